@@ -1,0 +1,65 @@
+"""The Hydra launcher of the grid: it hands all cells of a sweep to the study at once.
+
+Hydra's own launcher runs jobs one after the other and knows nothing of the rest. Having all of them first
+means that a mistake in the last cell stops the command before the first one starts, that finished cells are
+skipped, and that a cell that fails does not end the sweep.
+"""
+
+import copy
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn, JobStatus, configure_log, setup_globals
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, open_dict, read_write
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class GridLauncherConf:
+    """The launcher has no settings of its own yet."""
+
+    _target_: str = "hydra_plugins.grid_launcher.launcher.GridLauncher"
+
+
+ConfigStore.instance().store(group="hydra/launcher", name="grid", node=GridLauncherConf, provider="grid")
+
+
+class GridLauncher(Launcher):
+    """Composes every cell, then runs the study in this process."""
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Keep what composing needs; the study calls no task function."""
+        self.hydra_context = hydra_context
+        self.config = config
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Run all cells. Exits with the study's status where a cell is not done."""
+        from pruning.study import execute
+
+        setup_globals()
+        configure_log(self.config.hydra.job_logging, self.config.hydra.verbose)
+        numbered = enumerate(job_overrides, start=initial_job_idx)
+        execute([self._compose(number, list(overrides)) for number, overrides in numbered])
+        return [
+            JobReturn(overrides=list(overrides), status=JobStatus.COMPLETED, _return_value=None)
+            for overrides in job_overrides
+        ]
+
+    def _compose(self, number: int, overrides: list[str]) -> tuple[DictConfig, Any]:
+        sweep = self.hydra_context.config_loader.load_sweep_config(self.config, overrides)
+        with open_dict(sweep):
+            sweep.hydra.job.id = str(number)
+            sweep.hydra.job.num = number
+        HydraConfig.instance().set_config(sweep)
+        choices = dict(sweep.hydra.runtime.choices)
+        cell = copy.deepcopy(sweep)
+        with read_write(cell), open_dict(cell):
+            del cell["hydra"]
+        return cell, choices

@@ -1,0 +1,33 @@
+"""Greedy: remove the block whose loss is least, then score the rest again, k times.
+
+Source: SLEB (arXiv 2402.09025, algorithm 1); the paper's search (2). SLEB protects the first and the last
+block: here that is `protect.first=1 protect.last=1`. Ties go to the lower index.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from pruning.algo import Proposals
+from pruning.mask import Mask, Space
+
+
+@dataclass(frozen=True)
+class Greedy:
+    """Each removal takes the earlier ones into account; none is ever taken back."""
+
+    def propose(self, space: Space, rng: np.random.Generator) -> Proposals:  # noqa: ARG002
+        """One batch a round, each mask one block larger than the last winner."""
+        best: Mask = space.dense
+        while len(best.dropped) < space.k:
+            masks = [best.drop(i) for i in space.free(best.dropped)]
+            losses = yield masks
+            best = masks[int(np.argmin(losses))]
+        return best
+
+    def evaluations(self, space: Space) -> int:
+        """N + (N - 1) + ... for k rounds."""
+        free = len(space.free())
+        return sum(free - done for done in range(space.k))

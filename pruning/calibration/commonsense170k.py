@@ -1,0 +1,62 @@
+"""Commonsense 170k (LLM-Adapters): the paper's items. Its answers are labels: "the correct answer is answer2".
+
+Source: github.com/AGI-Edgerunners/LLM-Adapters, ft-training_set/commonsense_170k.json. The instruction ends
+in "Answer format: answer1/answer2/..." (or true/false, solution1/..., ending1/..., option1/...); the wrong
+choices are the other labels of that list. So labels are scored, not the texts of the answers.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pruning.calibration import sources
+from pruning.calibration.sources import Item
+from pruning.errors import InputError, UnreachableError
+
+if TYPE_CHECKING:
+    from pruning.calibration.items import Items
+
+FORMAT = re.compile(r"answer format:\s*(?P<labels>\S+)\s*$", re.IGNORECASE)
+
+
+def load(settings: Items) -> list[Item]:
+    """All items, from a local copy of the JSON file or from the hub."""
+    if sources.is_local(settings):
+        path = sources.existing(settings.path)
+        try:
+            records = json.loads(sources.read_text(path))
+        except json.JSONDecodeError as error:
+            raise InputError(f"{path}, line {error.lineno}: this is no JSON ({error.msg}).") from error
+        return _items(records, path)
+    return _items(_hub(settings), Path(str(settings.path)))
+
+
+def _items(records: Iterable[Any], path: Path) -> list[Item]:
+    return [_item(record, f"{path}, item {number}") for number, record in enumerate(records, start=1)]
+
+
+def _item(record: dict[str, Any], where: str) -> Item:
+    instruction, answer = str(record.get("instruction", "")), str(record.get("answer", "")).strip()
+    found = FORMAT.search(instruction)
+    if not found:
+        raise InputError(f"{where}: the instruction does not end in 'Answer format: label1/label2'.")
+    labels = tuple(found["labels"].split("/"))
+    if len(labels) < 2 or answer not in labels:
+        raise InputError(f"{where}: no right answer: '{answer}' is none of {', '.join(labels)}.")
+    return Item(instruction, labels, labels.index(answer))
+
+
+def _hub(settings: Items) -> Any:
+    import datasets
+
+    try:
+        return datasets.load_dataset(settings.path, split=settings.split, revision=settings.revision)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UnreachableError(
+            f"the data set {settings.path} cannot be read ({str(error).splitlines()[0]}): check the network, or "
+            "give a local copy of commonsense_170k.json: calibration.path=FILE."
+        ) from error

@@ -1,0 +1,102 @@
+"""Samples as token rows: what is fed to a model and which of its positions are scored."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pruning import files
+
+OVERLAP = 32  # tokens: a run of this length in two sets of windows means that they share text
+
+
+@dataclass(frozen=True)
+class Row:
+    """Token ids and the span [start, stop) of positions whose log-likelihood counts; start >= 1.
+
+    Rows of multiple-choice items also say which item and choice they are and whether it is the right one.
+    """
+
+    input_ids: tuple[int, ...]
+    span: tuple[int, int]
+    item: int | None = None
+    choice: int | None = None
+    right: bool | None = None
+
+    def __post_init__(self) -> None:
+        start, stop = self.span
+        if not 1 <= start < stop <= len(self.input_ids):
+            raise ValueError(f"span {self.span} does not fit {len(self.input_ids)} tokens")
+
+    def to_json(self) -> dict[str, Any]:
+        """A line of calibration/<sha256>.jsonl."""
+        data: dict[str, Any] = {"input_ids": list(self.input_ids), "span": list(self.span)}
+        if self.item is not None:
+            data |= {"item": self.item, "choice": self.choice, "right": self.right}
+        return data
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Rows of one draw. `keys` identify the items, so that two sets can be told to be disjoint."""
+
+    kind: str
+    source: str
+    rows: tuple[Row, ...]
+    seed: int
+    keys: frozenset[str] = frozenset()
+
+    @cached_property
+    def sha256(self) -> str:
+        """Digest of the exact rows: equal digests mean equal losses."""
+        return hashlib.sha256(self._text().encode()).hexdigest()
+
+    @property
+    def count(self) -> int:
+        """Number of samples: windows of a text, or items."""
+        return len({row.item for row in self.rows}) if self.kind == "items" else len(self.rows)
+
+    @property
+    def length(self) -> int:
+        """Tokens of the longest row."""
+        return max(len(row.input_ids) for row in self.rows)
+
+    def save(self, folder: Path) -> Path:
+        """Write the rows to `<sha256>.jsonl`, once, so that anyone can recompute any loss."""
+        path = folder / f"{self.sha256}.jsonl"
+        if not path.exists():
+            files.write_text(path, self._text())
+        return path
+
+    def answers(self, logliks: Sequence[float]) -> Iterator[tuple[list[float], int]]:
+        """For each item, the length-normalised scores of its choices and the index of the right one."""
+        items: dict[int, list[float]] = {}
+        right: dict[int, int] = {}
+        for row, loglik in zip(self.rows, logliks, strict=True):
+            assert row.item is not None
+            scores = items.setdefault(row.item, [])
+            if row.right:
+                right[row.item] = len(scores)
+            scores.append(loglik / (row.span[1] - row.span[0]))
+        for item, scores in items.items():
+            yield scores, right[item]
+
+    def shared(self, other: Samples) -> int:
+        """How many items, or runs of 32 tokens, stand in both sets; 0 for sets of different kinds."""
+        if self.kind != other.kind:
+            return 0
+        if self.kind == "items":
+            return len(self.keys & other.keys)
+        return len(self._runs() & other._runs())
+
+    def _runs(self) -> set[tuple[int, ...]]:
+        ids = (row.input_ids for row in self.rows)
+        return {row[i : i + OVERLAP] for row in ids for i in range(len(row) - OVERLAP + 1)}
+
+    def _text(self) -> str:
+        return "".join(json.dumps(row.to_json()) + "\n" for row in self.rows)

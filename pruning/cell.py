@@ -1,0 +1,140 @@
+"""A cell of the grid: what it is, how it is named, where its files lie, what state it is in."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pruning import files
+from pruning.algo import Algo
+from pruning.calibration import Calibration
+from pruning.errors import ForeignError
+from pruning.evaluate import Heldout
+from pruning.models import Model
+from pruning.objective import Objective
+
+FORMAT = 1  # of the files of a cell and of what a loss means; raised when an old result must not be reused
+
+
+@dataclass(frozen=True)
+class Protect:
+    """How many blocks at either end may not be removed."""
+
+    first: int = 0
+    last: int = 0
+
+
+@dataclass(frozen=True)
+class Choices:
+    """The option names that were chosen for each group, for people to read."""
+
+    objective: str
+    calibration: str
+    algo: str
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One configuration of the grid. Two cells with the same `key` are the same cell."""
+
+    choices: Choices
+    model: Model
+    objective: Objective
+    calibration: Calibration
+    algo: Algo
+    evaluation: Heldout
+    tracker: Any
+    ratio: float | None
+    k: int | None
+    protect: Protect
+    seed: int
+    study: str
+    results: Path
+    batch_tokens: int
+    share: bool
+    config: Mapping[str, Any]
+
+    @property
+    def key(self) -> str:
+        """Readable, then a digest of all that the search's outcome depends on.
+
+        Left out: where results and caches lie, trackers, launchers, batch sizes, device maps, the name of
+        the study, and the evaluation, which can be repeated on a finished mask.
+        """
+        size = f"k{self.k}" if self.k is not None else f"r{self.ratio:g}"
+        names = (self.model.name, self.choices.objective, self.choices.algo, size, f"s{self.seed}")
+        return f"{'-'.join(names)}-{digest(self.identity())}"
+
+    def identity(self) -> dict[str, Any]:
+        """The part of the configuration that decides the outcome, with files replaced by their digests."""
+        calibration = dataclasses.asdict(self.calibration)  # type: ignore[call-overload]
+        if (file := self.calibration.file()) is not None:
+            calibration["path"] = _file_digest(file)
+        return {
+            "format": FORMAT,
+            "model": self.model.identity(),
+            "objective": described(self.objective),
+            "calibration": {"type": type(self.calibration).__name__, **calibration},
+            "algo": described(self.algo),
+            "ratio": self.ratio,
+            "k": self.k,
+            "protect": dataclasses.asdict(self.protect),
+            "seed": self.seed,
+        }
+
+    @property
+    def folder(self) -> Path:
+        """Where the files of this cell lie."""
+        return self.results / self.key
+
+    def result(self) -> dict[str, Any] | None:
+        """The recorded result, or None. Raises ForeignError where the folder is another configuration's."""
+        path = self.folder / "result.json"
+        if not path.exists():
+            return None
+        result: dict[str, Any] = files.read_json(path)
+        other = "cell" if result.get("cell") != self.key else _difference(result["config"], self.config)
+        if other:
+            raise ForeignError(
+                f"{path} is the result of another configuration ({other} differs): move the folder "
+                f"{self.folder} away, or choose another with paths.results=DIR."
+            )
+        return result
+
+
+def _difference(recorded: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | None:
+    """The first setting, of those that decide the outcome wherever files lie, in which two configurations differ."""
+    a, b = (dict(_deciding(config)) for config in (recorded, wanted))
+    return next((key for key in sorted(a.keys() | b.keys()) if a.get(key) != b.get(key)), None)
+
+
+def _deciding(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for group in ("objective", "algo", "protect", "calibration", "model"):
+        for name, value in config.get(group, {}).items():
+            if name not in ("path", "name", "device_map"):
+                yield f"{group}.{name}", value
+    for name in ("ratio", "k", "seed"):
+        yield name, config.get(name)
+
+
+def described(settings: Any) -> dict[str, Any]:
+    """Type and fields of a frozen dataclass of settings."""
+    return {"type": type(settings).__name__, **dataclasses.asdict(settings)}
+
+
+def digest(data: Any) -> str:
+    """Eight hex digits of the SHA-256 of some JSON, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _file_digest(path: str) -> str:
+    file = Path(path).expanduser()
+    if not file.is_file():
+        return path  # reported as missing when its samples are drawn
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,203 @@
+"""The configuration: its types, where Hydra finds them, and the way from a composed one to a `Cell`.
+
+The dataclass of an algorithm, objective, calibration, ... is the schema of its YAML files: a typo in a key,
+on the command line or in a file, fails while the configuration is composed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any, get_type_hints
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ChoiceSweep, QuotedString
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+import pruning.algo
+import pruning.calibration
+import pruning.objective
+import pruning.track
+from pruning import evaluate, models
+from pruning.cell import Cell, Choices, Protect
+from pruning.errors import InputError, PruningError, unknown
+
+CONF = Path(__file__).parent.parent / "conf"
+GROUPS = ("model", "objective", "calibration", "algo", "eval", "tracker", "experiment")
+
+
+@dataclasses.dataclass
+class Paths:
+    """Where results go; relative to the folder in which the command is given."""
+
+    results: str = "results"
+
+
+@dataclasses.dataclass
+class ProtectSettings:
+    """How many blocks at either end may not be removed."""
+
+    first: int = 0
+    last: int = 0
+
+
+@dataclasses.dataclass
+class ForwardSettings:
+    """How forward passes are run; it does not change what they compute."""
+
+    batch_tokens: int = 2048
+
+
+@dataclasses.dataclass
+class ScoreSettings:
+    """`share=false` times an algorithm alone: losses that other cells paid for are not used."""
+
+    share: bool = True
+
+
+@dataclasses.dataclass
+class Config:
+    """The top level. Groups are checked by the schemas of their own options."""
+
+    model: Any = MISSING
+    objective: Any = MISSING
+    calibration: Any = MISSING
+    algo: Any = MISSING
+    eval: Any = MISSING
+    tracker: Any = MISSING
+    ratio: float | None = None
+    k: int | None = None
+    seed: int = 0
+    protect: ProtectSettings = dataclasses.field(default_factory=ProtectSettings)
+    study: str = "default"
+    paths: Paths = dataclasses.field(default_factory=Paths)
+    forward: ForwardSettings = dataclasses.field(default_factory=ForwardSettings)
+    scores: ScoreSettings = dataclasses.field(default_factory=ScoreSettings)
+
+
+def register() -> None:
+    """Tell Hydra the schemas and resolvers. Called once, before Hydra reads the configuration."""
+    store = ConfigStore.instance()
+    store.store(name="schema", node=Config)
+    for group, name, cls in _members():
+        store.store(group=f"schema/{group}", name=name, node=schema(cls))
+    OmegaConf.register_new_resolver("unless", _unless, replace=True)
+    OmegaConf.register_new_resolver("options", lambda group: ", ".join(options(group)), replace=True)
+
+
+def schema(cls: type) -> type:
+    """A dataclass with the fields of `cls` and the `_target_` from which Hydra builds it."""
+    hints = get_type_hints(cls)
+    fields: list[Any] = [("_target_", str, dataclasses.field(default=f"{cls.__module__}.{cls.__qualname__}"))]
+    for item in dataclasses.fields(cls):
+        default = MISSING if item.default is dataclasses.MISSING else item.default
+        fields.append((item.name, hints[item.name], dataclasses.field(default=default)))
+    return dataclasses.make_dataclass(f"{cls.__name__}Conf", fields)
+
+
+def options(group: str) -> list[str]:
+    """The names that `group=NAME` accepts."""
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+def calibrations(kind: str) -> list[str]:
+    """The options of `calibration` that give samples of a kind."""
+    kinds = {name: cls.kind for name, cls in _classes(pruning.calibration, "draw")}
+    schemas = [f"/schema/calibration/{name}@" for name in kinds if kinds[name] == kind]
+    texts = {name: (CONF / "calibration" / f"{name}.yaml").read_text() for name in options("calibration")}
+    return [name for name, text in texts.items() if any(schema in text for schema in schemas)]
+
+
+def check_choices(arguments: Sequence[str]) -> None:
+    """Raise InputError, with near names, for an option on the command line that no group has."""
+    if any(argument.startswith(("--config-", "-cd", "-cn", "-cp")) for argument in arguments):
+        return  # other folders may hold more options: Hydra itself checks them
+    overrides = [a for a in arguments if "=" in a and not a.startswith("-")]
+    errors: list[PruningError] = []
+    for override in OverridesParser.create().parse_overrides(overrides):
+        value = override.value()
+        names = value.list if isinstance(value, ChoiceSweep) else [value]
+        for name in names if override.key_or_group in GROUPS else ():
+            text = name.text if isinstance(name, QuotedString) else name
+            if isinstance(text, str) and text not in options(override.key_or_group):
+                errors.append(unknown(override.key_or_group, text, options(override.key_or_group)))
+    if errors:
+        raise InputError("\n".join(map(str, errors)))
+
+
+def cell_of(config: DictConfig, choices: Mapping[str, Any]) -> Cell:
+    """The cell of a composed configuration and of the options that Hydra chose for its groups.
+
+    Raises InputError for a value that is missing or out of range.
+    """
+    named = Choices(**{name: str(choices[name]) for name in ("objective", "calibration", "algo")})
+    try:
+        plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        built = {group: instantiate(config[group], _convert_="all") for group in GROUPS[:-1]}
+    except MissingMandatoryValue as error:
+        key = str(error.full_key)
+        option = key.partition(".")[0]
+        raise InputError(f"{option}={choices.get(option)} needs a value: give {key}=...") from error
+    except OmegaConfBaseException as error:
+        raise InputError(str(error).splitlines()[0]) from error
+    except InstantiationException as error:
+        if isinstance(cause := error.__cause__, PruningError):  # what a constructor raised
+            raise cause from None
+        raise
+    assert isinstance(plain, dict)
+    return Cell(
+        choices=named,
+        model=built["model"],
+        objective=built["objective"],
+        calibration=built["calibration"],
+        algo=built["algo"],
+        evaluation=built["eval"],
+        tracker=built["tracker"],
+        ratio=config.ratio,
+        k=config.k,
+        protect=Protect(config.protect.first, config.protect.last),
+        seed=config.seed,
+        study=config.study,
+        results=Path(config.paths.results).expanduser().resolve(),
+        batch_tokens=config.forward.batch_tokens,
+        share=config.scores.share,
+        config={str(key): value for key, value in plain.items()},
+    )
+
+
+def _unless(value: Any, other: Any) -> Any:
+    """`${unless:${k},0.2}`: 0.2, unless k is given."""
+    return other if value is None else None
+
+
+def _members() -> Iterator[tuple[str, str, type]]:
+    """Group, name and class of everything that a YAML file can configure."""
+    for group, package, method in (
+        ("algo", pruning.algo, "propose"),
+        ("objective", pruning.objective, "bind"),
+        ("calibration", pruning.calibration, "draw"),
+    ):
+        for name, cls in _classes(package, method):
+            yield group, name, cls
+    yield "model", "model", models.Model
+    yield "eval", "heldout", evaluate.Heldout
+    yield "tracker", "none", pruning.track.Nothing
+    yield "tracker", "mlflow", pruning.track.MLflow
+
+
+def _classes(package: ModuleType, method: str) -> Iterator[tuple[str, Any]]:
+    """Module name and class of each dataclass in a package that has a method: one a file."""
+    for found in pkgutil.iter_modules(package.__path__):
+        module = importlib.import_module(f"{package.__name__}.{found.name}")
+        for _, cls in inspect.getmembers(module, inspect.isclass):
+            if cls.__module__ == module.__name__ and dataclasses.is_dataclass(cls) and hasattr(cls, method):
+                yield found.name, cls

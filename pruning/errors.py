@@ -1,0 +1,56 @@
+"""The exceptions of the project, all in one tree.
+
+What a user can mend by changing the command is an `InputError` and stops the command before anything
+expensive starts. Everything else fails one cell, is recorded in its result, and lets the others run.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+
+class PruningError(Exception):
+    """Base of all errors that this project raises on purpose; its text is meant for the user."""
+
+
+class InputError(PruningError):
+    """A value in the configuration or in a file is wrong: the text names it, what is allowed, what to do."""
+
+
+class UnreachableError(PruningError):
+    """A model or data set could not be fetched: gated, misspelt, or no network."""
+
+
+class UnskippableError(PruningError):
+    """A model whose blocks cannot be removed safely; the text says why."""
+
+
+class LossError(PruningError):
+    """The loss of a mask is NaN or infinite."""
+
+
+class DamagedError(PruningError):
+    """A file of an earlier run cannot be read."""
+
+
+class ForeignError(PruningError):
+    """A folder holds the result of another configuration."""
+
+
+class BusyError(PruningError):
+    """Another process is running this cell at the moment."""
+
+
+def unknown(what: str, name: str, known: Iterable[str]) -> InputError:
+    """An error for a misspelt name that lists the near ones first."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    hint = f" Did you mean {' or '.join(near)}?" if near else ""
+    return InputError(f"unknown {what} '{name}'.{hint} Available: {', '.join(names) or 'none'}.")
+
+
+def together(errors: Sequence[PruningError]) -> InputError:
+    """All that is wrong, in one error, so that the user mends it in one go."""
+    texts = list(dict.fromkeys(str(error) for error in errors))
+    return InputError("\n".join(texts))

@@ -1,0 +1,116 @@
+"""Measure a mask on data that no search ever saw: held-out perplexity and multiple-choice accuracy.
+
+Every cell is measured both ways, whatever its objective was, and so is the dense model. A measurement
+belongs to (model, evaluation data, mask) and is kept in `evaluation/`, so equal masks are measured once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pruning import files
+from pruning.calibration.items import Items
+from pruning.calibration.samples import Samples
+from pruning.calibration.text import Text
+from pruning.errors import InputError
+from pruning.mask import Mask
+from pruning.objective import mean
+
+if TYPE_CHECKING:
+    from pruning.forward import Forward
+
+
+@dataclass(frozen=True)
+class Heldout:
+    """The held-out parts of the embedded text and items: `samples` windows of `length` tokens, `items` items.
+
+    Metrics: `ppl/heldout`, the exponential of the token-mean negative log-likelihood; `acc/heldout`, the
+    fraction of items whose right answer has the highest mean token log-likelihood (what lm-eval calls
+    acc_norm normalises by characters instead); and their standard errors over samples, `.../stderr`.
+    """
+
+    samples: int = 16
+    length: int = 256
+    items: int = 120
+    seed: int = 0
+
+    def data(self, tokenizer: Any) -> dict[str, Samples]:
+        """The samples, by what is measured on them."""
+        text = Text("pydoc", self.samples, self.length, self.seed, part="heldout")
+        items = Items("commonsense", self.items, self.seed, part="heldout")
+        return {"ppl/heldout": text.draw(tokenizer), "acc/heldout": items.draw(tokenizer)}
+
+    def measure(self, forward: Forward, data: Mapping[str, Samples], mask: Mask) -> dict[str, float]:
+        """Metric names to values."""
+        return {
+            **_perplexity("ppl/heldout", forward, data["ppl/heldout"], mask),
+            **_accuracy("acc/heldout", forward, data["acc/heldout"], mask),
+        }
+
+
+def check_disjoint(calibration: Samples, data: Mapping[str, Samples]) -> None:
+    """Raise InputError where calibration and evaluation share items or runs of text."""
+    for metric, samples in data.items():
+        if shared := calibration.shared(samples):
+            unit = "items" if samples.kind == "items" else "runs of 32 tokens"
+            raise InputError(
+                f"the calibration data ({calibration.source}, {calibration.sha256[:12]}) and the data of "
+                f"{metric} ({samples.source}, {samples.sha256[:12]}) share {shared} {unit}: a mask must not be "
+                "chosen on the data that it is judged by. Choose other calibration data."
+            )
+
+
+@dataclass(frozen=True)
+class Evaluator:
+    """Measures masks of one model, each once, and remembers them in files."""
+
+    evaluation: Heldout
+    data: Mapping[str, Samples]
+    forward: Forward
+    folder: Path
+
+    def __call__(self, mask: Mask) -> dict[str, float]:
+        """The metrics of a mask."""
+        name = hashlib.sha256(json.dumps(mask.to_json()).encode()).hexdigest()[:16]
+        path = self.folder / f"{name}.json"
+        if path.exists():
+            metrics: dict[str, float] = files.read_json(path)["metrics"]
+            return metrics
+        metrics = self.evaluation.measure(self.forward, self.data, mask)
+        files.write_json(path, {"mask": mask.to_json(), "metrics": metrics})
+        return metrics
+
+
+def digests(data: Mapping[str, Samples]) -> dict[str, str]:
+    """What identifies the evaluation data: a metric's name to the SHA-256 of its samples."""
+    return {metric: samples.sha256 for metric, samples in data.items()}
+
+
+def _perplexity(name: str, forward: Forward, samples: Samples, mask: Mask) -> dict[str, float]:
+    ((_, logliks, _),) = forward.loglikelihoods(samples.rows, [mask])
+    lengths = [row.span[1] - row.span[0] for row in samples.rows]
+    loss = -math.fsum(logliks) / sum(lengths)
+    spread = standard_error([-loglik / n for loglik, n in zip(logliks, lengths, strict=True)])
+    # The delta method: d exp(x) = exp(x) dx.
+    return {name: math.exp(loss), f"{name}/stderr": math.exp(loss) * spread}
+
+
+def _accuracy(name: str, forward: Forward, samples: Samples, mask: Mask) -> dict[str, float]:
+    ((_, logliks, _),) = forward.loglikelihoods(samples.rows, [mask])
+    hits = [float(max(scores) == scores[right]) for scores, right in samples.answers(logliks)]
+    return {name: mean(hits), f"{name}/stderr": standard_error(hits)}
+
+
+def standard_error(values: list[float]) -> float:
+    """Standard error of a mean: sample standard deviation (ddof 1) over the root of the count; 0 for one."""
+    if len(values) < 2:
+        return 0.0
+    centre = mean(values)
+    variance = math.fsum((value - centre) ** 2 for value in values) / (len(values) - 1)
+    return math.sqrt(variance / len(values))

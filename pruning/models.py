@@ -1,0 +1,228 @@
+"""Load causal language models: from a hub, from a local directory, or packaged on the Python index."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import re
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pruning.errors import InputError, UnreachableError, UnskippableError, unknown
+
+if TYPE_CHECKING:
+    import torch
+
+log = logging.getLogger(__name__)
+
+SOURCES = ("hub", "local", "packaged")
+DTYPES = ("float32", "bfloat16", "float16", "float64")
+FINGERPRINTED = 1 << 20  # bytes read at each end of a weight file
+
+
+@dataclass(frozen=True)
+class Model:
+    """Which model, and how it is loaded.
+
+    `path` is a hub id, a directory, or the name of a packaged model. `device_map` is accelerate's: "auto"
+    spreads the model over the GPUs there are. Only safetensors and GGUF weights are read; no code of a
+    model's repository is ever run.
+    """
+
+    name: str
+    source: str
+    path: str
+    revision: str | None = None
+    gguf_file: str | None = None
+    dtype: str = "bfloat16"
+    attention: str = "sdpa"
+    device_map: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.source not in SOURCES:
+            raise unknown("model.source", self.source, SOURCES)
+        if not re.fullmatch(r"[\w.+-]+", self.name):
+            raise InputError(f"model.name={self.name!r} names folders: use letters, digits, '.', '_', '-'.")
+        if self.dtype not in DTYPES:
+            raise unknown("model.dtype", self.dtype, DTYPES)
+
+    def identity(self) -> dict[str, Any]:
+        """What makes two loaded models the same: the weights, their precision, the attention kernel.
+
+        A local directory is known by its contents, wherever it lies. Where the device map puts the weights
+        does not count.
+        """
+        data = asdict(self)
+        del data["name"], data["device_map"]
+        if self.source == "local":
+            data["path"] = fingerprint(_directory(self.path))
+        return data
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What is recorded of a model in a result."""
+
+    name: str
+    source: str
+    revision: str
+    n_blocks: int
+    dtype: str
+    parameters: int
+
+
+@dataclass(frozen=True)
+class LanguageModel:
+    """A loaded model in evaluation mode, and what to record of it."""
+
+    module: Any  # transformers.PreTrainedModel
+    info: ModelInfo
+
+    @property
+    def device(self) -> torch.device:
+        """Where token ids go: the device of the first weight that is in memory."""
+        import torch
+
+        devices = (p.device for p in self.module.parameters() if p.device.type != "meta")
+        return next(devices, torch.device("cpu"))
+
+
+@lru_cache(maxsize=1)  # one large model at a time; the cells of a process share it
+def load(settings: Model) -> LanguageModel:
+    """Load the weights. Raises UnreachableError or InputError in one sentence, UnskippableError as such."""
+    import torch
+    import transformers
+
+    where, options = _locate(settings)
+    options |= {"dtype": getattr(torch, settings.dtype), "attn_implementation": settings.attention}
+    if torch.cuda.is_available():
+        options["device_map"] = settings.device_map
+    if "gguf_file" not in options:
+        options["use_safetensors"] = True
+    log.info("loading %s (%s) from %s", settings.name, settings.dtype, where)
+    with quiet():
+        module = _from_pretrained(transformers.AutoModelForCausalLM, settings, where, options)
+    module = module.eval()
+    from pruning.blocks import find_blocks
+
+    try:
+        n_blocks = len(find_blocks(module).modules)
+    except UnskippableError as error:
+        raise UnskippableError(f"model {settings.name} ({settings.path}): {error}") from error
+    parameters = sum(p.numel() for p in module.parameters())
+    info = ModelInfo(
+        settings.name, source(settings), _revision(settings, module), n_blocks, settings.dtype, parameters
+    )
+    return LanguageModel(module, info)
+
+
+@lru_cache(maxsize=8)
+def tokenizer(settings: Model) -> Any:
+    """The model's tokenizer."""
+    import transformers
+
+    where, options = _locate(settings)
+    return _from_pretrained(transformers.AutoTokenizer, settings, where, options)
+
+
+@lru_cache(maxsize=8)
+def n_blocks(settings: Model) -> int:
+    """The number of blocks, from the configuration alone: no weights are read."""
+    import transformers
+
+    where, options = _locate(settings)
+    config = _from_pretrained(transformers.AutoConfig, settings, where, options)
+    return int(config.get_text_config(decoder=True).num_hidden_layers)
+
+
+def source(settings: Model) -> str:
+    """Where the weights come from, for the record: hub id, directory, or pinned package."""
+    if settings.source == "packaged":
+        from pruning.packaged import PACKAGED
+
+        return PACKAGED[settings.path].requirement
+    return str(_directory(settings.path)) if settings.source == "local" else settings.path
+
+
+def fingerprint(folder: Path) -> str:
+    """A digest of a model directory: names and sizes of all files, both ends of each of them.
+
+    Reading 16 GB to name a cell would take longer than some cells; the ends of a weight file hold its
+    table of tensors and the last of its values.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".")):
+        size = path.stat().st_size
+        digest.update(f"{path.name}\0{size}\0".encode())
+        with path.open("rb") as stream:
+            digest.update(stream.read(FINGERPRINTED))
+            stream.seek(max(0, size - FINGERPRINTED))
+            digest.update(stream.read(FINGERPRINTED))
+    return digest.hexdigest()
+
+
+def _directory(path: str) -> Path:
+    folder = Path(path).expanduser().resolve()
+    if not folder.is_dir():
+        raise InputError(f"model.path={path}: there is no such directory.")
+    if not (folder / "config.json").exists() and not any(folder.glob("*.gguf")):
+        raise InputError(f"model.path={path}: no config.json there, so no model saved by save_pretrained.")
+    return folder
+
+
+def _locate(settings: Model) -> tuple[str, dict[str, Any]]:
+    """What `from_pretrained` is to be called with."""
+    options: dict[str, Any] = {"trust_remote_code": False}
+    if settings.gguf_file:
+        options["gguf_file"] = settings.gguf_file
+    if settings.source == "packaged":
+        from pruning.packaged import fetch
+
+        return str(fetch(settings.path)), options
+    if settings.source == "local":
+        return str(_directory(settings.path)), options
+    return settings.path, options | {"revision": settings.revision}
+
+
+def _revision(settings: Model, module: Any) -> str:
+    """The commit of a hub model, the digest of a directory, the digest of a packaged file."""
+    if settings.source == "packaged":
+        from pruning.packaged import PACKAGED
+
+        return PACKAGED[settings.path].sha256
+    if settings.source == "local":
+        return fingerprint(_directory(settings.path))
+    return str(getattr(module.config, "_commit_hash", None) or settings.revision or "main")
+
+
+def _from_pretrained(kind: Any, settings: Model, where: str, options: dict[str, Any]) -> Any:
+    try:
+        return kind.from_pretrained(where, **options)
+    except (OSError, ValueError, json.JSONDecodeError) as error:
+        first = str(error).strip().splitlines()[0].rstrip(".")
+        if settings.source == "hub":
+            raise UnreachableError(
+                f"model {settings.name} ({where}) cannot be loaded ({first}): if it is gated, accept its terms "
+                "on the hub and log in with `hf auth login`; without a network, use model=local model.path=DIR."
+            ) from error
+        raise InputError(f"model.path={settings.path} cannot be loaded ({first}).") from error
+
+
+class quiet:  # noqa: N801 - reads as a verb where it is used
+    """Silence transformers' progress bars and notes while weights are loaded."""
+
+    def __enter__(self) -> None:
+        from transformers.utils import logging as hf_logging
+
+        self.level = hf_logging.get_verbosity()
+        hf_logging.set_verbosity_error()
+        hf_logging.disable_progress_bar()
+
+    def __exit__(self, *_: object) -> None:
+        from transformers.utils import logging as hf_logging
+
+        hf_logging.set_verbosity(self.level)
+        hf_logging.enable_progress_bar()

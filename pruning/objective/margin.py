@@ -1,0 +1,54 @@
+"""Task likelihood margin: how clearly the pruned model prefers right answers to wrong ones.
+
+Source: the paper's objective B, "the average log-likelihood gap between correct and incorrect answers",
+after PuDDing (arXiv 2502.04348, section 3.2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from pruning.mask import Mask
+from pruning.objective import LossFn, mean
+from pruning.scores import Score
+
+if TYPE_CHECKING:
+    from pruning.calibration.samples import Samples
+    from pruning.forward import Forward
+
+
+@dataclass(frozen=True)
+class Margin:
+    """Mean over items of (mean score of the wrong answers - score of the right answer), in nats a token.
+
+    The score of an answer a with tokens a_1..a_n behind its prompt q is its mean token log-likelihood
+
+        s(a) = (1 / n) * sum over j of ln p(a_j | q, a_<j)
+
+    and the term of an item with right answer r and wrong answers W is
+
+        (1 / |W|) * sum over w in W of s(w)  -  s(r)
+
+    Negative means that right answers are preferred, so lower is better, as for every objective. PuDDing's
+    code weighs the right answer by |W| and sums instead: |W| times this term for each item, which makes
+    items with many choices count more. The paper says "average", which is the form taken here.
+    """
+
+    needs: ClassVar[str] = "items"
+
+    def bind(self, forward: Forward, samples: Samples) -> LossFn:
+        """Losses over multiple-choice items; one term an item."""
+
+        def losses(masks: Sequence[Mask]) -> Iterator[Score]:
+            for mask, logliks, seconds in forward.loglikelihoods(samples.rows, masks):
+                terms = [_gap(scores, right) for scores, right in samples.answers(logliks)]
+                yield Score(mask, mean(terms), tuple(terms), seconds)
+
+        return losses
+
+
+def _gap(scores: Sequence[float], right: int) -> float:
+    wrong = [score for choice, score in enumerate(scores) if choice != right]
+    return mean(wrong) - scores[right]

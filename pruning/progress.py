@@ -1,0 +1,41 @@
+"""The bar that a search shows: evaluations done, best loss, time left."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from tqdm import tqdm
+
+if TYPE_CHECKING:
+    from pruning.cell import Cell
+
+
+class Progress:
+    """A context whose `update` a search calls after each score."""
+
+    def __init__(self, cell: Cell, total: int, known: int) -> None:
+        self.total = total
+        self.bar = tqdm(
+            desc=f"{cell.model.name} {cell.choices.objective} {cell.choices.algo}",
+            total=total,
+            initial=min(known, total),
+            unit="eval",
+            dynamic_ncols=True,
+            # A log file gets a line now and then, a terminal a moving bar.
+            mininterval=0.2 if sys.stderr.isatty() else 20.0,
+            bar_format="{desc} {percentage:3.0f}%|{bar:20}| {n_fmt}/{total_fmt} evaluations{postfix} "
+            "[{elapsed}<{remaining}]",
+        )
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.close()
+
+    def update(self, evaluations: int, best: float) -> None:
+        """Show that so many masks are scored and what the least loss is among the largest of them."""
+        # The dense model's score, and a final mask that the search never scored, are not in the total.
+        self.bar.set_postfix_str(f"best loss {best:.4f}", refresh=False)
+        self.bar.update(min(evaluations, self.total) - self.bar.n)

@@ -1,0 +1,138 @@
+"""Losses of masks: the journal that a cell appends to, and the store in which cells read each other's.
+
+A score belongs to (model, revision, dtype, objective, calibration samples), not to the cell that paid for
+it: one-shot's single removals are greedy's first round. So the journals are the store. Each cell is the
+only writer of its own `trace.jsonl`; a name in `scores/<score key>/` says that a cell's journal speaks of
+that key, and everyone with the same key reads it. Nothing is locked and nothing is written twice.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from pruning import files
+from pruning.errors import DamagedError, ForeignError, LossError
+from pruning.mask import Mask
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """The loss of one mask under one objective, with its per-sample terms; lower is better.
+
+    `seconds` is the time it took; 0 marks a score that another cell had paid for.
+    """
+
+    mask: Mask
+    loss: float
+    samples: tuple[float, ...]
+    seconds: float
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.loss):
+            raise LossError(
+                f"the loss is {self.loss} with blocks {list(self.mask.dropped)} removed: "
+                "protect those blocks (protect.first, protect.last), or try model.dtype=float32."
+            )
+
+    def to_json(self) -> dict[str, Any]:
+        """A line of trace.jsonl."""
+        return {
+            "dropped": list(self.mask.dropped),
+            "loss": self.loss,
+            "samples": list(self.samples),
+            "seconds": round(self.seconds, 4),
+        }
+
+    @classmethod
+    def from_json(cls, line: bytes, n_blocks: int) -> Score:
+        """Parse a line of trace.jsonl; raises ValueError, KeyError or TypeError where it is none."""
+        data = json.loads(line)
+        mask = Mask(n_blocks, tuple(data["dropped"]))
+        return cls(mask, float(data["loss"]), tuple(map(float, data["samples"])), float(data["seconds"]))
+
+
+@dataclass
+class Journal:
+    """The scores of one cell, in the order in which the search came to need them."""
+
+    path: Path
+    n_blocks: int
+    scores: dict[Mask, Score] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, path: Path, n_blocks: int) -> Journal:
+        """Read what an earlier run left. A torn last line is cut off; any other bad line is an error."""
+        journal = cls(path, n_blocks)
+        files.mend(path)
+        if path.exists():
+            for number, (_, line) in enumerate(files.read_lines(path), start=1):
+                try:
+                    score = Score.from_json(line, n_blocks)
+                except Exception as error:
+                    raise DamagedError(
+                        f"{path}, line {number} is damaged: remove the line, or the file to start afresh."
+                    ) from error
+                journal.scores[score.mask] = score
+        return journal
+
+    def add(self, score: Score) -> None:
+        """Append a score; it is on disk, whatever happens to this process, when this returns."""
+        if score.mask not in self.scores:
+            files.append_line(self.path, score.to_json())
+            self.scores[score.mask] = score
+
+
+@dataclass
+class Store:
+    """What other cells with the same score key have paid for; read again whenever it is asked."""
+
+    results: Path
+    key: str
+    cell: str
+    n_blocks: int
+    share: bool = True
+    _scores: dict[Mask, Score] = field(default_factory=dict)
+    _offsets: dict[Path, int] = field(default_factory=dict)
+
+    def claim(self) -> None:
+        """Say that this cell's journal speaks of this key; raises ForeignError if it speaks of another."""
+        for other in (self.results / "scores").glob(f"*/{self.cell}"):
+            if other.parent.name != self.key:
+                raise ForeignError(
+                    f"{self.results / self.cell} holds a journal of other calibration samples or another "
+                    "revision of the model: move the folder away, or choose another with paths.results=DIR."
+                )
+        pointer = self.results / "scores" / self.key / self.cell
+        pointer.parent.mkdir(parents=True, exist_ok=True)
+        pointer.touch()
+
+    def get(self, mask: Mask) -> Score | None:
+        """The score of a mask if some cell has it, marked as not paid for here."""
+        if not self.share:
+            return None
+        if mask not in self._scores:
+            self._refresh()
+        return self._scores.get(mask)
+
+    def _refresh(self) -> None:
+        for pointer in sorted((self.results / "scores" / self.key).iterdir()):
+            path = self.results / pointer.name / "trace.jsonl"
+            if pointer.name != self.cell and path.exists():
+                for score in self._new(path):
+                    self._scores.setdefault(score.mask, replace(score, seconds=0.0))
+
+    def _new(self, path: Path) -> Iterator[Score]:
+        for offset, line in files.read_lines(path, self._offsets.get(path, 0)):
+            self._offsets[path] = offset
+            try:
+                yield Score.from_json(line, self.n_blocks)
+            except Exception:
+                log.warning("%s: a damaged line is left out", path)

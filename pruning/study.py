@@ -1,0 +1,209 @@
+"""All the cells of one command: check them all, run what is not done, record what fails, sum up."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from pruning import files, table
+from pruning.cell import Cell
+from pruning.errors import BusyError, InputError, PruningError, UnreachableError, together
+
+log = logging.getLogger(__name__)
+
+BAD_INPUT = 2
+INTERRUPTED = 130  # the exit status of a command that Ctrl-C ended
+
+
+@dataclass
+class Outcome:
+    """What became of the cells, by key, in the order in which they were asked for."""
+
+    done: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    failed: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    fresh: list[str] = field(default_factory=list)
+
+    @property
+    def status(self) -> int:
+        """The exit status: 0 if every cell is done, 1 if one is not."""
+        return 1 if self.failed else 0
+
+
+# A composed configuration, and the options that Hydra chose for its groups.
+Composed: TypeAlias = tuple[Any, Mapping[str, Any]]
+
+
+def execute(configs: Sequence[Composed]) -> None:
+    """Run a study as a command: say what is wrong in plain words, and exit unless every cell is done."""
+    try:
+        status = run_study(configs)
+    except PruningError as error:
+        print(f"{error}", file=sys.stderr)  # noqa: T201
+        status = BAD_INPUT
+    if status:
+        raise SystemExit(status)
+
+
+def run_study(configs: Sequence[Composed]) -> int:
+    """Run the cells of composed configurations; returns the exit status.
+
+    Raises InputError, which names everything that is wrong, before the first cell starts.
+    """
+    cells = _cells(configs)
+    results = cells[0].results
+    _collect([partial(_check, cell) for cell in cells])
+    files.check_writable(results)
+    _remember(cells)
+    outcome = Outcome()
+    try:
+        _run(cells, outcome)
+    except KeyboardInterrupt:
+        _say_how_to_go_on(cells, outcome)
+        return INTERRUPTED
+    _track(cells, outcome)
+    _sum_up(cells, outcome)
+    return outcome.status
+
+
+def _cells(configs: Sequence[Composed]) -> list[Cell]:
+    """Distinct cells, in order."""
+    from pruning.config import cell_of
+
+    cells = _collect([partial(cell_of, *config) for config in configs])
+    return list({cell.key: cell for cell in cells}.values())
+
+
+def _check(cell: Cell) -> None:
+    from pruning.run import check
+
+    check(cell)
+
+
+def _collect(steps: Sequence[Callable[[], Any]]) -> list[Any]:
+    """The values of all steps, or one InputError that holds all that is wrong."""
+    values, errors = [], []
+    for step in steps:
+        try:
+            values.append(step())
+        except PruningError as error:
+            errors.append(error)
+    if errors:
+        raise together(errors)
+    return values
+
+
+def _remember(cells: Sequence[Cell]) -> None:
+    """Note which cells the study asks for, so that a figure can tell a missing cell from none."""
+    for name in dict.fromkeys(cell.study for cell in cells):
+        path = cells[0].results / "studies" / f"{name}.json"
+        known: list[str] = files.read_json(path)["cells"] if path.exists() else []
+        asked = [cell.key for cell in cells if cell.study == name]
+        files.write_json(path, {"study": name, "cells": list(dict.fromkeys([*known, *asked]))})
+
+
+def _run(cells: Sequence[Cell], outcome: Outcome) -> None:
+    pending = [cell for cell in cells if not _is_done(cell, outcome)]
+    if not pending:
+        log.info("every cell was done: %d of %d; nothing to run", len(outcome.done), len(cells))
+        return
+    log.info("cells: %d asked for, %d done, %d to run", len(cells), len(outcome.done), len(pending))
+    prepared = _prepare(pending, outcome)
+    _start_tracker(cells)
+    from pruning.run import record_failure, run
+
+    for number, ready in enumerate(prepared, start=1):
+        log.info("cell %d of %d: %s", number, len(prepared), ready.cell.key)
+        try:
+            outcome.done[ready.cell.key] = run(ready)
+            outcome.fresh.append(ready.cell.key)
+        except BusyError as error:
+            outcome.failed[ready.cell.key] = _busy(ready.cell, error)
+        except Exception as error:
+            log.error("cell %s failed: %s: %s", ready.cell.key, type(error).__name__, error)
+            outcome.failed[ready.cell.key] = record_failure(ready.cell, error)
+
+
+def _is_done(cell: Cell, outcome: Outcome) -> bool:
+    """Whether a cell is done with the evaluation that is asked for, told from its files alone."""
+    result = cell.result()
+    if result is None or result["status"] != "done":
+        return False
+    if result["config"].get("eval") != cell.config.get("eval"):
+        return False
+    outcome.done[cell.key] = result
+    return True
+
+
+def _prepare(cells: Sequence[Cell], outcome: Outcome) -> list[Any]:
+    """Draw and check the samples of all cells before the first search starts.
+
+    Bad input stops the command; a model or data set that cannot be had fails its own cells only.
+    """
+    from pruning.run import prepare, record_failure
+
+    ready, errors = [], []
+    for cell in cells:
+        try:
+            ready.append(prepare(cell))
+        except InputError as error:
+            errors.append(error)
+        except UnreachableError as error:
+            outcome.failed[cell.key] = record_failure(cell, error)
+    if errors:
+        raise together(errors)
+    return ready
+
+
+def _start_tracker(cells: Sequence[Cell]) -> None:
+    """Create what a tracker needs, once, before any cell runs. Its failure is a warning."""
+    _guarded("start", lambda: cells[0].tracker.start(cells[0].results))
+
+
+def _track(cells: Sequence[Cell], outcome: Outcome) -> None:
+    folders = [cell.folder for cell in cells if cell.key in (*outcome.fresh, *outcome.failed)]
+    if folders:
+        _guarded("record", lambda: cells[0].tracker.record(cells[0].results, folders))
+
+
+def _guarded(what: str, action: Callable[[], None]) -> None:
+    try:
+        action()
+    except Exception as error:
+        log.warning("the tracker could not %s (%s): results are safe; `make track` tries again", what, error)
+
+
+def _busy(cell: Cell, error: BusyError) -> dict[str, Any]:
+    shown = {"type": "busy", "message": str(error), "log": str(cell.folder / "launch.log")}
+    return {"cell": cell.key, "error": shown}
+
+
+def _sum_up(cells: Sequence[Cell], outcome: Outcome) -> None:
+    keys = [cell.key for cell in cells]
+    done = [outcome.done[key] for key in keys if key in outcome.done]
+    if done:
+        _print(table.results(done))
+    if outcome.failed:
+        _print(
+            f"\n{len(outcome.failed)} of {len(cells)} cells failed:\n{table.failures(outcome.failed.values())}"
+        )
+    _print(f"\nresults  {cells[0].results}")
+    if outcome.failed:
+        _print("Run the same command again to retry the failed cells; what is done stays done.")
+
+
+def _say_how_to_go_on(cells: Sequence[Cell], outcome: Outcome) -> None:
+    command = shlex.join([Path(sys.executable).name, *sys.argv])
+    _print(
+        f"\nInterrupted: {len(outcome.done)} of {len(cells)} cells are done, and every loss computed so far is kept "
+        f"in {cells[0].results}.\nTo go on from here, run the same command again:\n    {command}"
+    )
+
+
+def _print(text: str) -> None:
+    print(text, flush=True)  # noqa: T201 - the table is the command's output; logs go to stderr

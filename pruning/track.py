@@ -1,0 +1,184 @@
+"""Mirror results into a tracker. The files are the truth: a tracker can be lost and made again from them.
+
+python -m pruning.track [RESULTS]        record every cell of a results folder in MLflow, as `make track` does
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+from filelock import FileLock
+
+from pruning import files
+from pruning.mask import Mask
+from pruning.scores import Journal
+from pruning.solve import best_so_far
+
+log = logging.getLogger(__name__)
+
+
+class Tracker(Protocol):
+    """What every tracker offers. It may raise: the caller warns and goes on."""
+
+    def start(self, results: Path) -> None:
+        """Make ready, once, before any cell runs."""
+        ...
+
+    def record(self, results: Path, folders: Sequence[Path]) -> None:
+        """Record the cells in these folders; recording one twice is the same as once."""
+        ...
+
+
+@dataclass(frozen=True)
+class Nothing:
+    """No tracker."""
+
+    def start(self, results: Path) -> None:
+        """Nothing to do."""
+
+    def record(self, results: Path, folders: Sequence[Path]) -> None:
+        """Nothing to do."""
+
+
+@dataclass(frozen=True)
+class MLflow:
+    """Flat MLflow runs, one a cell, tagged with the study; by default in an SQLite file beside the results."""
+
+    uri: str | None = None
+    experiment: str = "depth-pruning"
+
+    def start(self, results: Path) -> None:
+        """Create database and experiment under a lock: two processes that do it at once corrupt it."""
+        self._open(results)
+
+    def record(self, results: Path, folders: Sequence[Path]) -> None:
+        """Record each cell, unless the very same result is there already."""
+        client, experiment = self._open(results)
+        for folder in folders:
+            _record(client, experiment, folder)
+
+    def _open(self, results: Path) -> tuple[Any, str]:
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # else a dead server blocks for minutes
+        from mlflow import MlflowClient
+
+        for name in ("alembic", "mlflow"):  # importing mlflow sets these to INFO
+            logging.getLogger(name).setLevel(logging.WARNING)
+        with FileLock(results / "mlflow.lock"):
+            client = MlflowClient(tracking_uri=self.uri or f"sqlite:///{results / 'mlflow.db'}")
+            found = client.get_experiment_by_name(self.experiment)
+            if found is not None:
+                return client, found.experiment_id
+            location = None if self.uri else (results / "mlflow-artifacts").as_uri()
+            return client, client.create_experiment(self.experiment, artifact_location=location)
+
+
+def _record(client: Any, experiment: str, folder: Path) -> None:
+    """One cell as one run; a run of an older result of the same cell is deleted."""
+    from mlflow.entities import Metric, Param, RunTag
+
+    path = folder / "result.json"
+    version = hashlib.sha256(path.read_bytes()).hexdigest()
+    result = files.read_json(path)
+    same = client.search_runs([experiment], f"tags.cell = '{result['cell']}'")
+    if any(run.data.tags.get("result_sha256") == version for run in same):
+        return
+    for run in same:
+        client.delete_run(run.info.run_id)
+    times = {name: _milliseconds(result["environment"][name]) for name in ("started", "ended")}
+    run = client.create_run(experiment, start_time=times["started"], run_name=result["cell"])
+    tags = [RunTag(name, str(value)) for name, value in _tags(result, version)]
+    params = [Param(name, str(value)[:6000]) for name, value in _flat(result["config"])]
+    metrics = [Metric(name, value, times["ended"], step) for name, value, step in _metrics(result, folder)]
+    client.log_batch(run.info.run_id, params=params, tags=tags)
+    for start in range(0, len(metrics), 1000):  # MLflow's limit for one batch
+        client.log_batch(run.info.run_id, metrics=metrics[start : start + 1000])
+    _artifacts(client, run.info.run_id, folder, result)
+    done = result["status"] == "done"
+    client.set_terminated(run.info.run_id, "FINISHED" if done else "FAILED", times["ended"])
+
+
+def _tags(result: Mapping[str, Any], version: str) -> Iterator[tuple[str, Any]]:
+    config = result["config"]
+    yield from (("cell", result["cell"]), ("sweep", config["study"]), ("result_sha256", version))
+    yield from (("model", config["model"]["name"]), ("seed", config["seed"]))
+    if result["status"] == "done":
+        yield from (("objective", result["calibration"]["objective"]), ("algo", result["search"]["algo"]))
+        yield from (("k", result["search"]["k"]), ("dropped", result["mask"]["dropped"]))
+    else:
+        yield "error", result["error"]["message"]
+    yield "git_commit", result["environment"]["commit"]
+
+
+def _metrics(result: Mapping[str, Any], folder: Path) -> Iterator[tuple[str, float, int]]:
+    """Name, value, step: the numbers of the result, and the best loss after each evaluation."""
+    if result["status"] != "done":
+        return
+    for name in ("loss", "dense_loss", "standard_error"):
+        yield f"calibration/{name}", result["calibration"][name], 0
+    for name in ("evaluations_asked", "evaluations_paid", "seconds"):
+        yield f"search/{name}", result["search"][name], 0
+    for which in ("dense", "pruned"):
+        for name, value in result["evaluation"][which].items():
+            yield f"{which}/{name}", value, 0
+    mask = Mask.from_json(result["mask"])
+    scores = list(Journal.open(folder / "trace.jsonl", mask.n_blocks).scores.values())
+    for step, best in best_so_far(scores, len(mask.dropped)):
+        yield "search/best_loss", best, step
+
+
+def _artifacts(client: Any, run: str, folder: Path, result: Mapping[str, Any]) -> None:
+    names = ("result.json", "mask.json", "config.yaml", "trace.jsonl", "launch.log")
+    for name in names:
+        if (folder / name).exists():
+            client.log_artifact(run, str(folder / name))
+    if result["status"] == "done":
+        client.log_figure(run, _picture(Mask.from_json(result["mask"])), "mask.png")
+
+
+def _picture(mask: Mask) -> Any:
+    """The mask as a strip of squares, removed blocks filled."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(0.28 * mask.n_blocks + 0.4, 0.8), layout="constrained")
+    axes = figure.subplots()
+    removed = [[float(i in mask.dropped) for i in range(mask.n_blocks)]]
+    axes.pcolormesh(removed, cmap="Greys", vmin=0, vmax=1.2, edgecolors="0.6", linewidth=0.5)
+    axes.set(yticks=[], xlabel="block", xticks=[i + 0.5 for i in range(0, mask.n_blocks, 2)])
+    axes.set_xticklabels([str(i) for i in range(0, mask.n_blocks, 2)], fontsize=7)
+    return figure
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _milliseconds(time: str) -> int:
+    return int(datetime.fromisoformat(time).timestamp() * 1000)
+
+
+def main() -> None:
+    """Record every cell of a results folder."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    results = Path(sys.argv[1] if len(sys.argv) > 1 else "results").resolve()
+    folders = sorted(path.parent for path in results.glob("*/result.json"))
+    if not folders:
+        raise SystemExit(f"no cell found in {results}")
+    MLflow().record(results, folders)
+    log.info("%d cells recorded in %s", len(folders), results / "mlflow.db")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+"""Tiny models and a tokenizer that need no network, and a command line that runs in this process."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
+os.environ["TQDM_DISABLE"] = "1"
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+
+import pytest
+
+N_BLOCKS = 6
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> Any:
+    """A byte-level BPE tokenizer of 512 tokens, trained on text that Python carries."""
+    import tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    from pruning.calibration.sources import pydoc
+
+    bpe = tokenizers.ByteLevelBPETokenizer()
+    bpe.train_from_iterator(pydoc("calibration"), vocab_size=512, show_progress=False)
+    return PreTrainedTokenizerFast(tokenizer_object=bpe._tokenizer)
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Path:
+    """A random Llama of six blocks, saved as `model=local` reads it."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=512,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=N_BLOCKS,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        initializer_range=0.3,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
+    folder = tmp_path_factory.mktemp("model")
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@dataclass
+class Ended:
+    """How a command ended: its status, its output, what it logged or complained of."""
+
+    status: int
+    out: str
+    err: str
+    results: Path
+
+    def result(self, part: str = "") -> dict[str, Any]:
+        """The one result whose cell's name contains `part`."""
+        (found,) = [r for r in self.all() if part in r["cell"]]
+        return found
+
+    def all(self) -> list[dict[str, Any]]:
+        """All results in the folder."""
+        from pruning.files import read_json
+
+        return [read_json(path) for path in sorted(self.results.glob("*/result.json"))]
+
+
+Command = Callable[..., Ended]
+
+
+@pytest.fixture
+def launch(
+    model_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> Iterator[Command]:
+    """`launch.py` in this process on the tiny model, small samples, without a tracker, as a function."""
+    from hydra.core.global_hydra import GlobalHydra
+
+    import launch as program
+
+    monkeypatch.chdir(tmp_path)
+    small = [
+        "model=local",
+        f"model.path={model_folder}",
+        "model.name=tiny",
+        "model.dtype=float32",
+        "eval.samples=2",
+        "eval.length=32",
+        "eval.items=6",
+    ]
+
+    def command(*arguments: str, tracker: str = "none", calibrated: bool = True) -> Ended:
+        GlobalHydra.instance().clear()
+        results = tmp_path / "results"
+        sizes = ["calibration.samples=4"] if calibrated else []
+        sizes += ["calibration.length=24"] if calibrated and not _items(arguments) else []
+        flags = [a for a in arguments if a.startswith("-")]
+        words = [a for a in arguments if not a.startswith("-")]
+        chosen = {word.partition("=")[0] for word in words}
+        defaults = [*small, *sizes, f"paths.results={results}", f"tracker={tracker}"]
+        line = [d for d in defaults if d.partition("=")[0] not in chosen]
+        monkeypatch.setattr("sys.argv", ["launch.py", *flags, *line, *words])
+        capfd.readouterr()
+        try:
+            program.main()
+            status: Any = 0
+        except SystemExit as end:
+            status = end.code
+        out, err = capfd.readouterr()
+        if isinstance(status, str):
+            status, err = 1, err + status
+        return Ended(int(status or 0), out, err, results)
+
+    yield command
+    GlobalHydra.instance().clear()
+
+
+def _items(arguments: tuple[str, ...]) -> bool:
+    words = ("objective=margin", "calibration=items_file", "objective=perplexity,margin")
+    return any(argument in words for argument in arguments)
