@@ -15,7 +15,7 @@ from pruning import config
 from pruning.errors import InputError
 
 
-@hydra.main(version_base="1.3", config_path="conf", config_name="config")
+@hydra.main(version_base="1.3", config_path=str(config.CONF), config_name="config")
 def _launch(composed: DictConfig) -> None:
     from pruning.study import execute
 

@@ -58,7 +58,7 @@ def check_disjoint(calibration: Samples, data: Mapping[str, Samples]) -> None:
     """Raise InputError where calibration and evaluation share items or runs of text."""
     for metric, samples in data.items():
         if shared := calibration.shared(samples):
-            unit = "items" if samples.kind == "items" else "runs of 32 tokens"
+            unit = "items" if samples.kind == "items" else "runs of tokens"
             raise InputError(
                 f"the calibration data ({calibration.source}, {calibration.sha256[:12]}) and the data of "
                 f"{metric} ({samples.source}, {samples.sha256[:12]}) share {shared} {unit}: a mask must not be "

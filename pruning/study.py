@@ -103,8 +103,9 @@ def _remember(cells: Sequence[Cell]) -> None:
     for name in dict.fromkeys(cell.study for cell in cells):
         path = cells[0].results / "studies" / f"{name}.json"
         known: list[str] = files.read_json(path)["cells"] if path.exists() else []
-        asked = [cell.key for cell in cells if cell.study == name]
-        files.write_json(path, {"study": name, "cells": list(dict.fromkeys([*known, *asked]))})
+        both = list(dict.fromkeys([*known, *(cell.key for cell in cells if cell.study == name)]))
+        if both != known:
+            files.write_json(path, {"study": name, "cells": both})
 
 
 def _run(cells: Sequence[Cell], outcome: Outcome) -> None:

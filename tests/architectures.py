@@ -1,0 +1,68 @@
+"""Tiny random models of many architectures, and the physical removal of blocks that skipping must equal."""
+
+from __future__ import annotations
+
+import copy
+import re
+from typing import Any
+
+import torch
+import transformers
+
+N_BLOCKS = 6
+
+# config class, settings; the model class follows from AutoModelForCausalLM
+_WIDTH = {"hidden_size": 32, "num_hidden_layers": N_BLOCKS, "num_attention_heads": 4, "vocab_size": 97}
+_LLAMA = _WIDTH | {"intermediate_size": 48, "num_key_value_heads": 2}
+_HYBRID = ["sliding_attention", "full_attention"] * (N_BLOCKS // 2)
+
+ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("LlamaConfig", _LLAMA),
+    "mistral": ("MistralConfig", _LLAMA | {"sliding_window": 5}),
+    "qwen3": ("Qwen3Config", _LLAMA | {"head_dim": 8}),
+    "gemma3": ("Gemma3TextConfig", _LLAMA | {"head_dim": 8, "sliding_window": 5, "layer_types": _HYBRID}),
+    "gpt_neox": ("GPTNeoXConfig", _WIDTH | {"intermediate_size": 48}),
+    "gpt2": (
+        "GPT2Config",
+        {"n_embd": 32, "n_layer": N_BLOCKS, "n_head": 4, "vocab_size": 97, "n_positions": 64},
+    ),
+    "opt": ("OPTConfig", _WIDTH | {"ffn_dim": 48, "word_embed_proj_dim": 32, "max_position_embeddings": 64}),
+    "phi": ("PhiConfig", _WIDTH | {"intermediate_size": 48}),
+    "mixtral": ("MixtralConfig", _LLAMA | {"num_local_experts": 4, "num_experts_per_tok": 2}),
+    "qwen3_moe": (
+        "Qwen3MoeConfig",
+        _LLAMA
+        | {"head_dim": 8, "num_experts": N_BLOCKS, "num_experts_per_tok": 2, "moe_intermediate_size": 16},
+    ),
+}
+
+
+def build(name: str) -> Any:
+    """A random model in evaluation mode, its weights large enough that every block matters."""
+    torch.manual_seed(0)
+    kind, settings = ARCHITECTURES[name]
+    tokens = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    config = getattr(transformers, kind)(**settings, **tokens, initializer_range=0.2)
+    return transformers.AutoModelForCausalLM.from_config(config).eval()
+
+
+def without(model: Any, dropped: tuple[int, ...]) -> Any:
+    """A new, smaller model built from a filtered configuration and a renumbered copy of the weights."""
+    config = copy.deepcopy(model.config)
+    kept = [i for i in range(config.num_hidden_layers) if i not in dropped]
+    layer_types = getattr(config, "layer_types", None)
+    config.num_hidden_layers = len(kept)
+    if layer_types is not None:
+        config.layer_types = [layer_types[i] for i in kept]
+    smaller = transformers.AutoModelForCausalLM.from_config(config).eval()
+    smaller.load_state_dict(dict(_renumbered(model.state_dict(), kept)))
+    return smaller
+
+
+def _renumbered(weights: dict[str, Any], kept: list[int]) -> Any:
+    for name, tensor in weights.items():
+        found = re.match(r"(.*?\.(?:layers|h)\.)(\d+)(\..*)", name)
+        if not found:
+            yield name, tensor
+        elif int(found[2]) in kept:
+            yield f"{found[1]}{kept.index(int(found[2]))}{found[3]}", tensor
