@@ -9,7 +9,7 @@ output would still run it. The class of the module, the model's loop and its per
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -92,6 +92,78 @@ def masked(model: nn.Module, mask: Mask) -> Iterator[None]:
         yield
 
 
+@dataclass(frozen=True)
+class Entry:
+    """What a forward pass hands to the blocks: the hidden state (B, T, D), and each block's other arguments."""
+
+    hidden: Tensor
+    others: tuple[tuple[tuple[Any, ...], dict[str, Any]], ...]
+
+
+class _Reached(Exception):  # noqa: N818 - a signal that the last block was reached, not an error
+    pass
+
+
+def enter(model: nn.Module, **inputs: Any) -> Entry:
+    """Run a model up to its blocks and take down what it would give them; no block is run.
+
+    Masks, position embeddings and the like are made by the model itself, for each block on its own, so hybrid
+    attention is right by construction. They may be reused with any hidden state of the same shape.
+    """
+    blocks = find_blocks(model)
+    hiddens: list[Tensor] = []
+    others: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+
+    def note(*args: Any, **kwargs: Any) -> Any:
+        hidden = _hidden(args, kwargs)
+        assert hidden is not None
+        hiddens.append(hidden)
+        others.append((args[1:], {k: v for k, v in kwargs.items() if k != "hidden_states"}))
+        if len(others) == len(blocks.modules):
+            raise _Reached
+        return hidden if blocks.extra is None else (hidden, *[None] * blocks.extra)
+
+    with ExitStack() as stack:
+        for module in blocks.modules:
+            stack.enter_context(_swapped(module, "forward", note))
+        with suppress(_Reached):
+            model(**inputs, use_cache=False)
+    return Entry(hiddens[0], tuple(others))
+
+
+def apply(blocks: Blocks, index: int, hidden: Tensor, entry: Entry) -> Tensor:
+    """Run one block on a hidden state of the entry's shape (B, T, D)."""
+    args, kwargs = entry.others[index]
+    output = blocks.modules[index](hidden, *args, **kwargs)
+    result: Tensor = output if blocks.extra is None else output[0]
+    return result
+
+
+def head(model: Any, hidden: Tensor) -> Tensor:
+    """Logits (n, V) of hidden states (n, D) as they leave the last block.
+
+    The model itself is run, on n sequences of one token each, with its blocks left out and `hidden` put in
+    their place: whatever it does behind them (norms, projections, soft caps) is done, and to each position
+    alone.
+    """
+    blocks = find_blocks(model)
+    state = hidden[:, None]  # (n, 1, D)
+    put = state if blocks.extra is None else (state, *[None] * blocks.extra)
+    filler = 1 if model.config.get_text_config(decoder=True).pad_token_id == 0 else 0  # any token but padding
+    ids = torch.full((len(hidden), 1), filler, device=input_device(model))
+    with ExitStack() as stack:
+        for index, module in enumerate(blocks.modules):
+            replaced = _identity(blocks.extra) if index else lambda *_, **__: put
+            stack.enter_context(_swapped(module, "forward", replaced))
+        logits: Tensor = model(input_ids=ids, use_cache=False).logits
+    return logits[:, 0]
+
+
+def input_device(model: nn.Module) -> torch.device:
+    """Where token ids go: the device of the first weight that is in memory."""
+    return next((p.device for p in model.parameters() if p.device.type != "meta"), torch.device("cpu"))
+
+
 def _identity(extra: int | None) -> Callable[..., Any]:
     def forward(*args: Any, **kwargs: Any) -> Any:
         hidden = _hidden(args, kwargs)
@@ -150,7 +222,7 @@ def _run(model: nn.Module, modules: tuple[nn.Module, ...]) -> _Trace:
     trace = _Trace()
     handles = [module.register_forward_pre_hook(trace.before, with_kwargs=True) for module in modules]
     handles += [module.register_forward_hook(trace.after, with_kwargs=True) for module in modules]
-    device = next((p.device for p in model.parameters() if p.device.type != "meta"), torch.device("cpu"))
+    device = input_device(model)
     training = model.training
     try:
         with torch.no_grad():

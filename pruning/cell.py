@@ -29,6 +29,19 @@ class Protect:
     last: int = 0
 
 
+@dataclass
+class ForwardSettings:
+    """How forward passes are run; it does not change what they compute.
+
+    `batch_tokens` is how many tokens a block is given at once, `memory` how many bytes of hidden states may be
+    kept (None: a quarter of what is free), `patience` about how many seconds of work a kill may cost.
+    """
+
+    batch_tokens: int = 2048
+    memory: int | None = None
+    patience: float = 20.0
+
+
 @dataclass(frozen=True)
 class Choices:
     """The option names that were chosen for each group, for people to read."""
@@ -55,7 +68,7 @@ class Cell:
     seed: int
     study: str
     results: Path
-    batch_tokens: int
+    forward: ForwardSettings
     share: bool
     config: Mapping[str, Any]
 

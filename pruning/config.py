@@ -28,7 +28,7 @@ import pruning.calibration
 import pruning.objective
 import pruning.track
 from pruning import evaluate, models
-from pruning.cell import Cell, Choices, Protect
+from pruning.cell import Cell, Choices, ForwardSettings, Protect
 from pruning.errors import InputError, PruningError, unknown
 
 CONF = Path(__file__).parent.parent / "conf"
@@ -48,13 +48,6 @@ class ProtectSettings:
 
     first: int = 0
     last: int = 0
-
-
-@dataclasses.dataclass
-class ForwardSettings:
-    """How forward passes are run; it does not change what they compute."""
-
-    batch_tokens: int = 2048
 
 
 @dataclasses.dataclass
@@ -168,7 +161,7 @@ def cell_of(config: DictConfig, choices: Mapping[str, Any]) -> Cell:
         seed=config.seed,
         study=config.study,
         results=Path(config.paths.results).expanduser().resolve(),
-        batch_tokens=config.forward.batch_tokens,
+        forward=ForwardSettings(**plain["forward"]),
         share=config.scores.share,
         config={str(key): value for key, value in plain.items()},
     )

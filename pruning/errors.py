@@ -42,6 +42,12 @@ class BusyError(PruningError):
     """Another process is running this cell at the moment."""
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, or its type where it has none: what fits into another sentence."""
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__
+
+
 def unknown(what: str, name: str, known: Iterable[str]) -> InputError:
     """An error for a misspelt name that lists the near ones first."""
     names = sorted(known)

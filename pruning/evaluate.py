@@ -18,12 +18,14 @@ from pruning import files
 from pruning.calibration.items import Items
 from pruning.calibration.samples import Samples
 from pruning.calibration.text import Text
-from pruning.errors import InputError
+from pruning.errors import InputError, LossError
 from pruning.mask import Mask
 from pruning.objective import mean
 
 if TYPE_CHECKING:
     from pruning.forward import Forward
+
+HIGHEST = 700.0  # nats; the exponential of more is no float
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,14 @@ class Heldout:
     seed: int = 0
 
     def data(self, tokenizer: Any) -> dict[str, Samples]:
-        """The samples, by what is measured on them."""
+        """The samples, by what is measured on them. Raises InputError where there are not so many."""
+        try:
+            return self._data(tokenizer)
+        except InputError as error:
+            text = str(error).replace("calibration.samples", "eval.samples or eval.items")
+            raise InputError(text.replace("calibration.", "eval.")) from error
+
+    def _data(self, tokenizer: Any) -> dict[str, Samples]:
         text = Text("pydoc", self.samples, self.length, self.seed, part="heldout")
         items = Items("commonsense", self.items, self.seed, part="heldout")
         return {"ppl/heldout": text.draw(tokenizer), "acc/heldout": items.draw(tokenizer)}
@@ -83,6 +92,10 @@ class Evaluator:
             metrics: dict[str, float] = files.read_json(path)["metrics"]
             return metrics
         metrics = self.evaluation.measure(self.forward, self.data, mask)
+        if not all(map(math.isfinite, metrics.values())):
+            raise LossError(
+                f"the evaluation of blocks {list(mask.dropped)} removed is not finite: {metrics}."
+            )
         files.write_json(path, {"mask": mask.to_json(), "metrics": metrics})
         return metrics
 
@@ -97,14 +110,21 @@ def _perplexity(name: str, forward: Forward, samples: Samples, mask: Mask) -> di
     lengths = [row.span[1] - row.span[0] for row in samples.rows]
     loss = -math.fsum(logliks) / sum(lengths)
     spread = standard_error([-loglik / n for loglik, n in zip(logliks, lengths, strict=True)])
+    perplexity = math.exp(min(loss, HIGHEST))
     # The delta method: d exp(x) = exp(x) dx.
-    return {name: math.exp(loss), f"{name}/stderr": math.exp(loss) * spread}
+    return {name: perplexity, f"{name}/stderr": perplexity * spread}
 
 
 def _accuracy(name: str, forward: Forward, samples: Samples, mask: Mask) -> dict[str, float]:
     ((_, logliks, _),) = forward.loglikelihoods(samples.rows, [mask])
-    hits = [float(max(scores) == scores[right]) for scores, right in samples.answers(logliks)]
+    hits = [_hit(scores, right) for scores, right in samples.answers(logliks)]
     return {name: mean(hits), f"{name}/stderr": standard_error(hits)}
+
+
+def _hit(scores: list[float], right: int) -> float:
+    """1 where the right answer scores highest; its share where several do, so that a collapsed model only guesses."""
+    best = max(scores)
+    return (scores[right] == best) / scores.count(best)
 
 
 def standard_error(values: list[float]) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -46,10 +47,11 @@ def read_json(path: Path) -> Any:
 
 def append_line(path: Path, data: Any) -> None:
     """Add one JSON line in a single write, so that a kill can tear at most the last line."""
-    line = json.dumps(data, allow_nan=False) + "\n"
+    line = (json.dumps(data, allow_nan=False) + "\n").encode()
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     try:
-        os.write(descriptor, line.encode())
+        if os.write(descriptor, line) < len(line):
+            raise OSError(errno.ENOSPC, "the disk is full, or a quota is used up", str(path))
     finally:
         os.close(descriptor)
 

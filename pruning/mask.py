@@ -70,6 +70,7 @@ class Space:
     protected: frozenset[int] = frozenset()
 
     def __post_init__(self) -> None:
+        Mask(self.n_blocks, tuple(self.protected))  # refuses protected blocks that do not exist
         open_blocks = self.n_blocks - len(self.protected)
         if not 1 <= self.k < self.n_blocks:
             raise InputError(

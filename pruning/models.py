@@ -11,7 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pruning.errors import InputError, UnreachableError, UnskippableError, unknown
+from pruning.errors import InputError, UnreachableError, UnskippableError, first_line, unknown
 
 if TYPE_CHECKING:
     import torch
@@ -83,11 +83,10 @@ class LanguageModel:
 
     @property
     def device(self) -> torch.device:
-        """Where token ids go: the device of the first weight that is in memory."""
-        import torch
+        """Where token ids go."""
+        from pruning.blocks import input_device
 
-        devices = (p.device for p in self.module.parameters() if p.device.type != "meta")
-        return next(devices, torch.device("cpu"))
+        return input_device(self.module)
 
 
 @lru_cache(maxsize=1)  # one large model at a time; the cells of a process share it
@@ -202,7 +201,7 @@ def _from_pretrained(kind: Any, settings: Model, where: str, options: dict[str, 
     try:
         return kind.from_pretrained(where, **options)
     except (OSError, ValueError, json.JSONDecodeError) as error:
-        first = str(error).strip().splitlines()[0].rstrip(".")
+        first = first_line(error)
         if settings.source == "hub":
             raise UnreachableError(
                 f"model {settings.name} ({where}) cannot be loaded ({first}): if it is gated, accept its terms "

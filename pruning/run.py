@@ -26,7 +26,7 @@ from pruning.calibration.samples import Samples
 from pruning.calibration.sources import existing
 from pruning.cell import FORMAT, Cell, described, digest
 from pruning.errors import BusyError, InputError
-from pruning.evaluate import Evaluator, check_disjoint, digests, standard_error
+from pruning.evaluate import HIGHEST, Evaluator, check_disjoint, digests, standard_error
 from pruning.mask import Space
 from pruning.progress import Progress
 from pruning.scores import Journal, Store
@@ -129,7 +129,8 @@ def _run(prepared: Prepared) -> dict[str, Any]:
     files.write_text(cell.folder / "config.yaml", yaml.safe_dump(dict(cell.config), sort_keys=False))
     prepared.samples.save(cell.results / "calibration")
     model = models.load(cell.model)
-    forward = Forward(model, cell.batch_tokens)
+    settings = cell.forward
+    forward = Forward(model, settings.batch_tokens, settings.memory, settings.patience)
     key = score_key(prepared, model.info)
     store = Store(cell.results, key, cell.key, prepared.space.n_blocks, cell.share)
     store.claim()
@@ -171,7 +172,11 @@ def _result(
             "loss": score.loss,
             "dense_loss": solution.dense.loss,
             "standard_error": standard_error(list(score.samples)),
-            **({"perplexity": math.exp(score.loss)} if cell.choices.objective == "perplexity" else {}),
+            **(
+                {"perplexity": math.exp(min(score.loss, HIGHEST))}
+                if cell.choices.objective == "perplexity"
+                else {}
+            ),
         },
         "search": {
             "algo": cell.choices.algo,

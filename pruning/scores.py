@@ -48,7 +48,7 @@ class Score:
             "dropped": list(self.mask.dropped),
             "loss": self.loss,
             "samples": list(self.samples),
-            "seconds": round(self.seconds, 4),
+            "seconds": max(round(self.seconds, 6), 1e-6) if self.seconds else 0.0,
         }
 
     @classmethod
@@ -123,7 +123,7 @@ class Store:
         return self._scores.get(mask)
 
     def _refresh(self) -> None:
-        for pointer in sorted((self.results / "scores" / self.key).iterdir()):
+        for pointer in sorted((self.results / "scores" / self.key).glob("*")):
             path = self.results / pointer.name / "trace.jsonl"
             if pointer.name != self.cell and path.exists():
                 for score in self._new(path):

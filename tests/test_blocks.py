@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -18,8 +17,8 @@ MASKS = [(2, 4), (0, 1), (5,), (0, 2, 3, 5)]
 
 
 @pytest.fixture(scope="module", params=ARCHITECTURES)
-def model(request: pytest.FixtureRequest) -> Iterator[Any]:
-    yield build(request.param)
+def model(request: pytest.FixtureRequest) -> Any:
+    return build(request.param)
 
 
 def logits(model: nn.Module, **options: Any) -> torch.Tensor:
@@ -92,7 +91,10 @@ def test_device_hooks_of_accelerate_survive(model: Any) -> None:
         skipped = logits(model)
     path = f"{find_blocks(model).path}."
     leaves = [name for name, module in model.named_modules() if name and not list(module.children())]
-    names = [*(name for name in leaves if not name.startswith(path)), *(f"{path}{i}" for i in range(N_BLOCKS))]
+    names = [
+        *(name for name in leaves if not name.startswith(path)),
+        *(f"{path}{i}" for i in range(N_BLOCKS)),
+    ]
     devices = dict.fromkeys(names, "cpu")
     hooked = dispatch_model(build_again(model), devices, main_device="cpu", force_hooks=True)
     forwards = [module.forward for module in find_blocks(hooked).modules]
@@ -135,7 +137,7 @@ class Chain(nn.Module):
         self.embed = nn.Embedding(10, 4)
         self.layers = nn.ModuleList(blocks)
 
-    def forward(self, input_ids: torch.Tensor, use_cache: bool) -> torch.Tensor:
+    def forward(self, input_ids: torch.Tensor, use_cache: bool) -> torch.Tensor:  # noqa: ARG002
         state: tuple[torch.Tensor, ...] = (self.embed(input_ids),)
         for layer in self.layers:
             state = layer(*state)

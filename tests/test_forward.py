@@ -1,85 +1,193 @@
+"""Every shortcut of the engine gives what one plain forward pass per mask and row gives."""
+
 from __future__ import annotations
 
-import random
+import itertools
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import pruning.forward
 from pruning.calibration.samples import Row
-from pruning.forward import Forward, make_batches, span_loglikelihood
+from pruning.forward import Forward
+from pruning.likelihood import TokenLikelihood
 from pruning.mask import Mask
-from pruning.models import LanguageModel, ModelInfo
-from tests.architectures import ARCHITECTURES, N_BLOCKS, build, without
+from tests.architectures import ARCHITECTURES, N_BLOCKS, build
+from tests.rows import item_rows, language_model, plain, text_rows
+
+ALL_MASKS = [Mask(N_BLOCKS, d) for k in range(N_BLOCKS) for d in itertools.combinations(range(N_BLOCKS), k)]
+SOME_MASKS = [mask for mask in ALL_MASKS if len(mask.dropped) in (0, 1, 4)]
+ROWS = {"text": text_rows(9), "items": item_rows(6)}
 
 
-def language_model(module: Any) -> LanguageModel:
-    return LanguageModel(module, ModelInfo("tiny", "test", "0", N_BLOCKS, "float32", 0))
+def losses(forward: Forward, rows: tuple[Row, ...], masks: list[Mask]) -> dict[Mask, list[float]]:
+    found = {mask: values for mask, values, seconds in forward.loglikelihoods(rows, masks) if seconds > 0}
+    assert set(found) == set(masks)
+    return found
 
 
-def random_rows(count: int, longest: int = 14) -> tuple[Row, ...]:
-    rng = random.Random(count)
-    rows = []
-    for _ in range(count):
-        length = rng.randint(3, longest)
-        start = rng.randint(1, length - 1)
-        rows.append(
-            Row(tuple(rng.randint(3, 96) for _ in range(length)), (start, rng.randint(start + 1, length)))
-        )
-    return tuple(rows)
-
-
-def plain(module: Any, row: Row) -> float:
-    """The log-likelihood of one unpadded row, token by token, in float64."""
-    with torch.no_grad():
-        logits = module(input_ids=torch.tensor([row.input_ids])).logits[0].double()
-    total = torch.log_softmax(logits, -1)
-    return sum(float(total[t - 1, row.input_ids[t]]) for t in range(*row.span))
-
-
+@pytest.mark.parametrize("kind", ROWS)
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_padding_and_batching_change_no_loglikelihood(name: str) -> None:
-    module, rows = build(name), random_rows(9)
-    masks = [Mask(N_BLOCKS), Mask(N_BLOCKS, (0, 3)), Mask(N_BLOCKS, (1, 2, 5))]
-    for mask, found, seconds in Forward(language_model(module), batch_tokens=40).loglikelihoods(rows, masks):
-        smaller = without(module, mask.dropped)
-        assert found == pytest.approx([plain(smaller, row) for row in rows], rel=1e-5, abs=1e-5)
-        assert seconds > 0
+@pytest.mark.parametrize("batch_tokens", [30, 4000], ids=["apart", "merged"])
+def test_shared_prefixes_equal_one_forward_pass_per_mask(name: str, kind: str, batch_tokens: int) -> None:
+    module, rows = build(name), ROWS[kind]
+    found = losses(Forward(language_model(module), batch_tokens), rows, SOME_MASKS)
+    expected = {mask: plain(module, mask.dropped, rows) for mask in SOME_MASKS}
+    for mask in SOME_MASKS:
+        assert found[mask] == pytest.approx(expected[mask], rel=1e-6, abs=2e-5)
+    assert min(found, key=lambda m: -sum(found[m])) == min(expected, key=lambda m: -sum(expected[m]))
 
 
-def test_float64_agrees_to_the_last_digits() -> None:
-    module, rows = build("llama").double(), random_rows(5)
-    ((_, found, _),) = Forward(language_model(module)).loglikelihoods(rows, [Mask(N_BLOCKS, (2,))])
-    smaller = without(module, (2,)).double()
-    assert found == pytest.approx([plain(smaller, row) for row in rows], rel=1e-6)
+@pytest.mark.parametrize("kind", ROWS)
+@pytest.mark.parametrize("name", [name for name in ARCHITECTURES if name not in ("mixtral", "qwen3_moe")])
+def test_in_float64_they_agree_to_twelve_digits(name: str, kind: str) -> None:
+    """Mixtures of experts have no float64 kernel."""
+    module, rows = build(name).double(), ROWS[kind]
+    found = losses(Forward(language_model(module)), rows, SOME_MASKS)
+    for mask in SOME_MASKS:
+        assert found[mask] == pytest.approx(plain(module, mask.dropped, rows), rel=1e-12)
 
 
-def test_span_loglikelihood_by_hand() -> None:
-    logits = torch.tensor([[0.0, 1.0, 2.0], [3.0, 0.0, 0.0], [9.0, 9.0, 9.0]])
-    ids = torch.tensor([0, 2, 1])
-    expected = torch.log_softmax(logits, -1)
-    assert span_loglikelihood(logits, ids, (1, 2)) == pytest.approx(float(expected[0, 2]))
-    assert span_loglikelihood(logits, ids, (1, 3)) == pytest.approx(float(expected[0, 2] + expected[1, 1]))
+@settings(deadline=None, max_examples=30)
+@given(st.data())
+def test_random_batches_of_masks_need_no_company(data: st.DataObject) -> None:
+    """A mask's loss is the same to the last bit, whichever masks it is asked with."""
+    module = MODULES.setdefault("llama", build("llama"))
+    masks = data.draw(st.lists(st.sampled_from(ALL_MASKS), min_size=1, max_size=12, unique=True))
+    kind = data.draw(st.sampled_from(sorted(ROWS)))
+    memory = data.draw(st.sampled_from([None, 1, 5000]))
+    forward = Forward(
+        language_model(module), batch_tokens=data.draw(st.sampled_from([20, 60])), memory=memory
+    )
+    together = losses(forward, ROWS[kind], masks)
+    alone = {mask: losses(forward, ROWS[kind], [mask])[mask] for mask in masks}
+    assert together == alone
 
 
-@settings(deadline=None, max_examples=40)
-@given(st.integers(1, 30), st.integers(14, 100))
-def test_batches_hold_every_row_once_and_stay_within_their_size(count: int, batch_tokens: int) -> None:
-    rows = random_rows(count)
-    batches = make_batches(rows, batch_tokens)
-    assert sorted(index for batch in batches for index in batch.indices) == list(range(count))
-    for batch in batches:
-        assert batch.ids.numel() <= batch_tokens
-        for line, index in enumerate(batch.indices):
-            length = len(rows[index].input_ids)
-            assert tuple(batch.ids[line, :length].tolist()) == rows[index].input_ids
-            assert batch.attention is None or batch.attention[line].tolist() == [1] * length + [0] * (
-                batch.ids.shape[1] - length
-            )
+MODULES: dict[str, Any] = {}
 
 
-def test_a_row_longer_than_the_batch_is_still_run() -> None:
-    rows = (Row(tuple(range(3, 23)), (1, 20)),)
-    assert [batch.indices for batch in make_batches(rows, 8)] == [(0,)]
+def test_prefixes_are_computed_once() -> None:
+    forward = Forward(language_model(build("llama")), batch_tokens=4000)
+    losses(forward, ROWS["text"], [Mask(N_BLOCKS, (i,)) for i in range(N_BLOCKS)])
+    # The path that keeps all so far (5 blocks), and behind each of 6 forks the blocks that follow it.
+    assert forward.cost.block_forwards == pytest.approx(5 + sum(range(N_BLOCKS)))
+    assert forward.cost.alone == N_BLOCKS * (N_BLOCKS - 1)
+
+
+def test_a_block_that_no_mask_keeps_is_never_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: set[int] = set()
+    honest = pruning.forward.apply
+
+    def noting(blocks: Any, index: int, *rest: Any) -> Any:
+        ran.add(index)
+        return honest(blocks, index, *rest)
+
+    monkeypatch.setattr(pruning.forward, "apply", noting)
+    masks = [Mask(N_BLOCKS, (1, 3, i)) for i in (0, 2, 5)]
+    losses(Forward(language_model(build("qwen3"))), ROWS["text"], masks)
+    assert ran == {0, 2, 4, 5}
+
+
+def test_branches_are_merged_where_a_batch_is_small_and_only_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    widths: list[int] = []
+    honest = pruning.forward.apply
+
+    def noting(blocks: Any, index: int, hidden: torch.Tensor, *rest: Any) -> Any:
+        widths.append(len(hidden))
+        return honest(blocks, index, hidden, *rest)
+
+    monkeypatch.setattr(pruning.forward, "apply", noting)
+    module, rows = build("llama"), (Row(tuple(range(3, 13)), (1, 10)),)
+    masks = [Mask(N_BLOCKS, (i,)) for i in range(N_BLOCKS)]
+    losses(Forward(language_model(module), batch_tokens=30), rows, masks)
+    assert max(widths) == 3, "as many lines of ten tokens as fit into thirty"
+    widths.clear()
+    monkeypatch.setitem(pruning.forward.MERGE_BELOW, "cpu", 10)
+    losses(Forward(language_model(module), batch_tokens=30), rows, masks)
+    assert set(widths) == {1}
+
+
+def test_memory_bounds_the_hidden_states_that_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[int] = []
+    honest = pruning.forward._decide
+
+    def noting(branches: Any, masks: Any, index: int) -> Any:
+        kept.append(sum({id(hidden): hidden.nbytes for hidden, _ in branches}.values()))
+        return honest(branches, masks, index)
+
+    monkeypatch.setattr(pruning.forward, "_decide", noting)
+    module, rows = build("llama"), text_rows(4, longest=10)
+    budget = 6 * 40 * 32 * 4  # six states of at most 40 tokens, 32 wide, in float32
+    bounded = losses(Forward(language_model(module), memory=budget), rows, ALL_MASKS)
+    assert max(kept) <= budget
+    assert bounded == losses(Forward(language_model(module)), rows, ALL_MASKS)
+
+
+def test_packing_an_item_needs_fewer_tokens() -> None:
+    module, rows = build("llama"), ROWS["items"]
+    forward = Forward(language_model(module))
+    packed = sum(batch.ids.numel() for batch in forward.batches(rows))
+    assert packed < sum(len(row.input_ids) for row in rows)
+
+
+@pytest.mark.parametrize("name", ["mistral", "gemma3"])
+def test_choices_are_not_packed_across_a_sliding_window(name: str) -> None:
+    forward = Forward(language_model(build(name)))
+    assert all(batch.positions is None for batch in forward.batches(ROWS["items"]))
+
+
+def test_choices_are_not_packed_where_that_changes_the_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    module, honest = build("llama"), type(build("llama")).forward
+
+    def deaf(self: Any, *, position_ids: Any = None, **rest: Any) -> Any:
+        """A model that takes positions and ignores them."""
+        return honest(self, **rest)
+
+    monkeypatch.setattr(type(module), "forward", deaf)
+    forward = Forward(language_model(module))
+    assert all(batch.positions is None for batch in forward.batches(ROWS["items"]))
+
+
+def test_out_of_memory_halves_and_goes_on(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    module, rows = build("llama"), ROWS["text"]
+    expected = losses(Forward(language_model(module), 30), rows, SOME_MASKS)
+    honest = Forward._walk
+
+    def scarce(self: Forward, batch: Any, masks: Any, *rest: Any) -> Any:
+        if len(masks) * batch.ids.numel() > 100:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return honest(self, batch, masks, *rest)
+
+    monkeypatch.setattr(Forward, "_walk", scarce)
+    found = losses(Forward(language_model(module), 4000), rows, SOME_MASKS)
+    assert found.keys() == expected.keys()
+    for mask in SOME_MASKS:
+        assert found[mask] == pytest.approx(expected[mask], rel=1e-6)
+    assert "out of memory: going on with" in caplog.text
+
+
+def test_other_errors_are_not_taken_for_out_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> Any:
+        raise RuntimeError("shapes do not match")
+
+    monkeypatch.setattr(Forward, "_walk", broken)
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        losses(Forward(language_model(build("llama"))), ROWS["text"], SOME_MASKS)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_token_likelihoods_equal_log_softmax(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pruning.likelihood.BYTES", 4 * 50 * 3)
+    logits = (torch.randn(20, 50, generator=torch.Generator().manual_seed(0)) * 20).to(dtype)
+    targets = torch.arange(20)
+    found = TokenLikelihood(50)(lambda states: states, logits, targets)
+    expected = torch.log_softmax(logits.double(), -1)[torch.arange(20), targets]
+    tolerance = 1e-12 if dtype == torch.float64 else 1e-5
+    np.testing.assert_allclose(found, expected, rtol=tolerance, atol=tolerance)

@@ -264,10 +264,10 @@ def test_a_failing_cell_is_recorded_and_does_not_stop_the_others(
 
 
 def test_an_infinite_loss_names_the_blocks(launch: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    import pruning.forward
+    from pruning.likelihood import TokenLikelihood
 
-    honest = pruning.forward.span_loglikelihood
-    monkeypatch.setattr(pruning.forward, "span_loglikelihood", lambda *a: honest(*a) * math.inf)
+    honest = TokenLikelihood._piece
+    monkeypatch.setattr(TokenLikelihood, "_piece", lambda *a: honest(*a) * math.inf)
     ended = launch("k=1")
     assert ended.result()["error"]["type"] == "LossError"
     assert (

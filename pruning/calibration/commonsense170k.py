@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pruning.calibration import sources
 from pruning.calibration.sources import Item
-from pruning.errors import InputError, UnreachableError
+from pruning.errors import InputError, UnreachableError, first_line
 
 if TYPE_CHECKING:
     from pruning.calibration.items import Items
@@ -35,11 +35,15 @@ def load(settings: Items) -> list[Item]:
     return _items(_hub(settings), Path(str(settings.path)))
 
 
-def _items(records: Iterable[Any], path: Path) -> list[Item]:
+def _items(records: Any, path: Path) -> list[Item]:
+    if not isinstance(records, Iterable) or isinstance(records, dict):
+        raise InputError(f"{path}: a list of items is needed, as in commonsense_170k.json.")
     return [_item(record, f"{path}, item {number}") for number, record in enumerate(records, start=1)]
 
 
-def _item(record: dict[str, Any], where: str) -> Item:
+def _item(record: Any, where: str) -> Item:
+    if not isinstance(record, Mapping):
+        raise InputError(f"{where}: an object with 'instruction' and 'answer' is needed.")
     instruction, answer = str(record.get("instruction", "")), str(record.get("answer", "")).strip()
     found = FORMAT.search(instruction)
     if not found:
@@ -55,8 +59,8 @@ def _hub(settings: Items) -> Any:
 
     try:
         return datasets.load_dataset(settings.path, split=settings.split, revision=settings.revision)
-    except (OSError, ValueError, RuntimeError) as error:
+    except sources.hub_errors() as error:
         raise UnreachableError(
-            f"the data set {settings.path} cannot be read ({str(error).splitlines()[0]}): check the network, or "
+            f"the data set {settings.path} cannot be read ({first_line(error)}): check the network, or "
             "give a local copy of commonsense_170k.json: calibration.path=FILE."
         ) from error

@@ -14,6 +14,8 @@ from pruning.calibration.sources import Item
 from pruning.calibration.text import start_tokens
 from pruning.errors import InputError
 
+FIELD = "{question}"
+
 
 @dataclass(frozen=True)
 class Items:
@@ -34,11 +36,11 @@ class Items:
     kind: ClassVar[str] = "items"
 
     def __post_init__(self) -> None:
-        sources.check_source("items", self.source, sources.ITEMS)
+        sources.check_settings(self, sources.ITEMS)
         if self.samples < 1:
             raise InputError(f"calibration.samples={self.samples} is too few: give at least 1 item.")
-        if "{question}" not in self.template:
-            raise InputError(f"calibration.template={self.template!r} must contain {{question}}.")
+        if FIELD not in self.template:
+            raise InputError(f"calibration.template={self.template!r} must contain {FIELD}.")
 
     def file(self) -> str | None:
         """The local file that is read, if any."""
@@ -60,7 +62,7 @@ class Items:
         return Samples("items", self._where(), tuple(rows), self.seed, keys)
 
     def _rows(self, tokenizer: Any, number: int, item: Item) -> list[Row]:
-        prompt = self.template.format(question=item.question)
+        prompt = self.template.replace(FIELD, item.question)
         return [
             Row(*encode_pair(tokenizer, prompt, f" {text}"), number, choice, choice == item.answer)
             for choice, text in enumerate(item.choices)

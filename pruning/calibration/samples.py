@@ -13,7 +13,7 @@ from typing import Any
 from pruning import files
 
 OVERLAP = 32  # tokens: a run of this length in two sets of windows means that they share text
-SHORTEST = 16  # tokens: the same for windows so short that two cuts of one text may share no run of 32
+SHORTEST = 8  # tokens: the same for windows so short that two cuts of one text may share no run of 32
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pruning.errors import InputError, UnreachableError, unknown
+from pruning.errors import InputError, UnreachableError, first_line, unknown
 
 if TYPE_CHECKING:
     from pruning.calibration.items import Items
@@ -37,14 +37,18 @@ class Item:
     @property
     def key(self) -> str:
         """Equal for items that ask the same, however they are spaced, spelt or ordered."""
-        words = [re.sub(r"\W+", " ", text).strip().lower() for text in (self.question, *sorted(self.choices))]
-        return hashlib.sha256("\n".join(words).encode()).hexdigest()
+        question, *choices = (re.sub(r"\W+", " ", t).strip().lower() for t in (self.question, *self.choices))
+        return hashlib.sha256("\n".join([question, *sorted(choices)]).encode()).hexdigest()
 
 
-def check_source(kind: str, name: str, known: Iterable[str]) -> None:
-    """Raise InputError for a source that is not known."""
-    if name not in known:
-        raise unknown(f"source of {kind}", name, known)
+def check_settings(settings: Text | Items, known: Iterable[str]) -> None:
+    """Raise InputError for a source or a part that is not known, or a hub source that names no data set."""
+    if settings.source not in known:
+        raise unknown(f"source of {settings.kind}", settings.source, known)
+    if settings.part not in PARTS:
+        raise unknown("calibration.part", settings.part, PARTS)
+    if settings.source == "hub" and not settings.path:
+        raise InputError("the name of a data set is needed: give calibration.path=NAME.")
 
 
 def documents(text: Text) -> Iterator[str]:
@@ -125,10 +129,15 @@ def _file_documents(path: Path, column: str) -> Iterator[str]:
     elif path.suffix == ".parquet":
         import pandas
 
-        frame = pandas.read_parquet(path)
+        try:
+            frame = pandas.read_parquet(path)
+        except (OSError, ValueError) as error:  # what pyarrow raises is a ValueError
+            raise InputError(f"{path} is no parquet file ({first_line(error)}).") from error
         if column not in frame:
-            raise InputError(f"{path} has no column '{column}', but {[*map(str, frame)]}: set calibration.column.")
-        yield from map(str, frame[column])
+            raise InputError(
+                f"{path} has no column '{column}', but {[*map(str, frame)]}: set calibration.column."
+            )
+        yield from map(str, frame[column].dropna())
     else:
         yield read_text(path)
 
@@ -142,7 +151,7 @@ def read_text(path: Path) -> str:
 
 
 def _records(path: Path) -> Iterator[tuple[str, Any]]:
-    for number, line in enumerate(read_text(path).splitlines(), start=1):
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
         if line.strip():
             where = f"{path}, line {number}"
             try:
@@ -173,6 +182,13 @@ def _item(record: Any, where: str) -> Item:
     return Item(question, tuple(choices), answer)
 
 
+def hub_errors() -> tuple[type[Exception], ...]:
+    """What `datasets` raises where a data set cannot be had or read."""
+    from datasets.exceptions import DatasetsError
+
+    return (DatasetsError, OSError, ValueError, RuntimeError)
+
+
 def _hub_documents(text: Text) -> Iterator[str]:
     import datasets
 
@@ -184,10 +200,11 @@ def _hub_documents(text: Text) -> Iterator[str]:
         if text.stream:
             data = data.shuffle(seed=text.seed, buffer_size=10_000)
         for record in data:
-            yield record[text.column]
-    except (OSError, ValueError, RuntimeError) as error:
+            if record[text.column]:
+                yield record[text.column]
+    except hub_errors() as error:
         raise UnreachableError(
-            f"the data set {name} cannot be read ({str(error).splitlines()[0]}): check its name and the network, "
+            f"the data set {name} cannot be read ({first_line(error)}): check its name and the network, "
             "or use local text: calibration=text_file calibration.path=FILE."
         ) from error
     except KeyError as error:

@@ -40,7 +40,7 @@ class Text:
     kind: ClassVar[str] = "text"
 
     def __post_init__(self) -> None:
-        sources.check_source("text", self.source, sources.TEXTS)
+        sources.check_settings(self, sources.TEXTS)
         if self.samples < 1:
             raise InputError(f"calibration.samples={self.samples} is too few: give at least 1 window.")
         if self.length < 8:

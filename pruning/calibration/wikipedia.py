@@ -39,7 +39,7 @@ def articles() -> Iterator[tuple[str, str]]:
 def clean(wikitext: str) -> str:
     """Wiki markup to plain paragraphs: templates, tables, references, headings and lists go, link texts stay."""
     text = re.sub(r"<!--.*?-->", "", wikitext, flags=re.S)
-    text = re.sub(r"<ref[^>/]*/>|<(ref|math|gallery|timeline|source)\b.*?</\1>", "", text, flags=re.S | re.I)
+    text = re.sub(r"<ref[^>]*/>|<(ref|math|gallery|timeline|source)\b.*?</\1>", "", text, flags=re.S | re.I)
     for opening, closing in (("{{", "}}"), ("{|", "|}")):
         text = _without_nested(text, opening, closing)
     text = re.sub(r"\[\[(?:File|Image|Category|[a-z-]{2,12}):(?:[^\[\]]|\[\[[^\[\]]*\]\])*\]\]", "", text)

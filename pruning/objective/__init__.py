@@ -5,6 +5,7 @@ Lower is better, always. torch is imported inside `bind`, so that composing a co
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, ClassVar, Protocol, TypeAlias
 
@@ -30,8 +31,6 @@ class Objective(Protocol):
 
 
 def mean(values: Iterable[float]) -> float:
-    """Mean in float64 by exact summation, so that the order of the terms does not matter."""
-    import math
-
+    """Mean in float64 by exact summation, whatever the order of the terms; NaN if a term is infinite."""
     terms = [float(value) for value in values]
-    return math.fsum(terms) / len(terms)
+    return math.fsum(terms) / len(terms) if all(map(math.isfinite, terms)) else math.nan

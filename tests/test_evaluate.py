@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pruning.calibration.items import Items
+from pruning.calibration.samples import Row, Samples
+from pruning.calibration.text import Text
+from pruning.errors import InputError
+from pruning.evaluate import Evaluator, Heldout, check_disjoint, digests, standard_error
+from pruning.forward import Forward
+from pruning.mask import Mask
+
+N = 4
+TEXT = Samples("text", "t", (Row((1, 2, 3), (1, 3)), Row((4, 5, 6, 7, 8), (1, 5))), 0)
+ITEMS = Samples(
+    "items",
+    "i",
+    (
+        Row((1, 2), (1, 2), 0, 0, True),
+        Row((1, 3, 4), (1, 3), 0, 1, False),
+        Row((5, 6), (1, 2), 1, 0, False),
+        Row((5, 7, 8), (1, 3), 1, 1, True),
+        Row((9, 1), (1, 2), 2, 0, True),
+        Row((9, 2), (1, 2), 2, 1, False),
+    ),
+    0,
+    frozenset("abc"),
+)
+DATA = {"ppl/heldout": TEXT, "acc/heldout": ITEMS}
+
+
+class Counting:
+    """A Forward whose log-likelihoods are given; it counts how often it is asked."""
+
+    def __init__(
+        self, text: Sequence[float] = (-2.0, -8.0), items: Sequence[float] = (-1, -4, -3, -4, -2, -1)
+    ) -> None:
+        self.text, self.items = list(text), list(map(float, items))
+        self.asked: list[Mask] = []
+
+    def loglikelihoods(
+        self, rows: Sequence[Row], masks: Iterable[Mask]
+    ) -> Iterator[tuple[Mask, list[float], float]]:
+        for mask in masks:
+            self.asked.append(mask)
+            yield mask, self.text if rows == TEXT.rows else self.items, 0.1
+
+
+def evaluator(folder: Path, forward: Counting) -> Evaluator:
+    return Evaluator(Heldout(), DATA, cast(Forward, forward), folder)
+
+
+@given(st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=30))
+def test_the_standard_error_is_numpys(values: list[float]) -> None:
+    expected = np.std(values, ddof=1) / math.sqrt(len(values))
+    assert standard_error(values) == pytest.approx(float(expected), rel=1e-9, abs=1e-8)
+
+
+def test_the_standard_error_of_one_value_is_zero() -> None:
+    assert standard_error([3.0]) == 0.0
+
+
+def test_perplexity_weighs_tokens_alike(tmp_path: Path) -> None:
+    metrics = evaluator(tmp_path, Counting())(Mask(N))
+    loss = (2 + 8) / (2 + 4)  # not the mean of 2/2 and 8/4
+    assert metrics["ppl/heldout"] == pytest.approx(math.exp(loss))
+    spread = np.std([1.0, 2.0], ddof=1) / math.sqrt(2)
+    assert metrics["ppl/heldout/stderr"] == pytest.approx(math.exp(loss) * spread)
+
+
+def test_accuracy_compares_means_over_an_answers_tokens(tmp_path: Path) -> None:
+    metrics = evaluator(tmp_path, Counting())(Mask(N))
+    hits = [1.0, 1.0, 0.0]  # -1 against -4/2; -4/2 against -3, though -3 > -4; -2 against -1
+    assert metrics["acc/heldout"] == pytest.approx(2 / 3)
+    assert metrics["acc/heldout/stderr"] == pytest.approx(np.std(hits, ddof=1) / math.sqrt(3))
+
+
+def test_a_mask_is_measured_once_even_by_another_evaluator(tmp_path: Path) -> None:
+    forward, other = Counting(), Counting(text=(0.0, 0.0))
+    first = evaluator(tmp_path, forward)
+    metrics = first(Mask(N, (1, 2)))
+    assert len(forward.asked) == 2, "once for the text, once for the items"
+    assert first(Mask(N, (2, 1))) == metrics
+    assert evaluator(tmp_path, other)(Mask(N, (1, 2))) == metrics
+    assert len(forward.asked) == 2
+    assert other.asked == []
+
+
+def test_each_mask_has_its_own_measurement(tmp_path: Path) -> None:
+    forward = Counting()
+    evaluate = evaluator(tmp_path, forward)
+    masks = [Mask(N), Mask(N, (0,)), Mask(N, (0, 1)), Mask(N + 1, (0,))]
+    for mask in masks:
+        evaluate(mask)
+    assert forward.asked == [mask for mask in masks for _ in range(2)]
+    recorded = [json.loads(path.read_text()) for path in tmp_path.iterdir()]
+    assert {Mask.from_json(record["mask"]) for record in recorded} == set(masks)
+    keys = {"ppl/heldout", "ppl/heldout/stderr", "acc/heldout", "acc/heldout/stderr"}
+    assert all(set(record["metrics"]) == keys for record in recorded)
+
+
+def test_digests_name_the_data_of_each_metric() -> None:
+    assert digests(DATA) == {"ppl/heldout": TEXT.sha256, "acc/heldout": ITEMS.sha256}
+
+
+def test_heldout_data_is_as_large_as_it_is_asked_to_be(tokenizer: Any) -> None:
+    data = Heldout(samples=3, length=40, items=7).data(tokenizer)
+    assert (data["ppl/heldout"].kind, data["ppl/heldout"].count, data["ppl/heldout"].length) == (
+        "text",
+        3,
+        40,
+    )
+    assert (data["acc/heldout"].kind, data["acc/heldout"].count) == ("items", 7)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_heldout_data_shares_nothing_with_the_embedded_calibration(tokenizer: Any, seed: int) -> None:
+    data = Heldout(samples=20, length=64, items=100, seed=seed).data(tokenizer)
+    check_disjoint(Text("pydoc", 40, 64, seed).draw(tokenizer), data)
+    check_disjoint(Items("commonsense", 100, seed).draw(tokenizer), data)
+
+
+@pytest.mark.parametrize("kind", ["text", "items"])
+def test_calibration_on_the_evaluation_data_is_refused(tokenizer: Any, kind: str) -> None:
+    data = Heldout(samples=20, length=64, items=100).data(tokenizer)
+    calibration: Samples
+    if kind == "text":
+        calibration = Text("pydoc", 40, 48, 1, part="heldout").draw(tokenizer)
+        metric, shared = "ppl/heldout", "runs of"
+    else:
+        calibration = Items("commonsense", 60, 1, part="heldout").draw(tokenizer)
+        metric, shared = "acc/heldout", f"{calibration.shared(data['acc/heldout'])} items"
+    with pytest.raises(InputError, match=r"Choose other calibration data") as caught:
+        check_disjoint(calibration, data)
+    other = data[metric]
+    for samples in (calibration, other):
+        assert f"({samples.source}, {samples.sha256[:12]})" in str(caught.value)
+    assert f"{metric} (" in str(caught.value)
+    assert shared in str(caught.value)
