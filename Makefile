@@ -1,6 +1,7 @@
 # make demo    the main job on the embedded model          make test    the tests
 # make ui      browse the runs in MLflow                   make check   lint, types, layers
 # make fig1    draw figure 1 again                         make track   rebuild the MLflow store from the files
+# make bench   time the engine against one forward pass per mask
 
 PYTHON ?= python3
 VENV := .venv
@@ -9,7 +10,7 @@ RESULTS ?= results
 STUDY ?= demo
 export MLFLOW_DISABLE_TELEMETRY = true
 
-.PHONY: demo test ui check lint types fig1 track constraints clean
+.PHONY: demo test ui bench check lint types fig1 track constraints clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
@@ -36,6 +37,9 @@ ui: $(VENV)/installed
 
 fig1: $(VENV)/installed
 	@$(BIN)/python -m analysis.fig1_masks --results $(RESULTS) --study $(STUDY)
+
+bench: $(VENV)/installed
+	$(BIN)/python -m benchmarks.run
 
 track: $(VENV)/installed
 	$(BIN)/python -m pruning.track $(RESULTS)

@@ -28,6 +28,7 @@ from pruning import ranks
 from pruning.batches import Batch, make_batches, packed, single
 from pruning.blocks import Entry, apply, enter, find_blocks, head
 from pruning.device import free_memory, peak_memory
+from pruning.ledger import Cost
 from pruning.likelihood import TokenLikelihood
 from pruning.mask import Mask
 
@@ -38,34 +39,14 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 FIRST_CHUNK = 16  # masks; later chunks are as many as take about `Forward.patience` seconds
-MERGE_BELOW = {"cpu": 128, "cuda": 1024}  # tokens in a batch below which branches are run together
+# Branches are run together where one alone would leave the device idle: below so many operations in a block, where
+# starting kernels takes longer than running them, or so few tokens that reading the weights does.
+MERGE_OPERATIONS = {"cpu": 1e8, "cuda": 1e11}
+MERGE_TOKENS = 32
 PACKING_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}  # relative; else 0.05
 
 # A hidden state (B, T, D), and the numbers of the masks that have made the same decisions so far.
 Branch = tuple[Tensor, list[int]]
-
-
-@dataclass
-class Cost:
-    """What forward passes cost. A block forward is one block over all samples.
-
-    `alone` is how many block forwards the same masks would have cost, each evaluated by itself; `tokens` is how
-    many tokens were put through a block, over all blocks.
-    """
-
-    block_forwards: float = 0.0
-    alone: int = 0
-    tokens: int = 0
-    seconds: float = 0.0
-    peak_memory: int = 0
-
-    def add(self, other: Cost) -> None:
-        """Sum up; of two peaks, the higher."""
-        self.block_forwards += other.block_forwards
-        self.alone += other.alone
-        self.tokens += other.tokens
-        self.seconds += other.seconds
-        self.peak_memory = max(self.peak_memory, other.peak_memory)
 
 
 @dataclass
@@ -148,10 +129,12 @@ class Forward:
                 hidden = torch.cat([h for h, _ in group]) if len(group) > 1 else group[0][0]
                 outputs = apply(blocks, index, hidden, entry).tensor_split(len(group))
                 branches += [(h, own) for h, (_, own) in zip(outputs, group, strict=True)]
-                self.cost.tokens += len(group) * batch.ids.numel()
+                self.cost.block_tokens += len(group) * batch.ids.numel()
                 self.cost.block_forwards += len(group) * share
-        for hidden, (number,) in branches:
-            yield number, self._score(batch, hidden)
+        for start in range(0, len(branches), merged):
+            group = branches[start : start + merged]
+            scores = self._score(batch, [hidden for hidden, _ in group])
+            yield from zip((number for _, (number,) in group), scores, strict=True)
 
     def _enter(self, batch: Batch, copies: int, known: dict[int, Entry]) -> Entry:
         if copies not in known:
@@ -159,11 +142,12 @@ class Forward:
             known[copies] = enter(module, **batch.inputs(self.model.device, module.dtype, copies))
         return known[copies]
 
-    def _score(self, batch: Batch, hidden: Tensor) -> np.ndarray[Any, Any]:
-        """Log-likelihoods (n,) of a batch's targets: the head is run on the positions that count, and on no other."""
-        flat = hidden.flatten(0, 1)[batch.places.to(hidden.device)]  # (n, D)
-        found = self._likelihood(partial(head, self.model.module), flat, batch.targets)
-        values: np.ndarray[Any, Any] = found.numpy()
+    def _score(self, batch: Batch, hiddens: Sequence[Tensor]) -> np.ndarray[Any, Any]:
+        """Log-likelihoods (branches, n) of a batch's targets: the head is run where it counts and nowhere else."""
+        places = batch.places.to(hiddens[0].device)
+        flat = torch.cat([hidden.flatten(0, 1)[places] for hidden in hiddens])  # (branches * n, D)
+        found = self._likelihood(partial(head, self.model.module), flat, batch.targets.repeat(len(hiddens)))
+        values: np.ndarray[Any, Any] = found.view(len(hiddens), -1).numpy()
         return values
 
     @cached_property
@@ -180,11 +164,11 @@ class Forward:
 
         Merging reads the weights once for all of them, which also matters where they lie on disk.
         """
-        tokens = batch.ids.numel()
+        tokens, block = batch.ids.numel(), find_blocks(self.model.module).modules[0]
+        operations = 2 * tokens * sum(p.numel() for p in block.parameters())
         offloaded = any(p.device.type == "meta" for p in self.model.module.parameters())
-        if tokens >= MERGE_BELOW.get(self.model.device.type, 128) and not offloaded:
-            return 1
-        return max(1, self.batch_tokens // tokens)
+        small = tokens < MERGE_TOKENS or operations < MERGE_OPERATIONS.get(self.model.device.type, 1e8)
+        return max(1, self.batch_tokens // tokens) if small or offloaded else 1
 
     def _capacity(self, rows: tuple[Row, ...]) -> int:
         """How many masks may be walked at a time: each may need a hidden state of its own, and one more is made."""
@@ -210,8 +194,8 @@ class Forward:
             raise error
 
     def _note(self, masks: Sequence[Mask], seconds: float) -> None:
-        self.cost.alone += sum(len(mask.kept) for mask in masks)
-        self.cost.seconds += seconds
+        self.cost.block_forwards_alone += sum(len(mask.kept) for mask in masks)
+        self.cost.forward_seconds += seconds
         self.cost.peak_memory = max(self.cost.peak_memory, peak_memory(self.model.device))
 
     def _packs(self, rows: tuple[Row, ...]) -> bool:

@@ -27,6 +27,7 @@ from pruning.calibration.sources import existing
 from pruning.cell import FORMAT, Cell, described, digest
 from pruning.errors import BusyError, InputError
 from pruning.evaluate import HIGHEST, Evaluator, check_disjoint, digests, standard_error
+from pruning.ledger import Ledger
 from pruning.mask import Space
 from pruning.progress import Progress
 from pruning.scores import Journal, Store
@@ -137,14 +138,23 @@ def _run(prepared: Prepared) -> dict[str, Any]:
     journal = Journal.open(cell.folder / "trace.jsonl", prepared.space.n_blocks)
     losses = cell.objective.bind(forward, prepared.samples)
     with Progress(cell, cell.algo.evaluations(prepared.space), known=len(journal.scores)) as progress:
-        solution = solve(cell.algo, prepared.space, losses, journal, store, cell.seed, progress.update)
+        ledger = Ledger.open(cell.folder / "cost.json", forward.cost)
+
+        def watch(evaluations: int, best: float) -> None:
+            progress.update(evaluations, best)
+            ledger.save()
+
+        solution = solve(cell.algo, prepared.space, losses, journal, store, cell.seed, watch)
+        cost = ledger.total()
     folder = cell.results / "evaluation" / evaluation_key(prepared, model.info)
     evaluator = Evaluator(cell.evaluation, prepared.data, forward, folder)
     dense, pruned = evaluator(prepared.space.dense), evaluator(solution.score.mask)
     files.write_json(cell.folder / "mask.json", solution.score.mask.to_json())
     result = _result(prepared, model.info, solution, dense, pruned)
+    result["search"] |= asdict(cost)
     result["environment"] = environment(started, str(model.device))
     files.write_json(cell.folder / "result.json", result)
+    ledger.close()
     return result
 
 
@@ -184,6 +194,7 @@ def _result(
             "ratio": score.mask.ratio,
             "evaluations_asked": solution.asked,
             "evaluations_paid": solution.paid,
+            "evaluations_shared": solution.shared,
             "seconds": round(solution.seconds, 3),
         },
         "evaluation": {"dense": dense, "pruned": pruned, "data": digests(prepared.data)},

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pruning import files
+from pruning import files, ranks
 from pruning.errors import DamagedError, ForeignError, LossError
 from pruning.mask import Mask
 
@@ -86,7 +86,8 @@ class Journal:
     def add(self, score: Score) -> None:
         """Append a score; it is on disk, whatever happens to this process, when this returns."""
         if score.mask not in self.scores:
-            files.append_line(self.path, score.to_json())
+            if ranks.is_first():
+                files.append_line(self.path, score.to_json())
             self.scores[score.mask] = score
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from pruning import ranks
 from pruning.algo import Algo
 from pruning.mask import Mask, Space
 from pruning.objective import LossFn
@@ -25,15 +26,17 @@ Watch = Callable[[int, float], None]
 class Solution:
     """What a search ended with.
 
-    `asked` counts the losses that the search asked for, repeats included; `paid` those of them that this
-    cell computed itself, in this run or an earlier one. The dense model's loss, and the final mask's where
-    the search never scored it, are measured for the record and count as neither.
+    `asked` counts the losses that the search asked for, repeats included; `paid` the masks among them that this
+    cell computed itself, in this run or an earlier one; `shared` those that another cell had paid for. The dense
+    model's loss, and the final mask's where the search never scored it, are measured for the record and count as
+    neither.
     """
 
     score: Score
     dense: Score
     asked: int
     paid: int
+    shared: int
     seconds: float
 
 
@@ -46,12 +49,14 @@ class _Ledger:
     store: Store
     watch: Watch
     asked: list[Mask] = field(default_factory=list)
+    best: dict[int, float] = field(default_factory=dict)  # the least new loss, by the number of blocks removed
 
     def scores(self, masks: Sequence[Mask]) -> list[Score]:
         """Scores of a batch of masks, in its order. Only what nobody knows is computed, each mask once."""
-        for mask in masks:
-            if mask not in self.journal.scores and (known := self.store.get(mask)):
-                self._note(known)
+        unknown = [mask for mask in masks if mask not in self.journal.scores]
+        # Files may have grown since another rank looked: all ranks go by what the first one saw.
+        for score in ranks.from_first([known for mask in unknown if (known := self.store.get(mask))]):
+            self._note(score)
         missing = [mask for mask in dict.fromkeys(masks) if mask not in self.journal.scores]
         for score in self.losses(missing) if missing else ():
             self._note(score)
@@ -59,9 +64,9 @@ class _Ledger:
 
     def _note(self, score: Score) -> None:
         self.journal.add(score)
-        scores = self.journal.scores
-        most = max(len(mask.dropped) for mask in scores)
-        self.watch(len(scores), min(s.loss for m, s in scores.items() if len(m.dropped) == most))
+        size = len(score.mask.dropped)
+        self.best[size] = min(score.loss, self.best.get(size, score.loss))
+        self.watch(len(self.journal.scores), self.best[max(self.best)])
 
     def search(self, algo: Algo, space: Space, rng: np.random.Generator) -> Mask:
         """Run the generator to its end and return the mask that it returns."""
@@ -81,14 +86,15 @@ def solve(
 ) -> Solution:
     """Find a mask of `space`. Raises LossError where a loss is NaN or infinite; the journal keeps the rest."""
     started = time.perf_counter()
+    journal.scores = ranks.from_first(journal.scores)
     ledger = _Ledger(losses, journal, store, watch)
     before = sum(score.seconds for score in journal.scores.values())
     dense = ledger.scores([space.dense])[0]
     mask = ledger.search(algo, space, np.random.default_rng(seed))
     score = ledger.scores([mask])[0]
-    paid = sum(journal.scores[m].seconds > 0 for m in dict.fromkeys(ledger.asked))
+    paid = [journal.scores[m].seconds > 0 for m in dict.fromkeys(ledger.asked)]
     seconds = before + time.perf_counter() - started
-    return Solution(score, dense, len(ledger.asked), paid, seconds)
+    return Solution(score, dense, len(ledger.asked), sum(paid), len(paid) - sum(paid), seconds)
 
 
 def best_so_far(scores: Sequence[Score], k: int) -> Iterator[tuple[int, float]]:

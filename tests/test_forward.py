@@ -76,7 +76,7 @@ def test_prefixes_are_computed_once() -> None:
     losses(forward, ROWS["text"], [Mask(N_BLOCKS, (i,)) for i in range(N_BLOCKS)])
     # The path that keeps all so far (5 blocks), and behind each of 6 forks the blocks that follow it.
     assert forward.cost.block_forwards == pytest.approx(5 + sum(range(N_BLOCKS)))
-    assert forward.cost.alone == N_BLOCKS * (N_BLOCKS - 1)
+    assert forward.cost.block_forwards_alone == N_BLOCKS * (N_BLOCKS - 1)
 
 
 def test_a_block_that_no_mask_keeps_is_never_run(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,7 +107,8 @@ def test_branches_are_merged_where_a_batch_is_small_and_only_there(monkeypatch: 
     losses(Forward(language_model(module), batch_tokens=30), rows, masks)
     assert max(widths) == 3, "as many lines of ten tokens as fit into thirty"
     widths.clear()
-    monkeypatch.setitem(pruning.forward.MERGE_BELOW, "cpu", 10)
+    monkeypatch.setitem(pruning.forward.MERGE_OPERATIONS, "cpu", 10)
+    monkeypatch.setattr(pruning.forward, "MERGE_TOKENS", 10)
     losses(Forward(language_model(module), batch_tokens=30), rows, masks)
     assert set(widths) == {1}
 

@@ -173,7 +173,7 @@ INPUT_ERRORS: dict[str, tuple[list[str], str]] = {
         "calibration.samples=9999 are needed",
     ),
     "results": (["paths.results=/proc/nowhere"], "the results folder /proc/nowhere cannot be written"),
-    "algo": (["algo=gredy"], "unknown algo 'gredy'. Did you mean greedy? Available: greedy, one_shot"),
+    "algo": (["algo=gredy"], "unknown algo 'gredy'. Did you mean greedy? Available: beam, greedy, one_shot"),
     "model": (["model=lama3"], "unknown model 'lama3'. Did you mean llama3"),
     "objective": (["objective=magin"], "unknown objective 'magin'. Did you mean margin?"),
     "typo": (["algo.baem=3"], "Key 'baem' not in 'GreedyConf'"),

@@ -1,0 +1,1 @@
+"""Benchmarks: the engine against one forward pass per mask, side by side."""

@@ -1,0 +1,41 @@
+"""The baseline: one masked forward pass for each mask and batch, the way every public tool does it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from pruning.batches import Batch, make_batches, single
+from pruning.blocks import masked
+from pruning.forward import Forward
+from pruning.mask import Mask
+
+if TYPE_CHECKING:
+    from pruning.calibration.samples import Row
+
+
+@dataclass
+class Plain(Forward):
+    """Batches as the engine has them, but nothing shared: all blocks, the whole head, every row by itself."""
+
+    def loglikelihoods(
+        self, rows: Sequence[Row], masks: Iterable[Mask]
+    ) -> Iterator[tuple[Mask, list[float], float]]:
+        """As `Forward.loglikelihoods`."""
+        batches = make_batches(single(rows), self.batch_tokens)
+        for mask in masks:
+            started, sums = time.perf_counter(), torch.zeros(len(rows), dtype=torch.float64)
+            with torch.inference_mode(), masked(self.model.module, mask):
+                for batch in batches:
+                    sums.index_add_(0, batch.rows, self._plain(batch))
+            self.cost.block_forwards += len(mask.kept)
+            yield mask, sums.tolist(), time.perf_counter() - started
+
+    def _plain(self, batch: Batch) -> torch.Tensor:
+        inputs = batch.inputs(self.model.device, self.model.module.dtype)
+        logits = self.model.module(**inputs, use_cache=False).logits.flatten(0, 1)[batch.places]
+        return -torch.nn.functional.cross_entropy(logits.float(), batch.targets, reduction="none").double()

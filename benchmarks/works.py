@@ -1,0 +1,154 @@
+"""What is timed: a model, samples, and the searches that are run on them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import combinations
+
+import numpy as np
+import torch
+
+from pruning import models
+from pruning.algo import Algo, Proposals
+from pruning.algo.beam import Beam
+from pruning.algo.greedy import Greedy
+from pruning.algo.one_shot import OneShot
+from pruning.calibration import sources
+from pruning.calibration.items import Items
+from pruning.calibration.samples import Row, Samples
+from pruning.calibration.text import Text
+from pruning.mask import Space
+from pruning.models import LanguageModel, Model, ModelInfo
+from pruning.objective import Objective
+from pruning.objective.margin import Margin
+from pruning.objective.perplexity import Perplexity
+
+
+@dataclass(frozen=True)
+class Every:
+    """All masks of the space in one batch."""
+
+    def propose(self, space: Space, rng: np.random.Generator) -> Proposals:  # noqa: ARG002
+        """Ask for everything once."""
+        masks = [space.drop(*chosen) for chosen in combinations(space.free(), space.k)]
+        losses = yield masks
+        return masks[int(np.argmin(losses))]
+
+    def evaluations(self, space: Space) -> int:
+        """N choose k."""
+        return space.size
+
+
+@dataclass(frozen=True)
+class Work:
+    """`shared` says whether the searches may use each other's scores; the baseline never does."""
+
+    name: str
+    target: float
+    model: Callable[[], LanguageModel]
+    objective: Objective
+    samples: Callable[[], Samples]
+    searches: Sequence[tuple[Algo, int]]
+    batch_tokens: int = 2048
+    baseline_tokens: int = 2048
+    shared: bool = False
+
+
+SMOLLM2 = Model("smollm2", "packaged", "smollm2")
+
+
+def smollm2() -> LanguageModel:
+    """The embedded model as the program loads it by default."""
+    return models.load(SMOLLM2)
+
+
+def tiny_llama(n_blocks: int) -> LanguageModel:
+    """A random Llama of width 64."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 64, "intermediate_size": 172, "num_attention_heads": 4, "num_key_value_heads": 4}
+    config = LlamaConfig(vocab_size=512, num_hidden_layers=n_blocks, initializer_range=0.2, **sizes)
+    module = LlamaForCausalLM(config).eval()
+    return LanguageModel(module, ModelInfo("tiny", "random", "0", n_blocks, "float32", 0))
+
+
+def text(samples: int, length: int) -> Samples:
+    """Windows of the embedded text."""
+    return Text("pydoc", samples, length, 0).draw(models.tokenizer(SMOLLM2))
+
+
+def four_choice_items(count: int) -> Samples:
+    """The first embedded calibration items that have four choices, in the seed's order."""
+    drawn = Items("commonsense", len(sources.embedded_items()) // 2, 0).draw(models.tokenizer(SMOLLM2))
+    sizes = {item: sum(row.item == item for row in drawn.rows) for item in {row.item for row in drawn.rows}}
+    chosen = [item for item, size in sorted(sizes.items(), key=lambda pair: pair[0] or 0) if size == 4][
+        :count
+    ]
+    rows = tuple(row for row in drawn.rows if row.item in chosen)
+    return Samples("items", "commonsense", rows, 0)
+
+
+def tokens(samples: int, length: int) -> Samples:
+    """Random tokens for the tiny models."""
+    rng = np.random.default_rng(0)
+    rows = tuple(Row(tuple(map(int, rng.integers(3, 512, length))), (1, length)) for _ in range(samples))
+    return Samples("text", "random", rows, 0)
+
+
+PANEL = tuple((algo, k) for k in (3, 6) for algo in (OneShot(), Greedy(), Beam(5)))
+
+WORKS = (
+    Work(
+        "greedy k=6 of 30, SmolLM2, 8 x 128 tokens, perplexity",
+        target=1.7,
+        model=smollm2,
+        objective=Perplexity(),
+        samples=partial(text, 8, 128),
+        searches=[(Greedy(), 6)],
+    ),
+    Work(
+        "greedy k=6, SmolLM2, margin on 32 four-choice items",
+        target=4.0,
+        model=smollm2,
+        objective=Margin(),
+        samples=partial(four_choice_items, 32),
+        searches=[(Greedy(), 6)],
+    ),
+    Work(
+        "greedy k=8 of 32, tiny Llama (hidden 64), batch 1",
+        target=4.0,
+        model=partial(tiny_llama, 32),
+        objective=Perplexity(),
+        samples=partial(tokens, 32, 64),
+        searches=[(Greedy(), 8)],
+        baseline_tokens=64,
+    ),
+    Work(
+        "all 435 pairs of 30, SmolLM2",
+        target=2.5,
+        model=smollm2,
+        objective=Perplexity(),
+        samples=partial(text, 4, 128),
+        searches=[(Every(), 2)],
+    ),
+    Work(
+        "all C(28,3) masks, tiny Llama",
+        target=6.0,
+        model=partial(tiny_llama, 28),
+        objective=Perplexity(),
+        samples=partial(tokens, 2, 64),
+        searches=[(Every(), 3)],
+    ),
+    Work(
+        "one_shot + greedy + beam at k=3 and k=6 with the score store, SmolLM2",
+        target=3.0,
+        model=smollm2,
+        objective=Perplexity(),
+        samples=partial(text, 4, 128),
+        searches=PANEL,
+        shared=True,
+    ),
+)
