@@ -37,7 +37,12 @@ def draw(frame: pd.DataFrame, title: str) -> Figure:
         for j, k in enumerate(columns):
             cells = done[(done["model"] == model) & (done["objective"] == objective) & (done["k"] == k)]
             colour = COLOURS[objectives.index(objective) % len(COLOURS)]
-            _panel(grid[i, j], cells, colour, f"{model} · {objective} · {int(k)} blocks removed")
+            _panel(
+                grid[i, j],
+                cells,
+                colour,
+                f"{model} · {objective} · {int(k)} block{'s' if k > 1 else ''} removed",
+            )
     figure.supxlabel(_dense(done), fontsize=8, color="0.35")
     return figure
 

@@ -13,7 +13,7 @@ from typing import Any
 from pruning import files
 from pruning.algo import Algo
 from pruning.calibration import Calibration
-from pruning.errors import ForeignError
+from pruning.errors import DamagedError, ForeignError, InputError
 from pruning.evaluate import Heldout
 from pruning.models import Model
 from pruning.objective import Objective
@@ -31,15 +31,22 @@ class Protect:
 
 @dataclass
 class ForwardSettings:
-    """How forward passes are run; it does not change what they compute.
+    """How forward passes are run; of what they compute, it changes the rounding at most.
 
     `batch_tokens` is how many tokens a block is given at once, `memory` how many bytes of hidden states may be
-    kept (None: a quarter of what is free), `patience` about how many seconds of work a kill may cost.
+    kept (None: a quarter of what is free), `patience` about how many seconds of work a kill may cost, `merge`
+    whether several masks may be run as one batch (None: where a loss does not depend on it).
     """
 
     batch_tokens: int = 2048
     memory: int | None = None
     patience: float = 20.0
+    merge: bool | None = None
+
+    def check(self) -> None:
+        """Raise InputError for a number that makes no sense. OmegaConf builds this without calling __init__."""
+        if self.batch_tokens < 1 or self.patience <= 0 or (self.memory is not None and self.memory < 1):
+            raise InputError(f"forward.batch_tokens, memory and patience must be above 0, not {self}.")
 
 
 @dataclass(frozen=True)
@@ -79,7 +86,7 @@ class Cell:
         Left out: where results and caches lie, trackers, launchers, batch sizes, device maps, the name of
         the study, and the evaluation, which can be repeated on a finished mask.
         """
-        size = f"k{self.k}" if self.k is not None else f"r{self.ratio:g}"
+        size = f"k{self.k}" if self.ratio is None else f"r{self.ratio:g}"
         names = (self.model.name, self.choices.objective, self.choices.algo, size, f"s{self.seed}")
         return f"{'-'.join(names)}-{digest(self.identity())}"
 
@@ -111,6 +118,8 @@ class Cell:
         if not path.exists():
             return None
         result: dict[str, Any] = files.read_json(path)
+        if not isinstance(result, dict) or not {"cell", "status", "config"} <= result.keys():
+            raise DamagedError(f"{path} is damaged (it is no result): move it away and run again.")
         other = "cell" if result.get("cell") != self.key else _difference(result["config"], self.config)
         if other:
             raise ForeignError(

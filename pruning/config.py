@@ -10,6 +10,7 @@ import dataclasses
 import importlib
 import inspect
 import pkgutil
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -18,7 +19,7 @@ from typing import Any, get_type_hints
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, QuotedString
-from hydra.errors import InstantiationException
+from hydra.errors import HydraException, InstantiationException
 from hydra.utils import instantiate
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
@@ -29,7 +30,7 @@ import pruning.objective
 import pruning.track
 from pruning import evaluate, models
 from pruning.cell import Cell, Choices, ForwardSettings, Protect
-from pruning.errors import InputError, PruningError, unknown
+from pruning.errors import InputError, PruningError, first_line, unknown
 
 CONF = Path(__file__).parent.parent / "conf"
 GROUPS = ("model", "objective", "calibration", "algo", "eval", "tracker", "experiment")
@@ -116,7 +117,11 @@ def check_choices(arguments: Sequence[str]) -> None:
         return  # other folders may hold more options: Hydra itself checks them
     overrides = [a for a in arguments if "=" in a and not a.startswith("-")]
     errors: list[PruningError] = []
-    for override in OverridesParser.create().parse_overrides(overrides):
+    try:
+        parsed = OverridesParser.create().parse_overrides(overrides)
+    except HydraException:
+        return  # Hydra says it itself, with the place
+    for override in parsed:
         value = override.value()
         names = value.list if isinstance(value, ChoiceSweep) else [value]
         for name in names if override.key_or_group in GROUPS else ():
@@ -145,8 +150,9 @@ def cell_of(config: DictConfig, choices: Mapping[str, Any]) -> Cell:
     except InstantiationException as error:
         if isinstance(cause := error.__cause__, PruningError):  # what a constructor raised
             raise cause from None
-        raise
+        raise InputError(first_line(error)) from error
     assert isinstance(plain, dict)
+    _check_top(plain)
     return Cell(
         choices=named,
         model=built["model"],
@@ -165,6 +171,20 @@ def cell_of(config: DictConfig, choices: Mapping[str, Any]) -> Cell:
         share=config.scores.share,
         config={str(key): value for key, value in plain.items()},
     )
+
+
+def _check_top(plain: dict[Any, Any]) -> None:
+    """Raise InputError for what the types of the top level let through."""
+    known = [item.name for item in dataclasses.fields(Config)]
+    for name in plain.keys() - known:
+        raise unknown("setting", str(name), known)
+    if not re.fullmatch(r"[\w.+-]+", plain["study"]) or set(plain["study"]) <= {"."}:
+        raise InputError(f"study={plain['study']!r} names a file: use letters, digits, '.', '_', '-'.")
+    if plain["seed"] < 0:
+        raise InputError(f"seed={plain['seed']} is negative: choose a number from 0 on.")
+    if not plain["paths"]["results"]:
+        raise InputError("paths.results is empty: give a folder.")
+    ForwardSettings(**plain["forward"]).check()
 
 
 def _unless(value: Any, other: Any) -> Any:

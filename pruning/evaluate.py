@@ -39,7 +39,7 @@ class Heldout:
 
     samples: int = 16
     length: int = 256
-    items: int = 120
+    items: int = 200
     seed: int = 0
 
     def data(self, tokenizer: Any) -> dict[str, Samples]:

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-FIRST_CHUNK = 16  # masks; later chunks are as many as take about `Forward.patience` seconds
+FIRST_CHUNK = 4  # masks; later chunks are as many as take about `Forward.patience` seconds
 # Branches are run together where one alone would leave the device idle: below so many operations in a block, where
 # starting kernels takes longer than running them, or so few tokens that reading the weights does.
 MERGE_OPERATIONS = {"cpu": 1e8, "cuda": 1e11}
@@ -62,7 +62,9 @@ class Forward:
     batch_tokens: int = 2048
     memory: int | None = None
     patience: float = 20.0
+    merge: bool | None = None
     cost: Cost = field(default_factory=Cost)
+    _size: int = FIRST_CHUNK
     _batches: dict[tuple[Row, ...], list[Batch]] = field(default_factory=dict)
 
     def loglikelihoods(
@@ -73,11 +75,10 @@ class Forward:
         With several ranks, each runs its own batches and all get the sums.
         """
         rows = tuple(rows)
-        # In this order, masks that share much stand together.
-        todo = sorted(masks, key=lambda mask: [i in mask.dropped for i in range(mask.n_blocks)])
-        size = FIRST_CHUNK
+        # In this order, masks that share much stand together, and those that part early come first.
+        todo = sorted(masks, key=lambda mask: [i not in mask.dropped for i in range(mask.n_blocks)])
         while todo:
-            size = min(size, self._capacity(rows))
+            size = min(self._size, self._capacity(rows))
             chunk, started = todo[:size], time.perf_counter()
             try:
                 sums = self._chunk(rows, chunk)
@@ -88,7 +89,7 @@ class Forward:
             self._note(chunk, seconds)
             for mask, values in zip(chunk, sums, strict=True):
                 yield mask, values.tolist(), seconds / len(chunk)
-            size = max(FIRST_CHUNK, round(self.patience * len(chunk) / seconds))
+            self._size = max(1, round(self.patience * len(chunk) / max(seconds, 1e-9)))
 
     def batches(self, rows: tuple[Row, ...]) -> list[Batch]:
         """The batches of some rows, made once; choices are packed where this model gives the same for it."""
@@ -167,6 +168,11 @@ class Forward:
         tokens, block = batch.ids.numel(), find_blocks(self.model.module).modules[0]
         operations = 2 * tokens * sum(p.numel() for p in block.parameters())
         offloaded = any(p.device.type == "meta" for p in self.model.module.parameters())
+        # In half precision a product's last bit depends on how many rows it has, so a loss would depend on which
+        # masks it is asked with, and a search that was interrupted could end elsewhere.
+        exact = self.model.module.dtype in (torch.float32, torch.float64)
+        if self.merge is False or (self.merge is None and not exact and not offloaded):
+            return 1
         small = tokens < MERGE_TOKENS or operations < MERGE_OPERATIONS.get(self.model.device.type, 1e8)
         return max(1, self.batch_tokens // tokens) if small or offloaded else 1
 

@@ -134,7 +134,9 @@ def count(n_blocks: int, ratio: float | None, k: int | None) -> int:
 
 def space(n_blocks: int, ratio: float | None, k: int | None, first: int = 0, last: int = 0) -> Space:
     """The space of a configuration: `first` and `last` blocks protected at the ends of the model."""
-    if first < 0 or last < 0 or first + last >= n_blocks:
+    if first < 0 or last < 0:
+        raise InputError(f"protect.first={first} and protect.last={last}: neither may be negative.")
+    if first + last >= n_blocks:
         raise InputError(
             f"protect.first={first} and protect.last={last} leave no block of {n_blocks}: "
             "choose two numbers from 0 that add up to less."

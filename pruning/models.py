@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import re
 from dataclasses import asdict, dataclass
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SOURCES = ("hub", "local", "packaged")
+ATTENTIONS = ("sdpa", "eager", "flash_attention_2", "flex_attention")
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 FINGERPRINTED = 1 << 20  # bytes read at each end of a weight file
 
@@ -48,6 +48,8 @@ class Model:
             raise InputError(f"model.name={self.name!r} names folders: use letters, digits, '.', '_', '-'.")
         if self.dtype not in DTYPES:
             raise unknown("model.dtype", self.dtype, DTYPES)
+        if self.attention not in ATTENTIONS:
+            raise unknown("model.attention", self.attention, ATTENTIONS)
 
     def identity(self) -> dict[str, Any]:
         """What makes two loaded models the same: the weights, their precision, the attention kernel.
@@ -89,9 +91,21 @@ class LanguageModel:
         return input_device(self.module)
 
 
-@lru_cache(maxsize=1)  # one large model at a time; the cells of a process share it
+_loaded: dict[Model, LanguageModel] = {}
+
+
 def load(settings: Model) -> LanguageModel:
-    """Load the weights. Raises UnreachableError or InputError in one sentence, UnskippableError as such."""
+    """The model, loaded once for all cells that follow one another with it; the one before is let go first.
+
+    Raises UnreachableError or InputError in one sentence, UnskippableError as `find_blocks` does.
+    """
+    if settings not in _loaded:
+        _loaded.clear()
+        _loaded[settings] = _load(settings)
+    return _loaded[settings]
+
+
+def _load(settings: Model) -> LanguageModel:
     import torch
     import transformers
 
@@ -102,8 +116,14 @@ def load(settings: Model) -> LanguageModel:
     if "gguf_file" not in options:
         options["use_safetensors"] = True
     log.info("loading %s (%s) from %s", settings.name, settings.dtype, where)
+    options["output_loading_info"] = True
     with quiet():
-        module = _from_pretrained(transformers.AutoModelForCausalLM, settings, where, options)
+        module, found = _from_pretrained(transformers.AutoModelForCausalLM, settings, where, options)
+    if lacking := sorted(map(str, [*found["missing_keys"], *found["mismatched_keys"]])):
+        # transformers fills these with random numbers and goes on.
+        raise InputError(
+            f"model {settings.name} ({where}) lacks {len(lacking)} weights, {lacking[0]} for one."
+        )
     module = module.eval()
     from pruning.blocks import find_blocks
 
@@ -167,9 +187,19 @@ def _directory(path: str) -> Path:
     folder = Path(path).expanduser().resolve()
     if not folder.is_dir():
         raise InputError(f"model.path={path}: there is no such directory.")
+    if not any(folder.glob("*.safetensors")) and not any(folder.glob("*.gguf")):
+        raise InputError(f"model.path={path}: no weights there; only .safetensors and .gguf files are read.")
     if not (folder / "config.json").exists() and not any(folder.glob("*.gguf")):
         raise InputError(f"model.path={path}: no config.json there, so no model saved by save_pretrained.")
     return folder
+
+
+def _only_gguf(folder: Path) -> str:
+    """The GGUF file of a directory that holds nothing else to load."""
+    files = sorted(path.name for path in folder.glob("*.gguf"))
+    if len(files) > 1:
+        raise InputError(f"{folder} holds {len(files)} GGUF files: choose one, model.gguf_file={files[0]}.")
+    return files[0]
 
 
 def _locate(settings: Model) -> tuple[str, dict[str, Any]]:
@@ -182,7 +212,10 @@ def _locate(settings: Model) -> tuple[str, dict[str, Any]]:
 
         return str(fetch(settings.path)), options
     if settings.source == "local":
-        return str(_directory(settings.path)), options
+        folder = _directory(settings.path)
+        if not settings.gguf_file and not (folder / "config.json").exists():
+            options["gguf_file"] = _only_gguf(folder)
+        return str(folder), options
     return settings.path, options | {"revision": settings.revision}
 
 
@@ -200,7 +233,9 @@ def _revision(settings: Model, module: Any) -> str:
 def _from_pretrained(kind: Any, settings: Model, where: str, options: dict[str, Any]) -> Any:
     try:
         return kind.from_pretrained(where, **options)
-    except (OSError, ValueError, json.JSONDecodeError) as error:
+    except Exception as error:
+        if not isinstance(error, (OSError, ValueError)) and type(error).__name__ != "SafetensorError":
+            raise
         first = first_line(error)
         if settings.source == "hub":
             raise UnreachableError(

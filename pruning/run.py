@@ -25,7 +25,7 @@ from pruning.calibration import Calibration
 from pruning.calibration.samples import Samples
 from pruning.calibration.sources import existing
 from pruning.cell import FORMAT, Cell, described, digest
-from pruning.errors import BusyError, InputError
+from pruning.errors import BusyError, InputError, PruningError
 from pruning.evaluate import HIGHEST, Evaluator, check_disjoint, digests, standard_error
 from pruning.ledger import Ledger
 from pruning.mask import Space
@@ -101,7 +101,10 @@ def run(prepared: Prepared) -> dict[str, Any]:
 
 
 def record_failure(cell: Cell, error: BaseException) -> dict[str, Any]:
-    """Write the result of a cell that failed; the next run of the same command tries it again."""
+    """Write the result of a cell that failed; the next run of the same command tries it again.
+
+    What an earlier run had finished stays: then the failure is only logged and returned.
+    """
     log_path = cell.folder / "launch.log"
     cell.folder.mkdir(parents=True, exist_ok=True)
     with log_path.open("a", encoding="utf-8") as stream:
@@ -113,8 +116,16 @@ def record_failure(cell: Cell, error: BaseException) -> dict[str, Any]:
         "config": cell.config,
         "environment": environment(_now(), None),
     }
-    files.write_json(cell.folder / "result.json", result)
+    if not _finished(cell):
+        files.write_json(cell.folder / "result.json", result)
     return result
+
+
+def _finished(cell: Cell) -> bool:
+    try:
+        return (cell.result() or {}).get("status") == "done"
+    except PruningError:
+        return True  # a file that is not this cell's is not overwritten either
 
 
 def missing(prepared: Prepared, result: Mapping[str, Any]) -> bool:
@@ -131,7 +142,7 @@ def _run(prepared: Prepared) -> dict[str, Any]:
     prepared.samples.save(cell.results / "calibration")
     model = models.load(cell.model)
     settings = cell.forward
-    forward = Forward(model, settings.batch_tokens, settings.memory, settings.patience)
+    forward = Forward(model, settings.batch_tokens, settings.memory, settings.patience, settings.merge)
     key = score_key(prepared, model.info)
     store = Store(cell.results, key, cell.key, prepared.space.n_blocks, cell.share)
     store.claim()
@@ -237,9 +248,12 @@ def _installed(name: str) -> bool:
 @lru_cache(maxsize=1)
 def _commit() -> str | None:
     """The commit of the code, with a mark if it was changed since; None outside a checkout."""
+    root = Path(__file__).parent.parent
+    if not (root / ".git").exists():
+        return None
     command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     try:
-        done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     except OSError:
         return None
     return done.stdout.strip() or None

@@ -37,6 +37,8 @@ class Score:
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.loss):
+            if not self.mask.dropped:
+                raise LossError(f"the loss of the whole model is {self.loss}: try model.dtype=float32.")
             raise LossError(
                 f"the loss is {self.loss} with blocks {list(self.mask.dropped)} removed: "
                 "protect those blocks (protect.first, protect.last), or try model.dtype=float32."

@@ -49,7 +49,9 @@ class _Ledger:
     store: Store
     watch: Watch
     asked: list[Mask] = field(default_factory=list)
-    best: dict[int, float] = field(default_factory=dict)  # the least new loss, by the number of blocks removed
+    best: dict[int, float] = field(
+        default_factory=dict
+    )  # the least new loss, by the number of blocks removed
 
     def scores(self, masks: Sequence[Mask]) -> list[Score]:
         """Scores of a batch of masks, in its order. Only what nobody knows is computed, each mask once."""

@@ -8,7 +8,6 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any, TypeAlias
 
 from pruning import files, table
@@ -27,7 +26,6 @@ class Outcome:
 
     done: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     failed: dict[str, Mapping[str, Any]] = field(default_factory=dict)
-    fresh: list[str] = field(default_factory=list)
 
     @property
     def status(self) -> int:
@@ -75,8 +73,22 @@ def _cells(configs: Sequence[Composed]) -> list[Cell]:
     """Distinct cells, in order."""
     from pruning.config import cell_of
 
-    cells = _collect([partial(cell_of, *config) for config in configs])
-    return list({cell.key: cell for cell in cells}.values())
+    cells: list[Cell] = _collect([partial(cell_of, *config) for config in configs])
+    if not cells:
+        raise InputError("no cell is asked for: one of the values that were to be swept over is empty.")
+    distinct: dict[str, Cell] = {}
+    for cell in cells:
+        same = distinct.setdefault(cell.key, cell)
+        if other := [name for name in cell.config if cell.config[name] != same.config[name]]:
+            raise InputError(
+                f"two cells differ in {', '.join(other)} only, which makes no other cell: {cell.key}. "
+                "Give each value in a command of its own."
+            )
+    if len({cell.results for cell in cells}) > 1:
+        raise InputError("paths.results differs between cells: give each folder in a command of its own.")
+    # Cells of one model stand together, so that it is loaded once.
+    order = {model: number for number, model in enumerate(dict.fromkeys(cell.model for cell in cells))}
+    return sorted(distinct.values(), key=lambda cell: order[cell.model])
 
 
 def _check(cell: Cell) -> None:
@@ -122,7 +134,6 @@ def _run(cells: Sequence[Cell], outcome: Outcome) -> None:
         log.info("cell %d of %d: %s", number, len(prepared), ready.cell.key)
         try:
             outcome.done[ready.cell.key] = run(ready)
-            outcome.fresh.append(ready.cell.key)
         except BusyError as error:
             outcome.failed[ready.cell.key] = _busy(ready.cell, error)
         except Exception as error:
@@ -167,8 +178,8 @@ def _start_tracker(cells: Sequence[Cell]) -> None:
 
 
 def _track(cells: Sequence[Cell], outcome: Outcome) -> None:
-    folders = [cell.folder for cell in cells if cell.key in (*outcome.fresh, *outcome.failed)]
-    if folders:
+    folders = [cell.folder for cell in cells if (cell.folder / "result.json").exists()]
+    if folders and outcome.done:
         _guarded("record", lambda: cells[0].tracker.record(cells[0].results, folders))
 
 
@@ -199,7 +210,7 @@ def _sum_up(cells: Sequence[Cell], outcome: Outcome) -> None:
 
 
 def _say_how_to_go_on(cells: Sequence[Cell], outcome: Outcome) -> None:
-    command = shlex.join([Path(sys.executable).name, *sys.argv])
+    command = shlex.join([sys.executable, *sys.argv])
     _print(
         f"\nInterrupted: {len(outcome.done)} of {len(cells)} cells are done, and every loss computed so far is kept "
         f"in {cells[0].results}.\nTo go on from here, run the same command again:\n    {command}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import shutil
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from rich import box
@@ -17,7 +17,10 @@ COLUMNS = ("cell", "blocks dropped", "loss", "held-out perplexity", "held-out ac
 
 def results(found: Iterable[Mapping[str, Any]]) -> str:
     """The table of finished cells; dense -> pruned where both are measured."""
-    return _render(COLUMNS, [_row(result) for result in found], right=("asked", "paid", "s"))
+    rows = list(found)
+    return _render(
+        COLUMNS, [_row(result, _telling(result, rows)) for result in rows], right=("asked", "paid", "s")
+    )
 
 
 def failures(found: Iterable[Mapping[str, Any]]) -> str:
@@ -26,13 +29,30 @@ def failures(found: Iterable[Mapping[str, Any]]) -> str:
     return _render(("failed cell", "error", "message", "log"), rows, wrap=True)
 
 
-def _row(result: Mapping[str, Any]) -> tuple[str, ...]:
+def _telling(result: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
+    """Settings beside objective, algorithm and size, where the rows of a table differ in them."""
+    settings = [dict(_settings(row)) for row in rows]
+    own = dict(_settings(result))
+    differing = [name for name in own if any(s.get(name, own[name]) != own[name] for s in settings)]
+    return "".join(f" {name.rpartition(' ')[2]}={own[name]}" for name in differing)
+
+
+def _settings(result: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    config, calibration = result["config"], result["calibration"]
+    yield "seed", config["seed"]
+    yield from ((name, config["model"][name]) for name in ("dtype", "attention"))
+    yield from (("first", config["protect"]["first"]), ("last", config["protect"]["last"]))
+    for name in ("source", "samples", "length"):  # objectives differ in these anyway
+        yield f"{calibration['objective']} {name}", calibration[name]
+
+
+def _row(result: Mapping[str, Any], telling: str) -> tuple[str, ...]:
     calibration, search = result["calibration"], result["search"]
     dense, pruned = result["evaluation"]["dense"], result["evaluation"]["pruned"]
     ratio, k = result["config"]["ratio"], search["k"]
     name = f"{result['model']['name']} {calibration['objective']} {search['algo']} "
     return (
-        name + (f"k={k}" if ratio is None else f"{ratio:g}"),
+        name + (f"k={k}" if ratio is None else f"{ratio:g}") + telling,
         " ".join(map(str, result["mask"]["dropped"])),
         f"{calibration['dense_loss']:.3f} -> {calibration['loss']:.3f}",
         f"{dense['ppl/heldout']:.2f} -> {pruned['ppl/heldout']:.2f}",

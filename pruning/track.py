@@ -75,9 +75,12 @@ class MLflow:
         with FileLock(results / "mlflow.lock"):
             client = MlflowClient(tracking_uri=self.uri or f"sqlite:///{results / 'mlflow.db'}")
             found = client.get_experiment_by_name(self.experiment)
-            if found is not None:
-                return client, found.experiment_id
             location = None if self.uri else (results / "mlflow-artifacts").as_uri()
+            if found is not None and location in (None, found.artifact_location):
+                return client, found.experiment_id
+            if found is not None:  # the folder was moved, and MLflow holds absolute paths: begin a new view
+                client.rename_experiment(found.experiment_id, f"{self.experiment} {found.artifact_location}")
+                client.delete_experiment(found.experiment_id)
             return client, client.create_experiment(self.experiment, artifact_location=location)
 
 
@@ -86,8 +89,9 @@ def _record(client: Any, experiment: str, folder: Path) -> None:
     from mlflow.entities import Metric, Param, RunTag
 
     path = folder / "result.json"
-    version = hashlib.sha256(path.read_bytes()).hexdigest()
     result = files.read_json(path)
+    studies = _studies(folder)
+    version = hashlib.sha256(path.read_bytes() + " ".join(studies).encode()).hexdigest()
     same = client.search_runs([experiment], f"tags.cell = '{result['cell']}'")
     if any(run.data.tags.get("result_sha256") == version for run in same):
         return
@@ -95,7 +99,7 @@ def _record(client: Any, experiment: str, folder: Path) -> None:
         client.delete_run(run.info.run_id)
     times = {name: _milliseconds(result["environment"][name]) for name in ("started", "ended")}
     run = client.create_run(experiment, start_time=times["started"], run_name=result["cell"])
-    tags = [RunTag(name, str(value)) for name, value in _tags(result, version)]
+    tags = [RunTag(name, str(value)) for name, value in _tags(result, version, studies)]
     params = [Param(name, str(value)[:6000]) for name, value in _flat(result["config"])]
     metrics = [Metric(name, value, times["ended"], step) for name, value, step in _metrics(result, folder)]
     client.log_batch(run.info.run_id, params=params, tags=tags)
@@ -106,9 +110,13 @@ def _record(client: Any, experiment: str, folder: Path) -> None:
     client.set_terminated(run.info.run_id, "FINISHED" if done else "FAILED", times["ended"])
 
 
-def _tags(result: Mapping[str, Any], version: str) -> Iterator[tuple[str, Any]]:
+def _tags(result: Mapping[str, Any], version: str, studies: Sequence[str]) -> Iterator[tuple[str, Any]]:
     config = result["config"]
-    yield from (("cell", result["cell"]), ("sweep", config["study"]), ("result_sha256", version))
+    yield from (
+        ("cell", result["cell"]),
+        ("sweep", ", ".join(studies) or config["study"]),
+        ("result_sha256", version),
+    )
     yield from (("model", config["model"]["name"]), ("seed", config["seed"]))
     if result["status"] == "done":
         yield from (("objective", result["calibration"]["objective"]), ("algo", result["search"]["algo"]))
@@ -116,6 +124,12 @@ def _tags(result: Mapping[str, Any], version: str) -> Iterator[tuple[str, Any]]:
     else:
         yield "error", result["error"]["message"]
     yield "git_commit", result["environment"]["commit"]
+
+
+def _studies(folder: Path) -> list[str]:
+    """The studies that ask for a cell."""
+    listed = sorted((folder.parent / "studies").glob("*.json"))
+    return [path.stem for path in listed if folder.name in files.read_json(path)["cells"]]
 
 
 def _metrics(result: Mapping[str, Any], folder: Path) -> Iterator[tuple[str, float, int]]:

@@ -155,7 +155,11 @@ def test_a_malformed_line_of_text_is_named_by_its_number(tmp_path: Path, bad: An
         ([], "a text 'question' is needed"),
         (GOOD | {"choices": ["a"]}, "'choices' must list at least two texts"),
         (GOOD | {"choices": "ab"}, "'choices' must list at least two texts"),
-        (GOOD | {"choices": ["a", ""]}, "'choices' must list at least two texts"),
+        (
+            GOOD | {"choices": ["a", ""]},
+            "'choices' must be different from each other, and none of them empty",
+        ),
+        (GOOD | {"choices": ["a", "a "]}, "'choices' must be different from each other"),
         (GOOD | {"answer": 2}, "no right answer: .* from 0 to 1, not 2"),
         (GOOD | {"answer": -1}, "no right answer: .* from 0 to 1, not -1"),
         (GOOD | {"answer": "A cork"}, "no right answer: .* not 'A cork'"),

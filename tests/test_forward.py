@@ -72,11 +72,27 @@ MODULES: dict[str, Any] = {}
 
 
 def test_prefixes_are_computed_once() -> None:
-    forward = Forward(language_model(build("llama")), batch_tokens=4000)
+    forward = Forward(language_model(build("llama")), batch_tokens=4000, _size=N_BLOCKS)
     losses(forward, ROWS["text"], [Mask(N_BLOCKS, (i,)) for i in range(N_BLOCKS)])
     # The path that keeps all so far (5 blocks), and behind each of 6 forks the blocks that follow it.
     assert forward.cost.block_forwards == pytest.approx(5 + sum(range(N_BLOCKS)))
     assert forward.cost.block_forwards_alone == N_BLOCKS * (N_BLOCKS - 1)
+
+
+def test_a_kill_costs_one_mask_where_a_mask_takes_longer_than_the_patience() -> None:
+    forward = Forward(language_model(build("llama")), patience=1e-6)
+    masks = [Mask(N_BLOCKS, (i,)) for i in range(N_BLOCKS)]
+    evaluations = forward.loglikelihoods(ROWS["text"], masks)
+    for _ in range(5):
+        next(evaluations)
+    assert forward.cost.block_forwards_alone == 5 * (N_BLOCKS - 1), "more was computed than was handed out"
+
+
+def test_branches_are_merged_in_half_precision_only_on_request() -> None:
+    module, rows = build("llama").bfloat16(), (Row(tuple(range(3, 13)), (1, 10)),)
+    default, merging = Forward(language_model(module)), Forward(language_model(module), merge=True)
+    assert default._merged(default.batches(rows)[0]) == 1
+    assert merging._merged(merging.batches(rows)[0]) > 1
 
 
 def test_a_block_that_no_mask_keeps_is_never_run(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -172,6 +173,12 @@ INPUT_ERRORS: dict[str, tuple[list[str], str]] = {
         ["objective=margin", "calibration.samples=9999"],
         "calibration.samples=9999 are needed",
     ),
+    "seed": (["seed=-1"], "seed=-1 is negative: choose a number from 0 on"),
+    "neither": (["ratio=null"], "give either ratio or k, not both: neither is given"),
+    "study": (["study=../../evil"], "study='../../evil' names a file"),
+    "unknown setting": (["+foo=3"], "unknown setting 'foo'"),
+    "batch": (["forward.batch_tokens=0"], "forward.batch_tokens, memory and patience must be above 0"),
+    "attention": (["model.attention=speedy"], "unknown model.attention 'speedy'"),
     "results": (["paths.results=/proc/nowhere"], "the results folder /proc/nowhere cannot be written"),
     "algo": (["algo=gredy"], "unknown algo 'gredy'. Did you mean greedy? Available: beam, greedy, one_shot"),
     "model": (["model=lama3"], "unknown model 'lama3'. Did you mean llama3"),
@@ -190,6 +197,68 @@ def test_bad_input_is_named_before_anything_is_computed(launch: Command, case: s
     assert ended.status in (1, 2)
     assert "Traceback" not in ended.err
     assert ended.all() == []
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["eval.seed=0,1"], "two cells differ in eval only, which makes no other cell"),
+        (["paths.results=a,b"], "two cells differ in paths only"),
+        (["model=glob(zz*)"], "no cell is asked for"),
+    ],
+)
+def test_a_sweep_that_would_lose_a_cell_is_refused(launch: Command, words: list[str], message: str) -> None:
+    ended = launch("-m", "k=1", *words)
+    assert message in ended.err
+    assert ended.all() == []
+
+
+@pytest.mark.parametrize(
+    ("break_it", "message"),
+    [
+        (lambda path: path.unlink(), "no weights there; only .safetensors and .gguf files are read"),
+        (lambda path: path.write_bytes(path.read_bytes()[:500]), "cannot be loaded"),
+        (lambda path: drop_weights(path, "layers.4."), "lacks 9 weights, model.layers.4."),
+    ],
+    ids=["missing", "truncated", "incomplete"],
+)
+def test_a_model_without_all_its_weights_is_refused(
+    launch: Command, model_folder: Path, tmp_path: Path, break_it: Any, message: str
+) -> None:
+    copy = shutil.copytree(model_folder, tmp_path / "broken")
+    break_it(copy / "model.safetensors")
+    ended = launch("k=1", f"model.path={copy}")
+    assert ended.status != 0
+    assert message in ended.err + ended.out
+    assert all(result["status"] == "failed" for result in ended.all())
+
+
+def drop_weights(path: Path, part: str) -> None:
+    from safetensors.torch import load_file, save_file
+
+    save_file({n: t for n, t in load_file(path).items() if part not in n}, path, metadata={"format": "pt"})
+
+
+def test_a_failed_second_evaluation_does_not_touch_a_finished_result(
+    launch: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = launch("k=1").result()
+
+    def broken(*_: Any) -> Any:
+        raise RuntimeError("no such luck")
+
+    monkeypatch.setattr("pruning.evaluate.Heldout.measure", broken)
+    ended = launch("k=1", "eval.items=9")
+    assert ended.status == 1
+    assert "no such luck" in ended.out
+    assert ended.result() == before
+
+
+def test_a_model_is_loaded_once_for_all_its_cells(launch: Command) -> None:
+    ended = launch("-m", "algo=one_shot,greedy", "model.attention=eager,sdpa", "k=1")
+    assert ended.status == 0, ended.err
+    assert ended.err.count("loading tiny") == 2
+    assert "attention=eager" in ended.out
 
 
 def test_all_mistakes_of_a_grid_are_reported_at_once(launch: Command) -> None:
@@ -270,9 +339,7 @@ def test_an_infinite_loss_names_the_blocks(launch: Command, monkeypatch: pytest.
     monkeypatch.setattr(TokenLikelihood, "_piece", lambda *a: honest(*a) * math.inf)
     ended = launch("k=1")
     assert ended.result()["error"]["type"] == "LossError"
-    assert (
-        "the loss is inf with blocks [] removed" in ended.out.replace("\n", " ") or "blocks []" in ended.out
-    )
+    assert "the loss of the whole model is inf: try model.dtype=float32" in ended.out
 
 
 def test_an_unreachable_model_fails_its_own_cells_only(launch: Command, model_folder: Path) -> None:
@@ -373,6 +440,7 @@ def test_help_and_composition_are_fast_because_nothing_heavy_is_imported(tmp_pat
 def test_mlflow_mirrors_the_files_and_can_be_rebuilt(
     launch: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    launch("algo=greedy", "k=2", "study=test")  # what was not recorded when it was run is recorded later
     ended = launch("-m", "algo=one_shot,greedy", "k=2", "study=test", tracker="mlflow")
     assert ended.status == 0, ended.err
     runs = mlflow_runs(ended)
@@ -385,7 +453,8 @@ def test_mlflow_mirrors_the_files_and_can_be_rebuilt(
         assert run.data.metrics["pruned/ppl/heldout"] == pytest.approx(
             result["evaluation"]["pruned"]["ppl/heldout"]
         )
-    (ended.results / "mlflow.db").unlink()
+    moved = ended.results.rename(ended.results.with_name("moved"))
+    ended = Ended(0, "", "", moved)
     from pruning import track
 
     monkeypatch.setattr("sys.argv", ["track", str(ended.results)])
@@ -402,6 +471,7 @@ def mlflow_runs(ended: Ended) -> list[Any]:
 
     client = MlflowClient(tracking_uri=f"sqlite:///{ended.results / 'mlflow.db'}")
     (experiment,) = [e for e in client.search_experiments() if e.name == "depth-pruning"]
+    assert experiment.artifact_location == (ended.results / "mlflow-artifacts").as_uri()
     runs = client.search_runs([experiment.experiment_id])
     names = {artifact.path for run in runs for artifact in client.list_artifacts(run.info.run_id)}
     assert names == {"config.yaml", "launch.log", "mask.json", "mask.png", "result.json", "trace.jsonl"}

@@ -162,7 +162,15 @@ def test_space_protects_both_ends() -> None:
     assert space(10, 0.4, None) == Space(10, 4)
 
 
-@pytest.mark.parametrize(("first", "last"), [(-1, 0), (0, -2), (5, 5), (10, 0), (0, 12)])
+@pytest.mark.parametrize(("first", "last"), [(5, 5), (10, 0), (0, 12)])
 def test_protection_that_leaves_no_block_is_named(first: int, last: int) -> None:
     with pytest.raises(InputError, match=rf"protect\.first={first} and protect\.last={last} .* of 10"):
         space(10, None, 1, first, last)
+
+
+@pytest.mark.parametrize(("first", "last"), [(-1, 0), (0, -2)])
+def test_negative_protection_is_named(first: int, last: int) -> None:
+    with pytest.raises(
+        InputError, match=rf"protect\.first={first} and protect\.last={last}: neither may be neg"
+    ):
+        space(10, None, 2, first, last)

@@ -37,6 +37,7 @@ class Items:
 
     def __post_init__(self) -> None:
         sources.check_settings(self, sources.ITEMS)
+        sources.check_seed(self.seed)
         if self.samples < 1:
             raise InputError(f"calibration.samples={self.samples} is too few: give at least 1 item.")
         if FIELD not in self.template:

@@ -13,7 +13,7 @@ from typing import Any
 from pruning import files
 
 OVERLAP = 32  # tokens: a run of this length in two sets of windows means that they share text
-SHORTEST = 8  # tokens: the same for windows so short that two cuts of one text may share no run of 32
+SHORTEST = 20  # tokens: the same for windows so short that two cuts of one text may share no run of 32
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,8 @@ class Samples:
             return 0
         if self.kind == "items":
             return len(self.keys & other.keys)
-        length = min(OVERLAP, max(SHORTEST, min(self.length, other.length) // 2))
+        shortest = min(self.length, other.length)
+        length = min(OVERLAP, shortest, max(SHORTEST, shortest // 2))
         return len(self._runs(length) & other._runs(length))
 
     def _runs(self, length: int) -> set[tuple[int, ...]]:

@@ -51,6 +51,12 @@ def check_settings(settings: Text | Items, known: Iterable[str]) -> None:
         raise InputError("the name of a data set is needed: give calibration.path=NAME.")
 
 
+def check_seed(seed: int) -> None:
+    """Raise InputError for a seed that the generator of random numbers does not take."""
+    if seed < 0:
+        raise InputError(f"calibration.seed={seed} is negative: choose a number from 0 on.")
+
+
 def documents(text: Text) -> Iterator[str]:
     """The documents of a text source, in order (of the seed, where a data set is streamed)."""
     if text.source == "pydoc":
@@ -145,7 +151,7 @@ def _file_documents(path: Path, column: str) -> Iterator[str]:
 def read_text(path: Path) -> str:
     """The text of a UTF-8 file; raises InputError with the byte where it is not one."""
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8 text (byte {error.start}): convert it first.") from error
 
@@ -169,12 +175,10 @@ def _field(record: Any, name: str, where: str) -> str:
 def _item(record: Any, where: str) -> Item:
     question = _field(record, "question", where)
     choices, answer = record.get("choices"), record.get("answer")
-    if (
-        not isinstance(choices, list)
-        or len(choices) < 2
-        or not all(isinstance(c, str) and c for c in choices)
-    ):
+    if not isinstance(choices, list) or len(choices) < 2 or not all(isinstance(c, str) for c in choices):
         raise InputError(f"{where}: 'choices' must list at least two texts.")
+    if len({choice.strip() for choice in choices}) < len(choices) or not all(map(str.strip, choices)):
+        raise InputError(f"{where}: 'choices' must be different from each other, and none of them empty.")
     if not isinstance(answer, int) or isinstance(answer, bool) or not 0 <= answer < len(choices):
         raise InputError(
             f"{where}: no right answer: 'answer' must be an index from 0 to {len(choices) - 1}, not {answer!r}."

@@ -41,6 +41,7 @@ class Text:
 
     def __post_init__(self) -> None:
         sources.check_settings(self, sources.TEXTS)
+        sources.check_seed(self.seed)
         if self.samples < 1:
             raise InputError(f"calibration.samples={self.samples} is too few: give at least 1 window.")
         if self.length < 8:
