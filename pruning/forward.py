@@ -3,8 +3,8 @@
 Masks are decisions, block after block, to keep or to drop; those that decide alike up to some block share
 everything up to it. `Forward` walks the tree of decisions block by block: one hidden state for each distinct
 beginning, one block forward for each distinct beginning that keeps the block. A dropped block costs nothing, and
-one that no mask keeps is never touched. What comes out is what one masked forward pass per mask gives, to the last
-bit where batches are not merged.
+one that no mask keeps is never touched. What comes out is what one masked forward pass per mask gives, and does not
+depend on which masks are asked for together.
 
 Greedy's round over N blocks costs about N^2 / 2 block forwards this way instead of N^2, all pairs N^3 / 6 instead of
 N^3 / 2.
@@ -55,7 +55,8 @@ class Forward:
 
     `batch_tokens` bounds the tokens, padding included, that a block is given at once; `memory` the bytes of
     hidden states that are kept (None: measured from the device). Past it, fewer masks are walked at a time and
-    more is computed again. `patience` is about how many seconds of work a kill may cost.
+    more is computed again. `patience` is about how many seconds of work a kill may cost. `merge` says whether
+    branches may be run as one batch (None: where a loss does not depend on it, or weights lie on disk).
     """
 
     model: LanguageModel

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pruning.forward
+from pruning.blocks import find_blocks
 from pruning.calibration.samples import Row
 from pruning.forward import Forward
 from pruning.likelihood import TokenLikelihood
@@ -143,6 +144,35 @@ def test_memory_bounds_the_hidden_states_that_are_kept(monkeypatch: pytest.Monke
     bounded = losses(Forward(language_model(module), memory=budget), rows, ALL_MASKS)
     assert max(kept) <= budget
     assert bounded == losses(Forward(language_model(module)), rows, ALL_MASKS)
+
+
+@pytest.mark.parametrize("kind", ROWS)
+def test_offloaded_weights_give_the_same_and_only_what_is_kept_is_loaded(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from accelerate import cpu_offload
+    from accelerate.hooks import AlignDevicesHook
+
+    masks = [Mask(N_BLOCKS, (1, 4, i)) for i in (0, 2, 5)]
+    expected = losses(Forward(language_model(build("qwen3"))), ROWS[kind], masks)
+    module = cpu_offload(build("qwen3"), execution_device=torch.device("cpu"))
+    forward = Forward(language_model(module))
+    find_blocks(module)  # runs all of it, once
+    forward.batches(ROWS[kind])  # may do so too
+    loaded: list[int] = []
+    honest = AlignDevicesHook.pre_forward
+    numbers = {id(part): i for i, block in enumerate(module.model.layers) for part in block.modules()}
+
+    def noting(self: Any, part: Any, *args: Any, **kwargs: Any) -> Any:
+        if self.offload and id(part) in numbers:
+            loaded.append(numbers[id(part)])
+        return honest(self, part, *args, **kwargs)
+
+    monkeypatch.setattr(AlignDevicesHook, "pre_forward", noting)
+    found = losses(forward, ROWS[kind], masks)
+    assert set(loaded) == {0, 2, 3, 5}
+    for mask in masks:
+        assert found[mask] == pytest.approx(expected[mask], rel=1e-6)
 
 
 def test_packing_an_item_needs_fewer_tokens() -> None:
