@@ -21,6 +21,7 @@ from pruning.calibration.text import Text
 from pruning.errors import InputError, LossError
 from pruning.mask import Mask
 from pruning.objective import mean
+from pruning.objective.perplexity import Perplexity
 
 if TYPE_CHECKING:
     from pruning.forward import Forward
@@ -106,13 +107,10 @@ def digests(data: Mapping[str, Samples]) -> dict[str, str]:
 
 
 def _perplexity(name: str, forward: Forward, samples: Samples, mask: Mask) -> dict[str, float]:
-    ((_, logliks, _),) = forward.loglikelihoods(samples.rows, [mask])
-    lengths = [row.span[1] - row.span[0] for row in samples.rows]
-    loss = -math.fsum(logliks) / sum(lengths)
-    spread = standard_error([-loglik / n for loglik, n in zip(logliks, lengths, strict=True)])
-    perplexity = math.exp(min(loss, HIGHEST))
+    (score,) = Perplexity().bind(forward, samples)([mask])
+    perplexity = math.exp(min(score.loss, HIGHEST))
     # The delta method: d exp(x) = exp(x) dx.
-    return {name: perplexity, f"{name}/stderr": perplexity * spread}
+    return {name: perplexity, f"{name}/stderr": perplexity * standard_error(list(score.samples))}
 
 
 def _accuracy(name: str, forward: Forward, samples: Samples, mask: Mask) -> dict[str, float]:

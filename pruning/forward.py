@@ -83,7 +83,7 @@ class Forward:
             chunk, started = todo[:size], time.perf_counter()
             try:
                 sums = self._chunk(rows, chunk)
-            except (torch.OutOfMemoryError, RuntimeError) as error:
+            except RuntimeError as error:
                 self._shrink(error, len(chunk))
                 continue
             todo, seconds = todo[size:], ranks.longest(time.perf_counter() - started)

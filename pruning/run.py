@@ -26,7 +26,7 @@ from pruning.calibration.samples import Samples
 from pruning.calibration.sources import existing
 from pruning.cell import FORMAT, Cell, described, digest
 from pruning.errors import BusyError, InputError, PruningError
-from pruning.evaluate import HIGHEST, Evaluator, check_disjoint, digests, standard_error
+from pruning.evaluate import HIGHEST, Evaluator, Heldout, check_disjoint, digests, standard_error
 from pruning.ledger import Ledger
 from pruning.mask import Space
 from pruning.progress import Progress
@@ -71,9 +71,8 @@ def prepare(cell: Cell) -> Prepared:
     """
     protect = cell.protect
     space = mask.space(models.n_blocks(cell.model), cell.ratio, cell.k, protect.first, protect.last)
-    tokenizer = models.tokenizer(cell.model)
     samples = _draw(cast(Hashable, cell.calibration), cell.model)
-    data = cell.evaluation.data(tokenizer)
+    data = _heldout(cell.evaluation, cell.model)
     check_disjoint(samples, data)
     return Prepared(cell, space, samples, data)
 
@@ -84,10 +83,16 @@ def _draw(calibration: Hashable, model: models.Model) -> Samples:
     return cast(Calibration, calibration).draw(models.tokenizer(model))
 
 
+@lru_cache(maxsize=16)
+def _heldout(evaluation: Heldout, model: models.Model) -> Mapping[str, Samples]:
+    """The evaluation data, likewise."""
+    return evaluation.data(models.tokenizer(model))
+
+
 def run(prepared: Prepared) -> dict[str, Any]:
     """Search, evaluate and record one cell; a cell that was stopped goes on from its journal.
 
-    Whatever fails is recorded in result.json and raised. Raises BusyError where another process has it.
+    Whatever fails is raised, for the study to record. Raises BusyError where another process has it.
     """
     cell = prepared.cell
     cell.folder.mkdir(parents=True, exist_ok=True)
