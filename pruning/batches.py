@@ -35,7 +35,7 @@ class Line:
     targets: tuple[tuple[int, int, int], ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Batch:
     """What a model is given, and n targets: places (n,) in the flattened (B * T) tokens, token ids, row numbers."""
 

@@ -19,6 +19,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -26,11 +27,12 @@ from torch import Tensor
 
 from pruning import ranks
 from pruning.batches import Batch, make_batches, packed, single
-from pruning.blocks import Entry, apply, enter, find_blocks, head
+from pruning.blocks import find_blocks, head
 from pruning.device import free_memory, peak_memory
 from pruning.ledger import Cost
-from pruning.likelihood import TokenLikelihood
 from pruning.mask import Mask
+from pruning.readings import LIKELIHOOD, Reading, read
+from pruning.walk import Branch, walk
 
 if TYPE_CHECKING:
     from pruning.calibration.samples import Row
@@ -45,9 +47,6 @@ MERGE_OPERATIONS = {"cpu": 1e8, "cuda": 1e11}
 MERGE_TOKENS = 32
 PACKING_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}  # relative; else 0.05
 
-# A hidden state (B, T, D), and the numbers of the masks that have made the same decisions so far.
-Branch = tuple[Tensor, list[int]]
-
 
 @dataclass
 class Forward:
@@ -56,7 +55,8 @@ class Forward:
     `batch_tokens` bounds the tokens, padding included, that a block is given at once; `memory` the bytes of
     hidden states that are kept (None: measured from the device). Past it, fewer masks are walked at a time and
     more is computed again. `patience` is about how many seconds of work a kill may cost. `merge` says whether
-    branches may be run as one batch (None: where a loss does not depend on it, or weights lie on disk).
+    branches may be run as one batch (None: where a loss does not depend on it, or weights lie on disk). A dropped
+    block i multiplies the hidden state by `scales[i]`, if given.
     """
 
     model: LanguageModel
@@ -64,9 +64,11 @@ class Forward:
     memory: int | None = None
     patience: float = 20.0
     merge: bool | None = None
+    scales: tuple[float, ...] | None = None
     cost: Cost = field(default_factory=Cost)
     _size: int = FIRST_CHUNK
     _batches: dict[tuple[Row, ...], list[Batch]] = field(default_factory=dict)
+    _dense_states: WeakKeyDictionary[Batch, Tensor] = field(default_factory=WeakKeyDictionary)
 
     def loglikelihoods(
         self, rows: Sequence[Row], masks: Iterable[Mask]
@@ -75,6 +77,12 @@ class Forward:
 
         With several ranks, each runs its own batches and all get the sums.
         """
+        return self.sums(rows, masks, LIKELIHOOD)
+
+    def sums(
+        self, rows: Sequence[Row], masks: Iterable[Mask], reading: Reading
+    ) -> Iterator[tuple[Mask, list[float], float]]:
+        """The same for any reading: its sum over each row's scored positions."""
         rows = tuple(rows)
         # In this order, masks that share much stand together, and those that part early come first.
         todo = sorted(masks, key=lambda mask: [i not in mask.dropped for i in range(mask.n_blocks)])
@@ -82,7 +90,7 @@ class Forward:
             size = min(self._size, self._capacity(rows))
             chunk, started = todo[:size], time.perf_counter()
             try:
-                sums = self._chunk(rows, chunk)
+                sums = self._chunk(rows, chunk, reading)
             except RuntimeError as error:
                 self._shrink(error, len(chunk))
                 continue
@@ -100,61 +108,60 @@ class Forward:
         return self._batches[rows]
 
     @torch.inference_mode()
-    def _chunk(self, rows: tuple[Row, ...], masks: Sequence[Mask]) -> np.ndarray[Any, Any]:
+    def _chunk(self, rows: tuple[Row, ...], masks: Sequence[Mask], reading: Reading) -> np.ndarray[Any, Any]:
         """Sums (masks, rows) over all batches and ranks, in float64."""
         sums = np.zeros((len(masks), len(rows)))
-        for batch in ranks.own(self.batches(rows)):
-            share = batch.ids.numel() / sum(b.ids.numel() for b in self.batches(rows))
-            for number, values in self._walk(batch, masks, share):
+        batches = self.batches(rows)
+        tokens = sum(batch.ids.numel() for batch in batches)
+        for batch in ranks.own(batches):
+            share = batch.ids.numel() / tokens
+            for number, values in self._read(batch, masks, reading, share):
                 np.add.at(sums[number], batch.rows.numpy(), values)
         return ranks.total(sums)
 
-    def _walk(
-        self, batch: Batch, masks: Sequence[Mask], share: float = 0.0
+    def _read(
+        self, batch: Batch, masks: Sequence[Mask], reading: Reading = LIKELIHOOD, share: float = 0.0
     ) -> Iterator[tuple[int, np.ndarray[Any, Any]]]:
-        """For each mask its number and the log-likelihoods (n,) of the batch's targets.
+        """For each mask its number and the readings (n,) at the batch's targets.
 
-        `share` is the batch's part of all samples, for the count of block forwards.
+        The head is run where it counts and nowhere else. `share` is the batch's part of all samples, for the count
+        of block forwards.
         """
-        module = self.model.module
-        blocks = find_blocks(module)
         merged = self._merged(batch)
-        entries: dict[int, Entry] = {}
-        entry = self._enter(batch, 1, entries)
-        branches: list[Branch] = [(entry.hidden, list(range(len(masks))))]
-        for index in range(len(blocks.modules)):
-            stay, pass_by = _decide(branches, masks, index)
-            branches = pass_by
-            for start in range(0, len(stay), merged):
-                group = stay[start : start + merged]
-                entry = self._enter(batch, len(group), entries)
-                hidden = torch.cat([h for h, _ in group]) if len(group) > 1 else group[0][0]
-                outputs = apply(blocks, index, hidden, entry).tensor_split(len(group))
-                branches += [(h, own) for h, (_, own) in zip(outputs, group, strict=True)]
-                self.cost.block_tokens += len(group) * batch.ids.numel()
-                self.cost.block_forwards += len(group) * share
+        dense = self._dense_state(batch, share) if reading.compares else None
+        branches = self._walk(batch, masks, share)
         for start in range(0, len(branches), merged):
             group = branches[start : start + merged]
-            scores = self._score(batch, [hidden for hidden, _ in group])
-            yield from zip((number for _, (number,) in group), scores, strict=True)
+            flat = torch.cat([_at(batch, hidden) for hidden, _ in group])  # (branches * n, D)
+            known = None if dense is None else dense.to(flat.device).repeat(len(group), 1)
+            targets = batch.targets.repeat(len(group))
+            found = read(reading, partial(head, self.model.module), self._vocabulary, flat, known, targets)
+            values = found.view(len(group), -1).numpy()
+            yield from zip((number for _, (number,) in group), values, strict=True)
 
-    def _enter(self, batch: Batch, copies: int, known: dict[int, Entry]) -> Entry:
-        if copies not in known:
-            module = self.model.module
-            known[copies] = enter(module, **batch.inputs(self.model.device, module.dtype, copies))
-        return known[copies]
+    def _walk(self, batch: Batch, masks: Sequence[Mask], share: float) -> list[Branch]:
+        """The branches of a batch, counted."""
 
-    def _score(self, batch: Batch, hiddens: Sequence[Tensor]) -> np.ndarray[Any, Any]:
-        """Log-likelihoods (branches, n) of a batch's targets: the head is run where it counts and nowhere else."""
-        places = batch.places.to(hiddens[0].device)
-        flat = torch.cat([hidden.flatten(0, 1)[places] for hidden in hiddens])  # (branches * n, D)
-        found = self._likelihood(partial(head, self.model.module), flat, batch.targets.repeat(len(hiddens)))
-        values: np.ndarray[Any, Any] = found.view(len(hiddens), -1).numpy()
-        return values
+        def count(run: int) -> None:
+            self.cost.block_tokens += run * batch.ids.numel()
+            self.cost.block_forwards += run * share
+
+        return walk(self.model, batch, masks, self._merged(batch), count, self.scales)
+
+    def _dense_state(self, batch: Batch, share: float) -> Tensor:
+        """The dense model's states (n, D) at the batch's targets, computed once and kept on the CPU."""
+        if batch not in self._dense_states:
+            ((hidden, _),) = self._walk(batch, [self._dense_mask], share)
+            self._dense_states[batch] = _at(batch, hidden).cpu()
+        return self._dense_states[batch]
 
     @cached_property
-    def _likelihood(self) -> TokenLikelihood:
-        return TokenLikelihood(self.model.module.config.get_text_config(decoder=True).vocab_size)
+    def _dense_mask(self) -> Mask:
+        return Mask(len(find_blocks(self.model.module).modules))
+
+    @cached_property
+    def _vocabulary(self) -> int:
+        return int(self.model.module.config.get_text_config(decoder=True).vocab_size)
 
     def _state_bytes(self, tokens: int) -> int:
         """Bytes of the hidden state of so many tokens."""
@@ -223,26 +230,15 @@ class Forward:
     def _dense(self, rows: Sequence[Row], batches: Sequence[Batch]) -> np.ndarray[Any, Any]:
         """Log-likelihoods of rows under the whole model."""
         sums = np.zeros(len(rows))
-        dense = Mask(len(find_blocks(self.model.module).modules))
         for batch in batches:
-            for _, values in self._walk(batch, [dense]):
+            for _, values in self._read(batch, [self._dense_mask]):
                 np.add.at(sums, batch.rows.numpy(), values)
         return sums
 
 
-def _decide(
-    branches: Sequence[Branch], masks: Sequence[Mask], index: int
-) -> tuple[list[Branch], list[Branch]]:
-    """Branches that keep a block, and branches that pass it by; one that is of two minds becomes two."""
-    stay, pass_by = [], []
-    for hidden, own in branches:
-        dropping = [number for number in own if index in masks[number].dropped]
-        keeping = [number for number in own if index not in masks[number].dropped]
-        if keeping:
-            stay.append((hidden, keeping))
-        if dropping:
-            pass_by.append((hidden, dropping))
-    return stay, pass_by
+def _at(batch: Batch, hidden: Tensor) -> Tensor:
+    """States (n, D) at a batch's targets, of states (B, T, D)."""
+    return hidden.flatten(0, 1)[batch.places.to(hidden.device)]
 
 
 def _may_pack(module: Any, lines: Sequence[Any]) -> bool:

@@ -5,17 +5,16 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pruning.forward
+import pruning.walk
 from pruning.blocks import find_blocks
 from pruning.calibration.samples import Row
 from pruning.forward import Forward
-from pruning.likelihood import TokenLikelihood
 from pruning.mask import Mask
 from tests.architectures import ARCHITECTURES, N_BLOCKS, build
 from tests.rows import item_rows, language_model, plain, text_rows
@@ -98,13 +97,13 @@ def test_branches_are_merged_in_half_precision_only_on_request() -> None:
 
 def test_a_block_that_no_mask_keeps_is_never_run(monkeypatch: pytest.MonkeyPatch) -> None:
     ran: set[int] = set()
-    honest = pruning.forward.apply
+    honest = pruning.walk.apply
 
     def noting(blocks: Any, index: int, *rest: Any) -> Any:
         ran.add(index)
         return honest(blocks, index, *rest)
 
-    monkeypatch.setattr(pruning.forward, "apply", noting)
+    monkeypatch.setattr(pruning.walk, "apply", noting)
     masks = [Mask(N_BLOCKS, (1, 3, i)) for i in (0, 2, 5)]
     losses(Forward(language_model(build("qwen3"))), ROWS["text"], masks)
     assert ran == {0, 2, 4, 5}
@@ -112,13 +111,13 @@ def test_a_block_that_no_mask_keeps_is_never_run(monkeypatch: pytest.MonkeyPatch
 
 def test_branches_are_merged_where_a_batch_is_small_and_only_there(monkeypatch: pytest.MonkeyPatch) -> None:
     widths: list[int] = []
-    honest = pruning.forward.apply
+    honest = pruning.walk.apply
 
     def noting(blocks: Any, index: int, hidden: torch.Tensor, *rest: Any) -> Any:
         widths.append(len(hidden))
         return honest(blocks, index, hidden, *rest)
 
-    monkeypatch.setattr(pruning.forward, "apply", noting)
+    monkeypatch.setattr(pruning.walk, "apply", noting)
     module, rows = build("llama"), (Row(tuple(range(3, 13)), (1, 10)),)
     masks = [Mask(N_BLOCKS, (i,)) for i in range(N_BLOCKS)]
     losses(Forward(language_model(module), batch_tokens=30), rows, masks)
@@ -132,13 +131,13 @@ def test_branches_are_merged_where_a_batch_is_small_and_only_there(monkeypatch: 
 
 def test_memory_bounds_the_hidden_states_that_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     kept: list[int] = []
-    honest = pruning.forward._decide
+    honest = pruning.walk._decide
 
     def noting(branches: Any, masks: Any, index: int) -> Any:
         kept.append(sum({id(hidden): hidden.nbytes for hidden, _ in branches}.values()))
         return honest(branches, masks, index)
 
-    monkeypatch.setattr(pruning.forward, "_decide", noting)
+    monkeypatch.setattr(pruning.walk, "_decide", noting)
     module, rows = build("llama"), text_rows(4, longest=10)
     budget = 6 * 40 * 32 * 4  # six states of at most 40 tokens, 32 wide, in float32
     bounded = losses(Forward(language_model(module), memory=budget), rows, ALL_MASKS)
@@ -227,14 +226,3 @@ def test_other_errors_are_not_taken_for_out_of_memory(monkeypatch: pytest.Monkey
     monkeypatch.setattr(Forward, "_walk", broken)
     with pytest.raises(RuntimeError, match="shapes do not match"):
         losses(Forward(language_model(build("llama"))), ROWS["text"], SOME_MASKS)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_token_likelihoods_equal_log_softmax(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pruning.likelihood.BYTES", 4 * 50 * 3)
-    logits = (torch.randn(20, 50, generator=torch.Generator().manual_seed(0)) * 20).to(dtype)
-    targets = torch.arange(20)
-    found = TokenLikelihood(50)(lambda states: states, logits, targets)
-    expected = torch.log_softmax(logits.double(), -1)[torch.arange(20), targets]
-    tolerance = 1e-12 if dtype == torch.float64 else 1e-5
-    np.testing.assert_allclose(found, expected, rtol=tolerance, atol=tolerance)

@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM
 
 from pruning.blocks import masked
 from pruning.mask import Mask
+from pruning.readings import Reading
 from tests.conftest import N_BLOCKS, Command, Ended
 
 ROOT = Path(__file__).parent.parent
@@ -333,10 +334,8 @@ def test_a_failing_cell_is_recorded_and_does_not_stop_the_others(
 
 
 def test_an_infinite_loss_names_the_blocks(launch: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pruning.likelihood import TokenLikelihood
-
-    honest = TokenLikelihood._piece
-    monkeypatch.setattr(TokenLikelihood, "_piece", lambda *a: honest(*a) * math.inf)
+    endless = Reading(lambda logs, _, targets: math.inf * logs.gather(-1, targets[:, None])[:, 0])
+    monkeypatch.setattr("pruning.forward.LIKELIHOOD", endless)
     ended = launch("k=1")
     assert ended.result()["error"]["type"] == "LossError"
     assert "the loss of the whole model is inf: try model.dtype=float32" in ended.out

@@ -1,0 +1,77 @@
+"""One batch under many masks: a tree of keep/drop decisions, walked block by block.
+
+Masks that decide alike up to some block share everything up to it: one hidden state for each distinct beginning, one
+block forward for each distinct beginning that keeps the block. A dropped block costs nothing, and one that no mask
+keeps is never touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from pruning.batches import Batch
+from pruning.blocks import Entry, apply, enter, find_blocks
+
+if TYPE_CHECKING:
+    from pruning.mask import Mask
+    from pruning.models import LanguageModel
+
+# A hidden state (B, T, D), and the numbers of the masks that have made the same decisions so far.
+Branch = tuple[Tensor, list[int]]
+
+
+def walk(
+    model: LanguageModel,
+    batch: Batch,
+    masks: Sequence[Mask],
+    merged: int,
+    count: Callable[[int], None],
+    scales: Sequence[float] | None = None,
+) -> list[Branch]:
+    """The states behind the last block, for distinct masks one branch each.
+
+    At most `merged` branches go through a block as one batch; `count` is told how many went. A dropped block i
+    multiplies the state by `scales[i]`.
+    """
+    blocks = find_blocks(model.module)
+    entries: dict[int, Entry] = {}
+    entry = entered(model, batch, 1, entries)
+    branches: list[Branch] = [(entry.hidden, list(range(len(masks))))]
+    for index in range(len(blocks.modules)):
+        stay, branches = _decide(branches, masks, index)
+        if scales is not None and scales[index] != 1.0:
+            branches = [(hidden * scales[index], own) for hidden, own in branches]
+        for start in range(0, len(stay), merged):
+            group = stay[start : start + merged]
+            entry = entered(model, batch, len(group), entries)
+            hidden = torch.cat([h for h, _ in group]) if len(group) > 1 else group[0][0]
+            outputs = apply(blocks, index, hidden, entry).tensor_split(len(group))
+            branches += [(h, own) for h, (_, own) in zip(outputs, group, strict=True)]
+            count(len(group))
+    return branches
+
+
+def entered(model: LanguageModel, batch: Batch, copies: int, known: dict[int, Entry]) -> Entry:
+    """What the model hands to its blocks for `copies` of a batch, found out once for each number of copies."""
+    if copies not in known:
+        known[copies] = enter(model.module, **batch.inputs(model.device, model.module.dtype, copies))
+    return known[copies]
+
+
+def _decide(
+    branches: Sequence[Branch], masks: Sequence[Mask], index: int
+) -> tuple[list[Branch], list[Branch]]:
+    """Branches that keep a block, and branches that pass it by; one that is of two minds becomes two."""
+    stay, pass_by = [], []
+    for hidden, own in branches:
+        dropping = [number for number in own if index in masks[number].dropped]
+        keeping = [number for number in own if index not in masks[number].dropped]
+        if keeping:
+            stay.append((hidden, keeping))
+        if dropping:
+            pass_by.append((hidden, dropping))
+    return stay, pass_by
