@@ -24,6 +24,7 @@ from pruning import files
 from pruning.algo import Algo
 from pruning.forward import Forward
 from pruning.mask import Mask, Space
+from pruning.objective import Calibrated
 from pruning.scores import Journal, Store
 from pruning.solve import solve
 
@@ -61,7 +62,7 @@ def measure(work: Work) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as scratch:
         plain = Side(Plain(model, work.baseline_tokens), Path(scratch) / "plain", share=False)
         engine = Side(Forward(model, work.batch_tokens), Path(scratch) / "engine", share=work.shared)
-        sides = [(side, work.objective.bind(side.forward, samples)) for side in (plain, engine)]
+        sides = [(side, Calibrated(work.objective, side.forward, samples)) for side in (plain, engine)]
         equal = True
         for algo, k in work.searches:
             space = Space(model.info.n_blocks, k)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from pruning import models
-from pruning.algo import Algo, Proposals
+from pruning.algo import Algo, Ask, Found, Proposals
 from pruning.algo.beam import Beam
 from pruning.algo.greedy import Greedy
 from pruning.algo.one_shot import OneShot
@@ -30,11 +30,13 @@ from pruning.objective.perplexity import Perplexity
 class Every:
     """All masks of the space in one batch."""
 
+    max_evaluations: int | None = None
+
     def propose(self, space: Space, rng: np.random.Generator) -> Proposals:  # noqa: ARG002
         """Ask for everything once."""
         masks = [space.drop(*chosen) for chosen in combinations(space.free(), space.k)]
-        losses = yield masks
-        return masks[int(np.argmin(losses))]
+        losses = yield Ask(masks)
+        return Found(masks[int(np.argmin(losses))], "every mask was scored")
 
     def evaluations(self, space: Space) -> int:
         """N choose k."""

@@ -13,10 +13,12 @@ from typing import Any
 from pruning import files
 from pruning.algo import Algo
 from pruning.calibration import Calibration
+from pruning.compensation import Compensation, Nothing
 from pruning.errors import DamagedError, ForeignError, InputError
 from pruning.evaluate import Heldout
 from pruning.models import Model
 from pruning.objective import Objective
+from pruning.racing import Racing
 
 FORMAT = 1  # of the files of a cell and of what a loss means; raised when an old result must not be reused
 
@@ -67,6 +69,7 @@ class Cell:
     objective: Objective
     calibration: Calibration
     algo: Algo
+    compensation: Compensation
     evaluation: Heldout
     tracker: Any
     ratio: float | None
@@ -77,6 +80,7 @@ class Cell:
     results: Path
     forward: ForwardSettings
     share: bool
+    racing: Racing
     config: Mapping[str, Any]
 
     @property
@@ -101,10 +105,12 @@ class Cell:
             "objective": described(self.objective),
             "calibration": {"type": type(self.calibration).__name__, **calibration},
             "algo": described(self.algo),
+            "compensation": None if self.compensation == Nothing() else described(self.compensation),
             "ratio": self.ratio,
             "k": self.k,
             "protect": dataclasses.asdict(self.protect),
             "seed": self.seed,
+            "racing": dataclasses.asdict(self.racing) if self.racing.delta is not None else None,
         }
 
     @property
@@ -136,11 +142,11 @@ def _difference(recorded: Mapping[str, Any], wanted: Mapping[str, Any]) -> str |
 
 
 def _deciding(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    for group in ("objective", "algo", "protect", "calibration", "model"):
+    for group in ("objective", "algo", "compensation", "protect", "calibration", "model"):
         for name, value in config.get(group, {}).items():
             if name not in ("path", "name", "device_map"):
                 yield f"{group}.{name}", value
-    for name in ("ratio", "k", "seed"):
+    for name in ("ratio", "k", "seed", "racing"):
         yield name, config.get(name)
 
 

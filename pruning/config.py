@@ -28,12 +28,13 @@ import pruning.algo
 import pruning.calibration
 import pruning.objective
 import pruning.track
-from pruning import evaluate, models
+from pruning import compensation, evaluate, models
 from pruning.cell import Cell, Choices, ForwardSettings, Protect
 from pruning.errors import InputError, PruningError, first_line, unknown
+from pruning.racing import Racing
 
 CONF = Path(__file__).parent.parent / "conf"
-GROUPS = ("model", "objective", "calibration", "algo", "eval", "tracker", "experiment")
+GROUPS = ("model", "objective", "calibration", "algo", "compensation", "eval", "tracker", "experiment")
 
 
 @dataclasses.dataclass
@@ -66,6 +67,7 @@ class Config:
     objective: Any = MISSING
     calibration: Any = MISSING
     algo: Any = MISSING
+    compensation: Any = MISSING
     eval: Any = MISSING
     tracker: Any = MISSING
     ratio: float | None = None
@@ -75,6 +77,7 @@ class Config:
     study: str = "default"
     paths: Paths = dataclasses.field(default_factory=Paths)
     forward: ForwardSettings = dataclasses.field(default_factory=ForwardSettings)
+    racing: Racing = dataclasses.field(default_factory=Racing)
     scores: ScoreSettings = dataclasses.field(default_factory=ScoreSettings)
 
 
@@ -104,9 +107,10 @@ def options(group: str) -> list[str]:
 
 
 def calibrations(kind: str) -> list[str]:
-    """The options of `calibration` that give samples of a kind."""
+    """The options of `calibration` that give samples of a kind, or of "any" kind that one objective can read."""
+    wanted = ("text", "items") if kind == "any" else (kind,)
     kinds = {name: cls.kind for name, cls in _classes(pruning.calibration, "draw")}
-    schemas = [f"/schema/calibration/{name}@" for name in kinds if kinds[name] == kind]
+    schemas = [f"/schema/calibration/{name}@" for name in kinds if kinds[name] in wanted]
     texts = {name: (CONF / "calibration" / f"{name}.yaml").read_text() for name in options("calibration")}
     return [name for name, text in texts.items() if any(schema in text for schema in schemas)]
 
@@ -159,6 +163,7 @@ def cell_of(config: DictConfig, choices: Mapping[str, Any]) -> Cell:
         objective=built["objective"],
         calibration=built["calibration"],
         algo=built["algo"],
+        compensation=built["compensation"],
         evaluation=built["eval"],
         tracker=built["tracker"],
         ratio=config.ratio,
@@ -169,6 +174,7 @@ def cell_of(config: DictConfig, choices: Mapping[str, Any]) -> Cell:
         results=Path(config.paths.results).expanduser().resolve(),
         forward=ForwardSettings(**plain["forward"]),
         share=config.scores.share,
+        racing=Racing(**plain["racing"]),
         config={str(key): value for key, value in plain.items()},
     )
 
@@ -185,6 +191,7 @@ def _check_top(plain: dict[Any, Any]) -> None:
     if not plain["paths"]["results"]:
         raise InputError("paths.results is empty: give a folder.")
     ForwardSettings(**plain["forward"]).check()
+    Racing(**plain["racing"]).check()
 
 
 def _unless(value: Any, other: Any) -> Any:
@@ -202,6 +209,8 @@ def _members() -> Iterator[tuple[str, str, type]]:
         for name, cls in _classes(package, method):
             yield group, name, cls
     yield "model", "model", models.Model
+    yield "compensation", "none", compensation.Nothing
+    yield "compensation", "magnitude", compensation.Magnitude
     yield "eval", "heldout", evaluate.Heldout
     yield "tracker", "none", pruning.track.Nothing
     yield "tracker", "mlflow", pruning.track.MLflow

@@ -18,6 +18,10 @@ class InputError(PruningError):
     """A value in the configuration or in a file is wrong: the text names it, what is allowed, what to do."""
 
 
+class OutOfReachError(InputError):
+    """A search that would need far too many evaluations; in a grid, such a cell is left out and the others run."""
+
+
 class UnreachableError(PruningError):
     """A model or data set could not be fetched: gated, misspelt, or no network."""
 

@@ -19,8 +19,8 @@ from pruning.calibration.items import Items
 from pruning.calibration.samples import Samples
 from pruning.calibration.text import Text
 from pruning.errors import InputError, LossError
+from pruning.estimate import mean, standard_error
 from pruning.mask import Mask
-from pruning.objective import mean
 from pruning.objective.perplexity import Perplexity
 
 if TYPE_CHECKING:
@@ -107,10 +107,11 @@ def digests(data: Mapping[str, Samples]) -> dict[str, str]:
 
 
 def _perplexity(name: str, forward: Forward, samples: Samples, mask: Mask) -> dict[str, float]:
-    (score,) = Perplexity().bind(forward, samples)([mask])
+    loss = Perplexity().bind(forward, samples)
+    (score,) = loss([mask])
     perplexity = math.exp(min(score.loss, HIGHEST))
     # The delta method: d exp(x) = exp(x) dx.
-    return {name: perplexity, f"{name}/stderr": perplexity * standard_error(list(score.samples))}
+    return {name: perplexity, f"{name}/stderr": perplexity * loss.estimate.error(score.samples)}
 
 
 def _accuracy(name: str, forward: Forward, samples: Samples, mask: Mask) -> dict[str, float]:
@@ -123,12 +124,3 @@ def _hit(scores: list[float], right: int) -> float:
     """1 where the right answer scores highest; its share where several do, so that a collapsed model only guesses."""
     best = max(scores)
     return (scores[right] == best) / scores.count(best)
-
-
-def standard_error(values: list[float]) -> float:
-    """Standard error of a mean: sample standard deviation (ddof 1) over the root of the count; 0 for one."""
-    if len(values) < 2:
-        return 0.0
-    centre = mean(values)
-    variance = math.fsum((value - centre) ** 2 for value in values) / (len(values) - 1)
-    return math.sqrt(variance / len(values))

@@ -151,13 +151,14 @@ class Forward:
     def _dense_state(self, batch: Batch, share: float) -> Tensor:
         """The dense model's states (n, D) at the batch's targets, computed once and kept on the CPU."""
         if batch not in self._dense_states:
-            ((hidden, _),) = self._walk(batch, [self._dense_mask], share)
+            ((hidden, _),) = self._walk(batch, [Mask(self.n_blocks)], share)
             self._dense_states[batch] = _at(batch, hidden).cpu()
         return self._dense_states[batch]
 
-    @cached_property
-    def _dense_mask(self) -> Mask:
-        return Mask(len(find_blocks(self.model.module).modules))
+    @property
+    def n_blocks(self) -> int:
+        """The number of blocks of the model."""
+        return len(find_blocks(self.model.module).modules)
 
     @cached_property
     def _vocabulary(self) -> int:
@@ -231,7 +232,7 @@ class Forward:
         """Log-likelihoods of rows under the whole model."""
         sums = np.zeros(len(rows))
         for batch in batches:
-            for _, values in self._read(batch, [self._dense_mask]):
+            for _, values in self._read(batch, [Mask(self.n_blocks)]):
                 np.add.at(sums, batch.rows.numpy(), values)
         return sums
 

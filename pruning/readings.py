@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# Bytes of float32 logits that are projected at a time, and normalised at a time, by the kind of device. Beyond
-# them, a CPU's allocator hands out fresh pages each time, and the values fall out of its cache.
-PROJECTED = {"cpu": 1 << 25, "cuda": 1 << 29}
+# Bytes of float32 logits that are projected at a time, and normalised at a time, by the kind of device. A
+# projection of few positions is bound by reading the weights; a normalisation of many falls out of a CPU's cache.
+PROJECTED = {"cpu": 1 << 27, "cuda": 1 << 29}
 NORMALISED = {"cpu": 1 << 22, "cuda": 1 << 29}
 
 Head = Callable[[Tensor], Tensor]  # hidden states (m, D) to logits (m, V), for any m

@@ -15,23 +15,28 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import yaml
 from filelock import FileLock, Timeout
 
-from pruning import files, mask, models
+from pruning import budget, files, mask, models
 from pruning.calibration import Calibration
 from pruning.calibration.samples import Samples
 from pruning.calibration.sources import existing
 from pruning.cell import FORMAT, Cell, described, digest
 from pruning.errors import BusyError, InputError, PruningError
-from pruning.evaluate import HIGHEST, Evaluator, Heldout, check_disjoint, digests, standard_error
+from pruning.estimate import Estimate
+from pruning.evaluate import HIGHEST, Evaluator, Heldout, check_disjoint, digests
 from pruning.ledger import Ledger
 from pruning.mask import Space
+from pruning.objective import Calibrated
 from pruning.progress import Progress
 from pruning.scores import Journal, Store
 from pruning.solve import Solution, solve
+
+if TYPE_CHECKING:
+    from pruning.forward import Forward
 
 log = logging.getLogger(__name__)
 
@@ -50,15 +55,17 @@ class Prepared:
 
 def check(cell: Cell) -> None:
     """Raise InputError for what is wrong with a cell and can be seen without any data or model."""
-    if cell.objective.needs != cell.calibration.kind:
+    needs = cell.objective.needs
+    if cell.calibration.kind not in (("text", "items") if needs == "any" else (needs,)):
         from pruning.config import calibrations
 
-        fitting = ", ".join(calibrations(cell.objective.needs))
+        fitting = ", ".join(calibrations(needs))
         raise InputError(
-            f"objective={cell.choices.objective} needs {cell.objective.needs}, and calibration="
+            f"objective={cell.choices.objective} needs {needs}, and calibration="
             f"{cell.choices.calibration} gives {cell.calibration.kind}. Calibrations that fit: {fitting}."
         )
     mask.check_size(cell.ratio, cell.k)
+    budget.check(cell.algo)
     if (file := cell.calibration.file()) is not None:
         existing(file)
     cell.result()
@@ -71,6 +78,7 @@ def prepare(cell: Cell) -> Prepared:
     """
     protect = cell.protect
     space = mask.space(models.n_blocks(cell.model), cell.ratio, cell.k, protect.first, protect.last)
+    cell.algo.evaluations(space)  # raises where the search is out of reach
     samples = _draw(cast(Hashable, cell.calibration), cell.model)
     data = _heldout(cell.evaluation, cell.model)
     check_disjoint(samples, data)
@@ -152,21 +160,24 @@ def _run(prepared: Prepared) -> dict[str, Any]:
     store = Store(cell.results, key, cell.key, prepared.space.n_blocks, cell.share)
     store.claim()
     journal = Journal.open(cell.folder / "trace.jsonl", prepared.space.n_blocks)
-    losses = cell.objective.bind(forward, prepared.samples)
-    with Progress(cell, cell.algo.evaluations(prepared.space), known=len(journal.scores)) as progress:
+    losses = Calibrated(cell.objective, forward, prepared.samples)
+    scales = cell.compensation.scales(forward, prepared.samples.rows)
+    forward.scales = scales if cell.compensation.search else None
+    most = budget.evaluations(cell.algo, prepared.space)
+    with Progress(cell, most, known=len(journal.scores)) as progress:
         ledger = Ledger.open(cell.folder / "cost.json", forward.cost)
 
         def watch(evaluations: int, best: float) -> None:
             progress.update(evaluations, best)
             ledger.save()
 
-        solution = solve(cell.algo, prepared.space, losses, journal, store, cell.seed, watch)
+        solution = solve(cell.algo, prepared.space, losses, journal, store, cell.seed, watch, cell.racing)
         cost = ledger.total()
-    folder = cell.results / "evaluation" / evaluation_key(prepared, model.info)
-    evaluator = Evaluator(cell.evaluation, prepared.data, forward, folder)
-    dense, pruned = evaluator(prepared.space.dense), evaluator(solution.score.mask)
     files.write_json(cell.folder / "mask.json", solution.score.mask.to_json())
-    result = _result(prepared, model.info, solution, dense, pruned)
+    result = _result(prepared, model.info, solution, losses.whole.estimate)
+    result["evaluation"] = _evaluation(prepared, solution.score.mask, forward, scales)
+    if scales is not None:
+        result["compensation"] = {str(i): scales[i] for i in solution.score.mask.dropped}
     result["search"] |= asdict(cost)
     result["environment"] = environment(started, str(model.device))
     files.write_json(cell.folder / "result.json", result)
@@ -178,8 +189,7 @@ def _result(
     prepared: Prepared,
     info: models.ModelInfo,
     solution: Solution,
-    dense: dict[str, float],
-    pruned: dict[str, float],
+    estimate: Estimate,
 ) -> dict[str, Any]:
     cell, samples, score = prepared.cell, prepared.samples, solution.score
     return {
@@ -197,7 +207,7 @@ def _result(
             "sha256": samples.sha256,
             "loss": score.loss,
             "dense_loss": solution.dense.loss,
-            "standard_error": standard_error(list(score.samples)),
+            "standard_error": estimate.error(score.samples),
             **(
                 {"perplexity": math.exp(min(score.loss, HIGHEST))}
                 if cell.choices.objective == "perplexity"
@@ -208,26 +218,52 @@ def _result(
             "algo": cell.choices.algo,
             "k": prepared.space.k,
             "ratio": score.mask.ratio,
-            "evaluations_asked": solution.asked,
-            "evaluations_paid": solution.paid,
-            "evaluations_shared": solution.shared,
+            "stopped": solution.why,
+            "evaluations_asked": _count(solution.asked),
+            "evaluations_paid": _count(solution.paid),
+            "evaluations_shared": _count(solution.shared),
             "seconds": round(solution.seconds, 3),
         },
-        "evaluation": {"dense": dense, "pruned": pruned, "data": digests(prepared.data)},
+        "margins": solution.margins,
         "config": cell.config,
     }
+
+
+def _evaluation(
+    prepared: Prepared, found: mask.Mask, forward: Forward, scales: tuple[float, ...] | None
+) -> dict[str, Any]:
+    """Measurements of the dense and of the pruned model and, where a mask is compensated, of it without."""
+    info = forward.model.info
+
+    def measured(chosen: mask.Mask, factors: tuple[float, ...] | None) -> dict[str, float]:
+        forward.scales = factors
+        own = None if factors is None else [factors[i] for i in chosen.dropped]
+        folder = prepared.cell.results / "evaluation" / evaluation_key(prepared, info, own)
+        return Evaluator(prepared.cell.evaluation, prepared.data, forward, folder)(chosen)
+
+    evaluation: dict[str, Any] = {"dense": measured(prepared.space.dense, None)}
+    evaluation["pruned"] = measured(found, scales)
+    if scales is not None:
+        evaluation["uncompensated"] = measured(found, None)
+    return evaluation | {"data": digests(prepared.data)}
+
+
+def _count(evaluations: float) -> float:
+    """A number of losses; those over a part of the samples count as a part."""
+    return int(evaluations) if float(evaluations).is_integer() else round(evaluations, 3)
 
 
 def score_key(prepared: Prepared, info: models.ModelInfo) -> str:
     """What a loss belongs to: format, model and revision, precision, objective, and the exact samples."""
     cell = prepared.cell
     data = [FORMAT, cell.model.identity(), info.revision, described(cell.objective), prepared.samples.sha256]
-    return digest(data)
+    return digest([*data, described(cell.compensation)] if cell.compensation.search else data)
 
 
-def evaluation_key(prepared: Prepared, info: models.ModelInfo) -> str:
-    """What a measurement belongs to: format, model and revision, and the exact evaluation data."""
-    return digest([FORMAT, prepared.cell.model.identity(), info.revision, digests(prepared.data)])
+def evaluation_key(prepared: Prepared, info: models.ModelInfo, factors: list[float] | None = None) -> str:
+    """What a measurement belongs to: format, model and revision, the exact evaluation data, compensating factors."""
+    data = [FORMAT, prepared.cell.model.identity(), info.revision, digests(prepared.data)]
+    return digest(data if factors is None else [*data, factors])
 
 
 def environment(started: str, device: str | None) -> dict[str, Any]:

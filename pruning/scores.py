@@ -27,13 +27,15 @@ log = logging.getLogger(__name__)
 class Score:
     """The loss of one mask under one objective, with its per-sample terms; lower is better.
 
-    `seconds` is the time it took; 0 marks a score that another cell had paid for.
+    `seconds` is the time it took; 0 marks a score that another cell had paid for. A partial score, over the first
+    samples only, says `of` how many there are; a full one says None.
     """
 
     mask: Mask
     loss: float
     samples: tuple[float, ...]
     seconds: float
+    of: int | None = None
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.loss):
@@ -46,24 +48,32 @@ class Score:
 
     def to_json(self) -> dict[str, Any]:
         """A line of trace.jsonl."""
-        return {
+        line = {
             "dropped": list(self.mask.dropped),
             "loss": self.loss,
             "samples": list(self.samples),
             "seconds": max(round(self.seconds, 6), 1e-6) if self.seconds else 0.0,
         }
+        return line if self.of is None else line | {"of": self.of}
 
     @classmethod
     def from_json(cls, line: bytes, n_blocks: int) -> Score:
         """Parse a line of trace.jsonl; raises ValueError, KeyError or TypeError where it is none."""
         data = json.loads(line)
         mask = Mask(n_blocks, tuple(data["dropped"]))
-        return cls(mask, float(data["loss"]), tuple(map(float, data["samples"])), float(data["seconds"]))
+        terms = tuple(map(float, data["samples"]))
+        return cls(mask, float(data["loss"]), terms, float(data["seconds"]), data.get("of"))
+
+    def exceeds(self, other: Score | None) -> bool:
+        """Whether it knows more samples than another score of the same mask."""
+        return other is None or len(self.samples) > len(other.samples)
 
 
 @dataclass
 class Journal:
-    """The scores of one cell, in the order in which the search came to need them."""
+    """The scores of one cell, in the order in which the search came to need them; of each mask the one of most
+    samples.
+    """
 
     path: Path
     n_blocks: int
@@ -82,12 +92,13 @@ class Journal:
                     raise DamagedError(
                         f"{path}, line {number} is damaged: remove the line, or the file to start afresh."
                     ) from error
-                journal.scores[score.mask] = score
+                if score.exceeds(journal.scores.get(score.mask)):
+                    journal.scores[score.mask] = score
         return journal
 
     def add(self, score: Score) -> None:
         """Append a score; it is on disk, whatever happens to this process, when this returns."""
-        if score.mask not in self.scores:
+        if score.exceeds(self.scores.get(score.mask)):
             if ranks.is_first():
                 files.append_line(self.path, score.to_json())
             self.scores[score.mask] = score
@@ -118,10 +129,10 @@ class Store:
         pointer.touch()
 
     def get(self, mask: Mask) -> Score | None:
-        """The score of a mask if some cell has it, marked as not paid for here."""
+        """The score of a mask if some cell has it, the one of most samples, marked as not paid for here."""
         if not self.share:
             return None
-        if mask not in self._scores:
+        if mask not in self._scores or self._scores[mask].of is not None:
             self._refresh()
         return self._scores.get(mask)
 
@@ -130,7 +141,8 @@ class Store:
             path = self.results / pointer.name / "trace.jsonl"
             if pointer.name != self.cell and path.exists():
                 for score in self._new(path):
-                    self._scores.setdefault(score.mask, replace(score, seconds=0.0))
+                    if score.exceeds(self._scores.get(score.mask)):
+                        self._scores[score.mask] = replace(score, seconds=0.0)
 
     def _new(self, path: Path) -> Iterator[Score]:
         for offset, line in files.read_lines(path, self._offsets.get(path, 0)):

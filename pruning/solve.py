@@ -6,109 +6,235 @@ as they reach, which brings it back to where it stood.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 
-from pruning import ranks
-from pruning.algo import Algo
+from pruning import budget, files, ranks
+from pruning.algo import Algo, Ask, Found, Gates
+from pruning.margins import decision, margins
 from pruning.mask import Mask, Space
-from pruning.objective import LossFn
+from pruning.objective import Loss
+from pruning.racing import Racing
 from pruning.scores import Journal, Score, Store
 
-# Told after each score: the number of distinct masks that the search has asked for, and the best loss so far.
+# Told after each score: the number of masks that are scored in full, and the best loss so far.
 Watch = Callable[[int, float], None]
+
+
+class Losses(Protocol):
+    """What is minimised, over all samples or over a part of them; see `pruning.objective.Calibrated`."""
+
+    @property
+    def whole(self) -> Loss:
+        """The loss over all samples."""
+        ...
+
+    def part(self, start: int, stop: int) -> Loss:
+        """The loss over the samples start..stop-1."""
+        ...
 
 
 @dataclass(frozen=True)
 class Solution:
-    """What a search ended with.
+    """What a search ended with, and why it stopped.
 
-    `asked` counts the losses that the search asked for, repeats included; `paid` the masks among them that this
-    cell computed itself, in this run or an earlier one; `shared` those that another cell had paid for. The dense
-    model's loss, and the final mask's where the search never scored it, are measured for the record and count as
-    neither.
+    `asked` counts the losses that the search asked for, repeats included, `paid` those that this cell computed
+    itself, in this run or an earlier one, `shared` those that another cell had paid for; a loss over a part of the
+    samples counts as that part of one. The dense model's loss, and the final mask's where the search never scored
+    it, are measured for the record and count as neither.
     """
 
     score: Score
     dense: Score
-    asked: int
-    paid: int
-    shared: int
+    why: str
+    asked: float
+    paid: float
+    shared: float
     seconds: float
+    margins: dict[str, Any]
 
 
 @dataclass
 class _Ledger:
     """Scores by mask, from three places: this cell's journal, other cells, the loss itself."""
 
-    losses: LossFn
+    losses: Losses
     journal: Journal
     store: Store
     watch: Watch
-    asked: list[Mask] = field(default_factory=list)
+    racing: Racing
+    asked: dict[Mask, None] = field(default_factory=dict)
+    count: float = 0.0
+    full: int = 0
     best: dict[int, float] = field(
         default_factory=dict
     )  # the least new loss, by the number of blocks removed
+    decisions: list[dict[str, Any]] = field(default_factory=list)
 
-    def scores(self, masks: Sequence[Mask]) -> list[Score]:
-        """Scores of a batch of masks, in its order. Only what nobody knows is computed, each mask once."""
-        unknown = [mask for mask in masks if mask not in self.journal.scores]
+    @property
+    def samples(self) -> int:
+        """How many samples a full score has."""
+        return self.losses.whole.estimate.count
+
+    def scores(self, masks: Sequence[Mask], samples: int | None = None) -> list[Score]:
+        """Scores over the first samples, or all. Only what nobody knows is computed, each mask once."""
+        wanted = min(samples or self.samples, self.samples)
+        unknown = [mask for mask in masks if self._known(mask) < wanted]
         # Files may have grown since another rank looked: all ranks go by what the first one saw.
-        for score in ranks.from_first([known for mask in unknown if (known := self.store.get(mask))]):
+        for score in ranks.from_first([found for mask in unknown if (found := self.store.get(mask))]):
             self._note(score)
-        missing = [mask for mask in dict.fromkeys(masks) if mask not in self.journal.scores]
-        for score in self.losses(missing) if missing else ():
-            self._note(score)
-        return [self.journal.scores[mask] for mask in masks]
+        missing: dict[int, dict[Mask, None]] = {}
+        for mask in masks:
+            if (known := self._known(mask)) < wanted:
+                missing.setdefault(known, {})[mask] = None
+        for known, group in missing.items():
+            for mask, terms, seconds in self.losses.part(known, wanted).terms(list(group)):
+                self._note(self._joined(mask, terms, seconds))
+        return [self._first(self.journal.scores[mask], wanted) for mask in masks]
+
+    def answer(self, request: Ask) -> list[float]:
+        """Losses of the masks of a request; infinite for those that a race has ruled out."""
+        self.asked.update(dict.fromkeys(request.masks))
+        self.count += len(request.masks) * min(request.samples or self.samples, self.samples) / self.samples
+        if request.samples is not None or request.best is None:
+            return [score.loss for score in self.scores(request.masks, request.samples)]
+        estimate = self.losses.whole.estimate
+        finished = self.racing.race(request.masks, request.best, estimate, self.scores)
+        standing = [finished.get(mask, self.journal.scores[mask]) for mask in request.masks]
+        if (made := decision(standing, request.best, estimate)) is not None:
+            self.decisions.append(made)
+        return [finished[mask].loss if mask in finished else math.inf for mask in request.masks]
+
+    def secant(self, space: Space) -> np.ndarray[Any, Any]:
+        """The answer to `Gates` of a loss without a gradient: (samples, N), 0 for protected blocks."""
+        masks = [space.drop(i) for i in space.free()]
+        self.asked.update(dict.fromkeys(masks))
+        self.count += len(masks)
+        dense, *singles = self.scores([space.dense, *masks])
+        found = np.zeros((self.samples, space.n_blocks))
+        for mask, score in zip(masks, singles, strict=True):
+            found[:, mask.dropped[0]] = np.subtract(dense.samples, score.samples)
+        return found
+
+    def _known(self, mask: Mask) -> int:
+        """Of how many samples this cell knows the terms of a mask."""
+        return len(self.journal.scores[mask].samples) if mask in self.journal.scores else 0
+
+    def _joined(self, mask: Mask, terms: Sequence[float], seconds: float) -> Score:
+        """A score that goes on from what is known of a mask."""
+        old = self.journal.scores.get(mask)
+        known, spent = (old.samples, old.seconds) if old is not None else ((), 0.0)
+        return self._score(mask, (*known, *terms), spent + seconds)
+
+    def _first(self, score: Score, samples: int) -> Score:
+        """A score over the first samples of those it knows."""
+        if len(score.samples) == samples:
+            return score
+        return self._score(score.mask, score.samples[:samples], score.seconds)
+
+    def _score(self, mask: Mask, terms: tuple[float, ...], seconds: float) -> Score:
+        partial = self.samples if len(terms) < self.samples else None
+        return Score(mask, self.losses.whole.estimate.mean(terms), terms, seconds, partial)
 
     def _note(self, score: Score) -> None:
         self.journal.add(score)
-        size = len(score.mask.dropped)
-        self.best[size] = min(score.loss, self.best.get(size, score.loss))
-        self.watch(len(self.journal.scores), self.best[max(self.best)])
+        if score.of is None:
+            size = len(score.mask.dropped)
+            self.full += 1
+            self.best[size] = min(score.loss, self.best.get(size, score.loss))
+        if self.best:
+            self.watch(self.full, self.best[max(self.best)])
 
-    def search(self, algo: Algo, space: Space, rng: np.random.Generator) -> Mask:
-        """Run the generator to its end and return the mask that it returns."""
-        proposals = algo.propose(space, rng)
-        losses: list[float] | None = None
-        while True:
-            try:
-                masks = proposals.send(losses) if losses is not None else next(proposals)
-            except StopIteration as end:
-                return _checked(end.value, space)
-            self.asked.extend(masks)
-            losses = [score.loss for score in self.scores(masks)]
+    def paid(self) -> tuple[float, float]:
+        """Of the losses asked for, how many were computed by this cell and how many by others."""
+        known = [self.journal.scores[mask] for mask in self.asked if mask in self.journal.scores]
+        own = math.fsum(len(score.samples) for score in known if score.seconds > 0)
+        others = math.fsum(len(score.samples) for score in known if score.seconds == 0)
+        return own / self.samples, others / self.samples
 
 
 def solve(
-    algo: Algo, space: Space, losses: LossFn, journal: Journal, store: Store, seed: int, watch: Watch
+    algo: Algo,
+    space: Space,
+    losses: Losses,
+    journal: Journal,
+    store: Store,
+    seed: int,
+    watch: Watch,
+    racing: Racing | None = None,
 ) -> Solution:
     """Find a mask of `space`. Raises LossError where a loss is NaN or infinite; the journal keeps the rest."""
     started = time.perf_counter()
     journal.scores = ranks.from_first(journal.scores)
-    ledger = _Ledger(losses, journal, store, watch)
+    ledger = _Ledger(losses, journal, store, watch, racing or Racing())
+    ledger.full = sum(score.of is None for score in journal.scores.values())
     before = sum(score.seconds for score in journal.scores.values())
     dense = ledger.scores([space.dense])[0]
-    mask = ledger.search(algo, space, np.random.default_rng(seed))
-    score = ledger.scores([mask])[0]
-    paid = [journal.scores[m].seconds > 0 for m in dict.fromkeys(ledger.asked)]
+    found = _search(algo, space, np.random.default_rng(seed), ledger)
+    score = ledger.scores([found.mask])[0]
+    own, others = ledger.paid()
     seconds = before + time.perf_counter() - started
-    return Solution(score, dense, len(ledger.asked), sum(paid), len(paid) - sum(paid), seconds)
+    shown = _margins(score, ledger)
+    return Solution(score, dense, found.why, ledger.count, own, others, seconds, shown)
+
+
+def _search(algo: Algo, space: Space, rng: np.random.Generator, ledger: _Ledger) -> Found:
+    """Run the generator to its end and return what it found."""
+    proposals = budget.proposals(algo, space, rng)
+    answer: Any = None
+    while True:
+        try:
+            request = proposals.send(answer)
+        except StopIteration as end:
+            return _checked(end.value, space)
+        answer = ledger.answer(request) if isinstance(request, Ask) else _gates(request, space, ledger)
+
+
+def _gates(_: Gates, space: Space, ledger: _Ledger) -> np.ndarray[Any, Any]:
+    """Gradients at the gates of blocks, kept in a file beside the journal so that a resumed search sees the same."""
+    gradient = ledger.losses.whole.gates
+    if gradient is None:
+        return ledger.secant(space)
+    path = ledger.journal.path.with_name("gates.json")
+    known: list[list[float]] | None = ranks.from_first(files.read_json(path) if path.exists() else None)
+    if known is None:
+        known = gradient().tolist()
+        if ranks.is_first():
+            files.write_json(path, known)
+    return np.array(known)
+
+
+def _margins(winner: Score, ledger: _Ledger) -> dict[str, Any]:
+    """How far the runner-up was, which masks are tied, and how near the decisions of the search were."""
+    size = len(winner.mask.dropped)
+    others = [
+        score
+        for mask in ledger.asked
+        if len(mask.dropped) == size and (score := ledger.journal.scores.get(mask)) is not None
+    ]
+    found = margins(winner, others, ledger.losses.whole.estimate)
+    return found | {"decisions": ledger.decisions[-LAST:]}
+
+
+LAST = 32  # decisions that a result keeps
 
 
 def best_so_far(scores: Sequence[Score], k: int) -> Iterator[tuple[int, float]]:
     """The curve of a search: number of scores, least loss so far among the masks that remove k blocks."""
     best = float("inf")
     for number, score in enumerate(scores, start=1):
-        if len(score.mask.dropped) == k:
+        if len(score.mask.dropped) == k and score.of is None:
             best = min(best, score.loss)
             yield number, best
 
 
-def _checked(mask: Mask, space: Space) -> Mask:
+def _checked(found: Found, space: Space) -> Found:
+    mask = found.mask
     if len(mask.dropped) != space.k or space.protected & set(mask.dropped):
         raise AssertionError(f"the search returned {mask}, which is not in {space}")
-    return mask
+    return found

@@ -12,7 +12,14 @@ from typing import Any, TypeAlias
 
 from pruning import files, table
 from pruning.cell import Cell
-from pruning.errors import BusyError, InputError, PruningError, UnreachableError, together
+from pruning.errors import (
+    BusyError,
+    InputError,
+    OutOfReachError,
+    PruningError,
+    UnreachableError,
+    together,
+)
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +33,7 @@ class Outcome:
 
     done: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     failed: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    left_out: dict[str, OutOfReachError] = field(default_factory=dict)
 
     @property
     def status(self) -> int:
@@ -57,7 +65,6 @@ def run_study(configs: Sequence[Composed]) -> int:
     results = cells[0].results
     _collect([partial(_check, cell) for cell in cells])
     files.check_writable(results)
-    _remember(cells)
     outcome = Outcome()
     try:
         _run(cells, outcome)
@@ -122,11 +129,12 @@ def _remember(cells: Sequence[Cell]) -> None:
 
 def _run(cells: Sequence[Cell], outcome: Outcome) -> None:
     pending = [cell for cell in cells if not _is_done(cell, outcome)]
+    prepared = _prepare(pending, outcome) if pending else []
+    _remember([cell for cell in cells if cell.key not in outcome.left_out])
     if not pending:
         log.info("every cell was done: %d of %d; nothing to run", len(outcome.done), len(cells))
         return
     log.info("cells: %d asked for, %d done, %d to run", len(cells), len(outcome.done), len(pending))
-    prepared = _prepare(pending, outcome)
     _start_tracker(cells)
     from pruning.run import record_failure, run
 
@@ -155,7 +163,8 @@ def _is_done(cell: Cell, outcome: Outcome) -> bool:
 def _prepare(cells: Sequence[Cell], outcome: Outcome) -> list[Any]:
     """Draw and check the samples of all cells before the first search starts.
 
-    Bad input stops the command; a model or data set that cannot be had fails its own cells only.
+    Bad input stops the command; a model or data set that cannot be had fails its own cells only, and a search that is
+    out of reach is left out if there is anything else to do.
     """
     from pruning.run import prepare, record_failure
 
@@ -163,10 +172,14 @@ def _prepare(cells: Sequence[Cell], outcome: Outcome) -> list[Any]:
     for cell in cells:
         try:
             ready.append(prepare(cell))
+        except OutOfReachError as error:
+            outcome.left_out[cell.key] = error
         except InputError as error:
             errors.append(error)
         except UnreachableError as error:
             outcome.failed[cell.key] = record_failure(cell, error)
+    if not (ready or errors or outcome.done or outcome.failed):
+        errors += outcome.left_out.values()
     if errors:
         raise together(errors)
     return ready
@@ -200,6 +213,9 @@ def _sum_up(cells: Sequence[Cell], outcome: Outcome) -> None:
     done = [outcome.done[key] for key in keys if key in outcome.done]
     if done:
         _print(table.results(done))
+    if outcome.left_out:
+        reasons = dict.fromkeys(map(str, outcome.left_out.values()))
+        _print(f"\n{len(outcome.left_out)} of {len(cells)} cells were left out:\n" + "\n".join(reasons))
     if outcome.failed:
         _print(
             f"\n{len(outcome.failed)} of {len(cells)} cells failed:\n{table.failures(outcome.failed.values())}"

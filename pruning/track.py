@@ -140,8 +140,11 @@ def _metrics(result: Mapping[str, Any], folder: Path) -> Iterator[tuple[str, flo
         yield f"calibration/{name}", result["calibration"][name], 0
     for name in ("evaluations_asked", "evaluations_paid", "seconds"):
         yield f"search/{name}", result["search"][name], 0
-    for which in ("dense", "pruned"):
-        for name, value in result["evaluation"][which].items():
+    if (runner_up := result["margins"]["runner_up"]) is not None:
+        yield "margins/runner_up_difference", runner_up["difference"], 0
+        yield "margins/tied", result["margins"]["tied"], 0
+    for which in ("dense", "pruned", "uncompensated"):
+        for name, value in result["evaluation"].get(which, {}).items():
             yield f"{which}/{name}", value, 0
     mask = Mask.from_json(result["mask"])
     scores = list(Journal.open(folder / "trace.jsonl", mask.n_blocks).scores.values())

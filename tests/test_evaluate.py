@@ -15,7 +15,8 @@ from pruning.calibration.items import Items
 from pruning.calibration.samples import Row, Samples
 from pruning.calibration.text import Text
 from pruning.errors import InputError
-from pruning.evaluate import Evaluator, Heldout, check_disjoint, digests, standard_error
+from pruning.estimate import standard_error
+from pruning.evaluate import Evaluator, Heldout, check_disjoint, digests
 from pruning.forward import Forward
 from pruning.mask import Mask
 
@@ -73,7 +74,8 @@ def test_perplexity_weighs_tokens_alike(tmp_path: Path) -> None:
     metrics = evaluator(tmp_path, Counting())(Mask(N))
     loss = (2 + 8) / (2 + 4)  # not the mean of 2/2 and 8/4
     assert metrics["ppl/heldout"] == pytest.approx(math.exp(loss))
-    spread = np.std([1.0, 2.0], ddof=1) / math.sqrt(2)
+    centre = 10 / 6
+    spread = math.sqrt(((2 * (1 - centre)) ** 2 + (4 * (2 - centre)) ** 2) / 6**2 * 2)  # linearised, ddof 1
     assert metrics["ppl/heldout/stderr"] == pytest.approx(math.exp(loss) * spread)
 
 

@@ -14,6 +14,7 @@ from pruning.algo.greedy import Greedy
 from pruning.calibration.samples import Samples
 from pruning.forward import Forward
 from pruning.mask import Space
+from pruning.objective import Calibrated
 from pruning.objective.perplexity import Perplexity
 from pruning.scores import Journal, Store
 from pruning.solve import solve
@@ -25,7 +26,8 @@ def search(folder: Path) -> None:
     """One greedy search on the calling rank; the first rank writes the journal."""
     torch.set_num_threads(1)
     samples = Samples("text", "test", text_rows(9), 0)
-    losses = Perplexity().bind(Forward(language_model(build("llama")), batch_tokens=30), samples)
+    forward = Forward(language_model(build("llama")), batch_tokens=30)
+    losses = Calibrated(Perplexity(), forward, samples)
     folder.mkdir(exist_ok=True)
     journal, store = Journal.open(folder / "trace.jsonl", N_BLOCKS), Store(folder, "key", "cell", N_BLOCKS)
     solution = solve(Greedy(), Space(N_BLOCKS, 3), losses, journal, store, 0, lambda *_: None)

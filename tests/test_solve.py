@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pruning.algo import Algo, Proposals
+from pruning.algo import Algo, Ask, Found, Proposals
 from pruning.algo.greedy import Greedy
 from pruning.algo.one_shot import OneShot
 from pruning.errors import LossError
+from pruning.estimate import Estimate
 from pruning.mask import Mask, Space
+from pruning.objective import Loss
 from pruning.scores import Journal, Score, Store
 from pruning.solve import Solution, best_so_far, solve
 
@@ -31,7 +33,7 @@ def quadratic(mask: Mask) -> float:
 
 
 class Losses:
-    """A LossFn over a dict; it remembers what it was asked to compute."""
+    """Losses over a dict, of one sample each; they remember what they were asked to compute."""
 
     def __init__(self, loss: Callable[[Mask], float] = quadratic, backwards: bool = False) -> None:
         every = (Mask(N, d) for k in range(N + 1) for d in combinations(range(N), k))
@@ -39,14 +41,24 @@ class Losses:
         self.backwards = backwards
         self.computed: list[Mask] = []
 
-    def __call__(self, masks: Sequence[Mask]) -> Iterator[Score]:
+    @property
+    def whole(self) -> Loss:
+        return Loss(Estimate((1.0,), (0,)), self.terms)
+
+    def part(self, start: int, stop: int) -> Loss:
+        assert (start, stop) == (0, 1)
+        return self.whole
+
+    def terms(self, masks: Sequence[Mask]) -> Iterator[tuple[Mask, Sequence[float], float]]:
         for mask in reversed(masks) if self.backwards else masks:
             self.computed.append(mask)
-            yield Score(mask, self.table[mask], (self.table[mask],), seconds=0.25)
+            yield mask, (self.table[mask],), 0.25
 
 
 class Fixed:
     """A search that asks for given batches, whatever it is told, and returns a given answer."""
+
+    max_evaluations = None
 
     def __init__(self, batches: Sequence[Sequence[Mask]], answer: Mask) -> None:
         self.batches, self.answer = batches, answer
@@ -54,8 +66,8 @@ class Fixed:
 
     def propose(self, space: Space, rng: np.random.Generator) -> Proposals:  # noqa: ARG002
         for batch in self.batches:
-            self.told.append((yield batch))
-        return self.answer
+            self.told.append((yield Ask(batch)))
+        return Found(self.answer, "there was no more to ask")
 
     def evaluations(self, space: Space) -> int:  # noqa: ARG002
         return sum(map(len, self.batches))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pruning.algo import Proposals
+from pruning.algo import Ask, Found, Proposals
 from pruning.errors import InputError
 from pruning.mask import Mask, Space
 
@@ -21,6 +21,7 @@ class Beam:
     """Extend each of the best sets by every block that is left, and keep the best of all that come out."""
 
     width: int = 5
+    max_evaluations: int | None = None
 
     def __post_init__(self) -> None:
         if self.width < 1:
@@ -32,9 +33,9 @@ class Beam:
         for _ in range(space.k):
             grown = (best.drop(i) for best in kept for i in space.free(best.dropped))
             masks = list(dict.fromkeys(grown))
-            losses = yield masks
+            losses = yield Ask(masks, best=self.width)
             kept = [masks[i] for i in np.argsort(losses, kind="stable")[: self.width]]
-        return kept[0]
+        return Found(kept[0], "k blocks were removed")
 
     def evaluations(self, space: Space) -> int:
         """At most min(width, sets of that size) * (blocks left) at each depth."""

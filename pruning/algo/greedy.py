@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pruning.algo import Proposals
+from pruning.algo import Ask, Found, Proposals
 from pruning.mask import Mask, Space
 
 
@@ -18,14 +18,16 @@ from pruning.mask import Mask, Space
 class Greedy:
     """Each removal takes the earlier ones into account; none is ever taken back."""
 
+    max_evaluations: int | None = None
+
     def propose(self, space: Space, rng: np.random.Generator) -> Proposals:  # noqa: ARG002
         """One batch a round, each mask one block larger than the last winner."""
         best: Mask = space.dense
         while len(best.dropped) < space.k:
             masks = [best.drop(i) for i in space.free(best.dropped)]
-            losses = yield masks
+            losses = yield Ask(masks, best=1)
             best = masks[int(np.argmin(losses))]
-        return best
+        return Found(best, "k blocks were removed")
 
     def evaluations(self, space: Space) -> int:
         """N + (N - 1) + ... for k rounds."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pruning.algo import Proposals
+from pruning.algo import Ask, Found, Proposals
 from pruning.mask import Space
 
 
@@ -18,12 +18,14 @@ from pruning.mask import Space
 class OneShot:
     """Rank blocks by the loss without them; no interaction between blocks is seen."""
 
+    max_evaluations: int | None = None
+
     def propose(self, space: Space, rng: np.random.Generator) -> Proposals:  # noqa: ARG002
         """One batch of single removals."""
         blocks = space.free()
-        losses = yield [space.drop(i) for i in blocks]
+        losses = yield Ask([space.drop(i) for i in blocks], best=space.k)
         ranked = np.argsort(losses, kind="stable")
-        return space.drop(*(blocks[r] for r in ranked[: space.k]))
+        return Found(space.drop(*(blocks[r] for r in ranked[: space.k])), "every block was scored")
 
     def evaluations(self, space: Space) -> int:
         """One for each unprotected block: N."""

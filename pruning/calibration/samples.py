@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from pruning import files
+from pruning.estimate import Estimate
 
 OVERLAP = 32  # tokens: a run of this length in two sets of windows means that they share text
 SHORTEST = 20  # tokens: the same for windows so short that two cuts of one text may share no run of 32
@@ -57,10 +59,33 @@ class Samples:
         """Digest of the exact rows: equal digests mean equal losses."""
         return hashlib.sha256(self._text().encode()).hexdigest()
 
+    @cached_property
+    def units(self) -> tuple[tuple[Row, ...], ...]:
+        """The samples, in order: a window of text is one row, an item a row for each choice."""
+        numbered = enumerate(self.rows)
+        groups = groupby(numbered, key=lambda pair: (pair[1].item is None, pair[1].item or 0, *_alone(*pair)))
+        return tuple(tuple(row for _, row in members) for _, members in groups)
+
     @property
     def count(self) -> int:
         """Number of samples: windows of a text, or items."""
-        return len({row.item for row in self.rows}) if self.kind == "items" else len(self.rows)
+        return len(self.units)
+
+    def part(self, start: int, stop: int) -> Samples:
+        """The samples start..stop-1."""
+        return replace(self, rows=tuple(row for unit in self.units[start:stop] for row in unit))
+
+    def only(self, kind: str) -> Samples:
+        """The windows of text ("text") or the items ("items") among samples of both kinds."""
+        rows = tuple(row for row in self.rows if (row.item is None) == (kind == "text"))
+        return replace(self, kind=kind, rows=rows)
+
+    def estimate(self, shares: tuple[float, ...] = (1.0,)) -> Estimate:
+        """How terms of these samples make a loss; of two shares the first is that of the windows, then of the items."""
+        tokens = [sum(row.span[1] - row.span[0] for row in unit) for unit in self.units]
+        weights = [float(n) if unit[0].item is None else 1.0 for n, unit in zip(tokens, self.units, strict=True)]
+        parts = [int(len(shares) > 1 and unit[0].item is not None) for unit in self.units]
+        return Estimate(tuple(weights), tuple(parts), shares)
 
     @property
     def length(self) -> int:
@@ -76,19 +101,15 @@ class Samples:
 
     def answers(self, logliks: Sequence[float]) -> Iterator[tuple[list[float], int]]:
         """For each item, the length-normalised scores of its choices and the index of the right one."""
-        items: dict[int, list[float]] = {}
-        right: dict[int, int] = {}
-        for row, loglik in zip(self.rows, logliks, strict=True):
-            assert row.item is not None
-            scores = items.setdefault(row.item, [])
-            if row.right:
-                right[row.item] = len(scores)
-            scores.append(loglik / (row.span[1] - row.span[0]))
-        for item, scores in items.items():
-            yield scores, right[item]
+        for unit, sums in zip(self.units, self.per_unit(logliks), strict=True):
+            scores = [total / (row.span[1] - row.span[0]) for row, total in zip(unit, sums, strict=True)]
+            yield scores, next(choice for choice, row in enumerate(unit) if row.right)
 
     def shared(self, other: Samples) -> int:
         """How many items, or runs of tokens, stand in both sets; 0 for sets of different kinds."""
+        if "both" in (self.kind, other.kind):
+            parts = ((self.only(kind), other.only(kind)) for kind in ("text", "items"))
+            return sum(one.shared(two) for one, two in parts if one.rows and two.rows)
         if self.kind != other.kind:
             return 0
         if self.kind == "items":
@@ -97,9 +118,21 @@ class Samples:
         length = min(OVERLAP, shortest, max(SHORTEST, shortest // 2))
         return len(self._runs(length) & other._runs(length))
 
+    def per_unit(self, values: Sequence[float]) -> list[list[float]]:
+        """Values of rows, gathered by sample."""
+        if len(values) != len(self.rows):
+            raise ValueError(f"{len(values)} values for {len(self.rows)} rows")
+        remaining = iter(values)
+        return [[next(remaining) for _ in unit] for unit in self.units]
+
     def _runs(self, length: int) -> set[tuple[int, ...]]:
         ids = (row.input_ids for row in self.rows)
         return {row[i : i + length] for row in ids for i in range(len(row) - length + 1)}
 
     def _text(self) -> str:
         return "".join(json.dumps(row.to_json()) + "\n" for row in self.rows)
+
+
+def _alone(number: int, row: Row) -> tuple[int, ...]:
+    """What tells a window of text from the next."""
+    return (number,) if row.item is None else ()

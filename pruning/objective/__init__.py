@@ -5,10 +5,14 @@ Lower is better, always. torch is imported inside `bind`, so that composing a co
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, ClassVar, Protocol, TypeAlias
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
+import numpy as np
+
+from pruning.estimate import Estimate
 from pruning.mask import Mask
 from pruning.scores import Score
 
@@ -16,21 +20,59 @@ if TYPE_CHECKING:
     from pruning.calibration.samples import Samples
     from pruning.forward import Forward
 
-# Yields each score as soon as it is known, in any order, so that a kill loses at most one evaluation.
-LossFn: TypeAlias = Callable[[Sequence[Mask]], Iterator[Score]]
+# For each mask, in any order and as soon as it is known: itself, a term for each sample, the seconds it took.
+Terms: TypeAlias = Callable[[Sequence[Mask]], Iterator[tuple[Mask, Sequence[float], float]]]
+Gradient: TypeAlias = Callable[[], np.ndarray[Any, Any]]  # (samples, N), as `pruning.algo.Gates` wants it
+
+
+@dataclass(frozen=True)
+class Loss:
+    """An objective bound to a model and samples: called with masks, it yields their scores as they become known."""
+
+    estimate: Estimate
+    terms: Terms
+    gates: Gradient | None = None
+
+    def __call__(self, masks: Sequence[Mask]) -> Iterator[Score]:
+        """Scores in any order, one a mask."""
+        for mask, terms, seconds in self.terms(masks):
+            yield Score(mask, self.estimate.mean(terms), tuple(terms), seconds)
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """An objective on the samples of a cell and, where only some are needed, on a part of them."""
+
+    objective: Objective
+    forward: Forward
+    samples: Samples
+
+    @cached_property
+    def whole(self) -> Loss:
+        """The loss over all samples."""
+        return self.objective.bind(self.forward, self.samples)
+
+    def part(self, start: int, stop: int) -> Loss:
+        """The loss over the samples start..stop-1."""
+        if (start, stop) == (0, self.whole.estimate.count):
+            return self.whole
+        if (start, stop) not in self._parts:
+            self._parts[start, stop] = self.objective.bind(self.forward, self.samples.part(start, stop))
+        return self._parts[start, stop]
+
+    @cached_property
+    def _parts(self) -> dict[tuple[int, int], Loss]:
+        return {}
 
 
 class Objective(Protocol):
     """What every objective offers."""
 
-    needs: ClassVar[str]  # the kind of calibration that it can read: "text" or "items"
-
-    def bind(self, forward: Forward, samples: Samples) -> LossFn:
-        """The loss of masks of this model on these samples."""
+    @property
+    def needs(self) -> str:
+        """The kind of calibration that it reads: "text", "items", "any" of the two, or "both" at once."""
         ...
 
-
-def mean(values: Iterable[float]) -> float:
-    """Mean in float64 by exact summation, whatever the order of the terms; NaN if a term is infinite."""
-    terms = [float(value) for value in values]
-    return math.fsum(terms) / len(terms) if all(map(math.isfinite, terms)) else math.nan
+    def bind(self, forward: Forward, samples: Samples) -> Loss:
+        """The loss of masks of this model on these samples. Nothing is computed before it is called."""
+        ...

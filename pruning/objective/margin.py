@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
+
+from pruning.estimate import mean
 from pruning.mask import Mask
-from pruning.objective import LossFn, mean
-from pruning.scores import Score
+from pruning.objective import Loss
 
 if TYPE_CHECKING:
     from pruning.calibration.samples import Samples
@@ -38,17 +40,27 @@ class Margin:
 
     needs: ClassVar[str] = "items"
 
-    def bind(self, forward: Forward, samples: Samples) -> LossFn:
+    def bind(self, forward: Forward, samples: Samples) -> Loss:
         """Losses over multiple-choice items; one term an item."""
 
-        def losses(masks: Sequence[Mask]) -> Iterator[Score]:
+        def gaps(logliks: Sequence[float]) -> list[float]:
+            return [gap(scores, right) for scores, right in samples.answers(logliks)]
+
+        def terms(masks: Sequence[Mask]) -> Iterator[tuple[Mask, Sequence[float], float]]:
             for mask, logliks, seconds in forward.loglikelihoods(samples.rows, masks):
-                terms = [_gap(scores, right) for scores, right in samples.answers(logliks)]
-                yield Score(mask, mean(terms), tuple(terms), seconds)
+                yield mask, gaps(logliks), seconds
 
-        return losses
+        def gates() -> np.ndarray[Any, Any]:
+            """A gap is linear in the log-likelihoods, so its gradient is the gap of theirs."""
+            from pruning.passes import gate_gradients
+
+            gradients = gate_gradients(forward, samples.rows)
+            return np.array([gaps(column) for column in gradients.T.tolist()]).T
+
+        return Loss(samples.estimate(), terms, gates)
 
 
-def _gap(scores: Sequence[float], right: int) -> float:
+def gap(scores: Sequence[float], right: int) -> float:
+    """Mean score of the wrong answers less the score of the right one."""
     wrong = [score for choice, score in enumerate(scores) if choice != right]
     return mean(wrong) - scores[right]

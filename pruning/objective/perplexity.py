@@ -5,14 +5,14 @@ Source: the paper's objective A; SLEB (arXiv 2402.09025, section 3.2); Shortened
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
 
 from pruning.mask import Mask
-from pruning.objective import LossFn
-from pruning.scores import Score
+from pruning.objective import Loss
 
 if TYPE_CHECKING:
     from pruning.calibration.samples import Samples
@@ -32,14 +32,17 @@ class Perplexity:
 
     needs: ClassVar[str] = "text"
 
-    def bind(self, forward: Forward, samples: Samples) -> LossFn:
+    def bind(self, forward: Forward, samples: Samples) -> Loss:
         """Losses over text windows; one term a window."""
-        tokens = [stop - start for start, stop in (row.span for row in samples.rows)]
+        tokens = np.array([row.span[1] - row.span[0] for row in samples.rows])
 
-        def losses(masks: Sequence[Mask]) -> Iterator[Score]:
+        def terms(masks: Sequence[Mask]) -> Iterator[tuple[Mask, Sequence[float], float]]:
             for mask, logliks, seconds in forward.loglikelihoods(samples.rows, masks):
-                loss = -math.fsum(logliks) / sum(tokens)
-                terms = tuple(-loglik / n for loglik, n in zip(logliks, tokens, strict=True))
-                yield Score(mask, loss, terms, seconds)
+                yield mask, (-np.array(logliks) / tokens).tolist(), seconds
 
-        return losses
+        def gates() -> np.ndarray[Any, Any]:
+            from pruning.passes import gate_gradients
+
+            return np.asarray(-gate_gradients(forward, samples.rows) / tokens[:, None])
+
+        return Loss(samples.estimate(), terms, gates)

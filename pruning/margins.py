@@ -1,0 +1,104 @@
+"""How far apart masks are, given that their losses are means over samples: the winner, its runner-up, its ties.
+
+Two masks are compared by the paired differences of their terms, over the samples that both were scored on; a loss
+says little about which is better where its samples disagree.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pruning.estimate import Estimate
+from pruning.scores import Score
+
+LEVEL = 0.05  # of the tests that tell a tie
+LISTED = 100  # masks that are written into a result; the number of ties is always exact
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A mask against a better one: the mean paired difference of their losses, its standard error, over how many
+    samples.
+    """
+
+    score: Score
+    difference: float
+    error: float
+    samples: int
+
+    @property
+    def p_value(self) -> float:
+        """One-sided, by Student's t: how often a mask that is no worse would look so much worse."""
+        from scipy.stats import t
+
+        if self.error == 0:
+            return 1.0 if self.difference <= 0 else 0.0
+        return float(t.sf(self.difference / self.error, self.samples - 1))
+
+    def to_json(self) -> dict[str, Any]:
+        """What a result says of a comparison."""
+        return {
+            "dropped": list(self.score.mask.dropped),
+            "difference": self.difference,
+            "standard_error": self.error,
+            "samples": self.samples,
+        }
+
+
+def compare(better: Score, score: Score, estimate: Estimate) -> Comparison:
+    """A mask against a better one, over the samples that both know."""
+    samples = min(len(better.samples), len(score.samples))
+    terms = [a - b for a, b in zip(score.samples[:samples], better.samples[:samples], strict=True)]
+    return Comparison(score, estimate.mean(terms), estimate.error(terms), samples)
+
+
+def margins(winner: Score, others: Sequence[Score], estimate: Estimate) -> dict[str, Any]:
+    """The runner-up and the ties of a winner, among other masks of as many blocks.
+
+    A tie is a mask that is not significantly worse at 0.05, after Holm's correction for the number compared.
+    """
+    compared = [compare(winner, score, estimate) for score in others if score.mask != winner.mask]
+    compared.sort(key=lambda comparison: comparison.difference)
+    if not compared:
+        return {"compared": 0, "runner_up": None, "tied": 0, "ties": []}
+    corrected = holm([comparison.p_value for comparison in compared])
+    ties = [c for c, p in zip(compared, corrected, strict=True) if p >= LEVEL]
+    return {
+        "compared": len(compared),
+        "runner_up": compared[0].to_json() | {"p_corrected": corrected[0]},
+        "tied": len(ties),
+        "ties": [list(comparison.score.mask.dropped) for comparison in ties[:LISTED]],
+    }
+
+
+def decision(scores: Sequence[Score], best: int, estimate: Estimate) -> dict[str, Any] | None:
+    """A choice of the best of some masks, as a search makes it: the last that was in against the first that was
+    out.
+    """
+    if not best < len(scores):
+        return None
+    full = [score for score in scores if score.of is None]
+    ranked = sorted(full, key=lambda score: score.loss)
+    chosen = ranked[best - 1]
+    out = [*ranked[best:], *(score for score in scores if score.of is not None)]
+    nearest = min((compare(chosen, score, estimate) for score in out), key=lambda c: c.difference)
+    return {"best": best, "of": len(scores), "chosen": list(chosen.mask.dropped), "next": nearest.to_json()}
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """P-values corrected for their number, in their order (Holm 1979)."""
+    order = sorted(range(len(p_values)), key=p_values.__getitem__)
+    corrected, highest = [0.0] * len(p_values), 0.0
+    for rank, number in enumerate(order):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[number]))
+        corrected[number] = highest
+    return corrected
+
+
+def errors_apart(comparison: dict[str, Any]) -> float:
+    """How many standard errors a runner-up was away."""
+    error = float(comparison["standard_error"])
+    return float(comparison["difference"]) / error if error else math.inf

@@ -1,0 +1,44 @@
+"""Block Influence: how far a block turns the hidden state.
+
+Source: ShortGPT (arXiv 2403.03853, equation 1). Its code takes the last block's output behind the final norm, which
+makes that block look more important than it is; here states are taken at the blocks themselves.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from pruning import criteria
+from pruning.objective import Loss
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pruning.calibration.samples import Samples
+    from pruning.forward import Forward
+
+
+@dataclass(frozen=True)
+class BlockInfluence:
+    """1 - mean over tokens of the cosine between the states before and behind a block.
+
+    `by="run"` takes it between the ends of each run of removed blocks, as LLM-Streamline (2403.19135) does.
+    """
+
+    needs: ClassVar[str] = "any"
+    by: str = "block"
+
+    def __post_init__(self) -> None:
+        criteria.check_by(self.by)
+
+    def bind(self, forward: Forward, samples: Samples) -> Loss:
+        """A sum over removed blocks, from one dense pass; one term a sample."""
+        return criteria.between_states(forward, samples, _turned, self.by)
+
+
+def _turned(a: Tensor, b: Tensor) -> float:
+    """States (T, D) to 1 - mean cosine."""
+    from torch.nn.functional import cosine_similarity
+
+    return 1.0 - float(cosine_similarity(a.double(), b.double(), dim=-1).mean())
