@@ -96,14 +96,11 @@ class Cell:
 
     def identity(self) -> dict[str, Any]:
         """The part of the configuration that decides the outcome, with files replaced by their digests."""
-        calibration = dataclasses.asdict(self.calibration)  # type: ignore[call-overload]
-        if (file := self.calibration.file()) is not None:
-            calibration["path"] = _file_digest(file)
         return {
             "format": FORMAT,
             "model": self.model.identity(),
             "objective": described(self.objective),
-            "calibration": {"type": type(self.calibration).__name__, **calibration},
+            "calibration": _data(self.calibration),
             "algo": described(self.algo),
             "compensation": None if self.compensation == Nothing() else described(self.compensation),
             "ratio": self.ratio,
@@ -143,11 +140,30 @@ def _difference(recorded: Mapping[str, Any], wanted: Mapping[str, Any]) -> str |
 
 def _deciding(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     for group in ("objective", "algo", "compensation", "protect", "calibration", "model"):
-        for name, value in config.get(group, {}).items():
-            if name not in ("path", "name", "device_map"):
-                yield f"{group}.{name}", value
+        for name, value in _flat(group, config.get(group, {})):
+            if name.rpartition(".")[2] not in ("path", "name", "device_map"):
+                yield name, value
     for name in ("ratio", "k", "seed", "racing"):
         yield name, config.get(name)
+
+
+def _flat(name: str, settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _flat(f"{name}.{key}", value)
+        else:
+            yield f"{name}.{key}", value
+
+
+def _data(calibration: Any) -> dict[str, Any]:
+    """Settings of a calibration, and of those that it is made of, with files replaced by their digests."""
+    found = described(calibration)
+    for item in dataclasses.fields(calibration):
+        if hasattr(part := getattr(calibration, item.name), "draw"):
+            found[item.name] = _data(part)
+    if (file := calibration.file()) is not None:
+        found["path"] = _file_digest(file)
+    return found
 
 
 def described(settings: Any) -> dict[str, Any]:

@@ -30,11 +30,18 @@ class Estimate:
         """The number of samples."""
         return len(self.weights)
 
+    @property
+    def least(self) -> int:
+        """The first so many samples are of every part that has a share."""
+        parts = [part for part, share in enumerate(self.shares) if share]
+        return 1 + max(self.parts.index(part) for part in parts if part in self.parts)
+
     def mean(self, terms: Sequence[float]) -> float:
         """The loss; not finite if a term is not, NaN if a part has no sample among the first `len(terms)`."""
-        return math.fsum(
+        parts = [
             share * weighted_mean(values, weights) for share, values, weights in self._by_part(terms) if share
-        )
+        ]
+        return math.fsum(parts) if all(map(math.isfinite, parts)) else sum(parts)
 
     def error(self, terms: Sequence[float], whole: int | None = None) -> float:
         """The standard error of the loss, by linearisation within each part; 0 where a part has one sample.

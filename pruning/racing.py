@@ -18,7 +18,6 @@ samples do.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -33,8 +32,8 @@ Scorer = Callable[[Sequence[Mask], int], Sequence[Score]]
 
 @dataclass
 class Racing:
-    """Off where `delta` is None. `first` is the number of samples before the first look; it doubles from look to
-    look.
+    """Off where `delta` is None. `first` is the number of samples before the first look; it grows by half from look
+    to look.
     """
 
     delta: float | None = None
@@ -51,8 +50,11 @@ class Racing:
 
     def looks(self, samples: int) -> list[int]:
         """After how many samples candidates may be dropped."""
-        most = max(0, math.ceil(math.log2(max(samples, 1) / self.first)))
-        return [self.first << i for i in range(most) if self.first << i < samples]
+        looks, following = [], self.first
+        while following < samples:
+            looks.append(following)
+            following = following * 3 // 2
+        return looks
 
     def race(self, masks: Sequence[Mask], best: int, estimate: Estimate, scorer: Scorer) -> dict[Mask, Score]:
         """Full scores of the masks that are not ruled out; always at least `best` of them."""

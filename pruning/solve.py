@@ -83,7 +83,7 @@ class _Ledger:
 
     def scores(self, masks: Sequence[Mask], samples: int | None = None) -> list[Score]:
         """Scores over the first samples, or all. Only what nobody knows is computed, each mask once."""
-        wanted = min(samples or self.samples, self.samples)
+        wanted = self._wanted(samples)
         unknown = [mask for mask in masks if self._known(mask) < wanted]
         # Files may have grown since another rank looked: all ranks go by what the first one saw.
         for score in ranks.from_first([found for mask in unknown if (found := self.store.get(mask))]):
@@ -100,7 +100,7 @@ class _Ledger:
     def answer(self, request: Ask) -> list[float]:
         """Losses of the masks of a request; infinite for those that a race has ruled out."""
         self.asked.update(dict.fromkeys(request.masks))
-        self.count += len(request.masks) * min(request.samples or self.samples, self.samples) / self.samples
+        self.count += len(request.masks) * self._wanted(request.samples) / self.samples
         if request.samples is not None or request.best is None:
             return [score.loss for score in self.scores(request.masks, request.samples)]
         estimate = self.losses.whole.estimate
@@ -120,6 +120,14 @@ class _Ledger:
         for mask, score in zip(masks, singles, strict=True):
             found[:, mask.dropped[0]] = np.subtract(dense.samples, score.samples)
         return found
+
+    def _wanted(self, samples: int | None) -> int:
+        """How many samples are meant: as many as there are at the most, and some of every kind."""
+        return (
+            self.samples
+            if samples is None
+            else min(max(samples, self.losses.whole.estimate.least), self.samples)
+        )
 
     def _known(self, mask: Mask) -> int:
         """Of how many samples this cell knows the terms of a mask."""

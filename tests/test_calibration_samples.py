@@ -3,12 +3,23 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from hydra.utils import instantiate
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pruning.calibration.both import Both, interleaved
+from pruning.calibration.items import Items
 from pruning.calibration.samples import Row, Samples
+from pruning.calibration.text import Text
+from pruning.config import CONF, register
+from pruning.errors import InputError
+from pruning.estimate import Estimate
 
 ITEM_ROWS = (
     Row((1, 2, 3, 4), (2, 4), 0, 0, False),
@@ -102,3 +113,101 @@ def test_text_and_items_share_nothing_even_of_equal_tokens() -> None:
     items = Samples("items", "i", (Row(tuple(range(64)), (1, 2), 0, 0, True),), 0)
     assert text.shared(text) > 0
     assert text.shared(items) == items.shared(text) == 0
+
+
+def both_samples() -> Samples:
+    text = text_samples(range(8), range(9), range(7))
+    units = interleaved(text.units, Samples("items", "i", ITEM_ROWS, 0).units)
+    return Samples("both", "b", tuple(row for unit in units for row in unit), 0, frozenset("ab"))
+
+
+def test_a_window_is_a_sample_and_an_item_is_all_its_choices() -> None:
+    text = text_samples(range(8), range(8), range(7))
+    assert text.units == tuple((row,) for row in text.rows), "even where two windows are equal"
+    assert Samples("items", "i", ITEM_ROWS, 0).units == (ITEM_ROWS[:2], ITEM_ROWS[2:])
+    both = both_samples()
+    assert [unit[0].item for unit in both.units] == [None, 0, None, 1, None]
+    assert both.count == 5
+
+
+def test_parts_are_samples_and_put_together_they_are_the_whole() -> None:
+    for samples in (text_samples(range(8), range(9)), Samples("items", "i", ITEM_ROWS, 0), both_samples()):
+        for cut in range(samples.count + 1):
+            head, tail = samples.part(0, cut), samples.part(cut, samples.count)
+            assert head.units + tail.units == samples.units
+            assert (head.kind, head.source, head.seed) == (samples.kind, samples.source, samples.seed)
+        assert samples.part(0, samples.count).sha256 == samples.sha256
+
+
+def test_samples_of_both_kinds_are_taken_apart() -> None:
+    both = both_samples()
+    assert both.only("items").rows == ITEM_ROWS
+    assert both.only("text").rows == text_samples(range(8), range(9), range(7)).rows
+    assert (both.only("text").kind, both.only("items").kind) == ("text", "items")
+
+
+def test_windows_weigh_by_their_tokens_and_items_alike() -> None:
+    assert text_samples(range(8), range(9)).estimate() == Estimate((7.0, 8.0), (0, 0))
+    assert Samples("items", "i", ITEM_ROWS, 0).estimate() == Estimate((1.0, 1.0), (0, 0))
+    found = both_samples().estimate((0.25, 0.75))
+    assert found == Estimate((7.0, 1.0, 8.0, 1.0, 6.0), (0, 1, 0, 1, 0), (0.25, 0.75))
+
+
+def test_values_of_rows_are_gathered_by_sample() -> None:
+    assert both_samples().per_unit([1, 2, 3, 4, 5, 6, 7, 8]) == [[1], [2, 3], [4], [5, 6, 7], [8]]
+
+
+def test_both_kinds_share_what_each_shares() -> None:
+    both = both_samples()
+    assert both.shared(Samples("items", "i", ITEM_ROWS, 0, frozenset("bc"))) == 1
+    assert Samples("items", "i", ITEM_ROWS, 0, frozenset("bc")).shared(both) == 1
+    long = Samples("both", "b", (*text_samples(range(64)).rows, *ITEM_ROWS), 0, frozenset("a"))
+    assert long.shared(text_samples(range(64))) == text_samples(range(64)).shared(long) > 0
+    assert long.shared(long) == text_samples(range(64)).shared(text_samples(range(64))) + 1
+    assert long.shared(text_samples(range(500, 564))) == 0
+
+
+@given(st.integers(1, 40), st.integers(1, 40))
+def test_every_beginning_of_both_has_both_in_proportion(windows: int, items: int) -> None:
+    text = [(Row((1, 2), (1, 2)),)] * windows
+    units = interleaved(text, [(Row((1, 2), (1, 2), n, 0, True),) for n in range(items)])
+    assert [unit[0].item for unit in units if unit[0].item is not None] == list(range(items))
+    for n in range(2, len(units) + 1):
+        first = sum(unit[0].item is None for unit in units[:n])
+        assert 1 <= first < n
+        assert abs(first - n * windows / (windows + items)) <= 1
+
+
+def test_a_calibration_of_both_kinds_draws_both(tokenizer: Any) -> None:
+    text, items = Text("pydoc", 5, 16, 3), Items("commonsense", 7, 3)
+    drawn = Both(text, items).draw(tokenizer)
+    assert (drawn.kind, drawn.count, drawn.source, drawn.seed) == ("both", 12, "pydoc + commonsense", 3)
+    assert drawn.only("text").rows == text.draw(tokenizer).rows
+    assert drawn.only("items").rows == items.draw(tokenizer).rows
+    assert drawn.keys == items.draw(tokenizer).keys
+    assert drawn.part(0, 2).only("text").count == drawn.part(0, 2).only("items").count == 1
+
+
+def test_a_calibration_of_both_kinds_says_which_is_wrong(tokenizer: Any) -> None:
+    text, items = Text("pydoc", 5, 16, 3), Items("commonsense", 7, 3)
+    with pytest.raises(InputError, match=r"calibration.text gives items: choose a calibration of text"):
+        Both(items, items)
+    with pytest.raises(InputError, match=r"lower calibration.items.samples"):
+        Both(text, Items("commonsense", 10**6, 3)).draw(tokenizer)
+
+
+def test_both_parts_are_chosen_and_set_on_the_command_line() -> None:
+    GlobalHydra.instance().clear()
+    register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        chosen = [
+            "objective=weighted",
+            "calibration@calibration.text=wikitext2",
+            "calibration.items.samples=9",
+        ]
+        found = compose("config", [*chosen, "seed=4"]).calibration
+        with pytest.raises(HydraException, match="sampels"):
+            compose("config", ["objective=weighted", "calibration.text.sampels=4"])
+    both = instantiate(found)
+    assert (both.text.path, both.items.samples, both.text.seed) == ("Salesforce/wikitext", 9, 4)
+    assert hash(both) == hash(instantiate(found))

@@ -90,9 +90,9 @@ def test_nothing_is_dropped_where_racing_is_off_or_all_matter(racing: Racing, be
     assert set(race.paid.values()) == {SAMPLES}
 
 
-def test_looks_double_and_end_before_the_last_sample() -> None:
-    assert Racing(0.01).looks(64) == [8, 16, 32]
-    assert Racing(0.01).looks(100) == [8, 16, 32, 64]
+def test_looks_grow_by_half_and_end_before_the_last_sample() -> None:
+    assert Racing(0.01).looks(64) == [8, 12, 18, 27, 40, 60]
+    assert Racing(0.01).looks(60) == [8, 12, 18, 27, 40]
     assert Racing(0.01).looks(8) == Racing(0.01).looks(1) == []
 
 

@@ -68,7 +68,7 @@ class Algo(Protocol):
     def evaluations(self, space: Space) -> int:
         """How many losses it will ask for at the most; for progress bars and cost tables.
 
-        Raises InputError, with the count, where the search is out of reach in this space.
+        Raises OutOfReachError, with the count, where the search is out of reach in this space.
         """
         ...
 
@@ -79,9 +79,7 @@ class Known:
 
     losses: dict[Mask, float] = field(default_factory=dict)
 
-    def ask(
-        self, masks: Iterable[Mask], best: int | None = None
-    ) -> Generator[Request, Any, list[float]]:
+    def ask(self, masks: Iterable[Mask], best: int | None = None) -> Generator[Request, Any, list[float]]:
         """`losses = yield from known.ask(masks)`: the losses of all of them; only the new ones are asked for."""
         masks = list(masks)
         new = [mask for mask in dict.fromkeys(masks) if mask not in self.losses]

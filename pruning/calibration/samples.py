@@ -81,9 +81,11 @@ class Samples:
         return replace(self, kind=kind, rows=rows)
 
     def estimate(self, shares: tuple[float, ...] = (1.0,)) -> Estimate:
-        """How terms of these samples make a loss; of two shares the first is that of the windows, then of the items."""
+        """How terms of these samples make a loss; of two shares, that of windows comes first."""
         tokens = [sum(row.span[1] - row.span[0] for row in unit) for unit in self.units]
-        weights = [float(n) if unit[0].item is None else 1.0 for n, unit in zip(tokens, self.units, strict=True)]
+        weights = [
+            float(n) if unit[0].item is None else 1.0 for n, unit in zip(tokens, self.units, strict=True)
+        ]
         parts = [int(len(shares) > 1 and unit[0].item is not None) for unit in self.units]
         return Estimate(tuple(weights), tuple(parts), shares)
 

@@ -1,0 +1,144 @@
+"""What racing saves, and how often it ends elsewhere.
+
+python -m benchmarks.racing [SEEDS]
+
+Greedy, k = 6, perplexity on SmolLM2, on 32, 64 and 128 windows of 128 tokens. A seed is a random order of a random
+choice of the windows from one pool. Terms of a mask are computed once, over the whole pool, and kept in a file; both
+searches are then answered from it, so that hundreds of seeds cost little. What a search would have cost is counted as
+the engine would run it: one block forward for each distinct beginning of the masks in a batch that keeps the block,
+times the samples, and one projection to the vocabulary for each mask. Writes benchmarks/racing.json.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.works import SMOLLM2, smollm2
+from pruning import files, models
+from pruning.algo.greedy import Greedy
+from pruning.calibration.text import Text
+from pruning.estimate import Estimate
+from pruning.forward import Forward
+from pruning.mask import Mask, Space
+from pruning.objective import Loss
+from pruning.objective.perplexity import Perplexity
+from pruning.racing import Racing
+from pruning.scores import Journal, Store
+from pruning.solve import solve
+
+POOL, LENGTH, SPACE = 128, 128, Space(30, 6)
+HEAD = 8.0  # SmolLM2's projection to its vocabulary has the weights of so many blocks
+RESULTS = Path(__file__).parent / "racing.json"
+log = logging.getLogger("benchmarks")
+
+
+@dataclass
+class Pool:
+    """Terms of masks over all windows, computed when they are first asked for and kept in a file."""
+
+    journal: Journal
+
+    def terms(self, masks: Sequence[Mask]) -> list[np.ndarray[Any, Any]]:
+        """(POOL,) for each mask."""
+        missing = [mask for mask in masks if mask not in self.journal.scores]
+        if missing:
+            samples = Text("pydoc", POOL, LENGTH, 0).draw(models.tokenizer(SMOLLM2))
+            for score in Perplexity().bind(Forward(smollm2()), samples)(missing):
+                self.journal.add(score)
+                log.info("pool: %d masks", len(self.journal.scores))
+        return [np.array(self.journal.scores[mask].samples) for mask in masks]
+
+
+@dataclass
+class Drawn:
+    """The windows of one seed, and what a search on them has cost."""
+
+    pool: Pool
+    windows: np.ndarray[Any, Any]
+    blocks: float = 0.0
+    heads: float = 0.0
+    _parts: dict[tuple[int, int], Loss] = field(default_factory=dict)
+
+    @property
+    def whole(self) -> Loss:
+        """All windows."""
+        return self.part(0, len(self.windows))
+
+    def part(self, start: int, stop: int) -> Loss:
+        """Some of them, in the order of the seed."""
+
+        def terms(masks: Sequence[Mask]) -> Iterator[tuple[Mask, Sequence[float], float]]:
+            self.blocks += block_forwards(masks) * (stop - start)
+            self.heads += len(masks) * (stop - start)
+            for mask, found in zip(masks, self.pool.terms(masks), strict=True):
+                yield mask, found[self.windows[start:stop]].tolist(), 1.0
+
+        return Loss(Estimate((1.0,) * (stop - start), (0,) * (stop - start)), terms)
+
+
+def block_forwards(masks: Sequence[Mask]) -> int:
+    """How many blocks the engine runs for a batch of masks, on each sample."""
+    beginnings = {
+        (index, tuple(i for i in mask.dropped if i < index)) for mask in masks for index in mask.kept
+    }
+    return len(beginnings)
+
+
+def search(pool: Pool, windows: np.ndarray[Any, Any], racing: Racing) -> tuple[Mask, Drawn]:
+    """One search on some windows."""
+    losses = Drawn(pool, windows)
+    with tempfile.TemporaryDirectory() as scratch:
+        store = Store(Path(scratch), "key", "cell", SPACE.n_blocks, share=False)
+        journal = Journal(Path(scratch) / "trace.jsonl", SPACE.n_blocks)
+        found = solve(Greedy(), SPACE, losses, journal, store, 0, lambda *_: None, racing)
+    return found.score.mask, losses
+
+
+def measure(pool: Pool, samples: int, seeds: int, racing: Racing) -> dict[str, Any]:
+    """Both searches on each seed."""
+    equal, rows = 0, []
+    for seed in range(seeds):
+        windows = np.random.default_rng(seed).permutation(POOL)[:samples]
+        (plain, full), (raced, part) = (search(pool, windows, r) for r in (Racing(), racing))
+        equal += plain == raced
+        rows.append((part.heads / full.heads, full.blocks / part.blocks, _work(full) / _work(part)))
+    paid, blocks, work = np.mean(rows, axis=0)
+    return {
+        "samples": samples,
+        "seeds": seeds,
+        "delta": racing.delta,
+        "masks_equal": equal / seeds,
+        "evaluations_paid": round(float(paid), 3),
+        "block_forwards_ratio": round(float(blocks), 2),
+        "work_ratio": round(float(work), 2),
+    }
+
+
+def _work(cost: Drawn) -> float:
+    return cost.blocks + HEAD * cost.heads
+
+
+def main() -> None:
+    """Print a line for each number of samples."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    seeds = int(sys.argv[1]) if len(sys.argv) > 1 else 20
+    folder = Path("results") / "benchmarks"
+    folder.mkdir(parents=True, exist_ok=True)
+    pool = Pool(Journal.open(folder / "racing_pool.jsonl", SPACE.n_blocks))
+    found = []
+    for samples in (128, 64, 32):
+        found.append(measure(pool, samples, seeds, Racing(0.01)))
+        log.info("%s", found[-1])
+        files.write_json(RESULTS, found)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""What the stochastic searches share: a prior over sets from the losses of single removals, and moves between sets.
+
+The paper calls its genetic and Bayesian searches "prior-guided" without saying what the prior is. Here it is
+one-shot's measurement: block i weighs exp(-(s_i - min s) / (T * scale)), where s_i is the loss without block i
+alone, T a setting `temperature`, and scale the median of s_i - min s, so that it means the same for a loss in
+nats and for a margin. Sets are drawn block by block without replacement in proportion to the weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Generator
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from pruning.algo import Known, Request
+from pruning.mask import Mask, Space
+
+Array: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
+
+
+def singles(space: Space, known: Known) -> Generator[Request, Any, Array]:
+    """The losses of removing each block of `space.free()` alone; to be used with `yield from`."""
+    return np.array((yield from known.ask([space.drop(i) for i in space.free()])))
+
+
+def one_shot(space: Space, losses: Array) -> Mask:
+    """The k blocks that are cheapest alone; ties go to the lower index."""
+    blocks = space.free()
+    return space.drop(*(blocks[r] for r in np.argsort(losses, kind="stable")[: space.k]))
+
+
+def scale(losses: Array) -> float:
+    """How far apart the cheaper blocks are: the median excess over the cheapest; 1 where half of them are equal."""
+    return float(np.median(losses) - losses.min()) or 1.0
+
+
+def log_weights(losses: Array, temperature: float) -> Array:
+    """Logarithms of the prior's weights, up to a constant."""
+    weights: Array = (losses.min() - losses) / (temperature * scale(losses))
+    return weights
+
+
+def draw(space: Space, rng: np.random.Generator, weights: Array | None = None) -> Mask:
+    """A random mask of the space; without log-weights all are equally likely.
+
+    The k largest of log-weight plus Gumbel noise are a draw without replacement in proportion to the weights
+    (Kool, van Hoof and Welling, arXiv 1903.06059), which no small weight can make fail.
+    """
+    blocks = space.free()
+    keys = rng.gumbel(size=len(blocks)) + (0.0 if weights is None else weights)
+    return space.drop(*(blocks[r] for r in np.argsort(-keys)[: space.k]))
+
+
+def swapped(mask: Mask, space: Space, rng: np.random.Generator, swaps: int = 1) -> Mask:
+    """The mask with `swaps` of its blocks, or as many as can be, exchanged for others; k stays."""
+    kept = space.free(mask.dropped)
+    swaps = min(swaps, len(mask.dropped), len(kept))
+    back = rng.choice(mask.dropped, swaps, replace=False)
+    gone = rng.choice(kept, swaps, replace=False) if swaps else ()
+    return space.drop(*(set(mask.dropped) - {int(i) for i in back}), *(int(i) for i in gone))
+
+
+def neighbours(mask: Mask, space: Space) -> list[Mask]:
+    """All masks that differ in one block: k * (N - k) of them."""
+    dropped, kept = mask.dropped, space.free(mask.dropped)
+    return [space.drop(*(d for d in dropped if d != back), gone) for back in dropped for gone in kept]
+
+
+def fresh(mask: Mask, taken: Collection[Mask], space: Space, rng: np.random.Generator) -> Mask:
+    """The mask, or where it is taken the first that is not on a random walk of swaps.
+
+    Some mask of the space must be left.
+    """
+    while mask in taken:
+        mask = swapped(mask, space, rng)
+    return mask
+
+
+def scored_all(space: Space, known: Known) -> bool:
+    """Whether no mask of the space is left to ask for."""
+    return sum(len(mask.dropped) == space.k for mask in known.losses) == space.size

@@ -1,0 +1,52 @@
+"""Exhaustive: score every mask of the space. The true optimum, where it can be had.
+
+Not in the paper's panel; it tells a search that failed from one that had nothing to find. Masks are asked for in
+lexicographic order and in batches of `batch`: what stands together has its first blocks in common, which are
+computed once. Ties go to the mask that comes first.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import combinations, islice
+
+import numpy as np
+
+from pruning.algo import Ask, Found, Proposals
+from pruning.errors import InputError, OutOfReachError
+from pruning.mask import Mask, Space
+
+
+@dataclass(frozen=True)
+class Exhaustive:
+    """All N choose k masks; refused where they are more than `limit`."""
+
+    limit: int = 50_000
+    batch: int = 256
+    max_evaluations: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.limit < 1:
+            raise InputError(f"algo.limit={self.limit} allows no space: choose at least 1.")
+        if self.batch < 1:
+            raise InputError(f"algo.batch={self.batch} holds no mask: choose at least 1.")
+
+    def propose(self, space: Space, rng: np.random.Generator) -> Proposals:  # noqa: ARG002
+        """Batch after batch, keeping the best mask alone."""
+        self.evaluations(space)  # refuses a space that is too large
+        masks = (space.drop(*chosen) for chosen in combinations(space.free(), space.k))
+        best: tuple[float, Mask] = (math.inf, space.dense)
+        while batch := list(islice(masks, self.batch)):
+            losses = yield Ask(batch, best=1)
+            best = min(best, *zip(losses, batch, strict=True), key=lambda scored: scored[0])
+        return Found(best[1], "every mask of the space was scored")
+
+    def evaluations(self, space: Space) -> int:
+        """N choose k. Raises OutOfReachError where that is more than `limit`."""
+        if space.size > self.limit:
+            raise OutOfReachError(
+                f"algo=exhaustive would score {space.size:,} masks ({len(space.free())} blocks, k = {space.k}), "
+                f"more than algo.limit={self.limit}: raise the limit, lower k, or choose another search."
+            )
+        return space.size

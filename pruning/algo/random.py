@@ -1,0 +1,49 @@
+"""Random: the best of `trials` masks drawn uniformly.
+
+Not in the paper's panel; the baseline that any search has to beat at its own cost. 200 trials are what the paper
+gives its Bayesian search. It uses no prior, so it may end worse than one-shot.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+
+from pruning.algo import Ask, Found, Proposals
+from pruning.algo._prior import draw
+from pruning.errors import InputError
+from pruning.mask import Mask, Space
+
+
+@dataclass(frozen=True)
+class Random:
+    """Distinct masks, all equally likely, and all in one batch."""
+
+    trials: int = 200
+    max_evaluations: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.trials < 1:
+            raise InputError(f"algo.trials={self.trials} draws no mask: choose at least 1.")
+
+    def propose(self, space: Space, rng: np.random.Generator) -> Proposals:
+        """One batch of min(trials, size of the space) masks."""
+        masks = list(self._drawn(space, rng))
+        losses = yield Ask(masks, best=1)
+        every = len(masks) == space.size
+        why = "every mask of the space was scored" if every else f"{self.trials} masks were drawn"
+        return Found(masks[int(np.argmin(losses))], why)
+
+    def _drawn(self, space: Space, rng: np.random.Generator) -> dict[Mask, None]:
+        if space.size <= self.trials:
+            return {space.drop(*chosen): None for chosen in combinations(space.free(), space.k)}
+        masks: dict[Mask, None] = {}
+        while len(masks) < self.trials:
+            masks[draw(space, rng)] = None
+        return masks
+
+    def evaluations(self, space: Space) -> int:
+        """One for each trial, as far as there are masks."""
+        return min(self.trials, space.size)

@@ -1,0 +1,63 @@
+"""Divergence: how far the pruned model's predictions move from the dense model's.
+
+Source: EvoPress (arXiv 2410.14649), which takes it for the fitness of its search.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from pruning.mask import Mask
+from pruning.objective import Loss
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pruning.calibration.samples import Samples
+    from pruning.forward import Forward
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """Mean over scored positions of KL(dense || pruned), in nats.
+
+    With the dense model's next-token distribution p_t at position t and the pruned model's q_t
+
+        loss = mean over t of  sum over tokens v of  p_t(v) * (ln p_t(v) - ln q_t(v))
+
+    It asks for no right answers: what counts is to predict as the dense model does, its errors included. It is 0 for
+    the dense model. EvoPress draws a fresh minibatch for each selection; here all masks see the same samples.
+    """
+
+    needs: ClassVar[str] = "any"
+
+    def bind(self, forward: Forward, samples: Samples) -> Loss:
+        """Losses over windows or items; one term a sample."""
+        return between_distributions(forward, samples, _divergence)
+
+
+def between_distributions(
+    forward: Forward, samples: Samples, value: Callable[[Tensor, Tensor], Tensor]
+) -> Loss:
+    """A loss that is the mean over scored positions of `value(pruned, dense)`, from ln p (m, V) to (m,).
+
+    A sample's term is the mean over its own positions: a window's tokens, or those of an item's answers together.
+    """
+    from pruning.readings import Reading
+
+    reading = Reading(lambda logs, dense, _: value(logs, dense), compares=True)
+    tokens = [sum(row.span[1] - row.span[0] for row in unit) for unit in samples.units]
+
+    def terms(masks: Sequence[Mask]) -> Iterator[tuple[Mask, Sequence[float], float]]:
+        for mask, sums, seconds in forward.sums(samples.rows, masks, reading):
+            gathered = samples.per_unit(sums)
+            yield mask, [sum(own) / n for own, n in zip(gathered, tokens, strict=True)], seconds
+
+    return Loss(samples.estimate(), terms)
+
+
+def _divergence(logs: Tensor, dense: Tensor) -> Tensor:
+    # The softmax of log-probabilities is their exponential, by a faster kernel.
+    return (dense.softmax(-1) * (dense - logs)).sum(-1)

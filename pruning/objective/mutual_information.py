@@ -1,0 +1,114 @@
+"""Mutual information: how much the state behind a block tells about the state before it.
+
+Source: MI-PRUN (arXiv 2601.07212): a block's importance is -MI(state before, state behind). Which estimator it
+uses is not known here; this is the sliced mutual information of Goldfeld and Greenewald (2110.05279), by the
+nearest-neighbour estimator of Kraskov et al. (2004) as scikit-learn has it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from pruning import criteria
+from pruning.errors import InputError
+from pruning.objective import Loss
+
+if TYPE_CHECKING:
+    from pruning.calibration.samples import Samples
+    from pruning.forward import Forward
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class MutualInformation:
+    """Minus the mutual information, in nats, between the states that a removal joins, for each removed block.
+
+    Between states of hundreds of dimensions it cannot be estimated from hundreds of tokens. So both states of each
+    token are projected on a random direction, the same for both because a residual stream keeps its coordinates from
+    block to block, and the mutual information of the two numbers is estimated over the tokens of a row:
+
+        I(i, j) = mean over rows, mean over directions u of  MI( <u, h_i>, <u, h_j> )
+        loss    = sum over runs i..j-1 of removed blocks of  -(j - i) * I(i, j)           by="run"
+        loss    = sum over removed blocks i of               -I(i, i + 1)                 by="block"
+
+    A run counts once for each of its blocks, since sums of negative numbers would else prefer many short runs to a
+    long one. By the data processing inequality a run passes on no more than any of its blocks does.
+
+    `projections` is the number of directions, `tokens` how many tokens of a row are used at the most, drawn with
+    `seed` like the directions. Rows of fewer than three tokens tell nothing and count 0.
+    """
+
+    needs: ClassVar[str] = "any"
+    projections: int = 8
+    tokens: int = 128
+    neighbors: int = 3
+    seed: int = 0
+    by: str = "block"
+
+    def __post_init__(self) -> None:
+        criteria.check_by(self.by)
+        for name, least in (("projections", 1), ("tokens", 8), ("neighbors", 1), ("seed", 0)):
+            if (value := getattr(self, name)) < least:
+                raise InputError(f"objective.{name}={value} is too small: choose at least {least}.")
+
+    def bind(self, forward: Forward, samples: Samples) -> Loss:
+        """A sum over removed blocks, or runs, from one dense pass; one term a sample."""
+
+        @cache
+        def projected() -> list[Array]:
+            return self._projected(forward, samples)
+
+        @cache
+        def lost(i: int, j: int) -> Array:
+            rows = np.array([(i - j) * self._information(row[i], row[j]) for row in projected()])
+            return criteria.by_sample(samples, rows)
+
+        return criteria.between_places(samples, lost, self.by)
+
+    def _projected(self, forward: Forward, samples: Samples) -> list[Array]:
+        """For each row, the states at all places on all directions, (N + 1, tokens, projections)."""
+        import torch
+
+        from pruning import ranks
+        from pruning.passes import states
+
+        found = np.zeros((len(samples.rows), forward.n_blocks + 1, self.tokens, self.projections))
+        for lines, hidden in states(forward, samples.rows):
+            directions = torch.from_numpy(self._directions(hidden[0].shape[-1])).to(hidden[0].device)
+            for line in lines:
+                chosen = self._chosen(line.length)
+                for place, state in enumerate(hidden):
+                    own = state[line.place, chosen].double() @ directions.to(state.device)
+                    found[line.row, place, : len(chosen)] = own.cpu().numpy()
+        found = ranks.total(found)
+        sizes = [min(self.tokens, len(row.input_ids)) for row in samples.rows]
+        return [row[:, :size] for row, size in zip(found, sizes, strict=True)]
+
+    def _directions(self, width: int) -> Array:
+        """Unit vectors (D, projections)."""
+        drawn: Array = np.random.default_rng(self.seed).standard_normal((width, self.projections))
+        unit: Array = drawn / np.linalg.norm(drawn, axis=0)
+        return unit
+
+    def _chosen(self, length: int) -> Array:
+        """Which tokens of a row are used: the same for all rows of a length, wherever they stand."""
+        count = min(self.tokens, length)
+        return np.sort(np.random.default_rng(self.seed).choice(length, count, replace=False))
+
+    def _information(self, a: Array, b: Array) -> float:
+        """Mean over directions of the mutual information of (tokens, projections) at two places."""
+        from sklearn.feature_selection import mutual_info_regression
+
+        neighbors = min(self.neighbors, len(a) - 2)
+        if neighbors < 1:
+            return 0.0
+        columns = ((a[:, [p]], b[:, p]) for p in range(self.projections))
+        found = [
+            mutual_info_regression(x, y, n_neighbors=neighbors, random_state=self.seed) for x, y in columns
+        ]
+        return float(np.mean(found))

@@ -1,0 +1,137 @@
+"""Weighted: a mixture of two other objectives.
+
+Source: none; the paper compares objectives one by one. A mixture asks whether a mask can serve both.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, is_dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+import pruning.objective
+from pruning.errors import InputError, unknown
+from pruning.mask import Mask
+from pruning.objective import Gradient, Loss, Objective, Terms
+
+if TYPE_CHECKING:
+    from pruning.calibration.samples import Samples
+    from pruning.forward import Forward
+
+Join = Callable[[Sequence[Any], Sequence[Any]], list[Any]]  # what each of the two says of samples, to one
+
+
+@dataclass(frozen=True)
+class Weighted:
+    """(1 - weight) * first + weight * second, each with its default settings.
+
+    Losses are mixed as they are, in their own units: nats a token for perplexity and margin alike. Where both read
+    the same samples, terms are mixed sample by sample. Where one reads text and the other items, a calibration of
+    kind "both" is needed: a window's term is that of the one, an item's that of the other, and the loss is the
+    mixture of the two means.
+    """
+
+    first: str = "perplexity"
+    second: str = "margin"
+    weight: float = 0.5
+
+    def __post_init__(self) -> None:
+        for key in ("first", "second"):
+            if (name := getattr(self, key)) not in names():
+                raise unknown(f"objective.{key}", name, names())
+        if not 0 <= self.weight <= 1:
+            raise InputError(
+                f"objective.weight={self.weight:g} is no share: choose from 0 (first) to 1 (second)."
+            )
+
+    @property
+    def needs(self) -> str:
+        """What both read, or "both" where one reads text and the other items."""
+        kinds = {part.needs for part in self._parts()} - {"any"}
+        return "both" if len(kinds) > 1 else next(iter(kinds), "any")
+
+    def bind(self, forward: Forward, samples: Samples) -> Loss:
+        """Losses over the samples of each; one term a sample."""
+        first, second = self._parts()
+        shares = (1 - self.weight, self.weight)
+        if samples.kind == "both":
+            return _apart(forward, samples, (first, second), shares)
+
+        def mixed(a: Sequence[Any], b: Sequence[Any]) -> list[Any]:
+            return [shares[0] * x + shares[1] * y for x, y in zip(a, b, strict=True)]
+
+        losses = (first.bind(forward, samples), second.bind(forward, samples))
+        return Loss(samples.estimate(), _terms(losses, mixed), _gates(losses, mixed))
+
+    def _parts(self) -> tuple[Objective, Objective]:
+        return named(self.first), named(self.second)
+
+
+def names() -> list[str]:
+    """The objectives that can be mixed."""
+    found = (module.name for module in pkgutil.iter_modules(pruning.objective.__path__))
+    return sorted(name for name in found if name != "weighted")
+
+
+def named(name: str) -> Objective:
+    """The objective of a file of this folder, with its default settings."""
+    module = importlib.import_module(f"pruning.objective.{name}")
+    classes = (cls for cls in vars(module).values() if inspect.isclass(cls) and is_dataclass(cls))
+    (found,) = [cls for cls in classes if cls.__module__ == module.__name__ and hasattr(cls, "bind")]
+    return cast(Objective, found())
+
+
+def _apart(
+    forward: Forward, samples: Samples, parts: Sequence[Objective], shares: tuple[float, float]
+) -> Loss:
+    """One objective on the windows and the other on the items among samples of both kinds."""
+    (text, of_text), (items, of_items) = sorted(
+        zip(parts, shares, strict=True), key=lambda pair: pair[0].needs != "text"
+    )
+    is_text = [unit[0].item is None for unit in samples.units]
+
+    def in_order(windows: Sequence[Any], answers: Sequence[Any]) -> list[Any]:
+        text, items = iter(windows), iter(answers)
+        return [next(text) if window else next(items) for window in is_text]
+
+    losses = tuple(
+        _or_nothing(part.bind(forward, own), own)
+        for part, own in ((text, samples.only("text")), (items, samples.only("items")))
+    )
+    estimate = samples.estimate((of_text, of_items))
+    return Loss(estimate, _terms(losses, in_order), _gates(losses, in_order))
+
+
+def _or_nothing(loss: Loss, samples: Samples) -> Loss:
+    """A loss that also stands having no samples, as a part of samples of both kinds may have none of one kind."""
+    if samples.rows:
+        return loss
+    return Loss(loss.estimate, lambda masks: ((mask, (), 0.0) for mask in masks), loss.gates)
+
+
+def _terms(losses: Sequence[Loss], join: Join) -> Terms:
+    """Terms of both, joined as soon as both know a mask."""
+
+    def terms(masks: Sequence[Mask]) -> Iterator[tuple[Mask, Sequence[float], float]]:
+        waiting: tuple[dict[Mask, tuple[Sequence[float], float]], ...] = ({}, {})
+        for pair in zip(*(loss.terms(masks) for loss in losses), strict=True):
+            for known, (mask, values, seconds) in zip(waiting, pair, strict=True):
+                known[mask] = values, seconds
+            for mask in waiting[0].keys() & waiting[1].keys():
+                (a, seconds), (b, more) = (known.pop(mask) for known in waiting)
+                yield mask, join(a, b), seconds + more
+
+    return terms
+
+
+def _gates(losses: Sequence[Loss], join: Join) -> Gradient | None:
+    """Gradients of both, joined, where both have one."""
+    first, second = (loss.gates for loss in losses)
+    if first is None or second is None:
+        return None
+    return lambda: np.array(join(list(first()), list(second())))

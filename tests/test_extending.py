@@ -1,0 +1,90 @@
+"""docs/extending.md, followed to the letter: its algorithm, put into a copy of the project, passes the contract."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGE = (ROOT / "docs" / "extending.md").read_text()
+# A file of the page: its path in backticks, then the fenced block that follows.
+FILE = re.compile(r"`(?P<path>\w+/algo/\w+\.\w+)`(?:(?!```).)*```\w+\n(?P<text>.*?)```", re.DOTALL)
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A copy of what a search needs, without docs, results or other tests."""
+    ignored = shutil.ignore_patterns("__pycache__")
+    for folder in ("pruning", "conf", "hydra_plugins"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=ignored)
+    (tmp_path / "tests" / "golden").mkdir(parents=True)
+    for name in ("__init__.py", "test_algo_contract.py", "golden/masks.json"):
+        shutil.copy(ROOT / "tests" / name, tmp_path / "tests" / name)
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    return tmp_path
+
+
+def follow(page: str, project: Path) -> str:
+    """Write the two files of the page, and say what the algorithm is called."""
+    section = page.partition("**An algorithm**")[2].partition("**An objective**")[0]
+    files = {match["path"]: match["text"] for match in FILE.finditer(section)}
+    (name,) = {Path(path).stem for path in files}
+    assert set(files) == {f"pruning/algo/{name}.py", f"conf/algo/{name}.yaml"}
+    for path, text in files.items():
+        assert not (project / path).exists(), "the page shows a search that the project does not have"
+        (project / path).write_text(text)
+    return name
+
+
+def contract(project: Path, name: str) -> subprocess.CompletedProcess[str]:
+    """Run the contract tests of one algorithm in the copy, but for the recorded answers."""
+    chosen = [f"{name} and not recorded", "tests/test_algo_contract.py"]
+    command = [sys.executable, "-m", "pytest", "-qx", "-p", "no:cacheprovider", "-k", *chosen]
+    return subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
+
+
+def compose(project: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
+    code = (
+        "import sys; from hydra import compose, initialize_config_dir; from hydra.utils import instantiate;"
+        "from pruning.config import CONF, register; register();"
+        "initialize_config_dir(str(CONF), version_base='1.3').__enter__();"
+        "print(instantiate(compose('config', sys.argv[1:]).algo))"
+    )
+    command = [sys.executable, "-c", code, *overrides]
+    return subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
+
+
+def test_the_algorithm_of_the_page_passes_the_contract(project: Path) -> None:
+    name = follow(PAGE, project)
+    ran = contract(project, name)
+    assert ran.returncode == 0, ran.stdout
+    passed = re.search(r"(\d+) passed", ran.stdout)
+    assert passed
+    assert int(passed[1]) > 40, "the copy's own tests were run on it"
+
+
+def test_its_settings_can_be_given_and_a_typo_is_refused(project: Path) -> None:
+    follow(PAGE, project)
+    assert (
+        "Deepest(keep=4, max_evaluations=7)"
+        in compose(project, "algo=deepest", "algo.keep=4", "algo.max_evaluations=7").stdout
+    )
+    assert "algo.keep=-1 is negative" in compose(project, "algo=deepest", "algo.keep=-1").stderr
+    assert "kept" in compose(project, "algo=deepest", "algo.kept=4").stderr
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        ("stop - space.k : stop", "stop - space.k + 1 : stop"),  # one block too few
+        ("yield Ask(masks, best=1)", "yield masks"),
+    ],
+)
+def test_a_mistake_on_the_page_would_be_noticed(project: Path, right: str, wrong: str) -> None:
+    assert PAGE.count(right) == 1
+    assert contract(project, follow(PAGE.replace(right, wrong), project)).returncode == 1
