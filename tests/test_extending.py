@@ -1,4 +1,4 @@
-"""docs/extending.md, followed to the letter: its algorithm, put into a copy of the project, passes the contract."""
+"""docs/extending.md, followed to the letter: what it shows, put into a copy of the project, passes the contracts."""
 
 from __future__ import annotations
 
@@ -13,37 +13,51 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "extending.md").read_text()
 # A file of the page: its path in backticks, then the fenced block that follows.
-FILE = re.compile(r"`(?P<path>\w+/algo/\w+\.\w+)`(?:(?!```).)*```\w+\n(?P<text>.*?)```", re.DOTALL)
+FILE = re.compile(
+    r"`(?P<path>\w+/(?:algo|objective)/\w+\.\w+)`(?:(?!```).)*```\w+\n(?P<text>.*?)```", re.DOTALL
+)
+
+
+# Where the page shows a group, from one heading to the next.
+SECTIONS = {
+    "algo": ("**An algorithm**", "**An objective**"),
+    "objective": ("**An objective**", "**A calibration**"),
+}
+COPIED = (
+    *("__init__.py", "test_algo_contract.py", "golden/masks.json"),
+    *("test_objective_contract.py", "objectives.py", "architectures.py", "rows.py"),
+)
 
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """A copy of what a search needs, without docs, results or other tests."""
+    """A copy of what searches and objectives need, without docs, results or other tests."""
     ignored = shutil.ignore_patterns("__pycache__")
     for folder in ("pruning", "conf", "hydra_plugins"):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=ignored)
     (tmp_path / "tests" / "golden").mkdir(parents=True)
-    for name in ("__init__.py", "test_algo_contract.py", "golden/masks.json"):
+    for name in COPIED:
         shutil.copy(ROOT / "tests" / name, tmp_path / "tests" / name)
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     return tmp_path
 
 
-def follow(page: str, project: Path) -> str:
-    """Write the two files of the page, and say what the algorithm is called."""
-    section = page.partition("**An algorithm**")[2].partition("**An objective**")[0]
+def follow(page: str, project: Path, group: str = "algo") -> str:
+    """Write the two files that the page shows for a group, and say what the new option is called."""
+    start, end = SECTIONS[group]
+    section = page.partition(start)[2].partition(end)[0]
     files = {match["path"]: match["text"] for match in FILE.finditer(section)}
     (name,) = {Path(path).stem for path in files}
-    assert set(files) == {f"pruning/algo/{name}.py", f"conf/algo/{name}.yaml"}
+    assert set(files) == {f"pruning/{group}/{name}.py", f"conf/{group}/{name}.yaml"}
     for path, text in files.items():
-        assert not (project / path).exists(), "the page shows a search that the project does not have"
+        assert not (project / path).exists(), "the page shows what the project does not have"
         (project / path).write_text(text)
     return name
 
 
-def contract(project: Path, name: str) -> subprocess.CompletedProcess[str]:
-    """Run the contract tests of one algorithm in the copy, but for the recorded answers."""
-    chosen = [f"{name} and not recorded", "tests/test_algo_contract.py"]
+def contract(project: Path, name: str, group: str = "algo") -> subprocess.CompletedProcess[str]:
+    """Run the contract tests of one option in the copy."""
+    chosen = [name, f"tests/test_{group}_contract.py"]
     command = [sys.executable, "-m", "pytest", "-qx", "-p", "no:cacheprovider", "-k", *chosen]
     return subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
 
@@ -66,6 +80,22 @@ def test_the_algorithm_of_the_page_passes_the_contract(project: Path) -> None:
     passed = re.search(r"(\d+) passed", ran.stdout)
     assert passed
     assert int(passed[1]) > 40, "the copy's own tests were run on it"
+
+
+def test_the_objective_of_the_page_passes_the_contract(project: Path) -> None:
+    name = follow(PAGE, project, "objective")
+    ran = contract(project, name, "objective")
+    assert ran.returncode == 0, ran.stdout
+    passed = re.search(r"(\d+) passed", ran.stdout)
+    assert passed
+    assert int(passed[1]) > 5, "the copy's own tests were run on it"
+
+
+def test_a_mistake_in_the_objective_would_be_noticed(project: Path) -> None:
+    right, wrong = "(logs.argmax(-1) != dense.argmax(-1)).double()", "logs.argmax(-1) != dense.argmax()"
+    assert PAGE.count(right) == 1
+    name = follow(PAGE.replace(right, wrong), project, "objective")
+    assert contract(project, name, "objective").returncode == 1
 
 
 def test_its_settings_can_be_given_and_a_typo_is_refused(project: Path) -> None:
