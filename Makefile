@@ -2,6 +2,7 @@
 # make ui      browse the runs in MLflow                   make check   lint, types, layers
 # make fig1    draw figure 1 again                         make track   rebuild the MLflow store from the files
 # make bench   time the engine against one forward pass per mask
+# make figures draw all: fig1 to fig8, table1 to table3    make paper-check   the paper's numbers from its tables
 
 PYTHON ?= python3
 VENV := .venv
@@ -10,7 +11,9 @@ RESULTS ?= results
 STUDY ?= demo
 export MLFLOW_DISABLE_TELEMETRY = true
 
-.PHONY: demo test ui bench check lint types fig1 track constraints clean
+FIGURES := fig1 fig2 fig3 fig4 fig5 fig6 fig7 fig8 table1 table2 table3
+
+.PHONY: demo test ui bench check lint types figures $(FIGURES) paper-check track constraints clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
@@ -35,8 +38,14 @@ ui: $(VENV)/installed
 	cd $(RESULTS) && MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(abspath $(BIN))/mlflow ui \
 	  --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --port 5000
 
-fig1: $(VENV)/installed
-	@$(BIN)/python -m analysis.fig1_masks --results $(RESULTS) --study $(STUDY)
+# One file a figure: analysis/fig2_ranks.py is drawn by `make fig2`. FLAGS="--accuracy piqa" chooses a metric.
+$(FIGURES): $(VENV)/installed
+	@$(BIN)/python -m analysis.$(basename $(notdir $(wildcard analysis/$@_*.py))) --results $(RESULTS) --study $(STUDY) $(FLAGS)
+
+figures: $(FIGURES)
+
+paper-check: $(VENV)/installed
+	@$(BIN)/python -m analysis.paper_check
 
 bench: $(VENV)/installed
 	$(BIN)/python -m benchmarks.run

@@ -2,100 +2,115 @@
 
 python -m analysis.fig1_masks --results results --study demo
 
-Source: figure 1 of arXiv 2604.24938. Added to it: what each mask costs on held-out data, beside its row.
+Source: figure 1 of arXiv 2604.24938. Added to it: what each mask costs on held-out data, beside
+its row. Where a search has several cells (draws, data), its row is shaded by how often a block is removed.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.colors import ListedColormap
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
-from analysis.figure import COLOURS, arguments, save
-from analysis.load import describe, load
+from analysis.figure import arguments, empty, looks, ordered, save
+from analysis.frames import groups
+from analysis.load import describe, done, load
+from analysis.metrics import Metric, names
 
-_DENSE = ("model", "dense/ppl/heldout", "dense/acc/heldout")
-ROW, HEAD = 0.27, 0.85  # inches: a mask, and what a panel needs beside its masks
+ROW, HEAD = 0.27, 0.85  # inches: a line, and what a panel needs beside its lines
 
 
 def draw(frame: pd.DataFrame, title: str) -> Figure:
-    """Panels: a row for each model and objective, a column for each k; in a panel a line a mask."""
-    done = frame[frame["status"] == "done"]
-    rows = list(dict.fromkeys(zip(done["model"], done["objective"], strict=True)))
-    columns = sorted(done["k"].unique())
-    most = int(done.groupby(["model", "objective", "k"]).size().max())
-    size = (0.6 + 5.8 * len(columns), 0.7 + len(rows) * (HEAD + ROW * most))
-    figure = Figure(figsize=size, layout="constrained")
+    """Panels: a row for each model and objective, a column for each k of the model; in a panel a line a search."""
+    known = frame.dropna(subset=["model", "objective", "k"])
+    rows = list(dict.fromkeys(zip(known["model"], known["objective"], strict=True)))
+    ks = {model: sorted(known.loc[known["model"] == model, "k"].unique()) for model, _ in rows}
+    columns = max(len(found) for found in ks.values())
+    most = int(known.groupby(["model", "objective", "k"])["algo"].nunique().max())
+    figure = Figure(
+        figsize=(0.6 + 5.8 * columns, 0.7 + len(rows) * (HEAD + ROW * most)), layout="constrained"
+    )
     figure.suptitle(title, fontsize=8, color="0.35")
-    grid = figure.subplots(len(rows), len(columns), squeeze=False)
-    objectives = list(dict.fromkeys(done["objective"]))
+    grid = figure.subplots(len(rows), columns, squeeze=False)
+    colours = looks(list(dict.fromkeys(known["objective"])))
     for i, (model, objective) in enumerate(rows):
-        for j, k in enumerate(columns):
-            cells = done[(done["model"] == model) & (done["objective"] == objective) & (done["k"] == k)]
-            colour = COLOURS[objectives.index(objective) % len(COLOURS)]
-            _panel(
-                grid[i, j],
-                cells,
-                colour,
-                f"{model} · {objective} · {int(k)} block{'s' if k > 1 else ''} removed",
-            )
-    figure.supxlabel(_dense(done), fontsize=8, color="0.35")
+        for j in range(columns):
+            if j >= len(ks[model]):
+                grid[i, j].set_axis_off()
+                continue
+            k = ks[model][j]
+            cells = known[(known["model"] == model) & (known["objective"] == objective) & (known["k"] == k)]
+            heading = f"{model} · {objective} · {int(k)} block{'s' if k > 1 else ''} removed"
+            _panel(grid[i, j], cells, colours[objective][0], heading)
+    figure.supxlabel(_foot(done(frame)), fontsize=8, color="0.35")
     return figure
 
 
 def _panel(axes: Axes, cells: pd.DataFrame, colour: str, title: str) -> None:
     axes.set_title(title, loc="left")
-    if cells.empty:
-        axes.set_axis_off()
-        axes.text(0.5, 0.5, "no finished cell", ha="center", va="center", color="0.5")
+    searches = ordered(cells["algo"])
+    finished = done(cells)
+    if finished.empty:
+        empty(axes, f"none of {len(cells)} cells is finished")
         return
-    n_blocks = int(cells["n_blocks"].iloc[0])
-    removed = np.zeros((len(cells), n_blocks))
-    for line, dropped in enumerate(cells["dropped"]):
-        removed[line, list(dropped)] = 1
-    axes.pcolormesh(removed, cmap=ListedColormap(["#F2F2F2", colour]), edgecolors="white", linewidth=1.2)
-    axes.set(ylim=(len(cells), 0), xlabel="block")
+    n_blocks = int(finished["n_blocks"].iloc[0])
+    removed = np.full((len(searches), n_blocks), np.nan)
+    for line, algo in enumerate(searches):
+        own = finished[finished["algo"] == algo]
+        if len(own):
+            removed[line] = np.mean([[b in mask for b in range(n_blocks)] for mask in own["dropped"]], axis=0)
+        _line(axes, line, n_blocks, own)
+    shades = LinearSegmentedColormap.from_list("removed", ["#F2F2F2", colour])
+    axes.pcolormesh(removed, cmap=shades, vmin=0, vmax=1, edgecolors="white", linewidth=1.2)
+    axes.set(ylim=(len(searches), 0), xlabel="block")
     axes.set_xticks(np.arange(0, n_blocks, 2) + 0.5, [str(b) for b in range(0, n_blocks, 2)])
-    axes.set_yticks(np.arange(len(cells)) + 0.5, _labels(cells))
+    axes.set_yticks(np.arange(len(searches)) + 0.5, [_label(cells, algo) for algo in searches])
     axes.tick_params(length=0)
     for side in axes.spines.values():
         side.set_visible(False)
-    for line, (_, cell) in enumerate(cells.iterrows()):
-        axes.text(n_blocks + 0.3, line + 0.5, _cost(cell), va="center", fontsize=7.5, color="0.25")
 
 
-def _labels(cells: pd.DataFrame) -> list[str]:
-    """The search, and what else tells the lines of this panel apart."""
-    names = cells["algo"].astype(str)
-    for column in ("calibration", "seed"):
-        if cells[column].nunique() > 1:
-            names = names + f" {column[:4]} " + cells[column].astype(str)
-    return list(names)
+def _line(axes: Axes, line: int, n_blocks: int, own: pd.DataFrame) -> None:
+    """What the masks of a search cost, beside them."""
+    text = _cost(own) if len(own) else "missing"
+    axes.text(n_blocks + 0.3, line + 0.5, text, va="center", fontsize=7.5, color="0.25")
 
 
-def _cost(cell: pd.Series[Any]) -> str:
-    perplexity = cell["pruned/ppl/heldout"]
-    shown = f"{perplexity:.1f}" if perplexity < 1000 else f"{perplexity:,.0f}"
-    return f"ppl {shown}  acc {cell['pruned/acc/heldout']:.2f}"
+def _label(cells: pd.DataFrame, algo: str) -> str:
+    """The search, and of how many cells its line is made where that is not one."""
+    own = cells[cells["algo"] == algo]
+    finished = int((own["status"] == "done").sum())
+    if finished < len(own):
+        return f"{algo} ({finished}/{len(own)})"
+    return algo if finished == 1 else f"{algo} ({finished})"
 
 
-def _dense(done: pd.DataFrame) -> str:
-    """One sentence on the whole models, for the foot of the figure."""
-    whole = done.drop_duplicates("model")
-    costs = [f"{m} ppl {p:.1f}, acc {a:.2f}" for m, p, a in zip(*(whole[c] for c in _DENSE), strict=True)]
-    return f"beside each mask: held-out perplexity and accuracy; nothing removed: {'; '.join(costs)}"
+def _cost(cells: pd.DataFrame, which: str = "pruned") -> str:
+    """Perplexity and accuracy, the mean over what was measured and over cells."""
+    words = []
+    for kind in ("ppl", "acc"):
+        if measured := names(cells, kind):
+            value = float(Metric(kind, measured).of(cells, which).mean())
+            shown = f"{value:.1f}" if value < 1000 else f"{value:,.0f}"
+            words.append(f"ppl {shown}" if kind == "ppl" else f"acc {value / 100:.2f}")
+    return "  ".join(words)
+
+
+def _foot(finished: pd.DataFrame) -> str:
+    """How to read the figure, and what the whole models reach."""
+    whole = "; ".join(f"{model} {_cost(cells, 'dense')}" for model, cells in groups(finished, "model"))
+    several = finished.groupby(["model", "objective", "k", "algo"]).size().max() > 1
+    shade = "shade: in what part of the cells (draws, data) a block is removed; " if several else ""
+    return f"{shade}beside each mask: held-out perplexity and accuracy; nothing removed: {whole}"
 
 
 def table(frame: pd.DataFrame) -> pd.DataFrame:
     """What is drawn: a line a cell with its mask and its cost, and the cells that are not there."""
     metrics = [name for name in frame if str(name).startswith(("dense/", "pruned/"))]
-    drawn = frame[
-        ["cell", "status", "model", "objective", "calibration", "algo", "k", "seed", "dropped", *metrics]
-    ]
+    where = ["model", "objective", "calibration", "samples", "length", "algo", "k", "seed"]
+    drawn = frame[["cell", "status", *where, "dropped", *metrics]]
     masks = [" ".join(map(str, mask)) if isinstance(mask, tuple) else "" for mask in drawn["dropped"]]
     return drawn.assign(dropped=masks)
 

@@ -4,31 +4,154 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import matplotlib as mpl
 import matplotlib.style
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 log = logging.getLogger(__name__)
 
-# Okabe and Ito's colours, told apart by all forms of colour blindness.
+# Okabe and Ito's colours, told apart by all forms of colour blindness; with more than seven, the marker tells.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "h")
+GREY = "0.35"
+DASH = "\N{EN DASH}"  # what a missing number looks like
+
+# Algorithms in the paper's order, then others; so that they look alike in all figures of a study.
+ORDER = (
+    "one_shot",
+    "greedy",
+    "beam",
+    "genetic",
+    "bayesian",
+    "cbo",
+    "fast_block_select",
+    "exhaustive",
+)
 
 
-def arguments(description: str) -> argparse.Namespace:
-    """`--results DIR --study NAME`, and `out`, the folder that figures go to."""
+def arguments(description: str, metrics: bool = False, cost: Sequence[str] = ()) -> argparse.Namespace:
+    """`--results DIR --study NAME`, and `out`, the folder that figures go to.
+
+    With `metrics` also `--perplexity NAME` and `--accuracy NAME`, with `cost` a choice of what is paid in.
+    """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--results", type=Path, default=Path("results"), help="the folder of the cells")
     parser.add_argument("--study", default=None, help="draw the cells of this study only")
+    if metrics:
+        every = "default: the mean over all that were measured"
+        parser.add_argument("--perplexity", metavar="NAME", help=f"the corpus, as in ppl/NAME; {every}")
+        parser.add_argument("--accuracy", metavar="NAME", help=f"the task, as in acc/NAME; {every}")
+    if cost:
+        parser.add_argument("--cost", choices=cost, default=cost[0], help="what is spent")
     found = parser.parse_args()
     found.out = found.results / "figures"
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("analysis").setLevel(logging.INFO)
+    use_style()
+    return found
+
+
+def use_style() -> None:
+    """Fonts, sizes and colours of all figures; nothing is shown on a screen."""
     mpl.use("Agg")
     mpl.style.use(Path(__file__).parent / "style.mplstyle")
-    return found
+
+
+def ordered(names: Iterable[str]) -> list[str]:
+    """Distinct names, those of the paper's panel first."""
+    distinct = {str(name) for name in names}
+    return [n for n in ORDER if n in distinct] + sorted(distinct - set(ORDER))
+
+
+def looks(names: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """A colour and a marker for each name, distinct together."""
+    pairs = [(COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]) for i in range(len(names))]
+    return dict(zip(names, pairs, strict=True))
+
+
+def panels(
+    rows: int, columns: int, width: float, height: float, title: str
+) -> tuple[Figure, list[list[Axes]]]:
+    """A figure of equal panels, each `width` by `height` inches or a little wider, under the title line."""
+    width = max(width, 5.5 / columns)  # room for the title line and the legend
+    size = (0.3 + width * columns, 0.5 + height * rows)
+    figure = Figure(figsize=size, layout="constrained")
+    head(figure, title, size[0])
+    return figure, [list(line) for line in figure.subplots(rows, columns, squeeze=False)]
+
+
+def head(figure: Figure, title: str, width: float) -> None:
+    """The title line in grey, broken where it would not fit."""
+    figure.suptitle(wrapped(title, int(width * 16)), fontsize=8, color=GREY)
+
+
+def wrapped(text: str, limit: int, mark: str = " · ") -> str:
+    """Lines of at most `limit` characters, broken at the marks between the parts, or at spaces if need be."""
+    lines: list[str] = []
+    for part in text.split(mark):
+        if lines and len(lines[-1]) + len(mark) + len(part) <= limit:
+            lines[-1] += mark + part
+        else:
+            lines.append(part)
+    return "\n".join(lines)
+
+
+def empty(axes: Axes, text: str) -> None:
+    """Say in the panel why nothing is drawn there."""
+    axes.set_axis_off()
+    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color="0.5", fontsize=8)
+
+
+def legend(figure: Figure, look: Mapping[str, tuple[str, str]], note: str = "") -> None:
+    """What colours and markers mean, under the panels, below a note on how to read the figure."""
+    handles = [Line2D([], [], color=c, marker=m, ls="", ms=5.5, label=name) for name, (c, m) in look.items()]
+    longest = 0.35 + 0.066 * max(len(name) for name in look)  # inches of the widest entry
+    columns = min(len(handles), max(1, int(figure.get_figwidth() / longest)))
+    title = wrapped(note, int(figure.get_figwidth() * 17), "; ")
+    lines = math.ceil(len(handles) / columns) + 0.75 * (title.count("\n") + 1)
+    figure.set_figheight(figure.get_figheight() + 0.17 * lines)  # the panels keep their height
+    shown = figure.legend(
+        handles=handles,
+        loc="outside lower center",
+        ncols=columns,
+        fontsize=8,
+        frameon=False,
+        title=title or None,
+        title_fontproperties={"size": 7},
+        handletextpad=0.1,
+        columnspacing=1.2,
+    )
+    shown.get_title().set_color(GREY)
+
+
+def plain_log(axis: Axis) -> None:
+    """Ordinary numbers on a logarithmic axis whose limits are set: 20, 50, 1,000; the fewer, the wider it is."""
+    low, high = axis.get_view_interval()
+    subs = (1,) if high > 300 * low else (1, 2, 5) if high > 5 * low else (1, 1.5, 2, 3, 4, 5, 7)
+    axis.set_major_locator(LogLocator(subs=subs))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def probability(name: str, value: float) -> str:
+    """`p 0.03`, or `p < 0.01`, or a dash."""
+    return f"{name} < 0.01" if value < 0.005 else f"{name} {DASH if math.isnan(value) else f'{value:.2f}'}"
+
+
+def number(value: float) -> str:
+    """A positive number with about three digits: 0.24, 5.31, 40.6, 373, 21,622."""
+    if math.isnan(value):
+        return DASH
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
 
 
 def save(figure: Figure, drawn: pd.DataFrame, out: Path, name: str) -> None:

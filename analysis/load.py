@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,17 +17,40 @@ COLUMNS = (
     "n_blocks",
     "objective",
     "calibration",
+    "samples",
+    "length",
+    "draw",
     "algo",
     "k",
+    "ratio",
     "seed",
+    "protect_first",
+    "protect_last",
     "dropped",
     "loss",
     "dense_loss",
     "standard_error",
+    "compared",
+    "tied",
+    "runner_up",
+    "runner_up_error",
     "asked",
     "paid",
+    "shared",
     "seconds",
+    "block_forwards",
+    "block_forwards_alone",
+    "block_tokens",
+    "forward_seconds",
+    "peak_memory",
     "commit",
+)
+
+COST = ("block_forwards", "block_forwards_alone", "block_tokens", "forward_seconds", "peak_memory")
+
+# How pruning.cell names a folder: what is known of a cell that left no result.
+_KEY = re.compile(
+    r"(?P<model>.+)-(?P<objective>\w+)-(?P<algo>\w+)-(?P<size>[rk])(?P<number>[\d.e+-]+)-s(?P<seed>-?\d+)-[0-9a-f]{8}"
 )
 
 
@@ -38,7 +62,8 @@ def load(results: Path, study: str | None = None) -> pd.DataFrame:
     """One row for each cell of a study, or of the whole folder; `status` is done, failed or missing.
 
     Columns: those of COLUMNS and, for every metric of the evaluation, `dense/<metric>` and
-    `pruned/<metric>`. Raises NothingToRead where no cell is done.
+    `pruned/<metric>`. `draw` is the seed of the calibration draw. Of a cell without a result, what its
+    name tells is filled in. Raises NothingToRead where no cell is done.
     """
     if study is None:
         keys = sorted(path.parent.name for path in results.glob("*/result.json"))
@@ -51,16 +76,46 @@ def load(results: Path, study: str | None = None) -> pd.DataFrame:
     frame = pd.DataFrame([_row(results / key) for key in keys])
     if frame.empty or not (frame["status"] == "done").any():
         raise NothingToRead(f"no finished cell in {results}: run `python launch.py` first.")
-    return frame.reindex(columns=[*COLUMNS, *(c for c in frame if c not in COLUMNS)])
+    frame = frame.reindex(columns=[*COLUMNS, *(c for c in frame if c not in COLUMNS)])
+    return _sized(frame)
+
+
+def done(frame: pd.DataFrame) -> pd.DataFrame:
+    """The finished cells."""
+    return frame[frame["status"] == "done"].reset_index(drop=True)
+
+
+def trace(results: Path, cell: str) -> list[dict[str, Any]]:
+    """The scored masks of a cell in order: dropped, loss, samples, seconds. Partial scores are left out."""
+    path = results / cell / "trace.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    scores = (json.loads(line) for line in lines if line.endswith("}"))
+    return [score for score in scores if "of" not in score]
 
 
 def _row(folder: Path) -> dict[str, Any]:
     path = folder / "result.json"
+    named = _named(folder.name)
     if not path.exists():
-        return {"cell": folder.name, "status": "missing"}
+        return {"cell": folder.name, "status": "missing", **named}
     result = json.loads(path.read_text(encoding="utf-8"))
-    row = {"cell": result["cell"], "status": result["status"], "seed": result["config"]["seed"]}
-    return row | _measured(result) if result["status"] == "done" else row
+    config = result["config"]
+    row = {"cell": result["cell"], "status": result["status"], **named, "seed": config["seed"]}
+    row |= {f"protect_{end}": config.get("protect", {}).get(end, 0) for end in ("first", "last")}
+    drawn = config.get("calibration", {})
+    row |= {"calibration": drawn.get("source"), "samples": drawn.get("samples"), "draw": drawn.get("seed")}
+    return row | {"length": drawn.get("length")} | (_measured(result) if result["status"] == "done" else {})
+
+
+def _named(key: str) -> dict[str, Any]:
+    """What the name of a cell tells."""
+    found = _KEY.fullmatch(key)
+    if found is None:
+        return {}
+    size = {"k": int(found["number"])} if found["size"] == "k" else {"ratio": float(found["number"])}
+    return (
+        {name: found[name] for name in ("model", "objective", "algo")} | size | {"seed": int(found["seed"])}
+    )
 
 
 def _measured(result: Mapping[str, Any]) -> dict[str, Any]:
@@ -75,26 +130,52 @@ def _measured(result: Mapping[str, Any]) -> dict[str, Any]:
         "n_blocks": result["mask"]["n_blocks"],
         "objective": calibration["objective"],
         "calibration": calibration["source"],
+        "samples": calibration["samples"],
+        "length": calibration.get("length"),
+        "draw": calibration["seed"],
         "algo": search["algo"],
         "k": search["k"],
+        "ratio": result["config"].get("ratio") or search["ratio"],
         "dropped": tuple(result["mask"]["dropped"]),
         "loss": calibration["loss"],
         "dense_loss": calibration["dense_loss"],
         "standard_error": calibration["standard_error"],
+        **_margins(result.get("margins") or {}),
         "asked": search["evaluations_asked"],
         "paid": search["evaluations_paid"],
+        "shared": search.get("evaluations_shared"),
         "seconds": search["seconds"],
+        **{name: search.get(name) for name in COST},
         "commit": result["environment"]["commit"],
         **metrics,
     }
 
 
+def _margins(margins: Mapping[str, Any]) -> dict[str, Any]:
+    """How near the next mask was: how many were compared and tied, the runner-up's distance and its error."""
+    nearest = margins.get("runner_up") or {}
+    found = {name: margins.get(name) for name in ("compared", "tied")}
+    return found | {"runner_up": nearest.get("difference"), "runner_up_error": nearest.get("standard_error")}
+
+
+def _sized(frame: pd.DataFrame) -> pd.DataFrame:
+    """Fill in k where only the ratio of an unfinished cell is known, by the size of the same model elsewhere."""
+    blocks = frame.dropna(subset="n_blocks").groupby("model")["n_blocks"].first()
+    n_blocks = frame["n_blocks"].fillna(frame["model"].map(blocks))
+    # round() as in pruning.mask.count, so that a missing cell falls into the panel of its finished neighbours.
+    return frame.assign(n_blocks=n_blocks, k=frame["k"].fillna((frame["ratio"] * n_blocks).round()))
+
+
 def describe(frame: pd.DataFrame, study: str | None) -> str:
     """The title line of every figure: which study, models, seeds and commits it shows, and what is missing."""
-    done = frame[frame["status"] == "done"]
-    parts = [f"study {study or 'all'}", _listed("model", done["model"]), _listed("seed", done["seed"])]
-    parts.append(_listed("commit", done["commit"].fillna("unknown")))
-    if lacking := len(frame) - len(done):
+    finished = frame[frame["status"] == "done"]
+    parts = [
+        f"study {study or 'all'}",
+        _listed("model", finished["model"]),
+        _listed("seed", finished["seed"]),
+    ]
+    parts.append(_listed("commit", finished["commit"].fillna("unknown")))
+    if lacking := len(frame) - len(finished):
         parts.append(f"{lacking} of {len(frame)} cells missing or failed")
     return " · ".join(parts)
 

@@ -1,0 +1,151 @@
+"""Figure 2: rank by perplexity against rank by accuracy, one panel for each objective, model and k.
+
+python -m analysis.fig2_ranks --results results --study small
+
+Source: figure 2 of arXiv 2604.24938, which has the row of the objective perplexity. A point is an algorithm:
+its mean over calibration data and draws. Rank 1 is best, ties are averaged.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from analysis.agreements import table
+from analysis.figure import arguments, empty, legend, looks, ordered, panels, probability, save
+from analysis.frames import each, groups, strata_of
+from analysis.load import describe, done, load
+from analysis.metrics import Metric, choose
+from analysis.published import MODELS, read
+from analysis.searches import means
+from analysis.stats.agreement import agree, controlled
+from analysis.stats.grid import STRATUM
+
+
+def ranks(frame: pd.DataFrame, perplexity: Metric, accuracy: Metric) -> pd.DataFrame:
+    """One row an algorithm and panel: means, ranks, and the panel's Spearman with p, q, interval and note.
+
+    `distinct_spearman` counts algorithms once that found the same masks throughout.
+    """
+    cells = done(frame)
+    cells = cells.assign(perplexity=perplexity.of(cells), accuracy=accuracy.of(cells))
+    parts, found, once = [], [], []
+    for (objective, model, k), panel in groups(cells, ["objective", *STRATUM]):
+        ranked = _ranked(panel)
+        found.append(agree(ranked["perplexity_rank"], ranked["accuracy_rank"]))
+        distinct = ranked.drop_duplicates("masks")
+        once.append(agree(distinct["perplexity_rank"], distinct["accuracy_rank"]).statistic)
+        parts.append(ranked.drop(columns="masks").assign(objective=objective, model=model, k=int(k)))
+    adjusted = controlled([a.p for a in found])
+    for part, a, q, rho in zip(parts, found, adjusted, once, strict=True):
+        part[["spearman", "p", "q", "low", "high", "distinct_spearman"]] = (
+            a.statistic,
+            a.p,
+            q,
+            a.low,
+            a.high,
+            rho,
+        )
+        part["note"] = a.note
+    table = pd.concat(parts, ignore_index=True)
+    first = ["objective", *STRATUM, "algo"]
+    return table[[*first, *(c for c in table if c not in first)]]
+
+
+def _ranked(panel: pd.DataFrame) -> pd.DataFrame:
+    """Means and ranks of the searches of a panel."""
+    found = means(panel, ["perplexity", "accuracy"])
+    # Rounded, so that equal masks tie whatever the order in which their cells were summed.
+    found["perplexity_rank"] = found["perplexity"].round(9).rank()
+    found["accuracy_rank"] = (-found["accuracy"]).round(9).rank()
+    return found
+
+
+def draw(frame: pd.DataFrame, found: pd.DataFrame, title: str, labels: tuple[str, str]) -> Figure:
+    """Rows of objectives, columns of models and k."""
+    objectives = sorted(frame["objective"].dropna().unique())
+    columns = strata_of(frame)
+    algos = ordered(found["algo"])
+    look = looks(algos)
+    figure, grid = panels(len(objectives), len(columns), 1.75 + 0.06 * max(0, len(algos) - 8), 1.85, title)
+    for i, objective in enumerate(objectives):
+        for j, (model, k) in enumerate(columns):
+            axes = grid[i][j]
+            axes.set_title(f"{model} · k = {int(k)}" if i == 0 else "", fontsize=8.5)
+            chosen = found[(found["objective"] == objective) & (found["model"] == model) & (found["k"] == k)]
+            _panel(axes, chosen, look, len(algos))
+            if j == 0:
+                axes.set_ylabel(f"pruned for {objective}\naccuracy rank", fontsize=8)
+            if i == len(objectives) - 1:
+                axes.set_xlabel("perplexity rank", fontsize=8)
+    how = "p: exact up to 8 searches; q: false discovery rate controlled over the panels"
+    legend(figure, look, f"rank 1 is best; {labels[0]} against {labels[1]}; {how}")
+    return figure
+
+
+def _panel(axes: Axes, chosen: pd.DataFrame, look: dict[str, tuple[str, str]], most: int) -> None:
+    if chosen.empty:
+        empty(axes, "no finished cell")
+        return
+    axes.plot([0.5, most + 0.5], [0.5, most + 0.5], color="0.85", lw=0.8, zorder=0)
+    for offset, point in zip(_apart(chosen), each(chosen), strict=True):
+        colour, marker = look[str(point.algo)]
+        axes.plot(
+            point.perplexity_rank + offset,
+            point.accuracy_rank,
+            marker,
+            color=colour,
+            ms=5.5,
+            mec="white",
+            mew=0.5,
+        )
+    ticks = range(1, most + 1, 1 if most < 10 else 3)
+    axes.set(xlim=(0.3, most + 0.7), ylim=(1.35 * most + 0.5, 0.3), xticks=ticks, yticks=ticks)
+    axes.text(
+        0.03,
+        0.03,
+        _words(chosen.iloc[0]),
+        transform=axes.transAxes,
+        fontsize=6.8,
+        va="bottom",
+        linespacing=1.1,
+    )
+
+
+def _apart(chosen: pd.DataFrame) -> list[float]:
+    """Small offsets that keep tied points side by side instead of on top of each other."""
+    ties = chosen.groupby(["perplexity_rank", "accuracy_rank"])
+    order, size = ties.cumcount(), ties["algo"].transform("size")
+    return [float(value) for value in 0.45 * (order - (size - 1) / 2)]
+
+
+def _words(row: pd.Series[Any]) -> str:
+    if row["note"]:
+        return str(row["note"])
+    interval = f" ({row['low']:.2f} to {row['high']:.2f})" if np.isfinite(row["low"]) else ""
+    text = f"ρ {row['spearman']:.2f}{interval}\n{probability('p', row['p'])}, {probability('q', row['q'])}"  # noqa: RUF001
+    text += f"\n{row['draws_note']}" if row["draws_note"] else ""
+    published = read("figure2_ranks")
+    same = published[(published["model"] == MODELS.get(row["model"])) & (published["k"] == row["k"])]
+    if row["objective"] == "perplexity" and len(same):
+        text += f", paper ρ {same['published_spearman'].iloc[0]:.2f}"  # noqa: RUF001
+    return text
+
+
+def main() -> None:
+    """Draw the figure for a results folder."""
+    given = arguments("Rank by perplexity against rank by accuracy.", metrics=True)
+    frame = load(given.results, given.study)
+    perplexity, accuracy = choose(frame, "ppl", given.perplexity), choose(frame, "acc", given.accuracy)
+    found = ranks(frame, perplexity, accuracy)
+    figure = draw(frame, found, describe(frame, given.study), (perplexity.label, accuracy.label))
+    save(figure, found, given.out, "fig2_ranks")
+    table(frame, perplexity, accuracy).to_csv(given.out / "fig2_agreement.csv", index=False)
+
+
+if __name__ == "__main__":
+    main()

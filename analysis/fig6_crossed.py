@@ -1,0 +1,131 @@
+"""Figure 6: what pruning for one thing costs in the other, and how far each search stays from the best mask.
+
+python -m analysis.fig6_crossed --results results --study small
+
+Not in the paper, which evaluates each mask on its own objective's kind of task only. Above: objectives by
+outcomes, means over algorithms and draws. Below: regret, the calibration loss above the best mask that any
+cell of the same problem scored, in standard errors of that loss over the calibration samples.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from analysis.figure import arguments, empty, head, legend, looks, number, ordered, save
+from analysis.frames import strata_of
+from analysis.load import describe, done, load, trace
+from analysis.metrics import Metric, choose, names
+from analysis.stats import crossed
+from analysis.stats.grid import STRATUM
+
+
+def outcomes(cells: pd.DataFrame) -> dict[str, pd.Series[Any]]:
+    """Every measured perplexity and accuracy, turned so that lower is better."""
+    found = {}
+    for kind in ("ppl", "acc"):
+        for name in names(cells, kind):
+            values = Metric(kind, (name,)).of(cells)
+            found[name] = values if kind == "ppl" else -values
+    return found
+
+
+def measure(frame: pd.DataFrame, results: Any) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The crossed matrix, and every cell with its regret."""
+    cells = done(frame)
+    traces = {cell: trace(results, cell) for cell in cells["cell"]}
+    return crossed.matrix(cells, outcomes(cells)), crossed.best_known(cells, traces)
+
+
+def draw(matrix: pd.DataFrame, regrets: pd.DataFrame, title: str) -> Figure:
+    """A column for each model and k: the matrix above, regrets by algorithm below."""
+    strata = strata_of(matrix)
+    shown = list(dict.fromkeys(matrix["outcome"]))
+    objectives = sorted(matrix["objective"].unique())
+    panel = max(1.75, 0.3 + 0.5 * len(shown))
+    width, upper = 1.2 + panel * len(strata), 0.75 + 0.26 * len(objectives)
+    figure = Figure(figsize=(width, 0.5 + upper + 2.3), layout="constrained")
+    head(figure, title, width)
+    grid = figure.subplots(2, len(strata), squeeze=False, height_ratios=[upper, 2.3])
+    algos = ordered(regrets["algo"])
+    top = float(np.nanmax(regrets["regret_se"], initial=1.0))
+    for j, (model, k) in enumerate(strata):
+        own = matrix[(matrix["model"] == model) & (matrix["k"] == k)]
+        grid[0][j].set_title(f"{model} · k = {int(k)}", fontsize=8.5)
+        _matrix(grid[0][j], own, objectives, shown, j == 0)
+        cells = regrets[(regrets["model"] == model) & (regrets["k"] == k)]
+        _regrets(grid[1][j], cells, algos, objectives, j == 0)
+        grid[1][j].set_xlim(-0.03 * top, 1.08 * top)
+    note = "above: mean outcome of the masks pruned for each objective; darker: worse in its column; bold: best; "
+    note += "below: calibration loss above the best known mask, in its standard errors; mean (large), cells (small)"
+    legend(figure, looks(objectives), note)
+    return figure
+
+
+def _matrix(axes: Axes, own: pd.DataFrame, objectives: list[str], shown: list[str], named: bool) -> None:
+    means = own.pivot(index="objective", columns="outcome", values="mean").reindex(objectives)[shown]
+    cost = own.pivot(index="objective", columns="outcome", values="cost").reindex(objectives)[shown]
+    shade = (cost / cost.max().where(cost.max() > 0)).fillna(0.0)
+    axes.pcolormesh(shade.to_numpy(), cmap="Blues", vmin=0, vmax=1.6, edgecolors="white", linewidth=1.5)
+    for (i, j), value in np.ndenumerate(means.to_numpy()):
+        text = "missing" if np.isnan(value) else number(abs(value))
+        best = cost.to_numpy()[i, j] == 0
+        axes.text(
+            j + 0.5,
+            i + 0.5,
+            text,
+            ha="center",
+            va="center",
+            fontsize=7.5,
+            weight="bold" if best else "normal",
+        )
+    axes.set_ylim(len(objectives), 0)
+    axes.set_xticks(np.arange(len(shown)) + 0.5, [name.replace("/", "\n", 1) for name in shown], fontsize=7)
+    labels = [f"for {objective}" for objective in objectives] if named else [""] * len(objectives)
+    axes.set_yticks(np.arange(len(objectives)) + 0.5, labels, fontsize=7.5)
+    axes.tick_params(length=0)
+    for side in axes.spines.values():
+        side.set_visible(False)
+
+
+def _regrets(axes: Axes, cells: pd.DataFrame, algos: list[str], objectives: list[str], named: bool) -> None:
+    if cells["regret_se"].notna().sum() == 0:
+        empty(axes, "no finished cell")
+        return
+    for y, algo in enumerate(algos):
+        for i, objective in enumerate(objectives):
+            own = cells[(cells["algo"] == algo) & (cells["objective"] == objective)]
+            height = y + 0.22 * (i - (len(objectives) - 1) / 2)
+            colour, marker = looks(objectives)[objective]
+            if own.empty:
+                axes.plot(0, height, "x", color="0.6", ms=3, mew=0.7)
+                continue
+            values = own["regret_se"]
+            axes.plot(
+                values, [height] * len(own), marker, color=colour, ms=2.2, alpha=0.45, mec="none", ls=""
+            )
+            axes.plot(values.mean(), height, marker, color=colour, ms=4.8, mec="white", mew=0.5)
+    exact = bool(cells["exact"].any())
+    axes.set(ylim=(len(algos) - 0.4, -0.6))
+    axes.set_xlabel(f"regret, SE ({'exact' if exact else 'best known'})", fontsize=7.5)
+    axes.set_yticks(range(len(algos)), algos if named else [""] * len(algos), fontsize=7.5)
+
+
+def main() -> None:
+    """Draw the figure for a results folder."""
+    given = arguments("Objectives against outcomes, and regret.")
+    frame = load(given.results, given.study)
+    choose(frame, "ppl")
+    matrix, regrets = measure(frame, given.results)
+    save(draw(matrix, regrets, describe(frame, given.study)), matrix, given.out, "fig6_crossed")
+    columns = ["cell", *STRATUM, "objective", "calibration", "draw", "algo", "loss", "best", "exact"]
+    drawn = regrets[[*columns, "regret", "regret_se", "relative_regret"]]
+    drawn.to_csv(given.out / "fig6_crossed_regret.csv", index=False)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""Which of the recorded metrics a figure shows: one by name, or the mean over all of its kind.
+
+A metric is named `ppl/<corpus>` or `acc/<task>`; its standard error, `<metric>/stderr`, is none of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from analysis.load import NothingToRead
+
+WORDS = {"ppl": "perplexity", "acc": "accuracy"}
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One or several recorded metrics of a kind (`ppl` or `acc`), shown as their arithmetic mean.
+
+    The arithmetic mean of perplexities is what the paper's tables average. A cell that lacks one of the
+    names has no mean: an average over fewer sets would not be comparable.
+    """
+
+    kind: str
+    names: tuple[str, ...]
+
+    @property
+    def label(self) -> str:
+        """For axes and titles."""
+        if len(self.names) == 1:
+            return f"{WORDS[self.kind]} ({self.names[0].partition('/')[2]})"
+        return f"mean {WORDS[self.kind]} ({len(self.names)} {'corpora' if self.kind == 'ppl' else 'tasks'})"
+
+    def of(self, frame: pd.DataFrame, which: str = "pruned") -> pd.Series[Any]:
+        """The values of the pruned or the `dense` models; accuracies in percent."""
+        columns = frame[[f"{which}/{name}" for name in self.names]].astype(float)
+        return columns.mean(axis=1, skipna=False) * (100 if self.kind == "acc" else 1)
+
+
+def names(frame: pd.DataFrame, kind: str) -> tuple[str, ...]:
+    """All metrics of a kind that some cell has, in alphabetical order."""
+    columns = (str(column).removeprefix("pruned/") for column in frame if str(column).startswith("pruned/"))
+    return tuple(sorted(c for c in columns if c.startswith(f"{kind}/") and not c.endswith("/stderr")))
+
+
+def choose(frame: pd.DataFrame, kind: str, name: str | None = None) -> Metric:
+    """The metric `name`, with or without its prefix, or the mean over all of the kind."""
+    known = names(frame, kind)
+    if not known:
+        raise NothingToRead(f"no {WORDS[kind]} was measured in this study.")
+    if name is None:
+        return Metric(kind, known)
+    full = name if name.startswith(f"{kind}/") else f"{kind}/{name}"
+    if full not in known:
+        raise NothingToRead(f"no {WORDS[kind]} '{name}' in this study. Measured: {', '.join(known)}.")
+    return Metric(kind, (full,))

@@ -1,0 +1,66 @@
+"""The numbers of figure 5: shares of variance of four outcomes, with intervals and permutation p-values."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.metrics import choose
+from analysis.stats import components, variance
+from analysis.stats.agreement import controlled
+from analysis.stats.components import Estimate, Shares
+from analysis.stats.grid import STRATUM
+
+LOSS = "calibration loss"
+
+
+def outcomes(frame: pd.DataFrame, perplexity: str | None, accuracy: str | None) -> dict[str, Any]:
+    """Labels to values of the finished cells (None: the masks) and the columns of the strata."""
+    ppl, acc = choose(frame, "ppl", perplexity), choose(frame, "acc", accuracy)
+    return {
+        "masks": (None, STRATUM),
+        LOSS: (frame["loss"] - frame["dense_loss"], [*STRATUM, "objective"]),
+        f"log {ppl.label}": (np.log(ppl.of(frame)), STRATUM),
+        acc.label: (acc.of(frame), STRATUM),
+    }
+
+
+def measure(frame: pd.DataFrame, named: dict[str, Any]) -> tuple[dict[str, Shares], pd.DataFrame]:
+    """Shares of each outcome, and all numbers as one table with permutation p-values and their q."""
+    found, records = {}, list[dict[Any, Any]]()
+    for label, (values, by) in named.items():
+        use = frame if values is None else frame[values.notna()]
+        use = use.reset_index(drop=True)
+        grams = variance.grams(use, None if values is None else values.dropna(), by)
+        shares = components.shares(use, grams, by)
+        found[label] = shares
+        tested = variance.table(use, grams, by)
+        merged = tested.rename(columns={"share": "ss_share", "note": "p_note"})
+        merged = merged.merge(shares.sources.drop(columns="df"), on="source", how="left")
+        both = _totals(shares).to_dict("records") + merged.to_dict("records")
+        records += [{"outcome": label, **record, "note": shares.note} for record in both]
+    table = pd.DataFrame(records)
+    table["q"] = controlled(list(table["p"]))
+    first = ["outcome", "source", "share", "low", "high"]
+    return found, table[[*first, *(c for c in table if c not in first)]]
+
+
+def across(frame: pd.DataFrame, named: dict[str, Any]) -> pd.DataFrame:
+    """Model, ratio and how the others act in them, for the outcomes that are numbers in one unit."""
+    parts = []
+    for label, (values, by) in named.items():
+        if values is not None and by is STRATUM:
+            use = frame[values.notna()].reset_index(drop=True)
+            parts.append(variance.between(use, values.dropna().to_numpy()).assign(outcome=label))
+    return pd.concat(parts, ignore_index=True)
+
+
+def _totals(shares: Shares) -> pd.DataFrame:
+    """Rows of the three parts and of the ratios."""
+    rows: list[tuple[str, Estimate]] = list(shares.parts.items())
+    rows += [("ratio calibration : search", shares.ratio), ("ratio with interaction", shares.total_ratio)]
+    return pd.DataFrame(
+        [[n, e.value, e.low, e.high] for n, e in rows], columns=["source", "share", "low", "high"]
+    )

@@ -1,0 +1,151 @@
+"""Do two rankings agree? Spearman, Kendall and weighted tau with permutation p-values and bootstrap intervals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+
+EXACT = 8  # up to this many pairs all n! pairings are gone through; beyond, RESAMPLES random ones
+RESAMPLES = 9999
+LEAST = 4  # pairs; with three, the smallest possible two-sided p-value is 1/3
+
+Statistic = Callable[..., Any]
+
+
+def spearman(x: NDArray[Any], y: NDArray[Any]) -> Any:
+    """Pearson's correlation of ranks, ties averaged; NaN where either is constant."""
+    a, b = (stats.rankdata(values, axis=-1) for values in (x, y))
+    a, b = (ranks - ranks.mean(axis=-1, keepdims=True) for ranks in (a, b))
+    below = np.sqrt((a**2).sum(axis=-1) * (b**2).sum(axis=-1))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return (a * b).sum(axis=-1) / below
+
+
+def kendall(x: NDArray[Any], y: NDArray[Any]) -> Any:
+    """Kendall's tau-b: concordant minus discordant pairs, corrected for ties."""
+    a, b = (np.sign(np.expand_dims(v, -1) - np.expand_dims(v, -2)) for v in (x, y))  # (..., n, n)
+    below = np.sqrt((a**2).sum(axis=(-1, -2)) * (b**2).sum(axis=(-1, -2)))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return (a * b).sum(axis=(-1, -2)) / below
+
+
+def weighted(x: NDArray[Any], y: NDArray[Any]) -> float:
+    """Vigna's weighted tau: exchanges among the best weigh most. High values rank first."""
+    return float(stats.weightedtau(x, y).statistic)
+
+
+STATISTICS: dict[str, tuple[Statistic, bool]] = {
+    "spearman": (spearman, True),
+    "kendall": (kendall, True),
+    "weighted": (weighted, False),
+}
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """A rank correlation of n pairs; `note` says why something is NaN."""
+
+    statistic: float
+    p: float
+    low: float
+    high: float
+    n: int
+    exact: bool
+    note: str = ""
+
+
+def agree(x: ArrayLike, y: ArrayLike, method: str = "spearman", seed: int = 0) -> Agreement:
+    """The agreement of two outcomes over the same cells; pairs with a NaN are left out and not counted.
+
+    The p-value is two-sided over pairings: exact for up to EXACT pairs. The interval is the percentile
+    bootstrap over pairs, 95 percent.
+    """
+    pairs = np.column_stack([np.asarray(x, float), np.asarray(y, float)])
+    a, b = pairs[~np.isnan(pairs).any(axis=1)].T
+    n, nan = len(a), float("nan")
+    if n < LEAST:
+        return Agreement(nan, nan, nan, nan, n, False, f"{n} pairs; at least {LEAST} are needed")
+    if np.ptp(a) == 0 or np.ptp(b) == 0:
+        return Agreement(nan, nan, nan, nan, n, False, "one of the rankings is constant")
+    statistic, vectorized = STATISTICS[method]
+    resamples = math.factorial(n) if n <= EXACT else RESAMPLES
+    tested = stats.permutation_test(
+        (a,),
+        lambda moved, **_: statistic(moved, b),
+        permutation_type="pairings",
+        vectorized=vectorized,
+        n_resamples=resamples,
+        rng=np.random.default_rng(seed),
+    )
+    low, high = bootstrap(a, b, statistic, vectorized, seed)
+    return Agreement(float(tested.statistic), float(tested.pvalue), low, high, n, n <= EXACT)
+
+
+def bootstrap(
+    a: NDArray[Any], b: NDArray[Any], statistic: Statistic, vectorized: bool, seed: int, resamples: int = 2000
+) -> tuple[float, float]:
+    """Percentile interval over pairs drawn with replacement; draws in which all values tie say nothing."""
+    if len(a) <= LEAST:
+        return float("nan"), float("nan")
+    drawn = np.random.default_rng(seed).integers(len(a), size=(resamples, len(a)))
+    if vectorized:
+        values = np.asarray(statistic(a[drawn], b[drawn]))
+    else:
+        values = np.array([statistic(a[i], b[i]) for i in drawn if np.ptp(a[i]) and np.ptp(b[i])])
+    low, high = np.nanquantile(values, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def distinct(frame: pd.DataFrame) -> pd.DataFrame:
+    """One row for each mask: algorithms that end in the same place are one observation, not two."""
+    return frame.drop_duplicates(["model", "k", "dropped"])
+
+
+@dataclass(frozen=True)
+class Concordance:
+    """Kendall's W of m rankings of n things: 1 if they all agree, about 1/m by chance."""
+
+    w: float
+    p: float
+    raters: int
+    items: int
+    note: str = ""
+
+
+def concordance(values: ArrayLike, resamples: int = 4999, seed: int = 0) -> Concordance:
+    """Kendall's W of a table, one row a rater, corrected for ties: Friedman's Q / (m (n - 1)).
+
+    Rows with a NaN are left out. The p-value permutes every row: Friedman's chi-square needs more rows than
+    a panel has.
+    """
+    table = np.asarray(values, float)
+    table = table[~np.isnan(table).any(axis=1)] if table.size else table.reshape(0, 0)
+    m, n = table.shape
+    if m < 2 or n < 3:
+        return Concordance(
+            float("nan"), float("nan"), m, n, f"{m} raters of {n} things; 2 and 3 are the least"
+        )
+    if np.all(np.ptp(table, axis=1) == 0):
+        return Concordance(float("nan"), float("nan"), m, n, "every rating is constant")
+    q = stats.friedmanchisquare(*table.T).statistic
+    ranks = stats.rankdata(table, axis=1)
+    rng = np.random.default_rng(seed)
+    # W grows with the variance of the rank sums, whatever the ties: that is enough to order permutations.
+    null = np.array([np.var(rng.permuted(ranks, axis=1).sum(axis=0)) for _ in range(resamples)])
+    p = (1 + np.sum(null >= np.var(ranks.sum(axis=0)) - 1e-9)) / (resamples + 1)
+    return Concordance(float(q / (m * (n - 1))), float(p), m, n)
+
+
+def controlled(p_values: Sequence[float]) -> list[float]:
+    """Benjamini and Hochberg's adjusted p-values over a grid; a NaN stays NaN and does not count as a test."""
+    p = np.asarray(p_values, float)
+    known = ~np.isnan(p)
+    p[known] = stats.false_discovery_control(p[known]) if known.any() else p[known]
+    return [float(value) for value in p]

@@ -1,0 +1,60 @@
+"""Sums of squares of anything that has distances: numbers and masks by the same algebra.
+
+Gower's centred matrix G = -1/2 J D^2 J (J = I - 11'/n) holds the inner products of observations about their
+mean. The sum of squares that a set of columns explains is then tr(Q'GQ), Q an orthonormal basis of them
+(McArdle and Anderson 2001). For numbers G is yy', and this is the ordinary analysis of variance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import linalg
+
+from pruning.mask import Mask
+
+Matrix = NDArray[np.float64]
+TOLERANCE = 1e-8
+
+
+def of_distances(distances: ArrayLike) -> Matrix:
+    """Gower's centred matrix of (n, n) distances."""
+    squared = np.asarray(distances, float) ** 2
+    centred = squared - squared.mean(axis=0) - squared.mean(axis=1, keepdims=True) + squared.mean()
+    return np.asarray(-0.5 * centred)
+
+
+def of_values(values: ArrayLike) -> Matrix:
+    """The same for numbers: products of deviations from the mean."""
+    y = np.asarray(values, float)
+    return np.outer(y - y.mean(), y - y.mean())
+
+
+def of_masks(masks: Sequence[Mask]) -> Matrix:
+    """The same for masks at Jaccard distance 1 - J."""
+    return of_distances([[1.0 - a.jaccard(b) for b in masks] for a in masks])
+
+
+def basis(columns: Matrix, after: Matrix | None = None) -> Matrix:
+    """An orthonormal basis (n, df) of what `columns` add to the space that the basis `after` spans."""
+    rest = columns if after is None else columns - after @ (after.T @ columns)
+    u, sizes, _ = linalg.svd(rest, full_matrices=False)
+    return np.asarray(u[:, sizes > TOLERANCE * max(1.0, float(np.sqrt(len(columns))))])
+
+
+def explained(gram: Matrix, q: Matrix) -> float:
+    """tr(Q'GQ), the sum of squares along the basis Q."""
+    return float(np.sum(q * (gram @ q)))
+
+
+def coordinates(gram: Matrix) -> tuple[Matrix, Matrix]:
+    """X (n, p) and signs s (p,) with G = X diag(s) X': principal coordinates.
+
+    Jaccard distances are not Euclidean, so a few small eigenvalues may be negative; they are kept, or the
+    sums of squares would not add up.
+    """
+    values, vectors = linalg.eigh(gram)
+    kept = np.abs(values) > TOLERANCE * np.abs(values).max(initial=1e-300)
+    return vectors[:, kept] * np.sqrt(np.abs(values[kept])), np.sign(values[kept])

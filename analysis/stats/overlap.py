@@ -1,0 +1,132 @@
+"""Do two masks remove the same blocks? Jaccard overlap, held against what two random masks would share.
+
+Null model: each mask is a uniformly random set of its size among the blocks that may be removed. Then the
+number of shared blocks is hypergeometric, which gives the expected overlap and an exact p-value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy import stats
+
+from analysis.frames import groups
+from analysis.stats.agreement import controlled
+from analysis.stats.grid import CELL, COMPARISONS, labels
+from pruning.mask import Mask
+
+
+def expected(n_open: int, a: int, b: int) -> float:
+    """Mean Jaccard overlap of two independent random sets of a and b among `n_open` blocks."""
+    shared = np.arange(max(0, a + b - n_open), min(a, b) + 1)
+    return float(stats.hypergeom.pmf(shared, n_open, a, b) @ (shared / (a + b - shared)))
+
+
+def corrected(first: Mask, second: Mask, n_open: int) -> float:
+    """(J - E[J]) / (max J - E[J]): 0 for chance, 1 for the most that two sets of these sizes can share.
+
+    For equal sizes max J is 1. NaN where chance leaves no room: all open blocks are removed.
+    """
+    a, b = sorted((len(first.dropped), len(second.dropped)))
+    chance, most = expected(n_open, a, b), a / b
+    return (first.jaccard(second) - chance) / (most - chance) if most - chance > 1e-12 else float("nan")
+
+
+def p_value(first: Mask, second: Mask, n_open: int) -> float:
+    """Exact probability that two random sets share at least as many blocks."""
+    shared = len(set(first.dropped) & set(second.dropped))
+    return float(stats.hypergeom.sf(shared - 1, n_open, len(first.dropped), len(second.dropped)))
+
+
+def mean_corrected(masks: Sequence[Mask], n_open: int) -> float:
+    """Mean chance-corrected overlap over all pairs."""
+    return float(np.mean([corrected(a, b, n_open) for a, b in combinations(masks, 2)]))
+
+
+def group_p(masks: Sequence[Mask], n_open: int, draws: int = 2000, seed: int = 0) -> float:
+    """Monte Carlo probability that as many random sets overlap as much on average.
+
+    Pairs share masks, so their p-values cannot be combined; the whole group is drawn again instead. Masks
+    of one size are needed.
+    """
+    k, m = len(masks[0].dropped), len(masks)
+    if {len(mask.dropped) for mask in masks} != {k}:
+        raise ValueError("the masks of a group must remove the same number of blocks")
+    rng = np.random.default_rng(seed)
+    order = rng.random((draws, m, n_open)).argsort(-1) < k  # (draws, m, n_open): uniform k-subsets
+    null = _mean_jaccard(order)
+    members = np.zeros((1, m, masks[0].n_blocks), dtype=bool)
+    for row, mask in enumerate(masks):
+        members[0, row, list(mask.dropped)] = True
+    return float((1 + np.sum(null >= _mean_jaccard(members)[0] - 1e-12)) / (draws + 1))
+
+
+def _mean_jaccard(sets: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """(draws, m, blocks) of booleans -> (draws,) mean Jaccard over pairs."""
+    total = 0.0
+    pairs = list(combinations(range(sets.shape[1]), 2))
+    for a, b in pairs:
+        both, either = sets[:, a] & sets[:, b], sets[:, a] | sets[:, b]
+        total = total + both.sum(-1) / np.maximum(either.sum(-1), 1)
+    return np.asarray(total) / len(pairs)
+
+
+def masks(frame: pd.DataFrame) -> list[Mask]:
+    """The masks of finished cells."""
+    return [Mask(int(n), tuple(d)) for n, d in zip(frame["n_blocks"], frame["dropped"], strict=True)]
+
+
+def n_open(frame: pd.DataFrame) -> pd.Series[int]:
+    """How many blocks each cell was free to remove."""
+    protected = frame[["protect_first", "protect_last"]].fillna(0).sum(axis=1)
+    return (frame["n_blocks"] - protected).astype(int)
+
+
+def pairs(frame: pd.DataFrame, comparison: str) -> pd.DataFrame:
+    """All pairs of cells that differ in one thing (a key of COMPARISONS): overlap, corrected overlap, p.
+
+    Pairs whose protected blocks differ are left out: their null model is another one.
+    """
+    varied = COMPARISONS[comparison]
+    held = labels(frame, [*(c for c in CELL if c not in varied), "protect_first", "protect_last"])
+    found, free = masks(frame), n_open(frame).to_numpy()
+    level = labels(frame, varied[:1])
+    rows = []
+    for group in np.unique(held):
+        for i, j in combinations(np.flatnonzero(held == group), 2):
+            if level[i] != level[j]:
+                rows.append(_pair(frame, found, int(free[i]), int(i), int(j), varied[0]))
+    columns = ["model", "k", "objective", "algo", "a", "b", "jaccard", "corrected", "p"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _pair(frame: pd.DataFrame, found: list[Mask], free: int, i: int, j: int, name: str) -> list[object]:
+    a, b = frame.iloc[i], frame.iloc[j]
+    first, second = found[i], found[j]
+    where = [a[c] if a[c] == b[c] else "" for c in ("model", "k", "objective", "algo")]
+    measured = [first.jaccard(second), corrected(first, second, free), p_value(first, second, free)]
+    return [*where, a[name], b[name], *measured]
+
+
+def groups_of(frame: pd.DataFrame) -> pd.DataFrame:
+    """Each group of masks that differ in the algorithm only, or in the draw only, against as many random ones.
+
+    One row a group: its mean corrected overlap, the probability that random masks overlap as much, and q, with
+    the false discovery rate controlled over all groups.
+    """
+    rows = []
+    for comparison in ("algorithms", "draws"):
+        held = [c for c in CELL if c not in COMPARISONS[comparison]]
+        for _, cells in groups(frame, [*held, "protect_first", "protect_last"]):
+            if len(cells) > 1:
+                found, free = masks(cells), int(n_open(cells).iloc[0])
+                where = [cells[c].iloc[0] if c in held else "" for c in CELL]
+                rows.append(
+                    [comparison, *where, len(cells), mean_corrected(found, free), group_p(found, free)]
+                )
+    table = pd.DataFrame(rows, columns=["differ", *CELL, "masks", "corrected", "p"])
+    return table.assign(q=controlled(list(table["p"])))

@@ -1,0 +1,109 @@
+"""Would other samples have chosen another mask? From the per-sample losses of a trace; no model is run.
+
+What is resampled is the last decision of a search: the choice among the masks of the final size that it
+scored. A search that scored fewer than two of them (one-shot) decided by the losses of single blocks, and
+those are resampled. Earlier decisions are taken as they were, so the numbers are lower bounds on instability.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+Losses = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Candidates and their per-sample losses (candidates, samples).
+
+    `size` is how many candidates are taken: 1 where they are whole masks, k where they are single blocks.
+    """
+
+    candidates: tuple[tuple[int, ...], ...]
+    losses: Losses
+    size: int
+
+    def choose(self, weights: NDArray[np.float64]) -> list[frozenset[int]]:
+        """The blocks removed for each row of sample weights (resamples, samples); the first wins a tie."""
+        means = weights @ self.losses.T / weights.sum(axis=1, keepdims=True)
+        order = np.argsort(means, axis=1, kind="stable")[:, : self.size]
+        return [frozenset(block for c in row for block in self.candidates[c]) for row in order]
+
+    @property
+    def chosen(self) -> frozenset[int]:
+        """What all samples together choose."""
+        return self.choose(np.ones((1, self.losses.shape[1])))[0]
+
+
+def last_decision(trace: Sequence[Mapping[str, Any]], k: int) -> Decision | None:
+    """The last decision of a search; None if its trace does not hold one, or its samples have unequal weights."""
+    if not _plain_means(trace):
+        return None
+    for length, size in ((k, 1), (1, k)):
+        scores = [score for score in trace if len(score["dropped"]) == length]
+        if len(scores) > size:
+            candidates = tuple(tuple(score["dropped"]) for score in scores)
+            return Decision(candidates, np.array([score["samples"] for score in scores], float), size)
+    return None
+
+
+def _plain_means(trace: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether losses are means of their terms with equal weights; of mixed objectives they are not."""
+    means = np.array([np.mean(score["samples"]) for score in trace])
+    losses = np.array([score["loss"] for score in trace], float)
+    return bool(np.all(np.abs(means - losses) <= 1e-6 + 0.02 * losses.std()))
+
+
+def resampled(decision: Decision, resamples: int = 1000, seed: int = 0) -> tuple[float, float]:
+    """How often a bootstrap sample of the calibration data chooses another mask, and its mean Jaccard overlap."""
+    n = decision.losses.shape[1]
+    rng = np.random.default_rng(seed)
+    chosen = decision.choose(rng.multinomial(n, np.full(n, 1 / n), size=resamples).astype(float))
+    same, overlap = _against(chosen, decision.chosen)
+    return 1.0 - same, overlap
+
+
+def curve(decision: Decision, resamples: int = 500, seed: int = 0) -> pd.DataFrame:
+    """Agreement with the choice of all N samples as a function of how many are used, n <= N / 2.
+
+    Subsets are drawn without replacement. `pair` is how often two disjoint subsets of n agree with each
+    other: that is what a study that draws its samples anew would see, while agreement with all N is
+    flattered by the samples that both have in common.
+    """
+    n_all = decision.losses.shape[1]
+    rng = np.random.default_rng(seed)
+    rows = []
+    for n in _sizes(n_all):
+        order = rng.random((resamples, n_all)).argsort(axis=1).argsort(axis=1)
+        first, second = ((order < n).astype(float), ((order >= n) & (order < 2 * n)).astype(float))
+        a, b = decision.choose(first), decision.choose(second)
+        same, overlap = _against(a, decision.chosen)
+        pair = float(np.mean([x == y for x, y in zip(a, b, strict=True)]))
+        jaccard = float(np.mean([len(x & y) / len(x | y) for x, y in zip(a, b, strict=True)]))
+        rows.append([n, same, overlap, pair, jaccard])
+    return pd.DataFrame(rows, columns=["n", "same", "overlap", "pair", "pair_overlap"])
+
+
+def enough(agreement: pd.DataFrame, column: str = "same", level: float = 0.9) -> int | None:
+    """The least n from which on agreement stays at `level`, or None if it never does."""
+    below = agreement.loc[agreement[column] < level, "n"]
+    above = agreement.loc[agreement["n"] > (below.max() if len(below) else 0), "n"]
+    return int(above.min()) if len(above) else None
+
+
+def _sizes(n: int) -> list[int]:
+    """1, 2, 4, ... up to half of n, and half of n."""
+    half = n // 2
+    powers = [2**i for i in range(half.bit_length()) if 2**i <= half]
+    return sorted({*powers, half} - {0})
+
+
+def _against(chosen: Sequence[frozenset[int]], full: frozenset[int]) -> tuple[float, float]:
+    same = float(np.mean([mask == full for mask in chosen]))
+    return same, float(np.mean([len(mask & full) / len(mask | full) for mask in chosen]))

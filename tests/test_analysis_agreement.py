@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from analysis.stats import agreement
+from analysis.stats.agreement import agree, concordance, controlled
+
+X = np.array([3.0, 1.0, 4.0, 1.0, 5.0, 9.0, 2.0])
+Y = np.array([2.0, 7.0, 1.0, 8.0, 2.0, 8.0, 1.0])
+
+
+@pytest.mark.parametrize(
+    ("method", "library"),
+    [("spearman", stats.spearmanr), ("kendall", stats.kendalltau), ("weighted", stats.weightedtau)],
+)
+def test_statistics_equal_scipy(method: str, library: object) -> None:
+    assert agree(X, Y, method).statistic == pytest.approx(library(X, Y).statistic)  # type: ignore[operator]
+
+
+def test_exact_p_by_enumeration() -> None:
+    x, y = np.array([1.0, 2.0, 3.0, 4.0, 5.0]), np.array([2.0, 1.0, 4.0, 3.0, 5.0])
+    found = agree(x, y)
+    every = [stats.spearmanr(x, p).statistic for p in itertools.permutations(y)]
+    assert found.exact
+    assert found.p == pytest.approx(np.mean(np.abs(every) >= abs(found.statistic) - 1e-12))
+
+
+def test_kendall_p_of_untied_ranks_equals_the_exact_library() -> None:
+    x, y = np.arange(7.0), np.array([1.0, 0, 3, 2, 6, 5, 4])
+    assert agree(x, y, "kendall").p == pytest.approx(stats.kendalltau(x, y, method="exact").pvalue)
+
+
+def test_many_pairs_go_by_monte_carlo() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=40)
+    y = x + rng.normal(size=40)
+    found = agree(x, y)
+    assert not found.exact
+    assert found.p == pytest.approx(stats.spearmanr(x, y).pvalue, abs=0.005)
+    assert found.low < found.statistic < found.high
+
+
+def test_nan_pairs_are_left_out() -> None:
+    x = np.append(X, np.nan)
+    assert agree(x, np.append(Y, 1.0)) == agree(X, Y)
+
+
+def test_refusals_say_why() -> None:
+    assert "at least 4" in agree([1, 2, 3], [1, 2, 3]).note
+    assert np.isnan(agree([1, 2, 3], [1, 2, 3]).p)
+    assert "constant" in agree([1, 1, 1, 1], [1, 2, 3, 4]).note
+
+
+def test_p_values_are_uniform_without_an_effect() -> None:
+    rng = np.random.default_rng(1)
+    p_values = [agree(*rng.normal(size=(2, 6))).p for _ in range(200)]
+    assert np.mean(np.array(p_values) <= 0.05) <= 0.09
+    assert 0.4 < np.mean(p_values) < 0.62
+
+
+def test_duplicates_inflate_agreement() -> None:
+    masks = [(1, 2), (1, 2), (1, 2), (3, 4), (3, 4), (5, 6)]
+    cells = pd.DataFrame({"model": "a", "k": 2, "dropped": masks})
+    assert len(agreement.distinct(cells)) == 3
+
+
+def test_kendalls_w_of_a_published_table() -> None:
+    # Siegel and Castellan (1988), table 9.7: three executives rank six applicants; W = 0.16.
+    table = [[1, 6, 3, 2, 5, 4], [1, 5, 6, 4, 2, 3], [6, 3, 2, 5, 4, 1]]
+    found = concordance(table)
+    sums = np.sum(table, axis=0)
+    by_definition = 12 * np.sum((sums - sums.mean()) ** 2) / (9 * (6**3 - 6))
+    assert found.w == pytest.approx(by_definition)
+    assert round(found.w, 2) == 0.16
+    assert found.p > 0.3
+
+
+def test_kendalls_w_of_equal_rankings_is_one() -> None:
+    found = concordance([[1, 2, 3, 4, 5]] * 4)
+    assert found.w == pytest.approx(1.0)
+    assert found.p < 0.01
+    assert "2 and 3 are the least" in concordance([[1, 2, 3]]).note
+    assert "constant" in concordance([[1, 1, 1], [2, 2, 2]]).note
+
+
+def test_false_discoveries_are_controlled_as_by_hand() -> None:
+    # Benjamini and Hochberg's rule on five p-values; the NaN is no test.
+    found = controlled([0.01, 0.04, float("nan"), 0.03, 0.5])
+    assert found[0] == pytest.approx(0.04)
+    assert found[1] == pytest.approx(0.04 * 4 / 3)
+    assert np.isnan(found[2])
+    assert found[3] == pytest.approx(0.04 * 4 / 3)

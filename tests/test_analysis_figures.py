@@ -1,0 +1,213 @@
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis import fig2_ranks, fig3_variance, figure, metrics, outcomes, searches
+from analysis.load import NothingToRead, describe, load, trace
+from tests.analysis_grid import Study, write
+
+MODULES = (
+    "fig1_masks",
+    "fig2_ranks",
+    "fig3_variance",
+    "fig4_overlap",
+    "fig5_variance_shares",
+    "fig6_crossed",
+    "fig7_cost",
+    "fig8_stability",
+    "table1_accuracy",
+    "table2_perplexity",
+    "table3_search",
+)
+SMALL = Study(
+    models=("llama3",),
+    ratios=(0.1,),
+    objectives=("perplexity", "margin"),
+    algos=("one_shot", "greedy", "genetic", "bayesian"),
+    metrics=("ppl/wikitext2", "ppl/c4", "acc/piqa", "acc/boolq"),
+    lost=2,
+)
+
+
+ONE = Study(
+    models=("smollm2",),
+    ratios=(0.1,),
+    objectives=("margin",),
+    algos=("greedy",),
+    seeds=(0,),
+    lost=0,
+    broken=0,
+)
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("results")
+    write(folder, SMALL)
+    return folder
+
+
+def draw(module: str, results: Path, monkeypatch: pytest.MonkeyPatch, *flags: str) -> pd.DataFrame:
+    monkeypatch.setattr(sys, "argv", [module, "--results", str(results), "--study", "small", *flags])
+    importlib.import_module(f"analysis.{module}").main()
+    return pd.read_csv(results / "figures" / f"{module}.csv")
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_every_figure_writes_pdf_png_and_csv(
+    module: str, results: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert len(draw(module, results, monkeypatch))
+    for ending in ("pdf", "png"):
+        assert (results / "figures" / f"{module}.{ending}").stat().st_size > 5000
+
+
+def test_the_same_results_give_the_same_bytes(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    draw("fig4_overlap", results, monkeypatch)
+    paths = [results / "figures" / f"fig4_overlap.{ending}" for ending in ("pdf", "png", "csv")]
+    first = [path.read_bytes() for path in paths]
+    draw("fig4_overlap", results, monkeypatch)
+    assert [path.read_bytes() for path in paths] == first
+
+
+def test_all_forms_of_agreement_stand_beside_figure_2(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    draw("fig2_ranks", results, monkeypatch)
+    found = pd.read_csv(results / "figures" / "fig2_agreement.csv")
+    assert set(found["statistic"]) == {"spearman", "kendall", "weighted", "kendall_w"}
+    assert set(found["masks"]) == {"all", "distinct"}
+    assert found.loc[found["value"].isna(), "note"].notna().all()
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_study_of_one_cell_draws_and_says_what_is_lacking(
+    module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = Study(
+        models=("smollm2",), ratios=(0.1,), objectives=("margin",), algos=("greedy",), seeds=(0,), lost=0
+    )
+    write(tmp_path, one)
+    draw(module, tmp_path, monkeypatch)
+
+
+def test_missing_and_failed_cells_keep_what_their_names_tell(results: Path) -> None:
+    frame = load(results, "small")
+    lacking = frame[frame["status"] != "done"]
+    assert sorted(lacking["status"]) == ["failed", "missing", "missing"]
+    assert set(lacking["model"]) == {"llama3"}
+    assert set(lacking["k"]) == {3}
+    assert lacking[["objective", "algo", "seed"]].notna().all(axis=None)
+    assert "3 of 36 cells missing or failed" in describe(frame, "small")
+
+
+def test_the_cost_ledger_and_the_calibration_are_in_the_frame(results: Path) -> None:
+    frame = load(results)
+    cell = frame[(frame["algo"] == "one_shot") & (frame["objective"] == "margin")].iloc[0]
+    assert cell["block_forwards_alone"] == cell["asked"] * (32 - 3)
+    assert cell["samples"] == 16
+    assert np.isnan(cell["length"])
+    assert cell["draw"] == cell["seed"]
+
+
+def test_results_from_before_the_ledger_can_be_read(tmp_path: Path) -> None:
+    (key,) = write(
+        tmp_path,
+        Study(
+            models=("smollm2",), ratios=(0.1,), objectives=("margin",), algos=("greedy",), seeds=(0,), lost=0
+        ),
+    )
+    path = tmp_path / key / "result.json"
+    result = json.loads(path.read_text())
+    result["search"] = {
+        k: v for k, v in result["search"].items() if not k.startswith(("block", "peak", "forward"))
+    }
+    path.write_text(json.dumps(result))
+    assert np.isnan(load(tmp_path)["block_forwards"].astype(float)[0])
+
+
+def test_partial_scores_are_skipped(results: Path) -> None:
+    cell = load(results).iloc[0]["cell"]
+    lines = (results / cell / "trace.jsonl").read_text().splitlines()
+    assert len(trace(results, cell)) == len(lines) - 1
+
+
+def test_metrics_by_name_and_mean(results: Path) -> None:
+    frame = load(results)
+    assert metrics.choose(frame, "ppl").names == ("ppl/c4", "ppl/wikitext2")
+    assert metrics.choose(frame, "acc", "piqa") == metrics.choose(frame, "acc", "acc/piqa")
+    assert metrics.choose(frame, "acc").label == "mean accuracy (2 tasks)"
+    with pytest.raises(NothingToRead, match="Measured: acc/boolq, acc/piqa"):
+        metrics.choose(frame, "acc", "arc_easy")
+
+
+def test_a_mean_over_fewer_metrics_is_no_mean(results: Path) -> None:
+    frame = load(results)
+    metric = metrics.choose(frame, "ppl")
+    frame.loc[0, "pruned/ppl/c4"] = np.nan
+    assert np.isnan(metric.of(frame)[0])
+    assert metric.of(frame)[1:].notna().sum() >= 30
+
+
+def test_searches_are_compared_on_the_draws_that_all_have() -> None:
+    rows = [
+        {
+            "objective": "o",
+            "calibration": "t",
+            "samples": 1,
+            "length": 1,
+            "draw": d,
+            "algo": a,
+            "dropped": (d,),
+            "x": x,
+        }
+        for d, a, x in ((0, "a", 1.0), (0, "b", 1.0), (1, "a", 9.0))
+    ]
+    found = searches.means(pd.DataFrame(rows), ["x"])
+    assert list(found["x"]) == [1.0, 1.0]
+    assert set(found["draws_note"]) == {"1 of 2 draws"}
+    assert found["masks"].nunique() == 1
+
+
+def test_ranks_carry_the_paper_and_too_few_points_are_said(results: Path) -> None:
+    frame = load(results, "small")
+    found = fig2_ranks.ranks(frame, metrics.choose(frame, "ppl"), metrics.choose(frame, "acc"))
+    assert set(found["k"]) == {3}
+    few = frame[frame["algo"].isin(["one_shot", "greedy"])]
+    noted = fig2_ranks.ranks(few, metrics.choose(frame, "ppl"), metrics.choose(frame, "acc"))
+    assert noted["note"].str.contains("at least 4").all()
+
+
+def test_variance_stands_beside_the_papers() -> None:
+    assert fig3_variance._published("accuracy", "margin", "llama3_1", 7) == 3.3
+    assert np.isnan(fig3_variance._published("accuracy", "perplexity", "llama3_1", 7))
+
+
+def test_tables_count_cells_and_set_the_paper_beside(tmp_path: Path) -> None:
+    study = Study(
+        models=("llama3",), ratios=(7 / 32,), objectives=("margin",), algos=("one_shot", "greedy"), lost=1
+    )
+    write(tmp_path, study)
+    frame = load(tmp_path, "small")
+    found = outcomes.aggregate(frame, metrics.choose(frame, "acc"), "table1_accuracy", "margin").set_index(
+        "algo"
+    )
+    assert found.loc["greedy", "paper"] == 60.69
+    assert found["cells"].sum() == len(frame) - 1
+    assert found["asked"].sum() == len(frame)
+    lines = outcomes.typeset(found.reset_index(), metrics.choose(frame, "acc"), "title", 1)
+    texts = [text.get_text() for text in lines.texts]
+    assert "60.69" in texts
+    assert any(text.endswith("(2/3)") for text in texts)
+
+
+def test_names_look_alike_everywhere() -> None:
+    names = figure.ordered(["annealing", "greedy", "exhaustive", "one_shot"])
+    assert names == ["one_shot", "greedy", "exhaustive", "annealing"]
+    many = figure.looks([str(i) for i in range(30)])
+    assert len(set(many.values())) == 30
