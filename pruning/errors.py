@@ -42,6 +42,10 @@ class ForeignError(PruningError):
     """A folder holds the result of another configuration."""
 
 
+class MismatchError(PruningError):
+    """An exported model is not the masked model; the text says in what they differ."""
+
+
 class BusyError(PruningError):
     """Another process is running this cell at the moment."""
 

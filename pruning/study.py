@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeAlias
 
 from pruning import files, table
@@ -15,6 +16,7 @@ from pruning.cell import Cell
 from pruning.errors import (
     BusyError,
     InputError,
+    MismatchError,
     OutOfReachError,
     PruningError,
     UnreachableError,
@@ -23,7 +25,7 @@ from pruning.errors import (
 
 log = logging.getLogger(__name__)
 
-BAD_INPUT = 2
+FAILED, BAD_INPUT = 1, 2
 INTERRUPTED = 130  # the exit status of a command that Ctrl-C ended
 
 
@@ -38,7 +40,7 @@ class Outcome:
     @property
     def status(self) -> int:
         """The exit status: 0 if every cell is done, 1 if one is not."""
-        return 1 if self.failed else 0
+        return FAILED if self.failed else 0
 
 
 # A composed configuration, and the options that Hydra chose for its groups.
@@ -51,7 +53,7 @@ def execute(configs: Sequence[Composed]) -> None:
         status = run_study(configs)
     except PruningError as error:
         print(f"{error}", file=sys.stderr)  # noqa: T201
-        status = BAD_INPUT
+        status = FAILED if isinstance(error, MismatchError) else BAD_INPUT
     if status:
         raise SystemExit(status)
 
@@ -65,6 +67,7 @@ def run_study(configs: Sequence[Composed]) -> int:
     results = cells[0].results
     _collect([partial(_check, cell) for cell in cells])
     files.check_writable(results)
+    _check_export(cells)
     outcome = Outcome()
     try:
         _run(cells, outcome)
@@ -73,6 +76,7 @@ def run_study(configs: Sequence[Composed]) -> int:
         return INTERRUPTED
     _track(cells, outcome)
     _sum_up(cells, outcome)
+    _export(cells, outcome)
     return outcome.status
 
 
@@ -223,6 +227,33 @@ def _sum_up(cells: Sequence[Cell], outcome: Outcome) -> None:
     _print(f"\nresults  {cells[0].results}")
     if outcome.failed:
         _print("Run the same command again to retry the failed cells; what is done stays done.")
+
+
+def _check_export(cells: Sequence[Cell]) -> None:
+    """Raise InputError for a directory that the smaller model cannot be written to, before anything is searched."""
+    if all(cell.config.get("export") is None for cell in cells):
+        return
+    if len(cells) > 1:
+        raise InputError(
+            f"export=DIR is for one cell, and this command asks for {len(cells)}: export finished cells one by one, "
+            "`python -m pruning.export CELL out=DIR`."
+        )
+    from pruning.place import check_target
+
+    check_target(_target(cells[0]), cells[0].key)
+
+
+def _export(cells: Sequence[Cell], outcome: Outcome) -> None:
+    """Write the smaller model of the cell for which that is asked, and say what was lost and gained."""
+    for cell in cells:
+        if cell.config.get("export") is not None and cell.key in outcome.done:
+            from pruning.export import export_cell
+
+            _print(f"\n{export_cell(cell.folder, _target(cell))}")
+
+
+def _target(cell: Cell) -> Path:
+    return Path(cell.config["export"]).expanduser().resolve()
 
 
 def _say_how_to_go_on(cells: Sequence[Cell], outcome: Outcome) -> None:
