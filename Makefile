@@ -2,6 +2,8 @@
 # make ui      browse the runs in MLflow                   make check   lint, types, layers
 # make fig1    draw figure 1 again                         make track   rebuild the MLflow store from the files
 # make bench   time the engine against one forward pass per mask
+# make small   the paper's question on two small models and two CPU cores: hours; skips what is done, then draws
+# make paper   the paper's own grid, three 8B models: needs GPUs and a hub account
 # make figures draw all: fig1 to fig8, table1 to table3    make paper-check   the paper's numbers from its tables
 
 PYTHON ?= python3
@@ -13,7 +15,7 @@ export MLFLOW_DISABLE_TELEMETRY = true
 
 FIGURES := fig1 fig2 fig3 fig4 fig5 fig6 fig7 fig8 table1 table2 table3
 
-.PHONY: demo test ui bench check lint types figures $(FIGURES) paper-check track constraints clean
+.PHONY: demo small paper test ui bench check lint types figures $(FIGURES) paper-check track constraints clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
@@ -30,6 +32,24 @@ demo: $(VENV)/installed
 	$(BIN)/python launch.py experiment=demo paths.results=$(RESULTS)
 	@$(BIN)/python -m analysis.fig1_masks --results $(RESULTS) --study demo
 	@echo "runs     make ui, then open http://localhost:5000"
+
+# ARGS="eval=local 'eval.texts={wikitext2: FILE}'" changes what every cell is run with. A failed cell ends the command
+# with an error, but only after everything else has run and is drawn.
+LAUNCH = $(BIN)/python launch.py paths.results=$(RESULTS) $(ARGS)
+
+small: $(VENV)/installed
+	@failed=0; \
+	$(LAUNCH) experiment=small || failed=1; \
+	$(LAUNCH) experiment=small_margin || failed=1; \
+	$(LAUNCH) experiment=small algo=exhaustive model=gemma3_270m ratio=0.1 || failed=1; \
+	$(LAUNCH) experiment=small_margin algo=exhaustive model=gemma3_270m ratio=0.1 || failed=1; \
+	$(MAKE) figures STUDY=small && exit $$failed
+
+paper: $(VENV)/installed
+	@failed=0; \
+	$(LAUNCH) experiment=paper || failed=1; \
+	$(LAUNCH) experiment=paper_margin || failed=1; \
+	$(MAKE) figures STUDY=paper && exit $$failed
 
 test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -n 2
