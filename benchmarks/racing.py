@@ -2,7 +2,7 @@
 
 python -m benchmarks.racing [SEEDS]
 
-Greedy, k = 6, perplexity on SmolLM2, on 32, 64 and 128 windows of 128 tokens. A seed is a random order of a random
+Greedy, k = 4, perplexity on SmolLM2, on 32, 64 and 128 windows of 64 tokens. A seed is a random order of a random
 choice of the windows from one pool. Terms of a mask are computed once, over the whole pool, and kept in a file; both
 searches are then answered from it, so that hundreds of seeds cost little. What a search would have cost is counted as
 the engine would run it: one block forward for each distinct beginning of the masks in a batch that keeps the block,
@@ -34,7 +34,7 @@ from pruning.racing import Racing
 from pruning.scores import Journal, Store
 from pruning.solve import solve
 
-POOL, LENGTH, SPACE = 128, 128, Space(30, 6)
+POOL, LENGTH, SPACE = 128, 64, Space(30, 4)
 HEAD = 8.0  # SmolLM2's projection to its vocabulary has the weights of so many blocks
 RESULTS = Path(__file__).parent / "racing.json"
 log = logging.getLogger("benchmarks")
