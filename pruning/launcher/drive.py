@@ -1,0 +1,107 @@
+"""What a command does with jobs: one command at a time submits, and whoever wants to waits for what is in flight."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pruning.errors import InputError
+from pruning.launcher import queue
+from pruning.launcher.order import ordered
+from pruning.launcher.process import process
+from pruning.launcher.records import Task, submissions
+from pruning.launcher.states import Standing, State, standings
+
+if TYPE_CHECKING:
+    from pruning.launcher import Launcher
+    from pruning.run import Prepared
+
+log = logging.getLogger(__name__)
+
+SETTLED = 5.0  # seconds for which a scheduler has to say that a job without a result has ended
+POLL = (1.0, 15.0)  # seconds between two looks: more cells, longer
+
+
+@contextmanager
+def submitting(results: Path) -> Iterator[None]:
+    """Keep other commands from submitting meanwhile, and end what one that died has left half submitted."""
+    from filelock import FileLock
+
+    (results / "jobs").mkdir(parents=True, exist_ok=True)
+    with FileLock(results / "jobs" / ".lock"):
+        for record in submissions(results):
+            if record.complete:
+                continue
+            if record.on_slurm:
+                log.warning("a command died while it submitted %s: its jobs are cancelled", record.name)
+                queue.cancel_named(record.name)
+            elif process(record.driver).active:
+                continue
+            record.complete = True
+            record.save()
+        yield
+
+
+def tasks(prepared: Sequence[Prepared], order: str) -> list[Task]:
+    """Prepared cells as what is submitted, in order."""
+    return ordered([_task(ready) for ready in prepared], order)
+
+
+def _task(ready: Prepared) -> Task:
+    from pruning import budget
+    from pruning.cell import digest
+    from pruning.launcher.job import specification
+
+    cell, identity = ready.cell, ready.cell.identity()
+    group = digest({name: identity[name] for name in ("model", "objective", "calibration", "seed")})
+    config, choices = specification(cell)
+    evaluations = budget.evaluations(cell.algo, ready.space)
+    return Task(cell.key, config, choices, cell.model.resources, evaluations, group)
+
+
+def settle(launcher: Launcher, results: Path, keys: Sequence[str]) -> dict[str, Standing]:
+    """Wait until no cell is in flight; returns how each ended."""
+    ended: dict[str, Standing] = {}
+    doubtful: dict[str, float] = {}
+    shown = ""
+    while True:
+        launcher.step()
+        open_keys = [key for key in keys if key not in ended]
+        try:
+            found = standings(results, open_keys)
+        except InputError as error:  # a scheduler that restarts is no reason to stop waiting for it
+            log.warning("%s", error)
+            time.sleep(POLL[1])
+            continue
+        now = time.monotonic()
+        for key, standing in found.items():
+            if standing.state.in_flight:
+                doubtful.pop(key, None)
+            elif standing.state is State.DONE or now - doubtful.setdefault(key, now) >= SETTLED:
+                ended[key] = standing
+        if (line := summary([*ended.values(), *(s for k, s in found.items() if k not in ended)])) != shown:
+            log.info("%s", shown := line)
+        if len(ended) == len(keys):
+            launcher.finish()
+            return ended
+        time.sleep(min(POLL[1], POLL[0] + len(open_keys) / 50))
+
+
+def summary(found: Sequence[Standing]) -> str:
+    """How many cells are in each state, and why those wait that wait for something strange."""
+    counts = Counter(standing.state for standing in found)
+    text = ", ".join(f"{counts[state]} {state}" for state in State if counts[state])
+    return f"cells: {text}"
+
+
+def failure(standing: Standing) -> dict[str, Any]:
+    """A cell that did not end well, as the table of failures shows it."""
+    kind, _, message = standing.reason.partition(": ")
+    if not message:
+        kind, message = standing.state.value, standing.reason
+    return {"cell": standing.key, "error": {"type": kind, "message": message, "log": standing.log}}

@@ -1,0 +1,166 @@
+"""Jobs of a SLURM cluster through submitit: a job array for each kind of resources, bounded together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from pruning.errors import InputError, first_line, unknown
+from pruning.launcher import queue
+from pruning.launcher.code import snapshot
+from pruning.launcher.job import Job
+from pruning.launcher.order import ORDERS
+from pruning.launcher.records import Submission, Task
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pruning.resources import Resources
+
+
+@dataclass(frozen=True)
+class Slurm:
+    """How cells become jobs; `conf/launcher/slurm.yaml` says what each setting means."""
+
+    wait: bool = True
+    parallel: int = 256
+    order: str = "sharing"
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    setup: list[str] = field(default_factory=list)
+    python: str | None = None
+    warning_seconds: int = 120
+    requeues: int = 20
+    options: dict[str, Any] = field(default_factory=dict)
+    srun: list[str] = field(default_factory=lambda: ["--kill-on-bad-exit=1"])
+
+    @property
+    def waits(self) -> bool:
+        """Whether somebody has to wait for its cells: not here, the queue is SLURM's."""
+        return False
+
+    def check(self, asked: Mapping[str, Resources]) -> None:
+        """Raise InputError for settings that make no sense, or where there is no SLURM."""
+        if self.order not in ORDERS:
+            raise unknown("launcher.order", self.order, ORDERS)
+        for name in ("parallel", "warning_seconds"):
+            if getattr(self, name) < 1:
+                raise InputError(f"launcher.{name}={getattr(self, name)} is too few: choose 1 or more.")
+        for model, one in asked.items():
+            one.check(model)
+            if one.minutes * 60 <= self.warning_seconds:
+                raise InputError(
+                    f"model.resources.minutes={one.minutes} of {model} ends before launcher.warning_seconds="
+                    f"{self.warning_seconds} have passed: choose more minutes or fewer seconds."
+                )
+        queue.largest_array()
+
+    def submit(self, results: Path, tasks: Sequence[Task], where: str) -> None:
+        """Submit tasks: an array for each kind of resources, cut to what the cluster takes.
+
+        Never more than `parallel` cells run. Raises InputError where sbatch refuses.
+        """
+        parts = cut(tasks, queue.largest_array())
+        shares, code = bounds([len(part) for part in parts], self.parallel), snapshot(results)
+        earlier: list[str] = []
+        for number, (part, share) in enumerate(zip(parts, shares, strict=True)):
+            before = earlier[number - self.parallel] if number >= self.parallel else None
+            record = Submission.begin(results, described(self), part, code, where)
+            earlier.append(self._array(record, part, share, before, code))
+
+    def step(self) -> bool:
+        """Nothing waits here: the queue is SLURM's."""
+        return False
+
+    def finish(self) -> None:
+        """Nothing to do."""
+
+    def _array(
+        self, record: Submission, part: Sequence[Task], share: int, before: str | None, code: Path
+    ) -> str:
+        """Submit one array and note its jobs; returns its number."""
+        import submitit
+
+        executor = submitit.SlurmExecutor(record.folder, max_num_timeout=self.requeues, python=self.python)
+        options = dict(self.options) | ({"dependency": f"afterany:{before}"} if before else {})
+        executor.update_parameters(
+            job_name=record.name,
+            array_parallelism=share,
+            signal_delay_s=self.warning_seconds,
+            setup=[*environment(code), *self.setup],
+            srun_args=self.srun,
+            additional_parameters={"requeue": True, **options},
+            **requested(part[0].resources),
+            **{name: getattr(self, name) for name in ("partition", "account", "qos", "constraint")},
+        )
+        try:
+            with executor.batch():
+                jobs = [executor.submit(Job(t.key, t.config, t.choices, record.where)) for t in part]
+        except Exception as error:
+            record.complete = True
+            record.save()
+            raise InputError(
+                f"sbatch refused {len(part)} cells ({refusal(error)}): nothing of them waits."
+            ) from None
+        record.jobs = {task.key: job.job_id for task, job in zip(part, jobs, strict=True)}
+        record.complete = True
+        record.save()
+        return str(jobs[0].job_id).partition("_")[0]
+
+
+def requested(one: Resources) -> dict[str, Any]:
+    """Resources in the words of submitit's SLURM executor."""
+    words: dict[str, Any] = {
+        "nodes": one.nodes,
+        "ntasks_per_node": one.ranks,
+        "cpus_per_task": one.cpus_per_rank,
+        "mem": f"{round(one.memory_gb * 1024)}MB",
+        "time": one.minutes,
+    }
+    return words | ({"gpus_per_node": one.gpus} if one.gpus else {})
+
+
+def environment(code: Path) -> list[str]:
+    """Lines of a shell after which Python imports the copy of the code, and not what lies where the job starts."""
+    import shlex
+
+    return [
+        f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}",
+        "export PYTHONSAFEPATH=1",
+    ]
+
+
+def cut(tasks: Sequence[Task], most: int) -> list[list[Task]]:
+    """Tasks as arrays: one for each kind of resources, none longer than the cluster takes."""
+    kinds: dict[Resources, list[Task]] = {}
+    for task in tasks:
+        kinds.setdefault(task.resources, []).append(task)
+    return [kind[start : start + most] for kind in kinds.values() for start in range(0, len(kind), most)]
+
+
+def bounds(sizes: Sequence[int], most: int) -> list[int]:
+    """How many tasks of each array may run, by size, so that it is `most` in all.
+
+    With more arrays than that, each runs one, and an array starts after the one that comes `most` before it.
+    """
+    whole, shares = sum(sizes), []
+    spare = max(0, min(most, whole) - len(sizes))
+    for size in sizes:
+        shares.append(min(size, 1 + spare * (size - 1) // max(1, whole - len(sizes))))
+    return shares
+
+
+def described(launcher: Any) -> dict[str, Any]:
+    """The settings of a launcher, as a record keeps them."""
+    from dataclasses import asdict
+
+    return {"_target_": f"{type(launcher).__module__}.{type(launcher).__qualname__}", **asdict(launcher)}
+
+
+def refusal(error: Exception) -> str:
+    """What sbatch said, in one line."""
+    lines = [line for line in str(error).splitlines() if "error:" in line]
+    return lines[0].partition("error:")[2].strip().rstrip(".") if lines else first_line(error)
