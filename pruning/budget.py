@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -35,6 +36,7 @@ class _Spent:
     limit: float
     masks: dict[Mask, None] = field(default_factory=dict)
     losses: dict[Mask, float] = field(default_factory=dict)
+    gates: np.ndarray[Any, Any] | None = None
 
     def affordable(self, request: Ask) -> list[Mask]:
         """The first masks of a request, as many as the budget allows."""
@@ -63,19 +65,27 @@ def proposals(algo: Algo, space: Space, rng: np.random.Generator) -> Proposals:
             part = Ask(chosen, None, request.samples if isinstance(request, Ask) else None)
             if chosen and part.samples is None:
                 spent.losses.update(zip(chosen, (yield part), strict=True))
-            return Found(completed(space, spent.losses), f"max_evaluations={limit} was reached")
+            return Found(completed(space, spent.losses, spent.gates), f"max_evaluations={limit} was reached")
         answer = yield request
-        if isinstance(request, Ask) and request.samples is None:
+        if isinstance(request, Gates):
+            spent.gates = answer
+        elif request.samples is None:
             spent.losses.update(zip(request.masks, answer, strict=True))
 
 
-def completed(space: Space, losses: Mapping[Mask, float]) -> Mask:
+def completed(space: Space, losses: Mapping[Mask, float], gates: np.ndarray[Any, Any] | None = None) -> Mask:
     """The best mask that some losses support: the least of k blocks or, where none has k, the largest and best so far
-    with the blocks that are cheapest alone added to it; a block that was never scored alone comes last, in order.
+    with the blocks that are cheapest alone added to it. A block that was never scored alone comes behind those that
+    were, in the order of what its gate says of it: the mean fall of the loss as the block is turned on.
     """
     inside = [m for m in losses if len(m.dropped) <= space.k and not space.protected & set(m.dropped)]
     best = min(inside, key=lambda mask: (-len(mask.dropped), losses[mask]), default=space.dense)
-    ranked = sorted(space.free(best.dropped), key=lambda i: losses.get(space.drop(i), math.inf))
+    rises = np.zeros(space.n_blocks) if gates is None else -gates.mean(axis=0)
+
+    def alone(i: int) -> tuple[float, float]:
+        return losses.get(space.drop(i), math.inf), float(rises[i])
+
+    ranked = sorted(space.free(best.dropped), key=alone)
     return best.drop(*ranked[: space.k - len(best.dropped)])
 
 

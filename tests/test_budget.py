@@ -9,6 +9,7 @@ import pytest
 from pruning import budget
 from pruning.algo import Ask, Found, Known, Proposals
 from pruning.algo.beam import Beam
+from pruning.algo.cbo_hessian import CboHessian
 from pruning.algo.greedy import Greedy
 from pruning.algo.one_shot import OneShot
 from pruning.errors import InputError
@@ -61,6 +62,15 @@ def test_a_budget_of_nothing_is_refused(limit: int) -> None:
 def test_the_bound_of_evaluations_respects_the_budget() -> None:
     assert budget.evaluations(Greedy(), SPACE) == 18
     assert budget.evaluations(Greedy(max_evaluations=5), SPACE) == 5
+
+
+@pytest.mark.parametrize("limit", [7, 8])
+def test_a_budget_that_gates_use_up_ends_with_what_the_gates_say(limit: int) -> None:
+    loss, one_shot = pairwise(8, 4, strength=0.1), drive(OneShot(), SPACE, pairwise(8, 4, strength=0.1))
+    run = drive(CboHessian(max_evaluations=limit), SPACE, loss)
+    assert len(run.asked) == limit - 7, "the gates are counted as the seven losses of the blocks alone"
+    assert one_shot.answer.dropped != (0, 1, 2), "which would be no answer but a default"
+    assert run.answer == (run.asked[0] if run.asked else one_shot.answer)
 
 
 class Staged:
