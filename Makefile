@@ -5,6 +5,7 @@
 # make small   the paper's question on two small models and two CPU cores: hours; skips what is done, then draws
 # make paper   the paper's own grid, three 8B models: needs GPUs and a hub account
 # make figures draw all: fig1 to fig8, table1 to table3    make paper-check   the paper's numbers from its tables
+# make report  one HTML page of a study: summary, figures, tables, every cell; STUDY=small RESULTS=results
 
 PYTHON ?= python3
 VENV := .venv
@@ -15,7 +16,7 @@ export MLFLOW_DISABLE_TELEMETRY = true
 
 FIGURES := fig1 fig2 fig3 fig4 fig5 fig6 fig7 fig8 table1 table2 table3
 
-.PHONY: demo small paper test ui bench check lint types figures $(FIGURES) paper-check track constraints clean
+.PHONY: demo small paper test ui bench check lint types figures $(FIGURES) report paper-check track constraints clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
@@ -43,13 +44,13 @@ small: $(VENV)/installed
 	$(LAUNCH) experiment=small_margin || failed=1; \
 	$(LAUNCH) experiment=small algo=exhaustive model=gemma3_270m ratio=0.1 || failed=1; \
 	$(LAUNCH) experiment=small_margin algo=exhaustive model=gemma3_270m ratio=0.1 || failed=1; \
-	$(MAKE) figures STUDY=small && exit $$failed
+	$(MAKE) figures report STUDY=small && exit $$failed
 
 paper: $(VENV)/installed
 	@failed=0; \
 	$(LAUNCH) experiment=paper || failed=1; \
 	$(LAUNCH) experiment=paper_margin || failed=1; \
-	$(MAKE) figures STUDY=paper && exit $$failed
+	$(MAKE) figures report STUDY=paper && exit $$failed
 
 test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -n 2
@@ -63,6 +64,9 @@ $(FIGURES): $(VENV)/installed
 	@$(BIN)/python -m analysis.$(basename $(notdir $(wildcard analysis/$@_*.py))) --results $(RESULTS) --study $(STUDY) $(FLAGS)
 
 figures: $(FIGURES)
+
+report: $(VENV)/installed
+	@$(BIN)/python -m analysis.report --results $(RESULTS) --study $(STUDY)
 
 paper-check: $(VENV)/installed
 	@$(BIN)/python -m analysis.paper_check

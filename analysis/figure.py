@@ -17,6 +17,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from analysis.store import folder, is_store
+
 log = logging.getLogger(__name__)
 
 # Okabe and Ito's colours, told apart by all forms of colour blindness; with more than seven, the marker tells.
@@ -41,11 +43,16 @@ ORDER = (
 def arguments(description: str, metrics: bool = False, cost: Sequence[str] = ()) -> argparse.Namespace:
     """`--results DIR --study NAME`, and `out`, the folder that figures go to.
 
+    `--results` may also be the URI of an MLflow store; then `results` is a temporary folder with what it holds.
     With `metrics` also `--perplexity NAME` and `--accuracy NAME`, with `cost` a choice of what is paid in.
     """
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--results", type=Path, default=Path("results"), help="the folder of the cells")
+    where = "the folder of the cells, or an MLflow store: sqlite:///FILE, http://HOST:PORT"
+    parser.add_argument("--results", default="results", help=where)
     parser.add_argument("--study", default=None, help="draw the cells of this study only")
+    parser.add_argument(
+        "--out", type=Path, help="where figures go; default: RESULTS/figures, or figures for a store"
+    )
     if metrics:
         every = "default: the mean over all that were measured"
         parser.add_argument("--perplexity", metavar="NAME", help=f"the corpus, as in ppl/NAME; {every}")
@@ -53,7 +60,9 @@ def arguments(description: str, metrics: bool = False, cost: Sequence[str] = ())
     if cost:
         parser.add_argument("--cost", choices=cost, default=cost[0], help="what is spent")
     found = parser.parse_args()
-    found.out = found.results / "figures"
+    stored = is_store(found.results)
+    found.results = folder(found.results)
+    found.out = found.out or (Path("figures") if stored else found.results / "figures")
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("analysis").setLevel(logging.INFO)
     use_style()

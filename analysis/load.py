@@ -1,4 +1,4 @@
-"""Results of a folder as one tidy frame: one row a cell, missing and failed ones included."""
+"""Results as one tidy frame: one row a cell, missing and failed ones included. From a folder or an MLflow store."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+
+from analysis.store import folder
 
 COLUMNS = (
     "cell",
@@ -58,13 +60,16 @@ class NothingToRead(SystemExit):
     """There is no finished cell to draw; ends the command with a sentence."""
 
 
-def load(results: Path, study: str | None = None) -> pd.DataFrame:
+def load(results: Path | str, study: str | None = None) -> pd.DataFrame:
     """One row for each cell of a study, or of the whole folder; `status` is done, failed or missing.
+
+    `results` is a results folder or the URI of an MLflow store (`sqlite:///...`, `http://...`).
 
     Columns: those of COLUMNS and, for every metric of the evaluation, `dense/<metric>` and
     `pruned/<metric>`. `draw` is the seed of the calibration draw. Of a cell without a result, what its
     name tells is filled in. Raises NothingToRead where no cell is done.
     """
+    results = folder(results)
     if study is None:
         keys = sorted(path.parent.name for path in results.glob("*/result.json"))
     else:
@@ -85,19 +90,19 @@ def done(frame: pd.DataFrame) -> pd.DataFrame:
     return frame[frame["status"] == "done"].reset_index(drop=True)
 
 
-def trace(results: Path, cell: str) -> list[dict[str, Any]]:
+def trace(results: Path | str, cell: str) -> list[dict[str, Any]]:
     """The scored masks of a cell in order: dropped, loss, samples, seconds. Partial scores are left out."""
-    path = results / cell / "trace.jsonl"
+    path = folder(results) / cell / "trace.jsonl"
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     scores = (json.loads(line) for line in lines if line.endswith("}"))
     return [score for score in scores if "of" not in score]
 
 
-def _row(folder: Path) -> dict[str, Any]:
-    path = folder / "result.json"
-    named = _named(folder.name)
+def _row(place: Path) -> dict[str, Any]:
+    path = place / "result.json"
+    named = _named(place.name)
     if not path.exists():
-        return {"cell": folder.name, "status": "missing", **named}
+        return {"cell": place.name, "status": "missing", **named}
     result = json.loads(path.read_text(encoding="utf-8"))
     config = result["config"]
     row = {"cell": result["cell"], "status": result["status"], **named, "seed": config["seed"]}

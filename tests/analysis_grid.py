@@ -110,12 +110,13 @@ def _cells(study: Study) -> Iterator[tuple[str, dict[str, Any]]]:
             length = None if source == "commonsense" else 128
             config = {
                 "model": {"name": model},
-                "objective": {"_target_": f"pruning.objective.{objective}"},
+                "objective": {"_target_": f"pruning.objective.{objective}.{objective.title()}"},
                 "calibration": {"source": source, "samples": study.samples, "length": length, "seed": seed},
-                "algo": {"_target_": f"pruning.algo.{algo}"},
+                "algo": {"_target_": f"pruning.algo.{algo}.{algo.title().replace('_', '')}"},
                 "ratio": ratio,
                 "k": None,
                 "seed": seed,
+                "study": study.name,
                 "protect": {"first": 0, "last": 0},
             }
             digest = hashlib.sha256(json.dumps(config).encode()).hexdigest()[:8]
@@ -125,7 +126,8 @@ def _cells(study: Study) -> Iterator[tuple[str, dict[str, Any]]]:
 def _cell(results: Path, study: Study, cell: str, config: dict[str, Any], broken: bool) -> None:
     folder = results / cell
     folder.mkdir(parents=True)
-    environment = {"commit": "0123456789ab", "device": "cpu"}
+    times = {"started": "2026-05-01T10:00:00+00:00", "ended": "2026-05-01T10:01:00+00:00"}
+    environment = {"commit": "0123456789ab", "device": "cpu", "packages": {"torch": "2.9.0"}} | times
     result: dict[str, Any] = {"cell": cell, "status": "failed", "config": config, "environment": environment}
     if broken:
         result["error"] = {"type": "LossError", "message": "the loss is not finite", "log": "launch.log"}
@@ -176,8 +178,26 @@ def _measured(folder: Path, study: Study, cell: str, config: dict[str, Any]) -> 
             "forward_seconds": round(0.29 * asked, 3),
             "peak_memory": 10**9,
         },
+        "margins": _margins(trace, dropped),
         "evaluation": {"dense": dense, "pruned": pruned, "data": {}},
     }
+
+
+def _margins(trace: Sequence[dict[str, Any]], dropped: Sequence[int]) -> dict[str, Any]:
+    """The runner-up among the other masks of the same size, and how many are within two standard errors."""
+    own = np.array(trace[-1]["samples"])
+    others = {
+        tuple(s["dropped"]): np.array(s["samples"]) - own for s in trace if len(s["dropped"]) == len(dropped)
+    }
+    others.pop(tuple(dropped), None)
+    if not others:
+        return {"compared": 0, "runner_up": None, "tied": 0, "ties": []}
+    errors = {mask: float(terms.std(ddof=1) / len(terms) ** 0.5) for mask, terms in others.items()}
+    ties = [list(mask) for mask, terms in others.items() if terms.mean() <= 2 * errors[mask]]
+    nearest = min(others, key=lambda mask: others[mask].mean())
+    difference = {"difference": float(others[nearest].mean()), "standard_error": errors[nearest]}
+    runner_up = {"dropped": list(nearest), "samples": len(own)} | difference
+    return {"compared": len(others), "runner_up": runner_up, "tied": len(ties), "ties": ties}
 
 
 def _rng(*parts: Any) -> np.random.Generator:

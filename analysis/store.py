@@ -1,0 +1,100 @@
+"""An MLflow store as a results folder, so that figures can be drawn where only the store is at hand.
+
+python -m analysis.fig1_masks --results sqlite:////data/results/mlflow.db --study demo
+python -m analysis.report --results http://tracking.example.org:5000 --study demo
+
+The tracker records each cell's files as artifacts (`pruning.track`), so nothing is parsed twice: they are laid out
+as they were, and read as they always are. What MLflow does not hold is not there: cells that never ended, and the
+samples themselves.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+FILES = ("result.json", "mask.json", "trace.jsonl", "launch.log")
+EXPERIMENT = "depth-pruning"
+
+_URI = re.compile(r"[a-z][a-z0-9+]+://")  # two letters at least: a drive of Windows is no scheme
+_folders: list[tempfile.TemporaryDirectory[str]] = []  # kept until the program ends
+
+
+def is_store(results: Path | str) -> bool:
+    """Whether this names a tracking server or database, and not a folder."""
+    return isinstance(results, str) and _URI.match(results) is not None
+
+
+@cache
+def folder(results: Path | str) -> Path:
+    """The results folder itself, or a temporary one with what an MLflow store holds."""
+    if not is_store(results):
+        return Path(results)
+    _folders.append(tempfile.TemporaryDirectory(prefix="depth-pruning-"))
+    place = Path(_folders[-1].name)
+    copy(str(results), place)
+    return place
+
+
+def copy(uri: str, place: Path, experiment: str = EXPERIMENT) -> None:
+    """Lay out the runs of an experiment as a results folder.
+
+    Raises NothingToRead where the store or the experiment cannot be had.
+    """
+    from analysis.load import NothingToRead
+
+    studies: dict[str, list[str]] = {}
+    try:
+        for client, run in _runs(uri, experiment):
+            cell = run.data.tags["cell"]
+            for study in run.data.tags.get("sweep", "").split(", "):
+                studies.setdefault(study, []).append(cell)
+            _download(client, run.info.run_id, place / cell)
+    except Exception as error:  # whatever a client raises: network, database, schema
+        raise NothingToRead(f"cannot read the MLflow store {uri}: {type(error).__name__}: {error}") from error
+    if not studies:
+        raise NothingToRead(f"no run of an experiment '{experiment}' in the MLflow store {uri}.")
+    (place / "studies").mkdir(parents=True)
+    for study, cells in studies.items():
+        text = json.dumps({"study": study, "cells": cells})
+        (place / "studies" / f"{study}.json").write_text(text, encoding="utf-8")
+
+
+def _runs(uri: str, experiment: str) -> Iterator[tuple[Any, Any]]:
+    """A client with each run that records a cell, oldest first."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # else a dead server blocks for minutes
+    from mlflow import MlflowClient  # heavy, and of no use to who has the files
+
+    for name in ("alembic", "mlflow"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    client = MlflowClient(tracking_uri=uri)
+    found = client.get_experiment_by_name(experiment)
+    token: Any = ""
+    while found is not None and token is not None:
+        order = ["attributes.start_time ASC"]
+        page = client.search_runs(
+            [found.experiment_id], "tags.cell != ''", order_by=order, page_token=token or None
+        )
+        yield from ((client, run) for run in page)
+        token = page.token or None
+
+
+def _download(client: Any, run: str, place: Path) -> None:
+    """The files of a cell; of those that cannot be had, the cell stands in the frame as missing."""
+    place.mkdir(parents=True, exist_ok=True)
+    held = {artifact.path for artifact in client.list_artifacts(run)}
+    for name in FILES:
+        if name in held:
+            client.download_artifacts(run, name, str(place))
+    if "result.json" not in held:
+        log.warning("%s: its run in MLflow holds no result.json; shown as missing", place.name)

@@ -1,0 +1,38 @@
+"use strict";
+// Three things: tables sort by a heading, rows of the table of cells can be filtered, links open what they lead to.
+const LAST = "~"; // what has no value stays at the end in either order
+function sort(heading) {
+  const table = heading.closest("table"), body = table.tBodies[0];
+  const column = heading.cellIndex, numeric = "numeric" in heading.dataset;
+  const down = heading.getAttribute("aria-sort") === "ascending";
+  const key = row => row.cells[column].dataset.key;
+  const compare = (a, b) => numeric ? Number(a) - Number(b) : a.localeCompare(b);
+  const value = text => text === "inf" ? "Infinity" : text === "-inf" ? "-Infinity" : text;
+  const rows = Array.from(body.rows).sort((a, b) => {
+    const x = key(a), y = key(b);
+    if (x === LAST || y === LAST) return (x === LAST) - (y === LAST);
+    return compare(value(x), value(y)) * (down ? -1 : 1);
+  });
+  body.append(...rows);
+  for (const other of table.tHead.rows[0].cells) other.setAttribute("aria-sort", "none");
+  heading.setAttribute("aria-sort", down ? "descending" : "ascending");
+}
+for (const button of document.querySelectorAll(".sortable thead button")) {
+  button.addEventListener("click", () => sort(button.parentElement));
+}
+for (const input of document.querySelectorAll("[data-filters]")) {
+  input.addEventListener("input", () => {
+    const words = input.value.toLowerCase().split(/\s+/);
+    for (const row of document.getElementById(input.dataset.filters).tBodies[0].rows) {
+      const text = row.textContent.toLowerCase();
+      row.hidden = !words.every(word => text.includes(word));
+    }
+  });
+}
+function reveal() {
+  const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+  for (let at = target; at; at = at.parentElement) if (at.tagName === "DETAILS") at.open = true;
+  if (target) target.scrollIntoView();
+}
+addEventListener("hashchange", reveal);
+if (location.hash) reveal();

@@ -1,0 +1,218 @@
+"""The page of a study: whole in itself, complete, and nothing in it that was not computed."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from analysis import report, report_summary, report_variance
+from analysis.load import NothingToRead, load
+from analysis.report_material import Material
+from analysis.report_summary import parts
+from analysis.report_words import count, listed, percents, reasons, sentence
+from analysis.stats.components import Estimate, Shares
+from tests.analysis_grid import Study, write
+
+SMALL = Study(
+    models=("smollm2",),
+    ratios=(0.1,),
+    objectives=("perplexity", "margin"),
+    algos=("one_shot", "greedy", "genetic", "bayesian"),
+    lost=1,
+)
+ONE = Study(
+    models=("smollm2",),
+    ratios=(0.1,),
+    objectives=("margin",),
+    algos=("greedy",),
+    seeds=(0,),
+    lost=0,
+    broken=0,
+)
+
+
+class Page(HTMLParser):
+    """Ids, addresses and text of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.ids: list[str] = []
+        self.addresses: list[str] = []
+        self.tags: list[str] = []
+        self.words = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        for name, value in attrs:
+            if name == "id":
+                self.ids.append(str(value))
+            if name in ("src", "href", "srcset", "action"):
+                self.addresses.append(str(value))
+
+    def handle_data(self, data: str) -> None:
+        self.words += data
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("results")
+    keys = write(folder, SMALL)
+    (folder / keys[0] / "launch.log").write_text(
+        "<script>alert('log')</script>\nlast line\n", encoding="utf-8"
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def text(results: Path) -> str:
+    path = report.write(results, "small", results / "figures")
+    assert path == results / "figures" / "report.html"
+    return path.read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def said(results: Path) -> dict[str, list[str]]:
+    return _said(results)
+
+
+@pytest.fixture(scope="module")
+def page(text: str) -> Page:
+    return Page(text)
+
+
+def test_the_page_needs_nothing_beside_it(text: str, page: Page) -> None:
+    assert all(address.startswith(("#", "data:")) for address in page.addresses)
+    assert sum(address.startswith("data:image/svg+xml") for address in page.addresses) == 8
+    assert not {"iframe", "object", "embed"} & set(page.tags)
+    assert "@import" not in text
+    assert not re.search(r"url\((?!data:)", text)
+
+
+def test_every_link_leads_somewhere_and_no_id_stands_twice(page: Page) -> None:
+    assert len(page.ids) == len(set(page.ids))
+    assert {a[1:] for a in page.addresses if a.startswith("#")} <= set(page.ids)
+
+
+def test_every_cell_is_there_with_mask_curve_and_log(results: Path, text: str, page: Page) -> None:
+    frame = load(results, "small")
+    assert [f"cell-{cell}" in page.ids for cell in frame["cell"]] == [True] * len(frame)
+    done = int((frame["status"] == "done").sum())
+    assert text.count('class="strip numbered"') == text.count('class="curve"') == done
+    assert "LossError: the loss is not finite" in page.words
+    assert "It left no result" in page.words
+    assert "last line" in page.words
+
+
+def test_what_was_logged_is_shown_and_never_run(text: str) -> None:
+    assert "<script>alert" not in text
+    assert "&lt;script&gt;alert" in text
+
+
+def test_the_title_line_and_the_configuration(page: Page) -> None:
+    for words in (
+        "study small",
+        "model smollm2",
+        "seeds 0, 1, 2",
+        "commit 0123456789ab",
+        "2 of 36 cells missing",
+    ):
+        assert words in page.words
+    assert "calibration.source" in page.words
+
+
+def test_the_same_results_give_the_same_page(results: Path, text: str, tmp_path: Path) -> None:
+    assert report.write(results, "small", tmp_path).read_text(encoding="utf-8") == text
+
+
+def test_sentences_follow_the_numbers(results: Path, said: dict[str, list[str]], tmp_path: Path) -> None:
+    """Perplexity of the margin's masks, made ten times as large, must show in the sentence on what they cost."""
+    before = load(results, "small").query("status == 'done'")
+    expected = before.groupby("objective")["pruned/ppl/heldout"].mean()
+    told = " ".join(said["What pruning for one thing costs in the other"])
+    assert f"({expected['perplexity']:.1f}; nothing removed" in told
+    assert f"({expected['margin']:.1f})" in told
+
+    for cell in before["cell"]:
+        (tmp_path / cell).mkdir(parents=True)
+        record = json.loads((results / cell / "result.json").read_text(encoding="utf-8"))
+        if record["calibration"]["objective"] == "margin":
+            record["evaluation"]["pruned"]["ppl/heldout"] *= 10
+        (tmp_path / cell / "result.json").write_text(json.dumps(record), encoding="utf-8")
+    changed = " ".join(report_summary.costs(Material(tmp_path, None)))
+    assert f"({10 * expected['margin']:,.0f})" in changed
+
+
+def _said(results: Path, study: str | None = "small") -> dict[str, list[str]]:
+    return {part.heading: part.sentences for part in parts(Material(results, study))}
+
+
+def test_no_part_of_the_summary_is_empty_and_each_is_a_sentence(said: dict[str, list[str]]) -> None:
+    for heading, sentences in said.items():
+        assert sentences, heading
+        assert all(text.endswith(".") and text[:1] == text[:1].upper() for text in sentences)
+        assert not any("nan" in text.lower().split() for text in sentences)
+
+
+def test_a_study_of_one_cell_says_what_it_cannot_tell(tmp_path: Path) -> None:
+    write(tmp_path, ONE)
+    page = Page(report.write(tmp_path, "small", tmp_path / "out").read_text(encoding="utf-8"))
+    said = _said(tmp_path)
+    assert any("no shares" in text for text in said["Calibration against search"])
+    assert said["Which search"] == ["One search algorithm was studied, so none can be compared."]
+    assert "One objective was studied" in " ".join(said["What pruning for one thing costs in the other"])
+    assert "could not be drawn" not in page.words
+
+
+def test_a_study_without_held_out_numbers_says_so(tmp_path: Path) -> None:
+    write(tmp_path, Study(**(ONE.__dict__ | {"metrics": (), "cells": []})))
+    page = Page(report.write(tmp_path, "small", tmp_path / "out").read_text(encoding="utf-8"))
+    assert "not told by this study" in page.words.lower()
+    assert "Not drawn:" in page.words
+
+
+def test_nothing_finished_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(NothingToRead, match="no finished cell"):
+        report.write(tmp_path, None, tmp_path)
+
+
+def test_the_command(results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = ["report", "--results", str(results), "--study", "small", "--out", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", given)
+    monkeypatch.setattr(report, "page", lambda material: f"<p>{material.study}</p>")
+    report.main()
+    assert (tmp_path / "report.html").read_text(encoding="utf-8") == "<p>small</p>"
+
+
+NOT = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("ratio", "words"),
+    [
+        (Estimate(4.0, 2.0, 9.0), "calibration decides more"),
+        (Estimate(0.2, 0.1, 0.6), "the search decides more"),
+        (Estimate(2.0, 0.5, 9.0), "does not tell which"),
+        (Estimate(2.0, NOT, NOT), "3 draws are too few"),
+        (Estimate(NOT, NOT, NOT), "no ratio"),
+    ],
+)
+def test_a_verdict_says_no_more_than_its_interval(ratio: Estimate, words: str) -> None:
+    note = "3 draws are too few" if ratio.low != ratio.low else ""
+    shares: Any = Shares(None, {}, ratio, ratio, 10, 3, note)  # type: ignore[arg-type]
+    assert words in "; ".join(report_variance._verdict(shares))
+
+
+def test_words() -> None:
+    assert [count(1, "cell"), count(1200, "cell")] == ["1 cell", "1,200 cells"]
+    assert [listed([]), listed("a"), listed("ab"), listed("abc")] == ["", "a", "a and b", "a, b and c"]
+    assert percents(0.62, 0.5, 0.7) == "62 percent (50 to 70)"
+    assert percents(0.62, NOT, NOT) == "62 percent"
+    assert reasons(["b", "a", "", "a"]) == "a (2 times); b"
+    assert sentence(["one", "", "two"]) == "One; two."
