@@ -8,6 +8,9 @@ from typing import Any
 from pruning.errors import InputError
 
 
+LEAST = {"gpus_per_rank": 0, "memory_gb": 0.1}
+
+
 @dataclass(unsafe_hash=True)  # OmegaConf makes a frozen one read-only
 class Resources:
     """Of each of `nodes` machines: `ranks` processes with `gpus_per_rank` GPUs and `cpus_per_rank` cores each.
@@ -31,7 +34,7 @@ class Resources:
     def check(self, model: str) -> None:
         """Raise InputError for numbers that no machine has."""
         for name, value in asdict(self).items():
-            least = 0 if name == "gpus_per_rank" else 1
+            least = LEAST.get(name, 1)
             if value < least:
                 raise InputError(
                     f"model.resources.{name}={value} of {model} is too few: choose {least} or more."

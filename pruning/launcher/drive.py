@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SETTLED = 5.0  # seconds for which a scheduler has to say that a job without a result has ended
+USUAL = {"", "Priority", "Resources", "JobArrayTaskLimit", "BeginTime", "Dependency", "waits for a place"}
 POLL = (1.0, 15.0)  # seconds between two looks: more cells, longer
 
 
@@ -96,12 +97,13 @@ def summary(found: Sequence[Standing]) -> str:
     """How many cells are in each state, and why those wait that wait for something strange."""
     counts = Counter(standing.state for standing in found)
     text = ", ".join(f"{counts[state]} {state}" for state in State if counts[state])
-    return f"cells: {text}"
+    strange = {one.reason for one in found if one.state is State.PENDING} - USUAL
+    return f"cells: {text}" + (f" (some wait: {', '.join(sorted(strange))})" if strange else "")
 
 
 def failure(standing: Standing) -> dict[str, Any]:
     """A cell that did not end well, as the table of failures shows it."""
     kind, _, message = standing.reason.partition(": ")
-    if not message:
+    if not kind.isidentifier():  # no exception of the cell's own: what the scheduler says
         kind, message = standing.state.value, standing.reason
     return {"cell": standing.key, "error": {"type": kind, "message": message, "log": standing.log}}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -50,6 +51,8 @@ class Job:
                 log.info("%s is done", cell.key)
             else:
                 _run(cell)
+        # A warning that comes now has nothing to save; while Python exits it would kill a job that has succeeded.
+        signal.signal(signal.SIGUSR2, signal.SIG_IGN)
         return cell.key
 
     def checkpoint(self) -> Any:

@@ -2,6 +2,7 @@
 # A private SLURM cluster on this machine for the tests, from Debian's packages; neither systemd nor cgroups are needed.
 #
 #   cluster.sh up               install what lacks, start, wait until all nodes are idle; prints the path of slurm.conf
+#   cluster.sh is-up            succeed if all its nodes are there
 #   cluster.sh down             stop the daemons that it started and remove its folder
 #   cluster.sh stop-node NAME   kill a node's daemon with all that runs there, as a power cut does
 #   cluster.sh start-node NAME
@@ -218,8 +219,9 @@ stop_node() { # the daemon, then the step daemons of this node and their childre
 
 case ${1:-} in
   up) up ;;
+  is-up) [ -f "$SLURM_CONF" ] && timeout 10 scontrol ping >/dev/null 2>&1 && all_up ;;
   down) down ;;
   stop-node) stop_node "$2" ;;
   start-node) alive "$2" || slurmd -N "$2" ;;
-  *) sed -n '2,10s/^# \{0,1\}//p' "$0"; exit 2 ;;
+  *) sed -n '2,11s/^# \{0,1\}//p' "$0"; exit 2 ;;
 esac

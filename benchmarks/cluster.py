@@ -1,0 +1,121 @@
+"""What a grid of many cells costs the command that submits it: run it on a cluster, with nothing else on it.
+
+python -m benchmarks.cluster FOLDER [CELLS] [--real]
+
+CELLS (500) cells of a tiny model are submitted, waited for and collected into an SQLite file. The jobs themselves
+copy the result of one cell that was computed before, since a real one spends four CPU seconds on importing; with
+`--real` they compute. Prints one line of JSON; `bash tests/slurm/cluster.sh up` makes a cluster to try it on.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pruning import files
+from pruning.launcher.records import submissions
+from pruning.launcher.states import State, standings
+
+ROOT, INSTANT = Path(__file__).parents[1], Path(__file__).with_name("instant.py")
+TINY = [
+    "model=local", "model.name=tiny", "model.dtype=float32", "algo=one_shot", "k=1,2", "calibration.samples=4",
+    "calibration.length=24", "eval.samples=2", "eval.length=32", "eval.items=6", "model.resources.gpus_per_rank=0",
+    "model.resources.cpus_per_rank=1", "model.resources.memory_gb=0.9", "model.resources.minutes=10",
+]  # fmt: skip
+log = logging.getLogger("benchmarks")
+
+
+def tiny_model(folder: Path) -> Path:
+    """A random Llama of six blocks with a byte tokenizer, as `model=local` reads it."""
+    import tokenizers
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    from pruning.calibration.sources import pydoc
+
+    bpe = tokenizers.ByteLevelBPETokenizer()
+    bpe.train_from_iterator(pydoc("calibration"), vocab_size=512, show_progress=False)
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 512, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 6}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "bos_token_id": 0, "eos_token_id": 0}
+    LlamaForCausalLM(LlamaConfig(**sizes, **heads)).save_pretrained(folder)
+    PreTrainedTokenizerFast(tokenizer_object=bpe._tokenizer).save_pretrained(folder)
+    return folder
+
+
+def command(words: Sequence[str]) -> tuple[float, float]:
+    """Run a command; returns its seconds and its most memory, in MiB."""
+    started = time.perf_counter()
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "MLFLOW_DISABLE_TELEMETRY": "true"}
+    process = subprocess.Popen([sys.executable, *words], env=environment, stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"{words[0]} failed")
+    return time.perf_counter() - started, usage.ru_maxrss / 1024
+
+
+def wait(results: Path) -> float:
+    """Seconds until no cell is in flight. Exits where one is not done."""
+    started = time.perf_counter()
+    while any(one.state.in_flight for one in standings(results).values()):
+        time.sleep(2)
+    if bad := [one for one in standings(results).values() if one.state is not State.DONE]:
+        raise SystemExit(f"{len(bad)} cells are not done: {bad[0]}")
+    return time.perf_counter() - started
+
+
+def measure(folder: Path, cells: int, real: bool) -> dict[str, Any]:
+    """Submit, wait, collect."""
+    model, results = tiny_model(folder / "model"), folder / "results"
+    launch = [str(ROOT / "launch.py"), "-m", *TINY, f"model.path={model}", f"seed=range({cells // 2})"]
+    first = [word.replace("k=1,2", "k=1").partition("range(")[0] for word in launch[2:-1]]
+    command([str(ROOT / "launch.py"), *first, f"paths.results={folder / 'first'}", "tracker=none"])
+    (template,) = (folder / "first").glob("*/result.json")
+    jobs = [] if real else [f'launcher.python="{sys.executable} {INSTANT} {template.parent}"']
+    words = [*launch, f"paths.results={results}", "launcher=slurm", *jobs]
+    seconds, memory = command([*words, "launcher.wait=false"])
+    running = wait(results)
+    again, _ = command([*words, "tracker=none"])
+    collected, collecting = command(["-m", "pruning.status", "collect", str(results)])
+    records = list(submissions(results))
+    return {
+        "cells": sum(len(record.jobs) for record in records),
+        "calls of sbatch": len(records),
+        "submission, s a cell": round(seconds / cells, 4),
+        "of it sbatch and its files, s a cell": round(sum(map(_asking, records)) / cells, 4),
+        "memory of the command, MiB": round(memory),
+        "the jobs, s": round(running, 1),
+        "the same command when all is done, s": round(again, 1),
+        "collection, s a cell": round(collected / cells, 4),
+        "memory of the collection, MiB": round(collecting),
+    }
+
+
+def _asking(record: Any) -> float:
+    """Seconds from the record's beginning to the names of its jobs."""
+    begun = (record.folder / "submission.json").stat().st_mtime
+    return float((record.folder / "jobs.json").stat().st_mtime - begun)
+
+
+def main() -> None:
+    """Measure as the arguments say."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    words = [word for word in sys.argv[1:] if word != "--real"]
+    if not words:
+        raise SystemExit(__doc__)
+    folder, cells = Path(words[0]).resolve(), int(words[1]) if len(words) > 1 else 500
+    found = measure(folder, cells, "--real" in sys.argv)
+    files.write_json(folder / "measured.json", found)
+    log.info("%s", json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

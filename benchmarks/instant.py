@@ -1,0 +1,32 @@
+"""In the place of Python in a job: `instant.py TEMPLATE -u -m submitit.core._submit FOLDER` copies a cell's files.
+
+For `benchmarks.cluster`, which times what is done to cells and not what cells do.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+
+
+def main() -> None:
+    """Write the files of the cell of this job."""
+    from submitit.core.utils import DelayedSubmission
+
+    template, folder = Path(sys.argv[1]), Path(sys.argv[-1])
+    name = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    job = DelayedSubmission.load(folder / f"{name}_submitted.pkl").function
+    cell = Path(job.config["paths"]["results"]) / job.key
+    cell.mkdir(parents=True)
+    for file in ("trace.jsonl", "mask.json", "launch.log", "config.yaml"):
+        shutil.copyfile(template / file, cell / file)
+    result = json.loads((template / "result.json").read_text()) | {"cell": job.key, "config": job.config}
+    (cell / "partial").write_text(json.dumps(result))
+    (cell / "partial").rename(cell / "result.json")
+
+
+if __name__ == "__main__":
+    main()

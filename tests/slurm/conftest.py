@@ -1,0 +1,175 @@
+"""A SLURM cluster of two nodes on this machine, and grids on it whose jobs misbehave as a test plans."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pruning.launcher.records import Submission, latest, submissions
+from tests.conftest import Command, Ended
+
+SCRIPT, FAULTY = Path(__file__).parent / "cluster.sh", Path(__file__).parent / "faulty.py"
+TINY = ["model.resources.gpus_per_rank=0", "model.resources.cpus_per_rank=1", "model.resources.memory_gb=0.9"]
+PATIENCE = 240  # seconds: a slow machine is no fault
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Its commands."""
+
+    def call(self, *command: str) -> str:
+        """What a command says."""
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+    def script(self, *words: str) -> str:
+        """What `cluster.sh` says."""
+        return self.call("bash", str(SCRIPT), *words)
+
+    def state(self, job: str) -> str:
+        """What the accounting says of a job, in one word."""
+        said = self.call(
+            "sacct", "-X", "--noheader", "--parsable2", "--format=State", f"--jobs={job}"
+        ).split()
+        return said[0] if said else ""
+
+    def node(self, job: str) -> str:
+        """Where a job runs."""
+        return self.call("squeue", "--noheader", "--format=%N", f"--jobs={job}").strip()
+
+    def ends(self, job: str, state: str) -> None:
+        """Wait until the accounting has a job in a state: it lags behind."""
+        until(lambda: self.state(job) == state, f"{job} to be {state}", lambda: self.state(job))
+
+
+def until(condition: Callable[[], bool], what: str, now: Callable[[], object] = lambda: "not") -> None:
+    """Wait until something is so."""
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < end, f"waited in vain for {what}; it is {now()}"
+        time.sleep(0.3)
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    if os.environ.get("TEST_SLURM") != "1":
+        pytest.skip("make test-slurm runs it: SLURM is installed and its daemons are started as root")
+    if os.geteuid() != 0:
+        pytest.skip("the daemons of SLURM need root")
+    if shutil.which("slurmctld") is None and shutil.which("apt-get") is None:
+        pytest.skip("there is no SLURM, and no apt-get to install it")
+    found = Cluster()
+    was_up = subprocess.run(["bash", str(SCRIPT), "is-up"], check=False).returncode == 0
+    os.environ["SLURM_CONF"] = found.script("up").splitlines()[-1]
+    yield found
+    if not was_up:
+        found.script("down")
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Cells of the tiny model as jobs, without sharing, so that each journal is what the cell itself would have."""
+
+    launch: Command
+    cluster: Cluster
+    folder: Path
+
+    @property
+    def results(self) -> Path:
+        return self.folder / "results"
+
+    @property
+    def plan(self) -> Path:
+        return self.folder / "plan.json"
+
+    def expect(self, **faults: tuple[int, str]) -> None:
+        """Plan a fault for each cell whose name has this part: after so many lines, do this."""
+        self.plan.write_text(json.dumps({part: {"after": n, "do": do} for part, (n, do) in faults.items()}))
+
+    def go(self, on: bool = True) -> None:
+        """Let cells that hold go on, or hold again."""
+        go = self.plan.with_name(f"{self.plan.name}.go")
+        go.touch() if on else go.unlink(missing_ok=True)
+
+    def run(self, *words: str, **more: Any) -> Ended:
+        """The command: waits, unless it says `launcher.wait=false`."""
+        python = f"'launcher.python=\"{sys.executable} {FAULTY} {self.plan}\"'".strip("'")
+        chosen = [
+            "launcher=slurm",
+            python,
+            "launcher.warning_seconds=15",
+            "model.resources.minutes=10",
+            *TINY,
+        ]
+        names = {word.lstrip("+").partition("=")[0] for word in words}
+        defaults = [word for word in chosen if word.partition("=")[0] not in names]
+        return self.launch(*defaults, "scores.share=false", *words, **more)
+
+    def submit(self, *words: str) -> list[Submission]:
+        """The command without waiting; returns what it submitted."""
+        before = {record.name for record in submissions(self.results)}
+        ended = self.run(*words, "launcher.wait=false")
+        assert ended.status == 0, ended.err
+        return [record for record in submissions(self.results) if record.name not in before]
+
+    def job(self, part: str) -> str:
+        """The last job of the cell whose name has this part."""
+        ((key, record),) = [(key, one) for key, one in latest(self.results).items() if part in key]
+        return record.jobs[key]
+
+    def lines(self, part: str) -> int:
+        """How many lines the journal of a cell has."""
+        return sum(path.read_bytes().count(b"\n") for path in self.results.glob(f"*{part}*/trace.jsonl"))
+
+    def reaches(self, part: str, lines: int) -> None:
+        """Wait until a cell has come so far."""
+        until(lambda: self.lines(part) >= lines, f"{part} to write {lines} lines", lambda: self.lines(part))
+
+    def completes(self, *words: str) -> None:
+        """The same command completes the grid, and all is as if nothing had happened."""
+        ended = self.run(*words)
+        assert ended.status == 0, ended.out + ended.err
+        alike = [word for word in words if not word.lstrip("+").startswith("launcher.")]
+        plain = self.launch(*alike, "scores.share=false", f"paths.results={self.folder / 'plain'}")
+        assert plain.status == 0, plain.err
+        assert journals(self.results) == journals(self.folder / "plain")
+        assert len(ended.all()) == len(journals(self.results))
+        for cell in journals(self.results):
+            self.paid_once(cell)
+
+    def paid_once(self, cell: str) -> None:
+        """No evaluation that was written was computed again."""
+        written = set()
+        for line in self.plan.with_name(f"{self.plan.name}.{cell}").read_text().splitlines():
+            what, _, mask = line.partition(" ")
+            assert (what, mask) == ("written", mask) or mask not in written, (
+                f"{cell}: {mask} was computed again"
+            )
+            written |= {mask} if what == "written" else set()
+        assert written
+
+
+def journals(results: Path) -> dict[str, Any]:
+    """The mask of each cell, and its losses and terms in order."""
+    found = {}
+    for path in results.glob("*/trace.jsonl"):
+        scores = map(json.loads, path.read_text().splitlines())
+        mask = json.loads(path.with_name("mask.json").read_text())
+        found[path.parent.name] = (mask, [(s["dropped"], s["loss"], s["samples"]) for s in scores])
+    return found
+
+
+@pytest.fixture
+def grid(cluster: Cluster, launch: Command, tmp_path: Path) -> Grid:
+    made = Grid(launch, cluster, tmp_path)
+    made.expect()
+    return made

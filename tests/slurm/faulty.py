@@ -1,0 +1,67 @@
+"""Python for jobs that misbehave: `launcher.python="python faulty.py PLAN"` runs them as PLAN, a JSON file, says.
+
+{part of a cell's name: {"after": lines of its journal, "do": raise, exit, kill or hold}}: once a cell, except `hold`,
+which waits each time for the file PLAN.go. What each job computes and writes is noted in PLAN.CELL.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import runpy
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+
+def misbehave(plan: Path, cell: str, lines: int) -> None:
+    for part, fault in json.loads(plan.read_text()).items():
+        if part not in cell or lines != fault["after"]:
+            continue
+        go, done = plan.with_name(f"{plan.name}.go"), plan.with_name(f"{plan.name}.{fault['do']}.{cell}")
+        if fault["do"] == "hold":
+            while not go.exists():
+                time.sleep(0.1)
+        elif not done.exists():
+            done.touch()
+            {
+                "raise": fail,
+                "exit": lambda: os._exit(9),
+                "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
+            }[fault["do"]]()
+
+
+def fail() -> None:
+    raise RuntimeError("the plan has it so")
+
+
+def watch(plan: Path) -> None:
+    """Note what is computed and what is written, and do what the plan says after a line is written."""
+    from pruning import files, solve
+
+    append, join = files.append_line, solve._Ledger._joined
+
+    def append_line(path: Path, data: Any) -> None:
+        append(path, data)
+        note(path, "written", data["dropped"])
+        misbehave(plan, path.parent.name, path.read_bytes().count(b"\n"))
+
+    def joined(ledger: Any, mask: Any, *rest: Any) -> Any:
+        note(ledger.journal.path, "computed", list(mask.dropped))
+        return join(ledger, mask, *rest)
+
+    def note(path: Path, what: str, dropped: list[int]) -> None:
+        with plan.with_name(f"{plan.name}.{path.parent.name}").open("a") as stream:
+            stream.write(f"{what} {dropped}\n")
+
+    files.append_line, solve._Ledger._joined = append_line, joined  # type: ignore[method-assign, assignment]
+
+
+if __name__ == "__main__":
+    plan = Path(sys.argv[1])
+    module = sys.argv.index("-m") + 1
+    sys.argv = sys.argv[module:]
+    watch(plan)
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)

@@ -1,0 +1,96 @@
+"""What a job gets of the cluster, in which order cells run, and Hydra's own launcher."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pruning.launcher.code import ROOT
+from pruning.launcher.records import submissions
+from tests.conftest import Command
+from tests.slurm.conftest import Cluster, Grid, journals
+
+MODEL = """defaults: [/schema/model/model@_here_, _self_]
+name: {name}
+source: local
+path: {path}
+dtype: float32
+resources: {{gpus_per_rank: {gpus}, cpus_per_rank: 1, memory_gb: {memory}, minutes: 10}}
+"""
+
+
+def test_each_model_asks_for_its_own_resources(grid: Grid, model_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "conf" / "model").mkdir(parents=True)
+    for name, gpus, memory in (("small", 0, 0.9), ("large", 2, 1.5)):
+        text = MODEL.format(name=name, path=model_folder, gpus=gpus, memory=memory)
+        (tmp_path / "conf" / "model" / f"{name}.yaml").write_text(text)
+    show = f"launcher.setup=['echo gpus $CUDA_VISIBLE_DEVICES >>{tmp_path}/gpus']"
+    words = [
+        "model=small,large",
+        "algo=one_shot",
+        "k=1,2",
+        "launcher=slurm",
+        "launcher.warning_seconds=15",
+        show,
+    ]
+    small = [
+        "calibration.samples=4",
+        "calibration.length=24",
+        "eval.samples=2",
+        "eval.length=32",
+        "eval.items=6",
+    ]
+    where = [f"--config-dir={tmp_path / 'conf'}", f"paths.results={grid.results}", "tracker=none"]
+    command = [sys.executable, str(ROOT / "launch.py"), "-m", *where, *small, *words]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    records = list(submissions(grid.results))
+    assert [len(record.jobs) for record in records] == [2, 2], "an array for each kind of resources"
+    asked = {}
+    for record in records:
+        number = next(iter(record.jobs.values())).partition("_")[0]
+        lines = grid.cluster.call(
+            "sacct", "-X", "-n", "-P", "--format=ReqTRES", f"--jobs={number}"
+        ).splitlines()
+        asked[record.tasks[0].config["model"]["name"]] = set(lines)
+    ((cheap,), (dear,)) = asked["small"], asked["large"]
+    assert "gres/gpu" not in cheap
+    assert "gres/gpu=2" in dear
+    assert "mem=922M" in cheap
+    assert "mem=1536M" in dear or "mem=1.50G" in dear
+    assert sorted((tmp_path / "gpus").read_text().split("\n")) == [
+        "",
+        "gpus ",
+        "gpus ",
+        "gpus 0,1",
+        "gpus 0,1",
+    ]
+
+
+def test_cells_are_ordered_so_that_they_share_and_one_runs_at_a_time(grid: Grid) -> None:
+    words = ("-m", "algo=greedy,one_shot", "k=2", "launcher.parallel=1", "scores.share=true")
+    ended = grid.run(*words)
+    assert ended.status == 0, ended.out + ended.err
+    shared = {result["search"]["algo"]: result["search"]["evaluations_shared"] for result in ended.all()}
+    assert shared == {"one_shot": 0, "greedy": 6}, (
+        "the shorter search ran first, and the longer one found its losses"
+    )
+
+
+def test_hydras_own_launcher_gives_the_same(launch: Command, cluster: Cluster, tmp_path: Path) -> None:
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    words = ("-m", "algo=one_shot,greedy", "k=1", "scores.share=false")
+    stock = ("hydra/launcher=submitit_slurm", "hydra.launcher.mem_gb=1", "hydra.launcher.timeout_min=10")
+    ended = launch(*words, *stock)
+    assert ended.status == 0, ended.out + ended.err
+    assert launch(*words, f"paths.results={tmp_path / 'plain'}").status == 0
+    assert journals(ended.results) == journals(tmp_path / "plain")
+    assert {result["status"] for result in ended.all()} == {"done"}
+    job = json.loads(next(ended.results.glob("*/result.json")).read_text())["environment"]
+    assert job["device"] == "cpu"

@@ -1,0 +1,72 @@
+"""A results folder that cannot be written for a moment, and an MLflow server that is down or slow."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from pruning.launcher.states import State, standings
+from tests.slurm.conftest import Grid, until
+
+
+def test_a_results_folder_that_cannot_be_written_for_a_moment(grid: Grid) -> None:
+    words = ("-m", "algo=one_shot,greedy", "k=2")
+    grid.expect(greedy=(5, "hold"))
+    grid.submit(*words)
+    until(lambda: any("one_shot" in key for key in done(grid)), "the other cell")
+    grid.reaches("greedy", 5)
+    job, away = grid.job("greedy"), grid.folder / "away"
+    grid.results.rename(away)
+    grid.results.touch()  # root may write everywhere, but not in a file
+    grid.go()
+    grid.cluster.ends(job, "FAILED")
+    grid.results.unlink()
+    away.rename(grid.results)
+    found = next(one for one in standings(grid.results).values() if "greedy" in one.key)
+    assert found.state is State.FAILED
+    assert "SLURM: FAILED" in found.reason
+    grid.completes(*words)
+
+
+def done(grid: Grid) -> list[str]:
+    return [key for key, one in standings(grid.results).items() if one.state is State.DONE]
+
+
+@pytest.fixture
+def silent() -> Iterator[str]:
+    """A server that takes every connection and never says anything."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        taken: list[socket.socket] = []
+
+        def take() -> None:
+            while True:
+                try:
+                    taken.append(server.accept()[0])
+                except OSError:
+                    return
+
+        thread = threading.Thread(target=take)
+        thread.start()
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+        server.shutdown(socket.SHUT_RDWR)
+        thread.join()
+        for one in taken:
+            one.close()
+
+
+@pytest.mark.parametrize("how", ["down", "slow"])
+def test_a_tracking_server_that_does_not_answer_costs_no_cell(
+    grid: Grid, silent: str, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
+    uri = silent if how == "slow" else "http://127.0.0.1:9"
+    words = ("algo=one_shot", "k=1", f"tracker.uri={uri}")
+    ended = grid.run(*words, tracker="mlflow")
+    assert ended.status == 0, ended.out + ended.err
+    assert "the tracker could not start" in ended.err
+    assert "results are safe" in ended.err
+    grid.cluster.ends(grid.job("one_shot"), "COMPLETED")
+    grid.completes("algo=one_shot", "k=1")
