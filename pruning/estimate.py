@@ -18,12 +18,14 @@ from dataclasses import dataclass
 class Estimate:
     """Weights and parts of the samples, in their order, and the share of each part.
 
-    Terms that are shorter than the weights belong to the first samples.
+    Terms that are shorter than the weights belong to the first samples. Terms of two masks that differ by no more
+    than `ties` are equal but for an order among equals, which is nothing that a test may go by.
     """
 
     weights: tuple[float, ...]
     parts: tuple[int, ...]
     shares: tuple[float, ...] = (1.0,)
+    ties: float = 0.0
 
     @property
     def count(self) -> int:
@@ -56,6 +58,28 @@ class Estimate:
                 share**2 * _variance(values, weights) for share, values, weights in self._by_part(terms)
             )
         )
+
+    def differences(self, terms: Sequence[float], others: Sequence[float]) -> list[float]:
+        """What the terms of one mask are above those of another, sample by sample; 0 where they tie."""
+        found = (a - b for a, b in zip(terms, others, strict=True))
+        return [difference if abs(difference) > self.ties else 0.0 for difference in found]
+
+    def freedom(self, terms: Sequence[float]) -> float:
+        """The degrees of freedom of that error; 0, for no error is known, where a part has one sample.
+
+        Of one part, its number of samples less one. Of several, whose variances differ, Welch and Satterthwaite's
+        number, (sum v)^2 / sum (v^2 / (n - 1)) with the variance v that each part adds.
+        """
+        parts = [
+            (share**2 * _variance(values, weights), len(values) - 1)
+            for share, values, weights in self._by_part(terms)
+            if share
+        ]
+        least = min(free for _, free in parts)
+        total = math.fsum(variance for variance, _ in parts)
+        if least < 1 or total == 0:
+            return float(max(least, 0))
+        return total**2 / math.fsum(variance**2 / free for variance, free in parts)
 
     def _by_part(self, terms: Sequence[float]) -> Iterator[tuple[float, list[float], list[float]]]:
         for part, share in enumerate(self.shares):

@@ -6,7 +6,6 @@ says little about which is better where its samples disagree.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,23 +19,29 @@ LISTED = 100  # masks that are written into a result; the number of ties is alwa
 
 @dataclass(frozen=True)
 class Comparison:
-    """A mask against a better one: the mean paired difference of their losses, its standard error, over how many
-    samples.
+    """A mask against a better one: the mean paired difference of their losses, its standard error and the degrees of
+    freedom of that, over how many samples.
     """
 
     score: Score
     difference: float
     error: float
+    freedom: float
     samples: int
 
     @property
     def p_value(self) -> float:
-        """One-sided, by Student's t: how often a mask that is no worse would look so much worse."""
+        """One-sided, by Student's t: how often a mask that is no worse would look so much worse.
+
+        1 where one sample, or one of a kind, is all there is: it says nothing about others.
+        """
         from scipy.stats import t
 
+        if self.freedom == 0:
+            return 1.0
         if self.error == 0:
             return 1.0 if self.difference <= 0 else 0.0
-        return float(t.sf(self.difference / self.error, self.samples - 1))
+        return float(t.sf(self.difference / self.error, self.freedom))
 
     def to_json(self) -> dict[str, Any]:
         """What a result says of a comparison."""
@@ -51,17 +56,19 @@ class Comparison:
 def compare(better: Score, score: Score, estimate: Estimate) -> Comparison:
     """A mask against a better one, over the samples that both know."""
     samples = min(len(better.samples), len(score.samples))
-    terms = [a - b for a, b in zip(score.samples[:samples], better.samples[:samples], strict=True)]
-    return Comparison(score, estimate.mean(terms), estimate.error(terms), samples)
+    terms = estimate.differences(score.samples[:samples], better.samples[:samples])
+    return Comparison(score, estimate.mean(terms), estimate.error(terms), estimate.freedom(terms), samples)
 
 
 def margins(winner: Score, others: Sequence[Score], estimate: Estimate) -> dict[str, Any]:
     """The runner-up and the ties of a winner, among other masks of as many blocks.
 
-    A tie is a mask that is not significantly worse at 0.05, after Holm's correction for the number compared.
+    A tie is a mask that is not significantly worse at 0.05, after Holm's correction for the number compared. The
+    runner-up is the nearest of those that were scored on all samples: what was seen on a few and left, by a race or
+    by a stage of a search, is named only where nothing else is.
     """
     compared = [compare(winner, score, estimate) for score in others if score.mask != winner.mask]
-    compared.sort(key=lambda comparison: comparison.difference)
+    compared.sort(key=lambda comparison: (comparison.score.of is not None, comparison.difference))
     if not compared:
         return {"compared": 0, "runner_up": None, "tied": 0, "ties": []}
     corrected = holm([comparison.p_value for comparison in compared])
@@ -74,18 +81,19 @@ def margins(winner: Score, others: Sequence[Score], estimate: Estimate) -> dict[
     }
 
 
-def decision(scores: Sequence[Score], best: int, estimate: Estimate) -> dict[str, Any] | None:
+def decision(
+    finished: Sequence[Score], out: Sequence[Score], best: int, estimate: Estimate
+) -> dict[str, Any] | None:
     """A choice of the best of some masks, as a search makes it: the last that was in against the first that was
-    out.
+    out, be it one that was scored in full or one that a race ruled out.
     """
-    if not best < len(scores):
+    if not best < len(finished) + len(out):
         return None
-    full = [score for score in scores if score.of is None]
-    ranked = sorted(full, key=lambda score: score.loss)
-    chosen = ranked[best - 1]
-    out = [*ranked[best:], *(score for score in scores if score.of is not None)]
-    nearest = min((compare(chosen, score, estimate) for score in out), key=lambda c: c.difference)
-    return {"best": best, "of": len(scores), "chosen": list(chosen.mask.dropped), "next": nearest.to_json()}
+    ranked = sorted(finished, key=lambda score: score.loss)
+    chosen, others = ranked[best - 1], [*ranked[best:], *out]
+    nearest = min((compare(chosen, score, estimate) for score in others), key=lambda c: c.difference)
+    of = len(finished) + len(out)
+    return {"best": best, "of": of, "chosen": list(chosen.mask.dropped), "next": nearest.to_json()}
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -96,9 +104,3 @@ def holm(p_values: Sequence[float]) -> list[float]:
         highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[number]))
         corrected[number] = highest
     return corrected
-
-
-def errors_apart(comparison: dict[str, Any]) -> float:
-    """How many standard errors a runner-up was away."""
-    error = float(comparison["standard_error"])
-    return float(comparison["difference"]) / error if error else math.inf

@@ -4,7 +4,7 @@ After each of a few growing numbers n of samples, every candidate c is compared 
 the last place that matters, by the paired differences of their terms, d_s = t_s(c) - t_s(b). With m candidates of
 which `best` matter, and r looks before the last sample, c is out where
 
-    mean(d)  >  q * se(d)        q: the 1 - delta / (r * (m - best)) quantile of Student's t with n - 1 degrees
+    mean(d)  >  q * se(d)        q: the 1 - delta / (r * (m - best)) quantile of Student's t
 
 The question is not what an infinite population would say but which candidates win on all S samples, and their order
 is random, so se carries the correction for a finite population, sqrt(1 - n / S). A candidate that belongs to the
@@ -75,12 +75,11 @@ class Racing:
 
         assert self.delta is not None
         ranked = sorted(scores, key=lambda score: score.loss)
-        last, samples = ranked[best - 1], len(scores[0].samples)
-        quantile = float(t.isf(self.delta / (looks * others), samples - 1))
-        kept = ranked[:best]
+        last, kept = ranked[best - 1], ranked[:best]
         for score in ranked[best:]:
-            terms = [a - b for a, b in zip(score.samples, last.samples, strict=True)]
-            error = estimate.error(terms, whole=estimate.count)
-            if estimate.mean(terms) <= quantile * error:
+            terms = estimate.differences(score.samples, last.samples)
+            error, freedom = estimate.error(terms, whole=estimate.count), estimate.freedom(terms)
+            # Without a degree of freedom no error is known, and nothing is ruled out.
+            if freedom == 0 or estimate.mean(terms) <= error * t.isf(self.delta / (looks * others), freedom):
                 kept.append(score)
         return [score.mask for score in scores if score in kept]

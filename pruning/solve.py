@@ -16,6 +16,7 @@ import numpy as np
 
 from pruning import budget, files, ranks
 from pruning.algo import Algo, Ask, Found, Gates
+from pruning.errors import LossError
 from pruning.margins import decision, margins
 from pruning.mask import Mask, Space
 from pruning.objective import Loss
@@ -105,8 +106,8 @@ class _Ledger:
             return [score.loss for score in self.scores(request.masks, request.samples)]
         estimate = self.losses.whole.estimate
         finished = self.racing.race(request.masks, request.best, estimate, self.scores)
-        standing = [finished.get(mask, self.journal.scores[mask]) for mask in request.masks]
-        if (made := decision(standing, request.best, estimate)) is not None:
+        out = [self.journal.scores[mask] for mask in request.masks if mask not in finished]
+        if (made := decision(list(finished.values()), out, request.best, estimate)) is not None:
             self.decisions.append(made)
         return [finished[mask].loss if mask in finished else math.inf for mask in request.masks]
 
@@ -204,14 +205,20 @@ def _search(algo: Algo, space: Space, rng: np.random.Generator, ledger: _Ledger)
 
 
 def _gates(_: Gates, space: Space, ledger: _Ledger) -> np.ndarray[Any, Any]:
-    """Gradients at the gates of blocks, kept in a file beside the journal so that a resumed search sees the same."""
+    """Gradients at the gates of blocks, kept in a file beside the journal so that a resumed search sees the same.
+
+    Raises LossError where they are no numbers.
+    """
     gradient = ledger.losses.whole.gates
     if gradient is None:
         return ledger.secant(space)
     path = ledger.journal.path.with_name("gates.json")
     known: list[list[float]] | None = ranks.from_first(files.read_json(path) if path.exists() else None)
     if known is None:
-        known = gradient().tolist()
+        found = gradient()
+        if not np.isfinite(found).all():
+            raise LossError("the gradient at the gates is NaN or infinite: try model.dtype=float32.")
+        known = found.tolist()
         if ranks.is_first():
             files.write_json(path, known)
     return np.array(known)

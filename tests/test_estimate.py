@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
 from pruning.estimate import Estimate, mean, standard_error, weighted_mean
 
@@ -80,3 +81,17 @@ def test_the_error_of_a_weighted_mean_covers() -> None:
         truth = 0.1 * (np.arange(1, 10) ** 2).mean() / np.arange(1, 10).mean()
         hits += abs(estimate.mean(terms.tolist()) - truth) < 2 * estimate.error(terms.tolist())
     assert 0.91 < hits / 400 < 0.985
+
+
+def test_one_part_has_a_degree_of_freedom_less_than_samples_and_a_mixture_welch_s() -> None:
+    assert Estimate((2.0, 3.0, 1.0), (0, 0, 0)).freedom([1.0, 2.0, 4.0]) == pytest.approx(2)
+    a, b = [1.0, 4.0, 2.0], [10.0, 10.5, 9.0, 10.2, 10.1]
+    apart = Estimate((1.0,) * 8, (0,) * 3 + (1,) * 5, (0.5, 0.5))
+    assert apart.freedom([*a, *b]) == pytest.approx(stats.ttest_ind(a, b, equal_var=False).df)
+
+
+def test_a_part_of_one_sample_leaves_no_degree_of_freedom() -> None:
+    apart = Estimate((1.0, 1.0, 1.0), (0, 1, 1), (0.5, 0.5))
+    assert Estimate((1.0,), (0,)).freedom([3.0]) == 0
+    assert apart.freedom([1.0, 7.0, 8.0]) == 0
+    assert Estimate((1.0, 1.0, 1.0), (0, 1, 1), (0.0, 1.0)).freedom([1.0, 7.0, 8.0]) == pytest.approx(1)

@@ -45,6 +45,14 @@ def test_the_runner_up_is_the_nearest_and_ties_are_not_significantly_worse() -> 
     assert found["tied"] == 2
 
 
+def test_a_mask_that_was_seen_on_a_few_samples_is_no_runner_up_if_there_is_another() -> None:
+    winner, lucky = score(0, 1.0, 0.1, 1), score(2, 0.9, 0.1, 3, of=SAMPLES)
+    found = margins(winner, [lucky, score(1, 1.5, 0.1, 2)], EVEN)
+    assert found["runner_up"]["dropped"] == [1]
+    assert [2] in found["ties"]
+    assert margins(winner, [lucky], EVEN)["runner_up"]["dropped"] == [2]
+
+
 def test_a_mask_that_differs_in_every_sample_alike_is_no_tie() -> None:
     winner = score(0, 1.0)
     found = margins(winner, [score(1, 1.01, 1e-6, 1)], EVEN)
@@ -72,7 +80,7 @@ def test_holm_equals_the_published_example() -> None:
 
 def test_a_decision_sets_the_last_that_was_in_against_the_first_that_was_out() -> None:
     scores = [score(i, mean, 0.1, i) for i, mean in enumerate((1.5, 1.0, 1.2, 1.3))]
-    made = decision(scores, 2, EVEN)
+    made = decision(scores[1:3], [scores[0], scores[3]], 2, EVEN)
     assert made is not None
     assert (made["chosen"], made["next"]["dropped"]) == ([2], [3])
     assert made["next"]["difference"] == pytest.approx(0.1)
@@ -81,10 +89,36 @@ def test_a_decision_sets_the_last_that_was_in_against_the_first_that_was_out() -
 
 def test_a_mask_that_was_ruled_out_early_is_compared_on_what_it_has() -> None:
     out = score(2, 9.0, 0.1, 2, of=SAMPLES)
-    made = decision([score(0, 1.0, 0.1, 1), out], 1, EVEN)
+    made = decision([score(0, 1.0, 0.1, 1)], [out], 1, EVEN)
     assert made is not None
     assert made["next"]["samples"] == 10
 
 
 def test_where_all_are_in_nothing_is_decided() -> None:
-    assert decision([score(0, 1.0), score(1, 2.0)], 2, EVEN) is None
+    assert decision([score(0, 1.0), score(1, 2.0)], [], 2, EVEN) is None
+
+
+def test_what_a_race_ruled_out_was_not_chosen_even_if_another_cell_knows_it_to_be_better() -> None:
+    made = decision([score(0, 1.0, 0.1, 1), score(1, 1.2, 0.1, 2)], [score(2, 0.9, 0.1, 3)], 1, EVEN)
+    assert made is not None
+    assert (made["chosen"], made["next"]["dropped"]) == ([0], [2])
+    assert made["next"]["difference"] == pytest.approx(-0.1)
+
+
+def test_one_sample_rules_out_no_tie() -> None:
+    alone = Estimate((1.0,), (0,))
+    winner, other = (Score(Mask(9, (i,)), loss, (loss,), 1.0) for i, loss in enumerate((1.0, 5.0)))
+    assert margins(winner, [other], alone)["tied"] == 1
+
+
+def test_of_two_kinds_of_samples_a_false_alarm_is_as_rare_as_stated() -> None:
+    """Two windows and many items: the windows decide how sure one can be."""
+    parts = (0, 1, 0, *(1,) * 40)
+    apart, rng, alarms = Estimate((1.0,) * 43, parts, (0.5, 0.5)), np.random.default_rng(0), 0
+    spread = np.where(np.array(parts) == 0, 1.0, 0.1)
+    same = Score(Mask(9, (0,)), 0.0, (0.0,) * 43, 1.0)
+    for _ in range(400):
+        terms = (rng.standard_normal(43) * spread).tolist()
+        other = Score(Mask(9, (1,)), apart.mean(terms), tuple(terms), 1.0)
+        alarms += compare(same, other, apart).p_value < 0.05
+    assert alarms <= 0.08 * 400

@@ -3,7 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from pruning.margins import compare
 from pruning.objective.accuracy import TIE_BREAK, Accuracy, miss
+from pruning.scores import Score
 from tests.objectives import MASKS, bound, model, samples, scores
 from tests.rows import plain
 
@@ -41,3 +43,15 @@ def test_an_item_outweighs_any_margin() -> None:
     barely = [0.0 + TIE_BREAK * -0.01] * 3 + [1.0 + TIE_BREAK * 20]
     clearly = [0.0 + TIE_BREAK * -20] * 2 + [1.0 + TIE_BREAK * 0.01] * 2
     assert sum(barely) < sum(clearly)
+
+
+def test_the_margin_orders_masks_that_answer_alike_and_is_no_evidence() -> None:
+    """By the margin alone the first is better in every item, so a paired test of the terms would be sure of it."""
+    estimate = bound(Accuracy(), model(), samples("items", 12)).estimate
+    misses, margins = np.array([0.0, 1.0] * 6), np.random.default_rng(0).normal(-5, 1, 12)
+    a, b = (misses + TIE_BREAK * (margins + worse) for worse in (0, 3))
+    better, score = (Score(MASKS[i], estimate.mean(t.tolist()), tuple(t.tolist()), 1.0) for i, t in enumerate((a, b)))
+    assert better.loss < score.loss
+    assert compare(better, score, estimate).p_value == 1.0
+    wrong = Score(MASKS[1], 1.0, tuple((b + (misses == 0)).tolist()), 1.0)
+    assert compare(better, wrong, estimate).p_value < 0.01

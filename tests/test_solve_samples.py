@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 from pruning.algo import Algo, Ask, Found, Gates, Proposals
 from pruning.algo.beam import Beam
 from pruning.algo.greedy import Greedy
+from pruning.errors import LossError
 from pruning.estimate import Estimate
 from pruning.mask import Mask, Space
 from pruning.objective import Loss
@@ -185,6 +187,16 @@ def test_gates_are_the_gradient_where_there_is_one_and_are_computed_once(tmp_pat
     assert losses.gradients == 1, "a resumed search reads what the first one saw"
     np.testing.assert_array_equal(first, algo.told)
     assert first.shape == (SAMPLES, N)
+
+
+def test_gates_that_are_no_numbers_stop_the_search(tmp_path: Path) -> None:
+    class Broken(Losses):
+        def part(self, start: int, stop: int) -> Loss:
+            return replace(super().part(start, stop), gates=lambda: np.full((SAMPLES, N), np.nan))
+
+    with pytest.raises(LossError, match=r"gates is NaN or infinite: try model.dtype=float32"):
+        search(tmp_path, Broken(), AsksForGates())
+    assert not (tmp_path / "cell" / "gates.json").exists()
 
 
 def test_gates_are_the_secant_where_there_is_no_gradient(tmp_path: Path) -> None:

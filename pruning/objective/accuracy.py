@@ -7,7 +7,7 @@ judges masks by it and searches by its smooth stand-in, the margin (`margin.py`)
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from pruning.mask import Mask
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pruning.forward import Forward
 
 TIE_BREAK = 1e-6  # so many wrong answers weigh as much as a nat of margin
+TIES = 1e-3  # two terms that differ by no more than this differ in the margin alone
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Accuracy:
                 answers = samples.answers(logliks)
                 yield mask, [miss(s, right) + TIE_BREAK * gap(s, right) for s, right in answers], seconds
 
-        return Loss(samples.estimate(), terms)
+        return Loss(replace(samples.estimate(), ties=TIES), terms)
 
 
 def miss(scores: Sequence[float], right: int) -> float:
