@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,8 @@ log = logging.getLogger(__name__)
 class Score:
     """The loss of one mask under one objective, with its per-sample terms; lower is better.
 
-    `seconds` is the time it took; 0 marks a score that another cell had paid for. A partial score, over the first
-    samples only, says `of` how many there are; a full one says None.
+    `seconds` is the time it took this cell; 0 marks a score that another cell had paid for. A partial score, over the
+    first samples only, says `of` how many there are; a full one says None.
     """
 
     mask: Mask
@@ -72,12 +72,13 @@ class Score:
 @dataclass
 class Journal:
     """The scores of one cell, in the order in which the search came to need them; of each mask the one of most
-    samples.
+    samples. `paid` says on how many of them the cell has computed it itself.
     """
 
     path: Path
     n_blocks: int
     scores: dict[Mask, Score] = field(default_factory=dict)
+    paid: dict[Mask, int] = field(default_factory=dict)
 
     @classmethod
     def open(cls, path: Path, n_blocks: int) -> Journal:
@@ -93,7 +94,7 @@ class Journal:
                         f"{path}, line {number} is damaged: remove the line, or the file to start afresh."
                     ) from error
                 if score.exceeds(journal.scores.get(score.mask)):
-                    journal.scores[score.mask] = score
+                    journal._take(score)
         return journal
 
     def add(self, score: Score) -> None:
@@ -101,7 +102,14 @@ class Journal:
         if score.exceeds(self.scores.get(score.mask)):
             if ranks.is_first():
                 files.append_line(self.path, score.to_json())
-            self.scores[score.mask] = score
+            self._take(score)
+
+    def _take(self, score: Score) -> None:
+        old = self.scores.get(score.mask)
+        known, spent = (len(old.samples), old.seconds) if old is not None else (0, 0.0)
+        if score.seconds > spent:
+            self.paid[score.mask] = self.paid.get(score.mask, 0) + len(score.samples) - known
+        self.scores[score.mask] = score
 
 
 @dataclass
@@ -130,11 +138,15 @@ class Store:
 
     def get(self, mask: Mask) -> Score | None:
         """The score of a mask if some cell has it, the one of most samples, marked as not paid for here."""
+        return next(iter(self.find([mask])), None)
+
+    def find(self, masks: Sequence[Mask]) -> list[Score]:
+        """The same for many masks, of those that some cell has; files are looked at once for all of them."""
         if not self.share:
-            return None
-        if mask not in self._scores or self._scores[mask].of is not None:
+            return []
+        if any(mask not in self._scores or self._scores[mask].of is not None for mask in masks):
             self._refresh()
-        return self._scores.get(mask)
+        return [self._scores[mask] for mask in masks if mask in self._scores]
 
     def _refresh(self) -> None:
         for pointer in sorted((self.results / "scores" / self.key).glob("*")):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -87,8 +87,8 @@ class _Ledger:
         wanted = self._wanted(samples)
         unknown = [mask for mask in masks if self._known(mask) < wanted]
         # Files may have grown since another rank looked: all ranks go by what the first one saw.
-        for score in ranks.from_first([found for mask in unknown if (found := self.store.get(mask))]):
-            self._note(score)
+        for score in ranks.from_first(self.store.find(unknown)):
+            self._note(self._given(score))
         missing: dict[int, dict[Mask, None]] = {}
         for mask in masks:
             if (known := self._known(mask)) < wanted:
@@ -140,6 +140,11 @@ class _Ledger:
         known, spent = (old.samples, old.seconds) if old is not None else ((), 0.0)
         return self._score(mask, (*known, *terms), spent + seconds)
 
+    def _given(self, score: Score) -> Score:
+        """A score of another cell, with the seconds that this one had spent on some of its samples."""
+        old = self.journal.scores.get(score.mask)
+        return score if old is None else replace(score, seconds=old.seconds)
+
     def _first(self, score: Score, samples: int) -> Score:
         """A score over the first samples of those it knows."""
         if len(score.samples) == samples:
@@ -161,10 +166,10 @@ class _Ledger:
 
     def paid(self) -> tuple[float, float]:
         """Of the losses asked for, how many were computed by this cell and how many by others."""
-        known = [self.journal.scores[mask] for mask in self.asked if mask in self.journal.scores]
-        own = math.fsum(len(score.samples) for score in known if score.seconds > 0)
-        others = math.fsum(len(score.samples) for score in known if score.seconds == 0)
-        return own / self.samples, others / self.samples
+        scores = self.journal.scores
+        total = math.fsum(len(scores[mask].samples) for mask in self.asked if mask in scores)
+        own = math.fsum(self.journal.paid.get(mask, 0) for mask in self.asked)
+        return own / self.samples, (total - own) / self.samples
 
 
 def solve(

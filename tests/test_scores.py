@@ -132,6 +132,20 @@ def test_a_store_reads_what_is_appended_and_who_comes_later(tmp_path: Path) -> N
     assert store.get(Mask(N, (3,)))
 
 
+def test_many_masks_are_looked_up_in_one_look_at_the_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal, _ = cell(tmp_path, "a")
+    _, store = cell(tmp_path, "b")
+    journal.add(score(1))
+    looks: list[Path] = []
+    honest = Store._new
+    monkeypatch.setattr(Store, "_new", lambda self, path: (looks.append(path), honest(self, path))[1])
+    found = store.find([Mask(N, (i,)) for i in range(N)])
+    assert found == [score(1, seconds=0.0)]
+    assert looks == [journal.path]
+
+
 def test_a_torn_line_of_another_cell_is_read_once_it_is_whole(tmp_path: Path) -> None:
     first, _ = cell(tmp_path, "a")
     _, store = cell(tmp_path, "b")

@@ -80,6 +80,20 @@ class Stages:
         return space.n_blocks
 
 
+class Everything:
+    """The six masks of `Stages`, on all samples."""
+
+    max_evaluations = None
+
+    def propose(self, space: Space, rng: np.random.Generator) -> Proposals:  # noqa: ARG002
+        masks = [space.drop(0, 1, i) for i in range(2, space.n_blocks)]
+        losses = yield Ask(masks)
+        return Found(masks[int(np.argmin(losses))], "six masks were scored")
+
+    def evaluations(self, space: Space) -> int:
+        return space.n_blocks - 2
+
+
 def search(
     folder: Path, losses: Losses, algo: Algo, cell: str = "cell", delta: float | None = None
 ) -> tuple[Solution, Journal]:
@@ -120,6 +134,40 @@ def test_a_partial_score_says_so_in_the_journal_and_is_never_taken_for_a_full_on
     assert all(start in (0, 4, 16) for _, start, _ in again.computed), (
         "it goes on where the other cell stopped"
     )
+
+
+def paid_in(losses: Losses) -> float:
+    """Terms that were computed, but for the dense model's, as parts of a full loss."""
+    return sum(stop - start for mask, start, stop in losses.computed if mask.dropped) / SAMPLES
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_of_a_mask_that_two_cells_scored_in_part_each_has_paid_its_own(tmp_path: Path, resumed: bool) -> None:
+    search(tmp_path, Losses(), Stages(), "first")
+    losses = Losses()
+    found, _ = search(tmp_path, losses, Everything(), "second")
+    if resumed:
+        found, _ = search(tmp_path, Losses(), Everything(), "second")
+    assert found.asked == 6
+    assert found.paid == pytest.approx(paid_in(losses))
+    assert found.shared == pytest.approx(6 - paid_in(losses))
+    assert found.shared > 1
+
+
+def test_what_was_paid_stays_so_when_another_cell_finishes_it(tmp_path: Path) -> None:
+    losses = Losses()
+    search(tmp_path, losses, Stages(), "first")
+    search(tmp_path, Losses(), Everything(), "second")
+    again = Losses()
+    found, _ = search(tmp_path, again, Everything(), "first")
+    assert again.computed == [], "the second cell has them all"
+    assert found.paid == pytest.approx(paid_in(losses))
+    assert found.shared == pytest.approx(6 - paid_in(losses))
+    lines = (tmp_path / "first" / "trace.jsonl").read_text().splitlines()
+    spent: dict[tuple[int, ...], float] = {}
+    for line in map(json.loads, lines):
+        spent[tuple(line["dropped"])] = line["seconds"]
+    assert sum(spent.values()) == pytest.approx(0.5 * len(losses.computed))
 
 
 @pytest.mark.parametrize("algo", [Greedy(), Beam(3)], ids=["greedy", "beam"])
