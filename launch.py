@@ -24,8 +24,8 @@ def _launch(composed: DictConfig) -> None:
 
 def main() -> None:
     """The entry point of `python launch.py` and of the `depth-pruning` command."""
-    config.register()
     try:
+        config.register()
         config.check_choices(sys.argv[1:])
     except InputError as error:
         raise SystemExit(f"{error}") from None

@@ -82,10 +82,20 @@ class Config:
 
 
 def register() -> None:
-    """Tell Hydra the schemas and resolvers. Called once, before Hydra reads the configuration."""
+    """Tell Hydra the schemas and resolvers. Called once, before Hydra reads the configuration.
+
+    Raises InputError for two classes of one name in a group: cells and scores are known by the name of a class, so that
+    two objectives of one name would take each other's losses for their own.
+    """
     store = ConfigStore.instance()
     store.store(name="schema", node=Config)
+    classes: dict[tuple[str, str], str] = {}
     for group, name, cls in _members():
+        if (other := classes.setdefault((group, cls.__name__), name)) != name:
+            raise InputError(
+                f"{other}.py and {name}.py of pruning/{group} both define a class {cls.__name__}: rename one, "
+                "since scores and cells are known by that name."
+            )
         store.store(group=f"schema/{group}", name=name, node=schema(cls))
     OmegaConf.register_new_resolver("unless", _unless, replace=True)
     OmegaConf.register_new_resolver("options", lambda group: ", ".join(options(group)), replace=True)

@@ -108,6 +108,14 @@ def test_its_settings_can_be_given_and_a_typo_is_refused(project: Path) -> None:
     assert "kept" in compose(project, "algo=deepest", "algo.kept=4").stderr
 
 
+def test_a_copy_of_an_objective_must_have_another_name(project: Path) -> None:
+    """Scores are known by the name of the class: a copy that was changed would take the original's for its own."""
+    folder = project / "pruning" / "objective"
+    shutil.copy(folder / "margin.py", folder / "mine.py")
+    ran = compose(project, "objective=margin")
+    assert "margin.py and mine.py of pruning/objective both define a class Margin: rename one" in ran.stderr
+
+
 @pytest.mark.parametrize(
     ("right", "wrong"),
     [

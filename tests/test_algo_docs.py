@@ -1,0 +1,43 @@
+"""What docs/algorithms.md and docs/objectives.md say can be told from the code."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from pruning.config import options
+from pruning.errors import OutOfReachError
+from pruning.mask import Space
+from tests.test_algo_contract import configured
+
+DOCS = Path(__file__).parent.parent / "docs"
+ROW = re.compile(r"^\| `(?P<name>\w+)` \|[^|]*\| (?P<most>[\d,]+)", re.MULTILINE)
+
+
+def test_the_costs_of_the_page_are_those_that_searches_state() -> None:
+    space = Space(30, 6)
+    told = {
+        row["name"]: int(row["most"].replace(",", ""))
+        for row in ROW.finditer((DOCS / "algorithms.md").read_text())
+    }
+    algos = configured()
+    assert told.keys() == algos.keys()
+    assert told.pop("local_search") == 165 + 1 + 6 * 24, "there is no bound on its swaps"
+    for name, most in told.items():
+        if name == "exhaustive":
+            with pytest.raises(OutOfReachError, match=f"{most:,} masks"):
+                algos[name].evaluations(space)
+        else:
+            assert algos[name].evaluations(space) == most, name
+
+
+@pytest.mark.parametrize("name", options("algo"))
+def test_every_search_is_described(name: str) -> None:
+    assert f"**{name}.**" in (DOCS / "algorithms.md").read_text()
+
+
+@pytest.mark.parametrize("name", options("objective"))
+def test_every_objective_is_described(name: str) -> None:
+    assert re.search(rf"^## .*\b{name}\b", (DOCS / "objectives.md").read_text(), re.MULTILINE)
