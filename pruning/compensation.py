@@ -64,9 +64,9 @@ def magnitudes(forward: Forward, rows: Sequence[Row]) -> tuple[float, ...]:
     """The factor s_i of each block, of the dense model on some rows; one dense pass."""
     from pruning.passes import states
 
-    sums = np.zeros(forward.n_blocks)
+    found = np.zeros((len(rows), forward.n_blocks))  # by row, so that any number of ranks adds up alike
     for lines, hidden in states(forward, rows):
         for line in lines:
             sizes = [float(state[line.place, : line.length].double().abs().mean()) for state in hidden]
-            sums += np.divide(sizes[1:], sizes[:-1])
-    return tuple((ranks.total(sums) / len(rows)).tolist())
+            found[line.row] = np.divide(sizes[1:], sizes[:-1])
+    return tuple(ranks.total(found).mean(0).tolist())

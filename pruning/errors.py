@@ -50,6 +50,10 @@ class BusyError(PruningError):
     """Another process is running this cell at the moment."""
 
 
+class RankError(PruningError):
+    """Of several processes that run a cell together, another one ended or does not answer."""
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an error's text, or its type where it has none: what fits into another sentence."""
     lines = str(error).strip().splitlines()

@@ -32,7 +32,7 @@ from pruning.device import free_memory, peak_memory
 from pruning.ledger import Cost
 from pruning.mask import Mask
 from pruning.readings import LIKELIHOOD, Reading, read
-from pruning.walk import Branch, walk
+from pruning.walk import Branch, together, walk
 
 if TYPE_CHECKING:
     from pruning.calibration.samples import Row
@@ -90,11 +90,15 @@ class Forward:
             size = min(self._size, self._capacity(rows))
             chunk, started = todo[:size], time.perf_counter()
             try:
-                sums = self._chunk(rows, chunk, reading)
+                sums, failure = self._chunk(rows, chunk, reading), None
             except RuntimeError as error:
-                self._shrink(error, len(chunk))
+                failure = error
+            # All or none go on: a rank that has run out of memory would else plan other chunks than the rest.
+            if (failed := ranks.failed(failure)) is not None:
+                self._shrink(failed, len(chunk))
                 continue
-            todo, seconds = todo[size:], ranks.longest(time.perf_counter() - started)
+            sums = ranks.total(sums)
+            todo, seconds = todo[size:], ranks.largest(time.perf_counter() - started)
             self._note(chunk, seconds)
             for mask, values in zip(chunk, sums, strict=True):
                 yield mask, values.tolist(), seconds / len(chunk)
@@ -109,7 +113,7 @@ class Forward:
 
     @torch.inference_mode()
     def _chunk(self, rows: tuple[Row, ...], masks: Sequence[Mask], reading: Reading) -> np.ndarray[Any, Any]:
-        """Sums (masks, rows) over all batches and ranks, in float64."""
+        """Sums (masks, rows) over this rank's batches, in float64."""
         sums = np.zeros((len(masks), len(rows)))
         batches = self.batches(rows)
         tokens = sum(batch.ids.numel() for batch in batches)
@@ -117,7 +121,7 @@ class Forward:
             share = batch.ids.numel() / tokens
             for number, values in self._read(batch, masks, reading, share):
                 np.add.at(sums[number], batch.rows.numpy(), values)
-        return ranks.total(sums)
+        return sums
 
     def _read(
         self, batch: Batch, masks: Sequence[Mask], reading: Reading = LIKELIHOOD, share: float = 0.0
@@ -132,7 +136,7 @@ class Forward:
         branches = self._walk(batch, masks, share)
         for start in range(0, len(branches), merged):
             group = branches[start : start + merged]
-            flat = torch.cat([_at(batch, hidden) for hidden, _ in group])  # (branches * n, D)
+            flat = together([_at(batch, hidden) for hidden, _ in group])  # (branches * n, D)
             known = None if dense is None else dense.to(flat.device).repeat(len(group), 1)
             targets = batch.targets.repeat(len(group))
             found = read(reading, partial(head, self.model.module), self._vocabulary, flat, known, targets)
@@ -188,10 +192,10 @@ class Forward:
     def _capacity(self, rows: tuple[Row, ...]) -> int:
         """How many masks may be walked at a time: each may need a hidden state of its own, and one more is made."""
         state = self._state_bytes(max(batch.ids.numel() for batch in self.batches(rows)))
-        memory = self.memory if self.memory is not None else free_memory(self.model.device) // 4
-        return max(1, memory // state - 2)
+        memory = self.memory if self.memory is not None else free_memory(self.model.module) // 4
+        return max(1, int(-ranks.largest(-memory)) // state - 2)  # what the fullest of all ranks has
 
-    def _shrink(self, error: RuntimeError, masks: int) -> None:
+    def _shrink(self, error: Exception, masks: int) -> None:
         """Halve what is held at a time after an out-of-memory; raises any other error, or where nothing is left."""
         if "memory" not in str(error).lower():
             raise error
@@ -211,13 +215,17 @@ class Forward:
     def _note(self, masks: Sequence[Mask], seconds: float) -> None:
         self.cost.block_forwards_alone += sum(len(mask.kept) for mask in masks)
         self.cost.forward_seconds += seconds
-        self.cost.peak_memory = max(self.cost.peak_memory, peak_memory(self.model.device))
+        self.cost.peak_memory = max(self.cost.peak_memory, peak_memory(self.model.module))
 
     def _packs(self, rows: tuple[Row, ...]) -> bool:
         """Whether packing an item's choices into one line gives this model's losses: tried, not assumed."""
         if all(row.item is None for row in rows) or not _may_pack(self.model.module, packed(rows)):
             return False
         first = tuple(row for row in rows if row.item in {r.item for r in rows[:8]})
+        return ranks.first(lambda: self._agree(first))
+
+    def _agree(self, first: tuple[Row, ...]) -> bool:
+        """Whether rows of items have the same losses packed and apart."""
         tolerance = PACKING_TOLERANCE.get(self.model.module.dtype, 0.05)
         try:
             together, apart = (

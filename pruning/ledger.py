@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from pruning import files
+import numpy as np
+
+from pruning import files, ranks
 
 
 @dataclass
@@ -32,6 +34,14 @@ class Cost:
             max(self.peak_memory, other.peak_memory),
         )
 
+    def over_ranks(self) -> Cost:
+        """What all ranks have spent together: the work of each, the time and memory of the one that needed most."""
+        if ranks.count() == 1:
+            return replace(self)
+        forwards, tokens = ranks.total(np.array([self.block_forwards, self.block_tokens], dtype=float))
+        seconds, memory = ranks.largest(self.forward_seconds), ranks.largest(self.peak_memory)
+        return Cost(float(forwards), self.block_forwards_alone, int(tokens), seconds, int(memory))
+
 
 @dataclass
 class Ledger:
@@ -45,19 +55,21 @@ class Ledger:
     @classmethod
     def open(cls, path: Path, running: Cost) -> Ledger:
         """Go on from what the file says, if there is one."""
-        earlier = Cost(**files.read_json(path)) if path.exists() else Cost()
+        earlier = ranks.first(lambda: Cost(**files.read_json(path)) if path.exists() else Cost())
         return cls(path, running, earlier, replace(running))
 
     def total(self) -> Cost:
-        """All runs together."""
-        return self.earlier.plus(self.running)
+        """All runs and ranks together."""
+        return self.earlier.plus(self.running.over_ranks())
 
     def save(self) -> None:
         """Write the total, if anything was spent since the last time."""
-        if self.running != self._saved:
-            files.write_json(self.path, asdict(self.total()))
-            self._saved = replace(self.running)
+        spent = self.running.over_ranks()
+        if spent != self._saved and ranks.is_first():
+            files.write_json(self.path, asdict(self.earlier.plus(spent)))
+        self._saved = spent
 
     def close(self) -> None:
         """The result holds it now."""
-        self.path.unlink(missing_ok=True)
+        if ranks.is_first():
+            self.path.unlink(missing_ok=True)

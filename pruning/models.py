@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pruning.errors import InputError, UnreachableError, UnskippableError, first_line, unknown
+from pruning.placement import DEVICE_MAPS
+from pruning.resources import Resources, resources
 
 if TYPE_CHECKING:
     import torch
@@ -20,6 +22,7 @@ log = logging.getLogger(__name__)
 SOURCES = ("hub", "local", "packaged")
 ATTENTIONS = ("sdpa", "eager", "flash_attention_2", "flex_attention")
 DTYPES = ("float32", "bfloat16", "float16", "float64")
+PLACING = ("device_map", "max_memory", "offload")  # settings that change where weights lie, and no loss
 FINGERPRINTED = 1 << 20  # bytes read at each end of a weight file
 
 
@@ -27,9 +30,10 @@ FINGERPRINTED = 1 << 20  # bytes read at each end of a weight file
 class Model:
     """Which model, and how it is loaded.
 
-    `path` is a hub id, a directory, or the name of a packaged model. `device_map` is accelerate's: "auto"
-    spreads the model over the GPUs there are. Only safetensors and GGUF weights are read; no code of a
-    model's repository is ever run.
+    `path` is a hub id, a directory, or the name of a packaged model. `device_map` is "auto", for the GPUs that there
+    are, or "cpu"; `max_memory` bounds what a device may hold of the weights ({0: 20GiB, cpu: 50GiB}), and `offload`
+    is a folder behind them for what does not fit: see `pruning.placement`. Only safetensors and GGUF weights are
+    read; no code of a model's repository is ever run. `resources` is what its jobs ask a cluster for.
     """
 
     name: str
@@ -40,8 +44,12 @@ class Model:
     dtype: str = "bfloat16"
     attention: str = "sdpa"
     device_map: str = "auto"
+    max_memory: dict[str, str] | None = field(default=None, compare=False)
+    offload: str | None = field(default=None, compare=False)
+    resources: Resources = field(default=Resources(), compare=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "resources", resources(self.resources))
         if self.source not in SOURCES:
             raise unknown("model.source", self.source, SOURCES)
         if not re.fullmatch(r"[\w.+-]+", self.name):
@@ -50,15 +58,18 @@ class Model:
             raise unknown("model.dtype", self.dtype, DTYPES)
         if self.attention not in ATTENTIONS:
             raise unknown("model.attention", self.attention, ATTENTIONS)
+        if self.device_map not in DEVICE_MAPS:
+            raise unknown("model.device_map", self.device_map, DEVICE_MAPS)
 
     def identity(self) -> dict[str, Any]:
         """What makes two loaded models the same: the weights, their precision, the attention kernel.
 
-        A local directory is known by its contents, wherever it lies. Where the device map puts the weights
-        does not count.
+        A local directory is known by its contents, wherever it lies. Where its weights are put, and what its
+        jobs ask for, do not count.
         """
         data = asdict(self)
-        del data["name"], data["device_map"]
+        for name in ("name", "resources", *PLACING):
+            del data[name]
         if self.source == "local":
             data["path"] = fingerprint(_directory(self.path))
         return data
@@ -91,7 +102,7 @@ class LanguageModel:
         return input_device(self.module)
 
 
-_loaded: dict[Model, LanguageModel] = {}
+_loaded: dict[tuple[Any, ...], LanguageModel] = {}
 
 
 def load(settings: Model) -> LanguageModel:
@@ -99,10 +110,11 @@ def load(settings: Model) -> LanguageModel:
 
     Raises UnreachableError or InputError in one sentence, UnskippableError as `find_blocks` does.
     """
-    if settings not in _loaded:
+    key = (settings, str(settings.max_memory), settings.offload)
+    if key not in _loaded:
         _loaded.clear()
-        _loaded[settings] = _load(settings)
-    return _loaded[settings]
+        _loaded[key] = _load(settings)
+    return _loaded[key]
 
 
 def _load(settings: Model) -> LanguageModel:
@@ -111,8 +123,7 @@ def _load(settings: Model) -> LanguageModel:
 
     where, options = _locate(settings)
     options |= {"dtype": getattr(torch, settings.dtype), "attn_implementation": settings.attention}
-    if torch.cuda.is_available():
-        options["device_map"] = settings.device_map
+    options |= placed(settings)
     if "gguf_file" not in options:
         options["use_safetensors"] = True
     log.info("loading %s (%s) from %s", settings.name, settings.dtype, where)
@@ -150,11 +161,27 @@ def tokenizer(settings: Model) -> Any:
 @lru_cache(maxsize=8)
 def n_blocks(settings: Model) -> int:
     """The number of blocks, from the configuration alone: no weights are read."""
+    return int(_config(settings).get_text_config(decoder=True).num_hidden_layers)
+
+
+def placed(settings: Model) -> dict[str, Any]:
+    """What `from_pretrained` is to be told about devices. Raises InputError where the model fits nowhere."""
+    from pruning import placement
+
+    told = placement.options(settings, _config(settings))
+    if "offload_folder" in told and ("gguf_file" in _locate(settings)[1]):
+        raise InputError(
+            f"model {settings.name} does not fit, and GGUF weights cannot be read from disk in parts."
+        )
+    return told
+
+
+@lru_cache(maxsize=8)
+def _config(settings: Model) -> Any:
     import transformers
 
     where, options = _locate(settings)
-    config = _from_pretrained(transformers.AutoConfig, settings, where, options)
-    return int(config.get_text_config(decoder=True).num_hidden_layers)
+    return _from_pretrained(transformers.AutoConfig, settings, where, options)
 
 
 def source(settings: Model) -> str:

@@ -50,11 +50,12 @@ class Step:
 
 def states(forward: Forward, rows: Sequence[Row]) -> Iterator[tuple[list[Line], list[Tensor]]]:
     """For each batch of rows, of this rank: its lines, and the N + 1 states (B, T, D) before each block and behind
-    the last.
+    the last, all on one device.
     """
     for batch, share in _batches(rows, forward.batch_tokens):
         with torch.inference_mode(), _timed(forward):
             _, _, found = _forth(forward, batch, share)
+            found = [state.to(found[0].device) for state in found]
         yield _lines(batch, rows), found
 
 
@@ -122,7 +123,7 @@ def _back(forward: Forward, batch: Batch, share: float, weights: bool) -> Iterat
             grads = torch.autograd.grad(behind, [before, *chosen], gradient, allow_unused=True)
         forward.cost.block_forwards += BACKWARD * share
         pairs = ((w, g) for w, g in zip(chosen, grads[1:], strict=True) if g is not None)
-        yield Step(index, before.detach(), behind.detach(), gradient, tuple(pairs))
+        yield Step(index, before.detach().to(behind.device), behind.detach(), gradient, tuple(pairs))
         gradient = grads[0]
 
 

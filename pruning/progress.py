@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from typing import TYPE_CHECKING
 
 from tqdm import tqdm
+
+from pruning import ranks
 
 if TYPE_CHECKING:
     from pruning.cell import Cell
@@ -21,6 +24,7 @@ class Progress:
             total=total,
             initial=min(known, total),
             unit="eval",
+            file=None if ranks.is_first() else io.StringIO(),
             dynamic_ncols=True,
             # A log file gets a line now and then, a terminal a moving bar.
             mininterval=0.2 if sys.stderr.isatty() else 20.0,

@@ -43,7 +43,8 @@ def read(
     known = None if dense is None else _distributions(head, dense, vocabulary)
     for start, logs in _distributions(head, hidden, vocabulary):
         others = logs if known is None else next(known)[1]
-        found.append(reading.value(logs, others, targets[start : start + len(logs)]))
+        following = targets[start : start + len(logs)].to(logs.device)  # the head may lie on another GPU
+        found.append(reading.value(logs, others, following))
     return torch.cat(found).double().cpu()
 
 

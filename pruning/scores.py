@@ -82,7 +82,14 @@ class Journal:
 
     @classmethod
     def open(cls, path: Path, n_blocks: int) -> Journal:
-        """Read what an earlier run left. A torn last line is cut off; any other bad line is an error."""
+        """Read what an earlier run left. A torn last line is cut off; any other bad line is an error.
+
+        Of several ranks, the first one reads.
+        """
+        return ranks.first(lambda: cls._read(path, n_blocks))
+
+    @classmethod
+    def _read(cls, path: Path, n_blocks: int) -> Journal:
         journal = cls(path, n_blocks)
         files.mend(path)
         if path.exists():
@@ -126,6 +133,9 @@ class Store:
 
     def claim(self) -> None:
         """Say that this cell's journal speaks of this key; raises ForeignError if it speaks of another."""
+        ranks.first(self._claim)
+
+    def _claim(self) -> None:
         for other in (self.results / "scores").glob(f"*/{self.cell}"):
             if other.parent.name != self.key:
                 raise ForeignError(

@@ -87,7 +87,7 @@ class _Ledger:
         wanted = self._wanted(samples)
         unknown = [mask for mask in masks if self._known(mask) < wanted]
         # Files may have grown since another rank looked: all ranks go by what the first one saw.
-        for score in ranks.from_first(self.store.find(unknown)):
+        for score in ranks.first(lambda: self.store.find(unknown)):
             self._note(self._given(score))
         missing: dict[int, dict[Mask, None]] = {}
         for mask in masks:
@@ -184,7 +184,6 @@ def solve(
 ) -> Solution:
     """Find a mask of `space`. Raises LossError where a loss is NaN or infinite; the journal keeps the rest."""
     started = time.perf_counter()
-    journal.scores = ranks.from_first(journal.scores)
     ledger = _Ledger(losses, journal, store, watch, racing or Racing())
     ledger.full = sum(score.of is None for score in journal.scores.values())
     before = sum(score.seconds for score in journal.scores.values())
@@ -218,7 +217,7 @@ def _gates(_: Gates, space: Space, ledger: _Ledger) -> np.ndarray[Any, Any]:
     if gradient is None:
         return ledger.secant(space)
     path = ledger.journal.path.with_name("gates.json")
-    known: list[list[float]] | None = ranks.from_first(files.read_json(path) if path.exists() else None)
+    known: list[list[float]] | None = ranks.first(lambda: files.read_json(path) if path.exists() else None)
     if known is None:
         found = gradient()
         if not np.isfinite(found).all():

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pruning import models
+from pruning import models, placement
 from pruning.blocks import find_blocks, input_device, masked
 from pruning.errors import InputError, MismatchError
 from pruning.mask import Mask
@@ -113,13 +113,14 @@ def check(folder: Path, wanted: Expected, settings: models.Model, exact: bool) -
 
 def _reload(folder: Path, settings: models.Model) -> tuple[Any, list[str]]:
     """The model of a directory, and which of its weights were not found there."""
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
 
-    options: dict[str, Any] = {"device_map": settings.device_map} if torch.cuda.is_available() else {}
+    own = replace(settings, dtype=computing(settings.dtype))
+    options = placement.options(own, AutoConfig.from_pretrained(folder))
     with models.quiet():
         model, found = AutoModelForCausalLM.from_pretrained(
             folder,
-            dtype=getattr(torch, computing(settings.dtype)),
+            dtype=getattr(torch, own.dtype),
             attn_implementation=settings.attention,
             output_loading_info=True,
             **options,

@@ -48,11 +48,18 @@ def walk(
         for start in range(0, len(stay), merged):
             group = stay[start : start + merged]
             entry = entered(model, batch, len(group), entries)
-            hidden = torch.cat([h for h, _ in group]) if len(group) > 1 else group[0][0]
+            hidden = together([h for h, _ in group])
             outputs = apply(blocks, index, hidden, entry).tensor_split(len(group))
             branches += [(h, own) for h, (_, own) in zip(outputs, group, strict=True)]
             count(len(group))
     return branches
+
+
+def together(states: Sequence[Tensor]) -> Tensor:
+    """States one below the other, on the device of the first: branches that part may end on different GPUs."""
+    if len(states) == 1:
+        return states[0]
+    return torch.cat([state.to(states[0].device) for state in states])
 
 
 def entered(model: LanguageModel, batch: Batch, copies: int, known: dict[int, Entry]) -> Entry:
