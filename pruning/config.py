@@ -84,7 +84,7 @@ class Config:
 def register() -> None:
     """Tell Hydra the schemas and resolvers. Called once, before Hydra reads the configuration.
 
-    Raises InputError for two classes of one name in a group: cells and scores are known by the name of a class, so that
+    Raises InputError for two classes of one name in a group: cells and scores are known by the name of a class, so
     two objectives of one name would take each other's losses for their own.
     """
     store = ConfigStore.instance()
