@@ -8,7 +8,7 @@ output would still run it. The class of the module, the model's loop and its per
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -73,9 +73,10 @@ def find_blocks(model: nn.Module) -> Blocks:
 
 
 @contextmanager
-def masked(model: nn.Module, mask: Mask) -> Iterator[None]:
+def masked(model: nn.Module, mask: Mask, scales: Sequence[float] | None = None) -> Iterator[None]:
     """Within this context the dropped blocks are identities on the residual stream.
 
+    With `scales`, a factor for each block of the model, dropped block i multiplies the stream by `scales[i]`.
     Caching is off meanwhile: with a cache, a skipped block 0 would make the model count positions from 0
     again. Everything is as before afterwards, including the device hooks of accelerate, which live in the
     same attribute. Contexts nest. Raises UnskippableError as `find_blocks` does.
@@ -88,7 +89,8 @@ def masked(model: nn.Module, mask: Mask) -> Iterator[None]:
             if config is not None:
                 stack.enter_context(_swapped(config, "use_cache", False))
         for index in mask.dropped:
-            stack.enter_context(_swapped(blocks.modules[index], "forward", _identity(blocks.extra)))
+            factor = 1.0 if scales is None else scales[index]
+            stack.enter_context(_swapped(blocks.modules[index], "forward", _identity(blocks.extra, factor)))
         yield
 
 
@@ -164,9 +166,11 @@ def input_device(model: nn.Module) -> torch.device:
     return next((p.device for p in model.parameters() if p.device.type != "meta"), torch.device("cpu"))
 
 
-def _identity(extra: int | None) -> Callable[..., Any]:
+def _identity(extra: int | None, factor: float = 1.0) -> Callable[..., Any]:
     def forward(*args: Any, **kwargs: Any) -> Any:
         hidden = _hidden(args, kwargs)
+        if factor != 1.0 and hidden is not None:
+            hidden = hidden * factor
         return hidden if extra is None else (hidden, *[None] * extra)
 
     return forward

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from pruning import measured
 from pruning.mask import Mask
 
 # Hub names and licences of what the packages carry as GGUF.
@@ -98,7 +97,7 @@ def _sections(facts: Facts) -> Iterator[str]:
         "| | before | after |\n|---|---|---|\n"
         f"| blocks | {mask.n_blocks} | {len(mask.kept)} |\n"
         f"| parameters | {sizes.dense_parameters:,} | {sizes.parameters:,} |\n"
-        f"| weights in {facts.dtype} | {megabytes(sizes.dense_bytes)} | {megabytes(sizes.bytes)} |"
+        f"| weights in {facts.dtype} | {measured.size(sizes.dense_bytes)} | {measured.size(sizes.bytes)} |"
     )
     yield f"Blocks removed, counted from 0: {', '.join(map(str, mask.dropped))}."
     yield (
@@ -143,49 +142,16 @@ def _chosen(result: Mapping[str, Any] | None) -> Iterator[str]:
 
 def _measured(result: Mapping[str, Any] | None) -> Iterator[str]:
     yield "## What was measured"
-    rows = list(metrics(result))
-    if result is None or not rows:
-        yield "Nothing: a mask without a finished cell has no measurements."
-        return
-    plain = result["evaluation"].get("uncompensated")  # the same mask without its factors
-    lines = ["| metric | dense | pruned |", "|---|---|---|"]
-    if plain is not None:
-        lines = ["| metric | dense | pruned | without compensation |", "|---|---|---|---|"]
-    more = [f" {_number(name, plain)} |" if plain is not None else "" for name, _, _ in rows]
-    lines += [f"| {name} | {a} | {b} |{extra}" for (name, a, b), extra in zip(rows, more, strict=True)]
-    yield "\n".join(lines)
-    settings = yaml.safe_dump({"eval": dict(result["config"].get("eval", {}))}, sort_keys=False).strip()
-    digests = [f"- {name}: `{sha[:16]}`" for name, sha in result["evaluation"].get("data", {}).items()]
-    data = "\n\nSHA-256 of the data:\n\n" + "\n".join(digests) if digests else ""
-    yield (
-        "Values with their standard errors over samples, where they have any; both models were measured in "
-        f"{result['model']['dtype']} by one program on the same data, which the search never saw. "
-        f"Settings:\n\n```yaml\n{settings}\n```{data}"
-    )
-
-
-def metrics(result: Mapping[str, Any] | None) -> Iterator[tuple[str, str, str]]:
-    """Name, dense value and pruned value of every measurement of a result, as text."""
-    if result is None:
-        return
-    dense, pruned = result["evaluation"]["dense"], result["evaluation"]["pruned"]
-    for name in pruned:
-        if not name.endswith("/stderr") and isinstance(pruned[name], (int, float)):
-            yield name, _number(name, dense), _number(name, pruned)
-
-
-def _number(name: str, values: Mapping[str, Any]) -> str:
-    if not isinstance(value := values.get(name), (int, float)):
-        return "-"
-    places = 2 if abs(value) >= 10 else 3
-    error = values.get(f"{name}/stderr")
-    return f"{value:,.{places}f}" + (f" ± {error:,.{places}f}" if isinstance(error, float) else "")
+    yield from measured.lost(result)
+    if result is not None and (speed := result["evaluation"].get("speed")) is not None:
+        yield "## What was gained"
+        yield from measured.gained(speed)
 
 
 def _eval_results(facts: Facts) -> Iterator[Any]:
     from huggingface_hub import EvalResult
 
-    for name, _, _ in metrics(facts.result):
+    for name, _, _ in measured.metrics(facts.result):
         assert facts.result is not None
         kind, _, data = name.partition("/")
         yield EvalResult(
@@ -196,8 +162,3 @@ def _eval_results(facts: Facts) -> Iterator[Any]:
             metric_name=name,
             metric_value=facts.result["evaluation"]["pruned"][name],
         )
-
-
-def megabytes(size: int) -> str:
-    """A size as people read it."""
-    return f"{size / 1e6:,.1f} MB" if size < 1e9 else f"{size / 1e9:,.2f} GB"

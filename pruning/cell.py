@@ -15,8 +15,8 @@ from pruning.algo import Algo
 from pruning.calibration import Calibration
 from pruning.compensation import Compensation, Nothing
 from pruning.errors import DamagedError, ForeignError, InputError
-from pruning.evaluate import Heldout
-from pruning.models import Model
+from pruning.evaluation import Evaluation
+from pruning.models import PLACING, Model
 from pruning.objective import Objective
 from pruning.racing import Racing
 
@@ -33,17 +33,19 @@ class Protect:
 
 @dataclass
 class ForwardSettings:
-    """How forward passes are run; of what they compute, it changes the rounding at most.
+    """How forward passes are run; all but `tf32` changes the rounding of what they compute at most.
 
     `batch_tokens` is how many tokens a block is given at once, `memory` how many bytes of hidden states may be
     kept (None: a quarter of what is free), `patience` about how many seconds of work a kill may cost, `merge`
-    whether several masks may be run as one batch (None: where a loss does not depend on it).
+    whether several masks may be run as one batch (None: where a loss does not depend on it). `tf32` lets a GPU round
+    the factors of float32 products to 10 bits; it makes other cells, since it changes losses.
     """
 
     batch_tokens: int = 2048
     memory: int | None = None
     patience: float = 20.0
     merge: bool | None = None
+    tf32: bool = False
 
     def check(self) -> None:
         """Raise InputError for a number that makes no sense. OmegaConf builds this without calling __init__."""
@@ -70,7 +72,7 @@ class Cell:
     calibration: Calibration
     algo: Algo
     compensation: Compensation
-    evaluation: Heldout
+    evaluation: Evaluation
     tracker: Any
     ratio: float | None
     k: int | None
@@ -94,11 +96,15 @@ class Cell:
         names = (self.model.name, self.choices.objective, self.choices.algo, size, f"s{self.seed}")
         return f"{'-'.join(names)}-{digest(self.identity())}"
 
+    def weights(self) -> dict[str, Any]:
+        """What a loss owes to the model: its weights and precision and, where that is allowed, coarser products."""
+        return self.model.identity() | ({"tf32": True} if self.forward.tf32 else {})
+
     def identity(self) -> dict[str, Any]:
         """The part of the configuration that decides the outcome, with files replaced by their digests."""
         return {
             "format": FORMAT,
-            "model": self.model.identity(),
+            "model": self.weights(),
             "objective": described(self.objective),
             "calibration": _data(self.calibration),
             "algo": described(self.algo),
@@ -141,7 +147,7 @@ def _difference(recorded: Mapping[str, Any], wanted: Mapping[str, Any]) -> str |
 def _deciding(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     for group in ("objective", "algo", "compensation", "protect", "calibration", "model"):
         for name, value in _flat(group, config.get(group, {})):
-            if name.rpartition(".")[2] not in ("path", "name", "device_map"):
+            if name.rpartition(".")[2] not in ("path", "name") and name.split(".")[1] not in PLACING:
                 yield name, value
     for name in ("ratio", "k", "seed", "racing"):
         yield name, config.get(name)

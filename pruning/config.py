@@ -26,15 +26,17 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 import pruning.algo
 import pruning.calibration
+import pruning.evaluation
 import pruning.objective
 import pruning.track
-from pruning import compensation, evaluate, models
+from pruning import compensation, models
 from pruning.cell import Cell, Choices, ForwardSettings, Protect
 from pruning.errors import InputError, PruningError, first_line, unknown
+from pruning.launcher import local, processes, slurm
 from pruning.racing import Racing
 
 CONF = Path(__file__).parent.parent / "conf"
-GROUPS = ("model", "objective", "calibration", "algo", "compensation", "eval", "tracker", "experiment")
+GROUPS = ("model", "objective", "calibration", "algo", "compensation", "eval", "tracker", "launcher", "experiment")
 
 
 @dataclasses.dataclass
@@ -70,10 +72,12 @@ class Config:
     compensation: Any = MISSING
     eval: Any = MISSING
     tracker: Any = MISSING
+    launcher: Any = MISSING
     ratio: float | None = None
     k: int | None = None
     seed: int = 0
     protect: ProtectSettings = dataclasses.field(default_factory=ProtectSettings)
+    export: str | None = None
     study: str = "default"
     paths: Paths = dataclasses.field(default_factory=Paths)
     forward: ForwardSettings = dataclasses.field(default_factory=ForwardSettings)
@@ -106,8 +110,12 @@ def schema(cls: type) -> type:
     hints = get_type_hints(cls)
     fields: list[Any] = [("_target_", str, dataclasses.field(default=f"{cls.__module__}.{cls.__qualname__}"))]
     for item in dataclasses.fields(cls):
-        default = MISSING if item.default is dataclasses.MISSING else item.default
-        fields.append((item.name, hints[item.name], dataclasses.field(default=default)))
+        if item.default_factory is not dataclasses.MISSING:
+            default: Any = dataclasses.field(default_factory=item.default_factory)
+        else:
+            default = dataclasses.field(default=MISSING if item.default is dataclasses.MISSING else item.default)
+        if item.init:
+            fields.append((item.name, hints[item.name], default))
     return dataclasses.make_dataclass(f"{cls.__name__}Conf", fields)
 
 
@@ -167,6 +175,9 @@ def cell_of(config: DictConfig, choices: Mapping[str, Any]) -> Cell:
         raise InputError(first_line(error)) from error
     assert isinstance(plain, dict)
     _check_top(plain)
+    # Where a cell runs, and on what, is no part of what it is.
+    del plain["launcher"]
+    plain["model"].pop("resources", None)
     return Cell(
         choices=named,
         model=built["model"],
@@ -187,6 +198,14 @@ def cell_of(config: DictConfig, choices: Mapping[str, Any]) -> Cell:
         racing=Racing(**plain["racing"]),
         config={str(key): value for key, value in plain.items()},
     )
+
+
+def launcher_of(configs: Sequence[DictConfig]) -> Any:
+    """The one launcher of a command. Raises InputError where its cells differ in it."""
+    first = OmegaConf.to_container(configs[0].launcher, resolve=True)
+    if any(OmegaConf.to_container(config.launcher, resolve=True) != first for config in configs):
+        raise InputError("launcher differs between cells: give each in a command of its own.")
+    return instantiate(first, _convert_="all")
 
 
 def _check_top(plain: dict[Any, Any]) -> None:
@@ -215,13 +234,16 @@ def _members() -> Iterator[tuple[str, str, type]]:
         ("algo", pruning.algo, "propose"),
         ("objective", pruning.objective, "bind"),
         ("calibration", pruning.calibration, "draw"),
+        ("eval", pruning.evaluation, "measure"),
     ):
         for name, cls in _classes(package, method):
             yield group, name, cls
     yield "model", "model", models.Model
     yield "compensation", "none", compensation.Nothing
     yield "compensation", "magnitude", compensation.Magnitude
-    yield "eval", "heldout", evaluate.Heldout
+    yield "launcher", "local", local.Local
+    yield "launcher", "processes", processes.Processes
+    yield "launcher", "slurm", slurm.Slurm
     yield "tracker", "none", pruning.track.Nothing
     yield "tracker", "mlflow", pruning.track.MLflow
 

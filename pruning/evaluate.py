@@ -1,7 +1,7 @@
-"""Measure a mask on data that no search ever saw: held-out perplexity and multiple-choice accuracy.
+"""Measure masks, each once, and put what is measured into results.
 
-Every cell is measured both ways, whatever its objective was, and so is the dense model. A measurement
-belongs to (model, evaluation data, mask) and is kept in `evaluation/`, so equal masks are measured once.
+A measurement belongs to (model, evaluation data, mask) and is kept in a file, so equal masks are measured once,
+whichever cells, objectives and evaluations ask for them. An evaluation adds to what earlier ones have found.
 """
 
 from __future__ import annotations
@@ -9,118 +9,108 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Set
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pruning import files
-from pruning.calibration.items import Items
-from pruning.calibration.samples import Samples
-from pruning.calibration.text import Text
-from pruning.errors import InputError, LossError
-from pruning.estimate import mean, standard_error
+from filelock import FileLock
+
+from pruning import files, ranks
+from pruning.errors import LossError
+from pruning.evaluation import Data, Evaluation, Measured
 from pruning.mask import Mask
-from pruning.objective.perplexity import Perplexity
 
 if TYPE_CHECKING:
     from pruning.forward import Forward
 
-HIGHEST = 700.0  # nats; the exponential of more is no float
-
-
-@dataclass(frozen=True)
-class Heldout:
-    """The held-out parts of the embedded text and items: `samples` windows of `length` tokens, `items` items.
-
-    Metrics: `ppl/heldout`, the exponential of the token-mean negative log-likelihood; `acc/heldout`, the
-    fraction of items whose right answer has the highest mean token log-likelihood (what lm-eval calls
-    acc_norm normalises by characters instead); and their standard errors over samples, `.../stderr`.
-    """
-
-    samples: int = 16
-    length: int = 256
-    items: int = 200
-    seed: int = 0
-
-    def data(self, tokenizer: Any) -> dict[str, Samples]:
-        """The samples, by what is measured on them. Raises InputError where there are not so many."""
-        try:
-            return self._data(tokenizer)
-        except InputError as error:
-            text = str(error).replace("calibration.samples", "eval.samples or eval.items")
-            raise InputError(text.replace("calibration.", "eval.")) from error
-
-    def _data(self, tokenizer: Any) -> dict[str, Samples]:
-        text = Text("pydoc", self.samples, self.length, self.seed, part="heldout")
-        items = Items("commonsense", self.items, self.seed, part="heldout")
-        return {"ppl/heldout": text.draw(tokenizer), "acc/heldout": items.draw(tokenizer)}
-
-    def measure(self, forward: Forward, data: Mapping[str, Samples], mask: Mask) -> dict[str, float]:
-        """Metric names to values."""
-        return {
-            **_perplexity("ppl/heldout", forward, data["ppl/heldout"], mask),
-            **_accuracy("acc/heldout", forward, data["acc/heldout"], mask),
-        }
-
-
-def check_disjoint(calibration: Samples, data: Mapping[str, Samples]) -> None:
-    """Raise InputError where calibration and evaluation share items or runs of text."""
-    for metric, samples in data.items():
-        if shared := calibration.shared(samples):
-            unit = "items" if samples.kind == "items" else "runs of tokens"
-            raise InputError(
-                f"the calibration data ({calibration.source}, {calibration.sha256[:12]}) and the data of "
-                f"{metric} ({samples.source}, {samples.sha256[:12]}) share {shared} {unit}: a mask must not be "
-                "chosen on the data that it is judged by. Choose other calibration data."
-            )
+# Parts of a result's `evaluation` to which each evaluation adds its own metrics.
+GROWING = ("dense", "pruned", "uncompensated", "data", "how", "records", "overlap")
 
 
 @dataclass(frozen=True)
 class Evaluator:
-    """Measures masks of one model, each once, and remembers them in files."""
+    """Measures masks of one model and remembers them in files, in a folder for each of the data."""
 
-    evaluation: Heldout
-    data: Mapping[str, Samples]
+    evaluation: Evaluation
+    data: Mapping[str, Data]
     forward: Forward
-    folder: Path
+    folders: Mapping[str, Path]
 
-    def __call__(self, mask: Mask) -> dict[str, float]:
-        """The metrics of a mask."""
-        name = hashlib.sha256(json.dumps(mask.to_json()).encode()).hexdigest()[:16]
-        path = self.folder / f"{name}.json"
-        if path.exists():
-            metrics: dict[str, float] = files.read_json(path)["metrics"]
-            return metrics
-        metrics = self.evaluation.measure(self.forward, self.data, mask)
-        if not all(map(math.isfinite, metrics.values())):
+    def __call__(self, mask: Mask) -> dict[str, Any]:
+        """The metrics of a mask, and `how`: by metric, how it was measured."""
+        found = {name: self._once(name, mask) for name in self.data}
+        metrics = {name: value for one in found.values() for name, value in one.metrics.items()}
+        how = {name: one.how for name, one in found.items()}
+        if self.evaluation.averages and (mean := averaged(metrics)):
+            metrics |= mean
+            how["acc/mean"] = {"of": [name for name in found if name.startswith("acc/")]}
+        return {"metrics": metrics, "how": how}
+
+    def path(self, name: str, mask: Mask) -> Path:
+        """The file of a measurement; what else is kept of it has the same stem."""
+        label = hashlib.sha256(json.dumps(mask.to_json()).encode()).hexdigest()[:16]
+        return self.folders[name] / f"{label}.json"
+
+    def _once(self, name: str, mask: Mask) -> Measured:
+        """What is known of a mask, or what is measured now, while other processes wait for it."""
+        path = self.path(name, mask)
+        with _alone(path):
+            known = ranks.from_first(files.read_json(path) if path.exists() else None)
+            return self._measured(name, mask) if known is None else Measured(known["metrics"], known["how"])
+
+    def _measured(self, name: str, mask: Mask) -> Measured:
+        measured = self.evaluation.measure(self.forward, name, self.data[name], mask)
+        if not all(math.isfinite(value) for value in measured.metrics.values() if isinstance(value, float)):
             raise LossError(
-                f"the evaluation of blocks {list(mask.dropped)} removed is not finite: {metrics}."
+                f"the evaluation of blocks {list(mask.dropped)} removed is not finite: {measured.metrics}."
             )
-        files.write_json(path, {"mask": mask.to_json(), "metrics": metrics})
-        return metrics
+        path = self.path(name, mask)
+        if ranks.is_first():
+            for ending, content in measured.files.items():
+                files.write_bytes(path.with_name(f"{path.stem}.{ending}"), content)
+            files.write_json(path, {"mask": mask.to_json(), "metrics": measured.metrics, "how": measured.how})
+        return measured
 
 
-def digests(data: Mapping[str, Samples]) -> dict[str, str]:
-    """What identifies the evaluation data: a metric's name to the SHA-256 of its samples."""
-    return {metric: samples.sha256 for metric, samples in data.items()}
+def averaged(metrics: Mapping[str, float]) -> dict[str, float]:
+    """`acc/mean` over the accuracies, each weighing the same, and its standard error; nothing for fewer than two."""
+    names = [name for name in metrics if name.startswith("acc/") and not name.endswith("/stderr")]
+    if len(names) < 2:
+        return {}
+    error = math.sqrt(math.fsum(metrics[f"{name}/stderr"] ** 2 for name in names)) / len(names)
+    return {"acc/mean": math.fsum(metrics[name] for name in names) / len(names), "acc/mean/stderr": error}
 
 
-def _perplexity(name: str, forward: Forward, samples: Samples, mask: Mask) -> dict[str, float]:
-    loss = Perplexity().bind(forward, samples)
-    (score,) = loss([mask])
-    perplexity = math.exp(min(score.loss, HIGHEST))
-    # The delta method: d exp(x) = exp(x) dx.
-    return {name: perplexity, f"{name}/stderr": perplexity * loss.estimate.error(score.samples)}
+def digests(data: Mapping[str, Data]) -> dict[str, str]:
+    """What identifies the evaluation data: a metric's name to the SHA-256 of its samples or documents."""
+    return {metric: one.sha256 for metric, one in data.items()}
 
 
-def _accuracy(name: str, forward: Forward, samples: Samples, mask: Mask) -> dict[str, float]:
-    ((_, logliks, _),) = forward.loglikelihoods(samples.rows, [mask])
-    hits = [_hit(scores, right) for scores, right in samples.answers(logliks)]
-    return {name: mean(hits), f"{name}/stderr": standard_error(hits)}
+def merged(earlier: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """The `evaluation` of a result with another one added: of a metric that both have, the new value."""
+    both = {**earlier, **new}
+    for part in GROWING:
+        if part in both:
+            both[part] = {**earlier.get(part, {}), **new.get(part, {})}
+    clean = new.get("data", {}).keys() - new.get("overlap", {}).keys()
+    if "overlap" in both and not (both := both | {"overlap": _without(both["overlap"], clean)})["overlap"]:
+        del both["overlap"]
+    return both
 
 
-def _hit(scores: list[float], right: int) -> float:
-    """1 where the right answer scores highest; its share where several do, so that a collapsed model only guesses."""
-    best = max(scores)
-    return (scores[right] == best) / scores.count(best)
+def _without(values: Mapping[str, Any], names: Set[str]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if name not in names}
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Nobody else measures this meanwhile. Of several ranks with one task, the first keeps the others out."""
+    if not ranks.is_first():
+        yield
+        return
+    locks = path.parent.parent / ".locks"
+    locks.mkdir(parents=True, exist_ok=True)
+    with FileLock(locks / f"{path.parent.name}-{path.stem}.lock"):
+        yield

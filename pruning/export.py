@@ -12,8 +12,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pruning import card, files, models, request
-from pruning.card import Facts, megabytes
+from pruning import card, files, measured, models, request
+from pruning.card import Facts
 from pruning.errors import (
     DamagedError,
     InputError,
@@ -62,7 +62,7 @@ def export(wanted: Request) -> Facts:
     if cut.tensors is not None:
         model = None  # not needed any more
     with beside(wanted.out) as partial:
-        log.info("writing %s", megabytes(cut.sizes.bytes))
+        log.info("writing %s", measured.size(cut.sizes.bytes))
         write(tensors, cut.plan, partial, wanted.max_shard_size)
         cut.source.copy_beside(partial, model)
         write_config(cut.config, partial)
@@ -140,7 +140,7 @@ def _write_record(wanted: Request, facts: Facts, folder: Path) -> None:
 
 def summary(facts: Facts, out: Path) -> str:
     """Three lines: what was lost, what was gained, and where the model is."""
-    lost = ", ".join(f"{name} {a} -> {b}" for name, a, b in card.metrics(facts.result))
+    lost = ", ".join(f"{name} {a} -> {b}" for name, a, b in measured.metrics(facts.result))
     sizes, mask = facts.sizes, facts.mask
     fewer = 1 - sizes.parameters / sizes.dense_parameters
     return "\n".join(
@@ -148,7 +148,8 @@ def summary(facts: Facts, out: Path) -> str:
             f"lost    {lost or 'not measured: the mask comes without a cell'}",
             f"gained  {len(mask.dropped)} of {mask.n_blocks} blocks removed ({' '.join(map(str, mask.dropped))}), "
             f"{sizes.dense_parameters:,} -> {sizes.parameters:,} parameters ({fewer:.1%} fewer), "
-            f"{megabytes(sizes.dense_bytes)} -> {megabytes(sizes.bytes)} in {facts.dtype}",
+            f"{measured.size(sizes.dense_bytes)} -> {measured.size(sizes.bytes)} in {facts.dtype}"
+            + measured.faster(facts.result),
             f"model   {out} ({facts.proof})",
         ]
     )

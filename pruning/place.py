@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pruning import files
-from pruning.card import megabytes
 from pruning.errors import InputError
 from pruning.mask import Mask
+from pruning.measured import size
 
 RECORD = "depth_pruning.json"
 
@@ -52,7 +52,7 @@ def check_space(out: Path, needed: int) -> None:
     place = next(folder for folder in out.parents if folder.exists())
     free = shutil.disk_usage(place).free
     if free < needed * 1.05:
-        raise InputError(f"the disk of {out} has {megabytes(free)} free and {megabytes(needed)} are needed.")
+        raise InputError(f"the disk of {out} has {size(free)} free and {size(needed)} are needed.")
 
 
 @contextmanager

@@ -9,8 +9,7 @@ import os
 import platform
 import subprocess
 import traceback
-from collections.abc import Hashable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Hashable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -18,16 +17,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import yaml
-from filelock import FileLock, Timeout
 
-from pruning import budget, files, mask, models
+from pruning import budget, files, mask, models, ranks
 from pruning.calibration import Calibration
 from pruning.calibration.samples import Samples
 from pruning.calibration.sources import existing
 from pruning.cell import FORMAT, Cell, described, digest
-from pruning.errors import BusyError, InputError, PruningError
+from pruning.errors import InputError, PruningError, RankError
 from pruning.estimate import Estimate
-from pruning.evaluate import HIGHEST, Evaluator, Heldout, check_disjoint, digests
+from pruning.evaluate import Evaluator, digests, merged
+from pruning.evaluation import Data, Evaluation
+from pruning.evaluation.overlap import check_disjoint, overlaps
+from pruning.evaluation.text import HIGHEST
+from pruning.held import held
 from pruning.ledger import Ledger
 from pruning.mask import Space
 from pruning.objective import Calibrated
@@ -50,7 +52,7 @@ class Prepared:
     cell: Cell
     space: Space
     samples: Samples
-    data: Mapping[str, Samples]
+    data: Mapping[str, Data]
 
 
 def check(cell: Cell) -> None:
@@ -81,7 +83,8 @@ def prepare(cell: Cell) -> Prepared:
     cell.algo.evaluations(space)  # raises where the search is out of reach
     samples = _draw(cast(Hashable, cell.calibration), cell.model)
     data = _heldout(cell.evaluation, cell.model)
-    check_disjoint(samples, data)
+    if not cell.evaluation.allow_overlap:
+        check_disjoint(samples, data)
     return Prepared(cell, space, samples, data)
 
 
@@ -91,26 +94,45 @@ def _draw(calibration: Hashable, model: models.Model) -> Samples:
     return cast(Calibration, calibration).draw(models.tokenizer(model))
 
 
-@lru_cache(maxsize=16)
-def _heldout(evaluation: Heldout, model: models.Model) -> Mapping[str, Samples]:
+_data: dict[tuple[str, models.Model], Mapping[str, Data]] = {}
+
+
+def _heldout(evaluation: Evaluation, model: models.Model) -> Mapping[str, Data]:
     """The evaluation data, likewise."""
-    return evaluation.data(models.tokenizer(model))
+    key = (digest(described(evaluation)), model)
+    if key not in _data:
+        if len(_data) >= 16:
+            del _data[next(iter(_data))]
+        _data[key] = evaluation.data(models.tokenizer(model))
+    return _data[key]
 
 
 def run(prepared: Prepared) -> dict[str, Any]:
     """Search, evaluate and record one cell; a cell that was stopped goes on from its journal.
 
-    Whatever fails is raised, for the study to record. Raises BusyError where another process has it.
+    Whatever fails is raised, for the study to record. Raises BusyError where another process has it, RankError where
+    one of several ranks fails.
     """
     cell = prepared.cell
-    cell.folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(cell.folder / ".lock", timeout=0), _logged(cell.folder / "launch.log"):
-            if (done := cell.result()) and done["status"] == "done" and not missing(prepared, done):
-                return done
+    with held(cell):
+        done = ranks.first(cell.result)
+        _check_samples(prepared)
+        if done is None or done["status"] != "done":
             return _run(prepared)
-    except Timeout:
-        raise BusyError(f"{cell.key} is being run by another process.") from None
+        return _evaluated(prepared, done) if missing(prepared, done) else _named(cell, done)
+
+
+def _check_samples(prepared: Prepared) -> None:
+    """Raise RankError where a rank has drawn other samples than the first, as another library would."""
+    own = [prepared.samples.sha256, digests(prepared.data)]
+    if ranks.from_first(own) != own:
+        raise RankError("ranks have drawn different samples: are the same packages installed on all nodes?")
+
+
+def _put(path: Path, content: Any) -> None:
+    """Write text, or JSON; of several ranks, the first one does."""
+    if ranks.is_first():
+        (files.write_text if isinstance(content, str) else files.write_json)(path, content)
 
 
 def record_failure(cell: Cell, error: BaseException) -> dict[str, Any]:
@@ -120,8 +142,9 @@ def record_failure(cell: Cell, error: BaseException) -> dict[str, Any]:
     """
     log_path = cell.folder / "launch.log"
     cell.folder.mkdir(parents=True, exist_ok=True)
-    with log_path.open("a", encoding="utf-8") as stream:
-        traceback.print_exception(error, file=stream)
+    if ranks.is_first():
+        with log_path.open("a", encoding="utf-8") as stream:
+            traceback.print_exception(error, file=stream)
     result = {
         "cell": cell.key,
         "status": "failed",
@@ -130,7 +153,7 @@ def record_failure(cell: Cell, error: BaseException) -> dict[str, Any]:
         "environment": environment(_now(), None),
     }
     if not _finished(cell):
-        files.write_json(cell.folder / "result.json", result)
+        _put(cell.folder / "result.json", result)
     return result
 
 
@@ -147,15 +170,53 @@ def missing(prepared: Prepared, result: Mapping[str, Any]) -> bool:
     return not digests(prepared.data).items() <= recorded.items()
 
 
-def _run(prepared: Prepared) -> dict[str, Any]:
+def _evaluated(prepared: Prepared, done: Mapping[str, Any]) -> dict[str, Any]:
+    """Evaluate the mask of a finished cell and add the metrics to its result; nothing is searched again."""
+    cell, started = prepared.cell, _now()
+    model = _loaded(cell)
+    if model.info.revision != (recorded := done["model"]["revision"]):
+        raise InputError(
+            f"model {cell.model.name} is another one now (revision {model.info.revision}, not {recorded}): "
+            f"a mask is evaluated on the model that it was found for; give model.revision={recorded}."
+        )
+    found = mask.Mask.from_json(done["mask"])
+    factors = done.get("compensation")
+    scales = factors and tuple(factors.get(str(block), 1.0) for block in range(found.n_blocks))
+    new = _evaluation(prepared, found, _forward(cell, model), scales)
+    new["environment"] = environment(started, str(model.device))
+    return _named(cell, {**done, "evaluation": merged(done["evaluation"], new)}, grown=True)
+
+
+def _named(cell: Cell, done: Mapping[str, Any], grown: bool = False) -> dict[str, Any]:
+    """The result under the evaluation that is asked for now; written if it has grown or was under another one."""
+    result = {**done, "config": {**done["config"], "eval": cell.config["eval"]}}
+    if grown or result != done:
+        _put(cell.folder / "config.yaml", yaml.safe_dump(result["config"], sort_keys=False))
+        _put(cell.folder / "result.json", result)
+    return result
+
+
+def _loaded(cell: Cell) -> models.LanguageModel:
+    from pruning.device import exact
+
+    exact(cell.forward.tf32)
+    return models.load(cell.model)
+
+
+def _forward(cell: Cell, model: models.LanguageModel) -> Forward:
     from pruning.forward import Forward
 
-    cell, started = prepared.cell, _now()
-    files.write_text(cell.folder / "config.yaml", yaml.safe_dump(dict(cell.config), sort_keys=False))
-    prepared.samples.save(cell.results / "calibration")
-    model = models.load(cell.model)
     settings = cell.forward
-    forward = Forward(model, settings.batch_tokens, settings.memory, settings.patience, settings.merge)
+    return Forward(model, settings.batch_tokens, settings.memory, settings.patience, settings.merge)
+
+
+def _run(prepared: Prepared) -> dict[str, Any]:
+    cell, started = prepared.cell, _now()
+    _put(cell.folder / "config.yaml", yaml.safe_dump(dict(cell.config), sort_keys=False))
+    if ranks.is_first():
+        prepared.samples.save(cell.results / "calibration")
+    model = _loaded(cell)
+    forward = _forward(cell, model)
     key = score_key(prepared, model.info)
     store = Store(cell.results, key, cell.key, prepared.space.n_blocks, cell.share)
     store.claim()
@@ -173,14 +234,14 @@ def _run(prepared: Prepared) -> dict[str, Any]:
 
         solution = solve(cell.algo, prepared.space, losses, journal, store, cell.seed, watch, cell.racing)
         cost = ledger.total()
-    files.write_json(cell.folder / "mask.json", solution.score.mask.to_json())
+    _put(cell.folder / "mask.json", solution.score.mask.to_json())
     result = _result(prepared, model.info, solution, losses.whole.estimate)
     result["evaluation"] = _evaluation(prepared, solution.score.mask, forward, scales)
     if scales is not None:
         result["compensation"] = {str(i): scales[i] for i in solution.score.mask.dropped}
     result["search"] |= asdict(cost)
     result["environment"] = environment(started, str(model.device))
-    files.write_json(cell.folder / "result.json", result)
+    _put(cell.folder / "result.json", result)
     ledger.close()
     return result
 
@@ -233,19 +294,30 @@ def _evaluation(
     prepared: Prepared, found: mask.Mask, forward: Forward, scales: tuple[float, ...] | None
 ) -> dict[str, Any]:
     """Measurements of the dense and of the pruned model and, where a mask is compensated, of it without."""
-    info = forward.model.info
+    cell, info, data = prepared.cell, forward.model.info, prepared.data
+    records: dict[str, dict[str, str]] = {name: {} for name in data}
 
-    def measured(chosen: mask.Mask, factors: tuple[float, ...] | None) -> dict[str, float]:
+    def measured(which: str, chosen: mask.Mask, factors: tuple[float, ...] | None) -> dict[str, Any]:
         forward.scales = factors
         own = None if factors is None else [factors[i] for i in chosen.dropped]
-        folder = prepared.cell.results / "evaluation" / evaluation_key(prepared, info, own)
-        return Evaluator(prepared.cell.evaluation, prepared.data, forward, folder)(chosen)
+        keys = {name: evaluation_key(prepared, info, name, own) for name in data}
+        folders = {name: cell.results / "evaluation" / key for name, key in keys.items()}
+        evaluator = Evaluator(cell.evaluation, data, forward, folders)
+        for name in data:
+            records[name][which] = evaluator.path(name, chosen).relative_to(cell.results).as_posix()
+        return evaluator(chosen)
 
-    evaluation: dict[str, Any] = {"dense": measured(prepared.space.dense, None)}
-    evaluation["pruned"] = measured(found, scales)
-    if scales is not None:
-        evaluation["uncompensated"] = measured(found, None)
-    return evaluation | {"data": digests(prepared.data)}
+    new: dict[str, Any] = {"dense": {}, "pruned": {}}
+    if not cell.evaluation.compares:
+        new["dense"] = measured("dense", prepared.space.dense, None)["metrics"]
+    pruned = measured("pruned", found, scales)
+    new |= pruned["metrics"] if cell.evaluation.compares else {"pruned": pruned["metrics"]}
+    if scales is not None and not cell.evaluation.compares:
+        new["uncompensated"] = measured("uncompensated", found, None)["metrics"]
+    new |= {"data": digests(data), "how": pruned["how"], "records": records}
+    if shared := overlaps(prepared.samples, data):  # eval.allow_overlap insisted
+        new["overlap"] = shared
+    return new
 
 
 def _count(evaluations: float) -> float:
@@ -256,14 +328,16 @@ def _count(evaluations: float) -> float:
 def score_key(prepared: Prepared, info: models.ModelInfo) -> str:
     """What a loss belongs to: format, model and revision, precision, objective, and the exact samples."""
     cell = prepared.cell
-    data = [FORMAT, cell.model.identity(), info.revision, described(cell.objective), prepared.samples.sha256]
+    data = [FORMAT, cell.weights(), info.revision, described(cell.objective), prepared.samples.sha256]
     return digest([*data, described(cell.compensation)] if cell.compensation.search else data)
 
 
-def evaluation_key(prepared: Prepared, info: models.ModelInfo, factors: list[float] | None = None) -> str:
-    """What a measurement belongs to: format, model and revision, the exact evaluation data, compensating factors."""
-    data = [FORMAT, prepared.cell.model.identity(), info.revision, digests(prepared.data)]
-    return digest(data if factors is None else [*data, factors])
+def evaluation_key(
+    prepared: Prepared, info: models.ModelInfo, metric: str, factors: list[float] | None = None
+) -> str:
+    """What a measurement belongs to: format, model and revision, the exact data of a metric, compensating factors."""
+    data = [FORMAT, prepared.cell.weights(), info.revision, metric, prepared.data[metric].sha256]
+    return f"{metric.replace('/', '-')}-{digest(data if factors is None else [*data, factors])}"
 
 
 def environment(started: str, device: str | None) -> dict[str, Any]:
@@ -271,7 +345,7 @@ def environment(started: str, device: str | None) -> dict[str, Any]:
     versions = {name: importlib.metadata.version(name) for name in PACKAGES if _installed(name)}
     return {
         "packages": {"python": platform.python_version(), **versions},
-        "commit": _commit(),
+        "commit": commit(),
         "device": device,
         "cpus": os.cpu_count(),
         "started": started,
@@ -287,9 +361,11 @@ def _installed(name: str) -> bool:
 
 
 @lru_cache(maxsize=1)
-def _commit() -> str | None:
+def commit() -> str | None:
     """The commit of the code, with a mark if it was changed since; None outside a checkout."""
     root = Path(__file__).parent.parent
+    if (note := root / "COMMIT").exists():  # a copy that jobs run
+        return note.read_text() or None
     if not (root / ".git").exists():
         return None
     command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
@@ -302,17 +378,3 @@ def _commit() -> str | None:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-@contextmanager
-def _logged(path: Path) -> Iterator[None]:
-    """Add everything that is logged meanwhile to a cell's own file."""
-    handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    root = logging.getLogger()
-    root.addHandler(handler)
-    try:
-        yield
-    finally:
-        root.removeHandler(handler)
-        handler.close()

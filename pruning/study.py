@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from pruning import files, table
+from pruning import files, ranks, table
 from pruning.cell import Cell
 from pruning.errors import (
     BusyError,
@@ -19,9 +19,13 @@ from pruning.errors import (
     MismatchError,
     OutOfReachError,
     PruningError,
+    RankError,
     UnreachableError,
     together,
 )
+from pruning.launcher import Launcher
+from pruning.launcher.local import Local
+from pruning.launcher.states import Standing, State, finished
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +40,7 @@ class Outcome:
     done: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     failed: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     left_out: dict[str, OutOfReachError] = field(default_factory=dict)
+    in_flight: dict[str, Standing] = field(default_factory=dict)
 
     @property
     def status(self) -> int:
@@ -48,12 +53,18 @@ Composed: TypeAlias = tuple[Any, Mapping[str, Any]]
 
 
 def execute(configs: Sequence[Composed]) -> None:
-    """Run a study as a command: say what is wrong in plain words, and exit unless every cell is done."""
+    """Run a study as a command: say what is wrong in plain words, and exit unless every cell is done.
+
+    Started by torchrun, its processes run each cell together, and the first one speaks.
+    """
     try:
-        status = run_study(configs)
+        with ranks.together():
+            if not ranks.is_first():
+                log.parent.setLevel(logging.WARNING)  # type: ignore[union-attr]
+            status = run_study(configs)
     except PruningError as error:
         print(f"{error}", file=sys.stderr)  # noqa: T201
-        status = FAILED if isinstance(error, MismatchError) else BAD_INPUT
+        status = FAILED if isinstance(error, (MismatchError, RankError)) else BAD_INPUT
     if status:
         raise SystemExit(status)
 
@@ -63,14 +74,17 @@ def run_study(configs: Sequence[Composed]) -> int:
 
     Raises InputError, which names everything that is wrong, before the first cell starts.
     """
-    cells = _cells(configs)
+    from pruning.config import launcher_of
+
+    cells, launcher = _cells(configs), launcher_of([config for config, _ in configs])
     results = cells[0].results
-    _collect([partial(_check, cell) for cell in cells])
+    checks = [] if isinstance(launcher, Local) else [partial(_check_jobs, launcher, cells)]
+    _collect([*(partial(_check, cell) for cell in cells), *checks])
     files.check_writable(results)
     _check_export(cells)
     outcome = Outcome()
     try:
-        _run(cells, outcome)
+        _run(cells, launcher, outcome)
     except KeyboardInterrupt:
         _say_how_to_go_on(cells, outcome)
         return INTERRUPTED
@@ -123,6 +137,8 @@ def _collect(steps: Sequence[Callable[[], Any]]) -> list[Any]:
 
 def _remember(cells: Sequence[Cell]) -> None:
     """Note which cells the study asks for, so that a figure can tell a missing cell from none."""
+    if not ranks.is_first():
+        return
     for name in dict.fromkeys(cell.study for cell in cells):
         path = cells[0].results / "studies" / f"{name}.json"
         known: list[str] = files.read_json(path)["cells"] if path.exists() else []
@@ -131,8 +147,20 @@ def _remember(cells: Sequence[Cell]) -> None:
             files.write_json(path, {"study": name, "cells": both})
 
 
-def _run(cells: Sequence[Cell], outcome: Outcome) -> None:
+def _check_jobs(launcher: Launcher, cells: Sequence[Cell]) -> None:
+    """Raise InputError for a launcher that cannot run these cells."""
+    if ranks.count() > 1:
+        raise InputError("torchrun starts the ranks of launcher=local: jobs start their own (model.resources.ranks).")
+    launcher.check({cell.model.name: cell.model.resources for cell in cells})
+    if not launcher.wait and any(cell.config.get("export") is not None for cell in cells):
+        raise InputError("export=DIR needs the finished cell: leave launcher.wait=true, or export it later.")
+
+
+def _run(cells: Sequence[Cell], launcher: Any, outcome: Outcome) -> None:
     pending = [cell for cell in cells if not _is_done(cell, outcome)]
+    if pending and not isinstance(launcher, Local):
+        _run_jobs(cells, pending, launcher, outcome)
+        return
     prepared = _prepare(pending, outcome) if pending else []
     _remember([cell for cell in cells if cell.key not in outcome.left_out])
     if not pending:
@@ -140,6 +168,38 @@ def _run(cells: Sequence[Cell], outcome: Outcome) -> None:
         return
     log.info("cells: %d asked for, %d done, %d to run", len(cells), len(outcome.done), len(pending))
     _start_tracker(cells)
+    _run_here(prepared, outcome)
+
+
+def _run_jobs(cells: Sequence[Cell], pending: Sequence[Cell], launcher: Launcher, outcome: Outcome) -> None:
+    """Submit what is neither done nor in flight and, if asked, wait for both."""
+    from pruning.launcher import drive
+    from pruning.launcher.states import standings
+
+    results = cells[0].results
+    with drive.submitting(results):
+        found = standings(results, [cell.key for cell in pending])
+        flying = {key: standing for key, standing in found.items() if standing.state.in_flight}
+        prepared = _prepare([cell for cell in pending if cell.key not in flying], outcome)
+        _remember([cell for cell in cells if cell.key not in outcome.left_out])
+        counts = (len(cells), len(outcome.done), len(flying), len(prepared))
+        log.info("cells: %d asked for, %d done, %d in flight, %d to submit", *counts)
+        _start_tracker(cells)
+        if prepared:
+            launcher.submit(results, drive.tasks(prepared, launcher.order), str(Path.cwd()))
+    keys = [*flying, *(ready.cell.key for ready in prepared)]
+    if not launcher.wait:
+        outcome.in_flight = standings(results, keys)
+        return
+    for key, standing in drive.settle(launcher, results, keys).items():
+        if standing.state is State.DONE:
+            outcome.done[key] = files.read_json(results / key / "result.json")
+        else:
+            outcome.failed[key] = drive.failure(standing)
+
+
+def _run_here(prepared: Sequence[Any], outcome: Outcome) -> None:
+    """One cell after the other, in this process."""
     from pruning.run import record_failure, run
 
     for number, ready in enumerate(prepared, start=1):
@@ -151,14 +211,14 @@ def _run(cells: Sequence[Cell], outcome: Outcome) -> None:
         except Exception as error:
             log.error("cell %s failed: %s: %s", ready.cell.key, type(error).__name__, error)
             outcome.failed[ready.cell.key] = record_failure(ready.cell, error)
+            common = isinstance(error, PruningError) and not isinstance(error, RankError)
+            if ranks.count() > 1 and not common:
+                raise  # ranks that do not stand at the same point can go on with nothing
 
 
 def _is_done(cell: Cell, outcome: Outcome) -> bool:
     """Whether a cell is done with the evaluation that is asked for, told from its files alone."""
-    result = cell.result()
-    if result is None or result["status"] != "done":
-        return False
-    if result["config"].get("eval") != cell.config.get("eval"):
+    if (result := ranks.first(lambda: finished(cell))) is None:
         return False
     outcome.done[cell.key] = result
     return True
@@ -201,6 +261,8 @@ def _track(cells: Sequence[Cell], outcome: Outcome) -> None:
 
 
 def _guarded(what: str, action: Callable[[], None]) -> None:
+    if not ranks.is_first():
+        return
     try:
         action()
     except Exception as error:
@@ -224,6 +286,11 @@ def _sum_up(cells: Sequence[Cell], outcome: Outcome) -> None:
         _print(
             f"\n{len(outcome.failed)} of {len(cells)} cells failed:\n{table.failures(outcome.failed.values())}"
         )
+    if outcome.in_flight:
+        _print(
+            f"\n{len(outcome.in_flight)} of {len(cells)} cells are in flight. `python -m pruning.status "
+            f"{cells[0].results}` shows them; the same command with launcher.wait=true waits for them."
+        )
     _print(f"\nresults  {cells[0].results}")
     if outcome.failed:
         _print("Run the same command again to retry the failed cells; what is done stays done.")
@@ -245,7 +312,7 @@ def _check_export(cells: Sequence[Cell]) -> None:
 
 def _export(cells: Sequence[Cell], outcome: Outcome) -> None:
     """Write the smaller model of the cell for which that is asked, and say what was lost and gained."""
-    for cell in cells:
+    for cell in cells if ranks.is_first() else ():
         if cell.config.get("export") is not None and cell.key in outcome.done:
             from pruning.export import export_cell
 
@@ -260,9 +327,11 @@ def _say_how_to_go_on(cells: Sequence[Cell], outcome: Outcome) -> None:
     command = shlex.join([sys.executable, *sys.argv])
     _print(
         f"\nInterrupted: {len(outcome.done)} of {len(cells)} cells are done, and every loss computed so far is kept "
-        f"in {cells[0].results}.\nTo go on from here, run the same command again:\n    {command}"
+        f"in {cells[0].results}. Jobs that were submitted run on.\n"
+        f"To go on from here, run the same command again:\n    {command}"
     )
 
 
 def _print(text: str) -> None:
-    print(text, flush=True)  # noqa: T201 - the table is the command's output; logs go to stderr
+    if ranks.is_first():
+        print(text, flush=True)  # noqa: T201 - the table is the command's output; logs go to stderr

@@ -5,22 +5,30 @@ from __future__ import annotations
 import io
 import shutil
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, TypeAlias
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-COLUMNS = ("cell", "blocks dropped", "loss", "held-out perplexity", "held-out accuracy", "asked", "paid", "s")
+FIRST, LAST = ("cell", "blocks dropped", "loss"), ("asked", "paid", "s")
+HELDOUT = {"ppl/heldout": "held-out perplexity", "acc/heldout": "held-out accuracy"}
+KINDS = {"ppl": "perplexity", "acc": "accuracy"}
+
+Show: TypeAlias = Callable[[Mapping[str, Any]], str]  # a result's entry in a column
 
 
 def results(found: Iterable[Mapping[str, Any]]) -> str:
-    """The table of finished cells; dense -> pruned where both are measured."""
+    """The table of finished cells, with every metric that one of them has; dense -> pruned."""
     rows = list(found)
-    return _render(
-        COLUMNS, [_row(result, _telling(result, rows)) for result in rows], right=("asked", "paid", "s")
-    )
+    middle: list[tuple[str, Show]] = [(_title(name), partial(_change, name)) for name in _metrics(rows)]
+    if any(map(_speed, rows)):
+        middle.append(("speed", _speed))
+    columns = (*FIRST, *(title for title, _ in middle), *LAST)
+    shown = [show for _, show in middle]
+    return _render(columns, [_row(result, _telling(result, rows), shown) for result in rows], right=LAST)
 
 
 def failures(found: Iterable[Mapping[str, Any]]) -> str:
@@ -46,21 +54,48 @@ def _settings(result: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         yield f"{calibration['objective']} {name}", calibration[name]
 
 
-def _row(result: Mapping[str, Any], telling: str) -> tuple[str, ...]:
+def _metrics(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The metrics of some results: perplexities, accuracies, their mean."""
+    names = {
+        name: None for row in rows for name in row["evaluation"]["pruned"] if not name.endswith("/stderr")
+    }
+    kinds = [*KINDS, *(name.partition("/")[0] for name in names)]
+    return sorted(names, key=lambda name: (name == "acc/mean", kinds.index(name.partition("/")[0])))
+
+
+def _title(name: str) -> str:
+    kind, _, data = name.partition("/")
+    return HELDOUT.get(name, f"{data} {KINDS.get(kind, kind)}")
+
+
+def _row(result: Mapping[str, Any], telling: str, shown: Sequence[Show]) -> tuple[str, ...]:
     calibration, search = result["calibration"], result["search"]
-    dense, pruned = result["evaluation"]["dense"], result["evaluation"]["pruned"]
     ratio, k = result["config"]["ratio"], search["k"]
     name = f"{result['model']['name']} {calibration['objective']} {search['algo']} "
     return (
         name + (f"k={k}" if ratio is None else f"{ratio:g}") + telling,
         " ".join(map(str, result["mask"]["dropped"])),
         f"{calibration['dense_loss']:.3f} -> {calibration['loss']:.3f}",
-        f"{dense['ppl/heldout']:.2f} -> {pruned['ppl/heldout']:.2f}",
-        f"{dense['acc/heldout']:.3f} -> {pruned['acc/heldout']:.3f}",
+        *(show(result) or "-" for show in shown),
         str(search["evaluations_asked"]),
         str(search["evaluations_paid"]),
         f"{search['seconds']:.0f}",
     )
+
+
+def _change(metric: str, result: Mapping[str, Any]) -> str:
+    """A metric, dense -> pruned; nothing where it was not measured."""
+    places = 3 if metric.startswith("acc/") else 2
+    values = [result["evaluation"][which].get(metric) for which in ("dense", "pruned")]
+    return "" if None in values else " -> ".join(f"{value:.{places}f}" for value in values)
+
+
+def _speed(result: Mapping[str, Any]) -> str:
+    """How many times the dense model's tokens per second; of several shapes, the first."""
+    if (speed := result["evaluation"].get("speed")) is None:
+        return ""
+    ratio = speed["runs"][0]["ratio"]
+    return f"{ratio['prefill']:.2f}x prefill, {ratio['decode']:.2f}x decode"
 
 
 def _render(

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 from filelock import FileLock
 
 from pruning import files
+from pruning.evaluation.speed import flat
 from pruning.mask import Mask
 from pruning.scores import Journal
 from pruning.solve import best_so_far
@@ -146,6 +147,8 @@ def _metrics(result: Mapping[str, Any], folder: Path) -> Iterator[tuple[str, flo
     for which in ("dense", "pruned", "uncompensated"):
         for name, value in result["evaluation"].get(which, {}).items():
             yield f"{which}/{name}", value, 0
+    if (speed := result["evaluation"].get("speed")) is not None:
+        yield from ((name, value, 0) for name, value in flat(speed))
     mask = Mask.from_json(result["mask"])
     scores = list(Journal.open(folder / "trace.jsonl", mask.n_blocks).scores.values())
     for step, best in best_so_far(scores, len(mask.dropped)):
@@ -159,6 +162,15 @@ def _artifacts(client: Any, run: str, folder: Path, result: Mapping[str, Any]) -
             client.log_artifact(run, str(folder / name))
     if result["status"] == "done":
         client.log_figure(run, _picture(Mask.from_json(result["mask"])), "mask.png")
+        for metric, path in _measurements(folder.parent, result):
+            client.log_artifact(run, str(path), f"evaluation/{metric.replace('/', '-')}")
+
+
+def _measurements(results: Path, result: Mapping[str, Any]) -> Iterator[tuple[str, Path]]:
+    """What is kept of each measurement of the mask: its record and, of a task, lm-eval's results and samples."""
+    for metric, places in result["evaluation"].get("records", {}).items():
+        record = results / places["pruned"]
+        yield from ((metric, path) for path in sorted(record.parent.glob(f"{record.stem}.*")))
 
 
 def _picture(mask: Mask) -> Any:

@@ -111,7 +111,8 @@ def launch(
         words = [a for a in arguments if not a.startswith("-")]
         chosen = {word.partition("=")[0] for word in words}
         defaults = [*small, *sizes, f"paths.results={results}", f"tracker={tracker}"]
-        line = [d for d in defaults if d.partition("=")[0] not in chosen]
+        own = ("eval.",) if "eval" in chosen else ()  # settings of the default evaluation
+        line = [d for d in defaults if d.partition("=")[0] not in chosen and not d.startswith(own)]
         monkeypatch.setattr("sys.argv", ["launch.py", *flags, *line, *words])
         capfd.readouterr()
         try:

@@ -7,8 +7,9 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 
-from pruning.card import Facts, Sizes, megabytes, metrics, model_card
+from pruning.card import Facts, Sizes, model_card
 from pruning.mask import Mask
+from pruning.measured import metrics, size
 from pruning.mergekit import mergekit, ranges
 
 RESULT: dict[str, Any] = {
@@ -34,8 +35,8 @@ RESULT: dict[str, Any] = {
             "speed/decode": 100.0,
         },
         "data": {"ppl/heldout": "cd" * 32},
+        "how": {"ppl/heldout": {"source": "pydoc", "windows": 16, "limit": None, "corpus": {"join": "\n\n"}}},
     },
-    "config": {"eval": {"_target_": "pruning.evaluate.Heldout", "samples": 16}},
 }
 FACTS = Facts(
     name="tiny-4-of-6-blocks",
@@ -74,7 +75,9 @@ def test_the_card_tells_all_that_was_asked_of_it() -> None:
         "from 3.0000 to 3.2500 on the calibration data: 16 samples of 256 tokens of pydoc, seed 0",
         "| ppl/heldout | 16.90 ± 0.50 | 40.38 ± 1.25 |",
         "| speed/decode | - | 100.00 |",
-        "pruning.evaluate.Heldout",
+        '- `ppl/heldout`: source "pydoc", windows 16, corpus.join "\\n\\n", SHA-256 `cdcdcdcdcdcdcdcd`',
+        "- `acc/heldout`: not recorded",
+        "The search never saw these data.",
         "python launch.py k=2 export=DIR",
         "Reloaded and found equal.",
     ):
@@ -128,4 +131,4 @@ def test_the_mergekit_file_makes_the_same_cut() -> None:
 
 
 def test_sizes_are_readable() -> None:
-    assert [megabytes(size) for size in (226_548_864, 2_500_000_000)] == ["226.5 MB", "2.50 GB"]
+    assert [size(count) for count in (226_548_864, 2_500_000_000)] == ["226.5 MB", "2.50 GB"]

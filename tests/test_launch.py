@@ -248,7 +248,7 @@ def test_a_failed_second_evaluation_does_not_touch_a_finished_result(
     def broken(*_: Any) -> Any:
         raise RuntimeError("no such luck")
 
-    monkeypatch.setattr("pruning.evaluate.Heldout.measure", broken)
+    monkeypatch.setattr("pruning.evaluation.heldout.Heldout.measure", broken)
     ended = launch("k=1", "eval.items=9")
     assert ended.status == 1
     assert "no such luck" in ended.out
@@ -473,7 +473,8 @@ def mlflow_runs(ended: Ended) -> list[Any]:
     assert experiment.artifact_location == (ended.results / "mlflow-artifacts").as_uri()
     runs = client.search_runs([experiment.experiment_id])
     names = {artifact.path for run in runs for artifact in client.list_artifacts(run.info.run_id)}
-    assert names == {"config.yaml", "launch.log", "mask.json", "mask.png", "result.json", "trace.jsonl"}
+    files = {"config.yaml", "launch.log", "mask.json", "mask.png", "result.json", "trace.jsonl"}
+    assert names == files | {"evaluation"}
     curve = client.get_metric_history(runs[0].info.run_id, "search/best_loss")
     assert [m.value for m in curve] == sorted((m.value for m in curve), reverse=True)
     return list(runs)

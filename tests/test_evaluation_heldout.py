@@ -14,9 +14,11 @@ from hypothesis import strategies as st
 from pruning.calibration.items import Items
 from pruning.calibration.samples import Row, Samples
 from pruning.calibration.text import Text
-from pruning.errors import InputError
+from pruning.errors import InputError, LossError
 from pruning.estimate import standard_error
-from pruning.evaluate import Evaluator, Heldout, check_disjoint, digests
+from pruning.evaluate import Evaluator, averaged, digests, merged
+from pruning.evaluation.heldout import Heldout
+from pruning.evaluation.overlap import check_disjoint
 from pruning.forward import Forward
 from pruning.mask import Mask
 
@@ -57,7 +59,8 @@ class Counting:
 
 
 def evaluator(folder: Path, forward: Counting) -> Evaluator:
-    return Evaluator(Heldout(), DATA, cast(Forward, forward), folder)
+    folders = {name: folder / name.replace("/", "-") for name in DATA}
+    return Evaluator(Heldout(), DATA, cast(Forward, forward), folders)
 
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=30))
@@ -71,7 +74,7 @@ def test_the_standard_error_of_one_value_is_zero() -> None:
 
 
 def test_perplexity_weighs_tokens_alike(tmp_path: Path) -> None:
-    metrics = evaluator(tmp_path, Counting())(Mask(N))
+    metrics = evaluator(tmp_path, Counting())(Mask(N))["metrics"]
     loss = (2 + 8) / (2 + 4)  # not the mean of 2/2 and 8/4
     assert metrics["ppl/heldout"] == pytest.approx(math.exp(loss))
     centre = 10 / 6
@@ -80,7 +83,7 @@ def test_perplexity_weighs_tokens_alike(tmp_path: Path) -> None:
 
 
 def test_accuracy_compares_means_over_an_answers_tokens(tmp_path: Path) -> None:
-    metrics = evaluator(tmp_path, Counting())(Mask(N))
+    metrics = evaluator(tmp_path, Counting())(Mask(N))["metrics"]
     hits = [1.0, 1.0, 0.0]  # -1 against -4/2; -4/2 against -3, though -3 > -4; -2 against -1
     assert metrics["acc/heldout"] == pytest.approx(2 / 3)
     assert metrics["acc/heldout/stderr"] == pytest.approx(np.std(hits, ddof=1) / math.sqrt(3))
@@ -104,10 +107,48 @@ def test_each_mask_has_its_own_measurement(tmp_path: Path) -> None:
     for mask in masks:
         evaluate(mask)
     assert forward.asked == [mask for mask in masks for _ in range(2)]
-    recorded = [json.loads(path.read_text()) for path in tmp_path.iterdir()]
-    assert {Mask.from_json(record["mask"]) for record in recorded} == set(masks)
-    keys = {"ppl/heldout", "ppl/heldout/stderr", "acc/heldout", "acc/heldout/stderr"}
-    assert all(set(record["metrics"]) == keys for record in recorded)
+    for name in DATA:
+        files = list((tmp_path / name.replace("/", "-")).iterdir())
+        recorded = [json.loads(path.read_text()) for path in files]
+        assert {Mask.from_json(record["mask"]) for record in recorded} == set(masks)
+        assert all(set(record["metrics"]) == {name, f"{name}/stderr"} for record in recorded)
+
+
+def test_a_measurement_that_is_not_finite_is_an_error_and_not_kept(tmp_path: Path) -> None:
+    with pytest.raises(LossError, match=r"blocks \[2\] removed"):
+        evaluator(tmp_path, Counting(text=(math.nan, -1.0)))(Mask(N, (2,)))
+    assert list(tmp_path.rglob("*.json")) == []
+
+
+def test_what_was_measured_before_a_failure_is_kept(tmp_path: Path) -> None:
+    broken = Counting(items=[])  # no log-likelihoods where twelve are needed
+    with pytest.raises(ValueError):
+        evaluator(tmp_path, broken)(Mask(N, (2,)))
+    mended = Counting()
+    assert set(evaluator(tmp_path, mended)(Mask(N, (2,)))["how"]) == set(DATA)
+    assert len(mended.asked) == 1, "the text was measured already"
+
+
+def test_an_evaluation_adds_to_what_others_found() -> None:
+    first = {"dense": {"ppl/a": 1.0}, "pruned": {"ppl/a": 2.0}, "data": {"ppl/a": "x"}, "how": {"ppl/a": {}}}
+    second = {"dense": {"acc/b": 0.5}, "pruned": {"acc/b": 0.4}, "data": {"acc/b": "y"}, "how": {"acc/b": {}}}
+    both = merged(first, second)
+    assert both["pruned"] == {"ppl/a": 2.0, "acc/b": 0.4}
+    assert both["data"] == {"ppl/a": "x", "acc/b": "y"}
+    again = merged(
+        both, {"dense": {}, "pruned": {"ppl/a": 3.0}, "data": {"ppl/a": "z"}, "speed": {"runs": []}}
+    )
+    assert again["pruned"] == {"ppl/a": 3.0, "acc/b": 0.4}, "the newest value of a metric counts"
+    assert again["data"]["ppl/a"] == "z"
+    assert again["dense"] == both["dense"]
+    assert again["speed"] == {"runs": []}
+    assert merged({}, first) == first
+
+
+def test_the_mean_accuracy_weighs_tasks_alike() -> None:
+    metrics = {"acc/a": 0.2, "acc/a/stderr": 0.03, "acc/b": 0.6, "acc/b/stderr": 0.04, "ppl/c": 9.0}
+    assert averaged(metrics) == pytest.approx({"acc/mean": 0.4, "acc/mean/stderr": 0.05 / 2})
+    assert averaged({"acc/a": 0.2, "acc/a/stderr": 0.03}) == {}
 
 
 def test_digests_name_the_data_of_each_metric() -> None:

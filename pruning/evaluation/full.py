@@ -1,0 +1,35 @@
+"""Perplexity and zero-shot accuracy together: `eval=full`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pruning.evaluation import Data, Evaluation, Measured
+from pruning.evaluation.tasks import Task
+
+if TYPE_CHECKING:
+    from pruning.forward import Forward
+    from pruning.mask import Mask
+
+
+@dataclass(frozen=True)
+class Full:
+    """The metrics of both. `limit` is handed to both by the configuration."""
+
+    perplexity: Any
+    zeroshot: Any
+    limit: int | None = None
+    allow_overlap: bool = False
+
+    compares: ClassVar[bool] = False
+    averages: ClassVar[bool] = True
+
+    def data(self, tokenizer: Any) -> dict[str, Data]:
+        """The windows of each corpus and the documents of each task."""
+        return {**self.perplexity.data(tokenizer), **self.zeroshot.data(tokenizer)}
+
+    def measure(self, forward: Forward, name: str, data: Data, mask: Mask) -> Measured:
+        """The perplexity on windows, the accuracy on a task."""
+        part: Evaluation = self.zeroshot if isinstance(data, Task) else self.perplexity
+        return part.measure(forward, name, data, mask)

@@ -1,0 +1,34 @@
+"""The perplexity of a mask on windows of text."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from pruning.objective.perplexity import Perplexity
+
+if TYPE_CHECKING:
+    from pruning.calibration.samples import Samples
+    from pruning.forward import Forward
+    from pruning.mask import Mask
+
+HIGHEST = 700.0  # nats; the exponential of more is no float
+
+
+def perplexity(name: str, forward: Forward, samples: Samples, mask: Mask) -> dict[str, float]:
+    """The exponential of the token-mean negative log-likelihood, and its standard error over the windows."""
+    loss = Perplexity().bind(forward, samples)
+    (score,) = loss([mask])
+    value = math.exp(min(score.loss, HIGHEST))
+    # The delta method: d exp(x) = exp(x) dx.
+    return {name: value, f"{name}/stderr": value * loss.estimate.error(score.samples)}
+
+
+def described(samples: Samples) -> dict[str, Any]:
+    """What is recorded of windows of text: where they come from, how many, and how many tokens count."""
+    return {
+        "source": samples.source,
+        "windows": samples.count,
+        "longest": samples.length,
+        "tokens_scored": sum(row.span[1] - row.span[0] for row in samples.rows),
+    }

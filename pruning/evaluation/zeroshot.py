@@ -1,0 +1,96 @@
+"""Zero-shot accuracy on tasks of lm-eval: `eval=zeroshot`, the paper's six unless others are named."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, ClassVar, cast
+
+from pruning.calibration.sources import hub_errors
+from pruning.errors import InputError, UnreachableError, first_line
+from pruning.evaluation import Data, Measured
+from pruning.evaluation.perplexity import check_limit, check_names
+from pruning.evaluation.tasks import Task, accuracy, quiet
+
+if TYPE_CHECKING:
+    from pruning.forward import Forward
+    from pruning.mask import Mask
+
+
+@dataclass(frozen=True)
+class Zeroshot:
+    """Metrics `acc/<task>`: lm-eval's `acc_norm` where a task has it, else its `acc`; and `acc/mean` over them.
+
+    With `limit`, only the first so many items of each task, for a quick look. `batch_size` is lm-eval's.
+    """
+
+    tasks: list[str]
+    limit: int | None = None
+    batch_size: int = 16
+    allow_overlap: bool = False
+
+    compares: ClassVar[bool] = False
+    averages: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_names("eval.tasks", self.tasks)
+        check_limit(self.limit)
+        check_batch_size(self.batch_size)
+        if not self.tasks:
+            raise InputError("eval.tasks is empty: name at least one task of lm-eval.")
+
+    def data(self, tokenizer: Any) -> dict[str, Task]:
+        """The documents of each task."""
+        return {f"acc/{name}": self._task(name, tokenizer) for name in dict.fromkeys(self.tasks)}
+
+    def measure(self, forward: Forward, name: str, data: Data, mask: Mask) -> Measured:
+        """The accuracy on a task."""
+        return accuracy(name, forward, cast(Task, data), mask, self.batch_size)
+
+    def _task(self, name: str, tokenizer: Any) -> Task:
+        found = _load(name)
+        config = found.config
+        places = (config.dataset_path, config.dataset_name, config.test_split or config.validation_split)
+        task = Task(found, "/".join(str(place) for place in places if place), tokenizer, self.limit)
+        if task.metric is None:
+            raise InputError(f"eval.tasks: '{name}' has no accuracy, but {', '.join(found.aggregation())}.")
+        return task
+
+
+def check_batch_size(batch_size: int) -> None:
+    """Raise InputError for a batch of nothing."""
+    if batch_size < 1:
+        raise InputError(f"eval.batch_size={batch_size}: give at least 1.")
+
+
+@lru_cache(maxsize=1)
+def manager() -> Any:
+    """lm-eval's index of its own tasks. To make it takes seconds."""
+    from lm_eval.tasks import TaskManager
+
+    with quiet():
+        return TaskManager()
+
+
+def _load(name: str) -> Any:
+    """A task of lm-eval with its documents. Raises InputError for a name that is none, or of several."""
+    tasks = manager()
+    if name not in tasks.all_tasks:
+        near = difflib.get_close_matches(name, tasks.all_subtasks, n=3, cutoff=0.5)
+        hint = f" Did you mean {' or '.join(near)}?" if near else ""
+        raise InputError(
+            f"eval.tasks: '{name}' is no task of lm-eval.{hint} `lm-eval ls tasks` lists them all."
+        )
+    if name not in tasks.all_subtasks:
+        raise InputError(f"eval.tasks: '{name}' is a group of tasks: name its tasks one by one.")
+    try:
+        with quiet():
+            loaded: Sequence[Any] = list(tasks.load([name])["tasks"].values())
+    except hub_errors() as error:
+        raise UnreachableError(
+            f"the data of task {name} cannot be read ({first_line(error)}): check the network, or evaluate on a file "
+            "of items: eval=local 'eval.items={NAME: FILE}'."
+        ) from error
+    return loaded[0]
