@@ -208,13 +208,16 @@ down() {
   rm -rf "$ROOT"
 }
 
-stop_node() { # the daemon, then the step daemons of this node and their children
-  local pid
+stop_node() { # the daemon, then those that watch over its jobs, before they can tell, and the jobs
+  local pid parent watchers=() jobs=()
   stop "$1" KILL
   for pid in $(grep -lzE "^SLURMD_NODENAME=$1\$" /proc/[0-9]*/environ 2>/dev/null | grep -oE '[0-9]+'); do
-    grep -qzE "^SLURM_CONF=$SLURM_CONF\$|^SLURM_JOB_ID=" "/proc/$pid/environ" 2>/dev/null && kill -9 "$pid" 2>/dev/null
+    grep -qzE "^SLURM_CONF=$SLURM_CONF\$" "/proc/$pid/environ" 2>/dev/null || continue
+    jobs+=("$pid")
+    parent=$(awk '/^PPid:/ {print $2}' "/proc/$pid/status" 2>/dev/null) || continue
+    [ "$(cat "/proc/$parent/comm" 2>/dev/null)" = slurmstepd ] && watchers+=("$parent")
   done
-  return 0
+  kill -9 "${watchers[@]}" "${jobs[@]}" 2>/dev/null || true
 }
 
 case ${1:-} in

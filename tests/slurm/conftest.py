@@ -47,8 +47,9 @@ class Cluster:
         return self.call("squeue", "--noheader", "--format=%N", f"--jobs={job}").strip()
 
     def ends(self, job: str, state: str) -> None:
-        """Wait until the accounting has a job in a state: it lags behind."""
+        """Wait until a job has ended in a state: the accounting lags behind, and what is cancelled lives for a while."""
         until(lambda: self.state(job) == state, f"{job} to be {state}", lambda: self.state(job))
+        until(lambda: not self.call("squeue", "--noheader", f"--jobs={job}").strip(), f"{job} to be gone")
 
 
 def until(condition: Callable[[], bool], what: str, now: Callable[[], object] = lambda: "not") -> None:
