@@ -5,6 +5,7 @@
 # make small   the paper's question on two small models and two CPU cores: hours; skips what is done, then draws
 # make paper   the paper's own grid, three 8B models: needs GPUs and a hub account
 # make figures draw all: fig1 to fig8, table1 to table3    make paper-check   the paper's numbers from its tables
+# make test-slurm   the launchers on a real SLURM of two nodes, installed from Debian's packages; as root
 # make report  one HTML page of a study: summary, figures, tables, every cell; STUDY=small RESULTS=results
 
 PYTHON ?= python3
@@ -16,7 +17,7 @@ export MLFLOW_DISABLE_TELEMETRY = true
 
 FIGURES := fig1 fig2 fig3 fig4 fig5 fig6 fig7 fig8 table1 table2 table3
 
-.PHONY: demo small paper test ui bench check lint types figures $(FIGURES) report paper-check track constraints clean
+.PHONY: demo small paper test test-slurm ui bench check lint types figures $(FIGURES) report paper-check track constraints clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
@@ -54,6 +55,9 @@ paper: $(VENV)/installed
 
 test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -n 2
+
+test-slurm: $(VENV)/installed-dev
+	TEST_SLURM=1 $(BIN)/python -m pytest tests/slurm
 
 ui: $(VENV)/installed
 	cd $(RESULTS) && MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(abspath $(BIN))/mlflow ui \
