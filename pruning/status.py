@@ -17,6 +17,7 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from rich.console import Console
@@ -84,7 +85,8 @@ def _show(results: Path) -> int:
     with Live(view(results, found, _rows()), auto_refresh=False) as live:
         while any(one.state.in_flight for one in found.values()):
             time.sleep(PAUSE)
-            found = standings(results)
+            with suppress(InputError):  # a scheduler that restarts: the next look will do
+                found = standings(results)
             live.update(view(results, found, _rows()), refresh=True)
     return _status(found)
 
