@@ -90,6 +90,11 @@ class Material:
         return shares.measure(self.cells, shares.outcomes(self.cells, None, None))
 
     @cached_property
+    def across(self) -> pd.DataFrame:
+        """What of each outcome is model and ratio, and how objectives and searches act in them."""
+        return shares.across(self.cells, shares.outcomes(self.cells, None, None))
+
+    @cached_property
     def overlaps(self) -> pd.DataFrame:
         """Pairs of masks that differ in one thing."""
         return fig4_overlap.comparisons(self.frame)

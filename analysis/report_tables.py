@@ -61,6 +61,7 @@ def tables(m: Material) -> Iterator[Table]:
             "Shares of variance within model and k, with 95 percent intervals and permutation tests",
             _shares,
         ),
+        ("across", "Model, ratio and their interactions: part of the sum of squares over all cells", _across),
         ("agreement", "Agreement of rankings of the searches, by panel and statistic", _agreement),
     ):
         try:
@@ -147,6 +148,13 @@ def _shares(m: Material) -> Built:
     columns += [(name, True, _of(name, "{:.2f}")) for name in ("share", "low", "high")]
     columns += [(name, True, _of(name, "{:.3f}")) for name in ("p", "q")]
     return _built(found, [*columns, ("why not", False, _of("p_note", None))])
+
+
+def _across(m: Material) -> Built:
+    columns = [(name, False, _of(name, None)) for name in ("outcome", "source")]
+    columns += [("df", True, _of("df", "{:.0f}")), ("share", True, _of("share", "{:.3f}"))]
+    columns += [(name, True, _of(name, "{:.3f}")) for name in ("p", "q")]
+    return _built(m.across, [*columns, ("why not", False, _of("note", None))])
 
 
 def _agreement(m: Material) -> Built:

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
+from analysis.frames import each, groups
 from analysis.load import NothingToRead
 from analysis.report_material import Material
-from analysis.report_words import count, listed, percents, reasons, sentence, times
+from analysis.report_words import count, listed, percent, percents, reasons, sentence, times
 from analysis.stats.components import Shares
 from analysis.stats.grid import COMPARISONS
 from analysis.stats.sources import SOURCES
@@ -33,6 +34,20 @@ def against(m: Material) -> Iterator[str]:
             continue
         yield sentence([_parts(label, shares), *_verdict(shares)])
         yield _told(label, table[table["outcome"] == label])
+    for label, rows in groups(m.across.dropna(subset="share"), "outcome"):
+        shown = rows[rows["source"].isin(("model", "ratio"))].sort_values("share", ascending=False)
+        words = [
+            f"the {row.source} takes {percent(row.share)} percent{_chance(row.q)}" for row in each(shown)
+        ]
+        if words:
+            yield sentence([f"{label} over all cells: {listed(words)} of the sum of squares"])
+
+
+def _chance(q: float) -> str:
+    """Whether a test tells it from chance."""
+    return (
+        " (not tested)" if math.isnan(q) else f" (q {q:.2g}{'' if q <= 0.05 else ', not told from chance'})"
+    )
 
 
 def _parts(label: str, shares: Shares) -> str:

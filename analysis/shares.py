@@ -14,13 +14,15 @@ from analysis.stats.components import Estimate, Shares
 from analysis.stats.grid import STRATUM
 
 LOSS = "calibration loss"
+MASKS = "masks"
+WITHIN = {MASKS: ("model",), LOSS: ("objective",)}
 
 
 def outcomes(frame: pd.DataFrame, perplexity: str | None, accuracy: str | None) -> dict[str, Any]:
     """Labels to values of the finished cells (None: the masks) and the columns of the strata."""
     ppl, acc = choose(frame, "ppl", perplexity), choose(frame, "acc", accuracy)
     return {
-        "masks": (None, STRATUM),
+        MASKS: (None, STRATUM),
         LOSS: (frame["loss"] - frame["dense_loss"], [*STRATUM, "objective"]),
         f"log {ppl.label}": (np.log(ppl.of(frame)), STRATUM),
         acc.label: (acc.of(frame), STRATUM),
@@ -48,13 +50,23 @@ def measure(frame: pd.DataFrame, named: dict[str, Any]) -> tuple[dict[str, Share
 
 
 def across(frame: pd.DataFrame, named: dict[str, Any]) -> pd.DataFrame:
-    """Model, ratio and how the others act in them, for the outcomes that are numbers in one unit."""
+    """Model, ratio and how the others act in them; q controls the false discovery rate over all that was tested.
+
+    Masks are compared within a model only, and losses within an objective: no distance is defined beyond.
+    """
     parts = []
-    for label, (values, by) in named.items():
-        if values is not None and by is STRATUM:
-            use = frame[values.notna()].reset_index(drop=True)
-            parts.append(variance.between(use, values.dropna().to_numpy()).assign(outcome=label))
-    return pd.concat(parts, ignore_index=True)
+    for label, (values, _) in named.items():
+        use = frame if values is None else frame[values.notna()]
+        use = use.reset_index(drop=True)
+        within = WITHIN.get(label, ())
+        found = variance.between(use, None if values is None else values.dropna().to_numpy(), within)
+        undefined = found["source"].map(lambda name, w=within: any(column in name for column in w))
+        found.loc[undefined, "note"] = f"not defined: compared within one {' and '.join(within)} only"
+        parts.append(found.assign(outcome=label))
+    table = pd.concat(parts, ignore_index=True)
+    table["q"] = controlled(list(table["p"]))
+    first = ["outcome", "source", "share", "p", "q"]
+    return table[[*first, *(c for c in table if c not in first)]]
 
 
 def _totals(shares: Shares) -> pd.DataFrame:

@@ -272,3 +272,39 @@ def test_differences_between_models_and_ratios() -> None:
     assert table.loc["model", "p"] == 0.01
     assert table.loc["model x objective", "p"] == 0.01
     assert table.loc["ratio x algorithm", "p"] > 0.05
+
+
+def test_masks_of_one_model_differ_between_ratios() -> None:
+    """Other blocks at another size are an effect of the ratio, and none of the objective or the search."""
+    rng = np.random.default_rng(1)
+    cells = frame(models=("a", "b"), ks=(5, 6), data=1, algos=3)
+    importance = rng.normal(0, 0.05, (len(cells), 30))
+    importance[:, :6] -= 3.0 * (cells["k"] == 5).to_numpy()[:, None]  # other blocks for each size
+    importance[:, 10:16] -= 3.0 * (cells["k"] == 6).to_numpy()[:, None]
+    table = variance.between(with_masks(cells, importance), None, ["model"], permutations=99).set_index(
+        "source"
+    )
+    assert table.loc["ratio", "p"] == 0.01
+    assert table.loc["ratio", "share"] > 0.9
+    assert table.loc["ratio x objective", "p"] > 0.05
+    assert table.loc["model", "df"] == 0
+    assert math.isnan(table.loc["model", "share"])
+
+
+def test_every_outcome_is_held_against_model_and_ratio_as_far_as_it_has_a_distance() -> None:
+    from analysis.shares import LOSS, MASKS, across
+
+    rng = np.random.default_rng(2)
+    cells = frame(models=("a", "b"), ks=(3, 6), objectives=2, data=1, draws=2, algos=3)
+    cells = with_masks(cells, rng.normal(size=(len(cells), 30)))
+    loss, accuracy = (
+        pd.Series(rng.normal(size=len(cells)) + size * (cells["k"] == 6)) for size in (9.0, 0.0)
+    )
+    found = across(cells, {MASKS: (None, STRATUM), LOSS: (loss, STRATUM), "accuracy": (accuracy, STRATUM)})
+    rows = found.set_index(["outcome", "source"])
+    assert set(rows.index.get_level_values("outcome")) == {MASKS, LOSS, "accuracy"}
+    assert rows.loc[(LOSS, "ratio"), "q"] <= 0.05 < rows.loc[("accuracy", "ratio"), "q"]
+    assert "within one model only" in rows.loc[(MASKS, "model x ratio"), "note"]
+    assert "within one objective only" in rows.loc[(LOSS, "model x objective"), "note"]
+    assert rows.loc[("accuracy", "model x objective"), "note"] == ""
+    assert not math.isnan(rows.loc[(MASKS, "ratio x algorithm"), "p"])

@@ -71,7 +71,9 @@ def agree(x: ArrayLike, y: ArrayLike, method: str = "spearman", seed: int = 0) -
     a, b = pairs[~np.isnan(pairs).any(axis=1)].T
     n, nan = len(a), float("nan")
     if n < LEAST:
-        return Agreement(nan, nan, nan, nan, n, False, f"{n} pair{'s' * (n != 1)}; at least {LEAST} are needed")
+        return Agreement(
+            nan, nan, nan, nan, n, False, f"{n} pair{'s' * (n != 1)}; at least {LEAST} are needed"
+        )
     if np.ptp(a) == 0 or np.ptp(b) == 0:
         return Agreement(nan, nan, nan, nan, n, False, "one of the rankings is constant")
     statistic, vectorized = STATISTICS[method]

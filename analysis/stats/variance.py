@@ -2,7 +2,7 @@
 
 On masks this is PERMANOVA (Anderson 2001) on Jaccard distance; on numbers the analysis of variance with its
 p-values from permutations. Everything is measured within strata (one model and one k), since masks of
-different models have no distance, and summed over them; `between` says how numbers differ across strata.
+different models have no distance, and summed over them; `between` says how outcomes differ across strata.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def _squares(of: Sequence[Matrix], bases: Sequence[Matrix]) -> tuple[float, int]
     return ss, sum(q.shape[1] for q in bases)
 
 
-# Across strata: for numbers only. Model and ratio are crossed with all the rest, so their labels may be
+# Across strata. Model and ratio are crossed with all the rest, so their labels may be
 # exchanged among the cells that are equal in everything else.
 _OTHERS, _REST = tuple(SETTING), (*SETTING, "algo")
 BETWEEN = (
@@ -80,19 +80,25 @@ BETWEEN = (
 )
 
 
-def between(frame: pd.DataFrame, values: ArrayLike, permutations: int = 999, seed: int = 0) -> pd.DataFrame:
-    """How numbers differ between models and ratios, and whether objectives and algorithms act alike in them.
+def between(
+    frame: pd.DataFrame,
+    values: ArrayLike | None,
+    by: Sequence[str] = (),
+    permutations: int = 999,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """How an outcome differs between models and ratios, and whether objectives and algorithms act alike in them.
 
-    Each row is adjusted for what stands in its `given`. The share is of the sum of squares over all cells.
+    Of numbers, or (None) of masks. Each row is adjusted for what stands in its `given`; the share is of the sum of
+    squares over all cells. With `by` everything is measured within the levels of some columns.
     """
-    g = gram.of_values(values)
-    total = float(np.trace(g))
+    of = grams(frame, values, by)
+    parts = [frame.iloc[rows] for rows in strata(frame, by)]
+    total = sum(float(np.trace(g)) for g in of)
     rows = []
     for source in BETWEEN:
-        q = gram.basis(indicator(labels(frame, source.columns)), fitted(frame, source.given))
-        ss = gram.explained(g, q)
-        p, note = np.nan, "one level"
-        if q.shape[1]:
-            p, note = permute.p_value(frame, [g], source, (), permutations, seed)
-        rows.append([source.name, q.shape[1], ss, ss / total if total else np.nan, p, note])
+        bases = [gram.basis(indicator(labels(p, source.columns)), fitted(p, source.given)) for p in parts]
+        ss, df = _squares(of, bases)
+        p, note = permute.p_value(frame, of, source, by, permutations, seed) if df else (np.nan, "one level")
+        rows.append([source.name, df, ss, ss / total if total and df else np.nan, p, note])
     return pd.DataFrame(rows, columns=["source", "df", "ss", "share", "p", "note"])
