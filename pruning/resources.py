@@ -7,7 +7,6 @@ from typing import Any
 
 from pruning.errors import InputError
 
-
 LEAST = {"gpus_per_rank": 0, "memory_gb": 0.1}
 
 

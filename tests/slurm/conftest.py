@@ -47,7 +47,7 @@ class Cluster:
         return self.call("squeue", "--noheader", "--format=%N", f"--jobs={job}").strip()
 
     def ends(self, job: str, state: str) -> None:
-        """Wait until a job has ended in a state: the accounting lags behind, and what is cancelled lives for a while."""
+        """Wait until a job has ended in a state: the accounting lags behind, and what is cancelled lives on a bit."""
         until(lambda: self.state(job) == state, f"{job} to be {state}", lambda: self.state(job))
         until(lambda: not self.call("squeue", "--noheader", f"--jobs={job}").strip(), f"{job} to be gone")
 
