@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -34,7 +33,7 @@ def test_only_strange_reasons_to_wait_are_told() -> None:
 
 
 @pytest.fixture
-def slurm(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, Info] | InputError]]:
+def slurm(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Info] | InputError]:
     """What SLURM says, one look after the other; the last answer stays."""
     answers: list[dict[str, Info] | InputError] = []
 
@@ -47,7 +46,7 @@ def slurm(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, Info] | In
     monkeypatch.setattr(queue, "ask", ask)
     monkeypatch.setattr(drive, "POLL", (0.0, 0.0))
     monkeypatch.setattr(drive, "SETTLED", 0.0)
-    yield answers
+    return answers
 
 
 RUNS = {"7_0": Info(active=True, waiting=False, reason="", seconds=1.0)}
