@@ -14,6 +14,8 @@ from analysis.metrics import Metric, names
 from analysis.stats.grid import STRATUM
 from analysis.typeset import Line, spread, table
 
+PAPER = {"acc": "table1_accuracy", "ppl": "table2_perplexity"}
+AVERAGED = {"acc": "six tasks", "ppl": "WikiText-2, C4 and LAMBADA"}
 GROUP = ["objective", *STRATUM, "algo"]
 
 
@@ -48,11 +50,15 @@ def typeset(found: pd.DataFrame, metric: Metric, title: str, which: int) -> Figu
     for model, k in strata:
         columns.append((f"{model}", f"k = {int(k)}"))
         keys.append((model, k, "mean"))
-        if model in published.MODELS:
+        if found.loc[(found["model"] == model) & (found["k"] == k), "paper"].notna().any():
             columns.append((f"{model}", "paper"))
             keys.append((model, k, "paper"))
     lines = [
-        Line("nothing removed", [_dense(found, m, which_, digits) for m, _, which_ in keys], heading=True)
+        Line(
+            "nothing removed",
+            [_dense(found, metric.kind, m, which_, digits) for m, _, which_ in keys],
+            heading=True,
+        )
     ]
     for objective in sorted(found["objective"].unique()):
         lines.append(Line(f"pruned for {objective}", [], heading=True))
@@ -61,13 +67,14 @@ def typeset(found: pd.DataFrame, metric: Metric, title: str, which: int) -> Figu
             own = rows[rows["algo"] == algo]
             lines.append(Line(algo, [_value(own, *key, digits) for key in keys]))
     unit = " in percent" if metric.kind == "acc" else ""
+    paper = f"paper: its mean over {AVERAGED[metric.kind]}; " if found["paper"].notna().any() else ""
     note = f"table {which}: {metric.label}{unit}, mean ± standard deviation over calibration data and draws; "
-    return table(columns, lines, title, note + "(n/m): n of m cells are done", 1.12)
+    return table(columns, lines, title, note + paper + "(n/m): n of m cells are done", 1.12)
 
 
-def _dense(found: pd.DataFrame, model: str, which: str, digits: int) -> str:
+def _dense(found: pd.DataFrame, kind: str, model: str, which: str, digits: int) -> str:
     if which == "paper":
-        return ""
+        return f"{published.dense(PAPER[kind], model):.2f}"
     dense = found.loc[found["model"] == model, "dense"].mean()
     return f"{dense:.{digits}f}" if dense == dense else number(dense)
 

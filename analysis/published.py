@@ -24,6 +24,13 @@ def pruned(name: str) -> pd.DataFrame:
     return table[table["algo"] != "dense"].reset_index(drop=True)
 
 
+def dense(name: str, model: str) -> float:
+    """The published average of a study's model with nothing removed."""
+    table = read(name)
+    rows = table[(table["algo"] == "dense") & (table["model"] == MODELS.get(model))]
+    return float(rows["average"].iloc[0])
+
+
 def value(table: pd.DataFrame, column: str, model: str, k: int, algo: str) -> float:
     """The published number for a study's model, or NaN where the paper has none."""
     rows = table[(table["model"] == MODELS.get(model)) & (table["k"] == k) & (table["algo"] == algo)]

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from analysis import report, report_summary, report_variance
+from analysis import report, report_summary, report_tables, report_variance
 from analysis.load import NothingToRead, load
 from analysis.report_material import Material
 from analysis.report_summary import parts
@@ -216,3 +216,34 @@ def test_words() -> None:
     assert percents(0.62, NOT, NOT) == "62 percent"
     assert reasons(["b", "a", "", "a"]) == "a (2 times); b"
     assert sentence(["one", "", "two"]) == "One; two."
+
+
+def test_the_paper_stands_beside_a_study_of_its_models(tmp_path: Path) -> None:
+    """LLaMA3 without 7 of 32 blocks: tables 1 to 3 of arXiv 2604.24938 v1 have averages and seconds for it."""
+    panel = ("one_shot", "greedy", "cbo")
+    write(
+        tmp_path,
+        Study(
+            models=("llama3",),
+            ratios=(7 / 32,),
+            objectives=("perplexity", "margin"),
+            algos=panel,
+            seeds=(0,),
+            metrics=("ppl/wikitext2", "ppl/c4", "ppl/lambada", "acc/piqa"),
+            lost=0,
+            broken=0,
+        ),
+    )
+    tables = {table.name: table for table in report_tables.tables(Material(tmp_path, "small"))}
+    assert _column(tables["perplexity"], "perplexity", "paper") == ["19.35", "19.90", "19.61"]
+    assert _column(tables["perplexity"], "margin", "paper") == ["–"] * 3  # noqa: RUF001 - it does not print these
+    assert _column(tables["accuracy"], "margin", "paper") == ["57.99", "60.69", "59.93"]
+    seconds = [heading for heading, _ in tables["search"].headings].index("paper, seconds")
+    assert sorted(str(row[seconds].text) for row in tables["search"].rows) == ["3,223", "551", "8,173"]
+
+
+def _column(table: report_tables.Table, objective: str, heading: str) -> list[str]:
+    """A column of the rows of one objective, in the panel's order of searches."""
+    place = {name: i for i, (name, _) in enumerate(table.headings)}
+    own = {str(r[place["search"]].text): r for r in table.rows if r[place["pruned for"]].text == objective}
+    return [str(own[algo][place[heading]].text) for algo in ("one_shot", "greedy", "cbo")]
