@@ -1,7 +1,8 @@
-"""An MLflow store as a results folder, so that figures can be drawn where only the store is at hand.
+"""An MLflow store or an archive as a results folder, so that figures can be drawn where no folder is at hand.
 
 python -m analysis.fig1_masks --results sqlite:////data/results/mlflow.db --study demo
 python -m analysis.report --results http://tracking.example.org:5000 --study demo
+python -m analysis.report --results small.tar.xz --study small
 
 The tracker records each cell's files as artifacts (`pruning.track`), so nothing is parsed twice: they are laid out
 as they were, and read as they always are. What MLflow does not hold is not there: cells that never ended, and the
@@ -20,6 +21,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from analysis import archive
+
 log = logging.getLogger(__name__)
 
 FILES = ("result.json", "mask.json", "trace.jsonl", "launch.log")
@@ -30,19 +33,38 @@ _folders: list[tempfile.TemporaryDirectory[str]] = []  # kept until the program 
 
 
 def is_store(results: Path | str) -> bool:
-    """Whether this names a tracking server or database, and not a folder."""
-    return isinstance(results, str) and _URI.match(results) is not None
+    """Whether this names a tracking server, a database or an archive, and not a folder."""
+    return is_archive(results) or _URI.match(str(results)) is not None
+
+
+def is_archive(results: Path | str) -> bool:
+    """Whether this names a file that `analysis.archive` has packed."""
+    return str(results).endswith(archive.SUFFIX)
 
 
 @cache
 def folder(results: Path | str) -> Path:
-    """The results folder itself, or a temporary one with what an MLflow store holds."""
+    """The results folder itself, or a temporary one with what an MLflow store or an archive holds.
+
+    Raises NothingToRead where there is no such file.
+    """
     if not is_store(results):
         return Path(results)
     _folders.append(tempfile.TemporaryDirectory(prefix="depth-pruning-"))
     place = Path(_folders[-1].name)
-    copy(str(results), place)
+    if is_archive(results):
+        _lay_out(Path(results), place)
+    else:
+        copy(str(results), place)
     return place
+
+
+def _lay_out(packed: Path, place: Path) -> None:
+    from analysis.load import NothingToRead
+
+    if not packed.exists():
+        raise NothingToRead(f"there is no archive {packed}.")
+    archive.unpack(packed, place)
 
 
 def copy(uri: str, place: Path, experiment: str = EXPERIMENT) -> None:

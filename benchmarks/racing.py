@@ -2,11 +2,11 @@
 
 python -m benchmarks.racing [SEEDS]
 
-Greedy, k = 4, perplexity on SmolLM2, on 32, 64 and 128 windows of 64 tokens. A seed is a random order of a random
-choice of the windows from one pool. Terms of a mask are computed once, over the whole pool, and kept in a file; both
-searches are then answered from it, so that hundreds of seeds cost little. What a search would have cost is counted as
-the engine would run it: one block forward for each distinct beginning of the masks in a batch that keeps the block,
-times the samples, and one projection to the vocabulary for each mask. Writes benchmarks/racing.json.
+Greedy, k = 4, perplexity on SmolLM2, on 32, 64 and 128 windows of 64 tokens: the quarters, the halves and the whole
+of one pool. A seed is a random order of one of them. Terms of a mask are computed once and kept in files, one a
+quarter; both searches are then answered from them, so that more seeds cost little. What a search would have cost is
+counted as the engine would run it: one block forward for each distinct beginning of the masks in a batch that keeps
+the block, times the samples, and one projection to the vocabulary for each mask. Writes benchmarks/racing.json.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from pruning.racing import Racing
 from pruning.scores import Journal, Store
 from pruning.solve import solve
 
-POOL, LENGTH, SPACE = 128, 64, Space(30, 4)
+POOL, QUARTER, LENGTH, SPACE = 128, 32, 64, Space(30, 4)
 HEAD = 8.0  # SmolLM2's projection to its vocabulary has the weights of so many blocks
 RESULTS = Path(__file__).parent / "racing.json"
 log = logging.getLogger("benchmarks")
@@ -42,19 +42,25 @@ log = logging.getLogger("benchmarks")
 
 @dataclass
 class Pool:
-    """Terms of masks over all windows, computed when they are first asked for and kept in a file."""
+    """Terms of masks over windows, computed a quarter at a time when they are first asked for, kept in files."""
 
-    journal: Journal
+    quarters: Sequence[Journal]
 
-    def terms(self, masks: Sequence[Mask]) -> list[np.ndarray[Any, Any]]:
-        """(POOL,) for each mask."""
-        missing = [mask for mask in masks if mask not in self.journal.scores]
-        if missing:
+    def terms(self, masks: Sequence[Mask], windows: np.ndarray[Any, Any]) -> list[list[float]]:
+        """The terms of each mask at some windows."""
+        for quarter in np.unique(windows // QUARTER):
+            self._complete(int(quarter), masks)
+        places = [(self.quarters[w // QUARTER], w % QUARTER) for w in windows.tolist()]
+        return [[journal.scores[mask].samples[place] for journal, place in places] for mask in masks]
+
+    def _complete(self, quarter: int, masks: Sequence[Mask]) -> None:
+        journal = self.quarters[quarter]
+        if missing := [mask for mask in masks if mask not in journal.scores]:
             samples = Text("pydoc", POOL, LENGTH, 0).draw(models.tokenizer(SMOLLM2))
-            for score in Perplexity().bind(Forward(smollm2()), samples)(missing):
-                self.journal.add(score)
-                log.info("pool: %d masks", len(self.journal.scores))
-        return [np.array(self.journal.scores[mask].samples) for mask in masks]
+            part = samples.part(quarter * QUARTER, (quarter + 1) * QUARTER)
+            for score in Perplexity().bind(Forward(smollm2()), part)(missing):
+                journal.add(score)
+                log.info("pool, quarter %d: %d masks", quarter, len(journal.scores))
 
 
 @dataclass
@@ -78,8 +84,8 @@ class Drawn:
         def terms(masks: Sequence[Mask]) -> Iterator[tuple[Mask, Sequence[float], float]]:
             self.blocks += block_forwards(masks) * (stop - start)
             self.heads += len(masks) * (stop - start)
-            for mask, found in zip(masks, self.pool.terms(masks), strict=True):
-                yield mask, found[self.windows[start:stop]].tolist(), 1.0
+            for mask, found in zip(masks, self.pool.terms(masks, self.windows[start:stop]), strict=True):
+                yield mask, found, 1.0
 
         return Loss(Estimate((1.0,) * (stop - start), (0,) * (stop - start)), terms)
 
@@ -106,7 +112,8 @@ def measure(pool: Pool, samples: int, seeds: int, racing: Racing) -> dict[str, A
     """Both searches on each seed."""
     equal, rows = 0, []
     for seed in range(seeds):
-        windows = np.random.default_rng(seed).permutation(POOL)[:samples]
+        first = samples * (seed % (POOL // samples))
+        windows = first + np.random.default_rng(seed).permutation(samples)
         (plain, full), (raced, part) = (search(pool, windows, r) for r in (Racing(), racing))
         equal += plain == raced
         rows.append((part.heads / full.heads, full.blocks / part.blocks, _work(full) / _work(part)))
@@ -132,7 +139,8 @@ def main() -> None:
     seeds = int(sys.argv[1]) if len(sys.argv) > 1 else 20
     folder = Path("results") / "benchmarks"
     folder.mkdir(parents=True, exist_ok=True)
-    pool = Pool(Journal.open(folder / "racing_pool.jsonl", SPACE.n_blocks))
+    names = [folder / f"racing_{quarter}.jsonl" for quarter in range(POOL // QUARTER)]
+    pool = Pool([Journal.open(name, SPACE.n_blocks) for name in names])
     found = []
     for samples in (128, 64, 32):
         found.append(measure(pool, samples, seeds, Racing(0.01)))
