@@ -6,6 +6,7 @@
 # make paper   the paper's own grid, three 8B models: needs GPUs and a hub account
 # make figures draw all: fig1 to fig8, table1 to table3    make paper-check   the paper's numbers from its tables
 # make test-slurm   the launchers on a real SLURM of two nodes, installed from Debian's packages; as root
+# make gpu-check   once on a GPU node: the engine's losses there, its speed, a 1B model; FLAGS="--model DIR"
 # make report  one HTML page of a study: summary, figures, tables, every cell; STUDY=small RESULTS=results
 
 PYTHON ?= python3
@@ -17,7 +18,7 @@ export MLFLOW_DISABLE_TELEMETRY = true
 
 FIGURES := fig1 fig2 fig3 fig4 fig5 fig6 fig7 fig8 table1 table2 table3
 
-.PHONY: demo small paper test test-slurm ui bench check lint types figures $(FIGURES) report paper-check track constraints clean
+.PHONY: demo small paper test test-slurm ui bench gpu-check check lint types figures $(FIGURES) report paper-check track constraints clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
@@ -77,6 +78,9 @@ paper-check: $(VENV)/installed
 
 bench: $(VENV)/installed
 	$(BIN)/python -m benchmarks.run
+
+gpu-check: $(VENV)/installed
+	$(BIN)/python -m benchmarks.gpu_check $(FLAGS)
 
 track: $(VENV)/installed
 	$(BIN)/python -m pruning.track $(RESULTS)

@@ -37,5 +37,6 @@ class Plain(Forward):
 
     def _plain(self, batch: Batch) -> torch.Tensor:
         inputs = batch.inputs(self.model.device, self.model.module.dtype)
-        logits = self.model.module(**inputs, use_cache=False).logits.flatten(0, 1)[batch.places]
-        return -torch.nn.functional.cross_entropy(logits.float(), batch.targets, reduction="none").double()
+        logits = self.model.module(**inputs, use_cache=False).logits.flatten(0, 1)
+        logits, targets = logits[batch.places.to(logits.device)], batch.targets.to(logits.device)
+        return -torch.nn.functional.cross_entropy(logits.float(), targets, reduction="none").double().cpu()

@@ -1,0 +1,200 @@
+"""Check a machine's GPUs once, before a grid is sent there: make gpu-check.
+
+What runs is what cells run: every line is a check that fails by itself, and the exit status is 0 only if none did.
+
+- the devices, what they hold, and how fast their products are;
+- the engine's losses equal those of one masked forward pass per mask, in float32 and in bfloat16;
+- equal batches give equal losses, to the last bit, and float32 products are not rounded to TF32;
+- with several GPUs, a model that is spread over them has the losses of one that is not;
+- a small benchmark, plain passes against the engine;
+- a search and an evaluation on a model of about 1B parameters, if its weights are here.
+
+python -m benchmarks.gpu_check [--device cuda|cpu] [--model DIR]
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.gpu_material import BLOCKS, items, llama, losses, masks, text, weights, windows
+from benchmarks.plain import Plain
+from pruning import device, models
+from pruning.errors import PruningError
+from pruning.forward import Forward
+from pruning.mask import Mask
+from pruning.models import LanguageModel
+
+log = logging.getLogger("gpu_check")
+
+NO_GPU = """no GPU is visible to PyTorch ({why}). On a cluster, run this on a GPU node:
+    srun --gpus=1 --cpus-per-task=8 --mem=32G --time=30 make gpu-check
+Otherwise check `nvidia-smi`, CUDA_VISIBLE_DEVICES, and that PyTorch is built for CUDA (pip install torch). To try the
+checks themselves without a GPU: python -m benchmarks.gpu_check --device cpu"""
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 3e-2}  # relative, of log-likelihoods of rows
+
+
+class Failure(Exception):  # noqa: N818 - what is raised by a check is its finding
+    """A check that has failed; the text says in what."""
+
+
+def main() -> None:
+    """Run all checks; exits with 1 if one has failed, with 2 where there is no GPU."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_check")
+    parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
+    parser.add_argument("--model", help="a directory of about 1B parameters for the last check")
+    asked = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    if asked.device == "cuda" and not torch.cuda.is_available():
+        why = f"PyTorch {torch.__version__}, built for CUDA {torch.version.cuda or 'not at all'}"
+        log.error(NO_GPU.format(why=why))
+        raise SystemExit(2)
+    device.exact()
+    failed = [
+        name for name, check in checks(torch.device(asked.device), asked.model) if not passes(name, check)
+    ]
+    log.info("%s", f"FAILED: {', '.join(failed)}" if failed else "all checks passed")
+    raise SystemExit(1 if failed else 0)
+
+
+def checks(where: torch.device, model: str | None) -> Iterator[tuple[str, Callable[[], str]]]:
+    """Name and action of every check that this machine can run."""
+    for dtype in (torch.float32, torch.bfloat16):
+        name = str(dtype).removeprefix("torch.")
+        yield f"speed of products, {name}", lambda dtype=dtype: speed(where, dtype)  # type: ignore[misc]
+        yield f"engine equals plain passes, {name}", lambda dtype=dtype: equal(where, dtype)  # type: ignore[misc]
+        yield f"equal batches, equal losses, {name}", lambda dtype=dtype: repeats(where, dtype)  # type: ignore[misc]
+    yield "float32 stays float32", lambda: exactness(where)
+    if where.type == "cuda" and torch.cuda.device_count() > 1:
+        yield "a model spread over GPUs", spread
+    yield "engine against plain passes", lambda: bench(where)
+    yield "a model of about 1B parameters", lambda: smoke(where, model)
+
+
+def passes(name: str, check: Callable[[], str]) -> bool:
+    """Run one check and print a line for it."""
+    started = time.perf_counter()
+    try:
+        found, good = check(), True
+    except Failure as failure:
+        found, good = str(failure), False
+    except Exception as error:
+        log.exception("%s", name)
+        found, good = f"{type(error).__name__}: {error}", False
+    log.info("%-6s %-42s %6.1f s  %s", "ok" if good else "FAILED", name, time.perf_counter() - started, found)
+    return good
+
+
+def speed(where: torch.device, dtype: torch.dtype, width: int = 0) -> str:
+    """Operations a second of one large product, and what there is of memory."""
+    width = width or (8192 if where.type == "cuda" else 1024)
+    a, b = (torch.randn(width, width, device=where).to(dtype) for _ in range(2))
+    a @ b
+    best = min(seconds(where, lambda: a @ b) for _ in range(5))
+    there = torch.cuda.get_device_name(where) if where.type == "cuda" else "CPU"
+    memory = device.free_memory(torch.nn.Linear(1, 1).to(where)) / 1e9
+    return f"{2 * width**3 / best / 1e12:.1f} TFLOP/s, {memory:.0f} GB free, {there}"
+
+
+def seconds(where: torch.device, action: Callable[[], Any]) -> float:
+    """How long a device takes for something."""
+    device.synchronize([where])
+    started = time.perf_counter()
+    action()
+    device.synchronize([where])
+    return time.perf_counter() - started
+
+
+def equal(where: torch.device, dtype: torch.dtype) -> str:
+    """Log-likelihoods of texts and items under many masks, both ways."""
+    worst = 0.0
+    model = llama(where, dtype)
+    for samples in (windows(6, 48), items(6)):
+        engine = losses(Forward(model, 512), samples, masks())
+        plain = losses(Plain(model, 512), samples, masks())
+        worst = max(worst, float(np.max(np.abs(engine - plain) / np.abs(plain))))
+    if worst > TOLERANCE[dtype]:
+        raise Failure(f"they differ by {worst:.1e}, more than {TOLERANCE[dtype]:.0e}")
+    return f"relative difference at most {worst:.1e}"
+
+
+def repeats(where: torch.device, dtype: torch.dtype) -> str:
+    """The same masks asked for twice, the second time one by one."""
+    model, samples = llama(where, dtype), windows(6, 48)
+    first, again = (losses(Forward(model, 512), samples, masks()) for _ in range(2))
+    alone = np.concatenate([losses(Forward(model, 512), samples, [mask]) for mask in masks()])
+    if not np.array_equal(first, again):
+        raise Failure(f"the same losses differ by {np.max(np.abs(first - again)):.1e} the second time")
+    if dtype == torch.bfloat16 and not np.array_equal(first, alone):
+        raise Failure(f"a mask's losses depend on its company, by {np.max(np.abs(first - alone)):.1e}")
+    return f"{first.size} log-likelihoods, bit by bit"
+
+
+def exactness(where: torch.device) -> str:
+    """A product whose factors need more than TF32's 10 bits."""
+    factor = torch.full((256, 256), 1 + 2.0**-12, device=where)
+    error = float(((factor @ factor).double() - 256 * (1 + 2.0**-12) ** 2).abs().max())
+    if error > 1e-2:
+        raise Failure(f"products of float32 are off by {error:.1e}: is NVIDIA_TF32_OVERRIDE set?")
+    return f"error {error:.1e}"
+
+
+def spread() -> str:
+    """A model split by hand over all GPUs, against the same on the first."""
+    from accelerate import dispatch_model
+
+    whole, parts = llama(torch.device("cuda", 0), torch.float32), llama(torch.device("cpu"), torch.float32)
+    count = torch.cuda.device_count()
+    places = {f"model.layers.{block}": block * count // BLOCKS for block in range(BLOCKS)}
+    ends = {"model.embed_tokens": 0, "model.rotary_emb": 0, "model.norm": count - 1, "lm_head": count - 1}
+    spread_out = LanguageModel(dispatch_model(parts.module, device_map=places | ends), parts.info)
+    one, many = (losses(Forward(model, 512), windows(6, 48), masks()) for model in (whole, spread_out))
+    if not np.allclose(one, many, rtol=TOLERANCE[torch.float32]):
+        raise Failure(f"losses differ by {np.max(np.abs(one - many)):.1e}")
+    return f"{count} GPUs, the losses of one"
+
+
+def bench(where: torch.device) -> str:
+    """Single removals of a model as wide as SmolLM2, in bfloat16, both ways."""
+    model = llama(where, torch.bfloat16, 576 if where.type == "cuda" else 64)
+    samples, singles = windows(16, 128), [Mask(BLOCKS, (block,)) for block in range(BLOCKS)]
+    plain, engine = (
+        seconds(where, lambda forward=forward: losses(forward, samples, singles))  # type: ignore[misc]
+        for forward in (Plain(model, 4096), Forward(model, 4096))
+    )
+    tokens = len(singles) * sum(len(row.input_ids) for row in samples.rows)
+    return (
+        f"plain {plain:.2f} s, engine {engine:.2f} s, {plain / engine:.1f}x; {tokens / engine:,.0f} tokens/s"
+    )
+
+
+def smoke(where: torch.device, given: str | None) -> str:
+    """Score single removals of a real model and evaluate the best."""
+    from pruning.evaluation.text import perplexity
+
+    if (found := weights(given, where)) is None:
+        return "skipped: no weights here. Download some (hf download Qwen/Qwen3-0.6B), or give --model DIR"
+    model = models.load(found)
+    samples = text(found)
+    singles = [Mask(model.info.n_blocks, (block,)) for block in range(0, model.info.n_blocks, 4)]
+    forward = Forward(model, 4096)
+    best = singles[int(np.argmax(losses(forward, samples, singles).sum(1)))]
+    dense, pruned = (perplexity("ppl", forward, samples, mask)["ppl"] for mask in (Mask(best.n_blocks), best))
+    peak = device.peak_memory(model.module) / 1e9
+    if not np.isfinite([dense, pruned]).all():
+        raise Failure(f"{found.path}: perplexities {dense} and {pruned}")
+    lost = f"perplexity {dense:.2f}, {pruned:.2f} without block {best.dropped[0]}"
+    return f"{found.path}: {lost}; peak {peak:.1f} GB"
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except PruningError as problem:
+        raise SystemExit(str(problem)) from None

@@ -1,0 +1,54 @@
+"""The check of a GPU node: the same code on the CPU, and what it says without a GPU."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import gpu_check
+
+
+def run(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, *words: str) -> tuple[int, str]:
+    monkeypatch.setattr("sys.argv", ["gpu_check", *words])
+    with caplog.at_level(logging.INFO), pytest.raises(SystemExit) as end:
+        gpu_check.main()
+    assert isinstance(end.value.code, int)
+    return end.value.code, caplog.text
+
+
+def test_all_checks_pass_on_the_cpu(
+    model_folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    status, text = run(monkeypatch, caplog, "--device", "cpu", "--model", str(model_folder))
+    assert status == 0, text
+    assert "all checks passed" in text
+    assert f"{model_folder}: perplexity" in text
+
+
+def test_a_check_that_fails_is_named_and_ends_in_failure(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    chosen = [
+        (name, check)
+        for name, check in gpu_check.checks(torch.device("cpu"), None)
+        if "plain passes, f" in name
+    ]
+    monkeypatch.setattr(gpu_check, "checks", lambda *_: chosen)
+    monkeypatch.setattr(gpu_check, "TOLERANCE", {torch.float32: 0.0})
+    status, text = run(monkeypatch, caplog, "--device", "cpu")
+    assert status == 1
+    assert "FAILED: engine equals plain passes, float32" in text
+    assert "they differ by" in text
+
+
+def test_without_a_gpu_it_says_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    status, text = run(monkeypatch, caplog)
+    assert status == 2
+    for part in ("no GPU is visible to PyTorch", "srun --gpus=1", "nvidia-smi", "--device cpu"):
+        assert part in text
