@@ -78,7 +78,7 @@ def load(results: Path | str, study: str | None = None) -> pd.DataFrame:
             known = ", ".join(sorted(p.stem for p in path.parent.glob("*.json"))) or "none"
             raise NothingToRead(f"no study '{study}' in {results}. Studies there: {known}.")
         keys = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    frame = pd.DataFrame([_row(results / key) for key in keys])
+    frame = _told_apart(pd.DataFrame([_row(results / key) for key in keys]))
     if frame.empty or not (frame["status"] == "done").any():
         raise NothingToRead(f"no finished cell in {results}: run `python launch.py` first.")
     frame = frame.reindex(columns=[*COLUMNS, *(c for c in frame if c not in COLUMNS)])
@@ -108,8 +108,32 @@ def _row(place: Path) -> dict[str, Any]:
     row = {"cell": result["cell"], "status": result["status"], **named, "seed": config["seed"]}
     row |= {f"protect_{end}": config.get("protect", {}).get(end, 0) for end in ("first", "last")}
     drawn = config.get("calibration", {})
-    row |= {"calibration": drawn.get("source"), "samples": drawn.get("samples"), "draw": drawn.get("seed")}
+    row |= {
+        "calibration": _data(drawn),
+        "path": drawn.get("path"),
+        "samples": drawn.get("samples"),
+        "draw": drawn.get("seed"),
+    }
     return row | {"length": drawn.get("length")} | (_measured(result) if result["status"] == "done" else {})
+
+
+def _data(drawn: Mapping[str, Any]) -> str | None:
+    """A short name of calibration data: the source, or what a file or a data set of a hub is called."""
+    if "text" in drawn and "items" in drawn:
+        return f"{_data(drawn['text'])} + {_data(drawn['items'])}"
+    if drawn.get("source") in ("file", "hub") and drawn.get("path"):
+        path = Path(drawn["path"])
+        return path.stem if drawn["source"] == "file" else path.name
+    return drawn.get("source")
+
+
+def _told_apart(frame: pd.DataFrame) -> pd.DataFrame:
+    """Data that share a short name but no path go by their paths; the paths themselves are dropped."""
+    if "path" not in frame:
+        return frame
+    paths = frame.groupby("calibration")["path"].transform("nunique")
+    alike = frame["path"].notna() & (paths > 1)
+    return frame.assign(calibration=frame["calibration"].mask(alike, frame["path"])).drop(columns="path")
 
 
 def _named(key: str) -> dict[str, Any]:
@@ -134,7 +158,6 @@ def _measured(result: Mapping[str, Any]) -> dict[str, Any]:
         "model": result["model"]["name"],
         "n_blocks": result["mask"]["n_blocks"],
         "objective": calibration["objective"],
-        "calibration": calibration["source"],
         "samples": calibration["samples"],
         "length": calibration.get("length"),
         "draw": calibration["seed"],

@@ -212,3 +212,26 @@ def test_names_look_alike_everywhere() -> None:
     assert names == ["one_shot", "greedy", "exhaustive", "annealing"]
     many = figure.looks([str(i) for i in range(30)])
     assert len(set(many.values())) == 30
+
+
+def test_calibration_data_go_by_short_names_and_by_paths_where_these_are_alike(tmp_path: Path) -> None:
+    keys = write(tmp_path, Study(**(ONE.__dict__ | {"seeds": (0, 1, 2, 3), "cells": []})))
+    given = [
+        {"source": "file", "path": "/data/a/wiki.txt"},
+        {"source": "hub", "path": "allenai/c4", "name": "en"},
+        {"text": {"source": "pydoc"}, "items": {"source": "file", "path": "own.jsonl"}},
+        {"source": "commonsense170k", "path": "zwhe99/commonsense_170k"},
+    ]
+    for key, drawn in zip(keys, given, strict=True):
+        _recalibrated(tmp_path / key / "result.json", drawn)
+    assert list(load(tmp_path, "small")["calibration"]) == ["wiki", "c4", "pydoc + own", "commonsense170k"]
+    _recalibrated(tmp_path / keys[1] / "result.json", {"source": "file", "path": "/data/b/wiki.txt"})
+    found = load(tmp_path, "small")
+    assert list(found["calibration"][:2]) == ["/data/a/wiki.txt", "/data/b/wiki.txt"]
+    assert "path" not in found
+
+
+def _recalibrated(path: Path, drawn: dict[str, object]) -> None:
+    record = json.loads(path.read_text(encoding="utf-8"))
+    record["config"]["calibration"] = drawn | {"samples": 16, "seed": 0}
+    path.write_text(json.dumps(record), encoding="utf-8")
