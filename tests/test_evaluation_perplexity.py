@@ -155,7 +155,7 @@ def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any], messa
         (
             {"a": {"path": "x", "widow": 9}},
             None,
-            "unknown setting of eval.corpora.a 'widow'. Did you mean window?",
+            "unknown setting of eval.corpora.a 'widow'. Did you mean window",
         ),
         ({"a": "x.txt"}, None, "eval.corpora.a=x.txt: give settings, as in {source: file, path: FILE}"),
         ({"heldout": {"path": "x"}}, None, "'heldout' names metrics"),

@@ -7,8 +7,10 @@ even if the next measurement fails. torch, lm-eval and the like are imported whe
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 if TYPE_CHECKING:
@@ -58,6 +60,10 @@ class Evaluation(Protocol):
         """Whether data that the calibration shares are measured all the same."""
         ...
 
+    def files(self) -> Sequence[str]:
+        """The local files that are read."""
+        ...
+
     def data(self, tokenizer: Any) -> Mapping[str, Data]:
         """The data by the metric that is measured on them.
 
@@ -68,3 +74,16 @@ class Evaluation(Protocol):
     def measure(self, forward: Forward, name: str, data: Data, mask: Mask) -> Measured:
         """The metric `name` of a mask, on its data; `forward.scales` are the compensating factors."""
         ...
+
+
+def digests_of(paths: Sequence[str]) -> dict[str, str | None]:
+    """The SHA-256 of files, by the paths that were given; None where there is no file any more."""
+    return {path: _digest(Path(path).expanduser()) for path in paths}
+
+
+def _digest(file: Path) -> str | None:
+    try:
+        with file.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError:
+        return None

@@ -25,6 +25,10 @@ class Full:
     compares: ClassVar[bool] = False
     averages: ClassVar[bool] = True
 
+    def files(self) -> tuple[str, ...]:
+        """The files of corpora."""
+        return tuple(self.perplexity.files())
+
     def data(self, tokenizer: Any) -> dict[str, Data]:
         """The windows of each corpus and the documents of each task."""
         return {**self.perplexity.data(tokenizer), **self.zeroshot.data(tokenizer)}

@@ -36,6 +36,10 @@ class Heldout:
     compares: ClassVar[bool] = False
     averages: ClassVar[bool] = False
 
+    def files(self) -> tuple[str, ...]:
+        """None."""
+        return ()
+
     def data(self, tokenizer: Any) -> dict[str, Samples]:
         """The samples, by what is measured on them. Raises InputError where there are not so many."""
         try:

@@ -63,6 +63,10 @@ class Local:
         for name in self.texts:
             self._corpus(name).check("eval")
 
+    def files(self) -> tuple[str, ...]:
+        """All of them."""
+        return (*self.texts.values(), *self.items.values())
+
     def data(self, tokenizer: Any) -> dict[str, Data]:
         """The windows of each text and the items of each file."""
         found: dict[str, Data] = {}

@@ -44,6 +44,10 @@ class Perplexity:
         for name, corpus in made.items():
             corpus.check(f"eval.corpora.{name}")
 
+    def files(self) -> tuple[str, ...]:
+        """The files of corpora."""
+        return tuple(c.path for c in self.corpora.values() if c.source == "file" and c.path)
+
     def data(self, tokenizer: Any) -> dict[str, Samples]:
         """The windows of each corpus."""
         return {

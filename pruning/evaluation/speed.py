@@ -67,6 +67,10 @@ class Speed:
             if getattr(self, name) < least:
                 raise InputError(f"eval.{name}={getattr(self, name)}: give at least {least}.")
 
+    def files(self) -> tuple[str, ...]:
+        """None."""
+        return ()
+
     def data(self, tokenizer: Any) -> dict[str, Machine]:  # noqa: ARG002 - what is fed is random
         """The device, under the name of the metric."""
         device = machine()

@@ -41,6 +41,10 @@ class Zeroshot:
         if not self.tasks:
             raise InputError("eval.tasks is empty: name at least one task of lm-eval.")
 
+    def files(self) -> tuple[str, ...]:
+        """None."""
+        return ()
+
     def data(self, tokenizer: Any) -> dict[str, Task]:
         """The documents of each task."""
         return {f"acc/{name}": self._task(name, tokenizer) for name in dict.fromkeys(self.tasks)}
