@@ -40,9 +40,10 @@ class Metric:
 
 
 def names(frame: pd.DataFrame, kind: str) -> tuple[str, ...]:
-    """All metrics of a kind that some cell has, in alphabetical order."""
+    """All metrics of a kind that some cell has, in alphabetical order; a recorded mean of others is none."""
     columns = (str(column).removeprefix("pruned/") for column in frame if str(column).startswith("pruned/"))
-    return tuple(sorted(c for c in columns if c.startswith(f"{kind}/") and not c.endswith("/stderr")))
+    own = (c for c in columns if c.startswith(f"{kind}/") and not c.endswith("/stderr"))
+    return tuple(sorted(c for c in own if c != f"{kind}/mean"))
 
 
 def choose(frame: pd.DataFrame, kind: str, name: str | None = None) -> Metric:

@@ -146,6 +146,13 @@ def test_metrics_by_name_and_mean(results: Path) -> None:
         metrics.choose(frame, "acc", "arc_easy")
 
 
+def test_a_recorded_mean_is_no_task_of_its_own(results: Path) -> None:
+    frame = load(results, "small").assign(**{"pruned/acc/mean": 0.9, "pruned/acc/mean/stderr": 0.1})
+    assert metrics.choose(frame, "acc").label == "mean accuracy (2 tasks)"
+    with pytest.raises(NothingToRead, match="Measured: acc/boolq, acc/piqa"):
+        metrics.choose(frame, "acc", "mean")
+
+
 def test_a_mean_over_fewer_metrics_is_no_mean(results: Path) -> None:
     frame = load(results)
     metric = metrics.choose(frame, "ppl")
