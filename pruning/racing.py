@@ -7,10 +7,10 @@ which `best` matter, and r looks before the last sample, c is out where
     mean(d)  >  q * se(d)        q: the 1 - delta / (r * (m - best)) quantile of Student's t
 
 The question is not what an infinite population would say but which candidates win on all S samples, and their order
-is random, so se carries the correction for a finite population, sqrt(1 - n / S). A candidate that belongs to the
-best is lost by a false alarm against one of the m - best others at one of the looks: by Bonferroni's inequality
-with a probability of at most about delta a batch ("about": terms are not normal, so no look is taken before `first`
-samples).
+is random (`Samples.shuffled`), so se carries the correction for a finite population, sqrt(1 - n / S). A candidate
+that belongs to the best is lost by a false alarm against one of the m - best others at one of the looks: by
+Bonferroni's inequality with a probability of at most about delta a batch ("about": terms are not normal, so no look
+is taken before `first` samples).
 
 Means of unpaired halves, the usual successive halving, lose the winner often: candidates differ by less than
 samples do.

@@ -90,8 +90,8 @@ def prepare(cell: Cell) -> Prepared:
 
 @lru_cache(maxsize=16)
 def _draw(calibration: Hashable, model: models.Model) -> Samples:
-    """The samples of frozen settings, drawn once for all cells that share them."""
-    return cast(Calibration, calibration).draw(models.tokenizer(model))
+    """The samples of frozen settings, in random order, drawn once for all cells that share them."""
+    return cast(Calibration, calibration).draw(models.tokenizer(model)).shuffled()
 
 
 _data: dict[tuple[str, models.Model], Mapping[str, Data]] = {}

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -211,3 +212,38 @@ def test_both_parts_are_chosen_and_set_on_the_command_line() -> None:
     both = instantiate(found)
     assert (both.text.path, both.items.samples, both.text.seed) == ("Salesforce/wikitext", 9, 4)
     assert hash(both) == hash(instantiate(found))
+
+
+def unnumbered(samples: Samples) -> set[tuple[tuple[int, ...], ...]]:
+    return {tuple(row.input_ids for row in unit) for unit in samples.units}
+
+
+def test_shuffled_samples_are_the_same_in_an_order_that_the_seed_draws() -> None:
+    windows = Samples("text", "t", tuple(Row((i, i + 1), (1, 2)) for i in range(40)), 3)
+    found = windows.shuffled()
+    assert unnumbered(found) == unnumbered(windows)
+    assert windows.shuffled().sha256 == found.sha256
+    first = [row.input_ids[0] for row in found.rows]
+    assert first != sorted(first)
+    assert abs(sum(first[:20]) / 20 - 19.5) < 6, "the first half is no longer the first half of the source"
+    assert [row.input_ids[0] for row in replace(windows, seed=4).shuffled().rows] != first
+
+
+def test_shuffled_items_keep_their_choices_and_are_numbered_in_their_new_order() -> None:
+    rows = tuple(Row((i, c), (1, 2), i, c, c == i % 2) for i in range(20) for c in (0, 1))
+    items = Samples("items", "i", rows, 0)
+    found = items.shuffled()
+    assert [row.item for row in found.rows] == [row.item for row in rows]
+    assert unnumbered(found) == unnumbered(items)
+    assert [row.input_ids for row in found.rows] != [row.input_ids for row in rows]
+    assert all(row.right == (row.choice == row.input_ids[0] % 2) for row in found.rows)
+
+
+def test_of_both_kinds_each_stays_in_the_places_of_its_kind() -> None:
+    texts = tuple((Row((i, i + 1), (1, 2)),) for i in range(9))
+    items = tuple((Row((i, 5), (1, 2), i, 0, True), Row((i, 6), (1, 2), i, 1, False)) for i in range(20))
+    both = Samples("both", "b", tuple(row for unit in interleaved(texts, items) for row in unit), 0)
+    found = both.shuffled()
+    assert [unit[0].item is None for unit in found.units] == [unit[0].item is None for unit in both.units]
+    assert unnumbered(found) == unnumbered(both)
+    assert found.units != both.units

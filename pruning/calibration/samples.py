@@ -11,6 +11,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pruning import files
 from pruning.estimate import Estimate
 
@@ -74,6 +76,27 @@ class Samples:
     def part(self, start: int, stop: int) -> Samples:
         """The samples start..stop-1."""
         return replace(self, rows=tuple(row for unit in self.units[start:stop] for row in unit))
+
+    def shuffled(self) -> Samples:
+        """The same samples in an order that the seed draws, items numbered in it; windows take the places of windows,
+        items those of items.
+
+        Sources have an order of their own, by topic or task. Races and stages of searches look at the first samples
+        and take them for a random part of all.
+        """
+        rng, rows = np.random.default_rng(self.seed), list[Row]()
+        hands = {kind: iter(self._dealt(kind, rng)) for kind in ("text", "items")}
+        for unit in self.units:
+            rows += next(hands["text" if unit[0].item is None else "items"])
+        return replace(self, rows=tuple(rows))
+
+    def _dealt(self, kind: str, rng: np.random.Generator) -> list[tuple[Row, ...]]:
+        """The samples of a kind in random order."""
+        own = [unit for unit in self.units if (unit[0].item is None) == (kind == "text")]
+        dealt = [own[i] for i in rng.permutation(len(own))]
+        if kind == "text":
+            return dealt
+        return [tuple(replace(row, item=number) for row in unit) for number, unit in enumerate(dealt)]
 
     def only(self, kind: str) -> Samples:
         """The windows of text ("text") or the items ("items") among samples of both kinds."""
