@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, cast
 
@@ -98,6 +100,25 @@ def test_a_mask_is_measured_once_even_by_another_evaluator(tmp_path: Path) -> No
     assert evaluator(tmp_path, other)(Mask(N, (1, 2))) == metrics
     assert len(forward.asked) == 2
     assert other.asked == []
+
+
+class Slow(Counting):
+    """It takes its time, so that another gets in between."""
+
+    def loglikelihoods(
+        self, rows: Sequence[Row], masks: Iterable[Mask]
+    ) -> Iterator[tuple[Mask, list[float], float]]:
+        time.sleep(0.3)
+        yield from super().loglikelihoods(rows, masks)
+
+
+def test_two_that_want_a_measurement_at_once_make_it_once(tmp_path: Path) -> None:
+    forwards = [Slow(), Slow()]
+    with ThreadPoolExecutor() as pool:
+        jobs = [pool.submit(evaluator(tmp_path, forward), Mask(N, (1,))) for forward in forwards]
+    first, second = (job.result() for job in jobs)
+    assert first == second
+    assert sum(len(forward.asked) for forward in forwards) == len(DATA)
 
 
 def test_each_mask_has_its_own_measurement(tmp_path: Path) -> None:
