@@ -84,7 +84,8 @@ def _matrix(axes: Axes, own: pd.DataFrame, objectives: list[str], shown: list[st
             weight="bold" if best else "normal",
         )
     axes.set_ylim(len(objectives), 0)
-    axes.set_xticks(np.arange(len(shown)) + 0.5, [name.replace("/", "\n", 1) for name in shown], fontsize=7)
+    labels = [name.replace("/", "\n", 1).replace("_", "\n") for name in shown]
+    axes.set_xticks(np.arange(len(shown)) + 0.5, labels, fontsize=6.5)
     labels = [f"for {objective}" for objective in objectives] if named else [""] * len(objectives)
     axes.set_yticks(np.arange(len(objectives)) + 0.5, labels, fontsize=7.5)
     axes.tick_params(length=0)
@@ -109,10 +110,14 @@ def _regrets(axes: Axes, cells: pd.DataFrame, algos: list[str], objectives: list
                 values, [height] * len(own), marker, color=colour, ms=2.2, alpha=0.45, mec="none", ls=""
             )
             axes.plot(values.mean(), height, marker, color=colour, ms=4.8, mec="white", mew=0.5)
-    exact = bool(cells["exact"].any())
     axes.set(ylim=(len(algos) - 0.4, -0.6))
-    axes.set_xlabel(f"regret, SE ({'exact' if exact else 'best known'})", fontsize=7.5)
+    axes.set_xlabel(f"regret, SE ({_known(cells['exact'])})", fontsize=7.5)
     axes.set_yticks(range(len(algos)), algos if named else [""] * len(algos), fontsize=7.5)
+
+
+def _known(exact: pd.Series[Any]) -> str:
+    """Whether the best mask is the best of all masks, or of those that were scored."""
+    return "exact" if exact.all() else "exact in part" if exact.any() else "best known"
 
 
 def main() -> None:

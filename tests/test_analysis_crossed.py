@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from analysis import fig6_crossed
 from analysis.stats import crossed, stability
 from tests.analysis_grid import frame
 
@@ -112,3 +113,8 @@ def test_enough_is_where_agreement_stays() -> None:
     assert stability.enough(curve) == 4
     assert stability.enough(curve.assign(same=0.5)) is None
     assert stability.enough(curve.assign(same=1.0)) == 1
+
+
+def test_a_panel_is_exact_only_where_all_its_problems_were_enumerated() -> None:
+    said = [fig6_crossed._known(pd.Series(exact)) for exact in ([True, True], [True, False], [False, False])]
+    assert said == ["exact", "exact in part", "best known"]
