@@ -29,6 +29,7 @@ import pruning.calibration
 import pruning.evaluation
 import pruning.objective
 import pruning.track
+import pruning.track_server
 from pruning import compensation, models
 from pruning.cell import Cell, Choices, ForwardSettings, Protect
 from pruning.errors import InputError, PruningError, first_line, unknown
@@ -246,6 +247,7 @@ def _members() -> Iterator[tuple[str, str, type]]:
     yield "launcher", "slurm", slurm.Slurm
     yield "tracker", "none", pruning.track.Nothing
     yield "tracker", "mlflow", pruning.track.MLflow
+    yield "tracker", "server", pruning.track_server.Server
 
 
 def _classes(package: ModuleType, method: str) -> Iterator[tuple[str, Any]]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pruning.errors import InputError, UnreachableError, UnskippableError, first_line, unknown
-from pruning.placement import DEVICE_MAPS
+from pruning.placement import DEVICE_MAPS, bounds
 from pruning.resources import Resources, resources
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class Model:
     dtype: str = "bfloat16"
     attention: str = "sdpa"
     device_map: str = "auto"
-    max_memory: dict[str, str] | None = field(default=None, compare=False)
+    max_memory: Any = field(default=None, compare=False)  # untyped, so that GPUs may be numbers
     offload: str | None = field(default=None, compare=False)
     resources: Resources = field(default=Resources(), compare=False)
 
@@ -58,6 +58,7 @@ class Model:
             raise unknown("model.dtype", self.dtype, DTYPES)
         if self.attention not in ATTENTIONS:
             raise unknown("model.attention", self.attention, ATTENTIONS)
+        object.__setattr__(self, "max_memory", bounds(self.max_memory))
         if self.device_map not in DEVICE_MAPS:
             raise unknown("model.device_map", self.device_map, DEVICE_MAPS)
 

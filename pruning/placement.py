@@ -36,6 +36,17 @@ class Needs:
     largest: int
 
 
+def bounds(given: Any) -> dict[str, str] | None:
+    """`model.max_memory` as names of devices and sizes. Raises InputError for what is neither."""
+    if given is None:
+        return None
+    if not isinstance(given, Mapping):
+        raise InputError(
+            f"model.max_memory={given} is no mapping: write model.max_memory={{0: 20GiB, cpu: 50GiB}}."
+        )
+    return {str(place): str(size) for place, size in given.items()}
+
+
 def options(settings: Model, config: Any) -> dict[str, Any]:
     """What `from_pretrained` is to be told about devices: nothing for a machine without GPUs that holds the model.
 

@@ -26,7 +26,7 @@ from pruning.cell import FORMAT, Cell, described, digest
 from pruning.errors import InputError, PruningError, RankError
 from pruning.estimate import Estimate
 from pruning.evaluate import Evaluator, digests, merged
-from pruning.evaluation import Data, Evaluation
+from pruning.evaluation import Data, Evaluation, digests_of
 from pruning.evaluation.overlap import check_disjoint, overlaps
 from pruning.evaluation.text import HIGHEST
 from pruning.held import held
@@ -36,6 +36,7 @@ from pruning.objective import Calibrated
 from pruning.progress import Progress
 from pruning.scores import Journal, Store
 from pruning.solve import Solution, solve
+from pruning.track import Note, silent
 
 if TYPE_CHECKING:
     from pruning.forward import Forward
@@ -82,7 +83,7 @@ def prepare(cell: Cell) -> Prepared:
     space = mask.space(models.n_blocks(cell.model), cell.ratio, cell.k, protect.first, protect.last)
     cell.algo.evaluations(space)  # raises where the search is out of reach
     samples = _draw(cast(Hashable, cell.calibration), cell.model)
-    data = _heldout(cell.evaluation, cell.model)
+    data = _evaluation_data(cell.evaluation, cell.model)
     if not cell.evaluation.allow_overlap:
         check_disjoint(samples, data)
     return Prepared(cell, space, samples, data)
@@ -97,9 +98,9 @@ def _draw(calibration: Hashable, model: models.Model) -> Samples:
 _data: dict[tuple[str, models.Model], Mapping[str, Data]] = {}
 
 
-def _heldout(evaluation: Evaluation, model: models.Model) -> Mapping[str, Data]:
+def _evaluation_data(evaluation: Evaluation, model: models.Model) -> Mapping[str, Data]:
     """The evaluation data, likewise."""
-    key = (digest(described(evaluation)), model)
+    key = (digest([described(evaluation), digests_of(evaluation.files())]), model)
     if key not in _data:
         if len(_data) >= 16:
             del _data[next(iter(_data))]
@@ -118,8 +119,13 @@ def run(prepared: Prepared) -> dict[str, Any]:
         done = ranks.first(cell.result)
         _check_samples(prepared)
         if done is None or done["status"] != "done":
-            return _run(prepared)
-        return _evaluated(prepared, done) if missing(prepared, done) else _named(cell, done)
+            with cell.tracker.live(cell) if ranks.is_first() else silent() as note:
+                result = _run(prepared, note)
+        else:
+            result = _evaluated(prepared, done) if missing(prepared, done) else _named(cell, done)
+    if ranks.is_first():
+        cell.tracker.finished(cell.folder)
+    return result
 
 
 def _check_samples(prepared: Prepared) -> None:
@@ -154,6 +160,8 @@ def record_failure(cell: Cell, error: BaseException) -> dict[str, Any]:
     }
     if not _finished(cell):
         _put(cell.folder / "result.json", result)
+    if ranks.is_first():
+        cell.tracker.finished(cell.folder)
     return result
 
 
@@ -190,6 +198,8 @@ def _evaluated(prepared: Prepared, done: Mapping[str, Any]) -> dict[str, Any]:
 def _named(cell: Cell, done: Mapping[str, Any], grown: bool = False) -> dict[str, Any]:
     """The result under the evaluation that is asked for now; written if it has grown or was under another one."""
     result = {**done, "config": {**done["config"], "eval": cell.config["eval"]}}
+    if local := digests_of(cell.evaluation.files()):
+        result["evaluation"] = merged(done["evaluation"], {"files": local})
     if grown or result != done:
         _put(cell.folder / "config.yaml", yaml.safe_dump(result["config"], sort_keys=False))
         _put(cell.folder / "result.json", result)
@@ -210,7 +220,7 @@ def _forward(cell: Cell, model: models.LanguageModel) -> Forward:
     return Forward(model, settings.batch_tokens, settings.memory, settings.patience, settings.merge)
 
 
-def _run(prepared: Prepared) -> dict[str, Any]:
+def _run(prepared: Prepared, note: Note) -> dict[str, Any]:
     cell, started = prepared.cell, _now()
     _put(cell.folder / "config.yaml", yaml.safe_dump(dict(cell.config), sort_keys=False))
     if ranks.is_first():
@@ -230,6 +240,7 @@ def _run(prepared: Prepared) -> dict[str, Any]:
 
         def watch(evaluations: int, best: float) -> None:
             progress.update(evaluations, best)
+            note(evaluations, best)
             ledger.save()
 
         solution = solve(cell.algo, prepared.space, losses, journal, store, cell.seed, watch, cell.racing)
@@ -315,6 +326,8 @@ def _evaluation(
     if scales is not None and not cell.evaluation.compares:
         new["uncompensated"] = measured("uncompensated", found, None)["metrics"]
     new |= {"data": digests(data), "how": pruned["how"], "records": records}
+    if local := digests_of(cell.evaluation.files()):
+        new["files"] = local
     if shared := overlaps(prepared.samples, data):  # eval.allow_overlap insisted
         new["overlap"] = shared
     return new

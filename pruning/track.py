@@ -1,41 +1,61 @@
 """Mirror results into a tracker. The files are the truth: a tracker can be lost and made again from them.
 
-python -m pruning.track [RESULTS]        record every cell of a results folder in MLflow, as `make track` does
+python -m pruning.track [RESULTS] [--uri URI]
+
+Record every cell of a results folder in MLflow, as `make track` does: cells of tracker=server on their server, where
+runs of dead jobs are closed, all others in the SQLite file beside the results. With --uri, everything goes there.
 """
 
 from __future__ import annotations
 
-import hashlib
+import argparse
+import json
 import logging
 import os
-import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
+import yaml
 from filelock import FileLock
 
-from pruning import files
-from pruning.evaluation.speed import flat
-from pruning.mask import Mask
-from pruning.scores import Journal
-from pruning.solve import best_so_far
+from pruning.track_runs import record
+
+if TYPE_CHECKING:
+    from pruning.cell import Cell
 
 log = logging.getLogger(__name__)
 
+# Told while a cell is searched: the number of masks that are scored in full, and the best loss so far.
+Note: TypeAlias = Callable[[int, float], None]
+
 
 class Tracker(Protocol):
-    """What every tracker offers. It may raise: the caller warns and goes on."""
+    """What every tracker offers. `start` and `record` may raise: the caller warns and goes on. The others do not."""
 
     def start(self, results: Path) -> None:
         """Make ready, once, before any cell runs."""
         ...
 
+    def live(self, cell: Cell) -> AbstractContextManager[Note]:
+        """A context in which a cell is run."""
+        ...
+
+    def finished(self, folder: Path) -> None:
+        """A cell has a result, or a failure, in its folder."""
+        ...
+
     def record(self, results: Path, folders: Sequence[Path]) -> None:
         """Record the cells in these folders; recording one twice is the same as once."""
         ...
+
+
+@contextmanager
+def silent() -> Iterator[Note]:
+    """Nothing is told."""
+    yield lambda *_: None
 
 
 @dataclass(frozen=True)
@@ -45,13 +65,23 @@ class Nothing:
     def start(self, results: Path) -> None:
         """Nothing to do."""
 
+    def live(self, cell: Cell) -> AbstractContextManager[Note]:  # noqa: ARG002
+        """Nothing to do."""
+        return silent()
+
+    def finished(self, folder: Path) -> None:
+        """Nothing to do."""
+
     def record(self, results: Path, folders: Sequence[Path]) -> None:
         """Nothing to do."""
 
 
 @dataclass(frozen=True)
 class MLflow:
-    """Flat MLflow runs, one a cell, tagged with the study; by default in an SQLite file beside the results."""
+    """Flat MLflow runs, one a cell, tagged with the study; by default in an SQLite file beside the results.
+
+    Cells only write files. The command that started them, or `python -m pruning.track`, is the one writer here.
+    """
 
     uri: str | None = None
     experiment: str = "depth-pruning"
@@ -60,21 +90,22 @@ class MLflow:
         """Create database and experiment under a lock: two processes that do it at once corrupt it."""
         self._open(results)
 
+    def live(self, cell: Cell) -> AbstractContextManager[Note]:  # noqa: ARG002
+        """Recorded when it is done."""
+        return silent()
+
+    def finished(self, folder: Path) -> None:
+        """Recorded by the one writer."""
+
     def record(self, results: Path, folders: Sequence[Path]) -> None:
         """Record each cell, unless the very same result is there already."""
         client, experiment = self._open(results)
         for folder in folders:
-            _record(client, experiment, folder)
+            record(client, experiment, folder)
 
     def _open(self, results: Path) -> tuple[Any, str]:
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # else a dead server blocks for minutes
-        from mlflow import MlflowClient
-
-        for name in ("alembic", "mlflow"):  # importing mlflow sets these to INFO
-            logging.getLogger(name).setLevel(logging.WARNING)
         with FileLock(results / "mlflow.lock"):
-            client = MlflowClient(tracking_uri=self.uri or f"sqlite:///{results / 'mlflow.db'}")
+            client = connect(self.uri or f"sqlite:///{results / 'mlflow.db'}")
             found = client.get_experiment_by_name(self.experiment)
             location = None if self.uri else (results / "mlflow-artifacts").as_uri()
             if found is not None and location in (None, found.artifact_location):
@@ -85,128 +116,56 @@ class MLflow:
             return client, client.create_experiment(self.experiment, artifact_location=location)
 
 
-def _record(client: Any, experiment: str, folder: Path) -> None:
-    """One cell as one run; a run of an older result of the same cell is deleted."""
-    from mlflow.entities import Metric, Param, RunTag
+def connect(uri: str) -> Any:
+    """An MLflow client. One of a server that does not answer gives up after seconds, not after minutes."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    from mlflow import MlflowClient
 
-    path = folder / "result.json"
-    result = files.read_json(path)
-    studies = _studies(folder)
-    version = hashlib.sha256(path.read_bytes() + " ".join(studies).encode()).hexdigest()
-    same = client.search_runs([experiment], f"tags.cell = '{result['cell']}'")
-    if any(run.data.tags.get("result_sha256") == version for run in same):
-        return
-    for run in same:
-        client.delete_run(run.info.run_id)
-    times = {name: _milliseconds(result["environment"][name]) for name in ("started", "ended")}
-    run = client.create_run(experiment, start_time=times["started"], run_name=result["cell"])
-    tags = [RunTag(name, str(value)) for name, value in _tags(result, version, studies)]
-    params = [Param(name, str(value)[:6000]) for name, value in _flat(result["config"])]
-    metrics = [Metric(name, value, times["ended"], step) for name, value, step in _metrics(result, folder)]
-    client.log_batch(run.info.run_id, params=params, tags=tags)
-    for start in range(0, len(metrics), 1000):  # MLflow's limit for one batch
-        client.log_batch(run.info.run_id, metrics=metrics[start : start + 1000])
-    _artifacts(client, run.info.run_id, folder, result)
-    done = result["status"] == "done"
-    client.set_terminated(run.info.run_id, "FINISHED" if done else "FAILED", times["ended"])
+    for name in ("alembic", "mlflow"):  # importing mlflow sets these to INFO
+        logging.getLogger(name).setLevel(logging.WARNING)
+    return MlflowClient(tracking_uri=uri)
 
 
-def _tags(result: Mapping[str, Any], version: str, studies: Sequence[str]) -> Iterator[tuple[str, Any]]:
-    config = result["config"]
-    yield from (
-        ("cell", result["cell"]),
-        ("sweep", ", ".join(studies) or config["study"]),
-        ("result_sha256", version),
-    )
-    yield from (("model", config["model"]["name"]), ("seed", config["seed"]))
-    if result["status"] == "done":
-        yield from (("objective", result["calibration"]["objective"]), ("algo", result["search"]["algo"]))
-        yield from (("k", result["search"]["k"]), ("dropped", result["mask"]["dropped"]))
-    else:
-        yield "error", result["error"]["message"]
-    yield "git_commit", result["environment"]["commit"]
+def trackers(results: Path) -> list[tuple[Tracker, list[Path]]]:
+    """The trackers that cells of a folder are recorded with, each with the folders of those that have a result."""
+    from pruning.track_server import Server
+
+    alike: dict[str, list[Path]] = {}
+    for path in sorted(results.glob("*/config.yaml")):
+        settings = yaml.safe_load(path.read_text(encoding="utf-8")).get("tracker", {})
+        own = json.dumps(_server(settings), sort_keys=True)
+        alike.setdefault(own, []).extend([path.parent] if (path.parent / "result.json").exists() else [])
+    return [
+        (Server(**settings) if (settings := json.loads(own)) else MLflow(), folders)
+        for own, folders in alike.items()
+    ]
 
 
-def _studies(folder: Path) -> list[str]:
-    """The studies that ask for a cell."""
-    listed = sorted((folder.parent / "studies").glob("*.json"))
-    return [path.stem for path in listed if folder.name in files.read_json(path)["cells"]]
-
-
-def _metrics(result: Mapping[str, Any], folder: Path) -> Iterator[tuple[str, float, int]]:
-    """Name, value, step: the numbers of the result, and the best loss after each evaluation."""
-    if result["status"] != "done":
-        return
-    for name in ("loss", "dense_loss", "standard_error"):
-        yield f"calibration/{name}", result["calibration"][name], 0
-    for name in ("evaluations_asked", "evaluations_paid", "seconds"):
-        yield f"search/{name}", result["search"][name], 0
-    if (runner_up := result["margins"]["runner_up"]) is not None:
-        yield "margins/runner_up_difference", runner_up["difference"], 0
-        yield "margins/tied", result["margins"]["tied"], 0
-    for which in ("dense", "pruned", "uncompensated"):
-        for name, value in result["evaluation"].get(which, {}).items():
-            yield f"{which}/{name}", value, 0
-    if (speed := result["evaluation"].get("speed")) is not None:
-        yield from ((name, value, 0) for name, value in flat(speed))
-    mask = Mask.from_json(result["mask"])
-    scores = list(Journal.open(folder / "trace.jsonl", mask.n_blocks).scores.values())
-    for step, best in best_so_far(scores, len(mask.dropped)):
-        yield "search/best_loss", best, step
-
-
-def _artifacts(client: Any, run: str, folder: Path, result: Mapping[str, Any]) -> None:
-    names = ("result.json", "mask.json", "config.yaml", "trace.jsonl", "launch.log")
-    for name in names:
-        if (folder / name).exists():
-            client.log_artifact(run, str(folder / name))
-    if result["status"] == "done":
-        client.log_figure(run, _picture(Mask.from_json(result["mask"])), "mask.png")
-        for metric, path in _measurements(folder.parent, result):
-            client.log_artifact(run, str(path), f"evaluation/{metric.replace('/', '-')}")
-
-
-def _measurements(results: Path, result: Mapping[str, Any]) -> Iterator[tuple[str, Path]]:
-    """What is kept of each measurement of the mask: its record and, of a task, lm-eval's results and samples."""
-    for metric, places in result["evaluation"].get("records", {}).items():
-        record = results / places["pruned"]
-        yield from ((metric, path) for path in sorted(record.parent.glob(f"{record.stem}.*")))
-
-
-def _picture(mask: Mask) -> Any:
-    """The mask as a strip of squares, removed blocks filled."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(0.28 * mask.n_blocks + 0.4, 0.8), layout="constrained")
-    axes = figure.subplots()
-    removed = [[float(i in mask.dropped) for i in range(mask.n_blocks)]]
-    axes.pcolormesh(removed, cmap="Greys", vmin=0, vmax=1.2, edgecolors="0.6", linewidth=0.5)
-    axes.set(yticks=[], xlabel="block", xticks=[i + 0.5 for i in range(0, mask.n_blocks, 2)])
-    axes.set_xticklabels([str(i) for i in range(0, mask.n_blocks, 2)], fontsize=7)
-    return figure
-
-
-def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
-def _milliseconds(time: str) -> int:
-    return int(datetime.fromisoformat(time).timestamp() * 1000)
+def _server(settings: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The settings of a cell's server, or None where it has none."""
+    if not str(settings.get("_target_")).endswith(".Server"):
+        return None
+    return {name: value for name, value in settings.items() if name != "_target_"}
 
 
 def main() -> None:
     """Record every cell of a results folder."""
+    parser = argparse.ArgumentParser(prog="python -m pruning.track", description=__doc__)
+    parser.add_argument("results", nargs="?", default="results", help="the folder of the cells")
+    parser.add_argument("--uri", help="an MLflow store: sqlite:///FILE, http://HOST:PORT")
+    asked = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    results = Path(sys.argv[1] if len(sys.argv) > 1 else "results").resolve()
-    folders = sorted(path.parent for path in results.glob("*/result.json"))
-    if not folders:
+    results = Path(asked.results).resolve()
+    cells = sorted(path.parent for path in results.glob("*/config.yaml"))
+    if not cells:
         raise SystemExit(f"no cell found in {results}")
-    MLflow().record(results, folders)
-    log.info("%d cells recorded in %s", len(folders), results / "mlflow.db")
+    done = [folder for folder in cells if (folder / "result.json").exists()]
+    for tracker, folders in [(MLflow(asked.uri), done)] if asked.uri else trackers(results):
+        tracker.record(results, folders)
+        where = getattr(tracker, "uri", None) or results / "mlflow.db"
+        log.info("%d cells recorded in %s", len(folders), where)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,207 @@
+"""Runs that can be watched: a cell tells an MLflow server how far it is, and never waits for it.
+
+What cannot be sent is not lost, since it is in the cell's files: the next recording brings it. A cell's run is a
+provisional one while it is searched, and is replaced by what `track_runs.py` makes of the finished cell, so a server
+that was away for a while, or all the time, ends with the runs that it would have anyway.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pruning.errors import InputError, PruningError, first_line
+from pruning.track import Note, connect
+from pruning.track_runs import parameters, record
+
+if TYPE_CHECKING:
+    from pruning.cell import Cell
+
+log = logging.getLogger(__name__)
+
+LIVE = "live"  # the tag of a provisional run
+
+
+@dataclass(frozen=True)
+class Server:
+    """An MLflow server at `uri`. A running cell tells it something every `every` seconds at the most.
+
+    `patience` is for how many seconds a cell waits, at its end, for what is still to be sent.
+    """
+
+    uri: str | None = None
+    experiment: str = "depth-pruning"
+    every: float = 10.0
+    patience: float = 30.0
+
+    def __post_init__(self) -> None:
+        if not str(self.uri).startswith(("http://", "https://")):
+            raise InputError(
+                f"tracker.uri={self.uri} is no server: give tracker.uri=http://HOST:PORT or set MLFLOW_TRACKING_URI; "
+                "tracker=mlflow writes to a file, and needs none."
+            )
+        for name in ("every", "patience"):
+            if getattr(self, name) < 0:
+                raise InputError(f"tracker.{name}={getattr(self, name)} is negative: give seconds.")
+
+    def start(self, results: Path) -> None:  # noqa: ARG002 - a server has its own place
+        """Create the experiment."""
+        self.open()
+
+    def live(self, cell: Cell) -> AbstractContextManager[Note]:
+        """Tell the server, from a thread of its own, what the cell is told."""
+        return _telling(self, cell)
+
+    def finished(self, folder: Path) -> None:
+        """Record a cell's result; after `patience` seconds the cell goes on without."""
+
+        def send() -> None:
+            client, experiment = self.open()
+            record(client, experiment, folder)
+
+        if (folder / "result.json").exists():
+            _patiently(send, self.patience, folder.name)
+
+    def record(self, results: Path, folders: Sequence[Path]) -> None:
+        """Record each cell, unless the very same result is there already, and close runs whose jobs are gone."""
+        client, experiment = self.open()
+        for folder in folders:
+            record(client, experiment, folder)
+        _close(client, experiment, results)
+
+    def open(self) -> tuple[Any, str]:
+        """A client and the experiment's number."""
+        client = connect(str(self.uri))
+        if (found := client.get_experiment_by_name(self.experiment)) is None:
+            try:
+                return client, client.create_experiment(self.experiment)
+            except Exception:  # another cell was faster
+                if (found := client.get_experiment_by_name(self.experiment)) is None:
+                    raise
+        return client, found.experiment_id
+
+
+@dataclass
+class _Teller:
+    """Tells a server of one cell until it is stopped; a server that does not answer is tried again."""
+
+    server: Server
+    cell: Cell
+    points: list[tuple[int, float, int]] = field(default_factory=list)  # evaluations, best loss, milliseconds
+    stopped: threading.Event = field(default_factory=threading.Event)
+    client: Any = None
+    run: str | None = None
+    warned: bool = False
+
+    def note(self, evaluations: int, best: float) -> None:
+        """Keep a point until it is sent."""
+        self.points.append((evaluations, best, int(time.time() * 1000)))
+
+    def tell(self) -> None:
+        """Send what there is, again and again."""
+        while True:
+            last = self.stopped.is_set()
+            try:
+                self._send()
+            except Exception as error:
+                if not self.warned:
+                    log.warning("%s is not told of this cell now (%s)", self.server.uri, first_line(error))
+                self.warned = True
+            if last:
+                return
+            self.stopped.wait(self.server.every)
+
+    def _send(self) -> None:
+        from mlflow.entities import Metric
+
+        if self.client is None:
+            client, experiment = self.server.open()
+            self.run = _begin(client, experiment, self.cell)
+            self.client = client
+        chosen = self.points[:1000]  # MLflow's limit for one batch
+        if chosen:
+            found = [Metric("search/best_so_far", best, when, step) for step, best, when in chosen]
+            self.client.log_batch(self.run, metrics=found)
+            del self.points[: len(chosen)]
+
+
+@contextmanager
+def _telling(server: Server, cell: Cell) -> Iterator[Note]:
+    teller = _Teller(server, cell)
+    thread = threading.Thread(target=teller.tell, name="tracker", daemon=True)
+    thread.start()
+    try:
+        yield teller.note
+    finally:
+        teller.stopped.set()
+        thread.join(server.patience)
+
+
+def _begin(client: Any, experiment: str, cell: Cell) -> str:
+    """The provisional run of a cell: that of an earlier start, or a new one."""
+    from mlflow.entities import Param, RunTag
+
+    known = client.search_runs([experiment], f"tags.cell = '{cell.key}' and tags.{LIVE} = 'true'")
+    tags = {"cell": cell.key, "sweep": cell.study, LIVE: "true", "job": _job(), "results": str(cell.results)}
+    if known:
+        run = str(known[0].info.run_id)
+        client.update_run(run, status="RUNNING")
+    else:
+        run = str(client.create_run(experiment, run_name=cell.key).info.run_id)
+    told = [Param(name, str(value)[:6000]) for name, value in parameters(cell.config)]
+    client.log_batch(run, params=told, tags=[RunTag(name, value) for name, value in tags.items()])
+    return run
+
+
+def _job() -> str:
+    """By which the collector can tell whether a cell still runs."""
+    from pruning.launcher.process import process_name
+
+    return os.environ.get("SLURM_JOB_ID") or process_name(os.getpid())
+
+
+def _close(client: Any, experiment: str, results: Path) -> None:
+    """End the runs of cells of a results folder that nobody runs any more."""
+    running = f"tags.{LIVE} = 'true' and attributes.status = 'RUNNING'"
+    found = client.search_runs([experiment], running, max_results=50_000)
+    mine = [run for run in found if run.data.tags.get("results") == str(results)]
+    if not mine:
+        return
+    from pruning.launcher.process import process
+    from pruning.launcher.states import standings
+
+    try:
+        known = standings(results, [run.data.tags["cell"] for run in mine])
+    except PruningError as error:
+        log.warning("runs of dead jobs are left as they are: %s", error)
+        return
+    for run in mine:
+        job, standing = run.data.tags["job"], known.get(run.data.tags["cell"])
+        alive = standing.state.in_flight if standing is not None else False
+        if not alive and not (job.startswith("process-") and process(job).active):
+            client.set_terminated(run.info.run_id, "KILLED")
+
+
+def _patiently(action: Callable[[], None], seconds: float, what: str) -> None:
+    """Do something that may fail or take long; either is a warning."""
+
+    def guarded() -> None:
+        try:
+            action()
+        except Exception as error:
+            log.warning(
+                "%s is not recorded yet (%s): `python -m pruning.track` does it", what, first_line(error)
+            )
+
+    thread = threading.Thread(target=guarded, name="tracker", daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if thread.is_alive():
+        log.warning("%s is not recorded yet, the server is slow: `python -m pruning.track` does it", what)
