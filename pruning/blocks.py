@@ -67,7 +67,7 @@ def find_blocks(model: nn.Module) -> Blocks:
     """
     if model not in _found:
         config: Any = model.config
-        _check_config(config)
+        check_config(config)
         _found[model] = _probe(model, config.get_text_config(decoder=True).num_hidden_layers)
     return _found[model]
 
@@ -192,7 +192,8 @@ def _hidden(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
     return hidden if isinstance(hidden, Tensor) else None
 
 
-def _check_config(config: Any) -> None:
+def check_config(config: Any) -> None:
+    """Raise UnskippableError for a model whose configuration says that a block cannot go alone."""
     if getattr(config, "is_encoder_decoder", False):
         raise UnskippableError("an encoder-decoder model: only decoder-only language models can be pruned.")
     shared = getattr(config.get_text_config(decoder=True), "num_kv_shared_layers", 0)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pruning import cut_config, origin
-from pruning.blocks import _check_config
+from pruning.blocks import check_config
 from pruning.card import Sizes
 from pruning.cut import Plan, block_prefix
 from pruning.errors import InputError, UnskippableError
@@ -35,7 +35,7 @@ def plan_cut(wanted: Request) -> Cut:
     """Check all that can be checked without reading weights, and decide what becomes of each tensor."""
     source = origin.find(wanted.model)
     try:
-        _check_config(source.config)
+        check_config(source.config)
     except UnskippableError as error:
         raise UnskippableError(f"model {wanted.model.name}: {error}") from error
     _check_request(wanted, source)

@@ -77,7 +77,7 @@ def items(settings: Items) -> list[Item]:
         return embedded_items()[PARTS.index(settings.part) :: 2]
     if settings.source == "file":
         path = existing(settings.path)
-        return [_item(record, where) for where, record in _records(path)]
+        return [_item(record, where) for where, record in json_lines(path)]
     from pruning.calibration.commonsense170k import load
 
     return load(settings)
@@ -105,7 +105,7 @@ def pydoc(part: str) -> Iterator[str]:
 def embedded_items() -> list[Item]:
     """The multiple-choice items written for this project (Apache-2.0)."""
     path = Path(str(resources.files("pruning") / "data" / "commonsense.jsonl"))
-    return [_item(record, where) for where, record in _records(path)]
+    return [_item(record, where) for where, record in json_lines(path)]
 
 
 def existing(path: str | None) -> Path:
@@ -130,8 +130,8 @@ def _part(named: Iterable[tuple[str, str]], part: str) -> Iterator[str]:
 
 def _file_documents(path: Path, column: str) -> Iterator[str]:
     if path.suffix == ".jsonl":
-        for where, record in _records(path):
-            yield _field(record, column, where)
+        for where, record in json_lines(path):
+            yield text_field(record, column, where)
     elif path.suffix == ".parquet":
         import pandas
 
@@ -156,7 +156,8 @@ def read_text(path: Path) -> str:
         raise InputError(f"{path} is not UTF-8 text (byte {error.start}): convert it first.") from error
 
 
-def _records(path: Path) -> Iterator[tuple[str, Any]]:
+def json_lines(path: Path) -> Iterator[tuple[str, Any]]:
+    """The records of a `.jsonl` file, each with where it stands. Raises InputError for what is no JSON."""
     for number, line in enumerate(read_text(path).split("\n"), start=1):
         if line.strip():
             where = f"{path}, line {number}"
@@ -166,14 +167,15 @@ def _records(path: Path) -> Iterator[tuple[str, Any]]:
                 raise InputError(f"{where}: this is no JSON ({error.msg}).") from error
 
 
-def _field(record: Any, name: str, where: str) -> str:
+def text_field(record: Any, name: str, where: str) -> str:
+    """A field of a record that must be text; raises InputError where it is not."""
     if not isinstance(record, dict) or not isinstance(record.get(name), str):
         raise InputError(f"{where}: a text '{name}' is needed.")
     return str(record[name])
 
 
 def _item(record: Any, where: str) -> Item:
-    question = _field(record, "question", where)
+    question = text_field(record, "question", where)
     choices, answer = record.get("choices"), record.get("answer")
     if not isinstance(choices, list) or len(choices) < 2 or not all(isinstance(c, str) for c in choices):
         raise InputError(f"{where}: 'choices' must list at least two texts.")

@@ -92,7 +92,7 @@ class Local:
             file = sources.existing(path)
         except InputError as error:
             raise InputError(str(error).replace("calibration.path", f"eval.items.{name}")) from error
-        pool = [_item(record, where) for where, record in sources._records(file)]
+        pool = [_item(record, where) for where, record in sources.json_lines(file)]
         if not pool:
             raise InputError(f"eval.items.{name}={path}: the file holds no items.")
         task = loaded(name, pool, self.template)
@@ -104,7 +104,7 @@ class Local:
 
 def _item(record: Any, where: str) -> Item:
     """An item as for calibration, but that choices may be equal: in ARC some are."""
-    question = sources._field(record, "question", where)
+    question = sources.text_field(record, "question", where)
     choices, answer = record.get("choices"), record.get("answer")
     texts = isinstance(choices, list) and all(isinstance(c, str) and c.strip() for c in choices)
     if not texts or len(choices) < 2:
