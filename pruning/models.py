@@ -165,6 +165,13 @@ def n_blocks(settings: Model) -> int:
     return int(_config(settings).get_text_config(decoder=True).num_hidden_layers)
 
 
+@lru_cache(maxsize=8)
+def positions(settings: Model) -> int | None:
+    """How many tokens the model can be given at once, from the configuration alone; None where it does not say."""
+    found = getattr(_config(settings).get_text_config(decoder=True), "max_position_embeddings", None)
+    return found if isinstance(found, int) and found > 0 else None
+
+
 def placed(settings: Model) -> dict[str, Any]:
     """What `from_pretrained` is to be told about devices. Raises InputError where the model fits nowhere."""
     from pruning import placement

@@ -84,9 +84,23 @@ def prepare(cell: Cell) -> Prepared:
     cell.algo.evaluations(space)  # raises where the search is out of reach
     samples = _draw(cast(Hashable, cell.calibration), cell.model)
     data = _evaluation_data(cell.evaluation, cell.model)
+    _check_lengths(
+        cell, {"the calibration data": samples, **{f"the data of {name}": one for name, one in data.items()}}
+    )
     if not cell.evaluation.allow_overlap:
         check_disjoint(samples, data)
     return Prepared(cell, space, samples, data)
+
+
+def _check_lengths(cell: Cell, data: Mapping[str, Any]) -> None:
+    """Raise InputError for rows that are longer than the model can read; lm-eval shortens those of tasks by itself."""
+    most = models.positions(cell.model)
+    for what, one in data.items():
+        if most is not None and (length := getattr(one, "length", 0)) > most:
+            raise InputError(
+                f"{what} have rows of {length} tokens, and {cell.model.name} reads at most {most}: lower "
+                "calibration.length, or the evaluation's window or prompts."
+            )
 
 
 @lru_cache(maxsize=16)

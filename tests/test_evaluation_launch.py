@@ -130,6 +130,27 @@ def test_finished_cells_are_evaluated_again_without_a_search(
     assert [r["evaluation"] for r in back.all()] == [r["evaluation"] for r in ended.all()]
 
 
+def test_a_file_that_has_changed_is_evaluated_again(
+    launch: Command, local: list[str], tmp_path: Path, measured: list[tuple[str, Mask]]
+) -> None:
+    before = launch("k=1", *local).result()["evaluation"]
+    measured.clear()
+    items_file(tmp_path / "first.jsonl", 8, seed=2)
+    ended = launch("k=1", *local)
+    assert {name for name, _ in measured} == {"acc/first"}
+    after = ended.result()["evaluation"]
+    assert after["data"]["acc/first"] != before["data"]["acc/first"]
+    assert after["data"]["acc/second"] == before["data"]["acc/second"]
+    measured.clear()
+    with (tmp_path / "first.jsonl").open("a") as stream:
+        stream.write(
+            json.dumps({"question": "q", "choices": ["a", "b"], "answer": 1}) + "\n"
+        )  # behind the limit
+    assert "every cell was done" not in launch("k=1", *local).err
+    assert "every cell was done" in launch("k=1", *local).err
+    assert measured == []
+
+
 def test_a_larger_limit_replaces_a_quick_look(launch: Command, local: list[str]) -> None:
     quick = launch("k=1", *local).result()["evaluation"]
     whole = launch("k=1", *local[:-1]).result()["evaluation"]
@@ -151,6 +172,33 @@ def test_a_compensated_cell_is_evaluated_again_with_its_factors(launch: Command,
         assert known.items() < later["evaluation"][which].items()
     assert later["compensation"] == fresh["compensation"]
     assert later["evaluation"]["pruned"]["ppl/prose"] != later["evaluation"]["uncompensated"]["ppl/prose"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["eval=local", "eval.texts={prose: prose.txt}", "eval.window=2050"],
+            "the data of ppl/prose have rows of 2050",
+        ),
+        (
+            ["eval=speed", "eval.prompts=[2040]", "eval.new_tokens=9"],
+            "the data of speed have rows of 2049 tokens",
+        ),
+        (
+            ["calibration.length=2050", "calibration.samples=1"],
+            "the calibration data have rows of 2050 tokens",
+        ),
+    ],
+)
+def test_rows_longer_than_the_model_reads_are_refused(
+    launch: Command, tmp_path: Path, words: list[str], message: str
+) -> None:
+    (tmp_path / "prose.txt").write_text(PROSE * 300)
+    ended = launch("k=1", *words)
+    assert ended.status == 2
+    assert f"{message}" in " ".join(ended.err.split())
+    assert "and tiny reads at most 2048: lower calibration.length" in " ".join(ended.err.split())
 
 
 def test_a_model_that_has_changed_is_not_evaluated(launch: Command, local: list[str]) -> None:

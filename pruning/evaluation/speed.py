@@ -35,6 +35,7 @@ class Machine:
 
     source: str
     sha256: str
+    length: int  # tokens at the end of the longest generation
 
     def shared(self, calibration: Samples, /) -> int:  # noqa: ARG002 - random tokens are no data
         """Nothing."""
@@ -75,7 +76,8 @@ class Speed:
         """The device, under the name of the metric."""
         device = machine()
         text = json.dumps([asdict(self), device], sort_keys=True)
-        return {"speed": Machine(device, hashlib.sha256(text.encode()).hexdigest())}
+        length = max(self.prompts) + self.new_tokens
+        return {"speed": Machine(device, hashlib.sha256(text.encode()).hexdigest(), length)}
 
     def measure(self, forward: Forward, name: str, data: Data, mask: Mask) -> Measured:
         """Sizes and speeds of both models, under `speed`; of several ranks, the first measures, the others rest."""

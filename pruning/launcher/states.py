@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pruning import files
 from pruning.errors import PruningError
+from pruning.evaluation import digests_of
 from pruning.launcher import queue
 from pruning.launcher.process import process
 from pruning.launcher.records import Submission, latest
@@ -51,7 +52,10 @@ def finished(cell: Cell) -> dict[str, Any] | None:
     result = cell.result()
     if result is None or result["status"] != "done":
         return None
-    return result if result["config"].get("eval") == cell.config.get("eval") else None
+    if result["config"].get("eval") != cell.config.get("eval"):
+        return None
+    local = digests_of(cell.evaluation.files())
+    return result if local.items() <= result["evaluation"].get("files", {}).items() else None
 
 
 def standings(results: Path, keys: Iterable[str] | None = None) -> dict[str, Standing]:
