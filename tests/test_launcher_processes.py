@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pruning.errors import InputError
+from pruning.launcher.process import process_name
 from pruning.launcher.processes import Processes
 from pruning.launcher.records import submissions
 from pruning.resources import Resources
 from tests.conftest import Command
-from tests.launchers import task
+from tests.launchers import submission, task
 
 GRID = ("-m", "algo=one_shot,greedy", "k=2", "scores.share=false")
 
@@ -105,6 +108,17 @@ def test_what_this_machine_cannot_do_is_refused(
 ) -> None:
     with pytest.raises(InputError, match=message):
         launcher.check({"tiny": asked})
+
+
+def test_what_an_earlier_command_left_running_keeps_its_places(gpus: None, tmp_path: Path) -> None:
+    record = submission(tmp_path, task("a"), task("b"))
+    running, gone = process_name(os.getpid()), f"process-{socket.gethostname()}-1-7"
+    record.devices = {running: ["GPU-a"], gone: ["GPU-b"]}
+    record.save()
+    launcher = Processes()
+    launcher.submit(tmp_path, [task("c")], str(tmp_path))
+    assert launcher._places.held == {running: ["GPU-a"]}
+    assert launcher._place(Resources()) == ["GPU-b"]
 
 
 def test_what_was_cancelled_does_not_start(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from pruning.launcher.code import snapshot
 from pruning.launcher.job import Job
 from pruning.launcher.order import ORDERS
 from pruning.launcher.process import process, process_name
-from pruning.launcher.records import Submission, Task
+from pruning.launcher.records import Submission, Task, submissions
 from pruning.launcher.slurm import described, environment
 
 if TYPE_CHECKING:
@@ -82,12 +82,17 @@ class Processes:
         self._places.code = snapshot(results)
         self._places.record = Submission.begin(results, self._described(), tasks, self._places.code, where)
         self._places.waiting = list(tasks)
+        for record in submissions(results):  # what an earlier command left running has its places
+            for job, gpus in record.devices.items():
+                if process(job).active:
+                    self._places.held[job] = gpus
 
     def step(self) -> bool:
         """Start what there is a place for; whether anything still waits for one."""
         places = self._places
         for job in [job for job in places.held if not process(job).active]:
-            places.started.pop(job).poll()
+            if job in places.started:
+                places.started.pop(job).poll()
             del places.held[job]
         if places.record is not None and places.record.cancelled.exists():
             places.waiting.clear()
@@ -128,7 +133,7 @@ class Processes:
         )
         job = executor.submit(Job(task.key, task.config, task.choices, record.where))
         name = process_name(int(job.job_id))
-        record.jobs[task.key] = name
+        record.jobs[task.key], record.devices[name] = name, list(gpus)
         record.save()
         self._places.held[name], self._places.started[name] = list(gpus), job._process
 

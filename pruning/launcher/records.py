@@ -48,6 +48,7 @@ class Submission:
     driver: str  # the process that submits them
     jobs: dict[str, str] = field(default_factory=dict)
     complete: bool = False  # whether no more jobs will be named
+    devices: dict[str, list[str]] = field(default_factory=dict)  # of a process, its GPUs
 
     @property
     def name(self) -> str:
@@ -69,7 +70,9 @@ class Submission:
 
     def save(self) -> None:
         """Write what is known of its jobs."""
-        files.write_json(self.folder / JOBS, {"jobs": self.jobs, "complete": self.complete})
+        files.write_json(
+            self.folder / JOBS, {"jobs": self.jobs, "complete": self.complete, "devices": self.devices}
+        )
 
     @classmethod
     def load(cls, path: Path) -> Submission:
