@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from analysis.figure import COLOURS, DASH, GREY, arguments, number, panels, save, wrapped
 from analysis.load import describe, done, load
 from analysis.shares import LOSS, across, measure, outcomes
-from analysis.stats.components import Estimate, Shares
+from analysis.stats.estimates import Estimate, Shares
 from analysis.stats.sources import CALIBRATION, RESIDUAL, SOURCES
 
 PARTS = {"calibration": COLOURS[0], "search": COLOURS[1], "interaction": COLOURS[2]}

@@ -15,7 +15,7 @@ from analysis import agreements, fig4_overlap, fig6_crossed, fig8_stability, sha
 from analysis.load import describe, done, load, trace
 from analysis.metrics import Metric, choose, names
 from analysis.stats import crossed
-from analysis.stats.components import Shares
+from analysis.stats.estimates import Shares
 
 Record = Mapping[str, Any]
 Frames = tuple[pd.DataFrame, pd.DataFrame]

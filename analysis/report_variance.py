@@ -12,7 +12,7 @@ from analysis.frames import each, groups
 from analysis.load import NothingToRead
 from analysis.report_material import Material
 from analysis.report_words import count, listed, percent, percents, reasons, sentence, times
-from analysis.stats.components import Shares
+from analysis.stats.estimates import Shares
 from analysis.stats.grid import COMPARISONS
 from analysis.stats.sources import SOURCES
 

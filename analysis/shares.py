@@ -10,7 +10,7 @@ import pandas as pd
 from analysis.metrics import choose
 from analysis.stats import components, variance
 from analysis.stats.agreement import controlled
-from analysis.stats.components import Estimate, Shares
+from analysis.stats.estimates import Estimate, Shares
 from analysis.stats.grid import STRATUM
 
 LOSS = "calibration loss"

@@ -16,7 +16,7 @@ from analysis.load import NothingToRead, load
 from analysis.report_material import Material
 from analysis.report_summary import parts
 from analysis.report_words import count, listed, percents, reasons, sentence
-from analysis.stats.components import Estimate, Shares
+from analysis.stats.estimates import Estimate, Shares
 from tests.analysis_grid import Study, write
 
 SMALL = Study(

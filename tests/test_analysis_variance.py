@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 
 from analysis.stats import components, gram, permute, variance
-from analysis.stats.components import Shares, shares
+from analysis.stats.components import shares
+from analysis.stats.estimates import Shares
 from analysis.stats.grid import STRATUM, holes, labels
 from analysis.stats.sources import SOURCES
 from tests.analysis_grid import effect, frame, with_masks

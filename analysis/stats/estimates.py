@@ -1,0 +1,104 @@
+"""Shares and ratios of variance components with their intervals, as figure 5 and the report show them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from analysis.stats.solver import Solver
+from analysis.stats.sources import CALIBRATION, INTERACTION, SEARCH
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its 95 percent interval; `low` and `high` are NaN where it is refused."""
+
+    value: float
+    low: float = float("nan")
+    high: float = float("nan")
+
+
+@dataclass(frozen=True)
+class Shares:
+    """Where the variance of one outcome comes from.
+
+    `sources` has a row for each source: df, component and its share of the total with interval. `parts` has
+    the shares of calibration, search and their interaction; `ratio` is calibration over search, `total_ratio`
+    the same with the interaction counted on both sides. `note` says what was refused, and why.
+    """
+
+    sources: pd.DataFrame
+    parts: Mapping[str, Estimate]
+    ratio: Estimate
+    total_ratio: Estimate
+    cells: int
+    draws: int
+    note: str = ""
+
+
+def report(
+    found: NDArray[np.float64],
+    plausible: NDArray[np.float64] | None,
+    solver: Solver,
+    cells: int,
+    draws: int,
+    note: str,
+) -> Shares:
+    """Shares of components, with intervals where `plausible` (resamples, sources) holds what they may as well be."""
+    groups = {"calibration": CALIBRATION, "search": SEARCH, "interaction": INTERACTION}
+    total = found.sum()
+
+    def share(names: Sequence[str]) -> Estimate:
+        return _estimate(
+            solver.of(found, names) / total,
+            None if plausible is None else solver.of(plausible, names) / total,
+        )
+
+    rows = []
+    for name, df in solver.df.items():
+        e = share([name]) if df else Estimate(float("nan"))
+        component = float(solver.of(found, [name])) if df else float("nan")
+        rows.append([name, df, component, e.value, e.low, e.high])
+    sources = pd.DataFrame(rows, columns=["source", "df", "component", "share", "low", "high"])
+    parts = {name: share(members) for name, members in groups.items()}
+    ratios = [_ratio(solver, found, plausible, extra) for extra in ((), INTERACTION)]
+    return Shares(sources, parts, ratios[0], ratios[1], cells, draws, note)
+
+
+def _estimate(value: NDArray[np.float64], plausible: NDArray[np.float64] | None) -> Estimate:
+    if plausible is None:
+        return Estimate(float(value))
+    low, high = np.quantile(plausible, [0.025, 0.975])
+    return Estimate(float(value), float(low), max(0.0, float(high)))  # the truth is not below zero
+
+
+def _ratio(
+    solver: Solver, found: NDArray[np.float64], plausible: NDArray[np.float64] | None, extra: Sequence[str]
+) -> Estimate:
+    """Calibration over search; infinite where the search is not above zero, NaN where neither is."""
+
+    def ratio(components: NDArray[np.float64]) -> NDArray[np.float64]:
+        both = [np.maximum(solver.of(components, (*group, *extra)), 0.0) for group in (CALIBRATION, SEARCH)]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.asarray(both[0] / both[1])
+
+    if plausible is None:
+        return Estimate(float(ratio(found)))
+    values = ratio(plausible)
+    values = np.sort(values[~np.isnan(values)])
+    if len(values) < 0.5 * len(plausible):  # mostly 0 / 0: neither stands out from noise
+        return Estimate(float(ratio(found)))
+    low, high = values[[int(0.025 * (len(values) - 1)), int(np.ceil(0.975 * (len(values) - 1)))]]
+    return Estimate(float(ratio(found)), float(low), float(high))
+
+
+def refused(cells: int, draws: int, note: str) -> Shares:
+    """No share at all, and why."""
+    nothing = Estimate(float("nan"))
+    empty = pd.DataFrame(columns=["source", "df", "component", "share", "low", "high"])
+    parts = dict.fromkeys(("calibration", "search", "interaction"), nothing)
+    return Shares(empty, parts, nothing, nothing, cells, draws, note)

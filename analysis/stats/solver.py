@@ -1,0 +1,50 @@
+"""From sums of squares to variance components: the equations of `components`, set up and solved."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from analysis.stats.gram import Matrix
+from analysis.stats.grid import indicator, labels
+from analysis.stats.sources import CALIBRATION, DRAWN, RESIDUAL, SOURCES
+
+COLUMNS = {source.name: source.columns for source in SOURCES}
+
+
+class Solver:
+    """Takes the bases of all sources, stratum by stratum; called with sums of squares, gives components."""
+
+    def __init__(self, parts: Sequence[tuple[pd.DataFrame, Mapping[str, Matrix]]]) -> None:
+        every = (*COLUMNS, RESIDUAL)
+        self.df = {name: sum(bases[name].shape[1] for _, bases in parts) for name in every}
+        self.names = [name for name in every if self.df[name]]
+        self.coefficients = np.zeros((len(self.names), len(self.names)))
+        for part, bases in parts:
+            for i, name in enumerate(self.names):
+                z = np.eye(len(part)) if name == RESIDUAL else indicator(labels(part, COLUMNS[name]))
+                for j, other in enumerate(self.names):
+                    if i == j or name in (DRAWN, RESIDUAL):
+                        self.coefficients[j, i] += float(((bases[other].T @ z) ** 2).sum())
+
+    def __call__(self, squares: Mapping[str, float]) -> NDArray[np.float64]:
+        """The components (sources,) of sums of squares, in the order of `names`."""
+        return np.linalg.solve(self.coefficients, np.array([squares[name] for name in self.names]))
+
+    def refusal(self) -> str:
+        """Why there are too few cells for any component; empty if there are enough."""
+        if not any(self.df[name] for name in CALIBRATION):
+            return "one calibration only: nothing to hold the search against"
+        if not self.df["algorithm"]:
+            return "one algorithm only: nothing to hold the calibration against"
+        if self.df[RESIDUAL] < 3:
+            return f"{self.df[RESIDUAL]} degrees of freedom are left for noise; at least 3 are needed"
+        return ""
+
+    def of(self, components: NDArray[np.float64], group: Sequence[str]) -> NDArray[np.float64]:
+        """The summed components of some sources, along the last axis."""
+        chosen = [i for i, name in enumerate(self.names) if name in group]
+        return np.asarray(components[..., chosen].sum(-1))
