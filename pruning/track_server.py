@@ -8,25 +8,22 @@ that was away for a while, or all the time, ends with the runs that it would hav
 from __future__ import annotations
 
 import logging
-import os
 import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pruning.errors import InputError, PruningError, first_line
 from pruning.track import Note, connect
-from pruning.track_runs import parameters, record
+from pruning.track_live import LIVE, telling
+from pruning.track_runs import record
 
 if TYPE_CHECKING:
     from pruning.cell import Cell
 
 log = logging.getLogger(__name__)
-
-LIVE = "live"  # the tag of a provisional run
 
 
 @dataclass(frozen=True)
@@ -57,7 +54,7 @@ class Server:
 
     def live(self, cell: Cell) -> AbstractContextManager[Note]:
         """Tell the server, from a thread of its own, what the cell is told."""
-        return _telling(self, cell)
+        return telling(self, cell)
 
     def finished(self, folder: Path) -> None:
         """Record a cell's result; after `patience` seconds the cell goes on without."""
@@ -88,85 +85,6 @@ class Server:
         return client, found.experiment_id
 
 
-@dataclass
-class _Teller:
-    """Tells a server of one cell until it is stopped; a server that does not answer is tried again."""
-
-    server: Server
-    cell: Cell
-    points: list[tuple[int, float, int]] = field(default_factory=list)  # evaluations, best loss, milliseconds
-    stopped: threading.Event = field(default_factory=threading.Event)
-    client: Any = None
-    run: str | None = None
-    warned: bool = False
-
-    def note(self, evaluations: int, best: float) -> None:
-        """Keep a point until it is sent."""
-        self.points.append((evaluations, best, int(time.time() * 1000)))
-
-    def tell(self) -> None:
-        """Send what there is, again and again."""
-        while True:
-            last = self.stopped.is_set()
-            try:
-                self._send()
-            except Exception as error:
-                if not self.warned:
-                    log.warning("%s is not told of this cell now (%s)", self.server.uri, first_line(error))
-                self.warned = True
-            if last:
-                return
-            self.stopped.wait(self.server.every)
-
-    def _send(self) -> None:
-        from mlflow.entities import Metric
-
-        if self.client is None:
-            client, experiment = self.server.open()
-            self.run = _begin(client, experiment, self.cell)
-            self.client = client
-        chosen = self.points[:1000]  # MLflow's limit for one batch
-        if chosen:
-            found = [Metric("search/best_so_far", best, when, step) for step, best, when in chosen]
-            self.client.log_batch(self.run, metrics=found)
-            del self.points[: len(chosen)]
-
-
-@contextmanager
-def _telling(server: Server, cell: Cell) -> Iterator[Note]:
-    teller = _Teller(server, cell)
-    thread = threading.Thread(target=teller.tell, name="tracker", daemon=True)
-    thread.start()
-    try:
-        yield teller.note
-    finally:
-        teller.stopped.set()
-        thread.join(server.patience)
-
-
-def _begin(client: Any, experiment: str, cell: Cell) -> str:
-    """The provisional run of a cell: that of an earlier start, or a new one."""
-    from mlflow.entities import Param, RunTag
-
-    known = client.search_runs([experiment], f"tags.cell = '{cell.key}' and tags.{LIVE} = 'true'")
-    tags = {"cell": cell.key, "sweep": cell.study, LIVE: "true", "job": _job(), "results": str(cell.results)}
-    if known:
-        run = str(known[0].info.run_id)
-        client.update_run(run, status="RUNNING")
-    else:
-        run = str(client.create_run(experiment, run_name=cell.key).info.run_id)
-    told = [Param(name, str(value)[:6000]) for name, value in parameters(cell.config)]
-    client.log_batch(run, params=told, tags=[RunTag(name, value) for name, value in tags.items()])
-    return run
-
-
-def _job() -> str:
-    """By which the collector can tell whether a cell still runs."""
-    from pruning.launcher.process import process_name
-
-    return os.environ.get("SLURM_JOB_ID") or process_name(os.getpid())
-
-
 def _close(client: Any, experiment: str, results: Path) -> None:
     """End the runs of cells of a results folder that nobody runs any more."""
     running = f"tags.{LIVE} = 'true' and attributes.status = 'RUNNING'"
@@ -185,7 +103,11 @@ def _close(client: Any, experiment: str, results: Path) -> None:
     for run in mine:
         job, standing = run.data.tags["job"], known.get(run.data.tags["cell"])
         alive = standing.state.in_flight if standing is not None else False
-        if not alive and not (job.startswith("process-") and process(job).active):
+        if alive or (job.startswith("process-") and process(job).active):
+            continue
+        if (results / run.data.tags["cell"] / "result.json").exists():  # a message that came late
+            client.delete_run(run.info.run_id)
+        else:
             client.set_terminated(run.info.run_id, "KILLED")
 
 

@@ -18,7 +18,8 @@ from pruning.errors import InputError
 from pruning.forward import Forward
 from pruning.mask import Mask
 from pruning.models import Model
-from tests.conftest import N_BLOCKS
+from tests.conftest import N_BLOCKS, Command
+from tests.evaluations import items_file
 from tests.rows import text_rows
 
 GIB = 1 << 30
@@ -75,8 +76,8 @@ def test_what_fits_nowhere_is_refused_with_all_sizes_and_what_to_do(machine: Any
     with pytest.raises(InputError) as refused:
         options(llama3())
     text = str(refused.value)
-    for part in ("llama3 needs 16.1 GB", "in bfloat16", "its largest part 1.05 GB", "GPU 0 4.29 GB, GPU 1 4.83 GB",
-                 "main memory 61.8 GB", "model.resources.gpus_per_rank", "model.dtype", "model.offload=DIR"):  # fmt: skip
+    sizes = ("needs 16.1 GB", "largest part 1.05 GB", "GPU 0 4.29 GB, GPU 1 4.83 GB", "main memory 61.8 GB")
+    for part in (*sizes, "bfloat16", "model.resources.gpus_per_rank", "model.dtype", "model.offload=DIR"):
         assert part in text
     machine(memory=10)
     with pytest.raises(InputError, match=r"room for: main memory 9\.66 GB"):
@@ -100,6 +101,8 @@ def test_bounds_are_heeded_and_checked(machine: Any) -> None:
         options(llama3(max_memory={"7": "9GiB"}))
     with pytest.raises(InputError, match=r"model\.max_memory\.0=much is no size"):
         options(llama3(max_memory={"0": "much"}))
+    with pytest.raises(InputError, match=r"model\.max_memory=9GiB is no mapping"):
+        llama3(max_memory="9GiB")
     with pytest.raises(InputError, match=r"unknown model\.device_map 'cude'"):
         llama3(device_map="cude")
 
@@ -109,13 +112,17 @@ def test_where_weights_lie_makes_no_other_model() -> None:
 
 
 @pytest.fixture(scope="module")
-def spread(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+def offload(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("offload")
+
+
+@pytest.fixture(scope="module")
+def spread(model_folder: Path, offload: Path) -> Any:
     """The tiny model with room for a part of it in memory and the rest on disk."""
     whole = Model("tiny", "local", str(model_folder), dtype="float32")
     size, _ = placement._sizes(placement._empty(whole, AutoConfig.from_pretrained(model_folder)), whole)
-    folder = str(tmp_path_factory.mktemp("offload"))
     half = Model("tiny", "local", str(model_folder), dtype="float32", max_memory={"cpu": str(int(size * 0.75))},
-                 offload=folder)  # fmt: skip
+                 offload=str(offload))  # fmt: skip
     return models._load(half), models._load(whole)
 
 
@@ -143,11 +150,12 @@ def on_disk(module: Any) -> list[int]:
 
 
 def test_a_model_on_disk_has_the_losses_of_one_in_memory_and_skipped_blocks_are_not_read(
-    spread: Any, reads: Counter[int]
+    spread: Any, reads: Counter[int], offload: Path
 ) -> None:
     partly, whole = spread
     below = on_disk(partly.module)
     assert 2 <= len(below) < N_BLOCKS
+    assert not list(offload.iterdir())  # the checkpoint is read where it is
     assert not on_disk(whole.module)
     skipped, kept = below[0], below[1:]
     masks = [Mask(N_BLOCKS, (0, skipped)), Mask(N_BLOCKS, (skipped,))]
@@ -170,3 +178,19 @@ def test_a_masked_model_on_disk_does_not_read_what_it_skips(spread: Any, reads: 
     assert torch.allclose(*logits, rtol=1e-5, atol=1e-5)
     assert reads[below[-1]] == 0
     assert reads[below[0]] > 0
+
+
+def test_a_cell_on_disk_has_the_result_of_one_in_memory(launch: Command, tmp_path: Path) -> None:
+    """Search, perplexity, accuracy and a task of lm-eval; the embeddings are on disk, too."""
+    items = items_file(tmp_path / "items.jsonl", 6)
+    cell = ("objective=margin", "algo=greedy", "k=2", "eval=local", f"eval.items={{q: {items}}}")
+    whole = launch(*cell, f"paths.results={tmp_path / 'whole'}")
+    assert whole.status == 0, whole.err
+    ended = launch(*cell, "model.max_memory={cpu: 90000}", f"model.offload={tmp_path / 'disk'}")
+    assert ended.status == 0, ended.err
+    assert "is spread" in ended.err
+    expected, found = whole.result(), ended.result()
+    assert found["cell"] == expected["cell"]
+    assert found["mask"] == expected["mask"]
+    assert found["calibration"]["loss"] == pytest.approx(expected["calibration"]["loss"], rel=1e-5)
+    assert found["evaluation"]["pruned"] == pytest.approx(expected["evaluation"]["pruned"])

@@ -101,6 +101,7 @@ def accuracy(name: str, forward: Forward, task: Task, mask: Mask, batch_size: in
     module = forward.model.module
     with masked(module, mask, forward.scales), quiet(), _without_git():
         model = HFLM(pretrained=module, tokenizer=_complete(task.tokenizer), batch_size=batch_size)
+        model._device = forward.model.device  # its own guess is no device where the first weights lie on disk
         model.loglikelihood = partial(_dealt, model.loglikelihood)
         found = lm_eval.simple_evaluate(
             model=model,

@@ -19,6 +19,7 @@ from pruning.launcher.order import ORDERS
 from pruning.launcher.process import process, process_name
 from pruning.launcher.records import Submission, Task, submissions
 from pruning.launcher.slurm import described, environment
+from pruning.meeting import visible
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -66,7 +67,7 @@ class Processes:
             )
         if self.parallel is not None and self.parallel < 1:
             raise InputError(f"launcher.parallel={self.parallel} runs nothing: choose 1 or more.")
-        there = devices()
+        there = visible(os.environ)
         for model, one in asked.items():
             one.check(model)
             if one.nodes > 1:
@@ -111,7 +112,7 @@ class Processes:
 
     def _place(self, wanted: Resources) -> list[str] | None:
         """The GPUs for one more cell (none where the machine has none), or None while there is no place."""
-        there, held = devices(), self._places.held
+        there, held = visible(os.environ), self._places.held
         free = [gpu for gpu in there if all(gpu not in gpus for gpus in held.values())]
         most = self.parallel or (max(1, len(there) // max(1, wanted.gpus)) if there else 2)
         needed = wanted.gpus if there else 0
@@ -125,11 +126,11 @@ class Processes:
         assert code is not None
         executor = submitit.LocalExecutor(record.folder)
         # submitit writes numbers into CUDA_VISIBLE_DEVICES; the shell's line afterwards keeps the names given to us.
-        visible = f"export CUDA_VISIBLE_DEVICES={','.join(gpus)}"
+        chosen = f"export CUDA_VISIBLE_DEVICES={','.join(gpus)}"
         executor.update_parameters(
             tasks_per_node=task.resources.ranks,
             timeout_min=LONGEST,
-            setup=[OUTLIVE, visible, *environment(code), *self.setup],
+            setup=[OUTLIVE, chosen, *environment(code), *self.setup],
         )
         job = executor.submit(Job(task.key, task.config, task.choices, record.where))
         name = process_name(int(job.job_id))
@@ -141,13 +142,3 @@ class Processes:
         data = described(self)
         del data["_places"]
         return data
-
-
-def devices() -> list[str]:
-    """The names of the GPUs that this process may use, as CUDA_VISIBLE_DEVICES has them."""
-    given = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if given is not None:
-        return [name for name in given.split(",") if name]
-    import torch
-
-    return [str(number) for number in range(torch.cuda.device_count())]
