@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +51,17 @@ def tiny_model(folder: Path) -> Path:
     return folder
 
 
-def command(words: Sequence[str]) -> tuple[float, float]:
-    """Run a command; returns its seconds and its most memory, in MiB."""
+@dataclass(frozen=True)
+class Cost:
+    """Of a command: seconds by the clock, of a CPU, and its most memory in MiB."""
+
+    seconds: float
+    cpu: float
+    memory: float
+
+
+def command(words: Sequence[str]) -> Cost:
+    """Run a command. Exits where it fails."""
     started = time.perf_counter()
     environment = os.environ | {"PYTHONPATH": str(ROOT), "MLFLOW_DISABLE_TELEMETRY": "true"}
     process = subprocess.Popen([sys.executable, *words], env=environment, stdout=subprocess.DEVNULL)
@@ -59,7 +69,7 @@ def command(words: Sequence[str]) -> tuple[float, float]:
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise SystemExit(f"{words[0]} failed")
-    return time.perf_counter() - started, usage.ru_maxrss / 1024
+    return Cost(time.perf_counter() - started, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
 
 
 def wait(results: Path) -> float:
@@ -79,23 +89,25 @@ def measure(folder: Path, cells: int, real: bool) -> dict[str, Any]:
     first = [word.replace("k=1,2", "k=1").partition("range(")[0] for word in launch[2:-1]]
     command([str(ROOT / "launch.py"), *first, f"paths.results={folder / 'first'}", "tracker=none"])
     (template,) = (folder / "first").glob("*/result.json")
-    jobs = [] if real else [f'launcher.python="{sys.executable} {INSTANT} {template.parent}"']
+    jobs = [] if real else [f'launcher.python="{sys.executable} -S {INSTANT} {template.parent}"']
     words = [*launch, f"paths.results={results}", "launcher=slurm", *jobs]
-    seconds, memory = command([*words, "launcher.wait=false"])
+    submitting = command([*words, "launcher.wait=false"])
     running = wait(results)
-    again, _ = command([*words, "tracker=none"])
-    collected, collecting = command(["-m", "pruning.status", "collect", str(results)])
+    again = command([*words, "tracker=none"])
+    collecting = command(["-m", "pruning.status", "collect", str(results)])
     records = list(submissions(results))
     return {
         "cells": sum(len(record.jobs) for record in records),
         "calls of sbatch": len(records),
-        "submission, s a cell": round(seconds / cells, 4),
+        "submission, s a cell": round(submitting.seconds / cells, 4),
+        "submission, CPU s a cell": round(submitting.cpu / cells, 4),
         "of it sbatch and its files, s a cell": round(sum(map(_asking, records)) / cells, 4),
-        "memory of the command, MiB": round(memory),
+        "memory of the command, MiB": round(submitting.memory),
         "the jobs, s": round(running, 1),
-        "the same command when all is done, s": round(again, 1),
-        "collection, s a cell": round(collected / cells, 4),
-        "memory of the collection, MiB": round(collecting),
+        "the same command when all is done, s": round(again.seconds, 1),
+        "collection, s a cell": round(collecting.seconds / cells, 4),
+        "collection, CPU s a cell": round(collecting.cpu / cells, 4),
+        "memory of the collection, MiB": round(collecting.memory),
     }
 
 

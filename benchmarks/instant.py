@@ -14,16 +14,16 @@ from pathlib import Path
 
 def main() -> None:
     """Write the files of the cell of this job."""
-    from submitit.core.utils import DelayedSubmission
-
-    template, folder = Path(sys.argv[1]), Path(sys.argv[-1])
-    name = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
-    job = DelayedSubmission.load(folder / f"{name}_submitted.pkl").function
-    cell = Path(job.config["paths"]["results"]) / job.key
+    template, submission = Path(sys.argv[1]), Path(sys.argv[-1]) / "submission.json"
+    task = json.loads(submission.read_text())["tasks"][int(os.environ["SLURM_ARRAY_TASK_ID"])]
+    cell = Path(task["config"]["paths"]["results"]) / task["key"]
     cell.mkdir(parents=True)
     for file in ("trace.jsonl", "mask.json", "launch.log", "config.yaml"):
         shutil.copyfile(template / file, cell / file)
-    result = json.loads((template / "result.json").read_text()) | {"cell": job.key, "config": job.config}
+    result = json.loads((template / "result.json").read_text()) | {
+        "cell": task["key"],
+        "config": task["config"],
+    }
     (cell / "partial").write_text(json.dumps(result))
     (cell / "partial").rename(cell / "result.json")
 
