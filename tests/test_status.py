@@ -131,23 +131,19 @@ def test_only_what_failed_or_is_lost_is_submitted_again_as_it_was(tmp_path: Path
     assert found["b"].task("b") == record.task("b")
 
 
-def test_collecting_records_each_cell_with_its_own_tracker(
+def test_collecting_records_each_cell_that_has_a_result(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pruning import track
+    from pruning.track import MLflow
 
-    seen: list[tuple[str | None, list[str]]] = []
-    monkeypatch.setattr(track.MLflow, "start", lambda *_: None)
-    monkeypatch.setattr(
-        track.MLflow,
-        "record",
-        lambda self, _, folders: seen.append((self.uri, [one.name for one in folders])),
-    )
-    for key, uri in (("a", None), ("b", "http://there"), ("c", None)):
-        tracker = {"_target_": "pruning.track.MLflow", "uri": uri, "experiment": "x"}
-        result(tmp_path, key, config={"tracker": tracker})
-    assert collect(tmp_path) == 3
-    assert sorted(seen, key=str) == sorted([(None, ["a", "c"]), ("http://there", ["b"])], key=str)
+    seen: list[str] = []
+    monkeypatch.setattr(MLflow, "record", lambda *given: seen.extend(folder.name for folder in given[2]))
+    for key in "abc":
+        result(tmp_path, key)
+        (tmp_path / key / "config.yaml").write_text("tracker: {_target_: pruning.track.MLflow}\n")
+    (tmp_path / "b" / "result.json").unlink()
+    assert collect(tmp_path) == 2
+    assert seen == ["a", "c"]
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pruning import files
 from pruning.launcher import drive, queue
 from pruning.launcher.order import ordered
 from pruning.launcher.process import end
@@ -69,18 +68,13 @@ def _launcher(settings: Mapping[str, Any]) -> Launcher:
 
 
 def collect(results: Path) -> int:
-    """Record every cell that has a result with the tracker that it was asked for with; returns how many there are.
+    """Record every cell that has a result, with its tracker; returns how many there are.
 
     Raises what a tracker raises.
     """
-    from hydra.utils import instantiate
+    from pruning.track import trackers
 
-    alike: dict[str, list[Path]] = {}
-    for path in sorted(results.glob("*/result.json")):
-        settings = files.read_json(path)["config"]["tracker"]
-        alike.setdefault(json.dumps(settings, sort_keys=True), []).append(path.parent)
-    for recorded, folders in alike.items():
-        tracker = instantiate(json.loads(recorded), _convert_="all")
-        tracker.start(results)
+    found = trackers(results)
+    for tracker, folders in found:
         tracker.record(results, folders)
-    return sum(map(len, alike.values()))
+    return sum(len(folders) for _, folders in found)
