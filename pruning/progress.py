@@ -13,6 +13,11 @@ from pruning import ranks
 if TYPE_CHECKING:
     from pruning.cell import Cell
 
+# A bound above this is that of a search that may go on for as long as it finds something; nobody knows its end.
+OPEN = 100_000
+BAR = "{desc} {percentage:3.0f}%|{bar:20}| {n_fmt}/{total_fmt} evaluations{postfix} [{elapsed}<{remaining}]"
+COUNT = "{desc} {n_fmt} evaluations{postfix} [{elapsed}]"
+
 
 class Progress:
     """A context whose `update` a search calls after each score."""
@@ -21,15 +26,14 @@ class Progress:
         self.total = total
         self.bar = tqdm(
             desc=f"{cell.model.name} {cell.choices.objective} {cell.choices.algo}",
-            total=total,
+            total=total if total <= OPEN else None,
             initial=min(known, total),
             unit="eval",
             file=None if ranks.is_first() else io.StringIO(),
             dynamic_ncols=True,
             # A log file gets a line now and then, a terminal a moving bar.
             mininterval=0.2 if sys.stderr.isatty() else 20.0,
-            bar_format="{desc} {percentage:3.0f}%|{bar:20}| {n_fmt}/{total_fmt} evaluations{postfix} "
-            "[{elapsed}<{remaining}]",
+            bar_format=BAR if total <= OPEN else COUNT,
         )
 
     def __enter__(self) -> Progress:
