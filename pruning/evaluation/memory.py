@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 
 def weight(model: Any) -> tuple[int, int]:
@@ -30,6 +31,8 @@ class Peak:
 
     def start(self) -> None:
         """Begin to watch."""
+        import torch
+
         if self.cuda:
             for number in range(torch.cuda.device_count()):
                 torch.cuda.reset_peak_memory_stats(number)
@@ -43,6 +46,8 @@ class Peak:
         return None if peak is None or self.before is None else max(0, peak - self.before)
 
     def _now(self, of_cuda: str, of_process: str) -> int | None:
+        import torch
+
         if self.cuda:
             devices = range(torch.cuda.device_count())
             return int(sum(getattr(torch.cuda, of_cuda)(number) for number in devices))

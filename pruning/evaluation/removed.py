@@ -11,10 +11,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from torch import nn
-
-from pruning.blocks import find_blocks
-from pruning.cut_config import check_same_blocks, cut_config
 from pruning.mask import Mask
 
 NUMBER = re.compile(r"(layer_idx|layer_index|layer_id|layer_number)$")  # what a block calls its own number
@@ -25,6 +21,8 @@ def smaller_config(model: Any, mask: Mask) -> Any:
 
     Raises InputError, as an export does, where an architecture's configuration cannot express these blocks.
     """
+    from pruning.cut_config import check_same_blocks, cut_config
+
     smaller = cut_config(model.config, mask)
     check_same_blocks(model.config, smaller, mask)
     return smaller
@@ -33,6 +31,10 @@ def smaller_config(model: Any, mask: Mask) -> Any:
 @contextmanager
 def removed(model: Any, mask: Mask, smaller: Any) -> Iterator[None]:
     """Within this context the model has the kept blocks only. Everything is as before afterwards."""
+    from torch import nn
+
+    from pruning.blocks import find_blocks
+
     blocks = find_blocks(model)
     path, _, name = blocks.path.rpartition(".")
     kept = [blocks.modules[index] for index in mask.kept]

@@ -5,14 +5,13 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
 from pruning import models
-from pruning.blocks import input_device
 from pruning.evaluation.memory import Peak
 
 if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
     from pruning.evaluation.speed import Contexts, Speed
 
 Values = dict[str, list[float]]
@@ -20,6 +19,10 @@ Values = dict[str, list[float]]
 
 def alternating(model: Any, contexts: Contexts, batch: int, prompt: int, by: Speed) -> dict[str, Values]:
     """What was measured in each context, repeat by repeat, the contexts in turn."""
+    import torch
+
+    from pruning.blocks import input_device
+
     vocabulary = model.get_input_embeddings().weight.shape[0]
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(3, vocabulary, (batch, prompt), generator=generator).to(input_device(model))
@@ -36,6 +39,7 @@ def alternating(model: Any, contexts: Contexts, batch: int, prompt: int, by: Spe
 
 def _timed(model: Any, ids: Tensor, new_tokens: int) -> dict[str, float]:
     """One generation: tokens per second of the prompt and behind the first new token, and the memory on top."""
+    import torch
     from transformers import GenerationConfig, StoppingCriteriaList
 
     times: list[float] = []
@@ -73,5 +77,7 @@ def _timed(model: Any, ids: Tensor, new_tokens: int) -> dict[str, float]:
 
 def _wait(device: torch.device) -> None:
     """Until the device has done what it was asked to."""
+    import torch
+
     if device.type == "cuda":
         torch.cuda.synchronize()
