@@ -114,7 +114,9 @@ def _row(place: Path) -> dict[str, Any]:
         "samples": drawn.get("samples"),
         "draw": drawn.get("seed"),
     }
-    return row | {"length": drawn.get("length")} | (_measured(result) if result["status"] == "done" else {})
+    # Of items, a result's length is that of the longest drawn: an outcome of the draw, and no setting.
+    row["length"] = drawn.get("text", drawn).get("length")
+    return row | (_measured(result) if result["status"] == "done" else {})
 
 
 def _data(drawn: Mapping[str, Any]) -> str | None:
@@ -159,7 +161,6 @@ def _measured(result: Mapping[str, Any]) -> dict[str, Any]:
         "n_blocks": result["mask"]["n_blocks"],
         "objective": calibration["objective"],
         "samples": calibration["samples"],
-        "length": calibration.get("length"),
         "draw": calibration["seed"],
         "algo": search["algo"],
         "k": search["k"],

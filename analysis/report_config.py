@@ -61,7 +61,8 @@ def _shown(value: Any) -> str:
         return "none"
     text = str(value)
     # The class that a setting builds, such as pruning.algo.beam.Beam, is known by its file's name.
-    return text.split(".")[-2] if text.startswith("pruning.") and text.count(".") > 2 else text
+    parts = text.split(".")
+    return parts[-2 if len(parts) > 3 else -1] if parts[0] == "pruning" and len(parts) > 2 else text
 
 
 def _counted(values: Sequence[str]) -> list[tuple[str, int]]:

@@ -69,7 +69,10 @@ def _verdict(shares: Shares) -> list[str]:
     ratio = shares.ratio
     if math.isnan(ratio.value):
         return ["neither is above zero, so there is no ratio"]
-    text = f"calibration is {times(ratio.value)} times the search"
+    if math.isinf(ratio.value):
+        text = "the search's part is not above zero, so the ratio of calibration to search is infinite"
+    else:
+        text = f"calibration is {times(ratio.value)} times the search"
     if math.isnan(ratio.low):
         return [text, shares.note or "it has no interval, so it decides nothing"]
     text += f" (95 percent interval {times(ratio.low)} to {times(ratio.high)})"

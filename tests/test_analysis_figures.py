@@ -115,6 +115,12 @@ def test_the_cost_ledger_and_the_calibration_are_in_the_frame(results: Path) -> 
     assert cell["draw"] == cell["seed"]
 
 
+def test_draws_of_items_are_one_setting_whatever_their_longest_is(results: Path) -> None:
+    found = load(results, "small").query("objective == 'margin' and status == 'done'")
+    assert found["length"].isna().all()
+    assert found["draw"].nunique() == 3
+
+
 def test_results_from_before_the_ledger_can_be_read(tmp_path: Path) -> None:
     (key,) = write(
         tmp_path,

@@ -125,6 +125,7 @@ def test_the_title_line_and_the_configuration(page: Page) -> None:
     ):
         assert words in page.words
     assert "calibration.source" in page.words
+    assert "pruning.algo" not in page.words  # one_shot, and not pruning.algo.one_shot.OneShot
 
 
 def test_the_same_results_give_the_same_page(results: Path, text: str, tmp_path: Path) -> None:
@@ -201,6 +202,7 @@ NOT = float("nan")
         (Estimate(2.0, 0.5, 9.0), "does not tell which"),
         (Estimate(2.0, NOT, NOT), "3 draws are too few"),
         (Estimate(NOT, NOT, NOT), "no ratio"),
+        (Estimate(float("inf"), 3.0, float("inf")), "ratio of calibration to search is infinite"),
     ],
 )
 def test_a_verdict_says_no_more_than_its_interval(ratio: Estimate, words: str) -> None:

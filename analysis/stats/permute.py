@@ -37,7 +37,7 @@ def p_value(
     if len(np.unique(shuffle.values)) < 2:
         return float("nan"), "one level"
     if shuffle.arrangements < 1 / LEAST_P:
-        return float("nan"), f"too few units to exchange: {shuffle.arrangements:.0f} arrangements"
+        return float("nan"), _too_few(round(shuffle.arrangements))
 
     def statistic(moved: Labels) -> float:
         parts = zip(rows_of, given, rests, strict=True)
@@ -45,6 +45,10 @@ def p_value(
 
     draw = (statistic(shuffle.draw(rng)) for _ in range(permutations))
     return _p(statistic(shuffle.observed), draw, permutations), ""
+
+
+def _too_few(arrangements: int) -> str:
+    return f"too few units to exchange: {arrangements} arrangement{'s' * (arrangements != 1)}"
 
 
 def _p(observed: float, null: Iterable[float], permutations: int) -> float:
