@@ -5,8 +5,8 @@ python -m analysis.report --results http://tracking.example.org:5000 --study dem
 python -m analysis.report --results small.tar.xz --study small
 
 The tracker records each cell's files as artifacts (`pruning.track`), so nothing is parsed twice: they are laid out
-as they were, and read as they always are. What MLflow does not hold is not there: cells that never ended, and the
-samples themselves.
+as they were, and read as they always are. Cells that a study asks for and that have no run are missing there, as they
+are in a folder. The samples themselves are not in MLflow.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis import archive
+from pruning import track_studies
 
 log = logging.getLogger(__name__)
 
@@ -74,11 +75,13 @@ def copy(uri: str, place: Path, experiment: str = EXPERIMENT) -> None:
     """
     from analysis.load import NothingToRead
 
-    studies: dict[str, list[str]] = {}
     try:
-        for client, run in _runs(uri, experiment):
+        client = _client(uri)
+        found = client.get_experiment_by_name(experiment)
+        studies = {} if found is None else track_studies.read(found.tags)
+        for run in () if found is None else _runs(client, found.experiment_id):
             cell = run.data.tags["cell"]
-            for study in run.data.tags.get("sweep", "").split(", "):
+            for study in filter(None, run.data.tags.get("sweep", "").split(", ")):
                 studies.setdefault(study, []).append(cell)
             _download(client, run.info.run_id, place / cell)
     except Exception as error:  # whatever a client raises: network, database, schema
@@ -87,27 +90,27 @@ def copy(uri: str, place: Path, experiment: str = EXPERIMENT) -> None:
         raise NothingToRead(f"no run of an experiment '{experiment}' in the MLflow store {uri}.")
     (place / "studies").mkdir(parents=True)
     for study, cells in studies.items():
-        text = json.dumps({"study": study, "cells": cells})
+        text = json.dumps({"study": study, "cells": list(dict.fromkeys(cells))})
         (place / "studies" / f"{study}.json").write_text(text, encoding="utf-8")
 
 
-def _runs(uri: str, experiment: str) -> Iterator[tuple[Any, Any]]:
-    """A client with each run that records a cell, oldest first."""
+def _client(uri: str) -> Any:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # else a dead server blocks for minutes
     from mlflow import MlflowClient  # heavy, and of no use to who has the files
 
     for name in ("alembic", "mlflow"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    client = MlflowClient(tracking_uri=uri)
-    found = client.get_experiment_by_name(experiment)
+    return MlflowClient(tracking_uri=uri)
+
+
+def _runs(client: Any, experiment: str) -> Iterator[Any]:
+    """Each run that records a cell, oldest first."""
     token: Any = ""
-    while found is not None and token is not None:
+    while token is not None:
         order = ["attributes.start_time ASC"]
-        page = client.search_runs(
-            [found.experiment_id], "tags.cell != ''", order_by=order, page_token=token or None
-        )
-        yield from ((client, run) for run in page)
+        page = client.search_runs([experiment], "tags.cell != ''", order_by=order, page_token=token or None)
+        yield from page
         token = page.token or None
 
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 import yaml
 from filelock import FileLock
 
+from pruning import track_studies
 from pruning.track_runs import record
 
 if TYPE_CHECKING:
@@ -102,6 +103,7 @@ class MLflow:
         client, experiment = self._open(results)
         for folder in folders:
             record(client, experiment, folder)
+        track_studies.record(client, experiment, results)
 
     def _open(self, results: Path) -> tuple[Any, str]:
         with FileLock(results / "mlflow.lock"):

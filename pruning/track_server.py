@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pruning import track_studies
 from pruning.errors import InputError, PruningError, first_line
 from pruning.track import Note, connect
 from pruning.track_live import LIVE, telling
@@ -71,6 +72,7 @@ class Server:
         client, experiment = self.open()
         for folder in folders:
             record(client, experiment, folder)
+        track_studies.record(client, experiment, results)
         _close(client, experiment, results)
 
     def open(self) -> tuple[Any, str]:

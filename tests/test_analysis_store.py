@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 from analysis import store
 from analysis.load import NothingToRead, done, load, trace
+from pruning import track_studies
 from pruning.track import MLflow
 from tests.analysis_grid import Study, write
 
@@ -21,7 +23,7 @@ SMALL = Study(
     objectives=("perplexity", "margin"),
     algos=("one_shot", "greedy"),
     seeds=(0, 1),
-    lost=0,
+    lost=2,
 )
 
 
@@ -32,7 +34,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     keys = write(folder, SMALL)
     part = f'{{"study": "part", "cells": ["{keys[0]}", "{keys[3]}"]}}'
     (folder / "studies" / "part.json").write_text(part, encoding="utf-8")
-    MLflow().record(folder, [folder / key for key in keys])
+    MLflow().record(folder, sorted(path.parent for path in folder.glob("*/result.json")))
     return folder
 
 
@@ -50,6 +52,7 @@ def test_both_give_the_same_frame(results: Path, uri: str, study: str | None) ->
     stored = in_order(load(uri, study))
     pd.testing.assert_frame_equal(stored, in_order(load(results, study)))
     assert (stored["status"] == "failed").any() == (study != "part")
+    assert (stored["status"] == "missing").any() == (study == "small")  # no run tells of these
 
 
 def test_both_give_the_same_traces(results: Path, uri: str) -> None:
@@ -82,8 +85,12 @@ def test_a_run_that_lost_its_result_is_shown_as_missing(
     monkeypatch.setattr(MlflowClient, "list_artifacts", lacking)
     store.copy(uri, tmp_path)
     frame = load(tmp_path, "small")
-    assert list(frame["cell"][frame["status"] == "missing"]) == [lost]
-    assert len(frame) == len(load(results, "small"))
+    before = load(results, "small")
+    assert len(frame) == len(before)
+    gone = set(frame["cell"][frame["status"] == "missing"]) - set(
+        before["cell"][before["status"] == "missing"]
+    )
+    assert gone == {lost}
 
 
 def test_what_cannot_be_read_is_said_in_a_sentence(tmp_path: Path, uri: str) -> None:
@@ -113,3 +120,34 @@ def test_the_analysis_imports_neither_torch_nor_mlflow() -> None:
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ended.stdout.strip() == "[]"
+
+
+class Experiment:
+    """Just enough of a client to hold tags as MLflow does."""
+
+    def __init__(self) -> None:
+        self.tags: dict[str, str] = {}
+
+    def get_experiment(self, _: str) -> Experiment:
+        return self
+
+    def set_experiment_tag(self, _: str, tag: str, value: str) -> None:
+        assert len(value) <= 5000  # MLflow's limit
+        self.tags[tag] = value
+
+
+def test_a_long_list_of_cells_is_recorded_in_several_tags_and_grows(tmp_path: Path) -> None:
+    client, cells = (
+        Experiment(),
+        [f"smollm2-perplexity-fast_block_select-r0.1-s{i}-{i:08x}" for i in range(600)],
+    )
+    path = tmp_path / "studies" / "a study.of-mine.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps({"cells": cells[:300]}), encoding="utf-8")
+    track_studies.record(client, "1", tmp_path)
+    path.write_text(json.dumps({"cells": cells[200:]}), encoding="utf-8")  # another folder, another part
+    track_studies.record(client, "1", tmp_path)
+    assert track_studies.read(client.tags | {"mlflow.note": "text", "study": "plain"}) == {
+        "a study.of-mine": cells
+    }
+    assert len(client.tags) > 5
