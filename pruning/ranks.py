@@ -193,8 +193,9 @@ def _heard(exchange: Callable[[], Any]) -> None:
     try:
         exchange()
     except RuntimeError as error:
+        why = f" ({told})" if (told := _why()) else ""
         raise RankError(
-            f"another rank of this cell ended or did not answer ({_why() or error}): its own log says more."
+            f"another rank of this cell ended or did not answer{why}: its own log says more."
         ) from error
 
 

@@ -1,0 +1,29 @@
+"""Cells on several tasks of a job, on one node and on two: what one process finds, also after a rank was killed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.slurm.conftest import Grid, journals
+
+GRID = ("-m", "algo=one_shot,greedy", "k=2", "forward.batch_tokens=48")  # several batches, some for each rank
+
+
+@pytest.mark.parametrize(("nodes", "ranks"), [(1, 2), (2, 1)])
+def test_ranks_give_the_losses_of_one_process(grid: Grid, tmp_path: Path, nodes: int, ranks: int) -> None:
+    grid.expect(greedy=(4, "kill"))
+    words = (f"model.resources.nodes={nodes}", f"model.resources.ranks={ranks}")
+    ended = grid.run(*GRID, *words)
+    assert ended.status == 1
+    assert "1 of 2 cells failed" in ended.out
+    again = grid.run(*GRID, *words)
+    assert again.status == 0, again.out + again.err
+    plain = grid.launch(*GRID, "scores.share=false", f"paths.results={tmp_path / 'plain'}")
+    assert plain.status == 0, plain.err
+    assert journals(grid.results) == journals(tmp_path / "plain")
+    tasks = {
+        path.name.rpartition("_log")[0].rpartition("_")[2] for path in grid.results.glob("jobs/*/*_log.err")
+    }
+    assert tasks == {"0", "1"}
