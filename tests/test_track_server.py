@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import threading
@@ -157,6 +158,22 @@ def test_a_server_that_never_answers_holds_no_cell_up(tmp_path: Path) -> None:
 def test_what_is_no_server_is_refused(uri: str | None) -> None:
     with pytest.raises(InputError, match=r"is no server: give tracker\.uri=http://HOST:PORT"):
         Server(uri)
+
+
+def test_each_cell_is_recorded_where_its_configuration_says(tmp_path: Path) -> None:
+    uri = "http://login01:5000"
+    server = {"_target_": "pruning.track_server.Server", "uri": uri, "experiment": "depth-pruning",
+              "every": 10.0, "patience": 30.0}  # fmt: skip
+    file = {"_target_": "pruning.track.MLflow", "uri": None, "experiment": "depth-pruning"}
+    none = {"_target_": "pruning.track.Nothing"}
+    cells = {"a": (server, True), "b": (server, False), "c": (file, True), "d": (none, True)}
+    for name, (tracker, done) in cells.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.yaml").write_text(json.dumps({"tracker": tracker}))
+        if done:
+            (tmp_path / name / "result.json").write_text("{}")
+    found = {type(one): (one, [f.name for f in folders]) for one, folders in track.trackers(tmp_path)}
+    assert found == {Server: (Server(uri), ["a"]), track.MLflow: (track.MLflow(), ["c", "d"])}
 
 
 class Cell:
