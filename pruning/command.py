@@ -13,6 +13,7 @@ from pruning.config import CONF, options, register
 
 GROUPS = ("model", "objective", "calibration", "algo", "compensation", "eval")
 OTHERS = ("ratio", "k", "protect", "racing", "seed")
+NOWHERE = "model.resources."  # where a cell runs is no part of it
 
 
 def launch_words(config: Mapping[str, Any]) -> list[str]:
@@ -29,14 +30,10 @@ def launch_words(config: Mapping[str, Any]) -> list[str]:
         words = shorter
     else:
         base = _plain(words)
-    wanted = dict(_leaves({name: config[name] for name in (*GROUPS, *OTHERS) if name in config}))
-    known = dict(_leaves(base))
-    for name, value in wanted.items():
-        if name == "ratio" and wanted.get("k") is not None:
-            continue  # follows from k
-        if known.get(name, ...) != value or (name == "ratio" and value is not None):
-            words.append(f"{name}={_hydra(value)}")
-    return words
+    wanted = {name: config[name] for name in (*GROUPS, *OTHERS) if name in config}
+    if wanted.get("k") is not None:
+        wanted.pop("ratio", None)  # follows from k
+    return [*words, *(w for w in _changes(wanted, base) if not w.startswith(NOWHERE))]
 
 
 def composed(words: Sequence[str]) -> Any:
@@ -90,16 +87,23 @@ def _target(group: str, defaults: list[Any]) -> str | None:
     return None
 
 
-def _leaves(data: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in data.items():
-        if isinstance(value, Mapping) and value:
-            yield from _leaves(value, f"{path}{key}.")
-        else:
-            yield f"{path}{key}", value
+def _changes(wanted: Mapping[str, Any], base: Mapping[str, Any], path: str = "") -> Iterator[str]:
+    """The words that make `wanted` of the settings in `base`."""
+    for key, value in wanted.items():
+        if key not in base:
+            yield f"+{path}{key}={_hydra(value)}"
+        elif isinstance(value, Mapping) and isinstance(base[key], Mapping):
+            yield from _changes(value, base[key], f"{path}{key}.")
+        elif base[key] != value or (path + key == "ratio" and value is not None):
+            yield f"{path}{key}={_hydra(value)}"
+    if path.startswith("eval."):  # where entries can be taken away
+        yield from (f"~{path}{key}" for key in base.keys() - wanted.keys() if isinstance(base[key], Mapping))
 
 
 def _hydra(value: Any) -> str:
     """A value in the grammar of Hydra's command line."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}: {_hydra(one)}" for key, one in value.items()) + "}"
     if isinstance(value, str):
         plain = re.fullmatch(r"[A-Za-z_/.][\w./:@+-]*", value) and value.lower() not in (
             "null",

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pruning.forward import Forward
 
 # Parts of a result's `evaluation` to which each evaluation adds its own metrics.
-GROWING = ("dense", "pruned", "uncompensated", "data", "how", "records", "overlap", "files")
+GROWING = ("dense", "pruned", "uncompensated", "data", "how", "records", "overlap", "files", "settings")
 
 
 @dataclass(frozen=True)

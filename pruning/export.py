@@ -7,10 +7,12 @@ python -m pruning.export --drop 3,7,12 out=DIR model=local model.path=MODEL
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pruning import card, files, measured, models, request
 from pruning.card import Facts
@@ -108,7 +110,7 @@ def _source(settings: models.Model) -> str:
 
 
 def _commands(wanted: Request) -> list[str]:
-    """How to search again and export, and how to make the same cut without a search."""
+    """How to search, evaluate and export again, and how to make the same cut without a search."""
     import shlex
 
     from pruning.command import launch_words
@@ -119,7 +121,16 @@ def _commands(wanted: Request) -> list[str]:
     cut = [shlex.join(words)] if wanted.scales is None else []
     if wanted.result is None:
         return cut
-    return [shlex.join(["python", "launch.py", *launch_words(wanted.result["config"]), "export=DIR"]), *cut]
+    launches = [["python", "launch.py", *launch_words(config)] for config in _evaluated(wanted.result)]
+    return [*map(shlex.join, launches[:-1]), shlex.join([*launches[-1], "export=DIR"]), *cut]
+
+
+def _evaluated(result: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """A result's configuration, with each evaluation that its metrics are from; the latest comes last."""
+    config = result["config"]
+    settings = [*result["evaluation"].get("settings", {}).values(), config["eval"]]
+    distinct = {json.dumps(one, sort_keys=True): one for one in reversed(settings)}
+    return [{**config, "eval": one} for one in reversed(distinct.values())]
 
 
 def _write_record(wanted: Request, facts: Facts, folder: Path) -> None:

@@ -93,7 +93,7 @@ def prepare(cell: Cell) -> Prepared:
 
 
 def _check_lengths(cell: Cell, data: Mapping[str, Any]) -> None:
-    """Raise InputError for rows that are longer than the model can read; lm-eval shortens those of tasks by itself."""
+    """Raise InputError for rows longer than the model can read; lm-eval shortens those of tasks by itself."""
     most = models.positions(cell.model)
     for what, one in data.items():
         if most is not None and (length := getattr(one, "length", 0)) > most:
@@ -340,6 +340,7 @@ def _evaluation(
     if scales is not None and not cell.evaluation.compares:
         new["uncompensated"] = measured("uncompensated", found, None)["metrics"]
     new |= {"data": digests(data), "how": pruned["how"], "records": records}
+    new["settings"] = dict.fromkeys(data, cell.config["eval"])
     if local := digests_of(cell.evaluation.files()):
         new["files"] = local
     if shared := overlaps(prepared.samples, data):  # eval.allow_overlap insisted

@@ -117,11 +117,13 @@ def test_the_peak_is_what_was_needed_on_top() -> None:
     peak.start()
     if peak.extra() is None:
         pytest.skip("this system does not tell")
-    block = torch.ones(64 << 20, dtype=torch.uint8)
-    del block
-    extra = peak.extra()
-    assert extra is not None
-    assert 32 << 20 < extra < 512 << 20
+    for _ in range(2):  # the second time, the C library has memory left that it could use again
+        peak.start()
+        blocks = [torch.ones(1 << 18, dtype=torch.uint8) for _ in range(256)]
+        del blocks
+        extra = peak.extra()
+        assert extra is not None
+        assert 48 << 20 < extra < 512 << 20
 
 
 def test_medians_with_quartiles_and_how_many_times_better() -> None:
@@ -211,5 +213,10 @@ def test_speed_goes_to_result_mlflow_table_and_card(launch: Command, tmp_path: P
         f"| 1, 16 | prefill, tokens/s | {record['runs'][0]['dense']['prefill_per_second']['median']:,.1f} ("
         in card
     )
+    launches = [line for line in card.splitlines() if line.startswith("python launch.py ")]
+    assert ["eval=speed" in line for line in launches] == [False, True], (
+        "the command for each of its evaluations"
+    )
+    assert ["export=DIR" in line for line in launches] == [False, True]
     dense = record["sizes"]["dense"]["parameters"]
     assert f"| parameters | {dense:,} | {record['sizes']['pruned']['parameters']:,} |" in card

@@ -237,8 +237,19 @@ def test_a_configuration_is_composed_within_a_launch_too() -> None:
             "calibration.samples=4",
             "eval.items=8",
         ],
+        [
+            "eval=local",
+            "eval.texts={a: x.txt}",
+            "eval.items={b: 'y, z.jsonl', c: /w.jsonl}",
+            "eval.window=64",
+        ],
+        ["eval=perplexity", "~eval.corpora.c4", "+eval.corpora.mine={source: file, path: x.txt, join: null}"],
+        ["eval=perplexity", "eval.corpora.c4.stride=512", "eval.limit=3"],
+        ["eval=zeroshot", "eval.tasks=[piqa,boolq]"],
+        ["eval=full", "eval.limit=3", "k=2"],
+        ["eval=speed", "eval.prompts=[3]"],
     ],
-    ids=lambda words: words[0],
+    ids=lambda words: "-".join(words[:2]),
 )
 def test_the_command_in_a_card_composes_the_same_configuration(words: list[str]) -> None:
     def composed(given: list[str]) -> dict[str, Any]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +40,7 @@ class Peak:
             for number in range(torch.cuda.device_count()):
                 torch.cuda.reset_peak_memory_stats(number)
         else:
+            _give_back()
             _forget_peak()
         self.before = self._now("memory_allocated", "VmRSS")
 
@@ -52,6 +56,13 @@ class Peak:
             devices = range(torch.cuda.device_count())
             return int(sum(getattr(torch.cuda, of_cuda)(number) for number in devices))
         return _status(of_process)
+
+
+def _give_back() -> None:
+    """Let the C library return what was freed, which the process would use again without counting as more."""
+    gc.collect()
+    with suppress(OSError, AttributeError, TypeError):  # another C library, another system
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _forget_peak() -> None:
