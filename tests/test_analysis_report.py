@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from analysis import report, report_summary, report_tables, report_variance
+from analysis import report, report_columns, report_summary, report_tables, report_variance
 from analysis.load import NothingToRead, load
 from analysis.report_material import Material
 from analysis.report_summary import parts
@@ -244,7 +244,24 @@ def test_the_paper_stands_beside_a_study_of_its_models(tmp_path: Path) -> None:
     assert sorted(str(row[seconds].text) for row in tables["search"].rows) == ["3,223", "551", "8,173"]
 
 
-def _column(table: report_tables.Table, objective: str, heading: str) -> list[str]:
+def test_tables_show_the_numbers_of_the_statistics(results: Path) -> None:
+    material = Material(results, "small")
+    tables = {table.name: table for table in report_tables.tables(material)}
+    assert not [table.reason for table in tables.values() if table.reason]
+    assert all(len(row) == len(table.headings) for table in tables.values() for row in table.rows)
+    pairs = material.overlaps[material.overlaps["comparison"] == "draws"]
+    (row,) = [row for row in tables["overlap"].rows if row[0].text == "draws"]
+    assert [value.text for value in row[2:]] == [
+        f"{len(pairs)}",
+        f"{pairs['jaccard'].mean():.2f}",
+        f"{pairs['corrected'].mean():.2f}",
+    ]
+    accuracies = [row for row in tables["crossed"].rows if row[0].text == "acc/heldout"]
+    assert all(20 < float(row[5].text) < 80 for row in accuracies)  # in percent, and not negative
+    assert len(tables["stability"].rows) == 2 * 4
+
+
+def _column(table: report_columns.Table, objective: str, heading: str) -> list[str]:
     """A column of the rows of one objective, in the panel's order of searches."""
     place = {name: i for i, (name, _) in enumerate(table.headings)}
     own = {str(r[place["search"]].text): r for r in table.rows if r[place["pruned for"]].text == objective}
