@@ -22,6 +22,7 @@ SMALL = (
     "eval.items=6",
     "forward.batch_tokens=64",  # several batches, to have some for every rank
     "forward.memory=1000000",
+    "forward.patience=1000000",  # how many masks go together must not depend on how busy the machine is
     "tracker=none",
 )
 
