@@ -7,6 +7,18 @@ import pandas as pd
 from analysis.frames import groups
 from analysis.stats.grid import SETTING, labels
 
+REFERENCE = "exhaustive"
+
+
+def rivals(cells: pd.DataFrame) -> pd.DataFrame:
+    """The cells of searches that compete. The exhaustive one, run where it can be had, is what they are held against.
+
+    It tells the best mask (`crossed.best_known`). Among the others it would take out of every mean the settings that
+    it was not run on.
+    """
+    found = cells[cells["algo"] != REFERENCE]
+    return found if len(found) else cells
+
 
 def compared(panel: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     """The cells of settings that every search of the panel finished, and a note where that is not all.
@@ -14,6 +26,7 @@ def compared(panel: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     A mean over fewer draws is not comparable, so a missing cell takes its whole setting out of the means. If
     no setting is complete, all cells are used, and the note says that the means are over different draws.
     """
+    panel = rivals(panel)
     setting = labels(panel, SETTING)
     searches = panel["algo"].nunique()
     counted = panel.groupby(setting)["algo"].transform("nunique")

@@ -6,8 +6,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from analysis.metrics import choose
+from analysis.searches import rivals
 from analysis.stats import components, variance
 from analysis.stats.agreement import controlled
 from analysis.stats.estimates import Estimate, Shares
@@ -33,9 +35,8 @@ def measure(frame: pd.DataFrame, named: dict[str, Any]) -> tuple[dict[str, Share
     """Shares of each outcome, and all numbers as one table with permutation p-values and their q."""
     found, records = {}, list[dict[Any, Any]]()
     for label, (values, by) in named.items():
-        use = frame if values is None else frame[values.notna()]
-        use = use.reset_index(drop=True)
-        grams = variance.grams(use, None if values is None else values.dropna(), by)
+        use, known = _used(frame, values)
+        grams = variance.grams(use, known, by)
         shares = components.shares(use, grams, by)
         found[label] = shares
         tested = variance.table(use, grams, by)
@@ -49,6 +50,17 @@ def measure(frame: pd.DataFrame, named: dict[str, Any]) -> tuple[dict[str, Share
     return found, table[[*first, *(c for c in table if c not in first)]]
 
 
+def _used(
+    frame: pd.DataFrame, values: pd.Series[float] | None
+) -> tuple[pd.DataFrame, NDArray[np.float64] | None]:
+    """The cells of competing searches whose value is known, and their values (None: the masks)."""
+    use = rivals(frame)
+    if values is None:
+        return use.reset_index(drop=True), None
+    known = values.loc[use.index].dropna()
+    return use.loc[known.index].reset_index(drop=True), known.to_numpy(float)
+
+
 def across(frame: pd.DataFrame, named: dict[str, Any]) -> pd.DataFrame:
     """Model, ratio and how the others act in them; q controls the false discovery rate over all that was tested.
 
@@ -56,10 +68,9 @@ def across(frame: pd.DataFrame, named: dict[str, Any]) -> pd.DataFrame:
     """
     parts = []
     for label, (values, _) in named.items():
-        use = frame if values is None else frame[values.notna()]
-        use = use.reset_index(drop=True)
+        use, known = _used(frame, values)
         within = WITHIN.get(label, ())
-        found = variance.between(use, None if values is None else values.dropna().to_numpy(), within)
+        found = variance.between(use, known, within)
         undefined = found["source"].map(lambda name, w=within: any(column in name for column in w))
         found.loc[undefined, "note"] = f"not defined: compared within one {' and '.join(within)} only"
         parts.append(found.assign(outcome=label))

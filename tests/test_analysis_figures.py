@@ -12,6 +12,7 @@ import pytest
 from analysis import fig2_ranks, fig3_variance, figure, metrics, outcomes, searches
 from analysis.load import NothingToRead, describe, load, trace
 from tests.analysis_grid import Study, write
+from tests.analysis_grid import frame as grid
 
 MODULES = (
     "fig1_masks",
@@ -185,6 +186,16 @@ def test_searches_are_compared_on_the_draws_that_all_have() -> None:
     assert list(found["x"]) == [1.0, 1.0]
     assert set(found["draws_note"]) == {"1 of 2 draws"}
     assert found["masks"].nunique() == 1
+
+
+def test_an_exhaustive_search_in_some_settings_takes_no_setting_from_the_others() -> None:
+    cells = grid(objectives=1, data=2, draws=2, algos=3)
+    few = cells[(cells["algo"] == "algo0") & (cells["calibration"] == "text0")].assign(algo="exhaustive")
+    panel = pd.concat([cells, few], ignore_index=True)
+    whole, note = searches.compared(panel)
+    assert note == ""
+    assert len(whole) == len(cells)
+    assert set(searches.compared(few)[0]["algo"]) == {"exhaustive"}  # alone, it is what there is
 
 
 def test_ranks_carry_the_paper_and_too_few_points_are_said(results: Path) -> None:

@@ -275,6 +275,20 @@ def test_differences_between_models_and_ratios() -> None:
     assert table.loc["ratio x algorithm", "p"] > 0.05
 
 
+def test_the_exhaustive_search_is_no_level_of_the_algorithm() -> None:
+    from analysis.shares import MASKS, across, measure
+
+    rng = np.random.default_rng(3)
+    cells = frame(objectives=2, data=2, draws=3, algos=3)
+    cells = with_masks(cells, rng.normal(size=(len(cells), 30)))
+    more = pd.concat([cells, cells.iloc[:5].assign(algo="exhaustive")], ignore_index=True)
+    for tables in (
+        lambda c: measure(c, {MASKS: (None, STRATUM)})[1],
+        lambda c: across(c, {MASKS: (None, STRATUM)}),
+    ):
+        pd.testing.assert_frame_equal(tables(cells), tables(more))
+
+
 def test_masks_of_one_model_differ_between_ratios() -> None:
     """Other blocks at another size are an effect of the ratio, and none of the objective or the search."""
     rng = np.random.default_rng(1)
