@@ -15,21 +15,31 @@ from pruning.algo.greedy import Greedy
 from pruning.calibration.samples import Samples
 from pruning.forward import Forward
 from pruning.mask import Space
-from pruning.objective import Calibrated
+from pruning.objective import Calibrated, Objective
+from pruning.objective.margin import Margin
 from pruning.objective.perplexity import Perplexity
 from pruning.scores import Journal, Store
 from pruning.solve import solve
 from tests.architectures import N_BLOCKS, build
 from tests.processes import meet, started
-from tests.rows import language_model, text_rows
+from tests.rows import item_rows, language_model, text_rows
+
+OBJECTIVES: dict[str, tuple[Objective, Samples]] = {
+    "perplexity": (Perplexity(), Samples("text", "test", text_rows(9), 0)),
+    "margin": (Margin(), Samples("items", "test", item_rows(9), 0)),
+}
 
 
-def search(folder: Path, forward: Forward | None = None) -> None:
-    """One greedy search on the calling rank; the first rank writes the journal."""
-    samples = Samples("text", "test", text_rows(9), 0)
-    forward = forward or Forward(language_model(build("llama")), batch_tokens=30)
-    losses = Calibrated(Perplexity(), forward, samples)
-    folder.mkdir(exist_ok=True)
+def search(folder: Path, kind: type[Forward] = Forward) -> None:
+    """One greedy search for each objective on the calling rank; the first rank writes the journals."""
+    for name in OBJECTIVES:
+        _search(folder / name, name, kind(language_model(build("llama")), batch_tokens=30))
+
+
+def _search(folder: Path, name: str, forward: Forward) -> None:
+    objective, samples = OBJECTIVES[name]
+    losses = Calibrated(objective, forward, samples)
+    folder.mkdir(parents=True, exist_ok=True)
     journal, store = Journal.open(folder / "trace.jsonl", N_BLOCKS), Store(folder, "key", "cell", N_BLOCKS)
     solution = solve(Greedy(), Space(N_BLOCKS, 3), losses, journal, store, 0, lambda *_: None)
     rank = dist.get_rank() if dist.is_initialized() else 0
@@ -62,7 +72,7 @@ def talker(rank: int, size: int, port: int, folder: Path) -> None:
             except ValueError as error:
                 said["raised"] = str(error)
             search(folder / "many")
-            search(folder / "starved", Starved(language_model(build("llama")), batch_tokens=30))
+            search(folder / "starved", Starved)
             if rank == 1:
                 raise OSError("the disk of node2 is full")
             ranks.total(np.zeros(3))
@@ -88,13 +98,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 # Out of memory, the engine goes on with smaller batches, whose products are rounded otherwise.
+@pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize(("name", "tolerance"), [("many", 1e-9), ("starved", 1e-6)])
 def test_any_number_of_ranks_gives_the_losses_and_masks_of_one(
-    folder: Path, name: str, tolerance: float
+    folder: Path, name: str, tolerance: float, objective: str
 ) -> None:
-    masks = {(folder / name / f"mask{rank}.json").read_text() for rank in range(3)}
-    assert masks == {(folder / "one" / "mask0.json").read_text()}
-    expected, found = journal(folder / "one"), journal(folder / name)
+    many, one = folder / name / objective, folder / "one" / objective
+    masks = {(many / f"mask{rank}.json").read_text() for rank in range(3)}
+    assert masks == {(one / "mask0.json").read_text()}
+    expected, found = journal(one), journal(many)
+    assert len(expected) == 1 + 6 + 5 + 4, "the dense model and each round of greedy"
     assert found.keys() == expected.keys()
     assert list(found.values()) == pytest.approx([expected[mask] for mask in found], rel=tolerance)
 
