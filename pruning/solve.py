@@ -23,7 +23,7 @@ from pruning.objective import Loss
 from pruning.racing import Racing
 from pruning.scores import Journal, Score, Store
 
-# Told after each score: the number of masks that are scored in full, and the best loss so far.
+# Told after each score: how many masks have one, over some samples or all, and the best loss over all so far.
 Watch = Callable[[int, float], None]
 
 
@@ -71,7 +71,6 @@ class _Ledger:
     racing: Racing
     asked: dict[Mask, None] = field(default_factory=dict)
     count: float = 0.0
-    full: int = 0
     best: dict[int, float] = field(
         default_factory=dict
     )  # the least new loss, by the number of blocks removed
@@ -159,10 +158,9 @@ class _Ledger:
         self.journal.add(score)
         if score.of is None:
             size = len(score.mask.dropped)
-            self.full += 1
             self.best[size] = min(score.loss, self.best.get(size, score.loss))
         if self.best:
-            self.watch(self.full, self.best[max(self.best)])
+            self.watch(len(self.journal.scores), self.best[max(self.best)])
 
     def paid(self) -> tuple[float, float]:
         """Of the losses asked for, how many were computed by this cell and how many by others."""
@@ -185,7 +183,6 @@ def solve(
     """Find a mask of `space`. Raises LossError where a loss is NaN or infinite; the journal keeps the rest."""
     started = time.perf_counter()
     ledger = _Ledger(losses, journal, store, watch, racing or Racing())
-    ledger.full = sum(score.of is None for score in journal.scores.values())
     before = sum(score.seconds for score in journal.scores.values())
     dense = ledger.scores([space.dense])[0]
     found = _search(algo, space, np.random.default_rng(seed), ledger)

@@ -20,7 +20,7 @@ from pruning.mask import Mask, Space
 from pruning.objective import Loss
 from pruning.racing import Racing
 from pruning.scores import Journal, Store
-from pruning.solve import Solution, solve
+from pruning.solve import Solution, Watch, solve
 
 N, SAMPLES = 8, 32
 SPACE = Space(N, 3)
@@ -95,13 +95,18 @@ class Everything:
 
 
 def search(
-    folder: Path, losses: Losses, algo: Algo, cell: str = "cell", delta: float | None = None
+    folder: Path,
+    losses: Losses,
+    algo: Algo,
+    cell: str = "cell",
+    delta: float | None = None,
+    watch: Watch = lambda *_: None,
 ) -> tuple[Solution, Journal]:
     store = Store(folder, "key", cell, N)
     store.claim()
     (folder / cell).mkdir(exist_ok=True)
     journal = Journal.open(folder / cell / "trace.jsonl", N)
-    found = solve(algo, SPACE, losses, journal, store, 0, lambda *_: None, Racing(delta, first=4))
+    found = solve(algo, SPACE, losses, journal, store, 0, watch, Racing(delta, first=4))
     return found, journal
 
 
@@ -117,6 +122,12 @@ def test_a_later_stage_pays_only_for_the_samples_that_are_new(tmp_path: Path) ->
     assert found.asked == pytest.approx(6 * 4 / 32 + 3 * 16 / 32 + 1)
     assert found.paid == pytest.approx((3 * 4 + 2 * 16 + 32) / 32)
     assert found.score.samples == tuple(losses.table[found.score.mask].tolist())
+
+
+def test_the_watch_counts_each_mask_once_whatever_the_samples(tmp_path: Path) -> None:
+    heard: list[int] = []
+    search(tmp_path, Losses(), Stages(), watch=lambda masks, _: heard.append(masks))
+    assert heard == [1, *range(2, 8), *(7 for _ in range(3 + 1))], "dense, six masks, two stages of the same"
 
 
 def test_a_partial_score_says_so_in_the_journal_and_is_never_taken_for_a_full_one(tmp_path: Path) -> None:
