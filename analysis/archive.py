@@ -61,7 +61,8 @@ def _shared(results: Path, study: str) -> Iterator[Path]:
     """Those that cells have in common."""
     yield results / "studies" / f"{study}.json"
     yield from (path for path in (results / "scores").rglob("*") if path.is_file())
-    yield from (results / "evaluation").rglob("*.json")
+    measured = (results / "evaluation").rglob("*.json")
+    yield from (path for path in measured if not path.name.endswith(".lm_eval.json"))
     yield from (results / "calibration").rglob("*.jsonl")
 
 
