@@ -2,14 +2,14 @@
 
 python -m pruning.track [RESULTS] [--uri URI]
 
-Record every cell of a results folder in MLflow, as `make track` does: cells of tracker=server on their server, where
-runs of dead jobs are closed, all others in the SQLite file beside the results. With --uri, everything goes there.
+Record every cell of a results folder in MLflow, as `make track` does: each at its own tracker.uri, cells without one
+in the SQLite file beside the results; on a server of tracker=server, runs of dead jobs are closed. With --uri,
+everything goes there.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -132,24 +132,23 @@ def connect(uri: str) -> Any:
 
 def trackers(results: Path) -> list[tuple[Tracker, list[Path]]]:
     """The trackers that cells of a folder are recorded with, each with the folders of those that have a result."""
-    from pruning.track_server import Server
-
-    alike: dict[str, list[Path]] = {}
+    alike: dict[Tracker, list[Path]] = {}
     for path in sorted(results.glob("*/config.yaml")):
         settings = yaml.safe_load(path.read_text(encoding="utf-8")).get("tracker", {})
-        own = json.dumps(_server(settings), sort_keys=True)
-        alike.setdefault(own, []).extend([path.parent] if (path.parent / "result.json").exists() else [])
-    return [
-        (Server(**settings) if (settings := json.loads(own)) else MLflow(), folders)
-        for own, folders in alike.items()
-    ]
+        done = (path.parent / "result.json").exists()
+        alike.setdefault(_tracker(settings), []).extend([path.parent] if done else [])
+    return list(alike.items())
 
 
-def _server(settings: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The settings of a cell's server, or None where it has none."""
-    if not str(settings.get("_target_")).endswith(".Server"):
-        return None
-    return {name: value for name, value in settings.items() if name != "_target_"}
+def _tracker(settings: Mapping[str, Any]) -> Tracker:
+    """Where a cell's own settings say that it is recorded; cells without a tracker go where most do."""
+    from pruning.track_server import Server
+
+    kind = str(settings.get("_target_")).rpartition(".")[2]
+    own = {name: value for name, value in settings.items() if name != "_target_"}
+    if kind == "Server":
+        return Server(**own)
+    return MLflow(**own) if kind == "MLflow" else MLflow()
 
 
 def main() -> None:

@@ -165,15 +165,21 @@ def test_each_cell_is_recorded_where_its_configuration_says(tmp_path: Path) -> N
     server = {"_target_": "pruning.track_server.Server", "uri": uri, "experiment": "depth-pruning",
               "every": 10.0, "patience": 30.0}  # fmt: skip
     file = {"_target_": "pruning.track.MLflow", "uri": None, "experiment": "depth-pruning"}
-    none = {"_target_": "pruning.track.Nothing"}
-    cells = {"a": (server, True), "b": (server, False), "c": (file, True), "d": (none, True)}
+    none, elsewhere = {"_target_": "pruning.track.Nothing"}, file | {"uri": uri, "experiment": "ours"}
+    cells = {
+        "a": (server, True),
+        "b": (server, False),
+        "c": (file, True),
+        "d": (none, True),
+        "e": (elsewhere, True),
+    }
     for name, (tracker, done) in cells.items():
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.yaml").write_text(json.dumps({"tracker": tracker}))
         if done:
             (tmp_path / name / "result.json").write_text("{}")
-    found = {type(one): (one, [f.name for f in folders]) for one, folders in track.trackers(tmp_path)}
-    assert found == {Server: (Server(uri), ["a"]), track.MLflow: (track.MLflow(), ["c", "d"])}
+    found = {one: [folder.name for folder in folders] for one, folders in track.trackers(tmp_path)}
+    assert found == {Server(uri): ["a"], track.MLflow(): ["c", "d"], track.MLflow(uri, "ours"): ["e"]}
 
 
 class Cell:
