@@ -181,12 +181,13 @@ class Forward:
         tokens, block = batch.ids.numel(), find_blocks(self.model.module).modules[0]
         operations = 2 * tokens * sum(p.numel() for p in block.parameters())
         offloaded = any(p.device.type == "meta" for p in self.model.module.parameters())
-        # In half precision a product's last bit depends on how many rows it has, so a loss would depend on which
-        # masks it is asked with, and a search that was interrupted could end elsewhere.
-        exact = self.model.module.dtype in (torch.float32, torch.float64)
+        # In half precision, and on a GPU, a product's last bit depends on how many rows it has, so a loss would
+        # depend on which masks it is asked with, and a search that was interrupted could end elsewhere.
+        wide, device = self.model.module.dtype in (torch.float32, torch.float64), self.model.device.type
+        exact = wide and device == "cpu"
         if self.merge is False or (self.merge is None and not exact and not offloaded):
             return 1
-        small = tokens < MERGE_TOKENS or operations < MERGE_OPERATIONS.get(self.model.device.type, 1e8)
+        small = tokens < MERGE_TOKENS or operations < MERGE_OPERATIONS.get(device, 1e8)
         return max(1, self.batch_tokens // tokens) if small or offloaded else 1
 
     def _capacity(self, rows: tuple[Row, ...]) -> int:

@@ -17,6 +17,7 @@ from pruning.blocks import find_blocks
 from pruning.calibration.samples import Row
 from pruning.forward import Forward
 from pruning.mask import Mask
+from pruning.models import LanguageModel
 from tests.architectures import ARCHITECTURES, N_BLOCKS, build
 from tests.rows import item_rows, language_model, plain, text_rows
 
@@ -120,6 +121,16 @@ def test_a_kill_costs_one_mask_where_a_mask_takes_longer_than_the_patience() -> 
 def test_branches_are_merged_in_half_precision_only_on_request() -> None:
     module, rows = build("llama").bfloat16(), (Row(tuple(range(3, 13)), (1, 10)),)
     default, merging = Forward(language_model(module)), Forward(language_model(module), merge=True)
+    assert default._merged(default.batches(rows)[0]) == 1
+    assert merging._merged(merging.batches(rows)[0]) > 1
+
+
+def test_branches_are_merged_on_a_gpu_only_on_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its kernels, and the order in which they add up, depend on how many rows there are, also in float32."""
+    module, rows = build("llama"), (Row(tuple(range(3, 13)), (1, 10)),)
+    default, merging = Forward(language_model(module)), Forward(language_model(module), merge=True)
+    assert default._merged(default.batches(rows)[0]) > 1
+    monkeypatch.setattr(LanguageModel, "device", torch.device("cuda"))
     assert default._merged(default.batches(rows)[0]) == 1
     assert merging._merged(merging.batches(rows)[0]) > 1
 
