@@ -37,7 +37,17 @@ from pruning.launcher import local, processes, slurm
 from pruning.racing import Racing
 
 CONF = Path(__file__).parent.parent / "conf"
-GROUPS = ("model", "objective", "calibration", "algo", "compensation", "eval", "tracker", "launcher", "experiment")
+GROUPS = (
+    "model",
+    "objective",
+    "calibration",
+    "algo",
+    "compensation",
+    "eval",
+    "tracker",
+    "launcher",
+    "experiment",
+)
 
 
 @dataclasses.dataclass
@@ -114,7 +124,9 @@ def schema(cls: type) -> type:
         if item.default_factory is not dataclasses.MISSING:
             default: Any = dataclasses.field(default_factory=item.default_factory)
         else:
-            default = dataclasses.field(default=MISSING if item.default is dataclasses.MISSING else item.default)
+            default = dataclasses.field(
+                default=MISSING if item.default is dataclasses.MISSING else item.default
+            )
         if item.init:
             fields.append((item.name, hints[item.name], default))
     return dataclasses.make_dataclass(f"{cls.__name__}Conf", fields)

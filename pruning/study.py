@@ -150,7 +150,9 @@ def _remember(cells: Sequence[Cell]) -> None:
 def _check_jobs(launcher: Launcher, cells: Sequence[Cell]) -> None:
     """Raise InputError for a launcher that cannot run these cells."""
     if ranks.count() > 1:
-        raise InputError("torchrun starts the ranks of launcher=local: jobs start their own (model.resources.ranks).")
+        raise InputError(
+            "torchrun starts the ranks of launcher=local: jobs start their own (model.resources.ranks)."
+        )
     launcher.check({cell.model.name: cell.model.resources for cell in cells})
     if not launcher.wait and any(cell.config.get("export") is not None for cell in cells):
         raise InputError("export=DIR needs the finished cell: leave launcher.wait=true, or export it later.")
