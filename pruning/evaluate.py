@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Collection, Iterator, Mapping, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,7 @@ from pruning.mask import Mask
 if TYPE_CHECKING:
     from pruning.forward import Forward
 
+MEASURED = {"dense", "pruned", "uncompensated"}  # what has metrics in a result's `evaluation`
 # Parts of a result's `evaluation` to which each evaluation adds its own metrics.
 GROWING = ("dense", "pruned", "uncompensated", "data", "how", "records", "overlap", "files", "settings")
 
@@ -81,6 +82,16 @@ def averaged(metrics: Mapping[str, float]) -> dict[str, float]:
         return {}
     error = math.sqrt(math.fsum(metrics[f"{name}/stderr"] ** 2 for name in names)) / len(names)
     return {"acc/mean": math.fsum(metrics[name] for name in names) / len(names), "acc/mean/stderr": error}
+
+
+def mean_of(evaluation: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
+    """The mean accuracy over some metrics of a result, where another evaluation may have left the mean of its own."""
+    accuracies = [name for name in names if name.startswith("acc/")]
+    means = {}
+    for which in MEASURED & evaluation.keys():
+        known = evaluation[which].items()
+        means[which] = averaged({key: v for key, v in known if key.removesuffix("/stderr") in accuracies})
+    return {**means, "how": {"acc/mean": {"of": accuracies}}} if any(means.values()) else {}
 
 
 def digests(data: Mapping[str, Data]) -> dict[str, str]:

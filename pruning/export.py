@@ -156,7 +156,7 @@ def summary(facts: Facts, out: Path) -> str:
     fewer = 1 - sizes.parameters / sizes.dense_parameters
     return "\n".join(
         [
-            f"lost    {lost or 'not measured: the mask comes without a cell'}",
+            f"lost    {lost or f'not measured: {measured.unmeasured(facts.result)}'}",
             f"gained  {len(mask.dropped)} of {mask.n_blocks} blocks removed ({' '.join(map(str, mask.dropped))}), "
             f"{sizes.dense_parameters:,} -> {sizes.parameters:,} parameters ({fewer:.1%} fewer), "
             f"{measured.size(sizes.dense_bytes)} -> {measured.size(sizes.bytes)} in {facts.dtype}"

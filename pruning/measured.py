@@ -32,11 +32,16 @@ def number(name: str, values: Mapping[str, Any]) -> str:
     return f"{value:,.{places}f}" + (f" ± {error:,.{places}f}" if isinstance(error, float) else "")
 
 
+def unmeasured(result: Mapping[str, Any] | None) -> str:
+    """Why there is no metric."""
+    return "the mask comes without a cell" if result is None else "its cell was evaluated for speed alone"
+
+
 def lost(result: Mapping[str, Any] | None) -> Iterator[str]:
     """The section on what was measured, paragraph by paragraph."""
     rows = list(metrics(result))
     if result is None or not rows:
-        yield "Nothing: a mask without a finished cell has no measurements."
+        yield f"Nothing: {unmeasured(result)}."
         return
     evaluation = result["evaluation"]
     plain = evaluation.get("uncompensated")  # the same mask without its factors

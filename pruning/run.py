@@ -25,7 +25,7 @@ from pruning.calibration.sources import existing
 from pruning.cell import FORMAT, Cell, described, digest
 from pruning.errors import InputError, PruningError, RankError
 from pruning.estimate import Estimate
-from pruning.evaluate import Evaluator, digests, merged
+from pruning.evaluate import Evaluator, digests, mean_of, merged
 from pruning.evaluation import Data, Evaluation, digests_of
 from pruning.evaluation.overlap import check_disjoint, overlaps
 from pruning.evaluation.text import HIGHEST
@@ -136,7 +136,7 @@ def run(prepared: Prepared) -> dict[str, Any]:
             with cell.tracker.live(cell) if ranks.is_first() else silent() as note:
                 result = _run(prepared, note)
         else:
-            result = _evaluated(prepared, done) if missing(prepared, done) else _named(cell, done)
+            result = _evaluated(prepared, done) if missing(prepared, done) else _named(prepared, done)
     if ranks.is_first():
         cell.tracker.finished(cell.folder)
     return result
@@ -206,14 +206,17 @@ def _evaluated(prepared: Prepared, done: Mapping[str, Any]) -> dict[str, Any]:
     scales = factors and tuple(factors.get(str(block), 1.0) for block in range(found.n_blocks))
     new = _evaluation(prepared, found, _forward(cell, model), scales)
     new["environment"] = environment(started, str(model.device))
-    return _named(cell, {**done, "evaluation": merged(done["evaluation"], new)}, grown=True)
+    return _named(prepared, {**done, "evaluation": merged(done["evaluation"], new)}, grown=True)
 
 
-def _named(cell: Cell, done: Mapping[str, Any], grown: bool = False) -> dict[str, Any]:
+def _named(prepared: Prepared, done: Mapping[str, Any], grown: bool = False) -> dict[str, Any]:
     """The result under the evaluation that is asked for now; written if it has grown or was under another one."""
+    cell = prepared.cell
     result = {**done, "config": {**done["config"], "eval": cell.config["eval"]}}
     if local := digests_of(cell.evaluation.files()):
         result["evaluation"] = merged(done["evaluation"], {"files": local})
+    if cell.evaluation.averages and (mean := mean_of(done["evaluation"], prepared.data)):
+        result["evaluation"] = merged(result["evaluation"], mean)
     if grown or result != done:
         _put(cell.folder / "config.yaml", yaml.safe_dump(result["config"], sort_keys=False))
         _put(cell.folder / "result.json", result)

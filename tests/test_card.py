@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ import yaml
 from huggingface_hub import ModelCard
 
 from pruning.card import Facts, Sizes, model_card
+from pruning.export import summary
 from pruning.mask import Mask
 from pruning.measured import metrics, size
 from pruning.mergekit import mergekit, ranges
@@ -90,6 +92,17 @@ def test_a_mask_without_a_cell_has_no_measurements() -> None:
     assert "model-index" not in text
     assert ModelCard(text).data.base_model == "someone/tiny"
     assert list(metrics(None)) == []
+
+
+def test_a_cell_that_was_timed_only_is_not_called_a_mask_without_a_cell() -> None:
+    facts = replace(FACTS, result=RESULT | {"evaluation": {"dense": {}, "pruned": {}}})
+    assert "Nothing: its cell was evaluated for speed alone." in model_card(facts)
+    assert summary(facts, Path("out")).startswith(
+        "lost    not measured: its cell was evaluated for speed alone\n"
+    )
+    assert summary(replace(facts, result=None), Path("out")).startswith(
+        "lost    not measured: the mask comes"
+    )
 
 
 def test_a_directory_is_no_hub_name() -> None:

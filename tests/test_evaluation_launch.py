@@ -160,6 +160,25 @@ def test_a_larger_limit_replaces_a_quick_look(launch: Command, local: list[str])
     assert whole["how"]["ppl/prose"]["tokens_scored"] > quick["how"]["ppl/prose"]["tokens_scored"]
 
 
+def test_the_mean_is_that_of_the_evaluation_that_is_asked_for(
+    launch: Command, local: list[str], tmp_path: Path, measured: list[tuple[str, Mask]]
+) -> None:
+    items_file(tmp_path / "third.jsonl", 8, seed=3)
+    others = [
+        "eval.items={second: second.jsonl, third: third.jsonl}",
+        *(w for w in local if "first" not in w),
+    ]
+    once, other = (launch("k=1", *words).result()["evaluation"] for words in (local, others))
+    assert other["how"]["acc/mean"] == {"of": ["acc/second", "acc/third"]}
+    assert other["pruned"]["acc/mean"] != once["pruned"]["acc/mean"], "the files tell nothing"
+    measured.clear()
+    back = launch("k=1", *local).result()["evaluation"]
+    assert measured == []
+    assert back["how"]["acc/mean"] == once["how"]["acc/mean"]
+    for which in ("dense", "pruned"):
+        assert once[which].items() < back[which].items(), "the mean, its error, and all else that was known"
+
+
 def test_a_compensated_cell_is_evaluated_again_with_its_factors(launch: Command, local: list[str]) -> None:
     words = ["k=2", "compensation=magnitude"]
     launch(*words)
