@@ -50,7 +50,9 @@ def test_the_margin_orders_masks_that_answer_alike_and_is_no_evidence() -> None:
     estimate = bound(Accuracy(), model(), samples("items", 12)).estimate
     misses, margins = np.array([0.0, 1.0] * 6), np.random.default_rng(0).normal(-5, 1, 12)
     a, b = (misses + TIE_BREAK * (margins + worse) for worse in (0, 3))
-    better, score = (Score(MASKS[i], estimate.mean(t.tolist()), tuple(t.tolist()), 1.0) for i, t in enumerate((a, b)))
+    better, score = (
+        Score(MASKS[i], estimate.mean(t.tolist()), tuple(t.tolist()), 1.0) for i, t in enumerate((a, b))
+    )
     assert better.loss < score.loss
     assert compare(better, score, estimate).p_value == 1.0
     wrong = Score(MASKS[1], 1.0, tuple((b + (misses == 0)).tolist()), 1.0)
