@@ -200,10 +200,12 @@ stop() { # stop NAME SIGNAL: the process of a pid file, and nothing else
   rm -f "$ROOT/run/$1.pid"
 }
 
+no_jobs() { [ -z "$(squeue --noheader)" ]; }
+
 down() {
   local node
-  [ -f "$SLURM_CONF" ] && timeout 10 scancel --user=root 2>/dev/null || true
-  for node in $(seq "$NODES"); do stop "node$node" TERM; done
+  if [ -f "$SLURM_CONF" ] && timeout 10 scancel --user=root 2>/dev/null; then patiently 30 no_jobs || true; fi
+  for node in $(seq "$NODES"); do stop_node "node$node"; done # with what is left of its jobs
   for name in slurmctld slurmdbd mariadbd munged; do stop "$name" TERM; done
   rm -rf "$ROOT"
 }

@@ -20,7 +20,7 @@ from tests.conftest import Command, Ended
 
 SCRIPT, FAULTY = Path(__file__).parent / "cluster.sh", Path(__file__).parent / "faulty.py"
 TINY = ["model.resources.gpus_per_rank=0", "model.resources.cpus_per_rank=1", "model.resources.memory_gb=0.9"]
-PATIENCE = 240  # seconds: a slow machine is no fault
+PATIENCE = 900  # seconds: a slow machine is no fault
 
 
 @dataclass(frozen=True)
@@ -126,6 +126,11 @@ class Grid:
         """The last job of the cell whose name has this part."""
         ((key, record),) = [(key, one) for key, one in latest(self.results).items() if part in key]
         return record.jobs[key]
+
+    def log(self, part: str) -> str:
+        """What the last job of a cell complained of."""
+        (path,) = self.results.glob(f"jobs/*/{self.job(part)}_0_log.err")
+        return path.read_text()
 
     def lines(self, part: str) -> int:
         """How many lines the journal of a cell has."""

@@ -76,6 +76,22 @@ def test_cells_are_ordered_so_that_they_share_and_one_runs_at_a_time(grid: Grid)
     assert shared["greedy"] >= N_BLOCKS, "and the longer one found its losses"
 
 
+def test_cells_that_run_at_once_share_what_is_written(grid: Grid) -> None:
+    grid.expect(one_shot=(5, "hold"))
+    grid.submit("algo=one_shot", "k=2", "scores.share=true")
+    grid.reaches("one_shot", 5)
+    ended = grid.run("algo=greedy", "k=2", "scores.share=true")
+    assert ended.status == 0, ended.out + ended.err
+    assert grid.cluster.call(
+        "squeue", "--noheader", "--format=%T", f"--jobs={grid.job('one_shot')}"
+    ).split() == ["RUNNING"]
+    assert ended.result("greedy")["search"]["evaluations_shared"] >= 4, (
+        "the singles that are there; one is dense"
+    )
+    grid.go()
+    grid.cluster.ends(grid.job("one_shot"), "COMPLETED")
+
+
 def test_hydras_own_launcher_gives_the_same(launch: Command, cluster: Cluster, tmp_path: Path) -> None:
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
     words = ("-m", "algo=one_shot,greedy", "k=1", "scores.share=false")

@@ -25,6 +25,7 @@ def test_a_results_folder_that_cannot_be_written_for_a_moment(grid: Grid) -> Non
     grid.cluster.ends(job, "FAILED")
     grid.results.unlink()
     away.rename(grid.results)
+    grid.cluster.ends(grid.job("one_shot"), "COMPLETED")
     found = next(one for one in standings(grid.results).values() if "greedy" in one.key)
     assert found.state is State.FAILED
     assert "SLURM: FAILED" in found.reason
@@ -58,15 +59,22 @@ def silent() -> Iterator[str]:
 
 
 @pytest.mark.parametrize("how", ["down", "slow"])
+@pytest.mark.parametrize("tracker", ["mlflow", "server"])
 def test_a_tracking_server_that_does_not_answer_costs_no_cell(
-    grid: Grid, silent: str, how: str, monkeypatch: pytest.MonkeyPatch
+    grid: Grid, silent: str, how: str, tracker: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
     uri = silent if how == "slow" else "http://127.0.0.1:9"
-    words = ("algo=one_shot", "k=1", f"tracker.uri={uri}")
-    ended = grid.run(*words, tracker="mlflow")
+    cells = ("-m", "algo=one_shot,greedy", "k=1")
+    live = ("tracker.patience=1", "tracker.every=0.1") if tracker == "server" else ()
+    ended = grid.run(*cells, f"tracker.uri={uri}", *live, tracker=tracker)
     assert ended.status == 0, ended.out + ended.err
     assert "the tracker could not start" in ended.err
     assert "results are safe" in ended.err
-    grid.cluster.ends(grid.job("one_shot"), "COMPLETED")
-    grid.completes("algo=one_shot", "k=1")
+    for part in ("one_shot", "greedy"):
+        grid.cluster.ends(grid.job(part), "COMPLETED")
+        told = "is not recorded yet" in grid.log(part)
+        assert told == (tracker == "server"), (
+            "a job speaks to a server only where it is live, and then says so"
+        )
+    grid.completes(*cells)
