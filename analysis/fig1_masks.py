@@ -14,12 +14,13 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
-from analysis.figure import arguments, empty, looks, ordered, save
+from analysis.figure import GREY, arguments, empty, head, looks, number, ordered, save, wrapped
 from analysis.frames import groups
 from analysis.load import describe, done, load
 from analysis.metrics import Metric, names
 
-ROW, HEAD = 0.27, 0.85  # inches: a line, and what a panel needs beside its lines
+# Inches: a line, what a panel needs beside its lines, its width. Eight panels of two columns fill a page.
+ROW, HEAD, WIDTH = 0.165, 0.5, 4.2
 
 
 def draw(frame: pd.DataFrame, title: str) -> Figure:
@@ -30,9 +31,9 @@ def draw(frame: pd.DataFrame, title: str) -> Figure:
     columns = max(len(found) for found in ks.values())
     most = int(known.groupby(["model", "objective", "k"])["algo"].nunique().max())
     figure = Figure(
-        figsize=(0.6 + 5.8 * columns, 0.7 + len(rows) * (HEAD + ROW * most)), layout="constrained"
+        figsize=(0.3 + WIDTH * columns, 0.9 + len(rows) * (HEAD + ROW * most)), layout="constrained"
     )
-    figure.suptitle(title, fontsize=8, color="0.35")
+    head(figure, title, figure.get_figwidth())
     grid = figure.subplots(len(rows), columns, squeeze=False)
     colours = looks(list(dict.fromkeys(known["objective"])))
     for i, (model, objective) in enumerate(rows):
@@ -44,12 +45,13 @@ def draw(frame: pd.DataFrame, title: str) -> Figure:
             cells = known[(known["model"] == model) & (known["objective"] == objective) & (known["k"] == k)]
             heading = f"{model} · {objective} · {int(k)} block{'s' if k > 1 else ''} removed"
             _panel(grid[i, j], cells, colours[objective][0], heading)
-    figure.supxlabel(_foot(done(frame)), fontsize=8, color="0.35")
+    foot = wrapped(_foot(done(frame)), int(figure.get_figwidth() * 17), "; ")
+    figure.supxlabel(foot, fontsize=7, color=GREY)
     return figure
 
 
 def _panel(axes: Axes, cells: pd.DataFrame, colour: str, title: str) -> None:
-    axes.set_title(title, loc="left")
+    axes.set_title(title, loc="left", fontsize=8)
     searches = ordered(cells["algo"])
     finished = done(cells)
     if finished.empty:
@@ -63,11 +65,12 @@ def _panel(axes: Axes, cells: pd.DataFrame, colour: str, title: str) -> None:
             removed[line] = np.mean([[b in mask for b in range(n_blocks)] for mask in own["dropped"]], axis=0)
         _line(axes, line, n_blocks, own)
     shades = LinearSegmentedColormap.from_list("removed", ["#F2F2F2", colour])
-    axes.pcolormesh(removed, cmap=shades, vmin=0, vmax=1, edgecolors="white", linewidth=1.2)
-    axes.set(ylim=(len(searches), 0), xlabel="block")
-    axes.set_xticks(np.arange(0, n_blocks, 2) + 0.5, [str(b) for b in range(0, n_blocks, 2)])
-    axes.set_yticks(np.arange(len(searches)) + 0.5, [_label(cells, algo) for algo in searches])
-    axes.tick_params(length=0)
+    axes.pcolormesh(removed, cmap=shades, vmin=0, vmax=1, edgecolors="white", linewidth=0.8)
+    axes.set_ylim(len(searches), 0)
+    axes.set_xlabel("block", fontsize=7, labelpad=1)
+    axes.set_xticks(np.arange(0, n_blocks, 2) + 0.5, [str(b) for b in range(0, n_blocks, 2)], fontsize=6.5)
+    axes.set_yticks(np.arange(len(searches)) + 0.5, [_label(cells, algo) for algo in searches], fontsize=7)
+    axes.tick_params(length=0, pad=2)
     for side in axes.spines.values():
         side.set_visible(False)
 
@@ -75,7 +78,7 @@ def _panel(axes: Axes, cells: pd.DataFrame, colour: str, title: str) -> None:
 def _line(axes: Axes, line: int, n_blocks: int, own: pd.DataFrame) -> None:
     """What the masks of a search cost, beside them."""
     text = _cost(own) if len(own) else "missing"
-    axes.text(n_blocks + 0.3, line + 0.5, text, va="center", fontsize=7.5, color="0.25")
+    axes.text(n_blocks + 0.3, line + 0.5, text, va="center", fontsize=6.5, color="0.25")
 
 
 def _label(cells: pd.DataFrame, algo: str) -> str:
@@ -93,7 +96,7 @@ def _cost(cells: pd.DataFrame, which: str = "pruned") -> str:
     for kind in ("ppl", "acc"):
         if measured := names(cells, kind):
             value = float(Metric(kind, measured).of(cells, which).mean())
-            shown = f"{value:.1f}" if value < 1000 else f"{value:,.0f}"
+            shown = f"{value:.1f}" if value < 1000 else number(value)
             words.append(f"ppl {shown}" if kind == "ppl" else f"acc {value / 100:.2f}")
     return "  ".join(words)
 

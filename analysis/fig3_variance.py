@@ -122,7 +122,8 @@ def _words(strip: pd.DataFrame) -> str:
     if np.isnan(row["variance"]):
         return "one\nsearch"
     text = f"σ² {number(row['variance'])}\n({number(row['distinct_variance'])})"
-    text += f"\n{row['draws_note']}" if row["draws_note"] else ""
+    if row["draws_note"]:
+        text += "\n" + str(row["draws_note"]).replace(" draws", "\ndraws")  # a strip is narrow
     return text if np.isnan(row["published_variance"]) else f"{text}\npaper {row['published_variance']:.1f}"
 
 

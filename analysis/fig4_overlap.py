@@ -117,7 +117,7 @@ def _map(axes: Axes, chosen: pd.DataFrame, named: bool) -> QuadMesh:
         axes.axvline(edge, color="white", lw=1.5)
     axes.set(xlim=(0, len(keys)), ylim=(len(keys), 0), aspect="equal")
     axes.set_yticks(
-        np.arange(len(keys)) + 0.5, [a for _, a in keys] if named else [""] * len(keys), fontsize=5.5
+        np.arange(len(keys)) + 0.5, [a for _, a in keys] if named else [""] * len(keys), fontsize=6.5
     )
     axes.set_xticks((starts[1:] + starts[:-1]) / 2, objectives, fontsize=7)
     axes.tick_params(length=0, pad=2)
@@ -131,7 +131,7 @@ def _strips(axes: Axes, pairs: pd.DataFrame, models: list[str]) -> None:
         axes.plot([], [], "o", color=COLOURS[i % len(COLOURS)], ms=5, label=model)
         for y, name in enumerate(names):
             found = pairs.loc[(pairs["comparison"] == name) & (pairs["model"] == model), "corrected"]
-            height = y + 0.22 * (i - (len(models) - 1) / 2)
+            height = y + 0.36 * (i - (len(models) - 1) / 2)
             colour = COLOURS[i % len(COLOURS)]
             if found.empty:
                 axes.text(0.01, height, f"no pair of {model}", fontsize=6, color="0.5", va="center")

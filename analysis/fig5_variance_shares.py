@@ -40,7 +40,8 @@ def draw(found: dict[str, Shares], table: pd.DataFrame, title: str) -> Figure:
     for axes in grid[0]:
         axes.set_xlim(max(-1.0, low - 0.05), min(2.0, high + 0.05))
     figure.supxlabel(
-        "share of the variance within model and k; filled: permutation q at most 0.05 (false discovery rate);\n"
+        "share of the variance within model and k; filled: permutation q at most 0.05 (false discovery rate), "
+        "the rest is not tested;\n"
         "ratio: calibration : search, 95 percent interval over calibration draws; "
         "ratio⁺: the interaction counted on both sides",
         fontsize=7,

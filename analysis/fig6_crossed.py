@@ -9,6 +9,7 @@ cell of the same problem scored, in standard errors of that loss over the calibr
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,8 @@ from analysis.load import describe, done, load, trace
 from analysis.metrics import Metric, choose, names
 from analysis.stats import crossed
 from analysis.stats.grid import STRATUM
+
+PAGE = 8.5  # inches: figures that are wider cannot be read in print
 
 
 def outcomes(cells: pd.DataFrame) -> dict[str, pd.Series[Any]]:
@@ -42,24 +45,29 @@ def measure(frame: pd.DataFrame, results: Any) -> tuple[pd.DataFrame, pd.DataFra
 
 
 def draw(matrix: pd.DataFrame, regrets: pd.DataFrame, title: str) -> Figure:
-    """A column for each model and k: the matrix above, regrets by algorithm below."""
+    """For each model and k the matrix, with regrets by algorithm below it; as many side by side as a page holds."""
     strata = strata_of(matrix)
     shown = list(dict.fromkeys(matrix["outcome"]))
     objectives = sorted(matrix["objective"].unique())
     panel = max(1.75, 0.3 + 0.5 * len(shown))
-    width, upper = 1.2 + panel * len(strata), 0.75 + 0.26 * len(objectives)
-    figure = Figure(figsize=(width, 0.5 + upper + 2.3), layout="constrained")
+    columns = min(len(strata), max(1, int((PAGE - 1.2) / panel)))
+    rows, upper = math.ceil(len(strata) / columns), 0.75 + 0.26 * len(objectives)
+    width = 1.2 + panel * columns
+    figure = Figure(figsize=(width, 0.5 + rows * (upper + 2.3)), layout="constrained")
     head(figure, title, width)
-    grid = figure.subplots(2, len(strata), squeeze=False, height_ratios=[upper, 2.3])
+    grid = figure.subplots(2 * rows, columns, squeeze=False, height_ratios=[upper, 2.3] * rows)
     algos = ordered(regrets["algo"])
     top = float(np.nanmax(regrets["regret_se"], initial=1.0))
-    for j, (model, k) in enumerate(strata):
+    for i, (model, k) in enumerate(strata):
+        above, below = grid[2 * (i // columns)][i % columns], grid[2 * (i // columns) + 1][i % columns]
         own = matrix[(matrix["model"] == model) & (matrix["k"] == k)]
-        grid[0][j].set_title(f"{model} · k = {int(k)}", fontsize=8.5)
-        _matrix(grid[0][j], own, objectives, shown, j == 0)
+        above.set_title(f"{model} · k = {int(k)}", fontsize=8.5)
+        _matrix(above, own, objectives, shown, i % columns == 0)
         cells = regrets[(regrets["model"] == model) & (regrets["k"] == k)]
-        _regrets(grid[1][j], cells, algos, objectives, j == 0)
-        grid[1][j].set_xlim(-0.03 * top, 1.08 * top)
+        _regrets(below, cells, algos, objectives, i % columns == 0)
+        below.set_xlim(-0.03 * top, 1.08 * top)
+    for axes in grid[-2:, len(strata) - columns * (rows - 1) :].flat:
+        axes.set_axis_off()
     note = "above: mean outcome of the masks pruned for each objective; darker: worse in its column; bold: best; "
     note += "below: calibration loss above the best known mask, in its standard errors; mean (large), cells (small)"
     legend(figure, looks(objectives), note)
@@ -98,6 +106,9 @@ def _regrets(axes: Axes, cells: pd.DataFrame, algos: list[str], objectives: list
         empty(axes, "no finished cell")
         return
     for y, algo in enumerate(algos):
+        if not (cells["algo"] == algo).any():
+            axes.text(0, y, "no cell", fontsize=6.5, color="0.5", va="center")
+            continue
         for i, objective in enumerate(objectives):
             own = cells[(cells["algo"] == algo) & (cells["objective"] == objective)]
             height = y + 0.22 * (i - (len(objectives) - 1) / 2)

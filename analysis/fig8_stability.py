@@ -67,6 +67,9 @@ def draw(rows: pd.DataFrame, curves: pd.DataFrame, title: str) -> Figure:
 
 def _dots(axes: Axes, own: pd.DataFrame, algos: list[str], strata: list[tuple[str, int]]) -> None:
     for y, algo in enumerate(algos):
+        if not (own["algo"] == algo).any():
+            axes.text(0, y, "no cell", fontsize=6.5, color="0.5", va="center")
+            continue
         for i, (model, k) in enumerate(strata):
             cells = own[(own["algo"] == algo) & (own["model"] == model) & (own["k"] == k)]
             values = cells["other_mask"].dropna()

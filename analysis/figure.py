@@ -26,6 +26,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "h")
 GREY = "0.35"
 DASH = "\N{EN DASH}"  # what a missing number looks like
+LARGE = 1e6  # from here on, numbers are shown with an exponent
 
 # Algorithms in the paper's order, then others; so that they look alike in all figures of a study.
 ORDER = (
@@ -126,7 +127,9 @@ def legend(figure: Figure, look: Mapping[str, tuple[str, str]], note: str = "") 
     longest = 0.35 + 0.066 * max(len(name) for name in look)  # inches of the widest entry
     columns = min(len(handles), max(1, int(figure.get_figwidth() / longest)))
     title = wrapped(note, int(figure.get_figwidth() * 17), "; ")
-    lines = math.ceil(len(handles) / columns) + 0.75 * (title.count("\n") + 1)
+    rows = math.ceil(len(handles) / columns)
+    columns = math.ceil(len(handles) / rows)  # equally long rows
+    lines = rows + 0.75 * (title.count("\n") + 1)
     figure.set_figheight(figure.get_figheight() + 0.17 * lines)  # the panels keep their height
     shown = figure.legend(
         handles=handles,
@@ -147,7 +150,7 @@ def plain_log(axis: Axis) -> None:
     low, high = axis.get_view_interval()
     subs = (1,) if high > 300 * low else (1, 2, 5) if high > 5 * low else (1, 1.5, 2, 3, 4, 5, 7)
     axis.set_major_locator(LogLocator(subs=subs))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
+    axis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.6g}" if v < LARGE else large(v)))
     axis.set_minor_formatter(NullFormatter())
 
 
@@ -156,10 +159,17 @@ def probability(name: str, value: float) -> str:
     return f"{name} < 0.01" if value < 0.005 else f"{name} {DASH if math.isnan(value) else f'{value:.2f}'}"
 
 
+def large(value: float) -> str:
+    """A number that would be too wide in full, as perplexities of broken models are: 1.4e8."""
+    return f"{value:.2g}".replace("e+0", "e").replace("e+", "e")
+
+
 def number(value: float) -> str:
-    """A positive number with about three digits: 0.24, 5.31, 40.6, 373, 21,622."""
+    """A positive number with about three digits: 0.24, 5.31, 40.6, 373, 21,622, 1.4e8."""
     if math.isnan(value):
         return DASH
+    if abs(value) >= LARGE:
+        return large(value)
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
 
 

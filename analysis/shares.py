@@ -58,7 +58,7 @@ def _used(
     if values is None:
         return use.reset_index(drop=True), None
     known = values.loc[use.index].dropna()
-    return use.loc[known.index].reset_index(drop=True), known.to_numpy(float)
+    return use.loc[known.index].reset_index(drop=True), np.asarray(known, np.float64)
 
 
 def across(frame: pd.DataFrame, named: dict[str, Any]) -> pd.DataFrame:

@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis.figure import DASH, GREY, wrapped
+from analysis.figure import DASH, GREY, LARGE, number, wrapped
 
 ROW, TOP, FOOT = 0.19, 0.42, 0.3  # inches
 SIZE = 7.5
@@ -95,9 +95,9 @@ def _spans(names: Sequence[str]) -> list[tuple[int, int]]:
 
 
 def spread(mean: float, sd: float, count: int, asked: int, digits: int) -> str:
-    """`53.2 ± 1.1`; with `(5/6)` where cells are missing, and a dash where all are."""
+    """`53.2 ± 1.1`, `1.4e8 ± 2.8e8`; with `(5/6)` where cells are missing, and a dash where all are."""
     if not count:
         return f"{DASH} (0/{asked})" if asked else DASH
-    text = f"{mean:,.{digits}f}"
-    text += f" ± {sd:,.{digits}f}" if count > 1 else ""
+    shown = [number(v) if abs(v) >= LARGE else f"{v:,.{digits}f}" for v in (mean, sd)]
+    text = " ± ".join(shown) if count > 1 else shown[0]
     return text if count == asked else f"{text} ({count}/{asked})"

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -31,7 +33,16 @@ def test_regret_is_over_all_that_any_cell_of_the_problem_scored() -> None:
     assert list(found["relative_regret"]) == pytest.approx([3.0, 1.0, 1 / 7, 0.0])
     assert list(found["regret_se"]) == pytest.approx([1.5, 0.5, 2.0, 0.0])
     assert not found["exact"].any()
-    assert crossed.best_known(cells.assign(algo="exhaustive"), {})["exact"].all()
+
+
+def test_regret_is_exact_where_every_mask_was_scored_and_not_where_a_budget_ended_the_search() -> None:
+    cells = frame(objectives=1, data=1, draws=2, algos=2, ks=(2,)).assign(algo="exhaustive", n_blocks=4)
+    cells = cells.assign(cell=list("abcd"), loss=2.0, dense_loss=1.0, standard_error=0.5)
+    every = [score(list(mask), [2.0]) for mask in itertools.combinations(range(4), 2)]
+    found = crossed.best_known(cells, {"a": [score([], [1.0]), *every, every[0]], "c": every[:-1]})
+    assert list(found["exact"]) == [True, True, False, False]
+    fewer = crossed.best_known(cells.assign(protect_first=1), {"a": [], "c": every[3:]})  # without block 0
+    assert list(fewer["exact"]) == [False, False, True, True]
 
 
 def test_regret_relative_to_no_damage_is_nan() -> None:

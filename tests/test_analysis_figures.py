@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import fig2_ranks, fig3_variance, figure, metrics, outcomes, searches
+from analysis import fig2_ranks, fig3_variance, figure, metrics, outcomes, searches, typeset
 from analysis.load import NothingToRead, describe, load, trace
 from tests.analysis_grid import Study, write
 from tests.analysis_grid import frame as grid
@@ -229,6 +229,19 @@ def test_tables_count_cells_and_set_the_paper_beside(tmp_path: Path) -> None:
     assert {"60.69", "74.58"} <= set(texts)  # greedy, and nothing removed
     assert any("paper: its mean over six tasks" in text for text in texts)
     assert any(text.endswith("(2/3)") for text in texts)
+
+
+def test_numbers_of_broken_models_fit_where_others_do() -> None:
+    shown = [figure.number(value) for value in (0.123, 40.57, 21_622.0, 1.36e8, -2e6, 1e15)]
+    assert shown == ["0.12", "40.6", "21,622", "1.4e8", "-2e6", "1e15"]
+    assert typeset.spread(1.36e8, 2.79e8, 5, 6, 0) == "1.4e8 ± 2.8e8 (5/6)"
+    assert typeset.spread(53.24, 1.06, 6, 6, 1) == "53.2 ± 1.1"
+
+
+def test_a_legend_has_equally_long_rows() -> None:
+    drawn, _ = figure.panels(1, 1, 8.0, 1.0, "title")
+    figure.legend(drawn, figure.looks(["fast_block_select"] * 6 + list("abcde")))
+    assert [legend._ncols for legend in drawn.legends] == [3]
 
 
 def test_names_look_alike_everywhere() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ import pandas as pd
 
 from analysis.frames import groups
 from analysis.stats.grid import SETTING, STRATUM
+from analysis.stats.overlap import n_open
 
 PROBLEM = [*STRATUM, *SETTING, "protect_first", "protect_last"]  # cells that search for the same minimum
 Trace = Sequence[Mapping[str, Any]]
@@ -37,7 +39,8 @@ def matrix(frame: pd.DataFrame, outcomes: Mapping[str, pd.Series[Any]]) -> pd.Da
 def best_known(frame: pd.DataFrame, traces: Mapping[str, Trace]) -> pd.DataFrame:
     """Each cell with `best`, the least loss of any mask of its size that some cell of the problem scored.
 
-    `exact` tells whether the problem was enumerated; `regret` is the loss above the best, `relative_regret`
+    `exact` tells whether some cell of the problem scored every mask, which an exhaustive search with a budget does
+    not; `regret` is the loss above the best, `relative_regret`
     that as a part of what the best mask costs over the dense model (NaN where it costs nothing: a margin may
     improve), and `regret_se` that in standard errors of the loss over the calibration samples.
     """
@@ -46,19 +49,28 @@ def best_known(frame: pd.DataFrame, traces: Mapping[str, Trace]) -> pd.DataFrame
         _least(traces.get(cell, ()), int(k)) for cell, k in zip(frame["cell"], frame["k"], strict=True)
     ]
     found["least"] = found[["least", "loss"]].min(axis=1)
+    found["whole"] = [
+        _enumerated(traces.get(cell, ()), int(k), int(free))
+        for cell, k, free in zip(frame["cell"], frame["k"], n_open(frame), strict=True)
+    ]
     problems = found.groupby(PROBLEM, dropna=False)
     found["best"] = problems["least"].transform("min")
-    found["exact"] = problems["algo"].transform(lambda algos: bool((algos == "exhaustive").any()))
+    found["exact"] = problems["whole"].transform("any").astype(bool)
     found["regret"] = found["loss"] - found["best"]
     damage = found["best"] - found["dense_loss"]
     found["relative_regret"] = np.where(damage > 0, found["regret"] / damage.where(damage > 0), np.nan)
     error = found["standard_error"].astype(float)
     found["regret_se"] = np.where(error > 0, found["regret"] / error.where(error > 0), np.nan)
-    return found.drop(columns="least")
+    return found.drop(columns=["least", "whole"])
 
 
 def _least(trace: Trace, k: int) -> float:
     return min((float(s["loss"]) for s in trace if len(s["dropped"]) == k), default=float("nan"))
+
+
+def _enumerated(trace: Trace, k: int, free: int) -> bool:
+    """Whether a trace holds every mask of k among the `free` blocks, each scored on all samples."""
+    return len({tuple(s["dropped"]) for s in trace if len(s["dropped"]) == k}) == math.comb(free, k)
 
 
 def seconds(traces: Iterable[Trace]) -> dict[tuple[int, ...], float]:

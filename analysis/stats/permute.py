@@ -17,6 +17,9 @@ from analysis.stats.sources import Rows, Source, fitted, strata
 LEAST_P = 0.05  # a test that could not come below this with all its arrangements is refused
 ENOUGH = 1e9  # arrangements beyond which nobody counts
 
+# Residuals as coordinates (n, p) and signs (p,): of numbers p is 1, and a permutation costs next to nothing.
+Coordinates = tuple[Matrix, Matrix]
+
 
 def p_value(
     frame: pd.DataFrame,
@@ -29,7 +32,7 @@ def p_value(
     """The p-value of a source, or NaN and the reason. `grams` are the strata's, in the order of `strata`."""
     rows_of = strata(frame, by)
     given = [fitted(frame.iloc[rows], source.given) for rows in rows_of]
-    rests = [_residual(g, q) for g, q in zip(grams, given, strict=True)]
+    rests = [gram.coordinates(_residual(g, q)) for g, q in zip(grams, given, strict=True)]
     rng = np.random.default_rng(seed)
     if not source.moved:
         return _residual_test(frame, source, rows_of, given, rests, permutations, rng)
@@ -63,11 +66,19 @@ def _residual(g: Matrix, q: Matrix) -> Matrix:
     return np.asarray(half - (half @ q) @ q.T)
 
 
-def _explained(levels: Labels, q: Matrix, rest: Matrix) -> float:
+def _explained(levels: Labels, q: Matrix, rest: Coordinates) -> float:
     """Sum of squares of some levels after the basis Q, by the normal equations: tr((X'MX)^+ X'RX), M = I - QQ'."""
     x = indicator(levels)
-    fit = q.T @ x
-    return float(np.sum(np.linalg.pinv(x.T @ x - fit.T @ fit, rcond=1e-9, hermitian=True) * (x.T @ rest @ x)))
+    fit, (coordinates, signs) = q.T @ x, rest
+    sums = x.T @ coordinates
+    inverse = np.linalg.pinv(x.T @ x - fit.T @ fit, rcond=1e-9, hermitian=True)
+    return float(np.sum(inverse * ((sums * signs) @ sums.T)))
+
+
+def _along(q: Matrix, rest: Coordinates) -> float:
+    """The sum of squares along the basis Q."""
+    coordinates, signs = rest
+    return float(((q.T @ coordinates) ** 2).sum(axis=0) @ signs)
 
 
 class _Shuffle:
@@ -111,7 +122,7 @@ def _residual_test(
     source: Source,
     rows_of: Sequence[Rows],
     given: Sequence[NDArray[np.float64]],
-    rests: Sequence[Matrix],
+    rests: Sequence[Coordinates],
     permutations: int,
     rng: np.random.Generator,
 ) -> tuple[float, str]:
@@ -125,11 +136,13 @@ def _residual_test(
     if left < 1:
         return float("nan"), "no cells left over to test it against"
 
+    total = sum(float((x**2).sum(axis=0) @ signs) for x, signs in rests)
+
     def statistic(orders: Sequence[Rows]) -> float:
-        moved = [r[np.ix_(o, o)] for r, o in zip(rests, orders, strict=True)]
-        ss = sum(gram.explained(r, b) for r, b in zip(moved, bases, strict=True))
+        moved = [(x[o], signs) for (x, signs), o in zip(rests, orders, strict=True)]
+        ss = sum(_along(b, m) for b, m in zip(bases, moved, strict=True))
         # Permuted residuals lean on what is given: only what they keep beyond it is noise to compare with.
-        kept = sum(float(np.trace(r)) - gram.explained(r, q) for r, q in zip(moved, given, strict=True))
+        kept = total - sum(_along(q, m) for q, m in zip(given, moved, strict=True))
         return ss / max(kept - ss, 1e-12)
 
     draw = (statistic([rng.permutation(len(rows)) for rows in rows_of]) for _ in range(permutations))
