@@ -4,35 +4,32 @@ from __future__ import annotations
 
 from tests.slurm.conftest import Cluster, Grid, until
 
-ONE = ("algo=greedy", "k=2")
+GRID = ("-m", "algo=greedy,one_shot", "k=2")  # one_shot is the other cell, which finishes whatever happens
 
 
 def test_a_time_limit_puts_a_cell_back_into_the_queue(grid: Grid) -> None:
     grid.expect(greedy=(5, "hold"))
-    words = (*ONE, "model.resources.minutes=2", "launcher.warning_seconds=70")
+    words = (*GRID, "model.resources.minutes=2", "launcher.warning_seconds=70")
     ended = grid.run(*words)
     assert ended.status == 0, ended.out + ended.err
-    job = grid.job("greedy")
-    grid.cluster.ends(job, "COMPLETED")
-    assert restarts(grid.cluster, job) >= 1
-    log = next(grid.results.glob("jobs/*/*_0_log.err")).read_text()
-    assert "this job is timed-out" in log
+    for part in ("greedy", "one_shot"):
+        grid.cluster.ends(grid.job(part), "COMPLETED")
+    assert restarts(grid.cluster, grid.job("greedy")) >= 1
+    assert "this job is timed-out" in grid.log("greedy")
     grid.completes(*words)
 
 
 def test_preemption_with_the_jobs_own_signal(grid: Grid) -> None:
-    preempt(
-        grid, "this job is timed-out", *ONE
-    )  # below ten minutes submitit takes each signal for a time limit
+    preempt(grid, "this job is timed-out")  # below ten minutes submitit takes each signal for a time limit
 
 
 def test_preemption_without_a_signal(grid: Grid) -> None:
-    preempt(grid, "Bypassing signal SIGTERM", *ONE, "+launcher.options.signal=CONT@1")
+    preempt(grid, "Bypassing signal SIGTERM", "+launcher.options.signal=CONT@1")
 
 
-def preempt(grid: Grid, logged: str, *words: str) -> None:
+def preempt(grid: Grid, logged: str, *options: str) -> None:
     """A job of a partition that goes first takes both nodes while the cell runs."""
-    words = (*words, "launcher.partition=low")
+    words = (*GRID, *options, "launcher.partition=low")
     grid.expect(greedy=(5, "hold"))
     grid.submit(*words)
     grid.reaches("greedy", 5)
@@ -42,9 +39,9 @@ def preempt(grid: Grid, logged: str, *words: str) -> None:
     grid.go()
     ended = grid.run(*words)
     assert ended.status == 0, ended.out + ended.err
-    for number in (other, job):
+    for number in (other, job, grid.job("one_shot")):
         grid.cluster.ends(number, "COMPLETED")
-    assert logged in next(grid.results.glob("jobs/*/*_0_log.err")).read_text()
+    assert logged in grid.log("greedy")
     grid.completes(*words)
 
 
@@ -67,6 +64,8 @@ def test_an_administrator_requeues_and_cancels_and_starts_what_had_finished(grid
     ended = grid.run(*words)
     assert ended.status == 0, "the cancelled one is submitted again: " + ended.out
     assert restarts(grid.cluster, grid.job("greedy")) == 1
+    for part in ("greedy", "beam", "contiguous"):
+        grid.cluster.ends(grid.job(part), "COMPLETED")
     grid.completes(*words)
     finished = grid.job("contiguous")
     grid.cluster.ends(finished, "COMPLETED")
