@@ -35,8 +35,8 @@ class Protect:
 class ForwardSettings:
     """How forward passes are run; all but `tf32` changes the rounding of what they compute at most.
 
-    `batch_tokens` is how many tokens a block is given at once, `memory` how many bytes of hidden states may be
-    kept (None: a quarter of what is free), `patience` about how many seconds of work a kill may cost, `merge`
+    `batch_tokens` is how many tokens a block is given at once, `memory` how many bytes masks may take beside the
+    weights (None: a quarter of what is free), `patience` about how many seconds of work a kill may cost, `merge`
     whether several masks may be run as one batch (None: where a loss does not depend on it). `tf32` lets a GPU round
     the factors of float32 products to 10 bits; it makes other cells, since it changes losses.
     """

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -25,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pruning import ranks
+from pruning import ranks, working
 from pruning.batches import Batch, make_batches, packed, single
 from pruning.blocks import find_blocks, head
 from pruning.device import free_memory, peak_memory
@@ -52,11 +53,11 @@ PACKING_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}  # relative; else
 class Forward:
     """Forward passes of one model.
 
-    `batch_tokens` bounds the tokens, padding included, that a block is given at once; `memory` the bytes of
-    hidden states that are kept (None: measured from the device). Past it, fewer masks are walked at a time and
-    more is computed again. `patience` is about how many seconds of work a kill may cost. `merge` says whether
-    branches may be run as one batch (None: where a loss does not depend on it, or weights lie on disk). A dropped
-    block i multiplies the hidden state by `scales[i]`, if given.
+    `batch_tokens` bounds the tokens, padding included, that a block is given at once; `memory` the bytes that masks
+    take beside the weights (None: measured from the device). Past it, fewer masks are walked at a time and more is
+    computed again; a `memory` that is given also makes batches smaller. `patience` is about how many seconds of work
+    a kill may cost. `merge` says whether branches may be run as one batch (None: where a loss does not depend on it,
+    or weights lie on disk). A dropped block i multiplies the hidden state by `scales[i]`, if given.
     """
 
     model: LanguageModel
@@ -67,7 +68,9 @@ class Forward:
     scales: tuple[float, ...] | None = None
     cost: Cost = field(default_factory=Cost)
     _size: int = FIRST_CHUNK
+    _held: float = math.inf  # bytes of hidden states at a time, after an out-of-memory
     _batches: dict[tuple[Row, ...], list[Batch]] = field(default_factory=dict)
+    _beside: dict[tuple[tuple[Row, ...], Reading], float] = field(default_factory=dict)
     _dense_states: WeakKeyDictionary[Batch, Tensor] = field(default_factory=WeakKeyDictionary)
 
     def loglikelihoods(
@@ -87,12 +90,12 @@ class Forward:
         # In this order, masks that share much stand together, and those that part early come first.
         todo = sorted(masks, key=lambda mask: [i not in mask.dropped for i in range(mask.n_blocks)])
         while todo:
-            size = min(self._size, self._capacity(rows))
+            size = min(self._size, self._capacity(rows, reading, todo[0]))
             chunk, started = todo[:size], time.perf_counter()
             try:
                 sums, failure = self._chunk(rows, chunk, reading), None
-            except RuntimeError as error:
-                failure = error
+            except RuntimeError as error:  # its traceback would keep alive what there was no memory for
+                failure = error.with_traceback(None) if _out_of_memory(error) else error
             # All or none go on: a rank that has run out of memory would else plan other chunks than the rest.
             if (failed := ranks.failed(failure)) is not None:
                 self._shrink(failed, len(chunk))
@@ -139,7 +142,8 @@ class Forward:
             flat = together([_at(batch, hidden) for hidden, _ in group])  # (branches * n, D)
             known = None if dense is None else dense.to(flat.device).repeat(len(group), 1)
             targets = batch.targets.repeat(len(group))
-            found = read(reading, partial(head, self.model.module), self._vocabulary, flat, known, targets)
+            projected = partial(head, self.model.module)
+            found = read(reading, projected, self._vocabulary, flat, known, targets, self._projected)
             values = found.view(len(group), -1).numpy()
             yield from zip((number for _, (number,) in group), values, strict=True)
 
@@ -168,6 +172,11 @@ class Forward:
     def _vocabulary(self) -> int:
         return int(self.model.module.config.get_text_config(decoder=True).vocab_size)
 
+    @property
+    def _projected(self) -> int | None:
+        """The most bytes of logits at a time; several tensors have their size."""
+        return None if self.memory is None else max(1, self.memory // 8)
+
     def _state_bytes(self, tokens: int) -> int:
         """Bytes of the hidden state of so many tokens."""
         width = int(self.model.module.config.get_text_config(decoder=True).hidden_size)
@@ -190,25 +199,62 @@ class Forward:
         small = tokens < MERGE_TOKENS or operations < MERGE_OPERATIONS.get(device, 1e8)
         return max(1, self.batch_tokens // tokens) if small or offloaded else 1
 
-    def _capacity(self, rows: tuple[Row, ...]) -> int:
-        """How many masks may be walked at a time: each may need a hidden state of its own, and one more is made."""
-        state = self._state_bytes(max(batch.ids.numel() for batch in self.batches(rows)))
+    def _capacity(self, rows: tuple[Row, ...], reading: Reading, mask: Mask) -> int:
+        """How many masks may be walked at a time, each of which may need a hidden state of its own.
+
+        What free memory there happens to be changes no batch, since that would change the last bits of losses.
+        """
+        beside = ranks.largest(self._measured(rows, reading, mask))
         memory = self.memory if self.memory is not None else free_memory(self.model.module) // 4
-        return max(1, int(-ranks.largest(-memory)) // state - 2)  # what the fullest of all ranks has
+        memory = int(-ranks.largest(-memory))  # what the fullest of all ranks has
+        # A state that went through a block with others may keep theirs for a while.
+        kept = (b.ids.numel() * (2 if self._merged(b) > 1 else 1) for b in self.batches(rows))
+        state = self._state_bytes(max(kept))
+        if (self.memory is not None or beside == math.inf) and beside + state > memory and self._halve():
+            log.warning("forward.memory: going on with %d tokens at a time", self.batch_tokens)
+            return self._capacity(rows, reading, mask)
+        return max(1, int(min(max(0.0, memory - beside), self._held) // state))
+
+    def _measured(self, rows: tuple[Row, ...], reading: Reading, mask: Mask) -> float:
+        """Bytes that a pass takes beside the states of masks, measured once; infinite where they are not there."""
+        if (rows, reading) not in self._beside:
+            batches = self.batches(rows)
+            widest = max(batches, key=lambda b: b.ids.numel()), max(batches, key=lambda b: b.ids.shape[1])
+            fullest = max(batches, key=lambda b: len(b.targets) * self._merged(b))
+            most = max(self._merged(b) * b.ids.numel() for b in batches)
+            try:
+                walks = [working.of_walk(self.model, b, mask, -(-most // b.ids.numel())) for b in {*widest}]
+                merged = self._merged(fullest)
+                last = (reading, self._vocabulary, merged, self._projected)
+                self._beside[rows, reading] = max(*walks, 0, working.of_head(self.model, fullest, *last))
+            except RuntimeError as error:
+                if not _out_of_memory(error):
+                    raise
+                self._beside[rows, reading] = math.inf
+        return self._beside[rows, reading]
+
+    def _halve(self) -> bool:
+        """Go on with half as many tokens at a time, unless there is only one line, of one branch, already."""
+        found = [(b, self._merged(b)) for batches in self._batches.values() for b in batches]
+        if self.batch_tokens == 1 or all(len(b.ids) == merged == 1 for b, merged in found):
+            return False
+        most = min(self.batch_tokens, max(b.ids.numel() * merged for b, merged in found))
+        self.batch_tokens = max(1, most // 2)
+        self._batches.clear()
+        self._beside.clear()
+        return True
 
     def _shrink(self, error: Exception, masks: int) -> None:
         """Halve what is held at a time after an out-of-memory; raises any other error, or where nothing is left."""
-        if "memory" not in str(error).lower():
+        if not _out_of_memory(error):
             raise error
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        largest = max(batch.ids.numel() for batches in self._batches.values() for batch in batches)
         if masks > 1:
-            self.memory = (masks // 2 + 2) * self._state_bytes(largest)
+            largest = max(batch.ids.numel() for batches in self._batches.values() for batch in batches)
+            self._held = (masks // 2) * self._state_bytes(largest)
             log.warning("out of memory: going on with %d masks at a time", masks // 2)
-        elif self.batch_tokens > 1 and any(len(b.ids) > 1 for bs in self._batches.values() for b in bs):
-            self.batch_tokens = min(self.batch_tokens, largest) // 2
-            self._batches.clear()
+        elif self._halve():
             log.warning("out of memory: going on with %d tokens at a time", self.batch_tokens)
         else:
             raise error
@@ -244,6 +290,10 @@ class Forward:
             for _, values in self._read(batch, [Mask(self.n_blocks)]):
                 np.add.at(sums, batch.rows.numpy(), values)
         return sums
+
+
+def _out_of_memory(error: Exception) -> bool:
+    return "memory" in str(error).lower()
 
 
 def _at(batch: Batch, hidden: Tensor) -> Tensor:

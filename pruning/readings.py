@@ -36,24 +36,40 @@ LIKELIHOOD = Reading(lambda logs, _, targets: logs.gather(-1, targets[:, None])[
 
 
 def read(
-    reading: Reading, head: Head, vocabulary: int, hidden: Tensor, dense: Tensor | None, targets: Tensor
+    reading: Reading,
+    head: Head,
+    vocabulary: int,
+    hidden: Tensor,
+    dense: Tensor | None,
+    targets: Tensor,
+    limit: int | None = None,
 ) -> Tensor:
-    """Readings (n,) in float64 on the CPU, of hidden states (n, D), the dense model's, and token ids (n,)."""
+    """Readings (n,) in float64 on the CPU, of hidden states (n, D), the dense model's, and token ids (n,).
+
+    With a `limit`, no more bytes of logits are projected at a time than that.
+    """
     targets, found = targets.to(hidden.device), []
-    known = None if dense is None else _distributions(head, dense, vocabulary)
-    for start, logs in _distributions(head, hidden, vocabulary):
+    known = None if dense is None else _distributions(head, dense, vocabulary, limit)
+    for start, logs in _distributions(head, hidden, vocabulary, limit):
         others = logs if known is None else next(known)[1]
         following = targets[start : start + len(logs)].to(logs.device)  # the head may lie on another GPU
         found.append(reading.value(logs, others, following))
     return torch.cat(found).double().cpu()
 
 
-def _distributions(head: Head, hidden: Tensor, vocabulary: int) -> Iterator[tuple[int, Tensor]]:
+def positions(device: str, vocabulary: int, limit: int | None = None) -> int:
+    """How many positions are projected at a time."""
+    size = PROJECTED.get(device, 1 << 25)
+    return max(1, min(size, limit or size) // (4 * vocabulary))
+
+
+def _distributions(
+    head: Head, hidden: Tensor, vocabulary: int, limit: int | None
+) -> Iterator[tuple[int, Tensor]]:
     """A few positions at a time: the number of the first, and ln p (m, V) in float32, or float64 for such logits."""
     device = hidden.device.type
-    step, piece = (
-        max(1, table.get(device, 1 << 25) // (4 * vocabulary)) for table in (PROJECTED, NORMALISED)
-    )
+    step = positions(device, vocabulary, limit)
+    piece = max(1, NORMALISED.get(device, 1 << 25) // (4 * vocabulary))
     for start in range(0, len(hidden), step):
         logits = head(hidden[start : start + step])
         dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32

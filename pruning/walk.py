@@ -8,13 +8,14 @@ keeps is never touched.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from pruning.batches import Batch
-from pruning.blocks import Entry, apply, enter, find_blocks
+from pruning.blocks import Blocks, Entry, apply, enter, find_blocks
 
 if TYPE_CHECKING:
     from pruning.mask import Mask
@@ -38,21 +39,35 @@ def walk(
     multiplies the state by `scales[i]`.
     """
     blocks = find_blocks(model.module)
-    entries: dict[int, Entry] = {}
-    entry = entered(model, batch, 1, entries)
+    entry = entered(model, batch, 1, {})
     branches: list[Branch] = [(entry.hidden, list(range(len(masks))))]
+    entries = {1: _without_state(entry)}
+    del entry
     for index in range(len(blocks.modules)):
         stay, branches = _decide(branches, masks, index)
-        if scales is not None and scales[index] != 1.0:
-            branches = [(hidden * scales[index], own) for hidden, own in branches]
-        for start in range(0, len(stay), merged):
-            group = stay[start : start + merged]
-            entry = entered(model, batch, len(group), entries)
-            hidden = together([h for h, _ in group])
-            outputs = apply(blocks, index, hidden, entry).tensor_split(len(group))
-            branches += [(h, own) for h, (_, own) in zip(outputs, group, strict=True)]
+        _pass(branches, 1.0 if scales is None else scales[index])
+        while stay:  # what has gone through the block is let go
+            group, stay[:merged] = stay[:merged], []
             count(len(group))
+            branches += _through(blocks, index, group, entered(model, batch, len(group), entries))
+            del group
     return branches
+
+
+def _through(blocks: Blocks, index: int, group: Sequence[Branch], entry: Entry) -> list[Branch]:
+    """Branches behind a block, through which they go as one batch."""
+    outputs = apply(blocks, index, together([hidden for hidden, _ in group]), entry)
+    split = outputs.tensor_split(len(group)) if len(group) > 1 else (outputs,)
+    return [(hidden, own) for hidden, (_, own) in zip(split, group, strict=True)]
+
+
+def _pass(branches: list[Branch], scale: float) -> None:
+    """Let branches pass a block by; they keep no memory of others with which they went through the one before."""
+    for number, (hidden, own) in enumerate(branches):
+        if scale != 1.0:
+            branches[number] = (hidden * scale, own)
+        elif hidden.untyped_storage().nbytes() != hidden.nbytes:
+            branches[number] = (hidden.clone(), own)
 
 
 def together(states: Sequence[Tensor]) -> Tensor:
@@ -63,10 +78,18 @@ def together(states: Sequence[Tensor]) -> Tensor:
 
 
 def entered(model: LanguageModel, batch: Batch, copies: int, known: dict[int, Entry]) -> Entry:
-    """What the model hands to its blocks for `copies` of a batch, found out once for each number of copies."""
+    """What the model hands to its blocks for `copies` of a batch, found out once for each number of copies.
+
+    The state comes with a single copy only.
+    """
     if copies not in known:
-        known[copies] = enter(model.module, **batch.inputs(model.device, model.module.dtype, copies))
+        entry = enter(model.module, **batch.inputs(model.device, model.module.dtype, copies))
+        known[copies] = entry if copies == 1 else _without_state(entry)
     return known[copies]
+
+
+def _without_state(entry: Entry) -> Entry:
+    return replace(entry, hidden=entry.hidden.new_empty(0))
 
 
 def _decide(

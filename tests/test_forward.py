@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import weakref
 from functools import cache
 from typing import Any
 
@@ -18,6 +19,7 @@ from pruning.calibration.samples import Row
 from pruning.forward import Forward
 from pruning.mask import Mask
 from pruning.models import LanguageModel
+from pruning.working import Tally
 from tests.architectures import ARCHITECTURES, N_BLOCKS, build
 from tests.rows import item_rows, language_model, plain, text_rows
 
@@ -169,20 +171,37 @@ def test_branches_are_merged_where_a_batch_is_small_and_only_there(monkeypatch: 
     assert set(widths) == {1}
 
 
-def test_memory_bounds_the_hidden_states_that_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    kept: list[int] = []
-    honest = pruning.walk._decide
+Seen = tuple[int, float, dict[Mask, list[float]]]
 
-    def noting(branches: Any, masks: Any, index: int) -> Any:
-        kept.append(sum({id(hidden): hidden.nbytes for hidden, _ in branches}.values()))
-        return honest(branches, masks, index)
 
-    monkeypatch.setattr(pruning.walk, "_decide", noting)
-    module, rows = build("llama"), text_rows(4, longest=10)
-    budget = 6 * 40 * 32 * 4  # six states of at most 40 tokens, 32 wide, in float32
-    bounded = losses(Forward(language_model(module), memory=budget), rows, ALL_MASKS)
-    assert max(kept) <= budget
-    assert bounded == losses(Forward(language_model(module)), rows, ALL_MASKS)
+def watched(kind: str, memory: int | None, merge: bool | None) -> Seen:
+    """Bytes of all tensors at the worst moment of walking all masks, block forwards, and losses."""
+    forward = Forward(language_model(build("llama")), 60, memory, merge=merge)
+    losses(forward, ROWS[kind], ALL_MASKS[:1])  # batches are made, and what they take is measured
+    forward._size, before = len(ALL_MASKS), forward.cost.block_forwards
+    with Tally() as tally:
+        found = losses(forward, ROWS[kind], ALL_MASKS)
+    return tally.most, forward.cost.block_forwards - before, found
+
+
+@pytest.mark.parametrize("merge", [False, None], ids=["apart", "merged"])
+@pytest.mark.parametrize("kind", ROWS)
+def test_memory_bounds_the_peak_and_past_it_more_is_computed_again(kind: str, merge: bool | None) -> None:
+    most, forwards, expected = watched(kind, None, merge)
+    for part in (0.6, 0.3):
+        bounded, again, found = watched(kind, int(part * most), merge)
+        assert bounded <= part * most
+        assert forwards < again < sum(len(mask.kept) for mask in ALL_MASKS)
+        assert found == expected
+
+
+def test_a_memory_that_holds_no_batch_makes_batches_smaller(caplog: pytest.LogCaptureFixture) -> None:
+    _, _, expected = watched("text", None, None)
+    bounded, _, found = watched("text", 30_000, None)
+    assert bounded <= 30_000
+    assert "forward.memory: going on with" in caplog.text
+    for mask, values in found.items():
+        assert values == pytest.approx(expected[mask], rel=1e-6)
 
 
 @pytest.mark.parametrize("kind", ROWS)
@@ -246,8 +265,13 @@ def test_out_of_memory_halves_and_goes_on(
     expected = losses(Forward(language_model(module), 30), rows, SOME_MASKS)
     honest = Forward._walk
 
+    lost: list[weakref.ref[torch.Tensor]] = []
+
     def scarce(self: Forward, batch: Any, masks: Any, *rest: Any) -> Any:
+        assert [one() for one in lost] == [None] * len(lost), "what there was no memory for is still held"
         if len(masks) * batch.ids.numel() > 100:
+            states = torch.ones(1)
+            lost.append(weakref.ref(states))
             raise torch.OutOfMemoryError("CUDA out of memory")
         return honest(self, batch, masks, *rest)
 
@@ -257,6 +281,7 @@ def test_out_of_memory_halves_and_goes_on(
     for mask in SOME_MASKS:
         assert found[mask] == pytest.approx(expected[mask], rel=1e-6)
     assert "out of memory: going on with" in caplog.text
+    assert len(lost) > 1
 
 
 def test_other_errors_are_not_taken_for_out_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
