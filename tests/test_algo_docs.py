@@ -34,10 +34,17 @@ def test_the_costs_of_the_page_are_those_that_searches_state() -> None:
 
 
 @pytest.mark.parametrize("name", options("algo"))
-def test_every_search_is_described(name: str) -> None:
-    assert f"**{name}.**" in (DOCS / "algorithms.md").read_text()
+def test_every_search_is_described_with_its_source(name: str) -> None:
+    found = re.search(rf"^\*\*{name}\.\*\*(.*?)\n\n", (DOCS / "algorithms.md").read_text(), re.M | re.S)
+    assert found
+    assert "*Source:*" in found[1]
 
 
 @pytest.mark.parametrize("name", options("objective"))
-def test_every_objective_is_described(name: str) -> None:
-    assert re.search(rf"^## .*\b{name}\b", (DOCS / "objectives.md").read_text(), re.MULTILINE)
+def test_every_objective_is_described_with_its_source_and_where_it_deviates(name: str) -> None:
+    page = (DOCS / "objectives.md").read_text()
+    found = re.search(rf"^## (?:\w+, )*{name}\b.*?\n(.*?)(?=^## )", page, re.M | re.S)
+    assert found
+    assert re.search(r"\bsource\b", found[1], re.I)
+    assert re.search(r"deviat|decision on a silent point", found[1], re.I)
+    assert "    loss = " in found[1]

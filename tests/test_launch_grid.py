@@ -20,9 +20,10 @@ from pruning.objective import Calibrated
 from pruning.scores import Journal, Store
 from pruning.solve import solve
 from tests.architectures import N_BLOCKS
-from tests.conftest import Command
+from tests.conftest import Command, Ended
 from tests.objectives import model, samples
 from tests.rows import language_model
+from tests.test_experiments import PANEL
 
 
 @pytest.fixture(scope="module")
@@ -138,3 +139,23 @@ def test_the_study_of_a_grid_does_not_count_what_was_left_out(launch: Command) -
     ended = launch("-m", "algo=exhaustive", "algo.limit=10,20", "k=3", "study=reach")
     cells = read_json(ended.results / "studies" / "reach.json")["cells"]
     assert cells == [ended.result()["cell"]]
+
+
+def searches(ended: Ended) -> list[str]:
+    """The searches that have a result, each as often as it has one."""
+    return sorted(result["search"]["algo"] for result in ended.all())
+
+
+def test_the_panel_is_run_by_its_name(launch: Command) -> None:
+    ended = launch("experiment=panel", "objective=perplexity", "ratio=0.5")
+    assert ended.status == 0
+    assert searches(ended) == sorted(PANEL)
+    assert all(len(result["mask"]["dropped"]) == 3 for result in ended.all())
+
+
+def test_a_glob_runs_every_search_that_can(launch: Command) -> None:
+    ended = launch("-m", "algo=glob(*)", "k=3")
+    assert ended.status == 0
+    assert searches(ended) == options("algo")
+    best = next(r for r in ended.all() if r["search"]["algo"] == "exhaustive")["calibration"]["loss"]
+    assert all(result["calibration"]["loss"] >= best for result in ended.all())
