@@ -13,7 +13,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 RESULTS ?= results
-STUDY ?= demo
+# Without results of one's own, what is drawn is the study that comes with the code, and `make small` goes on from it.
+SMALL := analysis/small/small.tar.xz
+STUDY ?= $(if $(wildcard $(RESULTS)/studies/demo.json),demo,small)
+OWN := $(or $(findstring ://,$(RESULTS)),$(wildcard $(RESULTS)/studies/$(STUDY).json),$(filter-out small,$(STUDY)))
+SHOWN := $(if $(OWN),$(RESULTS),$(SMALL))
 export MLFLOW_DISABLE_TELEMETRY = true
 
 FIGURES := fig1 fig2 fig3 fig4 fig5 fig6 fig7 fig8 table1 table2 table3
@@ -41,6 +45,7 @@ demo: $(VENV)/installed
 LAUNCH = $(BIN)/python launch.py paths.results=$(RESULTS) $(ARGS)
 
 small: $(VENV)/installed
+	@$(BIN)/python -m analysis.archive unpack $(SMALL) $(RESULTS)
 	@failed=0; \
 	$(LAUNCH) experiment=small || failed=1; \
 	$(LAUNCH) experiment=small_margin || failed=1; \
@@ -66,12 +71,12 @@ ui: $(VENV)/installed
 
 # One file a figure: analysis/fig2_ranks.py is drawn by `make fig2`. FLAGS="--accuracy piqa" chooses a metric.
 $(FIGURES): $(VENV)/installed
-	@$(BIN)/python -m analysis.$(basename $(notdir $(wildcard analysis/$@_*.py))) --results $(RESULTS) --study $(STUDY) $(FLAGS)
+	@$(BIN)/python -m analysis.$(basename $(notdir $(wildcard analysis/$@_*.py))) --results $(SHOWN) --study $(STUDY) $(FLAGS)
 
 figures: $(FIGURES)
 
 report: $(VENV)/installed
-	@$(BIN)/python -m analysis.report --results $(RESULTS) --study $(STUDY)
+	@$(BIN)/python -m analysis.report --results $(SHOWN) --study $(STUDY)
 
 paper-check: $(VENV)/installed
 	@$(BIN)/python -m analysis.paper_check

@@ -9,6 +9,7 @@ and what lm-eval wrote; the exact samples are kept, so that every loss can be co
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import sys
@@ -29,7 +30,9 @@ def pack(results: Path, study: str, archive: Path) -> int:
     archive.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(archive, "w:xz", preset=9) as tar:
         for path in sorted({*_shared(results, study), *_files(results, listed)}):
-            tar.add(path, str(path.relative_to(results)), recursive=False, filter=_plain)
+            # Where the folder lies is nobody's business elsewhere, and no part of what was found.
+            content = path.read_bytes().replace(bytes(results.resolve()), b"results")
+            tar.addfile(_plain(str(path.relative_to(results)), len(content)), io.BytesIO(content))
     return len(finished)
 
 
@@ -66,11 +69,10 @@ def _shared(results: Path, study: str) -> Iterator[Path]:
     yield from (results / "calibration").rglob("*.jsonl")
 
 
-def _plain(member: tarfile.TarInfo) -> tarfile.TarInfo:
-    """Without what differs from machine to machine."""
-    member.mtime = member.uid = member.gid = 0
-    member.uname = member.gname = ""
-    member.mode = 0o644
+def _plain(name: str, size: int) -> tarfile.TarInfo:
+    """Without what differs from machine to machine: times and owners."""
+    member = tarfile.TarInfo(name)
+    member.size, member.mode = size, 0o644
     return member
 
 

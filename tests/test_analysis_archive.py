@@ -58,6 +58,15 @@ def test_equal_files_give_equal_bytes(results: Path, packed: Path, tmp_path: Pat
     assert (tmp_path / "again.tar.xz").read_bytes() == packed.read_bytes()
 
 
+def test_where_the_folder_lies_is_not_packed(results: Path, tmp_path: Path) -> None:
+    config = next(results.rglob("result.json")).with_name("config.yaml")
+    config.write_text(f"results: {results}\nstudy: small\n", encoding="utf-8")
+    archive.pack(results, "small", tmp_path / "again.tar.xz")
+    archive.unpack(tmp_path / "again.tar.xz", tmp_path / "new")
+    packed = tmp_path / "new" / config.relative_to(results)
+    assert packed.read_text(encoding="utf-8") == "results: results\nstudy: small\n"
+
+
 def test_unpacking_leaves_what_is_there(results: Path, packed: Path) -> None:
     trace = next(results.rglob("trace.jsonl"))
     trace.write_text("longer by now", encoding="utf-8")
