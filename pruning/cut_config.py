@@ -133,7 +133,7 @@ def check_same_blocks(config: Any, smaller: Any, mask: Mask) -> tuple[Any, Any]:
     for position, number in enumerate(mask.kept):
         was, now = (dict(_traits(m)) for m in (old[number], new[position]))
         numbering = {(number, position), (mask.n_blocks, len(mask.kept))}
-        for name in was.keys() | now.keys():
+        for name in dict.fromkeys([*was, *now]):
             before, after = was.get(name), now.get(name)
             if before != after and not (NUMBERING.search(name) and (before, after) in numbering):
                 raise InputError(
