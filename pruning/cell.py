@@ -17,6 +17,7 @@ from pruning.compensation import Compensation, Nothing
 from pruning.errors import DamagedError, ForeignError, InputError
 from pruning.evaluation import Evaluation
 from pruning.models import PLACING, Model
+from pruning.nested import leaves
 from pruning.objective import Objective
 from pruning.racing import Racing
 
@@ -146,19 +147,11 @@ def _difference(recorded: Mapping[str, Any], wanted: Mapping[str, Any]) -> str |
 
 def _deciding(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     for group in ("objective", "algo", "compensation", "protect", "calibration", "model"):
-        for name, value in _flat(group, config.get(group, {})):
+        for name, value in leaves(config.get(group, {}), f"{group}."):
             if name.rpartition(".")[2] not in ("path", "name") and name.split(".")[1] not in PLACING:
                 yield name, value
     for name in ("ratio", "k", "seed", "racing"):
         yield name, config.get(name)
-
-
-def _flat(name: str, settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    for key, value in settings.items():
-        if isinstance(value, Mapping):
-            yield from _flat(f"{name}.{key}", value)
-        else:
-            yield f"{name}.{key}", value
 
 
 def _data(calibration: Any) -> dict[str, Any]:

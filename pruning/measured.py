@@ -6,6 +6,8 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from pruning.nested import leaves
+
 QUANTITIES = {
     "prefill_per_second": ("prefill, tokens/s", "prefill", 1),
     "decode_per_second": ("decode, tokens/s", "decode", 1),
@@ -68,21 +70,13 @@ def _overlap(shared: Mapping[str, int]) -> str:
 
 def _how(name: str, evaluation: Mapping[str, Any]) -> str:
     """How a metric was measured: what its evaluation recorded, and the digest of its data."""
-    how = dict(_leaves(evaluation.get("how", {}).get(name, {})))
+    how = dict(leaves(evaluation.get("how", {}).get(name, {})))
     parts = [
         f"{key} {json.dumps(value, ensure_ascii=False)}" for key, value in how.items() if value is not None
     ]
     if (digest := evaluation.get("data", {}).get(name)) is not None:
         parts.append(f"SHA-256 `{digest[:16]}`")
     return ", ".join(parts) or "not recorded"
-
-
-def _leaves(data: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in data.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{path}{key}.")
-        else:
-            yield f"{path}{key}", value
 
 
 def gained(speed: Mapping[str, Any]) -> Iterator[str]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pruning.errors import first_line
-from pruning.track_runs import parameters
+from pruning.nested import leaves
 
 if TYPE_CHECKING:
     from pruning.cell import Cell
@@ -92,7 +92,7 @@ def _begin(client: Any, experiment: str, cell: Cell) -> str:
         client.update_run(run, status="RUNNING")
     else:
         run = str(client.create_run(experiment, run_name=cell.key).info.run_id)
-    told = [Param(name, str(value)[:6000]) for name, value in parameters(cell.config)]
+    told = [Param(name, str(value)[:6000]) for name, value in leaves(cell.config)]
     client.log_batch(run, params=told, tags=[RunTag(name, value) for name, value in tags.items()])
     return run
 

@@ -11,6 +11,7 @@ from typing import Any
 from pruning import files
 from pruning.evaluation.speed import flat
 from pruning.mask import Mask
+from pruning.nested import leaves
 from pruning.scores import Journal
 from pruning.solve import best_so_far
 
@@ -33,7 +34,7 @@ def record(client: Any, experiment: str, folder: Path) -> None:
     times = {name: _milliseconds(result["environment"][name]) for name in ("started", "ended")}
     run = client.create_run(experiment, start_time=times["started"], run_name=result["cell"])
     tags = [RunTag(name, str(value)) for name, value in _tags(result, studies)]
-    params = [Param(name, str(value)[:6000]) for name, value in parameters(result["config"])]
+    params = [Param(name, str(value)[:6000]) for name, value in leaves(result["config"])]
     metrics = [Metric(name, value, times["ended"], step) for name, value, step in _metrics(result, folder)]
     client.log_batch(run.info.run_id, params=params, tags=tags)
     for start in range(0, len(metrics), 1000):  # MLflow's limit for one batch
@@ -113,15 +114,6 @@ def _picture(mask: Mask) -> Any:
     axes.set(yticks=[], xlabel="block", xticks=[i + 0.5 for i in range(0, mask.n_blocks, 2)])
     axes.set_xticklabels([str(i) for i in range(0, mask.n_blocks, 2)], fontsize=7)
     return figure
-
-
-def parameters(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Names such as `model.path`, and values."""
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            yield from parameters(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _milliseconds(time: str) -> int:

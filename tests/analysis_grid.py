@@ -88,6 +88,18 @@ class Study:
     cells: list[str] = field(default_factory=list)
 
 
+# The least that there can be: one cell.
+ONE = Study(
+    models=("smollm2",),
+    ratios=(0.1,),
+    objectives=("margin",),
+    algos=("greedy",),
+    seeds=(0,),
+    lost=0,
+    broken=0,
+)
+
+
 def write(results: Path, study: Study) -> list[str]:
     """Write a study's folder; returns the keys of its cells."""
     keys = []

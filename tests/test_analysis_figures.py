@@ -11,7 +11,7 @@ import pytest
 
 from analysis import fig2_ranks, fig3_variance, figure, metrics, outcomes, searches, typeset
 from analysis.load import NothingToRead, describe, load, trace
-from tests.analysis_grid import Study, write
+from tests.analysis_grid import ONE, Study, write
 from tests.analysis_grid import frame as grid
 
 MODULES = (
@@ -34,17 +34,6 @@ SMALL = Study(
     algos=("one_shot", "greedy", "genetic", "bayesian"),
     metrics=("ppl/wikitext2", "ppl/c4", "acc/piqa", "acc/boolq"),
     lost=2,
-)
-
-
-ONE = Study(
-    models=("smollm2",),
-    ratios=(0.1,),
-    objectives=("margin",),
-    algos=("greedy",),
-    seeds=(0,),
-    lost=0,
-    broken=0,
 )
 
 

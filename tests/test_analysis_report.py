@@ -17,7 +17,7 @@ from analysis.report_material import Material
 from analysis.report_summary import parts
 from analysis.report_words import count, listed, percents, reasons, sentence
 from analysis.stats.estimates import Estimate, Shares
-from tests.analysis_grid import Study, write
+from tests.analysis_grid import ONE, Study, write
 
 SMALL = Study(
     models=("smollm2",),
@@ -25,15 +25,6 @@ SMALL = Study(
     objectives=("perplexity", "margin"),
     algos=("one_shot", "greedy", "genetic", "bayesian"),
     lost=1,
-)
-ONE = Study(
-    models=("smollm2",),
-    ratios=(0.1,),
-    objectives=("margin",),
-    algos=("greedy",),
-    seeds=(0,),
-    lost=0,
-    broken=0,
 )
 
 
