@@ -15,7 +15,7 @@ BIN := $(VENV)/bin
 RESULTS ?= results
 # Without results of one's own, what is drawn is the study that comes with the code, and `make small` goes on from it.
 SMALL := analysis/small/small.tar.xz
-STUDY ?= $(if $(wildcard $(RESULTS)/studies/demo.json),demo,small)
+STUDY ?= $(if $(or $(findstring ://,$(RESULTS)),$(wildcard $(RESULTS)/studies/demo.json)),demo,small)
 OWN := $(or $(findstring ://,$(RESULTS)),$(wildcard $(RESULTS)/studies/$(STUDY).json),$(filter-out small,$(STUDY)))
 SHOWN := $(if $(OWN),$(RESULTS),$(SMALL))
 export MLFLOW_DISABLE_TELEMETRY = true
