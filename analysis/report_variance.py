@@ -11,7 +11,7 @@ import pandas as pd
 from analysis.frames import each, groups
 from analysis.load import NothingToRead
 from analysis.report_material import Material
-from analysis.report_words import count, listed, percent, percents, reasons, sentence, times
+from analysis.report_words import count, listed, percents, reasons, sentence, times
 from analysis.stats.estimates import Shares
 from analysis.stats.grid import COMPARISONS
 from analysis.stats.sources import SOURCES
@@ -37,7 +37,8 @@ def against(m: Material) -> Iterator[str]:
     for label, rows in groups(m.across.dropna(subset="share"), "outcome"):
         shown = rows[rows["source"].isin(("model", "ratio"))].sort_values("share", ascending=False)
         words = [
-            f"the {row.source} takes {percent(row.share)} percent{_chance(row.q)}" for row in each(shown)
+            f"the {row.source} takes {percents(row.share, row.low, row.high)}{_chance(row.q)}"
+            for row in each(shown)
         ]
         if words:
             yield sentence([f"{label} over all cells: {listed(words)} of the sum of squares"])

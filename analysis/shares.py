@@ -12,6 +12,7 @@ from analysis.metrics import choose
 from analysis.searches import rivals
 from analysis.stats import components, variance
 from analysis.stats.agreement import controlled
+from analysis.stats.between import between
 from analysis.stats.estimates import Estimate, Shares
 from analysis.stats.grid import STRATUM
 
@@ -70,13 +71,13 @@ def across(frame: pd.DataFrame, named: dict[str, Any]) -> pd.DataFrame:
     for label, (values, _) in named.items():
         use, known = _used(frame, values)
         within = WITHIN.get(label, ())
-        found = variance.between(use, known, within)
+        found = between(use, known, within)
         undefined = found["source"].map(lambda name, w=within: any(column in name for column in w))
         found.loc[undefined, "note"] = f"not defined: compared within one {' and '.join(within)} only"
         parts.append(found.assign(outcome=label))
     table = pd.concat(parts, ignore_index=True)
     table["q"] = controlled(list(table["p"]))
-    first = ["outcome", "source", "share", "p", "q"]
+    first = ["outcome", "source", "share", "low", "high", "p", "q"]
     return table[[*first, *(c for c in table if c not in first)]]
 
 

@@ -8,8 +8,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analysis.frames import groups
-
 Labels = NDArray[np.int64]
 
 STRATUM = ["model", "k"]  # what is compared lies within one model and one number of removed blocks
@@ -45,12 +43,3 @@ def indicator(groups: Labels) -> NDArray[np.float64]:
     """(n, levels): a column of ones and zeros for each level."""
     levels, inverse = np.unique(groups, return_inverse=True)
     return np.eye(len(levels))[inverse]
-
-
-def holes(frame: pd.DataFrame) -> int:
-    """How many combinations of setting and algorithm, per stratum, the finished cells do not cover."""
-    lacking = 0
-    for _, cells in groups(frame, STRATUM):
-        full = len(np.unique(labels(cells, SETTING))) * cells["algo"].nunique()
-        lacking += full - len(np.unique(labels(cells, [*SETTING, "algo"])))
-    return lacking

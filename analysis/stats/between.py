@@ -1,0 +1,97 @@
+"""How outcomes differ across models and ratios: shares of the sum of squares, with intervals and p-values.
+
+Model and ratio are crossed with all the rest, so their labels may be exchanged among the cells that are equal in
+everything else; interactions have their residuals permuted. Intervals are those of `bootstrap`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+
+from analysis.stats import bootstrap, gram, permute
+from analysis.stats.bootstrap import Deviations
+from analysis.stats.gram import Matrix
+from analysis.stats.grid import SETTING, STRATUM, indicator, labels
+from analysis.stats.sources import Source, fitted, strata
+from analysis.stats.variance import grams, squares
+
+_OTHERS, _REST = tuple(SETTING), (*SETTING, "algo")
+BETWEEN = (
+    Source("model", ("model",), (("ratio",), _REST), "model", (*STRATUM, *_REST), ("ratio", *_REST)),
+    Source("ratio", ("ratio",), (("model",), _REST), "ratio", (*STRATUM, *_REST), ("model", *_REST)),
+    Source("model x ratio", ("model", "ratio"), (("model",), ("ratio",), _REST)),
+    Source("model x objective", ("model", "objective"), (("model", "ratio"), _OTHERS, ("algo",))),
+    Source("model x algorithm", ("model", "algo"), (("model", "ratio"), _OTHERS, ("algo",))),
+    Source("ratio x objective", ("ratio", "objective"), (("model", "ratio"), _OTHERS, ("algo",))),
+    Source("ratio x algorithm", ("ratio", "algo"), (("model", "ratio"), _OTHERS, ("algo",))),
+)
+
+
+def between(
+    frame: pd.DataFrame,
+    values: ArrayLike | None,
+    by: Sequence[str] = (),
+    permutations: int = 999,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """How an outcome differs between models and ratios, and whether objectives and algorithms act alike in them.
+
+    Of numbers, or (None) of masks. Each row is adjusted for what stands in its `given`; the share is of the sum of
+    squares over all cells, with an interval over draws where there are enough. With `by` everything is measured
+    within the levels of some columns.
+    """
+    of = grams(frame, values, by)
+    parts = [frame.iloc[rows] for rows in strata(frame, by)]
+    bases = [
+        [gram.basis(indicator(labels(p, source.columns)), fitted(p, source.given)) for p in parts]
+        for source in BETWEEN
+    ]
+    intervals = _intervals(frame, of, bases, by, permutations, seed)
+    total = sum(float(np.trace(g)) for g in of)
+    rows = []
+    for source, own, (low, high) in zip(BETWEEN, bases, intervals, strict=True):
+        ss, df = squares(of, own)
+        p, note = permute.p_value(frame, of, source, by, permutations, seed) if df else (np.nan, "one level")
+        shown = [ss / total, low, high] if total and df else [np.nan] * 3
+        rows.append([source.name, df, ss, *shown, p, note])
+    return pd.DataFrame(rows, columns=["source", "df", "ss", "share", "low", "high", "p", "note"])
+
+
+def _intervals(
+    frame: pd.DataFrame,
+    of: Sequence[Matrix],
+    bases: Sequence[Sequence[Matrix]],
+    by: Sequence[str],
+    resamples: int,
+    seed: int,
+) -> list[tuple[float, float]]:
+    """95 percent, for each source; NaN where there are too few draws."""
+    if bootstrap.refusal(frame):
+        return [(np.nan, np.nan)] * len(bases)
+    moved = bootstrap.deviations(frame, of, by)
+    rng = np.random.default_rng(seed)
+    draws = bootstrap.count(frame)
+    drawn = []
+    for _ in range(resamples):
+        weights = bootstrap.weights(draws, rng)
+        drawn.append(_shares_of([one.resampled(weights) for one in moved], moved, bases))
+    found = _shares_of([one.observed for one in moved], moved, bases)
+    low, high = np.quantile(bootstrap.plausible(found, np.array(drawn)), [0.025, 0.975], axis=0)
+    return list(zip(np.clip(low, 0.0, 1.0), np.clip(high, 0.0, 1.0), strict=True))
+
+
+def _shares_of(
+    coordinates: Sequence[Matrix], moved: Sequence[Deviations], bases: Sequence[Sequence[Matrix]]
+) -> Matrix:
+    """(sources,): what each source's bases explain of the sum of squares."""
+
+    def summed(vectors: Sequence[Matrix]) -> float:
+        return sum(float((x**2).sum(0) @ one.signs) for x, one in zip(vectors, moved, strict=True))
+
+    total = summed([x - x.mean(0) for x in coordinates])
+    explained = [summed([q.T @ x for q, x in zip(own, coordinates, strict=True)]) for own in bases]
+    return np.array(explained) / total if total else np.full(len(bases), np.nan)
