@@ -80,7 +80,7 @@ def _intervals(
         weights = bootstrap.weights(draws, rng)
         drawn.append(_shares_of([one.resampled(weights) for one in moved], moved, bases))
     found = _shares_of([one.observed for one in moved], moved, bases)
-    low, high = np.quantile(bootstrap.plausible(found, np.array(drawn)), [0.025, 0.975], axis=0)
+    low, high = np.quantile(bootstrap.plausible(found, np.array(drawn), draws), [0.025, 0.975], axis=0)
     return list(zip(np.clip(low, 0.0, 1.0), np.clip(high, 0.0, 1.0), strict=True))
 
 

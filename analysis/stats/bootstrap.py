@@ -2,7 +2,9 @@
 
 Objectives, data, algorithms, models and ratios are the ones studied. The wild cluster bootstrap (Cameron, Gelbach
 and Miller 2008; weights of Webb 2014) multiplies each draw's deviations from the mean over draws by one random
-weight, in all cells of that draw together. Estimate minus mean stands for the error: Hall's basic interval.
+weight, in all cells of that draw together. Estimate minus mean stands for the error: Hall's basic interval. Errors
+are enlarged as Student's t with one degree of freedom less than there are draws is wider than a normal, without which
+the intervals of few draws are too short (Cameron and Miller 2015, section VI).
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy import stats
 
 from analysis.stats import gram
 from analysis.stats.gram import Matrix
@@ -66,9 +69,10 @@ def weights(draws: int, rng: np.random.Generator) -> Matrix:
     return rng.choice(np.concatenate([WEBB, -WEBB]), size=draws)
 
 
-def plausible(found: Matrix, drawn: Matrix) -> Matrix:
-    """What the truth may as well be, given an estimate (...) and its resamples (resamples, ...)."""
-    return np.asarray(found - (drawn - drawn.mean(axis=0)))
+def plausible(found: Matrix, drawn: Matrix, draws: int) -> Matrix:
+    """What the truth may as well be, given an estimate (...) and its resamples (resamples, ...) over some draws."""
+    wider = stats.t.ppf(0.975, draws - 1) / stats.norm.ppf(0.975)
+    return np.asarray(found - wider * (drawn - drawn.mean(axis=0)))
 
 
 def count(frame: pd.DataFrame) -> int:

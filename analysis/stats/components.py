@@ -62,7 +62,7 @@ def shares(
         return report(found, None, solver, len(frame), draws, note)
     rng = np.random.default_rng(seed)
     drawn = np.array([solver(_sum(_resampled(parts, draws, rng))) for _ in range(resamples)])
-    return report(found, bootstrap.plausible(found, drawn), solver, len(frame), draws, "")
+    return report(found, bootstrap.plausible(found, drawn, draws), solver, len(frame), draws, "")
 
 
 def _resampled(parts: Sequence[_Stratum], draws: int, rng: np.random.Generator) -> list[dict[str, float]]:
