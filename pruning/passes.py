@@ -52,7 +52,7 @@ def states(forward: Forward, rows: Sequence[Row]) -> Iterator[tuple[list[Line], 
     """For each batch of rows, of this rank: its lines, and the N + 1 states (B, T, D) before each block and behind
     the last, all on one device.
     """
-    for batch, share in _batches(rows, forward.batch_tokens):
+    for batch, share in _batches(rows, forward.workload.batch_tokens):
         with torch.inference_mode(), _timed(forward):
             _, _, found = _forth(forward, batch, share)
             found = [state.to(found[0].device) for state in found]
@@ -83,7 +83,7 @@ def gate_gradients(forward: Forward, rows: Sequence[Row]) -> np.ndarray[Any, Any
     With a gate a, block i adds a * (F(h) - h) to h, so the derivative at a = 1 is <gradient behind i, F(h) - h>.
     """
     found = np.zeros((len(rows), forward.n_blocks))
-    for lines, steps in backward(forward, rows, forward.batch_tokens):
+    for lines, steps in backward(forward, rows, forward.workload.batch_tokens):
         for step in steps:
             added = (step.behind.double() - step.before.double()) * step.gradient.double()
             sums = added.sum((1, 2)).cpu().numpy()

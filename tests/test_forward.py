@@ -12,8 +12,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import pruning.forward
 import pruning.walk
+import pruning.workload
 from pruning.blocks import find_blocks
 from pruning.calibration.samples import Row
 from pruning.forward import Forward
@@ -123,18 +123,18 @@ def test_a_kill_costs_one_mask_where_a_mask_takes_longer_than_the_patience() -> 
 def test_branches_are_merged_in_half_precision_only_on_request() -> None:
     module, rows = build("llama").bfloat16(), (Row(tuple(range(3, 13)), (1, 10)),)
     default, merging = Forward(language_model(module)), Forward(language_model(module), merge=True)
-    assert default._merged(default.batches(rows)[0]) == 1
-    assert merging._merged(merging.batches(rows)[0]) > 1
+    assert default.workload.merged(default.workload.batches(rows)[0]) == 1
+    assert merging.workload.merged(merging.workload.batches(rows)[0]) > 1
 
 
 def test_branches_are_merged_on_a_gpu_only_on_request(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its kernels, and the order in which they add up, depend on how many rows there are, also in float32."""
     module, rows = build("llama"), (Row(tuple(range(3, 13)), (1, 10)),)
     default, merging = Forward(language_model(module)), Forward(language_model(module), merge=True)
-    assert default._merged(default.batches(rows)[0]) > 1
+    assert default.workload.merged(default.workload.batches(rows)[0]) > 1
     monkeypatch.setattr(LanguageModel, "device", torch.device("cuda"))
-    assert default._merged(default.batches(rows)[0]) == 1
-    assert merging._merged(merging.batches(rows)[0]) > 1
+    assert default.workload.merged(default.workload.batches(rows)[0]) == 1
+    assert merging.workload.merged(merging.workload.batches(rows)[0]) > 1
 
 
 def test_a_block_that_no_mask_keeps_is_never_run(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,8 +165,8 @@ def test_branches_are_merged_where_a_batch_is_small_and_only_there(monkeypatch: 
     losses(Forward(language_model(module), batch_tokens=30), rows, masks)
     assert max(widths) == 3, "as many lines of ten tokens as fit into thirty"
     widths.clear()
-    monkeypatch.setitem(pruning.forward.MERGE_OPERATIONS, "cpu", 10)
-    monkeypatch.setattr(pruning.forward, "MERGE_TOKENS", 10)
+    monkeypatch.setitem(pruning.workload.MERGE_OPERATIONS, "cpu", 10)
+    monkeypatch.setattr(pruning.workload, "MERGE_TOKENS", 10)
     losses(Forward(language_model(module), batch_tokens=30), rows, masks)
     assert set(widths) == {1}
 
@@ -216,7 +216,7 @@ def test_offloaded_weights_give_the_same_and_only_what_is_kept_is_loaded(
     module = cpu_offload(build("qwen3"), execution_device=torch.device("cpu"))
     forward = Forward(language_model(module))
     find_blocks(module)  # runs all of it, once
-    forward.batches(ROWS[kind])  # may do so too
+    forward.workload.batches(ROWS[kind])  # may do so too
     loaded: list[int] = []
     honest = AlignDevicesHook.pre_forward
     numbers = {id(part): i for i, block in enumerate(module.model.layers) for part in block.modules()}
@@ -236,14 +236,14 @@ def test_offloaded_weights_give_the_same_and_only_what_is_kept_is_loaded(
 def test_packing_an_item_needs_fewer_tokens() -> None:
     module, rows = build("llama"), ROWS["items"]
     forward = Forward(language_model(module))
-    packed = sum(batch.ids.numel() for batch in forward.batches(rows))
+    packed = sum(batch.ids.numel() for batch in forward.workload.batches(rows))
     assert packed < sum(len(row.input_ids) for row in rows)
 
 
 @pytest.mark.parametrize("name", ["mistral", "gemma3"])
 def test_choices_are_not_packed_across_a_sliding_window(name: str) -> None:
     forward = Forward(language_model(build(name)))
-    assert all(batch.positions is None for batch in forward.batches(ROWS["items"]))
+    assert all(batch.positions is None for batch in forward.workload.batches(ROWS["items"]))
 
 
 def test_choices_are_not_packed_where_that_changes_the_loss(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -255,7 +255,7 @@ def test_choices_are_not_packed_where_that_changes_the_loss(monkeypatch: pytest.
 
     monkeypatch.setattr(type(module), "forward", deaf)
     forward = Forward(language_model(module))
-    assert all(batch.positions is None for batch in forward.batches(ROWS["items"]))
+    assert all(batch.positions is None for batch in forward.workload.batches(ROWS["items"]))
 
 
 def test_out_of_memory_halves_and_goes_on(
