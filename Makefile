@@ -69,14 +69,15 @@ ui: $(VENV)/installed
 	cd $(RESULTS) && MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(abspath $(BIN))/mlflow ui \
 	  --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --port 5000
 
-# One file a figure: analysis/fig2_ranks.py is drawn by `make fig2`. FLAGS="--accuracy piqa" chooses a metric.
+# One file a figure: analysis/fig2_ranks.py is drawn by `make fig2`. FLAGS="--accuracy piqa" chooses a metric,
+# FLAGS="--only objective=perplexity,divergence" some of the cells.
 $(FIGURES): $(VENV)/installed
 	@$(BIN)/python -m analysis.$(basename $(notdir $(wildcard analysis/$@_*.py))) --results $(SHOWN) --study $(STUDY) $(FLAGS)
 
 figures: $(FIGURES)
 
 report: $(VENV)/installed
-	@$(BIN)/python -m analysis.report --results $(SHOWN) --study $(STUDY)
+	@$(BIN)/python -m analysis.report --results $(SHOWN) --study $(STUDY) $(FLAGS)
 
 paper-check: $(VENV)/installed
 	@$(BIN)/python -m analysis.paper_check

@@ -121,8 +121,8 @@ def table(frame: pd.DataFrame) -> pd.DataFrame:
 def main() -> None:
     """Draw the figure for a results folder."""
     given = arguments("Which blocks each search removed.")
-    frame = load(given.results, given.study)
-    save(draw(frame, describe(frame, given.study)), table(frame), given.out, "fig1_masks")
+    frame = load(given.results, given.study, given.only)
+    save(draw(frame, describe(frame, given.study, given.only)), table(frame), given.out, "fig1_masks")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.agreements import table
-from analysis.figure import arguments, empty, legend, looks, ordered, panels, probability, save
+from analysis.figure import arguments, empty, legend, looks, ordered, panels, probability, save, wrapped
 from analysis.frames import each, groups, strata_of
 from analysis.load import describe, done, load
 from analysis.metrics import Metric, choose
@@ -125,7 +125,7 @@ def _apart(chosen: pd.DataFrame) -> list[float]:
 
 def _words(row: pd.Series[Any]) -> str:
     if row["note"]:
-        return str(row["note"])
+        return wrapped(str(row["note"]), 26, " ")
     interval = f" ({row['low']:.2f} to {row['high']:.2f})" if np.isfinite(row["low"]) else ""
     text = f"ρ {row['spearman']:.2f}{interval}\n{probability('p', row['p'])}, {probability('q', row['q'])}"  # noqa: RUF001
     text += f"\n{row['draws_note']}" if row["draws_note"] else ""
@@ -139,10 +139,10 @@ def _words(row: pd.Series[Any]) -> str:
 def main() -> None:
     """Draw the figure for a results folder."""
     given = arguments("Rank by perplexity against rank by accuracy.", metrics=True)
-    frame = load(given.results, given.study)
+    frame = load(given.results, given.study, given.only)
     perplexity, accuracy = choose(frame, "ppl", given.perplexity), choose(frame, "acc", given.accuracy)
     found = ranks(frame, perplexity, accuracy)
-    figure = draw(frame, found, describe(frame, given.study), (perplexity.label, accuracy.label))
+    figure = draw(frame, found, describe(frame, given.study, given.only), (perplexity.label, accuracy.label))
     save(figure, found, given.out, "fig2_ranks")
     table(frame, perplexity, accuracy).to_csv(given.out / "fig2_agreement.csv", index=False)
 

@@ -130,13 +130,18 @@ def _words(strip: pd.DataFrame) -> str:
 def main() -> None:
     """Draw the figure for a results folder."""
     given = arguments("Spread and variance across searches.", metrics=True)
-    frame = load(given.results, given.study)
+    frame = load(given.results, given.study, given.only)
     metrics = {
         "perplexity": choose(frame, "ppl", given.perplexity),
         "accuracy": choose(frame, "acc", given.accuracy),
     }
     found = spread(frame, metrics)
-    save(draw(frame, found, describe(frame, given.study), metrics), found, given.out, "fig3_variance")
+    save(
+        draw(frame, found, describe(frame, given.study, given.only), metrics),
+        found,
+        given.out,
+        "fig3_variance",
+    )
 
 
 if __name__ == "__main__":

@@ -158,9 +158,9 @@ def _strips(axes: Axes, pairs: pd.DataFrame, models: list[str]) -> None:
 def main() -> None:
     """Draw the figure for a results folder."""
     given = arguments("Chance-corrected overlap of masks.")
-    frame = load(given.results, given.study)
+    frame = load(given.results, given.study, given.only)
     heats, pairs = heat(frame), comparisons(frame)
-    save(draw(heats, pairs, describe(frame, given.study)), heats, given.out, "fig4_overlap")
+    save(draw(heats, pairs, describe(frame, given.study, given.only)), heats, given.out, "fig4_overlap")
     pairs.to_csv(given.out / "fig4_overlap_pairs.csv", index=False)
     overlap.groups_of(done(frame)).to_csv(given.out / "fig4_overlap_groups.csv", index=False)
 

@@ -109,10 +109,12 @@ def _times(value: float) -> str:
 def main() -> None:
     """Draw the figure for a results folder."""
     given = arguments("Shares of variance: calibration against search.", metrics=True)
-    frame = load(given.results, given.study)
+    frame = load(given.results, given.study, given.only)
     finished = done(frame)
     found, table = measure(finished, outcomes(finished, given.perplexity, given.accuracy))
-    save(draw(found, table, describe(frame, given.study)), table, given.out, "fig5_variance_shares")
+    save(
+        draw(found, table, describe(frame, given.study, given.only)), table, given.out, "fig5_variance_shares"
+    )
     across(finished, outcomes(finished, given.perplexity, given.accuracy)).to_csv(
         given.out / "fig5_between.csv", index=False
     )

@@ -134,10 +134,10 @@ def _known(exact: pd.Series[Any]) -> str:
 def main() -> None:
     """Draw the figure for a results folder."""
     given = arguments("Objectives against outcomes, and regret.")
-    frame = load(given.results, given.study)
+    frame = load(given.results, given.study, given.only)
     choose(frame, "ppl")
     matrix, regrets = measure(frame, given.results)
-    save(draw(matrix, regrets, describe(frame, given.study)), matrix, given.out, "fig6_crossed")
+    save(draw(matrix, regrets, describe(frame, given.study, given.only)), matrix, given.out, "fig6_crossed")
     columns = ["cell", *STRATUM, "objective", "calibration", "draw", "algo", "loss", "best", "exact"]
     drawn = regrets[[*columns, "regret", "regret_se", "relative_regret"]]
     drawn.to_csv(given.out / "fig6_crossed_regret.csv", index=False)

@@ -147,9 +147,11 @@ def _apart(shown: pd.DataFrame, cost: str) -> list[float]:
 def main() -> None:
     """Draw the figure for a results folder."""
     given = arguments("Quality against cost.", cost=tuple(COSTS))
-    frame = load(given.results, given.study)
+    frame = load(given.results, given.study, given.only)
     curves, ends = measure(frame, given.results)
-    save(draw(curves, ends, describe(frame, given.study), given.cost), ends, given.out, "fig7_cost")
+    save(
+        draw(curves, ends, describe(frame, given.study, given.only), given.cost), ends, given.out, "fig7_cost"
+    )
     curves.to_csv(given.out / "fig7_cost_curves.csv", index=False)
 
 

@@ -106,9 +106,9 @@ def _curves(axes: Axes, lines: pd.DataFrame, strata: list[tuple[str, int]]) -> N
 def main() -> None:
     """Draw the figure for a results folder."""
     given = arguments("Stability under resampling of the calibration data.")
-    frame = load(given.results, given.study)
+    frame = load(given.results, given.study, given.only)
     rows, curves = measure(frame, given.results)
-    save(draw(rows, curves, describe(frame, given.study)), rows, given.out, "fig8_stability")
+    save(draw(rows, curves, describe(frame, given.study, given.only)), rows, given.out, "fig8_stability")
     curves.to_csv(given.out / "fig8_stability_curves.csv", index=False)
 
 

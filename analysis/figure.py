@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from analysis.only import column, subfolder
 from analysis.store import folder, is_store
 
 log = logging.getLogger(__name__)
@@ -42,7 +43,7 @@ ORDER = (
 
 
 def arguments(description: str, metrics: bool = False, cost: Sequence[str] = ()) -> argparse.Namespace:
-    """`--results DIR --study NAME`, and `out`, the folder that figures go to.
+    """`--results DIR --study NAME --only COLUMN=VALUES`, and `out`, the folder that figures go to.
 
     `--results` may also be the URI of an MLflow store; then `results` is a temporary folder with what it holds.
     With `metrics` also `--perplexity NAME` and `--accuracy NAME`, with `cost` a choice of what is paid in.
@@ -51,6 +52,14 @@ def arguments(description: str, metrics: bool = False, cost: Sequence[str] = ())
     where = "the folder of the cells, or an MLflow store: sqlite:///FILE, http://HOST:PORT"
     parser.add_argument("--results", default="results", help=where)
     parser.add_argument("--study", default=None, help="draw the cells of this study only")
+    parser.add_argument(
+        "--only",
+        type=column,
+        action="append",
+        default=[],
+        metavar="COLUMN=VALUE,VALUE",
+        help="of these cells only",
+    )
     parser.add_argument(
         "--out", type=Path, help="where figures go; default: RESULTS/figures, or figures for a store"
     )
@@ -63,7 +72,8 @@ def arguments(description: str, metrics: bool = False, cost: Sequence[str] = ())
     found = parser.parse_args()
     stored = is_store(found.results)
     found.results = folder(found.results)
-    found.out = found.out or (Path("figures") if stored else found.results / "figures")
+    found.only = dict(found.only)
+    found.out = found.out or (Path() if stored else found.results) / "figures" / subfolder(found.only)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("analysis").setLevel(logging.INFO)
     use_style()

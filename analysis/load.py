@@ -6,10 +6,12 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pandas as pd
 
+from analysis.only import Only, select, words
 from analysis.store import folder
 
 COLUMNS = (
@@ -60,14 +62,15 @@ class NothingToRead(SystemExit):
     """There is no finished cell to draw; ends the command with a sentence."""
 
 
-def load(results: Path | str, study: str | None = None) -> pd.DataFrame:
+def load(results: Path | str, study: str | None = None, only: Only = MappingProxyType({})) -> pd.DataFrame:
     """One row for each cell of a study, or of the whole folder; `status` is done, failed or missing.
 
     `results` is a results folder or the URI of an MLflow store (`sqlite:///...`, `http://...`).
 
     Columns: those of COLUMNS and, for every metric of the evaluation, `dense/<metric>` and
     `pruned/<metric>`. `draw` is the seed of the calibration draw. Of a cell without a result, what its
-    name tells is filled in. Raises NothingToRead where no cell is done.
+    name tells is filled in. `only` keeps the cells that have one of the values of each of its columns.
+    Raises NothingToRead where no cell is done.
     """
     results = folder(results)
     if study is None:
@@ -81,8 +84,14 @@ def load(results: Path | str, study: str | None = None) -> pd.DataFrame:
     frame = _told_apart(pd.DataFrame([_row(results / key) for key in keys]))
     if frame.empty or not (frame["status"] == "done").any():
         raise NothingToRead(f"no finished cell in {results}: run `python launch.py` first.")
-    frame = frame.reindex(columns=[*COLUMNS, *(c for c in frame if c not in COLUMNS)])
-    return _sized(frame)
+    frame = _sized(frame.reindex(columns=[*COLUMNS, *(c for c in frame if c not in COLUMNS)]))
+    try:
+        frame = select(frame, only)
+    except ValueError as error:
+        raise NothingToRead(f"--only: {error}.") from error
+    if not (frame["status"] == "done").any():
+        raise NothingToRead(f"no finished cell of {'; '.join(words(only))} in {results}.")
+    return frame
 
 
 def done(frame: pd.DataFrame) -> pd.DataFrame:
@@ -195,11 +204,12 @@ def _sized(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.assign(n_blocks=n_blocks, k=frame["k"].fillna((frame["ratio"] * n_blocks).round()))
 
 
-def describe(frame: pd.DataFrame, study: str | None) -> str:
+def describe(frame: pd.DataFrame, study: str | None, only: Only = MappingProxyType({})) -> str:
     """The title line of every figure: which study, models, seeds and commits it shows, and what is missing."""
     finished = frame[frame["status"] == "done"]
     parts = [
         f"study {study or 'all'}",
+        *words(only),
         _listed("model", finished["model"]),
         _listed("seed", finished["seed"]),
     ]

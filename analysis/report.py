@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -17,6 +18,7 @@ from markupsafe import Markup
 
 from analysis import report_cells, report_config, report_figures, report_summary, report_tables
 from analysis.figure import arguments
+from analysis.only import Only
 from analysis.report_material import Material
 
 log = logging.getLogger(__name__)
@@ -60,9 +62,9 @@ def _inlined(name: str) -> Markup:
     return Markup((TEMPLATES / name).read_text(encoding="utf-8"))
 
 
-def write(results: Path, study: str | None, out: Path) -> Path:
+def write(results: Path, study: str | None, out: Path, only: Only = MappingProxyType({})) -> Path:
     """Write the page of a study to a folder, and return its path."""
-    text = page(Material(results, study))
+    text = page(Material(results, study, only))
     out.mkdir(parents=True, exist_ok=True)
     path = out / "report.html"
     path.write_text(text, encoding="utf-8")
@@ -72,7 +74,7 @@ def write(results: Path, study: str | None, out: Path) -> Path:
 def main() -> None:
     """Write the page for a results folder."""
     given = arguments("One self-contained HTML page of a study.")
-    log.info("report   %s", write(given.results, given.study, given.out).resolve())
+    log.info("report   %s", write(given.results, given.study, given.out, given.only).resolve())
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import pandas as pd
 from analysis import agreements, fig4_overlap, fig6_crossed, fig8_stability, shares
 from analysis.load import describe, done, load, trace
 from analysis.metrics import Metric, choose, names
+from analysis.only import Only
 from analysis.stats import crossed
 from analysis.stats.estimates import Shares
 
@@ -27,11 +28,12 @@ class Material:
 
     results: Path
     study: str | None
+    only: Only = field(default_factory=dict)
 
     @cached_property
     def frame(self) -> pd.DataFrame:
         """All cells, missing and failed ones included."""
-        return load(self.results, self.study)
+        return load(self.results, self.study, self.only)
 
     @cached_property
     def cells(self) -> pd.DataFrame:
@@ -41,7 +43,7 @@ class Material:
     @cached_property
     def title(self) -> str:
         """The title line of every figure."""
-        return describe(self.frame, self.study)
+        return describe(self.frame, self.study, self.only)
 
     @cached_property
     def records(self) -> dict[str, Record]:

@@ -110,9 +110,12 @@ def _cost(where: str, kind: str, rows: pd.DataFrame, own: pd.DataFrame, m: Mater
 
 def _other(row: object, kind: str, sign: int, best: float) -> str:
     cost, mean = float(row.cost), float(row.mean)  # type: ignore[attr-defined]
-    words = (
-        f"{number(cost)} points" if kind == "acc" else f"{number(cost)} more, {percent(cost / best)} percent"
-    )
+    if kind == "acc":
+        words = f"{number(cost)} points"
+    elif cost < best:
+        words = f"{number(cost)} more, {percent(cost / best)} percent"
+    else:
+        words = f"{number(sign * mean / best)} times as much"
     return f"{row.objective} costs {words} ({number(sign * mean)})"  # type: ignore[attr-defined]
 
 

@@ -17,10 +17,15 @@ from analysis.outcomes import aggregate, typeset
 def main() -> None:
     """Draw the table for a results folder."""
     given = arguments("Accuracy of the masks.", metrics=True)
-    frame = load(given.results, given.study)
+    frame = load(given.results, given.study, given.only)
     metric = choose(frame, "acc", given.accuracy)
     found = aggregate(frame, metric, "table1_accuracy", "margin")
-    save(typeset(found, metric, describe(frame, given.study), 1), found, given.out, "table1_accuracy")
+    save(
+        typeset(found, metric, describe(frame, given.study, given.only), 1),
+        found,
+        given.out,
+        "table1_accuracy",
+    )
 
 
 if __name__ == "__main__":

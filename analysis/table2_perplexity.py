@@ -17,10 +17,15 @@ from analysis.outcomes import aggregate, typeset
 def main() -> None:
     """Draw the table for a results folder."""
     given = arguments("Perplexity of the masks.", metrics=True)
-    frame = load(given.results, given.study)
+    frame = load(given.results, given.study, given.only)
     metric = choose(frame, "ppl", given.perplexity)
     found = aggregate(frame, metric, "table2_perplexity", "perplexity")
-    save(typeset(found, metric, describe(frame, given.study), 2), found, given.out, "table2_perplexity")
+    save(
+        typeset(found, metric, describe(frame, given.study, given.only), 2),
+        found,
+        given.out,
+        "table2_perplexity",
+    )
 
 
 if __name__ == "__main__":

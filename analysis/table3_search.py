@@ -67,9 +67,9 @@ def _paper(seconds: float) -> str:
 def main() -> None:
     """Draw the table for a results folder."""
     given = arguments("What the searches cost.")
-    frame = load(given.results, given.study)
+    frame = load(given.results, given.study, given.only)
     found = aggregate(frame)
-    save(typeset(found, describe(frame, given.study)), found, given.out, "table3_search")
+    save(typeset(found, describe(frame, given.study, given.only)), found, given.out, "table3_search")
 
 
 if __name__ == "__main__":

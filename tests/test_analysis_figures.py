@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import fig2_ranks, fig3_variance, figure, metrics, outcomes, searches, typeset
+from analysis import fig1_masks, fig2_ranks, fig3_variance, figure, metrics, outcomes, searches, typeset
 from analysis.load import NothingToRead, describe, load, trace
 from tests.analysis_grid import ONE, Study, write
 from tests.analysis_grid import frame as grid
@@ -261,3 +261,48 @@ def _recalibrated(path: Path, drawn: dict[str, object]) -> None:
     record = json.loads(path.read_text(encoding="utf-8"))
     record["config"]["calibration"] = drawn | {"samples": 16, "seed": 0}
     path.write_text(json.dumps(record), encoding="utf-8")
+
+
+def test_a_part_of_a_study_is_drawn_beside_the_whole(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flags = ("--only", "objective=margin", "--only", "algo=greedy,genetic")
+    monkeypatch.setattr(sys, "argv", ["fig1_masks", "--results", str(results), "--study", "small", *flags])
+    fig1_masks.main()
+    part = pd.read_csv(results / "figures" / "objective=margin__algo=greedy,genetic" / "fig1_masks.csv")
+    assert set(part["objective"]) == {"margin"}
+    assert set(part["algo"]) == {"greedy", "genetic"}
+    whole = load(results, "small")
+    kept = load(results, "small", {"k": ["3"], "objective": ["margin"]})
+    assert len(kept) == (whole["objective"] == "margin").sum()
+    assert "only k 3 · only objective margin" in describe(
+        kept, "small", {"k": ["3"], "objective": ["margin"]}
+    )
+
+
+def test_a_cell_that_may_belong_to_a_part_is_missing_there_too(results: Path) -> None:
+    whole = load(results, "small")
+    lost = whole[whole["status"] == "missing"]
+    assert lost["calibration"].isna().all()
+    source = str(whole["calibration"].dropna().iloc[0])
+    kept = load(results, "small", {"calibration": [source]})
+    assert set(lost["cell"]) <= set(kept["cell"])
+    assert set(kept["calibration"].dropna()) == {source}
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("objective=bogus", "no cell has objective=bogus; there are: margin, perplexity"),
+        ("objective", "give COLUMN=VALUE"),
+        ("colour=red", "the columns are model, objective"),
+    ],
+)
+def test_a_part_that_is_none_is_refused(
+    flag: str,
+    message: str,
+    results: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        draw("fig1_masks", results, monkeypatch, "--only", flag)
+    assert message in f"{ended.value} {capsys.readouterr().err}"

@@ -1,0 +1,51 @@
+"""A part of a study: `--only objective=perplexity,divergence --only k=3`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+
+COLUMNS = ("model", "objective", "calibration", "samples", "length", "draw", "algo", "k", "ratio", "seed")
+Only = Mapping[str, Sequence[str]]
+
+
+def column(text: str) -> tuple[str, list[str]]:
+    """`objective=perplexity,margin` as a column and the values to keep; an argparse type."""
+    name, equals, values = text.partition("=")
+    kept = [value.strip() for value in values.split(",") if value.strip()]
+    if name not in COLUMNS or not equals or not kept:
+        known = ", ".join(COLUMNS)
+        raise argparse.ArgumentTypeError(f"'{text}': give COLUMN=VALUE,VALUE; the columns are {known}")
+    return name, kept
+
+
+def select(frame: pd.DataFrame, only: Only) -> pd.DataFrame:
+    """The cells that have one of the values in each column, and unfinished ones that may have it.
+
+    Raises ValueError for a value that no cell has.
+    """
+    for name, kept in only.items():
+        values = frame[name].map(_text)
+        if unknown := sorted({*kept} - {*values}):
+            known = ", ".join(sorted({*values.dropna()}))
+            raise ValueError(f"no cell has {name}={','.join(unknown)}; there are: {known}")
+        unknown_yet = values.isna() & (frame["status"] != "done")
+        frame = frame[values.isin(kept) | unknown_yet].reset_index(drop=True)
+    return frame
+
+
+def words(only: Only) -> list[str]:
+    """What is kept, for titles: `only objective perplexity, margin`."""
+    return [f"only {name} {', '.join(kept)}" for name, kept in only.items()]
+
+
+def subfolder(only: Only) -> str:
+    """Where what shows a part goes, so that it never overwrites what shows the whole; empty for the whole."""
+    return "__".join(f"{name}={','.join(kept)}" for name, kept in only.items())
+
+
+def _text(value: object) -> str | None:
+    """As one writes it: 3 and not 3.0."""
+    return None if pd.isna(value) else str(value).removesuffix(".0")  # type: ignore[call-overload]
