@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from analysis import report_variance
+from analysis import report_claims, report_variance
 from analysis.figure import number, ordered
 from analysis.frames import each, groups
 from analysis.load import NothingToRead
@@ -33,6 +33,7 @@ def parts(m: Material) -> list[Part]:
     """The whole summary. A part whose numbers the study does not hold says that instead."""
     every: dict[str, Callable[[Material], Iterator[str]]] = {
         "What was run": ran,
+        "The paper's statements": report_claims.claims,
         "Calibration against search": report_variance.against,
         "What pruning for one thing costs in the other": costs,
         "Which search": searches,
