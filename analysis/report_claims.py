@@ -127,7 +127,7 @@ def _points(m: Material) -> tuple[str, list[str]]:
     """The range of mean accuracy over searches, for each model, k and objective."""
     if "acc" not in m.metrics:
         raise NothingToRead("no accuracy was measured")
-    cells = m.cells.assign(accuracy=100 * m.metrics["acc"].of(m.cells)).dropna(subset="accuracy")
+    cells = m.cells.assign(accuracy=m.metrics["acc"].of(m.cells)).dropna(subset="accuracy")
     spans = []
     for _, panel in groups(rivals(cells), [*STRATUM, "objective"]):
         found = means(panel, ["accuracy"])
