@@ -44,7 +44,7 @@ def measure(frame: pd.DataFrame, results: Any) -> tuple[pd.DataFrame, pd.DataFra
     return crossed.matrix(cells, outcomes(cells)), crossed.best_known(cells, traces)
 
 
-def draw(matrix: pd.DataFrame, regrets: pd.DataFrame, title: str) -> Figure:
+def draw(frame: pd.DataFrame, matrix: pd.DataFrame, regrets: pd.DataFrame, title: str) -> Figure:
     """For each model and k the matrix, with regrets by algorithm below it; as many side by side as a page holds."""
     strata = strata_of(matrix)
     shown = list(dict.fromkeys(matrix["outcome"]))
@@ -64,12 +64,14 @@ def draw(matrix: pd.DataFrame, regrets: pd.DataFrame, title: str) -> Figure:
         above.set_title(f"{model} · k = {int(k)}", fontsize=8.5)
         _matrix(above, own, objectives, shown, i % columns == 0)
         cells = regrets[(regrets["model"] == model) & (regrets["k"] == k)]
-        _regrets(below, cells, algos, objectives, i % columns == 0)
+        asked = frame[(frame["model"] == model) & (frame["k"] == k)]
+        _regrets(below, cells, asked, algos, objectives, i % columns == 0)
         below.set_xlim(-0.03 * top, 1.08 * top)
     for axes in grid[-2:, len(strata) - columns * (rows - 1) :].flat:
         axes.set_axis_off()
     note = "above: mean outcome of the masks pruned for each objective; darker: worse in its column; bold: best; "
-    note += "below: calibration loss above the best known mask, in its standard errors; mean (large), cells (small)"
+    note += "below: calibration loss above the best known mask, in its standard errors; "
+    note += "mean (large), cells (small), cross: missing"
     legend(figure, looks(objectives), note)
     return figure
 
@@ -101,15 +103,25 @@ def _matrix(axes: Axes, own: pd.DataFrame, objectives: list[str], shown: list[st
         side.set_visible(False)
 
 
-def _regrets(axes: Axes, cells: pd.DataFrame, algos: list[str], objectives: list[str], named: bool) -> None:
+def _regrets(
+    axes: Axes,
+    cells: pd.DataFrame,
+    asked: pd.DataFrame,
+    algos: list[str],
+    objectives: list[str],
+    named: bool,
+) -> None:
+    """Regrets of the cells that are there; what was asked for and is not there has a cross."""
     if cells["regret_se"].notna().sum() == 0:
         empty(axes, "no finished cell")
         return
     for y, algo in enumerate(algos):
-        if not (cells["algo"] == algo).any():
-            axes.text(0, y, "no cell", fontsize=6.5, color="0.5", va="center")
-            continue
+        wanted = set(asked.loc[asked["algo"] == algo, "objective"])
+        if not wanted:
+            axes.text(0, y, "not asked for", fontsize=6.5, color="0.5", va="center")
         for i, objective in enumerate(objectives):
+            if objective not in wanted:
+                continue
             own = cells[(cells["algo"] == algo) & (cells["objective"] == objective)]
             height = y + 0.22 * (i - (len(objectives) - 1) / 2)
             colour, marker = looks(objectives)[objective]
@@ -137,7 +149,12 @@ def main() -> None:
     frame = load(given.results, given.study, given.only)
     choose(frame, "ppl")
     matrix, regrets = measure(frame, given.results)
-    save(draw(matrix, regrets, describe(frame, given.study, given.only)), matrix, given.out, "fig6_crossed")
+    save(
+        draw(frame, matrix, regrets, describe(frame, given.study, given.only)),
+        matrix,
+        given.out,
+        "fig6_crossed",
+    )
     columns = ["cell", *STRATUM, "objective", "calibration", "draw", "algo", "loss", "best", "exact"]
     drawn = regrets[[*columns, "regret", "regret_se", "relative_regret"]]
     drawn.to_csv(given.out / "fig6_crossed_regret.csv", index=False)

@@ -45,14 +45,15 @@ def measure(frame: pd.DataFrame, results: Path) -> tuple[pd.DataFrame, pd.DataFr
     ) if curves else pd.DataFrame()
 
 
-def draw(rows: pd.DataFrame, curves: pd.DataFrame, title: str) -> Figure:
+def draw(frame: pd.DataFrame, rows: pd.DataFrame, curves: pd.DataFrame, title: str) -> Figure:
     """A row for each objective: dots by algorithm, and curves over the number of samples."""
     objectives = sorted(rows["objective"].unique())
     strata = strata_of(rows)
     figure, grid = panels(len(objectives), 2, 3.4, 1.95, title)
     for i, objective in enumerate(objectives):
         own = rows[rows["objective"] == objective]
-        _dots(grid[i][0], own, ordered(rows["algo"]), strata)
+        asked = frame[frame["objective"] == objective]
+        _dots(grid[i][0], own, asked, ordered(rows["algo"]), strata)
         lines = curves[curves["objective"] == objective] if len(curves) else curves
         _curves(grid[i][1], lines, strata)
         for axes in grid[i]:
@@ -60,17 +61,22 @@ def draw(rows: pd.DataFrame, curves: pd.DataFrame, title: str) -> Figure:
     grid[-1][0].set_xlabel("resamples that choose another mask", fontsize=8)
     grid[-1][1].set_xlabel("calibration samples n", fontsize=8)
     look = looks([f"{model}, k = {k}" for model, k in strata])
-    note = "left: mean (large) and cells (small); right: solid the same mask, dotted Jaccard overlap"
+    note = "left: mean (large), cells (small), cross: missing; right: solid the same mask, dotted Jaccard overlap"
     legend(figure, look, note)
     return figure
 
 
-def _dots(axes: Axes, own: pd.DataFrame, algos: list[str], strata: list[tuple[str, int]]) -> None:
+def _dots(
+    axes: Axes, own: pd.DataFrame, asked: pd.DataFrame, algos: list[str], strata: list[tuple[str, int]]
+) -> None:
+    """The cells that are there; what was asked for and has no value has a cross."""
     for y, algo in enumerate(algos):
-        if not (own["algo"] == algo).any():
-            axes.text(0, y, "no cell", fontsize=6.5, color="0.5", va="center")
-            continue
+        wanted = set(strata_of(asked[asked["algo"] == algo]))
+        if not wanted:
+            axes.text(0, y, "not asked for", fontsize=6.5, color="0.5", va="center")
         for i, (model, k) in enumerate(strata):
+            if (model, k) not in wanted:
+                continue
             cells = own[(own["algo"] == algo) & (own["model"] == model) & (own["k"] == k)]
             values = cells["other_mask"].dropna()
             height = y + 0.19 * (i - (len(strata) - 1) / 2)
@@ -108,7 +114,9 @@ def main() -> None:
     given = arguments("Stability under resampling of the calibration data.")
     frame = load(given.results, given.study, given.only)
     rows, curves = measure(frame, given.results)
-    save(draw(rows, curves, describe(frame, given.study, given.only)), rows, given.out, "fig8_stability")
+    save(
+        draw(frame, rows, curves, describe(frame, given.study, given.only)), rows, given.out, "fig8_stability"
+    )
     curves.to_csv(given.out / "fig8_stability_curves.csv", index=False)
 
 

@@ -60,7 +60,7 @@ def _spread(m: Material) -> Figure:
 
 def _crossed(m: Material) -> Figure:
     choose(m.frame, "ppl")
-    return fig6_crossed.draw(*m.crossed, m.title)
+    return fig6_crossed.draw(m.frame, *m.crossed, m.title)
 
 
 def _cost(m: Material) -> Figure:
@@ -117,7 +117,7 @@ FIGURES = (
         "fig8_stability",
         "Would other samples have chosen another mask",
         "Left, bootstrap samples that choose otherwise; right, agreement of two disjoint subsets of n samples.",
-        lambda m: fig8_stability.draw(*m.stability, m.title),
+        lambda m: fig8_stability.draw(m.frame, *m.stability, m.title),
     ),
 )
 
