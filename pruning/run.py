@@ -2,37 +2,29 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import logging
 import math
-import os
-import platform
-import subprocess
 import traceback
-from collections.abc import Hashable, Mapping
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from functools import lru_cache
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from pruning import budget, files, mask, models, ranks
-from pruning.calibration import Calibration
-from pruning.calibration.samples import Samples
-from pruning.calibration.sources import existing
 from pruning.cell import FORMAT, Cell, described, digest
+from pruning.environment import environment, now
 from pruning.errors import InputError, PruningError, RankError
 from pruning.estimate import Estimate
 from pruning.evaluate import Evaluator, digests, mean_of, merged
-from pruning.evaluation import Data, Evaluation, digests_of
-from pruning.evaluation.overlap import check_disjoint, overlaps
+from pruning.evaluation import digests_of
+from pruning.evaluation.overlap import overlaps
 from pruning.evaluation.text import HIGHEST
 from pruning.held import held
 from pruning.ledger import Ledger
-from pruning.mask import Space
 from pruning.objective import Calibrated
+from pruning.prepare import Prepared
 from pruning.progress import Progress
 from pruning.scores import Journal, Store
 from pruning.solve import Solution, solve
@@ -42,84 +34,6 @@ if TYPE_CHECKING:
     from pruning.forward import Forward
 
 log = logging.getLogger(__name__)
-
-PACKAGES = ("torch", "transformers", "accelerate", "datasets", "numpy", "hydra-core", "depth-pruning")
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A cell whose input is known to be good: its space and its samples. No weights are loaded for this."""
-
-    cell: Cell
-    space: Space
-    samples: Samples
-    data: Mapping[str, Data]
-
-
-def check(cell: Cell) -> None:
-    """Raise InputError for what is wrong with a cell and can be seen without any data or model."""
-    needs = cell.objective.needs
-    if cell.calibration.kind not in (("text", "items") if needs == "any" else (needs,)):
-        from pruning.config import calibrations
-
-        fitting = ", ".join(calibrations(needs))
-        raise InputError(
-            f"objective={cell.choices.objective} needs {needs}, and calibration="
-            f"{cell.choices.calibration} gives {cell.calibration.kind}. Calibrations that fit: {fitting}."
-        )
-    mask.check_size(cell.ratio, cell.k)
-    budget.check(cell.algo)
-    if (file := cell.calibration.file()) is not None:
-        existing(file)
-    cell.result()
-
-
-def prepare(cell: Cell) -> Prepared:
-    """Draw the samples and check them against the model's shape, its tokenizer and the evaluation data.
-
-    Raises InputError for bad input, UnreachableError where a model or data set cannot be had.
-    """
-    protect = cell.protect
-    space = mask.space(models.n_blocks(cell.model), cell.ratio, cell.k, protect.first, protect.last)
-    cell.algo.evaluations(space)  # raises where the search is out of reach
-    samples = _draw(cast(Hashable, cell.calibration), cell.model)
-    data = _evaluation_data(cell.evaluation, cell.model)
-    _check_lengths(
-        cell, {"the calibration data": samples, **{f"the data of {name}": one for name, one in data.items()}}
-    )
-    if not cell.evaluation.allow_overlap:
-        check_disjoint(samples, data)
-    return Prepared(cell, space, samples, data)
-
-
-def _check_lengths(cell: Cell, data: Mapping[str, Any]) -> None:
-    """Raise InputError for rows longer than the model can read; lm-eval shortens those of tasks by itself."""
-    most = models.positions(cell.model)
-    for what, one in data.items():
-        if most is not None and (length := getattr(one, "length", 0)) > most:
-            raise InputError(
-                f"{what} have rows of {length} tokens, and {cell.model.name} reads at most {most}: lower "
-                "calibration.length, or the evaluation's window or prompts."
-            )
-
-
-@lru_cache(maxsize=16)
-def _draw(calibration: Hashable, model: models.Model) -> Samples:
-    """The samples of frozen settings, in random order, drawn once for all cells that share them."""
-    return cast(Calibration, calibration).draw(models.tokenizer(model)).shuffled()
-
-
-_data: dict[tuple[str, models.Model], Mapping[str, Data]] = {}
-
-
-def _evaluation_data(evaluation: Evaluation, model: models.Model) -> Mapping[str, Data]:
-    """The evaluation data, likewise."""
-    key = (digest([described(evaluation), digests_of(evaluation.files())]), model)
-    if key not in _data:
-        if len(_data) >= 16:
-            del _data[next(iter(_data))]
-        _data[key] = evaluation.data(models.tokenizer(model))
-    return _data[key]
 
 
 def run(prepared: Prepared) -> dict[str, Any]:
@@ -170,7 +84,7 @@ def record_failure(cell: Cell, error: BaseException) -> dict[str, Any]:
         "status": "failed",
         "error": {"type": type(error).__name__, "message": str(error), "log": str(log_path)},
         "config": cell.config,
-        "environment": environment(_now(), None),
+        "environment": environment(now(), None),
     }
     if not _finished(cell):
         _put(cell.folder / "result.json", result)
@@ -194,7 +108,7 @@ def missing(prepared: Prepared, result: Mapping[str, Any]) -> bool:
 
 def _evaluated(prepared: Prepared, done: Mapping[str, Any]) -> dict[str, Any]:
     """Evaluate the mask of a finished cell and add the metrics to its result; nothing is searched again."""
-    cell, started = prepared.cell, _now()
+    cell, started = prepared.cell, now()
     model = _loaded(cell)
     if model.info.revision != (recorded := done["model"]["revision"]):
         raise InputError(
@@ -238,7 +152,7 @@ def _forward(cell: Cell, model: models.LanguageModel) -> Forward:
 
 
 def _run(prepared: Prepared, note: Note) -> dict[str, Any]:
-    cell, started = prepared.cell, _now()
+    cell, started = prepared.cell, now()
     _put(cell.folder / "config.yaml", yaml.safe_dump(dict(cell.config), sort_keys=False))
     if ranks.is_first():
         prepared.samples.save(cell.results / "calibration")
@@ -369,43 +283,3 @@ def evaluation_key(
     """What a measurement belongs to: format, model and revision, the exact data of a metric, compensating factors."""
     data = [FORMAT, prepared.cell.weights(), info.revision, metric, prepared.data[metric].sha256]
     return f"{metric.replace('/', '-')}-{digest(data if factors is None else [*data, factors])}"
-
-
-def environment(started: str, device: str | None) -> dict[str, Any]:
-    """Versions, commit, device and times of a run."""
-    versions = {name: importlib.metadata.version(name) for name in PACKAGES if _installed(name)}
-    return {
-        "packages": {"python": platform.python_version(), **versions},
-        "commit": commit(),
-        "device": device,
-        "cpus": os.cpu_count(),
-        "started": started,
-        "ended": _now(),
-    }
-
-
-def _installed(name: str) -> bool:
-    try:
-        return bool(importlib.metadata.version(name))
-    except importlib.metadata.PackageNotFoundError:
-        return False
-
-
-@lru_cache(maxsize=1)
-def commit() -> str | None:
-    """The commit of the code, with a mark if it was changed since; None outside a checkout."""
-    root = Path(__file__).parent.parent
-    if (note := root / "COMMIT").exists():  # a copy that jobs run
-        return note.read_text() or None
-    if not (root / ".git").exists():
-        return None
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
-    try:
-        done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
-    except OSError:
-        return None
-    return done.stdout.strip() or None
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -117,7 +117,7 @@ def _cells(configs: Sequence[Composed]) -> list[Cell]:
 
 
 def _check(cell: Cell) -> None:
-    from pruning.run import check
+    from pruning.prepare import check
 
     check(cell)
 
@@ -232,7 +232,8 @@ def _prepare(cells: Sequence[Cell], outcome: Outcome) -> list[Any]:
     Bad input stops the command; a model or data set that cannot be had fails its own cells only, and a search that is
     out of reach is left out if there is anything else to do.
     """
-    from pruning.run import prepare, record_failure
+    from pruning.prepare import prepare
+    from pruning.run import record_failure
 
     ready, errors = [], []
     for cell in cells:

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from pruning import config
 from pruning.cell import Cell
 from pruning.mask import count
-from pruning.run import check
+from pruning.prepare import check
 
 PANEL = {"one_shot", "greedy", "beam", "genetic", "bayesian", "cbo", "fast_block_select"}
 GRIDS = {"demo": 8, "panel": 28, "small": 504, "small_margin": 84, "paper": 42, "paper_margin": 42}

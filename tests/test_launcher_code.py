@@ -54,6 +54,6 @@ def test_a_job_imports_the_copy_though_the_project_is_installed(tmp_path: Path) 
 
 
 def test_a_copy_remembers_its_commit(tmp_path: Path) -> None:
-    from pruning.run import commit
+    from pruning.environment import commit
 
     assert (code.snapshot(tmp_path) / code.COMMIT).read_text() == (commit() or "")

@@ -38,7 +38,7 @@ def _files() -> Iterator[Path]:
 
 def _copy(files: list[Path], folder: Path) -> None:
     """All of it or nothing: another command may be copying the same."""
-    from pruning.run import commit
+    from pruning.environment import commit
 
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))

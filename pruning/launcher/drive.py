@@ -19,7 +19,7 @@ from pruning.launcher.states import Standing, State, standings
 
 if TYPE_CHECKING:
     from pruning.launcher import Launcher
-    from pruning.run import Prepared
+    from pruning.prepare import Prepared
 
 log = logging.getLogger(__name__)
 

@@ -74,7 +74,8 @@ def cell_of(config: Mapping[str, Any], choices: Mapping[str, str]) -> Cell:
 
 def _run(cell: Cell) -> None:
     from pruning.errors import BusyError
-    from pruning.run import prepare, record_failure, run
+    from pruning.prepare import prepare
+    from pruning.run import record_failure, run
 
     started = time.monotonic()
     while True:
