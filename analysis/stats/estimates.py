@@ -89,10 +89,11 @@ def _ratio(
     if plausible is None:
         return Estimate(float(ratio(found)))
     values = ratio(plausible)
-    values = np.sort(values[~np.isnan(values)])
-    if len(values) < 0.5 * len(plausible):  # mostly 0 / 0: neither stands out from noise
+    unknown = np.isnan(values)  # 0 / 0: neither stands out from noise, so the ratio may be anything
+    if unknown.mean() > 0.5:
         return Estimate(float(ratio(found)))
-    low, high = values[[int(0.025 * (len(values) - 1)), int(np.ceil(0.975 * (len(values) - 1)))]]
+    low = np.sort(np.where(unknown, 0.0, values))[int(0.025 * (len(values) - 1))]
+    high = np.sort(np.where(unknown, np.inf, values))[int(np.ceil(0.975 * (len(values) - 1)))]
     return Estimate(float(ratio(found)), float(low), float(high))
 
 
