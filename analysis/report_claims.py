@@ -14,6 +14,7 @@ from scipy import stats
 from analysis.frames import groups
 from analysis.load import NothingToRead
 from analysis.report_material import Material
+from analysis.report_variance import spearman
 from analysis.report_words import count, listed, sentence, times
 from analysis.searches import means, rivals
 from analysis.shares import LOSS, MASKS
@@ -142,8 +143,7 @@ def _points(m: Material) -> tuple[str, list[str]]:
 
 
 def _ranks(m: Material) -> tuple[str, list[str]]:
-    every = m.agreements
-    told = every[(every["statistic"] == "spearman") & (every["masks"] == "all")].dropna(subset="value")
+    told = spearman(m).dropna(subset="value")
     if told.empty:
         return OPEN, ["no panel has a correlation"]
     negative, sure = int((told["value"] < 0).sum()), told[told["q"] <= 0.05]

@@ -103,12 +103,12 @@ def agreement(m: Material) -> Iterator[str]:
     words = [f"{name} differ {v.mean():.2f} ({len(v):,} pairs)" for name, v in means.items() if len(v)]
     if words:
         yield sentence(["overlap of masks, 0 being chance and 1 equality, where only the " + listed(words)])
-    spearman = _correlations(m)
-    told = spearman.dropna(subset="value")
+    correlations = spearman(m)
+    told = correlations.dropna(subset="value")
     if told.empty:
         yield sentence(
             [
-                f"whether perplexity and accuracy rank the searches alike is refused: {reasons(spearman['note'])}"
+                f"whether perplexity and accuracy rank the searches alike is refused: {reasons(correlations['note'])}"
             ]
         )
         return
@@ -123,7 +123,8 @@ def agreement(m: Material) -> Iterator[str]:
     )
 
 
-def _correlations(m: Material) -> pd.DataFrame:
+def spearman(m: Material) -> pd.DataFrame:
+    """Spearman's correlation of perplexity rank and accuracy rank in each panel, all searches counted."""
     every = m.agreements
     return every[(every["statistic"] == "spearman") & (every["masks"] == "all")]
 
