@@ -14,9 +14,10 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
-from analysis.figure import GREY, arguments, empty, head, looks, number, ordered, save, wrapped
+from analysis.command import arguments, asked
+from analysis.figure import GREY, empty, head, looks, number, ordered, save, wrapped
 from analysis.frames import groups
-from analysis.load import describe, done, load
+from analysis.load import done
 from analysis.metrics import Metric, names
 
 # Inches: a line, what a panel needs beside its lines, its width. Eight panels of two columns fill a page.
@@ -121,8 +122,8 @@ def table(frame: pd.DataFrame) -> pd.DataFrame:
 def main() -> None:
     """Draw the figure for a results folder."""
     given = arguments("Which blocks each search removed.")
-    frame = load(given.results, given.study, given.only)
-    save(draw(frame, describe(frame, given.study, given.only)), table(frame), given.out, "fig1_masks")
+    frame, title = asked(given)
+    save(draw(frame, title), table(frame), given.out, "fig1_masks")
 
 
 if __name__ == "__main__":

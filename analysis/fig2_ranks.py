@@ -16,9 +16,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.agreements import table
-from analysis.figure import arguments, empty, legend, looks, ordered, panels, probability, save, wrapped
+from analysis.command import arguments, asked
+from analysis.figure import empty, legend, looks, ordered, panels, probability, save, wrapped
 from analysis.frames import each, groups, strata_of
-from analysis.load import describe, done, load
+from analysis.load import done
 from analysis.metrics import Metric, choose
 from analysis.published import MODELS, read
 from analysis.searches import means
@@ -139,10 +140,10 @@ def _words(row: pd.Series[Any]) -> str:
 def main() -> None:
     """Draw the figure for a results folder."""
     given = arguments("Rank by perplexity against rank by accuracy.", metrics=True)
-    frame = load(given.results, given.study, given.only)
+    frame, title = asked(given)
     perplexity, accuracy = choose(frame, "ppl", given.perplexity), choose(frame, "acc", given.accuracy)
     found = ranks(frame, perplexity, accuracy)
-    figure = draw(frame, found, describe(frame, given.study, given.only), (perplexity.label, accuracy.label))
+    figure = draw(frame, found, title, (perplexity.label, accuracy.label))
     save(figure, found, given.out, "fig2_ranks")
     table(frame, perplexity, accuracy).to_csv(given.out / "fig2_agreement.csv", index=False)
 

@@ -13,9 +13,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.figure import arguments, empty, legend, looks, number, ordered, panels, plain_log, save
+from analysis.command import arguments, asked
+from analysis.figure import empty, legend, looks, number, ordered, panels, plain_log, save
 from analysis.frames import each, groups, strata_of
-from analysis.load import describe, done, load
+from analysis.load import done
 from analysis.metrics import Metric, choose
 from analysis.published import MODELS, read
 from analysis.searches import means
@@ -130,18 +131,13 @@ def _words(strip: pd.DataFrame) -> str:
 def main() -> None:
     """Draw the figure for a results folder."""
     given = arguments("Spread and variance across searches.", metrics=True)
-    frame = load(given.results, given.study, given.only)
+    frame, title = asked(given)
     metrics = {
         "perplexity": choose(frame, "ppl", given.perplexity),
         "accuracy": choose(frame, "acc", given.accuracy),
     }
     found = spread(frame, metrics)
-    save(
-        draw(frame, found, describe(frame, given.study, given.only), metrics),
-        found,
-        given.out,
-        "fig3_variance",
-    )
+    save(draw(frame, found, title, metrics), found, given.out, "fig3_variance")
 
 
 if __name__ == "__main__":

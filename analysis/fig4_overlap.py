@@ -17,9 +17,10 @@ from matplotlib.axes import Axes
 from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
 
-from analysis.figure import COLOURS, GREY, arguments, empty, head, ordered, save
+from analysis.command import arguments, asked
+from analysis.figure import COLOURS, GREY, empty, head, ordered, save
 from analysis.frames import each, groups
-from analysis.load import describe, done, load
+from analysis.load import done
 from analysis.stats import overlap
 from analysis.stats.grid import COMPARISONS, STRATUM
 
@@ -158,9 +159,9 @@ def _strips(axes: Axes, pairs: pd.DataFrame, models: list[str]) -> None:
 def main() -> None:
     """Draw the figure for a results folder."""
     given = arguments("Chance-corrected overlap of masks.")
-    frame = load(given.results, given.study, given.only)
+    frame, title = asked(given)
     heats, pairs = heat(frame), comparisons(frame)
-    save(draw(heats, pairs, describe(frame, given.study, given.only)), heats, given.out, "fig4_overlap")
+    save(draw(heats, pairs, title), heats, given.out, "fig4_overlap")
     pairs.to_csv(given.out / "fig4_overlap_pairs.csv", index=False)
     overlap.groups_of(done(frame)).to_csv(given.out / "fig4_overlap_groups.csv", index=False)
 

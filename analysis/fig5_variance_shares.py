@@ -16,8 +16,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.figure import COLOURS, DASH, GREY, arguments, number, panels, save, wrapped
-from analysis.load import describe, done, load
+from analysis.command import arguments, asked
+from analysis.figure import COLOURS, DASH, GREY, number, panels, save, wrapped
+from analysis.load import done
 from analysis.shares import LOSS, across, measure, outcomes
 from analysis.stats.estimates import Estimate, Shares
 from analysis.stats.sources import CALIBRATION, RESIDUAL, SOURCES
@@ -109,12 +110,10 @@ def _times(value: float) -> str:
 def main() -> None:
     """Draw the figure for a results folder."""
     given = arguments("Shares of variance: calibration against search.", metrics=True)
-    frame = load(given.results, given.study, given.only)
+    frame, title = asked(given)
     finished = done(frame)
     found, table = measure(finished, outcomes(finished, given.perplexity, given.accuracy))
-    save(
-        draw(found, table, describe(frame, given.study, given.only)), table, given.out, "fig5_variance_shares"
-    )
+    save(draw(found, table, title), table, given.out, "fig5_variance_shares")
     across(finished, outcomes(finished, given.perplexity, given.accuracy)).to_csv(
         given.out / "fig5_between.csv", index=False
     )

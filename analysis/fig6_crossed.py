@@ -17,9 +17,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.figure import arguments, empty, head, legend, looks, number, ordered, save
+from analysis.command import arguments, asked
+from analysis.figure import empty, head, legend, looks, number, ordered, save
 from analysis.frames import strata_of
-from analysis.load import describe, done, load, trace
+from analysis.load import done, trace
 from analysis.metrics import Metric, choose, names
 from analysis.stats import crossed
 from analysis.stats.grid import STRATUM
@@ -146,15 +147,10 @@ def _known(exact: pd.Series[Any]) -> str:
 def main() -> None:
     """Draw the figure for a results folder."""
     given = arguments("Objectives against outcomes, and regret.")
-    frame = load(given.results, given.study, given.only)
+    frame, title = asked(given)
     choose(frame, "ppl")
     matrix, regrets = measure(frame, given.results)
-    save(
-        draw(frame, matrix, regrets, describe(frame, given.study, given.only)),
-        matrix,
-        given.out,
-        "fig6_crossed",
-    )
+    save(draw(frame, matrix, regrets, title), matrix, given.out, "fig6_crossed")
     columns = ["cell", *STRATUM, "objective", "calibration", "draw", "algo", "loss", "best", "exact"]
     drawn = regrets[[*columns, "regret", "regret_se", "relative_regret"]]
     drawn.to_csv(given.out / "fig6_crossed_regret.csv", index=False)

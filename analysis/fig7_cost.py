@@ -18,9 +18,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.figure import arguments, empty, legend, looks, ordered, panels, plain_log, save
+from analysis.command import arguments, asked
+from analysis.figure import empty, legend, looks, ordered, panels, plain_log, save
 from analysis.frames import each, groups, strata_of
-from analysis.load import describe, done, load, trace
+from analysis.load import done, trace
 from analysis.searches import compared
 from analysis.stats import crossed
 from analysis.stats.crossed import PROBLEM
@@ -147,11 +148,9 @@ def _apart(shown: pd.DataFrame, cost: str) -> list[float]:
 def main() -> None:
     """Draw the figure for a results folder."""
     given = arguments("Quality against cost.", cost=tuple(COSTS))
-    frame = load(given.results, given.study, given.only)
+    frame, title = asked(given)
     curves, ends = measure(frame, given.results)
-    save(
-        draw(curves, ends, describe(frame, given.study, given.only), given.cost), ends, given.out, "fig7_cost"
-    )
+    save(draw(curves, ends, title, given.cost), ends, given.out, "fig7_cost")
     curves.to_csv(given.out / "fig7_cost_curves.csv", index=False)
 
 

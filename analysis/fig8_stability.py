@@ -15,9 +15,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.figure import COLOURS, MARKERS, arguments, empty, legend, looks, ordered, panels, save
+from analysis.command import arguments, asked
+from analysis.figure import COLOURS, MARKERS, empty, legend, looks, ordered, panels, save
 from analysis.frames import strata_of
-from analysis.load import describe, done, load, trace
+from analysis.load import done, trace
 from analysis.stats import stability
 from analysis.stats.grid import STRATUM
 
@@ -112,11 +113,9 @@ def _curves(axes: Axes, lines: pd.DataFrame, strata: list[tuple[str, int]]) -> N
 def main() -> None:
     """Draw the figure for a results folder."""
     given = arguments("Stability under resampling of the calibration data.")
-    frame = load(given.results, given.study, given.only)
+    frame, title = asked(given)
     rows, curves = measure(frame, given.results)
-    save(
-        draw(frame, rows, curves, describe(frame, given.study, given.only)), rows, given.out, "fig8_stability"
-    )
+    save(draw(frame, rows, curves, title), rows, given.out, "fig8_stability")
     curves.to_csv(given.out / "fig8_stability_curves.csv", index=False)
 
 

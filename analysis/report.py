@@ -17,7 +17,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from analysis import report_cells, report_config, report_figures, report_summary, report_tables
-from analysis.figure import arguments
+from analysis.command import arguments
 from analysis.only import Only
 from analysis.report_material import Material
 

@@ -8,8 +8,8 @@ models, the paper's number stands beside. The CSV also has every single metric a
 
 from __future__ import annotations
 
-from analysis.figure import arguments, save
-from analysis.load import describe, load
+from analysis.command import arguments, asked
+from analysis.figure import save
 from analysis.metrics import choose
 from analysis.outcomes import aggregate, typeset
 
@@ -17,15 +17,10 @@ from analysis.outcomes import aggregate, typeset
 def main() -> None:
     """Draw the table for a results folder."""
     given = arguments("Accuracy of the masks.", metrics=True)
-    frame = load(given.results, given.study, given.only)
+    frame, title = asked(given)
     metric = choose(frame, "acc", given.accuracy)
     found = aggregate(frame, metric, "table1_accuracy", "margin")
-    save(
-        typeset(found, metric, describe(frame, given.study, given.only), 1),
-        found,
-        given.out,
-        "table1_accuracy",
-    )
+    save(typeset(found, metric, title, 1), found, given.out, "table1_accuracy")
 
 
 if __name__ == "__main__":

@@ -8,8 +8,8 @@ paper's models, the paper's number stands beside. The CSV also has every single 
 
 from __future__ import annotations
 
-from analysis.figure import arguments, save
-from analysis.load import describe, load
+from analysis.command import arguments, asked
+from analysis.figure import save
 from analysis.metrics import choose
 from analysis.outcomes import aggregate, typeset
 
@@ -17,15 +17,10 @@ from analysis.outcomes import aggregate, typeset
 def main() -> None:
     """Draw the table for a results folder."""
     given = arguments("Perplexity of the masks.", metrics=True)
-    frame = load(given.results, given.study, given.only)
+    frame, title = asked(given)
     metric = choose(frame, "ppl", given.perplexity)
     found = aggregate(frame, metric, "table2_perplexity", "perplexity")
-    save(
-        typeset(found, metric, describe(frame, given.study, given.only), 2),
-        found,
-        given.out,
-        "table2_perplexity",
-    )
+    save(typeset(found, metric, title, 2), found, given.out, "table2_perplexity")
 
 
 if __name__ == "__main__":

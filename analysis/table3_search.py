@@ -16,9 +16,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis import published
-from analysis.figure import arguments, number, ordered, save
+from analysis.command import arguments, asked
+from analysis.figure import number, ordered, save
 from analysis.frames import strata_of
-from analysis.load import describe, done, load
+from analysis.load import done
 from analysis.stats.grid import STRATUM
 from analysis.typeset import Line, table
 
@@ -67,9 +68,9 @@ def _paper(seconds: float) -> str:
 def main() -> None:
     """Draw the table for a results folder."""
     given = arguments("What the searches cost.")
-    frame = load(given.results, given.study, given.only)
+    frame, title = asked(given)
     found = aggregate(frame)
-    save(typeset(found, describe(frame, given.study, given.only)), found, given.out, "table3_search")
+    save(typeset(found, title), found, given.out, "table3_search")
 
 
 if __name__ == "__main__":

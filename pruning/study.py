@@ -1,18 +1,17 @@
-"""All the cells of one command: check them all, run what is not done, record what fails, sum up."""
+"""A command: check all of its cells, run what is not done, record what fails, sum up."""
 
 from __future__ import annotations
 
 import logging
-import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
-from pruning import files, ranks, table
+from pruning import files, ranks
 from pruning.cell import Cell
+from pruning.cells import Composed, collect, distinct, remember
 from pruning.errors import (
     BusyError,
     InputError,
@@ -25,31 +24,13 @@ from pruning.errors import (
 )
 from pruning.launcher import Launcher
 from pruning.launcher.local import Local
-from pruning.launcher.states import Standing, State, finished
+from pruning.launcher.states import State, finished
+from pruning.outcome import Outcome, say, say_how_to_go_on, sum_up
 
 log = logging.getLogger(__name__)
 
 FAILED, BAD_INPUT = 1, 2
 INTERRUPTED = 130  # the exit status of a command that Ctrl-C ended
-
-
-@dataclass
-class Outcome:
-    """What became of the cells, by key, in the order in which they were asked for."""
-
-    done: dict[str, Mapping[str, Any]] = field(default_factory=dict)
-    failed: dict[str, Mapping[str, Any]] = field(default_factory=dict)
-    left_out: dict[str, OutOfReachError] = field(default_factory=dict)
-    in_flight: dict[str, Standing] = field(default_factory=dict)
-
-    @property
-    def status(self) -> int:
-        """The exit status: 0 if every cell is done, 1 if one is not."""
-        return FAILED if self.failed else 0
-
-
-# A composed configuration, and the options that Hydra chose for its groups.
-Composed: TypeAlias = tuple[Any, Mapping[str, Any]]
 
 
 def execute(configs: Sequence[Composed]) -> None:
@@ -76,75 +57,28 @@ def run_study(configs: Sequence[Composed]) -> int:
     """
     from pruning.config import launcher_of
 
-    cells, launcher = _cells(configs), launcher_of([config for config, _ in configs])
+    cells, launcher = distinct(configs), launcher_of([config for config, _ in configs])
     results = cells[0].results
     checks = [] if isinstance(launcher, Local) else [partial(_check_jobs, launcher, cells)]
-    _collect([*(partial(_check, cell) for cell in cells), *checks])
+    collect([*(partial(_check, cell) for cell in cells), *checks])
     files.check_writable(results)
     _check_export(cells)
     outcome = Outcome()
     try:
         _run(cells, launcher, outcome)
     except KeyboardInterrupt:
-        _say_how_to_go_on(cells, outcome)
+        say_how_to_go_on(cells, outcome)
         return INTERRUPTED
     _track(cells, outcome)
-    _sum_up(cells, outcome)
+    sum_up(cells, outcome)
     _export(cells, outcome)
-    return outcome.status
-
-
-def _cells(configs: Sequence[Composed]) -> list[Cell]:
-    """Distinct cells, in order."""
-    from pruning.config import cell_of
-
-    cells: list[Cell] = _collect([partial(cell_of, *config) for config in configs])
-    if not cells:
-        raise InputError("no cell is asked for: one of the values that were to be swept over is empty.")
-    distinct: dict[str, Cell] = {}
-    for cell in cells:
-        same = distinct.setdefault(cell.key, cell)
-        if other := [name for name in cell.config if cell.config[name] != same.config[name]]:
-            raise InputError(
-                f"two cells differ in {', '.join(other)} only, which makes no other cell: {cell.key}. "
-                "Give each value in a command of its own."
-            )
-    if len({cell.results for cell in cells}) > 1:
-        raise InputError("paths.results differs between cells: give each folder in a command of its own.")
-    # Cells of one model stand together, so that it is loaded once.
-    order = {model: number for number, model in enumerate(dict.fromkeys(cell.model for cell in cells))}
-    return sorted(distinct.values(), key=lambda cell: order[cell.model])
+    return FAILED if outcome.failed else 0
 
 
 def _check(cell: Cell) -> None:
     from pruning.prepare import check
 
     check(cell)
-
-
-def _collect(steps: Sequence[Callable[[], Any]]) -> list[Any]:
-    """The values of all steps, or one InputError that holds all that is wrong."""
-    values, errors = [], []
-    for step in steps:
-        try:
-            values.append(step())
-        except PruningError as error:
-            errors.append(error)
-    if errors:
-        raise together(errors)
-    return values
-
-
-def _remember(cells: Sequence[Cell]) -> None:
-    """Note which cells the study asks for, so that a figure can tell a missing cell from none."""
-    if not ranks.is_first():
-        return
-    for name in dict.fromkeys(cell.study for cell in cells):
-        path = cells[0].results / "studies" / f"{name}.json"
-        known: list[str] = files.read_json(path)["cells"] if path.exists() else []
-        both = list(dict.fromkeys([*known, *(cell.key for cell in cells if cell.study == name)]))
-        if both != known:
-            files.write_json(path, {"study": name, "cells": both})
 
 
 def _check_jobs(launcher: Launcher, cells: Sequence[Cell]) -> None:
@@ -164,7 +98,7 @@ def _run(cells: Sequence[Cell], launcher: Any, outcome: Outcome) -> None:
         _run_jobs(cells, pending, launcher, outcome)
         return
     prepared = _prepare(pending, outcome) if pending else []
-    _remember([cell for cell in cells if cell.key not in outcome.left_out])
+    remember([cell for cell in cells if cell.key not in outcome.left_out])
     if not pending:
         log.info("every cell was done: %d of %d; nothing to run", len(outcome.done), len(cells))
         return
@@ -183,7 +117,7 @@ def _run_jobs(cells: Sequence[Cell], pending: Sequence[Cell], launcher: Launcher
         found = standings(results, [cell.key for cell in pending])
         flying = {key: standing for key, standing in found.items() if standing.state.in_flight}
         prepared = _prepare([cell for cell in pending if cell.key not in flying], outcome)
-        _remember([cell for cell in cells if cell.key not in outcome.left_out])
+        remember([cell for cell in cells if cell.key not in outcome.left_out])
         counts = (len(cells), len(outcome.done), len(flying), len(prepared))
         log.info("cells: %d asked for, %d done, %d in flight, %d to submit", *counts)
         _start_tracker(cells)
@@ -277,28 +211,6 @@ def _busy(cell: Cell, error: BusyError) -> dict[str, Any]:
     return {"cell": cell.key, "error": shown}
 
 
-def _sum_up(cells: Sequence[Cell], outcome: Outcome) -> None:
-    keys = [cell.key for cell in cells]
-    done = [outcome.done[key] for key in keys if key in outcome.done]
-    if done:
-        _print(table.results(done))
-    if outcome.left_out:
-        reasons = dict.fromkeys(map(str, outcome.left_out.values()))
-        _print(f"\n{len(outcome.left_out)} of {len(cells)} cells were left out:\n" + "\n".join(reasons))
-    if outcome.failed:
-        _print(
-            f"\n{len(outcome.failed)} of {len(cells)} cells failed:\n{table.failures(outcome.failed.values())}"
-        )
-    if outcome.in_flight:
-        _print(
-            f"\n{len(outcome.in_flight)} of {len(cells)} cells are in flight. `python -m pruning.status "
-            f"{cells[0].results}` shows them; the same command with launcher.wait=true waits for them."
-        )
-    _print(f"\nresults  {cells[0].results}")
-    if outcome.failed:
-        _print("Run the same command again to retry the failed cells; what is done stays done.")
-
-
 def _check_export(cells: Sequence[Cell]) -> None:
     """Raise InputError for a directory that the smaller model cannot be written to, before anything is searched."""
     if all(cell.config.get("export") is None for cell in cells):
@@ -319,22 +231,8 @@ def _export(cells: Sequence[Cell], outcome: Outcome) -> None:
         if cell.config.get("export") is not None and cell.key in outcome.done:
             from pruning.export import export_cell
 
-            _print(f"\n{export_cell(cell.folder, _target(cell))}")
+            say(f"\n{export_cell(cell.folder, _target(cell))}")
 
 
 def _target(cell: Cell) -> Path:
     return Path(cell.config["export"]).expanduser().resolve()
-
-
-def _say_how_to_go_on(cells: Sequence[Cell], outcome: Outcome) -> None:
-    command = shlex.join([sys.executable, *sys.argv])
-    _print(
-        f"\nInterrupted: {len(outcome.done)} of {len(cells)} cells are done, and every loss computed so far is kept "
-        f"in {cells[0].results}. Jobs that were submitted run on.\n"
-        f"To go on from here, run the same command again:\n    {command}"
-    )
-
-
-def _print(text: str) -> None:
-    if ranks.is_first():
-        print(text, flush=True)  # noqa: T201 - the table is the command's output; logs go to stderr

@@ -50,13 +50,14 @@ def between(
         [gram.basis(indicator(labels(p, source.columns)), fitted(p, source.given)) for p in parts]
         for source in BETWEEN
     ]
-    intervals = _intervals(frame, of, bases, by, permutations, seed)
     total = sum(float(np.trace(g)) for g in of)
+    found = [squares(of, own) for own in bases]
+    shares = np.array([ss for ss, _ in found]) / total if total else np.full(len(bases), np.nan)
+    intervals = _intervals(frame, of, bases, shares, permutations, seed, by)
     rows = []
-    for source, own, (low, high) in zip(BETWEEN, bases, intervals, strict=True):
-        ss, df = squares(of, own)
+    for source, (ss, df), share, ends in zip(BETWEEN, found, shares, intervals, strict=True):
         p, note = permute.p_value(frame, of, source, by, permutations, seed) if df else (np.nan, "one level")
-        shown = [ss / total, low, high] if total and df else [np.nan] * 3
+        shown = [share, *ends] if total and df else [np.nan] * 3
         rows.append([source.name, df, ss, *shown, p, note])
     return pd.DataFrame(rows, columns=["source", "df", "ss", "share", "low", "high", "p", "note"])
 
@@ -65,11 +66,12 @@ def _intervals(
     frame: pd.DataFrame,
     of: Sequence[Matrix],
     bases: Sequence[Sequence[Matrix]],
-    by: Sequence[str],
+    shares: Matrix,
     resamples: int,
     seed: int,
+    by: Sequence[str],
 ) -> list[tuple[float, float]]:
-    """95 percent, for each source; NaN where there are too few draws."""
+    """95 percent, about the observed share of each source; NaN where there are too few draws."""
     if bootstrap.refusal(frame):
         return [(np.nan, np.nan)] * len(bases)
     moved = bootstrap.deviations(frame, of, by)
@@ -79,8 +81,7 @@ def _intervals(
     for _ in range(resamples):
         weights = bootstrap.weights(draws, rng)
         drawn.append(_shares_of([one.resampled(weights) for one in moved], moved, bases))
-    found = _shares_of([one.observed for one in moved], moved, bases)
-    low, high = np.quantile(bootstrap.plausible(found, np.array(drawn), draws), [0.025, 0.975], axis=0)
+    low, high = np.quantile(bootstrap.plausible(shares, np.array(drawn), draws), [0.025, 0.975], axis=0)
     return list(zip(np.clip(low, 0.0, 1.0), np.clip(high, 0.0, 1.0), strict=True))
 
 
