@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from analysis.agreements import table
 from analysis.command import arguments, asked
-from analysis.figure import empty, legend, looks, ordered, panels, probability, save, wrapped
+from analysis.figure import empty, legend, looks, ordered, panels, probability, save, signed, wrapped
 from analysis.frames import each, groups, strata_of
 from analysis.load import done
 from analysis.metrics import Metric, choose
@@ -127,13 +127,15 @@ def _apart(chosen: pd.DataFrame) -> list[float]:
 def _words(row: pd.Series[Any]) -> str:
     if row["note"]:
         return wrapped(str(row["note"]), 26, " ")
-    interval = f" ({row['low']:.2f} to {row['high']:.2f})" if np.isfinite(row["low"]) else ""
-    text = f"ρ {row['spearman']:.2f}{interval}\n{probability('p', row['p'])}, {probability('q', row['q'])}"  # noqa: RUF001
+    interval = f" ({signed(row['low'])} to {signed(row['high'])})" if np.isfinite(row["low"]) else ""
+    text = (
+        f"ρ {signed(row['spearman'])}{interval}\n{probability('p', row['p'])}, {probability('q', row['q'])}"  # noqa: RUF001
+    )
     text += f"\n{row['draws_note']}" if row["draws_note"] else ""
     published = read("figure2_ranks")
     same = published[(published["model"] == MODELS.get(row["model"])) & (published["k"] == row["k"])]
     if row["objective"] == "perplexity" and len(same):
-        text += f", paper ρ {same['published_spearman'].iloc[0]:.2f}"  # noqa: RUF001
+        text += f", paper ρ {signed(same['published_spearman'].iloc[0])}"  # noqa: RUF001
     return text
 
 

@@ -42,7 +42,12 @@ def measure(frame: pd.DataFrame, results: Any) -> tuple[pd.DataFrame, pd.DataFra
     """The crossed matrix, and every cell with its regret."""
     cells = done(frame)
     traces = {cell: trace(results, cell) for cell in cells["cell"]}
-    return crossed.matrix(cells, outcomes(cells)), crossed.best_known(cells, traces)
+    return matrix_of(cells), crossed.best_known(cells, traces)
+
+
+def matrix_of(cells: pd.DataFrame) -> pd.DataFrame:
+    """Every outcome by objective."""
+    return crossed.matrix(cells, outcomes(cells), names(cells, "ppl"))
 
 
 def draw(frame: pd.DataFrame, matrix: pd.DataFrame, regrets: pd.DataFrame, title: str) -> Figure:
@@ -70,7 +75,8 @@ def draw(frame: pd.DataFrame, matrix: pd.DataFrame, regrets: pd.DataFrame, title
         below.set_xlim(-0.03 * top, 1.08 * top)
     for axes in grid[-2:, len(strata) - columns * (rows - 1) :].flat:
         axes.set_axis_off()
-    note = "above: mean outcome of the masks pruned for each objective; darker: worse in its column; bold: best; "
+    note = "above: mean outcome of the masks pruned for each objective, of perplexities the geometric mean; "
+    note += "darker: worse in its column; bold: best; "
     note += "below: calibration loss above the best known mask, in its standard errors; "
     note += "mean (large), cells (small), cross: missing"
     legend(figure, looks(objectives), note)
@@ -79,12 +85,13 @@ def draw(frame: pd.DataFrame, matrix: pd.DataFrame, regrets: pd.DataFrame, title
 
 def _matrix(axes: Axes, own: pd.DataFrame, objectives: list[str], shown: list[str], named: bool) -> None:
     means = own.pivot(index="objective", columns="outcome", values="mean").reindex(objectives)[shown]
-    cost = own.pivot(index="objective", columns="outcome", values="cost").reindex(objectives)[shown]
-    shade = (cost / cost.max().where(cost.max() > 0)).fillna(0.0)
+    worse = means.apply(lambda values: np.log(values) if str(values.name).startswith("ppl/") else values)
+    worse -= worse.min()
+    shade = (worse / worse.max().where(worse.max() > 0)).fillna(0.0)
     axes.pcolormesh(shade.to_numpy(), cmap="Blues", vmin=0, vmax=1.6, edgecolors="white", linewidth=1.5)
     for (i, j), value in np.ndenumerate(means.to_numpy()):
         text = "missing" if np.isnan(value) else number(abs(value))
-        best = cost.to_numpy()[i, j] == 0
+        best = worse.to_numpy()[i, j] == 0
         axes.text(
             j + 0.5,
             i + 0.5,

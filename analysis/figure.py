@@ -127,6 +127,11 @@ def probability(name: str, value: float) -> str:
     return f"{name} < 0.01" if value < 0.005 else f"{name} {DASH if math.isnan(value) else f'{value:.2f}'}"
 
 
+def signed(value: float) -> str:
+    """A correlation with two digits and, below zero, a minus sign and not a hyphen."""
+    return f"{value:.2f}".replace("-", "\N{MINUS SIGN}")
+
+
 def large(value: float) -> str:
     """A number that would be too wide in full, as perplexities of broken models are: 1.4e8."""
     return f"{value:.2g}".replace("e+0", "e").replace("e+", "e")

@@ -69,12 +69,12 @@ class Material:
     def costs(self) -> pd.DataFrame:
         """What pruning for each objective costs in mean perplexity and accuracy (negative: less is better)."""
         signed = {kind: m.of(self.cells) * (-1 if kind == "acc" else 1) for kind, m in self.metrics.items()}
-        return crossed.matrix(self.cells, signed)
+        return crossed.matrix(self.cells, signed, ["ppl"])
 
     @cached_property
     def crossed(self) -> Frames:
         """The matrix of objectives and outcomes, and every cell with its regret."""
-        return crossed.matrix(self.cells, fig6_crossed.outcomes(self.cells)), self.regrets
+        return fig6_crossed.matrix_of(self.cells), self.regrets
 
     @cached_property
     def regrets(self) -> pd.DataFrame:

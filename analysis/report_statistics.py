@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 
-from analysis.report_columns import Built, Column, built, of
+from analysis.report_columns import Built, Column, Value, built, numeric, of
 from analysis.report_material import Material
 from analysis.stats.grid import STRATUM
 
@@ -15,7 +17,7 @@ def _columns(names: list[str], whole: tuple[str, ...] = ("k", "pairs", "cells", 
 
 
 def _numbers(names: list[str], digits: int) -> list[Column]:
-    return [(name.replace("_", " "), True, of(name, f"{{:.{digits}f}}")) for name in names]
+    return [(name.replace("_", " "), True, of(name, f"{{:,.{digits}f}}")) for name in names]
 
 
 def crossed(m: Material) -> Built:
@@ -23,7 +25,14 @@ def crossed(m: Material) -> Built:
     found = m.crossed[0]
     found = found.assign(mean=found["mean"].abs())  # accuracies are negative there, so that less is better
     names = ["outcome", *STRATUM, "objective", "cells"]
-    return built(found, [*_columns(names), *_numbers(["mean", "sd", "cost"], 2)])
+    return built(
+        found, [*_columns(names), *_numbers(["mean"], 2), ("sd", True, _spread), *_numbers(["cost"], 2)]
+    )
+
+
+def _spread(row: Any) -> Value:
+    """Points of an accuracy, the factor of a perplexity."""
+    return numeric(row.sd, "\N{MULTIPLICATION SIGN} {:,.2f}" if row.outcome.startswith("ppl") else "{:.2f}")
 
 
 def shares(m: Material) -> Built:

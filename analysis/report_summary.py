@@ -80,6 +80,8 @@ def costs(m: Material) -> Iterator[str]:
     """For each model, k and outcome: who is best, and what the other objectives cost."""
     if not m.metrics:
         raise NothingToRead("nothing was measured on held-out data")
+    if "ppl" in m.metrics:
+        yield "Perplexities are geometric means over cells, which one broken model does not decide alone."
     for (model, k, kind), rows in groups(m.costs, [*STRATUM, "outcome"]):
         own = m.cells[(m.cells["model"] == model) & (m.cells["k"] == k)]
         where = f"from {model}, {int(k)} of {int(own['n_blocks'].iloc[0])} blocks removed"

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
+from analysis.figure import signed
 from analysis.frames import each, groups
 from analysis.load import NothingToRead
 from analysis.report_material import Material
@@ -116,8 +117,8 @@ def agreement(m: Material) -> Iterator[str]:
     yield sentence(
         [
             f"Spearman's correlation of perplexity rank and accuracy rank over searches lies between "
-            f"{told['value'].min():.2f} and {told['value'].max():.2f} in {count(len(told), 'panel')}, median "
-            f"{told['value'].median():.2f}",
+            f"{signed(told['value'].min())} and {signed(told['value'].max())} in {count(len(told), 'panel')}, median "
+            f"{signed(told['value'].median())}",
             f"{significant or 'none'} of them can be told from chance at a false discovery rate of 0.05",
         ]
     )

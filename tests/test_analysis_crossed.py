@@ -24,6 +24,19 @@ def test_crossed_matrix_has_the_best_objective_at_zero_cost() -> None:
     assert set(table["cells"]) == {4}
 
 
+def test_perplexities_have_geometric_means_that_one_broken_model_does_not_decide() -> None:
+    cells = frame(objectives=2, data=1, draws=2, algos=1)
+    values = pd.Series(20.0, index=cells.index)
+    values[cells["objective"] == "o1"] = [10.0, 1000.0]
+    table = crossed.matrix(cells, {"ppl": values, "same": values}, ["ppl"]).set_index(
+        ["outcome", "objective"]
+    )
+    assert table["mean"].loc["ppl"].to_dict() == pytest.approx({"o0": 20.0, "o1": 100.0})
+    assert table["mean"].loc["same"].to_dict() == pytest.approx({"o0": 20.0, "o1": 505.0})
+    assert table["cost"].loc["ppl"].to_dict() == pytest.approx({"o0": 0.0, "o1": 80.0})
+    assert table["sd"].loc["ppl"].to_dict() == pytest.approx({"o0": 1.0, "o1": 10 ** (2**0.5)})  # a factor
+
+
 def test_regret_is_over_all_that_any_cell_of_the_problem_scored() -> None:
     cells = frame(objectives=1, data=1, draws=2, algos=2, ks=(2,))
     cells = cells.assign(cell=list("abcd"), loss=[2.0, 1.5, 9.0, 8.0], dense_loss=1.0, standard_error=0.5)

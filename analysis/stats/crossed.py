@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,16 +17,24 @@ PROBLEM = [*STRATUM, *SETTING, "protect_first", "protect_last"]  # cells that se
 Trace = Sequence[Mapping[str, Any]]
 
 
-def matrix(frame: pd.DataFrame, outcomes: Mapping[str, pd.Series[Any]]) -> pd.DataFrame:
+def matrix(
+    frame: pd.DataFrame, outcomes: Mapping[str, pd.Series[Any]], geometric: Collection[str] = ()
+) -> pd.DataFrame:
     """One row for each model, k, objective and outcome: mean over cells, spread, and what it costs.
 
     `outcomes` maps a label to one value a cell, lower being better. `cost` is the mean less that of the
-    objective that does best on the outcome: 0 on the diagonal if each objective is best at its own.
+    objective that does best on the outcome: 0 on the diagonal if each objective is best at its own. Outcomes in
+    `geometric` (perplexities) have the geometric mean, which one broken mask does not decide alone; their `sd` is the
+    factor exp(sd of the logarithm).
     """
     rows = []
     for (model, k), cells in groups(frame, STRATUM):
         for label, values in outcomes.items():
-            found = values.loc[cells.index].groupby(cells["objective"]).agg(["mean", "std", "count"])
+            own = values.loc[cells.index].astype(float)
+            own = own.map(np.log) if label in geometric else own
+            found = own.groupby(cells["objective"]).agg(["mean", "std", "count"])
+            if label in geometric:
+                found[["mean", "std"]] = np.exp(found[["mean", "std"]])
             found["cost"] = found["mean"] - found["mean"].min()
             for objective, row in found.iterrows():
                 rows.append(
