@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pruning import card, files, measured, models, request
+from pruning import card, files, measured, model_files, models, request
 from pruning.card import Facts
 from pruning.errors import (
     DamagedError,
@@ -102,11 +102,11 @@ def _facts(wanted: Request, cut: Cut, proof: str) -> Facts:
 
 def _source(settings: models.Model) -> str:
     if settings.source == "local":
-        return f"a directory of the digest `{models.fingerprint(models._directory(settings.path))[:16]}`"
+        return f"a directory of the digest `{model_files.fingerprint(model_files.directory(settings.path))[:16]}`"
     quantised = (
         "" if settings.source == "hub" else f", whose GGUF ({PACKAGED[settings.path].file}) is dequantised"
     )
-    return models.source(settings) + (f" at {settings.revision}" if settings.revision else quantised)
+    return model_files.source(settings) + (f" at {settings.revision}" if settings.revision else quantised)
 
 
 def _commands(wanted: Request) -> list[str]:

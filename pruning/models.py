@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import re
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pruning.errors import InputError, UnreachableError, UnskippableError, first_line, unknown
+from pruning import model_files
+from pruning.errors import InputError, UnskippableError, unknown
 from pruning.placement import DEVICE_MAPS, bounds
 from pruning.resources import Resources, resources
 
@@ -23,7 +22,6 @@ SOURCES = ("hub", "local", "packaged")
 ATTENTIONS = ("sdpa", "eager", "flash_attention_2", "flex_attention")
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 PLACING = ("device_map", "max_memory", "offload")  # settings that change where weights lie, and no loss
-FINGERPRINTED = 1 << 20  # bytes read at each end of a weight file
 
 
 @dataclass(frozen=True)
@@ -72,7 +70,7 @@ class Model:
         for name in ("name", "resources", *PLACING):
             del data[name]
         if self.source == "local":
-            data["path"] = fingerprint(_directory(self.path))
+            data["path"] = model_files.fingerprint(model_files.directory(self.path))
         return data
 
 
@@ -122,15 +120,17 @@ def _load(settings: Model) -> LanguageModel:
     import torch
     import transformers
 
-    where, options = _locate(settings)
+    where, options = model_files.locate(settings)
     options |= {"dtype": getattr(torch, settings.dtype), "attn_implementation": settings.attention}
     options |= placed(settings)
     if "gguf_file" not in options:
         options["use_safetensors"] = True
     log.info("loading %s (%s) from %s", settings.name, settings.dtype, where)
     options["output_loading_info"] = True
-    with quiet():
-        module, found = _from_pretrained(transformers.AutoModelForCausalLM, settings, where, options)
+    with model_files.quiet():
+        module, found = model_files.from_pretrained(
+            transformers.AutoModelForCausalLM, settings, where, options
+        )
     if lacking := sorted(map(str, [*found["missing_keys"], *found["mismatched_keys"]])):
         # transformers fills these with random numbers and goes on.
         raise InputError(
@@ -145,7 +145,12 @@ def _load(settings: Model) -> LanguageModel:
         raise UnskippableError(f"model {settings.name} ({settings.path}): {error}") from error
     parameters = sum(p.numel() for p in module.parameters())
     info = ModelInfo(
-        settings.name, source(settings), _revision(settings, module), n_blocks, settings.dtype, parameters
+        settings.name,
+        model_files.source(settings),
+        model_files.revision(settings, module),
+        n_blocks,
+        settings.dtype,
+        parameters,
     )
     return LanguageModel(module, info)
 
@@ -155,8 +160,8 @@ def tokenizer(settings: Model) -> Any:
     """The model's tokenizer."""
     import transformers
 
-    where, options = _locate(settings)
-    return _from_pretrained(transformers.AutoTokenizer, settings, where, options)
+    where, options = model_files.locate(settings)
+    return model_files.from_pretrained(transformers.AutoTokenizer, settings, where, options)
 
 
 @lru_cache(maxsize=8)
@@ -177,7 +182,7 @@ def placed(settings: Model) -> dict[str, Any]:
     from pruning import placement
 
     told = placement.options(settings, _config(settings))
-    if "offload_folder" in told and ("gguf_file" in _locate(settings)[1]):
+    if "offload_folder" in told and ("gguf_file" in model_files.locate(settings)[1]):
         raise InputError(
             f"model {settings.name} does not fit, and GGUF weights cannot be read from disk in parts."
         )
@@ -188,110 +193,5 @@ def placed(settings: Model) -> dict[str, Any]:
 def _config(settings: Model) -> Any:
     import transformers
 
-    where, options = _locate(settings)
-    return _from_pretrained(transformers.AutoConfig, settings, where, options)
-
-
-def source(settings: Model) -> str:
-    """Where the weights come from, for the record: hub id, directory, or pinned package."""
-    if settings.source == "packaged":
-        from pruning.packaged import PACKAGED
-
-        return PACKAGED[settings.path].requirement
-    return str(_directory(settings.path)) if settings.source == "local" else settings.path
-
-
-def fingerprint(folder: Path) -> str:
-    """A digest of a model directory: names and sizes of all files, both ends of each of them.
-
-    Reading 16 GB to name a cell would take longer than some cells; the ends of a weight file hold its
-    table of tensors and the last of its values.
-    """
-    digest = hashlib.sha256()
-    for path in sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".")):
-        size = path.stat().st_size
-        digest.update(f"{path.name}\0{size}\0".encode())
-        with path.open("rb") as stream:
-            digest.update(stream.read(FINGERPRINTED))
-            stream.seek(max(0, size - FINGERPRINTED))
-            digest.update(stream.read(FINGERPRINTED))
-    return digest.hexdigest()
-
-
-def _directory(path: str) -> Path:
-    folder = Path(path).expanduser().resolve()
-    if not folder.is_dir():
-        raise InputError(f"model.path={path}: there is no such directory.")
-    if not any(folder.glob("*.safetensors")) and not any(folder.glob("*.gguf")):
-        raise InputError(f"model.path={path}: no weights there; only .safetensors and .gguf files are read.")
-    if not (folder / "config.json").exists() and not any(folder.glob("*.gguf")):
-        raise InputError(f"model.path={path}: no config.json there, so no model saved by save_pretrained.")
-    return folder
-
-
-def _only_gguf(folder: Path) -> str:
-    """The GGUF file of a directory that holds nothing else to load."""
-    files = sorted(path.name for path in folder.glob("*.gguf"))
-    if len(files) > 1:
-        raise InputError(f"{folder} holds {len(files)} GGUF files: choose one, model.gguf_file={files[0]}.")
-    return files[0]
-
-
-def _locate(settings: Model) -> tuple[str, dict[str, Any]]:
-    """What `from_pretrained` is to be called with."""
-    options: dict[str, Any] = {"trust_remote_code": False}
-    if settings.gguf_file:
-        options["gguf_file"] = settings.gguf_file
-    if settings.source == "packaged":
-        from pruning.packaged import fetch
-
-        return str(fetch(settings.path)), options
-    if settings.source == "local":
-        folder = _directory(settings.path)
-        if not settings.gguf_file and not (folder / "config.json").exists():
-            options["gguf_file"] = _only_gguf(folder)
-        return str(folder), options
-    return settings.path, options | {"revision": settings.revision}
-
-
-def _revision(settings: Model, module: Any) -> str:
-    """The commit of a hub model, the digest of a directory, the digest of a packaged file."""
-    if settings.source == "packaged":
-        from pruning.packaged import PACKAGED
-
-        return PACKAGED[settings.path].sha256
-    if settings.source == "local":
-        return fingerprint(_directory(settings.path))
-    return str(getattr(module.config, "_commit_hash", None) or settings.revision or "main")
-
-
-def _from_pretrained(kind: Any, settings: Model, where: str, options: dict[str, Any]) -> Any:
-    try:
-        return kind.from_pretrained(where, **options)
-    except Exception as error:
-        if not isinstance(error, (OSError, ValueError)) and type(error).__name__ != "SafetensorError":
-            raise
-        first = first_line(error)
-        if settings.source == "hub":
-            raise UnreachableError(
-                f"model {settings.name} ({where}) cannot be loaded ({first}): if it is gated, accept its terms "
-                "on the hub and log in with `hf auth login`; without a network, use model=local model.path=DIR."
-            ) from error
-        raise InputError(f"model.path={settings.path} cannot be loaded ({first}).") from error
-
-
-class quiet:  # noqa: N801 - reads as a verb where it is used
-    """Silence transformers' progress bars and notes while weights are loaded."""
-
-    def __enter__(self) -> None:
-        from transformers.utils import logging as hf_logging
-
-        self.level = hf_logging.get_verbosity()
-        hf_logging.set_verbosity_error()
-        hf_logging.disable_progress_bar()
-
-    def __exit__(self, *_: object) -> None:
-        from transformers.utils import logging as hf_logging
-
-        hf_logging.set_verbosity(self.level)
-        hf_logging.enable_progress_bar()
+    where, options = model_files.locate(settings)
+    return model_files.from_pretrained(transformers.AutoConfig, settings, where, options)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pruning import models
+from pruning import model_files, models
 from pruning.errors import InputError, UnreachableError, first_line
 
 WEIGHTS = ("model*.safetensors", "model.safetensors.index.json")
@@ -63,8 +63,8 @@ def find(settings: models.Model) -> Origin:
     """
     from transformers import AutoConfig
 
-    where, options = models._locate(settings)
-    config = models._from_pretrained(AutoConfig, settings, where, options)
+    where, options = model_files.locate(settings)
+    config = model_files.from_pretrained(AutoConfig, settings, where, options)
     if "gguf_file" in options:
         config.architectures = None  # set from the loaded model
         return Origin(settings, config, None)
@@ -89,7 +89,7 @@ def _snapshot(settings: models.Model) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        with models.quiet():
+        with model_files.quiet():
             patterns = [*WEIGHTS, *BESIDE, "config.json"]
             return Path(snapshot_download(settings.path, revision=settings.revision, allow_patterns=patterns))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:

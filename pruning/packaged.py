@@ -82,7 +82,7 @@ def _convert(gguf: Path, target: Path) -> Path:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from pruning.models import quiet
+    from pruning.model_files import quiet
 
     # The bar of the dequantiser heeds no setting of transformers.
     with quiet(), contextlib.redirect_stderr(io.StringIO()):

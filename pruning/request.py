@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from pruning import files, models
+from pruning import files, model_files, models
 from pruning.errors import DamagedError, InputError, unknown
 from pruning.mask import Mask
 
@@ -118,7 +118,10 @@ def _same_model(model: models.Model, revision: str, settings: Mapping[str, str])
     model = dataclasses.replace(model, **_fields(settings))
     if model.source == "hub" and model.revision is None and revision != "main":
         return dataclasses.replace(model, revision=revision)  # the very commit that was searched
-    if model.source == "local" and (found := models.fingerprint(models._directory(model.path))) != revision:
+    if (
+        model.source == "local"
+        and (found := model_files.fingerprint(model_files.directory(model.path))) != revision
+    ):
         raise InputError(
             f"model.path={model.path} does not hold the model that the cell was run on (its files have the digest "
             f"{found[:12]}, not {revision[:12]}): give the directory of that one, model.path=DIR."

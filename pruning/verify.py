@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pruning import models, placement
+from pruning import model_files, models, placement
 from pruning.blocks import find_blocks, input_device, masked
 from pruning.errors import InputError, MismatchError
 from pruning.mask import Mask
@@ -117,7 +117,7 @@ def _reload(folder: Path, settings: models.Model) -> tuple[Any, list[str]]:
 
     own = replace(settings, dtype=computing(settings.dtype))
     options = placement.options(own, AutoConfig.from_pretrained(folder))
-    with models.quiet():
+    with model_files.quiet():
         model, found = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=getattr(torch, own.dtype),
@@ -159,7 +159,7 @@ def _generate(model: Any, ids: Tensor, use_cache: bool) -> list[int]:
         use_cache=use_cache,
         pad_token_id=0,
     )
-    with models.quiet():
+    with model_files.quiet():
         row = model.generate(
             input_ids=prompt, attention_mask=torch.ones_like(prompt), generation_config=config
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from pruning import models
+from pruning import model_files
 from pruning.evaluation.memory import Peak
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def alternating(model: Any, contexts: Contexts, batch: int, prompt: int, by: Spe
     found: dict[str, Values] = {which: {} for which in contexts}
     for repeat in range(by.warmup + by.repeats):
         for which in list(contexts)[:: 1 if repeat % 2 == 0 else -1]:
-            with contexts[which](), models.quiet():
+            with contexts[which](), model_files.quiet():
                 values = _timed(model, ids, by.new_tokens)
             if repeat >= by.warmup:
                 for name, value in values.items():
