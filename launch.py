@@ -11,7 +11,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from pruning import config
+from pruning import composition, config
 from pruning.errors import InputError
 
 
@@ -26,7 +26,7 @@ def main() -> None:
     """The entry point of `python launch.py` and of the `depth-pruning` command."""
     try:
         config.register()
-        config.check_choices(sys.argv[1:])
+        composition.check_choices(sys.argv[1:])
     except InputError as error:
         raise SystemExit(f"{error}") from None
     _launch()

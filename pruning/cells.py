@@ -20,7 +20,7 @@ def distinct(configs: Sequence[Composed]) -> list[Cell]:
 
     Raises InputError, which names everything that is wrong with them.
     """
-    from pruning.config import cell_of
+    from pruning.composition import cell_of
 
     cells: list[Cell] = collect([partial(cell_of, *config) for config in configs])
     if not cells:

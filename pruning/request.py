@@ -147,13 +147,13 @@ def _model(settings: Mapping[str, str]) -> models.Model:
     from hydra.utils import instantiate
     from omegaconf.errors import OmegaConfBaseException
 
-    from pruning import config
+    from pruning import composition
     from pruning.command import composed
     from pruning.errors import PruningError, first_line
 
     _fields(settings)
     words = [f"{name}={value}" for name, value in settings.items() if name.partition(".")[0] == "model"]
-    config.check_choices(words)
+    composition.check_choices(words)
     try:
         chosen = composed(words).model
         if missing := [name for name in chosen if str(chosen._get_node(name)) == "???"]:

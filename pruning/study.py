@@ -55,7 +55,7 @@ def run_study(configs: Sequence[Composed]) -> int:
 
     Raises InputError, which names everything that is wrong, before the first cell starts.
     """
-    from pruning.config import launcher_of
+    from pruning.composition import launcher_of
 
     cells, launcher = distinct(configs), launcher_of([config for config, _ in configs])
     results = cells[0].results

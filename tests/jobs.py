@@ -10,6 +10,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import open_dict
 
 from pruning import config
+from pruning.composition import cell_of
 from pruning.launcher.job import Job, specification
 
 SMALL = (
@@ -38,7 +39,7 @@ def job(model: Path, results: Path, *words: str) -> Job:
     choices = dict(composed.hydra.runtime.choices)
     with open_dict(composed):
         del composed["hydra"]
-    cell = config.cell_of(composed, choices)
+    cell = cell_of(composed, choices)
     return Job(cell.key, *specification(cell), str(results.parent))
 
 

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from pruning import config
 from pruning.cell import Cell
+from pruning.composition import cell_of
 from pruning.mask import count
 from pruning.prepare import check
 
@@ -41,7 +42,7 @@ def cell(*words: str) -> Cell:
     with open_dict(composed):
         del composed["hydra"]
     assert isinstance(composed, DictConfig)
-    return config.cell_of(composed, choices)
+    return cell_of(composed, choices)
 
 
 @pytest.mark.parametrize(

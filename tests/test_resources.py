@@ -10,7 +10,8 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import instantiate
 
-from pruning.config import CONF, launcher_of, options, register
+from pruning.composition import launcher_of
+from pruning.config import CONF, options, register
 from pruning.errors import InputError
 from pruning.launcher.slurm import Slurm
 from pruning.models import Model

@@ -66,10 +66,10 @@ def cell_of(config: Mapping[str, Any], choices: Mapping[str, str]) -> Cell:
     """The cell of a recorded configuration."""
     from omegaconf import OmegaConf
 
-    from pruning import config as configuration
+    from pruning import composition
 
     launcher = {"_target_": "pruning.launcher.local.Local"}
-    return configuration.cell_of(OmegaConf.create({**config, "launcher": launcher}), choices)
+    return composition.cell_of(OmegaConf.create({**config, "launcher": launcher}), choices)
 
 
 def _run(cell: Cell) -> None:
