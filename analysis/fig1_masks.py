@@ -8,6 +8,8 @@ its row. Where a search has several cells (draws, data), its row is shaded by ho
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -15,10 +17,10 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 from analysis.command import arguments, asked
-from analysis.figure import GREY, empty, head, looks, number, ordered, save, wrapped
+from analysis.figure import DASH, GREY, empty, head, looks, number, ordered, save, wrapped
 from analysis.frames import groups
 from analysis.load import done
-from analysis.metrics import Metric, names
+from analysis.metrics import Metric, choose, names
 
 # Inches: a line, what a panel needs beside its lines, its width. Eight panels of two columns fill a page.
 ROW, HEAD, WIDTH = 0.165, 0.5, 4.2
@@ -37,6 +39,7 @@ def draw(frame: pd.DataFrame, title: str) -> Figure:
     head(figure, title, figure.get_figwidth())
     grid = figure.subplots(len(rows), columns, squeeze=False)
     colours = looks(list(dict.fromkeys(known["objective"])))
+    metrics = [choose(frame, kind) for kind in ("ppl", "acc") if names(frame, kind)]
     for i, (model, objective) in enumerate(rows):
         for j in range(columns):
             if j >= len(ks[model]):
@@ -45,13 +48,13 @@ def draw(frame: pd.DataFrame, title: str) -> Figure:
             k = ks[model][j]
             cells = known[(known["model"] == model) & (known["objective"] == objective) & (known["k"] == k)]
             heading = f"{model} · {objective} · {int(k)} block{'s' if k > 1 else ''} removed"
-            _panel(grid[i, j], cells, colours[objective][0], heading)
-    foot = wrapped(_foot(done(frame)), int(figure.get_figwidth() * 17), "; ")
+            _panel(grid[i, j], cells, metrics, colours[objective][0], heading)
+    foot = wrapped(_foot(done(frame), metrics), int(figure.get_figwidth() * 17), "; ")
     figure.supxlabel(foot, fontsize=7, color=GREY)
     return figure
 
 
-def _panel(axes: Axes, cells: pd.DataFrame, colour: str, title: str) -> None:
+def _panel(axes: Axes, cells: pd.DataFrame, metrics: Sequence[Metric], colour: str, title: str) -> None:
     axes.set_title(title, loc="left", fontsize=8)
     searches = ordered(cells["algo"])
     finished = done(cells)
@@ -64,7 +67,7 @@ def _panel(axes: Axes, cells: pd.DataFrame, colour: str, title: str) -> None:
         own = finished[finished["algo"] == algo]
         if len(own):
             removed[line] = np.mean([[b in mask for b in range(n_blocks)] for mask in own["dropped"]], axis=0)
-        _line(axes, line, n_blocks, own)
+        _line(axes, line, n_blocks, own, metrics)
     shades = LinearSegmentedColormap.from_list("removed", ["#F2F2F2", colour])
     axes.pcolormesh(removed, cmap=shades, vmin=0, vmax=1, edgecolors="white", linewidth=0.8)
     axes.set_ylim(len(searches), 0)
@@ -76,9 +79,9 @@ def _panel(axes: Axes, cells: pd.DataFrame, colour: str, title: str) -> None:
         side.set_visible(False)
 
 
-def _line(axes: Axes, line: int, n_blocks: int, own: pd.DataFrame) -> None:
+def _line(axes: Axes, line: int, n_blocks: int, own: pd.DataFrame, metrics: Sequence[Metric]) -> None:
     """What the masks of a search cost, beside them."""
-    text = _cost(own) if len(own) else "missing"
+    text = _cost(own, metrics) if len(own) else "missing"
     axes.text(n_blocks + 0.3, line + 0.5, text, va="center", fontsize=6.5, color="0.25")
 
 
@@ -91,23 +94,32 @@ def _label(cells: pd.DataFrame, algo: str) -> str:
     return algo if finished == 1 else f"{algo} ({finished})"
 
 
-def _cost(cells: pd.DataFrame, which: str = "pruned") -> str:
-    """Perplexity and accuracy, the mean over what was measured and over cells."""
+def _cost(cells: pd.DataFrame, metrics: Sequence[Metric], which: str = "pruned") -> str:
+    """Perplexity, the geometric mean over cells, and accuracy."""
     words = []
-    for kind in ("ppl", "acc"):
-        if measured := names(cells, kind):
-            value = float(Metric(kind, measured).of(cells, which).mean())
-            shown = f"{value:.1f}" if value < 1000 else number(value)
-            words.append(f"ppl {shown}" if kind == "ppl" else f"acc {value / 100:.2f}")
+    for metric in metrics:
+        values = metric.of(cells, which).dropna()
+        if values.empty:
+            words.append(f"{metric.kind} {DASH}")
+        elif metric.kind == "ppl":
+            value = float(np.exp(np.log(values).mean()))
+            words.append(f"ppl {value:.1f}" if value < 1000 else f"ppl {number(value)}")
+        else:
+            words.append(f"acc {values.mean() / 100:.2f}")
     return "  ".join(words)
 
 
-def _foot(finished: pd.DataFrame) -> str:
+def _foot(finished: pd.DataFrame, metrics: Sequence[Metric]) -> str:
     """How to read the figure, and what the whole models reach."""
-    whole = "; ".join(f"{model} {_cost(cells, 'dense')}" for model, cells in groups(finished, "model"))
+    whole = "; ".join(
+        f"{model} {_cost(cells, metrics, 'dense')}" for model, cells in groups(finished, "model")
+    )
     several = finished.groupby(["model", "objective", "k", "algo"]).size().max() > 1
     shade = "shade: in what part of the cells (draws, data) a block is removed; " if several else ""
-    return f"{shade}beside each mask: held-out perplexity and accuracy; nothing removed: {whole}"
+    if not metrics:
+        return shade.removesuffix("; ")
+    beside = " and ".join(metric.label for metric in metrics)
+    return f"{shade}beside each mask: held-out {beside}; nothing removed: {whole}"
 
 
 def table(frame: pd.DataFrame) -> pd.DataFrame:

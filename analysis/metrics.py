@@ -25,13 +25,17 @@ class Metric:
 
     kind: str
     names: tuple[str, ...]
+    others: tuple[str, ...] = ()  # measured too, but not of every cell
 
     @property
     def label(self) -> str:
         """For axes and titles."""
+        sets = "corpora" if self.kind == "ppl" else "tasks"
+        of_all = f" of {len(self.names) + len(self.others)}" if self.others else ""
         if len(self.names) == 1:
-            return f"{WORDS[self.kind]} ({self.names[0].partition('/')[2]})"
-        return f"mean {WORDS[self.kind]} ({len(self.names)} {'corpora' if self.kind == 'ppl' else 'tasks'})"
+            only = f", 1{of_all} {sets}" if of_all else ""
+            return f"{WORDS[self.kind]} ({self.names[0].partition('/')[2]}{only})"
+        return f"mean {WORDS[self.kind]} ({len(self.names)}{of_all} {sets})"
 
     def of(self, frame: pd.DataFrame, which: str = "pruned") -> pd.Series[Any]:
         """The values of the pruned or the `dense` models; accuracies in percent."""
@@ -47,12 +51,18 @@ def names(frame: pd.DataFrame, kind: str) -> tuple[str, ...]:
 
 
 def choose(frame: pd.DataFrame, kind: str, name: str | None = None) -> Metric:
-    """The metric `name`, with or without its prefix, or the mean over all of the kind."""
+    """The metric `name`, with or without its prefix, or the mean over all of the kind that every cell has.
+
+    A cell for which nothing of the kind was measured does not count; where no metric is common to all others, the
+    mean is over all metrics, and cells that lack one have none.
+    """
     known = names(frame, kind)
     if not known:
         raise NothingToRead(f"no {WORDS[kind]} was measured in this study.")
     if name is None:
-        return Metric(kind, known)
+        values = frame[[f"pruned/{name}" for name in known]].dropna(how="all").notna().all()
+        common = tuple(name for name in known if values[f"pruned/{name}"]) or known
+        return Metric(kind, common, tuple(name for name in known if name not in common))
     full = name if name.startswith(f"{kind}/") else f"{kind}/{name}"
     if full not in known:
         raise NothingToRead(f"no {WORDS[kind]} '{name}' in this study. Measured: {', '.join(known)}.")

@@ -157,6 +157,23 @@ def test_a_mean_over_fewer_metrics_is_no_mean(results: Path) -> None:
     assert metric.of(frame)[1:].notna().sum() >= 30
 
 
+def test_a_mean_is_over_what_every_cell_has_and_says_what_it_leaves_out(results: Path) -> None:
+    frame = load(results)
+    (first, second) = frame.index[frame["status"] == "done"][:2]
+    frame.loc[first, "pruned/ppl/c4"] = np.nan
+    metric = metrics.choose(frame, "ppl")
+    assert (metric.names, metric.others) == (("ppl/wikitext2",), ("ppl/c4",))
+    assert metric.label == "perplexity (wikitext2, 1 of 2 corpora)"
+    assert metric.of(frame)[first] == frame.loc[first, "pruned/ppl/wikitext2"]
+    tasks = frame.assign(**{"pruned/acc/arc_easy": frame["pruned/acc/piqa"]})
+    tasks.loc[second, "pruned/acc/arc_easy"] = np.nan
+    assert metrics.choose(tasks, "acc").label == "mean accuracy (2 of 3 tasks)"
+    frame.loc[first, "pruned/ppl/wikitext2"] = np.nan  # a cell of which nothing was measured decides nothing
+    assert metrics.choose(frame, "ppl").others == ()
+    frame.loc[first, "pruned/ppl/wikitext2"], frame.loc[second, "pruned/ppl/wikitext2"] = 9.0, np.nan
+    assert metrics.choose(frame, "ppl").names == ("ppl/c4", "ppl/wikitext2")  # nothing is common to all
+
+
 def test_searches_are_compared_on_the_draws_that_all_have() -> None:
     rows = [
         {

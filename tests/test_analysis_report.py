@@ -235,6 +235,20 @@ def test_the_paper_stands_beside_a_study_of_its_models(tmp_path: Path) -> None:
     assert sorted(str(row[seconds].text) for row in tables["search"].rows) == ["3,223", "551", "8,173"]
 
 
+def test_the_report_says_which_measurement_is_in_no_mean(results: Path) -> None:
+    material = Material(results, "small")
+    frame = material.frame.copy()
+    column = f"pruned/{material.metrics['ppl'].names[0]}"
+    frame["pruned/ppl/another"] = frame[column].where(
+        frame.index != frame.index[frame["status"] == "done"][0]
+    )
+    later = Material(results, "small")
+    later.__dict__["frame"] = frame
+    done = int((frame["status"] == "done").sum())
+    said = f"Means without ppl/another: it was measured of {done - 1} of {done} cells only."
+    assert said in list(report_summary.refusals(later))
+
+
 def test_tables_show_the_numbers_of_the_statistics(results: Path) -> None:
     material = Material(results, "small")
     tables = {table.name: table for table in report_tables.tables(material)}
