@@ -119,7 +119,8 @@ def _foot(finished: pd.DataFrame, metrics: Sequence[Metric]) -> str:
     if not metrics:
         return shade.removesuffix("; ")
     beside = " and ".join(metric.label for metric in metrics)
-    return f"{shade}beside each mask: held-out {beside}; nothing removed: {whole}"
+    means = "of perplexities the geometric mean over cells; " if several else ""
+    return f"{shade}beside each mask: held-out {beside}; {means}nothing removed: {whole}"
 
 
 def table(frame: pd.DataFrame) -> pd.DataFrame:
