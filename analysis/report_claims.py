@@ -138,7 +138,7 @@ def _points(m: Material) -> tuple[str, list[str]]:
         return OPEN, ["no two searches can be compared"]
     inside = sum(STEPS[0] <= span <= STEPS[1] for span in spans)
     verdict = HOLDS if 2 * inside > len(spans) else FAILS
-    words = f"{inside} of {count(len(spans), 'panel')} lie between 1 and 3, the median is"
+    words = f"highest less lowest in {inside} of {count(len(spans), 'panel')} between 1 and 3, the median is"
     return verdict, [f"{words} {pd.Series(spans).median():.1f}, the most {max(spans):.1f}"]
 
 
