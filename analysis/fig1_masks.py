@@ -120,7 +120,7 @@ def _foot(finished: pd.DataFrame, metrics: Sequence[Metric]) -> str:
         return shade.removesuffix("; ")
     beside = " and ".join(metric.label for metric in metrics)
     means = "of perplexities the geometric mean over cells; " if several else ""
-    return f"{shade}beside each mask: held-out {beside}; {means}nothing removed: {whole}"
+    return f"{shade}beside each mask: {beside}; {means}nothing removed: {whole}"
 
 
 def table(frame: pd.DataFrame) -> pd.DataFrame:
