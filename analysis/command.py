@@ -37,7 +37,7 @@ def arguments(description: str, metrics: bool = False, cost: Sequence[str] = ())
         "--out", type=Path, help="where figures go; default: RESULTS/figures, or figures for a store"
     )
     if metrics:
-        every = "default: the mean over all that were measured"
+        every = "default: the mean over those that nearly every cell has"
         parser.add_argument("--perplexity", metavar="NAME", help=f"the corpus, as in ppl/NAME; {every}")
         parser.add_argument("--accuracy", metavar="NAME", help=f"the task, as in acc/NAME; {every}")
     if cost:

@@ -119,7 +119,8 @@ def _foot(finished: pd.DataFrame, metrics: Sequence[Metric]) -> str:
     if not metrics:
         return shade.removesuffix("; ")
     beside = " and ".join(metric.label for metric in metrics)
-    means = "of perplexities the geometric mean over cells; " if several else ""
+    geometric = several and any(metric.kind == "ppl" for metric in metrics)
+    means = "of perplexities the geometric mean over cells; " if geometric else ""
     return f"{shade}beside each mask: {beside}; {means}nothing removed: {whole}"
 
 

@@ -3,8 +3,8 @@
 python -m analysis.fig6_crossed --results results --study small
 
 Not in the paper, which evaluates each mask on its own objective's kind of task only. Above: objectives by
-outcomes, means over algorithms and draws. Below: regret, the calibration loss above the best mask that any
-cell of the same problem scored, in standard errors of that loss over the calibration samples.
+outcomes, means over algorithms and draws, of perplexities geometric. Below: regret, the calibration loss above the
+best mask that any cell of the same problem scored, in standard errors of that loss over the calibration samples.
 """
 
 from __future__ import annotations

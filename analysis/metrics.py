@@ -1,4 +1,4 @@
-"""Which of the recorded metrics a figure shows: one by name, or the mean over all of its kind.
+"""Which of the recorded metrics a figure shows: one by name, or the mean over those of its kind.
 
 A metric is named `ppl/<corpus>` or `acc/<task>`; its standard error, `<metric>/stderr`, is none of them.
 """
@@ -12,6 +12,7 @@ import pandas as pd
 
 from analysis.load import NothingToRead
 
+COMMON = 0.9  # a metric that fewer of the measured cells have is in no mean
 WORDS = {"ppl": "perplexity", "acc": "accuracy"}
 
 
@@ -45,23 +46,26 @@ class Metric:
 
 def names(frame: pd.DataFrame, kind: str) -> tuple[str, ...]:
     """All metrics of a kind that some cell has, in alphabetical order; a recorded mean of others is none."""
-    columns = (str(column).removeprefix("pruned/") for column in frame if str(column).startswith("pruned/"))
+    measured = (
+        column for column in frame if str(column).startswith("pruned/") and frame[column].notna().any()
+    )
+    columns = (str(column).removeprefix("pruned/") for column in measured)
     own = (c for c in columns if c.startswith(f"{kind}/") and not c.endswith("/stderr"))
     return tuple(sorted(c for c in own if c != f"{kind}/mean"))
 
 
 def choose(frame: pd.DataFrame, kind: str, name: str | None = None) -> Metric:
-    """The metric `name`, with or without its prefix, or the mean over all of the kind that every cell has.
+    """The metric `name`, with or without its prefix, or the mean over all of the kind that (nearly) every cell has.
 
-    A cell for which nothing of the kind was measured does not count; where no metric is common to all others, the
-    mean is over all metrics, and cells that lack one have none.
+    So a few cells that were measured on more, or on less, than the others change no mean but their own. A cell for
+    which nothing of the kind was measured does not count; where no metric is common, the mean is over all of them.
     """
     known = names(frame, kind)
     if not known:
         raise NothingToRead(f"no {WORDS[kind]} was measured in this study.")
     if name is None:
-        values = frame[[f"pruned/{name}" for name in known]].dropna(how="all").notna().all()
-        common = tuple(name for name in known if values[f"pruned/{name}"]) or known
+        having = frame[[f"pruned/{name}" for name in known]].dropna(how="all").notna().mean()
+        common = tuple(name for name in known if having[f"pruned/{name}"] >= COMMON) or known
         return Metric(kind, common, tuple(name for name in known if name not in common))
     full = name if name.startswith(f"{kind}/") else f"{kind}/{name}"
     if full not in known:

@@ -85,8 +85,8 @@ FIGURES = (
     Entry(
         "fig6_crossed",
         "What pruning for one thing costs in another, and regret",
-        "Above, mean outcomes by objective; below, how far each search ends above the best known mask, in "
-        "standard errors of the calibration loss.",
+        "Above, mean outcomes by objective, of perplexities geometric; below, how far each search ends above the "
+        "best known mask, in standard errors of the calibration loss.",
         _crossed,
     ),
     Entry(

@@ -102,7 +102,7 @@ TABLES: dict[str, tuple[str, Callable[[Material], Built]]] = {
     ),
     "perplexity": ("Perplexity by objective and search: mean and standard deviation over cells", _perplexity),
     "crossed": (
-        "What pruning for each objective costs in each outcome: means over cells, of perplexities geometric",
+        "What pruning for each objective costs in each outcome: means (of perplexities geometric, sd a factor)",
         report_statistics.crossed,
     ),
     "search": ("What a search costs: means over objectives, calibration data and draws", _search),

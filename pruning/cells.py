@@ -60,14 +60,14 @@ def remember(cells: Sequence[Cell]) -> None:
     from filelock import FileLock
 
     folder = cells[0].results / "studies"
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / ".lock"):  # two commands of one study may add to its list at the same time
-        for name in dict.fromkeys(cell.study for cell in cells):
-            _add(folder / f"{name}.json", name, [cell.key for cell in cells if cell.study == name])
+    for name in dict.fromkeys(cell.study for cell in cells):
+        path, keys = folder / f"{name}.json", [cell.key for cell in cells if cell.study == name]
+        if {*keys} <= {*_listed(path)}:
+            continue
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / ".lock"):  # two commands of one study may add to its list at the same time
+            files.write_json(path, {"study": name, "cells": list(dict.fromkeys([*_listed(path), *keys]))})
 
 
-def _add(path: Path, study: str, keys: Sequence[str]) -> None:
-    known: list[str] = files.read_json(path)["cells"] if path.exists() else []
-    both = list(dict.fromkeys([*known, *keys]))
-    if both != known:
-        files.write_json(path, {"study": study, "cells": both})
+def _listed(path: Path) -> list[str]:
+    return list(files.read_json(path)["cells"]) if path.exists() else []

@@ -157,21 +157,32 @@ def test_a_mean_over_fewer_metrics_is_no_mean(results: Path) -> None:
     assert metric.of(frame)[1:].notna().sum() >= 30
 
 
-def test_a_mean_is_over_what_every_cell_has_and_says_what_it_leaves_out(results: Path) -> None:
+def test_a_mean_is_over_what_nearly_every_cell_has_and_says_what_it_leaves_out(results: Path) -> None:
     frame = load(results)
-    (first, second) = frame.index[frame["status"] == "done"][:2]
-    frame.loc[first, "pruned/ppl/c4"] = np.nan
+    done = frame.index[frame["status"] == "done"]
+    few, many = done[: len(done) // 20], done[: len(done) // 5]
+    assert len(few)
+    frame.loc[few, "pruned/ppl/c4"] = np.nan
+    assert metrics.choose(frame, "ppl").names == ("ppl/c4", "ppl/wikitext2")  # those few have no mean
+    frame.loc[many, "pruned/ppl/c4"] = np.nan
     metric = metrics.choose(frame, "ppl")
     assert (metric.names, metric.others) == (("ppl/wikitext2",), ("ppl/c4",))
     assert metric.label == "perplexity (wikitext2, 1 of 2 corpora)"
-    assert metric.of(frame)[first] == frame.loc[first, "pruned/ppl/wikitext2"]
-    tasks = frame.assign(**{"pruned/acc/arc_easy": frame["pruned/acc/piqa"]})
-    tasks.loc[second, "pruned/acc/arc_easy"] = np.nan
+    assert metric.of(frame)[many[0]] == frame.loc[many[0], "pruned/ppl/wikitext2"]
+    tasks = frame.assign(**{"pruned/acc/arc_easy": frame["pruned/acc/piqa"].where(frame.index == done[0])})
     assert metrics.choose(tasks, "acc").label == "mean accuracy (2 of 3 tasks)"
-    frame.loc[first, "pruned/ppl/wikitext2"] = np.nan  # a cell of which nothing was measured decides nothing
+    frame.loc[many, "pruned/ppl/wikitext2"] = np.nan  # cells of which nothing was measured decide nothing
     assert metrics.choose(frame, "ppl").others == ()
-    frame.loc[first, "pruned/ppl/wikitext2"], frame.loc[second, "pruned/ppl/wikitext2"] = 9.0, np.nan
-    assert metrics.choose(frame, "ppl").names == ("ppl/c4", "ppl/wikitext2")  # nothing is common to all
+    frame["pruned/ppl/lambada"] = np.nan
+    assert "ppl/lambada" not in metrics.names(frame, "ppl")
+
+
+def test_where_no_metric_is_common_the_mean_is_over_all(results: Path) -> None:
+    frame = load(results)
+    half = frame.index % 2 == 0
+    frame["pruned/ppl/c4"] = frame["pruned/ppl/c4"].where(half)
+    frame["pruned/ppl/wikitext2"] = frame["pruned/ppl/wikitext2"].where(~half)
+    assert metrics.choose(frame, "ppl").names == ("ppl/c4", "ppl/wikitext2")
 
 
 def test_searches_are_compared_on_the_draws_that_all_have() -> None:

@@ -47,5 +47,12 @@ def test_two_commands_of_one_study_lose_no_cell(tmp_path: Path, monkeypatch: pyt
     assert sorted(listed(tmp_path)) == sorted(["first", *(f"cell-{n}" for n in range(12))])
 
 
+def test_what_is_noted_already_needs_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    remember([cell(tmp_path, "a"), cell(tmp_path, "b")])
+    monkeypatch.setattr("filelock.FileLock", None)  # a folder of somebody else's may be read only
+    remember([cell(tmp_path, "b")])
+    assert listed(tmp_path) == ["a", "b"]
+
+
 def test_nothing_is_noted_of_no_cell() -> None:
     remember([])
