@@ -15,12 +15,13 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from scipy.stats import gmean
 
 from analysis.command import arguments, asked
 from analysis.figure import DASH, GREY, empty, head, looks, number, ordered, save, wrapped
 from analysis.frames import groups
 from analysis.load import done
-from analysis.metrics import Metric, choose, names
+from analysis.metrics import Metric, measured
 
 # Inches: a line, what a panel needs beside its lines, its width. Eight panels of two columns fill a page.
 ROW, HEAD, WIDTH = 0.165, 0.5, 4.2
@@ -39,7 +40,7 @@ def draw(frame: pd.DataFrame, title: str) -> Figure:
     head(figure, title, figure.get_figwidth())
     grid = figure.subplots(len(rows), columns, squeeze=False)
     colours = looks(list(dict.fromkeys(known["objective"])))
-    metrics = [choose(frame, kind) for kind in ("ppl", "acc") if names(frame, kind)]
+    metrics = list(measured(frame).values())
     for i, (model, objective) in enumerate(rows):
         for j in range(columns):
             if j >= len(ks[model]):
@@ -102,7 +103,7 @@ def _cost(cells: pd.DataFrame, metrics: Sequence[Metric], which: str = "pruned")
         if values.empty:
             words.append(f"{metric.kind} {DASH}")
         elif metric.kind == "ppl":
-            value = float(np.exp(np.log(values).mean()))
+            value = float(gmean(values))
             words.append(f"ppl {value:.1f}" if value < 1000 else f"ppl {number(value)}")
         else:
             words.append(f"acc {values.mean() / 100:.2f}")

@@ -85,7 +85,8 @@ def draw(frame: pd.DataFrame, matrix: pd.DataFrame, regrets: pd.DataFrame, title
 
 def _matrix(axes: Axes, own: pd.DataFrame, objectives: list[str], shown: list[str], named: bool) -> None:
     means = own.pivot(index="objective", columns="outcome", values="mean").reindex(objectives)[shown]
-    worse = means.apply(lambda values: np.log(values) if str(values.name).startswith("ppl/") else values)
+    logs = set(own.loc[own["geometric"], "outcome"])
+    worse = means.apply(lambda values: np.log(values) if values.name in logs else values)
     worse -= worse.min()
     shade = (worse / worse.max().where(worse.max() > 0)).fillna(0.0)
     axes.pcolormesh(shade.to_numpy(), cmap="Blues", vmin=0, vmax=1.6, edgecolors="white", linewidth=1.5)

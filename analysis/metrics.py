@@ -46,12 +46,14 @@ class Metric:
 
 def names(frame: pd.DataFrame, kind: str) -> tuple[str, ...]:
     """All metrics of a kind that some cell has, in alphabetical order; a recorded mean of others is none."""
-    measured = (
-        column for column in frame if str(column).startswith("pruned/") and frame[column].notna().any()
-    )
-    columns = (str(column).removeprefix("pruned/") for column in measured)
-    own = (c for c in columns if c.startswith(f"{kind}/") and not c.endswith("/stderr"))
-    return tuple(sorted(c for c in own if c != f"{kind}/mean"))
+    columns = (str(c).removeprefix("pruned/") for c in frame if str(c).startswith(f"pruned/{kind}/"))
+    own = (c for c in columns if c != f"{kind}/mean" and not c.endswith("/stderr"))
+    return tuple(sorted(c for c in own if frame[f"pruned/{c}"].notna().any()))
+
+
+def measured(frame: pd.DataFrame) -> dict[str, Metric]:
+    """What `choose` takes of each kind that was measured."""
+    return {kind: choose(frame, kind) for kind in WORDS if names(frame, kind)}
 
 
 def choose(frame: pd.DataFrame, kind: str, name: str | None = None) -> Metric:
@@ -64,9 +66,9 @@ def choose(frame: pd.DataFrame, kind: str, name: str | None = None) -> Metric:
     if not known:
         raise NothingToRead(f"no {WORDS[kind]} was measured in this study.")
     if name is None:
-        having = frame[[f"pruned/{name}" for name in known]].dropna(how="all").notna().mean()
-        common = tuple(name for name in known if having[f"pruned/{name}"] >= COMMON) or known
-        return Metric(kind, common, tuple(name for name in known if name not in common))
+        having = frame[[f"pruned/{n}" for n in known]].dropna(how="all").notna().mean()
+        common = tuple(n for n in known if having[f"pruned/{n}"] >= COMMON) or known
+        return Metric(kind, common, tuple(n for n in known if n not in common))
     full = name if name.startswith(f"{kind}/") else f"{kind}/{name}"
     if full not in known:
         raise NothingToRead(f"no {WORDS[kind]} '{name}' in this study. Measured: {', '.join(known)}.")

@@ -13,7 +13,7 @@ import pandas as pd
 
 from analysis import agreements, fig4_overlap, fig6_crossed, fig8_stability, shares
 from analysis.load import describe, done, load, trace
-from analysis.metrics import Metric, choose, names
+from analysis.metrics import Metric, choose, measured
 from analysis.only import Only
 from analysis.stats import crossed
 from analysis.stats.estimates import Shares
@@ -63,7 +63,7 @@ class Material:
     @cached_property
     def metrics(self) -> dict[str, Metric]:
         """Mean perplexity and mean accuracy, as far as they were measured."""
-        return {kind: choose(self.frame, kind) for kind in ("ppl", "acc") if names(self.frame, kind)}
+        return measured(self.frame)
 
     @cached_property
     def costs(self) -> pd.DataFrame:

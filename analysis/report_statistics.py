@@ -32,7 +32,7 @@ def crossed(m: Material) -> Built:
 
 def _spread(row: Any) -> Value:
     """Points of an accuracy, the factor of a perplexity."""
-    return numeric(row.sd, "\N{MULTIPLICATION SIGN} {:,.2f}" if row.outcome.startswith("ppl") else "{:.2f}")
+    return numeric(row.sd, "\N{MULTIPLICATION SIGN} {:,.2f}" if row.geometric else "{:.2f}")
 
 
 def shares(m: Material) -> Built:

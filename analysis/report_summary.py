@@ -186,16 +186,10 @@ def certainty(m: Material) -> Iterator[str]:
 def refusals(m: Material) -> Iterator[str]:
     """Every statistic that was not given, and its reason."""
     found = list(report_variance.refused(m))
-    for metric in m.metrics.values():
-        for name in metric.others:
-            measured = int(m.cells[f"pruned/{name}"].notna().sum())
-            found.append(
-                sentence(
-                    [
-                        f"means without {name}: it was measured of {measured:,} of {count(len(m.cells), 'cell')} only"
-                    ]
-                )
-            )
+    every = count(len(m.cells), "cell")
+    for name in (name for metric in m.metrics.values() for name in metric.others):
+        having = int(m.cells[f"pruned/{name}"].notna().sum())
+        found.append(sentence([f"means without {name}: it was measured of {having:,} of {every} only"]))
     notes = m.stability[0]["note"].fillna("")
     if reason := reasons(notes):
         found.append(sentence([f"stability: {reason}"]))

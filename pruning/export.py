@@ -102,7 +102,7 @@ def _facts(wanted: Request, cut: Cut, proof: str) -> Facts:
 
 def _source(settings: models.Model) -> str:
     if settings.source == "local":
-        return f"a directory of the digest `{model_files.fingerprint(model_files.directory(settings.path))[:16]}`"
+        return f"a directory of the digest `{model_files.fingerprint(settings.path)[:16]}`"
     quantised = (
         "" if settings.source == "hub" else f", whose GGUF ({PACKAGED[settings.path].file}) is dequantised"
     )

@@ -20,28 +20,28 @@ def source(settings: Model) -> str:
         from pruning.packaged import PACKAGED
 
         return PACKAGED[settings.path].requirement
-    return str(directory(settings.path)) if settings.source == "local" else settings.path
+    return str(_directory(settings.path)) if settings.source == "local" else settings.path
 
 
-def fingerprint(folder: Path) -> str:
+def fingerprint(path: str) -> str:
     """A digest of a model directory: names and sizes of all files, both ends of each of them.
 
+    Raises InputError where there is no model.
     Reading 16 GB to name a cell would take longer than some cells; the ends of a weight file hold its
     table of tensors and the last of its values.
     """
     digest = hashlib.sha256()
-    for path in sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".")):
-        size = path.stat().st_size
-        digest.update(f"{path.name}\0{size}\0".encode())
-        with path.open("rb") as stream:
+    for file in sorted(p for p in _directory(path).iterdir() if p.is_file() and not p.name.startswith(".")):
+        size = file.stat().st_size
+        digest.update(f"{file.name}\0{size}\0".encode())
+        with file.open("rb") as stream:
             digest.update(stream.read(FINGERPRINTED))
             stream.seek(max(0, size - FINGERPRINTED))
             digest.update(stream.read(FINGERPRINTED))
     return digest.hexdigest()
 
 
-def directory(path: str) -> Path:
-    """A directory with a model in it. Raises InputError where it holds none."""
+def _directory(path: str) -> Path:
     folder = Path(path).expanduser().resolve()
     if not folder.is_dir():
         raise InputError(f"model.path={path}: there is no such directory.")
@@ -70,7 +70,7 @@ def locate(settings: Model) -> tuple[str, dict[str, Any]]:
 
         return str(fetch(settings.path)), options
     if settings.source == "local":
-        folder = directory(settings.path)
+        folder = _directory(settings.path)
         if not settings.gguf_file and not (folder / "config.json").exists():
             options["gguf_file"] = _only_gguf(folder)
         return str(folder), options
@@ -84,7 +84,7 @@ def revision(settings: Model, module: Any) -> str:
 
         return PACKAGED[settings.path].sha256
     if settings.source == "local":
-        return fingerprint(directory(settings.path))
+        return fingerprint(settings.path)
     return str(getattr(module.config, "_commit_hash", None) or settings.revision or "main")
 
 

@@ -70,7 +70,7 @@ class Model:
         for name in ("name", "resources", *PLACING):
             del data[name]
         if self.source == "local":
-            data["path"] = model_files.fingerprint(model_files.directory(self.path))
+            data["path"] = model_files.fingerprint(self.path)
         return data
 
 

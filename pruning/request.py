@@ -118,10 +118,7 @@ def _same_model(model: models.Model, revision: str, settings: Mapping[str, str])
     model = dataclasses.replace(model, **_fields(settings))
     if model.source == "hub" and model.revision is None and revision != "main":
         return dataclasses.replace(model, revision=revision)  # the very commit that was searched
-    if (
-        model.source == "local"
-        and (found := model_files.fingerprint(model_files.directory(model.path))) != revision
-    ):
+    if model.source == "local" and (found := model_files.fingerprint(model.path)) != revision:
         raise InputError(
             f"model.path={model.path} does not hold the model that the cell was run on (its files have the digest "
             f"{found[:12]}, not {revision[:12]}): give the directory of that one, model.path=DIR."

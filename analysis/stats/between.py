@@ -53,7 +53,7 @@ def between(
     total = sum(float(np.trace(g)) for g in of)
     found = [squares(of, own) for own in bases]
     shares = np.array([ss for ss, _ in found]) / total if total else np.full(len(bases), np.nan)
-    intervals = _intervals(frame, of, bases, shares, permutations, seed, by)
+    intervals = _intervals(frame, of, bases, shares, by, permutations, seed)
     rows = []
     for source, (ss, df), share, ends in zip(BETWEEN, found, shares, intervals, strict=True):
         p, note = permute.p_value(frame, of, source, by, permutations, seed) if df else (np.nan, "one level")
@@ -67,9 +67,9 @@ def _intervals(
     of: Sequence[Matrix],
     bases: Sequence[Sequence[Matrix]],
     shares: Matrix,
+    by: Sequence[str],
     resamples: int,
     seed: int,
-    by: Sequence[str],
 ) -> list[tuple[float, float]]:
     """95 percent, about the observed share of each source; NaN where there are too few draws."""
     if bootstrap.refusal(frame):

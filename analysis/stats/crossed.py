@@ -25,22 +25,21 @@ def matrix(
     `outcomes` maps a label to one value a cell, lower being better. `cost` is the mean less that of the
     objective that does best on the outcome: 0 on the diagonal if each objective is best at its own. Outcomes in
     `geometric` (perplexities) have the geometric mean, which one broken mask does not decide alone; their `sd` is the
-    factor exp(sd of the logarithm).
+    factor exp(sd of the logarithm), and the column `geometric` says so.
     """
     rows = []
     for (model, k), cells in groups(frame, STRATUM):
         for label, values in outcomes.items():
-            own = values.loc[cells.index].astype(float)
-            own = own.map(np.log) if label in geometric else own
+            own, logs = values.loc[cells.index].astype(float), label in geometric
+            own = own.map(np.log) if logs else own
             found = own.groupby(cells["objective"]).agg(["mean", "std", "count"])
-            if label in geometric:
+            if logs:
                 found[["mean", "std"]] = np.exp(found[["mean", "std"]])
             found["cost"] = found["mean"] - found["mean"].min()
             for objective, row in found.iterrows():
-                rows.append(
-                    [model, k, objective, label, *row[["mean", "std"]], int(row["count"]), row["cost"]]
-                )
-    columns = ["model", "k", "objective", "outcome", "mean", "sd", "cells", "cost"]
+                spread = [*row[["mean", "std"]], logs, int(row["count"]), row["cost"]]
+                rows.append([model, k, objective, label, *spread])
+    columns = ["model", "k", "objective", "outcome", "mean", "sd", "geometric", "cells", "cost"]
     return pd.DataFrame(rows, columns=columns)
 
 
