@@ -11,13 +11,14 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from pruning import composition, config
-from pruning.errors import InputError
+from pruning.config import compose, groups
+from pruning.core.errors import InputError
+from pruning.hydra_app import registry
 
 
-@hydra.main(version_base="1.3", config_path=str(config.CONF), config_name="config")
+@hydra.main(version_base="1.3", config_path=str(groups.CONF), config_name="config")
 def _launch(composed: DictConfig) -> None:
-    from pruning.study import execute
+    from pruning.study.command import execute
 
     execute([(composed, HydraConfig.get().runtime.choices)])
 
@@ -25,8 +26,8 @@ def _launch(composed: DictConfig) -> None:
 def main() -> None:
     """The entry point of `python launch.py` and of the `depth-pruning` command."""
     try:
-        config.register()
-        composition.check_choices(sys.argv[1:])
+        registry.register()
+        compose.check_choices(sys.argv[1:])
     except InputError as error:
         raise SystemExit(f"{error}") from None
     _launch()

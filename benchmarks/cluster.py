@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pruning import files
-from pruning.launcher.records import submissions
-from pruning.launcher.states import State, standings
+from pruning.core import atomic_files
+from pruning.launcher.cell_state import State, cell_states
+from pruning.launcher.submissions import submissions
 
 ROOT, INSTANT = Path(__file__).parents[1], Path(__file__).with_name("instant.py")
 TINY = [
@@ -75,9 +75,9 @@ def command(words: Sequence[str]) -> Cost:
 def wait(results: Path) -> float:
     """Seconds until no cell is in flight. Exits where one is not done."""
     started = time.perf_counter()
-    while any(one.state.in_flight for one in standings(results).values()):
+    while any(one.state.in_flight for one in cell_states(results).values()):
         time.sleep(2)
-    if bad := [one for one in standings(results).values() if one.state is not State.DONE]:
+    if bad := [one for one in cell_states(results).values() if one.state is not State.DONE]:
         raise SystemExit(f"{len(bad)} cells are not done: {bad[0]}")
     return time.perf_counter() - started
 
@@ -125,7 +125,7 @@ def main() -> None:
         raise SystemExit(__doc__)
     folder, cells = Path(words[0]).resolve(), int(words[1]) if len(words) > 1 else 500
     found = measure(folder, cells, "--real" in sys.argv)
-    files.write_json(folder / "measured.json", found)
+    atomic_files.write_json(folder / "measured.json", found)
     log.info("%s", json.dumps(found))
 
 

@@ -25,11 +25,12 @@ import torch
 
 from benchmarks.gpu_material import BLOCKS, items, llama, losses, masks, text, weights, windows
 from benchmarks.plain import Plain
-from pruning import device, models
-from pruning.errors import PruningError
-from pruning.forward import Forward
-from pruning.mask import Mask
-from pruning.models import LanguageModel
+from pruning.core.errors import PruningError
+from pruning.core.mask import Mask
+from pruning.engine import device
+from pruning.engine.forward import Forward
+from pruning.models import loader
+from pruning.models.loader import LanguageModel
 
 log = logging.getLogger("gpu_check")
 
@@ -182,7 +183,7 @@ def smoke(where: torch.device, given: str | None) -> str:
 
     if (found := weights(given, where)) is None:
         return "skipped: no weights here. Download some (hf download Qwen/Qwen3-0.6B), or give --model DIR"
-    model = models.load(found)
+    model = loader.load(found)
     samples = text(found)
     singles = [Mask(model.info.n_blocks, (block,)) for block in range(0, model.info.n_blocks, 4)]
     forward = Forward(model, 4096)

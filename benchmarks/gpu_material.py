@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from pruning import models
 from pruning.calibration.samples import Row, Samples
-from pruning.forward import Forward
-from pruning.mask import Mask
-from pruning.models import LanguageModel, Model, ModelInfo
+from pruning.core.mask import Mask
+from pruning.engine.forward import Forward
+from pruning.models import loader
+from pruning.models.loader import LanguageModel
+from pruning.models.spec import Model, ModelInfo
 
 ONE_BILLION = ("meta-llama/Llama-3.2-1B", "Qwen/Qwen3-1.7B", "Qwen/Qwen3-0.6B")  # tried in this order
 BLOCKS, VOCABULARY = 12, 4096
@@ -60,7 +61,7 @@ def text(model: Model) -> Samples:
     """Windows of the embedded text."""
     from pruning.calibration.text import Text
 
-    return Text("pydoc", 8, 256, 0).draw(models.tokenizer(model))
+    return Text("pydoc", 8, 256, 0).draw(loader.tokenizer(model))
 
 
 def masks() -> list[Mask]:

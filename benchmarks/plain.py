@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from pruning.batches import Batch, make_batches, single
-from pruning.blocks import masked
-from pruning.forward import Forward
-from pruning.mask import Mask
+from pruning.core.mask import Mask
+from pruning.engine.batching import Batch, make_batches, single
+from pruning.engine.forward import Forward
+from pruning.models.blocks import masked
 
 if TYPE_CHECKING:
     from pruning.calibration.samples import Row

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import logging
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,17 +21,18 @@ from typing import Any
 import numpy as np
 
 from benchmarks.works import SMOLLM2, smollm2
-from pruning import files, models
 from pruning.algo.greedy import Greedy
 from pruning.calibration.text import Text
-from pruning.estimate import Estimate
-from pruning.forward import Forward
-from pruning.mask import Mask, Space
+from pruning.core import atomic_files
+from pruning.core.estimate import Estimate
+from pruning.core.mask import Mask, Space
+from pruning.engine.forward import Forward
+from pruning.models import loader
 from pruning.objective import Loss
 from pruning.objective.perplexity import Perplexity
-from pruning.racing import Racing
-from pruning.scores import Journal, Store
-from pruning.solve import solve
+from pruning.search.driver import Problem, solve
+from pruning.search.journal import Journal, KnownScores
+from pruning.search.racing import Racing
 
 POOL, QUARTER, LENGTH, SPACE = 128, 32, 64, Space(30, 4)
 HEAD = 8.0  # SmolLM2's projection to its vocabulary has the weights of so many blocks
@@ -56,7 +56,7 @@ class Pool:
     def _complete(self, quarter: int, masks: Sequence[Mask]) -> None:
         journal = self.quarters[quarter]
         if missing := [mask for mask in masks if mask not in journal.scores]:
-            samples = Text("pydoc", POOL, LENGTH, 0).draw(models.tokenizer(SMOLLM2))
+            samples = Text("pydoc", POOL, LENGTH, 0).draw(loader.tokenizer(SMOLLM2))
             part = samples.part(quarter * QUARTER, (quarter + 1) * QUARTER)
             for score in Perplexity().bind(Forward(smollm2()), part)(missing):
                 journal.add(score)
@@ -101,11 +101,9 @@ def block_forwards(masks: Sequence[Mask]) -> int:
 def search(pool: Pool, windows: np.ndarray[Any, Any], racing: Racing) -> tuple[Mask, Drawn]:
     """One search on some windows."""
     losses = Drawn(pool, windows)
-    with tempfile.TemporaryDirectory() as scratch:
-        store = Store(Path(scratch), "key", "cell", SPACE.n_blocks, share=False)
-        journal = Journal(Path(scratch) / "trace.jsonl", SPACE.n_blocks)
-        found = solve(Greedy(), SPACE, losses, journal, store, 0, lambda *_: None, racing)
-    return found.score.mask, losses
+    known = KnownScores(Journal(None, SPACE.n_blocks))
+    solution = solve(Problem(Greedy(), SPACE, 0, racing), losses, known, lambda *_: None)
+    return solution.score.mask, losses
 
 
 def measure(pool: Pool, samples: int, seeds: int, racing: Racing) -> dict[str, Any]:
@@ -145,7 +143,7 @@ def main() -> None:
     for samples in (128, 64, 32):
         found.append(measure(pool, samples, seeds, Racing(0.01)))
         log.info("%s", found[-1])
-        files.write_json(RESULTS, found)
+        atomic_files.write_json(RESULTS, found)
 
 
 if __name__ == "__main__":

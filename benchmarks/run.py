@@ -20,13 +20,14 @@ import torch
 
 from benchmarks.plain import Plain
 from benchmarks.works import WORKS, Work
-from pruning import files
 from pruning.algo import Algo
-from pruning.forward import Forward
-from pruning.mask import Mask, Space
+from pruning.core import atomic_files
+from pruning.core.mask import Mask, Space
+from pruning.engine.forward import Forward
 from pruning.objective import Calibrated
-from pruning.scores import Journal, Store
-from pruning.solve import solve
+from pruning.search.driver import Problem, solve
+from pruning.search.journal import Journal, KnownScores, Store
+from pruning.search.racing import Racing
 
 RESULTS = Path(__file__).parent / "results.json"
 log = logging.getLogger("benchmarks")
@@ -51,7 +52,9 @@ class Side:
         store.claim()
         journal = Journal.open(self.folder / name / "trace.jsonl", space.n_blocks)
         started = time.process_time()
-        solution = solve(algo, space, losses, journal, store, 0, lambda *_: None)
+        solution = solve(
+            Problem(algo, space, 0, Racing()), losses, KnownScores(journal, store), lambda *_: None
+        )
         self.seconds += time.process_time() - started
         return solution.score.mask
 
@@ -97,7 +100,7 @@ def main() -> None:
     peaks = ", ".join(f"{str(d)[6:]} {matmul_peak(d):.0f}" for d in (torch.float32, torch.bfloat16))
     log.info("threads %d, matmul peak in GFLOP/s: %s", torch.get_num_threads(), peaks)
     log.info("%9s %9s %7s %7s %9s  %s", "plain s", "engine s", "ratio", "target", "forwards", "work")
-    found: list[dict[str, Any]] = files.read_json(RESULTS) if words and RESULTS.exists() else []
+    found: list[dict[str, Any]] = atomic_files.read_json(RESULTS) if words and RESULTS.exists() else []
     for work in WORKS:
         if words and not any(word in work.name for word in words):
             continue
@@ -107,7 +110,7 @@ def main() -> None:
         if not row["masks_equal"]:
             log.warning("the masks differ: %s", work.name)
         found = [*(old for old in found if old["work"] != work.name), row]
-        files.write_json(RESULTS, found)
+        atomic_files.write_json(RESULTS, found)
 
 
 if __name__ == "__main__":

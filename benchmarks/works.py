@@ -10,7 +10,6 @@ from itertools import combinations
 import numpy as np
 import torch
 
-from pruning import models
 from pruning.algo import Algo, Ask, Found, Proposals
 from pruning.algo.beam import Beam
 from pruning.algo.greedy import Greedy
@@ -19,8 +18,10 @@ from pruning.calibration import sources
 from pruning.calibration.items import Items
 from pruning.calibration.samples import Row, Samples
 from pruning.calibration.text import Text
-from pruning.mask import Space
-from pruning.models import LanguageModel, Model, ModelInfo
+from pruning.core.mask import Space
+from pruning.models import loader
+from pruning.models.loader import LanguageModel
+from pruning.models.spec import Model, ModelInfo
 from pruning.objective import Objective
 from pruning.objective.margin import Margin
 from pruning.objective.perplexity import Perplexity
@@ -63,7 +64,7 @@ SMOLLM2 = Model("smollm2", "packaged", "smollm2")
 
 def smollm2() -> LanguageModel:
     """The embedded model as the program loads it by default."""
-    return models.load(SMOLLM2)
+    return loader.load(SMOLLM2)
 
 
 def tiny_llama(n_blocks: int) -> LanguageModel:
@@ -79,12 +80,14 @@ def tiny_llama(n_blocks: int) -> LanguageModel:
 
 def text(samples: int, length: int) -> Samples:
     """Windows of the embedded text."""
-    return Text("pydoc", samples, length, 0).draw(models.tokenizer(SMOLLM2))
+    return Text("pydoc", samples, length, 0).draw(loader.tokenizer(SMOLLM2))
 
 
 def four_choice_items(count: int) -> Samples:
     """The first embedded calibration items that have four choices, in the seed's order."""
-    drawn = Items("commonsense", len(sources.embedded_items()) // 2, 0).draw(models.tokenizer(SMOLLM2))
+    drawn = Items("commonsense", len(sources.embedded_items("calibration")), 0).draw(
+        loader.tokenizer(SMOLLM2)
+    )
     sizes = {item: sum(row.item == item for row in drawn.rows) for item in {row.item for row in drawn.rows}}
     chosen = [item for item, size in sorted(sizes.items(), key=lambda pair: pair[0] or 0) if size == 4][
         :count

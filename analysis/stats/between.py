@@ -12,12 +12,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from analysis.stats import bootstrap, gram, permute
-from analysis.stats.bootstrap import Deviations
-from analysis.stats.gram import Matrix
-from analysis.stats.grid import SETTING, STRATUM, indicator, labels
-from analysis.stats.sources import Source, fitted, strata
-from analysis.stats.variance import grams, squares
+from . import bootstrap, gram, permute
+from .bootstrap import Deviations
+from .gram import Matrix
+from .grid import SETTING, STRATUM, indicator, labels
+from .sources import Source, fitted, strata
+from .variance import grams, squares
 
 _OTHERS, _REST = tuple(SETTING), (*SETTING, "algo")
 BETWEEN = (

@@ -17,10 +17,10 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from analysis.stats import gram
-from analysis.stats.gram import Matrix
-from analysis.stats.grid import CONFIGURATION, DRAW, STRATUM, indicator, labels
-from analysis.stats.sources import strata
+from . import gram
+from .gram import Matrix
+from .grid import CONFIGURATION, DRAW, STRATUM, indicator, labels
+from .sources import strata
 
 WEBB = np.sqrt([0.5, 1.0, 1.5])  # mean square 1; with both signs, six values
 CLUSTERS = 6  # draws below which no interval is given

@@ -21,13 +21,13 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from analysis.stats import bootstrap
-from analysis.stats.bootstrap import Deviations
-from analysis.stats.estimates import Shares, refused, report
-from analysis.stats.gram import Matrix
-from analysis.stats.grid import STRATUM
-from analysis.stats.solver import Solver
-from analysis.stats.sources import adjusted, strata
+from . import bootstrap
+from .bootstrap import Deviations
+from .estimates import Shares, refused, report
+from .gram import Matrix
+from .grid import STRATUM
+from .solver import Solver
+from .sources import adjusted, strata
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.frames import groups
-from analysis.stats.grid import SETTING, STRATUM
-from analysis.stats.overlap import n_open
+from .frames import groups
+from .grid import SETTING, STRATUM
+from .overlap import n_open
 
 PROBLEM = [*STRATUM, *SETTING, "protect_first", "protect_last"]  # cells that search for the same minimum
 Trace = Sequence[Mapping[str, Any]]

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analysis.stats.solver import Solver
-from analysis.stats.sources import CALIBRATION, INTERACTION, SEARCH
+from .solver import Solver
+from .sources import CALIBRATION, INTERACTION, SEARCH
 
 
 @dataclass(frozen=True)

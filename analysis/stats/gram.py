@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import linalg
 
-from pruning.mask import Mask
+from pruning.core.mask import Mask
 
 Matrix = NDArray[np.float64]
 TOLERANCE = 1e-8

@@ -14,10 +14,11 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from analysis.frames import groups
-from analysis.stats.agreement import controlled
-from analysis.stats.grid import CELL, COMPARISONS, labels
-from pruning.mask import Mask
+from pruning.core.mask import Mask
+
+from .agreement import controlled
+from .frames import groups
+from .grid import CELL, COMPARISONS, labels
 
 
 def expected(n_open: int, a: int, b: int) -> float:

@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analysis.stats import gram
-from analysis.stats.gram import Matrix
-from analysis.stats.grid import Labels, indicator, labels
-from analysis.stats.sources import Rows, Source, fitted, strata
+from . import gram
+from .gram import Matrix
+from .grid import Labels, indicator, labels
+from .sources import Rows, Source, fitted, strata
 
 LEAST_P = 0.05  # a test that could not come below this with all its arrangements is refused
 ENOUGH = 1e9  # arrangements beyond which nobody counts

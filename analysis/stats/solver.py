@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analysis.stats.gram import Matrix
-from analysis.stats.grid import indicator, labels
-from analysis.stats.sources import CALIBRATION, DRAWN, RESIDUAL, SOURCES
+from .gram import Matrix
+from .grid import indicator, labels
+from .sources import CALIBRATION, DRAWN, RESIDUAL, SOURCES
 
 COLUMNS = {source.name: source.columns for source in SOURCES}
 

@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analysis.stats import gram
-from analysis.stats.gram import Matrix
-from analysis.stats.grid import CONFIGURATION, SETTING, STRATUM, indicator, labels
+from . import gram
+from .gram import Matrix
+from .grid import CONFIGURATION, SETTING, STRATUM, indicator, labels
 
 Rows = NDArray[np.int64]
 DRAWN = "draw (seed)"

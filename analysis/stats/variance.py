@@ -13,11 +13,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from analysis.stats import gram, permute
-from analysis.stats.gram import Matrix
-from analysis.stats.grid import STRATUM
-from analysis.stats.overlap import masks
-from analysis.stats.sources import RESIDUAL, SOURCES, marginal, sequential, strata
+from . import gram, permute
+from .gram import Matrix
+from .grid import STRATUM
+from .overlap import masks
+from .sources import RESIDUAL, SOURCES, marginal, sequential, strata
 
 
 def grams(frame: pd.DataFrame, values: ArrayLike | None, by: Sequence[str] = STRATUM) -> list[Matrix]:

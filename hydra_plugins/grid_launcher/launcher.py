@@ -41,7 +41,7 @@ class GridLauncher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run all cells. Exits with the study's status where a cell is not done."""
-        from pruning.study import execute
+        from pruning.study.command import execute
 
         setup_globals()
         configure_log(self.config.hydra.job_logging, self.config.hydra.verbose)

@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
-from pruning.mask import Mask, Space
+from pruning.core.mask import Mask, Space
 
 
 @dataclass(frozen=True)

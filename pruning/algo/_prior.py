@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from pruning.algo import Known, Request
-from pruning.mask import Mask, Space
+from pruning.core.mask import Mask, Space
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
 

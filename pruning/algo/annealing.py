@@ -17,8 +17,8 @@ import numpy as np
 
 from pruning.algo import Found, Known, Proposals
 from pruning.algo._prior import draw, fresh, log_weights, one_shot, scale, scored_all, singles, swapped
-from pruning.errors import InputError
-from pruning.mask import Space
+from pruning.core.errors import InputError
+from pruning.core.mask import Space
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,8 @@ import numpy as np
 from pruning.algo import Found, Known, Proposals
 from pruning.algo._prior import Array, draw, fresh, log_weights, neighbours, one_shot, scored_all, singles
 from pruning.algo._surrogate import Surrogate, promising
-from pruning.errors import InputError
-from pruning.mask import Mask, Space
+from pruning.core.errors import InputError
+from pruning.core.mask import Mask, Space
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from pruning.algo import Ask, Found, Proposals
-from pruning.errors import InputError
-from pruning.mask import Mask, Space
+from pruning.core.errors import InputError
+from pruning.core.mask import Mask, Space
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,8 @@ import numpy as np
 from pruning.algo import Found, Known, Proposals
 from pruning.algo._prior import one_shot
 from pruning.algo._quadratic import least
-from pruning.errors import InputError
-from pruning.mask import Space
+from pruning.core.errors import InputError
+from pruning.core.mask import Space
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,8 @@ import numpy as np
 
 from pruning.algo import Ask, Found, Gates, Proposals
 from pruning.algo._quadratic import least
-from pruning.errors import InputError
-from pruning.mask import Space
+from pruning.core.errors import InputError
+from pruning.core.mask import Space
 
 
 @dataclass(frozen=True)

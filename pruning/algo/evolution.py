@@ -24,8 +24,8 @@ import numpy as np
 
 from pruning.algo import Ask, Found, Known, Proposals, Request
 from pruning.algo._prior import draw, fresh, one_shot, scored_all, singles, swapped
-from pruning.errors import InputError
-from pruning.mask import Mask, Space
+from pruning.core.errors import InputError
+from pruning.core.mask import Mask, Space
 
 # Losses over the first samples, by their number.
 Partial = dict[int, dict[Mask, float]]

@@ -14,8 +14,8 @@ from itertools import combinations, islice
 import numpy as np
 
 from pruning.algo import Ask, Found, Proposals
-from pruning.errors import InputError, OutOfReachError
-from pruning.mask import Mask, Space
+from pruning.core.errors import InputError, OutOfReachError
+from pruning.core.mask import Mask, Space
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,8 @@ import numpy as np
 
 from pruning.algo import Found, Known, Proposals
 from pruning.algo._prior import one_shot, singles
-from pruning.errors import InputError
-from pruning.mask import Mask, Space
+from pruning.core.errors import InputError
+from pruning.core.mask import Mask, Space
 
 Run = tuple[int, ...]
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pruning.algo import Ask, Found, Proposals
-from pruning.mask import Mask, Space
+from pruning.core.mask import Mask, Space
 
 
 @dataclass(frozen=True)

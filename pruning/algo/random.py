@@ -13,8 +13,8 @@ import numpy as np
 
 from pruning.algo import Ask, Found, Proposals
 from pruning.algo._prior import draw
-from pruning.errors import InputError
-from pruning.mask import Mask, Space
+from pruning.core.errors import InputError
+from pruning.core.mask import Mask, Space
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,11 @@ class Calibration(Protocol):
 
     kind: ClassVar[str]  # "text" or "items"
 
-    def draw(self, tokenizer: Any) -> Samples:
-        """The samples of these settings for a tokenizer: the same for the same settings, always."""
+    def draw(self, tokenizer: Any, prefix: str = "calibration") -> Samples:
+        """The samples of these settings for a tokenizer: always the same for the same settings.
+
+        `prefix` is the group that errors name.
+        """
         ...
 
     def file(self) -> str | None:

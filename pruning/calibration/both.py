@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from pruning.calibration.samples import Row, Samples
-from pruning.errors import InputError
+from pruning.core.errors import InputError
 
 Unit = tuple[Row, ...]
 
@@ -34,18 +34,12 @@ class Both:
         """None: each part names its own."""
         return None
 
-    def draw(self, tokenizer: Any) -> Samples:
+    def draw(self, tokenizer: Any, prefix: str = "calibration") -> Samples:
         """Draw both. Raises InputError as they do."""
-        text, items = self._drawn("text", tokenizer), self._drawn("items", tokenizer)
+        text: Samples = self.text.draw(tokenizer, f"{prefix}.text")
+        items: Samples = self.items.draw(tokenizer, f"{prefix}.items")
         rows = tuple(row for unit in interleaved(text.units, items.units) for row in unit)
         return Samples("both", f"{text.source} + {items.source}", rows, text.seed, items.keys)
-
-    def _drawn(self, name: str, tokenizer: Any) -> Samples:
-        try:
-            drawn: Samples = getattr(self, name).draw(tokenizer)
-        except InputError as error:
-            raise InputError(str(error).replace("calibration.", f"calibration.{name}.")) from error
-        return drawn
 
 
 def interleaved(text: Sequence[Unit], items: Sequence[Unit]) -> list[Unit]:

@@ -11,34 +11,32 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from pruning.calibration import sources
-from pruning.calibration.sources import Item
-from pruning.errors import InputError, UnreachableError, first_line
-
-if TYPE_CHECKING:
-    from pruning.calibration.items import Items
+from pruning.calibration import records
+from pruning.calibration.records import Item
+from pruning.calibration.source_settings import Source, hub_errors, is_local
+from pruning.core.errors import InputError, UnreachableError, first_line
 
 FORMAT = re.compile(r"answer format:\s*(?P<labels>\S+)\s*$", re.IGNORECASE)
 
 
-def load(settings: Items) -> list[Item]:
+def load(settings: Source, prefix: str) -> list[Item]:
     """All items, from a local copy of the JSON file or from the hub."""
-    if sources.is_local(settings):
-        path = sources.existing(settings.path)
+    if is_local(settings):
+        path = records.existing(settings.path, f"{prefix}.path")
         try:
-            records = json.loads(sources.read_text(path))
+            data = json.loads(records.read_text(path))
         except json.JSONDecodeError as error:
             raise InputError(f"{path}, line {error.lineno}: this is no JSON ({error.msg}).") from error
-        return _items(records, path)
+        return _items(data, path)
     return _items(_hub(settings), Path(str(settings.path)))
 
 
-def _items(records: Any, path: Path) -> list[Item]:
-    if not isinstance(records, Iterable) or isinstance(records, dict):
+def _items(data: Any, path: Path) -> list[Item]:
+    if not isinstance(data, Iterable) or isinstance(data, dict):
         raise InputError(f"{path}: a list of items is needed, as in commonsense_170k.json.")
-    return [_item(record, f"{path}, item {number}") for number, record in enumerate(records, start=1)]
+    return [_item(record, f"{path}, item {number}") for number, record in enumerate(data, start=1)]
 
 
 def _item(record: Any, where: str) -> Item:
@@ -54,12 +52,12 @@ def _item(record: Any, where: str) -> Item:
     return Item(instruction, labels, labels.index(answer))
 
 
-def _hub(settings: Items) -> Any:
+def _hub(settings: Source) -> Any:
     import datasets
 
     try:
         return datasets.load_dataset(settings.path, split=settings.split, revision=settings.revision)
-    except sources.hub_errors() as error:
+    except hub_errors() as error:
         raise UnreachableError(
             f"the data set {settings.path} cannot be read ({first_line(error)}): check the network, or "
             "give a local copy of commonsense_170k.json: calibration.path=FILE."

@@ -9,12 +9,56 @@ from typing import Any, ClassVar
 import numpy as np
 
 from pruning.calibration import sources
+from pruning.calibration.records import Item
 from pruning.calibration.samples import Row, Samples
-from pruning.calibration.sources import Item
-from pruning.calibration.text import start_tokens
-from pruning.errors import InputError
+from pruning.calibration.source_settings import is_local
+from pruning.calibration.text import check_seed, start_tokens
+from pruning.core.errors import InputError
 
 FIELD = "{question}"
+TEMPLATE = "Question: {question}\nAnswer:"
+
+
+@dataclass(frozen=True)
+class ItemDraw:
+    """`samples` items chosen with `seed`; each choice of an item becomes a row whose span is the answer's tokens.
+
+    `template` makes the prompt. `setting` is the name of `samples` that errors give, such as `calibration.samples`.
+    """
+
+    samples: int
+    seed: int
+    template: str = TEMPLATE
+    setting: str = "calibration.samples"
+
+    def check(self) -> None:
+        """Raise InputError for a number that is out of range, or a template without the question."""
+        prefix = self.setting.rpartition(".")[0]
+        if self.samples < 1:
+            raise InputError(f"{self.setting}={self.samples} is too few: give at least 1 item.")
+        check_seed(self.seed, prefix)
+        if FIELD not in self.template:
+            raise InputError(f"{prefix}.template={self.template!r} must contain {FIELD}.")
+
+    def rows(self, pool: Sequence[Item], tokenizer: Any, source: str) -> Samples:
+        """The rows of the chosen items. Raises InputError if there are too few, or one cannot be scored."""
+        if len(pool) < self.samples:
+            raise InputError(
+                f"{source} is too short: it has {len(pool)} items and {self.setting}="
+                f"{self.samples} are needed: lower {self.setting}."
+            )
+        rng = np.random.default_rng(self.seed)
+        chosen = np.sort(rng.choice(len(pool), size=self.samples, replace=False))
+        drawn = [pool[i] for i in chosen]
+        rows = [row for number, item in enumerate(drawn) for row in self._rows(tokenizer, number, item)]
+        return Samples("items", source, tuple(rows), self.seed, frozenset(item.key for item in drawn))
+
+    def _rows(self, tokenizer: Any, number: int, item: Item) -> list[Row]:
+        prompt = self.template.replace(FIELD, item.question)
+        return [
+            Row(*encode_pair(tokenizer, prompt, f" {text}"), number, choice, choice == item.answer)
+            for choice, text in enumerate(item.choices)
+        ]
 
 
 @dataclass(frozen=True)
@@ -30,59 +74,37 @@ class Items:
     path: str | None = None
     split: str = "train"
     revision: str | None = None
-    template: str = "Question: {question}\nAnswer:"
+    template: str = TEMPLATE
     part: str = "calibration"
 
     kind: ClassVar[str] = "items"
 
     def __post_init__(self) -> None:
-        sources.check_settings(self, sources.ITEMS)
-        sources.check_seed(self.seed)
-        if self.samples < 1:
-            raise InputError(f"calibration.samples={self.samples} is too few: give at least 1 item.")
-        if FIELD not in self.template:
-            raise InputError(f"calibration.template={self.template!r} must contain {FIELD}.")
+        sources.check_source(self, self.kind, sources.ITEMS)
+        self._draw("calibration").check()
 
     def file(self) -> str | None:
         """The local file that is read, if any."""
-        return (self.path or "") if sources.is_local(self) else None
+        return (self.path or "") if is_local(self) else None
 
-    def draw(self, tokenizer: Any) -> Samples:
-        """Draw the items. Raises InputError where there are too few, or one cannot be scored."""
-        pool = sources.items(self)
-        if len(pool) < self.samples:
-            raise InputError(
-                f"{self._where()} is too short: it has {len(pool)} items and calibration.samples="
-                f"{self.samples} are needed: lower calibration.samples."
-            )
-        rng = np.random.default_rng(self.seed)
-        chosen = np.sort(rng.choice(len(pool), size=self.samples, replace=False))
-        drawn = [pool[i] for i in chosen]
-        rows = [row for number, item in enumerate(drawn) for row in self._rows(tokenizer, number, item)]
-        keys = frozenset(item.key for item in drawn)
-        return Samples("items", self._where(), tuple(rows), self.seed, keys)
+    def draw(self, tokenizer: Any, prefix: str = "calibration") -> Samples:
+        """Draw the items. Raises InputError if there are too few, or one cannot be scored."""
+        return self._draw(prefix).rows(sources.items(self, prefix), tokenizer, self.path or self.source)
 
-    def _rows(self, tokenizer: Any, number: int, item: Item) -> list[Row]:
-        prompt = self.template.replace(FIELD, item.question)
-        return [
-            Row(*encode_pair(tokenizer, prompt, f" {text}"), number, choice, choice == item.answer)
-            for choice, text in enumerate(item.choices)
-        ]
-
-    def _where(self) -> str:
-        return self.path if self.path else self.source
+    def _draw(self, prefix: str) -> ItemDraw:
+        return ItemDraw(self.samples, self.seed, self.template, f"{prefix}.samples")
 
 
 def encode_pair(tokenizer: Any, prompt: str, answer: str) -> tuple[tuple[int, ...], tuple[int, int]]:
     """Token ids of prompt and answer together, and the span of those that belong to the answer.
 
-    As lm-evaluation-harness does it: the text is tokenised whole, and the answer is what lies behind as
-    many tokens as the prompt alone has, so that a token is never split at the seam.
+    As lm-evaluation-harness does it: the text is tokenised as a whole, and the answer begins after as many tokens as
+    the prompt alone has, so that no token is split between the two.
     """
     start = len(_encode(tokenizer, prompt))
     ids = _encode(tokenizer, prompt + answer)
     if not 1 <= start < len(ids):
-        raise InputError(f"the answer {answer!r} has no tokens of its own behind the prompt {prompt!r}.")
+        raise InputError(f"the answer {answer!r} has no tokens of its own after the prompt {prompt!r}.")
     return tuple(ids), (start, len(ids))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -13,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from pruning import files
-from pruning.estimate import Estimate
+from pruning.core import atomic_files
+from pruning.core.estimate import Estimate
+from pruning.core.hashing import text_sha256
 
 OVERLAP = 32  # tokens: a run of this length in two sets of windows means that they share text
 SHORTEST = 20  # tokens: the same for windows so short that two cuts of one text may share no run of 32
@@ -59,7 +59,7 @@ class Samples:
     @cached_property
     def sha256(self) -> str:
         """Digest of the exact rows: equal digests mean equal losses."""
-        return hashlib.sha256(self._text().encode()).hexdigest()
+        return text_sha256(self._text())
 
     @cached_property
     def units(self) -> tuple[tuple[Row, ...], ...]:
@@ -121,7 +121,7 @@ class Samples:
         """Write the rows to `<sha256>.jsonl`, once, so that anyone can recompute any loss."""
         path = folder / f"{self.sha256}.jsonl"
         if not path.exists():
-            files.write_text(path, self._text())
+            atomic_files.write_text(path, self._text())
         return path
 
     def answers(self, logliks: Sequence[float]) -> Iterator[tuple[list[float], int]]:

@@ -11,18 +11,60 @@ import numpy as np
 
 from pruning.calibration import sources
 from pruning.calibration.samples import Row, Samples
-from pruning.errors import InputError
+from pruning.core.errors import InputError
+
+SHORTEST = 8  # tokens of a window
+
+
+@dataclass(frozen=True)
+class WindowDraw:
+    """`samples` windows of `length` tokens each, chosen with `seed`; `prefix` is the group that errors name."""
+
+    samples: int
+    length: int
+    seed: int
+    prefix: str = "calibration"
+
+    def check(self) -> None:
+        """Raise InputError for a number that is out of range."""
+        if self.samples < 1:
+            raise InputError(f"{self.prefix}.samples={self.samples} is too few: give at least 1 window.")
+        if self.length < SHORTEST:
+            raise InputError(
+                f"{self.prefix}.length={self.length} is too short: give at least {SHORTEST} tokens."
+            )
+        check_seed(self.seed, self.prefix)
+
+    def windows(self, documents: Iterable[str], tokenizer: Any, source: str, stream: bool = False) -> Samples:
+        """The windows of some documents. Raises InputError if the documents are too short for them.
+
+        With `stream`, no more documents are read than the windows need.
+        """
+        first = start_tokens(tokenizer)
+        payload = self.length - len(first)
+        needed = self.samples * payload
+        tokens = _tokens(documents, tokenizer, needed if stream else None)
+        available = len(tokens) // payload
+        if available < self.samples:
+            raise InputError(
+                f"{source} is too short: it has {len(tokens)} tokens and {self.samples} windows of "
+                f"{self.length} need {needed}: lower {self.prefix}.samples or {self.prefix}.length."
+            )
+        rng = np.random.default_rng(self.seed)
+        chosen = np.sort(rng.choice(available, size=self.samples, replace=False))
+        cuts = (tokens[i * payload : (i + 1) * payload] for i in chosen)
+        rows = tuple(Row((*first, *cut), (1, self.length)) for cut in cuts)
+        return Samples("text", source, rows, self.seed)
 
 
 @dataclass(frozen=True)
 class Text:
     """`samples` windows of `length` tokens each, drawn without overlap.
 
-    The documents of the source are tokenised one by one and concatenated. The stream is cut into
-    consecutive windows, of which a seeded choice is taken; where a hub data set is streamed, its documents
-    are shuffled with the seed and the first windows are taken. Where the tokenizer begins every text with
-    a token of its own (BOS), so does every window, and `length` counts it. Every token of a window but the
-    first is scored.
+    The documents of the source are tokenised one by one and concatenated. The stream is cut into consecutive windows,
+    and the seed chooses among them. If a hub data set is streamed, its documents are shuffled with the seed and the
+    first windows are taken. If the tokenizer begins every text with a token of its own (BOS), so does every window,
+    and `length` counts it. Every token of a window but the first is scored.
     """
 
     source: str
@@ -40,45 +82,26 @@ class Text:
     kind: ClassVar[str] = "text"
 
     def __post_init__(self) -> None:
-        sources.check_settings(self, sources.TEXTS)
-        sources.check_seed(self.seed)
-        if self.samples < 1:
-            raise InputError(f"calibration.samples={self.samples} is too few: give at least 1 window.")
-        if self.length < 8:
-            raise InputError(f"calibration.length={self.length} is too short: give at least 8 tokens.")
+        sources.check_source(self, self.kind, sources.TEXTS)
+        self._draw("calibration").check()
 
     def file(self) -> str | None:
         """The local file that is read, if any."""
         return (self.path or "") if self.source == "file" else None
 
-    def draw(self, tokenizer: Any) -> Samples:
-        """Draw the windows. Raises InputError where the source is too short for them."""
-        first = start_tokens(tokenizer)
-        payload = self.length - len(first)
-        tokens = self._tokens(tokenizer, self.samples * payload)
-        available = len(tokens) // payload
-        if available < self.samples:
-            raise InputError(
-                f"{self._where()} is too short: it has {len(tokens)} tokens and {self.samples} windows of "
-                f"{self.length} need {self.samples * payload}: lower calibration.samples or calibration.length."
-            )
-        rng = np.random.default_rng(self.seed)
-        chosen = np.sort(rng.choice(available, size=self.samples, replace=False))
-        windows = (tokens[i * payload : (i + 1) * payload] for i in chosen)
-        rows = tuple(Row((*first, *window), (1, self.length)) for window in windows)
-        return Samples("text", self._where(), rows, self.seed)
+    def draw(self, tokenizer: Any, prefix: str = "calibration") -> Samples:
+        """Draw the windows. Raises InputError if the source is too short for them."""
+        documents = sources.documents(self, prefix)
+        return self._draw(prefix).windows(documents, tokenizer, self.path or self.source, self.stream)
 
-    def _tokens(self, tokenizer: Any, needed: int) -> list[int]:
-        ids: list[int] = []
-        for batch in _batches(sources.documents(self), 64):
-            for document in tokenizer(batch, add_special_tokens=False, verbose=False).input_ids:
-                ids.extend(document)
-            if self.stream and len(ids) >= needed:
-                return ids[:needed]
-        return ids
+    def _draw(self, prefix: str) -> WindowDraw:
+        return WindowDraw(self.samples, self.length, self.seed, prefix)
 
-    def _where(self) -> str:
-        return self.path if self.path else self.source
+
+def check_seed(seed: int, prefix: str = "calibration") -> None:
+    """Raise InputError for a seed that the generator of random numbers does not accept."""
+    if seed < 0:
+        raise InputError(f"{prefix}.seed={seed} is negative: choose a number from 0 on.")
 
 
 def start_tokens(tokenizer: Any) -> tuple[int, ...]:
@@ -86,6 +109,17 @@ def start_tokens(tokenizer: Any) -> tuple[int, ...]:
     bos = tokenizer.bos_token_id
     ids = tokenizer("a").input_ids
     return (bos,) if bos is not None and ids and ids[0] == bos else ()
+
+
+def _tokens(documents: Iterable[str], tokenizer: Any, most: int | None) -> list[int]:
+    """Token ids of the documents, one after another; the first `most` of them, if given."""
+    ids: list[int] = []
+    for batch in _batches(documents, 64):
+        for document in tokenizer(batch, add_special_tokens=False, verbose=False).input_ids:
+            ids.extend(document)
+        if most is not None and len(ids) >= most:
+            return ids[:most]
+    return ids
 
 
 def _batches(documents: Iterable[str], size: int) -> Iterator[list[str]]:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from xml.etree import ElementTree
 
-from pruning.wheels import Wheel, extract
+from pruning.core.wheel_assets import Wheel, extract
 
 WHEEL = Wheel(
     requirement="gensim==4.4.0",

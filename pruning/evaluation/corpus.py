@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, ClassVar
 
 from pruning.calibration import sources
 from pruning.calibration.samples import Row, Samples
-from pruning.calibration.text import Text, start_tokens
-from pruning.errors import InputError, UnreachableError, first_line, unknown
+from pruning.calibration.source_settings import hub_errors
+from pruning.calibration.text import SHORTEST, start_tokens
+from pruning.core.errors import InputError, UnreachableError, first_line, unknown
 
-SHORTEST = 8  # tokens of a window, as for calibration
 LIMITS = ("documents", "windows", "stride")
 
 
@@ -42,6 +42,10 @@ class Corpus:
     stride: int | None = None
     documents: int | None = None
     windows: int | None = None
+
+    # What reading an embedded or local source needs beside these settings.
+    part: ClassVar[str] = "heldout"
+    seed: ClassVar[int] = 0
 
     def check(self, where: str) -> None:
         """Raise InputError, with the setting's name behind `where`, for what makes no sense."""
@@ -84,11 +88,7 @@ class Corpus:
         if self.source == "hub":
             yield from self._hub(where)
             return
-        text = Text(self.source, 1, SHORTEST, 0, self.path, column=self.column, part="heldout")
-        try:
-            yield from sources.documents(text)
-        except InputError as error:
-            raise InputError(str(error).replace("calibration.", f"{where}.")) from error
+        yield from sources.documents(self, where)
 
     def _hub(self, where: str) -> Iterator[str]:
         """Documents in the data set's own order, empty ones too: WikiText's convention is to join all its lines."""
@@ -102,7 +102,7 @@ class Corpus:
                 yield str(record[self.column] or "")
         except KeyError as error:
             raise InputError(f"{where}.column={self.column}: {self._label()} has no such column.") from error
-        except sources.hub_errors() as error:
+        except hub_errors() as error:
             raise UnreachableError(
                 f"the data set {self._label()} cannot be read ({first_line(error)}): check its name and the network, "
                 "or evaluate on local text: eval=local 'eval.texts={NAME: FILE}'."

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pruning.evaluation import Data, Evaluation, Measured
-from pruning.evaluation.tasks import Task
+from pruning.evaluation.tasks import EvalTask
 
 if TYPE_CHECKING:
-    from pruning.forward import Forward
-    from pruning.mask import Mask
+    from pruning.core.mask import Mask
+    from pruning.engine.forward import Forward
 
 
 @dataclass(frozen=True)
@@ -35,5 +35,5 @@ class Full:
 
     def measure(self, forward: Forward, name: str, data: Data, mask: Mask) -> Measured:
         """The perplexity on windows, the accuracy on a task."""
-        part: Evaluation = self.zeroshot if isinstance(data, Task) else self.perplexity
+        part: Evaluation = self.zeroshot if isinstance(data, EvalTask) else self.perplexity
         return part.measure(forward, name, data, mask)

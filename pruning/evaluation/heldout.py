@@ -5,17 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
-from pruning.calibration.items import Items
+from pruning.calibration.items import ItemDraw
 from pruning.calibration.samples import Samples
-from pruning.calibration.text import Text
-from pruning.errors import InputError
-from pruning.estimate import mean, standard_error
+from pruning.calibration.sources import embedded_items, pydoc
+from pruning.calibration.text import WindowDraw
+from pruning.core.estimate import mean, standard_error
+from pruning.core.metric_names import error_of
 from pruning.evaluation import Data, Measured
-from pruning.evaluation.text import described, perplexity
+from pruning.evaluation.text import perplexity, windows_record
 
 if TYPE_CHECKING:
-    from pruning.forward import Forward
-    from pruning.mask import Mask
+    from pruning.core.mask import Mask
+    from pruning.engine.forward import Forward
 
 
 @dataclass(frozen=True)
@@ -40,24 +41,29 @@ class Heldout:
         """None."""
         return ()
 
-    def data(self, tokenizer: Any) -> dict[str, Samples]:
-        """The samples, by what is measured on them. Raises InputError where there are not so many."""
-        try:
-            return self._data(tokenizer)
-        except InputError as error:
-            text = str(error).replace("calibration.samples", "eval.samples or eval.items")
-            raise InputError(text.replace("calibration.", "eval.")) from error
+    def __post_init__(self) -> None:
+        self._windows.check()
+        self._items.check()
 
-    def _data(self, tokenizer: Any) -> dict[str, Samples]:
-        text = Text("pydoc", self.samples, self.length, self.seed, part="heldout")
-        items = Items("commonsense", self.items, self.seed, part="heldout")
-        return {"ppl/heldout": text.draw(tokenizer), "acc/heldout": items.draw(tokenizer)}
+    def data(self, tokenizer: Any) -> dict[str, Samples]:
+        """The samples, by the metric that is measured on them. Raises InputError if there are not enough."""
+        windows = self._windows.windows(pydoc("heldout"), tokenizer, "pydoc")
+        items = self._items.rows(embedded_items("heldout"), tokenizer, "commonsense")
+        return {"ppl/heldout": windows, "acc/heldout": items}
+
+    @property
+    def _windows(self) -> WindowDraw:
+        return WindowDraw(self.samples, self.length, self.seed, "eval")
+
+    @property
+    def _items(self) -> ItemDraw:
+        return ItemDraw(self.items, self.seed, setting="eval.items")
 
     def measure(self, forward: Forward, name: str, data: Data, mask: Mask) -> Measured:
         """Perplexity on text, accuracy on items."""
         samples = cast(Samples, data)
         if samples.kind == "text":
-            return Measured(perplexity(name, forward, samples, mask), described(samples))
+            return Measured(perplexity(name, forward, samples, mask), windows_record(samples))
         how = {"source": samples.source, "items": samples.count, "metric": "mean token log-likelihood"}
         return Measured(_accuracy(name, forward, samples, mask), how)
 
@@ -65,7 +71,7 @@ class Heldout:
 def _accuracy(name: str, forward: Forward, samples: Samples, mask: Mask) -> dict[str, float]:
     ((_, logliks, _),) = forward.loglikelihoods(samples.rows, [mask])
     hits = [_hit(scores, right) for scores, right in samples.answers(logliks)]
-    return {name: mean(hits), f"{name}/stderr": standard_error(hits)}
+    return {name: mean(hits), error_of(name): standard_error(hits)}
 
 
 def _hit(scores: list[float], right: int) -> float:

@@ -11,23 +11,23 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import yaml
 
-from pruning.calibration import sources
+from pruning.calibration import records
 from pruning.calibration.items import FIELD
-from pruning.calibration.sources import Item
-from pruning.errors import InputError
+from pruning.calibration.records import Item
+from pruning.core.errors import InputError
 from pruning.evaluation import Data, Measured
 from pruning.evaluation.corpus import Corpus
 from pruning.evaluation.perplexity import check_limit, check_names, corpus_perplexity
-from pruning.evaluation.tasks import Task, accuracy, quiet
+from pruning.evaluation.tasks import EvalTask, accuracy, quiet
 from pruning.evaluation.zeroshot import check_batch_size
 
 if TYPE_CHECKING:
-    from pruning.forward import Forward
-    from pruning.mask import Mask
+    from pruning.core.mask import Mask
+    from pruning.engine.forward import Forward
 
 
 @dataclass(frozen=True)
-class Local:
+class LocalFiles:
     """Metrics `ppl/<name>` for each file of `texts`, `acc/<name>` for each file of `items`; of several, `acc/mean`.
 
     Texts are `.txt`, `.jsonl` or `.parquet` files, cut into windows as `Corpus` says. Items are `.jsonl` files of
@@ -78,7 +78,7 @@ class Local:
 
     def measure(self, forward: Forward, name: str, data: Data, mask: Mask) -> Measured:
         """The perplexity of a text, the accuracy on items."""
-        if isinstance(data, Task):
+        if isinstance(data, EvalTask):
             return accuracy(name, forward, data, mask, self.batch_size)
         return corpus_perplexity(forward, name, data, mask, self._corpus(name.partition("/")[2]), self.limit)
 
@@ -86,25 +86,22 @@ class Local:
         cut = {"column": self.column, "join": self.join, "window": self.window, "stride": self.stride}
         return Corpus("file", self.texts[name], **cast(dict[str, Any], cut))
 
-    def _task(self, name: str, tokenizer: Any) -> Task:
+    def _task(self, name: str, tokenizer: Any) -> EvalTask:
         path = self.items[name]
-        try:
-            file = sources.existing(path)
-        except InputError as error:
-            raise InputError(str(error).replace("calibration.path", f"eval.items.{name}")) from error
-        pool = [_item(record, where) for where, record in sources.json_lines(file)]
+        file = records.existing(path, f"eval.items.{name}")
+        pool = [_item(record, where) for where, record in records.json_lines(file)]
         if not pool:
             raise InputError(f"eval.items.{name}={path}: the file holds no items.")
         task = loaded(name, pool, self.template)
         task.set_config(
             "dataset_kwargs", {"data_files": {"test": str(file.resolve())}}
         )  # for lm-eval's own record
-        return Task(task, path, tokenizer, self.limit)
+        return EvalTask(task, path, tokenizer, self.limit)
 
 
 def _item(record: Any, where: str) -> Item:
     """An item as for calibration, but that choices may be equal: in ARC some are."""
-    question = sources.text_field(record, "question", where)
+    question = records.text_field(record, "question", where)
     choices, answer = record.get("choices"), record.get("answer")
     texts = isinstance(choices, list) and all(isinstance(c, str) and c.strip() for c in choices)
     if not texts or len(choices) < 2:

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from pruning.calibration.records import Item
 from pruning.calibration.samples import Samples
-from pruning.calibration.sources import Item
-from pruning.errors import InputError
+from pruning.core.errors import InputError
 from pruning.evaluation import Data
 
 RUN = 32  # words: a passage of this length in both sets is shared

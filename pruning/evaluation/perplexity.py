@@ -9,14 +9,14 @@ from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from pruning.calibration.samples import Samples
-from pruning.errors import InputError, unknown
+from pruning.core.errors import InputError, unknown
 from pruning.evaluation import Data, Measured
 from pruning.evaluation.corpus import Corpus
-from pruning.evaluation.text import described, perplexity
+from pruning.evaluation.text import perplexity, windows_record
 
 if TYPE_CHECKING:
-    from pruning.forward import Forward
-    from pruning.mask import Mask
+    from pruning.core.mask import Mask
+    from pruning.engine.forward import Forward
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +24,7 @@ TAKEN = ("heldout", "mean")  # names of metrics that mean something else
 
 
 @dataclass(frozen=True)
-class Perplexity:
+class CorpusPerplexity:
     """Metrics `ppl/<name>` for each of the `corpora`; with `limit`, on so many windows of each, for a quick look."""
 
     corpora: dict[str, Any]  # of `Corpus`, or of its settings, so that the command line can add one
@@ -66,7 +66,7 @@ def corpus_perplexity(
     """The perplexity on windows of a corpus; how they were cut is recorded with it."""
     samples = cast(Samples, data)
     log.info("evaluating %s with %d blocks removed: %d windows", name, len(mask.dropped), samples.count)
-    how = described(samples) | {"limit": limit, "corpus": asdict(corpus)}
+    how = windows_record(samples) | {"limit": limit, "corpus": asdict(corpus)}
     return Measured(perplexity(name, forward, samples, mask), how)
 
 

@@ -6,28 +6,27 @@ so nothing is loaded twice, and what differs between the two is their depth alon
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import statistics
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from pruning import ranks
-from pruning.errors import InputError
+from pruning.core.errors import InputError
+from pruning.core.hashing import text_sha256
+from pruning.distributed import collectives
 from pruning.evaluation import Data, Measured
+from pruning.evaluation.stopwatch import Contexts, Rounds, alternating
 
 if TYPE_CHECKING:
     from pruning.calibration.samples import Samples
-    from pruning.forward import Forward
-    from pruning.mask import Mask
+    from pruning.core.mask import Mask
+    from pruning.engine.forward import Forward
 
 log = logging.getLogger(__name__)
-
-Contexts: TypeAlias = Mapping[str, Callable[[], AbstractContextManager[None]]]
 
 
 @dataclass(frozen=True)
@@ -78,21 +77,21 @@ class Speed:
         device = machine()
         text = json.dumps([asdict(self), device], sort_keys=True)
         length = max(self.prompts) + self.new_tokens
-        return {"speed": Machine(device, hashlib.sha256(text.encode()).hexdigest(), length)}
+        return {"speed": Machine(device, text_sha256(text), length)}
 
     def measure(self, forward: Forward, name: str, data: Data, mask: Mask) -> Measured:
         """Sizes and speeds of both models, under `speed`; of several ranks, the first measures, the others rest."""
-        return ranks.first(lambda: self._measured(forward, name, data, mask))
+        return collectives.on_first(lambda: self._measured(forward, name, data, mask))
 
     def _measured(self, forward: Forward, name: str, data: Data, mask: Mask) -> Measured:
         from pruning.evaluation.memory import weight
-        from pruning.evaluation.removed import removed, smaller_config
-        from pruning.evaluation.stopwatch import alternating
+        from pruning.models.physical_removal import blocks_removed, smaller_config
 
         log.info("timing the pruned model against the dense one")
         model = forward.model.module
         smaller = smaller_config(model, mask)
-        contexts: Contexts = {"dense": nullcontext, "pruned": lambda: removed(model, mask, smaller)}
+        contexts: Contexts = {"dense": nullcontext, "pruned": lambda: blocks_removed(model, mask, smaller)}
+        rounds = Rounds(self.new_tokens, self.repeats, self.warmup)
         sizes: dict[str, dict[str, int]] = {}
         for which, context in contexts.items():
             with context():
@@ -100,7 +99,7 @@ class Speed:
         shapes = [(batch, prompt) for batch in self.batch_sizes for prompt in self.prompts]
         runs = [
             {"batch": batch, "prompt": prompt, "new_tokens": self.new_tokens}
-            | _compared(alternating(model, contexts, batch, prompt, self), sizes)
+            | _compared(alternating(model, contexts, batch, prompt, rounds), sizes)
             for batch, prompt in shapes
         ]
         settings = {"repeats": self.repeats, "warmup": self.warmup, "dtype": forward.model.info.dtype}

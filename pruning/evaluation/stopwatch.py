@@ -3,25 +3,37 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from pruning import model_files
 from pruning.evaluation.memory import Peak
+from pruning.models import quiet
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from pruning.evaluation.speed import Contexts, Speed
 
 Values = dict[str, list[float]]
+Contexts: TypeAlias = Mapping[str, Callable[[], AbstractContextManager[None]]]
 
 
-def alternating(model: Any, contexts: Contexts, batch: int, prompt: int, by: Speed) -> dict[str, Values]:
+@dataclass(frozen=True)
+class Rounds:
+    """`new_tokens` are generated `repeats` times, after `warmup` rounds that are not measured."""
+
+    new_tokens: int
+    repeats: int
+    warmup: int
+
+
+def alternating(model: Any, contexts: Contexts, batch: int, prompt: int, by: Rounds) -> dict[str, Values]:
     """What was measured in each context, repeat by repeat, the contexts in turn."""
     import torch
 
-    from pruning.blocks import input_device
+    from pruning.models.blocks import input_device
 
     vocabulary = model.get_input_embeddings().weight.shape[0]
     generator = torch.Generator().manual_seed(0)
@@ -29,7 +41,7 @@ def alternating(model: Any, contexts: Contexts, batch: int, prompt: int, by: Spe
     found: dict[str, Values] = {which: {} for which in contexts}
     for repeat in range(by.warmup + by.repeats):
         for which in list(contexts)[:: 1 if repeat % 2 == 0 else -1]:
-            with contexts[which](), model_files.quiet():
+            with contexts[which](), quiet.quiet():
                 values = _timed(model, ids, by.new_tokens)
             if repeat >= by.warmup:
                 for name, value in values.items():

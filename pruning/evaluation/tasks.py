@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import gzip
-import hashlib
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,14 +17,16 @@ from functools import cached_property, partial
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from pruning import ranks
+from pruning.core.hashing import text_sha256
+from pruning.core.metric_names import error_of
+from pruning.distributed import collectives
 from pruning.evaluation import Measured
 from pruning.evaluation.overlap import Document, haystack, words
 
 if TYPE_CHECKING:
     from pruning.calibration.samples import Samples
-    from pruning.forward import Forward
-    from pruning.mask import Mask
+    from pruning.core.mask import Mask
+    from pruning.engine.forward import Forward
 
 METRICS = ("acc_norm", "acc")  # the first that a task has is its accuracy
 BOOTSTRAPS = 1000  # any number above 0 makes lm-eval give standard errors; that of a mean has a closed form
@@ -34,7 +35,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
-class Task:
+class EvalTask:
     """The first `limit` documents of a task of lm-eval, or all; `task` is lm-eval's own object."""
 
     task: Any
@@ -64,7 +65,7 @@ class Task:
     def sha256(self) -> str:
         """Digest of the exact prompts, answers, right answers and of the metric."""
         plain = [self.metric, [[r["asked"], r["target"]] for r in self.requests]]
-        return hashlib.sha256(json.dumps(plain, default=str).encode()).hexdigest()
+        return text_sha256(json.dumps(plain, default=str))
 
     def shared(self, calibration: Samples, /) -> int:
         """How many documents stand in the calibration data."""
@@ -87,7 +88,7 @@ def _question(context: str) -> str:
     return " ".join(found[int(found[:1] == ("question",)) : len(found) - int(found[-1:] == ("answer",))])
 
 
-def accuracy(name: str, forward: Forward, task: Task, mask: Mask, batch_size: int) -> Measured:
+def accuracy(name: str, forward: Forward, task: EvalTask, mask: Mask, batch_size: int) -> Measured:
     """The accuracy of a mask on a task, its standard error, and lm-eval's own results and samples.
 
     Several ranks answer a share of the requests each, and all of them sum up.
@@ -95,7 +96,7 @@ def accuracy(name: str, forward: Forward, task: Task, mask: Mask, batch_size: in
     import lm_eval
     from lm_eval.models.huggingface import HFLM
 
-    from pruning.blocks import masked
+    from pruning.models.blocks import masked
 
     log.info("evaluating %s with %d blocks removed: %d items", name, len(mask.dropped), len(task.requests))
     module = forward.model.module
@@ -111,10 +112,10 @@ def accuracy(name: str, forward: Forward, task: Task, mask: Mask, batch_size: in
             limit=task.limit,
             bootstrap_iters=BOOTSTRAPS,
         )
-    return ranks.first(lambda: _measured(name, task, found))
+    return collectives.on_first(lambda: _measured(name, task, found))
 
 
-def _measured(name: str, task: Task, found: Mapping[str, Any]) -> Measured:
+def _measured(name: str, task: EvalTask, found: Mapping[str, Any]) -> Measured:
     """What lm-eval has found; of several ranks on a machine, it gives that to one only."""
     label = task.task.task_name
     scores = found["results"][label]
@@ -129,13 +130,13 @@ def _measured(name: str, task: Task, found: Mapping[str, Any]) -> Measured:
         "of": len(task.task.eval_docs),
         "limit": task.limit,
     }
-    return Measured({name: value, f"{name}/stderr": error}, how, _files(found))
+    return Measured({name: value, error_of(name): error}, how, _files(found))
 
 
 def _dealt(answer: Callable[..., Sequence[Any]], requests: Sequence[Any], **settings: Any) -> list[Any]:
     """The answers of all ranks, each of which is asked its share; for lm-eval, there is one process."""
-    own = ranks.own(requests)
-    return ranks.joined(answer(own, **settings) if own else [])
+    own = collectives.share_of(requests)
+    return collectives.gather(answer(own, **settings) if own else [])
 
 
 def _complete(tokenizer: Any) -> Any:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from pruning.core.metric_names import error_of
 from pruning.objective.perplexity import Perplexity
 
 if TYPE_CHECKING:
     from pruning.calibration.samples import Samples
-    from pruning.forward import Forward
-    from pruning.mask import Mask
+    from pruning.core.mask import Mask
+    from pruning.engine.forward import Forward
 
 HIGHEST = 700.0  # nats; the exponential of more is no float
 
@@ -21,10 +22,10 @@ def perplexity(name: str, forward: Forward, samples: Samples, mask: Mask) -> dic
     (score,) = loss([mask])
     value = math.exp(min(score.loss, HIGHEST))
     # The delta method: d exp(x) = exp(x) dx.
-    return {name: value, f"{name}/stderr": value * loss.estimate.error(score.samples)}
+    return {name: value, error_of(name): value * loss.estimate.error(score.samples)}
 
 
-def described(samples: Samples) -> dict[str, Any]:
+def windows_record(samples: Samples) -> dict[str, Any]:
     """What is recorded of windows of text: where they come from, how many, and how many tokens count."""
     return {
         "source": samples.source,

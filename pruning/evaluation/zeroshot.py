@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
-from pruning.calibration.sources import hub_errors
-from pruning.errors import InputError, UnreachableError, first_line
+from pruning.calibration.source_settings import hub_errors
+from pruning.core.errors import InputError, UnreachableError, first_line, near_names
 from pruning.evaluation import Data, Measured
 from pruning.evaluation.perplexity import check_limit, check_names
-from pruning.evaluation.tasks import Task, accuracy, quiet
+from pruning.evaluation.tasks import EvalTask, accuracy, quiet
 
 if TYPE_CHECKING:
-    from pruning.forward import Forward
-    from pruning.mask import Mask
+    from pruning.core.mask import Mask
+    from pruning.engine.forward import Forward
 
 
 @dataclass(frozen=True)
@@ -45,19 +44,19 @@ class Zeroshot:
         """None."""
         return ()
 
-    def data(self, tokenizer: Any) -> dict[str, Task]:
+    def data(self, tokenizer: Any) -> dict[str, EvalTask]:
         """The documents of each task."""
         return {f"acc/{name}": self._task(name, tokenizer) for name in dict.fromkeys(self.tasks)}
 
     def measure(self, forward: Forward, name: str, data: Data, mask: Mask) -> Measured:
         """The accuracy on a task."""
-        return accuracy(name, forward, cast(Task, data), mask, self.batch_size)
+        return accuracy(name, forward, cast(EvalTask, data), mask, self.batch_size)
 
-    def _task(self, name: str, tokenizer: Any) -> Task:
+    def _task(self, name: str, tokenizer: Any) -> EvalTask:
         found = _load(name)
         config = found.config
         places = (config.dataset_path, config.dataset_name, config.test_split or config.validation_split)
-        task = Task(found, "/".join(str(place) for place in places if place), tokenizer, self.limit)
+        task = EvalTask(found, "/".join(str(place) for place in places if place), tokenizer, self.limit)
         if task.metric is None:
             raise InputError(f"eval.tasks: '{name}' has no accuracy, but {', '.join(found.aggregation())}.")
         return task
@@ -82,8 +81,7 @@ def _load(name: str) -> Any:
     """A task of lm-eval with its documents. Raises InputError for a name that is none, or of several."""
     tasks = manager()
     if name not in tasks.all_tasks:
-        near = difflib.get_close_matches(name, tasks.all_subtasks, n=3, cutoff=0.5)
-        hint = f" Did you mean {' or '.join(near)}?" if near else ""
+        hint = near_names(name, tasks.all_subtasks)
         raise InputError(
             f"eval.tasks: '{name}' is no task of lm-eval.{hint} `lm-eval ls tasks` lists them all."
         )

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from pruning.launcher.records import Task
+    from pruning.launcher.submissions import QueuedCell
 
 
 class Launcher(Protocol):
@@ -35,7 +35,7 @@ class Launcher(Protocol):
         """Raise InputError for settings or resources (by model name) that cannot be met."""
         ...
 
-    def submit(self, results: Path, tasks: Sequence[Task], where: str) -> None:
+    def submit(self, results: Path, tasks: Sequence[QueuedCell], where: str) -> None:
         """Hand tasks over, recording each; may return before all have started.
 
         `where` is the folder of the command, in which relative paths start.

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from pruning.launcher import drive, queue
-from pruning.launcher.order import ordered
-from pruning.launcher.process import end
-from pruning.launcher.records import Submission, Task, latest
-from pruning.launcher.states import State, standings
+from pruning.config.compose import recorded_launcher
+from pruning.launcher import slurm_queue, submit
+from pruning.launcher.cell_state import State, cell_states
+from pruning.launcher.local_process import end
+from pruning.launcher.submission_order import ordered
+from pruning.launcher.submissions import QueuedCell, Submission, latest
 
 if TYPE_CHECKING:
     from pruning.launcher import Launcher
@@ -22,13 +23,13 @@ def cancel(results: Path) -> int:
 
     Raises InputError where SLURM does not answer.
     """
-    with drive.submitting(results):
-        flying = {key: found for key, found in standings(results).items() if found.state.in_flight}
+    with submit.submission_lock(results):
+        flying = {key: found for key, found in cell_states(results).items() if found.state.in_flight}
         records = latest(results)
         for record in {records[key].name: records[key] for key in flying}.values():
             record.cancelled.touch()
             if record.on_slurm:
-                queue.cancel_named(record.name)
+                slurm_queue.cancel_named(record.name)
         for found in flying.values():
             if found.job.startswith("process-"):
                 end(found.job)
@@ -41,40 +42,22 @@ def retry(results: Path) -> list[tuple[Launcher, list[str]]]:
     Raises InputError where a scheduler refuses or does not answer.
     """
     submitted = []
-    with drive.submitting(results):
-        bad = [key for key, found in standings(results).items() if found.state in (State.FAILED, State.LOST)]
+    with submit.submission_lock(results):
+        bad = [
+            key for key, found in cell_states(results).items() if found.state in (State.FAILED, State.LOST)
+        ]
         for (settings, where), tasks in _alike(latest(results), bad).items():
-            launcher = _launcher(json.loads(settings))
+            launcher: Launcher = recorded_launcher(json.loads(settings))
             launcher.submit(results, ordered(tasks, launcher.order), where)
             submitted.append((launcher, [task.key for task in tasks]))
     return submitted
 
 
-def _alike(records: Mapping[str, Submission], keys: list[str]) -> dict[tuple[str, str], list[Task]]:
+def _alike(records: Mapping[str, Submission], keys: list[str]) -> dict[tuple[str, str], list[QueuedCell]]:
     """Tasks by what they are to be submitted with: the settings of a launcher, and the folder of the command."""
-    groups: dict[tuple[str, str], list[Task]] = {}
+    groups: dict[tuple[str, str], list[QueuedCell]] = {}
     for key in keys:
         record = records[key]
         group = (json.dumps(record.launcher, sort_keys=True), record.where)
         groups.setdefault(group, []).append(record.task(key))
     return groups
-
-
-def _launcher(settings: Mapping[str, Any]) -> Launcher:
-    from hydra.utils import instantiate
-
-    launcher: Launcher = instantiate(settings, _convert_="all")
-    return launcher
-
-
-def collect(results: Path) -> int:
-    """Record every cell that has a result, with its tracker; returns how many there are.
-
-    Raises what a tracker raises.
-    """
-    from pruning.track import trackers
-
-    found = trackers(results)
-    for tracker, folders in found:
-        tracker.record(results, folders)
-    return sum(len(folders) for _, folders in found)

@@ -17,7 +17,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pruning.cell import Cell
+    from pruning.runs.cell import Cell
 
 log = logging.getLogger(__name__)
 
@@ -38,16 +38,18 @@ class Job:
         """Run the cell; returns its key. Raises what made it fail."""
         os.chdir(self.folder)
         _log()
-        cell = cell_of(self.config, self.choices)
+        from pruning.config.compose import recorded_cell
+
+        cell = recorded_cell(self.config, self.choices)
         if cell.key != self.key:
             raise RuntimeError(
                 f"the files of {self.key} have changed since it was submitted: it is {cell.key} now."
             )
-        from pruning import ranks
-        from pruning.launcher.states import finished
+        from pruning.distributed import collectives
+        from pruning.launcher.cell_state import finished
 
-        with ranks.together():
-            if ranks.first(lambda: finished(cell) is not None):
+        with collectives.joined_ranks():
+            if collectives.on_first(lambda: finished(cell) is not None):
                 log.info("%s is done", cell.key)
             else:
                 _run(cell)
@@ -62,20 +64,10 @@ class Job:
         return DelayedSubmission(self)
 
 
-def cell_of(config: Mapping[str, Any], choices: Mapping[str, str]) -> Cell:
-    """The cell of a recorded configuration."""
-    from omegaconf import OmegaConf
-
-    from pruning import composition
-
-    launcher = {"_target_": "pruning.launcher.local.Local"}
-    return composition.cell_of(OmegaConf.create({**config, "launcher": launcher}), choices)
-
-
 def _run(cell: Cell) -> None:
-    from pruning.errors import BusyError
-    from pruning.prepare import prepare
-    from pruning.run import record_failure, run
+    from pruning.core.errors import BusyError
+    from pruning.runs.prepare import prepare
+    from pruning.runs.run_cell import record_failure, run
 
     started = time.monotonic()
     while True:

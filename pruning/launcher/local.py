@@ -6,5 +6,5 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Local:
+class InProcess:
     """No settings."""

@@ -6,17 +6,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from pruning.errors import InputError, first_line, unknown
-from pruning.launcher import queue
-from pruning.launcher.code import snapshot
+from pruning.core.errors import InputError, first_line, unknown
+from pruning.core.recorded import CLASS
+from pruning.launcher import slurm_queue
+from pruning.launcher.code_snapshot import snapshot
 from pruning.launcher.job import Job
-from pruning.launcher.order import ORDERS
-from pruning.launcher.records import Submission, Task
+from pruning.launcher.submission_order import ORDERS
+from pruning.launcher.submissions import QueuedCell, Submission
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from pruning.resources import Resources
+    from pruning.models.resources import Resources
 
 
 @dataclass(frozen=True)
@@ -56,19 +57,19 @@ class Slurm:
                     f"model.resources.minutes={one.minutes} of {model} ends before launcher.warning_seconds="
                     f"{self.warning_seconds} have passed: choose more minutes or fewer seconds."
                 )
-        queue.largest_array()
+        slurm_queue.largest_array()
 
-    def submit(self, results: Path, tasks: Sequence[Task], where: str) -> None:
+    def submit(self, results: Path, tasks: Sequence[QueuedCell], where: str) -> None:
         """Submit tasks: an array for each kind of resources, cut to what the cluster takes.
 
         Never more than `parallel` cells run. Raises InputError where sbatch refuses.
         """
-        parts = cut(tasks, queue.largest_array())
-        shares, code = bounds([len(part) for part in parts], self.parallel), snapshot(results)
+        parts = job_arrays(tasks, slurm_queue.largest_array())
+        shares, code = array_shares([len(part) for part in parts], self.parallel), snapshot(results)
         earlier: list[str] = []
         for number, (part, share) in enumerate(zip(parts, shares, strict=True)):
             before = earlier[number - self.parallel] if number >= self.parallel else None
-            record = Submission.begin(results, described(self), part, code, where)
+            record = Submission.begin(results, launcher_record(self), part, code, where)
             earlier.append(self._array(record, part, share, before, code))
 
     def step(self) -> bool:
@@ -79,7 +80,7 @@ class Slurm:
         """Nothing to do."""
 
     def _array(
-        self, record: Submission, part: Sequence[Task], share: int, before: str | None, code: Path
+        self, record: Submission, part: Sequence[QueuedCell], share: int, before: str | None, code: Path
     ) -> str:
         """Submit one array and note its jobs; returns its number."""
         import submitit
@@ -90,7 +91,7 @@ class Slurm:
             job_name=record.name,
             array_parallelism=share,
             signal_delay_s=self.warning_seconds,
-            setup=[*environment(code), *self.setup],
+            setup=[*job_environment(code), *self.setup],
             srun_args=self.srun,
             additional_parameters={"requeue": True, **options},
             **requested(part[0].resources),
@@ -123,7 +124,7 @@ def requested(one: Resources) -> dict[str, Any]:
     return words | ({"gpus_per_node": one.gpus} if one.gpus else {})
 
 
-def environment(code: Path) -> list[str]:
+def job_environment(code: Path) -> list[str]:
     """Lines of a shell after which Python imports the copy of the code, and not what lies where the job starts."""
     import shlex
 
@@ -133,15 +134,15 @@ def environment(code: Path) -> list[str]:
     ]
 
 
-def cut(tasks: Sequence[Task], most: int) -> list[list[Task]]:
+def job_arrays(tasks: Sequence[QueuedCell], most: int) -> list[list[QueuedCell]]:
     """Tasks as arrays: one for each kind of resources, none longer than the cluster takes."""
-    kinds: dict[Resources, list[Task]] = {}
+    kinds: dict[Resources, list[QueuedCell]] = {}
     for task in tasks:
         kinds.setdefault(task.resources, []).append(task)
     return [kind[start : start + most] for kind in kinds.values() for start in range(0, len(kind), most)]
 
 
-def bounds(sizes: Sequence[int], most: int) -> list[int]:
+def array_shares(sizes: Sequence[int], most: int) -> list[int]:
     """How many tasks of each array may run, by size, so that it is `most` in all.
 
     With more arrays than that, each runs one, and an array starts after the one that comes `most` before it.
@@ -153,11 +154,11 @@ def bounds(sizes: Sequence[int], most: int) -> list[int]:
     return shares
 
 
-def described(launcher: Any) -> dict[str, Any]:
+def launcher_record(launcher: Any) -> dict[str, Any]:
     """The settings of a launcher, as a record keeps them."""
     from dataclasses import asdict
 
-    return {"_target_": f"{type(launcher).__module__}.{type(launcher).__qualname__}", **asdict(launcher)}
+    return {CLASS: type(launcher).__name__, **asdict(launcher)}
 
 
 def refusal(error: Exception) -> str:

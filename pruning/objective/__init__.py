@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
 
-from pruning.estimate import Estimate
-from pruning.mask import Mask
-from pruning.scores import Score
+from pruning.core.estimate import Estimate
+from pruning.core.mask import Mask
+from pruning.core.score import Score
 
 if TYPE_CHECKING:
     from pruning.calibration.samples import Samples
-    from pruning.forward import Forward
+    from pruning.engine.forward import Forward
 
 # For each mask, in any order and as soon as it is known: itself, a term for each sample, the seconds it took.
 Terms: TypeAlias = Callable[[Sequence[Mask]], Iterator[tuple[Mask, Sequence[float], float]]]

@@ -10,13 +10,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
-from pruning.mask import Mask
+from pruning.core.mask import Mask
 from pruning.objective import Loss
 from pruning.objective.margin import gap
 
 if TYPE_CHECKING:
     from pruning.calibration.samples import Samples
-    from pruning.forward import Forward
+    from pruning.engine.forward import Forward
 
 TIE_BREAK = 1e-6  # so many wrong answers weigh as much as a nat of margin
 TIES = 1e-3  # two terms that differ by no more than this differ in the margin alone

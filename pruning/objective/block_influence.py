@@ -9,14 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from pruning import criteria
-from pruning.objective import Loss
+from pruning.objective import Loss, _criteria
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from pruning.calibration.samples import Samples
-    from pruning.forward import Forward
+    from pruning.engine.forward import Forward
 
 
 @dataclass(frozen=True)
@@ -30,11 +29,11 @@ class BlockInfluence:
     by: str = "block"
 
     def __post_init__(self) -> None:
-        criteria.check_by(self.by)
+        _criteria.check_by(self.by)
 
     def bind(self, forward: Forward, samples: Samples) -> Loss:
         """A sum over removed blocks, from one dense pass; one term a sample."""
-        return criteria.between_states(forward, samples, _turned, self.by)
+        return _criteria.between_states(forward, samples, _turned, self.by)
 
 
 def _turned(a: Tensor, b: Tensor) -> float:

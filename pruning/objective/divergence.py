@@ -9,14 +9,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from pruning.mask import Mask
+from pruning.core.mask import Mask
 from pruning.objective import Loss
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from pruning.calibration.samples import Samples
-    from pruning.forward import Forward
+    from pruning.engine.forward import Forward
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,9 @@ def between_distributions(
 
     A sample's term is the mean over its own positions: a window's tokens, or those of an item's answers together.
     """
-    from pruning.readings import Reading
+    from pruning.engine.logprobs import Readout
 
-    reading = Reading(lambda logs, dense, _: value(logs, dense), compares=True)
+    reading = Readout(lambda logs, dense, _: value(logs, dense), compares=True)
     tokens = [sum(row.span[1] - row.span[0] for row in unit) for unit in samples.units]
 
     def terms(masks: Sequence[Mask]) -> Iterator[tuple[Mask, Sequence[float], float]]:

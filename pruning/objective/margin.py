@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from pruning.estimate import mean
-from pruning.mask import Mask
+from pruning.core.estimate import mean
+from pruning.core.mask import Mask
 from pruning.objective import Loss
 
 if TYPE_CHECKING:
     from pruning.calibration.samples import Samples
-    from pruning.forward import Forward
+    from pruning.engine.forward import Forward
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Margin:
 
         def gates() -> np.ndarray[Any, Any]:
             """A gap is linear in the log-likelihoods, so its gradient is the gap of theirs."""
-            from pruning.passes import gate_gradients
+            from pruning.engine.dense_pass import gate_gradients
 
             gradients = gate_gradients(forward, samples.rows)
             return np.array([gaps(column) for column in gradients.T.tolist()]).T

@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from pruning import criteria
-from pruning.errors import InputError
-from pruning.objective import Loss
+from pruning.core.errors import InputError
+from pruning.objective import Loss, _criteria
 
 if TYPE_CHECKING:
     from pruning.calibration.samples import Samples
-    from pruning.forward import Forward
+    from pruning.engine.forward import Forward
 
 Array = np.ndarray[Any, Any]
 
@@ -51,7 +50,7 @@ class MutualInformation:
     by: str = "block"
 
     def __post_init__(self) -> None:
-        criteria.check_by(self.by)
+        _criteria.check_by(self.by)
         for name, least in (("projections", 1), ("tokens", 8), ("neighbors", 1), ("seed", 0)):
             if (value := getattr(self, name)) < least:
                 raise InputError(f"objective.{name}={value} is too small: choose at least {least}.")
@@ -66,16 +65,16 @@ class MutualInformation:
         @cache
         def lost(i: int, j: int) -> Array:
             rows = np.array([(i - j) * self._information(row[i], row[j]) for row in projected()])
-            return criteria.by_sample(samples, rows)
+            return _criteria.by_sample(samples, rows)
 
-        return criteria.between_places(samples, lost, self.by)
+        return _criteria.between_places(samples, lost, self.by)
 
     def _projected(self, forward: Forward, samples: Samples) -> list[Array]:
         """For each row, the states at all places on all directions, (N + 1, tokens, projections)."""
         import torch
 
-        from pruning import ranks
-        from pruning.passes import states
+        from pruning.distributed import collectives
+        from pruning.engine.dense_pass import states
 
         found = np.zeros((len(samples.rows), forward.n_blocks + 1, self.tokens, self.projections))
         for lines, hidden in states(forward, samples.rows):
@@ -85,7 +84,7 @@ class MutualInformation:
                 for place, state in enumerate(hidden):
                     own = state[line.place, chosen].double() @ directions.to(state.device)
                     found[line.row, place, : len(chosen)] = own.cpu().numpy()
-        found = ranks.total(found)
+        found = collectives.all_sum(found)
         sizes = [min(self.tokens, len(row.input_ids)) for row in samples.rows]
         return [row[:, :size] for row, size in zip(found, sizes, strict=True)]
 

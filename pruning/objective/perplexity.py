@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from pruning.mask import Mask
+from pruning.core.mask import Mask
 from pruning.objective import Loss
 
 if TYPE_CHECKING:
     from pruning.calibration.samples import Samples
-    from pruning.forward import Forward
+    from pruning.engine.forward import Forward
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Perplexity:
                 yield mask, (-np.array(logliks) / tokens).tolist(), seconds
 
         def gates() -> np.ndarray[Any, Any]:
-            from pruning.passes import gate_gradients
+            from pruning.engine.dense_pass import gate_gradients
 
             return np.asarray(-gate_gradients(forward, samples.rows) / tokens[:, None])
 

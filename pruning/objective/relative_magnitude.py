@@ -9,15 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from pruning import criteria
-from pruning.errors import InputError
-from pruning.objective import Loss
+from pruning.core.errors import InputError
+from pruning.objective import Loss, _criteria
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from pruning.calibration.samples import Samples
-    from pruning.forward import Forward
+    from pruning.engine.forward import Forward
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,7 @@ class RelativeMagnitude:
     by: str = "block"
 
     def __post_init__(self) -> None:
-        criteria.check_by(self.by)
+        _criteria.check_by(self.by)
         if self.norm not in (1, 2):
             raise InputError(f"objective.norm={self.norm} is not known: choose 1 or 2.")
 
@@ -46,4 +45,4 @@ class RelativeMagnitude:
             sizes = (behind - before).norm(self.norm, dim=-1) / behind.norm(self.norm, dim=-1)
             return float(sizes.mean())
 
-        return criteria.between_states(forward, samples, added, self.by)
+        return _criteria.between_states(forward, samples, added, self.by)

@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from pruning import criteria
-from pruning.objective import Loss
+from pruning.objective import Loss, _criteria
 
 if TYPE_CHECKING:
     from pruning.calibration.samples import Samples
-    from pruning.forward import Forward
+    from pruning.engine.forward import Forward
 
 
 @dataclass(frozen=True)
@@ -38,15 +37,15 @@ class Taylor:
 
     def bind(self, forward: Forward, samples: Samples) -> Loss:
         """A sum over removed blocks, from one dense pass forth and back; one term a sample."""
-        return criteria.additive(samples, lambda: _saliences(forward, samples))
+        return _criteria.additive(samples, lambda: _saliences(forward, samples))
 
 
 def _saliences(forward: Forward, samples: Samples) -> np.ndarray[Any, Any]:
     """(samples, N): of each block, by the gradient of each sample."""
     import torch
 
-    from pruning import ranks
-    from pruning.passes import backward
+    from pruning.distributed import collectives
+    from pruning.engine.dense_pass import backward
 
     rows = [row for unit in samples.units for row in unit if row.right is not False]  # one a sample
     found = np.zeros((len(rows), forward.n_blocks))
@@ -57,4 +56,4 @@ def _saliences(forward: Forward, samples: Samples) -> np.ndarray[Any, Any]:
                 wide = torch.promote_types(weight.dtype, torch.float32)
                 total = (weight.detach().to(wide) * gradient).abs().sum(dtype=torch.float64)
                 found[line.row, step.index] += float(total) / tokens
-    return ranks.total(found)
+    return collectives.all_sum(found)

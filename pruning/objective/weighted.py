@@ -5,23 +5,20 @@ Source: none; the paper compares objectives one by one. A mixture asks whether a
 
 from __future__ import annotations
 
-import importlib
-import inspect
-import pkgutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-import pruning.objective
-from pruning.errors import InputError, unknown
-from pruning.mask import Mask
+from pruning.core.discovery import settings_classes
+from pruning.core.errors import InputError, unknown
+from pruning.core.mask import Mask
 from pruning.objective import Gradient, Loss, Objective, Terms
 
 if TYPE_CHECKING:
     from pruning.calibration.samples import Samples
-    from pruning.forward import Forward
+    from pruning.engine.forward import Forward
 
 Join = Callable[[Sequence[Any], Sequence[Any]], list[Any]]  # what each of the two says of samples, to one
 
@@ -74,16 +71,17 @@ class Weighted:
 
 def names() -> list[str]:
     """The objectives that can be mixed."""
-    found = (module.name for module in pkgutil.iter_modules(pruning.objective.__path__))
-    return sorted(name for name in found if name != "weighted")
+    return sorted(_classes())
 
 
 def named(name: str) -> Objective:
     """The objective of a file of this folder, with its default settings."""
-    module = importlib.import_module(f"pruning.objective.{name}")
-    classes = (cls for cls in vars(module).values() if inspect.isclass(cls) and is_dataclass(cls))
-    (found,) = [cls for cls in classes if cls.__module__ == module.__name__ and hasattr(cls, "bind")]
-    return cast(Objective, found())
+    return cast(Objective, _classes()[name]())
+
+
+def _classes() -> dict[str, type]:
+    found = settings_classes("pruning.objective", "bind")
+    return {name: cls for name, cls in found if cls is not Weighted}
 
 
 def _apart(

@@ -39,9 +39,10 @@ def fail() -> None:
 
 def watch(plan: Path) -> None:
     """Note what is computed and what is written, and do what the plan says after a line is written."""
-    from pruning import files, solve
+    from pruning.core import atomic_files
+    from pruning.search import driver
 
-    append, join = files.append_line, solve._Ledger._joined
+    append, join = atomic_files.append_line, driver._ScoreBook._joined
 
     def append_line(path: Path, data: Any) -> None:
         append(path, data)
@@ -56,7 +57,7 @@ def watch(plan: Path) -> None:
         with plan.with_name(f"{plan.name}.{path.parent.name}").open("a") as stream:
             stream.write(f"{what} {dropped}\n")
 
-    files.append_line, solve._Ledger._joined = append_line, joined  # type: ignore[method-assign, assignment]
+    atomic_files.append_line, driver._ScoreBook._joined = append_line, joined  # type: ignore[method-assign, assignment]
 
 
 if __name__ == "__main__":

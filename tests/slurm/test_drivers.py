@@ -12,15 +12,17 @@ from pathlib import Path
 
 import pytest
 
-from pruning.launcher import code
-from pruning.launcher.records import submissions
-from pruning.launcher.states import State, standings
+from pruning.launcher import code_snapshot
+from pruning.launcher.cell_state import State, cell_states
+from pruning.launcher.submissions import submissions
 from tests.slurm.conftest import Grid, until
 
 GRID = ("-m", "algo=one_shot,greedy", "k=2")
 
 
-def beside(grid: Grid, words: Sequence[str], root: Path = code.ROOT, **env: str) -> subprocess.Popen[str]:
+def beside(
+    grid: Grid, words: Sequence[str], root: Path = code_snapshot.ROOT, **env: str
+) -> subprocess.Popen[str]:
     """The command in a process of its own, in a copy of the project if `root` is one."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("launch.main", lambda: None)
@@ -55,7 +57,7 @@ def test_a_command_killed_between_sbatch_and_its_note_leaves_no_stray_job(grid: 
     driver.communicate()
     assert driver.returncode == -signal.SIGKILL
     array = (grid.folder / "said").read_text().split()[-1]
-    found = standings(grid.results)
+    found = cell_states(grid.results)
     assert {one.state for one in found.values()} == {State.LOST}
     grid.go()
     grid.completes(*GRID)
@@ -70,8 +72,8 @@ def test_a_command_killed_between_sbatch_and_its_note_leaves_no_stray_job(grid: 
 def project(tmp_path: Path) -> Path:
     """A copy of the project, to be changed."""
     for name in ("pruning", "conf", "hydra_plugins"):
-        shutil.copytree(code.ROOT / name, tmp_path / "project" / name)
-    shutil.copy(code.ROOT / "launch.py", tmp_path / "project")
+        shutil.copytree(code_snapshot.ROOT / name, tmp_path / "project" / name)
+    shutil.copy(code_snapshot.ROOT / "launch.py", tmp_path / "project")
     return tmp_path / "project"
 
 
@@ -88,7 +90,7 @@ def test_cells_run_the_code_they_were_submitted_with(grid: Grid, project: Path) 
         grid.cluster.call("scontrol", "release", job)
     keys = list(record.jobs)
     until(
-        lambda: all(one.state is State.DONE for one in standings(grid.results, keys).values()), "both cells"
+        lambda: all(one.state is State.DONE for one in cell_states(grid.results, keys).values()), "both cells"
     )
     for job in record.jobs.values():
         grid.cluster.ends(job, "COMPLETED")

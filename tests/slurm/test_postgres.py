@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Command
-from tests.mlflow_runs import described, runs
+from tests.helpers.mlflow_runs import described, runs
 
 PATIENCE = 180  # seconds until MLflow's server answers: it makes all its tables first
 GRID = ("-m", "algo=one_shot,greedy", "k=2", "study=both", "scores.share=false")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from pruning.launcher.records import submissions
+from pruning.launcher.submissions import submissions
 from tests.slurm.conftest import Grid
 
 GRID = ("-m", "algo=one_shot,greedy,beam", "k=2", "launcher.parallel=2")

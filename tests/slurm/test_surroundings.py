@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pruning.launcher.states import State, standings
+from pruning.launcher.cell_state import State, cell_states
 from tests.slurm.conftest import Grid, until
 
 
@@ -26,14 +26,14 @@ def test_a_results_folder_that_cannot_be_written_for_a_moment(grid: Grid) -> Non
     grid.results.unlink()
     away.rename(grid.results)
     grid.cluster.ends(grid.job("one_shot"), "COMPLETED")
-    found = next(one for one in standings(grid.results).values() if "greedy" in one.key)
+    found = next(one for one in cell_states(grid.results).values() if "greedy" in one.key)
     assert found.state is State.FAILED
     assert "SLURM: FAILED" in found.reason
     grid.completes(*words)
 
 
 def done(grid: Grid) -> list[str]:
-    return [key for key, one in standings(grid.results).items() if one.state is State.DONE]
+    return [key for key, one in cell_states(grid.results).items() if one.state is State.DONE]
 
 
 @pytest.fixture

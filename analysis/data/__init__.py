@@ -1,0 +1,1 @@
+"""Results as one table: read from a folder, an archive or an MLflow store."""

@@ -1,0 +1,102 @@
+"""Recompute what the paper prints from its own tables, and test its sentences against them.
+
+python -m analysis.paper_check        exit status 1 if a published number is not reproduced
+
+Source: arXiv 2604.24938 v1; the tables are those of analysis/paper/.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..stats.agreement import spearman
+from ..stats.frames import each, groups
+from . import claims
+from .published import CORPORA, TASKS, pruned, read
+
+CELL = ["model", "k"]
+
+
+@dataclass(frozen=True)
+class Recomputed:
+    """A published number, and what its own tables give."""
+
+    what: str
+    published: float
+    computed: float
+    digits: int
+
+    @property
+    def reproduced(self) -> bool:
+        """Whether both are equal to the printed precision."""
+        return bool(abs(self.computed - self.published) <= 0.5 * 10**-self.digits + 1e-9)
+
+
+def correlations() -> list[Recomputed]:
+    """Figure 2: Spearman's rho of the printed ranks, ties averaged."""
+    found = []
+    for (model, k), cell in groups(read("figure2_ranks"), CELL):
+        rho = float(spearman(cell["perplexity_rank"].to_numpy(), cell["accuracy_rank"].to_numpy()))
+        found.append(Recomputed(f"figure 2, rho, {model} M{k}", cell["published_spearman"].iloc[0], rho, 2))
+    return found
+
+
+def variances() -> list[Recomputed]:
+    """Figure 3: the variance over the seven searches, ddof 0, duplicates included."""
+    outcomes = {
+        "average_accuracy": pruned("table1_accuracy"),
+        "average_perplexity": pruned("table2_perplexity"),
+    }
+    found = []
+    for row in each(read("figure3_variance")):
+        table = outcomes[str(row.outcome)]
+        values = table.loc[(table["model"] == row.model) & (table["k"] == row.k), "average"]
+        what = f"figure 3, variance of {str(row.outcome).replace('_', ' ')}, {row.model} M{row.k}"
+        found.append(Recomputed(what, float(str(row.published_variance)), float(np.var(values, ddof=0)), 1))
+    return found
+
+
+def averages() -> list[Recomputed]:
+    """Tables 1 and 2: the average column is the mean of the others. Rows out by more than rounding follow."""
+    found = []
+    for name, columns in (("table1_accuracy", TASKS), ("table2_perplexity", CORPORA)):
+        table = read(name)
+        means = table[list(columns)].mean(axis=1)
+        off = (means - table["average"]).abs() > 0.0101  # both are rounded to two digits
+        found.append(Recomputed(f"{name.replace('_', ', ')}: averages off", 0, float(off.sum()), 0))
+    return found
+
+
+def lines(found: Iterable[Recomputed]) -> Iterable[str]:
+    """A readable table."""
+    yield f"{'':<52}{'published':>11}{'computed':>11}"
+    for one in found:
+        mark = "" if one.reproduced else "   NOT REPRODUCED"
+        yield f"{one.what:<52}{one.published:>11.{one.digits}f}{one.computed:>11.{one.digits + 2}f}{mark}"
+
+
+def report() -> tuple[list[str], int]:
+    """The lines to print, and the exit status."""
+    found = [*correlations(), *variances(), *averages()]
+    failed = sum(not one.reproduced for one in found)
+    text = ["Numbers, recomputed from the paper's tables", "", *lines(found), ""]
+    text += [
+        f"{len(found) - failed} of {len(found)} reproduced",
+        "",
+        "Statements, tested on the paper's tables",
+    ]
+    for statement in claims.statements():
+        verdict = "borne out" if statement.holds else "NOT borne out"
+        text += ["", f"[{verdict}] {statement.claim}", *(f"    {fact}" for fact in statement.facts)]
+    return text, int(failed > 0)
+
+
+def main() -> None:
+    """Print the report."""
+    text, status = report()
+    print("\n".join(text))  # noqa: T201
+    sys.exit(status)

@@ -1,0 +1,236 @@
+"""Sentences of the paper, each held against the paper's own tables. Every fact is computed here, none is typed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from ..stats.agreement import agree, controlled
+from ..stats.frames import at, groups
+from .published import pruned, read
+
+CELL = ["model", "k"]
+LEVEL = 0.05
+
+
+@dataclass(frozen=True)
+class Statement:
+    """A sentence, whether the tables bear it out, and what they say."""
+
+    claim: str
+    holds: bool
+    facts: tuple[str, ...]
+
+
+def statements() -> list[Statement]:
+    """All of them, in the order of the paper."""
+    checks = (ranges, five_of_six, anticorrelated, marginal, converges, near_ties, elitist, proxy)
+    return [check() for check in (*checks, better_than_dense, seven, duplicates, closed_form)]
+
+
+def _cells(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    for (model, k), cell in groups(table, CELL):
+        yield f"{model} M{k}", cell.set_index("algo")
+
+
+def _listed(values: Sequence[tuple[str, float]], digits: int = 2) -> str:
+    return ", ".join(f"{name} {value:.{digits}f}" for name, value in values)
+
+
+def ranges() -> Statement:
+    """Claim (iii): how far searches lie apart in accuracy."""
+    found = [(name, float(np.ptp(cell["average"]))) for name, cell in _cells(pruned("table1_accuracy"))]
+    inside = sum(1 <= round(value, 1) <= 3 for _, value in found)
+    return Statement(
+        "'average accuracy differences of 1-3 percentage points' between searches (v1)",
+        inside == len(found),
+        (f"highest less lowest: {_listed(found, 1)}", f"{inside} of {len(found)} cells lie between 1 and 3"),
+    )
+
+
+def five_of_six() -> Statement:
+    """Claim (ii) to the letter."""
+    cells = _cells(read("figure2_ranks"))
+    found = [(name, agree(cell["perplexity_rank"], cell["accuracy_rank"]).statistic) for name, cell in cells]
+    negative = sum(rho < 0 for _, rho in found)
+    return Statement(
+        "'five of six' Spearman correlations of perplexity with accuracy are negative (v1)",
+        negative == 5,
+        (f"negative: {negative} of {len(found)}: {_listed(found)}",),
+    )
+
+
+def anticorrelated() -> Statement:
+    """Claim (ii) as evidence: how much seven points a cell can say."""
+    cells = _cells(read("figure2_ranks"))
+    found = [(name, agree(cell["perplexity_rank"], cell["accuracy_rank"])) for name, cell in cells]
+    adjusted = controlled([a.p for _, a in found])
+    negative = sum(a.statistic < 0 for _, a in found)
+    coin = float(stats.binom.sf(negative - 1, len(found), 0.5))
+    return Statement(
+        "implied: these correlations tell that the rank by perplexity is not the rank by accuracy",
+        coin <= LEVEL and any(p <= LEVEL for p in adjusted),
+        (
+            f"as many signs or more from a fair coin: probability {coin:.2f}",
+            f"exact two-sided permutation p: {_listed([(n, a.p) for n, a in found], 3)}",
+            f"at most {LEVEL}: {sum(a.p <= LEVEL for _, a in found)} of {len(found)}; "
+            f"with the false discovery rate controlled: {sum(p <= LEVEL for p in adjusted)}",
+        ),
+    )
+
+
+def converges() -> Statement:
+    """Whether searches reach about the same value of what they minimise."""
+    found = []
+    for name, cell in _cells(pruned("table1_accuracy")):
+        found.append((name, float(cell["margin"].min()), float(cell["margin"].max())))
+    spread = ", ".join(f"{name} {low:.3f} to {high:.3f}" for name, low, high in found)
+    wide = sum(high - low > 0.5 * abs(low) for _, low, high in found)
+    return Statement(
+        "searches 'converging to similar pruned subsets' (v3): then they reach similar losses",
+        wide == 0,
+        (
+            f"best to worst margin: {spread}",
+            f"in {wide} of {len(found)} cells the spread exceeds half of the best",
+        ),
+    )
+
+
+def elitist() -> Statement:
+    """A search that starts from the one-shot mask and keeps its best cannot end above it."""
+    worse = {"margin": [0, 0], "C4": [0, 0]}
+    searches = ("genetic", "bayesian")
+    for key, table, column in (("margin", "table1_accuracy", "margin"), ("C4", "table2_perplexity", "c4")):
+        for _, cell in _cells(pruned(table)):
+            for algo in searches:
+                worse[key][0] += at(cell, algo, column) > at(cell, "one_shot", column)
+                worse[key][1] += 1
+    (a, of_a), (b, of_b) = worse.values()
+    return Statement(
+        "implied: prior-guided GA and BO do not end worse than the one-shot mask that guides them",
+        a == b == 0,
+        (f"worse than one-shot on the objective: margin {a} of {of_a}, C4 perplexity {b} of {of_b}",),
+    )
+
+
+def better_than_dense() -> Statement:
+    """Whether the margin measures damage: then no pruned model has a better one than the whole model."""
+    table = read("table1_accuracy")
+    dense = table[table["algo"] == "dense"].set_index("model")["margin"]
+    cut = table[table["algo"] != "dense"]
+    better = cut["margin"] < cut["model"].map(dense)
+    return Statement(
+        "implied: the margin measures what pruning costs",
+        not better.any(),
+        (f"pruned models with a better margin than the whole model: {int(better.sum())} of {len(cut)}",),
+    )
+
+
+def proxy() -> Statement:
+    """Whether a better margin means a better accuracy."""
+    found, hits = [], 0
+    for name, cell in _cells(pruned("table1_accuracy")):
+        found.append((name, agree(cell["average"], -cell["margin"])))
+        best = cell.loc[cell["margin"] == cell["margin"].min(), "average"]
+        hits += bool((best == cell["average"].max()).any())
+    return Statement(
+        "implied: the margin is a proxy of downstream accuracy",
+        all(a.statistic > 0 and a.p <= LEVEL for _, a in found),
+        (
+            f"Spearman of accuracy with minus the margin: {_listed([(n, a.statistic) for n, a in found])}",
+            f"exact p at most {LEVEL}: {sum(a.p <= LEVEL for _, a in found)} of {len(found)}",
+            f"the search with the best margin has the best accuracy in {hits} of {len(found)} cells",
+        ),
+    )
+
+
+def seven() -> Statement:
+    """How many different searches the margin cells hold."""
+    columns = ["average", "margin"]
+    cells = list(_cells(pruned("table1_accuracy")))
+    same = sum(
+        bool((c.loc["fast_block_select", columns] == c.loc["one_shot", columns]).all()) for _, c in cells
+    )
+    counts = [(name, float(len(cell.drop_duplicates(columns)))) for name, cell in cells]
+    return Statement(
+        "seven searches are compared in each margin cell (v1)",
+        same == 0,
+        (
+            f"fast-block-select equals one-shot in {same} of {len(cells)} cells",
+            f"distinct results: {_listed(counts, 0)}",
+        ),
+    )
+
+
+def duplicates() -> Statement:
+    """What equal masks, counted twice, do to the spread between searches."""
+    facts, smaller, larger, n = [], 0, 0, 0
+    for table, word in (("table1_accuracy", "accuracy"), ("table2_perplexity", "perplexity")):
+        pairs = []
+        for name, cell in _cells(pruned(table)):
+            once = cell.drop_duplicates([c for c in cell if c not in CELL])
+            pairs.append((name, float(np.var(cell["average"])), float(np.var(once["average"]))))
+        smaller += sum(a < b - 1e-9 for _, a, b in pairs)
+        larger += sum(a > b + 1e-9 for _, a, b in pairs)
+        n += len(pairs)
+        facts.append(
+            f"{word}, all and distinct: " + ", ".join(f"{c} {a:.1f} and {b:.1f}" for c, a, b in pairs)
+        )
+    facts.append(f"of {n} cells, duplicates lower the variance in {smaller} and raise it in {larger}")
+    claim = "implied: the variance between searches does not depend on duplicate masks"
+    return Statement(claim, smaller + larger == 0, tuple(facts))
+
+
+def marginal() -> Statement:
+    """v3: complex searches improve little on one-shot. On the objective C4, per cell."""
+    cells = list(_cells(pruned("table2_perplexity")))
+    found = [(name, float(cell.loc["one_shot", "c4"] / cell["c4"].min())) for name, cell in cells]
+    within = sum(value <= 1.05 for _, value in found)
+    return Statement(
+        "'marginal performance improvements over simple one-shot' (v3): within 5 percent of C4 perplexity",
+        within == len(found),
+        (
+            f"C4 perplexity, one-shot over best: {_listed(found, 3)}",
+            f"{within} of {len(found)} within 5 percent",
+        ),
+    )
+
+
+def near_ties() -> Statement:
+    """Whether masks that are equally good on C4 are so elsewhere: the pair within 3 percent that differs most."""
+    worst = (0.0, "")
+    for name, cell in _cells(pruned("table2_perplexity")):
+        for a, first in cell.iterrows():
+            for b, second in cell.iterrows():
+                if first["c4"] <= second["c4"] <= 1.03 * first["c4"]:
+                    factor = max(first["lambada"] / second["lambada"], second["lambada"] / first["lambada"])
+                    text = f"{name} {a} and {b}: C4 {first['c4']:.2f} and {second['c4']:.2f}, LAMBADA "
+                    worst = max(worst, (factor, f"{text}{first['lambada']:.2f} and {second['lambada']:.2f}"))
+    return Statement(
+        "implied: masks with C4 perplexities within 3 percent are equally good elsewhere (a factor of 1.25)",
+        worst[0] <= 1.25,
+        (worst[1], f"a factor of {worst[0]:.2f}"),
+    )
+
+
+def closed_form() -> Statement:
+    """Table 3: an evaluation costs in proportion to the blocks left, which tells what CBO's time is made of."""
+    time = read("table3_search_seconds").set_index("algo")["seconds"]
+    n, k, open_blocks = 32, 7, 30
+    one = float(time["one_shot"]) / open_blocks / (n - 1)  # seconds of a block's pass over the data
+    greedy = sum((open_blocks - i) * (n - 1 - i) for i in range(k)) * one
+    pairs = (open_blocks * (n - 1) + open_blocks * (open_blocks - 1) // 2 * (n - 2)) * one
+    off = abs(pairs / float(time["cbo"]) - 1)
+    return Statement(
+        "implied: CBO is the cited method, one backward pass per sample, and not all pairs measured",
+        off > 0.1,
+        (
+            f"the cost model gives {greedy:,.0f} s for greedy, printed {time['greedy']:,.0f}",
+            f"all singles and pairs would take {pairs:,.0f} s, CBO took {time['cbo']:,.0f}: "
+            f"{100 * off:.1f} percent off",
+        ),
+    )

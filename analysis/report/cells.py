@@ -1,0 +1,177 @@
+"""One entry of the report for each cell: its mask, how the search got there, how sure it is, what it cost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+from markupsafe import Markup
+
+from pruning.core.metric_names import LABELS, error_of, metrics_among
+from pruning.core.result import DoneResult, MarginsRecord
+from pruning.core.trace import TraceLine
+
+from ..figures.style import number, ordered
+from ..stats import crossed
+from ..stats.frames import groups as groups_of
+from .phrasing import count
+from .study_data import StudyData
+from .svg import curve, strip
+
+TAIL = 15  # lines of launch.log
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What the page shows of one cell; `anchor` is its place in the page."""
+
+    anchor: str
+    cell: str
+    status: str
+    name: str
+    short: str = ""
+    strip: Markup | None = None
+    mask: Markup | None = None
+    curve: Markup | None = None
+    facts: list[tuple[str, str]] = field(default_factory=list)
+    measured: list[tuple[str, str, str]] = field(default_factory=list)
+    error: str = ""
+    log: str = ""
+
+
+@dataclass(frozen=True)
+class Group:
+    """The cells of one model, size and objective."""
+
+    heading: str
+    anchor: str
+    entries: list[Entry]
+
+
+def anchor(cell: str) -> str:
+    """Where a cell stands in the page."""
+    return f"cell-{cell}"
+
+
+def groups(m: StudyData) -> Iterator[Group]:
+    """All cells, missing and failed ones too, by model, number of removed blocks and objective."""
+    where = ["model", "k", "objective"]
+    found = groups_of(m.frame, where)
+    for number_, ((model, k, objective), own) in enumerate(found, start=1):
+        place = {algo: i for i, algo in enumerate(ordered(own["algo"].dropna()))}
+        rank = own["algo"].map(place)
+        rows = own.assign(rank=rank).sort_values(["rank", "calibration", "draw", "seed"])
+        size = "" if pd.isna(k) else f", {count(int(k), 'block')} removed"
+        heading = f"{model}{size}, pruned for {objective}"
+        yield Group(heading, f"group-{number_}", [_entry(m, row) for _, row in rows.iterrows()])
+
+
+def _entry(m: StudyData, row: pd.Series[Any]) -> Entry:
+    cell, status = str(row["cell"]), str(row["status"])
+    common: dict[str, Any] = {"anchor": anchor(cell), "cell": cell, "status": status, "name": _name(row)}
+    log = _tail(m, cell)
+    record = m.records.get(cell)
+    if record is None:
+        said = "It left no result: it has not been run, or was stopped before its end."
+        return Entry(**common, error=said, log=log)
+    if record["status"] != "done":
+        error = record["error"]
+        return Entry(**common, error=f"{error['type']}: {error['message']}", log=log)
+    n, dropped = int(row["n_blocks"]), list(row["dropped"])
+    steps, last = _steps(m.traces[cell], int(row["k"]))
+    return Entry(
+        **common,
+        short=_short(m, row),
+        strip=strip(n, dropped),
+        mask=strip(n, dropped, numbered=True),
+        curve=curve(steps, last),
+        facts=list(_facts(record, row)),
+        measured=list(_measured(record)),
+        log=log,
+    )
+
+
+def _name(row: pd.Series[Any]) -> str:
+    """What tells the cell from others of its group."""
+    data = "" if pd.isna(row["calibration"]) else f", {row['calibration']}"
+    size = "" if pd.isna(row["samples"]) else f" {int(row['samples'])}"
+    size += "" if pd.isna(row["length"]) else f" x {int(row['length'])}"
+    seed = "" if pd.isna(row["seed"]) else f", seed {int(row['seed'])}"
+    return f"{row['algo']}{data}{size}{seed}"
+
+
+def _short(m: StudyData, row: pd.Series[Any]) -> str:
+    one = pd.DataFrame([row])
+    values = {kind: float(metric.of(one).iloc[0]) for kind, metric in m.metrics.items()}
+    return ", ".join(f"{LABELS[k]} {number(v)}{' %' if k == 'acc' else ''}" for k, v in values.items())
+
+
+def _steps(trace: list[TraceLine], k: int) -> tuple[list[tuple[int, float]], int]:
+    """The improvements of the best loss so far, by masks scored, and how many were scored in all."""
+    found = crossed.anytime(trace, k, {})
+    better = found[found["best"] < found["best"].shift(fill_value=math.inf)]
+    scored = sum(bool(score["dropped"]) for score in trace)
+    return list(zip(better["scores"].astype(int), better["best"].astype(float), strict=True)), scored
+
+
+def _facts(record: DoneResult, row: pd.Series[Any]) -> Iterator[tuple[str, str]]:
+    search = record["search"]
+    yield "blocks removed", ", ".join(map(str, row["dropped"])) or "none"
+    yield (
+        "calibration loss",
+        f"{row['loss']:.4f} ± {row['standard_error']:.4f} (nothing removed {row['dense_loss']:.4f})",
+    )
+    yield from _margins(record.get("margins"))
+    yield "stopped", search["stopped"]
+    scores = f"{search['evaluations_asked']:,.0f} asked, {search['evaluations_paid']:,.0f} paid"
+    yield "scores", scores + (f", {row['shared']:,.0f} shared" if not pd.isna(row["shared"]) else "")
+    yield "time", f"{row['seconds']:,.1f} s"
+    for name, words in (("block_forwards", "block forwards"), ("block_forwards_alone", "without sharing")):
+        if not pd.isna(row[name]):
+            yield words, f"{row[name]:,.0f}"
+    if not pd.isna(row["peak_memory"]):
+        yield "peak memory", f"{row['peak_memory'] / 2**30:.2f} GiB"
+    yield "commit", str(row["commit"])
+
+
+def _margins(margins: MarginsRecord | None) -> Iterator[tuple[str, str]]:
+    """The runner-up and the ties."""
+    if margins is None:
+        yield "runner-up", "not recorded"
+        return
+    nearest = margins["runner_up"]
+    if nearest is None:
+        yield "runner-up", "none: no other mask of this size was scored"
+        return
+    distance = f"{nearest['difference']:+.4f} ± {nearest['standard_error']:.4f}"
+    yield "runner-up", f"{', '.join(map(str, nearest['dropped']))} at {distance}"
+    yield (
+        "ties",
+        f"{margins['tied']} of {margins['compared']} compared are not significantly worse",
+    )
+
+
+def _measured(record: DoneResult) -> Iterator[tuple[str, str, str]]:
+    """Metric, dense and pruned, each with its standard error where there is one."""
+    dense, pruned = record["evaluation"]["dense"], record["evaluation"]["pruned"]
+    for name in metrics_among(pruned):
+        yield name, _value(dense, name), _value(pruned, name)
+
+
+def _value(found: Mapping[str, float], name: str) -> str:
+    if name not in found:
+        return "not measured"
+    error = found.get(error_of(name))
+    digits = 3 if abs(found[name]) < 10 else 2
+    return f"{found[name]:,.{digits}f}" + (f" ± {error:,.{digits}f}" if error is not None else "")
+
+
+def _tail(m: StudyData, cell: str) -> str:
+    """The last lines of the cell's log."""
+    path = m.results / cell / "launch.log"
+    if not path.exists():
+        return ""
+    return "\n".join(path.read_text(encoding="utf-8", errors="replace").splitlines()[-TAIL:])

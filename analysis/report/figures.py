@@ -1,0 +1,143 @@
+"""The figures of the report: drawn as for `make figures`, embedded as SVG; one that cannot be drawn says why."""
+
+from __future__ import annotations
+
+import base64
+import io
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+from ..data.errors import NothingToRead
+from ..data.metrics import choose
+from ..figures import (
+    fig1_masks,
+    fig2_ranks,
+    fig3_variance,
+    fig4_overlap,
+    fig5_variance_shares,
+    fig6_crossed,
+    fig7_cost,
+    fig8_stability,
+)
+from .study_data import StudyData
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A figure: its name, what it shows, and how it is drawn."""
+
+    name: str
+    heading: str
+    caption: str
+    build: Callable[[StudyData], Figure]
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A figure as a `data:` address and its width in CSS pixels, or the reason why there is none."""
+
+    entry: Entry
+    address: str = ""
+    width: int = 0
+    reason: str = ""
+
+
+def _ranks(m: StudyData) -> Figure:
+    both = choose(m.frame, "ppl"), choose(m.frame, "acc")
+    return fig2_ranks.draw(m.frame, fig2_ranks.ranks(m.frame, *both), m.title, (both[0].label, both[1].label))
+
+
+def _spread(m: StudyData) -> Figure:
+    metrics = {"perplexity": choose(m.frame, "ppl"), "accuracy": choose(m.frame, "acc")}
+    return fig3_variance.draw(m.frame, fig3_variance.spread(m.frame, metrics), m.title, metrics)
+
+
+def _crossed(m: StudyData) -> Figure:
+    choose(m.frame, "ppl")
+    return fig6_crossed.draw(m.frame, *m.crossed, m.title)
+
+
+def _cost(m: StudyData) -> Figure:
+    curves, ends = fig7_cost.measure(m.frame, m.results)
+    return fig7_cost.draw(curves, ends, m.title, "scores")
+
+
+FIGURES = (
+    Entry(
+        "fig1_masks",
+        "Which blocks each search removed",
+        "A row is a search, a column a block; dark squares are removed, lighter ones in part of the cells. "
+        "Beside each row stand held-out perplexity and accuracy.",
+        lambda m: fig1_masks.draw(m.frame, m.title),
+    ),
+    Entry(
+        "fig5_variance_shares",
+        "How much is calibration, how much is search",
+        "Shares of the variance of four outcomes within model and number of removed blocks, with intervals.",
+        lambda m: fig5_variance_shares.draw(*m.shares, m.title),
+    ),
+    Entry(
+        "fig6_crossed",
+        "What pruning for one thing costs in another, and regret",
+        "Above, mean outcomes by objective, of perplexities geometric; below, how far each search ends above the "
+        "best known mask, in standard errors of the calibration loss.",
+        _crossed,
+    ),
+    Entry(
+        "fig2_ranks",
+        "Perplexity rank against accuracy rank",
+        "A point is a search, rank 1 is best; on the diagonal both outcomes rank it alike.",
+        _ranks,
+    ),
+    Entry(
+        "fig3_variance",
+        "How far the searches lie apart",
+        "A point is a search, its mean over calibration data and draws, with the variance over searches.",
+        _spread,
+    ),
+    Entry(
+        "fig4_overlap",
+        "Which searches and objectives remove the same blocks",
+        "Chance-corrected overlap of masks: 0 is chance, 1 is equal; on the diagonal two draws of one search.",
+        lambda m: fig4_overlap.draw(fig4_overlap.heat(m.frame), m.overlaps, m.title),
+    ),
+    Entry(
+        "fig7_cost",
+        "Quality against cost",
+        "Calibration loss above the best known mask against masks scored; rings are on the Pareto front.",
+        _cost,
+    ),
+    Entry(
+        "fig8_stability",
+        "Would other samples have chosen another mask",
+        "Left, bootstrap samples that choose otherwise; right, agreement of two disjoint subsets of n samples.",
+        lambda m: fig8_stability.draw(m.frame, *m.stability, m.title),
+    ),
+)
+
+
+def drawn(material: StudyData) -> Iterator[Drawn]:
+    """Each figure, or why there is none. Nothing that one figure trips over keeps the others from the page."""
+    for entry in FIGURES:
+        try:
+            figure = entry.build(material)
+            yield Drawn(entry, _svg(figure), round(figure.get_figwidth() * 96))
+        except NothingToRead as nothing:
+            yield Drawn(entry, reason=str(nothing))
+        except Exception as error:
+            log.warning("%s could not be drawn: %s: %s", entry.name, type(error).__name__, error)
+            yield Drawn(entry, reason=f"it could not be drawn ({type(error).__name__}: {error})")
+
+
+def _svg(figure: Figure) -> str:
+    """The figure as an address that an image can have: no file beside the page, no ids that clash."""
+    stream = io.BytesIO()
+    with mpl.rc_context({"svg.hashsalt": "depth-pruning"}):  # the same results give the same bytes
+        figure.savefig(stream, format="svg", metadata={"Date": None})
+    return "data:image/svg+xml;base64," + base64.b64encode(stream.getvalue()).decode("ascii")

@@ -1,0 +1,48 @@
+"""Numbers and lists in the report's sentences."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from ..figures.style import number
+
+
+def count(n: int, noun: str) -> str:
+    """`1 cell`, `1,200 cells`."""
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"
+
+
+def listed(words: Iterable[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    every = list(words)
+    return " and ".join([", ".join(every[:-1]), every[-1]]) if len(every) > 1 else "".join(every)
+
+
+def percent(share: float) -> str:
+    """A share as whole percent; a minus where an estimate fell below zero."""
+    return "–" if math.isnan(share) else f"{100 * share:.0f}".replace("-0", "0").replace("-", "−")  # noqa: RUF001
+
+
+def percents(value: float, low: float, high: float) -> str:
+    """`62 percent (50 to 70)`, without the interval where there is none."""
+    interval = "" if math.isnan(low) else f" ({percent(low)} to {percent(high)})"
+    return f"{percent(value)} percent{interval}"
+
+
+def times(value: float) -> str:
+    """A ratio."""
+    return "infinity" if math.isinf(value) else number(value)
+
+
+def reasons(notes: Iterable[str]) -> str:
+    """Distinct reasons, the frequent ones first, with how often each was given."""
+    found = Counter(note for note in notes if note)
+    return "; ".join(f"{note} ({n} times)" if n > 1 else note for note, n in found.most_common())
+
+
+def sentence(parts: Sequence[str]) -> str:
+    """Clauses joined by semicolons, with a capital and a full stop."""
+    text = "; ".join(part for part in parts if part)
+    return text[:1].upper() + text[1:] + "."

@@ -1,0 +1,102 @@
+"""What the report is made of, computed once and shared by its figures, tables and sentences."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import pandas as pd
+
+from pruning.core.result import Result, read_result
+from pruning.core.trace import TraceLine
+
+from ..data.cell_filter import Only
+from ..data.load import describe, done, load, trace
+from ..data.metrics import Metric, choose, measured
+from ..figures import fig4_overlap, fig6_crossed, fig8_stability, rank_agreement, variance_shares
+from ..stats import crossed
+from ..stats.estimates import Shares
+
+Frames = tuple[pd.DataFrame, pd.DataFrame]
+
+
+@dataclass(frozen=True)
+class StudyData:
+    """A study, and what was computed of it. A property raises NothingToRead where the study does not hold it."""
+
+    results: Path
+    study: str | None
+    only: Only = field(default_factory=dict)
+
+    @cached_property
+    def frame(self) -> pd.DataFrame:
+        """All cells, missing and failed ones included."""
+        return load(self.results, self.study, self.only)
+
+    @cached_property
+    def cells(self) -> pd.DataFrame:
+        """The finished cells."""
+        return done(self.frame)
+
+    @cached_property
+    def title(self) -> str:
+        """The title line of every figure."""
+        return describe(self.frame, self.study, self.only)
+
+    @cached_property
+    def records(self) -> dict[str, Result]:
+        """`result.json` of each cell that left one, failed ones too."""
+        results = {cell: read_result(self.results / cell) for cell in map(str, self.frame["cell"])}
+        return {cell: result for cell, result in results.items() if result is not None}
+
+    @cached_property
+    def traces(self) -> dict[str, list[TraceLine]]:
+        """The scored masks of each finished cell."""
+        return {cell: trace(self.results, cell) for cell in map(str, self.cells["cell"])}
+
+    @cached_property
+    def metrics(self) -> dict[str, Metric]:
+        """Mean perplexity and mean accuracy, as far as they were measured."""
+        return measured(self.frame)
+
+    @cached_property
+    def costs(self) -> pd.DataFrame:
+        """What pruning for each objective costs in mean perplexity and accuracy (negative: less is better)."""
+        signed = {kind: m.of(self.cells) * (-1 if kind == "acc" else 1) for kind, m in self.metrics.items()}
+        return crossed.matrix(self.cells, signed, ["ppl"])
+
+    @cached_property
+    def crossed(self) -> Frames:
+        """The matrix of objectives and outcomes, and every cell with its regret."""
+        return fig6_crossed.matrix_of(self.cells), self.regrets
+
+    @cached_property
+    def regrets(self) -> pd.DataFrame:
+        """Every finished cell with its distance to the best known mask."""
+        return crossed.best_known(self.cells, self.traces)
+
+    @cached_property
+    def agreements(self) -> pd.DataFrame:
+        """Rank agreement of perplexity and accuracy, by every statistic."""
+        return rank_agreement.table(self.frame, choose(self.frame, "ppl"), choose(self.frame, "acc"))
+
+    @cached_property
+    def shares(self) -> tuple[dict[str, Shares], pd.DataFrame]:
+        """Where the variance of each outcome comes from."""
+        return variance_shares.measure(self.cells, variance_shares.outcomes(self.cells, None, None))
+
+    @cached_property
+    def across(self) -> pd.DataFrame:
+        """What of each outcome is model and ratio, and how objectives and searches act in them."""
+        return variance_shares.across(self.cells, variance_shares.outcomes(self.cells, None, None))
+
+    @cached_property
+    def overlaps(self) -> pd.DataFrame:
+        """Pairs of masks that differ in one thing."""
+        return fig4_overlap.comparisons(self.frame)
+
+    @cached_property
+    def stability(self) -> Frames:
+        """How often other samples would have chosen another mask, and the curves over the number of samples."""
+        return fig8_stability.measure(self.frame, self.results)

@@ -1,0 +1,62 @@
+"""Small drawings of one cell, written as SVG by hand: they take their colours from the page, light or dark."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from markupsafe import Markup
+
+from ..figures.style import number
+
+SIDE, GAP = 10, 1.5
+WIDTH, HEIGHT = 320.0, 110.0
+
+
+def strip(n_blocks: int, dropped: Sequence[int], numbered: bool = False) -> Markup:
+    """The mask as a row of squares, removed blocks filled; with `numbered`, every fifth block's number below."""
+    kept = "".join(_square(i) for i in range(n_blocks) if i not in dropped)
+    gone = "".join(_square(i) for i in dropped)
+    labels = "".join(
+        f'<text x="{i * SIDE + SIDE / 2:g}" y="{SIDE + 9}">{i}</text>' for i in range(0, n_blocks, 5)
+    )
+    height = SIDE + 12 if numbered else SIDE
+    words = f"blocks {', '.join(map(str, dropped))} of {n_blocks} removed" if dropped else "no block removed"
+    return Markup(
+        f'<svg class="strip{" numbered" if numbered else ""}" viewBox="0 0 {n_blocks * SIDE} {height}" role="img" '
+        f'aria-label="{words}"><path class="kept" d="{kept}"/><path class="gone" d="{gone}"/>'
+        f"{labels if numbered else ''}</svg>"
+    )
+
+
+def _square(i: int) -> str:
+    side = SIDE - GAP
+    return f"M{i * SIDE + GAP / 2:g} {GAP / 2:g}h{side:g}v{side:g}h-{side:g}z"
+
+
+def curve(steps: Sequence[tuple[int, float]], last: int) -> Markup:
+    """Best loss so far against masks scored; `last` is where the search ended. Steps are its improvements."""
+    if not steps:
+        return Markup("")
+    values = [loss for _, loss in steps]
+    low, high = min(values), max(values)
+    span = (high - low) or 1.0
+
+    def x(scores: float) -> float:
+        return 8 + (WIDTH - 16) * scores / max(last, 1)
+
+    def y(loss: float) -> float:
+        return 8 + (HEIGHT - 30) * (high - loss) / span if high > low else (HEIGHT - 14) / 2
+
+    path = f"M{x(steps[0][0]):.1f} {y(steps[0][1]):.1f}"
+    path += "".join(f"H{x(scores):.1f}V{y(loss):.1f}" for scores, loss in steps[1:]) + f"H{x(last):.1f}"
+    above = min(y(values[-1]) - 5, HEIGHT - 24)
+    words = f"Best loss so far: {values[0]:.4f} after {steps[0][0]} masks, {values[-1]:.4f} after {last}"
+    dots = "".join(f'<circle cx="{x(scores):.1f}" cy="{y(loss):.1f}" r="2"/>' for scores, loss in steps)
+    return Markup(
+        f'<svg class="curve" viewBox="0 0 {WIDTH:g} {HEIGHT:g}" role="img" aria-label="{words}">'
+        f'<path class="axis" d="M8 {HEIGHT - 18:g}H{WIDTH - 8:g}"/><path class="line" d="{path}"/>{dots}'
+        f'<text class="start" x="8" y="{HEIGHT - 6:g}">0</text>'
+        f'<text class="end" x="{WIDTH - 8:g}" y="{HEIGHT - 6:g}">{last:,} masks scored</text>'
+        f'<text class="end" x="{WIDTH - 8:g}" y="{above:.1f}">{number(values[-1])}</text>'
+        "</svg>"
+    )

@@ -1,0 +1,130 @@
+"""The sortable tables of the report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from markupsafe import Markup
+
+from ..data.errors import NothingToRead
+from ..figures import table3_search
+from ..figures.outcome_tables import aggregate
+from ..figures.table_figure import spread
+from . import statistics_tables
+from .cells import anchor
+from .study_data import StudyData
+from .svg import strip
+from .table_cells import LAST, Built, Column, Table, Value, built, numeric, of, sorted_by, word
+
+
+def tables(m: StudyData) -> Iterator[Table]:
+    """All tables but the one of the cells; one that the study does not support says why."""
+    for name, (caption, build) in TABLES.items():
+        try:
+            headings, rows = build(m)
+            yield Table(name, caption, headings, rows)
+        except NothingToRead as nothing:
+            yield Table(name, caption, reason=str(nothing))
+
+
+def cells(m: StudyData) -> Table:
+    """Every cell that was asked for, with a link to its entry."""
+    shown = {kind: metric.of(m.frame) for kind, metric in m.metrics.items()}
+    named = {"ppl": "perplexity", "acc": "accuracy, %"}
+    rows = []
+    for i, (_, row) in enumerate(m.frame.iterrows()):
+        done = row["status"] == "done"
+        mask = strip(int(row["n_blocks"]), row["dropped"]) if done else Markup("")
+        first = [word(row[name]) for name in ("model", "objective", "algo")]
+        rows.append(
+            [
+                Value(str(row["status"]), str(row["status"]), anchor(str(row["cell"]))),
+                *first,
+                numeric(row["k"], "{:.0f}"),
+                word(row["calibration"]),
+                numeric(row["seed"], "{:.0f}"),
+                Value(mask, " ".join(f"{b:03d}" for b in row["dropped"]) if done else LAST),
+                numeric(row["loss"] - row["dense_loss"], "{:+.3f}"),
+                *(numeric(values.iloc[i], None) for values in shown.values()),
+                numeric(row["asked"], "{:,.0f}"),
+                numeric(row["seconds"], "{:,.0f}"),
+            ]
+        )
+    headings = [("cell", False), ("model", False), ("objective", False), ("search", False), ("k", True)]
+    headings += [("data", False), ("seed", True), ("blocks removed", False), ("loss added", True)]
+    headings += [*((named[kind], True) for kind in shown), ("asked", True), ("seconds", True)]
+    return Table("cells", "Every cell of the study; the first column leads to its entry", headings, rows)
+
+
+def _accuracy(m: StudyData) -> Built:
+    return _outcome(m, "acc", "table1_accuracy", "margin")
+
+
+def _perplexity(m: StudyData) -> Built:
+    return _outcome(m, "ppl", "table2_perplexity", "perplexity")
+
+
+def _outcome(m: StudyData, kind: str, paper: str, objective: str) -> Built:
+    if kind not in m.metrics:
+        raise NothingToRead(f"no {'accuracy' if kind == 'acc' else 'perplexity'} was measured in this study.")
+    found = aggregate(m.frame, m.metrics[kind], paper, objective)
+    digits = 1 if kind == "acc" else 2
+
+    def value(row: Any) -> Value:
+        text = spread(row.mean, row.sd, int(row.cells), int(row.asked), digits)
+        return Value(text, sorted_by(row.mean))
+
+    names = {"objective": "pruned for", "model": "model", "k": "k", "algo": "search"}
+    columns: list[Column] = [
+        *((text, name == "k", of(name, "{:.0f}")) for name, text in names.items()),
+        (m.metrics[kind].label, True, value),
+        ("nothing removed", True, of("dense", f"{{:.{digits}f}}")),
+    ]
+    if found["paper"].notna().any():
+        columns.append(("paper", True, of("paper", "{:.2f}")))
+    return built(found, columns)
+
+
+def _search(m: StudyData) -> Built:
+    found = table3_search.aggregate(m.frame)
+    plain = [("model", "model"), ("k", "k"), ("algo", "search"), ("cells", "cells")]
+    columns = [(text, name in ("k", "cells"), of(name, "{:.0f}")) for name, text in plain]
+    columns += [(text, True, of(name, None)) for name, text in table3_search.MEASURES.items()]
+    if found["paper_seconds"].notna().any():
+        columns.append(("paper, seconds", True, of("paper_seconds", "{:,.0f}")))
+    return built(found, columns)
+
+
+TABLES: dict[str, tuple[str, Callable[[StudyData], Built]]] = {
+    "accuracy": (
+        "Accuracy by objective and search, in percent: mean and standard deviation over cells",
+        _accuracy,
+    ),
+    "perplexity": ("Perplexity by objective and search: mean and standard deviation over cells", _perplexity),
+    "crossed": (
+        "What pruning for each objective costs in each outcome: means (of perplexities geometric, sd a factor)",
+        statistics_tables.crossed,
+    ),
+    "search": ("What a search costs: means over objectives, calibration data and draws", _search),
+    "shares": (
+        "Shares of variance within model and k, with 95 percent intervals and permutation tests",
+        statistics_tables.shares,
+    ),
+    "across": (
+        "Model, ratio and their interactions: part of the sum of squares over all cells",
+        statistics_tables.across,
+    ),
+    "overlap": (
+        "Overlap of masks that differ in one thing only: mean over pairs; corrected, 0 is chance and 1 the most",
+        statistics_tables.overlap,
+    ),
+    "agreement": (
+        "Agreement of rankings of the searches, by panel and statistic",
+        statistics_tables.agreement,
+    ),
+    "stability": (
+        "Whether other samples would have chosen another mask: means over cells, and samples that are enough",
+        statistics_tables.stability,
+    ),
+}

@@ -1,0 +1,155 @@
+"""Sentences on shares of variance, on the agreement of rankings and on the overlap of masks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+
+from ..data.errors import NothingToRead
+from ..figures.style import signed
+from ..stats.estimates import Shares
+from ..stats.frames import each, groups
+from ..stats.grid import COMPARISONS
+from ..stats.sources import SOURCES
+from .phrasing import count, listed, percents, reasons, sentence, times
+from .study_data import StudyData
+
+NAMES = {
+    "spearman": "Spearman's rho",
+    "kendall": "Kendall's tau",
+    "weighted": "weighted tau",
+    "kendall_w": "Kendall's W",
+}
+TESTED = [source.name for source in SOURCES]
+
+
+def against(m: StudyData) -> Iterator[str]:
+    """Calibration against search for each outcome, as far as its interval goes."""
+    found, table = m.shares
+    for label, shares in found.items():
+        if math.isnan(shares.parts["search"].value):
+            yield sentence([f"{label}: no shares, since there is {shares.note}"])
+            continue
+        yield sentence([_parts(label, shares), *_verdict(shares)])
+        yield _told(label, table[table["outcome"] == label])
+    for label, rows in groups(m.across.dropna(subset="share"), "outcome"):
+        shown = rows[rows["source"].isin(("model", "ratio"))].sort_values("share", ascending=False)
+        words = [
+            f"the {row.source} takes {percents(row.share, row.low, row.high)}{_chance(row.q)}"
+            for row in each(shown)
+        ]
+        if words:
+            yield sentence([f"{label} over all cells: {listed(words)} of the sum of squares"])
+
+
+def _chance(q: float) -> str:
+    """Whether a test tells it from chance."""
+    return (
+        " (not tested)" if math.isnan(q) else f" (q {q:.2g}{'' if q <= 0.05 else ', not told from chance'})"
+    )
+
+
+def _parts(label: str, shares: Shares) -> str:
+    named = {
+        "calibration": "calibration",
+        "search": "the search",
+        "interaction": "their interaction and the rest",
+    }
+    words = [
+        f"{text} {percents(e.value, e.low, e.high)}"
+        for name, text in named.items()
+        for e in [shares.parts[name]]
+    ]
+    return f"{label}: of the variance within model and size, {listed(words)}"
+
+
+def _verdict(shares: Shares) -> list[str]:
+    """What the ratio of calibration to search says, and no more."""
+    ratio = shares.ratio
+    if math.isnan(ratio.value):
+        return ["neither is above zero, so there is no ratio"]
+    if math.isinf(ratio.value):
+        text = "the search's part is not above zero, so the ratio of calibration to search is infinite"
+    else:
+        text = f"calibration is {times(ratio.value)} times the search"
+    if math.isnan(ratio.low):
+        return [text, shares.note or "it has no interval, so it decides nothing"]
+    text += f" (95 percent interval {times(ratio.low)} to {times(ratio.high)})"
+    if ratio.low > 1:
+        return [f"{text}, so calibration decides more here"]
+    if ratio.high < 1:
+        return [f"{text}, so the search decides more here"]
+    return [f"{text}; the interval holds 1, so this study does not tell which decides more"]
+
+
+def _told(label: str, rows: pd.DataFrame) -> str:
+    """Which sources a permutation test tells from chance."""
+    tests = rows[rows["source"].isin(TESTED)].dropna(subset="q")
+    if tests.empty:
+        return sentence([f"{label}: no source could be tested"])
+    strong = [f"{s} (q {q:.2g})" for s, q in zip(tests["source"], tests["q"], strict=True) if q <= 0.05]
+    weak = [str(s) for s, q in zip(tests["source"], tests["q"], strict=True) if q > 0.05]
+    parts = [f"told from chance: {listed(strong)}"] if strong else []
+    parts += [f"not told from chance: {listed(weak)}"] if weak else []
+    return sentence([f"{label}, false discovery rate 0.05: {parts[0]}", *parts[1:]])
+
+
+def agreement(m: StudyData) -> Iterator[str]:
+    """Overlap of masks, and agreement of the two rankings."""
+    pairs = m.overlaps
+    means = {name: pairs.loc[pairs["comparison"] == name, "corrected"].dropna() for name in COMPARISONS}
+    words = [f"{name} differ {v.mean():.2f} ({len(v):,} pairs)" for name, v in means.items() if len(v)]
+    if words:
+        yield sentence(["overlap of masks, 0 being chance and 1 equality, where only the " + listed(words)])
+    correlations = spearman(m)
+    told = correlations.dropna(subset="value")
+    if told.empty:
+        yield sentence(
+            [
+                f"whether perplexity and accuracy rank the searches alike is refused: {reasons(correlations['note'])}"
+            ]
+        )
+        return
+    significant = int((told["q"] <= 0.05).sum())
+    yield sentence(
+        [
+            f"Spearman's correlation of perplexity rank and accuracy rank over searches lies between "
+            f"{signed(told['value'].min())} and {signed(told['value'].max())} in {count(len(told), 'panel')}, median "
+            f"{signed(told['value'].median())}",
+            f"{significant or 'none'} of them can be told from chance at a false discovery rate of 0.05",
+        ]
+    )
+
+
+def spearman(m: StudyData) -> pd.DataFrame:
+    """Spearman's correlation of perplexity rank and accuracy rank in each panel, all searches counted."""
+    every = m.agreements
+    return every[(every["statistic"] == "spearman") & (every["masks"] == "all")]
+
+
+def refused(m: StudyData) -> Iterator[str]:
+    """What these statistics refused."""
+    try:
+        found, table = m.shares
+    except NothingToRead as nothing:
+        yield sentence([f"shares of variance: {nothing}".rstrip(".")])
+    else:
+        for label, shares in found.items():
+            if shares.note:
+                yield sentence([f"shares of variance of {label}: {shares.note}"])
+        notes = table.loc[table["p"].isna() & table["source"].isin(TESTED)]
+        for source, rows in notes.groupby("source", sort=False):
+            if reason := reasons(rows["p_note"].replace(np.nan, "")):
+                yield sentence([f"the test of {source}: {reason}"])
+    try:
+        lacking = m.agreements
+    except NothingToRead as nothing:
+        yield sentence([f"rank agreement: {nothing}".rstrip(".")])
+        return
+    for (name, of), rows in lacking[lacking["value"].isna()].groupby(["statistic", "of"], sort=False):
+        yield sentence(
+            [f"{NAMES.get(str(name), name)} of {str(of).replace(', ', ' and ')}: {reasons(rows['note'])}"]
+        )

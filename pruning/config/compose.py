@@ -1,0 +1,159 @@
+"""From a composed or a recorded configuration to a cell and a launcher."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ChoiceSweep, QuotedString
+from hydra.errors import HydraException, InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+from pruning.config.groups import BUILT, GROUPS, calibrations, class_named, options
+from pruning.config.schema import Config
+from pruning.core.errors import InputError, PruningError, first_line, unknown
+from pruning.core.recorded import CLASS, OPTION, TARGET, recorded
+from pruning.runs.cell import Cell, Choices, ForwardSettings, Protect
+from pruning.search.racing import Racing
+
+PARTS = tuple(group for group in BUILT if group != "launcher")  # the groups that a cell is made of
+
+
+def check_choices(arguments: Sequence[str]) -> None:
+    """Raise InputError, with near names, if the command line names an option that its group does not have."""
+    if any(argument.startswith(("--config-", "-cd", "-cn", "-cp")) for argument in arguments):
+        return  # other folders may hold more options: Hydra itself checks them
+    overrides = [a for a in arguments if "=" in a and not a.startswith("-")]
+    errors: list[PruningError] = []
+    try:
+        parsed = OverridesParser.create().parse_overrides(overrides)
+    except HydraException:
+        return  # Hydra reports it, with the position
+    for override in parsed:
+        value = override.value()
+        names = value.list if isinstance(value, ChoiceSweep) else [value]
+        for name in names if override.key_or_group in GROUPS else ():
+            text = name.text if isinstance(name, QuotedString) else name
+            if isinstance(text, str) and text not in options(override.key_or_group):
+                errors.append(unknown(override.key_or_group, text, options(override.key_or_group)))
+    if errors:
+        raise InputError("\n".join(map(str, errors)))
+
+
+def cell_of(config: DictConfig, choices: Mapping[str, Any]) -> Cell:
+    """The cell of a composed configuration; `choices` are the options that Hydra chose for its groups.
+
+    Raises InputError if a value is missing or out of range.
+    """
+    try:
+        plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        built = {group: instantiate(config[group], _convert_="all") for group in PARTS}
+    except MissingMandatoryValue as error:
+        key = str(error.full_key)
+        option = key.partition(".")[0]
+        raise InputError(f"{option}={choices.get(option)} needs a value: give {key}=...") from error
+    except OmegaConfBaseException as error:
+        raise InputError(str(error).splitlines()[0]) from error
+    except InstantiationException as error:
+        if isinstance(cause := error.__cause__, PruningError):  # what a constructor raised
+            raise cause from None
+        raise InputError(first_line(error)) from error
+    assert isinstance(plain, dict)
+    _check_top(plain)
+    cell = Cell(
+        choices=Choices(**{name: str(choices[name]) for name in ("objective", "calibration", "algo")}),
+        model=built["model"],
+        objective=built["objective"],
+        calibration=built["calibration"],
+        algo=built["algo"],
+        compensation=built["compensation"],
+        evaluation=built["eval"],
+        tracker=built["tracker"],
+        ratio=config.ratio,
+        k=config.k,
+        protect=Protect(**plain["protect"]),
+        seed=config.seed,
+        study=config.study,
+        results=Path(config.paths.results).expanduser().resolve(),
+        export=None if config.export is None else Path(config.export).expanduser().resolve(),
+        forward=ForwardSettings(**plain["forward"]),
+        share=config.scores.share,
+        racing=Racing(**plain["racing"]),
+        config=_record(plain, choices),
+    )
+    _check_calibration(cell)
+    return cell
+
+
+def recorded_cell(config: Mapping[str, Any], choices: Mapping[str, str]) -> Cell:
+    """The cell of a recorded configuration, as a job or an old result holds it. Raises as `cell_of` does."""
+    whole = {**config, "launcher": None}
+    for group in PARTS:
+        whole[group] = restored(group, recorded(config[group]))
+    return cell_of(OmegaConf.create(whole), choices)
+
+
+def restored(group: str, settings: Any) -> Any:
+    """Recorded settings of a group as Hydra instantiates them: with `_target_` for the class's name, at any depth."""
+    if not isinstance(settings, Mapping):
+        return settings
+    values = {key: restored(group, value) for key, value in settings.items() if key not in (CLASS, OPTION)}
+    if (name := settings.get(CLASS)) is None:
+        return values
+    cls = class_named(group, name)
+    return {TARGET: f"{cls.__module__}.{cls.__qualname__}", **values}
+
+
+def launcher_of(configs: Sequence[DictConfig]) -> Any:
+    """The one launcher of a command. Raises InputError if its cells ask for different ones."""
+    first = OmegaConf.to_container(configs[0].launcher, resolve=True)
+    if any(OmegaConf.to_container(config.launcher, resolve=True) != first for config in configs):
+        raise InputError("launcher differs between cells: give each in a command of its own.")
+    return instantiate(first, _convert_="all")
+
+
+def recorded_launcher(settings: Mapping[str, Any]) -> Any:
+    """The launcher of recorded settings, as a submission holds them."""
+    return instantiate(restored("launcher", recorded(settings)), _convert_="all")
+
+
+def _record(plain: dict[Any, Any], choices: Mapping[str, Any]) -> dict[str, Any]:
+    """What is recorded of a configuration: options and classes by name, and nothing about where a cell runs."""
+    config: dict[str, Any] = {str(key): recorded(value) for key, value in plain.items() if key != "launcher"}
+    for group in PARTS:
+        if group in choices:
+            config[group] = {OPTION: str(choices[group]), **config[group]}
+    config["model"].pop("resources", None)
+    return config
+
+
+def _check_calibration(cell: Cell) -> None:
+    """Raise InputError if the objective cannot read the kind of samples that the calibration draws."""
+    needs = cell.objective.needs
+    if cell.calibration.kind not in (("text", "items") if needs == "any" else (needs,)):
+        raise InputError(
+            f"objective={cell.choices.objective} needs {needs}, and calibration="
+            f"{cell.choices.calibration} gives {cell.calibration.kind}. "
+            f"Calibrations that fit: {', '.join(calibrations(needs))}."
+        )
+
+
+def _check_top(plain: dict[Any, Any]) -> None:
+    """Raise InputError for values that the types of the top level let through."""
+    known = [item.name for item in dataclasses.fields(Config)]
+    for name in plain.keys() - known:
+        raise unknown("setting", str(name), known)
+    if not re.fullmatch(r"[\w.+-]+", plain["study"]) or set(plain["study"]) <= {"."}:
+        raise InputError(f"study={plain['study']!r} names a file: use letters, digits, '.', '_', '-'.")
+    if plain["seed"] < 0:
+        raise InputError(f"seed={plain['seed']} is negative: choose a number from 0 on.")
+    if not plain["paths"]["results"]:
+        raise InputError("paths.results is empty: give a folder.")
+    ForwardSettings(**plain["forward"]).check()
+    Racing(**plain["racing"]).check()

@@ -1,0 +1,95 @@
+"""The groups of `conf/`: which options each has, and the class that an option configures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from pkgutil import resolve_name
+from typing import Any
+
+from pruning.core.discovery import settings_classes
+from pruning.core.errors import unknown
+
+GROUPS = (
+    "model",
+    "objective",
+    "calibration",
+    "algo",
+    "compensation",
+    "eval",
+    "tracker",
+    "launcher",
+    "experiment",
+)
+BUILT = GROUPS[:-1]  # an experiment is a set of choices, not a class
+
+# Packages with one class a file: a new file is a new class. The method is what makes a class one of the group.
+PACKAGES = {
+    "algo": ("pruning.algo", "propose"),
+    "objective": ("pruning.objective", "bind"),
+    "calibration": ("pruning.calibration", "draw"),
+    "eval": ("pruning.evaluation", "measure"),
+}
+# The others by name. These strings are resolved when a configuration is read, so nothing here imports them.
+NAMED = {
+    "model": {"model": "pruning.models.spec:Model"},
+    "compensation": {
+        "none": "pruning.engine.compensation:NoCompensation",
+        "magnitude": "pruning.engine.compensation:Magnitude",
+    },
+    "launcher": {
+        "local": "pruning.launcher.local:InProcess",
+        "processes": "pruning.launcher.local_pool:LocalPool",
+        "slurm": "pruning.launcher.slurm:Slurm",
+    },
+    "tracker": {
+        "none": "pruning.runs.tracker:NoTracker",
+        "mlflow": "pruning.tracking.mlflow_file:MLflow",
+        "server": "pruning.tracking.mlflow_server:Server",
+    },
+}
+
+
+def conf_folder() -> Path:
+    """The folder of the YAML files: beside the package in a checkout, inside it once installed."""
+    package = Path(__file__).parents[1]
+    return next(
+        folder for folder in (package.parent / "conf", package / "conf") if (folder / "config.yaml").exists()
+    )
+
+
+CONF = conf_folder()
+
+
+def options(group: str) -> list[str]:
+    """The names that `group=NAME` accepts, sorted."""
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+def members(group: str) -> Iterator[tuple[str, Any]]:
+    """Yield (schema name, class) of every class that options of a group can configure."""
+    if group in PACKAGES:
+        yield from settings_classes(*PACKAGES[group])
+    for name, path in NAMED.get(group, {}).items():
+        yield name, resolve_name(path)
+
+
+@cache
+def _by_name(group: str) -> dict[str, Any]:
+    return {cls.__name__: cls for _, cls in members(group)}
+
+
+def class_named(group: str, name: str) -> Any:
+    """The class of a recorded name. Raises InputError, with near names, if the group has no such class."""
+    if name not in _by_name(group):
+        raise unknown(f"class of {group}", name, _by_name(group))
+    return _by_name(group)[name]
+
+
+def calibrations(kind: str) -> list[str]:
+    """The options of `calibration` whose samples are of a kind; "any" means text or items."""
+    wanted = ("text", "items") if kind == "any" else (kind,)
+    schemas = [f"/schema/calibration/{name}@" for name, cls in members("calibration") if cls.kind in wanted]
+    texts = {name: (CONF / "calibration" / f"{name}.yaml").read_text() for name in options("calibration")}
+    return [name for name, text in texts.items() if any(schema in text for schema in schemas)]

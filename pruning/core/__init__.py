@@ -1,0 +1,1 @@
+"""Values and files that every wing uses: masks, scores, results, digests, errors. No torch, no Hydra."""

@@ -1,0 +1,101 @@
+"""Reading and writing the files of a results folder: whole files atomically, journals line by line."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pruning.core.errors import DamagedError, InputError
+from pruning.core.units import MEBIBYTE
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file so that a reader, or a crash, sees either all of it or nothing of it."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """The same for what is no text."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write JSON atomically; NaN is refused because it is not JSON."""
+    write_text(path, json.dumps(data, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file; raises DamagedError with the file's name where it is no JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DamagedError(f"{path} is damaged ({error}): move it away and run again.") from error
+
+
+def append_line(path: Path, data: Any) -> None:
+    """Add one JSON line in a single write, so that a kill can tear at most the last line."""
+    line = (json.dumps(data, allow_nan=False) + "\n").encode()
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        if os.write(descriptor, line) < len(line):
+            raise OSError(errno.ENOSPC, "the disk is full, or a quota is used up", str(path))
+    finally:
+        os.close(descriptor)
+
+
+def mend(path: Path) -> None:
+    """Cut a torn last line off a journal, so that the next line does not run into it."""
+    if not path.exists():
+        return
+    data = path.read_bytes()
+    end = data.rfind(b"\n") + 1
+    if end < len(data):
+        with path.open("r+b") as stream:
+            stream.truncate(end)
+
+
+def read_lines(path: Path, start: int = 0) -> Iterator[tuple[int, bytes]]:
+    """Complete lines from byte `start` on, each with the offset behind it; a torn last line is left out."""
+    with path.open("rb") as stream:
+        stream.seek(start)
+        for line in stream:
+            if not line.endswith(b"\n"):
+                return
+            start += len(line)
+            yield start, line
+
+
+def check_writable(folder: Path, needed: int = 64 * MEBIBYTE) -> None:
+    """Raise InputError unless `folder` can be made, written to, and has `needed` bytes free."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"the results folder {folder} cannot be written ({error.strerror}): "
+            "choose another with paths.results=DIR."
+        ) from error
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise InputError(
+            f"the disk of {folder} has {free // MEBIBYTE} MiB free and at least {needed // MEBIBYTE} MiB are "
+            "needed: free some space or choose another folder with paths.results=DIR."
+        )

@@ -1,0 +1,22 @@
+"""Find the classes of a package that settings can choose: dataclasses that offer a given method."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Iterator
+
+
+def settings_classes(package: str, method: str) -> Iterator[tuple[str, type]]:
+    """Yield (module name, class) of each dataclass in a package's modules that has `method`.
+
+    Private modules (`_prior`) are searched too, but a class counts only in the module that defines it.
+    """
+    path = importlib.import_module(package).__path__
+    for info in pkgutil.iter_modules(path):
+        module = importlib.import_module(f"{package}.{info.name}")
+        for _, cls in inspect.getmembers(module, inspect.isclass):
+            if cls.__module__ == module.__name__ and dataclasses.is_dataclass(cls) and hasattr(cls, method):
+                yield info.name, cls

@@ -1,0 +1,48 @@
+"""Write a directory so that others see all of it or nothing: build it under a hidden name, then rename it."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def staged(target: Path) -> Iterator[Path]:
+    """A hidden directory beside `target`; it is removed afterwards unless it was published.
+
+    Raises OSError if it cannot be made.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+    try:
+        partial.chmod(0o755)
+        yield partial
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def publish(partial: Path, target: Path) -> None:
+    """Rename a complete directory to `target`, unless another process has published the same there meanwhile."""
+    try:
+        partial.rename(target)
+    except OSError:
+        if not target.exists():
+            raise
+
+
+def replace(partial: Path, target: Path) -> None:
+    """Rename a complete directory to `target`, in place of what was there; if that fails, what was there stays."""
+    if not target.exists():
+        partial.rename(target)
+        return
+    aside = partial.with_name(f"{partial.name}.before")
+    target.rename(aside)
+    try:
+        partial.rename(target)
+    except OSError:
+        aside.rename(target)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)

@@ -1,0 +1,197 @@
+"""`result.json`: what each key means, one reader and one writer.
+
+The sentence beside each key is what `docs/results_folder.md` prints, and a test holds the two together. Keys marked
+`NotRequired` are absent from results of older versions or of cells to which they do not apply.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, NotRequired, TypedDict, cast
+
+from pruning.core import atomic_files
+from pruning.core.errors import DamagedError
+from pruning.core.mask import MaskRecord
+from pruning.core.provenance import EnvironmentRecord
+from pruning.core.recorded import recorded
+
+NAME = "result.json"
+
+Kind = Literal["dense", "pruned", "uncompensated"]  # of the models that have metrics in an evaluation
+MODELS: tuple[Kind, ...] = ("dense", "pruned", "uncompensated")
+
+
+class ModelRecord(TypedDict):
+    """The model that was searched."""
+
+    name: Annotated[str, "The name that the configuration gives the model."]
+    source: Annotated[str, "Where the weights come from: a hub id, a directory, or a pinned package."]
+    revision: Annotated[str, "The hub commit, or the digest of a directory or a packaged file."]
+    n_blocks: Annotated[int, "Number of blocks."]
+    dtype: Annotated[str, "The precision in which it was run."]
+    parameters: Annotated[int, "Number of parameters."]
+
+
+class CalibrationRecord(TypedDict):
+    """The loss that was minimised, and the samples it was measured on."""
+
+    objective: Annotated[str, "The option of `objective`."]
+    source: Annotated[str, "Where the samples come from."]
+    samples: Annotated[int, "Number of samples: text windows or items."]
+    length: Annotated[int, "Tokens of the longest sample."]
+    seed: Annotated[int, "The seed of the draw."]
+    sha256: Annotated[str, "Digest of the exact tokens; names the file in `calibration/`."]
+    loss: Annotated[float, "The loss of the chosen mask."]
+    dense_loss: Annotated[float, "The loss of the dense model."]
+    standard_error: Annotated[float, "Standard error of the loss over the samples."]
+    perplexity: NotRequired[Annotated[float, "The exponential of the loss; only for `objective=perplexity`."]]
+
+
+class SearchRecord(TypedDict):
+    """What the search did and what it cost."""
+
+    algo: Annotated[str, "The option of `algo`."]
+    k: Annotated[int, "Number of blocks removed."]
+    ratio: Annotated[float, "Fraction of the blocks removed."]
+    stopped: Annotated[str, "Why the search ended."]
+    evaluations_asked: Annotated[
+        float, "Losses that the search asked for; a loss over part of the samples counts as that part of one."
+    ]
+    evaluations_paid: Annotated[float, "Of these, the ones that this cell computed itself."]
+    evaluations_shared: NotRequired[Annotated[float, "Of these, the ones that other cells had computed."]]
+    seconds: Annotated[float, "Wall time of the search, all its runs together."]
+    block_forwards: NotRequired[Annotated[float, "Forward passes of one block over all samples."]]
+    block_forwards_alone: NotRequired[
+        Annotated[int, "Block forwards if each mask had been evaluated by itself, without shared prefixes."]
+    ]
+    block_tokens: NotRequired[Annotated[int, "Tokens that went through a block, summed over blocks."]]
+    forward_seconds: NotRequired[Annotated[float, "Seconds spent in forward passes."]]
+    peak_memory: NotRequired[Annotated[int, "The most memory in use, in bytes."]]
+
+
+class ComparisonRecord(TypedDict):
+    """A mask compared with a better one, by paired differences over samples."""
+
+    dropped: Annotated[list[int], "The blocks that this mask removes."]
+    difference: Annotated[float, "Mean difference of the two losses; positive if this mask is worse."]
+    standard_error: Annotated[float, "Standard error of that mean."]
+    samples: Annotated[int, "Number of samples that both masks were scored on."]
+    p_corrected: NotRequired[
+        Annotated[float, "One-sided p-value by Student's t, corrected by Holm for the number compared."]
+    ]
+
+
+class DecisionRecord(TypedDict):
+    """One choice that the search made on its way, such as a round of greedy."""
+
+    best: Annotated[int, "How many masks were kept."]
+    of: Annotated[int, "How many masks there were to choose from."]
+    chosen: Annotated[list[int], "The last mask that was kept."]
+    next: Annotated[ComparisonRecord, "The nearest mask that was not kept, compared with it."]
+
+
+class MarginsRecord(TypedDict):
+    """How sure the choice of the mask is."""
+
+    compared: Annotated[int, "How many other masks of the same size the search scored."]
+    runner_up: Annotated[ComparisonRecord | None, "The nearest of them; null if there is none."]
+    tied: Annotated[int, "How many are not significantly worse at 0.05."]
+    ties: Annotated[list[list[int]], "The removed blocks of up to 100 of these."]
+    decisions: NotRequired[Annotated[list[DecisionRecord], "The last 32 choices on the way."]]
+
+
+class EvaluationRecord(TypedDict, total=False):
+    """What was measured on the mask and on the dense model, by every evaluation so far; keyed by metric."""
+
+    dense: Annotated[dict[str, float], "Metrics of the dense model; `NAME/stderr` is a standard error."]
+    pruned: Annotated[dict[str, float], "Metrics of the pruned model, compensated if the cell asks for that."]
+    uncompensated: Annotated[dict[str, float], "Metrics of the same mask without compensation."]
+    data: Annotated[dict[str, str], "Digest of the data of each metric."]
+    how: Annotated[dict[str, dict[str, Any]], "How each metric was measured."]
+    records: Annotated[
+        dict[str, dict[str, str]], "The file of each measurement, relative to the results folder."
+    ]
+    settings: Annotated[dict[str, dict[str, Any]], "The evaluation settings that each metric comes from."]
+    files: Annotated[dict[str, str | None], "Digest of each local file that was read."]
+    overlap: Annotated[dict[str, int], "How many pieces of the data are also in the calibration data."]
+    speed: Annotated[dict[str, Any], "Speed and size of both models; only with `eval=speed`."]
+
+
+class ErrorRecord(TypedDict):
+    """Why a cell failed."""
+
+    type: Annotated[str, "The exception's class."]
+    message: Annotated[str, "Its text."]
+    log: Annotated[str, "The file with the traceback."]
+
+
+class Failure(TypedDict):
+    """A cell that did not end well, as a command reports it; a `FailedResult` is one."""
+
+    cell: str
+    error: ErrorRecord
+
+
+class FailedResult(TypedDict):
+    """The result of a cell that failed; the same command tries it again."""
+
+    cell: Annotated[str, "The cell's key, which is also the name of its folder."]
+    status: Annotated[Literal["failed"], "`failed`."]
+    error: Annotated[ErrorRecord, "What went wrong."]
+    config: Annotated[dict[str, Any], "The configuration, with options and classes by name."]
+    environment: Annotated[EnvironmentRecord, "Versions, commit, device and times."]
+
+
+class DoneResult(TypedDict):
+    """The result of a finished cell."""
+
+    cell: Annotated[str, "The cell's key, which is also the name of its folder."]
+    status: Annotated[Literal["done"], "`done`."]
+    error: Annotated[None, "null."]
+    model: Annotated[ModelRecord, "The model that was searched."]
+    mask: Annotated[MaskRecord, "The mask that the search chose."]
+    calibration: Annotated[CalibrationRecord, "The loss that was minimised, and on which samples."]
+    search: Annotated[SearchRecord, "What the search did and what it cost."]
+    margins: NotRequired[Annotated[MarginsRecord, "How sure the choice is."]]
+    compensation: NotRequired[
+        Annotated[dict[str, float], "The factor of each removed block; only with `compensation=magnitude`."]
+    ]
+    evaluation: Annotated[EvaluationRecord, "What was measured on the mask."]
+    config: Annotated[dict[str, Any], "The configuration, with options and classes by name."]
+    environment: Annotated[EnvironmentRecord, "Versions, commit, device and times."]
+
+
+Result = DoneResult | FailedResult
+
+
+def read_result(folder: Path) -> Result | None:
+    """The result of a cell's folder, whatever version wrote it; None if there is none.
+
+    Raises DamagedError if the file holds no result.
+    """
+    path = folder / NAME
+    try:
+        data: Any = atomic_files.read_json(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    if not isinstance(data, dict) or not {"cell", "status", "config"} <= data.keys():
+        raise DamagedError(f"{path} is damaged: it holds no result. Move it away and run the cell again.")
+    data["config"] = recorded(data["config"])
+    settings = data.get("evaluation", {}).get("settings")
+    if settings is not None:
+        data["evaluation"]["settings"] = recorded(settings)
+    return cast(Result, data)
+
+
+def read_done(folder: Path) -> DoneResult:
+    """The result of a folder whose cell is known to be finished. Raises DamagedError if it is not."""
+    result = read_result(folder)
+    if result is None or result["status"] != "done":
+        raise DamagedError(f"{folder} holds no finished result: run the cell again.")
+    return result
+
+
+def write_result(folder: Path, result: Result) -> None:
+    """Write the result of a cell's folder atomically; NaN is refused."""
+    atomic_files.write_json(folder / NAME, cast(Mapping[str, Any], result))

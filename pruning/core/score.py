@@ -1,0 +1,62 @@
+"""The score of a mask: its loss under one objective, with a term for each sample."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from pruning.core.errors import LossError
+from pruning.core.mask import Mask
+from pruning.core.trace import TraceLine
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """The loss of one mask under one objective, with its per-sample terms; lower is better.
+
+    `seconds` is the time it took this cell; 0 marks a score that another cell had paid for. A partial score, over the
+    first samples only, says `of` how many there are; a full one says None.
+    """
+
+    mask: Mask
+    loss: float
+    samples: tuple[float, ...]
+    seconds: float
+    of: int | None = None
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.loss):
+            if not self.mask.dropped:
+                raise LossError(f"the loss of the whole model is {self.loss}: try model.dtype=float32.")
+            raise LossError(
+                f"the loss is {self.loss} with blocks {list(self.mask.dropped)} removed: "
+                "protect those blocks (protect.first, protect.last), or try model.dtype=float32."
+            )
+
+    def to_line(self) -> TraceLine:
+        """This score as a line of `trace.jsonl`."""
+        line: TraceLine = {
+            "dropped": list(self.mask.dropped),
+            "loss": self.loss,
+            "samples": list(self.samples),
+            "seconds": max(round(self.seconds, 6), 1e-6) if self.seconds else 0.0,
+        }
+        if self.of is not None:
+            line["of"] = self.of
+        return line
+
+    @classmethod
+    def from_line(cls, line: TraceLine, n_blocks: int) -> Score:
+        """The score of a line. Raises InputError for blocks that the model does not have."""
+        mask = Mask(n_blocks, tuple(line["dropped"]))
+        return cls(
+            mask,
+            float(line["loss"]),
+            tuple(map(float, line["samples"])),
+            float(line["seconds"]),
+            line.get("of"),
+        )
+
+    def exceeds(self, other: Score | None) -> bool:
+        """Whether it knows more samples than another score of the same mask."""
+        return other is None or len(self.samples) > len(other.samples)

@@ -1,0 +1,29 @@
+"""`studies/<name>.json`: which cells a study asks for, so that a missing cell is told from one nobody wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from pruning.core import atomic_files
+
+
+def path_of(results: Path, study: str) -> Path:
+    """The file of a study."""
+    return results / "studies" / f"{study}.json"
+
+
+def names(results: Path) -> list[str]:
+    """The studies of a results folder, sorted."""
+    return sorted(path.stem for path in (results / "studies").glob("*.json"))
+
+
+def read_study(results: Path, study: str) -> list[str]:
+    """The keys of the cells that a study asks for; none if there is no such study."""
+    path = path_of(results, study)
+    return list(atomic_files.read_json(path)["cells"]) if path.exists() else []
+
+
+def write_study(results: Path, study: str, cells: Iterable[str]) -> None:
+    """Write the list of a study, each cell once."""
+    atomic_files.write_json(path_of(results, study), {"study": study, "cells": list(dict.fromkeys(cells))})

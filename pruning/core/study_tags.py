@@ -1,0 +1,37 @@
+"""Which cells each study asks for, as tags of an MLflow experiment: no run tells of a cell that has not ended.
+
+A tag holds 5,000 characters, so a list takes as many as it needs: `study NAME 0`, `study NAME 1`, ...
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pruning.core import study_list
+
+FIRST = "study"  # the first word of such a tag
+LONGEST = 4900  # characters
+
+
+def record_studies(client: Any, experiment: str, results: Path) -> None:
+    """Record the studies of a results folder. Cells that another folder has added to one of them stay in it."""
+    known = read_studies(client.get_experiment(experiment).tags)
+    for name in study_list.names(results):
+        cells = dict.fromkeys([*known.get(name, ()), *study_list.read_study(results, name)])
+        lines = textwrap.wrap(" ".join(cells), LONGEST, break_long_words=False, break_on_hyphens=False)
+        for number, line in enumerate(lines):
+            client.set_experiment_tag(experiment, f"{FIRST} {name} {number}", line)
+
+
+def read_studies(tags: Mapping[str, str]) -> dict[str, list[str]]:
+    """The cells of each study, from the tags of an experiment."""
+    found: dict[str, dict[int, str]] = {}
+    for tag, line in tags.items():
+        word, _, rest = tag.partition(" ")
+        name, _, number = rest.rpartition(" ")
+        if word == FIRST and number.isdigit():
+            found.setdefault(name, {})[int(number)] = line
+    return {name: " ".join(lines[n] for n in sorted(lines)).split() for name, lines in found.items()}

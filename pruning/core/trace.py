@@ -1,0 +1,62 @@
+"""`trace.jsonl`, the journal of a cell: a line for each score, in the order in which the search needed them.
+
+One writer and one reader. Each line is written in a single call, so a kill can tear at most the last one. A reader
+leaves a torn last line out, since its writer may still be at it; what to do about a line that is complete and damaged
+is the caller's choice.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, NotRequired, TypedDict, cast
+
+from pruning.core import atomic_files
+
+NAME = "trace.jsonl"
+
+
+class TraceLine(TypedDict):
+    """One line of the journal."""
+
+    dropped: Annotated[list[int], "The removed blocks; the dense model's is the first line, with none."]
+    loss: Annotated[float, "The loss: the weighted mean of the terms."]
+    samples: Annotated[list[float], "A term for each sample."]
+    seconds: Annotated[float, "What the evaluation took; 0 for a score that another cell had computed."]
+    of: NotRequired[
+        Annotated[int, "Only in a partial score, over the first samples: how many samples there are in all."]
+    ]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A complete line: its number from 1, the offset of the byte after it, and what it holds; None if damaged."""
+
+    number: int
+    end: int
+    line: TraceLine | None
+
+
+def read_trace(path: Path, start: int = 0) -> Iterator[Entry]:
+    """Yield the complete lines from byte `start` on. A file that does not exist has none."""
+    if path.exists():
+        for number, (end, line) in enumerate(atomic_files.read_lines(path, start), start=1):
+            yield Entry(number, end, _parsed(line))
+
+
+def append_trace(path: Path, line: TraceLine) -> None:
+    """Add a line; it is on disk when this returns."""
+    atomic_files.append_line(path, line)
+
+
+def _parsed(text: bytes) -> TraceLine | None:
+    try:
+        data: Any = json.loads(text)
+        numbers = [data["loss"], data["seconds"], *data["samples"]]
+        valid = all(type(block) is int for block in data["dropped"]) and all(map(math.isfinite, numbers))
+    except (ValueError, KeyError, TypeError):
+        return None
+    return cast(TraceLine, data) if valid else None

@@ -1,0 +1,10 @@
+"""Numbers with units, as people read them."""
+
+from __future__ import annotations
+
+MEBIBYTE = 1 << 20
+
+
+def bytes_text(count: int) -> str:
+    """A number of bytes: `269.1 MB`, `16.06 GB`."""
+    return f"{count / 1e6:,.1f} MB" if count < 1e9 else f"{count / 1e9:,.2f} GB"

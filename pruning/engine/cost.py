@@ -1,0 +1,44 @@
+"""What forward passes cost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from pruning.distributed import collectives
+
+
+@dataclass
+class Cost:
+    """What forward passes cost. A block forward is one block over all samples.
+
+    `block_forwards_alone` is how many the same masks would have cost, each evaluated by itself; `block_tokens` how
+    many tokens were put through a block, over all blocks; `peak_memory` is in bytes.
+    """
+
+    block_forwards: float = 0.0
+    block_forwards_alone: int = 0
+    block_tokens: int = 0
+    forward_seconds: float = 0.0
+    peak_memory: int = 0
+
+    def plus(self, other: Cost) -> Cost:
+        """The sum; of two peaks, the higher."""
+        return Cost(
+            round(self.block_forwards + other.block_forwards, 3),
+            self.block_forwards_alone + other.block_forwards_alone,
+            self.block_tokens + other.block_tokens,
+            round(self.forward_seconds + other.forward_seconds, 3),
+            max(self.peak_memory, other.peak_memory),
+        )
+
+    def over_ranks(self) -> Cost:
+        """What all ranks have spent together: the work of each, the time and memory of the one that needed most."""
+        if collectives.world_size() == 1:
+            return replace(self)
+        forwards, tokens = collectives.all_sum(
+            np.array([self.block_forwards, self.block_tokens], dtype=float)
+        )
+        seconds, memory = collectives.all_max(self.forward_seconds), collectives.all_max(self.peak_memory)
+        return Cost(float(forwards), self.block_forwards_alone, int(tokens), seconds, int(memory))

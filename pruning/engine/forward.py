@@ -1,0 +1,189 @@
+"""Log-likelihoods of token rows under many masks: the work that the program spends its life on.
+
+Masks are decisions, block after block, to keep or to drop; those that decide alike up to some block share
+everything up to it. `Forward` walks the tree of decisions block by block: one hidden state for each distinct
+beginning, one block forward for each distinct beginning that keeps the block. A dropped block costs nothing, and
+one that no mask keeps is never touched. What comes out is what one masked forward pass per mask gives, and does not
+depend on which masks are asked for together.
+
+Greedy's round over N blocks costs about N^2 / 2 block forwards this way instead of N^2, all pairs N^3 / 6 instead of
+N^3 / 2.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pruning.core.mask import Mask
+from pruning.distributed import collectives
+from pruning.engine import packing
+from pruning.engine.batching import Batch, TokenLine, make_batches
+from pruning.engine.cost import Cost
+from pruning.engine.device import peak_memory
+from pruning.engine.logprobs import LIKELIHOOD, Readout, read_out
+from pruning.engine.memory_budget import MemoryBudget, out_of_memory
+from pruning.engine.prefix_tree import Branch, concatenated, run_masks
+from pruning.models.blocks import find_blocks
+
+if TYPE_CHECKING:
+    from pruning.calibration.samples import Row
+    from pruning.models.loader import LanguageModel
+
+FIRST_CHUNK = 4  # masks; later chunks are as many as take about `Forward.patience` seconds
+
+
+@dataclass
+class Forward:
+    """Forward passes of one model.
+
+    `batch_tokens` bounds the tokens, padding included, that a block is given at once; `memory` the bytes that masks
+    take beside the weights (None: measured from the device). Past it, fewer masks are walked at a time and more is
+    computed again; a `memory` that is given also makes batches smaller. `patience` is about how many seconds of work
+    a kill may cost. `merge` says whether branches may be run as one batch (None: where a loss does not depend on it,
+    or weights lie on disk). A dropped block i multiplies the hidden state by `scales[i]`, if given.
+    """
+
+    model: LanguageModel
+    batch_tokens: int = 2048
+    memory: int | None = None
+    patience: float = 20.0
+    merge: bool | None = None
+    scales: tuple[float, ...] | None = None
+    cost: Cost = field(default_factory=Cost)
+    _size: int = FIRST_CHUNK
+    _dense_states: WeakKeyDictionary[Batch, Tensor] = field(default_factory=WeakKeyDictionary)
+
+    @cached_property
+    def workload(self) -> MemoryBudget:
+        """What is computed at a time."""
+        module = self.model.module
+        return MemoryBudget(
+            self.model,
+            self.batch_tokens,
+            self.memory,
+            self.merge,
+            lambda rows: packing.lines(module, rows, self._dense),
+        )
+
+    def with_scales(self, scales: tuple[float, ...] | None) -> Forward:
+        """The same forward passes with other factors for dropped blocks. Batches, caches and the cost are shared."""
+        _ = self.workload  # made before the copy, so that both have the same one
+        view = copy.copy(self)
+        view.scales = scales
+        return view
+
+    def loglikelihoods(
+        self, rows: Sequence[Row], masks: Iterable[Mask]
+    ) -> Iterator[tuple[Mask, list[float], float]]:
+        """For each mask, in no particular order: itself, each row's log-likelihood in nats, its share of the seconds.
+
+        With several ranks, each runs its own batches and all get the sums.
+        """
+        return self.sums(rows, masks, LIKELIHOOD)
+
+    def sums(
+        self, rows: Sequence[Row], masks: Iterable[Mask], reading: Readout
+    ) -> Iterator[tuple[Mask, list[float], float]]:
+        """The same for any reading: its sum over each row's scored positions."""
+        rows = tuple(rows)
+        # In this order, masks that share much stand together, and those that part early come first.
+        todo = sorted(masks, key=lambda mask: [i not in mask.dropped for i in range(mask.n_blocks)])
+        while todo:
+            size = min(self._size, self.workload.capacity(rows, reading, todo[0]))
+            chunk, started = todo[:size], time.perf_counter()
+            try:
+                sums, failure = self._chunk(rows, chunk, reading), None
+            except RuntimeError as error:  # its traceback would keep alive what there was no memory for
+                failure = error.with_traceback(None) if out_of_memory(error) else error
+            # All or none go on: a rank that has run out of memory would else plan other chunks than the rest.
+            if (failed := collectives.any_failure(failure)) is not None:
+                self.workload.shrink(failed, len(chunk))
+                continue
+            sums = collectives.all_sum(sums)
+            todo, seconds = todo[size:], collectives.all_max(time.perf_counter() - started)
+            self._note(chunk, seconds)
+            for mask, values in zip(chunk, sums, strict=True):
+                yield mask, values.tolist(), seconds / len(chunk)
+            self._size = max(1, round(self.patience * len(chunk) / max(seconds, 1e-9)))
+
+    @torch.inference_mode()
+    def _chunk(self, rows: tuple[Row, ...], masks: Sequence[Mask], reading: Readout) -> np.ndarray[Any, Any]:
+        """Sums (masks, rows) over this rank's batches, in float64."""
+        sums = np.zeros((len(masks), len(rows)))
+        batches = self.workload.batches(rows)
+        tokens = sum(batch.ids.numel() for batch in batches)
+        for batch in collectives.share_of(batches):
+            share = batch.ids.numel() / tokens
+            for number, values in self._read(batch, masks, reading, share):
+                np.add.at(sums[number], batch.rows.numpy(), values)
+        return sums
+
+    def _read(
+        self, batch: Batch, masks: Sequence[Mask], reading: Readout = LIKELIHOOD, share: float = 0.0
+    ) -> Iterator[tuple[int, np.ndarray[Any, Any]]]:
+        """For each mask its number and the readings (n,) at the batch's targets.
+
+        The head is run where it counts and nowhere else. `share` is the batch's part of all samples, for the count
+        of block forwards.
+        """
+        merged = self.workload.merged(batch)
+        dense = self._dense_state(batch, share) if reading.compares else None
+        branches = self._walk(batch, masks, share)
+        for start in range(0, len(branches), merged):
+            group = branches[start : start + merged]
+            flat = concatenated([_at(batch, hidden) for hidden, _ in group])  # (branches * n, D)
+            known = None if dense is None else dense.to(flat.device).repeat(len(group), 1)
+            targets = batch.targets.repeat(len(group))
+            read = read_out(reading, self.workload.projection, flat, known, targets)
+            values = read.view(len(group), -1).numpy()
+            yield from zip((number for _, (number,) in group), values, strict=True)
+
+    def _walk(self, batch: Batch, masks: Sequence[Mask], share: float) -> list[Branch]:
+        """The branches of a batch, counted."""
+
+        def count(run: int) -> None:
+            self.cost.block_tokens += run * batch.ids.numel()
+            self.cost.block_forwards += run * share
+
+        return run_masks(self.model, batch, masks, self.workload.merged(batch), count, self.scales)
+
+    def _dense_state(self, batch: Batch, share: float) -> Tensor:
+        """The dense model's states (n, D) at the batch's targets, computed once and kept on the CPU."""
+        if batch not in self._dense_states:
+            ((hidden, _),) = self._walk(batch, [Mask(self.n_blocks)], share)
+            self._dense_states[batch] = _at(batch, hidden).cpu()
+        return self._dense_states[batch]
+
+    @property
+    def n_blocks(self) -> int:
+        """The number of blocks of the model."""
+        return len(find_blocks(self.model.module).modules)
+
+    def _note(self, masks: Sequence[Mask], seconds: float) -> None:
+        self.cost.block_forwards_alone += sum(len(mask.kept) for mask in masks)
+        self.cost.forward_seconds += seconds
+        self.cost.peak_memory = max(self.cost.peak_memory, peak_memory(self.model.module))
+
+    @torch.inference_mode()
+    def _dense(self, rows: Sequence[Row], lines: Sequence[TokenLine]) -> np.ndarray[Any, Any]:
+        """Log-likelihoods (rows,) of rows that stand in some lines, under the whole model."""
+        sums = np.zeros(len(rows))
+        for batch in make_batches(lines, self.workload.batch_tokens):
+            for _, values in self._read(batch, [Mask(self.n_blocks)]):
+                np.add.at(sums, batch.rows.numpy(), values)
+        return sums
+
+
+def _at(batch: Batch, hidden: Tensor) -> Tensor:
+    """States (n, D) at a batch's targets, of states (B, T, D)."""
+    return hidden.flatten(0, 1)[batch.places.to(hidden.device)]

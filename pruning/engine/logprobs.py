@@ -1,0 +1,75 @@
+"""What is read off next-token distributions, without ever holding those of all positions.
+
+A distribution over 50,000 to 260,000 tokens is bound by memory, not arithmetic, so positions are taken a few at a
+time: as many as make the projection worth its reading of the weights, and of those as many as a cache holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+# Bytes of float32 logits that are projected at a time, and normalised at a time, by the kind of device. A
+# projection of few positions is bound by reading the weights; a normalisation of many falls out of a CPU's cache.
+PROJECTED = {"cpu": 1 << 27, "cuda": 1 << 29}
+NORMALISED = {"cpu": 1 << 22, "cuda": 1 << 29}
+
+Head = Callable[[Tensor], Tensor]  # hidden states (m, D) to logits (m, V), for any m
+
+
+@dataclass(frozen=True)
+class Readout:
+    """A number for each position, from ln p (m, V) of all tokens there.
+
+    `value` is given the pruned model's ln p (m, V), the dense model's or None, and the tokens (m,) that follow.
+    `compares` says whether it needs the dense model's.
+    """
+
+    value: Callable[[Tensor, Tensor, Tensor], Tensor]
+    compares: bool = False
+
+
+LIKELIHOOD = Readout(lambda logs, _, targets: logs.gather(-1, targets[:, None])[:, 0])
+
+
+@dataclass(frozen=True)
+class Projection:
+    """From hidden states to logits over `vocabulary` tokens; `limit` bounds the bytes of logits at a time."""
+
+    head: Head
+    vocabulary: int
+    limit: int | None = None
+
+
+def read_out(
+    readout: Readout, projection: Projection, hidden: Tensor, dense: Tensor | None, targets: Tensor
+) -> Tensor:
+    """Values (n,) in float64 on the CPU, from hidden states (n, D), the dense model's, and token ids (n,)."""
+    targets, values = targets.to(hidden.device), []
+    dense_logs = None if dense is None else _distributions(projection, dense)
+    for start, logs in _distributions(projection, hidden):
+        others = logs if dense_logs is None else next(dense_logs)[1]
+        following = targets[start : start + len(logs)].to(logs.device)  # the head may be on another GPU
+        values.append(readout.value(logs, others, following))
+    return torch.cat(values).double().cpu()
+
+
+def positions_at_once(device: str, vocabulary: int, limit: int | None = None) -> int:
+    """How many positions are projected at a time."""
+    size = PROJECTED.get(device, 1 << 25)
+    return max(1, min(size, limit or size) // (4 * vocabulary))
+
+
+def _distributions(projection: Projection, hidden: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """A few positions at a time: the number of the first, and ln p (m, V) in float32, or float64 for such logits."""
+    device, vocabulary = hidden.device.type, projection.vocabulary
+    step = positions_at_once(device, vocabulary, projection.limit)
+    piece = max(1, NORMALISED.get(device, 1 << 25) // (4 * vocabulary))
+    for start in range(0, len(hidden), step):
+        logits = projection.head(hidden[start : start + step])
+        dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
+        for offset in range(0, len(logits), piece):
+            yield start + offset, torch.log_softmax(logits[offset : offset + piece], -1, dtype=dtype)

@@ -1,0 +1,118 @@
+"""A result's measurements as text: for the model card, and for the lines that a command ends with."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pruning.core.metric_names import error_of, metrics_among
+from pruning.core.nested import leaves
+from pruning.core.result import DoneResult
+from pruning.core.units import bytes_text
+
+QUANTITIES = {
+    "prefill_per_second": ("prefill, tokens/s", "prefill", 1),
+    "decode_per_second": ("decode, tokens/s", "decode", 1),
+    "first_token_seconds": ("time to first token, ms", "first_token", 1000),
+}
+
+
+def metrics(result: DoneResult | None) -> Iterator[tuple[str, str, str]]:
+    """Name, dense value and pruned value of every metric of a result, as text."""
+    if result is None:
+        return
+    dense, pruned = result["evaluation"]["dense"], result["evaluation"]["pruned"]
+    for name in metrics_among(pruned):
+        if isinstance(pruned[name], (int, float)):
+            yield name, number(name, dense), number(name, pruned)
+
+
+def number(name: str, values: Mapping[str, Any]) -> str:
+    """A metric with its standard error, if it has one."""
+    if not isinstance(value := values.get(name), (int, float)):
+        return "-"
+    places = 2 if abs(value) >= 10 else 3
+    error = values.get(error_of(name))
+    return f"{value:,.{places}f}" + (f" ± {error:,.{places}f}" if isinstance(error, float) else "")
+
+
+def unmeasured(result: DoneResult | None) -> str:
+    """Why there is no metric."""
+    return "the mask comes without a cell" if result is None else "its cell was evaluated for speed alone"
+
+
+def lost(result: DoneResult | None) -> Iterator[str]:
+    """The section on what was measured, paragraph by paragraph."""
+    rows = list(metrics(result))
+    if result is None or not rows:
+        yield f"Nothing: {unmeasured(result)}."
+        return
+    evaluation = result["evaluation"]
+    plain = evaluation.get("uncompensated")  # the same mask without its factors
+    lines = ["| metric | dense | pruned |", "|---|---|---|"]
+    if plain is not None:
+        lines = ["| metric | dense | pruned | without compensation |", "|---|---|---|---|"]
+    more = [f" {number(name, plain)} |" if plain is not None else "" for name, _, _ in rows]
+    lines += [f"| {name} | {a} | {b} |{extra}" for (name, a, b), extra in zip(rows, more, strict=True)]
+    yield "\n".join(lines)
+    yield (
+        "Values with their standard errors over samples, where they have any; both models were measured in "
+        f"{result['model']['dtype']} by one program on the same data. "
+        + _overlap(evaluation.get("overlap", {}))
+    )
+    yield "\n".join(f"- `{name}`: {_how(name, evaluation)}" for name, _, _ in rows)
+
+
+def _overlap(shared: Mapping[str, int]) -> str:
+    if not shared:
+        return "The search never saw these data."
+    pieces = ", ".join(f"{count} with those of {name}" for name, count in shared.items())
+    return f"The calibration data share pieces with them ({pieces}), so these values flatter the mask."
+
+
+def _how(name: str, evaluation: Mapping[str, Any]) -> str:
+    """How a metric was measured: what its evaluation recorded, and the digest of its data."""
+    how = dict(leaves(evaluation.get("how", {}).get(name, {})))
+    parts = [
+        f"{key} {json.dumps(value, ensure_ascii=False)}" for key, value in how.items() if value is not None
+    ]
+    if (digest := evaluation.get("data", {}).get(name)) is not None:
+        parts.append(f"SHA-256 `{digest[:16]}`")
+    return ", ".join(parts) or "not recorded"
+
+
+def gained(speed: Mapping[str, Any]) -> Iterator[str]:
+    """The section on speed: medians with quartiles, dense beside pruned."""
+    lines = ["| batch, prompt | | dense | pruned | |", "|---|---|---|---|---|"]
+    for run in speed["runs"]:
+        shape = f"{run['batch']}, {run['prompt']}"
+        for name, (title, short, factor) in QUANTITIES.items():
+            both = " | ".join(_spread(run[which][name], factor) for which in ("dense", "pruned"))
+            lines.append(f"| {shape} | {title} | {both} | {run['ratio'][short]:.2f}x |")
+        peaks = [run[which]["peak_memory"] for which in ("dense", "pruned")]
+        if None not in peaks:
+            a, b = peaks
+            lines.append(f"| {shape} | peak memory | {bytes_text(a)} | {bytes_text(b)} | {b / a:.2f} of it |")
+    yield "\n".join(lines)
+    yield (
+        f"On {speed['device']}, in {speed['dtype']}, with a cache: medians of {speed['repeats']} repeats with their "
+        f"quartiles, after {speed['warmup']} unmeasured, both models in turn; {speed['runs'][0]['new_tokens']} "
+        "tokens were generated each time."
+    )
+
+
+def faster(result: DoneResult | None) -> str:
+    """How many times the dense model's tokens per second, in a few words; nothing where it was not measured."""
+    if result is None or (speed := result["evaluation"].get("speed")) is None:
+        return ""
+    run = speed["runs"][0]
+    return (
+        f"; {run['ratio']['prefill']:.2f}x prefill, {run['ratio']['decode']:.2f}x decode "
+        f"(batch {run['batch']}, prompt {run['prompt']}, {speed['device']})"
+    )
+
+
+def _spread(value: Mapping[str, float], factor: float) -> str:
+    median, low, high = (f"{value[name] * factor:,.1f}" for name in ("median", "low", "high"))
+    return f"{median} ({low} to {high})"

@@ -1,0 +1,166 @@
+"""What goes beside the weights of an export for people and for other programs: a model card and a mergekit file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pruning.core.mask import Mask
+from pruning.core.metric_names import label_of
+from pruning.core.result import DoneResult
+from pruning.core.units import bytes_text
+from pruning.export import metric_text
+
+# Hub names and licences of what the packages carry as GGUF.
+PACKAGED = {
+    "smollm2": ("HuggingFaceTB/SmolLM2-135M-Instruct", "apache-2.0"),
+    "gemma3_270m": ("google/gemma-3-270m", "gemma"),
+}
+INHERITED = ("license", "license_name", "license_link", "language")
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Parameters, and bytes of weights in the precision of the export, of a model before and after."""
+
+    dense_parameters: int
+    parameters: int
+    dense_bytes: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a card tells. `result` is the finished cell's, or None for a mask that comes from elsewhere.
+
+    `base` is the hub name of the model that was cut, or what comes nearest to one; `origin` is what mergekit is to
+    read; `source` says where the weights came from. `commands` reproduce the export, `proof` says how it was
+    checked, `hybrid` whether blocks differ in their attention.
+    """
+
+    name: str
+    base: str
+    origin: str
+    source: str
+    dtype: str
+    hybrid: bool
+    mask: Mask
+    sizes: Sizes
+    commands: Sequence[str]
+    proof: str
+    result: DoneResult | None = None
+    scales: Sequence[float] | None = None
+    inherited: Mapping[str, Any] | None = None
+
+
+def inherit(folder: Path | None) -> dict[str, Any]:
+    """Licence and language of the card that a model's directory holds, if it holds one."""
+    from huggingface_hub import ModelCard
+
+    if folder is None or not (folder / "README.md").is_file():
+        return {}
+    data = ModelCard.load(folder / "README.md", ignore_metadata_errors=True).data.to_dict()
+    return {name: data[name] for name in INHERITED if name in data}
+
+
+def model_card(facts: Facts) -> str:
+    """The text of README.md, metadata for the hub included."""
+    from huggingface_hub import ModelCard, ModelCardData
+
+    data = ModelCardData(
+        **_licence(facts),
+        base_model=facts.base if facts.base.count("/") == 1 and not facts.base.startswith("/") else None,
+        library_name="transformers",
+        pipeline_tag="text-generation",
+        tags=["depth-pruning", "pruned"],
+        model_name=facts.name,
+        eval_results=list(_eval_results(facts)) or None,
+    )
+    if data.eval_results is None:
+        data.model_name = None  # goes with results only
+    return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(_sections(facts)) + "\n"))
+
+
+def _licence(facts: Facts) -> dict[str, Any]:
+    known = {base: {"license": licence} for base, licence in PACKAGED.values()}
+    return dict(facts.inherited or known.get(facts.base, {}))
+
+
+def _sections(facts: Facts) -> Iterator[str]:
+    mask, sizes = facts.mask, facts.sizes
+    yield f"# {facts.name}"
+    yield (
+        f"{facts.base} without {len(mask.dropped)} of its {mask.n_blocks} transformer blocks. The remaining blocks "
+        "are unchanged and nothing was trained afterwards." + _compensation(facts)
+    )
+    yield (
+        "| | before | after |\n|---|---|---|\n"
+        f"| blocks | {mask.n_blocks} | {len(mask.kept)} |\n"
+        f"| parameters | {sizes.dense_parameters:,} | {sizes.parameters:,} |\n"
+        f"| weights in {facts.dtype} | {bytes_text(sizes.dense_bytes)} | {bytes_text(sizes.bytes)} |"
+    )
+    yield f"Blocks removed, counted from 0: {', '.join(map(str, mask.dropped))}."
+    yield (
+        "```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+        'model = AutoModelForCausalLM.from_pretrained("DIR")  # where this file lies\n'
+        'tokenizer = AutoTokenizer.from_pretrained("DIR")\n```'
+    )
+    yield from _chosen(facts.result)
+    yield from _measured(facts.result)
+    yield f"## How it was checked\n\n{facts.proof[0].upper()}{facts.proof[1:]}."
+    yield "## How to make it again\n\n```\n" + "\n".join(facts.commands) + "\n```"
+    yield f"Source of the weights: {facts.source}."
+
+
+def _compensation(facts: Facts) -> str:
+    if facts.scales is None:
+        return ""
+    factors = ", ".join(f"{i}: {facts.scales[i]:.4g}" for i in facts.mask.dropped)
+    return (
+        " Each removed block is replaced by a factor on the residual stream ("
+        + factors
+        + "), which is folded into "
+        "the output projections of the blocks behind it."
+    )
+
+
+def _chosen(result: DoneResult | None) -> Iterator[str]:
+    yield "## How the blocks were chosen"
+    if result is None:
+        yield "By hand: the mask was given, not searched for."
+        return
+    calibration, search = result["calibration"], result["search"]
+    yield (
+        f"By the search `{search['algo']}` under the objective `{calibration['objective']}`, whose loss went from "
+        f"{calibration['dense_loss']:.4f} to {calibration['loss']:.4f} on the calibration data: "
+        f"{calibration['samples']} samples"
+        + (f" of {calibration['length']} tokens" if calibration.get("length") else "")
+        + f" of {calibration['source']}, seed {calibration['seed']}, SHA-256 `{calibration['sha256'][:16]}`. "
+        f"Cell `{result['cell']}`."
+    )
+
+
+def _measured(result: DoneResult | None) -> Iterator[str]:
+    yield "## What was measured"
+    yield from metric_text.lost(result)
+    if result is not None and (speed := result["evaluation"].get("speed")) is not None:
+        yield "## What was gained"
+        yield from metric_text.gained(speed)
+
+
+def _eval_results(facts: Facts) -> Iterator[Any]:
+    from huggingface_hub import EvalResult
+
+    for name, _, _ in metric_text.metrics(facts.result):
+        assert facts.result is not None
+        data = name.partition("/")[2]
+        yield EvalResult(
+            task_type="text-generation",
+            dataset_type=data or name,
+            dataset_name=data or name,
+            metric_type=label_of(name).partition(",")[0],
+            metric_name=name,
+            metric_value=facts.result["evaluation"]["pruned"][name],
+        )

@@ -1,0 +1,73 @@
+"""The directory that an export goes to: what may be replaced, and a way to replace it all at once or not at all."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from pruning.core import atomic_files
+from pruning.core.errors import InputError
+from pruning.core.mask import Mask
+from pruning.core.publish import staged
+from pruning.core.units import bytes_text
+
+RECORD = "depth_pruning.json"
+
+
+def check_target(
+    out: Path,
+    cell: str | None = None,
+    mask: Mask | None = None,
+    model: str | None = None,
+    force: bool = False,
+) -> None:
+    """Raise InputError unless a directory is new, empty, or an earlier export that this one may replace.
+
+    An earlier export of the same cell, or of the same mask and model, is replaced; with `force` any directory of a
+    model. Before a search, when no mask is known yet, the cell's key is what counts.
+    """
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if not out.is_dir():
+        raise InputError(f"{out} is a file: give a directory.")
+    record = atomic_files.read_json(out / RECORD) if (out / RECORD).is_file() else {}
+    if cell is not None and record.get("cell") == cell:
+        return
+    if mask is not None and record.get("mask") == mask.to_json() and record["model"]["name"] == model:
+        return
+    if not force:
+        what = "holds another export" if record else "is not empty"
+        raise InputError(
+            f"{out} {what}: choose another directory, or let `python -m pruning.export` replace it, "
+            "with force=true."
+        )
+    if not (out / "config.json").is_file():
+        raise InputError(f"{out} holds no model: even force=true replaces directories of models only.")
+
+
+def check_space(out: Path, needed: int) -> None:
+    """Raise InputError unless the disk of a directory, which need not exist yet, has room for `needed` bytes."""
+    place = next(folder for folder in out.parents if folder.exists())
+    free = shutil.disk_usage(place).free
+    if free < needed * 1.05:
+        raise InputError(
+            f"the disk of {out} has {bytes_text(free)} free and {bytes_text(needed)} are needed."
+        )
+
+
+@contextmanager
+def staging_directory(out: Path) -> Iterator[Path]:
+    """A hidden directory beside `out`; it is removed afterwards unless it was published.
+
+    Raises InputError if it cannot be made.
+    """
+    with ExitStack() as stack:
+        try:
+            partial = stack.enter_context(staged(out))
+        except OSError as error:
+            raise InputError(
+                f"{out} cannot be written ({error.strerror}): choose another directory."
+            ) from error
+        yield partial

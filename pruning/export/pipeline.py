@@ -1,0 +1,197 @@
+"""Write a smaller model that anyone can load: the blocks of a mask cut out of a checkpoint, proven equal to the mask.
+
+python -m pruning.export CELL_OR_MASK out=DIR                  a finished cell's folder, or a mask.json and model=NAME
+python -m pruning.export --drop 3,7,12 out=DIR model=local model.path=MODEL
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pruning.core import atomic_files, publish
+from pruning.core.errors import (
+    DamagedError,
+    InputError,
+    PruningError,
+    UnreachableError,
+    UnskippableError,
+    first_line,
+)
+from pruning.core.recorded import CLASS
+from pruning.core.result import DoneResult
+from pruning.core.units import bytes_text
+from pruning.export import metric_text, model_card, request
+from pruning.export.mergekit import mergekit
+from pruning.export.model_card import Facts
+from pruning.export.output_dir import RECORD, check_space, check_target, staging_directory
+from pruning.export.request import Request
+from pruning.models import checkpoint, directory, spec
+from pruning.models.packaged import PACKAGED
+
+if TYPE_CHECKING:
+    from pruning.export.plan import Cut
+
+log = logging.getLogger(__name__)
+
+FORMAT = 1
+BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
+INPUT_ERRORS = (InputError, UnreachableError, UnskippableError, DamagedError)
+UNPROVEN = "not compared with the masked model (verify=false)"
+
+
+def export(wanted: Request) -> Facts:
+    """Write the directory `wanted.out`; what was there before is replaced at the very end, or not at all.
+
+    Raises InputError, UnreachableError or UnskippableError before anything is written where the request cannot be
+    met, and MismatchError where what was written is not the masked model.
+    """
+    from pruning.export import verify
+    from pruning.export.plan import plan_cut, write_config
+    from pruning.export.shard_writer import write_shards
+    from pruning.export.tensor_reader import Loaded
+
+    check_target(wanted.out, wanted.cell, wanted.mask, wanted.model.name, wanted.force)
+    cut = plan_cut(wanted)
+    check_space(wanted.out, cut.sizes.bytes)
+    wanted = dataclasses.replace(wanted, model=cut.source.settings)
+    model, proof = None, UNPROVEN
+    if wanted.verify or cut.tensors is None:
+        log.info("loading %s in %s", wanted.model.name, verify.computing(wanted.model.dtype))
+        model = verify.source_model(wanted.model, cut.plan.precision)
+    goal = verify.expected(model, wanted.mask, wanted.scales) if wanted.verify else None
+    tensors = cut.tensors or Loaded(model)
+    if cut.tensors is not None:
+        model = None  # not needed any more
+    with staging_directory(wanted.out) as partial:
+        log.info("writing %s", bytes_text(cut.sizes.bytes))
+        write_shards(tensors, cut.plan, partial, wanted.max_shard_size)
+        cut.source.copy_beside(partial, model)
+        write_config(cut.config, partial)
+        del tensors, model
+        if goal is not None:
+            log.info("reloading and comparing")
+            proof = str(verify.compare_export(partial, goal, wanted.model, exact=wanted.scales is None))
+        facts = _facts(wanted, cut, proof)
+        _write_record(wanted, facts, partial)
+        publish.replace(partial, wanted.out)
+    return facts
+
+
+def _facts(wanted: Request, cut: Cut, proof: str) -> Facts:
+    settings, mask = wanted.model, wanted.mask
+    hub = {"hub": (settings.path, None), "packaged": model_card.PACKAGED.get(settings.path)}.get(
+        settings.source
+    )
+    base = hub[0] if hub else Path(settings.path).expanduser().resolve().name
+    text = cut.source.config.get_text_config(decoder=True)
+    return Facts(
+        name=f"{base.rpartition('/')[2]}-{len(mask.kept)}-of-{mask.n_blocks}-blocks",
+        base=base,
+        origin=settings.path if settings.source == "local" else base,
+        source=_source(settings),
+        dtype=settings.dtype,
+        hybrid=len(set(getattr(text, "layer_types", None) or ())) > 1,
+        mask=mask,
+        sizes=cut.sizes,
+        commands=_commands(wanted),
+        proof=proof,
+        result=wanted.result,
+        scales=wanted.scales,
+        inherited=model_card.inherit(cut.source.folder),
+    )
+
+
+def _source(settings: spec.Model) -> str:
+    if settings.source == "local":
+        return f"a directory of the digest `{directory.fingerprint(settings.path)[:16]}`"
+    quantised = (
+        "" if settings.source == "hub" else f", whose GGUF ({PACKAGED[settings.path].file}) is dequantised"
+    )
+    return checkpoint.source(settings) + (f" at {settings.revision}" if settings.revision else quantised)
+
+
+def _commands(wanted: Request) -> list[str]:
+    """How to search, evaluate and export again, and how to make the same cut without a search."""
+    import shlex
+
+    from pruning.hydra_app.replay_command import launch_words
+
+    model = {CLASS: "Model", **dataclasses.asdict(wanted.model)}
+    drop = ",".join(map(str, wanted.mask.dropped))
+    words = ["python", "-m", "pruning.export", "--drop", drop, *launch_words({"model": model}), "out=DIR"]
+    cut = [shlex.join(words)] if wanted.scales is None else []
+    if wanted.result is None:
+        return cut
+    launches = [["python", "launch.py", *launch_words(config)] for config in _evaluated(wanted.result)]
+    return [*map(shlex.join, launches[:-1]), shlex.join([*launches[-1], "export=DIR"]), *cut]
+
+
+def _evaluated(result: DoneResult) -> list[Mapping[str, Any]]:
+    """A result's configuration, with each evaluation that its metrics are from; the latest comes last."""
+    config = result["config"]
+    settings = [*result["evaluation"].get("settings", {}).values(), config["eval"]]
+    distinct = {json.dumps(one, sort_keys=True): one for one in reversed(settings)}
+    return [{**config, "eval": one} for one in reversed(distinct.values())]
+
+
+def _write_record(wanted: Request, facts: Facts, folder: Path) -> None:
+    """The card, the mergekit file, and what a later export of the same mask knows this one by."""
+    (folder / "README.md").write_text(model_card.model_card(facts), encoding="utf-8")
+    (folder / "mergekit.yaml").write_text(mergekit(facts), encoding="utf-8")
+    record = {
+        "format": FORMAT,
+        "mask": wanted.mask.to_json(),
+        "cell": wanted.cell,
+        "model": dataclasses.asdict(wanted.model) | {"path": facts.base},
+        "scales": None if wanted.scales is None else list(wanted.scales),
+        "sizes": dataclasses.asdict(facts.sizes),
+        "proof": facts.proof,
+    }
+    atomic_files.write_json(folder / RECORD, record)
+
+
+def summary(facts: Facts, out: Path) -> str:
+    """Three lines: what was lost, what was gained, and where the model is."""
+    lost = ", ".join(f"{name} {a} -> {b}" for name, a, b in metric_text.metrics(facts.result))
+    sizes, mask = facts.sizes, facts.mask
+    fewer = 1 - sizes.parameters / sizes.dense_parameters
+    return "\n".join(
+        [
+            f"lost    {lost or f'not measured: {metric_text.unmeasured(facts.result)}'}",
+            f"gained  {len(mask.dropped)} of {mask.n_blocks} blocks removed ({' '.join(map(str, mask.dropped))}), "
+            f"{sizes.dense_parameters:,} -> {sizes.parameters:,} parameters ({fewer:.1%} fewer), "
+            f"{bytes_text(sizes.dense_bytes)} -> {bytes_text(sizes.bytes)} in {facts.dtype}"
+            + metric_text.faster(facts.result),
+            f"model   {out} ({facts.proof})",
+        ]
+    )
+
+
+def export_cell(folder: Path, out: Path) -> str:
+    """Export a finished cell; returns the three lines of `summary`. Raises as `export` does."""
+    wanted = request.of_cell(folder, out.expanduser().resolve())
+    return summary(export(wanted), wanted.out)
+
+
+def main() -> None:
+    """The entry point of `python -m pruning.export` and of `depth-pruning-export`."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("pruning").setLevel(logging.INFO)
+    try:
+        wanted = request.parse(sys.argv[1:])
+        print(summary(export(wanted), wanted.out))  # noqa: T201 - the command's output
+    except PruningError as error:
+        print(f"{error}", file=sys.stderr)  # noqa: T201
+        raise SystemExit(BAD_INPUT if isinstance(error, INPUT_ERRORS) else FAILED) from None
+    except OSError as error:
+        print(f"the export failed and nothing was changed: {first_line(error)}.", file=sys.stderr)  # noqa: T201
+        raise SystemExit(FAILED) from None
+    except KeyboardInterrupt:
+        print("interrupted: nothing was changed.", file=sys.stderr)  # noqa: T201
+        raise SystemExit(INTERRUPTED) from None

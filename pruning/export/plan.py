@@ -1,0 +1,139 @@
+"""What a request comes to: the smaller configuration, and what becomes of each tensor. No weights are read here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pruning.core.errors import InputError, UnskippableError
+from pruning.export import source_model
+from pruning.export.fold_scales import Fold, plan_fold
+from pruning.export.model_card import Sizes
+from pruning.export.request import Request
+from pruning.export.shard_writer import Plan, block_prefix
+from pruning.export.tensor_reader import Checkpoint, Loaded
+from pruning.models import pruned_config
+from pruning.models.blocks import check_config
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What is to be written: the smaller configuration, what becomes of each tensor, and the sizes of both models."""
+
+    source: source_model.SourceModel
+    config: Any
+    plan: Plan
+    tensors: Checkpoint | None  # None where the model has to be loaded first
+    sizes: Sizes
+
+
+def plan_cut(wanted: Request) -> Cut:
+    """Check all that can be checked without reading weights, and decide what becomes of each tensor."""
+    source = source_model.find_source(wanted.model)
+    try:
+        check_config(source.config)
+    except UnskippableError as error:
+        raise UnskippableError(f"model {wanted.model.name}: {error}") from error
+    _check_request(wanted, source)
+    config = pruned_config.pruned_config(source.config, wanted.mask)
+    _set_dtype(config, getattr(torch, wanted.model.dtype))
+    dense, smaller = pruned_config.check_same_blocks(source.config, config, wanted.mask)
+    config.name_or_path = ""  # where it was read from here
+    config.architectures = config.architectures or [type(dense).__name__]
+    path, _ = pruned_config.blocks_of(dense, wanted.mask.n_blocks)
+    tensors = Checkpoint(source.folder) if source.folder is not None else None
+    shapes = tensors.shapes() if tensors is not None else Loaded(dense).shapes()
+    names = list(shapes)
+    plan = Plan(
+        wanted.mask,
+        block_prefix(names, path, wanted.mask.n_blocks),
+        getattr(torch, wanted.model.dtype),
+        _kept_precise(dense, wanted.model.dtype),
+    )
+    if wanted.scales is not None:
+        plan = replace(plan, change=_fold(source.config, names, plan, wanted))
+    return Cut(source, config, plan, tensors, _sizes(plan, shapes, dense, smaller))
+
+
+def _check_request(wanted: Request, source: source_model.SourceModel) -> None:
+    from huggingface_hub import split_torch_state_dict_into_shards
+
+    mask, count = wanted.mask, source.config.get_text_config(decoder=True).num_hidden_layers
+    if mask.n_blocks != count:
+        raise InputError(
+            f"the mask is over {mask.n_blocks} blocks and model {wanted.model.name} has {count}: "
+            "give the model that it was made for (model=NAME)."
+        )
+    if not mask.dropped or not mask.kept:
+        raise InputError(
+            f"{len(mask.dropped)} of {count} blocks removed leaves nothing to export: drop 1 to {count - 1}."
+        )
+    if source.folder is not None and source.folder.resolve().is_relative_to(wanted.out):
+        raise InputError(f"out={wanted.out} holds the model that is to be cut: choose another directory.")
+    try:
+        split_torch_state_dict_into_shards({}, max_shard_size=wanted.max_shard_size)
+    except ValueError as error:
+        raise InputError(
+            f"max_shard_size={wanted.max_shard_size}: give a size such as 5GB or 500MB."
+        ) from error
+
+
+def _set_dtype(config: Any, dtype: Any) -> None:
+    """Say in a configuration, and in those nested in it, what precision the weights have."""
+    for part in (config, *(getattr(config, name, None) for name in config.sub_configs)):
+        if part is not None:
+            part.dtype = dtype
+    for name in ("quantization_config", "auto_map"):  # what GGUF leaves behind; code that is not copied
+        if hasattr(config, name):
+            delattr(config, name)
+
+
+def _kept_precise(model: Any, dtype: str) -> tuple[str, ...]:
+    """Names of modules that transformers keeps in float32 whatever it is asked for."""
+    strict = set(model._keep_in_fp32_modules_strict or ()) if dtype in ("float16", "bfloat16") else set()
+    return tuple(sorted(strict | (set(model._keep_in_fp32_modules or ()) if dtype == "float16" else set())))
+
+
+def _fold(config: Any, names: Sequence[str], plan: Plan, wanted: Request) -> Fold:
+    assert wanted.scales is not None
+    places = [plan.place(name) for name in names]
+    others = [name for name, place in zip(names, places, strict=True) if place is None]
+    return plan_fold(
+        config, [place for place in places if place is not None], others, wanted.mask, wanted.scales
+    )
+
+
+def _sizes(plan: Plan, shapes: Mapping[str, Tensor], dense: Any, smaller: Any) -> Sizes:
+    stored = {old: shape.numel() * plan.precision(old, shape.dtype).itemsize for old, shape in shapes.items()}
+    after = sum(size for old, size in stored.items() if plan.rename(old) is not None)
+    before, now = (sum(p.numel() for p in model.parameters()) for model in (dense, smaller))
+    return Sizes(before, now, sum(stored.values()), after)
+
+
+def write_config(config: Any, folder: Path) -> None:
+    """Write config.json, and make sure that it reads back as it is; raises InputError where it cannot."""
+    from transformers import AutoConfig
+
+    config.save_pretrained(folder)
+    if list(_lost(config.to_dict(), AutoConfig.from_pretrained(folder).to_dict())):
+        # Settings equal to the class's defaults are left out, and some defaults depend on other settings.
+        config.to_json_file(folder / "config.json", use_diff=False)
+    if lost := list(_lost(config.to_dict(), AutoConfig.from_pretrained(folder).to_dict())):
+        raise InputError(
+            f"a {config.model_type} configuration does not keep {', '.join(lost)} when it is saved."
+        )
+
+
+def _lost(wanted: Mapping[str, Any], read: Mapping[str, Any]) -> Iterator[str]:
+    """The settings of a configuration that were read back otherwise."""
+    for name, value in wanted.items():
+        other = read.get(name, value)
+        if isinstance(value, Mapping) and isinstance(other, Mapping):
+            yield from (f"{name}.{inner}" for inner in _lost(value, other))
+        elif name not in ("transformers_version", "_name_or_path") and other != value:
+            yield name

@@ -1,0 +1,100 @@
+"""The tensors of a model, one at a time: of safetensors files, or of a model in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from pruning.core import atomic_files
+from pruning.core.errors import InputError
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+
+
+class Tensors(Protocol):
+    """The tensors of a checkpoint: what there is, without reading it, and one of them."""
+
+    def shapes(self) -> Mapping[str, Tensor]:
+        """Names to tensors on the meta device, in the order in which they are best read."""
+        ...
+
+    def read(self, name: str) -> Tensor:
+        """One tensor, on the CPU."""
+        ...
+
+
+class Checkpoint:
+    """Tensors of the safetensors files of a directory; one file is open at a time."""
+
+    def __init__(self, folder: Path) -> None:
+        self.files = _files(folder)
+        self._open: tuple[str, Any] | None = None
+
+    def shapes(self) -> Mapping[str, Tensor]:
+        """Read from the headers of the files alone."""
+        found = {}
+        for name, path in self.files.items():
+            part = self._handle(path).get_slice(name)
+            dtype = getattr(torch, _DTYPES.get(part.get_dtype(), part.get_dtype().lower()))
+            found[name] = torch.empty(part.get_shape(), dtype=dtype, device="meta")
+        return found
+
+    def read(self, name: str) -> Tensor:
+        """One tensor."""
+        tensor: Tensor = self._handle(self.files[name]).get_tensor(name)
+        return tensor
+
+    def _handle(self, path: Path) -> Any:
+        from safetensors import safe_open
+
+        if self._open is None or self._open[0] != str(path):
+            self._open = (str(path), safe_open(path, framework="pt"))
+        return self._open[1]
+
+
+_DTYPES = {
+    **{f"F{n}": f"float{n}" for n in (16, 32, 64)},
+    **{f"I{n}": f"int{n}" for n in (8, 16, 32, 64)},
+    **{f"U{n}": f"uint{n}" for n in (8, 16, 32, 64)},
+    "BF16": "bfloat16",
+    "BOOL": "bool",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2",
+}
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    """The file of each tensor, file by file."""
+    from safetensors import safe_open
+
+    if (folder / INDEX).exists():
+        where: dict[str, str] = atomic_files.read_json(folder / INDEX)["weight_map"]
+        if lacking := sorted({name for name in where.values() if not (folder / name).exists()}):
+            raise InputError(f"{folder} lacks {len(lacking)} weight files, {lacking[0]} for one.")
+        return {name: folder / file for name, file in sorted(where.items(), key=lambda item: item[1])}
+    if not (folder / SINGLE).exists():
+        raise InputError(f"{folder} holds neither {SINGLE} nor {INDEX}.")
+    with safe_open(folder / SINGLE, framework="pt") as stream:
+        return dict.fromkeys(stream.keys(), folder / SINGLE)
+
+
+class Loaded:
+    """Tensors of a model in memory, each storage once: for weights that only transformers can read, as GGUF."""
+
+    def __init__(self, model: Any) -> None:
+        tied = getattr(model, "all_tied_weights_keys", None) or {}
+        self.state = {name: tensor for name, tensor in model.state_dict().items() if name not in tied}
+
+    def shapes(self) -> Mapping[str, Tensor]:
+        """Of the model's state dictionary."""
+        return {name: tensor.to("meta") for name, tensor in self.state.items()}
+
+    def read(self, name: str) -> Tensor:
+        """One tensor."""
+        tensor: Tensor = self.state[name].cpu()
+        return tensor

@@ -1,0 +1,26 @@
+"""What Hydra calls before it does anything of its own."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+
+from pruning.core.errors import InputError
+
+
+class CheckResults(Callback):
+    """Refuse a results folder that cannot be written, before Hydra writes its multirun.yaml there."""
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Exit with a plain message: Hydra turns an exception raised here into a warning and goes on."""
+        from pruning.core.atomic_files import check_writable
+
+        try:
+            check_writable(Path(config.paths.results).expanduser().resolve())
+        except InputError as error:
+            print(error, file=sys.stderr)  # noqa: T201
+            raise SystemExit(2) from None

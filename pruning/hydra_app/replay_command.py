@@ -1,0 +1,118 @@
+"""The command that runs a recorded configuration again: option names and the settings that differ from theirs."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import yaml
+
+from pruning.config.compose import restored
+from pruning.config.groups import CONF, members, options
+from pruning.core.recorded import CLASS, OPTION, TARGET, recorded, same_settings, without_option
+from pruning.hydra_app.registry import register
+
+GROUPS = ("model", "objective", "calibration", "algo", "compensation", "eval")
+OTHERS = ("ratio", "k", "protect", "racing", "seed")
+NOWHERE = "model.resources."  # where a cell runs is no part of it
+
+
+def launch_words(config: Mapping[str, Any]) -> list[str]:
+    """The words behind `python launch.py` for a recorded configuration, or for some of its groups.
+
+    What does not decide the outcome of a cell is left out: folders, trackers, batch sizes.
+    """
+    config = recorded(config)
+    words = [f"{group}={_option(group, config[group])}" for group in GROUPS if group in config]
+    if config.get("seed"):
+        words.append(f"seed={config['seed']}")  # first, since other settings follow it
+    shorter = [word for word in words if not word.startswith("calibration=")]  # the objective chooses one
+    base = _plain(shorter)
+    if "calibration" not in config or same_settings(base["calibration"], config["calibration"]):
+        words = shorter
+    else:
+        base = _plain(words)
+    wanted = {name: without_option(config[name]) for name in (*GROUPS, *OTHERS) if name in config}
+    if wanted.get("k") is not None:
+        wanted.pop("ratio", None)  # follows from k
+    return [*words, *(w for w in _changes(wanted, base) if not w.startswith(NOWHERE))]
+
+
+def composed(words: Sequence[str]) -> Any:
+    """The configuration (an OmegaConf) that a launch with these words would have; works within a launch too.
+
+    Raises what Hydra and OmegaConf raise for words that make no sense.
+    """
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    register()
+    running = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            return compose("config", list(words))
+    finally:
+        GlobalHydra.instance().hydra = running
+
+
+def _plain(words: Sequence[str]) -> dict[str, Any]:
+    from omegaconf import OmegaConf
+
+    plain = OmegaConf.to_container(composed(words), resolve=True)
+    assert isinstance(plain, dict)
+    return {str(name): recorded(value) for name, value in plain.items()}
+
+
+def _option(group: str, settings: Mapping[str, Any]) -> str:
+    """The option that recorded settings come from; for older results, which do not name it, the nearest one."""
+    if settings.get(OPTION) in options(group):
+        return str(settings[OPTION])
+
+    def distance(name: str) -> tuple[bool, int, int]:
+        content = yaml.safe_load((CONF / group / f"{name}.yaml").read_text(encoding="utf-8"))
+        defaults = content.pop("defaults", [])
+        values = [item for item in content.items() if not str(item[1]).startswith(("???", "${"))]
+        wrong = sum(settings.get(key) != value for key, value in values)
+        return _class(group, defaults) != settings.get(CLASS), wrong, wrong - len(values)
+
+    return min(options(group), key=distance)
+
+
+def _class(group: str, defaults: list[Any]) -> str | None:
+    """The name of the class that an option configures, by the schema that the option names."""
+    names = {name: cls.__name__ for name, cls in members(group)}
+    matches = (re.match(rf"/schema/{group}/(\w+)@", entry) for entry in defaults if isinstance(entry, str))
+    return next((names.get(match[1]) for match in matches if match), None)
+
+
+def _changes(wanted: Mapping[str, Any], base: Mapping[str, Any], path: str = "") -> Iterator[str]:
+    """The words that make `wanted` of the settings in `base`."""
+    for key, value in wanted.items():
+        if key == CLASS:
+            if base.get(CLASS) != value:
+                yield f"{path}{TARGET}={restored(path.partition('.')[0], {CLASS: value})[TARGET]}"
+        elif key not in base:
+            yield f"+{path}{key}={_hydra(value)}"
+        elif isinstance(value, Mapping) and isinstance(base[key], Mapping):
+            yield from _changes(value, base[key], f"{path}{key}.")
+        elif base[key] != value or (path + key == "ratio" and value is not None):
+            yield f"{path}{key}={_hydra(value)}"
+    if path.startswith("eval."):  # where entries can be taken away
+        yield from (f"~{path}{key}" for key in base.keys() - wanted.keys() if isinstance(base[key], Mapping))
+
+
+def _hydra(value: Any) -> str:
+    """A value in the grammar of Hydra's command line."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}: {_hydra(one)}" for key, one in value.items()) + "}"
+    if isinstance(value, str):
+        plain = re.fullmatch(r"[A-Za-z_/.][\w./:@+-]*", value) and value.lower() not in (
+            "null",
+            "true",
+            "false",
+        )
+        return value if plain else "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    return json.dumps(value)

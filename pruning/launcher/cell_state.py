@@ -1,0 +1,125 @@
+"""What became of a cell that was submitted: its own files are believed first, then squeue, then sacct."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pruning.core.errors import PruningError
+from pruning.core.recorded import same_settings
+from pruning.core.result import DoneResult, read_result
+from pruning.evaluation import digests_of
+from pruning.launcher import slurm_queue
+from pruning.launcher.local_process import process
+from pruning.launcher.submissions import Submission, latest
+
+if TYPE_CHECKING:
+    from pruning.runs.cell import Cell
+
+
+class State(enum.StrEnum):
+    """Pending and running are in flight. Failed: a reason is known. Lost: gone without a result or a reason."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    LOST = "lost"
+
+    @property
+    def in_flight(self) -> bool:
+        """Whether a job is going to end it."""
+        return self in (State.PENDING, State.RUNNING)
+
+
+@dataclass(frozen=True)
+class CellState:
+    """The state of a cell, why (of a failure, or of waiting), its job and where to read on."""
+
+    key: str
+    state: State
+    reason: str = ""
+    job: str = ""
+    log: str = ""
+    total: int = 0
+    running: float = 0.0  # seconds
+
+
+def finished(cell: Cell) -> DoneResult | None:
+    """The result of a cell that is done with the evaluation that is asked for, from its files alone."""
+    result = cell.result()
+    if result is None or result["status"] != "done":
+        return None
+    if not same_settings(result["config"].get("eval"), cell.config.get("eval")):
+        return None
+    local = digests_of(cell.evaluation.files())
+    return result if local.items() <= result["evaluation"].get("files", {}).items() else None
+
+
+def cell_states(results: Path, keys: Iterable[str] | None = None) -> dict[str, CellState]:
+    """The cells of a folder that were ever submitted, or of some keys among them.
+
+    Raises InputError where a scheduler that has to be asked does not answer.
+    """
+    records = latest(results)
+    chosen = {key: records[key] for key in (records if keys is None else keys) if key in records}
+    unfinished = {key: record for key, record in chosen.items() if not _is_done(results / key, record, key)}
+    known = _jobs(unfinished)  # before the results are read again: what ended by now has left its result
+    return {key: _standing(results, key, record, known.get(key)) for key, record in chosen.items()}
+
+
+def _jobs(chosen: Mapping[str, Submission]) -> dict[str, slurm_queue.Info]:
+    names = {key: record.jobs[key] for key, record in chosen.items() if key in record.jobs}
+    slurm = {key: job for key, job in names.items() if not job.startswith("process-")}
+    found = {key: process(job) for key, job in names.items() if key not in slurm}
+    if slurm:
+        infos = slurm_queue.ask({chosen[key].name for key in slurm}, set(slurm.values()))
+        found |= {key: infos[job] for key, job in slurm.items() if job in infos}
+    return found
+
+
+def _is_done(folder: Path, record: Submission, key: str) -> bool:
+    """Whether a cell has the result that its submission asked for; a result that cannot be read is none."""
+    try:
+        result = read_result(folder)
+    except (OSError, PruningError):
+        return False
+    if result is None or result["status"] != "done":
+        return False
+    return same_settings(result["config"].get("eval"), record.task(key).config.get("eval"))
+
+
+def _standing(results: Path, key: str, record: Submission, info: slurm_queue.Info | None) -> CellState:
+    total = record.task(key).evaluations
+    job, log = record.jobs.get(key, ""), str(record.log(key) or "")
+    if _is_done(results / key, record, key):
+        return CellState(key, State.DONE, "", job, log, total)
+    if info is not None and info.active:
+        state = State.PENDING if info.waiting else State.RUNNING
+        return CellState(key, state, info.reason, job, log, total, info.seconds)
+    if not (job or record.complete) and process(record.driver).active:
+        return CellState(key, State.PENDING, "waits for a place", total=total)
+    if (reason := _failure(results / key, record)) is not None:
+        return CellState(key, State.FAILED, reason, job, str(results / key / "launch.log"), total)
+    if info is not None and info.reason:
+        return CellState(key, State.FAILED, info.reason, job, log, total)
+    if record.cancelled.exists():
+        return CellState(key, State.FAILED, "cancelled", job, log, total)
+    reason = (
+        "its job is gone, and nothing says why" if job else "it was never submitted: its command was stopped"
+    )
+    return CellState(key, State.LOST, reason, job, log, total)
+
+
+def _failure(folder: Path, record: Submission) -> str | None:
+    """What the cell itself recorded, unless that was before this submission."""
+    try:
+        result = read_result(folder)
+    except (OSError, PruningError) as error:
+        return f"{type(error).__name__}: {error}"
+    if result is None or result["status"] == "done" or result["environment"]["ended"] < record.submitted:
+        return None
+    return f"{result['error']['type']}: {result['error']['message']}"

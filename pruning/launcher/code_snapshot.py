@@ -1,0 +1,50 @@
+"""The code that jobs run: a copy in the results folder, one for all submissions of the same code.
+
+A job may wait for days, and whoever submitted it goes on working. Only what a job imports is copied, about 1 MB.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from pruning.core.publish import publish, staged
+
+ROOT = Path(__file__).parents[2]
+PARTS = ("pruning", "conf")
+LEFT_OUT = {".pyc", ".pyo"}
+COMMIT = "COMMIT"  # names the commit of a copy, which has no history to ask
+
+
+def snapshot(results: Path) -> Path:
+    """The folder of the copy; what is already there is not copied again."""
+    files = list(_files())
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(f"{path.relative_to(ROOT)}\0".encode() + path.read_bytes() + b"\0")
+    folder = results / "code" / digest.hexdigest()[:12]
+    if not folder.exists():
+        _copy(files, folder)
+    return folder
+
+
+def _files() -> Iterator[Path]:
+    for part in PARTS:
+        for path in sorted((ROOT / part).rglob("*")):
+            if path.is_file() and path.suffix not in LEFT_OUT:
+                yield path
+
+
+def _copy(files: list[Path], folder: Path) -> None:
+    """Copy all of them or none: another command may be copying the same."""
+    from pruning.core.provenance import commit
+
+    with staged(folder) as partial:
+        for path in files:
+            target = partial / path.relative_to(ROOT)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)
+        (partial / COMMIT).write_text(commit() or "")
+        publish(partial, folder)

@@ -1,0 +1,114 @@
+"""Ask SLURM: squeue for what is in the queue or left it lately, sacct for the rest, scontrol for limits."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from pruning.core.errors import InputError
+
+WAITING = {
+    "PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD",
+}  # fmt: skip
+RUNNING = {"RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING"}
+SECONDS = 60  # that a scheduler may take to answer
+MEANINGS = {
+    "CANCELLED": "cancelled",
+    "TIMEOUT": "it reached its time limit",
+    "NODE_FAIL": "its node died",
+    "OUT_OF_MEMORY": "it needed more memory than model.resources.memory_gb",
+    "PREEMPTED": "it was preempted and not put back into the queue",
+    "BOOT_FAIL": "its node did not start",
+    "DEADLINE": "it reached its deadline",
+}
+
+
+@dataclass(frozen=True)
+class Info:
+    """What a scheduler says of a job; `reason` is why it waits or how it ended, `seconds` since when it runs."""
+
+    active: bool
+    waiting: bool
+    reason: str
+    seconds: float
+
+
+def ask(names: Iterable[str], jobs: set[str]) -> dict[str, Info]:
+    """What is known of some jobs, of submissions with these names. Raises InputError where SLURM does not answer."""
+    listed = call("squeue", "--noheader", "--array", "--states=all", f"--name={','.join(sorted(names))}",
+                  "--format=%i|%T|%r|%M|%l")  # fmt: skip
+    found = dict(_queued(listed))
+    if missing := jobs - found.keys():
+        found |= _accounted(missing)
+    return {job: found[job] for job in jobs if job in found}
+
+
+def _queued(text: str) -> Iterator[tuple[str, Info]]:
+    for line in text.splitlines():
+        job, state, reason, elapsed, _ = line.split("|", 4)
+        yield job, _info(state, "" if reason == "None" else reason, _seconds(elapsed))
+
+
+def _accounted(jobs: Iterable[str]) -> dict[str, Info]:
+    """What the accounting knows; nothing where a cluster keeps none."""
+    numbers = sorted({job.partition("_")[0] for job in jobs})
+    words = ("--allocations", "--noheader", "--parsable2", "--format=JobID,State,ExitCode")
+    try:
+        listed = call("sacct", *words, f"--jobs={','.join(numbers)}")
+    except InputError:
+        return {}
+    found = {}
+    for line in listed.splitlines():
+        job, state, code = line.split("|")
+        found[job] = _info(state, f"exit code {code.partition(':')[0]}, signal {code.partition(':')[2]}", 0.0)
+    return found
+
+
+def _info(state: str, reason: str, seconds: float) -> Info:
+    word = state.split()[0]
+    if word in WAITING:
+        return Info(True, True, reason, seconds)
+    if word in RUNNING:
+        return Info(True, False, "", seconds)
+    if word == "COMPLETED":
+        return Info(False, False, "", seconds)
+    return Info(False, False, f"{MEANINGS.get(word, reason or 'it died')} (SLURM: {word})", seconds)
+
+
+def _seconds(elapsed: str) -> float:
+    """`1-02:03:04`, `02:03:04` or `03:04` in seconds; 0 for what is no time."""
+    if not (match := re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)", elapsed)):
+        return 0.0
+    days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
+    return ((days * 24 + hours) * 60 + minutes) * 60.0 + seconds
+
+
+def cancel_named(name: str) -> None:
+    """Cancel all jobs of a submission, by its name."""
+    call("scancel", "--quiet", f"--name={name}")
+
+
+def largest_array() -> int:
+    """How many tasks an array may have."""
+    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", call("scontrol", "show", "config"), re.MULTILINE)
+    return max(1, int(found[1])) if found else 1001
+
+
+def call(*command: str) -> str:
+    """What a command of SLURM says. Raises InputError in one sentence where it fails."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
+    except FileNotFoundError:
+        raise InputError(
+            f"there is no {command[0]} here: run this on a login node of a SLURM cluster, or with launcher=processes."
+        ) from None
+    except subprocess.TimeoutExpired:
+        raise InputError(
+            f"{command[0]} did not answer within {SECONDS} s: try again when SLURM does."
+        ) from None
+    if done.returncode:
+        first = (done.stderr.strip() or done.stdout.strip() or f"exit code {done.returncode}").splitlines()[0]
+        raise InputError(f"{command[0]} failed ({first}): try again when SLURM answers.")
+    return done.stdout

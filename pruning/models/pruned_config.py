@@ -1,0 +1,156 @@
+"""The configuration of a model with fewer blocks, and the proof on empty weights that it makes the same blocks.
+
+Whatever a configuration says of each block (kinds of attention, which blocks have experts, ...) is filtered and
+renumbered by the mask. Some architectures decide by a rule on a block's number instead, every fourth one say,
+which no filtered list can express: so both models are built without weights and the kept blocks compared.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from torch import nn
+
+from pruning.core.errors import InputError, UnskippableError, first_line
+from pruning.core.mask import Mask
+
+# Lists of block numbers; every other list as long as the model is deep holds one entry for each block.
+NUMBERS = (
+    "attn_layer_indices",
+    "cross_attention_layers",
+    "full_attn_idxs",
+    "hybrid_layer_ids",
+    "kv_source_layers",
+    "local_layer_ids",
+    "mlp_only_layers",
+    "moe_layers",
+    "ple_layer_ids",
+    "rope_scaling_layers",
+)
+# Numbers of blocks at the beginning that are unlike the others.
+COUNTS = ("first_k_dense_replace", "max_window_layers", "moe_layer_start_index", "num_dense_layers")
+# Rules that an explicit list replaces, where the class does not declare them as settings of its own.
+RULES = ("sliding_window_pattern", "_sliding_window_pattern")
+NUMBERING = re.compile(
+    r"(idx|index|layer_id|layer_number|num_\w*layers)$"
+)  # attributes that say where a block is
+NOT_PER_BLOCK = ("architectures", "attention_types", "time_step_limit")
+
+
+def pruned_config(config: Any, mask: Mask) -> Any:
+    """A copy of a transformers configuration for the blocks that a mask keeps.
+
+    Raises InputError where an architecture's rule cannot be expressed for these blocks.
+    """
+    new = copy.deepcopy(config)
+    text = new.get_text_config(decoder=True)
+    if getattr(text, "is_heterogeneous", False):
+        raise InputError(
+            "its configuration overrides settings block by block (per_layer_config): not supported."
+        )
+    for name, value in [
+        item for item in vars(text).items() if not item[0].endswith(("_token_id", "_token_ids"))
+    ]:
+        if name in NUMBERS and value is not None:
+            setattr(text, name, [new for new, old in enumerate(mask.kept) if old in value])
+        elif isinstance(value, (list, tuple)) and name not in NOT_PER_BLOCK:
+            _set_filtered(text, name, value, mask)
+    for name in COUNTS:
+        if isinstance(count := vars(text).get(name), int):
+            setattr(text, name, sum(old < count for old in mask.kept))
+    _spell_out(config.get_text_config(decoder=True), text, mask)
+    text.num_hidden_layers = len(mask.kept)
+    return new
+
+
+def _set_filtered(text: Any, name: str, value: Sequence[Any], mask: Mask) -> None:
+    # Llama 4 and SmolLM3 allow a longer list than there are blocks.
+    if len(value) == mask.n_blocks or (name == "no_rope_layers" and len(value) > mask.n_blocks):
+        kept = [value[i] for i in mask.kept]
+        setattr(text, name, tuple(kept) if isinstance(value, tuple) else kept)
+
+
+def _spell_out(old: Any, text: Any, mask: Mask) -> None:
+    """Turn rules on a block's number into lists, for the architectures that have both."""
+    if vars(text).get("layer_types") is not None:
+        for name in [rule for rule in RULES if rule not in getattr(type(text), "__annotations__", {})]:
+            vars(text).pop(name, None)
+    step = vars(old).get("decoder_sparse_step", 1)
+    if step != 1 and "mlp_only_layers" in vars(old):
+        dense = {i for i in mask.kept if i in old.mlp_only_layers or (i + 1) % step != 0}
+        text.mlp_only_layers = [new for new, i in enumerate(mask.kept) if i in dense]
+        text.decoder_sparse_step = 1
+    if "attention_types" in vars(old):  # GPT-Neo: a pattern and how often it is repeated
+        text.attention_types = [[list(text.attention_layers), 1]]
+
+
+def skeleton(config: Any) -> Any:
+    """The causal language model of a configuration, without weights: its parameters are on the meta device."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(copy.deepcopy(config))
+
+
+def blocks_of(model: Any, count: int) -> tuple[str, nn.ModuleList]:
+    """Name and list of a model's decoder blocks, from its structure alone: nothing is run.
+
+    Raises UnskippableError where there is not exactly one list of `count` modules in the decoder.
+    """
+    decoder = model.get_decoder()
+    lists: dict[str, nn.ModuleList] = {}
+    for name, module in decoder.named_modules():
+        within = any(name.startswith(f"{outer}.") for outer in lists)  # as lists of experts are
+        if isinstance(module, nn.ModuleList) and len(module) == count and not within:
+            lists[name] = module
+    if len(lists) != 1:
+        found = f"several fit: {sorted(lists)}" if lists else "none is there"
+        raise UnskippableError(f"no single list of {count} blocks in {type(model).__name__}: {found}.")
+    ((_, blocks),) = lists.items()
+    path = next(name for name, module in model.named_modules() if module is blocks)
+    return path, blocks
+
+
+def check_same_blocks(config: Any, smaller: Any, mask: Mask) -> tuple[Any, Any]:
+    """The two models without weights; raises InputError unless the smaller has the very blocks that the mask keeps.
+
+    Classes, parameter names and shapes, and all plain attributes of all modules are compared, but for the
+    number of the block itself and of all blocks.
+    """
+    dense = skeleton(config)
+    old = blocks_of(dense, mask.n_blocks)[1]
+    try:
+        pruned = skeleton(smaller)
+        new = blocks_of(pruned, len(mask.kept))[1]
+    except (IndexError, ValueError, TypeError) as error:  # what configurations and models raise on a bad list
+        raise InputError(
+            f"no {config.model_type} model can be made of these blocks ({first_line(error)})."
+        ) from error
+    for position, number in enumerate(mask.kept):
+        was, now = (dict(_traits(m)) for m in (old[number], new[position]))
+        numbering = {(number, position), (mask.n_blocks, len(mask.kept))}
+        for name in dict.fromkeys([*was, *now]):
+            before, after = was.get(name), now.get(name)
+            if before != after and not (NUMBERING.search(name) and (before, after) in numbering):
+                raise InputError(
+                    f"block {number} would become another block as block {position}: its {name} would change from "
+                    f"{before} to {after}, since a {config.model_type} model derives it from the block's number. "
+                    "Choose blocks of which that is not so."
+                )
+    return dense, pruned
+
+
+def _traits(block: nn.Module) -> Iterator[tuple[str, Any]]:
+    """What makes a block compute what it computes, apart from the values of its weights."""
+    plain = (bool, int, float, str)
+    for path, module in block.named_modules():
+        yield f"{path or 'block'} (its class)", type(module).__name__
+        for name, value in vars(module).items():
+            if isinstance(value, plain) and name != "training":
+                yield f"{path}.{name}".lstrip("."), value
+    for name, tensor in block.state_dict().items():
+        yield f"{name} (its shape)", tuple(tensor.shape)

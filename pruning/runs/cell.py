@@ -1,0 +1,181 @@
+"""A cell of the grid: what it is, how it is named, where its files lie, what state it is in."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pruning.algo import Algo
+from pruning.calibration import Calibration
+from pruning.core.errors import ForeignError, InputError
+from pruning.core.hashing import digest, file_sha256
+from pruning.core.nested import leaves
+from pruning.core.recorded import OPTION, recorded
+from pruning.core.result import NAME, Result, read_result
+from pruning.engine.compensation import Compensation, NoCompensation
+from pruning.evaluation import Evaluation
+from pruning.models.spec import PLACING, Model
+from pruning.objective import Objective
+from pruning.search.racing import Racing
+
+FORMAT = 1  # of the files of a cell and of what a loss means; raised when an old result must not be reused
+
+
+@dataclass(unsafe_hash=True)  # OmegaConf makes a frozen one read-only
+class Protect:
+    """How many blocks at either end may not be removed."""
+
+    first: int = 0
+    last: int = 0
+
+
+@dataclass
+class ForwardSettings:
+    """How forward passes are run; all but `tf32` changes the rounding of what they compute at most.
+
+    `batch_tokens` is how many tokens a block is given at once, `memory` how many bytes masks may take beside the
+    weights (None: a quarter of what is free), `patience` about how many seconds of work a kill may cost, `merge`
+    whether several masks may be run as one batch (None: where a loss does not depend on it). `tf32` lets a GPU round
+    the factors of float32 products to 10 bits; it makes other cells, since it changes losses.
+    """
+
+    batch_tokens: int = 2048
+    memory: int | None = None
+    patience: float = 20.0
+    merge: bool | None = None
+    tf32: bool = False
+
+    def check(self) -> None:
+        """Raise InputError for a number that makes no sense. OmegaConf builds this without calling __init__."""
+        if self.batch_tokens < 1 or self.patience <= 0 or (self.memory is not None and self.memory < 1):
+            raise InputError(f"forward.batch_tokens, memory and patience must be above 0, not {self}.")
+
+
+@dataclass(frozen=True)
+class Choices:
+    """The option names that were chosen for each group, for people to read."""
+
+    objective: str
+    calibration: str
+    algo: str
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One configuration of the grid. Two cells with the same `key` are the same cell."""
+
+    choices: Choices
+    model: Model
+    objective: Objective
+    calibration: Calibration
+    algo: Algo
+    compensation: Compensation
+    evaluation: Evaluation
+    tracker: Any
+    ratio: float | None
+    k: int | None
+    protect: Protect
+    seed: int
+    study: str
+    results: Path
+    export: Path | None  # the directory that the smaller model is written to
+    forward: ForwardSettings
+    share: bool
+    racing: Racing
+    config: Mapping[str, Any]
+
+    @property
+    def key(self) -> str:
+        """Readable, then a digest of all that the search's outcome depends on.
+
+        Left out: where results and caches lie, trackers, launchers, batch sizes, device maps, the name of
+        the study, and the evaluation, which can be repeated on a finished mask.
+        """
+        size = f"k{self.k}" if self.ratio is None else f"r{self.ratio:g}"
+        names = (self.model.name, self.choices.objective, self.choices.algo, size, f"s{self.seed}")
+        return f"{'-'.join(names)}-{digest(self.identity())}"
+
+    @property
+    def title(self) -> str:
+        """Model, objective and search in a few words, for a progress bar."""
+        return f"{self.model.name} {self.choices.objective} {self.choices.algo}"
+
+    def weights(self) -> dict[str, Any]:
+        """What a loss owes to the model: its weights and precision and, where that is allowed, coarser products."""
+        return self.model.identity() | ({"tf32": True} if self.forward.tf32 else {})
+
+    def identity(self) -> dict[str, Any]:
+        """The part of the configuration that decides the outcome, with files replaced by their digests."""
+        return {
+            "format": FORMAT,
+            "model": self.weights(),
+            "objective": settings_record(self.objective),
+            "calibration": _data(self.calibration),
+            "algo": settings_record(self.algo),
+            "compensation": None
+            if self.compensation == NoCompensation()
+            else settings_record(self.compensation),
+            "ratio": self.ratio,
+            "k": self.k,
+            "protect": dataclasses.asdict(self.protect),
+            "seed": self.seed,
+            "racing": dataclasses.asdict(self.racing) if self.racing.delta is not None else None,
+        }
+
+    @property
+    def folder(self) -> Path:
+        """Where the files of this cell lie."""
+        return self.results / self.key
+
+    def result(self) -> Result | None:
+        """The recorded result, or None. Raises ForeignError if the folder holds another configuration's result."""
+        if (result := read_result(self.folder)) is None:
+            return None
+        other = "cell" if result["cell"] != self.key else _difference(result["config"], self.config)
+        if other:
+            raise ForeignError(
+                f"{self.folder / NAME} is the result of another configuration ({other} differs): move the folder "
+                f"{self.folder} away, or choose another with paths.results=DIR."
+            )
+        return result
+
+
+def _difference(recorded: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | None:
+    """The first setting, of those that decide the outcome wherever files lie, in which two configurations differ."""
+    a, b = (dict(_deciding(config)) for config in (recorded, wanted))
+    return next((key for key in sorted(a.keys() | b.keys()) if a.get(key) != b.get(key)), None)
+
+
+def _deciding(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for group in ("objective", "algo", "compensation", "protect", "calibration", "model"):
+        for name, value in leaves(recorded(config.get(group, {})), f"{group}."):
+            if name.rpartition(".")[2] not in (OPTION, "path", "name") and name.split(".")[1] not in PLACING:
+                yield name, value
+    for name in ("ratio", "k", "seed", "racing"):
+        yield name, config.get(name)
+
+
+def _data(calibration: Any) -> dict[str, Any]:
+    """Settings of a calibration, and of those that it is made of, with files replaced by their digests."""
+    found = settings_record(calibration)
+    for item in dataclasses.fields(calibration):
+        if hasattr(part := getattr(calibration, item.name), "draw"):
+            found[item.name] = _data(part)
+    if (file := calibration.file()) is not None:
+        found["path"] = _file_digest(file)
+    return found
+
+
+def settings_record(settings: Any) -> dict[str, Any]:
+    """Type and fields of a frozen dataclass of settings."""
+    return {"type": type(settings).__name__, **dataclasses.asdict(settings)}
+
+
+def _file_digest(path: str) -> str:
+    file = Path(path).expanduser()
+    if not file.is_file():
+        return path  # reported as missing when its samples are drawn
+    return file_sha256(file)

@@ -1,0 +1,54 @@
+"""A cell's folder while the cell is run: nobody else runs it, and what is logged is written there too."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from filelock import FileLock, Timeout
+
+from pruning.core.errors import BusyError
+from pruning.distributed import collectives
+
+if TYPE_CHECKING:
+    from pruning.runs.cell import Cell
+
+
+@contextmanager
+def cell_lock(cell: Cell) -> Iterator[None]:
+    """Hold a cell; of several ranks, the first one does for all. Raises BusyError where another process has it."""
+    lock = FileLock(cell.folder / ".lock", timeout=0)
+
+    def take() -> None:
+        cell.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise BusyError(f"{cell.key} is being run by another process.") from None
+
+    collectives.on_first(take)
+    try:
+        with _logged(cell.folder / "launch.log"):
+            yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def _logged(path: Path) -> Iterator[None]:
+    """Add everything that the first rank logs meanwhile to a cell's own file."""
+    if not collectives.is_first():
+        yield
+        return
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    root = logging.getLogger()
+    root.addHandler(handler)
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+        handler.close()

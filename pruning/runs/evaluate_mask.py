@@ -1,0 +1,68 @@
+"""Measure the mask of a cell, and the dense model, with the cell's evaluation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+from pruning.core.hashing import digest
+from pruning.core.mask import Mask
+from pruning.core.result import EvaluationRecord
+from pruning.evaluation import digests_of
+from pruning.evaluation.overlap import overlaps
+from pruning.runs.cell import FORMAT
+from pruning.runs.measurements import Evaluator, MaskMetrics, digests
+from pruning.runs.prepare import Prepared
+
+if TYPE_CHECKING:
+    from pruning.engine.forward import Forward
+    from pruning.models.spec import ModelInfo
+
+Scales = tuple[float, ...] | None  # a factor for each block of the model
+
+
+def evaluate_mask(prepared: Prepared, mask: Mask, forward: Forward, scales: Scales) -> EvaluationRecord:
+    """Metrics of the dense and of the pruned model and, if the mask is compensated, of it without compensation."""
+    cell, data = prepared.cell, prepared.data
+    measure = _Measure(prepared, forward, {name: {} for name in data})
+    new: dict[str, Any] = {"dense": {}, "pruned": {}}
+    if not cell.evaluation.compares:
+        new["dense"] = measure("dense", prepared.space.dense, None).metrics
+    pruned = measure("pruned", mask, scales)
+    new |= pruned.metrics if cell.evaluation.compares else {"pruned": pruned.metrics}
+    if scales is not None and not cell.evaluation.compares:
+        new["uncompensated"] = measure("uncompensated", mask, None).metrics
+    new |= {"data": digests(data), "how": pruned.how, "records": measure.records}
+    new["settings"] = dict.fromkeys(data, cell.config["eval"])
+    if local := digests_of(cell.evaluation.files()):
+        new["files"] = local
+    if shared := overlaps(prepared.samples, data):  # only with eval.allow_overlap
+        new["overlap"] = shared
+    return cast(EvaluationRecord, new)
+
+
+@dataclass(frozen=True)
+class _Measure:
+    """Measures masks of a cell and notes in `records` the file of each measurement, by metric and kind of model."""
+
+    prepared: Prepared
+    forward: Forward
+    records: dict[str, dict[str, str]]
+
+    def __call__(self, kind: str, mask: Mask, scales: Scales) -> MaskMetrics:
+        cell, data = self.prepared.cell, self.prepared.data
+        own = None if scales is None else [scales[i] for i in mask.dropped]
+        keys = {name: evaluation_key(self.prepared, self.forward.model.info, name, own) for name in data}
+        folders = {name: cell.results / "evaluation" / key for name, key in keys.items()}
+        evaluator = Evaluator(cell.evaluation, data, self.forward.with_scales(scales), folders)
+        for name in data:
+            self.records[name][kind] = evaluator.path(name, mask).relative_to(cell.results).as_posix()
+        return evaluator(mask)
+
+
+def evaluation_key(
+    prepared: Prepared, info: ModelInfo, metric: str, scales: list[float] | None = None
+) -> str:
+    """What a measurement depends on: format, model and revision, the exact data of a metric, compensating factors."""
+    data = [FORMAT, prepared.cell.weights(), info.revision, metric, prepared.data[metric].sha256]
+    return f"{metric.replace('/', '-')}-{digest(data if scales is None else [*data, scales])}"

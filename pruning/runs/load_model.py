@@ -1,0 +1,31 @@
+"""The model of a cell and its forward passes, set up as the cell's settings say."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pruning.models.loader import LanguageModel, load
+from pruning.runs.cell import Cell, ForwardSettings
+
+if TYPE_CHECKING:
+    from pruning.engine.forward import Forward
+
+
+def load_model(cell: Cell) -> LanguageModel:
+    """The model of a cell, loaded once for cells that follow one another. Raises as `models.loader.load` does."""
+    from pruning.engine.device import exact
+
+    exact(cell.forward.tf32)
+    return load(cell.model)
+
+
+def forward_of(cell: Cell, model: LanguageModel) -> Forward:
+    """Forward passes of a model with a cell's settings."""
+    return forward_with(cell.forward, model)
+
+
+def forward_with(settings: ForwardSettings, model: LanguageModel) -> Forward:
+    """Forward passes of a model with given settings."""
+    from pruning.engine.forward import Forward
+
+    return Forward(model, settings.batch_tokens, settings.memory, settings.patience, settings.merge)

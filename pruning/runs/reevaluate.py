@@ -1,0 +1,61 @@
+"""Measure the mask of a finished cell again, with another evaluation. Nothing is searched again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+from pruning.core.errors import InputError
+from pruning.core.mask import Mask
+from pruning.core.provenance import now, provenance
+from pruning.core.result import DoneResult
+from pruning.evaluation import digests_of
+from pruning.runs.cell_files import save_config, save_result
+from pruning.runs.evaluate_mask import evaluate_mask
+from pruning.runs.load_model import forward_of, load_model
+from pruning.runs.measurements import digests, mean_of, merged
+from pruning.runs.prepare import Prepared
+
+
+def reevaluate(prepared: Prepared, done: DoneResult) -> DoneResult:
+    """The result of a finished cell under the evaluation that is asked for now.
+
+    What is missing is measured; the model is loaded only if something is. Raises InputError if the model is not the
+    one that the mask was found for.
+    """
+    if not missing(prepared, done):
+        return _with_evaluation(prepared, done)
+    cell, started = prepared.cell, now()
+    model = load_model(cell)
+    if model.info.revision != (revision := done["model"]["revision"]):
+        raise InputError(
+            f"model {cell.model.name} is another one now (revision {model.info.revision}, not {revision}): "
+            f"a mask is evaluated on the model that it was found for; give model.revision={revision}."
+        )
+    mask = Mask.from_json(done["mask"])
+    factors = done.get("compensation")
+    scales = tuple(factors.get(str(block), 1.0) for block in range(mask.n_blocks)) if factors else None
+    new: dict[str, Any] = dict(evaluate_mask(prepared, mask, forward_of(cell, model), scales))
+    new["environment"] = provenance(started, str(model.device))
+    evaluated = {**done, "evaluation": merged(done["evaluation"], new)}
+    return _with_evaluation(prepared, cast(DoneResult, evaluated), grown=True)
+
+
+def missing(prepared: Prepared, result: DoneResult) -> bool:
+    """Whether a finished cell lacks measurements that are asked for now."""
+    measured: Mapping[str, str] = result["evaluation"].get("data", {})
+    return not digests(prepared.data).items() <= measured.items()
+
+
+def _with_evaluation(prepared: Prepared, done: DoneResult, grown: bool = False) -> DoneResult:
+    """The result with the evaluation that is asked for now as its own; written if anything changed."""
+    cell = prepared.cell
+    result = cast(DoneResult, {**done, "config": {**done["config"], "eval": cell.config["eval"]}})
+    if local := digests_of(cell.evaluation.files()):
+        result["evaluation"] = merged(done["evaluation"], {"files": local})
+    if cell.evaluation.averages and (mean := mean_of(done["evaluation"], prepared.data)):
+        result["evaluation"] = merged(result["evaluation"], mean)
+    if grown or result != done:
+        save_config(cell, result["config"])
+        save_result(cell, result)
+    return result

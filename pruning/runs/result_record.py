@@ -1,0 +1,84 @@
+"""From what a search found to the records of `result.json`."""
+
+from __future__ import annotations
+
+import math
+import traceback
+from dataclasses import asdict
+from typing import cast
+
+from pruning.core.mask import MaskRecord
+from pruning.core.provenance import now, provenance
+from pruning.core.result import CalibrationRecord, FailedResult, ModelRecord, SearchRecord
+from pruning.distributed import collectives
+from pruning.engine.cost import Cost
+from pruning.evaluation.text import HIGHEST
+from pruning.models.spec import ModelInfo
+from pruning.runs.cell import Cell
+from pruning.runs.prepare import Prepared
+from pruning.search.driver import Solution
+
+
+def model_record(info: ModelInfo) -> ModelRecord:
+    """The model, as a result holds it."""
+    return cast(ModelRecord, asdict(info))
+
+
+def mask_record(solution: Solution) -> MaskRecord:
+    """The chosen mask, as a result holds it."""
+    return solution.score.mask.to_json()
+
+
+def calibration_record(prepared: Prepared, solution: Solution, standard_error: float) -> CalibrationRecord:
+    """The loss that was minimised, and on which samples."""
+    samples, loss = prepared.samples, solution.score.loss
+    record: CalibrationRecord = {
+        "objective": prepared.cell.choices.objective,
+        "source": samples.source,
+        "samples": samples.count,
+        "length": samples.length,
+        "seed": samples.seed,
+        "sha256": samples.sha256,
+        "loss": loss,
+        "dense_loss": solution.dense.loss,
+        "standard_error": standard_error,
+    }
+    if prepared.cell.choices.objective == "perplexity":
+        record["perplexity"] = math.exp(min(loss, HIGHEST))
+    return record
+
+
+def search_record(prepared: Prepared, solution: Solution, cost: Cost) -> SearchRecord:
+    """What the search did and what it cost."""
+    record: SearchRecord = {
+        "algo": prepared.cell.choices.algo,
+        "k": prepared.space.k,
+        "ratio": solution.score.mask.ratio,
+        "stopped": solution.why,
+        "evaluations_asked": _count(solution.asked),
+        "evaluations_paid": _count(solution.paid),
+        "evaluations_shared": _count(solution.shared),
+        "seconds": round(solution.seconds, 3),
+    }
+    return cast(SearchRecord, record | asdict(cost))
+
+
+def failed_result(cell: Cell, error: BaseException) -> FailedResult:
+    """The result of a cell that failed; its traceback is added to the cell's log."""
+    log_path = cell.folder / "launch.log"
+    cell.folder.mkdir(parents=True, exist_ok=True)
+    if collectives.is_first():
+        with log_path.open("a", encoding="utf-8") as stream:
+            traceback.print_exception(error, file=stream)
+    return {
+        "cell": cell.key,
+        "status": "failed",
+        "error": {"type": type(error).__name__, "message": str(error), "log": str(log_path)},
+        "config": dict(cell.config),
+        "environment": provenance(now(), None),
+    }
+
+
+def _count(evaluations: float) -> float:
+    """A number of losses; a loss over a part of the samples counts as that part of one."""
+    return int(evaluations) if float(evaluations).is_integer() else round(evaluations, 3)

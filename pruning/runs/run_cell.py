@@ -1,0 +1,146 @@
+"""One cell from start to end: search, evaluate, write the result."""
+
+from __future__ import annotations
+
+from pruning.core import trace
+from pruning.core.errors import PruningError, RankError
+from pruning.core.hashing import digest
+from pruning.core.provenance import now, provenance
+from pruning.core.result import DoneResult, FailedResult
+from pruning.distributed import collectives
+from pruning.engine.cost import Cost
+from pruning.models.spec import ModelInfo
+from pruning.objective import Calibrated
+from pruning.runs import result_record
+from pruning.runs.cell import FORMAT, Cell, settings_record
+from pruning.runs.cell_files import save_config, save_mask, save_result
+from pruning.runs.cell_lock import cell_lock
+from pruning.runs.cost_ledger import CostLedger
+from pruning.runs.evaluate_mask import evaluate_mask
+from pruning.runs.load_model import forward_of, load_model
+from pruning.runs.measurements import digests
+from pruning.runs.prepare import Prepared
+from pruning.runs.progress import Progress
+from pruning.runs.reevaluate import reevaluate
+from pruning.runs.tracker import Note, silent
+from pruning.search import budget
+from pruning.search.driver import Problem, Solution, solve
+from pruning.search.journal import Journal, KnownScores, Store
+
+
+def run(prepared: Prepared) -> DoneResult:
+    """Search, evaluate and record one cell. A cell that was stopped goes on from its journal.
+
+    Every failure is raised, for the study to record. Raises BusyError if another process runs the cell, RankError if
+    one of several ranks fails.
+    """
+    cell = prepared.cell
+    with cell_lock(cell):
+        done = collectives.on_first(cell.result)
+        _check_samples(prepared)
+        if done is None or done["status"] != "done":
+            with cell.tracker.live(cell) if collectives.is_first() else silent() as note:
+                result = _run(prepared, note)
+        else:
+            result = reevaluate(prepared, done)
+    if collectives.is_first():
+        cell.tracker.finished(cell.folder)
+    return result
+
+
+def record_failure(cell: Cell, error: BaseException) -> FailedResult:
+    """Write the result of a cell that failed; the next run of the same command tries it again.
+
+    If an earlier run had finished the cell, its result stays and the failure is only logged and returned.
+    """
+    result = result_record.failed_result(cell, error)
+    if not _finished(cell):
+        save_result(cell, result)
+    if collectives.is_first():
+        cell.tracker.finished(cell.folder)
+    return result
+
+
+def score_key(prepared: Prepared, info: ModelInfo) -> str:
+    """What a loss depends on: format, model and revision, precision, objective, and the exact samples."""
+    cell = prepared.cell
+    data = [FORMAT, cell.weights(), info.revision, settings_record(cell.objective), prepared.samples.sha256]
+    return digest([*data, settings_record(cell.compensation)] if cell.compensation.search else data)
+
+
+def _run(prepared: Prepared, note: Note) -> DoneResult:
+    cell, started = prepared.cell, now()
+    save_config(cell, cell.config)
+    if collectives.is_first():
+        prepared.samples.save(cell.results / "calibration")
+    model = load_model(cell)
+    forward = forward_of(cell, model)
+    known = _known_scores(prepared, model.info)
+    scales = cell.compensation.scales(forward, prepared.samples.rows)
+    searched = forward.with_scales(scales if cell.compensation.search else None)
+    losses = Calibrated(cell.objective, searched, prepared.samples)
+    solution, cost, ledger = _search(prepared, losses, known, note)
+    mask = solution.score.mask
+    save_mask(cell, mask)
+    result: DoneResult = {
+        "cell": cell.key,
+        "status": "done",
+        "error": None,
+        "model": result_record.model_record(model.info),
+        "mask": result_record.mask_record(solution),
+        "calibration": result_record.calibration_record(
+            prepared, solution, losses.whole.estimate.error(solution.score.samples)
+        ),
+        "search": result_record.search_record(prepared, solution, cost),
+        "margins": solution.margins,
+        "config": dict(cell.config),
+        "evaluation": evaluate_mask(prepared, mask, forward, scales),
+        "environment": provenance(started, str(model.device)),
+    }
+    if scales is not None:
+        result["compensation"] = {str(i): scales[i] for i in mask.dropped}
+    save_result(cell, result)
+    ledger.close()
+    return result
+
+
+def _search(
+    prepared: Prepared, losses: Calibrated, known: KnownScores, note: Note
+) -> tuple[Solution, Cost, CostLedger]:
+    """Drive the search with a progress bar; returns what it found and cost, and the ledger that is still open."""
+    cell, space = prepared.cell, prepared.space
+    most = budget.evaluations(cell.algo, space)
+    with Progress(cell.title, most, known=len(known.journal.scores)) as progress:
+        ledger = CostLedger.open(cell.folder / "cost.json", losses.forward.cost)
+
+        def watch(evaluations: int, best: float) -> None:
+            progress.update(evaluations, best)
+            note(evaluations, best)
+            ledger.save()
+
+        problem = Problem(cell.algo, space, cell.seed, cell.racing)
+        solution = solve(problem, losses, known, watch)
+        return solution, ledger.total(), ledger
+
+
+def _known_scores(prepared: Prepared, info: ModelInfo) -> KnownScores:
+    """The cell's journal and the store. Raises ForeignError if the journal belongs to other samples or weights."""
+    cell, n_blocks = prepared.cell, prepared.space.n_blocks
+    store = Store(cell.results, score_key(prepared, info), cell.key, n_blocks, cell.share)
+    store.claim()
+    return KnownScores(Journal.open(cell.folder / trace.NAME, n_blocks), store)
+
+
+def _check_samples(prepared: Prepared) -> None:
+    """Raise RankError if a rank has drawn other samples than the first, as another version of a library would."""
+    own = [prepared.samples.sha256, digests(prepared.data)]
+    if collectives.broadcast(own) != own:
+        raise RankError("ranks have drawn different samples: are the same packages installed on all nodes?")
+
+
+def _finished(cell: Cell) -> bool:
+    try:
+        result = cell.result()
+    except PruningError:
+        return True  # a file that belongs to another cell is not overwritten either
+    return result is not None and result["status"] == "done"

@@ -1,0 +1,1 @@
+"""Run a search: answer its requests, journal every score, stop at a budget, race candidates, test margins."""

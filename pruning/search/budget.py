@@ -1,0 +1,94 @@
+"""A search with `max_evaluations`: stopped after so many distinct masks, it still ends with a mask of its space."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from pruning.algo import Algo, Ask, Found, Gates, Proposals, Request
+from pruning.core.errors import InputError
+from pruning.core.mask import Mask, Space
+
+
+def check_budget(algo: Algo) -> None:
+    """Raise InputError for a budget that allows nothing."""
+    if algo.max_evaluations is not None and algo.max_evaluations < 1:
+        raise InputError(
+            f"algo.max_evaluations={algo.max_evaluations} allows no evaluation: "
+            "choose at least 1, or null for no limit."
+        )
+
+
+def evaluations(algo: Algo, space: Space) -> int:
+    """How many losses a search will ask for at the most, its budget included."""
+    most = algo.evaluations(space)
+    return most if algo.max_evaluations is None else min(most, algo.max_evaluations)
+
+
+@dataclass
+class _Spent:
+    """Distinct masks that were asked for on any number of samples, and losses on all of them."""
+
+    limit: float
+    masks: dict[Mask, None] = field(default_factory=dict)
+    losses: dict[Mask, float] = field(default_factory=dict)
+    gates: np.ndarray[Any, Any] | None = None
+
+    def affordable(self, request: Ask) -> list[Mask]:
+        """The first masks of a request, as many as the budget allows."""
+        chosen = []
+        for mask in request.masks:
+            if mask not in self.masks and len(self.masks) >= self.limit:
+                break
+            self.masks[mask] = None
+            chosen.append(mask)
+        return chosen
+
+
+def proposals(algo: Algo, space: Space, rng: np.random.Generator) -> Proposals:
+    """The requests of a search, as far as its budget reaches."""
+    limit = math.inf if algo.max_evaluations is None else algo.max_evaluations
+    search, spent, answer = algo.propose(space, rng), _Spent(limit), None
+    while True:
+        try:
+            request: Request = search.send(answer)
+        except StopIteration as end:
+            found: Found = end.value
+            return found
+        masks = _singles(space) if isinstance(request, Gates) else request.masks
+        chosen = spent.affordable(Ask(masks))
+        if len(chosen) < len(masks):
+            part = Ask(chosen, None, request.samples if isinstance(request, Ask) else None)
+            if chosen and part.samples is None:
+                spent.losses.update(zip(chosen, (yield part), strict=True))
+            return Found(completed(space, spent.losses, spent.gates), f"max_evaluations={limit} was reached")
+        answer = yield request
+        if isinstance(request, Gates):
+            spent.gates = answer
+        elif request.samples is None:
+            spent.losses.update(zip(request.masks, answer, strict=True))
+
+
+def completed(space: Space, losses: Mapping[Mask, float], gates: np.ndarray[Any, Any] | None = None) -> Mask:
+    """The best mask that some losses support: the least of k blocks or, where none has k, the largest and best so far
+    with the blocks that are cheapest alone added to it. A block that was never scored alone comes behind those that
+    were, in the order of what its gate says of it: the mean fall of the loss as the block is turned on.
+    """
+    inside = [m for m in losses if len(m.dropped) <= space.k and not space.protected & set(m.dropped)]
+    best = min(inside, key=lambda mask: (-len(mask.dropped), losses[mask]), default=space.dense)
+    rises = np.zeros(space.n_blocks) if gates is None else -gates.mean(axis=0)
+
+    def alone(i: int) -> tuple[float, float]:
+        return losses.get(space.drop(i), math.inf), float(rises[i])
+
+    ranked = sorted(space.free(best.dropped), key=alone)
+    return best.drop(*ranked[: space.k - len(best.dropped)])
+
+
+def _singles(space: Space) -> list[Mask]:
+    """What gates cost at the most, as masks."""
+    return [space.drop(i) for i in space.free()]

@@ -1,0 +1,111 @@
+"""Drive a search: answer its requests from known scores, compute the rest, journal every score at once.
+
+Resuming is replaying. The search always starts from nothing. While the journal has the losses that it asks for, it
+gets them from there, which brings it back to the point where it was stopped.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pruning.algo import Algo, Ask, Found
+from pruning.core.mask import Space
+from pruning.core.result import MarginsRecord
+from pruning.core.score import Score
+from pruning.search import budget, gates
+from pruning.search.journal import KnownScores
+from pruning.search.racing import Racing
+from pruning.search.score_book import Losses, ScoreBook, Watch
+from pruning.search.significance import margins
+
+LAST = 32  # decisions that a result keeps
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is searched for: a mask of `space`, by `algo`, with all randomness from `seed`."""
+
+    algo: Algo
+    space: Space
+    seed: int
+    racing: Racing
+
+
+@dataclass(frozen=True)
+class Solution:
+    """What a search ended with, and why it stopped.
+
+    `asked` counts the losses that the search asked for, repeats included; `paid` those that this cell computed
+    itself, in this run or an earlier one; `shared` those that another cell had computed. A loss over a part of the
+    samples counts as that part of one. The dense model's loss counts as none, and neither does the final mask's if
+    the search never scored it: both are measured for the record.
+    """
+
+    score: Score
+    dense: Score
+    why: str
+    asked: float
+    paid: float
+    shared: float
+    seconds: float
+    margins: MarginsRecord
+
+
+def solve(problem: Problem, losses: Losses, known: KnownScores, watch: Watch) -> Solution:
+    """Search for a mask. Raises LossError if a loss is NaN or infinite; the journal keeps what was computed."""
+    started = time.perf_counter()
+    book = ScoreBook(losses, known, watch, problem.racing)
+    before = sum(score.seconds for score in known.journal.scores.values())
+    dense = book.scores([problem.space.dense])[0]
+    found = _search(problem, book)
+    score = book.scores([found.mask])[0]
+    own, others = book.paid()
+    seconds = before + time.perf_counter() - started
+    return Solution(score, dense, found.why, book.count, own, others, seconds, _margins(score, book))
+
+
+def _search(problem: Problem, book: ScoreBook) -> Found:
+    """Run the search's generator to its end and return what it found."""
+    space = problem.space
+    proposals = budget.proposals(problem.algo, space, np.random.default_rng(problem.seed))
+    answer: Any = None
+    while True:
+        try:
+            request = proposals.send(answer)
+        except StopIteration as end:
+            return _checked(end.value, space)
+        answer = book.answer(request) if isinstance(request, Ask) else gates.answer(space, book)
+
+
+def _margins(winner: Score, book: ScoreBook) -> MarginsRecord:
+    """The runner-up, the masks that are tied with the winner, and the decisions of the search."""
+    size = len(winner.mask.dropped)
+    others = [
+        score
+        for mask in book.asked
+        if len(mask.dropped) == size and (score := book.journal.scores.get(mask)) is not None
+    ]
+    record = margins(winner, others, book.losses.whole.estimate)
+    record["decisions"] = book.decisions[-LAST:]
+    return record
+
+
+def best_so_far(scores: Sequence[Score], k: int) -> Iterator[tuple[int, float]]:
+    """The curve of a search: number of scores, least loss so far among the masks that remove k blocks."""
+    best = float("inf")
+    for number, score in enumerate(scores, start=1):
+        if len(score.mask.dropped) == k and score.of is None:
+            best = min(best, score.loss)
+            yield number, best
+
+
+def _checked(found: Found, space: Space) -> Found:
+    mask = found.mask
+    if len(mask.dropped) != space.k or space.protected & set(mask.dropped):
+        raise AssertionError(f"the search returned {mask}, which is not in {space}")
+    return found

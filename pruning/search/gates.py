@@ -1,0 +1,56 @@
+"""The answer to `Gates`: gradients at the gates of blocks or, for a loss without a gradient, secants."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from pruning.core import atomic_files
+from pruning.core.errors import LossError
+from pruning.core.mask import Space
+from pruning.distributed import collectives
+from pruning.objective import Gradient
+from pruning.search.score_book import ScoreBook
+
+NAME = "gates.json"
+
+
+def answer(space: Space, book: ScoreBook) -> np.ndarray[Any, Any]:
+    """(samples, N) in float64. Raises LossError if a gradient is NaN or infinite.
+
+    Gradients are kept in a file beside the journal, so that a resumed search sees the same ones.
+    """
+    gradient = book.losses.whole.gates
+    if gradient is None:
+        return _secant(space, book)
+    if book.journal.path is None:
+        return _finite(gradient)
+    path = book.journal.path.with_name(NAME)
+    known: list[list[float]] | None = collectives.on_first(
+        lambda: atomic_files.read_json(path) if path.exists() else None
+    )
+    if known is None:
+        known = _finite(gradient).tolist()
+        if collectives.is_first():
+            atomic_files.write_json(path, known)
+    return np.array(known)
+
+
+def _finite(gradient: Gradient) -> np.ndarray[Any, Any]:
+    values = gradient()
+    if not np.isfinite(values).all():
+        raise LossError("the gradient at the gates is NaN or infinite: try model.dtype=float32.")
+    return values
+
+
+def _secant(space: Space, book: ScoreBook) -> np.ndarray[Any, Any]:
+    """A sample's term in the dense model minus its term without the block; 0 for protected blocks."""
+    masks = [space.drop(i) for i in space.free()]
+    book.asked.update(dict.fromkeys(masks))
+    book.count += len(masks)
+    dense, *singles = book.scores([space.dense, *masks])
+    rises = np.zeros((book.samples, space.n_blocks))
+    for mask, score in zip(masks, singles, strict=True):
+        rises[:, mask.dropped[0]] = np.subtract(dense.samples, score.samples)
+    return rises

@@ -1,0 +1,147 @@
+"""Losses of masks: the journal that a cell appends to, and the store in which cells read each other's.
+
+A score belongs to (model, revision, dtype, objective, calibration samples), not to the cell that paid for
+it: one-shot's single removals are greedy's first round. So the journals are the store. Each cell is the
+only writer of its own `trace.jsonl`; a name in `scores/<score key>/` says that a cell's journal speaks of
+that key, and everyone with the same key reads it. Nothing is locked and nothing is written twice.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from pruning.core import atomic_files
+from pruning.core.errors import DamagedError, ForeignError, InputError
+from pruning.core.mask import Mask
+from pruning.core.score import Score
+from pruning.core.trace import NAME, Entry, append_trace, read_trace
+from pruning.distributed import collectives
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Journal:
+    """The scores of one cell, in the order in which the search needed them; of each mask the one over most samples.
+
+    `paid` is the number of samples on which the cell has computed a mask's score itself. Without a `path` the journal
+    lives in memory only.
+    """
+
+    path: Path | None
+    n_blocks: int
+    scores: dict[Mask, Score] = field(default_factory=dict)
+    paid: dict[Mask, int] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, path: Path, n_blocks: int) -> Journal:
+        """Read what an earlier run left. A torn last line is cut off; any other bad line is an error.
+
+        Of several ranks, the first one reads.
+        """
+        return collectives.on_first(lambda: cls._read(path, n_blocks))
+
+    @classmethod
+    def _read(cls, path: Path, n_blocks: int) -> Journal:
+        journal = cls(path, n_blocks)
+        atomic_files.mend(path)
+        for entry in read_trace(path):
+            if (score := _score(entry, n_blocks)) is None:
+                raise DamagedError(
+                    f"{path}, line {entry.number} is damaged: remove the line, or the file to start afresh."
+                )
+            if score.exceeds(journal.scores.get(score.mask)):
+                journal._take(score)
+        return journal
+
+    def add(self, score: Score) -> None:
+        """Append a score; it is on disk, whatever happens to this process, when this returns."""
+        if score.exceeds(self.scores.get(score.mask)):
+            if self.path is not None and collectives.is_first():
+                append_trace(self.path, score.to_line())
+            self._take(score)
+
+    def _take(self, score: Score) -> None:
+        old = self.scores.get(score.mask)
+        known, spent = (len(old.samples), old.seconds) if old is not None else (0, 0.0)
+        if score.seconds > spent:
+            self.paid[score.mask] = self.paid.get(score.mask, 0) + len(score.samples) - known
+        self.scores[score.mask] = score
+
+
+@dataclass
+class Store:
+    """What other cells with the same score key have paid for; read again whenever it is asked."""
+
+    results: Path
+    key: str
+    cell: str
+    n_blocks: int
+    share: bool = True
+    _scores: dict[Mask, Score] = field(default_factory=dict)
+    _offsets: dict[Path, int] = field(default_factory=dict)
+
+    def claim(self) -> None:
+        """Say that this cell's journal speaks of this key; raises ForeignError if it speaks of another."""
+        collectives.on_first(self._claim)
+
+    def _claim(self) -> None:
+        for other in (self.results / "scores").glob(f"*/{self.cell}"):
+            if other.parent.name != self.key:
+                raise ForeignError(
+                    f"{self.results / self.cell} holds a journal of other calibration samples or another "
+                    "revision of the model: move the folder away, or choose another with paths.results=DIR."
+                )
+        pointer = self.results / "scores" / self.key / self.cell
+        pointer.parent.mkdir(parents=True, exist_ok=True)
+        pointer.touch()
+
+    def find(self, masks: Sequence[Mask]) -> list[Score]:
+        """The scores of masks that some cell has, each over the most samples known, marked as not paid for here.
+
+        Files are looked at once for all masks.
+        """
+        if not self.share:
+            return []
+        if any(mask not in self._scores or self._scores[mask].of is not None for mask in masks):
+            self._refresh()
+        return [self._scores[mask] for mask in masks if mask in self._scores]
+
+    def _refresh(self) -> None:
+        for pointer in sorted((self.results / "scores" / self.key).glob("*")):
+            path = self.results / pointer.name / NAME
+            if pointer.name != self.cell:
+                for score in self._new(path):
+                    if score.exceeds(self._scores.get(score.mask)):
+                        self._scores[score.mask] = replace(score, seconds=0.0)
+
+    def _new(self, path: Path) -> Iterator[Score]:
+        for entry in read_trace(path, self._offsets.get(path, 0)):
+            self._offsets[path] = entry.end
+            if (score := _score(entry, self.n_blocks)) is not None:
+                yield score
+            else:
+                log.warning("%s: a damaged line is left out", path)
+
+
+def _score(entry: Entry, n_blocks: int) -> Score | None:
+    """The score of a line; None if the line is damaged or names blocks that the model does not have."""
+    try:
+        return None if entry.line is None else Score.from_line(entry.line, n_blocks)
+    except InputError:
+        return None
+
+
+@dataclass(frozen=True)
+class KnownScores:
+    """What is known before a search computes anything: its own journal and, if there is one, the store."""
+
+    journal: Journal
+    store: Store | None = None
+
+    def find(self, masks: Sequence[Mask]) -> list[Score]:
+        """The scores of masks that another cell has computed."""
+        return [] if self.store is None else self.store.find(masks)

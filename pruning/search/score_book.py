@@ -1,0 +1,137 @@
+"""Scores of masks from three places: this cell's journal, other cells' journals, the loss itself."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+from pruning.algo import Ask
+from pruning.core.mask import Mask
+from pruning.core.result import DecisionRecord
+from pruning.core.score import Score
+from pruning.distributed import collectives
+from pruning.objective import Loss
+from pruning.search.journal import Journal, KnownScores
+from pruning.search.racing import Racing
+from pruning.search.significance import decision
+
+# Called after each score with the number of masks that have one, over some samples or all, and the best full loss.
+Watch = Callable[[int, float], None]
+
+
+class Losses(Protocol):
+    """What is minimised, over all samples or over a part of them; see `pruning.objective.Calibrated`."""
+
+    @property
+    def whole(self) -> Loss:
+        """The loss over all samples."""
+        ...
+
+    def part(self, start: int, stop: int) -> Loss:
+        """The loss over the samples start..stop-1."""
+        ...
+
+
+@dataclass
+class ScoreBook:
+    """Scores by mask, from three places: this cell's journal, other cells, the loss itself."""
+
+    losses: Losses
+    known: KnownScores
+    watch: Watch
+    racing: Racing
+    asked: dict[Mask, None] = field(default_factory=dict)
+    count: float = 0.0
+    best: dict[int, float] = field(
+        default_factory=dict
+    )  # the least new loss, by the number of blocks removed
+    decisions: list[DecisionRecord] = field(default_factory=list)
+
+    @property
+    def journal(self) -> Journal:
+        """The scores that this cell knows."""
+        return self.known.journal
+
+    @property
+    def samples(self) -> int:
+        """How many samples a full score has."""
+        return self.losses.whole.estimate.count
+
+    def scores(self, masks: Sequence[Mask], samples: int | None = None) -> list[Score]:
+        """Scores over the first samples, or all. Only what nobody knows is computed, each mask once."""
+        wanted = self._wanted(samples)
+        unknown = [mask for mask in masks if self._samples_known(mask) < wanted]
+        # Files may have grown since another rank looked: all ranks go by what the first one saw.
+        for score in collectives.on_first(lambda: self.known.find(unknown)):
+            self._note(self._given(score))
+        missing: dict[int, dict[Mask, None]] = {}
+        for mask in masks:
+            if (known := self._samples_known(mask)) < wanted:
+                missing.setdefault(known, {})[mask] = None
+        for known, group in missing.items():
+            for mask, terms, seconds in self.losses.part(known, wanted).terms(list(group)):
+                self._note(self._joined(mask, terms, seconds))
+        return [self._first(self.journal.scores[mask], wanted) for mask in masks]
+
+    def answer(self, request: Ask) -> list[float]:
+        """Losses of the masks of a request; infinite for those that a race has ruled out."""
+        self.asked.update(dict.fromkeys(request.masks))
+        self.count += len(request.masks) * self._wanted(request.samples) / self.samples
+        if request.samples is not None or request.best is None:
+            return [score.loss for score in self.scores(request.masks, request.samples)]
+        estimate = self.losses.whole.estimate
+        finished = self.racing.race(request.masks, request.best, estimate, self.scores)
+        out = [self.journal.scores[mask] for mask in request.masks if mask not in finished]
+        if (made := decision(list(finished.values()), out, request.best, estimate)) is not None:
+            self.decisions.append(made)
+        return [finished[mask].loss if mask in finished else math.inf for mask in request.masks]
+
+    def _wanted(self, samples: int | None) -> int:
+        """How many samples are meant: as many as there are at the most, and some of every kind."""
+        return (
+            self.samples
+            if samples is None
+            else min(max(samples, self.losses.whole.estimate.least), self.samples)
+        )
+
+    def _samples_known(self, mask: Mask) -> int:
+        """Of how many samples this cell knows the terms of a mask."""
+        return len(self.journal.scores[mask].samples) if mask in self.journal.scores else 0
+
+    def _joined(self, mask: Mask, terms: Sequence[float], seconds: float) -> Score:
+        """A score that goes on from what is known of a mask."""
+        old = self.journal.scores.get(mask)
+        known, spent = (old.samples, old.seconds) if old is not None else ((), 0.0)
+        return self._score(mask, (*known, *terms), spent + seconds)
+
+    def _given(self, score: Score) -> Score:
+        """A score of another cell, with the seconds that this one had spent on some of its samples."""
+        old = self.journal.scores.get(score.mask)
+        return score if old is None else replace(score, seconds=old.seconds)
+
+    def _first(self, score: Score, samples: int) -> Score:
+        """A score over the first samples of those it knows."""
+        if len(score.samples) == samples:
+            return score
+        return self._score(score.mask, score.samples[:samples], score.seconds)
+
+    def _score(self, mask: Mask, terms: tuple[float, ...], seconds: float) -> Score:
+        partial = self.samples if len(terms) < self.samples else None
+        return Score(mask, self.losses.whole.estimate.mean(terms), terms, seconds, partial)
+
+    def _note(self, score: Score) -> None:
+        self.journal.add(score)
+        if score.of is None:
+            size = len(score.mask.dropped)
+            self.best[size] = min(score.loss, self.best.get(size, score.loss))
+        if self.best:
+            self.watch(len(self.journal.scores), self.best[max(self.best)])
+
+    def paid(self) -> tuple[float, float]:
+        """Of the losses asked for, how many were computed by this cell and how many by others."""
+        scores = self.journal.scores
+        total = math.fsum(len(scores[mask].samples) for mask in self.asked if mask in scores)
+        own = math.fsum(self.journal.paid.get(mask, 0) for mask in self.asked)
+        return own / self.samples, (total - own) / self.samples

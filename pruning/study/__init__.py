@@ -1,0 +1,1 @@
+"""A command: the cells that it asks for, how they are run, and what it prints."""

@@ -1,0 +1,64 @@
+"""What became of the cells of a command, and how it is said at the end."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from pruning.core.errors import OutOfReachError
+from pruning.core.result import DoneResult, Failure
+from pruning.distributed import collectives
+from pruning.launcher.cell_state import CellState
+from pruning.runs.cell import Cell
+from pruning.study import tables
+
+
+@dataclass
+class Outcome:
+    """What became of the cells, by key, in the order in which they were asked for."""
+
+    done: dict[str, DoneResult] = field(default_factory=dict)
+    failed: dict[str, Failure] = field(default_factory=dict)
+    left_out: dict[str, OutOfReachError] = field(default_factory=dict)
+    in_flight: dict[str, CellState] = field(default_factory=dict)
+
+
+def sum_up(cells: Sequence[Cell], outcome: Outcome) -> None:
+    """Print the table of what is done, and what is not and why."""
+    keys = [cell.key for cell in cells]
+    done = [outcome.done[key] for key in keys if key in outcome.done]
+    if done:
+        say(tables.results(done))
+    if outcome.left_out:
+        reasons = dict.fromkeys(map(str, outcome.left_out.values()))
+        say(f"\n{len(outcome.left_out)} of {len(cells)} cells were left out:\n" + "\n".join(reasons))
+    if outcome.failed:
+        say(
+            f"\n{len(outcome.failed)} of {len(cells)} cells failed:\n{tables.failures(outcome.failed.values())}"
+        )
+    if outcome.in_flight:
+        say(
+            f"\n{len(outcome.in_flight)} of {len(cells)} cells are in flight. `python -m pruning.status "
+            f"{cells[0].results}` shows them; the same command with launcher.wait=true waits for them."
+        )
+    say(f"\nresults  {cells[0].results}")
+    if outcome.failed:
+        say("Run the same command again to retry the failed cells; what is done stays done.")
+
+
+def say_how_to_go_on(cells: Sequence[Cell], outcome: Outcome) -> None:
+    """After Ctrl-C: what is kept, and the command that goes on from there."""
+    command = shlex.join([sys.executable, *sys.argv])
+    say(
+        f"\nInterrupted: {len(outcome.done)} of {len(cells)} cells are done, and every loss computed so far is kept "
+        f"in {cells[0].results}. Jobs that were submitted run on.\n"
+        f"To go on from here, run the same command again:\n    {command}"
+    )
+
+
+def say(text: str) -> None:
+    """Print a part of the command's output, once for all ranks."""
+    if collectives.is_first():
+        print(text, flush=True)  # noqa: T201 - the table is the command's output; logs go to stderr

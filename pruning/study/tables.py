@@ -1,0 +1,119 @@
+"""The tables that a command ends with: one row a cell, or one row a failure."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from typing import Any, TypeAlias
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from pruning.core.metric_names import LABELS, kind_of, label_of, metrics_among
+from pruning.core.result import DoneResult, Failure
+
+FIRST, LAST = ("cell", "blocks dropped", "loss"), ("asked", "paid", "s")
+HELDOUT = {"ppl/heldout": "held-out perplexity", "acc/heldout": "held-out accuracy"}
+
+Show: TypeAlias = Callable[[DoneResult], str]  # a result's entry in a column
+
+
+def results(found: Iterable[DoneResult]) -> str:
+    """The table of finished cells, with every metric that one of them has; dense -> pruned."""
+    rows = list(found)
+    middle: list[tuple[str, Show]] = [(_title(name), partial(_change, name)) for name in _metrics(rows)]
+    if any(map(_speed, rows)):
+        middle.append(("speed", _speed))
+    columns = (*FIRST, *(title for title, _ in middle), *LAST)
+    shown = [show for _, show in middle]
+    return _render(columns, [_row(result, _telling(result, rows), shown) for result in rows], right=LAST)
+
+
+def failures(found: Iterable[Failure]) -> str:
+    """The table of failed cells, with where to read on."""
+    rows = [(r["cell"], r["error"]["type"], r["error"]["message"], r["error"]["log"]) for r in found]
+    return _render(("failed cell", "error", "message", "log"), rows, wrap=True)
+
+
+def _telling(result: DoneResult, rows: Sequence[DoneResult]) -> str:
+    """Settings beside objective, algorithm and size, where the rows of a table differ in them."""
+    settings = [dict(_settings(row)) for row in rows]
+    own = dict(_settings(result))
+    differing = [name for name in own if any(s.get(name, own[name]) != own[name] for s in settings)]
+    return "".join(f" {name.rpartition(' ')[2]}={own[name]}" for name in differing)
+
+
+def _settings(result: DoneResult) -> Iterator[tuple[str, Any]]:
+    config, calibration = result["config"], result["calibration"]
+    yield "seed", config["seed"]
+    yield from ((name, config["model"][name]) for name in ("dtype", "attention"))
+    yield from (("first", config["protect"]["first"]), ("last", config["protect"]["last"]))
+    for name in ("source", "samples", "length"):  # objectives differ in these anyway
+        yield f"{calibration['objective']} {name}", calibration[name]
+
+
+def _metrics(rows: Sequence[DoneResult]) -> list[str]:
+    """The metrics of some results: perplexities, accuracies, their mean."""
+    names = dict.fromkeys(name for row in rows for name in metrics_among(row["evaluation"]["pruned"]))
+    kinds = [*LABELS, *map(kind_of, names)]
+    return sorted(names, key=lambda name: (name == "acc/mean", kinds.index(kind_of(name))))
+
+
+def _title(name: str) -> str:
+    return HELDOUT.get(name, f"{name.partition('/')[2]} {label_of(name)}")
+
+
+def _row(result: DoneResult, telling: str, shown: Sequence[Show]) -> tuple[str, ...]:
+    calibration, search = result["calibration"], result["search"]
+    ratio, k = result["config"]["ratio"], search["k"]
+    name = f"{result['model']['name']} {calibration['objective']} {search['algo']} "
+    return (
+        name + (f"k={k}" if ratio is None else f"{ratio:g}") + telling,
+        " ".join(map(str, result["mask"]["dropped"])),
+        f"{calibration['dense_loss']:.3f} -> {calibration['loss']:.3f}",
+        *(show(result) or "-" for show in shown),
+        str(search["evaluations_asked"]),
+        str(search["evaluations_paid"]),
+        f"{search['seconds']:.0f}",
+    )
+
+
+def _change(metric: str, result: DoneResult) -> str:
+    """A metric, dense -> pruned; nothing where it was not measured."""
+    places = 3 if metric.startswith("acc/") else 2
+    values = [result["evaluation"][which].get(metric) for which in ("dense", "pruned")]
+    return "" if None in values else " -> ".join(f"{value:.{places}f}" for value in values)
+
+
+def _speed(result: DoneResult) -> str:
+    """How many times the dense model's tokens per second; of several shapes, the first."""
+    if (speed := result["evaluation"].get("speed")) is None:
+        return ""
+    ratio = speed["runs"][0]["ratio"]
+    return f"{ratio['prefill']:.2f}x prefill, {ratio['decode']:.2f}x decode"
+
+
+def _render(
+    columns: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[str] = (), wrap: bool = False
+) -> str:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        table.add_column(
+            column, justify="right" if column in right else "left", no_wrap=not wrap, overflow="fold"
+        )
+    for row in rows:
+        table.add_row(*row)
+    # Rows are never cut to fit: a pipe or a narrow window gets them whole. Long messages fold in a terminal only.
+    width = shutil.get_terminal_size().columns if wrap and sys.stdout.isatty() else 4000
+    console = Console(file=io.StringIO(), width=width)
+    console.print(table)
+    stream = console.file
+    assert isinstance(stream, io.StringIO)
+    return "\n".join(line.rstrip() for line in stream.getvalue().strip("\n").splitlines())
+
+
+__all__ = ["failures", "results"]

@@ -1,0 +1,1 @@
+"""Trackers that mirror results into MLflow. The files are the truth; MLflow can be rebuilt from them."""

@@ -1,0 +1,134 @@
+"""What an MLflow server is told of a cell while it runs: a provisional run, from a thread of its own."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from pruning.core.errors import first_line
+from pruning.core.nested import leaves
+
+if TYPE_CHECKING:
+    from pruning.runs.cell import Cell
+    from pruning.runs.tracker import Note
+
+log = logging.getLogger(__name__)
+
+LIVE = "live"  # the tag of a provisional run
+
+
+class Destination(Protocol):
+    """What is needed of a server: a client, and how often and how long to try."""
+
+    @property
+    def uri(self) -> str | None:
+        """Its address."""
+        ...
+
+    @property
+    def every(self) -> float:
+        """Seconds between two messages."""
+        ...
+
+    @property
+    def patience(self) -> float:
+        """Seconds to wait at the end for what is still to be sent."""
+        ...
+
+    def open(self) -> tuple[Any, str]:
+        """A client and the experiment's number."""
+        ...
+
+
+@dataclass
+class _Sender:
+    """Sends the points of one cell until it is stopped; a server that does not answer is tried again."""
+
+    server: Destination
+    cell: Cell
+    points: list[tuple[int, float, int]] = field(default_factory=list)  # evaluations, best loss, milliseconds
+    stopped: threading.Event = field(default_factory=threading.Event)
+    client: Any = None
+    run: str | None = None
+    warned: bool = False
+
+    def note(self, evaluations: int, best: float) -> None:
+        """Keep a point until it is sent."""
+        self.points.append((evaluations, best, int(time.time() * 1000)))
+
+    def run_until_stopped(self) -> None:
+        """Send what there is, again and again."""
+        while True:
+            last = self.stopped.is_set()
+            try:
+                self._send()
+            except Exception as error:
+                if not self.warned:
+                    log.warning(
+                        "%s does not get the progress of this cell now (%s)",
+                        self.server.uri,
+                        first_line(error),
+                    )
+                self.warned, self.client = True, None
+            if last:
+                return
+            self.stopped.wait(self.server.every)
+
+    def _send(self) -> None:
+        from mlflow.entities import Metric
+
+        if self.client is None:
+            client, experiment = self.server.open()
+            self.run = _begin(client, experiment, self.cell)
+            self.client = client
+        chosen = self.points[:1000]  # MLflow's limit for one batch
+        if chosen:
+            found = [Metric("search/best_so_far", best, when, step) for step, best, when in chosen]
+            self.client.log_batch(self.run, metrics=found)
+            del self.points[: len(chosen)]
+
+
+@contextmanager
+def live_run(server: Destination, cell: Cell) -> Iterator[Note]:
+    """Send the progress of a cell to a server, from a thread of its own.
+
+    At the end, wait `server.patience` seconds for what is still to be sent.
+    """
+    sender = _Sender(server, cell)
+    thread = threading.Thread(target=sender.run_until_stopped, name="tracker", daemon=True)
+    thread.start()
+    try:
+        yield sender.note
+    finally:
+        sender.stopped.set()
+        thread.join(server.patience)
+
+
+def _begin(client: Any, experiment: str, cell: Cell) -> str:
+    """The provisional run of a cell: that of an earlier start, or a new one."""
+    from mlflow.entities import Param, RunTag
+
+    known = client.search_runs([experiment], f"tags.cell = '{cell.key}' and tags.{LIVE} = 'true'")
+    tags = {"cell": cell.key, "sweep": cell.study, LIVE: "true", "job": _job(), "results": str(cell.results)}
+    if known:
+        run = str(known[0].info.run_id)
+        client.update_run(run, status="RUNNING")
+    else:
+        run = str(client.create_run(experiment, run_name=cell.key).info.run_id)
+    params = [Param(name, str(value)[:6000]) for name, value in leaves(cell.config)]
+    client.log_batch(run, params=params, tags=[RunTag(name, value) for name, value in tags.items()])
+    return run
+
+
+def _job() -> str:
+    """By which the collector can tell whether a cell still runs."""
+    from pruning.launcher.local_process import process_name
+
+    submitted = "SUBMITIT_EXECUTOR" in os.environ
+    return (submitted and os.environ.get("SLURM_JOB_ID")) or process_name(os.getpid())

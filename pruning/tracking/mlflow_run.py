@@ -1,0 +1,124 @@
+"""One cell as one MLflow run: parameters, tags, metrics and files, all read from the cell's folder."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from pruning.core import study_list, trace
+from pruning.core.mask import Mask
+from pruning.core.nested import leaves
+from pruning.core.result import MODELS, NAME, DoneResult, Result, read_result
+from pruning.evaluation.speed import flat
+from pruning.search.driver import best_so_far
+from pruning.search.journal import Journal
+
+VERSION = "result_sha256"  # the tag that says that a run is complete, and of which result
+
+
+def record_run(client: Any, experiment: str, folder: Path) -> None:
+    """One cell as one run; others of the same cell, of an older result or written while it ran, are deleted."""
+    from mlflow.entities import Metric, Param, RunTag
+
+    if (result := read_result(folder)) is None:
+        return
+    studies = _studies(folder)
+    version = hashlib.sha256((folder / NAME).read_bytes() + " ".join(studies).encode()).hexdigest()
+    same = client.search_runs([experiment], f"tags.cell = '{result['cell']}'")
+    if any(run.data.tags.get(VERSION) == version for run in same):
+        return
+    for run in same:
+        client.delete_run(run.info.run_id)
+    times = {name: _milliseconds(result["environment"][name]) for name in ("started", "ended")}
+    run = client.create_run(experiment, start_time=times["started"], run_name=result["cell"])
+    tags = [RunTag(name, str(value)) for name, value in _tags(result, studies)]
+    params = [Param(name, str(value)[:6000]) for name, value in leaves(result["config"])]
+    metrics = [Metric(name, value, times["ended"], step) for name, value, step in _metrics(result, folder)]
+    client.log_batch(run.info.run_id, params=params, tags=tags)
+    for start in range(0, len(metrics), 1000):  # MLflow's limit for one batch
+        client.log_batch(run.info.run_id, metrics=metrics[start : start + 1000])
+    _artifacts(client, run.info.run_id, folder, result)
+    done = result["status"] == "done"
+    client.set_terminated(run.info.run_id, "FINISHED" if done else "FAILED", times["ended"])
+    client.set_tag(run.info.run_id, VERSION, version)  # last: what was broken off is recorded anew
+
+
+def _tags(result: Result, studies: Sequence[str]) -> Iterator[tuple[str, Any]]:
+    config = result["config"]
+    yield from (("cell", result["cell"]), ("sweep", ", ".join(studies) or config["study"]))
+    yield from (("model", config["model"]["name"]), ("seed", config["seed"]))
+    if result["status"] == "done":
+        yield from (("objective", result["calibration"]["objective"]), ("algo", result["search"]["algo"]))
+        yield from (("k", result["search"]["k"]), ("dropped", result["mask"]["dropped"]))
+    else:
+        yield "error", result["error"]["message"]
+    yield "git_commit", result["environment"]["commit"]
+
+
+def _studies(folder: Path) -> list[str]:
+    """The studies that ask for a cell."""
+    results = folder.parent
+    return [name for name in study_list.names(results) if folder.name in study_list.read_study(results, name)]
+
+
+def _metrics(result: Result, folder: Path) -> Iterator[tuple[str, float, int]]:
+    """Name, value, step: the numbers of the result, and the best loss after each evaluation."""
+    if result["status"] != "done":
+        return
+    calibration, search = result["calibration"], result["search"]
+    yield "calibration/loss", calibration["loss"], 0
+    yield "calibration/dense_loss", calibration["dense_loss"], 0
+    yield "calibration/standard_error", calibration["standard_error"], 0
+    yield "search/evaluations_asked", search["evaluations_asked"], 0
+    yield "search/evaluations_paid", search["evaluations_paid"], 0
+    yield "search/seconds", search["seconds"], 0
+    if (margins := result.get("margins")) is not None and margins["runner_up"] is not None:
+        yield "margins/runner_up_difference", margins["runner_up"]["difference"], 0
+        yield "margins/tied", margins["tied"], 0
+    for which in MODELS:
+        for name, value in result["evaluation"].get(which, {}).items():
+            yield f"{which}/{name}", value, 0
+    if (speed := result["evaluation"].get("speed")) is not None:
+        yield from ((name, value, 0) for name, value in flat(speed))
+    mask = Mask.from_json(result["mask"])
+    scores = list(Journal.open(folder / trace.NAME, mask.n_blocks).scores.values())
+    for step, best in best_so_far(scores, len(mask.dropped)):
+        yield "search/best_loss", best, step
+
+
+def _artifacts(client: Any, run: str, folder: Path, result: Result) -> None:
+    names = (NAME, "mask.json", "config.yaml", trace.NAME, "launch.log")
+    for name in names:
+        if (folder / name).exists():
+            client.log_artifact(run, str(folder / name))
+    if result["status"] == "done":
+        client.log_figure(run, _picture(Mask.from_json(result["mask"])), "mask.png")
+        for metric, path in _measurements(folder.parent, result):
+            client.log_artifact(run, str(path), f"evaluation/{metric.replace('/', '-')}")
+
+
+def _measurements(results: Path, result: DoneResult) -> Iterator[tuple[str, Path]]:
+    """What is kept of each measurement of the mask: its record and, of a task, lm-eval's results and samples."""
+    for metric, places in result["evaluation"].get("records", {}).items():
+        record = results / places["pruned"]
+        yield from ((metric, path) for path in sorted(record.parent.glob(f"{record.stem}.*")))
+
+
+def _picture(mask: Mask) -> Any:
+    """The mask as a strip of squares, removed blocks filled."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(0.28 * mask.n_blocks + 0.4, 0.8), layout="constrained")
+    axes = figure.subplots()
+    removed = [[float(i in mask.dropped) for i in range(mask.n_blocks)]]
+    axes.pcolormesh(removed, cmap="Greys", vmin=0, vmax=1.2, edgecolors="0.6", linewidth=0.5)
+    axes.set(yticks=[], xlabel="block", xticks=[i + 0.5 for i in range(0, mask.n_blocks, 2)])
+    axes.set_xticklabels([str(i) for i in range(0, mask.n_blocks, 2)], fontsize=7)
+    return figure
+
+
+def _milliseconds(time: str) -> int:
+    return int(datetime.fromisoformat(time).timestamp() * 1000)

@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pruning.algo._surrogate import Surrogate, promising
+from pruning.algo.bayesian import Bayesian, indicators
+from pruning.core.errors import InputError
+from pruning.core.mask import Mask, Space
+from tests.algo.test_contract import drive, optimum, pairwise
+
+SPACE = Space(12, 4)
+
+
+def sets(count: int, seed: int = 0) -> list[Mask]:
+    every = [SPACE.drop(*c) for c in combinations(range(12), 4)]
+    return [every[i] for i in np.random.default_rng(seed).permutation(len(every))[:count]]
+
+
+def test_the_optimum_of_most_small_pairwise_losses_is_found() -> None:
+    losses = [pairwise(12, seed, 2.0) for seed in range(10)]
+    algo = Bayesian(trials=100)
+    found = [drive(algo, SPACE, loss, seed).answer for seed, loss in enumerate(losses)]
+    assert sum(mask == optimum(SPACE, loss) for mask, loss in zip(found, losses, strict=True)) >= 9
+
+
+def test_it_asks_in_batches_and_for_no_more_than_its_trials() -> None:
+    run = drive(Bayesian(trials=60, random=10, batch=8), SPACE, pairwise(12, 0))
+    assert [len(batch) for batch in run.batches] == [12, 11, 8, 8, 8, 8, 8, 8, 1]
+    assert run.why == "60 trials were made"
+
+
+def test_a_small_space_is_exhausted_and_that_is_said() -> None:
+    loss = pairwise(7, 0, 3.0)
+    run = drive(Bayesian(), Space(7, 3), loss)
+    assert run.why == "every mask of the space was scored"
+    assert run.answer == optimum(Space(7, 3), loss)
+
+
+def test_the_surrogate_learns_pairs_that_single_losses_do_not_show() -> None:
+    loss, masks = pairwise(12, 1, 2.0), sets(300)
+    x, y = indicators(masks), np.array([loss(mask) for mask in masks])
+    a = x @ np.array([loss(SPACE.drop(i)) for i in range(12)])
+    model = Surrogate.fit(x[:200], a[:200], y[:200])
+    mean, _ = model.posterior(x[200:], a[200:])
+    assert np.corrcoef(mean, y[200:])[0, 1] > 0.99
+    assert np.corrcoef(a[200:], y[200:])[0, 1] < 0.9
+    assert model.pairs > 0
+
+
+def test_the_surrogate_knows_how_far_off_it_is() -> None:
+    loss, masks = pairwise(12, 2, 2.0), sets(300)
+    x, y = indicators(masks), np.array([loss(mask) for mask in masks])
+    seen = y[:150] + 0.3 * y.std() * np.random.default_rng(0).standard_normal(150)
+    mean, covariance = (model := Surrogate.fit(x[:150], np.zeros(150), seen)).posterior(
+        x[150:], np.zeros(150)
+    )
+    error = (mean - (y[150:] - seen.mean()) / seen.std()) / np.sqrt(np.diag(covariance))
+    assert 0.5 < np.sqrt(np.mean(error**2)) < 1.5
+    assert model.nugget > 1e-3
+
+
+def test_known_sets_are_predicted_as_they_are() -> None:
+    masks = sets(40)
+    x, y = indicators(masks), np.random.default_rng(0).standard_normal(40)
+    model = Surrogate(x, x @ np.arange(12.0), y, pairs=0.5, nugget=1e-9)
+    mean, covariance = model.posterior(x, x @ np.arange(12.0))
+    assert mean == pytest.approx((y - y.mean()) / y.std(), abs=1e-3)
+    assert np.diag(covariance) == pytest.approx(0, abs=1e-3)
+
+
+def test_a_batch_is_not_one_set_in_many_guises() -> None:
+    mean = np.array([0.0, 0.0, 0.1, 5.0])
+    alike = np.array([[1.0, 0.999, 0, 0], [0.999, 1.0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+    assert promising(mean, alike, 1e-6, 2, kappa=1.0) == [0, 2]
+    assert promising(mean, alike, 1e-6, 2, kappa=0.0) == [0, 1]
+    assert sorted(promising(mean, alike, 1e-6, 9, kappa=1.0)) == [0, 1, 2, 3]
+
+
+def test_equal_losses_are_no_trouble() -> None:
+    def loss(mask: Mask) -> float:
+        return 3.0
+
+    assert drive(Bayesian(trials=40), SPACE, loss).answer.dropped == (0, 1, 2, 3)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"trials": 0}, "algo.trials=0 is too few"),
+        ({"random": 0}, "algo.random=0 is too few"),
+        ({"batch": 0}, "algo.batch=0 is too few"),
+        ({"elite": 0}, "algo.elite=0 is too few"),
+        ({"kappa": -1.0}, "algo.kappa=-1 seeks what is known"),
+        ({"temperature": 0.0}, "algo.temperature=0 is not above 0"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        replace(Bayesian(), **settings)

@@ -1,0 +1,49 @@
+"""Every search, with and without racing, ends alike from its journal cut anywhere, and pays for the rest only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pruning.algo import Algo
+from pruning.config.groups import options
+from tests.algo.test_contract import configured
+from tests.search.test_partial_scores import Losses, search
+
+
+@pytest.fixture(scope="module")
+def algos() -> dict[str, Algo]:
+    return configured()
+
+
+@pytest.mark.parametrize("delta", [None, 0.05], ids=["plain", "racing"])
+@pytest.mark.parametrize("name", options("algo"))
+def test_a_journal_that_is_cut_anywhere_is_completed_to_the_same_bytes(
+    algos: dict[str, Algo], name: str, delta: float | None, tmp_path: Path
+) -> None:
+    whole, journal = search(tmp_path, Losses(), algos[name], delta=delta)
+    data = journal.path.read_bytes()
+    for part in (0, 0.21, 0.5, 0.83, 0.99):
+        kept, folder = int(part * len(data)), tmp_path / f"cut{part}"
+        (folder / "cell").mkdir(parents=True)
+        (folder / "cell" / "trace.jsonl").write_bytes(data[:kept])
+        losses = Losses()
+        resumed, again = search(folder, losses, algos[name], delta=delta)
+        assert (resumed.score, resumed.why, resumed.margins) == (whole.score, whole.why, whole.margins)
+        assert (resumed.asked, resumed.paid) == (whole.asked, whole.paid)
+        assert again.path.read_bytes() == data
+        assert len(losses.computed) == data.count(b"\n") - data[:kept].count(b"\n")
+
+
+@pytest.mark.parametrize("name", options("algo"))
+def test_a_race_changes_no_answer_and_no_partial_score_is_taken_for_a_full_one(
+    algos: dict[str, Algo], name: str, tmp_path: Path
+) -> None:
+    """The second search finds what the first has left in the store, and both end as they do alone."""
+    alone, _ = search(tmp_path, Losses(), algos[name], "alone")
+    (tmp_path / "shared").mkdir()
+    raced, _ = search(tmp_path / "shared", Losses(), algos[name], "raced", 0.01)
+    plain, journal = search(tmp_path / "shared", Losses(), algos[name], "plain")
+    assert plain.score.samples == raced.score.samples == alone.score.samples
+    assert all(len(score.samples) == 32 for score in journal.scores.values() if score.of is None)

@@ -1,0 +1,88 @@
+"""An archive gives the frame of the folder that it was packed from, and a study goes on from it."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from analysis.data import archive
+from analysis.data.errors import NothingToRead
+from analysis.data.load import load
+from tests.helpers.analysis_grid import Study, write
+
+SMALL = Study(
+    models=("smollm2",), ratios=(0.1,), objectives=("perplexity",), algos=("greedy",), seeds=(0, 1), lost=0
+)
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    """A study of the name small, with a cell that has paid for scores and not ended, and a log."""
+    folder = tmp_path / "results"
+    keys = write(folder, SMALL)
+    (folder / keys[0] / "launch.log").write_text("not for the archive", encoding="utf-8")
+    (folder / keys[1] / "result.json").unlink()
+    (folder / "scores" / "key").mkdir(parents=True)
+    (folder / "scores" / "key" / keys[1]).touch()
+    return folder
+
+
+@pytest.fixture
+def packed(results: Path, tmp_path: Path) -> Path:
+    path = tmp_path / "out" / "small.tar.xz"
+    assert archive.pack(results, "small", path) == 3
+    return path
+
+
+def test_a_figure_sees_what_it_would_see_in_the_folder(results: Path, packed: Path) -> None:
+    pd.testing.assert_frame_equal(load(str(packed), "small"), load(results, "small"))
+
+
+def test_what_an_unfinished_cell_has_paid_for_is_kept_and_logs_are_not(packed: Path, tmp_path: Path) -> None:
+    archive.unpack(packed, tmp_path / "new")
+    names = {
+        str(path.relative_to(tmp_path / "new")) for path in (tmp_path / "new").rglob("*") if path.is_file()
+    }
+    assert sum(name.endswith("trace.jsonl") for name in names) == 4
+    assert sum(name.startswith("scores/key/") for name in names) == 1
+    assert not any(name.endswith("launch.log") for name in names)
+
+
+def test_equal_files_give_equal_bytes(results: Path, packed: Path, tmp_path: Path) -> None:
+    for path in results.rglob("trace.jsonl"):
+        path.touch()
+    archive.pack(results, "small", tmp_path / "again.tar.xz")
+    assert (tmp_path / "again.tar.xz").read_bytes() == packed.read_bytes()
+
+
+def test_where_the_folder_lies_is_not_packed(results: Path, tmp_path: Path) -> None:
+    config = next(results.rglob("result.json")).with_name("config.yaml")
+    config.write_text(f"results: {results}\nstudy: small\n", encoding="utf-8")
+    archive.pack(results, "small", tmp_path / "again.tar.xz")
+    archive.unpack(tmp_path / "again.tar.xz", tmp_path / "new")
+    packed = tmp_path / "new" / config.relative_to(results)
+    assert packed.read_text(encoding="utf-8") == "results: results\nstudy: small\n"
+
+
+def test_unpacking_leaves_what_is_there(results: Path, packed: Path) -> None:
+    trace = next(results.rglob("trace.jsonl"))
+    trace.write_text("longer by now", encoding="utf-8")
+    archive.unpack(packed, results)
+    assert trace.read_text(encoding="utf-8") == "longer by now"
+
+
+@pytest.mark.parametrize("name", ["../outside", "/outside"])
+def test_nothing_is_written_outside_the_folder(name: str, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "bad.tar.xz", "w:xz") as tar:
+        tar.addfile(tarfile.TarInfo(name), io.BytesIO())
+    with pytest.raises(ValueError, match="is no file of a results folder"):
+        archive.unpack(tmp_path / "bad.tar.xz", tmp_path / "results")
+
+
+def test_an_archive_that_is_not_there_is_named() -> None:
+    with pytest.raises(NothingToRead, match=r"there is no archive gone\.tar\.xz"):
+        load("gone.tar.xz")

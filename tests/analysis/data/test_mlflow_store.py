@@ -1,0 +1,154 @@
+"""An MLflow store and the folder that it mirrors give the same frame, figures and page."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from analysis.data import mlflow_store
+from analysis.data.errors import NothingToRead
+from analysis.data.load import done, load, trace
+from pruning.core import study_tags
+from pruning.tracking.mlflow_file import MLflow
+from tests.helpers.analysis_grid import Study, write
+
+SMALL = Study(
+    models=("smollm2",),
+    ratios=(0.1,),
+    objectives=("perplexity", "margin"),
+    algos=("one_shot", "greedy"),
+    seeds=(0, 1),
+    lost=2,
+)
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with two studies that share cells, mirrored in MLflow."""
+    folder = tmp_path_factory.mktemp("results")
+    keys = write(folder, SMALL)
+    part = f'{{"study": "part", "cells": ["{keys[0]}", "{keys[3]}"]}}'
+    (folder / "studies" / "part.json").write_text(part, encoding="utf-8")
+    MLflow().record(folder, sorted(path.parent for path in folder.glob("*/result.json")))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def uri(results: Path) -> str:
+    return f"sqlite:///{results / 'mlflow.db'}"
+
+
+def in_order(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame.sort_values("cell").reset_index(drop=True)
+
+
+@pytest.mark.parametrize("study", ["small", "part", None])
+def test_both_give_the_same_frame(results: Path, uri: str, study: str | None) -> None:
+    stored = in_order(load(uri, study))
+    pd.testing.assert_frame_equal(stored, in_order(load(results, study)))
+    assert (stored["status"] == "failed").any() == (study != "part")
+    assert (stored["status"] == "missing").any() == (study == "small")  # no run tells of these
+
+
+def test_both_give_the_same_traces(results: Path, uri: str) -> None:
+    for cell in done(load(results, "small"))["cell"]:
+        assert trace(uri, cell) == trace(results, cell) != []
+
+
+def test_a_figure_is_drawn_from_a_store(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from analysis.figures import fig1_masks
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["fig1_masks", "--results", uri, "--study", "small"])
+    fig1_masks.main()
+    assert (tmp_path / "figures" / "fig1_masks.png").exists()
+
+
+def test_a_run_that_lost_its_result_is_shown_as_missing(
+    results: Path, uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow import MlflowClient
+
+    lost = load(results, "small")["cell"][0]
+    plain = MlflowClient.list_artifacts
+
+    def lacking(client: MlflowClient, run: str, path: str | None = None) -> list[Any]:
+        held = plain(client, run, path)
+        gone = client.get_run(run).data.tags["cell"] == lost
+        return [artifact for artifact in held if not (gone and artifact.path == "result.json")]
+
+    monkeypatch.setattr(MlflowClient, "list_artifacts", lacking)
+    mlflow_store.copy(uri, tmp_path)
+    frame = load(tmp_path, "small")
+    before = load(results, "small")
+    assert len(frame) == len(before)
+    gone = set(frame["cell"][frame["status"] == "missing"]) - set(
+        before["cell"][before["status"] == "missing"]
+    )
+    assert gone == {lost}
+
+
+def test_what_cannot_be_read_is_said_in_a_sentence(tmp_path: Path, uri: str) -> None:
+    with pytest.raises(NothingToRead, match="no run of an experiment 'other'"):
+        mlflow_store.copy(uri, tmp_path / "a", "other")
+    empty = f"sqlite:///{tmp_path / 'empty.db'}"
+    with pytest.raises(NothingToRead, match="no run of an experiment"):
+        mlflow_store.copy(empty, tmp_path / "b")
+    with pytest.raises(NothingToRead, match="cannot read the MLflow store nosuch"):
+        mlflow_store.copy("nosuch://host", tmp_path / "c")
+
+
+def test_what_names_a_store() -> None:
+    assert mlflow_store.is_store("sqlite:////data/mlflow.db")
+    assert mlflow_store.is_store("http://host:5000")
+    assert not mlflow_store.is_store("results")
+    assert not mlflow_store.is_store("C:/results")
+    assert not mlflow_store.is_store(Path("sqlite:///x"))
+
+
+def test_the_analysis_imports_neither_torch_nor_mlflow() -> None:
+    """All modules of the package, in an interpreter of their own."""
+    code = (
+        "import importlib, pkgutil, sys, analysis\n"
+        "for m in pkgutil.walk_packages(analysis.__path__, 'analysis.'): importlib.import_module(m.name)\n"
+        "print(sorted({n.partition('.')[0] for n in sys.modules} & {'torch', 'transformers', 'mlflow', 'hydra'}))"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ended.stdout.strip() == "[]"
+
+
+class Experiment:
+    """Just enough of a client to hold tags as MLflow does."""
+
+    def __init__(self) -> None:
+        self.tags: dict[str, str] = {}
+
+    def get_experiment(self, _: str) -> Experiment:
+        return self
+
+    def set_experiment_tag(self, _: str, tag: str, value: str) -> None:
+        assert len(value) <= 5000  # MLflow's limit
+        self.tags[tag] = value
+
+
+def test_a_long_list_of_cells_is_recorded_in_several_tags_and_grows(tmp_path: Path) -> None:
+    client, cells = (
+        Experiment(),
+        [f"smollm2-perplexity-fast_block_select-r0.1-s{i}-{i:08x}" for i in range(600)],
+    )
+    path = tmp_path / "studies" / "a study.of-mine.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps({"cells": cells[:300]}), encoding="utf-8")
+    study_tags.record_studies(client, "1", tmp_path)
+    path.write_text(json.dumps({"cells": cells[200:]}), encoding="utf-8")  # another folder, another part
+    study_tags.record_studies(client, "1", tmp_path)
+    assert study_tags.read_studies(client.tags | {"mlflow.note": "text", "study": "plain"}) == {
+        "a study.of-mine": cells
+    }
+    assert len(client.tags) > 5

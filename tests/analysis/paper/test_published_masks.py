@@ -1,0 +1,103 @@
+"""Published orders of removal as fixtures: Llama-2-7B, 32 blocks, 0-based; the block that goes first stands first.
+
+Retyped from what the authors give with their code: Shortened LLaMA (arXiv 2402.02834, by perplexity and by Taylor
+scores on ten samples), ShortGPT (2403.03853), EvoPress (2410.14649, whole blocks at 25 percent).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from analysis.stats import overlap
+from analysis.stats.agreement import agree
+from pruning.core.mask import Mask
+
+N = 32
+# fmt: off
+PERPLEXITY = (11, 8, 24, 21, 12, 7, 9, 10, 18, 27, 14, 23, 25, 15, 20, 26,
+              17, 6, 13, 28, 22, 19, 5, 29, 4, 16, 30, 3, 2, 31, 1, 0)
+TAYLOR = (0, 28, 27, 25, 29, 26, 24, 23, 21, 22, 30, 20, 19, 18, 17, 14,
+          16, 13, 12, 15, 31, 11, 10, 1, 9, 8, 7, 6, 5, 2, 4, 3)
+# fmt: on
+SHORTGPT = (27, 25, 26, 28, 29, 24, 23, 22, 21)
+EVOPRESS = (10, 12, 13, 23, 25)
+
+
+def ranks(order: Sequence[int]) -> list[int]:
+    """The place of each block in an order."""
+    return [order.index(block) for block in range(N)]
+
+
+def first(order: Sequence[int], k: int = 8) -> Mask:
+    return Mask(N, tuple(order[:k]))
+
+
+def protected(order: Sequence[int]) -> list[int]:
+    """The order with the first four and the last two blocks kept, as Taylor+ has it."""
+    return [block for block in order if 4 <= block < N - 2]
+
+
+def test_the_orders_are_whole() -> None:
+    assert sorted(PERPLEXITY) == sorted(TAYLOR) == list(range(N))
+
+
+def test_two_criteria_rank_the_blocks_of_one_model_as_if_by_chance() -> None:
+    found = agree(ranks(PERPLEXITY), ranks(TAYLOR))
+    assert round(found.statistic, 3) == 0.066
+    assert found.statistic == pytest.approx(1 - 6 * sum(_squares()) / (N**3 - N))  # no ties: by definition
+    assert found.p > 0.5
+    assert found.low < 0 < found.high
+
+
+def _squares() -> list[int]:
+    return [(a - b) ** 2 for a, b in zip(ranks(PERPLEXITY), ranks(TAYLOR), strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("method", "library"), [("kendall", stats.kendalltau), ("weighted", stats.weightedtau)]
+)
+def test_other_statistics_of_the_same_orders_equal_scipy(method: str, library: object) -> None:
+    # Weighted tau takes high values first: the blocks that go first.
+    a, b = (-np.array(ranks(order), float) for order in (PERPLEXITY, TAYLOR))
+    assert agree(a, b, method).statistic == pytest.approx(library(a, b).statistic)  # type: ignore[operator]
+
+
+def test_their_first_eight_share_no_more_than_chance() -> None:
+    a, b = first(PERPLEXITY), first(TAYLOR)
+    assert a.jaccard(b) == 1 / 15  # published as 0.07: block 24 only
+    assert overlap.corrected(a, b, N) < 0
+    assert overlap.p_value(a, b, N) > 0.9
+    chance = 1 - float(stats.hypergeom.cdf(0, N, 8, 8))
+    assert overlap.p_value(a, b, N) == pytest.approx(chance)
+
+
+def test_with_both_ends_kept_taylor_is_shortgpt_and_perplexity_is_not() -> None:
+    open_blocks = N - 6
+    taylor, shortgpt = first(protected(TAYLOR), 9), first(protected(SHORTGPT), 9)
+    assert taylor.jaccard(shortgpt) == 1.0  # blocks 21 to 29; of the first eight, seven
+    assert overlap.corrected(taylor, shortgpt, open_blocks) == pytest.approx(1.0)
+    assert overlap.p_value(taylor, shortgpt, open_blocks) < 1e-6
+    perplexity = first(protected(PERPLEXITY))
+    assert perplexity.jaccard(first(protected(TAYLOR))) == 2 / 14  # published as 0.14
+
+
+def test_the_order_within_shared_blocks_is_another_question() -> None:
+    """Taylor+ and ShortGPT remove the same nine blocks, in orders that agree more than by chance."""
+    taylor = protected(TAYLOR)
+    places = [taylor.index(block) for block in SHORTGPT]
+    found = agree(places, range(9))
+    assert found.statistic == pytest.approx(stats.spearmanr(places, range(9)).statistic)
+    assert 0.6 < found.statistic < 1
+    assert found.p < 0.05
+
+
+def test_masks_of_different_sizes_are_measured_against_the_most_they_can_share() -> None:
+    five, eight = Mask(N, EVOPRESS), first(PERPLEXITY)
+    assert five.jaccard(eight) == 2 / 11  # blocks 10 and 12; published as 0.18
+    most = 5 / 8
+    chance = overlap.expected(N, 5, 8)
+    assert overlap.corrected(five, eight, N) == pytest.approx((2 / 11 - chance) / (most - chance))

@@ -1,0 +1,140 @@
+"""The page as a browser shows it: no error on the console, and its few lines of script do what they are for.
+
+Debian's `chromium` is enough: no driver, since the page is asked by a script that is put behind its own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from matplotlib.image import imread
+
+from analysis.report.page import write as write_page
+from tests.helpers.analysis_grid import Study, write
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="no chromium here: apt-get install chromium"),
+]
+SMALL = Study(
+    models=("smollm2",),
+    ratios=(0.1,),
+    objectives=("perplexity", "margin"),
+    algos=("one_shot", "greedy"),
+    lost=1,
+)
+
+# Run behind the page's own script; what it finds is written to the console as one line.
+PROBE = """
+const table = document.getElementById("table-cells"), rows = () => Array.from(table.tBodies[0].rows);
+const column = name => Array.from(table.tHead.rows[0].cells).findIndex(cell => cell.textContent === name);
+const values = name => rows().map(row => row.cells[column(name)].textContent);
+const press = name => table.tHead.rows[0].cells[column(name)].querySelector("button").click();
+const found = {images: Array.from(document.images).map(image => image.naturalWidth)};
+press("loss added"); found.up = values("loss added");
+press("loss added"); found.down = values("loss added");
+found.said = table.tHead.rows[0].cells[column("loss added")].getAttribute("aria-sort");
+const filter = document.getElementById("filter");
+filter.value = "margin greedy"; filter.dispatchEvent(new Event("input"));
+found.kept = rows().filter(row => !row.hidden).map(row => row.textContent);
+filter.value = ""; filter.dispatchEvent(new Event("input"));
+found.all = rows().filter(row => !row.hidden).length;
+const link = table.querySelector("a"), entry = document.getElementById(link.hash.slice(1));
+found.shut = entry.open;
+link.click();
+setTimeout(() => {
+  found.open = entry.open && entry.closest(".group").open;
+  found.wide = document.documentElement.scrollWidth <= innerWidth;
+  console.log("PROBE" + JSON.stringify(found));
+}, 300);
+"""
+
+
+def browse(page: Path, *flags: str) -> str:
+    """What Chromium printed, the page's console among it."""
+    assert CHROMIUM is not None
+    profile = page.parent / "profile"
+    plain = ["--headless", "--disable-gpu", "--hide-scrollbars", "--enable-logging=stderr"]
+    plain += ["--virtual-time-budget=5000", f"--user-data-dir={profile}"]
+    if os.geteuid() == 0:
+        plain.append("--no-sandbox")  # Chromium refuses one for root
+    command = [CHROMIUM, *plain, *flags, page.as_uri()]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout + ended.stderr
+
+
+def console(said: str) -> list[str]:
+    """The messages on the console."""
+    return re.findall(r'CONSOLE[^"]*"(.*)", source', said)
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("results")
+    write(folder, SMALL)
+    return write_page(folder, "small", folder / "figures")
+
+
+@pytest.fixture(scope="module")
+def found(page: Path) -> dict[str, Any]:
+    """What the probe saw."""
+    probed = page.with_name("probed.html")
+    text = page.read_text(encoding="utf-8")
+    probed.write_text(text.replace("</body>", f"<script>{PROBE}</script></body>"), encoding="utf-8")
+    (said,) = console(browse(probed, "--window-size=1280,900", "--dump-dom"))
+    result: dict[str, Any] = json.loads(said.removeprefix("PROBE").replace('\\"', '"'))
+    return result
+
+
+@pytest.mark.parametrize(("width", "height"), [(1280, 2400), (390, 1800)])
+def test_the_page_is_drawn_without_a_word_on_the_console(page: Path, width: int, height: int) -> None:
+    picture = page.with_name(f"report-{width}.png")
+    assert console(browse(page, f"--window-size={width},{height}", f"--screenshot={picture}")) == []
+    pixels = imread(str(picture))[..., :3]
+    assert pixels.shape[:2] == (height, width)
+    ground = pixels[5, 5]
+    inked = (abs(pixels - ground) > 0.25).any(axis=2)
+    assert 0.01 < inked.mean() < 0.5  # there is writing, and there is paper
+    assert inked[-height // 4 :].any()
+
+
+def test_an_error_would_be_seen(page: Path) -> None:
+    broken = page.with_name("broken.html")
+    broken.write_text("<p>text</p><script>nothing.there()</script>", encoding="utf-8")
+    assert any("nothing is not defined" in said for said in console(browse(broken, "--dump-dom")))
+
+
+def test_figures_are_shown(found: dict[str, Any]) -> None:
+    assert len(found["images"]) == 8
+    assert all(width > 100 for width in found["images"])
+
+
+def test_a_table_sorts_by_its_numbers_and_back(found: dict[str, Any]) -> None:
+    numbers = [[float(text) for text in found[way] if text not in ("–", "")] for way in ("up", "down")]  # noqa: RUF001
+    assert numbers[0] == sorted(numbers[0])
+    assert numbers[1] == sorted(numbers[0], reverse=True)
+    assert found["said"] == "descending"
+    for way in ("up", "down"):  # a cell without a number comes last either way
+        assert [text in ("–", "") for text in found[way]] == sorted(text in ("–", "") for text in found[way])  # noqa: RUF001
+
+
+def test_rows_are_filtered_by_words(found: dict[str, Any]) -> None:
+    assert 0 < len(found["kept"]) < found["all"]
+    assert all("margin" in row and "greedy" in row for row in found["kept"])
+
+
+def test_a_link_opens_the_entry_of_its_cell(found: dict[str, Any]) -> None:
+    assert (found["shut"], found["open"]) == (False, True)
+
+
+def test_nothing_sticks_out_at_the_side(found: dict[str, Any]) -> None:
+    assert found["wide"]

@@ -1,0 +1,275 @@
+"""The page of a study: whole in itself, complete, and nothing in it that was not computed."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from analysis.data.errors import NothingToRead
+from analysis.data.load import load
+from analysis.report import page as report_page
+from analysis.report import summary, table_cells, variance_sentences
+from analysis.report.phrasing import count, listed, percents, reasons, sentence
+from analysis.report.study_data import StudyData
+from analysis.report.summary import parts
+from analysis.report.tables import tables as tables_of
+from analysis.stats.estimates import Estimate, Shares
+from tests.helpers.analysis_grid import ONE, Study, write
+
+SMALL = Study(
+    models=("smollm2",),
+    ratios=(0.1,),
+    objectives=("perplexity", "margin"),
+    algos=("one_shot", "greedy", "genetic", "bayesian"),
+    lost=1,
+)
+
+
+class Page(HTMLParser):
+    """Ids, addresses and text of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.ids: list[str] = []
+        self.addresses: list[str] = []
+        self.tags: list[str] = []
+        self.words = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        for name, value in attrs:
+            if name == "id":
+                self.ids.append(str(value))
+            if name in ("src", "href", "srcset", "action"):
+                self.addresses.append(str(value))
+
+    def handle_data(self, data: str) -> None:
+        self.words += data
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("results")
+    keys = write(folder, SMALL)
+    (folder / keys[0] / "launch.log").write_text(
+        "<script>alert('log')</script>\nlast line\n", encoding="utf-8"
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def text(results: Path) -> str:
+    path = report_page.write(results, "small", results / "figures")
+    assert path == results / "figures" / "report.html"
+    return path.read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def said(results: Path) -> dict[str, list[str]]:
+    return _said(results)
+
+
+@pytest.fixture(scope="module")
+def page(text: str) -> Page:
+    return Page(text)
+
+
+def test_the_page_needs_nothing_beside_it(text: str, page: Page) -> None:
+    assert all(address.startswith(("#", "data:")) for address in page.addresses)
+    assert sum(address.startswith("data:image/svg+xml") for address in page.addresses) == 8
+    assert not {"iframe", "object", "embed"} & set(page.tags)
+    assert "@import" not in text
+    assert not re.search(r"url\((?!data:)", text)
+
+
+def test_every_link_leads_somewhere_and_no_id_stands_twice(page: Page) -> None:
+    assert len(page.ids) == len(set(page.ids))
+    assert {a[1:] for a in page.addresses if a.startswith("#")} <= set(page.ids)
+
+
+def test_every_cell_is_there_with_mask_curve_and_log(results: Path, text: str, page: Page) -> None:
+    frame = load(results, "small")
+    assert [f"cell-{cell}" in page.ids for cell in frame["cell"]] == [True] * len(frame)
+    done = int((frame["status"] == "done").sum())
+    assert text.count('class="strip numbered"') == text.count('class="curve"') == done
+    assert "LossError: the loss is not finite" in page.words
+    assert "It left no result" in page.words
+    assert "last line" in page.words
+
+
+def test_what_was_logged_is_shown_and_never_run(text: str) -> None:
+    assert "<script>alert" not in text
+    assert "&lt;script&gt;alert" in text
+
+
+def test_the_title_line_and_the_configuration(page: Page) -> None:
+    for words in (
+        "study small",
+        "model smollm2",
+        "seeds 0, 1, 2",
+        "commit 0123456789ab",
+        "2 of 36 cells missing",
+    ):
+        assert words in page.words
+    assert "calibration.source" in page.words
+    assert "pruning.algo" not in page.words  # one_shot, and not pruning.algo.one_shot.OneShot
+
+
+def test_the_same_results_give_the_same_page(results: Path, text: str, tmp_path: Path) -> None:
+    assert report_page.write(results, "small", tmp_path).read_text(encoding="utf-8") == text
+
+
+def test_sentences_follow_the_numbers(results: Path, said: dict[str, list[str]], tmp_path: Path) -> None:
+    """Perplexity of the margin's masks, made ten times as large, must show in the sentence on what they cost."""
+    before = load(results, "small").query("status == 'done'")
+    expected = before.groupby("objective")["pruned/ppl/heldout"].mean()
+    told = " ".join(said["What pruning for one thing costs in the other"])
+    assert f"({expected['perplexity']:.1f}; nothing removed" in told
+    assert f"({expected['margin']:.1f})" in told
+
+    for cell in before["cell"]:
+        (tmp_path / cell).mkdir(parents=True)
+        record = json.loads((results / cell / "result.json").read_text(encoding="utf-8"))
+        if record["calibration"]["objective"] == "margin":
+            record["evaluation"]["pruned"]["ppl/heldout"] *= 10
+        (tmp_path / cell / "result.json").write_text(json.dumps(record), encoding="utf-8")
+    changed = " ".join(summary.costs(StudyData(tmp_path, None)))
+    assert f"({10 * expected['margin']:,.0f})" in changed
+
+
+def _said(results: Path, study: str | None = "small") -> dict[str, list[str]]:
+    return {part.heading: part.sentences for part in parts(StudyData(results, study))}
+
+
+def test_no_part_of_the_summary_is_empty_and_each_is_a_sentence(said: dict[str, list[str]]) -> None:
+    for heading, sentences in said.items():
+        assert sentences, heading
+        assert all(text.endswith(".") and text[:1] == text[:1].upper() for text in sentences)
+        assert not any("nan" in text.lower().split() for text in sentences)
+
+
+def test_a_study_of_one_cell_says_what_it_cannot_tell(tmp_path: Path) -> None:
+    write(tmp_path, ONE)
+    page = Page(report_page.write(tmp_path, "small", tmp_path / "out").read_text(encoding="utf-8"))
+    said = _said(tmp_path)
+    assert any("no shares" in text for text in said["Calibration against search"])
+    assert said["Which search"] == ["One search algorithm was studied, so none can be compared."]
+    assert "One objective was studied" in " ".join(said["What pruning for one thing costs in the other"])
+    assert "could not be drawn" not in page.words
+
+
+def test_a_study_without_held_out_numbers_says_so(tmp_path: Path) -> None:
+    write(tmp_path, Study(**(ONE.__dict__ | {"metrics": (), "cells": []})))
+    page = Page(report_page.write(tmp_path, "small", tmp_path / "out").read_text(encoding="utf-8"))
+    assert "not told by this study" in page.words.lower()
+    assert "Not drawn:" in page.words
+
+
+def test_nothing_finished_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(NothingToRead, match="no finished cell"):
+        report_page.write(tmp_path, None, tmp_path)
+
+
+def test_the_command(results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = ["report", "--results", str(results), "--study", "small", "--out", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", given)
+    monkeypatch.setattr(report_page, "page", lambda material: f"<p>{material.study}</p>")
+    report_page.main()
+    assert (tmp_path / "report.html").read_text(encoding="utf-8") == "<p>small</p>"
+
+
+NOT = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("ratio", "words"),
+    [
+        (Estimate(4.0, 2.0, 9.0), "calibration decides more"),
+        (Estimate(0.2, 0.1, 0.6), "the search decides more"),
+        (Estimate(2.0, 0.5, 9.0), "does not tell which"),
+        (Estimate(2.0, NOT, NOT), "3 draws are too few"),
+        (Estimate(NOT, NOT, NOT), "no ratio"),
+        (Estimate(float("inf"), 3.0, float("inf")), "ratio of calibration to search is infinite"),
+    ],
+)
+def test_a_verdict_says_no_more_than_its_interval(ratio: Estimate, words: str) -> None:
+    note = "3 draws are too few" if ratio.low != ratio.low else ""
+    shares: Any = Shares(None, {}, ratio, ratio, 10, 3, note)  # type: ignore[arg-type]
+    assert words in "; ".join(variance_sentences._verdict(shares))
+
+
+def test_words() -> None:
+    assert [count(1, "cell"), count(1200, "cell")] == ["1 cell", "1,200 cells"]
+    assert [listed([]), listed("a"), listed("ab"), listed("abc")] == ["", "a", "a and b", "a, b and c"]
+    assert percents(0.62, 0.5, 0.7) == "62 percent (50 to 70)"
+    assert percents(0.62, NOT, NOT) == "62 percent"
+    assert reasons(["b", "a", "", "a"]) == "a (2 times); b"
+    assert sentence(["one", "", "two"]) == "One; two."
+
+
+def test_the_paper_stands_beside_a_study_of_its_models(tmp_path: Path) -> None:
+    """LLaMA3 without 7 of 32 blocks: tables 1 to 3 of arXiv 2604.24938 v1 have averages and seconds for it."""
+    panel = ("one_shot", "greedy", "cbo")
+    write(
+        tmp_path,
+        Study(
+            models=("llama3",),
+            ratios=(7 / 32,),
+            objectives=("perplexity", "margin"),
+            algos=panel,
+            seeds=(0,),
+            metrics=("ppl/wikitext2", "ppl/c4", "ppl/lambada", "acc/piqa"),
+            lost=0,
+            broken=0,
+        ),
+    )
+    tables = {table.name: table for table in tables_of(StudyData(tmp_path, "small"))}
+    assert _column(tables["perplexity"], "perplexity", "paper") == ["19.35", "19.90", "19.61"]
+    assert _column(tables["perplexity"], "margin", "paper") == ["–"] * 3  # noqa: RUF001 - it does not print these
+    assert _column(tables["accuracy"], "margin", "paper") == ["57.99", "60.69", "59.93"]
+    seconds = [heading for heading, _ in tables["search"].headings].index("paper, seconds")
+    assert sorted(str(row[seconds].text) for row in tables["search"].rows) == ["3,223", "551", "8,173"]
+
+
+def test_the_report_says_which_measurement_is_in_no_mean(results: Path) -> None:
+    material = StudyData(results, "small")
+    frame = material.frame.copy()
+    column = f"pruned/{material.metrics['ppl'].names[0]}"
+    frame["pruned/ppl/another"] = frame[column].where(frame.index % 2 == 0)
+    later = StudyData(results, "small")
+    later.__dict__["frame"] = frame
+    done = frame[frame["status"] == "done"]
+    having = int(done["pruned/ppl/another"].notna().sum())
+    said = f"Means without ppl/another: it was measured of {having} of {len(done)} cells only."
+    assert said in list(summary.refusals(later))
+
+
+def test_tables_show_the_numbers_of_the_statistics(results: Path) -> None:
+    material = StudyData(results, "small")
+    tables = {table.name: table for table in tables_of(material)}
+    assert not [table.reason for table in tables.values() if table.reason]
+    assert all(len(row) == len(table.headings) for table in tables.values() for row in table.rows)
+    pairs = material.overlaps[material.overlaps["comparison"] == "draws"]
+    (row,) = [row for row in tables["overlap"].rows if row[0].text == "draws"]
+    assert [value.text for value in row[2:]] == [
+        f"{len(pairs)}",
+        f"{pairs['jaccard'].mean():.2f}",
+        f"{pairs['corrected'].mean():.2f}",
+    ]
+    accuracies = [row for row in tables["crossed"].rows if row[0].text == "acc/heldout"]
+    assert all(20 < float(row[5].text) < 80 for row in accuracies)  # in percent, and not negative
+    assert len(tables["stability"].rows) == 2 * 4
+
+
+def _column(table: table_cells.Table, objective: str, heading: str) -> list[str]:
+    """A column of the rows of one objective, in the panel's order of searches."""
+    place = {name: i for i, (name, _) in enumerate(table.headings)}
+    own = {str(r[place["search"]].text): r for r in table.rows if r[place["pruned for"]].text == objective}
+    return [str(own[algo][place[heading]].text) for algo in ("one_shot", "greedy", "cbo")]

@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis.figures import fig6_crossed
+from analysis.stats import crossed, stability
+from tests.helpers.analysis_grid import frame
+
+
+def score(dropped: list[int], losses: list[float], seconds: float = 1.0) -> dict[str, object]:
+    return {"dropped": dropped, "loss": float(np.mean(losses)), "samples": losses, "seconds": seconds}
+
+
+def test_crossed_matrix_has_the_best_objective_at_zero_cost() -> None:
+    cells = frame(objectives=2, data=1, draws=2, algos=2)
+    mine = (cells["objective"] == "o1").astype(float)
+    table = crossed.matrix(cells, {"ppl": 10 + mine, "acc": -50 - 5 * mine})
+    costs = table.set_index(["objective", "outcome"])["cost"]
+    assert costs.to_dict() == {("o0", "ppl"): 0, ("o1", "ppl"): 1, ("o0", "acc"): 5, ("o1", "acc"): 0}
+    assert set(table["cells"]) == {4}
+
+
+def test_perplexities_have_geometric_means_that_one_broken_model_does_not_decide() -> None:
+    cells = frame(objectives=2, data=1, draws=2, algos=1)
+    values = pd.Series(20.0, index=cells.index)
+    values[cells["objective"] == "o1"] = [10.0, 1000.0]
+    table = crossed.matrix(cells, {"ppl": values, "same": values}, ["ppl"]).set_index(
+        ["outcome", "objective"]
+    )
+    assert table["mean"].loc["ppl"].to_dict() == pytest.approx({"o0": 20.0, "o1": 100.0})
+    assert table["mean"].loc["same"].to_dict() == pytest.approx({"o0": 20.0, "o1": 505.0})
+    assert table["cost"].loc["ppl"].to_dict() == pytest.approx({"o0": 0.0, "o1": 80.0})
+    assert table["sd"].loc["ppl"].to_dict() == pytest.approx({"o0": 1.0, "o1": 10 ** (2**0.5)})  # a factor
+
+
+def test_regret_is_over_all_that_any_cell_of_the_problem_scored() -> None:
+    cells = frame(objectives=1, data=1, draws=2, algos=2, ks=(2,))
+    cells = cells.assign(cell=list("abcd"), loss=[2.0, 1.5, 9.0, 8.0], dense_loss=1.0, standard_error=0.5)
+    traces = {"a": [score([], [1.0]), score([1], [0.1]), score([1, 2], [1.25])]}
+    found = crossed.best_known(cells, traces)
+    assert list(found["best"]) == [1.25, 1.25, 8.0, 8.0]  # a mask of another size is no candidate
+    assert list(found["relative_regret"]) == pytest.approx([3.0, 1.0, 1 / 7, 0.0])
+    assert list(found["regret_se"]) == pytest.approx([1.5, 0.5, 2.0, 0.0])
+    assert not found["exact"].any()
+
+
+def test_regret_is_exact_where_every_mask_was_scored_and_not_where_a_budget_ended_the_search() -> None:
+    cells = frame(objectives=1, data=1, draws=2, algos=2, ks=(2,)).assign(algo="exhaustive", n_blocks=4)
+    cells = cells.assign(cell=list("abcd"), loss=2.0, dense_loss=1.0, standard_error=0.5)
+    every = [score(list(mask), [2.0]) for mask in itertools.combinations(range(4), 2)]
+    found = crossed.best_known(cells, {"a": [score([], [1.0]), *every, every[0]], "c": every[:-1]})
+    assert list(found["exact"]) == [True, True, False, False]
+    fewer = crossed.best_known(cells.assign(protect_first=1), {"a": [], "c": every[3:]})  # without block 0
+    assert list(fewer["exact"]) == [False, False, True, True]
+
+
+def test_regret_relative_to_no_damage_is_nan() -> None:
+    cells = frame(objectives=1, data=1, draws=1, algos=2)
+    cells = cells.assign(cell=list("ab"), loss=[0.5, 0.6], dense_loss=1.0, standard_error=0.1)
+    found = crossed.best_known(cells, {})
+    assert found["relative_regret"].isna().all()
+    assert list(found["regret"]) == pytest.approx([0.0, 0.1])
+
+
+def test_anytime_charges_every_mask_whoever_paid() -> None:
+    trace = [score([], [1.0]), score([1], [2.0], 0.0), score([1, 2], [3.0], 2.0), score([2, 3], [2.5], 0.0)]
+    paid = crossed.seconds([trace, [score([1], [2.0], 4.0), score([2, 3], [2.5], 8.0)]])
+    curve = crossed.anytime(trace, 2, paid)
+    assert curve.to_dict("list") == {"scores": [2, 3], "seconds": [6.0, 14.0], "best": [3.0, 2.5]}
+
+
+def test_pareto_front() -> None:
+    nan = float("nan")
+    assert crossed.pareto([1, 2, 3, 2, nan], [3, 2, 2, 1, 0]) == [True, False, False, True, False]
+    assert crossed.pareto([1, 1], [2, 2]) == [True, True]
+
+
+def trace_of(losses: np.ndarray, masks: list[list[int]]) -> list[dict[str, object]]:  # type: ignore[type-arg]
+    return [score(mask, list(row)) for mask, row in zip(masks, losses, strict=True)]
+
+
+def test_a_clear_decision_is_stable_and_a_tie_is_a_coin() -> None:
+    rng = np.random.default_rng(0)
+    noise = rng.normal(size=(2, 64))
+    clear = stability.last_decision(trace_of(noise + np.array([[0.0], [5.0]]), [[1, 2], [1, 3]]), 2)
+    assert clear is not None
+    assert stability.resampled(clear) == (0.0, 1.0)
+    noise[1] += noise[0].mean() - noise[1].mean() + 1e-6
+    tie = stability.last_decision(trace_of(noise, [[1, 2], [1, 3]]), 2)
+    assert tie is not None
+    other, overlap = stability.resampled(tie)
+    assert 0.4 < other < 0.6
+    assert overlap == pytest.approx(1 - other * (2 / 3))
+
+
+def test_one_shot_is_decided_by_single_blocks() -> None:
+    losses = np.array([[3.0, 3.1], [1.0, 1.1], [2.0, 2.1], [1.0, 2.1]])
+    trace = trace_of(losses, [[0], [1], [2], [1, 2]])
+    found = stability.last_decision(trace, 2)
+    assert found is not None
+    assert found.size == 2
+    assert found.chosen == {1, 2}
+    assert stability.last_decision(trace[:2], 2) is None
+
+
+def test_resampling_agrees_with_the_normal_theory() -> None:
+    """Two candidates: P(other) is about the normal tail at the paired z of their difference."""
+    from scipy import stats
+
+    rng = np.random.default_rng(2)
+    a = rng.normal(size=200)
+    b = a + rng.normal(0.05, 0.5, size=200)
+    decision = stability.last_decision(trace_of(np.array([a, b]), [[1], [2]]), 1)
+    assert decision is not None
+    z = abs(np.mean(b - a)) / (np.std(b - a) / np.sqrt(200))
+    assert stability.resampled(decision, 4000)[0] == pytest.approx(stats.norm.sf(z), abs=0.03)
+
+
+def test_agreement_grows_with_samples_and_disjoint_halves_agree_least() -> None:
+    rng = np.random.default_rng(1)
+    losses = rng.normal(size=(6, 64)) + np.arange(6)[:, None] * 0.4
+    decision = stability.last_decision(trace_of(losses, [[i] for i in range(6)]), 1)
+    assert decision is not None
+    curve = stability.curve(decision)
+    assert list(curve["n"]) == [1, 2, 4, 8, 16, 32]
+    assert curve["same"].is_monotonic_increasing
+    assert (curve["pair"] <= curve["same"] + 0.05).all()
+    assert stability.enough(curve) in (16, 32)
+
+
+def test_enough_is_where_agreement_stays() -> None:
+    curve = pd.DataFrame({"n": [1, 2, 4, 8], "same": [0.95, 0.5, 0.9, 0.99]})
+    assert stability.enough(curve) == 4
+    assert stability.enough(curve.assign(same=0.5)) is None
+    assert stability.enough(curve.assign(same=1.0)) == 1
+
+
+def test_a_panel_is_exact_only_where_all_its_problems_were_enumerated() -> None:
+    said = [fig6_crossed._known(pd.Series(exact)) for exact in ([True, True], [True, False], [False, False])]
+    assert said == ["exact", "exact in part", "best known"]

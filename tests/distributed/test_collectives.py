@@ -1,0 +1,139 @@
+"""Several processes with the samples dealt out find what one process finds."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch.distributed as dist
+
+from pruning.algo.greedy import Greedy
+from pruning.calibration.samples import Samples
+from pruning.core.mask import Space
+from pruning.distributed import collectives
+from pruning.engine.forward import Forward
+from pruning.objective import Calibrated, Objective
+from pruning.objective.margin import Margin
+from pruning.objective.perplexity import Perplexity
+from pruning.search.driver import Problem, solve
+from pruning.search.journal import Journal, KnownScores, Store
+from pruning.search.racing import Racing
+from tests.helpers.architectures import N_BLOCKS, build
+from tests.helpers.processes import meet, started
+from tests.helpers.rows import item_rows, language_model, text_rows
+
+OBJECTIVES: dict[str, tuple[Objective, Samples]] = {
+    "perplexity": (Perplexity(), Samples("text", "test", text_rows(9), 0)),
+    "margin": (Margin(), Samples("items", "test", item_rows(9), 0)),
+}
+
+
+def search(folder: Path, kind: type[Forward] = Forward) -> None:
+    """One greedy search for each objective on the calling rank; the first rank writes the journals."""
+    for name in OBJECTIVES:
+        _search(folder / name, name, kind(language_model(build("llama")), batch_tokens=30))
+
+
+def _search(folder: Path, name: str, forward: Forward) -> None:
+    objective, samples = OBJECTIVES[name]
+    losses = Calibrated(objective, forward, samples)
+    folder.mkdir(parents=True, exist_ok=True)
+    journal, store = Journal.open(folder / "trace.jsonl", N_BLOCKS), Store(folder, "key", "cell", N_BLOCKS)
+    solution = solve(
+        Problem(Greedy(), Space(N_BLOCKS, 3), 0, Racing()),
+        losses,
+        KnownScores(journal, store),
+        lambda *_: None,
+    )
+    rank = dist.get_rank() if dist.is_initialized() else 0
+    (folder / f"mask{rank}.json").write_text(json.dumps(solution.score.mask.dropped))
+
+
+class Starved(Forward):
+    """A forward pass that is out of memory the first time; another rank's is not."""
+
+    def _chunk(self, *work: Any) -> np.ndarray:
+        if collectives._world()[0] == 1 and not hasattr(self, "starved"):
+            self.starved = True
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")
+        return super()._chunk(*work)
+
+
+def talker(rank: int, size: int, port: int, folder: Path) -> None:
+    """Everything that ranks say to each other; at last, one of them fails."""
+    meet(rank, size, port)
+    said: dict[str, Any] = {}
+    try:
+        with collectives.joined_ranks(), collectives.joined_ranks():
+            said["dealt"] = list(collectives.share_of("abcde"))
+            said["joined"] = collectives.gather([letter.upper() for letter in collectives.share_of("abcde")])
+            said["first"] = collectives.on_first(lambda: f"said by {rank}")
+            said["largest"] = collectives.all_max(rank + 0.5)
+            said["total"] = collectives.all_sum(np.array([1.0, rank])).tolist()
+            try:
+                collectives.on_first(lambda: int("no number"))
+            except ValueError as error:
+                said["raised"] = str(error)
+            search(folder / "many")
+            search(folder / "starved", Starved)
+            if rank == 1:
+                raise OSError("the disk of node2 is full")
+            collectives.all_sum(np.zeros(3))
+    except Exception as error:
+        said["ended"] = f"{type(error).__name__}: {error}"
+    said["left"] = not dist.is_initialized()
+    (folder / f"said{rank}.json").write_text(json.dumps(said))
+
+
+def journal(folder: Path) -> dict[tuple[int, ...], float]:
+    lines = [json.loads(line) for line in (folder / "trace.jsonl").read_text().splitlines()]
+    assert len({tuple(line["dropped"]) for line in lines}) == len(lines), "two ranks wrote one journal"
+    return {tuple(line["dropped"]): line["loss"] for line in lines}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What three ranks said and found, and what one process finds."""
+    folder = tmp_path_factory.mktemp("ranks")
+    started(talker, 3, folder)
+    search(folder / "one")
+    return folder
+
+
+# Out of memory, the engine goes on with smaller batches, whose products are rounded otherwise.
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize(("name", "tolerance"), [("many", 1e-9), ("starved", 1e-6)])
+def test_any_number_of_ranks_gives_the_losses_and_masks_of_one(
+    folder: Path, name: str, tolerance: float, objective: str
+) -> None:
+    many, one = folder / name / objective, folder / "one" / objective
+    masks = {(many / f"mask{rank}.json").read_text() for rank in range(3)}
+    assert masks == {(one / "mask0.json").read_text()}
+    expected, found = journal(one), journal(many)
+    assert len(expected) == 1 + 6 + 5 + 4, "the dense model and each round of greedy"
+    assert found.keys() == expected.keys()
+    assert list(found.values()) == pytest.approx([expected[mask] for mask in found], rel=tolerance)
+
+
+def test_ranks_share_out_agree_and_hear_of_each_others_failures(folder: Path) -> None:
+    said = [json.loads((folder / f"said{rank}.json").read_text()) for rank in range(3)]
+    assert [one.pop("dealt") for one in said] == [list("ad"), list("be"), list("c")]
+    ended = [one.pop("ended") for one in said]
+    assert ended[1] == "OSError: the disk of node2 is full"
+    for other in (ended[0], ended[2]):
+        assert "another rank of this cell ended or did not answer" in other
+    assert "(OSError: the disk of node2 is full)" in ended[0]
+    assert said[0] == said[1] == said[2]
+    assert said[0] == {"joined": list("ABCDE"), "first": "said by 0", "largest": 2.5, "total": [3.0, 3.0],
+                       "raised": "invalid literal for int() with base 10: 'no number'", "left": True}  # fmt: skip
+
+
+def test_a_process_alone_is_all_there_is() -> None:
+    with collectives.joined_ranks():
+        assert collectives.world_size() == 1
+        assert collectives.is_first()
+        assert collectives.share_of([1, 2]) == collectives.gather([1, 2]) == [1, 2]
+        assert collectives.on_first(lambda: 7) == collectives.broadcast(7) == collectives.all_max(7) == 7

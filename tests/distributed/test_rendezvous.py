@@ -1,0 +1,107 @@
+"""Where ranks meet, and the GPUs that each is left: sliced by their names, never renumbered."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from pruning.core.errors import InputError
+from pruning.distributed.rendezvous import Rendezvous, find_rendezvous, share, visible
+
+TORCHRUN = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2",
+            "MASTER_ADDR": "node1", "MASTER_PORT": "29500"}  # fmt: skip
+LOCAL = {"SUBMITIT_EXECUTOR": "local", "SUBMITIT_LOCAL_JOB_ID": "77", "SUBMITIT_LOCAL_NTASKS": "2",
+         "SUBMITIT_LOCAL_NNODES": "1", "SUBMITIT_LOCAL_GLOBALID": "1", "SUBMITIT_LOCAL_LOCALID": "1"}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [*TORCHRUN, *(n for n in os.environ if n.startswith(("SLURM_", "SUBMITIT_", "CUDA_")))]:
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.parametrize(
+    ("given", "size", "shares"),
+    [
+        ("GPU-f00d,MIG-1a-2b", 2, ["GPU-f00d", "MIG-1a-2b"]),
+        ("2,5", 2, ["2", "5"]),
+        ("3,1,2,0", 2, ["3,1", "2,0"]),
+        ("0,1,2", 2, ["0", "1"]),  # one is left over
+        ("4, 5,6,7", 1, ["4,5,6,7"]),
+    ],
+)
+def test_each_rank_is_left_its_part_of_what_was_given(given: str, size: int, shares: list[str]) -> None:
+    environment = {"CUDA_VISIBLE_DEVICES": given}
+    found = [share(environment, visible(environment), rank, size) for rank in range(size)]
+    assert found == shares
+
+
+@pytest.mark.parametrize("given", ["", None])
+def test_without_gpus_nothing_is_set(given: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    environment = {} if given is None else {"CUDA_VISIBLE_DEVICES": given}
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    assert share(environment, visible(environment), 0, 2) is None
+
+
+def test_where_nothing_is_said_all_gpus_of_the_machine_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+    assert share({}, visible({}), 1, 2) == "2,3"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "bound"),
+    [
+        ("SLURM_GPUS_PER_TASK", "1", True),
+        ("SLURM_TRES_PER_TASK", "cpu=4,gres/gpu=1", True),
+        ("SLURM_TRES_PER_TASK", "cpu=4", False),
+        ("SLURM_GPU_BIND", "single:1", True),
+        ("SLURM_GPU_BIND", "none", False),
+    ],
+)
+def test_gpus_that_slurm_has_dealt_itself_are_left_alone(name: str, value: str, bound: bool) -> None:
+    assert (share({name: value}, ["0", "1"], 1, 2) is None) == bound
+
+
+def test_fewer_gpus_than_ranks_are_refused() -> None:
+    with pytest.raises(InputError, match=r"2 ranks on one machine share 1 GPUs \(CUDA_VISIBLE_DEVICES=7\)"):
+        share({}, ["7"], 1, 2)
+
+
+def test_a_process_alone_meets_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert find_rendezvous() is None
+    for name, value in (TORCHRUN | {"WORLD_SIZE": "1", "RANK": "0"}).items():
+        monkeypatch.setenv(name, value)
+    assert find_rendezvous() is None
+
+
+def test_an_allocation_of_slurm_without_submitit_starts_no_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "1")
+    monkeypatch.setenv("SLURM_NTASKS", "4")
+    assert find_rendezvous() is None
+
+
+def test_torchrun_and_submitit_say_where(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in TORCHRUN.items():
+        monkeypatch.setenv(name, value)
+    assert find_rendezvous() == Rendezvous(3, 4, 1, 2, "env://")
+    for name in TORCHRUN:
+        monkeypatch.delenv(name)
+    for name, value in LOCAL.items():
+        monkeypatch.setenv(name, value)
+    found = find_rendezvous()
+    assert found is not None
+    assert (found.rank, found.size, found.local_rank, found.local_size) == (1, 2, 1, 2)
+    assert found.address.startswith("tcp://127.0.0.1:")
+    assert "RANK" not in os.environ
+
+
+def test_a_rank_takes_its_share_and_its_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[int] = []
+    monkeypatch.setattr("torch.set_num_threads", threads.append)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-a,GPU-b")
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "6")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    Rendezvous(1, 2, 1, 2, "env://").take_share()
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "GPU-b"
+    assert threads == [6]

@@ -1,0 +1,47 @@
+"""Every pair of docs/footguns.md: wrong code does what its first line says, right code gives `truth`."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.helpers import gguf_file
+
+PAGE = Path(__file__).parents[2] / "docs" / "footguns.md"
+PREPARATION, *SECTIONS = PAGE.read_text(encoding="utf-8").split("\n## ")
+
+
+def blocks(text: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+
+
+def same(found: Any, truth: Any) -> bool:
+    if isinstance(truth, torch.Tensor):
+        return found.shape == truth.shape and torch.allclose(found, truth, rtol=1e-4, atol=1e-4)
+    return bool(found == truth)
+
+
+@pytest.mark.parametrize("section", SECTIONS, ids=lambda text: text.partition("\n")[0].replace("`", ""))
+def test_a_pair(section: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "gguf").mkdir()
+    gguf_file.write(tmp_path / "gguf" / "tiny.gguf")
+    names: dict[str, Any] = {}
+    exec(compile(blocks(PREPARATION)[0], str(PAGE), "exec"), names)
+    names["ids"] = names["ids"] % 60  # the file's vocabulary is smaller
+    wrong, right = blocks(section)
+    assert wrong.startswith("# wrong")
+    assert right.startswith("# right")
+    for code in (wrong, right):
+        names.pop("found", None)
+        if error := re.match(r"# \w+: raises (\w+)", code):
+            with pytest.raises(Exception) as raised:
+                exec(compile(code, str(PAGE), "exec"), names)
+            assert raised.type.__name__ == error[1], raised.value
+        else:
+            exec(compile(code, str(PAGE), "exec"), names)
+            assert same(names["found"], names["truth"]) == (code is right)

@@ -1,0 +1,127 @@
+"""Multiplying the state where a block is missing is Prune&Comp's scaling of the weights before it."""
+
+from __future__ import annotations
+
+import copy
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pruning.calibration.samples import Row
+from pruning.core.mask import Mask
+from pruning.engine.compensation import magnitudes
+from pruning.engine.forward import Forward
+from pruning.models.blocks import find_blocks
+from tests.helpers.architectures import N_BLOCKS
+from tests.helpers.objectives import MASKS, model, plain_states
+from tests.helpers.rows import item_rows, language_model, text_rows
+
+ROWS = {"text": text_rows(9), "items": item_rows(5)}
+SCALES = (1.7, 0.8, 1.2, 1.05, 2.5, 1.0)
+
+
+def scaled(module: Any, factors: dict[int, float]) -> Any:
+    """The plain model with some blocks replaced by factors."""
+    changed = copy.deepcopy(module)
+    for index, factor in factors.items():
+
+        def forward(hidden_states: Any, *_: Any, factor: float = factor, **__: Any) -> Any:
+            return hidden_states * factor
+
+        find_blocks(changed).modules[index].forward = forward  # type: ignore[method-assign]
+    return changed
+
+
+def loglik(module: Any, row: Row) -> float:
+    with torch.no_grad():
+        logits = module(input_ids=torch.tensor([row.input_ids]), use_cache=False).logits[0].double()
+    logs = torch.log_softmax(logits, -1)
+    return sum(float(logs[t - 1, row.input_ids[t]]) for t in range(*row.span))
+
+
+@pytest.mark.parametrize("kind", ROWS)
+@pytest.mark.parametrize("name", ["llama", "gemma3", "qwen3"])
+@pytest.mark.parametrize("batch_tokens", [30, 4000])
+def test_losses_are_those_of_a_model_with_factors_for_blocks(name: str, kind: str, batch_tokens: int) -> None:
+    module, rows = model(name), ROWS[kind]
+    forward = Forward(language_model(module), batch_tokens, scales=SCALES)
+    for mask, found, _ in forward.loglikelihoods(rows, MASKS):
+        changed = scaled(module, {i: SCALES[i] for i in mask.dropped})
+        assert found == pytest.approx([loglik(changed, row) for row in rows], rel=1e-9)
+
+
+@pytest.mark.parametrize("kind", ROWS)
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_factors_are_mean_ratios_of_magnitudes(name: str, kind: str) -> None:
+    module, rows = model(name), ROWS[kind]
+    ratios = []
+    for row in rows:
+        sizes = [np.abs(state).mean() for state in plain_states(module, row)]
+        ratios.append([b / a for a, b in pairwise(sizes)])
+    for batch_tokens in (20, 4000):
+        found = magnitudes(Forward(language_model(module), batch_tokens), rows)
+        assert found == pytest.approx(np.mean(ratios, axis=0).tolist(), rel=1e-9)
+
+
+def fold(module: Any, index: int, factor: float) -> None:
+    """Prune&Comp's own form: all that is added to the state before block `index` is scaled."""
+    module.model.embed_tokens.weight.mul_(factor)
+    for block in module.model.layers[:index]:
+        block.self_attn.o_proj.weight.mul_(factor)
+        block.mlp.down_proj.weight.mul_(factor)
+
+
+@pytest.mark.parametrize("dropped", [(3,), (1, 4), (0, 2, 5)])
+def test_folding_the_factors_into_earlier_weights_is_the_same_model(dropped: tuple[int, ...]) -> None:
+    module = model()
+    for norm in (part for part in module.modules() if hasattr(part, "variance_epsilon")):
+        norm.variance_epsilon = 1e-10  # all that the two forms differ by
+    factors = magnitudes(Forward(language_model(module)), ROWS["text"])
+    folded = copy.deepcopy(module)
+    folded.lm_head.weight = torch.nn.Parameter(folded.lm_head.weight.detach().clone())
+    with torch.no_grad():
+        for index in dropped:
+            fold(folded, index, factors[index])
+        ids = torch.tensor([ROWS["text"][0].input_ids])
+        expected = scaled(module, {i: factors[i] for i in dropped})(input_ids=ids, use_cache=False).logits
+        found = scaled(folded, dict.fromkeys(dropped, 1.0))(input_ids=ids, use_cache=False).logits
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("dropped", [(1, 4), (4, 1), (2, 3), (3, 2)])
+def test_the_dense_models_factors_are_about_those_of_the_pruned_and_compensated_model(
+    dropped: tuple[int, int],
+) -> None:
+    """Prune&Comp measures the second factor where the first block is gone and made up for."""
+    for name in ("llama", "qwen3"):
+        module, rows = model(name), ROWS["text"]
+        dense = magnitudes(Forward(language_model(module)), rows)
+        first, second = dropped
+        current = magnitudes(Forward(language_model(scaled(module, {first: dense[first]}))), rows)
+        assert current[first] == pytest.approx(dense[first])
+        assert current[second] == pytest.approx(dense[second], rel=0.03)
+
+
+@pytest.mark.parametrize("index", [0, 1, 3])
+def test_compensation_restores_the_magnitude_that_the_next_block_sees(index: int) -> None:
+    module, rows = model(), text_rows(30)
+    factor = magnitudes(Forward(language_model(module)), rows)[index]
+    sizes = []
+    for row in rows:
+        dense = plain_states(module, row)[index + 1]
+        changed = (plain_states(scaled(module, {index: f}), row)[index + 1] for f in (1.0, factor))
+        sizes.append([np.abs(state).mean() / np.abs(dense).mean() for state in changed])
+    without, restored = np.mean(sizes, axis=0)
+    assert abs(restored - 1) < 0.2 * abs(without - 1)
+
+
+def test_the_dense_model_is_never_scaled() -> None:
+    module, rows = model(), ROWS["text"]
+    (_, plain, _), (_, compensated, _) = (
+        next(Forward(language_model(module), scales=scales).loglikelihoods(rows, [Mask(N_BLOCKS)]))
+        for scales in (None, SCALES)
+    )
+    assert plain == compensated

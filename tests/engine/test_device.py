@@ -1,0 +1,57 @@
+"""What devices have, and that they compute exactly unless they are told otherwise."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from pruning.engine import device
+from tests.helpers.jobs import job
+
+
+@pytest.fixture
+def flags() -> Iterator[Any]:
+    """PyTorch's own flags, put back afterwards."""
+    owner = torch.backends.cuda.matmul
+    names = ("allow_tf32", "allow_bf16_reduced_precision_reduction", "allow_fp16_reduced_precision_reduction")
+    saved = {name: getattr(owner, name) for name in names}
+    yield owner
+    for name, value in saved.items():
+        setattr(owner, name, value)
+
+
+def test_products_are_exact_unless_tf32_is_asked_for(flags: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    flags.allow_tf32 = flags.allow_bf16_reduced_precision_reduction = True
+    device.exact()
+    assert not flags.allow_tf32
+    assert not flags.allow_bf16_reduced_precision_reduction
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    device.exact(tf32=True)
+    assert flags.allow_tf32
+
+
+def test_tf32_makes_another_cell_and_other_settings_of_forward_do_not(
+    model_folder: Path, tmp_path: Path
+) -> None:
+    words = ("algo=greedy", "k=2", "calibration.length=24")
+    plain = job(model_folder, tmp_path / "results", *words).key
+    assert job(model_folder, tmp_path / "results", *words, "forward.tf32=true").key != plain
+    assert job(model_folder, tmp_path / "results", *words, "forward.batch_tokens=512").key == plain
+    assert job(model_folder, tmp_path / "results", *words, "model.offload=here").key == plain
+
+
+def test_the_fullest_device_of_a_model_counts_and_disk_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    free = {"cpu": 9, "meta": 0}
+    monkeypatch.setattr(device, "_free", lambda where: free[where.type])
+    module = nn.ModuleList([nn.Linear(2, 2), nn.Linear(2, 2, device="meta")])
+    assert device.devices(module) == [torch.device("cpu")]
+    assert device.devices(nn.Linear(2, 2, device="meta")) == [torch.device("cpu")]
+    assert device.free_memory(module) == 9
+    assert device.peak_memory(module) > 1 << 20

@@ -1,0 +1,212 @@
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pruning.calibration.items import Items
+from pruning.calibration.samples import Row, Samples
+from pruning.calibration.text import Text
+from pruning.core.errors import InputError, LossError
+from pruning.core.estimate import standard_error
+from pruning.core.mask import Mask
+from pruning.engine.forward import Forward
+from pruning.evaluation.heldout import Heldout
+from pruning.evaluation.overlap import check_disjoint
+from pruning.runs.measurements import Evaluator, averaged, digests, merged
+
+N = 4
+TEXT = Samples("text", "t", (Row((1, 2, 3), (1, 3)), Row((4, 5, 6, 7, 8), (1, 5))), 0)
+ITEMS = Samples(
+    "items",
+    "i",
+    (
+        Row((1, 2), (1, 2), 0, 0, True),
+        Row((1, 3, 4), (1, 3), 0, 1, False),
+        Row((5, 6), (1, 2), 1, 0, False),
+        Row((5, 7, 8), (1, 3), 1, 1, True),
+        Row((9, 1), (1, 2), 2, 0, True),
+        Row((9, 2), (1, 2), 2, 1, False),
+    ),
+    0,
+    frozenset("abc"),
+)
+DATA = {"ppl/heldout": TEXT, "acc/heldout": ITEMS}
+
+
+class Counting:
+    """A Forward whose log-likelihoods are given; it counts how often it is asked."""
+
+    def __init__(
+        self, text: Sequence[float] = (-2.0, -8.0), items: Sequence[float] = (-1, -4, -3, -4, -2, -1)
+    ) -> None:
+        self.text, self.items = list(text), list(map(float, items))
+        self.asked: list[Mask] = []
+
+    def loglikelihoods(
+        self, rows: Sequence[Row], masks: Iterable[Mask]
+    ) -> Iterator[tuple[Mask, list[float], float]]:
+        for mask in masks:
+            self.asked.append(mask)
+            yield mask, self.text if rows == TEXT.rows else self.items, 0.1
+
+
+def evaluator(folder: Path, forward: Counting) -> Evaluator:
+    folders = {name: folder / name.replace("/", "-") for name in DATA}
+    return Evaluator(Heldout(), DATA, cast(Forward, forward), folders)
+
+
+@given(st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=30))
+def test_the_standard_error_is_numpys(values: list[float]) -> None:
+    expected = np.std(values, ddof=1) / math.sqrt(len(values))
+    assert standard_error(values) == pytest.approx(float(expected), rel=1e-9, abs=1e-8)
+
+
+def test_the_standard_error_of_one_value_is_zero() -> None:
+    assert standard_error([3.0]) == 0.0
+
+
+def test_perplexity_weighs_tokens_alike(tmp_path: Path) -> None:
+    metrics = evaluator(tmp_path, Counting())(Mask(N)).metrics
+    loss = (2 + 8) / (2 + 4)  # not the mean of 2/2 and 8/4
+    assert metrics["ppl/heldout"] == pytest.approx(math.exp(loss))
+    centre = 10 / 6
+    spread = math.sqrt(((2 * (1 - centre)) ** 2 + (4 * (2 - centre)) ** 2) / 6**2 * 2)  # linearised, ddof 1
+    assert metrics["ppl/heldout/stderr"] == pytest.approx(math.exp(loss) * spread)
+
+
+def test_accuracy_compares_means_over_an_answers_tokens(tmp_path: Path) -> None:
+    metrics = evaluator(tmp_path, Counting())(Mask(N)).metrics
+    hits = [1.0, 1.0, 0.0]  # -1 against -4/2; -4/2 against -3, though -3 > -4; -2 against -1
+    assert metrics["acc/heldout"] == pytest.approx(2 / 3)
+    assert metrics["acc/heldout/stderr"] == pytest.approx(np.std(hits, ddof=1) / math.sqrt(3))
+
+
+def test_a_mask_is_measured_once_even_by_another_evaluator(tmp_path: Path) -> None:
+    forward, other = Counting(), Counting(text=(0.0, 0.0))
+    first = evaluator(tmp_path, forward)
+    metrics = first(Mask(N, (1, 2)))
+    assert len(forward.asked) == 2, "once for the text, once for the items"
+    assert first(Mask(N, (2, 1))) == metrics
+    assert evaluator(tmp_path, other)(Mask(N, (1, 2))) == metrics
+    assert len(forward.asked) == 2
+    assert other.asked == []
+
+
+class Slow(Counting):
+    """It takes its time, so that another gets in between."""
+
+    def loglikelihoods(
+        self, rows: Sequence[Row], masks: Iterable[Mask]
+    ) -> Iterator[tuple[Mask, list[float], float]]:
+        time.sleep(0.3)
+        yield from super().loglikelihoods(rows, masks)
+
+
+def test_two_that_want_a_measurement_at_once_make_it_once(tmp_path: Path) -> None:
+    forwards = [Slow(), Slow()]
+    with ThreadPoolExecutor() as pool:
+        jobs = [pool.submit(evaluator(tmp_path, forward), Mask(N, (1,))) for forward in forwards]
+    first, second = (job.result() for job in jobs)
+    assert first == second
+    assert sum(len(forward.asked) for forward in forwards) == len(DATA)
+
+
+def test_each_mask_has_its_own_measurement(tmp_path: Path) -> None:
+    forward = Counting()
+    evaluate = evaluator(tmp_path, forward)
+    masks = [Mask(N), Mask(N, (0,)), Mask(N, (0, 1)), Mask(N + 1, (0,))]
+    for mask in masks:
+        evaluate(mask)
+    assert forward.asked == [mask for mask in masks for _ in range(2)]
+    for name in DATA:
+        files = list((tmp_path / name.replace("/", "-")).iterdir())
+        recorded = [json.loads(path.read_text()) for path in files]
+        assert {Mask.from_json(record["mask"]) for record in recorded} == set(masks)
+        assert all(set(record.metrics) == {name, f"{name}/stderr"} for record in recorded)
+
+
+def test_a_measurement_that_is_not_finite_is_an_error_and_not_kept(tmp_path: Path) -> None:
+    with pytest.raises(LossError, match=r"blocks \[2\] removed"):
+        evaluator(tmp_path, Counting(text=(math.nan, -1.0)))(Mask(N, (2,)))
+    assert list(tmp_path.rglob("*.json")) == []
+
+
+def test_what_was_measured_before_a_failure_is_kept(tmp_path: Path) -> None:
+    broken = Counting(items=[])  # no log-likelihoods where twelve are needed
+    with pytest.raises(ValueError):
+        evaluator(tmp_path, broken)(Mask(N, (2,)))
+    mended = Counting()
+    assert set(evaluator(tmp_path, mended)(Mask(N, (2,))).how) == set(DATA)
+    assert len(mended.asked) == 1, "the text was measured already"
+
+
+def test_an_evaluation_adds_to_what_others_found() -> None:
+    first = {"dense": {"ppl/a": 1.0}, "pruned": {"ppl/a": 2.0}, "data": {"ppl/a": "x"}, "how": {"ppl/a": {}}}
+    second = {"dense": {"acc/b": 0.5}, "pruned": {"acc/b": 0.4}, "data": {"acc/b": "y"}, "how": {"acc/b": {}}}
+    both = merged(first, second)
+    assert both["pruned"] == {"ppl/a": 2.0, "acc/b": 0.4}
+    assert both["data"] == {"ppl/a": "x", "acc/b": "y"}
+    again = merged(
+        both, {"dense": {}, "pruned": {"ppl/a": 3.0}, "data": {"ppl/a": "z"}, "speed": {"runs": []}}
+    )
+    assert again["pruned"] == {"ppl/a": 3.0, "acc/b": 0.4}, "the newest value of a metric counts"
+    assert again["data"]["ppl/a"] == "z"
+    assert again["dense"] == both["dense"]
+    assert again["speed"] == {"runs": []}
+    assert merged({}, first) == first
+
+
+def test_the_mean_accuracy_weighs_tasks_alike() -> None:
+    metrics = {"acc/a": 0.2, "acc/a/stderr": 0.03, "acc/b": 0.6, "acc/b/stderr": 0.04, "ppl/c": 9.0}
+    assert averaged(metrics) == pytest.approx({"acc/mean": 0.4, "acc/mean/stderr": 0.05 / 2})
+    assert averaged({"acc/a": 0.2, "acc/a/stderr": 0.03}) == {}
+
+
+def test_digests_name_the_data_of_each_metric() -> None:
+    assert digests(DATA) == {"ppl/heldout": TEXT.sha256, "acc/heldout": ITEMS.sha256}
+
+
+def test_heldout_data_is_as_large_as_it_is_asked_to_be(tokenizer: Any) -> None:
+    data = Heldout(samples=3, length=40, items=7).data(tokenizer)
+    assert (data["ppl/heldout"].kind, data["ppl/heldout"].count, data["ppl/heldout"].length) == (
+        "text",
+        3,
+        40,
+    )
+    assert (data["acc/heldout"].kind, data["acc/heldout"].count) == ("items", 7)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_heldout_data_shares_nothing_with_the_embedded_calibration(tokenizer: Any, seed: int) -> None:
+    data = Heldout(samples=20, length=64, items=100, seed=seed).data(tokenizer)
+    check_disjoint(Text("pydoc", 40, 64, seed).draw(tokenizer), data)
+    check_disjoint(Items("commonsense", 100, seed).draw(tokenizer), data)
+
+
+@pytest.mark.parametrize("kind", ["text", "items"])
+def test_calibration_on_the_evaluation_data_is_refused(tokenizer: Any, kind: str) -> None:
+    data = Heldout(samples=20, length=64, items=100).data(tokenizer)
+    calibration: Samples
+    if kind == "text":
+        calibration = Text("pydoc", 40, 48, 1, part="heldout").draw(tokenizer)
+        metric, shared = "ppl/heldout", "runs of"
+    else:
+        calibration = Items("commonsense", 60, 1, part="heldout").draw(tokenizer)
+        metric, shared = "acc/heldout", f"{calibration.shared(data['acc/heldout'])} items"
+    with pytest.raises(InputError, match=r"Choose other calibration data") as caught:
+        check_disjoint(calibration, data)
+    other = data[metric]
+    for samples in (calibration, other):
+        assert f"({samples.source}, {samples.sha256[:12]})" in str(caught.value)
+    assert f"{metric} (" in str(caught.value)
+    assert shared in str(caught.value)

@@ -1,0 +1,284 @@
+"""Evaluations from the command line: each mask once, finished cells again, overlaps, what is kept and where."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pruning.core.mask import Mask
+from pruning.evaluation.heldout import Heldout
+from pruning.evaluation.local import LocalFiles
+from pruning.runs import run_cell
+from tests.conftest import N_BLOCKS, Command, Ended
+from tests.helpers.evaluations import items_file, samples_of
+
+PROSE = "The quick brown fox jumps over the lazy dog, and then it sleeps near the river. "
+
+
+@pytest.fixture(autouse=True)
+def without_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """lm-eval's description of the machine takes a second a call."""
+    monkeypatch.setattr("lm_eval.evaluator.add_env_info", lambda found: found.update(lm_eval_version="0"))
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> list[str]:
+    """The words of an evaluation on files of its own."""
+    (tmp_path / "prose.txt").write_text(PROSE * 12)
+    items_file(tmp_path / "first.jsonl", 8)
+    items_file(tmp_path / "second.jsonl", 6, seed=1)
+    return [
+        "eval=local",
+        "eval.texts={prose: prose.txt}",
+        "eval.items={first: first.jsonl, second: second.jsonl}",
+        "eval.window=48",
+        "eval.limit=5",
+    ]
+
+
+METRICS = {"ppl/prose", "acc/first", "acc/second", "acc/mean"}
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Mask]]:
+    """What is measured on masks, as it happens."""
+    asked: list[tuple[str, Mask]] = []
+    for cls in (LocalFiles, Heldout):
+        honest = cls.measure
+
+        def noting(self: Any, forward: Any, name: str, data: Any, mask: Mask, honest: Any = honest) -> Any:
+            asked.append((name, mask))
+            return honest(self, forward, name, data, mask)
+
+        monkeypatch.setattr(cls, "measure", noting)
+    return asked
+
+
+def names(metrics: dict[str, float]) -> set[str]:
+    return {name for name in metrics if not name.endswith("/stderr")}
+
+
+def test_every_cell_has_every_metric_and_each_mask_is_measured_once(
+    launch: Command, local: list[str], measured: list[tuple[str, Mask]]
+) -> None:
+    ended = launch("-m", "objective=perplexity,block_influence", "algo=greedy,one_shot", "k=1", *local)
+    assert ended.status == 0, ended.err
+    results = ended.all()
+    assert len(results) == 4
+    for result in results:
+        for which in ("dense", "pruned"):
+            assert names(result["evaluation"][which]) == METRICS
+            assert {f"{name}/stderr" for name in METRICS} < result["evaluation"][which].keys()
+    masks = {Mask.from_json(result["mask"]) for result in results} | {Mask(N_BLOCKS)}
+    assert len(masks) < 5, "searches that agree are what this test is about"
+    assert len(measured) == len(set(measured)) == 3 * len(masks)
+    for title in ("prose perplexity", "first accuracy", "mean accuracy"):
+        assert title in " ".join(ended.out.split())
+
+
+def test_how_and_where_is_recorded(launch: Command, local: list[str]) -> None:
+    ended = launch("k=2", *local)
+    evaluation = ended.result()["evaluation"]
+    how = evaluation["how"]
+    assert how["ppl/prose"]["limit"] == how["acc/first"]["limit"] == 5
+    assert how["ppl/prose"] == how["ppl/prose"] | {"source": "prose.txt", "windows": 5}
+    assert (how["acc/second"]["items"], how["acc/second"]["of"]) == (5, 6)
+    assert how["acc/mean"] == {"of": ["acc/first", "acc/second"]}
+    assert "overlap" not in evaluation
+    for name in ("ppl/prose", "acc/first"):
+        for which in ("dense", "pruned"):
+            record = json.loads((ended.results / evaluation["records"][name][which]).read_text())
+            assert record["metrics"].items() <= evaluation[which].items()
+    stem = Path(evaluation["records"]["acc/first"]["pruned"]).stem
+    kept = {path.name for path in ended.results.rglob(f"{stem}.*")}
+    assert kept == {f"{stem}.json", f"{stem}.lm_eval.json", f"{stem}.samples.jsonl.gz"}
+
+
+def test_finished_cells_are_evaluated_again_without_a_search(
+    launch: Command, local: list[str], measured: list[tuple[str, Mask]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid = ["-m", "algo=one_shot,greedy", "k=2"]
+    before = {result["cell"]: result for result in launch(*grid).all()}
+
+    def searching(*_: Any, **__: Any) -> Any:
+        raise AssertionError("a finished cell was searched again")
+
+    monkeypatch.setattr(run_cell, "solve", searching)
+    measured.clear()
+    ended = launch(*grid, *local)
+    assert ended.status == 0, ended.err
+    assert {name for name, _ in measured} == METRICS - {"acc/mean"}, "held-out metrics are known"
+    for result in ended.all():
+        earlier = before[result["cell"]]
+        unchanged = result.keys() - {"evaluation", "config"}
+        assert {name: result[name] for name in unchanged} == {name: earlier[name] for name in unchanged}
+        for which in ("dense", "pruned"):
+            assert earlier["evaluation"][which].items() < result["evaluation"][which].items()
+            assert names(result["evaluation"][which]) == METRICS | {"ppl/heldout", "acc/heldout"}
+        assert result["evaluation"]["environment"]["device"] == "cpu"
+        assert result["config"] == earlier["config"] | {"eval": result["config"]["eval"]}
+        assert result["config"]["eval"]["class"] == "LocalFiles"
+    measured.clear()
+    again = launch(*grid, *local)
+    assert "every cell was done" in again.err
+    back = launch(*grid)
+    assert measured == []
+    assert {result["config"]["eval"]["class"] for result in back.all()} == {"Heldout"}
+    assert [r["evaluation"] for r in back.all()] == [r["evaluation"] for r in ended.all()]
+
+
+def test_a_file_that_has_changed_is_evaluated_again(
+    launch: Command, local: list[str], tmp_path: Path, measured: list[tuple[str, Mask]]
+) -> None:
+    before = launch("k=1", *local).result()["evaluation"]
+    measured.clear()
+    items_file(tmp_path / "first.jsonl", 8, seed=2)
+    ended = launch("k=1", *local)
+    assert {name for name, _ in measured} == {"acc/first"}
+    after = ended.result()["evaluation"]
+    assert after["data"]["acc/first"] != before["data"]["acc/first"]
+    assert after["data"]["acc/second"] == before["data"]["acc/second"]
+    measured.clear()
+    with (tmp_path / "first.jsonl").open("a") as stream:
+        stream.write(
+            json.dumps({"question": "q", "choices": ["a", "b"], "answer": 1}) + "\n"
+        )  # behind the limit
+    assert "every cell was done" not in launch("k=1", *local).err
+    assert "every cell was done" in launch("k=1", *local).err
+    assert measured == []
+
+
+def test_a_larger_limit_replaces_a_quick_look(launch: Command, local: list[str]) -> None:
+    quick = launch("k=1", *local).result()["evaluation"]
+    whole = launch("k=1", *local[:-1]).result()["evaluation"]
+    assert (quick["how"]["acc/first"]["items"], whole["how"]["acc/first"]["items"]) == (5, 8)
+    assert whole["how"]["acc/first"]["limit"] is None
+    assert whole["data"]["acc/first"] != quick["data"]["acc/first"]
+    assert whole["how"]["ppl/prose"]["tokens_scored"] > quick["how"]["ppl/prose"]["tokens_scored"]
+
+
+def test_the_mean_is_that_of_the_evaluation_that_is_asked_for(
+    launch: Command, local: list[str], tmp_path: Path, measured: list[tuple[str, Mask]]
+) -> None:
+    items_file(tmp_path / "third.jsonl", 8, seed=3)
+    others = [
+        "eval.items={second: second.jsonl, third: third.jsonl}",
+        *(w for w in local if "first" not in w),
+    ]
+    once, other = (launch("k=1", *words).result()["evaluation"] for words in (local, others))
+    assert other["how"]["acc/mean"] == {"of": ["acc/second", "acc/third"]}
+    assert other["pruned"]["acc/mean"] != once["pruned"]["acc/mean"], "the files tell nothing"
+    measured.clear()
+    back = launch("k=1", *local).result()["evaluation"]
+    assert measured == []
+    assert back["how"]["acc/mean"] == once["how"]["acc/mean"]
+    for which in ("dense", "pruned"):
+        assert once[which].items() < back[which].items(), "the mean, its error, and all else that was known"
+
+
+def test_a_compensated_cell_is_evaluated_again_with_its_factors(launch: Command, local: list[str]) -> None:
+    words = ["k=2", "compensation=magnitude"]
+    launch(*words)
+    later = launch(*words, *local).result()
+    at_once = launch(*words, *local, "paths.results=other")
+    folder = at_once.results.with_name("other")
+    (fresh,) = Ended(0, "", "", folder).all()
+    for which in ("dense", "pruned", "uncompensated"):
+        known = fresh["evaluation"][which]
+        assert known.items() < later["evaluation"][which].items()
+    assert later["compensation"] == fresh["compensation"]
+    assert later["evaluation"]["pruned"]["ppl/prose"] != later["evaluation"]["uncompensated"]["ppl/prose"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["eval=local", "eval.texts={prose: prose.txt}", "eval.window=2050"],
+            "the data of ppl/prose have rows of 2050",
+        ),
+        (
+            ["eval=speed", "eval.prompts=[2040]", "eval.new_tokens=9"],
+            "the data of speed have rows of 2049 tokens",
+        ),
+        (
+            ["calibration.length=2050", "calibration.samples=1"],
+            "the calibration data have rows of 2050 tokens",
+        ),
+    ],
+)
+def test_rows_longer_than_the_model_reads_are_refused(
+    launch: Command, tmp_path: Path, words: list[str], message: str
+) -> None:
+    (tmp_path / "prose.txt").write_text(PROSE * 300)
+    ended = launch("k=1", *words)
+    assert ended.status == 2
+    assert f"{message}" in " ".join(ended.err.split())
+    assert "and tiny reads at most 2048: lower calibration.length" in " ".join(ended.err.split())
+
+
+def test_a_model_that_has_changed_is_not_evaluated(launch: Command, local: list[str]) -> None:
+    ended = launch("k=1")
+    path = ended.results / ended.result()["cell"] / "result.json"
+    revision = ended.result()["model"]["revision"]
+    path.write_text(path.read_text().replace(revision, "0" * len(revision)))
+    before = path.read_text()
+    again = launch("k=1", *local)
+    assert again.status == 1
+    assert "is another one now" in " ".join(again.out.split())
+    assert path.read_text() == before
+
+
+@pytest.mark.parametrize("kind", ["text", "items"])
+def test_an_overlap_is_an_error_that_names_both_unless_one_insists(
+    launch: Command, local: list[str], tmp_path: Path, kind: str
+) -> None:
+    if kind == "text":
+        (tmp_path / "part.txt").write_text(PROSE * 9)
+        words = ["calibration=text_file", "calibration.path=part.txt", "calibration.length=40"]
+        metric, source = "ppl/prose", "prose.txt"
+    else:
+        items = [line for line in (tmp_path / "first.jsonl").read_text().splitlines() if line]
+        shuffled = [json.loads(line) for line in items if '"id": 3' not in line]
+        (tmp_path / "part.jsonl").write_text("\n".join(map(json.dumps, shuffled)))
+        words = ["objective=margin", "calibration=items_file", "calibration.path=part.jsonl"]
+        metric, source = "acc/first", "first.jsonl"
+    words += ["calibration.samples=4", "k=1", *local]
+    ended = launch(*words)
+    assert ended.status == 2
+    said = " ".join(ended.err.split())
+    assert f"the calibration data (part.{'txt' if kind == 'text' else 'jsonl'}, " in said
+    assert f"the data of {metric} ({source}, " in said
+    assert "eval.allow_overlap=true" in said
+    assert ended.all() == []
+    insisted = launch(*words, "eval.allow_overlap=true")
+    assert insisted.status == 0, insisted.err
+    result = insisted.result()
+    assert result["evaluation"]["overlap"][metric] > 0
+    assert result["config"]["eval"]["allow_overlap"] is True
+
+
+def test_measurements_are_artifacts_of_the_run(launch: Command, local: list[str]) -> None:
+    from mlflow import MlflowClient
+
+    ended = launch("k=1", *local, tracker="mlflow")
+    assert ended.status == 0, ended.err
+    result = ended.result()
+    client = MlflowClient(tracking_uri=f"sqlite:///{ended.results / 'mlflow.db'}")
+    (experiment,) = [e for e in client.search_experiments() if e.name == "depth-pruning"]
+    (mirrored,) = client.search_runs([experiment.experiment_id])
+    for which in ("dense", "pruned"):
+        for name, value in result["evaluation"][which].items():
+            assert mirrored.data.metrics[f"{which}/{name}"] == pytest.approx(value)
+    stem = Path(result["evaluation"]["records"]["acc/first"]["pruned"]).stem
+    listed = client.list_artifacts(mirrored.info.run_id, "evaluation/acc-first")
+    assert {Path(entry.path).name for entry in listed} == {
+        f"{stem}.json",
+        f"{stem}.lm_eval.json",
+        f"{stem}.samples.jsonl.gz",
+    }
+    (samples,) = (ended.results / "mlflow-artifacts").rglob(f"acc-first/{stem}.samples.jsonl.gz")
+    assert len(samples_of({"samples.jsonl.gz": samples.read_bytes()})) == 5

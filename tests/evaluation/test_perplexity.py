@@ -1,0 +1,245 @@
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM
+
+from pruning.calibration.samples import Row
+from pruning.core.errors import InputError, UnreachableError
+from pruning.core.estimate import Estimate
+from pruning.core.mask import Mask
+from pruning.evaluation.corpus import Corpus, strided
+from pruning.evaluation.perplexity import CorpusPerplexity
+from pruning.models.blocks import masked
+from tests.conftest import N_BLOCKS
+from tests.helpers.evaluations import forward_of, shared_data, tokenizer_of
+from tests.helpers.tokens import Numbers, with_bos, written
+
+PROSE = "The quick brown fox jumps over the lazy dog, and then it sleeps. " * 9
+
+
+def sliding_windows(model: Any, ids: list[int], window: int, stride: int) -> float:
+    """The loop of the transformers guide "Perplexity of fixed-length models", with exact counts of scored tokens."""
+    total, count, previous = 0.0, 0, 0
+    for begin in range(0, len(ids), stride):
+        end = min(begin + window, len(ids))
+        input_ids = torch.tensor([ids[begin:end]])
+        targets = input_ids.clone()
+        targets[:, : -(end - previous)] = -100
+        scored = int((targets[:, 1:] != -100).sum())  # labels are shifted within the model
+        if scored:
+            with torch.no_grad():
+                total += float(model(input_ids, labels=targets).loss) * scored
+            count += scored
+        previous = end
+        if end == len(ids):
+            break
+    return math.exp(total / count)
+
+
+@pytest.mark.parametrize(("window", "stride"), [(32, None), (32, 32), (32, 8), (48, 31), (1000, 500)])
+@pytest.mark.parametrize("dropped", [(), (1, 4)], ids=str)
+def test_perplexity_equals_the_plain_loop(
+    model_folder: Path, tmp_path: Path, window: int, stride: int | None, dropped: tuple[int, ...]
+) -> None:
+    forward, tokenizer = forward_of(model_folder), tokenizer_of(model_folder)
+    path = written(tmp_path, "prose.txt", PROSE)
+    corpus = Corpus("file", str(path), window=window, stride=stride)
+    evaluation = CorpusPerplexity({"prose": corpus})
+    (samples,) = evaluation.data(tokenizer).values()
+    found = evaluation.measure(forward, "ppl/prose", samples, Mask(N_BLOCKS, dropped))
+    model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32)
+    ids = tokenizer(PROSE).input_ids
+    with masked(model, Mask(N_BLOCKS, dropped)):
+        expected = sliding_windows(model, ids, window, stride or window)
+    assert found.metrics["ppl/prose"] == pytest.approx(expected, rel=1e-5)
+    assert found.how["tokens_scored"] == sum(row.span[1] - row.span[0] for row in samples.rows)
+    assert found.how["corpus"]["stride"] == stride
+
+
+@given(st.integers(1, 60), st.integers(8, 20), st.integers(1, 20), st.sampled_from([(), (99,)]))
+def test_every_token_counts_once(length: int, window: int, stride: int, first: tuple[int, ...]) -> None:
+    ids = list(range(length))
+    rows = list(strided(ids, first, window, min(stride, window)))
+    scored = [row.input_ids[t] for row in rows for t in range(*row.span)]
+    assert scored == sorted(set(scored))
+    assert all(len(row.input_ids) <= window and row.input_ids[: len(first)] == first for row in rows)
+    missing = set(ids) - set(scored)
+    # Without a token of the tokenizer's own before it, a window's first token cannot be predicted.
+    beginnings = set(range(0, length, min(stride, window - len(first))))
+    assert missing <= (set() if first else beginnings)
+    if stride < window - len(first):
+        assert missing <= ({0} if not first else set())
+
+
+def test_the_standard_error_is_over_windows(model_folder: Path, tmp_path: Path) -> None:
+    forward, tokenizer = forward_of(model_folder), tokenizer_of(model_folder)
+    path = written(tmp_path, "prose.txt", PROSE)
+    evaluation = CorpusPerplexity({"prose": Corpus("file", str(path), window=32)})
+    (samples,) = evaluation.data(tokenizer).values()
+    metrics = evaluation.measure(forward, "ppl/prose", samples, Mask(N_BLOCKS)).metrics
+    ((_, logliks, _),) = forward.loglikelihoods(samples.rows, [Mask(N_BLOCKS)])
+    tokens = [row.span[1] - row.span[0] for row in samples.rows]
+    means = [-loglik / count for loglik, count in zip(logliks, tokens, strict=True)]
+    error = Estimate(tuple(map(float, tokens)), (0,) * len(tokens)).error(means)
+    assert metrics["ppl/prose/stderr"] == pytest.approx(metrics["ppl/prose"] * error)
+
+
+NUMBERS = [{"text": "1 2 3 4 5"}, {"text": "6 7 8"}, {"text": ""}, {"text": "9 10 11 12 13 14 15 16 17 18"}]
+
+
+def drawn(tmp_path: Path, tokenizer: Any = None, **settings: Any) -> list[Row]:
+    path = written(tmp_path, "numbers.jsonl", *NUMBERS)
+    return list(Corpus("file", str(path), **settings).draw(tokenizer or Numbers(), "eval.corpora.x").rows)
+
+
+def test_documents_are_joined_or_stand_alone(tmp_path: Path) -> None:
+    joined = drawn(tmp_path, window=8, join=" 99 ")
+    assert [row.input_ids for row in joined] == [
+        (1, 2, 3, 4, 5, 99, 6, 7),
+        (8, 99, 99, 9, 10, 11, 12, 13),
+        (14, 15, 16, 17, 18),
+    ]
+    alone = drawn(tmp_path, window=8, join=None)
+    assert [row.input_ids[0] for row in alone] == [1, 6, 9, 17]
+    assert all(row.span == (1, len(row.input_ids)) for row in alone)
+
+
+def test_documents_and_windows_can_be_bounded(tmp_path: Path) -> None:
+    assert len(drawn(tmp_path, window=8, join=None, documents=2)) == 2
+    assert len(drawn(tmp_path, window=8, join=" ", windows=1)) == 1
+    path = written(tmp_path, "numbers.jsonl", *NUMBERS)
+    corpora = {"x": Corpus("file", str(path), window=8, join=" ", windows=2)}
+    assert CorpusPerplexity(corpora).data(Numbers())["ppl/x"].count == 2
+    assert CorpusPerplexity(corpora, limit=1).data(Numbers())["ppl/x"].count == 1
+
+
+def test_windows_begin_as_the_tokenizer_begins_texts(tokenizer: Any, tmp_path: Path) -> None:
+    path, bos = written(tmp_path, "prose.txt", PROSE), with_bos(tokenizer)
+    rows = Corpus("file", str(path), window=16, stride=16).draw(bos, "x").rows
+    assert {row.input_ids[0] for row in rows} == {bos.bos_token_id}
+    scored = [row.input_ids[t] for row in rows for t in range(*row.span)]
+    assert scored == tokenizer(PROSE).input_ids
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"source": "hubb"}, "unknown eval.corpora.x.source 'hubb'. Did you mean hub?"),
+        ({"path": None}, "eval.corpora.x.path: the name of a data set is needed"),
+        ({"window": 7}, "eval.corpora.x.window=7 is too short"),
+        ({"stride": 0}, "eval.corpora.x.stride=0: give at least 1, or null"),
+        ({"stride": 2049}, "eval.corpora.x.stride=2049 is more than the window of 2048"),
+        ({"documents": 0}, "eval.corpora.x.documents=0"),
+        ({"windows": -1}, "eval.corpora.x.windows=-1"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        CorpusPerplexity({"x": Corpus(**({"path": "some/set"} | settings))})
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("corpora", "limit", "message"),
+    [
+        ({}, None, "eval.corpora is empty"),
+        ({"a/b": {"path": "x"}}, None, "'a/b' names metrics"),
+        (
+            {"a": {"path": "x", "widow": 9}},
+            None,
+            "unknown setting of eval.corpora.a 'widow'. Did you mean window",
+        ),
+        ({"a": "x.txt"}, None, "eval.corpora.a=x.txt: give settings, as in {source: file, path: FILE}"),
+        ({"heldout": {"path": "x"}}, None, "'heldout' names metrics"),
+        ({"a": {"path": "x"}}, 0, "eval.limit=0: give at least 1"),
+    ],
+)
+def test_what_is_measured_must_have_a_name_of_its_own(corpora: Any, limit: int | None, message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        CorpusPerplexity(corpora, limit)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("nothere.txt", None, "eval.corpora.x.path=nothere.txt: there is no such file"),
+        ("short.txt", "a", "short.txt holds no text that could be scored"),
+        ("numbers.jsonl", '{"words": "1 2"}', "a text 'text' is needed"),
+    ],
+)
+def test_files_that_hold_no_text_are_named(
+    tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, text: str | None, message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if text is not None:
+        written(tmp_path, name, text)
+    with pytest.raises(InputError) as caught:
+        CorpusPerplexity({"x": Corpus("file", name)}).data(tokenizer)
+    assert message in str(caught.value)
+
+
+def test_a_hub_that_cannot_be_reached_is_said_in_one_line() -> None:
+    with pytest.raises(UnreachableError) as caught:
+        CorpusPerplexity({"x": Corpus(path="some/set", name="raw")}).data(Numbers())
+    assert str(caught.value).startswith("the data set some/set/raw/test cannot be read (")
+    assert "eval=local" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_hub_documents_keep_their_order_and_the_empty_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    asked: dict[str, Any] = {}
+
+    def loaded(*path: Any, **options: Any) -> list[dict[str, str]]:
+        asked.update(options, path=path)
+        return NUMBERS
+
+    monkeypatch.setattr(datasets, "load_dataset", loaded)
+    rows = (
+        Corpus(path="a", name="b", split="c", stream=True, join=" 99 ", documents=3).draw(Numbers(), "x").rows
+    )
+    assert [row.input_ids for row in rows] == [(1, 2, 3, 4, 5, 99, 6, 7, 8, 99)]
+    assert asked == {"path": ("a", "b"), "split": "c", "revision": None, "streaming": True}
+    with pytest.raises(InputError, match=r"x\.column=words: a/b/c has no such column"):
+        Corpus(path="a", name="b", split="c", column="words").draw(Numbers(), "eval.corpora.x")
+
+
+def test_the_paper_s_corpora_are_the_default(tmp_path: Path) -> None:
+    import yaml
+
+    text = (Path(__file__).parents[2] / "conf" / "eval" / "perplexity.yaml").read_text()
+    corpora = yaml.safe_load(text)["corpora"]
+    assert set(corpora) == {"wikitext2", "c4", "lambada"}
+    for settings in corpora.values():
+        assert {"split", "join", "window", "stride"} <= settings.keys(), "how a corpus is cut is written down"
+    assert json.dumps(corpora["wikitext2"]["join"]) == '"\\n\\n"'
+
+
+@pytest.mark.model
+def test_perplexity_of_real_text_equals_the_plain_loop(tmp_path: Path) -> None:
+    from pruning.engine.forward import Forward
+    from pruning.models.loader import load, tokenizer
+    from pruning.models.spec import Model
+
+    text = shared_data("wikitext2_test.txt").read_text()[:6000]
+    settings = Model("smollm2", "packaged", "smollm2", dtype="float32")
+    model, own = load(settings), tokenizer(settings)
+    evaluation = CorpusPerplexity(
+        {"w": Corpus("file", str(written(tmp_path, "w.txt", text)), window=256, stride=64)}, 6
+    )
+    (samples,) = evaluation.data(own).values()
+    mask = Mask(30, (12, 17))
+    found = evaluation.measure(Forward(model), "ppl/w", samples, mask).metrics["ppl/w"]
+    ids = own(text).input_ids[: 256 + 5 * 64]
+    with masked(model.module, mask):
+        assert found == pytest.approx(sliding_windows(model.module, ids, 256, 64), rel=1e-4)

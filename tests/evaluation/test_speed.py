@@ -1,0 +1,222 @@
+"""The pruned model in memory is the exported one; both are timed in turn; sizes are those of the files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from pruning.core.errors import InputError
+from pruning.core.mask import Mask
+from pruning.evaluation import memory, speed, stopwatch
+from pruning.evaluation.speed import Speed, flat
+from pruning.export.metric_text import faster, gained
+from pruning.export.pipeline import export
+from pruning.export.request import Request
+from pruning.models.physical_removal import blocks_removed, smaller_config
+from tests.conftest import N_BLOCKS, Command
+from tests.helpers.architectures import ARCHITECTURES, build, without
+from tests.helpers.evaluations import forward_of, settings
+
+IDS = torch.tensor([[3, 14, 15, 9, 26, 5, 35, 8, 9, 79]])
+PROMPT = {"input_ids": IDS, "attention_mask": torch.ones_like(IDS), "max_new_tokens": 6, "do_sample": False}
+SMALL = Speed([1, 2], [16], new_tokens=3, repeats=3, warmup=1)
+
+
+def logits(model: Any) -> torch.Tensor:
+    with torch.no_grad():
+        return model(input_ids=IDS, use_cache=False).logits
+
+
+@pytest.mark.parametrize("dropped", [(1, 4), (0, 5)], ids=str)
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_the_model_that_is_timed_is_the_smaller_one(name: str, dropped: tuple[int, ...]) -> None:
+    model, mask = build(name), Mask(N_BLOCKS, dropped)
+    expected = without(model, dropped)
+    plain, before = logits(model), [dict(vars(module)) for module in model.modules()]
+    with blocks_removed(model, mask, smaller_config(model, mask)):
+        assert torch.equal(logits(model), logits(expected))
+        assert torch.equal(model.generate(**PROMPT), expected.generate(**PROMPT))
+        assert memory.weight(model) == memory.weight(expected)
+    assert [dict(vars(module)) for module in model.modules()] == before
+    assert torch.equal(logits(model), plain)
+    assert not torch.equal(plain, logits(expected)), "the blocks made no difference"
+
+
+def test_everything_is_as_before_after_an_error() -> None:
+    model, mask = build("gemma3"), Mask(N_BLOCKS, (0, 3))
+    plain, depth = logits(model), model.config.num_hidden_layers
+    seen = []
+    with suppress(ZeroDivisionError), blocks_removed(model, mask, smaller_config(model, mask)):
+        seen.append(model.config.num_hidden_layers)
+        raise ZeroDivisionError
+    assert seen == [depth - 2]
+    assert model.config.num_hidden_layers == depth
+    assert torch.equal(logits(model), plain)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_sizes_are_those_of_the_exported_files(tmp_path: Path, tied: bool) -> None:
+    model, mask = build("llama"), Mask(N_BLOCKS, (1, 4))
+    model.config.tie_word_embeddings = tied
+    if tied:
+        model.tie_weights()
+    model.save_pretrained(tmp_path / "dense")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "dense")
+    facts = export(Request(settings(tmp_path / "dense"), mask, tmp_path / "smaller", verify=False))
+    with blocks_removed(model, mask, smaller_config(model, mask)):
+        parameters, size = memory.weight(model)
+    assert parameters == facts.sizes.parameters
+    file = tmp_path / "smaller" / "model.safetensors"
+    with file.open("rb") as stream:
+        header = int.from_bytes(stream.read(8), "little") + 8
+    assert size == file.stat().st_size - header
+
+
+def test_models_take_turns_and_the_first_runs_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+
+    def context(which: str) -> Any:
+        @contextmanager
+        def entered() -> Iterator[None]:
+            order.append(which)
+            yield
+
+        return entered
+
+    def timed(*_: Any) -> dict[str, float]:
+        return {"first_token_seconds": float(len(order))}
+
+    monkeypatch.setattr(stopwatch, "_timed", timed)
+    contexts = {which: context(which) for which in ("dense", "pruned")}
+    found = stopwatch.alternating(build("llama"), contexts, 1, 8, SMALL)
+    assert order == ["dense", "pruned", "pruned", "dense", "dense", "pruned", "pruned", "dense"]
+    assert found == {
+        "dense": {"first_token_seconds": [4.0, 5.0, 8.0]},
+        "pruned": {"first_token_seconds": [3.0, 6.0, 7.0]},
+    }
+
+
+def test_times_are_of_the_prompt_and_of_what_follows(monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = iter([10.0, 12.0, 12.5, 13.0, 14.0])
+    monkeypatch.setattr("time.perf_counter", lambda: next(ticks))
+    found = stopwatch._timed(build("llama"), IDS.repeat(2, 1), 4)
+    assert found["first_token_seconds"] == 2.0
+    assert found["prefill_per_second"] == 20 / 2
+    assert found["decode_per_second"] == 2 * 3 / 2  # three more tokens for each of two rows in two seconds
+
+
+def test_the_peak_is_what_was_needed_on_top() -> None:
+    peak = memory.Peak(torch.device("cpu"))
+    peak.start()
+    if peak.extra() is None:
+        pytest.skip("this system does not tell")
+    for _ in range(2):  # the second time, the C library has memory left that it could use again
+        peak.start()
+        blocks = [torch.ones(1 << 18, dtype=torch.uint8) for _ in range(256)]
+        del blocks
+        extra = peak.extra()
+        assert extra is not None
+        assert 48 << 20 < extra < 512 << 20
+
+
+def test_medians_with_quartiles_and_how_many_times_better() -> None:
+    found = {
+        which: {
+            "prefill_per_second": [factor * v for v in (9.0, 10.0, 30.0)],
+            "decode_per_second": [factor * 4.0] * 3,
+            "first_token_seconds": [v / factor for v in (1.0, 2.0, 3.0)],
+            "extra_memory": [100.0, 300.0, 200.0],
+        }
+        for which, factor in (("dense", 1.0), ("pruned", 2.0))
+    }
+    both = speed._compared(found, {"dense": {"bytes": 1000}, "pruned": {"bytes": 600}})
+    assert both["dense"]["prefill_per_second"] == {"median": 10.0, "low": 9.5, "high": 20.0}
+    assert both["ratio"] == {"prefill": 2.0, "decode": 2.0, "first_token": 2.0}
+    assert (both["dense"]["peak_memory"], both["pruned"]["peak_memory"]) == (1300, 900)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch_sizes": []}, "eval.batch_sizes=[]: give numbers from 1 on"),
+        ({"prompts": [16, 0]}, "eval.prompts=[16, 0]: give numbers from 1 on"),
+        ({"new_tokens": 1}, "eval.new_tokens=1: give at least 2"),
+        ({"repeats": 0}, "eval.repeats=0: give at least 1"),
+        ({"warmup": -1}, "eval.warmup=-1: give at least 0"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        Speed(**({"batch_sizes": [1], "prompts": [16]} | changes))
+    assert message in str(caught.value)
+
+
+def test_a_measurement_has_all_that_is_promised(model_folder: Path) -> None:
+    (name, data), *rest = SMALL.data(None).items()
+    assert (name, rest) == ("speed", [])
+    found = SMALL.measure(forward_of(model_folder), name, data, Mask(N_BLOCKS, (1, 4))).metrics["speed"]
+    json.dumps(found, allow_nan=False)
+    assert (found["repeats"], found["warmup"], found["dtype"]) == (3, 1, "float32")
+    assert [(run["batch"], run["prompt"], run["new_tokens"]) for run in found["runs"]] == [
+        (1, 16, 3),
+        (2, 16, 3),
+    ]
+    for run in found["runs"]:
+        for which in ("dense", "pruned"):
+            for quantity in ("prefill_per_second", "decode_per_second", "first_token_seconds"):
+                spread = run[which][quantity]
+                assert 0 < spread["low"] <= spread["median"] <= spread["high"]
+        assert set(run["ratio"]) == {"prefill", "decode", "first_token"}
+    assert found["sizes"]["pruned"]["parameters"] < found["sizes"]["dense"]["parameters"]
+    names = dict(flat(found))
+    assert names["speed/parameters/dense"] == found["sizes"]["dense"]["parameters"]
+    assert (
+        names["speed/b2-p16/decode_per_second/pruned"]
+        == found["runs"][1]["pruned"]["decode_per_second"]["median"]
+    )
+    assert names["speed/b1-p16/prefill/ratio"] == found["runs"][0]["ratio"]["prefill"]
+
+
+def test_speed_goes_to_result_mlflow_table_and_card(launch: Command, tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    launch("k=2")
+    words = ["eval=speed", "eval.batch_sizes=[1]", "eval.prompts=[16]", "eval.new_tokens=3", "eval.repeats=2"]
+    ended = launch("k=2", *words, "export=smaller", tracker="mlflow")
+    assert ended.status == 0, ended.err
+    result = ended.result()
+    assert result["evaluation"]["pruned"].keys() >= {"ppl/heldout", "acc/heldout"}, "what was known stays"
+    record = result["evaluation"]["speed"]
+    client = MlflowClient(tracking_uri=f"sqlite:///{ended.results / 'mlflow.db'}")
+    (experiment,) = [e for e in client.search_experiments() if e.name == "depth-pruning"]
+    (run,) = client.search_runs([experiment.experiment_id])
+    for name, value in flat(record):
+        assert run.data.metrics[name] == pytest.approx(value)
+    ratio = record["runs"][0]["ratio"]
+    assert f"{ratio['prefill']:.2f}x prefill, {ratio['decode']:.2f}x decode" in " ".join(ended.out.split())
+    lost, line, _ = ended.out.splitlines()[-3:]
+    assert lost.startswith("lost    ppl/heldout ")
+    assert line.endswith(faster(result))
+    assert faster(result).startswith("; ")
+    card = (tmp_path / "smaller" / "README.md").read_text()
+    assert "## What was gained" in card
+    for paragraph in gained(record):
+        assert paragraph in card
+    assert (
+        f"| 1, 16 | prefill, tokens/s | {record['runs'][0]['dense']['prefill_per_second']['median']:,.1f} ("
+        in card
+    )
+    launches = [line for line in card.splitlines() if line.startswith("python launch.py ")]
+    assert ["eval=speed" in line for line in launches] == [False, True], (
+        "the command for each of its evaluations"
+    )
+    assert ["export=DIR" in line for line in launches] == [False, True]
+    dense = record["sizes"]["dense"]["parameters"]
+    assert f"| parameters | {dense:,} | {record['sizes']['pruned']['parameters']:,} |" in card

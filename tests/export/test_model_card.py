@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from huggingface_hub import ModelCard
+
+from pruning.core.mask import Mask
+from pruning.core.units import bytes_text
+from pruning.export.mergekit import mergekit, ranges
+from pruning.export.metric_text import metrics
+from pruning.export.model_card import Facts, Sizes, model_card
+from pruning.export.pipeline import summary
+
+RESULT: dict[str, Any] = {
+    "cell": "tiny-perplexity-greedy-k2-s0-12345678",
+    "model": {"dtype": "bfloat16"},
+    "search": {"algo": "greedy"},
+    "calibration": {
+        "objective": "perplexity",
+        "dense_loss": 3.0,
+        "loss": 3.25,
+        "samples": 16,
+        "length": 256,
+        "source": "pydoc",
+        "seed": 0,
+        "sha256": "ab" * 32,
+    },
+    "evaluation": {
+        "dense": {"ppl/heldout": 16.9, "ppl/heldout/stderr": 0.5, "acc/heldout": 0.532},
+        "pruned": {
+            "ppl/heldout": 40.38,
+            "ppl/heldout/stderr": 1.25,
+            "acc/heldout": 0.49,
+            "speed/decode": 100.0,
+        },
+        "data": {"ppl/heldout": "cd" * 32},
+        "how": {"ppl/heldout": {"source": "pydoc", "windows": 16, "limit": None, "corpus": {"join": "\n\n"}}},
+    },
+}
+FACTS = Facts(
+    name="tiny-4-of-6-blocks",
+    base="someone/tiny",
+    origin="someone/tiny",
+    source="someone/tiny",
+    dtype="bfloat16",
+    hybrid=False,
+    mask=Mask(6, (0, 3)),
+    sizes=Sizes(1_000_000, 800_000, 2_000_000, 1_600_000),
+    commands=["python launch.py k=2 export=DIR"],
+    proof="reloaded and found equal",
+    result=RESULT,
+)
+
+
+def test_the_card_is_one_that_the_hub_reads() -> None:
+    data = ModelCard(model_card(FACTS)).data
+    assert (data.base_model, data.library_name, data.pipeline_tag) == (
+        "someone/tiny",
+        "transformers",
+        "text-generation",
+    )
+    assert data.model_name == "tiny-4-of-6-blocks"
+    values = {found.metric_name: found.metric_value for found in data.eval_results}
+    assert values == {"ppl/heldout": 40.38, "acc/heldout": 0.49, "speed/decode": 100.0}
+
+
+def test_the_card_tells_all_that_was_asked_of_it() -> None:
+    text = model_card(FACTS)
+    for part in (
+        "someone/tiny without 2 of its 6 transformer blocks",
+        "Blocks removed, counted from 0: 0, 3.",
+        "| parameters | 1,000,000 | 800,000 |",
+        "| weights in bfloat16 | 2.0 MB | 1.6 MB |",
+        "from 3.0000 to 3.2500 on the calibration data: 16 samples of 256 tokens of pydoc, seed 0",
+        "| ppl/heldout | 16.90 ± 0.50 | 40.38 ± 1.25 |",
+        "| speed/decode | - | 100.00 |",
+        '- `ppl/heldout`: source "pydoc", windows 16, corpus.join "\\n\\n", SHA-256 `cdcdcdcdcdcdcdcd`',
+        "- `acc/heldout`: not recorded",
+        "The search never saw these data.",
+        "python launch.py k=2 export=DIR",
+        "Reloaded and found equal.",
+    ):
+        assert part in text
+
+
+def test_a_mask_without_a_cell_has_no_measurements() -> None:
+    text = model_card(replace(FACTS, result=None))
+    assert "By hand: the mask was given" in text
+    assert "model-index" not in text
+    assert ModelCard(text).data.base_model == "someone/tiny"
+    assert list(metrics(None)) == []
+
+
+def test_a_cell_that_was_timed_only_is_not_called_a_mask_without_a_cell() -> None:
+    facts = replace(FACTS, result=RESULT | {"evaluation": {"dense": {}, "pruned": {}}})
+    assert "Nothing: its cell was evaluated for speed alone." in model_card(facts)
+    assert summary(facts, Path("out")).startswith(
+        "lost    not measured: its cell was evaluated for speed alone\n"
+    )
+    assert summary(replace(facts, result=None), Path("out")).startswith(
+        "lost    not measured: the mask comes"
+    )
+
+
+def test_a_directory_is_no_hub_name() -> None:
+    assert ModelCard(model_card(replace(FACTS, base="folder"))).data.base_model is None
+
+
+def test_licences_are_passed_on() -> None:
+    inherited = {"license": "other", "license_name": "terms", "language": "en"}
+    data = ModelCard(model_card(replace(FACTS, inherited=inherited))).data
+    assert (data.license, data.license_name, data.language) == ("other", "terms", "en")
+    assert ModelCard(model_card(replace(FACTS, base="google/gemma-3-270m"))).data.license == "gemma"
+
+
+def test_a_compensation_is_told() -> None:
+    text = model_card(replace(FACTS, scales=[1.25, 1, 1, 1.5, 1, 1]))
+    assert "a factor on the residual stream (0: 1.25, 3: 1.5)" in text
+    evaluation = RESULT["evaluation"] | {"uncompensated": {"ppl/heldout": 99.0}}
+    text = model_card(replace(FACTS, result=RESULT | {"evaluation": evaluation}))
+    assert "| ppl/heldout | 16.90 ± 0.50 | 40.38 ± 1.25 | 99.00 |" in text
+
+
+@pytest.mark.parametrize(
+    ("dropped", "kept"),
+    [((0, 3), [(1, 3), (4, 6)]), ((5,), [(0, 5)]), ((1, 2, 4), [(0, 1), (3, 4), (5, 6)]), ((), [(0, 6)])],
+)
+def test_ranges_of_kept_blocks(dropped: tuple[int, ...], kept: list[tuple[int, int]]) -> None:
+    assert ranges(Mask(6, dropped)) == kept
+
+
+def test_the_mergekit_file_makes_the_same_cut() -> None:
+    data = yaml.safe_load(mergekit(FACTS))
+    assert (data["merge_method"], data["dtype"]) == ("passthrough", "bfloat16")
+    layers = [i for part in data["slices"] for i in range(*part["sources"][0]["layer_range"])]
+    assert layers == [1, 2, 4, 5]
+    assert {part["sources"][0]["model"] for part in data["slices"]} == {"someone/tiny"}
+    assert "layer_types" not in mergekit(FACTS)
+    assert "mergekit leaves config.layer_types as it is" in mergekit(replace(FACTS, hybrid=True))
+    assert "compensation" in mergekit(replace(FACTS, scales=[1.0] * 6))
+
+
+def test_sizes_are_readable() -> None:
+    assert [bytes_text(count) for count in (226_548_864, 2_500_000_000)] == ["226.5 MB", "2.50 GB"]

@@ -1,0 +1,404 @@
+"""Exports of tiny models of every architecture, of a GGUF file, and of the two packaged models."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from pruning.core.errors import InputError, PruningError, UnskippableError
+from pruning.core.mask import Mask
+from pruning.export import pipeline as program
+from pruning.export import verify
+from pruning.export.pipeline import export
+from pruning.export.request import Request
+from pruning.models import loader, spec
+from tests.helpers import gguf_file
+from tests.helpers.architectures import ARCHITECTURES, N_BLOCKS, build, without
+
+IDS = torch.tensor([[3, 14, 15, 9, 26, 5, 35, 8, 9, 79]])
+ROOT = Path(__file__).parents[2]
+
+
+def request(folder: Path, *dropped: int, **settings: Any) -> Request:
+    model = spec.Model("tiny", "local", str(folder), dtype=settings.pop("dtype", "float32"))
+    return Request(model, Mask(N_BLOCKS, dropped), folder.parent / "out", **settings)
+
+
+def load(folder: Path) -> Any:
+    return AutoModelForCausalLM.from_pretrained(folder).eval()
+
+
+def logits(model: Any) -> torch.Tensor:
+    with torch.no_grad():
+        return model(input_ids=IDS, use_cache=False).logits
+
+
+@pytest.mark.parametrize("dropped", [(1, 4), (0, 5)], ids=str)
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_an_export_is_the_model_without_the_blocks(
+    name: str, dropped: tuple[int, ...], tmp_path: Path
+) -> None:
+    model = build(name)
+    model.save_pretrained(tmp_path / "dense")
+    facts = export(request(tmp_path / "dense", *dropped, max_shard_size="40KB"))
+    found = load(tmp_path / "out")
+    assert found.dtype == torch.float32
+    assert len(list((tmp_path / "out").glob("model-*.safetensors"))) > 1
+    assert torch.equal(logits(found), logits(without(model, dropped)))
+    prompt = {
+        "input_ids": IDS,
+        "attention_mask": torch.ones_like(IDS),
+        "max_new_tokens": 6,
+        "do_sample": False,
+    }
+    assert torch.equal(found.generate(**prompt, use_cache=True), found.generate(**prompt, use_cache=False))
+    assert "equal bit for bit" in facts.proof
+    assert facts.sizes.parameters == sum(p.numel() for p in found.parameters())
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"dense", "out"}, "something was left behind"
+
+
+WIDTH = {"hidden_size": 32, "num_attention_heads": 4, "vocab_size": 97, "intermediate_size": 48}
+SMALL = WIDTH | {
+    "num_key_value_heads": 2,
+    "num_hidden_layers": N_BLOCKS,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+}
+EXPERTS = {"num_experts_per_tok": 2, "moe_intermediate_size": 16}
+RANKS = {"q_lora_rank": 8, "kv_lora_rank": 8, "qk_rope_head_dim": 4, "qk_nope_head_dim": 4, "v_head_dim": 8}
+VISION = {**WIDTH, "num_hidden_layers": N_BLOCKS, "image_size": 28, "patch_size": 14}
+# Their configurations say what each block is in other ways than those of tests/architectures.py.
+FURTHER: dict[str, dict[str, Any]] = {
+    "Qwen2MoeConfig": SMALL | EXPERTS | {"num_experts": 4, "decoder_sparse_step": 2},
+    "DeepseekV3Config": SMALL
+    | EXPERTS
+    | RANKS
+    | {"n_routed_experts": 4, "n_group": 1, "topk_group": 1, "first_k_dense_replace": 3},
+    "Llama4TextConfig": SMALL
+    | {"intermediate_size_mlp": 48, "num_local_experts": 4, "head_dim": 8, "interleave_moe_layer_step": 2},
+    "Gemma3Config": {
+        "text_config": SMALL | {"head_dim": 8, "sliding_window": 5, "sliding_window_pattern": 3},
+        "vision_config": VISION,  # as many blocks as the text has
+        "mm_tokens_per_image": 4,
+    },
+}
+
+
+@pytest.mark.parametrize("kind", FURTHER)
+def test_further_architectures(kind: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = getattr(transformers, kind)(**FURTHER[kind])
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "dense")
+    assert "equal bit for bit" in export(request(tmp_path / "dense", 1, 4)).proof
+
+
+def test_a_hub_model_is_cut_from_the_cache(model_folder: Path, tmp_path: Path) -> None:
+    snapshot = tmp_path / "hub" / "models--someone--tiny" / "snapshots" / ("c0ffee" + "0" * 34)
+    shutil.copytree(model_folder, snapshot)
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs" / "main").write_text(snapshot.name)
+    words = ["--drop", "2,3", "out=out", "model=qwen3", "model.name=tiny", "model.path=someone/tiny"]
+    environment = {**os.environ, "HF_HUB_CACHE": str(snapshot.parents[2]), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-m", "pruning.export", *words]
+    ended = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env={**environment, "PYTHONPATH": str(ROOT)},
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert "equal bit for bit" in ended.stdout
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "base_model: someone/tiny" in card
+    assert f"model.revision={snapshot.name}" in card
+    assert AutoTokenizer.from_pretrained(tmp_path / "out")("a").input_ids
+
+
+def test_files_beside_the_weights_come_along(model_folder: Path, tmp_path: Path) -> None:
+    dense = tmp_path / "dense"
+    shutil.copytree(model_folder, dense)
+    (dense / "LICENSE").write_text("terms")
+    (dense / "modeling_tiny.py").write_text("raise SystemExit")
+    (dense / "README.md").write_text("---\nlicense: mit\nlanguage: en\n---\n")
+    config = json.loads((dense / "config.json").read_text())
+    (dense / "config.json").write_text(json.dumps(config | {"auto_map": {"AutoModel": "modeling_tiny.Tiny"}}))
+    export(request(dense, 2))
+    out = tmp_path / "out"
+    for name in ("LICENSE", "tokenizer.json", "generation_config.json"):
+        assert (out / name).read_bytes() == (dense / name).read_bytes()
+    assert not list(out.glob("*.py"))
+    assert "auto_map" not in json.loads((out / "config.json").read_text())
+    assert "license: mit" in (out / "README.md").read_text()
+    text = "which blocks can go"
+    assert (
+        AutoTokenizer.from_pretrained(out)(text).input_ids
+        == AutoTokenizer.from_pretrained(dense)(text).input_ids
+    )
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float64"])
+def test_the_precision_is_that_of_the_setting(model_folder: Path, tmp_path: Path, dtype: str) -> None:
+    shutil.copytree(model_folder, tmp_path / "dense")
+    assert "equal bit for bit" in export(request(tmp_path / "dense", 2, dtype=dtype)).proof
+    assert load(tmp_path / "out").dtype == getattr(torch, dtype)
+    tensors = load_file(tmp_path / "out" / "model.safetensors")
+    assert {tensor.dtype for tensor in tensors.values()} == {getattr(torch, dtype)}
+
+
+@pytest.mark.parametrize("verified", [True, False])
+def test_a_gguf_file_is_dequantised(tmp_path: Path, verified: bool) -> None:
+    (tmp_path / "dense").mkdir()
+    gguf_file.write(tmp_path / "dense" / "tiny.gguf")
+    facts = export(request(tmp_path / "dense", 1, 4, verify=verified))
+    assert ("equal bit for bit" in facts.proof) == verified
+    out = tmp_path / "out"
+    dense = AutoModelForCausalLM.from_pretrained(
+        tmp_path / "dense", gguf_file="tiny.gguf", dtype=torch.float32
+    )
+    found = load(out)
+    for new, old in enumerate((0, 2, 3, 5)):
+        for name, tensor in dense.model.layers[old].state_dict().items():
+            assert torch.equal(found.model.layers[new].state_dict()[name], tensor)
+    config = json.loads((out / "config.json").read_text())
+    assert config["architectures"] == ["LlamaForCausalLM"]
+    assert not any("quant" in name or "gguf" in name for name in config)
+    assert AutoTokenizer.from_pretrained(out).vocab_size == gguf_file.VOCABULARY
+    found.save_pretrained(tmp_path / "again")  # what a model loaded from GGUF refuses
+
+
+def test_without_the_comparison_no_model_is_loaded(
+    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(model_folder, tmp_path / "dense")
+    monkeypatch.setattr(loader, "load_uncached", lambda *_: pytest.fail("the model was loaded"))
+    facts = export(request(tmp_path / "dense", 2, verify=False))
+    assert facts.proof == "not compared with the masked model (verify=false)"
+    assert "Not compared with the masked model" in (tmp_path / "out" / "README.md").read_text()
+    assert load(tmp_path / "out").config.num_hidden_layers == 5
+
+
+def test_a_failed_check_leaves_everything_as_it_was(
+    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(model_folder, tmp_path / "dense")
+    export(request(tmp_path / "dense", 2))
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    rename = program_rename()
+    monkeypatch.setattr("pruning.export.shard_writer.Plan.rename", rename)
+    with pytest.raises(
+        verify.MismatchError, match=r"its logits differ .* by [\d.]+ at most, first at token 0 of 64"
+    ):
+        export(request(tmp_path / "dense", 2))
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+    assert {path.name for path in tmp_path.iterdir()} == {"dense", "out"}
+
+
+def program_rename() -> Any:
+    """A cut that takes the wrong block out: 3 instead of 2."""
+    from pruning.export.shard_writer import Plan
+
+    original = Plan.rename
+
+    def rename(plan: Plan, name: str) -> str | None:
+        wrong = Plan(Mask(N_BLOCKS, (3,)), plan.prefix, plan.dtype)
+        return original(wrong, name)
+
+    return rename
+
+
+def test_layer_types_left_alone_would_be_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    build("gemma3").save_pretrained(tmp_path / "dense")
+
+    def truncated(config: Any, mask: Mask) -> Any:
+        new = AutoConfig.from_pretrained(tmp_path / "dense")
+        new.num_hidden_layers = len(mask.kept)
+        new.layer_types = config.layer_types[: len(mask.kept)]
+        return new
+
+    monkeypatch.setattr("pruning.models.pruned_config.pruned_config", truncated)
+    with pytest.raises(InputError, match=r"block 2 would become another block .*sliding"):
+        export(request(tmp_path / "dense", 1))
+    monkeypatch.setattr("pruning.models.pruned_config._traits", lambda _: [])
+    with pytest.raises(verify.MismatchError, match="its logits differ"):
+        export(request(tmp_path / "dense", 1))
+
+
+def filled(folder: Path) -> Path:
+    folder.mkdir()
+    (folder / "notes.txt").write_text("precious")
+    return folder
+
+
+def test_a_directory_with_other_things_in_it_is_refused(model_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(model_folder, tmp_path / "dense")
+    out = filled(tmp_path / "out")
+    with pytest.raises(InputError, match=r"is not empty: choose another directory, or .* with force=true"):
+        export(request(tmp_path / "dense", 2))
+    with pytest.raises(InputError, match="holds no model: even force=true"):
+        export(request(tmp_path / "dense", 2, force=True))
+    assert (out / "notes.txt").read_text() == "precious"
+    (out / "config.json").write_text("{}")
+    export(request(tmp_path / "dense", 2, force=True))
+    assert not (out / "notes.txt").exists()
+
+
+def test_an_earlier_export_of_the_same_mask_is_replaced(model_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(model_folder, tmp_path / "dense")
+    export(request(tmp_path / "dense", 2))
+    export(request(tmp_path / "dense", 2, dtype="bfloat16"))
+    assert load(tmp_path / "out").dtype == torch.bfloat16
+    with pytest.raises(InputError, match="holds another export"):
+        export(request(tmp_path / "dense", 3))
+
+
+def test_the_model_that_is_cut_is_never_replaced(model_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(model_folder, tmp_path / "out" / "dense")
+    shutil.copytree(model_folder, tmp_path / "out", dirs_exist_ok=True)
+    inner = Request(
+        spec.Model("tiny", "local", str(tmp_path / "out" / "dense")), Mask(6, (1,)), tmp_path / "out"
+    )
+    for wanted in (
+        inner,
+        Request(spec.Model("t", "local", str(tmp_path / "out")), Mask(6, (1,)), tmp_path / "out"),
+    ):
+        object.__setattr__(wanted, "force", True)
+        with pytest.raises(InputError, match="holds the model that is to be cut"):
+            export(wanted)
+
+
+BAD: dict[str, tuple[dict[str, Any], tuple[int, ...], str]] = {
+    "none": ({}, (), "0 of 6 blocks removed leaves nothing to export: drop 1 to 5"),
+    "all": ({}, tuple(range(6)), "6 of 6 blocks removed leaves nothing"),
+    "shards": (
+        {"max_shard_size": "5 elephants"},
+        (1,),
+        "max_shard_size=5 elephants: give a size such as 5GB",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_requests_end_before_a_model_is_loaded(
+    case: str, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(model_folder, tmp_path / "dense")
+    monkeypatch.setattr(loader, "load_uncached", lambda *_: pytest.fail("the model was loaded"))
+    settings, dropped, says = BAD[case]
+    with pytest.raises(InputError, match=says):
+        export(request(tmp_path / "dense", *dropped, **settings))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_mask_of_another_model_is_refused(model_folder: Path, tmp_path: Path) -> None:
+    model = spec.Model("tiny", "local", str(model_folder))
+    with pytest.raises(InputError, match="the mask is over 7 blocks and model tiny has 6"):
+        export(Request(model, Mask(7, (1,)), tmp_path / "out"))
+
+
+def test_a_quantised_checkpoint_is_refused(model_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(model_folder, tmp_path / "dense")
+    config = json.loads((tmp_path / "dense" / "config.json").read_text())
+    quantised = config | {"quantization_config": {"quant_method": "fp8"}}
+    (tmp_path / "dense" / "config.json").write_text(json.dumps(quantised))
+    with pytest.raises(PruningError, match="is stored quantised"):
+        export(request(tmp_path / "dense", 2))
+
+
+def test_blocks_that_share_keys_and_values_are_refused(model_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(model_folder, tmp_path / "dense")
+    config = json.loads((tmp_path / "dense" / "config.json").read_text())
+    (tmp_path / "dense" / "config.json").write_text(json.dumps(config | {"num_kv_shared_layers": 2}))
+    with pytest.raises(UnskippableError, match="model tiny: its last 2 blocks reuse keys"):
+        export(request(tmp_path / "dense", 2, verify=False))
+
+
+def test_a_full_disk_is_noticed_before(
+    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(model_folder, tmp_path / "dense")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 10, 1000))
+    with pytest.raises(InputError, match=r"has 0.0 MB free and 0\.\d MB are needed"):
+        export(request(tmp_path / "dense", 2))
+
+
+def test_ctrl_c_leaves_nothing_behind(
+    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(model_folder, tmp_path / "dense")
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pruning.export.source_model.SourceModel.copy_beside", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        export(request(tmp_path / "dense", 2))
+    assert {path.name for path in tmp_path.iterdir()} == {"dense"}
+
+
+def test_kill_9_leaves_no_directory_of_that_name(model_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(model_folder, tmp_path / "dense")
+    code = (
+        "import os, signal, sys\n"
+        "import pruning.export.plan\n"
+        "pruning.export.plan.write_config = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "from pruning.export import pipeline\n"
+        "pipeline.main()\n"
+    )
+    words = ["--drop", "2", "out=out", "model=local", "model.path=dense", "verify=false"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    ended = subprocess.run([sys.executable, "-c", code, *words], cwd=tmp_path, env=environment, check=False)
+    assert ended.returncode == -signal.SIGKILL
+    (partial,) = tmp_path.glob(".out.*")
+    assert not (partial / "config.json").exists(), "what is left could be taken for a model"
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.model
+@pytest.mark.parametrize(
+    ("name", "n_blocks", "dropped"), [("smollm2", 30, (0, 5, 14)), ("gemma3_270m", 18, (2, 5, 9))]
+)
+def test_packaged_models(name: str, n_blocks: int, dropped: tuple[int, ...], tmp_path: Path) -> None:
+    model = spec.Model(name, "packaged", name, dtype="bfloat16")
+    facts = export(Request(model, Mask(n_blocks, dropped), tmp_path / "out", max_shard_size="100MB"))
+    assert "equal bit for bit" in facts.proof
+    found = load(tmp_path / "out")
+    assert found.dtype == torch.bfloat16
+    assert found.config.num_hidden_layers == n_blocks - 3
+    assert sum(p.numel() for p in found.parameters()) == facts.sizes.parameters
+    if name == "gemma3_270m":
+        full = [i for i, kind in enumerate(found.config.layer_types) if kind == "full_attention"]
+        assert full == [8, 14]  # 5, 11 and 17 of the whole model, of which 5 is gone
+    words = AutoTokenizer.from_pretrained(tmp_path / "out")("The capital of France is", return_tensors="pt")
+    assert found.generate(**words, max_new_tokens=4, do_sample=False).shape[1] == words.input_ids.shape[1] + 4
+
+
+def test_the_module_is_a_command(
+    model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["export", "--drop", "1,4", f"out={tmp_path / 'out'}", "model=local", f"model.path={model_folder}"]
+    sys.argv, before = argv, sys.argv
+    try:
+        program.main()
+    finally:
+        sys.argv = before
+    lost, gained, where = capsys.readouterr().out.splitlines()
+    assert lost == "lost    not measured: the mask comes without a cell"
+    assert gained.startswith("gained  2 of 6 blocks removed (1 4), ")
+    assert where.startswith(
+        f"model   {tmp_path / 'out'} (reloaded: logits of 64 tokens are equal bit for bit"
+    )

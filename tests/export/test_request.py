@@ -1,0 +1,274 @@
+"""What a command asks for: masks from cells, files and words, their models, and one sentence for what is wrong."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from pruning.config import groups
+from pruning.core.errors import DamagedError, InputError, PruningError
+from pruning.export import pipeline as program
+from pruning.export.pipeline import export, export_cell
+from pruning.export.request import of_cell, parse
+from pruning.hydra_app import registry
+from pruning.hydra_app.replay_command import launch_words
+from pruning.models import loader, spec
+from tests.conftest import Command
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
+    """`python -m pruning.export` in this process: status, output, complaints."""
+
+    def run(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["export", *words])
+        capfd.readouterr()
+        try:
+            program.main()
+            status: Any = 0
+        except SystemExit as end:
+            status = end.code
+        return int(status), *capfd.readouterr()
+
+    return run
+
+
+def test_words(model_folder: Path, tmp_path: Path) -> None:
+    words = [f"out={tmp_path / 'out'}", "verify=false", "max_shard_size=10MB", "model=local"]
+    wanted = parse(["--drop", "4,1", *words, f"model.path={model_folder}", "model.dtype=float16"])
+    assert wanted.mask.dropped == (1, 4)
+    assert wanted.model == spec.Model("local", "local", str(model_folder), dtype="float16")
+    assert (wanted.out, wanted.force, wanted.verify) == (tmp_path / "out", False, False)
+    assert wanted.max_shard_size == "10MB"
+
+
+BAD: dict[str, tuple[list[str], str]] = {
+    "no mask": (["out=x"], "give one cell folder or mask.json, or --drop"),
+    "two masks": (["a", "b", "out=x"], "give one cell folder or mask.json, or --drop, not 2 and None"),
+    "no out": (["--drop", "1"], "out=DIR is missing"),
+    "letters": (["--drop", "1,b", "out=x", "@"], "--drop 1,b: give block numbers with commas between them"),
+    "outside": (["--drop", "6", "out=x", "@"], "blocks [6] do not exist: the model has blocks 0 to 5"),
+    "no file": (["nowhere", "out=x"], "nowhere: there is no such cell folder or mask file"),
+    "setting": (["--drop", "1", "out=x", "forse=true"], "unknown setting 'forse'. Did you mean force?"),
+    "truth": (["--drop", "1", "out=x", "force=perhaps", "@"], "force=perhaps: true or false is wanted"),
+    "model": (["--drop", "1", "out=x", "model=smollm"], "unknown model 'smollm'. Did you mean smollm2"),
+    "field": (
+        ["--drop", "1", "out=x", "model.dtyp=x"],
+        "unknown setting 'model.dtyp'. Did you mean model.dtype",
+    ),
+    "dtype": (
+        ["--drop", "1", "out=x", "model.dtype=float8"],
+        "unknown model.dtype 'float8'. Did you mean float",
+    ),
+    "path": (["--drop", "1", "out=x", "model=local"], "model=local needs a value: give model.path=..."),
+    "place": (["--drop", "1", "out=x", "model=local", "model.path=nowhere"], "there is no such directory"),
+    "no result": (["@folder", "out=x"], "holds no result.json: it is no cell, or none that has ended"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_what_is_wrong_is_said_in_one_sentence(
+    case: str, command: Run, model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loader, "load_uncached", lambda *_: pytest.fail("the model was loaded"))
+    words, says = BAD[case]
+    local = {"@": ["model=local", f"model.path={model_folder}"], "@folder": [str(model_folder)]}
+    status, out, err = command(*(part for word in words for part in local.get(word, [word])))
+    assert (status, out) == (2, "")
+    assert says in err
+    assert err.count("\n") == 1, err
+
+
+def test_a_damaged_or_failed_cell_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "result.json").write_text("{")
+    with pytest.raises(DamagedError, match="is damaged"):
+        of_cell(tmp_path, tmp_path / "out")
+    (tmp_path / "result.json").write_text("[]")
+    with pytest.raises(DamagedError, match="holds no result"):
+        of_cell(tmp_path, tmp_path / "out")
+    (tmp_path / "result.json").write_text(json.dumps({"cell": "c", "status": "failed", "config": {}}))
+    with pytest.raises(InputError, match=r"is not done \(failed\): run it again"):
+        of_cell(tmp_path, tmp_path / "out")
+    (tmp_path / "result.json").write_text(json.dumps({"cell": "c", "status": "done", "config": {}}))
+    with pytest.raises(DamagedError, match="it is no result"):
+        of_cell(tmp_path, tmp_path / "out")
+
+
+@pytest.fixture
+def cell(launch: Command) -> tuple[Path, dict[str, Any]]:
+    """A finished cell's folder and result."""
+    ended = launch("k=2", "seed=3", "model.name=little")
+    assert ended.status == 0, ended.err
+    return ended.results / ended.result()["cell"], ended.result()
+
+
+def test_a_cell_is_exported_with_its_card(
+    cell: tuple[Path, dict[str, Any]], tmp_path: Path, command: Run
+) -> None:
+    folder, result = cell
+    status, out, err = command(str(folder), "out=smaller")
+    assert status == 0, err
+    lost, gained, where = out.splitlines()
+    dense, pruned = result["evaluation"]["dense"], result["evaluation"]["pruned"]
+    assert lost.startswith("lost    ppl/heldout ")
+    assert f"{dense['ppl/heldout']:,.2f} ± " in lost
+    assert f" -> {pruned['ppl/heldout']:,.2f} ± " in lost
+    assert "acc/heldout" in lost
+    assert gained.startswith("gained  2 of 6 blocks removed")
+    assert "(reloaded: logits of 64 tokens are equal bit for bit" in where
+    card = (tmp_path / "smaller" / "README.md").read_text()
+    for text in (
+        result["calibration"]["sha256"][:16],
+        result["cell"],
+        "`greedy`",
+        "`perplexity`",
+        "model-index",
+    ):
+        assert text in card
+    assert f"| ppl/heldout | {dense['ppl/heldout']:,.2f} ± " in card
+    assert "export=DIR" in card
+    assert str(tmp_path) not in card.replace(f"model.path={result['config']['model']['path']}", "")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "smaller")
+    assert model.config.num_hidden_layers == 4
+    assert AutoTokenizer.from_pretrained(tmp_path / "smaller")("a b").input_ids
+    record = json.loads((tmp_path / "smaller" / "depth_pruning.json").read_text())
+    assert (record["mask"], record["cell"]) == (result["mask"], result["cell"])
+    again = export_cell(folder, tmp_path / "smaller")  # an earlier export of the same cell is replaced
+    assert again.splitlines() == out.splitlines()
+
+
+def test_a_mask_file_of_a_cell_knows_its_model(cell: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    folder, result = cell
+    wanted = parse([str(folder / "mask.json"), f"out={tmp_path / 'out'}"])
+    assert wanted.cell == result["cell"]
+    shutil.copy(folder / "mask.json", tmp_path / "mask.json")
+    path = result["config"]["model"]["path"]
+    wanted = parse(
+        [str(tmp_path / "mask.json"), f"out={tmp_path / 'out'}", "model=local", f"model.path={path}"]
+    )
+    assert (wanted.cell, wanted.mask.to_json()) == (None, result["mask"])
+    (tmp_path / "mask.json").write_text("{}")
+    with pytest.raises(InputError, match="not a mask"):
+        parse([str(tmp_path / "mask.json"), f"out={tmp_path / 'out'}", "model=local", f"model.path={path}"])
+
+
+def test_a_cells_model_may_have_moved_but_not_changed(
+    cell: tuple[Path, dict[str, Any]], model_folder: Path, tmp_path: Path
+) -> None:
+    folder, _ = cell
+    shutil.copytree(model_folder, tmp_path / "moved")
+    wanted = parse([str(folder), f"out={tmp_path / 'out'}", f"model.path={tmp_path / 'moved'}"])
+    assert wanted.model.path == str(tmp_path / "moved")
+    with pytest.raises(InputError, match="model=qwen3: the cell has a model of its own, little"):
+        parse([str(folder), f"out={tmp_path / 'out'}", "model=qwen3"])
+    (tmp_path / "moved" / "config.json").write_text("{} ")
+    with pytest.raises(InputError, match="does not hold the model that the cell was run on"):
+        parse([str(folder), f"out={tmp_path / 'out'}", f"model.path={tmp_path / 'moved'}"])
+
+
+def test_the_factors_of_a_compensated_cell_are_taken(
+    cell: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    folder, result = cell
+    first, second = result["mask"]["dropped"]
+    factors = {"compensation": {str(first): 1.25, str(second): 1.5}}
+    (folder / "result.json").write_text(json.dumps(result | factors))
+    wanted = of_cell(folder, tmp_path / "out")
+    assert wanted.scales is not None
+    assert [wanted.scales[i] for i in (first, second)] == [1.25, 1.5]
+    assert sum(scale == 1 for scale in wanted.scales) == 4
+    facts = export(wanted)
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert f"{first}: 1.25, {second}: 1.5" in card
+    assert "relative" in facts.proof
+    assert "pruning.export --drop" not in card, "the mask alone would not reproduce it"
+
+
+def test_a_hub_cell_pins_the_commit_it_was_run_on(tmp_path: Path) -> None:
+    model = {
+        "_target_": "pruning.models.Model",
+        "name": "q",
+        "source": "hub",
+        "path": "a/b",
+        "revision": None,
+    }
+    result = {
+        "status": "done",
+        "cell": "c",
+        "config": {"model": model},
+        "mask": {"n_blocks": 6, "dropped": [1]},
+    }
+    (tmp_path / "result.json").write_text(json.dumps(result | {"model": {"revision": "c0ffee"}}))
+    assert of_cell(tmp_path, tmp_path / "out").model.revision == "c0ffee"
+
+
+def test_a_configuration_is_composed_within_a_launch_too() -> None:
+    registry.register()
+    with initialize_config_dir(str(groups.CONF), version_base="1.3"):
+        running = GlobalHydra.instance().hydra
+        assert (
+            launch_words({"model": dict(compose("config", ["model=gemma3_270m"]).model)})[0]
+            == "model=gemma3_270m"
+        )
+        assert GlobalHydra.instance().hydra is running
+        assert compose("config").model.name == "smollm2"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["k=2", "seed=3", "protect.first=1"],
+        ["ratio=0.34", "objective=margin", "algo=beam"],
+        ["ratio=0.5", "calibration=wikitext2", "calibration.samples=7", "model=gemma3_270m"],
+        ["model=local", "model.path='/a folder/with, comma'", "model.gguf_file=a.gguf"],
+        [
+            "calibration=text_file",
+            "calibration.path='/texts/a=b.txt'",
+            "calibration.samples=4",
+            "eval.items=8",
+        ],
+        [
+            "eval=local",
+            "eval.texts={a: x.txt}",
+            "eval.items={b: 'y, z.jsonl', c: /w.jsonl}",
+            "eval.window=64",
+        ],
+        ["eval=perplexity", "~eval.corpora.c4", "+eval.corpora.mine={source: file, path: x.txt, join: null}"],
+        ["eval=perplexity", "eval.corpora.c4.stride=512", "eval.limit=3"],
+        ["eval=zeroshot", "eval.tasks=[piqa,boolq]"],
+        ["eval=full", "eval.limit=3", "k=2"],
+        ["eval=speed", "eval.prompts=[3]"],
+    ],
+    ids=lambda words: "-".join(words[:2]),
+)
+def test_the_command_in_a_card_composes_the_same_configuration(words: list[str]) -> None:
+    def composed(given: list[str]) -> dict[str, Any]:
+        with initialize_config_dir(str(groups.CONF), version_base="1.3"):
+            plain = OmegaConf.to_container(compose("config", given), resolve=True)
+        assert isinstance(plain, dict)
+        return {name: plain[name] for name in plain if name not in ("tracker", "study")}
+
+    registry.register()
+    wanted = composed(words)
+    found = launch_words(wanted)
+    assert composed(shlex.split(shlex.join(found))) == wanted
+    assert len(found) <= len(words) + 6, f"more is said than is needed: {found}"
+
+
+def test_a_model_that_cannot_be_fetched_is_one_sentence(command: Run, tmp_path: Path) -> None:
+    status, _, err = command("--drop", "1", f"out={tmp_path / 'out'}", "model=qwen3")
+    assert status == 2
+    assert "model qwen3 (Qwen/Qwen3-8B) cannot be loaded" in err
+    assert issubclass(InputError, PruningError)

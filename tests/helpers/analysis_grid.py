@@ -1,0 +1,280 @@
+"""Studies whose truth is known: frames with chosen effects, and results folders as `pruning.runs.run_cell` writes them."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+# -- frames ----------------------------------------------------------------------------------------------
+
+
+def frame(
+    objectives: int = 3,
+    data: int = 2,
+    draws: int = 3,
+    algos: int = 5,
+    models: Sequence[str] = ("a",),
+    ks: Sequence[int] = (3,),
+) -> pd.DataFrame:
+    """A complete grid of cells without outcomes."""
+    levels = itertools.product(models, ks, range(objectives), range(data), range(draws), range(algos))
+    rows = [
+        {
+            "status": "done",
+            "model": m,
+            "k": k,
+            "ratio": k / 30,
+            "n_blocks": 30,
+            "objective": f"o{o}",
+            "calibration": f"text{d}",
+            "samples": 16,
+            "length": 128,
+            "draw": s,
+            "seed": s,
+            "algo": f"algo{a}",
+            "protect_first": 0,
+            "protect_last": 0,
+        }
+        for m, k, o, d, s, a in levels
+    ]
+    return pd.DataFrame(rows)
+
+
+def effect(cells: pd.DataFrame, columns: Sequence[str], size: float, rng: np.random.Generator) -> Any:
+    """A normal effect of standard deviation `size` for each combination of some columns."""
+    level = cells.groupby(list(columns), dropna=False).ngroup().to_numpy()
+    return rng.normal(0, size, level.max() + 1)[level]
+
+
+def with_masks(cells: pd.DataFrame, importance: np.ndarray[Any, Any]) -> pd.DataFrame:
+    """The cells with the k blocks of least importance (cells, n_blocks) removed in each."""
+    order = importance.argsort(axis=1)
+    dropped = [tuple(sorted(map(int, row[:k]))) for row, k in zip(order, cells["k"], strict=True)]
+    return cells.assign(dropped=dropped)
+
+
+# -- folders ---------------------------------------------------------------------------------------------
+
+BLOCKS = {"smollm2": 30, "gemma3_270m": 18, "llama3": 32}
+NEEDS = {
+    "perplexity": ("pydoc", "wikipedia_sample"),
+    "divergence": ("pydoc", "wikipedia_sample"),
+    "margin": ("commonsense",),
+}
+
+
+@dataclass(frozen=True)
+class Study:
+    """What a synthetic study covers; `lost` cells leave no result and `broken` ones failed."""
+
+    models: tuple[str, ...] = ("smollm2", "gemma3_270m")
+    ratios: tuple[float, ...] = (0.1, 0.2)
+    objectives: tuple[str, ...] = ("perplexity", "divergence", "margin")
+    algos: tuple[str, ...] = ("one_shot", "greedy", "beam", "genetic", "bayesian", "cbo", "fast_block_select")
+    seeds: tuple[int, ...] = (0, 1, 2)
+    metrics: tuple[str, ...] = ("ppl/heldout", "acc/heldout")
+    samples: int = 16
+    lost: int = 3
+    broken: int = 1
+    name: str = "small"
+    cells: list[str] = field(default_factory=list)
+
+
+# The least that there can be: one cell.
+ONE = Study(
+    models=("smollm2",),
+    ratios=(0.1,),
+    objectives=("margin",),
+    algos=("greedy",),
+    seeds=(0,),
+    lost=0,
+    broken=0,
+)
+
+
+def write(results: Path, study: Study) -> list[str]:
+    """Write a study's folder; returns the keys of its cells."""
+    keys = []
+    for number, (cell, config) in enumerate(_cells(study)):
+        keys.append(cell)
+        if number % 17 == 5 and number // 17 < study.lost:
+            continue
+        broken = number % 17 == 11 and number // 17 < study.broken
+        _cell(results, study, cell, config, broken)
+    (results / "studies").mkdir(parents=True, exist_ok=True)
+    listed = json.dumps({"study": study.name, "cells": keys})
+    (results / "studies" / f"{study.name}.json").write_text(listed, encoding="utf-8")
+    return keys
+
+
+def _cells(study: Study) -> Iterator[tuple[str, dict[str, Any]]]:
+    choices = (study.models, study.objectives, study.ratios, study.seeds, study.algos)
+    for model, objective, ratio, seed, algo in itertools.product(*choices):
+        for source in NEEDS[objective]:
+            length = None if source == "commonsense" else 128
+            config = {
+                "model": {"name": model},
+                "objective": {"class": objective.title()},
+                "calibration": {"source": source, "samples": study.samples, "length": length, "seed": seed},
+                "algo": {"class": algo.title().replace("_", "")},
+                "ratio": ratio,
+                "k": None,
+                "seed": seed,
+                "study": study.name,
+                "protect": {"first": 0, "last": 0},
+            }
+            digest = hashlib.sha256(json.dumps(config).encode()).hexdigest()[:8]
+            yield f"{model}-{objective}-{algo}-r{ratio:g}-s{seed}-{digest}", config
+
+
+def _cell(results: Path, study: Study, cell: str, config: dict[str, Any], broken: bool) -> None:
+    folder = results / cell
+    folder.mkdir(parents=True)
+    times = {"started": "2026-05-01T10:00:00+00:00", "ended": "2026-05-01T10:01:00+00:00"}
+    environment = {"commit": "0123456789ab", "device": "cpu", "packages": {"torch": "2.9.0"}} | times
+    result: dict[str, Any] = {"cell": cell, "status": "failed", "config": config, "environment": environment}
+    if broken:
+        result["error"] = {"type": "LossError", "message": "the loss is not finite", "log": "launch.log"}
+    else:
+        result |= _measured(folder, study, cell, config)
+    (folder / "result.json").write_text(json.dumps(result, indent=2), encoding="utf-8")
+
+
+def _measured(folder: Path, study: Study, cell: str, config: dict[str, Any]) -> dict[str, Any]:
+    _, objective, algo, *_ = cell.split("-")
+    model, calibration = config["model"]["name"], config["calibration"]
+    n = BLOCKS[model]
+    k = round(config["ratio"] * n)
+    world = World(n, model, objective, calibration["source"], config["seed"], calibration["samples"])
+    trace, dropped = search(world, algo, k, config["seed"])
+    lines = [json.dumps(score) for score in trace]
+    partial = json.dumps({"dropped": [0], "loss": 1.0, "samples": [1.0], "seconds": 0.1, "of": 16})
+    (folder / "trace.jsonl").write_text("\n".join([lines[0], partial, *lines[1:]]) + "\n", encoding="utf-8")
+    mask = {"n_blocks": n, "dropped": dropped}
+    (folder / "mask.json").write_text(json.dumps(mask), encoding="utf-8")
+    losses = world.losses(dropped)
+    dense, pruned = (_evaluated(study, model, m) for m in ([], dropped))
+    asked = len(trace) - 1
+    return {
+        "status": "done",
+        "error": None,
+        "model": {"name": model, "n_blocks": n},
+        "mask": mask,
+        "calibration": {
+            "objective": objective,
+            **{name: calibration[name] for name in ("source", "samples", "seed")},
+            "length": calibration["length"] or 60 + 7 * calibration["seed"],  # of items: the longest drawn
+            "sha256": "0" * 64,
+            "loss": float(losses.mean()),
+            "dense_loss": float(world.losses([]).mean()),
+            "standard_error": float(losses.std(ddof=1) / len(losses) ** 0.5),
+        },
+        "search": {
+            "algo": algo,
+            "k": k,
+            "ratio": k / n,
+            "stopped": "k blocks were removed",
+            "evaluations_asked": asked,
+            "evaluations_paid": asked // 2,
+            "evaluations_shared": asked - asked // 2,
+            "seconds": round(0.31 * asked, 3),
+            "block_forwards": asked * n * 0.4,
+            "block_forwards_alone": asked * (n - k),
+            "block_tokens": asked * n * 2048,
+            "forward_seconds": round(0.29 * asked, 3),
+            "peak_memory": 10**9,
+        },
+        "margins": _margins(trace, dropped),
+        "evaluation": {"dense": dense, "pruned": pruned, "data": {}},
+    }
+
+
+def _margins(trace: Sequence[dict[str, Any]], dropped: Sequence[int]) -> dict[str, Any]:
+    """The runner-up among the other masks of the same size, and how many are within two standard errors."""
+    own = np.array(trace[-1]["samples"])
+    others = {
+        tuple(s["dropped"]): np.array(s["samples"]) - own for s in trace if len(s["dropped"]) == len(dropped)
+    }
+    others.pop(tuple(dropped), None)
+    if not others:
+        return {"compared": 0, "runner_up": None, "tied": 0, "ties": []}
+    errors = {mask: float(terms.std(ddof=1) / len(terms) ** 0.5) for mask, terms in others.items()}
+    ties = [list(mask) for mask, terms in others.items() if terms.mean() <= 2 * errors[mask]]
+    nearest = min(others, key=lambda mask: others[mask].mean())
+    difference = {"difference": float(others[nearest].mean()), "standard_error": errors[nearest]}
+    runner_up = {"dropped": list(nearest), "samples": len(own)} | difference
+    return {"compared": len(others), "runner_up": runner_up, "tied": len(ties), "ties": ties}
+
+
+def _rng(*parts: Any) -> np.random.Generator:
+    return np.random.default_rng(int(hashlib.sha256(repr(parts).encode()).hexdigest()[:12], 16))
+
+
+class World:
+    """Per-sample losses that add up over blocks, with a bowl along depth and a little interaction."""
+
+    def __init__(self, n: int, model: str, objective: str, source: str, seed: int, samples: int) -> None:
+        depth = np.linspace(-1, 1, n)
+        bowl = 0.05 + 0.5 * depth**4 + 0.1 * _rng(model).random(n)
+        own = 0.15 * _rng(model, objective).random(n) + 0.04 * _rng(model, objective, source).random(n)
+        noise = _rng(model, objective, source, seed).normal(0, 0.08, (samples, n))
+        self.cost = bowl + own + noise  # (samples, blocks)
+        self.dense = 3.0 + 0.3 * _rng(source, seed).normal(size=samples)
+        self.n = n
+
+    def losses(self, dropped: Sequence[int]) -> Any:
+        """(samples,)"""
+        gaps = np.diff(sorted(dropped))
+        return self.dense + self.cost[:, list(dropped)].sum(1) + 0.05 * np.sum(gaps == 1)
+
+
+def search(world: World, algo: str, k: int, seed: int) -> tuple[list[dict[str, Any]], list[int]]:
+    """The trace of a search and the mask that it returned."""
+    trace: list[dict[str, Any]] = []
+
+    def ask(*dropped: int) -> float:
+        losses = world.losses(dropped)
+        seconds = 0.3 * (1 - len(dropped) / world.n) * (len(trace) % 3 > 0)
+        score = {"dropped": sorted(dropped), "loss": float(losses.mean()), "samples": losses.tolist()}
+        trace.append(score | {"seconds": seconds})
+        return float(losses.mean())
+
+    ask()
+    singles = [ask(i) for i in range(world.n)]
+    best = sorted(np.argsort(singles)[:k].tolist())
+    if algo in ("greedy", "beam"):
+        best = []
+        for _ in range(k):
+            free = [i for i in range(world.n) if i not in best]
+            best = [*best, free[int(np.argmin([ask(*best, i) for i in free]))]]
+    elif algo not in ("one_shot", "fast_block_select"):
+        rng = _rng(algo, seed)
+        masks = [
+            best,
+            *(sorted(rng.choice(np.argsort(singles)[: k + 4], k, False).tolist()) for _ in range(40)),
+        ]
+        best = masks[int(np.argmin([ask(*mask) for mask in masks]))]
+    ask(*best)
+    return trace, sorted(best)
+
+
+def _evaluated(study: Study, model: str, dropped: Sequence[int]) -> dict[str, float]:
+    n, found = BLOCKS[model], {}
+    for name in study.metrics:
+        like = "perplexity" if name.startswith("ppl") else "margin"
+        world = World(n, model, like, name, 9, 64)
+        damage = float((world.losses(dropped) - world.dense).mean()) if dropped else 0.0
+        noise = 0.02 * _rng(name, tuple(dropped)).normal()
+        if name.startswith("ppl"):
+            found |= {name: 17 * float(np.exp(damage + noise)), f"{name}/stderr": 0.5}
+        else:
+            found |= {name: 0.3 + 0.35 * float(np.exp(-damage)) + noise, f"{name}/stderr": 0.03}
+    return found

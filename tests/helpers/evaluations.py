@@ -1,0 +1,112 @@
+"""What tests of evaluations share: a forward on a saved model, items to ask, real data where there are some."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import random
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import lm_eval
+import pytest
+import yaml
+from lm_eval.tasks import TaskManager
+from transformers import AutoTokenizer
+
+from pruning.engine.forward import Forward
+from pruning.models.loader import load, tokenizer
+from pruning.models.spec import Model
+
+ROOT = Path(__file__).parents[2]
+
+
+def forward_of(folder: Path) -> Forward:
+    return Forward(load(settings(folder)))
+
+
+def settings(folder: Path) -> Model:
+    return Model("tiny", "local", str(folder), dtype="float32")
+
+
+def tokenizer_of(folder: Path) -> Any:
+    return tokenizer(settings(folder))
+
+
+def items_file(path: Path, count: int = 12, seed: int = 0) -> Path:
+    """Questions of made-up sentences, some with equal choices, as benchmarks have them."""
+    rng = random.Random(seed)
+    words = [
+        "the",
+        "a",
+        "red",
+        "stone",
+        "river",
+        "quick",
+        "slow",
+        "bird",
+        "over",
+        "under",
+        "sees",
+        "makes",
+        "and",
+    ]
+
+    def sentence(length: int) -> str:
+        return " ".join(rng.choices(words, k=length))
+
+    lines = []
+    for number in range(count):
+        choices = [sentence(rng.randint(1, 5)) + f" {n}" for n in range(rng.randint(2, 4))]
+        if number == 3:
+            choices = [*choices[:2], choices[0]]
+        lines.append(
+            {"question": sentence(9), "choices": choices, "answer": rng.randrange(len(choices)), "id": number}
+        )
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines) + "\n")
+    return path
+
+
+def shared_data(name: str) -> Path:
+    """A file of real data, in DEPTH_PRUNING_DATA or in ../shared/data of the checkout; skips where it is absent."""
+    folder = Path(os.environ.get("DEPTH_PRUNING_DATA", ROOT.parent / "shared" / "data"))
+    if not (folder / name).is_file():
+        pytest.skip(f"no {name} in {folder}")
+    return folder / name
+
+
+def with_end(folder: Path, copy: Path) -> Path:
+    """A saved model whose tokenizer has an end of text, without which lm-eval itself does not read it."""
+    shutil.copytree(folder, copy)
+    own = AutoTokenizer.from_pretrained(copy)
+    own.eos_token = own.convert_ids_to_tokens(0)
+    own.save_pretrained(copy)
+    return copy
+
+
+def samples_of(files: Mapping[str, bytes]) -> list[dict[str, Any]]:
+    """lm-eval's samples, as they are kept."""
+    (packed,) = [content for name, content in files.items() if name == "samples.jsonl.gz"]
+    return [json.loads(line) for line in gzip.decompress(packed).splitlines()]
+
+
+def own_tasks(folder: Path) -> TaskManager:
+    """An index with two tasks on a local file, a group of them, and lm-eval's own tasks of one data set."""
+    path = items_file(folder / "items.jsonl")
+    common = {
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": str(path)}},
+        "test_split": "test",
+    }
+    common |= {"output_type": "multiple_choice", "doc_to_text": "{{question}}", "doc_to_choice": "choices"}
+    metrics = {"normed": ["acc", "acc_norm"], "plain": ["acc"], "other": ["brier_score"]}
+    for name, own in metrics.items():
+        wanted = [{"metric": metric, "aggregation": "mean", "higher_is_better": True} for metric in own]
+        task = common | {"task": name, "doc_to_target": "answer", "metric_list": wanted}
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(task))
+    (folder / "both.yaml").write_text(yaml.safe_dump({"group": "both", "task": ["normed", "plain"]}))
+    builtin = Path(lm_eval.__file__).parent / "tasks" / "arc"
+    return TaskManager(include_path=[str(folder), str(builtin)], include_defaults=False)

@@ -1,0 +1,53 @@
+"""Jobs on the tiny model, as a launcher makes them, and what they left in the results folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from omegaconf import open_dict
+
+from pruning.config import groups
+from pruning.config.compose import cell_of
+from pruning.hydra_app import registry
+from pruning.launcher.job import Job, specification
+
+SMALL = (
+    "model=local",
+    "model.name=tiny",
+    "model.dtype=float32",
+    "calibration.samples=7",
+    "eval.samples=2",
+    "eval.length=32",
+    "eval.items=6",
+    "forward.batch_tokens=64",  # several batches, to have some for every rank
+    "forward.memory=1000000",
+    "forward.patience=1000000",  # how many masks go together must not depend on how busy the machine is
+    "tracker=none",
+)
+
+
+def job(model: Path, results: Path, *words: str) -> Job:
+    """The job of one cell; later words win."""
+    registry.register()
+    places = (f"model.path={model}", f"paths.results={results}")
+    given = {word.partition("=")[0]: word for word in (*SMALL, *places, *words)}
+    chosen = [word for word in given.values() if not word.endswith("=")]  # `name=` leaves a default out
+    with initialize_config_dir(str(groups.CONF), version_base="1.3"):
+        composed = compose("config", chosen, return_hydra_config=True)
+    choices = dict(composed.hydra.runtime.choices)
+    with open_dict(composed):
+        del composed["hydra"]
+    cell = cell_of(composed, choices)
+    return Job(cell.key, *specification(cell), str(results.parent))
+
+
+def result(results: Path, key: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((results / key / "result.json").read_text())
+    return found
+
+
+def journal(results: Path, key: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (results / key / "trace.jsonl").read_text().splitlines()]

@@ -1,0 +1,31 @@
+"""MLflow runs, as far as two ways to write them must agree."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pruning.tracking.client import connect
+
+
+def runs(uri: str) -> dict[str, Any]:
+    """Runs by name."""
+    client = connect(uri)
+    experiment = client.get_experiment_by_name("depth-pruning")
+    return {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+
+
+def described(uri: str, run: Any) -> dict[str, Any]:
+    """All of a run that says neither where it is kept nor how long it took."""
+    client, data = connect(uri), run.data
+    histories = {
+        name: [(m.step, m.value) for m in client.get_metric_history(run.info.run_id, name)]
+        for name in data.metrics
+        if name != "search/seconds"
+    }
+    return {
+        "tags": {name: value for name, value in data.tags.items() if name != "result_sha256"},
+        "parameters": {n: v for n, v in data.params.items() if not n.startswith(("tracker.", "paths."))},
+        "metrics": histories,
+        "files": sorted(artifact.path for artifact in client.list_artifacts(run.info.run_id)),
+        "ended": (run.info.status, run.info.start_time is None, run.info.end_time is None),
+    }

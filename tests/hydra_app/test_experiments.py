@@ -1,0 +1,96 @@
+"""The experiments of `conf/experiment`: every value of a grid exists, and what meets in a cell fits together."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from itertools import product
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from pruning.config import groups
+from pruning.config.compose import cell_of
+from pruning.core.mask import block_count
+from pruning.hydra_app import registry
+from pruning.runs.cell import Cell
+from pruning.runs.prepare import check_cell
+
+PANEL = {"one_shot", "greedy", "beam", "genetic", "bayesian", "cbo", "fast_block_select"}
+GRIDS = {"demo": 8, "panel": 28, "small": 504, "small_margin": 84, "paper": 42, "paper_margin": 42}
+
+
+@pytest.fixture(autouse=True)
+def _hydra() -> Iterator[None]:
+    registry.register()
+    with initialize_config_dir(str(groups.CONF), version_base="1.3"):
+        yield
+
+
+def axes(experiment: str) -> dict[str, list[str]]:
+    """What a grid is the product of."""
+    found = OmegaConf.load(groups.CONF / "experiment" / f"{experiment}.yaml").hydra.sweeper.params
+    return {str(name): str(values).split(",") for name, values in found.items()}
+
+
+def cell(*words: str) -> Cell:
+    """One cell as the launcher composes it."""
+    composed = compose("config", [*words], return_hydra_config=True)
+    choices = dict(composed.hydra.runtime.choices)
+    OmegaConf.set_readonly(composed, False)
+    with open_dict(composed):
+        del composed["hydra"]
+    assert isinstance(composed, DictConfig)
+    return cell_of(composed, choices)
+
+
+@pytest.mark.parametrize(
+    "experiment", sorted(path.stem for path in Path(groups.CONF, "experiment").glob("*.yaml"))
+)
+def test_a_grid_holds_no_value_that_cannot_be(experiment: str, tmp_path: Path) -> None:
+    grid = axes(experiment)
+    assert math.prod(map(len, grid.values())) == GRIDS[experiment]
+    # Algorithms and seeds go with everything; what can fail to fit is what they are given.
+    fixed = [f"{name}={values[0]}" for name, values in grid.items() if name in ("algo", "seed", "ratio", "k")]
+    varied = [[f"{n}={v}" for v in grid[n]] for n in ("model", "objective", "calibration") if n in grid]
+    for chosen in product(*varied):
+        check_cell(cell(f"experiment={experiment}", f"paths.results={tmp_path}", *fixed, *chosen))
+    for name, values in grid.items():
+        if name in groups.GROUPS:
+            assert set(values) <= set(groups.options(name))
+
+
+def test_small_and_its_margin_are_one_study_with_the_panel() -> None:
+    both = [cell(f"experiment={name}") for name in ("small", "small_margin")]
+    assert {one.study for one in both} == {"small"}
+    for name in ("small", "small_margin"):
+        grid = axes(name)
+        assert set(grid["algo"]) == PANEL
+        assert grid["model"] == ["smollm2", "gemma3_270m"]
+        assert (grid["ratio"], grid["seed"]) == (["0.1", "0.2"], ["0", "1", "2"])
+    objectives = {*axes("small")["objective"], *axes("small_margin")["objective"]}
+    assert objectives == {"perplexity", "margin", "divergence", "block_influence"}
+    assert len(axes("small")["calibration"]) == 2
+    assert [block_count(30, ratio=0.1, k=None), block_count(18, ratio=0.2, k=None)] == [3, 4]
+
+
+def test_the_papers_settings() -> None:
+    text, items = (
+        cell("experiment=paper", "objective=perplexity", "calibration=c4", "k=7"),
+        cell("experiment=paper_margin", "objective=margin", "calibration=commonsense170k", "k=9"),
+    )
+    assert text.study == items.study == "paper"
+    described = text.config["calibration"]
+    assert (described["path"], described["samples"], described["length"]) == ("allenai/c4", 64, 2048)
+    assert (items.config["calibration"]["source"], items.config["calibration"]["samples"]) == (
+        "commonsense170k",
+        128,
+    )
+    for one in (text, items):
+        assert (one.protect.first, one.protect.last) == (1, 1)
+        assert {"perplexity", "zeroshot"} <= set(one.config["eval"])
+        assert one.config["model"]["dtype"] == "bfloat16"
+    assert axes("paper")["k"] == axes("paper_margin")["k"] == ["7", "9"]
+    assert axes("paper")["model"] == ["llama3", "llama3_1", "qwen3"]

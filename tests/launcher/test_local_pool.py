@@ -1,0 +1,131 @@
+"""Cells as processes of this machine: bounded, each with its own GPUs, with the results of one process."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pruning.core.errors import InputError
+from pruning.launcher.local_pool import LocalPool
+from pruning.launcher.local_process import process_name
+from pruning.launcher.submissions import submissions
+from pruning.models.resources import Resources
+from tests.conftest import Command
+from tests.helpers.launchers import submission, task
+
+GRID = ("-m", "algo=one_shot,greedy", "k=2", "scores.share=false")
+
+
+def journals(results: Path) -> dict[str, list[Any]]:
+    """The masks, losses and terms of each cell, in order."""
+    read = {path.parent.name: path.read_text().splitlines() for path in results.glob("*/trace.jsonl")}
+    return {
+        key: [(s["dropped"], s["loss"], s["samples"]) for s in map(json.loads, lines)]
+        for key, lines in read.items()
+    }
+
+
+def test_a_grid_in_processes_equals_one_in_this_process(launch: Command, tmp_path: Path) -> None:
+    plain = launch(*GRID, f"paths.results={tmp_path / 'plain'}")
+    assert plain.status == 0
+    ended = launch(*GRID, "launcher=processes", "launcher.parallel=2")
+    assert ended.status == 0, ended.err
+    assert journals(ended.results) == journals(tmp_path / "plain")
+    masks = {r["cell"]: r["mask"] for r in ended.all()}
+    assert masks == {
+        path.parent.name: json.loads(path.read_text()) for path in tmp_path.glob("plain/*/mask.json")
+    }
+    (record,) = submissions(ended.results)
+    assert len(record.jobs) == 2
+    assert record.complete
+    again = launch(*GRID, "launcher=processes")
+    assert "every cell was done: 2 of 2" in again.err
+    assert len(list(submissions(ended.results))) == 1
+
+
+def test_a_cell_that_fails_is_told_and_the_same_command_tries_it_again(
+    launch: Command, tmp_path: Path
+) -> None:
+    grid = ("-m", "algo=one_shot", "k=1", "launcher=processes")
+    broken = tmp_path / "results" / "evaluation"
+    broken.parent.mkdir()
+    broken.write_text("a file where a folder is to be")
+    ended = launch(*grid)
+    assert ended.status == 1
+    assert "1 of 1 cells failed" in ended.out
+    assert "NotADirectoryError" in ended.out or "FileExistsError" in ended.out
+    broken.unlink()
+    assert launch(*grid).status == 0
+
+
+@pytest.fixture
+def gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-a,GPU-b,GPU-c")
+
+
+def test_each_cell_gets_gpus_of_its_own(gpus: None) -> None:
+    launcher, two = LocalPool(), Resources(ranks=2, gpus_per_rank=1)
+    assert launcher._place(two) == ["GPU-a", "GPU-b"]
+    launcher._places.held["one"] = ["GPU-a", "GPU-b"]
+    assert launcher._place(two) is None
+    assert launcher._place(Resources()) == ["GPU-c"]
+    launcher._places.held["two"] = ["GPU-c"]
+    assert launcher._place(Resources()) is None
+    assert LocalPool(parallel=5)._place(Resources()) == ["GPU-a"]
+
+
+def test_the_bound_holds_where_gpus_are_left(gpus: None) -> None:
+    launcher = LocalPool(parallel=1)
+    launcher._places.held["one"] = ["GPU-a"]
+    assert launcher._place(Resources()) is None
+
+
+def test_a_machine_without_gpus_runs_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    launcher = LocalPool()
+    assert launcher._place(Resources()) == []
+    launcher._places.held.update({"one": [], "two": []})
+    assert launcher._place(Resources()) is None
+
+
+@pytest.mark.parametrize(
+    ("launcher", "asked", "message"),
+    [
+        (LocalPool(wait=False), Resources(), "launcher.wait=false needs launcher=slurm"),
+        (LocalPool(parallel=0), Resources(), "launcher.parallel=0 runs nothing"),
+        (LocalPool(), Resources(nodes=2), "nodes=2 of tiny needs launcher=slurm"),
+        (LocalPool(), Resources(ranks=2, gpus_per_rank=2), "tiny asks for 4 GPUs .* and 3 are visible"),
+        (LocalPool(order="no"), Resources(), "unknown launcher.order 'no'"),
+    ],
+)
+def test_what_this_machine_cannot_do_is_refused(
+    gpus: None, launcher: LocalPool, asked: Resources, message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        launcher.check({"tiny": asked})
+
+
+def test_what_an_earlier_command_left_running_keeps_its_places(gpus: None, tmp_path: Path) -> None:
+    record = submission(tmp_path, task("a"), task("b"))
+    running, gone = process_name(os.getpid()), f"process-{socket.gethostname()}-1-7"
+    record.devices = {running: ["GPU-a"], gone: ["GPU-b"]}
+    record.save()
+    launcher = LocalPool()
+    launcher.submit(tmp_path, [task("c")], str(tmp_path))
+    assert launcher._places.held == {running: ["GPU-a"]}
+    assert launcher._place(Resources()) == ["GPU-b"]
+
+
+def test_what_was_cancelled_does_not_start(tmp_path: Path) -> None:
+    launcher = LocalPool()
+    launcher.submit(tmp_path, [task("a"), task("b")], str(tmp_path))
+    (record,) = submissions(tmp_path)
+    record.cancelled.touch()
+    assert not launcher.step()
+    (record,) = submissions(tmp_path)
+    assert (record.jobs, record.complete) == ({}, True)

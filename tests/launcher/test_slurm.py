@@ -1,0 +1,190 @@
+"""What is asked of SLURM, with commands that only note it; `tests/slurm` does it on a real one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pruning.core.errors import InputError
+from pruning.launcher import slurm_queue
+from pruning.launcher.slurm import Slurm, array_shares, job_arrays
+from pruning.launcher.submissions import submissions
+from pruning.models.resources import Resources
+from tests.helpers.launchers import commands, submission, task
+
+LARGE = Resources(nodes=2, ranks=2, gpus_per_rank=4, cpus_per_rank=6, memory_gb=100, minutes=90)
+NUMBERED = 'n=$(grep -c "^sbatch" $(dirname $0)/../calls)\necho "Submitted batch job $n"'
+
+
+@pytest.fixture
+def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    scripts = {
+        "srun": "",
+        "sbatch": NUMBERED,
+        "squeue": "",
+        "scontrol": "echo 'MaxArraySize            = 4'",
+        "scancel": "",
+    }
+    return commands(tmp_path, monkeypatch, scripts)
+
+
+def script(results: Path, number: int) -> list[str]:
+    """The lines of the batch script of one submission."""
+    record = list(submissions(results))[number]
+    return next(iter(record.folder.glob("*_submission.sh"))).read_text().splitlines()
+
+
+def sbatch(calls: Path) -> list[str]:
+    return [line for line in calls.read_text().splitlines() if line.startswith("sbatch")]
+
+
+def test_one_array_for_each_kind_of_resources(tmp_path: Path, calls: Path) -> None:
+    tasks = [task("a"), task("big", resources=LARGE), task("b"), task("c")]
+    Slurm(parallel=3, partition="gpu", options={"reservation": "day"}).submit(tmp_path, tasks, "/here")
+    assert len(sbatch(calls)) == 2
+    small, large = script(tmp_path, 0), script(tmp_path, 1)
+    assert "#SBATCH --array=0-2%2" in small
+    assert not any("--array" in line for line in large), "one cell is one job"
+    for line in (
+        "nodes=2",
+        "ntasks-per-node=2",
+        "gpus-per-node=8",
+        "cpus-per-task=6",
+        "time=90",
+        "mem=102400MB",
+    ):
+        assert f"#SBATCH --{line}" in large
+    for line in ("partition=gpu", "reservation=day", "requeue", "signal=USR2@120"):
+        assert f"#SBATCH --{line}" in small
+    jobs = {key: job for record in submissions(tmp_path) for key, job in record.jobs.items()}
+    assert jobs == {"a": "1_0", "b": "1_1", "c": "1_2", "big": "2"}
+    assert all(record.complete for record in submissions(tmp_path))
+
+
+def test_a_cell_without_a_gpu_asks_for_none(tmp_path: Path, calls: Path) -> None:
+    Slurm().submit(tmp_path, [task("a", resources=Resources(gpus_per_rank=0))], "/here")
+    assert not any("gpus-per" in line for line in script(tmp_path, 0))
+
+
+def test_jobs_import_the_copy_of_the_code(tmp_path: Path, calls: Path) -> None:
+    Slurm(setup=["module load cuda"]).submit(tmp_path, [task("a")], "/here")
+    lines = script(tmp_path, 0)
+    (record,) = submissions(tmp_path)
+    assert f"export PYTHONPATH={tmp_path / 'code' / record.code}${{PYTHONPATH:+:$PYTHONPATH}}" in lines
+    assert (tmp_path / "code" / record.code / "pruning" / "launcher" / "job.py").exists()
+    assert lines.index("module load cuda") > lines.index("export PYTHONSAFEPATH=1")
+
+
+def test_arrays_are_cut_to_what_the_cluster_takes_and_bounded_together(tmp_path: Path, calls: Path) -> None:
+    Slurm(parallel=2).submit(tmp_path, [task(f"{n}") for n in range(10)], "/here")
+    assert len(sbatch(calls)) == 3
+    arrays = [next(line for line in script(tmp_path, n) if "--array" in line) for n in range(3)]
+    assert arrays == ["#SBATCH --array=0-3%1", "#SBATCH --array=0-3%1", "#SBATCH --array=0-1%1"]
+    waits = [[line for line in script(tmp_path, n) if "--dependency" in line] for n in range(3)]
+    assert waits == [[], [], ["#SBATCH --dependency=afterany:1"]], (
+        "a third array would be a third cell at once"
+    )
+
+
+@pytest.mark.parametrize("sizes", [[5], [4, 4, 2], [1, 1, 1, 1], [1000, 1, 300]])
+@pytest.mark.parametrize("most", [1, 2, 4, 7, 256, 5000])
+def test_no_more_cells_run_than_allowed_and_no_place_is_wasted(sizes: list[int], most: int) -> None:
+    shares = array_shares(sizes, most)
+    assert all(1 <= share <= size for share, size in zip(shares, sizes, strict=True))
+    if most >= len(sizes):
+        assert sum(shares) <= most
+        assert sum(shares) > min(most, sum(sizes)) - len(sizes)
+
+
+def test_cutting_keeps_all_tasks_in_order() -> None:
+    tasks = [task(f"{n}", resources=LARGE if n % 3 else None) for n in range(11)]
+    parts = job_arrays(tasks, 3)
+    assert sorted(int(one.key) for part in parts for one in part) == list(range(11))
+    assert all(len({one.resources for one in part}) == 1 and len(part) <= 3 for part in parts)
+    small = [int(one.key) for part in parts for one in part if one.resources != LARGE]
+    assert small == sorted(small)
+
+
+def test_a_refusal_is_said_in_one_sentence_and_nothing_is_in_flight(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refusing = "echo 'sbatch: error: invalid partition specified: gpu' >&2\nexit 1"
+    commands(tmp_path, monkeypatch, {"srun": "", "sbatch": refusing, "scontrol": ""})
+    with pytest.raises(InputError, match=r"sbatch refused 1 cells \(invalid partition specified: gpu\)"):
+        Slurm(partition="gpu").submit(tmp_path, [task("a")], "/here")
+    (record,) = submissions(tmp_path)
+    assert (record.complete, record.jobs) == (True, {})
+
+
+@pytest.mark.parametrize(
+    ("settings", "asked", "message"),
+    [
+        ({"order": "shared"}, {}, "Did you mean sharing"),
+        ({"parallel": 0}, {}, "launcher.parallel=0 is too few"),
+        ({}, {"minutes": 2}, "ends before launcher.warning_seconds=120"),
+        ({}, {"ranks": 0}, "model.resources.ranks=0 of tiny is too few: choose 1 or more"),
+        ({}, {"gpus_per_rank": -1}, "choose 0 or more"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(
+    calls: Path, settings: dict[str, Any], asked: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        Slurm(**settings).check({"tiny": Resources(**asked)})
+
+
+def test_a_machine_without_slurm_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(InputError, match="there is no scontrol here: run this on a login node"):
+        Slurm().check({})
+
+
+SQUEUE = """7_0|RUNNING|None|1-02:03:04|2-00:00:00
+7_1|PENDING|Resources|0:00|10:00
+7_2|FAILED|NonZeroExitCode|0:07|10:00
+7_3|TIMEOUT|TimeLimit|10:00|10:00"""
+
+
+def test_squeue_is_asked_first_and_sacct_for_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scripts = {
+        "squeue": f"cat <<X\n{SQUEUE}\nX",
+        "sacct": "echo '5_0|CANCELLED by 0|0:15'\necho '5_1|COMPLETED|0:0'",
+    }
+    seen = commands(tmp_path, monkeypatch, scripts)
+    found = slurm_queue.ask(["x"], {"7_0", "7_1", "7_2", "7_3", "5_0", "6_0"})
+    assert (found["7_0"].active, found["7_0"].waiting, found["7_0"].seconds) == (True, False, 93784.0)
+    assert (found["7_1"].waiting, found["7_1"].reason) == (True, "Resources")
+    assert (found["7_2"].active, found["7_2"].reason) == (False, "NonZeroExitCode (SLURM: FAILED)")
+    assert found["7_3"].reason == "it reached its time limit (SLURM: TIMEOUT)"
+    assert found["5_0"].reason == "cancelled (SLURM: CANCELLED)"
+    assert "6_0" not in found
+    assert [line.split()[0] for line in seen.read_text().splitlines()] == ["squeue", "sacct"]
+
+
+def test_a_cluster_without_accounting_knows_nothing_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands(tmp_path, monkeypatch, {"squeue": "", "sacct": "echo disabled >&2; exit 1"})
+    assert slurm_queue.ask(["x"], {"7_0"}) == {}
+
+
+def test_a_silent_scheduler_stops_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commands(tmp_path, monkeypatch, {"squeue": "echo 'Unable to contact slurm controller' >&2; exit 1"})
+    with pytest.raises(InputError, match=r"squeue failed \(Unable to contact slurm controller\)"):
+        slurm_queue.ask(["x"], {"7_0"})
+
+
+def test_what_a_dead_command_left_is_cancelled_before_anything_is_submitted(
+    tmp_path: Path, calls: Path
+) -> None:
+    from pruning.launcher.submit import submission_lock
+
+    record = submission(tmp_path, task("a"))
+    with submission_lock(tmp_path):
+        pass
+    assert f"scancel --quiet --name={record.name}" in calls.read_text()
+    assert next(iter(submissions(tmp_path))).complete

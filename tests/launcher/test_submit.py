@@ -1,0 +1,79 @@
+"""Waiting for cells in flight, and what is said of those that ended badly."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pruning.core.errors import InputError
+from pruning.launcher import slurm_queue, submit
+from pruning.launcher.cell_state import CellState, State
+from pruning.launcher.slurm import Slurm
+from pruning.launcher.slurm_queue import Info
+from tests.helpers.launchers import result, submission, task
+
+
+def test_a_failure_of_the_cell_keeps_its_type_and_one_of_the_scheduler_its_words() -> None:
+    own = submit.failure(CellState("a", State.FAILED, "LossError: it is NaN: 3 of 4", log="launch.log"))
+    assert own["error"] == {"type": "LossError", "message": "it is NaN: 3 of 4", "log": "launch.log"}
+    killed = submit.failure(CellState("a", State.FAILED, "its node died (SLURM: NODE_FAIL)"))
+    assert (killed["error"]["type"], killed["error"]["message"]) == (
+        "failed",
+        "its node died (SLURM: NODE_FAIL)",
+    )
+    lost = submit.failure(CellState("a", State.LOST, "it was never submitted: its command was stopped"))
+    assert lost["error"]["type"] == "lost"
+
+
+def test_only_strange_reasons_to_wait_are_told() -> None:
+    waiting = [CellState(reason, State.PENDING, reason) for reason in ("Priority", "PartitionTimeLimit")]
+    assert submit.summary(waiting) == "cells: 2 pending (some wait: PartitionTimeLimit)"
+    assert submit.summary([*waiting[:1], CellState("a", State.DONE)]) == "cells: 1 pending, 1 done"
+
+
+@pytest.fixture
+def slurm(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Info] | InputError]:
+    """What SLURM says, one look after the other; the last answer stays."""
+    answers: list[dict[str, Info] | InputError] = []
+
+    def ask(_: set[str], jobs: set[str]) -> dict[str, Info]:
+        answer = answers.pop(0) if len(answers) > 1 else answers[0]
+        if isinstance(answer, InputError):
+            raise answer
+        return {job: answer[job] for job in jobs if job in answer}
+
+    monkeypatch.setattr(slurm_queue, "ask", ask)
+    monkeypatch.setattr(submit, "POLL", (0.0, 0.0))
+    monkeypatch.setattr(submit, "SETTLED", 0.0)
+    return answers
+
+
+RUNS = {"7_0": Info(active=True, waiting=False, reason="", seconds=1.0)}
+DIED = {"7_0": Info(active=False, waiting=False, reason="it died (SLURM: FAILED)", seconds=1.0)}
+
+
+def test_waiting_outlives_a_scheduler_that_restarts(
+    tmp_path: Path, slurm: list[dict[str, Info] | InputError]
+) -> None:
+    submission(tmp_path, task("a"), a="7_0")
+    slurm += [RUNS, InputError("squeue failed"), RUNS, DIED]
+    assert submit.settle(Slurm(), tmp_path, ["a"])["a"].reason == "it died (SLURM: FAILED)"
+    assert slurm == [DIED]
+
+
+def test_a_job_that_is_gone_for_a_moment_is_not_given_up(
+    tmp_path: Path, slurm: list[dict[str, Info] | InputError], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submission(tmp_path, task("a"), a="7_0")
+    monkeypatch.setattr(submit, "SETTLED", 60.0)
+    monkeypatch.setattr(submit.time, "sleep", lambda _: len(slurm) > 1 or result(tmp_path, "a"))
+    slurm += [RUNS, {}, DIED, RUNS, {}]
+    assert submit.settle(Slurm(), tmp_path, ["a"])["a"].state is State.DONE
+
+
+def test_two_commands_do_not_submit_at_once(tmp_path: Path) -> None:
+    from filelock import FileLock, Timeout
+
+    with submit.submission_lock(tmp_path), pytest.raises(Timeout):
+        FileLock(tmp_path / "jobs" / ".lock").acquire(timeout=0)

@@ -1,0 +1,196 @@
+"""Where weights go: planned for GPUs that are not here, refused with sizes, and really read from disk."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoConfig, LlamaConfig
+
+from pruning.core.errors import InputError
+from pruning.core.mask import Mask
+from pruning.engine.forward import Forward
+from pruning.models import device_map, loader
+from pruning.models.blocks import find_blocks, masked
+from pruning.models.spec import Model
+from tests.conftest import N_BLOCKS, Command
+from tests.helpers.evaluations import items_file
+from tests.helpers.rows import text_rows
+
+GIB = 1 << 30
+LLAMA3 = LlamaConfig(
+    hidden_size=4096, intermediate_size=14336, num_hidden_layers=32, num_attention_heads=32, num_key_value_heads=8,
+    vocab_size=128256, tie_word_embeddings=False,
+)  # fmt: skip
+
+
+def llama3(**settings: Any) -> Model:
+    return Model("llama3", "hub", "meta-llama/Meta-Llama-3-8B", **settings)
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Pretend to have GPUs with so many GiB free, of 80 each, and so much main memory."""
+
+    def pretend(*gpus: float, memory: float = 64) -> None:
+        monkeypatch.setattr("torch.cuda.device_count", lambda: len(gpus))
+        monkeypatch.setattr("torch.cuda.mem_get_info", lambda gpu: (int(gpus[gpu] * GIB), 80 * GIB))
+        available = type("Memory", (), {"available": int(memory * GIB)})
+        monkeypatch.setattr("psutil.virtual_memory", lambda: available)
+
+    return pretend
+
+
+def options(settings: Model) -> dict[str, Any]:
+    return device_map.device_options(settings, LLAMA3)
+
+
+def test_what_fits_one_gpu_goes_there_whole(machine: Any) -> None:
+    machine(30, 80)
+    assert options(llama3()) == {"device_map": {"": 0}}
+
+
+def test_a_machine_without_gpus_that_holds_the_model_needs_no_map(machine: Any) -> None:
+    machine()
+    assert options(llama3()) == {}
+    machine(80)
+    assert options(llama3(device_map="cpu")) == {}
+
+
+def test_what_does_not_fit_one_gpu_is_spread_over_several(machine: Any) -> None:
+    machine(19, 19, 19)  # 11 GiB for weights each
+    chosen = options(llama3())["device_map"]
+    assert set(chosen.values()) == {0, 1, 2}
+    blocks = {name: place for name, place in chosen.items() if re.fullmatch(r"model\.layers\.\d+", name)}
+    assert len(blocks) == 32  # none is cut in two
+    assert list(blocks.values()) == sorted(blocks.values())
+
+
+def test_what_fits_nowhere_is_refused_with_all_sizes_and_what_to_do(machine: Any) -> None:
+    machine(12, 12.5)
+    with pytest.raises(InputError) as refused:
+        options(llama3())
+    text = str(refused.value)
+    sizes = ("needs 16.06 GB", "largest part 1.05 GB", "GPU 0 4.29 GB, GPU 1 4.83 GB", "main memory 61.8")
+    for part in (*sizes, "bfloat16", "model.resources.gpus_per_rank", "model.dtype", "model.offload=DIR"):
+        assert part in text
+    machine(memory=10)
+    with pytest.raises(InputError, match=r"room for: main memory 9\.66 GB"):
+        options(llama3())
+
+
+def test_what_fits_nowhere_goes_to_memory_and_disk_where_that_is_asked_for(machine: Any) -> None:
+    machine(16, memory=7)
+    told = options(llama3(offload="/scratch"))
+    assert told["offload_folder"] == "/scratch"
+    assert set(told["device_map"].values()) == {0, "cpu", "disk"}
+    machine(80)
+    assert options(llama3(offload="/scratch")) == {"device_map": {"": 0}}  # not where it is not needed
+
+
+def test_bounds_are_heeded_and_checked(machine: Any) -> None:
+    machine(80, 80)
+    chosen = options(llama3(max_memory={"0": "9GiB"}))["device_map"]
+    assert set(chosen.values()) == {0, 1}
+    with pytest.raises(InputError, match=r"names 7, and there are 0, 1, cpu"):
+        options(llama3(max_memory={"7": "9GiB"}))
+    with pytest.raises(InputError, match=r"model\.max_memory\.0=much is no size"):
+        options(llama3(max_memory={"0": "much"}))
+    with pytest.raises(InputError, match=r"model\.max_memory=9GiB is no mapping"):
+        llama3(max_memory="9GiB")
+    with pytest.raises(InputError, match=r"unknown model\.device_map 'cude'"):
+        llama3(device_map="cude")
+
+
+def test_where_weights_lie_makes_no_other_model() -> None:
+    assert llama3(offload="/scratch", max_memory={"0": "9GiB"}).identity() == llama3().identity()
+
+
+@pytest.fixture(scope="module")
+def offload(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("offload")
+
+
+@pytest.fixture(scope="module")
+def spread(model_folder: Path, offload: Path) -> Any:
+    """The tiny model with room for a part of it in memory and the rest on disk."""
+    whole = Model("tiny", "local", str(model_folder), dtype="float32")
+    size, _ = device_map._sizes(device_map._empty(whole, AutoConfig.from_pretrained(model_folder)), whole)
+    half = Model("tiny", "local", str(model_folder), dtype="float32", max_memory={"cpu": str(int(size * 0.75))},
+                 offload=str(offload))  # fmt: skip
+    return loader.load_uncached(half), loader.load_uncached(whole)
+
+
+@pytest.fixture
+def reads(spread: Any) -> Iterator[Counter[int]]:
+    """How often a weight of each block is read from disk."""
+    from accelerate.utils import OffloadedWeightsLoader
+
+    found: Counter[int] = Counter()
+    read = OffloadedWeightsLoader.__getitem__
+
+    def counting(self: Any, key: str) -> Any:
+        if match := re.search(r"layers\.(\d+)\.", key):
+            found[int(match[1])] += 1
+        return read(self, key)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(OffloadedWeightsLoader, "__getitem__", counting)
+        yield found
+
+
+def on_disk(module: Any) -> list[int]:
+    blocks = find_blocks(module).modules
+    return [i for i, block in enumerate(blocks) if any(p.device.type == "meta" for p in block.parameters())]
+
+
+def test_a_model_on_disk_has_the_losses_of_one_in_memory_and_skipped_blocks_are_not_read(
+    spread: Any, reads: Counter[int], offload: Path
+) -> None:
+    partly, whole = spread
+    below = on_disk(partly.module)
+    assert 2 <= len(below) < N_BLOCKS
+    assert not list(offload.iterdir())  # the checkpoint is read where it is
+    assert not on_disk(whole.module)
+    skipped, kept = below[0], below[1:]
+    masks = [Mask(N_BLOCKS, (0, skipped)), Mask(N_BLOCKS, (skipped,))]
+    expected, found = (
+        {m: v for m, v, _ in Forward(model, 64).loglikelihoods(text_rows(5), masks)} for model in spread
+    )
+    assert all(found[mask] == pytest.approx(expected[mask], rel=1e-5) for mask in masks)
+    assert reads[skipped] == 0
+    assert all(reads[block] > 0 for block in kept)
+
+
+def test_a_masked_model_on_disk_does_not_read_what_it_skips(spread: Any, reads: Counter[int]) -> None:
+    partly, whole = spread
+    below, ids = on_disk(partly.module), torch.tensor([[5, 6, 7, 8]])
+    mask = Mask(N_BLOCKS, (below[-1],))
+    logits = []
+    for model in (partly, whole):
+        with torch.no_grad(), masked(model.module, mask):
+            logits.append(model.module(input_ids=ids).logits)
+    assert torch.allclose(*logits, rtol=1e-5, atol=1e-5)
+    assert reads[below[-1]] == 0
+    assert reads[below[0]] > 0
+
+
+def test_a_cell_on_disk_has_the_result_of_one_in_memory(launch: Command, tmp_path: Path) -> None:
+    """Search, perplexity, accuracy and a task of lm-eval; the embeddings are on disk, too."""
+    items = items_file(tmp_path / "items.jsonl", 6)
+    cell = ("objective=margin", "algo=greedy", "k=2", "eval=local", f"eval.items={{q: {items}}}")
+    whole = launch(*cell, f"paths.results={tmp_path / 'whole'}")
+    assert whole.status == 0, whole.err
+    ended = launch(*cell, "model.max_memory={cpu: 90000}", f"model.offload={tmp_path / 'disk'}")
+    assert ended.status == 0, ended.err
+    assert "is spread" in ended.err
+    expected, found = whole.result(), ended.result()
+    assert found["cell"] == expected["cell"]
+    assert found["mask"] == expected["mask"]
+    assert found["calibration"]["loss"] == pytest.approx(expected["calibration"]["loss"], rel=1e-5)
+    assert found["evaluation"]["pruned"] == pytest.approx(expected["evaluation"]["pruned"])

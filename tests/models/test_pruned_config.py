@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import transformers
+
+from pruning.core.errors import InputError, UnskippableError
+from pruning.core.mask import Mask
+from pruning.models.pruned_config import blocks_of, check_same_blocks, pruned_config, skeleton
+from tests.helpers.architectures import ARCHITECTURES, N_BLOCKS
+
+SMALL = {
+    "hidden_size": 32,
+    "num_attention_heads": 4,
+    "vocab_size": 97,
+    "intermediate_size": 48,
+    "pad_token_id": 0,
+}
+LLAMA = SMALL | {"num_key_value_heads": 2, "num_hidden_layers": N_BLOCKS}
+MOE = LLAMA | {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+MASK = Mask(N_BLOCKS, (1, 4))
+
+
+def cut(kind: str, **settings: Any) -> Any:
+    config = getattr(transformers, kind)(**settings)
+    new = pruned_config(config, MASK)
+    check_same_blocks(config, new, MASK)
+    assert new.num_hidden_layers == 4
+    assert config.num_hidden_layers == N_BLOCKS
+    return new
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_the_blocks_of_every_architecture_stay_what_they_were(name: str) -> None:
+    kind, settings = ARCHITECTURES[name]
+    cut(kind, **settings, pad_token_id=0)
+
+
+def test_layer_types_are_filtered() -> None:
+    types = ["sliding_attention", "full_attention", "sliding_attention"] * 2
+    config = cut("Gemma3TextConfig", **LLAMA, head_dim=8, layer_types=types)
+    assert config.layer_types == [types[i] for i in (0, 2, 3, 5)]
+
+
+def test_a_pattern_becomes_a_list() -> None:
+    config = cut("Gemma3TextConfig", **LLAMA, head_dim=8, sliding_window_pattern=2)
+    assert config.layer_types == [
+        "sliding_attention",
+        "sliding_attention",
+        "full_attention",
+        "full_attention",
+    ]
+    assert "_sliding_window_pattern" not in vars(config)
+    config = cut("Qwen2Config", **LLAMA, use_sliding_window=True, sliding_window=4, max_window_layers=3)
+    assert config.layer_types == ["full_attention"] * 2 + ["sliding_attention"] * 2
+    assert config.max_window_layers == 2
+
+
+def test_every_list_with_an_entry_for_each_block_is_filtered() -> None:
+    config = cut("SmolLM3Config", **LLAMA, no_rope_layers=[1, 0, 1, 1, 0, 0], eos_token_id=[1, 2, 3, 4, 5, 6])
+    assert config.no_rope_layers == [1, 1, 1, 0]
+    assert config.eos_token_id == [1, 2, 3, 4, 5, 6]
+
+
+def test_lists_of_block_numbers_are_renumbered() -> None:
+    assert cut("Qwen3MoeConfig", **MOE, mlp_only_layers=[0, 1, 5]).mlp_only_layers == [0, 3]
+
+
+def test_every_second_block_with_experts_becomes_a_list() -> None:
+    config = cut("Qwen3MoeConfig", **MOE, decoder_sparse_step=2)
+    assert (config.mlp_only_layers, config.decoder_sparse_step) == ([0, 1], 1)  # kept 0 2 3 5; dense 0 2
+
+
+def test_a_number_of_first_blocks_is_counted_again() -> None:
+    ranks = {
+        "q_lora_rank": 8,
+        "kv_lora_rank": 8,
+        "qk_rope_head_dim": 4,
+        "qk_nope_head_dim": 4,
+        "v_head_dim": 8,
+    }
+    experts = {"n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1}
+    config = cut(
+        "DeepseekV3Config", **LLAMA, **ranks, **experts, moe_intermediate_size=16, first_k_dense_replace=3
+    )
+    assert config.first_k_dense_replace == 2
+
+
+def test_gpt_neo_alternates_by_a_list_of_its_own() -> None:
+    settings = {"hidden_size": 32, "num_heads": 4, "vocab_size": 97, "num_layers": N_BLOCKS}
+    config = cut("GPTNeoConfig", **settings, attention_types=[[["global", "local"], 3]])
+    assert config.attention_layers == ["global", "global", "local", "local"]
+    assert type(config).from_dict(config.to_dict()).attention_layers == config.attention_layers
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "says"),
+    [
+        (
+            "GPT2Config",
+            {"n_embd": 32, "n_layer": 6, "n_head": 4, "scale_attn_by_inverse_layer_idx": True},
+            "block 2 would become another block as block 1: its attn.scaling would change",
+        ),
+        ("DiffLlamaConfig", LLAMA, "its self_attn.lambda_init would change"),
+    ],
+    ids=["gpt2", "diffllama"],
+)
+def test_what_cannot_be_expressed_is_refused(kind: str, settings: dict[str, Any], says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        cut(kind, **settings)
+
+
+def test_a_flag_that_looks_like_a_number_of_a_block_is_still_seen() -> None:
+    config = transformers.SmolLM3Config(**LLAMA, no_rope_layers=[0, 1, 1, 1, 1, 1])
+    wrong = pruned_config(config, Mask(N_BLOCKS, (0,)))
+    wrong.no_rope_layers = [0, 1, 1, 1, 1]  # block 1 becomes block 0, and its flag 1 becomes 0
+    with pytest.raises(InputError, match=r"its self_attn\.use_rope would change from 1 to 0"):
+        check_same_blocks(config, wrong, Mask(N_BLOCKS, (0,)))
+
+
+def test_blocks_are_found_without_weights() -> None:
+    path, blocks = blocks_of(skeleton(transformers.LlamaConfig(**LLAMA)), N_BLOCKS)
+    assert path == "model.layers"
+    assert len(blocks) == N_BLOCKS
+    with pytest.raises(UnskippableError, match="no single list of 5 blocks"):
+        blocks_of(skeleton(transformers.LlamaConfig(**LLAMA)), 5)

@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from accelerate import cpu_offload
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+
+from pruning.calibration.samples import Row, Samples
+from pruning.config.groups import CONF
+from pruning.core.errors import InputError
+from pruning.core.mask import Mask
+from pruning.hydra_app.registry import register
+from pruning.models.blocks import find_blocks
+from pruning.objective.taylor import Taylor
+from tests.helpers.architectures import N_BLOCKS
+from tests.helpers.objectives import SINGLES, bound, model, samples, scores
+from tests.helpers.rows import text_rows
+
+
+def saliences(module: Any, row: Row) -> list[float]:
+    """Sum of |w * dL/dw| over each block's weights, by one ordinary backward pass through the model."""
+    module.zero_grad()
+    logits = module(input_ids=torch.tensor([row.input_ids]), use_cache=False).logits[0]
+    start, stop = row.span
+    targets = torch.tensor(row.input_ids[start:stop])
+    torch.nn.functional.cross_entropy(logits[start - 1 : stop - 1], targets).backward()
+    found = [
+        sum(float((p * p.grad).detach().abs().sum()) for p in block.parameters() if p.grad is not None)
+        for block in find_blocks(module).modules
+    ]
+    module.zero_grad(set_to_none=True)
+    return found
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "gemma3", "phi"])
+def test_terms_add_up_what_each_weight_would_change(name: str) -> None:
+    module, data = model(name), samples("text")
+    found = scores(bound(Taylor(), module, data), SINGLES)
+    expected = np.array([saliences(module, row) for row in data.rows])
+    for index, mask in enumerate(SINGLES):
+        assert list(found[mask].samples) == pytest.approx(expected[:, index].tolist(), rel=1e-6)
+    assert all(p.grad is None for p in module.parameters()), "gradients are left to nobody"
+
+
+def test_a_mixture_of_experts_counts_the_experts_that_were_used() -> None:
+    module = model("mixtral", torch.float32)
+    data = samples("text", 2)
+    found = scores(bound(Taylor(), module, data), SINGLES)
+    expected = np.array([saliences(module, row) for row in data.rows])
+    for index, mask in enumerate(SINGLES):
+        assert list(found[mask].samples) == pytest.approx(expected[:, index].tolist(), rel=1e-3)
+
+
+def test_of_an_item_the_right_answer_counts() -> None:
+    module, data = model(), samples("items", 3)
+    found = scores(bound(Taylor(), module, data), SINGLES)
+    right = [row for row in data.rows if row.right]
+    for number, row in enumerate(right):
+        assert found[SINGLES[4]].samples[number] == pytest.approx(saliences(module, row)[4], rel=1e-6)
+
+
+def test_scores_of_blocks_are_added() -> None:
+    masks = [*SINGLES, Mask(N_BLOCKS, (1, 2, 4))]
+    found = scores(bound(Taylor(), model(), samples("text")), masks)
+    assert found[masks[-1]].loss == pytest.approx(sum(found[SINGLES[i]].loss for i in (1, 2, 4)))
+
+
+def test_half_precision_keeps_the_order_of_magnitude() -> None:
+    data = Samples("text", "t", text_rows(3), 0)
+    exact = scores(bound(Taylor(), model(), data), SINGLES)
+    rough = scores(bound(Taylor(), model(dtype=torch.bfloat16), data), SINGLES)
+    for mask in SINGLES:
+        assert rough[mask].loss == pytest.approx(exact[mask].loss, rel=0.2)
+
+
+def test_offloaded_weights_are_refused_with_a_reason() -> None:
+    module = cpu_offload(model(), execution_device=torch.device("cpu"))
+    with pytest.raises(InputError, match="gradients of weights need them in memory"):
+        scores(bound(Taylor(), module, samples("text")), SINGLES)
+
+
+def test_taylor_plus_protects_the_ends() -> None:
+    GlobalHydra.instance().clear()
+    register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        plus = compose("config", ["objective=taylor_plus"])
+        plain = compose("config", ["objective=taylor"])
+        chosen = compose("config", ["objective=taylor_plus", "protect.first=1"])
+    assert (plus.protect.first, plus.protect.last) == (4, 2)
+    assert (plain.protect.first, plain.protect.last) == (0, 0)
+    assert (chosen.protect.first, chosen.protect.last) == (1, 2)
+    assert plus.objective == plain.objective

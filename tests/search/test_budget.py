@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import math
+from itertools import combinations
+
+import numpy as np
+import pytest
+
+from pruning.algo import Ask, Found, Known, Proposals
+from pruning.algo.beam import Beam
+from pruning.algo.cbo_hessian import CboHessian
+from pruning.algo.greedy import Greedy
+from pruning.algo.one_shot import OneShot
+from pruning.core.errors import InputError
+from pruning.core.mask import Mask, Space
+from pruning.search import budget
+from tests.algo.test_contract import drive, pairwise
+
+SPACE = Space(8, 3, frozenset({7}))
+
+
+@pytest.mark.parametrize("limit", range(1, 25))
+@pytest.mark.parametrize("kind", [Greedy, OneShot, Beam])
+def test_a_search_stops_at_its_budget_with_a_mask_of_its_space(kind: type, limit: int) -> None:
+    loss = pairwise(8, 3)
+    whole, run = drive(kind(), SPACE, loss), drive(kind(max_evaluations=limit), SPACE, loss)
+    assert len(run.asked) == min(limit, len(whole.asked))
+    assert run.asked == whole.asked[:limit], "what is asked first is the same"
+    assert len(run.answer.dropped) == 3
+    assert 7 not in run.answer.dropped
+    if limit >= len(whole.asked):
+        assert run == whole
+    else:
+        assert run.why == f"max_evaluations={limit} was reached"
+
+
+def test_a_greedy_round_that_is_cut_off_ends_with_the_best_of_what_it_saw() -> None:
+    loss = pairwise(8, 1)
+    asked = drive(Greedy(max_evaluations=7 + 6 + 3), SPACE, loss)
+    assert asked.answer == min(asked.batches[-1], key=loss)
+
+
+def test_a_search_that_saw_single_blocks_only_takes_the_cheapest() -> None:
+    singles = {Mask(8, (i,)): loss for i, loss in enumerate((5.0, 1.0, 4.0, 2.0))}
+    assert budget.completed(SPACE, singles).dropped == (1, 2, 3)
+    assert budget.completed(SPACE, {}).dropped == (0, 1, 2)
+    larger = singles | {Mask(8, (0, 2)): 9.0}
+    assert budget.completed(SPACE, larger).dropped == (0, 1, 2), "the largest mask, and the cheapest block"
+
+
+def test_masks_that_a_race_ruled_out_are_no_answer() -> None:
+    losses = {Mask(8, (0, 1, 2)): math.inf, Mask(8, (1, 2, 3)): 4.0}
+    assert budget.completed(SPACE, losses).dropped == (1, 2, 3)
+
+
+@pytest.mark.parametrize("limit", [0, -3])
+def test_a_budget_of_nothing_is_refused(limit: int) -> None:
+    with pytest.raises(InputError, match=rf"algo.max_evaluations={limit} allows no evaluation"):
+        budget.check_budget(Greedy(max_evaluations=limit))
+
+
+def test_the_bound_of_evaluations_respects_the_budget() -> None:
+    assert budget.evaluations(Greedy(), SPACE) == 18
+    assert budget.evaluations(Greedy(max_evaluations=5), SPACE) == 5
+
+
+@pytest.mark.parametrize("limit", [7, 8])
+def test_a_budget_that_gates_use_up_ends_with_what_the_gates_say(limit: int) -> None:
+    loss, one_shot = pairwise(8, 4, strength=0.1), drive(OneShot(), SPACE, pairwise(8, 4, strength=0.1))
+    run = drive(CboHessian(max_evaluations=limit), SPACE, loss)
+    assert len(run.asked) == limit - 7, "the gates are counted as the seven losses of the blocks alone"
+    assert one_shot.answer.dropped != (0, 1, 2), "which would be no answer but a default"
+    assert run.answer == (run.asked[0] if run.asked else one_shot.answer)
+
+
+class Staged:
+    """Asks for all pairs on two samples, then for the best pair on all."""
+
+    max_evaluations: int | None = None
+
+    def propose(self, space: Space, rng: np.random.Generator) -> Proposals:  # noqa: ARG002
+        masks = [space.drop(*pair) for pair in combinations(space.free(), 2)]
+        losses = yield Ask(masks, samples=2)
+        known = Known()
+        yield from known.ask([masks[int(np.argmin(losses))]])
+        return Found(known.best(2), "both stages were run")
+
+    def evaluations(self, space: Space) -> int:
+        return math.comb(len(space.free()), 2)
+
+
+def test_a_mask_counts_once_however_many_samples_it_is_asked_on() -> None:
+    algo = Staged()
+    algo.max_evaluations = 21
+    run = drive(algo, Space(7, 2), pairwise(7, 0))
+    assert run.why == "both stages were run"
+
+
+def test_known_losses_are_not_asked_for_again() -> None:
+    known, masks = Known(), [SPACE.drop(i) for i in range(3)]
+    asking = known.ask([masks[0], masks[1], masks[0]])
+    assert list(next(asking).masks) == masks[:2]
+    with pytest.raises(StopIteration) as told:
+        asking.send([2.0, 1.0])
+    assert told.value.value == [2.0, 1.0, 2.0]
+    with pytest.raises(StopIteration) as told:
+        next(known.ask(masks[:2]))
+    assert told.value.value == [2.0, 1.0]
+    assert known.best(1) == masks[1]

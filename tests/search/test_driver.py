@@ -1,0 +1,230 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pruning.algo import Algo, Ask, Found, Proposals
+from pruning.algo.greedy import Greedy
+from pruning.algo.one_shot import OneShot
+from pruning.core.errors import LossError
+from pruning.core.estimate import Estimate
+from pruning.core.mask import Mask, Space
+from pruning.core.score import Score
+from pruning.objective import Loss
+from pruning.search.driver import Problem, Solution, best_so_far, solve
+from pruning.search.journal import Journal, KnownScores, Store
+from pruning.search.racing import Racing
+
+N, K = 6, 3
+SINGLE = (0.9, 0.2, 0.5, 0.25, 0.7, 0.4)
+PAIRS = {(1, 3): 2.0, (1, 5): -0.1, (2, 5): 0.3}  # what two removals cost beyond each alone
+SPACE = Space(N, K)
+
+
+def additive(mask: Mask) -> float:
+    return 3.0 + sum(SINGLE[i] for i in mask.dropped)
+
+
+def quadratic(mask: Mask) -> float:
+    return additive(mask) + sum(PAIRS.get(pair, 0.0) for pair in combinations(mask.dropped, 2))
+
+
+class Losses:
+    """Losses over a dict, of one sample each; they remember what they were asked to compute."""
+
+    def __init__(self, loss: Callable[[Mask], float] = quadratic, backwards: bool = False) -> None:
+        every = (Mask(N, d) for k in range(N + 1) for d in combinations(range(N), k))
+        self.table = {mask: loss(mask) for mask in every}
+        self.backwards = backwards
+        self.computed: list[Mask] = []
+
+    @property
+    def whole(self) -> Loss:
+        return Loss(Estimate((1.0,), (0,)), self.terms)
+
+    def part(self, start: int, stop: int) -> Loss:
+        assert (start, stop) == (0, 1)
+        return self.whole
+
+    def terms(self, masks: Sequence[Mask]) -> Iterator[tuple[Mask, Sequence[float], float]]:
+        for mask in reversed(masks) if self.backwards else masks:
+            self.computed.append(mask)
+            yield mask, (self.table[mask],), 0.25
+
+
+class Fixed:
+    """A search that asks for given batches, whatever it is told, and returns a given answer."""
+
+    max_evaluations = None
+
+    def __init__(self, batches: Sequence[Sequence[Mask]], answer: Mask) -> None:
+        self.batches, self.answer = batches, answer
+        self.told: list[Sequence[float]] = []
+
+    def propose(self, space: Space, rng: np.random.Generator) -> Proposals:  # noqa: ARG002
+        for batch in self.batches:
+            self.told.append((yield Ask(batch)))
+        return Found(self.answer, "there was no more to ask")
+
+    def evaluations(self, space: Space) -> int:  # noqa: ARG002
+        return sum(map(len, self.batches))
+
+
+def search(
+    folder: Path, losses: Losses, algo: Algo, cell: str = "cell", share: bool = True
+) -> tuple[Solution, Journal]:
+    store = Store(folder, "key", cell, N, share)
+    store.claim()
+    (folder / cell).mkdir(exist_ok=True)
+    journal = Journal.open(folder / cell / "trace.jsonl", N)
+    return solve(
+        Problem(algo, SPACE, 0, Racing()), losses, KnownScores(journal, store), lambda *_: None
+    ), journal
+
+
+ALGOS = [pytest.param(Greedy(), id="greedy"), pytest.param(OneShot(), id="one_shot")]
+
+
+@pytest.mark.parametrize(
+    ("algo", "loss"), [(a, f) for a in (Greedy(), OneShot()) for f in (additive, quadratic)]
+)
+def test_the_answer_is_scored_and_nothing_is_computed_twice(
+    tmp_path: Path, algo: Algo, loss: Callable[[Mask], float]
+) -> None:
+    losses = Losses(loss)
+    found, journal = search(tmp_path, losses, algo)
+    assert len(found.score.mask.dropped) == K
+    assert found.score.loss == loss(found.score.mask)
+    assert found.dense.loss == loss(Mask(N)) == 3.0
+    assert len(losses.computed) == len(set(losses.computed))
+    assert list(journal.scores) == losses.computed
+
+
+def test_one_shot_asks_and_pays_for_each_block(tmp_path: Path) -> None:
+    losses = Losses()
+    found, _ = search(tmp_path, losses, OneShot())
+    assert (found.asked, found.paid) == (N, N)
+    assert len(losses.computed) == N + 2, "besides: the dense model and the answer"
+    assert found.score.mask.dropped == (1, 3, 5), "the cheapest three, whatever they cost together"
+
+
+def test_greedy_asks_and_pays_for_a_round_a_block(tmp_path: Path) -> None:
+    losses = Losses()
+    found, _ = search(tmp_path, losses, Greedy())
+    assert found.asked == found.paid == N + (N - 1) + (N - 2)
+    assert len(losses.computed) == found.asked + 1, "besides: the dense model"
+    assert found.score.mask.dropped == (1, 4, 5)
+
+
+@pytest.mark.parametrize("algo", ALGOS)
+def test_resuming_from_any_part_of_the_journal_ends_alike_and_pays_the_rest(
+    tmp_path: Path, algo: Algo
+) -> None:
+    whole, journal = search(tmp_path, Losses(), algo)
+    data = journal.path.read_bytes()
+    for length in range(len(data) + 1):
+        folder = tmp_path / f"cut{length}"
+        (folder / "cell").mkdir(parents=True)
+        (folder / "cell" / "trace.jsonl").write_bytes(data[:length])
+        losses = Losses()
+        resumed, again = search(folder, losses, algo)
+        assert resumed.score == whole.score
+        assert (resumed.asked, resumed.paid) == (whole.asked, whole.paid)
+        assert len(losses.computed) == data.count(b"\n") - data[:length].count(b"\n")
+        assert list(again.scores.values()) == list(journal.scores.values())
+        assert again.path.read_bytes() == data
+
+
+def test_seconds_add_up_over_a_resumed_search(tmp_path: Path) -> None:
+    search(tmp_path, Losses(), Greedy())
+    losses = Losses()
+    resumed, _ = search(tmp_path, losses, Greedy())
+    assert losses.computed == []
+    assert resumed.seconds >= 16 * 0.25
+
+
+def test_what_another_cell_paid_for_is_not_paid_again(tmp_path: Path) -> None:
+    search(tmp_path, Losses(), OneShot(), "first")
+    losses = Losses()
+    found, journal = search(tmp_path, losses, Greedy(), "second")
+    assert found.asked == 15
+    assert found.paid == len(losses.computed) == 8, "known: the dense model, the first round, and (1, 3, 5)"
+    assert sum(score.seconds == 0 for score in journal.scores.values()) == 1 + N + 1
+    again, _ = search(tmp_path, Losses(), Greedy(), "second")
+    assert again.paid == 8, "what was not paid is still not paid when the search is resumed"
+
+
+def test_a_cell_that_does_not_share_pays_for_everything(tmp_path: Path) -> None:
+    search(tmp_path, Losses(), OneShot(), "first")
+    found, _ = search(tmp_path, Losses(), Greedy(), "second", share=False)
+    assert found.paid == found.asked == 15
+
+
+def test_a_mask_that_is_asked_for_again_is_told_but_not_computed(tmp_path: Path) -> None:
+    losses, one, two = Losses(), Mask(N, (0, 1, 2)), Mask(N, (3, 4, 5))
+    algo = Fixed([[one, two, one], [two]], answer=two)
+    found, _ = search(tmp_path, losses, algo)
+    assert (found.asked, found.paid) == (4, 2)
+    assert losses.computed == [Mask(N), one, two]
+    first, second = quadratic(one), quadratic(two)
+    assert algo.told == [[first, second, first], [second]]
+
+
+@pytest.mark.parametrize("algo", ALGOS)
+def test_losses_may_come_in_any_order(tmp_path: Path, algo: Algo) -> None:
+    forwards, _ = search(tmp_path, Losses(), algo, "a", share=False)
+    backwards, _ = search(tmp_path, Losses(backwards=True), algo, "b", share=False)
+    assert backwards.score == forwards.score
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_loss_that_is_no_number_stops_the_search_and_keeps_the_rest(tmp_path: Path, bad: float) -> None:
+    losses = Losses()
+    losses.table[Mask(N, (1, 4))] = bad
+    with pytest.raises(LossError, match=r"\[1, 4\]"):
+        search(tmp_path, losses, Greedy())
+    kept = Journal.open(tmp_path / "cell" / "trace.jsonl", N)
+    assert list(kept.scores) == losses.computed[:-1]
+    assert losses.computed[-1] == Mask(N, (1, 4))
+    mended = Losses()
+    found, _ = search(tmp_path, mended, Greedy())
+    assert mended.computed[0] == Mask(N, (1, 4))
+    assert found.score.mask.dropped == (1, 4, 5)
+
+
+@pytest.mark.parametrize("answer", [(0, 1), (0, 1, 2, 3), (0, 1, 5)])
+def test_an_answer_outside_of_the_space_is_refused(tmp_path: Path, answer: tuple[int, ...]) -> None:
+    algo = Fixed([[Mask(N, (0,))]], Mask(N, answer))
+    store, journal = Store(tmp_path, "key", "cell", N, share=False), Journal.open(tmp_path / "t.jsonl", N)
+    with pytest.raises(AssertionError, match="is not in"):
+        solve(
+            Problem(algo, Space(N, K, frozenset({5})), 0, Racing()),
+            Losses(),
+            KnownScores(journal, store),
+            lambda *_: None,
+        )
+
+
+def test_the_watch_hears_of_each_score_and_the_best_of_the_largest_masks(tmp_path: Path) -> None:
+    heard: list[tuple[int, float]] = []
+    store, journal = Store(tmp_path, "key", "cell", N, share=False), Journal.open(tmp_path / "t.jsonl", N)
+    solve(
+        Problem(OneShot(), SPACE, 0, Racing()),
+        Losses(additive),
+        KnownScores(journal, store),
+        lambda *told: heard.append(told),
+    )
+    assert [number for number, _ in heard] == list(range(1, N + 3))
+    assert [best for _, best in heard] == pytest.approx([3.0, 3.9, 3.2, 3.2, 3.2, 3.2, 3.2, 3.85])
+
+
+def test_best_so_far_falls_and_counts_all_scores() -> None:
+    losses = {(0,): 0.1, (0, 1): 5.0, (0, 2): 6.0, (1, 2): 4.0, (2,): 0.2, (2, 3): 4.5}
+    scores = [Score(Mask(N, d), loss, (loss,), 1.0) for d, loss in losses.items()]
+    assert list(best_so_far(scores, 2)) == [(2, 5.0), (3, 5.0), (4, 4.0), (6, 4.0)]
+    assert list(best_so_far(scores, 3)) == []

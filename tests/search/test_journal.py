@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+import json
+import logging
+import math
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pruning.core.atomic_files import append_line
+from pruning.core.errors import DamagedError, ForeignError, LossError
+from pruning.core.mask import Mask
+from pruning.core.score import Score
+from pruning.search.journal import Journal, Store
+
+N = 8
+finite = st.floats(allow_nan=False, allow_infinity=False)
+
+
+def score(*dropped: int, loss: float = 1.5, seconds: float = 0.25) -> Score:
+    return Score(Mask(N, dropped), loss, (loss - 0.5, loss + 0.5), seconds)
+
+
+def cell(results: Path, name: str, key: str = "key", share: bool = True) -> tuple[Journal, Store]:
+    store = Store(results, key, name, N, share)
+    store.claim()
+    (results / name).mkdir(exist_ok=True)
+    return Journal.open(results / name / "trace.jsonl", N), store
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf, -math.inf])
+def test_a_loss_that_is_no_number_names_the_blocks(loss: float) -> None:
+    with pytest.raises(LossError) as caught:
+        Score(Mask(N, (5, 2)), loss, (loss,), 0.1)
+    assert f"{loss} with blocks [2, 5] removed" in str(caught.value)
+    assert "model.dtype=float32" in str(caught.value)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.dictionaries(
+        st.frozensets(st.integers(0, N - 1)), st.tuples(finite, st.lists(finite, max_size=3)), max_size=6
+    )
+)
+def test_a_journal_gives_back_the_exact_floats_in_order(
+    losses: dict[frozenset[int], tuple[float, list[float]]],
+) -> None:
+    scores = [Score(Mask(N, tuple(d)), loss, tuple(terms), 0.5) for d, (loss, terms) in losses.items()]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "trace.jsonl"
+        journal = Journal.open(path, N)
+        for item in scores:
+            journal.add(item)
+        assert list(Journal.open(path, N).scores.values()) == scores
+
+
+def test_a_score_is_journalled_once(tmp_path: Path) -> None:
+    journal = Journal.open(tmp_path / "trace.jsonl", N)
+    journal.add(score(1, loss=2.0))
+    journal.add(score(1, loss=3.0))
+    assert journal.path.read_text().count("\n") == 1
+    assert Journal.open(journal.path, N).scores == {Mask(N, (1,)): score(1, loss=2.0)}
+
+
+def test_a_journal_line_holds_what_is_documented(tmp_path: Path) -> None:
+    Journal.open(tmp_path / "trace.jsonl", N).add(score(4, 1))
+    line = json.loads((tmp_path / "trace.jsonl").read_text())
+    assert line == {"dropped": [1, 4], "loss": 1.5, "samples": [1.0, 2.0], "seconds": 0.25}
+
+
+def test_a_torn_last_line_is_cut_and_the_next_one_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "trace.jsonl"
+    first = Journal.open(path, N)
+    for block in range(3):
+        first.add(score(block))
+    path.write_bytes(path.read_bytes()[:-7])
+    second = Journal.open(path, N)
+    assert [mask.dropped for mask in second.scores] == [(0,), (1,)]
+    second.add(score(7))
+    assert [mask.dropped for mask in Journal.open(path, N).scores] == [(0,), (1,), (7,)]
+
+
+BAD_LINES = {
+    "no JSON": "{",
+    "blank": "",
+    "no object": "[1]",
+    "a key is missing": '{"dropped": [1], "loss": 1.0, "samples": []}',
+    "a block that does not exist": '{"dropped": [8], "loss": 1.0, "samples": [], "seconds": 1}',
+    "NaN": '{"dropped": [1], "loss": NaN, "samples": [], "seconds": 1}',
+}
+
+
+@pytest.mark.parametrize("bad", BAD_LINES.values(), ids=BAD_LINES.keys())
+def test_a_damaged_line_in_the_middle_is_named_by_its_number(tmp_path: Path, bad: str) -> None:
+    path = tmp_path / "trace.jsonl"
+    lines = [json.dumps(score(block).to_line()) for block in range(3)]
+    path.write_text("\n".join([lines[0], lines[1], bad, lines[2], ""]))
+    with pytest.raises(DamagedError) as caught:
+        Journal.open(path, N)
+    assert f"{path}, line 3 is damaged" in str(caught.value)
+
+
+def test_a_store_shares_between_cells_of_one_key_and_marks_what_is_not_paid(tmp_path: Path) -> None:
+    journal, own = cell(tmp_path, "a")
+    _, other = cell(tmp_path, "b")
+    journal.add(score(2, seconds=3.0))
+    assert other.find([Mask(N, (2,))]) == [score(2, seconds=0.0)]
+    assert not other.find([Mask(N, (3,))])
+    assert not own.find([Mask(N, (2,))]), "its own journal is not read through the store"
+
+
+def test_a_store_does_not_share_across_keys_or_when_it_is_told_not_to(tmp_path: Path) -> None:
+    journal, _ = cell(tmp_path, "a")
+    _, foreign = cell(tmp_path, "b", key="other")
+    _, alone = cell(tmp_path, "c", share=False)
+    journal.add(score(2))
+    assert not foreign.find([Mask(N, (2,))])
+    assert not alone.find([Mask(N, (2,))])
+
+
+def test_a_store_reads_what_is_appended_and_who_comes_later(tmp_path: Path) -> None:
+    first, _ = cell(tmp_path, "a")
+    _, store = cell(tmp_path, "z")
+    first.add(score(1))
+    assert store.find([Mask(N, (1,))])
+    first.add(score(2))
+    assert store.find([Mask(N, (2,))])
+    second, _ = cell(tmp_path, "b")
+    second.add(score(3))
+    assert store.find([Mask(N, (3,))])
+
+
+def test_many_masks_are_looked_up_in_one_look_at_the_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal, _ = cell(tmp_path, "a")
+    _, store = cell(tmp_path, "b")
+    journal.add(score(1))
+    looks: list[Path] = []
+    honest = Store._new
+    monkeypatch.setattr(Store, "_new", lambda self, path: (looks.append(path), honest(self, path))[1])
+    found = store.find([Mask(N, (i,)) for i in range(N)])
+    assert found == [score(1, seconds=0.0)]
+    assert looks == [journal.path]
+
+
+def test_a_torn_line_of_another_cell_is_read_once_it_is_whole(tmp_path: Path) -> None:
+    first, _ = cell(tmp_path, "a")
+    _, store = cell(tmp_path, "b")
+    first.add(score(1))
+    whole = first.path.read_bytes()
+    first.path.write_bytes(whole[:10])
+    assert not store.find([Mask(N, (1,))])
+    first.path.write_bytes(whole)
+    assert store.find([Mask(N, (1,))]) == [score(1, seconds=0.0)]
+
+
+def test_a_damaged_line_of_another_cell_is_left_out_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, _ = cell(tmp_path, "a")
+    _, store = cell(tmp_path, "b")
+    first.add(score(1))
+    append_line(first.path, {"something": "else"})
+    first.add(score(2))
+    with caplog.at_level(logging.WARNING, logger="pruning.search.journal"):
+        assert store.find([Mask(N, (2,))]) == [score(2, seconds=0.0)]
+        assert store.find([Mask(N, (1,))]) == [score(1, seconds=0.0)]
+        assert not store.find([Mask(N, (3,))]), "reads on, and does not complain again"
+    assert [record.getMessage() for record in caplog.records] == [f"{first.path}: a damaged line is left out"]
+
+
+def test_a_cell_cannot_be_claimed_under_another_key(tmp_path: Path) -> None:
+    cell(tmp_path, "a", key="one")
+    cell(tmp_path, "a", key="one")
+    cell(tmp_path, "b", key="two")
+    with pytest.raises(ForeignError, match=r"other calibration samples.*paths\.results=DIR") as caught:
+        cell(tmp_path, "a", key="two")
+    assert str(tmp_path / "a") in str(caught.value)

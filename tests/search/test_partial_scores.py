@@ -1,0 +1,267 @@
+"""Losses over a part of the samples: stages, races, gates, and journals that are cut anywhere."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pruning.algo import Algo, Ask, Found, Gates, Proposals
+from pruning.algo.beam import Beam
+from pruning.algo.greedy import Greedy
+from pruning.core.errors import LossError
+from pruning.core.estimate import Estimate
+from pruning.core.mask import Mask, Space
+from pruning.objective import Loss
+from pruning.search.driver import Problem, Solution, Watch, solve
+from pruning.search.journal import Journal, KnownScores, Store
+from pruning.search.racing import Racing
+
+N, SAMPLES = 8, 32
+SPACE = Space(N, 3)
+
+
+class Losses:
+    """Terms (samples,) of every mask; it counts which were computed."""
+
+    def __init__(self, gates: bool = False, seed: int = 0) -> None:
+        rng = np.random.default_rng(seed)
+        single, common = rng.exponential(0.5, N), rng.normal(0, 1, SAMPLES)
+        self.table = {
+            Mask(N, d): 3 + sum(single[list(d)]) + common + rng.normal(0, 0.1, SAMPLES)
+            for k in range(N + 1)
+            for d in combinations(range(N), k)
+        }
+        self.computed: list[tuple[Mask, int, int]] = []
+        self.gates = gates
+        self.gradients = 0
+
+    @property
+    def whole(self) -> Loss:
+        return self.part(0, SAMPLES)
+
+    def part(self, start: int, stop: int) -> Loss:
+        def terms(masks: Sequence[Mask]) -> Iterator[tuple[Mask, Sequence[float], float]]:
+            for mask in masks:
+                self.computed.append((mask, start, stop))
+                yield mask, self.table[mask][start:stop].tolist(), 0.5
+
+        def gates() -> np.ndarray:
+            self.gradients += 1
+            return np.arange(SAMPLES * N, dtype=float).reshape(SAMPLES, N) / 7
+
+        size = stop - start
+        return Loss(Estimate((1.0,) * size, (0,) * size), terms, gates if self.gates else None)
+
+    @property
+    def terms_paid(self) -> int:
+        return sum(stop - start for _, start, stop in self.computed)
+
+
+class Stages:
+    """Six masks on 4 samples, the best three on 16, the best of these on all."""
+
+    max_evaluations = None
+
+    def propose(self, space: Space, rng: np.random.Generator) -> Proposals:  # noqa: ARG002
+        masks = [space.drop(0, 1, i) for i in range(2, space.n_blocks)]
+        for samples, kept in ((4, 3), (16, 1)):
+            losses = yield Ask(masks, samples=samples)
+            masks = [masks[i] for i in np.argsort(losses, kind="stable")[:kept]]
+        self.told = yield Ask(masks)
+        return Found(masks[0], "the stages were run")
+
+    def evaluations(self, space: Space) -> int:
+        return space.n_blocks
+
+
+class Everything:
+    """The six masks of `Stages`, on all samples."""
+
+    max_evaluations = None
+
+    def propose(self, space: Space, rng: np.random.Generator) -> Proposals:  # noqa: ARG002
+        masks = [space.drop(0, 1, i) for i in range(2, space.n_blocks)]
+        losses = yield Ask(masks)
+        return Found(masks[int(np.argmin(losses))], "six masks were scored")
+
+    def evaluations(self, space: Space) -> int:
+        return space.n_blocks - 2
+
+
+def search(
+    folder: Path,
+    losses: Losses,
+    algo: Algo,
+    cell: str = "cell",
+    delta: float | None = None,
+    watch: Watch = lambda *_: None,
+) -> tuple[Solution, Journal]:
+    store = Store(folder, "key", cell, N)
+    store.claim()
+    (folder / cell).mkdir(exist_ok=True)
+    journal = Journal.open(folder / cell / "trace.jsonl", N)
+    found = solve(Problem(algo, SPACE, 0, Racing(delta, first=4)), losses, KnownScores(journal, store), watch)
+    return found, journal
+
+
+def test_a_later_stage_pays_only_for_the_samples_that_are_new(tmp_path: Path) -> None:
+    losses, algo = Losses(), Stages()
+    found, _ = search(tmp_path, losses, algo)
+    by_mask: dict[Mask, list[tuple[int, int]]] = {}
+    for mask, start, stop in losses.computed:
+        by_mask.setdefault(mask, []).append((start, stop))
+    assert by_mask[found.score.mask] == [(0, 4), (4, 16), (16, 32)]
+    assert sorted(map(len, by_mask.values())) == [1, 1, 1, 1, 2, 2, 3], "and the dense model, at once"
+    assert algo.told == [pytest.approx(float(losses.table[found.score.mask].mean()))]
+    assert found.asked == pytest.approx(6 * 4 / 32 + 3 * 16 / 32 + 1)
+    assert found.paid == pytest.approx((3 * 4 + 2 * 16 + 32) / 32)
+    assert found.score.samples == tuple(losses.table[found.score.mask].tolist())
+
+
+def test_the_watch_counts_each_mask_once_whatever_the_samples(tmp_path: Path) -> None:
+    heard: list[int] = []
+    search(tmp_path, Losses(), Stages(), watch=lambda masks, _: heard.append(masks))
+    assert heard == [1, *range(2, 8), *(7 for _ in range(3 + 1))], "dense, six masks, two stages of the same"
+
+
+def test_a_partial_score_says_so_in_the_journal_and_is_never_taken_for_a_full_one(tmp_path: Path) -> None:
+    losses = Losses()
+    search(tmp_path, losses, Stages())
+    lines = [json.loads(line) for line in (tmp_path / "cell" / "trace.jsonl").read_text().splitlines()]
+    for line in lines:
+        assert ("of" in line) == (len(line["samples"]) < SAMPLES)
+        assert line.get("of", SAMPLES) == SAMPLES
+        terms = losses.table[Mask(N, tuple(line["dropped"]))][: len(line["samples"])]
+        assert line["loss"] == pytest.approx(terms.mean())
+    again = Losses()
+    greedy, _ = search(tmp_path, again, Greedy(), "other")
+    assert greedy.score.samples == tuple(again.table[greedy.score.mask].tolist())
+    assert all(start in (0, 4, 16) for _, start, _ in again.computed), (
+        "it goes on where the other cell stopped"
+    )
+
+
+def paid_in(losses: Losses) -> float:
+    """Terms that were computed, but for the dense model's, as parts of a full loss."""
+    return sum(stop - start for mask, start, stop in losses.computed if mask.dropped) / SAMPLES
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_of_a_mask_that_two_cells_scored_in_part_each_has_paid_its_own(tmp_path: Path, resumed: bool) -> None:
+    search(tmp_path, Losses(), Stages(), "first")
+    losses = Losses()
+    found, _ = search(tmp_path, losses, Everything(), "second")
+    if resumed:
+        found, _ = search(tmp_path, Losses(), Everything(), "second")
+    assert found.asked == 6
+    assert found.paid == pytest.approx(paid_in(losses))
+    assert found.shared == pytest.approx(6 - paid_in(losses))
+    assert found.shared > 1
+
+
+def test_what_was_paid_stays_so_when_another_cell_finishes_it(tmp_path: Path) -> None:
+    losses = Losses()
+    search(tmp_path, losses, Stages(), "first")
+    search(tmp_path, Losses(), Everything(), "second")
+    again = Losses()
+    found, _ = search(tmp_path, again, Everything(), "first")
+    assert again.computed == [], "the second cell has them all"
+    assert found.paid == pytest.approx(paid_in(losses))
+    assert found.shared == pytest.approx(6 - paid_in(losses))
+    lines = (tmp_path / "first" / "trace.jsonl").read_text().splitlines()
+    spent: dict[tuple[int, ...], float] = {}
+    for line in map(json.loads, lines):
+        spent[tuple(line["dropped"])] = line["seconds"]
+    assert sum(spent.values()) == pytest.approx(0.5 * len(losses.computed))
+
+
+@pytest.mark.parametrize("algo", [Greedy(), Beam(3)], ids=["greedy", "beam"])
+def test_a_race_ends_with_the_same_mask_and_pays_less(tmp_path: Path, algo: Algo) -> None:
+    plain, raced = Losses(), Losses()
+    expected, _ = search(tmp_path, plain, algo, "plain")
+    (tmp_path / "apart").mkdir()
+    found, journal = search(tmp_path / "apart", raced, algo, "raced", delta=0.01)
+    assert (found.score.mask, found.score.samples) == (expected.score.mask, expected.score.samples)
+    assert raced.terms_paid < 0.8 * plain.terms_paid
+    assert found.paid < expected.paid == expected.asked == found.asked
+    assert journal.scores[found.score.mask].of is None
+
+
+@pytest.mark.parametrize("algo", [Greedy(), Stages()], ids=["race", "stages"])
+def test_a_journal_that_is_cut_anywhere_is_completed_to_the_same_bytes(tmp_path: Path, algo: Algo) -> None:
+    whole, journal = search(tmp_path, Losses(), algo, delta=0.01)
+    data = journal.path.read_bytes()
+    ends = [i for i, byte in enumerate(data) if byte == ord("\n")]
+    for length in {0, *(end + 1 for end in ends), *(end - 3 for end in ends)}:
+        folder = tmp_path / f"cut{length}"
+        (folder / "cell").mkdir(parents=True)
+        (folder / "cell" / "trace.jsonl").write_bytes(data[:length])
+        losses = Losses()
+        resumed, again = search(folder, losses, algo, delta=0.01)
+        assert resumed.score == whole.score
+        assert resumed.margins == whole.margins
+        assert (resumed.asked, resumed.paid) == (whole.asked, whole.paid)
+        assert again.path.read_bytes() == data
+        assert len(losses.computed) == len(ends) - data[:length].count(b"\n")
+
+
+def test_every_decision_of_greedy_is_kept_with_its_runner_up(tmp_path: Path) -> None:
+    losses = Losses()
+    found, _ = search(tmp_path, losses, Greedy())
+    decisions = found.margins["decisions"]
+    assert [d["of"] for d in decisions] == [8, 7, 6]
+    assert decisions[-1]["chosen"] == list(found.score.mask.dropped)
+    assert decisions[-1]["next"]["dropped"] == found.margins["runner_up"]["dropped"]
+    terms = losses.table[Mask(N, tuple(decisions[0]["next"]["dropped"]))]
+    apart = terms - losses.table[Mask(N, tuple(decisions[0]["chosen"]))]
+    assert decisions[0]["next"]["difference"] == pytest.approx(apart.mean())
+    assert decisions[0]["next"]["standard_error"] == pytest.approx(apart.std(ddof=1) / SAMPLES**0.5)
+
+
+class AsksForGates:
+    """Returns the k blocks of least squared gate gradient."""
+
+    max_evaluations = None
+
+    def propose(self, space: Space, rng: np.random.Generator) -> Proposals:  # noqa: ARG002
+        self.told = yield Gates()
+        order = np.argsort((self.told**2).sum(0), kind="stable")
+        return Found(space.drop(*(int(i) for i in order[: space.k])), "one look at the gates")
+
+    def evaluations(self, space: Space) -> int:
+        return space.n_blocks + 1
+
+
+def test_gates_are_the_gradient_where_there_is_one_and_are_computed_once(tmp_path: Path) -> None:
+    losses, algo = Losses(gates=True), AsksForGates()
+    search(tmp_path, losses, algo)
+    first = algo.told
+    search(tmp_path, losses, algo)
+    assert losses.gradients == 1, "a resumed search reads what the first one saw"
+    np.testing.assert_array_equal(first, algo.told)
+    assert first.shape == (SAMPLES, N)
+
+
+def test_gates_that_are_no_numbers_stop_the_search(tmp_path: Path) -> None:
+    class Broken(Losses):
+        def part(self, start: int, stop: int) -> Loss:
+            return replace(super().part(start, stop), gates=lambda: np.full((SAMPLES, N), np.nan))
+
+    with pytest.raises(LossError, match=r"gates is NaN or infinite: try model.dtype=float32"):
+        search(tmp_path, Broken(), AsksForGates())
+    assert not (tmp_path / "cell" / "gates.json").exists()
+
+
+def test_gates_are_the_secant_where_there_is_no_gradient(tmp_path: Path) -> None:
+    losses, algo = Losses(), AsksForGates()
+    found, _ = search(tmp_path, losses, algo)
+    dense = losses.table[Mask(N)]
+    expected = np.array([dense - losses.table[Mask(N, (i,))] for i in range(N)]).T
+    np.testing.assert_allclose(algo.told, expected)
+    assert found.asked == found.paid == N

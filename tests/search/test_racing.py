@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+
+from pruning.core.errors import InputError
+from pruning.core.estimate import Estimate
+from pruning.core.mask import Mask
+from pruning.core.score import Score
+from pruning.search.racing import Racing
+
+SAMPLES = 64
+EVEN = Estimate((1.0,) * SAMPLES, (0,) * SAMPLES)
+
+
+@dataclass
+class Field:
+    """Candidates with terms (candidates, samples); it counts the terms that were asked for."""
+
+    terms: np.ndarray
+    paid: dict[Mask, int] = field(default_factory=dict)
+
+    @property
+    def masks(self) -> list[Mask]:
+        return [Mask(len(self.terms), (i,)) for i in range(len(self.terms))]
+
+    def __call__(self, masks: Sequence[Mask], samples: int) -> list[Score]:
+        self.paid.update(dict.fromkeys(masks, samples))
+        return [self.score(mask, samples) for mask in masks]
+
+    def score(self, mask: Mask, samples: int) -> Score:
+        terms = tuple(self.terms[mask.dropped[0], :samples].tolist())
+        return Score(mask, EVEN.mean(terms), terms, 1.0, None if samples == SAMPLES else SAMPLES)
+
+    def winners(self, best: int) -> set[Mask]:
+        order = np.argsort(self.terms.mean(1), kind="stable")[:best]
+        return {self.masks[i] for i in order}
+
+
+def candidates(seed: int, spread: float = 0.3, noise: float = 0.2, count: int = 28) -> Field:
+    """Losses as blocks have them: samples differ much, candidates less, and each has noise of its own."""
+    rng = np.random.default_rng(seed)
+    difficulty = rng.normal(3.0, 1.0, SAMPLES)
+    return Field(
+        difficulty + rng.exponential(spread, (count, 1)) + rng.normal(0, noise, (count, SAMPLES)),
+    )
+
+
+@pytest.mark.parametrize(("best", "at_most"), [(1, 0.6), (5, 0.7)])
+def test_the_best_survive_and_much_is_saved(best: int, at_most: float) -> None:
+    lost, paid = 0, []
+    for seed in range(200):
+        race = candidates(seed)
+        finished = Racing(0.01).race(race.masks, best, EVEN, race)
+        lost += not race.winners(best) <= finished.keys()
+        paid.append(sum(race.paid.values()) / race.terms.size)
+    assert lost <= 2, f"{lost} of 200 races lost a winner at delta = 0.01"
+    assert np.mean(paid) < at_most
+
+
+def test_candidates_that_are_all_alike_are_lost_at_most_as_often_as_stated() -> None:
+    """The hardest case: the winner is a draw of the samples, any of them may be it."""
+    lost = 0
+    for seed in range(300):
+        race = candidates(seed, spread=1e-9)
+        lost += not race.winners(1) <= Racing(0.05).race(race.masks, 1, EVEN, race).keys()
+    assert lost <= 300 * 0.05
+
+
+def test_survivors_are_scored_in_full_and_the_others_never_are() -> None:
+    race = candidates(3)
+    finished = Racing(0.01).race(race.masks, 1, EVEN, race)
+    assert all(score.of is None for score in finished.values())
+    assert all((race.paid[mask] == SAMPLES) == (mask in finished) for mask in race.masks)
+    assert len(finished) < len(race.masks)
+
+
+def test_at_least_as_many_survive_as_matter() -> None:
+    race = Field(np.repeat(np.arange(6.0)[:, None], SAMPLES, 1) + candidates(0, count=6).terms * 1e-6)
+    assert race.winners(4) == Racing(0.01).race(race.masks, 4, EVEN, race).keys()
+
+
+def test_a_kind_of_which_one_sample_is_known_rules_nothing_out() -> None:
+    """Its error cannot be told yet: the first look of a mixture with few windows may come too early."""
+    race = candidates(0, count=4)
+    parts = tuple(int(s % 16 != 0) for s in range(SAMPLES))
+    mixed = Estimate((1.0,) * SAMPLES, parts, (0.5, 0.5))
+    race.terms += np.arange(4.0)[:, None] * 10
+    alive: list[int] = []
+
+    def scorer(masks: Sequence[Mask], samples: int) -> list[Score]:
+        alive.append(len(masks))
+        return race(masks, samples)
+
+    assert race.winners(1) <= Racing(0.01).race(race.masks, 1, mixed, scorer).keys()
+    assert alive[:4] == [4, 4, 4, 1], "looks at 8, 12 and 18 samples: the second window is the seventeenth"
+
+
+@pytest.mark.parametrize(("ties", "lost"), [(1e-3, 0), (0.0, 1)])
+def test_what_only_orders_equals_rules_nothing_out(ties: float, lost: int) -> None:
+    """The first is a little behind in all that the first samples tell, and far ahead in a later one."""
+    terms = np.zeros((2, SAMPLES))
+    terms[0, :40] = 1e-6 * np.random.default_rng(0).uniform(1, 2, 40)
+    terms[1, 50] = 1.0
+    race, estimate = Field(terms), Estimate(EVEN.weights, EVEN.parts, ties=ties)
+    assert race.winners(1) == {race.masks[0]}
+    finished = Racing(0.01).race(race.masks, 1, estimate, race)
+    assert len(race.winners(1) - finished.keys()) == lost
+
+
+@pytest.mark.parametrize(("racing", "best"), [(Racing(None), 1), (Racing(0.01), 28)])
+def test_nothing_is_dropped_where_racing_is_off_or_all_matter(racing: Racing, best: int) -> None:
+    race = candidates(1)
+    assert list(racing.race(race.masks, best, EVEN, race)) == race.masks
+    assert set(race.paid.values()) == {SAMPLES}
+
+
+def test_looks_grow_by_half_and_end_before_the_last_sample() -> None:
+    assert Racing(0.01).looks(64) == [8, 12, 18, 27, 40, 60]
+    assert Racing(0.01).looks(60) == [8, 12, 18, 27, 40]
+    assert Racing(0.01).looks(8) == Racing(0.01).looks(1) == []
+
+
+@pytest.mark.parametrize(
+    ("racing", "named"), [(Racing(0.0), "delta=0"), (Racing(1.5), "delta=1.5"), (Racing(0.1, 1), "first=1")]
+)
+def test_settings_without_sense_are_refused(racing: Racing, named: str) -> None:
+    with pytest.raises(InputError, match=rf"racing\.{named}"):
+        racing.check()

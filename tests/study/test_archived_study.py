@@ -1,0 +1,188 @@
+"""The study that comes with the code was recorded when results held import paths: it must be read and found done for ever."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from analysis.data import archive
+from analysis.figures import fig1_masks, fig6_crossed, table1_accuracy, table2_perplexity, table3_search
+from pruning.config.compose import recorded_cell
+from pruning.core.recorded import CLASS, TARGET
+from pruning.core.result import DoneResult, read_done, write_result
+from pruning.export.pipeline import export_cell
+from pruning.hydra_app.replay_command import launch_words
+from pruning.launcher.cell_state import State, cell_states, finished
+from pruning.launcher.submissions import Submission
+from pruning.runs.cell import Cell
+from pruning.tracking.rebuild import record_all
+from tests.helpers.mlflow_runs import runs
+
+ARCHIVE = Path(__file__).parents[2] / "analysis" / "small" / "small.tar.xz"
+CELLS = 696
+# What the files that the study was run with contained; a cell knows files by these and not by their paths.
+ITEMS = {"data/commonsense170k_part.json": "581c39fbf1af889c046541e30908e715536b0158f276ec34a5c98c652c6755f6"}
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The archived study, laid out as a results folder."""
+    folder = tmp_path_factory.mktemp("small")
+    archive.unpack(ARCHIVE, folder)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def files_are_as_they_were(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for path in ITEMS:
+        (tmp_path / path).parent.mkdir()
+        (tmp_path / path).write_text("[]")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("pruning.runs.cell._file_digest", lambda path: ITEMS.get(path, path))
+
+
+def folders(study: Path) -> list[Path]:
+    return sorted(path.parent for path in study.glob("*/result.json"))
+
+
+def raw(folder: Path) -> dict[str, Any]:
+    """The configuration exactly as it was recorded."""
+    config: dict[str, Any] = json.loads((folder / "result.json").read_text(encoding="utf-8"))["config"]
+    return config
+
+
+def cell_of(folder: Path, results: Path) -> Cell:
+    """The cell that the recorded configuration describes, in this results folder."""
+    done = read_done(folder)
+    names = {
+        "objective": done["calibration"]["objective"],
+        "algo": done["search"]["algo"],
+        "calibration": "-",
+    }
+    return recorded_cell(raw(folder) | {"paths": {"results": str(results)}}, names)
+
+
+def test_results_hold_import_paths_of_modules_that_are_gone(study: Path) -> None:
+    recorded = {raw(folder)["algo"][TARGET] for folder in folders(study)}
+    assert "pruning.algo.greedy.Greedy" in recorded
+    assert {raw(folder)["compensation"][TARGET] for folder in folders(study)} == {
+        "pruning.compensation.Nothing"
+    }
+
+
+def test_every_cell_keeps_its_key_and_is_found_done(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = folders(study)
+    assert len(found) == CELLS
+    for folder in found:
+        done = read_done(folder)
+        files = done["evaluation"].get("files", {})
+        monkeypatch.setattr("pruning.launcher.cell_state.digests_of", lambda _, files=files: files)
+        cell = cell_of(folder, study)
+        assert cell.key == folder.name
+        assert finished(cell) == done
+
+
+def test_a_cell_of_another_evaluation_is_not_found_done(study: Path) -> None:
+    cell = cell_of(folders(study)[0], study)
+    other = recorded_cell(
+        dict(cell.config) | {"eval": {**cell.config["eval"], "window": 64}}, vars(cell.choices)
+    )
+    assert finished(other) is None
+
+
+def test_a_new_result_names_options_and_classes(study: Path, tmp_path: Path) -> None:
+    folder = folders(study)[0]
+    write_result(tmp_path, read_done(folder))
+    text = (tmp_path / "result.json").read_text(encoding="utf-8")
+    assert TARGET not in text
+    assert json.loads(text)["config"]["compensation"] == {CLASS: "NoCompensation"}
+    assert read_done(tmp_path) == read_done(folder)
+
+
+def rewritten(study: Path, target: Path) -> Path:
+    """The same study as this version writes it."""
+    shutil.copytree(study, target)
+    for folder in folders(target):
+        done: DoneResult = read_done(folder)
+        write_result(folder, done)
+    return target
+
+
+FIGURES = (fig1_masks, fig6_crossed, table1_accuracy, table2_perplexity, table3_search)
+
+
+def draw(results: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
+    words = ["--results", str(results), "--study", "small", "--only", "seed=0", "--out", str(out)]
+    for module in FIGURES:
+        monkeypatch.setattr("sys.argv", ["figure", *words])
+        module.main()
+    return {path.name: path.read_bytes() for path in sorted(out.iterdir())}
+
+
+def test_figures_are_the_same_bytes_from_either_form(
+    study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = draw(study, tmp_path / "old", monkeypatch)
+    new = draw(rewritten(study, tmp_path / "again"), tmp_path / "new", monkeypatch)
+    assert {Path(name).suffix for name in old} == {".csv", ".pdf", ".png"}
+    assert old == new
+
+
+def test_the_status_command_reads_a_submission_of_that_time(study: Path) -> None:
+    keys = [folder.name for folder in folders(study)[:2]]
+    resources = {"nodes": 1, "ranks": 1, "gpus_per_rank": 0, "cpus_per_rank": 1, "memory_gb": 1, "minutes": 9}
+    tasks = [
+        {"key": key, "config": raw(study / key), "choices": {}, "resources": resources, "evaluations": 5, "group": "g"}
+        for key in keys
+    ]  # fmt: skip
+    record = {
+        "launcher": {TARGET: "pruning.launcher.slurm.Slurm", "order": "sharing"},
+        "submitted": "2026-01-01T00:00:00+00:00",
+        "code": "c0de",
+        "where": ".",
+        "driver": "process-elsewhere-1-1",
+        "tasks": tasks,
+    }
+    folder = study / "jobs" / "cells-20260101T000000000000-beef"
+    folder.mkdir(parents=True)
+    (folder / "submission.json").write_text(json.dumps(record))
+    try:
+        assert Submission.load(folder / "submission.json").on_slurm
+        assert {key: one.state for key, one in cell_states(study).items()} == dict.fromkeys(keys, State.DONE)
+    finally:
+        shutil.rmtree(study / "jobs")
+
+
+def test_mlflow_is_rebuilt_from_such_results(study: Path, tmp_path: Path) -> None:
+    for folder in folders(study)[:2]:
+        shutil.copytree(folder, tmp_path / folder.name)
+    shutil.copytree(study / "evaluation", tmp_path / "evaluation")
+    assert record_all(tmp_path) == 2
+    recorded = runs(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    assert set(recorded) == {folder.name for folder in folders(tmp_path)}
+    assert {run.data.params["compensation.class"] for run in recorded.values()} == {"NoCompensation"}
+
+
+@pytest.fixture
+def one(study: Path) -> Iterator[Path]:
+    yield next(f for f in folders(study) if f.name.startswith("smollm2-perplexity-greedy-r0.1-s0"))
+
+
+def test_the_command_that_repeats_a_cell_uses_option_names(one: Path) -> None:
+    words = launch_words(yaml.safe_load((one / "config.yaml").read_text(encoding="utf-8")))
+    assert words[:2] == ["model=smollm2", "objective=perplexity"]
+    assert "algo=greedy" in words
+    assert not [word for word in words if "pruning." in word]
+
+
+@pytest.mark.model
+def test_a_recorded_cell_is_exported(one: Path, tmp_path: Path) -> None:
+    lines = export_cell(one, tmp_path / "smaller")
+    assert "27 of 30" in (tmp_path / "smaller" / "README.md").read_text() or "3 of 30 blocks removed" in lines
+    assert "equal bit for bit" in lines

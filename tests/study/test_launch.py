@@ -1,0 +1,487 @@
+"""The command line, from words to files, on a tiny model."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from pruning.core.mask import Mask
+from pruning.engine.logprobs import Readout
+from pruning.models.blocks import masked
+from tests.conftest import N_BLOCKS, Command, Ended
+
+ROOT = Path(__file__).parents[2]
+
+
+def loss_from_files(result: dict[str, Any], results: Path, model_folder: Path) -> tuple[float, list[float]]:
+    """The recorded loss, recomputed by a plain forward pass over the recorded samples."""
+    model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32)
+    path = results / "calibration" / f"{result['calibration']['sha256']}.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    with torch.no_grad(), masked(model, Mask.from_json(result["mask"])):
+        means = [_mean_loglik(model, row) for row in rows]
+    if "item" not in rows[0]:
+        return -sum(means) / len(means), [-m for m in means]
+    gaps = []
+    for item in sorted({row["item"] for row in rows}):
+        own = [(row, mean) for row, mean in zip(rows, means, strict=True) if row["item"] == item]
+        wrong = [mean for row, mean in own if not row["right"]]
+        gaps.append(sum(wrong) / len(wrong) - sum(mean for row, mean in own if row["right"]))
+    return sum(gaps) / len(gaps), gaps
+
+
+def _mean_loglik(model: Any, row: dict[str, Any]) -> float:
+    ids, (start, stop) = torch.tensor(row["input_ids"]), row["span"]
+    scores = model(input_ids=ids[None]).logits[0].double().log_softmax(-1)
+    return float(sum(scores[t - 1, ids[t]] for t in range(start, stop))) / (stop - start)
+
+
+def trace(result: dict[str, Any], results: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (results / result["cell"] / "trace.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("objective", ["perplexity", "margin"])
+def test_one_cell_writes_its_files_and_its_loss_can_be_recomputed(
+    launch: Command, model_folder: Path, objective: str
+) -> None:
+    ended = launch(f"objective={objective}", "ratio=0.34")
+    assert ended.status == 0, ended.err
+    result = ended.result()
+    folder = ended.results / result["cell"]
+    names = {path.name for path in folder.iterdir()} - {".lock"}
+    assert names == {"config.yaml", "mask.json", "trace.jsonl", "launch.log", "result.json"}
+    assert result["status"] == "done"
+    assert result["error"] is None
+    assert result["mask"] == json.loads((folder / "mask.json").read_text())
+    assert result["search"] == result["search"] | {"algo": "greedy", "k": 2, "evaluations_asked": 11}
+    assert result["search"]["evaluations_paid"] == 11
+    loss, samples = loss_from_files(result, ended.results, model_folder)
+    assert result["calibration"]["loss"] == pytest.approx(loss, rel=1e-5)
+    lines = trace(result, ended.results)
+    (line,) = [line for line in lines if line["dropped"] == result["mask"]["dropped"]]
+    assert line["samples"] == pytest.approx(samples, rel=1e-5, abs=1e-6)
+    assert set(line) == {"dropped", "loss", "samples", "seconds"}
+    for which in ("dense", "pruned"):
+        metrics = result["evaluation"][which]
+        assert metrics["ppl/heldout"] > 1
+        assert 0 <= metrics["acc/heldout"] <= 1
+    assert "blocks dropped" in ended.out
+
+
+def test_greedy_ends_where_trying_everything_in_each_round_ends(launch: Command) -> None:
+    result = (ended := launch("k=3")).result()
+    losses = {tuple(line["dropped"]): line["loss"] for line in trace(result, ended.results)}
+    best: tuple[int, ...] = ()
+    for size in range(1, 4):
+        options = [m for m in losses if len(m) == size and set(best) < set(m)]
+        assert len(options) == N_BLOCKS - size + 1
+        best = min(options, key=lambda m: losses[m])
+    assert tuple(result["mask"]["dropped"]) == best
+
+
+def test_a_grid_runs_once_and_pays_for_each_mask_once(launch: Command) -> None:
+    grid = ["-m", "algo=one_shot,greedy", "objective=perplexity,margin", "ratio=0.17,0.34"]
+    ended = launch(*grid)
+    assert ended.status == 0, ended.err
+    results = ended.all()
+    assert len(results) == 8
+    for objective in ("perplexity", "margin"):
+        same = [r for r in results if r["calibration"]["objective"] == objective]
+        lines = [line for r in same for line in trace(r, ended.results) if line["seconds"] > 0]
+        masks = [tuple(line["dropped"]) for line in lines]
+        assert len(masks) == len(set(masks)), "a mask was paid for twice"
+        assert len(masks) == 1 + N_BLOCKS + N_BLOCKS - 1, "the dense model, all singles, one round of pairs"
+    before = {path: path.stat().st_mtime_ns for path in ended.results.glob("*/*")}
+    again = launch(*grid)
+    assert "every cell was done: 8 of 8" in again.err
+    assert {path: path.stat().st_mtime_ns for path in ended.results.glob("*/*")} == before
+    assert again.out == ended.out
+
+
+def test_scores_are_not_shared_where_that_is_switched_off(launch: Command) -> None:
+    ended = launch("-m", "algo=one_shot,greedy", "k=1", "scores.share=false")
+    assert [r["search"]["evaluations_paid"] for r in ended.all()] == [N_BLOCKS, N_BLOCKS]
+
+
+def test_the_same_configuration_is_the_same_cell_wherever_it_is_asked_from(
+    launch: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "text.txt").write_text("the quick brown fox jumps over the lazy dog. " * 60)
+    arguments = ["calibration=text_file", "k=1", "eval.seed=3"]
+    first = launch(*arguments, "calibration.path=text.txt").result()["cell"]
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "copy.txt").write_bytes((tmp_path / "text.txt").read_bytes())
+    ended = launch(*arguments, f"calibration.path={tmp_path}/elsewhere/copy.txt", "forward.batch_tokens=64")
+    assert "every cell was done" in ended.err
+    assert ended.result()["cell"] == first
+    (tmp_path / "elsewhere" / "copy.txt").write_text("pack my box with five dozen liquor jugs. " * 60)
+    assert len(launch(*arguments, f"calibration.path={tmp_path}/elsewhere/copy.txt").all()) == 2
+
+
+def test_seeds_draw_other_samples(launch: Command) -> None:
+    digests = {r["calibration"]["sha256"] for r in launch("-m", "seed=0,1", "k=1", "algo=one_shot").all()}
+    assert len(digests) == 2
+
+
+def test_protected_blocks_stay(launch: Command) -> None:
+    result = launch("protect.first=2", "protect.last=2", "k=2").result()
+    assert result["mask"]["dropped"] == [2, 3]
+
+
+def test_an_evaluation_with_other_settings_is_added_without_a_search(launch: Command) -> None:
+    before = launch("k=2").result()
+    after = launch("k=2", "eval.items=8").result()
+    assert after["search"]["evaluations_paid"] == before["search"]["evaluations_paid"]
+    assert after["evaluation"]["data"] != before["evaluation"]["data"]
+    assert after["mask"] == before["mask"]
+
+
+INPUT_ERRORS: dict[str, tuple[list[str], str]] = {
+    "both": (["k=2", "ratio=0.5"], "give either ratio or k, not both: both are given"),
+    "ratio": (["ratio=1.5"], "ratio=1.5 is not a fraction of the blocks"),
+    "no block": (["ratio=0.01"], "ratio=0.01 of 6 blocks rounds to no block: choose at least 0.167"),
+    "k of 0": (["k=0"], "k=0 removes no block: choose k from 1 on"),
+    "all blocks": (["k=6"], "k = 6 blocks cannot be removed from a model of 6: choose k from 1 to 5"),
+    "protected": (["k=4", "protect.first=2", "protect.last=2"], "more than the 2 unprotected blocks of 6"),
+    "kind": (
+        ["objective=margin", "calibration=pydoc"],
+        "objective=margin needs items, and calibration=pydoc gives text. Calibrations that fit: commonsense,",
+    ),
+    "no file": (
+        ["calibration=text_file", "calibration.path=nowhere.txt"],
+        "nowhere.txt: there is no such file",
+    ),
+    "no path": (["calibration=text_file"], "give calibration.path=FILE"),
+    "no model": (["model.path=nowhere"], "model.path=nowhere: there is no such directory"),
+    "dtype": (["model.dtype=float8"], "unknown model.dtype 'float8'. Did you mean float"),
+    "too few": (
+        ["calibration.samples=100000"],
+        "100000 windows of 128 need 12800000: lower calibration.samples",
+    ),
+    "too few items": (
+        ["objective=margin", "calibration.samples=9999"],
+        "calibration.samples=9999 are needed",
+    ),
+    "seed": (["seed=-1"], "seed=-1 is negative: choose a number from 0 on"),
+    "neither": (["ratio=null"], "give either ratio or k, not both: neither is given"),
+    "study": (["study=../../evil"], "study='../../evil' names a file"),
+    "unknown setting": (["+foo=3"], "unknown setting 'foo'"),
+    "batch": (["forward.batch_tokens=0"], "forward.batch_tokens, memory and patience must be above 0"),
+    "attention": (["model.attention=speedy"], "unknown model.attention 'speedy'"),
+    "results": (["paths.results=/proc/nowhere"], "the results folder /proc/nowhere cannot be written"),
+    "algo": (["algo=gredy"], "unknown algo 'gredy'. Did you mean greedy? Available: annealing, "),
+    "model": (["model=lama3"], "unknown model 'lama3'. Did you mean llama3"),
+    "objective": (["objective=magin"], "unknown objective 'magin'. Did you mean margin?"),
+    "typo": (["algo.baem=3"], "Key 'baem' not in 'GreedyConf'"),
+    "type": (["calibration.samples=many"], "'many' of type 'str' could not be converted to Integer"),
+}
+
+
+@pytest.mark.parametrize("case", INPUT_ERRORS)
+@pytest.mark.parametrize("flags", [[], ["-m"]], ids=["run", "multirun"])
+def test_bad_input_is_named_before_anything_is_computed(launch: Command, case: str, flags: list[str]) -> None:
+    words, message = INPUT_ERRORS[case]
+    ended = launch(*flags, *words, calibrated=not any(w.startswith("calibration") for w in words))
+    assert message in ended.err
+    assert ended.status in (1, 2)
+    assert "Traceback" not in ended.err
+    assert ended.all() == []
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["eval.seed=0,1"], "two cells differ in eval only, which makes no other cell"),
+        (["paths.results=a,b"], "two cells differ in paths only"),
+        (["model=glob(zz*)"], "no cell is asked for"),
+    ],
+)
+def test_a_sweep_that_would_lose_a_cell_is_refused(launch: Command, words: list[str], message: str) -> None:
+    ended = launch("-m", "k=1", *words)
+    assert message in ended.err
+    assert ended.all() == []
+
+
+@pytest.mark.parametrize(
+    ("break_it", "message"),
+    [
+        (lambda path: path.unlink(), "no weights there; only .safetensors and .gguf files are read"),
+        (lambda path: path.write_bytes(path.read_bytes()[:500]), "cannot be loaded"),
+        (lambda path: drop_weights(path, "layers.4."), "lacks 9 weights, model.layers.4."),
+    ],
+    ids=["missing", "truncated", "incomplete"],
+)
+def test_a_model_without_all_its_weights_is_refused(
+    launch: Command, model_folder: Path, tmp_path: Path, break_it: Any, message: str
+) -> None:
+    copy = shutil.copytree(model_folder, tmp_path / "broken")
+    break_it(copy / "model.safetensors")
+    ended = launch("k=1", f"model.path={copy}")
+    assert ended.status != 0
+    assert message in ended.err + ended.out
+    assert all(result["status"] == "failed" for result in ended.all())
+
+
+def drop_weights(path: Path, part: str) -> None:
+    from safetensors.torch import load_file, save_file
+
+    save_file({n: t for n, t in load_file(path).items() if part not in n}, path, metadata={"format": "pt"})
+
+
+def test_a_failed_second_evaluation_does_not_touch_a_finished_result(
+    launch: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = launch("k=1").result()
+
+    def broken(*_: Any) -> Any:
+        raise RuntimeError("no such luck")
+
+    monkeypatch.setattr("pruning.evaluation.heldout.Heldout.measure", broken)
+    ended = launch("k=1", "eval.items=9")
+    assert ended.status == 1
+    assert "no such luck" in ended.out
+    assert ended.result() == before
+
+
+def test_a_model_is_loaded_once_for_all_its_cells(launch: Command) -> None:
+    ended = launch("-m", "algo=one_shot,greedy", "model.attention=eager,sdpa", "k=1")
+    assert ended.status == 0, ended.err
+    assert ended.err.count("loading tiny") == 2
+    assert "attention=eager" in ended.out
+
+
+def test_all_mistakes_of_a_grid_are_reported_at_once(launch: Command) -> None:
+    ended = launch("-m", "k=0,2,6", "algo=one_shot")
+    assert "k=0 removes no block" in ended.err
+    assert ended.all() == []
+
+
+def test_calibration_data_that_is_evaluated_on_is_an_error(launch: Command, tmp_path: Path) -> None:
+    from pruning.calibration.sources import pydoc
+
+    (tmp_path / "leak.txt").write_text("\n\n".join(pydoc("heldout")))
+    ended = launch(
+        "calibration=text_file", "calibration.path=leak.txt", "eval.samples=400", "calibration.samples=20"
+    )
+    assert "share" in ended.err
+    assert "ppl/heldout" in ended.err
+    assert ended.all() == []
+
+
+def test_a_result_of_another_configuration_in_the_folder_is_an_error(launch: Command) -> None:
+    ended = launch("k=1")
+    path = ended.results / ended.result()["cell"] / "result.json"
+    path.write_text(path.read_text().replace('"seed": 0', '"seed": 7'))
+    again = launch("k=1")
+    assert f"{path} is the result of another configuration" in again.err
+    assert again.status == 2
+
+
+def test_a_damaged_result_is_named(launch: Command) -> None:
+    ended = launch("k=1")
+    path = ended.results / ended.result()["cell"] / "result.json"
+    path.write_text(path.read_text()[:-40])
+    assert f"{path} is damaged" in launch("k=1").err
+
+
+def test_a_damaged_journal_is_named_and_the_other_cells_run(launch: Command) -> None:
+    ended = launch("k=1")
+    folder = ended.results / ended.result()["cell"]
+    (folder / "result.json").unlink()
+    lines = (folder / "trace.jsonl").read_text().splitlines(keepends=True)
+    (folder / "trace.jsonl").write_text("".join([lines[0], lines[1][:20] + "\n", *lines[2:]]))
+    again = launch("-m", "k=1,2")
+    assert again.status == 1
+    assert "trace.jsonl, line 2 is damaged" in again.out
+    assert [r["status"] for r in again.all()] == ["failed", "done"]
+
+
+def test_a_failing_cell_is_recorded_and_does_not_stop_the_others(
+    launch: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pruning.algo.greedy import Greedy
+
+    def broken(*_: Any) -> Any:
+        raise RuntimeError("no such luck")
+        yield
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Greedy, "propose", broken)
+        ended = launch("-m", "algo=greedy,one_shot", "k=2")
+    assert ended.status == 1
+    failed = ended.result("greedy")
+    assert failed["status"] == "failed"
+    assert failed["error"]["type"] == "RuntimeError"
+    assert failed["error"]["message"] == "no such luck"
+    assert "no such luck" in Path(failed["error"]["log"]).read_text()
+    assert ended.result("one_shot")["status"] == "done"
+    assert "1 of 2 cells failed" in ended.out
+    again = launch("-m", "algo=greedy,one_shot", "k=2")
+    assert again.status == 0
+    assert again.result("greedy")["status"] == "done"
+
+
+def test_an_infinite_loss_names_the_blocks(launch: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    endless = Readout(lambda logs, _, targets: math.inf * logs.gather(-1, targets[:, None])[:, 0])
+    monkeypatch.setattr("pruning.engine.forward.LIKELIHOOD", endless)
+    ended = launch("k=1")
+    assert ended.result()["error"]["type"] == "LossError"
+    assert "the loss of the whole model is inf: try model.dtype=float32" in ended.out
+
+
+def test_an_unreachable_model_fails_its_own_cells_only(launch: Command, model_folder: Path) -> None:
+    ended = launch("-m", "model=local,qwen3", f"++model.path={model_folder}", "k=1", "model.name=x")
+    assert ended.status == 0, "a path overrides the hub id"
+    ended = launch("model=qwen3", "model.path=Qwen/Qwen3-8B", "k=1", "model.name=qwen3")
+    assert ended.status == 1
+    message = ended.result("qwen3")["error"]["message"]
+    assert message.startswith("model qwen3 (Qwen/Qwen3-8B) cannot be loaded")
+    assert "\n" not in message
+
+
+def test_ctrl_c_leaves_everything_resumable_and_says_how(
+    launch: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pruning.search.journal import Journal
+
+    honest, calls = Journal.add, 0
+
+    def interrupting(self: Journal, score: Any) -> None:
+        nonlocal calls
+        honest(self, score)
+        calls += 1
+        if calls == 5:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "add", interrupting)
+        ended = launch("k=2")
+    assert ended.status == 130
+    assert "run the same command again" in ended.out
+    (folder,) = [p.parent for p in ended.results.glob("*/trace.jsonl")]
+    kept = (folder / "trace.jsonl").read_bytes()
+    assert kept.count(b"\n") == 5
+    result = launch("k=2").result()
+    assert (folder / "trace.jsonl").read_bytes().startswith(kept)
+    assert result["search"]["evaluations_paid"] == result["search"]["evaluations_asked"] == 11
+
+
+def command_line(model_folder: Path, results: Path, *words: str) -> list[str]:
+    small = [
+        "model=local",
+        f"model.path={model_folder}",
+        "model.dtype=float32",
+        "eval.samples=2",
+        "eval.length=32",
+    ]
+    sizes = ["eval.items=6", "calibration.samples=4", "calibration.length=24", "tracker=none"]
+    return [sys.executable, str(ROOT / "launch.py"), *small, *sizes, f"paths.results={results}", *words]
+
+
+def test_kill_9_costs_nothing_that_was_computed(launch: Command, model_folder: Path, tmp_path: Path) -> None:
+    whole = launch("k=4", "model.name=local")
+    command = command_line(model_folder, tmp_path / "killed", "k=4", "calibration.samples=4")
+    environment = {**os.environ, "TQDM_DISABLE": "1"}
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL)
+    journal = tmp_path / "killed" / whole.result()["cell"] / "trace.jsonl"
+    deadline = time.monotonic() + 300  # a busy machine takes its time to start
+    while process.poll() is None and time.monotonic() < deadline:
+        if journal.exists() and journal.read_bytes().count(b"\n") >= 3:
+            process.send_signal(signal.SIGKILL)
+            break
+        time.sleep(0.005)
+    assert process.wait() == -signal.SIGKILL, "it was over before it could be killed"
+    kept = journal.read_bytes()
+    with journal.open("ab") as stream:
+        stream.write(b'{"dropped": [0, 1], "lo')  # what a kill in mid-write leaves
+    done = subprocess.run(command, cwd=tmp_path, env=environment, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    result = json.loads((journal.parent / "result.json").read_text())
+    assert journal.read_bytes().startswith(kept)
+    assert result["mask"] == whole.result()["mask"]
+
+    def scores(path: Path) -> dict[tuple[int, ...], float]:
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        assert len({tuple(line["dropped"]) for line in lines}) == len(lines), "a mask was paid for twice"
+        return {tuple(line["dropped"]): line["loss"] for line in lines}
+
+    assert scores(journal) == scores(whole.results / whole.result()["cell"] / "trace.jsonl")
+
+
+@pytest.mark.parametrize("flag", ["--help", "--cfg=job"])
+def test_help_and_composition_are_fast_because_nothing_heavy_is_imported(tmp_path: Path, flag: str) -> None:
+    code = (
+        "import sys, launch; sys.argv = ['launch.py', *sys.argv[1:]]\n"
+        "try: launch.main()\n"
+        "except SystemExit as end: assert not end.code, end.code\n"
+        "heavy = {'torch', 'transformers', 'mlflow', 'datasets', 'pandas', 'matplotlib'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    arguments = flag.replace("=", " ").split()
+    command = [sys.executable, "-c", code, *arguments]
+    done = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "perplexity" in done.stdout
+
+
+def test_mlflow_mirrors_the_files_and_can_be_rebuilt(
+    launch: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launch("algo=greedy", "k=2", "study=test")  # what was not recorded when it was run is recorded later
+    ended = launch("-m", "algo=one_shot,greedy", "k=2", "study=test", tracker="mlflow")
+    assert ended.status == 0, ended.err
+    runs = mlflow_runs(ended)
+    assert {run.info.run_name for run in runs} == {r["cell"] for r in ended.all()}
+    for run in runs:
+        (result,) = [r for r in ended.all() if r["cell"] == run.info.run_name]
+        assert run.info.status == "FINISHED"
+        assert run.data.tags["sweep"] == "test"
+        assert run.data.params["algo.class"] in ("OneShot", "Greedy")
+        assert run.data.metrics["pruned/ppl/heldout"] == pytest.approx(
+            result["evaluation"]["pruned"]["ppl/heldout"]
+        )
+    moved = ended.results.rename(ended.results.with_name("moved"))
+    ended = Ended(0, "", "", moved)
+    from pruning.tracking import rebuild
+
+    monkeypatch.setattr("sys.argv", ["track", str(ended.results)])
+    rebuild.main()
+    rebuild.main()
+    rebuilt = mlflow_runs(ended)
+    assert sorted(run.data.metrics.items() for run in rebuilt) == sorted(
+        run.data.metrics.items() for run in runs
+    )
+
+
+def mlflow_runs(ended: Ended) -> list[Any]:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=f"sqlite:///{ended.results / 'mlflow.db'}")
+    (experiment,) = [e for e in client.search_experiments() if e.name == "depth-pruning"]
+    assert experiment.artifact_location == (ended.results / "mlflow-artifacts").as_uri()
+    runs = client.search_runs([experiment.experiment_id])
+    names = {artifact.path for run in runs for artifact in client.list_artifacts(run.info.run_id)}
+    files = {"config.yaml", "launch.log", "mask.json", "mask.png", "result.json", "trace.jsonl"}
+    assert names == files | {"evaluation"}
+    curve = client.get_metric_history(runs[0].info.run_id, "search/best_loss")
+    assert [m.value for m in curve] == sorted((m.value for m in curve), reverse=True)
+    return list(runs)
+
+
+def test_a_failing_tracker_is_a_warning(launch: Command) -> None:
+    ended = launch("k=1", "tracker=mlflow", "tracker.uri=http://localhost:9", tracker="mlflow")
+    assert ended.status == 0, ended.err
+    assert "the tracker could not" in ended.err
+    assert ended.result()["status"] == "done"

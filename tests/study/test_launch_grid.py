@@ -1,0 +1,165 @@
+"""The grid has no holes: every search on every objective; what is out of reach; compensation, margins, racing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.utils import instantiate
+
+from pruning.config.groups import CONF, options
+from pruning.core.atomic_files import read_json
+from pruning.core.mask import Space
+from pruning.engine.forward import Forward
+from pruning.hydra_app.registry import register
+from pruning.objective import Calibrated
+from pruning.search.driver import Problem, solve
+from pruning.search.journal import Journal, KnownScores, Store
+from pruning.search.racing import Racing
+from tests.conftest import Command, Ended
+from tests.helpers.architectures import N_BLOCKS
+from tests.helpers.objectives import model, samples
+from tests.helpers.rows import language_model
+from tests.hydra_app.test_experiments import PANEL
+
+
+@pytest.fixture(scope="module")
+def members() -> Iterator[dict[str, dict[str, Any]]]:
+    """Every search and every objective, as their YAML files configure them."""
+    GlobalHydra.instance().clear()
+    register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        yield {
+            group: {
+                name: instantiate(compose("config", [f"{group}={name}"])[group]) for name in options(group)
+            }
+            for group in ("algo", "objective")
+        }
+
+
+@pytest.mark.parametrize("name", options("objective"))
+def test_every_search_runs_on_every_objective(
+    members: dict[str, dict[str, Any]], name: str, tmp_path: Path
+) -> None:
+    objective, space = members["objective"][name], Space(N_BLOCKS, 2, frozenset({0}))
+    data = samples("text" if objective.needs == "any" else objective.needs, 4)
+    for algo, search in members["algo"].items():
+        losses = Calibrated(objective, Forward(language_model(model())), data)
+        journal = Journal.open(tmp_path / algo / "trace.jsonl", N_BLOCKS)
+        (tmp_path / algo).mkdir()
+        store = Store(tmp_path, "key", algo, N_BLOCKS)
+        store.claim()
+        found = solve(
+            Problem(search, space, 0, Racing()), losses, KnownScores(journal, store), lambda *_: None
+        )
+        assert len(found.score.mask.dropped) == 2
+        assert 0 not in found.score.mask.dropped
+        assert found.why
+
+
+def test_a_search_that_is_out_of_reach_is_left_out_of_a_grid(launch: Command) -> None:
+    ended = launch("-m", "algo=exhaustive", "algo.limit=10,20", "k=3")
+    assert ended.status == 0
+    assert "1 of 2 cells were left out" in ended.out
+    assert "algo=exhaustive would score 20 masks (6 blocks, k = 3), more than algo.limit=10" in ended.out
+    assert ended.result()["search"]["evaluations_asked"] == 20
+
+
+def test_a_search_that_is_out_of_reach_alone_is_refused(launch: Command) -> None:
+    ended = launch("algo=exhaustive", "algo.limit=10", "k=3")
+    assert ended.status == 2
+    assert "would score 20 masks" in ended.err
+    assert ended.all() == []
+
+
+def test_a_compensated_mask_is_measured_with_and_without(launch: Command) -> None:
+    plain = launch("k=2").result()
+    ended = launch("k=2", "compensation=magnitude")
+    found = next(r for r in ended.all() if "compensation" in r)
+    assert found["cell"] != plain["cell"]
+    assert found["calibration"]["dense_loss"] == plain["calibration"]["dense_loss"]
+    assert sorted(map(int, found["compensation"])) == found["mask"]["dropped"]
+    evaluation = found["evaluation"]
+    assert evaluation["pruned"] != evaluation["uncompensated"]
+    if found["mask"] == plain["mask"]:
+        assert evaluation["uncompensated"] == plain["evaluation"]["pruned"]
+        assert found["calibration"]["loss"] != plain["calibration"]["loss"]
+
+
+def test_compensation_after_the_search_leaves_the_search_alone(launch: Command) -> None:
+    plain = launch("k=2").result()
+    ended = launch("k=2", "compensation=magnitude", "compensation.search=false")
+    found = next(r for r in ended.all() if "compensation" in r)
+    assert found["mask"] == plain["mask"]
+    assert found["calibration"]["loss"] == plain["calibration"]["loss"]
+    assert found["search"]["evaluations_paid"] == 0, (
+        "losses are shared with the cell that has no compensation"
+    )
+    assert found["evaluation"]["uncompensated"] == plain["evaluation"]["pruned"]
+    assert found["evaluation"]["pruned"] != plain["evaluation"]["pruned"]
+
+
+def test_a_result_says_how_far_the_runner_up_was(launch: Command) -> None:
+    ended = launch("k=2", "algo=exhaustive", "calibration.samples=8")
+    margins, trace = ended.result()["margins"], Path(ended.results / ended.result()["cell"] / "trace.jsonl")
+    scores = {tuple(s["dropped"]): s for s in map(json.loads, trace.read_text().splitlines())}
+    ranked = sorted((s["loss"], d) for d, s in scores.items() if len(d) == 2)
+    assert margins["compared"] == 14
+    assert tuple(margins["runner_up"]["dropped"]) == ranked[1][1]
+    assert margins["runner_up"]["difference"] == pytest.approx(ranked[1][0] - ranked[0][0])
+    assert margins["tied"] == len(margins["ties"])
+
+
+def test_racing_makes_another_cell_and_is_checked(launch: Command) -> None:
+    launch("k=2", "calibration.samples=16")
+    racing = ["racing.delta=0.2", "racing.first=4", "scores.share=false"]
+    plain, raced = sorted(
+        launch("k=2", "calibration.samples=16", *racing).all(), key=lambda r: -r["search"]["evaluations_paid"]
+    )
+    assert plain["config"]["racing"]["delta"] is None
+    assert raced["search"]["evaluations_paid"] < plain["search"]["evaluations_paid"]
+    assert raced["mask"] == plain["mask"]
+    ended = launch("k=2", "racing.delta=2")
+    assert ended.status == 2
+    assert "racing.delta=2 is no probability" in ended.err
+
+
+def test_a_budget_stops_a_search_and_is_checked(launch: Command) -> None:
+    result = launch("k=3", "algo=beam", "algo.max_evaluations=9").result()
+    assert result["search"]["evaluations_asked"] == 9
+    assert result["search"]["stopped"] == "max_evaluations=9 was reached"
+    assert len(result["mask"]["dropped"]) == 3
+    ended = launch("k=3", "algo.max_evaluations=0")
+    assert ended.status == 2
+    assert "algo.max_evaluations=0 allows no evaluation" in ended.err
+
+
+def test_the_study_of_a_grid_does_not_count_what_was_left_out(launch: Command) -> None:
+    ended = launch("-m", "algo=exhaustive", "algo.limit=10,20", "k=3", "study=reach")
+    cells = read_json(ended.results / "studies" / "reach.json")["cells"]
+    assert cells == [ended.result()["cell"]]
+
+
+def searches(ended: Ended) -> list[str]:
+    """The searches that have a result, each as often as it has one."""
+    return sorted(result["search"]["algo"] for result in ended.all())
+
+
+def test_the_panel_is_run_by_its_name(launch: Command) -> None:
+    ended = launch("experiment=panel", "objective=perplexity", "ratio=0.5")
+    assert ended.status == 0
+    assert searches(ended) == sorted(PANEL)
+    assert all(len(result["mask"]["dropped"]) == 3 for result in ended.all())
+
+
+def test_a_glob_runs_every_search_that_can(launch: Command) -> None:
+    ended = launch("-m", "algo=glob(*)", "k=3")
+    assert ended.status == 0
+    assert searches(ended) == options("algo")
+    best = next(r for r in ended.all() if r["search"]["algo"] == "exhaustive")["calibration"]["loss"]
+    assert all(result["calibration"]["loss"] >= best for result in ended.all())

@@ -1,0 +1,186 @@
+"""`python -m pruning.status`, with commands of SLURM that answer what a test wants them to."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from pruning.launcher import slurm_queue
+from pruning.launcher.actions import cancel, retry
+from pruning.launcher.cell_state import CellState, State, cell_states
+from pruning.launcher.local_process import process, process_name
+from pruning.launcher.status_table import advance, duration, status_table
+from pruning.launcher.submissions import latest
+from pruning.study import status
+from pruning.tracking.rebuild import record_all
+from tests.helpers.launchers import commands, result, submission, task
+
+BROKEN = {"type": "LossError", "message": "it is NaN", "log": "launch.log"}
+LATER = "2999-01-01T00:00:00+00:00"
+
+
+def journal(folder: Path, *scores: tuple[list[int], float]) -> None:
+    folder.mkdir(parents=True)
+    lines = [json.dumps({"dropped": dropped, "loss": 1.0, "seconds": seconds}) for dropped, seconds in scores]
+    (folder / "trace.jsonl").write_text("\n".join(lines) + "\n")
+
+
+def test_progress_counts_masks_once_and_time_by_what_was_paid(tmp_path: Path) -> None:
+    journal(tmp_path / "a", ([], 9.0), ([1], 2.0), ([1], 4.0), ([2], 0.0), ([3], 1.0))
+    found = advance(tmp_path / "a", 10)
+    assert found.scored == 3, "the dense model is none of those that a search asks for"
+    assert found.left == pytest.approx(7 * (9 + 2 + 4 + 1) / 4)
+
+
+def test_progress_of_a_cell_that_has_just_begun_or_goes_beyond_its_total(tmp_path: Path) -> None:
+    assert advance(tmp_path, 10).left is None
+    journal(tmp_path / "a", ([1], 1.0), ([2], 1.0))
+    assert advance(tmp_path / "a", 1) == advance(tmp_path / "a", 1)
+    assert (advance(tmp_path / "a", 1).scored, advance(tmp_path / "a", 1).left) == (1, 0.0)
+    with (tmp_path / "a" / "trace.jsonl").open("a") as stream:
+        stream.write('{"dropped": [3]\n')
+    assert advance(tmp_path / "a", 9).scored == 2
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (187.4, "3:07"), (43387, "12:03:07")])
+def test_durations(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def shown(results: Path, found: dict[str, CellState], rows: int | None = None) -> str:
+    console = Console(width=200)
+    with console.capture() as capture:
+        console.print(status_table(results, found, rows))
+    return capture.get()
+
+
+def test_the_table_begins_with_what_went_wrong(tmp_path: Path) -> None:
+    journal(tmp_path / "run", ([1], 30.0))
+    found = {
+        "done": CellState("done", State.DONE),
+        "wait": CellState("wait", State.PENDING, "Priority"),
+        "run": CellState("run", State.RUNNING, job="7_1", total=3),
+        "bad": CellState("bad", State.FAILED, "LossError: it is NaN\nand more", log="/logs/bad"),
+    }
+    lines = [line.strip() for line in shown(tmp_path, found).strip().splitlines()]
+    names = [line.split()[0] for line in lines if line.split() and line.split()[0] in found]
+    assert names == ["bad", "run", "wait", "done"]
+    assert "LossError: it is NaN: /logs/bad" in "\n".join(lines)
+    assert next(line for line in lines if line.startswith("run")).split()[1:5] == [
+        "running",
+        "1/3",
+        "1:00",
+        "7_1",
+    ]
+    assert "4 cells: 1 pending, 1 running, 1 done, 1 failed" in lines[-1]
+    assert "; 3 not shown" in shown(tmp_path, found, rows=1)
+
+
+@pytest.fixture
+def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    scripts = {"squeue": "cat $(dirname $0)/../queue", "sacct": "", "scancel": "", "srun": "", "scontrol": ""}
+    (tmp_path / "queue").touch()
+    return commands(tmp_path, monkeypatch, scripts | {"sbatch": "echo 'Submitted batch job 9'"})
+
+
+def test_cancelling_asks_once_for_each_submission_that_has_cells_in_flight(
+    tmp_path: Path, slurm: Path
+) -> None:
+    first = submission(tmp_path, task("a"), task("b"), a="7_0", b="7_1")
+    second = submission(tmp_path, task("c"), c="8")
+    result(tmp_path, "c")
+    (tmp_path / "queue").write_text("7_0|RUNNING|None|1:00|2:00\n7_1|PENDING|Priority|0:00|2:00\n")
+    assert cancel(tmp_path) == 2
+    assert [line for line in slurm.read_text().splitlines() if "scancel" in line] == [
+        f"scancel --quiet --name={first.name}"
+    ]
+    (tmp_path / "queue").write_text("")
+    assert {key: one.state.value for key, one in cell_states(tmp_path).items()} == {
+        "a": "failed", "b": "failed", "c": "done",
+    }  # fmt: skip
+    assert not second.cancelled.exists()
+
+
+def test_processes_are_ended_with_what_they_started(tmp_path: Path) -> None:
+    running = subprocess.Popen(["sh", "-c", "trap '' INT; sleep 60 & wait"])
+    name = process_name(running.pid)
+    record = submission(tmp_path, task("a"), a=name)
+    path = record.folder / "submission.json"
+    path.write_text(path.read_text().replace(".Slurm", ".Processes"))
+    assert cell_states(tmp_path)["a"].state is State.RUNNING
+    assert cancel(tmp_path) == 1
+    running.wait(10)
+    assert not process(name).active
+    assert cell_states(tmp_path)["a"].reason == "cancelled"
+
+
+def test_only_what_failed_or_is_lost_is_submitted_again_as_it_was(tmp_path: Path, slurm: Path) -> None:
+    record = submission(tmp_path, *map(task, "abcd"), a="7_0", b="7_1", c="7_2", d="7_3")
+    (tmp_path / "queue").write_text("7_3|RUNNING|None|1:00|2:00\n")
+    result(tmp_path, "a")
+    result(tmp_path, "b", status="failed", error=BROKEN, environment={"ended": LATER})
+    ((launcher, keys),) = retry(tmp_path)
+    assert (keys, launcher.waits) == (["b", "c"], False)
+    assert len([line for line in slurm.read_text().splitlines() if line.startswith("sbatch")]) == 1
+    found = latest(tmp_path)
+    assert {key: found[key].jobs[key] for key in "abcd"} == {"a": "7_0", "b": "9_0", "c": "9_1", "d": "7_3"}
+    assert found["b"].where == record.where
+    assert found["b"].task("b") == record.task("b")
+
+
+def test_collecting_records_each_cell_that_has_a_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pruning.tracking.mlflow_file import MLflow
+
+    seen: list[str] = []
+    monkeypatch.setattr(MLflow, "record", lambda *given: seen.extend(folder.name for folder in given[2]))
+    for key in "abc":
+        result(tmp_path, key)
+        (tmp_path / key / "config.yaml").write_text("tracker: {_target_: pruning.track.MLflow}\n")
+    (tmp_path / "b" / "result.json").unlink()
+    assert record_all(tmp_path) == 2
+    assert seen == ["a", "c"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["nowhere"], "nowhere: there is no such folder"),
+        (["cancl", "."], "unknown action 'cancl'. Did you mean cancel?"),
+        (["."], "no cell of .* was ever submitted"),
+    ],
+)
+def test_words_that_make_no_sense_are_refused(
+    words: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    import re
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["status", *words])
+    with pytest.raises(SystemExit) as end:
+        status.main()
+    assert end.value.code == 2
+    assert re.search(message, capsys.readouterr().err)
+
+
+def test_the_exit_status_tells_whether_something_went_wrong(
+    tmp_path: Path, slurm: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    submission(tmp_path, task("a"), a="7_0")
+    monkeypatch.setattr("sys.argv", ["status", str(tmp_path)])
+    for queued, code in (("7_0|RUNNING|None|1:00|2:00\n", 0), ("7_0|NODE_FAIL|None|1:00|2:00\n", 1)):
+        (tmp_path / "queue").write_text(queued)
+        with pytest.raises(SystemExit) as end:
+            status.main()
+        assert end.value.code == code
+    assert "its node died (SLURM: NODE_FAIL)" in capsys.readouterr().out
+    assert slurm_queue.MEANINGS["NODE_FAIL"] == "its node died"
