@@ -2,27 +2,27 @@
 # make ui      browse the runs in MLflow                   make check   lint, types, layers
 # make fig1    draw figure 1 again                         make track   rebuild the MLflow store from the files
 # make bench   time the engine against one forward pass per mask
-# make small   the paper's question on two small models and two CPU cores: hours; skips what is done, then draws
-# make paper   the paper's own grid, three 8B models: needs GPUs and a hub account
+# make small   the paper's question on two small models: hours on two CPU cores; skips finished cells, then draws
+# make paper   the paper's grid, three 8B models: needs GPUs and a hub account
 # make figures draw all: fig1 to fig8, table1 to table3    make paper-check   the paper's numbers from its tables
 # make test-slurm   the launchers on a real SLURM of two nodes, installed from Debian's packages; as root
-# make gpu-check   once on a GPU node: the engine's losses there, its speed, a 1B model; FLAGS="--model DIR"
+# make gpu-check   check a GPU node once: the engine's losses and speed, a 1B model; FLAGS="--model DIR"
 # make report  one HTML page of a study: summary, figures, tables, every cell; STUDY=small RESULTS=results
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 RESULTS ?= results
-# Without results of one's own, what is drawn is the study that comes with the code, and `make small` goes on from it.
+# If RESULTS has no results yet, make draws the study that comes with the code, and `make small` continues it.
 SMALL := analysis/small/small.tar.xz
 STUDY ?= $(if $(or $(findstring ://,$(RESULTS)),$(wildcard $(RESULTS)/studies/demo.json)),demo,small)
-OWN := $(or $(findstring ://,$(RESULTS)),$(wildcard $(RESULTS)/studies/$(STUDY).json),$(filter-out small,$(STUDY)))
-SHOWN := $(if $(OWN),$(RESULTS),$(SMALL))
+HAS_RESULTS := $(or $(findstring ://,$(RESULTS)),$(wildcard $(RESULTS)/studies/$(STUDY).json),$(filter-out small,$(STUDY)))
+SHOWN := $(if $(HAS_RESULTS),$(RESULTS),$(SMALL))
 export MLFLOW_DISABLE_TELEMETRY = true
 
 FIGURES := fig1 fig2 fig3 fig4 fig5 fig6 fig7 fig8 table1 table2 table3
 
-.PHONY: demo small paper test test-slurm ui bench gpu-check check lint types figures $(FIGURES) report paper-check track constraints clean
+.PHONY: demo small paper test test-slurm ui bench gpu-check check lint types figures $(FIGURES) report paper-check track wings describe tour constraints clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
@@ -40,8 +40,8 @@ demo: $(VENV)/installed
 	@$(BIN)/python -m analysis.fig1_masks --results $(RESULTS) --study demo
 	@echo "runs     make ui, then open http://localhost:5000"
 
-# ARGS="eval=local 'eval.texts={wikitext2: FILE}'" changes what every cell is run with. A failed cell ends the command
-# with an error, but only after everything else has run and is drawn.
+# ARGS="eval=local 'eval.texts={wikitext2: FILE}'" adds settings to every cell. If a cell fails, make
+# ends with an error, but only after all other cells have run and the figures are drawn.
 LAUNCH = $(BIN)/python launch.py paths.results=$(RESULTS) $(ARGS)
 
 small: $(VENV)/installed
@@ -69,8 +69,8 @@ ui: $(VENV)/installed
 	cd $(RESULTS) && MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(abspath $(BIN))/mlflow ui \
 	  --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --port 5000
 
-# One file a figure: analysis/fig2_ranks.py is drawn by `make fig2`. FLAGS="--accuracy piqa" chooses a metric,
-# FLAGS="--only objective=perplexity,divergence" some of the cells.
+# One file per figure: `make fig2` draws analysis/fig2_ranks.py. FLAGS="--accuracy piqa" chooses a metric,
+# FLAGS="--only objective=perplexity,divergence" chooses some of the cells.
 $(FIGURES): $(VENV)/installed
 	@$(BIN)/python -m analysis.$(basename $(notdir $(wildcard analysis/$@_*.py))) --results $(SHOWN) --study $(STUDY) $(FLAGS)
 
@@ -87,6 +87,16 @@ bench: $(VENV)/installed
 
 gpu-check: $(VENV)/installed
 	$(BIN)/python -m benchmarks.gpu_check $(FLAGS)
+
+# What pages show of the code: the picture of the packages, the tables of the results folder, the notebook's outputs.
+wings: $(VENV)/installed-dev
+	$(BIN)/python -m docs.draw_wings
+
+describe: $(VENV)/installed-dev
+	$(BIN)/python -m docs.describe_files
+
+tour: $(VENV)/installed-dev
+	$(BIN)/python -m docs.run_tour
 
 track: $(VENV)/installed
 	$(BIN)/python -m pruning.track $(RESULTS)

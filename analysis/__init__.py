@@ -1,1 +1,1 @@
-"""Figures and tables from the files of a results folder. Neither torch nor mlflow is needed here."""
+"""Figures and tables from the files of a results folder. This package imports neither torch nor mlflow."""

@@ -1,1 +1,1 @@
-"""Benchmarks: the engine against one forward pass per mask, side by side."""
+"""Benchmarks: the engine compared with one forward pass per mask."""

@@ -1,10 +1,10 @@
-"""What a grid of many cells costs the command that submits it: run it on a cluster, with nothing else on it.
+"""Measure what a grid of many cells costs the command that submits it. Run this on an otherwise idle cluster.
 
 python -m benchmarks.cluster FOLDER [CELLS] [--real]
 
-CELLS (500) cells of a tiny model are submitted, waited for and collected into an SQLite file. The jobs themselves
-copy the result of one cell that was computed before, since a real one spends four CPU seconds on importing; with
-`--real` they compute. Prints one line of JSON; `bash tests/slurm/cluster.sh up` makes a cluster to try it on.
+Submits CELLS (default 500) cells of a tiny model, waits for them and collects them into an SQLite file. The jobs only
+copy the result of one cell that was computed before, because a real cell spends four CPU seconds on imports; with
+`--real`, they compute. Prints one line of JSON; `bash tests/slurm/cluster.sh up` makes a cluster to try it on.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def tiny_model(folder: Path) -> Path:
 
 @dataclass(frozen=True)
 class Cost:
-    """Of a command: seconds by the clock, of a CPU, and its most memory in MiB."""
+    """The cost of a command: wall seconds, CPU seconds, peak memory in MiB."""
 
     seconds: float
     cpu: float
@@ -61,7 +61,7 @@ class Cost:
 
 
 def command(words: Sequence[str]) -> Cost:
-    """Run a command. Exits where it fails."""
+    """The cost of running a Python command. Exits if the command fails."""
     started = time.perf_counter()
     environment = os.environ | {"PYTHONPATH": str(ROOT), "MLFLOW_DISABLE_TELEMETRY": "true"}
     process = subprocess.Popen([sys.executable, *words], env=environment, stdout=subprocess.DEVNULL)
@@ -73,17 +73,17 @@ def command(words: Sequence[str]) -> Cost:
 
 
 def wait(results: Path) -> float:
-    """Seconds until no cell is in flight. Exits where one is not done."""
+    """Seconds until no cell is in flight. Exits if a cell is not done."""
     started = time.perf_counter()
-    while any(one.state.in_flight for one in cell_states(results).values()):
+    while any(cell.state.in_flight for cell in cell_states(results).values()):
         time.sleep(2)
-    if bad := [one for one in cell_states(results).values() if one.state is not State.DONE]:
-        raise SystemExit(f"{len(bad)} cells are not done: {bad[0]}")
+    if bad := [cell for cell in cell_states(results).values() if cell.state is not State.DONE]:
+        raise SystemExit(f"{len(bad)} cells are not done, such as {bad[0]}")
     return time.perf_counter() - started
 
 
 def measure(folder: Path, cells: int, real: bool) -> dict[str, Any]:
-    """Submit, wait, collect."""
+    """The costs of submitting the cells, waiting for them and collecting them."""
     model, results = tiny_model(folder / "model"), folder / "results"
     launch = [str(ROOT / "launch.py"), "-m", *TINY, f"model.path={model}", f"seed=range({cells // 2})"]
     first = [word.replace("k=1,2", "k=1").partition("range(")[0] for word in launch[2:-1]]
@@ -101,7 +101,7 @@ def measure(folder: Path, cells: int, real: bool) -> dict[str, Any]:
         "calls of sbatch": len(records),
         "submission, s a cell": round(submitting.seconds / cells, 4),
         "submission, CPU s a cell": round(submitting.cpu / cells, 4),
-        "of it sbatch and its files, s a cell": round(sum(map(_asking, records)) / cells, 4),
+        "of it sbatch and its files, s a cell": round(sum(map(_sbatch_seconds, records)) / cells, 4),
         "memory of the command, MiB": round(submitting.memory),
         "the jobs, s": round(running, 1),
         "the same command when all is done, s": round(again.seconds, 1),
@@ -111,22 +111,22 @@ def measure(folder: Path, cells: int, real: bool) -> dict[str, Any]:
     }
 
 
-def _asking(record: Any) -> float:
-    """Seconds from the record's beginning to the names of its jobs."""
+def _sbatch_seconds(record: Any) -> float:
+    """Seconds from writing a submission's record to writing the names of its jobs."""
     begun = (record.folder / "submission.json").stat().st_mtime
     return float((record.folder / "jobs.json").stat().st_mtime - begun)
 
 
 def main() -> None:
-    """Measure as the arguments say."""
+    """Measure and write the costs for the command-line arguments."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     words = [word for word in sys.argv[1:] if word != "--real"]
     if not words:
         raise SystemExit(__doc__)
     folder, cells = Path(words[0]).resolve(), int(words[1]) if len(words) > 1 else 500
-    found = measure(folder, cells, "--real" in sys.argv)
-    atomic_files.write_json(folder / "measured.json", found)
-    log.info("%s", json.dumps(found))
+    costs = measure(folder, cells, "--real" in sys.argv)
+    atomic_files.write_json(folder / "measured.json", costs)
+    log.info("%s", json.dumps(costs))
 
 
 if __name__ == "__main__":

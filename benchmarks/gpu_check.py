@@ -1,12 +1,12 @@
 """Check a machine's GPUs once, before a grid is sent there: make gpu-check.
 
-What runs is what cells run: every line is a check that fails by itself, and the exit status is 0 only if none did.
+It runs the code that cells run. Each check prints one line, and the exit status is 0 only if no check fails.
 
-- the devices, what they hold, and how fast their products are;
+- the devices, their free memory, and the speed of their matrix products;
 - the engine's losses equal those of one masked forward pass per mask, in float32 and in bfloat16;
 - equal batches give equal losses, to the last bit, and float32 products are not rounded to TF32;
-- with several GPUs, a model that is spread over them has the losses of one that is not;
-- a small benchmark, plain passes against the engine;
+- with several GPUs, a model that is spread over them gives the same losses as on one GPU;
+- a small benchmark of the engine against plain passes;
 - a search and an evaluation on a model of about 1B parameters, if its weights are here.
 
 python -m benchmarks.gpu_check [--device cuda|cpu] [--model DIR]
@@ -36,24 +36,25 @@ log = logging.getLogger("gpu_check")
 
 NO_GPU = """no GPU is visible to PyTorch ({why}). On a cluster, run this on a GPU node:
     srun --gpus=1 --cpus-per-task=8 --mem=32G --time=30 make gpu-check
-Otherwise check `nvidia-smi`, CUDA_VISIBLE_DEVICES, and that PyTorch is built for CUDA (pip install torch). To try the
-checks themselves without a GPU: python -m benchmarks.gpu_check --device cpu"""
+Otherwise check `nvidia-smi`, CUDA_VISIBLE_DEVICES, and that PyTorch is built for CUDA (pip install torch). To run the
+checks on the CPU: python -m benchmarks.gpu_check --device cpu"""
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 3e-2}  # relative, of log-likelihoods of rows
 
 
-class Failure(Exception):  # noqa: N818 - what is raised by a check is its finding
-    """A check that has failed; the text says in what."""
+class Failure(Exception):  # noqa: N818 - the result of a check, not an error of the program
+    """A check has failed; the text says why."""
 
 
 def main() -> None:
-    """Run all checks; exits with 1 if one has failed, with 2 where there is no GPU."""
+    """Run all checks; exits with 1 if a check has failed, with 2 if there is no GPU."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_check")
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
-    parser.add_argument("--model", help="a directory of about 1B parameters for the last check")
+    parser.add_argument("--model", help="directory of a model of about 1B parameters, for the last check")
     asked = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     if asked.device == "cuda" and not torch.cuda.is_available():
-        why = f"PyTorch {torch.__version__}, built for CUDA {torch.version.cuda or 'not at all'}"
+        built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"
+        why = f"PyTorch {torch.__version__}, {built}"
         log.error(NO_GPU.format(why=why))
         raise SystemExit(2)
     device.exact()
@@ -82,29 +83,31 @@ def passes(name: str, check: Callable[[], str]) -> bool:
     """Run one check and print a line for it."""
     started = time.perf_counter()
     try:
-        found, good = check(), True
+        finding, good = check(), True
     except Failure as failure:
-        found, good = str(failure), False
+        finding, good = str(failure), False
     except Exception as error:
         log.exception("%s", name)
-        found, good = f"{type(error).__name__}: {error}", False
-    log.info("%-6s %-42s %6.1f s  %s", "ok" if good else "FAILED", name, time.perf_counter() - started, found)
+        finding, good = f"{type(error).__name__}: {error}", False
+    log.info(
+        "%-6s %-42s %6.1f s  %s", "ok" if good else "FAILED", name, time.perf_counter() - started, finding
+    )
     return good
 
 
 def speed(where: torch.device, dtype: torch.dtype, width: int = 0) -> str:
-    """Operations a second of one large product, and what there is of memory."""
+    """Operations per second of one large matrix product, and the free memory."""
     width = width or (8192 if where.type == "cuda" else 1024)
     a, b = (torch.randn(width, width, device=where).to(dtype) for _ in range(2))
     a @ b
     best = min(seconds(where, lambda: a @ b) for _ in range(5))
-    there = torch.cuda.get_device_name(where) if where.type == "cuda" else "CPU"
+    name = torch.cuda.get_device_name(where) if where.type == "cuda" else "CPU"
     memory = device.free_memory(torch.nn.Linear(1, 1).to(where)) / 1e9
-    return f"{2 * width**3 / best / 1e12:.1f} TFLOP/s, {memory:.0f} GB free, {there}"
+    return f"{2 * width**3 / best / 1e12:.1f} TFLOP/s, {memory:.0f} GB free, {name}"
 
 
 def seconds(where: torch.device, action: Callable[[], Any]) -> float:
-    """How long a device takes for something."""
+    """The seconds that a device takes for an action."""
     device.synchronize([where])
     started = time.perf_counter()
     action()
@@ -113,7 +116,7 @@ def seconds(where: torch.device, action: Callable[[], Any]) -> float:
 
 
 def equal(where: torch.device, dtype: torch.dtype) -> str:
-    """Log-likelihoods of texts and items under many masks, both ways."""
+    """Compare the engine with plain passes: log-likelihoods of texts and items under many masks."""
     worst = 0.0
     model = llama(where, dtype)
     for samples in (windows(6, 48), items(6)):
@@ -126,19 +129,19 @@ def equal(where: torch.device, dtype: torch.dtype) -> str:
 
 
 def repeats(where: torch.device, dtype: torch.dtype) -> str:
-    """The same masks asked for twice, the second time one by one."""
+    """Score the same masks twice together and once one by one; all losses must be equal."""
     model, samples = llama(where, dtype), windows(6, 48)
     first, again = (losses(Forward(model, 512), samples, masks()) for _ in range(2))
     alone = np.concatenate([losses(Forward(model, 512), samples, [mask]) for mask in masks()])
     if not np.array_equal(first, again):
         raise Failure(f"the same losses differ by {np.max(np.abs(first - again)):.1e} the second time")
     if not np.array_equal(first, alone):
-        raise Failure(f"a mask's losses depend on its company, by {np.max(np.abs(first - alone)):.1e}")
+        raise Failure(f"a mask's losses depend on the other masks, by {np.max(np.abs(first - alone)):.1e}")
     return f"{first.size} log-likelihoods, bit by bit"
 
 
 def exactness(where: torch.device) -> str:
-    """A product whose factors need more than TF32's 10 bits."""
+    """Check a product whose factors need more than the 10 bits of TF32."""
     factor = torch.full((256, 256), 1 + 2.0**-12, device=where)
     error = float(((factor @ factor).double() - 256 * (1 + 2.0**-12) ** 2).abs().max())
     if error > 1e-2:
@@ -147,25 +150,25 @@ def exactness(where: torch.device) -> str:
 
 
 def spread() -> str:
-    """A model split by hand over all GPUs, against the same on the first."""
+    """Compare a model that is split over all GPUs with the same model on the first GPU."""
     from accelerate import dispatch_model
 
     whole, parts = llama(torch.device("cuda", 0), torch.float32), llama(torch.device("cpu"), torch.float32)
     count = torch.cuda.device_count()
-    places = {f"model.layers.{block}": block * count // BLOCKS for block in range(BLOCKS)}
+    layers = {f"model.layers.{block}": block * count // BLOCKS for block in range(BLOCKS)}
     ends = {"model.embed_tokens": 0, "model.rotary_emb": 0, "model.norm": count - 1, "lm_head": count - 1}
-    spread_out = LanguageModel(dispatch_model(parts.module, device_map=places | ends), parts.info)
-    one, many = (losses(Forward(model, 512), windows(6, 48), masks()) for model in (whole, spread_out))
-    if not np.allclose(one, many, rtol=TOLERANCE[torch.float32]):
-        raise Failure(f"losses differ by {np.max(np.abs(one - many)):.1e}")
-    return f"{count} GPUs, the losses of one"
+    spread_out = LanguageModel(dispatch_model(parts.module, device_map=layers | ends), parts.info)
+    single, several = (losses(Forward(model, 512), windows(6, 48), masks()) for model in (whole, spread_out))
+    if not np.allclose(single, several, rtol=TOLERANCE[torch.float32]):
+        raise Failure(f"losses differ by {np.max(np.abs(single - several)):.1e}")
+    return f"{count} GPUs, the same losses as on one"
 
 
 def bench(where: torch.device) -> str:
-    """Single removals of a model as wide as SmolLM2, in bfloat16, both ways."""
+    """Time the engine and plain passes: single removals of a model as wide as SmolLM2, in bfloat16."""
     model = llama(where, torch.bfloat16, 576 if where.type == "cuda" else 64)
     samples, singles = windows(16, 128), [Mask(BLOCKS, (block,)) for block in range(BLOCKS)]
-    for make in (Plain, Forward):  # a GPU loads its kernels when they are first used
+    for make in (Plain, Forward):  # warm up: a GPU loads its kernels on first use
         losses(make(model, 4096), samples, singles[:1])
     plain, engine = (
         seconds(where, lambda forward=forward: losses(forward, samples, singles))  # type: ignore[misc]
@@ -181,19 +184,19 @@ def smoke(where: torch.device, given: str | None) -> str:
     """Score single removals of a real model and evaluate the best."""
     from pruning.evaluation.text import perplexity
 
-    if (found := weights(given, where)) is None:
+    if (spec := weights(given, where)) is None:
         return "skipped: no weights here. Download some (hf download Qwen/Qwen3-0.6B), or give --model DIR"
-    model = loader.load(found)
-    samples = text(found)
+    model = loader.load(spec)
+    samples = text(spec)
     singles = [Mask(model.info.n_blocks, (block,)) for block in range(0, model.info.n_blocks, 4)]
     forward = Forward(model, 4096)
     best = singles[int(np.argmax(losses(forward, samples, singles).sum(1)))]
     dense, pruned = (perplexity("ppl", forward, samples, mask)["ppl"] for mask in (Mask(best.n_blocks), best))
     peak = device.peak_memory(model.module) / 1e9
     if not np.isfinite([dense, pruned]).all():
-        raise Failure(f"{found.path}: perplexities {dense} and {pruned}")
+        raise Failure(f"{spec.path}: perplexities {dense} and {pruned}")
     lost = f"perplexity {dense:.2f}, {pruned:.2f} without block {best.dropped[0]}"
-    return f"{found.path}: {lost}; peak {peak:.1f} GB"
+    return f"{spec.path}: {lost}; peak {peak:.1f} GB"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What `gpu_check` runs on: random models and samples that need nothing, and a real model where there is one."""
+"""Models and samples for `gpu_check`: random ones that need no files, and a real model if there is one."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BLOCKS, VOCABULARY = 12, 4096
 
 
 def llama(where: torch.device, dtype: torch.dtype, width: int = 64) -> LanguageModel:
-    """A random Llama on a device, in a precision; the same each time."""
+    """A random Llama on a device, in a precision; the same on every call."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
@@ -40,14 +40,14 @@ def llama(where: torch.device, dtype: torch.dtype, width: int = 64) -> LanguageM
 
 
 def windows(count: int, length: int) -> Samples:
-    """Random tokens, in windows of lengths that differ a little."""
+    """Windows of random tokens, with slightly different lengths."""
     rng = random.Random(count)
     rows = (Row(_tokens(rng, length - n % 4), (1, length - n % 4)) for n in range(count))
     return Samples("text", "random", tuple(rows), 0)
 
 
 def items(count: int) -> Samples:
-    """Random questions with four answers each, which the engine packs behind one prompt."""
+    """Random questions with four answers each, which the engine packs after one prompt."""
     rng, rows = random.Random(count), []
     for item in range(count):
         prompt = _tokens(rng, 20)
@@ -65,29 +65,29 @@ def text(model: Model) -> Samples:
 
 
 def masks() -> list[Mask]:
-    """Masks that share beginnings of any length, and the whole model."""
+    """Masks that share prefixes of various lengths, and the mask of the dense model."""
     last = BLOCKS - 1
     dropped = [(), (0,), (last,), (3, 4), (0, last), (2, 5, 7), (2, 5, 8), (last - 1, last)]
     return [Mask(BLOCKS, chosen) for chosen in dropped]
 
 
 def losses(forward: Forward, samples: Samples, chosen: Sequence[Mask]) -> np.ndarray[Any, Any]:
-    """(masks, rows) of log-likelihoods."""
-    found = {mask: values for mask, values, _ in forward.loglikelihoods(samples.rows, chosen)}
-    return np.array([found[mask] for mask in chosen])
+    """Log-likelihoods, of shape (masks, rows)."""
+    rows = {mask: values for mask, values, _ in forward.loglikelihoods(samples.rows, chosen)}
+    return np.array([rows[mask] for mask in chosen])
 
 
 def weights(given: str | None, where: torch.device) -> Model | None:
-    """The model of a directory, or the first that lies in the hub's cache; nothing is downloaded."""
-    placed = "auto" if where.type == "cuda" else "cpu"
+    """The model in a given directory, or the first of ONE_BILLION in the hub's cache; nothing is downloaded."""
+    device_map = "auto" if where.type == "cuda" else "cpu"
     if given is not None:
-        return Model("given", "local", given, device_map=placed)
+        return Model("given", "local", given, device_map=device_map)
     from huggingface_hub import try_to_load_from_cache
 
     for name in ONE_BILLION:
         config = try_to_load_from_cache(name, "config.json")
         if isinstance(config, str) and any(Path(config).parent.glob("*.safetensors")):
-            return Model("cached", "local", str(Path(config).parent), device_map=placed)
+            return Model("cached", "local", str(Path(config).parent), device_map=device_map)
     return None
 
 

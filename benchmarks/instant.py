@@ -1,6 +1,7 @@
-"""In the place of Python in a job: `instant.py TEMPLATE -u -m submitit.core._submit FOLDER` copies a cell's files.
+"""Stands in for Python in the jobs of `benchmarks.cluster`: copies the files of a finished cell and runs nothing.
 
-For `benchmarks.cluster`, which times what is done to cells and not what cells do.
+Called as `instant.py TEMPLATE -u -m submitit.core._submit FOLDER`. That benchmark times how cells are submitted and
+collected, not how they run.
 """
 
 from __future__ import annotations

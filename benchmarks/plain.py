@@ -1,4 +1,4 @@
-"""The baseline: one masked forward pass for each mask and batch, the way every public tool does it."""
+"""The baseline: one masked forward pass for each mask and batch, as in every public tool."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Plain(Forward):
-    """Batches as the engine has them, but nothing shared: all blocks, the whole head, every row by itself."""
+    """The engine's batches with nothing shared: all kept blocks, the whole head, and one line per row."""
 
     def loglikelihoods(
         self, rows: Sequence[Row], masks: Iterable[Mask]
@@ -38,5 +38,5 @@ class Plain(Forward):
     def _plain(self, batch: Batch) -> torch.Tensor:
         inputs = batch.inputs(self.model.device, self.model.module.dtype)
         logits = self.model.module(**inputs, use_cache=False).logits.flatten(0, 1)
-        logits, targets = logits[batch.places.to(logits.device)], batch.targets.to(logits.device)
+        logits, targets = logits[batch.indices.to(logits.device)], batch.targets.to(logits.device)
         return -torch.nn.functional.cross_entropy(logits.float(), targets, reduction="none").double().cpu()

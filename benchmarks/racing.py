@@ -1,12 +1,13 @@
-"""What racing saves, and how often it ends elsewhere.
+"""Measure what racing saves, and how often it chooses another mask.
 
 python -m benchmarks.racing [SEEDS]
 
-Greedy, k = 4, perplexity on SmolLM2, on 32, 64 and 128 windows of 64 tokens: the quarters, the halves and the whole
-of one pool. A seed is a random order of one of them. Terms of a mask are computed once and kept in files, one a
-quarter; both searches are then answered from them, so that more seeds cost little. What a search would have cost is
-counted as the engine would run it: one block forward for each distinct beginning of the masks in a batch that keeps
-the block, times the samples, and one projection to the vocabulary for each mask. Writes benchmarks/racing.json.
+The search is greedy with k = 4 and perplexity on SmolLM2, on 32, 64 and 128 windows of 64 tokens: the quarters, the
+halves and the whole of one pool. Each seed orders one of these sets at random. The terms of a mask are computed once
+and kept in files, one file per quarter. Both searches read these files, so more seeds cost little. The cost of a
+search is counted as the engine would run it, times the samples: one block forward for each distinct prefix of the
+batch's masks that ends in a kept block, and one projection to the vocabulary for each mask. Writes
+benchmarks/racing.json.
 """
 
 from __future__ import annotations
@@ -35,14 +36,14 @@ from pruning.search.journal import Journal, KnownScores
 from pruning.search.racing import Racing
 
 POOL, QUARTER, LENGTH, SPACE = 128, 32, 64, Space(30, 4)
-HEAD = 8.0  # SmolLM2's projection to its vocabulary has the weights of so many blocks
+HEAD = 8.0  # SmolLM2's projection to its vocabulary has as many weights as this number of blocks
 RESULTS = Path(__file__).parent / "racing.json"
 log = logging.getLogger("benchmarks")
 
 
 @dataclass
 class Pool:
-    """Terms of masks over windows, computed a quarter at a time when they are first asked for, kept in files."""
+    """Terms of masks over windows, computed one quarter at a time on first use and kept in files."""
 
     quarters: Sequence[Journal]
 
@@ -50,8 +51,8 @@ class Pool:
         """The terms of each mask at some windows."""
         for quarter in np.unique(windows // QUARTER):
             self._complete(int(quarter), masks)
-        places = [(self.quarters[w // QUARTER], w % QUARTER) for w in windows.tolist()]
-        return [[journal.scores[mask].samples[place] for journal, place in places] for mask in masks]
+        slots = [(self.quarters[w // QUARTER], w % QUARTER) for w in windows.tolist()]
+        return [[journal.scores[mask].samples[index] for journal, index in slots] for mask in masks]
 
     def _complete(self, quarter: int, masks: Sequence[Mask]) -> None:
         journal = self.quarters[quarter]
@@ -65,7 +66,7 @@ class Pool:
 
 @dataclass
 class Drawn:
-    """The windows of one seed, and what a search on them has cost."""
+    """The windows of one seed, and the cost of a search on them so far."""
 
     pool: Pool
     windows: np.ndarray[Any, Any]
@@ -75,31 +76,29 @@ class Drawn:
 
     @property
     def whole(self) -> Loss:
-        """All windows."""
+        """The loss over all windows."""
         return self.part(0, len(self.windows))
 
     def part(self, start: int, stop: int) -> Loss:
-        """Some of them, in the order of the seed."""
+        """The loss over the windows from `start` to `stop`, in the order of the seed."""
 
         def terms(masks: Sequence[Mask]) -> Iterator[tuple[Mask, Sequence[float], float]]:
             self.blocks += block_forwards(masks) * (stop - start)
             self.heads += len(masks) * (stop - start)
-            for mask, found in zip(masks, self.pool.terms(masks, self.windows[start:stop]), strict=True):
-                yield mask, found, 1.0
+            for mask, values in zip(masks, self.pool.terms(masks, self.windows[start:stop]), strict=True):
+                yield mask, values, 1.0
 
         return Loss(Estimate((1.0,) * (stop - start), (0,) * (stop - start)), terms)
 
 
 def block_forwards(masks: Sequence[Mask]) -> int:
-    """How many blocks the engine runs for a batch of masks, on each sample."""
-    beginnings = {
-        (index, tuple(i for i in mask.dropped if i < index)) for mask in masks for index in mask.kept
-    }
-    return len(beginnings)
+    """How many blocks the engine runs for a batch of masks, per sample."""
+    prefixes = {(index, tuple(i for i in mask.dropped if i < index)) for mask in masks for index in mask.kept}
+    return len(prefixes)
 
 
 def search(pool: Pool, windows: np.ndarray[Any, Any], racing: Racing) -> tuple[Mask, Drawn]:
-    """One search on some windows."""
+    """Run one search on some windows; returns its mask and its cost."""
     losses = Drawn(pool, windows)
     known = KnownScores(Journal(None, SPACE.n_blocks))
     solution = solve(Problem(Greedy(), SPACE, 0, racing), losses, known, lambda *_: None)
@@ -107,7 +106,7 @@ def search(pool: Pool, windows: np.ndarray[Any, Any], racing: Racing) -> tuple[M
 
 
 def measure(pool: Pool, samples: int, seeds: int, racing: Racing) -> dict[str, Any]:
-    """Both searches on each seed."""
+    """Run both searches on each seed; returns a row of results."""
     equal, rows = 0, []
     for seed in range(seeds):
         first = samples * (seed % (POOL // samples))
@@ -132,18 +131,18 @@ def _work(cost: Drawn) -> float:
 
 
 def main() -> None:
-    """Print a line for each number of samples."""
+    """Measure and print a row for each number of samples."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     seeds = int(sys.argv[1]) if len(sys.argv) > 1 else 20
     folder = Path("results") / "benchmarks"
     folder.mkdir(parents=True, exist_ok=True)
     names = [folder / f"racing_{quarter}.jsonl" for quarter in range(POOL // QUARTER)]
     pool = Pool([Journal.open(name, SPACE.n_blocks) for name in names])
-    found = []
+    rows = []
     for samples in (128, 64, 32):
-        found.append(measure(pool, samples, seeds, Racing(0.01)))
-        log.info("%s", found[-1])
-        atomic_files.write_json(RESULTS, found)
+        rows.append(measure(pool, samples, seeds, Racing(0.01)))
+        log.info("%s", rows[-1])
+        atomic_files.write_json(RESULTS, rows)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Time the engine against one forward pass per mask: make bench.
 
-Both ways are run in one process, search by search in turn, and their masks are compared. What is compared are CPU
-seconds of the process, all threads. Writes benchmarks/results.json.
+Both methods run in one process and alternate search by search. Compares their masks, and the CPU seconds of the
+process in all threads. Writes benchmarks/results.json.
 
 python -m benchmarks.run [WORD ...]       only the works whose name contains a word
 """
@@ -35,7 +35,7 @@ log = logging.getLogger("benchmarks")
 
 @dataclass
 class Side:
-    """One of the two ways: its engine, the folder of its scores, what it has used so far."""
+    """One of the two methods: its engine, the folder of its scores, the CPU seconds that it has used so far."""
 
     forward: Forward
     folder: Path
@@ -44,7 +44,7 @@ class Side:
     cells: int = 0
 
     def search(self, algo: Algo, space: Space, losses: Any) -> Mask:
-        """Run one search as a cell of its own."""
+        """Run one search as a separate cell."""
         self.cells += 1
         name = f"cell{self.cells}"
         (self.folder / name).mkdir(parents=True)
@@ -60,7 +60,7 @@ class Side:
 
 
 def measure(work: Work) -> dict[str, Any]:
-    """Both ways of a work, in turn."""
+    """Run a work with both methods, in turn; returns its row of results."""
     model, samples = work.model(), work.samples()
     with tempfile.TemporaryDirectory() as scratch:
         plain = Side(Plain(model, work.baseline_tokens), Path(scratch) / "plain", share=False)
@@ -83,7 +83,7 @@ def measure(work: Work) -> dict[str, Any]:
 
 
 def matmul_peak(dtype: torch.dtype, rows: int = 2048, width: int = 2048) -> float:
-    """Billions of multiply-adds a second, twice, that this machine reaches in one large product."""
+    """The GFLOP/s of this machine in one large matrix product; a multiply-add counts as two operations."""
     a, b = torch.randn(rows, width).to(dtype), torch.randn(width, width).to(dtype)
     best = float("inf")
     for _ in range(8):
@@ -100,7 +100,7 @@ def main() -> None:
     peaks = ", ".join(f"{str(d)[6:]} {matmul_peak(d):.0f}" for d in (torch.float32, torch.bfloat16))
     log.info("threads %d, matmul peak in GFLOP/s: %s", torch.get_num_threads(), peaks)
     log.info("%9s %9s %7s %7s %9s  %s", "plain s", "engine s", "ratio", "target", "forwards", "work")
-    found: list[dict[str, Any]] = atomic_files.read_json(RESULTS) if words and RESULTS.exists() else []
+    rows: list[dict[str, Any]] = atomic_files.read_json(RESULTS) if words and RESULTS.exists() else []
     for work in WORKS:
         if words and not any(word in work.name for word in words):
             continue
@@ -109,8 +109,8 @@ def main() -> None:
         log.info("%9.1f %9.1f %6.2fx %6.1fx %8.2fx  %s", *(row[column] for column in columns))
         if not row["masks_equal"]:
             log.warning("the masks differ: %s", work.name)
-        found = [*(old for old in found if old["work"] != work.name), row]
-        atomic_files.write_json(RESULTS, found)
+        rows = [*(old for old in rows if old["work"] != work.name), row]
+        atomic_files.write_json(RESULTS, rows)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What is timed: a model, samples, and the searches that are run on them."""
+"""The works to time: a model, samples, and the searches on them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Every:
     max_evaluations: int | None = None
 
     def propose(self, space: Space, rng: np.random.Generator) -> Proposals:  # noqa: ARG002
-        """Ask for everything once."""
+        """Ask for all masks once."""
         masks = [space.drop(*chosen) for chosen in combinations(space.free(), space.k)]
         losses = yield Ask(masks)
         return Found(masks[int(np.argmin(losses))], "every mask was scored")
@@ -46,7 +46,7 @@ class Every:
 
 @dataclass(frozen=True)
 class Work:
-    """`shared` says whether the searches may use each other's scores; the baseline never does."""
+    """One work to time. If `shared`, the searches use each other's scores; the baseline never does."""
 
     name: str
     target: float
@@ -63,7 +63,7 @@ SMOLLM2 = Model("smollm2", "packaged", "smollm2")
 
 
 def smollm2() -> LanguageModel:
-    """The embedded model as the program loads it by default."""
+    """The embedded model, loaded with the default settings."""
     return loader.load(SMOLLM2)
 
 

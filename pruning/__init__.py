@@ -1,6 +1,53 @@
-"""Depth pruning of language models: which blocks can go, at what cost, and what decides it."""
+"""Depth pruning of language models: which blocks can go, at what cost, and what decides it.
 
-from pruning.core.mask import Mask, Space
+The names below are the front door for Python; `docs/python.md` shows each. They are imported on first use, so that
+`import pruning` needs neither torch nor Hydra.
+"""
 
-__all__ = ["Mask", "Space", "__version__"]
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pruning.api.export import export_model as export_model
+    from pruning.api.measure import Measurements as Measurements
+    from pruning.api.measure import measure_mask as measure_mask
+    from pruning.api.model import PrunableModel as PrunableModel
+    from pruning.api.model import load_model as load_model
+    from pruning.api.model import wrap_model as wrap_model
+    from pruning.api.search import SearchResult as SearchResult
+    from pruning.api.search import search_mask as search_mask
+    from pruning.calibration.records import Item as Item
+    from pruning.core.errors import InputError as InputError
+    from pruning.core.errors import PruningError as PruningError
+    from pruning.core.mask import Mask as Mask
+    from pruning.core.mask import Space as Space
+
 __version__ = "0.1.0"
+
+_HOMES = {
+    "export_model": "pruning.api.export",
+    "Measurements": "pruning.api.measure",
+    "measure_mask": "pruning.api.measure",
+    "PrunableModel": "pruning.api.model",
+    "load_model": "pruning.api.model",
+    "wrap_model": "pruning.api.model",
+    "SearchResult": "pruning.api.search",
+    "search_mask": "pruning.api.search",
+    "Item": "pruning.calibration.records",
+    "InputError": "pruning.core.errors",
+    "PruningError": "pruning.core.errors",
+    "Mask": "pruning.core.mask",
+    "Space": "pruning.core.mask",
+}
+__all__ = ["__version__", *_HOMES]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'pruning' has no attribute '{name}'")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,10 +1,10 @@
-"""The files of a study as one archive: figures can be drawn from it, and the study goes on from it elsewhere.
+"""Pack the files of a study into one archive. Figures can be drawn from it, and another machine can resume from it.
 
-python -m analysis.archive pack results small small.tar.xz       what cells, searches and measurements have left
-python -m analysis.archive unpack small.tar.xz results           what is already in the folder stays as it is
+python -m analysis.archive pack results small small.tar.xz       pack the files of cells, searches and measurements
+python -m analysis.archive unpack small.tar.xz results           unpack; existing files are not overwritten
 
-`--results small.tar.xz` is understood wherever a results folder is. Left out are logs, the tracker's store, figures
-and what lm-eval wrote; the exact samples are kept, so that every loss can be computed again.
+The analysis commands accept `--results small.tar.xz` in place of a results folder. The archive omits logs, the
+tracker's store, figures and lm-eval's own files. It keeps the exact samples, so that every loss can be recomputed.
 """
 
 from __future__ import annotations
@@ -26,26 +26,28 @@ log = logging.getLogger(__name__)
 
 
 def pack(results: Path, study: str, archive: Path) -> int:
-    """Write a study's files; returns the number of its cells that are done. Equal files give equal bytes."""
+    """Pack a study's files and return its number of finished cells. Equal files give equal bytes."""
     listed = study_list.read_study(results, study)
     finished = [cell for cell in listed if (results / cell / NAME).exists()]
     archive.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(archive, "w:xz", preset=9) as tar:
         for path in sorted({*_shared(results, study), *_files(results, listed)}):
-            # Where the folder lies is nobody's business elsewhere, and no part of what was found.
+            # The folder's absolute path is private and not a result.
             content = path.read_bytes().replace(bytes(results.resolve()), b"results")
             tar.addfile(_plain(str(path.relative_to(results)), len(content)), io.BytesIO(content))
     return len(finished)
 
 
 def unpack(archive: Path, results: Path) -> int:
-    """Lay an archive's files out in a results folder; returns how many were not there yet."""
+    """Unpack an archive into a results folder and return the number of new files. Existing files are kept."""
     written = 0
     with tarfile.open(archive) as tar:
         for member in tar:
             name = PurePosixPath(member.name)
             if not member.isfile() or name.is_absolute() or ".." in name.parts:
-                raise ValueError(f"{archive}: {member.name} is no file of a results folder.")
+                raise ValueError(
+                    f"{archive}: {member.name} is not a path inside a results folder, so `pack` did not write it."
+                )
             target = results / name
             source = tar.extractfile(member)
             if target.exists() or source is None:
@@ -57,13 +59,13 @@ def unpack(archive: Path, results: Path) -> int:
 
 
 def _files(results: Path, cells: list[str]) -> Iterator[Path]:
-    """Those of the cells, unfinished ones included: what they have paid for is not paid again."""
+    """The files of all cells. Those of unfinished cells are included, so that their scores are not computed again."""
     for cell in cells:
         yield from (path for name in CELL if (path := results / cell / name).exists())
 
 
 def _shared(results: Path, study: str) -> Iterator[Path]:
-    """Those that cells have in common."""
+    """The files that cells share: the study's list of cells, scores, measurements and samples."""
     yield study_list.path_of(results, study)
     yield from (path for path in (results / "scores").rglob("*") if path.is_file())
     measured = (results / "evaluation").rglob("*.json")
@@ -72,14 +74,14 @@ def _shared(results: Path, study: str) -> Iterator[Path]:
 
 
 def _plain(name: str, size: int) -> tarfile.TarInfo:
-    """Without what differs from machine to machine: times and owners."""
+    """An entry without times and owners, which differ between machines."""
     member = tarfile.TarInfo(name)
     member.size, member.mode = size, 0o644
     return member
 
 
 def main() -> None:
-    """Pack or unpack, and say how much."""
+    """Pack or unpack, and log how many cells or files."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     match sys.argv[1:]:
         case ["pack", results, study, archive]:

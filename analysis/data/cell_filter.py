@@ -1,4 +1,4 @@
-"""A part of a study: `--only objective=perplexity,divergence --only k=3`."""
+"""Select some cells of a study: `--only objective=perplexity,divergence --only k=3`."""
 
 from __future__ import annotations
 
@@ -12,40 +12,42 @@ Only = Mapping[str, Sequence[str]]
 
 
 def column(text: str) -> tuple[str, list[str]]:
-    """`objective=perplexity,margin` as a column and the values to keep; an argparse type."""
+    """Parse `objective=perplexity,margin` into a column and the values to keep; an argparse type."""
     name, equals, values = text.partition("=")
     kept = [value.strip() for value in values.split(",") if value.strip()]
     if name not in COLUMNS or not equals or not kept:
         known = ", ".join(COLUMNS)
-        raise argparse.ArgumentTypeError(f"'{text}': give COLUMN=VALUE,VALUE; the columns are {known}")
+        raise argparse.ArgumentTypeError(
+            f"'{text}' is not a filter: give COLUMN=VALUE,VALUE; the columns are {known}"
+        )
     return name, kept
 
 
 def select(frame: pd.DataFrame, only: Only) -> pd.DataFrame:
-    """The cells that have one of the values in each column, and unfinished ones that may have it.
+    """The cells that have one of the values in each column. Unfinished cells whose value is unknown are kept.
 
-    Raises ValueError for a value that no cell has.
+    Raises ValueError if no cell has one of the values.
     """
     for name, kept in only.items():
         values = frame[name].map(_text)
         if unknown := sorted({*kept} - {*values}):
             known = ", ".join(sorted({*values.dropna()}))
-            raise ValueError(f"no cell has {name}={','.join(unknown)}; there are: {known}")
+            raise ValueError(f"no cell has {name}={','.join(unknown)}; the values are: {known}")
         unknown_yet = values.isna() & (frame["status"] != "done")
         frame = frame[values.isin(kept) | unknown_yet].reset_index(drop=True)
     return frame
 
 
 def words(only: Only) -> list[str]:
-    """What is kept, for titles: `only objective perplexity, margin`."""
+    """The filters as words for titles: `only objective perplexity, margin`."""
     return [f"only {name} {', '.join(kept)}" for name, kept in only.items()]
 
 
 def subfolder(only: Only) -> str:
-    """Where what shows a part goes, so that it never overwrites what shows the whole; empty for the whole."""
+    """The subfolder for figures of a part of the cells, so that they do not overwrite those of all; empty for all."""
     return "__".join(f"{name}={','.join(kept)}" for name, kept in only.items())
 
 
 def _text(value: object) -> str | None:
-    """As one writes it: 3 and not 3.0."""
+    """A value as a user writes it: 3 and not 3.0. None if it is missing."""
     return None if pd.isna(value) else str(value).removesuffix(".0")  # type: ignore[call-overload]

@@ -1,7 +1,7 @@
-"""What ends an analysis command in one sentence."""
+"""The error that ends an analysis command with a one-sentence message."""
 
 from __future__ import annotations
 
 
 class NothingToRead(SystemExit):
-    """There is no finished cell to draw; the text says why and what to do."""
+    """There are no finished cells, or no such measurements. The message says why and what to do."""

@@ -1,4 +1,4 @@
-"""Results as one tidy frame: one row a cell, missing and failed ones included. From a folder or an MLflow store."""
+"""Load results into one tidy frame: one row per cell, missing and failed ones included."""
 
 from __future__ import annotations
 
@@ -57,21 +57,21 @@ COLUMNS = (
 
 COST = ("block_forwards", "block_forwards_alone", "block_tokens", "forward_seconds", "peak_memory")
 
-# How pruning.runs.cell names a folder: what is known of a cell that left no result.
+# How pruning.runs.cell names a folder. If a cell left no result, only its name is known.
 _KEY = re.compile(
     r"(?P<model>.+)-(?P<objective>\w+)-(?P<algo>\w+)-(?P<size>[rk])(?P<number>[\d.e+-]+)-s(?P<seed>-?\d+)-[0-9a-f]{8}"
 )
 
 
 def load(results: Path | str, study: str | None = None, only: Only = MappingProxyType({})) -> pd.DataFrame:
-    """One row for each cell of a study, or of the whole folder; `status` is done, failed or missing.
+    """One row for each cell of a study, or of the whole folder. `status` is done, failed or missing.
 
     `results` is a results folder or the URI of an MLflow store (`sqlite:///...`, `http://...`).
 
     Columns: those of COLUMNS and, for every metric of the evaluation, `dense/<metric>` and
-    `pruned/<metric>`. `draw` is the seed of the calibration draw. Of a cell without a result, what its
-    name tells is filled in. `only` keeps the cells that have one of the values of each of its columns.
-    Raises NothingToRead where no cell is done.
+    `pruned/<metric>`. `draw` is the seed of the calibration draw. If a cell has no result, its row is filled
+    from its name. `only` selects cells by the values of columns, see `cell_filter`.
+    Raises NothingToRead if the study does not exist or no cell is done.
     """
     results = folder(results)
     if study is None:
@@ -79,10 +79,10 @@ def load(results: Path | str, study: str | None = None, only: Only = MappingProx
     else:
         if study not in (known := study_list.names(results)):
             raise NothingToRead(
-                f"no study '{study}' in {results}. Studies there: {', '.join(known) or 'none'}."
+                f"no study '{study}' in {results}. Its studies: {', '.join(known) or 'none'}."
             )
         keys = study_list.read_study(results, study)
-    frame = _told_apart(pd.DataFrame([_row(results / key) for key in keys]))
+    frame = _distinct_names(pd.DataFrame([_row(results / key) for key in keys]))
     if frame.empty or not (frame["status"] == "done").any():
         raise NothingToRead(f"no finished cell in {results}: run `python launch.py` first.")
     frame = _sized(frame.reindex(columns=[*COLUMNS, *(c for c in frame if c not in COLUMNS)]))
@@ -101,15 +101,15 @@ def done(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def trace(results: Path | str, cell: str) -> list[TraceLine]:
-    """The scored masks of a cell in order: dropped, loss, samples, seconds. Partial scores are left out."""
+    """The scored masks of a cell in order: dropped, loss, samples, seconds. Partial scores are omitted."""
     lines = (entry.line for entry in read_trace(folder(results) / cell / TRACE))
     return [line for line in lines if line is not None and "of" not in line]
 
 
-def _row(place: Path) -> dict[str, Any]:
-    named = _named(place.name)
-    if (result := read_result(place)) is None:
-        return {"cell": place.name, "status": "missing", **named}
+def _row(cell_folder: Path) -> dict[str, Any]:
+    named = _named(cell_folder.name)
+    if (result := read_result(cell_folder)) is None:
+        return {"cell": cell_folder.name, "status": "missing", **named}
     config = result["config"]
     row = {"cell": result["cell"], "status": result["status"], **named, "seed": config["seed"]}
     row |= {f"protect_{end}": config.get("protect", {}).get(end, 0) for end in ("first", "last")}
@@ -120,13 +120,13 @@ def _row(place: Path) -> dict[str, Any]:
         "samples": drawn.get("samples"),
         "draw": drawn.get("seed"),
     }
-    # Of items, a result's length is that of the longest drawn: an outcome of the draw, and no setting.
+    # For items, the recorded length is that of the longest item drawn. That is no setting, so read the configuration.
     row["length"] = drawn.get("text", drawn).get("length")
     return row | (_measured(result) if result["status"] == "done" else {})
 
 
 def _data(drawn: Mapping[str, Any]) -> str | None:
-    """A short name of calibration data: the source, or what a file or a data set of a hub is called."""
+    """A short name of calibration data: the source, or the name of a file or of a hub's data set."""
     if "text" in drawn and "items" in drawn:
         return f"{_data(drawn['text'])} + {_data(drawn['items'])}"
     if drawn.get("source") in ("file", "hub") and drawn.get("path"):
@@ -135,8 +135,8 @@ def _data(drawn: Mapping[str, Any]) -> str | None:
     return drawn.get("source")
 
 
-def _told_apart(frame: pd.DataFrame) -> pd.DataFrame:
-    """Data that share a short name but no path go by their paths; the paths themselves are dropped."""
+def _distinct_names(frame: pd.DataFrame) -> pd.DataFrame:
+    """Name data by their paths if different paths share a short name. The column `path` is dropped."""
     if "path" not in frame:
         return frame
     paths = frame.groupby("calibration")["path"].transform("nunique")
@@ -145,13 +145,13 @@ def _told_apart(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _named(key: str) -> dict[str, Any]:
-    """What the name of a cell tells."""
-    found = _KEY.fullmatch(key)
-    if found is None:
+    """Model, objective, algo, size and seed, read from the name of a cell; empty if it has another form."""
+    match = _KEY.fullmatch(key)
+    if match is None:
         return {}
-    size = {"k": int(found["number"])} if found["size"] == "k" else {"ratio": float(found["number"])}
+    size = {"k": int(match["number"])} if match["size"] == "k" else {"ratio": float(match["number"])}
     return (
-        {name: found[name] for name in ("model", "objective", "algo")} | size | {"seed": int(found["seed"])}
+        {name: match[name] for name in ("model", "objective", "algo")} | size | {"seed": int(match["seed"])}
     )
 
 
@@ -187,7 +187,7 @@ def _measured(result: DoneResult) -> dict[str, Any]:
 
 
 def _margins(margins: MarginsRecord | None) -> dict[str, Any]:
-    """How near the next mask was: how many were compared and tied, the runner-up's distance and its error."""
+    """Margins of the chosen mask: how many masks were compared and tied, the runner-up's difference and its error."""
     nearest = None if margins is None else margins["runner_up"]
     return {
         "compared": None if margins is None else margins["compared"],
@@ -198,15 +198,15 @@ def _margins(margins: MarginsRecord | None) -> dict[str, Any]:
 
 
 def _sized(frame: pd.DataFrame) -> pd.DataFrame:
-    """Fill in k where only the ratio of an unfinished cell is known, by the size of the same model elsewhere."""
+    """Fill in k of unfinished cells from their ratio and from the block count of finished cells of the same model."""
     blocks = frame.dropna(subset="n_blocks").groupby("model")["n_blocks"].first()
     n_blocks = frame["n_blocks"].fillna(frame["model"].map(blocks))
-    # round() as in core.mask.block_count, so that a missing cell falls into the panel of its finished neighbours.
+    # round() as in core.mask.block_count, so that a missing cell appears in the same panel as finished ones.
     return frame.assign(n_blocks=n_blocks, k=frame["k"].fillna((frame["ratio"] * n_blocks).round()))
 
 
 def describe(frame: pd.DataFrame, study: str | None, only: Only = MappingProxyType({})) -> str:
-    """The title line of every figure: which study, models, seeds and commits it shows, and what is missing."""
+    """The title line of every figure: study, models, seeds, commits, and how many cells are missing or failed."""
     finished = frame[frame["status"] == "done"]
     parts = [
         f"study {study or 'all'}",

@@ -1,6 +1,6 @@
-"""Which of the recorded metrics a figure shows: one by name, or the mean over those of its kind.
+"""Choose the metric that a figure shows: one by name, or the mean over those of its kind.
 
-A metric is named `ppl/<corpus>` or `acc/<task>`; its standard error, `<metric>/stderr`, is none of them.
+A metric is named `ppl/<corpus>` or `acc/<task>`. Standard errors, `<metric>/stderr`, are not metrics.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pruning.core.metric_names import LABELS, metrics_among
 
 from .errors import NothingToRead
 
-COMMON = 0.9  # a metric that fewer of the measured cells have is in no mean
+COMMON = 0.9  # share of the measured cells that must have a metric for it to enter the mean
 WORDS = {kind: LABELS[kind] for kind in ("ppl", "acc")}
 
 
@@ -22,17 +22,17 @@ WORDS = {kind: LABELS[kind] for kind in ("ppl", "acc")}
 class Metric:
     """One or several recorded metrics of a kind (`ppl` or `acc`), shown as their arithmetic mean.
 
-    The arithmetic mean of perplexities is what the paper's tables average. A cell that lacks one of the
-    names has no mean: an average over fewer sets would not be comparable.
+    The paper's tables also average perplexities arithmetically. If a cell lacks one of the names, its mean is
+    NaN, because an average over fewer sets would not be comparable.
     """
 
     kind: str
     names: tuple[str, ...]
-    others: tuple[str, ...] = ()  # measured too, but not of every cell
+    others: tuple[str, ...] = ()  # measured, but for too few cells to enter the mean
 
     @property
     def label(self) -> str:
-        """For axes and titles."""
+        """The name for axes and titles."""
         sets = "corpora" if self.kind == "ppl" else "tasks"
         of_all = f" of {len(self.names) + len(self.others)}" if self.others else ""
         if len(self.names) == 1:
@@ -41,28 +41,29 @@ class Metric:
         return f"mean {WORDS[self.kind]} ({len(self.names)}{of_all} {sets})"
 
     def of(self, frame: pd.DataFrame, which: str = "pruned") -> pd.Series[Any]:
-        """The values of the pruned or the `dense` models; accuracies in percent."""
+        """Values (cells,) of the pruned models, or of the whole ones if `which` is `dense`; accuracies in percent."""
         columns = frame[[f"{which}/{name}" for name in self.names]].astype(float)
         return columns.mean(axis=1, skipna=False) * (100 if self.kind == "acc" else 1)
 
 
 def names(frame: pd.DataFrame, kind: str) -> tuple[str, ...]:
-    """All metrics of a kind that some cell has, in alphabetical order; a recorded mean of others is none."""
+    """All metrics of a kind that some cell has, in alphabetical order. A recorded mean is not one of them."""
     columns = (str(c).removeprefix("pruned/") for c in frame if str(c).startswith(f"pruned/{kind}/"))
-    own = (c for c in metrics_among(columns) if c != f"{kind}/mean")
-    return tuple(sorted(c for c in own if frame[f"pruned/{c}"].notna().any()))
+    single = (c for c in metrics_among(columns) if c != f"{kind}/mean")
+    return tuple(sorted(c for c in single if frame[f"pruned/{c}"].notna().any()))
 
 
 def measured(frame: pd.DataFrame) -> dict[str, Metric]:
-    """What `choose` takes of each kind that was measured."""
+    """The default metric of each kind that was measured."""
     return {kind: choose(frame, kind) for kind in WORDS if names(frame, kind)}
 
 
 def choose(frame: pd.DataFrame, kind: str, name: str | None = None) -> Metric:
-    """The metric `name`, with or without its prefix, or the mean over all of the kind that (nearly) every cell has.
+    """The metric `name`, with or without its prefix; by default the mean over the metrics that nearly every cell has.
 
-    So a few cells that were measured on more, or on less, than the others change no mean but their own. A cell for
-    which nothing of the kind was measured does not count; where no metric is common, the mean is over all of them.
+    So a few cells that were measured on more or fewer sets do not change the means of the others. Cells without any
+    metric of the kind are not counted. If no metric is common, the mean is over all of them.
+    Raises NothingToRead if the metric was not measured.
     """
     known = names(frame, kind)
     if not known:

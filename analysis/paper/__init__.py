@@ -1,1 +1,1 @@
-"""The paper's published numbers, and what they say about its statements."""
+"""The paper's published numbers, and tests of its statements on them."""

@@ -1,4 +1,4 @@
-"""Recompute what the paper prints from its own tables, and test its sentences against them.
+"""Recompute the numbers that the paper derives from its own tables, and test its statements on these tables.
 
 python -m analysis.paper_check        exit status 1 if a published number is not reproduced
 
@@ -23,7 +23,7 @@ CELL = ["model", "k"]
 
 @dataclass(frozen=True)
 class Recomputed:
-    """A published number, and what its own tables give."""
+    """A published number, and the same number recomputed from the paper's tables."""
 
     what: str
     published: float
@@ -32,17 +32,17 @@ class Recomputed:
 
     @property
     def reproduced(self) -> bool:
-        """Whether both are equal to the printed precision."""
+        """Whether both are equal to the printed digits."""
         return bool(abs(self.computed - self.published) <= 0.5 * 10**-self.digits + 1e-9)
 
 
 def correlations() -> list[Recomputed]:
     """Figure 2: Spearman's rho of the printed ranks, ties averaged."""
-    found = []
+    numbers = []
     for (model, k), cell in groups(read("figure2_ranks"), CELL):
         rho = float(spearman(cell["perplexity_rank"].to_numpy(), cell["accuracy_rank"].to_numpy()))
-        found.append(Recomputed(f"figure 2, rho, {model} M{k}", cell["published_spearman"].iloc[0], rho, 2))
-    return found
+        numbers.append(Recomputed(f"figure 2, rho, {model} M{k}", cell["published_spearman"].iloc[0], rho, 2))
+    return numbers
 
 
 def variances() -> list[Recomputed]:
@@ -51,41 +51,41 @@ def variances() -> list[Recomputed]:
         "average_accuracy": pruned("table1_accuracy"),
         "average_perplexity": pruned("table2_perplexity"),
     }
-    found = []
+    numbers = []
     for row in each(read("figure3_variance")):
         table = outcomes[str(row.outcome)]
         values = table.loc[(table["model"] == row.model) & (table["k"] == row.k), "average"]
         what = f"figure 3, variance of {str(row.outcome).replace('_', ' ')}, {row.model} M{row.k}"
-        found.append(Recomputed(what, float(str(row.published_variance)), float(np.var(values, ddof=0)), 1))
-    return found
+        numbers.append(Recomputed(what, float(str(row.published_variance)), float(np.var(values, ddof=0)), 1))
+    return numbers
 
 
 def averages() -> list[Recomputed]:
-    """Tables 1 and 2: the average column is the mean of the others. Rows out by more than rounding follow."""
-    found = []
+    """Tables 1 and 2: how many averages differ from the mean of the others by more than rounding."""
+    numbers = []
     for name, columns in (("table1_accuracy", TASKS), ("table2_perplexity", CORPORA)):
         table = read(name)
         means = table[list(columns)].mean(axis=1)
         off = (means - table["average"]).abs() > 0.0101  # both are rounded to two digits
-        found.append(Recomputed(f"{name.replace('_', ', ')}: averages off", 0, float(off.sum()), 0))
-    return found
+        numbers.append(Recomputed(f"{name.replace('_', ', ')}: averages off", 0, float(off.sum()), 0))
+    return numbers
 
 
-def lines(found: Iterable[Recomputed]) -> Iterable[str]:
-    """A readable table."""
+def lines(numbers: Iterable[Recomputed]) -> Iterable[str]:
+    """The lines of a table with a row for each number."""
     yield f"{'':<52}{'published':>11}{'computed':>11}"
-    for one in found:
-        mark = "" if one.reproduced else "   NOT REPRODUCED"
-        yield f"{one.what:<52}{one.published:>11.{one.digits}f}{one.computed:>11.{one.digits + 2}f}{mark}"
+    for n in numbers:
+        mark = "" if n.reproduced else "   NOT REPRODUCED"
+        yield f"{n.what:<52}{n.published:>11.{n.digits}f}{n.computed:>11.{n.digits + 2}f}{mark}"
 
 
 def report() -> tuple[list[str], int]:
     """The lines to print, and the exit status."""
-    found = [*correlations(), *variances(), *averages()]
-    failed = sum(not one.reproduced for one in found)
-    text = ["Numbers, recomputed from the paper's tables", "", *lines(found), ""]
+    numbers = [*correlations(), *variances(), *averages()]
+    failed = sum(not number.reproduced for number in numbers)
+    text = ["Numbers, recomputed from the paper's tables", "", *lines(numbers), ""]
     text += [
-        f"{len(found) - failed} of {len(found)} reproduced",
+        f"{len(numbers) - failed} of {len(numbers)} reproduced",
         "",
         "Statements, tested on the paper's tables",
     ]

@@ -1,4 +1,4 @@
-"""Sentences of the paper, each held against the paper's own tables. Every fact is computed here, none is typed."""
+"""Statements of the paper, each tested on the paper's own tables. Every number is computed here."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LEVEL = 0.05
 
 @dataclass(frozen=True)
 class Statement:
-    """A sentence, whether the tables bear it out, and what they say."""
+    """A statement, whether the tables support it, and the numbers that decide it."""
 
     claim: str
     holds: bool
@@ -27,7 +27,7 @@ class Statement:
 
 
 def statements() -> list[Statement]:
-    """All of them, in the order of the paper."""
+    """All statements, in the order of the paper."""
     checks = (ranges, five_of_six, anticorrelated, marginal, converges, near_ties, elitist, proxy)
     return [check() for check in (*checks, better_than_dense, seven, duplicates, closed_form)]
 
@@ -42,66 +42,68 @@ def _listed(values: Sequence[tuple[str, float]], digits: int = 2) -> str:
 
 
 def ranges() -> Statement:
-    """Claim (iii): how far searches lie apart in accuracy."""
-    found = [(name, float(np.ptp(cell["average"]))) for name, cell in _cells(pruned("table1_accuracy"))]
-    inside = sum(1 <= round(value, 1) <= 3 for _, value in found)
+    """Claim (iii): the range of accuracy over searches, per cell."""
+    spans = [(name, float(np.ptp(cell["average"]))) for name, cell in _cells(pruned("table1_accuracy"))]
+    inside = sum(1 <= round(value, 1) <= 3 for _, value in spans)
     return Statement(
         "'average accuracy differences of 1-3 percentage points' between searches (v1)",
-        inside == len(found),
-        (f"highest less lowest: {_listed(found, 1)}", f"{inside} of {len(found)} cells lie between 1 and 3"),
+        inside == len(spans),
+        (f"highest minus lowest: {_listed(spans, 1)}", f"{inside} of {len(spans)} cells are between 1 and 3"),
     )
 
 
 def five_of_six() -> Statement:
-    """Claim (ii) to the letter."""
+    """Claim (ii) taken literally: how many correlations are negative."""
     cells = _cells(read("figure2_ranks"))
-    found = [(name, agree(cell["perplexity_rank"], cell["accuracy_rank"]).statistic) for name, cell in cells]
-    negative = sum(rho < 0 for _, rho in found)
+    correlations = [
+        (name, agree(cell["perplexity_rank"], cell["accuracy_rank"]).statistic) for name, cell in cells
+    ]
+    negative = sum(rho < 0 for _, rho in correlations)
     return Statement(
         "'five of six' Spearman correlations of perplexity with accuracy are negative (v1)",
         negative == 5,
-        (f"negative: {negative} of {len(found)}: {_listed(found)}",),
+        (f"negative: {negative} of {len(correlations)}: {_listed(correlations)}",),
     )
 
 
 def anticorrelated() -> Statement:
-    """Claim (ii) as evidence: how much seven points a cell can say."""
+    """Claim (ii) as evidence: whether correlations of seven points per cell differ from chance."""
     cells = _cells(read("figure2_ranks"))
-    found = [(name, agree(cell["perplexity_rank"], cell["accuracy_rank"])) for name, cell in cells]
-    adjusted = controlled([a.p for _, a in found])
-    negative = sum(a.statistic < 0 for _, a in found)
-    coin = float(stats.binom.sf(negative - 1, len(found), 0.5))
+    correlations = [(name, agree(cell["perplexity_rank"], cell["accuracy_rank"])) for name, cell in cells]
+    adjusted = controlled([a.p for _, a in correlations])
+    negative = sum(a.statistic < 0 for _, a in correlations)
+    coin = float(stats.binom.sf(negative - 1, len(correlations), 0.5))
     return Statement(
-        "implied: these correlations tell that the rank by perplexity is not the rank by accuracy",
+        "implied: these correlations show that ranks by perplexity and by accuracy disagree",
         coin <= LEVEL and any(p <= LEVEL for p in adjusted),
         (
-            f"as many signs or more from a fair coin: probability {coin:.2f}",
-            f"exact two-sided permutation p: {_listed([(n, a.p) for n, a in found], 3)}",
-            f"at most {LEVEL}: {sum(a.p <= LEVEL for _, a in found)} of {len(found)}; "
+            f"probability that a fair coin gives at least as many negative signs: {coin:.2f}",
+            f"exact two-sided permutation p: {_listed([(n, a.p) for n, a in correlations], 3)}",
+            f"at most {LEVEL}: {sum(a.p <= LEVEL for _, a in correlations)} of {len(correlations)}; "
             f"with the false discovery rate controlled: {sum(p <= LEVEL for p in adjusted)}",
         ),
     )
 
 
 def converges() -> Statement:
-    """Whether searches reach about the same value of what they minimise."""
-    found = []
+    """Whether searches reach about the same loss."""
+    margins = []
     for name, cell in _cells(pruned("table1_accuracy")):
-        found.append((name, float(cell["margin"].min()), float(cell["margin"].max())))
-    spread = ", ".join(f"{name} {low:.3f} to {high:.3f}" for name, low, high in found)
-    wide = sum(high - low > 0.5 * abs(low) for _, low, high in found)
+        margins.append((name, float(cell["margin"].min()), float(cell["margin"].max())))
+    spread = ", ".join(f"{name} {low:.3f} to {high:.3f}" for name, low, high in margins)
+    wide = sum(high - low > 0.5 * abs(low) for _, low, high in margins)
     return Statement(
-        "searches 'converging to similar pruned subsets' (v3): then they reach similar losses",
+        "searches 'converging to similar pruned subsets' (v3): so they reach similar losses",
         wide == 0,
         (
             f"best to worst margin: {spread}",
-            f"in {wide} of {len(found)} cells the spread exceeds half of the best",
+            f"in {wide} of {len(margins)} cells the spread exceeds half of the best",
         ),
     )
 
 
 def elitist() -> Statement:
-    """A search that starts from the one-shot mask and keeps its best cannot end above it."""
+    """If a search starts from the one-shot mask and keeps its best, it cannot end with a higher loss."""
     worse = {"margin": [0, 0], "C4": [0, 0]}
     searches = ("genetic", "bayesian")
     for key, table, column in (("margin", "table1_accuracy", "margin"), ("C4", "table2_perplexity", "c4")):
@@ -118,7 +120,7 @@ def elitist() -> Statement:
 
 
 def better_than_dense() -> Statement:
-    """Whether the margin measures damage: then no pruned model has a better one than the whole model."""
+    """Whether the margin measures damage. If it does, no pruned model has a better margin than the whole model."""
     table = read("table1_accuracy")
     dense = table[table["algo"] == "dense"].set_index("model")["margin"]
     cut = table[table["algo"] != "dense"]
@@ -132,24 +134,24 @@ def better_than_dense() -> Statement:
 
 def proxy() -> Statement:
     """Whether a better margin means a better accuracy."""
-    found, hits = [], 0
+    correlations, hits = [], 0
     for name, cell in _cells(pruned("table1_accuracy")):
-        found.append((name, agree(cell["average"], -cell["margin"])))
+        correlations.append((name, agree(cell["average"], -cell["margin"])))
         best = cell.loc[cell["margin"] == cell["margin"].min(), "average"]
         hits += bool((best == cell["average"].max()).any())
     return Statement(
         "implied: the margin is a proxy of downstream accuracy",
-        all(a.statistic > 0 and a.p <= LEVEL for _, a in found),
+        all(a.statistic > 0 and a.p <= LEVEL for _, a in correlations),
         (
-            f"Spearman of accuracy with minus the margin: {_listed([(n, a.statistic) for n, a in found])}",
-            f"exact p at most {LEVEL}: {sum(a.p <= LEVEL for _, a in found)} of {len(found)}",
-            f"the search with the best margin has the best accuracy in {hits} of {len(found)} cells",
+            f"Spearman of accuracy with minus the margin: {_listed([(n, a.statistic) for n, a in correlations])}",
+            f"exact p at most {LEVEL}: {sum(a.p <= LEVEL for _, a in correlations)} of {len(correlations)}",
+            f"the search with the best margin has the best accuracy in {hits} of {len(correlations)} cells",
         ),
     )
 
 
 def seven() -> Statement:
-    """How many different searches the margin cells hold."""
+    """How many searches have distinct results in the margin cells."""
     columns = ["average", "margin"]
     cells = list(_cells(pruned("table1_accuracy")))
     same = sum(
@@ -167,7 +169,7 @@ def seven() -> Statement:
 
 
 def duplicates() -> Statement:
-    """What equal masks, counted twice, do to the spread between searches."""
+    """How counting equal masks twice changes the variance between searches."""
     facts, smaller, larger, n = [], 0, 0, 0
     for table, word in (("table1_accuracy", "accuracy"), ("table2_perplexity", "perplexity")):
         pairs = []
@@ -186,22 +188,22 @@ def duplicates() -> Statement:
 
 
 def marginal() -> Statement:
-    """v3: complex searches improve little on one-shot. On the objective C4, per cell."""
+    """v3: complex searches improve little on one-shot. Tested by perplexity on C4, the objective, per cell."""
     cells = list(_cells(pruned("table2_perplexity")))
-    found = [(name, float(cell.loc["one_shot", "c4"] / cell["c4"].min())) for name, cell in cells]
-    within = sum(value <= 1.05 for _, value in found)
+    ratios = [(name, float(cell.loc["one_shot", "c4"] / cell["c4"].min())) for name, cell in cells]
+    within = sum(value <= 1.05 for _, value in ratios)
     return Statement(
         "'marginal performance improvements over simple one-shot' (v3): within 5 percent of C4 perplexity",
-        within == len(found),
+        within == len(ratios),
         (
-            f"C4 perplexity, one-shot over best: {_listed(found, 3)}",
-            f"{within} of {len(found)} within 5 percent",
+            f"C4 perplexity, ratio of one-shot to the best: {_listed(ratios, 3)}",
+            f"{within} of {len(ratios)} within 5 percent",
         ),
     )
 
 
 def near_ties() -> Statement:
-    """Whether masks that are equally good on C4 are so elsewhere: the pair within 3 percent that differs most."""
+    """Whether masks within 3 percent on C4 are equally good on LAMBADA, by the pair that differs most there."""
     worst = (0.0, "")
     for name, cell in _cells(pruned("table2_perplexity")):
         for a, first in cell.iterrows():
@@ -218,19 +220,19 @@ def near_ties() -> Statement:
 
 
 def closed_form() -> Statement:
-    """Table 3: an evaluation costs in proportion to the blocks left, which tells what CBO's time is made of."""
+    """Table 3: what CBO evaluated, inferred from its time. An evaluation costs in proportion to the blocks left."""
     time = read("table3_search_seconds").set_index("algo")["seconds"]
     n, k, open_blocks = 32, 7, 30
-    one = float(time["one_shot"]) / open_blocks / (n - 1)  # seconds of a block's pass over the data
-    greedy = sum((open_blocks - i) * (n - 1 - i) for i in range(k)) * one
-    pairs = (open_blocks * (n - 1) + open_blocks * (open_blocks - 1) // 2 * (n - 2)) * one
+    per_pass = float(time["one_shot"]) / open_blocks / (n - 1)  # seconds of one block's pass over the data
+    greedy = sum((open_blocks - i) * (n - 1 - i) for i in range(k)) * per_pass
+    pairs = (open_blocks * (n - 1) + open_blocks * (open_blocks - 1) // 2 * (n - 2)) * per_pass
     off = abs(pairs / float(time["cbo"]) - 1)
     return Statement(
-        "implied: CBO is the cited method, one backward pass per sample, and not all pairs measured",
+        "implied: CBO is the cited method (one backward pass per sample) and does not measure all pairs",
         off > 0.1,
         (
-            f"the cost model gives {greedy:,.0f} s for greedy, printed {time['greedy']:,.0f}",
-            f"all singles and pairs would take {pairs:,.0f} s, CBO took {time['cbo']:,.0f}: "
-            f"{100 * off:.1f} percent off",
+            f"the cost model gives {greedy:,.0f} s for greedy; the paper prints {time['greedy']:,.0f} s",
+            f"all singles and pairs would take {pairs:,.0f} s; CBO took {time['cbo']:,.0f} s, "
+            f"a difference of {100 * off:.1f} percent",
         ),
     )

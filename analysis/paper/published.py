@@ -1,4 +1,4 @@
-"""The numbers that arXiv 2604.24938 prints, as frames, and where a study has the same models."""
+"""The numbers that arXiv 2604.24938 prints, as frames, and how its models are named in a study."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pandas as pd
 FOLDER = Path(__file__).parent
 TASKS = ("hellaswag", "winogrande", "arc_easy", "arc_challenge", "piqa", "boolq")
 CORPORA = ("wikitext2", "c4", "lambada")
-# Names of the same models here and in the paper's tables.
+# This project's names of the paper's models, and the names in the paper's tables.
 MODELS = {"llama3": "llama3", "llama3_1": "llama3.1", "qwen3": "qwen3"}
 
 
@@ -32,6 +32,6 @@ def dense(name: str, model: str) -> float:
 
 
 def value(table: pd.DataFrame, column: str, model: str, k: int, algo: str) -> float:
-    """The published number for a study's model, or NaN where the paper has none."""
+    """The published number for a study's model, or NaN if the paper has none."""
     rows = table[(table["model"] == MODELS.get(model)) & (table["k"] == k) & (table["algo"] == algo)]
     return float(rows[column].iloc[0]) if len(rows) else float("nan")

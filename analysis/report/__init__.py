@@ -1,1 +1,1 @@
-"""One HTML page of a study."""
+"""The report: one HTML page of a study."""

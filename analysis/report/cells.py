@@ -1,4 +1,4 @@
-"""One entry of the report for each cell: its mask, how the search got there, how sure it is, what it cost."""
+"""The report's entries, one per cell: its mask, the progress of its search, its margins and its cost."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TAIL = 15  # lines of launch.log
 
 @dataclass(frozen=True)
 class Entry:
-    """What the page shows of one cell; `anchor` is its place in the page."""
+    """What the page shows of one cell. `anchor` is the id of its element."""
 
     anchor: str
     cell: str
@@ -52,18 +52,18 @@ class Group:
 
 
 def anchor(cell: str) -> str:
-    """Where a cell stands in the page."""
+    """The id of a cell's element in the page."""
     return f"cell-{cell}"
 
 
 def groups(m: StudyData) -> Iterator[Group]:
     """All cells, missing and failed ones too, by model, number of removed blocks and objective."""
     where = ["model", "k", "objective"]
-    found = groups_of(m.frame, where)
-    for number_, ((model, k, objective), own) in enumerate(found, start=1):
-        place = {algo: i for i, algo in enumerate(ordered(own["algo"].dropna()))}
-        rank = own["algo"].map(place)
-        rows = own.assign(rank=rank).sort_values(["rank", "calibration", "draw", "seed"])
+    panels = groups_of(m.frame, where)
+    for number_, ((model, k, objective), cells) in enumerate(panels, start=1):
+        position = {algo: i for i, algo in enumerate(ordered(cells["algo"].dropna()))}
+        rank = cells["algo"].map(position)
+        rows = cells.assign(rank=rank).sort_values(["rank", "calibration", "draw", "seed"])
         size = "" if pd.isna(k) else f", {count(int(k), 'block')} removed"
         heading = f"{model}{size}, pruned for {objective}"
         yield Group(heading, f"group-{number_}", [_entry(m, row) for _, row in rows.iterrows()])
@@ -75,8 +75,8 @@ def _entry(m: StudyData, row: pd.Series[Any]) -> Entry:
     log = _tail(m, cell)
     record = m.records.get(cell)
     if record is None:
-        said = "It left no result: it has not been run, or was stopped before its end."
-        return Entry(**common, error=said, log=log)
+        message = "This cell has no result: it was not run, or it was stopped before it finished."
+        return Entry(**common, error=message, log=log)
     if record["status"] != "done":
         error = record["error"]
         return Entry(**common, error=f"{error['type']}: {error['message']}", log=log)
@@ -95,7 +95,7 @@ def _entry(m: StudyData, row: pd.Series[Any]) -> Entry:
 
 
 def _name(row: pd.Series[Any]) -> str:
-    """What tells the cell from others of its group."""
+    """What distinguishes the cell from others of its group: search, data, size and seed."""
     data = "" if pd.isna(row["calibration"]) else f", {row['calibration']}"
     size = "" if pd.isna(row["samples"]) else f" {int(row['samples'])}"
     size += "" if pd.isna(row["length"]) else f" x {int(row['length'])}"
@@ -104,15 +104,15 @@ def _name(row: pd.Series[Any]) -> str:
 
 
 def _short(m: StudyData, row: pd.Series[Any]) -> str:
-    one = pd.DataFrame([row])
-    values = {kind: float(metric.of(one).iloc[0]) for kind, metric in m.metrics.items()}
+    frame = pd.DataFrame([row])
+    values = {kind: float(metric.of(frame).iloc[0]) for kind, metric in m.metrics.items()}
     return ", ".join(f"{LABELS[k]} {number(v)}{' %' if k == 'acc' else ''}" for k, v in values.items())
 
 
 def _steps(trace: list[TraceLine], k: int) -> tuple[list[tuple[int, float]], int]:
-    """The improvements of the best loss so far, by masks scored, and how many were scored in all."""
-    found = crossed.anytime(trace, k, {})
-    better = found[found["best"] < found["best"].shift(fill_value=math.inf)]
+    """The improvements of the best loss as (masks scored, loss), and the total number of masks scored."""
+    progress = crossed.anytime(trace, k, {})
+    better = progress[progress["best"] < progress["best"].shift(fill_value=math.inf)]
     scored = sum(bool(score["dropped"]) for score in trace)
     return list(zip(better["scores"].astype(int), better["best"].astype(float), strict=True)), scored
 
@@ -138,7 +138,7 @@ def _facts(record: DoneResult, row: pd.Series[Any]) -> Iterator[tuple[str, str]]
 
 
 def _margins(margins: MarginsRecord | None) -> Iterator[tuple[str, str]]:
-    """The runner-up and the ties."""
+    """Facts on the runner-up and on ties."""
     if margins is None:
         yield "runner-up", "not recorded"
         return
@@ -150,23 +150,23 @@ def _margins(margins: MarginsRecord | None) -> Iterator[tuple[str, str]]:
     yield "runner-up", f"{', '.join(map(str, nearest['dropped']))} at {distance}"
     yield (
         "ties",
-        f"{margins['tied']} of {margins['compared']} compared are not significantly worse",
+        f"{margins['tied']} of {margins['compared']} compared masks are not significantly worse",
     )
 
 
 def _measured(record: DoneResult) -> Iterator[tuple[str, str, str]]:
-    """Metric, dense and pruned, each with its standard error where there is one."""
+    """Metric, dense value and pruned value, with standard errors if they were recorded."""
     dense, pruned = record["evaluation"]["dense"], record["evaluation"]["pruned"]
     for name in metrics_among(pruned):
         yield name, _value(dense, name), _value(pruned, name)
 
 
-def _value(found: Mapping[str, float], name: str) -> str:
-    if name not in found:
+def _value(metrics: Mapping[str, float], name: str) -> str:
+    if name not in metrics:
         return "not measured"
-    error = found.get(error_of(name))
-    digits = 3 if abs(found[name]) < 10 else 2
-    return f"{found[name]:,.{digits}f}" + (f" ± {error:,.{digits}f}" if error is not None else "")
+    error = metrics.get(error_of(name))
+    digits = 3 if abs(metrics[name]) < 10 else 2
+    return f"{metrics[name]:,.{digits}f}" + (f" ± {error:,.{digits}f}" if error is not None else "")
 
 
 def _tail(m: StudyData, cell: str) -> str:

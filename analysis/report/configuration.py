@@ -1,4 +1,4 @@
-"""The configuration of a study: what all its cells share, and what varies between them."""
+"""The configuration of a study: the settings that all its cells share, and those that vary between them."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from pruning.core.result import Result
 
 from .study_data import StudyData
 
-# Where and how a study runs is no part of what was studied.
+# Settings of where and how a study runs are not shown.
 LEFT_OUT = ("paths.", "tracker", "launcher", "study")
 
 
 @dataclass(frozen=True)
 class Setting:
-    """A key of the configuration with its values and the number of cells that have each."""
+    """A key of the configuration, its values, and the number of cells with each value."""
 
     name: str
     values: list[tuple[str, int]]
@@ -28,19 +28,22 @@ def settings(m: StudyData) -> tuple[list[Setting], list[Setting]]:
     """Settings that vary, and settings that all cells share, each in the order of the configuration."""
     configs = [dict(_flat(record["config"])) for record in m.records.values()]
     names = list(dict.fromkeys(name for config in configs for name in config))
-    found = [
+    every = [
         Setting(name, _counted([config[name] for config in configs if name in config])) for name in names
     ]
-    varied = [s for s in found if len(s.values) > 1]
-    # A setting that only some cells have belongs to one option, such as the trials of one search.
-    return varied, [s for s in found if len(s.values) == 1]
+    varied = [s for s in every if len(s.values) > 1]
+    # A setting that only some cells have, such as the trials of one search, counts as shared if it has one value.
+    return varied, [s for s in every if len(s.values) == 1]
 
 
 def environments(m: StudyData) -> list[Setting]:
     """Commit, device and package versions of the cells."""
     every = [dict(_environment(record)) for record in m.records.values()]
-    names = list(dict.fromkeys(name for one in every for name in one))
-    return [Setting(name, _counted([one[name] for one in every if name in one])) for name in names]
+    names = list(dict.fromkeys(name for environment in every for name in environment))
+    return [
+        Setting(name, _counted([environment[name] for environment in every if name in environment]))
+        for name in names
+    ]
 
 
 def _environment(record: Result) -> Iterator[tuple[str, str]]:
@@ -53,7 +56,7 @@ def _environment(record: Result) -> Iterator[tuple[str, str]]:
 
 
 def _flat(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Settings by name; the class that a group configures goes by the group's own name, as in `algo = Beam`."""
+    """Settings by name. The class of a group is listed under the group's name, as in `algo = Beam`."""
     for name, value in leaves(config):
         if not name.startswith(LEFT_OUT) and not name.endswith(f".{OPTION}"):
             yield name.removesuffix(f".{CLASS}"), _shown(value)

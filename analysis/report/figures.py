@@ -1,4 +1,4 @@
-"""The figures of the report: drawn as for `make figures`, embedded as SVG; one that cannot be drawn says why."""
+"""The report's figures, drawn as for `make figures` and embedded as SVG. If drawing fails, the page says why."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Entry:
-    """A figure: its name, what it shows, and how it is drawn."""
+    """A figure: its name, heading, caption, and the function that draws it."""
 
     name: str
     heading: str
@@ -40,7 +40,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Drawn:
-    """A figure as a `data:` address and its width in CSS pixels, or the reason why there is none."""
+    """A figure as a `data:` address with its width in CSS pixels, or the reason why there is none."""
 
     entry: Entry
     address: str = ""
@@ -72,58 +72,58 @@ FIGURES = (
     Entry(
         "fig1_masks",
         "Which blocks each search removed",
-        "A row is a search, a column a block; dark squares are removed, lighter ones in part of the cells. "
-        "Beside each row stand held-out perplexity and accuracy.",
+        "Each row is a search and each column a block. Dark squares are removed blocks; lighter squares are removed "
+        "in some of the cells only. Beside each row are held-out perplexity and accuracy.",
         lambda m: fig1_masks.draw(m.frame, m.title),
     ),
     Entry(
         "fig5_variance_shares",
         "How much is calibration, how much is search",
-        "Shares of the variance of four outcomes within model and number of removed blocks, with intervals.",
+        "Shares of the variance of four outcomes, with intervals, within one model and one number of removed blocks.",
         lambda m: fig5_variance_shares.draw(*m.shares, m.title),
     ),
     Entry(
         "fig6_crossed",
-        "What pruning for one thing costs in another, and regret",
-        "Above, mean outcomes by objective, of perplexities geometric; below, how far each search ends above the "
-        "best known mask, in standard errors of the calibration loss.",
+        "What pruning for one objective costs in other outcomes, and regret",
+        "Top: mean outcomes by objective, with geometric means for perplexities. Bottom: how far each search ends "
+        "above the best known mask, in standard errors of the calibration loss.",
         _crossed,
     ),
     Entry(
         "fig2_ranks",
         "Perplexity rank against accuracy rank",
-        "A point is a search, rank 1 is best; on the diagonal both outcomes rank it alike.",
+        "Each point is a search; rank 1 is best. On the diagonal, both outcomes give a search the same rank.",
         _ranks,
     ),
     Entry(
         "fig3_variance",
-        "How far the searches lie apart",
-        "A point is a search, its mean over calibration data and draws, with the variance over searches.",
+        "How much the searches differ",
+        "Each point is the mean of a search over calibration data and draws. The variance is over searches.",
         _spread,
     ),
     Entry(
         "fig4_overlap",
         "Which searches and objectives remove the same blocks",
-        "Chance-corrected overlap of masks: 0 is chance, 1 is equal; on the diagonal two draws of one search.",
+        "Chance-corrected overlap of masks: 0 is chance, 1 is equality. The diagonal compares draws of one search.",
         lambda m: fig4_overlap.draw(fig4_overlap.heat(m.frame), m.overlaps, m.title),
     ),
     Entry(
         "fig7_cost",
         "Quality against cost",
-        "Calibration loss above the best known mask against masks scored; rings are on the Pareto front.",
+        "Calibration loss above the best known mask against the number of masks scored. Rings mark the Pareto front.",
         _cost,
     ),
     Entry(
         "fig8_stability",
-        "Would other samples have chosen another mask",
-        "Left, bootstrap samples that choose otherwise; right, agreement of two disjoint subsets of n samples.",
+        "Would other samples have chosen another mask?",
+        "Left: bootstrap samples that choose another mask. Right: agreement of two disjoint subsets of n samples.",
         lambda m: fig8_stability.draw(m.frame, *m.stability, m.title),
     ),
 )
 
 
 def drawn(material: StudyData) -> Iterator[Drawn]:
-    """Each figure, or why there is none. Nothing that one figure trips over keeps the others from the page."""
+    """Each figure, or the reason why there is none. An error in one figure does not stop the others."""
     for entry in FIGURES:
         try:
             figure = entry.build(material)
@@ -132,11 +132,11 @@ def drawn(material: StudyData) -> Iterator[Drawn]:
             yield Drawn(entry, reason=str(nothing))
         except Exception as error:
             log.warning("%s could not be drawn: %s: %s", entry.name, type(error).__name__, error)
-            yield Drawn(entry, reason=f"it could not be drawn ({type(error).__name__}: {error})")
+            yield Drawn(entry, reason=f"drawing failed ({type(error).__name__}: {error})")
 
 
 def _svg(figure: Figure) -> str:
-    """The figure as an address that an image can have: no file beside the page, no ids that clash."""
+    """The figure as a `data:` address of an image. So the page needs no other file, and ids cannot clash."""
     stream = io.BytesIO()
     with mpl.rc_context({"svg.hashsalt": "depth-pruning"}):  # the same results give the same bytes
         figure.savefig(stream, format="svg", metadata={"Date": None})

@@ -2,8 +2,8 @@
 
 python -m analysis.report --results results --study small
 
-Nothing is fetched when the page is opened, and nothing beside it is needed: figures, style and the few lines of
-script are in the file. The same results give the same page.
+The file contains its figures, style and script, so the page needs no other file and fetches nothing. The same
+results give the same page.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def _context(m: StudyData) -> dict[str, Any]:
 
 
 def _inlined(name: str) -> Markup:
-    """A file of our own, put into the page as it is."""
+    """A file from `templates`, inserted into the page without escaping."""
     return Markup((TEMPLATES / name).read_text(encoding="utf-8"))
 
 

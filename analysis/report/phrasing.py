@@ -21,28 +21,28 @@ def listed(words: Iterable[str]) -> str:
 
 
 def percent(share: float) -> str:
-    """A share as whole percent; a minus where an estimate fell below zero."""
+    """A share in whole percent, with a minus sign if it is negative."""
     return "–" if math.isnan(share) else f"{100 * share:.0f}".replace("-0", "0").replace("-", "−")  # noqa: RUF001
 
 
 def percents(value: float, low: float, high: float) -> str:
-    """`62 percent (50 to 70)`, without the interval where there is none."""
+    """`62 percent (50 to 70)`, or `62 percent` if there is no interval."""
     interval = "" if math.isnan(low) else f" ({percent(low)} to {percent(high)})"
     return f"{percent(value)} percent{interval}"
 
 
 def times(value: float) -> str:
-    """A ratio."""
+    """A ratio as text."""
     return "infinity" if math.isinf(value) else number(value)
 
 
 def reasons(notes: Iterable[str]) -> str:
-    """Distinct reasons, the frequent ones first, with how often each was given."""
-    found = Counter(note for note in notes if note)
-    return "; ".join(f"{note} ({n} times)" if n > 1 else note for note, n in found.most_common())
+    """Distinct reasons with their counts, the most frequent first."""
+    counts = Counter(note for note in notes if note)
+    return "; ".join(f"{note} ({n} times)" if n > 1 else note for note, n in counts.most_common())
 
 
 def sentence(parts: Sequence[str]) -> str:
-    """Clauses joined by semicolons, with a capital and a full stop."""
+    """Clauses joined by semicolons, with a capital letter and a full stop."""
     text = "; ".join(part for part in parts if part)
     return text[:1].upper() + text[1:] + "."

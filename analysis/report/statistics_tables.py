@@ -1,4 +1,4 @@
-"""Tables of the report that show statistics: crossed evaluation, shares, overlap, agreement, stability."""
+"""The report's tables of statistics: crossed evaluation, shares, overlap, agreement, stability."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .table_cells import Built, Column, Value, built, numeric, of
 
 
 def _columns(names: list[str], whole: tuple[str, ...] = ("k", "pairs", "cells", "df")) -> list[Column]:
-    """Columns of names, and of whole numbers."""
+    """Columns of names, and of whole numbers (those in `whole`)."""
     return [(name, name in whole, of(name, "{:,.0f}")) for name in names]
 
 
@@ -22,60 +22,62 @@ def _numbers(names: list[str], digits: int) -> list[Column]:
 
 def crossed(m: StudyData) -> Built:
     """Outcomes by objective; accuracies are in percent."""
-    found = m.crossed[0]
-    found = found.assign(mean=found["mean"].abs())  # accuracies are negative there, so that less is better
+    matrix = m.crossed[0]
+    matrix = matrix.assign(
+        mean=matrix["mean"].abs()
+    )  # accuracies are negative in the matrix, so that lower is better
     names = ["outcome", *STRATUM, "objective", "cells"]
     return built(
-        found, [*_columns(names), *_numbers(["mean"], 2), ("sd", True, _spread), *_numbers(["cost"], 2)]
+        matrix, [*_columns(names), *_numbers(["mean"], 2), ("sd", True, _spread), *_numbers(["cost"], 2)]
     )
 
 
 def _spread(row: Any) -> Value:
-    """Points of an accuracy, the factor of a perplexity."""
+    """The standard deviation: points for an accuracy, a factor for a perplexity."""
     return numeric(row.sd, "\N{MULTIPLICATION SIGN} {:,.2f}" if row.geometric else "{:.2f}")
 
 
 def shares(m: StudyData) -> Built:
-    """Variance components, with what was refused."""
+    """Shares of variance, with the reason if there is no p-value."""
     columns = [
         *_columns(["outcome", "source"]),
         *_numbers(["share", "low", "high"], 2),
         *_numbers(["p", "q"], 3),
     ]
-    return built(m.shares[1], [*columns, ("why not", False, of("p_note", None))])
+    return built(m.shares[1], [*columns, ("reason if missing", False, of("p_note", None))])
 
 
 def across(m: StudyData) -> Built:
-    """Sums of squares of model and ratio."""
+    """Shares of the sum of squares of model and ratio."""
     columns = [*_columns(["outcome", "source", "df"]), *_numbers(["share", "p", "q"], 3)]
-    return built(m.across, [*columns, ("why not", False, of("note", None))])
+    return built(m.across, [*columns, ("reason if missing", False, of("note", None))])
 
 
 def overlap(m: StudyData) -> Built:
-    """Means over pairs of masks, by model and what differs."""
+    """Mean overlap of pairs of masks, by model and by what differs."""
     by = m.overlaps.groupby(["comparison", "model"], sort=False)
-    found = by[["jaccard", "corrected"]].mean().assign(pairs=by.size()).reset_index()
-    found = found.rename(columns={"comparison": "differ"})
-    return built(found, [*_columns(["differ", "model", "pairs"]), *_numbers(["jaccard", "corrected"], 2)])
+    means = by[["jaccard", "corrected"]].mean().assign(pairs=by.size()).reset_index()
+    means = means.rename(columns={"comparison": "differ"})
+    return built(means, [*_columns(["differ", "model", "pairs"]), *_numbers(["jaccard", "corrected"], 2)])
 
 
 def agreement(m: StudyData) -> Built:
     """Every statistic of every panel."""
     columns = _columns(["objective", *STRATUM, "statistic", "of", "masks"])
     columns += [*_numbers(["value", "low", "high"], 2), *_numbers(["p", "q"], 3)]
-    return built(m.agreements, [*columns, ("why not", False, of("note", None))])
+    return built(m.agreements, [*columns, ("reason if missing", False, of("note", None))])
 
 
 def stability(m: StudyData) -> Built:
-    """Means over the cells whose last decision can be resampled; `enough` of those that have such a number."""
+    """Means over the cells whose last decision can be resampled, and the mean of the samples needed, if known."""
     where = ["objective", *STRATUM, "algo"]
     measured = ["other_mask", "overlap", "enough_pair"]
     rows = m.stability[0].astype(dict.fromkeys(measured, float))
     by = rows.groupby(where)
-    found = by[measured].mean().assign(cells=by["other_mask"].count(), enough_in=by["enough_pair"].count())
+    means = by[measured].mean().assign(cells=by["other_mask"].count(), enough_in=by["enough_pair"].count())
     columns = [*_columns([*where, "cells"]), *_numbers(["other_mask", "overlap"], 2)]
     columns += [
-        ("samples enough", True, of("enough_pair", "{:.0f}")),
-        ("in cells", True, of("enough_in", "{:.0f}")),
+        ("samples needed", True, of("enough_pair", "{:.0f}")),
+        ("cells with this number", True, of("enough_in", "{:.0f}")),
     ]
-    return built(pd.DataFrame(found).reset_index(), columns)
+    return built(pd.DataFrame(means).reset_index(), columns)

@@ -1,4 +1,4 @@
-"""What the report is made of, computed once and shared by its figures, tables and sentences."""
+"""The data of a study, computed once and shared by the report's figures, tables and sentences."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Frames = tuple[pd.DataFrame, pd.DataFrame]
 
 @dataclass(frozen=True)
 class StudyData:
-    """A study, and what was computed of it. A property raises NothingToRead where the study does not hold it."""
+    """A study and the statistics of it. A property raises NothingToRead if the study lacks its data."""
 
     results: Path
     study: str | None
@@ -46,7 +46,7 @@ class StudyData:
 
     @cached_property
     def records(self) -> dict[str, Result]:
-        """`result.json` of each cell that left one, failed ones too."""
+        """`result.json` of each cell that has one, failed cells included."""
         results = {cell: read_result(self.results / cell) for cell in map(str, self.frame["cell"])}
         return {cell: result for cell, result in results.items() if result is not None}
 
@@ -57,12 +57,12 @@ class StudyData:
 
     @cached_property
     def metrics(self) -> dict[str, Metric]:
-        """Mean perplexity and mean accuracy, as far as they were measured."""
+        """The mean perplexity and the mean accuracy, if they were measured."""
         return measured(self.frame)
 
     @cached_property
     def costs(self) -> pd.DataFrame:
-        """What pruning for each objective costs in mean perplexity and accuracy (negative: less is better)."""
+        """Cost of pruning for each objective in mean perplexity and accuracy (negated, so that lower is better)."""
         signed = {kind: m.of(self.cells) * (-1 if kind == "acc" else 1) for kind, m in self.metrics.items()}
         return crossed.matrix(self.cells, signed, ["ppl"])
 
@@ -73,27 +73,27 @@ class StudyData:
 
     @cached_property
     def regrets(self) -> pd.DataFrame:
-        """Every finished cell with its distance to the best known mask."""
+        """Every finished cell with its regret, the distance to the best known mask."""
         return crossed.best_known(self.cells, self.traces)
 
     @cached_property
     def agreements(self) -> pd.DataFrame:
-        """Rank agreement of perplexity and accuracy, by every statistic."""
+        """Rank agreement of perplexity and accuracy, for every statistic."""
         return rank_agreement.table(self.frame, choose(self.frame, "ppl"), choose(self.frame, "acc"))
 
     @cached_property
     def shares(self) -> tuple[dict[str, Shares], pd.DataFrame]:
-        """Where the variance of each outcome comes from."""
+        """Shares of the variance of each outcome, and the same as one table."""
         return variance_shares.measure(self.cells, variance_shares.outcomes(self.cells, None, None))
 
     @cached_property
     def across(self) -> pd.DataFrame:
-        """What of each outcome is model and ratio, and how objectives and searches act in them."""
+        """Shares of the sum of squares of each outcome for model, ratio and their interactions."""
         return variance_shares.across(self.cells, variance_shares.outcomes(self.cells, None, None))
 
     @cached_property
     def overlaps(self) -> pd.DataFrame:
-        """Pairs of masks that differ in one thing."""
+        """Pairs of masks that differ in one factor."""
         return fig4_overlap.comparisons(self.frame)
 
     @cached_property

@@ -1,4 +1,4 @@
-"""Small drawings of one cell, written as SVG by hand: they take their colours from the page, light or dark."""
+"""Small SVG drawings of one cell. Their colours come from the page's style, light or dark."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ WIDTH, HEIGHT = 320.0, 110.0
 
 
 def strip(n_blocks: int, dropped: Sequence[int], numbered: bool = False) -> Markup:
-    """The mask as a row of squares, removed blocks filled; with `numbered`, every fifth block's number below."""
+    """The mask as a row of squares; removed blocks are filled. With `numbered`, every fifth block has its number."""
     kept = "".join(_square(i) for i in range(n_blocks) if i not in dropped)
     gone = "".join(_square(i) for i in dropped)
     labels = "".join(
@@ -34,7 +34,7 @@ def _square(i: int) -> str:
 
 
 def curve(steps: Sequence[tuple[int, float]], last: int) -> Markup:
-    """Best loss so far against masks scored; `last` is where the search ended. Steps are its improvements."""
+    """The best loss so far against masks scored. `steps` are improvements, `last` the number of masks."""
     if not steps:
         return Markup("")
     values = [loss for _, loss in steps]

@@ -1,4 +1,4 @@
-"""Columns, rows and values of the report's tables, and what each value sorts by."""
+"""Columns, rows and values of the report's tables, and the sort key of each value."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from markupsafe import Markup
 
 from ..figures.style import DASH, number
 
-LAST = "~"  # sorts behind every number and name
+LAST = "~"  # sorts after every number and name
 
 
 @dataclass(frozen=True)
 class Value:
-    """A cell of a table: its text, what it sorts by, and where it leads to."""
+    """A cell of a table: its text, its sort key, and the id it links to."""
 
     text: str | Markup
     key: str
@@ -26,7 +26,7 @@ class Value:
 
 @dataclass(frozen=True)
 class Table:
-    """Headings with whether they hold numbers, and rows; `reason` says why there is nothing."""
+    """A table. A heading is a text and whether its column has numbers; `reason` says why the table is empty."""
 
     name: str
     caption: str
@@ -35,43 +35,43 @@ class Table:
     reason: str = ""
 
 
-# Heading, whether it holds numbers, value of a row.
+# Heading, whether the column has numbers, function from a row to its value.
 Column: TypeAlias = tuple[str, bool, Callable[[Any], Value]]
 Built: TypeAlias = tuple[list[tuple[str, bool]], list[list[Value]]]  # headings and rows
 
 
-def built(found: pd.DataFrame, columns: Sequence[Column]) -> Built:
+def built(frame: pd.DataFrame, columns: Sequence[Column]) -> Built:
     """Headings and rows of a frame."""
-    rows = [[value(row) for _, _, value in columns] for row in found.itertuples(index=False)]
+    rows = [[value(row) for _, _, value in columns] for row in frame.itertuples(index=False)]
     return [(heading, numbers) for heading, numbers, _ in columns], rows
 
 
 def of(column: str, form: str | None) -> Callable[[Any], Value]:
-    """The value of a row of a frame; numbers in a form, or (None) with about three digits."""
+    """A function from a row to its value in a column. Without a `form`, numbers have about three digits."""
 
     def value(row: Any) -> Value:
-        found = getattr(row, column)
-        return word(found) if isinstance(found, str) or found is None else numeric(found, form)
+        content = getattr(row, column)
+        return word(content) if isinstance(content, str) or content is None else numeric(content, form)
 
     return value
 
 
 def word(value: Any) -> Value:
-    """A name, or nothing."""
+    """A name as a value; empty if it is missing."""
     known = isinstance(value, str) and value
     return Value(str(value), str(value)) if known else Value("", LAST)
 
 
 def numeric(value: Any, form: str | None) -> Value:
-    """A number, or a dash."""
-    found = float(value) if value is not None else np.nan
-    if np.isnan(found):
+    """A number as a value; a dash if it is missing."""
+    parsed = float(value) if value is not None else np.nan
+    if np.isnan(parsed):
         return Value(DASH, LAST)
-    if np.isinf(found):
-        return Value("∞", sorted_by(found))
-    return Value(number(found) if form is None else form.format(found), sorted_by(found))
+    if np.isinf(parsed):
+        return Value("∞", sorted_by(parsed))
+    return Value(number(parsed) if form is None else form.format(parsed), sorted_by(parsed))
 
 
 def sorted_by(value: float) -> str:
-    """What a number sorts by."""
+    """The sort key of a number."""
     return LAST if np.isnan(value) else repr(float(value))

@@ -19,7 +19,7 @@ from .table_cells import LAST, Built, Column, Table, Value, built, numeric, of, 
 
 
 def tables(m: StudyData) -> Iterator[Table]:
-    """All tables but the one of the cells; one that the study does not support says why."""
+    """All tables but that of the cells. If the study lacks the data of a table, the table says so."""
     for name, (caption, build) in TABLES.items():
         try:
             headings, rows = build(m)
@@ -29,7 +29,7 @@ def tables(m: StudyData) -> Iterator[Table]:
 
 
 def cells(m: StudyData) -> Table:
-    """Every cell that was asked for, with a link to its entry."""
+    """Every cell of the study, finished or not, with a link to its entry."""
     shown = {kind: metric.of(m.frame) for kind, metric in m.metrics.items()}
     named = {"ppl": "perplexity", "acc": "accuracy, %"}
     rows = []
@@ -54,7 +54,7 @@ def cells(m: StudyData) -> Table:
     headings = [("cell", False), ("model", False), ("objective", False), ("search", False), ("k", True)]
     headings += [("data", False), ("seed", True), ("blocks removed", False), ("loss added", True)]
     headings += [*((named[kind], True) for kind in shown), ("asked", True), ("seconds", True)]
-    return Table("cells", "Every cell of the study; the first column leads to its entry", headings, rows)
+    return Table("cells", "Every cell of the study; the first column links to its entry", headings, rows)
 
 
 def _accuracy(m: StudyData) -> Built:
@@ -68,7 +68,7 @@ def _perplexity(m: StudyData) -> Built:
 def _outcome(m: StudyData, kind: str, paper: str, objective: str) -> Built:
     if kind not in m.metrics:
         raise NothingToRead(f"no {'accuracy' if kind == 'acc' else 'perplexity'} was measured in this study.")
-    found = aggregate(m.frame, m.metrics[kind], paper, objective)
+    rows = aggregate(m.frame, m.metrics[kind], paper, objective)
     digits = 1 if kind == "acc" else 2
 
     def value(row: Any) -> Value:
@@ -81,19 +81,19 @@ def _outcome(m: StudyData, kind: str, paper: str, objective: str) -> Built:
         (m.metrics[kind].label, True, value),
         ("nothing removed", True, of("dense", f"{{:.{digits}f}}")),
     ]
-    if found["paper"].notna().any():
+    if rows["paper"].notna().any():
         columns.append(("paper", True, of("paper", "{:.2f}")))
-    return built(found, columns)
+    return built(rows, columns)
 
 
 def _search(m: StudyData) -> Built:
-    found = table3_search.aggregate(m.frame)
+    rows = table3_search.aggregate(m.frame)
     plain = [("model", "model"), ("k", "k"), ("algo", "search"), ("cells", "cells")]
     columns = [(text, name in ("k", "cells"), of(name, "{:.0f}")) for name, text in plain]
     columns += [(text, True, of(name, None)) for name, text in table3_search.MEASURES.items()]
-    if found["paper_seconds"].notna().any():
+    if rows["paper_seconds"].notna().any():
         columns.append(("paper, seconds", True, of("paper_seconds", "{:,.0f}")))
-    return built(found, columns)
+    return built(rows, columns)
 
 
 TABLES: dict[str, tuple[str, Callable[[StudyData], Built]]] = {
@@ -103,20 +103,20 @@ TABLES: dict[str, tuple[str, Callable[[StudyData], Built]]] = {
     ),
     "perplexity": ("Perplexity by objective and search: mean and standard deviation over cells", _perplexity),
     "crossed": (
-        "What pruning for each objective costs in each outcome: means (of perplexities geometric, sd a factor)",
+        "Outcomes by objective: means over cells (geometric for perplexities, whose sd is a factor), and cost",
         statistics_tables.crossed,
     ),
-    "search": ("What a search costs: means over objectives, calibration data and draws", _search),
+    "search": ("Cost of each search: means over objectives, calibration data and draws", _search),
     "shares": (
         "Shares of variance within model and k, with 95 percent intervals and permutation tests",
         statistics_tables.shares,
     ),
     "across": (
-        "Model, ratio and their interactions: part of the sum of squares over all cells",
+        "Shares of the sum of squares over all cells: model, ratio and their interactions",
         statistics_tables.across,
     ),
     "overlap": (
-        "Overlap of masks that differ in one thing only: mean over pairs; corrected, 0 is chance and 1 the most",
+        "Overlap of masks that differ in one factor only: means over pairs; corrected: 0 is chance, 1 the maximum",
         statistics_tables.overlap,
     ),
     "agreement": (
@@ -124,7 +124,7 @@ TABLES: dict[str, tuple[str, Callable[[StudyData], Built]]] = {
         statistics_tables.agreement,
     ),
     "stability": (
-        "Whether other samples would have chosen another mask: means over cells, and samples that are enough",
+        "How often other samples would choose another mask: means over cells, and the number of samples needed",
         statistics_tables.stability,
     ),
 }

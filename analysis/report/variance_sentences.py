@@ -27,18 +27,18 @@ TESTED = [source.name for source in SOURCES]
 
 
 def against(m: StudyData) -> Iterator[str]:
-    """Calibration against search for each outcome, as far as its interval goes."""
-    found, table = m.shares
-    for label, shares in found.items():
+    """For each outcome: calibration against search with intervals, then model and ratio."""
+    by_outcome, table = m.shares
+    for label, shares in by_outcome.items():
         if math.isnan(shares.parts["search"].value):
-            yield sentence([f"{label}: no shares, since there is {shares.note}"])
+            yield sentence([f"{label}: no shares; {shares.note}"])
             continue
         yield sentence([_parts(label, shares), *_verdict(shares)])
-        yield _told(label, table[table["outcome"] == label])
+        yield _tested(label, table[table["outcome"] == label])
     for label, rows in groups(m.across.dropna(subset="share"), "outcome"):
         shown = rows[rows["source"].isin(("model", "ratio"))].sort_values("share", ascending=False)
         words = [
-            f"the {row.source} takes {percents(row.share, row.low, row.high)}{_chance(row.q)}"
+            f"the {row.source} explains {percents(row.share, row.low, row.high)}{_chance(row.q)}"
             for row in each(shown)
         ]
         if words:
@@ -46,10 +46,8 @@ def against(m: StudyData) -> Iterator[str]:
 
 
 def _chance(q: float) -> str:
-    """Whether a test tells it from chance."""
-    return (
-        " (not tested)" if math.isnan(q) else f" (q {q:.2g}{'' if q <= 0.05 else ', not told from chance'})"
-    )
+    """The q of a test in brackets, and whether it is significant."""
+    return " (not tested)" if math.isnan(q) else f" (q {q:.2g}{'' if q <= 0.05 else ', not significant'})"
 
 
 def _parts(label: str, shares: Shares) -> str:
@@ -63,37 +61,37 @@ def _parts(label: str, shares: Shares) -> str:
         for name, text in named.items()
         for e in [shares.parts[name]]
     ]
-    return f"{label}: of the variance within model and size, {listed(words)}"
+    return f"{label}, variance within one model and size: {listed(words)}"
 
 
 def _verdict(shares: Shares) -> list[str]:
-    """What the ratio of calibration to search says, and no more."""
+    """Whether calibration or search explains more, by the interval of their ratio."""
     ratio = shares.ratio
     if math.isnan(ratio.value):
-        return ["neither is above zero, so there is no ratio"]
+        return ["neither calibration nor search is above zero, so there is no ratio"]
     if math.isinf(ratio.value):
-        text = "the search's part is not above zero, so the ratio of calibration to search is infinite"
+        text = "the search's share is not above zero, so the ratio of calibration to search is infinite"
     else:
         text = f"calibration is {times(ratio.value)} times the search"
     if math.isnan(ratio.low):
-        return [text, shares.note or "it has no interval, so it decides nothing"]
+        return [text, shares.note or "it has no interval, so it is no evidence"]
     text += f" (95 percent interval {times(ratio.low)} to {times(ratio.high)})"
     if ratio.low > 1:
-        return [f"{text}, so calibration decides more here"]
+        return [f"{text}, so calibration explains more here"]
     if ratio.high < 1:
-        return [f"{text}, so the search decides more here"]
-    return [f"{text}; the interval holds 1, so this study does not tell which decides more"]
+        return [f"{text}, so the search explains more here"]
+    return [f"{text}; the interval contains 1, so this study does not show which explains more"]
 
 
-def _told(label: str, rows: pd.DataFrame) -> str:
-    """Which sources a permutation test tells from chance."""
+def _tested(label: str, rows: pd.DataFrame) -> str:
+    """Which sources are significant in permutation tests."""
     tests = rows[rows["source"].isin(TESTED)].dropna(subset="q")
     if tests.empty:
         return sentence([f"{label}: no source could be tested"])
     strong = [f"{s} (q {q:.2g})" for s, q in zip(tests["source"], tests["q"], strict=True) if q <= 0.05]
     weak = [str(s) for s, q in zip(tests["source"], tests["q"], strict=True) if q > 0.05]
-    parts = [f"told from chance: {listed(strong)}"] if strong else []
-    parts += [f"not told from chance: {listed(weak)}"] if weak else []
+    parts = [f"significant: {listed(strong)}"] if strong else []
+    parts += [f"not significant: {listed(weak)}"] if weak else []
     return sentence([f"{label}, false discovery rate 0.05: {parts[0]}", *parts[1:]])
 
 
@@ -101,25 +99,25 @@ def agreement(m: StudyData) -> Iterator[str]:
     """Overlap of masks, and agreement of the two rankings."""
     pairs = m.overlaps
     means = {name: pairs.loc[pairs["comparison"] == name, "corrected"].dropna() for name in COMPARISONS}
-    words = [f"{name} differ {v.mean():.2f} ({len(v):,} pairs)" for name, v in means.items() if len(v)]
+    words = [
+        f"{v.mean():.2f} if only {name} differ ({len(v):,} pairs)" for name, v in means.items() if len(v)
+    ]
     if words:
-        yield sentence(["overlap of masks, 0 being chance and 1 equality, where only the " + listed(words)])
+        yield sentence([f"corrected overlap of masks (0 is chance, 1 is equality): {listed(words)}"])
     correlations = spearman(m)
-    told = correlations.dropna(subset="value")
-    if told.empty:
+    known = correlations.dropna(subset="value")
+    if known.empty:
         yield sentence(
-            [
-                f"whether perplexity and accuracy rank the searches alike is refused: {reasons(correlations['note'])}"
-            ]
+            [f"no panel has a correlation of perplexity and accuracy ranks: {reasons(correlations['note'])}"]
         )
         return
-    significant = int((told["q"] <= 0.05).sum())
+    significant = int((known["q"] <= 0.05).sum())
     yield sentence(
         [
-            f"Spearman's correlation of perplexity rank and accuracy rank over searches lies between "
-            f"{signed(told['value'].min())} and {signed(told['value'].max())} in {count(len(told), 'panel')}, median "
-            f"{signed(told['value'].median())}",
-            f"{significant or 'none'} of them can be told from chance at a false discovery rate of 0.05",
+            f"Spearman's correlation of perplexity rank and accuracy rank over searches is between "
+            f"{signed(known['value'].min())} and {signed(known['value'].max())} "
+            f"in {count(len(known), 'panel')}, median {signed(known['value'].median())}",
+            f"at a false discovery rate of 0.05, {significant or 'none'} of them can be distinguished from chance",
         ]
     )
 
@@ -131,13 +129,13 @@ def spearman(m: StudyData) -> pd.DataFrame:
 
 
 def refused(m: StudyData) -> Iterator[str]:
-    """What these statistics refused."""
+    """What these statistics could not compute, and why."""
     try:
-        found, table = m.shares
+        by_outcome, table = m.shares
     except NothingToRead as nothing:
         yield sentence([f"shares of variance: {nothing}".rstrip(".")])
     else:
-        for label, shares in found.items():
+        for label, shares in by_outcome.items():
             if shares.note:
                 yield sentence([f"shares of variance of {label}: {shares.note}"])
         notes = table.loc[table["p"].isna() & table["source"].isin(TESTED)]

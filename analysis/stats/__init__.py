@@ -1,1 +1,1 @@
-"""The statistics of the figures, one topic a file. Frames in, frames or small values out; no drawing, no files."""
+"""The statistics of the figures, one topic per module. They map frames to frames or values, and write no files."""

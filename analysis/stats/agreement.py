@@ -12,15 +12,15 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-EXACT = 8  # up to this many pairs all n! pairings are gone through; beyond, RESAMPLES random ones
+EXACT = 8  # up to this many pairs all n! pairings are enumerated; with more, RESAMPLES random ones are drawn
 RESAMPLES = 9999
-LEAST = 4  # pairs; with three, the smallest possible two-sided p-value is 1/3
+LEAST = 4  # pairs needed; with three, the smallest possible two-sided p-value is 1/3
 
 Statistic = Callable[..., Any]
 
 
 def spearman(x: NDArray[Any], y: NDArray[Any]) -> Any:
-    """Pearson's correlation of ranks, ties averaged; NaN where either is constant."""
+    """Pearson's correlation of ranks, ties averaged; NaN if either is constant."""
     a, b = (stats.rankdata(values, axis=-1) for values in (x, y))
     a, b = (ranks - ranks.mean(axis=-1, keepdims=True) for ranks in (a, b))
     below = np.sqrt((a**2).sum(axis=-1) * (b**2).sum(axis=-1))
@@ -50,7 +50,7 @@ STATISTICS: dict[str, tuple[Statistic, bool]] = {
 
 @dataclass(frozen=True)
 class Agreement:
-    """A rank correlation of n pairs; `note` says why something is NaN."""
+    """A rank correlation of n pairs, with its p-value and interval. `note` says why a value is NaN."""
 
     statistic: float
     p: float
@@ -62,10 +62,10 @@ class Agreement:
 
 
 def agree(x: ArrayLike, y: ArrayLike, method: str = "spearman", seed: int = 0) -> Agreement:
-    """The agreement of two outcomes over the same cells; pairs with a NaN are left out and not counted.
+    """The rank agreement of two outcomes over the same cells. Pairs with a NaN are omitted and not counted.
 
-    The p-value is two-sided over pairings: exact for up to EXACT pairs. The interval is the percentile
-    bootstrap over pairs, 95 percent.
+    The p-value is two-sided over pairings, and exact for up to EXACT pairs. The 95 percent interval is the
+    percentile bootstrap over pairs.
     """
     pairs = np.column_stack([np.asarray(x, float), np.asarray(y, float)])
     a, b = pairs[~np.isnan(pairs).any(axis=1)].T
@@ -93,7 +93,7 @@ def agree(x: ArrayLike, y: ArrayLike, method: str = "spearman", seed: int = 0) -
 def bootstrap(
     a: NDArray[Any], b: NDArray[Any], statistic: Statistic, vectorized: bool, seed: int, resamples: int = 2000
 ) -> tuple[float, float]:
-    """Percentile interval over pairs drawn with replacement; draws in which all values tie say nothing."""
+    """95 percent percentile interval over resampled pairs. Resamples in which all values tie are omitted."""
     if len(a) <= LEAST:
         return float("nan"), float("nan")
     drawn = np.random.default_rng(seed).integers(len(a), size=(resamples, len(a)))
@@ -106,13 +106,13 @@ def bootstrap(
 
 
 def distinct(frame: pd.DataFrame) -> pd.DataFrame:
-    """One row for each mask: algorithms that end in the same place are one observation, not two."""
+    """One row for each mask: algorithms that found the same mask are one observation, not two."""
     return frame.drop_duplicates(["model", "k", "dropped"])
 
 
 @dataclass(frozen=True)
 class Concordance:
-    """Kendall's W of m rankings of n things: 1 if they all agree, about 1/m by chance."""
+    """Kendall's W of m rankings (`raters`) of n `items`: 1 if they all agree, about 1/m by chance."""
 
     w: float
     p: float
@@ -122,31 +122,30 @@ class Concordance:
 
 
 def concordance(values: ArrayLike, resamples: int = 4999, seed: int = 0) -> Concordance:
-    """Kendall's W of a table, one row a rater, corrected for ties: Friedman's Q / (m (n - 1)).
+    """Kendall's W of a table (raters, items), corrected for ties: Friedman's Q / (m (n - 1)).
 
-    Rows with a NaN are left out. The p-value permutes every row: Friedman's chi-square needs more rows than
-    a panel has.
+    Rows with a NaN are omitted. The p-value is from permutations of every row, because Friedman's chi-square
+    needs more rows than a panel has.
     """
     table = np.asarray(values, float)
     table = table[~np.isnan(table).any(axis=1)] if table.size else table.reshape(0, 0)
     m, n = table.shape
     if m < 2 or n < 3:
-        return Concordance(
-            float("nan"), float("nan"), m, n, f"{m} raters of {n} things; 2 and 3 are the least"
-        )
+        note = f"{m} rankings of {n} items; at least 2 rankings of 3 are needed"
+        return Concordance(float("nan"), float("nan"), m, n, note)
     if np.all(np.ptp(table, axis=1) == 0):
         return Concordance(float("nan"), float("nan"), m, n, "every rating is constant")
     q = stats.friedmanchisquare(*table.T).statistic
     ranks = stats.rankdata(table, axis=1)
     rng = np.random.default_rng(seed)
-    # W grows with the variance of the rank sums, whatever the ties: that is enough to order permutations.
+    # For fixed ties, W increases with the variance of the rank sums, so that variance orders the permutations.
     null = np.array([np.var(rng.permuted(ranks, axis=1).sum(axis=0)) for _ in range(resamples)])
     p = (1 + np.sum(null >= np.var(ranks.sum(axis=0)) - 1e-9)) / (resamples + 1)
     return Concordance(float(q / (m * (n - 1))), float(p), m, n)
 
 
 def controlled(p_values: Sequence[float]) -> list[float]:
-    """Benjamini and Hochberg's adjusted p-values over a grid; a NaN stays NaN and does not count as a test."""
+    """P-values adjusted by Benjamini and Hochberg. A NaN stays NaN and does not count as a test."""
     p = np.asarray(p_values, float)
     known = ~np.isnan(p)
     p[known] = stats.false_discovery_control(p[known]) if known.any() else p[known]

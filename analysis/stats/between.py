@@ -1,7 +1,7 @@
 """How outcomes differ across models and ratios: shares of the sum of squares, with intervals and p-values.
 
-Model and ratio are crossed with all the rest, so their labels may be exchanged among the cells that are equal in
-everything else; interactions have their residuals permuted. Intervals are those of `bootstrap`.
+Model and ratio are crossed with everything else, so their labels may be exchanged among cells that are equal in
+everything else. For interactions, residuals are permuted. Intervals are those of `bootstrap`.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ def between(
 ) -> pd.DataFrame:
     """How an outcome differs between models and ratios, and whether objectives and algorithms act alike in them.
 
-    Of numbers, or (None) of masks. Each row is adjusted for what stands in its `given`; the share is of the sum of
-    squares over all cells, with an interval over draws where there are enough. With `by` everything is measured
-    within the levels of some columns.
+    `values` are numbers, or None for masks. Each source is adjusted for the columns in its `given`. Its share is of
+    the sum of squares over all cells, with an interval over draws if there are enough. If `by` is given, everything
+    is measured within the levels of these columns.
     """
     of = grams(frame, values, by)
     parts = [frame.iloc[rows] for rows in strata(frame, by)]
@@ -51,11 +51,11 @@ def between(
         for source in BETWEEN
     ]
     total = sum(float(np.trace(g)) for g in of)
-    found = [squares(of, own) for own in bases]
-    shares = np.array([ss for ss, _ in found]) / total if total else np.full(len(bases), np.nan)
+    sums = [squares(of, source_bases) for source_bases in bases]
+    shares = np.array([ss for ss, _ in sums]) / total if total else np.full(len(bases), np.nan)
     intervals = _intervals(frame, of, bases, shares, by, permutations, seed)
     rows = []
-    for source, (ss, df), share, ends in zip(BETWEEN, found, shares, intervals, strict=True):
+    for source, (ss, df), share, ends in zip(BETWEEN, sums, shares, intervals, strict=True):
         p, note = permute.p_value(frame, of, source, by, permutations, seed) if df else (np.nan, "one level")
         shown = [share, *ends] if total and df else [np.nan] * 3
         rows.append([source.name, df, ss, *shown, p, note])
@@ -71,7 +71,7 @@ def _intervals(
     resamples: int,
     seed: int,
 ) -> list[tuple[float, float]]:
-    """95 percent, about the observed share of each source; NaN where there are too few draws."""
+    """95 percent intervals of the share of each source; NaN if there are too few draws."""
     if bootstrap.refusal(frame):
         return [(np.nan, np.nan)] * len(bases)
     moved = bootstrap.deviations(frame, of, by)
@@ -80,7 +80,7 @@ def _intervals(
     drawn = []
     for _ in range(resamples):
         weights = bootstrap.weights(draws, rng)
-        drawn.append(_shares_of([one.resampled(weights) for one in moved], moved, bases))
+        drawn.append(_shares_of([stratum.resampled(weights) for stratum in moved], moved, bases))
     low, high = np.quantile(bootstrap.plausible(shares, np.array(drawn), draws), [0.025, 0.975], axis=0)
     return list(zip(np.clip(low, 0.0, 1.0), np.clip(high, 0.0, 1.0), strict=True))
 
@@ -88,11 +88,13 @@ def _intervals(
 def _shares_of(
     coordinates: Sequence[Matrix], moved: Sequence[Deviations], bases: Sequence[Sequence[Matrix]]
 ) -> Matrix:
-    """(sources,): what each source's bases explain of the sum of squares."""
+    """Share of the sum of squares (sources,) that each source's bases explain."""
 
     def summed(vectors: Sequence[Matrix]) -> float:
-        return sum(float((x**2).sum(0) @ one.signs) for x, one in zip(vectors, moved, strict=True))
+        return sum(float((x**2).sum(0) @ stratum.signs) for x, stratum in zip(vectors, moved, strict=True))
 
     total = summed([x - x.mean(0) for x in coordinates])
-    explained = [summed([q.T @ x for q, x in zip(own, coordinates, strict=True)]) for own in bases]
+    explained = [
+        summed([q.T @ x for q, x in zip(source_bases, coordinates, strict=True)]) for source_bases in bases
+    ]
     return np.array(explained) / total if total else np.full(len(bases), np.nan)

@@ -1,10 +1,11 @@
-"""Intervals over calibration draws: the one thing that is random by design.
+"""Intervals over calibration draws, the only random factor of a study.
 
-Objectives, data, algorithms, models and ratios are the ones studied. The wild cluster bootstrap (Cameron, Gelbach
-and Miller 2008; weights of Webb 2014) multiplies each draw's deviations from the mean over draws by one random
-weight, in all cells of that draw together. Estimate minus mean stands for the error: Hall's basic interval. Errors
-are enlarged as Student's t with one degree of freedom less than there are draws is wider than a normal, without which
-the intervals of few draws are too short (Cameron and Miller 2015, section VI).
+Objectives, data, algorithms, models and ratios are fixed. The wild cluster bootstrap (Cameron, Gelbach and Miller
+2008; weights of Webb 2014) multiplies each draw's deviations from the mean over draws by one random weight, in all
+cells of that draw together. The error of an estimate is approximated by resample minus mean of the resamples (Hall's
+basic interval). With few draws such intervals are too short (Cameron and Miller 2015, section VI). So errors are
+multiplied by t / z, the ratio of the 97.5 percent quantiles of Student's t (with draws - 1 degrees of freedom) and of
+the normal.
 """
 
 from __future__ import annotations
@@ -22,16 +23,16 @@ from .gram import Matrix
 from .grid import CONFIGURATION, DRAW, STRATUM, indicator, labels
 from .sources import strata
 
-WEBB = np.sqrt([0.5, 1.0, 1.5])  # mean square 1; with both signs, six values
-CLUSTERS = 6  # draws below which no interval is given
-PANEL = [*STRATUM, *CONFIGURATION, "algo"]  # cells that are equal in these differ in the draw only
+WEBB = np.sqrt([0.5, 1.0, 1.5])  # mean square 1; six values with both signs
+CLUSTERS = 6  # with fewer draws, no interval is given
+PANEL = [*STRATUM, *CONFIGURATION, "algo"]  # cells that are equal in these differ only in the draw
 
 
 @dataclass(frozen=True)
 class Deviations:
-    """Coordinates (n, p) of one stratum: as observed, the mean over draws, and what each draw adds to it.
+    """Coordinates (n, p) of one stratum: observed, their mean over draws, and each draw's deviation from it.
 
-    `signs` (p,) are those of `gram.coordinates`, `cluster` (n,) is each cell's draw.
+    `signs` (p,) are those of `gram.coordinates`; `cluster` (n,) is the draw of each cell.
     """
 
     observed: Matrix
@@ -41,12 +42,12 @@ class Deviations:
     cluster: NDArray[np.int64]
 
     def resampled(self, weights: Matrix) -> Matrix:
-        """The coordinates as they may as well have come out; `weights` has one number for each draw."""
+        """Resampled coordinates (n, p). `weights` (draws,) has one number for each draw."""
         return self.panel + weights[self.cluster][:, None] * self.deviation
 
 
 def deviations(frame: pd.DataFrame, grams: Sequence[Matrix], by: Sequence[str]) -> list[Deviations]:
-    """Those of each stratum, in the order of `strata`; draws have the same number in all of them."""
+    """The deviations of each stratum, in the order of `strata`. A draw has the same number in all strata."""
     cluster = labels(frame, DRAW)
     return [
         _deviations(frame.iloc[rows], g, cluster[rows])
@@ -59,7 +60,7 @@ def _deviations(part: pd.DataFrame, g: Matrix, cluster: NDArray[np.int64]) -> De
     same = indicator(labels(part, PANEL))
     count = same.sum(0)
     panel = same @ ((same.T @ x) / count[:, None])
-    # A mean of m draws leaves deviations that are too small by (m - 1) / m.
+    # Deviations from a mean of m draws have a variance too small by (m - 1) / m.
     inflate = np.sqrt(count / np.maximum(count - 1, 1)) @ same.T
     return Deviations(x, signs, panel, (x - panel) * inflate[:, None], cluster)
 
@@ -69,19 +70,19 @@ def weights(draws: int, rng: np.random.Generator) -> Matrix:
     return rng.choice(np.concatenate([WEBB, -WEBB]), size=draws)
 
 
-def plausible(found: Matrix, drawn: Matrix, draws: int) -> Matrix:
-    """What the truth may as well be, given an estimate (...) and its resamples (resamples, ...) over some draws."""
+def plausible(estimate: Matrix, drawn: Matrix, draws: int) -> Matrix:
+    """Plausible true values (resamples, ...), given an estimate (...) and its resamples over some number of draws."""
     wider = stats.t.ppf(0.975, draws - 1) / stats.norm.ppf(0.975)
-    return np.asarray(found - wider * (drawn - drawn.mean(axis=0)))
+    return np.asarray(estimate - wider * (drawn - drawn.mean(axis=0)))
 
 
 def count(frame: pd.DataFrame) -> int:
-    """How many draws there are."""
+    """The number of draws."""
     return len(np.unique(labels(frame, DRAW)))
 
 
 def refusal(frame: pd.DataFrame) -> str:
-    """Why there is no interval; empty if there can be one."""
+    """Why no interval can be computed; empty if one can."""
     repeats = frame.groupby(PANEL, dropna=False)["draw"].nunique()
     if float((repeats > 1).mean()) < 0.5:
         return "no interval: most configurations were drawn once, so the noise of a draw is unknown"

@@ -1,14 +1,14 @@
-"""The paper's claim as numbers: how much of the variance is calibration, how much is search.
+"""Variance components: how much of the variance is due to the calibration, and how much to the search.
 
-Sums of squares grow with the number of levels even where nothing has an effect. So each source gets a
-variance component: its mean square less what the noise of the draws adds to it, per cell. In matrices, with
-Q_j a basis of what source j adds to those that do not contain it, and Z_i the indicators of source i,
+Sums of squares grow with the number of levels even if nothing has an effect. So each source gets a variance
+component: its mean square minus the part due to the noise of the draws, per cell. In matrices, let Q_j be a basis
+of what source j adds to the sources that do not contain it, and Z_i the indicators of source i. Then
 
     E[SS_j] = s_j^2 tr(Q_j' Z_j Z_j' Q_j) + sum over noise i of sigma_i^2 tr(Q_j' Z_i Z_i' Q_j),
 
 where noise is the draw and the residual. These equations are solved for s_j^2 and sigma_i^2 (Searle, Casella
-and McCulloch 1992, chapter 5): no balance is needed, the estimates are unbiased, and they may come out below
-zero where there is nothing. s_j^2 is the variance (ddof 1) of the effects of the levels that were studied.
+and McCulloch 1992, chapter 5). The grid need not be balanced. The estimates are unbiased, and may be negative if
+the true component is zero. s_j^2 is the variance (ddof 1) of the effects of the levels that were studied.
 
 Intervals are those of `bootstrap`, over the draws of the calibration samples.
 """
@@ -32,7 +32,7 @@ from .sources import adjusted, strata
 
 @dataclass(frozen=True)
 class _Stratum:
-    """One stratum: bases of the sources, and the coordinates that draws move."""
+    """One stratum: bases of the sources, and the deviations to resample."""
 
     bases: Mapping[str, Matrix]
     moved: Deviations
@@ -50,19 +50,21 @@ def shares(
     seed: int = 0,
 ) -> Shares:
     """Variance components of one outcome. `grams` are those of `variance.grams`, by the same strata."""
-    cells = [frame.iloc[rows] for rows in strata(frame, by)]
+    strata_cells = [frame.iloc[rows] for rows in strata(frame, by)]
     moved = bootstrap.deviations(frame, grams, by)
-    parts = [_Stratum(adjusted(own), one) for own, one in zip(cells, moved, strict=True)]
-    solver = Solver([(own, part.bases) for own, part in zip(cells, parts, strict=True)])
+    parts = [
+        _Stratum(adjusted(cells), deviations) for cells, deviations in zip(strata_cells, moved, strict=True)
+    ]
+    solver = Solver([(cells, part.bases) for cells, part in zip(strata_cells, parts, strict=True)])
     draws = bootstrap.count(frame)
     if note := solver.refusal():
         return refused(len(frame), draws, note)
-    found = solver(_sum([part.squares(part.moved.observed) for part in parts]))
+    estimate = solver(_sum([part.squares(part.moved.observed) for part in parts]))
     if note := bootstrap.refusal(frame):
-        return report(found, None, solver, len(frame), draws, note)
+        return report(estimate, None, solver, len(frame), draws, note)
     rng = np.random.default_rng(seed)
     drawn = np.array([solver(_sum(_resampled(parts, draws, rng))) for _ in range(resamples)])
-    return report(found, bootstrap.plausible(found, drawn, draws), solver, len(frame), draws, "")
+    return report(estimate, bootstrap.plausible(estimate, drawn, draws), solver, len(frame), draws, "")
 
 
 def _resampled(parts: Sequence[_Stratum], draws: int, rng: np.random.Generator) -> list[dict[str, float]]:

@@ -1,4 +1,4 @@
-"""What pruning for one thing costs in another, how far searches stay from the best mask, and at what price."""
+"""What pruning for one objective costs in other outcomes, and how near searches get to the best mask at what cost."""
 
 from __future__ import annotations
 
@@ -13,30 +13,31 @@ from .frames import groups
 from .grid import SETTING, STRATUM
 from .overlap import n_open
 
-PROBLEM = [*STRATUM, *SETTING, "protect_first", "protect_last"]  # cells that search for the same minimum
+# Cells that are equal in these minimise the same loss.
+PROBLEM = [*STRATUM, *SETTING, "protect_first", "protect_last"]
 Trace = Sequence[Mapping[str, Any]]
 
 
 def matrix(
     frame: pd.DataFrame, outcomes: Mapping[str, pd.Series[Any]], geometric: Collection[str] = ()
 ) -> pd.DataFrame:
-    """One row for each model, k, objective and outcome: mean over cells, spread, and what it costs.
+    """One row for each model, k, objective and outcome: mean over cells, standard deviation, and cost.
 
-    `outcomes` maps a label to one value a cell, lower being better. `cost` is the mean less that of the
-    objective that does best on the outcome: 0 on the diagonal if each objective is best at its own. Outcomes in
-    `geometric` (perplexities) have the geometric mean, which one broken mask does not decide alone; their `sd` is the
-    factor exp(sd of the logarithm), and the column `geometric` says so.
+    `outcomes` maps a label to one value per cell; lower is better. `cost` is the mean minus the mean of the best
+    objective on this outcome. It is 0 on the diagonal if each objective is best at its own outcome. Outcomes in
+    `geometric` (perplexities) get the geometric mean, so that one broken mask does not dominate it. Their `sd` is the
+    factor exp(sd of the logarithm), and the column `geometric` is true.
     """
     rows = []
     for (model, k), cells in groups(frame, STRATUM):
         for label, values in outcomes.items():
-            own, logs = values.loc[cells.index].astype(float), label in geometric
-            own = own.map(np.log) if logs else own
-            found = own.groupby(cells["objective"]).agg(["mean", "std", "count"])
+            outcome, logs = values.loc[cells.index].astype(float), label in geometric
+            outcome = outcome.map(np.log) if logs else outcome
+            by_objective = outcome.groupby(cells["objective"]).agg(["mean", "std", "count"])
             if logs:
-                found[["mean", "std"]] = np.exp(found[["mean", "std"]])
-            found["cost"] = found["mean"] - found["mean"].min()
-            for objective, row in found.iterrows():
+                by_objective[["mean", "std"]] = np.exp(by_objective[["mean", "std"]])
+            by_objective["cost"] = by_objective["mean"] - by_objective["mean"].min()
+            for objective, row in by_objective.iterrows():
                 spread = [*row[["mean", "std"]], logs, int(row["count"]), row["cost"]]
                 rows.append([model, k, objective, label, *spread])
     columns = ["model", "k", "objective", "outcome", "mean", "sd", "geometric", "cells", "cost"]
@@ -44,31 +45,31 @@ def matrix(
 
 
 def best_known(frame: pd.DataFrame, traces: Mapping[str, Trace]) -> pd.DataFrame:
-    """Each cell with `best`, the least loss of any mask of its size that some cell of the problem scored.
+    """Each cell with `best`, the lowest loss of any mask of its size that some cell of the same problem scored.
 
-    `exact` tells whether some cell of the problem scored every mask, which an exhaustive search with a budget does
-    not; `regret` is the loss above the best, `relative_regret`
-    that as a part of what the best mask costs over the dense model (NaN where it costs nothing: a margin may
-    improve), and `regret_se` that in standard errors of the loss over the calibration samples.
+    `exact` is true if some cell of the problem scored every mask; an exhaustive search with a budget may fail to.
+    `regret` is the loss minus the best. `relative_regret` is the regret divided by the loss that the best mask adds
+    to the dense model's; it is NaN if the best mask adds none, as a margin may improve. `regret_se` is the regret in
+    standard errors of the loss over the calibration samples.
     """
-    found = frame.copy()
-    found["least"] = [
+    scored = frame.copy()
+    scored["least"] = [
         _least(traces.get(cell, ()), int(k)) for cell, k in zip(frame["cell"], frame["k"], strict=True)
     ]
-    found["least"] = found[["least", "loss"]].min(axis=1)
-    found["whole"] = [
+    scored["least"] = scored[["least", "loss"]].min(axis=1)
+    scored["whole"] = [
         _enumerated(traces.get(cell, ()), int(k), int(free))
         for cell, k, free in zip(frame["cell"], frame["k"], n_open(frame), strict=True)
     ]
-    problems = found.groupby(PROBLEM, dropna=False)
-    found["best"] = problems["least"].transform("min")
-    found["exact"] = problems["whole"].transform("any").astype(bool)
-    found["regret"] = found["loss"] - found["best"]
-    damage = found["best"] - found["dense_loss"]
-    found["relative_regret"] = np.where(damage > 0, found["regret"] / damage.where(damage > 0), np.nan)
-    error = found["standard_error"].astype(float)
-    found["regret_se"] = np.where(error > 0, found["regret"] / error.where(error > 0), np.nan)
-    return found.drop(columns=["least", "whole"])
+    problems = scored.groupby(PROBLEM, dropna=False)
+    scored["best"] = problems["least"].transform("min")
+    scored["exact"] = problems["whole"].transform("any").astype(bool)
+    scored["regret"] = scored["loss"] - scored["best"]
+    damage = scored["best"] - scored["dense_loss"]
+    scored["relative_regret"] = np.where(damage > 0, scored["regret"] / damage.where(damage > 0), np.nan)
+    error = scored["standard_error"].astype(float)
+    scored["regret_se"] = np.where(error > 0, scored["regret"] / error.where(error > 0), np.nan)
+    return scored.drop(columns=["least", "whole"])
 
 
 def _least(trace: Trace, k: int) -> float:
@@ -76,12 +77,12 @@ def _least(trace: Trace, k: int) -> float:
 
 
 def _enumerated(trace: Trace, k: int, free: int) -> bool:
-    """Whether a trace holds every mask of k among the `free` blocks, each scored on all samples."""
+    """Whether a trace contains every mask of k among the `free` blocks, each scored on all samples."""
     return len({tuple(s["dropped"]) for s in trace if len(s["dropped"]) == k}) == math.comb(free, k)
 
 
 def seconds(traces: Iterable[Trace]) -> dict[tuple[int, ...], float]:
-    """What each mask of a problem cost whoever paid for it; in other cells' traces it stands with 0."""
+    """Seconds to score each mask of a problem. A reused score has 0 seconds in a trace, so the maximum is taken."""
     paid: dict[tuple[int, ...], float] = {}
     for trace in traces:
         for score in trace:
@@ -91,10 +92,10 @@ def seconds(traces: Iterable[Trace]) -> dict[tuple[int, ...], float]:
 
 
 def anytime(trace: Trace, k: int, paid: Mapping[tuple[int, ...], float]) -> pd.DataFrame:
-    """The curve of a search: scores and seconds spent, and the least loss of a mask of k blocks until then.
+    """The curve of a search: scores and seconds spent so far, and the lowest loss of a mask of k blocks.
 
-    Every mask is charged what its evaluation took, also where another cell had paid for it. The dense
-    model's score is not the search's and not charged.
+    Every mask is charged the seconds of its evaluation, even if another cell computed its score. The score of the
+    dense model is not charged.
     """
     rows, spent, number, best = [], 0.0, 0, float("inf")
     for score in trace:
@@ -109,9 +110,9 @@ def anytime(trace: Trace, k: int, paid: Mapping[tuple[int, ...], float]) -> pd.D
 
 
 def pareto(cost: Sequence[float], quality: Sequence[float]) -> list[bool]:
-    """Which points no other point beats: none costs less or the same and is better (lower), or the reverse.
+    """Which points are on the Pareto front: no other point is at most as large in both values and smaller in one.
 
-    A point with a NaN is never on the front. Equal points are on it together.
+    Lower is better in both. A point with a NaN is never on the front. Equal points are on it together.
     """
     points = np.column_stack([np.asarray(cost, float), np.asarray(quality, float)])
     front = []

@@ -15,7 +15,7 @@ from .sources import CALIBRATION, INTERACTION, SEARCH
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with its 95 percent interval; `low` and `high` are NaN where it is refused."""
+    """A number with its 95 percent interval; `low` and `high` are NaN if there is no interval."""
 
     value: float
     low: float = float("nan")
@@ -24,11 +24,11 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Shares:
-    """Where the variance of one outcome comes from.
+    """The variance of one outcome, divided among its sources.
 
-    `sources` has a row for each source: df, component and its share of the total with interval. `parts` has
-    the shares of calibration, search and their interaction; `ratio` is calibration over search, `total_ratio`
-    the same with the interaction counted on both sides. `note` says what was refused, and why.
+    `sources` has a row for each source: df, component, and its share of the total with an interval. `parts` has
+    the shares of calibration, search and their interaction. `ratio` is calibration divided by search; `total_ratio`
+    is the same with the interaction added to both. `note` says what could not be computed, and why.
     """
 
     sources: pd.DataFrame
@@ -41,31 +41,31 @@ class Shares:
 
 
 def report(
-    found: NDArray[np.float64],
+    observed: NDArray[np.float64],
     plausible: NDArray[np.float64] | None,
     solver: Solver,
     cells: int,
     draws: int,
     note: str,
 ) -> Shares:
-    """Shares of components, with intervals where `plausible` (resamples, sources) holds what they may as well be."""
+    """Shares of the components, with intervals if `plausible` true values (resamples, sources) are given."""
     groups = {"calibration": CALIBRATION, "search": SEARCH, "interaction": INTERACTION}
-    total = found.sum()
+    total = observed.sum()
 
     def share(names: Sequence[str]) -> Estimate:
         return _estimate(
-            solver.of(found, names) / total,
+            solver.of(observed, names) / total,
             None if plausible is None else solver.of(plausible, names) / total,
         )
 
     rows = []
     for name, df in solver.df.items():
         e = share([name]) if df else Estimate(float("nan"))
-        component = float(solver.of(found, [name])) if df else float("nan")
+        component = float(solver.of(observed, [name])) if df else float("nan")
         rows.append([name, df, component, e.value, e.low, e.high])
     sources = pd.DataFrame(rows, columns=["source", "df", "component", "share", "low", "high"])
     parts = {name: share(members) for name, members in groups.items()}
-    ratios = [_ratio(solver, found, plausible, extra) for extra in ((), INTERACTION)]
+    ratios = [_ratio(solver, observed, plausible, extra) for extra in ((), INTERACTION)]
     return Shares(sources, parts, ratios[0], ratios[1], cells, draws, note)
 
 
@@ -77,9 +77,9 @@ def _estimate(value: NDArray[np.float64], plausible: NDArray[np.float64] | None)
 
 
 def _ratio(
-    solver: Solver, found: NDArray[np.float64], plausible: NDArray[np.float64] | None, extra: Sequence[str]
+    solver: Solver, observed: NDArray[np.float64], plausible: NDArray[np.float64] | None, extra: Sequence[str]
 ) -> Estimate:
-    """Calibration over search; infinite where the search is not above zero, NaN where neither is."""
+    """Calibration divided by search; infinite if the search is not above zero, NaN if neither is."""
 
     def ratio(components: NDArray[np.float64]) -> NDArray[np.float64]:
         both = [np.maximum(solver.of(components, (*group, *extra)), 0.0) for group in (CALIBRATION, SEARCH)]
@@ -87,18 +87,18 @@ def _ratio(
             return np.asarray(both[0] / both[1])
 
     if plausible is None:
-        return Estimate(float(ratio(found)))
+        return Estimate(float(ratio(observed)))
     values = ratio(plausible)
-    unknown = np.isnan(values)  # 0 / 0: neither stands out from noise, so the ratio may be anything
+    unknown = np.isnan(values)  # 0 / 0: neither differs from noise, so the ratio may be anything
     if unknown.mean() > 0.5:
-        return Estimate(float(ratio(found)))
+        return Estimate(float(ratio(observed)))
     low = np.sort(np.where(unknown, 0.0, values))[int(0.025 * (len(values) - 1))]
     high = np.sort(np.where(unknown, np.inf, values))[int(np.ceil(0.975 * (len(values) - 1)))]
-    return Estimate(float(ratio(found)), float(low), float(high))
+    return Estimate(float(ratio(observed)), float(low), float(high))
 
 
 def refused(cells: int, draws: int, note: str) -> Shares:
-    """No share at all, and why."""
+    """Shares that are all NaN, with the reason in `note`."""
     nothing = Estimate(float("nan"))
     empty = pd.DataFrame(columns=["source", "df", "component", "share", "low", "high"])
     parts = dict.fromkeys(("calibration", "search", "interaction"), nothing)

@@ -1,4 +1,4 @@
-"""Rows and groups of frames, typed as what they hold here: plain values."""
+"""Rows, groups and values of frames, with types that suit plain values."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ import pandas as pd
 
 
 def each(frame: pd.DataFrame) -> Iterator[Any]:
-    """Each row, its columns as attributes."""
+    """Each row, with its columns as attributes."""
     return iter(frame.itertuples(index=False))
 
 
 def groups(frame: pd.DataFrame, by: str | Sequence[str]) -> Iterator[tuple[Any, pd.DataFrame]]:
-    """Each value of some columns with its rows; missing values make groups too."""
+    """Each combination of values of some columns, with its rows. Missing values form groups too."""
     return iter(frame.groupby(by if isinstance(by, str) else list(by), dropna=False))
 
 
 def at(frame: pd.DataFrame, row: Any, column: str) -> float:
-    """One number."""
-    found: Any = frame.at[row, column]
-    return float(found)
+    """One number of a frame."""
+    value: Any = frame.at[row, column]
+    return float(value)
 
 
 def strata_of(frame: pd.DataFrame) -> list[tuple[str, int]]:
-    """The models and numbers of removed blocks of a frame, in order."""
-    found = frame[["model", "k"]].dropna().drop_duplicates()
-    return sorted((str(model), int(k)) for model, k in zip(found["model"], found["k"], strict=True))
+    """The distinct models and numbers of removed blocks of a frame, sorted."""
+    strata = frame[["model", "k"]].dropna().drop_duplicates()
+    return sorted((str(model), int(k)) for model, k in zip(strata["model"], strata["k"], strict=True))

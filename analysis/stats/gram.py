@@ -1,8 +1,8 @@
-"""Sums of squares of anything that has distances: numbers and masks by the same algebra.
+"""Sums of squares from distances, so that numbers and masks share the same algebra.
 
-Gower's centred matrix G = -1/2 J D^2 J (J = I - 11'/n) holds the inner products of observations about their
-mean. The sum of squares that a set of columns explains is then tr(Q'GQ), Q an orthonormal basis of them
-(McArdle and Anderson 2001). For numbers G is yy', and this is the ordinary analysis of variance.
+Gower's centred matrix G = -1/2 J D^2 J (J = I - 11'/n) has the inner products of observations about their mean.
+If Q is an orthonormal basis of some columns, they explain the sum of squares tr(Q'GQ) (McArdle and Anderson 2001).
+For numbers G is yy', which gives the ordinary analysis of variance.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ def of_distances(distances: ArrayLike) -> Matrix:
 
 
 def of_values(values: ArrayLike) -> Matrix:
-    """The same for numbers: products of deviations from the mean."""
+    """The centred matrix (n, n) of numbers: products of deviations from the mean."""
     y = np.asarray(values, float)
     return np.outer(y - y.mean(), y - y.mean())
 
 
 def of_masks(masks: Sequence[Mask]) -> Matrix:
-    """The same for masks at Jaccard distance 1 - J."""
+    """The centred matrix (n, n) of masks at Jaccard distance 1 - J."""
     return of_distances([[1.0 - a.jaccard(b) for b in masks] for a in masks])
 
 
 def basis(columns: Matrix, after: Matrix | None = None) -> Matrix:
-    """An orthonormal basis (n, df) of what `columns` add to the space that the basis `after` spans."""
+    """An orthonormal basis (n, df) of what `columns` add to the span of the basis `after`."""
     rest = columns if after is None else columns - after @ (after.T @ columns)
     u, sizes, _ = linalg.svd(rest, full_matrices=False)
     return np.asarray(u[:, sizes > TOLERANCE * max(1.0, float(np.sqrt(len(columns))))])
@@ -52,8 +52,8 @@ def explained(gram: Matrix, q: Matrix) -> float:
 def coordinates(gram: Matrix) -> tuple[Matrix, Matrix]:
     """X (n, p) and signs s (p,) with G = X diag(s) X': principal coordinates.
 
-    Jaccard distances are not Euclidean, so a few small eigenvalues may be negative; they are kept, or the
-    sums of squares would not add up.
+    Jaccard distances are not Euclidean, so a few small eigenvalues may be negative. They are kept, because
+    otherwise the sums of squares would not add up.
     """
     values, vectors = linalg.eigh(gram)
     kept = np.abs(values) > TOLERANCE * np.abs(values).max(initial=1e-300)

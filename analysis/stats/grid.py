@@ -1,4 +1,4 @@
-"""The grid as the statistics see it: which columns make a stratum, a configuration, a draw and a cell."""
+"""Which columns of the frame define a stratum, a configuration, a draw and a cell."""
 
 from __future__ import annotations
 
@@ -10,18 +10,23 @@ from numpy.typing import NDArray
 
 Labels = NDArray[np.int64]
 
-STRATUM = ["model", "k"]  # what is compared lies within one model and one number of removed blocks
+STRATUM = ["model", "k"]  # comparisons are within one model and one number of removed blocks
 CONFIGURATION = [
     "objective",
     "calibration",
     "samples",
     "length",
-]  # a calibration, up to the draw of its samples
-DRAW = ["calibration", "samples", "length", "draw"]  # the very samples; several objectives may share them
-SETTING = [*CONFIGURATION, "draw"]  # everything that is calibration and not search
+]  # a calibration without the draw of its samples
+DRAW = [
+    "calibration",
+    "samples",
+    "length",
+    "draw",
+]  # identifies the samples; several objectives may share them
+SETTING = [*CONFIGURATION, "draw"]  # all of the calibration, nothing of the search
 
-# What differs between two masks of a comparison; the rest of the cell is equal. Objectives need different
-# kinds of data (texts, items), so "objective" lets the data go with it.
+# The columns that may differ between two masks of a comparison; all others are equal. Objectives need different
+# kinds of data (texts, items), so the data may differ when objectives are compared.
 COMPARISONS = {
     "algorithms": ["algo"],
     "draws": ["draw"],
@@ -33,13 +38,13 @@ CELL = [*STRATUM, *SETTING, "algo"]
 
 
 def labels(frame: pd.DataFrame, columns: Sequence[str]) -> Labels:
-    """One number for each distinct combination of values; a missing value (items have no length) is one too."""
+    """One number (n,) for each combination of values. A missing value counts as a value: items have no length."""
     if not columns:
         return np.zeros(len(frame), dtype=np.int64)
     return frame.groupby(list(columns), dropna=False, sort=True).ngroup().to_numpy().astype(np.int64)
 
 
 def indicator(groups: Labels) -> NDArray[np.float64]:
-    """(n, levels): a column of ones and zeros for each level."""
+    """A matrix (n, levels) with a column of ones and zeros for each level."""
     levels, inverse = np.unique(groups, return_inverse=True)
     return np.eye(len(levels))[inverse]

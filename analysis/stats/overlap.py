@@ -1,4 +1,4 @@
-"""Do two masks remove the same blocks? Jaccard overlap, held against what two random masks would share.
+"""Jaccard overlap of masks, compared with the overlap of random masks.
 
 Null model: each mask is a uniformly random set of its size among the blocks that may be removed. Then the
 number of shared blocks is hypergeometric, which gives the expected overlap and an exact p-value.
@@ -28,9 +28,9 @@ def expected(n_open: int, a: int, b: int) -> float:
 
 
 def corrected(first: Mask, second: Mask, n_open: int) -> float:
-    """(J - E[J]) / (max J - E[J]): 0 for chance, 1 for the most that two sets of these sizes can share.
+    """(J - E[J]) / (max J - E[J]): 0 is chance, 1 the maximum for two sets of these sizes.
 
-    For equal sizes max J is 1. NaN where chance leaves no room: all open blocks are removed.
+    For equal sizes max J is 1. The result is NaN if all open blocks are removed, because then E[J] = max J.
     """
     a, b = sorted((len(first.dropped), len(second.dropped)))
     chance, most = expected(n_open, a, b), a / b
@@ -49,14 +49,16 @@ def mean_corrected(masks: Sequence[Mask], n_open: int) -> float:
 
 
 def group_p(masks: Sequence[Mask], n_open: int, draws: int = 2000, seed: int = 0) -> float:
-    """Monte Carlo probability that as many random sets overlap as much on average.
+    """Monte Carlo probability that the same number of random sets have at least this mean overlap.
 
-    Pairs share masks, so their p-values cannot be combined; the whole group is drawn again instead. Masks
-    of one size are needed.
+    Pairs share masks, so their p-values cannot be combined. Instead the whole group is drawn at random. Raises
+    ValueError if the masks differ in size.
     """
     k, m = len(masks[0].dropped), len(masks)
     if {len(mask.dropped) for mask in masks} != {k}:
-        raise ValueError("the masks of a group must remove the same number of blocks")
+        raise ValueError(
+            "the masks of a group remove different numbers of blocks; they must remove the same number"
+        )
     rng = np.random.default_rng(seed)
     order = rng.random((draws, m, n_open)).argsort(-1) < k  # (draws, m, n_open): uniform k-subsets
     null = _mean_jaccard(order)
@@ -67,7 +69,7 @@ def group_p(masks: Sequence[Mask], n_open: int, draws: int = 2000, seed: int = 0
 
 
 def _mean_jaccard(sets: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """(draws, m, blocks) of booleans -> (draws,) mean Jaccard over pairs."""
+    """Mean Jaccard overlap (draws,) over the pairs of boolean sets (draws, m, blocks)."""
     total = 0.0
     pairs = list(combinations(range(sets.shape[1]), 2))
     for a, b in pairs:
@@ -82,52 +84,52 @@ def masks(frame: pd.DataFrame) -> list[Mask]:
 
 
 def n_open(frame: pd.DataFrame) -> pd.Series[int]:
-    """How many blocks each cell was free to remove."""
+    """The number of blocks that each cell could remove."""
     protected = frame[["protect_first", "protect_last"]].fillna(0).sum(axis=1)
     return (frame["n_blocks"] - protected).astype(int)
 
 
 def pairs(frame: pd.DataFrame, comparison: str) -> pd.DataFrame:
-    """All pairs of cells that differ in one thing (a key of COMPARISONS): overlap, corrected overlap, p.
+    """All pairs of cells that differ only as `comparison` says, a key of COMPARISONS: overlap, corrected overlap, p.
 
-    Pairs whose protected blocks differ are left out: their null model is another one.
+    Pairs with different protected blocks are omitted, because the null model needs the same open blocks.
     """
     varied = COMPARISONS[comparison]
-    held = labels(frame, [*(c for c in CELL if c not in varied), "protect_first", "protect_last"])
-    found, free = masks(frame), n_open(frame).to_numpy()
+    panel = labels(frame, [*(c for c in CELL if c not in varied), "protect_first", "protect_last"])
+    every_mask, free = masks(frame), n_open(frame).to_numpy()
     level = labels(frame, varied[:1])
     rows = []
-    for group in np.unique(held):
-        for i, j in combinations(np.flatnonzero(held == group), 2):
+    for group in np.unique(panel):
+        for i, j in combinations(np.flatnonzero(panel == group), 2):
             if level[i] != level[j]:
-                rows.append(_pair(frame, found, int(free[i]), int(i), int(j), varied[0]))
+                rows.append(_pair(frame, every_mask, int(free[i]), int(i), int(j), varied[0]))
     columns = ["model", "k", "objective", "algo", "a", "b", "jaccard", "corrected", "p"]
     return pd.DataFrame(rows, columns=columns)
 
 
-def _pair(frame: pd.DataFrame, found: list[Mask], free: int, i: int, j: int, name: str) -> list[object]:
+def _pair(frame: pd.DataFrame, every_mask: list[Mask], free: int, i: int, j: int, name: str) -> list[object]:
     a, b = frame.iloc[i], frame.iloc[j]
-    first, second = found[i], found[j]
+    first, second = every_mask[i], every_mask[j]
     where = [a[c] if a[c] == b[c] else "" for c in ("model", "k", "objective", "algo")]
     measured = [first.jaccard(second), corrected(first, second, free), p_value(first, second, free)]
     return [*where, a[name], b[name], *measured]
 
 
 def groups_of(frame: pd.DataFrame) -> pd.DataFrame:
-    """Each group of masks that differ in the algorithm only, or in the draw only, against as many random ones.
+    """Groups of masks that differ only in the algorithm, or only in the draw, compared with groups of random masks.
 
-    One row a group: its mean corrected overlap, the probability that random masks overlap as much, and q, with
-    the false discovery rate controlled over all groups.
+    One row per group: its mean corrected overlap, the probability that random masks overlap as much, and q, the
+    p-value adjusted for the false discovery rate over all groups.
     """
     rows = []
     for comparison in ("algorithms", "draws"):
-        held = [c for c in CELL if c not in COMPARISONS[comparison]]
-        for _, cells in groups(frame, [*held, "protect_first", "protect_last"]):
+        fixed = [c for c in CELL if c not in COMPARISONS[comparison]]
+        for _, cells in groups(frame, [*fixed, "protect_first", "protect_last"]):
             if len(cells) > 1:
-                found, free = masks(cells), int(n_open(cells).iloc[0])
-                where = [cells[c].iloc[0] if c in held else "" for c in CELL]
+                group, free = masks(cells), int(n_open(cells).iloc[0])
+                where = [cells[c].iloc[0] if c in fixed else "" for c in CELL]
                 rows.append(
-                    [comparison, *where, len(cells), mean_corrected(found, free), group_p(found, free)]
+                    [comparison, *where, len(cells), mean_corrected(group, free), group_p(group, free)]
                 )
     table = pd.DataFrame(rows, columns=["differ", *CELL, "masks", "corrected", "p"])
     return table.assign(q=controlled(list(table["p"])))

@@ -1,4 +1,4 @@
-"""Permutation tests of the sources of variation: labels are exchanged only where the null hypothesis allows."""
+"""Permutation tests of the sources of variation. Labels are exchanged only as the null hypothesis allows."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from .gram import Matrix
 from .grid import Labels, indicator, labels
 from .sources import Rows, Source, fitted, strata
 
-LEAST_P = 0.05  # a test that could not come below this with all its arrangements is refused
-ENOUGH = 1e9  # arrangements beyond which nobody counts
+LEAST_P = 0.05  # a test is refused if no arrangement could give a p-value this small
+ENOUGH = 1e9  # upper bound for the number of arrangements
 
-# Residuals as coordinates (n, p) and signs (p,): of numbers p is 1, and a permutation costs next to nothing.
+# Residuals as coordinates (n, p) and signs (p,). For numbers p is 1, so a permutation is cheap.
 Coordinates = tuple[Matrix, Matrix]
 
 
@@ -29,7 +29,7 @@ def p_value(
     permutations: int = 999,
     seed: int = 0,
 ) -> tuple[float, str]:
-    """The p-value of a source, or NaN and the reason. `grams` are the strata's, in the order of `strata`."""
+    """The p-value of a source, or NaN, and the reason for NaN. `grams` are in the order of `strata`."""
     rows_of = strata(frame, by)
     given = [fitted(frame.iloc[rows], source.given) for rows in rows_of]
     rests = [gram.coordinates(_residual(g, q)) for g, q in zip(grams, given, strict=True)]
@@ -55,7 +55,7 @@ def _too_few(arrangements: int) -> str:
 
 
 def _p(observed: float, null: Iterable[float], permutations: int) -> float:
-    """(1 + number that reach the observed value) / (1 + number drawn): never zero."""
+    """(1 + number of null values that reach the observed one) / (1 + number drawn). It is never zero."""
     reached = sum(value >= observed - 1e-9 * abs(observed) - 1e-12 for value in null)
     return (1 + reached) / (permutations + 1)
 
@@ -67,7 +67,7 @@ def _residual(g: Matrix, q: Matrix) -> Matrix:
 
 
 def _explained(levels: Labels, q: Matrix, rest: Coordinates) -> float:
-    """Sum of squares of some levels after the basis Q, by the normal equations: tr((X'MX)^+ X'RX), M = I - QQ'."""
+    """Sum of squares of levels after the basis Q, by the normal equations: tr((X'MX)^+ X'RX), M = I - QQ'."""
     x = indicator(levels)
     fit, (coordinates, signs) = q.T @ x, rest
     sums = x.T @ coordinates
@@ -82,7 +82,7 @@ def _along(q: Matrix, rest: Coordinates) -> float:
 
 
 class _Shuffle:
-    """Moves the labels of a source over its units, within its blocks."""
+    """Shuffles the labels of a source over its units, within its blocks."""
 
     def __init__(self, frame: pd.DataFrame, source: Source) -> None:
         self.unit = labels(frame, source.units)
@@ -106,7 +106,7 @@ class _Shuffle:
 
     @property
     def arrangements(self) -> float:
-        """How many values the statistic can take at most: renaming the levels changes nothing."""
+        """An upper bound for the number of values of the statistic. Renaming the levels does not change it."""
         total = 0.0
         for block in self.blocks:
             _, sizes = np.unique(self.values[block], return_counts=True)
@@ -141,7 +141,7 @@ def _residual_test(
     def statistic(orders: Sequence[Rows]) -> float:
         moved = [(x[o], signs) for (x, signs), o in zip(rests, orders, strict=True)]
         ss = sum(_along(b, m) for b, m in zip(bases, moved, strict=True))
-        # Permuted residuals lean on what is given: only what they keep beyond it is noise to compare with.
+        # Permuted residuals are no longer orthogonal to the given columns; only the orthogonal part is noise.
         kept = total - sum(_along(q, m) for q, m in zip(given, moved, strict=True))
         return ss / max(kept - ss, 1e-12)
 

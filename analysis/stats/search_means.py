@@ -1,4 +1,4 @@
-"""The searches of one panel side by side: their mean outcomes over the same calibration draws."""
+"""Mean outcomes of the searches of one panel, over the same calibration draws."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ REFERENCE = "exhaustive"
 
 
 def rivals(cells: pd.DataFrame) -> pd.DataFrame:
-    """The cells of searches that compete. The exhaustive one, run where it can be had, is what they are held against.
+    """The cells of all searches but the exhaustive one, which is their reference; all cells if there are no others.
 
-    It tells the best mask (`crossed.best_known`). Among the others it would take out of every mean the settings that
-    it was not run on.
+    The exhaustive search gives the best mask (`crossed.best_known`). It is run in few settings only. If it were
+    compared with the others, every mean would lose the settings without it.
     """
-    found = cells[cells["algo"] != REFERENCE]
-    return found if len(found) else cells
+    competing = cells[cells["algo"] != REFERENCE]
+    return competing if len(competing) else cells
 
 
 def compared(panel: pd.DataFrame) -> tuple[pd.DataFrame, str]:
-    """The cells of settings that every search of the panel finished, and a note where that is not all.
+    """The cells of settings that every search of the panel finished, and a note if some settings are omitted.
 
-    A mean over fewer draws is not comparable, so a missing cell takes its whole setting out of the means. If
+    Means over different draws are not comparable, so a missing cell removes its whole setting from the means. If
     no setting is complete, all cells are used, and the note says that the means are over different draws.
     """
     panel = rivals(panel)
@@ -39,11 +39,11 @@ def compared(panel: pd.DataFrame) -> tuple[pd.DataFrame, str]:
 
 
 def means(panel: pd.DataFrame, outcomes: list[str]) -> pd.DataFrame:
-    """One row for each search: number of cells, means of the outcomes, and `masks`, equal for equal searches."""
+    """One row for each search: number of cells, means of the outcomes, and `masks`, its masks sorted by draw."""
     cells, note = compared(panel)
     rows = []
-    for algo, own in groups(cells, "algo"):
-        order = own.sort_values(["calibration", "draw"])
+    for algo, searched in groups(cells, "algo"):
+        order = searched.sort_values(["calibration", "draw"])
         masks = tuple(zip(order["calibration"], order["draw"], order["dropped"], strict=True))
-        rows.append([algo, len(own), *(own[outcome].mean() for outcome in outcomes), masks, note])
+        rows.append([algo, len(searched), *(searched[outcome].mean() for outcome in outcomes), masks, note])
     return pd.DataFrame(rows, columns=["algo", "cells", *outcomes, "masks", "draws_note"])

@@ -1,4 +1,4 @@
-"""From sums of squares to variance components: the equations of `components`, set up and solved."""
+"""Set up and solve the equations of `components`: from sums of squares to variance components."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ COLUMNS = {source.name: source.columns for source in SOURCES}
 
 
 class Solver:
-    """Takes the bases of all sources, stratum by stratum; called with sums of squares, gives components."""
+    """Built from the bases of all sources in each stratum. A call maps sums of squares to components."""
 
     def __init__(self, parts: Sequence[tuple[pd.DataFrame, Mapping[str, Matrix]]]) -> None:
         every = (*COLUMNS, RESIDUAL)
@@ -35,11 +35,11 @@ class Solver:
         return np.linalg.solve(self.coefficients, np.array([squares[name] for name in self.names]))
 
     def refusal(self) -> str:
-        """Why there are too few cells for any component; empty if there are enough."""
+        """Why no component can be computed; empty if the cells suffice."""
         if not any(self.df[name] for name in CALIBRATION):
-            return "one calibration only: nothing to hold the search against"
+            return "one calibration only: nothing to compare the search with"
         if not self.df["algorithm"]:
-            return "one algorithm only: nothing to hold the calibration against"
+            return "one algorithm only: nothing to compare the calibration with"
         if self.df[RESIDUAL] < 3:
             return f"{self.df[RESIDUAL]} degrees of freedom are left for noise; at least 3 are needed"
         return ""

@@ -1,4 +1,4 @@
-"""The sources of variation of a study: what their levels are, and what may be exchanged if one has no effect."""
+"""The sources of variation of a study: their levels, and which labels a permutation test of each may exchange."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ RESIDUAL = "draw x algorithm, rest"
 
 @dataclass(frozen=True)
 class Source:
-    """One source. Where it has no effect, the labels `moved` may be shuffled over `units` within `blocks`.
+    """One source. If it has no effect, the labels `moved` may be shuffled over `units` within `blocks`.
 
-    `columns` make its levels; `given` are the groups of columns that are fitted before it in its test. An
-    empty `moved` means that no labels are exchangeable, and residuals are permuted instead.
+    `columns` define its levels. `given` are the groups of columns that its test fits first. If `moved` is empty,
+    no labels are exchangeable, and the test permutes residuals instead.
     """
 
     name: str
@@ -35,9 +35,9 @@ class Source:
 
 
 def _nested() -> list[Source]:
-    """The calibration from the outside in: objective, its data, how many samples, how long.
+    """The nested sources of the calibration: objective, its data, number of samples, length.
 
-    Whole settings are exchanged, with all their algorithms and ratios: as plots of a split-plot design.
+    The tests exchange whole settings with all their algorithms and ratios, like the plots of a split-plot design.
     """
     names = ("objective", "calibration data", "samples", "length")
     sources = []
@@ -61,13 +61,13 @@ INTERACTION = ("objective x algorithm", RESIDUAL)
 
 
 def strata(frame: pd.DataFrame, by: Sequence[str] = STRATUM) -> list[Rows]:
-    """The rows of each stratum."""
+    """The row numbers of each stratum."""
     stratum = labels(frame, by)
     return [np.flatnonzero(stratum == level) for level in np.unique(stratum)]
 
 
 def fitted(part: pd.DataFrame, groups: Sequence[Sequence[str]]) -> Matrix:
-    """A basis of the mean and the levels of some groups of columns."""
+    """A basis (n, df) of the mean and of the levels of some groups of columns."""
     q = np.full((len(part), 1), len(part) ** -0.5)
     for group in groups:
         q = np.hstack([q, gram.basis(indicator(labels(part, group)), q)])
@@ -75,7 +75,7 @@ def fitted(part: pd.DataFrame, groups: Sequence[Sequence[str]]) -> Matrix:
 
 
 def sequential(part: pd.DataFrame) -> dict[str, Matrix]:
-    """For one stratum, a basis of what each source adds to those before it; the residual is the rest."""
+    """For one stratum, a basis of what each source adds to the sources before it, and of the residual."""
     q = fitted(part, ())
     bases = {}
     for source in SOURCES:
@@ -86,13 +86,13 @@ def sequential(part: pd.DataFrame) -> dict[str, Matrix]:
 
 
 def marginal(part: pd.DataFrame, source: Source) -> Matrix:
-    """A basis of what a source adds to all others that do not contain it (type II)."""
+    """A basis of what a source adds to all sources that do not contain it (type II)."""
     others = [s.columns for s in SOURCES if not set(source.columns) <= set(s.columns)]
     return gram.basis(indicator(labels(part, source.columns)), fitted(part, others))
 
 
 def adjusted(part: pd.DataFrame) -> dict[str, Matrix]:
-    """The marginal bases of all sources of a stratum, and the residual's."""
+    """The marginal bases of all sources of a stratum, and a basis of the residual."""
     bases = {source.name: marginal(part, source) for source in SOURCES}
     q = fitted(part, [source.columns for source in SOURCES])
     return {**bases, RESIDUAL: gram.basis(np.eye(len(part)), q)}

@@ -1,8 +1,8 @@
-"""Would other samples have chosen another mask? From the per-sample losses of a trace; no model is run.
+"""Whether other samples would have chosen another mask, from the per-sample losses of a trace. No model is run.
 
-What is resampled is the last decision of a search: the choice among the masks of the final size that it
-scored. A search that scored fewer than two of them (one-shot) decided by the losses of single blocks, and
-those are resampled. Earlier decisions are taken as they were, so the numbers are lower bounds on instability.
+The last decision of a search is resampled: the choice among the scored masks of the final size. If a search
+scored fewer than two of them, as one-shot does, it decided by the losses of single blocks, and these are resampled.
+Earlier decisions are not repeated, so the numbers are lower bounds on instability.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Losses = NDArray[np.float64]
 class Decision:
     """Candidates and their per-sample losses (candidates, samples).
 
-    `size` is how many candidates are taken: 1 where they are whole masks, k where they are single blocks.
+    `size` is how many candidates are chosen: 1 if they are whole masks, k if they are single blocks.
     """
 
     candidates: tuple[tuple[int, ...], ...]
@@ -30,19 +30,19 @@ class Decision:
     size: int
 
     def choose(self, weights: NDArray[np.float64]) -> list[frozenset[int]]:
-        """The blocks removed for each row of sample weights (resamples, samples); the first wins a tie."""
+        """The removed blocks for each row of sample weights (resamples, samples). The first candidate wins a tie."""
         means = weights @ self.losses.T / weights.sum(axis=1, keepdims=True)
         order = np.argsort(means, axis=1, kind="stable")[:, : self.size]
         return [frozenset(block for c in row for block in self.candidates[c]) for row in order]
 
     @property
     def chosen(self) -> frozenset[int]:
-        """What all samples together choose."""
+        """The removed blocks if all samples have equal weight."""
         return self.choose(np.ones((1, self.losses.shape[1])))[0]
 
 
 def last_decision(trace: Sequence[Mapping[str, Any]], k: int) -> Decision | None:
-    """The last decision of a search; None if its trace does not hold one, or its samples have unequal weights."""
+    """The last decision of a search; None if its trace has none, or if its samples have unequal weights."""
     if not _plain_means(trace):
         return None
     for length, size in ((k, 1), (1, k)):
@@ -54,14 +54,14 @@ def last_decision(trace: Sequence[Mapping[str, Any]], k: int) -> Decision | None
 
 
 def _plain_means(trace: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether losses are means of their terms with equal weights; of mixed objectives they are not."""
+    """Whether losses are unweighted means over samples; those of mixed objectives are not."""
     means = np.array([np.mean(score["samples"]) for score in trace])
     losses = np.array([score["loss"] for score in trace], float)
     return bool(np.all(np.abs(means - losses) <= 1e-6 + 0.02 * losses.std()))
 
 
 def resampled(decision: Decision, resamples: int = 1000, seed: int = 0) -> tuple[float, float]:
-    """How often a bootstrap sample of the calibration data chooses another mask, and its mean Jaccard overlap."""
+    """How often a bootstrap sample of the calibration data chooses another mask, and the mean Jaccard overlap."""
     n = decision.losses.shape[1]
     rng = np.random.default_rng(seed)
     chosen = decision.choose(rng.multinomial(n, np.full(n, 1 / n), size=resamples).astype(float))
@@ -70,11 +70,10 @@ def resampled(decision: Decision, resamples: int = 1000, seed: int = 0) -> tuple
 
 
 def curve(decision: Decision, resamples: int = 500, seed: int = 0) -> pd.DataFrame:
-    """Agreement with the choice of all N samples as a function of how many are used, n <= N / 2.
+    """Agreement of subsets of n samples with the choice of all N, for n up to N / 2.
 
-    Subsets are drawn without replacement. `pair` is how often two disjoint subsets of n agree with each
-    other: that is what a study that draws its samples anew would see, while agreement with all N is
-    flattered by the samples that both have in common.
+    Subsets are drawn without replacement. `pair` is how often two disjoint subsets of n agree with each other, as
+    in a study with new samples. Agreement with all N is higher, because a subset shares its samples with them.
     """
     n_all = decision.losses.shape[1]
     rng = np.random.default_rng(seed)
@@ -91,7 +90,7 @@ def curve(decision: Decision, resamples: int = 500, seed: int = 0) -> pd.DataFra
 
 
 def enough(agreement: pd.DataFrame, column: str = "same", level: float = 0.9) -> int | None:
-    """The least n from which on agreement stays at `level`, or None if it never does."""
+    """The smallest n from which on agreement is at least `level`, or None if there is none."""
     below = agreement.loc[agreement[column] < level, "n"]
     above = agreement.loc[agreement["n"] > (below.max() if len(below) else 0), "n"]
     return int(above.min()) if len(above) else None

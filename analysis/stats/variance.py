@@ -1,8 +1,8 @@
-"""What explains where a study ended: sums of squares of factors and interactions, with permutation p-values.
+"""What explains the outcomes of a study: sums of squares of factors and interactions, with permutation p-values.
 
-On masks this is PERMANOVA (Anderson 2001) on Jaccard distance; on numbers the analysis of variance with its
-p-values from permutations. Everything is measured within strata (one model and one k), since masks of
-different models have no distance, and summed over them; `between.py` says how outcomes differ across strata.
+For masks this is PERMANOVA (Anderson 2001) on Jaccard distance; for numbers it is the analysis of variance with
+p-values from permutations. Masks of different models have no distance, so everything is measured within strata (one
+model and one k) and summed over them. `between.py` measures how outcomes differ across strata.
 """
 
 from __future__ import annotations
@@ -21,18 +21,17 @@ from .sources import RESIDUAL, SOURCES, marginal, sequential, strata
 
 
 def grams(frame: pd.DataFrame, values: ArrayLike | None, by: Sequence[str] = STRATUM) -> list[Matrix]:
-    """The centred matrix of each stratum, of numbers or (None) of masks, scaled to a mean square of one.
+    """The centred matrix of each stratum, scaled to a mean square of one. `values` are numbers, or None for masks.
 
-    The scale lets every stratum count alike, whatever the spread of its numbers. A stratum without any
-    spread stays at zero.
+    The scale gives every stratum the same weight, whatever its spread. A stratum without spread stays at zero.
     """
     y = None if values is None else np.asarray(values, float)
-    found = []
+    scaled = []
     for rows in strata(frame, by):
         g = gram.of_masks(masks(frame.iloc[rows])) if y is None else gram.of_values(y[rows])
         spread = float(np.trace(g)) / max(1, len(rows) - 1)
-        found.append(g / spread if spread > 1e-12 else g * 0)
-    return found
+        scaled.append(g / spread if spread > 1e-12 else g * 0)
+    return scaled
 
 
 def table(
@@ -42,7 +41,7 @@ def table(
     permutations: int = 999,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """One row a source: df, sequential and marginal sum of squares, share, pseudo-F, p, and why there is no p."""
+    """One row per source: df, sequential and marginal sum of squares, share, pseudo-F, p, and why p is missing."""
     parts = [frame.iloc[rows] for rows in strata(frame, by)]
     bases = [sequential(part) for part in parts]
     total = sum(float(np.trace(g)) for g in of)
@@ -62,6 +61,6 @@ def table(
 
 
 def squares(of: Sequence[Matrix], bases: Sequence[Matrix]) -> tuple[float, int]:
-    """The sum of squares along the bases of each stratum, and its degrees of freedom."""
+    """The sum of squares along the bases, summed over strata, and its degrees of freedom."""
     ss = sum(gram.explained(g, q) for g, q in zip(of, bases, strict=True))
     return ss, sum(q.shape[1] for q in bases)

@@ -1,8 +1,8 @@
-"""The Hydra launcher of the grid: it hands all cells of a sweep to the study at once.
+"""The Hydra launcher of the grid: it passes all cells of a sweep to the study at once.
 
-Hydra's own launcher runs jobs one after the other and knows nothing of the rest. Having all of them first
-means that a mistake in the last cell stops the command before the first one starts, that finished cells are
-skipped, and that a cell that fails does not end the sweep.
+Hydra's default launcher composes and runs one job after the other. Here, all cells are composed first, so a
+mistake in the last cell stops the command before the first one starts. The study also skips finished cells and
+goes on after a failed cell.
 """
 
 import copy
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class GridLauncherConf:
-    """The launcher has no settings of its own yet."""
+    """The launcher has no settings yet."""
 
     _target_: str = "hydra_plugins.grid_launcher.launcher.GridLauncher"
 
@@ -32,15 +32,15 @@ ConfigStore.instance().store(group="hydra/launcher", name="grid", node=GridLaunc
 
 
 class GridLauncher(Launcher):
-    """Composes every cell, then runs the study in this process."""
+    """Compose every cell, then run the study in this process."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Keep what composing needs; the study calls no task function."""
+        """Keep what composing needs. The task function is not used."""
         self.hydra_context = hydra_context
         self.config = config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Run all cells. Exits with the study's status where a cell is not done."""
+        """Run all cells. Exits with the study's status if a cell is not done."""
         from pruning.study.command import execute
 
         setup_globals()

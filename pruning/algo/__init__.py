@@ -1,8 +1,8 @@
-"""Searches. Each file holds one: a frozen dataclass of hyper-parameters with a `propose` generator.
+"""Searches. Each file defines one search: a frozen dataclass of hyper-parameters with a `propose` generator.
 
-A search asks for the losses of masks by yielding them and is told them in the same order. It knows masks
-and numpy only: no model, no objective, no clock; all randomness comes from `rng`. So it is a pure function
-of (seed, losses), and replaying it against a journal of losses brings it back to where it stood.
+A search yields masks and receives their losses in the same order. It uses masks and numpy only: no model, no
+objective, no clock. All randomness comes from `rng`. So a search is a pure function of (seed, losses), and
+replaying the losses of a journal restores its state.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from pruning.core.mask import Mask, Space
 
 @dataclass(frozen=True)
 class Ask:
-    """A request for the losses of masks, told as a list of floats in their order.
+    """A request for the losses of masks. The answer is a list of floats in the same order.
 
-    `best` says how many of the least losses matter: with racing on, masks that are ruled out from being among
-    them are told as infinity. `samples` asks for the losses over the first so many samples only (at least 1; more
-    than there are means all). A search never asks for the same mask and number of samples twice.
+    `best` is how many of the least losses matter. With racing on, a mask that cannot be among them gets the loss
+    infinity. `samples` limits the losses to the first `samples` samples; it is at least 1, and a number above the
+    number of samples means all. A search never asks for the same mask and number of samples twice.
     """
 
     masks: Sequence[Mask]
@@ -32,33 +32,33 @@ class Ask:
 
 @dataclass(frozen=True)
 class Gates:
-    """A request for d(term of sample s) / d(gate of block i), told as a float64 array (samples, N).
+    """A request for d(term of sample s) / d(gate of block i). The answer is a float64 array (samples, N).
 
     A gate a scales what a block adds to the hidden state, h + a * (F(h) - h), so a = 1 keeps the block and a = 0
-    removes it. Objectives without a gradient answer with the secant: the sample's term in the dense model minus its
-    term without block i. That costs, and counts as, N + 1 losses.
+    removes it. If an objective has no gradient, the answer is the secant: the sample's term in the dense model minus
+    its term without block i. The secant costs N + 1 losses and is counted as N + 1.
     """
 
 
 @dataclass(frozen=True)
 class Found:
-    """What a search ends with: a mask of its space, and in a few words why it stopped there."""
+    """The outcome of a search: a mask of its space, and why the search stopped, in a few words."""
 
     mask: Mask
     why: str
 
 
 Request: TypeAlias = Ask | Gates
-# What is sent back is a list of floats for Ask and an array for Gates.
+# The answer to Ask is a list of floats, the answer to Gates an array.
 Proposals: TypeAlias = Generator[Request, Any, Found]
 
 
 class Algo(Protocol):
-    """What every search offers."""
+    """The interface of every search."""
 
     @property
     def max_evaluations(self) -> int | None:
-        """After so many distinct masks the search is stopped and the best mask so far is taken; None: never."""
+        """The number of distinct masks after which the search stops and returns its best mask; None: no limit."""
         ...
 
     def propose(self, space: Space, rng: np.random.Generator) -> Proposals:
@@ -66,21 +66,21 @@ class Algo(Protocol):
         ...
 
     def evaluations(self, space: Space) -> int:
-        """How many losses it will ask for at the most; for progress bars and cost tables.
+        """An upper bound on the number of losses that the search asks for, for progress bars and cost tables.
 
-        Raises OutOfReachError, with the count, where the search is out of reach in this space.
+        Raises OutOfReachError, with the count, if the search needs too many losses in this space.
         """
         ...
 
 
 @dataclass
 class Known:
-    """Losses that a search was told, so that it asks for none twice."""
+    """The losses that a search has received, so that it asks for none twice."""
 
     losses: dict[Mask, float] = field(default_factory=dict)
 
     def ask(self, masks: Iterable[Mask], best: int | None = None) -> Generator[Request, Any, list[float]]:
-        """`losses = yield from known.ask(masks)`: the losses of all of them; only the new ones are asked for."""
+        """Return the losses of all masks, asking only for new ones: `losses = yield from known.ask(masks)`."""
         masks = list(masks)
         new = [mask for mask in dict.fromkeys(masks) if mask not in self.losses]
         if new:
@@ -88,5 +88,5 @@ class Known:
         return [self.losses[mask] for mask in masks]
 
     def best(self, k: int) -> Mask:
-        """The mask of least loss among those that remove k blocks; of equals, the one asked for first."""
+        """The mask of least loss among those that remove k blocks. Ties go to the mask that was asked for first."""
         return min((mask for mask in self.losses if len(mask.dropped) == k), key=self.losses.__getitem__)

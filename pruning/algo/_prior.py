@@ -1,9 +1,10 @@
-"""What the stochastic searches share: a prior over sets from the losses of single removals, and moves between sets.
+"""Shared by the stochastic searches: a prior over sets from the losses of single removals, and moves between sets.
 
-The paper calls its genetic and Bayesian searches "prior-guided" without saying what the prior is. Here it is
-one-shot's measurement: block i weighs exp(-(s_i - min s) / (T * scale)), where s_i is the loss without block i
-alone, T a setting `temperature`, and scale the median of s_i - min s, so that it means the same for a loss in
-nats and for a margin. Sets are drawn block by block without replacement in proportion to the weights.
+The paper calls its genetic and Bayesian searches "prior-guided" without saying what the prior is. Here the prior
+comes from the measurements of one-shot: block i has the weight exp(-(s_i - min s) / (T * scale)). s_i is the loss
+if only block i is removed, T is the setting `temperature`, and scale is the median of s_i - min s, so that T has
+the same effect for any unit of the loss. Sets are drawn block by block, without replacement, in proportion to the
+weights.
 """
 
 from __future__ import annotations
@@ -20,18 +21,18 @@ Array: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
 
 
 def singles(space: Space, known: Known) -> Generator[Request, Any, Array]:
-    """The losses of removing each block of `space.free()` alone; to be used with `yield from`."""
+    """The losses of removing each block of `space.free()` alone. Use it with `yield from`."""
     return np.array((yield from known.ask([space.drop(i) for i in space.free()])))
 
 
 def one_shot(space: Space, losses: Array) -> Mask:
-    """The k blocks that are cheapest alone; ties go to the lower index."""
+    """The k blocks whose single removal costs least. Ties go to the lower index."""
     blocks = space.free()
     return space.drop(*(blocks[r] for r in np.argsort(losses, kind="stable")[: space.k]))
 
 
 def scale(losses: Array) -> float:
-    """How far apart the cheaper blocks are: the median excess over the cheapest; 1 where half of them are equal."""
+    """The spread of the losses: the median minus the minimum, or 1 if that is 0."""
     return float(np.median(losses) - losses.min()) or 1.0
 
 
@@ -42,10 +43,10 @@ def log_weights(losses: Array, temperature: float) -> Array:
 
 
 def draw(space: Space, rng: np.random.Generator, weights: Array | None = None) -> Mask:
-    """A random mask of the space; without log-weights all are equally likely.
+    """A random mask of the space. Without log-weights, all masks are equally likely.
 
     The k largest of log-weight plus Gumbel noise are a draw without replacement in proportion to the weights
-    (Kool, van Hoof and Welling, arXiv 1903.06059), which no small weight can make fail.
+    (Kool, van Hoof and Welling, arXiv 1903.06059). Unlike `rng.choice`, it also works with very small weights.
     """
     blocks = space.free()
     keys = rng.gumbel(size=len(blocks)) + (0.0 if weights is None else weights)
@@ -53,7 +54,7 @@ def draw(space: Space, rng: np.random.Generator, weights: Array | None = None) -
 
 
 def swapped(mask: Mask, space: Space, rng: np.random.Generator, swaps: int = 1) -> Mask:
-    """The mask with `swaps` of its blocks, or as many as can be, exchanged for others; k stays."""
+    """The mask with `swaps` of its blocks (fewer if there are not enough) exchanged for others; k is unchanged."""
     kept = space.free(mask.dropped)
     swaps = min(swaps, len(mask.dropped), len(kept))
     back = rng.choice(mask.dropped, swaps, replace=False)
@@ -62,15 +63,15 @@ def swapped(mask: Mask, space: Space, rng: np.random.Generator, swaps: int = 1) 
 
 
 def neighbours(mask: Mask, space: Space) -> list[Mask]:
-    """All masks that differ in one block: k * (N - k) of them."""
+    """All k * (N - k) masks that differ from this one by one swap of blocks."""
     dropped, kept = mask.dropped, space.free(mask.dropped)
     return [space.drop(*(d for d in dropped if d != back), gone) for back in dropped for gone in kept]
 
 
 def fresh(mask: Mask, taken: Collection[Mask], space: Space, rng: np.random.Generator) -> Mask:
-    """The mask, or where it is taken the first that is not on a random walk of swaps.
+    """The mask itself; if it is in `taken`, the first mask on a random walk of swaps that is not.
 
-    Some mask of the space must be left.
+    At least one mask of the space must not be in `taken`.
     """
     while mask in taken:
         mask = swapped(mask, space, rng)
@@ -78,5 +79,5 @@ def fresh(mask: Mask, taken: Collection[Mask], space: Space, rng: np.random.Gene
 
 
 def scored_all(space: Space, known: Known) -> bool:
-    """Whether no mask of the space is left to ask for."""
+    """Whether every mask of the space has been scored."""
     return sum(len(mask.dropped) == space.k for mask in known.losses) == space.size

@@ -1,15 +1,15 @@
-"""A Gaussian process over sets of k blocks, and batches of sets that it expects most of.
+"""A Gaussian process over sets of k blocks, and batches of the sets that look best under it.
 
-The model is a Bayesian linear regression on one- and two-block features, the statistical model of BOCS (Baptista
-and Poloczek, arXiv 1806.08838, section 3) with Gaussian instead of horseshoe priors, written in its dual form:
-two sets have |S & T| one-block and C(|S & T|, 2) two-block features in common, so
+The model is a Bayesian linear regression on one- and two-block features. It is the statistical model of BOCS
+(Baptista and Poloczek, arXiv 1806.08838, section 3) with Gaussian instead of horseshoe priors, in its dual form.
+Two sets have |S & T| one-block and C(|S & T|, 2) two-block features in common, so
 
     cov(S, T) = s^2 [ c (1 + a(S) a(T)) + (1 - r) |S & T| / k + r C(|S & T|, 2) / C(k, 2) + e [S = T] ]
 
-with a(S) the standardised sum of the losses of single removals: the prior, whose slope is learnt. c is wide. The
-share r of pairs and the nugget e, for what pairs cannot explain, maximise the marginal likelihood on a grid; s^2
-has a closed form. That is a matrix of at most `trials` rows in place of N + C(N, 2) coefficients, and no sampling
-of them.
+a(S) is the prior: the standardised sum of the losses of single removals. Its slope is learnt. c, the variance of
+intercept and slope, is large. The nugget e is for what pairs cannot explain. The share r of pairs and e maximise
+the marginal likelihood on a grid; s^2 has a closed form. So the fit needs a matrix of at most `trials` rows in place
+of N + C(N, 2) coefficients, and no sampling.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ PAIRS, NUGGETS = (0.0, 0.25, 0.5, 0.75, 1.0), (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 
 @dataclass(frozen=True)
 class Surrogate:
-    """Fitted to sets x (n, N) of 0 and 1, with prior scores a (n,) and losses y (n,), both standardised here."""
+    """The model for sets x (n, N) of 0 and 1, prior scores a (n,) and losses y (n,). It standardises a and y."""
 
     x: Array
     a: Array
@@ -38,19 +38,19 @@ class Surrogate:
 
     @classmethod
     def fit(cls, x: Array, a: Array, y: Array) -> Surrogate:
-        """The most likely of all shares of pairs and nuggets."""
+        """The model of greatest evidence over the grid of pair shares and nuggets."""
         models = [cls(x, a, y, pairs, nugget) for pairs, nugget in product(PAIRS, NUGGETS)]
         return max(models, key=Surrogate.evidence)
 
     def evidence(self) -> float:
-        """Logarithm of the marginal likelihood at the best s^2, up to a constant."""
+        """The logarithm of the marginal likelihood at the best s^2, up to a constant."""
         root, target = np.linalg.cholesky(self._noisy()), _standard(self.y, self.y)
         white = np.linalg.solve(root, target)
         fit = max(float(white @ white), np.finfo(float).tiny)  # all losses may be equal
         return float(-len(target) / 2 * np.log(fit) - np.log(np.diag(root)).sum())
 
     def posterior(self, x: Array, a: Array) -> tuple[Array, Array]:
-        """Mean (m,) and covariance (m, m) of the losses of other sets, in units of the standardised ones."""
+        """The mean (m,) and covariance (m, m) of the standardised losses of other sets."""
         noisy, between = self._noisy(), self._kernel(self.x, self.a, x, a)
         target = _standard(self.y, self.y)
         solved = np.linalg.solve(noisy, np.column_stack([target, between]))
@@ -72,23 +72,23 @@ class Surrogate:
 
 
 def _standard(values: Array, by: Array) -> Array:
-    """Values less the mean of others, over their standard deviation."""
+    """Standardise `values` by the mean and the standard deviation of `by`."""
     standard: Array = (values - by.mean()) / (by.std() or 1.0)
     return standard
 
 
 def promising(mean: Array, covariance: Array, nugget: float, count: int, kappa: float) -> list[int]:
-    """Which sets to score next: the least of mean - kappa * deviation, one after the other.
+    """The indices of the sets to score next, chosen one by one by the least mean - kappa * deviation.
 
-    Each choice is taken for scored at its mean, which leaves the means and lowers the deviations of sets like it, so
-    that a batch is not one set in many guises (GP-BUCB: Desautels, Krause and Burdick, JMLR 15, 2014).
+    After each choice, the set counts as scored with its mean as the loss. This keeps all means and lowers the
+    deviations of similar sets, so that a batch is diverse (GP-BUCB: Desautels, Krause and Burdick, JMLR 15, 2014).
     """
     covariance, chosen = covariance.copy(), list[int]()
-    open_ = np.ones(len(mean), dtype=bool)
+    available = np.ones(len(mean), dtype=bool)
     for _ in range(min(count, len(mean))):
         bound = mean - kappa * np.sqrt(np.clip(np.diag(covariance), 0.0, None))
-        chosen.append(int(np.argmin(np.where(open_, bound, np.inf))))
-        open_[chosen[-1]] = False
+        chosen.append(int(np.argmin(np.where(available, bound, np.inf))))
+        available[chosen[-1]] = False
         column = covariance[:, chosen[-1]]
         covariance -= np.outer(column, column) / (column[chosen[-1]] + nugget)
     return chosen

@@ -1,16 +1,16 @@
-"""Bayesian: a surrogate of the loss over sets, fitted to what is known, says which sets to score next.
+"""Bayesian: a surrogate of the loss over sets, fitted to the scored sets, chooses which sets to score next.
 
-Source: the paper's search (5), "prior-guided BO: 200 trials, 10 random inits"; surrogate and acquisition are not
-named. Readings chosen here: the random sets are draws from the prior of single removals (`_prior.py`), and the
-one-shot set is one of the trials; the surrogate is a Gaussian process whose kernel compares sets by the blocks
-and the pairs of blocks that they share (`_surrogate.py` says why and how). Tree-structured estimators (Optuna's
-default) treat blocks as independent given good or bad, and would miss the interactions that make this search
-harder than a ranking.
+Source: the paper's search (5), "prior-guided BO: 200 trials, 10 random inits". The paper names neither surrogate nor
+acquisition. Choices made here: the random sets are draws from the prior of single removals (`_prior.py`), and the
+one-shot set is one of the trials. The surrogate is a Gaussian process whose kernel compares sets by the blocks and
+the pairs of blocks that they share (see `_surrogate.py`). Tree-structured estimators (Optuna's default) treat
+blocks as independent given good or bad, and would miss the interactions that make this search harder than a
+ranking.
 
-Each batch of `batch` sets minimises a lower confidence bound, mean - kappa * deviation, over all swaps of the
-`elite` best sets and as many draws from the prior: the surrogate is trusted near what is known, as in
-trust-region methods for discrete spaces (Wan et al., arXiv 2102.07188), and not everywhere. A smaller batch
-learns faster and shares less work.
+Each batch of `batch` sets minimises a lower confidence bound, mean - kappa * deviation. The candidates are all swaps
+of the `elite` best sets and the same number of draws from the prior: the surrogate is trusted only near scored sets,
+as in trust-region methods for discrete spaces (Wan et al., arXiv 2102.07188). A smaller batch learns faster and
+shares less work.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from pruning.core.mask import Mask, Space
 
 @dataclass(frozen=True)
 class Bayesian:
-    """Returns the best set that was scored, so never worse than the one-shot set."""
+    """Returns the best scored set, so never worse than the one-shot set."""
 
     trials: int = 200
     random: int = 10
@@ -43,24 +43,24 @@ class Bayesian:
             if getattr(self, name) < least:
                 raise InputError(f"algo.{name}={getattr(self, name)} is too few: choose at least {least}.")
         if self.kappa < 0:
-            raise InputError(f"algo.kappa={self.kappa:g} seeks what is known: choose 0 or more.")
+            raise InputError(f"algo.kappa={self.kappa:g} is negative: choose 0 or more.")
         if not self.temperature > 0:
-            raise InputError(f"algo.temperature={self.temperature:g} is not above 0.")
+            raise InputError(f"algo.temperature={self.temperature:g} is too small: choose a number above 0.")
 
     def propose(self, space: Space, rng: np.random.Generator) -> Proposals:
-        """One batch of singles, one of random sets, then batches of proposals."""
+        """Ask for one batch of singles, one of random sets, then batches of candidates."""
         known = Known()
         losses = yield from singles(space, known)
         weights = log_weights(losses, self.temperature)
         trials = [one_shot(space, losses)]
         while len(trials) < min(1 + self.random, self.trials, space.size):
             trials.append(fresh(draw(space, rng, weights), trials, space, rng))
-        told = yield from known.ask(trials)
+        scores = yield from known.ask(trials)
         while len(trials) < self.trials and not scored_all(space, known):
-            candidates = self._candidates(trials, told, weights, space, rng)
+            candidates = self._candidates(trials, scores, weights, space, rng)
             count = min(self.batch, self.trials - len(trials))
-            chosen = self._chosen(trials, np.array(told), candidates, count, losses, space)
-            told += yield from known.ask(chosen)
+            chosen = self._chosen(trials, np.array(scores), candidates, count, losses, space)
+            scores += yield from known.ask(chosen)
             trials += chosen
         why = (
             "every mask of the space was scored"
@@ -70,28 +70,28 @@ class Bayesian:
         return Found(known.best(space.k), why)
 
     def _candidates(
-        self, trials: list[Mask], told: list[float], weights: Array, space: Space, rng: np.random.Generator
+        self, trials: list[Mask], scores: list[float], weights: Array, space: Space, rng: np.random.Generator
     ) -> list[Mask]:
-        """New masks around the best ones and from the prior."""
-        best = [trials[r] for r in np.argsort(told, kind="stable")[: self.elite]]
+        """New masks: the neighbours of the best trials, and draws from the prior."""
+        best = [trials[r] for r in np.argsort(scores, kind="stable")[: self.elite]]
         near = [mask for centre in best for mask in neighbours(centre, space)]
         near += [draw(space, rng, weights) for _ in near]
         new = list(dict.fromkeys(near).keys() - set(trials))
         return sorted(new, key=lambda mask: mask.dropped) or [fresh(best[0], trials, space, rng)]
 
     def _chosen(
-        self, trials: list[Mask], told: Array, candidates: list[Mask], count: int, losses: Array, space: Space
+        self, trials: list[Mask], y: Array, candidates: list[Mask], count: int, losses: Array, space: Space
     ) -> list[Mask]:
-        """The candidates of a batch, by a surrogate that is fitted to all trials."""
+        """The candidates of the next batch, chosen by a surrogate that is fitted to all trials."""
         alone = np.zeros(space.n_blocks)
         alone[space.free()] = losses
         x, other = indicators(trials), indicators(candidates)
-        model = Surrogate.fit(x, x @ alone, told)
+        model = Surrogate.fit(x, x @ alone, y)
         mean, covariance = model.posterior(other, other @ alone)
         return [candidates[i] for i in promising(mean, covariance, model.nugget, count, self.kappa)]
 
     def evaluations(self, space: Space) -> int:
-        """N singles and the trials, as far as there are masks."""
+        """N singles plus min(trials, size of the space)."""
         return len(space.free()) + min(self.trials, space.size)
 
 

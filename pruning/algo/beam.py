@@ -1,7 +1,7 @@
-"""Beam: greedy that keeps the `width` best sets of each size instead of one.
+"""Beam: like greedy, but keeps the `width` best sets of each size instead of one.
 
-Source: the paper's search (3), B = 5. Sets that are reached in two ways are scored once. Ties go to the set that
-was reached first. Width 1 is greedy; a width of all sets is exhaustive.
+Source: the paper's search (3), B = 5. A set that is reached in two ways is scored once. Ties go to the set that
+was reached first. Width 1 is the greedy search; with a width of all sets, beam is exhaustive.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from pruning.core.mask import Mask, Space
 
 @dataclass(frozen=True)
 class Beam:
-    """Extend each of the best sets by every block that is left, and keep the best of all that come out."""
+    """Extends each of the best sets by every remaining block and keeps the best of the results."""
 
     width: int = 5
     max_evaluations: int | None = None
 
     def __post_init__(self) -> None:
         if self.width < 1:
-            raise InputError(f"algo.width={self.width} keeps no set: choose at least 1.")
+            raise InputError(f"algo.width={self.width} is too small: choose at least 1.")
 
     def propose(self, space: Space, rng: np.random.Generator) -> Proposals:  # noqa: ARG002
-        """One batch a depth, of distinct sets one block larger than those of the depth before."""
+        """Ask for one batch per set size: the distinct sets that are one block larger than the kept sets."""
         kept: list[Mask] = [space.dense]
         for _ in range(space.k):
             grown = (best.drop(i) for best in kept for i in space.free(best.dropped))

@@ -1,16 +1,16 @@
-"""CBO: measure all blocks and pairs of blocks, minimise the quadratic model of the loss that they make.
+"""CBO: measure all blocks and pairs of blocks, then minimise the quadratic model of the loss that they define.
 
-Source: "Block removal through constrained binary optimisation" (arXiv 2602.00161) with measured coefficients, the
-reading that the paper's timing of its search (6) fits: 30 singles and 435 pairs predict 8,276 seconds and it
-gives 8,172. With D(S) the loss without S less that of the dense model, and x_i = 1 where block i is removed,
+Source: "Block removal through constrained binary optimisation" (arXiv 2602.00161) with measured coefficients. The
+paper's timing of its search (6) fits this reading: 30 singles and 435 pairs predict 8,276 seconds, and the paper
+reports 8,172. D(S) is the loss without S minus the loss of the dense model, and x_i = 1 if block i is removed:
 
     D(S) ~ x^T Q x     Q_ii = D(i)     Q_ij = 1/2 [D(ij) - D(i) - D(j)]     sum x = k
 
-which is exact for a loss of single and pairwise terms. Losses are the objective's own (NLL, not perplexity: one
-catastrophic pair would else make large negative couplings with all others). The dense loss moves every set of k
-blocks by the same amount, so it is not asked for. As 2602.00161 advises, the `rescore` least energies ("excited
-states") are scored for real, and the one-shot set with them; `rescore=0` trusts the model and returns its minimum
-unscored.
+This is exact if the loss has only single and pairwise terms. Losses are in the units of the objective (NLL, not
+perplexity: otherwise one catastrophic pair would cause large negative couplings with all others). The dense loss
+shifts all sets of k blocks equally, so it is not asked for. As 2602.00161 advises, the `rescore` sets of least energy
+("excited states") are scored, together with the one-shot set. With `rescore=0`, the minimum of the model is
+returned unscored.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from pruning.core.mask import Space
 
 @dataclass(frozen=True)
 class Cbo:
-    """Solved exactly up to `exact` sets, by swap annealing beyond."""
+    """Solves the model exactly if there are at most `exact` sets, otherwise by swap annealing."""
 
     rescore: int = 16
     exact: int = 100_000_000
@@ -41,7 +41,7 @@ class Cbo:
                 raise InputError(f"algo.{name}={getattr(self, name)} is negative: choose 0 or more.")
 
     def propose(self, space: Space, rng: np.random.Generator) -> Proposals:
-        """One batch of singles and pairs, one of the sets of least energy."""
+        """Ask for one batch of singles and pairs, and one of the sets of least energy."""
         known, blocks = Known(), space.free()
         pairs = list(combinations(range(len(blocks)), 2)) if space.k > 1 else []
         masks = [space.drop(i) for i in blocks] + [space.drop(blocks[a], blocks[b]) for a, b in pairs]
@@ -59,7 +59,7 @@ class Cbo:
         return Found(known.best(space.k), f"the {len(best)} least energies {how} were scored")
 
     def evaluations(self, space: Space) -> int:
-        """N + N (N - 1) / 2, and for k > 2 `rescore` sets and the one-shot set; for k = 1, N."""
+        """N + N (N - 1) / 2, plus the rescored sets and the one-shot set if k > 2; N if k = 1."""
         free = len(space.free())
         pairs = free * (free - 1) // 2 if space.k > 1 else 0
         last = self.rescore + 1 if self.rescore and space.k > 2 else 0

@@ -1,16 +1,16 @@
-"""CBO on gates: a quadratic model of the loss from one backward pass for each sample.
+"""CBO on gates: a quadratic model of the loss from one backward pass per sample.
 
 Source: "Block removal through constrained binary optimisation" (arXiv 2602.00161) and its code. A gate a_i scales
-what block i adds to the hidden state; all are 1 in the dense model, and removing the blocks x_i = 1 sets theirs
-to 0. With A_si the derivative of the term of sample s with respect to a_i, and m samples, the expansion around
+what block i adds to the hidden state. All gates are 1 in the dense model; if x_i = 1, block i is removed and its gate
+is 0. With A_si the derivative of the term of sample s with respect to a_i, and m samples, the expansion around
 the dense model is
 
     D(S) ~ -g^T x + 1/2 x^T H x       g = mean over s of A_s       H = A^T A / m       sum x = k
 
-H being the empirical Fisher matrix in place of the Hessian. The source takes the first-order term for zero, as
-for a trained model, and minimises x^T H x: the default here. `linear=true` keeps it and minimises 1/2 x^T H x -
-g^T x. The `rescore` sets of least energy are scored for real and the best is returned, as the source advises (its
-17th beat the first); `rescore=0` returns the minimum unscored.
+H is the empirical Fisher matrix, used in place of the Hessian. The source assumes that the first-order term is zero,
+as for a trained model, and minimises x^T H x: the default here. `linear=true` keeps the term and minimises
+1/2 x^T H x - g^T x. The `rescore` sets of least energy are scored and the best is returned, as the source advises
+(its 17th set beat the first). With `rescore=0`, the minimum is returned unscored.
 """
 
 from __future__ import annotations
@@ -27,7 +27,10 @@ from pruning.core.mask import Space
 
 @dataclass(frozen=True)
 class CboHessian:
-    """Solved exactly up to `exact` sets, by swap annealing beyond. It sees no block removed before it rescores."""
+    """Solves the model exactly if there are at most `exact` sets, otherwise by swap annealing.
+
+    Before it rescores, it uses gradients of the dense model only.
+    """
 
     linear: bool = False
     rescore: int = 16
@@ -40,7 +43,7 @@ class CboHessian:
                 raise InputError(f"algo.{name}={getattr(self, name)} is negative: choose 0 or more.")
 
     def propose(self, space: Space, rng: np.random.Generator) -> Proposals:
-        """The gradients, then one batch of the sets of least energy."""
+        """Ask for the gradients, then for one batch of the sets of least energy."""
         blocks = space.free()
         a = (yield Gates())[:, blocks]  # (m, unprotected)
         q = a.T @ a / len(a)
@@ -55,5 +58,5 @@ class CboHessian:
         return Found(best[int(np.argmin(losses))], f"the {len(best)} least energies {how} were scored")
 
     def evaluations(self, space: Space) -> int:
-        """`rescore`, and N + 1 where the objective has no gradient, for the secants in its place."""
+        """The rescored sets, plus N + 1 for the secants, which are needed if the objective has no gradient."""
         return len(space.free()) + 1 + min(self.rescore, space.size)

@@ -1,8 +1,8 @@
-"""Exhaustive: score every mask of the space. The true optimum, where it can be had.
+"""Exhaustive: score every mask of the space, which gives the true optimum if the space is small enough.
 
-Not in the paper's panel; it tells a search that failed from one that had nothing to find. Masks are asked for in
-lexicographic order and in batches of `batch`: what stands together has its first blocks in common, which are
-computed once. Ties go to the mask that comes first.
+Not in the paper's panel. It shows whether a search failed or there was nothing better to find. Masks are asked for in
+lexicographic order and in batches of `batch`: masks of a batch share their first blocks, which are computed
+once. Ties go to the mask that comes first.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pruning.core.mask import Mask, Space
 
 @dataclass(frozen=True)
 class Exhaustive:
-    """All N choose k masks; refused where they are more than `limit`."""
+    """Scores all N choose k masks. A space of more than `limit` masks is refused."""
 
     limit: int = 50_000
     batch: int = 256
@@ -28,13 +28,13 @@ class Exhaustive:
 
     def __post_init__(self) -> None:
         if self.limit < 1:
-            raise InputError(f"algo.limit={self.limit} allows no space: choose at least 1.")
+            raise InputError(f"algo.limit={self.limit} is too small: choose at least 1.")
         if self.batch < 1:
-            raise InputError(f"algo.batch={self.batch} holds no mask: choose at least 1.")
+            raise InputError(f"algo.batch={self.batch} is too small: choose at least 1.")
 
     def propose(self, space: Space, rng: np.random.Generator) -> Proposals:  # noqa: ARG002
-        """Batch after batch, keeping the best mask alone."""
-        self.evaluations(space)  # refuses a space that is too large
+        """Ask for batch after batch, keeping only the best mask."""
+        self.evaluations(space)  # raises if the space is too large
         masks = (space.drop(*chosen) for chosen in combinations(space.free(), space.k))
         best: tuple[float, Mask] = (math.inf, space.dense)
         while batch := list(islice(masks, self.batch)):
@@ -43,7 +43,7 @@ class Exhaustive:
         return Found(best[1], "every mask of the space was scored")
 
     def evaluations(self, space: Space) -> int:
-        """N choose k. Raises OutOfReachError where that is more than `limit`."""
+        """N choose k. Raises OutOfReachError if that is more than `limit`."""
         if space.size > self.limit:
             raise OutOfReachError(
                 f"algo=exhaustive would score {space.size:,} masks ({len(space.free())} blocks, k = {space.k}), "

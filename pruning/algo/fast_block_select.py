@@ -1,13 +1,12 @@
-"""Fast-Block-Select: trade runs of neighbouring blocks for runs of the same length that cost less as a group.
+"""Fast-Block-Select: replace runs of neighbouring blocks by runs of the same length that cost less as a group.
 
-Source: MI-PRUN (arXiv 2601.07212, algorithm 1); the paper's search (7), which puts its loss in the place of
-mutual information, as the objective does here. The set P starts as the k cheapest blocks. Its runs of neighbours
-are compared with runs of the same length elsewhere: these are ranked by the sum of their blocks' losses, the
-first few are measured as groups, and a choice of groups without conflict is the next P, until P is unchanged. No
-code is public and the text leaves open how many are measured (`candidates`, for each length), what a conflict is
-(here: a block in common) and which choice is made (here: the least sum of the groups' losses, found exactly; a
-tie keeps P). Should P come back to an earlier set instead, the search ends there too. P itself is never scored,
-so it may end worse than one-shot, as it does in the paper.
+Source: MI-PRUN (arXiv 2601.07212, algorithm 1). The paper's search (7) uses its loss in place of mutual information,
+as the objective does here. The set P starts as the k cheapest blocks. Its runs of neighbours are compared with runs
+of the same length elsewhere: these are ranked by the sum of their blocks' losses, and the first few are measured
+as groups. A choice of groups without conflict is the next P. This repeats until P is unchanged or equals an earlier
+P. No code is public, and the text does not say how many runs are measured (here: `candidates` per length), what a
+conflict is (here: a block in common) and which choice is made (here: the least sum of the groups' losses, found
+exactly; ties keep P). P itself is never scored, so the result may be worse than one-shot, as in the paper.
 """
 
 from __future__ import annotations
@@ -29,44 +28,46 @@ Run = tuple[int, ...]
 
 @dataclass(frozen=True)
 class FastBlockSelect:
-    """One-shot that sees what neighbours cost together, and nothing else."""
+    """Improves the one-shot set by the joint losses of neighbouring blocks; it measures no other interaction."""
 
     candidates: int = 5
     max_evaluations: int | None = None
 
     def __post_init__(self) -> None:
         if self.candidates < 1:
-            raise InputError(f"algo.candidates={self.candidates} measures no group: choose at least 1.")
+            raise InputError(f"algo.candidates={self.candidates} is too few: choose at least 1.")
 
     def propose(self, space: Space, rng: np.random.Generator) -> Proposals:  # noqa: ARG002
-        """One batch of singles, then one of groups for each change of P."""
+        """Ask for one batch of singles, then one of groups for each change of P."""
         known = Known()
         losses = yield from singles(space, known)
         alone = dict(zip(space.free(), losses, strict=True))
         chosen, before = one_shot(space, losses), list[Mask]()
         while chosen not in before:
             before.append(chosen)
-            present = runs(chosen.dropped)
-            pools = {len(run): self._pool(len(run), present, alone) for run in present}
+            current = runs(chosen.dropped)
+            pools = {len(run): self._pool(len(run), current, alone) for run in current}
             groups = [run for pool in pools.values() for run in pool]
-            told = yield from known.ask([space.drop(*group) for group in groups])
-            best = disjoint([len(run) for run in present], pools, dict(zip(groups, told, strict=True)))
+            group_losses = yield from known.ask([space.drop(*group) for group in groups])
+            best = disjoint(
+                [len(run) for run in current], pools, dict(zip(groups, group_losses, strict=True))
+            )
             chosen = space.drop(*(i for run in best for i in run))
         same = chosen == before[-1]
         return Found(
             chosen, "the set no longer changed" if same else "the search came back to an earlier set"
         )
 
-    def _pool(self, length: int, present: Sequence[Run], alone: dict[int, float]) -> list[Run]:
-        """The present runs of a length and, of all others, those whose blocks are cheapest alone."""
+    def _pool(self, length: int, current: Sequence[Run], alone: dict[int, float]) -> list[Run]:
+        """The current runs of this length, and the `candidates` runs with the least sum of single losses."""
         windows = [tuple(range(start, start + length)) for start in alone]
         inside = [window for window in windows if all(i in alone for i in window)]
         inside.sort(key=lambda window: sum(alone[i] for i in window))
-        same = [run for run in present if len(run) == length]
+        same = [run for run in current if len(run) == length]
         return list(dict.fromkeys([*same, *inside[: self.candidates]]))
 
     def evaluations(self, space: Space) -> int:
-        """N singles and a few groups for each change of P; at most every run of 2 to k unprotected neighbours."""
+        """The number of runs of 1 to k unprotected neighbours; the search asks for each run at most once."""
         free = set(space.free())
         return sum(
             all(i in free for i in range(start, start + length))
@@ -76,17 +77,17 @@ class FastBlockSelect:
 
 
 def runs(blocks: Sequence[int]) -> list[Run]:
-    """The maximal runs of neighbours in a sorted set, longest first."""
+    """The maximal runs of neighbours in a sorted sequence of blocks, longest first."""
     cuts = [0, *(r for r in range(1, len(blocks)) if blocks[r] != blocks[r - 1] + 1), len(blocks)]
-    found = [tuple(blocks[a:b]) for a, b in pairwise(cuts)]
-    return sorted(found, key=len, reverse=True)
+    return sorted((tuple(blocks[a:b]) for a, b in pairwise(cuts)), key=len, reverse=True)
 
 
 def disjoint(lengths: Sequence[int], pools: dict[int, list[Run]], losses: dict[Run, float]) -> list[Run]:
-    """Runs of these lengths, given longest first, no block in two of them, of least total loss.
+    """Disjoint runs of these lengths, given longest first, with the least total loss.
 
-    Branch and bound: equal lengths are filled in the order of rising losses, so that the n-th of them costs at least
-    the n-th least, and a choice is given up when that cannot save it. Of equal totals, what comes first in a pool.
+    Branch and bound: runs of equal length are chosen in the order of rising losses, so the n-th of them costs at
+    least the n-th least loss. A partial choice is dropped if this bound does not beat the best total. Ties go to the
+    runs that come first in their pools.
     """
     ranked = {length: sorted(pool, key=losses.__getitem__) for length, pool in pools.items()}
     least = [losses[ranked[length][lengths[:r].count(length)]] for r, length in enumerate(lengths)]
@@ -99,13 +100,13 @@ def disjoint(lengths: Sequence[int], pools: dict[int, list[Run]], losses: dict[R
             best = (total, chosen)
             return
         pool, used = ranked[lengths[done]], {i for run in chosen for i in run}
-        for place in range(start, len(pool)):
-            cost = total + losses[pool[place]]
+        for rank in range(start, len(pool)):
+            cost = total + losses[pool[rank]]
             if cost + sum(least[done + 1 :]) >= best[0]:
                 break
-            if not used & set(pool[place]):
+            if not used & set(pool[rank]):
                 same = lengths[done + 1 : done + 2] == [lengths[done]]
-                extend([*chosen, pool[place]], cost, place + 1 if same else 0)
+                extend([*chosen, pool[rank]], cost, rank + 1 if same else 0)
 
     extend([], 0.0, 0)
     return best[1]

@@ -1,13 +1,13 @@
-"""Genetic: a population of sets that is selected, crossed and mutated.
+"""Genetic: a population of sets with selection, crossover and mutation.
 
-Source: the paper's search (4), "prior-guided GA: population 16, elitism 0.2, mutation 0.15, 10 generations"; that
-is all it says. Readings chosen here: the first population is the one-shot set and draws from the prior
-(`_prior.py`); parents win a `tournament`; a child keeps the blocks that both parents remove and draws the rest
-from those that one of them removes, so k needs no repair (respectful recombination, Radcliffe 1991); `mutation`
-is the probability that a child has one block swapped, or with `mutates=block` that any one of its blocks is,
-which is about one block a child at k = 7 and ends worse at this number of generations. The best int(elitism *
-population) sets live on unchanged. A generation holds no set twice: a child that is there already is moved on by
-swaps. A set that was scored before costs nothing.
+Source: the paper's search (4), "prior-guided GA: population 16, elitism 0.2, mutation 0.15, 10 generations". It says
+no more. Choices made here: the first population is the one-shot set and draws from the prior (`_prior.py`). Parents
+are the winners of a `tournament`. A child removes the blocks that both parents remove; the rest are drawn from the
+blocks that one of them removes, so k needs no repair (respectful recombination, Radcliffe 1991). `mutation` is the
+probability that one block of a child is swapped. With `mutates=block`, it is the probability for each block; this
+swaps about one block per child at k = 7, and gives worse sets at this number of generations. The best int(elitism *
+population) sets survive unchanged. A generation has no duplicates: if a child is already in it, swaps change the
+child until it is new. A set that was scored before costs nothing.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pruning.core.mask import Mask, Space
 
 @dataclass(frozen=True)
 class Genetic:
-    """Returns the best set that was ever scored, so never worse than the one-shot set it starts from."""
+    """Returns the best set that was ever scored, so never worse than the one-shot set."""
 
     population: int = 16
     generations: int = 10
@@ -41,17 +41,17 @@ class Genetic:
                 raise InputError(f"algo.{name}={getattr(self, name)} is too few: choose at least {least}.")
         if not 0 <= self.elitism < 1:
             raise InputError(
-                f"algo.elitism={self.elitism:g} is no share of parents: choose 0 or more, below 1."
+                f"algo.elitism={self.elitism:g} is out of range: choose 0 or more, and less than 1."
             )
         if not 0 <= self.mutation <= 1:
-            raise InputError(f"algo.mutation={self.mutation:g} is no probability: choose 0 to 1.")
+            raise InputError(f"algo.mutation={self.mutation:g} is not a probability: choose from 0 to 1.")
         if self.mutates not in ("block", "set"):
             raise InputError(f"algo.mutates={self.mutates} is unknown: choose block or set.")
         if not self.temperature > 0:
-            raise InputError(f"algo.temperature={self.temperature:g} is not above 0.")
+            raise InputError(f"algo.temperature={self.temperature:g} is too small: choose a number above 0.")
 
     def propose(self, space: Space, rng: np.random.Generator) -> Proposals:
-        """One batch of singles, then one for each generation."""
+        """Ask for one batch of singles, then one per generation."""
         known = Known()
         losses = yield from singles(space, known)
         weights, population = log_weights(losses, self.temperature), [one_shot(space, losses)]
@@ -68,7 +68,7 @@ class Genetic:
     def breed(
         self, population: list[Mask], fitness: list[float], space: Space, rng: np.random.Generator
     ) -> list[Mask]:
-        """The next generation: the elite and distinct children of tournament winners."""
+        """The next generation: the elite, and distinct children of tournament winners."""
         ranked = [population[r] for r in np.argsort(fitness, kind="stable")]
         following = ranked[: int(self.elitism * len(ranked))]
         while len(following) < len(ranked):
@@ -78,19 +78,19 @@ class Genetic:
         return following
 
     def mutate(self, mask: Mask, space: Space, rng: np.random.Generator) -> Mask:
-        """The mask with some blocks swapped, often none."""
+        """The mask with a random number of blocks swapped, often 0."""
         chances = space.k if self.mutates == "block" else 1
         return swapped(mask, space, rng, int(rng.binomial(chances, self.mutation)))
 
     def evaluations(self, space: Space) -> int:
-        """N singles, the first population, and in each generation all but the elite; at most N and every mask."""
+        """N singles, the first population, and all but the elite per generation; at most N plus the space's size."""
         size = min(self.population, space.size)
         bred = size + self.generations * (size - int(self.elitism * size))
         return len(space.free()) + min(bred, space.size)
 
 
 def crossed(a: Mask, b: Mask, space: Space, rng: np.random.Generator) -> Mask:
-    """A child of two sets: what both have, and a random choice of what one of them has."""
+    """A child of two sets: the blocks that both remove, and a random choice of those that only one removes."""
     both = set(a.dropped) & set(b.dropped)
     either = sorted(set(a.dropped) ^ set(b.dropped))
     return space.drop(*both, *(int(i) for i in rng.choice(either, space.k - len(both), replace=False)))

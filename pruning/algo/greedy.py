@@ -1,7 +1,7 @@
-"""Greedy: remove the block whose loss is least, then score the rest again, k times.
+"""Greedy: k times, score the remaining blocks and remove the block whose removal costs least.
 
 Source: SLEB (arXiv 2402.09025, algorithm 1); the paper's search (2). SLEB protects the first and the last
-block: here that is `protect.first=1 protect.last=1`. Ties go to the lower index.
+block: here, set `protect.first=1 protect.last=1`. Ties go to the lower index.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from pruning.core.mask import Mask, Space
 
 @dataclass(frozen=True)
 class Greedy:
-    """Each removal takes the earlier ones into account; none is ever taken back."""
+    """Each removal takes the earlier ones into account; none is undone."""
 
     max_evaluations: int | None = None
 
     def propose(self, space: Space, rng: np.random.Generator) -> Proposals:  # noqa: ARG002
-        """One batch a round, each mask one block larger than the last winner."""
+        """Ask for one batch per round; each mask removes one block more than the last winner."""
         best: Mask = space.dense
         while len(best.dropped) < space.k:
             masks = [best.drop(i) for i in space.free(best.dropped)]

@@ -1,9 +1,8 @@
 """Local search: from the better of the one-shot and the greedy set, swap blocks until no swap lowers the loss.
 
-Not in the paper's panel; the 1-exchange neighbourhood of subset problems (Hoos and Stützle, Stochastic Local
-Search, 2004, chapter 1). All k * (N - k) swaps of a set are one batch and the best of them is taken. It ends at a
-set that no exchange of one block improves, and never worse than one_shot or greedy. Where nothing is gained,
-nothing is swapped.
+Not in the paper's panel. It uses the 1-exchange neighbourhood of subset problems (Hoos and Stützle, Stochastic Local
+Search, 2004, chapter 1). All k * (N - k) swaps of a set are one batch, and the best of them is taken if it lowers the
+loss. The search ends at a set that no exchange of one block improves. It is never worse than one_shot or greedy.
 """
 
 from __future__ import annotations
@@ -24,9 +23,9 @@ class LocalSearch:
     max_evaluations: int | None = None
 
     def propose(self, space: Space, rng: np.random.Generator) -> Proposals:  # noqa: ARG002
-        """One batch of singles, one for each round of greedy, one for each swap that is taken.
+        """Ask for one batch of singles, one per round of greedy, and one per swap that is taken.
 
-        A mask that is told as infinite was beaten by another, so it is never what is looked for.
+        A mask whose loss is infinite was beaten by another in its batch, so it is never the one needed.
         """
         known = Known()
         singles = [space.drop(i) for i in space.free()]
@@ -36,14 +35,14 @@ class LocalSearch:
             masks = [greedy.drop(i) for i in space.free(greedy.dropped)]
             greedy = masks[int(np.argmin((yield from known.ask(masks, best=1))))]
         yield from known.ask([one_shot(space, np.array(losses))], best=1)
-        best, left = known.best(space.k), None
-        while best != left:
-            left = best
+        best, previous = known.best(space.k), None
+        while best != previous:
+            previous = best
             yield from known.ask(neighbours(best, space), best=1)
             best = min(best, known.best(space.k), key=known.losses.__getitem__)
         return Found(best, "no swap lowers the loss")
 
     def evaluations(self, space: Space) -> int:
-        """Greedy's rounds of less than k blocks and, as nobody knows the number of swaps, every mask of the space."""
+        """Greedy's masks of fewer than k blocks, plus every mask of the space, as the number of swaps is unknown."""
         free = len(space.free())
         return sum(free - done for done in range(space.k - 1)) + space.size

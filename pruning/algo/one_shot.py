@@ -1,4 +1,4 @@
-"""One-shot: score every block alone, remove the k whose removal costs least.
+"""One-shot: score the removal of every single block, then remove the k blocks that cost least.
 
 Source: the paper's search (1), "top-k selection"; the perplexity criterion of Shortened LLaMA
 (arXiv 2402.02834, section 2.2). Ties go to the lower index.
@@ -16,17 +16,17 @@ from pruning.core.mask import Space
 
 @dataclass(frozen=True)
 class OneShot:
-    """Rank blocks by the loss without them; no interaction between blocks is seen."""
+    """Ranks blocks by the loss of their single removal, which ignores interactions between blocks."""
 
     max_evaluations: int | None = None
 
     def propose(self, space: Space, rng: np.random.Generator) -> Proposals:  # noqa: ARG002
-        """One batch of single removals."""
+        """Ask for one batch of single removals."""
         blocks = space.free()
         losses = yield Ask([space.drop(i) for i in blocks], best=space.k)
         ranked = np.argsort(losses, kind="stable")
         return Found(space.drop(*(blocks[r] for r in ranked[: space.k])), "every block was scored")
 
     def evaluations(self, space: Space) -> int:
-        """One for each unprotected block: N."""
+        """The number of unprotected blocks: N."""
         return len(space.free())

@@ -1,7 +1,7 @@
 """Random: the best of `trials` masks drawn uniformly.
 
-Not in the paper's panel; the baseline that any search has to beat at its own cost. 200 trials are what the paper
-gives its Bayesian search. It uses no prior, so it may end worse than one-shot.
+Not in the paper's panel. It is a baseline: any search should beat random at equal cost. 200 trials are the budget of
+the paper's Bayesian search. It uses no prior, so the result may be worse than one-shot.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from pruning.core.mask import Mask, Space
 
 @dataclass(frozen=True)
 class Random:
-    """Distinct masks, all equally likely, and all in one batch."""
+    """Scores distinct, equally likely masks in one batch."""
 
     trials: int = 200
     max_evaluations: int | None = None
 
     def __post_init__(self) -> None:
         if self.trials < 1:
-            raise InputError(f"algo.trials={self.trials} draws no mask: choose at least 1.")
+            raise InputError(f"algo.trials={self.trials} is too few: choose at least 1.")
 
     def propose(self, space: Space, rng: np.random.Generator) -> Proposals:
-        """One batch of min(trials, size of the space) masks."""
+        """Ask for one batch of min(trials, size of the space) masks."""
         masks = list(self._drawn(space, rng))
         losses = yield Ask(masks, best=1)
         every = len(masks) == space.size
@@ -45,5 +45,5 @@ class Random:
         return masks
 
     def evaluations(self, space: Space) -> int:
-        """One for each trial, as far as there are masks."""
+        """The number of masks that are drawn: min(trials, size of the space)."""
         return min(self.trials, space.size)

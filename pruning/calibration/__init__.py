@@ -1,4 +1,4 @@
-"""Calibration: the data that an objective sees while a search runs. Text windows or multiple-choice items."""
+"""Calibration: the data that an objective uses during a search: text windows or multiple-choice items."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from pruning.calibration.samples import Samples
 
 
 class Calibration(Protocol):
-    """What every kind of calibration offers: settings that draw samples."""
+    """The interface of every calibration: settings that draw samples."""
 
     kind: ClassVar[str]  # "text" or "items"
 
     def draw(self, tokenizer: Any, prefix: str = "calibration") -> Samples:
-        """The samples of these settings for a tokenizer: always the same for the same settings.
+        """The samples for a tokenizer. The same settings always give the same samples.
 
-        `prefix` is the group that errors name.
+        `prefix` is the settings group that error messages name.
         """
         ...
 
     def file(self) -> str | None:
-        """The local file that is read, if any: its contents, not its name, are part of a cell's identity."""
+        """The local file that is read, if any. Its contents, not its name, are part of a cell's identity."""
         ...

@@ -14,10 +14,10 @@ Unit = tuple[Row, ...]
 
 @dataclass(frozen=True)
 class Both:
-    """The samples of a text calibration and of an items calibration, in turn.
+    """The samples of a text calibration and of an items calibration, interleaved.
 
-    They are interleaved in proportion to their numbers, beginning with one of each, so that the first n samples hold
-    both kinds for any n from 2 on: searches and races that look at a part of the samples see the mixture.
+    They alternate in proportion to their numbers, beginning with one of each, so the first n samples contain both
+    kinds for any n >= 2. Searches and races that use a part of the samples therefore use the mixture.
     """
 
     text: Any
@@ -28,14 +28,14 @@ class Both:
     def __post_init__(self) -> None:
         for name in ("text", "items"):
             if (kind := getattr(self, name).kind) != name:
-                raise InputError(f"calibration.{name} gives {kind}: choose a calibration of {name} for it.")
+                raise InputError(f"calibration.{name} is a calibration of {kind}: choose one of {name}.")
 
     def file(self) -> str | None:
-        """None: each part names its own."""
+        """None: each part returns the file that it reads."""
         return None
 
     def draw(self, tokenizer: Any, prefix: str = "calibration") -> Samples:
-        """Draw both. Raises InputError as they do."""
+        """Draw the samples of both parts. Raises InputError if either part does."""
         text: Samples = self.text.draw(tokenizer, f"{prefix}.text")
         items: Samples = self.items.draw(tokenizer, f"{prefix}.items")
         rows = tuple(row for unit in interleaved(text.units, items.units) for row in unit)
@@ -43,7 +43,7 @@ class Both:
 
 
 def interleaved(text: Sequence[Unit], items: Sequence[Unit]) -> list[Unit]:
-    """Two kinds of samples in one order: evenly spread, one of each first."""
-    places = [(n / len(text), 0, unit) for n, unit in enumerate(text)]
-    places += [(n / len(items), 1, unit) for n, unit in enumerate(items)]
-    return [unit for *_, unit in sorted(places, key=lambda place: place[:2])]
+    """Both kinds of samples in one list, evenly spread and beginning with one of each."""
+    ranked = [(n / len(text), 0, unit) for n, unit in enumerate(text)]
+    ranked += [(n / len(items), 1, unit) for n, unit in enumerate(items)]
+    return [unit for *_, unit in sorted(ranked, key=lambda entry: entry[:2])]

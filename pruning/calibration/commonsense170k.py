@@ -1,8 +1,8 @@
-"""Commonsense 170k (LLM-Adapters): the paper's items. Its answers are labels: "the correct answer is answer2".
+"""Commonsense 170k (LLM-Adapters): the paper's items. The answers are labels: "the correct answer is answer2".
 
 Source: github.com/AGI-Edgerunners/LLM-Adapters, ft-training_set/commonsense_170k.json. The instruction ends
-in "Answer format: answer1/answer2/..." (or true/false, solution1/..., ending1/..., option1/...); the wrong
-choices are the other labels of that list. So labels are scored, not the texts of the answers.
+in "Answer format: answer1/answer2/..." (or true/false, solution1/..., ending1/..., option1/...). The wrong choices
+are the other labels of that list. So the labels are scored, not the texts of the answers.
 """
 
 from __future__ import annotations
@@ -22,33 +22,36 @@ FORMAT = re.compile(r"answer format:\s*(?P<labels>\S+)\s*$", re.IGNORECASE)
 
 
 def load(settings: Source, prefix: str) -> list[Item]:
-    """All items, from a local copy of the JSON file or from the hub."""
+    """Load all items from a local copy of the JSON file or from the hub.
+
+    Raises InputError for a malformed item, UnreachableError if the hub cannot be read.
+    """
     if is_local(settings):
         path = records.existing(settings.path, f"{prefix}.path")
         try:
             data = json.loads(records.read_text(path))
         except json.JSONDecodeError as error:
-            raise InputError(f"{path}, line {error.lineno}: this is no JSON ({error.msg}).") from error
+            raise InputError(f"{path}, line {error.lineno}: this is not JSON ({error.msg}).") from error
         return _items(data, path)
     return _items(_hub(settings), Path(str(settings.path)))
 
 
 def _items(data: Any, path: Path) -> list[Item]:
     if not isinstance(data, Iterable) or isinstance(data, dict):
-        raise InputError(f"{path}: a list of items is needed, as in commonsense_170k.json.")
+        raise InputError(f"{path}: the file must contain a list of items, as commonsense_170k.json does.")
     return [_item(record, f"{path}, item {number}") for number, record in enumerate(data, start=1)]
 
 
 def _item(record: Any, where: str) -> Item:
     if not isinstance(record, Mapping):
-        raise InputError(f"{where}: an object with 'instruction' and 'answer' is needed.")
+        raise InputError(f"{where}: an item must be an object with 'instruction' and 'answer'.")
     instruction, answer = str(record.get("instruction", "")), str(record.get("answer", "")).strip()
-    found = FORMAT.search(instruction)
-    if not found:
+    match = FORMAT.search(instruction)
+    if not match:
         raise InputError(f"{where}: the instruction does not end in 'Answer format: label1/label2'.")
-    labels = tuple(found["labels"].split("/"))
+    labels = tuple(match["labels"].split("/"))
     if len(labels) < 2 or answer not in labels:
-        raise InputError(f"{where}: no right answer: '{answer}' is none of {', '.join(labels)}.")
+        raise InputError(f"{where}: the answer '{answer}' is not one of the labels {', '.join(labels)}.")
     return Item(instruction, labels, labels.index(answer))
 
 
@@ -59,6 +62,6 @@ def _hub(settings: Source) -> Any:
         return datasets.load_dataset(settings.path, split=settings.split, revision=settings.revision)
     except hub_errors() as error:
         raise UnreachableError(
-            f"the data set {settings.path} cannot be read ({first_line(error)}): check the network, or "
+            f"the data set {settings.path} cannot be read ({first_line(error)}): check its name and the network, or "
             "give a local copy of commonsense_170k.json: calibration.path=FILE."
         ) from error

@@ -21,9 +21,9 @@ TEMPLATE = "Question: {question}\nAnswer:"
 
 @dataclass(frozen=True)
 class ItemDraw:
-    """`samples` items chosen with `seed`; each choice of an item becomes a row whose span is the answer's tokens.
+    """Draws `samples` items with `seed`. Each choice of an item becomes a row whose span is the answer's tokens.
 
-    `template` makes the prompt. `setting` is the name of `samples` that errors give, such as `calibration.samples`.
+    `template` makes the prompt. `setting` is the name of `samples` in error messages, such as `calibration.samples`.
     """
 
     samples: int
@@ -32,20 +32,20 @@ class ItemDraw:
     setting: str = "calibration.samples"
 
     def check(self) -> None:
-        """Raise InputError for a number that is out of range, or a template without the question."""
+        """Raise InputError if a number is out of range or the template lacks the question."""
         prefix = self.setting.rpartition(".")[0]
         if self.samples < 1:
             raise InputError(f"{self.setting}={self.samples} is too few: give at least 1 item.")
         check_seed(self.seed, prefix)
         if FIELD not in self.template:
-            raise InputError(f"{prefix}.template={self.template!r} must contain {FIELD}.")
+            raise InputError(f"{prefix}.template={self.template!r} does not contain {FIELD}: add it.")
 
     def rows(self, pool: Sequence[Item], tokenizer: Any, source: str) -> Samples:
-        """The rows of the chosen items. Raises InputError if there are too few, or one cannot be scored."""
+        """Draw items and encode them as rows. Raises InputError if there are too few or one cannot be scored."""
         if len(pool) < self.samples:
             raise InputError(
-                f"{source} is too short: it has {len(pool)} items and {self.setting}="
-                f"{self.samples} are needed: lower {self.setting}."
+                f"{source} has {len(pool)} items, fewer than {self.setting}={self.samples}: "
+                f"lower {self.setting}."
             )
         rng = np.random.default_rng(self.seed)
         chosen = np.sort(rng.choice(len(pool), size=self.samples, replace=False))
@@ -63,9 +63,9 @@ class ItemDraw:
 
 @dataclass(frozen=True)
 class Items:
-    """`samples` items, drawn with a seed; each choice becomes a row whose span is the answer's tokens.
+    """`samples` items, drawn with a seed. Each choice becomes a row whose span is the answer's tokens.
 
-    `template` makes the prompt; a space and the choice follow it, as in lm-evaluation-harness.
+    `template` makes the prompt. A space and the choice follow it, as in lm-evaluation-harness.
     """
 
     source: str
@@ -88,7 +88,7 @@ class Items:
         return (self.path or "") if is_local(self) else None
 
     def draw(self, tokenizer: Any, prefix: str = "calibration") -> Samples:
-        """Draw the items. Raises InputError if there are too few, or one cannot be scored."""
+        """Draw the items. Raises InputError if there are too few or one cannot be scored."""
         return self._draw(prefix).rows(sources.items(self, prefix), tokenizer, self.path or self.source)
 
     def _draw(self, prefix: str) -> ItemDraw:
@@ -96,10 +96,10 @@ class Items:
 
 
 def encode_pair(tokenizer: Any, prompt: str, answer: str) -> tuple[tuple[int, ...], tuple[int, int]]:
-    """Token ids of prompt and answer together, and the span of those that belong to the answer.
+    """The token ids of prompt and answer together, and the span of the answer.
 
-    As lm-evaluation-harness does it: the text is tokenised as a whole, and the answer begins after as many tokens as
-    the prompt alone has, so that no token is split between the two.
+    As in lm-evaluation-harness, the text is tokenised as a whole. The answer begins after as many tokens as the
+    prompt alone has, so that no token is split between the two.
     """
     start = len(_encode(tokenizer, prompt))
     ids = _encode(tokenizer, prompt + answer)

@@ -1,4 +1,4 @@
-"""Local files as records: text, lines of JSON, multiple-choice items. Every error names the file and the line."""
+"""Readers of local files: text, JSON lines, multiple-choice items. Every error names the file and the line."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pruning.core.hashing import text_sha256
 
 @dataclass(frozen=True)
 class Item:
-    """A question, its possible answers, and the index of the right one."""
+    """A question, its possible answers, and the index of the right answer."""
 
     question: str
     choices: tuple[str, ...]
@@ -23,15 +23,15 @@ class Item:
 
     @property
     def key(self) -> str:
-        """A digest that is equal for items that ask the same, whatever their spacing, case or order of choices."""
+        """A digest of question and choices. It ignores spacing, punctuation, case and the order of the choices."""
         question, *choices = (re.sub(r"\W+", " ", t).strip().lower() for t in (self.question, *self.choices))
         return text_sha256("\n".join([question, *sorted(choices)]))
 
 
 def existing(path: str | None, setting: str = "calibration.path") -> Path:
-    """The path of a file that exists and is not empty. Raises InputError that names the setting."""
+    """The path as a `Path`. Raises InputError, which names the setting, if the file does not exist or is empty."""
     if not path:
-        raise InputError(f"a file is needed: give {setting}=FILE.")
+        raise InputError(f"{setting} is not set: give {setting}=FILE.")
     file = Path(path).expanduser()
     if not file.is_file():
         raise InputError(f"{setting}={path}: there is no such file.")
@@ -41,7 +41,7 @@ def existing(path: str | None, setting: str = "calibration.path") -> Path:
 
 
 def read_text(path: Path) -> str:
-    """The text of a UTF-8 file. Raises InputError with the position of a byte that is not UTF-8."""
+    """The text of a UTF-8 file. Raises InputError with the position of the first byte that is not UTF-8."""
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -49,33 +49,31 @@ def read_text(path: Path) -> str:
 
 
 def json_lines(path: Path) -> Iterator[tuple[str, Any]]:
-    """Yield (file and line, record) for each line of a `.jsonl` file. Raises InputError if a line is not JSON."""
+    """Yield ("FILE, line N", record) for each line of a `.jsonl` file. Raises InputError if a line is not JSON."""
     for number, line in enumerate(read_text(path).split("\n"), start=1):
         if line.strip():
             where = f"{path}, line {number}"
             try:
                 yield where, json.loads(line)
             except json.JSONDecodeError as error:
-                raise InputError(f"{where}: this is no JSON ({error.msg}).") from error
+                raise InputError(f"{where}: this is not JSON ({error.msg}).") from error
 
 
 def text_field(record: Any, name: str, where: str) -> str:
-    """A field of a record that must be text. Raises InputError if it is not."""
+    """The text in a field of a record. Raises InputError if the field is missing or not text."""
     if not isinstance(record, dict) or not isinstance(record.get(name), str):
-        raise InputError(f"{where}: a text '{name}' is needed.")
+        raise InputError(f"{where}: the field '{name}' must be text.")
     return str(record[name])
 
 
 def item(record: Any, where: str) -> Item:
-    """The item of a record {"question", "choices", "answer"}. Raises InputError that says what is wrong with it."""
+    """The item in a record {"question", "choices", "answer"}. Raises InputError if the record is malformed."""
     question = text_field(record, "question", where)
     choices, answer = record.get("choices"), record.get("answer")
     if not isinstance(choices, list) or len(choices) < 2 or not all(isinstance(c, str) for c in choices):
         raise InputError(f"{where}: 'choices' must list at least two texts.")
     if len({choice.strip() for choice in choices}) < len(choices) or not all(map(str.strip, choices)):
-        raise InputError(f"{where}: 'choices' must be different from each other, and none of them empty.")
+        raise InputError(f"{where}: 'choices' must differ from each other, and none may be empty.")
     if not isinstance(answer, int) or isinstance(answer, bool) or not 0 <= answer < len(choices):
-        raise InputError(
-            f"{where}: no right answer: 'answer' must be an index from 0 to {len(choices) - 1}, not {answer!r}."
-        )
+        raise InputError(f"{where}: 'answer' must be an index from 0 to {len(choices) - 1}, not {answer!r}.")
     return Item(question, tuple(choices), answer)

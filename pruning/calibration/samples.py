@@ -1,4 +1,4 @@
-"""Samples as token rows: what is fed to a model and which of its positions are scored."""
+"""Samples as token rows: the inputs of a model and the positions that are scored."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from pruning.core import atomic_files
 from pruning.core.estimate import Estimate
 from pruning.core.hashing import text_sha256
 
-OVERLAP = 32  # tokens: a run of this length in two sets of windows means that they share text
-SHORTEST = 20  # tokens: the same for windows so short that two cuts of one text may share no run of 32
+OVERLAP = 32  # tokens: two sets of windows share text if both contain a run of this length
+SHORTEST = 20  # tokens: used in place of OVERLAP if windows are short, as two cuts of one text may share no run of 32
 
 
 @dataclass(frozen=True)
 class Row:
-    """Token ids and the span [start, stop) of positions whose log-likelihood counts; start >= 1.
+    """Token ids, and the span [start, stop) of positions whose log-likelihood is scored; start >= 1.
 
-    Rows of multiple-choice items also say which item and choice they are and whether it is the right one.
+    A row of a multiple-choice item also has the numbers of its item and choice, and whether the choice is right.
     """
 
     input_ids: tuple[int, ...]
@@ -39,7 +39,7 @@ class Row:
             raise ValueError(f"span {self.span} does not fit {len(self.input_ids)} tokens")
 
     def to_json(self) -> dict[str, Any]:
-        """A line of calibration/<sha256>.jsonl."""
+        """The row as a line of calibration/<sha256>.jsonl."""
         data: dict[str, Any] = {"input_ids": list(self.input_ids), "span": list(self.span)}
         if self.item is not None:
             data |= {"item": self.item, "choice": self.choice, "right": self.right}
@@ -48,7 +48,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Samples:
-    """Rows of one draw. `keys` identify the items, so that two sets can be told to be disjoint."""
+    """The rows of one draw. `keys` identify the items, so that `shared` can compare two sets."""
 
     kind: str
     source: str
@@ -58,19 +58,21 @@ class Samples:
 
     @cached_property
     def sha256(self) -> str:
-        """Digest of the exact rows: equal digests mean equal losses."""
+        """The digest of the exact rows. Equal digests mean equal losses."""
         return text_sha256(self._text())
 
     @cached_property
     def units(self) -> tuple[tuple[Row, ...], ...]:
-        """The samples, in order: a window of text is one row, an item a row for each choice."""
+        """The samples, in order. A text window is one row; an item is one row per choice."""
         numbered = enumerate(self.rows)
-        groups = groupby(numbered, key=lambda pair: (pair[1].item is None, pair[1].item or 0, *_alone(*pair)))
+        groups = groupby(
+            numbered, key=lambda pair: (pair[1].item is None, pair[1].item or 0, *_window_key(*pair))
+        )
         return tuple(tuple(row for _, row in members) for _, members in groups)
 
     @property
     def count(self) -> int:
-        """Number of samples: windows of a text, or items."""
+        """The number of samples: text windows or items."""
         return len(self.units)
 
     def part(self, start: int, stop: int) -> Samples:
@@ -78,33 +80,32 @@ class Samples:
         return replace(self, rows=tuple(row for unit in self.units[start:stop] for row in unit))
 
     def shuffled(self) -> Samples:
-        """The same samples in an order that the seed draws, items numbered in it; windows take the places of windows,
-        items those of items.
+        """The same samples in a random order from the seed. Windows and items are shuffled separately.
 
-        Sources have an order of their own, by topic or task. Races and stages of searches look at the first samples
-        and take them for a random part of all.
+        A window replaces a window and an item an item; items are renumbered. Sources may be sorted by topic or task,
+        but races and stages of searches use the first samples as a random part of all.
         """
         rng, rows = np.random.default_rng(self.seed), list[Row]()
-        hands = {kind: iter(self._dealt(kind, rng)) for kind in ("text", "items")}
+        shuffled = {kind: iter(self._permuted(kind, rng)) for kind in ("text", "items")}
         for unit in self.units:
-            rows += next(hands["text" if unit[0].item is None else "items"])
+            rows += next(shuffled["text" if unit[0].item is None else "items"])
         return replace(self, rows=tuple(rows))
 
-    def _dealt(self, kind: str, rng: np.random.Generator) -> list[tuple[Row, ...]]:
-        """The samples of a kind in random order."""
-        own = [unit for unit in self.units if (unit[0].item is None) == (kind == "text")]
-        dealt = [own[i] for i in rng.permutation(len(own))]
+    def _permuted(self, kind: str, rng: np.random.Generator) -> list[tuple[Row, ...]]:
+        """The samples of one kind in random order, items renumbered."""
+        units = [unit for unit in self.units if (unit[0].item is None) == (kind == "text")]
+        permuted = [units[i] for i in rng.permutation(len(units))]
         if kind == "text":
-            return dealt
-        return [tuple(replace(row, item=number) for row in unit) for number, unit in enumerate(dealt)]
+            return permuted
+        return [tuple(replace(row, item=number) for row in unit) for number, unit in enumerate(permuted)]
 
     def only(self, kind: str) -> Samples:
-        """The windows of text ("text") or the items ("items") among samples of both kinds."""
+        """The samples of one kind: the text windows ("text") or the items ("items")."""
         rows = tuple(row for row in self.rows if (row.item is None) == (kind == "text"))
         return replace(self, kind=kind, rows=rows)
 
     def estimate(self, shares: tuple[float, ...] = (1.0,)) -> Estimate:
-        """How terms of these samples make a loss; of two shares, that of windows comes first."""
+        """How the terms of these samples make a loss. Of two shares, the first is that of windows."""
         tokens = [sum(row.span[1] - row.span[0] for row in unit) for unit in self.units]
         weights = [
             float(n) if unit[0].item is None else 1.0 for n, unit in zip(tokens, self.units, strict=True)
@@ -114,27 +115,27 @@ class Samples:
 
     @property
     def length(self) -> int:
-        """Tokens of the longest row."""
+        """The number of tokens of the longest row."""
         return max(len(row.input_ids) for row in self.rows)
 
     def save(self, folder: Path) -> Path:
-        """Write the rows to `<sha256>.jsonl`, once, so that anyone can recompute any loss."""
+        """Write the rows to `<sha256>.jsonl`, if it does not exist, so that any loss can be recomputed."""
         path = folder / f"{self.sha256}.jsonl"
         if not path.exists():
             atomic_files.write_text(path, self._text())
         return path
 
     def answers(self, logliks: Sequence[float]) -> Iterator[tuple[list[float], int]]:
-        """For each item, the length-normalised scores of its choices and the index of the right one."""
+        """For each item, the length-normalised scores of its choices and the index of the right choice."""
         for unit, sums in zip(self.units, self.per_unit(logliks), strict=True):
             scores = [total / (row.span[1] - row.span[0]) for row, total in zip(unit, sums, strict=True)]
             yield scores, next(choice for choice, row in enumerate(unit) if row.right)
 
     def shared(self, other: Samples) -> int:
-        """How many items, or runs of tokens, stand in both sets; 0 for sets of different kinds."""
+        """The number of items, or of runs of tokens, that both sets contain; 0 for sets of different kinds."""
         if "both" in (self.kind, other.kind):
             parts = ((self.only(kind), other.only(kind)) for kind in ("text", "items"))
-            return sum(one.shared(two) for one, two in parts if one.rows and two.rows)
+            return sum(a.shared(b) for a, b in parts if a.rows and b.rows)
         if self.kind != other.kind:
             return 0
         if self.kind == "items":
@@ -144,7 +145,7 @@ class Samples:
         return len(self._runs(length) & other._runs(length))
 
     def per_unit(self, values: Sequence[float]) -> list[list[float]]:
-        """Values of rows, gathered by sample."""
+        """Group values of rows by sample."""
         if len(values) != len(self.rows):
             raise ValueError(f"{len(values)} values for {len(self.rows)} rows")
         remaining = iter(values)
@@ -158,6 +159,6 @@ class Samples:
         return "".join(json.dumps(row.to_json()) + "\n" for row in self.rows)
 
 
-def _alone(number: int, row: Row) -> tuple[int, ...]:
-    """What tells a window of text from the next."""
+def _window_key(number: int, row: Row) -> tuple[int, ...]:
+    """A key that keeps equal text windows apart: the row's number for a window, nothing for a row of an item."""
     return (number,) if row.item is None else ()

@@ -1,4 +1,4 @@
-"""What reading a source of samples needs to know: the part of a calibration's settings that says where data are."""
+"""The settings of a calibration that locate its data."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Protocol
 
 
 class Source(Protocol):
-    """What reading any source needs to know."""
+    """The settings that every source needs."""
 
     @property
-    def source(self) -> str: ...  # noqa: D102 - the settings' own docstrings say what they mean
+    def source(self) -> str: ...  # noqa: D102 - documented in the classes of settings
     @property
     def path(self) -> str | None: ...  # noqa: D102
     @property
@@ -22,7 +22,7 @@ class Source(Protocol):
 
 
 class TextSource(Source, Protocol):
-    """What reading text needs to know."""
+    """The settings that a text source needs."""
 
     @property
     def name(self) -> str | None: ...  # noqa: D102
@@ -35,12 +35,12 @@ class TextSource(Source, Protocol):
 
 
 def is_local(settings: Source) -> bool:
-    """Whether `path` is a local file rather than the name of a data set."""
+    """Whether `path` is a local file, not the name of a data set."""
     return settings.source == "file" or bool(settings.path and Path(settings.path).expanduser().is_file())
 
 
 def hub_errors() -> tuple[type[Exception], ...]:
-    """What `datasets` raises if a data set cannot be reached or read."""
+    """The exceptions that `datasets` raises if a data set cannot be reached or read."""
     from datasets.exceptions import DatasetsError
 
     return (DatasetsError, OSError, ValueError, RuntimeError)

@@ -1,6 +1,6 @@
-"""Where samples come from: embedded with the program or Python, a local file, or a data set of a hub.
+"""Sources of samples: data that come with this program or with Python, local files, and data sets of a hub.
 
-Embedded sources have two parts that share nothing, whatever the seed: `calibration` and `heldout`.
+Embedded sources have two parts, `calibration` and `heldout`, that share nothing for any seed.
 """
 
 from __future__ import annotations
@@ -22,19 +22,20 @@ HELDOUT_SHARE = 0.25  # of the embedded text's documents
 
 
 def check_source(settings: Source, kind: str, known: Iterable[str]) -> None:
-    """Raise InputError for an unknown source or part, or a hub source that names no data set."""
+    """Raise InputError if the source or part is unknown, or if a hub source names no data set."""
     if settings.source not in known:
         raise unknown(f"source of {kind}", settings.source, known)
     if settings.part not in PARTS:
         raise unknown("calibration.part", settings.part, PARTS)
     if settings.source == "hub" and not settings.path:
-        raise InputError("the name of a data set is needed: give calibration.path=NAME.")
+        raise InputError("calibration.path is not set: give the name of a data set, calibration.path=NAME.")
 
 
 def documents(text: TextSource, prefix: str = "calibration") -> Iterator[str]:
-    """The documents of a text source, in order; if a data set is streamed, in the order of the seed.
+    """The documents of a text source, in order. If a data set is streamed, the seed determines the order.
 
-    `prefix` is the group or setting that errors name. Raises InputError or UnreachableError.
+    `prefix` is the settings group that error messages name. Raises InputError if the source is malformed,
+    UnreachableError if a data set cannot be reached.
     """
     if text.source == "pydoc":
         return pydoc(text.part)
@@ -48,7 +49,7 @@ def documents(text: TextSource, prefix: str = "calibration") -> Iterator[str]:
 
 
 def items(settings: Source, prefix: str = "calibration") -> list[Item]:
-    """All items of a source. Raises InputError that names the line of a malformed one."""
+    """All items of a source. Raises InputError, which names the line, if an item is malformed."""
     if settings.source == "commonsense":
         return embedded_items(settings.part)
     if settings.source == "file":
@@ -61,7 +62,7 @@ def items(settings: Source, prefix: str = "calibration") -> list[Item]:
 
 
 def pydoc(part: str) -> Iterator[str]:
-    """The Python language reference that every Python carries, without the passages it holds twice."""
+    """The Python language reference that comes with Python, without repeated paragraphs."""
     from pydoc_data.topics import topics
 
     seen: set[str] = set()
@@ -77,14 +78,14 @@ def pydoc(part: str) -> Iterator[str]:
 def embedded_items(part: str) -> list[Item]:
     """One part of the multiple-choice items written for this project (Apache-2.0).
 
-    The parts take alternate lines, so that both have every topic of the file.
+    The parts take alternate lines, so that both contain every topic of the file.
     """
     path = Path(str(resources.files("pruning") / "data" / "commonsense.jsonl"))
     return [item(record, where) for where, record in json_lines(path)][PARTS.index(part) :: 2]
 
 
 def _part(named: Iterable[tuple[str, str]], part: str) -> Iterator[str]:
-    """The documents of one part. A digest of a document's name decides, so that no seed can move it."""
+    """The documents of one part. A digest of its name assigns a document to a part, independent of any seed."""
     for name, document in named:
         share = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4]) / 2**32
         if document and (share < HELDOUT_SHARE) == (part == "heldout"):
@@ -100,10 +101,12 @@ def _file_documents(path: Path, column: str, setting: str) -> Iterator[str]:
 
         try:
             frame = pandas.read_parquet(path)
-        except (OSError, ValueError) as error:  # what pyarrow raises is a ValueError
-            raise InputError(f"{path} is no parquet file ({first_line(error)}).") from error
+        except (OSError, ValueError) as error:  # pyarrow raises a ValueError
+            raise InputError(f"{path} is not a parquet file ({first_line(error)}).") from error
         if column not in frame:
-            raise InputError(f"{path} has no column '{column}', but {[*map(str, frame)]}: set {setting}.")
+            raise InputError(
+                f"{path} has no column '{column}': set {setting} to one of {', '.join(map(str, frame))}."
+            )
         yield from map(str, frame[column].dropna())
     else:
         yield read_text(path)

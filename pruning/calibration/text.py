@@ -13,12 +13,12 @@ from pruning.calibration import sources
 from pruning.calibration.samples import Row, Samples
 from pruning.core.errors import InputError
 
-SHORTEST = 8  # tokens of a window
+SHORTEST = 8  # the least number of tokens of a window
 
 
 @dataclass(frozen=True)
 class WindowDraw:
-    """`samples` windows of `length` tokens each, chosen with `seed`; `prefix` is the group that errors name."""
+    """Draws `samples` windows of `length` tokens with `seed`. `prefix` is the settings group in error messages."""
 
     samples: int
     length: int
@@ -26,7 +26,7 @@ class WindowDraw:
     prefix: str = "calibration"
 
     def check(self) -> None:
-        """Raise InputError for a number that is out of range."""
+        """Raise InputError if a number is out of range."""
         if self.samples < 1:
             raise InputError(f"{self.prefix}.samples={self.samples} is too few: give at least 1 window.")
         if self.length < SHORTEST:
@@ -36,9 +36,9 @@ class WindowDraw:
         check_seed(self.seed, self.prefix)
 
     def windows(self, documents: Iterable[str], tokenizer: Any, source: str, stream: bool = False) -> Samples:
-        """The windows of some documents. Raises InputError if the documents are too short for them.
+        """Draw windows from documents. Raises InputError if the documents are too short.
 
-        With `stream`, no more documents are read than the windows need.
+        With `stream`, only the documents that the windows need are read.
         """
         first = start_tokens(tokenizer)
         payload = self.length - len(first)
@@ -47,7 +47,7 @@ class WindowDraw:
         available = len(tokens) // payload
         if available < self.samples:
             raise InputError(
-                f"{source} is too short: it has {len(tokens)} tokens and {self.samples} windows of "
+                f"{source} is too short: it has {len(tokens)} tokens, but {self.samples} windows of "
                 f"{self.length} need {needed}: lower {self.prefix}.samples or {self.prefix}.length."
             )
         rng = np.random.default_rng(self.seed)
@@ -61,10 +61,10 @@ class WindowDraw:
 class Text:
     """`samples` windows of `length` tokens each, drawn without overlap.
 
-    The documents of the source are tokenised one by one and concatenated. The stream is cut into consecutive windows,
+    The documents of the source are tokenised one by one and concatenated. The result is cut into consecutive windows,
     and the seed chooses among them. If a hub data set is streamed, its documents are shuffled with the seed and the
-    first windows are taken. If the tokenizer begins every text with a token of its own (BOS), so does every window,
-    and `length` counts it. Every token of a window but the first is scored.
+    first windows are taken. If the tokenizer begins every text with a special token (BOS), every window also begins
+    with it, and `length` includes it. Every token of a window except the first is scored.
     """
 
     source: str
@@ -99,20 +99,20 @@ class Text:
 
 
 def check_seed(seed: int, prefix: str = "calibration") -> None:
-    """Raise InputError for a seed that the generator of random numbers does not accept."""
+    """Raise InputError if the seed is negative, because numpy's random generator does not accept it."""
     if seed < 0:
-        raise InputError(f"{prefix}.seed={seed} is negative: choose a number from 0 on.")
+        raise InputError(f"{prefix}.seed={seed} is negative: choose 0 or more.")
 
 
 def start_tokens(tokenizer: Any) -> tuple[int, ...]:
-    """The tokens that a tokenizer puts before every text by its own convention: BOS, or nothing."""
+    """The tokens that a tokenizer puts before every text: BOS, or nothing."""
     bos = tokenizer.bos_token_id
     ids = tokenizer("a").input_ids
     return (bos,) if bos is not None and ids and ids[0] == bos else ()
 
 
 def _tokens(documents: Iterable[str], tokenizer: Any, most: int | None) -> list[int]:
-    """Token ids of the documents, one after another; the first `most` of them, if given."""
+    """The token ids of the documents, concatenated. If `most` is given, only the first `most` ids."""
     ids: list[int] = []
     for batch in _batches(documents, 64):
         for document in tokenizer(batch, add_special_tokens=False, verbose=False).input_ids:

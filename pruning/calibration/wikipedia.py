@@ -1,6 +1,6 @@
-"""A sample of the English Wikipedia that the gensim wheel carries: 206 pages, of which 97 are prose (CC BY-SA).
+"""A sample of the English Wikipedia from the gensim wheel: 206 pages, 97 of them prose (CC BY-SA).
 
-The wheel is fetched on first use and unzipped; gensim itself is never installed or imported.
+The wheel is downloaded and unzipped on first use. gensim itself is never installed or imported.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ WHEEL = Wheel(
     member="gensim/test/test_data/enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2",
 )
 SHA256 = "a53f4648dec40467ebdcbc7a1307eddb51fe6e28e9309f6ebde81ba0d04bea2d"
-MINIMUM = 1000  # characters of prose below which a page is a redirect, a list or a stub
+MINIMUM = 1000  # a page with fewer characters of prose is a redirect, a list or a stub
 
 
 def articles() -> Iterator[tuple[str, str]]:
-    """Title and prose of each article, in the dump's order."""
+    """Yield the title and prose of each article, in the order of the dump."""
     path = extract([WHEEL], "wikipedia_sample.xml.bz2", SHA256)
     with bz2.open(path) as stream:
         title = ""
@@ -37,7 +37,7 @@ def articles() -> Iterator[tuple[str, str]]:
 
 
 def clean(wikitext: str) -> str:
-    """Wiki markup to plain paragraphs: templates, tables, references, headings and lists go, link texts stay."""
+    """Convert wiki markup to paragraphs: keep link texts; drop templates, tables, references, headings and lists."""
     text = re.sub(r"<!--.*?-->", "", wikitext, flags=re.S)
     text = re.sub(r"<ref[^>]*/>|<(ref|math|gallery|timeline|source)\b.*?</\1>", "", text, flags=re.S | re.I)
     for opening, closing in (("{{", "}}"), ("{|", "|}")):

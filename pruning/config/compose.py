@@ -1,4 +1,4 @@
-"""From a composed or a recorded configuration to a cell and a launcher."""
+"""Build a cell and a launcher from a composed or a recorded configuration."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PARTS = tuple(group for group in BUILT if group != "launcher")  # the groups tha
 
 
 def check_choices(arguments: Sequence[str]) -> None:
-    """Raise InputError, with near names, if the command line names an option that its group does not have."""
+    """Raise InputError, with similar names, if the command line names an option that its group does not have."""
     if any(argument.startswith(("--config-", "-cd", "-cn", "-cp")) for argument in arguments):
         return  # other folders may hold more options: Hydra itself checks them
     overrides = [a for a in arguments if "=" in a and not a.startswith("-")]
@@ -92,7 +92,7 @@ def cell_of(config: DictConfig, choices: Mapping[str, Any]) -> Cell:
 
 
 def recorded_cell(config: Mapping[str, Any], choices: Mapping[str, str]) -> Cell:
-    """The cell of a recorded configuration, as a job or an old result holds it. Raises as `cell_of` does."""
+    """The cell of a recorded configuration, from a job or an old result. Raises InputError as `cell_of` does."""
     whole = {**config, "launcher": None}
     for group in PARTS:
         whole[group] = restored(group, recorded(config[group]))
@@ -100,7 +100,7 @@ def recorded_cell(config: Mapping[str, Any], choices: Mapping[str, str]) -> Cell
 
 
 def restored(group: str, settings: Any) -> Any:
-    """Recorded settings of a group as Hydra instantiates them: with `_target_` for the class's name, at any depth."""
+    """Recorded settings of a group in Hydra's form: at any depth, a class's name becomes a `_target_`."""
     if not isinstance(settings, Mapping):
         return settings
     values = {key: restored(group, value) for key, value in settings.items() if key not in (CLASS, OPTION)}
@@ -114,17 +114,17 @@ def launcher_of(configs: Sequence[DictConfig]) -> Any:
     """The one launcher of a command. Raises InputError if its cells ask for different ones."""
     first = OmegaConf.to_container(configs[0].launcher, resolve=True)
     if any(OmegaConf.to_container(config.launcher, resolve=True) != first for config in configs):
-        raise InputError("launcher differs between cells: give each in a command of its own.")
+        raise InputError("launcher differs between cells: use a separate command for each launcher.")
     return instantiate(first, _convert_="all")
 
 
 def recorded_launcher(settings: Mapping[str, Any]) -> Any:
-    """The launcher of recorded settings, as a submission holds them."""
+    """The launcher of the recorded settings in a submission."""
     return instantiate(restored("launcher", recorded(settings)), _convert_="all")
 
 
 def _record(plain: dict[Any, Any], choices: Mapping[str, Any]) -> dict[str, Any]:
-    """What is recorded of a configuration: options and classes by name, and nothing about where a cell runs."""
+    """The recorded form of a configuration: options and classes by name, without launcher and resources."""
     config: dict[str, Any] = {str(key): recorded(value) for key, value in plain.items() if key != "launcher"}
     for group in PARTS:
         if group in choices:
@@ -145,14 +145,16 @@ def _check_calibration(cell: Cell) -> None:
 
 
 def _check_top(plain: dict[Any, Any]) -> None:
-    """Raise InputError for values that the types of the top level let through."""
+    """Raise InputError for invalid values that the types of the top level accept."""
     known = [item.name for item in dataclasses.fields(Config)]
     for name in plain.keys() - known:
         raise unknown("setting", str(name), known)
     if not re.fullmatch(r"[\w.+-]+", plain["study"]) or set(plain["study"]) <= {"."}:
-        raise InputError(f"study={plain['study']!r} names a file: use letters, digits, '.', '_', '-'.")
+        raise InputError(
+            f"study={plain['study']!r} is no file name: use letters, digits, '.', '_', '-', not only dots."
+        )
     if plain["seed"] < 0:
-        raise InputError(f"seed={plain['seed']} is negative: choose a number from 0 on.")
+        raise InputError(f"seed={plain['seed']} is negative: choose 0 or more.")
     if not plain["paths"]["results"]:
         raise InputError("paths.results is empty: give a folder.")
     ForwardSettings(**plain["forward"]).check()

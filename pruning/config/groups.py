@@ -1,4 +1,4 @@
-"""The groups of `conf/`: which options each has, and the class that an option configures."""
+"""The groups of `conf/`: the options of each group, and the class that an option configures."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ GROUPS = (
 )
 BUILT = GROUPS[:-1]  # an experiment is a set of choices, not a class
 
-# Packages with one class a file: a new file is a new class. The method is what makes a class one of the group.
+# Groups whose package has one class per file, so a new file adds a class. Every class of the group has the method.
 PACKAGES = {
     "algo": ("pruning.algo", "propose"),
     "objective": ("pruning.objective", "bind"),
     "calibration": ("pruning.calibration", "draw"),
     "eval": ("pruning.evaluation", "measure"),
 }
-# The others by name. These strings are resolved when a configuration is read, so nothing here imports them.
+# The classes of the other groups. These paths are resolved when a configuration is read, so nothing is imported here.
 NAMED = {
     "model": {"model": "pruning.models.spec:Model"},
     "compensation": {
@@ -52,10 +52,10 @@ NAMED = {
 
 
 def conf_folder() -> Path:
-    """The folder of the YAML files: beside the package in a checkout, inside it once installed."""
+    """The folder of the YAML files: beside the package in a checkout, inside it if installed."""
     package = Path(__file__).parents[1]
     return next(
-        folder for folder in (package.parent / "conf", package / "conf") if (folder / "config.yaml").exists()
+        folder for folder in (package / "conf", package.parent / "conf") if (folder / "config.yaml").exists()
     )
 
 
@@ -68,7 +68,7 @@ def options(group: str) -> list[str]:
 
 
 def members(group: str) -> Iterator[tuple[str, Any]]:
-    """Yield (schema name, class) of every class that options of a group can configure."""
+    """Yield (schema name, class) of every class that an option of the group can configure."""
     if group in PACKAGES:
         yield from settings_classes(*PACKAGES[group])
     for name, path in NAMED.get(group, {}).items():
@@ -81,14 +81,14 @@ def _by_name(group: str) -> dict[str, Any]:
 
 
 def class_named(group: str, name: str) -> Any:
-    """The class of a recorded name. Raises InputError, with near names, if the group has no such class."""
+    """The class with a recorded name. Raises InputError, with similar names, if the group has no such class."""
     if name not in _by_name(group):
         raise unknown(f"class of {group}", name, _by_name(group))
     return _by_name(group)[name]
 
 
 def calibrations(kind: str) -> list[str]:
-    """The options of `calibration` whose samples are of a kind; "any" means text or items."""
+    """The options of `calibration` with samples of this kind; "any" means text or items."""
     wanted = ("text", "items") if kind == "any" else (kind,)
     schemas = [f"/schema/calibration/{name}@" for name, cls in members("calibration") if cls.kind in wanted]
     texts = {name: (CONF / "calibration" / f"{name}.yaml").read_text() for name in options("calibration")}

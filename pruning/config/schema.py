@@ -1,7 +1,7 @@
 """The types of the top level of a configuration.
 
-The dataclass of an algorithm, objective, calibration, ... is the schema of its YAML files, so a typo in a key fails
-while the configuration is composed; these are the types of everything else.
+The dataclass of an algorithm, objective, calibration, ... is the schema of its YAML files, so a misspelt key fails
+while the configuration is composed. This module has the types of everything else.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from pruning.search.racing import Racing
 
 @dataclasses.dataclass
 class Paths:
-    """Where results go; relative to the folder in which the command is given."""
+    """Where results go; a relative path starts from the current folder."""
 
     results: str = "results"
 
 
 @dataclasses.dataclass
 class ScoreSettings:
-    """`share=false` times an algorithm alone: losses that other cells paid for are not used."""
+    """With `share=false`, a cell does not use losses that other cells computed: to time an algorithm alone."""
 
     share: bool = True
 
 
 @dataclasses.dataclass
 class Config:
-    """The top level. Groups are checked by the schemas of their own options."""
+    """The top level. The schemas of the options check the groups."""
 
     model: Any = MISSING
     objective: Any = MISSING

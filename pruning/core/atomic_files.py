@@ -1,4 +1,4 @@
-"""Reading and writing the files of a results folder: whole files atomically, journals line by line."""
+"""Read and write the files of a results folder: whole files atomically, journals line by line."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from pruning.core.units import MEBIBYTE
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file so that a reader, or a crash, sees either all of it or nothing of it."""
+    """Write a text file atomically: a reader sees either the old file or the new one, even after a crash."""
     write_bytes(path, text.encode())
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """The same for what is no text."""
+    """Write a binary file atomically, as `write_text` does."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -37,12 +37,12 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_json(path: Path, data: Any) -> None:
-    """Write JSON atomically; NaN is refused because it is not JSON."""
+    """Write JSON atomically. Raises ValueError for NaN and infinity, which JSON does not have."""
     write_text(path, json.dumps(data, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file; raises DamagedError with the file's name where it is no JSON."""
+    """Read a JSON file. Raises DamagedError with the file's name if it is not JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -50,7 +50,7 @@ def read_json(path: Path) -> Any:
 
 
 def append_line(path: Path, data: Any) -> None:
-    """Add one JSON line in a single write, so that a kill can tear at most the last line."""
+    """Append one JSON line in a single write, so that a kill can tear at most the last line."""
     line = (json.dumps(data, allow_nan=False) + "\n").encode()
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     try:
@@ -61,7 +61,7 @@ def append_line(path: Path, data: Any) -> None:
 
 
 def mend(path: Path) -> None:
-    """Cut a torn last line off a journal, so that the next line does not run into it."""
+    """Remove a torn last line from a journal, so that the next line is not appended to it."""
     if not path.exists():
         return
     data = path.read_bytes()
@@ -72,7 +72,7 @@ def mend(path: Path) -> None:
 
 
 def read_lines(path: Path, start: int = 0) -> Iterator[tuple[int, bytes]]:
-    """Complete lines from byte `start` on, each with the offset behind it; a torn last line is left out."""
+    """Yield (offset after the line, line) for the complete lines from byte `start` on; skip a torn last line."""
     with path.open("rb") as stream:
         stream.seek(start)
         for line in stream:
@@ -83,7 +83,7 @@ def read_lines(path: Path, start: int = 0) -> Iterator[tuple[int, bytes]]:
 
 
 def check_writable(folder: Path, needed: int = 64 * MEBIBYTE) -> None:
-    """Raise InputError unless `folder` can be made, written to, and has `needed` bytes free."""
+    """Raise InputError unless `folder` can be created and written to and has `needed` bytes free."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):

@@ -1,4 +1,4 @@
-"""Find the classes of a package that settings can choose: dataclasses that offer a given method."""
+"""Find the classes of a package that settings can choose: its dataclasses with a given method."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The exceptions of the project, all in one tree.
+"""The exceptions of the project; all derive from `PruningError`.
 
-What a user can mend by changing the command is an `InputError` and stops the command before anything
-expensive starts. Everything else fails one cell, is recorded in its result, and lets the others run.
+An `InputError` is an error that the user can correct. It stops the command before anything expensive starts.
+Any other error fails one cell: it is recorded in that cell's result, and the other cells run.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ from collections.abc import Iterable, Sequence
 
 
 class PruningError(Exception):
-    """Base of all errors that this project raises on purpose; its text is meant for the user."""
+    """Base class of the errors that this project raises on purpose; the text is written for the user."""
 
 
 class InputError(PruningError):
-    """A value in the configuration or in a file is wrong: the text names it, what is allowed, what to do."""
+    """A value in the configuration or a file is wrong; the text names it, what is allowed, and what to do."""
 
 
 class OutOfReachError(InputError):
-    """A search that would need far too many evaluations; in a grid, such a cell is left out and the others run."""
+    """A search would need far too many evaluations; a grid skips such a cell and runs the others."""
 
 
 class UnreachableError(PruningError):
@@ -27,7 +27,7 @@ class UnreachableError(PruningError):
 
 
 class UnskippableError(PruningError):
-    """A model whose blocks cannot be removed safely; the text says why."""
+    """The blocks of a model cannot be removed safely; the text says why."""
 
 
 class LossError(PruningError):
@@ -43,25 +43,25 @@ class ForeignError(PruningError):
 
 
 class MismatchError(PruningError):
-    """An exported model is not the masked model; the text says in what they differ."""
+    """An exported model differs from the masked model; the text says how."""
 
 
 class BusyError(PruningError):
-    """Another process is running this cell at the moment."""
+    """Another process is running this cell."""
 
 
 class RankError(PruningError):
-    """Of several processes that run a cell together, another one ended or does not answer."""
+    """Another of the processes that run a cell together has ended or does not answer."""
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's text, or its type where it has none: what fits into another sentence."""
+    """The first line of an error's text, to quote in another message; the error's type if there is no text."""
     lines = str(error).strip().splitlines()
     return lines[0].rstrip(".") if lines else type(error).__name__
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> InputError:
-    """An error for a misspelt name that lists the near ones first."""
+    """An InputError for an unknown name; its text gives similar names first, then all known names."""
     names = sorted(known)
     return InputError(
         f"unknown {what} '{name}'.{near_names(name, names)} Available: {', '.join(names) or 'none'}."
@@ -69,12 +69,12 @@ def unknown(what: str, name: str, known: Iterable[str]) -> InputError:
 
 
 def near_names(name: str, known: Sequence[str]) -> str:
-    """` Did you mean a or b?`, or nothing if no known name is near."""
+    """` Did you mean a or b?`; empty if no known name is similar."""
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     return f" Did you mean {' or '.join(near)}?" if near else ""
 
 
 def merged_error(errors: Sequence[PruningError]) -> InputError:
-    """All that is wrong, in one error, so that the user mends it in one go."""
+    """One error with the texts of all, so that the user can correct everything at once."""
     texts = list(dict.fromkeys(str(error) for error in errors))
     return InputError("\n".join(texts))

@@ -1,7 +1,7 @@
-"""From the terms of samples to a loss and its standard error.
+"""The loss and its standard error, from the terms of samples.
 
-A loss is a mean over samples: over the windows of a text each weighs as many tokens as it scores, over items all
-weigh the same. A mixed objective has samples of two kinds and a share for each. In general, with parts p, shares a_p,
+A loss is a weighted mean over samples. The weight of a text window is the number of tokens that it scores; items have
+equal weights. A mixed objective has two kinds of samples, its parts, and a share for each. With parts p, shares a_p,
 samples s of part p, weights w_s and terms t_s
 
     loss = sum over p of  a_p * m_p        m_p = sum over s of w_s t_s / sum over s of w_s
@@ -16,10 +16,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Estimate:
-    """Weights and parts of the samples, in their order, and the share of each part.
+    """The weight and the part of each sample, in order, and the share of each part.
 
-    Terms that are shorter than the weights belong to the first samples. Terms of two masks that differ by no more
-    than `ties` are equal but for an order among equals, which is nothing that a test may go by.
+    If there are fewer terms than weights, the terms belong to the first samples. A difference of `ties` or less
+    between the terms of two masks only orders equal terms, so tests must count it as 0.
     """
 
     weights: tuple[float, ...]
@@ -34,22 +34,22 @@ class Estimate:
 
     @property
     def least(self) -> int:
-        """The first so many samples are of every part that has a share."""
+        """The smallest number of first samples that covers every part with a share above 0."""
         parts = [part for part, share in enumerate(self.shares) if share]
         return 1 + max(self.parts.index(part) for part in parts if part in self.parts)
 
     def mean(self, terms: Sequence[float]) -> float:
-        """The loss; not finite if a term is not, NaN if a part has no sample among the first `len(terms)`."""
+        """The loss; not finite if a term is not; NaN if a part with a share has none of the samples in `terms`."""
         parts = [
             share * weighted_mean(values, weights) for share, values, weights in self._by_part(terms) if share
         ]
         return math.fsum(parts) if all(map(math.isfinite, parts)) else sum(parts)
 
     def error(self, terms: Sequence[float], whole: int | None = None) -> float:
-        """The standard error of the loss, by linearisation within each part; 0 where a part has one sample.
+        """The standard error of the loss, by linearisation within each part; a part with one sample adds 0.
 
-        With `whole`, the terms are taken for a random part of so many samples whose own mean is wanted, so the error
-        shrinks by sqrt(1 - n / whole) and vanishes where all are known.
+        With `whole`, the n terms are a random subset of `whole` samples, and the mean of all of these is estimated:
+        the error shrinks by sqrt(1 - n / whole) and is 0 if all are known.
         """
         rest = 1.0 if whole is None else max(0.0, 1 - len(terms) / whole)
         return math.sqrt(
@@ -60,15 +60,15 @@ class Estimate:
         )
 
     def differences(self, terms: Sequence[float], others: Sequence[float]) -> list[float]:
-        """What the terms of one mask are above those of another, sample by sample; 0 where they tie."""
-        found = (a - b for a, b in zip(terms, others, strict=True))
-        return [difference if abs(difference) > self.ties else 0.0 for difference in found]
+        """The terms of one mask minus those of another, sample by sample; 0 if they differ by `ties` or less."""
+        differences = (a - b for a, b in zip(terms, others, strict=True))
+        return [difference if abs(difference) > self.ties else 0.0 for difference in differences]
 
     def freedom(self, terms: Sequence[float]) -> float:
-        """The degrees of freedom of that error; 0, for no error is known, where a part has one sample.
+        """The degrees of freedom of `error`; 0 if a part with a share has one sample, since its error is unknown.
 
-        Of one part, its number of samples less one. Of several, whose variances differ, Welch and Satterthwaite's
-        number, (sum v)^2 / sum (v^2 / (n - 1)) with the variance v that each part adds.
+        For one part, this is the number of samples minus one. For several parts, whose variances differ, it is Welch
+        and Satterthwaite's (sum v)^2 / sum (v^2 / (n - 1)), where a part with n samples adds the variance v.
         """
         parts = [
             (share**2 * _variance(values, weights), len(values) - 1)
@@ -83,12 +83,12 @@ class Estimate:
 
     def _by_part(self, terms: Sequence[float]) -> Iterator[tuple[float, list[float], list[float]]]:
         for part, share in enumerate(self.shares):
-            mine = [s for s in range(len(terms)) if self.parts[s] == part]
-            yield share, [terms[s] for s in mine], [self.weights[s] for s in mine]
+            samples = [s for s in range(len(terms)) if self.parts[s] == part]
+            yield share, [terms[s] for s in samples], [self.weights[s] for s in samples]
 
 
 def weighted_mean(values: Sequence[float], weights: Sequence[float]) -> float:
-    """Mean in float64 by exact summation, whatever the order; NaN if there is none, not finite if one is not."""
+    """Weighted mean by exact summation, in any order; NaN if there are no values, not finite if a value is not."""
     if not values:
         return math.nan
     if not all(map(math.isfinite, values)):
@@ -97,7 +97,7 @@ def weighted_mean(values: Sequence[float], weights: Sequence[float]) -> float:
 
 
 def mean(values: Sequence[float]) -> float:
-    """The mean of values that all weigh the same."""
+    """The mean of values with equal weights."""
     return weighted_mean(values, [1.0] * len(values))
 
 
@@ -112,5 +112,5 @@ def _variance(values: Sequence[float], weights: Sequence[float]) -> float:
 
 
 def standard_error(values: Sequence[float]) -> float:
-    """Standard error of a plain mean: sample standard deviation (ddof 1) over the root of the count; 0 for one."""
+    """Standard error of a plain mean: sample standard deviation (ddof 1) / sqrt(count); 0 for one value."""
     return math.sqrt(_variance(values, [1.0] * len(values)))

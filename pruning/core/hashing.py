@@ -1,4 +1,4 @@
-"""Digests: of files, and of JSON."""
+"""Digests of files, texts and JSON data."""
 
 from __future__ import annotations
 
@@ -20,5 +20,5 @@ def text_sha256(text: str) -> str:
 
 
 def digest(data: Any) -> str:
-    """Eight hex digits of the SHA-256 of some JSON, whatever the order of its keys."""
+    """The first eight hex digits of the SHA-256 of JSON data; the order of keys does not matter."""
     return text_sha256(json.dumps(data, sort_keys=True))[:8]

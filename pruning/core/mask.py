@@ -11,7 +11,7 @@ from pruning.core.errors import InputError
 
 
 class MaskRecord(TypedDict):
-    """A mask, as `mask.json` and `result.json` hold it."""
+    """A mask in the form that `mask.json` and `result.json` hold."""
 
     n_blocks: Annotated[int, "Number of blocks of the dense model."]
     dropped: Annotated[list[int], "The removed blocks, sorted, counted from 0."]
@@ -21,8 +21,8 @@ class MaskRecord(TypedDict):
 class Mask:
     """Which of a model's blocks are removed.
 
-    `dropped` is sorted and free of duplicates whatever order it was given in, so that equal sets are
-    equal masks and hash alike. Raises InputError for an index outside 0..n_blocks-1.
+    `dropped` is sorted and has no duplicates, so equal sets give equal masks with equal hashes.
+    Raises InputError for an index outside 0..n_blocks-1.
     """
 
     n_blocks: int
@@ -38,12 +38,12 @@ class Mask:
     @property
     def kept(self) -> tuple[int, ...]:
         """The blocks that stay, in order."""
-        gone = set(self.dropped)
-        return tuple(i for i in range(self.n_blocks) if i not in gone)
+        dropped = set(self.dropped)
+        return tuple(i for i in range(self.n_blocks) if i not in dropped)
 
     @property
     def ratio(self) -> float:
-        """Fraction of the blocks that is removed."""
+        """The fraction of the blocks that is removed."""
         return len(self.dropped) / self.n_blocks
 
     def drop(self, *indices: int) -> Mask:
@@ -61,7 +61,7 @@ class Mask:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Mask:
-        """The inverse of `to_json`; raises InputError where a key is missing."""
+        """The inverse of `to_json`. Raises InputError if `data` is not a mask."""
         try:
             return cls(int(data["n_blocks"]), tuple(data["dropped"]))
         except (KeyError, TypeError, ValueError) as error:
@@ -101,7 +101,7 @@ class Space:
         return Mask(self.n_blocks)
 
     def free(self, dropped: Iterable[int] = ()) -> list[int]:
-        """Blocks that may still be removed once `dropped` are gone."""
+        """The blocks that may still be removed after `dropped`, in order."""
         closed = self.protected | set(dropped)
         return [i for i in range(self.n_blocks) if i not in closed]
 
@@ -111,20 +111,20 @@ class Space:
 
 
 def check_size(ratio: float | None, k: int | None) -> None:
-    """Raise InputError unless exactly one is given and can be right for some model."""
+    """Raise InputError unless exactly one of `ratio` and `k` is given, with a value that some model allows."""
     if (ratio is None) == (k is None):
         given = "neither is given" if k is None else f"both are given (ratio={ratio}, k={k})"
         raise InputError(f"give either ratio or k, not both: {given}.")
     if ratio is not None and not 0 < ratio < 1:
         raise InputError(f"ratio={ratio:g} is not a fraction of the blocks: choose one above 0 and below 1.")
     if k is not None and k < 1:
-        raise InputError(f"k={k} removes no block: choose k from 1 on.")
+        raise InputError(f"k={k} removes no block: choose 1 or more.")
 
 
 def block_count(n_blocks: int, ratio: float | None, k: int | None) -> int:
     """Number of blocks to remove: `k` itself, or round(ratio * n_blocks).
 
-    Raises InputError as `check_size` does, and where a ratio is so small that it rounds to no block.
+    Raises InputError as `check_size` does, and if a ratio is so small that it rounds to no block.
     """
     check_size(ratio, k)
     if ratio is None:
@@ -140,13 +140,13 @@ def block_count(n_blocks: int, ratio: float | None, k: int | None) -> int:
 
 
 def space(n_blocks: int, ratio: float | None, k: int | None, first: int = 0, last: int = 0) -> Space:
-    """The space of a configuration: `first` and `last` blocks protected at the ends of the model."""
+    """The space of a configuration; the `first` blocks of the model and its `last` blocks are protected."""
     if first < 0 or last < 0:
         raise InputError(f"protect.first={first} and protect.last={last}: neither may be negative.")
     if first + last >= n_blocks:
         raise InputError(
-            f"protect.first={first} and protect.last={last} leave no block of {n_blocks}: "
-            "choose two numbers from 0 that add up to less."
+            f"protect.first={first} and protect.last={last} protect all of {n_blocks} blocks: "
+            f"choose numbers with a sum below {n_blocks}."
         )
     protected = frozenset(range(first)) | frozenset(range(n_blocks - last, n_blocks))
     return Space(n_blocks, block_count(n_blocks, ratio, k), protected)

@@ -14,7 +14,7 @@ def error_of(metric: str) -> str:
 
 
 def without_error(name: str) -> str:
-    """The metric that a name belongs to: itself, or the one whose standard error it is."""
+    """The name of a metric, from this name or from the name of its standard error."""
     return name.removesuffix(_ERROR)
 
 
@@ -29,5 +29,5 @@ def kind_of(metric: str) -> str:
 
 
 def label_of(metric: str) -> str:
-    """The kind of a metric in words; an unknown kind stays as it is."""
+    """The kind of a metric in words; an unknown kind is returned unchanged."""
     return LABELS.get(kind_of(metric), kind_of(metric))

@@ -1,4 +1,4 @@
-"""Settings and records as flat names: `calibration.samples` for what stands in a dictionary within another."""
+"""Nested settings and records as flat names: `calibration.samples` for the key `samples` of `calibration`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def leaves(data: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield names such as `model.path`, after the prefix `path`, with their values; an empty mapping is a value."""
+    """Yield (name, value), such as `model.path`, with the prefix `path`; an empty mapping is a value."""
     for key, value in data.items():
         if isinstance(value, Mapping) and value:
             yield from leaves(value, f"{path}{key}.")

@@ -11,9 +11,9 @@ from pathlib import Path
 
 @contextmanager
 def staged(target: Path) -> Iterator[Path]:
-    """A hidden directory beside `target`; it is removed afterwards unless it was published.
+    """Yield a hidden directory beside `target`; it is removed afterwards unless it was published.
 
-    Raises OSError if it cannot be made.
+    Raises OSError if it cannot be created.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
@@ -25,7 +25,7 @@ def staged(target: Path) -> Iterator[Path]:
 
 
 def publish(partial: Path, target: Path) -> None:
-    """Rename a complete directory to `target`, unless another process has published the same there meanwhile."""
+    """Rename a complete directory to `target`; if another process has published it there meanwhile, keep that one."""
     try:
         partial.rename(target)
     except OSError:
@@ -34,7 +34,7 @@ def publish(partial: Path, target: Path) -> None:
 
 
 def replace(partial: Path, target: Path) -> None:
-    """Rename a complete directory to `target`, in place of what was there; if that fails, what was there stays."""
+    """Rename a complete directory to `target`, replacing an existing one; if that fails, the existing one stays."""
     if not target.exists():
         partial.rename(target)
         return

@@ -1,8 +1,8 @@
-"""Configurations as results record them: a class by its name, not by the module that it lives in.
+"""Configurations as results record them: with the name of a class, not with its module.
 
-Hydra needs `_target_: pruning.algo.greedy.Greedy`. A result that held this would be lost as soon as the class moves.
-So results hold `class: Greedy` and the name of the option, `option: greedy`. Results written before this form existed
-hold `_target_`; `recorded` reads both forms into the same one.
+Hydra needs `_target_: pruning.algo.greedy.Greedy`. A result with this path could not be matched after the class had
+moved. So results hold `class: Greedy` and the name of the option, `option: greedy`. Older results hold `_target_`;
+`recorded` converts both forms to the same one.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 TARGET, CLASS, OPTION = "_target_", "class", "option"
 
-# Classes that were renamed, by the import path that older results hold.
+# Classes that were renamed: the import path in older results, and the name today.
 RENAMED = {
     "pruning.compensation.Nothing": "NoCompensation",
     "pruning.track.Nothing": "NoTracker",
@@ -26,12 +26,12 @@ RENAMED = {
 def recorded(settings: Any) -> Any:
     """Settings with each `_target_`, at any depth, replaced by the name of its class.
 
-    Settings that are in the recorded form already stay as they are.
+    Settings that are already in the recorded form are unchanged.
     """
     if isinstance(settings, Mapping):
         return dict(_item(str(key), value) for key, value in settings.items())
     if isinstance(settings, list | tuple):
-        return [recorded(one) for one in settings]
+        return [recorded(item) for item in settings]
     return settings
 
 
@@ -42,12 +42,12 @@ def _item(key: str, value: Any) -> tuple[str, Any]:
 
 
 def without_option(settings: Any) -> Any:
-    """Recorded settings without the name of the option that they came from: what decides an outcome."""
+    """Recorded settings without the name of their option, which does not affect an outcome."""
     if isinstance(settings, Mapping):
         return {key: value for key, value in settings.items() if key != OPTION}
     return settings
 
 
 def same_settings(first: Any, second: Any) -> bool:
-    """Whether two settings of a group, in either form, are the same whatever their option is called."""
+    """Whether two settings of a group, in either form, are equal; the names of their options may differ."""
     return bool(without_option(recorded(first)) == without_option(recorded(second)))

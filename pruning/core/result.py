@@ -1,7 +1,7 @@
-"""`result.json`: what each key means, one reader and one writer.
+"""`result.json`: the meaning of each key, the only reader and the only writer.
 
-The sentence beside each key is what `docs/results_folder.md` prints, and a test holds the two together. Keys marked
-`NotRequired` are absent from results of older versions or of cells to which they do not apply.
+`docs/results_folder.md` prints the sentence beside each key, and a test checks that the two agree. Keys marked
+`NotRequired` are absent from results of older versions and of cells to which they do not apply.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pruning.core.recorded import recorded
 
 NAME = "result.json"
 
-Kind = Literal["dense", "pruned", "uncompensated"]  # of the models that have metrics in an evaluation
+Kind = Literal["dense", "pruned", "uncompensated"]  # the models that an evaluation measures
 MODELS: tuple[Kind, ...] = ("dense", "pruned", "uncompensated")
 
 
@@ -127,7 +127,7 @@ class ErrorRecord(TypedDict):
 
 
 class Failure(TypedDict):
-    """A cell that did not end well, as a command reports it; a `FailedResult` is one."""
+    """A failed cell, as a command reports it; a `FailedResult` has these keys too."""
 
     cell: str
     error: ErrorRecord
@@ -166,9 +166,9 @@ Result = DoneResult | FailedResult
 
 
 def read_result(folder: Path) -> Result | None:
-    """The result of a cell's folder, whatever version wrote it; None if there is none.
+    """The result in a cell's folder, in today's form even if an older version wrote it; None if there is none.
 
-    Raises DamagedError if the file holds no result.
+    Raises DamagedError if the file does not hold a result.
     """
     path = folder / NAME
     try:
@@ -185,7 +185,7 @@ def read_result(folder: Path) -> Result | None:
 
 
 def read_done(folder: Path) -> DoneResult:
-    """The result of a folder whose cell is known to be finished. Raises DamagedError if it is not."""
+    """The result of a finished cell. Raises DamagedError if the folder holds none."""
     result = read_result(folder)
     if result is None or result["status"] != "done":
         raise DamagedError(f"{folder} holds no finished result: run the cell again.")
@@ -193,5 +193,5 @@ def read_done(folder: Path) -> DoneResult:
 
 
 def write_result(folder: Path, result: Result) -> None:
-    """Write the result of a cell's folder atomically; NaN is refused."""
+    """Write a result into a cell's folder atomically. Raises ValueError for NaN and infinity."""
     atomic_files.write_json(folder / NAME, cast(Mapping[str, Any], result))

@@ -14,8 +14,8 @@ from pruning.core.trace import TraceLine
 class Score:
     """The loss of one mask under one objective, with its per-sample terms; lower is better.
 
-    `seconds` is the time it took this cell; 0 marks a score that another cell had paid for. A partial score, over the
-    first samples only, says `of` how many there are; a full one says None.
+    `seconds` is the time that this cell took to compute it; 0 if another cell had computed it. In a partial score,
+    which covers the first samples only, `of` is the number of all samples; in a full score it is None.
     """
 
     mask: Mask
@@ -47,7 +47,7 @@ class Score:
 
     @classmethod
     def from_line(cls, line: TraceLine, n_blocks: int) -> Score:
-        """The score of a line. Raises InputError for blocks that the model does not have."""
+        """The score that a line holds. Raises InputError for blocks that the model does not have."""
         mask = Mask(n_blocks, tuple(line["dropped"]))
         return cls(
             mask,
@@ -58,5 +58,5 @@ class Score:
         )
 
     def exceeds(self, other: Score | None) -> bool:
-        """Whether it knows more samples than another score of the same mask."""
+        """Whether this score covers more samples than `other`, an earlier score of the same mask if there is one."""
         return other is None or len(self.samples) > len(other.samples)

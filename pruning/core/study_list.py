@@ -1,4 +1,4 @@
-"""`studies/<name>.json`: which cells a study asks for, so that a missing cell is told from one nobody wanted."""
+"""`studies/<name>.json`: the cells that a study asks for, so that missing cells can be found."""
 
 from __future__ import annotations
 

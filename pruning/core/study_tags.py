@@ -1,6 +1,7 @@
-"""Which cells each study asks for, as tags of an MLflow experiment: no run tells of a cell that has not ended.
+"""The cells that each study asks for, as tags of an MLflow experiment.
 
-A tag holds 5,000 characters, so a list takes as many as it needs: `study NAME 0`, `study NAME 1`, ...
+A cell that has not ended has no run, so the runs alone do not show which cells are missing. A tag holds up to 5,000
+characters, so a long list is split over several tags: `study NAME 0`, `study NAME 1`, ...
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ LONGEST = 4900  # characters
 
 
 def record_studies(client: Any, experiment: str, results: Path) -> None:
-    """Record the studies of a results folder. Cells that another folder has added to one of them stay in it."""
+    """Record the studies of a results folder; keep the cells that another folder has added to the same studies."""
     known = read_studies(client.get_experiment(experiment).tags)
     for name in study_list.names(results):
         cells = dict.fromkeys([*known.get(name, ()), *study_list.read_study(results, name)])
@@ -28,10 +29,10 @@ def record_studies(client: Any, experiment: str, results: Path) -> None:
 
 def read_studies(tags: Mapping[str, str]) -> dict[str, list[str]]:
     """The cells of each study, from the tags of an experiment."""
-    found: dict[str, dict[int, str]] = {}
+    studies: dict[str, dict[int, str]] = {}
     for tag, line in tags.items():
         word, _, rest = tag.partition(" ")
         name, _, number = rest.rpartition(" ")
         if word == FIRST and number.isdigit():
-            found.setdefault(name, {})[int(number)] = line
-    return {name: " ".join(lines[n] for n in sorted(lines)).split() for name, lines in found.items()}
+            studies.setdefault(name, {})[int(number)] = line
+    return {name: " ".join(lines[n] for n in sorted(lines)).split() for name, lines in studies.items()}

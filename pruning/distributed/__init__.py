@@ -1,1 +1,1 @@
-"""Several processes (ranks) that run one cell together: where they meet, and what they exchange."""
+"""Several processes (ranks) that run one cell together: how they find each other and what they exchange."""

@@ -1,7 +1,7 @@
-"""Several processes with one task, its ranks: who does what, and sums over all. With one process, nothing happens.
+"""Collective operations of the processes (ranks) that run one cell together; with one process, they do nothing.
 
-Each rank holds the whole model and takes its share of the samples. What they tell each other are losses, kilobytes
-of float64 in memory, so gloo carries it on every machine, with GPUs or without, and no GPU waits for another.
+Each rank holds the whole model and takes its share of the samples. Ranks exchange only losses: kilobytes of float64
+in CPU memory. So gloo is enough on every machine, with or without GPUs, and no GPU waits for another.
 """
 
 from __future__ import annotations
@@ -21,39 +21,39 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# A rank that dies is noticed at once. These are for one that hangs, or that never starts.
+# A rank that dies is noticed at once. These time limits are for a rank that hangs and for one that never starts.
 PATIENCE, ARRIVAL = timedelta(hours=2), timedelta(minutes=10)
-FAILURE = "failure"  # what the first rank to fail says, under this name
+FAILURE = "failure"  # the key under which a rank that fails stores its error
 
 _store: Any = None
 
 
 @contextmanager
 def joined_ranks() -> Iterator[None]:
-    """Within this context, the ranks that torchrun or submitit started work as one; contexts nest.
+    """Join the ranks that torchrun or submitit started, for the time of this context; contexts nest.
 
-    Each sees its share of the GPUs. Raises RankError where a rank does not come and, within the context, where one
-    ends before the others; what it failed of is told to all.
+    Each rank sees its share of the GPUs. Raises RankError if a rank does not arrive or, within the context, ends
+    before the others; the text quotes the error of that rank, if it is known.
     """
     from pruning.distributed.rendezvous import find_rendezvous
 
-    place = find_rendezvous()
-    if place is None or _world()[1] > 1:
+    rendezvous = find_rendezvous()
+    if rendezvous is None or _world()[1] > 1:
         yield
         return
-    place.take_share()
-    _join(place)
+    rendezvous.take_share()
+    _join(rendezvous)
     try:
         yield
     except BaseException as error:
-        _tell(error)
+        _report_failure(error)
         raise
     finally:
         _leave()
 
 
 def world_size() -> int:
-    """How many ranks there are."""
+    """The number of ranks."""
     return _world()[1]
 
 
@@ -63,61 +63,61 @@ def is_first() -> bool:
 
 
 def share_of(tasks: Sequence[T]) -> Sequence[T]:
-    """This rank's share of some tasks, dealt out like cards."""
+    """This rank's share of `tasks`: with n ranks, every n-th task."""
     rank, size = _world()
     return tasks[rank::size]
 
 
 def gather(results: Sequence[T]) -> list[T]:
-    """The results of all ranks for the tasks that `own` dealt out, in the order of the tasks, on all of them."""
+    """The results of all ranks for the tasks that `share_of` divided, in the order of the tasks, on every rank."""
     import torch.distributed as dist
 
     size = world_size()
     if size == 1:
         return list(results)
-    hands: list[Any] = [None] * size
-    _heard(lambda: dist.all_gather_object(hands, list(results)))
-    return [hands[number % size][number // size] for number in range(sum(map(len, hands)))]
+    shares: list[Any] = [None] * size
+    _exchange(lambda: dist.all_gather_object(shares, list(results)))
+    return [shares[number % size][number // size] for number in range(sum(map(len, shares)))]
 
 
 def all_sum(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """The sum over ranks, in float64, the same on all of them."""
+    """The sum of `values` over the ranks, in float64, on every rank."""
     import torch
     import torch.distributed as dist
 
     if world_size() == 1:
         return values
     tensor = torch.from_numpy(values.copy())
-    _heard(lambda: dist.all_reduce(tensor))
+    _exchange(lambda: dist.all_reduce(tensor))
     summed: np.ndarray[Any, Any] = tensor.numpy()
     return summed
 
 
 def all_max(value: float) -> float:
-    """The largest value that any rank has, so that all of them plan alike."""
+    """The largest `value` of any rank, on every rank, so that all make the same plan."""
     import torch
     import torch.distributed as dist
 
     if world_size() == 1:
         return value
     tensor = torch.tensor(value, dtype=torch.float64)
-    _heard(lambda: dist.all_reduce(tensor, dist.ReduceOp.MAX))
+    _exchange(lambda: dist.all_reduce(tensor, dist.ReduceOp.MAX))
     return float(tensor)
 
 
 def broadcast(value: T) -> T:
-    """What the first rank says, on all of them."""
+    """The `value` of the first rank, on every rank."""
     import torch.distributed as dist
 
     if world_size() == 1:
         return value
     box = [value]
-    _heard(lambda: dist.broadcast_object_list(box))
+    _exchange(lambda: dist.broadcast_object_list(box))
     return box[0]
 
 
 def on_first(action: Callable[[], T]) -> T:
-    """Let the first rank do something; all get what it returns, or raise what it raises."""
+    """Run `action` on the first rank; every rank returns its result or raises its exception."""
     if world_size() == 1:
         return action()
     answer: tuple[Any, BaseException | None] = (None, None)
@@ -133,11 +133,11 @@ def on_first(action: Callable[[], T]) -> T:
 
 
 def any_failure(error: Exception | None) -> Exception | None:
-    """The failure of this rank or, if it has none, of any other; None where all have succeeded."""
+    """This rank's error; if it has none, a RankError for an error of another rank; None if no rank has one."""
     if world_size() == 1:
         return error
-    told = gather([None if error is None else f"{type(error).__name__}: {error}"])
-    others = [text for text in told if text is not None]
+    texts = gather([None if error is None else f"{type(error).__name__}: {error}"])
+    others = [text for text in texts if text is not None]
     return (
         error
         if error is not None or not others
@@ -146,27 +146,29 @@ def any_failure(error: Exception | None) -> Exception | None:
 
 
 def _world() -> tuple[int, int]:
-    """This process's rank, and how many there are."""
-    dist = sys.modules.get("torch.distributed")  # where it was never imported, nobody has met
+    """This process's rank and the number of ranks."""
+    dist = sys.modules.get("torch.distributed")  # if it was never imported, no ranks are joined
     if dist is None or not (dist.is_available() and dist.is_initialized()):
         return 0, 1
     return dist.get_rank(), dist.get_world_size()
 
 
-def _join(place: Rendezvous) -> None:
+def _join(meeting: Rendezvous) -> None:
     global _store
     import torch.distributed as dist
     from torch.distributed.distributed_c10d import PrefixStore
     from torch.distributed.rendezvous import rendezvous
 
     try:
-        met = rendezvous(place.address, place.rank, place.size, timeout=ARRIVAL)
-        store, rank, size = next(iter(met))
+        stores = rendezvous(meeting.address, meeting.rank, meeting.size, timeout=ARRIVAL)
+        store, rank, size = next(iter(stores))
         _store = PrefixStore("pruning", store)
         dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=PATIENCE)
     except (RuntimeError, ValueError) as error:
-        where = f"rank {place.rank} of {place.size} met no others at {place.address}"
-        raise RankError(f"{where} ({error}).") from error
+        rank_text = f"rank {meeting.rank} of {meeting.size}"
+        raise RankError(
+            f"{rank_text} could not join the other ranks at {meeting.address} ({error}): check that all have started."
+        ) from error
 
 
 def _leave() -> None:
@@ -178,28 +180,29 @@ def _leave() -> None:
         dist.destroy_process_group()
 
 
-def _tell(error: BaseException) -> None:
-    """Leave word of a failure for those who will miss this rank."""
+def _report_failure(error: BaseException) -> None:
+    """Store the error of this rank, so that the other ranks can quote it."""
     if _store is None or isinstance(error, RankError):
         return
     try:
         _store.set(FAILURE, f"{type(error).__name__}: {error}")
-    except RuntimeError:  # the rank that keeps what is told has gone
+    except RuntimeError:  # the rank that serves the store has ended
         return
 
 
-def _heard(exchange: Callable[[], Any]) -> None:
-    """Exchange something with the others. Raises RankError, with what is known, where one of them is gone."""
+def _exchange(operation: Callable[[], Any]) -> None:
+    """Run a collective operation. Raises RankError, with the stored error if there is one, if a rank is gone."""
     try:
-        exchange()
+        operation()
     except RuntimeError as error:
-        why = f" ({told})" if (told := _why()) else ""
+        reason = f" ({text})" if (text := _reported_failure()) else ""
         raise RankError(
-            f"another rank of this cell ended or did not answer{why}: its own log says more."
+            f"another rank of this cell ended or did not answer{reason}: see the log of that rank."
         ) from error
 
 
-def _why() -> str:
+def _reported_failure() -> str:
+    """The error that another rank has stored; empty if there is none."""
     try:
         known = _store is not None and _store.check([FAILURE])
         return str(_store.get(FAILURE).decode()) if known else ""

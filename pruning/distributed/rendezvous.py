@@ -1,4 +1,4 @@
-"""Where the ranks of a job meet, and which GPUs each may use: what the environments of torchrun and submitit say."""
+"""Where the ranks of a job meet and which GPUs each may use, from the environment of torchrun or submitit."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 @dataclass(frozen=True)
 class Rendezvous:
-    """One rank of `size`, and of `local_size` on its machine; `address` is a URL of torch.distributed."""
+    """Rank `rank` of `size`, and `local_rank` of `local_size` on its machine; `address` is for torch.distributed."""
 
     rank: int
     size: int
@@ -22,21 +22,21 @@ class Rendezvous:
     address: str
 
     def take_share(self) -> None:
-        """Leave this process its own GPUs, and as many threads as it has cores. Before CUDA is first used."""
-        mine = share(os.environ, visible(os.environ), self.local_rank, self.local_size)
-        if mine is not None:
-            os.environ[VISIBLE] = mine
+        """Restrict this process to its share of GPUs and cores. Call this before CUDA is first used."""
+        gpus = share(os.environ, visible(os.environ), self.local_rank, self.local_size)
+        if gpus is not None:
+            os.environ[VISIBLE] = gpus
         _set_threads(self.local_size)
 
 
 def find_rendezvous() -> Rendezvous | None:
-    """This process's place among others; None where it is alone."""
-    found = _of_torchrun(os.environ) or _of_submitit()
-    return found if found is not None and found.size > 1 else None
+    """This process's rank and where to meet the others; None if it is the only rank."""
+    rendezvous = _of_torchrun(os.environ) or _of_submitit()
+    return rendezvous if rendezvous is not None and rendezvous.size > 1 else None
 
 
 def visible(environment: Mapping[str, str]) -> list[str]:
-    """The names of the GPUs that this process may use, as CUDA_VISIBLE_DEVICES has them."""
+    """The names of the GPUs that this process may use: those in CUDA_VISIBLE_DEVICES or, if it is unset, all."""
     given = environment.get(VISIBLE)
     if given is not None:
         return [name.strip() for name in given.split(",") if name.strip()]
@@ -46,24 +46,24 @@ def visible(environment: Mapping[str, str]) -> list[str]:
 
 
 def share(environment: Mapping[str, str], gpus: list[str], rank: int, size: int) -> str | None:
-    """A rank's part of its machine's GPUs, by their names; None where they are to be left as they are.
+    """The GPUs of local rank `rank`, as a value of CUDA_VISIBLE_DEVICES; None if that should stay unchanged.
 
-    Neighbours in the list, which are likely to be near each other, stay together. Raises InputError for fewer GPUs
-    than ranks.
+    Neighbours in `gpus` stay together, because they are likely to be well connected. Raises InputError if there are
+    fewer GPUs than ranks.
     """
     if not gpus or _bound(environment):
         return None
     if len(gpus) < size:
         raise InputError(
-            f"{size} ranks on one machine share {len(gpus)} GPUs ({VISIBLE}={','.join(gpus)}): ask for one or more "
-            "for each (model.resources: ranks, gpus_per_rank), or start fewer ranks."
+            f"{size} ranks on one machine share {len(gpus)} GPUs ({VISIBLE}={','.join(gpus)}), but each needs at "
+            "least one: request more GPUs (model.resources: ranks, gpus_per_rank) or start fewer ranks."
         )
     each = len(gpus) // size
     return ",".join(gpus[rank * each : (rank + 1) * each])
 
 
 def _bound(environment: Mapping[str, str]) -> bool:
-    """Whether SLURM has given each task GPUs of its own already. The third speaks of cores, too."""
+    """Whether SLURM has already given each task separate GPUs. SLURM_TRES_PER_TASK may list only cores."""
     given = (environment.get(name, "") for name in ("SLURM_GPUS_PER_TASK", "SLURM_GPU_BIND"))
     return any(value not in ("", "none") for value in given) or "gpu" in environment.get(
         "SLURM_TRES_PER_TASK", ""
@@ -84,19 +84,21 @@ def _of_submitit() -> Rendezvous | None:
         return None
     from submitit.helpers import TorchDistributedEnvironment
 
-    # Its `export` would write the local rank over the GPUs that the scheduler has given: what it knows is enough.
-    found = TorchDistributedEnvironment()
-    alone = found.local_world_size == found.world_size
-    host = "127.0.0.1" if alone else found.master_addr  # a laptop's own name need not resolve
-    place = (found.rank, found.world_size, found.local_rank, found.local_world_size)
-    return Rendezvous(*place, f"tcp://{host}:{found.master_port}")
+    # Only read it: its `export` would overwrite the scheduler's CUDA_VISIBLE_DEVICES with the local rank.
+    environment = TorchDistributedEnvironment()
+    one_machine = environment.local_world_size == environment.world_size
+    host = "127.0.0.1" if one_machine else environment.master_addr  # a laptop's host name may not resolve
+    local = environment.local_rank, environment.local_world_size
+    return Rendezvous(
+        environment.rank, environment.world_size, *local, f"tcp://{host}:{environment.master_port}"
+    )
 
 
 def _set_threads(ranks: int) -> None:
-    """A scheduler without cgroups limits nothing, and two ranks that both use all cores are slower than one."""
+    """Limit the threads to this rank's cores: two ranks that both use all cores are slower than one rank."""
     import torch
 
     if "OMP_NUM_THREADS" in os.environ:
         return
-    asked = os.environ.get("SLURM_CPUS_PER_TASK")
-    torch.set_num_threads(int(asked) if asked else max(1, len(os.sched_getaffinity(0)) // ranks))
+    cores = os.environ.get("SLURM_CPUS_PER_TASK")
+    torch.set_num_threads(int(cores) if cores else max(1, len(os.sched_getaffinity(0)) // ranks))

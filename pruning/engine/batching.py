@@ -1,11 +1,11 @@
-"""Token rows as batches that a model can run: sorted by length, padded, choices of an item packed into one row.
+"""Turn token rows into batches for a model: sorted by length, padded, the choices of an item packed into one line.
 
-An item's choices share its prompt. Packed, the prompt stands once and the choices behind it, each seeing the
-prompt and itself but not the others, each counted from where the prompt ends:
+An item's choices share its prompt. A packed line has the prompt once, followed by the choices. Each choice attends
+to the prompt and itself but not to the other choices, and its positions continue from the end of the prompt:
 
     tokens     q q q a a b b b        a, b: two answers to the question q
     position   0 1 2 3 4 3 4 5
-    segment    0 0 0 1 1 2 2 2        token i sees token j <= i if j's segment is 0 or i's own
+    segment    0 0 0 1 1 2 2 2        token i attends to j <= i if j's segment is 0 or that of i
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TokenLine:
-    """One line of a batch: tokens, their positions and segments, and what is to be scored.
+    """One line of a batch: tokens, their positions and segments, and the tokens to score.
 
-    A target (place, token, row): the logits at `place` predict `token`, whose log-likelihood counts for `row`.
+    A target is (index, token, row): the logits at `index` predict `token`, whose log-likelihood counts for `row`.
     """
 
     tokens: tuple[int, ...]
@@ -37,35 +37,35 @@ class TokenLine:
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """What a model is given, and n targets: places (n,) in the flattened (B * T) tokens, token ids, row numbers."""
+    """Inputs of a model, and n targets: indices (n,) into the flattened (B * T) tokens, token ids, row numbers."""
 
     ids: Tensor  # (B, T), right-padded
-    attention: Tensor | None  # (B, T) of 0 and 1, (B, 1, T, T) of booleans, or None where nothing is masked
+    attention: Tensor | None  # (B, T) of 0 and 1, (B, 1, T, T) of booleans, or None if nothing is masked
     positions: Tensor | None  # (B, T), or None for 0, 1, 2, ...
-    places: Tensor
+    indices: Tensor
     targets: Tensor
     rows: Tensor
 
     def inputs(self, device: torch.device, dtype: torch.dtype, copies: int = 1) -> dict[str, Tensor]:
-        """Keyword arguments of the model's forward, for `copies` of this batch one below the other."""
-        found = {"input_ids": self.ids.to(device)}
+        """Keyword arguments of the model's forward, for `copies` of this batch, stacked along the batch axis."""
+        arguments = {"input_ids": self.ids.to(device)}
         if self.attention is not None:
-            found["attention_mask"] = self.attention.to(device)
-            if self.attention.dim() == 4:  # added to the scores, as every attention kernel takes it
-                barred = torch.finfo(dtype).min
-                found["attention_mask"] = torch.where(found["attention_mask"], 0.0, barred).to(dtype)
+            mask = self.attention.to(device)
+            if self.attention.dim() == 4:  # additive, since every attention kernel accepts such a mask
+                mask = torch.where(mask, 0.0, torch.finfo(dtype).min).to(dtype)
+            arguments["attention_mask"] = mask
         if self.positions is not None:
-            found["position_ids"] = self.positions.to(device)
-        return {name: tensor.repeat(copies, *[1] * (tensor.dim() - 1)) for name, tensor in found.items()}
+            arguments["position_ids"] = self.positions.to(device)
+        return {name: tensor.repeat(copies, *[1] * (tensor.dim() - 1)) for name, tensor in arguments.items()}
 
 
 def single(rows: Sequence[Row]) -> list[TokenLine]:
-    """A line for each row."""
+    """One line per row."""
     return [_line([(number, row)], len(row.input_ids)) for number, row in enumerate(rows)]
 
 
 def packed(rows: Sequence[Row]) -> list[TokenLine]:
-    """A line for each item, its choices behind their common prompt; a line for each row of a text."""
+    """One line per item, with its choices after their common prompt; one line per row of a text."""
     numbered = enumerate(rows)
     groups = groupby(
         numbered, key=lambda pair: ("row", pair[0]) if pair[1].item is None else ("item", pair[1].item)
@@ -74,10 +74,10 @@ def packed(rows: Sequence[Row]) -> list[TokenLine]:
 
 
 def make_batches(lines: Sequence[TokenLine], batch_tokens: int) -> list[Batch]:
-    """Lines sorted by length and cut into batches of at most `batch_tokens` tokens, padding included.
+    """Sort lines by length and cut them into batches of at most `batch_tokens` tokens, padding included.
 
-    The cut depends on the lines alone, so that losses repeat to the last bit. A line that is longer than
-    `batch_tokens` is a batch of its own.
+    The batches depend only on the lines, so that losses repeat to the last bit. A line longer than `batch_tokens`
+    is a batch of its own.
     """
     ordered = sorted(lines, key=lambda line: (len(line.tokens), line.targets))
     batches: list[list[TokenLine]] = []
@@ -89,7 +89,7 @@ def make_batches(lines: Sequence[TokenLine], batch_tokens: int) -> list[Batch]:
 
 
 def _common(rows: Iterable[Row]) -> int:
-    """How many tokens all rows begin with, none of them scored in any row but as the next one's prompt."""
+    """How many tokens all rows have in common before the first token that is scored in any of them."""
     members = list(rows)
     limit = min(row.span[0] for row in members)
     first = members[0].input_ids
@@ -98,18 +98,18 @@ def _common(rows: Iterable[Row]) -> int:
 
 
 def _line(members: Sequence[tuple[int, Row]], prompt: int) -> TokenLine:
-    """Rows behind the `prompt` tokens that they share."""
+    """A line of numbered rows that share their first `prompt` tokens."""
     tokens = list(members[0][1].input_ids[:prompt])
     positions, segments, targets = list(range(prompt)), [0] * prompt, []
     for segment, (number, row) in enumerate(members, start=1):
         shift = len(tokens) - prompt
-        own = row.input_ids[prompt:]
-        tokens += own
-        positions += range(prompt, prompt + len(own))
-        segments += [segment] * len(own)
+        choice = row.input_ids[prompt:]
+        tokens += choice
+        positions += range(prompt, prompt + len(choice))
+        segments += [segment] * len(choice)
         for t in range(*row.span):
-            place = t - 1 if t - 1 < prompt else t - 1 + shift
-            targets.append((place, row.input_ids[t], number))
+            index = t - 1 if t - 1 < prompt else t - 1 + shift
+            targets.append((index, row.input_ids[t], number))
     return TokenLine(tuple(tokens), tuple(positions), tuple(segments), tuple(targets))
 
 
@@ -117,24 +117,24 @@ def _batch(lines: Sequence[TokenLine]) -> Batch:
     width = max(len(line.tokens) for line in lines)
     ids = torch.tensor([_filled(line.tokens, width, 0) for line in lines])
     flat = [
-        (b * width + place, token, row) for b, line in enumerate(lines) for place, token, row in line.targets
+        (b * width + index, token, row) for b, line in enumerate(lines) for index, token, row in line.targets
     ]
-    places, targets, rows = (torch.tensor(column) for column in zip(*flat, strict=True))
+    indices, targets, rows = (torch.tensor(column) for column in zip(*flat, strict=True))
     if all(max(line.segments) <= 1 for line in lines):
         attention = torch.tensor([_filled((1,) * len(line.tokens), width, 0) for line in lines])
         padded = bool((attention == 0).any())
-        return Batch(ids, attention if padded else None, None, places, targets, rows)
+        return Batch(ids, attention if padded else None, None, indices, targets, rows)
     positions = torch.tensor([_filled(line.positions, width, 0) for line in lines])
     segments = torch.tensor([_filled(line.segments, width, -1) for line in lines])
-    return Batch(ids, _visible(segments), positions, places, targets, rows)
+    return Batch(ids, _visible(segments), positions, indices, targets, rows)
 
 
 def _visible(segments: Tensor) -> Tensor:
-    """(B, T) segments to (B, 1, T, T): which token, in a line, may look at which; padding looks at itself."""
+    """(B, T) segments to a (B, 1, T, T) mask: which token attends to which; padding attends to itself."""
     length = segments.shape[1]
     causal = torch.ones(length, length, dtype=torch.bool).tril()
-    of, at = segments[:, :, None], segments[:, None, :]
-    visible = causal & ((at == 0) | (at == of)) | torch.eye(length, dtype=torch.bool)
+    query, key = segments[:, :, None], segments[:, None, :]
+    visible = causal & ((key == 0) | (key == query)) | torch.eye(length, dtype=torch.bool)
     return visible[:, None]
 
 

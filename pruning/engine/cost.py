@@ -11,10 +11,10 @@ from pruning.distributed import collectives
 
 @dataclass
 class Cost:
-    """What forward passes cost. A block forward is one block over all samples.
+    """What forward passes cost. One block forward runs one block on all samples.
 
-    `block_forwards_alone` is how many the same masks would have cost, each evaluated by itself; `block_tokens` how
-    many tokens were put through a block, over all blocks; `peak_memory` is in bytes.
+    `block_forwards_alone` is how many the same masks would have cost if each had been evaluated alone.
+    `block_tokens` is how many tokens a block has processed, summed over blocks. `peak_memory` is in bytes.
     """
 
     block_forwards: float = 0.0
@@ -24,7 +24,7 @@ class Cost:
     peak_memory: int = 0
 
     def plus(self, other: Cost) -> Cost:
-        """The sum; of two peaks, the higher."""
+        """The sum of both; for `peak_memory`, the maximum."""
         return Cost(
             round(self.block_forwards + other.block_forwards, 3),
             self.block_forwards_alone + other.block_forwards_alone,
@@ -34,7 +34,7 @@ class Cost:
         )
 
     def over_ranks(self) -> Cost:
-        """What all ranks have spent together: the work of each, the time and memory of the one that needed most."""
+        """The cost over all ranks: the sum of their work, the maximum of their time and of their memory."""
         if collectives.world_size() == 1:
             return replace(self)
         forwards, tokens = collectives.all_sum(

@@ -1,4 +1,4 @@
-"""What the devices of a model have, what was used of them, and how exactly they compute."""
+"""The devices of a model: their free memory, their peak use, and how exactly they compute."""
 
 from __future__ import annotations
 
@@ -11,14 +11,17 @@ import psutil
 import torch
 from torch import nn
 
-WORKSPACE = ("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it, cuBLAS may add up in another order next time
+WORKSPACE = (
+    "CUBLAS_WORKSPACE_CONFIG",
+    ":4096:8",
+)  # without it, cuBLAS may add in another order in the next run
 
 
 def exact(tf32: bool = False) -> None:
-    """Let equal batches have equal losses, to the last bit, and products of float32 be products of float32.
+    """Make losses of equal batches equal to the last bit, and float32 products exact to float32.
 
-    With `tf32`, a GPU may round their factors to 10 bits, which is faster. What has no deterministic kernel runs all
-    the same. To be called before the first product on a GPU.
+    With `tf32`, a GPU may round their factors to 10 bits, which is faster. Operations without a deterministic kernel
+    still run. Call this before the first product on a GPU.
     """
     os.environ.setdefault(*WORKSPACE)
     torch.backends.cuda.matmul.allow_tf32 = tf32
@@ -28,16 +31,16 @@ def exact(tf32: bool = False) -> None:
     torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
     torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
     if torch.cuda.is_available():
-        # The safeguard that goes with it writes every result twice.
+        # By default, deterministic algorithms also fill new memory, so every result is written twice.
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         warnings.filterwarnings("ignore", ".*does not have a deterministic implementation")
 
 
 def devices(module: nn.Module) -> list[torch.device]:
-    """The devices on which a model's weights lie; for those that lie on disk, where they are brought."""
-    found = {parameter.device for parameter in module.parameters() if parameter.device.type != "meta"}
-    return sorted(found, key=str) or [torch.device("cpu")]
+    """The devices that hold a model's weights; the CPU if all weights are on disk."""
+    occupied = {parameter.device for parameter in module.parameters() if parameter.device.type != "meta"}
+    return sorted(occupied, key=str) or [torch.device("cpu")]
 
 
 def free_memory(module: nn.Module) -> int:
@@ -48,21 +51,21 @@ def free_memory(module: nn.Module) -> int:
 def _free(device: torch.device) -> int:
     if device.type != "cuda":
         return int(psutil.virtual_memory().available)
-    # What PyTorch has taken from the GPU and nobody uses is free, too.
-    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return int(torch.cuda.mem_get_info(device)[0]) + kept
+    # Memory that PyTorch has reserved but does not use is free, too.
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return int(torch.cuda.mem_get_info(device)[0]) + unused
 
 
 def peak_memory(module: nn.Module) -> int:
-    """The most bytes that were in use so far: of the memory of all GPUs of a model, or of the process."""
+    """The most bytes in use so far: summed over the GPUs of a model or, without GPUs, by the process."""
     gpus = [device for device in devices(module) if device.type == "cuda"]
     if gpus:
         return sum(int(torch.cuda.max_memory_allocated(device)) for device in gpus)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def synchronize(found: Iterable[torch.device]) -> None:
-    """Wait until these devices have done what they were asked to, for a clock."""
-    for device in found:
+def synchronize(used: Iterable[torch.device]) -> None:
+    """Wait until these devices have finished their queued work, so that a clock can be read."""
+    for device in used:
         if device.type == "cuda":
             torch.cuda.synchronize(device)

@@ -1,13 +1,13 @@
-"""Log-likelihoods of token rows under many masks: the work that the program spends its life on.
+"""Log-likelihoods of token rows under many masks: the program spends most of its time here.
 
-Masks are decisions, block after block, to keep or to drop; those that decide alike up to some block share
-everything up to it. `Forward` walks the tree of decisions block by block: one hidden state for each distinct
-beginning, one block forward for each distinct beginning that keeps the block. A dropped block costs nothing, and
-one that no mask keeps is never touched. What comes out is what one masked forward pass per mask gives, and does not
-depend on which masks are asked for together.
+A mask decides for each block whether to keep or drop it. Masks with the same decisions up to some block share the
+computation up to it. `Forward` walks the tree of decisions block by block: one hidden state for each distinct prefix
+of decisions, one block forward for each distinct prefix that keeps the block. A dropped block costs nothing, and a
+block that no mask keeps is never touched. The results equal those of one masked forward pass per mask, and do not
+depend on which masks are evaluated together.
 
-Greedy's round over N blocks costs about N^2 / 2 block forwards this way instead of N^2, all pairs N^3 / 6 instead of
-N^3 / 2.
+A round of greedy search over N blocks costs about N^2 / 2 block forwards this way instead of N^2; all pairs of blocks
+cost N^3 / 6 instead of N^3 / 2.
 """
 
 from __future__ import annotations
@@ -39,18 +39,18 @@ if TYPE_CHECKING:
     from pruning.calibration.samples import Row
     from pruning.models.loader import LanguageModel
 
-FIRST_CHUNK = 4  # masks; later chunks are as many as take about `Forward.patience` seconds
+FIRST_CHUNK = 4  # masks; later chunks are sized to take about `Forward.patience` seconds
 
 
 @dataclass
 class Forward:
     """Forward passes of one model.
 
-    `batch_tokens` bounds the tokens, padding included, that a block is given at once; `memory` the bytes that masks
-    take beside the weights (None: measured from the device). Past it, fewer masks are walked at a time and more is
-    computed again; a `memory` that is given also makes batches smaller. `patience` is about how many seconds of work
-    a kill may cost. `merge` says whether branches may be run as one batch (None: where a loss does not depend on it,
-    or weights lie on disk). A dropped block i multiplies the hidden state by `scales[i]`, if given.
+    `batch_tokens` limits the tokens, padding included, that a block processes at once. `memory` limits the bytes that
+    masks take besides the weights (None: measured on the device). To stay within it, fewer masks are walked at a time
+    and more is recomputed; a given `memory` may also make batches smaller. If the process is killed, it loses about
+    `patience` seconds of work. `merge` says whether branches may run as one batch (None: if that changes no loss, or
+    weights are on disk). A dropped block i multiplies the hidden state by `scales[i]`, if given.
     """
 
     model: LanguageModel
@@ -65,7 +65,7 @@ class Forward:
 
     @cached_property
     def workload(self) -> MemoryBudget:
-        """What is computed at a time."""
+        """How much is computed at a time."""
         module = self.model.module
         return MemoryBudget(
             self.model,
@@ -77,7 +77,7 @@ class Forward:
 
     def with_scales(self, scales: tuple[float, ...] | None) -> Forward:
         """The same forward passes with other factors for dropped blocks. Batches, caches and the cost are shared."""
-        _ = self.workload  # made before the copy, so that both have the same one
+        _ = self.workload  # made before the copy, so that both share it
         view = copy.copy(self)
         view.scales = scales
         return view
@@ -85,27 +85,27 @@ class Forward:
     def loglikelihoods(
         self, rows: Sequence[Row], masks: Iterable[Mask]
     ) -> Iterator[tuple[Mask, list[float], float]]:
-        """For each mask, in no particular order: itself, each row's log-likelihood in nats, its share of the seconds.
+        """For each mask, in any order: the mask, each row's log-likelihood in nats, its share of the seconds.
 
-        With several ranks, each runs its own batches and all get the sums.
+        With several ranks, each runs its own batches, and all get the sums.
         """
         return self.sums(rows, masks, LIKELIHOOD)
 
     def sums(
         self, rows: Sequence[Row], masks: Iterable[Mask], reading: Readout
     ) -> Iterator[tuple[Mask, list[float], float]]:
-        """The same for any reading: its sum over each row's scored positions."""
+        """As `loglikelihoods`, for any readout: the sum of its values over each row's scored positions."""
         rows = tuple(rows)
-        # In this order, masks that share much stand together, and those that part early come first.
+        # In this order, masks with a long common prefix are neighbours, and masks that drop early blocks come first.
         todo = sorted(masks, key=lambda mask: [i not in mask.dropped for i in range(mask.n_blocks)])
         while todo:
             size = min(self._size, self.workload.capacity(rows, reading, todo[0]))
             chunk, started = todo[:size], time.perf_counter()
             try:
                 sums, failure = self._chunk(rows, chunk, reading), None
-            except RuntimeError as error:  # its traceback would keep alive what there was no memory for
+            except RuntimeError as error:  # its traceback would keep the tensors of the failed pass alive
                 failure = error.with_traceback(None) if out_of_memory(error) else error
-            # All or none go on: a rank that has run out of memory would else plan other chunks than the rest.
+            # If a rank runs out of memory, all retry: otherwise it would plan different chunks than the others.
             if (failed := collectives.any_failure(failure)) is not None:
                 self.workload.shrink(failed, len(chunk))
                 continue
@@ -131,10 +131,9 @@ class Forward:
     def _read(
         self, batch: Batch, masks: Sequence[Mask], reading: Readout = LIKELIHOOD, share: float = 0.0
     ) -> Iterator[tuple[int, np.ndarray[Any, Any]]]:
-        """For each mask its number and the readings (n,) at the batch's targets.
+        """For each mask, its number and the readout's values (n,) at the batch's targets.
 
-        The head is run where it counts and nowhere else. `share` is the batch's part of all samples, for the count
-        of block forwards.
+        The head runs only at the targets. `share` is the batch's share of all samples, used to count block forwards.
         """
         merged = self.workload.merged(batch)
         dense = self._dense_state(batch, share) if reading.compares else None
@@ -149,7 +148,7 @@ class Forward:
             yield from zip((number for _, (number,) in group), values, strict=True)
 
     def _walk(self, batch: Batch, masks: Sequence[Mask], share: float) -> list[Branch]:
-        """The branches of a batch, counted."""
+        """The branches of a batch after the last block; adds to the cost."""
 
         def count(run: int) -> None:
             self.cost.block_tokens += run * batch.ids.numel()
@@ -176,7 +175,7 @@ class Forward:
 
     @torch.inference_mode()
     def _dense(self, rows: Sequence[Row], lines: Sequence[TokenLine]) -> np.ndarray[Any, Any]:
-        """Log-likelihoods (rows,) of rows that stand in some lines, under the whole model."""
+        """Log-likelihoods (rows,) of rows that are in some lines, under the dense model."""
         sums = np.zeros(len(rows))
         for batch in make_batches(lines, self.workload.batch_tokens):
             for _, values in self._read(batch, [Mask(self.n_blocks)]):
@@ -185,5 +184,5 @@ class Forward:
 
 
 def _at(batch: Batch, hidden: Tensor) -> Tensor:
-    """States (n, D) at a batch's targets, of states (B, T, D)."""
-    return hidden.flatten(0, 1)[batch.places.to(hidden.device)]
+    """The states (n, D) at a batch's targets, from states (B, T, D)."""
+    return hidden.flatten(0, 1)[batch.indices.to(hidden.device)]

@@ -1,7 +1,8 @@
-"""What is read off next-token distributions, without ever holding those of all positions.
+"""Values computed from next-token distributions, without ever holding those of all positions.
 
-A distribution over 50,000 to 260,000 tokens is bound by memory, not arithmetic, so positions are taken a few at a
-time: as many as make the projection worth its reading of the weights, and of those as many as a cache holds.
+A distribution over 50,000 to 260,000 tokens is limited by memory, not arithmetic. So positions are projected a few
+at a time, enough to make reading the head's weights worthwhile, and normalised in even smaller groups that fit a
+cache.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# Bytes of float32 logits that are projected at a time, and normalised at a time, by the kind of device. A
-# projection of few positions is bound by reading the weights; a normalisation of many falls out of a CPU's cache.
+# Bytes of float32 logits that are projected at a time, and normalised at a time, for each kind of device. The time to
+# project few positions is that of reading the weights; the logits of many positions do not fit a CPU's cache.
 PROJECTED = {"cpu": 1 << 27, "cuda": 1 << 29}
 NORMALISED = {"cpu": 1 << 22, "cuda": 1 << 29}
 
@@ -22,10 +23,10 @@ Head = Callable[[Tensor], Tensor]  # hidden states (m, D) to logits (m, V), for 
 
 @dataclass(frozen=True)
 class Readout:
-    """A number for each position, from ln p (m, V) of all tokens there.
+    """One value per position, computed from ln p (m, V) of all tokens there.
 
-    `value` is given the pruned model's ln p (m, V), the dense model's or None, and the tokens (m,) that follow.
-    `compares` says whether it needs the dense model's.
+    `value` takes the pruned model's ln p (m, V), the dense model's, and the tokens (m,) that follow. If `compares` is
+    false, it needs no dense model and gets the pruned model's ln p twice.
     """
 
     value: Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -37,7 +38,7 @@ LIKELIHOOD = Readout(lambda logs, _, targets: logs.gather(-1, targets[:, None])[
 
 @dataclass(frozen=True)
 class Projection:
-    """From hidden states to logits over `vocabulary` tokens; `limit` bounds the bytes of logits at a time."""
+    """Maps hidden states to logits over `vocabulary` tokens; `limit` bounds the bytes of logits at a time."""
 
     head: Head
     vocabulary: int
@@ -47,7 +48,7 @@ class Projection:
 def read_out(
     readout: Readout, projection: Projection, hidden: Tensor, dense: Tensor | None, targets: Tensor
 ) -> Tensor:
-    """Values (n,) in float64 on the CPU, from hidden states (n, D), the dense model's, and token ids (n,)."""
+    """Values (n,) in float64 on the CPU, from hidden states (n, D), the dense model's or None, and token ids (n,)."""
     targets, values = targets.to(hidden.device), []
     dense_logs = None if dense is None else _distributions(projection, dense)
     for start, logs in _distributions(projection, hidden):
@@ -64,7 +65,7 @@ def positions_at_once(device: str, vocabulary: int, limit: int | None = None) ->
 
 
 def _distributions(projection: Projection, hidden: Tensor) -> Iterator[tuple[int, Tensor]]:
-    """A few positions at a time: the number of the first, and ln p (m, V) in float32, or float64 for such logits."""
+    """Yield, for a few positions at a time, the first one's number and ln p (m, V), in float32 or float64."""
     device, vocabulary = hidden.device.type, projection.vocabulary
     step = positions_at_once(device, vocabulary, projection.limit)
     piece = max(1, NORMALISED.get(device, 1 << 25) // (4 * vocabulary))

@@ -1,7 +1,7 @@
-"""How much is computed at a time: tokens in a batch, branches in one pass, masks in one walk of the tree.
+"""How much is computed at a time: tokens per batch, branches per pass, masks per walk of the tree.
 
-What free memory there happens to be changes no batch, since that would change the last bits of losses; it only says
-how many masks are walked at a time. A budget that is given also makes batches smaller.
+The amount of free memory never changes a batch, since that would change the last bits of losses; it only limits how
+many masks are walked at a time. If a memory budget is given, batches may become smaller, too.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Branches are run together where one alone would leave the device idle: below so many operations in a block, where
-# starting kernels takes longer than running them, or so few tokens that reading the weights does.
+# Branches run together if one alone would leave the device idle: if a block has fewer operations than this, starting
+# kernels takes longer than running them; if a batch has fewer tokens than this, reading the weights takes longer.
 MERGE_OPERATIONS = {"cpu": 1e8, "cuda": 1e11}
 MERGE_TOKENS = 32
 
 
 @dataclass
 class MemoryBudget:
-    """What `Forward` does at a time on one model; its fields are those of `Forward`.
+    """How much `Forward` computes at a time on one model; the fields are as in `Forward`.
 
-    `lines` makes token lines of rows.
+    `lines` makes token lines from rows.
     """
 
     model: LanguageModel
@@ -47,26 +47,26 @@ class MemoryBudget:
     memory: int | None
     merge: bool | None
     lines: Callable[[tuple[Row, ...]], Sequence[TokenLine]]
-    _held: float = math.inf  # bytes of hidden states at a time, after an out-of-memory
+    _state_limit: float = math.inf  # bytes of hidden states at a time, after running out of memory
     _batches: dict[tuple[Row, ...], list[Batch]] = field(default_factory=dict)
-    _beside: dict[tuple[tuple[Row, ...], Readout], float] = field(default_factory=dict)
+    _overheads: dict[tuple[tuple[Row, ...], Readout], float] = field(default_factory=dict)
 
     def batches(self, rows: tuple[Row, ...]) -> list[Batch]:
-        """The batches of some rows, made once."""
+        """The batches of some rows, cached."""
         if rows not in self._batches:
             self._batches[rows] = make_batches(self.lines(rows), self.batch_tokens)
         return self._batches[rows]
 
     def merged(self, batch: Batch) -> int:
-        """How many branches are run as one batch: several where a batch alone would leave the device idle.
+        """How many branches run as one batch: several if one branch alone would leave the device idle.
 
-        Merging reads the weights once for all of them, which also matters where they lie on disk.
+        Merging reads the weights once for all branches, which also matters if the weights are on disk.
         """
         tokens, block = batch.ids.numel(), find_blocks(self.model.module).modules[0]
         operations = 2 * tokens * sum(p.numel() for p in block.parameters())
         offloaded = any(p.device.type == "meta" for p in self.model.module.parameters())
-        # In half precision, and on a GPU, a product's last bit depends on how many rows it has, so a loss would
-        # depend on which masks it is asked with, and a search that was interrupted could end elsewhere.
+        # In half precision, and on a GPU, a product's last bit depends on its number of rows. A loss would then
+        # depend on the masks evaluated with it, and an interrupted search could end with another mask.
         wide, device = self.model.module.dtype in (torch.float32, torch.float64), self.model.device.type
         exact = wide and device == "cpu"
         if self.merge is False or (self.merge is None and not exact and not offloaded):
@@ -75,48 +75,48 @@ class MemoryBudget:
         return max(1, self.batch_tokens // tokens) if small or offloaded else 1
 
     def capacity(self, rows: tuple[Row, ...], reading: Readout, mask: Mask) -> int:
-        """How many masks may be walked at a time, each of which may need a hidden state of its own."""
-        beside = collectives.all_max(self._measured(rows, reading, mask))
+        """How many masks may be walked at a time, given that each may need a separate hidden state."""
+        overhead = collectives.all_max(self._overhead(rows, reading, mask))
         memory = self.memory if self.memory is not None else free_memory(self.model.module) // 4
-        memory = int(-collectives.all_max(-memory))  # what the fullest of all ranks has
-        # A state that went through a block with others may keep theirs for a while.
+        memory = int(-collectives.all_max(-memory))  # the least over all ranks
+        # After a merged pass, a state may keep those of the other branches alive for a while.
         kept = (b.ids.numel() * (2 if self.merged(b) > 1 else 1) for b in self.batches(rows))
         state = self._state_bytes(max(kept))
-        if (self.memory is not None or beside == math.inf) and beside + state > memory and self._halve():
-            log.warning("forward.memory: going on with %d tokens at a time", self.batch_tokens)
+        if (self.memory is not None or overhead == math.inf) and overhead + state > memory and self._halve():
+            log.warning("forward.memory: continuing with %d tokens at a time", self.batch_tokens)
             return self.capacity(rows, reading, mask)
-        return max(1, int(min(max(0.0, memory - beside), self._held) // state))
+        return max(1, int(min(max(0.0, memory - overhead), self._state_limit) // state))
 
     def shrink(self, error: Exception, masks: int) -> None:
-        """Halve what is held at a time after an out-of-memory; raises any other error, or where nothing is left."""
+        """Halve what is computed at a time after running out of memory. Raises `error` if that is not possible."""
         if not out_of_memory(error):
             raise error
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         if masks > 1:
             largest = max(batch.ids.numel() for batches in self._batches.values() for batch in batches)
-            self._held = (masks // 2) * self._state_bytes(largest)
-            log.warning("out of memory: going on with %d masks at a time", masks // 2)
+            self._state_limit = (masks // 2) * self._state_bytes(largest)
+            log.warning("out of memory: continuing with %d masks at a time", masks // 2)
         elif self._halve():
-            log.warning("out of memory: going on with %d tokens at a time", self.batch_tokens)
+            log.warning("out of memory: continuing with %d tokens at a time", self.batch_tokens)
         else:
             raise error
 
     @property
     def projection(self) -> Projection:
-        """The model's head. With a budget, fewer logits are projected at a time: several tensors have their size."""
+        """The model's head. With a budget, the logits may take an eighth of it: several tensors have their size."""
         vocabulary = int(self.model.module.config.get_text_config(decoder=True).vocab_size)
         limit = None if self.memory is None else max(1, self.memory // 8)
         return Projection(partial(head, self.model.module), vocabulary, limit)
 
     def _state_bytes(self, tokens: int) -> int:
-        """Bytes of the hidden state of so many tokens."""
+        """Bytes of the hidden state of this many tokens."""
         width = int(self.model.module.config.get_text_config(decoder=True).hidden_size)
         return tokens * width * int(self.model.module.dtype.itemsize)
 
-    def _measured(self, rows: tuple[Row, ...], reading: Readout, mask: Mask) -> float:
-        """Bytes that a pass takes beside the states of masks, measured once; infinite where they are not there."""
-        if (rows, reading) not in self._beside:
+    def _overhead(self, rows: tuple[Row, ...], reading: Readout, mask: Mask) -> float:
+        """Bytes that a pass takes besides the states of masks, measured once; infinite if memory runs out."""
+        if (rows, reading) not in self._overheads:
             batches = self.batches(rows)
             widest = max(batches, key=lambda b: b.ids.numel()), max(batches, key=lambda b: b.ids.shape[1])
             fullest = max(batches, key=lambda b: len(b.targets) * self.merged(b))
@@ -129,25 +129,25 @@ class MemoryBudget:
                 last = memory_probe.head_bytes(
                     self.model, fullest, reading, self.projection, self.merged(fullest)
                 )
-                self._beside[rows, reading] = max(*walks, 0, last)
+                self._overheads[rows, reading] = max(*walks, 0, last)
             except RuntimeError as error:
                 if not out_of_memory(error):
                     raise
-                self._beside[rows, reading] = math.inf
-        return self._beside[rows, reading]
+                self._overheads[rows, reading] = math.inf
+        return self._overheads[rows, reading]
 
     def _halve(self) -> bool:
-        """Go on with half as many tokens at a time, unless there is only one line, of one branch, already."""
-        found = [(b, self.merged(b)) for batches in self._batches.values() for b in batches]
-        if self.batch_tokens == 1 or all(len(b.ids) == merged == 1 for b, merged in found):
+        """Halve the tokens at a time; false if every pass is already a single line of a single branch."""
+        passes = [(b, self.merged(b)) for batches in self._batches.values() for b in batches]
+        if self.batch_tokens == 1 or all(len(b.ids) == merged == 1 for b, merged in passes):
             return False
-        most = min(self.batch_tokens, max(b.ids.numel() * merged for b, merged in found))
+        most = min(self.batch_tokens, max(b.ids.numel() * merged for b, merged in passes))
         self.batch_tokens = max(1, most // 2)
         self._batches.clear()
-        self._beside.clear()
+        self._overheads.clear()
         return True
 
 
 def out_of_memory(error: Exception) -> bool:
-    """Whether an error says that memory has run out, on a device or the CPU."""
+    """Whether an error reports that memory ran out, on a device or the CPU."""
     return "memory" in str(error).lower()

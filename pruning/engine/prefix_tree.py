@@ -1,8 +1,8 @@
 """One batch under many masks: a tree of keep/drop decisions, walked block by block.
 
-Masks that decide alike up to some block share everything up to it: one hidden state for each distinct beginning, one
-block forward for each distinct beginning that keeps the block. A dropped block costs nothing, and one that no mask
-keeps is never touched.
+Masks with the same decisions up to some block share the computation up to it: one hidden state for each distinct
+prefix of decisions, one block forward for each distinct prefix that keeps the block. A dropped block costs nothing,
+and a block that no mask keeps is never touched.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pruning.core.mask import Mask
     from pruning.models.loader import LanguageModel
 
-# A hidden state (B, T, D), and the numbers of the masks that have made the same decisions so far.
+# A hidden state (B, T, D), and the numbers of the masks with the same decisions so far.
 Branch = tuple[Tensor, list[int]]
 
 
@@ -33,9 +33,9 @@ def run_masks(
     count: Callable[[int], None],
     scales: Sequence[float] | None = None,
 ) -> list[Branch]:
-    """The states behind the last block, for distinct masks one branch each.
+    """The states after the last block: one branch for each distinct mask.
 
-    At most `merged` branches go through a block as one batch; `count` is told how many went. A dropped block i
+    At most `merged` branches pass a block as one batch; `count` is called with their number. A dropped block i
     multiplies the state by `scales[i]`.
     """
     blocks = find_blocks(model.module)
@@ -44,64 +44,64 @@ def run_masks(
     entries = {1: _without_state(entry)}
     del entry
     for index in range(len(blocks.modules)):
-        stay, branches = _decide(branches, masks, index)
-        _pass(branches, 1.0 if scales is None else scales[index])
-        while stay:  # what has gone through the block is let go
-            group, stay[:merged] = stay[:merged], []
+        keeping, branches = _split(branches, masks, index)
+        _skip_block(branches, 1.0 if scales is None else scales[index])
+        while keeping:  # a group's states before the block are freed once it has passed
+            group, keeping[:merged] = keeping[:merged], []
             count(len(group))
-            branches += _through(blocks, index, group, model_entry(model, batch, len(group), entries))
+            branches += _run_block(blocks, index, group, model_entry(model, batch, len(group), entries))
             del group
     return branches
 
 
-def _through(blocks: Blocks, index: int, group: Sequence[Branch], entry: Entry) -> list[Branch]:
-    """Branches behind a block, through which they go as one batch."""
+def _run_block(blocks: Blocks, index: int, group: Sequence[Branch], entry: Entry) -> list[Branch]:
+    """The branches after a block, which they pass as one batch."""
     outputs = apply(blocks, index, concatenated([hidden for hidden, _ in group]), entry)
     split = outputs.tensor_split(len(group)) if len(group) > 1 else (outputs,)
-    return [(hidden, own) for hidden, (_, own) in zip(split, group, strict=True)]
+    return [(hidden, numbers) for hidden, (_, numbers) in zip(split, group, strict=True)]
 
 
-def _pass(branches: list[Branch], scale: float) -> None:
-    """Let branches pass a block by; they keep no memory of others with which they went through the one before."""
-    for number, (hidden, own) in enumerate(branches):
+def _skip_block(branches: list[Branch], scale: float) -> None:
+    """Skip a dropped block; clone views so that the merged batch can be freed."""
+    for i, (hidden, numbers) in enumerate(branches):
         if scale != 1.0:
-            branches[number] = (hidden * scale, own)
+            branches[i] = (hidden * scale, numbers)
         elif hidden.untyped_storage().nbytes() != hidden.nbytes:
-            branches[number] = (hidden.clone(), own)
+            branches[i] = (hidden.clone(), numbers)
 
 
 def concatenated(states: Sequence[Tensor]) -> Tensor:
-    """States one below the other, on the device of the first: branches that part may end on different GPUs."""
+    """States stacked along the batch axis, on the first one's device; branches may be on different GPUs."""
     if len(states) == 1:
         return states[0]
     return torch.cat([state.to(states[0].device) for state in states])
 
 
-def model_entry(model: LanguageModel, batch: Batch, copies: int, known: dict[int, Entry]) -> Entry:
-    """What the model hands to its blocks for `copies` of a batch, found out once for each number of copies.
+def model_entry(model: LanguageModel, batch: Batch, copies: int, cache: dict[int, Entry]) -> Entry:
+    """The inputs of the blocks for `copies` of a batch, computed once for each number of copies.
 
-    The state comes with a single copy only.
+    Only the entry for a single copy has the hidden state.
     """
-    if copies not in known:
+    if copies not in cache:
         entry = enter(model.module, **batch.inputs(model.device, model.module.dtype, copies))
-        known[copies] = entry if copies == 1 else _without_state(entry)
-    return known[copies]
+        cache[copies] = entry if copies == 1 else _without_state(entry)
+    return cache[copies]
 
 
 def _without_state(entry: Entry) -> Entry:
     return replace(entry, hidden=entry.hidden.new_empty(0))
 
 
-def _decide(
+def _split(
     branches: Sequence[Branch], masks: Sequence[Mask], index: int
 ) -> tuple[list[Branch], list[Branch]]:
-    """Branches that keep a block, and branches that pass it by; one that is of two minds becomes two."""
-    stay, pass_by = [], []
-    for hidden, own in branches:
-        dropping = [number for number in own if index in masks[number].dropped]
-        keeping = [number for number in own if index not in masks[number].dropped]
-        if keeping:
-            stay.append((hidden, keeping))
-        if dropping:
-            pass_by.append((hidden, dropping))
-    return stay, pass_by
+    """Branches that keep a block, and branches that drop it. A branch that holds both kinds of mask is split."""
+    keeping, dropping = [], []
+    for hidden, numbers in branches:
+        kept = [number for number in numbers if index not in masks[number].dropped]
+        dropped = [number for number in numbers if index in masks[number].dropped]
+        if kept:
+            keeping.append((hidden, kept))
+        if dropped:
+            dropping.append((hidden, dropped))
+    return keeping, dropping

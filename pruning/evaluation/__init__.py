@@ -1,8 +1,8 @@
-"""Evaluations: what is measured on a mask, once it is chosen, and on the dense model. One a file.
+"""Evaluations: what is measured on the chosen mask and on the dense model. One evaluation per file.
 
 An evaluation is a frozen dataclass of settings. Its data are drawn before anything expensive starts, so that they can
-be compared with the calibration data; each of them is measured on its own, so that what is known of a mask is kept
-even if the next measurement fails. torch, lm-eval and the like are imported where something is measured.
+be compared with the calibration data. Each metric is measured separately, so that a measurement is kept even if the
+next one fails. torch, lm-eval and other large libraries are imported only when something is measured.
 """
 
 from __future__ import annotations
@@ -21,28 +21,28 @@ if TYPE_CHECKING:
 
 
 class Data(Protocol):
-    """What one metric is measured on: text windows or items (`Samples`), documents of a task, or nothing."""
+    """The data of one metric: text windows or items (`Samples`), documents of a task, or none."""
 
     @property
     def source(self) -> str:
-        """Where it comes from, for people."""
+        """The origin of the data, for people to read."""
         ...
 
     @property
     def sha256(self) -> str:
-        """Equal digests mean equal measurements of a mask: of the very tokens, or of prompts, answers and metric."""
+        """Digest of the exact tokens, or of prompts, answers and metric. Equal digests mean equal measurements."""
         ...
 
     def shared(self, calibration: Samples, /) -> int:
-        """How many pieces of text or items stand in the calibration data too."""
+        """The number of pieces of text, or items, that are also in the calibration data."""
         ...
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What came out for one mask: a metric, `<name>/stderr` its standard error, and how they were measured.
+    """The measurement of one mask: a metric, its standard error `<name>/stderr`, and how they were measured.
 
-    `files` are kept beside the measurement; their names are endings.
+    `files` are kept beside the measurement; their keys are the endings of file names.
     """
 
     metrics: dict[str, Any]
@@ -51,14 +51,14 @@ class Measured:
 
 
 class Evaluation(Protocol):
-    """What every evaluation offers."""
+    """The interface of every evaluation."""
 
-    compares: ClassVar[bool]  # it measures a mask against the dense model in one go, not each by itself
-    averages: ClassVar[bool]  # its accuracies are so many of one kind that their mean is a metric too
+    compares: ClassVar[bool]  # one measurement covers both the mask and the dense model
+    averages: ClassVar[bool]  # the mean of its accuracies is a metric too
 
     @property
     def allow_overlap(self) -> bool:
-        """Whether data that the calibration shares are measured all the same."""
+        """Whether to measure even on data that overlap the calibration data."""
         ...
 
     def files(self) -> Sequence[str]:
@@ -66,9 +66,9 @@ class Evaluation(Protocol):
         ...
 
     def data(self, tokenizer: Any) -> Mapping[str, Data]:
-        """The data by the metric that is measured on them.
+        """The data of each metric, by the metric's name.
 
-        Raises InputError for settings or files that are wrong, UnreachableError where a data set cannot be had.
+        Raises InputError if settings or files are wrong, UnreachableError if a data set cannot be loaded.
         """
         ...
 
@@ -78,7 +78,7 @@ class Evaluation(Protocol):
 
 
 def digests_of(paths: Sequence[str]) -> dict[str, str | None]:
-    """The SHA-256 of files, by the paths that were given; None where there is no file any more."""
+    """The SHA-256 of each file, by the path as given; None if the file cannot be read."""
     return {path: _digest(Path(path).expanduser()) for path in paths}
 
 

@@ -1,4 +1,4 @@
-"""Text corpora cut into windows for perplexity, by rules that are written down in the configuration."""
+"""Text corpora, cut into windows for perplexity by rules in the configuration."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ LIMITS = ("documents", "windows", "stride")
 
 @dataclass(frozen=True)
 class Corpus:
-    """A text and the way it is cut.
+    """A text and how it is cut into windows.
 
     `source` is `hub` (the data set `path`, its configuration `name`, a `split` and `column`), `file` (`.txt`,
-    `.jsonl` or `.parquet`), or an embedded one, of which the held-out part is taken. The first `documents` documents
-    are put together with `join` between them and tokenised as one text; without `join` (null) each stands alone. A
-    text is cut into windows of `window` tokens, one every `stride` tokens (null: one behind the other). Of a window
-    that overlaps the one before, only what is new is scored, so every token counts once. The first `windows` windows
-    are taken.
+    `.jsonl` or `.parquet`), or the name of an embedded text, whose held-out part is used. The first `documents`
+    documents are joined with `join` between them and tokenised as one text; if `join` is null, each document is a
+    text. A text is cut into windows of `window` tokens, which start every `stride` tokens (null: they do not
+    overlap). If a window overlaps the one before, only its new tokens are scored, so every token counts once. The
+    first `windows` windows are used.
 
-    Where the tokenizer begins every text with a token of its own (BOS), so does every window, and `window` counts it.
+    If the tokenizer begins every text with a special token (BOS), so does every window, and `window` counts it.
     """
 
     source: str = "hub"
@@ -43,16 +43,16 @@ class Corpus:
     documents: int | None = None
     windows: int | None = None
 
-    # What reading an embedded or local source needs beside these settings.
+    # `sources.documents` reads these too.
     part: ClassVar[str] = "heldout"
     seed: ClassVar[int] = 0
 
     def check(self, where: str) -> None:
-        """Raise InputError, with the setting's name behind `where`, for what makes no sense."""
+        """Raise InputError if a setting makes no sense; `where` is the prefix of its name in the message."""
         if self.source not in sources.TEXTS:
             raise unknown(f"{where}.source", self.source, sources.TEXTS)
         if self.source == "hub" and not self.path:
-            raise InputError(f"{where}.path: the name of a data set is needed.")
+            raise InputError(f"{where}.path is not set: give the name of a data set.")
         if self.window < SHORTEST:
             raise InputError(f"{where}.window={self.window} is too short: give at least {SHORTEST} tokens.")
         for name in LIMITS:
@@ -60,16 +60,16 @@ class Corpus:
                 raise InputError(f"{where}.{name}={value}: give at least 1, or null.")
         if self.stride is not None and self.stride > self.window:
             raise InputError(
-                f"{where}.stride={self.stride} is more than the window of {self.window} tokens: tokens between "
-                "two windows would not be scored."
+                f"{where}.stride={self.stride} is more than the window of {self.window} tokens, so tokens between "
+                f"two windows would not be scored: give at most {self.window}, or null."
             )
 
     def draw(self, tokenizer: Any, where: str, limit: int | None = None) -> Samples:
-        """The windows; `limit` is another bound on their number, for a quick look."""
+        """The windows, at most `limit` of them if it is given. Raises InputError if there are none."""
         most = min((n for n in (self.windows, limit) if n is not None), default=None)
         rows = tuple(islice(self._rows(tokenizer, where), most))
         if not rows:
-            raise InputError(f"{where}: {self._label()} holds no text that could be scored.")
+            raise InputError(f"{where}: {self._label()} contains no text to score: give a longer text.")
         return Samples("text", self._label(), rows, 0)
 
     def _rows(self, tokenizer: Any, where: str) -> Iterator[Row]:
@@ -91,7 +91,7 @@ class Corpus:
         yield from sources.documents(self, where)
 
     def _hub(self, where: str) -> Iterator[str]:
-        """Documents in the data set's own order, empty ones too: WikiText's convention is to join all its lines."""
+        """Documents in the data set's order, empty ones included: by convention, all lines of WikiText are joined."""
         import datasets
 
         try:
@@ -105,7 +105,7 @@ class Corpus:
         except hub_errors() as error:
             raise UnreachableError(
                 f"the data set {self._label()} cannot be read ({first_line(error)}): check its name and the network, "
-                "or evaluate on local text: eval=local 'eval.texts={NAME: FILE}'."
+                "or evaluate on local text with eval=local 'eval.texts={NAME: FILE}'."
             ) from error
 
     def _label(self) -> str:
@@ -115,13 +115,14 @@ class Corpus:
 
 
 def strided(ids: Sequence[int], first: tuple[int, ...], window: int, stride: int | None) -> Iterator[Row]:
-    """Windows over a text as in the perplexity guide of transformers: each scores what no window before it did.
+    """Yield windows over a text as in the perplexity guide of transformers: each scores the tokens not scored before.
 
-    A token at the very beginning of a window, with nothing before it to predict it from, is never scored.
+    Every window begins with the tokens `first`. The first token of a window is never scored, since no token before it
+    predicts it.
     """
     payload = window - len(first)
     step = min(stride or payload, payload)
-    scored = 0  # tokens of the text, counted from its beginning
+    scored = 0  # the end of the last window, in tokens of the text
     for begin in range(0, len(ids), step):
         row = (*first, *ids[begin : begin + payload])
         end = begin + len(row) - len(first)

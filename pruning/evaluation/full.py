@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Full:
-    """The metrics of both. `limit` is handed to both by the configuration."""
+    """The metrics of both evaluations. The configuration passes `limit` to both."""
 
     perplexity: Any
     zeroshot: Any
@@ -26,7 +26,7 @@ class Full:
     averages: ClassVar[bool] = True
 
     def files(self) -> tuple[str, ...]:
-        """The files of corpora."""
+        """The local files of the corpora."""
         return tuple(self.perplexity.files())
 
     def data(self, tokenizer: Any) -> dict[str, Data]:
@@ -34,6 +34,6 @@ class Full:
         return {**self.perplexity.data(tokenizer), **self.zeroshot.data(tokenizer)}
 
     def measure(self, forward: Forward, name: str, data: Data, mask: Mask) -> Measured:
-        """The perplexity on windows, the accuracy on a task."""
+        """The perplexity on text windows, or the accuracy on a task."""
         part: Evaluation = self.zeroshot if isinstance(data, EvalTask) else self.perplexity
         return part.measure(forward, name, data, mask)

@@ -1,4 +1,4 @@
-"""The embedded default: perplexity and accuracy on the held-out parts of the embedded text and items."""
+"""The default evaluation: perplexity and accuracy on the held-out parts of the embedded text and items."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class Heldout:
     """The held-out parts of the embedded text and items: `samples` windows of `length` tokens, `items` items.
 
     Metrics: `ppl/heldout`, the exponential of the token-mean negative log-likelihood; `acc/heldout`, the
-    fraction of items whose right answer has the highest mean token log-likelihood (what lm-eval calls
-    acc_norm normalises by characters instead); and their standard errors over samples, `.../stderr`.
+    fraction of items whose right answer has the highest mean token log-likelihood (lm-eval's acc_norm
+    normalises by characters instead); and their standard errors over samples, `.../stderr`.
     """
 
     samples: int = 16
@@ -38,7 +38,7 @@ class Heldout:
     averages: ClassVar[bool] = False
 
     def files(self) -> tuple[str, ...]:
-        """None."""
+        """No files."""
         return ()
 
     def __post_init__(self) -> None:
@@ -46,7 +46,7 @@ class Heldout:
         self._items.check()
 
     def data(self, tokenizer: Any) -> dict[str, Samples]:
-        """The samples, by the metric that is measured on them. Raises InputError if there are not enough."""
+        """The samples of each metric, by its name. Raises InputError if there are not enough."""
         windows = self._windows.windows(pydoc("heldout"), tokenizer, "pydoc")
         items = self._items.rows(embedded_items("heldout"), tokenizer, "commonsense")
         return {"ppl/heldout": windows, "acc/heldout": items}
@@ -60,21 +60,25 @@ class Heldout:
         return ItemDraw(self.items, self.seed, setting="eval.items")
 
     def measure(self, forward: Forward, name: str, data: Data, mask: Mask) -> Measured:
-        """Perplexity on text, accuracy on items."""
+        """The perplexity on text, or the accuracy on items."""
         samples = cast(Samples, data)
         if samples.kind == "text":
             return Measured(perplexity(name, forward, samples, mask), windows_record(samples))
         how = {"source": samples.source, "items": samples.count, "metric": "mean token log-likelihood"}
-        return Measured(_accuracy(name, forward, samples, mask), how)
+        return Measured(item_accuracy(name, forward, samples, mask), how)
 
 
-def _accuracy(name: str, forward: Forward, samples: Samples, mask: Mask) -> dict[str, float]:
+def item_accuracy(name: str, forward: Forward, samples: Samples, mask: Mask) -> dict[str, float]:
+    """The share of items whose right answer has the highest mean token log-likelihood, and its standard error."""
     ((_, logliks, _),) = forward.loglikelihoods(samples.rows, [mask])
     hits = [_hit(scores, right) for scores, right in samples.answers(logliks)]
     return {name: mean(hits), error_of(name): standard_error(hits)}
 
 
 def _hit(scores: list[float], right: int) -> float:
-    """1 where the right answer scores highest; its share where several do, so that a collapsed model only guesses."""
+    """1 if the right answer alone scores highest, 1/n if it is one of n answers that do, else 0.
+
+    So a collapsed model that scores all answers equally gets the accuracy of guessing.
+    """
     best = max(scores)
     return (scores[right] == best) / scores.count(best)

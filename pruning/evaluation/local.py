@@ -1,4 +1,4 @@
-"""Local files, no hub: text for perplexity, multiple-choice items as tasks of lm-eval: `eval=local`."""
+"""Evaluation on local files (`eval=local`): text for perplexity, multiple-choice items as tasks of lm-eval."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LocalFiles:
-    """Metrics `ppl/<name>` for each file of `texts`, `acc/<name>` for each file of `items`; of several, `acc/mean`.
+    """Metrics `ppl/<name>` for each file of `texts`, `acc/<name>` for each of `items`; if several, also `acc/mean`.
 
-    Texts are `.txt`, `.jsonl` or `.parquet` files, cut into windows as `Corpus` says. Items are `.jsonl` files of
-    {"question": ..., "choices": [...], "answer": index}; `template` makes the prompt, a space and the choice follow,
-    and lm-eval's `acc_norm` is reported. `limit` bounds the windows and the items, for a quick look.
+    Texts are `.txt`, `.jsonl` or `.parquet` files, cut into windows as in `Corpus`. Items are `.jsonl` files of
+    {"question": ..., "choices": [...], "answer": index}. The prompt is `template`, then a space and the choice;
+    lm-eval's `acc_norm` is reported. For a quick look, `limit` bounds the number of windows and of items.
     """
 
-    texts: Any = None  # untyped and null, so that the command line may put a dictionary here
+    texts: Any = None  # untyped and null, so that the command line can set a dictionary
     items: Any = None
     window: int = 1024
     stride: int | None = None
@@ -64,20 +64,20 @@ class LocalFiles:
             self._corpus(name).check("eval")
 
     def files(self) -> tuple[str, ...]:
-        """All of them."""
+        """The files of texts and of items."""
         return (*self.texts.values(), *self.items.values())
 
     def data(self, tokenizer: Any) -> dict[str, Data]:
         """The windows of each text and the items of each file."""
-        found: dict[str, Data] = {}
+        data: dict[str, Data] = {}
         for name in self.texts:
-            found[f"ppl/{name}"] = self._corpus(name).draw(tokenizer, f"eval.texts.{name}", self.limit)
+            data[f"ppl/{name}"] = self._corpus(name).draw(tokenizer, f"eval.texts.{name}", self.limit)
         for name in self.items:
-            found[f"acc/{name}"] = self._task(name, tokenizer)
-        return found
+            data[f"acc/{name}"] = self._task(name, tokenizer)
+        return data
 
     def measure(self, forward: Forward, name: str, data: Data, mask: Mask) -> Measured:
-        """The perplexity of a text, the accuracy on items."""
+        """The perplexity on a text, or the accuracy on items."""
         if isinstance(data, EvalTask):
             return accuracy(name, forward, data, mask, self.batch_size)
         return corpus_perplexity(forward, name, data, mask, self._corpus(name.partition("/")[2]), self.limit)
@@ -91,16 +91,15 @@ class LocalFiles:
         file = records.existing(path, f"eval.items.{name}")
         pool = [_item(record, where) for where, record in records.json_lines(file)]
         if not pool:
-            raise InputError(f"eval.items.{name}={path}: the file holds no items.")
-        task = loaded(name, pool, self.template)
-        task.set_config(
-            "dataset_kwargs", {"data_files": {"test": str(file.resolve())}}
-        )  # for lm-eval's own record
+            raise InputError(f"eval.items.{name}={path}: the file contains no items. Give one item per line.")
+        task = item_task(name, pool, self.template)
+        # lm-eval records this path.
+        task.set_config("dataset_kwargs", {"data_files": {"test": str(file.resolve())}})
         return EvalTask(task, path, tokenizer, self.limit)
 
 
 def _item(record: Any, where: str) -> Item:
-    """An item as for calibration, but that choices may be equal: in ARC some are."""
+    """An item as for calibration, except that choices may be equal, as some in ARC are."""
     question = records.text_field(record, "question", where)
     choices, answer = record.get("choices"), record.get("answer")
     texts = isinstance(choices, list) and all(isinstance(c, str) and c.strip() for c in choices)
@@ -112,7 +111,7 @@ def _item(record: Any, where: str) -> Item:
 
 
 def _paths(group: str, value: Any) -> dict[str, str]:
-    """Names and paths; raises InputError for anything else."""
+    """Names and paths. Raises InputError if `value` is anything else."""
     paths = {} if value is None else value
     if not isinstance(paths, Mapping) or not all(isinstance(path, str) for path in paths.values()):
         raise InputError(f"eval.{group}={value}: give names and paths, 'eval.{group}={{NAME: FILE}}'.")
@@ -120,8 +119,8 @@ def _paths(group: str, value: Any) -> dict[str, str]:
     return {str(name): path for name, path in paths.items()}
 
 
-def loaded(name: str, pool: list[Item], template: str) -> Any:
-    """A task of lm-eval over items, from a YAML file and a data file that are gone when it is in memory."""
+def item_task(name: str, pool: list[Item], template: str) -> Any:
+    """A task of lm-eval over items, loaded from temporary files: its YAML settings and its data."""
     from lm_eval.tasks import TaskManager
 
     with tempfile.TemporaryDirectory() as folder, quiet():

@@ -1,4 +1,4 @@
-"""What a model weighs, and the memory that running it takes on top."""
+"""The size of a model, and the extra memory that running it takes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def weight(model: Any) -> tuple[int, int]:
-    """Parameters, and bytes of all that a checkpoint holds; what is tied counts once."""
+    """The number of parameters, and the bytes of all tensors of a checkpoint; tied weights count once."""
     parameters = sum(p.numel() for p in model.parameters())
     return parameters, sum(
         t.numel() * t.itemsize for t in _distinct(model.state_dict(keep_vars=True).values())
@@ -27,25 +27,25 @@ def _distinct(tensors: Iterable[Tensor]) -> list[Tensor]:
 
 
 class Peak:
-    """The most memory that was in use since `start`, beyond what was in use then."""
+    """Measures the peak memory use since `start`, above the use at `start`."""
 
     def __init__(self, device: torch.device) -> None:
         self.cuda = device.type == "cuda"
 
     def start(self) -> None:
-        """Begin to watch."""
+        """Start measuring."""
         import torch
 
         if self.cuda:
             for number in range(torch.cuda.device_count()):
                 torch.cuda.reset_peak_memory_stats(number)
         else:
-            _give_back()
-            _forget_peak()
+            _release_freed_memory()
+            _reset_peak()
         self.before = self._now("memory_allocated", "VmRSS")
 
     def extra(self) -> int | None:
-        """Bytes since then: of the GPUs' memory or, on Linux, of the process. None where that is not known."""
+        """The peak in bytes above `start`: of all GPUs or, on Linux, of the process. None if it is unknown."""
         peak = self._now("max_memory_allocated", "VmHWM")
         return None if peak is None or self.before is None else max(0, peak - self.before)
 
@@ -58,15 +58,15 @@ class Peak:
         return _status(of_process)
 
 
-def _give_back() -> None:
-    """Let the C library return what was freed, which the process would use again without counting as more."""
+def _release_freed_memory() -> None:
+    """Return freed memory to the system. If the process used it again, it would not count as extra."""
     gc.collect()
     with suppress(OSError, AttributeError, TypeError):  # another C library, another system
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def _forget_peak() -> None:
-    """Let Linux count the process's peak from here."""
+def _reset_peak() -> None:
+    """Reset the process's memory peak as Linux counts it."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:  # another system, or a container that forbids it
@@ -78,5 +78,5 @@ def _status(field: str) -> int | None:
         lines = Path("/proc/self/status").read_text().splitlines()
     except OSError:
         return None
-    found = [line.split() for line in lines if line.startswith(f"{field}:")]
-    return int(found[0][1]) * 1024 if found else None
+    matches = [line.split() for line in lines if line.startswith(f"{field}:")]
+    return int(matches[0][1]) * 1024 if matches else None

@@ -1,7 +1,7 @@
-"""Whether calibration and evaluation data share anything: a mask must not be chosen on what it is judged by.
+"""Find data that calibration and evaluation share: a mask must not be chosen on the data that it is judged by.
 
-Text windows and items are compared as `Samples.shared` does it, token by token and key by key. Documents of a task
-come in as many forms as there are tasks, so their words are looked for in the calibration data's text.
+`Samples.shared` compares text windows token by token and items key by key. The documents of tasks have no common
+format, so their words are searched for in the text of the calibration data.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from pruning.calibration.samples import Samples
 from pruning.core.errors import InputError
 from pruning.evaluation import Data
 
-RUN = 32  # words: a passage of this length in both sets is shared
-LEAST = 4  # words below which a question is told from others by its item's key only
-ALONE = 8  # words from which it is told without its answers, where these say nothing
-SAY_NOTHING = {"yes", "no", "true", "false"}
+RUN = 32  # words: a passage of this length that is in both sets counts as shared
+LEAST = 4  # words: a shorter question is recognised only by its item's key
+ALONE = 8  # words: a question this long is recognised alone if its answers are uninformative
+UNINFORMATIVE = {"yes", "no", "true", "false"}
 
 Words = tuple[str, ...]
 
@@ -34,12 +34,12 @@ class Document:
     answers: tuple[str, ...]
 
     def keys(self) -> set[str]:
-        """What items of the same question and answers are known by."""
+        """The keys that items with the same question and answers have."""
         return {Item(question, self.answers, 0).key for question in self.questions}
 
 
 class Haystack:
-    """The words of calibration data, sample by sample, made to be searched."""
+    """A search index of the words of calibration data, sample by sample."""
 
     def __init__(self, calibration: Samples, tokenizer: Any) -> None:
         self.keys = calibration.keys
@@ -48,13 +48,13 @@ class Haystack:
         self.spaced = [f" {' '.join(sample)} " for sample in self.samples]
 
     def holds(self, document: Document) -> bool:
-        """Whether some sample has the document's question with all its answers, or a long run of its words."""
+        """Whether some sample contains the document's question and all its answers, or a long run of its words."""
         if self.keys & document.keys():
             return True
-        answers = [w for answer in document.answers if (w := words(answer)) and not set(w) <= SAY_NOTHING]
-        return any(self._asks(words(question), answers) for question in document.questions)
+        answers = [w for answer in document.answers if (w := words(answer)) and not set(w) <= UNINFORMATIVE]
+        return any(self._contains(words(question), answers) for question in document.questions)
 
-    def _asks(self, question: Words, answers: Sequence[Words]) -> bool:
+    def _contains(self, question: Words, answers: Sequence[Words]) -> bool:
         if any(run in self._runs for run in _runs(question, RUN)):
             return True
         if len(question) < (LEAST if answers else ALONE):
@@ -64,11 +64,11 @@ class Haystack:
 
     @cached_property
     def _beginnings(self) -> Mapping[Words, set[int]]:
-        found: dict[Words, set[int]] = defaultdict(set)
+        numbers: dict[Words, set[int]] = defaultdict(set)
         for number, sample in enumerate(self.samples):
             for run in _runs(sample, LEAST):
-                found[run].add(number)
-        return found
+                numbers[run].add(number)
+        return numbers
 
     @cached_property
     def _runs(self) -> set[Words]:
@@ -79,7 +79,7 @@ _haystacks: dict[tuple[str, int], Haystack] = {}
 
 
 def haystack(calibration: Samples, tokenizer: Any) -> Haystack:
-    """The words of calibration data; those that were asked for last are kept, since many tasks look into them."""
+    """The index of calibration data. The last one is cached, since many tasks search the same data."""
     key = (calibration.sha256, id(tokenizer))
     if key not in _haystacks:
         _haystacks.clear()
@@ -88,7 +88,7 @@ def haystack(calibration: Samples, tokenizer: Any) -> Haystack:
 
 
 def words(text: str) -> Words:
-    """The words of a text, however it is spaced, spelt or punctuated."""
+    """The words of a text in lower case, without spaces and punctuation."""
     return tuple(re.findall(r"\w+", text.lower()))
 
 
@@ -96,28 +96,29 @@ def _runs(sample: Words, length: int) -> list[Words]:
     return [sample[i : i + length] for i in range(len(sample) - length + 1)]
 
 
-_known: dict[tuple[str, str], int] = {}  # by both digests: cells of a grid share their data
+_known: dict[tuple[str, str], int] = {}  # shared pieces by the two digests; cells of a grid share their data
 
 
 def overlaps(calibration: Samples, data: Mapping[str, Data]) -> dict[str, int]:
-    """The metrics whose data the calibration shares, and how many pieces of them."""
+    """For each metric whose data overlap the calibration data: the number of shared pieces."""
     counts: dict[str, int] = {}
-    for metric, one in data.items():
-        pair = (calibration.sha256, one.sha256)
+    for metric, evaluated in data.items():
+        pair = (calibration.sha256, evaluated.sha256)
         if pair not in _known:
-            _known[pair] = one.shared(calibration)
+            _known[pair] = evaluated.shared(calibration)
         if _known[pair]:
             counts[metric] = _known[pair]
     return counts
 
 
 def check_disjoint(calibration: Samples, data: Mapping[str, Data]) -> None:
-    """Raise InputError where calibration and evaluation share items or runs of text."""
+    """Raise InputError if calibration and evaluation share items or runs of text."""
     for metric, shared in overlaps(calibration, data).items():
-        one = data[metric]
-        unit = "runs of tokens" if isinstance(one, Samples) and one.kind == "text" else "items"
+        evaluated = data[metric]
+        unit = "runs of tokens" if isinstance(evaluated, Samples) and evaluated.kind == "text" else "items"
         raise InputError(
             f"the calibration data ({calibration.source}, {calibration.sha256[:12]}) and the data of {metric} "
-            f"({one.source}, {one.sha256[:12]}) share {shared} {unit}: a mask must not be chosen on the data that it "
-            "is judged by. Choose other calibration data, or insist with eval.allow_overlap=true."
+            f"({evaluated.source}, {evaluated.sha256[:12]}) share {shared} {unit}: a mask must not be chosen "
+            "on the data that it is judged by. Choose other calibration data, or allow the overlap with "
+            "eval.allow_overlap=true."
         )

@@ -1,4 +1,4 @@
-"""Perplexity on text corpora: `eval=perplexity`, the paper's WikiText-2, C4 and LAMBADA unless others are named."""
+"""Perplexity on text corpora (`eval=perplexity`); by default, the paper's WikiText-2, C4 and LAMBADA."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-TAKEN = ("heldout", "mean")  # names of metrics that mean something else
+TAKEN = ("heldout", "mean")  # names that other metrics have
 
 
 @dataclass(frozen=True)
 class CorpusPerplexity:
-    """Metrics `ppl/<name>` for each of the `corpora`; with `limit`, on so many windows of each, for a quick look."""
+    """Metrics `ppl/<name>` for each of the `corpora`; for a quick look, `limit` bounds the windows of each."""
 
-    corpora: dict[str, Any]  # of `Corpus`, or of its settings, so that the command line can add one
+    corpora: dict[str, Any]  # values are `Corpus` or its settings, so that the command line can add one
     limit: int | None = None
     allow_overlap: bool = False
 
@@ -35,17 +35,17 @@ class CorpusPerplexity:
     averages: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        made = {name: _corpus(name, settings) for name, settings in self.corpora.items()}
-        object.__setattr__(self, "corpora", made)
-        check_names("eval.corpora", made)
+        corpora = {name: _corpus(name, settings) for name, settings in self.corpora.items()}
+        object.__setattr__(self, "corpora", corpora)
+        check_names("eval.corpora", corpora)
         check_limit(self.limit)
-        if not made:
+        if not corpora:
             raise InputError("eval.corpora is empty: name at least one corpus.")
-        for name, corpus in made.items():
+        for name, corpus in corpora.items():
             corpus.check(f"eval.corpora.{name}")
 
     def files(self) -> tuple[str, ...]:
-        """The files of corpora."""
+        """The local files of the corpora."""
         return tuple(c.path for c in self.corpora.values() if c.source == "file" and c.path)
 
     def data(self, tokenizer: Any) -> dict[str, Samples]:
@@ -63,7 +63,7 @@ class CorpusPerplexity:
 def corpus_perplexity(
     forward: Forward, name: str, data: Data, mask: Mask, corpus: Corpus, limit: int | None
 ) -> Measured:
-    """The perplexity on windows of a corpus; how they were cut is recorded with it."""
+    """The perplexity on windows of a corpus, with a record of how they were cut."""
     samples = cast(Samples, data)
     log.info("evaluating %s with %d blocks removed: %d windows", name, len(mask.dropped), samples.count)
     how = windows_record(samples) | {"limit": limit, "corpus": asdict(corpus)}
@@ -71,13 +71,13 @@ def corpus_perplexity(
 
 
 def _corpus(name: str, settings: Any) -> Corpus:
-    """A corpus from its settings; raises InputError for one that there is not."""
+    """A corpus from its settings. Raises InputError if the settings are invalid."""
     if isinstance(settings, Corpus):
         return settings
     known = [item.name for item in fields(Corpus)]
     if not isinstance(settings, Mapping):
         raise InputError(
-            f"eval.corpora.{name}={settings}: give settings, as in {{source: file, path: FILE}}."
+            f"eval.corpora.{name}={settings}: give settings such as {{source: file, path: FILE}}."
         )
     for key in settings:
         if key not in known:
@@ -86,16 +86,16 @@ def _corpus(name: str, settings: Any) -> Corpus:
 
 
 def check_names(where: str, names: Iterable[str]) -> None:
-    """Raise InputError for a name that cannot be part of a metric's and a folder's."""
+    """Raise InputError if a name cannot be part of a metric's name and a folder's name."""
     for name in names:
         if not re.fullmatch(r"\w[\w.+-]*", str(name)) or name in TAKEN:
             raise InputError(
-                f"{where}: {name!r} names metrics: use letters, digits, '.', '_', '-', and neither of "
-                f"{' and '.join(TAKEN)}."
+                f"{where}: {name!r} cannot name a metric: use letters, digits, '.', '_' and '-'; the names "
+                f"{' and '.join(TAKEN)} are taken."
             )
 
 
 def check_limit(limit: int | None) -> None:
-    """Raise InputError for a quick look at nothing."""
+    """Raise InputError if `limit` is below 1."""
     if limit is not None and limit < 1:
         raise InputError(f"eval.limit={limit}: give at least 1, or null for all.")

@@ -1,7 +1,7 @@
-"""How much faster and smaller the pruned model is: `eval=speed` runs both in turn, with a cache, as they are used.
+"""How much faster and smaller the pruned model is (`eval=speed`): both models generate in turn, with a KV cache.
 
-The pruned model is what an export of the mask loads as (`removed.py`). Its weights are a part of the dense model's,
-so nothing is loaded twice, and what differs between the two is their depth alone.
+The pruned model is the one that an export of the mask loads as (`models/physical_removal.py`). It uses the dense
+model's weights, so nothing is loaded twice, and the two models differ only in depth.
 """
 
 from __future__ import annotations
@@ -31,23 +31,23 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Machine:
-    """The data of a measurement that needs none: settings and the device, on another of which it is another."""
+    """The settings and the device, in place of data. Another device has another digest, so it is measured again."""
 
     source: str
     sha256: str
     length: int  # tokens at the end of the longest generation
 
-    def shared(self, calibration: Samples, /) -> int:  # noqa: ARG002 - random tokens are no data
-        """Nothing."""
+    def shared(self, calibration: Samples, /) -> int:  # noqa: ARG002 - random tokens overlap nothing
+        """Always 0."""
         return 0
 
 
 @dataclass(frozen=True)
 class Speed:
-    """For each of `batch_sizes` and `prompts` (tokens), `new_tokens` are generated greedily, `repeats` times.
+    """For each batch size and prompt length (`prompts`, in tokens), generate `new_tokens` greedily, `repeats` times.
 
-    Before them, both models run `warmup` times unmeasured. Who is first changes from one repeat to the next, so that
-    a machine that slows down slows down both.
+    Before that, both models run `warmup` times unmeasured. From one repeat to the next, the models swap their order,
+    so that a machine that slows down slows down both.
     """
 
     batch_sizes: list[int]
@@ -63,24 +63,26 @@ class Speed:
     def __post_init__(self) -> None:
         for name in ("batch_sizes", "prompts"):
             if not getattr(self, name) or min(getattr(self, name)) < 1:
-                raise InputError(f"eval.{name}={getattr(self, name)}: give numbers from 1 on.")
+                raise InputError(
+                    f"eval.{name}={getattr(self, name)}: give one or more numbers of at least 1."
+                )
         for name, least in (("new_tokens", 2), ("repeats", 1), ("warmup", 0)):
             if getattr(self, name) < least:
                 raise InputError(f"eval.{name}={getattr(self, name)}: give at least {least}.")
 
     def files(self) -> tuple[str, ...]:
-        """None."""
+        """No files."""
         return ()
 
-    def data(self, tokenizer: Any) -> dict[str, Machine]:  # noqa: ARG002 - what is fed is random
-        """The device, under the name of the metric."""
+    def data(self, tokenizer: Any) -> dict[str, Machine]:  # noqa: ARG002 - prompts are random tokens
+        """The settings and the device, under the name of the metric."""
         device = machine()
         text = json.dumps([asdict(self), device], sort_keys=True)
         length = max(self.prompts) + self.new_tokens
         return {"speed": Machine(device, text_sha256(text), length)}
 
     def measure(self, forward: Forward, name: str, data: Data, mask: Mask) -> Measured:
-        """Sizes and speeds of both models, under `speed`; of several ranks, the first measures, the others rest."""
+        """Sizes and speeds of both models, under `speed`. Of several ranks, the first measures; the others wait."""
         return collectives.on_first(lambda: self._measured(forward, name, data, mask))
 
     def _measured(self, forward: Forward, name: str, data: Data, mask: Mask) -> Measured:
@@ -107,7 +109,7 @@ class Speed:
 
 
 def machine() -> str:
-    """The device on which models run, as far as it can be told before one is loaded."""
+    """The device on which models run, as far as it is known before a model is loaded."""
     import torch
 
     if torch.cuda.is_available():
@@ -118,7 +120,7 @@ def machine() -> str:
 
 
 def _processor() -> str:
-    """What Linux calls it; elsewhere, what Python knows."""
+    """The processor's name from Linux; on other systems, from Python."""
     import platform
 
     try:
@@ -130,11 +132,11 @@ def _processor() -> str:
 
 
 def _compared(
-    found: Mapping[str, Mapping[str, list[float]]], sizes: Mapping[str, Mapping[str, int]]
+    measured: Mapping[str, Mapping[str, list[float]]], sizes: Mapping[str, Mapping[str, int]]
 ) -> dict[str, Any]:
-    """Medians and quartiles of both, and how many times better the pruned model is."""
+    """Medians and quartiles of both models, and how many times better the pruned one is."""
     both: dict[str, Any] = {}
-    for which, values in found.items():
+    for which, values in measured.items():
         extra = values.get("extra_memory")
         both[which] = {name: _spread(v) for name, v in values.items() if name != "extra_memory"}
         both[which]["peak_memory"] = round(max(extra)) + sizes[which]["bytes"] if extra else None
@@ -148,13 +150,13 @@ def _compared(
 
 
 def _spread(values: list[float]) -> dict[str, float]:
-    """The median, and the quartiles around it."""
+    """The median and the lower and upper quartile."""
     low, middle, high = statistics.quantiles(values, method="inclusive") if len(values) > 1 else values * 3
     return {"median": middle, "low": low, "high": high}
 
 
 def flat(record: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    """The numbers of a record by name, such as `speed/b1-p512/decode_per_second/pruned`: for a tracker."""
+    """The numbers of a record for a tracker, by names such as `speed/b1-p512/decode_per_second/pruned`."""
     for which, sizes in record["sizes"].items():
         yield from ((f"speed/{name}/{which}", value) for name, value in sizes.items())
     for run in record["runs"]:

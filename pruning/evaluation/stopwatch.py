@@ -1,4 +1,4 @@
-"""Generation with a clock: the time to the first token, and that of the others."""
+"""Timed generation: the time to the first token, and the time of the others."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class Rounds:
     warmup: int
 
 
-def alternating(model: Any, contexts: Contexts, batch: int, prompt: int, by: Rounds) -> dict[str, Values]:
-    """What was measured in each context, repeat by repeat, the contexts in turn."""
+def alternating(model: Any, contexts: Contexts, batch: int, prompt: int, rounds: Rounds) -> dict[str, Values]:
+    """The values measured in each context, one per repeat. The contexts take turns."""
     import torch
 
     from pruning.models.blocks import input_device
@@ -38,19 +38,19 @@ def alternating(model: Any, contexts: Contexts, batch: int, prompt: int, by: Rou
     vocabulary = model.get_input_embeddings().weight.shape[0]
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(3, vocabulary, (batch, prompt), generator=generator).to(input_device(model))
-    found: dict[str, Values] = {which: {} for which in contexts}
-    for repeat in range(by.warmup + by.repeats):
+    measured: dict[str, Values] = {which: {} for which in contexts}
+    for repeat in range(rounds.warmup + rounds.repeats):
         for which in list(contexts)[:: 1 if repeat % 2 == 0 else -1]:
             with contexts[which](), quiet.quiet():
-                values = _timed(model, ids, by.new_tokens)
-            if repeat >= by.warmup:
+                values = _timed(model, ids, rounds.new_tokens)
+            if repeat >= rounds.warmup:
                 for name, value in values.items():
-                    found[which].setdefault(name, []).append(value)
-    return found
+                    measured[which].setdefault(name, []).append(value)
+    return measured
 
 
 def _timed(model: Any, ids: Tensor, new_tokens: int) -> dict[str, float]:
-    """One generation: tokens per second of the prompt and behind the first new token, and the memory on top."""
+    """Time one generation: tokens per second of the prompt and after the first new token, and the extra memory."""
     import torch
     from transformers import GenerationConfig, StoppingCriteriaList
 
@@ -88,7 +88,7 @@ def _timed(model: Any, ids: Tensor, new_tokens: int) -> dict[str, float]:
 
 
 def _wait(device: torch.device) -> None:
-    """Until the device has done what it was asked to."""
+    """Wait until the device has finished its work."""
     import torch
 
     if device.type == "cuda":

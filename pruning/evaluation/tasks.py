@@ -1,7 +1,7 @@
-"""Tasks of lm-eval on a masked model: loaded without it, identified by their prompts, run on the model in memory.
+"""Tasks of lm-eval on a masked model: loaded without the model, identified by their prompts, run on it in memory.
 
-What a task asks is built again for each mask, and lm-eval's cache of responses is never used: it does not know which
-model an answer came from, so a pruned model would be given the dense one's answers.
+The requests of a task are built again for each mask. lm-eval's cache of responses is never used: it does not
+distinguish masks, so a pruned model would get the dense model's answers.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from pruning.core.mask import Mask
     from pruning.engine.forward import Forward
 
-METRICS = ("acc_norm", "acc")  # the first that a task has is its accuracy
-BOOTSTRAPS = 1000  # any number above 0 makes lm-eval give standard errors; that of a mean has a closed form
+METRICS = ("acc_norm", "acc")  # the first of these that a task has is its accuracy
+BOOTSTRAPS = 1000  # above 0, lm-eval reports standard errors; for a mean it uses a closed form
 
 log = logging.getLogger(__name__)
 
@@ -45,12 +45,12 @@ class EvalTask:
 
     @property
     def metric(self) -> str | None:
-        """lm-eval's name of the accuracy that is reported: normalised by length where the task has that."""
+        """lm-eval's name of the reported accuracy, normalised by length if the task has that; None if it has none."""
         return next((name for name in METRICS if name in self.task.aggregation()), None)
 
     @cached_property
     def requests(self) -> list[dict[str, Any]]:
-        """For each document: its texts, what the model is asked, and what is right. Depends on no model."""
+        """For each document: its fields, the requests to the model, and the right answer. No model is needed."""
         self.task.set_config("num_fewshot", 0)
         with quiet():
             self.task.build_all_requests(limit=self.limit)
@@ -68,30 +68,30 @@ class EvalTask:
         return text_sha256(json.dumps(plain, default=str))
 
     def shared(self, calibration: Samples, /) -> int:
-        """How many documents stand in the calibration data."""
+        """The number of documents that are in the calibration data."""
         return sum(haystack(calibration, self.tokenizer).holds(document) for document in self.documents())
 
     def documents(self) -> Iterator[Document]:
-        """The documents as questions and answers, whatever their fields are called."""
+        """The documents as questions and answers, whatever the names of their fields."""
         for request in self.requests:
             contexts = dict.fromkeys(str(arguments[0]) for arguments in request["asked"])
             answers = dict.fromkeys(str(arguments[-1]) for arguments in request["asked"])
             texts = [v for v in request["doc"].values() if isinstance(v, str) and " " in v]
-            # Where the context differs, as for WinoGrande, it is the answer that all have in common.
-            own = tuple(answers) if len(contexts) == 1 else ()
-            yield Document(tuple(dict.fromkeys((*texts, *map(_question, contexts)))), own)
+            # If the contexts differ, as in WinoGrande, the choices are in them and the answers are all the same.
+            choices = tuple(answers) if len(contexts) == 1 else ()
+            yield Document(tuple(dict.fromkeys((*texts, *map(_question, contexts)))), choices)
 
 
 def _question(context: str) -> str:
-    """A prompt without what most templates put around a question."""
-    found = words(context)
-    return " ".join(found[int(found[:1] == ("question",)) : len(found) - int(found[-1:] == ("answer",))])
+    """A prompt without the words "question" and "answer" that most templates put around a question."""
+    prompt = words(context)
+    return " ".join(prompt[int(prompt[:1] == ("question",)) : len(prompt) - int(prompt[-1:] == ("answer",))])
 
 
 def accuracy(name: str, forward: Forward, task: EvalTask, mask: Mask, batch_size: int) -> Measured:
     """The accuracy of a mask on a task, its standard error, and lm-eval's own results and samples.
 
-    Several ranks answer a share of the requests each, and all of them sum up.
+    Each of several ranks answers a share of the requests; then all ranks get all answers.
     """
     import lm_eval
     from lm_eval.models.huggingface import HFLM
@@ -102,9 +102,9 @@ def accuracy(name: str, forward: Forward, task: EvalTask, mask: Mask, batch_size
     module = forward.model.module
     with masked(module, mask, forward.scales), quiet(), _without_git():
         model = HFLM(pretrained=module, tokenizer=_complete(task.tokenizer), batch_size=batch_size)
-        model._device = forward.model.device  # its own guess is no device where the first weights lie on disk
-        model.loglikelihood = partial(_dealt, model.loglikelihood)
-        found = lm_eval.simple_evaluate(
+        model._device = forward.model.device  # lm-eval's guess is wrong if the first weights are on disk
+        model.loglikelihood = partial(_over_ranks, model.loglikelihood)
+        results = lm_eval.simple_evaluate(
             model=model,
             tasks=[task.task],
             task_manager=lm_eval.tasks.TaskManager(include_defaults=False),
@@ -112,79 +112,80 @@ def accuracy(name: str, forward: Forward, task: EvalTask, mask: Mask, batch_size
             limit=task.limit,
             bootstrap_iters=BOOTSTRAPS,
         )
-    return collectives.on_first(lambda: _measured(name, task, found))
+    return collectives.on_first(lambda: _measured(name, task, results))
 
 
-def _measured(name: str, task: EvalTask, found: Mapping[str, Any]) -> Measured:
-    """What lm-eval has found; of several ranks on a machine, it gives that to one only."""
+def _measured(name: str, task: EvalTask, output: Mapping[str, Any]) -> Measured:
+    """The measurement from lm-eval's output, which lm-eval returns on only one of several ranks of a machine."""
     label = task.task.task_name
-    scores = found["results"][label]
+    scores = output["results"][label]
     value, error = (_score(scores, f"{task.metric}{kind}") for kind in ("", "_stderr"))
     how = {
         "source": task.source,
         "task": label,
-        "version": str(found["versions"].get(label)),
-        "lm_eval": found["lm_eval_version"],
+        "version": str(output["versions"].get(label)),
+        "lm_eval": output["lm_eval_version"],
         "metric": task.metric,
         "items": len(task.requests),
         "of": len(task.task.eval_docs),
         "limit": task.limit,
     }
-    return Measured({name: value, error_of(name): error}, how, _files(found))
+    return Measured({name: value, error_of(name): error}, how, _files(output))
 
 
-def _dealt(answer: Callable[..., Sequence[Any]], requests: Sequence[Any], **settings: Any) -> list[Any]:
-    """The answers of all ranks, each of which is asked its share; for lm-eval, there is one process."""
-    own = collectives.share_of(requests)
-    return collectives.gather(answer(own, **settings) if own else [])
+def _over_ranks(answer: Callable[..., Sequence[Any]], requests: Sequence[Any], **settings: Any) -> list[Any]:
+    """The answers to all requests. Each rank answers its share, and lm-eval runs as if in one process."""
+    share = collectives.share_of(requests)
+    return collectives.gather(answer(share, **settings) if share else [])
 
 
 def _complete(tokenizer: Any) -> Any:
-    """A copy that lm-eval may add a padding token to, with an end of text if it has neither that nor a beginning.
+    """A copy of a tokenizer, to which lm-eval may add a padding token.
 
-    lm-eval pads with it, which is masked, and puts it before an empty context; without either it fails.
+    If the tokenizer has neither a beginning-of-text nor an end-of-text token, token 0 becomes the end of text.
+    lm-eval pads with that token, which is masked, and puts it before an empty context. Without one, lm-eval fails.
     """
-    own = copy.deepcopy(tokenizer)
-    if own.bos_token_id is None and own.eos_token_id is None:
-        own.eos_token = own.convert_ids_to_tokens(0)
-    return own
+    copied = copy.deepcopy(tokenizer)
+    if copied.bos_token_id is None and copied.eos_token_id is None:
+        copied.eos_token = copied.convert_ids_to_tokens(0)
+    return copied
 
 
 def _score(scores: Mapping[str, Any], metric: str) -> float:
-    """A number of lm-eval's, which names the filter behind a comma; 0 for the error of a single item."""
+    """The value of a metric in lm-eval's scores, whose keys are `metric,filter`; 0 for the error of a single item."""
     value = next(value for key, value in scores.items() if key.partition(",")[0] == metric)
     return float(value) if isinstance(value, (int, float)) else 0.0
 
 
-def _files(found: Mapping[str, Any]) -> dict[str, bytes]:
-    """lm-eval's results as it would write them, and its samples, one a line."""
+def _files(output: Mapping[str, Any]) -> dict[str, bytes]:
+    """lm-eval's results in the form that lm-eval writes, and its samples, one per line."""
     from lm_eval.utils import handle_non_serializable
 
     def text(data: Any, indent: int | None = None) -> str:
         return json.dumps(data, default=handle_non_serializable, indent=indent, ensure_ascii=False)
 
-    results = {key: value for key, value in found.items() if key != "samples"}
-    lines = [text(sample) for samples in found["samples"].values() for sample in samples]
+    results = {key: value for key, value in output.items() if key != "samples"}
+    lines = [text(sample) for samples in output["samples"].values() for sample in samples]
     packed = gzip.compress("".join(f"{line}\n" for line in lines).encode(), mtime=0)
     return {"lm_eval.json": text(results, indent=2).encode(), "samples.jsonl.gz": packed}
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without lm-eval's remarks on uses that it cannot know to be meant, and without bars of what takes no time."""
+    """Silence lm-eval's warnings about uses that are intended here, and its progress bars for short steps."""
     import lm_eval.api.model
     import lm_eval.api.task
     from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
     logger, silent = logging.getLogger("lm_eval"), are_progress_bars_disabled()
-    level, own = logger.level, lm_eval.api.task.tqdm
+    level, bar = logger.level, lm_eval.api.task.tqdm
     logger.setLevel(logging.ERROR)
     disable_progress_bars()
-    lm_eval.api.task.tqdm = lm_eval.api.model.tqdm = lambda found, **_: found
+    lm_eval.api.task.tqdm = lm_eval.api.model.tqdm = lambda items, **_: items
     try:
         yield
     finally:
-        lm_eval.api.task.tqdm = lm_eval.api.model.tqdm = own
+        lm_eval.api.task.tqdm = lm_eval.api.model.tqdm = bar
         logger.setLevel(level)
         if not silent:
             enable_progress_bars()
@@ -192,7 +193,7 @@ def quiet() -> Iterator[None]:
 
 @contextmanager
 def _without_git() -> Iterator[None]:
-    """lm-eval asks git about the folder that it is run in, and git complains loudly where that is no checkout."""
+    """Keep lm-eval from asking git about the current folder; outside a checkout, git prints an error."""
     import lm_eval.evaluator
 
     saved = lm_eval.evaluator.get_git_commit_hash

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pruning.core.mask import Mask
     from pruning.engine.forward import Forward
 
-HIGHEST = 700.0  # nats; the exponential of more is no float
+HIGHEST = 700.0  # nats; the exponential of much more overflows a float
 
 
 def perplexity(name: str, forward: Forward, samples: Samples, mask: Mask) -> dict[str, float]:
@@ -26,7 +26,7 @@ def perplexity(name: str, forward: Forward, samples: Samples, mask: Mask) -> dic
 
 
 def windows_record(samples: Samples) -> dict[str, Any]:
-    """What is recorded of windows of text: where they come from, how many, and how many tokens count."""
+    """The record of text windows: their source, their number, the longest, and the number of scored tokens."""
     return {
         "source": samples.source,
         "windows": samples.count,

@@ -1,4 +1,4 @@
-"""Zero-shot accuracy on tasks of lm-eval: `eval=zeroshot`, the paper's six unless others are named."""
+"""Zero-shot accuracy on tasks of lm-eval (`eval=zeroshot`); by default, the paper's six tasks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pruning.calibration.source_settings import hub_errors
 from pruning.core.errors import InputError, UnreachableError, first_line, near_names
 from pruning.evaluation import Data, Measured
 from pruning.evaluation.perplexity import check_limit, check_names
-from pruning.evaluation.tasks import EvalTask, accuracy, quiet
+from pruning.evaluation.tasks import METRICS, EvalTask, accuracy, quiet
 
 if TYPE_CHECKING:
     from pruning.core.mask import Mask
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Zeroshot:
-    """Metrics `acc/<task>`: lm-eval's `acc_norm` where a task has it, else its `acc`; and `acc/mean` over them.
+    """Metrics `acc/<task>`: lm-eval's `acc_norm` if a task has it, else its `acc`; and `acc/mean` over them.
 
-    With `limit`, only the first so many items of each task, for a quick look. `batch_size` is lm-eval's.
+    For a quick look, `limit` bounds the items of each task. `batch_size` is passed to lm-eval.
     """
 
     tasks: list[str]
@@ -41,7 +41,7 @@ class Zeroshot:
             raise InputError("eval.tasks is empty: name at least one task of lm-eval.")
 
     def files(self) -> tuple[str, ...]:
-        """None."""
+        """No files."""
         return ()
 
     def data(self, tokenizer: Any) -> dict[str, EvalTask]:
@@ -53,24 +53,27 @@ class Zeroshot:
         return accuracy(name, forward, cast(EvalTask, data), mask, self.batch_size)
 
     def _task(self, name: str, tokenizer: Any) -> EvalTask:
-        found = _load(name)
-        config = found.config
-        places = (config.dataset_path, config.dataset_name, config.test_split or config.validation_split)
-        task = EvalTask(found, "/".join(str(place) for place in places if place), tokenizer, self.limit)
+        loaded = _load(name)
+        config = loaded.config
+        parts = (config.dataset_path, config.dataset_name, config.test_split or config.validation_split)
+        task = EvalTask(loaded, "/".join(str(part) for part in parts if part), tokenizer, self.limit)
         if task.metric is None:
-            raise InputError(f"eval.tasks: '{name}' has no accuracy, but {', '.join(found.aggregation())}.")
+            raise InputError(
+                f"eval.tasks: '{name}' has no accuracy, only {', '.join(loaded.aggregation())}: choose a task that "
+                f"has {' or '.join(METRICS)}."
+            )
         return task
 
 
 def check_batch_size(batch_size: int) -> None:
-    """Raise InputError for a batch of nothing."""
+    """Raise InputError if the batch size is below 1."""
     if batch_size < 1:
         raise InputError(f"eval.batch_size={batch_size}: give at least 1.")
 
 
 @lru_cache(maxsize=1)
 def manager() -> Any:
-    """lm-eval's index of its own tasks. To make it takes seconds."""
+    """lm-eval's index of its own tasks. Building it takes seconds."""
     from lm_eval.tasks import TaskManager
 
     with quiet():
@@ -78,12 +81,15 @@ def manager() -> Any:
 
 
 def _load(name: str) -> Any:
-    """A task of lm-eval with its documents. Raises InputError for a name that is none, or of several."""
+    """A task of lm-eval with its documents. Raises InputError if the name is unknown or that of a group.
+
+    Raises UnreachableError if the documents cannot be loaded.
+    """
     tasks = manager()
     if name not in tasks.all_tasks:
         hint = near_names(name, tasks.all_subtasks)
         raise InputError(
-            f"eval.tasks: '{name}' is no task of lm-eval.{hint} `lm-eval ls tasks` lists them all."
+            f"eval.tasks: '{name}' is not a task of lm-eval.{hint} `lm-eval ls tasks` lists all tasks."
         )
     if name not in tasks.all_subtasks:
         raise InputError(f"eval.tasks: '{name}' is a group of tasks: name its tasks one by one.")
@@ -93,6 +99,6 @@ def _load(name: str) -> Any:
     except hub_errors() as error:
         raise UnreachableError(
             f"the data of task {name} cannot be read ({first_line(error)}): check the network, or evaluate on a file "
-            "of items: eval=local 'eval.items={NAME: FILE}'."
+            "of items with eval=local 'eval.items={NAME: FILE}'."
         ) from error
     return loaded[0]

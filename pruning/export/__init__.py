@@ -1,1 +1,1 @@
-"""Write a smaller checkpoint: blocks cut out of a model in a stream, proven equal to the masked model."""
+"""Write a smaller checkpoint: copy a model without its dropped blocks and prove it equal to the masked model."""

@@ -1,9 +1,9 @@
-"""Fold a compensation into weights: scales of the residual stream become scales of what blocks add to it.
+"""Fold a compensation into weights: scales of the residual stream become scales of the blocks' outputs.
 
-In the engine, a dropped block i multiplies the residual stream by s_i. A block that normalises its input adds the
-same whatever the stream's scale is, so the stream may be kept smaller by c = the product of the s_i so far, if
-every later block adds 1/c of what it added; the norm before the vocabulary takes out what is left. Neither the
-embeddings nor a vocabulary projection tied to them are touched. Exact but for the norms' epsilon and rounding.
+In the engine, a dropped block i multiplies the residual stream by s_i. If a block normalises its input, its output
+does not depend on the stream's scale. So the stream may stay smaller by c, the product of the s_i so far, if every
+later block adds 1/c of its output; the norm before the vocabulary projection removes the remaining factor. The
+embeddings, and a vocabulary projection tied to them, do not change. Exact except for the norms' epsilon and rounding.
 """
 
 from __future__ import annotations
@@ -19,30 +19,30 @@ from torch import Tensor
 from pruning.core.errors import InputError
 from pruning.core.mask import Mask
 
-# The last projections of attention and MLP, by their names in checkpoints. A tail starts behind the block's number.
+# Names of the last projections of attention and MLP in checkpoints, after the block's number.
 ATTENTION = re.compile(
     r"(.*\.)?(self_attn|attn|attention|self_attention)\.(o_proj|out_proj|c_proj|dense|wo)\.\w+"
 )
 MLP = re.compile(r"(.*\.)?(down_proj|c_proj|fc2|fc_out|dense_4h_to_h|w2)(\.\w+|_bias)?")
 INPUT_NORM = re.compile(r"(input_layernorm|ln_1|self_attn_layer_norm|norm_1|attention_norm)\.\w+")
 FINAL_NORM = re.compile(r"(.*\.)?(norm|ln_f|final_layer_norm|final_layernorm|norm_f)\.weight")
-# Gemma 2 and 3 normalise what a sub-layer returns, so that its scale is the norm's, which multiplies by 1 + weight.
+# Gemma 2 and 3 normalise the output of a sub-layer, so the norm sets its scale: it multiplies by 1 + weight.
 SANDWICH = re.compile(r"(post_attention_layernorm|post_feedforward_layernorm)\.weight")
 SANDWICHED = ("gemma2", "gemma3", "gemma3_text")
-# Settings under which a block's input is not normalised, or the stream is not what the norm took in.
+# Settings with which a block's input is not normalised, or the stream is not the input of the norm.
 UNNORMALISED = {"do_layer_norm_before": False, "apply_residual_connection_post_layernorm": True}
-OTHERWISE = ("minimax",)  # what its blocks add to is the norm's output
+ADD_TO_NORM = ("minimax",)  # its blocks add to the output of the norm, not to its input
 
 
 @dataclass(frozen=True)
 class Fold:
-    """By how much the output of each block is multiplied; 1 where nothing is to be done. `factors` has N entries."""
+    """The factor on the output of each block; 1 leaves the block unchanged. `factors` has N entries."""
 
     factors: tuple[float, ...]
     sandwich: bool = False
 
     def __call__(self, block: int, tail: str, tensor: Tensor) -> Tensor:
-        """A tensor of a block, named by what follows the block's (old) number, as it is to be written."""
+        """The tensor to write for a tensor of a block; `block` is the old number, `tail` the name after it."""
         factor = self.factors[block] if block < len(self.factors) else 1.0
         if factor == 1.0:
             return tensor
@@ -55,7 +55,7 @@ def check_scales(scales: Sequence[float], mask: Mask) -> None:
     """Raise InputError unless there is one positive, finite factor for each block."""
     if len(scales) != mask.n_blocks:
         raise InputError(
-            f"{len(scales)} scales for a model of {mask.n_blocks} blocks: one is needed for each."
+            f"{len(scales)} scales for a model of {mask.n_blocks} blocks: give one for each block."
         )
     if wrong := [i for i in mask.dropped if not (math.isfinite(scales[i]) and scales[i] > 0)]:
         raise InputError(f"the scales of blocks {wrong} are not positive finite numbers.")
@@ -64,10 +64,10 @@ def check_scales(scales: Sequence[float], mask: Mask) -> None:
 def plan_fold(
     config: Any, names: Iterable[tuple[int, str]], others: Iterable[str], mask: Mask, scales: Sequence[float]
 ) -> Fold:
-    """The fold for one factor a block; only those of dropped blocks count.
+    """The fold of one scale per block; only the scales of dropped blocks count.
 
-    `names` are (block, tail) of the blocks' tensors, `others` all other tensors. Raises InputError where the
-    architecture is not understood well enough.
+    `names` are (block, tail) of the blocks' tensors, `others` the names of all other tensors. Raises InputError if
+    it is not certain that the architecture allows the fold.
     """
     check_scales(scales, mask)
     factors, stream = [], 1.0
@@ -86,22 +86,22 @@ def plan_fold(
 def _why_not(
     text: Any, tails: dict[int, list[str]], others: Sequence[str], blocks: Sequence[int]
 ) -> str | None:
-    """Why these blocks' outputs cannot be scaled for certain; None if they can."""
-    if text.model_type in OTHERWISE:
-        return "its blocks add to what their norms return"
+    """Why it is not certain that these blocks' outputs can be scaled; None if they can."""
+    if text.model_type in ADD_TO_NORM:
+        return "its blocks add to the outputs of their norms"
     for name, value in UNNORMALISED.items():
         if getattr(text, name, None) is value:
-            return f"with {name}={value} its blocks do not normalise what they add to"
+            return f"with {name}={value} its blocks do not normalise the residual stream"
     if not any(FINAL_NORM.fullmatch(name) for name in others):
-        return "no norm before its vocabulary projection is known"
+        return "no norm before its vocabulary projection is recognised"
     sandwich = text.model_type in SANDWICHED
     for block in blocks:
-        own = tails.get(block, [])
-        if not any(INPUT_NORM.fullmatch(tail) for tail in own):
-            return f"no norm at the input of block {block} is known"
-        if not sandwich and any("post_feedforward" in tail or "post_mlp" in tail for tail in own):
-            return f"the norms behind the sub-layers of block {block} are not known"
+        names = tails.get(block, [])
+        if not any(INPUT_NORM.fullmatch(tail) for tail in names):
+            return f"no norm at the input of block {block} is recognised"
+        if not sandwich and any("post_feedforward" in tail or "post_mlp" in tail for tail in names):
+            return f"the norms after the sub-layers of block {block} are not supported"
         wanted = [SANDWICH] if sandwich else [ATTENTION, MLP]
-        if not all(any(pattern.fullmatch(tail) for tail in own) for pattern in wanted):
-            return f"the last projections of block {block} are not known"
+        if not all(any(pattern.fullmatch(tail) for tail in names) for pattern in wanted):
+            return f"the last projections of block {block} are not recognised"
     return None

@@ -1,4 +1,4 @@
-"""The same cut for mergekit, which copies ranges of layers: a passthrough configuration."""
+"""The same cut as a configuration for mergekit, which copies ranges of layers (passthrough)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pruning.export.model_card import Facts
 
 
 def mergekit(facts: Facts) -> str:
-    """A mergekit passthrough configuration of the same cut; layer ranges are half open."""
+    """A mergekit passthrough configuration of the same cut; layer ranges are half-open."""
     slices = [
         {"sources": [{"model": facts.origin, "layer_range": [start, end]}]}
         for start, end in ranges(facts.mask)
@@ -22,15 +22,15 @@ def mergekit(facts: Facts) -> str:
     ]
     if facts.hybrid:
         notes.append(
-            "# mergekit leaves config.layer_types as it is: copy config.json from here, or the result is wrong."
+            "# mergekit does not change config.layer_types: copy config.json from here, or the result is wrong."
         )
     if facts.scales is not None:
-        notes.append("# The compensation of this export is not part of it.")
+        notes.append("# This file does not contain the compensation of this export.")
     body = {"slices": slices, "merge_method": "passthrough", "dtype": facts.dtype}
     return "\n".join(notes) + "\n" + yaml.safe_dump(body, sort_keys=False, default_flow_style=None)
 
 
 def ranges(mask: Mask) -> list[tuple[int, int]]:
-    """Runs of kept blocks, half open."""
+    """Runs of kept blocks as half-open ranges."""
     edges = [i for i in range(mask.n_blocks + 1) if (i in mask.kept) != (i - 1 in mask.kept)]
     return [pair for number, pair in enumerate(pairwise(edges)) if number % 2 == 0]

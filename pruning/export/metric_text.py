@@ -1,4 +1,4 @@
-"""A result's measurements as text: for the model card, and for the lines that a command ends with."""
+"""A result's measurements as text: for the model card, and for the summary that a command prints."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ def metrics(result: DoneResult | None) -> Iterator[tuple[str, str, str]]:
 
 
 def number(name: str, values: Mapping[str, Any]) -> str:
-    """A metric with its standard error, if it has one."""
+    """A metric as text, with its standard error if it has one; `-` if it is not in `values`."""
     if not isinstance(value := values.get(name), (int, float)):
         return "-"
-    places = 2 if abs(value) >= 10 else 3
+    decimals = 2 if abs(value) >= 10 else 3
     error = values.get(error_of(name))
-    return f"{value:,.{places}f}" + (f" ± {error:,.{places}f}" if isinstance(error, float) else "")
+    return f"{value:,.{decimals}f}" + (f" ± {error:,.{decimals}f}" if isinstance(error, float) else "")
 
 
 def unmeasured(result: DoneResult | None) -> str:
-    """Why there is no metric."""
-    return "the mask comes without a cell" if result is None else "its cell was evaluated for speed alone"
+    """The reason why there is no metric."""
+    return "the mask does not come from a cell" if result is None else "its cell was evaluated for speed only"
 
 
-def lost(result: DoneResult | None) -> Iterator[str]:
-    """The section on what was measured, paragraph by paragraph."""
+def measured_section(result: DoneResult | None) -> Iterator[str]:
+    """Paragraphs of the model card's section on the metrics."""
     rows = list(metrics(result))
     if result is None or not rows:
         yield f"Nothing: {unmeasured(result)}."
@@ -57,7 +57,7 @@ def lost(result: DoneResult | None) -> Iterator[str]:
     lines += [f"| {name} | {a} | {b} |{extra}" for (name, a, b), extra in zip(rows, more, strict=True)]
     yield "\n".join(lines)
     yield (
-        "Values with their standard errors over samples, where they have any; both models were measured in "
+        "Values with their standard errors over samples, if they have any. Both models were measured in "
         f"{result['model']['dtype']} by one program on the same data. "
         + _overlap(evaluation.get("overlap", {}))
     )
@@ -66,13 +66,13 @@ def lost(result: DoneResult | None) -> Iterator[str]:
 
 def _overlap(shared: Mapping[str, int]) -> str:
     if not shared:
-        return "The search never saw these data."
-    pieces = ", ".join(f"{count} with those of {name}" for name, count in shared.items())
-    return f"The calibration data share pieces with them ({pieces}), so these values flatter the mask."
+        return "The search did not use these data."
+    pieces = ", ".join(f"{count} with {name}" for name, count in shared.items())
+    return f"The calibration data share pieces with these data ({pieces}), so the values favour the mask."
 
 
 def _how(name: str, evaluation: Mapping[str, Any]) -> str:
-    """How a metric was measured: what its evaluation recorded, and the digest of its data."""
+    """How a metric was measured: the recorded settings of its evaluation, and the digest of its data."""
     how = dict(leaves(evaluation.get("how", {}).get(name, {})))
     parts = [
         f"{key} {json.dumps(value, ensure_ascii=False)}" for key, value in how.items() if value is not None
@@ -82,8 +82,8 @@ def _how(name: str, evaluation: Mapping[str, Any]) -> str:
     return ", ".join(parts) or "not recorded"
 
 
-def gained(speed: Mapping[str, Any]) -> Iterator[str]:
-    """The section on speed: medians with quartiles, dense beside pruned."""
+def speed_section(speed: Mapping[str, Any]) -> Iterator[str]:
+    """Paragraphs of the model card's section on speed: medians with quartiles, dense and pruned."""
     lines = ["| batch, prompt | | dense | pruned | |", "|---|---|---|---|---|"]
     for run in speed["runs"]:
         shape = f"{run['batch']}, {run['prompt']}"
@@ -93,17 +93,17 @@ def gained(speed: Mapping[str, Any]) -> Iterator[str]:
         peaks = [run[which]["peak_memory"] for which in ("dense", "pruned")]
         if None not in peaks:
             a, b = peaks
-            lines.append(f"| {shape} | peak memory | {bytes_text(a)} | {bytes_text(b)} | {b / a:.2f} of it |")
+            lines.append(f"| {shape} | peak memory | {bytes_text(a)} | {bytes_text(b)} | {b / a:.2f}x |")
     yield "\n".join(lines)
     yield (
         f"On {speed['device']}, in {speed['dtype']}, with a cache: medians of {speed['repeats']} repeats with their "
-        f"quartiles, after {speed['warmup']} unmeasured, both models in turn; {speed['runs'][0]['new_tokens']} "
-        "tokens were generated each time."
+        f"quartiles, after {speed['warmup']} warm-up runs. The two models alternate; each run generates "
+        f"{speed['runs'][0]['new_tokens']} tokens."
     )
 
 
-def faster(result: DoneResult | None) -> str:
-    """How many times the dense model's tokens per second, in a few words; nothing where it was not measured."""
+def speedup_text(result: DoneResult | None) -> str:
+    """The speedup over the dense model (ratio of tokens per second), in a few words; empty if not measured."""
     if result is None or (speed := result["evaluation"].get("speed")) is None:
         return ""
     run = speed["runs"][0]

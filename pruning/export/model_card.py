@@ -1,4 +1,4 @@
-"""What goes beside the weights of an export for people and for other programs: a model card and a mergekit file."""
+"""The model card of an export: a README.md with metadata for the hub."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pruning.core.result import DoneResult
 from pruning.core.units import bytes_text
 from pruning.export import metric_text
 
-# Hub names and licences of what the packages carry as GGUF.
+# Hub names and licences of the models that the packages contain as GGUF files.
 PACKAGED = {
     "smollm2": ("HuggingFaceTB/SmolLM2-135M-Instruct", "apache-2.0"),
     "gemma3_270m": ("google/gemma-3-270m", "gemma"),
@@ -23,7 +23,7 @@ INHERITED = ("license", "license_name", "license_link", "language")
 
 @dataclass(frozen=True)
 class Sizes:
-    """Parameters, and bytes of weights in the precision of the export, of a model before and after."""
+    """Parameters and bytes of the weights of both models, in the precision of the export."""
 
     dense_parameters: int
     parameters: int
@@ -33,11 +33,11 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Facts:
-    """What a card tells. `result` is the finished cell's, or None for a mask that comes from elsewhere.
+    """The content of a card. `result` is that of the finished cell, or None if the mask comes from elsewhere.
 
-    `base` is the hub name of the model that was cut, or what comes nearest to one; `origin` is what mergekit is to
-    read; `source` says where the weights came from. `commands` reproduce the export, `proof` says how it was
-    checked, `hybrid` whether blocks differ in their attention.
+    `base` is the hub name of the original model, or the name of its directory; `origin` is the model that mergekit
+    reads; `source` describes where the weights came from. `commands` reproduce the export, `proof` describes how it
+    was checked, `hybrid` is True if blocks differ in their attention.
     """
 
     name: str
@@ -56,7 +56,7 @@ class Facts:
 
 
 def inherit(folder: Path | None) -> dict[str, Any]:
-    """Licence and language of the card that a model's directory holds, if it holds one."""
+    """Licence and language from the model card in a model's directory; {} if it has no card."""
     from huggingface_hub import ModelCard
 
     if folder is None or not (folder / "README.md").is_file():
@@ -66,7 +66,7 @@ def inherit(folder: Path | None) -> dict[str, Any]:
 
 
 def model_card(facts: Facts) -> str:
-    """The text of README.md, metadata for the hub included."""
+    """The text of README.md, with metadata for the hub."""
     from huggingface_hub import ModelCard, ModelCardData
 
     data = ModelCardData(
@@ -79,7 +79,7 @@ def model_card(facts: Facts) -> str:
         eval_results=list(_eval_results(facts)) or None,
     )
     if data.eval_results is None:
-        data.model_name = None  # goes with results only
+        data.model_name = None  # only valid together with results
     return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(_sections(facts)) + "\n"))
 
 
@@ -104,7 +104,7 @@ def _sections(facts: Facts) -> Iterator[str]:
     yield f"Blocks removed, counted from 0: {', '.join(map(str, mask.dropped))}."
     yield (
         "```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
-        'model = AutoModelForCausalLM.from_pretrained("DIR")  # where this file lies\n'
+        'model = AutoModelForCausalLM.from_pretrained("DIR")  # the directory of this file\n'
         'tokenizer = AutoTokenizer.from_pretrained("DIR")\n```'
     )
     yield from _chosen(facts.result)
@@ -122,18 +122,18 @@ def _compensation(facts: Facts) -> str:
         " Each removed block is replaced by a factor on the residual stream ("
         + factors
         + "), which is folded into "
-        "the output projections of the blocks behind it."
+        "the output projections of the blocks after it."
     )
 
 
 def _chosen(result: DoneResult | None) -> Iterator[str]:
     yield "## How the blocks were chosen"
     if result is None:
-        yield "By hand: the mask was given, not searched for."
+        yield "By hand: the mask was given, not found by a search."
         return
     calibration, search = result["calibration"], result["search"]
     yield (
-        f"By the search `{search['algo']}` under the objective `{calibration['objective']}`, whose loss went from "
+        f"By the search `{search['algo']}` with the objective `{calibration['objective']}`, whose loss went from "
         f"{calibration['dense_loss']:.4f} to {calibration['loss']:.4f} on the calibration data: "
         f"{calibration['samples']} samples"
         + (f" of {calibration['length']} tokens" if calibration.get("length") else "")
@@ -144,10 +144,10 @@ def _chosen(result: DoneResult | None) -> Iterator[str]:
 
 def _measured(result: DoneResult | None) -> Iterator[str]:
     yield "## What was measured"
-    yield from metric_text.lost(result)
+    yield from metric_text.measured_section(result)
     if result is not None and (speed := result["evaluation"].get("speed")) is not None:
         yield "## What was gained"
-        yield from metric_text.gained(speed)
+        yield from metric_text.speed_section(speed)
 
 
 def _eval_results(facts: Facts) -> Iterator[Any]:

@@ -1,4 +1,4 @@
-"""The directory that an export goes to: what may be replaced, and a way to replace it all at once or not at all."""
+"""The output directory of an export: what it may replace, and how to replace it in one step."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def check_target(
 ) -> None:
     """Raise InputError unless a directory is new, empty, or an earlier export that this one may replace.
 
-    An earlier export of the same cell, or of the same mask and model, is replaced; with `force` any directory of a
-    model. Before a search, when no mask is known yet, the cell's key is what counts.
+    An export may replace one of the same cell, or of the same mask and model; with `force`, any directory of a
+    model. Before a search there is no mask yet, so only the cell's key counts.
     """
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
@@ -48,20 +48,24 @@ def check_target(
 
 
 def check_space(out: Path, needed: int) -> None:
-    """Raise InputError unless the disk of a directory, which need not exist yet, has room for `needed` bytes."""
-    place = next(folder for folder in out.parents if folder.exists())
-    free = shutil.disk_usage(place).free
+    """Raise InputError if the disk of a directory has too little space for `needed` bytes (and 5% more).
+
+    The directory need not exist yet.
+    """
+    parent = next(folder for folder in out.parents if folder.exists())
+    free = shutil.disk_usage(parent).free
     if free < needed * 1.05:
         raise InputError(
-            f"the disk of {out} has {bytes_text(free)} free and {bytes_text(needed)} are needed."
+            f"the disk of {out} has {bytes_text(free)} free and {bytes_text(needed)} are needed: free some space, or "
+            "choose another directory."
         )
 
 
 @contextmanager
 def staging_directory(out: Path) -> Iterator[Path]:
-    """A hidden directory beside `out`; it is removed afterwards unless it was published.
+    """Yield a new hidden directory beside `out`; it is removed afterwards unless it was published.
 
-    Raises InputError if it cannot be made.
+    Raises InputError if it cannot be created.
     """
     with ExitStack() as stack:
         try:

@@ -1,4 +1,4 @@
-"""Write a smaller model that anyone can load: the blocks of a mask cut out of a checkpoint, proven equal to the mask.
+"""Write a smaller model, a checkpoint without the blocks of a mask, and prove it equal to the masked model.
 
 python -m pruning.export CELL_OR_MASK out=DIR                  a finished cell's folder, or a mask.json and model=NAME
 python -m pruning.export --drop 3,7,12 out=DIR model=local model.path=MODEL
@@ -46,10 +46,10 @@ UNPROVEN = "not compared with the masked model (verify=false)"
 
 
 def export(wanted: Request) -> Facts:
-    """Write the directory `wanted.out`; what was there before is replaced at the very end, or not at all.
+    """Write the directory `wanted.out`; its earlier content is replaced at the very end, or not at all.
 
-    Raises InputError, UnreachableError or UnskippableError before anything is written where the request cannot be
-    met, and MismatchError where what was written is not the masked model.
+    If the request cannot be met, raises InputError, UnreachableError or UnskippableError before anything is written.
+    Raises MismatchError if the written model does not equal the masked model.
     """
     from pruning.export import verify
     from pruning.export.plan import plan_cut, write_config
@@ -62,8 +62,8 @@ def export(wanted: Request) -> Facts:
     wanted = dataclasses.replace(wanted, model=cut.source.settings)
     model, proof = None, UNPROVEN
     if wanted.verify or cut.tensors is None:
-        log.info("loading %s in %s", wanted.model.name, verify.computing(wanted.model.dtype))
-        model = verify.source_model(wanted.model, cut.plan.precision)
+        log.info("loading %s in %s", wanted.model.name, verify.comparison_dtype(wanted.model.dtype))
+        model = verify.load_rounded(wanted.model, cut.plan.precision)
     goal = verify.expected(model, wanted.mask, wanted.scales) if wanted.verify else None
     tensors = cut.tensors or Loaded(model)
     if cut.tensors is not None:
@@ -88,13 +88,13 @@ def _facts(wanted: Request, cut: Cut, proof: str) -> Facts:
     hub = {"hub": (settings.path, None), "packaged": model_card.PACKAGED.get(settings.path)}.get(
         settings.source
     )
-    base = hub[0] if hub else Path(settings.path).expanduser().resolve().name
+    base = wanted.in_memory or (hub[0] if hub else Path(settings.path).expanduser().resolve().name)
     text = cut.source.config.get_text_config(decoder=True)
     return Facts(
         name=f"{base.rpartition('/')[2]}-{len(mask.kept)}-of-{mask.n_blocks}-blocks",
         base=base,
-        origin=settings.path if settings.source == "local" else base,
-        source=_source(settings),
+        origin=settings.path if settings.source == "local" and wanted.in_memory is None else base,
+        source=_source(settings) if wanted.in_memory is None else "a model in memory",
         dtype=settings.dtype,
         hybrid=len(set(getattr(text, "layer_types", None) or ())) > 1,
         mask=mask,
@@ -117,13 +117,15 @@ def _source(settings: spec.Model) -> str:
 
 
 def _commands(wanted: Request) -> list[str]:
-    """How to search, evaluate and export again, and how to make the same cut without a search."""
+    """Commands that search, evaluate and export again, and one that makes the same cut without a search."""
     import shlex
 
     from pruning.hydra_app.replay_command import launch_words
 
     model = {CLASS: "Model", **dataclasses.asdict(wanted.model)}
     drop = ",".join(map(str, wanted.mask.dropped))
+    if wanted.in_memory is not None:
+        return [f"pruning.export_model(model, {wanted.mask!r}, DIR)  # in Python"]
     words = ["python", "-m", "pruning.export", "--drop", drop, *launch_words({"model": model}), "out=DIR"]
     cut = [shlex.join(words)] if wanted.scales is None else []
     if wanted.result is None:
@@ -133,15 +135,15 @@ def _commands(wanted: Request) -> list[str]:
 
 
 def _evaluated(result: DoneResult) -> list[Mapping[str, Any]]:
-    """A result's configuration, with each evaluation that its metrics are from; the latest comes last."""
+    """A result's configuration, once for each evaluation of its metrics; the latest evaluation comes last."""
     config = result["config"]
     settings = [*result["evaluation"].get("settings", {}).values(), config["eval"]]
-    distinct = {json.dumps(one, sort_keys=True): one for one in reversed(settings)}
-    return [{**config, "eval": one} for one in reversed(distinct.values())]
+    distinct = {json.dumps(evaluation, sort_keys=True): evaluation for evaluation in reversed(settings)}
+    return [{**config, "eval": evaluation} for evaluation in reversed(distinct.values())]
 
 
 def _write_record(wanted: Request, facts: Facts, folder: Path) -> None:
-    """The card, the mergekit file, and what a later export of the same mask knows this one by."""
+    """Write the card, the mergekit file, and the record by which a later export identifies this one."""
     (folder / "README.md").write_text(model_card.model_card(facts), encoding="utf-8")
     (folder / "mergekit.yaml").write_text(mergekit(facts), encoding="utf-8")
     record = {
@@ -157,7 +159,7 @@ def _write_record(wanted: Request, facts: Facts, folder: Path) -> None:
 
 
 def summary(facts: Facts, out: Path) -> str:
-    """Three lines: what was lost, what was gained, and where the model is."""
+    """Three lines: the loss in metrics, the gain in size and speed, and the directory of the model."""
     lost = ", ".join(f"{name} {a} -> {b}" for name, a, b in metric_text.metrics(facts.result))
     sizes, mask = facts.sizes, facts.mask
     fewer = 1 - sizes.parameters / sizes.dense_parameters
@@ -167,7 +169,7 @@ def summary(facts: Facts, out: Path) -> str:
             f"gained  {len(mask.dropped)} of {mask.n_blocks} blocks removed ({' '.join(map(str, mask.dropped))}), "
             f"{sizes.dense_parameters:,} -> {sizes.parameters:,} parameters ({fewer:.1%} fewer), "
             f"{bytes_text(sizes.dense_bytes)} -> {bytes_text(sizes.bytes)} in {facts.dtype}"
-            + metric_text.faster(facts.result),
+            + metric_text.speedup_text(facts.result),
             f"model   {out} ({facts.proof})",
         ]
     )

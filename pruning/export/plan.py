@@ -1,4 +1,4 @@
-"""What a request comes to: the smaller configuration, and what becomes of each tensor. No weights are read here."""
+"""Plan an export: the smaller configuration, and the new name of each tensor. No weights are read here."""
 
 from __future__ import annotations
 
@@ -23,17 +23,20 @@ from pruning.models.blocks import check_config
 
 @dataclass(frozen=True)
 class Cut:
-    """What is to be written: the smaller configuration, what becomes of each tensor, and the sizes of both models."""
+    """The planned output: the smaller configuration, the plan for each tensor, and the sizes of both models."""
 
     source: source_model.SourceModel
     config: Any
     plan: Plan
-    tensors: Checkpoint | None  # None where the model has to be loaded first
+    tensors: Checkpoint | None  # None if the model has to be loaded first
     sizes: Sizes
 
 
 def plan_cut(wanted: Request) -> Cut:
-    """Check all that can be checked without reading weights, and decide what becomes of each tensor."""
+    """Check everything that can be checked without reading weights, and plan the output.
+
+    Raises InputError, UnreachableError or UnskippableError.
+    """
     source = source_model.find_source(wanted.model)
     try:
         check_config(source.config)
@@ -43,7 +46,7 @@ def plan_cut(wanted: Request) -> Cut:
     config = pruned_config.pruned_config(source.config, wanted.mask)
     _set_dtype(config, getattr(torch, wanted.model.dtype))
     dense, smaller = pruned_config.check_same_blocks(source.config, config, wanted.mask)
-    config.name_or_path = ""  # where it was read from here
+    config.name_or_path = ""  # do not publish the local path
     config.architectures = config.architectures or [type(dense).__name__]
     path, _ = pruned_config.blocks_of(dense, wanted.mask.n_blocks)
     tensors = Checkpoint(source.folder) if source.folder is not None else None
@@ -67,45 +70,44 @@ def _check_request(wanted: Request, source: source_model.SourceModel) -> None:
     if mask.n_blocks != count:
         raise InputError(
             f"the mask is over {mask.n_blocks} blocks and model {wanted.model.name} has {count}: "
-            "give the model that it was made for (model=NAME)."
+            "give the model that the mask was made for (model=NAME)."
         )
     if not mask.dropped or not mask.kept:
         raise InputError(
             f"{len(mask.dropped)} of {count} blocks removed leaves nothing to export: drop 1 to {count - 1}."
         )
     if source.folder is not None and source.folder.resolve().is_relative_to(wanted.out):
-        raise InputError(f"out={wanted.out} holds the model that is to be cut: choose another directory.")
+        raise InputError(f"out={wanted.out} contains the model that is to be cut: choose another directory.")
     try:
         split_torch_state_dict_into_shards({}, max_shard_size=wanted.max_shard_size)
     except ValueError as error:
         raise InputError(
-            f"max_shard_size={wanted.max_shard_size}: give a size such as 5GB or 500MB."
+            f"max_shard_size={wanted.max_shard_size} is not a size: give one such as 5GB or 500MB."
         ) from error
 
 
 def _set_dtype(config: Any, dtype: Any) -> None:
-    """Say in a configuration, and in those nested in it, what precision the weights have."""
+    """Set the dtype of a configuration and of the configurations nested in it; remove outdated settings."""
     for part in (config, *(getattr(config, name, None) for name in config.sub_configs)):
         if part is not None:
             part.dtype = dtype
-    for name in ("quantization_config", "auto_map"):  # what GGUF leaves behind; code that is not copied
+    for name in ("quantization_config", "auto_map"):  # left over from GGUF; refers to code that is not copied
         if hasattr(config, name):
             delattr(config, name)
 
 
 def _kept_precise(model: Any, dtype: str) -> tuple[str, ...]:
-    """Names of modules that transformers keeps in float32 whatever it is asked for."""
+    """Names of modules that transformers keeps in float32 even if another dtype is requested."""
     strict = set(model._keep_in_fp32_modules_strict or ()) if dtype in ("float16", "bfloat16") else set()
     return tuple(sorted(strict | (set(model._keep_in_fp32_modules or ()) if dtype == "float16" else set())))
 
 
 def _fold(config: Any, names: Sequence[str], plan: Plan, wanted: Request) -> Fold:
     assert wanted.scales is not None
-    places = [plan.place(name) for name in names]
-    others = [name for name, place in zip(names, places, strict=True) if place is None]
-    return plan_fold(
-        config, [place for place in places if place is not None], others, wanted.mask, wanted.scales
-    )
+    parts = [plan.block_and_tail(name) for name in names]
+    others = [name for name, part in zip(names, parts, strict=True) if part is None]
+    in_blocks = [part for part in parts if part is not None]
+    return plan_fold(config, in_blocks, others, wanted.mask, wanted.scales)
 
 
 def _sizes(plan: Plan, shapes: Mapping[str, Tensor], dense: Any, smaller: Any) -> Sizes:
@@ -116,7 +118,7 @@ def _sizes(plan: Plan, shapes: Mapping[str, Tensor], dense: Any, smaller: Any) -
 
 
 def write_config(config: Any, folder: Path) -> None:
-    """Write config.json, and make sure that it reads back as it is; raises InputError where it cannot."""
+    """Write config.json so that it is read back unchanged. Raises InputError if that is impossible."""
     from transformers import AutoConfig
 
     config.save_pretrained(folder)
@@ -125,12 +127,12 @@ def write_config(config: Any, folder: Path) -> None:
         config.to_json_file(folder / "config.json", use_diff=False)
     if lost := list(_lost(config.to_dict(), AutoConfig.from_pretrained(folder).to_dict())):
         raise InputError(
-            f"a {config.model_type} configuration does not keep {', '.join(lost)} when it is saved."
+            f"a {config.model_type} configuration loses {', '.join(lost)} when it is saved, so it cannot be exported."
         )
 
 
 def _lost(wanted: Mapping[str, Any], read: Mapping[str, Any]) -> Iterator[str]:
-    """The settings of a configuration that were read back otherwise."""
+    """The names of settings whose values were read back differently."""
     for name, value in wanted.items():
         other = read.get(name, value)
         if isinstance(value, Mapping) and isinstance(other, Mapping):

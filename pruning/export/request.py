@@ -1,4 +1,4 @@
-"""What an export is asked to do: a mask, the model that it belongs to, and a directory, from a command's words."""
+"""The request for an export (a mask, its model and a directory), parsed from the words of a command."""
 
 from __future__ import annotations
 
@@ -16,22 +16,23 @@ from pruning.core.errors import DamagedError, InputError, unknown
 from pruning.core.mask import Mask
 from pruning.core.recorded import CLASS, OPTION
 from pruning.core.result import NAME, DoneResult, read_result
+from pruning.hydra_app.build_option import build_option
 from pruning.models import directory, loader, spec
 
 SETTINGS = ("out", "force", "verify", "max_shard_size", "model")
 USAGE = """python -m pruning.export CELL_OR_MASK out=DIR [model=NAME] [model.SETTING=VALUE ...]
        python -m pruning.export --drop 3,7,12 out=DIR [model=NAME] [model.SETTING=VALUE ...]"""
 MORE = """CELL_OR_MASK is the folder of a finished cell, or a mask.json. model=NAME is an option of conf/model
-(default smollm2), model=local model.path=DIR any directory; a cell knows its own model. Further settings:
-verify=false skips the comparison with the masked model, force=true replaces another export, max_shard_size=5GB."""
+(default smollm2); for any other directory, give model=local model.path=DIR. For a cell, leave the model out.
+verify=false skips the comparison with the masked model; force=true replaces another export; max_shard_size=5GB."""
 
 
 @dataclass(frozen=True)
 class Request:
     """An export.
 
-    `result` is the finished cell's, or None for a mask that comes from elsewhere; `scales` are the factors of its
-    compensation, one for each of the model's blocks.
+    `result` is that of the finished cell, or None if the mask comes from elsewhere; `scales` are the factors of its
+    compensation, one for each block of the model.
     """
 
     model: spec.Model
@@ -42,6 +43,7 @@ class Request:
     force: bool = False
     verify: bool = True
     max_shard_size: str = "5GB"
+    in_memory: str | None = None  # the name of a model whose files exist for this export only
 
     @property
     def cell(self) -> str | None:
@@ -50,28 +52,31 @@ class Request:
 
 
 def parse(arguments: Sequence[str]) -> Request:
-    """The request that a command line makes. Raises InputError in one sentence for what is wrong with it."""
+    """The request of a command line. Raises InputError, in one sentence, if it is invalid."""
     parser = argparse.ArgumentParser("pruning.export", usage=USAGE, epilog=MORE)
     parser.add_argument("words", nargs="*", help=argparse.SUPPRESS)
     parser.add_argument("--drop", metavar="BLOCKS", help="blocks to remove, counted from 0, as in 3,7,12")
-    found = parser.parse_intermixed_args(list(arguments))
-    settings = dict(word.split("=", 1) for word in found.words if "=" in word)
-    places = [word for word in found.words if "=" not in word]
+    options = parser.parse_intermixed_args(list(arguments))
+    settings = dict(word.split("=", 1) for word in options.words if "=" in word)
+    paths = [word for word in options.words if "=" not in word]
     for name in settings:
         if name.partition(".")[0] not in SETTINGS or (
             name.partition(".")[2] and not name.startswith("model.")
         ):
             raise unknown("setting", name, SETTINGS)
-    if len(places) + (found.drop is not None) != 1:
-        raise InputError(f"give one cell folder or mask.json, or --drop, not {len(places)} and {found.drop}.")
+    if len(paths) + (options.drop is not None) != 1:
+        drops = "no --drop" if options.drop is None else "--drop"
+        raise InputError(
+            f"{len(paths)} paths and {drops} are given: give one cell folder or mask.json, or --drop."
+        )
     if not settings.get("out"):
-        raise InputError("out=DIR is missing: the directory that the smaller model is written to.")
+        raise InputError("out=DIR is missing: give the directory to write the smaller model to.")
     out = Path(settings["out"]).expanduser().resolve()
-    if found.drop is not None:
+    if options.drop is not None:
         model = _model(settings)
-        wanted = Request(model, Mask(loader.n_blocks(model), _numbers(found.drop)), out)
+        wanted = Request(model, Mask(loader.n_blocks(model), _numbers(options.drop)), out)
     else:
-        wanted = _recorded(Path(places[0]).expanduser(), settings, out)
+        wanted = _recorded(Path(paths[0]).expanduser(), settings, out)
     return dataclasses.replace(
         wanted,
         force=_truth("force", settings, wanted.force),
@@ -80,24 +85,25 @@ def parse(arguments: Sequence[str]) -> Request:
     )
 
 
-def _recorded(place: Path, settings: Mapping[str, str], out: Path) -> Request:
+def _recorded(path: Path, settings: Mapping[str, str], out: Path) -> Request:
     """The request for a cell folder or a mask file."""
-    if place.is_dir():
-        return of_cell(place, out, settings)
-    if not place.is_file():
-        raise InputError(f"{place}: there is no such cell folder or mask file.")
-    if (place.parent / NAME).is_file() and "model" not in settings:
-        return of_cell(place.parent, out, settings)
-    return Request(_model(settings), Mask.from_json(_json(place)), out)
+    if path.is_dir():
+        return of_cell(path, out, settings)
+    if not path.is_file():
+        raise InputError(f"{path} does not exist: give a cell folder or a mask file.")
+    if (path.parent / NAME).is_file() and "model" not in settings:
+        return of_cell(path.parent, out, settings)
+    return Request(_model(settings), Mask.from_json(_json(path)), out)
 
 
 def of_cell(folder: Path, out: Path, settings: Mapping[str, str] | None = None) -> Request:
-    """The request for the folder of a finished cell; `settings` may say where its model lies now (`model.path`).
+    """The request for the folder of a finished cell; `settings` may give a new `model.path` if its model has moved.
 
-    Raises InputError where the cell is not done or the model is not the one that it was run on.
+    Raises InputError if the cell is not done or the model is not the one that it was run on, and DamagedError if its
+    result is damaged.
     """
     if (result := read_result(folder)) is None:
-        raise InputError(f"{folder} holds no {NAME}: it is no cell, or none that has ended.")
+        raise InputError(f"{folder} holds no {NAME}: it is not a cell, or the cell has not ended.")
     if result["status"] != "done":
         raise InputError(f"cell {folder} is not done ({result['status']}): run it again first.")
     try:
@@ -107,29 +113,29 @@ def of_cell(folder: Path, out: Path, settings: Mapping[str, str] | None = None) 
         mask, factors = Mask.from_json(result["mask"]), result.get("compensation") or {}
         scales = [float(factors.get(str(block), 1.0)) for block in range(mask.n_blocks)] if factors else None
     except (KeyError, TypeError, AttributeError) as error:
-        raise DamagedError(f"{folder / NAME} is damaged (it is no result): run the cell again.") from error
+        raise DamagedError(f"{folder / NAME} is damaged (it is not a result): run the cell again.") from error
     return Request(_same_model(model, revision, settings or {}), mask, out, result, scales)
 
 
 def _same_model(model: spec.Model, revision: str, settings: Mapping[str, str]) -> spec.Model:
-    """A cell's model with the settings that a command changes; the weights must be those of the cell."""
+    """A cell's model with the settings that a command changes. Raises InputError if its weights have changed."""
     if settings.get("model", model.name) != model.name:
         raise InputError(
-            f"model={settings['model']}: the cell has a model of its own, {model.name}; leave it out."
+            f"model={settings['model']} is not the model of the cell, {model.name}: leave model= out."
         )
     model = dataclasses.replace(model, **_fields(settings))
     if model.source == "hub" and model.revision is None and revision != "main":
-        return dataclasses.replace(model, revision=revision)  # the very commit that was searched
-    if model.source == "local" and (found := directory.fingerprint(model.path)) != revision:
+        return dataclasses.replace(model, revision=revision)  # the commit that the cell was run on
+    if model.source == "local" and (digest := directory.fingerprint(model.path)) != revision:
         raise InputError(
             f"model.path={model.path} does not hold the model that the cell was run on (its files have the digest "
-            f"{found[:12]}, not {revision[:12]}): give the directory of that one, model.path=DIR."
+            f"{digest[:12]}, not {revision[:12]}): give the directory of that model, model.path=DIR."
         )
     return model
 
 
 def _fields(settings: Mapping[str, str]) -> dict[str, Any]:
-    """The `model.SETTING=VALUE` words, for a model that is known already."""
+    """The values of the words `model.SETTING=VALUE`, by setting. Raises InputError if a setting is unknown."""
     known = [item.name for item in dataclasses.fields(spec.Model)]
     fields = {
         name[6:]: yaml.safe_load(value) for name, value in settings.items() if name.startswith("model.")
@@ -141,27 +147,10 @@ def _fields(settings: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _model(settings: Mapping[str, str]) -> spec.Model:
-    """The model of `model=NAME model.SETTING=VALUE`, composed as a launch composes it."""
-    from hydra.errors import HydraException
-    from hydra.utils import instantiate
-    from omegaconf.errors import OmegaConfBaseException
-
-    from pruning.config import compose
-    from pruning.core.errors import PruningError, first_line
-    from pruning.hydra_app.replay_command import composed
-
+    """The model of the words `model=NAME model.SETTING=VALUE`, composed as a launch composes it."""
     _fields(settings)
     words = [f"{name}={value}" for name, value in settings.items() if name.partition(".")[0] == "model"]
-    compose.check_choices(words)
-    try:
-        chosen = composed(words).model
-        if missing := [name for name in chosen if str(chosen._get_node(name)) == "???"]:
-            raise InputError(f"model={settings.get('model')} needs a value: give model.{missing[0]}=...")
-        model: spec.Model = instantiate(chosen)
-    except (HydraException, OmegaConfBaseException) as error:
-        if isinstance(cause := error.__cause__, PruningError):  # what the constructor raised
-            raise cause from None
-        raise InputError(f"{first_line(error)}.") from error
+    model: spec.Model = build_option("model", words)
     return model
 
 
@@ -170,19 +159,19 @@ def _numbers(text: str) -> tuple[int, ...]:
         return tuple(int(word) for word in text.split(",") if word.strip())
     except ValueError:
         raise InputError(
-            f"--drop {text}: give block numbers with commas between them, as in 3,7,12."
+            f"--drop {text} is not a list of block numbers: separate them with commas, as in 3,7,12."
         ) from None
 
 
 def _truth(name: str, settings: Mapping[str, str], default: bool) -> bool:
     text = settings.get(name, str(default))
     if text.lower() not in ("true", "false"):
-        raise InputError(f"{name}={text}: true or false is wanted.")
+        raise InputError(f"{name}={text} is not valid: choose true or false.")
     return text.lower() == "true"
 
 
 def _json(path: Path) -> dict[str, Any]:
     data = atomic_files.read_json(path)
     if not isinstance(data, dict):
-        raise InputError(f"{path} holds no JSON object, so neither a mask nor a result.")
+        raise InputError(f"{path} holds no JSON object, so it is neither a mask nor a result.")
     return data

@@ -1,7 +1,7 @@
-"""Cut blocks out of a checkpoint in a stream: tensors are read one by one, renamed, and written shard by shard.
+"""Cut blocks out of a checkpoint in a stream: read tensors one by one, rename them, and write shard by shard.
 
-The model is never in memory as a whole. Tensors keep the names that they have in the checkpoint, whatever release
-of transformers wrote it; only the number of the block changes.
+The model is never in memory as a whole. Tensors keep their names in the checkpoint, whichever release of
+transformers wrote it; only the number of the block changes.
 """
 
 from __future__ import annotations
@@ -21,31 +21,33 @@ from pruning.export.tensor_reader import INDEX, Tensors
 
 
 def block_prefix(names: Iterable[str], path: str, n_blocks: int) -> str:
-    """What stands before the number of a block in a checkpoint's names, `model.layers` for one.
+    """The prefix before the number of a block in a checkpoint's names, for example `model.layers`.
 
-    `path` is where the model itself has its blocks; a checkpoint may leave out or rename what is before the last
-    part of it. Raises UnskippableError where no prefix, or more than one, counts all the blocks.
+    `path` is the path of the blocks in the model; the checkpoint's prefix has the same last part, but the parts
+    before it may be missing or differ. Raises UnskippableError unless exactly one prefix numbers all the blocks.
     """
     last = path.rpartition(".")[2]
     numbers: dict[str, set[int]] = {}
     for name in names:
-        if found := re.match(rf"((?:[^.\d][^.]*\.)*?{re.escape(last)})\.(\d+)\.", name):
-            numbers.setdefault(found[1], set()).add(int(found[2]))
+        if match := re.match(rf"((?:[^.\d][^.]*\.)*?{re.escape(last)})\.(\d+)\.", name):
+            numbers.setdefault(match[1], set()).add(int(match[2]))
     whole = [prefix for prefix, seen in numbers.items() if seen >= set(range(n_blocks))]
     likeness = {prefix: len(set(prefix.split(".")) & set(path.split("."))) for prefix in whole}
     best = [prefix for prefix in whole if likeness[prefix] == max(likeness.values())]
     if len(best) != 1:
-        found_ones = f"several fit: {sorted(best)}" if best else f"no names like {path}.0. count them all"
-        raise UnskippableError(f"the {n_blocks} blocks are not found in the checkpoint: {found_ones}.")
+        reason = (
+            f"several prefixes fit, {sorted(best)}" if best else f"no names like {path}.0. number all of them"
+        )
+        raise UnskippableError(f"the {n_blocks} blocks are not found in the checkpoint: {reason}.")
     return best[0]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What becomes of each tensor of a checkpoint.
+    """The new name, precision and values of each tensor of a checkpoint.
 
-    `keep` are patterns of names whose tensors stay in the precision they are stored in, as transformers keeps them.
-    `change` is given (block, tail, tensor) of each tensor in a block, with the block's old number.
+    `keep` are names of modules whose tensors keep their stored precision, as in transformers. `change` is called
+    with (block, tail, tensor) for each tensor in a block; `block` is the old number.
     """
 
     mask: Mask
@@ -54,38 +56,38 @@ class Plan:
     keep: tuple[str, ...] = ()
     change: Callable[[int, str, Tensor], Tensor] | None = field(default=None)
 
-    def place(self, name: str) -> tuple[int, str] | None:
-        """Block and tail of a tensor's name, or None where it is in no block."""
-        found = re.match(rf"{re.escape(self.prefix)}\.(\d+)\.(.*)", name)
-        return (int(found[1]), found[2]) if found else None
+    def block_and_tail(self, name: str) -> tuple[int, str] | None:
+        """The block number in a tensor's name and the name after it; None if the tensor is in no block."""
+        match = re.match(rf"{re.escape(self.prefix)}\.(\d+)\.(.*)", name)
+        return (int(match[1]), match[2]) if match else None
 
     def rename(self, name: str) -> str | None:
         """The name in the smaller checkpoint; None for a tensor of a dropped block."""
-        if (place := self.place(name)) is None:
+        if (parts := self.block_and_tail(name)) is None:
             return name
-        block, tail = place
+        block, tail = parts
         if block in self.mask.dropped:
             return None
-        # Numbers behind the last block are those of heads that predict further tokens: they stay behind it.
+        # Numbers after the last block belong to heads that predict further tokens: they stay after it.
         return f"{self.prefix}.{block - sum(gone < block for gone in self.mask.dropped)}.{tail}"
 
     def precision(self, name: str, dtype: torch.dtype) -> torch.dtype:
-        """In which precision a tensor that has `dtype` is written."""
+        """The precision in which a tensor is written if it is stored in `dtype`."""
         kept = any(re.search(rf"(^|\.){re.escape(pattern)}(\.|$)", name) for pattern in self.keep)
         return dtype if kept or not dtype.is_floating_point else self.dtype
 
     def tensor(self, name: str, tensor: Tensor) -> Tensor:
-        """The values that are written for a tensor of the old name."""
+        """The tensor to write for the stored tensor `name`."""
         precision = self.precision(name, tensor.dtype)
-        if self.change is not None and (place := self.place(name)) is not None:
-            tensor = self.change(*place, tensor)
+        if self.change is not None and (parts := self.block_and_tail(name)) is not None:
+            tensor = self.change(*parts, tensor)
         return tensor.to(precision).contiguous()
 
 
 def write_shards(tensors: Tensors, plan: Plan, folder: Path, max_shard_size: str) -> int:
-    """Write the smaller checkpoint's safetensors files, and their index where there are several; returns bytes.
+    """Write the safetensors files of the smaller checkpoint, with an index if there are several; returns their bytes.
 
-    No more than one shard is held in memory.
+    At most one shard is in memory.
     """
     from huggingface_hub import split_torch_state_dict_into_shards
     from safetensors.torch import save_file
@@ -99,7 +101,7 @@ def write_shards(tensors: Tensors, plan: Plan, folder: Path, max_shard_size: str
     for file, members in split.filename_to_tensors.items():
         shard = {new: plan.tensor(names[new], tensors.read(names[new])) for new in members}
         save_file(shard, folder / file, metadata={"format": "pt"})
-        (folder / file).chmod(0o644)  # safetensors makes files for their owner alone
+        (folder / file).chmod(0o644)  # safetensors makes files that only their owner can read
         del shard  # before the next one is read
     if split.is_sharded:
         atomic_files.write_json(

@@ -1,4 +1,4 @@
-"""Where the files of the model lie that is to be cut: configuration, weights, and what is copied beside them."""
+"""The files of the model that is to be cut: configuration, weights, and the files that are copied as they are."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pruning.core.errors import InputError, UnreachableError, first_line
 from pruning.models import checkpoint, loader, quiet, spec
 
 WEIGHTS = ("model*.safetensors", "model.safetensors.index.json")
-# What a user of the weights needs beside them; licences go with what they cover.
+# Files that a user of the weights needs too; licences are copied with the weights that they cover.
 BESIDE = (
     "tokenizer*",
     "*.model",
@@ -32,9 +32,9 @@ BESIDE = (
 
 @dataclass(frozen=True)
 class SourceModel:
-    """A model to cut; its settings name the commit where it comes from a hub.
+    """A model to cut. If it comes from a hub, its settings name the commit.
 
-    `folder` holds its safetensors files; None where transformers alone can read the weights (GGUF).
+    `folder` holds its safetensors files; it is None if only transformers can read the weights (GGUF).
     """
 
     settings: spec.Model
@@ -42,13 +42,13 @@ class SourceModel:
     folder: Path | None
 
     def beside(self) -> Iterator[Path]:
-        """The files that are copied as they are."""
+        """Yield the files that are copied unchanged."""
         if self.folder is not None:
             for pattern in BESIDE:
                 yield from (path for path in sorted(self.folder.glob(pattern)) if path.is_file())
 
     def copy_beside(self, target: Path, model: Any) -> None:
-        """Tokenizer, generation configuration and licences; `model` is the loaded one where there is no folder."""
+        """Copy tokenizer, generation configuration and licences; without a folder, write those of `model`."""
         for path in self.beside():
             shutil.copyfile(path, target / path.name)
         if self.folder is None:
@@ -57,9 +57,9 @@ class SourceModel:
 
 
 def find_source(settings: spec.Model) -> SourceModel:
-    """Find, and for a hub model fetch, the files. No weights are read.
+    """Find the files of a model, and download them for a hub model. No weights are read.
 
-    Raises InputError or UnreachableError in one sentence.
+    Raises InputError if the checkpoint is quantised, UnreachableError if the files cannot be reached.
     """
     from transformers import AutoConfig
 
@@ -72,19 +72,19 @@ def find_source(settings: spec.Model) -> SourceModel:
         config, "quantization_config"
     ):
         raise InputError(
-            f"model {settings.name} is stored quantised: blocks are cut out of full-precision checkpoints and of "
-            "GGUF files; choose the one that it was made from."
+            f"model {settings.name} is stored quantised: only full-precision checkpoints and GGUF files can be cut. "
+            "Give the checkpoint that it was quantised from."
         )
     if settings.source != "hub":
         return SourceModel(settings, config, Path(where))
     folder = _snapshot(settings)
     return SourceModel(
         replace(settings, revision=folder.name), config, folder
-    )  # the folder is named by the commit
+    )  # the folder's name is the commit
 
 
 def _snapshot(settings: spec.Model) -> Path:
-    """The files of a hub model, from the cache where they are there already."""
+    """The folder of a hub model's files, which are downloaded unless they are in the cache."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
@@ -94,7 +94,7 @@ def _snapshot(settings: spec.Model) -> Path:
             return Path(snapshot_download(settings.path, revision=settings.revision, allow_patterns=patterns))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise UnreachableError(
-            f"model {settings.name} ({settings.path}) cannot be fetched ({first_line(error)}): if it is gated, "
+            f"model {settings.name} ({settings.path}) cannot be fetched ({first_line(error)}). If it is gated, "
             "accept its terms on the hub and log in with `hf auth login`; without a network, use model=local "
             "model.path=DIR."
         ) from error

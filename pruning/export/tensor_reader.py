@@ -1,4 +1,4 @@
-"""The tensors of a model, one at a time: of safetensors files, or of a model in memory."""
+"""Read the tensors of a model one at a time, from safetensors files or from a model in memory."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ SINGLE = "model.safetensors"
 
 
 class Tensors(Protocol):
-    """The tensors of a checkpoint: what there is, without reading it, and one of them."""
+    """The tensors of a checkpoint: lists them without reading, and reads one."""
 
     def shapes(self) -> Mapping[str, Tensor]:
-        """Names to tensors on the meta device, in the order in which they are best read."""
+        """Tensors on the meta device by name, in the best order for reading."""
         ...
 
     def read(self, name: str) -> Tensor:
@@ -29,23 +29,23 @@ class Tensors(Protocol):
 
 
 class Checkpoint:
-    """Tensors of the safetensors files of a directory; one file is open at a time."""
+    """The tensors in the safetensors files of a directory; one file is open at a time."""
 
     def __init__(self, folder: Path) -> None:
         self.files = _files(folder)
         self._open: tuple[str, Any] | None = None
 
     def shapes(self) -> Mapping[str, Tensor]:
-        """Read from the headers of the files alone."""
-        found = {}
+        """See `Tensors`; only the headers of the files are read."""
+        shapes = {}
         for name, path in self.files.items():
             part = self._handle(path).get_slice(name)
             dtype = getattr(torch, _DTYPES.get(part.get_dtype(), part.get_dtype().lower()))
-            found[name] = torch.empty(part.get_shape(), dtype=dtype, device="meta")
-        return found
+            shapes[name] = torch.empty(part.get_shape(), dtype=dtype, device="meta")
+        return shapes
 
     def read(self, name: str) -> Tensor:
-        """One tensor."""
+        """One tensor, on the CPU."""
         tensor: Tensor = self._handle(self.files[name]).get_tensor(name)
         return tensor
 
@@ -69,13 +69,13 @@ _DTYPES = {
 
 
 def _files(folder: Path) -> dict[str, Path]:
-    """The file of each tensor, file by file."""
+    """The file of each tensor, sorted by file. Raises InputError if a file is missing."""
     from safetensors import safe_open
 
     if (folder / INDEX).exists():
         where: dict[str, str] = atomic_files.read_json(folder / INDEX)["weight_map"]
         if lacking := sorted({name for name in where.values() if not (folder / name).exists()}):
-            raise InputError(f"{folder} lacks {len(lacking)} weight files, {lacking[0]} for one.")
+            raise InputError(f"{folder} lacks {len(lacking)} weight files, for example {lacking[0]}.")
         return {name: folder / file for name, file in sorted(where.items(), key=lambda item: item[1])}
     if not (folder / SINGLE).exists():
         raise InputError(f"{folder} holds neither {SINGLE} nor {INDEX}.")
@@ -84,17 +84,17 @@ def _files(folder: Path) -> dict[str, Path]:
 
 
 class Loaded:
-    """Tensors of a model in memory, each storage once: for weights that only transformers can read, as GGUF."""
+    """The tensors of a model in memory, without tied copies; for weights that only transformers can read (GGUF)."""
 
     def __init__(self, model: Any) -> None:
         tied = getattr(model, "all_tied_weights_keys", None) or {}
         self.state = {name: tensor for name, tensor in model.state_dict().items() if name not in tied}
 
     def shapes(self) -> Mapping[str, Tensor]:
-        """Of the model's state dictionary."""
+        """See `Tensors`; from the model's state dictionary."""
         return {name: tensor.to("meta") for name, tensor in self.state.items()}
 
     def read(self, name: str) -> Tensor:
-        """One tensor."""
+        """One tensor, on the CPU."""
         tensor: Tensor = self.state[name].cpu()
         return tensor

@@ -1,7 +1,7 @@
-"""Prove that an exported directory is the masked model: same logits, and a cache that changes nothing.
+"""Prove that an exported directory is the masked model: same logits, and the same tokens with and without a cache.
 
-The masked model is run first and let go; then the directory is loaded as a user would load it. Both compute in
-float32 (float64 for a float64 export) with the weights that were written, so that equal means equal bits.
+The masked model runs first and is freed; then the directory is loaded as a user would load it. Both compute in
+float32 (float64 for a float64 export) with the weights as written, so that their logits must be equal bit for bit.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from pruning.models import device_map, loader, quiet, spec
 from pruning.models.blocks import find_blocks, input_device, masked
 
 NEW_TOKENS = 8
-SHORT, LONG = 64, 1024  # tokens that are compared, unless a sliding window is longer; and at most
-# Of a compensated model: the norms' epsilon and a second rounding of the weights set it apart from the engine's.
+SHORT, LONG = 64, 1024  # tokens to compare: the least, and the most with a sliding window
+# For a compensated model, which differs by the norms' epsilon and by a second rounding of the weights.
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 
 
 @dataclass(frozen=True)
 class Expected:
-    """What an export must give: logits (T, V) of one row of token ids (1, T)."""
+    """The required output of an export: logits (T, V) of one row of token ids (1, T)."""
 
     ids: Tensor
     logits: Tensor
@@ -36,7 +36,11 @@ class Expected:
 
 @dataclass(frozen=True)
 class Proof:
-    """What was compared: logits at `tokens` positions, their largest absolute difference, `generated` tokens."""
+    """The comparison that was made: logits at `tokens` positions, and `generated` tokens with and without a cache.
+
+    `difference` is the largest absolute difference of the logits; `relative` is the norm of all differences, divided
+    by the norm of the expected logits.
+    """
 
     tokens: int
     difference: float
@@ -48,28 +52,28 @@ class Proof:
         near = f"within {self.relative:.1e} (relative) of the masked and compensated model's"
         return (
             f"reloaded: logits of {self.tokens} tokens are {same if self.difference == 0 else near}, "
-            f"{self.generated} tokens generated with the cache are those without"
+            f"{self.generated} tokens generated with the cache equal those without it"
         )
 
 
-def computing(dtype: str) -> str:
-    """The precision in which an export of a precision is compared."""
+def comparison_dtype(dtype: str) -> str:
+    """The precision in which an export in `dtype` is compared."""
     return "float64" if dtype == "float64" else "float32"
 
 
-def source_model(settings: spec.Model, precision: Callable[[str, torch.dtype], torch.dtype]) -> Any:
-    """The whole model in the comparing precision, its weights rounded to what is written.
+def load_rounded(settings: spec.Model, precision: Callable[[str, torch.dtype], torch.dtype]) -> Any:
+    """The dense model in the precision of the comparison, with its weights rounded as they are written.
 
-    `precision` says in which dtype a tensor of a name is written. Raises what `models.load` raises, and InputError
-    where the weights do not fit into memory.
+    `precision` gives the dtype in which a tensor is written, from its name and stored dtype. Raises the errors of
+    `loader.load_uncached`, and InputError if the weights do not fit into memory.
     """
-    module = loader.load_uncached(replace(settings, dtype=computing(settings.dtype))).module
+    module = loader.load_uncached(replace(settings, dtype=comparison_dtype(settings.dtype))).module
     with torch.no_grad():
         for name, tensor in module.state_dict().items():
             if tensor.device.type == "meta":
                 raise InputError(
-                    "the model does not fit into memory here, so the export cannot be compared: "
-                    "give verify=false."
+                    "the model does not fit into memory, so the export cannot be compared: "
+                    "give verify=false to skip the comparison."
                 )
             tensor.copy_(tensor.to(precision(name, tensor.dtype)))
     return module
@@ -89,7 +93,7 @@ def expected(model: Any, mask: Mask, scales: Sequence[float] | None = None) -> E
 
 
 def compare_export(folder: Path, wanted: Expected, settings: spec.Model, exact: bool) -> Proof:
-    """Load a directory and compare. Raises MismatchError, which says all that differs."""
+    """Load a directory and compare it; with `exact`, bit for bit. Raises MismatchError with all differences."""
     model, wrong = _reload(folder, settings)
     logits = _logits(model, wanted.ids)
     if logits.shape != wanted.logits.shape:
@@ -112,25 +116,25 @@ def compare_export(folder: Path, wanted: Expected, settings: spec.Model, exact: 
 
 
 def _reload(folder: Path, settings: spec.Model) -> tuple[Any, list[str]]:
-    """The model of a directory, and which of its weights were not found there."""
+    """The model of a directory, and complaints about missing weights."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    own = replace(settings, dtype=computing(settings.dtype))
-    options = device_map.device_options(own, AutoConfig.from_pretrained(folder))
+    compared = replace(settings, dtype=comparison_dtype(settings.dtype))
+    options = device_map.device_options(compared, AutoConfig.from_pretrained(folder))
     with quiet.quiet():
-        model, found = AutoModelForCausalLM.from_pretrained(
+        model, info = AutoModelForCausalLM.from_pretrained(
             folder,
-            dtype=getattr(torch, own.dtype),
+            dtype=getattr(torch, compared.dtype),
             attn_implementation=settings.attention,
             output_loading_info=True,
             **options,
         )
-    lacking = sorted(map(str, [*found["missing_keys"], *found["mismatched_keys"]]))
-    return model.eval(), [f"{len(lacking)} weights are missing, {lacking[0]} for one"] if lacking else []
+    lacking = sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]]))
+    return model.eval(), [f"{len(lacking)} weights are missing, for example {lacking[0]}"] if lacking else []
 
 
 def _ids(model: Any) -> Tensor:
-    """Random token ids (1, T), more of them than a sliding window holds where that is not too long."""
+    """Random token ids (1, T): more than a sliding window holds, if the window is shorter than LONG."""
     text = model.config.get_text_config(decoder=True)
     windows = [getattr(text, name, None) or 0 for name in ("sliding_window", "attention_chunk_size")]
     length = max([SHORT, *(window + NEW_TOKENS for window in windows if window < LONG)])
@@ -148,7 +152,7 @@ def _logits(model: Any, ids: Tensor) -> Tensor:
 
 
 def _generate(model: Any, ids: Tensor, use_cache: bool) -> list[int]:
-    """Greedy continuation of all ids but the last few."""
+    """The greedy continuation of all ids except the last NEW_TOKENS."""
     from transformers import GenerationConfig
 
     prompt = ids[:, :-NEW_TOKENS].to(input_device(model))

@@ -1,4 +1,4 @@
-"""What Hydra calls before it does anything of its own."""
+"""The callback that Hydra runs before it starts a sweep."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class CheckResults(Callback):
     """Refuse a results folder that cannot be written, before Hydra writes its multirun.yaml there."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Exit with a plain message: Hydra turns an exception raised here into a warning and goes on."""
+        """Exit with a plain message; Hydra would turn an InputError into a warning and go on."""
         from pruning.core.atomic_files import check_writable
 
         try:

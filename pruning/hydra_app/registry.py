@@ -1,6 +1,6 @@
-"""Tell Hydra the schema of every option.
+"""Register the schema of every option with Hydra.
 
-The dataclass of an algorithm, objective, calibration, ... is the schema of its YAML files: a typo in a key,
+The dataclass of an algorithm, objective, calibration, ... is the schema of its YAML files: a misspelt key,
 on the command line or in a file, fails while the configuration is composed.
 """
 
@@ -18,10 +18,10 @@ from pruning.core.errors import InputError
 
 
 def register() -> None:
-    """Tell Hydra the schemas and resolvers. Called once, before Hydra reads the configuration.
+    """Register schemas and resolvers; call this before Hydra reads the configuration.
 
-    Raises InputError for two classes of one name in a group: cells and scores are known by the name of a class, so
-    two objectives of one name would take each other's losses for their own.
+    Raises InputError if two classes of a group have the same name: class names identify cells and scores, so two
+    objectives with the same name would use each other's losses.
     """
     store = ConfigStore.instance()
     store.store(name="schema", node=Config)
@@ -31,7 +31,7 @@ def register() -> None:
             if (other := modules.setdefault(cls.__name__, name)) != name:
                 raise InputError(
                     f"{other}.py and {name}.py of pruning/{group} both define a class {cls.__name__}: rename one, "
-                    "since scores and cells are known by that name."
+                    "because scores and cells are identified by that name."
                 )
             store.store(group=f"schema/{group}", name=name, node=schema(cls))
     OmegaConf.register_new_resolver("unless", _unless, replace=True)
@@ -55,5 +55,5 @@ def schema(cls: type) -> type:
 
 
 def _unless(value: Any, other: Any) -> Any:
-    """`${unless:${k},0.2}`: 0.2, unless k is given."""
+    """`${unless:${k},0.2}`: 0.2 if k is null, else null."""
     return other if value is None else None

@@ -1,4 +1,4 @@
-"""The command that runs a recorded configuration again: option names and the settings that differ from theirs."""
+"""The command that runs a recorded configuration again: its options, and the settings that differ from these."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from pruning.hydra_app.registry import register
 
 GROUPS = ("model", "objective", "calibration", "algo", "compensation", "eval")
 OTHERS = ("ratio", "k", "protect", "racing", "seed")
-NOWHERE = "model.resources."  # where a cell runs is no part of it
+RESOURCES = "model.resources."  # left out: the command does not say where a cell runs
 
 
 def launch_words(config: Mapping[str, Any]) -> list[str]:
-    """The words behind `python launch.py` for a recorded configuration, or for some of its groups.
+    """The arguments of `python launch.py` for a recorded configuration, or for some of its groups.
 
-    What does not decide the outcome of a cell is left out: folders, trackers, batch sizes.
+    Settings that do not affect the outcome of a cell are left out: folders, trackers, batch sizes.
     """
     config = recorded(config)
     words = [f"{group}={_option(group, config[group])}" for group in GROUPS if group in config]
     if config.get("seed"):
-        words.append(f"seed={config['seed']}")  # first, since other settings follow it
-    shorter = [word for word in words if not word.startswith("calibration=")]  # the objective chooses one
+        words.append(f"seed={config['seed']}")  # other settings refer to it
+    shorter = [word for word in words if not word.startswith("calibration=")]  # the objective chooses it
     base = _plain(shorter)
     if "calibration" not in config or same_settings(base["calibration"], config["calibration"]):
         words = shorter
@@ -37,13 +37,13 @@ def launch_words(config: Mapping[str, Any]) -> list[str]:
     wanted = {name: without_option(config[name]) for name in (*GROUPS, *OTHERS) if name in config}
     if wanted.get("k") is not None:
         wanted.pop("ratio", None)  # follows from k
-    return [*words, *(w for w in _changes(wanted, base) if not w.startswith(NOWHERE))]
+    return [*words, *(w for w in _changes(wanted, base) if not w.startswith(RESOURCES))]
 
 
 def composed(words: Sequence[str]) -> Any:
-    """The configuration (an OmegaConf) that a launch with these words would have; works within a launch too.
+    """The configuration (of OmegaConf) that a launch with these arguments has; can be called within a launch.
 
-    Raises what Hydra and OmegaConf raise for words that make no sense.
+    Raises the errors of Hydra and OmegaConf if an argument is invalid.
     """
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
@@ -67,7 +67,7 @@ def _plain(words: Sequence[str]) -> dict[str, Any]:
 
 
 def _option(group: str, settings: Mapping[str, Any]) -> str:
-    """The option that recorded settings come from; for older results, which do not name it, the nearest one."""
+    """The option that recorded settings come from; if an older result does not name it, the most similar option."""
     if settings.get(OPTION) in options(group):
         return str(settings[OPTION])
 
@@ -82,14 +82,14 @@ def _option(group: str, settings: Mapping[str, Any]) -> str:
 
 
 def _class(group: str, defaults: list[Any]) -> str | None:
-    """The name of the class that an option configures, by the schema that the option names."""
+    """The name of the class that an option configures, from the schema in the option's defaults."""
     names = {name: cls.__name__ for name, cls in members(group)}
     matches = (re.match(rf"/schema/{group}/(\w+)@", entry) for entry in defaults if isinstance(entry, str))
     return next((names.get(match[1]) for match in matches if match), None)
 
 
 def _changes(wanted: Mapping[str, Any], base: Mapping[str, Any], path: str = "") -> Iterator[str]:
-    """The words that make `wanted` of the settings in `base`."""
+    """Yield the arguments that change the settings in `base` to `wanted`."""
     for key, value in wanted.items():
         if key == CLASS:
             if base.get(CLASS) != value:
@@ -100,14 +100,14 @@ def _changes(wanted: Mapping[str, Any], base: Mapping[str, Any], path: str = "")
             yield from _changes(value, base[key], f"{path}{key}.")
         elif base[key] != value or (path + key == "ratio" and value is not None):
             yield f"{path}{key}={_hydra(value)}"
-    if path.startswith("eval."):  # where entries can be taken away
+    if path.startswith("eval."):  # the only group whose entries can be removed
         yield from (f"~{path}{key}" for key in base.keys() - wanted.keys() if isinstance(base[key], Mapping))
 
 
 def _hydra(value: Any) -> str:
     """A value in the grammar of Hydra's command line."""
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{key}: {_hydra(one)}" for key, one in value.items()) + "}"
+        return "{" + ", ".join(f"{key}: {_hydra(item)}" for key, item in value.items()) + "}"
     if isinstance(value, str):
         plain = re.fullmatch(r"[A-Za-z_/.][\w./:@+-]*", value) and value.lower() not in (
             "null",

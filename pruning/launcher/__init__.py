@@ -1,12 +1,13 @@
-"""Where the cells of a command run: in this process, in processes beside it, or as jobs of a SLURM cluster.
+"""Launchers: run the cells of a command in this process, in processes beside it, or as jobs of a SLURM cluster.
 
-`conf/launcher/*.yaml` chooses one, and each is one file here. What all share:
+`conf/launcher/*.yaml` chooses a launcher; each launcher is one module here. The other modules are shared:
 
-- `job.py`, what a job runs: strings and a dict, and its first act is to look whether the result is there;
-- `records.py`, what was submitted, in one file a submission, begun before the scheduler is asked for anything;
-- `states.py`, what became of a cell: its own files are believed first, then the scheduler;
-- `code.py`, the copy of the code that jobs run, so that a change of it does not reach those that wait;
-- `drive.py`, the command that submits and, if asked, waits; `actions.py`, what `python -m pruning.status` can do.
+- `job.py`: what a job runs; it holds strings and dicts, and looks first whether the result exists;
+- `submissions.py`: the record of each submission, written before the scheduler is asked for anything;
+- `cell_state.py`: the state of a cell, read from its own files first and then from the scheduler;
+- `code_snapshot.py`: the copy of the code that jobs run, so that later changes do not reach waiting jobs;
+- `submit.py`: submits cells and, if asked, waits for them;
+- `actions.py`: `cancel` and `retry` of `python -m pruning.status`.
 """
 
 from __future__ import annotations
@@ -21,31 +22,31 @@ if TYPE_CHECKING:
 
 
 class Launcher(Protocol):
-    """What a launcher other than `local` offers."""
+    """The interface of every launcher except `local`."""
 
     wait: bool
     order: str
 
     @property
     def waits(self) -> bool:
-        """Whether somebody has to go on calling `step` for its cells to start."""
+        """True if a command has to keep calling `step` until all cells have started."""
         ...
 
     def check(self, asked: Mapping[str, Any]) -> None:
-        """Raise InputError for settings or resources (by model name) that cannot be met."""
+        """Raise InputError if the settings, or the resources of a model (by its name), cannot be met."""
         ...
 
     def submit(self, results: Path, tasks: Sequence[QueuedCell], where: str) -> None:
-        """Hand tasks over, recording each; may return before all have started.
+        """Record and submit tasks; may return before all have started.
 
-        `where` is the folder of the command, in which relative paths start.
+        `where` is the working directory of the command: relative paths start there.
         """
         ...
 
     def step(self) -> bool:
-        """Start what waits for a place here; whether anything still does."""
+        """Start waiting cells for which this launcher has a free slot; returns whether any still wait."""
         ...
 
     def finish(self) -> None:
-        """Tidy up after the last cell has ended."""
+        """Clean up after the last cell has ended."""
         ...

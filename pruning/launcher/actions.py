@@ -1,4 +1,4 @@
-"""What can be done about cells that were submitted: cancel those in flight, submit again those that ended badly."""
+"""Actions on submitted cells: cancel those in flight, submit failed and lost ones again."""
 
 from __future__ import annotations
 
@@ -19,42 +19,40 @@ if TYPE_CHECKING:
 
 
 def cancel(results: Path) -> int:
-    """Take out of the queue what waits and stop what runs; returns how many cells that were.
+    """Cancel waiting cells and stop running ones; returns the number of cells in flight before.
 
-    Raises InputError where SLURM does not answer.
+    Raises InputError if SLURM does not answer.
     """
     with submit.submission_lock(results):
-        flying = {key: found for key, found in cell_states(results).items() if found.state.in_flight}
+        flying = {key: cell for key, cell in cell_states(results).items() if cell.state.in_flight}
         records = latest(results)
         for record in {records[key].name: records[key] for key in flying}.values():
             record.cancelled.touch()
             if record.on_slurm:
                 slurm_queue.cancel_named(record.name)
-        for found in flying.values():
-            if found.job.startswith("process-"):
-                end(found.job)
+        for cell in flying.values():
+            if cell.job.startswith("process-"):
+                end(cell.job)
     return len(flying)
 
 
 def retry(results: Path) -> list[tuple[Launcher, list[str]]]:
-    """Submit failed and lost cells again, as they were but with the code of today; returns launchers and their cells.
+    """Submit failed and lost cells again with the current code; returns launchers and the keys of their cells.
 
-    Raises InputError where a scheduler refuses or does not answer.
+    Raises InputError if a scheduler refuses or does not answer.
     """
     submitted = []
     with submit.submission_lock(results):
-        bad = [
-            key for key, found in cell_states(results).items() if found.state in (State.FAILED, State.LOST)
-        ]
-        for (settings, where), tasks in _alike(latest(results), bad).items():
+        bad = [key for key, cell in cell_states(results).items() if cell.state in (State.FAILED, State.LOST)]
+        for (settings, where), tasks in _grouped(latest(results), bad).items():
             launcher: Launcher = recorded_launcher(json.loads(settings))
             launcher.submit(results, ordered(tasks, launcher.order), where)
             submitted.append((launcher, [task.key for task in tasks]))
     return submitted
 
 
-def _alike(records: Mapping[str, Submission], keys: list[str]) -> dict[tuple[str, str], list[QueuedCell]]:
-    """Tasks by what they are to be submitted with: the settings of a launcher, and the folder of the command."""
+def _grouped(records: Mapping[str, Submission], keys: list[str]) -> dict[tuple[str, str], list[QueuedCell]]:
+    """Tasks grouped by launcher settings and by the working directory of the command."""
     groups: dict[tuple[str, str], list[QueuedCell]] = {}
     for key in keys:
         record = records[key]

@@ -1,4 +1,4 @@
-"""What became of a cell that was submitted: its own files are believed first, then squeue, then sacct."""
+"""The state of a submitted cell: read from its own files first, then from squeue, then from sacct."""
 
 from __future__ import annotations
 
@@ -20,8 +20,11 @@ if TYPE_CHECKING:
     from pruning.runs.cell import Cell
 
 
+SLOT = "waits for a free slot"
+
+
 class State(enum.StrEnum):
-    """Pending and running are in flight. Failed: a reason is known. Lost: gone without a result or a reason."""
+    """Pending and running: in flight. Failed: ended for a known reason. Lost: ended without a result or a reason."""
 
     PENDING = "pending"
     RUNNING = "running"
@@ -31,25 +34,25 @@ class State(enum.StrEnum):
 
     @property
     def in_flight(self) -> bool:
-        """Whether a job is going to end it."""
+        """True if a job will still finish the cell."""
         return self in (State.PENDING, State.RUNNING)
 
 
 @dataclass(frozen=True)
 class CellState:
-    """The state of a cell, why (of a failure, or of waiting), its job and where to read on."""
+    """The state of a cell, the reason why it failed or waits, its job, and the path of its log."""
 
     key: str
     state: State
     reason: str = ""
     job: str = ""
     log: str = ""
-    total: int = 0
+    total: int = 0  # evaluations
     running: float = 0.0  # seconds
 
 
 def finished(cell: Cell) -> DoneResult | None:
-    """The result of a cell that is done with the evaluation that is asked for, from its files alone."""
+    """The result of a cell if it is done with the requested evaluation, else None; read from its files alone."""
     result = cell.result()
     if result is None or result["status"] != "done":
         return None
@@ -60,29 +63,31 @@ def finished(cell: Cell) -> DoneResult | None:
 
 
 def cell_states(results: Path, keys: Iterable[str] | None = None) -> dict[str, CellState]:
-    """The cells of a folder that were ever submitted, or of some keys among them.
+    """States of the submitted cells of a results folder, by key; with `keys`, of these cells only.
 
-    Raises InputError where a scheduler that has to be asked does not answer.
+    Raises InputError if a scheduler has to be asked and does not answer.
     """
     records = latest(results)
     chosen = {key: records[key] for key in (records if keys is None else keys) if key in records}
     unfinished = {key: record for key, record in chosen.items() if not _is_done(results / key, record, key)}
-    known = _jobs(unfinished)  # before the results are read again: what ended by now has left its result
-    return {key: _standing(results, key, record, known.get(key)) for key, record in chosen.items()}
+    infos = _jobs(
+        unfinished
+    )  # asked before the results are read again: a job that has ended by then has left its result
+    return {key: _state(results, key, record, infos.get(key)) for key, record in chosen.items()}
 
 
 def _jobs(chosen: Mapping[str, Submission]) -> dict[str, slurm_queue.Info]:
     names = {key: record.jobs[key] for key, record in chosen.items() if key in record.jobs}
     slurm = {key: job for key, job in names.items() if not job.startswith("process-")}
-    found = {key: process(job) for key, job in names.items() if key not in slurm}
+    infos = {key: process(job) for key, job in names.items() if key not in slurm}
     if slurm:
-        infos = slurm_queue.ask({chosen[key].name for key in slurm}, set(slurm.values()))
-        found |= {key: infos[job] for key, job in slurm.items() if job in infos}
-    return found
+        queued = slurm_queue.ask({chosen[key].name for key in slurm}, set(slurm.values()))
+        infos |= {key: queued[job] for key, job in slurm.items() if job in queued}
+    return infos
 
 
 def _is_done(folder: Path, record: Submission, key: str) -> bool:
-    """Whether a cell has the result that its submission asked for; a result that cannot be read is none."""
+    """Whether a cell has the result that its submission asked for; False if the result cannot be read."""
     try:
         result = read_result(folder)
     except (OSError, PruningError):
@@ -92,7 +97,7 @@ def _is_done(folder: Path, record: Submission, key: str) -> bool:
     return same_settings(result["config"].get("eval"), record.task(key).config.get("eval"))
 
 
-def _standing(results: Path, key: str, record: Submission, info: slurm_queue.Info | None) -> CellState:
+def _state(results: Path, key: str, record: Submission, info: slurm_queue.Info | None) -> CellState:
     total = record.task(key).evaluations
     job, log = record.jobs.get(key, ""), str(record.log(key) or "")
     if _is_done(results / key, record, key):
@@ -101,7 +106,7 @@ def _standing(results: Path, key: str, record: Submission, info: slurm_queue.Inf
         state = State.PENDING if info.waiting else State.RUNNING
         return CellState(key, state, info.reason, job, log, total, info.seconds)
     if not (job or record.complete) and process(record.driver).active:
-        return CellState(key, State.PENDING, "waits for a place", total=total)
+        return CellState(key, State.PENDING, SLOT, total=total)
     if (reason := _failure(results / key, record)) is not None:
         return CellState(key, State.FAILED, reason, job, str(results / key / "launch.log"), total)
     if info is not None and info.reason:
@@ -109,13 +114,13 @@ def _standing(results: Path, key: str, record: Submission, info: slurm_queue.Inf
     if record.cancelled.exists():
         return CellState(key, State.FAILED, "cancelled", job, log, total)
     reason = (
-        "its job is gone, and nothing says why" if job else "it was never submitted: its command was stopped"
+        "its job is gone, for no known reason" if job else "it was never submitted: its command was stopped"
     )
     return CellState(key, State.LOST, reason, job, log, total)
 
 
 def _failure(folder: Path, record: Submission) -> str | None:
-    """What the cell itself recorded, unless that was before this submission."""
+    """The failure that the cell itself recorded; None if it has none since this submission."""
     try:
         result = read_result(folder)
     except (OSError, PruningError) as error:

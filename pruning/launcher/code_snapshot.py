@@ -1,6 +1,6 @@
-"""The code that jobs run: a copy in the results folder, one for all submissions of the same code.
+"""The copy of the code that jobs run, in the results folder; submissions of the same code share one.
 
-A job may wait for days, and whoever submitted it goes on working. Only what a job imports is copied, about 1 MB.
+A job may wait for days while its code is edited. Only what a job imports is copied, about 1 MB.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from pruning.core.publish import publish, staged
 ROOT = Path(__file__).parents[2]
 PARTS = ("pruning", "conf")
 LEFT_OUT = {".pyc", ".pyo"}
-COMMIT = "COMMIT"  # names the commit of a copy, which has no history to ask
+COMMIT = "COMMIT"  # the file that holds the commit: a copy has no git history
 
 
 def snapshot(results: Path) -> Path:
-    """The folder of the copy; what is already there is not copied again."""
+    """Copy the code unless the same code is there already; returns the folder of the copy."""
     files = list(_files())
     digest = hashlib.sha256()
     for path in files:
@@ -38,7 +38,7 @@ def _files() -> Iterator[Path]:
 
 
 def _copy(files: list[Path], folder: Path) -> None:
-    """Copy all of them or none: another command may be copying the same."""
+    """Copy all files or none: another command may copy the same code at this moment."""
     from pruning.core.provenance import commit
 
     with staged(folder) as partial:

@@ -1,8 +1,8 @@
 """What a job runs: one cell, on all of the job's ranks.
 
-It is pickled, so it holds strings and dicts only. Whatever fails is recorded in the cell's result and raised again,
-so that the scheduler's state is true. A job may be started more than once (time limit, preemption, a lost node, an
-administrator), even after it had finished: it looks for its result first, and otherwise goes on from the files.
+A job is pickled, so it holds strings and dicts only. A failure is recorded in the cell's result and raised again, so
+that the scheduler reports it too. A job may be started more than once (time limit, preemption, a lost node, an
+administrator), even after it has finished: it looks for its result first, and otherwise resumes from the files.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-BUSY_SECONDS = 600  # a job that died with its node may hold the cell for a while
+BUSY_SECONDS = 600  # a job that died with its node may keep the cell's lock for a while
 BUSY_PAUSE = 5
 
 
 @dataclass(frozen=True)
 class Job:
-    """A cell, and the folder in which its command was given."""
+    """A cell, and the working directory of its command."""
 
     key: str
     config: Mapping[str, Any]
@@ -35,7 +35,7 @@ class Job:
     folder: str
 
     def __call__(self) -> str:
-        """Run the cell; returns its key. Raises what made it fail."""
+        """Run the cell; returns its key. Raises the error that made the cell fail."""
         os.chdir(self.folder)
         _log()
         from pruning.config.compose import recorded_cell
@@ -43,7 +43,8 @@ class Job:
         cell = recorded_cell(self.config, self.choices)
         if cell.key != self.key:
             raise RuntimeError(
-                f"the files of {self.key} have changed since it was submitted: it is {cell.key} now."
+                f"the input files of cell {self.key} have changed since it was submitted, so that its key is now "
+                f"{cell.key}: submit it again."
             )
         from pruning.distributed import collectives
         from pruning.launcher.cell_state import finished
@@ -53,12 +54,12 @@ class Job:
                 log.info("%s is done", cell.key)
             else:
                 _run(cell)
-        # A warning that comes now has nothing to save; while Python exits it would kill a job that has succeeded.
+        # Nothing is left to save, and a warning signal during exit would kill a job that has succeeded.
         signal.signal(signal.SIGUSR2, signal.SIG_IGN)
         return cell.key
 
     def checkpoint(self) -> Any:
-        """What submitit starts again after a time limit or a preemption: the same, since the state is in files."""
+        """The job that submitit starts after a time limit or a preemption: the same one, as all state is in files."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
@@ -84,7 +85,7 @@ def _run(cell: Cell) -> None:
 
 
 def _record(action: Callable[[], Any]) -> None:
-    """Record a failure, unless that fails too: then the job's own log and the scheduler's state have to do."""
+    """Record a failure; if that fails too, only the job's log and the scheduler show it."""
     try:
         action()
     except Exception:
@@ -97,7 +98,7 @@ def _log() -> None:
 
 
 def specification(cell: Cell) -> tuple[dict[str, Any], dict[str, str]]:
-    """What a job needs to know of a cell: its configuration and the names of its options."""
+    """What a job needs of a cell: its configuration and the names of the chosen options."""
     names = cell.choices
     choices = {"objective": names.objective, "calibration": names.calibration, "algo": names.algo}
     return dict(cell.config), choices

@@ -1,4 +1,4 @@
-"""In this process, one cell after the other; a model is loaded once for all its cells."""
+"""Run cells in this process, one after the other; each model is loaded once for all its cells."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Processes on this machine, a bounded number at once, each with GPUs of its own.
+"""Run cells as processes on this machine: a bounded number at once, each with separate GPUs.
 
-They outlive the command, which only starts the next one when a place is free.
+The processes outlive the command; the command only starts the next one when a slot is free.
 """
 
 from __future__ import annotations
@@ -26,106 +26,107 @@ if TYPE_CHECKING:
 
     from pruning.models.resources import Resources
 
-OUTLIVE = "trap '' INT HUP"  # Ctrl-C, or closing the terminal, ends the command and not its processes
+OUTLIVE = "trap '' INT HUP"  # Ctrl-C or a closed terminal ends the command but not its processes
 EXIT_SECONDS = 30
-LONGEST = 365 * 24 * 60  # minutes: nobody else waits for this machine
+LONGEST = 365 * 24 * 60  # minutes; in effect no time limit
 
 
 @dataclass
-class _Places:
-    """What waits for a place, what runs, and which GPUs each has."""
+class _Pool:
+    """The waiting cells, the running processes, and the GPUs of each process."""
 
     record: Submission | None = None
     code: Path | None = None
     waiting: list[QueuedCell] = field(default_factory=list)
-    held: dict[str, list[str]] = field(default_factory=dict)
-    started: dict[str, Any] = field(default_factory=dict)  # what collects their exit status
+    gpus: dict[str, list[str]] = field(default_factory=dict)  # of each running process, by its name
+    started: dict[str, Any] = field(default_factory=dict)  # handles that collect exit statuses, by name
 
 
 @dataclass(frozen=True)
 class LocalPool:
-    """`parallel` cells at once (null: one for each share of the GPUs or, without any, two)."""
+    """Runs `parallel` cells at once; if null, as many as the GPUs suffice for, or two on a machine without GPUs."""
 
     wait: bool = True
     parallel: int | None = None
     order: str = "sharing"
     setup: list[str] = field(default_factory=list)
-    _places: _Places = field(default_factory=_Places, init=False, repr=False, compare=False)
+    _pool: _Pool = field(default_factory=_Pool, init=False, repr=False, compare=False)
 
     @property
     def waits(self) -> bool:
-        """Whether somebody has to wait for its cells: to start the next one."""
+        """True: the command has to keep running to start the next cell."""
         return True
 
     def check(self, asked: Mapping[str, Resources]) -> None:
-        """Raise InputError for settings, or GPUs, that this machine cannot meet."""
+        """Raise InputError if this machine cannot meet the settings or has too few GPUs."""
         if self.order not in ORDERS:
             raise unknown("launcher.order", self.order, ORDERS)
         if not self.wait:
             raise InputError(
-                "launcher.wait=false needs launcher=slurm: here, nobody else starts the next cell."
+                "launcher.wait=false needs launcher=slurm: with launcher=processes, a command starts each next cell."
             )
         if self.parallel is not None and self.parallel < 1:
             raise InputError(f"launcher.parallel={self.parallel} runs nothing: choose 1 or more.")
-        there = visible(os.environ)
-        for model, one in asked.items():
-            one.check(model)
-            if one.nodes > 1:
-                raise InputError(f"model.resources.nodes={one.nodes} of {model} needs launcher=slurm.")
-            if there and one.gpus > len(there):
+        gpus = visible(os.environ)
+        for model, resources in asked.items():
+            resources.check(model)
+            if resources.nodes > 1:
+                raise InputError(f"model.resources.nodes={resources.nodes} of {model} needs launcher=slurm.")
+            if gpus and resources.gpus > len(gpus):
                 raise InputError(
-                    f"{model} asks for {one.gpus} GPUs (model.resources: ranks x gpus_per_rank), and "
-                    f"{len(there)} are visible: ask for fewer."
+                    f"{model} asks for {resources.gpus} GPUs (model.resources: ranks x gpus_per_rank), and "
+                    f"{len(gpus)} are visible: ask for fewer."
                 )
 
     def submit(self, results: Path, tasks: Sequence[QueuedCell], where: str) -> None:
-        """Take tasks on; `step` starts them."""
-        self._places.code = snapshot(results)
-        self._places.record = Submission.begin(results, self._described(), tasks, self._places.code, where)
-        self._places.waiting = list(tasks)
-        for record in submissions(results):  # what an earlier command left running has its places
+        """Record tasks and put them into the queue; `step` starts them."""
+        pool = self._pool
+        pool.code = snapshot(results)
+        pool.record = Submission.begin(results, self._settings(), tasks, pool.code, where)
+        pool.waiting = list(tasks)
+        for record in submissions(results):  # running processes of earlier commands keep their slots
             for job, gpus in record.devices.items():
                 if process(job).active:
-                    self._places.held[job] = gpus
+                    pool.gpus[job] = gpus
 
     def step(self) -> bool:
-        """Start what there is a place for; whether anything still waits for one."""
-        places = self._places
-        for job in [job for job in places.held if not process(job).active]:
-            if job in places.started:
-                places.started.pop(job).poll()
-            del places.held[job]
-        if places.record is not None and places.record.cancelled.exists():
-            places.waiting.clear()
-        while places.waiting and (chosen := self._place(places.waiting[0].resources)) is not None:
-            self._start(places.waiting.pop(0), chosen)
-        if places.record is not None and not places.waiting and not places.record.complete:
-            places.record.complete = True
-            places.record.save()
-        return bool(places.waiting)
+        """Start waiting cells while a slot is free; returns whether any still wait."""
+        pool = self._pool
+        for job in [job for job in pool.gpus if not process(job).active]:
+            if job in pool.started:
+                pool.started.pop(job).poll()
+            del pool.gpus[job]
+        if pool.record is not None and pool.record.cancelled.exists():
+            pool.waiting.clear()
+        while pool.waiting and (chosen := self._free_gpus(pool.waiting[0].resources)) is not None:
+            self._start(pool.waiting.pop(0), chosen)
+        if pool.record is not None and not pool.waiting and not pool.record.complete:
+            pool.record.complete = True
+            pool.record.save()
+        return bool(pool.waiting)
 
     def finish(self) -> None:
-        """Let the last ones exit: what they leave is there."""
-        for one in self._places.started.values():
+        """Wait for the last processes to exit; their results are already written."""
+        for running in self._pool.started.values():
             with suppress(subprocess.TimeoutExpired):
-                one.wait(EXIT_SECONDS)
+                running.wait(EXIT_SECONDS)
 
-    def _place(self, wanted: Resources) -> list[str] | None:
-        """The GPUs for one more cell (none where the machine has none), or None while there is no place."""
-        there, held = visible(os.environ), self._places.held
-        free = [gpu for gpu in there if all(gpu not in gpus for gpus in held.values())]
-        most = self.parallel or (max(1, len(there) // max(1, wanted.gpus)) if there else 2)
-        needed = wanted.gpus if there else 0
-        return free[:needed] if len(held) < most and len(free) >= needed else None
+    def _free_gpus(self, wanted: Resources) -> list[str] | None:
+        """GPUs for one more cell ([] if the machine has none), or None if no slot is free."""
+        installed, used = visible(os.environ), self._pool.gpus
+        free = [gpu for gpu in installed if all(gpu not in gpus for gpus in used.values())]
+        most = self.parallel or (max(1, len(installed) // max(1, wanted.gpus)) if installed else 2)
+        needed = wanted.gpus if installed else 0
+        return free[:needed] if len(used) < most and len(free) >= needed else None
 
     def _start(self, task: QueuedCell, gpus: Sequence[str]) -> None:
         import submitit
 
-        record, code = self._places.record, self._places.code
+        record, code = self._pool.record, self._pool.code
         assert record is not None
         assert code is not None
         executor = submitit.LocalExecutor(record.folder)
-        # submitit writes numbers into CUDA_VISIBLE_DEVICES; the shell's line afterwards keeps the names given to us.
+        # submitit sets CUDA_VISIBLE_DEVICES to numbers; this later line of the job's shell restores the GPU names.
         chosen = f"export CUDA_VISIBLE_DEVICES={','.join(gpus)}"
         executor.update_parameters(
             tasks_per_node=task.resources.ranks,
@@ -136,9 +137,9 @@ class LocalPool:
         name = process_name(int(job.job_id))
         record.jobs[task.key], record.devices[name] = name, list(gpus)
         record.save()
-        self._places.held[name], self._places.started[name] = list(gpus), job._process
+        self._pool.gpus[name], self._pool.started[name] = list(gpus), job._process
 
-    def _described(self) -> dict[str, Any]:
+    def _settings(self) -> dict[str, Any]:
         data = launcher_record(self)
-        del data["_places"]
+        del data["_pool"]
         return data

@@ -1,4 +1,7 @@
-"""Jobs of a SLURM cluster through submitit: a job array for each kind of resources, bounded together."""
+"""Run cells as jobs of a SLURM cluster, through submitit: one job array for each kind of resources.
+
+A common limit bounds how many cells of all arrays run at once.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Slurm:
-    """How cells become jobs; `conf/launcher/slurm.yaml` says what each setting means."""
+    """Submits cells as jobs; `conf/launcher/slurm.yaml` explains each setting."""
 
     wait: bool = True
     parallel: int = 256
@@ -40,29 +43,29 @@ class Slurm:
 
     @property
     def waits(self) -> bool:
-        """Whether somebody has to wait for its cells: not here, the queue is SLURM's."""
+        """False: SLURM starts the cells, whether or not the command still runs."""
         return False
 
     def check(self, asked: Mapping[str, Resources]) -> None:
-        """Raise InputError for settings that make no sense, or where there is no SLURM."""
+        """Raise InputError if a setting is invalid or SLURM is not installed."""
         if self.order not in ORDERS:
             raise unknown("launcher.order", self.order, ORDERS)
         for name in ("parallel", "warning_seconds"):
             if getattr(self, name) < 1:
                 raise InputError(f"launcher.{name}={getattr(self, name)} is too few: choose 1 or more.")
-        for model, one in asked.items():
-            one.check(model)
-            if one.minutes * 60 <= self.warning_seconds:
+        for model, resources in asked.items():
+            resources.check(model)
+            if resources.minutes * 60 <= self.warning_seconds:
                 raise InputError(
-                    f"model.resources.minutes={one.minutes} of {model} ends before launcher.warning_seconds="
-                    f"{self.warning_seconds} have passed: choose more minutes or fewer seconds."
+                    f"model.resources.minutes={resources.minutes} of {model} is no longer than "
+                    f"launcher.warning_seconds={self.warning_seconds}: choose more minutes or fewer seconds."
                 )
         slurm_queue.largest_array()
 
     def submit(self, results: Path, tasks: Sequence[QueuedCell], where: str) -> None:
-        """Submit tasks: an array for each kind of resources, cut to what the cluster takes.
+        """Submit tasks: an array for each kind of resources, split at the cluster's largest array size.
 
-        Never more than `parallel` cells run. Raises InputError where sbatch refuses.
+        Never more than `parallel` cells run at once. Raises InputError if sbatch refuses.
         """
         parts = job_arrays(tasks, slurm_queue.largest_array())
         shares, code = array_shares([len(part) for part in parts], self.parallel), snapshot(results)
@@ -73,16 +76,16 @@ class Slurm:
             earlier.append(self._array(record, part, share, before, code))
 
     def step(self) -> bool:
-        """Nothing waits here: the queue is SLURM's."""
+        """Does nothing and returns False: SLURM holds the queue."""
         return False
 
     def finish(self) -> None:
-        """Nothing to do."""
+        """Does nothing."""
 
     def _array(
         self, record: Submission, part: Sequence[QueuedCell], share: int, before: str | None, code: Path
     ) -> str:
-        """Submit one array and note its jobs; returns its number."""
+        """Submit one array and record its jobs; returns its job number."""
         import submitit
 
         executor = submitit.SlurmExecutor(record.folder, max_num_timeout=self.requeues, python=self.python)
@@ -104,7 +107,7 @@ class Slurm:
             record.complete = True
             record.save()
             raise InputError(
-                f"sbatch refused {len(part)} cells ({refusal(error)}): nothing of them waits."
+                f"sbatch refused {len(part)} cells ({refusal(error)}): none of them is queued."
             ) from None
         record.jobs = {task.key: job.job_id for task, job in zip(part, jobs, strict=True)}
         record.complete = True
@@ -112,20 +115,20 @@ class Slurm:
         return str(jobs[0].job_id).partition("_")[0]
 
 
-def requested(one: Resources) -> dict[str, Any]:
-    """Resources in the words of submitit's SLURM executor."""
-    words: dict[str, Any] = {
-        "nodes": one.nodes,
-        "ntasks_per_node": one.ranks,
-        "cpus_per_task": one.cpus_per_rank,
-        "mem": f"{round(one.memory_gb * 1024)}MB",
-        "time": one.minutes,
+def requested(resources: Resources) -> dict[str, Any]:
+    """Resources as parameters of submitit's SLURM executor."""
+    parameters: dict[str, Any] = {
+        "nodes": resources.nodes,
+        "ntasks_per_node": resources.ranks,
+        "cpus_per_task": resources.cpus_per_rank,
+        "mem": f"{round(resources.memory_gb * 1024)}MB",
+        "time": resources.minutes,
     }
-    return words | ({"gpus_per_node": one.gpus} if one.gpus else {})
+    return parameters | ({"gpus_per_node": resources.gpus} if resources.gpus else {})
 
 
 def job_environment(code: Path) -> list[str]:
-    """Lines of a shell after which Python imports the copy of the code, and not what lies where the job starts."""
+    """Shell lines that make Python import the copy of the code, not the files in the job's working directory."""
     import shlex
 
     return [
@@ -135,7 +138,7 @@ def job_environment(code: Path) -> list[str]:
 
 
 def job_arrays(tasks: Sequence[QueuedCell], most: int) -> list[list[QueuedCell]]:
-    """Tasks as arrays: one for each kind of resources, none longer than the cluster takes."""
+    """Tasks split into arrays: each holds one kind of resources and at most `most` tasks."""
     kinds: dict[Resources, list[QueuedCell]] = {}
     for task in tasks:
         kinds.setdefault(task.resources, []).append(task)
@@ -143,9 +146,9 @@ def job_arrays(tasks: Sequence[QueuedCell], most: int) -> list[list[QueuedCell]]
 
 
 def array_shares(sizes: Sequence[int], most: int) -> list[int]:
-    """How many tasks of each array may run, by size, so that it is `most` in all.
+    """How many tasks of each array may run at once: at most `most` in all, shared out by the arrays' sizes.
 
-    With more arrays than that, each runs one, and an array starts after the one that comes `most` before it.
+    If there are more than `most` arrays, each gets 1, and `submit` makes array n wait for array n - `most`.
     """
     whole, shares = sum(sizes), []
     spare = max(0, min(most, whole) - len(sizes))
@@ -155,13 +158,13 @@ def array_shares(sizes: Sequence[int], most: int) -> list[int]:
 
 
 def launcher_record(launcher: Any) -> dict[str, Any]:
-    """The settings of a launcher, as a record keeps them."""
+    """The settings of a launcher, as the record of a submission stores them."""
     from dataclasses import asdict
 
     return {CLASS: type(launcher).__name__, **asdict(launcher)}
 
 
 def refusal(error: Exception) -> str:
-    """What sbatch said, in one line."""
+    """The error message of sbatch, in one line."""
     lines = [line for line in str(error).splitlines() if "error:" in line]
     return lines[0].partition("error:")[2].strip().rstrip(".") if lines else first_line(error)

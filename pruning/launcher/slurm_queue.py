@@ -1,4 +1,4 @@
-"""Ask SLURM: squeue for what is in the queue or left it lately, sacct for the rest, scontrol for limits."""
+"""Ask SLURM: squeue for jobs that are queued or ended recently, sacct for older ones, scontrol for limits."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ WAITING = {
     "PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD",
 }  # fmt: skip
 RUNNING = {"RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING"}
-SECONDS = 60  # that a scheduler may take to answer
+SECONDS = 60  # within which a scheduler has to answer
 MEANINGS = {
     "CANCELLED": "cancelled",
     "TIMEOUT": "it reached its time limit",
@@ -27,7 +27,7 @@ MEANINGS = {
 
 @dataclass(frozen=True)
 class Info:
-    """What a scheduler says of a job; `reason` is why it waits or how it ended, `seconds` since when it runs."""
+    """The state of a job: `reason` is why it waits or how it ended, `seconds` how long it has been running."""
 
     active: bool
     waiting: bool
@@ -36,13 +36,13 @@ class Info:
 
 
 def ask(names: Iterable[str], jobs: set[str]) -> dict[str, Info]:
-    """What is known of some jobs, of submissions with these names. Raises InputError where SLURM does not answer."""
+    """The known states of the `jobs` of submissions with these names. Raises InputError if SLURM does not answer."""
     listed = call("squeue", "--noheader", "--array", "--states=all", f"--name={','.join(sorted(names))}",
                   "--format=%i|%T|%r|%M|%l")  # fmt: skip
-    found = dict(_queued(listed))
-    if missing := jobs - found.keys():
-        found |= _accounted(missing)
-    return {job: found[job] for job in jobs if job in found}
+    infos = dict(_queued(listed))
+    if missing := jobs - infos.keys():
+        infos |= _accounted(missing)
+    return {job: infos[job] for job in jobs if job in infos}
 
 
 def _queued(text: str) -> Iterator[tuple[str, Info]]:
@@ -52,18 +52,18 @@ def _queued(text: str) -> Iterator[tuple[str, Info]]:
 
 
 def _accounted(jobs: Iterable[str]) -> dict[str, Info]:
-    """What the accounting knows; nothing where a cluster keeps none."""
+    """The states of jobs in SLURM's accounting; empty if the cluster has no accounting."""
     numbers = sorted({job.partition("_")[0] for job in jobs})
     words = ("--allocations", "--noheader", "--parsable2", "--format=JobID,State,ExitCode")
     try:
         listed = call("sacct", *words, f"--jobs={','.join(numbers)}")
     except InputError:
         return {}
-    found = {}
+    infos = {}
     for line in listed.splitlines():
         job, state, code = line.split("|")
-        found[job] = _info(state, f"exit code {code.partition(':')[0]}, signal {code.partition(':')[2]}", 0.0)
-    return found
+        infos[job] = _info(state, f"exit code {code.partition(':')[0]}, signal {code.partition(':')[2]}", 0.0)
+    return infos
 
 
 def _info(state: str, reason: str, seconds: float) -> Info:
@@ -78,7 +78,7 @@ def _info(state: str, reason: str, seconds: float) -> Info:
 
 
 def _seconds(elapsed: str) -> float:
-    """`1-02:03:04`, `02:03:04` or `03:04` in seconds; 0 for what is no time."""
+    """`1-02:03:04`, `02:03:04` or `03:04` in seconds; 0 if the text is not a time."""
     if not (match := re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)", elapsed)):
         return 0.0
     days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
@@ -91,22 +91,22 @@ def cancel_named(name: str) -> None:
 
 
 def largest_array() -> int:
-    """How many tasks an array may have."""
-    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", call("scontrol", "show", "config"), re.MULTILINE)
-    return max(1, int(found[1])) if found else 1001
+    """The largest number of tasks in an array."""
+    match = re.search(r"^MaxArraySize\s*=\s*(\d+)", call("scontrol", "show", "config"), re.MULTILINE)
+    return max(1, int(match[1])) if match else 1001
 
 
 def call(*command: str) -> str:
-    """What a command of SLURM says. Raises InputError in one sentence where it fails."""
+    """Run a SLURM command; returns its output. Raises InputError if the command fails."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
     except FileNotFoundError:
         raise InputError(
-            f"there is no {command[0]} here: run this on a login node of a SLURM cluster, or with launcher=processes."
+            f"{command[0]} is not installed here: use a login node of a SLURM cluster, or launcher=processes."
         ) from None
     except subprocess.TimeoutExpired:
         raise InputError(
-            f"{command[0]} did not answer within {SECONDS} s: try again when SLURM does."
+            f"{command[0]} did not answer within {SECONDS} s: try again when SLURM answers."
         ) from None
     if done.returncode:
         first = (done.stderr.strip() or done.stdout.strip() or f"exit code {done.returncode}").splitlines()[0]

@@ -1,4 +1,4 @@
-"""The table of `python -m pruning.status`: one row a cell, what runs or went wrong first."""
+"""The table of `python -m pruning.status`: one row per cell; failed, lost and running cells come first."""
 
 from __future__ import annotations
 
@@ -20,55 +20,56 @@ COLOURS = {State.FAILED: "red", State.LOST: "red", State.RUNNING: "cyan", State.
 
 @dataclass(frozen=True)
 class Advance:
-    """How far a search has come: masks scored, and seconds until it has asked for all, if that can be told."""
+    """The progress of a search: masks scored, and the estimated seconds left, or None if there is no estimate."""
 
     scored: int
     left: float | None
 
 
 def advance(folder: Path, total: int) -> Advance:
-    """Read the journal of a cell whose search asks for `total` masks at the most.
+    """Read the progress of a cell from its journal; its search asks for `total` masks at most.
 
-    The time left is the mean of what paid evaluations took, for each that is still to come; less if other cells pay.
+    The time left is the mean time of a paid evaluation, times the masks left. It overestimates if other cells pay
+    for some of them.
     """
     lines = [entry.line for entry in read_trace(folder / NAME) if entry.line is not None]
     masks, seconds = {tuple(line["dropped"]) for line in lines}, [line["seconds"] for line in lines]
     scored = min(len(masks - {()}), total)
-    paid = [one for one in seconds if one > 0]
+    paid = [time for time in seconds if time > 0]
     return Advance(scored, (total - scored) * sum(paid) / len(paid) if paid else None)
 
 
-def status_table(results: Path, found: Mapping[str, CellState], rows: int | None = None) -> Table:
-    """The table of some cells; with `rows`, of the first so many, and how many more there are."""
-    counts = Counter(one.state for one in found.values())
+def status_table(results: Path, cells: Mapping[str, CellState], rows: int | None = None) -> Table:
+    """The table of some cells; with `rows`, of the first `rows` cells and with the number of hidden ones."""
+    counts = Counter(cell.state for cell in cells.values())
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ("cell", "state", "scored", "left", "job"):
         table.add_column(name, no_wrap=True, justify="right" if name in ("scored", "left") else "left")
-    table.add_column("why, and where to read on", overflow="fold")
-    ranked = sorted(found.values(), key=lambda one: ORDER.index(one.state))
-    for one in ranked[:rows]:
-        table.add_row(*_row(results, one), style=COLOURS.get(one.state))
+    table.add_column("reason, log", overflow="fold")
+    ranked = sorted(cells.values(), key=lambda cell: ORDER.index(cell.state))
+    for cell in ranked[:rows]:
+        table.add_row(*_row(results, cell), style=COLOURS.get(cell.state))
     hidden = len(ranked) - len(ranked[:rows])
     summary = ", ".join(f"{counts[state]} {state}" for state in State if counts[state])
-    table.caption = f"{len(found)} cells: {summary}" + (f"; {hidden} not shown" if hidden else "")
+    table.caption = f"{len(cells)} cells: {summary}" + (f"; {hidden} not shown" if hidden else "")
     table.caption_justify = "left"
     return table
 
 
-def _row(results: Path, one: CellState) -> tuple[str, ...]:
+def _row(results: Path, cell: CellState) -> tuple[str, ...]:
     scored = left = ""
-    if one.state is State.RUNNING:
-        found = advance(results / one.key, one.total)
-        scored = f"{found.scored}/{one.total}"
-        left = "" if found.left is None else duration(found.left)
-    why = first_line(Exception(one.reason)) if one.reason else ""
-    if one.state in (State.FAILED, State.LOST) and one.log:
-        why += f": {one.log}"
-    return one.key, one.state.value, scored, left, one.job.removeprefix("process-"), why
+    if cell.state is State.RUNNING:
+        progress = advance(results / cell.key, cell.total)
+        scored = f"{progress.scored}/{cell.total}"
+        left = "" if progress.left is None else duration(progress.left)
+    reason = first_line(Exception(cell.reason)) if cell.reason else ""
+    if cell.state in (State.FAILED, State.LOST) and cell.log:
+        reason += f": {cell.log}"
+    return cell.key, cell.state.value, scored, left, cell.job.removeprefix("process-"), reason
 
 
 def duration(seconds: float) -> str:
-    """`3:07` or `12:03:07`."""
+    """Seconds as `3:07` or `12:03:07`."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

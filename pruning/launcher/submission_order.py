@@ -1,4 +1,4 @@
-"""In which order cells are submitted, so that they find each other's losses."""
+"""The order in which cells are submitted, so that they can share losses."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ ORDERS = ("sharing", "asked")
 
 
 def ordered(tasks: Sequence[QueuedCell], order: str) -> list[QueuedCell]:
-    """Tasks in the order `asked`, or for `sharing` dealt out.
+    """Tasks in the given order (`asked`), or rearranged for `sharing`. Raises InputError if `order` is unknown.
 
-    Cells of one model, objective and samples share losses, but two of them that start together compute the same ones.
-    So the first of each group come first, the shortest searches, whose losses the longer ones begin with; then the
-    second of each group, and so on.
+    Cells of one model, objective and set of samples share losses. If two of them start together, both compute the
+    same losses. So the shortest search of each group comes first (the longer ones begin with its losses), then the
+    second shortest of each group, and so on.
     """
     if order not in ORDERS:
         raise unknown("launcher.order", order, ORDERS)

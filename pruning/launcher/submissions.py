@@ -1,7 +1,7 @@
-"""What was submitted: one file a submission, written before the scheduler is asked and again with each job's name.
+"""Records of submissions: written before the scheduler is asked, and again with the name of each job.
 
-A record that knows no jobs was left by a command that died in between. Its jobs, should there be any, are found by
-the submission's name and cancelled before anything else is submitted.
+If a record is not complete, its command may have died while it submitted. Its jobs are then cancelled by the
+submission's name before anything else is submitted.
 """
 
 from __future__ import annotations
@@ -13,20 +13,26 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from pruning.core import atomic_files
 from pruning.core.errors import DamagedError
-from pruning.core.recorded import CLASS, recorded
+from pruning.core.recorded import CLASS
 from pruning.launcher.local_process import process_name
+from pruning.launcher.submission_record import (
+    NAME,
+    TaskRecord,
+    read_submission,
+    write_jobs,
+    write_submission,
+)
 from pruning.models.resources import Resources, resources
 
-NAME, JOBS, CANCELLED = "submission.json", "jobs.json", "cancelled"
+CANCELLED = "cancelled"
 
 
 @dataclass(frozen=True)
 class QueuedCell:
-    """One cell that is to run as a job: what the job is told, what it asks for, how much it has to do."""
+    """A cell that is to run as a job: its configuration, its resources and its number of evaluations."""
 
     key: str
     config: Mapping[str, Any]
@@ -38,63 +44,63 @@ class QueuedCell:
 
 @dataclass
 class Submission:
-    """Tasks that were submitted at once, with the name of each one's job as soon as it has one."""
+    """Tasks that were submitted together; `jobs` holds the name of each task's job once it is known."""
 
     folder: Path
     launcher: Mapping[str, Any]
     tasks: list[QueuedCell]
     submitted: str
     code: str
-    where: str  # the folder in which the command was given: relative paths start there
+    where: str  # the working directory of the command: relative paths start there
     driver: str  # the process that submits them
     jobs: dict[str, str] = field(default_factory=dict)
-    complete: bool = False  # whether no more jobs will be named
-    devices: dict[str, list[str]] = field(default_factory=dict)  # of a process, its GPUs
+    complete: bool = False  # True if no further job will be added
+    devices: dict[str, list[str]] = field(default_factory=dict)  # the GPUs of each process, by its name
 
     @property
     def name(self) -> str:
-        """By which the scheduler knows its jobs."""
+        """The name of all its jobs in the scheduler."""
         return self.folder.name
 
     @classmethod
     def begin(
         cls, results: Path, launcher: Mapping[str, Any], tasks: Sequence[QueuedCell], code: Path, where: str
     ) -> Submission:
-        """Record that tasks are about to be submitted."""
+        """Write the record of tasks that are about to be submitted; returns it."""
         now = datetime.now(UTC)
         submitted, name = now.isoformat(), f"cells-{now:%Y%m%dT%H%M%S%f}-{secrets.token_hex(2)}"
         driver = process_name(os.getpid())
-        found = cls(results / "jobs" / name, launcher, list(tasks), submitted, code.name, where, driver)
-        static = {name: getattr(found, name) for name in ("launcher", "submitted", "code", "where", "driver")}
-        atomic_files.write_json(
-            found.folder / NAME, static | {"tasks": [asdict(task) for task in found.tasks]}
+        begun = cls(results / "jobs" / name, launcher, list(tasks), submitted, code.name, where, driver)
+        write_submission(
+            begun.folder,
+            {
+                "launcher": dict(launcher),
+                "submitted": submitted,
+                "code": code.name,
+                "where": where,
+                "driver": driver,
+                "tasks": [cast(TaskRecord, asdict(task)) for task in begun.tasks],
+            },
         )
-        return found
+        return begun
 
     def save(self) -> None:
-        """Write what is known of its jobs."""
-        atomic_files.write_json(
-            self.folder / JOBS, {"jobs": self.jobs, "complete": self.complete, "devices": self.devices}
-        )
+        """Write the names of its jobs, whether it is complete, and the GPUs of its processes."""
+        write_jobs(self.folder, {"jobs": self.jobs, "complete": self.complete, "devices": self.devices})
 
     @classmethod
     def load(cls, path: Path) -> Submission:
-        """Read a record; raises DamagedError where it is none."""
-        data = atomic_files.read_json(path)
-        data["launcher"] = recorded(data["launcher"])
-        jobs = path.with_name(JOBS)
-        data |= atomic_files.read_json(jobs) if jobs.exists() else {}
+        """Read a record. Raises DamagedError if the file is not one."""
+        record, jobs = read_submission(path)
         try:
-            tasks = [
-                QueuedCell(**{**task, "resources": resources(task["resources"])})
-                for task in data.pop("tasks")
-            ]
-            return cls(path.parent, tasks=tasks, **data)
+            tasks = [_task(task) for task in record["tasks"]]
+            static = {name: value for name, value in record.items() if name != "tasks"}
+            return cls(path.parent, tasks=tasks, **cast(dict[str, Any], static), **jobs)
         except (AttributeError, KeyError, TypeError) as error:
-            raise DamagedError(f"{path} is damaged (it is no record of jobs): move it away.") from error
+            raise DamagedError(f"{path} is damaged (it is not a record of jobs): move it away.") from error
 
     def task(self, key: str) -> QueuedCell:
-        """The task of a cell."""
+        """The task of the cell with this key."""
         return self._by_key[key]
 
     @cached_property
@@ -103,22 +109,27 @@ class Submission:
 
     @property
     def cancelled(self) -> Path:
-        """A file that says that its cells were cancelled."""
+        """A file that exists if its cells were cancelled."""
         return self.folder / CANCELLED
 
     @property
     def on_slurm(self) -> bool:
-        """Whether SLURM knows its jobs; else they are processes of a machine."""
+        """True for jobs of SLURM, False for processes of a machine."""
         return bool(self.launcher[CLASS] == "Slurm")
 
     def log(self, key: str) -> Path | None:
-        """Where the first rank of a cell's job writes."""
+        """The log of the first rank of a cell's job: stderr, or stdout if stderr is empty; None without a job."""
         if key not in self.jobs:
             return None
         job = self.jobs[key]
         number = job.rsplit("-", 2)[1] if job.startswith("process-") else job
         errors, output = (self.folder / f"{number}_0_log.{ending}" for ending in ("err", "out"))
         return errors if errors.exists() and errors.stat().st_size else output
+
+
+def _task(record: TaskRecord) -> QueuedCell:
+    fields: dict[str, Any] = {**record, "resources": resources(record["resources"])}
+    return QueuedCell(**fields)
 
 
 def submissions(results: Path) -> Iterator[Submission]:
@@ -128,5 +139,5 @@ def submissions(results: Path) -> Iterator[Submission]:
 
 
 def latest(results: Path) -> dict[str, Submission]:
-    """For each cell that was ever submitted, its last submission."""
+    """The last submission of each submitted cell, by key."""
     return {task.key: record for record in submissions(results) for task in record.tasks}

@@ -1,4 +1,4 @@
-"""What a command does with jobs: one command at a time submits, and whoever wants to waits for what is in flight."""
+"""Submit cells as jobs, one command at a time, and wait for cells in flight."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from pruning.core.errors import InputError
 from pruning.core.result import Failure
 from pruning.launcher import slurm_queue
-from pruning.launcher.cell_state import CellState, State, cell_states
+from pruning.launcher.cell_state import SLOT, CellState, State, cell_states
 from pruning.launcher.local_process import process
 from pruning.launcher.submission_order import ordered
 from pruning.launcher.submissions import QueuedCell, submissions
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SETTLED = 5.0  # seconds for which a scheduler has to say that a job without a result has ended
-USUAL = {"", "Priority", "Resources", "JobArrayTaskLimit", "BeginTime", "Dependency", "waits for a place"}
-POLL = (1.0, 15.0)  # seconds between two looks: more cells, longer
+SETTLED = 5.0  # seconds to wait for a result after a job has ended; without one, its cell counts as ended
+USUAL = {"", "Priority", "Resources", "JobArrayTaskLimit", "BeginTime", "Dependency", SLOT}
+POLL = (1.0, 15.0)  # seconds between two checks: the least and the most; more cells are checked less often
 
 
 @contextmanager
 def submission_lock(results: Path) -> Iterator[None]:
-    """Keep other commands from submitting meanwhile, and end what one that died has left half submitted."""
+    """Lock out other commands that submit; cancel submissions that a dead command has left incomplete."""
     from filelock import FileLock
 
     (results / "jobs").mkdir(parents=True, exist_ok=True)
@@ -50,7 +50,7 @@ def submission_lock(results: Path) -> Iterator[None]:
 
 
 def tasks(prepared: Sequence[Prepared], order: str) -> list[QueuedCell]:
-    """Prepared cells as what is submitted, in order."""
+    """Prepared cells as tasks, in the order in which they are submitted."""
     return ordered([_task(ready) for ready in prepared], order)
 
 
@@ -67,7 +67,7 @@ def _task(ready: Prepared) -> QueuedCell:
 
 
 def settle(launcher: Launcher, results: Path, keys: Sequence[str]) -> dict[str, CellState]:
-    """Wait until no cell is in flight; returns how each ended."""
+    """Wait until no cell is in flight; returns the final state of each cell, by key."""
     ended: dict[str, CellState] = {}
     doubtful: dict[str, float] = {}
     shown = ""
@@ -75,18 +75,18 @@ def settle(launcher: Launcher, results: Path, keys: Sequence[str]) -> dict[str, 
         launcher.step()
         open_keys = [key for key in keys if key not in ended]
         try:
-            found = cell_states(results, open_keys)
-        except InputError as error:  # a scheduler that restarts is no reason to stop waiting for it
+            states = cell_states(results, open_keys)
+        except InputError as error:  # the scheduler may be restarting: keep waiting
             log.warning("%s", error)
             time.sleep(POLL[1])
             continue
         now = time.monotonic()
-        for key, standing in found.items():
-            if standing.state.in_flight:
+        for key, cell in states.items():
+            if cell.state.in_flight:
                 doubtful.pop(key, None)
-            elif standing.state is State.DONE or now - doubtful.setdefault(key, now) >= SETTLED:
-                ended[key] = standing
-        if (line := summary([*ended.values(), *(s for k, s in found.items() if k not in ended)])) != shown:
+            elif cell.state is State.DONE or now - doubtful.setdefault(key, now) >= SETTLED:
+                ended[key] = cell
+        if (line := summary([*ended.values(), *(s for k, s in states.items() if k not in ended)])) != shown:
             log.info("%s", shown := line)
         if len(ended) == len(keys):
             launcher.finish()
@@ -94,17 +94,17 @@ def settle(launcher: Launcher, results: Path, keys: Sequence[str]) -> dict[str, 
         time.sleep(min(POLL[1], POLL[0] + len(open_keys) / 50))
 
 
-def summary(found: Sequence[CellState]) -> str:
-    """How many cells are in each state, and why those wait that wait for something strange."""
-    counts = Counter(standing.state for standing in found)
+def summary(cells: Sequence[CellState]) -> str:
+    """The number of cells in each state, and every unusual reason for which cells wait."""
+    counts = Counter(cell.state for cell in cells)
     text = ", ".join(f"{counts[state]} {state}" for state in State if counts[state])
-    strange = {one.reason for one in found if one.state is State.PENDING} - USUAL
-    return f"cells: {text}" + (f" (some wait: {', '.join(sorted(strange))})" if strange else "")
+    unusual = {cell.reason for cell in cells if cell.state is State.PENDING} - USUAL
+    return f"cells: {text}" + (f" (some wait: {', '.join(sorted(unusual))})" if unusual else "")
 
 
-def failure(standing: CellState) -> Failure:
-    """A cell that did not end well, as the table of failures shows it."""
-    kind, _, message = standing.reason.partition(": ")
-    if not kind.isidentifier():  # no exception of the cell's own: what the scheduler says
-        kind, message = standing.state.value, standing.reason
-    return {"cell": standing.key, "error": {"type": kind, "message": message, "log": standing.log}}
+def failure(cell: CellState) -> Failure:
+    """The entry of a failed or lost cell in the table of failures."""
+    kind, _, message = cell.reason.partition(": ")
+    if not kind.isidentifier():  # not an exception of the cell: the scheduler's reason
+        kind, message = cell.state.value, cell.reason
+    return {"cell": cell.key, "error": {"type": kind, "message": message, "log": cell.log}}

@@ -1,9 +1,9 @@
-"""Find the blocks of a model and skip some of them. The only place, with forward.py, that knows what a unit is.
+"""Find the blocks of a model and skip some of them. Only this module and forward.py depend on what a unit is.
 
-Blocks are found by structure, never by a model's name: the list of modules that a forward pass calls once
-each, in order, every one handing its output to the next. Skipping replaces a block's `forward` for the time
-of a context, so that the block is not run and its weights are not read; a forward hook that overrides the
-output would still run it. The class of the module, the model's loop and its per-layer masks stay as they are.
+Blocks are found by structure, never by the model's name: a list of modules that a forward pass calls once each,
+in order, each passing its output to the next. Skipping replaces a block's `forward` within a context, so the
+block is not run and its weights are not read. If a forward hook overrode the output instead, the block would
+still run. The module's class, the model's loop and its per-layer masks do not change.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ _MISSING = object()
 
 @dataclass(frozen=True)
 class Blocks:
-    """The decoder blocks of a model, in order; `path` is their name in it.
+    """The decoder blocks of a model, in order; `path` is the name of their list in the model.
 
-    `extra` is how many values a block returns beside the hidden state, or None where it returns a tensor.
+    `extra` is how many values a block returns besides the hidden state, or None if it returns a tensor.
     """
 
     path: str
@@ -57,33 +57,35 @@ class _Trace:
         self.calls[-1].output = output
 
 
-_found: WeakKeyDictionary[nn.Module, Blocks] = WeakKeyDictionary()
+_cache: WeakKeyDictionary[nn.Module, Blocks] = WeakKeyDictionary()
 
 
 def find_blocks(model: nn.Module) -> Blocks:
-    """The blocks of a causal language model, checked by one forward pass of four tokens.
+    """The blocks of a causal language model, checked by one forward pass over four tokens.
 
-    Raises UnskippableError, with the reason, where blocks cannot be told or one cannot be removed safely.
+    Raises UnskippableError, with the reason, if the blocks cannot be identified or removed safely one by one.
     """
-    if model not in _found:
+    if model not in _cache:
         config: Any = model.config
         check_config(config)
-        _found[model] = _probe(model, config.get_text_config(decoder=True).num_hidden_layers)
-    return _found[model]
+        _cache[model] = _probe(model, config.get_text_config(decoder=True).num_hidden_layers)
+    return _cache[model]
 
 
 @contextmanager
 def masked(model: nn.Module, mask: Mask, scales: Sequence[float] | None = None) -> Iterator[None]:
     """Within this context the dropped blocks are identities on the residual stream.
 
-    With `scales`, a factor for each block of the model, dropped block i multiplies the stream by `scales[i]`.
-    Caching is off meanwhile: with a cache, a skipped block 0 would make the model count positions from 0
-    again. Everything is as before afterwards, including the device hooks of accelerate, which live in the
+    With `scales`, one factor per block of the model, dropped block i multiplies the stream by `scales[i]`.
+    Caching is off within the context: if block 0 were skipped with a cache, the model would count positions
+    from 0 again. On exit everything is restored, including the device hooks of accelerate, which use the
     same attribute. Contexts nest. Raises UnskippableError as `find_blocks` does.
     """
     blocks = find_blocks(model)
     if mask.n_blocks != len(blocks.modules):
-        raise UnskippableError(f"a mask over {mask.n_blocks} blocks, a model of {len(blocks.modules)}.")
+        raise UnskippableError(
+            f"the mask is for {mask.n_blocks} blocks, but the model has {len(blocks.modules)}."
+        )
     with ExitStack() as stack:
         for config in (model.config, getattr(model, "generation_config", None)):
             if config is not None:
@@ -96,7 +98,7 @@ def masked(model: nn.Module, mask: Mask, scales: Sequence[float] | None = None) 
 
 @dataclass(frozen=True)
 class Entry:
-    """What a forward pass hands to the blocks: the hidden state (B, T, D), and each block's other arguments."""
+    """The inputs of the blocks in a forward pass: the hidden state (B, T, D), and each block's other arguments."""
 
     hidden: Tensor
     others: tuple[tuple[tuple[Any, ...], dict[str, Any]], ...]
@@ -107,16 +109,16 @@ class _Reached(Exception):  # noqa: N818 - a signal that the last block was reac
 
 
 def enter(model: nn.Module, **inputs: Any) -> Entry:
-    """Run a model up to its blocks and take down what it would give them; no block is run.
+    """Run a model up to its blocks and record the arguments that it would pass to each; no block is run.
 
-    Masks, position embeddings and the like are made by the model itself, for each block on its own, so hybrid
-    attention is right by construction. They may be reused with any hidden state of the same shape.
+    The model itself makes the attention masks, position embeddings and so on, separately for each block, so
+    hybrid attention is right by construction. They can be reused with any hidden state of the same shape.
     """
     blocks = find_blocks(model)
     hiddens: list[Tensor] = []
     others: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
 
-    def note(*args: Any, **kwargs: Any) -> Any:
+    def record(*args: Any, **kwargs: Any) -> Any:
         hidden = _hidden(args, kwargs)
         assert hidden is not None
         hiddens.append(hidden)
@@ -127,7 +129,7 @@ def enter(model: nn.Module, **inputs: Any) -> Entry:
 
     with ExitStack() as stack:
         for module in blocks.modules:
-            stack.enter_context(_swapped(module, "forward", note))
+            stack.enter_context(_swapped(module, "forward", record))
         with suppress(_Reached):
             model(**inputs, use_cache=False)
     return Entry(hiddens[0], tuple(others))
@@ -142,27 +144,27 @@ def apply(blocks: Blocks, index: int, hidden: Tensor, entry: Entry) -> Tensor:
 
 
 def head(model: Any, hidden: Tensor) -> Tensor:
-    """Logits (n, V) of hidden states (n, D) as they leave the last block.
+    """Logits (n, V) of hidden states (n, D) that come out of the last block.
 
-    The model itself is run, on n sequences of one token each, with its blocks left out and `hidden` put in
-    their place: whatever it does behind them (norms, projections, soft caps) is done, and to each position
-    alone.
+    The model itself is run on n sequences of one token each, with its blocks skipped and `hidden` as their
+    output. So everything that the model does after its blocks (norms, projections, soft caps) is applied, to
+    each position separately.
     """
     blocks = find_blocks(model)
     state = hidden[:, None]  # (n, 1, D)
-    put = state if blocks.extra is None else (state, *[None] * blocks.extra)
+    output = state if blocks.extra is None else (state, *[None] * blocks.extra)
     filler = 1 if model.config.get_text_config(decoder=True).pad_token_id == 0 else 0  # any token but padding
     ids = torch.full((len(hidden), 1), filler, device=input_device(model))
     with ExitStack() as stack:
         for index, module in enumerate(blocks.modules):
-            replaced = _identity(blocks.extra) if index else lambda *_, **__: put
-            stack.enter_context(_swapped(module, "forward", replaced))
+            replacement = _identity(blocks.extra) if index else lambda *_, **__: output
+            stack.enter_context(_swapped(module, "forward", replacement))
         logits: Tensor = model(input_ids=ids, use_cache=False).logits
     return logits[:, 0]
 
 
 def input_device(model: nn.Module) -> torch.device:
-    """Where token ids go: the device of the first weight that is in memory."""
+    """The device for token ids: that of the first weight in memory, or else the CPU."""
     return next((p.device for p in model.parameters() if p.device.type != "meta"), torch.device("cpu"))
 
 
@@ -178,7 +180,7 @@ def _identity(extra: int | None, factor: float = 1.0) -> Callable[..., Any]:
 
 @contextmanager
 def _swapped(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """Set an instance attribute and put back exactly what was there, or its absence."""
+    """Set an instance attribute; on exit restore its old value, or delete it if there was none."""
     saved = owner.__dict__.get(name, _MISSING)
     setattr(owner, name, value)
     try:
@@ -193,18 +195,20 @@ def _hidden(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
 
 
 def check_config(config: Any) -> None:
-    """Raise UnskippableError for a model whose configuration says that a block cannot go alone."""
+    """Raise UnskippableError if the configuration shows that a block cannot be removed alone."""
     if getattr(config, "is_encoder_decoder", False):
-        raise UnskippableError("an encoder-decoder model: only decoder-only language models can be pruned.")
+        raise UnskippableError(
+            "it is an encoder-decoder model: only decoder-only language models can be pruned."
+        )
     shared = getattr(config.get_text_config(decoder=True), "num_kv_shared_layers", 0)
     if shared:
         raise UnskippableError(
-            f"its last {shared} blocks reuse keys and values of earlier ones: no block can go alone."
+            f"its last {shared} blocks reuse keys and values of earlier blocks, so no block can be removed alone."
         )
 
 
 def _probe(model: nn.Module, count: int) -> Blocks:
-    """Run four tokens and take the list of `count` modules whose members form a chain."""
+    """Run four tokens and return the only list of `count` modules that form a chain."""
     lists = {
         path: tuple(module)
         for path, module in model.named_modules()
@@ -214,13 +218,13 @@ def _probe(model: nn.Module, count: int) -> Blocks:
         raise UnskippableError(f"no list of {count} blocks found in {type(model).__name__}.")
     traces = {path: _run(model, modules) for path, modules in lists.items()}
     reasons = {path: _why_not(lists[path], trace.calls) for path, trace in traces.items()}
-    fitting = [path for path, reason in reasons.items() if reason is None]
-    if len(fitting) != 1:
-        why = f"several lists of blocks fit: {fitting}" if fitting else "; ".join(map(str, reasons.values()))
+    chains = [path for path, reason in reasons.items() if reason is None]
+    if len(chains) != 1:
+        why = f"several lists of blocks fit: {chains}" if chains else "; ".join(map(str, reasons.values()))
         raise UnskippableError(f"blocks of {type(model).__name__} cannot be skipped safely: {why}.")
-    output = traces[fitting[0]].calls[0].output
+    output = traces[chains[0]].calls[0].output
     extra = len(output) - 1 if isinstance(output, tuple) else None
-    return Blocks(fitting[0], lists[fitting[0]], extra)
+    return Blocks(chains[0], lists[chains[0]], extra)
 
 
 def _run(model: nn.Module, modules: tuple[nn.Module, ...]) -> _Trace:
@@ -246,11 +250,11 @@ def _why_not(modules: tuple[nn.Module, ...], calls: list[_Call]) -> str | None:
     for index, call in enumerate(calls):
         values = call.output if isinstance(call.output, tuple) else (call.output,)
         if call.hidden is None or call.hidden.dim() != 3:
-            return f"block {index} does not take a hidden state (batch, tokens, width) first"
+            return f"block {index} does not take a hidden state (batch, tokens, width) as its first argument"
         if not isinstance(values[0], Tensor) or values[0].shape != call.hidden.shape:
-            return f"block {index} does not return a hidden state of the shape that it takes"
+            return f"block {index} does not return a hidden state of the shape of its input"
         if any(len(value) != size for value, size in call.dicts):
-            return f"block {index} keeps something for later blocks in a dictionary"
+            return f"block {index} adds entries to a dictionary that later blocks may read"
         if index + 1 < len(calls):
             following = calls[index + 1]
             if following.hidden is None or not _same(following.hidden, values[0]):

@@ -1,4 +1,4 @@
-"""Where the files of a model are, how they are known again, and how the library reads them."""
+"""Where the files of a model are, how they are identified, and how the library reads them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def source(settings: Model) -> str:
-    """Where the weights come from, for the record: hub id, directory, or pinned package."""
+    """The origin of the weights, as recorded in results: hub id, directory, or pinned package."""
     if settings.source == "packaged":
         from pruning.models.packaged import PACKAGED
 
@@ -21,7 +21,7 @@ def source(settings: Model) -> str:
 
 
 def locate(settings: Model) -> tuple[str, dict[str, Any]]:
-    """What `from_pretrained` is to be called with: a name or path, and options."""
+    """The arguments for `from_pretrained`: a name or path, and options."""
     options: dict[str, Any] = {"trust_remote_code": False}
     if settings.gguf_file:
         options["gguf_file"] = settings.gguf_file
@@ -48,17 +48,17 @@ def revision(settings: Model, module: Any) -> str:
     return str(getattr(module.config, "_commit_hash", None) or settings.revision or "main")
 
 
-def from_pretrained(kind: Any, settings: Model, where: str, options: dict[str, Any]) -> Any:
-    """Call `kind.from_pretrained`; raises UnreachableError or InputError in one sentence where that fails."""
+def from_pretrained(kind: Any, settings: Model, name_or_path: str, options: dict[str, Any]) -> Any:
+    """Call `kind.from_pretrained`. Raises UnreachableError or InputError, with a short text, if that fails."""
     try:
-        return kind.from_pretrained(where, **options)
+        return kind.from_pretrained(name_or_path, **options)
     except Exception as error:
         if not isinstance(error, (OSError, ValueError)) and type(error).__name__ != "SafetensorError":
             raise
         first = first_line(error)
         if settings.source == "hub":
             raise UnreachableError(
-                f"model {settings.name} ({where}) cannot be loaded ({first}): if it is gated, accept its terms "
-                "on the hub and log in with `hf auth login`; without a network, use model=local model.path=DIR."
+                f"model {settings.name} ({name_or_path}) cannot be loaded ({first}). If it is gated, accept its "
+                "terms on the hub and log in with `hf auth login`. Without a network, use model=local model.path=DIR."
             ) from error
         raise InputError(f"model.path={settings.path} cannot be loaded ({first}).") from error

@@ -1,14 +1,15 @@
-"""Where the weights of a model go, planned before any of them is read: from its configuration, on the meta device.
+"""The device of each weight, planned on the meta device from the configuration, before any weight is read.
 
-A model that fits one GPU goes there whole. One that does not is spread over the GPUs of its rank, block by block;
-they work in turn, so that is for size and not for speed. What does not fit there either stays in main memory and,
-behind that, on disk, if `model.offload` names a folder, and is brought when it is used.
+A model that fits one GPU goes there whole. A larger one is spread over the GPUs of its rank, block by block. The
+GPUs then work one after another, so this adds memory and not speed. If `model.offload` names a folder, the weights
+that do not fit the GPUs stay in main memory, the rest on disk, and each is loaded when it is used.
 """
 
 from __future__ import annotations
 
 import copy
 import logging
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -21,42 +22,42 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Kept free of weights, for hidden states and logits: this share of a device, and at least so many bytes of a GPU.
+# Kept free of weights, for hidden states and logits: this share of a device, and at least this many bytes of a GPU.
 SHARE, LEAST = 0.1, 1 << 30
 CPU = "cpu"
 
-Place: TypeAlias = int | str  # a GPU's number, "cpu" or "disk"
+Device: TypeAlias = int | str  # a GPU's number, "cpu" or "disk"
 
 
 @dataclass(frozen=True)
 class Needs:
-    """Bytes of all weights, and of the largest part that is never split: a block, mostly, or the embeddings."""
+    """Bytes of all weights, and of the largest part that is never split: usually a block, or the embeddings."""
 
     total: int
     largest: int
 
 
 def device_options(settings: Model, config: Any) -> dict[str, Any]:
-    """What `from_pretrained` is to be told about devices: nothing for a machine without GPUs that holds the model.
+    """Device options for `from_pretrained`; none if there are no GPUs and the model fits main memory.
 
-    Raises InputError, with all sizes, where the model fits nowhere.
+    Raises InputError, with all sizes, if the model does not fit.
     """
     gpus = [] if settings.device_map == CPU else _gpus()
     if (empty := _empty(settings, config)) is None:
         return {"device_map": "auto"} if gpus else {}
     needs = Needs(*_sizes(empty, settings))
-    room = _room(gpus, settings.max_memory or {})
-    devices = dict(room) if settings.offload is not None else _without_cpu(room, gpus)
+    available = _available(gpus, settings.max_memory or {})
+    devices = dict(available) if settings.offload is not None else _without_offloading(available, gpus)
     if needs.total <= devices[next(iter(devices))]:
         return {"device_map": {"": gpus[0]}} if gpus else {}
     if len(devices) == 1 and settings.offload is None:
-        raise _too_large(settings, needs, room)
+        raise _too_large(settings, needs, available)
     chosen = _spread(empty, devices, settings)
     if settings.offload is None and "disk" in chosen.values():
-        raise _too_large(settings, needs, room)
-    _say(settings, needs, chosen)
-    told: dict[str, Any] = {"device_map": chosen}
-    return told if settings.offload is None else told | {"offload_folder": settings.offload}
+        raise _too_large(settings, needs, available)
+    _log_plan(settings, needs, chosen)
+    options: dict[str, Any] = {"device_map": chosen}
+    return options if settings.offload is None else options | {"offload_folder": settings.offload}
 
 
 def _gpus() -> list[int]:
@@ -66,7 +67,7 @@ def _gpus() -> list[int]:
 
 
 def _empty(settings: Model, config: Any) -> Any:
-    """The model without its weights; None where transformers cannot build it, which loading it will say better."""
+    """The model without its weights, or None if transformers cannot build it; loading then raises a better error."""
     import torch
     import transformers
     from accelerate import init_empty_weights
@@ -89,46 +90,46 @@ def _sizes(empty: Any, settings: Model) -> tuple[int, int]:
     return int(sizes[""]), int(largest)
 
 
-def _room(gpus: list[int], given: Mapping[str, str]) -> dict[Place, int]:
-    """Bytes for weights by device, the fastest first; of those that `model.max_memory` names, what it says."""
-    places: list[Place] = [*gpus, CPU]
-    if unknown := set(given) - set(map(str, places)):
+def _available(gpus: list[int], limits: Mapping[str, str]) -> dict[Device, int]:
+    """Bytes for weights per device, the fastest device first; `limits` replaces what is measured."""
+    devices: list[Device] = [*gpus, CPU]
+    if unknown := set(limits) - set(map(str, devices)):
         raise InputError(
-            f"model.max_memory names {', '.join(sorted(unknown))}, and there are {', '.join(map(str, places))}: "
-            "name GPUs by their number among those that are visible, and main memory 'cpu'."
+            f"model.max_memory names {', '.join(sorted(unknown))}, but there are only "
+            f"{', '.join(map(str, devices))}: name a visible GPU by its number, and main memory 'cpu'."
         )
-    return {p: _bytes(p, given[str(p)]) if str(p) in given else _free(p) for p in places}
+    return {d: _bytes(d, limits[str(d)]) if str(d) in limits else _free(d) for d in devices}
 
 
-def _bytes(place: Place, text: str) -> int:
-    """A size in bytes, of `20GiB` or a number."""
+def _bytes(device: Device, text: str) -> int:
+    """A size in bytes, from text such as `20GiB` or a number."""
     from accelerate.utils import convert_file_size_to_int
 
     try:
         return int(text) if text.isdigit() else int(convert_file_size_to_int(text))
     except (ValueError, IndexError):
         raise InputError(
-            f"model.max_memory.{place}={text} is no size: write 20GiB or a number of bytes."
+            f"model.max_memory.{device}={text} is not a size: write 20GiB or a number of bytes."
         ) from None
 
 
-def _free(place: Place) -> int:
+def _free(device: Device) -> int:
     import psutil
     import torch
 
-    if place == CPU:
+    if device == CPU:
         return int(psutil.virtual_memory().available * (1 - SHARE))
-    free, whole = torch.cuda.mem_get_info(place)
+    free, whole = torch.cuda.mem_get_info(device)
     return max(0, int(free - max(SHARE * whole, LEAST)))
 
 
-def _without_cpu(room: Mapping[Place, int], gpus: list[int]) -> dict[Place, int]:
-    """Main memory holds weights where there is no GPU; beside GPUs, only where that is asked for."""
-    return {place: size for place, size in room.items() if place != CPU or not gpus}
+def _without_offloading(available: Mapping[Device, int], gpus: list[int]) -> dict[Device, int]:
+    """The devices that hold weights if nothing is offloaded: the GPUs, or main memory if there are none."""
+    return {device: size for device, size in available.items() if device != CPU or not gpus}
 
 
-def _spread(empty: Any, devices: dict[Place, int], settings: Model) -> dict[str, Place]:
-    """A place for each part; "disk" for what fits nowhere. Evenly over the GPUs if that is possible."""
+def _spread(empty: Any, devices: dict[Device, int], settings: Model) -> dict[str, Device]:
+    """The device of each part, "disk" for parts that fit nowhere; spread evenly over the GPUs if possible."""
     import torch
     from accelerate import infer_auto_device_map
     from accelerate.utils import get_balanced_memory
@@ -139,29 +140,29 @@ def _spread(empty: Any, devices: dict[Place, int], settings: Model) -> dict[str,
     }
     if settings.offload is None:
         even = get_balanced_memory(empty, max_memory=dict(devices), **split)
-        found = infer_auto_device_map(empty, max_memory=even, **split)
-        if "disk" not in found.values():
-            return dict(found)
+        chosen = infer_auto_device_map(empty, max_memory=even, **split)
+        if "disk" not in chosen.values():
+            return dict(chosen)
     return dict(infer_auto_device_map(empty, max_memory=dict(devices), **split))
 
 
-def _say(settings: Model, needs: Needs, chosen: Mapping[str, Place]) -> None:
-    counts: dict[Place, int] = {}
-    for place in chosen.values():
-        counts[place] = counts.get(place, 0) + 1
-    parts = ", ".join(f"{count} on {_name(place)}" for place, count in counts.items())
-    log.info("%s (%s) is spread: %s of its parts", settings.name, bytes_text(needs.total), parts)
-
-
-def _too_large(settings: Model, needs: Needs, room: Mapping[Place, int]) -> InputError:
-    there = ", ".join(f"{_name(place)} {bytes_text(size)}" for place, size in room.items())
-    return InputError(
-        f"model {settings.name} needs {bytes_text(needs.total)} for its weights in {settings.dtype}, its "
-        f"largest part {bytes_text(needs.largest)}, and there is room for: {there}. Give each rank more GPUs "
-        "(model.resources.gpus_per_rank), choose a smaller model.dtype, or give model.offload=DIR: what does not fit "
-        "is then read from disk when it is used, slowly."
+def _log_plan(settings: Model, needs: Needs, chosen: Mapping[str, Device]) -> None:
+    counts = Counter(chosen.values())
+    parts = ", ".join(f"{_name(device)} {count}" for device, count in counts.items())
+    log.info(
+        "%s (%s) is spread over devices; parts on each: %s", settings.name, bytes_text(needs.total), parts
     )
 
 
-def _name(place: Place) -> str:
-    return f"GPU {place}" if isinstance(place, int) else {"cpu": "main memory"}.get(place, place)
+def _too_large(settings: Model, needs: Needs, available: Mapping[Device, int]) -> InputError:
+    sizes = ", ".join(f"{_name(device)} {bytes_text(size)}" for device, size in available.items())
+    return InputError(
+        f"model {settings.name} needs {bytes_text(needs.total)} for its weights in {settings.dtype} (largest part "
+        f"{bytes_text(needs.largest)}), but the memory available is: {sizes}. Give each rank more GPUs "
+        "(model.resources.gpus_per_rank), choose a smaller model.dtype, or set model.offload=DIR: weights that do "
+        "not fit are then read from disk each time they are used, which is slow."
+    )
+
+
+def _name(device: Device) -> str:
+    return f"GPU {device}" if isinstance(device, int) else {"cpu": "main memory"}.get(device, device)

@@ -1,4 +1,4 @@
-"""A local directory of a model: what it must hold, and how it is recognised again."""
+"""A local model directory: what it must hold, and its digest."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ FINGERPRINTED = 1 << 20  # bytes read at each end of a weight file
 
 
 def fingerprint(path: str) -> str:
-    """A digest of a model directory: names and sizes of all files, both ends of each of them.
+    """A digest of a model directory: names and sizes of all files, and both ends of each file.
 
-    Raises InputError where there is no model.
-    Reading 16 GB to name a cell would take longer than some cells; the ends of a weight file hold its
-    table of tensors and the last of its values.
+    Raises InputError if the directory holds no model. Only the ends are read, since reading 16 GB to name a
+    cell would take longer than some cells. The ends of a weight file hold its table of tensors and its last
+    values.
     """
     digest = hashlib.sha256()
     for file in sorted(
@@ -38,13 +38,17 @@ def model_directory(path: str) -> Path:
     if not any(folder.glob("*.safetensors")) and not any(folder.glob("*.gguf")):
         raise InputError(f"model.path={path}: no weights there; only .safetensors and .gguf files are read.")
     if not (folder / "config.json").exists() and not any(folder.glob("*.gguf")):
-        raise InputError(f"model.path={path}: no config.json there, so no model saved by save_pretrained.")
+        raise InputError(
+            f"model.path={path}: no config.json there; give a directory that save_pretrained wrote."
+        )
     return folder
 
 
 def only_gguf(folder: Path) -> str:
-    """The GGUF file of a directory that holds nothing else to load."""
+    """The GGUF file of a directory. Raises InputError if there are several."""
     files = sorted(path.name for path in folder.glob("*.gguf"))
     if len(files) > 1:
-        raise InputError(f"{folder} holds {len(files)} GGUF files: choose one, model.gguf_file={files[0]}.")
+        raise InputError(
+            f"{folder} holds {len(files)} GGUF files: choose one, e.g. model.gguf_file={files[0]}."
+        )
     return files[0]

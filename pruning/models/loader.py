@@ -26,7 +26,7 @@ class LanguageModel:
 
     @property
     def device(self) -> torch.device:
-        """Where token ids go."""
+        """The device for token ids."""
         from pruning.models.blocks import input_device
 
         return input_device(self.module)
@@ -36,9 +36,9 @@ _loaded: dict[tuple[Any, ...], LanguageModel] = {}
 
 
 def load(settings: Model) -> LanguageModel:
-    """The model, loaded once for all cells that follow one another with it; the one before is let go first.
+    """The model, kept loaded for the next cells with the same settings; before another is loaded, it is freed.
 
-    Raises UnreachableError or InputError in one sentence, UnskippableError as `find_blocks` does.
+    Raises UnreachableError or InputError with a short text, UnskippableError as `find_blocks` does.
     """
     key = (settings, str(settings.max_memory), settings.offload)
     if key not in _loaded:
@@ -48,43 +48,47 @@ def load(settings: Model) -> LanguageModel:
 
 
 def load_uncached(settings: Model) -> LanguageModel:
-    """The model, loaded anew and kept nowhere. Raises as `load` does."""
+    """The model, newly loaded and not kept. Raises as `load` does."""
     import torch
     import transformers
 
-    where, options = checkpoint.locate(settings)
+    name_or_path, options = checkpoint.locate(settings)
     options |= {"dtype": getattr(torch, settings.dtype), "attn_implementation": settings.attention}
-    options |= placed(settings)
+    options |= _device_options(settings)
     if "gguf_file" not in options:
         options["use_safetensors"] = True
-    log.info("loading %s (%s) from %s", settings.name, settings.dtype, where)
+    log.info("loading %s (%s) from %s", settings.name, settings.dtype, name_or_path)
     options["output_loading_info"] = True
     with quiet.quiet():
-        module, found = checkpoint.from_pretrained(
-            transformers.AutoModelForCausalLM, settings, where, options
+        module, loading = checkpoint.from_pretrained(
+            transformers.AutoModelForCausalLM, settings, name_or_path, options
         )
-    if lacking := sorted(map(str, [*found["missing_keys"], *found["mismatched_keys"]])):
-        # transformers fills these with random numbers and goes on.
+    if lacking := sorted(map(str, [*loading["missing_keys"], *loading["mismatched_keys"]])):
+        # transformers fills these with random numbers and raises no error.
         raise InputError(
-            f"model {settings.name} ({where}) lacks {len(lacking)} weights, {lacking[0]} for one."
+            f"model {settings.name} ({name_or_path}) lacks {len(lacking)} weights, for example {lacking[0]}: "
+            "use a complete checkpoint."
         )
-    module = module.eval()
-    from pruning.models.blocks import find_blocks
-
+    revision = checkpoint.revision(settings, module)
     try:
-        n_blocks = len(find_blocks(module).modules)
+        record = (settings.name, checkpoint.source(settings), revision, settings.dtype)
+        return _described(module, *record)
     except UnskippableError as error:
         raise UnskippableError(f"model {settings.name} ({settings.path}): {error}") from error
+
+
+def wrapped(module: Any, name: str) -> LanguageModel:
+    """A model that is in memory already. Raises UnskippableError if its blocks cannot be removed one by one."""
+    return _described(module, name, "memory", "memory", str(module.dtype).removeprefix("torch."))
+
+
+def _described(module: Any, name: str, source: str, revision: str, dtype: str) -> LanguageModel:
+    """The model in evaluation mode, and what is recorded about it."""
+    from pruning.models.blocks import find_blocks
+
+    n_blocks = len(find_blocks(module.eval()).modules)
     parameters = sum(p.numel() for p in module.parameters())
-    info = ModelInfo(
-        settings.name,
-        checkpoint.source(settings),
-        checkpoint.revision(settings, module),
-        n_blocks,
-        settings.dtype,
-        parameters,
-    )
-    return LanguageModel(module, info)
+    return LanguageModel(module, ModelInfo(name, source, revision, n_blocks, dtype, parameters))
 
 
 @lru_cache(maxsize=8)
@@ -92,8 +96,8 @@ def tokenizer(settings: Model) -> Any:
     """The model's tokenizer."""
     import transformers
 
-    where, options = checkpoint.locate(settings)
-    return checkpoint.from_pretrained(transformers.AutoTokenizer, settings, where, options)
+    name_or_path, options = checkpoint.locate(settings)
+    return checkpoint.from_pretrained(transformers.AutoTokenizer, settings, name_or_path, options)
 
 
 @lru_cache(maxsize=8)
@@ -104,26 +108,31 @@ def n_blocks(settings: Model) -> int:
 
 @lru_cache(maxsize=8)
 def context_length(settings: Model) -> int | None:
-    """How many tokens the model can be given at once, from the configuration alone; None where it does not say."""
-    found = getattr(_config(settings).get_text_config(decoder=True), "max_position_embeddings", None)
-    return found if isinstance(found, int) and found > 0 else None
+    """The most tokens that the model takes at once, from the configuration alone; None if it gives no such limit."""
+    return context_length_of(_config(settings))
 
 
-def placed(settings: Model) -> dict[str, Any]:
-    """What `from_pretrained` is to be told about devices. Raises InputError where the model fits nowhere."""
+def context_length_of(config: Any) -> int | None:
+    """The most tokens that a model with this configuration takes at once; None if it gives no such limit."""
+    length = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
+    return length if isinstance(length, int) and length > 0 else None
+
+
+def _device_options(settings: Model) -> dict[str, Any]:
+    """Device options for `from_pretrained`. Raises InputError if the model does not fit."""
     from pruning.models import device_map
 
-    told = device_map.device_options(settings, _config(settings))
-    if "offload_folder" in told and ("gguf_file" in checkpoint.locate(settings)[1]):
+    options = device_map.device_options(settings, _config(settings))
+    if "offload_folder" in options and ("gguf_file" in checkpoint.locate(settings)[1]):
         raise InputError(
-            f"model {settings.name} does not fit, and GGUF weights cannot be read from disk in parts."
+            f"model {settings.name} does not fit one device, and GGUF weights cannot be offloaded: use safetensors."
         )
-    return told
+    return options
 
 
 @lru_cache(maxsize=8)
 def _config(settings: Model) -> Any:
     import transformers
 
-    where, options = checkpoint.locate(settings)
-    return checkpoint.from_pretrained(transformers.AutoConfig, settings, where, options)
+    name_or_path, options = checkpoint.locate(settings)
+    return checkpoint.from_pretrained(transformers.AutoConfig, settings, name_or_path, options)

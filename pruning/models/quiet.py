@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-class quiet:  # noqa: N801 - reads as a verb where it is used
+class quiet:  # noqa: N801 - reads as a verb in `with quiet():`
     """Silence transformers' progress bars and notes while weights are loaded."""
 
     def __enter__(self) -> None:

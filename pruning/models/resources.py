@@ -1,4 +1,4 @@
-"""What the jobs of a model ask a cluster for. It belongs to the model, and never to the identity of a cell."""
+"""What the jobs of a model request from a cluster: a setting of the model, never part of a cell's identity."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from pruning.core.errors import InputError
 LEAST = {"gpus_per_rank": 0, "memory_gb": 0.1}
 
 
-@dataclass(unsafe_hash=True)  # OmegaConf makes a frozen one read-only
+@dataclass(unsafe_hash=True)  # not frozen: OmegaConf would make it read-only
 class Resources:
-    """Of each of `nodes` machines: `ranks` processes with `gpus_per_rank` GPUs and `cpus_per_rank` cores each.
+    """On each of `nodes` machines: `ranks` processes with `gpus_per_rank` GPUs and `cpus_per_rank` cores each.
 
-    A rank holds the whole model, on one GPU or spread over its own, and takes its share of the samples. `memory_gb`
-    is a node's, `minutes` the time limit; a cell that reaches it goes on from its files.
+    Each rank holds the whole model, on one GPU or spread over several, and evaluates its share of the samples.
+    `memory_gb` is per node. `minutes` is the time limit; a cell that reaches it is continued from its files.
     """
 
     nodes: int = 1
@@ -31,7 +31,7 @@ class Resources:
         return self.ranks * self.gpus_per_rank
 
     def check(self, model: str) -> None:
-        """Raise InputError for numbers that no machine has."""
+        """Raise InputError if a number is below its minimum."""
         for name, value in asdict(self).items():
             least = LEAST.get(name, 1)
             if value < least:
@@ -41,5 +41,5 @@ class Resources:
 
 
 def resources(settings: Any) -> Resources:
-    """Resources from a mapping, as configurations hold them, or as they are."""
+    """Resources made from a mapping, as in configurations; an instance is returned unchanged."""
     return settings if isinstance(settings, Resources) else Resources(**settings)

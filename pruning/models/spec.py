@@ -1,4 +1,4 @@
-"""Which model, and how it is loaded; and what is recorded of it."""
+"""Which model to load, and how; and what is recorded about it."""
 
 from __future__ import annotations
 
@@ -18,17 +18,18 @@ SOURCES = ("hub", "local", "packaged")
 ATTENTIONS = ("sdpa", "eager", "flash_attention_2", "flex_attention")
 DEVICE_MAPS = ("auto", "cpu")
 DTYPES = ("float32", "bfloat16", "float16", "float64")
-PLACING = ("device_map", "max_memory", "offload")  # settings that change where weights lie, and no loss
+# Settings that change where weights are stored, but no loss.
+PLACING = ("device_map", "max_memory", "offload")
 
 
 @dataclass(frozen=True)
 class Model:
-    """Which model, and how it is loaded.
+    """Which model to load, and how.
 
-    `path` is a hub id, a directory, or the name of a packaged model. `device_map` is "auto", for the GPUs that there
-    are, or "cpu"; `max_memory` bounds what a device may hold of the weights ({0: 20GiB, cpu: 50GiB}), and `offload`
-    is a folder behind them for what does not fit: see `models/device_map.py`. Only safetensors and GGUF weights are
-    read; no code of a model's repository is ever run. `resources` is what its jobs ask a cluster for.
+    `path` is a hub id, a directory, or the name of a packaged model. `device_map` is "auto" (use the available GPUs)
+    or "cpu". `max_memory` limits the weights per device ({0: 20GiB, cpu: 50GiB}), and `offload` is a folder for
+    weights that do not fit: see `models/device_map.py`. Only safetensors and GGUF weights are read; no code from a
+    model's repository is ever run. `resources` is what its jobs request from a cluster.
     """
 
     name: str
@@ -39,7 +40,7 @@ class Model:
     dtype: str = "bfloat16"
     attention: str = "sdpa"
     device_map: str = "auto"
-    max_memory: Any = field(default=None, compare=False)  # untyped, so that GPUs may be numbers
+    max_memory: Any = field(default=None, compare=False)  # untyped, so that a key may be a GPU's number
     offload: str | None = field(default=None, compare=False)
     resources: Resources = field(default=Resources(), compare=False)
 
@@ -48,7 +49,9 @@ class Model:
         if self.source not in SOURCES:
             raise unknown("model.source", self.source, SOURCES)
         if not re.fullmatch(r"[\w.+-]+", self.name):
-            raise InputError(f"model.name={self.name!r} names folders: use letters, digits, '.', '_', '-'.")
+            raise InputError(
+                f"model.name={self.name!r} cannot name a folder: use only letters, digits, '.', '_', '+' or '-'."
+            )
         if self.dtype not in DTYPES:
             raise unknown("model.dtype", self.dtype, DTYPES)
         if self.attention not in ATTENTIONS:
@@ -58,10 +61,10 @@ class Model:
             raise unknown("model.device_map", self.device_map, DEVICE_MAPS)
 
     def identity(self) -> dict[str, Any]:
-        """What makes two loaded models the same: the weights, their precision, the attention kernel.
+        """The settings that decide whether two models are the same: weights, precision, attention kernel.
 
-        A local directory is known by its contents, wherever it lies. Where its weights are put, and what its
-        jobs ask for, do not count.
+        A local directory is identified by its contents, not its path. The devices of the weights and the
+        resources of the jobs do not count.
         """
         data = asdict(self)
         for name in ("name", "resources", *PLACING):
@@ -73,7 +76,7 @@ class Model:
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What is recorded of a model in a result."""
+    """What a result records about a model."""
 
     name: str
     source: str
@@ -84,11 +87,11 @@ class ModelInfo:
 
 
 def memory_limits(given: Any) -> dict[str, str] | None:
-    """`model.max_memory` as names of devices and sizes. Raises InputError for what is neither."""
+    """`model.max_memory` as device names and sizes. Raises InputError if it is not a mapping."""
     if given is None:
         return None
     if not isinstance(given, Mapping):
         raise InputError(
-            f"model.max_memory={given} is no mapping: write model.max_memory={{0: 20GiB, cpu: 50GiB}}."
+            f"model.max_memory={given} is not a mapping: write model.max_memory={{0: 20GiB, cpu: 50GiB}}."
         )
-    return {str(place): str(size) for place, size in given.items()}
+    return {str(device): str(size) for device, size in given.items()}

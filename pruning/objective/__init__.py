@@ -1,6 +1,6 @@
-"""Objectives. Each file holds one: a frozen dataclass of settings that turns a model and samples into a loss.
+"""Objectives. Each file defines one: a frozen dataclass of settings that turns a model and samples into a loss.
 
-Lower is better, always. torch is imported inside `bind`, so that composing a configuration stays fast.
+Lower is always better. torch is imported inside `bind`, so that composing a configuration stays fast.
 """
 
 from __future__ import annotations
@@ -20,28 +20,28 @@ if TYPE_CHECKING:
     from pruning.calibration.samples import Samples
     from pruning.engine.forward import Forward
 
-# For each mask, in any order and as soon as it is known: itself, a term for each sample, the seconds it took.
+# Yields (mask, one term per sample, seconds to score it) as soon as a mask is scored, in any order.
 Terms: TypeAlias = Callable[[Sequence[Mask]], Iterator[tuple[Mask, Sequence[float], float]]]
-Gradient: TypeAlias = Callable[[], np.ndarray[Any, Any]]  # (samples, N), as `pruning.algo.Gates` wants it
+Gradient: TypeAlias = Callable[[], np.ndarray[Any, Any]]  # (samples, N), the answer to `pruning.algo.Gates`
 
 
 @dataclass(frozen=True)
 class Loss:
-    """An objective bound to a model and samples: called with masks, it yields their scores as they become known."""
+    """An objective bound to a model and samples. A call with masks yields their scores as they are computed."""
 
     estimate: Estimate
     terms: Terms
     gates: Gradient | None = None
 
     def __call__(self, masks: Sequence[Mask]) -> Iterator[Score]:
-        """Scores in any order, one a mask."""
+        """Yield one score per mask, in any order."""
         for mask, terms, seconds in self.terms(masks):
             yield Score(mask, self.estimate.mean(terms), tuple(terms), seconds)
 
 
 @dataclass(frozen=True)
 class Calibrated:
-    """An objective on the samples of a cell and, where only some are needed, on a part of them."""
+    """The losses of an objective on all samples of a cell and on parts of them."""
 
     objective: Objective
     forward: Forward
@@ -53,7 +53,7 @@ class Calibrated:
         return self.objective.bind(self.forward, self.samples)
 
     def part(self, start: int, stop: int) -> Loss:
-        """The loss over the samples start..stop-1."""
+        """The loss over the samples start..stop-1, bound once."""
         if (start, stop) == (0, self.whole.estimate.count):
             return self.whole
         if (start, stop) not in self._parts:
@@ -66,13 +66,13 @@ class Calibrated:
 
 
 class Objective(Protocol):
-    """What every objective offers."""
+    """The interface of every objective."""
 
     @property
     def needs(self) -> str:
-        """The kind of calibration that it reads: "text", "items", "any" of the two, or "both" at once."""
+        """The kind of calibration that it needs: "text", "items", "any" of the two, or "both" at once."""
         ...
 
     def bind(self, forward: Forward, samples: Samples) -> Loss:
-        """The loss of masks of this model on these samples. Nothing is computed before it is called."""
+        """The loss of masks of this model on these samples. Nothing is computed before the loss is called."""
         ...

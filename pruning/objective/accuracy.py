@@ -1,7 +1,7 @@
-"""Accuracy: how many items the pruned model answers wrongly.
+"""Accuracy: the fraction of items that the pruned model answers wrongly.
 
-Source: what zero-shot benchmarks report (lm-evaluation-harness), turned round so that lower is better. The paper
-judges masks by it and searches by its smooth stand-in, the margin (`margin.py`).
+Source: the accuracy of zero-shot benchmarks (lm-evaluation-harness), as an error so that lower is better. The paper
+evaluates masks by accuracy and searches by a smooth substitute, the margin (`margin.py`).
 """
 
 from __future__ import annotations
@@ -18,27 +18,28 @@ if TYPE_CHECKING:
     from pruning.calibration.samples import Samples
     from pruning.engine.forward import Forward
 
-TIE_BREAK = 1e-6  # so many wrong answers weigh as much as a nat of margin
-TIES = 1e-3  # two terms that differ by no more than this differ in the margin alone
+TIE_BREAK = 1e-6  # wrong answers that weigh as much as one nat of margin
+TIES = 1e-3  # two terms that differ by at most this differ only in the margin
 
 
 @dataclass(frozen=True)
 class Accuracy:
-    """The fraction of items that are answered wrongly; equal fractions are told apart by the margin.
+    """The fraction of wrongly answered items; the margin orders equal fractions.
 
     With the scores s(a) and the margin of `Margin`, the term of an item with right answer r is
 
         1 - [s(r) is highest] / (number of answers that score highest)  +  1e-6 * margin
 
-    Answers that tie at the top share the point, so that a model that scores all alike only guesses. The second part
-    orders masks that answer as many items rightly, of which a small calibration set has many; it is no part of an
-    accuracy that is reported, and cannot outweigh one item of fewer than about 50,000.
+    Answers that tie for the highest score share the point, so a model that scores all answers equally gets the
+    accuracy of guessing. The second part orders masks with the same number of right answers, which are common on a
+    small calibration set. It is not part of any reported accuracy, and with fewer than about 50,000 items it cannot
+    outweigh one item.
     """
 
     needs: ClassVar[str] = "items"
 
     def bind(self, forward: Forward, samples: Samples) -> Loss:
-        """Losses over multiple-choice items; one term an item."""
+        """The loss over multiple-choice items, with one term per item."""
 
         def terms(masks: Sequence[Mask]) -> Iterator[tuple[Mask, Sequence[float], float]]:
             for mask, logliks, seconds in forward.loglikelihoods(samples.rows, masks):
@@ -49,6 +50,6 @@ class Accuracy:
 
 
 def miss(scores: Sequence[float], right: int) -> float:
-    """0 where the right answer scores highest, 1 where it does not; in between where it shares the highest score."""
+    """0 if the right answer scores highest, 1 if it does not, and between the two if it shares the highest score."""
     highest = max(scores)
     return 1.0 - (scores[right] == highest) / sum(score == highest for score in scores)

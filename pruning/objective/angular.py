@@ -1,4 +1,4 @@
-"""Angular distance: how far a run of blocks turns the state of the last token.
+"""Angular distance: the angle by which a run of blocks turns the state of the last token.
 
 Source: Gromov et al., The Unreasonable Ineffectiveness of the Deeper Layers (arXiv 2403.17887).
 """
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Angular:
-    """The angle between the states before and behind a run of removed blocks, as a fraction of pi.
+    """The angle between the states before and after a run of removed blocks, as a fraction of pi.
 
     With the state h_i(T) of a row's final token T before block i, a run of removed blocks i..j-1 costs
 
         d(i, j) = arccos( <h_i(T), h_j(T)> / (|h_i(T)| |h_j(T)|) ) / pi
 
-    and a mask the sum over its runs, the mean over rows. For a mask of one run this is exactly Gromov's d(l, l + n),
-    and the best single run is what they remove. They consider no others; masks of several runs are compared here by
-    the sum. With `by="block"` each removed block counts by itself.
+    The loss of a mask is the sum over its runs, averaged over rows. For a mask of one run, this is exactly Gromov's
+    d(l, l + n). Gromov et al. remove the best single run and consider no other masks; here masks of several runs are
+    compared by the sum. With `by="block"`, each removed block is a run of its own.
     """
 
     needs: ClassVar[str] = "any"
@@ -37,12 +37,12 @@ class Angular:
         _criteria.check_by(self.by)
 
     def bind(self, forward: Forward, samples: Samples) -> Loss:
-        """A sum over runs of removed blocks, from one dense pass; one term a sample."""
+        """The loss as a sum over runs of removed blocks, from one dense pass, with one term per sample."""
         return _criteria.between_states(forward, samples, _angle, self.by)
 
 
 def _angle(a: Tensor, b: Tensor) -> float:
-    """States (T, D) to the angle between those of the final token, over pi."""
+    """The angle, divided by pi, between the final tokens of two states (T, D)."""
     import math
 
     from torch.nn.functional import cosine_similarity

@@ -1,7 +1,7 @@
-"""Block Influence: how far a block turns the hidden state.
+"""Block Influence: how much a block turns the hidden state.
 
-Source: ShortGPT (arXiv 2403.03853, equation 1). Its code takes the last block's output behind the final norm, which
-makes that block look more important than it is; here states are taken at the blocks themselves.
+Source: ShortGPT (arXiv 2403.03853, equation 1). Its code takes the last block's output after the final norm, which
+makes that block look more important than it is. Here the output is taken before the final norm.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class BlockInfluence:
-    """1 - mean over tokens of the cosine between the states before and behind a block.
+    """1 - mean over tokens of the cosine between the states before and after a block.
 
-    `by="run"` takes it between the ends of each run of removed blocks, as LLM-Streamline (2403.19135) does.
+    `by="run"` compares the states before and after each run of removed blocks, as LLM-Streamline (2403.19135) does.
     """
 
     needs: ClassVar[str] = "any"
@@ -32,12 +32,12 @@ class BlockInfluence:
         _criteria.check_by(self.by)
 
     def bind(self, forward: Forward, samples: Samples) -> Loss:
-        """A sum over removed blocks, from one dense pass; one term a sample."""
-        return _criteria.between_states(forward, samples, _turned, self.by)
+        """The loss as a sum over removed blocks, from one dense pass, with one term per sample."""
+        return _criteria.between_states(forward, samples, _turn, self.by)
 
 
-def _turned(a: Tensor, b: Tensor) -> float:
-    """States (T, D) to 1 - mean cosine."""
+def _turn(a: Tensor, b: Tensor) -> float:
+    """1 - the mean cosine between two states (T, D)."""
     from torch.nn.functional import cosine_similarity
 
     return 1.0 - float(cosine_similarity(a.double(), b.double(), dim=-1).mean())

@@ -1,6 +1,6 @@
 """Divergence: how far the pruned model's predictions move from the dense model's.
 
-Source: EvoPress (arXiv 2410.14649), which takes it for the fitness of its search.
+Source: EvoPress (arXiv 2410.14649), which uses it as the fitness of its search.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ class Divergence:
 
         loss = mean over t of  sum over tokens v of  p_t(v) * (ln p_t(v) - ln q_t(v))
 
-    It asks for no right answers: what counts is to predict as the dense model does, its errors included. It is 0 for
-    the dense model. EvoPress draws a fresh minibatch for each selection; here all masks see the same samples.
+    It needs no right answers: it rewards predictions like the dense model's, including its errors. It is 0 for
+    the dense model. EvoPress draws a fresh minibatch for each selection; here all masks use the same samples.
     """
 
     needs: ClassVar[str] = "any"
 
     def bind(self, forward: Forward, samples: Samples) -> Loss:
-        """Losses over windows or items; one term a sample."""
+        """The loss over windows or items, with one term per sample."""
         return between_distributions(forward, samples, _divergence)
 
 
@@ -43,7 +43,7 @@ def between_distributions(
 ) -> Loss:
     """A loss that is the mean over scored positions of `value(pruned, dense)`, from ln p (m, V) to (m,).
 
-    A sample's term is the mean over its own positions: a window's tokens, or those of an item's answers together.
+    The term of a sample is the mean over its scored positions: all of a window, or of all answers of an item.
     """
     from pruning.engine.logprobs import Readout
 
@@ -53,11 +53,11 @@ def between_distributions(
     def terms(masks: Sequence[Mask]) -> Iterator[tuple[Mask, Sequence[float], float]]:
         for mask, sums, seconds in forward.sums(samples.rows, masks, reading):
             gathered = samples.per_unit(sums)
-            yield mask, [sum(own) / n for own, n in zip(gathered, tokens, strict=True)], seconds
+            yield mask, [sum(values) / n for values, n in zip(gathered, tokens, strict=True)], seconds
 
     return Loss(samples.estimate(), terms)
 
 
 def _divergence(logs: Tensor, dense: Tensor) -> Tensor:
-    # The softmax of log-probabilities is their exponential, by a faster kernel.
+    # The softmax of log-probabilities equals their exponential, and its kernel is faster.
     return (dense.softmax(-1) * (dense - logs)).sum(-1)

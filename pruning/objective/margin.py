@@ -1,4 +1,4 @@
-"""Task likelihood margin: how clearly the pruned model prefers right answers to wrong ones.
+"""Task likelihood margin: by how much the pruned model prefers right answers to wrong ones.
 
 Source: the paper's objective B, "the average log-likelihood gap between correct and incorrect answers",
 after PuDDing (arXiv 2502.04348, section 3.2).
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Margin:
-    """Mean over items of (mean score of the wrong answers - score of the right answer), in nats a token.
+    """Mean over items of (mean score of the wrong answers - score of the right answer), in nats per token.
 
-    The score of an answer a with tokens a_1..a_n behind its prompt q is its mean token log-likelihood
+    The score of an answer a with tokens a_1..a_n after its prompt q is its mean token log-likelihood
 
         s(a) = (1 / n) * sum over j of ln p(a_j | q, a_<j)
 
@@ -33,15 +33,15 @@ class Margin:
 
         (1 / |W|) * sum over w in W of s(w)  -  s(r)
 
-    Negative means that right answers are preferred, so lower is better, as for every objective. PuDDing's
-    code weighs the right answer by |W| and sums instead: |W| times this term for each item, which makes
-    items with many choices count more. The paper says "average", which is the form taken here.
+    A negative value means that right answers are preferred, so lower is better, as for every objective. PuDDing's
+    code weights the right answer by |W| and sums: its term is |W| times this one, so items with many choices count
+    more. The paper says "average", so the average is used here.
     """
 
     needs: ClassVar[str] = "items"
 
     def bind(self, forward: Forward, samples: Samples) -> Loss:
-        """Losses over multiple-choice items; one term an item."""
+        """The loss over multiple-choice items, with one term per item."""
 
         def gaps(logliks: Sequence[float]) -> list[float]:
             return [gap(scores, right) for scores, right in samples.answers(logliks)]
@@ -51,7 +51,7 @@ class Margin:
                 yield mask, gaps(logliks), seconds
 
         def gates() -> np.ndarray[Any, Any]:
-            """A gap is linear in the log-likelihoods, so its gradient is the gap of theirs."""
+            """A gap is linear in the log-likelihoods, so its gradient is the gap of their gradients."""
             from pruning.engine.dense_pass import gate_gradients
 
             gradients = gate_gradients(forward, samples.rows)
@@ -61,6 +61,6 @@ class Margin:
 
 
 def gap(scores: Sequence[float], right: int) -> float:
-    """Mean score of the wrong answers less the score of the right one."""
+    """The mean score of the wrong answers minus the score of the right answer."""
     wrong = [score for choice, score in enumerate(scores) if choice != right]
     return mean(wrong) - scores[right]

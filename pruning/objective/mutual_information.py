@@ -1,8 +1,8 @@
-"""Mutual information: how much the state behind a block tells about the state before it.
+"""Mutual information: between the state after a block and the state before it.
 
-Source: MI-PRUN (arXiv 2601.07212): a block's importance is -MI(state before, state behind). Which estimator it
-uses is not known here; this is the sliced mutual information of Goldfeld and Greenewald (2110.05279), by the
-nearest-neighbour estimator of Kraskov et al. (2004) as scikit-learn has it.
+Source: MI-PRUN (arXiv 2601.07212): a block's importance is -MI(state before, state after). Its estimator is not
+known to us. Here it is the sliced mutual information of Goldfeld and Greenewald (2110.05279), with scikit-learn's
+implementation of the nearest-neighbour estimator of Kraskov et al. (2004).
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ Array = np.ndarray[Any, Any]
 class MutualInformation:
     """Minus the mutual information, in nats, between the states that a removal joins, for each removed block.
 
-    Between states of hundreds of dimensions it cannot be estimated from hundreds of tokens. So both states of each
-    token are projected on a random direction, the same for both because a residual stream keeps its coordinates from
-    block to block, and the mutual information of the two numbers is estimated over the tokens of a row:
+    The mutual information of states of hundreds of dimensions cannot be estimated from hundreds of tokens. So both
+    states of each token are projected on the same random direction: a residual stream keeps its coordinates from
+    block to block. The mutual information of the two numbers is estimated over the tokens of a row:
 
         I(i, j) = mean over rows, mean over directions u of  MI( <u, h_i>, <u, h_j> )
         loss    = sum over runs i..j-1 of removed blocks of  -(j - i) * I(i, j)           by="run"
         loss    = sum over removed blocks i of               -I(i, i + 1)                 by="block"
 
-    A run counts once for each of its blocks, since sums of negative numbers would else prefer many short runs to a
-    long one. By the data processing inequality a run passes on no more than any of its blocks does.
+    A run counts once for each of its blocks; otherwise sums of negative numbers would prefer many short runs to a
+    long one. By the data processing inequality, a run preserves no more information than any of its blocks.
 
-    `projections` is the number of directions, `tokens` how many tokens of a row are used at the most, drawn with
-    `seed` like the directions. Rows of fewer than three tokens tell nothing and count 0.
+    `projections` is the number of directions. `tokens` is the maximal number of tokens that are used per row.
+    Directions and tokens are drawn with `seed`. A row of fewer than three tokens counts 0.
     """
 
     needs: ClassVar[str] = "any"
@@ -56,7 +56,7 @@ class MutualInformation:
                 raise InputError(f"objective.{name}={value} is too small: choose at least {least}.")
 
     def bind(self, forward: Forward, samples: Samples) -> Loss:
-        """A sum over removed blocks, or runs, from one dense pass; one term a sample."""
+        """The loss as a sum over removed blocks or runs, from one dense pass, with one term per sample."""
 
         @cache
         def projected() -> list[Array]:
@@ -67,47 +67,47 @@ class MutualInformation:
             rows = np.array([(i - j) * self._information(row[i], row[j]) for row in projected()])
             return _criteria.by_sample(samples, rows)
 
-        return _criteria.between_places(samples, lost, self.by)
+        return _criteria.between_depths(samples, lost, self.by)
 
     def _projected(self, forward: Forward, samples: Samples) -> list[Array]:
-        """For each row, the states at all places on all directions, (N + 1, tokens, projections)."""
+        """For each row, the projected states at all depths, (N + 1, tokens, projections)."""
         import torch
 
         from pruning.distributed import collectives
         from pruning.engine.dense_pass import states
 
-        found = np.zeros((len(samples.rows), forward.n_blocks + 1, self.tokens, self.projections))
+        projected = np.zeros((len(samples.rows), forward.n_blocks + 1, self.tokens, self.projections))
         for lines, hidden in states(forward, samples.rows):
             directions = torch.from_numpy(self._directions(hidden[0].shape[-1])).to(hidden[0].device)
             for line in lines:
                 chosen = self._chosen(line.length)
-                for place, state in enumerate(hidden):
-                    own = state[line.place, chosen].double() @ directions.to(state.device)
-                    found[line.row, place, : len(chosen)] = own.cpu().numpy()
-        found = collectives.all_sum(found)
+                for depth, state in enumerate(hidden):
+                    values = state[line.index, chosen].double() @ directions.to(state.device)
+                    projected[line.row, depth, : len(chosen)] = values.cpu().numpy()
+        projected = collectives.all_sum(projected)
         sizes = [min(self.tokens, len(row.input_ids)) for row in samples.rows]
-        return [row[:, :size] for row, size in zip(found, sizes, strict=True)]
+        return [row[:, :size] for row, size in zip(projected, sizes, strict=True)]
 
     def _directions(self, width: int) -> Array:
-        """Unit vectors (D, projections)."""
+        """Random unit vectors (D, projections)."""
         drawn: Array = np.random.default_rng(self.seed).standard_normal((width, self.projections))
         unit: Array = drawn / np.linalg.norm(drawn, axis=0)
         return unit
 
     def _chosen(self, length: int) -> Array:
-        """Which tokens of a row are used: the same for all rows of a length, wherever they stand."""
+        """The positions of the tokens that are used in a row. They depend only on the row's length and the seed."""
         count = min(self.tokens, length)
         return np.sort(np.random.default_rng(self.seed).choice(length, count, replace=False))
 
     def _information(self, a: Array, b: Array) -> float:
-        """Mean over directions of the mutual information of (tokens, projections) at two places."""
+        """The mean over directions of the mutual information of projected states (tokens, projections)."""
         from sklearn.feature_selection import mutual_info_regression
 
         neighbors = min(self.neighbors, len(a) - 2)
         if neighbors < 1:
             return 0.0
         columns = ((a[:, [p]], b[:, p]) for p in range(self.projections))
-        found = [
+        information = [
             mutual_info_regression(x, y, n_neighbors=neighbors, random_state=self.seed) for x, y in columns
         ]
-        return float(np.mean(found))
+        return float(np.mean(information))

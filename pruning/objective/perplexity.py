@@ -23,17 +23,17 @@ if TYPE_CHECKING:
 class Perplexity:
     """Token-mean negative log-likelihood, in nats; its exponential is the perplexity.
 
-    With windows r, the tokens x_t of a window's span [a, b), and n the number of all scored tokens:
+    With windows r, the tokens x_t of a window's span [a, b), and n the total number of scored tokens:
 
         loss = -(1 / n) * sum over r, sum over a <= t < b of ln p(x_t | x_<t)
 
-    The per-sample terms are the windows' own means; the first token of a window is never scored.
+    The term of a sample is the mean over its window. The first token of a window is never scored.
     """
 
     needs: ClassVar[str] = "text"
 
     def bind(self, forward: Forward, samples: Samples) -> Loss:
-        """Losses over text windows; one term a window."""
+        """The loss over text windows, with one term per window."""
         tokens = np.array([row.span[1] - row.span[0] for row in samples.rows])
 
         def terms(masks: Sequence[Mask]) -> Iterator[tuple[Mask, Sequence[float], float]]:

@@ -1,7 +1,7 @@
-"""Relative magnitude: how large what a block adds is, beside what leaves it.
+"""Relative magnitude: the size of a block's residual relative to its output.
 
-Source: Weight subcloning (Samragh et al., arXiv 2312.09299), as ShortGPT (2403.03853) takes it up under this name for
-a baseline: a residual block x + f(x) matters by ||f(x)|| / ||x + f(x)||. Only this ratio is taken from there.
+Source: Weight subcloning (Samragh et al., arXiv 2312.09299); ShortGPT (2403.03853) uses it as a baseline under this
+name. The importance of a residual block x + f(x) is ||f(x)|| / ||x + f(x)||. Only this ratio is used here.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RelativeMagnitude:
-    """Mean over tokens of ||F(h) - h|| / ||F(h)||, of states h before a block and F(h) behind it.
+    """Mean over tokens of ||F(h) - h|| / ||F(h)||, for the states h before a block and F(h) after it.
 
-    What a block adds, f(h) = F(h) - h, is that of attention and MLP together, as a block is what is removed. `norm`
-    is the p of the norm over the width of the state: 2, or 1 (2407.16286 compares both). `by="run"` compares the ends
-    of each run of removed blocks.
+    The residual f(h) = F(h) - h includes attention and MLP, because a block is removed as a whole. `norm` is the p of
+    the norm over the width of the state: 2, or 1 (2407.16286 compares both). `by="run"` compares the states before
+    and after each run of removed blocks.
     """
 
     needs: ClassVar[str] = "any"
@@ -35,14 +35,14 @@ class RelativeMagnitude:
     def __post_init__(self) -> None:
         _criteria.check_by(self.by)
         if self.norm not in (1, 2):
-            raise InputError(f"objective.norm={self.norm} is not known: choose 1 or 2.")
+            raise InputError(f"objective.norm={self.norm} is not supported: choose 1 or 2.")
 
     def bind(self, forward: Forward, samples: Samples) -> Loss:
-        """A sum over removed blocks, from one dense pass; one term a sample."""
+        """The loss as a sum over removed blocks, from one dense pass, with one term per sample."""
 
         def added(a: Tensor, b: Tensor) -> float:
-            before, behind = a.double(), b.double()
-            sizes = (behind - before).norm(self.norm, dim=-1) / behind.norm(self.norm, dim=-1)
+            before, after = a.double(), b.double()
+            sizes = (after - before).norm(self.norm, dim=-1) / after.norm(self.norm, dim=-1)
             return float(sizes.mean())
 
         return _criteria.between_states(forward, samples, added, self.by)

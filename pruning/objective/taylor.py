@@ -1,7 +1,7 @@
-"""Taylor: how much the loss would change, to first order, if each weight of a block were set to zero.
+"""Taylor: the first-order change of the loss if each weight of a block is set to zero.
 
 Source: Shortened LLaMA (arXiv 2402.02834; code Nota-NetsPresso/shortened-llm), criterion "Taylor". Its
-"Taylor+" is the same with the first four and the last two blocks protected: `objective=taylor_plus`.
+"Taylor+" also protects the first four and the last two blocks: `objective=taylor_plus`.
 """
 
 from __future__ import annotations
@@ -20,40 +20,40 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Taylor:
-    """Sum over a block's weights w of |w * dL/dw|, from one backward pass a sample.
+    """Sum over a block's weights w of |w * dL/dw|, from one backward pass per sample.
 
-    L is a sample's mean negative log-likelihood: over a window, or over the right answer of an item. With the weights
-    W_i of block i
+    L is the mean negative log-likelihood of a sample: over a window, or over the right answer of an item. With the
+    weights W_i of block i
 
         score of i = mean over samples s of  sum over w in W_i of | w * dL_s / dw |
         loss       = sum over removed blocks of their scores
 
-    Deviation: the published code takes absolute values of w * dL/dw for the mean loss of its ten samples. They are
-    taken for each sample here, so that there is a term for each sample, and with it a standard error; opposite signs
-    of different samples no longer cancel. Biases count like other weights; the code has weights only.
+    Deviation: the published code takes the absolute value of w * dL/dw for the mean loss of its ten samples. Here it
+    is taken for each sample, so that each sample has a term and the loss a standard error. So opposite signs of
+    different samples do not cancel. Biases count like other weights; the published code uses weights only.
     """
 
     needs: ClassVar[str] = "any"
 
     def bind(self, forward: Forward, samples: Samples) -> Loss:
-        """A sum over removed blocks, from one dense pass forth and back; one term a sample."""
+        """The loss as a sum over removed blocks, from one forward and backward pass, with one term per sample."""
         return _criteria.additive(samples, lambda: _saliences(forward, samples))
 
 
 def _saliences(forward: Forward, samples: Samples) -> np.ndarray[Any, Any]:
-    """(samples, N): of each block, by the gradient of each sample."""
+    """The score of each block from the gradient of each sample, (samples, N)."""
     import torch
 
     from pruning.distributed import collectives
     from pruning.engine.dense_pass import backward
 
-    rows = [row for unit in samples.units for row in unit if row.right is not False]  # one a sample
-    found = np.zeros((len(rows), forward.n_blocks))
+    rows = [row for unit in samples.units for row in unit if row.right is not False]  # one per sample
+    scores = np.zeros((len(rows), forward.n_blocks))
     for (line,), steps in backward(forward, rows, batch_tokens=1, weights=True):
         tokens = rows[line.row].span[1] - rows[line.row].span[0]
         for step in steps:
             for weight, gradient in step.weights:
                 wide = torch.promote_types(weight.dtype, torch.float32)
                 total = (weight.detach().to(wide) * gradient).abs().sum(dtype=torch.float64)
-                found[line.row, step.index] += float(total) / tokens
-    return collectives.all_sum(found)
+                scores[line.row, step.index] += float(total) / tokens
+    return collectives.all_sum(scores)

@@ -1,7 +1,7 @@
-"""Uncertainty: how much the pruned model is surer, or less sure, of the next token than the dense model is.
+"""Uncertainty: how much the pruned model's uncertainty about the next token differs from the dense model's.
 
-Source: the local, token-level objective that the paper's reviewers asked for beside its two global ones. No formula
-is published; predictive entropy is the usual measure of a token's uncertainty, and its change is taken here.
+Source: the local, token-level objective that the paper's reviewers asked for, in addition to its two global ones. No
+formula is published. The usual measure of a token's uncertainty is predictive entropy; its change is used here.
 """
 
 from __future__ import annotations
@@ -28,14 +28,15 @@ class Uncertainty:
 
         loss = mean over t of  | H(q_t) - H(p_t) |
 
-    Absolute at each position, so that surer here and less sure there do not cancel. It does not see which tokens are
-    predicted: a model that is as sure of other tokens loses nothing. `Divergence` sees that.
+    The absolute value is taken at each position, so that increases and decreases of entropy do not cancel. The loss
+    does not depend on which tokens are predicted: it is 0 for a model that is equally sure of other tokens.
+    `Divergence` measures that difference.
     """
 
     needs: ClassVar[str] = "any"
 
     def bind(self, forward: Forward, samples: Samples) -> Loss:
-        """Losses over windows or items; one term a sample."""
+        """The loss over windows or items, with one term per sample."""
         return between_distributions(forward, samples, _change)
 
 

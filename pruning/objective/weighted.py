@@ -1,6 +1,6 @@
 """Weighted: a mixture of two other objectives.
 
-Source: none; the paper compares objectives one by one. A mixture asks whether a mask can serve both.
+Source: none. The paper compares single objectives. A mixture shows whether a mask can be good for both.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
     from pruning.calibration.samples import Samples
     from pruning.engine.forward import Forward
 
-Join = Callable[[Sequence[Any], Sequence[Any]], list[Any]]  # what each of the two says of samples, to one
+Join = Callable[[Sequence[Any], Sequence[Any]], list[Any]]  # joins the values per sample of both objectives
 
 
 @dataclass(frozen=True)
 class Weighted:
     """(1 - weight) * first + weight * second, each with its default settings.
 
-    Losses are mixed as they are, in their own units: nats a token for perplexity and margin alike. Where both read
-    the same samples, terms are mixed sample by sample. Where one reads text and the other items, a calibration of
-    kind "both" is needed: a window's term is that of the one, an item's that of the other, and the loss is the
+    Losses are mixed in their original units, which are nats per token for perplexity and margin. If both objectives
+    use the same samples, terms are mixed sample by sample. If one needs text and the other items, a calibration of
+    kind "both" is required: one objective gives the terms of windows, the other those of items, and the loss is the
     mixture of the two means.
     """
 
@@ -43,17 +43,17 @@ class Weighted:
                 raise unknown(f"objective.{key}", name, names())
         if not 0 <= self.weight <= 1:
             raise InputError(
-                f"objective.weight={self.weight:g} is no share: choose from 0 (first) to 1 (second)."
+                f"objective.weight={self.weight:g} is out of range: choose from 0 (first) to 1 (second)."
             )
 
     @property
     def needs(self) -> str:
-        """What both read, or "both" where one reads text and the other items."""
+        """The kind of samples that both need, or "both" if one needs text and the other items."""
         kinds = {part.needs for part in self._parts()} - {"any"}
         return "both" if len(kinds) > 1 else next(iter(kinds), "any")
 
     def bind(self, forward: Forward, samples: Samples) -> Loss:
-        """Losses over the samples of each; one term a sample."""
+        """The loss over the samples of both objectives, with one term per sample."""
         first, second = self._parts()
         shares = (1 - self.weight, self.weight)
         if samples.kind == "both":
@@ -70,24 +70,24 @@ class Weighted:
 
 
 def names() -> list[str]:
-    """The objectives that can be mixed."""
+    """The names of the objectives that can be mixed."""
     return sorted(_classes())
 
 
 def named(name: str) -> Objective:
-    """The objective of a file of this folder, with its default settings."""
+    """The objective that the file `name` of this folder defines, with its default settings."""
     return cast(Objective, _classes()[name]())
 
 
 def _classes() -> dict[str, type]:
-    found = settings_classes("pruning.objective", "bind")
-    return {name: cls for name, cls in found if cls is not Weighted}
+    classes = settings_classes("pruning.objective", "bind")
+    return {name: cls for name, cls in classes if cls is not Weighted}
 
 
 def _apart(
     forward: Forward, samples: Samples, parts: Sequence[Objective], shares: tuple[float, float]
 ) -> Loss:
-    """One objective on the windows and the other on the items among samples of both kinds."""
+    """The loss on samples of both kinds: one objective on the windows, the other on the items."""
     (text, of_text), (items, of_items) = sorted(
         zip(parts, shares, strict=True), key=lambda pair: pair[0].needs != "text"
     )
@@ -98,37 +98,37 @@ def _apart(
         return [next(text) if window else next(items) for window in is_text]
 
     losses = tuple(
-        _or_nothing(part.bind(forward, own), own)
-        for part, own in ((text, samples.only("text")), (items, samples.only("items")))
+        _or_empty(part.bind(forward, part_samples), part_samples)
+        for part, part_samples in ((text, samples.only("text")), (items, samples.only("items")))
     )
     estimate = samples.estimate((of_text, of_items))
     return Loss(estimate, _terms(losses, in_order), _gates(losses, in_order))
 
 
-def _or_nothing(loss: Loss, samples: Samples) -> Loss:
-    """A loss that also stands having no samples, as a part of samples of both kinds may have none of one kind."""
+def _or_empty(loss: Loss, samples: Samples) -> Loss:
+    """The loss, or a loss without terms if there are no samples: a part of mixed samples may lack one kind."""
     if samples.rows:
         return loss
     return Loss(loss.estimate, lambda masks: ((mask, (), 0.0) for mask in masks), loss.gates)
 
 
 def _terms(losses: Sequence[Loss], join: Join) -> Terms:
-    """Terms of both, joined as soon as both know a mask."""
+    """The joined terms of both losses; a mask is yielded as soon as both have scored it."""
 
     def terms(masks: Sequence[Mask]) -> Iterator[tuple[Mask, Sequence[float], float]]:
         waiting: tuple[dict[Mask, tuple[Sequence[float], float]], ...] = ({}, {})
         for pair in zip(*(loss.terms(masks) for loss in losses), strict=True):
-            for known, (mask, values, seconds) in zip(waiting, pair, strict=True):
-                known[mask] = values, seconds
+            for scored, (mask, values, seconds) in zip(waiting, pair, strict=True):
+                scored[mask] = values, seconds
             for mask in waiting[0].keys() & waiting[1].keys():
-                (a, seconds), (b, more) = (known.pop(mask) for known in waiting)
+                (a, seconds), (b, more) = (scored.pop(mask) for scored in waiting)
                 yield mask, join(a, b), seconds + more
 
     return terms
 
 
 def _gates(losses: Sequence[Loss], join: Join) -> Gradient | None:
-    """Gradients of both, joined, where both have one."""
+    """The joined gradients of both losses, or None if one has none."""
     first, second = (loss.gates for loss in losses)
     if first is None or second is None:
         return None

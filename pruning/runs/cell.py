@@ -1,4 +1,4 @@
-"""A cell of the grid: what it is, how it is named, where its files lie, what state it is in."""
+"""A cell of the grid: its settings, its key, its folder and its result."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from pruning.models.spec import PLACING, Model
 from pruning.objective import Objective
 from pruning.search.racing import Racing
 
-FORMAT = 1  # of the files of a cell and of what a loss means; raised when an old result must not be reused
+FORMAT = 1  # version of a cell's files and of its losses; raised when old results must not be reused
 
 
 @dataclass(unsafe_hash=True)  # OmegaConf makes a frozen one read-only
 class Protect:
-    """How many blocks at either end may not be removed."""
+    """The number of blocks at each end of the model that may not be removed."""
 
     first: int = 0
     last: int = 0
@@ -34,12 +34,13 @@ class Protect:
 
 @dataclass
 class ForwardSettings:
-    """How forward passes are run; all but `tf32` changes the rounding of what they compute at most.
+    """How forward passes are run. All settings except `tf32` change at most the rounding of losses.
 
-    `batch_tokens` is how many tokens a block is given at once, `memory` how many bytes masks may take beside the
-    weights (None: a quarter of what is free), `patience` about how many seconds of work a kill may cost, `merge`
-    whether several masks may be run as one batch (None: where a loss does not depend on it). `tf32` lets a GPU round
-    the factors of float32 products to 10 bits; it makes other cells, since it changes losses.
+    `batch_tokens` is the number of tokens that a block processes at once, `memory` the bytes that masks may use
+    beside the weights (None: a quarter of the free memory), `patience` about the seconds of work that a kill may
+    cost. `merge` is whether several masks may be run as one batch (None: only if a loss does not depend on it).
+    `tf32` lets a GPU round the factors of float32 products to 10 bits; since it changes losses, it changes the
+    cell's key.
     """
 
     batch_tokens: int = 2048
@@ -49,14 +50,14 @@ class ForwardSettings:
     tf32: bool = False
 
     def check(self) -> None:
-        """Raise InputError for a number that makes no sense. OmegaConf builds this without calling __init__."""
+        """Raise InputError if a number is out of range. OmegaConf builds this without calling __init__."""
         if self.batch_tokens < 1 or self.patience <= 0 or (self.memory is not None and self.memory < 1):
             raise InputError(f"forward.batch_tokens, memory and patience must be above 0, not {self}.")
 
 
 @dataclass(frozen=True)
 class Choices:
-    """The option names that were chosen for each group, for people to read."""
+    """The name of the chosen option of each group, for people to read."""
 
     objective: str
     calibration: str
@@ -89,9 +90,9 @@ class Cell:
 
     @property
     def key(self) -> str:
-        """Readable, then a digest of all that the search's outcome depends on.
+        """A readable name, then a digest of all that the search's outcome depends on.
 
-        Left out: where results and caches lie, trackers, launchers, batch sizes, device maps, the name of
+        Left out: the folders of results and caches, trackers, launchers, batch sizes, device maps, the name of
         the study, and the evaluation, which can be repeated on a finished mask.
         """
         size = f"k{self.k}" if self.ratio is None else f"r{self.ratio:g}"
@@ -104,7 +105,7 @@ class Cell:
         return f"{self.model.name} {self.choices.objective} {self.choices.algo}"
 
     def weights(self) -> dict[str, Any]:
-        """What a loss owes to the model: its weights and precision and, where that is allowed, coarser products."""
+        """The part of the model that a loss depends on: its weights, its precision and, if allowed, TF32 products."""
         return self.model.identity() | ({"tf32": True} if self.forward.tf32 else {})
 
     def identity(self) -> dict[str, Any]:
@@ -127,7 +128,7 @@ class Cell:
 
     @property
     def folder(self) -> Path:
-        """Where the files of this cell lie."""
+        """The folder of this cell's files."""
         return self.results / self.key
 
     def result(self) -> Result | None:
@@ -144,7 +145,10 @@ class Cell:
 
 
 def _difference(recorded: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | None:
-    """The first setting, of those that decide the outcome wherever files lie, in which two configurations differ."""
+    """The first setting that decides the outcome and differs between two configurations; None if all are equal.
+
+    Settings that only locate files are ignored.
+    """
     a, b = (dict(_deciding(config)) for config in (recorded, wanted))
     return next((key for key in sorted(a.keys() | b.keys()) if a.get(key) != b.get(key)), None)
 
@@ -159,18 +163,18 @@ def _deciding(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _data(calibration: Any) -> dict[str, Any]:
-    """Settings of a calibration, and of those that it is made of, with files replaced by their digests."""
-    found = settings_record(calibration)
+    """The settings of a calibration and of its parts, with files replaced by their digests."""
+    record = settings_record(calibration)
     for item in dataclasses.fields(calibration):
         if hasattr(part := getattr(calibration, item.name), "draw"):
-            found[item.name] = _data(part)
+            record[item.name] = _data(part)
     if (file := calibration.file()) is not None:
-        found["path"] = _file_digest(file)
-    return found
+        record["path"] = _file_digest(file)
+    return record
 
 
 def settings_record(settings: Any) -> dict[str, Any]:
-    """Type and fields of a frozen dataclass of settings."""
+    """The type and the fields of a frozen dataclass of settings."""
     return {"type": type(settings).__name__, **dataclasses.asdict(settings)}
 
 

@@ -1,4 +1,4 @@
-"""A cell's folder while the cell is run: nobody else runs it, and what is logged is written there too."""
+"""Lock a cell while it is run, and write the log into its folder too."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def cell_lock(cell: Cell) -> Iterator[None]:
-    """Hold a cell; of several ranks, the first one does for all. Raises BusyError where another process has it."""
+    """Lock a cell; of several ranks, the first does it for all. Raises BusyError if another process has the lock."""
     lock = FileLock(cell.folder / ".lock", timeout=0)
 
     def take() -> None:
@@ -39,7 +39,7 @@ def cell_lock(cell: Cell) -> Iterator[None]:
 
 @contextmanager
 def _logged(path: Path) -> Iterator[None]:
-    """Add everything that the first rank logs meanwhile to a cell's own file."""
+    """Write everything that the first rank logs to the cell's log file too."""
     if not collectives.is_first():
         yield
         return

@@ -1,4 +1,4 @@
-"""What a cell's forward passes cost, summed over all the runs that it took, kills included."""
+"""The cost of a cell's forward passes, summed over all its runs, including killed ones."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pruning.engine.cost import Cost
 
 @dataclass
 class CostLedger:
-    """A running `Cost` and what earlier runs of the same cell had spent, kept in a file until the cell is done."""
+    """The `Cost` of the current run and that of the cell's earlier runs, kept in a file until the cell is done."""
 
     path: Path
     running: Cost
@@ -21,24 +21,24 @@ class CostLedger:
 
     @classmethod
     def open(cls, path: Path, running: Cost) -> CostLedger:
-        """Go on from what the file says, if there is one."""
+        """Read the cost of earlier runs from the file, if there is one."""
         earlier = collectives.on_first(
             lambda: Cost(**atomic_files.read_json(path)) if path.exists() else Cost()
         )
         return cls(path, running, earlier, replace(running))
 
     def total(self) -> Cost:
-        """All runs and ranks together."""
+        """The cost of all runs and ranks together."""
         return self.earlier.plus(self.running.over_ranks())
 
     def save(self) -> None:
-        """Write the total, if anything was spent since the last time."""
+        """Write the total if it has grown since the last call."""
         spent = self.running.over_ranks()
         if spent != self._saved and collectives.is_first():
             atomic_files.write_json(self.path, asdict(self.earlier.plus(spent)))
         self._saved = spent
 
     def close(self) -> None:
-        """The result holds it now."""
+        """Delete the file, since the result now holds the cost."""
         if collectives.is_first():
             self.path.unlink(missing_ok=True)

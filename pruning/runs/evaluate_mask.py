@@ -22,7 +22,7 @@ Scales = tuple[float, ...] | None  # a factor for each block of the model
 
 
 def evaluate_mask(prepared: Prepared, mask: Mask, forward: Forward, scales: Scales) -> EvaluationRecord:
-    """Metrics of the dense and of the pruned model and, if the mask is compensated, of it without compensation."""
+    """Metrics of the dense and the pruned model; if the mask is compensated, also of the uncompensated model."""
     cell, data = prepared.cell, prepared.data
     measure = _Measure(prepared, forward, {name: {} for name in data})
     new: dict[str, Any] = {"dense": {}, "pruned": {}}
@@ -43,7 +43,7 @@ def evaluate_mask(prepared: Prepared, mask: Mask, forward: Forward, scales: Scal
 
 @dataclass(frozen=True)
 class _Measure:
-    """Measures masks of a cell and notes in `records` the file of each measurement, by metric and kind of model."""
+    """Measures masks of a cell, and adds the file of each measurement to `records`, by metric and kind of model."""
 
     prepared: Prepared
     forward: Forward
@@ -51,8 +51,8 @@ class _Measure:
 
     def __call__(self, kind: str, mask: Mask, scales: Scales) -> MaskMetrics:
         cell, data = self.prepared.cell, self.prepared.data
-        own = None if scales is None else [scales[i] for i in mask.dropped]
-        keys = {name: evaluation_key(self.prepared, self.forward.model.info, name, own) for name in data}
+        factors = None if scales is None else [scales[i] for i in mask.dropped]
+        keys = {name: evaluation_key(self.prepared, self.forward.model.info, name, factors) for name in data}
         folders = {name: cell.results / "evaluation" / key for name, key in keys.items()}
         evaluator = Evaluator(cell.evaluation, data, self.forward.with_scales(scales), folders)
         for name in data:
@@ -63,6 +63,6 @@ class _Measure:
 def evaluation_key(
     prepared: Prepared, info: ModelInfo, metric: str, scales: list[float] | None = None
 ) -> str:
-    """What a measurement depends on: format, model and revision, the exact data of a metric, compensating factors."""
+    """The metric and a digest of what its measurement depends on: format, model, revision, exact data, factors."""
     data = [FORMAT, prepared.cell.weights(), info.revision, metric, prepared.data[metric].sha256]
     return f"{metric.replace('/', '-')}-{digest(data if scales is None else [*data, scales])}"

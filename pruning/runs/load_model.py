@@ -1,4 +1,4 @@
-"""The model of a cell and its forward passes, set up as the cell's settings say."""
+"""Load the model of a cell and set up its forward passes with the cell's settings."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def load_model(cell: Cell) -> LanguageModel:
-    """The model of a cell, loaded once for cells that follow one another. Raises as `models.loader.load` does."""
+    """The model of a cell, loaded once for consecutive cells that use it. Raises as `models.loader.load` does."""
     from pruning.engine.device import exact
 
     exact(cell.forward.tf32)

@@ -1,7 +1,7 @@
-"""Measure masks, each once, and put what is measured into results.
+"""Measure each mask once, and add the measurements to results.
 
-A measurement belongs to (model, evaluation data, mask) and is kept in a file, so equal masks are measured once,
-whichever cells, objectives and evaluations ask for them. An evaluation adds to what earlier ones have found.
+A measurement depends on (model, evaluation data, mask) and is kept in a file. So equal masks are measured once,
+whichever cells, objectives and evaluations ask for them. An evaluation adds its metrics to those of earlier ones.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from pruning.evaluation import Data, Evaluation, Measured
 if TYPE_CHECKING:
     from pruning.engine.forward import Forward
 
-MEASURED = {"dense", "pruned", "uncompensated"}  # what has metrics in a result's `evaluation`
+MEASURED = {"dense", "pruned", "uncompensated"}  # parts of a result's `evaluation` that contain metrics
 # Parts of a result's `evaluation` to which each evaluation adds its own metrics.
 GROWING = ("dense", "pruned", "uncompensated", "data", "how", "records", "overlap", "files", "settings")
 
@@ -43,7 +43,7 @@ class MaskMetrics:
 
 @dataclass(frozen=True)
 class Evaluator:
-    """Measures masks of one model and remembers them in files, in a folder for each of the data."""
+    """Measures masks of one model and keeps the measurements in files, in one folder per metric."""
 
     evaluation: Evaluation
     data: Mapping[str, Data]
@@ -51,22 +51,22 @@ class Evaluator:
     folders: Mapping[str, Path]
 
     def __call__(self, mask: Mask) -> MaskMetrics:
-        """The metrics of a mask; what is already in files is not measured again."""
-        found = {name: self._once(name, mask) for name in self.data}
-        metrics = {name: value for one in found.values() for name, value in one.metrics.items()}
-        how = {name: one.how for name, one in found.items()}
+        """The metrics of a mask; a measurement that is already in a file is not repeated."""
+        measurements = {name: self._once(name, mask) for name in self.data}
+        metrics = {name: value for m in measurements.values() for name, value in m.metrics.items()}
+        how = {name: measured.how for name, measured in measurements.items()}
         if self.evaluation.averages and (mean := averaged(metrics)):
             metrics |= mean
-            how["acc/mean"] = {"of": [name for name in found if name.startswith("acc/")]}
+            how["acc/mean"] = {"of": [name for name in measurements if name.startswith("acc/")]}
         return MaskMetrics(metrics, how)
 
     def path(self, name: str, mask: Mask) -> Path:
-        """The file of a measurement; what else is kept of it has the same stem."""
+        """The JSON file of a measurement; its other files have the same stem."""
         label = text_sha256(json.dumps(mask.to_json()))[:16]
         return self.folders[name] / f"{label}.json"
 
     def _once(self, name: str, mask: Mask) -> Measured:
-        """What is known of a mask, or what is measured now, while other processes wait for it."""
+        """The measurement of a mask from its file. If there is none, measure now; other processes wait meanwhile."""
         path = self.path(name, mask)
         with _alone(path):
             known = collectives.broadcast(atomic_files.read_json(path) if path.exists() else None)
@@ -76,7 +76,8 @@ class Evaluator:
         measured = self.evaluation.measure(self.forward, name, self.data[name], mask)
         if not all(math.isfinite(value) for value in measured.metrics.values() if isinstance(value, float)):
             raise LossError(
-                f"the evaluation of blocks {list(mask.dropped)} removed is not finite: {measured.metrics}."
+                f"the evaluation with blocks {list(mask.dropped)} removed is not finite: {measured.metrics}. "
+                "Try model.dtype=float32."
             )
         path = self.path(name, mask)
         if collectives.is_first():
@@ -89,7 +90,7 @@ class Evaluator:
 
 
 def averaged(metrics: Mapping[str, float]) -> dict[str, float]:
-    """`acc/mean` over the accuracies, each weighing the same, and its standard error; nothing for fewer than two."""
+    """`acc/mean`, the unweighted mean accuracy, and its standard error. Empty for fewer than two accuracies."""
     names = [name for name in metrics_among(metrics) if kind_of(name) == "acc"]
     if len(names) < 2:
         return {}
@@ -98,7 +99,7 @@ def averaged(metrics: Mapping[str, float]) -> dict[str, float]:
 
 
 def mean_of(evaluation: EvaluationRecord, names: Collection[str]) -> dict[str, Any]:
-    """The mean accuracy over some metrics of a result, where another evaluation may have left the mean of its own."""
+    """The mean accuracy over the metrics `names` of a result; it replaces the mean of an earlier evaluation."""
     accuracies = [name for name in names if name.startswith("acc/")]
     means = {}
     for which in MEASURED & evaluation.keys():
@@ -108,12 +109,12 @@ def mean_of(evaluation: EvaluationRecord, names: Collection[str]) -> dict[str, A
 
 
 def digests(data: Mapping[str, Data]) -> dict[str, str]:
-    """What identifies the evaluation data: a metric's name to the SHA-256 of its samples or documents."""
-    return {metric: one.sha256 for metric, one in data.items()}
+    """The identity of the evaluation data: for each metric, the SHA-256 of its samples or documents."""
+    return {metric: evaluated.sha256 for metric, evaluated in data.items()}
 
 
 def merged(earlier: EvaluationRecord, new: Mapping[str, Any]) -> EvaluationRecord:
-    """The `evaluation` of a result with another one added: of a metric that both have, the new value."""
+    """The `evaluation` of a result with a new one added; if both have a metric, the new value is kept."""
     old: Mapping[str, Any] = cast(Mapping[str, Any], earlier)
     both = {**old, **new}
     for part in GROWING:
@@ -131,7 +132,7 @@ def _without(values: Mapping[str, Any], names: Set[str]) -> dict[str, Any]:
 
 @contextmanager
 def _alone(path: Path) -> Iterator[None]:
-    """Nobody else measures this meanwhile. Of several ranks with one task, the first keeps the others out."""
+    """Keep other processes from measuring this meanwhile. Of several ranks, only the first takes the lock."""
     if not collectives.is_first():
         yield
         return

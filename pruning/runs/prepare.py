@@ -1,4 +1,4 @@
-"""Everything that can be checked of a cell before weights are loaded, and the data that it needs."""
+"""Check a cell and draw its data, before any weights are loaded."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from pruning.search import budget
 
 @dataclass(frozen=True)
 class Prepared:
-    """A cell whose input is known to be good: its space and its samples. No weights are loaded for this."""
+    """A cell whose input is valid, with its space, samples and evaluation data. No weights are loaded for this."""
 
     cell: Cell
     space: Space
@@ -32,7 +32,10 @@ class Prepared:
 
 
 def check_cell(cell: Cell) -> None:
-    """Raise InputError for what is wrong with a cell and can be seen without any data or model."""
+    """Check what needs neither data nor a model.
+
+    Raises InputError if the cell is invalid, ForeignError if its folder has the result of another configuration.
+    """
     mask.check_size(cell.ratio, cell.k)
     budget.check_budget(cell.algo)
     if (file := cell.calibration.file()) is not None:
@@ -43,35 +46,38 @@ def check_cell(cell: Cell) -> None:
 def prepare(cell: Cell) -> Prepared:
     """Draw the samples and check them against the model's shape, its tokenizer and the evaluation data.
 
-    Raises InputError for bad input, UnreachableError where a model or data set cannot be had.
+    Raises InputError if the input is invalid, UnreachableError if a model or data set cannot be loaded.
     """
     protect = cell.protect
     space = mask.space(loader.n_blocks(cell.model), cell.ratio, cell.k, protect.first, protect.last)
-    cell.algo.evaluations(space)  # raises where the search is out of reach
+    cell.algo.evaluations(space)  # raises OutOfReachError if the search is out of reach
     samples = _draw(cast(Hashable, cell.calibration), cell.model)
     data = _evaluation_data(cell.evaluation, cell.model)
-    _check_lengths(
-        cell, {"the calibration data": samples, **{f"the data of {name}": one for name, one in data.items()}}
-    )
+    drawn: dict[str, Any] = {"the calibration data": samples}
+    drawn |= {f"the data of {name}": evaluated for name, evaluated in data.items()}
+    lengths = {label: getattr(rows, "length", 0) for label, rows in drawn.items()}
+    check_lengths(cell.model.name, loader.context_length(cell.model), lengths)
     if not cell.evaluation.allow_overlap:
         check_disjoint(samples, data)
     return Prepared(cell, space, samples, data)
 
 
-def _check_lengths(cell: Cell, data: Mapping[str, Any]) -> None:
-    """Raise InputError for rows longer than the model can read; lm-eval shortens those of tasks by itself."""
-    most = loader.context_length(cell.model)
-    for what, one in data.items():
-        if most is not None and (length := getattr(one, "length", 0)) > most:
+def check_lengths(model: str, most: int | None, lengths: Mapping[str, int]) -> None:
+    """Raise InputError if some data have a row of more than `most` tokens, the model's limit (None: unknown).
+
+    The rows of tasks have no length here, since lm-eval shortens them itself.
+    """
+    for label, length in lengths.items():
+        if most is not None and length > most:
             raise InputError(
-                f"{what} have rows of {length} tokens, and {cell.model.name} reads at most {most}: lower "
+                f"{label} have rows of {length} tokens, and {model} reads at most {most}: lower "
                 "calibration.length, or the evaluation's window or prompts."
             )
 
 
 @lru_cache(maxsize=16)
 def _draw(calibration: Hashable, model: spec.Model) -> Samples:
-    """The samples of frozen settings, in random order, drawn once for all cells that share them."""
+    """The samples of a calibration, in random order, drawn once for all cells with the same settings."""
     return cast(Calibration, calibration).draw(loader.tokenizer(model)).shuffled()
 
 
@@ -79,7 +85,7 @@ _data: dict[tuple[str, spec.Model], Mapping[str, Data]] = {}
 
 
 def _evaluation_data(evaluation: Evaluation, model: spec.Model) -> Mapping[str, Data]:
-    """The evaluation data, likewise."""
+    """The evaluation data, drawn once for all cells with the same settings and files."""
     key = (digest([settings_record(evaluation), digests_of(evaluation.files())]), model)
     if key not in _data:
         if len(_data) >= 16:

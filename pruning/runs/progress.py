@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from pruning.distributed import collectives
 
-# A bound above this is that of a search that may go on for as long as it finds something; nobody knows its end.
+# A search with a larger bound may run for as long as it improves; its end is unknown, so no total is shown.
 OPEN = 100_000
 BAR = "{desc} {percentage:3.0f}%|{bar:20}| {n_fmt}/{total_fmt} evaluations{postfix} [{elapsed}<{remaining}]"
 COUNT = "{desc} {n_fmt} evaluations{postfix} [{elapsed}]"
@@ -18,14 +18,14 @@ COUNT = "{desc} {n_fmt} evaluations{postfix} [{elapsed}]"
 class Progress:
     """A context whose `update` a search calls after each score."""
 
-    def __init__(self, title: str, total: int, known: int = 0) -> None:
+    def __init__(self, title: str, total: int, known: int = 0, hidden: bool = False) -> None:
         self.total = total
         self.bar = tqdm(
             desc=title,
             total=total if total <= OPEN else None,
             initial=min(known, total),
             unit="eval",
-            file=None if collectives.is_first() else io.StringIO(),
+            file=io.StringIO() if hidden or not collectives.is_first() else None,
             dynamic_ncols=True,
             # A log file gets a line now and then, a terminal a moving bar.
             mininterval=0.2 if sys.stderr.isatty() else 20.0,
@@ -39,7 +39,7 @@ class Progress:
         self.bar.close()
 
     def update(self, evaluations: int, best: float) -> None:
-        """Show that so many masks are scored and what the least loss is among the largest of them."""
+        """Show the number of scored masks, and the least loss of those that remove the most blocks."""
         # The dense model's score, and a final mask that the search never scored, are not in the total.
         self.bar.set_postfix_str(f"best loss {best:.4f}", refresh=False)
         self.bar.update(min(evaluations, self.total) - self.bar.n)

@@ -20,8 +20,8 @@ from pruning.runs.prepare import Prepared
 def reevaluate(prepared: Prepared, done: DoneResult) -> DoneResult:
     """The result of a finished cell under the evaluation that is asked for now.
 
-    What is missing is measured; the model is loaded only if something is. Raises InputError if the model is not the
-    one that the mask was found for.
+    Only missing metrics are measured; if none is missing, the model is not loaded. Raises InputError if the model is
+    not the one that the mask was found for.
     """
     if not missing(prepared, done):
         return _with_evaluation(prepared, done)
@@ -29,8 +29,8 @@ def reevaluate(prepared: Prepared, done: DoneResult) -> DoneResult:
     model = load_model(cell)
     if model.info.revision != (revision := done["model"]["revision"]):
         raise InputError(
-            f"model {cell.model.name} is another one now (revision {model.info.revision}, not {revision}): "
-            f"a mask is evaluated on the model that it was found for; give model.revision={revision}."
+            f"model {cell.model.name} has changed: its revision is {model.info.revision}, not {revision}. "
+            f"A mask is evaluated on the model that it was found for: set model.revision={revision}."
         )
     mask = Mask.from_json(done["mask"])
     factors = done.get("compensation")
@@ -48,7 +48,7 @@ def missing(prepared: Prepared, result: DoneResult) -> bool:
 
 
 def _with_evaluation(prepared: Prepared, done: DoneResult, grown: bool = False) -> DoneResult:
-    """The result with the evaluation that is asked for now as its own; written if anything changed."""
+    """The result with the current evaluation in its configuration; written to its files if anything changed."""
     cell = prepared.cell
     result = cast(DoneResult, {**done, "config": {**done["config"], "eval": cell.config["eval"]}})
     if local := digests_of(cell.evaluation.files()):

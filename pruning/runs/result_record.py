@@ -1,4 +1,4 @@
-"""From what a search found to the records of `result.json`."""
+"""Build the records of `result.json` from a search's solution."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from pruning.search.driver import Solution
 
 
 def model_record(info: ModelInfo) -> ModelRecord:
-    """The model, as a result holds it."""
+    """The record of the model."""
     return cast(ModelRecord, asdict(info))
 
 
 def mask_record(solution: Solution) -> MaskRecord:
-    """The chosen mask, as a result holds it."""
+    """The record of the chosen mask."""
     return solution.score.mask.to_json()
 
 
 def calibration_record(prepared: Prepared, solution: Solution, standard_error: float) -> CalibrationRecord:
-    """The loss that was minimised, and on which samples."""
+    """The record of the loss that was minimised and of the samples."""
     samples, loss = prepared.samples, solution.score.loss
     record: CalibrationRecord = {
         "objective": prepared.cell.choices.objective,
@@ -49,7 +49,7 @@ def calibration_record(prepared: Prepared, solution: Solution, standard_error: f
 
 
 def search_record(prepared: Prepared, solution: Solution, cost: Cost) -> SearchRecord:
-    """What the search did and what it cost."""
+    """The record of the search and of its cost."""
     record: SearchRecord = {
         "algo": prepared.cell.choices.algo,
         "k": prepared.space.k,
@@ -80,5 +80,5 @@ def failed_result(cell: Cell, error: BaseException) -> FailedResult:
 
 
 def _count(evaluations: float) -> float:
-    """A number of losses; a loss over a part of the samples counts as that part of one."""
+    """A number of losses, for a result; a loss over a fraction of the samples counts as that fraction."""
     return int(evaluations) if float(evaluations).is_integer() else round(evaluations, 3)

@@ -29,9 +29,9 @@ from pruning.search.journal import Journal, KnownScores, Store
 
 
 def run(prepared: Prepared) -> DoneResult:
-    """Search, evaluate and record one cell. A cell that was stopped goes on from its journal.
+    """Search, evaluate and record one cell. A cell that was stopped continues from its journal.
 
-    Every failure is raised, for the study to record. Raises BusyError if another process runs the cell, RankError if
+    Every failure is raised; the study records it. Raises BusyError if another process runs the cell, RankError if
     one of several ranks fails.
     """
     cell = prepared.cell
@@ -62,7 +62,7 @@ def record_failure(cell: Cell, error: BaseException) -> FailedResult:
 
 
 def score_key(prepared: Prepared, info: ModelInfo) -> str:
-    """What a loss depends on: format, model and revision, precision, objective, and the exact samples."""
+    """A digest of all that a loss depends on: format, model, revision, precision, objective, exact samples."""
     cell = prepared.cell
     data = [FORMAT, cell.weights(), info.revision, settings_record(cell.objective), prepared.samples.sha256]
     return digest([*data, settings_record(cell.compensation)] if cell.compensation.search else data)
@@ -107,7 +107,7 @@ def _run(prepared: Prepared, note: Note) -> DoneResult:
 def _search(
     prepared: Prepared, losses: Calibrated, known: KnownScores, note: Note
 ) -> tuple[Solution, Cost, CostLedger]:
-    """Drive the search with a progress bar; returns what it found and cost, and the ledger that is still open."""
+    """Run the search with a progress bar. Returns its solution, its cost, and the ledger, which is still open."""
     cell, space = prepared.cell, prepared.space
     most = budget.evaluations(cell.algo, space)
     with Progress(cell.title, most, known=len(known.journal.scores)) as progress:
@@ -132,15 +132,15 @@ def _known_scores(prepared: Prepared, info: ModelInfo) -> KnownScores:
 
 
 def _check_samples(prepared: Prepared) -> None:
-    """Raise RankError if a rank has drawn other samples than the first, as another version of a library would."""
-    own = [prepared.samples.sha256, digests(prepared.data)]
-    if collectives.broadcast(own) != own:
-        raise RankError("ranks have drawn different samples: are the same packages installed on all nodes?")
+    """Raise RankError if a rank has drawn other samples than the first, for instance with other library versions."""
+    drawn = [prepared.samples.sha256, digests(prepared.data)]
+    if collectives.broadcast(drawn) != drawn:
+        raise RankError("ranks have drawn different samples: install the same packages on all nodes.")
 
 
 def _finished(cell: Cell) -> bool:
     try:
         result = cell.result()
     except PruningError:
-        return True  # a file that belongs to another cell is not overwritten either
+        return True  # another cell's or a damaged result must not be overwritten either
     return result is not None and result["status"] == "done"

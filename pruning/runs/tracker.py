@@ -1,4 +1,4 @@
-"""What a tracker offers, and the tracker that does nothing. Trackers mirror results; the files are the truth."""
+"""The interface of trackers, and a tracker that does nothing. Trackers copy results; the files are the original."""
 
 from __future__ import annotations
 
@@ -11,39 +11,39 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 if TYPE_CHECKING:
     from pruning.runs.cell import Cell
 
-# Told while a cell is searched: the number of masks that are scored in full, and the best loss so far.
+# Called during a search with the number of masks scored so far and the best loss.
 Note: TypeAlias = Callable[[int, float], None]
 
 
 class Tracker(Protocol):
-    """What every tracker offers. `start` and `record` may raise: the caller warns and goes on. The others do not."""
+    """The interface of trackers. If `start` or `record` raises, the caller warns. The other methods never raise."""
 
     def start(self, results: Path) -> None:
-        """Make ready, once, before any cell runs."""
+        """Prepare the tracker; called once, before any cell runs."""
         ...
 
     def live(self, cell: Cell) -> AbstractContextManager[Note]:
-        """A context in which a cell is run."""
+        """A context for the run of a cell; it yields the function to call after each score."""
         ...
 
     def finished(self, folder: Path) -> None:
-        """A cell has a result, or a failure, in its folder."""
+        """Called when a cell's folder contains a result or a failure."""
         ...
 
     def record(self, results: Path, folders: Sequence[Path]) -> None:
-        """Record the cells in these folders; recording one twice is the same as once."""
+        """Record the cells in these folders. A cell that was recorded before is not recorded twice."""
         ...
 
 
 @contextmanager
 def silent() -> Iterator[Note]:
-    """Nothing is told."""
+    """A context whose note does nothing."""
     yield lambda *_: None
 
 
 @dataclass(frozen=True)
 class NoTracker:
-    """No tracker."""
+    """The tracker that does nothing."""
 
     def start(self, results: Path) -> None:
         """Nothing to do."""

@@ -1,4 +1,4 @@
-"""A search with `max_evaluations`: stopped after so many distinct masks, it still ends with a mask of its space."""
+"""Stop a search after `max_evaluations` distinct masks, and still return a mask of its space."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pruning.core.mask import Mask, Space
 
 
 def check_budget(algo: Algo) -> None:
-    """Raise InputError for a budget that allows nothing."""
+    """Raise InputError if `max_evaluations` is below 1."""
     if algo.max_evaluations is not None and algo.max_evaluations < 1:
         raise InputError(
             f"algo.max_evaluations={algo.max_evaluations} allows no evaluation: "
@@ -24,14 +24,14 @@ def check_budget(algo: Algo) -> None:
 
 
 def evaluations(algo: Algo, space: Space) -> int:
-    """How many losses a search will ask for at the most, its budget included."""
+    """An upper bound on the number of losses that a search asks for within its budget."""
     most = algo.evaluations(space)
     return most if algo.max_evaluations is None else min(most, algo.max_evaluations)
 
 
 @dataclass
 class _Spent:
-    """Distinct masks that were asked for on any number of samples, and losses on all of them."""
+    """The distinct masks asked for, on any number of samples, and the losses over all samples."""
 
     limit: float
     masks: dict[Mask, None] = field(default_factory=dict)
@@ -50,15 +50,15 @@ class _Spent:
 
 
 def proposals(algo: Algo, space: Space, rng: np.random.Generator) -> Proposals:
-    """The requests of a search, as far as its budget reaches."""
+    """Yield the requests of a search until it ends or its budget is spent."""
     limit = math.inf if algo.max_evaluations is None else algo.max_evaluations
     search, spent, answer = algo.propose(space, rng), _Spent(limit), None
     while True:
         try:
             request: Request = search.send(answer)
         except StopIteration as end:
-            found: Found = end.value
-            return found
+            outcome: Found = end.value
+            return outcome
         masks = _singles(space) if isinstance(request, Gates) else request.masks
         chosen = spent.affordable(Ask(masks))
         if len(chosen) < len(masks):
@@ -74,9 +74,10 @@ def proposals(algo: Algo, space: Space, rng: np.random.Generator) -> Proposals:
 
 
 def completed(space: Space, losses: Mapping[Mask, float], gates: np.ndarray[Any, Any] | None = None) -> Mask:
-    """The best mask that some losses support: the least of k blocks or, where none has k, the largest and best so far
-    with the blocks that are cheapest alone added to it. A block that was never scored alone comes behind those that
-    were, in the order of what its gate says of it: the mean fall of the loss as the block is turned on.
+    """The best evaluated k-block mask; failing that, the largest evaluated mask plus the cheapest single blocks.
+
+    Of several largest masks, the one of least loss is extended. Blocks that were never scored alone are added last,
+    in increasing order of the mean fall of the loss as the block's gate turns the block on.
     """
     inside = [m for m in losses if len(m.dropped) <= space.k and not space.protected & set(m.dropped)]
     best = min(inside, key=lambda mask: (-len(mask.dropped), losses[mask]), default=space.dense)
@@ -90,5 +91,5 @@ def completed(space: Space, losses: Mapping[Mask, float], gates: np.ndarray[Any,
 
 
 def _singles(space: Space) -> list[Mask]:
-    """What gates cost at the most, as masks."""
+    """The masks that `Gates` may have to score: each free block removed alone."""
     return [space.drop(i) for i in space.free()]

@@ -1,7 +1,7 @@
 """Drive a search: answer its requests from known scores, compute the rest, journal every score at once.
 
-Resuming is replaying. The search always starts from nothing. While the journal has the losses that it asks for, it
-gets them from there, which brings it back to the point where it was stopped.
+To resume is to replay. The search always starts from the beginning. Losses that the journal has are not computed
+again, so the search soon reaches the point where it was stopped.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from pruning.search.racing import Racing
 from pruning.search.score_book import Losses, ScoreBook, Watch
 from pruning.search.significance import margins
 
-LAST = 32  # decisions that a result keeps
+LAST = 32  # a result keeps this many of the last decisions
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What is searched for: a mask of `space`, by `algo`, with all randomness from `seed`."""
+    """A search problem: find a mask of `space` with `algo`; all randomness comes from `seed`."""
 
     algo: Algo
     space: Space
@@ -38,12 +38,12 @@ class Problem:
 
 @dataclass(frozen=True)
 class Solution:
-    """What a search ended with, and why it stopped.
+    """The outcome of a search, and why it stopped.
 
     `asked` counts the losses that the search asked for, repeats included; `paid` those that this cell computed
-    itself, in this run or an earlier one; `shared` those that another cell had computed. A loss over a part of the
-    samples counts as that part of one. The dense model's loss counts as none, and neither does the final mask's if
-    the search never scored it: both are measured for the record.
+    itself, in this run or an earlier one; `shared` those that another cell had computed. A loss over a fraction of
+    the samples counts as that fraction. The dense model's loss is not counted. Nor is the final mask's if the search
+    never scored it. Both are measured for the record.
     """
 
     score: Score
@@ -62,15 +62,15 @@ def solve(problem: Problem, losses: Losses, known: KnownScores, watch: Watch) ->
     book = ScoreBook(losses, known, watch, problem.racing)
     before = sum(score.seconds for score in known.journal.scores.values())
     dense = book.scores([problem.space.dense])[0]
-    found = _search(problem, book)
-    score = book.scores([found.mask])[0]
-    own, others = book.paid()
+    outcome = _search(problem, book)
+    score = book.scores([outcome.mask])[0]
+    paid, shared = book.paid()
     seconds = before + time.perf_counter() - started
-    return Solution(score, dense, found.why, book.count, own, others, seconds, _margins(score, book))
+    return Solution(score, dense, outcome.why, book.count, paid, shared, seconds, _margins(score, book))
 
 
 def _search(problem: Problem, book: ScoreBook) -> Found:
-    """Run the search's generator to its end and return what it found."""
+    """Run the search's generator to its end and return its outcome."""
     space = problem.space
     proposals = budget.proposals(problem.algo, space, np.random.default_rng(problem.seed))
     answer: Any = None
@@ -83,7 +83,7 @@ def _search(problem: Problem, book: ScoreBook) -> Found:
 
 
 def _margins(winner: Score, book: ScoreBook) -> MarginsRecord:
-    """The runner-up, the masks that are tied with the winner, and the decisions of the search."""
+    """The runner-up, the masks tied with the winner, and the last decisions of the search."""
     size = len(winner.mask.dropped)
     others = [
         score
@@ -96,7 +96,7 @@ def _margins(winner: Score, book: ScoreBook) -> MarginsRecord:
 
 
 def best_so_far(scores: Sequence[Score], k: int) -> Iterator[tuple[int, float]]:
-    """The curve of a search: number of scores, least loss so far among the masks that remove k blocks."""
+    """Yield the curve of a search: (number of scores, least full loss so far among masks that remove k blocks)."""
     best = float("inf")
     for number, score in enumerate(scores, start=1):
         if len(score.mask.dropped) == k and score.of is None:
@@ -104,8 +104,8 @@ def best_so_far(scores: Sequence[Score], k: int) -> Iterator[tuple[int, float]]:
             yield number, best
 
 
-def _checked(found: Found, space: Space) -> Found:
-    mask = found.mask
+def _checked(outcome: Found, space: Space) -> Found:
+    mask = outcome.mask
     if len(mask.dropped) != space.k or space.protected & set(mask.dropped):
         raise AssertionError(f"the search returned {mask}, which is not in {space}")
-    return found
+    return outcome

@@ -1,4 +1,4 @@
-"""The answer to `Gates`: gradients at the gates of blocks or, for a loss without a gradient, secants."""
+"""The answer to `Gates`: gradients at the gates of blocks or, if a loss has no gradient, secants."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ NAME = "gates.json"
 
 
 def answer(space: Space, book: ScoreBook) -> np.ndarray[Any, Any]:
-    """(samples, N) in float64. Raises LossError if a gradient is NaN or infinite.
+    """The gate gradients or secants, (samples, N) in float64. Raises LossError if a gradient is NaN or infinite.
 
-    Gradients are kept in a file beside the journal, so that a resumed search sees the same ones.
+    Gradients are kept in a file beside the journal, so that a resumed search gets the same ones.
     """
     gradient = book.losses.whole.gates
     if gradient is None:
@@ -45,7 +45,7 @@ def _finite(gradient: Gradient) -> np.ndarray[Any, Any]:
 
 
 def _secant(space: Space, book: ScoreBook) -> np.ndarray[Any, Any]:
-    """A sample's term in the dense model minus its term without the block; 0 for protected blocks."""
+    """For each sample and block: the term in the dense model minus the term without the block; 0 if protected."""
     masks = [space.drop(i) for i in space.free()]
     book.asked.update(dict.fromkeys(masks))
     book.count += len(masks)

@@ -1,9 +1,9 @@
-"""Losses of masks: the journal that a cell appends to, and the store in which cells read each other's.
+"""The journal of a cell's scores, and the store through which cells read each other's journals.
 
-A score belongs to (model, revision, dtype, objective, calibration samples), not to the cell that paid for
-it: one-shot's single removals are greedy's first round. So the journals are the store. Each cell is the
-only writer of its own `trace.jsonl`; a name in `scores/<score key>/` says that a cell's journal speaks of
-that key, and everyone with the same key reads it. Nothing is locked and nothing is written twice.
+A score depends on (model, revision, dtype, objective, calibration samples), not on the cell that computed it:
+one-shot's single removals are greedy's first round. So the journals are the store. Each cell is the only writer of
+its own `trace.jsonl`. An empty file `scores/<score key>/<cell>` means that the cell's journal belongs to that key,
+and all cells with the same key read this journal. Nothing is locked and nothing is written twice.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Journal:
-    """The scores of one cell, in the order in which the search needed them; of each mask the one over most samples.
+    """The scores of one cell, in the order in which the search needed them.
 
-    `paid` is the number of samples on which the cell has computed a mask's score itself. Without a `path` the journal
-    lives in memory only.
+    Each mask has one score, the one over the most samples. `paid` is, for each mask, the number of samples that the
+    cell itself has computed. If `path` is None, the journal is in memory only.
     """
 
     path: Path | None
@@ -38,9 +38,9 @@ class Journal:
 
     @classmethod
     def open(cls, path: Path, n_blocks: int) -> Journal:
-        """Read what an earlier run left. A torn last line is cut off; any other bad line is an error.
+        """Read the journal of an earlier run. A torn last line is cut off; any other bad line raises DamagedError.
 
-        Of several ranks, the first one reads.
+        Of several ranks, only the first reads the file.
         """
         return collectives.on_first(lambda: cls._read(path, n_blocks))
 
@@ -51,14 +51,14 @@ class Journal:
         for entry in read_trace(path):
             if (score := _score(entry, n_blocks)) is None:
                 raise DamagedError(
-                    f"{path}, line {entry.number} is damaged: remove the line, or the file to start afresh."
+                    f"{path}, line {entry.number} is damaged: remove the line, or remove the file to start again."
                 )
             if score.exceeds(journal.scores.get(score.mask)):
                 journal._take(score)
         return journal
 
     def add(self, score: Score) -> None:
-        """Append a score; it is on disk, whatever happens to this process, when this returns."""
+        """Append a score if it covers more samples than the known one. It is on disk when this returns."""
         if score.exceeds(self.scores.get(score.mask)):
             if self.path is not None and collectives.is_first():
                 append_trace(self.path, score.to_line())
@@ -74,7 +74,7 @@ class Journal:
 
 @dataclass
 class Store:
-    """What other cells with the same score key have paid for; read again whenever it is asked."""
+    """The scores that other cells with the same score key have computed; their journals are read as they grow."""
 
     results: Path
     key: str
@@ -85,7 +85,7 @@ class Store:
     _offsets: dict[Path, int] = field(default_factory=dict)
 
     def claim(self) -> None:
-        """Say that this cell's journal speaks of this key; raises ForeignError if it speaks of another."""
+        """Register this cell's journal under the key. Raises ForeignError if it is registered under another key."""
         collectives.on_first(self._claim)
 
     def _claim(self) -> None:
@@ -100,9 +100,9 @@ class Store:
         pointer.touch()
 
     def find(self, masks: Sequence[Mask]) -> list[Score]:
-        """The scores of masks that some cell has, each over the most samples known, marked as not paid for here.
+        """The scores that other cells have of these masks, each over the most samples known. Their `seconds` are 0.
 
-        Files are looked at once for all masks.
+        The files are read at most once for all masks together.
         """
         if not self.share:
             return []
@@ -124,7 +124,7 @@ class Store:
             if (score := _score(entry, self.n_blocks)) is not None:
                 yield score
             else:
-                log.warning("%s: a damaged line is left out", path)
+                log.warning("%s: skipped a damaged line", path)
 
 
 def _score(entry: Entry, n_blocks: int) -> Score | None:
@@ -137,7 +137,7 @@ def _score(entry: Entry, n_blocks: int) -> Score | None:
 
 @dataclass(frozen=True)
 class KnownScores:
-    """What is known before a search computes anything: its own journal and, if there is one, the store."""
+    """The scores that need no computing: those in the cell's journal and, if there is one, in the store."""
 
     journal: Journal
     store: Store | None = None

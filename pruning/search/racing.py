@@ -1,19 +1,19 @@
-"""Racing: stop scoring a candidate once it is known, with stated confidence, not to be among those that matter.
+"""Racing: stop scoring a candidate as soon as it is ruled out, with stated confidence, from the best that matter.
 
-After each of a few growing numbers n of samples, every candidate c is compared with the candidate b that stands at
-the last place that matters, by the paired differences of their terms, d_s = t_s(c) - t_s(b). With m candidates of
-which `best` matter, and r looks before the last sample, c is out where
+After n samples, for a few growing n (the looks), the candidates are ranked by loss. Let b be the last of the `best`
+that matter. Each candidate c below b is compared with b by the paired differences of their terms,
+d_s = t_s(c) - t_s(b). With m candidates and r looks before the last sample, c is ruled out if
 
     mean(d)  >  q * se(d)        q: the 1 - delta / (r * (m - best)) quantile of Student's t
 
-The question is not what an infinite population would say but which candidates win on all S samples, and their order
-is random (`Samples.shuffled`), so se carries the correction for a finite population, sqrt(1 - n / S). A candidate
-that belongs to the best is lost by a false alarm against one of the m - best others at one of the looks: by
-Bonferroni's inequality with a probability of at most about delta a batch ("about": terms are not normal, so no look
-is taken before `first` samples).
+The candidates are to be compared on all S samples, not on an infinite population, and the samples are in random
+order (`Samples.shuffled`). So se includes the finite-population correction sqrt(1 - n / S). A candidate that belongs
+to the best is lost only by a false alarm, against one of the m - best others at one of the looks. By Bonferroni's
+inequality, the probability of that is at most about delta per batch. It is "about" delta because terms are not
+normal; therefore no look is taken before `first` samples.
 
-Means of unpaired halves, the usual successive halving, lose the winner often: candidates differ by less than
-samples do.
+The usual successive halving compares unpaired means. It often loses the winner, because candidates differ by less
+than samples do.
 """
 
 from __future__ import annotations
@@ -26,30 +26,31 @@ from pruning.core.estimate import Estimate
 from pruning.core.mask import Mask
 from pruning.core.score import Score
 
-# Scores of masks, in their order, over the first so many samples.
+# scorer(masks, n): the scores of the masks, in their order, over the first n samples.
 Scorer = Callable[[Sequence[Mask], int], Sequence[Score]]
 
 
 @dataclass
 class Racing:
-    """Off where `delta` is None. `first` is the number of samples before the first look; it grows by half from look
-    to look.
+    """Settings of a race; if `delta` is None, racing is off.
+
+    The first look is taken after `first` samples, each later one after half as many again as the one before.
     """
 
     delta: float | None = None
     first: int = 8
 
     def check(self) -> None:
-        """Raise InputError for a number that makes no sense. OmegaConf builds this without calling __init__."""
+        """Raise InputError if a number is out of range. OmegaConf builds this without calling __init__."""
         if self.delta is not None and not 0 < self.delta < 1:
             raise InputError(
-                f"racing.delta={self.delta:g} is no probability: choose one such as 0.01, or null."
+                f"racing.delta={self.delta:g} is not between 0 and 1: choose a probability such as 0.01, or null."
             )
         if self.first < 2:
             raise InputError(f"racing.first={self.first} is too few to estimate an error: choose at least 2.")
 
     def looks(self, samples: int) -> list[int]:
-        """After how many samples candidates may be dropped."""
+        """The numbers of samples after which candidates may be ruled out."""
         looks, following = [], self.first
         while following < samples:
             looks.append(following)
@@ -70,7 +71,7 @@ class Racing:
     def _survivors(
         self, scores: Sequence[Score], best: int, estimate: Estimate, others: int, looks: int
     ) -> list[Mask]:
-        """The masks that are not ruled out by a look at their scores over the same samples."""
+        """The masks that one look does not rule out, from their scores over the same samples."""
         from scipy.stats import t
 
         assert self.delta is not None

@@ -1,4 +1,4 @@
-"""Scores of masks from three places: this cell's journal, other cells' journals, the loss itself."""
+"""Scores of masks from three sources: this cell's journal, other cells' journals, the loss itself."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from pruning.search.journal import Journal, KnownScores
 from pruning.search.racing import Racing
 from pruning.search.significance import decision
 
-# Called after each score with the number of masks that have one, over some samples or all, and the best full loss.
+# Called after each score with the number of masks scored so far, on some samples or all, and the best full loss.
 Watch = Callable[[int, float], None]
 
 
 class Losses(Protocol):
-    """What is minimised, over all samples or over a part of them; see `pruning.objective.Calibrated`."""
+    """The loss that is minimised, over all samples or a part of them; see `pruning.objective.Calibrated`."""
 
     @property
     def whole(self) -> Loss:
@@ -36,7 +36,7 @@ class Losses(Protocol):
 
 @dataclass
 class ScoreBook:
-    """Scores by mask, from three places: this cell's journal, other cells, the loss itself."""
+    """The scores of a search by mask; a score that no cell has yet is computed."""
 
     losses: Losses
     known: KnownScores
@@ -44,26 +44,24 @@ class ScoreBook:
     racing: Racing
     asked: dict[Mask, None] = field(default_factory=dict)
     count: float = 0.0
-    best: dict[int, float] = field(
-        default_factory=dict
-    )  # the least new loss, by the number of blocks removed
+    best: dict[int, float] = field(default_factory=dict)  # least new loss by number of removed blocks
     decisions: list[DecisionRecord] = field(default_factory=list)
 
     @property
     def journal(self) -> Journal:
-        """The scores that this cell knows."""
+        """This cell's journal."""
         return self.known.journal
 
     @property
     def samples(self) -> int:
-        """How many samples a full score has."""
+        """The number of samples of a full score."""
         return self.losses.whole.estimate.count
 
     def scores(self, masks: Sequence[Mask], samples: int | None = None) -> list[Score]:
-        """Scores over the first samples, or all. Only what nobody knows is computed, each mask once."""
+        """Scores over the first `samples` samples, or all. Only scores that no cell has are computed, each once."""
         wanted = self._wanted(samples)
         unknown = [mask for mask in masks if self._samples_known(mask) < wanted]
-        # Files may have grown since another rank looked: all ranks go by what the first one saw.
+        # Files may grow while ranks read them, so all ranks use what the first one has read.
         for score in collectives.on_first(lambda: self.known.find(unknown)):
             self._note(self._given(score))
         missing: dict[int, dict[Mask, None]] = {}
@@ -84,12 +82,12 @@ class ScoreBook:
         estimate = self.losses.whole.estimate
         finished = self.racing.race(request.masks, request.best, estimate, self.scores)
         out = [self.journal.scores[mask] for mask in request.masks if mask not in finished]
-        if (made := decision(list(finished.values()), out, request.best, estimate)) is not None:
-            self.decisions.append(made)
+        if (record := decision(list(finished.values()), out, request.best, estimate)) is not None:
+            self.decisions.append(record)
         return [finished[mask].loss if mask in finished else math.inf for mask in request.masks]
 
     def _wanted(self, samples: int | None) -> int:
-        """How many samples are meant: as many as there are at the most, and some of every kind."""
+        """The number of samples to score: at least one of every kind, at most all; all if `samples` is None."""
         return (
             self.samples
             if samples is None
@@ -97,22 +95,22 @@ class ScoreBook:
         )
 
     def _samples_known(self, mask: Mask) -> int:
-        """Of how many samples this cell knows the terms of a mask."""
+        """The number of samples for which this cell has a mask's terms."""
         return len(self.journal.scores[mask].samples) if mask in self.journal.scores else 0
 
     def _joined(self, mask: Mask, terms: Sequence[float], seconds: float) -> Score:
-        """A score that goes on from what is known of a mask."""
+        """The known score of a mask, extended by new terms and their seconds."""
         old = self.journal.scores.get(mask)
         known, spent = (old.samples, old.seconds) if old is not None else ((), 0.0)
         return self._score(mask, (*known, *terms), spent + seconds)
 
     def _given(self, score: Score) -> Score:
-        """A score of another cell, with the seconds that this one had spent on some of its samples."""
+        """Another cell's score, with the seconds that this cell has spent on a part of its samples."""
         old = self.journal.scores.get(score.mask)
         return score if old is None else replace(score, seconds=old.seconds)
 
     def _first(self, score: Score, samples: int) -> Score:
-        """A score over the first samples of those it knows."""
+        """A score cut to its first `samples` samples."""
         if len(score.samples) == samples:
             return score
         return self._score(score.mask, score.samples[:samples], score.seconds)
@@ -130,8 +128,8 @@ class ScoreBook:
             self.watch(len(self.journal.scores), self.best[max(self.best)])
 
     def paid(self) -> tuple[float, float]:
-        """Of the losses asked for, how many were computed by this cell and how many by others."""
+        """The numbers of requested losses that this cell and other cells have computed."""
         scores = self.journal.scores
         total = math.fsum(len(scores[mask].samples) for mask in self.asked if mask in scores)
-        own = math.fsum(self.journal.paid.get(mask, 0) for mask in self.asked)
-        return own / self.samples, (total - own) / self.samples
+        paid = math.fsum(self.journal.paid.get(mask, 0) for mask in self.asked)
+        return paid / self.samples, (total - paid) / self.samples

@@ -1,7 +1,7 @@
-"""How far apart masks are, given that their losses are means over samples: the winner, its runner-up, its ties.
+"""Whether masks differ significantly in loss: the winner of a search, its runner-up, its ties.
 
-Two masks are compared by the paired differences of their terms, over the samples that both were scored on; a loss
-says little about which is better where its samples disagree.
+A loss is a mean over samples. Two masks are compared by the paired differences of their terms, over the samples that
+both were scored on. If the samples disagree about which mask is better, the two means alone do not decide it.
 """
 
 from __future__ import annotations
@@ -13,14 +13,16 @@ from pruning.core.estimate import Estimate
 from pruning.core.result import ComparisonRecord, DecisionRecord, MarginsRecord
 from pruning.core.score import Score
 
-LEVEL = 0.05  # of the tests that tell a tie
-LISTED = 100  # masks that are written into a result; the number of ties is always exact
+LEVEL = 0.05  # significance level: a mask that is not significantly worse than the winner is a tie
+LISTED = 100  # a result lists at most this many ties; their number is always exact
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A mask against a better one: the mean paired difference of their losses, its standard error and the degrees of
-    freedom of that, over how many samples.
+    """A mask compared with a better one over `samples` samples.
+
+    `difference` is the mean paired difference of their losses, `error` its standard error, and `freedom` the degrees
+    of freedom of that error.
     """
 
     score: Score
@@ -31,9 +33,9 @@ class Comparison:
 
     @property
     def p_value(self) -> float:
-        """One-sided, by Student's t: how often a mask that is no worse would look so much worse.
+        """One-sided, by Student's t: the probability of a difference this large if the mask is not worse.
 
-        1 where one sample, or one of a kind, is all there is: it says nothing about others.
+        1 if there is only one sample, or only one of a kind, since no error can then be estimated.
         """
         from scipy.stats import t
 
@@ -44,7 +46,7 @@ class Comparison:
         return float(t.sf(self.difference / self.error, self.freedom))
 
     def to_json(self) -> ComparisonRecord:
-        """This comparison, as a result holds it."""
+        """This comparison as it is written into a result."""
         return {
             "dropped": list(self.score.mask.dropped),
             "difference": self.difference,
@@ -54,18 +56,18 @@ class Comparison:
 
 
 def compare(better: Score, score: Score, estimate: Estimate) -> Comparison:
-    """A mask against a better one, over the samples that both know."""
+    """Compare a mask with a better one over the samples that both were scored on."""
     samples = min(len(better.samples), len(score.samples))
     terms = estimate.differences(score.samples[:samples], better.samples[:samples])
     return Comparison(score, estimate.mean(terms), estimate.error(terms), estimate.freedom(terms), samples)
 
 
 def margins(winner: Score, others: Sequence[Score], estimate: Estimate) -> MarginsRecord:
-    """The runner-up and the ties of a winner, among other masks of as many blocks.
+    """The runner-up and the ties of a winner among the other masks that remove as many blocks.
 
     A tie is a mask that is not significantly worse at 0.05, after Holm's correction for the number compared. The
-    runner-up is the nearest of those that were scored on all samples: what was seen on a few and left, by a race or
-    by a stage of a search, is named only where nothing else is.
+    runner-up is the nearest mask that was scored on all samples. If there is none, it is the nearest mask that a race
+    or a stage of the search scored on a part of them.
     """
     compared = [compare(winner, score, estimate) for score in others if score.mask != winner.mask]
     compared.sort(key=lambda comparison: (comparison.score.of is not None, comparison.difference))
@@ -84,8 +86,9 @@ def margins(winner: Score, others: Sequence[Score], estimate: Estimate) -> Margi
 def decision(
     finished: Sequence[Score], out: Sequence[Score], best: int, estimate: Estimate
 ) -> DecisionRecord | None:
-    """A choice of the best of some masks, as a search makes it: the last that was in against the first that was
-    out, be it one that was scored in full or one that a race ruled out.
+    """A search's choice of the `best` best masks: the last mask chosen, compared with the nearest one not chosen.
+
+    `finished` were scored in full, `out` were ruled out by a race. None if all masks are chosen.
     """
     if not best < len(finished) + len(out):
         return None
@@ -97,7 +100,7 @@ def decision(
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """P-values corrected for their number, in their order (Holm 1979)."""
+    """P-values corrected for multiple comparisons, in the order given (Holm 1979)."""
     order = sorted(range(len(p_values)), key=p_values.__getitem__)
     corrected, highest = [0.0] * len(p_values), 0.0
     for rank, number in enumerate(order):

@@ -1,1 +1,1 @@
-"""A command: the cells that it asks for, how they are run, and what it prints."""
+"""A study as a command: the cells that it asks for, how they run, and what it prints."""

@@ -1,4 +1,4 @@
-"""A command: check all of its cells, run what is not done, record what fails, sum up."""
+"""Run a study: check all cells, run those that are not done, record failures, print a summary."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from pruning.launcher.cell_state import State, finished
 from pruning.launcher.local import InProcess
 from pruning.runs.cell import Cell
 from pruning.study.grid import Composed, distinct_cells, note_study, run_checks
-from pruning.study.outcome import Outcome, say, say_how_to_go_on, sum_up
+from pruning.study.outcome import Outcome, say, say_how_to_resume, sum_up
 
 log = logging.getLogger(__name__)
 
@@ -36,9 +36,9 @@ INTERRUPTED = 130  # the exit status of a command that Ctrl-C ended
 
 
 def execute(configs: Sequence[Composed]) -> None:
-    """Run a study as a command: say what is wrong in plain words, and exit unless every cell is done.
+    """Run a study as a command: print errors in plain words, and exit with a nonzero status if a cell failed.
 
-    Started by torchrun, its processes run each cell together, and the first one speaks.
+    Under torchrun, all processes run each cell together and only the first one prints.
     """
     try:
         with collectives.joined_ranks():
@@ -55,7 +55,7 @@ def execute(configs: Sequence[Composed]) -> None:
 def run_study(configs: Sequence[Composed]) -> int:
     """Run the cells of composed configurations; returns the exit status.
 
-    Raises InputError, which names everything that is wrong, before the first cell starts.
+    Before the first cell starts, raises one InputError that lists everything that is wrong.
     """
     from pruning.config.compose import launcher_of
 
@@ -69,7 +69,7 @@ def run_study(configs: Sequence[Composed]) -> int:
     try:
         _run(cells, launcher, outcome)
     except KeyboardInterrupt:
-        say_how_to_go_on(cells, outcome)
+        say_how_to_resume(cells, outcome)
         return INTERRUPTED
     _track(cells, outcome)
     sum_up(cells, outcome)
@@ -84,10 +84,11 @@ def _check(cell: Cell) -> None:
 
 
 def _check_jobs(launcher: Launcher, cells: Sequence[Cell]) -> None:
-    """Raise InputError for a launcher that cannot run these cells."""
+    """Raise InputError if the launcher cannot run these cells."""
     if collectives.world_size() > 1:
         raise InputError(
-            "torchrun starts the ranks of launcher=local: jobs start their own (model.resources.ranks)."
+            "torchrun works with launcher=local only: the other launchers start the ranks of each job themselves; "
+            "set model.resources.ranks."
         )
     launcher.check({cell.model.name: cell.model.resources for cell in cells})
     if not launcher.wait and any(cell.export is not None for cell in cells):
@@ -110,14 +111,14 @@ def _run(cells: Sequence[Cell], launcher: Any, outcome: Outcome) -> None:
 
 
 def _run_jobs(cells: Sequence[Cell], pending: Sequence[Cell], launcher: Launcher, outcome: Outcome) -> None:
-    """Submit what is neither done nor in flight and, if asked, wait for both."""
+    """Submit cells that are not in flight yet; unless launcher.wait=false, wait for all cells in flight."""
     from pruning.launcher import submit
     from pruning.launcher.cell_state import cell_states
 
     results = cells[0].results
     with submit.submission_lock(results):
-        found = cell_states(results, [cell.key for cell in pending])
-        flying = {key: standing for key, standing in found.items() if standing.state.in_flight}
+        submitted = cell_states(results, [cell.key for cell in pending])
+        flying = {key: cell for key, cell in submitted.items() if cell.state.in_flight}
         prepared = _prepare([cell for cell in pending if cell.key not in flying], outcome)
         note_study([cell for cell in cells if cell.key not in outcome.left_out])
         counts = (len(cells), len(outcome.done), len(flying), len(prepared))
@@ -129,15 +130,15 @@ def _run_jobs(cells: Sequence[Cell], pending: Sequence[Cell], launcher: Launcher
     if not launcher.wait:
         outcome.in_flight = cell_states(results, keys)
         return
-    for key, standing in submit.settle(launcher, results, keys).items():
-        if standing.state is State.DONE:
+    for key, ended in submit.settle(launcher, results, keys).items():
+        if ended.state is State.DONE:
             outcome.done[key] = read_done(results / key)
         else:
-            outcome.failed[key] = submit.failure(standing)
+            outcome.failed[key] = submit.failure(ended)
 
 
 def _run_here(prepared: Sequence[Any], outcome: Outcome) -> None:
-    """One cell after the other, in this process."""
+    """Run prepared cells in this process, one after the other."""
     from pruning.runs.run_cell import record_failure, run
 
     for number, ready in enumerate(prepared, start=1):
@@ -151,11 +152,11 @@ def _run_here(prepared: Sequence[Any], outcome: Outcome) -> None:
             outcome.failed[ready.cell.key] = record_failure(ready.cell, error)
             common = isinstance(error, PruningError) and not isinstance(error, RankError)
             if collectives.world_size() > 1 and not common:
-                raise  # ranks that do not stand at the same point can go on with nothing
+                raise  # the ranks are out of step: collectives would hang
 
 
 def _is_done(cell: Cell, outcome: Outcome) -> bool:
-    """Whether a cell is done with the evaluation that is asked for, told from its files alone."""
+    """Whether the cell's files hold a result with the requested evaluation; if so, adds it to `outcome`."""
     if (result := collectives.on_first(lambda: finished(cell))) is None:
         return False
     outcome.done[cell.key] = result
@@ -165,8 +166,8 @@ def _is_done(cell: Cell, outcome: Outcome) -> bool:
 def _prepare(cells: Sequence[Cell], outcome: Outcome) -> list[Any]:
     """Draw and check the samples of all cells before the first search starts.
 
-    Bad input stops the command; a model or data set that cannot be had fails its own cells only, and a search that is
-    out of reach is left out if there is anything else to do.
+    Bad input stops the command. If a model or data set cannot be reached, only its cells fail. A search that would
+    take too many evaluations is left out if other cells remain. Raises InputError.
     """
     from pruning.runs.prepare import prepare
     from pruning.runs.run_cell import record_failure
@@ -189,7 +190,7 @@ def _prepare(cells: Sequence[Cell], outcome: Outcome) -> list[Any]:
 
 
 def _start_tracker(cells: Sequence[Cell]) -> None:
-    """Create what a tracker needs, once, before any cell runs. Its failure is a warning."""
+    """Create what the tracker needs, once, before any cell runs. If that fails, warn."""
     _guarded("start", lambda: cells[0].tracker.start(cells[0].results))
 
 
@@ -199,13 +200,15 @@ def _track(cells: Sequence[Cell], outcome: Outcome) -> None:
         _guarded("record", lambda: cells[0].tracker.record(cells[0].results, folders))
 
 
-def _guarded(what: str, action: Callable[[], None]) -> None:
+def _guarded(step: str, action: Callable[[], None]) -> None:
     if not collectives.is_first():
         return
     try:
         action()
     except Exception as error:
-        log.warning("the tracker could not %s (%s): results are safe; `make track` tries again", what, error)
+        log.warning(
+            "the tracker could not %s (%s): results are safe; run `make track` to try again", step, error
+        )
 
 
 def _busy(cell: Cell, error: BusyError) -> Failure:
@@ -214,13 +217,13 @@ def _busy(cell: Cell, error: BusyError) -> Failure:
 
 
 def _check_export(cells: Sequence[Cell]) -> None:
-    """Raise InputError for a directory that the smaller model cannot be written to, before anything is searched."""
+    """Raise InputError before any search if the smaller model cannot be written to the export directory."""
     if all(cell.export is None for cell in cells):
         return
     if len(cells) > 1:
         raise InputError(
-            f"export=DIR is for one cell, and this command asks for {len(cells)}: export finished cells one by one, "
-            "`python -m pruning.export CELL out=DIR`."
+            f"export=DIR is for one cell, and this command asks for {len(cells)}: export finished cells one by one "
+            "with `python -m pruning.export CELL out=DIR`."
         )
     from pruning.export.output_dir import check_target
 
@@ -229,7 +232,7 @@ def _check_export(cells: Sequence[Cell]) -> None:
 
 
 def _export(cells: Sequence[Cell], outcome: Outcome) -> None:
-    """Write the smaller model of the cell for which that is asked, and say what was lost and gained."""
+    """If the command asks for an export, write the smaller model and print what was lost and gained."""
     for cell in cells if collectives.is_first() else ():
         if cell.export is not None and cell.key in outcome.done:
             from pruning.export.pipeline import export_cell

@@ -1,4 +1,4 @@
-"""The cells of a command: told apart, put in order, and noted down as what a study asks for."""
+"""The cells of a command: find the distinct ones, order them, and record them in the study's list."""
 
 from __future__ import annotations
 
@@ -13,35 +13,35 @@ from pruning.core.recorded import same_settings
 from pruning.distributed import collectives
 from pruning.runs.cell import Cell
 
-# A composed configuration, and the options that Hydra chose for its groups.
+# A composed configuration, and the chosen option of each Hydra group.
 Composed: TypeAlias = tuple[Any, Mapping[str, Any]]
 
 
 def distinct_cells(configs: Sequence[Composed]) -> list[Cell]:
-    """The cells of composed configurations, each once, those of one model together.
+    """The distinct cells of composed configurations; cells of one model are adjacent.
 
-    Raises InputError, which names everything that is wrong with them.
+    Raises one InputError that lists everything that is wrong.
     """
     cells: list[Cell] = run_checks([partial(cell_of, *config) for config in configs])
     if not cells:
-        raise InputError("no cell is asked for: one of the values that were to be swept over is empty.")
-    found: dict[str, Cell] = {}
+        raise InputError("no cell is asked for: a swept setting has no values. Give it at least one.")
+    distinct: dict[str, Cell] = {}
     for cell in cells:
-        same = found.setdefault(cell.key, cell)
+        same = distinct.setdefault(cell.key, cell)
         if other := [n for n in cell.config if not same_settings(cell.config[n], same.config[n])]:
             raise InputError(
-                f"two cells differ in {', '.join(other)} only, which makes no other cell: {cell.key}. "
-                "Give each value in a command of its own."
+                f"two configurations of cell {cell.key} differ only in {', '.join(other)}, which is not part of a "
+                "cell's key. Run a separate command for each value."
             )
     if len({cell.results for cell in cells}) > 1:
-        raise InputError("paths.results differs between cells: give each folder in a command of its own.")
-    # Cells of one model stand together, so that it is loaded once.
+        raise InputError("paths.results differs between cells: run a separate command for each folder.")
+    # Cells of one model are adjacent, so that the model is loaded once.
     order = {model: number for number, model in enumerate(dict.fromkeys(cell.model for cell in cells))}
-    return sorted(found.values(), key=lambda cell: order[cell.model])
+    return sorted(distinct.values(), key=lambda cell: order[cell.model])
 
 
 def run_checks(steps: Sequence[Callable[[], Any]]) -> list[Any]:
-    """The values of all steps, or one InputError that holds all that is wrong."""
+    """The return values of all steps. Raises one InputError that holds the errors of all of them."""
     values, errors = [], []
     for step in steps:
         try:
@@ -54,7 +54,7 @@ def run_checks(steps: Sequence[Callable[[], Any]]) -> list[Any]:
 
 
 def note_study(cells: Sequence[Cell]) -> None:
-    """Note which cells a study asks for, so that a figure can tell a missing cell from none."""
+    """Add cells to the list of their study, so that figures can report cells that are still missing."""
     if not (cells and collectives.is_first()):
         return
     from filelock import FileLock
@@ -65,7 +65,5 @@ def note_study(cells: Sequence[Cell]) -> None:
         if {*keys} <= {*study_list.read_study(results, name)}:
             continue
         (results / "studies").mkdir(parents=True, exist_ok=True)
-        with FileLock(
-            results / "studies" / ".lock"
-        ):  # two commands of one study may add to it at the same time
+        with FileLock(results / "studies" / ".lock"):  # two commands may add to one study at the same time
             study_list.write_study(results, name, [*study_list.read_study(results, name), *keys])

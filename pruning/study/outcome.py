@@ -1,4 +1,4 @@
-"""What became of the cells of a command, and how it is said at the end."""
+"""The outcome of each cell of a command, and the text that the command ends with."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pruning.study import tables
 
 @dataclass
 class Outcome:
-    """What became of the cells, by key, in the order in which they were asked for."""
+    """The outcome of each cell, by its key."""
 
     done: dict[str, DoneResult] = field(default_factory=dict)
     failed: dict[str, Failure] = field(default_factory=dict)
@@ -26,7 +26,7 @@ class Outcome:
 
 
 def sum_up(cells: Sequence[Cell], outcome: Outcome) -> None:
-    """Print the table of what is done, and what is not and why."""
+    """Print the table of finished cells, and why the others are not finished."""
     keys = [cell.key for cell in cells]
     done = [outcome.done[key] for key in keys if key in outcome.done]
     if done:
@@ -45,20 +45,20 @@ def sum_up(cells: Sequence[Cell], outcome: Outcome) -> None:
         )
     say(f"\nresults  {cells[0].results}")
     if outcome.failed:
-        say("Run the same command again to retry the failed cells; what is done stays done.")
+        say("Run the same command again to retry the failed cells; finished cells are not run again.")
 
 
-def say_how_to_go_on(cells: Sequence[Cell], outcome: Outcome) -> None:
-    """After Ctrl-C: what is kept, and the command that goes on from there."""
+def say_how_to_resume(cells: Sequence[Cell], outcome: Outcome) -> None:
+    """After Ctrl-C, print what is kept and the command that resumes."""
     command = shlex.join([sys.executable, *sys.argv])
     say(
         f"\nInterrupted: {len(outcome.done)} of {len(cells)} cells are done, and every loss computed so far is kept "
-        f"in {cells[0].results}. Jobs that were submitted run on.\n"
-        f"To go on from here, run the same command again:\n    {command}"
+        f"in {cells[0].results}. Submitted jobs keep running.\n"
+        f"To resume, run the same command again:\n    {command}"
     )
 
 
 def say(text: str) -> None:
-    """Print a part of the command's output, once for all ranks."""
+    """Print a part of the command's output, on the first rank only."""
     if collectives.is_first():
         print(text, flush=True)  # noqa: T201 - the table is the command's output; logs go to stderr

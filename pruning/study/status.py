@@ -1,12 +1,12 @@
-"""The cells that were submitted as jobs: where they stand, and what can be done about it.
+"""Show the cells that were submitted as jobs; cancel, retry or collect them.
 
 python -m pruning.status [RESULTS]           a table; on a terminal it is live until all cells have ended
-python -m pruning.status cancel [RESULTS]    take out of the queue what waits, stop what runs
-python -m pruning.status retry [RESULTS]     submit failed and lost cells again, with the code of today
+python -m pruning.status cancel [RESULTS]    cancel waiting cells, stop running ones
+python -m pruning.status retry [RESULTS]     submit failed and lost cells again with the current code
 python -m pruning.status collect [RESULTS]   record finished cells in MLflow
 python -m pruning.status --help
 
-RESULTS is the folder that the cells were submitted with, `results` if left out. The exit status is 1 where a cell has
+RESULTS is the folder that the cells were submitted with; the default is `results`. The exit status is 1 if a cell has
 failed or is lost.
 """
 
@@ -30,12 +30,12 @@ from pruning.launcher.status_table import status_table
 from pruning.tracking.rebuild import record_all
 
 ACTIONS = ("cancel", "retry", "collect")
-PAUSE = 5.0  # seconds between two looks
-WIDE = 4000  # columns: a pipe gets whole rows
+PAUSE = 5.0  # seconds between two updates of the table
+WIDE = 4000  # columns: in a pipe, rows are not cut
 
 
 def main() -> None:
-    """The command; exits with 2 for what cannot be done, in plain words."""
+    """The command `python -m pruning.status`; exits with 2 and one message if the request cannot be met."""
     logging.basicConfig(format="%(message)s")
     logging.getLogger("pruning").setLevel(logging.INFO)
     try:
@@ -59,7 +59,7 @@ def _run(words: Sequence[str]) -> int:
 
 
 def _parsed(words: Sequence[str]) -> tuple[str | None, Path]:
-    """The action, if one is meant, and the results folder. Raises InputError for words that make no sense."""
+    """The action (None: show the table) and the results folder. Raises InputError if the words are invalid."""
     action = words[0] if words and words[0] in ACTIONS else None
     rest = list(words[1:] if action else words)
     if len(rest) > 1:
@@ -67,29 +67,29 @@ def _parsed(words: Sequence[str]) -> tuple[str | None, Path]:
     results = Path(rest[0] if rest else "results").expanduser().resolve()
     if not results.is_dir():
         raise InputError(
-            f"{results}: there is no such folder. Give the one that cells were submitted with (paths.results) and, "
-            f"before it, one of {', '.join(ACTIONS)}, or nothing for a table."
+            f"the folder {results} does not exist. Give the folder that cells were submitted with (paths.results); "
+            f"put one of {', '.join(ACTIONS)} before it, or nothing for a table."
         )
     return action, results
 
 
 def _show(results: Path) -> int:
-    """The table: live on a terminal, else once."""
-    found = cell_states(results)
-    if not found:
+    """Print the table; on a terminal, update it until all cells have ended."""
+    cells = cell_states(results)
+    if not cells:
         raise InputError(
-            f"no cell of {results} was ever submitted: launcher=slurm and launcher=processes do that."
+            f"no cell in {results} was submitted as a job: launcher=slurm and launcher=processes submit jobs."
         )
     if not sys.stdout.isatty():
-        Console(width=WIDE).print(status_table(results, found))
-        return _status(found)
-    with Live(status_table(results, found, _rows()), auto_refresh=False) as live:
-        while any(one.state.in_flight for one in found.values()):
+        Console(width=WIDE).print(status_table(results, cells))
+        return _status(cells)
+    with Live(status_table(results, cells, _rows()), auto_refresh=False) as live:
+        while any(cell.state.in_flight for cell in cells.values()):
             time.sleep(PAUSE)
-            with suppress(InputError):  # a scheduler that restarts: the next look will do
-                found = cell_states(results)
-            live.update(status_table(results, found, _rows()), refresh=True)
-    return _status(found)
+            with suppress(InputError):  # the scheduler may be restarting: the next update tries again
+                cells = cell_states(results)
+            live.update(status_table(results, cells, _rows()), refresh=True)
+    return _status(cells)
 
 
 def _rows() -> int:
@@ -97,19 +97,19 @@ def _rows() -> int:
     return max(5, shutil.get_terminal_size().lines - 8)
 
 
-def _status(found: Mapping[str, CellState]) -> int:
-    return int(any(one.state in (State.FAILED, State.LOST) for one in found.values()))
+def _status(cells: Mapping[str, CellState]) -> int:
+    return int(any(cell.state in (State.FAILED, State.LOST) for cell in cells.values()))
 
 
 def _cancel(results: Path) -> int:
     _say(
-        f"{actions.cancel(results)} cells were in flight and are cancelled; what they have computed is kept."
+        f"{actions.cancel(results)} cells were in flight and are cancelled; everything computed so far is kept."
     )
     return 0
 
 
 def _retry(results: Path) -> int:
-    """Submit again; processes of this machine are waited for, since nobody else would start the next one."""
+    """Submit again; wait for processes of this machine, as only this command starts the next one."""
     submitted = actions.retry(results)
     _say(f"{sum(len(keys) for _, keys in submitted)} cells are submitted again.")
     for launcher, keys in submitted:
@@ -125,4 +125,4 @@ def _collect(results: Path) -> int:
 
 
 def _say(text: str) -> None:
-    print(text, flush=True)  # noqa: T201 - what the command answers
+    print(text, flush=True)  # noqa: T201 - the command's output

@@ -1,4 +1,4 @@
-"""The tables that a command ends with: one row a cell, or one row a failure."""
+"""The tables that a command ends with: one row per cell, or one row per failure."""
 
 from __future__ import annotations
 
@@ -19,32 +19,32 @@ from pruning.core.result import DoneResult, Failure
 FIRST, LAST = ("cell", "blocks dropped", "loss"), ("asked", "paid", "s")
 HELDOUT = {"ppl/heldout": "held-out perplexity", "acc/heldout": "held-out accuracy"}
 
-Show: TypeAlias = Callable[[DoneResult], str]  # a result's entry in a column
+Show: TypeAlias = Callable[[DoneResult], str]  # makes a result's entry in a column
 
 
-def results(found: Iterable[DoneResult]) -> str:
-    """The table of finished cells, with every metric that one of them has; dense -> pruned."""
-    rows = list(found)
+def results(done: Iterable[DoneResult]) -> str:
+    """The table of finished cells, with every metric of any of them as dense -> pruned."""
+    rows = list(done)
     middle: list[tuple[str, Show]] = [(_title(name), partial(_change, name)) for name in _metrics(rows)]
     if any(map(_speed, rows)):
         middle.append(("speed", _speed))
     columns = (*FIRST, *(title for title, _ in middle), *LAST)
     shown = [show for _, show in middle]
-    return _render(columns, [_row(result, _telling(result, rows), shown) for result in rows], right=LAST)
+    return _render(columns, [_row(result, _differences(result, rows), shown) for result in rows], right=LAST)
 
 
-def failures(found: Iterable[Failure]) -> str:
-    """The table of failed cells, with where to read on."""
-    rows = [(r["cell"], r["error"]["type"], r["error"]["message"], r["error"]["log"]) for r in found]
+def failures(failed: Iterable[Failure]) -> str:
+    """The table of failed cells: error, message and log."""
+    rows = [(r["cell"], r["error"]["type"], r["error"]["message"], r["error"]["log"]) for r in failed]
     return _render(("failed cell", "error", "message", "log"), rows, wrap=True)
 
 
-def _telling(result: DoneResult, rows: Sequence[DoneResult]) -> str:
-    """Settings beside objective, algorithm and size, where the rows of a table differ in them."""
-    settings = [dict(_settings(row)) for row in rows]
-    own = dict(_settings(result))
-    differing = [name for name in own if any(s.get(name, own[name]) != own[name] for s in settings)]
-    return "".join(f" {name.rpartition(' ')[2]}={own[name]}" for name in differing)
+def _differences(result: DoneResult, rows: Sequence[DoneResult]) -> str:
+    """The settings of a result in which the rows of its table differ, except objective, algorithm and size."""
+    others = [dict(_settings(row)) for row in rows]
+    settings = dict(_settings(result))
+    names = [name for name, value in settings.items() if any(s.get(name, value) != value for s in others)]
+    return "".join(f" {name.rpartition(' ')[2]}={settings[name]}" for name in names)
 
 
 def _settings(result: DoneResult) -> Iterator[tuple[str, Any]]:
@@ -52,12 +52,13 @@ def _settings(result: DoneResult) -> Iterator[tuple[str, Any]]:
     yield "seed", config["seed"]
     yield from ((name, config["model"][name]) for name in ("dtype", "attention"))
     yield from (("first", config["protect"]["first"]), ("last", config["protect"]["last"]))
-    for name in ("source", "samples", "length"):  # objectives differ in these anyway
+    # Objectives differ in these anyway, so only results of the same objective are compared.
+    for name in ("source", "samples", "length"):
         yield f"{calibration['objective']} {name}", calibration[name]
 
 
 def _metrics(rows: Sequence[DoneResult]) -> list[str]:
-    """The metrics of some results: perplexities, accuracies, their mean."""
+    """The metrics of some results, sorted: perplexities, accuracies, and last the mean accuracy."""
     names = dict.fromkeys(name for row in rows for name in metrics_among(row["evaluation"]["pruned"]))
     kinds = [*LABELS, *map(kind_of, names)]
     return sorted(names, key=lambda name: (name == "acc/mean", kinds.index(kind_of(name))))
@@ -67,12 +68,12 @@ def _title(name: str) -> str:
     return HELDOUT.get(name, f"{name.partition('/')[2]} {label_of(name)}")
 
 
-def _row(result: DoneResult, telling: str, shown: Sequence[Show]) -> tuple[str, ...]:
+def _row(result: DoneResult, differences: str, shown: Sequence[Show]) -> tuple[str, ...]:
     calibration, search = result["calibration"], result["search"]
     ratio, k = result["config"]["ratio"], search["k"]
     name = f"{result['model']['name']} {calibration['objective']} {search['algo']} "
     return (
-        name + (f"k={k}" if ratio is None else f"{ratio:g}") + telling,
+        name + (f"k={k}" if ratio is None else f"{ratio:g}") + differences,
         " ".join(map(str, result["mask"]["dropped"])),
         f"{calibration['dense_loss']:.3f} -> {calibration['loss']:.3f}",
         *(show(result) or "-" for show in shown),
@@ -83,14 +84,14 @@ def _row(result: DoneResult, telling: str, shown: Sequence[Show]) -> tuple[str, 
 
 
 def _change(metric: str, result: DoneResult) -> str:
-    """A metric, dense -> pruned; nothing where it was not measured."""
-    places = 3 if metric.startswith("acc/") else 2
+    """A metric as `dense -> pruned`; empty if it was not measured."""
+    decimals = 3 if metric.startswith("acc/") else 2
     values = [result["evaluation"][which].get(metric) for which in ("dense", "pruned")]
-    return "" if None in values else " -> ".join(f"{value:.{places}f}" for value in values)
+    return "" if None in values else " -> ".join(f"{value:.{decimals}f}" for value in values)
 
 
 def _speed(result: DoneResult) -> str:
-    """How many times the dense model's tokens per second; of several shapes, the first."""
+    """The speedup over the dense model (ratio of tokens per second) for the first measured shape."""
     if (speed := result["evaluation"].get("speed")) is None:
         return ""
     ratio = speed["runs"][0]["ratio"]
@@ -107,7 +108,7 @@ def _render(
         )
     for row in rows:
         table.add_row(*row)
-    # Rows are never cut to fit: a pipe or a narrow window gets them whole. Long messages fold in a terminal only.
+    # Rows are never cut, even in a pipe or a narrow window. Long messages fold in a terminal only.
     width = shutil.get_terminal_size().columns if wrap and sys.stdout.isatty() else 4000
     console = Console(file=io.StringIO(), width=width)
     console.print(table)

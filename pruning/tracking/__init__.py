@@ -1,1 +1,1 @@
-"""Trackers that mirror results into MLflow. The files are the truth; MLflow can be rebuilt from them."""
+"""Trackers, which copy results into MLflow. The result files are authoritative: MLflow can be rebuilt from them."""

@@ -1,4 +1,4 @@
-"""A client of an MLflow store. mlflow is imported only when one is made."""
+"""A client of an MLflow store; mlflow is imported only when a client is made."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def connect(uri: str) -> Any:
-    """An MLflow client. One of a server that does not answer gives up after seconds, not after minutes."""
+    """An MLflow client. If its server does not answer, a call fails after seconds instead of minutes."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")

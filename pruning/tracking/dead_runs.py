@@ -1,4 +1,4 @@
-"""End the runs of an MLflow server whose cells nobody runs any more."""
+"""Close runs on an MLflow server if their cells no longer run."""
 
 from __future__ import annotations
 
@@ -16,23 +16,25 @@ log = logging.getLogger(__name__)
 
 
 def close_dead_runs(client: Any, experiment: str, results: Path) -> None:
-    """End the runs of cells of a results folder that nobody runs any more."""
+    """Close the live runs of a results folder whose cells no longer run; other folders' runs stay as they are."""
     running = f"tags.{LIVE} = 'true' and attributes.status = 'RUNNING'"
-    found = client.search_runs([experiment], running, max_results=50_000)
-    mine = [run for run in found if run.data.tags.get("results") == str(results)]
-    if not mine:
+    live = client.search_runs([experiment], running, max_results=50_000)
+    runs = [run for run in live if run.data.tags.get("results") == str(results)]
+    if not runs:
         return
     try:
-        known = cell_states(results, [run.data.tags["cell"] for run in mine])
+        cells = cell_states(results, [run.data.tags["cell"] for run in runs])
     except PruningError as error:
-        log.warning("runs of dead jobs are left as they are: %s", error)
+        log.warning("runs of dead jobs are not closed: %s", error)
         return
-    for run in mine:
-        job, standing = run.data.tags["job"], known.get(run.data.tags["cell"])
-        alive = standing.state.in_flight if standing is not None else False
+    for run in runs:
+        job, cell = run.data.tags["job"], cells.get(run.data.tags["cell"])
+        alive = cell.state.in_flight if cell is not None else False
         if alive or (job.startswith("process-") and process(job).active):
             continue
-        if (results / run.data.tags["cell"] / NAME).exists():  # a message that came late
+        if (
+            results / run.data.tags["cell"] / NAME
+        ).exists():  # the cell is recorded already: a late message has made this run
             client.delete_run(run.info.run_id)
         else:
             client.set_terminated(run.info.run_id, "KILLED")

@@ -1,4 +1,4 @@
-"""What an MLflow server is told of a cell while it runs: a provisional run, from a thread of its own."""
+"""Send the progress of a running cell to an MLflow server, as a provisional run, from a separate thread."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ LIVE = "live"  # the tag of a provisional run
 
 
 class Destination(Protocol):
-    """What is needed of a server: a client, and how often and how long to try."""
+    """The part of a server that is needed here: a client, and how often and how long to try."""
 
     @property
     def uri(self) -> str | None:
-        """Its address."""
+        """The address of the server."""
         ...
 
     @property
@@ -38,17 +38,17 @@ class Destination(Protocol):
 
     @property
     def patience(self) -> float:
-        """Seconds to wait at the end for what is still to be sent."""
+        """Seconds to wait at the end until everything is sent."""
         ...
 
     def open(self) -> tuple[Any, str]:
-        """A client and the experiment's number."""
+        """A client and the id of the experiment."""
         ...
 
 
 @dataclass
 class _Sender:
-    """Sends the points of one cell until it is stopped; a server that does not answer is tried again."""
+    """Sends the points of one cell until it is stopped; if the server does not answer, it tries again."""
 
     server: Destination
     cell: Cell
@@ -63,7 +63,7 @@ class _Sender:
         self.points.append((evaluations, best, int(time.time() * 1000)))
 
     def run_until_stopped(self) -> None:
-        """Send what there is, again and again."""
+        """Send the kept points every `server.every` seconds, and once more after the stop."""
         while True:
             last = self.stopped.is_set()
             try:
@@ -71,7 +71,7 @@ class _Sender:
             except Exception as error:
                 if not self.warned:
                     log.warning(
-                        "%s does not get the progress of this cell now (%s)",
+                        "cannot send the progress of this cell to %s (%s): trying again later",
                         self.server.uri,
                         first_line(error),
                     )
@@ -89,16 +89,16 @@ class _Sender:
             self.client = client
         chosen = self.points[:1000]  # MLflow's limit for one batch
         if chosen:
-            found = [Metric("search/best_so_far", best, when, step) for step, best, when in chosen]
-            self.client.log_batch(self.run, metrics=found)
+            metrics = [Metric("search/best_so_far", best, when, step) for step, best, when in chosen]
+            self.client.log_batch(self.run, metrics=metrics)
             del self.points[: len(chosen)]
 
 
 @contextmanager
 def live_run(server: Destination, cell: Cell) -> Iterator[Note]:
-    """Send the progress of a cell to a server, from a thread of its own.
+    """Send the progress of a cell to a server from a separate thread; yields the function that notes a point.
 
-    At the end, wait `server.patience` seconds for what is still to be sent.
+    At the end, wait up to `server.patience` seconds until everything is sent.
     """
     sender = _Sender(server, cell)
     thread = threading.Thread(target=sender.run_until_stopped, name="tracker", daemon=True)
@@ -111,7 +111,7 @@ def live_run(server: Destination, cell: Cell) -> Iterator[Note]:
 
 
 def _begin(client: Any, experiment: str, cell: Cell) -> str:
-    """The provisional run of a cell: that of an earlier start, or a new one."""
+    """The id of the provisional run of a cell: the run of an earlier start if there is one, else a new run."""
     from mlflow.entities import Param, RunTag
 
     known = client.search_runs([experiment], f"tags.cell = '{cell.key}' and tags.{LIVE} = 'true'")
@@ -127,7 +127,7 @@ def _begin(client: Any, experiment: str, cell: Cell) -> str:
 
 
 def _job() -> str:
-    """By which the collector can tell whether a cell still runs."""
+    """The name of this job; `close_dead_runs` uses it to check whether the cell still runs."""
     from pruning.launcher.local_process import process_name
 
     submitted = "SUBMITIT_EXECUTOR" in os.environ

@@ -1,4 +1,4 @@
-"""Record cells in an MLflow store that is a file, or a server that is written to after the cells are done."""
+"""Record finished cells in an MLflow store: an SQLite file, or a server that gets only finished cells."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class MLflow:
-    """Flat MLflow runs, one a cell, tagged with the study; by default in an SQLite file beside the results.
+    """Flat MLflow runs, one per cell, tagged with the study; by default in an SQLite file beside the results.
 
-    Cells only write files. The command that started them, or `python -m pruning.track`, is the one writer here.
+    Cells only write their own files. Only the command that started them, or `python -m pruning.track`, writes here.
     """
 
     uri: str | None = None
     experiment: str = "depth-pruning"
 
     def start(self, results: Path) -> None:
-        """Create database and experiment under a lock: two processes that do it at once corrupt it."""
+        """Create database and experiment, under a lock: two processes at once would corrupt the database."""
         self._open(results)
 
     def live(self, cell: Cell) -> AbstractContextManager[Note]:  # noqa: ARG002
-        """Recorded when it is done."""
+        """Does nothing: a cell is recorded when it is done."""
         return silent()
 
     def finished(self, folder: Path) -> None:
-        """Recorded by the one writer."""
+        """Does nothing: `record` records the cell."""
 
     def record(self, results: Path, folders: Sequence[Path]) -> None:
-        """Record each cell, unless the very same result is there already."""
+        """Record each cell unless its current result is there already."""
         client, experiment = self._open(results)
         for folder in folders:
             record_run(client, experiment, folder)
@@ -50,11 +50,13 @@ class MLflow:
     def _open(self, results: Path) -> tuple[Any, str]:
         with FileLock(results / "mlflow.lock"):
             client = connect(self.uri or f"sqlite:///{results / 'mlflow.db'}")
-            found = client.get_experiment_by_name(self.experiment)
+            known = client.get_experiment_by_name(self.experiment)
             location = None if self.uri else (results / "mlflow-artifacts").as_uri()
-            if found is not None and location in (None, found.artifact_location):
-                return client, found.experiment_id
-            if found is not None:  # the folder was moved, and MLflow holds absolute paths: begin a new view
-                client.rename_experiment(found.experiment_id, f"{self.experiment} {found.artifact_location}")
-                client.delete_experiment(found.experiment_id)
+            if known is not None and location in (None, known.artifact_location):
+                return client, known.experiment_id
+            if (
+                known is not None
+            ):  # the folder was moved and MLflow stores absolute paths: start a new experiment
+                client.rename_experiment(known.experiment_id, f"{self.experiment} {known.artifact_location}")
+                client.delete_experiment(known.experiment_id)
             return client, client.create_experiment(self.experiment, artifact_location=location)

@@ -1,4 +1,4 @@
-"""One cell as one MLflow run: parameters, tags, metrics and files, all read from the cell's folder."""
+"""Write one cell as one MLflow run: parameters, tags, metrics and files, all read from the cell's folder."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from pruning.evaluation.speed import flat
 from pruning.search.driver import best_so_far
 from pruning.search.journal import Journal
 
-VERSION = "result_sha256"  # the tag that says that a run is complete, and of which result
+VERSION = "result_sha256"  # the tag of a complete run; it identifies the result that was recorded
 
 
 def record_run(client: Any, experiment: str, folder: Path) -> None:
-    """One cell as one run; others of the same cell, of an older result or written while it ran, are deleted."""
+    """Record a cell as one run and delete its other runs. Does nothing if the result is missing or recorded already."""
     from mlflow.entities import Metric, Param, RunTag
 
     if (result := read_result(folder)) is None:
@@ -43,7 +43,7 @@ def record_run(client: Any, experiment: str, folder: Path) -> None:
     _artifacts(client, run.info.run_id, folder, result)
     done = result["status"] == "done"
     client.set_terminated(run.info.run_id, "FINISHED" if done else "FAILED", times["ended"])
-    client.set_tag(run.info.run_id, VERSION, version)  # last: what was broken off is recorded anew
+    client.set_tag(run.info.run_id, VERSION, version)  # set last: an interrupted recording is repeated
 
 
 def _tags(result: Result, studies: Sequence[str]) -> Iterator[tuple[str, Any]]:
@@ -59,13 +59,13 @@ def _tags(result: Result, studies: Sequence[str]) -> Iterator[tuple[str, Any]]:
 
 
 def _studies(folder: Path) -> list[str]:
-    """The studies that ask for a cell."""
+    """The names of the studies that ask for a cell."""
     results = folder.parent
     return [name for name in study_list.names(results) if folder.name in study_list.read_study(results, name)]
 
 
 def _metrics(result: Result, folder: Path) -> Iterator[tuple[str, float, int]]:
-    """Name, value, step: the numbers of the result, and the best loss after each evaluation."""
+    """(name, value, step) of the numbers of a result, and of the best loss after each evaluation."""
     if result["status"] != "done":
         return
     calibration, search = result["calibration"], result["search"]
@@ -101,14 +101,14 @@ def _artifacts(client: Any, run: str, folder: Path, result: Result) -> None:
 
 
 def _measurements(results: Path, result: DoneResult) -> Iterator[tuple[str, Path]]:
-    """What is kept of each measurement of the mask: its record and, of a task, lm-eval's results and samples."""
-    for metric, places in result["evaluation"].get("records", {}).items():
-        record = results / places["pruned"]
+    """(metric, file) of each measurement of the mask: its record and, for a task, lm-eval's results and samples."""
+    for metric, paths in result["evaluation"].get("records", {}).items():
+        record = results / paths["pruned"]
         yield from ((metric, path) for path in sorted(record.parent.glob(f"{record.stem}.*")))
 
 
 def _picture(mask: Mask) -> Any:
-    """The mask as a strip of squares, removed blocks filled."""
+    """A figure of the mask: a strip of squares in which removed blocks are filled."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(0.28 * mask.n_blocks + 0.4, 0.8), layout="constrained")

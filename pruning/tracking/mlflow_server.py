@@ -1,8 +1,8 @@
-"""Runs that can be watched: a cell tells an MLflow server how far it is, and never waits for it.
+"""Record cells on an MLflow server, with their progress while they run; the search never waits for the server.
 
-What cannot be sent is not lost, since it is in the cell's files: the next recording brings it. A cell's run is a
-provisional one while it is searched, and is replaced by what `track_runs.py` makes of the finished cell, so a server
-that was away for a while, or all the time, ends with the runs that it would have anyway.
+If something cannot be sent, it is not lost: it is in the cell's files, and the next recording sends it. A running
+cell has a provisional run, which the run of the finished cell (`mlflow_run.py`) replaces. So even a server that did
+not answer for a while ends up with the same runs.
 """
 
 from __future__ import annotations
@@ -32,9 +32,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Server:
-    """An MLflow server at `uri`. A running cell tells it something every `every` seconds at the most.
+    """An MLflow server at `uri`. A running cell sends its progress at most once in `every` seconds.
 
-    `patience` is for how many seconds a cell waits, at its end, for what is still to be sent.
+    At its end, a cell waits up to `patience` seconds until everything is sent. Raises InputError if a setting is
+    invalid.
     """
 
     uri: str | None = None
@@ -45,23 +46,23 @@ class Server:
     def __post_init__(self) -> None:
         if not str(self.uri).startswith(("http://", "https://")):
             raise InputError(
-                f"tracker.uri={self.uri} is no server: give tracker.uri=http://HOST:PORT or set MLFLOW_TRACKING_URI; "
-                "tracker=mlflow writes to a file, and needs none."
+                f"tracker.uri={self.uri} is not the address of a server: give tracker.uri=http://HOST:PORT or set "
+                "MLFLOW_TRACKING_URI; tracker=mlflow writes to a file and needs no server."
             )
         for name in ("every", "patience"):
             if getattr(self, name) < 0:
                 raise InputError(f"tracker.{name}={getattr(self, name)} is negative: give seconds.")
 
-    def start(self, results: Path) -> None:  # noqa: ARG002 - a server has its own place
+    def start(self, results: Path) -> None:  # noqa: ARG002 - a server stores its runs itself
         """Create the experiment."""
         self.open()
 
     def live(self, cell: Cell) -> AbstractContextManager[Note]:
-        """Tell the server, from a thread of its own, what the cell is told."""
+        """Send the cell's progress to the server from a separate thread."""
         return live_run(self, cell)
 
     def finished(self, folder: Path) -> None:
-        """Record a cell's result; after `patience` seconds the cell goes on without."""
+        """Record a cell's result; after `patience` seconds the cell goes on without waiting."""
 
         def send() -> None:
             client, experiment = self.open()
@@ -71,7 +72,7 @@ class Server:
             _patiently(send, self.patience, folder.name)
 
     def record(self, results: Path, folders: Sequence[Path]) -> None:
-        """Record each cell, unless the very same result is there already, and close runs whose jobs are gone."""
+        """Record each cell unless its current result is there already; close runs whose jobs are gone."""
         client, experiment = self.open()
         for folder in folders:
             record_run(client, experiment, folder)
@@ -79,30 +80,30 @@ class Server:
         close_dead_runs(client, experiment, results)
 
     def open(self) -> tuple[Any, str]:
-        """A client and the experiment's number."""
+        """A client and the id of the experiment, which is created if it is missing."""
         client = connect(str(self.uri))
-        if (found := client.get_experiment_by_name(self.experiment)) is None:
+        if (experiment := client.get_experiment_by_name(self.experiment)) is None:
             try:
                 return client, client.create_experiment(self.experiment)
-            except Exception:  # another cell was faster
-                if (found := client.get_experiment_by_name(self.experiment)) is None:
+            except Exception:  # another cell has just created it
+                if (experiment := client.get_experiment_by_name(self.experiment)) is None:
                     raise
-        return client, found.experiment_id
+        return client, experiment.experiment_id
 
 
-def _patiently(action: Callable[[], None], seconds: float, what: str) -> None:
-    """Do something that may fail or take long; either is a warning."""
+def _patiently(action: Callable[[], None], seconds: float, cell: str) -> None:
+    """Run an action for at most `seconds`; warn if it fails or takes longer."""
 
     def guarded() -> None:
         try:
             action()
         except Exception as error:
             log.warning(
-                "%s is not recorded yet (%s): `python -m pruning.track` does it", what, first_line(error)
+                "%s is not recorded yet (%s): run `python -m pruning.track` later", cell, first_line(error)
             )
 
     thread = threading.Thread(target=guarded, name="tracker", daemon=True)
     thread.start()
     thread.join(seconds)
     if thread.is_alive():
-        log.warning("%s is not recorded yet, the server is slow: `python -m pruning.track` does it", what)
+        log.warning("%s is not recorded yet (the server is slow): run `python -m pruning.track` later", cell)

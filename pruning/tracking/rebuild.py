@@ -2,8 +2,8 @@
 
 python -m pruning.track [RESULTS] [--uri URI]
 
-Each cell is recorded at its own tracker.uri, cells without one in the SQLite file beside the results. On a server of
-tracker=server, runs of dead jobs are closed. With --uri, everything goes there. `make track` does the same.
+Each cell is recorded at its recorded tracker.uri; cells without one go to the SQLite file beside the results. For
+tracker=server, runs of dead jobs are closed. With --uri, all cells go to that store. `make track` does the same.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ log = logging.getLogger(__name__)
 
 
 def trackers(results: Path) -> list[tuple[Tracker, list[Path]]]:
-    """The trackers that cells of a folder are recorded with, each with the folders of those that have a result."""
-    alike: dict[Tracker, list[Path]] = {}
+    """The trackers of the cells in a results folder; each with the folders of its cells that have a result."""
+    grouped: dict[Tracker, list[Path]] = {}
     for path in sorted(results.glob("*/config.yaml")):
         settings = yaml.safe_load(path.read_text(encoding="utf-8")).get("tracker", {})
         done = (path.parent / NAME).exists()
-        alike.setdefault(_tracker(settings), []).extend([path.parent] if done else [])
-    return list(alike.items())
+        grouped.setdefault(_tracker(settings), []).extend([path.parent] if done else [])
+    return list(grouped.items())
 
 
 def record_all(results: Path) -> int:
-    """Record every cell that has a result with its own tracker; returns how many. Raises what a tracker raises."""
+    """Record every cell that has a result with its tracker; returns their number. Raises errors of the trackers."""
     grouped = trackers(results)
     for tracker, folders in grouped:
         tracker.record(results, folders)
@@ -43,19 +43,19 @@ def record_all(results: Path) -> int:
 
 
 def _tracker(settings: Mapping[str, Any]) -> Tracker:
-    """Where a cell's own settings say that it is recorded; cells without a tracker go where most do."""
+    """The tracker of a cell's recorded settings; the SQLite file if it had no tracker."""
     from pruning.tracking.mlflow_server import Server
 
     plain = recorded(settings)
     kind = plain.get(CLASS)
-    own = {name: value for name, value in plain.items() if name not in (CLASS, OPTION)}
+    arguments = {name: value for name, value in plain.items() if name not in (CLASS, OPTION)}
     if kind == "Server":
-        return Server(**own)
-    return MLflow(**own) if kind == "MLflow" else MLflow()
+        return Server(**arguments)
+    return MLflow(**arguments) if kind == "MLflow" else MLflow()
 
 
 def main() -> None:
-    """Record every cell of a results folder."""
+    """The command `python -m pruning.track`."""
     parser = argparse.ArgumentParser(prog="python -m pruning.track", description=__doc__)
     parser.add_argument("results", nargs="?", default="results", help="the folder of the cells")
     parser.add_argument("--uri", help="an MLflow store: sqlite:///FILE, http://HOST:PORT")
@@ -68,5 +68,5 @@ def main() -> None:
     done = [folder for folder in cells if (folder / NAME).exists()]
     for tracker, folders in [(MLflow(asked.uri), done)] if asked.uri else trackers(results):
         tracker.record(results, folders)
-        where = getattr(tracker, "uri", None) or results / "mlflow.db"
-        log.info("%d cells recorded in %s", len(folders), where)
+        store = getattr(tracker, "uri", None) or results / "mlflow.db"
+        log.info("%d cells recorded in %s", len(folders), store)

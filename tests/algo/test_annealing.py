@@ -16,8 +16,8 @@ SPACE = Space(12, 4)
 
 def test_the_optimum_of_most_small_pairwise_losses_is_found() -> None:
     losses = [pairwise(12, seed, 2.0) for seed in range(20)]
-    found = [drive(Annealing(), SPACE, loss, seed).answer for seed, loss in enumerate(losses)]
-    assert sum(mask == optimum(SPACE, loss) for mask, loss in zip(found, losses, strict=True)) >= 14
+    answers = [drive(Annealing(), SPACE, loss, seed).answer for seed, loss in enumerate(losses)]
+    assert sum(mask == optimum(SPACE, loss) for mask, loss in zip(answers, losses, strict=True)) >= 14
 
 
 def test_chains_share_their_batches() -> None:
@@ -28,10 +28,10 @@ def test_chains_share_their_batches() -> None:
     assert run.why == "each chain took 7 steps"
 
 
-def test_a_step_is_one_swap_of_where_the_chain_stands() -> None:
+def test_a_step_swaps_one_block_of_the_current_set() -> None:
     loss = pairwise(12, 0, 2.0)
     at = (run := drive(Annealing(chains=1, steps=60, heat=1e-9), SPACE, loss)).batches[1][0]
-    for (move,) in run.batches[2:]:  # so cold that only what is better is accepted
+    for (move,) in run.batches[2:]:  # so cold that only better sets are accepted
         assert len({*move.dropped} - {*at.dropped}) == 1
         at = min(at, move, key=loss)
     assert run.answer == at
@@ -43,14 +43,14 @@ def test_worse_sets_are_accepted_less_often_as_it_cools() -> None:
     assert accepts(0.2, 0.01) < accepts(0.2, 0.1)
 
 
-def test_a_small_space_is_exhausted_and_that_is_said() -> None:
+def test_a_small_space_is_exhausted_and_the_reason_is_reported() -> None:
     assert (
         drive(Annealing(steps=10_000), Space(6, 2), pairwise(6, 0)).why
         == "every mask of the space was scored"
     )
 
 
-def test_equal_losses_are_no_trouble() -> None:
+def test_equal_losses_are_handled() -> None:
     def loss(mask: Mask) -> float:
         return 3.0
 
@@ -62,11 +62,11 @@ def test_equal_losses_are_no_trouble() -> None:
     [
         ({"chains": 0}, "algo.chains=0 is too few"),
         ({"steps": -1}, "algo.steps=-1 is too few"),
-        ({"heat": 0.0}, "algo.heat=0 is not above 0"),
-        ({"cooling": 1.1}, "algo.cooling=1.1 does not cool"),
-        ({"temperature": -1.0}, "algo.temperature=-1 is not above 0"),
+        ({"heat": 0.0}, "algo.heat=0 is too small: choose a number above 0"),
+        ({"cooling": 1.1}, "algo.cooling=1.1 is out of range"),
+        ({"temperature": -1.0}, "algo.temperature=-1 is too small"),
     ],
 )
-def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any], message: str) -> None:
+def test_invalid_settings_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         replace(Annealing(), **settings)

@@ -24,8 +24,8 @@ def sets(count: int, seed: int = 0) -> list[Mask]:
 def test_the_optimum_of_most_small_pairwise_losses_is_found() -> None:
     losses = [pairwise(12, seed, 2.0) for seed in range(10)]
     algo = Bayesian(trials=100)
-    found = [drive(algo, SPACE, loss, seed).answer for seed, loss in enumerate(losses)]
-    assert sum(mask == optimum(SPACE, loss) for mask, loss in zip(found, losses, strict=True)) >= 9
+    answers = [drive(algo, SPACE, loss, seed).answer for seed, loss in enumerate(losses)]
+    assert sum(mask == optimum(SPACE, loss) for mask, loss in zip(answers, losses, strict=True)) >= 9
 
 
 def test_it_asks_in_batches_and_for_no_more_than_its_trials() -> None:
@@ -34,7 +34,7 @@ def test_it_asks_in_batches_and_for_no_more_than_its_trials() -> None:
     assert run.why == "60 trials were made"
 
 
-def test_a_small_space_is_exhausted_and_that_is_said() -> None:
+def test_a_small_space_is_exhausted_and_the_reason_is_reported() -> None:
     loss = pairwise(7, 0, 3.0)
     run = drive(Bayesian(), Space(7, 3), loss)
     assert run.why == "every mask of the space was scored"
@@ -52,19 +52,19 @@ def test_the_surrogate_learns_pairs_that_single_losses_do_not_show() -> None:
     assert model.pairs > 0
 
 
-def test_the_surrogate_knows_how_far_off_it_is() -> None:
+def test_the_surrogate_s_deviations_match_its_errors() -> None:
     loss, masks = pairwise(12, 2, 2.0), sets(300)
     x, y = indicators(masks), np.array([loss(mask) for mask in masks])
-    seen = y[:150] + 0.3 * y.std() * np.random.default_rng(0).standard_normal(150)
-    mean, covariance = (model := Surrogate.fit(x[:150], np.zeros(150), seen)).posterior(
+    noisy = y[:150] + 0.3 * y.std() * np.random.default_rng(0).standard_normal(150)
+    mean, covariance = (model := Surrogate.fit(x[:150], np.zeros(150), noisy)).posterior(
         x[150:], np.zeros(150)
     )
-    error = (mean - (y[150:] - seen.mean()) / seen.std()) / np.sqrt(np.diag(covariance))
+    error = (mean - (y[150:] - noisy.mean()) / noisy.std()) / np.sqrt(np.diag(covariance))
     assert 0.5 < np.sqrt(np.mean(error**2)) < 1.5
     assert model.nugget > 1e-3
 
 
-def test_known_sets_are_predicted_as_they_are() -> None:
+def test_the_losses_of_scored_sets_are_reproduced() -> None:
     masks = sets(40)
     x, y = indicators(masks), np.random.default_rng(0).standard_normal(40)
     model = Surrogate(x, x @ np.arange(12.0), y, pairs=0.5, nugget=1e-9)
@@ -73,7 +73,7 @@ def test_known_sets_are_predicted_as_they_are() -> None:
     assert np.diag(covariance) == pytest.approx(0, abs=1e-3)
 
 
-def test_a_batch_is_not_one_set_in_many_guises() -> None:
+def test_a_batch_is_diverse() -> None:
     mean = np.array([0.0, 0.0, 0.1, 5.0])
     alike = np.array([[1.0, 0.999, 0, 0], [0.999, 1.0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
     assert promising(mean, alike, 1e-6, 2, kappa=1.0) == [0, 2]
@@ -81,7 +81,7 @@ def test_a_batch_is_not_one_set_in_many_guises() -> None:
     assert sorted(promising(mean, alike, 1e-6, 9, kappa=1.0)) == [0, 1, 2, 3]
 
 
-def test_equal_losses_are_no_trouble() -> None:
+def test_equal_losses_are_handled() -> None:
     def loss(mask: Mask) -> float:
         return 3.0
 
@@ -95,10 +95,10 @@ def test_equal_losses_are_no_trouble() -> None:
         ({"random": 0}, "algo.random=0 is too few"),
         ({"batch": 0}, "algo.batch=0 is too few"),
         ({"elite": 0}, "algo.elite=0 is too few"),
-        ({"kappa": -1.0}, "algo.kappa=-1 seeks what is known"),
-        ({"temperature": 0.0}, "algo.temperature=0 is not above 0"),
+        ({"kappa": -1.0}, "algo.kappa=-1 is negative: choose 0 or more"),
+        ({"temperature": 0.0}, "algo.temperature=0 is too small: choose a number above 0"),
     ],
 )
-def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any], message: str) -> None:
+def test_invalid_settings_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         replace(Bayesian(), **settings)

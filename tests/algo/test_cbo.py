@@ -58,14 +58,14 @@ def test_rescoring_finds_what_the_model_ranks_a_little_lower() -> None:
     space, plain = Space(10, 4), pairwise(10, 3, 3.0)
     third = Mask(10, sorted_masks(space, plain)[2])
 
-    def loss(mask: Mask) -> float:  # pairs cannot tell that these four go well together
+    def loss(mask: Mask) -> float:  # pairs do not show that these four are cheap together
         return plain(mask) - 5.0 * (mask == third)
 
     assert drive(Cbo(rescore=2), space, loss).answer == optimum(space, plain)
     assert drive(Cbo(rescore=3), space, loss).answer == third
 
 
-def test_no_pair_is_asked_for_where_one_block_is_removed() -> None:
+def test_no_pair_is_asked_for_if_one_block_is_removed() -> None:
     run = drive(Cbo(), Space(9, 1), pairwise(9, 0))
     assert len(run.asked) == 9 == Cbo().evaluations(Space(9, 1))
 
@@ -84,12 +84,12 @@ def test_chunks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(("n", "k"), [(1, 1), (5, 5), (6, 1), (14, 6), (24, 7)])
-def test_annealing_finds_the_exact_optimum_where_that_is_known(n: int, k: int) -> None:
+def test_annealing_finds_the_exact_optimum_if_that_is_known(n: int, k: int) -> None:
     for seed in range(3):
         q = random_q(n, seed)
-        found = annealed(q, k, 5, np.random.default_rng(seed))
-        assert found[0] == enumerated(q, k, 1)[0]
-        assert len(found) == min(5, math.comb(n, k))
+        best = annealed(q, k, 5, np.random.default_rng(seed))
+        assert best[0] == enumerated(q, k, 1)[0]
+        assert len(best) == min(5, math.comb(n, k))
 
 
 def test_cooling_lowers_the_energy_of_every_chain() -> None:

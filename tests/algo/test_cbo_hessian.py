@@ -15,7 +15,7 @@ SPACE = Space(9, 4, frozenset({0, 7}))
 
 
 def gradients(seed: int) -> np.ndarray:
-    """Of 6 samples with respect to the gates of 9 blocks; those of blocks that stay must not matter."""
+    """Gradients of 6 samples with respect to the gates of 9 blocks; those of protected blocks must not matter."""
     rng = np.random.default_rng(seed)
     return rng.standard_normal((6, 9)) + rng.standard_normal(9) / 2
 
@@ -39,7 +39,7 @@ def solved(
 
 
 def energy(a: np.ndarray, chosen: tuple[int, ...], linear: bool) -> float:
-    """The mean over samples of the expansion, written out: with d = -x, g^T d + 1/2 (A_s d)^2, or (A_s d)^2 alone."""
+    """The mean over samples of the expansion with d = -x: g^T d + 1/2 (A_s d)^2, or without the linear term."""
     d = np.zeros(9)
     d[list(chosen)] = -1
     return float(np.mean(a @ d * linear + (a @ d) ** 2 / 2))
@@ -50,28 +50,28 @@ def energy(a: np.ndarray, chosen: tuple[int, ...], linear: bool) -> float:
 def test_the_least_of_the_expansion_is_found(seed: int, linear: bool) -> None:
     a = gradients(seed)
     best = min(combinations(SPACE.free(), 4), key=lambda c: energy(a, c, linear))
-    found, asked = solved(CboHessian(linear=linear, rescore=0), a)
-    assert found.dropped == best
+    answer, asked = solved(CboHessian(linear=linear, rescore=0), a)
+    assert answer.dropped == best
     assert asked == []
 
 
 def test_the_linear_term_matters() -> None:
-    found = [
+    answers = [
         [solved(CboHessian(linear=x, rescore=0), gradients(s))[0] for x in (True, False)] for s in range(8)
     ]
-    assert any(a != b for a, b in found)
+    assert any(a != b for a, b in answers)
 
 
 @pytest.mark.parametrize("rescore", [1, 5, 35, 500])
 def test_the_least_energies_are_scored_and_the_best_of_them_is_taken(rescore: int) -> None:
     a = gradients(1)
     ranked = sorted(combinations(SPACE.free(), 4), key=lambda c: energy(a, c, False))
-    found, asked = solved(CboHessian(rescore=rescore), a, loss=lambda mask: -asked_at(mask, ranked))
+    answer, asked = solved(CboHessian(rescore=rescore), a, loss=lambda mask: -rank(mask, ranked))
     assert [mask.dropped for mask in asked] == ranked[:rescore]
-    assert found == asked[-1]
+    assert answer == asked[-1]
 
 
-def asked_at(mask: Mask, ranked: list[tuple[int, ...]]) -> float:
+def rank(mask: Mask, ranked: list[tuple[int, ...]]) -> float:
     return ranked.index(mask.dropped)
 
 

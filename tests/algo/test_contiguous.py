@@ -16,7 +16,7 @@ def test_the_answer_is_the_best_of_all_windows(seed: int) -> None:
     assert run.answer == min(run.asked, key=loss)
 
 
-def test_windows_keep_clear_of_protected_ends() -> None:
+def test_windows_avoid_protected_ends() -> None:
     run = drive(Contiguous(), Space(9, 3, frozenset({0, 1, 8})), pairwise(9, 0))
     assert [mask.dropped for mask in run.asked] == [(2, 3, 4), (3, 4, 5), (4, 5, 6), (5, 6, 7)]
 

@@ -1,4 +1,4 @@
-"""What every search of `conf/algo` must do, whatever it is. A new one is tested by being there."""
+"""The requirements on every search of `conf/algo`. A new search is tested automatically."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ SPACES = {
 }
 
 
-# Searches for which this holds whatever the losses are, and with any seed. The rest may be lucky.
-OPTIMAL = {"cbo", "exhaustive"}  # where the loss has no more than pairwise terms
+# Searches for which this holds for any losses and any seed. Others may reach it by luck.
+OPTIMAL = {"cbo", "exhaustive"}  # if the loss has no more than pairwise terms
 OPTIMAL_IF_ADDITIVE = OPTIMAL | {
     *("annealing", "bayesian", "beam", "cbo_hessian", "evolution", "fast_block_select"),
     *("genetic", "greedy", "local_search", "one_shot"),
@@ -44,7 +44,7 @@ NEVER_WORSE_THAN_ONE_SHOT = OPTIMAL | {"annealing", "bayesian", "evolution", "ge
 
 @dataclass(frozen=True)
 class Run:
-    """What a search asked for, batch by batch, what it was told, what it answered, and why it stopped."""
+    """The requests of a search, the losses that it received, its answer, and why it stopped."""
 
     requests: tuple[Ask, ...]
     losses: tuple[tuple[float, ...], ...]
@@ -61,7 +61,7 @@ class Run:
 
     @property
     def scores(self) -> list[tuple[Mask, int | None]]:
-        """Each loss that was asked for, by its mask and its number of samples."""
+        """The mask and the number of samples of each loss that was asked for."""
         return [(mask, request.samples) for request in self.requests for mask in request.masks]
 
 
@@ -74,13 +74,13 @@ def drive(
     gradient: Loss | None = None,
     racing: bool = False,
 ) -> Run:
-    """Run a search; the first batches are answered by `known`, as a journal would.
+    """Run a search. `known` gives the losses of the first batches, as a journal would.
 
-    Gates are those of `gradient`, by default of the loss. With `racing`, what does not matter is told as infinite.
+    Gates are those of `gradient`, by default of the loss. With `racing`, losses that do not matter are infinite.
     """
     proposals = budget.proposals(algo, space, np.random.default_rng(seed))
     requests: list[Ask] = []
-    told: list[tuple[float, ...]] = []
+    losses: list[tuple[float, ...]] = []
     try:
         request = next(proposals)
         while True:
@@ -88,37 +88,37 @@ def drive(
                 request = proposals.send(gates(space, gradient or loss))
                 continue
             requests.append(replace(request, masks=tuple(request.masks)))
-            replayed = len(told) < len(known)
-            told.append(tuple(known[len(told)]) if replayed else answer(request, loss, racing))
-            request = proposals.send(list(told[-1]))
+            replayed = len(losses) < len(known)
+            losses.append(tuple(known[len(losses)]) if replayed else answer(request, loss, racing))
+            request = proposals.send(list(losses[-1]))
     except StopIteration as end:
-        return Run(tuple(requests), tuple(told), end.value.mask, end.value.why)
+        return Run(tuple(requests), tuple(losses), end.value.mask, end.value.why)
 
 
 def answer(request: Ask, loss: Loss, racing: bool) -> tuple[float, ...]:
-    """Losses over all samples, or over some: then they are a little off, the same each time."""
-    losses = [loss(mask) + off(mask, request.samples) for mask in request.masks]
+    """Losses over all samples, or over some of them: then each has a small, reproducible deviation."""
+    losses = [loss(mask) + deviation(mask, request.samples) for mask in request.masks]
     if racing and request.best is not None:
         last = sorted(losses)[: request.best][-1]
         losses = [value if value <= last else math.inf for value in losses]
     return tuple(losses)
 
 
-def off(mask: Mask, samples: int | None) -> float:
+def deviation(mask: Mask, samples: int | None) -> float:
     if samples is None:
         return 0.0
     return 0.1 * (random.Random(f"{samples} {mask.dropped}").random() - 0.5) / samples
 
 
 def gates(space: Space, loss: Loss, samples: int = 8) -> np.ndarray:
-    """The secant of a loss, told for samples that differ by a little noise of their own."""
+    """The secant of a loss, with a little noise for each sample."""
     falls = np.array([loss(space.dense) - loss(space.drop(i)) for i in range(space.n_blocks)])
     return falls * (1 + 0.01 * np.random.default_rng(0).standard_normal((samples, space.n_blocks)))
 
 
 @cache
 def pairwise(n_blocks: int, seed: int, strength: float = 1.0) -> Loss:
-    """A loss with a term for each block and each pair; `random.Random` gives the same on every platform."""
+    """A loss with a term for each block and each pair. `random.Random` gives the same numbers on every platform."""
     numbers = random.Random(seed)
     single = [numbers.random() for _ in range(n_blocks)]
     pair = {both: strength * (numbers.random() - 0.5) for both in combinations(range(n_blocks), 2)}
@@ -133,7 +133,7 @@ def optimum(space: Space, loss: Loss) -> Mask:
     return min((space.drop(*s) for s in combinations(space.free(), space.k)), key=loss)
 
 
-# Searches agree on the first and differ on the second, where a change of one shows.
+# Searches agree on the first problem and differ on the second, which shows if a search changes.
 PROBLEMS = {
     "10 blocks": (Space(10, 4), pairwise(10, 2604)),
     "18 blocks": (Space(18, 6), pairwise(18, 2604, 2.0)),
@@ -141,7 +141,7 @@ PROBLEMS = {
 
 
 def configured() -> dict[str, Algo]:
-    """Every search, as its YAML sets it."""
+    """Every search with the settings of its YAML file."""
     GlobalHydra.instance().clear()
     register()
     with initialize_config_dir(str(CONF), version_base="1.3"):
@@ -164,11 +164,11 @@ def space(request: pytest.FixtureRequest) -> Space:
     return chosen
 
 
-def test_the_answer_lies_in_the_space(algo: Algo, space: Space) -> None:
-    found = drive(algo, space, pairwise(space.n_blocks, 1)).answer
-    assert found.n_blocks == space.n_blocks
-    assert len(found.dropped) == space.k
-    assert not space.protected & set(found.dropped)
+def test_the_answer_is_in_the_space(algo: Algo, space: Space) -> None:
+    mask = drive(algo, space, pairwise(space.n_blocks, 1)).answer
+    assert mask.n_blocks == space.n_blocks
+    assert len(mask.dropped) == space.k
+    assert not space.protected & set(mask.dropped)
 
 
 def test_no_protected_block_is_ever_asked_for(algo: Algo, space: Space) -> None:
@@ -177,12 +177,12 @@ def test_no_protected_block_is_ever_asked_for(algo: Algo, space: Space) -> None:
         assert not space.protected & set(mask.dropped)
 
 
-def test_the_same_seed_does_the_same(algo: Algo, space: Space) -> None:
+def test_the_same_seed_gives_the_same_run(algo: Algo, space: Space) -> None:
     loss = pairwise(space.n_blocks, 3)
     assert drive(algo, space, loss, seed=5) == drive(algo, space, loss, seed=5)
 
 
-def test_a_search_goes_on_where_it_stopped_after_any_batch(algo: Algo, space: Space) -> None:
+def test_a_search_resumes_after_any_batch(algo: Algo, space: Space) -> None:
     loss = pairwise(space.n_blocks, 4)
     whole = drive(algo, space, loss, seed=1)
     for stopped in range(len(whole.batches) + 1):
@@ -206,7 +206,7 @@ def test_no_batch_is_empty(algo: Algo, space: Space) -> None:
     assert all(drive(algo, space, pairwise(space.n_blocks, 5)).batches)
 
 
-def test_evaluations_bounds_what_is_asked_for(algo: Algo, space: Space) -> None:
+def test_evaluations_is_an_upper_bound(algo: Algo, space: Space) -> None:
     for seed in range(4):
         scores = drive(algo, space, pairwise(space.n_blocks, seed), seed).scores
         assert len(scores) <= algo.evaluations(space)
@@ -214,7 +214,7 @@ def test_evaluations_bounds_what_is_asked_for(algo: Algo, space: Space) -> None:
 
 @pytest.mark.parametrize("most", [1, 2, 5, 12, 1000])
 def test_no_more_masks_are_asked_for_than_max_evaluations(algo: Algo, space: Space, most: int) -> None:
-    assert algo.max_evaluations is None, "no limit unless one is asked for"
+    assert algo.max_evaluations is None, "the default is no limit"
     limited = replace(algo, max_evaluations=most)  # type: ignore[type-var]
     loss = pairwise(space.n_blocks, 7)
     run, whole = drive(limited, space, loss), drive(algo, space, loss)
@@ -233,16 +233,16 @@ def test_it_says_why_it_stopped(algo: Algo, space: Space) -> None:
 
 
 def test_a_race_changes_nothing(algo: Algo) -> None:
-    space = Space(14, 5, frozenset({0}))  # most searches see a part of it only
+    space = Space(14, 5, frozenset({0}))  # most searches score only a part of it
     for seed in range(3):
         loss = pairwise(space.n_blocks, seed, strength=3.0)
         raced, whole = drive(algo, space, loss, seed, racing=True), drive(algo, space, loss, seed)
         assert raced.answer == whole.answer
-        assert raced.requests == whole.requests, "what is told as infinite is not what it goes by"
+        assert raced.requests == whole.requests, "infinite losses must not affect the search"
 
 
 @pytest.mark.parametrize("name", ["greedy", "one_shot"])
-def test_evaluations_is_exact_where_it_can_be(algos: dict[str, Algo], name: str, space: Space) -> None:
+def test_evaluations_is_exact_if_it_can_be(algos: dict[str, Algo], name: str, space: Space) -> None:
     run = drive(algos[name], space, pairwise(space.n_blocks, 6))
     assert len(run.asked) == algos[name].evaluations(space)
 
@@ -263,7 +263,7 @@ def test_the_optimum_of_a_pairwise_loss_is_found(algos: dict[str, Algo], name: s
 
 @pytest.mark.parametrize("name", sorted(NEVER_WORSE_THAN_ONE_SHOT))
 def test_it_is_never_worse_than_one_shot(algos: dict[str, Algo], name: str) -> None:
-    space = Space(14, 5)  # too large for any of them to be exhaustive, but for that one
+    space = Space(14, 5)  # too large for any of them to score all masks, except exhaustive
     for seed in range(6):
         loss = pairwise(space.n_blocks, seed, strength=3.0)
         assert loss(drive(algos[name], space, loss, seed).answer) <= loss(
@@ -279,7 +279,7 @@ def test_greedy_sees_an_interaction_that_one_shot_does_not(algos: dict[str, Algo
         return sum(single[i] for i in mask.dropped) + together.get(mask.dropped, 0.0)
 
     space = Space(4, 2)
-    assert optimum(space, loss).dropped == (0, 3), "0 and 1 are cheap alone and dear together"
+    assert optimum(space, loss).dropped == (0, 3), "0 and 1 are cheap alone and expensive together"
     assert drive(algos["greedy"], space, loss).answer.dropped == (0, 3)
     assert drive(algos["one_shot"], space, loss).answer.dropped == (0, 1)
 
@@ -289,18 +289,18 @@ def test_ties_go_to_the_lower_index(algos: dict[str, Algo], name: str) -> None:
     def loss(mask: Mask) -> float:
         return float(sum(i % 2 for i in mask.dropped))
 
-    space = Space(50, 5, frozenset({2}))  # an unstable sort keeps the order of a few only
+    space = Space(50, 5, frozenset({2}))  # an unstable sort keeps the order of short arrays only
     assert drive(algos[name], space, loss).answer.dropped == (0, 4, 6, 8, 10)
 
 
 @pytest.mark.parametrize("problem", PROBLEMS)
 @pytest.mark.parametrize("name", options("algo"))
 def test_the_answer_is_the_recorded_one(algos: dict[str, Algo], name: str, problem: str) -> None:
-    found = list(drive(algos[name], *PROBLEMS[problem]).answer.dropped)
+    dropped = list(drive(algos[name], *PROBLEMS[problem]).answer.dropped)
     golden = json.loads(GOLDEN.read_text())[problem]
     if name not in golden:
-        pytest.skip(f'{GOLDEN} has no answer for algo={name}: "{name}": {found} may be added to "{problem}"')
-    assert found == golden[name], f"algo={name} found {found} and {GOLDEN} says {golden[name]}"
+        pytest.skip(f'{GOLDEN} has no answer for algo={name}: add "{name}": {dropped} to "{problem}"')
+    assert dropped == golden[name], f"algo={name} found {dropped}, but {GOLDEN} has {golden[name]}"
 
 
 @pytest.mark.parametrize("problem", PROBLEMS)
@@ -309,5 +309,5 @@ def test_the_recorded_answers_of_exact_searches_are_the_optimum_by_enumeration(p
     assert {name: golden[name] for name in OPTIMAL} == dict.fromkeys(OPTIMAL, best)
 
 
-def test_no_recorded_answer_is_left_over() -> None:
+def test_every_recorded_answer_belongs_to_a_search() -> None:
     assert all(golden.keys() <= set(options("algo")) for golden in json.loads(GOLDEN.read_text()).values())

@@ -10,7 +10,7 @@ import pytest
 from pruning.algo.evolution import Evolution
 from pruning.core.errors import InputError
 from pruning.core.mask import Mask, Space
-from tests.algo.test_contract import Run, drive, off, pairwise
+from tests.algo.test_contract import Run, deviation, drive, pairwise
 
 SPACE = Space(14, 5, frozenset({0, 13}))
 
@@ -34,18 +34,18 @@ def test_most_mutants_are_one_swap_away_and_none_more_than_three() -> None:
     assert share == pytest.approx({1: 5 / 9, 2: 3 / 9, 3: 1 / 9}, abs=0.07)
 
 
-def test_where_few_sets_are_within_reach_all_of_them_are_made() -> None:
+def test_if_few_sets_are_within_reach_all_of_them_are_made() -> None:
     space = Space(5, 2)
     assert len(Evolution(swaps=1).mutants(space.drop(0, 1), space, np.random.default_rng(0))) == 2 * 3
     assert len(Evolution().mutants(space.drop(0, 1), space, np.random.default_rng(0))) == space.size - 1
 
 
-def test_later_stages_ask_only_for_what_survived() -> None:
+def test_later_stages_ask_only_for_survivors() -> None:
     algo = Evolution(offspring=20, samples=(2, 5), survivors=(6, 2), initial=10, generations=8)
     loss = pairwise(14, 3, 2.0)
     run = drive(algo, SPACE, loss, seed=4)
     seen: dict[int | None, set[Mask]] = {2: set(), 5: set(), None: set()}
-    assert len(by_samples(run, 2)[0]) == 10, "the start is selected on the first stage's samples"
+    assert len(by_samples(run, 2)[0]) == 10, "the first parent is selected on the samples of the first stage"
     for request in run.requests[1:]:
         before = {5: seen[2], None: seen[5]}.get(request.samples)
         if before is not None and len(seen[None]) > 1:
@@ -54,7 +54,7 @@ def test_later_stages_ask_only_for_what_survived() -> None:
     assert len(seen[2]) > len(seen[5]) > len(seen[None]) > 8
     assert all(len(batch) <= 6 for batch in by_samples(run, 5))
     assert all(len(batch) <= 2 for batch in by_samples(run, None)[1:])
-    survivors = sorted(by_samples(run, 2)[1], key=lambda mask: loss(mask) + off(mask, 2))[:6]
+    survivors = sorted(by_samples(run, 2)[1], key=lambda mask: loss(mask) + deviation(mask, 2))[:6]
     assert by_samples(run, 5)[0] == survivors
 
 
@@ -77,7 +77,7 @@ def test_without_stages_all_offspring_are_scored_on_all_samples() -> None:
     assert len(run.asked) <= Evolution(samples=(), survivors=(), generations=3).evaluations(SPACE)
 
 
-def test_a_small_space_is_exhausted_and_that_is_said() -> None:
+def test_a_small_space_is_exhausted_and_the_reason_is_reported() -> None:
     algo = Evolution(samples=(), survivors=(), generations=100)
     assert drive(algo, Space(6, 2), pairwise(6, 0)).why == "every mask of the space was scored"
 
@@ -90,12 +90,12 @@ def test_a_small_space_is_exhausted_and_that_is_said() -> None:
         ({"swaps": 0}, "algo.swaps=0 is too few"),
         ({"generations": -1}, "algo.generations=-1 is negative"),
         ({"samples": (4, 8)}, r"algo.samples=\(4, 8\) and algo.survivors=\(2,\) differ in length"),
-        ({"samples": (0,)}, r"algo.samples=\(0,\) must grow"),
-        ({"samples": (8, 4), "survivors": (8, 2)}, r"algo.samples=\(8, 4\) must grow"),
-        ({"survivors": (33,)}, r"algo.survivors=\(33,\) must not grow, from 32 offspring"),
-        ({"survivors": (0,)}, r"algo.survivors=\(0,\) must not grow"),
+        ({"samples": (0,)}, r"algo.samples=\(0,\) is invalid: choose numbers from 1 on that rise"),
+        ({"samples": (8, 4), "survivors": (8, 2)}, r"algo.samples=\(8, 4\) is invalid"),
+        ({"survivors": (33,)}, r"algo.survivors=\(33,\) is invalid: choose numbers from 32"),
+        ({"survivors": (0,)}, r"algo.survivors=\(0,\) is invalid"),
     ],
 )
-def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any], message: str) -> None:
+def test_invalid_settings_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         replace(Evolution(), **settings)

@@ -24,7 +24,7 @@ def test_the_answer_is_the_optimum_whatever_the_batch(batch: int) -> None:
         assert drive(Exhaustive(batch=batch), Space(9, 4), loss).answer == optimum(Space(9, 4), loss)
 
 
-def test_of_equal_masks_the_first_is_taken() -> None:
+def test_ties_go_to_the_first_mask() -> None:
     def loss(mask: Mask) -> float:
         return 0.0
 
@@ -45,8 +45,8 @@ def test_a_space_that_is_too_large_is_refused_with_its_count() -> None:
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [({"limit": 0}, "algo.limit=0 allows no space"), ({"batch": 0}, "algo.batch=0 holds no")],
+    [({"limit": 0}, "algo.limit=0 is too small"), ({"batch": 0}, "algo.batch=0 is too small")],
 )
-def test_settings_that_make_no_sense_are_refused(settings: dict[str, int], message: str) -> None:
+def test_invalid_settings_are_refused(settings: dict[str, int], message: str) -> None:
     with pytest.raises(InputError, match=message):
         Exhaustive(**settings)

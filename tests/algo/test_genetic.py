@@ -38,7 +38,7 @@ def test_mutation_swaps_as_many_blocks_as_its_rate_says(mutates: str, swapped_bl
     assert np.mean(lost) == pytest.approx(swapped_blocks, abs=0.1)
 
 
-def test_the_elite_lives_on_and_no_set_is_there_twice() -> None:
+def test_the_elite_survives_and_a_generation_has_no_duplicates() -> None:
     rng = RNG(1)
     population = list(dict.fromkeys(draw(SPACE, rng) for _ in range(30)))[:16]
     fitness = list(rng.permutation(16).astype(float))
@@ -69,7 +69,7 @@ def test_parents_are_winners_of_tournaments() -> None:
             population, [1.0, 2.0, 3.0], SPACE, rng
         )
     ]
-    # The best wins every tournament, crosses with itself, and its child is moved by one swap to be another set.
+    # The best set wins every tournament and crosses with itself; one swap makes its child a new set.
     assert all(len({*mask.dropped} & {1, 2, 3, 4, 5}) >= 3 for mask in bred)
 
 
@@ -83,7 +83,7 @@ def test_the_first_population_is_the_one_shot_set_and_draws() -> None:
     assert run.why == "10 generations were bred"
 
 
-def test_a_small_space_is_exhausted_and_that_is_said() -> None:
+def test_a_small_space_is_exhausted_and_the_reason_is_reported() -> None:
     loss = pairwise(7, 0, 3.0)
     run = drive(Genetic(generations=1000), Space(7, 3), loss)
     assert run.why == "every mask of the space was scored"
@@ -102,7 +102,7 @@ def test_draws_follow_the_weights_and_never_fail() -> None:
     assert draw(Space(5, 4, frozenset({0})), rng, weights).dropped == (1, 2, 3, 4)
 
 
-def test_a_swap_of_more_blocks_than_there_are_swaps_what_can_be() -> None:
+def test_a_swap_of_too_many_blocks_swaps_as_many_as_possible() -> None:
     space, rng = Space(6, 4), RNG(0)
     mask = space.drop(0, 1, 2, 3)
     assert {4, 5} <= {*swapped(mask, space, rng, swaps=9).dropped}
@@ -116,12 +116,12 @@ def test_a_swap_of_more_blocks_than_there_are_swaps_what_can_be() -> None:
         ({"population": 1}, "algo.population=1 is too few: choose at least 2"),
         ({"generations": -1}, "algo.generations=-1 is too few"),
         ({"tournament": 0}, "algo.tournament=0 is too few"),
-        ({"elitism": 1.0}, "algo.elitism=1 is no share"),
-        ({"mutation": 1.5}, "algo.mutation=1.5 is no probability"),
+        ({"elitism": 1.0}, "algo.elitism=1 is out of range"),
+        ({"mutation": 1.5}, "algo.mutation=1.5 is not a probability"),
         ({"mutates": "gene"}, "algo.mutates=gene is unknown: choose block or set"),
-        ({"temperature": 0.0}, "algo.temperature=0 is not above 0"),
+        ({"temperature": 0.0}, "algo.temperature=0 is too small"),
     ],
 )
-def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any], message: str) -> None:
+def test_invalid_settings_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         replace(Genetic(), **settings)

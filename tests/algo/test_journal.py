@@ -1,4 +1,4 @@
-"""Every search, with and without racing, ends alike from its journal cut anywhere, and pays for the rest only."""
+"""Every search, with and without racing, resumes from a truncated journal and computes only the missing losses."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ def algos() -> dict[str, Algo]:
 
 @pytest.mark.parametrize("delta", [None, 0.05], ids=["plain", "racing"])
 @pytest.mark.parametrize("name", options("algo"))
-def test_a_journal_that_is_cut_anywhere_is_completed_to_the_same_bytes(
+def test_a_truncated_journal_is_completed_to_the_same_bytes(
     algos: dict[str, Algo], name: str, delta: float | None, tmp_path: Path
 ) -> None:
     whole, journal = search(tmp_path, Losses(), algos[name], delta=delta)
     data = journal.path.read_bytes()
     for part in (0, 0.21, 0.5, 0.83, 0.99):
-        kept, folder = int(part * len(data)), tmp_path / f"cut{part}"
+        size, folder = int(part * len(data)), tmp_path / f"cut{part}"
         (folder / "cell").mkdir(parents=True)
-        (folder / "cell" / "trace.jsonl").write_bytes(data[:kept])
+        (folder / "cell" / "trace.jsonl").write_bytes(data[:size])
         losses = Losses()
         resumed, again = search(folder, losses, algos[name], delta=delta)
         assert (resumed.score, resumed.why, resumed.margins) == (whole.score, whole.why, whole.margins)
         assert (resumed.asked, resumed.paid) == (whole.asked, whole.paid)
         assert again.path.read_bytes() == data
-        assert len(losses.computed) == data.count(b"\n") - data[:kept].count(b"\n")
+        assert len(losses.computed) == data.count(b"\n") - data[:size].count(b"\n")
 
 
 @pytest.mark.parametrize("name", options("algo"))
-def test_a_race_changes_no_answer_and_no_partial_score_is_taken_for_a_full_one(
+def test_a_race_changes_no_answer_and_partial_scores_are_not_used_as_full_ones(
     algos: dict[str, Algo], name: str, tmp_path: Path
 ) -> None:
-    """The second search finds what the first has left in the store, and both end as they do alone."""
+    """The second search uses the scores that the first has stored, and both end as they do without the other."""
     alone, _ = search(tmp_path, Losses(), algos[name], "alone")
     (tmp_path / "shared").mkdir()
     raced, _ = search(tmp_path / "shared", Losses(), algos[name], "raced", 0.01)

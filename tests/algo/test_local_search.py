@@ -20,19 +20,19 @@ def swaps(mask: Mask) -> list[Mask]:
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_it_ends_where_no_swap_helps_and_not_before(seed: int) -> None:
+def test_it_ends_when_no_swap_helps_and_not_before(seed: int) -> None:
     loss = pairwise(12, seed, 3.0)
     run = drive(LocalSearch(), SPACE, loss)
     assert all(loss(run.answer) <= loss(other) for other in swaps(run.answer))
-    assert {*swaps(run.answer)} <= {*run.asked}, "all of them were looked at"
+    assert {*swaps(run.answer)} <= {*run.asked}, "all swaps were scored"
     assert run.why == "no swap lowers the loss"
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_it_is_never_worse_than_what_it_starts_from(seed: int) -> None:
+def test_it_is_never_worse_than_its_starts(seed: int) -> None:
     loss = pairwise(12, seed, 3.0)
-    found = loss(drive(LocalSearch(), SPACE, loss).answer)
-    assert found <= min(loss(drive(start, SPACE, loss).answer) for start in (OneShot(), Greedy()))
+    least = loss(drive(LocalSearch(), SPACE, loss).answer)
+    assert least <= min(loss(drive(start, SPACE, loss).answer) for start in (OneShot(), Greedy()))
 
 
 @pytest.mark.parametrize(("pair", "better"), [(-3.0, "one_shot"), (1.0, "greedy")])
@@ -52,10 +52,10 @@ def test_it_starts_from_greedy_or_one_shot_whichever_is_better(pair: float, bett
     swap = {m for m in run.asked[before:] if len({*m.dropped} - {*starts[better].dropped}) == 1}
     rounds = {m for m in run.asked[13:before] if len({*m.dropped} - {*starts[better].dropped}) == 1}
     assert starts["one_shot"] == run.asked[before - 1]
-    assert len(swap | rounds) == 3 * 4, "all swaps of the better one were looked at"
+    assert len(swap | rounds) == 3 * 4, "all swaps of the better start were scored"
 
 
-def test_without_anything_to_gain_it_stays_where_it_is() -> None:
+def test_it_stays_at_its_start_if_all_losses_are_equal() -> None:
     def loss(mask: Mask) -> float:
         return 1.0
 

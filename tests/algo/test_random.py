@@ -42,6 +42,6 @@ def test_all_blocks_are_equally_likely() -> None:
     assert len(drawn) == 12
 
 
-def test_no_trial_is_refused() -> None:
-    with pytest.raises(InputError, match=r"algo.trials=0 draws no mask"):
+def test_0_trials_are_refused() -> None:
+    with pytest.raises(InputError, match=r"algo.trials=0 is too few"):
         Random(trials=0)

@@ -1,4 +1,4 @@
-"""How far from the optimum each search ends, and what it asks for, on small losses with pairwise terms."""
+"""The regret of each search and the number of losses that it asks for, on small losses with pairwise terms."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ Table = dict[str, list[tuple[float, int]]]
 
 @pytest.fixture(scope="module")
 def table() -> Table:
-    """Of each search and seed, the regret over the optimum and the number of losses asked for."""
+    """For each search and seed, the regret over the optimum and the number of losses asked for."""
     losses = [pairwise(SPACE.n_blocks, seed, STRENGTH) for seed in range(SEEDS)]
     least = [loss(optimum(SPACE, loss)) for loss in losses]
-    found: Table = {}
+    rows: Table = {}
     for name, algo in configured().items():
         runs = [drive(algo, SPACE, loss, seed) for seed, loss in enumerate(losses)]
         regrets = [loss(run.answer) - best for run, loss, best in zip(runs, losses, least, strict=True)]
-        found[name] = list(zip(regrets, (len(run.asked) for run in runs), strict=True))
-    return found
+        rows[name] = list(zip(regrets, (len(run.asked) for run in runs), strict=True))
+    return rows
 
 
 def test_the_table_is_printed(table: Table) -> None:
@@ -45,18 +45,16 @@ def test_exact_searches_have_no_regret(table: Table, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(NEVER_WORSE_THAN_ONE_SHOT))
-def test_what_starts_from_one_shot_is_never_worse(table: Table, name: str) -> None:
-    assert all(own <= other for (own, _), (other, _) in zip(table[name], table["one_shot"], strict=True))
+def test_searches_that_start_from_one_shot_are_never_worse(table: Table, name: str) -> None:
+    assert all(a <= b for (a, _), (b, _) in zip(table[name], table["one_shot"], strict=True))
 
 
 def test_local_search_is_never_worse_than_greedy(table: Table) -> None:
-    assert all(
-        own <= other for (own, _), (other, _) in zip(table["local_search"], table["greedy"], strict=True)
-    )
+    assert all(a <= b for (a, _), (b, _) in zip(table["local_search"], table["greedy"], strict=True))
 
 
 @pytest.mark.parametrize(
     "name", ["annealing", "bayesian", "beam", "evolution", "genetic", "greedy", "local_search"]
 )
 def test_searches_that_see_interactions_are_better_on_average(table: Table, name: str) -> None:
-    assert mean(own for own, _ in table[name]) < mean(other for other, _ in table["one_shot"]) / 2
+    assert mean(regret for regret, _ in table[name]) < mean(regret for regret, _ in table["one_shot"]) / 2

@@ -1,4 +1,4 @@
-"""All searches on a tiny model that was trained, so that its blocks do something, against the true optimum."""
+"""All searches on a tiny trained model, whose blocks have an effect, compared with the true optimum."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SPACE = Space(N, 3)
 
 
 def texts(count: int, seed: int) -> torch.Tensor:
-    """(count, LENGTH) of a language in which a token follows from the two before it, and sometimes from chance."""
+    """Texts (count, LENGTH) in which the two preceding tokens determine a token with probability 0.9."""
     rng = np.random.default_rng(seed)
     table = np.random.default_rng(0).integers(1, TOKENS, (TOKENS, TOKENS))
     rows = rng.integers(1, TOKENS, (count, LENGTH))
@@ -43,7 +43,7 @@ def texts(count: int, seed: int) -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def model() -> Any:
-    """A Llama of eight blocks after 150 steps: far from converged, and far better than chance."""
+    """A Llama of eight blocks after 150 training steps: not converged, but far better than chance."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
@@ -56,7 +56,7 @@ def model() -> Any:
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-    assert float(loss.detach()) < 0.8 * np.log(TOKENS), "the model has learnt something"
+    assert float(loss.detach()) < 0.8 * np.log(TOKENS), "the model must be better than chance"
     return LanguageModel(module.eval(), ModelInfo("tiny", "trained", "0", N, "float32", 0))
 
 
@@ -74,24 +74,24 @@ def algos() -> Iterator[dict[str, Algo]]:
         yield {name: instantiate(compose("config", [f"algo={name}"]).algo) for name in options("algo")}
 
 
-def test_nothing_beats_exhaustive_and_regrets_are_told(
+def test_no_search_beats_exhaustive_and_regrets_are_printed(
     algos: dict[str, Algo], losses: Calibrated, tmp_path: Path
 ) -> None:
-    found: dict[str, Solution] = {}
+    solutions: dict[str, Solution] = {}
     for name, algo in algos.items():
         store = Store(tmp_path, "key", name, N)
         store.claim()
         (tmp_path / name).mkdir()
         journal = Journal.open(tmp_path / name / "trace.jsonl", N)
-        found[name] = solve(
+        solutions[name] = solve(
             Problem(algo, SPACE, 0, Racing()), losses, KnownScores(journal, store), lambda *_: None
         )
-    best = found["exhaustive"].score.loss
-    for name, solution in sorted(found.items(), key=lambda pair: pair[1].score.loss):
+    best = solutions["exhaustive"].score.loss
+    for name, solution in sorted(solutions.items(), key=lambda pair: pair[1].score.loss):
         regret = solution.score.loss - best
         print(f"{name:18} regret {regret:.4f} nats  asked {solution.asked:6.1f}  {solution.why}")  # noqa: T201
         assert regret >= 0, f"{name} beat the true optimum"
-    one_shot = found["one_shot"].score.loss
+    one_shot = solutions["one_shot"].score.loss
     for name in ("genetic", "bayesian", "annealing", "evolution", "local_search", "cbo"):
-        assert found[name].score.loss <= one_shot, f"{name} ended worse than the set that it starts from"
-    assert found["bayesian"].score.loss == best, "56 masks, 200 trials: it has seen them all"
+        assert solutions[name].score.loss <= one_shot, f"{name} ended worse than its start, the one-shot set"
+    assert solutions["bayesian"].score.loss == best, "200 trials are enough for all 56 masks"

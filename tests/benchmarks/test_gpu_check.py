@@ -1,4 +1,4 @@
-"""The check of a GPU node: the same code on the CPU, and what it says without a GPU."""
+"""The check of a GPU node: the same code on the CPU, and its message without a GPU."""
 
 from __future__ import annotations
 

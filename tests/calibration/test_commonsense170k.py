@@ -41,8 +41,8 @@ def test_labels_are_the_choices_of_commonsense170k(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"answer": "maybe"}, "item 2: no right answer: 'maybe' is none of true, false"),
-        ({"answer": ""}, "item 2: no right answer"),
+        ({"answer": "maybe"}, "item 2: the answer 'maybe' is not one of the labels true, false"),
+        ({"answer": ""}, "item 2: the answer '' is not one of the labels"),
         ({"instruction": "do fish swim?"}, "item 2: the instruction does not end in 'Answer format"),
         ({"instruction": "Answer format: true/false, please"}, "item 2: the instruction does not end in"),
     ],
@@ -56,12 +56,12 @@ def test_a_malformed_item_of_commonsense170k_is_named(
     assert str(path) in str(caught.value)
 
 
-def test_a_local_copy_that_is_no_json_is_named_by_its_line(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"c\.json, line 2: this is no JSON"):
+def test_the_line_of_a_local_copy_that_is_not_json_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"c\.json, line 2: this is not JSON"):
         read_items(written(tmp_path, "c.json", "[", "{'a'}]"))
 
 
-def test_commonsense170k_comes_from_the_hub_where_path_is_no_file(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_commonsense170k_comes_from_the_hub_if_path_is_not_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
     load = Mock(return_value=[BOOLQ, PIQA])
     monkeypatch.setattr(datasets, "load_dataset", load)
     settings = Items("commonsense170k", 2, 0, path="zwhe99/commonsense_170k", revision="abc")

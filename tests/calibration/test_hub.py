@@ -14,7 +14,7 @@ from tests.helpers.tokens import Numbers
 
 
 class Stream:
-    """What `datasets.load_dataset(streaming=True)` returns, as far as it is used: endless."""
+    """An endless stand-in for what `datasets.load_dataset(streaming=True)` returns."""
 
     def __init__(self) -> None:
         self.shuffled: dict[str, int] = {}
@@ -43,7 +43,7 @@ def test_a_stream_is_shuffled_with_the_seed_and_read_as_far_as_needed(
     assert stream.read < 200
 
 
-def test_a_whole_data_set_is_not_shuffled_but_drawn_from(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_windows_of_a_whole_data_set_are_drawn_without_shuffling(monkeypatch: pytest.MonkeyPatch) -> None:
     records = [{"body": " ".join(map(str, range(i, i + 10)))} for i in range(0, 200, 10)]
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: records)
     draws = [Text("hub", 3, 10, seed, path="a/b", column="body").draw(Numbers()).rows for seed in (0, 1)]
@@ -60,7 +60,7 @@ def test_a_whole_data_set_is_not_shuffled_but_drawn_from(monkeypatch: pytest.Mon
         (Items("commonsense170k", 1, 0, path="a/b"), r"a/b cannot be read .*calibration\.path=FILE"),
     ],
 )
-def test_a_data_set_that_cannot_be_had_is_told_in_one_line(
+def test_an_unreachable_data_set_is_reported_in_one_line(
     monkeypatch: pytest.MonkeyPatch, error: type[Exception], source: Text | Items, advice: str
 ) -> None:
     def fail(*_: object, **__: object) -> None:

@@ -35,7 +35,7 @@ def test_a_pair_is_tokenised_whole_and_its_span_is_the_answer(
     assert tokenizer.decode(ids[bos:start], clean_up_tokenization_spaces=False) == prompt
 
 
-def test_an_answer_that_melts_into_the_prompt_cannot_be_scored() -> None:
+def test_an_answer_that_merges_with_the_prompt_cannot_be_scored() -> None:
     assert encode_pair(Numbers(), "1 2", "+3 4") == ((1, 5, 4), (2, 3))
     with pytest.raises(InputError, match=r"'\+3' has no tokens of its own after the prompt '1 2'"):
         encode_pair(Numbers(), "1 2", "+3")
@@ -72,7 +72,7 @@ def test_the_default_prompt_is_that_of_the_harness(tokenizer: Any, tmp_path: Pat
 
 def test_too_few_items_say_how_many_there_are(tmp_path: Path) -> None:
     path = items_file(tmp_path, ("1", ["2", "3"], 0))
-    with pytest.raises(InputError, match=r"has 1 items and calibration\.samples=2") as caught:
+    with pytest.raises(InputError, match=r"has 1 items, fewer than calibration\.samples=2") as caught:
         Items("file", 2, 0, path=path).draw(Numbers())
     assert path in str(caught.value)
 
@@ -81,7 +81,7 @@ def test_too_few_items_say_how_many_there_are(tmp_path: Path) -> None:
     ("settings", "message"),
     [
         ({"samples": -1}, r"samples=-1 .* at least 1"),
-        ({"template": "Q: {}"}, r"template='Q: \{\}' must contain \{question\}"),
+        ({"template": "Q: {}"}, r"template='Q: \{\}' does not contain \{question\}"),
         ({"source": "comonsense"}, r"'comonsense'.*Did you mean commonsense"),
     ],
 )

@@ -59,9 +59,9 @@ def test_the_digest_is_that_of_the_saved_file_and_never_changes(tmp_path: Path) 
     "row", [Row((1, 2, 4), (1, 3)), Row((1, 2, 3), (2, 3)), Row((1, 2, 3), (1, 3), 0, 0, True)]
 )
 def test_the_digest_is_of_the_rows_and_of_nothing_else(row: Row) -> None:
-    one = Samples("text", "t", (Row((1, 2, 3), (1, 3)),), 0)
-    assert Samples("text", "other", one.rows, 7).sha256 == one.sha256
-    assert Samples("text", "t", (row,), 0).sha256 != one.sha256
+    samples = Samples("text", "t", (Row((1, 2, 3), (1, 3)),), 0)
+    assert Samples("text", "other", samples.rows, 7).sha256 == samples.sha256
+    assert Samples("text", "t", (row,), 0).sha256 != samples.sha256
 
 
 def test_samples_are_saved_once_with_the_documented_keys(tmp_path: Path) -> None:
@@ -82,8 +82,8 @@ def test_count_and_length() -> None:
 
 
 def test_answers_are_normalised_by_their_own_length() -> None:
-    found = list(Samples("items", "i", ITEM_ROWS, 0).answers([-4.0, -3.0, -1.0, -6.0, -5.0]))
-    assert found == [([-2.0, -3.0], 1), ([-1.0, -2.0, -5.0], 0)]
+    answers = list(Samples("items", "i", ITEM_ROWS, 0).answers([-4.0, -3.0, -1.0, -6.0, -5.0]))
+    assert answers == [([-2.0, -3.0], 1), ([-1.0, -2.0, -5.0], 0)]
 
 
 def test_answers_need_a_value_for_each_row() -> None:
@@ -92,25 +92,25 @@ def test_answers_need_a_value_for_each_row() -> None:
 
 
 @pytest.mark.parametrize(("start", "shared"), [(8, 32), (39, 1), (40, 0), (1000, 0)])
-def test_shared_text_is_counted_in_runs_wherever_they_lie(start: int, shared: int) -> None:
-    one, other = text_samples(range(71), range(500, 564)), text_samples(range(start, start + 64))
-    assert one.shared(other) == other.shared(one) == shared
+def test_shared_text_is_counted_in_runs_at_any_position(start: int, shared: int) -> None:
+    a, b = text_samples(range(71), range(500, 564)), text_samples(range(start, start + 64))
+    assert a.shared(b) == b.shared(a) == shared
 
 
 @pytest.mark.parametrize("length", [16, 24, 31, 40])
-def test_short_windows_that_are_cut_elsewhere_still_share_text(length: int) -> None:
-    one = text_samples(*(range(i, i + length) for i in range(0, 4 * length, length)))
-    assert one.shared(one) > 0
-    assert one.shared(text_samples(range(2 * length, 3 * length))) > 0
-    assert one.shared(text_samples(range(4 * length, 5 * length))) == 0
+def test_short_windows_with_other_cuts_still_share_text(length: int) -> None:
+    text = text_samples(*(range(i, i + length) for i in range(0, 4 * length, length)))
+    assert text.shared(text) > 0
+    assert text.shared(text_samples(range(2 * length, 3 * length))) > 0
+    assert text.shared(text_samples(range(4 * length, 5 * length))) == 0
 
 
 def test_shared_items_are_counted_by_their_keys() -> None:
-    one, other = (Samples("items", "i", ITEM_ROWS, 0, frozenset(keys)) for keys in ("abc", "bcd"))
-    assert one.shared(other) == 2
+    a, b = (Samples("items", "i", ITEM_ROWS, 0, frozenset(keys)) for keys in ("abc", "bcd"))
+    assert a.shared(b) == 2
 
 
-def test_text_and_items_share_nothing_even_of_equal_tokens() -> None:
+def test_text_and_items_share_nothing_even_if_their_tokens_are_equal() -> None:
     text = text_samples(range(64))
     items = Samples("items", "i", (Row(tuple(range(64)), (1, 2), 0, 0, True),), 0)
     assert text.shared(text) > 0
@@ -125,7 +125,7 @@ def both_samples() -> Samples:
 
 def test_a_window_is_a_sample_and_an_item_is_all_its_choices() -> None:
     text = text_samples(range(8), range(8), range(7))
-    assert text.units == tuple((row,) for row in text.rows), "even where two windows are equal"
+    assert text.units == tuple((row,) for row in text.rows), "even if two windows are equal"
     assert Samples("items", "i", ITEM_ROWS, 0).units == (ITEM_ROWS[:2], ITEM_ROWS[2:])
     both = both_samples()
     assert [unit[0].item for unit in both.units] == [None, 0, None, 1, None]
@@ -151,8 +151,8 @@ def test_samples_of_both_kinds_are_taken_apart() -> None:
 def test_windows_weigh_by_their_tokens_and_items_alike() -> None:
     assert text_samples(range(8), range(9)).estimate() == Estimate((7.0, 8.0), (0, 0))
     assert Samples("items", "i", ITEM_ROWS, 0).estimate() == Estimate((1.0, 1.0), (0, 0))
-    found = both_samples().estimate((0.25, 0.75))
-    assert found == Estimate((7.0, 1.0, 8.0, 1.0, 6.0), (0, 1, 0, 1, 0), (0.25, 0.75))
+    mixed = both_samples().estimate((0.25, 0.75))
+    assert mixed == Estimate((7.0, 1.0, 8.0, 1.0, 6.0), (0, 1, 0, 1, 0), (0.25, 0.75))
 
 
 def test_values_of_rows_are_gathered_by_sample() -> None:
@@ -192,7 +192,7 @@ def test_a_calibration_of_both_kinds_draws_both(tokenizer: Any) -> None:
 
 def test_a_calibration_of_both_kinds_says_which_is_wrong(tokenizer: Any) -> None:
     text, items = Text("pydoc", 5, 16, 3), Items("commonsense", 7, 3)
-    with pytest.raises(InputError, match=r"calibration.text gives items: choose a calibration of text"):
+    with pytest.raises(InputError, match=r"calibration.text is a calibration of items: choose one of text"):
         Both(items, items)
     with pytest.raises(InputError, match=r"lower calibration.items.samples"):
         Both(text, Items("commonsense", 10**6, 3)).draw(tokenizer)
@@ -207,44 +207,44 @@ def test_both_parts_are_chosen_and_set_on_the_command_line() -> None:
             "calibration@calibration.text=wikitext2",
             "calibration.items.samples=9",
         ]
-        found = compose("config", [*chosen, "seed=4"]).calibration
+        settings = compose("config", [*chosen, "seed=4"]).calibration
         with pytest.raises(HydraException, match="sampels"):
             compose("config", ["objective=weighted", "calibration.text.sampels=4"])
-    both = instantiate(found)
+    both = instantiate(settings)
     assert (both.text.path, both.items.samples, both.text.seed) == ("Salesforce/wikitext", 9, 4)
-    assert hash(both) == hash(instantiate(found))
+    assert hash(both) == hash(instantiate(settings))
 
 
 def unnumbered(samples: Samples) -> set[tuple[tuple[int, ...], ...]]:
     return {tuple(row.input_ids for row in unit) for unit in samples.units}
 
 
-def test_shuffled_samples_are_the_same_in_an_order_that_the_seed_draws() -> None:
+def test_shuffled_samples_are_the_same_in_a_random_order_from_the_seed() -> None:
     windows = Samples("text", "t", tuple(Row((i, i + 1), (1, 2)) for i in range(40)), 3)
-    found = windows.shuffled()
-    assert unnumbered(found) == unnumbered(windows)
-    assert windows.shuffled().sha256 == found.sha256
-    first = [row.input_ids[0] for row in found.rows]
+    shuffled = windows.shuffled()
+    assert unnumbered(shuffled) == unnumbered(windows)
+    assert windows.shuffled().sha256 == shuffled.sha256
+    first = [row.input_ids[0] for row in shuffled.rows]
     assert first != sorted(first)
-    assert abs(sum(first[:20]) / 20 - 19.5) < 6, "the first half is no longer the first half of the source"
+    assert abs(sum(first[:20]) / 20 - 19.5) < 6, "the first half differs from the first half of the source"
     assert [row.input_ids[0] for row in replace(windows, seed=4).shuffled().rows] != first
 
 
 def test_shuffled_items_keep_their_choices_and_are_numbered_in_their_new_order() -> None:
     rows = tuple(Row((i, c), (1, 2), i, c, c == i % 2) for i in range(20) for c in (0, 1))
     items = Samples("items", "i", rows, 0)
-    found = items.shuffled()
-    assert [row.item for row in found.rows] == [row.item for row in rows]
-    assert unnumbered(found) == unnumbered(items)
-    assert [row.input_ids for row in found.rows] != [row.input_ids for row in rows]
-    assert all(row.right == (row.choice == row.input_ids[0] % 2) for row in found.rows)
+    shuffled = items.shuffled()
+    assert [row.item for row in shuffled.rows] == [row.item for row in rows]
+    assert unnumbered(shuffled) == unnumbered(items)
+    assert [row.input_ids for row in shuffled.rows] != [row.input_ids for row in rows]
+    assert all(row.right == (row.choice == row.input_ids[0] % 2) for row in shuffled.rows)
 
 
-def test_of_both_kinds_each_stays_in_the_places_of_its_kind() -> None:
+def test_shuffling_both_kinds_keeps_the_order_of_kinds() -> None:
     texts = tuple((Row((i, i + 1), (1, 2)),) for i in range(9))
     items = tuple((Row((i, 5), (1, 2), i, 0, True), Row((i, 6), (1, 2), i, 1, False)) for i in range(20))
     both = Samples("both", "b", tuple(row for unit in interleaved(texts, items) for row in unit), 0)
-    found = both.shuffled()
-    assert [unit[0].item is None for unit in found.units] == [unit[0].item is None for unit in both.units]
-    assert unnumbered(found) == unnumbered(both)
-    assert found.units != both.units
+    shuffled = both.shuffled()
+    assert [unit[0].item is None for unit in shuffled.units] == [unit[0].item is None for unit in both.units]
+    assert unnumbered(shuffled) == unnumbered(both)
+    assert shuffled.units != both.units

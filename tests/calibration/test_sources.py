@@ -29,7 +29,7 @@ def read_items(path: Path) -> list[Item]:
 def test_the_parts_of_pydoc_share_no_paragraph(tokenizer: Any) -> None:
     calibration, heldout = (list(pydoc(part)) for part in sources.PARTS)
     holders = Counter(p for document in calibration + heldout for p in set(document.split("\n\n")))
-    assert max(holders.values()) == 1, "a paragraph stands in one document only"
+    assert max(holders.values()) == 1, "every paragraph is in one document only"
     share = sum(map(len, heldout)) / sum(map(len, calibration + heldout))
     assert 0.1 < share < 0.4
     for seed in range(2):
@@ -51,10 +51,10 @@ def test_the_embedded_items_are_many_different_and_well_formed() -> None:
     records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     assert len(records) >= 240
     assert all(set(record) == {"question", "choices", "answer"} for record in records)
-    found = [item for part in sources.PARTS for item in embedded_items(part)]
-    assert len({item.key for item in found}) == len(found) == len(records)
-    found.sort(key=lambda item: [record["question"] for record in records].index(item.question))
-    for item, record in zip(found, records, strict=True):
+    embedded = [item for part in sources.PARTS for item in embedded_items(part)]
+    assert len({item.key for item in embedded}) == len(embedded) == len(records)
+    embedded.sort(key=lambda item: [record["question"] for record in records].index(item.question))
+    for item, record in zip(embedded, records, strict=True):
         assert 2 <= len(item.choices) <= 4
         assert len({choice.lower() for choice in item.choices}) == len(item.choices), item.question
         assert (item.question, list(item.choices), item.answer) == tuple(record.values())
@@ -68,7 +68,7 @@ SAME = [
 
 
 @pytest.mark.parametrize(("question", "choices"), SAME)
-def test_an_items_key_does_not_depend_on_spelling_or_order(question: str, choices: tuple[str, ...]) -> None:
+def test_the_key_of_an_item_ignores_spacing_case_and_order(question: str, choices: tuple[str, ...]) -> None:
     item = Item("Which floats?", ("A cork", "A coin"), 0)
     assert Item(question, choices, 1).key == item.key
     assert Item("Which sinks?", item.choices, 0).key != item.key
@@ -79,7 +79,7 @@ def test_a_text_file_is_one_document(tmp_path: Path) -> None:
     assert read(written(tmp_path, "a.txt", "Größe", "", "two")) == ["Größe\n\ntwo"]
 
 
-def test_a_jsonl_file_has_a_document_a_line(tmp_path: Path) -> None:
+def test_a_jsonl_file_has_one_document_per_line(tmp_path: Path) -> None:
     path = written(tmp_path, "a.jsonl", {"text": "one"}, "", {"text": "two", "body": "2"})
     assert read(path) == ["one", "two"]
     assert read(written(tmp_path, "b.jsonl", {"body": "three"}), column="body") == ["three"]
@@ -87,18 +87,18 @@ def test_a_jsonl_file_has_a_document_a_line(tmp_path: Path) -> None:
 
 def test_a_line_of_jsonl_ends_at_a_newline_only(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
-    text = "one\u2028still one\x85and on"  # JSON allows these unescaped, str.splitlines cuts at them
+    text = "one\u2028still one\x85and on"  # JSON allows these characters unescaped, but str.splitlines splits at them
     path.write_text(
         json.dumps({"text": text}, ensure_ascii=False) + '\r\n{"text": "two"}\n', encoding="utf-8"
     )
     assert read(path) == [text, "two"]
 
 
-def test_a_parquet_file_has_a_document_a_row(tmp_path: Path) -> None:
+def test_a_parquet_file_has_one_document_per_row(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     pandas.DataFrame({"id": [1, 2], "body": ["one", "two"]}).to_parquet(path)
     assert read(path, column="body") == ["one", "two"]
-    with pytest.raises(InputError, match=r"no column 'text', but \['id', 'body'\]: set calibration\.column"):
+    with pytest.raises(InputError, match=r"no column 'text': set calibration\.column to one of id, body"):
         read(path)
 
 
@@ -137,10 +137,10 @@ def test_a_file_that_is_not_utf8_is_named_with_the_byte(tmp_path: Path, name: st
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        ('{"text": ', "this is no JSON"),
-        ({"body": "x"}, "a text 'text' is needed"),
-        ({"text": 3}, "a text 'text' is needed"),
-        ([1], "a text 'text' is needed"),
+        ('{"text": ', "this is not JSON"),
+        ({"body": "x"}, "the field 'text' must be text"),
+        ({"text": 3}, "the field 'text' must be text"),
+        ([1], "the field 'text' must be text"),
     ],
 )
 def test_a_malformed_line_of_text_is_named_by_its_number(tmp_path: Path, bad: Any, message: str) -> None:
@@ -151,21 +151,21 @@ def test_a_malformed_line_of_text_is_named_by_its_number(tmp_path: Path, bad: An
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        ("{", "this is no JSON"),
-        ({"choices": ["a", "b"], "answer": 0}, "a text 'question' is needed"),
-        ([], "a text 'question' is needed"),
+        ("{", "this is not JSON"),
+        ({"choices": ["a", "b"], "answer": 0}, "the field 'question' must be text"),
+        ([], "the field 'question' must be text"),
         (GOOD | {"choices": ["a"]}, "'choices' must list at least two texts"),
         (GOOD | {"choices": "ab"}, "'choices' must list at least two texts"),
         (
             GOOD | {"choices": ["a", ""]},
-            "'choices' must be different from each other, and none of them empty",
+            "'choices' must differ from each other, and none may be empty",
         ),
-        (GOOD | {"choices": ["a", "a "]}, "'choices' must be different from each other"),
-        (GOOD | {"answer": 2}, "no right answer: .* from 0 to 1, not 2"),
-        (GOOD | {"answer": -1}, "no right answer: .* from 0 to 1, not -1"),
-        (GOOD | {"answer": "A cork"}, "no right answer: .* not 'A cork'"),
-        (GOOD | {"answer": True}, "no right answer: .* not True"),
-        ({"question": "?", "choices": ["a", "b"]}, "no right answer: .* not None"),
+        (GOOD | {"choices": ["a", "a "]}, "'choices' must differ from each other"),
+        (GOOD | {"answer": 2}, "'answer' must be an index from 0 to 1, not 2"),
+        (GOOD | {"answer": -1}, "'answer' must be an index from 0 to 1, not -1"),
+        (GOOD | {"answer": "A cork"}, "'answer' must be .*, not 'A cork'"),
+        (GOOD | {"answer": True}, "'answer' must be .*, not True"),
+        ({"question": "?", "choices": ["a", "b"]}, "'answer' must be .*, not None"),
     ],
 )
 def test_a_malformed_item_is_named_by_its_line(tmp_path: Path, bad: Any, message: str) -> None:

@@ -44,7 +44,7 @@ def test_a_seed_decides_the_windows(tokenizer: Any) -> None:
 def test_too_short_a_text_says_what_it_has_and_what_is_needed(tmp_path: Path) -> None:
     path = numbers(tmp_path, range(39))
     assert Text("file", 3, 13, 0, path=path).draw(Numbers()).count == 3
-    with pytest.raises(InputError, match=r"has 39 tokens and 4 windows of 10 need 40: lower") as caught:
+    with pytest.raises(InputError, match=r"has 39 tokens, but 4 windows of 10 need 40: lower") as caught:
         Text("file", 4, 10, 0, path=path).draw(Numbers())
     assert path in str(caught.value)
 
@@ -60,7 +60,9 @@ def test_each_window_begins_as_the_tokenizer_begins_a_text(tokenizer: Any, begin
         assert row.span == (1, 16)
     stream = [t for d in pydoc("calibration") for t in tokenizer(d).input_ids]
     cut = {tuple(stream[i : i + 15]) for i in range(0, len(stream), 15)}
-    assert {row.input_ids[1:] for row in samples.rows} <= cut, "windows without BOS are 15 tokens apart"
+    assert {row.input_ids[1:] for row in samples.rows} <= cut, (
+        "without BOS, windows begin at multiples of 15 tokens"
+    )
 
 
 def test_a_tokenizer_that_has_a_bos_but_does_not_use_it_gets_none(tokenizer: Any) -> None:

@@ -98,7 +98,7 @@ def test_a_damaged_json_file_is_named(tmp_path: Path, content: bytes) -> None:
     assert "run again" in str(caught.value)
 
 
-def test_appended_lines_are_read_with_the_offsets_behind_them(tmp_path: Path) -> None:
+def test_appended_lines_are_read_with_the_offsets_after_them(tmp_path: Path) -> None:
     path = tmp_path / "trace.jsonl"
     for number in range(3):
         append_line(path, {"n": number})
@@ -151,7 +151,7 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path, below: str) -> No
     assert "paths.results=DIR" in str(caught.value)
 
 
-def test_a_full_disk_is_told_in_mebibytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported_in_mebibytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=5 * MEBIBYTE))
     check_writable(tmp_path, needed=5 * MEBIBYTE)
     with pytest.raises(InputError, match=r"5 MiB free and at least 64 MiB .*paths\.results=DIR"):

@@ -34,17 +34,17 @@ def test_names_may_come_from_an_iterator() -> None:
     assert "Did you mean greedy?" in str(unknown("algo", "greedi", iter(["greedy"])))
 
 
-def test_together_keeps_order_and_says_everything_once() -> None:
+def test_a_merged_error_keeps_the_order_and_has_each_text_once() -> None:
     wrong = [InputError("ratio is wrong"), UnreachableError("no network"), InputError("ratio is wrong")]
     assert isinstance(merged_error(wrong), InputError)
     assert str(merged_error(wrong)).splitlines() == ["ratio is wrong", "no network"]
 
 
-def test_together_of_one_error_is_its_text() -> None:
+def test_a_merged_error_of_one_error_has_its_text() -> None:
     assert str(merged_error([InputError("k=0 removes no block")])) == "k=0 removes no block"
 
 
-def test_all_errors_stand_in_one_tree_and_say_what_they_are_for() -> None:
+def test_all_errors_derive_from_one_class_and_have_docstrings() -> None:
     raised = [c for _, c in inspect.getmembers(errors, inspect.isclass) if c.__module__ == errors.__name__]
     assert len(raised) > 5
     for cls in raised:

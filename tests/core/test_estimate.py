@@ -23,10 +23,10 @@ def test_with_equal_weights_it_is_the_plain_mean_and_its_error(terms: list[float
 
 
 @given(TERMS, st.integers(0, 99))
-def test_weights_weigh(terms: list[float], seed: int) -> None:
+def test_the_mean_is_weighted(terms: list[float], seed: int) -> None:
     weights = tuple(np.random.default_rng(seed).uniform(1, 9, len(terms)).tolist())
-    found = Estimate(weights, (0,) * len(terms)).mean(terms)
-    assert found == pytest.approx(np.average(terms, weights=weights), abs=1e-9)
+    loss = Estimate(weights, (0,) * len(terms)).mean(terms)
+    assert loss == pytest.approx(np.average(terms, weights=weights), abs=1e-9)
 
 
 def test_the_mean_does_not_depend_on_the_order() -> None:
@@ -64,7 +64,7 @@ def test_a_term_that_is_not_finite_makes_no_finite_mean(wrong: float) -> None:
     assert not math.isfinite(apart.mean([1.0, math.inf, wrong]))
 
 
-def test_the_error_vanishes_where_all_samples_are_known() -> None:
+def test_the_error_is_zero_if_all_samples_are_known() -> None:
     estimate = Estimate((1.0,) * 8, (0,) * 8)
     terms = [1.0, 2.0, 4.0, 8.0]
     assert estimate.error(terms, whole=8) == pytest.approx(estimate.error(terms) * math.sqrt(0.5))
@@ -72,7 +72,7 @@ def test_the_error_vanishes_where_all_samples_are_known() -> None:
 
 
 def test_the_error_of_a_weighted_mean_covers() -> None:
-    """Its 95 percent interval holds the mean that infinitely many samples would have, about that often."""
+    """About 95 percent of the 95 percent intervals contain the mean of infinitely many samples."""
     rng, hits = np.random.default_rng(0), 0
     for _ in range(400):
         weights = rng.integers(1, 10, 60).astype(float)

@@ -30,13 +30,13 @@ def fake_wheel(folder: Path, requirement: str) -> Path:
 
 
 def left(folder: Path) -> list[str]:
-    """What lies in a folder, but for the lock, whose removal would be a race."""
+    """The files in a folder except the lock, which cannot be removed without a race."""
     return sorted(path.name for path in folder.rglob("*") if path.suffix != ".lock")
 
 
 @pytest.fixture
 def downloads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The requirements that were downloaded, in order; nothing is really fetched."""
+    """The requirements that were downloaded, in order; nothing is fetched from the network."""
     fetched: list[str] = []
 
     def download(requirement: str, scratch: Path) -> Path:
@@ -48,7 +48,7 @@ def downloads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 class Pip:
-    """`subprocess.run`, replaced: notes the command and does what `pip download` would."""
+    """A replacement for `subprocess.run` that records the command and acts like `pip download`."""
 
     def __init__(self, returncode: int = 0, stderr: str = "") -> None:
         self.returncode, self.stderr = returncode, stderr
@@ -110,7 +110,7 @@ def test_the_cache_moves_with_the_environment(
 
 
 @pytest.mark.parametrize("value", ["", "~/pruned"])
-def test_the_cache_lies_in_the_home_folder_otherwise(
+def test_the_cache_may_be_in_the_home_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -136,7 +136,7 @@ def test_wheels_are_downloaded_by_pip_without_their_dependencies(
 @pytest.mark.parametrize(
     ("stderr", "reason"), [("WARNING: x\nERROR: no match\n", "ERROR: no match"), ("", "no message")]
 )
-def test_a_wheel_that_cannot_be_had_is_named_with_what_to_do(
+def test_a_wheel_that_cannot_be_fetched_is_named_with_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stderr: str, reason: str
 ) -> None:
     monkeypatch.setattr(subprocess, "run", Pip(1, stderr))

@@ -1,4 +1,4 @@
-"""Whole cells on two ranks find, and write, what one process finds and writes."""
+"""Cells on two ranks give the results, and write the files, that one process does."""
 
 from __future__ import annotations
 
@@ -37,31 +37,32 @@ def worker(rank: int, size: int, port: int, jobs: list[Job]) -> None:
     meet(rank, size, port)
     writes: list[str] = []
     for name in ("write_text", "append_line"):
-        _noted(name, writes)
+        _record_writes(name, writes)
     with collectives.joined_ranks():
         assert collectives.world_size() == 2
-        for one in jobs:
-            one()
+        for run in jobs:
+            run()
     assert bool(writes) == (rank == 0), writes
 
 
-def _noted(name: str, writes: list[str]) -> None:
+def _record_writes(name: str, writes: list[str]) -> None:
+    """Make a function of `atomic_files` add each path that it writes to `writes`."""
     from pruning.core import atomic_files
 
     write = getattr(atomic_files, name)
 
-    def noting(path: Path, content: Any) -> None:
+    def recording(path: Path, content: Any) -> None:
         writes.append(str(path))
         write(path, content)
 
-    setattr(atomic_files, name, noting)
+    setattr(atomic_files, name, recording)
 
 
 @pytest.fixture(scope="module")
 def both(
     model_folder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Path, Path, dict[str, str]]]:
-    """The results of one process and of two, and the keys of the cells."""
+    """The results folders of one process and of two ranks, and the keys of the cells."""
     folder, here = tmp_path_factory.mktemp("ranks"), Path.cwd()
     items = items_file(folder / "items.jsonl", 7)
     measured = ("eval=local", f"eval.items={{q:{items}}}", "eval.samples=", "eval.length=")
@@ -82,19 +83,19 @@ def test_two_ranks_give_the_losses_the_mask_and_the_measurements_of_one_process(
     both: tuple[Path, Path, dict[str, str]], name: str
 ) -> None:
     one, two, keys = both
-    expected, found = (journal(results, keys[name]) for results in (one, two))
-    assert [line["dropped"] for line in found] == [line["dropped"] for line in expected]
-    for a, b in zip(found, expected, strict=True):
+    expected, lines = (journal(results, keys[name]) for results in (one, two))
+    assert [line["dropped"] for line in lines] == [line["dropped"] for line in expected]
+    for a, b in zip(lines, expected, strict=True):
         assert a["loss"] == pytest.approx(b["loss"], rel=1e-9, abs=1e-12)
         assert a["samples"] == pytest.approx(b["samples"], rel=1e-9, abs=1e-12)
-    expected, found = (result(results, keys[name]) for results in (one, two))
-    assert found["mask"] == expected["mask"]
+    expected, actual = (result(results, keys[name]) for results in (one, two))
+    assert actual["mask"] == expected["mask"]
     for number in ("loss", "dense_loss", "standard_error"):
-        assert found["calibration"][number] == pytest.approx(
+        assert actual["calibration"][number] == pytest.approx(
             expected["calibration"][number], rel=1e-9, abs=1e-12
         )
     for which in ("dense", "pruned", "uncompensated"):
-        assert found["evaluation"].get(which, {}) == pytest.approx(
+        assert actual["evaluation"].get(which, {}) == pytest.approx(
             expected["evaluation"].get(which, {}), rel=1e-6
         )
     for cost in (
@@ -104,5 +105,5 @@ def test_two_ranks_give_the_losses_the_mask_and_the_measurements_of_one_process(
         "block_forwards_alone",
         "block_tokens",
     ):
-        assert found["search"][cost] == pytest.approx(expected["search"][cost], abs=0.01), cost
-    assert found.get("compensation") == expected.get("compensation")
+        assert actual["search"][cost] == pytest.approx(expected["search"][cost], abs=0.01), cost
+    assert actual.get("compensation") == expected.get("compensation")

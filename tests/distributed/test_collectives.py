@@ -1,4 +1,4 @@
-"""Several processes with the samples dealt out find what one process finds."""
+"""Several ranks that share the samples give the results of one process."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def _search(folder: Path, name: str, forward: Forward) -> None:
 
 
 class Starved(Forward):
-    """A forward pass that is out of memory the first time; another rank's is not."""
+    """A forward pass that runs out of memory once, on rank 1 only."""
 
     def _chunk(self, *work: Any) -> np.ndarray:
         if collectives._world()[0] == 1 and not hasattr(self, "starved"):
@@ -62,30 +62,32 @@ class Starved(Forward):
         return super()._chunk(*work)
 
 
-def talker(rank: int, size: int, port: int, folder: Path) -> None:
-    """Everything that ranks say to each other; at last, one of them fails."""
+def exchange(rank: int, size: int, port: int, folder: Path) -> None:
+    """Use every collective operation; at the end, rank 1 fails. Writes what each operation gave."""
     meet(rank, size, port)
-    said: dict[str, Any] = {}
+    record: dict[str, Any] = {}
     try:
         with collectives.joined_ranks(), collectives.joined_ranks():
-            said["dealt"] = list(collectives.share_of("abcde"))
-            said["joined"] = collectives.gather([letter.upper() for letter in collectives.share_of("abcde")])
-            said["first"] = collectives.on_first(lambda: f"said by {rank}")
-            said["largest"] = collectives.all_max(rank + 0.5)
-            said["total"] = collectives.all_sum(np.array([1.0, rank])).tolist()
+            record["share"] = list(collectives.share_of("abcde"))
+            record["joined"] = collectives.gather(
+                [letter.upper() for letter in collectives.share_of("abcde")]
+            )
+            record["first"] = collectives.on_first(lambda: f"from rank {rank}")
+            record["largest"] = collectives.all_max(rank + 0.5)
+            record["total"] = collectives.all_sum(np.array([1.0, rank])).tolist()
             try:
                 collectives.on_first(lambda: int("no number"))
             except ValueError as error:
-                said["raised"] = str(error)
+                record["raised"] = str(error)
             search(folder / "many")
             search(folder / "starved", Starved)
             if rank == 1:
                 raise OSError("the disk of node2 is full")
             collectives.all_sum(np.zeros(3))
     except Exception as error:
-        said["ended"] = f"{type(error).__name__}: {error}"
-    said["left"] = not dist.is_initialized()
-    (folder / f"said{rank}.json").write_text(json.dumps(said))
+        record["ended"] = f"{type(error).__name__}: {error}"
+    record["left"] = not dist.is_initialized()
+    (folder / f"record{rank}.json").write_text(json.dumps(record))
 
 
 def journal(folder: Path) -> dict[tuple[int, ...], float]:
@@ -96,42 +98,42 @@ def journal(folder: Path) -> dict[tuple[int, ...], float]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What three ranks said and found, and what one process finds."""
+    """The records and results of three ranks, and the results of one process."""
     folder = tmp_path_factory.mktemp("ranks")
-    started(talker, 3, folder)
+    started(exchange, 3, folder)
     search(folder / "one")
     return folder
 
 
-# Out of memory, the engine goes on with smaller batches, whose products are rounded otherwise.
+# If memory runs out, the engine goes on with smaller batches, whose products are rounded differently.
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize(("name", "tolerance"), [("many", 1e-9), ("starved", 1e-6)])
 def test_any_number_of_ranks_gives_the_losses_and_masks_of_one(
     folder: Path, name: str, tolerance: float, objective: str
 ) -> None:
-    many, one = folder / name / objective, folder / "one" / objective
+    many, single = folder / name / objective, folder / "one" / objective
     masks = {(many / f"mask{rank}.json").read_text() for rank in range(3)}
-    assert masks == {(one / "mask0.json").read_text()}
-    expected, found = journal(one), journal(many)
+    assert masks == {(single / "mask0.json").read_text()}
+    expected, losses = journal(single), journal(many)
     assert len(expected) == 1 + 6 + 5 + 4, "the dense model and each round of greedy"
-    assert found.keys() == expected.keys()
-    assert list(found.values()) == pytest.approx([expected[mask] for mask in found], rel=tolerance)
+    assert losses.keys() == expected.keys()
+    assert list(losses.values()) == pytest.approx([expected[mask] for mask in losses], rel=tolerance)
 
 
-def test_ranks_share_out_agree_and_hear_of_each_others_failures(folder: Path) -> None:
-    said = [json.loads((folder / f"said{rank}.json").read_text()) for rank in range(3)]
-    assert [one.pop("dealt") for one in said] == [list("ad"), list("be"), list("c")]
-    ended = [one.pop("ended") for one in said]
+def test_ranks_share_tasks_agree_and_report_each_others_failures(folder: Path) -> None:
+    records = [json.loads((folder / f"record{rank}.json").read_text()) for rank in range(3)]
+    assert [record.pop("share") for record in records] == [list("ad"), list("be"), list("c")]
+    ended = [record.pop("ended") for record in records]
     assert ended[1] == "OSError: the disk of node2 is full"
     for other in (ended[0], ended[2]):
         assert "another rank of this cell ended or did not answer" in other
     assert "(OSError: the disk of node2 is full)" in ended[0]
-    assert said[0] == said[1] == said[2]
-    assert said[0] == {"joined": list("ABCDE"), "first": "said by 0", "largest": 2.5, "total": [3.0, 3.0],
-                       "raised": "invalid literal for int() with base 10: 'no number'", "left": True}  # fmt: skip
+    assert records[0] == records[1] == records[2]
+    assert records[0] == {"joined": list("ABCDE"), "first": "from rank 0", "largest": 2.5, "total": [3.0, 3.0],
+                          "raised": "invalid literal for int() with base 10: 'no number'", "left": True}  # fmt: skip
 
 
-def test_a_process_alone_is_all_there_is() -> None:
+def test_a_process_alone_is_the_only_rank() -> None:
     with collectives.joined_ranks():
         assert collectives.world_size() == 1
         assert collectives.is_first()

@@ -1,4 +1,4 @@
-"""Ranks as users start them: by torchrun, and as a job with several tasks."""
+"""Ranks that users start: with torchrun, and as a job with several tasks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 CELL = ("algo=greedy", "k=2", "forward.batch_tokens=48", "scores.share=false")
 
 
-def test_torchrun_runs_a_command_on_several_ranks_and_the_first_one_speaks(
+def test_torchrun_runs_a_command_on_several_ranks_and_only_the_first_prints(
     launch: Command, model_folder: Path, tmp_path: Path
 ) -> None:
     plain = launch(*CELL)
@@ -47,9 +47,9 @@ def test_a_job_with_two_tasks_is_one_cell(launch: Command, tmp_path: Path) -> No
     assert ended.status == 0, ended.err + ended.out
     _assert_same(journal(plain.results, key), journal(tmp_path / "ranks", key))
     logs = list((tmp_path / "ranks" / "jobs").glob("*/*_1_log.err"))
-    assert len(logs) == 1  # the second task's
+    assert len(logs) == 1  # of the second task
 
 
-def _assert_same(expected: list[dict[str, object]], found: list[dict[str, object]]) -> None:
-    assert [line["dropped"] for line in found] == [line["dropped"] for line in expected]
-    assert [line["loss"] for line in found] == pytest.approx([line["loss"] for line in expected], rel=1e-9)
+def _assert_same(expected: list[dict[str, object]], lines: list[dict[str, object]]) -> None:
+    assert [line["dropped"] for line in lines] == [line["dropped"] for line in expected]
+    assert [line["loss"] for line in lines] == pytest.approx([line["loss"] for line in expected], rel=1e-9)

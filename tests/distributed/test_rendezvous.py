@@ -1,4 +1,4 @@
-"""Where ranks meet, and the GPUs that each is left: sliced by their names, never renumbered."""
+"""Where ranks meet, and which GPUs each one gets: parts of the list of names, never renumbered."""
 
 from __future__ import annotations
 
@@ -27,14 +27,13 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> None:
         ("GPU-f00d,MIG-1a-2b", 2, ["GPU-f00d", "MIG-1a-2b"]),
         ("2,5", 2, ["2", "5"]),
         ("3,1,2,0", 2, ["3,1", "2,0"]),
-        ("0,1,2", 2, ["0", "1"]),  # one is left over
+        ("0,1,2", 2, ["0", "1"]),  # GPU 2 is left over
         ("4, 5,6,7", 1, ["4,5,6,7"]),
     ],
 )
-def test_each_rank_is_left_its_part_of_what_was_given(given: str, size: int, shares: list[str]) -> None:
+def test_each_rank_gets_its_part_of_the_visible_gpus(given: str, size: int, shares: list[str]) -> None:
     environment = {"CUDA_VISIBLE_DEVICES": given}
-    found = [share(environment, visible(environment), rank, size) for rank in range(size)]
-    assert found == shares
+    assert [share(environment, visible(environment), rank, size) for rank in range(size)] == shares
 
 
 @pytest.mark.parametrize("given", ["", None])
@@ -44,7 +43,7 @@ def test_without_gpus_nothing_is_set(given: str | None, monkeypatch: pytest.Monk
     assert share(environment, visible(environment), 0, 2) is None
 
 
-def test_where_nothing_is_said_all_gpus_of_the_machine_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_list_of_gpus_all_gpus_of_the_machine_are_shared(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
     assert share({}, visible({}), 1, 2) == "2,3"
 
@@ -59,7 +58,7 @@ def test_where_nothing_is_said_all_gpus_of_the_machine_are_there(monkeypatch: py
         ("SLURM_GPU_BIND", "none", False),
     ],
 )
-def test_gpus_that_slurm_has_dealt_itself_are_left_alone(name: str, value: str, bound: bool) -> None:
+def test_gpus_that_slurm_has_bound_are_left_unchanged(name: str, value: str, bound: bool) -> None:
     assert (share({name: value}, ["0", "1"], 1, 2) is None) == bound
 
 
@@ -68,7 +67,7 @@ def test_fewer_gpus_than_ranks_are_refused() -> None:
         share({}, ["7"], 1, 2)
 
 
-def test_a_process_alone_meets_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_alone_has_no_rendezvous(monkeypatch: pytest.MonkeyPatch) -> None:
     assert find_rendezvous() is None
     for name, value in (TORCHRUN | {"WORLD_SIZE": "1", "RANK": "0"}).items():
         monkeypatch.setenv(name, value)
@@ -81,7 +80,7 @@ def test_an_allocation_of_slurm_without_submitit_starts_no_ranks(monkeypatch: py
     assert find_rendezvous() is None
 
 
-def test_torchrun_and_submitit_say_where(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environments_of_torchrun_and_submitit_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in TORCHRUN.items():
         monkeypatch.setenv(name, value)
     assert find_rendezvous() == Rendezvous(3, 4, 1, 2, "env://")
@@ -89,10 +88,10 @@ def test_torchrun_and_submitit_say_where(monkeypatch: pytest.MonkeyPatch) -> Non
         monkeypatch.delenv(name)
     for name, value in LOCAL.items():
         monkeypatch.setenv(name, value)
-    found = find_rendezvous()
-    assert found is not None
-    assert (found.rank, found.size, found.local_rank, found.local_size) == (1, 2, 1, 2)
-    assert found.address.startswith("tcp://127.0.0.1:")
+    meeting = find_rendezvous()
+    assert meeting is not None
+    assert (meeting.rank, meeting.size, meeting.local_rank, meeting.local_size) == (1, 2, 1, 2)
+    assert meeting.address.startswith("tcp://127.0.0.1:")
     assert "RANK" not in os.environ
 
 

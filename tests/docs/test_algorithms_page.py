@@ -1,4 +1,4 @@
-"""What docs/algorithms.md and docs/objectives.md say can be told from the code."""
+"""docs/algorithms.md and docs/objectives.md agree with the code."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ DOCS = Path(__file__).parents[2] / "docs"
 ROW = re.compile(r"^\| `(?P<name>\w+)` \|[^|]*\| (?P<most>[\d,]+)", re.MULTILINE)
 
 
-def test_the_costs_of_the_page_are_those_that_searches_state() -> None:
+def test_the_page_states_the_bounds_of_the_searches() -> None:
     space = Space(30, 6)
-    told = {
+    bounds = {
         row["name"]: int(row["most"].replace(",", ""))
         for row in ROW.finditer((DOCS / "algorithms.md").read_text())
     }
     algos = configured()
-    assert told.keys() == algos.keys()
-    assert told.pop("local_search") == 165 + 1 + 6 * 24, "there is no bound on its swaps"
-    for name, most in told.items():
+    assert bounds.keys() == algos.keys()
+    assert bounds.pop("local_search") == 165 + 1 + 6 * 24, "its swaps have no bound"
+    for name, most in bounds.items():
         if name == "exhaustive":
             with pytest.raises(OutOfReachError, match=f"{most:,} masks"):
                 algos[name].evaluations(space)
@@ -35,16 +35,16 @@ def test_the_costs_of_the_page_are_those_that_searches_state() -> None:
 
 @pytest.mark.parametrize("name", options("algo"))
 def test_every_search_is_described_with_its_source(name: str) -> None:
-    found = re.search(rf"^\*\*{name}\.\*\*(.*?)\n\n", (DOCS / "algorithms.md").read_text(), re.M | re.S)
-    assert found
-    assert "*Source:*" in found[1]
+    section = re.search(rf"^\*\*{name}\.\*\*(.*?)\n\n", (DOCS / "algorithms.md").read_text(), re.M | re.S)
+    assert section
+    assert "*Source:*" in section[1]
 
 
 @pytest.mark.parametrize("name", options("objective"))
-def test_every_objective_is_described_with_its_source_and_where_it_deviates(name: str) -> None:
+def test_every_objective_is_described_with_its_source_and_deviations(name: str) -> None:
     page = (DOCS / "objectives.md").read_text()
-    found = re.search(rf"^## (?:\w+, )*{name}\b.*?\n(.*?)(?=^## )", page, re.M | re.S)
-    assert found
-    assert re.search(r"\bsource\b", found[1], re.I)
-    assert re.search(r"deviat|decision on a silent point", found[1], re.I)
-    assert "    loss = " in found[1]
+    section = re.search(rf"^## (?:\w+, )*{name}\b.*?\n(.*?)(?=^## )", page, re.M | re.S)
+    assert section
+    assert re.search(r"\bsource\b", section[1], re.I)
+    assert re.search(r"deviat|decision on a silent point", section[1], re.I)
+    assert "    loss = " in section[1]

@@ -1,4 +1,4 @@
-"""Every pair of docs/footguns.md: wrong code does what its first line says, right code gives `truth`."""
+"""Every pair of docs/footguns.md: the wrong code fails as its first line states, the right code gives `truth`."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def blocks(text: str) -> list[str]:
     return re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
 
 
-def same(found: Any, truth: Any) -> bool:
+def same(result: Any, truth: Any) -> bool:
     if isinstance(truth, torch.Tensor):
-        return found.shape == truth.shape and torch.allclose(found, truth, rtol=1e-4, atol=1e-4)
-    return bool(found == truth)
+        return result.shape == truth.shape and torch.allclose(result, truth, rtol=1e-4, atol=1e-4)
+    return bool(result == truth)
 
 
 @pytest.mark.parametrize("section", SECTIONS, ids=lambda text: text.partition("\n")[0].replace("`", ""))
@@ -32,16 +32,16 @@ def test_a_pair(section: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     gguf_file.write(tmp_path / "gguf" / "tiny.gguf")
     names: dict[str, Any] = {}
     exec(compile(blocks(PREPARATION)[0], str(PAGE), "exec"), names)
-    names["ids"] = names["ids"] % 60  # the file's vocabulary is smaller
+    names["ids"] = names["ids"] % 60  # the vocabulary of the GGUF file is smaller
     wrong, right = blocks(section)
     assert wrong.startswith("# wrong")
     assert right.startswith("# right")
     for code in (wrong, right):
-        names.pop("found", None)
+        names.pop("result", None)
         if error := re.match(r"# \w+: raises (\w+)", code):
             with pytest.raises(Exception) as raised:
                 exec(compile(code, str(PAGE), "exec"), names)
             assert raised.type.__name__ == error[1], raised.value
         else:
             exec(compile(code, str(PAGE), "exec"), names)
-            assert same(names["found"], names["truth"]) == (code is right)
+            assert same(names["result"], names["truth"]) == (code is right)

@@ -1,4 +1,4 @@
-"""docs/results.md says what the study that comes with the code says."""
+"""docs/results.md agrees with the archived study in analysis/small."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def study() -> StudyData:
     return StudyData(folder(ROOT / "analysis/small/small.tar.xz"), "small")
 
 
-def test_every_judgement_on_the_papers_statements_is_the_computed_one(study: StudyData) -> None:
+def test_the_page_has_every_computed_verdict(study: StudyData) -> None:
     for sentence in claims(study):
         assert sentence in WRITTEN
 

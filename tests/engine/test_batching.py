@@ -8,7 +8,7 @@ from pruning.engine.batching import make_batches, packed, single
 from tests.helpers.rows import item_rows, text_rows
 
 
-def test_choices_stand_behind_their_common_prompt() -> None:
+def test_choices_follow_their_common_prompt() -> None:
     rows = (Row((7, 8, 9, 1, 2), (3, 5), 0, 0, True), Row((7, 8, 9, 3, 4, 5), (3, 6), 0, 1, False))
     (line,) = packed(rows)
     assert line.tokens == (7, 8, 9, 1, 2, 3, 4, 5)
@@ -51,13 +51,13 @@ def test_batches_hold_every_target_once_and_stay_within_their_size(
     rows = item_rows(count) if items else text_rows(count)
     batches = make_batches((packed if pack else single)(rows), batch_tokens)
     pairs = (zip(b.rows.tolist(), b.targets.tolist(), strict=True) for b in batches)
-    scored = sorted(pair for found in pairs for pair in found)
+    scored = sorted(pair for batch in pairs for pair in batch)
     assert scored == sorted((i, row.input_ids[t]) for i, row in enumerate(rows) for t in range(*row.span))
     for batch in batches:
         assert batch.ids.numel() <= batch_tokens or len(batch.ids) == 1
         flat = batch.ids.flatten()
-        for place, row in zip(batch.places.tolist(), batch.rows.tolist(), strict=True):
-            assert int(flat[place]) in rows[row].input_ids, (
+        for index, row in zip(batch.indices.tolist(), batch.rows.tolist(), strict=True):
+            assert int(flat[index]) in rows[row].input_ids, (
                 "a target is predicted from a token of its own row"
             )
 

@@ -1,4 +1,4 @@
-"""Multiplying the state where a block is missing is Prune&Comp's scaling of the weights before it."""
+"""Multiplying the state in place of a removed block equals Prune&Comp's scaling of the earlier weights."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ def loglik(module: Any, row: Row) -> float:
 def test_losses_are_those_of_a_model_with_factors_for_blocks(name: str, kind: str, batch_tokens: int) -> None:
     module, rows = model(name), ROWS[kind]
     forward = Forward(language_model(module), batch_tokens, scales=SCALES)
-    for mask, found, _ in forward.loglikelihoods(rows, MASKS):
+    for mask, actual, _ in forward.loglikelihoods(rows, MASKS):
         changed = scaled(module, {i: SCALES[i] for i in mask.dropped})
-        assert found == pytest.approx([loglik(changed, row) for row in rows], rel=1e-9)
+        assert actual == pytest.approx([loglik(changed, row) for row in rows], rel=1e-9)
 
 
 @pytest.mark.parametrize("kind", ROWS)
@@ -62,12 +62,12 @@ def test_factors_are_mean_ratios_of_magnitudes(name: str, kind: str) -> None:
         sizes = [np.abs(state).mean() for state in plain_states(module, row)]
         ratios.append([b / a for a, b in pairwise(sizes)])
     for batch_tokens in (20, 4000):
-        found = magnitudes(Forward(language_model(module), batch_tokens), rows)
-        assert found == pytest.approx(np.mean(ratios, axis=0).tolist(), rel=1e-9)
+        actual = magnitudes(Forward(language_model(module), batch_tokens), rows)
+        assert actual == pytest.approx(np.mean(ratios, axis=0).tolist(), rel=1e-9)
 
 
 def fold(module: Any, index: int, factor: float) -> None:
-    """Prune&Comp's own form: all that is added to the state before block `index` is scaled."""
+    """As in Prune&Comp: scale everything that is added to the state before block `index`."""
     module.model.embed_tokens.weight.mul_(factor)
     for block in module.model.layers[:index]:
         block.self_attn.o_proj.weight.mul_(factor)
@@ -78,7 +78,7 @@ def fold(module: Any, index: int, factor: float) -> None:
 def test_folding_the_factors_into_earlier_weights_is_the_same_model(dropped: tuple[int, ...]) -> None:
     module = model()
     for norm in (part for part in module.modules() if hasattr(part, "variance_epsilon")):
-        norm.variance_epsilon = 1e-10  # all that the two forms differ by
+        norm.variance_epsilon = 1e-10  # the only difference between the two forms
     factors = magnitudes(Forward(language_model(module)), ROWS["text"])
     folded = copy.deepcopy(module)
     folded.lm_head.weight = torch.nn.Parameter(folded.lm_head.weight.detach().clone())
@@ -87,15 +87,15 @@ def test_folding_the_factors_into_earlier_weights_is_the_same_model(dropped: tup
             fold(folded, index, factors[index])
         ids = torch.tensor([ROWS["text"][0].input_ids])
         expected = scaled(module, {i: factors[i] for i in dropped})(input_ids=ids, use_cache=False).logits
-        found = scaled(folded, dict.fromkeys(dropped, 1.0))(input_ids=ids, use_cache=False).logits
-    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6 * float(expected.abs().max()))
+        actual = scaled(folded, dict.fromkeys(dropped, 1.0))(input_ids=ids, use_cache=False).logits
+    torch.testing.assert_close(actual, expected, rtol=1e-6, atol=1e-6 * float(expected.abs().max()))
 
 
 @pytest.mark.parametrize("dropped", [(1, 4), (4, 1), (2, 3), (3, 2)])
 def test_the_dense_models_factors_are_about_those_of_the_pruned_and_compensated_model(
     dropped: tuple[int, int],
 ) -> None:
-    """Prune&Comp measures the second factor where the first block is gone and made up for."""
+    """Prune&Comp measures the second factor on a model whose first block is already replaced by its factor."""
     for name in ("llama", "qwen3"):
         module, rows = model(name), ROWS["text"]
         dense = magnitudes(Forward(language_model(module)), rows)

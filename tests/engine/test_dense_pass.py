@@ -1,4 +1,4 @@
-"""Passes forth and back give what hooks and ordinary autograd on the plain model give."""
+"""Forward and backward passes give the same as hooks and ordinary autograd on the plain model."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ STEP = 1e-5
 
 
 def exact(name: str) -> Any:
-    """A float64 model whose RMS norms compute in float64 too: transformers' own round to float32 on the way."""
+    """A float64 model whose RMS norms compute in float64 too: those of transformers round to float32."""
     module = model(name)
     for part in module.modules():
         if type(part).__name__.endswith("RMSNorm"):
@@ -44,11 +44,11 @@ def _norm(part: Any, plus: float) -> Any:
 def gated(module: Any, index: int, gate: float, row: Row) -> float:
     """A row's log-likelihood with block `index` replaced by h + gate * (F(h) - h)."""
     block = find_blocks(module).modules[index]
-    honest = block.forward
+    original = block.forward
 
     def forward(*args: Any, **kwargs: Any) -> Any:
         hidden = args[0] if args else kwargs["hidden_states"]
-        output = honest(*args, **kwargs)
+        output = original(*args, **kwargs)
         if isinstance(output, tuple):
             return (hidden + gate * (output[0] - hidden), *output[1:])
         return hidden + gate * (output - hidden)
@@ -81,14 +81,14 @@ def differences(module: Any, rows: tuple[Row, ...]) -> np.ndarray:
 @pytest.mark.parametrize("batch_tokens", [20, 4000])
 def test_states_are_those_at_the_blocks(name: str, kind: str, batch_tokens: int) -> None:
     module, rows, seen = model(name), ROWS[kind], set()
-    for lines, found in states(Forward(language_model(module), batch_tokens), rows):
-        assert len(found) == N_BLOCKS + 1
+    for lines, hidden in states(Forward(language_model(module), batch_tokens), rows):
+        assert len(hidden) == N_BLOCKS + 1
         for line in lines:
             seen.add(line.row)
             expected = plain_states(module, rows[line.row])
-            for state, plain in zip(found, expected, strict=True):
-                own = state[line.place, : line.length].numpy()
-                np.testing.assert_allclose(own, plain, rtol=1e-9, atol=1e-11)
+            for state, plain in zip(hidden, expected, strict=True):
+                actual = state[line.index, : line.length].numpy()
+                np.testing.assert_allclose(actual, plain, rtol=1e-9, atol=1e-11)
     assert seen == set(range(len(rows)))
 
 
@@ -96,8 +96,8 @@ def test_states_are_those_at_the_blocks(name: str, kind: str, batch_tokens: int)
 @pytest.mark.parametrize("name", ["llama", "gemma3", "gpt2", "gpt_neox", "opt", "qwen3"])
 def test_gate_gradients_equal_finite_differences(name: str, kind: str) -> None:
     module, rows = exact(name), ROWS[kind][:5]
-    found = gate_gradients(Forward(language_model(module)), rows)
-    np.testing.assert_allclose(found, differences(module, rows), rtol=1e-5, atol=1e-6)
+    actual = gate_gradients(Forward(language_model(module)), rows)
+    np.testing.assert_allclose(actual, differences(module, rows), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt_neox"])
@@ -113,11 +113,11 @@ def test_the_gates_of_perplexity_and_margin_are_those_of_their_terms(name: str) 
     gates = bound(Margin(), module, items).gates
     assert gates is not None
     remaining = iter(slopes)
-    for unit, found in zip(items.units, gates(), strict=True):
+    for unit, actual in zip(items.units, gates(), strict=True):
         each = [next(remaining) / (row.span[1] - row.span[0]) for row in unit]
         wrong = np.mean([s for s, row in zip(each, unit, strict=True) if not row.right], axis=0)
         right = next(s for s, row in zip(each, unit, strict=True) if row.right)
-        np.testing.assert_allclose(found, wrong - right, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(actual, wrong - right, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -130,10 +130,10 @@ def test_in_lower_precision_gates_are_about_the_same(dtype: torch.dtype) -> None
 
 def test_a_mixture_of_experts_has_gates() -> None:
     module = model("qwen3_moe", torch.float32)
-    found = gate_gradients(Forward(language_model(module)), ROWS["text"][:2])
-    assert found.shape == (2, N_BLOCKS)
-    assert np.isfinite(found).all()
-    assert (np.abs(found) > 1e-6).all()
+    actual = gate_gradients(Forward(language_model(module)), ROWS["text"][:2])
+    assert actual.shape == (2, N_BLOCKS)
+    assert np.isfinite(actual).all()
+    assert (np.abs(actual) > 1e-6).all()
 
 
 def test_batching_does_not_change_gradients() -> None:
@@ -149,19 +149,19 @@ def test_the_head_is_differentiated_a_few_positions_at_a_time(
     module, rows = model(), ROWS["text"]
     expected = gate_gradients(Forward(language_model(module)), rows)
     monkeypatch.setattr("pruning.engine.dense_pass.POSITIONS", positions)
-    found = gate_gradients(Forward(language_model(module)), rows)
-    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
+    actual = gate_gradients(Forward(language_model(module)), rows)
+    np.testing.assert_allclose(actual, expected, rtol=1e-9, atol=1e-12)
 
 
 def test_steps_go_back_from_the_last_block_and_leave_no_gradients() -> None:
     module = model()
     for _, steps in backward(Forward(language_model(module)), ROWS["text"], 4000, weights=True):
-        found = list(steps)
-        assert [step.index for step in found] == [5, 4, 3, 2, 1, 0]
-        for later, earlier in pairwise(found):
-            torch.testing.assert_close(earlier.behind, later.before, rtol=1e-12, atol=1e-12)
+        ordered = list(steps)
+        assert [step.index for step in ordered] == [5, 4, 3, 2, 1, 0]
+        for later, earlier in pairwise(ordered):
+            torch.testing.assert_close(earlier.after, later.before, rtol=1e-12, atol=1e-12)
         blocks = find_blocks(module).modules
-        assert all(len(step.weights) == len(list(blocks[step.index].parameters())) for step in found)
+        assert all(len(step.weights) == len(list(blocks[step.index].parameters())) for step in ordered)
     assert all(p.grad is None for p in module.parameters())
 
 

@@ -1,4 +1,4 @@
-"""What devices have, and that they compute exactly unless they are told otherwise."""
+"""The memory of devices, and that they compute exactly by default."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.helpers.jobs import job
 
 @pytest.fixture
 def flags() -> Iterator[Any]:
-    """PyTorch's own flags, put back afterwards."""
+    """PyTorch's flags for products, restored afterwards."""
     owner = torch.backends.cuda.matmul
     names = ("allow_tf32", "allow_bf16_reduced_precision_reduction", "allow_fp16_reduced_precision_reduction")
     saved = {name: getattr(owner, name) for name in names}
@@ -37,9 +37,7 @@ def test_products_are_exact_unless_tf32_is_asked_for(flags: Any, monkeypatch: py
     assert flags.allow_tf32
 
 
-def test_tf32_makes_another_cell_and_other_settings_of_forward_do_not(
-    model_folder: Path, tmp_path: Path
-) -> None:
+def test_only_tf32_among_forward_settings_changes_the_cell_key(model_folder: Path, tmp_path: Path) -> None:
     words = ("algo=greedy", "k=2", "calibration.length=24")
     plain = job(model_folder, tmp_path / "results", *words).key
     assert job(model_folder, tmp_path / "results", *words, "forward.tf32=true").key != plain
@@ -47,9 +45,9 @@ def test_tf32_makes_another_cell_and_other_settings_of_forward_do_not(
     assert job(model_folder, tmp_path / "results", *words, "model.offload=here").key == plain
 
 
-def test_the_fullest_device_of_a_model_counts_and_disk_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_fullest_device_counts_and_disk_is_not_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
     free = {"cpu": 9, "meta": 0}
-    monkeypatch.setattr(device, "_free", lambda where: free[where.type])
+    monkeypatch.setattr(device, "_free", lambda device: free[device.type])
     module = nn.ModuleList([nn.Linear(2, 2), nn.Linear(2, 2, device="meta")])
     assert device.devices(module) == [torch.device("cpu")]
     assert device.devices(nn.Linear(2, 2, device="meta")) == [torch.device("cpu")]

@@ -1,4 +1,4 @@
-"""Every shortcut of the engine gives what one plain forward pass per mask and row gives."""
+"""Every shortcut of the engine gives the same as one plain forward pass per mask and row."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ ROWS = {"text": text_rows(9), "items": item_rows(6)}
 
 
 def losses(forward: Forward, rows: tuple[Row, ...], masks: list[Mask]) -> dict[Mask, list[float]]:
-    found = {mask: values for mask, values, seconds in forward.loglikelihoods(rows, masks) if seconds > 0}
-    assert set(found) == set(masks)
-    return found
+    values = {mask: sums for mask, sums, seconds in forward.loglikelihoods(rows, masks) if seconds > 0}
+    assert set(values) == set(masks)
+    return values
 
 
 @pytest.mark.parametrize("kind", ROWS)
@@ -39,11 +39,11 @@ def losses(forward: Forward, rows: tuple[Row, ...], masks: list[Mask]) -> dict[M
 @pytest.mark.parametrize("batch_tokens", [30, 4000], ids=["apart", "merged"])
 def test_shared_prefixes_equal_one_forward_pass_per_mask(name: str, kind: str, batch_tokens: int) -> None:
     module, rows = build(name), ROWS[kind]
-    found = losses(Forward(language_model(module), batch_tokens), rows, SOME_MASKS)
+    actual = losses(Forward(language_model(module), batch_tokens), rows, SOME_MASKS)
     expected = {mask: plain(module, mask.dropped, rows) for mask in SOME_MASKS}
     for mask in SOME_MASKS:
-        assert found[mask] == pytest.approx(expected[mask], rel=1e-6, abs=2e-5)
-    assert min(found, key=lambda m: -sum(found[m])) == min(expected, key=lambda m: -sum(expected[m]))
+        assert actual[mask] == pytest.approx(expected[mask], rel=1e-6, abs=2e-5)
+    assert min(actual, key=lambda m: -sum(actual[m])) == min(expected, key=lambda m: -sum(expected[m]))
 
 
 @pytest.mark.parametrize("kind", ROWS)
@@ -51,15 +51,15 @@ def test_shared_prefixes_equal_one_forward_pass_per_mask(name: str, kind: str, b
 def test_in_float64_they_agree_to_twelve_digits(name: str, kind: str) -> None:
     """Mixtures of experts have no float64 kernel."""
     module, rows = build(name).double(), ROWS[kind]
-    found = losses(Forward(language_model(module)), rows, SOME_MASKS)
+    actual = losses(Forward(language_model(module)), rows, SOME_MASKS)
     for mask in SOME_MASKS:
-        assert found[mask] == pytest.approx(plain(module, mask.dropped, rows), rel=1e-12)
+        assert actual[mask] == pytest.approx(plain(module, mask.dropped, rows), rel=1e-12)
 
 
 @settings(deadline=None, max_examples=30)
 @given(st.data())
-def test_random_batches_of_masks_need_no_company(data: st.DataObject) -> None:
-    """A mask's loss is the same to the last bit, whichever masks it is asked with."""
+def test_the_loss_of_a_mask_does_not_depend_on_the_other_masks(data: st.DataObject) -> None:
+    """The loss is the same to the last bit for any set of masks that are evaluated together."""
     module = MODULES.setdefault("llama", build("llama"))
     masks = data.draw(st.lists(st.sampled_from(ALL_MASKS), min_size=1, max_size=12, unique=True))
     kind = data.draw(st.sampled_from(sorted(ROWS)))
@@ -82,7 +82,7 @@ def expected_of(name: str, kind: str, mask: Mask) -> list[float]:
 
 @cache
 def module_of(name: str) -> Any:
-    """In float64, but for mixtures of experts, which have no kernel for it."""
+    """In float64, except mixtures of experts, which have no float64 kernel."""
     return build(name) if name in ("mixtral", "qwen3_moe") else build(name).double()
 
 
@@ -93,12 +93,12 @@ def test_random_batches_on_any_architecture_equal_plain_passes(data: st.DataObje
     masks = data.draw(st.lists(st.sampled_from(ALL_MASKS), min_size=1, max_size=6, unique=True))
     module, memory = module_of(name), data.draw(st.sampled_from([None, 1, 5000]))
     forward = Forward(language_model(module), data.draw(st.sampled_from([20, 60, 4000])), memory)
-    found = losses(forward, ROWS[kind], masks)
+    actual = losses(forward, ROWS[kind], masks)
     exact = module.dtype == torch.float64
     for mask in masks:
         tolerance = {"rel": 1e-12} if exact else {"rel": 1e-6, "abs": 2e-5}
-        assert found[mask] == pytest.approx(expected_of(name, kind, mask), **tolerance)
-    assert min(masks, key=lambda m: -sum(found[m])) == min(
+        assert actual[mask] == pytest.approx(expected_of(name, kind, mask), **tolerance)
+    assert min(masks, key=lambda m: -sum(actual[m])) == min(
         masks, key=lambda m: -sum(expected_of(name, kind, m))
     )
 
@@ -106,18 +106,20 @@ def test_random_batches_on_any_architecture_equal_plain_passes(data: st.DataObje
 def test_prefixes_are_computed_once() -> None:
     forward = Forward(language_model(build("llama")), batch_tokens=4000, _size=N_BLOCKS)
     losses(forward, ROWS["text"], [Mask(N_BLOCKS, (i,)) for i in range(N_BLOCKS)])
-    # The path that keeps all so far (5 blocks), and behind each of 6 forks the blocks that follow it.
+    # The path that keeps all blocks so far (5), and after each of 6 forks the remaining blocks.
     assert forward.cost.block_forwards == pytest.approx(5 + sum(range(N_BLOCKS)))
     assert forward.cost.block_forwards_alone == N_BLOCKS * (N_BLOCKS - 1)
 
 
-def test_a_kill_costs_one_mask_where_a_mask_takes_longer_than_the_patience() -> None:
+def test_a_kill_costs_one_mask_if_a_mask_takes_longer_than_the_patience() -> None:
     forward = Forward(language_model(build("llama")), patience=1e-6)
     masks = [Mask(N_BLOCKS, (i,)) for i in range(N_BLOCKS)]
     evaluations = forward.loglikelihoods(ROWS["text"], masks)
     for _ in range(5):
         next(evaluations)
-    assert forward.cost.block_forwards_alone == 5 * (N_BLOCKS - 1), "more was computed than was handed out"
+    assert forward.cost.block_forwards_alone == 5 * (N_BLOCKS - 1), (
+        "more masks were computed than were returned"
+    )
 
 
 def test_branches_are_merged_in_half_precision_only_on_request() -> None:
@@ -128,7 +130,7 @@ def test_branches_are_merged_in_half_precision_only_on_request() -> None:
 
 
 def test_branches_are_merged_on_a_gpu_only_on_request(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its kernels, and the order in which they add up, depend on how many rows there are, also in float32."""
+    """The kernels of a GPU, and their order of addition, depend on the number of rows, even in float32."""
     module, rows = build("llama"), (Row(tuple(range(3, 13)), (1, 10)),)
     default, merging = Forward(language_model(module)), Forward(language_model(module), merge=True)
     assert default.workload.merged(default.workload.batches(rows)[0]) > 1
@@ -139,11 +141,11 @@ def test_branches_are_merged_on_a_gpu_only_on_request(monkeypatch: pytest.Monkey
 
 def test_a_block_that_no_mask_keeps_is_never_run(monkeypatch: pytest.MonkeyPatch) -> None:
     ran: set[int] = set()
-    honest = pruning.engine.prefix_tree.apply
+    original = pruning.engine.prefix_tree.apply
 
     def noting(blocks: Any, index: int, *rest: Any) -> Any:
         ran.add(index)
-        return honest(blocks, index, *rest)
+        return original(blocks, index, *rest)
 
     monkeypatch.setattr(pruning.engine.prefix_tree, "apply", noting)
     masks = [Mask(N_BLOCKS, (1, 3, i)) for i in (0, 2, 5)]
@@ -151,19 +153,19 @@ def test_a_block_that_no_mask_keeps_is_never_run(monkeypatch: pytest.MonkeyPatch
     assert ran == {0, 2, 4, 5}
 
 
-def test_branches_are_merged_where_a_batch_is_small_and_only_there(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_branches_are_merged_only_if_a_batch_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
     widths: list[int] = []
-    honest = pruning.engine.prefix_tree.apply
+    original = pruning.engine.prefix_tree.apply
 
     def noting(blocks: Any, index: int, hidden: torch.Tensor, *rest: Any) -> Any:
         widths.append(len(hidden))
-        return honest(blocks, index, hidden, *rest)
+        return original(blocks, index, hidden, *rest)
 
     monkeypatch.setattr(pruning.engine.prefix_tree, "apply", noting)
     module, rows = build("llama"), (Row(tuple(range(3, 13)), (1, 10)),)
     masks = [Mask(N_BLOCKS, (i,)) for i in range(N_BLOCKS)]
     losses(Forward(language_model(module), batch_tokens=30), rows, masks)
-    assert max(widths) == 3, "as many lines of ten tokens as fit into thirty"
+    assert max(widths) == 3, "three lines of ten tokens fit into thirty"
     widths.clear()
     monkeypatch.setitem(pruning.engine.memory_budget.MERGE_OPERATIONS, "cpu", 10)
     monkeypatch.setattr(pruning.engine.memory_budget, "MERGE_TOKENS", 10)
@@ -175,37 +177,37 @@ Seen = tuple[int, float, dict[Mask, list[float]]]
 
 
 def watched(kind: str, memory: int | None, merge: bool | None) -> Seen:
-    """Bytes of all tensors at the worst moment of walking all masks, block forwards, and losses."""
+    """Peak bytes of all tensors while all masks are walked, block forwards, and losses."""
     forward = Forward(language_model(build("llama")), 60, memory, merge=merge)
-    losses(forward, ROWS[kind], ALL_MASKS[:1])  # batches are made, and what they take is measured
+    losses(forward, ROWS[kind], ALL_MASKS[:1])  # makes the batches and measures their memory
     forward._size, before = len(ALL_MASKS), forward.cost.block_forwards
     with Tally() as tally:
-        found = losses(forward, ROWS[kind], ALL_MASKS)
-    return tally.most, forward.cost.block_forwards - before, found
+        actual = losses(forward, ROWS[kind], ALL_MASKS)
+    return tally.most, forward.cost.block_forwards - before, actual
 
 
 @pytest.mark.parametrize("merge", [False, None], ids=["apart", "merged"])
 @pytest.mark.parametrize("kind", ROWS)
-def test_memory_bounds_the_peak_and_past_it_more_is_computed_again(kind: str, merge: bool | None) -> None:
+def test_memory_bounds_the_peak_and_a_smaller_one_recomputes_more(kind: str, merge: bool | None) -> None:
     most, forwards, expected = watched(kind, None, merge)
     for part in (0.6, 0.3):
-        bounded, again, found = watched(kind, int(part * most), merge)
+        bounded, again, actual = watched(kind, int(part * most), merge)
         assert bounded <= part * most
         assert forwards < again < sum(len(mask.kept) for mask in ALL_MASKS)
-        assert found == expected
+        assert actual == expected
 
 
 def test_a_memory_that_holds_no_batch_makes_batches_smaller(caplog: pytest.LogCaptureFixture) -> None:
     _, _, expected = watched("text", None, None)
-    bounded, _, found = watched("text", 30_000, None)
+    bounded, _, actual = watched("text", 30_000, None)
     assert bounded <= 30_000
-    assert "forward.memory: going on with" in caplog.text
-    for mask, values in found.items():
+    assert "forward.memory: continuing with" in caplog.text
+    for mask, values in actual.items():
         assert values == pytest.approx(expected[mask], rel=1e-6)
 
 
 @pytest.mark.parametrize("kind", ROWS)
-def test_offloaded_weights_give_the_same_and_only_what_is_kept_is_loaded(
+def test_offloaded_weights_give_the_same_and_only_kept_blocks_are_loaded(
     kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from accelerate import cpu_offload
@@ -215,22 +217,22 @@ def test_offloaded_weights_give_the_same_and_only_what_is_kept_is_loaded(
     expected = losses(Forward(language_model(build("qwen3"))), ROWS[kind], masks)
     module = cpu_offload(build("qwen3"), execution_device=torch.device("cpu"))
     forward = Forward(language_model(module))
-    find_blocks(module)  # runs all of it, once
-    forward.workload.batches(ROWS[kind])  # may do so too
+    find_blocks(module)  # runs the whole model once
+    forward.workload.batches(ROWS[kind])  # may run the whole model, too
     loaded: list[int] = []
-    honest = AlignDevicesHook.pre_forward
+    original = AlignDevicesHook.pre_forward
     numbers = {id(part): i for i, block in enumerate(module.model.layers) for part in block.modules()}
 
     def noting(self: Any, part: Any, *args: Any, **kwargs: Any) -> Any:
         if self.offload and id(part) in numbers:
             loaded.append(numbers[id(part)])
-        return honest(self, part, *args, **kwargs)
+        return original(self, part, *args, **kwargs)
 
     monkeypatch.setattr(AlignDevicesHook, "pre_forward", noting)
-    found = losses(forward, ROWS[kind], masks)
+    actual = losses(forward, ROWS[kind], masks)
     assert set(loaded) == {0, 2, 3, 5}
     for mask in masks:
-        assert found[mask] == pytest.approx(expected[mask], rel=1e-6)
+        assert actual[mask] == pytest.approx(expected[mask], rel=1e-6)
 
 
 def test_packing_an_item_needs_fewer_tokens() -> None:
@@ -246,14 +248,14 @@ def test_choices_are_not_packed_across_a_sliding_window(name: str) -> None:
     assert all(batch.positions is None for batch in forward.workload.batches(ROWS["items"]))
 
 
-def test_choices_are_not_packed_where_that_changes_the_loss(monkeypatch: pytest.MonkeyPatch) -> None:
-    module, honest = build("llama"), type(build("llama")).forward
+def test_choices_are_not_packed_if_that_changes_the_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    module, original = build("llama"), type(build("llama")).forward
 
-    def deaf(self: Any, *, position_ids: Any = None, **rest: Any) -> Any:
+    def ignoring(self: Any, *, position_ids: Any = None, **rest: Any) -> Any:
         """A model that takes positions and ignores them."""
-        return honest(self, **rest)
+        return original(self, **rest)
 
-    monkeypatch.setattr(type(module), "forward", deaf)
+    monkeypatch.setattr(type(module), "forward", ignoring)
     forward = Forward(language_model(module))
     assert all(batch.positions is None for batch in forward.workload.batches(ROWS["items"]))
 
@@ -263,28 +265,28 @@ def test_out_of_memory_halves_and_goes_on(
 ) -> None:
     module, rows = build("llama"), ROWS["text"]
     expected = losses(Forward(language_model(module), 30), rows, SOME_MASKS)
-    honest = Forward._walk
+    original = Forward._walk
 
     lost: list[weakref.ref[torch.Tensor]] = []
 
     def scarce(self: Forward, batch: Any, masks: Any, *rest: Any) -> Any:
-        assert [one() for one in lost] == [None] * len(lost), "what there was no memory for is still held"
+        assert [ref() for ref in lost] == [None] * len(lost), "tensors of a failed pass are still alive"
         if len(masks) * batch.ids.numel() > 100:
             states = torch.ones(1)
             lost.append(weakref.ref(states))
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return honest(self, batch, masks, *rest)
+        return original(self, batch, masks, *rest)
 
     monkeypatch.setattr(Forward, "_walk", scarce)
-    found = losses(Forward(language_model(module), 4000), rows, SOME_MASKS)
-    assert found.keys() == expected.keys()
+    actual = losses(Forward(language_model(module), 4000), rows, SOME_MASKS)
+    assert actual.keys() == expected.keys()
     for mask in SOME_MASKS:
-        assert found[mask] == pytest.approx(expected[mask], rel=1e-6)
-    assert "out of memory: going on with" in caplog.text
+        assert actual[mask] == pytest.approx(expected[mask], rel=1e-6)
+    assert "out of memory: continuing with" in caplog.text
     assert len(lost) > 1
 
 
-def test_other_errors_are_not_taken_for_out_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_errors_are_not_treated_as_out_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: Any) -> Any:
         raise RuntimeError("shapes do not match")
 

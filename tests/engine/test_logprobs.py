@@ -21,15 +21,15 @@ def logits(seed: int, dtype: torch.dtype) -> torch.Tensor:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_likelihoods_equal_log_softmax(dtype: torch.dtype) -> None:
     targets = torch.arange(20)
-    found = read_out(LIKELIHOOD, Projection(lambda states: states, 50), logits(0, dtype), None, targets)
+    values = read_out(LIKELIHOOD, Projection(lambda states: states, 50), logits(0, dtype), None, targets)
     expected = torch.log_softmax(logits(0, dtype).double(), -1)[torch.arange(20), targets]
     tolerance = 1e-12 if dtype == torch.float64 else 1e-5
-    np.testing.assert_allclose(found, expected, rtol=tolerance, atol=tolerance)
+    np.testing.assert_allclose(values, expected, rtol=tolerance, atol=tolerance)
 
 
 def test_a_comparison_sees_the_dense_model_at_the_same_position() -> None:
     difference = Readout(lambda logs, dense, targets: (logs - dense)[:, 7] + 0 * targets, compares=True)
     a, b = logits(1, torch.float64), logits(2, torch.float64)
-    found = read_out(difference, Projection(lambda states: states, 50), a, b, torch.arange(20))
+    values = read_out(difference, Projection(lambda states: states, 50), a, b, torch.arange(20))
     expected = (torch.log_softmax(a, -1) - torch.log_softmax(b, -1))[:, 7]
-    np.testing.assert_allclose(found, expected, rtol=1e-12)
+    np.testing.assert_allclose(values, expected, rtol=1e-12)

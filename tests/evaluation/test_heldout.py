@@ -44,7 +44,7 @@ DATA = {"ppl/heldout": TEXT, "acc/heldout": ITEMS}
 
 
 class Counting:
-    """A Forward whose log-likelihoods are given; it counts how often it is asked."""
+    """A Forward with given log-likelihoods; `asked` lists the masks of its calls."""
 
     def __init__(
         self, text: Sequence[float] = (-2.0, -8.0), items: Sequence[float] = (-1, -4, -3, -4, -2, -1)
@@ -75,7 +75,7 @@ def test_the_standard_error_of_one_value_is_zero() -> None:
     assert standard_error([3.0]) == 0.0
 
 
-def test_perplexity_weighs_tokens_alike(tmp_path: Path) -> None:
+def test_perplexity_weighs_tokens_equally(tmp_path: Path) -> None:
     metrics = evaluator(tmp_path, Counting())(Mask(N)).metrics
     loss = (2 + 8) / (2 + 4)  # not the mean of 2/2 and 8/4
     assert metrics["ppl/heldout"] == pytest.approx(math.exp(loss))
@@ -103,7 +103,7 @@ def test_a_mask_is_measured_once_even_by_another_evaluator(tmp_path: Path) -> No
 
 
 class Slow(Counting):
-    """It takes its time, so that another gets in between."""
+    """A slow Forward, so that another one starts before it ends."""
 
     def loglikelihoods(
         self, rows: Sequence[Row], masks: Iterable[Mask]
@@ -112,7 +112,7 @@ class Slow(Counting):
         yield from super().loglikelihoods(rows, masks)
 
 
-def test_two_that_want_a_measurement_at_once_make_it_once(tmp_path: Path) -> None:
+def test_two_evaluators_that_need_a_measurement_at_once_make_it_once(tmp_path: Path) -> None:
     forwards = [Slow(), Slow()]
     with ThreadPoolExecutor() as pool:
         jobs = [pool.submit(evaluator(tmp_path, forward), Mask(N, (1,))) for forward in forwards]
@@ -132,7 +132,7 @@ def test_each_mask_has_its_own_measurement(tmp_path: Path) -> None:
         files = list((tmp_path / name.replace("/", "-")).iterdir())
         recorded = [json.loads(path.read_text()) for path in files]
         assert {Mask.from_json(record["mask"]) for record in recorded} == set(masks)
-        assert all(set(record.metrics) == {name, f"{name}/stderr"} for record in recorded)
+        assert all(set(record["metrics"]) == {name, f"{name}/stderr"} for record in recorded)
 
 
 def test_a_measurement_that_is_not_finite_is_an_error_and_not_kept(tmp_path: Path) -> None:
@@ -142,7 +142,7 @@ def test_a_measurement_that_is_not_finite_is_an_error_and_not_kept(tmp_path: Pat
 
 
 def test_what_was_measured_before_a_failure_is_kept(tmp_path: Path) -> None:
-    broken = Counting(items=[])  # no log-likelihoods where twelve are needed
+    broken = Counting(items=[])  # no log-likelihoods, though six are needed
     with pytest.raises(ValueError):
         evaluator(tmp_path, broken)(Mask(N, (2,)))
     mended = Counting()
@@ -150,7 +150,7 @@ def test_what_was_measured_before_a_failure_is_kept(tmp_path: Path) -> None:
     assert len(mended.asked) == 1, "the text was measured already"
 
 
-def test_an_evaluation_adds_to_what_others_found() -> None:
+def test_an_evaluation_adds_to_the_metrics_of_others() -> None:
     first = {"dense": {"ppl/a": 1.0}, "pruned": {"ppl/a": 2.0}, "data": {"ppl/a": "x"}, "how": {"ppl/a": {}}}
     second = {"dense": {"acc/b": 0.5}, "pruned": {"acc/b": 0.4}, "data": {"acc/b": "y"}, "how": {"acc/b": {}}}
     both = merged(first, second)
@@ -159,14 +159,14 @@ def test_an_evaluation_adds_to_what_others_found() -> None:
     again = merged(
         both, {"dense": {}, "pruned": {"ppl/a": 3.0}, "data": {"ppl/a": "z"}, "speed": {"runs": []}}
     )
-    assert again["pruned"] == {"ppl/a": 3.0, "acc/b": 0.4}, "the newest value of a metric counts"
+    assert again["pruned"] == {"ppl/a": 3.0, "acc/b": 0.4}, "the newest value of a metric is kept"
     assert again["data"]["ppl/a"] == "z"
     assert again["dense"] == both["dense"]
     assert again["speed"] == {"runs": []}
     assert merged({}, first) == first
 
 
-def test_the_mean_accuracy_weighs_tasks_alike() -> None:
+def test_the_mean_accuracy_weighs_tasks_equally() -> None:
     metrics = {"acc/a": 0.2, "acc/a/stderr": 0.03, "acc/b": 0.6, "acc/b/stderr": 0.04, "ppl/c": 9.0}
     assert averaged(metrics) == pytest.approx({"acc/mean": 0.4, "acc/mean/stderr": 0.05 / 2})
     assert averaged({"acc/a": 0.2, "acc/a/stderr": 0.03}) == {}
@@ -176,7 +176,7 @@ def test_digests_name_the_data_of_each_metric() -> None:
     assert digests(DATA) == {"ppl/heldout": TEXT.sha256, "acc/heldout": ITEMS.sha256}
 
 
-def test_heldout_data_is_as_large_as_it_is_asked_to_be(tokenizer: Any) -> None:
+def test_heldout_data_has_the_requested_size(tokenizer: Any) -> None:
     data = Heldout(samples=3, length=40, items=7).data(tokenizer)
     assert (data["ppl/heldout"].kind, data["ppl/heldout"].count, data["ppl/heldout"].length) == (
         "text",

@@ -1,4 +1,4 @@
-"""Evaluations from the command line: each mask once, finished cells again, overlaps, what is kept and where."""
+"""Evaluations from the command line: each mask once, finished cells again, overlaps, files that are kept."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ PROSE = "The quick brown fox jumps over the lazy dog, and then it sleeps near th
 
 @pytest.fixture(autouse=True)
 def without_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """lm-eval's description of the machine takes a second a call."""
-    monkeypatch.setattr("lm_eval.evaluator.add_env_info", lambda found: found.update(lm_eval_version="0"))
+    """Replace lm-eval's description of the machine, which takes a second per call."""
+    monkeypatch.setattr("lm_eval.evaluator.add_env_info", lambda results: results.update(lm_eval_version="0"))
 
 
 @pytest.fixture
 def local(tmp_path: Path) -> list[str]:
-    """The words of an evaluation on files of its own."""
+    """The command-line words of an evaluation on local files."""
     (tmp_path / "prose.txt").write_text(PROSE * 12)
     items_file(tmp_path / "first.jsonl", 8)
     items_file(tmp_path / "second.jsonl", 6, seed=1)
@@ -44,14 +44,16 @@ METRICS = {"ppl/prose", "acc/first", "acc/second", "acc/mean"}
 
 @pytest.fixture
 def measured(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Mask]]:
-    """What is measured on masks, as it happens."""
+    """The metric and the mask of each measurement, in order."""
     asked: list[tuple[str, Mask]] = []
     for cls in (LocalFiles, Heldout):
-        honest = cls.measure
+        original = cls.measure
 
-        def noting(self: Any, forward: Any, name: str, data: Any, mask: Mask, honest: Any = honest) -> Any:
+        def noting(
+            self: Any, forward: Any, name: str, data: Any, mask: Mask, original: Any = original
+        ) -> Any:
             asked.append((name, mask))
-            return honest(self, forward, name, data, mask)
+            return original(self, forward, name, data, mask)
 
         monkeypatch.setattr(cls, "measure", noting)
     return asked
@@ -73,7 +75,7 @@ def test_every_cell_has_every_metric_and_each_mask_is_measured_once(
             assert names(result["evaluation"][which]) == METRICS
             assert {f"{name}/stderr" for name in METRICS} < result["evaluation"][which].keys()
     masks = {Mask.from_json(result["mask"]) for result in results} | {Mask(N_BLOCKS)}
-    assert len(masks) < 5, "searches that agree are what this test is about"
+    assert len(masks) < 5, "this test needs searches that agree"
     assert len(measured) == len(set(measured)) == 3 * len(masks)
     for title in ("prose perplexity", "first accuracy", "mean accuracy"):
         assert title in " ".join(ended.out.split())
@@ -145,7 +147,7 @@ def test_a_file_that_has_changed_is_evaluated_again(
     with (tmp_path / "first.jsonl").open("a") as stream:
         stream.write(
             json.dumps({"question": "q", "choices": ["a", "b"], "answer": 1}) + "\n"
-        )  # behind the limit
+        )  # after the limit
     assert "every cell was done" not in launch("k=1", *local).err
     assert "every cell was done" in launch("k=1", *local).err
     assert measured == []
@@ -170,13 +172,15 @@ def test_the_mean_is_that_of_the_evaluation_that_is_asked_for(
     ]
     once, other = (launch("k=1", *words).result()["evaluation"] for words in (local, others))
     assert other["how"]["acc/mean"] == {"of": ["acc/second", "acc/third"]}
-    assert other["pruned"]["acc/mean"] != once["pruned"]["acc/mean"], "the files tell nothing"
+    assert other["pruned"]["acc/mean"] != once["pruned"]["acc/mean"], (
+        "the two means must differ for this test"
+    )
     measured.clear()
     back = launch("k=1", *local).result()["evaluation"]
     assert measured == []
     assert back["how"]["acc/mean"] == once["how"]["acc/mean"]
     for which in ("dense", "pruned"):
-        assert once[which].items() < back[which].items(), "the mean, its error, and all else that was known"
+        assert once[which].items() < back[which].items(), "the mean, its error, and all earlier metrics"
 
 
 def test_a_compensated_cell_is_evaluated_again_with_its_factors(launch: Command, local: list[str]) -> None:
@@ -228,12 +232,12 @@ def test_a_model_that_has_changed_is_not_evaluated(launch: Command, local: list[
     before = path.read_text()
     again = launch("k=1", *local)
     assert again.status == 1
-    assert "is another one now" in " ".join(again.out.split())
+    assert "model tiny has changed: its revision is" in " ".join(again.out.split())
     assert path.read_text() == before
 
 
 @pytest.mark.parametrize("kind", ["text", "items"])
-def test_an_overlap_is_an_error_that_names_both_unless_one_insists(
+def test_an_overlap_is_an_error_that_names_both_unless_it_is_allowed(
     launch: Command, local: list[str], tmp_path: Path, kind: str
 ) -> None:
     if kind == "text":
@@ -249,14 +253,14 @@ def test_an_overlap_is_an_error_that_names_both_unless_one_insists(
     words += ["calibration.samples=4", "k=1", *local]
     ended = launch(*words)
     assert ended.status == 2
-    said = " ".join(ended.err.split())
-    assert f"the calibration data (part.{'txt' if kind == 'text' else 'jsonl'}, " in said
-    assert f"the data of {metric} ({source}, " in said
-    assert "eval.allow_overlap=true" in said
+    message = " ".join(ended.err.split())
+    assert f"the calibration data (part.{'txt' if kind == 'text' else 'jsonl'}, " in message
+    assert f"the data of {metric} ({source}, " in message
+    assert "eval.allow_overlap=true" in message
     assert ended.all() == []
-    insisted = launch(*words, "eval.allow_overlap=true")
-    assert insisted.status == 0, insisted.err
-    result = insisted.result()
+    allowed = launch(*words, "eval.allow_overlap=true")
+    assert allowed.status == 0, allowed.err
+    result = allowed.result()
     assert result["evaluation"]["overlap"][metric] > 0
     assert result["config"]["eval"]["allow_overlap"] is True
 

@@ -1,4 +1,4 @@
-"""Whether documents of a task stand in calibration data, in whatever form either has."""
+"""Whether documents of a task are found in calibration data, whatever the form of either."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PASSAGE = " ".join(f"word{i} stands here" for i in range(20))
 
 
 def text_of(tokenizer: Any, folder: Path, *paragraphs: str) -> Samples:
-    """Windows that hold all of some text."""
+    """One window that contains the whole text of the paragraphs."""
     path = written(folder, "text.txt", " ".join(paragraphs))
     tokens = len(tokenizer(path.read_text()).input_ids)
     return Text("file", 1, tokens, 0, str(path)).draw(tokenizer)
@@ -59,9 +59,9 @@ def test_text_that_holds_question_and_answers_is_found(tokenizer: Any, tmp_path:
     alone = text_of(tokenizer, tmp_path, f"{QUESTION}? Nobody says.")
     assert not holds(alone, tokenizer, QUESTION, *ANSWERS)
     assert holds(alone, tokenizer, QUESTION, "yes", "no"), (
-        "of a yes or no question, the question is all there is"
+        "a yes-or-no question is recognised without its answers"
     )
-    assert not holds(alone, tokenizer, "Nobody says", "yes", "no"), "a few words are in any text"
+    assert not holds(alone, tokenizer, "Nobody says", "yes", "no"), "a few words may be in any text"
 
 
 def test_a_long_passage_is_found_by_itself(tokenizer: Any, tmp_path: Path) -> None:
@@ -97,7 +97,7 @@ def test_documents_of_several_forms_are_found(tokenizer: Any, tmp_path: Path, do
     assert task.shared(text_of(tokenizer, tmp_path, PASSAGE)) == 0
 
 
-def test_tasks_and_texts_are_both_looked_through(tokenizer: Any, tmp_path: Path) -> None:
+def test_tasks_and_texts_are_both_searched(tokenizer: Any, tmp_path: Path) -> None:
     items = [{"question": QUESTION, "choices": list(ANSWERS), "answer": 1}]
     items.append({"question": "What is under the stone", "choices": ["a worm", "a coin"], "answer": 0})
     evaluation = LocalFiles(

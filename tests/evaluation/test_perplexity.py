@@ -54,14 +54,14 @@ def test_perplexity_equals_the_plain_loop(
     corpus = Corpus("file", str(path), window=window, stride=stride)
     evaluation = CorpusPerplexity({"prose": corpus})
     (samples,) = evaluation.data(tokenizer).values()
-    found = evaluation.measure(forward, "ppl/prose", samples, Mask(N_BLOCKS, dropped))
+    measured = evaluation.measure(forward, "ppl/prose", samples, Mask(N_BLOCKS, dropped))
     model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32)
     ids = tokenizer(PROSE).input_ids
     with masked(model, Mask(N_BLOCKS, dropped)):
         expected = sliding_windows(model, ids, window, stride or window)
-    assert found.metrics["ppl/prose"] == pytest.approx(expected, rel=1e-5)
-    assert found.how["tokens_scored"] == sum(row.span[1] - row.span[0] for row in samples.rows)
-    assert found.how["corpus"]["stride"] == stride
+    assert measured.metrics["ppl/prose"] == pytest.approx(expected, rel=1e-5)
+    assert measured.how["tokens_scored"] == sum(row.span[1] - row.span[0] for row in samples.rows)
+    assert measured.how["corpus"]["stride"] == stride
 
 
 @given(st.integers(1, 60), st.integers(8, 20), st.integers(1, 20), st.sampled_from([(), (99,)]))
@@ -72,7 +72,7 @@ def test_every_token_counts_once(length: int, window: int, stride: int, first: t
     assert scored == sorted(set(scored))
     assert all(len(row.input_ids) <= window and row.input_ids[: len(first)] == first for row in rows)
     missing = set(ids) - set(scored)
-    # Without a token of the tokenizer's own before it, a window's first token cannot be predicted.
+    # If no special token comes before it, a window's first token cannot be predicted.
     beginnings = set(range(0, length, min(stride, window - len(first))))
     assert missing <= (set() if first else beginnings)
     if stride < window - len(first):
@@ -100,7 +100,7 @@ def drawn(tmp_path: Path, tokenizer: Any = None, **settings: Any) -> list[Row]:
     return list(Corpus("file", str(path), **settings).draw(tokenizer or Numbers(), "eval.corpora.x").rows)
 
 
-def test_documents_are_joined_or_stand_alone(tmp_path: Path) -> None:
+def test_documents_are_joined_or_cut_separately(tmp_path: Path) -> None:
     joined = drawn(tmp_path, window=8, join=" 99 ")
     assert [row.input_ids for row in joined] == [
         (1, 2, 3, 4, 5, 99, 6, 7),
@@ -133,10 +133,10 @@ def test_windows_begin_as_the_tokenizer_begins_texts(tokenizer: Any, tmp_path: P
     ("settings", "message"),
     [
         ({"source": "hubb"}, "unknown eval.corpora.x.source 'hubb'. Did you mean hub?"),
-        ({"path": None}, "eval.corpora.x.path: the name of a data set is needed"),
+        ({"path": None}, "eval.corpora.x.path is not set: give the name of a data set"),
         ({"window": 7}, "eval.corpora.x.window=7 is too short"),
         ({"stride": 0}, "eval.corpora.x.stride=0: give at least 1, or null"),
-        ({"stride": 2049}, "eval.corpora.x.stride=2049 is more than the window of 2048"),
+        ({"stride": 2049}, "eval.corpora.x.stride=2049 is more than the window of 2048 tokens"),
         ({"documents": 0}, "eval.corpora.x.documents=0"),
         ({"windows": -1}, "eval.corpora.x.windows=-1"),
     ],
@@ -151,18 +151,18 @@ def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any], messa
     ("corpora", "limit", "message"),
     [
         ({}, None, "eval.corpora is empty"),
-        ({"a/b": {"path": "x"}}, None, "'a/b' names metrics"),
+        ({"a/b": {"path": "x"}}, None, "'a/b' cannot name a metric"),
         (
             {"a": {"path": "x", "widow": 9}},
             None,
             "unknown setting of eval.corpora.a 'widow'. Did you mean window",
         ),
-        ({"a": "x.txt"}, None, "eval.corpora.a=x.txt: give settings, as in {source: file, path: FILE}"),
-        ({"heldout": {"path": "x"}}, None, "'heldout' names metrics"),
+        ({"a": "x.txt"}, None, "eval.corpora.a=x.txt: give settings such as {source: file, path: FILE}"),
+        ({"heldout": {"path": "x"}}, None, "'heldout' cannot name a metric"),
         ({"a": {"path": "x"}}, 0, "eval.limit=0: give at least 1"),
     ],
 )
-def test_what_is_measured_must_have_a_name_of_its_own(corpora: Any, limit: int | None, message: str) -> None:
+def test_bad_names_and_settings_of_corpora_are_refused(corpora: Any, limit: int | None, message: str) -> None:
     with pytest.raises(InputError) as caught:
         CorpusPerplexity(corpora, limit)
     assert message in str(caught.value)
@@ -172,11 +172,11 @@ def test_what_is_measured_must_have_a_name_of_its_own(corpora: Any, limit: int |
     ("name", "text", "message"),
     [
         ("nothere.txt", None, "eval.corpora.x.path=nothere.txt: there is no such file"),
-        ("short.txt", "a", "short.txt holds no text that could be scored"),
-        ("numbers.jsonl", '{"words": "1 2"}', "a text 'text' is needed"),
+        ("short.txt", "a", "short.txt contains no text to score"),
+        ("numbers.jsonl", '{"words": "1 2"}', "the field 'text' must be text"),
     ],
 )
-def test_files_that_hold_no_text_are_named(
+def test_files_without_text_are_named(
     tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, text: str | None, message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -187,7 +187,7 @@ def test_files_that_hold_no_text_are_named(
     assert message in str(caught.value)
 
 
-def test_a_hub_that_cannot_be_reached_is_said_in_one_line() -> None:
+def test_a_hub_that_cannot_be_reached_is_reported_in_one_line() -> None:
     with pytest.raises(UnreachableError) as caught:
         CorpusPerplexity({"x": Corpus(path="some/set", name="raw")}).data(Numbers())
     assert str(caught.value).startswith("the data set some/set/raw/test cannot be read (")
@@ -221,7 +221,9 @@ def test_the_paper_s_corpora_are_the_default(tmp_path: Path) -> None:
     corpora = yaml.safe_load(text)["corpora"]
     assert set(corpora) == {"wikitext2", "c4", "lambada"}
     for settings in corpora.values():
-        assert {"split", "join", "window", "stride"} <= settings.keys(), "how a corpus is cut is written down"
+        assert {"split", "join", "window", "stride"} <= settings.keys(), (
+            "all settings of the cut are in the configuration"
+        )
     assert json.dumps(corpora["wikitext2"]["join"]) == '"\\n\\n"'
 
 
@@ -233,13 +235,13 @@ def test_perplexity_of_real_text_equals_the_plain_loop(tmp_path: Path) -> None:
 
     text = shared_data("wikitext2_test.txt").read_text()[:6000]
     settings = Model("smollm2", "packaged", "smollm2", dtype="float32")
-    model, own = load(settings), tokenizer(settings)
+    model, smollm2_tokenizer = load(settings), tokenizer(settings)
     evaluation = CorpusPerplexity(
         {"w": Corpus("file", str(written(tmp_path, "w.txt", text)), window=256, stride=64)}, 6
     )
-    (samples,) = evaluation.data(own).values()
+    (samples,) = evaluation.data(smollm2_tokenizer).values()
     mask = Mask(30, (12, 17))
-    found = evaluation.measure(Forward(model), "ppl/w", samples, mask).metrics["ppl/w"]
-    ids = own(text).input_ids[: 256 + 5 * 64]
+    measured = evaluation.measure(Forward(model), "ppl/w", samples, mask).metrics["ppl/w"]
+    ids = smollm2_tokenizer(text).input_ids[: 256 + 5 * 64]
     with masked(model.module, mask):
-        assert found == pytest.approx(sliding_windows(model.module, ids, 256, 64), rel=1e-4)
+        assert measured == pytest.approx(sliding_windows(model.module, ids, 256, 64), rel=1e-4)

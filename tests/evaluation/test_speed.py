@@ -16,7 +16,7 @@ from pruning.core.errors import InputError
 from pruning.core.mask import Mask
 from pruning.evaluation import memory, speed, stopwatch
 from pruning.evaluation.speed import Speed, flat
-from pruning.export.metric_text import faster, gained
+from pruning.export.metric_text import speed_section, speedup_text
 from pruning.export.pipeline import export
 from pruning.export.request import Request
 from pruning.models.physical_removal import blocks_removed, smaller_config
@@ -95,9 +95,9 @@ def test_models_take_turns_and_the_first_runs_do_not_count(monkeypatch: pytest.M
 
     monkeypatch.setattr(stopwatch, "_timed", timed)
     contexts = {which: context(which) for which in ("dense", "pruned")}
-    found = stopwatch.alternating(build("llama"), contexts, 1, 8, SMALL)
+    measured = stopwatch.alternating(build("llama"), contexts, 1, 8, SMALL)
     assert order == ["dense", "pruned", "pruned", "dense", "dense", "pruned", "pruned", "dense"]
-    assert found == {
+    assert measured == {
         "dense": {"first_token_seconds": [4.0, 5.0, 8.0]},
         "pruned": {"first_token_seconds": [3.0, 6.0, 7.0]},
     }
@@ -106,18 +106,18 @@ def test_models_take_turns_and_the_first_runs_do_not_count(monkeypatch: pytest.M
 def test_times_are_of_the_prompt_and_of_what_follows(monkeypatch: pytest.MonkeyPatch) -> None:
     ticks = iter([10.0, 12.0, 12.5, 13.0, 14.0])
     monkeypatch.setattr("time.perf_counter", lambda: next(ticks))
-    found = stopwatch._timed(build("llama"), IDS.repeat(2, 1), 4)
-    assert found["first_token_seconds"] == 2.0
-    assert found["prefill_per_second"] == 20 / 2
-    assert found["decode_per_second"] == 2 * 3 / 2  # three more tokens for each of two rows in two seconds
+    timed = stopwatch._timed(build("llama"), IDS.repeat(2, 1), 4)
+    assert timed["first_token_seconds"] == 2.0
+    assert timed["prefill_per_second"] == 20 / 2
+    assert timed["decode_per_second"] == 2 * 3 / 2  # three more tokens for each of two rows in two seconds
 
 
-def test_the_peak_is_what_was_needed_on_top() -> None:
+def test_the_peak_counts_only_the_extra_memory() -> None:
     peak = memory.Peak(torch.device("cpu"))
     peak.start()
     if peak.extra() is None:
-        pytest.skip("this system does not tell")
-    for _ in range(2):  # the second time, the C library has memory left that it could use again
+        pytest.skip("this system does not report the peak")
+    for _ in range(2):  # the second time, the C library has freed memory that it could use again
         peak.start()
         blocks = [torch.ones(1 << 18, dtype=torch.uint8) for _ in range(256)]
         del blocks
@@ -127,7 +127,7 @@ def test_the_peak_is_what_was_needed_on_top() -> None:
 
 
 def test_medians_with_quartiles_and_how_many_times_better() -> None:
-    found = {
+    measured = {
         which: {
             "prefill_per_second": [factor * v for v in (9.0, 10.0, 30.0)],
             "decode_per_second": [factor * 4.0] * 3,
@@ -136,7 +136,7 @@ def test_medians_with_quartiles_and_how_many_times_better() -> None:
         }
         for which, factor in (("dense", 1.0), ("pruned", 2.0))
     }
-    both = speed._compared(found, {"dense": {"bytes": 1000}, "pruned": {"bytes": 600}})
+    both = speed._compared(measured, {"dense": {"bytes": 1000}, "pruned": {"bytes": 600}})
     assert both["dense"]["prefill_per_second"] == {"median": 10.0, "low": 9.5, "high": 20.0}
     assert both["ratio"] == {"prefill": 2.0, "decode": 2.0, "first_token": 2.0}
     assert (both["dense"]["peak_memory"], both["pruned"]["peak_memory"]) == (1300, 900)
@@ -145,8 +145,8 @@ def test_medians_with_quartiles_and_how_many_times_better() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"batch_sizes": []}, "eval.batch_sizes=[]: give numbers from 1 on"),
-        ({"prompts": [16, 0]}, "eval.prompts=[16, 0]: give numbers from 1 on"),
+        ({"batch_sizes": []}, "eval.batch_sizes=[]: give one or more numbers of at least 1"),
+        ({"prompts": [16, 0]}, "eval.prompts=[16, 0]: give one or more numbers of at least 1"),
         ({"new_tokens": 1}, "eval.new_tokens=1: give at least 2"),
         ({"repeats": 0}, "eval.repeats=0: give at least 1"),
         ({"warmup": -1}, "eval.warmup=-1: give at least 0"),
@@ -158,30 +158,30 @@ def test_settings_that_make_no_sense_are_refused(changes: dict[str, Any], messag
     assert message in str(caught.value)
 
 
-def test_a_measurement_has_all_that_is_promised(model_folder: Path) -> None:
+def test_a_measurement_has_all_documented_values(model_folder: Path) -> None:
     (name, data), *rest = SMALL.data(None).items()
     assert (name, rest) == ("speed", [])
-    found = SMALL.measure(forward_of(model_folder), name, data, Mask(N_BLOCKS, (1, 4))).metrics["speed"]
-    json.dumps(found, allow_nan=False)
-    assert (found["repeats"], found["warmup"], found["dtype"]) == (3, 1, "float32")
-    assert [(run["batch"], run["prompt"], run["new_tokens"]) for run in found["runs"]] == [
+    record = SMALL.measure(forward_of(model_folder), name, data, Mask(N_BLOCKS, (1, 4))).metrics["speed"]
+    json.dumps(record, allow_nan=False)
+    assert (record["repeats"], record["warmup"], record["dtype"]) == (3, 1, "float32")
+    assert [(run["batch"], run["prompt"], run["new_tokens"]) for run in record["runs"]] == [
         (1, 16, 3),
         (2, 16, 3),
     ]
-    for run in found["runs"]:
+    for run in record["runs"]:
         for which in ("dense", "pruned"):
             for quantity in ("prefill_per_second", "decode_per_second", "first_token_seconds"):
                 spread = run[which][quantity]
                 assert 0 < spread["low"] <= spread["median"] <= spread["high"]
         assert set(run["ratio"]) == {"prefill", "decode", "first_token"}
-    assert found["sizes"]["pruned"]["parameters"] < found["sizes"]["dense"]["parameters"]
-    names = dict(flat(found))
-    assert names["speed/parameters/dense"] == found["sizes"]["dense"]["parameters"]
+    assert record["sizes"]["pruned"]["parameters"] < record["sizes"]["dense"]["parameters"]
+    names = dict(flat(record))
+    assert names["speed/parameters/dense"] == record["sizes"]["dense"]["parameters"]
     assert (
         names["speed/b2-p16/decode_per_second/pruned"]
-        == found["runs"][1]["pruned"]["decode_per_second"]["median"]
+        == record["runs"][1]["pruned"]["decode_per_second"]["median"]
     )
-    assert names["speed/b1-p16/prefill/ratio"] == found["runs"][0]["ratio"]["prefill"]
+    assert names["speed/b1-p16/prefill/ratio"] == record["runs"][0]["ratio"]["prefill"]
 
 
 def test_speed_goes_to_result_mlflow_table_and_card(launch: Command, tmp_path: Path) -> None:
@@ -192,7 +192,7 @@ def test_speed_goes_to_result_mlflow_table_and_card(launch: Command, tmp_path: P
     ended = launch("k=2", *words, "export=smaller", tracker="mlflow")
     assert ended.status == 0, ended.err
     result = ended.result()
-    assert result["evaluation"]["pruned"].keys() >= {"ppl/heldout", "acc/heldout"}, "what was known stays"
+    assert result["evaluation"]["pruned"].keys() >= {"ppl/heldout", "acc/heldout"}, "earlier metrics are kept"
     record = result["evaluation"]["speed"]
     client = MlflowClient(tracking_uri=f"sqlite:///{ended.results / 'mlflow.db'}")
     (experiment,) = [e for e in client.search_experiments() if e.name == "depth-pruning"]
@@ -203,20 +203,18 @@ def test_speed_goes_to_result_mlflow_table_and_card(launch: Command, tmp_path: P
     assert f"{ratio['prefill']:.2f}x prefill, {ratio['decode']:.2f}x decode" in " ".join(ended.out.split())
     lost, line, _ = ended.out.splitlines()[-3:]
     assert lost.startswith("lost    ppl/heldout ")
-    assert line.endswith(faster(result))
-    assert faster(result).startswith("; ")
+    assert line.endswith(speedup_text(result))
+    assert speedup_text(result).startswith("; ")
     card = (tmp_path / "smaller" / "README.md").read_text()
     assert "## What was gained" in card
-    for paragraph in gained(record):
+    for paragraph in speed_section(record):
         assert paragraph in card
     assert (
         f"| 1, 16 | prefill, tokens/s | {record['runs'][0]['dense']['prefill_per_second']['median']:,.1f} ("
         in card
     )
     launches = [line for line in card.splitlines() if line.startswith("python launch.py ")]
-    assert ["eval=speed" in line for line in launches] == [False, True], (
-        "the command for each of its evaluations"
-    )
+    assert ["eval=speed" in line for line in launches] == [False, True], "one command for each evaluation"
     assert ["export=DIR" in line for line in launches] == [False, True]
     dense = record["sizes"]["dense"]["parameters"]
     assert f"| parameters | {dense:,} | {record['sizes']['pruned']['parameters']:,} |" in card

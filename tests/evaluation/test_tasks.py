@@ -1,4 +1,4 @@
-"""Local items and lm-eval's tasks: the numbers and answers are lm-eval's own on an exported checkpoint."""
+"""Local items and lm-eval's tasks: numbers and answers equal those of lm-eval on an exported checkpoint."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ DROPPED = (1, 4)
 
 @pytest.fixture(scope="module", autouse=True)
 def without_environment() -> Any:
-    """lm-eval's description of the machine takes a second a call."""
+    """Replace lm-eval's description of the machine, which takes a second per call."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("lm_eval.evaluator.add_env_info", lambda results: results.update(lm_eval_version="0"))
         yield
@@ -53,7 +53,7 @@ def folder(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 def plain(folder: Path, path: Path, **options: Any) -> Any:
-    """What lm-eval says of a checkpoint, asked as its users ask it."""
+    """lm-eval's results for a checkpoint, called as its users call it."""
     task = {
         "task": "mine",
         "dataset_path": "json",
@@ -93,37 +93,38 @@ def test_numbers_and_answers_are_those_of_lm_eval_on_the_exported_checkpoint(
     path = items_file(tmp_path / "items.jsonl")
     evaluation = LocalFiles(items={"mine": str(path)}, limit=limit)
     (task,) = evaluation.data(tokenizer_of(folder)).values()
-    found = evaluation.measure(forward_of(folder), "acc/mine", task, Mask(N_BLOCKS, DROPPED))
+    measured = evaluation.measure(forward_of(folder), "acc/mine", task, Mask(N_BLOCKS, DROPPED))
     export(Request(settings(folder), Mask(N_BLOCKS, DROPPED), tmp_path / "smaller"))
     expected = plain(tmp_path / "smaller", path, limit=limit)
     scores = expected["results"]["mine"]
-    assert found.metrics == {
+    assert measured.metrics == {
         "acc/mine": scores["acc_norm,none"],
         "acc/mine/stderr": scores["acc_norm_stderr,none"],
     }
-    own = samples_of(found.files)
-    assert len(own) == (limit or 12)
-    assert answers(own) == answers(expected["samples"]["mine"])
-    assert json.loads(found.files["lm_eval.json"])["results"]["mine"]["acc,none"] == scores["acc,none"]
-    assert found.how | {"items": limit or 12, "of": 12, "limit": limit, "metric": "acc_norm"} == found.how
+    samples = samples_of(measured.files)
+    assert len(samples) == (limit or 12)
+    assert answers(samples) == answers(expected["samples"]["mine"])
+    assert json.loads(measured.files["lm_eval.json"])["results"]["mine"]["acc,none"] == scores["acc,none"]
+    how = {"items": limit or 12, "of": 12, "limit": limit, "metric": "acc_norm"}
+    assert measured.how | how == measured.how
 
 
 def test_a_pruned_model_is_never_given_the_dense_one_s_answers(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    honest, caches = lm_eval.simple_evaluate, []
+    original, caches = lm_eval.simple_evaluate, []
 
     def noting(*positional: Any, **named: Any) -> Any:
         caches.append((named.get("use_cache"), named.get("cache_requests", False)))
-        return honest(*positional, **named)
+        return original(*positional, **named)
 
     monkeypatch.setattr(lm_eval, "simple_evaluate", noting)
     evaluation = LocalFiles(items={"mine": str(items_file(tmp_path / "items.jsonl"))})
     (task,) = evaluation.data(tokenizer_of(folder)).values()
     forward = forward_of(folder)
     masks = [Mask(N_BLOCKS), Mask(N_BLOCKS, DROPPED), Mask(N_BLOCKS), Mask(N_BLOCKS, (0,))]
-    found = [samples_of(evaluation.measure(forward, "acc/mine", task, mask).files) for mask in masks]
-    logliks = [[sample["resps"] for sample in samples] for samples in found]
+    results = [samples_of(evaluation.measure(forward, "acc/mine", task, mask).files) for mask in masks]
+    logliks = [[sample["resps"] for sample in samples] for samples in results]
     assert logliks[0] == logliks[2]
     assert len({json.dumps(values) for values in logliks}) == 3
     assert caches == [(None, False)] * 4
@@ -134,31 +135,31 @@ def test_a_compensated_mask_is_asked_with_its_factors(folder: Path, tmp_path: Pa
     evaluation, forward = LocalFiles(items={"mine": str(path)}), forward_of(folder)
     (task,) = evaluation.data(tokenizer_of(folder)).values()
     forward.scales = (1.0, 1.7, 1.0, 1.0, 0.6, 1.0)
-    found = evaluation.measure(forward, "acc/mine", task, Mask(N_BLOCKS, DROPPED))
+    measured = evaluation.measure(forward, "acc/mine", task, Mask(N_BLOCKS, DROPPED))
     samples = Items("file", 3, 0, str(items_file(tmp_path / "distinct.jsonl", 3))).draw(tokenizer_of(folder))
     ((_, engine, _),) = forward.loglikelihoods(samples.rows, [Mask(N_BLOCKS, DROPPED)])
-    asked = [loglik[0][0] for sample in samples_of(found.files)[:3] for loglik in sample["resps"]]
+    asked = [loglik[0][0] for sample in samples_of(measured.files)[:3] for loglik in sample["resps"]]
     assert asked == pytest.approx(engine, rel=1e-4)
     forward.scales = None
-    assert evaluation.measure(forward, "acc/mine", task, Mask(N_BLOCKS, DROPPED)).files != found.files
+    assert evaluation.measure(forward, "acc/mine", task, Mask(N_BLOCKS, DROPPED)).files != measured.files
 
 
 def test_results_and_samples_are_kept_beside_the_measurement(folder: Path, tmp_path: Path) -> None:
     evaluation = LocalFiles(items={"mine": str(items_file(tmp_path / "items.jsonl"))})
     data = evaluation.data(tokenizer_of(folder))
     evaluator = Evaluator(evaluation, data, forward_of(folder), {"acc/mine": tmp_path / "kept"})
-    found = evaluator(Mask(N_BLOCKS, DROPPED))
+    measured = evaluator(Mask(N_BLOCKS, DROPPED))
     names = sorted(path.name.partition(".")[2] for path in (tmp_path / "kept").iterdir())
     assert names == ["json", "lm_eval.json", "samples.jsonl.gz"]
-    assert evaluator(Mask(N_BLOCKS, DROPPED)) == found
-    assert "acc/mean" not in found.metrics, "of one file there is no mean"
+    assert evaluator(Mask(N_BLOCKS, DROPPED)) == measured
+    assert "acc/mean" not in measured.metrics, "one file has no mean"
 
 
-def test_data_are_known_by_what_is_asked_not_by_the_file(folder: Path, tmp_path: Path) -> None:
-    own = tokenizer_of(folder)
+def test_data_are_identified_by_their_requests_not_by_the_file(folder: Path, tmp_path: Path) -> None:
+    folder_tokenizer = tokenizer_of(folder)
 
     def digest(path: Path, **options: Any) -> str:
-        return LocalFiles(items={"mine": str(path)}, **options).data(own)["acc/mine"].sha256
+        return LocalFiles(items={"mine": str(path)}, **options).data(folder_tokenizer)["acc/mine"].sha256
 
     first = digest(items_file(tmp_path / "a.jsonl"))
     assert digest(items_file(tmp_path / "b.jsonl")) == first
@@ -174,8 +175,8 @@ def test_data_are_known_by_what_is_asked_not_by_the_file(folder: Path, tmp_path:
         ({"question": "q", "choices": ["a", " "], "answer": 0}, "none of them empty"),
         ({"question": "q", "choices": ["a", "b"], "answer": 2}, "an index from 0 to 1, not 2"),
         ({"question": "q", "choices": ["a", "b"], "answer": True}, "an index from 0 to 1, not True"),
-        ({"choices": ["a", "b"], "answer": 1}, "a text 'question' is needed"),
-        (["q"], "a text 'question' is needed"),
+        ({"choices": ["a", "b"], "answer": 1}, "the field 'question' must be text"),
+        (["q"], "the field 'question' must be text"),
     ],
 )
 def test_a_malformed_item_is_named_by_its_line(tmp_path: Path, record: Any, message: str) -> None:
@@ -192,7 +193,7 @@ def test_a_malformed_item_is_named_by_its_line(tmp_path: Path, record: Any, mess
         ({}, "eval=local needs a file"),
         ({"items": "x.jsonl"}, "eval.items=x.jsonl: give names and paths, 'eval.items={NAME: FILE}'"),
         ({"texts": {"a": 3}}, "eval.texts={'a': 3}: give names and paths"),
-        ({"texts": {"mean": "x.txt"}}, "'mean' names metrics"),
+        ({"texts": {"mean": "x.txt"}}, "'mean' cannot name a metric"),
         ({"items": {"a": "x"}, "template": "Q:"}, "eval.template='Q:' must contain {question}"),
         ({"items": {"a": "x"}, "batch_size": 0}, "eval.batch_size=0"),
         ({"items": {"a": "x"}, "limit": 0}, "eval.limit=0"),
@@ -209,21 +210,19 @@ def test_a_file_that_is_not_there_or_empty_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"eval.items.mine=nowhere.jsonl: there is no such file"):
         LocalFiles(items={"mine": "nowhere.jsonl"}).data(None)
     (tmp_path / "blank.jsonl").write_text("\n\n")
-    with pytest.raises(InputError, match=r"blank.jsonl: the file holds no items"):
+    with pytest.raises(InputError, match=r"blank.jsonl: the file contains no items"):
         LocalFiles(items={"mine": str(tmp_path / "blank.jsonl")}).data(None)
 
 
 @pytest.fixture
 def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TaskManager:
-    found = own_tasks(tmp_path)
-    monkeypatch.setattr(zeroshot, "manager", lambda: found)
-    return found
+    manager = own_tasks(tmp_path)
+    monkeypatch.setattr(zeroshot, "manager", lambda: manager)
+    return manager
 
 
 @pytest.mark.usefixtures("index")
-def test_acc_norm_is_reported_where_a_task_has_it_else_acc_and_their_mean(
-    folder: Path, tmp_path: Path
-) -> None:
+def test_acc_norm_is_reported_if_a_task_has_it_else_acc_and_their_mean(folder: Path, tmp_path: Path) -> None:
     evaluation = Zeroshot(["normed", "plain"], limit=7)
     data = evaluation.data(tokenizer_of(folder))
     assert [(name, task.metric) for name, task in data.items()] == [
@@ -231,25 +230,25 @@ def test_acc_norm_is_reported_where_a_task_has_it_else_acc_and_their_mean(
         ("acc/plain", "acc"),
     ]
     folders = {name: tmp_path / name for name in data}
-    found = Evaluator(evaluation, data, forward_of(folder), folders)(Mask(N_BLOCKS, DROPPED))
+    measured = Evaluator(evaluation, data, forward_of(folder), folders)(Mask(N_BLOCKS, DROPPED))
     for name, metric in (("normed", "acc_norm"), ("plain", "acc")):
         (path,) = (tmp_path / "acc" / name).glob("*.lm_eval.json")
         scores = json.loads(path.read_text())["results"][name]
-        assert found.metrics[f"acc/{name}"] == scores[f"{metric},none"]
-        assert found.metrics[f"acc/{name}/stderr"] == scores[f"{metric}_stderr,none"]
-    mean = (found.metrics["acc/normed"] + found.metrics["acc/plain"]) / 2
-    assert found.metrics["acc/mean"] == pytest.approx(mean)
-    assert found.how["acc/plain"]["limit"] == 7
+        assert measured.metrics[f"acc/{name}"] == scores[f"{metric},none"]
+        assert measured.metrics[f"acc/{name}/stderr"] == scores[f"{metric}_stderr,none"]
+    mean = (measured.metrics["acc/normed"] + measured.metrics["acc/plain"]) / 2
+    assert measured.metrics["acc/mean"] == pytest.approx(mean)
+    assert measured.how["acc/plain"]["limit"] == 7
 
 
 @pytest.mark.usefixtures("index")
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("normd", "'normd' is no task of lm-eval. Did you mean normed?"),
+        ("normd", "'normd' is not a task of lm-eval. Did you mean normed?"),
         ("both", "'both' is a group of tasks: name its tasks one by one"),
         ("ai2_arc", "'ai2_arc' is a group of tasks"),
-        ("other", "'other' has no accuracy, but brier_score"),
+        ("other", "'other' has no accuracy, only brier_score: choose a task that has acc_norm or acc"),
     ],
 )
 def test_a_task_that_cannot_be_reported_is_refused(name: str, message: str) -> None:
@@ -259,7 +258,7 @@ def test_a_task_that_cannot_be_reported_is_refused(name: str, message: str) -> N
 
 
 @pytest.mark.usefixtures("index")
-def test_a_task_whose_data_cannot_be_reached_is_said_in_one_line() -> None:
+def test_a_task_whose_data_cannot_be_reached_is_reported_in_one_line() -> None:
     with pytest.raises(UnreachableError) as caught:
         Zeroshot(["arc_easy"]).data(None)
     assert str(caught.value).startswith("the data of task arc_easy cannot be read (")
@@ -283,23 +282,23 @@ def test_answers_on_real_items_are_those_of_lm_eval_on_the_exported_checkpoint(t
     evaluation = LocalFiles(items={name: str(path) for name, path in paths.items()}, limit=6)
     data = evaluation.data(tokenizer(wanted))
     forward = Forward(load(wanted))
-    found = {name: evaluation.measure(forward, name, task, mask) for name, task in data.items()}
+    measured = {name: evaluation.measure(forward, name, task, mask) for name, task in data.items()}
     export(Request(wanted, mask, tmp_path / "smaller", verify=False))
     for name, path in paths.items():
         expected = plain(tmp_path / "smaller", path, limit=6)
-        assert answers(samples_of(found[f"acc/{name}"].files)) == answers(expected["samples"]["mine"])
+        assert answers(samples_of(measured[f"acc/{name}"].files)) == answers(expected["samples"]["mine"])
 
 
 def test_lm_eval_leaves_model_tokenizer_and_its_logger_as_they_were(folder: Path, tmp_path: Path) -> None:
     import logging
 
-    forward, own = forward_of(folder), tokenizer_of(folder)
+    forward, folder_tokenizer = forward_of(folder), tokenizer_of(folder)
     evaluation = LocalFiles(items={"mine": str(items_file(tmp_path / "items.jsonl"))})
-    (task,) = evaluation.data(own).values()
+    (task,) = evaluation.data(folder_tokenizer).values()
     before = [dict(vars(module)) for module in forward.model.module.modules()]
     with masked(forward.model.module, Mask(N_BLOCKS)):
         evaluation.measure(forward, "acc/mine", task, Mask(N_BLOCKS, DROPPED))
     assert [dict(vars(module)) for module in forward.model.module.modules()] == before
-    assert own.pad_token_id is None
+    assert folder_tokenizer.pad_token_id is None
     assert logging.getLogger("lm_eval").level == logging.NOTSET
     assert tasks.METRICS == ("acc_norm", "acc")

@@ -1,4 +1,4 @@
-"""Compensation folded into weights is compared with the engine's form: a factor on the residual stream."""
+"""Compensation folded into weights equals the engine's form, a factor on the residual stream."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pruning.models import spec
 from tests.helpers.architectures import ARCHITECTURES, N_BLOCKS, build
 
 MASK = Mask(N_BLOCKS, (1, 2, 4))
-SCALES = (9.0, 1.3, 0.8, 9.0, 1.5, 9.0)  # those of kept blocks do not count
+SCALES = (9.0, 1.3, 0.8, 9.0, 1.5, 9.0)  # the scales of kept blocks do not count
 
 
 def wanted(model: Any, folder: Path, **settings: Any) -> Request:
@@ -49,7 +49,7 @@ def test_the_engines_form_is_a_factor_on_the_stream(tmp_path: Path) -> None:
     assert (plain.logits - goal.logits).norm() > 1e-2 * goal.logits.norm(), "the factors made no difference"
 
 
-def test_only_what_blocks_behind_a_dropped_one_add_is_changed(tmp_path: Path) -> None:
+def test_only_the_outputs_of_blocks_after_a_dropped_one_are_changed(tmp_path: Path) -> None:
     export(wanted(model := build("llama"), tmp_path))
     state = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32).state_dict()
     changed = set()
@@ -83,9 +83,9 @@ def test_half_precision_rounds_twice(tmp_path: Path, dtype: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "settings", "says"),
+    ("kind", "settings", "message"),
     [
-        ("Olmo2Config", {"intermediate_size": 48}, "no norm at the input of block 3 is known"),
+        ("Olmo2Config", {"intermediate_size": 48}, "no norm at the input of block 3 is recognised"),
         (
             "OPTConfig",
             {"do_layer_norm_before": False, "ffn_dim": 48, "word_embed_proj_dim": 32},
@@ -94,27 +94,27 @@ def test_half_precision_rounds_twice(tmp_path: Path, dtype: str) -> None:
         (
             "Glm4Config",
             {"intermediate_size": 48, "num_key_value_heads": 2, "head_dim": 8},
-            "behind the sub-layers",
+            "after the sub-layers",
         ),
     ],
 )
 def test_architectures_that_are_not_understood_are_refused(
-    kind: str, settings: dict[str, Any], says: str, tmp_path: Path
+    kind: str, settings: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
     width = {"hidden_size": 32, "num_hidden_layers": N_BLOCKS, "num_attention_heads": 4, "vocab_size": 97}
     config = getattr(transformers, kind)(**width, **settings, pad_token_id=0)
-    with pytest.raises(InputError, match=says):
+    with pytest.raises(InputError, match=message):
         export(wanted(AutoModelForCausalLM.from_config(config), tmp_path))
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
-    ("scales", "says"),
+    ("scales", "message"),
     [
         ([1.0], "1 scales for a model of 6 blocks"),
         ([1.0, 0.0, -1.0, 1, 1, 1], r"scales of blocks \[1, 2\] are not"),
     ],
 )
-def test_factors_that_make_no_sense_are_refused(scales: list[float], says: str, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=says):
+def test_invalid_factors_are_refused(scales: list[float], message: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=message):
         export(wanted(build("llama"), tmp_path, scales=scales))

@@ -1,4 +1,4 @@
-"""`export=DIR` of a launch: from a model to a smaller one in one command."""
+"""`export=DIR` of a launch: search and export in one command."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_one_command_ends_with_a_model_its_card_and_three_lines(
         (["k=1", "export=taken/file"], "file is a file: give a directory"),
     ],
 )
-def test_what_cannot_be_exported_is_said_before_anything_is_searched(
+def test_an_impossible_export_is_refused_before_the_search(
     launch: Command, tmp_path: Path, words: list[str], message: str
 ) -> None:
     (tmp_path / "taken").mkdir()

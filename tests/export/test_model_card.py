@@ -64,11 +64,11 @@ def test_the_card_is_one_that_the_hub_reads() -> None:
         "text-generation",
     )
     assert data.model_name == "tiny-4-of-6-blocks"
-    values = {found.metric_name: found.metric_value for found in data.eval_results}
+    values = {entry.metric_name: entry.metric_value for entry in data.eval_results}
     assert values == {"ppl/heldout": 40.38, "acc/heldout": 0.49, "speed/decode": 100.0}
 
 
-def test_the_card_tells_all_that_was_asked_of_it() -> None:
+def test_the_card_has_all_required_parts() -> None:
     text = model_card(FACTS)
     for part in (
         "someone/tiny without 2 of its 6 transformer blocks",
@@ -80,7 +80,7 @@ def test_the_card_tells_all_that_was_asked_of_it() -> None:
         "| speed/decode | - | 100.00 |",
         '- `ppl/heldout`: source "pydoc", windows 16, corpus.join "\\n\\n", SHA-256 `cdcdcdcdcdcdcdcd`',
         "- `acc/heldout`: not recorded",
-        "The search never saw these data.",
+        "The search did not use these data.",
         "python launch.py k=2 export=DIR",
         "Reloaded and found equal.",
     ):
@@ -97,12 +97,12 @@ def test_a_mask_without_a_cell_has_no_measurements() -> None:
 
 def test_a_cell_that_was_timed_only_is_not_called_a_mask_without_a_cell() -> None:
     facts = replace(FACTS, result=RESULT | {"evaluation": {"dense": {}, "pruned": {}}})
-    assert "Nothing: its cell was evaluated for speed alone." in model_card(facts)
+    assert "Nothing: its cell was evaluated for speed only." in model_card(facts)
     assert summary(facts, Path("out")).startswith(
-        "lost    not measured: its cell was evaluated for speed alone\n"
+        "lost    not measured: its cell was evaluated for speed only\n"
     )
     assert summary(replace(facts, result=None), Path("out")).startswith(
-        "lost    not measured: the mask comes"
+        "lost    not measured: the mask does not come"
     )
 
 
@@ -117,7 +117,7 @@ def test_licences_are_passed_on() -> None:
     assert ModelCard(model_card(replace(FACTS, base="google/gemma-3-270m"))).data.license == "gemma"
 
 
-def test_a_compensation_is_told() -> None:
+def test_the_card_describes_a_compensation() -> None:
     text = model_card(replace(FACTS, scales=[1.25, 1, 1, 1.5, 1, 1]))
     assert "a factor on the residual stream (0: 1.25, 3: 1.5)" in text
     evaluation = RESULT["evaluation"] | {"uncompensated": {"ppl/heldout": 99.0}}
@@ -140,7 +140,7 @@ def test_the_mergekit_file_makes_the_same_cut() -> None:
     assert layers == [1, 2, 4, 5]
     assert {part["sources"][0]["model"] for part in data["slices"]} == {"someone/tiny"}
     assert "layer_types" not in mergekit(FACTS)
-    assert "mergekit leaves config.layer_types as it is" in mergekit(replace(FACTS, hybrid=True))
+    assert "mergekit does not change config.layer_types" in mergekit(replace(FACTS, hybrid=True))
     assert "compensation" in mergekit(replace(FACTS, scales=[1.0] * 6))
 
 

@@ -53,21 +53,23 @@ def test_an_export_is_the_model_without_the_blocks(
     model = build(name)
     model.save_pretrained(tmp_path / "dense")
     facts = export(request(tmp_path / "dense", *dropped, max_shard_size="40KB"))
-    found = load(tmp_path / "out")
-    assert found.dtype == torch.float32
+    smaller = load(tmp_path / "out")
+    assert smaller.dtype == torch.float32
     assert len(list((tmp_path / "out").glob("model-*.safetensors"))) > 1
-    assert torch.equal(logits(found), logits(without(model, dropped)))
+    assert torch.equal(logits(smaller), logits(without(model, dropped)))
     prompt = {
         "input_ids": IDS,
         "attention_mask": torch.ones_like(IDS),
         "max_new_tokens": 6,
         "do_sample": False,
     }
-    assert torch.equal(found.generate(**prompt, use_cache=True), found.generate(**prompt, use_cache=False))
+    assert torch.equal(
+        smaller.generate(**prompt, use_cache=True), smaller.generate(**prompt, use_cache=False)
+    )
     assert "equal bit for bit" in facts.proof
-    assert facts.sizes.parameters == sum(p.numel() for p in found.parameters())
+    assert facts.sizes.parameters == sum(p.numel() for p in smaller.parameters())
     names = {path.name for path in tmp_path.iterdir()}
-    assert names == {"dense", "out"}, "something was left behind"
+    assert names == {"dense", "out"}, "a temporary file or folder is left"
 
 
 WIDTH = {"hidden_size": 32, "num_attention_heads": 4, "vocab_size": 97, "intermediate_size": 48}
@@ -80,7 +82,7 @@ SMALL = WIDTH | {
 EXPERTS = {"num_experts_per_tok": 2, "moe_intermediate_size": 16}
 RANKS = {"q_lora_rank": 8, "kv_lora_rank": 8, "qk_rope_head_dim": 4, "qk_nope_head_dim": 4, "v_head_dim": 8}
 VISION = {**WIDTH, "num_hidden_layers": N_BLOCKS, "image_size": 28, "patch_size": 14}
-# Their configurations say what each block is in other ways than those of tests/architectures.py.
+# Their configurations describe the kinds of blocks in other ways than those in tests/helpers/architectures.py.
 FURTHER: dict[str, dict[str, Any]] = {
     "Qwen2MoeConfig": SMALL | EXPERTS | {"num_experts": 4, "decoder_sparse_step": 2},
     "DeepseekV3Config": SMALL
@@ -170,15 +172,15 @@ def test_a_gguf_file_is_dequantised(tmp_path: Path, verified: bool) -> None:
     dense = AutoModelForCausalLM.from_pretrained(
         tmp_path / "dense", gguf_file="tiny.gguf", dtype=torch.float32
     )
-    found = load(out)
+    smaller = load(out)
     for new, old in enumerate((0, 2, 3, 5)):
         for name, tensor in dense.model.layers[old].state_dict().items():
-            assert torch.equal(found.model.layers[new].state_dict()[name], tensor)
+            assert torch.equal(smaller.model.layers[new].state_dict()[name], tensor)
     config = json.loads((out / "config.json").read_text())
     assert config["architectures"] == ["LlamaForCausalLM"]
     assert not any("quant" in name or "gguf" in name for name in config)
     assert AutoTokenizer.from_pretrained(out).vocab_size == gguf_file.VOCABULARY
-    found.save_pretrained(tmp_path / "again")  # what a model loaded from GGUF refuses
+    smaller.save_pretrained(tmp_path / "again")  # a model loaded from GGUF refuses this
 
 
 def test_without_the_comparison_no_model_is_loaded(
@@ -209,7 +211,7 @@ def test_a_failed_check_leaves_everything_as_it_was(
 
 
 def program_rename() -> Any:
-    """A cut that takes the wrong block out: 3 instead of 2."""
+    """A cut that removes the wrong block: 3 instead of 2."""
     from pruning.export.shard_writer import Plan
 
     original = Plan.rename
@@ -231,7 +233,7 @@ def test_layer_types_left_alone_would_be_noticed(tmp_path: Path, monkeypatch: py
         return new
 
     monkeypatch.setattr("pruning.models.pruned_config.pruned_config", truncated)
-    with pytest.raises(InputError, match=r"block 2 would become another block .*sliding"):
+    with pytest.raises(InputError, match=r"block 2 cannot become block .*sliding"):
         export(request(tmp_path / "dense", 1))
     monkeypatch.setattr("pruning.models.pruned_config._traits", lambda _: [])
     with pytest.raises(verify.MismatchError, match="its logits differ"):
@@ -277,7 +279,7 @@ def test_the_model_that_is_cut_is_never_replaced(model_folder: Path, tmp_path: P
         Request(spec.Model("t", "local", str(tmp_path / "out")), Mask(6, (1,)), tmp_path / "out"),
     ):
         object.__setattr__(wanted, "force", True)
-        with pytest.raises(InputError, match="holds the model that is to be cut"):
+        with pytest.raises(InputError, match="contains the model that is to be cut"):
             export(wanted)
 
 
@@ -287,7 +289,7 @@ BAD: dict[str, tuple[dict[str, Any], tuple[int, ...], str]] = {
     "shards": (
         {"max_shard_size": "5 elephants"},
         (1,),
-        "max_shard_size=5 elephants: give a size such as 5GB",
+        "max_shard_size=5 elephants is not a size: give one such as 5GB",
     ),
 }
 
@@ -298,8 +300,8 @@ def test_bad_requests_end_before_a_model_is_loaded(
 ) -> None:
     shutil.copytree(model_folder, tmp_path / "dense")
     monkeypatch.setattr(loader, "load_uncached", lambda *_: pytest.fail("the model was loaded"))
-    settings, dropped, says = BAD[case]
-    with pytest.raises(InputError, match=says):
+    settings, dropped, message = BAD[case]
+    with pytest.raises(InputError, match=message):
         export(request(tmp_path / "dense", *dropped, **settings))
     assert not (tmp_path / "out").exists()
 
@@ -376,15 +378,17 @@ def test_packaged_models(name: str, n_blocks: int, dropped: tuple[int, ...], tmp
     model = spec.Model(name, "packaged", name, dtype="bfloat16")
     facts = export(Request(model, Mask(n_blocks, dropped), tmp_path / "out", max_shard_size="100MB"))
     assert "equal bit for bit" in facts.proof
-    found = load(tmp_path / "out")
-    assert found.dtype == torch.bfloat16
-    assert found.config.num_hidden_layers == n_blocks - 3
-    assert sum(p.numel() for p in found.parameters()) == facts.sizes.parameters
+    smaller = load(tmp_path / "out")
+    assert smaller.dtype == torch.bfloat16
+    assert smaller.config.num_hidden_layers == n_blocks - 3
+    assert sum(p.numel() for p in smaller.parameters()) == facts.sizes.parameters
     if name == "gemma3_270m":
-        full = [i for i, kind in enumerate(found.config.layer_types) if kind == "full_attention"]
-        assert full == [8, 14]  # 5, 11 and 17 of the whole model, of which 5 is gone
+        full = [i for i, kind in enumerate(smaller.config.layer_types) if kind == "full_attention"]
+        assert full == [8, 14]  # blocks 5, 11 and 17 of the whole model; 5 is dropped
     words = AutoTokenizer.from_pretrained(tmp_path / "out")("The capital of France is", return_tensors="pt")
-    assert found.generate(**words, max_new_tokens=4, do_sample=False).shape[1] == words.input_ids.shape[1] + 4
+    assert (
+        smaller.generate(**words, max_new_tokens=4, do_sample=False).shape[1] == words.input_ids.shape[1] + 4
+    )
 
 
 def test_the_module_is_a_command(
@@ -397,7 +401,7 @@ def test_the_module_is_a_command(
     finally:
         sys.argv = before
     lost, gained, where = capsys.readouterr().out.splitlines()
-    assert lost == "lost    not measured: the mask comes without a cell"
+    assert lost == "lost    not measured: the mask does not come from a cell"
     assert gained.startswith("gained  2 of 6 blocks removed (1 4), ")
     assert where.startswith(
         f"model   {tmp_path / 'out'} (reloaded: logits of 64 tokens are equal bit for bit"

@@ -1,4 +1,4 @@
-"""What a command asks for: masks from cells, files and words, their models, and one sentence for what is wrong."""
+"""Parsing of export commands: masks from cells, files and words, their models, and messages of one sentence."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Run = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
-    """`python -m pruning.export` in this process: status, output, complaints."""
+    """`python -m pruning.export` in this process; returns status, stdout and stderr."""
 
     def run(*words: str) -> tuple[int, str, str]:
         monkeypatch.setattr("sys.argv", ["export", *words])
@@ -55,14 +55,20 @@ def test_words(model_folder: Path, tmp_path: Path) -> None:
 
 
 BAD: dict[str, tuple[list[str], str]] = {
-    "no mask": (["out=x"], "give one cell folder or mask.json, or --drop"),
-    "two masks": (["a", "b", "out=x"], "give one cell folder or mask.json, or --drop, not 2 and None"),
+    "no mask": (["out=x"], "0 paths and no --drop are given: give one cell folder or mask.json, or --drop"),
+    "two masks": (["a", "b", "out=x"], "2 paths and no --drop are given: give one cell folder"),
     "no out": (["--drop", "1"], "out=DIR is missing"),
-    "letters": (["--drop", "1,b", "out=x", "@"], "--drop 1,b: give block numbers with commas between them"),
+    "letters": (
+        ["--drop", "1,b", "out=x", "@"],
+        "--drop 1,b is not a list of block numbers: separate them with commas",
+    ),
     "outside": (["--drop", "6", "out=x", "@"], "blocks [6] do not exist: the model has blocks 0 to 5"),
-    "no file": (["nowhere", "out=x"], "nowhere: there is no such cell folder or mask file"),
+    "no file": (["nowhere", "out=x"], "nowhere does not exist: give a cell folder or a mask file"),
     "setting": (["--drop", "1", "out=x", "forse=true"], "unknown setting 'forse'. Did you mean force?"),
-    "truth": (["--drop", "1", "out=x", "force=perhaps", "@"], "force=perhaps: true or false is wanted"),
+    "truth": (
+        ["--drop", "1", "out=x", "force=perhaps", "@"],
+        "force=perhaps is not valid: choose true or false",
+    ),
     "model": (["--drop", "1", "out=x", "model=smollm"], "unknown model 'smollm'. Did you mean smollm2"),
     "field": (
         ["--drop", "1", "out=x", "model.dtyp=x"],
@@ -74,20 +80,20 @@ BAD: dict[str, tuple[list[str], str]] = {
     ),
     "path": (["--drop", "1", "out=x", "model=local"], "model=local needs a value: give model.path=..."),
     "place": (["--drop", "1", "out=x", "model=local", "model.path=nowhere"], "there is no such directory"),
-    "no result": (["@folder", "out=x"], "holds no result.json: it is no cell, or none that has ended"),
+    "no result": (["@folder", "out=x"], "holds no result.json: it is not a cell, or the cell has not ended"),
 }
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_what_is_wrong_is_said_in_one_sentence(
+def test_a_bad_request_is_reported_in_one_sentence(
     case: str, command: Run, model_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loader, "load_uncached", lambda *_: pytest.fail("the model was loaded"))
-    words, says = BAD[case]
+    words, message = BAD[case]
     local = {"@": ["model=local", f"model.path={model_folder}"], "@folder": [str(model_folder)]}
     status, out, err = command(*(part for word in words for part in local.get(word, [word])))
     assert (status, out) == (2, "")
-    assert says in err
+    assert message in err
     assert err.count("\n") == 1, err
 
 
@@ -102,7 +108,7 @@ def test_a_damaged_or_failed_cell_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"is not done \(failed\): run it again"):
         of_cell(tmp_path, tmp_path / "out")
     (tmp_path / "result.json").write_text(json.dumps({"cell": "c", "status": "done", "config": {}}))
-    with pytest.raises(DamagedError, match="it is no result"):
+    with pytest.raises(DamagedError, match="it is not a result"):
         of_cell(tmp_path, tmp_path / "out")
 
 
@@ -149,7 +155,9 @@ def test_a_cell_is_exported_with_its_card(
     assert again.splitlines() == out.splitlines()
 
 
-def test_a_mask_file_of_a_cell_knows_its_model(cell: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+def test_a_mask_file_in_a_cell_folder_uses_the_model_of_the_cell(
+    cell: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
     folder, result = cell
     wanted = parse([str(folder / "mask.json"), f"out={tmp_path / 'out'}"])
     assert wanted.cell == result["cell"]
@@ -171,7 +179,9 @@ def test_a_cells_model_may_have_moved_but_not_changed(
     shutil.copytree(model_folder, tmp_path / "moved")
     wanted = parse([str(folder), f"out={tmp_path / 'out'}", f"model.path={tmp_path / 'moved'}"])
     assert wanted.model.path == str(tmp_path / "moved")
-    with pytest.raises(InputError, match="model=qwen3: the cell has a model of its own, little"):
+    with pytest.raises(
+        InputError, match="model=qwen3 is not the model of the cell, little: leave model= out"
+    ):
         parse([str(folder), f"out={tmp_path / 'out'}", "model=qwen3"])
     (tmp_path / "moved" / "config.json").write_text("{} ")
     with pytest.raises(InputError, match="does not hold the model that the cell was run on"):
@@ -262,9 +272,9 @@ def test_the_command_in_a_card_composes_the_same_configuration(words: list[str])
 
     registry.register()
     wanted = composed(words)
-    found = launch_words(wanted)
-    assert composed(shlex.split(shlex.join(found))) == wanted
-    assert len(found) <= len(words) + 6, f"more is said than is needed: {found}"
+    replayed = launch_words(wanted)
+    assert composed(shlex.split(shlex.join(replayed))) == wanted
+    assert len(replayed) <= len(words) + 6, f"more words than needed: {replayed}"
 
 
 def test_a_model_that_cannot_be_fetched_is_one_sentence(command: Run, tmp_path: Path) -> None:

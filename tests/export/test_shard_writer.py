@@ -1,4 +1,4 @@
-"""The cut of a checkpoint's files: names, shards, precision, and how much of it is in memory at a time."""
+"""Cutting a checkpoint's files: names, shards, precision, and the memory in use."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def names(prefix: str, count: int = 4) -> list[str]:
             "model.language_model.layers",
             "language_model.model.layers",
         ),
-        ([*names("model.layers", 6)], "model.layers", "model.layers"),  # further heads lie behind the blocks
+        ([*names("model.layers", 6)], "model.layers", "model.layers"),  # further heads follow the blocks
     ],
     ids=["plain", "shorter", "experts", "vision", "heads"],
 )
@@ -44,9 +44,9 @@ def test_blocks_are_found_in_a_checkpoints_names(stored: list[str], path: str, p
 
 
 def test_a_checkpoint_without_these_blocks_is_refused() -> None:
-    with pytest.raises(UnskippableError, match=r"no names like model\.layers\.0\. count them all"):
+    with pytest.raises(UnskippableError, match=r"no names like model\.layers\.0\. number all of them"):
         block_prefix(names("model.layers", 3), "model.layers", 4)
-    with pytest.raises(UnskippableError, match="several fit"):
+    with pytest.raises(UnskippableError, match="several prefixes fit"):
         block_prefix([*names("a.layers"), *names("b.layers")], "c.layers", 4)
 
 
@@ -79,10 +79,10 @@ def test_precision_is_that_of_the_export_unless_the_model_keeps_another() -> Non
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A checkpoint of 100 tensors of 4 kB in five files, four blocks of 24 tensors each and 4 tensors besides."""
+    """A checkpoint of 100 tensors of 4 kB in five files: four blocks of 24 tensors each, and 4 other tensors."""
     generator = torch.Generator().manual_seed(0)
-    own = [f"model.layers.{i}.part{j}.weight" for i in range(4) for j in range(24)]
-    every = ["a.weight", "b.weight", *own, "y.weight", "z.weight"]
+    in_blocks = [f"model.layers.{i}.part{j}.weight" for i in range(4) for j in range(24)]
+    every = ["a.weight", "b.weight", *in_blocks, "y.weight", "z.weight"]
     tensors = {name: torch.randn(1000, generator=generator) for name in every}
     where = {
         name: f"model-{number // 20 + 1:05d}-of-00005.safetensors" for number, name in enumerate(tensors)
@@ -94,7 +94,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 class Counting:
-    """Tensors that know how many bytes of them are alive at a time."""
+    """A checkpoint that counts how many bytes of its tensors are alive, and their peak."""
 
     def __init__(self, inner: Checkpoint) -> None:
         self.inner, self.alive, self.peak, self.read_names = inner, 0, 0, list[str]()
@@ -139,15 +139,15 @@ def test_memory_is_about_one_shard(folder: Path, tmp_path: Path, shard: int) -> 
         } == dict.fromkeys(written, True)
 
 
-def test_one_tensor_is_alive_at_a_time_where_the_precision_changes(folder: Path, tmp_path: Path) -> None:
+def test_one_tensor_is_alive_at_a_time_if_the_precision_changes(folder: Path, tmp_path: Path) -> None:
     tensors, out = Counting(Checkpoint(folder)), tmp_path / "out"
     out.mkdir()
     size = write_shards(tensors, plan(torch.bfloat16), out, "1GB")
     assert size == 52 * 2 * KB
-    assert tensors.peak == 4 * KB, "the copies in bfloat16 are what a shard holds"
+    assert tensors.peak == 4 * KB, "a shard holds only the copies in bfloat16"
 
 
 def test_a_checkpoint_that_lacks_a_file_is_refused(folder: Path) -> None:
     (folder / "model-00002-of-00005.safetensors").unlink()
-    with pytest.raises(InputError, match="lacks 1 weight files, model-00002-of-00005"):
+    with pytest.raises(InputError, match="lacks 1 weight files, for example model-00002-of-00005"):
         Checkpoint(folder)

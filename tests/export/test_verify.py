@@ -1,4 +1,4 @@
-"""The check of an export finds what is wrong with it."""
+"""The check of an export finds its errors."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ MASK = Mask(N_BLOCKS, (1, 4))
 
 @pytest.fixture
 def exported(tmp_path: Path) -> tuple[spec.Model, Path, verify.Expected]:
-    """Settings, an export, and what it must give."""
+    """Settings, an export, and its required output."""
     build("qwen3").save_pretrained(tmp_path / "dense")
     settings = spec.Model("tiny", "local", str(tmp_path / "dense"), dtype="float32")
     export(Request(settings, MASK, tmp_path / "out", verify=False))
-    model = verify.source_model(settings, lambda _, dtype: dtype)
+    model = verify.load_rounded(settings, lambda _, dtype: dtype)
     return settings, tmp_path / "out", verify.expected(model, MASK)
 
 
@@ -55,7 +55,7 @@ def test_missing_weights_are_found(exported: tuple[spec.Model, Path, verify.Expe
     del tensors["model.layers.2.mlp.up_proj.weight"]
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(
-        verify.MismatchError, match=r"1 weights are missing, model.layers.2.mlp.up_proj.weight"
+        verify.MismatchError, match=r"1 weights are missing, for example model.layers.2.mlp.up_proj.weight"
     ):
         verify.compare_export(folder, goal, settings, exact=True)
 
@@ -77,7 +77,7 @@ def test_a_cache_that_changes_the_answer_is_found(
 def test_weights_are_compared_as_they_are_written(tmp_path: Path) -> None:
     build("qwen3").save_pretrained(tmp_path / "dense")
     settings = spec.Model("tiny", "local", str(tmp_path / "dense"), dtype="bfloat16")
-    model = verify.source_model(settings, lambda *_: torch.bfloat16)
+    model = verify.load_rounded(settings, lambda *_: torch.bfloat16)
     state: dict[str, Any] = model.state_dict()
     assert {tensor.dtype for tensor in state.values()} == {torch.float32}
     assert all(torch.equal(tensor, tensor.bfloat16().float()) for tensor in state.values())
@@ -93,7 +93,7 @@ def test_ids_are_longer_than_a_sliding_window() -> None:
     assert verify._ids(model).shape == (1, 64)
 
 
-def test_what_stands_in_the_record_is_what_was_written(
+def test_the_record_describes_the_written_files(
     exported: tuple[spec.Model, Path, verify.Expected],
 ) -> None:
     _, folder, _ = exported

@@ -1,4 +1,4 @@
-"""The experiments of `conf/experiment`: every value of a grid exists, and what meets in a cell fits together."""
+"""The experiments of `conf/experiment`: every value of a grid exists, and the values of each cell fit together."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def _hydra() -> Iterator[None]:
 
 
 def axes(experiment: str) -> dict[str, list[str]]:
-    """What a grid is the product of."""
-    found = OmegaConf.load(groups.CONF / "experiment" / f"{experiment}.yaml").hydra.sweeper.params
-    return {str(name): str(values).split(",") for name, values in found.items()}
+    """The axes of a grid: each setting, with its values."""
+    params = OmegaConf.load(groups.CONF / "experiment" / f"{experiment}.yaml").hydra.sweeper.params
+    return {str(name): str(values).split(",") for name, values in params.items()}
 
 
 def cell(*words: str) -> Cell:
-    """One cell as the launcher composes it."""
+    """A cell, composed as the launcher composes it."""
     composed = compose("config", [*words], return_hydra_config=True)
     choices = dict(composed.hydra.runtime.choices)
     OmegaConf.set_readonly(composed, False)
@@ -49,10 +49,10 @@ def cell(*words: str) -> Cell:
 @pytest.mark.parametrize(
     "experiment", sorted(path.stem for path in Path(groups.CONF, "experiment").glob("*.yaml"))
 )
-def test_a_grid_holds_no_value_that_cannot_be(experiment: str, tmp_path: Path) -> None:
+def test_every_cell_of_a_grid_is_valid(experiment: str, tmp_path: Path) -> None:
     grid = axes(experiment)
     assert math.prod(map(len, grid.values())) == GRIDS[experiment]
-    # Algorithms and seeds go with everything; what can fail to fit is what they are given.
+    # Algorithms and seeds fit every cell; only a model, an objective and a calibration may not fit together.
     fixed = [f"{name}={values[0]}" for name, values in grid.items() if name in ("algo", "seed", "ratio", "k")]
     varied = [[f"{n}={v}" for v in grid[n]] for n in ("model", "objective", "calibration") if n in grid]
     for chosen in product(*varied):
@@ -64,7 +64,7 @@ def test_a_grid_holds_no_value_that_cannot_be(experiment: str, tmp_path: Path) -
 
 def test_small_and_its_margin_are_one_study_with_the_panel() -> None:
     both = [cell(f"experiment={name}") for name in ("small", "small_margin")]
-    assert {one.study for one in both} == {"small"}
+    assert {part.study for part in both} == {"small"}
     for name in ("small", "small_margin"):
         grid = axes(name)
         assert set(grid["algo"]) == PANEL
@@ -88,9 +88,9 @@ def test_the_papers_settings() -> None:
         "commonsense170k",
         128,
     )
-    for one in (text, items):
-        assert (one.protect.first, one.protect.last) == (1, 1)
-        assert {"perplexity", "zeroshot"} <= set(one.config["eval"])
-        assert one.config["model"]["dtype"] == "bfloat16"
+    for part in (text, items):
+        assert (part.protect.first, part.protect.last) == (1, 1)
+        assert {"perplexity", "zeroshot"} <= set(part.config["eval"])
+        assert part.config["model"]["dtype"] == "bfloat16"
     assert axes("paper")["k"] == axes("paper_margin")["k"] == ["7", "9"]
     assert axes("paper")["model"] == ["llama3", "llama3_1", "qwen3"]

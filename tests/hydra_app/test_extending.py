@@ -1,4 +1,4 @@
-"""docs/extending.md, followed to the letter: what it shows, put into a copy of the project, passes the contracts."""
+"""The files that docs/extending.md shows, written into a copy of the project, pass the contract tests."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "extending.md").read_text()
-# A file of the page: its path in backticks, then the fenced block that follows.
+# A file of the page: its path in backticks, and the next fenced block.
 FILE = re.compile(
     r"`(?P<path>\w+/(?:algo|objective)/\w+\.\w+)`(?:(?!```).)*```\w+\n(?P<text>.*?)```", re.DOTALL
 )
 
 
-# Where the page shows a group, from one heading to the next.
+# The section of the page for a group: its heading and the next one.
 SECTIONS = {
     "algo": ("**An algorithm**", "**An objective**"),
     "objective": ("**An objective**", "**A calibration**"),
@@ -32,7 +32,7 @@ COPIED = (
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """A copy of what searches and objectives need, without docs, results or other tests."""
+    """A copy of the files that searches and objectives need, without docs, results or other tests."""
     ignored = shutil.ignore_patterns("__pycache__")
     for folder in ("pruning", "conf", "hydra_plugins"):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=ignored)
@@ -44,14 +44,14 @@ def project(tmp_path: Path) -> Path:
 
 
 def follow(page: str, project: Path, group: str = "algo") -> str:
-    """Write the two files that the page shows for a group, and say what the new option is called."""
+    """Write the two files that the page shows for a group; returns the name of the new option."""
     start, end = SECTIONS[group]
     section = page.partition(start)[2].partition(end)[0]
     files = {match["path"]: match["text"] for match in FILE.finditer(section)}
     (name,) = {Path(path).stem for path in files}
     assert set(files) == {f"pruning/{group}/{name}.py", f"conf/{group}/{name}.yaml"}
     for path, text in files.items():
-        assert not (project / path).exists(), "the page shows what the project does not have"
+        assert not (project / path).exists(), "the page must show a new file"
         (project / path).write_text(text)
     return name
 
@@ -80,7 +80,7 @@ def test_the_algorithm_of_the_page_passes_the_contract(project: Path) -> None:
     assert ran.returncode == 0, ran.stdout
     passed = re.search(r"(\d+) passed", ran.stdout)
     assert passed
-    assert int(passed[1]) > 40, "the copy's own tests were run on it"
+    assert int(passed[1]) > 40, "the contract tests did not run on the new option"
 
 
 def test_the_objective_of_the_page_passes_the_contract(project: Path) -> None:
@@ -89,7 +89,7 @@ def test_the_objective_of_the_page_passes_the_contract(project: Path) -> None:
     assert ran.returncode == 0, ran.stdout
     passed = re.search(r"(\d+) passed", ran.stdout)
     assert passed
-    assert int(passed[1]) > 5, "the copy's own tests were run on it"
+    assert int(passed[1]) > 5, "the contract tests did not run on the new option"
 
 
 def test_a_mistake_in_the_objective_would_be_noticed(project: Path) -> None:
@@ -110,7 +110,7 @@ def test_its_settings_can_be_given_and_a_typo_is_refused(project: Path) -> None:
 
 
 def test_a_copy_of_an_objective_must_have_another_name(project: Path) -> None:
-    """Scores are known by the name of the class: a copy that was changed would take the original's for its own."""
+    """A class name identifies scores, so a changed copy would use the scores of the original."""
     folder = project / "pruning" / "objective"
     shutil.copy(folder / "margin.py", folder / "mine.py")
     ran = compose(project, "objective=margin")

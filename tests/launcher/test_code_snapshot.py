@@ -13,7 +13,7 @@ from pruning.launcher import code_snapshot
 
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A small project in the place of this one."""
+    """A small project instead of this one."""
     for name in ("pruning/__init__.py", "pruning/one.py", "conf/a.yaml"):
         (tmp_path / "project" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "project" / name).write_text(f"# {name}\n")
@@ -26,9 +26,7 @@ def test_the_same_code_is_copied_once(root: Path, tmp_path: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in first.rglob("*")}
     assert code_snapshot.snapshot(tmp_path) == first
     assert {path: path.stat().st_mtime_ns for path in first.rglob("*")} == before
-    assert [path.name for path in (tmp_path / "code").iterdir()] == [first.name], (
-        "nothing half done lies about"
-    )
+    assert [path.name for path in (tmp_path / "code").iterdir()] == [first.name], "no incomplete copy is left"
 
 
 def test_a_change_makes_another_copy_and_leaves_the_first(root: Path, tmp_path: Path) -> None:
@@ -53,7 +51,7 @@ def test_a_job_imports_the_copy_though_the_project_is_installed(tmp_path: Path) 
     assert done.stdout.strip() == str(folder / "pruning" / "__init__.py")
 
 
-def test_a_copy_remembers_its_commit(tmp_path: Path) -> None:
+def test_a_copy_records_its_commit(tmp_path: Path) -> None:
     from pruning.core.provenance import commit
 
     assert (code_snapshot.snapshot(tmp_path) / code_snapshot.COMMIT).read_text() == (commit() or "")

@@ -1,4 +1,4 @@
-"""Cells as processes of this machine: bounded, each with its own GPUs, with the results of one process."""
+"""Cells as processes of this machine: a bounded number, with separate GPUs, and the results of a single process."""
 
 from __future__ import annotations
 
@@ -48,13 +48,13 @@ def test_a_grid_in_processes_equals_one_in_this_process(launch: Command, tmp_pat
     assert len(list(submissions(ended.results))) == 1
 
 
-def test_a_cell_that_fails_is_told_and_the_same_command_tries_it_again(
+def test_a_failed_cell_is_reported_and_the_same_command_tries_it_again(
     launch: Command, tmp_path: Path
 ) -> None:
     grid = ("-m", "algo=one_shot", "k=1", "launcher=processes")
     broken = tmp_path / "results" / "evaluation"
     broken.parent.mkdir()
-    broken.write_text("a file where a folder is to be")
+    broken.write_text("a file instead of a folder")
     ended = launch(*grid)
     assert ended.status == 1
     assert "1 of 1 cells failed" in ended.out
@@ -68,29 +68,29 @@ def gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-a,GPU-b,GPU-c")
 
 
-def test_each_cell_gets_gpus_of_its_own(gpus: None) -> None:
+def test_each_cell_gets_separate_gpus(gpus: None) -> None:
     launcher, two = LocalPool(), Resources(ranks=2, gpus_per_rank=1)
-    assert launcher._place(two) == ["GPU-a", "GPU-b"]
-    launcher._places.held["one"] = ["GPU-a", "GPU-b"]
-    assert launcher._place(two) is None
-    assert launcher._place(Resources()) == ["GPU-c"]
-    launcher._places.held["two"] = ["GPU-c"]
-    assert launcher._place(Resources()) is None
-    assert LocalPool(parallel=5)._place(Resources()) == ["GPU-a"]
+    assert launcher._free_gpus(two) == ["GPU-a", "GPU-b"]
+    launcher._pool.gpus["one"] = ["GPU-a", "GPU-b"]
+    assert launcher._free_gpus(two) is None
+    assert launcher._free_gpus(Resources()) == ["GPU-c"]
+    launcher._pool.gpus["two"] = ["GPU-c"]
+    assert launcher._free_gpus(Resources()) is None
+    assert LocalPool(parallel=5)._free_gpus(Resources()) == ["GPU-a"]
 
 
-def test_the_bound_holds_where_gpus_are_left(gpus: None) -> None:
+def test_the_bound_holds_if_gpus_are_left(gpus: None) -> None:
     launcher = LocalPool(parallel=1)
-    launcher._places.held["one"] = ["GPU-a"]
-    assert launcher._place(Resources()) is None
+    launcher._pool.gpus["one"] = ["GPU-a"]
+    assert launcher._free_gpus(Resources()) is None
 
 
 def test_a_machine_without_gpus_runs_two(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     launcher = LocalPool()
-    assert launcher._place(Resources()) == []
-    launcher._places.held.update({"one": [], "two": []})
-    assert launcher._place(Resources()) is None
+    assert launcher._free_gpus(Resources()) == []
+    launcher._pool.gpus.update({"one": [], "two": []})
+    assert launcher._free_gpus(Resources()) is None
 
 
 @pytest.mark.parametrize(
@@ -110,15 +110,15 @@ def test_what_this_machine_cannot_do_is_refused(
         launcher.check({"tiny": asked})
 
 
-def test_what_an_earlier_command_left_running_keeps_its_places(gpus: None, tmp_path: Path) -> None:
+def test_running_cells_of_an_earlier_command_keep_their_slots(gpus: None, tmp_path: Path) -> None:
     record = submission(tmp_path, task("a"), task("b"))
     running, gone = process_name(os.getpid()), f"process-{socket.gethostname()}-1-7"
     record.devices = {running: ["GPU-a"], gone: ["GPU-b"]}
     record.save()
     launcher = LocalPool()
     launcher.submit(tmp_path, [task("c")], str(tmp_path))
-    assert launcher._places.held == {running: ["GPU-a"]}
-    assert launcher._place(Resources()) == ["GPU-b"]
+    assert launcher._pool.gpus == {running: ["GPU-a"]}
+    assert launcher._free_gpus(Resources()) == ["GPU-b"]
 
 
 def test_what_was_cancelled_does_not_start(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What is asked of SLURM, with commands that only note it; `tests/slurm` does it on a real one."""
+"""Requests to SLURM, with commands that only record their arguments; `tests/slurm` uses a real cluster."""
 
 from __future__ import annotations
 
@@ -84,13 +84,13 @@ def test_arrays_are_cut_to_what_the_cluster_takes_and_bounded_together(tmp_path:
     assert arrays == ["#SBATCH --array=0-3%1", "#SBATCH --array=0-3%1", "#SBATCH --array=0-1%1"]
     waits = [[line for line in script(tmp_path, n) if "--dependency" in line] for n in range(3)]
     assert waits == [[], [], ["#SBATCH --dependency=afterany:1"]], (
-        "a third array would be a third cell at once"
+        "with a third array, three cells would run at once"
     )
 
 
 @pytest.mark.parametrize("sizes", [[5], [4, 4, 2], [1, 1, 1, 1], [1000, 1, 300]])
 @pytest.mark.parametrize("most", [1, 2, 4, 7, 256, 5000])
-def test_no_more_cells_run_than_allowed_and_no_place_is_wasted(sizes: list[int], most: int) -> None:
+def test_no_more_cells_run_than_allowed_and_no_slot_is_wasted(sizes: list[int], most: int) -> None:
     shares = array_shares(sizes, most)
     assert all(1 <= share <= size for share, size in zip(shares, sizes, strict=True))
     if most >= len(sizes):
@@ -101,13 +101,13 @@ def test_no_more_cells_run_than_allowed_and_no_place_is_wasted(sizes: list[int],
 def test_cutting_keeps_all_tasks_in_order() -> None:
     tasks = [task(f"{n}", resources=LARGE if n % 3 else None) for n in range(11)]
     parts = job_arrays(tasks, 3)
-    assert sorted(int(one.key) for part in parts for one in part) == list(range(11))
-    assert all(len({one.resources for one in part}) == 1 and len(part) <= 3 for part in parts)
-    small = [int(one.key) for part in parts for one in part if one.resources != LARGE]
+    assert sorted(int(cell.key) for part in parts for cell in part) == list(range(11))
+    assert all(len({cell.resources for cell in part}) == 1 and len(part) <= 3 for part in parts)
+    small = [int(cell.key) for part in parts for cell in part if cell.resources != LARGE]
     assert small == sorted(small)
 
 
-def test_a_refusal_is_said_in_one_sentence_and_nothing_is_in_flight(
+def test_a_refusal_is_reported_and_nothing_is_in_flight(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     refusing = "echo 'sbatch: error: invalid partition specified: gpu' >&2\nexit 1"
@@ -123,7 +123,7 @@ def test_a_refusal_is_said_in_one_sentence_and_nothing_is_in_flight(
     [
         ({"order": "shared"}, {}, "Did you mean sharing"),
         ({"parallel": 0}, {}, "launcher.parallel=0 is too few"),
-        ({}, {"minutes": 2}, "ends before launcher.warning_seconds=120"),
+        ({}, {"minutes": 2}, "is no longer than launcher.warning_seconds=120"),
         ({}, {"ranks": 0}, "model.resources.ranks=0 of tiny is too few: choose 1 or more"),
         ({}, {"gpus_per_rank": -1}, "choose 0 or more"),
     ],
@@ -135,9 +135,9 @@ def test_settings_that_make_no_sense_are_refused(
         Slurm(**settings).check({"tiny": Resources(**asked)})
 
 
-def test_a_machine_without_slurm_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_without_slurm_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(InputError, match="there is no scontrol here: run this on a login node"):
+    with pytest.raises(InputError, match="scontrol is not installed here: use a login node"):
         Slurm().check({})
 
 
@@ -155,17 +155,17 @@ def test_squeue_is_asked_first_and_sacct_for_the_rest(
         "sacct": "echo '5_0|CANCELLED by 0|0:15'\necho '5_1|COMPLETED|0:0'",
     }
     seen = commands(tmp_path, monkeypatch, scripts)
-    found = slurm_queue.ask(["x"], {"7_0", "7_1", "7_2", "7_3", "5_0", "6_0"})
-    assert (found["7_0"].active, found["7_0"].waiting, found["7_0"].seconds) == (True, False, 93784.0)
-    assert (found["7_1"].waiting, found["7_1"].reason) == (True, "Resources")
-    assert (found["7_2"].active, found["7_2"].reason) == (False, "NonZeroExitCode (SLURM: FAILED)")
-    assert found["7_3"].reason == "it reached its time limit (SLURM: TIMEOUT)"
-    assert found["5_0"].reason == "cancelled (SLURM: CANCELLED)"
-    assert "6_0" not in found
+    infos = slurm_queue.ask(["x"], {"7_0", "7_1", "7_2", "7_3", "5_0", "6_0"})
+    assert (infos["7_0"].active, infos["7_0"].waiting, infos["7_0"].seconds) == (True, False, 93784.0)
+    assert (infos["7_1"].waiting, infos["7_1"].reason) == (True, "Resources")
+    assert (infos["7_2"].active, infos["7_2"].reason) == (False, "NonZeroExitCode (SLURM: FAILED)")
+    assert infos["7_3"].reason == "it reached its time limit (SLURM: TIMEOUT)"
+    assert infos["5_0"].reason == "cancelled (SLURM: CANCELLED)"
+    assert "6_0" not in infos
     assert [line.split()[0] for line in seen.read_text().splitlines()] == ["squeue", "sacct"]
 
 
-def test_a_cluster_without_accounting_knows_nothing_more(
+def test_a_cluster_without_accounting_reports_nothing_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     commands(tmp_path, monkeypatch, {"squeue": "", "sacct": "echo disabled >&2; exit 1"})

@@ -1,4 +1,4 @@
-"""Cells that share losses are submitted so that they find each other's."""
+"""The order of submission lets cells share their losses."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ TASKS = [
 
 
 def test_the_shortest_of_each_group_come_first_then_the_second_of_each() -> None:
-    keys = [one.key for one in ordered(TASKS, "sharing")]
+    keys = [cell.key for cell in ordered(TASKS, "sharing")]
     assert keys == ["a-short", "b-short", "a-middle", "b-long", "a-long"]
 
 
 def test_equally_long_cells_stay_in_the_order_in_which_they_were_asked_for() -> None:
     same = [task(name, "a", 10) for name in ("z", "m", "a")]
-    assert [one.key for one in ordered(same, "sharing")] == ["z", "m", "a"]
+    assert [cell.key for cell in ordered(same, "sharing")] == ["z", "m", "a"]
 
 
 def test_asked_changes_nothing() -> None:

@@ -33,9 +33,9 @@ def test_a_record_is_on_disk_before_any_job_has_a_name(tmp_path: Path) -> None:
 def test_the_last_submission_of_a_cell_counts(tmp_path: Path) -> None:
     for number in range(20):  # many within one second
         submission(tmp_path, task("a"), task(f"b{number}"), a=f"{number}_0")
-    found = latest(tmp_path)
-    assert found["a"].jobs["a"] == "19_0"
-    assert len(found) == 21
+    records = latest(tmp_path)
+    assert records["a"].jobs["a"] == "19_0"
+    assert len(records) == 21
 
 
 def test_a_log_is_found_for_both_kinds_of_jobs(tmp_path: Path) -> None:
@@ -52,5 +52,5 @@ def test_a_log_is_found_for_both_kinds_of_jobs(tmp_path: Path) -> None:
 def test_a_damaged_record_is_named(tmp_path: Path) -> None:
     path = submission(tmp_path, task("a")).folder / "submission.json"
     path.write_text(path.read_text().replace('"group"', '"grup"'))
-    with pytest.raises(DamagedError, match=r"submission\.json is damaged \(it is no record of jobs\)"):
+    with pytest.raises(DamagedError, match=r"submission\.json is damaged \(it is not a record of jobs\)"):
         list(submissions(tmp_path))

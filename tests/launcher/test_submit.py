@@ -1,4 +1,4 @@
-"""Waiting for cells in flight, and what is said of those that ended badly."""
+"""Waiting for cells in flight, and the report on those that failed or are lost."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from pruning.launcher.slurm_queue import Info
 from tests.helpers.launchers import result, submission, task
 
 
-def test_a_failure_of_the_cell_keeps_its_type_and_one_of_the_scheduler_its_words() -> None:
-    own = submit.failure(CellState("a", State.FAILED, "LossError: it is NaN: 3 of 4", log="launch.log"))
-    assert own["error"] == {"type": "LossError", "message": "it is NaN: 3 of 4", "log": "launch.log"}
+def test_a_failure_keeps_the_error_of_the_cell_or_the_reason_of_the_scheduler() -> None:
+    failed = submit.failure(CellState("a", State.FAILED, "LossError: it is NaN: 3 of 4", log="launch.log"))
+    assert failed["error"] == {"type": "LossError", "message": "it is NaN: 3 of 4", "log": "launch.log"}
     killed = submit.failure(CellState("a", State.FAILED, "its node died (SLURM: NODE_FAIL)"))
     assert (killed["error"]["type"], killed["error"]["message"]) == (
         "failed",
@@ -26,7 +26,7 @@ def test_a_failure_of_the_cell_keeps_its_type_and_one_of_the_scheduler_its_words
     assert lost["error"]["type"] == "lost"
 
 
-def test_only_strange_reasons_to_wait_are_told() -> None:
+def test_only_unusual_reasons_to_wait_are_reported() -> None:
     waiting = [CellState(reason, State.PENDING, reason) for reason in ("Priority", "PartitionTimeLimit")]
     assert submit.summary(waiting) == "cells: 2 pending (some wait: PartitionTimeLimit)"
     assert submit.summary([*waiting[:1], CellState("a", State.DONE)]) == "cells: 1 pending, 1 done"
@@ -34,7 +34,7 @@ def test_only_strange_reasons_to_wait_are_told() -> None:
 
 @pytest.fixture
 def slurm(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Info] | InputError]:
-    """What SLURM says, one look after the other; the last answer stays."""
+    """The answers of SLURM, one per call; the last answer is repeated."""
     answers: list[dict[str, Info] | InputError] = []
 
     def ask(_: set[str], jobs: set[str]) -> dict[str, Info]:

@@ -42,9 +42,9 @@ def test_an_empty_mask_leaves_the_logits_untouched(model: Any) -> None:
 def test_skipping_equals_physical_removal(model: Any, dropped: tuple[int, ...]) -> None:
     expected = logits(without(model, dropped), use_cache=False)
     with masked(model, Mask(N_BLOCKS, dropped)):
-        found = logits(model)
-    assert torch.allclose(found, expected, atol=1e-5, rtol=1e-5)
-    assert not torch.allclose(found, logits(model), atol=1e-3), "the blocks made no difference"
+        skipped = logits(model)
+    assert torch.allclose(skipped, expected, atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(skipped, logits(model), atol=1e-3), "the blocks made no difference"
 
 
 def test_everything_is_restored(model: Any) -> None:
@@ -111,7 +111,10 @@ def build_again(model: Any) -> Any:
 
 
 def test_a_mask_of_another_size_is_refused(model: Any) -> None:
-    with pytest.raises(UnskippableError, match="7 blocks, a model of 6"), masked(model, Mask(7, (1,))):
+    with (
+        pytest.raises(UnskippableError, match="for 7 blocks, but the model has 6"),
+        masked(model, Mask(7, (1,))),
+    ):
         pass
 
 
@@ -129,7 +132,7 @@ def test_blocks_that_share_keys_and_values_are_refused() -> None:
 
 
 class Chain(nn.Module):
-    """A model whose blocks hand on what `block` returns; enough of one for `find_blocks`."""
+    """A minimal model for `find_blocks`: each block gets all values that the one before returned."""
 
     def __init__(self, *blocks: nn.Module) -> None:
         super().__init__()
@@ -145,7 +148,7 @@ class Chain(nn.Module):
 
 
 class Passing(nn.Module):
-    """A block that hands a second tensor on, as T5's position bias is."""
+    """A block that passes on a second tensor, like the position bias of T5."""
 
     def forward(self, hidden: torch.Tensor, bias: torch.Tensor | None = None) -> tuple[torch.Tensor, ...]:
         return hidden + 1, hidden if bias is None else bias

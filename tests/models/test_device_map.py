@@ -1,4 +1,4 @@
-"""Where weights go: planned for GPUs that are not here, refused with sizes, and really read from disk."""
+"""The devices of weights: planned for simulated GPUs, refused with sizes, and really read from disk."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def llama3(**settings: Any) -> Model:
 
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Pretend to have GPUs with so many GiB free, of 80 each, and so much main memory."""
+    """Simulate GPUs of 80 GiB with the given GiB free, and the given GiB of main memory."""
 
     def pretend(*gpus: float, memory: float = 64) -> None:
         monkeypatch.setattr("torch.cuda.device_count", lambda: len(gpus))
@@ -66,8 +66,8 @@ def test_what_does_not_fit_one_gpu_is_spread_over_several(machine: Any) -> None:
     machine(19, 19, 19)  # 11 GiB for weights each
     chosen = options(llama3())["device_map"]
     assert set(chosen.values()) == {0, 1, 2}
-    blocks = {name: place for name, place in chosen.items() if re.fullmatch(r"model\.layers\.\d+", name)}
-    assert len(blocks) == 32  # none is cut in two
+    blocks = {name: device for name, device in chosen.items() if re.fullmatch(r"model\.layers\.\d+", name)}
+    assert len(blocks) == 32  # no block is split
     assert list(blocks.values()) == sorted(blocks.values())
 
 
@@ -76,38 +76,38 @@ def test_what_fits_nowhere_is_refused_with_all_sizes_and_what_to_do(machine: Any
     with pytest.raises(InputError) as refused:
         options(llama3())
     text = str(refused.value)
-    sizes = ("needs 16.06 GB", "largest part 1.05 GB", "GPU 0 4.29 GB, GPU 1 4.83 GB", "main memory 61.8")
+    sizes = ("needs 16.06 GB", "(largest part 1.05 GB)", "GPU 0 4.29 GB, GPU 1 4.83 GB", "main memory 61.8")
     for part in (*sizes, "bfloat16", "model.resources.gpus_per_rank", "model.dtype", "model.offload=DIR"):
         assert part in text
     machine(memory=10)
-    with pytest.raises(InputError, match=r"room for: main memory 9\.66 GB"):
+    with pytest.raises(InputError, match=r"available is: main memory 9\.66 GB"):
         options(llama3())
 
 
-def test_what_fits_nowhere_goes_to_memory_and_disk_where_that_is_asked_for(machine: Any) -> None:
+def test_what_does_not_fit_goes_to_memory_and_disk_if_offload_is_set(machine: Any) -> None:
     machine(16, memory=7)
-    told = options(llama3(offload="/scratch"))
-    assert told["offload_folder"] == "/scratch"
-    assert set(told["device_map"].values()) == {0, "cpu", "disk"}
+    chosen = options(llama3(offload="/scratch"))
+    assert chosen["offload_folder"] == "/scratch"
+    assert set(chosen["device_map"].values()) == {0, "cpu", "disk"}
     machine(80)
-    assert options(llama3(offload="/scratch")) == {"device_map": {"": 0}}  # not where it is not needed
+    assert options(llama3(offload="/scratch")) == {"device_map": {"": 0}}  # not used if it is not needed
 
 
 def test_bounds_are_heeded_and_checked(machine: Any) -> None:
     machine(80, 80)
     chosen = options(llama3(max_memory={"0": "9GiB"}))["device_map"]
     assert set(chosen.values()) == {0, 1}
-    with pytest.raises(InputError, match=r"names 7, and there are 0, 1, cpu"):
+    with pytest.raises(InputError, match=r"names 7, but there are only 0, 1, cpu"):
         options(llama3(max_memory={"7": "9GiB"}))
-    with pytest.raises(InputError, match=r"model\.max_memory\.0=much is no size"):
+    with pytest.raises(InputError, match=r"model\.max_memory\.0=much is not a size"):
         options(llama3(max_memory={"0": "much"}))
-    with pytest.raises(InputError, match=r"model\.max_memory=9GiB is no mapping"):
+    with pytest.raises(InputError, match=r"model\.max_memory=9GiB is not a mapping"):
         llama3(max_memory="9GiB")
     with pytest.raises(InputError, match=r"unknown model\.device_map 'cude'"):
         llama3(device_map="cude")
 
 
-def test_where_weights_lie_makes_no_other_model() -> None:
+def test_the_identity_ignores_where_weights_are_stored() -> None:
     assert llama3(offload="/scratch", max_memory={"0": "9GiB"}).identity() == llama3().identity()
 
 
@@ -131,17 +131,17 @@ def reads(spread: Any) -> Iterator[Counter[int]]:
     """How often a weight of each block is read from disk."""
     from accelerate.utils import OffloadedWeightsLoader
 
-    found: Counter[int] = Counter()
+    counts: Counter[int] = Counter()
     read = OffloadedWeightsLoader.__getitem__
 
     def counting(self: Any, key: str) -> Any:
         if match := re.search(r"layers\.(\d+)\.", key):
-            found[int(match[1])] += 1
+            counts[int(match[1])] += 1
         return read(self, key)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(OffloadedWeightsLoader, "__getitem__", counting)
-        yield found
+        yield counts
 
 
 def on_disk(module: Any) -> list[int]:
@@ -152,32 +152,32 @@ def on_disk(module: Any) -> list[int]:
 def test_a_model_on_disk_has_the_losses_of_one_in_memory_and_skipped_blocks_are_not_read(
     spread: Any, reads: Counter[int], offload: Path
 ) -> None:
-    partly, whole = spread
-    below = on_disk(partly.module)
-    assert 2 <= len(below) < N_BLOCKS
+    partial, whole = spread
+    offloaded = on_disk(partial.module)
+    assert 2 <= len(offloaded) < N_BLOCKS
     assert not list(offload.iterdir())  # the checkpoint is read where it is
     assert not on_disk(whole.module)
-    skipped, kept = below[0], below[1:]
+    skipped, kept = offloaded[0], offloaded[1:]
     masks = [Mask(N_BLOCKS, (0, skipped)), Mask(N_BLOCKS, (skipped,))]
-    expected, found = (
+    expected, actual = (
         {m: v for m, v, _ in Forward(model, 64).loglikelihoods(text_rows(5), masks)} for model in spread
     )
-    assert all(found[mask] == pytest.approx(expected[mask], rel=1e-5) for mask in masks)
+    assert all(actual[mask] == pytest.approx(expected[mask], rel=1e-5) for mask in masks)
     assert reads[skipped] == 0
     assert all(reads[block] > 0 for block in kept)
 
 
 def test_a_masked_model_on_disk_does_not_read_what_it_skips(spread: Any, reads: Counter[int]) -> None:
-    partly, whole = spread
-    below, ids = on_disk(partly.module), torch.tensor([[5, 6, 7, 8]])
-    mask = Mask(N_BLOCKS, (below[-1],))
+    partial, whole = spread
+    offloaded, ids = on_disk(partial.module), torch.tensor([[5, 6, 7, 8]])
+    mask = Mask(N_BLOCKS, (offloaded[-1],))
     logits = []
-    for model in (partly, whole):
+    for model in (partial, whole):
         with torch.no_grad(), masked(model.module, mask):
             logits.append(model.module(input_ids=ids).logits)
     assert torch.allclose(*logits, rtol=1e-5, atol=1e-5)
-    assert reads[below[-1]] == 0
-    assert reads[below[0]] > 0
+    assert reads[offloaded[-1]] == 0
+    assert reads[offloaded[0]] > 0
 
 
 def test_a_cell_on_disk_has_the_result_of_one_in_memory(launch: Command, tmp_path: Path) -> None:
@@ -189,8 +189,8 @@ def test_a_cell_on_disk_has_the_result_of_one_in_memory(launch: Command, tmp_pat
     ended = launch(*cell, "model.max_memory={cpu: 90000}", f"model.offload={tmp_path / 'disk'}")
     assert ended.status == 0, ended.err
     assert "is spread" in ended.err
-    expected, found = whole.result(), ended.result()
-    assert found["cell"] == expected["cell"]
-    assert found["mask"] == expected["mask"]
-    assert found["calibration"]["loss"] == pytest.approx(expected["calibration"]["loss"], rel=1e-5)
-    assert found["evaluation"]["pruned"] == pytest.approx(expected["evaluation"]["pruned"])
+    expected, actual = whole.result(), ended.result()
+    assert actual["cell"] == expected["cell"]
+    assert actual["mask"] == expected["mask"]
+    assert actual["calibration"]["loss"] == pytest.approx(expected["calibration"]["loss"], rel=1e-5)
+    assert actual["evaluation"]["pruned"] == pytest.approx(expected["evaluation"]["pruned"])

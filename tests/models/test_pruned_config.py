@@ -87,7 +87,7 @@ def test_a_number_of_first_blocks_is_counted_again() -> None:
     assert config.first_k_dense_replace == 2
 
 
-def test_gpt_neo_alternates_by_a_list_of_its_own() -> None:
+def test_gpt_neo_alternates_by_a_nested_list() -> None:
     settings = {"hidden_size": 32, "num_heads": 4, "vocab_size": 97, "num_layers": N_BLOCKS}
     config = cut("GPTNeoConfig", **settings, attention_types=[[["global", "local"], 3]])
     assert config.attention_layers == ["global", "global", "local", "local"]
@@ -95,23 +95,23 @@ def test_gpt_neo_alternates_by_a_list_of_its_own() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "settings", "says"),
+    ("kind", "settings", "message"),
     [
         (
             "GPT2Config",
             {"n_embd": 32, "n_layer": 6, "n_head": 4, "scale_attn_by_inverse_layer_idx": True},
-            "block 2 would become another block as block 1: its attn.scaling would change",
+            "block 2 cannot become block 1: its attn.scaling would change",
         ),
         ("DiffLlamaConfig", LLAMA, "its self_attn.lambda_init would change"),
     ],
     ids=["gpt2", "diffllama"],
 )
-def test_what_cannot_be_expressed_is_refused(kind: str, settings: dict[str, Any], says: str) -> None:
-    with pytest.raises(InputError, match=says):
+def test_what_cannot_be_expressed_is_refused(kind: str, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
         cut(kind, **settings)
 
 
-def test_a_flag_that_looks_like_a_number_of_a_block_is_still_seen() -> None:
+def test_a_changed_flag_that_looks_like_a_block_number_is_detected() -> None:
     config = transformers.SmolLM3Config(**LLAMA, no_rope_layers=[0, 1, 1, 1, 1, 1])
     wrong = pruned_config(config, Mask(N_BLOCKS, (0,)))
     wrong.no_rope_layers = [0, 1, 1, 1, 1]  # block 1 becomes block 0, and its flag 1 becomes 0

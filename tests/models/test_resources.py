@@ -1,4 +1,4 @@
-"""What a model's jobs ask for: beside the model in its YAML, and no part of what a cell is."""
+"""What a model's jobs request: set in the model's YAML, but not part of a cell's identity."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def hydra() -> None:
 
 
 @pytest.mark.parametrize("name", options("model"))
-def test_every_model_says_what_its_jobs_need(name: str, tmp_path: Path) -> None:
+def test_every_model_has_resources(name: str, tmp_path: Path) -> None:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         model = instantiate(
             compose("config", [f"model={name}", f"model.path={tmp_path}"]).model, _convert_="all"
@@ -37,7 +37,7 @@ def test_every_model_says_what_its_jobs_need(name: str, tmp_path: Path) -> None:
     assert hash(model.resources)
 
 
-def test_it_is_no_part_of_a_cell(launch: Command) -> None:
+def test_resources_are_not_part_of_a_cell(launch: Command) -> None:
     first = launch("k=1", "algo=one_shot").result()
     again = launch("k=1", "algo=one_shot", "model.resources.ranks=4", "model.resources.minutes=5")
     assert "every cell was done" in again.err
@@ -68,11 +68,13 @@ def test_a_command_has_one_launcher() -> None:
     assert launcher_of(two[:1]) == Slurm(parallel=1)
 
 
-def test_a_cluster_can_have_a_file_of_its_own(tmp_path: Path) -> None:
+def test_a_cluster_can_have_a_separate_file(tmp_path: Path) -> None:
     (tmp_path / "launcher").mkdir()
     (tmp_path / "launcher" / "ours.yaml").write_text(
         "defaults: [slurm, _self_]\npartition: gpu\nsetup: [module load cuda]\n"
     )
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        found = launcher_of([compose("config", ["launcher=ours", f"hydra.searchpath=[file://{tmp_path}]"])])
-    assert found == Slurm(partition="gpu", setup=["module load cuda"])
+        launcher = launcher_of(
+            [compose("config", ["launcher=ours", f"hydra.searchpath=[file://{tmp_path}]"])]
+        )
+    assert launcher == Slurm(partition="gpu", setup=["module load cuda"])

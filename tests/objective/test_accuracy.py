@@ -11,12 +11,12 @@ from tests.helpers.rows import plain
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt_neox"])
-def test_terms_are_misses_and_a_little_margin(name: str) -> None:
+def test_terms_are_misses_plus_a_small_share_of_the_margin(name: str) -> None:
     module, data = model(name), samples("items", 12)
-    found = scores(bound(Accuracy(), module, data), MASKS)
+    results = scores(bound(Accuracy(), module, data), MASKS)
     for mask in MASKS[:4]:
         logliks = iter(plain(module, mask.dropped, data.rows))
-        for unit, term in zip(data.units, found[mask].samples, strict=True):
+        for unit, term in zip(data.units, results[mask].samples, strict=True):
             values = np.array([next(logliks) / (row.span[1] - row.span[0]) for row in unit])
             right = [bool(row.right) for row in unit].index(True)
             margin = np.delete(values, right).mean() - values[right]
@@ -39,14 +39,14 @@ def test_answers_that_tie_share_the_point(scores: list[float], expected: float) 
 
 
 def test_an_item_outweighs_any_margin() -> None:
-    """A model that is right by little, once more, beats one that is right by much."""
+    """A model with one more right answer is better, even if its margins are smaller."""
     barely = [0.0 + TIE_BREAK * -0.01] * 3 + [1.0 + TIE_BREAK * 20]
     clearly = [0.0 + TIE_BREAK * -20] * 2 + [1.0 + TIE_BREAK * 0.01] * 2
     assert sum(barely) < sum(clearly)
 
 
-def test_the_margin_orders_masks_that_answer_alike_and_is_no_evidence() -> None:
-    """By the margin alone the first is better in every item, so a paired test of the terms would be sure of it."""
+def test_the_margin_orders_ties_but_is_not_evidence() -> None:
+    """The first mask has the better margin on every item, so a paired test of the raw terms would be significant."""
     estimate = bound(Accuracy(), model(), samples("items", 12)).estimate
     misses, margins = np.array([0.0, 1.0] * 6), np.random.default_rng(0).normal(-5, 1, 12)
     a, b = (misses + TIE_BREAK * (margins + worse) for worse in (0, 3))

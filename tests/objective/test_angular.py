@@ -19,12 +19,12 @@ def angle(a: np.ndarray, b: np.ndarray) -> float:
 def test_a_window_of_blocks_costs_gromovs_distance(name: str, kind: str) -> None:
     module, data = model(name), samples(kind)
     windows = {(i, j): Mask(N_BLOCKS, tuple(range(i, j))) for i, j in [(0, 1), (0, 4), (2, 5), (3, 6)]}
-    found = scores(bound(Angular(), module, data), list(windows.values()))
+    results = scores(bound(Angular(), module, data), list(windows.values()))
     for number, unit in enumerate(data.units):
         states = [plain_states(module, row) for row in unit]
         for (i, j), mask in windows.items():
-            expected = np.mean([angle(own[i], own[j]) for own in states])
-            assert found[mask].samples[number] == pytest.approx(expected, rel=1e-9)
+            expected = np.mean([angle(state[i], state[j]) for state in states])
+            assert results[mask].samples[number] == pytest.approx(expected, rel=1e-9)
 
 
 def test_runs_are_added_up() -> None:
@@ -41,7 +41,7 @@ def test_runs_are_added_up() -> None:
 
 
 @pytest.mark.parametrize(("sign", "expected"), [(1.0, 0.0), (-1.0, 1.0)])
-def test_states_of_one_line_are_no_error(sign: float, expected: float) -> None:
-    """Rounding puts their cosine beyond 1."""
+def test_collinear_states_are_handled(sign: float, expected: float) -> None:
+    """Rounding can make the absolute value of their cosine greater than 1."""
     state = torch.full((1, 3), 0.1)
     assert _angle(state, sign * 7 * state) == pytest.approx(expected, abs=1e-6)

@@ -1,4 +1,4 @@
-"""What every objective of `conf/objective` must do, whatever it is. A new one is tested by being there."""
+"""The requirements on every objective of `conf/objective`. A new objective is tested automatically."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from pruning.objective import Objective
 from tests.helpers.architectures import N_BLOCKS
 from tests.helpers.objectives import DENSE, MASKS, SINGLES, bound, idle, model, samples, scores
 
-COUNT = 4  # windows, and one item more
-# Losses that compare with the dense model, or add up what removed blocks do: 0 where none is removed.
+COUNT = 4  # windows; there is one item more
+# Losses that compare with the dense model, or sum over removed blocks. They are 0 if no block is removed.
 RELATIVE = [
     "angular",
     "block_influence",
@@ -64,7 +64,7 @@ def whole(objective: Objective, kind: str, dtype: torch.dtype = torch.float64) -
     return scores(bound(objective, model(dtype=dtype), samples(kind, COUNT)), MASKS)
 
 
-def test_the_calibration_that_it_chooses_suits_it(name: str, configs: dict[str, DictConfig]) -> None:
+def test_the_default_calibration_has_the_needed_kind(name: str, configs: dict[str, DictConfig]) -> None:
     objective, calibration = instantiate(configs[name].objective), instantiate(configs[name].calibration)
     assert calibration.kind in kinds(objective)
 
@@ -90,8 +90,8 @@ def test_nothing_is_computed_before_it_is_asked_for(objective: Objective) -> Non
         bound(objective, module, samples(kind))
 
 
-def test_a_loss_does_not_depend_on_the_company_a_mask_is_asked_in(objective: Objective) -> None:
-    """To the last bit, in the precision in which branches are merged."""
+def test_a_loss_does_not_depend_on_the_other_masks_of_a_call(objective: Objective) -> None:
+    """The losses must be equal to the last bit, in the precision in which branches are merged."""
     dtype = torch.float32
     for kind in kinds(objective):
         for mask in (MASKS[0], MASKS[3], MASKS[-1]):
@@ -103,7 +103,7 @@ def test_a_loss_does_not_depend_on_the_company_a_mask_is_asked_in(objective: Obj
 def test_the_terms_of_a_part_of_the_samples_are_a_part_of_the_terms(
     objective: Objective, start: int, stop: int
 ) -> None:
-    """What a race or a staged search has paid for is never paid for again."""
+    """So a race or a staged search never computes a term twice."""
     for kind in kinds(objective):
         loss = bound(objective, model(), samples(kind, COUNT).part(start, stop))
         for mask, terms, _ in loss.terms(MASKS):
@@ -119,18 +119,18 @@ def test_a_loss_does_not_depend_on_how_samples_are_batched(objective: Objective)
 
 
 @pytest.mark.parametrize("name", RELATIVE)
-def test_the_dense_model_loses_nothing(name: str, objective: Objective) -> None:
+def test_the_loss_of_the_dense_model_is_0(name: str, objective: Objective) -> None:
     for kind in kinds(objective):
         for dtype in (torch.float32, torch.float64):
             assert whole(objective, kind, dtype)[DENSE].loss == pytest.approx(0, abs=1e-6)
 
 
 def test_removing_a_block_that_does_nothing_is_never_worse(name: str, objective: Objective) -> None:
-    """Lower is better: such a block is the cheapest by any criterion, and no prediction needs it."""
+    """Such a block is the cheapest by any criterion, and its removal changes no prediction."""
     for kind in kinds(objective):
         loss = bound(objective, idle(model(), 3), samples(kind, COUNT))
-        found = scores(loss, MASKS)
-        changes = {mask: found[mask].loss - found[DENSE].loss for mask in SINGLES}
+        results = scores(loss, MASKS)
+        changes = {mask: results[mask].loss - results[DENSE].loss for mask in SINGLES}
         cheapest = min(changes, key=changes.__getitem__) == Mask(N_BLOCKS, (3,))
         assert cheapest or changes[Mask(N_BLOCKS, (3,))] == pytest.approx(0, abs=1e-9)
         assert cheapest or name not in RELATIVE

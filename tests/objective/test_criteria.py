@@ -44,14 +44,14 @@ def test_by_block_a_loss_is_additive_and_by_run_it_is_not() -> None:
     assert abs(run[joined].loss - block[joined].loss) > 1e-3
 
 
-def test_the_distance_is_told_the_earlier_state_first() -> None:
+def test_the_distance_receives_the_earlier_state_first() -> None:
     data, module = samples("text", 2), model()
     loss = _criteria.between_states(
         Forward(language_model(module)), data, lambda a, b: float(b.norm() - a.norm()), "run"
     )
     mask = Mask(N_BLOCKS, tuple(range(N_BLOCKS)))
-    (found,) = loss([mask])
-    assert found.loss > 0, "the state grows from block to block"
+    (score,) = loss([mask])
+    assert score.loss > 0, "the norm of the state grows from block to block"
 
 
 def test_one_dense_pass_is_made_for_all_masks_when_the_first_is_asked_for() -> None:
@@ -72,19 +72,19 @@ def test_scores_of_blocks_are_computed_once() -> None:
 
     loss = _criteria.additive(samples("text", 2), table)
     assert not calls
-    found = scores(loss, [Mask(6), Mask(6, (1, 4)), Mask(6, (5,))])
-    assert [score.samples for score in found.values()] == [(0.0, 0.0), (5.0, 17.0), (5.0, 11.0)]
+    results = scores(loss, [Mask(6), Mask(6, (1, 4)), Mask(6, (5,))])
+    assert [score.samples for score in results.values()] == [(0.0, 0.0), (5.0, 17.0), (5.0, 11.0)]
     assert len(calls) == 1
 
 
 def test_an_item_is_the_mean_of_its_choices() -> None:
     data = samples("items", 3)
     rows = np.arange(float(len(data.rows)))
-    found = _criteria.by_sample(data, rows)
+    means = _criteria.by_sample(data, rows)
     remaining = iter(rows)
-    assert found.tolist() == [np.mean([next(remaining) for _ in unit]) for unit in data.units]
+    assert means.tolist() == [np.mean([next(remaining) for _ in unit]) for unit in data.units]
 
 
-def test_an_unknown_way_to_add_up_is_refused() -> None:
+def test_an_unknown_by_is_refused() -> None:
     with pytest.raises(InputError, match=r"unknown objective.by 'runs'. Did you mean run"):
         BlockInfluence(by="runs")

@@ -9,28 +9,28 @@ from tests.helpers.objectives import DENSE, MASKS, bound, model, plain_distribut
 
 
 def divergences(module: object, dropped: tuple[int, ...], data: Samples) -> list[float]:
-    """Of each sample, over its positions."""
-    found = []
+    """The mean divergence over the positions of each sample."""
+    means = []
     for unit in data.units:
         pairs = [(plain_distributions(module, (), r), plain_distributions(module, dropped, r)) for r in unit]
         p, q = (np.concatenate(side) for side in zip(*pairs, strict=True))
-        found.append(float((np.exp(p) * (p - q)).sum(-1).mean()))
-    return found
+        means.append(float((np.exp(p) * (p - q)).sum(-1).mean()))
+    return means
 
 
 @pytest.mark.parametrize("kind", ["text", "items"])
 @pytest.mark.parametrize("name", ["llama", "gemma3", "gpt2"])
 def test_terms_are_mean_divergences_from_the_dense_model(name: str, kind: str) -> None:
     module, data = model(name), samples(kind)
-    found = scores(bound(Divergence(), module, data), MASKS)
+    results = scores(bound(Divergence(), module, data), MASKS)
     for mask in (MASKS[2], MASKS[-1]):
-        assert list(found[mask].samples) == pytest.approx(divergences(module, mask.dropped, data), rel=1e-9)
+        assert list(results[mask].samples) == pytest.approx(divergences(module, mask.dropped, data), rel=1e-9)
 
 
-def test_it_is_positive_where_anything_changed_and_weighs_windows_by_their_tokens() -> None:
+def test_it_is_positive_if_anything_changed_and_weights_windows_by_their_tokens() -> None:
     data = samples("text")
-    found = scores(bound(Divergence(), model(), data), MASKS)
-    assert all(score.loss > 0 for mask, score in found.items() if mask != DENSE)
+    results = scores(bound(Divergence(), model(), data), MASKS)
+    assert all(score.loss > 0 for mask, score in results.items() if mask != DENSE)
     weights = [row.span[1] - row.span[0] for row in data.rows]
-    for score in found.values():
+    for score in results.values():
         assert score.loss == pytest.approx(np.average(score.samples, weights=weights), abs=1e-12)

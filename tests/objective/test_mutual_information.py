@@ -23,7 +23,7 @@ LONG = Samples("text", "long", text_rows(3, longest=40, seed=1), 0)
 def test_terms_are_the_library_s_estimate_on_random_directions(name: str) -> None:
     module, settings = model(name), MutualInformation(projections=3, seed=5)
     masks = [Mask(N_BLOCKS, (2,)), Mask(N_BLOCKS, (0, 5))]
-    found = scores(bound(settings, module, LONG), masks)
+    results = scores(bound(settings, module, LONG), masks)
     drawn = np.random.default_rng(5).standard_normal((32, 3))
     for number, row in enumerate(LONG.rows):
         projected = [state @ (drawn / np.linalg.norm(drawn, axis=0)) for state in plain_states(module, row)]
@@ -34,14 +34,14 @@ def test_terms_are_the_library_s_estimate_on_random_directions(name: str) -> Non
                 np.mean([mutual_info_regression(a[:, None], b, random_state=5)[0] for a, b in pairs])
             )
 
-        assert found[masks[0]].samples[number] == pytest.approx(-information(2, 3), abs=1e-9)
-        assert found[masks[1]].samples[number] == pytest.approx(
+        assert results[masks[0]].samples[number] == pytest.approx(-information(2, 3), abs=1e-9)
+        assert results[masks[1]].samples[number] == pytest.approx(
             -information(0, 1) - information(5, 6), abs=1e-9
         )
 
 
 @pytest.mark.parametrize("correlation", [0.0, 0.6, 0.95])
-def test_of_gaussians_it_is_what_the_formula_says(correlation: float) -> None:
+def test_for_gaussians_it_equals_the_formula(correlation: float) -> None:
     settings = MutualInformation(projections=2)
     a, noise = np.random.default_rng(0).standard_normal((2, 4000, 2))
     b = correlation * a + np.sqrt(1 - correlation**2) * noise
@@ -55,7 +55,7 @@ def test_a_run_counts_once_for_each_of_its_blocks() -> None:
     assert joint[alone].samples == single[alone].samples
     settings = MutualInformation()
     (row, *_) = LONG.rows
-    ends = [plain_states(module, row)[place] @ settings._directions(32) for place in (1, 4)]
+    ends = [plain_states(module, row)[depth] @ settings._directions(32) for depth in (1, 4)]
     assert joint[run].samples[0] == pytest.approx(-3 * settings._information(*ends), abs=1e-9)
 
 
@@ -72,28 +72,28 @@ def test_tokens_and_directions_are_drawn_with_the_seed() -> None:
     assert values[0] == values[1] != values[2]
 
 
-def test_rows_of_a_token_or_two_tell_nothing_and_short_ones_use_fewer_neighbours() -> None:
+def test_rows_of_two_tokens_count_0_and_short_rows_use_fewer_neighbours() -> None:
     data = Samples(
         "text", "short", (Row((3, 4), (1, 2)), Row((3, 4, 5), (1, 3)), Row((3, 4, 5, 6), (1, 4))), 0
     )
     mask = Mask(N_BLOCKS, (2,))
-    found = scores(bound(MutualInformation(), model(), data), [mask])[mask]
-    assert found.samples[0] == 0
-    assert np.isfinite(found.samples).all()
+    score = scores(bound(MutualInformation(), model(), data), [mask])[mask]
+    assert score.samples[0] == 0
+    assert np.isfinite(score.samples).all()
 
 
 @pytest.mark.parametrize("wrong", [{"projections": 0}, {"tokens": 4}, {"neighbors": 0}, {"seed": -1}])
-def test_numbers_that_make_no_sense_are_refused(wrong: dict[str, int]) -> None:
+def test_invalid_numbers_are_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(InputError, match=r"objective\.\w+=-?\d+ is too small: choose at least \d"):
         MutualInformation(**wrong)
 
 
 def test_items_are_means_over_their_choices() -> None:
     module, data, mask = model(), samples("items", 2), Mask(N_BLOCKS, (1,))
-    found = scores(bound(MutualInformation(), module, data), [mask])[mask]
+    score = scores(bound(MutualInformation(), module, data), [mask])[mask]
     settings = MutualInformation()
     directions = settings._directions(32)
-    for unit, term in zip(data.units, found.samples, strict=True):
+    for unit, term in zip(data.units, score.samples, strict=True):
         states = [plain_states(module, row) for row in unit]
-        values = [settings._information(own[1] @ directions, own[2] @ directions) for own in states]
+        values = [settings._information(state[1] @ directions, state[2] @ directions) for state in states]
         assert term == pytest.approx(-np.mean(values), abs=1e-9)

@@ -14,10 +14,10 @@ from tests.helpers.objectives import bound, model, plain_states, samples, scores
 
 @pytest.mark.parametrize("norm", [1, 2])
 @pytest.mark.parametrize("name", ["llama", "gpt2", "qwen3"])
-def test_terms_are_what_a_block_adds_beside_what_leaves_it(name: str, norm: int) -> None:
+def test_terms_are_the_residual_relative_to_the_output(name: str, norm: int) -> None:
     module, data = model(name), samples("items")
     masks = [Mask(N_BLOCKS, (2,)), Mask(N_BLOCKS, (1, 5))]
-    found = scores(bound(RelativeMagnitude(norm=norm), module, data), masks)
+    results = scores(bound(RelativeMagnitude(norm=norm), module, data), masks)
     for number, unit in enumerate(data.units):
         sizes = []
         for row in unit:
@@ -27,10 +27,10 @@ def test_terms_are_what_a_block_adds_beside_what_leaves_it(name: str, norm: int)
             ]
             sizes.append([ratio.mean() for ratio in ratios])
         expected = np.mean(sizes, axis=0)
-        assert found[masks[0]].samples[number] == pytest.approx(expected[2], rel=1e-9)
-        assert found[masks[1]].samples[number] == pytest.approx(expected[1] + expected[5], rel=1e-9)
+        assert results[masks[0]].samples[number] == pytest.approx(expected[2], rel=1e-9)
+        assert results[masks[1]].samples[number] == pytest.approx(expected[1] + expected[5], rel=1e-9)
 
 
 def test_an_unknown_norm_is_refused() -> None:
-    with pytest.raises(InputError, match=r"objective.norm=3 is not known: choose 1 or 2"):
+    with pytest.raises(InputError, match=r"objective.norm=3 is not supported: choose 1 or 2"):
         RelativeMagnitude(norm=3)

@@ -28,45 +28,45 @@ def saliences(module: Any, row: Row) -> list[float]:
     start, stop = row.span
     targets = torch.tensor(row.input_ids[start:stop])
     torch.nn.functional.cross_entropy(logits[start - 1 : stop - 1], targets).backward()
-    found = [
+    sums = [
         sum(float((p * p.grad).detach().abs().sum()) for p in block.parameters() if p.grad is not None)
         for block in find_blocks(module).modules
     ]
     module.zero_grad(set_to_none=True)
-    return found
+    return sums
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "gemma3", "phi"])
 def test_terms_add_up_what_each_weight_would_change(name: str) -> None:
     module, data = model(name), samples("text")
-    found = scores(bound(Taylor(), module, data), SINGLES)
+    results = scores(bound(Taylor(), module, data), SINGLES)
     expected = np.array([saliences(module, row) for row in data.rows])
     for index, mask in enumerate(SINGLES):
-        assert list(found[mask].samples) == pytest.approx(expected[:, index].tolist(), rel=1e-6)
-    assert all(p.grad is None for p in module.parameters()), "gradients are left to nobody"
+        assert list(results[mask].samples) == pytest.approx(expected[:, index].tolist(), rel=1e-6)
+    assert all(p.grad is None for p in module.parameters()), "no gradients remain"
 
 
 def test_a_mixture_of_experts_counts_the_experts_that_were_used() -> None:
     module = model("mixtral", torch.float32)
     data = samples("text", 2)
-    found = scores(bound(Taylor(), module, data), SINGLES)
+    results = scores(bound(Taylor(), module, data), SINGLES)
     expected = np.array([saliences(module, row) for row in data.rows])
     for index, mask in enumerate(SINGLES):
-        assert list(found[mask].samples) == pytest.approx(expected[:, index].tolist(), rel=1e-3)
+        assert list(results[mask].samples) == pytest.approx(expected[:, index].tolist(), rel=1e-3)
 
 
 def test_of_an_item_the_right_answer_counts() -> None:
     module, data = model(), samples("items", 3)
-    found = scores(bound(Taylor(), module, data), SINGLES)
+    results = scores(bound(Taylor(), module, data), SINGLES)
     right = [row for row in data.rows if row.right]
     for number, row in enumerate(right):
-        assert found[SINGLES[4]].samples[number] == pytest.approx(saliences(module, row)[4], rel=1e-6)
+        assert results[SINGLES[4]].samples[number] == pytest.approx(saliences(module, row)[4], rel=1e-6)
 
 
 def test_scores_of_blocks_are_added() -> None:
     masks = [*SINGLES, Mask(N_BLOCKS, (1, 2, 4))]
-    found = scores(bound(Taylor(), model(), samples("text")), masks)
-    assert found[masks[-1]].loss == pytest.approx(sum(found[SINGLES[i]].loss for i in (1, 2, 4)))
+    results = scores(bound(Taylor(), model(), samples("text")), masks)
+    assert results[masks[-1]].loss == pytest.approx(sum(results[SINGLES[i]].loss for i in (1, 2, 4)))
 
 
 def test_half_precision_keeps_the_order_of_magnitude() -> None:
@@ -79,7 +79,7 @@ def test_half_precision_keeps_the_order_of_magnitude() -> None:
 
 def test_offloaded_weights_are_refused_with_a_reason() -> None:
     module = cpu_offload(model(), execution_device=torch.device("cpu"))
-    with pytest.raises(InputError, match="gradients of weights need them in memory"):
+    with pytest.raises(InputError, match="gradients of weights need all weights in memory"):
         scores(bound(Taylor(), module, samples("text")), SINGLES)
 
 

@@ -12,9 +12,9 @@ from tests.helpers.objectives import MASKS, bound, model, plain_distributions, s
 @pytest.mark.parametrize("name", ["llama", "qwen3", "opt"])
 def test_terms_are_mean_changes_of_entropy(name: str, kind: str) -> None:
     module, data = model(name), samples(kind)
-    found = scores(bound(Uncertainty(), module, data), MASKS)
+    results = scores(bound(Uncertainty(), module, data), MASKS)
     for mask in (MASKS[1], MASKS[-1]):
-        for unit, term in zip(data.units, found[mask].samples, strict=True):
+        for unit, term in zip(data.units, results[mask].samples, strict=True):
             changes = []
             for row in unit:
                 p, q = (plain_distributions(module, dropped, row) for dropped in ((), mask.dropped))
@@ -22,12 +22,12 @@ def test_terms_are_mean_changes_of_entropy(name: str, kind: str) -> None:
             assert term == pytest.approx(np.concatenate(changes).mean(), rel=1e-9)
 
 
-def test_surer_here_and_less_sure_there_do_not_cancel() -> None:
+def test_increases_and_decreases_of_entropy_do_not_cancel() -> None:
     sharp, flat = (torch.log_softmax(torch.tensor([scale, 0.0, 0.0]), -1) for scale in (5.0, 0.0))
     changes = _change(torch.stack([sharp, flat]), torch.stack([flat, sharp]))
     assert changes[0] == changes[1] > 0
 
 
-def test_it_does_not_see_which_token_is_predicted() -> None:
+def test_it_does_not_depend_on_which_token_is_predicted() -> None:
     logs = torch.log_softmax(torch.randn(4, 9, generator=torch.Generator().manual_seed(0)), -1)
     assert _change(logs.flip(-1), logs) == pytest.approx(np.zeros(4), abs=1e-6)

@@ -30,7 +30,7 @@ def test_it_needs_what_its_parts_need(first: str, second: str, needs: str) -> No
 
 @pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
-def test_of_one_kind_of_samples_terms_are_mixed_one_by_one(name: str, weight: float) -> None:
+def test_terms_on_the_same_samples_are_mixed_sample_by_sample(name: str, weight: float) -> None:
     module, data = model(name), samples("text")
     mixed = scores(bound(Weighted("perplexity", "divergence", weight), module, data), MASKS)
     a, b = (scores(bound(part, module, data), MASKS) for part in (Perplexity(), Divergence()))
@@ -44,7 +44,7 @@ def test_of_one_kind_of_samples_terms_are_mixed_one_by_one(name: str, weight: fl
 
 @pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
 @pytest.mark.parametrize("order", [("perplexity", "margin"), ("margin", "perplexity")])
-def test_of_both_kinds_the_losses_are_mixed(order: tuple[str, str], weight: float) -> None:
+def test_losses_on_both_kinds_of_samples_are_mixed(order: tuple[str, str], weight: float) -> None:
     module, data = model(), samples("both")
     mixed = scores(bound(Weighted(*order, weight), module, data), MASKS)
     parts = {"perplexity": (Perplexity(), "text"), "margin": (Margin(), "items")}
@@ -76,7 +76,7 @@ def test_the_error_is_that_of_two_independent_parts() -> None:
     assert loss.estimate.error(score.samples) == pytest.approx(np.hypot(0.75 * text, 0.25 * items))
 
 
-def test_gates_are_mixed_where_both_have_them() -> None:
+def test_gates_are_mixed_if_both_have_them() -> None:
     module, text, both = model(), samples("text"), samples("both")
     perplexity = bound(Perplexity(), module, text).gates
     alike = bound(Weighted("perplexity", "perplexity", 0.3), module, text).gates
@@ -91,12 +91,12 @@ def test_gates_are_mixed_where_both_have_them() -> None:
     assert bound(Weighted("perplexity", "divergence"), module, text).gates is None
 
 
-def test_masks_are_handed_on_as_soon_as_both_know_them() -> None:
-    """A kill costs a group of masks, not all of the first objective's."""
+def test_masks_are_yielded_as_soon_as_both_have_scored_them() -> None:
+    """If the process is killed, only one group of masks is lost, not all masks of the first objective."""
     loss = bound(Weighted("perplexity", "divergence"), model(), samples("text"), patience=1e-6)
-    found = loss.terms(MASKS)
-    assert next(found)[0] in MASKS
-    assert len(list(found)) == len(MASKS) - 1
+    terms = loss.terms(MASKS)
+    assert next(terms)[0] in MASKS
+    assert len(list(terms)) == len(MASKS) - 1
 
 
 def test_every_other_objective_can_be_a_part() -> None:
@@ -110,9 +110,9 @@ def test_every_other_objective_can_be_a_part() -> None:
     [
         ({"first": "perplexty"}, r"unknown objective.first 'perplexty'. Did you mean perplexity"),
         ({"second": "weighted"}, r"unknown objective.second 'weighted'"),
-        ({"weight": 1.5}, r"objective.weight=1.5 is no share"),
+        ({"weight": 1.5}, r"objective.weight=1.5 is out of range"),
     ],
 )
-def test_what_makes_no_sense_is_refused(wrong: dict[str, object], message: str) -> None:
+def test_invalid_settings_are_refused(wrong: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         Weighted(**wrong)  # type: ignore[arg-type]

@@ -21,7 +21,7 @@ def test_a_bar_counts_up_to_its_total_and_no_further(capsys: pytest.CaptureFixtu
     assert "| 11/11 evaluations, best loss 3.2500 [" in shown
 
 
-def test_a_search_whose_end_nobody_knows_promises_none(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_search_with_an_unknown_end_shows_no_total(capsys: pytest.CaptureFixture[str]) -> None:
     with Progress("tiny margin greedy", 593_920, known=0) as progress:
         progress.update(310, 3.25)
     shown = capsys.readouterr().err

@@ -25,7 +25,7 @@ def test_a_search_stops_at_its_budget_with_a_mask_of_its_space(kind: type, limit
     loss = pairwise(8, 3)
     whole, run = drive(kind(), SPACE, loss), drive(kind(max_evaluations=limit), SPACE, loss)
     assert len(run.asked) == min(limit, len(whole.asked))
-    assert run.asked == whole.asked[:limit], "what is asked first is the same"
+    assert run.asked == whole.asked[:limit], "the first requests are the same"
     assert len(run.answer.dropped) == 3
     assert 7 not in run.answer.dropped
     if limit >= len(whole.asked):
@@ -34,13 +34,13 @@ def test_a_search_stops_at_its_budget_with_a_mask_of_its_space(kind: type, limit
         assert run.why == f"max_evaluations={limit} was reached"
 
 
-def test_a_greedy_round_that_is_cut_off_ends_with_the_best_of_what_it_saw() -> None:
+def test_a_greedy_round_that_is_cut_off_ends_with_the_best_mask_scored() -> None:
     loss = pairwise(8, 1)
     asked = drive(Greedy(max_evaluations=7 + 6 + 3), SPACE, loss)
     assert asked.answer == min(asked.batches[-1], key=loss)
 
 
-def test_a_search_that_saw_single_blocks_only_takes_the_cheapest() -> None:
+def test_a_search_that_scored_only_single_blocks_takes_the_cheapest() -> None:
     singles = {Mask(8, (i,)): loss for i, loss in enumerate((5.0, 1.0, 4.0, 2.0))}
     assert budget.completed(SPACE, singles).dropped == (1, 2, 3)
     assert budget.completed(SPACE, {}).dropped == (0, 1, 2)
@@ -65,16 +65,16 @@ def test_the_bound_of_evaluations_respects_the_budget() -> None:
 
 
 @pytest.mark.parametrize("limit", [7, 8])
-def test_a_budget_that_gates_use_up_ends_with_what_the_gates_say(limit: int) -> None:
+def test_a_budget_spent_on_gates_ends_with_the_mask_that_the_gates_rank_best(limit: int) -> None:
     loss, one_shot = pairwise(8, 4, strength=0.1), drive(OneShot(), SPACE, pairwise(8, 4, strength=0.1))
     run = drive(CboHessian(max_evaluations=limit), SPACE, loss)
-    assert len(run.asked) == limit - 7, "the gates are counted as the seven losses of the blocks alone"
-    assert one_shot.answer.dropped != (0, 1, 2), "which would be no answer but a default"
+    assert len(run.asked) == limit - 7, "the gates count as the losses of the seven single removals"
+    assert one_shot.answer.dropped != (0, 1, 2), "(0, 1, 2) would be the default without any information"
     assert run.answer == (run.asked[0] if run.asked else one_shot.answer)
 
 
 class Staged:
-    """Asks for all pairs on two samples, then for the best pair on all."""
+    """A search that asks for all pairs on two samples, then for the best pair on all samples."""
 
     max_evaluations: int | None = None
 
@@ -100,10 +100,10 @@ def test_known_losses_are_not_asked_for_again() -> None:
     known, masks = Known(), [SPACE.drop(i) for i in range(3)]
     asking = known.ask([masks[0], masks[1], masks[0]])
     assert list(next(asking).masks) == masks[:2]
-    with pytest.raises(StopIteration) as told:
+    with pytest.raises(StopIteration) as stop:
         asking.send([2.0, 1.0])
-    assert told.value.value == [2.0, 1.0, 2.0]
-    with pytest.raises(StopIteration) as told:
+    assert stop.value.value == [2.0, 1.0, 2.0]
+    with pytest.raises(StopIteration) as stop:
         next(known.ask(masks[:2]))
-    assert told.value.value == [2.0, 1.0]
+    assert stop.value.value == [2.0, 1.0]
     assert known.best(1) == masks[1]

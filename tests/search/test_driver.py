@@ -22,7 +22,7 @@ from pruning.search.racing import Racing
 
 N, K = 6, 3
 SINGLE = (0.9, 0.2, 0.5, 0.25, 0.7, 0.4)
-PAIRS = {(1, 3): 2.0, (1, 5): -0.1, (2, 5): 0.3}  # what two removals cost beyond each alone
+PAIRS = {(1, 3): 2.0, (1, 5): -0.1, (2, 5): 0.3}  # the extra loss if both blocks are removed
 SPACE = Space(N, K)
 
 
@@ -35,7 +35,7 @@ def quadratic(mask: Mask) -> float:
 
 
 class Losses:
-    """Losses over a dict, of one sample each; they remember what they were asked to compute."""
+    """Losses of one sample each, from a dict; `computed` lists the masks in the order computed."""
 
     def __init__(self, loss: Callable[[Mask], float] = quadratic, backwards: bool = False) -> None:
         every = (Mask(N, d) for k in range(N + 1) for d in combinations(range(N), k))
@@ -58,17 +58,17 @@ class Losses:
 
 
 class Fixed:
-    """A search that asks for given batches, whatever it is told, and returns a given answer."""
+    """A search that asks for given batches, whatever their losses, and returns a given answer."""
 
     max_evaluations = None
 
     def __init__(self, batches: Sequence[Sequence[Mask]], answer: Mask) -> None:
         self.batches, self.answer = batches, answer
-        self.told: list[Sequence[float]] = []
+        self.received: list[Sequence[float]] = []
 
     def propose(self, space: Space, rng: np.random.Generator) -> Proposals:  # noqa: ARG002
         for batch in self.batches:
-            self.told.append((yield Ask(batch)))
+            self.received.append((yield Ask(batch)))
         return Found(self.answer, "there was no more to ask")
 
     def evaluations(self, space: Space) -> int:  # noqa: ARG002
@@ -97,32 +97,32 @@ def test_the_answer_is_scored_and_nothing_is_computed_twice(
     tmp_path: Path, algo: Algo, loss: Callable[[Mask], float]
 ) -> None:
     losses = Losses(loss)
-    found, journal = search(tmp_path, losses, algo)
-    assert len(found.score.mask.dropped) == K
-    assert found.score.loss == loss(found.score.mask)
-    assert found.dense.loss == loss(Mask(N)) == 3.0
+    solution, journal = search(tmp_path, losses, algo)
+    assert len(solution.score.mask.dropped) == K
+    assert solution.score.loss == loss(solution.score.mask)
+    assert solution.dense.loss == loss(Mask(N)) == 3.0
     assert len(losses.computed) == len(set(losses.computed))
     assert list(journal.scores) == losses.computed
 
 
 def test_one_shot_asks_and_pays_for_each_block(tmp_path: Path) -> None:
     losses = Losses()
-    found, _ = search(tmp_path, losses, OneShot())
-    assert (found.asked, found.paid) == (N, N)
-    assert len(losses.computed) == N + 2, "besides: the dense model and the answer"
-    assert found.score.mask.dropped == (1, 3, 5), "the cheapest three, whatever they cost together"
+    solution, _ = search(tmp_path, losses, OneShot())
+    assert (solution.asked, solution.paid) == (N, N)
+    assert len(losses.computed) == N + 2, "also computed: the dense model and the answer"
+    assert solution.score.mask.dropped == (1, 3, 5), "the cheapest three, whatever they cost together"
 
 
 def test_greedy_asks_and_pays_for_a_round_a_block(tmp_path: Path) -> None:
     losses = Losses()
-    found, _ = search(tmp_path, losses, Greedy())
-    assert found.asked == found.paid == N + (N - 1) + (N - 2)
-    assert len(losses.computed) == found.asked + 1, "besides: the dense model"
-    assert found.score.mask.dropped == (1, 4, 5)
+    solution, _ = search(tmp_path, losses, Greedy())
+    assert solution.asked == solution.paid == N + (N - 1) + (N - 2)
+    assert len(losses.computed) == solution.asked + 1, "also computed: the dense model"
+    assert solution.score.mask.dropped == (1, 4, 5)
 
 
 @pytest.mark.parametrize("algo", ALGOS)
-def test_resuming_from_any_part_of_the_journal_ends_alike_and_pays_the_rest(
+def test_resuming_from_any_part_of_the_journal_ends_the_same_and_pays_the_rest(
     tmp_path: Path, algo: Algo
 ) -> None:
     whole, journal = search(tmp_path, Losses(), algo)
@@ -151,28 +151,30 @@ def test_seconds_add_up_over_a_resumed_search(tmp_path: Path) -> None:
 def test_what_another_cell_paid_for_is_not_paid_again(tmp_path: Path) -> None:
     search(tmp_path, Losses(), OneShot(), "first")
     losses = Losses()
-    found, journal = search(tmp_path, losses, Greedy(), "second")
-    assert found.asked == 15
-    assert found.paid == len(losses.computed) == 8, "known: the dense model, the first round, and (1, 3, 5)"
+    solution, journal = search(tmp_path, losses, Greedy(), "second")
+    assert solution.asked == 15
+    assert solution.paid == len(losses.computed) == 8, (
+        "known: the dense model, the first round, and (1, 3, 5)"
+    )
     assert sum(score.seconds == 0 for score in journal.scores.values()) == 1 + N + 1
     again, _ = search(tmp_path, Losses(), Greedy(), "second")
-    assert again.paid == 8, "what was not paid is still not paid when the search is resumed"
+    assert again.paid == 8, "a resumed search still does not count the other cell's scores as paid"
 
 
 def test_a_cell_that_does_not_share_pays_for_everything(tmp_path: Path) -> None:
     search(tmp_path, Losses(), OneShot(), "first")
-    found, _ = search(tmp_path, Losses(), Greedy(), "second", share=False)
-    assert found.paid == found.asked == 15
+    solution, _ = search(tmp_path, Losses(), Greedy(), "second", share=False)
+    assert solution.paid == solution.asked == 15
 
 
-def test_a_mask_that_is_asked_for_again_is_told_but_not_computed(tmp_path: Path) -> None:
-    losses, one, two = Losses(), Mask(N, (0, 1, 2)), Mask(N, (3, 4, 5))
-    algo = Fixed([[one, two, one], [two]], answer=two)
-    found, _ = search(tmp_path, losses, algo)
-    assert (found.asked, found.paid) == (4, 2)
-    assert losses.computed == [Mask(N), one, two]
-    first, second = quadratic(one), quadratic(two)
-    assert algo.told == [[first, second, first], [second]]
+def test_a_mask_that_is_asked_for_again_is_answered_but_not_computed(tmp_path: Path) -> None:
+    losses, a, b = Losses(), Mask(N, (0, 1, 2)), Mask(N, (3, 4, 5))
+    algo = Fixed([[a, b, a], [b]], answer=b)
+    solution, _ = search(tmp_path, losses, algo)
+    assert (solution.asked, solution.paid) == (4, 2)
+    assert losses.computed == [Mask(N), a, b]
+    first, second = quadratic(a), quadratic(b)
+    assert algo.received == [[first, second, first], [second]]
 
 
 @pytest.mark.parametrize("algo", ALGOS)
@@ -183,7 +185,7 @@ def test_losses_may_come_in_any_order(tmp_path: Path, algo: Algo) -> None:
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_a_loss_that_is_no_number_stops_the_search_and_keeps_the_rest(tmp_path: Path, bad: float) -> None:
+def test_a_loss_that_is_not_finite_stops_the_search_and_keeps_the_rest(tmp_path: Path, bad: float) -> None:
     losses = Losses()
     losses.table[Mask(N, (1, 4))] = bad
     with pytest.raises(LossError, match=r"\[1, 4\]"):
@@ -192,9 +194,9 @@ def test_a_loss_that_is_no_number_stops_the_search_and_keeps_the_rest(tmp_path: 
     assert list(kept.scores) == losses.computed[:-1]
     assert losses.computed[-1] == Mask(N, (1, 4))
     mended = Losses()
-    found, _ = search(tmp_path, mended, Greedy())
+    solution, _ = search(tmp_path, mended, Greedy())
     assert mended.computed[0] == Mask(N, (1, 4))
-    assert found.score.mask.dropped == (1, 4, 5)
+    assert solution.score.mask.dropped == (1, 4, 5)
 
 
 @pytest.mark.parametrize("answer", [(0, 1), (0, 1, 2, 3), (0, 1, 5)])
@@ -210,17 +212,17 @@ def test_an_answer_outside_of_the_space_is_refused(tmp_path: Path, answer: tuple
         )
 
 
-def test_the_watch_hears_of_each_score_and_the_best_of_the_largest_masks(tmp_path: Path) -> None:
-    heard: list[tuple[int, float]] = []
+def test_the_watch_gets_each_score_and_the_best_of_the_largest_masks(tmp_path: Path) -> None:
+    calls: list[tuple[int, float]] = []
     store, journal = Store(tmp_path, "key", "cell", N, share=False), Journal.open(tmp_path / "t.jsonl", N)
     solve(
         Problem(OneShot(), SPACE, 0, Racing()),
         Losses(additive),
         KnownScores(journal, store),
-        lambda *told: heard.append(told),
+        lambda *call: calls.append(call),
     )
-    assert [number for number, _ in heard] == list(range(1, N + 3))
-    assert [best for _, best in heard] == pytest.approx([3.0, 3.9, 3.2, 3.2, 3.2, 3.2, 3.2, 3.85])
+    assert [number for number, _ in calls] == list(range(1, N + 3))
+    assert [best for _, best in calls] == pytest.approx([3.0, 3.9, 3.2, 3.2, 3.2, 3.2, 3.2, 3.85])
 
 
 def test_best_so_far_falls_and_counts_all_scores() -> None:

@@ -32,7 +32,7 @@ def cell(results: Path, name: str, key: str = "key", share: bool = True) -> tupl
 
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf, -math.inf])
-def test_a_loss_that_is_no_number_names_the_blocks(loss: float) -> None:
+def test_a_loss_that_is_not_finite_names_the_blocks(loss: float) -> None:
     with pytest.raises(LossError) as caught:
         Score(Mask(N, (5, 2)), loss, (loss,), 0.1)
     assert f"{loss} with blocks [2, 5] removed" in str(caught.value)
@@ -84,9 +84,9 @@ def test_a_torn_last_line_is_cut_and_the_next_one_is_whole(tmp_path: Path) -> No
 
 
 BAD_LINES = {
-    "no JSON": "{",
+    "not JSON": "{",
     "blank": "",
-    "no object": "[1]",
+    "not an object": "[1]",
     "a key is missing": '{"dropped": [1], "loss": 1.0, "samples": []}',
     "a block that does not exist": '{"dropped": [8], "loss": 1.0, "samples": [], "seconds": 1}',
     "NaN": '{"dropped": [1], "loss": NaN, "samples": [], "seconds": 1}',
@@ -104,15 +104,15 @@ def test_a_damaged_line_in_the_middle_is_named_by_its_number(tmp_path: Path, bad
 
 
 def test_a_store_shares_between_cells_of_one_key_and_marks_what_is_not_paid(tmp_path: Path) -> None:
-    journal, own = cell(tmp_path, "a")
+    journal, store = cell(tmp_path, "a")
     _, other = cell(tmp_path, "b")
     journal.add(score(2, seconds=3.0))
     assert other.find([Mask(N, (2,))]) == [score(2, seconds=0.0)]
     assert not other.find([Mask(N, (3,))])
-    assert not own.find([Mask(N, (2,))]), "its own journal is not read through the store"
+    assert not store.find([Mask(N, (2,))]), "a cell's own journal is not read through the store"
 
 
-def test_a_store_does_not_share_across_keys_or_when_it_is_told_not_to(tmp_path: Path) -> None:
+def test_a_store_does_not_share_across_keys_or_if_sharing_is_off(tmp_path: Path) -> None:
     journal, _ = cell(tmp_path, "a")
     _, foreign = cell(tmp_path, "b", key="other")
     _, alone = cell(tmp_path, "c", share=False)
@@ -121,7 +121,7 @@ def test_a_store_does_not_share_across_keys_or_when_it_is_told_not_to(tmp_path: 
     assert not alone.find([Mask(N, (2,))])
 
 
-def test_a_store_reads_what_is_appended_and_who_comes_later(tmp_path: Path) -> None:
+def test_a_store_reads_appended_scores_and_cells_that_come_later(tmp_path: Path) -> None:
     first, _ = cell(tmp_path, "a")
     _, store = cell(tmp_path, "z")
     first.add(score(1))
@@ -133,18 +133,18 @@ def test_a_store_reads_what_is_appended_and_who_comes_later(tmp_path: Path) -> N
     assert store.find([Mask(N, (3,))])
 
 
-def test_many_masks_are_looked_up_in_one_look_at_the_files(
+def test_many_masks_are_looked_up_with_one_read_of_the_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     journal, _ = cell(tmp_path, "a")
     _, store = cell(tmp_path, "b")
     journal.add(score(1))
-    looks: list[Path] = []
-    honest = Store._new
-    monkeypatch.setattr(Store, "_new", lambda self, path: (looks.append(path), honest(self, path))[1])
-    found = store.find([Mask(N, (i,)) for i in range(N)])
-    assert found == [score(1, seconds=0.0)]
-    assert looks == [journal.path]
+    reads: list[Path] = []
+    original = Store._new
+    monkeypatch.setattr(Store, "_new", lambda self, path: (reads.append(path), original(self, path))[1])
+    scores = store.find([Mask(N, (i,)) for i in range(N)])
+    assert scores == [score(1, seconds=0.0)]
+    assert reads == [journal.path]
 
 
 def test_a_torn_line_of_another_cell_is_read_once_it_is_whole(tmp_path: Path) -> None:
@@ -158,7 +158,7 @@ def test_a_torn_line_of_another_cell_is_read_once_it_is_whole(tmp_path: Path) ->
     assert store.find([Mask(N, (1,))]) == [score(1, seconds=0.0)]
 
 
-def test_a_damaged_line_of_another_cell_is_left_out_with_a_warning(
+def test_a_damaged_line_of_another_cell_is_skipped_with_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     first, _ = cell(tmp_path, "a")
@@ -169,8 +169,8 @@ def test_a_damaged_line_of_another_cell_is_left_out_with_a_warning(
     with caplog.at_level(logging.WARNING, logger="pruning.search.journal"):
         assert store.find([Mask(N, (2,))]) == [score(2, seconds=0.0)]
         assert store.find([Mask(N, (1,))]) == [score(1, seconds=0.0)]
-        assert not store.find([Mask(N, (3,))]), "reads on, and does not complain again"
-    assert [record.getMessage() for record in caplog.records] == [f"{first.path}: a damaged line is left out"]
+        assert not store.find([Mask(N, (3,))]), "it continues reading and does not warn again"
+    assert [record.getMessage() for record in caplog.records] == [f"{first.path}: skipped a damaged line"]
 
 
 def test_a_cell_cannot_be_claimed_under_another_key(tmp_path: Path) -> None:

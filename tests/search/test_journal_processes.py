@@ -1,4 +1,4 @@
-"""Two processes write their journals and read each other's; both are killed; nothing that was written is lost."""
+"""Two processes write their journals, read each other's, and are killed; nothing that was written is lost."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pruning.core.mask import Mask
 from pruning.core.score import Score
 from pruning.search.journal import Journal, Store
 
-N_BLOCKS = 40  # of which three can be removed in 9,880 ways: more than the processes get to
+N_BLOCKS = 40  # three of them can be removed in 9,880 ways, more than the processes can score
 
 
 def loss_of(mask: Mask) -> float:
@@ -21,7 +21,7 @@ def loss_of(mask: Mask) -> float:
 
 
 def work(results: Path, cell: str, seed: int) -> None:
-    """Score random masks for ever: from the other process where it has them, else anew."""
+    """Score random masks for ever; use the other process's score if it has one."""
     (results / cell).mkdir(exist_ok=True)
     journal, store = (
         Journal.open(results / cell / "trace.jsonl", N_BLOCKS),
@@ -38,7 +38,7 @@ def work(results: Path, cell: str, seed: int) -> None:
 
 
 def killed_after(results: Path, lines: int, seed: int) -> None:
-    """Start both, wait until each has written so many more lines, kill both."""
+    """Start both processes, wait until each has written `lines` more lines, kill both."""
     context = multiprocessing.get_context("spawn")
     processes = [
         context.Process(target=work, args=(results, cell, seed + i), daemon=True)
@@ -57,7 +57,7 @@ def killed_after(results: Path, lines: int, seed: int) -> None:
         assert process.pid is not None
         os.kill(process.pid, signal.SIGKILL)
         process.join()
-    assert time.monotonic() < deadline, "the processes did not get to write"
+    assert time.monotonic() < deadline, "the processes wrote too few lines"
 
 
 def count(results: Path) -> list[int]:
@@ -69,12 +69,12 @@ def test_two_processes_under_kill_9_lose_nothing(tmp_path: Path) -> None:
     for attempt in range(3):
         killed_after(tmp_path, lines=15, seed=10 * attempt)
         with (tmp_path / "a" / "trace.jsonl").open("ab") as stream:
-            stream.write(b'{"dropped": [1, 2')  # a kill in mid-write
+            stream.write(b'{"dropped": [1, 2')  # as after a kill in the middle of a write
         written = count(tmp_path)
         journals = {cell: Journal.open(tmp_path / cell / "trace.jsonl", N_BLOCKS) for cell in "ab"}
         assert [len(journal.scores) for journal in journals.values()] == written, "each mask once, none lost"
         for cell, other in ("ab", "ba"):
             store = Store(tmp_path, "key", cell, N_BLOCKS)
             for mask, score in journals[other].scores.items():
-                (found,) = store.find([mask])
-                assert found.loss == score.loss == loss_of(mask)
+                (shared,) = store.find([mask])
+                assert shared.loss == score.loss == loss_of(mask)

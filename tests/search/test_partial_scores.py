@@ -27,7 +27,7 @@ SPACE = Space(N, 3)
 
 
 class Losses:
-    """Terms (samples,) of every mask; it counts which were computed."""
+    """Terms (samples,) of every mask; `computed` lists the parts that were computed."""
 
     def __init__(self, gates: bool = False, seed: int = 0) -> None:
         rng = np.random.default_rng(seed)
@@ -64,7 +64,7 @@ class Losses:
 
 
 class Stages:
-    """Six masks on 4 samples, the best three on 16, the best of these on all."""
+    """A search in stages: six masks on 4 samples, the best three on 16, the best of these on all."""
 
     max_evaluations = None
 
@@ -73,7 +73,7 @@ class Stages:
         for samples, kept in ((4, 3), (16, 1)):
             losses = yield Ask(masks, samples=samples)
             masks = [masks[i] for i in np.argsort(losses, kind="stable")[:kept]]
-        self.told = yield Ask(masks)
+        self.received = yield Ask(masks)
         return Found(masks[0], "the stages were run")
 
     def evaluations(self, space: Space) -> int:
@@ -81,7 +81,7 @@ class Stages:
 
 
 class Everything:
-    """The six masks of `Stages`, on all samples."""
+    """A search of the six masks of `Stages` on all samples."""
 
     max_evaluations = None
 
@@ -106,31 +106,31 @@ def search(
     store.claim()
     (folder / cell).mkdir(exist_ok=True)
     journal = Journal.open(folder / cell / "trace.jsonl", N)
-    found = solve(Problem(algo, SPACE, 0, Racing(delta, first=4)), losses, KnownScores(journal, store), watch)
-    return found, journal
+    problem = Problem(algo, SPACE, 0, Racing(delta, first=4))
+    return solve(problem, losses, KnownScores(journal, store), watch), journal
 
 
 def test_a_later_stage_pays_only_for_the_samples_that_are_new(tmp_path: Path) -> None:
     losses, algo = Losses(), Stages()
-    found, _ = search(tmp_path, losses, algo)
+    solution, _ = search(tmp_path, losses, algo)
     by_mask: dict[Mask, list[tuple[int, int]]] = {}
     for mask, start, stop in losses.computed:
         by_mask.setdefault(mask, []).append((start, stop))
-    assert by_mask[found.score.mask] == [(0, 4), (4, 16), (16, 32)]
-    assert sorted(map(len, by_mask.values())) == [1, 1, 1, 1, 2, 2, 3], "and the dense model, at once"
-    assert algo.told == [pytest.approx(float(losses.table[found.score.mask].mean()))]
-    assert found.asked == pytest.approx(6 * 4 / 32 + 3 * 16 / 32 + 1)
-    assert found.paid == pytest.approx((3 * 4 + 2 * 16 + 32) / 32)
-    assert found.score.samples == tuple(losses.table[found.score.mask].tolist())
+    assert by_mask[solution.score.mask] == [(0, 4), (4, 16), (16, 32)]
+    assert sorted(map(len, by_mask.values())) == [1, 1, 1, 1, 2, 2, 3], "the dense model is scored at once"
+    assert algo.received == [pytest.approx(float(losses.table[solution.score.mask].mean()))]
+    assert solution.asked == pytest.approx(6 * 4 / 32 + 3 * 16 / 32 + 1)
+    assert solution.paid == pytest.approx((3 * 4 + 2 * 16 + 32) / 32)
+    assert solution.score.samples == tuple(losses.table[solution.score.mask].tolist())
 
 
 def test_the_watch_counts_each_mask_once_whatever_the_samples(tmp_path: Path) -> None:
-    heard: list[int] = []
-    search(tmp_path, Losses(), Stages(), watch=lambda masks, _: heard.append(masks))
-    assert heard == [1, *range(2, 8), *(7 for _ in range(3 + 1))], "dense, six masks, two stages of the same"
+    counts: list[int] = []
+    search(tmp_path, Losses(), Stages(), watch=lambda masks, _: counts.append(masks))
+    assert counts == [1, *range(2, 8), *(7 for _ in range(3 + 1))], "dense, six masks, two stages of the same"
 
 
-def test_a_partial_score_says_so_in_the_journal_and_is_never_taken_for_a_full_one(tmp_path: Path) -> None:
+def test_a_partial_score_is_marked_in_the_journal_and_never_taken_for_a_full_one(tmp_path: Path) -> None:
     losses = Losses()
     search(tmp_path, losses, Stages())
     lines = [json.loads(line) for line in (tmp_path / "cell" / "trace.jsonl").read_text().splitlines()]
@@ -143,37 +143,37 @@ def test_a_partial_score_says_so_in_the_journal_and_is_never_taken_for_a_full_on
     greedy, _ = search(tmp_path, again, Greedy(), "other")
     assert greedy.score.samples == tuple(again.table[greedy.score.mask].tolist())
     assert all(start in (0, 4, 16) for _, start, _ in again.computed), (
-        "it goes on where the other cell stopped"
+        "it continues from the samples that the other cell has scored"
     )
 
 
 def paid_in(losses: Losses) -> float:
-    """Terms that were computed, but for the dense model's, as parts of a full loss."""
+    """The number of computed terms, without the dense model's, as a number of full losses."""
     return sum(stop - start for mask, start, stop in losses.computed if mask.dropped) / SAMPLES
 
 
 @pytest.mark.parametrize("resumed", [False, True])
-def test_of_a_mask_that_two_cells_scored_in_part_each_has_paid_its_own(tmp_path: Path, resumed: bool) -> None:
+def test_if_two_cells_score_parts_of_a_mask_each_pays_for_its_part(tmp_path: Path, resumed: bool) -> None:
     search(tmp_path, Losses(), Stages(), "first")
     losses = Losses()
-    found, _ = search(tmp_path, losses, Everything(), "second")
+    solution, _ = search(tmp_path, losses, Everything(), "second")
     if resumed:
-        found, _ = search(tmp_path, Losses(), Everything(), "second")
-    assert found.asked == 6
-    assert found.paid == pytest.approx(paid_in(losses))
-    assert found.shared == pytest.approx(6 - paid_in(losses))
-    assert found.shared > 1
+        solution, _ = search(tmp_path, Losses(), Everything(), "second")
+    assert solution.asked == 6
+    assert solution.paid == pytest.approx(paid_in(losses))
+    assert solution.shared == pytest.approx(6 - paid_in(losses))
+    assert solution.shared > 1
 
 
-def test_what_was_paid_stays_so_when_another_cell_finishes_it(tmp_path: Path) -> None:
+def test_a_paid_part_still_counts_as_paid_after_another_cell_completes_the_score(tmp_path: Path) -> None:
     losses = Losses()
     search(tmp_path, losses, Stages(), "first")
     search(tmp_path, Losses(), Everything(), "second")
     again = Losses()
-    found, _ = search(tmp_path, again, Everything(), "first")
+    solution, _ = search(tmp_path, again, Everything(), "first")
     assert again.computed == [], "the second cell has them all"
-    assert found.paid == pytest.approx(paid_in(losses))
-    assert found.shared == pytest.approx(6 - paid_in(losses))
+    assert solution.paid == pytest.approx(paid_in(losses))
+    assert solution.shared == pytest.approx(6 - paid_in(losses))
     lines = (tmp_path / "first" / "trace.jsonl").read_text().splitlines()
     spent: dict[tuple[int, ...], float] = {}
     for line in map(json.loads, lines):
@@ -186,11 +186,11 @@ def test_a_race_ends_with_the_same_mask_and_pays_less(tmp_path: Path, algo: Algo
     plain, raced = Losses(), Losses()
     expected, _ = search(tmp_path, plain, algo, "plain")
     (tmp_path / "apart").mkdir()
-    found, journal = search(tmp_path / "apart", raced, algo, "raced", delta=0.01)
-    assert (found.score.mask, found.score.samples) == (expected.score.mask, expected.score.samples)
+    solution, journal = search(tmp_path / "apart", raced, algo, "raced", delta=0.01)
+    assert (solution.score.mask, solution.score.samples) == (expected.score.mask, expected.score.samples)
     assert raced.terms_paid < 0.8 * plain.terms_paid
-    assert found.paid < expected.paid == expected.asked == found.asked
-    assert journal.scores[found.score.mask].of is None
+    assert solution.paid < expected.paid == expected.asked == solution.asked
+    assert journal.scores[solution.score.mask].of is None
 
 
 @pytest.mark.parametrize("algo", [Greedy(), Stages()], ids=["race", "stages"])
@@ -213,11 +213,11 @@ def test_a_journal_that_is_cut_anywhere_is_completed_to_the_same_bytes(tmp_path:
 
 def test_every_decision_of_greedy_is_kept_with_its_runner_up(tmp_path: Path) -> None:
     losses = Losses()
-    found, _ = search(tmp_path, losses, Greedy())
-    decisions = found.margins["decisions"]
+    solution, _ = search(tmp_path, losses, Greedy())
+    decisions = solution.margins["decisions"]
     assert [d["of"] for d in decisions] == [8, 7, 6]
-    assert decisions[-1]["chosen"] == list(found.score.mask.dropped)
-    assert decisions[-1]["next"]["dropped"] == found.margins["runner_up"]["dropped"]
+    assert decisions[-1]["chosen"] == list(solution.score.mask.dropped)
+    assert decisions[-1]["next"]["dropped"] == solution.margins["runner_up"]["dropped"]
     terms = losses.table[Mask(N, tuple(decisions[0]["next"]["dropped"]))]
     apart = terms - losses.table[Mask(N, tuple(decisions[0]["chosen"]))]
     assert decisions[0]["next"]["difference"] == pytest.approx(apart.mean())
@@ -225,30 +225,30 @@ def test_every_decision_of_greedy_is_kept_with_its_runner_up(tmp_path: Path) -> 
 
 
 class AsksForGates:
-    """Returns the k blocks of least squared gate gradient."""
+    """A search that asks for gates and returns the k blocks of least squared gate gradient."""
 
     max_evaluations = None
 
     def propose(self, space: Space, rng: np.random.Generator) -> Proposals:  # noqa: ARG002
-        self.told = yield Gates()
-        order = np.argsort((self.told**2).sum(0), kind="stable")
-        return Found(space.drop(*(int(i) for i in order[: space.k])), "one look at the gates")
+        self.received = yield Gates()
+        order = np.argsort((self.received**2).sum(0), kind="stable")
+        return Found(space.drop(*(int(i) for i in order[: space.k])), "the gates were read")
 
     def evaluations(self, space: Space) -> int:
         return space.n_blocks + 1
 
 
-def test_gates_are_the_gradient_where_there_is_one_and_are_computed_once(tmp_path: Path) -> None:
+def test_gates_are_the_gradient_if_there_is_one_and_are_computed_once(tmp_path: Path) -> None:
     losses, algo = Losses(gates=True), AsksForGates()
     search(tmp_path, losses, algo)
-    first = algo.told
+    first = algo.received
     search(tmp_path, losses, algo)
-    assert losses.gradients == 1, "a resumed search reads what the first one saw"
-    np.testing.assert_array_equal(first, algo.told)
+    assert losses.gradients == 1, "a resumed search reads the gradients of the first one"
+    np.testing.assert_array_equal(first, algo.received)
     assert first.shape == (SAMPLES, N)
 
 
-def test_gates_that_are_no_numbers_stop_the_search(tmp_path: Path) -> None:
+def test_gates_that_are_not_finite_stop_the_search(tmp_path: Path) -> None:
     class Broken(Losses):
         def part(self, start: int, stop: int) -> Loss:
             return replace(super().part(start, stop), gates=lambda: np.full((SAMPLES, N), np.nan))
@@ -258,10 +258,10 @@ def test_gates_that_are_no_numbers_stop_the_search(tmp_path: Path) -> None:
     assert not (tmp_path / "cell" / "gates.json").exists()
 
 
-def test_gates_are_the_secant_where_there_is_no_gradient(tmp_path: Path) -> None:
+def test_gates_are_the_secant_if_there_is_no_gradient(tmp_path: Path) -> None:
     losses, algo = Losses(), AsksForGates()
-    found, _ = search(tmp_path, losses, algo)
+    solution, _ = search(tmp_path, losses, algo)
     dense = losses.table[Mask(N)]
     expected = np.array([dense - losses.table[Mask(N, (i,))] for i in range(N)]).T
-    np.testing.assert_allclose(algo.told, expected)
-    assert found.asked == found.paid == N
+    np.testing.assert_allclose(algo.received, expected)
+    assert solution.asked == solution.paid == N

@@ -18,7 +18,7 @@ EVEN = Estimate((1.0,) * SAMPLES, (0,) * SAMPLES)
 
 @dataclass
 class Field:
-    """Candidates with terms (candidates, samples); it counts the terms that were asked for."""
+    """Candidates with terms (candidates, samples); `paid` counts the samples asked for, by mask."""
 
     terms: np.ndarray
     paid: dict[Mask, int] = field(default_factory=dict)
@@ -41,7 +41,7 @@ class Field:
 
 
 def candidates(seed: int, spread: float = 0.3, noise: float = 0.2, count: int = 28) -> Field:
-    """Losses as blocks have them: samples differ much, candidates less, and each has noise of its own."""
+    """Losses like those of blocks: samples differ much, candidates less, and each candidate has independent noise."""
     rng = np.random.default_rng(seed)
     difficulty = rng.normal(3.0, 1.0, SAMPLES)
     return Field(
@@ -62,7 +62,7 @@ def test_the_best_survive_and_much_is_saved(best: int, at_most: float) -> None:
 
 
 def test_candidates_that_are_all_alike_are_lost_at_most_as_often_as_stated() -> None:
-    """The hardest case: the winner is a draw of the samples, any of them may be it."""
+    """The hardest case: the sample noise decides the winner, so any candidate may win."""
     lost = 0
     for seed in range(300):
         race = candidates(seed, spread=1e-9)
@@ -83,8 +83,8 @@ def test_at_least_as_many_survive_as_matter() -> None:
     assert race.winners(4) == Racing(0.01).race(race.masks, 4, EVEN, race).keys()
 
 
-def test_a_kind_of_which_one_sample_is_known_rules_nothing_out() -> None:
-    """Its error cannot be told yet: the first look of a mixture with few windows may come too early."""
+def test_a_kind_with_only_one_known_sample_rules_nothing_out() -> None:
+    """Its error is not known yet: the first look of a mixture with few windows may come too early."""
     race = candidates(0, count=4)
     parts = tuple(int(s % 16 != 0) for s in range(SAMPLES))
     mixed = Estimate((1.0,) * SAMPLES, parts, (0.5, 0.5))
@@ -100,8 +100,8 @@ def test_a_kind_of_which_one_sample_is_known_rules_nothing_out() -> None:
 
 
 @pytest.mark.parametrize(("ties", "lost"), [(1e-3, 0), (0.0, 1)])
-def test_what_only_orders_equals_rules_nothing_out(ties: float, lost: int) -> None:
-    """The first is a little behind in all that the first samples tell, and far ahead in a later one."""
+def test_differences_that_count_as_ties_rule_nothing_out(ties: float, lost: int) -> None:
+    """The first candidate is slightly worse in all of the first samples, and far better in a later one."""
     terms = np.zeros((2, SAMPLES))
     terms[0, :40] = 1e-6 * np.random.default_rng(0).uniform(1, 2, 40)
     terms[1, 50] = 1.0
@@ -112,7 +112,7 @@ def test_what_only_orders_equals_rules_nothing_out(ties: float, lost: int) -> No
 
 
 @pytest.mark.parametrize(("racing", "best"), [(Racing(None), 1), (Racing(0.01), 28)])
-def test_nothing_is_dropped_where_racing_is_off_or_all_matter(racing: Racing, best: int) -> None:
+def test_nothing_is_ruled_out_if_racing_is_off_or_all_matter(racing: Racing, best: int) -> None:
     race = candidates(1)
     assert list(racing.race(race.masks, best, EVEN, race)) == race.masks
     assert set(race.paid.values()) == {SAMPLES}
@@ -127,6 +127,6 @@ def test_looks_grow_by_half_and_end_before_the_last_sample() -> None:
 @pytest.mark.parametrize(
     ("racing", "named"), [(Racing(0.0), "delta=0"), (Racing(1.5), "delta=1.5"), (Racing(0.1, 1), "first=1")]
 )
-def test_settings_without_sense_are_refused(racing: Racing, named: str) -> None:
+def test_settings_that_make_no_sense_are_refused(racing: Racing, named: str) -> None:
     with pytest.raises(InputError, match=rf"racing\.{named}"):
         racing.check()

@@ -14,20 +14,20 @@ EVEN = Estimate((1.0,) * SAMPLES, (0,) * SAMPLES)
 
 
 def score(block: int, mean: float, noise: float = 0.0, seed: int = 0, of: int | None = None) -> Score:
-    """A mask whose terms share one draw of the samples' difficulty, and have some noise of their own."""
+    """A score whose terms are the sum of the common difficulty of the samples and some independent noise."""
     common = np.random.default_rng(99).normal(size=SAMPLES)
-    own = np.random.default_rng(seed).normal(size=SAMPLES) * noise
-    terms = tuple((mean + common + own - own.mean())[: of and 10].tolist())
+    independent = np.random.default_rng(seed).normal(size=SAMPLES) * noise
+    terms = tuple((mean + common + independent - independent.mean())[: of and 10].tolist())
     return Score(Mask(9, (block,)), EVEN.mean(terms), terms, 1.0, of)
 
 
 def test_a_comparison_is_the_paired_t_test() -> None:
     a, b = score(0, 1.0, 0.3, 1), score(1, 1.1, 0.3, 2)
-    found = compare(a, b, EVEN)
+    comparison = compare(a, b, EVEN)
     expected = stats.ttest_rel(b.samples, a.samples, alternative="greater")
-    assert found.difference == pytest.approx(0.1)
-    assert found.p_value == pytest.approx(expected.pvalue)
-    assert found.difference / found.error == pytest.approx(expected.statistic)
+    assert comparison.difference == pytest.approx(0.1)
+    assert comparison.p_value == pytest.approx(expected.pvalue)
+    assert comparison.difference / comparison.error == pytest.approx(expected.statistic)
 
 
 def test_what_samples_share_does_not_count_as_error() -> None:
@@ -37,26 +37,26 @@ def test_what_samples_share_does_not_count_as_error() -> None:
 def test_the_runner_up_is_the_nearest_and_ties_are_not_significantly_worse() -> None:
     winner = score(0, 1.0, 0.2, 1)
     others = [score(1, 3.0, 0.2, 2), score(2, 1.01, 0.2, 3), score(3, 1.02, 0.2, 4), winner]
-    found = margins(winner, others, EVEN)
-    assert found["compared"] == 3, "the winner is not compared with itself"
-    assert found["runner_up"]["dropped"] == [2]
-    assert found["runner_up"]["difference"] == pytest.approx(0.01)
-    assert found["ties"] == [[2], [3]]
-    assert found["tied"] == 2
+    record = margins(winner, others, EVEN)
+    assert record["compared"] == 3, "the winner is not compared with itself"
+    assert record["runner_up"]["dropped"] == [2]
+    assert record["runner_up"]["difference"] == pytest.approx(0.01)
+    assert record["ties"] == [[2], [3]]
+    assert record["tied"] == 2
 
 
-def test_a_mask_that_was_seen_on_a_few_samples_is_no_runner_up_if_there_is_another() -> None:
+def test_a_mask_scored_on_a_few_samples_is_not_the_runner_up_if_there_is_another() -> None:
     winner, lucky = score(0, 1.0, 0.1, 1), score(2, 0.9, 0.1, 3, of=SAMPLES)
-    found = margins(winner, [lucky, score(1, 1.5, 0.1, 2)], EVEN)
-    assert found["runner_up"]["dropped"] == [1]
-    assert [2] in found["ties"]
+    record = margins(winner, [lucky, score(1, 1.5, 0.1, 2)], EVEN)
+    assert record["runner_up"]["dropped"] == [1]
+    assert [2] in record["ties"]
     assert margins(winner, [lucky], EVEN)["runner_up"]["dropped"] == [2]
 
 
 def test_a_mask_that_differs_in_every_sample_alike_is_no_tie() -> None:
     winner = score(0, 1.0)
-    found = margins(winner, [score(1, 1.01, 1e-6, 1)], EVEN)
-    assert (found["tied"], found["ties"]) == (0, [])
+    record = margins(winner, [score(1, 1.01, 1e-6, 1)], EVEN)
+    assert (record["tied"], record["ties"]) == (0, [])
 
 
 def test_many_comparisons_are_corrected_for() -> None:
@@ -78,31 +78,31 @@ def test_holm_equals_the_published_example() -> None:
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
 
 
-def test_a_decision_sets_the_last_that_was_in_against_the_first_that_was_out() -> None:
+def test_a_decision_compares_the_last_mask_chosen_with_the_nearest_one_not_chosen() -> None:
     scores = [score(i, mean, 0.1, i) for i, mean in enumerate((1.5, 1.0, 1.2, 1.3))]
-    made = decision(scores[1:3], [scores[0], scores[3]], 2, EVEN)
-    assert made is not None
-    assert (made["chosen"], made["next"]["dropped"]) == ([2], [3])
-    assert made["next"]["difference"] == pytest.approx(0.1)
-    assert (made["best"], made["of"]) == (2, 4)
+    record = decision(scores[1:3], [scores[0], scores[3]], 2, EVEN)
+    assert record is not None
+    assert (record["chosen"], record["next"]["dropped"]) == ([2], [3])
+    assert record["next"]["difference"] == pytest.approx(0.1)
+    assert (record["best"], record["of"]) == (2, 4)
 
 
-def test_a_mask_that_was_ruled_out_early_is_compared_on_what_it_has() -> None:
+def test_a_mask_that_was_ruled_out_early_is_compared_on_its_samples() -> None:
     out = score(2, 9.0, 0.1, 2, of=SAMPLES)
-    made = decision([score(0, 1.0, 0.1, 1)], [out], 1, EVEN)
-    assert made is not None
-    assert made["next"]["samples"] == 10
+    record = decision([score(0, 1.0, 0.1, 1)], [out], 1, EVEN)
+    assert record is not None
+    assert record["next"]["samples"] == 10
 
 
-def test_where_all_are_in_nothing_is_decided() -> None:
+def test_if_all_masks_are_chosen_nothing_is_decided() -> None:
     assert decision([score(0, 1.0), score(1, 2.0)], [], 2, EVEN) is None
 
 
-def test_what_a_race_ruled_out_was_not_chosen_even_if_another_cell_knows_it_to_be_better() -> None:
-    made = decision([score(0, 1.0, 0.1, 1), score(1, 1.2, 0.1, 2)], [score(2, 0.9, 0.1, 3)], 1, EVEN)
-    assert made is not None
-    assert (made["chosen"], made["next"]["dropped"]) == ([0], [2])
-    assert made["next"]["difference"] == pytest.approx(-0.1)
+def test_a_mask_that_a_race_ruled_out_is_not_chosen_even_if_another_cell_has_a_better_score() -> None:
+    record = decision([score(0, 1.0, 0.1, 1), score(1, 1.2, 0.1, 2)], [score(2, 0.9, 0.1, 3)], 1, EVEN)
+    assert record is not None
+    assert (record["chosen"], record["next"]["dropped"]) == ([0], [2])
+    assert record["next"]["difference"] == pytest.approx(-0.1)
 
 
 def test_one_sample_rules_out_no_tie() -> None:
@@ -112,7 +112,7 @@ def test_one_sample_rules_out_no_tie() -> None:
 
 
 def test_of_two_kinds_of_samples_a_false_alarm_is_as_rare_as_stated() -> None:
-    """Two windows and many items: the windows decide how sure one can be."""
+    """Two windows and many items: the windows dominate the error."""
     parts = (0, 1, 0, *(1,) * 40)
     apart, rng, alarms = Estimate((1.0,) * 43, parts, (0.5, 0.5)), np.random.default_rng(0), 0
     spread = np.where(np.array(parts) == 0, 1.0, 0.1)

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # A private SLURM cluster on this machine for the tests, from Debian's packages; neither systemd nor cgroups are needed.
 #
-#   cluster.sh up               install what lacks, start, wait until all nodes are idle; prints the path of slurm.conf
-#   cluster.sh is-up            succeed if all its nodes are there
-#   cluster.sh down             stop the daemons that it started and remove its folder
-#   cluster.sh stop-node NAME   kill a node's daemon with all that runs there, as a power cut does
+#   cluster.sh up               install missing packages, start, wait until all nodes are up; prints the path of slurm.conf
+#   cluster.sh is-up            succeed if all nodes are up
+#   cluster.sh down             stop the cluster's daemons and remove its folder
+#   cluster.sh stop-node NAME   kill a node's daemon and everything that runs there, like a power cut
 #   cluster.sh start-node NAME
 #
-# CLUSTER_ROOT, CLUSTER_NODES, CLUSTER_CPUS, CLUSTER_GPUS (fake ones, a node), CLUSTER_ACCOUNTING=0, CLUSTER_PORT,
-# CLUSTER_SIGNAL=0 (preemption without the job's own signal) change what is built. It needs root.
+# CLUSTER_ROOT, CLUSTER_NODES, CLUSTER_CPUS, CLUSTER_GPUS (fake GPUs per node), CLUSTER_ACCOUNTING=0, CLUSTER_PORT,
+# CLUSTER_SIGNAL=0 (preemption without a signal to the job) change the cluster. It needs root.
 set -euo pipefail
 export PATH=$PATH:/usr/sbin:/sbin
 ROOT=${CLUSTER_ROOT:-${TMPDIR:-/tmp}/depth-pruning-slurm}
@@ -32,18 +32,18 @@ install_packages() {
   DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "${missing[@]}" >"$ROOT/log/apt" 2>&1
 }
 
-alive() { # the process of a pid file runs; a zombie that nobody waits for does not
+alive() { # alive NAME: succeeds if the process of its pid file runs and is not a zombie
   local pid state
   pid=$(cat "$ROOT/run/$1.pid" 2>/dev/null) || return 1
   state=$(awk '/^State:/ {print $2}' "/proc/$pid/status" 2>/dev/null) || return 1
   [ -n "$state" ] && [ "$state" != Z ]
 }
 
-patiently() { # patiently SECONDS COMMAND...: until it succeeds
+patiently() { # patiently SECONDS COMMAND...: repeat the command until it succeeds
   local end=$((SECONDS + $1))
   shift
   until "$@" >/dev/null 2>&1; do
-    [ "$SECONDS" -lt "$end" ] || { echo "waited in vain for: $*; see $ROOT/log" >&2; return 1; }
+    [ "$SECONDS" -lt "$end" ] || { echo "no success within the time limit: $*; see $ROOT/log" >&2; return 1; }
     sleep 0.2
   done
 }
@@ -89,7 +89,7 @@ StorageUser=slurm
 StoragePass=slurm
 CONF
   chmod 600 "$ROOT/etc/slurmdbd.conf"
-  MYSQL_UNIX_PORT=$DATABASE slurmdbd # the client library of the database has no other way to a private socket
+  MYSQL_UNIX_PORT=$DATABASE slurmdbd # only this variable gives the client library a private socket
   patiently 60 sacctmgr -n list cluster
   sacctmgr -n list cluster format=cluster | grep -qw test || sacctmgr -i add cluster test >/dev/null
   sacctmgr -n list account format=account | grep -qw tests || sacctmgr -i add account tests cluster=test >/dev/null
@@ -108,7 +108,7 @@ SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
 CredType=cred/munge
-# A requeued job starts again when its credential has expired: 120 s by default.
+# A requeued job starts again after its credential has expired (by default 120 s).
 AuthInfo=socket=$SOCKET,cred_expire=5
 StateSaveLocation=$ROOT/spool/controller
 SlurmdSpoolDir=$ROOT/spool/%n
@@ -157,7 +157,7 @@ CONF
   printf 'AutoDetect=off\nNodeName=node[1-%s] Name=gpu File=%s\n' "$NODES" "$ROOT/dev/gpu[0-$((GPUS - 1))]" \
     >"$ROOT/etc/gres.conf"
   echo CgroupPlugin=disabled >"$ROOT/etc/cgroup.conf"
-  for node in $(seq "$NODES"); do # ranks meet at a node's name
+  for node in $(seq "$NODES"); do # the ranks connect to a node by its name
     getent hosts "node$node" >/dev/null || echo "127.0.0.1 node$node" >>/etc/hosts
   done
 }
@@ -180,14 +180,14 @@ up() {
   alive slurmctld || slurmctld
   patiently 30 scontrol ping
   for node in $(seq "$NODES"); do alive "node$node" || slurmd -N "node$node"; done
-  patiently 10 all_up 2>/dev/null || { # what an earlier run left behind as down or drained
+  patiently 10 all_up 2>/dev/null || { # an earlier run may have left nodes down or drained
     scontrol update "nodename=node[1-$NODES]" state=resume || true
     patiently 30 all_up
   }
   echo "$SLURM_CONF"
 }
 
-stop() { # stop NAME SIGNAL: the process of a pid file, and nothing else
+stop() { # stop NAME SIGNAL: stop only the process of its pid file
   local pid
   alive "$1" || { rm -f "$ROOT/run/$1.pid"; return 0; }
   pid=$(cat "$ROOT/run/$1.pid")
@@ -205,12 +205,12 @@ no_jobs() { [ -z "$(squeue --noheader)" ]; }
 down() {
   local node
   if [ -f "$SLURM_CONF" ] && timeout 10 scancel --user=root 2>/dev/null; then patiently 30 no_jobs || true; fi
-  for node in $(seq "$NODES"); do stop_node "node$node"; done # with what is left of its jobs
+  for node in $(seq "$NODES"); do stop_node "node$node"; done # also kills its remaining jobs
   for name in slurmctld slurmdbd mariadbd munged; do stop "$name" TERM; done
   rm -rf "$ROOT"
 }
 
-stop_node() { # the daemon, then those that watch over its jobs, before they can tell, and the jobs
+stop_node() { # kill the daemon, then the job watchers (before they can report) and the jobs
   local pid parent watchers=() jobs=()
   stop "$1" KILL
   for pid in $(grep -lzE "^SLURMD_NODENAME=$1\$" /proc/[0-9]*/environ 2>/dev/null | grep -oE '[0-9]+'); do

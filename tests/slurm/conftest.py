@@ -1,4 +1,4 @@
-"""A SLURM cluster of two nodes on this machine, and grids on it whose jobs misbehave as a test plans."""
+"""A SLURM cluster of two nodes on this machine, and grids of jobs on it that fail as a test plans."""
 
 from __future__ import annotations
 
@@ -20,43 +20,43 @@ from tests.conftest import Command, Ended
 
 SCRIPT, FAULTY = Path(__file__).parent / "cluster.sh", Path(__file__).parent / "faulty.py"
 TINY = ["model.resources.gpus_per_rank=0", "model.resources.cpus_per_rank=1", "model.resources.memory_gb=0.9"]
-PATIENCE = 900  # seconds: a slow machine is no fault
+PATIENCE = 900  # seconds: a slow machine is not an error
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """Its commands."""
+    """The commands of the cluster."""
 
     def call(self, *command: str) -> str:
-        """What a command says."""
+        """The output of a command."""
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
     def script(self, *words: str) -> str:
-        """What `cluster.sh` says."""
+        """The output of `cluster.sh`."""
         return self.call("bash", str(SCRIPT), *words)
 
     def state(self, job: str) -> str:
-        """What the accounting says of a job, in one word."""
-        said = self.call(
+        """The state of a job in the accounting, in one word; empty if it is unknown."""
+        words = self.call(
             "sacct", "-X", "--noheader", "--parsable2", "--format=State", f"--jobs={job}"
         ).split()
-        return said[0] if said else ""
+        return words[0] if words else ""
 
     def node(self, job: str) -> str:
-        """Where a job runs."""
+        """The node on which a job runs."""
         return self.call("squeue", "--noheader", "--format=%N", f"--jobs={job}").strip()
 
     def ends(self, job: str, state: str) -> None:
-        """Wait until a job has ended in a state: the accounting lags behind, and what is cancelled lives on a bit."""
+        """Wait until a job has ended in a state: the accounting lags, and cancelled jobs run on for a moment."""
         until(lambda: self.state(job) == state, f"{job} to be {state}", lambda: self.state(job))
         until(lambda: not self.call("squeue", "--noheader", f"--jobs={job}").strip(), f"{job} to be gone")
 
 
 def until(condition: Callable[[], bool], what: str, now: Callable[[], object] = lambda: "not") -> None:
-    """Wait until something is so."""
+    """Wait until a condition holds; fail after PATIENCE seconds."""
     end = time.monotonic() + PATIENCE
     while not condition():
-        assert time.monotonic() < end, f"waited in vain for {what}; it is {now()}"
+        assert time.monotonic() < end, f"no success within {PATIENCE} s: waited for {what}; now: {now()}"
         time.sleep(0.3)
 
 
@@ -68,17 +68,17 @@ def cluster() -> Iterator[Cluster]:
         pytest.skip("the daemons of SLURM need root")
     if shutil.which("slurmctld") is None and shutil.which("apt-get") is None:
         pytest.skip("there is no SLURM, and no apt-get to install it")
-    found = Cluster()
+    running = Cluster()
     was_up = subprocess.run(["bash", str(SCRIPT), "is-up"], check=False).returncode == 0
-    os.environ["SLURM_CONF"] = found.script("up").splitlines()[-1]
-    yield found
+    os.environ["SLURM_CONF"] = running.script("up").splitlines()[-1]
+    yield running
     if not was_up:
-        found.script("down")
+        running.script("down")
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Cells of the tiny model as jobs, without sharing, so that each journal is what the cell itself would have."""
+    """Cells of the tiny model as jobs, without sharing, so that each journal is the same as without other cells."""
 
     launch: Command
     cluster: Cluster
@@ -93,16 +93,16 @@ class Grid:
         return self.folder / "plan.json"
 
     def expect(self, **faults: tuple[int, str]) -> None:
-        """Plan a fault for each cell whose name has this part: after so many lines, do this."""
+        """Plan a fault for each cell whose name contains the keyword: (lines of the journal, action after them)."""
         self.plan.write_text(json.dumps({part: {"after": n, "do": do} for part, (n, do) in faults.items()}))
 
     def go(self, on: bool = True) -> None:
-        """Let cells that hold go on, or hold again."""
+        """Let waiting cells go on; with on=False, let them wait again."""
         go = self.plan.with_name(f"{self.plan.name}.go")
         go.touch() if on else go.unlink(missing_ok=True)
 
     def run(self, *words: str, **more: Any) -> Ended:
-        """The command: waits, unless it says `launcher.wait=false`."""
+        """Run the command; it waits unless the words contain `launcher.wait=false`."""
         python = f"'launcher.python=\"{sys.executable} {FAULTY} {self.plan}\"'".strip("'")
         chosen = [
             "launcher=slurm",
@@ -116,32 +116,32 @@ class Grid:
         return self.launch(*defaults, "scores.share=false", *words, **more)
 
     def submit(self, *words: str) -> list[Submission]:
-        """The command without waiting; returns what it submitted."""
+        """Run the command without waiting; returns the new submissions."""
         before = {record.name for record in submissions(self.results)}
         ended = self.run(*words, "launcher.wait=false")
         assert ended.status == 0, ended.err
         return [record for record in submissions(self.results) if record.name not in before]
 
     def job(self, part: str) -> str:
-        """The last job of the cell whose name has this part."""
-        ((key, record),) = [(key, one) for key, one in latest(self.results).items() if part in key]
+        """The last job of the cell whose name contains `part`."""
+        ((key, record),) = [(key, last) for key, last in latest(self.results).items() if part in key]
         return record.jobs[key]
 
     def log(self, part: str) -> str:
-        """What the last job of a cell complained of."""
+        """The stderr of the last job of a cell."""
         (path,) = self.results.glob(f"jobs/*/{self.job(part)}_0_log.err")
         return path.read_text()
 
     def lines(self, part: str) -> int:
-        """How many lines the journal of a cell has."""
+        """The number of lines in the journal of a cell."""
         return sum(path.read_bytes().count(b"\n") for path in self.results.glob(f"*{part}*/trace.jsonl"))
 
     def reaches(self, part: str, lines: int) -> None:
-        """Wait until a cell has come so far."""
+        """Wait until the journal of a cell has this many lines."""
         until(lambda: self.lines(part) >= lines, f"{part} to write {lines} lines", lambda: self.lines(part))
 
     def completes(self, *words: str) -> None:
-        """The same command completes the grid, and all is as if nothing had happened."""
+        """Check that the same command completes the grid and that all journals are as without faults."""
         ended = self.run(*words)
         assert ended.status == 0, ended.out + ended.err
         alike = [word for word in words if not word.lstrip("+").startswith("launcher.")]
@@ -153,7 +153,7 @@ class Grid:
             self.paid_once(cell)
 
     def paid_once(self, cell: str) -> None:
-        """No evaluation that was written was computed again."""
+        """Check that no evaluation was computed again after it was written."""
         written = set()
         for line in self.plan.with_name(f"{self.plan.name}.{cell}").read_text().splitlines():
             what, _, mask = line.partition(" ")
@@ -166,12 +166,12 @@ class Grid:
 
 def journals(results: Path) -> dict[str, Any]:
     """The mask of each cell, and its losses and terms in order."""
-    found = {}
+    contents = {}
     for path in results.glob("*/trace.jsonl"):
         scores = map(json.loads, path.read_text().splitlines())
         mask = json.loads(path.with_name("mask.json").read_text())
-        found[path.parent.name] = (mask, [(s["dropped"], s["loss"], s["samples"]) for s in scores])
-    return found
+        contents[path.parent.name] = (mask, [(s["dropped"], s["loss"], s["samples"]) for s in scores])
+    return contents
 
 
 @pytest.fixture

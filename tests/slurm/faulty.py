@@ -1,7 +1,8 @@
-"""Python for jobs that misbehave: `launcher.python="python faulty.py PLAN"` runs them as PLAN, a JSON file, says.
+"""Run jobs with planned faults: `launcher.python="python faulty.py PLAN"`, where PLAN is a JSON file.
 
-{part of a cell's name: {"after": lines of its journal, "do": raise, exit, kill or hold}}: once a cell, except `hold`,
-which waits each time for the file PLAN.go. What each job computes and writes is noted in PLAN.CELL.
+PLAN is {part of a cell's name: {"after": lines of its journal, "do": raise, exit, kill or hold}}. Each fault happens
+once per cell, except `hold`, which waits for the file PLAN.go every time. PLAN.CELL lists what a job computes and
+writes.
 """
 
 from __future__ import annotations
@@ -34,11 +35,11 @@ def misbehave(plan: Path, cell: str, lines: int) -> None:
 
 
 def fail() -> None:
-    raise RuntimeError("the plan has it so")
+    raise RuntimeError("a planned fault")
 
 
 def watch(plan: Path) -> None:
-    """Note what is computed and what is written, and do what the plan says after a line is written."""
+    """Log each computation and each written line, and carry out the planned fault after a line is written."""
     from pruning.core import atomic_files
     from pruning.search import driver
 

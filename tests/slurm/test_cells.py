@@ -1,4 +1,4 @@
-"""Cells that fail by themselves on a real cluster: the others finish, and the same command completes the grid."""
+"""Failing cells on a real cluster: the other cells finish, and the same command completes the grid."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ def test_cells_raise_exit_and_are_killed(grid: Grid) -> None:
     ended = grid.run(*GRID)
     assert ended.status == 1
     assert "3 of 4 cells failed" in ended.out
-    assert "the plan has it so" in ended.out, "the cell itself recorded why"
-    assert "(SLURM: FAILED)" in ended.out, "SLURM says it of those that could not"
+    assert "a planned fault" in ended.out, "the cell itself recorded the reason"
+    assert "(SLURM: FAILED)" in ended.out, "SLURM reports the cells that could not record a reason"
     for part, state in (
         ("one_shot", "FAILED"),
         ("greedy", "FAILED"),
@@ -28,4 +28,4 @@ def test_cells_raise_exit_and_are_killed(grid: Grid) -> None:
     assert all(Path(log).stat().st_size for log in logs if log.startswith("/"))
     grid.completes(*GRID)
     (first, second) = submissions(grid.results)
-    assert (len(first.jobs), len(second.jobs)) == (4, 3), "what was done is not submitted again"
+    assert (len(first.jobs), len(second.jobs)) == (4, 3), "a finished cell is not submitted again"

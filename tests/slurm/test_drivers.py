@@ -23,10 +23,10 @@ GRID = ("-m", "algo=one_shot,greedy", "k=2")
 def beside(
     grid: Grid, words: Sequence[str], root: Path = code_snapshot.ROOT, **env: str
 ) -> subprocess.Popen[str]:
-    """The command in a process of its own, in a copy of the project if `root` is one."""
+    """Start the command in a separate process, with the code in `root`."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("launch.main", lambda: None)
-        grid.run(*words)  # which leaves its words
+        grid.run(*words)  # leaves its words in sys.argv
     command = [sys.executable, str(root / "launch.py"), *sys.argv[1:]]
     environment = os.environ | {"PYTHONPATH": str(root), "PYTHONWARNINGS": "ignore", **env}
     return subprocess.Popen(command, cwd=grid.folder, env=environment, stderr=subprocess.PIPE, text=True)
@@ -47,18 +47,17 @@ def test_a_killed_command_is_started_again_and_submits_nothing_twice(grid: Grid)
         grid.cluster.ends(job, "COMPLETED")
 
 
-def test_a_command_killed_between_sbatch_and_its_note_leaves_no_stray_job(grid: Grid) -> None:
+def test_a_command_killed_between_sbatch_and_its_record_leaves_no_stray_job(grid: Grid) -> None:
     grid.expect(greedy=(5, "hold"), one_shot=(5, "hold"))
     (grid.folder / "bin").mkdir()
     sbatch = grid.folder / "bin" / "sbatch"
-    sbatch.write_text(f'#!/bin/sh\n{shutil.which("sbatch")} "$@" >{grid.folder}/said\nkill -9 $PPID\n')
+    sbatch.write_text(f'#!/bin/sh\n{shutil.which("sbatch")} "$@" >{grid.folder}/answer\nkill -9 $PPID\n')
     sbatch.chmod(0o755)
     driver = beside(grid, GRID, PATH=f"{sbatch.parent}{os.pathsep}{os.environ['PATH']}")
     driver.communicate()
     assert driver.returncode == -signal.SIGKILL
-    array = (grid.folder / "said").read_text().split()[-1]
-    found = cell_states(grid.results)
-    assert {one.state for one in found.values()} == {State.LOST}
+    array = (grid.folder / "answer").read_text().split()[-1]
+    assert {cell.state for cell in cell_states(grid.results).values()} == {State.LOST}
     grid.go()
     grid.completes(*GRID)
     until(
@@ -70,7 +69,7 @@ def test_a_command_killed_between_sbatch_and_its_note_leaves_no_stray_job(grid: 
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """A copy of the project, to be changed."""
+    """A copy of the project, which the test changes."""
     for name in ("pruning", "conf", "hydra_plugins"):
         shutil.copytree(code_snapshot.ROOT / name, tmp_path / "project" / name)
     shutil.copy(code_snapshot.ROOT / "launch.py", tmp_path / "project")
@@ -82,7 +81,7 @@ def test_cells_run_the_code_they_were_submitted_with(grid: Grid, project: Path) 
     driver = beside(grid, words, project)
     _, err = driver.communicate()
     assert driver.returncode == 0, err
-    for path in ("pruning/solve.py", "pruning/launcher/job.py", "pruning/run.py"):
+    for path in ("pruning/search/driver.py", "pruning/launcher/job.py", "pruning/runs/run_cell.py"):
         with (project / path).open("a") as stream:
             stream.write("raise RuntimeError('changed since')\n")
     (record,) = submissions(grid.results)
@@ -90,7 +89,8 @@ def test_cells_run_the_code_they_were_submitted_with(grid: Grid, project: Path) 
         grid.cluster.call("scontrol", "release", job)
     keys = list(record.jobs)
     until(
-        lambda: all(one.state is State.DONE for one in cell_states(grid.results, keys).values()), "both cells"
+        lambda: all(cell.state is State.DONE for cell in cell_states(grid.results, keys).values()),
+        "both cells",
     )
     for job in record.jobs.values():
         grid.cluster.ends(job, "COMPLETED")

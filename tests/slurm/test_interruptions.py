@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.slurm.conftest import Cluster, Grid, until
 
-GRID = ("-m", "algo=greedy,one_shot", "k=2")  # one_shot is the other cell, which finishes whatever happens
+GRID = ("-m", "algo=greedy,one_shot", "k=2")  # one_shot is the other cell, which always finishes
 
 
 def test_a_time_limit_puts_a_cell_back_into_the_queue(grid: Grid) -> None:
@@ -20,7 +20,7 @@ def test_a_time_limit_puts_a_cell_back_into_the_queue(grid: Grid) -> None:
 
 
 def test_preemption_with_the_jobs_own_signal(grid: Grid) -> None:
-    preempt(grid, "this job is timed-out")  # below ten minutes submitit takes each signal for a time limit
+    preempt(grid, "this job is timed-out")  # below ten minutes, submitit treats each signal as a time limit
 
 
 def test_preemption_without_a_signal(grid: Grid) -> None:
@@ -28,7 +28,7 @@ def test_preemption_without_a_signal(grid: Grid) -> None:
 
 
 def preempt(grid: Grid, logged: str, *options: str) -> None:
-    """A job of a partition that goes first takes both nodes while the cell runs."""
+    """Preempt a running cell: a job of a partition with a higher priority takes both nodes."""
     words = (*GRID, *options, "launcher.partition=low")
     grid.expect(greedy=(5, "hold"))
     grid.submit(*words)
@@ -46,12 +46,12 @@ def preempt(grid: Grid, logged: str, *options: str) -> None:
 
 
 def restarts(cluster: Cluster, job: str) -> int:
-    """How often SLURM has started a job anew."""
+    """The number of times that SLURM has restarted a job."""
     shown = cluster.call("scontrol", "show", "job", job)
     return int(shown.partition("Restarts=")[2].split()[0])
 
 
-def test_an_administrator_requeues_and_cancels_and_starts_what_had_finished(grid: Grid) -> None:
+def test_an_administrator_requeues_and_cancels_and_restarts_a_finished_job(grid: Grid) -> None:
     words = ("-m", "algo=greedy,beam,contiguous", "k=2")
     grid.expect(greedy=(5, "hold"), beam=(5, "hold"))
     grid.submit(*words)
@@ -62,7 +62,7 @@ def test_an_administrator_requeues_and_cancels_and_starts_what_had_finished(grid
     grid.cluster.ends(grid.job("beam"), "CANCELLED")
     grid.go()
     ended = grid.run(*words)
-    assert ended.status == 0, "the cancelled one is submitted again: " + ended.out
+    assert ended.status == 0, "the cancelled cell is submitted again: " + ended.out
     assert restarts(grid.cluster, grid.job("greedy")) == 1
     for part in ("greedy", "beam", "contiguous"):
         grid.cluster.ends(grid.job(part), "COMPLETED")
@@ -77,7 +77,7 @@ def test_an_administrator_requeues_and_cancels_and_starts_what_had_finished(grid
 
 
 def test_a_node_dies(grid: Grid) -> None:
-    words = ("-m", "algo=greedy,beam", "k=2", "model.resources.cpus_per_rank=3")  # one cell a node
+    words = ("-m", "algo=greedy,beam", "k=2", "model.resources.cpus_per_rank=3")  # one cell per node
     grid.expect(greedy=(5, "hold"), beam=(5, "hold"))
     grid.submit(*words)
     for part in ("greedy", "beam"):

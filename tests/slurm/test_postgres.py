@@ -1,4 +1,4 @@
-"""Live runs on an MLflow server over PostgreSQL, from Debian's packages, are those that collecting makes."""
+"""Live runs on an MLflow server over PostgreSQL (from Debian's packages) equal collected ones."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import pytest
 from tests.conftest import Command
 from tests.helpers.mlflow_runs import described, runs
 
-PATIENCE = 180  # seconds until MLflow's server answers: it makes all its tables first
+PATIENCE = 180  # seconds until MLflow's server answers: it creates all its tables first
 GRID = ("-m", "algo=one_shot,greedy", "k=2", "study=both", "scores.share=false")
 
 
@@ -29,45 +29,45 @@ def port() -> int:
 
 
 def programs() -> Path:
-    """The folder of PostgreSQL's own commands; installs it where it lacks."""
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
-    if not found:
+    """The folder of PostgreSQL's commands; installs PostgreSQL if it is missing."""
+    folders = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+    if not folders:
         if shutil.which("apt-get") is None:
             pytest.skip("there is no PostgreSQL, and no apt-get to install it")
         subprocess.run(["apt-get", "update", "-qq"], check=True)
         command = ["apt-get", "install", "-qq", "-y", "--no-install-recommends", "postgresql"]
         subprocess.run(command, check=True, env=os.environ | {"DEBIAN_FRONTEND": "noninteractive"})
-        found = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
-    return found[-1]
+        folders = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+    return folders[-1]
 
 
 def as_postgres(*command: str) -> None:
-    """PostgreSQL refuses to be run by root."""
+    """Run a command as the user postgres: PostgreSQL refuses to run as root."""
     subprocess.run(["runuser", "-u", "postgres", "--", *command], check=True, capture_output=True, cwd="/")
 
 
 @pytest.fixture(scope="module")
 def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A private PostgreSQL; the URI of an empty database."""
+    """Start a private PostgreSQL; yields the URI of an empty database."""
     if os.environ.get("TEST_SLURM") != "1":
         pytest.skip("make test-slurm runs it: PostgreSQL is installed and started as root")
     if os.geteuid() != 0:
-        pytest.skip("to start PostgreSQL as its own user needs root")
+        pytest.skip("starting PostgreSQL as the user postgres needs root")
     pytest.importorskip("psycopg2", reason="the driver of PostgreSQL is not installed")
-    bin_, place, number = programs(), Path("/tmp") / f"depth-pruning-postgres-{os.getpid()}", port()
-    place.mkdir()
-    shutil.chown(place, "postgres", "postgres")
-    data = str(place / "data")
+    bin_, folder, number = programs(), Path("/tmp") / f"depth-pruning-postgres-{os.getpid()}", port()
+    folder.mkdir()
+    shutil.chown(folder, "postgres", "postgres")
+    data = str(folder / "data")
     try:
         as_postgres(str(bin_ / "initdb"), "-D", data, "--auth=trust", "--no-sync")
-        options = f"-p {number} -k {place} -h 127.0.0.1 -c fsync=off"
-        as_postgres(str(bin_ / "pg_ctl"), "-D", data, "-o", options, "-l", str(place / "log"), "-w", "start")
-        as_postgres(str(bin_ / "createdb"), "-h", str(place), "-p", str(number), "mlflow")
+        options = f"-p {number} -k {folder} -h 127.0.0.1 -c fsync=off"
+        as_postgres(str(bin_ / "pg_ctl"), "-D", data, "-o", options, "-l", str(folder / "log"), "-w", "start")
+        as_postgres(str(bin_ / "createdb"), "-h", str(folder), "-p", str(number), "mlflow")
         yield f"postgresql+psycopg2://postgres@127.0.0.1:{number}/mlflow"
     finally:
         with suppress(subprocess.CalledProcessError):
             as_postgres(str(bin_ / "pg_ctl"), "-D", data, "-m", "immediate", "stop")
-        shutil.rmtree(place)
+        shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="module")
@@ -103,11 +103,11 @@ def answers(address: str, process: subprocess.Popen[bytes], log: Path) -> None:
 
 
 def compare(here: str, there: str, count: int) -> None:
-    expected, found = runs(here), runs(there)
-    assert found.keys() == expected.keys()
-    assert len(found) == count
+    expected, live = runs(here), runs(there)
+    assert live.keys() == expected.keys()
+    assert len(live) == count
     for name, run in expected.items():
-        assert described(there, found[name]) == described(here, run)
+        assert described(there, live[name]) == described(here, run)
 
 
 def test_jobs_on_a_server_over_postgresql_give_the_runs_of_the_collector(

@@ -1,4 +1,4 @@
-"""Cells on several tasks of a job, on one node and on two: what one process finds, also after a rank was killed."""
+"""Cells on several ranks of a job, on one node and on two, give the results of one process, even after a kill."""
 
 from __future__ import annotations
 
@@ -8,7 +8,12 @@ import pytest
 
 from tests.slurm.conftest import Grid, journals
 
-GRID = ("-m", "algo=one_shot,greedy", "k=2", "forward.batch_tokens=48")  # several batches, some for each rank
+GRID = (
+    "-m",
+    "algo=one_shot,greedy",
+    "k=2",
+    "forward.batch_tokens=48",
+)  # several batches, so that each rank gets some
 
 
 @pytest.mark.parametrize(("nodes", "ranks"), [(1, 2), (2, 1)])

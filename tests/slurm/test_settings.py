@@ -1,4 +1,4 @@
-"""What a job gets of the cluster, in which order cells run, and Hydra's own launcher."""
+"""The resources of jobs, the order in which cells run, and Hydra's SLURM launcher."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_cells_are_ordered_so_that_they_share_and_one_runs_at_a_time(grid: Grid)
     assert ended.status == 0, ended.out + ended.err
     shared = {result["search"]["algo"]: result["search"]["evaluations_shared"] for result in ended.all()}
     assert shared["one_shot"] == 0, "the shorter search ran first"
-    assert shared["greedy"] >= N_BLOCKS, "and the longer one found its losses"
+    assert shared["greedy"] >= N_BLOCKS, "the longer search reused its losses"
 
 
 def test_cells_that_run_at_once_share_what_is_written(grid: Grid) -> None:
@@ -86,7 +86,7 @@ def test_cells_that_run_at_once_share_what_is_written(grid: Grid) -> None:
         "squeue", "--noheader", "--format=%T", f"--jobs={grid.job('one_shot')}"
     ).split() == ["RUNNING"]
     assert ended.result("greedy")["search"]["evaluations_shared"] >= 4, (
-        "the singles that are there; one is dense"
+        "of the 5 written scores, one is the dense model's"
     )
     grid.go()
     grid.cluster.ends(grid.job("one_shot"), "COMPLETED")

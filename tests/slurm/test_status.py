@@ -1,4 +1,4 @@
-"""`python -m pruning.status` on a real cluster: look, cancel, retry."""
+"""`python -m pruning.status` on a real cluster: show, cancel, retry, collect."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def test_cells_are_shown_cancelled_and_submitted_again(grid: Grid) -> None:
         name: next(line for line in shown.stdout.splitlines() if name in line)
         for name in ("greedy", "one_shot")
     }
-    assert shown.returncode == 1, "one has failed"
+    assert shown.returncode == 1, "a cell has failed"
     assert ("running" in rows["greedy"], "4/" in rows["greedy"]) == (True, True)
-    assert "RuntimeError: the plan has it so" in rows["one_shot"]
+    assert "RuntimeError: a planned fault" in rows["one_shot"]
     assert "launch.log" in rows["one_shot"]
     assert "3 cells: 2 running, 1 failed" in shown.stdout
     assert "2 cells were in flight and are cancelled" in status(grid, "cancel").stdout

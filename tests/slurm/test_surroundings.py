@@ -1,4 +1,4 @@
-"""A results folder that cannot be written for a moment, and an MLflow server that is down or slow."""
+"""A results folder that is not writable for a moment, and an MLflow server that is down or slow."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ def test_a_results_folder_that_cannot_be_written_for_a_moment(grid: Grid) -> Non
     grid.reaches("greedy", 5)
     job, away = grid.job("greedy"), grid.folder / "away"
     grid.results.rename(away)
-    grid.results.touch()  # root may write everywhere, but not in a file
+    grid.results.touch()  # root can write to every folder, but not into a file
     grid.go()
     grid.cluster.ends(job, "FAILED")
     grid.results.unlink()
     away.rename(grid.results)
     grid.cluster.ends(grid.job("one_shot"), "COMPLETED")
-    found = next(one for one in cell_states(grid.results).values() if "greedy" in one.key)
-    assert found.state is State.FAILED
-    assert "SLURM: FAILED" in found.reason
+    greedy = next(cell for cell in cell_states(grid.results).values() if "greedy" in cell.key)
+    assert greedy.state is State.FAILED
+    assert "SLURM: FAILED" in greedy.reason
     grid.completes(*words)
 
 
 def done(grid: Grid) -> list[str]:
-    return [key for key, one in cell_states(grid.results).items() if one.state is State.DONE]
+    return [key for key, cell in cell_states(grid.results).items() if cell.state is State.DONE]
 
 
 @pytest.fixture
 def silent() -> Iterator[str]:
-    """A server that takes every connection and never says anything."""
+    """A server that accepts every connection and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         taken: list[socket.socket] = []
 
@@ -54,8 +54,8 @@ def silent() -> Iterator[str]:
         yield f"http://127.0.0.1:{server.getsockname()[1]}"
         server.shutdown(socket.SHUT_RDWR)
         thread.join()
-        for one in taken:
-            one.close()
+        for connection in taken:
+            connection.close()
 
 
 @pytest.mark.parametrize("how", ["down", "slow"])
@@ -73,8 +73,6 @@ def test_a_tracking_server_that_does_not_answer_costs_no_cell(
     assert "results are safe" in ended.err
     for part in ("one_shot", "greedy"):
         grid.cluster.ends(grid.job(part), "COMPLETED")
-        told = "is not recorded yet" in grid.log(part)
-        assert told == (tracker == "server"), (
-            "a job speaks to a server only where it is live, and then says so"
-        )
+        warned = "is not recorded yet" in grid.log(part)
+        assert warned == (tracker == "server"), "only a job of tracker=server sends to a server, and it warns"
     grid.completes(*cells)

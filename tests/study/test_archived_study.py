@@ -1,10 +1,9 @@
-"""The study that comes with the code was recorded when results held import paths: it must be read and found done for ever."""
+"""The archived study was recorded when results held import paths: it must stay readable, and its cells done."""
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ from tests.helpers.mlflow_runs import runs
 
 ARCHIVE = Path(__file__).parents[2] / "analysis" / "small" / "small.tar.xz"
 CELLS = 696
-# What the files that the study was run with contained; a cell knows files by these and not by their paths.
+# The digests of the files that the study was run with: a cell identifies files by digest, not by path.
 ITEMS = {"data/commonsense170k_part.json": "581c39fbf1af889c046541e30908e715536b0158f276ec34a5c98c652c6755f6"}
 
 
@@ -77,9 +76,9 @@ def test_results_hold_import_paths_of_modules_that_are_gone(study: Path) -> None
 
 
 def test_every_cell_keeps_its_key_and_is_found_done(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = folders(study)
-    assert len(found) == CELLS
-    for folder in found:
+    cells = folders(study)
+    assert len(cells) == CELLS
+    for folder in cells:
         done = read_done(folder)
         files = done["evaluation"].get("files", {})
         monkeypatch.setattr("pruning.launcher.cell_state.digests_of", lambda _, files=files: files)
@@ -138,7 +137,8 @@ def test_the_status_command_reads_a_submission_of_that_time(study: Path) -> None
     keys = [folder.name for folder in folders(study)[:2]]
     resources = {"nodes": 1, "ranks": 1, "gpus_per_rank": 0, "cpus_per_rank": 1, "memory_gb": 1, "minutes": 9}
     tasks = [
-        {"key": key, "config": raw(study / key), "choices": {}, "resources": resources, "evaluations": 5, "group": "g"}
+        {"key": key, "config": raw(study / key), "choices": {}, "resources": resources,
+         "evaluations": 5, "group": "g"}
         for key in keys
     ]  # fmt: skip
     record = {
@@ -154,7 +154,9 @@ def test_the_status_command_reads_a_submission_of_that_time(study: Path) -> None
     (folder / "submission.json").write_text(json.dumps(record))
     try:
         assert Submission.load(folder / "submission.json").on_slurm
-        assert {key: one.state for key, one in cell_states(study).items()} == dict.fromkeys(keys, State.DONE)
+        assert {key: cell.state for key, cell in cell_states(study).items()} == dict.fromkeys(
+            keys, State.DONE
+        )
     finally:
         shutil.rmtree(study / "jobs")
 
@@ -170,19 +172,19 @@ def test_mlflow_is_rebuilt_from_such_results(study: Path, tmp_path: Path) -> Non
 
 
 @pytest.fixture
-def one(study: Path) -> Iterator[Path]:
-    yield next(f for f in folders(study) if f.name.startswith("smollm2-perplexity-greedy-r0.1-s0"))
+def greedy(study: Path) -> Path:
+    return next(f for f in folders(study) if f.name.startswith("smollm2-perplexity-greedy-r0.1-s0"))
 
 
-def test_the_command_that_repeats_a_cell_uses_option_names(one: Path) -> None:
-    words = launch_words(yaml.safe_load((one / "config.yaml").read_text(encoding="utf-8")))
+def test_the_command_that_repeats_a_cell_uses_option_names(greedy: Path) -> None:
+    words = launch_words(yaml.safe_load((greedy / "config.yaml").read_text(encoding="utf-8")))
     assert words[:2] == ["model=smollm2", "objective=perplexity"]
     assert "algo=greedy" in words
     assert not [word for word in words if "pruning." in word]
 
 
 @pytest.mark.model
-def test_a_recorded_cell_is_exported(one: Path, tmp_path: Path) -> None:
-    lines = export_cell(one, tmp_path / "smaller")
+def test_a_recorded_cell_is_exported(greedy: Path, tmp_path: Path) -> None:
+    lines = export_cell(greedy, tmp_path / "smaller")
     assert "27 of 30" in (tmp_path / "smaller" / "README.md").read_text() or "3 of 30 blocks removed" in lines
     assert "equal bit for bit" in lines

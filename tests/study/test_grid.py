@@ -16,12 +16,12 @@ from pruning.study.grid import note_study
 
 
 def cell(results: Path, key: str, study: str = "test") -> Cell:
-    """What is noted of a cell."""
+    """A cell with the attributes that `note_study` uses."""
     return cast(Cell, SimpleNamespace(results=results, key=key, study=study))
 
 
 def listed(results: Path, study: str = "test") -> list[str]:
-    """The cells of a study, as its file has them."""
+    """The keys of a study's cells, read from its file."""
     return list(atomic_files.read_json(results / "studies" / f"{study}.json")["cells"])
 
 
@@ -36,9 +36,9 @@ def test_two_commands_of_one_study_lose_no_cell(tmp_path: Path, monkeypatch: pyt
     read = atomic_files.read_json
 
     def slow(path: Path) -> Any:
-        found = read(path)
-        time.sleep(0.02)  # so that without a lock the other one reads what is about to be replaced
-        return found
+        data = read(path)
+        time.sleep(0.02)  # without a lock, another thread reads data that are about to be replaced
+        return data
 
     note_study([cell(tmp_path, "first")])
     monkeypatch.setattr(atomic_files, "read_json", slow)
@@ -49,7 +49,7 @@ def test_two_commands_of_one_study_lose_no_cell(tmp_path: Path, monkeypatch: pyt
 
 def test_what_is_noted_already_needs_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     note_study([cell(tmp_path, "a"), cell(tmp_path, "b")])
-    monkeypatch.setattr("filelock.FileLock", None)  # a folder of somebody else's may be read only
+    monkeypatch.setattr("filelock.FileLock", None)  # another user's folder may be read-only
     note_study([cell(tmp_path, "b")])
     assert listed(tmp_path) == ["a", "b"]
 

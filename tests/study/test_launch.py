@@ -1,4 +1,4 @@
-"""The command line, from words to files, on a tiny model."""
+"""The command `launch.py` on a tiny model, from its words to its files."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ def loss_from_files(result: dict[str, Any], results: Path, model_folder: Path) -
         return -sum(means) / len(means), [-m for m in means]
     gaps = []
     for item in sorted({row["item"] for row in rows}):
-        own = [(row, mean) for row, mean in zip(rows, means, strict=True) if row["item"] == item]
-        wrong = [mean for row, mean in own if not row["right"]]
-        gaps.append(sum(wrong) / len(wrong) - sum(mean for row, mean in own if row["right"]))
+        answers = [(row, mean) for row, mean in zip(rows, means, strict=True) if row["item"] == item]
+        wrong = [mean for row, mean in answers if not row["right"]]
+        gaps.append(sum(wrong) / len(wrong) - sum(mean for row, mean in answers if row["right"]))
     return sum(gaps) / len(gaps), gaps
 
 
@@ -80,7 +80,7 @@ def test_one_cell_writes_its_files_and_its_loss_can_be_recomputed(
     assert "blocks dropped" in ended.out
 
 
-def test_greedy_ends_where_trying_everything_in_each_round_ends(launch: Command) -> None:
+def test_greedy_finds_what_trying_everything_in_each_round_finds(launch: Command) -> None:
     result = (ended := launch("k=3")).result()
     losses = {tuple(line["dropped"]): line["loss"] for line in trace(result, ended.results)}
     best: tuple[int, ...] = ()
@@ -110,7 +110,7 @@ def test_a_grid_runs_once_and_pays_for_each_mask_once(launch: Command) -> None:
     assert again.out == ended.out
 
 
-def test_scores_are_not_shared_where_that_is_switched_off(launch: Command) -> None:
+def test_scores_are_not_shared_if_that_is_switched_off(launch: Command) -> None:
     ended = launch("-m", "algo=one_shot,greedy", "k=1", "scores.share=false")
     assert [r["search"]["evaluations_paid"] for r in ended.all()] == [N_BLOCKS, N_BLOCKS]
 
@@ -152,7 +152,7 @@ INPUT_ERRORS: dict[str, tuple[list[str], str]] = {
     "both": (["k=2", "ratio=0.5"], "give either ratio or k, not both: both are given"),
     "ratio": (["ratio=1.5"], "ratio=1.5 is not a fraction of the blocks"),
     "no block": (["ratio=0.01"], "ratio=0.01 of 6 blocks rounds to no block: choose at least 0.167"),
-    "k of 0": (["k=0"], "k=0 removes no block: choose k from 1 on"),
+    "k of 0": (["k=0"], "k=0 removes no block: choose 1 or more"),
     "all blocks": (["k=6"], "k = 6 blocks cannot be removed from a model of 6: choose k from 1 to 5"),
     "protected": (["k=4", "protect.first=2", "protect.last=2"], "more than the 2 unprotected blocks of 6"),
     "kind": (
@@ -174,9 +174,9 @@ INPUT_ERRORS: dict[str, tuple[list[str], str]] = {
         ["objective=margin", "calibration.samples=9999"],
         "calibration.samples=9999 are needed",
     ),
-    "seed": (["seed=-1"], "seed=-1 is negative: choose a number from 0 on"),
+    "seed": (["seed=-1"], "seed=-1 is negative: choose 0 or more"),
     "neither": (["ratio=null"], "give either ratio or k, not both: neither is given"),
-    "study": (["study=../../evil"], "study='../../evil' names a file"),
+    "study": (["study=../../evil"], "study='../../evil' is no file name"),
     "unknown setting": (["+foo=3"], "unknown setting 'foo'"),
     "batch": (["forward.batch_tokens=0"], "forward.batch_tokens, memory and patience must be above 0"),
     "attention": (["model.attention=speedy"], "unknown model.attention 'speedy'"),
@@ -203,8 +203,8 @@ def test_bad_input_is_named_before_anything_is_computed(launch: Command, case: s
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["eval.seed=0,1"], "two cells differ in eval only, which makes no other cell"),
-        (["paths.results=a,b"], "two cells differ in paths only"),
+        (["eval.seed=0,1"], "differ only in eval, which is not part of a cell's key"),
+        (["paths.results=a,b"], "differ only in paths,"),
         (["model=glob(zz*)"], "no cell is asked for"),
     ],
 )
@@ -219,7 +219,7 @@ def test_a_sweep_that_would_lose_a_cell_is_refused(launch: Command, words: list[
     [
         (lambda path: path.unlink(), "no weights there; only .safetensors and .gguf files are read"),
         (lambda path: path.write_bytes(path.read_bytes()[:500]), "cannot be loaded"),
-        (lambda path: drop_weights(path, "layers.4."), "lacks 9 weights, model.layers.4."),
+        (lambda path: drop_weights(path, "layers.4."), "lacks 9 weights, for example model.layers.4."),
     ],
     ids=["missing", "truncated", "incomplete"],
 )
@@ -351,7 +351,7 @@ def test_an_unreachable_model_fails_its_own_cells_only(launch: Command, model_fo
     assert "\n" not in message
 
 
-def test_ctrl_c_leaves_everything_resumable_and_says_how(
+def test_ctrl_c_leaves_everything_resumable_and_prints_how(
     launch: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from pruning.search.journal import Journal
@@ -396,7 +396,7 @@ def test_kill_9_costs_nothing_that_was_computed(launch: Command, model_folder: P
     environment = {**os.environ, "TQDM_DISABLE": "1"}
     process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL)
     journal = tmp_path / "killed" / whole.result()["cell"] / "trace.jsonl"
-    deadline = time.monotonic() + 300  # a busy machine takes its time to start
+    deadline = time.monotonic() + 300  # a busy machine starts slowly
     while process.poll() is None and time.monotonic() < deadline:
         if journal.exists() and journal.read_bytes().count(b"\n") >= 3:
             process.send_signal(signal.SIGKILL)
@@ -405,7 +405,7 @@ def test_kill_9_costs_nothing_that_was_computed(launch: Command, model_folder: P
     assert process.wait() == -signal.SIGKILL, "it was over before it could be killed"
     kept = journal.read_bytes()
     with journal.open("ab") as stream:
-        stream.write(b'{"dropped": [0, 1], "lo')  # what a kill in mid-write leaves
+        stream.write(b'{"dropped": [0, 1], "lo')  # a line that a kill cut off
     done = subprocess.run(command, cwd=tmp_path, env=environment, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     result = json.loads((journal.parent / "result.json").read_text())
@@ -439,7 +439,7 @@ def test_help_and_composition_are_fast_because_nothing_heavy_is_imported(tmp_pat
 def test_mlflow_mirrors_the_files_and_can_be_rebuilt(
     launch: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    launch("algo=greedy", "k=2", "study=test")  # what was not recorded when it was run is recorded later
+    launch("algo=greedy", "k=2", "study=test")  # without a tracker: recorded by the next command
     ended = launch("-m", "algo=one_shot,greedy", "k=2", "study=test", tracker="mlflow")
     assert ended.status == 0, ended.err
     runs = mlflow_runs(ended)

@@ -1,4 +1,4 @@
-"""The grid has no holes: every search on every objective; what is out of reach; compensation, margins, racing."""
+"""Grids: every search on every objective, searches out of reach, compensation, margins, racing."""
 
 from __future__ import annotations
 
@@ -54,12 +54,12 @@ def test_every_search_runs_on_every_objective(
         (tmp_path / algo).mkdir()
         store = Store(tmp_path, "key", algo, N_BLOCKS)
         store.claim()
-        found = solve(
+        solution = solve(
             Problem(search, space, 0, Racing()), losses, KnownScores(journal, store), lambda *_: None
         )
-        assert len(found.score.mask.dropped) == 2
-        assert 0 not in found.score.mask.dropped
-        assert found.why
+        assert len(solution.score.mask.dropped) == 2
+        assert 0 not in solution.score.mask.dropped
+        assert solution.why
 
 
 def test_a_search_that_is_out_of_reach_is_left_out_of_a_grid(launch: Command) -> None:
@@ -80,31 +80,31 @@ def test_a_search_that_is_out_of_reach_alone_is_refused(launch: Command) -> None
 def test_a_compensated_mask_is_measured_with_and_without(launch: Command) -> None:
     plain = launch("k=2").result()
     ended = launch("k=2", "compensation=magnitude")
-    found = next(r for r in ended.all() if "compensation" in r)
-    assert found["cell"] != plain["cell"]
-    assert found["calibration"]["dense_loss"] == plain["calibration"]["dense_loss"]
-    assert sorted(map(int, found["compensation"])) == found["mask"]["dropped"]
-    evaluation = found["evaluation"]
+    compensated = next(r for r in ended.all() if "compensation" in r)
+    assert compensated["cell"] != plain["cell"]
+    assert compensated["calibration"]["dense_loss"] == plain["calibration"]["dense_loss"]
+    assert sorted(map(int, compensated["compensation"])) == compensated["mask"]["dropped"]
+    evaluation = compensated["evaluation"]
     assert evaluation["pruned"] != evaluation["uncompensated"]
-    if found["mask"] == plain["mask"]:
+    if compensated["mask"] == plain["mask"]:
         assert evaluation["uncompensated"] == plain["evaluation"]["pruned"]
-        assert found["calibration"]["loss"] != plain["calibration"]["loss"]
+        assert compensated["calibration"]["loss"] != plain["calibration"]["loss"]
 
 
 def test_compensation_after_the_search_leaves_the_search_alone(launch: Command) -> None:
     plain = launch("k=2").result()
     ended = launch("k=2", "compensation=magnitude", "compensation.search=false")
-    found = next(r for r in ended.all() if "compensation" in r)
-    assert found["mask"] == plain["mask"]
-    assert found["calibration"]["loss"] == plain["calibration"]["loss"]
-    assert found["search"]["evaluations_paid"] == 0, (
+    compensated = next(r for r in ended.all() if "compensation" in r)
+    assert compensated["mask"] == plain["mask"]
+    assert compensated["calibration"]["loss"] == plain["calibration"]["loss"]
+    assert compensated["search"]["evaluations_paid"] == 0, (
         "losses are shared with the cell that has no compensation"
     )
-    assert found["evaluation"]["uncompensated"] == plain["evaluation"]["pruned"]
-    assert found["evaluation"]["pruned"] != plain["evaluation"]["pruned"]
+    assert compensated["evaluation"]["uncompensated"] == plain["evaluation"]["pruned"]
+    assert compensated["evaluation"]["pruned"] != plain["evaluation"]["pruned"]
 
 
-def test_a_result_says_how_far_the_runner_up_was(launch: Command) -> None:
+def test_a_result_holds_the_margin_of_the_runner_up(launch: Command) -> None:
     ended = launch("k=2", "algo=exhaustive", "calibration.samples=8")
     margins, trace = ended.result()["margins"], Path(ended.results / ended.result()["cell"] / "trace.jsonl")
     scores = {tuple(s["dropped"]): s for s in map(json.loads, trace.read_text().splitlines())}
@@ -126,7 +126,7 @@ def test_racing_makes_another_cell_and_is_checked(launch: Command) -> None:
     assert raced["mask"] == plain["mask"]
     ended = launch("k=2", "racing.delta=2")
     assert ended.status == 2
-    assert "racing.delta=2 is no probability" in ended.err
+    assert "racing.delta=2 is not between 0 and 1" in ended.err
 
 
 def test_a_budget_stops_a_search_and_is_checked(launch: Command) -> None:
@@ -146,7 +146,7 @@ def test_the_study_of_a_grid_does_not_count_what_was_left_out(launch: Command) -
 
 
 def searches(ended: Ended) -> list[str]:
-    """The searches that have a result, each as often as it has one."""
+    """The algorithm of each result, sorted."""
     return sorted(result["search"]["algo"] for result in ended.all())
 
 

@@ -1,4 +1,4 @@
-"""`python -m pruning.status`, with commands of SLURM that answer what a test wants them to."""
+"""`python -m pruning.status`, with fake SLURM commands whose answers each test chooses."""
 
 from __future__ import annotations
 
@@ -25,15 +25,18 @@ LATER = "2999-01-01T00:00:00+00:00"
 
 def journal(folder: Path, *scores: tuple[list[int], float]) -> None:
     folder.mkdir(parents=True)
-    lines = [json.dumps({"dropped": dropped, "loss": 1.0, "seconds": seconds}) for dropped, seconds in scores]
+    lines = [
+        json.dumps({"dropped": dropped, "loss": 1.0, "samples": [1.0], "seconds": seconds})
+        for dropped, seconds in scores
+    ]
     (folder / "trace.jsonl").write_text("\n".join(lines) + "\n")
 
 
-def test_progress_counts_masks_once_and_time_by_what_was_paid(tmp_path: Path) -> None:
+def test_progress_counts_masks_once_and_time_by_paid_evaluations(tmp_path: Path) -> None:
     journal(tmp_path / "a", ([], 9.0), ([1], 2.0), ([1], 4.0), ([2], 0.0), ([3], 1.0))
-    found = advance(tmp_path / "a", 10)
-    assert found.scored == 3, "the dense model is none of those that a search asks for"
-    assert found.left == pytest.approx(7 * (9 + 2 + 4 + 1) / 4)
+    progress = advance(tmp_path / "a", 10)
+    assert progress.scored == 3, "the dense model does not count: no search asks for it"
+    assert progress.left == pytest.approx(7 * (9 + 2 + 4 + 1) / 4)
 
 
 def test_progress_of_a_cell_that_has_just_begun_or_goes_beyond_its_total(tmp_path: Path) -> None:
@@ -51,23 +54,23 @@ def test_durations(seconds: float, text: str) -> None:
     assert duration(seconds) == text
 
 
-def shown(results: Path, found: dict[str, CellState], rows: int | None = None) -> str:
+def shown(results: Path, cells: dict[str, CellState], rows: int | None = None) -> str:
     console = Console(width=200)
     with console.capture() as capture:
-        console.print(status_table(results, found, rows))
+        console.print(status_table(results, cells, rows))
     return capture.get()
 
 
 def test_the_table_begins_with_what_went_wrong(tmp_path: Path) -> None:
     journal(tmp_path / "run", ([1], 30.0))
-    found = {
+    cells = {
         "done": CellState("done", State.DONE),
         "wait": CellState("wait", State.PENDING, "Priority"),
         "run": CellState("run", State.RUNNING, job="7_1", total=3),
         "bad": CellState("bad", State.FAILED, "LossError: it is NaN\nand more", log="/logs/bad"),
     }
-    lines = [line.strip() for line in shown(tmp_path, found).strip().splitlines()]
-    names = [line.split()[0] for line in lines if line.split() and line.split()[0] in found]
+    lines = [line.strip() for line in shown(tmp_path, cells).strip().splitlines()]
+    names = [line.split()[0] for line in lines if line.split() and line.split()[0] in cells]
     assert names == ["bad", "run", "wait", "done"]
     assert "LossError: it is NaN: /logs/bad" in "\n".join(lines)
     assert next(line for line in lines if line.startswith("run")).split()[1:5] == [
@@ -77,7 +80,7 @@ def test_the_table_begins_with_what_went_wrong(tmp_path: Path) -> None:
         "7_1",
     ]
     assert "4 cells: 1 pending, 1 running, 1 done, 1 failed" in lines[-1]
-    assert "; 3 not shown" in shown(tmp_path, found, rows=1)
+    assert "; 3 not shown" in shown(tmp_path, cells, rows=1)
 
 
 @pytest.fixture
@@ -99,7 +102,7 @@ def test_cancelling_asks_once_for_each_submission_that_has_cells_in_flight(
         f"scancel --quiet --name={first.name}"
     ]
     (tmp_path / "queue").write_text("")
-    assert {key: one.state.value for key, one in cell_states(tmp_path).items()} == {
+    assert {key: cell.state.value for key, cell in cell_states(tmp_path).items()} == {
         "a": "failed", "b": "failed", "c": "done",
     }  # fmt: skip
     assert not second.cancelled.exists()
@@ -110,7 +113,7 @@ def test_processes_are_ended_with_what_they_started(tmp_path: Path) -> None:
     name = process_name(running.pid)
     record = submission(tmp_path, task("a"), a=name)
     path = record.folder / "submission.json"
-    path.write_text(path.read_text().replace(".Slurm", ".Processes"))
+    path.write_text(path.read_text().replace('"Slurm"', '"LocalPool"'))
     assert cell_states(tmp_path)["a"].state is State.RUNNING
     assert cancel(tmp_path) == 1
     running.wait(10)
@@ -126,10 +129,10 @@ def test_only_what_failed_or_is_lost_is_submitted_again_as_it_was(tmp_path: Path
     ((launcher, keys),) = retry(tmp_path)
     assert (keys, launcher.waits) == (["b", "c"], False)
     assert len([line for line in slurm.read_text().splitlines() if line.startswith("sbatch")]) == 1
-    found = latest(tmp_path)
-    assert {key: found[key].jobs[key] for key in "abcd"} == {"a": "7_0", "b": "9_0", "c": "9_1", "d": "7_3"}
-    assert found["b"].where == record.where
-    assert found["b"].task("b") == record.task("b")
+    records = latest(tmp_path)
+    assert {key: records[key].jobs[key] for key in "abcd"} == {"a": "7_0", "b": "9_0", "c": "9_1", "d": "7_3"}
+    assert records["b"].where == record.where
+    assert records["b"].task("b") == record.task("b")
 
 
 def test_collecting_records_each_cell_that_has_a_result(
@@ -150,12 +153,12 @@ def test_collecting_records_each_cell_that_has_a_result(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["nowhere"], "nowhere: there is no such folder"),
+        (["nowhere"], "the folder .*nowhere does not exist"),
         (["cancl", "."], "unknown action 'cancl'. Did you mean cancel?"),
-        (["."], "no cell of .* was ever submitted"),
+        (["."], "no cell in .* was submitted as a job"),
     ],
 )
-def test_words_that_make_no_sense_are_refused(
+def test_invalid_words_are_refused(
     words: list[str],
     message: str,
     tmp_path: Path,
@@ -172,7 +175,7 @@ def test_words_that_make_no_sense_are_refused(
     assert re.search(message, capsys.readouterr().err)
 
 
-def test_the_exit_status_tells_whether_something_went_wrong(
+def test_the_exit_status_is_1_if_a_cell_failed(
     tmp_path: Path, slurm: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     submission(tmp_path, task("a"), a="7_0")

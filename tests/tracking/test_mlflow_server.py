@@ -1,4 +1,4 @@
-"""Live on a server: the runs that collecting gives, and a cell that no server can harm."""
+"""Live runs on a server equal collected ones, and no server can harm a cell."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.helpers.mlflow_runs import described, runs
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """MLflow's own server, in a thread of this process, over an SQLite file."""
+    """A real MLflow server, in a thread of this process, over an SQLite file."""
     from werkzeug.serving import make_server
 
     folder = tmp_path_factory.mktemp("server")
@@ -39,15 +39,15 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in settings.items():
             patch.setenv(name, value)
-        with warnings.catch_warnings():  # of Starlette, at MLflow's own imports
+        with warnings.catch_warnings():  # Starlette warns when MLflow imports it
             warnings.simplefilter("ignore")
-            import mlflow.server.fastapi_app  # noqa: F401 - imported by the first request otherwise
+            import mlflow.server.fastapi_app  # noqa: F401 - otherwise imported by the first request
             from mlflow.server import app
-        found = make_server("127.0.0.1", 0, app, threaded=True)
-        thread = threading.Thread(target=found.serve_forever, daemon=True)
+        running = make_server("127.0.0.1", 0, app, threaded=True)
+        thread = threading.Thread(target=running.serve_forever, daemon=True)
         thread.start()
-        yield f"http://127.0.0.1:{found.server_port}"
-        found.shutdown()
+        yield f"http://127.0.0.1:{running.server_port}"
+        running.shutdown()
         thread.join()
 
 
@@ -65,9 +65,9 @@ def test_live_and_collected_runs_are_the_same(launch: Command, tmp_path: Path, s
     assert there.keys() == here.keys()
     assert len(here) == 2
     for name, run in here.items():
-        found = described(server, there[name])
-        assert found == described(store, run)
-        assert found["ended"] == ("FINISHED", False, False)
+        description = described(server, there[name])
+        assert description == described(store, run)
+        assert description["ended"] == ("FINISHED", False, False)
 
 
 def test_a_cell_can_be_watched_while_it_runs(server: str, tmp_path: Path) -> None:
@@ -83,12 +83,14 @@ def test_a_cell_can_be_watched_while_it_runs(server: str, tmp_path: Path) -> Non
     assert [(point.step, point.value) for point in history] == [(3, 0.75), (4, 0.5)]
 
 
-def test_runs_of_dead_jobs_are_closed_and_those_of_living_ones_are_not(server: str, tmp_path: Path) -> None:
+def test_runs_of_dead_jobs_are_closed_and_those_of_running_jobs_are_not(server: str, tmp_path: Path) -> None:
     tracker, jobs = (
         Server(server, every=0.02),
         {"dead": "process-elsewhere", "alive": process_name(os.getpid())},
     )
-    jobs["dead"] = f"{process_name(os.getpid()).rpartition('-')[0]}-1"  # this number, born long ago
+    jobs["dead"] = (
+        f"{process_name(os.getpid()).rpartition('-')[0]}-1"  # the same process number, started long ago
+    )
     client = connect(server)
     for name, job in jobs.items():
         with tracker.live(Cell(name, tmp_path)) as note:
@@ -99,16 +101,16 @@ def test_runs_of_dead_jobs_are_closed_and_those_of_living_ones_are_not(server: s
         note(1, 0.5)
         client.set_tag(_wait_for(server, "other").info.run_id, "job", jobs["dead"])
     tracker.record(tmp_path, [])
-    found = runs(server)
-    states = {name: found[name].info.status for name in ("dead", "alive", "other")}
+    by_name = runs(server)
+    states = {name: by_name[name].info.status for name in ("dead", "alive", "other")}
     assert states == {"dead": "KILLED", "alive": "RUNNING", "other": "RUNNING"}
     with tracker.live(Cell("dead", tmp_path)) as note:  # started again
         note(2, 0.25)
         again = _wait_for(server, "dead", points=2)
-    assert (again.info.run_id, again.info.status) == (found["dead"].info.run_id, "RUNNING")
+    assert (again.info.run_id, again.info.status) == (by_name["dead"].info.run_id, "RUNNING")
 
 
-def test_what_a_server_that_was_down_has_missed_is_brought_later(
+def test_runs_that_a_server_missed_while_it_was_down_are_sent_later(
     launch: Command, server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with socket.socket() as closed:
@@ -156,8 +158,10 @@ def test_a_server_that_never_answers_holds_no_cell_up(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("uri", [None, "sqlite:///runs.db", "localhost:5000"])
-def test_what_is_no_server_is_refused(uri: str | None) -> None:
-    with pytest.raises(InputError, match=r"is no server: give tracker\.uri=http://HOST:PORT"):
+def test_an_address_of_no_server_is_refused(uri: str | None) -> None:
+    with pytest.raises(
+        InputError, match=r"is not the address of a server: give tracker\.uri=http://HOST:PORT"
+    ):
         Server(uri)
 
 
@@ -182,8 +186,8 @@ def test_each_cell_is_recorded_where_its_configuration_says(tmp_path: Path) -> N
         (tmp_path / name / "config.yaml").write_text(json.dumps({"tracker": tracker}))
         if done:
             (tmp_path / name / "result.json").write_text("{}")
-    found = {one: [folder.name for folder in folders] for one, folders in rebuild.trackers(tmp_path)}
-    assert found == {
+    names = {tracker: [folder.name for folder in folders] for tracker, folders in rebuild.trackers(tmp_path)}
+    assert names == {
         Server(uri): ["a"],
         mlflow_file.MLflow(): ["c", "d"],
         mlflow_file.MLflow(uri, "ours"): ["e"],
@@ -191,7 +195,7 @@ def test_each_cell_is_recorded_where_its_configuration_says(tmp_path: Path) -> N
 
 
 class Cell:
-    """What a tracker knows of a cell."""
+    """The attributes of a cell that a tracker uses."""
 
     def __init__(self, key: str, results: Path) -> None:
         self.key, self.results, self.study = key, results, "some"
@@ -199,12 +203,14 @@ class Cell:
 
 
 def _wait_for(uri: str, name: str, points: int = 1) -> Any:
-    """The run of a cell, as soon as it is there and has so many points."""
+    """Wait for the run of a cell until it has at least `points` points; returns it."""
     client, end = connect(uri), time.monotonic() + 30
     while time.monotonic() < end:
         experiment = client.get_experiment_by_name("depth-pruning")
-        found = client.search_runs([experiment.experiment_id], f"tags.cell = '{name}'") if experiment else []
-        for run in found:
+        runs_of_cell = (
+            client.search_runs([experiment.experiment_id], f"tags.cell = '{name}'") if experiment else []
+        )
+        for run in runs_of_cell:
             if len(client.get_metric_history(run.info.run_id, "search/best_so_far")) >= points:
                 return run
         time.sleep(0.05)

@@ -1,6 +1,6 @@
 "use strict";
-// Three things: tables sort by a heading, rows of the table of cells can be filtered, links open what they lead to.
-const LAST = "~"; // what has no value stays at the end in either order
+// Sort tables by a heading, filter the rows of the table of cells, and open the entry that a link points to.
+const LAST = "~"; // rows without a value stay at the end in either order
 function sort(heading) {
   const table = heading.closest("table"), body = table.tBodies[0];
   const column = heading.cellIndex, numeric = "numeric" in heading.dataset;

@@ -1,4 +1,4 @@
-"""An archive gives the frame of the folder that it was packed from, and a study goes on from it."""
+"""An archive gives the same frame as the folder it was packed from, and a study can resume from it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SMALL = Study(
 
 @pytest.fixture
 def results(tmp_path: Path) -> Path:
-    """A study of the name small, with a cell that has paid for scores and not ended, and a log."""
+    """A study named small, with an unfinished cell that has computed scores, and with a log."""
     folder = tmp_path / "results"
     keys = write(folder, SMALL)
     (folder / keys[0] / "launch.log").write_text("not for the archive", encoding="utf-8")
@@ -38,11 +38,11 @@ def packed(results: Path, tmp_path: Path) -> Path:
     return path
 
 
-def test_a_figure_sees_what_it_would_see_in_the_folder(results: Path, packed: Path) -> None:
+def test_an_archive_and_its_folder_give_the_same_frame(results: Path, packed: Path) -> None:
     pd.testing.assert_frame_equal(load(str(packed), "small"), load(results, "small"))
 
 
-def test_what_an_unfinished_cell_has_paid_for_is_kept_and_logs_are_not(packed: Path, tmp_path: Path) -> None:
+def test_scores_of_an_unfinished_cell_are_packed_and_logs_are_not(packed: Path, tmp_path: Path) -> None:
     archive.unpack(packed, tmp_path / "new")
     names = {
         str(path.relative_to(tmp_path / "new")) for path in (tmp_path / "new").rglob("*") if path.is_file()
@@ -59,7 +59,7 @@ def test_equal_files_give_equal_bytes(results: Path, packed: Path, tmp_path: Pat
     assert (tmp_path / "again.tar.xz").read_bytes() == packed.read_bytes()
 
 
-def test_where_the_folder_lies_is_not_packed(results: Path, tmp_path: Path) -> None:
+def test_the_path_of_the_folder_is_not_packed(results: Path, tmp_path: Path) -> None:
     config = next(results.rglob("result.json")).with_name("config.yaml")
     config.write_text(f"results: {results}\nstudy: small\n", encoding="utf-8")
     archive.pack(results, "small", tmp_path / "again.tar.xz")
@@ -68,7 +68,7 @@ def test_where_the_folder_lies_is_not_packed(results: Path, tmp_path: Path) -> N
     assert packed.read_text(encoding="utf-8") == "results: results\nstudy: small\n"
 
 
-def test_unpacking_leaves_what_is_there(results: Path, packed: Path) -> None:
+def test_unpacking_keeps_existing_files(results: Path, packed: Path) -> None:
     trace = next(results.rglob("trace.jsonl"))
     trace.write_text("longer by now", encoding="utf-8")
     archive.unpack(packed, results)
@@ -79,10 +79,10 @@ def test_unpacking_leaves_what_is_there(results: Path, packed: Path) -> None:
 def test_nothing_is_written_outside_the_folder(name: str, tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "bad.tar.xz", "w:xz") as tar:
         tar.addfile(tarfile.TarInfo(name), io.BytesIO())
-    with pytest.raises(ValueError, match="is no file of a results folder"):
+    with pytest.raises(ValueError, match="is not a path inside a results folder"):
         archive.unpack(tmp_path / "bad.tar.xz", tmp_path / "results")
 
 
-def test_an_archive_that_is_not_there_is_named() -> None:
+def test_a_missing_archive_is_named() -> None:
     with pytest.raises(NothingToRead, match=r"there is no archive gone\.tar\.xz"):
         load("gone.tar.xz")

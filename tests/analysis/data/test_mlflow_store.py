@@ -53,7 +53,7 @@ def test_both_give_the_same_frame(results: Path, uri: str, study: str | None) ->
     stored = in_order(load(uri, study))
     pd.testing.assert_frame_equal(stored, in_order(load(results, study)))
     assert (stored["status"] == "failed").any() == (study != "part")
-    assert (stored["status"] == "missing").any() == (study == "small")  # no run tells of these
+    assert (stored["status"] == "missing").any() == (study == "small")  # such cells have no run
 
 
 def test_both_give_the_same_traces(results: Path, uri: str) -> None:
@@ -79,9 +79,9 @@ def test_a_run_that_lost_its_result_is_shown_as_missing(
     plain = MlflowClient.list_artifacts
 
     def lacking(client: MlflowClient, run: str, path: str | None = None) -> list[Any]:
-        held = plain(client, run, path)
+        artifacts = plain(client, run, path)
         gone = client.get_run(run).data.tags["cell"] == lost
-        return [artifact for artifact in held if not (gone and artifact.path == "result.json")]
+        return [artifact for artifact in artifacts if not (gone and artifact.path == "result.json")]
 
     monkeypatch.setattr(MlflowClient, "list_artifacts", lacking)
     mlflow_store.copy(uri, tmp_path)
@@ -94,7 +94,7 @@ def test_a_run_that_lost_its_result_is_shown_as_missing(
     assert gone == {lost}
 
 
-def test_what_cannot_be_read_is_said_in_a_sentence(tmp_path: Path, uri: str) -> None:
+def test_an_unreadable_store_is_an_error_with_a_sentence(tmp_path: Path, uri: str) -> None:
     with pytest.raises(NothingToRead, match="no run of an experiment 'other'"):
         mlflow_store.copy(uri, tmp_path / "a", "other")
     empty = f"sqlite:///{tmp_path / 'empty.db'}"
@@ -104,7 +104,7 @@ def test_what_cannot_be_read_is_said_in_a_sentence(tmp_path: Path, uri: str) -> 
         mlflow_store.copy("nosuch://host", tmp_path / "c")
 
 
-def test_what_names_a_store() -> None:
+def test_which_names_are_stores() -> None:
     assert mlflow_store.is_store("sqlite:////data/mlflow.db")
     assert mlflow_store.is_store("http://host:5000")
     assert not mlflow_store.is_store("results")
@@ -113,7 +113,7 @@ def test_what_names_a_store() -> None:
 
 
 def test_the_analysis_imports_neither_torch_nor_mlflow() -> None:
-    """All modules of the package, in an interpreter of their own."""
+    """Import all modules of the package in a new interpreter."""
     code = (
         "import importlib, pkgutil, sys, analysis\n"
         "for m in pkgutil.walk_packages(analysis.__path__, 'analysis.'): importlib.import_module(m.name)\n"
@@ -124,7 +124,7 @@ def test_the_analysis_imports_neither_torch_nor_mlflow() -> None:
 
 
 class Experiment:
-    """Just enough of a client to hold tags as MLflow does."""
+    """A fake client that stores tags with MLflow's limit on their length."""
 
     def __init__(self) -> None:
         self.tags: dict[str, str] = {}
@@ -146,7 +146,9 @@ def test_a_long_list_of_cells_is_recorded_in_several_tags_and_grows(tmp_path: Pa
     path.parent.mkdir()
     path.write_text(json.dumps({"cells": cells[:300]}), encoding="utf-8")
     study_tags.record_studies(client, "1", tmp_path)
-    path.write_text(json.dumps({"cells": cells[200:]}), encoding="utf-8")  # another folder, another part
+    path.write_text(
+        json.dumps({"cells": cells[200:]}), encoding="utf-8"
+    )  # another folder lists another part of the cells
     study_tags.record_studies(client, "1", tmp_path)
     assert study_tags.read_studies(client.tags | {"mlflow.note": "text", "study": "plain"}) == {
         "a study.of-mine": cells

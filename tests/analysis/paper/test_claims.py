@@ -7,12 +7,12 @@ from analysis.paper import check, claims, published
 
 
 def test_every_published_number_is_reproduced() -> None:
-    found = [*check.correlations(), *check.variances(), *check.averages()]
-    assert len(found) == 6 + 12 + 2
-    assert [one.what for one in found if not one.reproduced] == []
+    numbers = [*check.correlations(), *check.variances(), *check.averages()]
+    assert len(numbers) == 6 + 12 + 2
+    assert [number.what for number in numbers if not number.reproduced] == []
 
 
-def test_a_wrong_number_is_told_and_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_number_is_reported_and_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     read = published.read
 
     def changed(name: str) -> pd.DataFrame:
@@ -28,32 +28,32 @@ def test_a_wrong_number_is_told_and_fails(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def statement(part: str) -> claims.Statement:
-    (found,) = [s for s in claims.statements() if part in s.claim]
-    return found
+    (match,) = [s for s in claims.statements() if part in s.claim]
+    return match
 
 
 def test_ranges_of_accuracy() -> None:
-    found = statement("1-3 percentage points")
-    assert not found.holds
+    ranges = statement("1-3 percentage points")
+    assert not ranges.holds
     for value in ("3.3", "2.0", "4.8", "3.0", "5.6", "7.5"):
-        assert f" {value}" in found.facts[0]
+        assert f" {value}" in ranges.facts[0]
 
 
 def test_the_margin_does_not_predict_accuracy() -> None:
-    found = statement("proxy of downstream accuracy")
+    proxy = statement("proxy of downstream accuracy")
     assert (
         "0.42, llama3 M9 0.31, llama3.1 M7 -0.53, llama3.1 M9 0.31, qwen3 M7 0.41, qwen3 M9 -0.44"
-        in found.facts[0]
+        in proxy.facts[0]
     )
-    assert "in 1 of 6 cells" in found.facts[2]
+    assert "in 1 of 6 cells" in proxy.facts[2]
 
 
 def test_five_of_six_is_right_and_not_evidence() -> None:
     assert statement("'five of six'").holds
-    found = statement("these correlations tell")
-    assert not found.holds
-    assert "probability 0.11" in found.facts[0]  # 7 / 64
-    assert "llama3 M7 0.052" in found.facts[1]
+    evidence = statement("these correlations show")
+    assert not evidence.holds
+    assert "negative signs: 0.11" in evidence.facts[0]  # 7 / 64
+    assert "llama3 M7 0.052" in evidence.facts[1]
 
 
 def test_six_searches_and_their_duplicates() -> None:
@@ -72,7 +72,7 @@ def test_the_report_is_the_whole_command(capsys: pytest.CaptureFixture[str]) -> 
     assert "20 of 20 reproduced" in capsys.readouterr().out
 
 
-def test_published_values_by_the_names_of_this_project() -> None:
+def test_published_values_are_found_by_the_names_of_this_project() -> None:
     table = published.read("table1_accuracy")
     assert published.value(table, "average", "llama3_1", 7, "beam") == 58.62
     assert pd.isna(published.value(table, "average", "smollm2", 7, "beam"))

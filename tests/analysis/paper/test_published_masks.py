@@ -1,6 +1,6 @@
-"""Published orders of removal as fixtures: Llama-2-7B, 32 blocks, 0-based; the block that goes first stands first.
+"""Published orders of removal as fixtures: Llama-2-7B, 32 blocks, 0-based, in the order of removal.
 
-Retyped from what the authors give with their code: Shortened LLaMA (arXiv 2402.02834, by perplexity and by Taylor
+Retyped from the authors' repositories: Shortened LLaMA (arXiv 2402.02834, by perplexity and by Taylor
 scores on ten samples), ShortGPT (2403.03853), EvoPress (2410.14649, whole blocks at 25 percent).
 """
 
@@ -28,7 +28,7 @@ EVOPRESS = (10, 12, 13, 23, 25)
 
 
 def ranks(order: Sequence[int]) -> list[int]:
-    """The place of each block in an order."""
+    """The position of each block in an order."""
     return [order.index(block) for block in range(N)]
 
 
@@ -37,20 +37,20 @@ def first(order: Sequence[int], k: int = 8) -> Mask:
 
 
 def protected(order: Sequence[int]) -> list[int]:
-    """The order with the first four and the last two blocks kept, as Taylor+ has it."""
+    """The order without the first four and the last two blocks, which Taylor+ keeps."""
     return [block for block in order if 4 <= block < N - 2]
 
 
-def test_the_orders_are_whole() -> None:
+def test_the_orders_contain_every_block() -> None:
     assert sorted(PERPLEXITY) == sorted(TAYLOR) == list(range(N))
 
 
 def test_two_criteria_rank_the_blocks_of_one_model_as_if_by_chance() -> None:
-    found = agree(ranks(PERPLEXITY), ranks(TAYLOR))
-    assert round(found.statistic, 3) == 0.066
-    assert found.statistic == pytest.approx(1 - 6 * sum(_squares()) / (N**3 - N))  # no ties: by definition
-    assert found.p > 0.5
-    assert found.low < 0 < found.high
+    agreed = agree(ranks(PERPLEXITY), ranks(TAYLOR))
+    assert round(agreed.statistic, 3) == 0.066
+    assert agreed.statistic == pytest.approx(1 - 6 * sum(_squares()) / (N**3 - N))  # no ties: by definition
+    assert agreed.p > 0.5
+    assert agreed.low < 0 < agreed.high
 
 
 def _squares() -> list[int]:
@@ -61,7 +61,7 @@ def _squares() -> list[int]:
     ("method", "library"), [("kendall", stats.kendalltau), ("weighted", stats.weightedtau)]
 )
 def test_other_statistics_of_the_same_orders_equal_scipy(method: str, library: object) -> None:
-    # Weighted tau takes high values first: the blocks that go first.
+    # Weighted tau ranks high values first, so the blocks removed first need the highest values.
     a, b = (-np.array(ranks(order), float) for order in (PERPLEXITY, TAYLOR))
     assert agree(a, b, method).statistic == pytest.approx(library(a, b).statistic)  # type: ignore[operator]
 
@@ -78,7 +78,7 @@ def test_their_first_eight_share_no_more_than_chance() -> None:
 def test_with_both_ends_kept_taylor_is_shortgpt_and_perplexity_is_not() -> None:
     open_blocks = N - 6
     taylor, shortgpt = first(protected(TAYLOR), 9), first(protected(SHORTGPT), 9)
-    assert taylor.jaccard(shortgpt) == 1.0  # blocks 21 to 29; of the first eight, seven
+    assert taylor.jaccard(shortgpt) == 1.0  # blocks 21 to 29; the first eight of each share seven
     assert overlap.corrected(taylor, shortgpt, open_blocks) == pytest.approx(1.0)
     assert overlap.p_value(taylor, shortgpt, open_blocks) < 1e-6
     perplexity = first(protected(PERPLEXITY))
@@ -88,11 +88,11 @@ def test_with_both_ends_kept_taylor_is_shortgpt_and_perplexity_is_not() -> None:
 def test_the_order_within_shared_blocks_is_another_question() -> None:
     """Taylor+ and ShortGPT remove the same nine blocks, in orders that agree more than by chance."""
     taylor = protected(TAYLOR)
-    places = [taylor.index(block) for block in SHORTGPT]
-    found = agree(places, range(9))
-    assert found.statistic == pytest.approx(stats.spearmanr(places, range(9)).statistic)
-    assert 0.6 < found.statistic < 1
-    assert found.p < 0.05
+    positions = [taylor.index(block) for block in SHORTGPT]
+    agreed = agree(positions, range(9))
+    assert agreed.statistic == pytest.approx(stats.spearmanr(positions, range(9)).statistic)
+    assert 0.6 < agreed.statistic < 1
+    assert agreed.p < 0.05
 
 
 def test_masks_of_different_sizes_are_measured_against_the_most_they_can_share() -> None:

@@ -1,6 +1,6 @@
-"""The page as a browser shows it: no error on the console, and its few lines of script do what they are for.
+"""The page in a browser: no error on the console, and its script sorts, filters and opens entries.
 
-Debian's `chromium` is enough: no driver, since the page is asked by a script that is put behind its own.
+Debian's `chromium` is enough. No driver is needed, because a probe script is added to the page.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ SMALL = Study(
     lost=1,
 )
 
-# Run behind the page's own script; what it finds is written to the console as one line.
+# Runs after the page's script and writes its results to the console as one line.
 PROBE = """
 const table = document.getElementById("table-cells"), rows = () => Array.from(table.tBodies[0].rows);
 const column = name => Array.from(table.tHead.rows[0].cells).findIndex(cell => cell.textContent === name);
@@ -59,22 +59,22 @@ setTimeout(() => {
 
 
 def browse(page: Path, *flags: str) -> str:
-    """What Chromium printed, the page's console among it."""
+    """The output of Chromium, which includes the page's console."""
     assert CHROMIUM is not None
     profile = page.parent / "profile"
     plain = ["--headless", "--disable-gpu", "--hide-scrollbars", "--enable-logging=stderr"]
     plain += ["--virtual-time-budget=5000", f"--user-data-dir={profile}"]
     if os.geteuid() == 0:
-        plain.append("--no-sandbox")  # Chromium refuses one for root
+        plain.append("--no-sandbox")  # Chromium refuses to use a sandbox as root
     command = [CHROMIUM, *plain, *flags, page.as_uri()]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert ended.returncode == 0, ended.stderr
     return ended.stdout + ended.stderr
 
 
-def console(said: str) -> list[str]:
+def console(output: str) -> list[str]:
     """The messages on the console."""
-    return re.findall(r'CONSOLE[^"]*"(.*)", source', said)
+    return re.findall(r'CONSOLE[^"]*"(.*)", source', output)
 
 
 @pytest.fixture(scope="module")
@@ -85,56 +85,58 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def found(page: Path) -> dict[str, Any]:
-    """What the probe saw."""
+def probed_page(page: Path) -> dict[str, Any]:
+    """The results of the probe."""
     probed = page.with_name("probed.html")
     text = page.read_text(encoding="utf-8")
     probed.write_text(text.replace("</body>", f"<script>{PROBE}</script></body>"), encoding="utf-8")
-    (said,) = console(browse(probed, "--window-size=1280,900", "--dump-dom"))
-    result: dict[str, Any] = json.loads(said.removeprefix("PROBE").replace('\\"', '"'))
+    (message,) = console(browse(probed, "--window-size=1280,900", "--dump-dom"))
+    result: dict[str, Any] = json.loads(message.removeprefix("PROBE").replace('\\"', '"'))
     return result
 
 
 @pytest.mark.parametrize(("width", "height"), [(1280, 2400), (390, 1800)])
-def test_the_page_is_drawn_without_a_word_on_the_console(page: Path, width: int, height: int) -> None:
+def test_the_page_is_drawn_without_console_messages(page: Path, width: int, height: int) -> None:
     picture = page.with_name(f"report-{width}.png")
     assert console(browse(page, f"--window-size={width},{height}", f"--screenshot={picture}")) == []
     pixels = imread(str(picture))[..., :3]
     assert pixels.shape[:2] == (height, width)
     ground = pixels[5, 5]
     inked = (abs(pixels - ground) > 0.25).any(axis=2)
-    assert 0.01 < inked.mean() < 0.5  # there is writing, and there is paper
+    assert 0.01 < inked.mean() < 0.5  # there is text and background
     assert inked[-height // 4 :].any()
 
 
 def test_an_error_would_be_seen(page: Path) -> None:
     broken = page.with_name("broken.html")
     broken.write_text("<p>text</p><script>nothing.there()</script>", encoding="utf-8")
-    assert any("nothing is not defined" in said for said in console(browse(broken, "--dump-dom")))
+    assert any("nothing is not defined" in message for message in console(browse(broken, "--dump-dom")))
 
 
-def test_figures_are_shown(found: dict[str, Any]) -> None:
-    assert len(found["images"]) == 8
-    assert all(width > 100 for width in found["images"])
+def test_figures_are_shown(probed_page: dict[str, Any]) -> None:
+    assert len(probed_page["images"]) == 8
+    assert all(width > 100 for width in probed_page["images"])
 
 
-def test_a_table_sorts_by_its_numbers_and_back(found: dict[str, Any]) -> None:
-    numbers = [[float(text) for text in found[way] if text not in ("–", "")] for way in ("up", "down")]  # noqa: RUF001
+def test_a_table_sorts_by_its_numbers_and_back(probed_page: dict[str, Any]) -> None:
+    absent = ("–", "")  # noqa: RUF001
+    numbers = [[float(text) for text in probed_page[way] if text not in absent] for way in ("up", "down")]
     assert numbers[0] == sorted(numbers[0])
     assert numbers[1] == sorted(numbers[0], reverse=True)
-    assert found["said"] == "descending"
-    for way in ("up", "down"):  # a cell without a number comes last either way
-        assert [text in ("–", "") for text in found[way]] == sorted(text in ("–", "") for text in found[way])  # noqa: RUF001
+    assert probed_page["said"] == "descending"
+    for way in ("up", "down"):  # a cell without a number comes last in both orders
+        missing = [text in absent for text in probed_page[way]]
+        assert missing == sorted(missing)
 
 
-def test_rows_are_filtered_by_words(found: dict[str, Any]) -> None:
-    assert 0 < len(found["kept"]) < found["all"]
-    assert all("margin" in row and "greedy" in row for row in found["kept"])
+def test_rows_are_filtered_by_words(probed_page: dict[str, Any]) -> None:
+    assert 0 < len(probed_page["kept"]) < probed_page["all"]
+    assert all("margin" in row and "greedy" in row for row in probed_page["kept"])
 
 
-def test_a_link_opens_the_entry_of_its_cell(found: dict[str, Any]) -> None:
-    assert (found["shut"], found["open"]) == (False, True)
+def test_a_link_opens_the_entry_of_its_cell(probed_page: dict[str, Any]) -> None:
+    assert (probed_page["shut"], probed_page["open"]) == (False, True)
 
 
-def test_nothing_sticks_out_at_the_side(found: dict[str, Any]) -> None:
-    assert found["wide"]
+def test_nothing_sticks_out_at_the_side(probed_page: dict[str, Any]) -> None:
+    assert probed_page["wide"]

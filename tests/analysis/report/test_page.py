@@ -1,4 +1,4 @@
-"""The page of a study: whole in itself, complete, and nothing in it that was not computed."""
+"""The page of a study is self-contained and complete, and its sentences follow from the results."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SMALL = Study(
 
 
 class Page(HTMLParser):
-    """Ids, addresses and text of a page."""
+    """The ids, addresses, tags and text of a page."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -72,8 +72,8 @@ def text(results: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def said(results: Path) -> dict[str, list[str]]:
-    return _said(results)
+def summary_of_study(results: Path) -> dict[str, list[str]]:
+    return _summary(results)
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,7 @@ def page(text: str) -> Page:
     return Page(text)
 
 
-def test_the_page_needs_nothing_beside_it(text: str, page: Page) -> None:
+def test_the_page_needs_no_other_file(text: str, page: Page) -> None:
     assert all(address.startswith(("#", "data:")) for address in page.addresses)
     assert sum(address.startswith("data:image/svg+xml") for address in page.addresses) == 8
     assert not {"iframe", "object", "embed"} & set(page.tags)
@@ -89,7 +89,7 @@ def test_the_page_needs_nothing_beside_it(text: str, page: Page) -> None:
     assert not re.search(r"url\((?!data:)", text)
 
 
-def test_every_link_leads_somewhere_and_no_id_stands_twice(page: Page) -> None:
+def test_every_link_has_a_target_and_ids_are_unique(page: Page) -> None:
     assert len(page.ids) == len(set(page.ids))
     assert {a[1:] for a in page.addresses if a.startswith("#")} <= set(page.ids)
 
@@ -100,7 +100,7 @@ def test_every_cell_is_there_with_mask_curve_and_log(results: Path, text: str, p
     done = int((frame["status"] == "done").sum())
     assert text.count('class="strip numbered"') == text.count('class="curve"') == done
     assert "LossError: the loss is not finite" in page.words
-    assert "It left no result" in page.words
+    assert "This cell has no result" in page.words
     assert "last line" in page.words
 
 
@@ -126,13 +126,15 @@ def test_the_same_results_give_the_same_page(results: Path, text: str, tmp_path:
     assert report_page.write(results, "small", tmp_path).read_text(encoding="utf-8") == text
 
 
-def test_sentences_follow_the_numbers(results: Path, said: dict[str, list[str]], tmp_path: Path) -> None:
-    """Perplexity of the margin's masks, made ten times as large, must show in the sentence on what they cost."""
+def test_sentences_follow_the_numbers(
+    results: Path, summary_of_study: dict[str, list[str]], tmp_path: Path
+) -> None:
+    """If the perplexity of the margin's masks is made ten times as large, the sentence on its cost changes."""
     before = load(results, "small").query("status == 'done'")
     expected = before.groupby("objective")["pruned/ppl/heldout"].mean()
-    told = " ".join(said["What pruning for one thing costs in the other"])
-    assert f"({expected['perplexity']:.1f}; nothing removed" in told
-    assert f"({expected['margin']:.1f})" in told
+    costs = " ".join(summary_of_study["What pruning for one objective costs in other outcomes"])
+    assert f"({expected['perplexity']:.1f}; nothing removed" in costs
+    assert f"margin gives {expected['margin']:.1f} (" in costs
 
     for cell in before["cell"]:
         (tmp_path / cell).mkdir(parents=True)
@@ -141,15 +143,17 @@ def test_sentences_follow_the_numbers(results: Path, said: dict[str, list[str]],
             record["evaluation"]["pruned"]["ppl/heldout"] *= 10
         (tmp_path / cell / "result.json").write_text(json.dumps(record), encoding="utf-8")
     changed = " ".join(summary.costs(StudyData(tmp_path, None)))
-    assert f"({10 * expected['margin']:,.0f})" in changed
+    assert f"margin gives {10 * expected['margin']:,.0f} (" in changed
 
 
-def _said(results: Path, study: str | None = "small") -> dict[str, list[str]]:
+def _summary(results: Path, study: str | None = "small") -> dict[str, list[str]]:
     return {part.heading: part.sentences for part in parts(StudyData(results, study))}
 
 
-def test_no_part_of_the_summary_is_empty_and_each_is_a_sentence(said: dict[str, list[str]]) -> None:
-    for heading, sentences in said.items():
+def test_no_part_of_the_summary_is_empty_and_each_is_a_sentence(
+    summary_of_study: dict[str, list[str]],
+) -> None:
+    for heading, sentences in summary_of_study.items():
         assert sentences, heading
         assert all(text.endswith(".") and text[:1] == text[:1].upper() for text in sentences)
         assert not any("nan" in text.lower().split() for text in sentences)
@@ -158,17 +162,20 @@ def test_no_part_of_the_summary_is_empty_and_each_is_a_sentence(said: dict[str, 
 def test_a_study_of_one_cell_says_what_it_cannot_tell(tmp_path: Path) -> None:
     write(tmp_path, ONE)
     page = Page(report_page.write(tmp_path, "small", tmp_path / "out").read_text(encoding="utf-8"))
-    said = _said(tmp_path)
-    assert any("no shares" in text for text in said["Calibration against search"])
-    assert said["Which search"] == ["One search algorithm was studied, so none can be compared."]
-    assert "One objective was studied" in " ".join(said["What pruning for one thing costs in the other"])
-    assert "could not be drawn" not in page.words
+    sentences = _summary(tmp_path)
+    assert any("no shares" in text for text in sentences["Calibration against search"])
+    assert sentences["Comparison of searches"] == [
+        "Only one search algorithm was studied, so there is nothing to compare."
+    ]
+    costs = " ".join(sentences["What pruning for one objective costs in other outcomes"])
+    assert "Only one objective was studied" in costs
+    assert "drawing failed" not in page.words
 
 
 def test_a_study_without_held_out_numbers_says_so(tmp_path: Path) -> None:
     write(tmp_path, Study(**(ONE.__dict__ | {"metrics": (), "cells": []})))
     page = Page(report_page.write(tmp_path, "small", tmp_path / "out").read_text(encoding="utf-8"))
-    assert "not told by this study" in page.words.lower()
+    assert "not known from this study" in page.words.lower()
     assert "Not drawn:" in page.words
 
 
@@ -191,9 +198,9 @@ NOT = float("nan")
 @pytest.mark.parametrize(
     ("ratio", "words"),
     [
-        (Estimate(4.0, 2.0, 9.0), "calibration decides more"),
-        (Estimate(0.2, 0.1, 0.6), "the search decides more"),
-        (Estimate(2.0, 0.5, 9.0), "does not tell which"),
+        (Estimate(4.0, 2.0, 9.0), "calibration explains more"),
+        (Estimate(0.2, 0.1, 0.6), "the search explains more"),
+        (Estimate(2.0, 0.5, 9.0), "does not show which"),
         (Estimate(2.0, NOT, NOT), "3 draws are too few"),
         (Estimate(NOT, NOT, NOT), "no ratio"),
         (Estimate(float("inf"), 3.0, float("inf")), "ratio of calibration to search is infinite"),
@@ -214,8 +221,8 @@ def test_words() -> None:
     assert sentence(["one", "", "two"]) == "One; two."
 
 
-def test_the_paper_stands_beside_a_study_of_its_models(tmp_path: Path) -> None:
-    """LLaMA3 without 7 of 32 blocks: tables 1 to 3 of arXiv 2604.24938 v1 have averages and seconds for it."""
+def test_tables_show_the_papers_numbers_for_its_models(tmp_path: Path) -> None:
+    """For LLaMA3 without 7 of 32 blocks, tables 1 to 3 of arXiv 2604.24938 v1 have averages and seconds."""
     panel = ("one_shot", "greedy", "cbo")
     write(
         tmp_path,
@@ -232,7 +239,7 @@ def test_the_paper_stands_beside_a_study_of_its_models(tmp_path: Path) -> None:
     )
     tables = {table.name: table for table in tables_of(StudyData(tmp_path, "small"))}
     assert _column(tables["perplexity"], "perplexity", "paper") == ["19.35", "19.90", "19.61"]
-    assert _column(tables["perplexity"], "margin", "paper") == ["–"] * 3  # noqa: RUF001 - it does not print these
+    assert _column(tables["perplexity"], "margin", "paper") == ["–"] * 3  # noqa: RUF001 - the paper does not print these
     assert _column(tables["accuracy"], "margin", "paper") == ["57.99", "60.69", "59.93"]
     seconds = [heading for heading, _ in tables["search"].headings].index("paper, seconds")
     assert sorted(str(row[seconds].text) for row in tables["search"].rows) == ["3,223", "551", "8,173"]
@@ -247,8 +254,8 @@ def test_the_report_says_which_measurement_is_in_no_mean(results: Path) -> None:
     later.__dict__["frame"] = frame
     done = frame[frame["status"] == "done"]
     having = int(done["pruned/ppl/another"].notna().sum())
-    said = f"Means without ppl/another: it was measured of {having} of {len(done)} cells only."
-    assert said in list(summary.refusals(later))
+    expected = f"Means do not include ppl/another: only {having} of {len(done)} cells have it."
+    assert expected in list(summary.refusals(later))
 
 
 def test_tables_show_the_numbers_of_the_statistics(results: Path) -> None:
@@ -269,7 +276,9 @@ def test_tables_show_the_numbers_of_the_statistics(results: Path) -> None:
 
 
 def _column(table: table_cells.Table, objective: str, heading: str) -> list[str]:
-    """A column of the rows of one objective, in the panel's order of searches."""
-    place = {name: i for i, (name, _) in enumerate(table.headings)}
-    own = {str(r[place["search"]].text): r for r in table.rows if r[place["pruned for"]].text == objective}
-    return [str(own[algo][place[heading]].text) for algo in ("one_shot", "greedy", "cbo")]
+    """A column of the rows of one objective, for one_shot, greedy and cbo."""
+    position = {name: i for i, (name, _) in enumerate(table.headings)}
+    rows = {
+        str(r[position["search"]].text): r for r in table.rows if r[position["pruned for"]].text == objective
+    }
+    return [str(rows[algo][position[heading]].text) for algo in ("one_shot", "greedy", "cbo")]

@@ -1,4 +1,4 @@
-"""The paper's statements are judged by what a study holds, and by no more."""
+"""The verdicts on the paper's statements follow from the numbers of a study."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def shares(value: float, low: float, high: float) -> Shares:
 
 
 def overlaps(**means: dict[str, float]) -> pd.DataFrame:
-    """`algorithms={"perplexity": 0.7}`: two pairs about each mean."""
+    """Two pairs around each mean, given as `algorithms={"perplexity": 0.7}`."""
     rows = [
         (name, objective, value + step)
         for name, by in means.items()
@@ -33,7 +33,7 @@ def overlaps(**means: dict[str, float]) -> pd.DataFrame:
 
 
 def study(**replaced: Any) -> Any:
-    """What the statements read of a report's material."""
+    """A stand-in for StudyData with what the verdicts read."""
     cells = pd.DataFrame(
         {
             "model": "a",
@@ -77,76 +77,82 @@ def study(**replaced: Any) -> Any:
     return SimpleNamespace(**(of | replaced))
 
 
-def said(**replaced: Any) -> list[str]:
+def verdicts(**replaced: Any) -> list[str]:
     return list(claims(study(**replaced)))
 
 
-def one(start: str, **replaced: Any) -> str:
-    (found,) = [text for text in said(**replaced) if start in text]
-    return found
+def verdict(start: str, **replaced: Any) -> str:
+    (sentence,) = [text for text in verdicts(**replaced) if start in text]
+    return sentence
 
 
-def test_calibration_is_larger_only_where_the_interval_says_so() -> None:
-    assert "in masks (v3) holds here: calibration to search 9.00 (2.00 to 50.0)" in one("in masks")
-    assert "in perplexity (v3) does not hold here" in one("the same in perplexity".capitalize())
+def test_calibration_is_larger_only_if_the_interval_is_above_one() -> None:
+    assert "in masks (v3): holds here; ratio of calibration to search 9.00 (2.00 to 50.0)" in verdict(
+        "in masks"
+    )
+    assert "in perplexity (v3): does not hold here" in verdict("the same in perplexity".capitalize())
     part = {
         MASKS: shares(9, 0.5, 50),
         LOSS: shares(1, 0, 3),
         PPL: shares(9, np.nan, np.nan),
         ACC: shares(9, 3, 20),
     }
-    assert "in masks (v3) is not told by this study" in one("in masks", shares=(part, 0))
-    assert one("The same in perplexity", shares=(part, 0)).endswith("no interval: 3 draws.")
-    assert "(v3) does not hold here: calibration to search 9.00" in one("comparably", shares=(part, 0))
+    assert "in masks (v3): not decided by this study" in verdict("in masks", shares=(part, 0))
+    assert verdict("The same in perplexity", shares=(part, 0)).endswith("no interval: 3 draws.")
+    assert "(v3): does not hold here; ratio of calibration to search 9.00" in verdict(
+        "comparably", shares=(part, 0)
+    )
 
 
-def test_an_interval_that_holds_one_leaves_comparable_standing() -> None:
-    assert "is not told by this study: calibration to search 2.00 (0.50 to 9.00)" in one("comparably")
+def test_an_interval_that_contains_one_does_not_decide_comparable() -> None:
+    text = verdict("comparably")
+    assert "not decided by this study; ratio of calibration to search 2.00 (0.50 to 9.00)" in text
 
 
-def test_searches_are_alike_if_they_are_more_so_than_draws() -> None:
-    text = one("converging")
+def test_searches_converge_if_they_are_more_alike_than_draws() -> None:
+    text = verdict("converging")
     assert "holds for some objectives" in text
-    assert "margin 0.20 between searches, 0.40 between draws" in text
-    assert "(v1) holds here: corrected overlap 0.10 between objectives, 0.45" in one("different masks")
+    assert "between searches and between draws: margin 0.20 and 0.40" in text
+    assert "(v1): holds here; corrected overlap 0.10 between objectives, 0.45" in verdict("different masks")
     nothing = overlaps(algorithms={"margin": 0.2}, draws={}, objectives={})
-    assert "is not told by this study" in one("converging", overlaps=nothing)
+    assert "not decided by this study" in verdict("converging", overlaps=nothing)
 
 
-def test_one_shot_is_held_against_the_best_known_mask() -> None:
-    text = one("one-shot")
-    assert "is not told by this study: within one standard error of the best known mask in 1 of 2" in text
-    assert "margin 1 of 1 and perplexity 0 of 1" in text
+def test_one_shot_is_compared_with_the_best_known_mask() -> None:
+    text = verdict("one-shot")
+    words = "one-shot is within one standard error of the best known mask in 1 of 2"
+    assert f"not decided by this study; {words}" in text
+    assert "by objective: margin 1 of 1, perplexity 0 of 1" in text
     many = pd.concat([study().regrets.assign(regret_se=3.0)] * 5)
-    assert "does not hold here" in one("one-shot", regrets=many)
-    assert "holds here" in one("one-shot", regrets=many.assign(regret_se=0.0))
+    assert "does not hold here" in verdict("one-shot", regrets=many)
+    assert "holds here" in verdict("one-shot", regrets=many.assign(regret_se=0.0))
 
 
 def test_points_between_searches_are_of_means_over_draws() -> None:
-    text = one("percentage points")
-    words = "highest less lowest in 1 of 2 panels between 1 and 3, the median is 6.0, the most 10.0"
-    assert f"does not hold here: {words}" in text
-    assert "no accuracy was measured" in one("percentage points", metrics={})
+    text = verdict("percentage points")
+    words = "highest minus lowest is between 1 and 3 in 1 of 2 panels; the median is 6.0, the maximum 10.0"
+    assert f"does not hold here; {words}" in text
+    assert "no accuracy was measured" in verdict("percentage points", metrics={})
 
 
-def test_signs_of_correlations_count_only_where_they_are_told_from_chance() -> None:
-    text = one("five of six")
-    assert "holds here: 1 of 2 panels are negative, 1 are told from chance" in text
+def test_signs_of_correlations_count_only_if_they_are_significant() -> None:
+    text = verdict("five of six")
+    assert "holds here; 1 of 2 correlations are negative, 1 are significant" in text
     unsure = study().agreements.assign(q=0.5)
-    assert "is not told by this study" in one("five of six", agreements=unsure)
+    assert "not decided by this study" in verdict("five of six", agreements=unsure)
 
 
 def test_an_objective_that_prefers_pruned_models_measures_something_else() -> None:
-    text = one("what pruning costs")
+    text = verdict("what pruning costs")
     assert "does not hold here" in text
-    assert "margin 3 of 4 and perplexity 0 of 4" in text
+    assert "margin 3 of 4, perplexity 0 of 4" in text
 
 
-def test_what_the_study_does_not_hold_is_said_in_its_place() -> None:
+def test_without_data_every_verdict_is_open_and_gives_the_reason() -> None:
     class Bare:
         def __getattr__(self, name: str) -> Any:
             raise NothingToRead("nothing was measured.")
 
     texts = list(claims(Bare()))  # type: ignore[arg-type]
-    assert len(texts) == len(said())
-    assert all(text.endswith("is not told by this study: nothing was measured.") for text in texts)
+    assert len(texts) == len(verdicts())
+    assert all(text.endswith(": not decided by this study; nothing was measured.") for text in texts)

@@ -24,10 +24,10 @@ def test_statistics_equal_scipy(method: str, library: object) -> None:
 
 def test_exact_p_by_enumeration() -> None:
     x, y = np.array([1.0, 2.0, 3.0, 4.0, 5.0]), np.array([2.0, 1.0, 4.0, 3.0, 5.0])
-    found = agree(x, y)
+    agreed = agree(x, y)
     every = [stats.spearmanr(x, p).statistic for p in itertools.permutations(y)]
-    assert found.exact
-    assert found.p == pytest.approx(np.mean(np.abs(every) >= abs(found.statistic) - 1e-12))
+    assert agreed.exact
+    assert agreed.p == pytest.approx(np.mean(np.abs(every) >= abs(agreed.statistic) - 1e-12))
 
 
 def test_kendall_p_of_untied_ranks_equals_the_exact_library() -> None:
@@ -39,10 +39,10 @@ def test_many_pairs_go_by_monte_carlo() -> None:
     rng = np.random.default_rng(0)
     x = rng.normal(size=40)
     y = x + rng.normal(size=40)
-    found = agree(x, y)
-    assert not found.exact
-    assert found.p == pytest.approx(stats.spearmanr(x, y).pvalue, abs=0.005)
-    assert found.low < found.statistic < found.high
+    agreed = agree(x, y)
+    assert not agreed.exact
+    assert agreed.p == pytest.approx(stats.spearmanr(x, y).pvalue, abs=0.005)
+    assert agreed.low < agreed.statistic < agreed.high
 
 
 def test_nan_pairs_are_left_out() -> None:
@@ -72,26 +72,26 @@ def test_duplicates_inflate_agreement() -> None:
 def test_kendalls_w_of_a_published_table() -> None:
     # Siegel and Castellan (1988), table 9.7: three executives rank six applicants; W = 0.16.
     table = [[1, 6, 3, 2, 5, 4], [1, 5, 6, 4, 2, 3], [6, 3, 2, 5, 4, 1]]
-    found = concordance(table)
+    concordant = concordance(table)
     sums = np.sum(table, axis=0)
     by_definition = 12 * np.sum((sums - sums.mean()) ** 2) / (9 * (6**3 - 6))
-    assert found.w == pytest.approx(by_definition)
-    assert round(found.w, 2) == 0.16
-    assert found.p > 0.3
+    assert concordant.w == pytest.approx(by_definition)
+    assert round(concordant.w, 2) == 0.16
+    assert concordant.p > 0.3
 
 
 def test_kendalls_w_of_equal_rankings_is_one() -> None:
-    found = concordance([[1, 2, 3, 4, 5]] * 4)
-    assert found.w == pytest.approx(1.0)
-    assert found.p < 0.01
-    assert "2 and 3 are the least" in concordance([[1, 2, 3]]).note
+    concordant = concordance([[1, 2, 3, 4, 5]] * 4)
+    assert concordant.w == pytest.approx(1.0)
+    assert concordant.p < 0.01
+    assert "1 rankings of 3 items; at least 2 rankings of 3" in concordance([[1, 2, 3]]).note
     assert "constant" in concordance([[1, 1, 1], [2, 2, 2]]).note
 
 
 def test_false_discoveries_are_controlled_as_by_hand() -> None:
-    # Benjamini and Hochberg's rule on five p-values; the NaN is no test.
-    found = controlled([0.01, 0.04, float("nan"), 0.03, 0.5])
-    assert found[0] == pytest.approx(0.04)
-    assert found[1] == pytest.approx(0.04 * 4 / 3)
-    assert np.isnan(found[2])
-    assert found[3] == pytest.approx(0.04 * 4 / 3)
+    # Benjamini and Hochberg's rule on four p-values; the NaN is not a test.
+    adjusted = controlled([0.01, 0.04, float("nan"), 0.03, 0.5])
+    assert adjusted[0] == pytest.approx(0.04)
+    assert adjusted[1] == pytest.approx(0.04 * 4 / 3)
+    assert np.isnan(adjusted[2])
+    assert adjusted[3] == pytest.approx(0.04 * 4 / 3)

@@ -17,8 +17,8 @@ def score(dropped: list[int], losses: list[float], seconds: float = 1.0) -> dict
 
 def test_crossed_matrix_has_the_best_objective_at_zero_cost() -> None:
     cells = frame(objectives=2, data=1, draws=2, algos=2)
-    mine = (cells["objective"] == "o1").astype(float)
-    table = crossed.matrix(cells, {"ppl": 10 + mine, "acc": -50 - 5 * mine})
+    second = (cells["objective"] == "o1").astype(float)
+    table = crossed.matrix(cells, {"ppl": 10 + second, "acc": -50 - 5 * second})
     costs = table.set_index(["objective", "outcome"])["cost"]
     assert costs.to_dict() == {("o0", "ppl"): 0, ("o1", "ppl"): 1, ("o0", "acc"): 5, ("o1", "acc"): 0}
     assert set(table["cells"]) == {4}
@@ -41,19 +41,19 @@ def test_regret_is_over_all_that_any_cell_of_the_problem_scored() -> None:
     cells = frame(objectives=1, data=1, draws=2, algos=2, ks=(2,))
     cells = cells.assign(cell=list("abcd"), loss=[2.0, 1.5, 9.0, 8.0], dense_loss=1.0, standard_error=0.5)
     traces = {"a": [score([], [1.0]), score([1], [0.1]), score([1, 2], [1.25])]}
-    found = crossed.best_known(cells, traces)
-    assert list(found["best"]) == [1.25, 1.25, 8.0, 8.0]  # a mask of another size is no candidate
-    assert list(found["relative_regret"]) == pytest.approx([3.0, 1.0, 1 / 7, 0.0])
-    assert list(found["regret_se"]) == pytest.approx([1.5, 0.5, 2.0, 0.0])
-    assert not found["exact"].any()
+    regrets = crossed.best_known(cells, traces)
+    assert list(regrets["best"]) == [1.25, 1.25, 8.0, 8.0]  # a mask of another size does not count
+    assert list(regrets["relative_regret"]) == pytest.approx([3.0, 1.0, 1 / 7, 0.0])
+    assert list(regrets["regret_se"]) == pytest.approx([1.5, 0.5, 2.0, 0.0])
+    assert not regrets["exact"].any()
 
 
-def test_regret_is_exact_where_every_mask_was_scored_and_not_where_a_budget_ended_the_search() -> None:
+def test_regret_is_exact_only_if_every_mask_was_scored() -> None:
     cells = frame(objectives=1, data=1, draws=2, algos=2, ks=(2,)).assign(algo="exhaustive", n_blocks=4)
     cells = cells.assign(cell=list("abcd"), loss=2.0, dense_loss=1.0, standard_error=0.5)
     every = [score(list(mask), [2.0]) for mask in itertools.combinations(range(4), 2)]
-    found = crossed.best_known(cells, {"a": [score([], [1.0]), *every, every[0]], "c": every[:-1]})
-    assert list(found["exact"]) == [True, True, False, False]
+    regrets = crossed.best_known(cells, {"a": [score([], [1.0]), *every, every[0]], "c": every[:-1]})
+    assert list(regrets["exact"]) == [True, True, False, False]
     fewer = crossed.best_known(cells.assign(protect_first=1), {"a": [], "c": every[3:]})  # without block 0
     assert list(fewer["exact"]) == [False, False, True, True]
 
@@ -61,12 +61,12 @@ def test_regret_is_exact_where_every_mask_was_scored_and_not_where_a_budget_ende
 def test_regret_relative_to_no_damage_is_nan() -> None:
     cells = frame(objectives=1, data=1, draws=1, algos=2)
     cells = cells.assign(cell=list("ab"), loss=[0.5, 0.6], dense_loss=1.0, standard_error=0.1)
-    found = crossed.best_known(cells, {})
-    assert found["relative_regret"].isna().all()
-    assert list(found["regret"]) == pytest.approx([0.0, 0.1])
+    regrets = crossed.best_known(cells, {})
+    assert regrets["relative_regret"].isna().all()
+    assert list(regrets["regret"]) == pytest.approx([0.0, 0.1])
 
 
-def test_anytime_charges_every_mask_whoever_paid() -> None:
+def test_anytime_charges_every_mask_even_if_its_score_was_reused() -> None:
     trace = [score([], [1.0]), score([1], [2.0], 0.0), score([1, 2], [3.0], 2.0), score([2, 3], [2.5], 0.0)]
     paid = crossed.seconds([trace, [score([1], [2.0], 4.0), score([2, 3], [2.5], 8.0)]])
     curve = crossed.anytime(trace, 2, paid)
@@ -100,15 +100,15 @@ def test_a_clear_decision_is_stable_and_a_tie_is_a_coin() -> None:
 def test_one_shot_is_decided_by_single_blocks() -> None:
     losses = np.array([[3.0, 3.1], [1.0, 1.1], [2.0, 2.1], [1.0, 2.1]])
     trace = trace_of(losses, [[0], [1], [2], [1, 2]])
-    found = stability.last_decision(trace, 2)
-    assert found is not None
-    assert found.size == 2
-    assert found.chosen == {1, 2}
+    decision = stability.last_decision(trace, 2)
+    assert decision is not None
+    assert decision.size == 2
+    assert decision.chosen == {1, 2}
     assert stability.last_decision(trace[:2], 2) is None
 
 
 def test_resampling_agrees_with_the_normal_theory() -> None:
-    """Two candidates: P(other) is about the normal tail at the paired z of their difference."""
+    """With two candidates, P(other) is about the normal tail at the paired z of their difference."""
     from scipy import stats
 
     rng = np.random.default_rng(2)
@@ -140,5 +140,7 @@ def test_enough_is_where_agreement_stays() -> None:
 
 
 def test_a_panel_is_exact_only_where_all_its_problems_were_enumerated() -> None:
-    said = [fig6_crossed._known(pd.Series(exact)) for exact in ([True, True], [True, False], [False, False])]
-    assert said == ["exact", "exact in part", "best known"]
+    labels = [
+        fig6_crossed._known(pd.Series(exact)) for exact in ([True, True], [True, False], [False, False])
+    ]
+    assert labels == ["exact", "exact in part", "best known"]

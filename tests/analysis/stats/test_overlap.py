@@ -27,7 +27,7 @@ def test_corrected_overlap_is_zero_by_chance_and_one_at_most() -> None:
     every = [Mask(7, c) for c in itertools.combinations(range(7), 3)]
     assert np.mean([overlap.corrected(every[0], mask, 7) for mask in every]) == pytest.approx(0.0, abs=1e-12)
     assert overlap.corrected(every[0], every[0], 7) == 1.0
-    # A mask that holds another shares all that it can.
+    # A mask that contains another one has the maximal overlap for their sizes.
     assert overlap.corrected(Mask(30, (1, 2, 3)), Mask(30, (1, 2, 3, 4, 5, 6)), 30) == pytest.approx(1.0)
 
 
@@ -37,7 +37,7 @@ def test_protected_blocks_raise_what_chance_explains() -> None:
     assert np.isnan(overlap.corrected(Mask(5, (1, 2, 3)), Mask(5, (1, 2, 3)), 3))
 
 
-def test_the_anchor_of_two_published_orders() -> None:
+def test_overlap_of_two_published_masks() -> None:
     # One-shot by perplexity on Llama-3-8B, first seven: FineWeb-Edu and BookCorpus share six.
     first, second = Mask(32, (10, 8, 9, 11, 26, 25, 12)), Mask(32, (8, 23, 9, 11, 10, 25, 26))
     assert first.jaccard(second) == 6 / 8
@@ -65,7 +65,7 @@ def test_pairs_differ_in_one_thing_only() -> None:
         "algorithms": 24 * 6,  # 2 k x 2 objectives x 2 data x 3 draws
         "draws": 32 * 3,
         "calibration data": 48,
-        "objectives": 24 * 4,  # both data of one with both of the other
+        "objectives": 24 * 4,  # both data sets of one with both of the other
         "ratios": 48,
     }
 
@@ -76,7 +76,7 @@ def test_pairs_with_other_protected_blocks_are_left_out() -> None:
     assert len(overlap.pairs(cells, "algorithms")) == 1
 
 
-def test_overlaps_tell_a_grid_of_objectives_from_chance() -> None:
+def test_overlaps_distinguish_objectives_from_chance() -> None:
     cells = frame(objectives=2, data=1, draws=2, algos=3)
     per_objective = {name: np.random.default_rng(i).random(30) for i, name in enumerate(("o0", "o1"))}
     cells = with_masks(cells, np.array([per_objective[o] for o in cells["objective"]]))

@@ -49,7 +49,7 @@ def test_pseudo_f_of_permanova_as_scikit_bio_and_vegan_have_it(
 
 
 def unbalanced(seed: int = 0) -> tuple[pd.DataFrame, Any]:
-    """A grid of which a fifth of the cells is missing, with all kinds of effects."""
+    """A grid with a fifth of its cells missing, with all kinds of effects."""
     rng = np.random.default_rng(seed)
     cells = frame(objectives=2, data=2, draws=3, algos=4)
     cells = cells[rng.random(len(cells)) > 0.2].reset_index(drop=True)
@@ -67,17 +67,17 @@ def test_sums_of_squares_equal_statsmodels_on_an_unbalanced_grid() -> None:
     cells["setting"] = labels(cells, ["objective", "calibration", "draw"])
     terms = "C(objective) + C(objective):C(calibration) + C(setting) + C(algo) + C(objective):C(algo)"
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the nested coding has columns to spare
+        warnings.simplefilter("ignore")  # the nested coding has redundant columns
         fit = ols(f"y ~ {terms}", cells).fit()
         smaller = ols("y ~ C(setting) + C(algo)", cells).fit()
         first = anova_lm(ols("y ~ C(objective)", cells).fit())
     g = [gram.of_values(y)]
-    found = variance.table(cells, g, permutations=9).set_index("source")
-    assert found.loc["draw x algorithm, rest", "ss"] == pytest.approx(fit.ssr)
-    assert found.loc["draw x algorithm, rest", "df"] == fit.df_resid
-    assert found.loc["objective", "ss"] == pytest.approx(first.loc["C(objective)", "sum_sq"])
-    assert found.loc["objective x algorithm", "marginal_ss"] == pytest.approx(smaller.ssr - fit.ssr)
-    assert found["ss"].sum() == pytest.approx(np.sum((y - y.mean()) ** 2))
+    table = variance.table(cells, g, permutations=9).set_index("source")
+    assert table.loc["draw x algorithm, rest", "ss"] == pytest.approx(fit.ssr)
+    assert table.loc["draw x algorithm, rest", "df"] == fit.df_resid
+    assert table.loc["objective", "ss"] == pytest.approx(first.loc["C(objective)", "sum_sq"])
+    assert table.loc["objective x algorithm", "marginal_ss"] == pytest.approx(smaller.ssr - fit.ssr)
+    assert table["ss"].sum() == pytest.approx(np.sum((y - y.mean()) ** 2))
 
 
 def test_variance_components_of_a_balanced_grid_are_the_textbook_ones() -> None:
@@ -87,10 +87,10 @@ def test_variance_components_of_a_balanced_grid_are_the_textbook_ones() -> None:
     table = y.reshape(6, 5)
     rest = table - table.mean(0) - table.mean(1, keepdims=True) + table.mean()
     error = np.sum(rest**2) / 20
-    found = shares(cells, [gram.of_values(y)], resamples=20).sources.set_index("source")["component"]
-    assert found["algorithm"] == pytest.approx(np.var(table.mean(0), ddof=1) - error / 6)
-    assert found["draw (seed)"] == pytest.approx(np.var(table.mean(1), ddof=1) - error / 5)
-    assert found["draw x algorithm, rest"] == pytest.approx(error)
+    by_source = shares(cells, [gram.of_values(y)], resamples=20).sources.set_index("source")["component"]
+    assert by_source["algorithm"] == pytest.approx(np.var(table.mean(0), ddof=1) - error / 6)
+    assert by_source["draw (seed)"] == pytest.approx(np.var(table.mean(1), ddof=1) - error / 5)
+    assert by_source["draw x algorithm, rest"] == pytest.approx(error)
 
 
 def test_components_are_unbiased_where_cells_are_missing() -> None:
@@ -107,19 +107,19 @@ def test_components_are_unbiased_where_cells_are_missing() -> None:
     np.testing.assert_array_less(np.abs(means - [4.0, 1.0, 1.0]), 3 * errors)
 
 
-# -- grids whose truth is known --------------------------------------------------------------------------------
+# -- grids with known effects -----------------------------------------------------------------------------------
 
 
-def found(cells: pd.DataFrame, y: Any) -> Shares:
+def shares_of(cells: pd.DataFrame, y: Any) -> Shares:
     return shares(cells, variance.grams(cells, y), resamples=300)
 
 
 def masked(columns: Sequence[str], size: float, seed: int) -> pd.DataFrame:
-    """Masks by an importance that depends on some columns, and noise of each cell."""
+    """Masks from block importances that depend on some columns, plus noise per cell."""
     rng = np.random.default_rng(seed)
     cells = frame(models=("a", "b"), ks=(3, 6))
-    own = np.column_stack([effect(cells, ["model", *columns], size, rng) for _ in range(30)])
-    return with_masks(cells, own + rng.normal(0, 0.5, (len(cells), 30)))
+    importance = np.column_stack([effect(cells, ["model", *columns], size, rng) for _ in range(30)])
+    return with_masks(cells, importance + rng.normal(0, 0.5, (len(cells), 30)))
 
 
 def covers(estimate: components.Estimate, value: float) -> bool:
@@ -131,14 +131,14 @@ def test_only_objectives_matter_then_the_search_share_covers_zero(seed: int) -> 
     rng = np.random.default_rng(seed)
     cells = frame(models=("a", "b"), ks=(3, 6))
     y = effect(cells, ["objective"], 1.0, rng) + rng.normal(0, 0.3, len(cells))
-    numbers = found(cells, y)
+    numbers = shares_of(cells, y)
     masks = shares(
         by_objective := masked(["objective"], 1.0, seed), variance.grams(by_objective, None), resamples=300
     )
-    for one in (numbers, masks):
-        assert covers(one.parts["search"], 0.0)
-        assert one.parts["calibration"].low > 0
-        assert one.ratio.low > 5
+    for estimated in (numbers, masks):
+        assert covers(estimated.parts["search"], 0.0)
+        assert estimated.parts["calibration"].low > 0
+        assert estimated.ratio.low > 5
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -146,16 +146,16 @@ def test_only_algorithms_matter_then_the_calibration_share_covers_zero(seed: int
     rng = np.random.default_rng(seed)
     cells = frame(models=("a", "b"), ks=(3, 6))
     y = effect(cells, ["algo"], 1.0, rng) + rng.normal(0, 0.3, len(cells))
-    numbers = found(cells, y)
-    masks = found(masked(["algo"], 1.0, seed), None)
-    for one in (numbers, masks):
-        assert covers(one.parts["calibration"], 0.0)
-        assert one.parts["search"].low > 0
-        assert one.ratio.high < 0.2
+    numbers = shares_of(cells, y)
+    masks = shares_of(masked(["algo"], 1.0, seed), None)
+    for estimated in (numbers, masks):
+        assert covers(estimated.parts["calibration"], 0.0)
+        assert estimated.parts["search"].low > 0
+        assert estimated.ratio.high < 0.2
 
 
 def test_intervals_cover_what_they_should() -> None:
-    """Coverage over 60 studies of the same panel with new draws; the truth is the mean estimate."""
+    """Coverage over 60 studies of the same panel with new draws. The mean estimate is taken as the truth."""
     panel = np.random.default_rng(7)
     cells = frame()
     fixed = effect(cells, ["objective"], 0.5, panel) + effect(cells, ["algo"], 0.5, panel)
@@ -173,10 +173,10 @@ def test_both_matter_then_the_ratio_is_near_the_truth() -> None:
     rng = np.random.default_rng(0)
     cells = frame(objectives=6, data=2, draws=3, algos=8, models=("a", "b", "c"))
     y = effect(cells, ["model", "objective"], 2.0, rng) + effect(cells, ["model", "algo"], 1.0, rng)
-    one = found(cells, y + rng.normal(0, 0.3, len(cells)))
-    assert 2.0 < one.ratio.value < 8.0  # 4 is what the effects were drawn with
-    assert one.ratio.low < one.ratio.value < one.ratio.high
-    assert one.total_ratio.value < one.ratio.value
+    estimated = shares_of(cells, y + rng.normal(0, 0.3, len(cells)))
+    assert 2.0 < estimated.ratio.value < 8.0  # the effects were drawn with a ratio of 4
+    assert estimated.ratio.low < estimated.ratio.value < estimated.ratio.high
+    assert estimated.total_ratio.value < estimated.ratio.value
 
 
 def test_missing_cells_change_little_and_are_counted() -> None:
@@ -185,7 +185,7 @@ def test_missing_cells_change_little_and_are_counted() -> None:
     y = effect(cells, ["objective"], 1.0, rng) + rng.normal(0, 0.3, len(cells))
     kept = rng.random(len(cells)) > 0.1
     fewer = cells[kept].reset_index(drop=True)
-    whole, part = found(cells, y), found(fewer, y[kept])
+    whole, part = shares_of(cells, y), shares_of(fewer, y[kept])
     assert part.cells == int(kept.sum())
     assert part.parts["calibration"].value == pytest.approx(whole.parts["calibration"].value, abs=0.1)
 
@@ -203,9 +203,9 @@ def test_missing_cells_change_little_and_are_counted() -> None:
 )
 def test_too_few_cells_for_any_share(sizes: dict[str, int], reason: str) -> None:
     cells = frame(**sizes)  # type: ignore[arg-type]
-    one = found(cells, np.random.default_rng(0).normal(size=len(cells)))
-    assert reason in one.note
-    assert math.isnan(one.ratio.value)
+    estimated = shares_of(cells, np.random.default_rng(0).normal(size=len(cells)))
+    assert reason in estimated.note
+    assert math.isnan(estimated.ratio.value)
 
 
 @pytest.mark.parametrize(
@@ -214,10 +214,10 @@ def test_too_few_cells_for_any_share(sizes: dict[str, int], reason: str) -> None
 )
 def test_too_few_draws_for_an_interval(sizes: dict[str, int], reason: str) -> None:
     cells = frame(**sizes)  # type: ignore[arg-type]
-    one = found(cells, np.random.default_rng(0).normal(size=len(cells)))
-    assert reason in one.note
-    assert not math.isnan(one.parts["search"].value)
-    assert math.isnan(one.parts["search"].low)
+    estimated = shares_of(cells, np.random.default_rng(0).normal(size=len(cells)))
+    assert reason in estimated.note
+    assert not math.isnan(estimated.parts["search"].value)
+    assert math.isnan(estimated.parts["search"].low)
 
 
 # -- permutation tests -----------------------------------------------------------------------------------------
@@ -251,7 +251,7 @@ def test_an_effect_is_found_where_it_is_and_nowhere_else() -> None:
 
 
 def test_draws_are_the_units_of_the_objective() -> None:
-    """Draws differ, objectives do not: with cells as units the objective would look significant."""
+    """Draws differ and objectives do not. If cells were the units, the objective would be significant."""
     values = p_values([["objective", "calibration", "draw"]], runs=30)
     assert np.mean(np.array(values["objective"]) <= 0.05) <= 0.15
     assert np.median(values["draw (seed)"]) <= 0.05
@@ -262,7 +262,7 @@ def test_a_test_that_cannot_reject_is_refused() -> None:
     g = variance.grams(cells, np.arange(len(cells)))
     p, note = permute.p_value(cells, g, SOURCES[0], STRATUM)
     assert math.isnan(p)
-    assert "3 arrangements" in note  # two draws each: 6 ways, and names do not matter
+    assert "3 arrangements" in note  # two draws each: 6 ways, halved because names do not matter
 
 
 def test_differences_between_models_and_ratios() -> None:
@@ -290,7 +290,7 @@ def test_the_exhaustive_search_is_no_level_of_the_algorithm() -> None:
 
 
 def test_masks_of_one_model_differ_between_ratios() -> None:
-    """Other blocks at another size are an effect of the ratio, and none of the objective or the search."""
+    """If each size removes other blocks, that is an effect of the ratio, not of the objective or the search."""
     rng = np.random.default_rng(1)
     cells = frame(models=("a", "b"), ks=(5, 6), data=1, algos=3)
     importance = rng.normal(0, 0.05, (len(cells), 30))
@@ -304,7 +304,7 @@ def test_masks_of_one_model_differ_between_ratios() -> None:
     assert math.isnan(table.loc["model", "share"])
 
 
-def test_every_outcome_is_held_against_model_and_ratio_as_far_as_it_has_a_distance() -> None:
+def test_every_outcome_is_compared_across_models_and_ratios_if_it_has_a_distance() -> None:
     from analysis.figures.variance_shares import LOSS, MASKS, across
 
     rng = np.random.default_rng(2)
@@ -313,8 +313,8 @@ def test_every_outcome_is_held_against_model_and_ratio_as_far_as_it_has_a_distan
     loss, accuracy = (
         pd.Series(rng.normal(size=len(cells)) + size * (cells["k"] == 6)) for size in (9.0, 0.0)
     )
-    found = across(cells, {MASKS: (None, STRATUM), LOSS: (loss, STRATUM), "accuracy": (accuracy, STRATUM)})
-    rows = found.set_index(["outcome", "source"])
+    table = across(cells, {MASKS: (None, STRATUM), LOSS: (loss, STRATUM), "accuracy": (accuracy, STRATUM)})
+    rows = table.set_index(["outcome", "source"])
     assert set(rows.index.get_level_values("outcome")) == {MASKS, LOSS, "accuracy"}
     assert rows.loc[(LOSS, "ratio"), "q"] <= 0.05 < rows.loc[("accuracy", "ratio"), "q"]
     assert "within one model only" in rows.loc[(MASKS, "model x ratio"), "note"]
@@ -324,7 +324,7 @@ def test_every_outcome_is_held_against_model_and_ratio_as_far_as_it_has_a_distan
 
 
 def test_intervals_of_models_and_ratios_cover_what_they_should() -> None:
-    """Over 60 studies of the same panel with new draws; the truth is the mean share."""
+    """Coverage over 60 studies of the same panel with new draws. The mean share is taken as the truth."""
     panel = np.random.default_rng(5)
     cells = frame(objectives=2, data=2, draws=4, algos=3, models=("a", "b"), ks=(3, 6))
     fixed = 2.0 * (cells["model"] == "a") + effect(cells, ["ratio", "algo"], 0.7, panel)
@@ -335,8 +335,8 @@ def test_intervals_of_models_and_ratios_cover_what_they_should() -> None:
         studies.append(between(cells, y, permutations=60, seed=seed).set_index("source"))
     for source in ("model", "ratio", "ratio x algorithm"):
         truth = np.mean([study.loc[source, "share"] for study in studies])
-        held = [study.loc[source, "low"] <= truth <= study.loc[source, "high"] for study in studies]
-        assert np.mean(held) >= 0.8, source
+        covered = [study.loc[source, "low"] <= truth <= study.loc[source, "high"] for study in studies]
+        assert np.mean(covered) >= 0.8, source
         assert np.mean([study.loc[source, "high"] - study.loc[source, "low"] for study in studies]) < 0.35
 
 

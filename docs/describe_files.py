@@ -1,0 +1,67 @@
+"""Write the tables of docs/results_folder.md from the types that describe the files: what each key means.
+
+python -m docs.describe_files       `make describe` runs it; a test fails if the page is out of date
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, NotRequired, get_args, get_origin, get_type_hints
+
+from pruning.core.result import DoneResult, FailedResult
+from pruning.core.trace import TraceLine
+from pruning.launcher.submission_record import JobsRecord, SubmissionRecord
+
+PAGE = Path(__file__).parent / "results_folder.md"
+FILES = {
+    "result.json of a finished cell": DoneResult,
+    "result.json of a failed cell": FailedResult,
+    "trace.jsonl": TraceLine,
+    "submission.json": SubmissionRecord,
+    "jobs.json": JobsRecord,
+}
+BLOCK = re.compile(r"<!-- (?P<file>[^>]+): written by make describe -->\n.*?<!-- end -->", re.DOTALL)
+
+
+def table(record: Any) -> str:
+    """A table of all keys of a TypedDict, those of nested records with their path."""
+    return "\n".join(
+        ["| key | meaning |", "|---|---|", *(f"| `{key}` | {text} |" for key, text in keys(record))]
+    )
+
+
+def keys(record: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """Yield each key with its sentence; keys that may be absent are marked."""
+    for name, hint in get_type_hints(record, include_extras=True).items():
+        optional = get_origin(hint) is NotRequired
+        kind, text = get_args(get_args(hint)[0] if optional else hint)[:2]
+        yield f"{path}{name}", f"{text} May be absent." if optional and "only" not in text.lower() else text
+        for nested in _records(kind):
+            yield from keys(nested, f"{path}{name}.")
+
+
+def _records(kind: Any) -> Iterator[Any]:
+    """The TypedDicts in a type: itself, or within a list or an optional."""
+    if hasattr(kind, "__required_keys__"):
+        yield kind
+    for part in get_args(kind) if get_origin(kind) is not Annotated else ():
+        yield from _records(part)
+
+
+def filled(page: str) -> str:
+    """The page with every table as the types have it. Raises KeyError for a table of an unknown file."""
+    return BLOCK.sub(
+        lambda m: f"<!-- {m['file']}: written by make describe -->\n{table(FILES[m['file']])}\n<!-- end -->",
+        page,
+    )
+
+
+def main() -> None:
+    """Write the page."""
+    PAGE.write_text(filled(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

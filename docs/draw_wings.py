@@ -1,0 +1,146 @@
+"""Draw docs/images/wings.png, the picture of docs/architecture.md, from the imports of the code.
+
+python -m docs.draw_wings       needs the development packages; `make wings` runs it
+
+The layers are those of the import-linter's contract in pyproject.toml, the arrows are the imports between packages
+that are not implied by longer ways, and the words are the first sentences of the packages' docstrings. The same facts
+are kept in the picture's metadata, so that a test can tell when the picture is out of date.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import textwrap
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grimp
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+
+ROOT = Path(__file__).parents[1]
+PICTURE = ROOT / "docs" / "images" / "wings.png"
+TOTAL, HEIGHT, GAP = 10.0, 0.62, 0.26  # width of a row, height of a box, space between boxes, in inches
+FILL, EDGE, INK, GREY, LINE = "#eef3fa", "#4a6fa5", "#1c2733", "#45525f", "#8497ad"
+
+
+def facts() -> dict[str, Any]:
+    """Layers from the top, what each package is for, and the arrows between packages."""
+    layers = [[name for name in layer if (ROOT / "pruning" / name).is_dir()] for layer in _layers()]
+    layers = [layer for layer in layers if layer]
+    names = [name for layer in layers for name in layer]
+    return {"layers": layers, "purposes": {name: _purpose(name) for name in names}, "arrows": _arrows(names)}
+
+
+def _layers() -> list[list[str]]:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    contracts = settings["tool"]["importlinter"]["contracts"]
+    (layers,) = [
+        c["layers"] for c in contracts if c["type"] == "layers" and c.get("containers") == ["pruning"]
+    ]
+    return [layer.split(" | ") for layer in layers]
+
+
+def _purpose(name: str) -> str:
+    """The first sentence of a package's docstring."""
+    text = (ROOT / "pruning" / name / "__init__.py").read_text(encoding="utf-8")
+    docstring = ast.get_docstring(ast.parse(text)) or ""
+    return " ".join(docstring.split()).split(". ")[0].rstrip(".")
+
+
+def _arrows(names: list[str]) -> list[list[str]]:
+    """Pairs (importer, imported) of packages, without those that a longer way implies."""
+    graph = grimp.build_graph("pruning")
+    below: dict[str, set[str]] = {}
+    for name in names:
+        modules = {f"pruning.{name}", *graph.find_descendants(f"pruning.{name}")}
+        imported = {m for module in modules for m in graph.find_modules_directly_imported_by(module)}
+        below[name] = {m.split(".")[1] for m in imported if m.count(".")} & set(names) - {name}
+    far = {name: {deep for near in below[name] for deep in _reach(near, below)} for name in names}
+    return sorted([name, other] for name in names for other in below[name] - far[name])
+
+
+def _reach(name: str, below: dict[str, set[str]]) -> set[str]:
+    """All packages below one, itself excluded."""
+    found: set[str] = set()
+    waiting = list(below[name])
+    while waiting:
+        found.add(following := waiting.pop())
+        waiting += below[following] - found
+    return found
+
+
+def draw(content: dict[str, Any]) -> Figure:
+    """One row of boxes per layer, arrows from a package to what it imports."""
+    layers = content["layers"]
+    size = (TOTAL + 4 * GAP, len(layers) * (HEIGHT + GAP) + GAP)
+    figure = Figure(figsize=size, dpi=150)
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set(xlim=(0, size[0]), ylim=(0, size[1]))
+    axes.set_axis_off()
+    boxes: dict[str, Box] = {}
+    for row, layer in enumerate(reversed(layers)):
+        width = min(TOTAL * 0.62, (TOTAL - (len(layer) - 1) * GAP) / len(layer))
+        for column, name in enumerate(layer):
+            x = size[0] / 2 + (column - (len(layer) - 1) / 2) * (width + GAP)
+            boxes[name] = Box(x, GAP + HEIGHT / 2 + row * (HEIGHT + GAP), width)
+    for name, other in content["arrows"]:
+        _arrow(axes, boxes[name], boxes[other])
+    for name, box in boxes.items():
+        _show(axes, box, name, content["purposes"][name])
+    return figure
+
+
+@dataclass(frozen=True)
+class Box:
+    """The centre and the width of a package's box."""
+
+    x: float
+    y: float
+    width: float
+
+
+def _show(axes: Any, box: Box, name: str, purpose: str) -> None:
+    corner = (box.x - box.width / 2, box.y - HEIGHT / 2)
+    shape = "round,pad=0,rounding_size=0.06"
+    axes.add_patch(FancyBboxPatch(corner, box.width, HEIGHT, shape, fc=FILL, ec=EDGE, lw=1, zorder=2))
+    axes.text(
+        box.x, box.y + 0.19, f"{name}/", ha="center", va="center", color=INK, fontsize=9.5, weight="bold"
+    )
+    words = textwrap.fill(purpose, int(box.width * 18), max_lines=3, placeholder=" ...")
+    axes.text(box.x, box.y - 0.09, words, ha="center", va="center", color=GREY, fontsize=6.6)
+
+
+def _arrow(axes: Any, start: Box, end: Box) -> None:
+    """Straight down to the next row; in a bow beside the boxes to a row further down."""
+    top, bottom = start.y - HEIGHT / 2, end.y + HEIGHT / 2
+    if start.y - end.y < 1.5 * (HEIGHT + GAP):
+        points, style = ((start.x, top), (end.x, bottom)), "arc3"
+    else:
+        side = -1 if start.x < TOTAL / 2 else 1
+        points = ((start.x + side * start.width / 2, start.y), (end.x + side * end.width / 2, end.y))
+        style = f"arc3,rad={-0.35 * side}"
+    look: dict[str, Any] = {"arrowstyle": "-|>", "mutation_scale": 8, "color": LINE, "lw": 1.0, "zorder": 1}
+    axes.add_patch(FancyArrowPatch(*points, connectionstyle=style, **look))
+
+
+def recorded(picture: Path = PICTURE) -> dict[str, Any]:
+    """The facts that a picture was drawn from."""
+    from PIL import Image
+
+    with Image.open(picture) as image:
+        content: dict[str, Any] = json.loads(image.info["facts"])
+    return content
+
+
+def main() -> None:
+    """Draw the picture."""
+    content = facts()
+    draw(content).savefig(PICTURE, metadata={"Software": None, "facts": json.dumps(content)})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,47 @@
+"""Run docs/tour.ipynb and keep its outputs.
+
+python -m docs.run_tour       `make tour` runs it; needs the development packages
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+TOUR = Path(__file__).parent / "tour.ipynb"
+SECONDS = 1800  # for one cell of the notebook, on a slow machine
+
+
+def executed(path: Path = TOUR) -> Any:
+    """The notebook with fresh outputs. Raises CellExecutionError if a cell of it fails."""
+    import nbformat
+    from nbclient import NotebookClient
+
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    notebook = nbformat.read(path, as_version=4)
+    folder = {"metadata": {"path": str(path.parents[1])}}
+    NotebookClient(notebook, timeout=SECONDS, kernel_name="python3", resources=folder).execute()
+    for cell in notebook.cells:
+        cell.metadata = {}  # times of execution
+    return notebook
+
+
+def outputs(notebook: Any) -> list[str]:
+    """The text that each code cell printed or returned, in order."""
+    texts = []
+    for cell in notebook.cells:
+        parts = [o.get("text") or o.get("data", {}).get("text/plain", "") for o in cell.get("outputs", [])]
+        texts += ["".join(parts)] if cell.cell_type == "code" else []
+    return texts
+
+
+def main() -> None:
+    """Run the notebook and write it back."""
+    import nbformat
+
+    nbformat.write(executed(), TOUR)
+
+
+if __name__ == "__main__":
+    main()

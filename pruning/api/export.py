@@ -1,0 +1,44 @@
+"""Write the smaller model of a mask: the export of the command line, for models in memory too."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+
+from pruning.api.model import PrunableModel
+from pruning.core.mask import Mask
+from pruning.export.pipeline import export
+from pruning.export.request import Request
+from pruning.models.spec import Model
+
+
+def export_model(
+    model: PrunableModel, mask: Mask, out: str | Path, *, force: bool = False, verify: bool = True
+) -> Path:
+    """Write a directory that `from_pretrained` loads, with a model card; returns its path.
+
+    The directory is loaded again and must give the logits of the masked model bit for bit, unless `verify` is False.
+    An earlier export of another mask is replaced only with `force`. A model that was wrapped is written to a
+    temporary folder first, since blocks are cut out of files. Raises InputError if the directory cannot be used,
+    MismatchError if what was written is not the masked model.
+    """
+    target = Path(out).expanduser().resolve()
+    with ExitStack() as stack:
+        settings = model.settings
+        if settings is None:
+            scratch = stack.enter_context(tempfile.TemporaryDirectory())
+            settings = _saved(model, Path(scratch) / model.name)
+        request = Request(settings, mask, target, force=force, verify=verify)
+        if model.settings is None:
+            request = dataclasses.replace(request, in_memory=model.name)
+        export(request)
+    return target
+
+
+def _saved(model: PrunableModel, folder: Path) -> Model:
+    """The settings of a wrapped model whose files were written to a folder."""
+    model.module.save_pretrained(folder)
+    model.tokenizer.save_pretrained(folder)
+    return Model(model.name, "local", str(folder), dtype=model.language_model.info.dtype)

@@ -1,0 +1,115 @@
+"""Measure a mask: perplexity on texts and accuracy on items, the dense model beside the pruned one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, TypeAlias
+
+from pruning.api.model import PrunableModel
+from pruning.api.samples import Draw, ItemList, item_rows
+from pruning.calibration.samples import Row, Samples
+from pruning.calibration.text import start_tokens
+from pruning.core.errors import InputError
+from pruning.core.mask import Mask
+from pruning.core.metric_names import error_of, metrics_among
+from pruning.evaluation.corpus import strided
+from pruning.evaluation.heldout import item_accuracy
+from pruning.evaluation.overlap import check_disjoint
+from pruning.evaluation.text import perplexity
+from pruning.models.loader import context_length_of
+from pruning.runs.cell import ForwardSettings
+from pruning.runs.load_model import forward_with
+from pruning.runs.prepare import check_lengths
+
+TextSets: TypeAlias = Sequence[str] | Mapping[str, Sequence[str]]
+ItemSets: TypeAlias = ItemList | Mapping[str, ItemList]
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """Metrics by name, `ppl/NAME` and `acc/NAME`, of the dense and of the pruned model.
+
+    `NAME/stderr` is the standard error of a metric over windows or items.
+    """
+
+    dense: dict[str, float]
+    pruned: dict[str, float]
+
+    def __str__(self) -> str:
+        rows = [
+            f"{name:<20} {_shown(self.dense, name):>18} -> {_shown(self.pruned, name)}"
+            for name in metrics_among(self.pruned)
+        ]
+        return "\n".join(rows)
+
+
+def measure_mask(
+    model: PrunableModel,
+    mask: Mask,
+    *,
+    texts: TextSets | None = None,
+    items: ItemSets | None = None,
+    window: int = 1024,
+    limit: int | None = None,
+    calibration: Samples | None = None,
+) -> Measurements:
+    """Perplexity on texts and accuracy on items, of the dense model and of the model without the dropped blocks.
+
+    `texts` and `items` are lists, or mappings of a name to a list. Each text is cut into windows of `window` tokens,
+    one after another; `limit` bounds the windows and the items of each set. Accuracy is the share of items whose
+    right answer has the highest mean token log-likelihood. With `calibration`, the samples of a search, raises
+    InputError if they share text or items with the data: a mask must not be judged on the data that chose it.
+    """
+    data = _data(model, texts, items, window, limit)
+    most = context_length_of(model.module.config)
+    check_lengths(model.name, most, {f"the data of {name}": samples.length for name, samples in data.items()})
+    if calibration is not None:
+        check_disjoint(calibration, data)
+    forward = forward_with(ForwardSettings(), model.language_model)
+    dense: dict[str, float] = {}
+    pruned: dict[str, float] = {}
+    for name, samples in data.items():
+        measure = perplexity if samples.kind == "text" else item_accuracy
+        dense |= measure(name, forward, samples, Mask(model.n_blocks))
+        pruned |= measure(name, forward, samples, mask)
+    return Measurements(dense, pruned)
+
+
+def _data(
+    model: PrunableModel, texts: TextSets | None, items: ItemSets | None, window: int, limit: int | None
+) -> dict[str, Samples]:
+    """The samples of each metric. Raises InputError if there is nothing to measure, or a set is malformed."""
+    if not texts and not items:
+        raise InputError("there is nothing to measure on: give texts=[...], items=[...], or both.")
+    data: dict[str, Samples] = {}
+    for name, members in _named(texts or {}, "texts").items():
+        rows = tuple(islice(_windows(members, model.tokenizer, window), limit))
+        if not rows:
+            raise InputError(f"the texts of '{name}' hold nothing to predict: give at least two tokens.")
+        data[f"ppl/{name}"] = Samples("text", name, rows, 0)
+    for name, pool in _named(items or {}, "items").items():
+        chosen = pool[:limit]
+        data[f"acc/{name}"] = item_rows(model, chosen, Draw(len(chosen), None, 0))
+    return data
+
+
+def _named(sets: Any, name: str) -> dict[str, Any]:
+    """Sets by name; a plain list goes by the name of the argument."""
+    return (
+        {str(key): list(value) for key, value in sets.items()}
+        if isinstance(sets, Mapping)
+        else {name: list(sets)}
+    )
+
+
+def _windows(texts: Sequence[str], tokenizer: Any, window: int) -> Iterator[Row]:
+    first = start_tokens(tokenizer)
+    for text in texts:
+        ids = tokenizer(text, add_special_tokens=False, verbose=False).input_ids
+        yield from strided(ids, first, window, None)
+
+
+def _shown(values: Mapping[str, float], name: str) -> str:
+    return f"{values[name]:,.3f} ± {values[error_of(name)]:,.3f}"

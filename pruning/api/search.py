@@ -1,0 +1,206 @@
+"""Search a mask: `search_mask`, the same search that a cell of the command line runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from pruning.algo import Algo
+from pruning.api.model import PrunableModel
+from pruning.api.samples import Calibration, Draw, draw_samples
+from pruning.calibration.samples import Samples
+from pruning.core import mask as masks
+from pruning.core.errors import InputError, unknown
+from pruning.core.mask import Mask, Space
+from pruning.core.result import MarginsRecord
+from pruning.core.score import Score
+from pruning.models.loader import context_length_of
+from pruning.objective import Calibrated, Objective
+from pruning.runs.cell import ForwardSettings, Protect
+from pruning.runs.load_model import forward_with
+from pruning.runs.prepare import check_lengths
+from pruning.runs.progress import Progress
+from pruning.search import budget
+from pruning.search.driver import Problem, Solution, solve
+from pruning.search.journal import Journal, KnownScores
+from pruning.search.racing import Racing
+
+if TYPE_CHECKING:
+    from pruning.api.measure import Measurements
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What a search found: the mask, its loss beside the dense model's, and how sure the choice is.
+
+    `margins` has the runner-up and the ties, as `result.json` has them; `scores` are all masks that were scored, in
+    order; `samples` are the calibration samples. Losses are in the unit of the objective, lower is better.
+    """
+
+    model: PrunableModel
+    mask: Mask
+    loss: float
+    dense_loss: float
+    standard_error: float
+    stopped: str
+    evaluations: float
+    seconds: float
+    margins: MarginsRecord
+    scores: list[Score] = field(repr=False)
+    samples: Samples = field(repr=False)
+
+    @property
+    def dropped(self) -> tuple[int, ...]:
+        """The removed blocks, counted from 0."""
+        return self.mask.dropped
+
+    @property
+    def ties(self) -> list[Mask]:
+        """Masks of the same size that are not significantly worse at 0.05; at most 100."""
+        return [Mask(self.mask.n_blocks, tuple(blocks)) for blocks in self.margins["ties"]]
+
+    @contextmanager
+    def masked(self) -> Iterator[Any]:
+        """Within this context, the model runs without the dropped blocks; yields the transformers model."""
+        with self.model.masked(self.mask) as module:
+            yield module
+
+    def measure(self, **settings: Any) -> Measurements:
+        """Measure the mask beside the dense model; takes what `measure_mask` takes.
+
+        Raises InputError if the data share text or items with the calibration samples.
+        """
+        from pruning.api.measure import measure_mask
+
+        return measure_mask(self.model, self.mask, calibration=self.samples, **settings)
+
+    def __str__(self) -> str:
+        runner_up = self.margins["runner_up"]
+        nearest = (
+            "no other mask of this size was scored"
+            if runner_up is None
+            else f"runner-up {runner_up['dropped']} at {runner_up['difference']:+.4f} "
+            f"± {runner_up['standard_error']:.4f}, {self.margins['tied']} of {self.margins['compared']} tied"
+        )
+        return (
+            f"{len(self.dropped)} of {self.mask.n_blocks} blocks removed: {' '.join(map(str, self.dropped))}\n"
+            f"loss {self.dense_loss:.4f} -> {self.loss:.4f} ± {self.standard_error:.4f}; {nearest}"
+        )
+
+
+def search_mask(
+    model: PrunableModel,
+    calibration: Calibration = None,
+    *,
+    k: int | None = None,
+    ratio: float | None = None,
+    objective: str | Objective = "perplexity",
+    algo: str | Algo = "greedy",
+    **settings: Any,
+) -> SearchResult:
+    """Search for the `k` blocks, or the fraction `ratio` of them, that the model misses least.
+
+    `calibration` is a list of texts, a list of items (question, choices, answer), the name of an option such as
+    "pydoc", or samples that an earlier search has drawn. `objective` and `algo` are names of options or instances of
+    their classes. Settings: `samples` and `length` (how much of the data is drawn), `seed`, `protect_first`,
+    `protect_last` (blocks at either end that stay), `racing` (a `Racing`), `forward` (a `ForwardSettings`),
+    `progress` (False hides the bar).
+
+    Raises InputError if a value is wrong, before anything is computed; OutOfReachError if the search would need far
+    too many evaluations; LossError if a loss is NaN or infinite.
+    """
+    options = Settings(**_checked(settings))
+    chosen_objective, chosen_algo = _built("objective", objective), _built("algo", algo)
+    budget.check_budget(chosen_algo)
+    options.forward.check()
+    options.racing.check()
+    masks.check_size(ratio, k)
+    protect = Protect(options.protect_first, options.protect_last)
+    space = masks.space(model.n_blocks, ratio, k, protect.first, protect.last)
+    chosen_algo.evaluations(space)  # raises if the search is out of reach
+    samples = draw_samples(model, calibration, Draw(options.samples, options.length, options.seed))
+    _check_kind(chosen_objective, samples)
+    most = context_length_of(model.module.config)
+    check_lengths(model.name, most, {"the calibration data": samples.length})
+    losses = Calibrated(chosen_objective, forward_with(options.forward, model.language_model), samples)
+    journal = Journal(None, space.n_blocks)
+    solution = _search(
+        Problem(chosen_algo, space, options.seed, options.racing), losses, journal, options.progress
+    )
+    return _result(model, solution, losses, journal)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The less used settings of a search, with their defaults."""
+
+    samples: int | None = None
+    length: int | None = None
+    seed: int = 0
+    protect_first: int = 0
+    protect_last: int = 0
+    racing: Racing = field(default_factory=Racing)
+    forward: ForwardSettings = field(default_factory=ForwardSettings)
+    progress: bool = True
+
+
+def _checked(settings: dict[str, Any]) -> dict[str, Any]:
+    for name in settings:
+        if name not in Settings.__dataclass_fields__:
+            raise unknown("setting of search_mask", name, Settings.__dataclass_fields__)
+    return settings
+
+
+def _search(problem: Problem, losses: Calibrated, journal: Journal, shown: bool) -> Solution:
+    """Drive the search, with a bar unless it is hidden."""
+    most = budget.evaluations(problem.algo, problem.space)
+    title = f"{losses.forward.model.info.name} {type(problem.algo).__name__}"
+    with Progress(title, most, hidden=not shown) as progress:
+        return solve(problem, losses, KnownScores(journal), progress.update)
+
+
+def _result(model: PrunableModel, solution: Solution, losses: Calibrated, journal: Journal) -> SearchResult:
+    score = solution.score
+    return SearchResult(
+        model=model,
+        mask=score.mask,
+        loss=score.loss,
+        dense_loss=solution.dense.loss,
+        standard_error=losses.whole.estimate.error(score.samples),
+        stopped=solution.why,
+        evaluations=solution.asked,
+        seconds=solution.seconds,
+        margins=solution.margins,
+        scores=list(journal.scores.values()),
+        samples=losses.samples,
+    )
+
+
+def _built(group: str, chosen: Any) -> Any:
+    """An instance of a group: the option of a name with its defaults, or what was given."""
+    from pruning.config.groups import PACKAGES, options
+    from pruning.hydra_app.build_option import build_option
+
+    if isinstance(chosen, str):
+        if chosen not in options(group):
+            raise unknown(group, chosen, options(group))
+        return build_option(group, [f"{group}={chosen}"])
+    if isinstance(chosen, type):
+        chosen = chosen()
+    if not hasattr(chosen, PACKAGES[group][1]):
+        raise InputError(f"{group}={chosen!r}: give the name of an option, or an instance of its class.")
+    return chosen
+
+
+def _check_kind(objective: Objective, samples: Samples) -> None:
+    needs = objective.needs
+    if samples.kind not in (("text", "items") if needs == "any" else (needs,)):
+        raise InputError(
+            f"the objective {type(objective).__name__} needs {needs}, and the calibration gives {samples.kind}: "
+            "give a list of texts for text, a list of items for items, or calibration='both' for both."
+        )
+
+
+__all__ = ["SearchResult", "Space", "search_mask"]

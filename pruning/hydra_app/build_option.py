@@ -1,0 +1,32 @@
+"""Build the object of one option, composed as a launch composes it: for exports and for the Python front door."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from pruning.config.compose import check_choices
+from pruning.core.errors import InputError, PruningError, first_line
+from pruning.hydra_app.replay_command import composed
+
+
+def build_option(group: str, words: Sequence[str]) -> Any:
+    """The object of `group` for words such as `model=local model.path=DIR`.
+
+    Raises InputError if an option or a setting does not exist, a value is missing, or the constructor refuses one.
+    """
+    from hydra.errors import HydraException
+    from hydra.utils import instantiate
+    from omegaconf.errors import OmegaConfBaseException
+
+    check_choices(words)
+    try:
+        chosen = composed(words)[group]
+        if missing := [name for name in chosen if str(chosen._get_node(name)) == "???"]:
+            option = next((word.partition("=")[2] for word in words if word.startswith(f"{group}=")), None)
+            raise InputError(f"{group}={option} needs a value: give {group}.{missing[0]}=...")
+        return instantiate(chosen, _convert_="all")
+    except (HydraException, OmegaConfBaseException) as error:
+        if isinstance(cause := error.__cause__, PruningError):  # what the constructor raised
+            raise cause from None
+        raise InputError(f"{first_line(error)}.") from error

@@ -1,0 +1,68 @@
+"""`submission.json` and `jobs.json`: what each key means, one reader and one writer.
+
+The sentence beside each key is what `docs/results_folder.md` prints, and a test holds the two together.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, TypedDict, cast
+
+from pruning.core import atomic_files
+from pruning.core.errors import DamagedError
+from pruning.core.recorded import recorded
+
+NAME, JOBS = "submission.json", "jobs.json"
+
+
+class TaskRecord(TypedDict):
+    """One cell of a submission."""
+
+    key: Annotated[str, "The cell's key."]
+    config: Annotated[dict[str, Any], "Its configuration, with options and classes by name."]
+    choices: Annotated[dict[str, str], "The options of `objective`, `calibration` and `algo`."]
+    resources: Annotated[dict[str, Any], "What its job asks for: `model.resources`."]
+    evaluations: Annotated[int, "The most losses that its search will ask for."]
+    group: Annotated[str, "A digest; cells with the same one share scores."]
+
+
+class SubmissionRecord(TypedDict):
+    """What was submitted; written before the scheduler is asked."""
+
+    launcher: Annotated[dict[str, Any], "The launcher's class and settings."]
+    submitted: Annotated[str, "When, in UTC."]
+    code: Annotated[str, "The folder in `code/` with the copy of the code that the jobs run."]
+    where: Annotated[str, "The working directory of the command; relative paths start there."]
+    driver: Annotated[str, "The process that submits."]
+    tasks: Annotated[list[TaskRecord], "The cells."]
+
+
+class JobsRecord(TypedDict):
+    """What is known about the jobs of a submission; written again with each job."""
+
+    jobs: Annotated[dict[str, str], "The name of each cell's job in the scheduler, by the cell's key."]
+    complete: Annotated[bool, "Whether no further job will be added."]
+    devices: Annotated[dict[str, list[str]], "The GPUs of each local process, by the process's name."]
+
+
+def read_submission(path: Path) -> tuple[SubmissionRecord, JobsRecord]:
+    """A submission and its jobs, in the present form whatever version wrote it. Raises DamagedError if it is not one."""
+    data = atomic_files.read_json(path)
+    if not isinstance(data, dict) or not SubmissionRecord.__required_keys__ <= data.keys():
+        raise DamagedError(f"{path} is damaged (it is not a record of jobs): move it away.")
+    jobs_path = path.with_name(JOBS)
+    empty: JobsRecord = {"jobs": {}, "complete": False, "devices": {}}
+    jobs = atomic_files.read_json(jobs_path) if jobs_path.exists() else {}
+    return cast(SubmissionRecord, data | {"launcher": recorded(data["launcher"])}), cast(
+        JobsRecord, empty | jobs
+    )
+
+
+def write_submission(folder: Path, record: SubmissionRecord) -> None:
+    """Write `submission.json` atomically."""
+    atomic_files.write_json(folder / NAME, record)
+
+
+def write_jobs(folder: Path, record: JobsRecord) -> None:
+    """Write `jobs.json` atomically."""
+    atomic_files.write_json(folder / JOBS, record)

@@ -1,0 +1,36 @@
+"""The command line: `python launch.py` in a checkout, `depth-pruning` once installed.
+
+Everything heavy is imported after Hydra has composed the configuration, so that `--help` stays fast.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from pruning.config.compose import check_choices
+from pruning.config.groups import CONF
+from pruning.core.errors import InputError
+from pruning.core.threads import let_threads_wait
+from pruning.hydra_app.registry import register
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
+def _launch(composed: DictConfig) -> None:
+    from pruning.study.command import execute
+
+    execute([(composed, HydraConfig.get().runtime.choices)])
+
+
+def main() -> None:
+    """Run one cell or, with `-m`, a grid. Exits with 1 for bad input, in plain words."""
+    let_threads_wait()
+    try:
+        register()
+        check_choices(sys.argv[1:])
+    except InputError as error:
+        raise SystemExit(f"{error}") from None
+    _launch()

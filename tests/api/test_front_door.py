@@ -1,0 +1,177 @@
+"""The front door for Python gives what the command line gives, and works on models that are in memory."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import pruning
+from pruning.algo.beam import Beam
+from pruning.calibration.sources import embedded_items, pydoc
+from pruning.objective.margin import Margin
+from tests.conftest import N_BLOCKS, Command
+
+TEXTS = list(pydoc("calibration"))[:40]
+ITEMS = [
+    {"question": item.question, "choices": list(item.choices), "answer": item.answer}
+    for item in embedded_items("calibration")[:30]
+]
+QUIET = {"progress": False}
+
+
+@pytest.fixture(scope="module")
+def model(model_folder: Path) -> pruning.PrunableModel:
+    return pruning.load_model(model_folder, dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def wrapped(model_folder: Path) -> pruning.PrunableModel:
+    module = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32)
+    return pruning.wrap_model(module, AutoTokenizer.from_pretrained(model_folder), name="mine")
+
+
+def lines(path: Path, records: list[Any]) -> Path:
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("algo", ["greedy", "bayesian"])
+def test_texts_give_the_mask_and_losses_of_the_command_line(
+    launch: Command, wrapped: pruning.PrunableModel, tmp_path: Path, algo: str
+) -> None:
+    path = lines(tmp_path / "texts.jsonl", [{"text": text} for text in TEXTS])
+    words = (
+        "calibration=text_file",
+        f"calibration.path={path}",
+        "calibration.samples=5",
+        "calibration.length=32",
+    )
+    cell = launch(f"algo={algo}", "k=2", "seed=3", *words, calibrated=False).result()
+    found = pruning.search_mask(wrapped, TEXTS, k=2, algo=algo, seed=3, samples=5, length=32, **QUIET)
+    assert list(found.dropped) == cell["mask"]["dropped"]
+    assert found.loss == cell["calibration"]["loss"]
+    assert found.dense_loss == cell["calibration"]["dense_loss"]
+    assert found.samples.sha256 == cell["calibration"]["sha256"]
+    assert found.margins == cell["margins"]
+
+
+def test_items_give_the_mask_and_losses_of_the_command_line(
+    launch: Command, model: pruning.PrunableModel, tmp_path: Path
+) -> None:
+    path = lines(tmp_path / "items.jsonl", ITEMS)
+    words = ("calibration=items_file", f"calibration.path={path}", "calibration.samples=9")
+    cell = launch("objective=margin", "algo=beam", "k=2", *words, calibrated=False).result()
+    found = pruning.search_mask(model, ITEMS, k=2, objective=Margin(), algo=Beam, samples=9, **QUIET)
+    assert list(found.dropped) == cell["mask"]["dropped"]
+    assert (found.loss, found.dense_loss) == (cell["calibration"]["loss"], cell["calibration"]["dense_loss"])
+
+
+def test_a_named_calibration_is_that_of_the_command_line(
+    launch: Command, model: pruning.PrunableModel
+) -> None:
+    cell = launch("algo=one_shot", "k=1", "calibration=pydoc").result()
+    found = pruning.search_mask(model, "pydoc", k=1, algo="one_shot", samples=4, length=24, **QUIET)
+    assert (found.loss, list(found.dropped)) == (cell["calibration"]["loss"], cell["mask"]["dropped"])
+
+
+def test_what_a_search_shows(model: pruning.PrunableModel) -> None:
+    found = pruning.search_mask(model, TEXTS, k=2, samples=6, length=32, **QUIET)
+    assert len(found.scores) == 1 + N_BLOCKS + N_BLOCKS - 1
+    assert all(len(mask.dropped) == 2 for mask in found.ties)
+    assert len(found.ties) == found.margins["tied"]
+    assert f"2 of {N_BLOCKS} blocks removed" in str(found)
+    assert "runner-up" in str(found)
+
+
+def test_the_masked_model_runs_and_is_whole_again_afterwards(wrapped: pruning.PrunableModel) -> None:
+    ids = torch.arange(5, 15)[None]
+    with torch.no_grad():
+        whole = wrapped.module(ids).logits
+        with wrapped.masked(pruning.Mask(N_BLOCKS, (1, 4))) as module:
+            less = module(ids).logits
+        assert torch.equal(wrapped.module(ids).logits, whole)
+    assert not torch.allclose(less, whole)
+
+
+def test_measurements_of_a_mask_stand_beside_those_of_the_dense_model(model: pruning.PrunableModel) -> None:
+    texts = {"reference": list(pydoc("heldout"))[:4]}
+    found = pruning.measure_mask(
+        model, pruning.Mask(N_BLOCKS, (2,)), texts=texts, items=ITEMS, window=64, limit=5
+    )
+    assert set(found.dense) == set(found.pruned) == {
+        "ppl/reference", "ppl/reference/stderr", "acc/items", "acc/items/stderr",
+    }  # fmt: skip
+    nothing = pruning.measure_mask(model, pruning.Mask(N_BLOCKS), texts=texts, window=64, limit=5)
+    assert nothing.pruned == nothing.dense
+    assert "->" in str(found)
+
+
+def test_a_mask_is_not_judged_on_its_calibration_data(model: pruning.PrunableModel) -> None:
+    found = pruning.search_mask(model, ITEMS, k=1, objective="margin", samples=30, **QUIET)
+    with pytest.raises(pruning.InputError, match="share 30 items"):
+        found.measure(items=ITEMS)
+
+
+def test_a_wrapped_model_is_exported_as_the_masked_model(
+    wrapped: pruning.PrunableModel, tmp_path: Path
+) -> None:
+    mask = pruning.Mask(N_BLOCKS, (0, 3))
+    folder = pruning.export_model(wrapped, mask, tmp_path / "smaller")
+    smaller = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    ids = torch.arange(5, 15)[None]
+    with torch.no_grad(), wrapped.masked(mask) as module:
+        assert torch.equal(smaller(ids).logits, module(ids).logits)
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert card.startswith("---") and "mine-4-of-6-blocks" in card
+    written = "".join(
+        path.read_text(encoding="utf-8") for path in folder.iterdir() if path.suffix in (".md", ".yaml")
+    )
+    assert "/tmp" not in written, "no path of the temporary folder is left"
+    with pytest.raises(pruning.InputError, match="holds another export"):
+        pruning.export_model(wrapped, pruning.Mask(N_BLOCKS, (1,)), folder)
+
+
+WRONG: dict[str, tuple[dict[str, Any], str]] = {
+    "algo": ({"algo": "greedi"}, "Did you mean greedy"),
+    "objective": ({"objective": "perplexit"}, "Did you mean perplexity"),
+    "class": ({"algo": Margin()}, "give the name of an option, or an instance"),
+    "setting": ({"sample": 3}, "Did you mean samples"),
+    "size": ({"k": None}, "neither is given"),
+    "both sizes": ({"ratio": 0.2}, "both are given"),
+    "too many": ({"k": N_BLOCKS}, "cannot be removed"),
+    "too short": ({"samples": 10_000_000}, "lower calibration.samples"),
+    "kind": ({"objective": "margin"}, "needs items"),
+}
+
+
+@pytest.mark.parametrize(("settings", "text"), WRONG.values(), ids=WRONG.keys())
+def test_bad_input_is_refused_before_anything_is_computed(
+    model: pruning.PrunableModel, settings: dict[str, Any], text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pruning.api.search.solve", lambda *_: pytest.fail("the search was started"))
+    with pytest.raises(pruning.InputError, match=text):
+        pruning.search_mask(model, TEXTS, **({"k": 2} | settings | QUIET))
+
+
+@pytest.mark.parametrize("data", [[], [" ", "\n"], [{"question": "?", "choices": ["a"], "answer": 0}]])
+def test_bad_calibration_data_are_refused(model: pruning.PrunableModel, data: list[Any]) -> None:
+    with pytest.raises(pruning.InputError):
+        pruning.search_mask(model, data, k=1, **QUIET)
+
+
+def test_an_unknown_model_or_setting_is_refused(model_folder: Path) -> None:
+    with pytest.raises(pruning.InputError, match=r"no model 'smolm'.*smollm2"):
+        pruning.load_model("smolm")
+    with pytest.raises(pruning.InputError, match="dtpye is no setting"):
+        pruning.load_model(model_folder, dtpye="float32")
+
+
+def test_unknown_names_of_the_package_are_attribute_errors() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'serch_mask'"):
+        pruning.serch_mask  # type: ignore[attr-defined]  # noqa: B018
+    assert {"load_model", "search_mask", "export_model"} <= set(dir(pruning))
