@@ -11,6 +11,7 @@ from typing import Any
 
 from pruning.core.errors import InputError
 from pruning.core.mask import Mask
+from pruning.core.threads import let_threads_wait
 from pruning.models import loader
 from pruning.models.loader import LanguageModel
 from pruning.models.spec import Model
@@ -65,6 +66,7 @@ def load_model(name: str | Path, **settings: Any) -> PrunableModel:
     Raises InputError if there is no such model, UnreachableError if the hub cannot be reached, UnskippableError if
     the model's blocks cannot be removed one by one.
     """
+    let_threads_wait()
     from pruning.engine.device import exact
 
     exact()

@@ -25,6 +25,7 @@ from pruning.core.errors import (
 )
 from pruning.core.recorded import CLASS
 from pruning.core.result import DoneResult
+from pruning.core.threads import let_threads_wait
 from pruning.core.units import bytes_text
 from pruning.export import metric_text, model_card, request
 from pruning.export.mergekit import mergekit
@@ -183,6 +184,7 @@ def export_cell(folder: Path, out: Path) -> str:
 
 def main() -> None:
     """The entry point of `python -m pruning.export` and of `depth-pruning-export`."""
+    let_threads_wait()
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("pruning").setLevel(logging.INFO)
     try:

@@ -46,7 +46,7 @@ class JobsRecord(TypedDict):
 
 
 def read_submission(path: Path) -> tuple[SubmissionRecord, JobsRecord]:
-    """A submission and its jobs, in the present form whatever version wrote it. Raises DamagedError if it is not one."""
+    """A submission and its jobs; older forms are converted. Raises DamagedError if the file is not a submission."""
     data = atomic_files.read_json(path)
     if not isinstance(data, dict) or not SubmissionRecord.__required_keys__ <= data.keys():
         raise DamagedError(f"{path} is damaged (it is not a record of jobs): move it away.")

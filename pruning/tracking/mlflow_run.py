@@ -20,7 +20,7 @@ VERSION = "result_sha256"  # the tag of a complete run; it identifies the result
 
 
 def record_run(client: Any, experiment: str, folder: Path) -> None:
-    """Record a cell as one run and delete its other runs. Does nothing if the result is missing or recorded already."""
+    """Record a cell as one run and delete its other runs, unless the result is missing or recorded already."""
     from mlflow.entities import Metric, Param, RunTag
 
     if (result := read_result(folder)) is None:

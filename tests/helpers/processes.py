@@ -17,7 +17,7 @@ PRELOADED = [
     "transformers.models.llama.modeling_llama",
     "pruning.runs.run_cell",
     "pruning.engine.forward",
-    "tests.rows",
+    "tests.helpers.rows",
 ]
 
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# A private SLURM cluster on this machine for the tests, from Debian's packages; neither systemd nor cgroups are needed.
+# A private SLURM cluster on this machine for the tests, from Debian's packages, without systemd or cgroups.
 #
-#   cluster.sh up               install missing packages, start, wait until all nodes are up; prints the path of slurm.conf
+#   cluster.sh up               install packages, start, wait until all nodes are up; prints the path of slurm.conf
 #   cluster.sh is-up            succeed if all nodes are up
 #   cluster.sh down             stop the cluster's daemons and remove its folder
 #   cluster.sh stop-node NAME   kill a node's daemon and everything that runs there, like a power cut

@@ -172,7 +172,7 @@ INPUT_ERRORS: dict[str, tuple[list[str], str]] = {
     ),
     "too few items": (
         ["objective=margin", "calibration.samples=9999"],
-        "calibration.samples=9999 are needed",
+        "fewer than calibration.samples=9999",
     ),
     "seed": (["seed=-1"], "seed=-1 is negative: choose 0 or more"),
     "neither": (["ratio=null"], "give either ratio or k, not both: neither is given"),
