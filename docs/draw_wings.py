@@ -65,12 +65,12 @@ def _arrows(names: list[str]) -> list[list[str]]:
 
 def _reach(name: str, below: dict[str, set[str]]) -> set[str]:
     """All packages below one, itself excluded."""
-    found: set[str] = set()
+    reached: set[str] = set()
     waiting = list(below[name])
     while waiting:
-        found.add(following := waiting.pop())
-        waiting += below[following] - found
-    return found
+        reached.add(following := waiting.pop())
+        waiting += below[following] - reached
+    return reached
 
 
 def draw(content: dict[str, Any]) -> Figure:

@@ -90,7 +90,7 @@ def report() -> tuple[list[str], int]:
         "Statements, tested on the paper's tables",
     ]
     for statement in claims.statements():
-        verdict = "borne out" if statement.holds else "NOT borne out"
+        verdict = "supported" if statement.holds else "NOT supported"
         text += ["", f"[{verdict}] {statement.claim}", *(f"    {fact}" for fact in statement.facts)]
     return text, int(failed > 0)
 

@@ -153,8 +153,8 @@ def searches(m: StudyData) -> Iterator[str]:
         at_best = int((rows["regret"] <= 1e-9).sum())
         text = f"the search {algo} found the best known mask in {at_best} of {count(len(rows), 'cell')}"
         if len(errors):
-            text += f"; its loss is {number(errors.mean())} standard errors above it on average, "
-            text += f"{number(errors.max())} at most"
+            mean, most = number(errors.mean()), number(errors.max())
+            text += f"; its mean regret is {mean} standard errors, the maximum {most}"
         yield sentence([text, f"it asked for {number(rows['asked'].astype(float).mean())} scores on average"])
 
 

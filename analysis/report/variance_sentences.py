@@ -54,7 +54,7 @@ def _parts(label: str, shares: Shares) -> str:
     named = {
         "calibration": "calibration",
         "search": "the search",
-        "interaction": "their interaction and the rest",
+        "interaction": "interaction and the rest",
     }
     words = [
         f"{text} {percents(e.value, e.low, e.high)}"
@@ -90,9 +90,8 @@ def _tested(label: str, rows: pd.DataFrame) -> str:
         return sentence([f"{label}: no source could be tested"])
     strong = [f"{s} (q {q:.2g})" for s, q in zip(tests["source"], tests["q"], strict=True) if q <= 0.05]
     weak = [str(s) for s, q in zip(tests["source"], tests["q"], strict=True) if q > 0.05]
-    parts = [f"significant: {listed(strong)}"] if strong else []
-    parts += [f"not significant: {listed(weak)}"] if weak else []
-    return sentence([f"{label}, false discovery rate 0.05: {parts[0]}", *parts[1:]])
+    significant = f"{label}, significant at a false discovery rate of 0.05: {listed(strong) or 'none'}"
+    return sentence([significant, f"not significant: {listed(weak)}" if weak else ""])
 
 
 def agreement(m: StudyData) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Searches. Each file defines one search: a frozen dataclass of hyper-parameters with a `propose` generator.
+"""Searches, one per file: a frozen dataclass of hyper-parameters with a `propose` generator.
 
 A search yields masks and receives their losses in the same order. It uses masks and numpy only: no model, no
 objective, no clock. All randomness comes from `rng`. So a search is a pure function of (seed, losses), and

@@ -1,4 +1,4 @@
-"""Objectives. Each file defines one: a frozen dataclass of settings that turns a model and samples into a loss.
+"""Objectives, one per file: settings that turn a model and samples into a loss of masks.
 
 Lower is always better. torch is imported inside `bind`, so that composing a configuration stays fast.
 """

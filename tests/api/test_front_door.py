@@ -127,7 +127,8 @@ def test_a_wrapped_model_is_exported_as_the_masked_model(
     with torch.no_grad(), wrapped.masked(mask) as module:
         assert torch.equal(smaller(ids).logits, module(ids).logits)
     card = (folder / "README.md").read_text(encoding="utf-8")
-    assert card.startswith("---") and "mine-4-of-6-blocks" in card
+    assert card.startswith("---")
+    assert "mine-4-of-6-blocks" in card
     written = "".join(
         path.read_text(encoding="utf-8") for path in folder.iterdir() if path.suffix in (".md", ".yaml")
     )

@@ -1,4 +1,4 @@
-"""Studies whose truth is known: frames with chosen effects, and results folders as `pruning.runs.run_cell` writes them."""
+"""Studies whose truth is known: frames with chosen effects, and results folders as a cell writes them."""
 
 from __future__ import annotations
 

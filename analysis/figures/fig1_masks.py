@@ -1,0 +1,143 @@
+"""Figure 1: which blocks each search removed. One panel for each model, objective and k.
+
+python -m analysis.fig1_masks --results results --study demo
+
+Source: figure 1 of arXiv 2604.24938. In addition, each row shows the held-out metrics of its masks. If a search has
+several cells (draws, data), the shade of a block is the share of cells that remove it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from scipy.stats import gmean
+
+from ..data.load import done
+from ..data.metrics import Metric, measured
+from ..stats.frames import groups
+from .cli import arguments, asked
+from .style import DASH, GREY, empty, head, looks, number, ordered, save, wrapped
+
+# Inches: height of a line, rest of a panel's height, width of a panel. Eight panels in two columns fill a page.
+ROW, HEAD, WIDTH = 0.165, 0.5, 4.2
+
+
+def draw(frame: pd.DataFrame, title: str) -> Figure:
+    """One row of panels per model and objective, one column per k of the model; one line per search in a panel."""
+    known = frame.dropna(subset=["model", "objective", "k"])
+    rows = list(dict.fromkeys(zip(known["model"], known["objective"], strict=True)))
+    ks = {model: sorted(known.loc[known["model"] == model, "k"].unique()) for model, _ in rows}
+    columns = max(len(values) for values in ks.values())
+    most = int(known.groupby(["model", "objective", "k"])["algo"].nunique().max())
+    figure = Figure(
+        figsize=(0.3 + WIDTH * columns, 0.9 + len(rows) * (HEAD + ROW * most)), layout="constrained"
+    )
+    head(figure, title, figure.get_figwidth())
+    grid = figure.subplots(len(rows), columns, squeeze=False)
+    colours = looks(list(dict.fromkeys(known["objective"])))
+    metrics = list(measured(frame).values())
+    for i, (model, objective) in enumerate(rows):
+        for j in range(columns):
+            if j >= len(ks[model]):
+                grid[i, j].set_axis_off()
+                continue
+            k = ks[model][j]
+            cells = known[(known["model"] == model) & (known["objective"] == objective) & (known["k"] == k)]
+            heading = f"{model} · {objective} · {int(k)} block{'s' if k > 1 else ''} removed"
+            _panel(grid[i, j], cells, metrics, colours[objective][0], heading)
+    foot = wrapped(_foot(done(frame), metrics), int(figure.get_figwidth() * 17), "; ")
+    figure.supxlabel(foot, fontsize=7, color=GREY)
+    return figure
+
+
+def _panel(axes: Axes, cells: pd.DataFrame, metrics: Sequence[Metric], colour: str, title: str) -> None:
+    axes.set_title(title, loc="left", fontsize=8)
+    searches = ordered(cells["algo"])
+    finished = done(cells)
+    if finished.empty:
+        empty(axes, f"none of {len(cells)} cells is finished")
+        return
+    n_blocks = int(finished["n_blocks"].iloc[0])
+    removed = np.full((len(searches), n_blocks), np.nan)
+    for line, algo in enumerate(searches):
+        searched = finished[finished["algo"] == algo]
+        if len(searched):
+            removed[line] = np.mean(
+                [[b in mask for b in range(n_blocks)] for mask in searched["dropped"]], axis=0
+            )
+        _line(axes, line, n_blocks, searched, metrics)
+    shades = LinearSegmentedColormap.from_list("removed", ["#F2F2F2", colour])
+    axes.pcolormesh(removed, cmap=shades, vmin=0, vmax=1, edgecolors="white", linewidth=0.8)
+    axes.set_ylim(len(searches), 0)
+    axes.set_xlabel("block", fontsize=7, labelpad=1)
+    axes.set_xticks(np.arange(0, n_blocks, 2) + 0.5, [str(b) for b in range(0, n_blocks, 2)], fontsize=6.5)
+    axes.set_yticks(np.arange(len(searches)) + 0.5, [_label(cells, algo) for algo in searches], fontsize=7)
+    axes.tick_params(length=0, pad=2)
+    for side in axes.spines.values():
+        side.set_visible(False)
+
+
+def _line(axes: Axes, line: int, n_blocks: int, cells: pd.DataFrame, metrics: Sequence[Metric]) -> None:
+    """Write the metrics of a search's masks beside its line."""
+    text = _cost(cells, metrics) if len(cells) else "missing"
+    axes.text(n_blocks + 0.3, line + 0.5, text, va="center", fontsize=6.5, color="0.25")
+
+
+def _label(cells: pd.DataFrame, algo: str) -> str:
+    """The name of the search, with its number of cells if that is not one."""
+    searched = cells[cells["algo"] == algo]
+    finished = int((searched["status"] == "done").sum())
+    if finished < len(searched):
+        return f"{algo} ({finished}/{len(searched)})"
+    return algo if finished == 1 else f"{algo} ({finished})"
+
+
+def _cost(cells: pd.DataFrame, metrics: Sequence[Metric], which: str = "pruned") -> str:
+    """The mean metrics over cells as text; geometric means for perplexities."""
+    words = []
+    for metric in metrics:
+        values = metric.of(cells, which).dropna()
+        if values.empty:
+            words.append(f"{metric.kind} {DASH}")
+        elif metric.kind == "ppl":
+            value = float(gmean(values))
+            words.append(f"ppl {value:.1f}" if value < 1000 else f"ppl {number(value)}")
+        else:
+            words.append(f"acc {values.mean() / 100:.2f}")
+    return "  ".join(words)
+
+
+def _foot(finished: pd.DataFrame, metrics: Sequence[Metric]) -> str:
+    """How to read the figure, and the metrics of the whole models."""
+    whole = "; ".join(
+        f"{model} {_cost(cells, metrics, 'dense')}" for model, cells in groups(finished, "model")
+    )
+    several = finished.groupby(["model", "objective", "k", "algo"]).size().max() > 1
+    shade = "shade: share of the cells (draws, data) that remove a block; " if several else ""
+    if not metrics:
+        return shade.removesuffix("; ")
+    beside = " and ".join(metric.label for metric in metrics)
+    geometric = several and any(metric.kind == "ppl" for metric in metrics)
+    means = "perplexities: geometric mean over cells; " if geometric else ""
+    return f"{shade}beside each mask: {beside}; {means}nothing removed: {whole}"
+
+
+def table(frame: pd.DataFrame) -> pd.DataFrame:
+    """The CSV: one row per cell with its mask and its metrics, missing cells included."""
+    metrics = [name for name in frame if str(name).startswith(("dense/", "pruned/"))]
+    where = ["model", "objective", "calibration", "samples", "length", "algo", "k", "seed"]
+    drawn = frame[["cell", "status", *where, "dropped", *metrics]]
+    masks = [" ".join(map(str, mask)) if isinstance(mask, tuple) else "" for mask in drawn["dropped"]]
+    return drawn.assign(dropped=masks)
+
+
+def main() -> None:
+    """Draw the figure for a results folder."""
+    given = arguments("Which blocks each search removed.")
+    frame, title = asked(given)
+    save(draw(frame, title), table(frame), given.out, "fig1_masks")

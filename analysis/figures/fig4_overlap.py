@@ -1,0 +1,169 @@
+"""Figure 4: which searches and objectives remove the same blocks, corrected for chance.
+
+python -m analysis.fig4_overlap --results results --study small
+
+Not in the paper, which compares masks by eye. Top: a heat map for each model and k. It shows the mean corrected
+Jaccard overlap of two cells with the same draw number; on the diagonal, of two draws of the same search. Bottom: the
+overlap of masks that differ in one factor only.
+"""
+
+from __future__ import annotations
+
+from itertools import combinations_with_replacement
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.collections import QuadMesh
+from matplotlib.figure import Figure
+
+from ..data.load import done
+from ..stats import overlap
+from ..stats.frames import each, groups
+from ..stats.grid import COMPARISONS, STRATUM
+from .cli import arguments, asked
+from .style import COLOURS, GREY, empty, head, ordered, save
+
+COLOUR_MAP = "cividis"
+
+
+def heat(frame: pd.DataFrame) -> pd.DataFrame:
+    """Mean corrected overlap of every two (objective, algorithm) of a model and k, and the number of `pairs`."""
+    rows = []
+    for (model, k), cells in groups(done(frame), STRATUM):
+        searches = {name: part.reset_index(drop=True) for name, part in groups(cells, ["objective", "algo"])}
+        keys = [(o, a) for o in sorted(cells["objective"].unique()) for a in ordered(cells["algo"])]
+        for first, second in combinations_with_replacement(keys, 2):
+            overlaps = _between(searches.get(first), searches.get(second), first == second)
+            mean = float(np.mean(overlaps)) if overlaps else float("nan")
+            rows.append([model, int(k), *first, *second, mean, len(overlaps)])
+    columns = ["model", "k", "objective_a", "algo_a", "objective_b", "algo_b", "corrected", "pairs"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _between(first: pd.DataFrame | None, second: pd.DataFrame | None, same: bool) -> list[float]:
+    """Corrected overlaps of two searches with equal draws or, if `same`, of one search with different draws."""
+    if first is None or second is None:
+        return []
+    a, b = overlap.masks(first), overlap.masks(second)
+    free = overlap.n_open(first)
+    overlaps = []
+    for i in range(len(first)):
+        for j in range(i + 1, len(second)) if same else range(len(second)):
+            if same != (first["draw"][i] == second["draw"][j]):
+                overlaps.append(overlap.corrected(a[i], b[j], int(free[i])))
+    return overlaps
+
+
+def comparisons(frame: pd.DataFrame) -> pd.DataFrame:
+    """All pairs of masks that differ in one factor; `comparison` names it."""
+    parts = [overlap.pairs(done(frame), name).assign(comparison=name) for name in COMPARISONS]
+    nonempty = [part for part in parts if len(part)]
+    return pd.concat(nonempty, ignore_index=True) if nonempty else parts[0]
+
+
+def draw(heats: pd.DataFrame, pairs: pd.DataFrame, title: str) -> Figure:
+    """Heat maps with one row per model and one column per k; the comparisons below them."""
+    models = sorted(heats["model"].unique())
+    ks = {model: sorted(heats.loc[heats["model"] == model, "k"].unique()) for model in models}
+    columns = max(len(v) for v in ks.values())
+    side = max(1.9, 0.5 + 0.115 * _size(heats))
+    width = max(5.0, 1.3 + side * columns)
+    figure = Figure(figsize=(width, 0.6 + (side + 0.35) * len(models) + 1.9), layout="constrained")
+    head(figure, title, width)
+    heights = [*[side + 0.35] * len(models), 1.9]
+    grid = figure.add_gridspec(len(models) + 1, columns, height_ratios=heights)
+    shown = []
+    for i, model in enumerate(models):
+        for j in range(columns):
+            axes = figure.add_subplot(grid[i, j])
+            shown.append(axes)
+            if j >= len(ks[model]):
+                empty(axes, "")
+                continue
+            k = ks[model][j]
+            image = _map(axes, heats[(heats["model"] == model) & (heats["k"] == k)], j == 0)
+            axes.set_title(f"{model} · k = {k}", fontsize=8.5)
+    bar = figure.colorbar(image, ax=shown, shrink=0.5, aspect=30, pad=0.01)
+    bar.set_label("chance-corrected overlap\n0: chance, 1: equal", fontsize=7.5)
+    bar.ax.tick_params(labelsize=7)
+    _strips(figure.add_subplot(grid[-1, :]), pairs, models)
+    return figure
+
+
+def _size(heats: pd.DataFrame) -> int:
+    return int(
+        heats.groupby(["model", "k"])[["objective_a", "algo_a"]]
+        .apply(lambda g: len(g.drop_duplicates()))
+        .max()
+    )
+
+
+def _map(axes: Axes, chosen: pd.DataFrame, named: bool) -> QuadMesh:
+    keys = list(dict.fromkeys(zip(chosen["objective_a"], chosen["algo_a"], strict=True)))
+    position = {key: i for i, key in enumerate(keys)}
+    values = np.full((len(keys), len(keys)), np.nan)
+    for row in each(chosen):
+        i, j = (
+            position[str(row.objective_a), str(row.algo_a)],
+            position[str(row.objective_b), str(row.algo_b)],
+        )
+        values[i, j] = values[j, i] = row.corrected
+    axes.set_facecolor("0.85")
+    image = axes.pcolormesh(np.ma.masked_invalid(values), cmap=COLOUR_MAP, vmin=0, vmax=1)
+    for i, j in zip(*np.nonzero(np.isnan(values)), strict=True):
+        axes.plot(j + 0.5, i + 0.5, "x", color="0.5", ms=2.5, mew=0.5)
+    objectives = list(dict.fromkeys(o for o, _ in keys))
+    edges = [sum(o == name for o, _ in keys) for name in objectives]
+    starts = np.cumsum([0, *edges])
+    for edge in starts[1:-1]:
+        axes.axhline(edge, color="white", lw=1.5)
+        axes.axvline(edge, color="white", lw=1.5)
+    axes.set(xlim=(0, len(keys)), ylim=(len(keys), 0), aspect="equal")
+    axes.set_yticks(
+        np.arange(len(keys)) + 0.5, [a for _, a in keys] if named else [""] * len(keys), fontsize=6.5
+    )
+    axes.set_xticks((starts[1:] + starts[:-1]) / 2, objectives, fontsize=7)
+    axes.tick_params(length=0, pad=2)
+    return image
+
+
+def _strips(axes: Axes, pairs: pd.DataFrame, models: list[str]) -> None:
+    """Draw the mean and the middle half of the pairs of each comparison."""
+    names = list(COMPARISONS)
+    for i, model in enumerate(models):
+        axes.plot([], [], "o", color=COLOURS[i % len(COLOURS)], ms=5, label=model)
+        for y, name in enumerate(names):
+            overlaps = pairs.loc[(pairs["comparison"] == name) & (pairs["model"] == model), "corrected"]
+            height = y + 0.36 * (i - (len(models) - 1) / 2)
+            colour = COLOURS[i % len(COLOURS)]
+            if overlaps.empty:
+                axes.text(0.01, height, f"no pair of {model}", fontsize=6, color="0.5", va="center")
+                continue
+            axes.plot(
+                np.quantile(overlaps, [0.25, 0.75]),
+                [height] * 2,
+                color=colour,
+                lw=2.5,
+                alpha=0.45,
+                solid_capstyle="butt",
+            )
+            axes.plot(overlaps.mean(), height, "o", color=colour, ms=5, mec="white", mew=0.5)
+            axes.text(1.06, height, f"{len(overlaps):,} pairs", fontsize=6, color=GREY, va="center")
+    axes.axvline(0, color="0.7", lw=0.8)
+    axes.set(xlim=(-0.2, 1.3), ylim=(len(names) - 0.4, -0.6))
+    axes.set_xlabel("corrected overlap: mean, middle half of pairs", fontsize=8)
+    axes.set_yticks(range(len(names)), [f"{name} differ" for name in names], fontsize=7.5)
+    axes.legend(
+        frameon=False, fontsize=7.5, loc="lower left", bbox_to_anchor=(0, 1), ncols=len(models), borderpad=0
+    )
+
+
+def main() -> None:
+    """Draw the figure for a results folder."""
+    given = arguments("Chance-corrected overlap of masks.")
+    frame, title = asked(given)
+    heats, pairs = heat(frame), comparisons(frame)
+    save(draw(heats, pairs, title), heats, given.out, "fig4_overlap")
+    pairs.to_csv(given.out / "fig4_overlap_pairs.csv", index=False)
+    overlap.groups_of(done(frame)).to_csv(given.out / "fig4_overlap_groups.csv", index=False)

@@ -1,0 +1,119 @@
+"""Figure 8: how often other calibration samples would choose another mask, and how many samples are enough.
+
+python -m analysis.fig8_stability --results results --study small
+
+Computed from the per-sample losses in the traces; no model is run. Left: the share of bootstrap samples of the
+calibration data with which the last decision of a search gives another mask. Right: the agreement of two disjoint
+subsets of n samples, mean over cells.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ..data.load import done, trace
+from ..stats import stability
+from ..stats.frames import strata_of
+from ..stats.grid import STRATUM
+from .cli import arguments, asked
+from .style import COLOURS, MARKERS, empty, legend, looks, ordered, panels, save
+
+WHERE = ["cell", *STRATUM, "objective", "calibration", "draw", "algo"]
+
+
+def measure(frame: pd.DataFrame, results: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """One row per cell (how often resamples choose another mask, samples needed), and the curves over n."""
+    rows, curves = [], []
+    for _, cell in done(frame).iterrows():
+        decision = stability.last_decision(trace(results, str(cell["cell"])), int(cell["k"]))
+        where = dict(cell[WHERE])
+        if decision is None:
+            rows.append(where | {"note": "no last decision over equally weighted samples in the trace"})
+            continue
+        other, overlap = stability.resampled(decision)
+        curve = stability.curve(decision)
+        curves.append(curve.assign(**where))
+        sizes = {"candidates": len(decision.candidates), "samples": decision.losses.shape[1]}
+        enough = {"enough": stability.enough(curve), "enough_pair": stability.enough(curve, "pair")}
+        rows.append(where | sizes | {"other_mask": other, "overlap": overlap} | enough | {"note": ""})
+    first = [*WHERE, "candidates", "samples", "other_mask", "overlap", "enough", "enough_pair", "note"]
+    return pd.DataFrame(rows).reindex(columns=first), pd.concat(
+        curves, ignore_index=True
+    ) if curves else pd.DataFrame()
+
+
+def draw(frame: pd.DataFrame, rows: pd.DataFrame, curves: pd.DataFrame, title: str) -> Figure:
+    """One row of panels per objective: dots by algorithm, and curves over the number of samples."""
+    objectives = sorted(rows["objective"].unique())
+    strata = strata_of(rows)
+    figure, grid = panels(len(objectives), 2, 3.4, 1.95, title)
+    for i, objective in enumerate(objectives):
+        cells = rows[rows["objective"] == objective]
+        asked = frame[frame["objective"] == objective]
+        _dots(grid[i][0], cells, asked, ordered(rows["algo"]), strata)
+        lines = curves[curves["objective"] == objective] if len(curves) else curves
+        _curves(grid[i][1], lines, strata)
+        for axes in grid[i]:
+            axes.set_title(f"pruned for {objective}", fontsize=8.5, loc="left")
+    grid[-1][0].set_xlabel("resamples that choose another mask", fontsize=8)
+    grid[-1][1].set_xlabel("calibration samples n", fontsize=8)
+    look = looks([f"{model}, k = {k}" for model, k in strata])
+    note = "left: mean (large), cells (small), cross: missing; right: solid the same mask, dotted Jaccard overlap"
+    legend(figure, look, note)
+    return figure
+
+
+def _dots(
+    axes: Axes, rows: pd.DataFrame, asked: pd.DataFrame, algos: list[str], strata: list[tuple[str, int]]
+) -> None:
+    """Draw the values of finished cells; a search without values gets a cross."""
+    for y, algo in enumerate(algos):
+        wanted = set(strata_of(asked[asked["algo"] == algo]))
+        if not wanted:
+            axes.text(0, y, "not asked for", fontsize=6.5, color="0.5", va="center")
+        for i, (model, k) in enumerate(strata):
+            if (model, k) not in wanted:
+                continue
+            cells = rows[(rows["algo"] == algo) & (rows["model"] == model) & (rows["k"] == k)]
+            values = cells["other_mask"].dropna()
+            height = y + 0.19 * (i - (len(strata) - 1) / 2)
+            colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
+            if values.empty:
+                axes.plot(0, height, "x", color="0.6", ms=3, mew=0.7)
+                continue
+            axes.plot(
+                values, [height] * len(values), marker, color=colour, ms=1.8, mec="none", alpha=0.5, ls=""
+            )
+            axes.plot(values.mean(), height, marker, color=colour, ms=4.5, mec="white", mew=0.5, ls="")
+    axes.set(xlim=(-0.03, 1.03), ylim=(len(algos) - 0.4, -0.6))
+    axes.set_yticks(range(len(algos)), algos, fontsize=7.5)
+
+
+def _curves(axes: Axes, lines: pd.DataFrame, strata: list[tuple[str, int]]) -> None:
+    if lines.empty:
+        empty(axes, "no last decision in the traces")
+        return
+    for i, (model, k) in enumerate(strata):
+        curve = lines[(lines["model"] == model) & (lines["k"] == k)]
+        mean = curve.groupby("n")[["pair", "pair_overlap"]].mean()
+        colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
+        axes.plot(mean.index, mean["pair"], marker=marker, ms=3.5, color=colour, lw=1.2)
+        axes.plot(mean.index, mean["pair_overlap"], ":", color=colour, lw=1.2)
+    axes.axhline(0.9, color="0.8", lw=0.8, zorder=0)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(sorted(lines["n"].unique()), [str(n) for n in sorted(lines["n"].unique())])
+    axes.set(ylim=(-0.03, 1.03))
+    axes.set_ylabel("agreement of two subsets", fontsize=8)
+
+
+def main() -> None:
+    """Draw the figure for a results folder."""
+    given = arguments("Stability under resampling of the calibration data.")
+    frame, title = asked(given)
+    rows, curves = measure(frame, given.results)
+    save(draw(frame, rows, curves, title), rows, given.out, "fig8_stability")
+    curves.to_csv(given.out / "fig8_stability_curves.csv", index=False)

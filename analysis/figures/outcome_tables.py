@@ -1,0 +1,90 @@
+"""The common part of tables 1 and 2: an outcome by objective, algorithm, model and k, and the paper's value."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from ..data.load import done
+from ..data.metrics import Metric, names
+from ..paper import published
+from ..stats.frames import strata_of
+from ..stats.grid import STRATUM
+from .style import number, ordered
+from .table_figure import Line, spread, table
+
+PAPER = {"acc": "table1_accuracy", "ppl": "table2_perplexity"}
+AVERAGED = {"acc": "six tasks", "ppl": "WikiText-2, C4 and LAMBADA"}
+GROUP = ["objective", *STRATUM, "algo"]
+
+
+def aggregate(frame: pd.DataFrame, metric: Metric, paper: str, objective: str) -> pd.DataFrame:
+    """One row for each objective, model, k and algorithm of the study, finished or not.
+
+    `asked` is the number of its cells, `cells` that of the finished ones; `mean` and `sd` (ddof 1) are over the
+    finished ones. `paper` is the published average; the paper has it only for the objective `objective`.
+    """
+    finished = done(frame)
+    every = names(frame, metric.kind)
+    values = finished.assign(value=metric.of(finished), dense=metric.of(finished, "dense"))
+    asked = frame.groupby(GROUP).size().rename("asked")
+    by = values.groupby(GROUP)
+    rows = pd.DataFrame({"cells": by.size(), "mean": by["value"].mean(), "sd": by["value"].std()})
+    rows = rows.assign(dense=by["dense"].mean(), loss=by["loss"].mean())
+    rows = rows.join(by[[f"pruned/{name}" for name in every]].mean()).join(asked, how="outer").reset_index()
+    rows["cells"] = rows["cells"].fillna(0).astype(int)
+    table1 = published.pruned(paper)
+    rows["paper"] = [
+        published.value(table1, "average", str(m), int(k), str(a)) if o == objective else np.nan
+        for o, m, k, a in rows[GROUP].itertuples(index=False)
+    ]
+    return rows
+
+
+def typeset(rows: pd.DataFrame, metric: Metric, title: str, which: int) -> Figure:
+    """One row per objective and algorithm; one column per model and k, followed by the paper's column."""
+    strata = strata_of(rows)
+    digits = 1 if metric.kind == "acc" else 2
+    columns, keys = [], []
+    for model, k in strata:
+        columns.append((f"{model}", f"k = {int(k)}"))
+        keys.append((model, k, "mean"))
+        if rows.loc[(rows["model"] == model) & (rows["k"] == k), "paper"].notna().any():
+            columns.append((f"{model}", "paper"))
+            keys.append((model, k, "paper"))
+    lines = [
+        Line(
+            "nothing removed",
+            [_dense(rows, metric.kind, m, which_, digits) for m, _, which_ in keys],
+            heading=True,
+        )
+    ]
+    for objective in sorted(rows["objective"].unique()):
+        lines.append(Line(f"pruned for {objective}", [], heading=True))
+        of_objective = rows[rows["objective"] == objective]
+        for algo in ordered(of_objective["algo"]):
+            of_algo = of_objective[of_objective["algo"] == algo]
+            lines.append(Line(algo, [_value(of_algo, *key, digits) for key in keys]))
+    unit = " in percent" if metric.kind == "acc" else ""
+    paper = f"paper: its mean over {AVERAGED[metric.kind]}; " if rows["paper"].notna().any() else ""
+    note = f"table {which}: {metric.label}{unit}, mean ± standard deviation over calibration data and draws; "
+    return table(columns, lines, title, note + paper + "(n/m): n of m cells are done", 1.12)
+
+
+def _dense(rows: pd.DataFrame, kind: str, model: str, which: str, digits: int) -> str:
+    if which == "paper":
+        return f"{published.dense(PAPER[kind], model):.2f}"
+    dense = rows.loc[rows["model"] == model, "dense"].mean()
+    return f"{dense:.{digits}f}" if dense == dense else number(dense)
+
+
+def _value(rows: pd.DataFrame, model: str, k: float, which: str, digits: int) -> str:
+    row = rows[(rows["model"] == model) & (rows["k"] == k)]
+    if row.empty:
+        return ""
+    value = row.iloc[0]
+    if which == "paper":
+        return "" if np.isnan(value["paper"]) else f"{value['paper']:.2f}"
+    shown = 0 if value["mean"] >= 1000 else digits
+    return spread(value["mean"], value["sd"], int(value["cells"]), int(value["asked"]), shown)

@@ -1,0 +1,67 @@
+"""Several statistics of rank agreement, in one table that accompanies figure 2.
+
+For each objective, model and k, it has the correlation of perplexity and accuracy over searches (means over draws,
+rank 1 best), by Spearman, Kendall and weighted tau. Each is computed over all searches, and with searches that found
+the same masks counted once. Kendall's W measures whether draws rank the searches alike.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import numpy as np
+import pandas as pd
+
+from ..data.load import done
+from ..data.metrics import Metric
+from ..stats.agreement import STATISTICS, agree, concordance, controlled
+from ..stats.frames import groups
+from ..stats.grid import SETTING, STRATUM, labels
+from ..stats.search_means import compared, means
+
+OUTCOMES = ("loss", "perplexity", "accuracy")
+
+
+def table(frame: pd.DataFrame, perplexity: Metric, accuracy: Metric) -> pd.DataFrame:
+    """One row per statistic and panel. q controls the false discovery rate over the rows of one statistic."""
+    cells = done(frame)
+    cells = cells.assign(perplexity=perplexity.of(cells), accuracy=-accuracy.of(cells))
+    rows = []
+    for where, panel in groups(cells, ["objective", *STRATUM]):
+        panel_keys = dict(zip(("objective", *STRATUM), where, strict=True))
+        rows += [panel_keys | row for row in _correlations(panel)]
+        rows += [panel_keys | row for row in _concordances(panel)]
+    agreements = pd.DataFrame(rows)
+    for _, same in groups(agreements, ["statistic", "of", "masks"]):
+        agreements.loc[same.index, "q"] = controlled(list(same["p"]))
+    return agreements
+
+
+def _correlations(panel: pd.DataFrame) -> list[dict[str, object]]:
+    rows = []
+    every = means(panel, ["perplexity", "accuracy"])
+    for masks, searches in (("all", every), ("distinct", every.drop_duplicates("masks"))):
+        # Weighted tau ranks high values first, but here low values are best: hence the signs.
+        a, b = (-searches[outcome].round(9) for outcome in ("perplexity", "accuracy"))
+        for name in STATISTICS:
+            agreement = asdict(agree(a, b, name))
+            value = agreement.pop("statistic")
+            rows.append(
+                {"statistic": name, "of": "perplexity, accuracy", "masks": masks, "value": value} | agreement
+            )
+    return rows
+
+
+def _concordances(panel: pd.DataFrame) -> list[dict[str, object]]:
+    """Kendall's W for each outcome: draws are the raters, searches the items."""
+    cells, _ = compared(panel)
+    rows = []
+    for outcome in OUTCOMES:
+        rated = cells.assign(setting=labels(cells, SETTING), value=cells[outcome].round(9))
+        ratings = rated.pivot_table(index="setting", columns="algo", values="value").to_numpy()
+        agreement = concordance(ratings if ratings.size else np.empty((0, 0)))
+        rows.append(
+            {"statistic": "kendall_w", "of": outcome, "masks": "all", "value": agreement.w, "p": agreement.p}
+            | {"n": agreement.items, "raters": agreement.raters, "exact": False, "note": agreement.note}
+        )
+    return rows

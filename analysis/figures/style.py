@@ -1,0 +1,157 @@
+"""The common style of all figures, and the three files that each one writes."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import matplotlib as mpl
+import matplotlib.style
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+log = logging.getLogger(__name__)
+
+# Okabe and Ito's colours, distinguishable with any colour blindness. Beyond seven names, markers distinguish them.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "h")
+GREY = "0.35"
+DASH = "\N{EN DASH}"  # stands for a missing number
+LARGE = 1e6  # from here on, numbers are shown with an exponent
+
+# Algorithms in the paper's order, followed by others, so that all figures of a study use the same order.
+ORDER = (
+    "one_shot",
+    "greedy",
+    "beam",
+    "genetic",
+    "bayesian",
+    "cbo",
+    "fast_block_select",
+    "exhaustive",
+)
+
+
+def use_style() -> None:
+    """Set fonts, sizes and colours of all figures, and a backend without a screen."""
+    mpl.use("Agg")
+    mpl.style.use(Path(__file__).parent / "style.mplstyle")
+
+
+def ordered(names: Iterable[str]) -> list[str]:
+    """Distinct names; those of ORDER first, the others sorted."""
+    distinct = {str(name) for name in names}
+    return [n for n in ORDER if n in distinct] + sorted(distinct - set(ORDER))
+
+
+def looks(names: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """A colour and a marker for each name; no two names share both."""
+    pairs = [(COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]) for i in range(len(names))]
+    return dict(zip(names, pairs, strict=True))
+
+
+def panels(
+    rows: int, columns: int, width: float, height: float, title: str
+) -> tuple[Figure, list[list[Axes]]]:
+    """A figure of equal panels, each `width` by `height` inches or a little wider, under the title line."""
+    width = max(width, 5.5 / columns)  # leaves room for the title line and the legend
+    size = (0.3 + width * columns, 0.5 + height * rows)
+    figure = Figure(figsize=size, layout="constrained")
+    head(figure, title, size[0])
+    return figure, [list(line) for line in figure.subplots(rows, columns, squeeze=False)]
+
+
+def head(figure: Figure, title: str, width: float) -> None:
+    """Draw the title line in grey, wrapped to the width of the figure."""
+    figure.suptitle(wrapped(title, int(width * 16)), fontsize=8, color=GREY)
+
+
+def wrapped(text: str, limit: int, mark: str = " · ") -> str:
+    """Wrap text at `mark` into lines of at most `limit` characters; a longer part gets a line of its own."""
+    lines: list[str] = []
+    for part in text.split(mark):
+        if lines and len(lines[-1]) + len(mark) + len(part) <= limit:
+            lines[-1] += mark + part
+        else:
+            lines.append(part)
+    return "\n".join(lines)
+
+
+def empty(axes: Axes, text: str) -> None:
+    """Write in an empty panel why nothing is drawn."""
+    axes.set_axis_off()
+    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color="0.5", fontsize=8)
+
+
+def legend(figure: Figure, look: Mapping[str, tuple[str, str]], note: str = "") -> None:
+    """Add a legend under the panels, below a note on how to read the figure."""
+    handles = [Line2D([], [], color=c, marker=m, ls="", ms=5.5, label=name) for name, (c, m) in look.items()]
+    longest = 0.35 + 0.066 * max(len(name) for name in look)  # width of the longest entry in inches
+    columns = min(len(handles), max(1, int(figure.get_figwidth() / longest)))
+    title = wrapped(note, int(figure.get_figwidth() * 17), "; ")
+    rows = math.ceil(len(handles) / columns)
+    columns = math.ceil(len(handles) / rows)  # rows of equal length
+    lines = rows + 0.75 * (title.count("\n") + 1)
+    figure.set_figheight(figure.get_figheight() + 0.17 * lines)  # the panels keep their height
+    shown = figure.legend(
+        handles=handles,
+        loc="outside lower center",
+        ncols=columns,
+        fontsize=8,
+        frameon=False,
+        title=title or None,
+        title_fontproperties={"size": 7},
+        handletextpad=0.1,
+        columnspacing=1.2,
+    )
+    shown.get_title().set_color(GREY)
+
+
+def plain_log(axis: Axis) -> None:
+    """Label a logarithmic axis with plain numbers: 20, 50, 1,000. Its limits must be set; wide axes get fewer."""
+    low, high = axis.get_view_interval()
+    subs = (1,) if high > 300 * low else (1, 2, 5) if high > 5 * low else (1, 1.5, 2, 3, 4, 5, 7)
+    axis.set_major_locator(LogLocator(subs=subs))
+    axis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.6g}" if v < LARGE else large(v)))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def probability(name: str, value: float) -> str:
+    """`p 0.03`, or `p < 0.01`, or a dash."""
+    return f"{name} < 0.01" if value < 0.005 else f"{name} {DASH if math.isnan(value) else f'{value:.2f}'}"
+
+
+def signed(value: float) -> str:
+    """A correlation with two digits; negative ones have a minus sign instead of a hyphen."""
+    return f"{value:.2f}".replace("-", "\N{MINUS SIGN}")
+
+
+def large(value: float) -> str:
+    """A large number in short form, such as the perplexity of a broken model: 1.4e8."""
+    return f"{value:.2g}".replace("e+0", "e").replace("e+", "e")
+
+
+def number(value: float) -> str:
+    """A number with about three digits: 0.24, 5.31, 40.6, 373, 21,622, 1.4e8."""
+    if math.isnan(value):
+        return DASH
+    if abs(value) >= LARGE:
+        return large(value)
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+
+
+def save(figure: Figure, drawn: pd.DataFrame, out: Path, name: str) -> None:
+    """Write NAME.pdf, NAME.png, and NAME.csv with the numbers drawn."""
+    out.mkdir(parents=True, exist_ok=True)
+    for ending in ("pdf", "png"):
+        # No date in the file, so that the same results give the same bytes.
+        metadata = {"CreationDate": None} if ending == "pdf" else {"Software": None}
+        figure.savefig(out / f"{name}.{ending}", metadata=metadata)
+    drawn.to_csv(out / f"{name}.csv", index=False)
+    log.info("figure   %s", (out / f"{name}.png").resolve())

@@ -1,0 +1,23 @@
+"""Table 1: zero-shot accuracy of the masks, by objective and algorithm; mean and standard deviation over draws.
+
+python -m analysis.table1_accuracy --results results --study small
+
+Source: table 1 of arXiv 2604.24938, which has only the margin-pruned masks. If the study has one of the paper's
+models, the paper's number is in the next column. The CSV also has every single metric and the calibration loss.
+"""
+
+from __future__ import annotations
+
+from ..data.metrics import choose
+from .cli import arguments, asked
+from .outcome_tables import aggregate, typeset
+from .style import save
+
+
+def main() -> None:
+    """Draw the table for a results folder."""
+    given = arguments("Accuracy of the masks.", metrics=True)
+    frame, title = asked(given)
+    metric = choose(frame, "acc", given.accuracy)
+    rows = aggregate(frame, metric, "table1_accuracy", "margin")
+    save(typeset(rows, metric, title, 1), rows, given.out, "table1_accuracy")

@@ -1,0 +1,23 @@
+"""Table 2: perplexity of the masks, by objective and algorithm; mean and standard deviation over draws.
+
+python -m analysis.table2_perplexity --results results --study small
+
+Source: table 2 of arXiv 2604.24938, which has only the perplexity-pruned masks. If the study has one of the paper's
+models, the paper's number is in the next column. The CSV also has every single metric and the calibration loss.
+"""
+
+from __future__ import annotations
+
+from ..data.metrics import choose
+from .cli import arguments, asked
+from .outcome_tables import aggregate, typeset
+from .style import save
+
+
+def main() -> None:
+    """Draw the table for a results folder."""
+    given = arguments("Perplexity of the masks.", metrics=True)
+    frame, title = asked(given)
+    metric = choose(frame, "ppl", given.perplexity)
+    rows = aggregate(frame, metric, "table2_perplexity", "perplexity")
+    save(typeset(rows, metric, title, 2), rows, given.out, "table2_perplexity")
