@@ -23,10 +23,10 @@ from pruning.core.result import read_done
 
 RESULTS = Path(__file__).parent / "threads.json"
 SPIN = "GOMP_SPINCOUNT"
-# "default" is what OpenMP does if nothing is set: spin 300,000 times, about a millisecond, then sleep.
 WAYS = {
-    "default": {SPIN: "300000"},
-    "passive": {"OMP_WAIT_POLICY": "PASSIVE"},
+    "300,000 spins, the default of OpenMP": {SPIN: "300000"},
+    "1,000 spins, as commands set it": {SPIN: "1000"},
+    "no spins": {"OMP_WAIT_POLICY": "PASSIVE"},
     "one thread": {"OMP_NUM_THREADS": "1"},
 }
 CELL = ["algo=one_shot", "k=3", "calibration.samples=8", "calibration.length=64", "tracker=none"]

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from pruning.api.model import PrunableModel as PrunableModel
     from pruning.api.model import load_model as load_model
     from pruning.api.model import wrap_model as wrap_model
-    from pruning.api.search import SearchResult as SearchResult
     from pruning.api.search import search_mask as search_mask
+    from pruning.api.search_result import SearchResult as SearchResult
     from pruning.calibration.records import Item as Item
     from pruning.core.errors import InputError as InputError
     from pruning.core.errors import PruningError as PruningError
@@ -31,7 +31,7 @@ _HOMES = {
     "PrunableModel": "pruning.api.model",
     "load_model": "pruning.api.model",
     "wrap_model": "pruning.api.model",
-    "SearchResult": "pruning.api.search",
+    "SearchResult": "pruning.api.search_result",
     "search_mask": "pruning.api.search",
     "Item": "pruning.calibration.records",
     "InputError": "pruning.core.errors",

@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..data.load import done
-from ..stats.estimates import Estimate, Shares
+from ..stats.estimates import IntervalEstimate, Shares
 from ..stats.sources import CALIBRATION, RESIDUAL, SOURCES
 from .cli import arguments, asked
 from .style import COLOURS, DASH, GREY, number, panels, save, wrapped
@@ -96,7 +96,7 @@ def _colour(name: str) -> str:
     return PARTS["search"] if name == "algorithm" else PARTS["interaction"]
 
 
-def _ratio(ratio: Estimate) -> str:
+def _ratio(ratio: IntervalEstimate) -> str:
     if np.isnan(ratio.value):
         return DASH
     interval = f" ({_times(ratio.low)} to {_times(ratio.high)})" if not np.isnan(ratio.low) else ""

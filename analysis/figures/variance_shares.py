@@ -12,7 +12,7 @@ from ..data.metrics import choose
 from ..stats import components, variance
 from ..stats.agreement import controlled
 from ..stats.between import between
-from ..stats.estimates import Estimate, Shares
+from ..stats.estimates import IntervalEstimate, Shares
 from ..stats.grid import STRATUM
 from ..stats.search_means import rivals
 
@@ -83,7 +83,7 @@ def across(frame: pd.DataFrame, named: dict[str, Any]) -> pd.DataFrame:
 
 def _totals(shares: Shares) -> pd.DataFrame:
     """Rows of the three parts and of the two ratios."""
-    rows: list[tuple[str, Estimate]] = list(shares.parts.items())
+    rows: list[tuple[str, IntervalEstimate]] = list(shares.parts.items())
     rows += [("ratio calibration : search", shares.ratio), ("ratio with interaction", shares.total_ratio)]
     return pd.DataFrame(
         [[n, e.value, e.low, e.high] for n, e in rows], columns=["source", "share", "low", "high"]

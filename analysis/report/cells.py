@@ -25,7 +25,7 @@ TAIL = 15  # lines of launch.log
 
 
 @dataclass(frozen=True)
-class Entry:
+class CellEntry:
     """What the page shows of one cell. `anchor` is the id of its element."""
 
     anchor: str
@@ -48,7 +48,7 @@ class Group:
 
     heading: str
     anchor: str
-    entries: list[Entry]
+    entries: list[CellEntry]
 
 
 def anchor(cell: str) -> str:
@@ -69,20 +69,20 @@ def groups(m: StudyData) -> Iterator[Group]:
         yield Group(heading, f"group-{number_}", [_entry(m, row) for _, row in rows.iterrows()])
 
 
-def _entry(m: StudyData, row: pd.Series[Any]) -> Entry:
+def _entry(m: StudyData, row: pd.Series[Any]) -> CellEntry:
     cell, status = str(row["cell"]), str(row["status"])
     common: dict[str, Any] = {"anchor": anchor(cell), "cell": cell, "status": status, "name": _name(row)}
     log = _tail(m, cell)
     record = m.records.get(cell)
     if record is None:
         message = "This cell has no result: it was not run, or it was stopped before it finished."
-        return Entry(**common, error=message, log=log)
+        return CellEntry(**common, error=message, log=log)
     if record["status"] != "done":
         error = record["error"]
-        return Entry(**common, error=f"{error['type']}: {error['message']}", log=log)
+        return CellEntry(**common, error=f"{error['type']}: {error['message']}", log=log)
     n, dropped = int(row["n_blocks"]), list(row["dropped"])
     steps, last = _steps(m.traces[cell], int(row["k"]))
-    return Entry(
+    return CellEntry(
         **common,
         short=_short(m, row),
         strip=strip(n, dropped),

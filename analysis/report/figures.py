@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Entry:
+class FigureEntry:
     """A figure: its name, heading, caption, and the function that draws it."""
 
     name: str
@@ -42,7 +42,7 @@ class Entry:
 class Drawn:
     """A figure as a `data:` address with its width in CSS pixels, or the reason why there is none."""
 
-    entry: Entry
+    entry: FigureEntry
     address: str = ""
     width: int = 0
     reason: str = ""
@@ -69,51 +69,51 @@ def _cost(m: StudyData) -> Figure:
 
 
 FIGURES = (
-    Entry(
+    FigureEntry(
         "fig1_masks",
         "Which blocks each search removed",
         "Each row is a search and each column a block. Dark squares are removed blocks; lighter squares are removed "
         "in some of the cells only. Beside each row are held-out perplexity and accuracy.",
         lambda m: fig1_masks.draw(m.frame, m.title),
     ),
-    Entry(
+    FigureEntry(
         "fig5_variance_shares",
         "How much is calibration, how much is search",
         "Shares of the variance of four outcomes, with intervals, within one model and one number of removed blocks.",
         lambda m: fig5_variance_shares.draw(*m.shares, m.title),
     ),
-    Entry(
+    FigureEntry(
         "fig6_crossed",
         "What pruning for one objective costs in other outcomes, and regret",
         "Top: mean outcomes by objective, with geometric means for perplexities. Bottom: how far each search ends "
         "above the best known mask, in standard errors of the calibration loss.",
         _crossed,
     ),
-    Entry(
+    FigureEntry(
         "fig2_ranks",
         "Perplexity rank against accuracy rank",
         "Each point is a search; rank 1 is best. On the diagonal, both outcomes give a search the same rank.",
         _ranks,
     ),
-    Entry(
+    FigureEntry(
         "fig3_variance",
         "How much the searches differ",
         "Each point is the mean of a search over calibration data and draws. The variance is over searches.",
         _spread,
     ),
-    Entry(
+    FigureEntry(
         "fig4_overlap",
         "Which searches and objectives remove the same blocks",
         "Chance-corrected overlap of masks: 0 is chance, 1 is equality. The diagonal compares draws of one search.",
         lambda m: fig4_overlap.draw(fig4_overlap.heat(m.frame), m.overlaps, m.title),
     ),
-    Entry(
+    FigureEntry(
         "fig7_cost",
         "Quality against cost",
         "Calibration loss above the best known mask against the number of masks scored. Rings mark the Pareto front.",
         _cost,
     ),
-    Entry(
+    FigureEntry(
         "fig8_stability",
         "Would other samples have chosen another mask?",
         "Left: bootstrap samples that choose another mask. Right: agreement of two disjoint subsets of n samples.",

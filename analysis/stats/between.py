@@ -16,18 +16,18 @@ from . import bootstrap, gram, permute
 from .bootstrap import Deviations
 from .gram import Matrix
 from .grid import SETTING, STRATUM, indicator, labels
-from .sources import Source, fitted, strata
+from .sources import VarianceSource, fitted, strata
 from .variance import grams, squares
 
 _OTHERS, _REST = tuple(SETTING), (*SETTING, "algo")
 BETWEEN = (
-    Source("model", ("model",), (("ratio",), _REST), "model", (*STRATUM, *_REST), ("ratio", *_REST)),
-    Source("ratio", ("ratio",), (("model",), _REST), "ratio", (*STRATUM, *_REST), ("model", *_REST)),
-    Source("model x ratio", ("model", "ratio"), (("model",), ("ratio",), _REST)),
-    Source("model x objective", ("model", "objective"), (("model", "ratio"), _OTHERS, ("algo",))),
-    Source("model x algorithm", ("model", "algo"), (("model", "ratio"), _OTHERS, ("algo",))),
-    Source("ratio x objective", ("ratio", "objective"), (("model", "ratio"), _OTHERS, ("algo",))),
-    Source("ratio x algorithm", ("ratio", "algo"), (("model", "ratio"), _OTHERS, ("algo",))),
+    VarianceSource("model", ("model",), (("ratio",), _REST), "model", (*STRATUM, *_REST), ("ratio", *_REST)),
+    VarianceSource("ratio", ("ratio",), (("model",), _REST), "ratio", (*STRATUM, *_REST), ("model", *_REST)),
+    VarianceSource("model x ratio", ("model", "ratio"), (("model",), ("ratio",), _REST)),
+    VarianceSource("model x objective", ("model", "objective"), (("model", "ratio"), _OTHERS, ("algo",))),
+    VarianceSource("model x algorithm", ("model", "algo"), (("model", "ratio"), _OTHERS, ("algo",))),
+    VarianceSource("ratio x objective", ("ratio", "objective"), (("model", "ratio"), _OTHERS, ("algo",))),
+    VarianceSource("ratio x algorithm", ("ratio", "algo"), (("model", "ratio"), _OTHERS, ("algo",))),
 )
 
 

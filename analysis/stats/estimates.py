@@ -14,7 +14,7 @@ from .sources import CALIBRATION, INTERACTION, SEARCH
 
 
 @dataclass(frozen=True)
-class Estimate:
+class IntervalEstimate:
     """A number with its 95 percent interval; `low` and `high` are NaN if there is no interval."""
 
     value: float
@@ -32,9 +32,9 @@ class Shares:
     """
 
     sources: pd.DataFrame
-    parts: Mapping[str, Estimate]
-    ratio: Estimate
-    total_ratio: Estimate
+    parts: Mapping[str, IntervalEstimate]
+    ratio: IntervalEstimate
+    total_ratio: IntervalEstimate
     cells: int
     draws: int
     note: str = ""
@@ -52,7 +52,7 @@ def report(
     groups = {"calibration": CALIBRATION, "search": SEARCH, "interaction": INTERACTION}
     total = observed.sum()
 
-    def share(names: Sequence[str]) -> Estimate:
+    def share(names: Sequence[str]) -> IntervalEstimate:
         return _estimate(
             solver.of(observed, names) / total,
             None if plausible is None else solver.of(plausible, names) / total,
@@ -60,7 +60,7 @@ def report(
 
     rows = []
     for name, df in solver.df.items():
-        e = share([name]) if df else Estimate(float("nan"))
+        e = share([name]) if df else IntervalEstimate(float("nan"))
         component = float(solver.of(observed, [name])) if df else float("nan")
         rows.append([name, df, component, e.value, e.low, e.high])
     sources = pd.DataFrame(rows, columns=["source", "df", "component", "share", "low", "high"])
@@ -69,16 +69,16 @@ def report(
     return Shares(sources, parts, ratios[0], ratios[1], cells, draws, note)
 
 
-def _estimate(value: NDArray[np.float64], plausible: NDArray[np.float64] | None) -> Estimate:
+def _estimate(value: NDArray[np.float64], plausible: NDArray[np.float64] | None) -> IntervalEstimate:
     if plausible is None:
-        return Estimate(float(value))
+        return IntervalEstimate(float(value))
     low, high = np.quantile(plausible, [0.025, 0.975])
-    return Estimate(float(value), float(low), max(0.0, float(high)))  # the truth is not below zero
+    return IntervalEstimate(float(value), float(low), max(0.0, float(high)))  # the truth is not below zero
 
 
 def _ratio(
     solver: Solver, observed: NDArray[np.float64], plausible: NDArray[np.float64] | None, extra: Sequence[str]
-) -> Estimate:
+) -> IntervalEstimate:
     """Calibration divided by search; infinite if the search is not above zero, NaN if neither is."""
 
     def ratio(components: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -87,19 +87,19 @@ def _ratio(
             return np.asarray(both[0] / both[1])
 
     if plausible is None:
-        return Estimate(float(ratio(observed)))
+        return IntervalEstimate(float(ratio(observed)))
     values = ratio(plausible)
     unknown = np.isnan(values)  # 0 / 0: neither differs from noise, so the ratio may be anything
     if unknown.mean() > 0.5:
-        return Estimate(float(ratio(observed)))
+        return IntervalEstimate(float(ratio(observed)))
     low = np.sort(np.where(unknown, 0.0, values))[int(0.025 * (len(values) - 1))]
     high = np.sort(np.where(unknown, np.inf, values))[int(np.ceil(0.975 * (len(values) - 1)))]
-    return Estimate(float(ratio(observed)), float(low), float(high))
+    return IntervalEstimate(float(ratio(observed)), float(low), float(high))
 
 
 def refused(cells: int, draws: int, note: str) -> Shares:
     """Shares that are all NaN, with the reason in `note`."""
-    nothing = Estimate(float("nan"))
+    nothing = IntervalEstimate(float("nan"))
     empty = pd.DataFrame(columns=["source", "df", "component", "share", "low", "high"])
     parts = dict.fromkeys(("calibration", "search", "interaction"), nothing)
     return Shares(empty, parts, nothing, nothing, cells, draws, note)

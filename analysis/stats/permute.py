@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from . import gram
 from .gram import Matrix
 from .grid import Labels, indicator, labels
-from .sources import Rows, Source, fitted, strata
+from .sources import Rows, VarianceSource, fitted, strata
 
 LEAST_P = 0.05  # a test is refused if no arrangement could give a p-value this small
 ENOUGH = 1e9  # upper bound for the number of arrangements
@@ -24,7 +24,7 @@ Coordinates = tuple[Matrix, Matrix]
 def p_value(
     frame: pd.DataFrame,
     grams: Sequence[Matrix],
-    source: Source,
+    source: VarianceSource,
     by: Sequence[str],
     permutations: int = 999,
     seed: int = 0,
@@ -84,7 +84,7 @@ def _along(q: Matrix, rest: Coordinates) -> float:
 class _Shuffle:
     """Shuffles the labels of a source over its units, within its blocks."""
 
-    def __init__(self, frame: pd.DataFrame, source: Source) -> None:
+    def __init__(self, frame: pd.DataFrame, source: VarianceSource) -> None:
         self.unit = labels(frame, source.units)
         _, first = np.unique(self.unit, return_index=True)
         self.values = labels(frame, [source.moved])[first]
@@ -119,7 +119,7 @@ class _Shuffle:
 
 def _residual_test(
     frame: pd.DataFrame,
-    source: Source,
+    source: VarianceSource,
     rows_of: Sequence[Rows],
     given: Sequence[NDArray[np.float64]],
     rests: Sequence[Coordinates],

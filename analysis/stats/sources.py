@@ -19,7 +19,7 @@ RESIDUAL = "draw x algorithm, rest"
 
 
 @dataclass(frozen=True)
-class Source:
+class VarianceSource:
     """One source. If it has no effect, the labels `moved` may be shuffled over `units` within `blocks`.
 
     `columns` define its levels. `given` are the groups of columns that its test fits first. If `moved` is empty,
@@ -34,7 +34,7 @@ class Source:
     blocks: tuple[str, ...] = ()
 
 
-def _nested() -> list[Source]:
+def _nested() -> list[VarianceSource]:
     """The nested sources of the calibration: objective, its data, number of samples, length.
 
     The tests exchange whole settings with all their algorithms and ratios, like the plots of a split-plot design.
@@ -44,16 +44,16 @@ def _nested() -> list[Source]:
     for i, (name, column) in enumerate(zip(names, CONFIGURATION, strict=True)):
         parents = tuple(CONFIGURATION[:i])
         given = (parents, ("algo",)) if parents else (("algo",),)
-        sources.append(Source(name, (*parents, column), given, column, tuple(SETTING), parents))
+        sources.append(VarianceSource(name, (*parents, column), given, column, tuple(SETTING), parents))
     return sources
 
 
 _CELL, _PANEL = (*STRATUM, *SETTING, "algo"), (*CONFIGURATION, "algo")
 SOURCES = (
     *_nested(),
-    Source(DRAWN, tuple(SETTING), (_PANEL,), "draw", _CELL, (*STRATUM, *_PANEL)),
-    Source("algorithm", ("algo",), (tuple(SETTING),), "algo", _CELL, (*STRATUM, *SETTING)),
-    Source("objective x algorithm", ("objective", "algo"), (tuple(SETTING), ("algo",))),
+    VarianceSource(DRAWN, tuple(SETTING), (_PANEL,), "draw", _CELL, (*STRATUM, *_PANEL)),
+    VarianceSource("algorithm", ("algo",), (tuple(SETTING),), "algo", _CELL, (*STRATUM, *SETTING)),
+    VarianceSource("objective x algorithm", ("objective", "algo"), (tuple(SETTING), ("algo",))),
 )
 CALIBRATION = ("objective", "calibration data", "samples", "length", DRAWN)
 SEARCH = ("algorithm",)
@@ -85,7 +85,7 @@ def sequential(part: pd.DataFrame) -> dict[str, Matrix]:
     return bases
 
 
-def marginal(part: pd.DataFrame, source: Source) -> Matrix:
+def marginal(part: pd.DataFrame, source: VarianceSource) -> Matrix:
     """A basis of what a source adds to all sources that do not contain it (type II)."""
     others = [s.columns for s in SOURCES if not set(source.columns) <= set(s.columns)]
     return gram.basis(indicator(labels(part, source.columns)), fitted(part, others))

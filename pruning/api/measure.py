@@ -20,7 +20,7 @@ from pruning.evaluation.overlap import check_disjoint
 from pruning.evaluation.text import perplexity
 from pruning.models.loader import context_length_of
 from pruning.runs.cell import ForwardSettings
-from pruning.runs.load_model import forward_with
+from pruning.runs.cell_model import forward_with
 from pruning.runs.prepare import check_lengths
 
 TextSets: TypeAlias = Sequence[str] | Mapping[str, Sequence[str]]

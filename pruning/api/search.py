@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pruning.algo import Algo
 from pruning.api.model import PrunableModel
 from pruning.api.samples import Calibration, Draw, draw_samples
+from pruning.api.search_result import SearchResult
 from pruning.calibration.samples import Samples
 from pruning.core import mask as masks
 from pruning.core.errors import InputError, unknown
-from pruning.core.mask import Mask, Space
-from pruning.core.result import MarginsRecord
-from pruning.core.score import Score
 from pruning.models.loader import context_length_of
 from pruning.objective import Calibrated, Objective
 from pruning.runs.cell import ForwardSettings, Protect
-from pruning.runs.load_model import forward_with
+from pruning.runs.cell_model import forward_with
 from pruning.runs.prepare import check_lengths
 from pruning.runs.progress import Progress
 from pruning.search import budget
@@ -28,66 +24,7 @@ from pruning.search.journal import Journal, KnownScores
 from pruning.search.racing import Racing
 
 if TYPE_CHECKING:
-    from pruning.api.measure import Measurements
-
-
-@dataclass(frozen=True)
-class SearchResult:
-    """What a search found: the mask, its loss beside the dense model's, and how sure the choice is.
-
-    `margins` has the runner-up and the ties, as `result.json` has them; `scores` are all masks that were scored, in
-    order; `samples` are the calibration samples. Losses are in the unit of the objective, lower is better.
-    """
-
-    model: PrunableModel
-    mask: Mask
-    loss: float
-    dense_loss: float
-    standard_error: float
-    stopped: str
-    evaluations: float
-    seconds: float
-    margins: MarginsRecord
-    scores: list[Score] = field(repr=False)
-    samples: Samples = field(repr=False)
-
-    @property
-    def dropped(self) -> tuple[int, ...]:
-        """The removed blocks, counted from 0."""
-        return self.mask.dropped
-
-    @property
-    def ties(self) -> list[Mask]:
-        """Masks of the same size that are not significantly worse at 0.05; at most 100."""
-        return [Mask(self.mask.n_blocks, tuple(blocks)) for blocks in self.margins["ties"]]
-
-    @contextmanager
-    def masked(self) -> Iterator[Any]:
-        """Within this context, the model runs without the dropped blocks; yields the transformers model."""
-        with self.model.masked(self.mask) as module:
-            yield module
-
-    def measure(self, **settings: Any) -> Measurements:
-        """Measure the mask beside the dense model; takes what `measure_mask` takes.
-
-        Raises InputError if the data share text or items with the calibration samples.
-        """
-        from pruning.api.measure import measure_mask
-
-        return measure_mask(self.model, self.mask, calibration=self.samples, **settings)
-
-    def __str__(self) -> str:
-        runner_up = self.margins["runner_up"]
-        nearest = (
-            "no other mask of this size was scored"
-            if runner_up is None
-            else f"runner-up {runner_up['dropped']} at {runner_up['difference']:+.4f} "
-            f"± {runner_up['standard_error']:.4f}, {self.margins['tied']} of {self.margins['compared']} tied"
-        )
-        return (
-            f"{len(self.dropped)} of {self.mask.n_blocks} blocks removed: {' '.join(map(str, self.dropped))}\n"
-            f"loss {self.dense_loss:.4f} -> {self.loss:.4f} ± {self.standard_error:.4f}; {nearest}"
-        )
+    pass
 
 
 def search_mask(
@@ -201,6 +138,3 @@ def _check_kind(objective: Objective, samples: Samples) -> None:
             f"the objective {type(objective).__name__} needs {needs}, and the calibration gives {samples.kind}: "
             "give a list of texts for text, a list of items for items, or calibration='both' for both."
         )
-
-
-__all__ = ["SearchResult", "Space", "search_mask"]

@@ -32,7 +32,7 @@ class TraceLine(TypedDict):
 
 
 @dataclass(frozen=True)
-class Entry:
+class TraceEntry:
     """A complete line: its number, counted from 1; the offset after it; and its content, None if it is damaged."""
 
     number: int
@@ -40,11 +40,11 @@ class Entry:
     line: TraceLine | None
 
 
-def read_trace(path: Path, start: int = 0) -> Iterator[Entry]:
+def read_trace(path: Path, start: int = 0) -> Iterator[TraceEntry]:
     """Yield the complete lines from byte `start` on; none if the file does not exist."""
     if path.exists():
         for number, (end, line) in enumerate(atomic_files.read_lines(path, start), start=1):
-            yield Entry(number, end, _parsed(line))
+            yield TraceEntry(number, end, _parsed(line))
 
 
 def append_trace(path: Path, line: TraceLine) -> None:

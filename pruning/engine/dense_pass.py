@@ -16,7 +16,8 @@ from pruning.core.errors import InputError
 from pruning.distributed import collectives
 from pruning.engine.batching import Batch, make_batches, single
 from pruning.engine.prefix_tree import model_entry
-from pruning.models.blocks import Blocks, Entry, apply, find_blocks, head
+from pruning.models.block_probe import Blocks, find_blocks
+from pruning.models.blocks import BlockInputs, apply, head
 
 if TYPE_CHECKING:
     from pruning.calibration.samples import Row
@@ -102,7 +103,7 @@ def _batches(rows: Sequence[Row], batch_tokens: int) -> Iterator[tuple[Batch, fl
         yield batch, batch.ids.numel() / tokens
 
 
-def _run_forward(forward: Forward, batch: Batch, share: float) -> tuple[Blocks, Entry, list[Tensor]]:
+def _run_forward(forward: Forward, batch: Batch, share: float) -> tuple[Blocks, BlockInputs, list[Tensor]]:
     blocks = find_blocks(forward.model.module)
     entry = model_entry(forward.model, batch, 1, {})
     hidden = [entry.hidden]

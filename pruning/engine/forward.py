@@ -33,7 +33,7 @@ from pruning.engine.device import peak_memory
 from pruning.engine.logprobs import LIKELIHOOD, Readout, read_out
 from pruning.engine.memory_budget import MemoryBudget, out_of_memory
 from pruning.engine.prefix_tree import Branch, concatenated, run_masks
-from pruning.models.blocks import find_blocks
+from pruning.models.block_probe import find_blocks
 
 if TYPE_CHECKING:
     from pruning.calibration.samples import Row

@@ -21,7 +21,8 @@ from pruning.engine import memory_probe
 from pruning.engine.batching import Batch, TokenLine, make_batches
 from pruning.engine.device import free_memory
 from pruning.engine.logprobs import Projection, Readout
-from pruning.models.blocks import find_blocks, head
+from pruning.models.block_probe import find_blocks
+from pruning.models.blocks import head
 
 if TYPE_CHECKING:
     from pruning.calibration.samples import Row

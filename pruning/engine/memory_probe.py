@@ -19,7 +19,7 @@ from pruning.core.mask import Mask
 from pruning.engine.batching import Batch
 from pruning.engine.logprobs import Projection, Readout, positions_at_once, read_out
 from pruning.engine.prefix_tree import model_entry, run_masks
-from pruning.models.blocks import find_blocks
+from pruning.models.block_probe import find_blocks
 from pruning.models.loader import LanguageModel
 
 

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from pruning.engine.batching import Batch
-from pruning.models.blocks import Blocks, Entry, apply, enter, find_blocks
+from pruning.models.block_probe import Blocks, find_blocks
+from pruning.models.blocks import BlockInputs, apply, enter
 
 if TYPE_CHECKING:
     from pruning.core.mask import Mask
@@ -54,7 +55,7 @@ def run_masks(
     return branches
 
 
-def _run_block(blocks: Blocks, index: int, group: Sequence[Branch], entry: Entry) -> list[Branch]:
+def _run_block(blocks: Blocks, index: int, group: Sequence[Branch], entry: BlockInputs) -> list[Branch]:
     """The branches after a block, which they pass as one batch."""
     outputs = apply(blocks, index, concatenated([hidden for hidden, _ in group]), entry)
     split = outputs.tensor_split(len(group)) if len(group) > 1 else (outputs,)
@@ -77,7 +78,9 @@ def concatenated(states: Sequence[Tensor]) -> Tensor:
     return torch.cat([state.to(states[0].device) for state in states])
 
 
-def model_entry(model: LanguageModel, batch: Batch, copies: int, cache: dict[int, Entry]) -> Entry:
+def model_entry(
+    model: LanguageModel, batch: Batch, copies: int, cache: dict[int, BlockInputs]
+) -> BlockInputs:
     """The inputs of the blocks for `copies` of a batch, computed once for each number of copies.
 
     Only the entry for a single copy has the hidden state.
@@ -88,7 +91,7 @@ def model_entry(model: LanguageModel, batch: Batch, copies: int, cache: dict[int
     return cache[copies]
 
 
-def _without_state(entry: Entry) -> Entry:
+def _without_state(entry: BlockInputs) -> BlockInputs:
     return replace(entry, hidden=entry.hidden.new_empty(0))
 
 

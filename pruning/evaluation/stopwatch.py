@@ -33,7 +33,7 @@ def alternating(model: Any, contexts: Contexts, batch: int, prompt: int, rounds:
     """The values measured in each context, one per repeat. The contexts take turns."""
     import torch
 
-    from pruning.models.blocks import input_device
+    from pruning.models.block_probe import input_device
 
     vocabulary = model.get_input_embeddings().weight.shape[0]
     generator = torch.Generator().manual_seed(0)

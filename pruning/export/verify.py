@@ -18,7 +18,8 @@ from torch import Tensor
 from pruning.core.errors import InputError, MismatchError
 from pruning.core.mask import Mask
 from pruning.models import device_map, loader, quiet, spec
-from pruning.models.blocks import find_blocks, input_device, masked
+from pruning.models.block_probe import find_blocks, input_device
+from pruning.models.blocks import masked
 
 NEW_TOKENS = 8
 SHORT, LONG = 64, 1024  # tokens to compare: the least, and the most with a sliding window

@@ -27,7 +27,7 @@ class LanguageModel:
     @property
     def device(self) -> torch.device:
         """The device for token ids."""
-        from pruning.models.blocks import input_device
+        from pruning.models.block_probe import input_device
 
         return input_device(self.module)
 
@@ -84,7 +84,7 @@ def wrapped(module: Any, name: str) -> LanguageModel:
 
 def _described(module: Any, name: str, source: str, revision: str, dtype: str) -> LanguageModel:
     """The model in evaluation mode, and what is recorded about it."""
-    from pruning.models.blocks import find_blocks
+    from pruning.models.block_probe import find_blocks
 
     n_blocks = len(find_blocks(module.eval()).modules)
     parameters = sum(p.numel() for p in module.parameters())

@@ -36,7 +36,7 @@ def blocks_removed(model: Any, mask: Mask, smaller: Any) -> Iterator[None]:
     """Within this context the model has only the kept blocks; on exit everything is restored."""
     from torch import nn
 
-    from pruning.models.blocks import find_blocks
+    from pruning.models.block_probe import find_blocks
 
     blocks = find_blocks(model)
     path, _, name = blocks.path.rpartition(".")

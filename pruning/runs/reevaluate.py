@@ -11,8 +11,8 @@ from pruning.core.provenance import now, provenance
 from pruning.core.result import DoneResult
 from pruning.evaluation import digests_of
 from pruning.runs.cell_files import save_config, save_result
+from pruning.runs.cell_model import forward_of, model_of
 from pruning.runs.evaluate_mask import evaluate_mask
-from pruning.runs.load_model import forward_of, load_model
 from pruning.runs.measurements import digests, mean_of, merged
 from pruning.runs.prepare import Prepared
 
@@ -26,7 +26,7 @@ def reevaluate(prepared: Prepared, done: DoneResult) -> DoneResult:
     if not missing(prepared, done):
         return _with_evaluation(prepared, done)
     cell, started = prepared.cell, now()
-    model = load_model(cell)
+    model = model_of(cell)
     if model.info.revision != (revision := done["model"]["revision"]):
         raise InputError(
             f"model {cell.model.name} has changed: its revision is {model.info.revision}, not {revision}. "

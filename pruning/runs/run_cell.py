@@ -15,9 +15,9 @@ from pruning.runs import result_record
 from pruning.runs.cell import FORMAT, Cell, settings_record
 from pruning.runs.cell_files import save_config, save_mask, save_result
 from pruning.runs.cell_lock import cell_lock
+from pruning.runs.cell_model import forward_of, model_of
 from pruning.runs.cost_ledger import CostLedger
 from pruning.runs.evaluate_mask import evaluate_mask
-from pruning.runs.load_model import forward_of, load_model
 from pruning.runs.measurements import digests
 from pruning.runs.prepare import Prepared
 from pruning.runs.progress import Progress
@@ -73,7 +73,7 @@ def _run(prepared: Prepared, note: Note) -> DoneResult:
     save_config(cell, cell.config)
     if collectives.is_first():
         prepared.samples.save(cell.results / "calibration")
-    model = load_model(cell)
+    model = model_of(cell)
     forward = forward_of(cell, model)
     known = _known_scores(prepared, model.info)
     scales = cell.compensation.scales(forward, prepared.samples.rows)

@@ -17,7 +17,7 @@ from pruning.core import atomic_files
 from pruning.core.errors import DamagedError, ForeignError, InputError
 from pruning.core.mask import Mask
 from pruning.core.score import Score
-from pruning.core.trace import NAME, Entry, append_trace, read_trace
+from pruning.core.trace import NAME, TraceEntry, append_trace, read_trace
 from pruning.distributed import collectives
 
 log = logging.getLogger(__name__)
@@ -127,7 +127,7 @@ class Store:
                 log.warning("%s: skipped a damaged line", path)
 
 
-def _score(entry: Entry, n_blocks: int) -> Score | None:
+def _score(entry: TraceEntry, n_blocks: int) -> Score | None:
     """The score of a line; None if the line is damaged or names blocks that the model does not have."""
     try:
         return None if entry.line is None else Score.from_line(entry.line, n_blocks)

@@ -1,4 +1,4 @@
-"""Threads wait without spinning unless the user has decided otherwise."""
+"""Threads wait without spinning for long, unless the user has decided otherwise."""
 
 from __future__ import annotations
 
@@ -6,22 +6,23 @@ import os
 
 import pytest
 
-from pruning.core.threads import WAITING, let_threads_wait
+from pruning.core.threads import DECIDED, SPINS, let_threads_wait
 
 
-def test_the_policy_is_set_where_nobody_has_set_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in (*WAITING, "GOMP_SPINCOUNT", "KMP_BLOCKTIME"):
-        monkeypatch.setenv(name, "")
+@pytest.fixture(autouse=True)
+def undecided(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in DECIDED:
+        monkeypatch.setenv(name, "")  # so that what the test sets is undone
         monkeypatch.delenv(name)
+
+
+def test_the_number_of_spins_is_set_if_nobody_has_set_anything() -> None:
     let_threads_wait()
-    assert {name: os.environ[name] for name in WAITING} == WAITING
+    assert os.environ[SPINS[0]] == SPINS[1]
 
 
-@pytest.mark.parametrize("name", ["OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"])
-def test_what_a_user_has_set_stays(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    for other in (*WAITING, "GOMP_SPINCOUNT", "KMP_BLOCKTIME"):
-        monkeypatch.setenv(other, "")
-        monkeypatch.delenv(other)
+@pytest.mark.parametrize("name", DECIDED)
+def test_a_setting_of_the_user_stays(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv(name, "7")
     let_threads_wait()
-    assert {n: os.environ[n] for n in WAITING if n in os.environ} == ({name: "7"} if name in WAITING else {})
+    assert {other: os.environ[other] for other in DECIDED if other in os.environ} == {name: "7"}

@@ -18,7 +18,7 @@ from pruning.calibration.samples import Row
 from pruning.core.mask import Mask
 from pruning.engine.forward import Forward
 from pruning.engine.memory_probe import Tally
-from pruning.models.blocks import find_blocks
+from pruning.models.block_probe import find_blocks
 from pruning.models.loader import LanguageModel
 from tests.helpers.architectures import ARCHITECTURES, N_BLOCKS, build
 from tests.helpers.rows import item_rows, language_model, plain, text_rows

@@ -13,7 +13,7 @@ from pruning.calibration.samples import Row, Samples
 from pruning.core.mask import Mask
 from pruning.core.score import Score
 from pruning.engine.forward import Forward
-from pruning.models.blocks import find_blocks
+from pruning.models.block_probe import find_blocks
 from pruning.objective import Loss, Objective
 from tests.helpers.architectures import N_BLOCKS, build, without
 from tests.helpers.rows import item_rows, language_model, text_rows

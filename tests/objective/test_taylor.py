@@ -14,7 +14,7 @@ from pruning.config.groups import CONF
 from pruning.core.errors import InputError
 from pruning.core.mask import Mask
 from pruning.hydra_app.registry import register
-from pruning.models.blocks import find_blocks
+from pruning.models.block_probe import find_blocks
 from pruning.objective.taylor import Taylor
 from tests.helpers.architectures import N_BLOCKS
 from tests.helpers.objectives import SINGLES, bound, model, samples, scores

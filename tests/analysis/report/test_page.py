@@ -19,7 +19,7 @@ from analysis.report.phrasing import count, listed, percents, reasons, sentence
 from analysis.report.study_data import StudyData
 from analysis.report.summary import parts
 from analysis.report.tables import tables as tables_of
-from analysis.stats.estimates import Estimate, Shares
+from analysis.stats.estimates import IntervalEstimate, Shares
 from tests.helpers.analysis_grid import ONE, Study, write
 
 SMALL = Study(
@@ -198,15 +198,15 @@ NOT = float("nan")
 @pytest.mark.parametrize(
     ("ratio", "words"),
     [
-        (Estimate(4.0, 2.0, 9.0), "calibration explains more"),
-        (Estimate(0.2, 0.1, 0.6), "the search explains more"),
-        (Estimate(2.0, 0.5, 9.0), "does not show which"),
-        (Estimate(2.0, NOT, NOT), "3 draws are too few"),
-        (Estimate(NOT, NOT, NOT), "no ratio"),
-        (Estimate(float("inf"), 3.0, float("inf")), "ratio of calibration to search is infinite"),
+        (IntervalEstimate(4.0, 2.0, 9.0), "calibration explains more"),
+        (IntervalEstimate(0.2, 0.1, 0.6), "the search explains more"),
+        (IntervalEstimate(2.0, 0.5, 9.0), "does not show which"),
+        (IntervalEstimate(2.0, NOT, NOT), "3 draws are too few"),
+        (IntervalEstimate(NOT, NOT, NOT), "no ratio"),
+        (IntervalEstimate(float("inf"), 3.0, float("inf")), "ratio of calibration to search is infinite"),
     ],
 )
-def test_a_verdict_says_no_more_than_its_interval(ratio: Estimate, words: str) -> None:
+def test_a_verdict_says_no_more_than_its_interval(ratio: IntervalEstimate, words: str) -> None:
     note = "3 draws are too few" if ratio.low != ratio.low else ""
     shares: Any = Shares(None, {}, ratio, ratio, 10, 3, note)  # type: ignore[arg-type]
     assert words in "; ".join(variance_sentences._verdict(shares))

@@ -11,13 +11,13 @@ import pandas as pd
 from analysis.data.errors import NothingToRead
 from analysis.figures.variance_shares import LOSS, MASKS
 from analysis.report.paper_verdicts import claims
-from analysis.stats.estimates import Estimate, Shares
+from analysis.stats.estimates import IntervalEstimate, Shares
 
 PPL, ACC = "log mean perplexity (2 corpora)", "mean accuracy (4 tasks)"
 
 
 def shares(value: float, low: float, high: float) -> Shares:
-    ratio = Estimate(value, low, high)
+    ratio = IntervalEstimate(value, low, high)
     return Shares(pd.DataFrame(), {}, ratio, ratio, 10, 9, "" if low == low else "no interval: 3 draws")
 
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from pruning.engine.forward import Forward
 
 
-def load_model(cell: Cell) -> LanguageModel:
+def model_of(cell: Cell) -> LanguageModel:
     """The model of a cell, loaded once for consecutive cells that use it. Raises as `models.loader.load` does."""
     from pruning.engine.device import exact
 

@@ -1,0 +1,76 @@
+"""What a search found, and what can be done with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from pruning.api.model import PrunableModel
+from pruning.calibration.samples import Samples
+from pruning.core.mask import Mask
+from pruning.core.result import MarginsRecord
+from pruning.core.score import Score
+
+if TYPE_CHECKING:
+    from pruning.api.measure import Measurements
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What a search found: the mask, its loss beside the dense model's, and how sure the choice is.
+
+    `margins` has the runner-up and the ties, as `result.json` has them; `scores` are all masks that were scored, in
+    order; `samples` are the calibration samples. Losses are in the unit of the objective, lower is better.
+    """
+
+    model: PrunableModel
+    mask: Mask
+    loss: float
+    dense_loss: float
+    standard_error: float
+    stopped: str
+    evaluations: float
+    seconds: float
+    margins: MarginsRecord
+    scores: list[Score] = field(repr=False)
+    samples: Samples = field(repr=False)
+
+    @property
+    def dropped(self) -> tuple[int, ...]:
+        """The removed blocks, counted from 0."""
+        return self.mask.dropped
+
+    @property
+    def ties(self) -> list[Mask]:
+        """Masks of the same size that are not significantly worse at 0.05; at most 100."""
+        return [Mask(self.mask.n_blocks, tuple(blocks)) for blocks in self.margins["ties"]]
+
+    @contextmanager
+    def masked(self) -> Iterator[Any]:
+        """Within this context, the model runs without the dropped blocks; yields the transformers model."""
+        with self.model.masked(self.mask) as module:
+            yield module
+
+    def measure(self, **settings: Any) -> Measurements:
+        """Measure the mask beside the dense model; takes what `measure_mask` takes.
+
+        Raises InputError if the data share text or items with the calibration samples.
+        """
+        from pruning.api.measure import measure_mask
+
+        return measure_mask(self.model, self.mask, calibration=self.samples, **settings)
+
+    def __str__(self) -> str:
+        runner_up = self.margins["runner_up"]
+        nearest = (
+            "no other mask of this size was scored"
+            if runner_up is None
+            else f"runner-up {runner_up['dropped']} at {runner_up['difference']:+.4f} "
+            f"± {runner_up['standard_error']:.4f}, {self.margins['tied']} of {self.margins['compared']} tied"
+        )
+        return (
+            f"{len(self.dropped)} of {self.mask.n_blocks} blocks removed: {' '.join(map(str, self.dropped))}\n"
+            f"loss {self.dense_loss:.4f} -> {self.loss:.4f} ± {self.standard_error:.4f}; {nearest}"
+        )
