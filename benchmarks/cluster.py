@@ -34,7 +34,7 @@ log = logging.getLogger("benchmarks")
 
 
 def tiny_model(folder: Path) -> Path:
-    """A random Llama of six blocks with a byte tokenizer, as `model=local` reads it."""
+    """A random Llama of six blocks with a byte tokenizer, in the format that `model=local` reads."""
     import tokenizers
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast

@@ -1,6 +1,6 @@
 """Check a machine's GPUs once, before a grid is sent there: make gpu-check.
 
-It runs the code that cells run. Each check prints one line, and the exit status is 0 only if no check fails.
+The checks run the same code as cells. Each check prints one line, and the exit status is 0 only if no check fails.
 
 - the devices, their free memory, and the speed of their matrix products;
 - the engine's losses equal those of one masked forward pass per mask, in float32 and in bfloat16;
@@ -38,7 +38,7 @@ NO_GPU = """no GPU is visible to PyTorch ({why}). On a cluster, run this on a GP
     srun --gpus=1 --cpus-per-task=8 --mem=32G --time=30 make gpu-check
 Otherwise check `nvidia-smi`, CUDA_VISIBLE_DEVICES, and that PyTorch is built for CUDA (pip install torch). To run the
 checks on the CPU: python -m benchmarks.gpu_check --device cpu"""
-TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 3e-2}  # relative, of log-likelihoods of rows
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 3e-2}  # relative, of a row's log-likelihood
 
 
 class Failure(Exception):  # noqa: N818 - the result of a check, not an error of the program
@@ -129,7 +129,7 @@ def equal(where: torch.device, dtype: torch.dtype) -> str:
 
 
 def repeats(where: torch.device, dtype: torch.dtype) -> str:
-    """Score the same masks twice together and once one by one; all losses must be equal."""
+    """Score the masks twice in one call and once one by one; all losses must be equal."""
     model, samples = llama(where, dtype), windows(6, 48)
     first, again = (losses(Forward(model, 512), samples, masks()) for _ in range(2))
     alone = np.concatenate([losses(Forward(model, 512), samples, [mask]) for mask in masks()])
@@ -165,7 +165,7 @@ def spread() -> str:
 
 
 def bench(where: torch.device) -> str:
-    """Time the engine and plain passes: single removals of a model as wide as SmolLM2, in bfloat16."""
+    """Time the engine and plain passes on single removals, in bfloat16. On a GPU, the model is as wide as SmolLM2."""
     model = llama(where, torch.bfloat16, 576 if where.type == "cuda" else 64)
     samples, singles = windows(16, 128), [Mask(BLOCKS, (block,)) for block in range(BLOCKS)]
     for make in (Plain, Forward):  # warm up: a GPU loads its kernels on first use

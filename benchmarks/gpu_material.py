@@ -1,4 +1,4 @@
-"""Models and samples for `gpu_check`: random ones that need no files, and a real model if there is one."""
+"""Models and samples for `gpu_check`: random ones, which need no files, and a real model if one is found."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BLOCKS, VOCABULARY = 12, 4096
 
 
 def llama(where: torch.device, dtype: torch.dtype, width: int = 64) -> LanguageModel:
-    """A random Llama on a device, in a precision; the same on every call."""
+    """A random Llama on a device, in a precision. Every call returns the same weights."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
@@ -47,7 +47,7 @@ def windows(count: int, length: int) -> Samples:
 
 
 def items(count: int) -> Samples:
-    """Random questions with four answers each, which the engine packs after one prompt."""
+    """Random questions with four answers each. The engine packs the answers of a question after its prompt."""
     rng, rows = random.Random(count), []
     for item in range(count):
         prompt = _tokens(rng, 20)

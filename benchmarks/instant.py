@@ -1,7 +1,7 @@
 """Stands in for Python in the jobs of `benchmarks.cluster`: copies the files of a finished cell and runs nothing.
 
-Called as `instant.py TEMPLATE -u -m submitit.core._submit FOLDER`. That benchmark times how cells are submitted and
-collected, not how they run.
+Called as `instant.py TEMPLATE -u -m submitit.core._submit FOLDER`. The benchmark times the submission and the
+collection of cells, not their computation.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 
 
 def main() -> None:
-    """Write the files of the cell of this job."""
+    """Write the files of this job's cell."""
     template, submission = Path(sys.argv[1]), Path(sys.argv[-1]) / "submission.json"
     task = json.loads(submission.read_text())["tasks"][int(os.environ["SLURM_ARRAY_TASK_ID"])]
     cell = Path(task["config"]["paths"]["results"]) / task["key"]

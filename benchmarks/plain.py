@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Plain(Forward):
-    """The engine's batches with nothing shared: all kept blocks, the whole head, and one line per row."""
+    """The engine's batches without sharing: every mask runs all its kept blocks and the whole head on all rows."""
 
     def loglikelihoods(
         self, rows: Sequence[Row], masks: Iterable[Mask]

@@ -3,10 +3,10 @@
 python -m benchmarks.racing [SEEDS]
 
 The search is greedy with k = 4 and perplexity on SmolLM2, on 32, 64 and 128 windows of 64 tokens: the quarters, the
-halves and the whole of one pool. Each seed orders one of these sets at random. The terms of a mask are computed once
-and kept in files, one file per quarter. Both searches read these files, so more seeds cost little. The cost of a
-search is counted as the engine would run it, times the samples: one block forward for each distinct prefix of the
-batch's masks that ends in a kept block, and one projection to the vocabulary for each mask. Writes
+halves and the whole of one pool. Each seed orders one of these sets at random. The loss terms of a mask are computed
+once and kept in files, one file per quarter. The searches with and without racing read these files, so more seeds
+cost little. The cost of a search is what the engine would run on each sample: one block forward for each distinct
+prefix of the batch's masks that ends in a kept block, and one projection to the vocabulary for each mask. Writes
 benchmarks/racing.json.
 """
 
@@ -43,12 +43,12 @@ log = logging.getLogger("benchmarks")
 
 @dataclass
 class Pool:
-    """Terms of masks over windows, computed one quarter at a time on first use and kept in files."""
+    """The loss terms of masks on windows. A quarter's terms are computed on first use and kept in its file."""
 
     quarters: Sequence[Journal]
 
     def terms(self, masks: Sequence[Mask], windows: np.ndarray[Any, Any]) -> list[list[float]]:
-        """The terms of each mask at some windows."""
+        """The loss terms of each mask on some windows."""
         for quarter in np.unique(windows // QUARTER):
             self._complete(int(quarter), masks)
         slots = [(self.quarters[w // QUARTER], w % QUARTER) for w in windows.tolist()]
@@ -106,7 +106,7 @@ def search(pool: Pool, windows: np.ndarray[Any, Any], racing: Racing) -> tuple[M
 
 
 def measure(pool: Pool, samples: int, seeds: int, racing: Racing) -> dict[str, Any]:
-    """Run both searches on each seed; returns a row of results."""
+    """Search with and without racing on each seed; returns a row of results."""
     equal, rows = 0, []
     for seed in range(seeds):
         first = samples * (seed % (POOL // samples))

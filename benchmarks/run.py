@@ -1,7 +1,7 @@
 """Time the engine against one forward pass per mask: make bench.
 
-Both methods run in one process and alternate search by search. Compares their masks, and the CPU seconds of the
-process in all threads. Writes benchmarks/results.json.
+Both methods run in one process and alternate after every search. Compares their masks and their CPU seconds, summed
+over all threads. Writes benchmarks/results.json.
 
 python -m benchmarks.run [WORD ...]       only the works whose name contains a word
 """

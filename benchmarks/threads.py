@@ -1,9 +1,9 @@
-"""How fast one cell is alone and on a busy machine, by how OpenMP's threads wait for each other.
+"""Time one cell alone and on a busy machine, for several ways in which OpenMP's threads wait for each other.
 
 python -m benchmarks.threads [BUSY]        BUSY processes that only compute; default 2. Writes benchmarks/threads.json
 
-Each way runs the same cell (one-shot on SmolLM2, 30 masks on 8 windows of 64 tokens) in a process of its own, first
-alone and then beside busy processes, in turn. Times are wall seconds of the search, without loading the model.
+For each way, the same cell (one-shot on SmolLM2, 30 masks on 8 windows of 64 tokens) runs in a new process, first
+alone and then again beside the busy processes. Times are wall seconds of the search, without loading the model.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ log = logging.getLogger("benchmarks")
 
 
 def seconds(settings: dict[str, str]) -> float:
-    """Wall seconds of the cell's search with some environment variables."""
+    """Wall seconds of the cell's search, with `settings` as environment variables."""
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_"))
     }

@@ -1,4 +1,4 @@
-"""The works to time: a model, samples, and the searches on them."""
+"""The works to time. Each has a model, samples, and searches."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from pruning.objective.perplexity import Perplexity
 
 @dataclass(frozen=True)
 class Every:
-    """All masks of the space in one batch."""
+    """A search that scores all masks of the space in one batch."""
 
     max_evaluations: int | None = None
 

@@ -26,14 +26,14 @@ BLOCK = re.compile(r"<!-- (?P<file>[^>]+): written by make describe -->\n.*?<!--
 
 
 def table(record: Any) -> str:
-    """A table of all keys of a TypedDict, those of nested records with their path."""
+    """A table of all keys of a TypedDict. Keys of nested records include their path."""
     return "\n".join(
         ["| key | meaning |", "|---|---|", *(f"| `{key}` | {text} |" for key, text in keys(record))]
     )
 
 
 def keys(record: Any, path: str = "") -> Iterator[tuple[str, str]]:
-    """Yield each key with its sentence; keys that may be absent are marked."""
+    """Yield each key with its description. Keys that may be absent are marked."""
     for name, hint in get_type_hints(record, include_extras=True).items():
         optional = get_origin(hint) is NotRequired
         kind, text = get_args(get_args(hint)[0] if optional else hint)[:2]
@@ -43,7 +43,7 @@ def keys(record: Any, path: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _records(kind: Any) -> Iterator[Any]:
-    """The TypedDicts in a type: itself, or within a list or an optional."""
+    """The TypedDicts in a type: the type itself, or those within a list or an optional."""
     if hasattr(kind, "__required_keys__"):
         yield kind
     for part in get_args(kind) if get_origin(kind) is not Annotated else ():
@@ -51,7 +51,7 @@ def _records(kind: Any) -> Iterator[Any]:
 
 
 def filled(page: str) -> str:
-    """The page with every table as the types have it. Raises KeyError for a table of an unknown file."""
+    """The page with every table rewritten from the types. Raises KeyError for a table of an unknown file."""
     return BLOCK.sub(
         lambda m: f"<!-- {m['file']}: written by make describe -->\n{table(FILES[m['file']])}\n<!-- end -->",
         page,

@@ -2,9 +2,9 @@
 
 python -m docs.draw_wings       needs the development packages; `make wings` runs it
 
-The layers are those of the import-linter's contract in pyproject.toml, the arrows are the imports between packages
-that are not implied by longer ways, and the words are the first sentences of the packages' docstrings. The same facts
-are kept in the picture's metadata, so that a test can tell when the picture is out of date.
+The layers are those of the import-linter's contract in pyproject.toml. The arrows are the imports between packages,
+without those that a longer path implies. The words are the first sentences of the packages' docstrings. The same
+facts are stored in the picture's metadata, so that a test can detect a picture that is out of date.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def _purpose(name: str) -> str:
 
 
 def _arrows(names: list[str]) -> list[list[str]]:
-    """Pairs (importer, imported) of packages, without those that a longer way implies."""
+    """Pairs (importer, imported) of packages, without those that a longer path implies."""
     graph = grimp.build_graph("pruning")
     below: dict[str, set[str]] = {}
     for name in names:
@@ -64,7 +64,7 @@ def _arrows(names: list[str]) -> list[list[str]]:
 
 
 def _reach(name: str, below: dict[str, set[str]]) -> set[str]:
-    """All packages below one, itself excluded."""
+    """All packages that a package imports, directly or indirectly."""
     reached: set[str] = set()
     waiting = list(below[name])
     while waiting:
@@ -115,7 +115,7 @@ def _show(axes: Any, box: Box, name: str, purpose: str) -> None:
 
 
 def _arrow(axes: Any, start: Box, end: Box) -> None:
-    """Straight down to the next row; in a bow beside the boxes to a row further down."""
+    """Draw an arrow: straight to the next row, or curved past the boxes to a lower row."""
     top, bottom = start.y - HEIGHT / 2, end.y + HEIGHT / 2
     if start.y - end.y < 1.5 * (HEIGHT + GAP):
         points, style = ((start.x, top), (end.x, bottom)), "arc3"

@@ -26,13 +26,13 @@ log = logging.getLogger(__name__)
 
 
 def pack(results: Path, study: str, archive: Path) -> int:
-    """Pack a study's files and return its number of finished cells. Equal files give equal bytes."""
+    """Pack a study's files and return its number of finished cells. Equal files give an identical archive."""
     listed = study_list.read_study(results, study)
     finished = [cell for cell in listed if (results / cell / NAME).exists()]
     archive.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(archive, "w:xz", preset=9) as tar:
         for path in sorted({*_shared(results, study), *_files(results, listed)}):
-            # The folder's absolute path is private and not a result.
+            # Replace the folder's absolute path: it is private and not a result.
             content = path.read_bytes().replace(bytes(results.resolve()), b"results")
             tar.addfile(_plain(str(path.relative_to(results)), len(content)), io.BytesIO(content))
     return len(finished)

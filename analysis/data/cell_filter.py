@@ -24,9 +24,9 @@ def column(text: str) -> tuple[str, list[str]]:
 
 
 def select(frame: pd.DataFrame, only: Only) -> pd.DataFrame:
-    """The cells that have one of the values in each column. Unfinished cells whose value is unknown are kept.
+    """The cells with one of the listed values in each column of `only`. Unfinished cells without a value are kept.
 
-    Raises ValueError if no cell has one of the values.
+    Raises ValueError if a listed value occurs in no cell.
     """
     for name, kept in only.items():
         values = frame[name].map(_text)
@@ -44,7 +44,7 @@ def words(only: Only) -> list[str]:
 
 
 def subfolder(only: Only) -> str:
-    """The subfolder for figures of a part of the cells, so that they do not overwrite those of all; empty for all."""
+    """The subfolder for figures of selected cells, which keeps figures of all cells apart; empty for all cells."""
     return "__".join(f"{name}={','.join(kept)}" for name, kept in only.items())
 
 

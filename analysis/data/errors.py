@@ -4,4 +4,4 @@ from __future__ import annotations
 
 
 class NothingToRead(SystemExit):
-    """There are no finished cells, or no such measurements. The message says why and what to do."""
+    """The requested cells or measurements do not exist or cannot be read. The message says why and what to do."""

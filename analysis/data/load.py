@@ -120,13 +120,13 @@ def _row(cell_folder: Path) -> dict[str, Any]:
         "samples": drawn.get("samples"),
         "draw": drawn.get("seed"),
     }
-    # For items, the recorded length is that of the longest item drawn. That is no setting, so read the configuration.
+    # For items, the recorded length is that of the longest item drawn, which is not a setting. Use the configuration.
     row["length"] = drawn.get("text", drawn).get("length")
     return row | (_measured(result) if result["status"] == "done" else {})
 
 
 def _data(drawn: Mapping[str, Any]) -> str | None:
-    """A short name of calibration data: the source, or the name of a file or of a hub's data set."""
+    """A short name of calibration data: the name of its source, of its file, or of its data set on the hub."""
     if "text" in drawn and "items" in drawn:
         return f"{_data(drawn['text'])} + {_data(drawn['items'])}"
     if drawn.get("source") in ("file", "hub") and drawn.get("path"):
@@ -145,7 +145,7 @@ def _distinct_names(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _named(key: str) -> dict[str, Any]:
-    """Model, objective, algo, size and seed, read from the name of a cell; empty if it has another form."""
+    """Model, objective, algo, size and seed, read from the name of a cell; empty if the name has another form."""
     match = _KEY.fullmatch(key)
     if match is None:
         return {}
@@ -187,7 +187,7 @@ def _measured(result: DoneResult) -> dict[str, Any]:
 
 
 def _margins(margins: MarginsRecord | None) -> dict[str, Any]:
-    """Margins of the chosen mask: how many masks were compared and tied, the runner-up's difference and its error."""
+    """Margins of the chosen mask: numbers of masks compared and tied; the runner-up's difference and its error."""
     nearest = None if margins is None else margins["runner_up"]
     return {
         "compared": None if margins is None else margins["compared"],

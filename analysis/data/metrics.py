@@ -1,4 +1,4 @@
-"""Choose the metric that a figure shows: one by name, or the mean over those of its kind.
+"""Choose the metric that a figure shows: one metric by name, or the mean over the metrics of a kind.
 
 A metric is named `ppl/<corpus>` or `acc/<task>`. Standard errors, `<metric>/stderr`, are not metrics.
 """
@@ -14,7 +14,7 @@ from pruning.core.metric_names import LABELS, metrics_among
 
 from .errors import NothingToRead
 
-COMMON = 0.9  # share of the measured cells that must have a metric for it to enter the mean
+COMMON = 0.9  # a metric enters the mean if at least this share of the measured cells has it
 WORDS = {kind: LABELS[kind] for kind in ("ppl", "acc")}
 
 
@@ -41,13 +41,13 @@ class Metric:
         return f"mean {WORDS[self.kind]} ({len(self.names)}{of_all} {sets})"
 
     def of(self, frame: pd.DataFrame, which: str = "pruned") -> pd.Series[Any]:
-        """Values (cells,) of the pruned models, or of the whole ones if `which` is `dense`; accuracies in percent."""
+        """Values (cells,) of the pruned models, or of the dense ones if `which` is `dense`; accuracies in percent."""
         columns = frame[[f"{which}/{name}" for name in self.names]].astype(float)
         return columns.mean(axis=1, skipna=False) * (100 if self.kind == "acc" else 1)
 
 
 def names(frame: pd.DataFrame, kind: str) -> tuple[str, ...]:
-    """All metrics of a kind that some cell has, in alphabetical order. A recorded mean is not one of them."""
+    """All metrics of a kind that some cell has, in alphabetical order. Recorded means are excluded."""
     columns = (str(c).removeprefix("pruned/") for c in frame if str(c).startswith(f"pruned/{kind}/"))
     single = (c for c in metrics_among(columns) if c != f"{kind}/mean")
     return tuple(sorted(c for c in single if frame[f"pruned/{c}"].notna().any()))
@@ -61,7 +61,7 @@ def measured(frame: pd.DataFrame) -> dict[str, Metric]:
 def choose(frame: pd.DataFrame, kind: str, name: str | None = None) -> Metric:
     """The metric `name`, with or without its prefix; by default the mean over the metrics that nearly every cell has.
 
-    So a few cells that were measured on more or fewer sets do not change the means of the others. Cells without any
+    Thus the means of most cells stay the same if a few cells were measured on more or fewer sets. Cells without any
     metric of the kind are not counted. If no metric is common, the mean is over all of them.
     Raises NothingToRead if the metric was not measured.
     """

@@ -40,7 +40,7 @@ def is_store(results: Path | str) -> bool:
 
 
 def is_archive(results: Path | str) -> bool:
-    """Whether the name ends like an archive of `analysis.archive`."""
+    """Whether the name has the suffix of the archives that `analysis.archive` packs."""
     return str(results).endswith(archive.SUFFIX)
 
 

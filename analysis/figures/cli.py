@@ -1,4 +1,4 @@
-"""The command line of all figures, tables and the report, and the cells that it selects."""
+"""The command line that all figures, the tables and the report share; it selects the cells."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .style import use_style
 def arguments(description: str, metrics: bool = False, cost: Sequence[str] = ()) -> argparse.Namespace:
     """Parse `--results DIR --study NAME --only COLUMN=VALUES --out DIR`.
 
-    `--results` may also be an archive or the URI of an MLflow store; then `results` is a temporary folder with its
+    If `--results` is an archive or the URI of an MLflow store, the returned `results` is a temporary folder with its
     contents. `metrics` adds `--perplexity NAME` and `--accuracy NAME`; `cost` adds `--cost` with these choices.
     """
     parser = argparse.ArgumentParser(description=description)

@@ -3,7 +3,7 @@
 python -m analysis.fig1_masks --results results --study demo
 
 Source: figure 1 of arXiv 2604.24938. In addition, each row shows the held-out metrics of its masks. If a search has
-several cells (draws, data), the shade of a block is the share of cells that remove it.
+several cells (from several draws or data sets), the shade of a block is the share of cells that remove it.
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ from ..stats.frames import groups
 from .cli import arguments, asked
 from .style import DASH, GREY, empty, head, looks, number, ordered, save, wrapped
 
-# Inches: height of a line, rest of a panel's height, width of a panel. Eight panels in two columns fill a page.
+# In inches: height of a line, height of a panel without its lines, width of a panel.
+# Eight panels in two columns fill a page.
 ROW, HEAD, WIDTH = 0.165, 0.5, 4.2
 
 
 def draw(frame: pd.DataFrame, title: str) -> Figure:
-    """One row of panels per model and objective, one column per k of the model; one line per search in a panel."""
+    """One row of panels per model and objective, one column per k of the model. A panel has one line per search."""
     known = frame.dropna(subset=["model", "objective", "k"])
     rows = list(dict.fromkeys(zip(known["model"], known["objective"], strict=True)))
     ks = {model: sorted(known.loc[known["model"] == model, "k"].unique()) for model, _ in rows}
@@ -89,7 +90,7 @@ def _line(axes: Axes, line: int, n_blocks: int, cells: pd.DataFrame, metrics: Se
 
 
 def _label(cells: pd.DataFrame, algo: str) -> str:
-    """The name of the search, with its number of cells if that is not one."""
+    """The name of the search. If it has several or unfinished cells, their number follows in brackets."""
     searched = cells[cells["algo"] == algo]
     finished = int((searched["status"] == "done").sum())
     if finished < len(searched):
@@ -113,7 +114,7 @@ def _cost(cells: pd.DataFrame, metrics: Sequence[Metric], which: str = "pruned")
 
 
 def _foot(finished: pd.DataFrame, metrics: Sequence[Metric]) -> str:
-    """How to read the figure, and the metrics of the whole models."""
+    """How to read the figure, and the metrics of the unpruned models."""
     whole = "; ".join(
         f"{model} {_cost(cells, metrics, 'dense')}" for model, cells in groups(finished, "model")
     )

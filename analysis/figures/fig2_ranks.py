@@ -2,8 +2,8 @@
 
 python -m analysis.fig2_ranks --results results --study small
 
-Source: figure 2 of arXiv 2604.24938, which has only the objective perplexity. Each point is an algorithm:
-its mean over calibration data and draws. Rank 1 is best, ties are averaged.
+Source: figure 2 of arXiv 2604.24938, which has only the objective perplexity. Each point is an algorithm,
+ranked by its mean over calibration data and draws. Rank 1 is best; tied algorithms get the average of their ranks.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from .style import empty, legend, looks, ordered, panels, probability, save, sig
 
 
 def ranks(frame: pd.DataFrame, perplexity: Metric, accuracy: Metric) -> pd.DataFrame:
-    """One row per algorithm and panel: means, ranks, and the panel's Spearman with p, q, interval and note.
+    """One row per algorithm and panel: means, ranks, and the panel's Spearman correlation (p, q, interval, note).
 
-    If algorithms found the same masks in all cells, `distinct_spearman` counts them once.
+    If algorithms found the same masks in all cells, `distinct_spearman` counts them as one algorithm.
     """
     cells = done(frame)
     cells = cells.assign(perplexity=perplexity.of(cells), accuracy=accuracy.of(cells))
@@ -60,7 +60,7 @@ def ranks(frame: pd.DataFrame, perplexity: Metric, accuracy: Metric) -> pd.DataF
 def _ranked(panel: pd.DataFrame) -> pd.DataFrame:
     """Means and ranks of the searches of a panel."""
     searches = means(panel, ["perplexity", "accuracy"])
-    # Rounded, so that equal masks tie although their cells were summed in different orders.
+    # Equal masks must tie, but sums in different orders differ in the last digits. So values are rounded.
     searches["perplexity_rank"] = searches["perplexity"].round(9).rank()
     searches["accuracy_rank"] = (-searches["accuracy"]).round(9).rank()
     return searches

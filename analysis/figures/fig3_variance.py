@@ -1,9 +1,10 @@
-"""Figure 3: how much the searches differ in accuracy and perplexity, and their variance.
+"""Figure 3: the accuracy and perplexity of each search, and the variance of both over searches.
 
 python -m analysis.fig3_variance --results results --study small
 
-Source: figure 3 of arXiv 2604.24938: variance over searches with ddof 0, equal masks counted each time. In brackets
-is the variance with equal masks counted once. Each point is an algorithm: its mean over data and draws.
+Source: figure 3 of arXiv 2604.24938. As there, the variance over searches has ddof 0, and searches that found equal
+masks are all counted. The variance in brackets counts them once. Each point is the mean of an algorithm over data and
+draws.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ def _published(outcome: str, objective: str, model: str, k: int) -> float:
 
 
 def draw(frame: pd.DataFrame, searches: pd.DataFrame, title: str, metrics: dict[str, Metric]) -> Figure:
-    """One row of panels per outcome, one column per objective; one strip per model and k in a panel."""
+    """One row of panels per outcome, one column per objective; in each panel, one strip per model and k."""
     objectives = sorted(frame["objective"].dropna().unique())
     strips = strata_of(frame)
     algos = ordered(searches["algo"])

@@ -3,8 +3,8 @@
 python -m analysis.fig4_overlap --results results --study small
 
 Not in the paper, which compares masks by eye. Top: a heat map for each model and k. It shows the mean corrected
-Jaccard overlap of two cells with the same draw number; on the diagonal, of two draws of the same search. Bottom: the
-overlap of masks that differ in one factor only.
+Jaccard overlap of two searches with the same draw number. Its diagonal compares different draws of one search.
+Bottom: the overlap of masks whose cells differ in one factor only.
 """
 
 from __future__ import annotations
@@ -28,7 +28,10 @@ COLOUR_MAP = "cividis"
 
 
 def heat(frame: pd.DataFrame) -> pd.DataFrame:
-    """Mean corrected overlap of every two (objective, algorithm) of a model and k, and the number of `pairs`."""
+    """For each model and k, the mean corrected overlap of every two (objective, algorithm).
+
+    `pairs` is the number of pairs of masks in the mean.
+    """
     rows = []
     for (model, k), cells in groups(done(frame), STRATUM):
         searches = {name: part.reset_index(drop=True) for name, part in groups(cells, ["objective", "algo"])}
@@ -42,7 +45,7 @@ def heat(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _between(first: pd.DataFrame | None, second: pd.DataFrame | None, same: bool) -> list[float]:
-    """Corrected overlaps of two searches with equal draws or, if `same`, of one search with different draws."""
+    """Corrected overlaps of two searches with the same draw. If `same`, those of one search with different draws."""
     if first is None or second is None:
         return []
     a, b = overlap.masks(first), overlap.masks(second)
@@ -56,14 +59,14 @@ def _between(first: pd.DataFrame | None, second: pd.DataFrame | None, same: bool
 
 
 def comparisons(frame: pd.DataFrame) -> pd.DataFrame:
-    """All pairs of masks that differ in one factor; `comparison` names it."""
+    """All pairs of masks whose cells differ in one factor; the column `comparison` names the factor."""
     parts = [overlap.pairs(done(frame), name).assign(comparison=name) for name in COMPARISONS]
     nonempty = [part for part in parts if len(part)]
     return pd.concat(nonempty, ignore_index=True) if nonempty else parts[0]
 
 
 def draw(heats: pd.DataFrame, pairs: pd.DataFrame, title: str) -> Figure:
-    """Heat maps with one row per model and one column per k; the comparisons below them."""
+    """Heat maps with one row per model and one column per k; below them, the comparisons."""
     models = sorted(heats["model"].unique())
     ks = {model: sorted(heats.loc[heats["model"] == model, "k"].unique()) for model in models}
     columns = max(len(v) for v in ks.values())
@@ -129,7 +132,7 @@ def _map(axes: Axes, chosen: pd.DataFrame, named: bool) -> QuadMesh:
 
 
 def _strips(axes: Axes, pairs: pd.DataFrame, models: list[str]) -> None:
-    """Draw the mean and the middle half of the pairs of each comparison."""
+    """For each comparison and model, draw the mean overlap and the interquartile range."""
     names = list(COMPARISONS)
     for i, model in enumerate(models):
         axes.plot([], [], "o", color=COLOURS[i % len(COLOURS)], ms=5, label=model)

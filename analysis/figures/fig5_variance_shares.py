@@ -2,9 +2,10 @@
 
 python -m analysis.fig5_variance_shares --results results --study small
 
-Four outcomes: the mask (Jaccard distance), the calibration loss above the dense model's, held-out perplexity
-(its logarithm) and accuracy. Variance components are within one model and one k. Losses of different objectives have
-no common unit, so theirs are also within one objective. Bars are 95 percent intervals over calibration draws.
+Four outcomes: the mask (Jaccard distance), the calibration loss minus that of the dense model, the logarithm of
+held-out perplexity, and accuracy. Variance components are within one model and one k. For the loss, they are also
+within one objective, because losses of different objectives have no common unit. Bars are 95 percent intervals over
+calibration draws.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ def _panel(axes: Axes, rows: pd.DataFrame, note: str, loss: bool) -> None:
 
 
 def _point(axes: Axes, y: int, name: str, row: Any) -> None:
-    """Draw a share with its interval; hollow if its test does not reject."""
+    """Draw a share with its interval. The point of a source is hollow unless its test is significant."""
     colour, part = PARTS.get(name, _colour(name)), name in PARTS
     strong = part or (not np.isnan(row["q"]) and row["q"] <= 0.05)
     if not np.isnan(row["low"]):

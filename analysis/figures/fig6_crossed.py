@@ -2,9 +2,10 @@
 
 python -m analysis.fig6_crossed --results results --study small
 
-Not in the paper, which evaluates each mask only on the kind of task of its objective. Top: objectives by outcomes,
-means over algorithms and draws (geometric for perplexities). Bottom: regret. This is the calibration loss above the
-best mask that any cell of the same problem scored, in standard errors of that loss over the calibration samples.
+Not in the paper, which evaluates each mask only on tasks that match its objective. Top: for each objective, the mean
+of each outcome over algorithms and draws (geometric for perplexities). Bottom: regret. This is the calibration loss
+minus that of the best mask scored by any cell of the same problem. Its unit is the standard error of the loss over
+the calibration samples.
 """
 
 from __future__ import annotations
@@ -46,12 +47,12 @@ def measure(frame: pd.DataFrame, results: Any) -> tuple[pd.DataFrame, pd.DataFra
 
 
 def matrix_of(cells: pd.DataFrame) -> pd.DataFrame:
-    """Every outcome by objective."""
+    """The mean of every outcome for each objective; see `crossed.matrix`."""
     return crossed.matrix(cells, outcomes(cells), names(cells, "ppl"))
 
 
 def draw(frame: pd.DataFrame, matrix: pd.DataFrame, regrets: pd.DataFrame, title: str) -> Figure:
-    """For each model and k, the matrix and below it the regrets by algorithm; as many side by side as fit a page."""
+    """For each model and k, the matrix and, below it, the regrets by algorithm. A row fits the width of a page."""
     strata = strata_of(matrix)
     shown = list(dict.fromkeys(matrix["outcome"]))
     objectives = sorted(matrix["objective"].unique())

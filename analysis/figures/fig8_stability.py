@@ -1,10 +1,10 @@
-"""Figure 8: how often other calibration samples would choose another mask, and how many samples are enough.
+"""Figure 8: how often other calibration samples would lead to another mask, and how many samples are enough.
 
 python -m analysis.fig8_stability --results results --study small
 
-Computed from the per-sample losses in the traces; no model is run. Left: the share of bootstrap samples of the
-calibration data with which the last decision of a search gives another mask. Right: the agreement of two disjoint
-subsets of n samples, mean over cells.
+Computed from the per-sample losses in the traces; no model is run. Left: how often the last
+decision of a search gives another mask if the calibration data are bootstrapped. Right: how often two
+disjoint subsets of n samples give the same mask, and the overlap of their two masks (means over cells).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ WHERE = ["cell", *STRATUM, "objective", "calibration", "draw", "algo"]
 
 
 def measure(frame: pd.DataFrame, results: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """One row per cell (how often resamples choose another mask, samples needed), and the curves over n."""
+    """One row per cell (how often resamples give another mask; samples needed), and curves of agreement over n."""
     rows, curves = [], []
     for _, cell in done(frame).iterrows():
         decision = stability.last_decision(trace(results, str(cell["cell"])), int(cell["k"]))

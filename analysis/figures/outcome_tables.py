@@ -22,8 +22,8 @@ GROUP = ["objective", *STRATUM, "algo"]
 def aggregate(frame: pd.DataFrame, metric: Metric, paper: str, objective: str) -> pd.DataFrame:
     """One row for each objective, model, k and algorithm of the study, finished or not.
 
-    `asked` is the number of its cells, `cells` that of the finished ones; `mean` and `sd` (ddof 1) are over the
-    finished ones. `paper` is the published average; the paper has it only for the objective `objective`.
+    `asked` counts all cells of a row, and `cells` counts the finished ones. `mean` and `sd` (ddof 1) are over
+    finished cells. `paper` is the published average; the paper has it only for the objective `objective`.
     """
     finished = done(frame)
     every = names(frame, metric.kind)
@@ -43,7 +43,7 @@ def aggregate(frame: pd.DataFrame, metric: Metric, paper: str, objective: str) -
 
 
 def typeset(rows: pd.DataFrame, metric: Metric, title: str, which: int) -> Figure:
-    """One row per objective and algorithm; one column per model and k, followed by the paper's column."""
+    """One row per objective and algorithm; one column per model and k, then the paper's column, if any."""
     strata = strata_of(rows)
     digits = 1 if metric.kind == "acc" else 2
     columns, keys = [], []

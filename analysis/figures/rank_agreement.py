@@ -1,8 +1,9 @@
 """Several statistics of rank agreement, in one table that accompanies figure 2.
 
-For each objective, model and k, it has the correlation of perplexity and accuracy over searches (means over draws,
-rank 1 best), by Spearman, Kendall and weighted tau. Each is computed over all searches, and with searches that found
-the same masks counted once. Kendall's W measures whether draws rank the searches alike.
+For each objective, model and k, it has three correlations of perplexity and accuracy over searches: Spearman's rho,
+Kendall's tau and weighted tau. A search is ranked by its mean over draws; rank 1 is best. Each correlation is
+computed twice: over all searches, and with searches that found the same masks counted as one. Kendall's W measures
+whether different draws rank the searches alike.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ OUTCOMES = ("loss", "perplexity", "accuracy")
 
 
 def table(frame: pd.DataFrame, perplexity: Metric, accuracy: Metric) -> pd.DataFrame:
-    """One row per statistic and panel. q controls the false discovery rate over the rows of one statistic."""
+    """One row per statistic and panel. q controls the false discovery rate over all rows of the same statistic."""
     cells = done(frame)
     cells = cells.assign(perplexity=perplexity.of(cells), accuracy=-accuracy.of(cells))
     rows = []
@@ -41,7 +42,7 @@ def _correlations(panel: pd.DataFrame) -> list[dict[str, object]]:
     rows = []
     every = means(panel, ["perplexity", "accuracy"])
     for masks, searches in (("all", every), ("distinct", every.drop_duplicates("masks"))):
-        # Weighted tau ranks high values first, but here low values are best: hence the signs.
+        # Weighted tau ranks high values first. Here low values are best, so their signs are changed.
         a, b = (-searches[outcome].round(9) for outcome in ("perplexity", "accuracy"))
         for name in STATISTICS:
             agreement = asdict(agree(a, b, name))

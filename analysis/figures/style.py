@@ -1,4 +1,4 @@
-"""The common style of all figures, and the three files that each one writes."""
+"""The common style of all figures, and the function that writes the three files of a figure."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 log = logging.getLogger(__name__)
 
-# Okabe and Ito's colours, distinguishable with any colour blindness. Beyond seven names, markers distinguish them.
+# Okabe and Ito's colours, which can be distinguished with any colour blindness.
+# If there are more than seven names, colours repeat and markers distinguish the names.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "h")
 GREY = "0.35"
 DASH = "\N{EN DASH}"  # stands for a missing number
-LARGE = 1e6  # from here on, numbers are shown with an exponent
+LARGE = 1e6  # numbers of at least this size are shown with an exponent
 
-# Algorithms in the paper's order, followed by others, so that all figures of a study use the same order.
+# The paper's algorithms in its order, then all others. All figures of a study list algorithms in this order.
 ORDER = (
     "one_shot",
     "greedy",
@@ -39,7 +40,7 @@ ORDER = (
 
 
 def use_style() -> None:
-    """Set fonts, sizes and colours of all figures, and a backend without a screen."""
+    """Set fonts, sizes and colours of all figures, and a backend that needs no screen."""
     mpl.use("Agg")
     mpl.style.use(Path(__file__).parent / "style.mplstyle")
 
@@ -59,7 +60,7 @@ def looks(names: Sequence[str]) -> dict[str, tuple[str, str]]:
 def panels(
     rows: int, columns: int, width: float, height: float, title: str
 ) -> tuple[Figure, list[list[Axes]]]:
-    """A figure of equal panels, each `width` by `height` inches or a little wider, under the title line."""
+    """A figure with a title line and equal panels of `width` by `height` inches (wider if the title needs room)."""
     width = max(width, 5.5 / columns)  # leaves room for the title line and the legend
     size = (0.3 + width * columns, 0.5 + height * rows)
     figure = Figure(figsize=size, layout="constrained")
@@ -73,7 +74,7 @@ def head(figure: Figure, title: str, width: float) -> None:
 
 
 def wrapped(text: str, limit: int, mark: str = " · ") -> str:
-    """Wrap text at `mark` into lines of at most `limit` characters; a longer part gets a line of its own."""
+    """Wrap text at `mark` into lines of at most `limit` characters; a longer part stays on one line."""
     lines: list[str] = []
     for part in text.split(mark):
         if lines and len(lines[-1]) + len(mark) + len(part) <= limit:
@@ -96,7 +97,7 @@ def legend(figure: Figure, look: Mapping[str, tuple[str, str]], note: str = "") 
     columns = min(len(handles), max(1, int(figure.get_figwidth() / longest)))
     title = wrapped(note, int(figure.get_figwidth() * 17), "; ")
     rows = math.ceil(len(handles) / columns)
-    columns = math.ceil(len(handles) / rows)  # rows of equal length
+    columns = math.ceil(len(handles) / rows)  # make the rows about equally long
     lines = rows + 0.75 * (title.count("\n") + 1)
     figure.set_figheight(figure.get_figheight() + 0.17 * lines)  # the panels keep their height
     shown = figure.legend(
@@ -114,7 +115,7 @@ def legend(figure: Figure, look: Mapping[str, tuple[str, str]], note: str = "") 
 
 
 def plain_log(axis: Axis) -> None:
-    """Label a logarithmic axis with plain numbers: 20, 50, 1,000. Its limits must be set; wide axes get fewer."""
+    """Label a log axis with plain numbers: 20, 50, 1,000. Set its limits first; a wide range gets fewer labels."""
     low, high = axis.get_view_interval()
     subs = (1,) if high > 300 * low else (1, 2, 5) if high > 5 * low else (1, 1.5, 2, 3, 4, 5, 7)
     axis.set_major_locator(LogLocator(subs=subs))
@@ -123,7 +124,7 @@ def plain_log(axis: Axis) -> None:
 
 
 def probability(name: str, value: float) -> str:
-    """`p 0.03`, or `p < 0.01`, or a dash."""
+    """`p 0.03` or `p < 0.01`; if the value is missing, a dash replaces the number."""
     return f"{name} < 0.01" if value < 0.005 else f"{name} {DASH if math.isnan(value) else f'{value:.2f}'}"
 
 

@@ -2,9 +2,9 @@
 
 python -m analysis.table3_search --results results --study small
 
-Source: table 3 of arXiv 2604.24938 (seconds). Means are over calibration data, draws and objectives. Seconds are
-those that a cell spent itself. A score that another cell computed costs it nothing, so compare algorithms by the
-scores asked for.
+Source: table 3 of arXiv 2604.24938 (seconds). Means are over calibration data, draws and objectives. A paid score
+is one that the cell computed itself. Seconds do not include scores that another cell computed, so compare algorithms
+by the scores asked for.
 """
 
 from __future__ import annotations

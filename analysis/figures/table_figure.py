@@ -26,7 +26,7 @@ class Line:
 
 @dataclass(frozen=True)
 class _Sheet:
-    """A figure with positions in inches from the left and in rows from the top."""
+    """A figure in which positions are given in inches from the left and in rows from the top."""
 
     figure: Figure
     width: float
@@ -95,7 +95,10 @@ def _spans(names: Sequence[str]) -> list[tuple[int, int]]:
 
 
 def spread(mean: float, sd: float, count: int, asked: int, digits: int) -> str:
-    """Mean and sd as text: `53.2 ± 1.1`, `1.4e8 ± 2.8e8`; with `(5/6)` if cells are missing; a dash if all are."""
+    """Mean and sd as text: `53.2 ± 1.1`, `1.4e8 ± 2.8e8`.
+
+    If some cells are missing, `(5/6)` follows. If all are missing, a dash replaces the numbers.
+    """
     if not count:
         return f"{DASH} (0/{asked})" if asked else DASH
     shown = [number(v) if abs(v) >= LARGE else f"{v:,.{digits}f}" for v in (mean, sd)]

@@ -22,7 +22,7 @@ WITHIN = {MASKS: ("model",), LOSS: ("objective",)}
 
 
 def outcomes(frame: pd.DataFrame, perplexity: str | None, accuracy: str | None) -> dict[str, Any]:
-    """For each outcome's label: the values of the finished cells (None: the masks), and the columns of its strata."""
+    """For each outcome label: one value per cell (None if the outcome is the mask), and the columns of its strata."""
     ppl, acc = choose(frame, "ppl", perplexity), choose(frame, "acc", accuracy)
     return {
         MASKS: (None, STRATUM),
@@ -33,7 +33,7 @@ def outcomes(frame: pd.DataFrame, perplexity: str | None, accuracy: str | None) 
 
 
 def measure(frame: pd.DataFrame, named: dict[str, Any]) -> tuple[dict[str, Shares], pd.DataFrame]:
-    """Shares of each outcome, and all numbers as one table with permutation p-values and q."""
+    """The shares by outcome, and one table of all numbers, with permutation p-values and their q."""
     by_outcome, records = {}, list[dict[Any, Any]]()
     for label, (values, by) in named.items():
         use, known = _used(frame, values)
@@ -54,7 +54,7 @@ def measure(frame: pd.DataFrame, named: dict[str, Any]) -> tuple[dict[str, Share
 def _used(
     frame: pd.DataFrame, values: pd.Series[float] | None
 ) -> tuple[pd.DataFrame, NDArray[np.float64] | None]:
-    """The cells of competing searches with a value, and these values (None: the masks)."""
+    """Cells that have a value, without the reference search; and these values (None if the outcome is the mask)."""
     use = rivals(frame)
     if values is None:
         return use.reset_index(drop=True), None
@@ -63,9 +63,10 @@ def _used(
 
 
 def across(frame: pd.DataFrame, named: dict[str, Any]) -> pd.DataFrame:
-    """Model, ratio and their interactions. q controls the false discovery rate over all tests.
+    """Shares of the sum of squares for model, ratio and their interactions.
 
-    Masks of different models, and losses of different objectives, have no distance, so they are not compared.
+    q controls the false discovery rate over all tests. Masks of different models are not compared, nor
+    are losses of different objectives, because no distance between them is defined.
     """
     parts = []
     for label, (values, _) in named.items():
@@ -82,7 +83,7 @@ def across(frame: pd.DataFrame, named: dict[str, Any]) -> pd.DataFrame:
 
 
 def _totals(shares: Shares) -> pd.DataFrame:
-    """Rows of the three parts and of the two ratios."""
+    """One row for each of the three parts and the two ratios."""
     rows: list[tuple[str, IntervalEstimate]] = list(shares.parts.items())
     rows += [("ratio calibration : search", shares.ratio), ("ratio with interaction", shares.total_ratio)]
     return pd.DataFrame(

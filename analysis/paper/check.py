@@ -2,7 +2,7 @@
 
 python -m analysis.paper_check        exit status 1 if a published number is not reproduced
 
-Source: arXiv 2604.24938 v1; the tables are those of analysis/paper/.
+Source: arXiv 2604.24938 v1; its tables are in analysis/paper/.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Recomputed:
 
     @property
     def reproduced(self) -> bool:
-        """Whether both are equal to the printed digits."""
+        """Whether both agree in the printed digits."""
         return bool(abs(self.computed - self.published) <= 0.5 * 10**-self.digits + 1e-9)
 
 
@@ -61,7 +61,7 @@ def variances() -> list[Recomputed]:
 
 
 def averages() -> list[Recomputed]:
-    """Tables 1 and 2: how many averages differ from the mean of the others by more than rounding."""
+    """Tables 1 and 2: how many printed averages differ from the mean of their columns by more than rounding."""
     numbers = []
     for name, columns in (("table1_accuracy", TASKS), ("table2_perplexity", CORPORA)):
         table = read(name)

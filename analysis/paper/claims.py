@@ -67,7 +67,7 @@ def five_of_six() -> Statement:
 
 
 def anticorrelated() -> Statement:
-    """Claim (ii) as evidence: whether correlations of seven points per cell differ from chance."""
+    """Claim (ii) as evidence: whether the cells' correlations, of seven points each, differ from chance."""
     cells = _cells(read("figure2_ranks"))
     correlations = [(name, agree(cell["perplexity_rank"], cell["accuracy_rank"])) for name, cell in cells]
     adjusted = controlled([a.p for _, a in correlations])
@@ -151,7 +151,7 @@ def proxy() -> Statement:
 
 
 def seven() -> Statement:
-    """How many searches have distinct results in the margin cells."""
+    """How many distinct results the searches have in each cell of the margin objective."""
     columns = ["average", "margin"]
     cells = list(_cells(pruned("table1_accuracy")))
     same = sum(
@@ -188,7 +188,7 @@ def duplicates() -> Statement:
 
 
 def marginal() -> Statement:
-    """v3: complex searches improve little on one-shot. Tested by perplexity on C4, the objective, per cell."""
+    """v3: complex searches are little better than one-shot. Test each cell by perplexity on C4, the objective."""
     cells = list(_cells(pruned("table2_perplexity")))
     ratios = [(name, float(cell.loc["one_shot", "c4"] / cell["c4"].min())) for name, cell in cells]
     within = sum(value <= 1.05 for _, value in ratios)
@@ -203,7 +203,7 @@ def marginal() -> Statement:
 
 
 def near_ties() -> Statement:
-    """Whether masks within 3 percent on C4 are equally good on LAMBADA, by the pair that differs most there."""
+    """Whether masks within 3 percent on C4 are equally good on LAMBADA. The pair that differs most is tested."""
     worst = (0.0, "")
     for name, cell in _cells(pruned("table2_perplexity")):
         for a, first in cell.iterrows():
@@ -220,10 +220,10 @@ def near_ties() -> Statement:
 
 
 def closed_form() -> Statement:
-    """Table 3: what CBO evaluated, inferred from its time. An evaluation costs in proportion to the blocks left."""
+    """Table 3: infer from CBO's time what it evaluated. An evaluation's cost is proportional to the blocks left."""
     time = read("table3_search_seconds").set_index("algo")["seconds"]
     n, k, open_blocks = 32, 7, 30
-    per_pass = float(time["one_shot"]) / open_blocks / (n - 1)  # seconds of one block's pass over the data
+    per_pass = float(time["one_shot"]) / open_blocks / (n - 1)  # seconds to run one block on the data
     greedy = sum((open_blocks - i) * (n - 1 - i) for i in range(k)) * per_pass
     pairs = (open_blocks * (n - 1) + open_blocks * (open_blocks - 1) // 2 * (n - 2)) * per_pass
     off = abs(pairs / float(time["cbo"]) - 1)

@@ -25,13 +25,13 @@ def pruned(name: str) -> pd.DataFrame:
 
 
 def dense(name: str, model: str) -> float:
-    """The published average of a study's model with nothing removed."""
+    """The published average of the dense model. `model` is its name in a study."""
     table = read(name)
     rows = table[(table["algo"] == "dense") & (table["model"] == MODELS.get(model))]
     return float(rows["average"].iloc[0])
 
 
 def value(table: pd.DataFrame, column: str, model: str, k: int, algo: str) -> float:
-    """The published number for a study's model, or NaN if the paper has none."""
+    """The published number of a model, or NaN if the paper has none. `model` is its name in a study."""
     rows = table[(table["model"] == MODELS.get(model)) & (table["k"] == k) & (table["algo"] == algo)]
     return float(rows[column].iloc[0]) if len(rows) else float("nan")

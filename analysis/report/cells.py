@@ -21,12 +21,12 @@ from .phrasing import count
 from .study_data import StudyData
 from .svg import curve, strip
 
-TAIL = 15  # lines of launch.log
+TAIL = 15  # the number of lines shown from the end of launch.log
 
 
 @dataclass(frozen=True)
 class CellEntry:
-    """What the page shows of one cell. `anchor` is the id of its element."""
+    """What the page shows of one cell. `anchor` is the id of its HTML element."""
 
     anchor: str
     cell: str
@@ -44,7 +44,7 @@ class CellEntry:
 
 @dataclass(frozen=True)
 class Group:
-    """The cells of one model, size and objective."""
+    """The cells of one model, number of removed blocks and objective."""
 
     heading: str
     anchor: str
@@ -95,7 +95,7 @@ def _entry(m: StudyData, row: pd.Series[Any]) -> CellEntry:
 
 
 def _name(row: pd.Series[Any]) -> str:
-    """What distinguishes the cell from others of its group: search, data, size and seed."""
+    """What distinguishes the cell from others in its group: search, data, sample size and seed."""
     data = "" if pd.isna(row["calibration"]) else f", {row['calibration']}"
     size = "" if pd.isna(row["samples"]) else f" {int(row['samples'])}"
     size += "" if pd.isna(row["length"]) else f" x {int(row['length'])}"
@@ -138,7 +138,7 @@ def _facts(record: DoneResult, row: pd.Series[Any]) -> Iterator[tuple[str, str]]
 
 
 def _margins(margins: MarginsRecord | None) -> Iterator[tuple[str, str]]:
-    """Facts on the runner-up and on ties."""
+    """Facts about the runner-up and about ties."""
     if margins is None:
         yield "runner-up", "not recorded"
         return

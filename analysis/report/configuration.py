@@ -12,7 +12,7 @@ from pruning.core.result import Result
 
 from .study_data import StudyData
 
-# Settings of where and how a study runs are not shown.
+# Not shown: settings that say where and how a study runs.
 LEFT_OUT = ("paths.", "tracker", "launcher", "study")
 
 
@@ -32,7 +32,7 @@ def settings(m: StudyData) -> tuple[list[Setting], list[Setting]]:
         Setting(name, _counted([config[name] for config in configs if name in config])) for name in names
     ]
     varied = [s for s in every if len(s.values) > 1]
-    # A setting that only some cells have, such as the trials of one search, counts as shared if it has one value.
+    # A setting that only some cells have (say, an option of one search) counts as shared if its value never varies.
     return varied, [s for s in every if len(s.values) == 1]
 
 
@@ -56,7 +56,7 @@ def _environment(record: Result) -> Iterator[tuple[str, str]]:
 
 
 def _flat(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Settings by name. The class of a group is listed under the group's name, as in `algo = Beam`."""
+    """Settings by name. The class of a config group is listed under the name of the group, as in `algo = Beam`."""
     for name, value in leaves(config):
         if not name.startswith(LEFT_OUT) and not name.endswith(f".{OPTION}"):
             yield name.removesuffix(f".{CLASS}"), _shown(value)

@@ -1,4 +1,4 @@
-"""The report's figures, drawn as for `make figures` and embedded as SVG. If drawing fails, the page says why."""
+"""The report's figures: those of `make figures`, embedded as SVG. If drawing fails, the page says why."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class FigureEntry:
 
 @dataclass(frozen=True)
 class Drawn:
-    """A figure as a `data:` address with its width in CSS pixels, or the reason why there is none."""
+    """A figure as a `data:` address with its width in CSS pixels, or the reason why it was not drawn."""
 
     entry: FigureEntry
     address: str = ""
@@ -123,7 +123,7 @@ FIGURES = (
 
 
 def drawn(material: StudyData) -> Iterator[Drawn]:
-    """Each figure, or the reason why there is none. An error in one figure does not stop the others."""
+    """Each figure, or the reason why it was not drawn. An error in one figure does not stop the others."""
     for entry in FIGURES:
         try:
             figure = entry.build(material)
@@ -136,8 +136,8 @@ def drawn(material: StudyData) -> Iterator[Drawn]:
 
 
 def _svg(figure: Figure) -> str:
-    """The figure as a `data:` address of an image. So the page needs no other file, and ids cannot clash."""
+    """The figure as a `data:` address, so that the page needs no other file and ids of two figures cannot clash."""
     stream = io.BytesIO()
-    with mpl.rc_context({"svg.hashsalt": "depth-pruning"}):  # the same results give the same bytes
+    with mpl.rc_context({"svg.hashsalt": "depth-pruning"}):  # so that the same results give the same bytes
         figure.savefig(stream, format="svg", metadata={"Date": None})
     return "data:image/svg+xml;base64," + base64.b64encode(stream.getvalue()).decode("ascii")

@@ -1,6 +1,7 @@
-"""Test the paper's statements on a study: each holds, does not hold, or is not decided.
+"""Test the paper's statements on a study: each statement holds, does not hold, or is not decided.
 
-The wording is that of arXiv 2604.24938, v1 and v3; `paper/claims.py` tests the same paper on its own tables.
+Statements are worded as in arXiv 2604.24938, v1 and v3. `paper/claims.py` tests statements with
+the numbers in the paper's own tables.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ STEPS = (1.0, 3.0)  # percentage points of accuracy between searches, as stated 
 
 
 def claims(m: StudyData) -> Iterator[str]:
-    """One sentence per statement: the verdict, then its numbers. Without such numbers, the verdict is open."""
+    """One sentence per statement: the verdict, then its numbers. If the study lacks these, the verdict is OPEN."""
     for statement, judge in (
         ("'substantially larger role than the choice of search algorithm' in masks (v3)", _masks),
         ("the same in perplexity (v3)", _perplexity),
@@ -54,7 +55,7 @@ def _perplexity(m: StudyData) -> tuple[str, list[str]]:
 
 
 def _larger(shares: Shares) -> tuple[str, list[str]]:
-    """Whether calibration explains more than the search, by the interval of their ratio."""
+    """Whether calibration explains more than the search, judged by the interval of their ratio."""
     ratio = shares.ratio
     if math.isnan(ratio.low):
         return OPEN, [shares.note or "the ratio has no interval"]
@@ -66,7 +67,7 @@ def _accuracy(m: StudyData) -> tuple[str, list[str]]:
     label = next(label for label in m.shares[0] if label not in (MASKS, LOSS) and "accuracy" in label)
     shares = m.shares[0][label]
     verdict, numbers = _larger(shares)
-    # The data can refute "comparably" but not prove it: if the interval contains 1, it is not decided.
+    # The data can refute "comparably" but not prove it: if the interval contains 1, the verdict is OPEN.
     return (FAILS if verdict in (HOLDS, FAILS) else OPEN), numbers
 
 
@@ -85,7 +86,7 @@ def _objectives(m: StudyData) -> tuple[str, list[str]]:
 
 
 def _searches(m: StudyData) -> tuple[str, list[str]]:
-    """Whether two searches give more similar masks than two draws of one search, for each objective."""
+    """For each objective, whether two searches give more similar masks than two draws of one search."""
     rows = []
     for objective in sorted(m.cells["objective"].unique()):
         pairs = m.overlaps[m.overlaps["objective"] == objective]
@@ -126,7 +127,7 @@ def _one_shot(m: StudyData) -> tuple[str, list[str]]:
 
 
 def _points(m: StudyData) -> tuple[str, list[str]]:
-    """In how many panels (model, k, objective) the range of mean accuracy over searches is between 1 and 3."""
+    """In how many panels (model, k, objective) the best search is 1 to 3 points of mean accuracy above the worst."""
     if "acc" not in m.metrics:
         raise NothingToRead("no accuracy was measured")
     cells = m.cells.assign(accuracy=m.metrics["acc"].of(m.cells)).dropna(subset="accuracy")
@@ -157,7 +158,10 @@ def _ranks(m: StudyData) -> tuple[str, list[str]]:
 
 
 def _damage(m: StudyData) -> tuple[str, list[str]]:
-    """How often an objective rates the pruned model better than the whole one, so that it cannot measure damage."""
+    """How often an objective rates the pruned model better than the whole one.
+
+    If this is usual, the objective does not measure the damage by pruning.
+    """
     cells = m.cells.dropna(subset=["loss", "dense_loss"])
     better = cells.assign(better=cells["loss"] < cells["dense_loss"]).groupby("objective")["better"]
     counts = [f"{objective} {int(flags.sum())} of {len(flags)}" for objective, flags in better]

@@ -1,4 +1,4 @@
-"""The report's tables of statistics: crossed evaluation, shares, overlap, agreement, stability."""
+"""The report's tables of statistics: outcomes by objective, variance shares, overlap, rank agreement, stability."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .table_cells import Built, Column, Value, built, numeric, of
 
 
 def _columns(names: list[str], whole: tuple[str, ...] = ("k", "pairs", "cells", "df")) -> list[Column]:
-    """Columns of names, and of whole numbers (those in `whole`)."""
+    """Columns of whole numbers for the names in `whole`, and columns of text for the other names."""
     return [(name, name in whole, of(name, "{:,.0f}")) for name in names]
 
 
@@ -21,7 +21,7 @@ def _numbers(names: list[str], digits: int) -> list[Column]:
 
 
 def crossed(m: StudyData) -> Built:
-    """Outcomes by objective; accuracies are in percent."""
+    """The mean of each outcome for each objective; accuracies are in percent."""
     matrix = m.crossed[0]
     matrix = matrix.assign(
         mean=matrix["mean"].abs()
@@ -33,7 +33,7 @@ def crossed(m: StudyData) -> Built:
 
 
 def _spread(row: Any) -> Value:
-    """The standard deviation: points for an accuracy, a factor for a perplexity."""
+    """The standard deviation: percentage points for an accuracy, a factor for a perplexity."""
     return numeric(row.sd, "\N{MULTIPLICATION SIGN} {:,.2f}" if row.geometric else "{:.2f}")
 
 
@@ -48,13 +48,13 @@ def shares(m: StudyData) -> Built:
 
 
 def across(m: StudyData) -> Built:
-    """Shares of the sum of squares of model and ratio."""
+    """Shares of the sum of squares for model, ratio and their interactions."""
     columns = [*_columns(["outcome", "source", "df"]), *_numbers(["share", "p", "q"], 3)]
     return built(m.across, [*columns, ("reason if missing", False, of("note", None))])
 
 
 def overlap(m: StudyData) -> Built:
-    """Mean overlap of pairs of masks, by model and by what differs."""
+    """Mean overlap of pairs of masks, by model and by the factor in which they differ."""
     by = m.overlaps.groupby(["comparison", "model"], sort=False)
     means = by[["jaccard", "corrected"]].mean().assign(pairs=by.size()).reset_index()
     means = means.rename(columns={"comparison": "differ"})
@@ -62,14 +62,17 @@ def overlap(m: StudyData) -> Built:
 
 
 def agreement(m: StudyData) -> Built:
-    """Every statistic of every panel."""
+    """Every statistic of rank agreement, for every panel."""
     columns = _columns(["objective", *STRATUM, "statistic", "of", "masks"])
     columns += [*_numbers(["value", "low", "high"], 2), *_numbers(["p", "q"], 3)]
     return built(m.agreements, [*columns, ("reason if missing", False, of("note", None))])
 
 
 def stability(m: StudyData) -> Built:
-    """Means over the cells whose last decision can be resampled, and the mean of the samples needed, if known."""
+    """Means over the cells whose last decision can be resampled.
+
+    The mean of the samples needed is over the cells in which this number is known.
+    """
     where = ["objective", *STRATUM, "algo"]
     measured = ["other_mask", "overlap", "enough_pair"]
     rows = m.stability[0].astype(dict.fromkeys(measured, float))

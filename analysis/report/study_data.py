@@ -23,7 +23,7 @@ Frames = tuple[pd.DataFrame, pd.DataFrame]
 
 @dataclass(frozen=True)
 class StudyData:
-    """A study and the statistics of it. A property raises NothingToRead if the study lacks its data."""
+    """A study and its statistics. A property raises NothingToRead if the study lacks the data for it."""
 
     results: Path
     study: str | None
@@ -62,7 +62,7 @@ class StudyData:
 
     @cached_property
     def costs(self) -> pd.DataFrame:
-        """Cost of pruning for each objective in mean perplexity and accuracy (negated, so that lower is better)."""
+        """What pruning for each objective costs in mean perplexity and mean accuracy (negated: lower is better)."""
         signed = {kind: m.of(self.cells) * (-1 if kind == "acc" else 1) for kind, m in self.metrics.items()}
         return crossed.matrix(self.cells, signed, ["ppl"])
 
@@ -73,7 +73,7 @@ class StudyData:
 
     @cached_property
     def regrets(self) -> pd.DataFrame:
-        """Every finished cell with its regret, the distance to the best known mask."""
+        """Every finished cell with its regret: its loss minus that of the best known mask."""
         return crossed.best_known(self.cells, self.traces)
 
     @cached_property
@@ -83,20 +83,20 @@ class StudyData:
 
     @cached_property
     def shares(self) -> tuple[dict[str, Shares], pd.DataFrame]:
-        """Shares of the variance of each outcome, and the same as one table."""
+        """Shares of variance: by outcome, and the same numbers as one table."""
         return variance_shares.measure(self.cells, variance_shares.outcomes(self.cells, None, None))
 
     @cached_property
     def across(self) -> pd.DataFrame:
-        """Shares of the sum of squares of each outcome for model, ratio and their interactions."""
+        """For each outcome, the shares of model, ratio and their interactions in the sum of squares."""
         return variance_shares.across(self.cells, variance_shares.outcomes(self.cells, None, None))
 
     @cached_property
     def overlaps(self) -> pd.DataFrame:
-        """Pairs of masks that differ in one factor."""
+        """The overlap of all pairs of masks whose cells differ in one factor."""
         return fig4_overlap.comparisons(self.frame)
 
     @cached_property
     def stability(self) -> Frames:
-        """How often other samples would have chosen another mask, and the curves over the number of samples."""
+        """How often other samples would give another mask, and curves of agreement over the number of samples."""
         return fig8_stability.measure(self.frame, self.results)

@@ -1,6 +1,6 @@
 """The summary of the report: sentences whose numbers and verdicts are computed here.
 
-A verdict never goes beyond its interval or its test. If there is neither, the sentence says so.
+A verdict claims no more than its interval or test shows. If there is neither, the sentence says so.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Part:
 
 
 def parts(m: StudyData) -> list[Part]:
-    """The whole summary. If the study lacks the numbers of a part, the part says so."""
+    """The whole summary. If the study lacks the numbers for a part, the part says so."""
     every: dict[str, Callable[[StudyData], Iterator[str]]] = {
         "What was run": ran,
         "The paper's statements": paper_verdicts.claims,
@@ -125,7 +125,7 @@ def _other(row: object, kind: str, sign: int, best: float) -> str:
 
 
 def _error(cells: pd.DataFrame, names: tuple[str, ...], kind: str) -> float | None:
-    """The standard error of one evaluation of the mean metric, if it was recorded."""
+    """The standard error of the mean metric in one cell (median over cells); None if it was not recorded."""
     columns = [error_of(f"pruned/{name}") for name in names]
     if not set(columns) <= set(cells):
         return None
@@ -159,7 +159,7 @@ def searches(m: StudyData) -> Iterator[str]:
 
 
 def certainty(m: StudyData) -> Iterator[str]:
-    """Ties with the chosen mask, and whether other samples would have chosen it."""
+    """How many masks tie with the chosen one, and whether other samples would give the same mask."""
     known = m.cells.dropna(subset="tied")
     if len(known):
         tied = int((known["tied"] > 0).sum())

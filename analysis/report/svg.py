@@ -1,4 +1,4 @@
-"""Small SVG drawings of one cell. Their colours come from the page's style, light or dark."""
+"""Small SVG drawings of one cell. Their colours come from the light or dark style of the page."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _square(i: int) -> str:
 
 
 def curve(steps: Sequence[tuple[int, float]], last: int) -> Markup:
-    """The best loss so far against masks scored. `steps` are improvements, `last` the number of masks."""
+    """A plot of the best loss so far. `steps` are its improvements, `last` the number of masks scored."""
     if not steps:
         return Markup("")
     values = [loss for _, loss in steps]

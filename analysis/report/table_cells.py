@@ -26,7 +26,7 @@ class Value:
 
 @dataclass(frozen=True)
 class Table:
-    """A table. A heading is a text and whether its column has numbers; `reason` says why the table is empty."""
+    """A table. A heading is a text and a flag, true for a column of numbers. `reason` says why the table is empty."""
 
     name: str
     caption: str
@@ -41,13 +41,13 @@ Built: TypeAlias = tuple[list[tuple[str, bool]], list[list[Value]]]  # headings 
 
 
 def built(frame: pd.DataFrame, columns: Sequence[Column]) -> Built:
-    """Headings and rows of a frame."""
+    """The headings and rows of a table: one row for each row of the frame."""
     rows = [[value(row) for _, _, value in columns] for row in frame.itertuples(index=False)]
     return [(heading, numbers) for heading, numbers, _ in columns], rows
 
 
 def of(column: str, form: str | None) -> Callable[[Any], Value]:
-    """A function from a row to its value in a column. Without a `form`, numbers have about three digits."""
+    """Make the function that takes a column's value from a row. Without `form`, numbers have about three digits."""
 
     def value(row: Any) -> Value:
         content = getattr(row, column)

@@ -19,7 +19,7 @@ from .table_cells import LAST, Built, Column, Table, Value, built, numeric, of, 
 
 
 def tables(m: StudyData) -> Iterator[Table]:
-    """All tables but that of the cells. If the study lacks the data of a table, the table says so."""
+    """All tables except the table of cells. If the study lacks the data for a table, the table says so."""
     for name, (caption, build) in TABLES.items():
         try:
             headings, rows = build(m)

@@ -27,7 +27,7 @@ TESTED = [source.name for source in SOURCES]
 
 
 def against(m: StudyData) -> Iterator[str]:
-    """For each outcome: calibration against search with intervals, then model and ratio."""
+    """For each outcome: calibration compared with search, with intervals; then the shares of model and ratio."""
     by_outcome, table = m.shares
     for label, shares in by_outcome.items():
         if math.isnan(shares.parts["search"].value):
@@ -65,7 +65,7 @@ def _parts(label: str, shares: Shares) -> str:
 
 
 def _verdict(shares: Shares) -> list[str]:
-    """Whether calibration or search explains more, by the interval of their ratio."""
+    """Whether calibration or search explains more, judged by the interval of their ratio."""
     ratio = shares.ratio
     if math.isnan(ratio.value):
         return ["neither calibration nor search is above zero, so there is no ratio"]
@@ -95,7 +95,7 @@ def _tested(label: str, rows: pd.DataFrame) -> str:
 
 
 def agreement(m: StudyData) -> Iterator[str]:
-    """Overlap of masks, and agreement of the two rankings."""
+    """Overlap of masks, and agreement of perplexity ranks and accuracy ranks."""
     pairs = m.overlaps
     means = {name: pairs.loc[pairs["comparison"] == name, "corrected"].dropna() for name in COMPARISONS}
     words = [
@@ -122,13 +122,13 @@ def agreement(m: StudyData) -> Iterator[str]:
 
 
 def spearman(m: StudyData) -> pd.DataFrame:
-    """Spearman's correlation of perplexity rank and accuracy rank in each panel, all searches counted."""
+    """For each panel, Spearman's correlation of perplexity rank and accuracy rank over all its searches."""
     every = m.agreements
     return every[(every["statistic"] == "spearman") & (every["masks"] == "all")]
 
 
 def refused(m: StudyData) -> Iterator[str]:
-    """What these statistics could not compute, and why."""
+    """Which of these statistics could not be computed, and why."""
     try:
         by_outcome, table = m.shares
     except NothingToRead as nothing:

@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-EXACT = 8  # up to this many pairs all n! pairings are enumerated; with more, RESAMPLES random ones are drawn
+EXACT = 8  # the largest number of pairs for which all n! pairings are tried; for more, RESAMPLES random ones
 RESAMPLES = 9999
 LEAST = 4  # pairs needed; with three, the smallest possible two-sided p-value is 1/3
 
@@ -20,7 +20,7 @@ Statistic = Callable[..., Any]
 
 
 def spearman(x: NDArray[Any], y: NDArray[Any]) -> Any:
-    """Pearson's correlation of ranks, ties averaged; NaN if either is constant."""
+    """Pearson's correlation of the ranks, with tied ranks averaged; NaN if x or y is constant."""
     a, b = (stats.rankdata(values, axis=-1) for values in (x, y))
     a, b = (ranks - ranks.mean(axis=-1, keepdims=True) for ranks in (a, b))
     below = np.sqrt((a**2).sum(axis=-1) * (b**2).sum(axis=-1))
@@ -37,7 +37,7 @@ def kendall(x: NDArray[Any], y: NDArray[Any]) -> Any:
 
 
 def weighted(x: NDArray[Any], y: NDArray[Any]) -> float:
-    """Vigna's weighted tau: exchanges among the best weigh most. High values rank first."""
+    """Vigna's weighted tau: exchanged ranks count most among the highest values. The highest value ranks first."""
     return float(stats.weightedtau(x, y).statistic)
 
 
@@ -64,8 +64,8 @@ class Agreement:
 def agree(x: ArrayLike, y: ArrayLike, method: str = "spearman", seed: int = 0) -> Agreement:
     """The rank agreement of two outcomes over the same cells. Pairs with a NaN are omitted and not counted.
 
-    The p-value is two-sided over pairings, and exact for up to EXACT pairs. The 95 percent interval is the
-    percentile bootstrap over pairs.
+    The two-sided p-value comes from permuted pairings; it is exact for up to EXACT pairs. The 95 percent interval
+    comes from the percentile bootstrap over pairs.
     """
     pairs = np.column_stack([np.asarray(x, float), np.asarray(y, float)])
     a, b = pairs[~np.isnan(pairs).any(axis=1)].T
@@ -93,7 +93,7 @@ def agree(x: ArrayLike, y: ArrayLike, method: str = "spearman", seed: int = 0) -
 def bootstrap(
     a: NDArray[Any], b: NDArray[Any], statistic: Statistic, vectorized: bool, seed: int, resamples: int = 2000
 ) -> tuple[float, float]:
-    """95 percent percentile interval over resampled pairs. Resamples in which all values tie are omitted."""
+    """95 percent percentile interval over resampled pairs. Resamples in which a or b is constant are omitted."""
     if len(a) <= LEAST:
         return float("nan"), float("nan")
     drawn = np.random.default_rng(seed).integers(len(a), size=(resamples, len(a)))
@@ -124,7 +124,7 @@ class Concordance:
 def concordance(values: ArrayLike, resamples: int = 4999, seed: int = 0) -> Concordance:
     """Kendall's W of a table (raters, items), corrected for ties: Friedman's Q / (m (n - 1)).
 
-    Rows with a NaN are omitted. The p-value is from permutations of every row, because Friedman's chi-square
+    Rows with a NaN are omitted. The p-value comes from permuting every row, because Friedman's chi-square
     needs more rows than a panel has.
     """
     table = np.asarray(values, float)
@@ -138,7 +138,7 @@ def concordance(values: ArrayLike, resamples: int = 4999, seed: int = 0) -> Conc
     q = stats.friedmanchisquare(*table.T).statistic
     ranks = stats.rankdata(table, axis=1)
     rng = np.random.default_rng(seed)
-    # For fixed ties, W increases with the variance of the rank sums, so that variance orders the permutations.
+    # With fixed ties, W increases with the variance of the rank sums, so the test can compare variances.
     null = np.array([np.var(rng.permuted(ranks, axis=1).sum(axis=0)) for _ in range(resamples)])
     p = (1 + np.sum(null >= np.var(ranks.sum(axis=0)) - 1e-9)) / (resamples + 1)
     return Concordance(float(q / (m * (n - 1))), float(p), m, n)

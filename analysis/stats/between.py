@@ -1,7 +1,7 @@
 """How outcomes differ across models and ratios: shares of the sum of squares, with intervals and p-values.
 
-Model and ratio are crossed with everything else, so their labels may be exchanged among cells that are equal in
-everything else. For interactions, residuals are permuted. Intervals are those of `bootstrap`.
+Model and ratio are crossed with all other factors, so their labels may be exchanged among cells with equal values of
+those factors. For interactions, residuals are permuted. Intervals are computed as in `bootstrap`.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ def between(
     permutations: int = 999,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """How an outcome differs between models and ratios, and whether objectives and algorithms act alike in them.
+    """How an outcome differs between models and ratios, and whether effects of objective and algorithm differ too.
 
-    `values` are numbers, or None for masks. Each source is adjusted for the columns in its `given`. Its share is of
-    the sum of squares over all cells, with an interval over draws if there are enough. If `by` is given, everything
-    is measured within the levels of these columns.
+    `values` are numbers, or None for masks. Each source is adjusted for the columns in its `given`. `share` is
+    its part of the sum of squares over all cells; it has an interval if there are enough draws. If `by` is given,
+    everything is measured within the levels of these columns.
     """
     of = grams(frame, values, by)
     parts = [frame.iloc[rows] for rows in strata(frame, by)]
@@ -88,7 +88,7 @@ def _intervals(
 def _shares_of(
     coordinates: Sequence[Matrix], moved: Sequence[Deviations], bases: Sequence[Sequence[Matrix]]
 ) -> Matrix:
-    """Share of the sum of squares (sources,) that each source's bases explain."""
+    """The share (sources,) of the sum of squares that the bases of each source explain."""
 
     def summed(vectors: Sequence[Matrix]) -> float:
         return sum(float((x**2).sum(0) @ stratum.signs) for x, stratum in zip(vectors, moved, strict=True))

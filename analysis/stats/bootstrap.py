@@ -1,11 +1,11 @@
 """Intervals over calibration draws, the only random factor of a study.
 
-Objectives, data, algorithms, models and ratios are fixed. The wild cluster bootstrap (Cameron, Gelbach and Miller
-2008; weights of Webb 2014) multiplies each draw's deviations from the mean over draws by one random weight, in all
-cells of that draw together. The error of an estimate is approximated by resample minus mean of the resamples (Hall's
-basic interval). With few draws such intervals are too short (Cameron and Miller 2015, section VI). So errors are
-multiplied by t / z, the ratio of the 97.5 percent quantiles of Student's t (with draws - 1 degrees of freedom) and of
-the normal.
+Objectives, data, algorithms, models and ratios are fixed. For each draw, the wild cluster bootstrap (Cameron,
+Gelbach and Miller 2008; weights of Webb 2014) multiplies the deviations from the mean over draws by one random
+weight, the same in all cells of the draw. The error of an estimate is approximated by a resample minus the mean of
+all resamples (Hall's basic interval). With few draws, such intervals are too short (Cameron and Miller 2015, section
+VI). So errors are multiplied by t / z. Both are 97.5 percent quantiles: t of Student's distribution with draws - 1
+degrees of freedom, z of the normal distribution.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from .gram import Matrix
 from .grid import CONFIGURATION, DRAW, STRATUM, indicator, labels
 from .sources import strata
 
-WEBB = np.sqrt([0.5, 1.0, 1.5])  # mean square 1; six values with both signs
+WEBB = np.sqrt([0.5, 1.0, 1.5])  # each with both signs: six weights, with mean square 1
 CLUSTERS = 6  # with fewer draws, no interval is given
 PANEL = [*STRATUM, *CONFIGURATION, "algo"]  # cells that are equal in these differ only in the draw
 
 
 @dataclass(frozen=True)
 class Deviations:
-    """Coordinates (n, p) of one stratum: observed, their mean over draws, and each draw's deviation from it.
+    """Coordinates (n, p) of one stratum: as observed, their means over draws (`panel`), and deviations from these.
 
     `signs` (p,) are those of `gram.coordinates`; `cluster` (n,) is the draw of each cell.
     """
@@ -60,7 +60,7 @@ def _deviations(part: pd.DataFrame, g: Matrix, cluster: NDArray[np.int64]) -> De
     same = indicator(labels(part, PANEL))
     count = same.sum(0)
     panel = same @ ((same.T @ x) / count[:, None])
-    # Deviations from a mean of m draws have a variance too small by (m - 1) / m.
+    # The variance of deviations from a mean of m draws is too small by the factor (m - 1) / m.
     inflate = np.sqrt(count / np.maximum(count - 1, 1)) @ same.T
     return Deviations(x, signs, panel, (x - panel) * inflate[:, None], cluster)
 
@@ -71,7 +71,7 @@ def weights(draws: int, rng: np.random.Generator) -> Matrix:
 
 
 def plausible(estimate: Matrix, drawn: Matrix, draws: int) -> Matrix:
-    """Plausible true values (resamples, ...), given an estimate (...) and its resamples over some number of draws."""
+    """Plausible true values (resamples, ...), from an estimate (...), its resamples `drawn`, and the draw count."""
     wider = stats.t.ppf(0.975, draws - 1) / stats.norm.ppf(0.975)
     return np.asarray(estimate - wider * (drawn - drawn.mean(axis=0)))
 

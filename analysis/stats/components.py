@@ -1,16 +1,17 @@
 """Variance components: how much of the variance is due to the calibration, and how much to the search.
 
-Sums of squares grow with the number of levels even if nothing has an effect. So each source gets a variance
-component: its mean square minus the part due to the noise of the draws, per cell. In matrices, let Q_j be a basis
-of what source j adds to the sources that do not contain it, and Z_i the indicators of source i. Then
+Sums of squares grow with the number of levels even if nothing has an effect. So for each source, a
+variance component is computed: its mean square minus the part due to noise, divided (in a balanced grid) by the
+number of cells per level. In matrices, let Q_j be a basis of what source j adds to the sources that do not contain
+it, and Z_i the indicators of source i. Then
 
     E[SS_j] = s_j^2 tr(Q_j' Z_j Z_j' Q_j) + sum over noise i of sigma_i^2 tr(Q_j' Z_i Z_i' Q_j),
 
-where noise is the draw and the residual. These equations are solved for s_j^2 and sigma_i^2 (Searle, Casella
-and McCulloch 1992, chapter 5). The grid need not be balanced. The estimates are unbiased, and may be negative if
-the true component is zero. s_j^2 is the variance (ddof 1) of the effects of the levels that were studied.
+where the noise sources i are the draw and the residual. These equations are solved for s_j^2 and sigma_i^2 (Searle,
+Casella and McCulloch 1992, chapter 5). The grid need not be balanced. The estimates are unbiased, and may be negative
+if the true component is zero. s_j^2 is the variance (ddof 1) of the effects over the levels in the study.
 
-Intervals are those of `bootstrap`, over the draws of the calibration samples.
+Intervals are computed as in `bootstrap`, over the draws of the calibration samples.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ def shares(
     resamples: int = 999,
     seed: int = 0,
 ) -> Shares:
-    """Variance components of one outcome. `grams` are those of `variance.grams`, by the same strata."""
+    """Variance components of one outcome. `grams` come from `variance.grams` with the same `by`."""
     strata_cells = [frame.iloc[rows] for rows in strata(frame, by)]
     moved = bootstrap.deviations(frame, grams, by)
     parts = [

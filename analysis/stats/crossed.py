@@ -1,4 +1,4 @@
-"""What pruning for one objective costs in other outcomes, and how near searches get to the best mask at what cost."""
+"""What pruning for one objective costs in other outcomes; how near searches come to the best mask, at what cost."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def matrix(
 ) -> pd.DataFrame:
     """One row for each model, k, objective and outcome: mean over cells, standard deviation, and cost.
 
-    `outcomes` maps a label to one value per cell; lower is better. `cost` is the mean minus the mean of the best
-    objective on this outcome. It is 0 on the diagonal if each objective is best at its own outcome. Outcomes in
-    `geometric` (perplexities) get the geometric mean, so that one broken mask does not dominate it. Their `sd` is the
-    factor exp(sd of the logarithm), and the column `geometric` is true.
+    `outcomes` maps a label to one value per cell; lower is better. `cost` is the mean minus the lowest mean
+    of any objective on this outcome. An objective has cost 0 on its own outcome if no other objective is better.
+    Outcomes in `geometric` (perplexities) get the geometric mean, so that one broken mask does not dominate it. Their
+    `sd` is the factor exp(sd of the logarithm), and the column `geometric` is true.
     """
     rows = []
     for (model, k), cells in groups(frame, STRATUM):
@@ -45,11 +45,11 @@ def matrix(
 
 
 def best_known(frame: pd.DataFrame, traces: Mapping[str, Trace]) -> pd.DataFrame:
-    """Each cell with `best`, the lowest loss of any mask of its size that some cell of the same problem scored.
+    """Add `best` to each cell: the lowest loss among masks of its size that cells of the same problem scored.
 
-    `exact` is true if some cell of the problem scored every mask; an exhaustive search with a budget may fail to.
-    `regret` is the loss minus the best. `relative_regret` is the regret divided by the loss that the best mask adds
-    to the dense model's; it is NaN if the best mask adds none, as a margin may improve. `regret_se` is the regret in
+    `exact` is true if some cell of the problem scored every mask; an exhaustive search with a budget may score fewer.
+    `regret` is the loss minus the best. `relative_regret` is the regret divided by `best` minus the dense loss.
+    It is NaN if that difference is not positive, because pruning may improve a margin. `regret_se` is the regret in
     standard errors of the loss over the calibration samples.
     """
     scored = frame.copy()
@@ -92,10 +92,10 @@ def seconds(traces: Iterable[Trace]) -> dict[tuple[int, ...], float]:
 
 
 def anytime(trace: Trace, k: int, paid: Mapping[tuple[int, ...], float]) -> pd.DataFrame:
-    """The curve of a search: scores and seconds spent so far, and the lowest loss of a mask of k blocks.
+    """The curve of a search: scores and seconds so far, and the lowest loss so far of a mask that removes k blocks.
 
-    Every mask is charged the seconds of its evaluation, even if another cell computed its score. The score of the
-    dense model is not charged.
+    The seconds of every mask's evaluation are counted, even if another cell computed its score. The evaluation of
+    the dense model is not counted.
     """
     rows, spent, number, best = [], 0.0, 0, float("inf")
     for score in trace:
@@ -112,7 +112,7 @@ def anytime(trace: Trace, k: int, paid: Mapping[tuple[int, ...], float]) -> pd.D
 def pareto(cost: Sequence[float], quality: Sequence[float]) -> list[bool]:
     """Which points are on the Pareto front: no other point is at most as large in both values and smaller in one.
 
-    Lower is better in both. A point with a NaN is never on the front. Equal points are on it together.
+    Lower is better in both. A point with a NaN is never on the front. Of equal points, all or none are on it.
     """
     points = np.column_stack([np.asarray(cost, float), np.asarray(quality, float)])
     front = []

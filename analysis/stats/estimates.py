@@ -73,13 +73,13 @@ def _estimate(value: NDArray[np.float64], plausible: NDArray[np.float64] | None)
     if plausible is None:
         return IntervalEstimate(float(value))
     low, high = np.quantile(plausible, [0.025, 0.975])
-    return IntervalEstimate(float(value), float(low), max(0.0, float(high)))  # the truth is not below zero
+    return IntervalEstimate(float(value), float(low), max(0.0, float(high)))  # a true share is at least 0
 
 
 def _ratio(
     solver: Solver, observed: NDArray[np.float64], plausible: NDArray[np.float64] | None, extra: Sequence[str]
 ) -> IntervalEstimate:
-    """Calibration divided by search; infinite if the search is not above zero, NaN if neither is."""
+    """Calibration divided by search; infinite if only the calibration is above zero, NaN if neither is."""
 
     def ratio(components: NDArray[np.float64]) -> NDArray[np.float64]:
         both = [np.maximum(solver.of(components, (*group, *extra)), 0.0) for group in (CALIBRATION, SEARCH)]

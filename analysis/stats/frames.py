@@ -1,4 +1,4 @@
-"""Rows, groups and values of frames, with types that suit plain values."""
+"""Rows, groups and values of data frames, typed for use as plain Python values."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def each(frame: pd.DataFrame) -> Iterator[Any]:
 
 
 def groups(frame: pd.DataFrame, by: str | Sequence[str]) -> Iterator[tuple[Any, pd.DataFrame]]:
-    """Each combination of values of some columns, with its rows. Missing values form groups too."""
+    """Each combination of values in the columns `by`, with its rows. A missing value forms a group too."""
     return iter(frame.groupby(by if isinstance(by, str) else list(by), dropna=False))
 
 
@@ -25,6 +25,6 @@ def at(frame: pd.DataFrame, row: Any, column: str) -> float:
 
 
 def strata_of(frame: pd.DataFrame) -> list[tuple[str, int]]:
-    """The distinct models and numbers of removed blocks of a frame, sorted."""
+    """The distinct pairs (model, number of removed blocks) in a frame, sorted."""
     strata = frame[["model", "k"]].dropna().drop_duplicates()
     return sorted((str(model), int(k)) for model, k in zip(strata["model"], strata["k"], strict=True))

@@ -1,7 +1,7 @@
 """Sums of squares from distances, so that numbers and masks share the same algebra.
 
-Gower's centred matrix G = -1/2 J D^2 J (J = I - 11'/n) has the inner products of observations about their mean.
-If Q is an orthonormal basis of some columns, they explain the sum of squares tr(Q'GQ) (McArdle and Anderson 2001).
+Gower's centred matrix G = -1/2 J D^2 J (J = I - 11'/n) holds the inner products of the observations after centring.
+If Q is an orthonormal basis of some columns, these explain the sum of squares tr(Q'GQ) (McArdle and Anderson 2001).
 For numbers G is yy', which gives the ordinary analysis of variance.
 """
 

@@ -23,7 +23,7 @@ DRAW = [
     "length",
     "draw",
 ]  # identifies the samples; several objectives may share them
-SETTING = [*CONFIGURATION, "draw"]  # all of the calibration, nothing of the search
+SETTING = [*CONFIGURATION, "draw"]  # a calibration with the draw of its samples; the search is not included
 
 # The columns that may differ between two masks of a comparison; all others are equal. Objectives need different
 # kinds of data (texts, items), so the data may differ when objectives are compared.
@@ -38,7 +38,7 @@ CELL = [*STRATUM, *SETTING, "algo"]
 
 
 def labels(frame: pd.DataFrame, columns: Sequence[str]) -> Labels:
-    """One number (n,) for each combination of values. A missing value counts as a value: items have no length."""
+    """Numbers (n,), equal for equal values in `columns`. A missing value counts as a value: items have no length."""
     if not columns:
         return np.zeros(len(frame), dtype=np.int64)
     return frame.groupby(list(columns), dropna=False, sort=True).ngroup().to_numpy().astype(np.int64)

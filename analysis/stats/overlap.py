@@ -22,7 +22,7 @@ from .grid import CELL, COMPARISONS, labels
 
 
 def expected(n_open: int, a: int, b: int) -> float:
-    """Mean Jaccard overlap of two independent random sets of a and b among `n_open` blocks."""
+    """Mean Jaccard overlap of two independent random sets, of sizes a and b, among `n_open` blocks."""
     shared = np.arange(max(0, a + b - n_open), min(a, b) + 1)
     return float(stats.hypergeom.pmf(shared, n_open, a, b) @ (shared / (a + b - shared)))
 
@@ -90,7 +90,7 @@ def n_open(frame: pd.DataFrame) -> pd.Series[int]:
 
 
 def pairs(frame: pd.DataFrame, comparison: str) -> pd.DataFrame:
-    """All pairs of cells that differ only as `comparison` says, a key of COMPARISONS: overlap, corrected overlap, p.
+    """Overlap, corrected overlap and p of all pairs of cells that differ only in `comparison`, a key of COMPARISONS.
 
     Pairs with different protected blocks are omitted, because the null model needs the same open blocks.
     """
@@ -118,8 +118,8 @@ def _pair(frame: pd.DataFrame, every_mask: list[Mask], free: int, i: int, j: int
 def groups_of(frame: pd.DataFrame) -> pd.DataFrame:
     """Groups of masks that differ only in the algorithm, or only in the draw, compared with groups of random masks.
 
-    One row per group: its mean corrected overlap, the probability that random masks overlap as much, and q, the
-    p-value adjusted for the false discovery rate over all groups.
+    One row per group: its mean corrected overlap; p, the probability that random masks overlap at least as much;
+    and q, which is p adjusted for the false discovery rate over all groups.
     """
     rows = []
     for comparison in ("algorithms", "draws"):

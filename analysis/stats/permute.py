@@ -29,7 +29,7 @@ def p_value(
     permutations: int = 999,
     seed: int = 0,
 ) -> tuple[float, str]:
-    """The p-value of a source, or NaN, and the reason for NaN. `grams` are in the order of `strata`."""
+    """The p-value of a source and an empty note, or NaN and the reason. `grams` are in the order of `strata`."""
     rows_of = strata(frame, by)
     given = [fitted(frame.iloc[rows], source.given) for rows in rows_of]
     rests = [gram.coordinates(_residual(g, q)) for g, q in zip(grams, given, strict=True)]
@@ -67,7 +67,7 @@ def _residual(g: Matrix, q: Matrix) -> Matrix:
 
 
 def _explained(levels: Labels, q: Matrix, rest: Coordinates) -> float:
-    """Sum of squares of levels after the basis Q, by the normal equations: tr((X'MX)^+ X'RX), M = I - QQ'."""
+    """Sum of squares that levels add to the basis Q, by the normal equations: tr((X'MX)^+ X'RX), M = I - QQ'."""
     x = indicator(levels)
     fit, (coordinates, signs) = q.T @ x, rest
     sums = x.T @ coordinates
@@ -101,12 +101,12 @@ class _Shuffle:
         return moved
 
     def levels(self, moved: Labels, rows: Rows) -> Labels:
-        """The levels of the source in some rows under shuffled labels."""
+        """The levels of the source in `rows`, given shuffled labels of the units."""
         return self.parents[rows] * (int(self.values.max()) + 1) + moved[self.unit[rows]]
 
     @property
     def arrangements(self) -> float:
-        """An upper bound for the number of values of the statistic. Renaming the levels does not change it."""
+        """An upper bound for the number of distinct values of the statistic, which ignores the names of levels."""
         total = 0.0
         for block in self.blocks:
             _, sizes = np.unique(self.values[block], return_counts=True)
@@ -126,7 +126,7 @@ def _residual_test(
     permutations: int,
     rng: np.random.Generator,
 ) -> tuple[float, str]:
-    """Permute the residuals of the reduced model within strata (Freedman and Lane 1983): approximate."""
+    """Permute residuals of the reduced model within strata (Freedman and Lane 1983). The p-value is approximate."""
     parts = zip(rows_of, given, strict=True)
     bases = [gram.basis(indicator(labels(frame.iloc[rows], source.columns)), q) for rows, q in parts]
     df = sum(b.shape[1] for b in bases)

@@ -14,7 +14,7 @@ def rivals(cells: pd.DataFrame) -> pd.DataFrame:
     """The cells of all searches but the exhaustive one, which is their reference; all cells if there are no others.
 
     The exhaustive search gives the best mask (`crossed.best_known`). It is run in few settings only. If it were
-    compared with the others, every mean would lose the settings without it.
+    compared with the others, all means would be restricted to those settings.
     """
     competing = cells[cells["algo"] != REFERENCE]
     return competing if len(competing) else cells

@@ -31,7 +31,7 @@ class Solver:
                         self.coefficients[j, i] += float(((bases[other].T @ z) ** 2).sum())
 
     def __call__(self, squares: Mapping[str, float]) -> NDArray[np.float64]:
-        """The components (sources,) of sums of squares, in the order of `names`."""
+        """The components (sources,) for given sums of squares, in the order of `names`."""
         return np.linalg.solve(self.coefficients, np.array([squares[name] for name in self.names]))
 
     def refusal(self) -> str:
@@ -45,6 +45,6 @@ class Solver:
         return ""
 
     def of(self, components: NDArray[np.float64], group: Sequence[str]) -> NDArray[np.float64]:
-        """The summed components of some sources, along the last axis."""
+        """The sum of the components of the sources in `group`, over the last axis."""
         chosen = [i for i, name in enumerate(self.names) if name in group]
         return np.asarray(components[..., chosen].sum(-1))

@@ -1,4 +1,4 @@
-"""The sources of variation of a study: their levels, and which labels a permutation test of each may exchange."""
+"""The sources of variation of a study: their levels, and the labels that each permutation test may exchange."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class VarianceSource:
 def _nested() -> list[VarianceSource]:
     """The nested sources of the calibration: objective, its data, number of samples, length.
 
-    The tests exchange whole settings with all their algorithms and ratios, like the plots of a split-plot design.
+    The tests exchange whole settings, each with all algorithms and ratios, like whole plots in a split-plot design.
     """
     names = ("objective", "calibration data", "samples", "length")
     sources = []
@@ -67,7 +67,7 @@ def strata(frame: pd.DataFrame, by: Sequence[str] = STRATUM) -> list[Rows]:
 
 
 def fitted(part: pd.DataFrame, groups: Sequence[Sequence[str]]) -> Matrix:
-    """A basis (n, df) of the mean and of the levels of some groups of columns."""
+    """A basis (n, df) of the mean and of the levels of each group of columns."""
     q = np.full((len(part), 1), len(part) ** -0.5)
     for group in groups:
         q = np.hstack([q, gram.basis(indicator(labels(part, group)), q)])

@@ -1,7 +1,7 @@
-"""Whether other samples would have chosen another mask, from the per-sample losses of a trace. No model is run.
+"""Estimate from the per-sample losses in a trace whether other samples would give another mask. No model is run.
 
 The last decision of a search is resampled: the choice among the scored masks of the final size. If a search
-scored fewer than two of them, as one-shot does, it decided by the losses of single blocks, and these are resampled.
+scored fewer than two such masks, as one-shot does, it chose single blocks by their losses; this choice is resampled.
 Earlier decisions are not repeated, so the numbers are lower bounds on instability.
 """
 
@@ -54,14 +54,14 @@ def last_decision(trace: Sequence[Mapping[str, Any]], k: int) -> Decision | None
 
 
 def _plain_means(trace: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether losses are unweighted means over samples; those of mixed objectives are not."""
+    """Whether each loss is the unweighted mean over samples. Losses of mixed objectives are not."""
     means = np.array([np.mean(score["samples"]) for score in trace])
     losses = np.array([score["loss"] for score in trace], float)
     return bool(np.all(np.abs(means - losses) <= 1e-6 + 0.02 * losses.std()))
 
 
 def resampled(decision: Decision, resamples: int = 1000, seed: int = 0) -> tuple[float, float]:
-    """How often a bootstrap sample of the calibration data chooses another mask, and the mean Jaccard overlap."""
+    """How often bootstrapped calibration samples change the mask, and the mean Jaccard overlap with the original."""
     n = decision.losses.shape[1]
     rng = np.random.default_rng(seed)
     chosen = decision.choose(rng.multinomial(n, np.full(n, 1 / n), size=resamples).astype(float))
@@ -70,10 +70,10 @@ def resampled(decision: Decision, resamples: int = 1000, seed: int = 0) -> tuple
 
 
 def curve(decision: Decision, resamples: int = 500, seed: int = 0) -> pd.DataFrame:
-    """Agreement of subsets of n samples with the choice of all N, for n up to N / 2.
+    """How often subsets of n samples choose the same mask as all N samples, for n up to N / 2.
 
-    Subsets are drawn without replacement. `pair` is how often two disjoint subsets of n agree with each other, as
-    in a study with new samples. Agreement with all N is higher, because a subset shares its samples with them.
+    Subsets are drawn without replacement. `pair` is how often two disjoint subsets of n samples agree, like
+    two studies with different samples. Agreement with all N is higher, because every subset is a part of all N.
     """
     n_all = decision.losses.shape[1]
     rng = np.random.default_rng(seed)
@@ -90,14 +90,14 @@ def curve(decision: Decision, resamples: int = 500, seed: int = 0) -> pd.DataFra
 
 
 def enough(agreement: pd.DataFrame, column: str = "same", level: float = 0.9) -> int | None:
-    """The smallest n from which on agreement is at least `level`, or None if there is none."""
+    """The smallest n such that agreement is at least `level` at n and at every larger n; None if there is none."""
     below = agreement.loc[agreement[column] < level, "n"]
     above = agreement.loc[agreement["n"] > (below.max() if len(below) else 0), "n"]
     return int(above.min()) if len(above) else None
 
 
 def _sizes(n: int) -> list[int]:
-    """1, 2, 4, ... up to half of n, and half of n."""
+    """The powers of two up to half of n, and half of n."""
     half = n // 2
     powers = [2**i for i in range(half.bit_length()) if 2**i <= half]
     return sorted({*powers, half} - {0})

@@ -1,8 +1,8 @@
 """What explains the outcomes of a study: sums of squares of factors and interactions, with permutation p-values.
 
 For masks this is PERMANOVA (Anderson 2001) on Jaccard distance; for numbers it is the analysis of variance with
-p-values from permutations. Masks of different models have no distance, so everything is measured within strata (one
-model and one k) and summed over them. `between.py` measures how outcomes differ across strata.
+p-values from permutations. Distances between masks of different models are undefined, so everything is measured
+within strata (one model and one k) and summed over strata. `between.py` measures how outcomes differ across strata.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .sources import RESIDUAL, SOURCES, marginal, sequential, strata
 def grams(frame: pd.DataFrame, values: ArrayLike | None, by: Sequence[str] = STRATUM) -> list[Matrix]:
     """The centred matrix of each stratum, scaled to a mean square of one. `values` are numbers, or None for masks.
 
-    The scale gives every stratum the same weight, whatever its spread. A stratum without spread stays at zero.
+    The scale gives every stratum the same weight, whatever its spread. A stratum without spread keeps a zero matrix.
     """
     y = None if values is None else np.asarray(values, float)
     scaled = []

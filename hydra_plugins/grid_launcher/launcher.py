@@ -35,7 +35,7 @@ class GridLauncher(Launcher):
     """Compose every cell, then run the study in this process."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Keep what composing needs. The task function is not used."""
+        """Keep what `launch` needs to compose cells. The task function is not used."""
         self.hydra_context = hydra_context
         self.config = config
 

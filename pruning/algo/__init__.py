@@ -20,7 +20,7 @@ from pruning.core.mask import Mask, Space
 class Ask:
     """A request for the losses of masks. The answer is a list of floats in the same order.
 
-    `best` is how many of the least losses matter. With racing on, a mask that cannot be among them gets the loss
+    Only the `best` least losses matter to the search. With racing on, a mask that is ruled out of these gets the loss
     infinity. `samples` limits the losses to the first `samples` samples; it is at least 1, and a number above the
     number of samples means all. A search never asks for the same mask and number of samples twice.
     """
@@ -34,15 +34,15 @@ class Ask:
 class Gates:
     """A request for d(term of sample s) / d(gate of block i). The answer is a float64 array (samples, N).
 
-    A gate a scales what a block adds to the hidden state, h + a * (F(h) - h), so a = 1 keeps the block and a = 0
-    removes it. If an objective has no gradient, the answer is the secant: the sample's term in the dense model minus
-    its term without block i. The secant costs N + 1 losses and is counted as N + 1.
+    The gate a of a block scales what the block adds to the hidden state: h becomes h + a * (F(h) - h). So a = 1 keeps
+    the block and a = 0 removes it. If an objective has no gradient, the answer is the secant: the sample's term in
+    the dense model minus its term without block i. The secant costs N + 1 losses and is counted as N + 1.
     """
 
 
 @dataclass(frozen=True)
 class Found:
-    """The outcome of a search: a mask of its space, and why the search stopped, in a few words."""
+    """The outcome of a search: a mask of the space, and a few words on why the search stopped."""
 
     mask: Mask
     why: str
@@ -66,7 +66,7 @@ class Algo(Protocol):
         ...
 
     def evaluations(self, space: Space) -> int:
-        """An upper bound on the number of losses that the search asks for, for progress bars and cost tables.
+        """An upper bound on the number of losses that the search asks for. Progress bars and cost tables use it.
 
         Raises OutOfReachError, with the count, if the search needs too many losses in this space.
         """
@@ -75,7 +75,7 @@ class Algo(Protocol):
 
 @dataclass
 class Known:
-    """The losses that a search has received, so that it asks for none twice."""
+    """The losses that a search has received, kept so that it never asks for the same loss twice."""
 
     losses: dict[Mask, float] = field(default_factory=dict)
 

@@ -1,10 +1,9 @@
-"""Shared by the stochastic searches: a prior over sets from the losses of single removals, and moves between sets.
+"""Shared by the stochastic searches: a prior over sets, computed from losses of single removals; swaps of blocks.
 
-The paper calls its genetic and Bayesian searches "prior-guided" without saying what the prior is. Here the prior
-comes from the measurements of one-shot: block i has the weight exp(-(s_i - min s) / (T * scale)). s_i is the loss
-if only block i is removed, T is the setting `temperature`, and scale is the median of s_i - min s, so that T has
-the same effect for any unit of the loss. Sets are drawn block by block, without replacement, in proportion to the
-weights.
+The paper calls its genetic and Bayesian searches "prior-guided" without saying what the prior is. Here the prior uses
+the losses that one-shot measures: block i has the weight exp(-(s_i - min s) / (T * scale)). s_i is the loss if only
+block i is removed, T is the setting `temperature`, and scale is the median of s_i - min s, so that T has the same
+effect for any unit of the loss. Sets are drawn block by block, without replacement, in proportion to the weights.
 """
 
 from __future__ import annotations
@@ -45,8 +44,9 @@ def log_weights(losses: Array, temperature: float) -> Array:
 def draw(space: Space, rng: np.random.Generator, weights: Array | None = None) -> Mask:
     """A random mask of the space. Without log-weights, all masks are equally likely.
 
-    The k largest of log-weight plus Gumbel noise are a draw without replacement in proportion to the weights
-    (Kool, van Hoof and Welling, arXiv 1903.06059). Unlike `rng.choice`, it also works with very small weights.
+    Gumbel noise is added to each log-weight. The blocks of the k largest sums are a draw without replacement in
+    proportion to the weights (Kool, van Hoof and Welling, arXiv 1903.06059). Unlike `rng.choice`, this also works
+    with very small weights.
     """
     blocks = space.free()
     keys = rng.gumbel(size=len(blocks)) + (0.0 if weights is None else weights)
@@ -54,7 +54,7 @@ def draw(space: Space, rng: np.random.Generator, weights: Array | None = None) -
 
 
 def swapped(mask: Mask, space: Space, rng: np.random.Generator, swaps: int = 1) -> Mask:
-    """The mask with `swaps` of its blocks (fewer if there are not enough) exchanged for others; k is unchanged."""
+    """Exchange `swaps` removed blocks of the mask for kept ones, or as many as possible; k is unchanged."""
     kept = space.free(mask.dropped)
     swaps = min(swaps, len(mask.dropped), len(kept))
     back = rng.choice(mask.dropped, swaps, replace=False)
@@ -69,9 +69,9 @@ def neighbours(mask: Mask, space: Space) -> list[Mask]:
 
 
 def fresh(mask: Mask, taken: Collection[Mask], space: Space, rng: np.random.Generator) -> Mask:
-    """The mask itself; if it is in `taken`, the first mask on a random walk of swaps that is not.
+    """The mask, if it is not in `taken`; otherwise the first mask outside `taken` on a random walk of swaps.
 
-    At least one mask of the space must not be in `taken`.
+    The space must contain at least one mask that is not in `taken`.
     """
     while mask in taken:
         mask = swapped(mask, space, rng)

@@ -1,14 +1,14 @@
 """Sets of least quadratic energy: minimise x^T Q x over x in {0, 1}^n with sum x = k.
 
-`cbo` and `cbo_hessian` both use it. If there are at most `limit` sets, the answer is exact: the blocks are split into
-two halves A and B, and for each number of blocks in A, one matrix product gives the energies of all pairs of
+`cbo` and `cbo_hessian` both use it. If there are at most `limit` sets, the answer is exact. The blocks are split into
+two halves A and B. For each number of chosen blocks in A, one matrix product gives the energies of all pairs of
 half-sets:
 
     E(x) = x_A^T Q_AA x_A + x_B^T Q_BB x_B + 2 x_A^T Q_AB x_B
 
 10.5 million sets (n = 32, k = 8) take a fraction of a second. If there are more sets, chains of swap annealing run in
-parallel. A swap keeps sum x = k, so no penalty term is needed; such a term can mislead annealers of unconstrained
-problems.
+parallel. A swap keeps sum x = k, so no penalty term is needed. Annealers of unconstrained problems need one, which
+can mislead them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Array: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
 Subset: TypeAlias = tuple[int, ...]
 
 CHUNK = 1 << 20  # energies in memory at once
-CHAINS, SWEEPS, COLDEST = 64, 200, 1e-3  # annealing: each chain makes SWEEPS * n swaps
+CHAINS, SWEEPS, COLDEST = 64, 200, 1e-3  # annealing: each chain tries SWEEPS * n swaps
 
 
 def least(q: Array, k: int, count: int, limit: int, rng: np.random.Generator) -> tuple[list[Subset], bool]:
@@ -78,7 +78,7 @@ def _energies(q: Array, x: Array) -> Array:
 
 
 def annealed(q: Array, k: int, count: int, rng: np.random.Generator) -> list[Subset]:
-    """The `count` best of the sets where the annealing chains end, after a last descent, and their neighbours."""
+    """Anneal, descend from the end of each chain, and return the `count` best of the minima and their neighbours."""
     orders = rng.permuted(np.tile(np.arange(len(q)), (CHAINS, 1)), axis=1)
     inside, outside = orders[:, :k].copy(), orders[:, k:].copy()
     if outside.size:
@@ -92,7 +92,7 @@ def annealed(q: Array, k: int, count: int, rng: np.random.Generator) -> list[Sub
 def _cool(q: Array, inside: Array, outside: Array, rng: np.random.Generator) -> None:
     """Make Metropolis swaps in all chains at once while the temperature falls geometrically. Changes both arrays.
 
-    With the field g = Q x, exchanging i for j costs 2 (g_j - g_i) + Q_ii + Q_jj - 2 Q_ij.
+    With the field g = Q x, replacing i by j costs 2 (g_j - g_i) + Q_ii + Q_jj - 2 Q_ij.
     """
     rows, steps = np.arange(CHAINS), SWEEPS * len(q)
     field = q[inside].sum(axis=1)  # (chains, n)
@@ -122,7 +122,7 @@ def _around(q: Array, chosen: Subset) -> dict[Subset, float]:
 
 
 def _descended(q: Array, chosen: Subset) -> Subset:
-    """The local minimum that repeated best swaps lead to."""
+    """Make the best swap until no swap lowers the energy; return this local minimum."""
     while True:
         around = _around(q, chosen)
         best = min(around, key=around.__getitem__)

@@ -1,4 +1,4 @@
-"""A Gaussian process over sets of k blocks, and batches of the sets that look best under it.
+"""A Gaussian process that predicts the losses of sets of k blocks, and the choice of the sets to score next.
 
 The model is a Bayesian linear regression on one- and two-block features. It is the statistical model of BOCS
 (Baptista and Poloczek, arXiv 1806.08838, section 3) with Gaussian instead of horseshoe priors, in its dual form.
@@ -6,10 +6,10 @@ Two sets have |S & T| one-block and C(|S & T|, 2) two-block features in common, 
 
     cov(S, T) = s^2 [ c (1 + a(S) a(T)) + (1 - r) |S & T| / k + r C(|S & T|, 2) / C(k, 2) + e [S = T] ]
 
-a(S) is the prior: the standardised sum of the losses of single removals. Its slope is learnt. c, the variance of
-intercept and slope, is large. The nugget e is for what pairs cannot explain. The share r of pairs and e maximise
-the marginal likelihood on a grid; s^2 has a closed form. So the fit needs a matrix of at most `trials` rows in place
-of N + C(N, 2) coefficients, and no sampling.
+a(S) is the prior score of S: the standardised sum of the losses of its single removals. The slope of a(S) is learnt.
+The variance c of intercept and slope is large. The nugget e is the variance that pairs cannot explain. r is the share
+of pairs; r and e are chosen on a grid to maximise the marginal likelihood, and s^2 has a closed form. So the fit
+needs no sampling, and a matrix of at most `trials` rows instead of N + C(N, 2) coefficients.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Surrogate:
 
     @classmethod
     def fit(cls, x: Array, a: Array, y: Array) -> Surrogate:
-        """The model of greatest evidence over the grid of pair shares and nuggets."""
+        """The model whose pair share and nugget give the greatest evidence on the grid."""
         models = [cls(x, a, y, pairs, nugget) for pairs, nugget in product(PAIRS, NUGGETS)]
         return max(models, key=Surrogate.evidence)
 
@@ -78,10 +78,10 @@ def _standard(values: Array, by: Array) -> Array:
 
 
 def promising(mean: Array, covariance: Array, nugget: float, count: int, kappa: float) -> list[int]:
-    """The indices of the sets to score next, chosen one by one by the least mean - kappa * deviation.
+    """The indices of the sets to score next. Each choice minimises mean - kappa * deviation.
 
-    After each choice, the set counts as scored with its mean as the loss. This keeps all means and lowers the
-    deviations of similar sets, so that a batch is diverse (GP-BUCB: Desautels, Krause and Burdick, JMLR 15, 2014).
+    After each choice, the chosen set is treated as scored, with its mean as the loss. All means stay the same and the
+    deviations of similar sets fall, so a batch is diverse (GP-BUCB: Desautels, Krause and Burdick, JMLR 15, 2014).
     """
     covariance, chosen = covariance.copy(), list[int]()
     available = np.ones(len(mean), dtype=bool)

@@ -1,11 +1,11 @@
 """Annealing: chains that swap one block at a time and accept a worse set less and less often.
 
-Not in the paper's panel. Source: Kirkpatrick, Gelatt and Vecchi, "Optimization by simulated annealing" (Science
-220, 1983). A set whose loss is d worse replaces the current set with probability exp(-d / T) (Metropolis), and T is
+Not in the paper's panel. Source: Kirkpatrick, Gelatt and Vecchi, "Optimization by simulated annealing" (Science 220,
+1983). A set whose loss is d worse replaces the current set with probability exp(-d / T) (Metropolis), and T is
 multiplied by `cooling` at each step. T starts at `heat` times the spread of the single removals (`_prior.scale`), so
 that it suits any unit of the loss. `chains` chains run in parallel, so that the masks of a batch share work: the
-first chain starts from the one-shot set, the others from draws of the prior. 4 chains of 50 steps have the budget
-of the paper's Bayesian search. Fewer and longer chains give slightly better sets and share less work.
+first chain starts from the one-shot set, the others from draws of the prior. 4 chains of 50 steps have the same
+budget as the paper's Bayesian search. Fewer and longer chains give slightly better sets and share less work.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Annealing:
             raise InputError(f"algo.cooling={self.cooling:g} is out of range: choose above 0 and at most 1.")
 
     def propose(self, space: Space, rng: np.random.Generator) -> Proposals:
-        """Ask for one batch of singles, one of starts, and one per step of all chains."""
+        """Ask for one batch of singles, one of starting sets, and one per step with one swap for each chain."""
         known = Known()
         losses = yield from singles(space, known)
         weights, at = log_weights(losses, self.temperature), [one_shot(space, losses)]

@@ -1,16 +1,16 @@
 """Bayesian: a surrogate of the loss over sets, fitted to the scored sets, chooses which sets to score next.
 
 Source: the paper's search (5), "prior-guided BO: 200 trials, 10 random inits". The paper names neither surrogate nor
-acquisition. Choices made here: the random sets are draws from the prior of single removals (`_prior.py`), and the
-one-shot set is one of the trials. The surrogate is a Gaussian process whose kernel compares sets by the blocks and
-the pairs of blocks that they share (see `_surrogate.py`). Tree-structured estimators (Optuna's default) treat
-blocks as independent given good or bad, and would miss the interactions that make this search harder than a
-ranking.
+acquisition function. Choices made here: the random sets are draws from the prior of single removals (`_prior.py`),
+and the one-shot set is one of the trials. The surrogate is a Gaussian process whose kernel compares sets by the
+blocks and the pairs of blocks that they share (see `_surrogate.py`). Tree-structured estimators (Optuna's default)
+treat blocks as independent within the good sets and within the bad sets. So they would miss the interactions between
+blocks, which make this search harder than a ranking.
 
-Each batch of `batch` sets minimises a lower confidence bound, mean - kappa * deviation. The candidates are all swaps
-of the `elite` best sets and the same number of draws from the prior: the surrogate is trusted only near scored sets,
-as in trust-region methods for discrete spaces (Wan et al., arXiv 2102.07188). A smaller batch learns faster and
-shares less work.
+Each batch of `batch` sets minimises a lower confidence bound, mean - kappa * deviation. The candidates are all sets
+that are one swap away from the `elite` best sets, and the same number of draws from the prior. The surrogate is
+trusted only near scored sets, as in trust-region methods for discrete spaces (Wan et al., arXiv 2102.07188). With a
+smaller batch, the surrogate learns faster and the masks of a batch share less work.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Beam: like greedy, but keeps the `width` best sets of each size instead of one.
 
-Source: the paper's search (3), B = 5. A set that is reached in two ways is scored once. Ties go to the set that
-was reached first. Width 1 is the greedy search; with a width of all sets, beam is exhaustive.
+Source: the paper's search (3), B = 5. A set that is reached in two ways is scored once. Ties go to the set that was
+reached first. With width 1, beam is greedy. If the width is large enough to keep all sets, beam is exhaustive.
 """
 
 from __future__ import annotations
@@ -38,6 +38,6 @@ class Beam:
         return Found(kept[0], "k blocks were removed")
 
     def evaluations(self, space: Space) -> int:
-        """At most min(width, sets of that size) * (blocks left) at each depth."""
+        """The sum over set sizes of min(width, number of sets of that size) * (number of blocks left)."""
         free = len(space.free())
         return sum(min(self.width, math.comb(free, done)) * (free - done) for done in range(space.k))

@@ -1,16 +1,16 @@
-"""CBO: measure all blocks and pairs of blocks, then minimise the quadratic model of the loss that they define.
+"""CBO: score all single blocks and pairs of blocks, then minimise the quadratic model that fits these losses.
 
 Source: "Block removal through constrained binary optimisation" (arXiv 2602.00161) with measured coefficients. The
-paper's timing of its search (6) fits this reading: 30 singles and 435 pairs predict 8,276 seconds, and the paper
-reports 8,172. D(S) is the loss without S minus the loss of the dense model, and x_i = 1 if block i is removed:
+paper's timing of its search (6) agrees with this: 30 singles and 435 pairs predict 8,276 seconds, and the paper
+reports 8,172. x_i = 1 if block i is removed. D(S) is the loss without the blocks S minus the loss of the dense model:
 
     D(S) ~ x^T Q x     Q_ii = D(i)     Q_ij = 1/2 [D(ij) - D(i) - D(j)]     sum x = k
 
 This is exact if the loss has only single and pairwise terms. Losses are in the units of the objective (NLL, not
 perplexity: otherwise one catastrophic pair would cause large negative couplings with all others). The dense loss
-shifts all sets of k blocks equally, so it is not asked for. As 2602.00161 advises, the `rescore` sets of least energy
-("excited states") are scored, together with the one-shot set. With `rescore=0`, the minimum of the model is
-returned unscored.
+changes the energy of all sets of k blocks equally, so it is not needed. As 2602.00161 advises, the `rescore` sets of
+least energy ("excited states") are scored, together with the one-shot set. With `rescore=0`, the minimum of the model
+is returned unscored.
 """
 
 from __future__ import annotations

@@ -2,15 +2,15 @@
 
 Source: "Block removal through constrained binary optimisation" (arXiv 2602.00161) and its code. A gate a_i scales
 what block i adds to the hidden state. All gates are 1 in the dense model; if x_i = 1, block i is removed and its gate
-is 0. With A_si the derivative of the term of sample s with respect to a_i, and m samples, the expansion around
-the dense model is
+is 0. Let A_si be the derivative of sample s's term with respect to a_i, and m the number of samples. The expansion
+around the dense model is
 
     D(S) ~ -g^T x + 1/2 x^T H x       g = mean over s of A_s       H = A^T A / m       sum x = k
 
 H is the empirical Fisher matrix, used in place of the Hessian. The source assumes that the first-order term is zero,
-as for a trained model, and minimises x^T H x: the default here. `linear=true` keeps the term and minimises
+as for a trained model, and minimises x^T H x. This is the default. `linear=true` keeps the term and minimises
 1/2 x^T H x - g^T x. The `rescore` sets of least energy are scored and the best is returned, as the source advises
-(its 17th set beat the first). With `rescore=0`, the minimum is returned unscored.
+(there, the set of 17th least energy beat the first). With `rescore=0`, the minimum is returned unscored.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class CboHessian:
         a = (yield Gates())[:, blocks]  # (m, unprotected)
         q = a.T @ a / len(a)
         if self.linear:
-            q = q / 2 - np.diag(a.mean(axis=0))  # x_i^2 = x_i: a linear term is a diagonal one
+            q = q / 2 - np.diag(a.mean(axis=0))  # x_i^2 = x_i, so the diagonal holds the linear term
         chosen, exact = least(q, space.k, max(1, self.rescore), self.exact, rng)
         best = [space.drop(*(blocks[r] for r in ranks)) for ranks in chosen]
         how = "of all sets" if exact else "that annealing found"

@@ -3,8 +3,8 @@
 Source: "The Unreasonable Ineffectiveness of the Deeper Layers" (arXiv 2403.17887, section 3.2) removes the window
 l..l+n-1 whose input and output are most alike, by the angular distance of hidden states. LLM-Streamline (arXiv
 2403.19135) does the same with another similarity. Here the objective defines the criterion, and this search works
-with any loss. Ties go to the earlier window. If protected blocks are in between, neighbours are neighbours among
-the unprotected blocks.
+with any loss. Ties go to the earlier window. Protected blocks are skipped: two unprotected blocks with only protected
+blocks between them count as neighbours.
 """
 
 from __future__ import annotations

@@ -1,15 +1,15 @@
 """Evolution: one parent, many mutated offspring, selected in stages on more and more samples.
 
-Source: EvoPress (arXiv 2410.14649, algorithm 1, and its script for depth pruning), a (1 + lambda) search. 64
-random sets are scored on few samples and the best becomes the parent. Each of k (N - k) / 1.5 generations makes
-32 distinct offspring that differ from the parent, each by min(u, v) swaps with u, v uniform on 1..3. The best 2 on
+Source: EvoPress (arXiv 2410.14649, algorithm 1, and its script for depth pruning), a (1 + lambda) search. 64 random
+sets are scored on few samples and the best becomes the parent. There are k (N - k) / 1.5 generations. Each makes 32
+distinct offspring. An offspring is the parent after min(u, v) swaps, with u and v uniform on 1..3. The best 2 on
 2,048 tokens are compared with the parent on 32,768 tokens, and the best of the three is the next parent.
 
 Deviations: EvoPress draws fresh samples for each selection. Here a stage uses the first `samples` samples, so that
-scores can be reused and extended (most of EvoPress's tokens went to sets it had seen) and generations can be
-compared. EvoPress counts tokens; `samples` counts samples. By default EvoPress swaps attention and MLP separately;
-here a block is swapped as a whole. The first parent is the better of the random winner and the one-shot set, which
-costs N losses. The fitness, KL or loss, is the objective.
+generations can be compared and scores can be reused and extended (EvoPress used most of its tokens on sets that it
+had scored before). EvoPress counts tokens; `samples` counts samples. By default EvoPress swaps attention and MLP
+separately; here a block is swapped as a whole. The first parent is the better of the best random set and the one-shot
+set; the one-shot set costs N losses. The objective is the fitness (in EvoPress, KL divergence or loss).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from pruning.algo._prior import draw, fresh, one_shot, scored_all, singles, swap
 from pruning.core.errors import InputError
 from pruning.core.mask import Mask, Space
 
-# Number of first samples -> mask -> loss over these samples.
+# For each number n of samples: the losses of masks over the first n samples.
 Partial = dict[int, dict[Mask, float]]
 
 
@@ -39,7 +39,7 @@ class Evolution:
     samples: tuple[int, ...] = (4,)
     survivors: tuple[int, ...] = (2,)
     initial: int = 64
-    generations: int | None = None  # k (N - k) / 1.5
+    generations: int | None = None  # None: k (N - k) / 1.5
     swaps: int = 3
     max_evaluations: int | None = None
 

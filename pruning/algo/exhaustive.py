@@ -1,8 +1,8 @@
 """Exhaustive: score every mask of the space, which gives the true optimum if the space is small enough.
 
-Not in the paper's panel. It shows whether a search failed or there was nothing better to find. Masks are asked for in
-lexicographic order and in batches of `batch`: masks of a batch share their first blocks, which are computed
-once. Ties go to the mask that comes first.
+Not in the paper's panel. It shows whether another search missed a better mask. Masks are asked for in lexicographic
+order and in batches of `batch`: masks of a batch share their first blocks, which are computed once. Ties go to the
+mask that comes first.
 """
 
 from __future__ import annotations

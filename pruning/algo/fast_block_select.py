@@ -1,12 +1,13 @@
 """Fast-Block-Select: replace runs of neighbouring blocks by runs of the same length that cost less as a group.
 
-Source: MI-PRUN (arXiv 2601.07212, algorithm 1). The paper's search (7) uses its loss in place of mutual information,
-as the objective does here. The set P starts as the k cheapest blocks. Its runs of neighbours are compared with runs
-of the same length elsewhere: these are ranked by the sum of their blocks' losses, and the first few are measured
-as groups. A choice of groups without conflict is the next P. This repeats until P is unchanged or equals an earlier
-P. No code is public, and the text does not say how many runs are measured (here: `candidates` per length), what a
-conflict is (here: a block in common) and which choice is made (here: the least sum of the groups' losses, found
-exactly; ties keep P). P itself is never scored, so the result may be worse than one-shot, as in the paper.
+Source: MI-PRUN (arXiv 2601.07212, algorithm 1). The paper's search (7) uses the paper's loss in place of mutual
+information; here the objective is used. The set P starts as the k cheapest blocks. Its runs of neighbours are
+compared with runs of the same length elsewhere: these are ranked by the sum of their blocks' losses, and the first
+few are measured as groups. The next P consists of groups that do not conflict. This repeats until P is unchanged or
+equals an earlier P. No code is public, and the text does not say how many runs are measured (here: `candidates` per
+length), what a conflict is (here: a block in common) and which groups are chosen (here: those with the least sum of
+losses, found exactly; ties keep P). P as a whole is never scored, so the result may be worse than one-shot, as in the
+paper.
 """
 
 from __future__ import annotations
@@ -83,11 +84,11 @@ def runs(blocks: Sequence[int]) -> list[Run]:
 
 
 def disjoint(lengths: Sequence[int], pools: dict[int, list[Run]], losses: dict[Run, float]) -> list[Run]:
-    """Disjoint runs of these lengths, given longest first, with the least total loss.
+    """The disjoint runs of these lengths with the least total loss. `lengths` must begin with the longest.
 
-    Branch and bound: runs of equal length are chosen in the order of rising losses, so the n-th of them costs at
-    least the n-th least loss. A partial choice is dropped if this bound does not beat the best total. Ties go to the
-    runs that come first in their pools.
+    Branch and bound: runs of equal length are chosen in the order of rising losses, so the n-th run of a length costs
+    at least the n-th least loss of that length. This gives a lower bound on the total of a partial choice. If the
+    bound does not beat the best total, the choice is dropped. Ties go to the runs that come first in their pools.
     """
     ranked = {length: sorted(pool, key=losses.__getitem__) for length, pool in pools.items()}
     least = [losses[ranked[length][lengths[:r].count(length)]] for r, length in enumerate(lengths)]

@@ -1,13 +1,13 @@
 """Genetic: a population of sets with selection, crossover and mutation.
 
-Source: the paper's search (4), "prior-guided GA: population 16, elitism 0.2, mutation 0.15, 10 generations". It says
-no more. Choices made here: the first population is the one-shot set and draws from the prior (`_prior.py`). Parents
-are the winners of a `tournament`. A child removes the blocks that both parents remove; the rest are drawn from the
-blocks that one of them removes, so k needs no repair (respectful recombination, Radcliffe 1991). `mutation` is the
-probability that one block of a child is swapped. With `mutates=block`, it is the probability for each block; this
-swaps about one block per child at k = 7, and gives worse sets at this number of generations. The best int(elitism *
-population) sets survive unchanged. A generation has no duplicates: if a child is already in it, swaps change the
-child until it is new. A set that was scored before costs nothing.
+Source: the paper's search (4), "prior-guided GA: population 16, elitism 0.2, mutation 0.15, 10 generations". The
+paper says no more. Choices made here: the first population is the one-shot set and draws from the prior
+(`_prior.py`). Parents are the winners of a `tournament`. A child removes the blocks that both parents remove; the
+rest are drawn from the blocks that one of them removes, so k needs no repair (respectful recombination, Radcliffe
+1991). `mutation` is the probability that one block of a child is swapped. With `mutates=block`, each block is swapped
+with this probability: about one block per child at k = 7. This gives worse sets at this number of generations. The
+best int(elitism * population) sets survive unchanged. A generation has no duplicates: if a child is already in it,
+swaps change the child until it is new. A set that was scored before costs nothing.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class Genetic:
         return following
 
     def mutate(self, mask: Mask, space: Space, rng: np.random.Generator) -> Mask:
-        """The mask with a random number of blocks swapped, often 0."""
+        """The mask after a random number of swaps, which is often 0."""
         chances = space.k if self.mutates == "block" else 1
         return swapped(mask, space, rng, int(rng.binomial(chances, self.mutation)))
 

@@ -16,7 +16,7 @@ from pruning.core.mask import Mask, Space
 
 @dataclass(frozen=True)
 class Greedy:
-    """Each removal takes the earlier ones into account; none is undone."""
+    """Each removal takes the earlier removals into account. No removal is undone."""
 
     max_evaluations: int | None = None
 
@@ -30,6 +30,6 @@ class Greedy:
         return Found(best, "k blocks were removed")
 
     def evaluations(self, space: Space) -> int:
-        """N + (N - 1) + ... for k rounds."""
+        """N + (N - 1) + ..., one term for each of k rounds."""
         free = len(space.free())
         return sum(free - done for done in range(space.k))

@@ -25,7 +25,7 @@ class LocalSearch:
     def propose(self, space: Space, rng: np.random.Generator) -> Proposals:  # noqa: ARG002
         """Ask for one batch of singles, one per round of greedy, and one per swap that is taken.
 
-        A mask whose loss is infinite was beaten by another in its batch, so it is never the one needed.
+        If the loss of a mask is infinite, a race has ruled the mask out, so the search never needs this mask.
         """
         known = Known()
         singles = [space.drop(i) for i in space.free()]
@@ -43,6 +43,6 @@ class LocalSearch:
         return Found(best, "no swap lowers the loss")
 
     def evaluations(self, space: Space) -> int:
-        """Greedy's masks of fewer than k blocks, plus every mask of the space, as the number of swaps is unknown."""
+        """Greedy's masks of fewer than k blocks, plus all masks of the space: the number of swaps is unknown."""
         free = len(space.free())
         return sum(free - done for done in range(space.k - 1)) + space.size

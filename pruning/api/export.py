@@ -1,4 +1,4 @@
-"""Write the smaller model of a mask: the export of the command line, for models in memory too."""
+"""Write the smaller model of a mask, as the command line does; the model may also be in memory."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ def export_model(
 ) -> Path:
     """Write a directory that `from_pretrained` loads, with a model card; returns its path.
 
-    The directory is loaded again and must give the logits of the masked model bit for bit, unless `verify` is False.
-    An earlier export of another mask is replaced only with `force`. A model that was wrapped is written to a
-    temporary folder first, since blocks are cut out of files. Raises InputError if the directory cannot be used,
+    Unless `verify` is False, the directory is loaded again, and its logits must equal those of the masked model bit
+    for bit. An earlier export of another mask is replaced only with `force`. A wrapped model is first written to a
+    temporary folder, since an export copies weights from files. Raises InputError if the directory cannot be used,
     MismatchError if what was written is not the masked model.
     """
     target = Path(out).expanduser().resolve()
@@ -38,7 +38,7 @@ def export_model(
 
 
 def _saved(model: PrunableModel, folder: Path) -> Model:
-    """The settings of a wrapped model whose files were written to a folder."""
+    """Write a wrapped model to a folder. Returns the settings that load it from there."""
     model.module.save_pretrained(folder)
     model.tokenizer.save_pretrained(folder)
     return Model(model.name, "local", str(folder), dtype=model.language_model.info.dtype)

@@ -1,4 +1,4 @@
-"""Measure a mask: perplexity on texts and accuracy on items, the dense model beside the pruned one."""
+"""Measure perplexity on texts and accuracy on items, for the dense and for the pruned model."""
 
 from __future__ import annotations
 
@@ -58,9 +58,10 @@ def measure_mask(
     """Perplexity on texts and accuracy on items, of the dense model and of the model without the dropped blocks.
 
     `texts` and `items` are lists, or mappings of a name to a list. Each text is cut into windows of `window` tokens,
-    one after another; `limit` bounds the windows and the items of each set. Accuracy is the share of items whose
-    right answer has the highest mean token log-likelihood. With `calibration`, the samples of a search, raises
-    InputError if they share text or items with the data: a mask must not be judged on the data that chose it.
+    without overlap; `limit` bounds the windows and the items of each set. Accuracy is the share of items whose
+    right answer has the highest mean token log-likelihood. If `calibration` (the samples of a search) is
+    given, raises InputError if these share text or items with the data: a mask must not be chosen on the data that it
+    is judged by.
     """
     data = _data(model, texts, items, window, limit)
     most = context_length_of(model.module.config)
@@ -96,7 +97,7 @@ def _data(
 
 
 def _named(sets: Any, name: str) -> dict[str, Any]:
-    """Sets by name; a plain list goes by the name of the argument."""
+    """Sets by name; a plain list gets the name of its argument."""
     return (
         {str(key): list(value) for key, value in sets.items()}
         if isinstance(sets, Mapping)

@@ -1,4 +1,4 @@
-"""Models for the Python front door: loaded by name, or wrapped around one that is in memory already."""
+"""Models for the Python interface: loaded by name, or wrapped if they are already in memory."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from pruning.models.spec import Model
 class PrunableModel:
     """A causal language model with its tokenizer.
 
-    `settings` say where the weights came from; None for a model that was wrapped.
+    `settings` say where the weights were loaded from; None for a wrapped model.
     """
 
     language_model: LanguageModel
@@ -35,7 +35,7 @@ class PrunableModel:
 
     @property
     def name(self) -> str:
-        """The name that results and exports give it."""
+        """The name of the model in results and exports."""
         return self.language_model.info.name
 
     @property
@@ -86,7 +86,7 @@ def wrap_model(module: Any, tokenizer: Any, name: str = "model") -> PrunableMode
 
 
 def _settings(name: str, settings: dict[str, Any]) -> Model:
-    """The settings of an option of `conf/model`, of a directory, or of a name on the hub."""
+    """Model settings for a name: an option of `conf/model`, a directory, or a model on the hub."""
     from pruning.config.groups import options
     from pruning.hydra_app.build_option import build_option
 

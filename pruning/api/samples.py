@@ -1,4 +1,4 @@
-"""Calibration samples for the Python front door: from lists of texts or items, or from an option by name."""
+"""Calibration samples for the Python interface: from lists of texts or items, or from a named option."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ Texts: TypeAlias = Sequence[str]
 ItemList: TypeAlias = Sequence[Item | Mapping[str, Any]]
 Calibration: TypeAlias = str | Texts | ItemList | Samples | None
 
-# What an option of `calibration` would have: 16 windows of 256 tokens as `text_file`, 64 items as `items_file`.
+# Defaults, as in the options of `calibration`: 16 windows of 256 tokens (`text_file`), 64 items (`items_file`).
 SAMPLES, LENGTH, ITEMS = 16, 256, 64
 
 
 @dataclasses.dataclass(frozen=True)
 class Draw:
-    """How many samples are drawn, how long, and with which seed; None takes the default of the kind."""
+    """How many samples are drawn, how long, and with which seed; None means the default for the kind of data."""
 
     samples: int | None
     length: int | None

@@ -37,12 +37,12 @@ def search_mask(
     algo: str | Algo = "greedy",
     **settings: Any,
 ) -> SearchResult:
-    """Search for the `k` blocks, or the fraction `ratio` of them, that the model misses least.
+    """Search for the `k` blocks, or the fraction `ratio` of all blocks, whose removal raises the loss least.
 
     `calibration` is a list of texts, a list of items (question, choices, answer), the name of an option such as
     "pydoc", or samples that an earlier search has drawn. `objective` and `algo` are names of options or instances of
     their classes. Settings: `samples` and `length` (how much of the data is drawn), `seed`, `protect_first`,
-    `protect_last` (blocks at either end that stay), `racing` (a `Racing`), `forward` (a `ForwardSettings`),
+    `protect_last` (how many blocks stay at each end), `racing` (a `Racing`), `forward` (a `ForwardSettings`),
     `progress` (False hides the bar).
 
     Raises InputError if a value is wrong, before anything is computed; OutOfReachError if the search would need far
@@ -56,7 +56,7 @@ def search_mask(
     masks.check_size(ratio, k)
     protect = Protect(options.protect_first, options.protect_last)
     space = masks.space(model.n_blocks, ratio, k, protect.first, protect.last)
-    chosen_algo.evaluations(space)  # raises if the search is out of reach
+    chosen_algo.evaluations(space)  # raises OutOfReachError if the search needs too many evaluations
     samples = draw_samples(model, calibration, Draw(options.samples, options.length, options.seed))
     _check_kind(chosen_objective, samples)
     most = context_length_of(model.module.config)
@@ -91,7 +91,7 @@ def _checked(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _search(problem: Problem, losses: Calibrated, journal: Journal, shown: bool) -> Solution:
-    """Drive the search, with a bar unless it is hidden."""
+    """Run the search, with a progress bar if `shown` is true."""
     most = budget.evaluations(problem.algo, problem.space)
     title = f"{losses.forward.model.info.name} {type(problem.algo).__name__}"
     with Progress(title, most, hidden=not shown) as progress:
@@ -116,7 +116,7 @@ def _result(model: PrunableModel, solution: Solution, losses: Calibrated, journa
 
 
 def _built(group: str, chosen: Any) -> Any:
-    """An instance of a group: the option of a name with its defaults, or what was given."""
+    """An instance for a config group: a named option with its defaults, or the instance that was given."""
     from pruning.config.groups import PACKAGES, options
     from pruning.hydra_app.build_option import build_option
 

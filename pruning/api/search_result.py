@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SearchResult:
-    """What a search found: the mask, its loss beside the dense model's, and how sure the choice is.
+    """What a search found: the mask, its loss, the dense model's loss, and how certain the choice is.
 
     `margins` has the runner-up and the ties, as `result.json` has them; `scores` are all masks that were scored, in
     order; `samples` are the calibration samples. Losses are in the unit of the objective, lower is better.
@@ -54,7 +54,7 @@ class SearchResult:
             yield module
 
     def measure(self, **settings: Any) -> Measurements:
-        """Measure the mask beside the dense model; takes what `measure_mask` takes.
+        """Measure the mask and the dense model; `settings` are those of `measure_mask`.
 
         Raises InputError if the data share text or items with the calibration samples.
         """

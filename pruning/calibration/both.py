@@ -16,8 +16,8 @@ Unit = tuple[Row, ...]
 class Both:
     """The samples of a text calibration and of an items calibration, interleaved.
 
-    They alternate in proportion to their numbers, beginning with one of each, so the first n samples contain both
-    kinds for any n >= 2. Searches and races that use a part of the samples therefore use the mixture.
+    Windows and items alternate in proportion to their numbers, beginning with one of each. So if n >= 2, the first n
+    samples contain both kinds. A search or race that uses a part of the samples therefore uses both kinds.
     """
 
     text: Any
@@ -31,7 +31,7 @@ class Both:
                 raise InputError(f"calibration.{name} is a calibration of {kind}: choose one of {name}.")
 
     def file(self) -> str | None:
-        """None: each part returns the file that it reads."""
+        """None, because `text` and `items` each return the file that they read."""
         return None
 
     def draw(self, tokenizer: Any, prefix: str = "calibration") -> Samples:

@@ -1,8 +1,8 @@
 """Commonsense 170k (LLM-Adapters): the paper's items. The answers are labels: "the correct answer is answer2".
 
-Source: github.com/AGI-Edgerunners/LLM-Adapters, ft-training_set/commonsense_170k.json. The instruction ends
-in "Answer format: answer1/answer2/..." (or true/false, solution1/..., ending1/..., option1/...). The wrong choices
-are the other labels of that list. So the labels are scored, not the texts of the answers.
+Source: github.com/AGI-Edgerunners/LLM-Adapters, ft-training_set/commonsense_170k.json. The instruction ends in
+"Answer format: answer1/answer2/..." (or true/false, solution1/..., ending1/..., option1/...). The wrong choices are
+the other labels of this list. So the labels are scored, not the texts of the answers.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ TEMPLATE = "Question: {question}\nAnswer:"
 
 @dataclass(frozen=True)
 class ItemDraw:
-    """Draws `samples` items with `seed`. Each choice of an item becomes a row whose span is the answer's tokens.
+    """Draws `samples` items with `seed`. Each choice of an item becomes a row; its span covers the choice's tokens.
 
     `template` makes the prompt. `setting` is the name of `samples` in error messages, such as `calibration.samples`.
     """
@@ -63,7 +63,7 @@ class ItemDraw:
 
 @dataclass(frozen=True)
 class Items:
-    """`samples` items, drawn with a seed. Each choice becomes a row whose span is the answer's tokens.
+    """`samples` items, drawn with a seed. Each choice becomes a row; its span covers the choice's tokens.
 
     `template` makes the prompt. A space and the choice follow it, as in lm-evaluation-harness.
     """
@@ -98,8 +98,8 @@ class Items:
 def encode_pair(tokenizer: Any, prompt: str, answer: str) -> tuple[tuple[int, ...], tuple[int, int]]:
     """The token ids of prompt and answer together, and the span of the answer.
 
-    As in lm-evaluation-harness, the text is tokenised as a whole. The answer begins after as many tokens as the
-    prompt alone has, so that no token is split between the two.
+    As in lm-evaluation-harness, the text is tokenised as a whole. The answer's span begins after as many tokens as
+    the prompt alone has, so that no token is split between prompt and answer.
     """
     start = len(_encode(tokenizer, prompt))
     ids = _encode(tokenizer, prompt + answer)

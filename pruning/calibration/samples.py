@@ -17,7 +17,7 @@ from pruning.core.estimate import Estimate
 from pruning.core.hashing import text_sha256
 
 OVERLAP = 32  # tokens: two sets of windows share text if both contain a run of this length
-SHORTEST = 20  # tokens: used in place of OVERLAP if windows are short, as two cuts of one text may share no run of 32
+SHORTEST = 20  # tokens: the least run length for short windows; those of one text may share no run of 32
 
 
 @dataclass(frozen=True)
@@ -80,10 +80,11 @@ class Samples:
         return replace(self, rows=tuple(row for unit in self.units[start:stop] for row in unit))
 
     def shuffled(self) -> Samples:
-        """The same samples in a random order from the seed. Windows and items are shuffled separately.
+        """The same samples in a random order that the seed determines. Windows and items are shuffled separately.
 
-        A window replaces a window and an item an item; items are renumbered. Sources may be sorted by topic or task,
-        but races and stages of searches use the first samples as a random part of all.
+        Each place keeps its kind of sample, window or item; items are renumbered. Shuffling is needed because a
+        source may be sorted by topic or task, but races and search stages need the first samples to be a random part
+        of all.
         """
         rng, rows = np.random.default_rng(self.seed), list[Row]()
         shuffled = {kind: iter(self._permuted(kind, rng)) for kind in ("text", "items")}
@@ -105,7 +106,7 @@ class Samples:
         return replace(self, kind=kind, rows=rows)
 
     def estimate(self, shares: tuple[float, ...] = (1.0,)) -> Estimate:
-        """How the terms of these samples make a loss. Of two shares, the first is that of windows."""
+        """How the terms of these samples form a loss. If there are two shares, the first is for windows."""
         tokens = [sum(row.span[1] - row.span[0] for row in unit) for unit in self.units]
         weights = [
             float(n) if unit[0].item is None else 1.0 for n, unit in zip(tokens, self.units, strict=True)
@@ -119,7 +120,7 @@ class Samples:
         return max(len(row.input_ids) for row in self.rows)
 
     def save(self, folder: Path) -> Path:
-        """Write the rows to `<sha256>.jsonl`, if it does not exist, so that any loss can be recomputed."""
+        """Write the rows to `<sha256>.jsonl`, if this file does not exist, so that any loss can be recomputed."""
         path = folder / f"{self.sha256}.jsonl"
         if not path.exists():
             atomic_files.write_text(path, self._text())
@@ -160,5 +161,5 @@ class Samples:
 
 
 def _window_key(number: int, row: Row) -> tuple[int, ...]:
-    """A key that keeps equal text windows apart: the row's number for a window, nothing for a row of an item."""
+    """A key that separates windows with equal text: the row's number for a window, () for a row of an item."""
     return (number,) if row.item is None else ()

@@ -1,6 +1,6 @@
 """Sources of samples: data that come with this program or with Python, local files, and data sets of a hub.
 
-Embedded sources have two parts, `calibration` and `heldout`, that share nothing for any seed.
+Embedded sources have two parts, `calibration` and `heldout`. Whatever the seed, the two have no document in common.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def embedded_items(part: str) -> list[Item]:
 
 
 def _part(named: Iterable[tuple[str, str]], part: str) -> Iterator[str]:
-    """The documents of one part. A digest of its name assigns a document to a part, independent of any seed."""
+    """The documents of one part. A digest of a document's name decides its part, whatever the seed."""
     for name, document in named:
         share = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4]) / 2**32
         if document and (share < HELDOUT_SHARE) == (part == "heldout"):

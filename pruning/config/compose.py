@@ -47,7 +47,7 @@ def check_choices(arguments: Sequence[str]) -> None:
 
 
 def cell_of(config: DictConfig, choices: Mapping[str, Any]) -> Cell:
-    """The cell of a composed configuration; `choices` are the options that Hydra chose for its groups.
+    """The cell of a composed configuration; `choices` holds the chosen option of each Hydra group.
 
     Raises InputError if a value is missing or out of range.
     """
@@ -111,7 +111,7 @@ def restored(group: str, settings: Any) -> Any:
 
 
 def launcher_of(configs: Sequence[DictConfig]) -> Any:
-    """The one launcher of a command. Raises InputError if its cells ask for different ones."""
+    """The one launcher of a command. Raises InputError if its cells ask for different launchers."""
     first = OmegaConf.to_container(configs[0].launcher, resolve=True)
     if any(OmegaConf.to_container(config.launcher, resolve=True) != first for config in configs):
         raise InputError("launcher differs between cells: use a separate command for each launcher.")
@@ -119,7 +119,7 @@ def launcher_of(configs: Sequence[DictConfig]) -> Any:
 
 
 def recorded_launcher(settings: Mapping[str, Any]) -> Any:
-    """The launcher of the recorded settings in a submission."""
+    """The launcher with the settings that a submission recorded."""
     return instantiate(restored("launcher", recorded(settings)), _convert_="all")
 
 

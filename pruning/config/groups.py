@@ -24,7 +24,7 @@ GROUPS = (
 )
 BUILT = GROUPS[:-1]  # an experiment is a set of choices, not a class
 
-# Groups whose package has one class per file, so a new file adds a class. Every class of the group has the method.
+# Groups with one class per file: the group's package, and a method of all its classes. A new file adds a class.
 PACKAGES = {
     "algo": ("pruning.algo", "propose"),
     "objective": ("pruning.objective", "bind"),
@@ -88,7 +88,7 @@ def class_named(group: str, name: str) -> Any:
 
 
 def calibrations(kind: str) -> list[str]:
-    """The options of `calibration` with samples of this kind; "any" means text or items."""
+    """The options of `calibration` that draw samples of this kind; "any" means text or items."""
     wanted = ("text", "items") if kind == "any" else (kind,)
     schemas = [f"/schema/calibration/{name}@" for name, cls in members("calibration") if cls.kind in wanted]
     texts = {name: (CONF / "calibration" / f"{name}.yaml").read_text() for name in options("calibration")}

@@ -24,14 +24,14 @@ class Paths:
 
 @dataclasses.dataclass
 class ScoreSettings:
-    """With `share=false`, a cell does not use losses that other cells computed: to time an algorithm alone."""
+    """Give `share=false` to time an algorithm: the cell then uses no losses that other cells computed."""
 
     share: bool = True
 
 
 @dataclasses.dataclass
 class Config:
-    """The top level. The schemas of the options check the groups."""
+    """The top level of a configuration. Each group is checked by the schema of its option."""
 
     model: Any = MISSING
     objective: Any = MISSING

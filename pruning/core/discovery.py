@@ -1,4 +1,4 @@
-"""Find the classes of a package that settings can choose: its dataclasses with a given method."""
+"""Find the classes of a package that settings can choose: the dataclasses that have a given method."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 
 def settings_classes(package: str, method: str) -> Iterator[tuple[str, type]]:
-    """Yield (module name, class) of each dataclass in a package's modules that has `method`.
+    """Yield (module name, class) for each dataclass with the method `method` in a package's modules.
 
     Private modules (`_prior`) are searched too, but a class counts only in the module that defines it.
     """

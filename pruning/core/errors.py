@@ -1,7 +1,7 @@
 """The exceptions of the project; all derive from `PruningError`.
 
 An `InputError` is an error that the user can correct. It stops the command before anything expensive starts.
-Any other error fails one cell: it is recorded in that cell's result, and the other cells run.
+Any other error makes one cell fail: it is recorded in that cell's result, and the other cells run.
 """
 
 from __future__ import annotations
@@ -75,6 +75,6 @@ def near_names(name: str, known: Sequence[str]) -> str:
 
 
 def merged_error(errors: Sequence[PruningError]) -> InputError:
-    """One error with the texts of all, so that the user can correct everything at once."""
+    """One error with the texts of all `errors`, so that the user can correct everything at once."""
     texts = list(dict.fromkeys(str(error) for error in errors))
     return InputError("\n".join(texts))

@@ -1,8 +1,8 @@
 """The loss and its standard error, from the terms of samples.
 
 A loss is a weighted mean over samples. The weight of a text window is the number of tokens that it scores; items have
-equal weights. A mixed objective has two kinds of samples, its parts, and a share for each. With parts p, shares a_p,
-samples s of part p, weights w_s and terms t_s
+equal weights. A mixed objective has two kinds of samples, called parts, and each part has a share. With parts p,
+shares a_p, samples s of part p, weights w_s and terms t_s:
 
     loss = sum over p of  a_p * m_p        m_p = sum over s of w_s t_s / sum over s of w_s
 """
@@ -18,8 +18,8 @@ from dataclasses import dataclass
 class Estimate:
     """The weight and the part of each sample, in order, and the share of each part.
 
-    If there are fewer terms than weights, the terms belong to the first samples. A difference of `ties` or less
-    between the terms of two masks only orders equal terms, so tests must count it as 0.
+    If there are fewer terms than weights, the terms belong to the first samples. If the terms of two masks differ by
+    `ties` or less, the difference only breaks a tie, so tests must count it as 0.
     """
 
     weights: tuple[float, ...]
@@ -34,12 +34,12 @@ class Estimate:
 
     @property
     def least(self) -> int:
-        """The smallest number of first samples that covers every part with a share above 0."""
+        """The smallest n such that the first n samples include every part with a share above 0."""
         parts = [part for part, share in enumerate(self.shares) if share]
         return 1 + max(self.parts.index(part) for part in parts if part in self.parts)
 
     def mean(self, terms: Sequence[float]) -> float:
-        """The loss; not finite if a term is not; NaN if a part with a share has none of the samples in `terms`."""
+        """The loss; not finite if a term is not finite; NaN if a part with a share has no sample in `terms`."""
         parts = [
             share * weighted_mean(values, weights) for share, values, weights in self._by_part(terms) if share
         ]
@@ -48,8 +48,8 @@ class Estimate:
     def error(self, terms: Sequence[float], whole: int | None = None) -> float:
         """The standard error of the loss, by linearisation within each part; a part with one sample adds 0.
 
-        With `whole`, the n terms are a random subset of `whole` samples, and the mean of all of these is estimated:
-        the error shrinks by sqrt(1 - n / whole) and is 0 if all are known.
+        With `whole`, the n terms are a random subset of `whole` samples, and the mean over all `whole` samples is
+        estimated: the error shrinks by sqrt(1 - n / whole), to 0 if n = whole.
         """
         rest = 1.0 if whole is None else max(0.0, 1 - len(terms) / whole)
         return math.sqrt(
@@ -65,10 +65,11 @@ class Estimate:
         return [difference if abs(difference) > self.ties else 0.0 for difference in differences]
 
     def freedom(self, terms: Sequence[float]) -> float:
-        """The degrees of freedom of `error`; 0 if a part with a share has one sample, since its error is unknown.
+        """The degrees of freedom of `error`; 0 if a part with a share has one sample: its error is then unknown.
 
-        For one part, this is the number of samples minus one. For several parts, whose variances differ, it is Welch
-        and Satterthwaite's (sum v)^2 / sum (v^2 / (n - 1)), where a part with n samples adds the variance v.
+        For one part, this is the number of samples minus one. For several parts, whose variances differ, the
+        formula of Welch and Satterthwaite is used: (sum v)^2 / sum (v^2 / (n - 1)), where v is the variance that a
+        part with n samples adds.
         """
         parts = [
             (share**2 * _variance(values, weights), len(values) - 1)
@@ -88,7 +89,7 @@ class Estimate:
 
 
 def weighted_mean(values: Sequence[float], weights: Sequence[float]) -> float:
-    """Weighted mean by exact summation, in any order; NaN if there are no values, not finite if a value is not."""
+    """Weighted mean, summed exactly, so order does not matter; NaN without values; not finite if a value is not."""
     if not values:
         return math.nan
     if not all(map(math.isfinite, values)):
@@ -102,7 +103,7 @@ def mean(values: Sequence[float]) -> float:
 
 
 def _variance(values: Sequence[float], weights: Sequence[float]) -> float:
-    """Variance of a weighted mean: with equal weights, the sample variance (ddof 1) over the count."""
+    """Variance of a weighted mean: with equal weights, the sample variance (ddof 1) divided by the count."""
     count = len(values)
     if count < 2:
         return 0.0

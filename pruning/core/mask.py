@@ -111,7 +111,7 @@ class Space:
 
 
 def check_size(ratio: float | None, k: int | None) -> None:
-    """Raise InputError unless exactly one of `ratio` and `k` is given, with a value that some model allows."""
+    """Raise InputError unless exactly one of `ratio` and `k` is given and its value is possible for some model."""
     if (ratio is None) == (k is None):
         given = "neither is given" if k is None else f"both are given (ratio={ratio}, k={k})"
         raise InputError(f"give either ratio or k, not both: {given}.")
@@ -140,7 +140,7 @@ def block_count(n_blocks: int, ratio: float | None, k: int | None) -> int:
 
 
 def space(n_blocks: int, ratio: float | None, k: int | None, first: int = 0, last: int = 0) -> Space:
-    """The space of a configuration; the `first` blocks of the model and its `last` blocks are protected."""
+    """The space of a configuration; `first` blocks at the start and `last` blocks at the end are protected."""
     if first < 0 or last < 0:
         raise InputError(f"protect.first={first} and protect.last={last}: neither may be negative.")
     if first + last >= n_blocks:

@@ -14,7 +14,7 @@ def error_of(metric: str) -> str:
 
 
 def without_error(name: str) -> str:
-    """The name of a metric, from this name or from the name of its standard error."""
+    """The name of a metric, given that name or the name of its standard error."""
     return name.removesuffix(_ERROR)
 
 

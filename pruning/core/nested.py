@@ -7,7 +7,7 @@ from typing import Any
 
 
 def leaves(data: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield (name, value), such as `model.path`, with the prefix `path`; an empty mapping is a value."""
+    """Yield (name, value) of each leaf; names are flat and start with `path`. An empty mapping is a leaf."""
     for key, value in data.items():
         if isinstance(value, Mapping) and value:
             yield from leaves(value, f"{path}{key}.")

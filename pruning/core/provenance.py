@@ -47,9 +47,9 @@ def _installed(name: str) -> bool:
 
 @lru_cache(maxsize=1)
 def commit() -> str | None:
-    """The commit of the code, with `-dirty` if the code was changed since; None outside a checkout."""
+    """The commit of the code, with `-dirty` if the code has changed since; None outside a checkout."""
     root = Path(__file__).parents[2]
-    if (note := root / "COMMIT").exists():  # this is a copy of the code that jobs run
+    if (note := root / "COMMIT").exists():  # this code is a copy that was made for jobs
         return note.read_text() or None
     if not (root / ".git").exists():
         return None

@@ -25,7 +25,7 @@ def staged(target: Path) -> Iterator[Path]:
 
 
 def publish(partial: Path, target: Path) -> None:
-    """Rename a complete directory to `target`; if another process has published it there meanwhile, keep that one."""
+    """Rename a complete directory to `target`. If another process has published `target` meanwhile, keep that."""
     try:
         partial.rename(target)
     except OSError:

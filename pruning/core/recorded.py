@@ -1,8 +1,8 @@
-"""Configurations as results record them: with the name of a class, not with its module.
+"""Configurations in the form that results record: with the name of each class, without its module.
 
-Hydra needs `_target_: pruning.algo.greedy.Greedy`. A result with this path could not be matched after the class had
-moved. So results hold `class: Greedy` and the name of the option, `option: greedy`. Older results hold `_target_`;
-`recorded` converts both forms to the same one.
+Hydra needs `_target_: pruning.algo.greedy.Greedy`. After the class had moved, a result with this path would match no
+configuration. So results hold `class: Greedy` and the name of the option, `option: greedy`. Older results hold
+`_target_`; `recorded` converts both forms to the recorded form.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ class SearchRecord(TypedDict):
     ratio: Annotated[float, "Fraction of the blocks removed."]
     stopped: Annotated[str, "Why the search ended."]
     evaluations_asked: Annotated[
-        float, "Losses that the search asked for; a loss over part of the samples counts as that part of one."
+        float, "Losses that the search asked for; a loss over half of the samples counts as 0.5."
     ]
     evaluations_paid: Annotated[float, "Of these, the ones that this cell computed itself."]
     evaluations_shared: NotRequired[Annotated[float, "Of these, the ones that other cells had computed."]]
@@ -88,15 +88,15 @@ class DecisionRecord(TypedDict):
     best: Annotated[int, "How many masks were kept."]
     of: Annotated[int, "How many masks there were to choose from."]
     chosen: Annotated[list[int], "The last mask that was kept."]
-    next: Annotated[ComparisonRecord, "The nearest mask that was not kept, compared with it."]
+    next: Annotated[ComparisonRecord, "The best mask that was not kept, compared with `chosen`."]
 
 
 class MarginsRecord(TypedDict):
     """How sure the choice of the mask is."""
 
     compared: Annotated[int, "How many other masks of the same size the search scored."]
-    runner_up: Annotated[ComparisonRecord | None, "The nearest of them; null if there is none."]
-    tied: Annotated[int, "How many are not significantly worse at 0.05."]
+    runner_up: Annotated[ComparisonRecord | None, "The best of them; null if there is none."]
+    tied: Annotated[int, "How many of them are not significantly worse at 0.05."]
     ties: Annotated[list[list[int]], "The removed blocks of up to 100 of these."]
     decisions: NotRequired[Annotated[list[DecisionRecord], "The last 32 choices on the way."]]
 

@@ -14,8 +14,8 @@ from pruning.core.trace import TraceLine
 class Score:
     """The loss of one mask under one objective, with its per-sample terms; lower is better.
 
-    `seconds` is the time that this cell took to compute it; 0 if another cell had computed it. In a partial score,
-    which covers the first samples only, `of` is the number of all samples; in a full score it is None.
+    `seconds` is the time that this cell took to compute the loss; 0 if another cell had computed it. A partial score
+    covers only the first samples; its `of` is the number of all samples. In a full score, `of` is None.
     """
 
     mask: Mask
@@ -58,5 +58,5 @@ class Score:
         )
 
     def exceeds(self, other: Score | None) -> bool:
-        """Whether this score covers more samples than `other`, an earlier score of the same mask if there is one."""
+        """Whether this score covers more samples than `other`, the mask's earlier score, if there is one."""
         return other is None or len(self.samples) > len(other.samples)

@@ -1,14 +1,14 @@
-"""How the threads of torch wait for each other. To be set before torch is imported."""
+"""Set how the threads of torch wait for each other. This must be done before torch is imported."""
 
 from __future__ import annotations
 
 import os
 
-# A thread of GNU's OpenMP that waits spins 300,000 times before it sleeps. If other processes keep the cores busy,
-# spinning takes the core from the very thread that is waited for. 1,000 spins cost almost nothing on a quiet machine
-# and are as good as none on a busy one; docs/engine.md has the times.
+# In GNU's OpenMP, a waiting thread spins 300,000 times before it sleeps. If other processes keep the cores busy, the
+# spinning thread takes a core from the thread that it waits for. On an idle machine, 1,000 spins are almost as fast
+# as 300,000; on a busy machine, they are as fast as no spins. docs/engine.md has the times.
 SPINS = ("GOMP_SPINCOUNT", "1000")
-DECIDED = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")  # a user who has set one of these has decided
+DECIDED = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")  # if the user has set one of these, nothing is changed
 
 
 def let_threads_wait() -> None:

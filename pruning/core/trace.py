@@ -1,6 +1,6 @@
 """`trace.jsonl`, the journal of a cell: one line per score, in the order in which the search needed them.
 
-This module holds its only writer and its only reader. Each line is written in a single call, so a kill can tear at
+This module holds the file's only writer and reader. Each line is written in a single call, so a kill can tear at
 most the last line. The reader skips a torn last line, because a writer may still be completing it. The caller decides
 what to do about a line that is complete but damaged.
 """
@@ -22,18 +22,18 @@ NAME = "trace.jsonl"
 class TraceLine(TypedDict):
     """One line of the journal."""
 
-    dropped: Annotated[list[int], "The removed blocks; the dense model's is the first line, with none."]
+    dropped: Annotated[list[int], "The removed blocks; empty in the first line, which is the dense model's."]
     loss: Annotated[float, "The loss: the weighted mean of the terms."]
     samples: Annotated[list[float], "A term for each sample."]
     seconds: Annotated[float, "What the evaluation took; 0 for a score that another cell had computed."]
     of: NotRequired[
-        Annotated[int, "Only in a partial score, over the first samples: how many samples there are in all."]
+        Annotated[int, "Only in a partial score (over the first samples): the number of all samples."]
     ]
 
 
 @dataclass(frozen=True)
 class TraceEntry:
-    """A complete line: its number, counted from 1; the offset after it; and its content, None if it is damaged."""
+    """A complete line: its number, counted from 1; the offset after it; and its content, or None if it is damaged."""
 
     number: int
     end: int

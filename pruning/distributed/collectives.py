@@ -30,7 +30,7 @@ _store: Any = None
 
 @contextmanager
 def joined_ranks() -> Iterator[None]:
-    """Join the ranks that torchrun or submitit started, for the time of this context; contexts nest.
+    """Within this context, join the ranks that torchrun or submitit started; contexts may be nested.
 
     Each rank sees its share of the GPUs. Raises RankError if a rank does not arrive or, within the context, ends
     before the others; the text quotes the error of that rank, if it is known.
@@ -69,7 +69,7 @@ def share_of(tasks: Sequence[T]) -> Sequence[T]:
 
 
 def gather(results: Sequence[T]) -> list[T]:
-    """The results of all ranks for the tasks that `share_of` divided, in the order of the tasks, on every rank."""
+    """On every rank, the results of all tasks that `share_of` divided, in the order of the tasks."""
     import torch.distributed as dist
 
     size = world_size()
@@ -133,7 +133,7 @@ def on_first(action: Callable[[], T]) -> T:
 
 
 def any_failure(error: Exception | None) -> Exception | None:
-    """This rank's error; if it has none, a RankError for an error of another rank; None if no rank has one."""
+    """This rank's error, or a RankError if only another rank has an error; None if no rank has one."""
     if world_size() == 1:
         return error
     texts = gather([None if error is None else f"{type(error).__name__}: {error}"])
@@ -191,7 +191,7 @@ def _report_failure(error: BaseException) -> None:
 
 
 def _exchange(operation: Callable[[], Any]) -> None:
-    """Run a collective operation. Raises RankError, with the stored error if there is one, if a rank is gone."""
+    """Run a collective operation. If a rank is gone, raises RankError and quotes its stored error, if any."""
     try:
         operation()
     except RuntimeError as error:

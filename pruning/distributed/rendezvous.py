@@ -46,7 +46,7 @@ def visible(environment: Mapping[str, str]) -> list[str]:
 
 
 def share(environment: Mapping[str, str], gpus: list[str], rank: int, size: int) -> str | None:
-    """The GPUs of local rank `rank`, as a value of CUDA_VISIBLE_DEVICES; None if that should stay unchanged.
+    """The GPUs of local rank `rank`, as a value of CUDA_VISIBLE_DEVICES; None to keep its present value.
 
     Neighbours in `gpus` stay together, because they are likely to be well connected. Raises InputError if there are
     fewer GPUs than ranks.
@@ -84,7 +84,7 @@ def _of_submitit() -> Rendezvous | None:
         return None
     from submitit.helpers import TorchDistributedEnvironment
 
-    # Only read it: its `export` would overwrite the scheduler's CUDA_VISIBLE_DEVICES with the local rank.
+    # Only read this object: its method `export` would replace the scheduler's CUDA_VISIBLE_DEVICES by the local rank.
     environment = TorchDistributedEnvironment()
     one_machine = environment.local_world_size == environment.world_size
     host = "127.0.0.1" if one_machine else environment.master_addr  # a laptop's host name may not resolve

@@ -1,11 +1,11 @@
-"""Turn token rows into batches for a model: sorted by length, padded, the choices of an item packed into one line.
+"""Make batches for a model from token rows: sort and pad the rows, and pack the choices of an item into one line.
 
 An item's choices share its prompt. A packed line has the prompt once, followed by the choices. Each choice attends
 to the prompt and itself but not to the other choices, and its positions continue from the end of the prompt:
 
     tokens     q q q a a b b b        a, b: two answers to the question q
     position   0 1 2 3 4 3 4 5
-    segment    0 0 0 1 1 2 2 2        token i attends to j <= i if j's segment is 0 or that of i
+    segment    0 0 0 1 1 2 2 2        token i attends to j <= i if j's segment is 0 or i's segment
 """
 
 from __future__ import annotations
@@ -76,8 +76,8 @@ def packed(rows: Sequence[Row]) -> list[TokenLine]:
 def make_batches(lines: Sequence[TokenLine], batch_tokens: int) -> list[Batch]:
     """Sort lines by length and cut them into batches of at most `batch_tokens` tokens, padding included.
 
-    The batches depend only on the lines, so that losses repeat to the last bit. A line longer than `batch_tokens`
-    is a batch of its own.
+    The batches depend only on the lines, so that a repeated loss is equal to the last bit. A line longer than
+    `batch_tokens` is the only line of its batch.
     """
     ordered = sorted(lines, key=lambda line: (len(line.tokens), line.targets))
     batches: list[list[TokenLine]] = []
@@ -89,7 +89,7 @@ def make_batches(lines: Sequence[TokenLine], batch_tokens: int) -> list[Batch]:
 
 
 def _common(rows: Iterable[Row]) -> int:
-    """How many tokens all rows have in common before the first token that is scored in any of them."""
+    """The length of the prefix that all rows share; it ends before the first token that any row scores."""
     members = list(rows)
     limit = min(row.span[0] for row in members)
     first = members[0].input_ids
@@ -130,7 +130,7 @@ def _batch(lines: Sequence[TokenLine]) -> Batch:
 
 
 def _visible(segments: Tensor) -> Tensor:
-    """(B, T) segments to a (B, 1, T, T) mask: which token attends to which; padding attends to itself."""
+    """From segments (B, T), the mask (B, 1, T, T) of which token attends to which; padding attends to itself."""
     length = segments.shape[1]
     causal = torch.ones(length, length, dtype=torch.bool).tril()
     query, key = segments[:, :, None], segments[:, None, :]

@@ -1,21 +1,22 @@
-"""Magnitude compensation: a removed block is replaced by the factor by which it made the hidden state grow.
+"""Magnitude compensation: replace a removed block by a factor, so that the hidden state grows as with the block.
 
 Source: Prune&Comp (arXiv 2507.18212; code chenxinrui-tsinghua/PruneAndComp). The blocks of a pre-norm model make the
-state grow. If one is removed, the state is too small relative to what the following blocks add. With states h_i
-before block i, the factor of block i is
+state grow. If one is removed, the state is too small relative to what the following blocks add. If h_i is the
+state before block i, the factor of block i is
 
     s_i = mean over samples of  (mean |h_{i+1}|) / (mean |h_i|)        inner means over tokens and width
 
 and removing block i replaces F_i(h) by s_i * h. Prune&Comp instead multiplies the embeddings and the output
-projections of all earlier blocks by s_i. Every norm that reads the state cancels the factor, so this is the same
-function, up to the norms' epsilon. Multiplying the state needs no copy of the weights and no untied embeddings.
+projections of all earlier blocks by s_i. Every norm that reads the state cancels such a factor, so both models
+compute the same function, up to the norms' epsilon. Multiplying the state changes no weights, and embeddings may be
+tied.
 
-Prune&Comp removes one block at a time and measures each factor on the current model, with the earlier removals and
-their compensation. Here the factors are measured once, on the dense model, for all masks. If blocks are removed from
+Prune&Comp removes one block at a time and measures its factor on the current model, in which earlier removals are
+already compensated. Here the factors are measured once, on the dense model, for all masks. If blocks are removed from
 the last to the first, both methods are exactly the same, since all blocks before the removed one are still there.
-Otherwise a later block receives a state of the magnitude that it had in the dense model but of a slightly different
-direction, so it may add a different amount. On random pre-norm models of six blocks the two methods differ by at
-most 2 percent.
+Otherwise, a later block receives a state with the same magnitude as in the dense model but a slightly different
+direction, so the block may add a different amount. On random pre-norm models of six blocks, the two methods differ by
+at most 2 percent.
 """
 
 from __future__ import annotations
@@ -35,12 +36,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class NoCompensation:
-    """Removed blocks are only removed."""
+    """Blocks are removed without compensation."""
 
     search: ClassVar[bool] = False
 
     def scales(self, forward: Forward, rows: Sequence[Row]) -> None:
-        """None: no block has a factor."""
+        """Return None, since no block has a factor."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def magnitudes(forward: Forward, rows: Sequence[Row]) -> tuple[float, ...]:
     """The factor s_i of each block, measured on some rows by one pass of the dense model."""
     from pruning.engine.dense_pass import states
 
-    ratios = np.zeros((len(rows), forward.n_blocks))  # per row: the sum is the same for any number of ranks
+    ratios = np.zeros((len(rows), forward.n_blocks))  # per row, so that sums do not depend on the ranks
     for lines, hidden in states(forward, rows):
         for line in lines:
             sizes = [float(state[line.index, : line.length].double().abs().mean()) for state in hidden]

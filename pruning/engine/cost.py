@@ -11,10 +11,10 @@ from pruning.distributed import collectives
 
 @dataclass
 class Cost:
-    """What forward passes cost. One block forward runs one block on all samples.
+    """What forward passes cost. A block forward is one run of one block on all samples.
 
-    `block_forwards_alone` is how many the same masks would have cost if each had been evaluated alone.
-    `block_tokens` is how many tokens a block has processed, summed over blocks. `peak_memory` is in bytes.
+    `block_forwards_alone` is the number of block forwards if each of the masks had been evaluated separately.
+    `block_tokens` is the number of tokens that a block has processed, summed over blocks. `peak_memory` is in bytes.
     """
 
     block_forwards: float = 0.0

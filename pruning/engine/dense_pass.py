@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from pruning.engine.forward import Forward
 
 BACKWARD = (
-    3  # cost of a backward step in block forwards: the block again, and about twice that for its gradient
+    3  # block forwards that a backward step costs: one to run the block again, about two for its gradient
 )
-POSITIONS = 128  # projected to the vocabulary at a time, since their graph is kept
+POSITIONS = 128  # positions projected to the vocabulary at a time; few, since their graph is kept
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,10 @@ class RowInBatch:
 
 @dataclass(frozen=True)
 class Step:
-    """One block of a backward pass: the states (B, T, D) before and after it, the gradient of the state after it,
-    and the gradients of its weights.
+    """One block of a backward pass.
+
+    It has the states (B, T, D) before and after the block, the gradient with respect to the state after it, and the
+    gradients with respect to its weights.
     """
 
     index: int
@@ -52,8 +54,9 @@ class Step:
 
 
 def states(forward: Forward, rows: Sequence[Row]) -> Iterator[tuple[list[RowInBatch], list[Tensor]]]:
-    """For each batch of this rank: its lines, and the N + 1 states (B, T, D) before each block and after the last,
-    all on one device.
+    """For each batch of this rank: its lines, and its N + 1 hidden states (B, T, D), all on one device.
+
+    These are the state before each of the N blocks, and the state after the last block.
     """
     for batch, share in _batches(rows, forward.workload.batch_tokens):
         with torch.inference_mode(), _timed(forward):
@@ -67,7 +70,7 @@ def backward(
 ) -> Iterator[tuple[list[RowInBatch], Iterator[Step]]]:
     """For each batch of this rank: its lines, and the steps back from the last block to the first.
 
-    The gradients are those of the sum of the rows' log-likelihoods; with `weights`, also with respect to weights.
+    The sum of the rows' log-likelihoods is differentiated by the states and, if `weights` is true, by the weights.
     Memory holds all states, but the graph and the weight gradients of only one block at a time. Raises InputError
     if `weights` is true and some weights are not in memory.
     """
@@ -96,7 +99,7 @@ def gate_gradients(forward: Forward, rows: Sequence[Row]) -> np.ndarray[Any, Any
 
 
 def _batches(rows: Sequence[Row], batch_tokens: int) -> Iterator[tuple[Batch, float]]:
-    """This rank's batches, with one line per row; each with its share of all tokens."""
+    """This rank's batches, with one line per row, and the share of all tokens that is in each batch."""
     batches = make_batches(single(rows), batch_tokens)
     tokens = sum(batch.ids.numel() for batch in batches)
     for batch in collectives.share_of(batches):

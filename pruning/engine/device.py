@@ -14,14 +14,14 @@ from torch import nn
 WORKSPACE = (
     "CUBLAS_WORKSPACE_CONFIG",
     ":4096:8",
-)  # without it, cuBLAS may add in another order in the next run
+)  # without it, cuBLAS may add numbers in another order in the next run
 
 
 def exact(tf32: bool = False) -> None:
-    """Make losses of equal batches equal to the last bit, and float32 products exact to float32.
+    """Make losses of equal batches equal to the last bit, and compute float32 products in full float32 precision.
 
-    With `tf32`, a GPU may round their factors to 10 bits, which is faster. Operations without a deterministic kernel
-    still run. Call this before the first product on a GPU.
+    If `tf32` is true, a GPU may round the factors of float32 products to 10 bits, which is faster. Operations without
+    a deterministic kernel still run. Call this before the first matrix product on a GPU.
     """
     os.environ.setdefault(*WORKSPACE)
     torch.backends.cuda.matmul.allow_tf32 = tf32
@@ -44,7 +44,7 @@ def devices(module: nn.Module) -> list[torch.device]:
 
 
 def free_memory(module: nn.Module) -> int:
-    """Bytes that are free now, on the fullest of a model's devices."""
+    """Bytes that are free now: the smallest number over the model's devices."""
     return min(map(_free, devices(module)))
 
 
@@ -57,7 +57,7 @@ def _free(device: torch.device) -> int:
 
 
 def peak_memory(module: nn.Module) -> int:
-    """The most bytes in use so far: summed over the GPUs of a model or, without GPUs, by the process."""
+    """The peak number of bytes in use so far: the sum over a model's GPUs or, without GPUs, the whole process."""
     gpus = [device for device in devices(module) if device.type == "cuda"]
     if gpus:
         return sum(int(torch.cuda.max_memory_allocated(device)) for device in gpus)

@@ -1,10 +1,10 @@
-"""Log-likelihoods of token rows under many masks: the program spends most of its time here.
+"""Compute log-likelihoods of token rows under many masks. The program spends most of its time here.
 
 A mask decides for each block whether to keep or drop it. Masks with the same decisions up to some block share the
-computation up to it. `Forward` walks the tree of decisions block by block: one hidden state for each distinct prefix
-of decisions, one block forward for each distinct prefix that keeps the block. A dropped block costs nothing, and a
-block that no mask keeps is never touched. The results equal those of one masked forward pass per mask, and do not
-depend on which masks are evaluated together.
+computation up to that block. `Forward` walks the tree of decisions block by block. It holds one hidden state for each
+distinct prefix of decisions, and runs a block once for each distinct prefix that keeps the block. A dropped block
+costs nothing, and the weights of a block that no mask keeps are never read. The results equal those of a separate
+masked forward pass for each mask, and do not depend on which masks are evaluated together.
 
 A round of greedy search over N blocks costs about N^2 / 2 block forwards this way instead of N^2; all pairs of blocks
 cost N^3 / 6 instead of N^3 / 2.
@@ -39,18 +39,19 @@ if TYPE_CHECKING:
     from pruning.calibration.samples import Row
     from pruning.models.loader import LanguageModel
 
-FIRST_CHUNK = 4  # masks; later chunks are sized to take about `Forward.patience` seconds
+FIRST_CHUNK = 4  # masks at first; later chunks are sized to run for about `Forward.patience` seconds
 
 
 @dataclass
 class Forward:
     """Forward passes of one model.
 
-    `batch_tokens` limits the tokens, padding included, that a block processes at once. `memory` limits the bytes that
-    masks take besides the weights (None: measured on the device). To stay within it, fewer masks are walked at a time
-    and more is recomputed; a given `memory` may also make batches smaller. If the process is killed, it loses about
-    `patience` seconds of work. `merge` says whether branches may run as one batch (None: if that changes no loss, or
-    weights are on disk). A dropped block i multiplies the hidden state by `scales[i]`, if given.
+    `batch_tokens` limits the tokens, padding included, that a block processes at once. `memory` limits the bytes in
+    use besides the weights (None: measured on the device). To keep this limit, fewer masks are walked at a time and
+    more is recomputed; if `memory` is given, batches may also become smaller. If the process is killed, about
+    `patience` seconds of work are lost. `merge` says whether branches may run as one batch (None: if that changes no
+    loss, or if weights are on disk). If `scales` is given, a dropped block i multiplies the hidden state by
+    `scales[i]`.
     """
 
     model: LanguageModel
@@ -65,7 +66,7 @@ class Forward:
 
     @cached_property
     def workload(self) -> MemoryBudget:
-        """How much is computed at a time."""
+        """The limits on how much is computed at a time."""
         module = self.model.module
         return MemoryBudget(
             self.model,
@@ -85,9 +86,9 @@ class Forward:
     def loglikelihoods(
         self, rows: Sequence[Row], masks: Iterable[Mask]
     ) -> Iterator[tuple[Mask, list[float], float]]:
-        """For each mask, in any order: the mask, each row's log-likelihood in nats, its share of the seconds.
+        """For each mask, in any order: the mask, each row's log-likelihood in nats, and the seconds per mask.
 
-        With several ranks, each runs its own batches, and all get the sums.
+        With several ranks, each runs some of the batches, and all ranks get the sums.
         """
         return self.sums(rows, masks, LIKELIHOOD)
 
@@ -105,7 +106,7 @@ class Forward:
                 sums, failure = self._chunk(rows, chunk, reading), None
             except RuntimeError as error:  # its traceback would keep the tensors of the failed pass alive
                 failure = error.with_traceback(None) if out_of_memory(error) else error
-            # If a rank runs out of memory, all retry: otherwise it would plan different chunks than the others.
+            # If a rank runs out of memory, all ranks retry; otherwise their next chunks would differ.
             if (failed := collectives.any_failure(failure)) is not None:
                 self.workload.shrink(failed, len(chunk))
                 continue
@@ -148,7 +149,7 @@ class Forward:
             yield from zip((number for _, (number,) in group), values, strict=True)
 
     def _walk(self, batch: Batch, masks: Sequence[Mask], share: float) -> list[Branch]:
-        """The branches of a batch after the last block; adds to the cost."""
+        """The branches of a batch after the last block; their computation is added to `cost`."""
 
         def count(run: int) -> None:
             self.cost.block_tokens += run * batch.ids.numel()
@@ -175,7 +176,7 @@ class Forward:
 
     @torch.inference_mode()
     def _dense(self, rows: Sequence[Row], lines: Sequence[TokenLine]) -> np.ndarray[Any, Any]:
-        """Log-likelihoods (rows,) of rows that are in some lines, under the dense model."""
+        """Log-likelihoods (rows,) under the dense model, computed on the given lines of these rows."""
         sums = np.zeros(len(rows))
         for batch in make_batches(lines, self.workload.batch_tokens):
             for _, values in self._read(batch, [Mask(self.n_blocks)]):

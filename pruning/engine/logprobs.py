@@ -1,8 +1,8 @@
-"""Values computed from next-token distributions, without ever holding those of all positions.
+"""Compute values from next-token distributions, for a limited number of positions at a time.
 
-A distribution over 50,000 to 260,000 tokens is limited by memory, not arithmetic. So positions are projected a few
-at a time, enough to make reading the head's weights worthwhile, and normalised in even smaller groups that fit a
-cache.
+A vocabulary has 50,000 to 260,000 tokens, so memory is the limit here, not arithmetic. Positions are projected in
+groups, each large enough that reading the head's weights does not dominate. They are normalised in smaller groups,
+which fit a cache.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# Bytes of float32 logits that are projected at a time, and normalised at a time, for each kind of device. The time to
-# project few positions is that of reading the weights; the logits of many positions do not fit a CPU's cache.
+# Bytes of float32 logits that are projected at a time, and normalised at a time, for each kind of device. If few
+# positions are projected, reading the weights takes most of the time; the logits of many do not fit a CPU's cache.
 PROJECTED = {"cpu": 1 << 27, "cuda": 1 << 29}
 NORMALISED = {"cpu": 1 << 22, "cuda": 1 << 29}
 
@@ -23,10 +23,10 @@ Head = Callable[[Tensor], Tensor]  # hidden states (m, D) to logits (m, V), for 
 
 @dataclass(frozen=True)
 class Readout:
-    """One value per position, computed from ln p (m, V) of all tokens there.
+    """One value per position, computed from the log-probabilities ln p (m, V) of all tokens.
 
-    `value` takes the pruned model's ln p (m, V), the dense model's, and the tokens (m,) that follow. If `compares` is
-    false, it needs no dense model and gets the pruned model's ln p twice.
+    `value` is called with ln p (m, V) of the pruned model, ln p of the dense model, and the next tokens (m,). If
+    `compares` is false, no dense model is needed, and `value` gets the pruned model's ln p twice.
     """
 
     value: Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -48,7 +48,10 @@ class Projection:
 def read_out(
     readout: Readout, projection: Projection, hidden: Tensor, dense: Tensor | None, targets: Tensor
 ) -> Tensor:
-    """Values (n,) in float64 on the CPU, from hidden states (n, D), the dense model's or None, and token ids (n,)."""
+    """The values (n,) of a readout, in float64 on the CPU.
+
+    They are computed from hidden states (n, D), those of the dense model or None, and token ids (n,).
+    """
     targets, values = targets.to(hidden.device), []
     dense_logs = None if dense is None else _distributions(projection, dense)
     for start, logs in _distributions(projection, hidden):
@@ -65,7 +68,7 @@ def positions_at_once(device: str, vocabulary: int, limit: int | None = None) ->
 
 
 def _distributions(projection: Projection, hidden: Tensor) -> Iterator[tuple[int, Tensor]]:
-    """Yield, for a few positions at a time, the first one's number and ln p (m, V), in float32 or float64."""
+    """For each group of m positions, yield the index of the first and ln p (m, V), in float32 or float64."""
     device, vocabulary = hidden.device.type, projection.vocabulary
     step = positions_at_once(device, vocabulary, projection.limit)
     piece = max(1, NORMALISED.get(device, 1 << 25) // (4 * vocabulary))

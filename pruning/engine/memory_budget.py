@@ -1,4 +1,4 @@
-"""How much is computed at a time: tokens per batch, branches per pass, masks per walk of the tree.
+"""Limit how much is computed at a time: tokens per batch, branches per pass, masks per walk of the tree.
 
 The amount of free memory never changes a batch, since that would change the last bits of losses; it only limits how
 many masks are walked at a time. If a memory budget is given, batches may become smaller, too.
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Branches run together if one alone would leave the device idle: if a block has fewer operations than this, starting
-# kernels takes longer than running them; if a batch has fewer tokens than this, reading the weights takes longer.
+# Branches run as one batch if a single branch would leave the device idle. With fewer operations per block than this,
+# starting kernels takes longer than running them. With fewer tokens than this, reading the weights takes longer.
 MERGE_OPERATIONS = {"cpu": 1e8, "cuda": 1e11}
 MERGE_TOKENS = 32
 
@@ -48,7 +48,7 @@ class MemoryBudget:
     memory: int | None
     merge: bool | None
     lines: Callable[[tuple[Row, ...]], Sequence[TokenLine]]
-    _state_limit: float = math.inf  # bytes of hidden states at a time, after running out of memory
+    _state_limit: float = math.inf  # most bytes of hidden states; lowered after running out of memory
     _batches: dict[tuple[Row, ...], list[Batch]] = field(default_factory=dict)
     _overheads: dict[tuple[tuple[Row, ...], Readout], float] = field(default_factory=dict)
 
@@ -61,7 +61,7 @@ class MemoryBudget:
     def merged(self, batch: Batch) -> int:
         """How many branches run as one batch: several if one branch alone would leave the device idle.
 
-        Merging reads the weights once for all branches, which also matters if the weights are on disk.
+        With merging, the weights are read once for all branches, which also saves time if they are on disk.
         """
         tokens, block = batch.ids.numel(), find_blocks(self.model.module).modules[0]
         operations = 2 * tokens * sum(p.numel() for p in block.parameters())
@@ -80,7 +80,7 @@ class MemoryBudget:
         overhead = collectives.all_max(self._overhead(rows, reading, mask))
         memory = self.memory if self.memory is not None else free_memory(self.model.module) // 4
         memory = int(-collectives.all_max(-memory))  # the least over all ranks
-        # After a merged pass, a state may keep those of the other branches alive for a while.
+        # After a merged pass, a branch's state may keep the states of other branches in memory for a while.
         kept = (b.ids.numel() * (2 if self.merged(b) > 1 else 1) for b in self.batches(rows))
         state = self._state_bytes(max(kept))
         if (self.memory is not None or overhead == math.inf) and overhead + state > memory and self._halve():
@@ -105,18 +105,18 @@ class MemoryBudget:
 
     @property
     def projection(self) -> Projection:
-        """The model's head. With a budget, the logits may take an eighth of it: several tensors have their size."""
+        """The model's head. If `memory` is given, logits may use an eighth of it: several tensors are that large."""
         vocabulary = int(self.model.module.config.get_text_config(decoder=True).vocab_size)
         limit = None if self.memory is None else max(1, self.memory // 8)
         return Projection(partial(head, self.model.module), vocabulary, limit)
 
     def _state_bytes(self, tokens: int) -> int:
-        """Bytes of the hidden state of this many tokens."""
+        """Bytes of the hidden state of `tokens` tokens."""
         width = int(self.model.module.config.get_text_config(decoder=True).hidden_size)
         return tokens * width * int(self.model.module.dtype.itemsize)
 
     def _overhead(self, rows: tuple[Row, ...], reading: Readout, mask: Mask) -> float:
-        """Bytes that a pass takes besides the states of masks, measured once; infinite if memory runs out."""
+        """Bytes that a pass needs besides the states of masks, measured once; infinite if memory runs out."""
         if (rows, reading) not in self._overheads:
             batches = self.batches(rows)
             widest = max(batches, key=lambda b: b.ids.numel()), max(batches, key=lambda b: b.ids.shape[1])
@@ -138,7 +138,7 @@ class MemoryBudget:
         return self._overheads[rows, reading]
 
     def _halve(self) -> bool:
-        """Halve the tokens at a time; false if every pass is already a single line of a single branch."""
+        """Halve the tokens of a pass. Returns False if every pass already runs a single line of a single branch."""
         passes = [(b, self.merged(b)) for batches in self._batches.values() for b in batches]
         if self.batch_tokens == 1 or all(len(b.ids) == merged == 1 for b, merged in passes):
             return False

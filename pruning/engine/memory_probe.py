@@ -1,7 +1,7 @@
-"""The memory that a pass takes besides the hidden states that it keeps, measured on one block and the head.
+"""Measure the memory that a pass needs besides the hidden states it keeps, by running one block and the head.
 
-A formula would need the intermediate tensors, the attention kernel and the experts of each architecture. Memory that
-libraries allocate inside a kernel is not counted.
+A formula would have to know the intermediate tensors, the attention kernel and the experts of each architecture.
+Memory that libraries allocate inside a kernel is not counted.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pruning.models.loader import LanguageModel
 
 
 class Tally(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the bytes of all living tensors that were created within its context, and their peak."""
+    """Counts the bytes of the tensors that were created within its context and still exist, and their peak."""
 
     supports_higher_order_operators = True
 
@@ -62,9 +62,9 @@ class Tally(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 @torch.inference_mode()
 def blocks_bytes(model: LanguageModel, batch: Batch, mask: Mask, merged: int) -> int:
-    """Bytes for `merged` branches of a batch that pass a block together, and for the inputs of the blocks.
+    """Bytes to run a block on `merged` branches of a batch at once, and to hold the inputs of the blocks.
 
-    The inputs are kept for each number of branches from 1 to `merged`. The largest block that the mask keeps is run.
+    Inputs are cached for each number of branches from 1 to `merged`. The largest block that the mask keeps is run.
     """
     blocks = find_blocks(model.module).modules
     largest = max(mask.kept, key=lambda i: sum(p.numel() for p in blocks[i].parameters()), default=None)

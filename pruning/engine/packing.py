@@ -1,4 +1,4 @@
-"""Decide whether the choices of an item may share one line of tokens: tested on each model, not assumed."""
+"""Decide whether the choices of an item may share one line of tokens. This is tested on each model."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from pruning.calibration.samples import Row
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}  # relative; 0.05 for other dtypes
-TRIED = 8  # rows, plus all other rows of their items
+TRIED = 8  # rows that are tested, plus all other rows of their items
 
-# Log-likelihoods (rows,) of rows that are in some lines, under the dense model.
+# Computes log-likelihoods (rows,) under the dense model, from rows and their lines.
 Likelihoods = Callable[[Sequence["Row"], Sequence[TokenLine]], np.ndarray[Any, Any]]
 
 
@@ -32,7 +32,7 @@ def lines(module: Any, rows: Sequence[Row], likelihoods: Likelihoods) -> list[To
 
 
 def _supports_packing(module: Any, candidates: Sequence[TokenLine]) -> bool:
-    """Whether a model takes positions and a mask for each pair of tokens, and its window covers every line."""
+    """Whether a model accepts positions and a mask of token pairs, and its attention window covers every line."""
     config = module.config.get_text_config(decoder=True)
     window = getattr(config, "sliding_window", None) or float("inf")
     longest = max(len(line.tokens) for line in candidates)
@@ -44,6 +44,6 @@ def _agree(first: Sequence[Row], likelihoods: Likelihoods, tolerance: float) -> 
     """Whether rows of items have the same losses packed and unpacked."""
     try:
         joined, apart = (likelihoods(first, make_lines(first)) for make_lines in (packed, single))
-    except (RuntimeError, TypeError, ValueError):  # the model takes no such mask or positions
+    except (RuntimeError, TypeError, ValueError):  # the model does not accept such a mask or positions
         return False
     return bool(np.allclose(joined, apart, rtol=tolerance, atol=tolerance))

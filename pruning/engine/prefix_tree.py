@@ -1,8 +1,8 @@
-"""One batch under many masks: a tree of keep/drop decisions, walked block by block.
+"""Run one batch under many masks by walking the tree of keep/drop decisions block by block.
 
-Masks with the same decisions up to some block share the computation up to it: one hidden state for each distinct
-prefix of decisions, one block forward for each distinct prefix that keeps the block. A dropped block costs nothing,
-and a block that no mask keeps is never touched.
+Masks with the same decisions up to some block share the computation up to that block. There is one hidden state for
+each distinct prefix of decisions, and a block runs once for each distinct prefix that keeps it. A dropped block costs
+nothing, and the weights of a block that no mask keeps are never read.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pruning.core.mask import Mask
     from pruning.models.loader import LanguageModel
 
-# A hidden state (B, T, D), and the numbers of the masks with the same decisions so far.
+# A hidden state (B, T, D), and the numbers of the masks that share it, since their decisions so far are the same.
 Branch = tuple[Tensor, list[int]]
 
 
@@ -36,7 +36,7 @@ def run_masks(
 ) -> list[Branch]:
     """The states after the last block: one branch for each distinct mask.
 
-    At most `merged` branches pass a block as one batch; `count` is called with their number. A dropped block i
+    A block runs on at most `merged` branches as one batch; `count` is called with their number. A dropped block i
     multiplies the state by `scales[i]`.
     """
     blocks = find_blocks(model.module)
@@ -47,7 +47,7 @@ def run_masks(
     for index in range(len(blocks.modules)):
         keeping, branches = _split(branches, masks, index)
         _skip_block(branches, 1.0 if scales is None else scales[index])
-        while keeping:  # a group's states before the block are freed once it has passed
+        while keeping:  # a group's states before the block are freed after it has run
             group, keeping[:merged] = keeping[:merged], []
             count(len(group))
             branches += _run_block(blocks, index, group, model_entry(model, batch, len(group), entries))
@@ -56,7 +56,7 @@ def run_masks(
 
 
 def _run_block(blocks: Blocks, index: int, group: Sequence[Branch], entry: BlockInputs) -> list[Branch]:
-    """The branches after a block, which they pass as one batch."""
+    """Run a group of branches through a block as one batch. Returns the branches after the block."""
     outputs = apply(blocks, index, concatenated([hidden for hidden, _ in group]), entry)
     split = outputs.tensor_split(len(group)) if len(group) > 1 else (outputs,)
     return [(hidden, numbers) for hidden, (_, numbers) in zip(split, group, strict=True)]
@@ -72,7 +72,7 @@ def _skip_block(branches: list[Branch], scale: float) -> None:
 
 
 def concatenated(states: Sequence[Tensor]) -> Tensor:
-    """States stacked along the batch axis, on the first one's device; branches may be on different GPUs."""
+    """States stacked along the batch axis, on the device of the first; branches may be on different GPUs."""
     if len(states) == 1:
         return states[0]
     return torch.cat([state.to(states[0].device) for state in states])

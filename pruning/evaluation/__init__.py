@@ -42,7 +42,7 @@ class Data(Protocol):
 class Measured:
     """The measurement of one mask: a metric, its standard error `<name>/stderr`, and how they were measured.
 
-    `files` are kept beside the measurement; their keys are the endings of file names.
+    `files` are the contents of files to write next to the measurement, by the ending of the file's name.
     """
 
     metrics: dict[str, Any]
@@ -53,8 +53,8 @@ class Measured:
 class Evaluation(Protocol):
     """The interface of every evaluation."""
 
-    compares: ClassVar[bool]  # one measurement covers both the mask and the dense model
-    averages: ClassVar[bool]  # the mean of its accuracies is a metric too
+    compares: ClassVar[bool]  # whether one measurement covers both the mask and the dense model
+    averages: ClassVar[bool]  # whether the mean of its accuracies is a metric too
 
     @property
     def allow_overlap(self) -> bool:
@@ -62,7 +62,7 @@ class Evaluation(Protocol):
         ...
 
     def files(self) -> Sequence[str]:
-        """The local files that are read."""
+        """The local files that the evaluation reads."""
         ...
 
     def data(self, tokenizer: Any) -> Mapping[str, Data]:
@@ -73,7 +73,7 @@ class Evaluation(Protocol):
         ...
 
     def measure(self, forward: Forward, name: str, data: Data, mask: Mask) -> Measured:
-        """The metric `name` of a mask, on its data; `forward.scales` are the compensating factors."""
+        """The metric `name` of a mask, measured on `data`; `forward.scales` are the compensating factors."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""Text corpora, cut into windows for perplexity by rules in the configuration."""
+"""Cut text corpora into windows for perplexity, as the configuration says."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class Corpus:
     `source` is `hub` (the data set `path`, its configuration `name`, a `split` and `column`), `file` (`.txt`,
     `.jsonl` or `.parquet`), or the name of an embedded text, whose held-out part is used. The first `documents`
     documents are joined with `join` between them and tokenised as one text; if `join` is null, each document is a
-    text. A text is cut into windows of `window` tokens, which start every `stride` tokens (null: they do not
+    separate text. A text is cut into windows of `window` tokens. One starts every `stride` tokens (null: they do not
     overlap). If a window overlaps the one before, only its new tokens are scored, so every token counts once. The
     first `windows` windows are used.
 
-    If the tokenizer begins every text with a special token (BOS), so does every window, and `window` counts it.
+    If the tokenizer begins every text with a special token (BOS), each window has it too, as one of its tokens.
     """
 
     source: str = "hub"
@@ -43,12 +43,12 @@ class Corpus:
     documents: int | None = None
     windows: int | None = None
 
-    # `sources.documents` reads these too.
+    # `sources.documents` also reads these two.
     part: ClassVar[str] = "heldout"
     seed: ClassVar[int] = 0
 
     def check(self, where: str) -> None:
-        """Raise InputError if a setting makes no sense; `where` is the prefix of its name in the message."""
+        """Raise InputError if a setting is invalid; `where` is the prefix of its name in the message."""
         if self.source not in sources.TEXTS:
             raise unknown(f"{where}.source", self.source, sources.TEXTS)
         if self.source == "hub" and not self.path:
@@ -78,7 +78,7 @@ class Corpus:
             yield from strided(ids, first, self.window, self.stride)
 
     def _texts(self, tokenizer: Any, where: str) -> Iterator[Sequence[int]]:
-        """Token ids of each text that is cut on its own."""
+        """Token ids of each text; each is cut into windows separately."""
         documents = islice(self._documents(where), self.documents)
         texts: Iterable[str] = documents if self.join is None else [self.join.join(documents)]
         for text in texts:
@@ -91,7 +91,7 @@ class Corpus:
         yield from sources.documents(self, where)
 
     def _hub(self, where: str) -> Iterator[str]:
-        """Documents in the data set's order, empty ones included: by convention, all lines of WikiText are joined."""
+        """Documents in the data set's order. Empty ones are kept: by convention, all lines of WikiText are joined."""
         import datasets
 
         try:
@@ -115,10 +115,10 @@ class Corpus:
 
 
 def strided(ids: Sequence[int], first: tuple[int, ...], window: int, stride: int | None) -> Iterator[Row]:
-    """Yield windows over a text as in the perplexity guide of transformers: each scores the tokens not scored before.
+    """Yield windows over a text; each scores only tokens that no earlier window scores.
 
-    Every window begins with the tokens `first`. The first token of a window is never scored, since no token before it
-    predicts it.
+    This follows the perplexity guide of transformers. Every window begins with the tokens `first`. The first token of
+    a window is never scored, since no token before it predicts it.
     """
     payload = window - len(first)
     step = min(stride or payload, payload)

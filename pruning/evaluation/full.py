@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Full:
-    """The metrics of both evaluations. The configuration passes `limit` to both."""
+    """The metrics of `perplexity` and of `zeroshot`. The configuration passes `limit` to both."""
 
     perplexity: Any
     zeroshot: Any

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 class Heldout:
     """The held-out parts of the embedded text and items: `samples` windows of `length` tokens, `items` items.
 
-    Metrics: `ppl/heldout`, the exponential of the token-mean negative log-likelihood; `acc/heldout`, the
-    fraction of items whose right answer has the highest mean token log-likelihood (lm-eval's acc_norm
-    normalises by characters instead); and their standard errors over samples, `.../stderr`.
+    The metric `ppl/heldout` is the exponential of the mean negative log-likelihood per token. The metric
+    `acc/heldout` is the fraction of items whose right answer has the highest mean log-likelihood per token
+    (lm-eval's acc_norm divides by characters instead). `.../stderr` is the standard error of each over samples.
     """
 
     samples: int = 16
@@ -76,7 +76,7 @@ def item_accuracy(name: str, forward: Forward, samples: Samples, mask: Mask) -> 
 
 
 def _hit(scores: list[float], right: int) -> float:
-    """1 if the right answer alone scores highest, 1/n if it is one of n answers that do, else 0.
+    """1 if only the right answer has the highest score, 1/n if n answers including it have it, else 0.
 
     So a collapsed model that scores all answers equally gets the accuracy of guessing.
     """

@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LocalFiles:
-    """Metrics `ppl/<name>` for each file of `texts`, `acc/<name>` for each of `items`; if several, also `acc/mean`.
+    """Metrics `ppl/<name>` for each file of `texts`, `acc/<name>` for each file of `items`; `acc/mean` if several.
 
     Texts are `.txt`, `.jsonl` or `.parquet` files, cut into windows as in `Corpus`. Items are `.jsonl` files of
-    {"question": ..., "choices": [...], "answer": index}. The prompt is `template`, then a space and the choice;
+    {"question": ..., "choices": [...], "answer": index}. A prompt is the filled-in `template`, a space and a choice;
     lm-eval's `acc_norm` is reported. For a quick look, `limit` bounds the number of windows and of items.
     """
 
@@ -99,7 +99,7 @@ class LocalFiles:
 
 
 def _item(record: Any, where: str) -> Item:
-    """An item as for calibration, except that choices may be equal, as some in ARC are."""
+    """An item, checked as for calibration, except that choices may be equal, as in some items of ARC."""
     question = records.text_field(record, "question", where)
     choices, answer = record.get("choices"), record.get("answer")
     texts = isinstance(choices, list) and all(isinstance(c, str) and c.strip() for c in choices)
@@ -111,7 +111,7 @@ def _item(record: Any, where: str) -> Item:
 
 
 def _paths(group: str, value: Any) -> dict[str, str]:
-    """Names and paths. Raises InputError if `value` is anything else."""
+    """The paths by name. Raises InputError if `value` is not a mapping of names to paths."""
     paths = {} if value is None else value
     if not isinstance(paths, Mapping) or not all(isinstance(path, str) for path in paths.values()):
         raise InputError(f"eval.{group}={value}: give names and paths, 'eval.{group}={{NAME: FILE}}'.")
@@ -120,7 +120,7 @@ def _paths(group: str, value: Any) -> dict[str, str]:
 
 
 def item_task(name: str, pool: list[Item], template: str) -> Any:
-    """A task of lm-eval over items, loaded from temporary files: its YAML settings and its data."""
+    """A task of lm-eval on items. It is loaded from two temporary files: its settings in YAML, and its data."""
     from lm_eval.tasks import TaskManager
 
     with tempfile.TemporaryDirectory() as folder, quiet():

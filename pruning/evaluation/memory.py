@@ -1,4 +1,4 @@
-"""The size of a model, and the extra memory that running it takes."""
+"""The size of a model, and the extra memory that running it needs."""
 
 from __future__ import annotations
 
@@ -59,9 +59,9 @@ class Peak:
 
 
 def _release_freed_memory() -> None:
-    """Return freed memory to the system. If the process used it again, it would not count as extra."""
+    """Return freed memory to the system; otherwise, its reuse by the process would not count as extra memory."""
     gc.collect()
-    with suppress(OSError, AttributeError, TypeError):  # another C library, another system
+    with suppress(OSError, AttributeError, TypeError):  # another C library or another system
         ctypes.CDLL(None).malloc_trim(0)
 
 

@@ -19,8 +19,8 @@ from pruning.core.errors import InputError
 from pruning.evaluation import Data
 
 RUN = 32  # words: a passage of this length that is in both sets counts as shared
-LEAST = 4  # words: a shorter question is recognised only by its item's key
-ALONE = 8  # words: a question this long is recognised alone if its answers are uninformative
+LEAST = 4  # words: a question with fewer words is recognised only by the key of its item
+ALONE = 8  # words: a question of at least this length is recognised even if all its answers are uninformative
 UNINFORMATIVE = {"yes", "no", "true", "false"}
 
 Words = tuple[str, ...]
@@ -34,7 +34,7 @@ class Document:
     answers: tuple[str, ...]
 
     def keys(self) -> set[str]:
-        """The keys that items with the same question and answers have."""
+        """The keys of items that have one of these questions and these answers."""
         return {Item(question, self.answers, 0).key for question in self.questions}
 
 
@@ -48,7 +48,7 @@ class Haystack:
         self.spaced = [f" {' '.join(sample)} " for sample in self.samples]
 
     def holds(self, document: Document) -> bool:
-        """Whether some sample contains the document's question and all its answers, or a long run of its words."""
+        """Whether a sample contains the document's question and answers, or `RUN` words of the question in a row."""
         if self.keys & document.keys():
             return True
         answers = [w for answer in document.answers if (w := words(answer)) and not set(w) <= UNINFORMATIVE]
@@ -79,7 +79,7 @@ _haystacks: dict[tuple[str, int], Haystack] = {}
 
 
 def haystack(calibration: Samples, tokenizer: Any) -> Haystack:
-    """The index of calibration data. The last one is cached, since many tasks search the same data."""
+    """The search index of calibration data. The last index is cached, since many tasks search the same data."""
     key = (calibration.sha256, id(tokenizer))
     if key not in _haystacks:
         _haystacks.clear()
@@ -96,7 +96,8 @@ def _runs(sample: Words, length: int) -> list[Words]:
     return [sample[i : i + length] for i in range(len(sample) - length + 1)]
 
 
-_known: dict[tuple[str, str], int] = {}  # shared pieces by the two digests; cells of a grid share their data
+# The number of shared pieces by the digests of both sets of data, cached since the cells of a grid use the same data.
+_known: dict[tuple[str, str], int] = {}
 
 
 def overlaps(calibration: Samples, data: Mapping[str, Data]) -> dict[str, int]:

@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-TAKEN = ("heldout", "mean")  # names that other metrics have
+TAKEN = ("heldout", "mean")  # names that other metrics use
 
 
 @dataclass(frozen=True)
 class CorpusPerplexity:
-    """Metrics `ppl/<name>` for each of the `corpora`; for a quick look, `limit` bounds the windows of each."""
+    """Metrics `ppl/<name>` for each corpus of `corpora`; for a quick look, `limit` bounds the windows of each."""
 
-    corpora: dict[str, Any]  # values are `Corpus` or its settings, so that the command line can add one
+    corpora: dict[str, Any]  # values are `Corpus` or its settings, so that the command line can add a corpus
     limit: int | None = None
     allow_overlap: bool = False
 

@@ -1,7 +1,7 @@
-"""How much faster and smaller the pruned model is (`eval=speed`): both models generate in turn, with a KV cache.
+"""Measure how much faster and smaller the pruned model is (`eval=speed`): both generate in turn, with a KV cache.
 
-The pruned model is the one that an export of the mask loads as (`models/physical_removal.py`). It uses the dense
-model's weights, so nothing is loaded twice, and the two models differ only in depth.
+The pruned model equals a loaded export of the mask (`models/physical_removal.py`). It uses the dense model's weights,
+so nothing is loaded twice, and the two models differ only in depth.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Machine:
-    """The settings and the device, in place of data. Another device has another digest, so it is measured again."""
+    """The settings and the device, in place of data. Devices have different digests, so each is measured."""
 
     source: str
     sha256: str
-    length: int  # tokens at the end of the longest generation
+    length: int  # of the longest sequence, in tokens: the prompt and what is generated
 
     def shared(self, calibration: Samples, /) -> int:  # noqa: ARG002 - random tokens overlap nothing
         """Always 0."""
@@ -46,8 +46,8 @@ class Machine:
 class Speed:
     """For each batch size and prompt length (`prompts`, in tokens), generate `new_tokens` greedily, `repeats` times.
 
-    Before that, both models run `warmup` times unmeasured. From one repeat to the next, the models swap their order,
-    so that a machine that slows down slows down both.
+    Before that, both models run `warmup` times without measurement. The order of the two models alternates between
+    repeats, so that a slowdown of the machine affects both.
     """
 
     batch_sizes: list[int]

@@ -1,4 +1,4 @@
-"""Timed generation: the time to the first token, and the time of the others."""
+"""Time the generation of text: the time until the first new token, and the time for all others."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def alternating(model: Any, contexts: Contexts, batch: int, prompt: int, rounds:
 
 
 def _timed(model: Any, ids: Tensor, new_tokens: int) -> dict[str, float]:
-    """Time one generation: tokens per second of the prompt and after the first new token, and the extra memory."""
+    """Time one generation: prompt tokens per second, new tokens per second after the first, and extra memory."""
     import torch
     from transformers import GenerationConfig, StoppingCriteriaList
 

@@ -1,4 +1,4 @@
-"""Tasks of lm-eval on a masked model: loaded without the model, identified by their prompts, run on it in memory.
+"""Run tasks of lm-eval on a masked model in memory. Tasks are loaded without a model and identified by their prompts.
 
 The requests of a task are built again for each mask. lm-eval's cache of responses is never used: it does not
 distinguish masks, so a pruned model would get the dense model's answers.
@@ -28,15 +28,15 @@ if TYPE_CHECKING:
     from pruning.core.mask import Mask
     from pruning.engine.forward import Forward
 
-METRICS = ("acc_norm", "acc")  # the first of these that a task has is its accuracy
-BOOTSTRAPS = 1000  # above 0, lm-eval reports standard errors; for a mean it uses a closed form
+METRICS = ("acc_norm", "acc")  # a task's accuracy is the first of these metrics that it has
+BOOTSTRAPS = 1000  # with 0, lm-eval reports no standard errors; those of means come from a formula
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
 class EvalTask:
-    """The first `limit` documents of a task of lm-eval, or all; `task` is lm-eval's own object."""
+    """The first `limit` documents of a task of lm-eval (None: all); `task` is lm-eval's object."""
 
     task: Any
     source: str
@@ -45,7 +45,7 @@ class EvalTask:
 
     @property
     def metric(self) -> str | None:
-        """lm-eval's name of the reported accuracy, normalised by length if the task has that; None if it has none."""
+        """lm-eval's name of the reported accuracy: `acc_norm` if the task has it, else `acc`, else None."""
         return next((name for name in METRICS if name in self.task.aggregation()), None)
 
     @cached_property
@@ -63,7 +63,7 @@ class EvalTask:
 
     @cached_property
     def sha256(self) -> str:
-        """Digest of the exact prompts, answers, right answers and of the metric."""
+        """Digest of the exact prompts, all answers, the right answers and the metric."""
         plain = [self.metric, [[r["asked"], r["target"]] for r in self.requests]]
         return text_sha256(json.dumps(plain, default=str))
 
@@ -77,7 +77,7 @@ class EvalTask:
             contexts = dict.fromkeys(str(arguments[0]) for arguments in request["asked"])
             answers = dict.fromkeys(str(arguments[-1]) for arguments in request["asked"])
             texts = [v for v in request["doc"].values() if isinstance(v, str) and " " in v]
-            # If the contexts differ, as in WinoGrande, the choices are in them and the answers are all the same.
+            # If the contexts differ, as in WinoGrande, they contain the choices, and the answers are all the same.
             choices = tuple(answers) if len(contexts) == 1 else ()
             yield Document(tuple(dict.fromkeys((*texts, *map(_question, contexts)))), choices)
 
@@ -142,8 +142,8 @@ def _over_ranks(answer: Callable[..., Sequence[Any]], requests: Sequence[Any], *
 def _complete(tokenizer: Any) -> Any:
     """A copy of a tokenizer, to which lm-eval may add a padding token.
 
-    If the tokenizer has neither a beginning-of-text nor an end-of-text token, token 0 becomes the end of text.
-    lm-eval pads with that token, which is masked, and puts it before an empty context. Without one, lm-eval fails.
+    If the tokenizer has neither a beginning-of-text nor an end-of-text token, token 0 becomes its end-of-text token.
+    lm-eval pads with this token (padding is masked) and puts it before an empty context. Without it, lm-eval fails.
     """
     copied = copy.deepcopy(tokenizer)
     if copied.bos_token_id is None and copied.eos_token_id is None:
@@ -152,7 +152,7 @@ def _complete(tokenizer: Any) -> Any:
 
 
 def _score(scores: Mapping[str, Any], metric: str) -> float:
-    """The value of a metric in lm-eval's scores, whose keys are `metric,filter`; 0 for the error of a single item."""
+    """The value of a metric in lm-eval's scores (keys `metric,filter`); 0 for the standard error of a single item."""
     value = next(value for key, value in scores.items() if key.partition(",")[0] == metric)
     return float(value) if isinstance(value, (int, float)) else 0.0
 

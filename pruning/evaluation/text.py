@@ -17,7 +17,7 @@ HIGHEST = 700.0  # nats; the exponential of much more overflows a float
 
 
 def perplexity(name: str, forward: Forward, samples: Samples, mask: Mask) -> dict[str, float]:
-    """The exponential of the token-mean negative log-likelihood, and its standard error over the windows."""
+    """The exponential of the mean negative log-likelihood per token, and its standard error over the windows."""
     loss = Perplexity().bind(forward, samples)
     (score,) = loss([mask])
     value = math.exp(min(score.loss, HIGHEST))
@@ -26,7 +26,7 @@ def perplexity(name: str, forward: Forward, samples: Samples, mask: Mask) -> dic
 
 
 def windows_record(samples: Samples) -> dict[str, Any]:
-    """The record of text windows: their source, their number, the longest, and the number of scored tokens."""
+    """The record of text windows: source, number of windows, length of the longest, and number of scored tokens."""
     return {
         "source": samples.source,
         "windows": samples.count,

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Zeroshot:
-    """Metrics `acc/<task>`: lm-eval's `acc_norm` if a task has it, else its `acc`; and `acc/mean` over them.
+    """Metrics `acc/<task>` (lm-eval's `acc_norm` if the task has it, else `acc`), and their mean `acc/mean`.
 
     For a quick look, `limit` bounds the items of each task. `batch_size` is passed to lm-eval.
     """
@@ -81,7 +81,7 @@ def manager() -> Any:
 
 
 def _load(name: str) -> Any:
-    """A task of lm-eval with its documents. Raises InputError if the name is unknown or that of a group.
+    """A task of lm-eval with its documents. Raises InputError if the name is unknown or names a group.
 
     Raises UnreachableError if the documents cannot be loaded.
     """

@@ -1,9 +1,10 @@
 """Fold a compensation into weights: scales of the residual stream become scales of the blocks' outputs.
 
 In the engine, a dropped block i multiplies the residual stream by s_i. If a block normalises its input, its output
-does not depend on the stream's scale. So the stream may stay smaller by c, the product of the s_i so far, if every
-later block adds 1/c of its output; the norm before the vocabulary projection removes the remaining factor. The
-embeddings, and a vocabulary projection tied to them, do not change. Exact except for the norms' epsilon and rounding.
+does not depend on the stream's scale. Let c be the product of the s_i so far. If every later block adds 1/c of its
+output, the stream is 1/c of the engine's stream, and the norm before the vocabulary projection removes this factor.
+The embeddings, and a vocabulary projection tied to them, do not change. The fold is exact except for the norms'
+epsilon and rounding.
 """
 
 from __future__ import annotations
@@ -26,17 +27,17 @@ ATTENTION = re.compile(
 MLP = re.compile(r"(.*\.)?(down_proj|c_proj|fc2|fc_out|dense_4h_to_h|w2)(\.\w+|_bias)?")
 INPUT_NORM = re.compile(r"(input_layernorm|ln_1|self_attn_layer_norm|norm_1|attention_norm)\.\w+")
 FINAL_NORM = re.compile(r"(.*\.)?(norm|ln_f|final_layer_norm|final_layernorm|norm_f)\.weight")
-# Gemma 2 and 3 normalise the output of a sub-layer, so the norm sets its scale: it multiplies by 1 + weight.
+# Gemma 2 and 3 normalise the output of a sub-layer, so this norm sets its scale: the norm multiplies by 1 + weight.
 SANDWICH = re.compile(r"(post_attention_layernorm|post_feedforward_layernorm)\.weight")
 SANDWICHED = ("gemma2", "gemma3", "gemma3_text")
-# Settings with which a block's input is not normalised, or the stream is not the input of the norm.
+# Settings with which a block's input is not normalised, or the block adds to the output of its norm.
 UNNORMALISED = {"do_layer_norm_before": False, "apply_residual_connection_post_layernorm": True}
 ADD_TO_NORM = ("minimax",)  # its blocks add to the output of the norm, not to its input
 
 
 @dataclass(frozen=True)
 class Fold:
-    """The factor on the output of each block; 1 leaves the block unchanged. `factors` has N entries."""
+    """The factor on the output of each block; 1 leaves the block unchanged. `factors` has one entry per block."""
 
     factors: tuple[float, ...]
     sandwich: bool = False

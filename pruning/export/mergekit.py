@@ -1,4 +1,4 @@
-"""The same cut as a configuration for mergekit, which copies ranges of layers (passthrough)."""
+"""The cut of an export as a configuration for mergekit, which copies ranges of layers (passthrough)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pruning.export.model_card import Facts
 
 
 def mergekit(facts: Facts) -> str:
-    """A mergekit passthrough configuration of the same cut; layer ranges are half-open."""
+    """A passthrough configuration for mergekit that makes the same cut as the export; layer ranges are half-open."""
     slices = [
         {"sources": [{"model": facts.origin, "layer_range": [start, end]}]}
         for start, end in ranges(facts.mask)

@@ -49,7 +49,7 @@ def measured_section(result: DoneResult | None) -> Iterator[str]:
         yield f"Nothing: {unmeasured(result)}."
         return
     evaluation = result["evaluation"]
-    plain = evaluation.get("uncompensated")  # the same mask without its factors
+    plain = evaluation.get("uncompensated")  # metrics of the same mask without compensation
     lines = ["| metric | dense | pruned |", "|---|---|---|"]
     if plain is not None:
         lines = ["| metric | dense | pruned | without compensation |", "|---|---|---|---|"]

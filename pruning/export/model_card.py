@@ -36,8 +36,8 @@ class Facts:
     """The content of a card. `result` is that of the finished cell, or None if the mask comes from elsewhere.
 
     `base` is the hub name of the original model, or the name of its directory; `origin` is the model that mergekit
-    reads; `source` describes where the weights came from. `commands` reproduce the export, `proof` describes how it
-    was checked, `hybrid` is True if blocks differ in their attention.
+    reads; `source` describes where the weights came from. `commands` reproduce the export; `proof` describes how it
+    was checked; `hybrid` is True if not all blocks have the same kind of attention.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""The output directory of an export: what it may replace, and how to replace it in one step."""
+"""The output directory of an export: what an export may replace, and how to replace that in one step."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def check_target(
 ) -> None:
     """Raise InputError unless a directory is new, empty, or an earlier export that this one may replace.
 
-    An export may replace one of the same cell, or of the same mask and model; with `force`, any directory of a
-    model. Before a search there is no mask yet, so only the cell's key counts.
+    An export may replace an earlier export of the same cell, or of the same mask and model. With `force`, it may
+    replace any directory that holds a model. Before a search there is no mask yet, so only the cell's key counts.
     """
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
@@ -48,7 +48,7 @@ def check_target(
 
 
 def check_space(out: Path, needed: int) -> None:
-    """Raise InputError if the disk of a directory has too little space for `needed` bytes (and 5% more).
+    """Raise InputError if the disk of a directory has too little space for `needed` bytes plus 5%.
 
     The directory need not exist yet.
     """

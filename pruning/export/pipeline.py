@@ -1,4 +1,4 @@
-"""Write a smaller model, a checkpoint without the blocks of a mask, and prove it equal to the masked model.
+"""Write a checkpoint without the removed blocks, and prove that it equals the masked model.
 
 python -m pruning.export CELL_OR_MASK out=DIR                  a finished cell's folder, or a mask.json and model=NAME
 python -m pruning.export --drop 3,7,12 out=DIR model=local model.path=MODEL
@@ -47,7 +47,7 @@ UNPROVEN = "not compared with the masked model (verify=false)"
 
 
 def export(wanted: Request) -> Facts:
-    """Write the directory `wanted.out`; its earlier content is replaced at the very end, or not at all.
+    """Write the directory `wanted.out`. Its earlier content is replaced in the last step, and kept if a step fails.
 
     If the request cannot be met, raises InputError, UnreachableError or UnskippableError before anything is written.
     Raises MismatchError if the written model does not equal the masked model.

@@ -91,7 +91,8 @@ def _set_dtype(config: Any, dtype: Any) -> None:
     for part in (config, *(getattr(config, name, None) for name in config.sub_configs)):
         if part is not None:
             part.dtype = dtype
-    for name in ("quantization_config", "auto_map"):  # left over from GGUF; refers to code that is not copied
+    # `quantization_config` is left over from GGUF; `auto_map` refers to code that is not copied.
+    for name in ("quantization_config", "auto_map"):
         if hasattr(config, name):
             delattr(config, name)
 
@@ -123,7 +124,7 @@ def write_config(config: Any, folder: Path) -> None:
 
     config.save_pretrained(folder)
     if list(_lost(config.to_dict(), AutoConfig.from_pretrained(folder).to_dict())):
-        # Settings equal to the class's defaults are left out, and some defaults depend on other settings.
+        # `save_pretrained` leaves out settings equal to a default, but some defaults depend on other settings.
         config.to_json_file(folder / "config.json", use_diff=False)
     if lost := list(_lost(config.to_dict(), AutoConfig.from_pretrained(folder).to_dict())):
         raise InputError(

@@ -97,7 +97,7 @@ def _recorded(path: Path, settings: Mapping[str, str], out: Path) -> Request:
 
 
 def of_cell(folder: Path, out: Path, settings: Mapping[str, str] | None = None) -> Request:
-    """The request for the folder of a finished cell; `settings` may give a new `model.path` if its model has moved.
+    """The request for the folder of a finished cell; `settings` may give a new `model.path` if the model has moved.
 
     Raises InputError if the cell is not done or the model is not the one that it was run on, and DamagedError if its
     result is damaged.
@@ -147,7 +147,7 @@ def _fields(settings: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _model(settings: Mapping[str, str]) -> spec.Model:
-    """The model of the words `model=NAME model.SETTING=VALUE`, composed as a launch composes it."""
+    """The model that the words `model=NAME model.SETTING=VALUE` describe, composed as a launch composes it."""
     _fields(settings)
     words = [f"{name}={value}" for name, value in settings.items() if name.partition(".")[0] == "model"]
     model: spec.Model = build_option("model", words)

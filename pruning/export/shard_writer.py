@@ -1,7 +1,7 @@
 """Cut blocks out of a checkpoint in a stream: read tensors one by one, rename them, and write shard by shard.
 
-The model is never in memory as a whole. Tensors keep their names in the checkpoint, whichever release of
-transformers wrote it; only the number of the block changes.
+The model is never in memory as a whole. Tensors keep their names from the checkpoint, whichever release of
+transformers wrote it; only block numbers change.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from pruning.export.tensor_reader import INDEX, Tensors
 
 
 def block_prefix(names: Iterable[str], path: str, n_blocks: int) -> str:
-    """The prefix before the number of a block in a checkpoint's names, for example `model.layers`.
+    """The part of a checkpoint's tensor names before the block number, for example `model.layers`.
 
     `path` is the path of the blocks in the model; the checkpoint's prefix has the same last part, but the parts
-    before it may be missing or differ. Raises UnskippableError unless exactly one prefix numbers all the blocks.
+    before it may be missing or differ. Raises UnskippableError unless exactly one prefix has all block numbers.
     """
     last = path.rpartition(".")[2]
     numbers: dict[str, set[int]] = {}
@@ -68,7 +68,7 @@ class Plan:
         block, tail = parts
         if block in self.mask.dropped:
             return None
-        # Numbers after the last block belong to heads that predict further tokens: they stay after it.
+        # Numbers after the last block belong to heads that predict further tokens. They still follow the last block.
         return f"{self.prefix}.{block - sum(gone < block for gone in self.mask.dropped)}.{tail}"
 
     def precision(self, name: str, dtype: torch.dtype) -> torch.dtype:
@@ -85,7 +85,7 @@ class Plan:
 
 
 def write_shards(tensors: Tensors, plan: Plan, folder: Path, max_shard_size: str) -> int:
-    """Write the safetensors files of the smaller checkpoint, with an index if there are several; returns their bytes.
+    """Write the safetensors files of the smaller checkpoint, with an index if there are several; returns their size.
 
     At most one shard is in memory.
     """
@@ -102,7 +102,7 @@ def write_shards(tensors: Tensors, plan: Plan, folder: Path, max_shard_size: str
         shard = {new: plan.tensor(names[new], tensors.read(names[new])) for new in members}
         save_file(shard, folder / file, metadata={"format": "pt"})
         (folder / file).chmod(0o644)  # safetensors makes files that only their owner can read
-        del shard  # before the next one is read
+        del shard  # free the memory before the next shard is read
     if split.is_sharded:
         atomic_files.write_json(
             folder / INDEX, {"metadata": split.metadata, "weight_map": split.tensor_to_filename}

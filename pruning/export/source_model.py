@@ -1,4 +1,4 @@
-"""The files of the model that is to be cut: configuration, weights, and the files that are copied as they are."""
+"""The files of the model that is to be cut: configuration, weights, and the files that are copied unchanged."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class SourceModel:
                 yield from (path for path in sorted(self.folder.glob(pattern)) if path.is_file())
 
     def copy_beside(self, target: Path, model: Any) -> None:
-        """Copy tokenizer, generation configuration and licences; without a folder, write those of `model`."""
+        """Copy tokenizer, generation configuration and licences; without a folder, save the first two anew."""
         for path in self.beside():
             shutil.copyfile(path, target / path.name)
         if self.folder is None:
@@ -57,7 +57,7 @@ class SourceModel:
 
 
 def find_source(settings: spec.Model) -> SourceModel:
-    """Find the files of a model, and download them for a hub model. No weights are read.
+    """Find the files of a model; the files of a hub model are downloaded. No weights are read.
 
     Raises InputError if the checkpoint is quantised, UnreachableError if the files cannot be reached.
     """
@@ -66,7 +66,7 @@ def find_source(settings: spec.Model) -> SourceModel:
     where, options = checkpoint.locate(settings)
     config = checkpoint.from_pretrained(AutoConfig, settings, where, options)
     if "gguf_file" in options:
-        config.architectures = None  # set from the loaded model
+        config.architectures = None  # set later, from the loaded model
         return SourceModel(settings, config, None)
     if getattr(config.get_text_config(decoder=True), "quantization_config", None) or hasattr(
         config, "quantization_config"

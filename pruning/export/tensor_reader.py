@@ -17,7 +17,7 @@ SINGLE = "model.safetensors"
 
 
 class Tensors(Protocol):
-    """The tensors of a checkpoint: lists them without reading, and reads one."""
+    """The tensors of a checkpoint: `shapes` lists them without reading them, and `read` reads one."""
 
     def shapes(self) -> Mapping[str, Tensor]:
         """Tensors on the meta device by name, in the best order for reading."""

@@ -22,14 +22,14 @@ from pruning.models.block_probe import find_blocks, input_device
 from pruning.models.blocks import masked
 
 NEW_TOKENS = 8
-SHORT, LONG = 64, 1024  # tokens to compare: the least, and the most with a sliding window
-# For a compensated model, which differs by the norms' epsilon and by a second rounding of the weights.
+SHORT, LONG = 64, 1024  # compare at least SHORT tokens, and more than a sliding window if that is below LONG
+# The allowed relative difference of a compensated model, due to the norms' epsilon and a second rounding of weights.
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 
 
 @dataclass(frozen=True)
 class Expected:
-    """The required output of an export: logits (T, V) of one row of token ids (1, T)."""
+    """The required output of an export: logits (T, V) for one row of token ids (1, T)."""
 
     ids: Tensor
     logits: Tensor
@@ -94,7 +94,7 @@ def expected(model: Any, mask: Mask, scales: Sequence[float] | None = None) -> E
 
 
 def compare_export(folder: Path, wanted: Expected, settings: spec.Model, exact: bool) -> Proof:
-    """Load a directory and compare it; with `exact`, bit for bit. Raises MismatchError with all differences."""
+    """Load a directory and compare its model with `wanted`; with `exact`, bit for bit. Raises MismatchError."""
     model, wrong = _reload(folder, settings)
     logits = _logits(model, wanted.ids)
     if logits.shape != wanted.logits.shape:

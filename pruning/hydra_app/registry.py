@@ -39,7 +39,7 @@ def register() -> None:
 
 
 def schema(cls: type) -> type:
-    """A dataclass with the fields of `cls` and the `_target_` from which Hydra builds it."""
+    """A dataclass with the fields of `cls`, and with a `_target_` so that Hydra builds a `cls`."""
     hints = get_type_hints(cls)
     fields: list[Any] = [("_target_", str, dataclasses.field(default=f"{cls.__module__}.{cls.__qualname__}"))]
     for item in dataclasses.fields(cls):

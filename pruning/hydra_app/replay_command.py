@@ -1,4 +1,4 @@
-"""The command that runs a recorded configuration again: its options, and the settings that differ from these."""
+"""The command that runs a recorded configuration again: options, and the settings that they do not give."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pruning.hydra_app.registry import register
 
 GROUPS = ("model", "objective", "calibration", "algo", "compensation", "eval")
 OTHERS = ("ratio", "k", "protect", "racing", "seed")
-RESOURCES = "model.resources."  # left out: the command does not say where a cell runs
+RESOURCES = "model.resources."  # left out: these settings only affect where a cell runs
 
 
 def launch_words(config: Mapping[str, Any]) -> list[str]:
@@ -36,7 +36,7 @@ def launch_words(config: Mapping[str, Any]) -> list[str]:
         base = _plain(words)
     wanted = {name: without_option(config[name]) for name in (*GROUPS, *OTHERS) if name in config}
     if wanted.get("k") is not None:
-        wanted.pop("ratio", None)  # follows from k
+        wanted.pop("ratio", None)  # the ratio follows from k
     return [*words, *(w for w in _changes(wanted, base) if not w.startswith(RESOURCES))]
 
 

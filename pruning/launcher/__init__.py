@@ -2,10 +2,10 @@
 
 `conf/launcher/*.yaml` chooses a launcher; each launcher is one module here. The other modules are shared:
 
-- `job.py`: what a job runs; it holds strings and dicts, and looks first whether the result exists;
+- `job.py`: what a job runs; a job holds strings and dicts, and first checks whether its result exists;
 - `submissions.py`: the record of each submission, written before the scheduler is asked for anything;
 - `cell_state.py`: the state of a cell, read from its own files first and then from the scheduler;
-- `code_snapshot.py`: the copy of the code that jobs run, so that later changes do not reach waiting jobs;
+- `code_snapshot.py`: the copy of the code that jobs run, so that later changes do not affect waiting jobs;
 - `submit.py`: submits cells and, if asked, waits for them;
 - `actions.py`: `cancel` and `retry` of `python -m pruning.status`.
 """
@@ -33,7 +33,7 @@ class Launcher(Protocol):
         ...
 
     def check(self, asked: Mapping[str, Any]) -> None:
-        """Raise InputError if the settings, or the resources of a model (by its name), cannot be met."""
+        """Raise InputError if the settings or the resources cannot be met; `asked` holds resources by model name."""
         ...
 
     def submit(self, results: Path, tasks: Sequence[QueuedCell], where: str) -> None:

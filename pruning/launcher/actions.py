@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def cancel(results: Path) -> int:
-    """Cancel waiting cells and stop running ones; returns the number of cells in flight before.
+    """Cancel waiting cells and stop running ones; returns how many cells were in flight.
 
     Raises InputError if SLURM does not answer.
     """
@@ -37,7 +37,7 @@ def cancel(results: Path) -> int:
 
 
 def retry(results: Path) -> list[tuple[Launcher, list[str]]]:
-    """Submit failed and lost cells again with the current code; returns launchers and the keys of their cells.
+    """Submit failed and lost cells again with the current code; returns each launcher with its cells' keys.
 
     Raises InputError if a scheduler refuses or does not answer.
     """

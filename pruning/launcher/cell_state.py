@@ -70,9 +70,8 @@ def cell_states(results: Path, keys: Iterable[str] | None = None) -> dict[str, C
     records = latest(results)
     chosen = {key: records[key] for key in (records if keys is None else keys) if key in records}
     unfinished = {key: record for key, record in chosen.items() if not _is_done(results / key, record, key)}
-    infos = _jobs(
-        unfinished
-    )  # asked before the results are read again: a job that has ended by then has left its result
+    # Ask for the jobs first and read the results again afterwards: a job that has ended has written its result.
+    infos = _jobs(unfinished)
     return {key: _state(results, key, record, infos.get(key)) for key, record in chosen.items()}
 
 
@@ -120,7 +119,7 @@ def _state(results: Path, key: str, record: Submission, info: slurm_queue.Info |
 
 
 def _failure(folder: Path, record: Submission) -> str | None:
-    """The failure that the cell itself recorded; None if it has none since this submission."""
+    """The failure that the cell itself recorded; None if it has recorded none since this submission."""
     try:
         result = read_result(folder)
     except (OSError, PruningError) as error:

@@ -1,4 +1,4 @@
-"""The copy of the code that jobs run, in the results folder; submissions of the same code share one.
+"""The copy of the code that jobs run, in the results folder; submissions of the same code share one copy.
 
 A job may wait for days while its code is edited. Only what a job imports is copied, about 1 MB.
 """

@@ -2,7 +2,7 @@
 
 A job is pickled, so it holds strings and dicts only. A failure is recorded in the cell's result and raised again, so
 that the scheduler reports it too. A job may be started more than once (time limit, preemption, a lost node, an
-administrator), even after it has finished: it looks for its result first, and otherwise resumes from the files.
+administrator), even after it has finished: it first looks for its result; without one, it resumes from the files.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Job:
         return cell.key
 
     def checkpoint(self) -> Any:
-        """The job that submitit starts after a time limit or a preemption: the same one, as all state is in files."""
+        """The job that submitit starts after a time limit or a preemption: the same job, as all state is in files."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
@@ -101,7 +101,7 @@ def _log() -> None:
 
 
 def specification(cell: Cell) -> tuple[dict[str, Any], dict[str, str]]:
-    """What a job needs of a cell: its configuration and the names of the chosen options."""
+    """What a job needs to know about a cell: its configuration and the names of the chosen options."""
     names = cell.choices
     choices = {"objective": names.objective, "calibration": names.calibration, "algo": names.algo}
     return dict(cell.config), choices

@@ -7,4 +7,4 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class InProcess:
-    """No settings."""
+    """The launcher that runs cells in this process; it has no settings."""

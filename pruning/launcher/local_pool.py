@@ -1,6 +1,6 @@
 """Run cells as processes on this machine: a bounded number at once, each with separate GPUs.
 
-The processes outlive the command; the command only starts the next one when a slot is free.
+The processes outlive the command, which is needed only to start the next process when a slot is free.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class _Pool:
     record: Submission | None = None
     code: Path | None = None
     waiting: list[QueuedCell] = field(default_factory=list)
-    gpus: dict[str, list[str]] = field(default_factory=dict)  # of each running process, by its name
+    gpus: dict[str, list[str]] = field(default_factory=dict)  # the GPUs of each running process, by its name
     started: dict[str, Any] = field(default_factory=dict)  # handles that collect exit statuses, by name
 
 

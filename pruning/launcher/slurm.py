@@ -1,6 +1,6 @@
 """Run cells as jobs of a SLURM cluster, through submitit: one job array for each kind of resources.
 
-A common limit bounds how many cells of all arrays run at once.
+One limit, `parallel`, bounds the number of cells that run at once in all arrays together.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Slurm:
     def submit(self, results: Path, tasks: Sequence[QueuedCell], where: str) -> None:
         """Submit tasks: an array for each kind of resources, split at the cluster's largest array size.
 
-        Never more than `parallel` cells run at once. Raises InputError if sbatch refuses.
+        At most `parallel` cells run at once. Raises InputError if sbatch refuses.
         """
         parts = job_arrays(tasks, slurm_queue.largest_array())
         shares, code = array_shares([len(part) for part in parts], self.parallel), snapshot(results)
@@ -146,7 +146,7 @@ def job_arrays(tasks: Sequence[QueuedCell], most: int) -> list[list[QueuedCell]]
 
 
 def array_shares(sizes: Sequence[int], most: int) -> list[int]:
-    """How many tasks of each array may run at once: at most `most` in all, shared out by the arrays' sizes.
+    """How many tasks of each array may run at once: at most `most` in all; larger arrays get more.
 
     If there are more than `most` arrays, each gets 1, and `submit` makes array n wait for array n - `most`.
     """

@@ -36,7 +36,10 @@ class Info:
 
 
 def ask(names: Iterable[str], jobs: set[str]) -> dict[str, Info]:
-    """The known states of the `jobs` of submissions with these names. Raises InputError if SLURM does not answer."""
+    """The states of those `jobs` that SLURM knows; `names` are the names of their submissions.
+
+    Raises InputError if SLURM does not answer.
+    """
     listed = call("squeue", "--noheader", "--array", "--states=all", f"--name={','.join(sorted(names))}",
                   "--format=%i|%T|%r|%M|%l")  # fmt: skip
     infos = dict(_queued(listed))

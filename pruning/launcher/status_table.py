@@ -29,8 +29,8 @@ class Advance:
 def advance(folder: Path, total: int) -> Advance:
     """Read the progress of a cell from its journal; its search asks for `total` masks at most.
 
-    The time left is the mean time of a paid evaluation, times the masks left. It overestimates if other cells pay
-    for some of them.
+    The time left is the mean time of the evaluations that the cell computed itself, times the number of masks left.
+    It is too long if other cells compute some of these masks.
     """
     lines = [entry.line for entry in read_trace(folder / NAME) if entry.line is not None]
     masks, seconds = {tuple(line["dropped"]) for line in lines}, [line["seconds"] for line in lines]
@@ -40,7 +40,7 @@ def advance(folder: Path, total: int) -> Advance:
 
 
 def status_table(results: Path, cells: Mapping[str, CellState], rows: int | None = None) -> Table:
-    """The table of some cells; with `rows`, of the first `rows` cells and with the number of hidden ones."""
+    """The table of some cells; with `rows`, only the first `rows` cells and the number of hidden cells."""
     counts = Counter(cell.state for cell in cells.values())
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ("cell", "state", "scored", "left", "job"):

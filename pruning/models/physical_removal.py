@@ -1,8 +1,8 @@
-"""A model without some of its blocks, temporarily and in memory: the same model as a loaded export of the mask.
+"""Temporarily remove blocks from a model in memory; the result equals a loaded export of the mask.
 
 Skipping (`blocks.masked`) is for searching and works only without a cache. Here the list of blocks, their numbers
-and the configuration are those of the smaller model, so it can generate with a cache. The weights are shared with
-the dense model.
+and the configuration become those of the smaller model, so the model can generate with a cache. The weights are
+shared with the dense model.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ NUMBER = re.compile(
 def smaller_config(model: Any, mask: Mask) -> Any:
     """The configuration of the model that `blocks_removed` makes.
 
-    Raises InputError, as an export does, if the configuration of this architecture cannot express these blocks.
+    Raises InputError, as an export does, if a configuration of this architecture cannot describe these blocks.
     """
     from pruning.models.pruned_config import check_same_blocks, pruned_config
 

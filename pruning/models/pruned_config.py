@@ -1,8 +1,8 @@
-"""The configuration of a model with fewer blocks, and a check without weights that it makes the same blocks.
+"""Make the configuration of a model with fewer blocks, and check without weights that the kept blocks are the same.
 
 Settings per block (kinds of attention, which blocks have experts, ...) are filtered and renumbered by the mask. Some
-architectures instead derive them from the block's number, for example in every fourth block, which no filtered list
-can express. So both models are built without weights, and the kept blocks are compared.
+architectures instead derive such a setting from the block's number, for example for every fourth block; no filtered
+list can express that. So both models are built without weights, and the kept blocks are compared.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ NUMBERS = (
     "ple_layer_ids",
     "rope_scaling_layers",
 )
-# How many blocks at the beginning differ from the others.
+# Settings that say how many blocks at the beginning differ from the others.
 COUNTS = ("first_k_dense_replace", "max_window_layers", "moe_layer_start_index", "num_dense_layers")
-# Rules that an explicit list replaces, unless the configuration class declares them as settings.
+# Rules that are removed if `layer_types` lists all blocks, unless the configuration class declares them.
 RULES = ("sliding_window_pattern", "_sliding_window_pattern")
 # Attributes that hold a block's number or the number of blocks.
 NUMBERING = re.compile(r"(idx|index|layer_id|layer_number|num_\w*layers)$")
@@ -66,7 +66,7 @@ def pruned_config(config: Any, mask: Mask) -> Any:
 
 
 def _set_filtered(text: Any, name: str, value: Sequence[Any], mask: Mask) -> None:
-    # Llama 4 and SmolLM3 allow this list to have more entries than the model has blocks.
+    # Llama 4 and SmolLM3 allow `no_rope_layers` to have more entries than the model has blocks.
     if len(value) == mask.n_blocks or (name == "no_rope_layers" and len(value) > mask.n_blocks):
         kept = [value[i] for i in mask.kept]
         setattr(text, name, tuple(kept) if isinstance(value, tuple) else kept)
@@ -96,7 +96,7 @@ def skeleton(config: Any) -> Any:
 
 
 def blocks_of(model: Any, count: int) -> tuple[str, nn.ModuleList]:
-    """Name and list of a model's decoder blocks, from its structure alone: nothing is run.
+    """The name and the list of a model's decoder blocks, from its structure alone: nothing is run.
 
     Raises UnskippableError unless the decoder has exactly one list of `count` modules.
     """
@@ -115,17 +115,17 @@ def blocks_of(model: Any, count: int) -> tuple[str, nn.ModuleList]:
 
 
 def check_same_blocks(config: Any, smaller: Any, mask: Mask) -> tuple[Any, Any]:
-    """The two models without weights. Raises InputError unless the smaller one has exactly the kept blocks.
+    """Build both models without weights. Raises InputError unless the smaller one has exactly the kept blocks.
 
-    Classes, parameter names and shapes, and all plain attributes of all modules are compared, except for the
-    block's number and the number of blocks.
+    For each module of a block, the class, the names and shapes of parameters, and all attributes that are numbers
+    or text are compared. Only the block's number and the number of blocks may differ.
     """
     dense = skeleton(config)
     old = blocks_of(dense, mask.n_blocks)[1]
     try:
         pruned = skeleton(smaller)
         new = blocks_of(pruned, len(mask.kept))[1]
-    except (IndexError, ValueError, TypeError) as error:  # raised by transformers for an invalid list
+    except (IndexError, ValueError, TypeError) as error:  # transformers found an invalid list in the config
         raise InputError(
             f"these blocks do not make a valid {config.model_type} model ({first_line(error)}): choose others."
         ) from error
@@ -144,7 +144,7 @@ def check_same_blocks(config: Any, smaller: Any, mask: Mask) -> tuple[Any, Any]:
 
 
 def _traits(block: nn.Module) -> Iterator[tuple[str, Any]]:
-    """Yield (name, value) pairs of all that determines what a block computes, except its weights' values."""
+    """Yield the name and value of everything that determines what a block computes, except the values of weights."""
     plain = (bool, int, float, str)
     for path, module in block.named_modules():
         yield f"{path} class".lstrip(), type(module).__name__

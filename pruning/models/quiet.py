@@ -1,10 +1,10 @@
-"""Load weights without the progress bars and notes of transformers."""
+"""Load weights without the progress bars and warnings of transformers."""
 
 from __future__ import annotations
 
 
 class quiet:  # noqa: N801 - reads as a verb in `with quiet():`
-    """Silence transformers' progress bars and notes while weights are loaded."""
+    """Silence transformers' progress bars and warnings while weights are loaded."""
 
     def __enter__(self) -> None:
         from transformers.utils import logging as hf_logging

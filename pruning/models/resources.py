@@ -1,4 +1,4 @@
-"""What the jobs of a model request from a cluster: a setting of the model, never part of a cell's identity."""
+"""What a model's jobs request from a cluster. These settings of the model are not part of a cell's key."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from pruning.core.errors import InputError
 LEAST = {"gpus_per_rank": 0, "memory_gb": 0.1}
 
 
-@dataclass(unsafe_hash=True)  # not frozen: OmegaConf would make it read-only
+@dataclass(unsafe_hash=True)  # not frozen, since OmegaConf makes frozen ones read-only
 class Resources:
     """On each of `nodes` machines: `ranks` processes with `gpus_per_rank` GPUs and `cpus_per_rank` cores each.
 
     Each rank holds the whole model, on one GPU or spread over several, and evaluates its share of the samples.
-    `memory_gb` is per node. `minutes` is the time limit; a cell that reaches it is continued from its files.
+    `memory_gb` is per node. `minutes` is the time limit; if a cell reaches it, the next run continues from its files.
     """
 
     nodes: int = 1
@@ -27,7 +27,7 @@ class Resources:
 
     @property
     def gpus(self) -> int:
-        """GPUs of a node."""
+        """The number of GPUs of a node."""
         return self.ranks * self.gpus_per_rank
 
     def check(self, model: str) -> None:

@@ -18,7 +18,7 @@ SOURCES = ("hub", "local", "packaged")
 ATTENTIONS = ("sdpa", "eager", "flash_attention_2", "flex_attention")
 DEVICE_MAPS = ("auto", "cpu")
 DTYPES = ("float32", "bfloat16", "float16", "float64")
-# Settings that change where weights are stored, but no loss.
+# Settings that decide where weights are stored; they change no loss.
 PLACING = ("device_map", "max_memory", "offload")
 
 
@@ -29,7 +29,7 @@ class Model:
     `path` is a hub id, a directory, or the name of a packaged model. `device_map` is "auto" (use the available GPUs)
     or "cpu". `max_memory` limits the weights per device ({0: 20GiB, cpu: 50GiB}), and `offload` is a folder for
     weights that do not fit: see `models/device_map.py`. Only safetensors and GGUF weights are read; no code from a
-    model's repository is ever run. `resources` is what its jobs request from a cluster.
+    model's repository is ever run. `resources` is what the model's jobs request from a cluster.
     """
 
     name: str
@@ -64,7 +64,7 @@ class Model:
         """The settings that decide whether two models are the same: weights, precision, attention kernel.
 
         A local directory is identified by its contents, not its path. The devices of the weights and the
-        resources of the jobs do not count.
+        resources of the jobs are left out.
         """
         data = asdict(self)
         for name in ("name", "resources", *PLACING):

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pruning.calibration.samples import Samples
     from pruning.engine.forward import Forward
 
-# Yields (mask, one term per sample, seconds to score it) as soon as a mask is scored, in any order.
+# Yields (mask, one term per sample, seconds to score the mask) as soon as a mask is scored, in any order.
 Terms: TypeAlias = Callable[[Sequence[Mask]], Iterator[tuple[Mask, Sequence[float], float]]]
 Gradient: TypeAlias = Callable[[], np.ndarray[Any, Any]]  # (samples, N), the answer to `pruning.algo.Gates`
 
@@ -53,7 +53,7 @@ class Calibrated:
         return self.objective.bind(self.forward, self.samples)
 
     def part(self, start: int, stop: int) -> Loss:
-        """The loss over the samples start..stop-1, bound once."""
+        """The loss over the samples start..stop-1. Each part is bound only once."""
         if (start, stop) == (0, self.whole.estimate.count):
             return self.whole
         if (start, stop) not in self._parts:
@@ -70,7 +70,7 @@ class Objective(Protocol):
 
     @property
     def needs(self) -> str:
-        """The kind of calibration that it needs: "text", "items", "any" of the two, or "both" at once."""
+        """The kind of calibration that the objective needs: "text", "items", "any" of these, or "both" at once."""
         ...
 
     def bind(self, forward: Forward, samples: Samples) -> Loss:

@@ -1,4 +1,4 @@
-"""Criteria that score blocks from one dense pass, as losses of masks, so that every search can use them.
+"""Criteria that score blocks in one pass of the dense model. They become losses of masks, so any search can use them.
 
 A criterion measures how far the hidden state moves between two depths of the dense model. Depth i is before block i;
 depth N is after the last block and before the final norm. Removing a run of blocks i..j-1 joins depth i to depth j.
@@ -90,7 +90,7 @@ def _loss(samples: Samples, value: Callable[[Mask], Array]) -> Loss:
 
 
 def _distances(forward: Forward, samples: Samples, distance: Distance, by: str) -> Array:
-    """Distances between depths i and j, (rows, N + 1, N + 1), filled for i < j; by block, only for j = i + 1."""
+    """Distances between depths i < j, (rows, N + 1, N + 1). If `by` is "block", only j = i + 1 is filled."""
     from pruning.distributed import collectives
     from pruning.engine.dense_pass import states
 

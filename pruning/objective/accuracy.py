@@ -18,20 +18,20 @@ if TYPE_CHECKING:
     from pruning.calibration.samples import Samples
     from pruning.engine.forward import Forward
 
-TIE_BREAK = 1e-6  # wrong answers that weigh as much as one nat of margin
-TIES = 1e-3  # two terms that differ by at most this differ only in the margin
+TIE_BREAK = 1e-6  # one nat of margin counts as much as this many wrong answers
+TIES = 1e-3  # if two terms differ by at most this, they differ only in the margin
 
 
 @dataclass(frozen=True)
 class Accuracy:
-    """The fraction of wrongly answered items; the margin orders equal fractions.
+    """The fraction of wrongly answered items; the margin ranks masks with equal fractions.
 
     With the scores s(a) and the margin of `Margin`, the term of an item with right answer r is
 
         1 - [s(r) is highest] / (number of answers that score highest)  +  1e-6 * margin
 
     Answers that tie for the highest score share the point, so a model that scores all answers equally gets the
-    accuracy of guessing. The second part orders masks with the same number of right answers, which are common on a
+    accuracy of guessing. The margin ranks masks with the same number of right answers; such ties are common on a
     small calibration set. It is not part of any reported accuracy, and with fewer than about 50,000 items it cannot
     outweigh one item.
     """

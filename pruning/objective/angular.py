@@ -1,4 +1,4 @@
-"""Angular distance: the angle by which a run of blocks turns the state of the last token.
+"""Angular distance: the angle between the states of the last token before and after a run of blocks.
 
 Source: Gromov et al., The Unreasonable Ineffectiveness of the Deeper Layers (arXiv 2403.17887).
 """
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 class Angular:
     """The angle between the states before and after a run of removed blocks, as a fraction of pi.
 
-    With the state h_i(T) of a row's final token T before block i, a run of removed blocks i..j-1 costs
+    Let h_i(T) be the state of a row's final token T before block i. A run of removed blocks i..j-1 costs
 
         d(i, j) = arccos( <h_i(T), h_j(T)> / (|h_i(T)| |h_j(T)|) ) / pi
 
     The loss of a mask is the sum over its runs, averaged over rows. For a mask of one run, this is exactly Gromov's
     d(l, l + n). Gromov et al. remove the best single run and consider no other masks; here masks of several runs are
-    compared by the sum. With `by="block"`, each removed block is a run of its own.
+    compared by the sum. With `by="block"`, each removed block counts as a separate run.
     """
 
     needs: ClassVar[str] = "any"

@@ -1,7 +1,7 @@
-"""Block Influence: how much a block turns the hidden state.
+"""Block Influence: how much a block changes the direction of the hidden state.
 
-Source: ShortGPT (arXiv 2403.03853, equation 1). Its code takes the last block's output after the final norm, which
-makes that block look more important than it is. Here the output is taken before the final norm.
+Source: ShortGPT (arXiv 2403.03853, equation 1). ShortGPT's code takes the last block's output after the final norm,
+which makes that block look more important than it is. Here the output is taken before the final norm.
 """
 
 from __future__ import annotations

@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 class Divergence:
     """Mean over scored positions of KL(dense || pruned), in nats.
 
-    With the dense model's next-token distribution p_t at position t and the pruned model's q_t
+    p_t and q_t are the next-token distributions of the dense and of the pruned model at position t:
 
         loss = mean over t of  sum over tokens v of  p_t(v) * (ln p_t(v) - ln q_t(v))
 
-    It needs no right answers: it rewards predictions like the dense model's, including its errors. It is 0 for
-    the dense model. EvoPress draws a fresh minibatch for each selection; here all masks use the same samples.
+    The loss needs no right answers: it rewards agreement with the dense model, errors included. It is 0 for the dense
+    model. EvoPress draws a fresh minibatch for each selection; here all masks use the same samples.
     """
 
     needs: ClassVar[str] = "any"
@@ -41,9 +41,9 @@ class Divergence:
 def between_distributions(
     forward: Forward, samples: Samples, value: Callable[[Tensor, Tensor], Tensor]
 ) -> Loss:
-    """A loss that is the mean over scored positions of `value(pruned, dense)`, from ln p (m, V) to (m,).
+    """The mean of `value(pruned, dense)` over scored positions; `value` maps two ln p (m, V) to (m,).
 
-    The term of a sample is the mean over its scored positions: all of a window, or of all answers of an item.
+    The term of a sample is the mean over its scored positions: those of a window, or of all answers of an item.
     """
     from pruning.engine.logprobs import Readout
 
@@ -59,5 +59,5 @@ def between_distributions(
 
 
 def _divergence(logs: Tensor, dense: Tensor) -> Tensor:
-    # The softmax of log-probabilities equals their exponential, and its kernel is faster.
+    # The softmax of log-probabilities equals their exponential, and the softmax kernel is faster.
     return (dense.softmax(-1) * (dense - logs)).sum(-1)

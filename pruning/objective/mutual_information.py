@@ -1,7 +1,7 @@
 """Mutual information: between the state after a block and the state before it.
 
-Source: MI-PRUN (arXiv 2601.07212): a block's importance is -MI(state before, state after). Its estimator is not
-known to us. Here it is the sliced mutual information of Goldfeld and Greenewald (2110.05279), with scikit-learn's
+Source: MI-PRUN (arXiv 2601.07212): a block's importance is -MI(state before, state after). We do not know MI-PRUN's
+estimator. Here it is the sliced mutual information of Goldfeld and Greenewald (2110.05279), with scikit-learn's
 implementation of the nearest-neighbour estimator of Kraskov et al. (2004).
 """
 
@@ -25,11 +25,11 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True)
 class MutualInformation:
-    """Minus the mutual information, in nats, between the states that a removal joins, for each removed block.
+    """Minus the mutual information, in nats, of the two states that a removal joins, summed over removed blocks.
 
     The mutual information of states of hundreds of dimensions cannot be estimated from hundreds of tokens. So both
-    states of each token are projected on the same random direction: a residual stream keeps its coordinates from
-    block to block. The mutual information of the two numbers is estimated over the tokens of a row:
+    states of each token are projected on the same random direction, because a residual stream has the same
+    coordinates at every block. The mutual information of the two projections is estimated over the tokens of a row:
 
         I(i, j) = mean over rows, mean over directions u of  MI( <u, h_i>, <u, h_j> )
         loss    = sum over runs i..j-1 of removed blocks of  -(j - i) * I(i, j)           by="run"

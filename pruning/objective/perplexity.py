@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 class Perplexity:
     """Token-mean negative log-likelihood, in nats; its exponential is the perplexity.
 
-    With windows r, the tokens x_t of a window's span [a, b), and n the total number of scored tokens:
+    Let [a, b) be the span of window r, x_t its tokens, and n the number of scored tokens of all windows:
 
         loss = -(1 / n) * sum over r, sum over a <= t < b of ln p(x_t | x_<t)
 
-    The term of a sample is the mean over its window. The first token of a window is never scored.
+    The term of a sample is the mean over its window's scored tokens. The first token of a window is never scored.
     """
 
     needs: ClassVar[str] = "text"

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 class RelativeMagnitude:
     """Mean over tokens of ||F(h) - h|| / ||F(h)||, for the states h before a block and F(h) after it.
 
-    The residual f(h) = F(h) - h includes attention and MLP, because a block is removed as a whole. `norm` is the p of
-    the norm over the width of the state: 2, or 1 (2407.16286 compares both). `by="run"` compares the states before
-    and after each run of removed blocks.
+    The residual f(h) = F(h) - h includes attention and MLP, because a block is removed as a whole. `norm` is the
+    order p of the norm over the state's width: 2 or 1 (2407.16286 compares both). `by="run"` compares the states
+    before and after each run of removed blocks.
     """
 
     needs: ClassVar[str] = "any"

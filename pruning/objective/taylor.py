@@ -28,9 +28,10 @@ class Taylor:
         score of i = mean over samples s of  sum over w in W_i of | w * dL_s / dw |
         loss       = sum over removed blocks of their scores
 
-    Deviation: the published code takes the absolute value of w * dL/dw for the mean loss of its ten samples. Here it
-    is taken for each sample, so that each sample has a term and the loss a standard error. So opposite signs of
-    different samples do not cancel. Biases count like other weights; the published code uses weights only.
+    Deviation: the published code takes the absolute value of w * dL/dw for the mean loss of its ten samples. Here the
+    absolute value is taken for each sample, so that each sample has a term and the loss has a standard error. As a
+    result, opposite signs in different samples do not cancel. Biases count like other weights; the published code
+    uses weights only.
     """
 
     needs: ClassVar[str] = "any"

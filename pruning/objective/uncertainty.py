@@ -29,8 +29,8 @@ class Uncertainty:
         loss = mean over t of  | H(q_t) - H(p_t) |
 
     The absolute value is taken at each position, so that increases and decreases of entropy do not cancel. The loss
-    does not depend on which tokens are predicted: it is 0 for a model that is equally sure of other tokens.
-    `Divergence` measures that difference.
+    does not depend on which tokens are predicted: if the pruned model predicts other tokens with the same entropy,
+    the loss is 0. `Divergence` measures that difference.
     """
 
     needs: ClassVar[str] = "any"

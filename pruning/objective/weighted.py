@@ -1,6 +1,6 @@
 """Weighted: a mixture of two other objectives.
 
-Source: none. The paper compares single objectives. A mixture shows whether a mask can be good for both.
+Source: none. The paper compares single objectives. A mixture shows whether a mask can be good for both objectives.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pruning.calibration.samples import Samples
     from pruning.engine.forward import Forward
 
-Join = Callable[[Sequence[Any], Sequence[Any]], list[Any]]  # joins the values per sample of both objectives
+Join = Callable[[Sequence[Any], Sequence[Any]], list[Any]]  # joins both objectives' values, one per sample
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Weighted:
 
     @property
     def needs(self) -> str:
-        """The kind of samples that both need, or "both" if one needs text and the other items."""
+        """The kind of samples that the two objectives need; "both" if one needs text and the other items."""
         kinds = {part.needs for part in self._parts()} - {"any"}
         return "both" if len(kinds) > 1 else next(iter(kinds), "any")
 
@@ -106,7 +106,7 @@ def _apart(
 
 
 def _or_empty(loss: Loss, samples: Samples) -> Loss:
-    """The loss, or a loss without terms if there are no samples: a part of mixed samples may lack one kind."""
+    """The loss; if there are no samples, a loss without terms. A part of mixed samples may lack one kind."""
     if samples.rows:
         return loss
     return Loss(loss.estimate, lambda masks: ((mask, (), 0.0) for mask in masks), loss.gates)
@@ -128,7 +128,7 @@ def _terms(losses: Sequence[Loss], join: Join) -> Terms:
 
 
 def _gates(losses: Sequence[Loss], join: Join) -> Gradient | None:
-    """The joined gradients of both losses, or None if one has none."""
+    """The joined gradients of both losses, or None if either loss has no gradient."""
     first, second = (loss.gates for loss in losses)
     if first is None or second is None:
         return None

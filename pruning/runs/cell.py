@@ -26,7 +26,7 @@ FORMAT = 1  # version of a cell's files and of its losses; raised when old resul
 
 @dataclass(unsafe_hash=True)  # OmegaConf makes a frozen one read-only
 class Protect:
-    """The number of blocks at each end of the model that may not be removed."""
+    """How many blocks at the beginning and at the end of the model may not be removed."""
 
     first: int = 0
     last: int = 0
@@ -36,11 +36,11 @@ class Protect:
 class ForwardSettings:
     """How forward passes are run. All settings except `tf32` change at most the rounding of losses.
 
-    `batch_tokens` is the number of tokens that a block processes at once, `memory` the bytes that masks may use
-    beside the weights (None: a quarter of the free memory), `patience` about the seconds of work that a kill may
-    cost. `merge` is whether several masks may be run as one batch (None: only if a loss does not depend on it).
-    `tf32` lets a GPU round the factors of float32 products to 10 bits; since it changes losses, it changes the
-    cell's key.
+    `batch_tokens` is the number of tokens that a block processes at once. `memory` is the number of bytes that may
+    be used besides the weights (None: a quarter of the free memory). If the process is killed, about `patience`
+    seconds of work are lost. `merge` says whether several masks may run as one batch (None: only if that changes no
+    loss, or if weights are on disk). `tf32` lets a GPU round the factors of float32 products to 10 bits; since this
+    changes losses, it changes the cell's key.
     """
 
     batch_tokens: int = 2048
@@ -50,7 +50,7 @@ class ForwardSettings:
     tf32: bool = False
 
     def check(self) -> None:
-        """Raise InputError if a number is out of range. OmegaConf builds this without calling __init__."""
+        """Raise InputError if a number is out of range. A separate method, since OmegaConf does not call __init__."""
         if self.batch_tokens < 1 or self.patience <= 0 or (self.memory is not None and self.memory < 1):
             raise InputError(f"forward.batch_tokens, memory and patience must be above 0, not {self}.")
 
@@ -90,7 +90,7 @@ class Cell:
 
     @property
     def key(self) -> str:
-        """A readable name, then a digest of all that the search's outcome depends on.
+        """A readable name, then a digest of everything that the outcome of the search depends on.
 
         Left out: the folders of results and caches, trackers, launchers, batch sizes, device maps, the name of
         the study, and the evaluation, which can be repeated on a finished mask.
@@ -105,7 +105,7 @@ class Cell:
         return f"{self.model.name} {self.choices.objective} {self.choices.algo}"
 
     def weights(self) -> dict[str, Any]:
-        """The part of the model that a loss depends on: its weights, its precision and, if allowed, TF32 products."""
+        """The model settings that a loss depends on: weights, precision and, if it is allowed, TF32."""
         return self.model.identity() | ({"tf32": True} if self.forward.tf32 else {})
 
     def identity(self) -> dict[str, Any]:
@@ -145,7 +145,7 @@ class Cell:
 
 
 def _difference(recorded: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | None:
-    """The first setting that decides the outcome and differs between two configurations; None if all are equal.
+    """The first setting that affects the outcome and differs between two configurations; None if all are equal.
 
     Settings that only locate files are ignored.
     """

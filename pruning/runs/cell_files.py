@@ -15,7 +15,7 @@ from pruning.runs.cell import Cell
 
 
 def save_config(cell: Cell, config: Mapping[str, Any]) -> None:
-    """Write `config.yaml`: the configuration, with options and classes by name."""
+    """Write `config.yaml`: the configuration, with options and classes given by name."""
     if collectives.is_first():
         atomic_files.write_text(cell.folder / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False))
 
@@ -27,6 +27,6 @@ def save_mask(cell: Cell, mask: Mask) -> None:
 
 
 def save_result(cell: Cell, result: Result) -> None:
-    """Write `result.json`, the file that ends a cell."""
+    """Write `result.json`, which records that the cell has ended."""
     if collectives.is_first():
         write_result(cell.folder, result)

@@ -1,4 +1,4 @@
-"""Lock a cell while it is run, and write the log into its folder too."""
+"""Lock a cell while it is run, and also write the log into its folder."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def cell_lock(cell: Cell) -> Iterator[None]:
 
 @contextmanager
 def _logged(path: Path) -> Iterator[None]:
-    """Write everything that the first rank logs to the cell's log file too."""
+    """Also write the log messages of the first rank to the cell's log file."""
     if not collectives.is_first():
         yield
         return

@@ -43,7 +43,7 @@ def evaluate_mask(prepared: Prepared, mask: Mask, forward: Forward, scales: Scal
 
 @dataclass(frozen=True)
 class _Measure:
-    """Measures masks of a cell, and adds the file of each measurement to `records`, by metric and kind of model."""
+    """Measures masks of a cell. The path of each measurement is added to `records`, by metric and kind of model."""
 
     prepared: Prepared
     forward: Forward

@@ -1,7 +1,7 @@
 """Measure each mask once, and add the measurements to results.
 
 A measurement depends on (model, evaluation data, mask) and is kept in a file. So equal masks are measured once,
-whichever cells, objectives and evaluations ask for them. An evaluation adds its metrics to those of earlier ones.
+whichever cells, objectives and evaluations ask for them. A new evaluation adds its metrics to those of earlier ones.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ def _without(values: Mapping[str, Any], names: Set[str]) -> dict[str, Any]:
 
 @contextmanager
 def _alone(path: Path) -> Iterator[None]:
-    """Keep other processes from measuring this meanwhile. Of several ranks, only the first takes the lock."""
+    """Within this context, no other process makes this measurement. Of several ranks, only the first locks it."""
     if not collectives.is_first():
         yield
         return

@@ -23,7 +23,7 @@ from pruning.search import budget
 
 @dataclass(frozen=True)
 class Prepared:
-    """A cell whose input is valid, with its space, samples and evaluation data. No weights are loaded for this."""
+    """A cell with valid input, its search space, samples and evaluation data. No weights are loaded for this."""
 
     cell: Cell
     space: Space
@@ -32,7 +32,7 @@ class Prepared:
 
 
 def check_cell(cell: Cell) -> None:
-    """Check what needs neither data nor a model.
+    """Check everything that needs neither data nor a model.
 
     Raises InputError if the cell is invalid, ForeignError if its folder has the result of another configuration.
     """
@@ -50,7 +50,7 @@ def prepare(cell: Cell) -> Prepared:
     """
     protect = cell.protect
     space = mask.space(loader.n_blocks(cell.model), cell.ratio, cell.k, protect.first, protect.last)
-    cell.algo.evaluations(space)  # raises OutOfReachError if the search is out of reach
+    cell.algo.evaluations(space)  # raises OutOfReachError if the search needs too many evaluations
     samples = _draw(cast(Hashable, cell.calibration), cell.model)
     data = _evaluation_data(cell.evaluation, cell.model)
     drawn: dict[str, Any] = {"the calibration data": samples}
@@ -65,7 +65,7 @@ def prepare(cell: Cell) -> Prepared:
 def check_lengths(model: str, most: int | None, lengths: Mapping[str, int]) -> None:
     """Raise InputError if some data have a row of more than `most` tokens, the model's limit (None: unknown).
 
-    The rows of tasks have no length here, since lm-eval shortens them itself.
+    Data of lm-eval's tasks are not checked, since lm-eval shortens long rows.
     """
     for label, length in lengths.items():
         if most is not None and length > most:

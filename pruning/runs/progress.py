@@ -1,4 +1,4 @@
-"""The bar that a search shows: evaluations done, best loss, time left."""
+"""The progress bar of a search: evaluations done, best loss, time left."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from tqdm import tqdm
 
 from pruning.distributed import collectives
 
-# A search with a larger bound may run for as long as it improves; its end is unknown, so no total is shown.
+# If more evaluations are possible, a search may run as long as it improves. Then no total is shown.
 OPEN = 100_000
 BAR = "{desc} {percentage:3.0f}%|{bar:20}| {n_fmt}/{total_fmt} evaluations{postfix} [{elapsed}<{remaining}]"
 COUNT = "{desc} {n_fmt} evaluations{postfix} [{elapsed}]"
 
 
 class Progress:
-    """A context whose `update` a search calls after each score."""
+    """A context with a progress bar; the search calls `update` after each score."""
 
     def __init__(self, title: str, total: int, known: int = 0, hidden: bool = False) -> None:
         self.total = total
@@ -27,7 +27,7 @@ class Progress:
             unit="eval",
             file=io.StringIO() if hidden or not collectives.is_first() else None,
             dynamic_ncols=True,
-            # A log file gets a line now and then, a terminal a moving bar.
+            # A terminal shows a moving bar; a log file gets a line at most every 20 seconds.
             mininterval=0.2 if sys.stderr.isatty() else 20.0,
             bar_format=BAR if total <= OPEN else COUNT,
         )
@@ -39,7 +39,7 @@ class Progress:
         self.bar.close()
 
     def update(self, evaluations: int, best: float) -> None:
-        """Show the number of scored masks, and the least loss of those that remove the most blocks."""
+        """Show the number of scored masks, and the lowest loss among the masks that remove the most blocks."""
         # The dense model's score, and a final mask that the search never scored, are not in the total.
         self.bar.set_postfix_str(f"best loss {best:.4f}", refresh=False)
         self.bar.update(min(evaluations, self.total) - self.bar.n)

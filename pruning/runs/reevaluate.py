@@ -18,7 +18,7 @@ from pruning.runs.prepare import Prepared
 
 
 def reevaluate(prepared: Prepared, done: DoneResult) -> DoneResult:
-    """The result of a finished cell under the evaluation that is asked for now.
+    """The result of a finished cell, with the evaluation that is now requested.
 
     Only missing metrics are measured; if none is missing, the model is not loaded. Raises InputError if the model is
     not the one that the mask was found for.
@@ -42,7 +42,7 @@ def reevaluate(prepared: Prepared, done: DoneResult) -> DoneResult:
 
 
 def missing(prepared: Prepared, result: DoneResult) -> bool:
-    """Whether a finished cell lacks measurements that are asked for now."""
+    """Whether a finished cell lacks measurements that are now requested."""
     measured: Mapping[str, str] = result["evaluation"].get("data", {})
     return not digests(prepared.data).items() <= measured.items()
 

@@ -80,5 +80,5 @@ def failed_result(cell: Cell, error: BaseException) -> FailedResult:
 
 
 def _count(evaluations: float) -> float:
-    """A number of losses, for a result; a loss over a fraction of the samples counts as that fraction."""
+    """A number of evaluations for a result; one on a fraction of the samples counts as that fraction."""
     return int(evaluations) if float(evaluations).is_integer() else round(evaluations, 3)

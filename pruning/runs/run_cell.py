@@ -49,9 +49,9 @@ def run(prepared: Prepared) -> DoneResult:
 
 
 def record_failure(cell: Cell, error: BaseException) -> FailedResult:
-    """Write the result of a cell that failed; the next run of the same command tries it again.
+    """Write the result of a cell that failed; the next run of the same command tries the cell again.
 
-    If an earlier run had finished the cell, its result stays and the failure is only logged and returned.
+    If an earlier run has finished the cell, that result stays, and the failure is only logged and returned.
     """
     result = result_record.failed_result(cell, error)
     if not _finished(cell):
@@ -62,7 +62,7 @@ def record_failure(cell: Cell, error: BaseException) -> FailedResult:
 
 
 def score_key(prepared: Prepared, info: ModelInfo) -> str:
-    """A digest of all that a loss depends on: format, model, revision, precision, objective, exact samples."""
+    """A digest of everything that a loss depends on: format, model, revision, precision, objective, exact samples."""
     cell = prepared.cell
     data = [FORMAT, cell.weights(), info.revision, settings_record(cell.objective), prepared.samples.sha256]
     return digest([*data, settings_record(cell.compensation)] if cell.compensation.search else data)
@@ -142,5 +142,5 @@ def _finished(cell: Cell) -> bool:
     try:
         result = cell.result()
     except PruningError:
-        return True  # another cell's or a damaged result must not be overwritten either
+        return True  # a damaged result, or one of another cell, must not be overwritten either
     return result is not None and result["status"] == "done"

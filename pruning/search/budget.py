@@ -31,7 +31,7 @@ def evaluations(algo: Algo, space: Space) -> int:
 
 @dataclass
 class _Spent:
-    """The distinct masks asked for, on any number of samples, and the losses over all samples."""
+    """The distinct masks that were asked for, on any number of samples, and their losses over all samples."""
 
     limit: float
     masks: dict[Mask, None] = field(default_factory=dict)
@@ -77,7 +77,7 @@ def completed(space: Space, losses: Mapping[Mask, float], gates: np.ndarray[Any,
     """The best evaluated k-block mask; failing that, the largest evaluated mask plus the cheapest single blocks.
 
     Of several largest masks, the one of least loss is extended. Blocks that were never scored alone are added last,
-    in increasing order of the mean fall of the loss as the block's gate turns the block on.
+    in increasing order of the rise of the loss that the gates' gradients predict for their removal.
     """
     inside = [m for m in losses if len(m.dropped) <= space.k and not space.protected & set(m.dropped)]
     best = min(inside, key=lambda mask: (-len(mask.dropped), losses[mask]), default=space.dense)

@@ -1,6 +1,6 @@
 """Drive a search: answer its requests from known scores, compute the rest, journal every score at once.
 
-To resume is to replay. The search always starts from the beginning. Losses that the journal has are not computed
+To resume is to replay. The search always starts from the beginning. Losses that are in the journal are not computed
 again, so the search soon reaches the point where it was stopped.
 """
 
@@ -42,8 +42,8 @@ class Solution:
 
     `asked` counts the losses that the search asked for, repeats included; `paid` those that this cell computed
     itself, in this run or an earlier one; `shared` those that another cell had computed. A loss over a fraction of
-    the samples counts as that fraction. The dense model's loss is not counted. Nor is the final mask's if the search
-    never scored it. Both are measured for the record.
+    the samples counts as that fraction. The dense model's loss is not counted, nor is the final mask's if the search
+    never scored it. Both are computed because the result contains them.
     """
 
     score: Score

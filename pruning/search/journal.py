@@ -1,9 +1,9 @@
 """The journal of a cell's scores, and the store through which cells read each other's journals.
 
 A score depends on (model, revision, dtype, objective, calibration samples), not on the cell that computed it:
-one-shot's single removals are greedy's first round. So the journals are the store. Each cell is the only writer of
-its own `trace.jsonl`. An empty file `scores/<score key>/<cell>` means that the cell's journal belongs to that key,
-and all cells with the same key read this journal. Nothing is locked and nothing is written twice.
+one-shot's single removals are greedy's first round. So the journals together are the store. Each cell is the only
+writer of its own `trace.jsonl`. An empty file `scores/<score key>/<cell>` means that the cell's journal belongs to
+that key, and all cells with the same key read this journal. Nothing is locked and nothing is written twice.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ log = logging.getLogger(__name__)
 class Journal:
     """The scores of one cell, in the order in which the search needed them.
 
-    Each mask has one score, the one over the most samples. `paid` is, for each mask, the number of samples that the
-    cell itself has computed. If `path` is None, the journal is in memory only.
+    Each mask has one score: that over the most samples. `paid` maps each mask to the number of samples that this cell
+    itself has scored it on. If `path` is None, the journal is in memory only.
     """
 
     path: Path | None
@@ -40,7 +40,7 @@ class Journal:
     def open(cls, path: Path, n_blocks: int) -> Journal:
         """Read the journal of an earlier run. A torn last line is cut off; any other bad line raises DamagedError.
 
-        Of several ranks, only the first reads the file.
+        If there are several ranks, only the first reads the file.
         """
         return collectives.on_first(lambda: cls._read(path, n_blocks))
 
@@ -58,7 +58,7 @@ class Journal:
         return journal
 
     def add(self, score: Score) -> None:
-        """Append a score if it covers more samples than the known one. It is on disk when this returns."""
+        """Append a score if it covers more samples than the known one. On return, the score is on disk."""
         if score.exceeds(self.scores.get(score.mask)):
             if self.path is not None and collectives.is_first():
                 append_trace(self.path, score.to_line())

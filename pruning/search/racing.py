@@ -1,16 +1,17 @@
-"""Racing: stop scoring a candidate as soon as it is ruled out, with stated confidence, from the best that matter.
+"""Racing: stop scoring a candidate as soon as it is ruled out of the best, at a stated confidence.
 
-After n samples, for a few growing n (the looks), the candidates are ranked by loss. Let b be the last of the `best`
-that matter. Each candidate c below b is compared with b by the paired differences of their terms,
-d_s = t_s(c) - t_s(b). With m candidates and r looks before the last sample, c is ruled out if
+The candidates are ranked by loss after n samples, for a few growing numbers n; each such comparison is a look. Only
+the first `best` candidates matter; let b be the last of these. Each candidate c that ranks after b is compared with b
+by the paired differences of their terms, d_s = t_s(c) - t_s(b). With m candidates and r looks before the last sample,
+c is ruled out if
 
     mean(d)  >  q * se(d)        q: the 1 - delta / (r * (m - best)) quantile of Student's t
 
-The candidates are to be compared on all S samples, not on an infinite population, and the samples are in random
-order (`Samples.shuffled`). So se includes the finite-population correction sqrt(1 - n / S). A candidate that belongs
-to the best is lost only by a false alarm, against one of the m - best others at one of the looks. By Bonferroni's
-inequality, the probability of that is at most about delta per batch. It is "about" delta because terms are not
-normal; therefore no look is taken before `first` samples.
+The candidates are to be compared on all S samples, not on an infinite population, and the samples are in random order
+(`Samples.shuffled`). So se includes the finite-population correction sqrt(1 - n / S). A candidate that belongs to the
+best is lost only by a false alarm: in a comparison with one of the m - best others, at one of the looks. By
+Bonferroni's inequality, the probability of that is at most about delta per batch. It is "about" delta because terms
+are not normal; therefore no look is taken before `first` samples.
 
 The usual successive halving compares unpaired means. It often loses the winner, because candidates differ by less
 than samples do.
@@ -34,14 +35,14 @@ Scorer = Callable[[Sequence[Mask], int], Sequence[Score]]
 class Racing:
     """Settings of a race; if `delta` is None, racing is off.
 
-    The first look is taken after `first` samples, each later one after half as many again as the one before.
+    The first look is taken after `first` samples, each later look after 1.5 times as many as the look before.
     """
 
     delta: float | None = None
     first: int = 8
 
     def check(self) -> None:
-        """Raise InputError if a number is out of range. OmegaConf builds this without calling __init__."""
+        """Raise InputError if a number is out of range. OmegaConf builds the object without calling __init__."""
         if self.delta is not None and not 0 < self.delta < 1:
             raise InputError(
                 f"racing.delta={self.delta:g} is not between 0 and 1: choose a probability such as 0.01, or null."
@@ -80,7 +81,7 @@ class Racing:
         for score in ranked[best:]:
             terms = estimate.differences(score.samples, last.samples)
             error, freedom = estimate.error(terms, whole=estimate.count), estimate.freedom(terms)
-            # Without a degree of freedom no error is known, and nothing is ruled out.
+            # With 0 degrees of freedom, the error is unknown and nothing is ruled out.
             if freedom == 0 or estimate.mean(terms) <= error * t.isf(self.delta / (looks * others), freedom):
                 kept.append(score)
         return [score.mask for score in scores if score in kept]

@@ -17,7 +17,7 @@ from pruning.search.journal import Journal, KnownScores
 from pruning.search.racing import Racing
 from pruning.search.significance import decision
 
-# Called after each score with the number of masks scored so far, on some samples or all, and the best full loss.
+# Called after each score with the number of masks scored so far (in full or in part) and the best full loss.
 Watch = Callable[[int, float], None]
 
 
@@ -36,7 +36,7 @@ class Losses(Protocol):
 
 @dataclass
 class ScoreBook:
-    """The scores of a search by mask; a score that no cell has yet is computed."""
+    """The scores that a search needs, by mask. If no cell has a score yet, it is computed."""
 
     losses: Losses
     known: KnownScores
@@ -44,7 +44,7 @@ class ScoreBook:
     racing: Racing
     asked: dict[Mask, None] = field(default_factory=dict)
     count: float = 0.0
-    best: dict[int, float] = field(default_factory=dict)  # least new loss by number of removed blocks
+    best: dict[int, float] = field(default_factory=dict)  # least full loss noted, by number of removed blocks
     decisions: list[DecisionRecord] = field(default_factory=list)
 
     @property
@@ -61,7 +61,7 @@ class ScoreBook:
         """Scores over the first `samples` samples, or all. Only scores that no cell has are computed, each once."""
         wanted = self._wanted(samples)
         unknown = [mask for mask in masks if self._samples_known(mask) < wanted]
-        # Files may grow while ranks read them, so all ranks use what the first one has read.
+        # Files may grow while ranks read them, so all ranks use what the first rank has read.
         for score in collectives.on_first(lambda: self.known.find(unknown)):
             self._note(self._given(score))
         missing: dict[int, dict[Mask, None]] = {}
@@ -105,7 +105,7 @@ class ScoreBook:
         return self._score(mask, (*known, *terms), spent + seconds)
 
     def _given(self, score: Score) -> Score:
-        """Another cell's score, with the seconds that this cell has spent on a part of its samples."""
+        """A score from another cell; its seconds become those that this cell has spent on the mask."""
         old = self.journal.scores.get(score.mask)
         return score if old is None else replace(score, seconds=old.seconds)
 
@@ -128,7 +128,7 @@ class ScoreBook:
             self.watch(len(self.journal.scores), self.best[max(self.best)])
 
     def paid(self) -> tuple[float, float]:
-        """The numbers of requested losses that this cell and other cells have computed."""
+        """The number of requested losses that this cell has computed, and the number that other cells have."""
         scores = self.journal.scores
         total = math.fsum(len(scores[mask].samples) for mask in self.asked if mask in scores)
         paid = math.fsum(self.journal.paid.get(mask, 0) for mask in self.asked)

@@ -65,9 +65,9 @@ def compare(better: Score, score: Score, estimate: Estimate) -> Comparison:
 def margins(winner: Score, others: Sequence[Score], estimate: Estimate) -> MarginsRecord:
     """The runner-up and the ties of a winner among the other masks that remove as many blocks.
 
-    A tie is a mask that is not significantly worse at 0.05, after Holm's correction for the number compared. The
-    runner-up is the nearest mask that was scored on all samples. If there is none, it is the nearest mask that a race
-    or a stage of the search scored on a part of them.
+    A tie is a mask that is not significantly worse at 0.05, after Holm's correction for the number of masks compared.
+    The runner-up is the mask with the nearest loss among those scored on all samples. If there is none, it is the
+    nearest of the masks that a race or a search stage scored on a part of the samples.
     """
     compared = [compare(winner, score, estimate) for score in others if score.mask != winner.mask]
     compared.sort(key=lambda comparison: (comparison.score.of is not None, comparison.difference))
@@ -86,7 +86,7 @@ def margins(winner: Score, others: Sequence[Score], estimate: Estimate) -> Margi
 def decision(
     finished: Sequence[Score], out: Sequence[Score], best: int, estimate: Estimate
 ) -> DecisionRecord | None:
-    """A search's choice of the `best` best masks: the last mask chosen, compared with the nearest one not chosen.
+    """A search's choice of its `best` masks: the last mask chosen, compared with the nearest mask not chosen.
 
     `finished` were scored in full, `out` were ruled out by a race. None if all masks are chosen.
     """

@@ -26,7 +26,7 @@ def _launch(composed: DictConfig) -> None:
 
 
 def main() -> None:
-    """Run one cell or, with `-m`, a grid. Exits with 1 for bad input, in plain words."""
+    """Run one cell or, with `-m`, a grid. For bad input, prints a plain message and exits with 1."""
     let_threads_wait()
     try:
         register()

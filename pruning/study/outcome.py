@@ -1,4 +1,4 @@
-"""The outcome of each cell of a command, and the text that the command ends with."""
+"""The outcome of each cell of a command, and the text that the command prints at its end."""
 
 from __future__ import annotations
 

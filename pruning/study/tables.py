@@ -1,4 +1,4 @@
-"""The tables that a command ends with: one row per cell, or one row per failure."""
+"""The tables that a command prints at its end: one row per cell, or one row per failure."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Show: TypeAlias = Callable[[DoneResult], str]  # makes a result's entry in a col
 
 
 def results(done: Iterable[DoneResult]) -> str:
-    """The table of finished cells, with every metric of any of them as dense -> pruned."""
+    """The table of finished cells, with a column `dense -> pruned` for every metric that any of them has."""
     rows = list(done)
     middle: list[tuple[str, Show]] = [(_title(name), partial(_change, name)) for name in _metrics(rows)]
     if any(map(_speed, rows)):
@@ -40,7 +40,7 @@ def failures(failed: Iterable[Failure]) -> str:
 
 
 def _differences(result: DoneResult, rows: Sequence[DoneResult]) -> str:
-    """The settings of a result in which the rows of its table differ, except objective, algorithm and size."""
+    """The result's settings that differ between the rows of the table, without objective, algorithm and size."""
     others = [dict(_settings(row)) for row in rows]
     settings = dict(_settings(result))
     names = [name for name, value in settings.items() if any(s.get(name, value) != value for s in others)]
@@ -91,7 +91,7 @@ def _change(metric: str, result: DoneResult) -> str:
 
 
 def _speed(result: DoneResult) -> str:
-    """The speedup over the dense model (ratio of tokens per second) for the first measured shape."""
+    """The speedup over the dense model (ratio of tokens per second) for the first measured batch and prompt."""
     if (speed := result["evaluation"].get("speed")) is None:
         return ""
     ratio = speed["runs"][0]["ratio"]

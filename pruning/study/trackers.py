@@ -1,4 +1,4 @@
-"""Call the tracker of a study. A tracker that fails is a warning: the results are in files."""
+"""Call the tracker of a study. If the tracker fails, only warn: the results are in files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def start_tracker(cells: Sequence[Cell]) -> None:
 
 
 def record_cells(cells: Sequence[Cell], outcome: Outcome) -> None:
-    """Record the cells that have a result, if any of this command is done."""
+    """If any cell of this command is done, record all of the command's cells that have a result."""
     folders = [cell.folder for cell in cells if (cell.folder / NAME).exists()]
     if folders and outcome.done:
         _guarded("record", lambda: cells[0].tracker.record(cells[0].results, folders))

@@ -24,7 +24,7 @@ LIVE = "live"  # the tag of a provisional run
 
 
 class Destination(Protocol):
-    """The part of a server that is needed here: a client, and how often and how long to try."""
+    """The part of a server that is needed here: a client, how often to send, and how long to wait."""
 
     @property
     def uri(self) -> str | None:
@@ -96,7 +96,7 @@ class _Sender:
 
 @contextmanager
 def live_run(server: Destination, cell: Cell) -> Iterator[Note]:
-    """Send the progress of a cell to a server from a separate thread; yields the function that notes a point.
+    """Send the progress of a cell to a server from a separate thread; yields the function that adds a point.
 
     At the end, wait up to `server.patience` seconds until everything is sent.
     """

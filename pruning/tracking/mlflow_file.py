@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class MLflow:
     """Flat MLflow runs, one per cell, tagged with the study; by default in an SQLite file beside the results.
 
-    Cells only write their own files. Only the command that started them, or `python -m pruning.track`, writes here.
+    Cells write only to their folders. The command that started them, or `python -m pruning.track`, writes the store.
     """
 
     uri: str | None = None
@@ -54,9 +54,8 @@ class MLflow:
             location = None if self.uri else (results / "mlflow-artifacts").as_uri()
             if known is not None and location in (None, known.artifact_location):
                 return client, known.experiment_id
-            if (
-                known is not None
-            ):  # the folder was moved and MLflow stores absolute paths: start a new experiment
+            # If the folder was moved, start a new experiment: MLflow stores absolute paths.
+            if known is not None:
                 client.rename_experiment(known.experiment_id, f"{self.experiment} {known.artifact_location}")
                 client.delete_experiment(known.experiment_id)
             return client, client.create_experiment(self.experiment, artifact_location=location)

@@ -65,7 +65,7 @@ def _studies(folder: Path) -> list[str]:
 
 
 def _metrics(result: Result, folder: Path) -> Iterator[tuple[str, float, int]]:
-    """(name, value, step) of the numbers of a result, and of the best loss after each evaluation."""
+    """Yield (name, value, step) for each number of a result, and for the best loss after each evaluation."""
     if result["status"] != "done":
         return
     calibration, search = result["calibration"], result["search"]
@@ -101,7 +101,7 @@ def _artifacts(client: Any, run: str, folder: Path, result: Result) -> None:
 
 
 def _measurements(results: Path, result: DoneResult) -> Iterator[tuple[str, Path]]:
-    """(metric, file) of each measurement of the mask: its record and, for a task, lm-eval's results and samples."""
+    """Yield (metric, file) for the files of each measurement: its record and, for a task, what lm-eval wrote."""
     for metric, paths in result["evaluation"].get("records", {}).items():
         record = results / paths["pruned"]
         yield from ((metric, path) for path in sorted(record.parent.glob(f"{record.stem}.*")))

@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 
 def trackers(results: Path) -> list[tuple[Tracker, list[Path]]]:
-    """The trackers of the cells in a results folder; each with the folders of its cells that have a result."""
+    """Each tracker that cells of a results folder use, with the folders of those cells that have a result."""
     grouped: dict[Tracker, list[Path]] = {}
     for path in sorted(results.glob("*/config.yaml")):
         settings = yaml.safe_load(path.read_text(encoding="utf-8")).get("tracker", {})
@@ -35,7 +35,7 @@ def trackers(results: Path) -> list[tuple[Tracker, list[Path]]]:
 
 
 def record_all(results: Path) -> int:
-    """Record every cell that has a result with its tracker; returns their number. Raises errors of the trackers."""
+    """Record each cell that has a result, with the cell's tracker; returns their number. Raises tracker errors."""
     grouped = trackers(results)
     for tracker, folders in grouped:
         tracker.record(results, folders)
@@ -43,7 +43,7 @@ def record_all(results: Path) -> int:
 
 
 def _tracker(settings: Mapping[str, Any]) -> Tracker:
-    """The tracker of a cell's recorded settings; the SQLite file if it had no tracker."""
+    """The tracker in a cell's recorded settings; if there is none, the one that writes to the SQLite file."""
     from pruning.tracking.mlflow_server import Server
 
     plain = recorded(settings)
