@@ -49,10 +49,12 @@ def test_the_notebook_runs_and_its_outputs_are_of_this_code() -> None:
 
     committed = nbformat.read(TOUR, as_version=4)
     again = executed()
-    shown, now = outputs(committed), outputs(again)
-    assert len(shown) == len(now)
-    # Another kind of CPU rounds bfloat16 differently, so what is compared are the words and not the digits.
-    assert [re.sub(r"[-\d.,]+", "#", text) != "" for text in shown] == [text != "" for text in now]
+    assert [cell.source for cell in again.cells] == [cell.source for cell in committed.cells]
+    sources = [cell.source for cell in committed.cells if cell.cell_type == "code"]
+    for source, shown, now in zip(sources, outputs(committed), outputs(again), strict=True):
+        # Another kind of CPU rounds bfloat16 differently: other digits, other blocks, other generated text.
+        if "generate" not in source and "in common" not in source:
+            assert re.sub(r"[-\d.,]+", "#", now) == re.sub(r"[-\d.,]+", "#", shown), source
     pictures = [
         o for cell in committed.cells for o in cell.get("outputs", []) if "image/png" in o.get("data", {})
     ]
