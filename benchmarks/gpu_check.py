@@ -38,7 +38,7 @@ NO_GPU = """no GPU is visible to PyTorch ({why}). On a cluster, run this on a GP
     srun --gpus=1 --cpus-per-task=8 --mem=32G --time=30 make gpu-check
 Otherwise check `nvidia-smi`, CUDA_VISIBLE_DEVICES, and that PyTorch is built for CUDA (pip install torch). To run the
 checks on the CPU: python -m benchmarks.gpu_check --device cpu"""
-TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 3e-2}  # relative, of a row's log-likelihood
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 3e-2}  # relative difference of log-likelihoods
 
 
 class Failure(Exception):  # noqa: N818 - the result of a check, not an error of the program
@@ -129,7 +129,7 @@ def equal(where: torch.device, dtype: torch.dtype) -> str:
 
 
 def repeats(where: torch.device, dtype: torch.dtype) -> str:
-    """Score the masks twice in one call and once one by one; all losses must be equal."""
+    """Score all masks together, again together, and then one by one; all losses must be equal."""
     model, samples = llama(where, dtype), windows(6, 48)
     first, again = (losses(Forward(model, 512), samples, masks()) for _ in range(2))
     alone = np.concatenate([losses(Forward(model, 512), samples, [mask]) for mask in masks()])

@@ -25,7 +25,7 @@ class Plain(Forward):
     def loglikelihoods(
         self, rows: Sequence[Row], masks: Iterable[Mask]
     ) -> Iterator[tuple[Mask, list[float], float]]:
-        """As `Forward.loglikelihoods`."""
+        """See `Forward.loglikelihoods`."""
         batches = make_batches(single(rows), self.batch_tokens)
         for mask in masks:
             started, sums = time.perf_counter(), torch.zeros(len(rows), dtype=torch.float64)

@@ -2,8 +2,8 @@
 
 python -m benchmarks.racing [SEEDS]
 
-The search is greedy with k = 4 and perplexity on SmolLM2, on 32, 64 and 128 windows of 64 tokens: the quarters, the
-halves and the whole of one pool. Each seed orders one of these sets at random. The loss terms of a mask are computed
+The search is greedy with k = 4 on SmolLM2; the objective is perplexity. It runs on a quarter, a half or the whole of
+a pool of 128 windows of 64 tokens. Each seed shuffles one of these sets. The loss terms of a mask are computed
 once and kept in files, one file per quarter. The searches with and without racing read these files, so more seeds
 cost little. The cost of a search is what the engine would run on each sample: one block forward for each distinct
 prefix of the batch's masks that ends in a kept block, and one projection to the vocabulary for each mask. Writes
@@ -36,7 +36,7 @@ from pruning.search.journal import Journal, KnownScores
 from pruning.search.racing import Racing
 
 POOL, QUARTER, LENGTH, SPACE = 128, 32, 64, Space(30, 4)
-HEAD = 8.0  # SmolLM2's projection to its vocabulary has as many weights as this number of blocks
+HEAD = 8.0  # number of blocks that have as many weights as SmolLM2's projection to its vocabulary
 RESULTS = Path(__file__).parent / "racing.json"
 log = logging.getLogger("benchmarks")
 

@@ -1,9 +1,9 @@
-"""Time the engine against one forward pass per mask: make bench.
+"""Compare the time of the engine with that of one forward pass per mask; `make bench` runs it.
 
 Both methods run in one process and alternate after every search. Compares their masks and their CPU seconds, summed
 over all threads. Writes benchmarks/results.json.
 
-python -m benchmarks.run [WORD ...]       only the works whose name contains a word
+python -m benchmarks.run [WORD ...]       only the works whose names contain one of the words
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Side:
 
 
 def measure(work: Work) -> dict[str, Any]:
-    """Run a work with both methods, in turn; returns its row of results."""
+    """Run each search of a work with both methods; returns the work's row of results."""
     model, samples = work.model(), work.samples()
     with tempfile.TemporaryDirectory() as scratch:
         plain = Side(Plain(model, work.baseline_tokens), Path(scratch) / "plain", share=False)

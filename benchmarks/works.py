@@ -84,7 +84,7 @@ def text(samples: int, length: int) -> Samples:
 
 
 def four_choice_items(count: int) -> Samples:
-    """The first embedded calibration items that have four choices, in the seed's order."""
+    """The first embedded calibration items that have four choices, in the order of the draw with seed 0."""
     drawn = Items("commonsense", len(sources.embedded_items("calibration")), 0).draw(
         loader.tokenizer(SMOLLM2)
     )

@@ -9,9 +9,9 @@ tracker's store, figures and lm-eval's own files. It keeps the exact samples, so
 
 from __future__ import annotations
 
+import argparse
 import io
 import logging
-import sys
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -83,11 +83,21 @@ def _plain(name: str, size: int) -> tarfile.TarInfo:
 def main() -> None:
     """Pack or unpack, and log how many cells or files."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    match sys.argv[1:]:
-        case ["pack", results, study, archive]:
-            done = pack(Path(results), study, Path(archive))
-            log.info("%s: %d finished cells, %.1f MB", archive, done, Path(archive).stat().st_size / 1e6)
-        case ["unpack", archive, results]:
-            log.info("%s: %d files were new", results, unpack(Path(archive), Path(results)))
-        case _:
-            sys.exit(__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m analysis.archive",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    actions = parser.add_subparsers(dest="action", required=True)
+    packing = actions.add_parser("pack", help="write the files of a study into one archive")
+    for name, kind in (("results", Path), ("study", str), ("archive", Path)):
+        packing.add_argument(name, type=kind)
+    unpacking = actions.add_parser("unpack", help="write the files of an archive into a results folder")
+    for name in ("archive", "results"):
+        unpacking.add_argument(name, type=Path)
+    asked = parser.parse_args()
+    if asked.action == "pack":
+        done = pack(asked.results, asked.study, asked.archive)
+        log.info("%s: %d finished cells, %.1f MB", asked.archive, done, asked.archive.stat().st_size / 1e6)
+    else:
+        log.info("%s: %d files were new", asked.results, unpack(asked.archive, asked.results))

@@ -44,7 +44,7 @@ def words(only: Only) -> list[str]:
 
 
 def subfolder(only: Only) -> str:
-    """The subfolder for figures of selected cells, which keeps figures of all cells apart; empty for all cells."""
+    """A subfolder, so that figures of selected cells do not overwrite those of all cells; empty without a filter."""
     return "__".join(f"{name}={','.join(kept)}" for name, kept in only.items())
 
 

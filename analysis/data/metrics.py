@@ -28,7 +28,7 @@ class Metric:
 
     kind: str
     names: tuple[str, ...]
-    others: tuple[str, ...] = ()  # measured, but for too few cells to enter the mean
+    others: tuple[str, ...] = ()  # measured in too few cells to enter the mean
 
     @property
     def label(self) -> str:

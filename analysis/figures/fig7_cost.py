@@ -3,8 +3,8 @@
 python -m analysis.fig7_cost --results results --study small [--cost seconds]
 
 A thin line shows the progress of a search (mean over data and draws); the marker is its end. A ring marks the Pareto
-front: no other search is both cheaper and nearer. Cost is in scores, in seconds, or in block forwards, which are
-known only for the end. The cost of a score is counted even if another cell computed that score.
+front: no other search is both cheaper and nearer. Cost is in scores, seconds, or block forwards. Block forwards
+are known only for the end. The cost of a score is counted even if another cell computed that score.
 """
 
 from __future__ import annotations

@@ -66,7 +66,7 @@ def averages() -> list[Recomputed]:
     for name, columns in (("table1_accuracy", TASKS), ("table2_perplexity", CORPORA)):
         table = read(name)
         means = table[list(columns)].mean(axis=1)
-        off = (means - table["average"]).abs() > 0.0101  # both are rounded to two digits
+        off = (means - table["average"]).abs() > 0.0101  # columns and averages are rounded to two digits
         numbers.append(Recomputed(f"{name.replace('_', ', ')}: averages off", 0, float(off.sum()), 0))
     return numbers
 

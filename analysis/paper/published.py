@@ -9,7 +9,7 @@ import pandas as pd
 FOLDER = Path(__file__).parent
 TASKS = ("hellaswag", "winogrande", "arc_easy", "arc_challenge", "piqa", "boolq")
 CORPORA = ("wikitext2", "c4", "lambada")
-# This project's names of the paper's models, and the names in the paper's tables.
+# The paper's models: name in this project -> name in the paper's tables.
 MODELS = {"llama3": "llama3", "llama3_1": "llama3.1", "qwen3": "qwen3"}
 
 

@@ -13,6 +13,7 @@ from markupsafe import Markup
 from pruning.core.metric_names import LABELS, error_of, metrics_among
 from pruning.core.result import DoneResult, MarginsRecord
 from pruning.core.trace import TraceLine
+from pruning.core.units import bytes_text
 
 from ..figures.style import number, ordered
 from ..stats import crossed
@@ -133,7 +134,7 @@ def _facts(record: DoneResult, row: pd.Series[Any]) -> Iterator[tuple[str, str]]
         if not pd.isna(row[name]):
             yield words, f"{row[name]:,.0f}"
     if not pd.isna(row["peak_memory"]):
-        yield "peak memory", f"{row['peak_memory'] / 2**30:.2f} GiB"
+        yield "peak memory", bytes_text(int(row["peak_memory"]))
     yield "commit", str(row["commit"])
 
 

@@ -122,11 +122,11 @@ FIGURES = (
 )
 
 
-def drawn(material: StudyData) -> Iterator[Drawn]:
+def drawn(study: StudyData) -> Iterator[Drawn]:
     """Each figure, or the reason why it was not drawn. An error in one figure does not stop the others."""
     for entry in FIGURES:
         try:
-            figure = entry.build(material)
+            figure = entry.build(study)
             yield Drawn(entry, _svg(figure), round(figure.get_figwidth() * 96))
         except NothingToRead as nothing:
             yield Drawn(entry, reason=str(nothing))

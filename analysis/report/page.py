@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 TEMPLATES = Path(__file__).parent / "templates"
 
 
-def page(material: StudyData) -> str:
+def page(data: StudyData) -> str:
     """The page as text."""
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
@@ -35,7 +35,7 @@ def page(material: StudyData) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("report.html.j2").render(**_context(material))
+    return environment.get_template("report.html.j2").render(**_context(data))
 
 
 def _context(m: StudyData) -> dict[str, Any]:

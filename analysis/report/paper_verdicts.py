@@ -160,7 +160,7 @@ def _ranks(m: StudyData) -> tuple[str, list[str]]:
 def _damage(m: StudyData) -> tuple[str, list[str]]:
     """How often an objective rates the pruned model better than the whole one.
 
-    If this is usual, the objective does not measure the damage by pruning.
+    If this happens in most cells, the objective does not measure the damage by pruning.
     """
     cells = m.cells.dropna(subset=["loss", "dense_loss"])
     better = cells.assign(better=cells["loss"] < cells["dense_loss"]).groupby("objective")["better"]

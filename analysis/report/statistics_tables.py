@@ -71,7 +71,7 @@ def agreement(m: StudyData) -> Built:
 def stability(m: StudyData) -> Built:
     """Means over the cells whose last decision can be resampled.
 
-    The mean of the samples needed is over the cells in which this number is known.
+    The mean number of samples needed is over the cells for which it is known.
     """
     where = ["objective", *STRATUM, "algo"]
     measured = ["other_mask", "overlap", "enough_pair"]

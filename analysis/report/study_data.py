@@ -62,7 +62,7 @@ class StudyData:
 
     @cached_property
     def costs(self) -> pd.DataFrame:
-        """What pruning for each objective costs in mean perplexity and mean accuracy (negated: lower is better)."""
+        """What pruning for each objective costs in mean perplexity and mean negated accuracy; lower is better."""
         signed = {kind: m.of(self.cells) * (-1 if kind == "acc" else 1) for kind, m in self.metrics.items()}
         return crossed.matrix(self.cells, signed, ["ppl"])
 

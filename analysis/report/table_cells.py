@@ -47,7 +47,7 @@ def built(frame: pd.DataFrame, columns: Sequence[Column]) -> Built:
 
 
 def of(column: str, form: str | None) -> Callable[[Any], Value]:
-    """Make the function that takes a column's value from a row. Without `form`, numbers have about three digits."""
+    """Return a function that reads a column's value from a row. Without `form`, numbers have about three digits."""
 
     def value(row: Any) -> Value:
         content = getattr(row, column)

@@ -37,7 +37,7 @@ def kendall(x: NDArray[Any], y: NDArray[Any]) -> Any:
 
 
 def weighted(x: NDArray[Any], y: NDArray[Any]) -> float:
-    """Vigna's weighted tau: exchanged ranks count most among the highest values. The highest value ranks first."""
+    """Vigna's weighted tau: exchanges among the highest values count most. The highest value has the first rank."""
     return float(stats.weightedtau(x, y).statistic)
 
 

@@ -38,7 +38,7 @@ def between(
     permutations: int = 999,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """How an outcome differs between models and ratios, and whether effects of objective and algorithm differ too.
+    """How much an outcome depends on model, on ratio, and on their interactions with objective and algorithm.
 
     `values` are numbers, or None for masks. Each source is adjusted for the columns in its `given`. `share` is
     its part of the sum of squares over all cells; it has an interval if there are enough draws. If `by` is given,
@@ -53,7 +53,11 @@ def between(
     total = sum(float(np.trace(g)) for g in of)
     sums = [squares(of, source_bases) for source_bases in bases]
     shares = np.array([ss for ss, _ in sums]) / total if total else np.full(len(bases), np.nan)
-    intervals = _intervals(frame, of, bases, shares, by, permutations, seed)
+    if bootstrap.refusal(frame):
+        intervals = [(np.nan, np.nan)] * len(bases)
+    else:
+        moved = bootstrap.deviations(frame, of, by)
+        intervals = _intervals(moved, bases, shares, bootstrap.count(frame), permutations, seed)
     rows = []
     for source, (ss, df), share, ends in zip(BETWEEN, sums, shares, intervals, strict=True):
         p, note = permute.p_value(frame, of, source, by, permutations, seed) if df else (np.nan, "one level")
@@ -63,20 +67,15 @@ def between(
 
 
 def _intervals(
-    frame: pd.DataFrame,
-    of: Sequence[Matrix],
+    moved: Sequence[Deviations],
     bases: Sequence[Sequence[Matrix]],
     shares: Matrix,
-    by: Sequence[str],
+    draws: int,
     resamples: int,
     seed: int,
 ) -> list[tuple[float, float]]:
-    """95 percent intervals of the share of each source; NaN if there are too few draws."""
-    if bootstrap.refusal(frame):
-        return [(np.nan, np.nan)] * len(bases)
-    moved = bootstrap.deviations(frame, of, by)
+    """95 percent intervals of the share of each source, from resampled draws."""
     rng = np.random.default_rng(seed)
-    draws = bootstrap.count(frame)
     drawn = []
     for _ in range(resamples):
         weights = bootstrap.weights(draws, rng)

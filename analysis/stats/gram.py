@@ -2,7 +2,7 @@
 
 Gower's centred matrix G = -1/2 J D^2 J (J = I - 11'/n) holds the inner products of the observations after centring.
 If Q is an orthonormal basis of some columns, these explain the sum of squares tr(Q'GQ) (McArdle and Anderson 2001).
-For numbers G is yy', which gives the ordinary analysis of variance.
+For centred numbers y, G is yy'; this gives the ordinary analysis of variance.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ CELL = [*STRATUM, *SETTING, "algo"]
 
 
 def labels(frame: pd.DataFrame, columns: Sequence[str]) -> Labels:
-    """Numbers (n,), equal for equal values in `columns`. A missing value counts as a value: items have no length."""
+    """Numbers (n,), equal for equal values in `columns`. Missing values, such as the length of items, are equal."""
     if not columns:
         return np.zeros(len(frame), dtype=np.int64)
     return frame.groupby(list(columns), dropna=False, sort=True).ngroup().to_numpy().astype(np.int64)

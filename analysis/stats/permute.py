@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -21,6 +22,15 @@ ENOUGH = 1e9  # upper bound for the number of arrangements
 Coordinates = tuple[Matrix, Matrix]
 
 
+@dataclass(frozen=True)
+class _Exchange:
+    """Cells among which labels are exchanged: their rows, the columns fitted first, and the residuals."""
+
+    rows: Rows
+    given: NDArray[np.float64]
+    rest: Coordinates
+
+
 def p_value(
     frame: pd.DataFrame,
     grams: Sequence[Matrix],
@@ -29,13 +39,14 @@ def p_value(
     permutations: int = 999,
     seed: int = 0,
 ) -> tuple[float, str]:
-    """The p-value of a source and an empty note, or NaN and the reason. `grams` are in the order of `strata`."""
-    rows_of = strata(frame, by)
-    given = [fitted(frame.iloc[rows], source.given) for rows in rows_of]
-    rests = [gram.coordinates(_residual(g, q)) for g, q in zip(grams, given, strict=True)]
+    """A pair: the p-value and an empty note, or NaN and the reason. `grams` are in the order of `strata`."""
+    parts: list[_Exchange] = []
+    for rows, matrix in zip(strata(frame, by), grams, strict=True):
+        given = fitted(frame.iloc[rows], source.given)
+        parts.append(_Exchange(rows, given, gram.coordinates(_residual(matrix, given))))
     rng = np.random.default_rng(seed)
     if not source.moved:
-        return _residual_test(frame, source, rows_of, given, rests, permutations, rng)
+        return _residual_test(frame, source, parts, permutations, rng)
     shuffle = _Shuffle(frame, source)
     if len(np.unique(shuffle.values)) < 2:
         return float("nan"), "one level"
@@ -43,8 +54,7 @@ def p_value(
         return float("nan"), _too_few(round(shuffle.arrangements))
 
     def statistic(moved: Labels) -> float:
-        parts = zip(rows_of, given, rests, strict=True)
-        return sum(_explained(shuffle.levels(moved, rows), q, rest) for rows, q, rest in parts)
+        return sum(_explained(shuffle.levels(moved, part.rows), part.given, part.rest) for part in parts)
 
     draw = (statistic(shuffle.draw(rng)) for _ in range(permutations))
     return _p(statistic(shuffle.observed), draw, permutations), ""
@@ -106,7 +116,7 @@ class _Shuffle:
 
     @property
     def arrangements(self) -> float:
-        """An upper bound for the number of distinct values of the statistic, which ignores the names of levels."""
+        """An upper bound for the number of distinct values of the statistic. Renaming levels does not change it."""
         total = 0.0
         for block in self.blocks:
             _, sizes = np.unique(self.values[block], return_counts=True)
@@ -120,30 +130,27 @@ class _Shuffle:
 def _residual_test(
     frame: pd.DataFrame,
     source: VarianceSource,
-    rows_of: Sequence[Rows],
-    given: Sequence[NDArray[np.float64]],
-    rests: Sequence[Coordinates],
+    parts: Sequence[_Exchange],
     permutations: int,
     rng: np.random.Generator,
 ) -> tuple[float, str]:
     """Permute residuals of the reduced model within strata (Freedman and Lane 1983). The p-value is approximate."""
-    parts = zip(rows_of, given, strict=True)
-    bases = [gram.basis(indicator(labels(frame.iloc[rows], source.columns)), q) for rows, q in parts]
+    bases = [gram.basis(indicator(labels(frame.iloc[p.rows], source.columns)), p.given) for p in parts]
     df = sum(b.shape[1] for b in bases)
-    left = sum(len(rows) - q.shape[1] for rows, q in zip(rows_of, given, strict=True)) - df
+    left = sum(len(part.rows) - part.given.shape[1] for part in parts) - df
     if df == 0:
         return float("nan"), "one level"
     if left < 1:
         return float("nan"), "no cells left over to test it against"
 
-    total = sum(float((x**2).sum(axis=0) @ signs) for x, signs in rests)
+    total = sum(float((x**2).sum(axis=0) @ signs) for x, signs in (part.rest for part in parts))
 
     def statistic(orders: Sequence[Rows]) -> float:
-        moved = [(x[o], signs) for (x, signs), o in zip(rests, orders, strict=True)]
+        moved = [(part.rest[0][o], part.rest[1]) for part, o in zip(parts, orders, strict=True)]
         ss = sum(_along(b, m) for b, m in zip(bases, moved, strict=True))
         # Permuted residuals are no longer orthogonal to the given columns; only the orthogonal part is noise.
-        kept = total - sum(_along(q, m) for q, m in zip(given, moved, strict=True))
+        kept = total - sum(_along(part.given, m) for part, m in zip(parts, moved, strict=True))
         return ss / max(kept - ss, 1e-12)
 
-    draw = (statistic([rng.permutation(len(rows)) for rows in rows_of]) for _ in range(permutations))
-    return _p(statistic([np.arange(len(rows)) for rows in rows_of]), draw, permutations), ""
+    draw = (statistic([rng.permutation(len(part.rows)) for part in parts]) for _ in range(permutations))
+    return _p(statistic([np.arange(len(part.rows)) for part in parts]), draw, permutations), ""

@@ -45,6 +45,6 @@ class Solver:
         return ""
 
     def of(self, components: NDArray[np.float64], group: Sequence[str]) -> NDArray[np.float64]:
-        """The sum of the components of the sources in `group`, over the last axis."""
+        """Add up the components (last axis) of the sources in `group`."""
         chosen = [i for i, name in enumerate(self.names) if name in group]
         return np.asarray(components[..., chosen].sum(-1))

@@ -54,7 +54,7 @@ def last_decision(trace: Sequence[Mapping[str, Any]], k: int) -> Decision | None
 
 
 def _plain_means(trace: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether each loss is the unweighted mean over samples. Losses of mixed objectives are not."""
+    """Whether each loss is the unweighted mean over samples. False for losses of mixed objectives."""
     means = np.array([np.mean(score["samples"]) for score in trace])
     losses = np.array([score["loss"] for score in trace], float)
     return bool(np.all(np.abs(means - losses) <= 1e-6 + 0.02 * losses.std()))

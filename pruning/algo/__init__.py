@@ -20,7 +20,7 @@ from pruning.core.mask import Mask, Space
 class Ask:
     """A request for the losses of masks. The answer is a list of floats in the same order.
 
-    Only the `best` least losses matter to the search. With racing on, a mask that is ruled out of these gets the loss
+    Only the `best` lowest losses matter to the search. With racing on, a mask that is ruled out gets the loss
     infinity. `samples` limits the losses to the first `samples` samples; it is at least 1, and a number above the
     number of samples means all. A search never asks for the same mask and number of samples twice.
     """

@@ -1,4 +1,4 @@
-"""Shared by the stochastic searches: a prior over sets, computed from losses of single removals; swaps of blocks.
+"""Used by the stochastic searches: swaps of blocks, and a prior over sets from the losses of single removals.
 
 The paper calls its genetic and Bayesian searches "prior-guided" without saying what the prior is. Here the prior uses
 the losses that one-shot measures: block i has the weight exp(-(s_i - min s) / (T * scale)). s_i is the loss if only

@@ -7,8 +7,8 @@ half-sets:
     E(x) = x_A^T Q_AA x_A + x_B^T Q_BB x_B + 2 x_A^T Q_AB x_B
 
 10.5 million sets (n = 32, k = 8) take a fraction of a second. If there are more sets, chains of swap annealing run in
-parallel. A swap keeps sum x = k, so no penalty term is needed. Annealers of unconstrained problems need one, which
-can mislead them.
+parallel. A swap keeps sum x = k, so no penalty term is needed. Annealers of unconstrained problems need such a
+term, which can lead to worse sets.
 """
 
 from __future__ import annotations

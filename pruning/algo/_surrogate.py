@@ -9,7 +9,7 @@ Two sets have |S & T| one-block and C(|S & T|, 2) two-block features in common, 
 a(S) is the prior score of S: the standardised sum of the losses of its single removals. The slope of a(S) is learnt.
 The variance c of intercept and slope is large. The nugget e is the variance that pairs cannot explain. r is the share
 of pairs; r and e are chosen on a grid to maximise the marginal likelihood, and s^2 has a closed form. So the fit
-needs no sampling, and a matrix of at most `trials` rows instead of N + C(N, 2) coefficients.
+needs no sampling. It solves a system of at most `trials` equations, not one of N + C(N, 2) coefficients.
 """
 
 from __future__ import annotations

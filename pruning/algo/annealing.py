@@ -23,7 +23,7 @@ from pruning.core.mask import Space
 
 @dataclass(frozen=True)
 class Annealing:
-    """Returns the best set that any chain scored, so never worse than the one-shot set."""
+    """Returns the best set that any chain scored. It is never worse than the one-shot set."""
 
     chains: int = 4
     steps: int = 50

@@ -28,7 +28,7 @@ from pruning.core.mask import Mask, Space
 
 @dataclass(frozen=True)
 class Bayesian:
-    """Returns the best scored set, so never worse than the one-shot set."""
+    """Returns the best scored set. It is never worse than the one-shot set."""
 
     trials: int = 200
     random: int = 10

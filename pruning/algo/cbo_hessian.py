@@ -10,7 +10,7 @@ around the dense model is
 H is the empirical Fisher matrix, used in place of the Hessian. The source assumes that the first-order term is zero,
 as for a trained model, and minimises x^T H x. This is the default. `linear=true` keeps the term and minimises
 1/2 x^T H x - g^T x. The `rescore` sets of least energy are scored and the best is returned, as the source advises
-(there, the set of 17th least energy beat the first). With `rescore=0`, the minimum is returned unscored.
+(there, the set of 17th least energy was better than the first). With `rescore=0`, the minimum is returned unscored.
 """
 
 from __future__ import annotations

@@ -65,7 +65,7 @@ class Evolution:
             )
 
     def propose(self, space: Space, rng: np.random.Generator) -> Proposals:
-        """Ask for one batch of singles, then one per stage of the start and of each generation."""
+        """Ask for one batch of singles, then one per stage: first for the initial sets, then for each generation."""
         known, partial = Known(), Partial()
         losses = yield from singles(space, known)
         initial: list[Mask] = []

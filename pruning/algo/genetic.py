@@ -1,11 +1,11 @@
 """Genetic: a population of sets with selection, crossover and mutation.
 
 Source: the paper's search (4), "prior-guided GA: population 16, elitism 0.2, mutation 0.15, 10 generations". The
-paper says no more. Choices made here: the first population is the one-shot set and draws from the prior
+paper says no more. Choices made here: the first population has the one-shot set and random sets from the prior
 (`_prior.py`). Parents are the winners of a `tournament`. A child removes the blocks that both parents remove; the
-rest are drawn from the blocks that one of them removes, so k needs no repair (respectful recombination, Radcliffe
+rest are drawn from the blocks that one of them removes, so it removes k blocks (respectful recombination, Radcliffe
 1991). `mutation` is the probability that one block of a child is swapped. With `mutates=block`, each block is swapped
-with this probability: about one block per child at k = 7. This gives worse sets at this number of generations. The
+with this probability: about one block per child at k = 7. With 10 generations, the sets found are worse. The
 best int(elitism * population) sets survive unchanged. A generation has no duplicates: if a child is already in it,
 swaps change the child until it is new. A set that was scored before costs nothing.
 """
@@ -24,7 +24,7 @@ from pruning.core.mask import Mask, Space
 
 @dataclass(frozen=True)
 class Genetic:
-    """Returns the best set that was ever scored, so never worse than the one-shot set."""
+    """Returns the best set that was ever scored. It is never worse than the one-shot set."""
 
     population: int = 16
     generations: int = 10
@@ -83,7 +83,7 @@ class Genetic:
         return swapped(mask, space, rng, int(rng.binomial(chances, self.mutation)))
 
     def evaluations(self, space: Space) -> int:
-        """N singles, the first population, and all but the elite per generation; at most N plus the space's size."""
+        """N singles, the first population, and each generation's children; at most N plus the size of the space."""
         size = min(self.population, space.size)
         bred = size + self.generations * (size - int(self.elitism * size))
         return len(space.free()) + min(bred, space.size)

@@ -43,6 +43,6 @@ class LocalSearch:
         return Found(best, "no swap lowers the loss")
 
     def evaluations(self, space: Space) -> int:
-        """Greedy's masks of fewer than k blocks, plus all masks of the space: the number of swaps is unknown."""
+        """Greedy's masks of fewer than k blocks, plus the whole space, since the number of swaps is unknown."""
         free = len(space.free())
         return sum(free - done for done in range(space.k - 1)) + space.size

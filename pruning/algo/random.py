@@ -1,7 +1,7 @@
 """Random: the best of `trials` masks drawn uniformly.
 
 Not in the paper's panel. It is a baseline: any search should beat random at equal cost. 200 trials are the budget of
-the paper's Bayesian search. It uses no prior, so the result may be worse than one-shot.
+the paper's Bayesian search. Random uses no prior, so the result may be worse than one-shot.
 """
 
 from __future__ import annotations

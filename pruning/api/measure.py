@@ -16,7 +16,6 @@ from pruning.core.mask import Mask
 from pruning.core.metric_names import error_of, metrics_among
 from pruning.evaluation.corpus import strided
 from pruning.evaluation.heldout import item_accuracy
-from pruning.evaluation.overlap import check_disjoint
 from pruning.evaluation.text import perplexity
 from pruning.models.loader import context_length_of
 from pruning.runs.cell import ForwardSettings
@@ -53,21 +52,21 @@ def measure_mask(
     items: ItemSets | None = None,
     window: int = 1024,
     limit: int | None = None,
-    calibration: Samples | None = None,
 ) -> Measurements:
     """Perplexity on texts and accuracy on items, of the dense model and of the model without the dropped blocks.
 
-    `texts` and `items` are lists, or mappings of a name to a list. Each text is cut into windows of `window` tokens,
+    `texts` and `items` are lists, or mappings from names to lists. Each text is cut into windows of `window` tokens,
     without overlap; `limit` bounds the windows and the items of each set. Accuracy is the share of items whose
-    right answer has the highest mean token log-likelihood. If `calibration` (the samples of a search) is
-    given, raises InputError if these share text or items with the data: a mask must not be chosen on the data that it
-    is judged by.
+    right answer has the highest mean token log-likelihood.
+
+    Raises InputError if there is nothing to measure, or a set is malformed. `SearchResult.measure` also refuses data
+    that share text or items with the calibration samples.
     """
-    data = _data(model, texts, items, window, limit)
-    most = context_length_of(model.module.config)
-    check_lengths(model.name, most, {f"the data of {name}": samples.length for name, samples in data.items()})
-    if calibration is not None:
-        check_disjoint(calibration, data)
+    return measured(model, mask, draw_data(model, texts, items, window, limit))
+
+
+def measured(model: PrunableModel, mask: Mask, data: Mapping[str, Samples]) -> Measurements:
+    """The metrics of a mask and of the dense model on data that `draw_data` has drawn."""
     forward = forward_with(ForwardSettings(), model.language_model)
     dense: dict[str, float] = {}
     pruned: dict[str, float] = {}
@@ -78,8 +77,12 @@ def measure_mask(
     return Measurements(dense, pruned)
 
 
-def _data(
-    model: PrunableModel, texts: TextSets | None, items: ItemSets | None, window: int, limit: int | None
+def draw_data(
+    model: PrunableModel,
+    texts: TextSets | None = None,
+    items: ItemSets | None = None,
+    window: int = 1024,
+    limit: int | None = None,
 ) -> dict[str, Samples]:
     """The samples of each metric. Raises InputError if there is nothing to measure, or a set is malformed."""
     if not texts and not items:
@@ -93,6 +96,8 @@ def _data(
     for name, pool in _named(items or {}, "items").items():
         chosen = pool[:limit]
         data[f"acc/{name}"] = item_rows(model, chosen, Draw(len(chosen), None, 0))
+    lengths = {f"the data of {name}": samples.length for name, samples in data.items()}
+    check_lengths(model.name, context_length_of(model.module.config), lengths)
     return data
 
 

@@ -15,27 +15,30 @@ from pruning.core.errors import InputError
 
 Texts: TypeAlias = Sequence[str]
 ItemList: TypeAlias = Sequence[Item | Mapping[str, Any]]
-Calibration: TypeAlias = str | Texts | ItemList | Samples | None
+Calibration: TypeAlias = str | Texts | ItemList | Samples | None  # None: the objective chooses
 
 # Defaults, as in the options of `calibration`: 16 windows of 256 tokens (`text_file`), 64 items (`items_file`).
 SAMPLES, LENGTH, ITEMS = 16, 256, 64
+# What is drawn for an instance of an objective if no data are given, by the kind that it reads.
+DEFAULTS = {"text": "pydoc", "any": "pydoc", "items": "commonsense", "both": "both"}
+PREFIX = "search_mask"  # in errors: search_mask.samples
 
 
 @dataclasses.dataclass(frozen=True)
 class Draw:
-    """How many samples are drawn, how long, and with which seed; None means the default for the kind of data."""
+    """How many samples are drawn, how long each is, and the seed; None means the default for the kind of data."""
 
     samples: int | None
     length: int | None
     seed: int
 
 
-def draw_samples(model: PrunableModel, data: Calibration, draw: Draw) -> Samples:
+def draw_samples(model: PrunableModel, data: Calibration, draw: Draw, objective: Any) -> Samples:
     """Samples in random order, as a cell draws them. Raises InputError if the data are too few or malformed."""
     if isinstance(data, Samples):
         return data
     if data is None or isinstance(data, str):
-        drawn: Samples = _option(data or "pydoc", draw).draw(model.tokenizer)
+        drawn: Samples = _option(data, draw, objective).draw(model.tokenizer)
         return drawn.shuffled()
     if not data:
         raise InputError(
@@ -50,7 +53,7 @@ def text_windows(model: PrunableModel, texts: Texts, draw: Draw) -> Samples:
     """Windows of some texts, in the order of the texts."""
     if not any(text.strip() for text in texts):
         raise InputError("the texts hold nothing but white space: give text to predict.")
-    windows = WindowDraw(draw.samples or SAMPLES, draw.length or LENGTH, draw.seed)
+    windows = WindowDraw(_given(draw.samples, SAMPLES), _given(draw.length, LENGTH), draw.seed, PREFIX)
     windows.check()
     return windows.windows(texts, model.tokenizer, "texts")
 
@@ -58,22 +61,34 @@ def text_windows(model: PrunableModel, texts: Texts, draw: Draw) -> Samples:
 def item_rows(model: PrunableModel, items: ItemList, draw: Draw) -> Samples:
     """Rows of multiple-choice items, in the order of the list; an item is an `Item` or a mapping of its fields."""
     pool = [one if isinstance(one, Item) else item(dict(one), f"item {i}") for i, one in enumerate(items)]
-    rows = ItemDraw(min(ITEMS, len(pool)) if draw.samples is None else draw.samples, draw.seed)
+    rows = ItemDraw(_given(draw.samples, min(ITEMS, len(pool))), draw.seed, setting=f"{PREFIX}.samples")
     rows.check()
     return rows.rows(pool, model.tokenizer, "items")
 
 
-def _option(name: str, draw: Draw) -> Any:
-    """An option of `conf/calibration` with the given sizes."""
+def _given(value: int | None, default: int) -> int:
+    return default if value is None else value
+
+
+def _option(name: str | None, draw: Draw, objective: Any) -> Any:
+    """An option of `conf/calibration` with the given sizes; without a name, one that the objective can read."""
     from pruning.config.groups import options
     from pruning.core.errors import unknown
     from pruning.hydra_app.build_option import build_option
 
-    if name not in options("calibration"):
+    if name is not None and name not in options("calibration"):
         raise unknown("calibration", name, options("calibration"))
-    sizes = {"samples": draw.samples, "length": draw.length, "seed": draw.seed}
-    calibration = build_option("calibration", [f"calibration={name}"])
-    own = {field.name for field in dataclasses.fields(calibration)}
-    return dataclasses.replace(
-        calibration, **{key: value for key, value in sizes.items() if key in own and value is not None}
-    )
+    if name is not None or not isinstance(objective, str):
+        word = f"calibration={name or DEFAULTS[objective.needs]}"
+    else:
+        word = f"objective={objective}"
+    calibration = build_option("calibration", [word, f"seed={draw.seed}"])
+    fields = {field.name for field in dataclasses.fields(calibration)}
+    sizes = {"samples": draw.samples, "length": draw.length}
+    wanted = {key: value for key, value in sizes.items() if value is not None}
+    if missing := sorted(wanted.keys() - fields):
+        raise InputError(
+            f"the calibration {name or type(calibration).__name__} has no {' and no '.join(missing)}: leave it out, "
+            "or give a list of texts or items."
+        )
+    return dataclasses.replace(calibration, **wanted)

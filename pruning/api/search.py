@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pruning.algo import Algo
 from pruning.api.model import PrunableModel
@@ -23,27 +23,23 @@ from pruning.search.driver import Problem, Solution, solve
 from pruning.search.journal import Journal, KnownScores
 from pruning.search.racing import Racing
 
-if TYPE_CHECKING:
-    pass
-
 
 def search_mask(
     model: PrunableModel,
     calibration: Calibration = None,
     *,
     k: int | None = None,
-    ratio: float | None = None,
-    objective: str | Objective = "perplexity",
-    algo: str | Algo = "greedy",
+    objective: str | Objective | type[Objective] = "perplexity",
+    algo: str | Algo | type[Algo] = "greedy",
     **settings: Any,
 ) -> SearchResult:
-    """Search for the `k` blocks, or the fraction `ratio` of all blocks, whose removal raises the loss least.
+    """Search for the `k` blocks, or the fraction `ratio=0.2` of all blocks, whose removal raises the loss least.
 
     `calibration` is a list of texts, a list of items (question, choices, answer), the name of an option such as
-    "pydoc", or samples that an earlier search has drawn. `objective` and `algo` are names of options or instances of
-    their classes. Settings: `samples` and `length` (how much of the data is drawn), `seed`, `protect_first`,
-    `protect_last` (how many blocks stay at each end), `racing` (a `Racing`), `forward` (a `ForwardSettings`),
-    `progress` (False hides the bar).
+    "pydoc", or samples that an earlier search has drawn. If it is None, the objective chooses the option.
+    `objective` and `algo` are names of options, classes, or instances of classes. Settings: `ratio`, `samples` and
+    `length` (how much of the data is drawn), `seed`, `protect_first` and `protect_last` (how many blocks stay at
+    each end), `racing` (a `Racing`), `forward` (a `ForwardSettings`), `progress` (False hides the bar).
 
     Raises InputError if a value is wrong, before anything is computed; OutOfReachError if the search would need far
     too many evaluations; LossError if a loss is NaN or infinite.
@@ -53,11 +49,14 @@ def search_mask(
     budget.check_budget(chosen_algo)
     options.forward.check()
     options.racing.check()
-    masks.check_size(ratio, k)
+    masks.check_size(options.ratio, k)
     protect = Protect(options.protect_first, options.protect_last)
-    space = masks.space(model.n_blocks, ratio, k, protect.first, protect.last)
+    space = masks.space(model.n_blocks, options.ratio, k, protect.first, protect.last)
     chosen_algo.evaluations(space)  # raises OutOfReachError if the search needs too many evaluations
-    samples = draw_samples(model, calibration, Draw(options.samples, options.length, options.seed))
+    draw = Draw(options.samples, options.length, options.seed)
+    samples = draw_samples(
+        model, calibration, draw, objective if isinstance(objective, str) else chosen_objective
+    )
     _check_kind(chosen_objective, samples)
     most = context_length_of(model.module.config)
     check_lengths(model.name, most, {"the calibration data": samples.length})
@@ -73,6 +72,7 @@ def search_mask(
 class Settings:
     """The less used settings of a search, with their defaults."""
 
+    ratio: float | None = None
     samples: int | None = None
     length: int | None = None
     seed: int = 0

@@ -12,6 +12,7 @@ from pruning.calibration.samples import Samples
 from pruning.core.mask import Mask
 from pruning.core.result import MarginsRecord
 from pruning.core.score import Score
+from pruning.evaluation.overlap import check_disjoint
 
 if TYPE_CHECKING:
     from pruning.api.measure import Measurements
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
 class SearchResult:
     """What a search found: the mask, its loss, the dense model's loss, and how certain the choice is.
 
-    `margins` has the runner-up and the ties, as `result.json` has them; `scores` are all masks that were scored, in
-    order; `samples` are the calibration samples. Losses are in the unit of the objective, lower is better.
+    `margins` has the runner-up and the ties, in the form of `result.json`; `scores` lists every computed score,
+    in order; `samples` are the calibration samples. Losses are in the unit of the objective, and lower is better.
     """
 
     model: PrunableModel
@@ -58,9 +59,11 @@ class SearchResult:
 
         Raises InputError if the data share text or items with the calibration samples.
         """
-        from pruning.api.measure import measure_mask
+        from pruning.api.measure import draw_data, measured
 
-        return measure_mask(self.model, self.mask, calibration=self.samples, **settings)
+        data = draw_data(self.model, **settings)
+        check_disjoint(self.samples, data)
+        return measured(self.model, self.mask, data)
 
     def __str__(self) -> str:
         runner_up = self.margins["runner_up"]

@@ -33,7 +33,7 @@ def load(settings: Source, prefix: str) -> list[Item]:
         except json.JSONDecodeError as error:
             raise InputError(f"{path}, line {error.lineno}: this is not JSON ({error.msg}).") from error
         return _items(data, path)
-    return _items(_hub(settings), Path(str(settings.path)))
+    return _items(_hub(settings, prefix), Path(str(settings.path)))
 
 
 def _items(data: Any, path: Path) -> list[Item]:
@@ -55,7 +55,7 @@ def _item(record: Any, where: str) -> Item:
     return Item(instruction, labels, labels.index(answer))
 
 
-def _hub(settings: Source) -> Any:
+def _hub(settings: Source, prefix: str) -> Any:
     import datasets
 
     try:
@@ -63,5 +63,5 @@ def _hub(settings: Source) -> Any:
     except hub_errors() as error:
         raise UnreachableError(
             f"the data set {settings.path} cannot be read ({first_line(error)}): check its name and the network, or "
-            "give a local copy of commonsense_170k.json: calibration.path=FILE."
+            f"give a local copy of commonsense_170k.json: {prefix}.path=FILE."
         ) from error

@@ -41,7 +41,7 @@ class ItemDraw:
             raise InputError(f"{prefix}.template={self.template!r} does not contain {FIELD}: add it.")
 
     def rows(self, pool: Sequence[Item], tokenizer: Any, source: str) -> Samples:
-        """Draw items and encode them as rows. Raises InputError if there are too few or one cannot be scored."""
+        """Draw items and encode them as rows. Raises InputError if items are too few or an item cannot be scored."""
         if len(pool) < self.samples:
             raise InputError(
                 f"{source} has {len(pool)} items, fewer than {self.setting}={self.samples}: "
@@ -88,7 +88,7 @@ class Items:
         return (self.path or "") if is_local(self) else None
 
     def draw(self, tokenizer: Any, prefix: str = "calibration") -> Samples:
-        """Draw the items. Raises InputError if there are too few or one cannot be scored."""
+        """Draw the items. Raises InputError if there are too few or if an item cannot be scored."""
         return self._draw(prefix).rows(sources.items(self, prefix), tokenizer, self.path or self.source)
 
     def _draw(self, prefix: str) -> ItemDraw:

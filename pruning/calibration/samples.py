@@ -17,7 +17,9 @@ from pruning.core.estimate import Estimate
 from pruning.core.hashing import text_sha256
 
 OVERLAP = 32  # tokens: two sets of windows share text if both contain a run of this length
-SHORTEST = 20  # tokens: the least run length for short windows; those of one text may share no run of 32
+# Windows of fewer than 64 tokens may overlap by fewer than 32. If either set has such windows, a run of half the
+# shorter window is enough, but the run must have at least this many tokens, or be the whole shorter window.
+SHORTEST = 20
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ class Samples:
     def shuffled(self) -> Samples:
         """The same samples in a random order that the seed determines. Windows and items are shuffled separately.
 
-        Each place keeps its kind of sample, window or item; items are renumbered. Shuffling is needed because a
+        Each position keeps its kind of sample, window or item; items are renumbered. Shuffling is needed because a
         source may be sorted by topic or task, but races and search stages need the first samples to be a random part
         of all.
         """
@@ -146,7 +148,7 @@ class Samples:
         return len(self._runs(length) & other._runs(length))
 
     def per_unit(self, values: Sequence[float]) -> list[list[float]]:
-        """Group values of rows by sample."""
+        """Group the values of all rows by sample."""
         if len(values) != len(self.rows):
             raise ValueError(f"{len(values)} values for {len(self.rows)} rows")
         remaining = iter(values)

@@ -45,7 +45,7 @@ def documents(text: TextSource, prefix: str = "calibration") -> Iterator[str]:
         return _part(articles(), text.part)
     if text.source == "file":
         return _file_documents(existing(text.path, f"{prefix}.path"), text.column, f"{prefix}.column")
-    return _hub_documents(text)
+    return _hub_documents(text, prefix)
 
 
 def items(settings: Source, prefix: str = "calibration") -> list[Item]:
@@ -112,7 +112,7 @@ def _file_documents(path: Path, column: str, setting: str) -> Iterator[str]:
         yield read_text(path)
 
 
-def _hub_documents(text: TextSource) -> Iterator[str]:
+def _hub_documents(text: TextSource, prefix: str) -> Iterator[str]:
     import datasets
 
     name = f"{text.path}{'/' + text.name if text.name else ''}"
@@ -132,5 +132,5 @@ def _hub_documents(text: TextSource) -> Iterator[str]:
         ) from error
     except KeyError as error:
         raise InputError(
-            f"the data set {name} has no column '{text.column}': set calibration.column."
+            f"the data set {name} has no column '{text.column}': set {prefix}.column."
         ) from error

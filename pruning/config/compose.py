@@ -145,7 +145,7 @@ def _check_calibration(cell: Cell) -> None:
 
 
 def _check_top(plain: dict[Any, Any]) -> None:
-    """Raise InputError for invalid values that the types of the top level accept."""
+    """Raise InputError for unknown top-level settings, and for invalid values of the right type."""
     known = [item.name for item in dataclasses.fields(Config)]
     for name in plain.keys() - known:
         raise unknown("setting", str(name), known)

@@ -24,7 +24,7 @@ GROUPS = (
 )
 BUILT = GROUPS[:-1]  # an experiment is a set of choices, not a class
 
-# Groups with one class per file: the group's package, and a method of all its classes. A new file adds a class.
+# Groups with one class per file: the group's package, and a method that each class has. A new file adds a class.
 PACKAGES = {
     "algo": ("pruning.algo", "propose"),
     "objective": ("pruning.objective", "bind"),

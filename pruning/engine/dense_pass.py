@@ -58,7 +58,7 @@ def states(forward: Forward, rows: Sequence[Row]) -> Iterator[tuple[list[RowInBa
 
     These are the state before each of the N blocks, and the state after the last block.
     """
-    for batch, share in _batches(rows, forward.workload.batch_tokens):
+    for batch, share in _batches(rows, forward.memory_budget.batch_tokens):
         with torch.inference_mode(), _timed(forward):
             _, _, hidden = _run_forward(forward, batch, share)
             hidden = [state.to(hidden[0].device) for state in hidden]
@@ -70,9 +70,9 @@ def backward(
 ) -> Iterator[tuple[list[RowInBatch], Iterator[Step]]]:
     """For each batch of this rank: its lines, and the steps back from the last block to the first.
 
-    The sum of the rows' log-likelihoods is differentiated by the states and, if `weights` is true, by the weights.
-    Memory holds all states, but the graph and the weight gradients of only one block at a time. Raises InputError
-    if `weights` is true and some weights are not in memory.
+    The steps give gradients of the sum of the rows' log-likelihoods with respect to the states and, if `weights` is
+    true, to the weights. Memory holds all states, but the graph and the weight gradients of only one block at a time.
+    Raises InputError if `weights` is true and some weights are not in memory.
     """
     if weights and any(p.device.type == "meta" for p in forward.model.module.parameters()):
         raise InputError(
@@ -89,7 +89,7 @@ def gate_gradients(forward: Forward, rows: Sequence[Row]) -> np.ndarray[Any, Any
     With a gate a, block i adds a * (F(h) - h) to h, so the derivative at a = 1 is <gradient after i, F(h) - h>.
     """
     gradients = np.zeros((len(rows), forward.n_blocks))
-    for lines, steps in backward(forward, rows, forward.workload.batch_tokens):
+    for lines, steps in backward(forward, rows, forward.memory_budget.batch_tokens):
         for step in steps:
             added = (step.after.double() - step.before.double()) * step.gradient.double()
             sums = added.sum((1, 2)).cpu().numpy()

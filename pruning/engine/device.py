@@ -31,7 +31,7 @@ def exact(tf32: bool = False) -> None:
     torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
     torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
     if torch.cuda.is_available():
-        # By default, deterministic algorithms also fill new memory, so every result is written twice.
+        # Deterministic mode also fills new memory by default, which costs a second write per result: turn that off.
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         warnings.filterwarnings("ignore", ".*does not have a deterministic implementation")

@@ -65,7 +65,7 @@ class Forward:
     _dense_states: WeakKeyDictionary[Batch, Tensor] = field(default_factory=WeakKeyDictionary)
 
     @cached_property
-    def workload(self) -> MemoryBudget:
+    def memory_budget(self) -> MemoryBudget:
         """The limits on how much is computed at a time."""
         module = self.model.module
         return MemoryBudget(
@@ -78,7 +78,7 @@ class Forward:
 
     def with_scales(self, scales: tuple[float, ...] | None) -> Forward:
         """The same forward passes with other factors for dropped blocks. Batches, caches and the cost are shared."""
-        _ = self.workload  # made before the copy, so that both share it
+        _ = self.memory_budget  # made before the copy, so that both share it
         view = copy.copy(self)
         view.scales = scales
         return view
@@ -93,22 +93,22 @@ class Forward:
         return self.sums(rows, masks, LIKELIHOOD)
 
     def sums(
-        self, rows: Sequence[Row], masks: Iterable[Mask], reading: Readout
+        self, rows: Sequence[Row], masks: Iterable[Mask], readout: Readout
     ) -> Iterator[tuple[Mask, list[float], float]]:
         """As `loglikelihoods`, for any readout: the sum of its values over each row's scored positions."""
         rows = tuple(rows)
         # In this order, masks with a long common prefix are neighbours, and masks that drop early blocks come first.
         todo = sorted(masks, key=lambda mask: [i not in mask.dropped for i in range(mask.n_blocks)])
         while todo:
-            size = min(self._size, self.workload.capacity(rows, reading, todo[0]))
+            size = min(self._size, self.memory_budget.capacity(rows, readout, todo[0]))
             chunk, started = todo[:size], time.perf_counter()
             try:
-                sums, failure = self._chunk(rows, chunk, reading), None
-            except RuntimeError as error:  # its traceback would keep the tensors of the failed pass alive
+                sums, failure = self._chunk(rows, chunk, readout), None
+            except RuntimeError as error:  # drop its traceback, which keeps the tensors of the failed pass
                 failure = error.with_traceback(None) if out_of_memory(error) else error
             # If a rank runs out of memory, all ranks retry; otherwise their next chunks would differ.
             if (failed := collectives.any_failure(failure)) is not None:
-                self.workload.shrink(failed, len(chunk))
+                self.memory_budget.shrink(failed, len(chunk))
                 continue
             sums = collectives.all_sum(sums)
             todo, seconds = todo[size:], collectives.all_max(time.perf_counter() - started)
@@ -118,33 +118,33 @@ class Forward:
             self._size = max(1, round(self.patience * len(chunk) / max(seconds, 1e-9)))
 
     @torch.inference_mode()
-    def _chunk(self, rows: tuple[Row, ...], masks: Sequence[Mask], reading: Readout) -> np.ndarray[Any, Any]:
+    def _chunk(self, rows: tuple[Row, ...], masks: Sequence[Mask], readout: Readout) -> np.ndarray[Any, Any]:
         """Sums (masks, rows) over this rank's batches, in float64."""
         sums = np.zeros((len(masks), len(rows)))
-        batches = self.workload.batches(rows)
+        batches = self.memory_budget.batches(rows)
         tokens = sum(batch.ids.numel() for batch in batches)
         for batch in collectives.share_of(batches):
             share = batch.ids.numel() / tokens
-            for number, values in self._read(batch, masks, reading, share):
+            for number, values in self._read(batch, masks, readout, share):
                 np.add.at(sums[number], batch.rows.numpy(), values)
         return sums
 
     def _read(
-        self, batch: Batch, masks: Sequence[Mask], reading: Readout = LIKELIHOOD, share: float = 0.0
+        self, batch: Batch, masks: Sequence[Mask], readout: Readout = LIKELIHOOD, share: float = 0.0
     ) -> Iterator[tuple[int, np.ndarray[Any, Any]]]:
         """For each mask, its number and the readout's values (n,) at the batch's targets.
 
         The head runs only at the targets. `share` is the batch's share of all samples, used to count block forwards.
         """
-        merged = self.workload.merged(batch)
-        dense = self._dense_state(batch, share) if reading.compares else None
+        merged = self.memory_budget.merged(batch)
+        dense = self._dense_state(batch, share) if readout.compares else None
         branches = self._walk(batch, masks, share)
         for start in range(0, len(branches), merged):
             group = branches[start : start + merged]
             flat = concatenated([_at(batch, hidden) for hidden, _ in group])  # (branches * n, D)
             known = None if dense is None else dense.to(flat.device).repeat(len(group), 1)
             targets = batch.targets.repeat(len(group))
-            read = read_out(reading, self.workload.projection, flat, known, targets)
+            read = read_out(readout, self.memory_budget.projection, flat, known, targets)
             values = read.view(len(group), -1).numpy()
             yield from zip((number for _, (number,) in group), values, strict=True)
 
@@ -155,7 +155,7 @@ class Forward:
             self.cost.block_tokens += run * batch.ids.numel()
             self.cost.block_forwards += run * share
 
-        return run_masks(self.model, batch, masks, self.workload.merged(batch), count, self.scales)
+        return run_masks(self.model, batch, masks, self.memory_budget.merged(batch), count, self.scales)
 
     def _dense_state(self, batch: Batch, share: float) -> Tensor:
         """The dense model's states (n, D) at the batch's targets, computed once and kept on the CPU."""
@@ -178,7 +178,7 @@ class Forward:
     def _dense(self, rows: Sequence[Row], lines: Sequence[TokenLine]) -> np.ndarray[Any, Any]:
         """Log-likelihoods (rows,) under the dense model, computed on the given lines of these rows."""
         sums = np.zeros(len(rows))
-        for batch in make_batches(lines, self.workload.batch_tokens):
+        for batch in make_batches(lines, self.memory_budget.batch_tokens):
             for _, values in self._read(batch, [Mask(self.n_blocks)]):
                 np.add.at(sums, batch.rows.numpy(), values)
         return sums

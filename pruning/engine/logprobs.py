@@ -50,7 +50,7 @@ def read_out(
 ) -> Tensor:
     """The values (n,) of a readout, in float64 on the CPU.
 
-    They are computed from hidden states (n, D), those of the dense model or None, and token ids (n,).
+    They are computed from hidden states (n, D), the dense model's hidden states or None, and token ids (n,).
     """
     targets, values = targets.to(hidden.device), []
     dense_logs = None if dense is None else _distributions(projection, dense)

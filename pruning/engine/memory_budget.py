@@ -66,8 +66,8 @@ class MemoryBudget:
         tokens, block = batch.ids.numel(), find_blocks(self.model.module).modules[0]
         operations = 2 * tokens * sum(p.numel() for p in block.parameters())
         offloaded = any(p.device.type == "meta" for p in self.model.module.parameters())
-        # In half precision, and on a GPU, a product's last bit depends on its number of rows. A loss would then
-        # depend on the masks evaluated with it, and an interrupted search could end with another mask.
+        # In half precision, and on a GPU, a product's last bit depends on its number of rows. With merging, a
+        # loss would depend on the masks evaluated with it, and an interrupted search could end with another mask.
         wide, device = self.model.module.dtype in (torch.float32, torch.float64), self.model.device.type
         exact = wide and device == "cpu"
         if self.merge is False or (self.merge is None and not exact and not offloaded):
@@ -75,17 +75,17 @@ class MemoryBudget:
         small = tokens < MERGE_TOKENS or operations < MERGE_OPERATIONS.get(device, 1e8)
         return max(1, self.batch_tokens // tokens) if small or offloaded else 1
 
-    def capacity(self, rows: tuple[Row, ...], reading: Readout, mask: Mask) -> int:
+    def capacity(self, rows: tuple[Row, ...], readout: Readout, mask: Mask) -> int:
         """How many masks may be walked at a time, given that each may need a separate hidden state."""
-        overhead = collectives.all_max(self._overhead(rows, reading, mask))
+        overhead = collectives.all_max(self._overhead(rows, readout, mask))
         memory = self.memory if self.memory is not None else free_memory(self.model.module) // 4
         memory = int(-collectives.all_max(-memory))  # the least over all ranks
-        # After a merged pass, a branch's state may keep the states of other branches in memory for a while.
+        # States count twice after a merged pass, since a branch's state may keep those of other branches in memory.
         kept = (b.ids.numel() * (2 if self.merged(b) > 1 else 1) for b in self.batches(rows))
         state = self._state_bytes(max(kept))
         if (self.memory is not None or overhead == math.inf) and overhead + state > memory and self._halve():
             log.warning("forward.memory: continuing with %d tokens at a time", self.batch_tokens)
-            return self.capacity(rows, reading, mask)
+            return self.capacity(rows, readout, mask)
         return max(1, int(min(max(0.0, memory - overhead), self._state_limit) // state))
 
     def shrink(self, error: Exception, masks: int) -> None:
@@ -105,7 +105,7 @@ class MemoryBudget:
 
     @property
     def projection(self) -> Projection:
-        """The model's head. If `memory` is given, logits may use an eighth of it: several tensors are that large."""
+        """The model's head. If `memory` is set, logits get an eighth of it: several tensors of that size coexist."""
         vocabulary = int(self.model.module.config.get_text_config(decoder=True).vocab_size)
         limit = None if self.memory is None else max(1, self.memory // 8)
         return Projection(partial(head, self.model.module), vocabulary, limit)
@@ -115,9 +115,9 @@ class MemoryBudget:
         width = int(self.model.module.config.get_text_config(decoder=True).hidden_size)
         return tokens * width * int(self.model.module.dtype.itemsize)
 
-    def _overhead(self, rows: tuple[Row, ...], reading: Readout, mask: Mask) -> float:
+    def _overhead(self, rows: tuple[Row, ...], readout: Readout, mask: Mask) -> float:
         """Bytes that a pass needs besides the states of masks, measured once; infinite if memory runs out."""
-        if (rows, reading) not in self._overheads:
+        if (rows, readout) not in self._overheads:
             batches = self.batches(rows)
             widest = max(batches, key=lambda b: b.ids.numel()), max(batches, key=lambda b: b.ids.shape[1])
             fullest = max(batches, key=lambda b: len(b.targets) * self.merged(b))
@@ -128,14 +128,14 @@ class MemoryBudget:
                     for b in {*widest}
                 ]
                 last = memory_probe.head_bytes(
-                    self.model, fullest, reading, self.projection, self.merged(fullest)
+                    self.model, fullest, readout, self.projection, self.merged(fullest)
                 )
-                self._overheads[rows, reading] = max(*walks, 0, last)
+                self._overheads[rows, readout] = max(*walks, 0, last)
             except RuntimeError as error:
                 if not out_of_memory(error):
                     raise
-                self._overheads[rows, reading] = math.inf
-        return self._overheads[rows, reading]
+                self._overheads[rows, readout] = math.inf
+        return self._overheads[rows, readout]
 
     def _halve(self) -> bool:
         """Halve the tokens of a pass. Returns False if every pass already runs a single line of a single branch."""

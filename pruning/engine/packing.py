@@ -1,4 +1,4 @@
-"""Decide whether the choices of an item may share one line of tokens. This is tested on each model."""
+"""Decide whether the choices of an item may share one line of tokens, by running the model on a few items."""
 
 from __future__ import annotations
 

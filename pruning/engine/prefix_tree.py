@@ -47,7 +47,7 @@ def run_masks(
     for index in range(len(blocks.modules)):
         keeping, branches = _split(branches, masks, index)
         _skip_block(branches, 1.0 if scales is None else scales[index])
-        while keeping:  # a group's states before the block are freed after it has run
+        while keeping:  # after the block has run on a group, the group's old states are freed
             group, keeping[:merged] = keeping[:merged], []
             count(len(group))
             branches += _run_block(blocks, index, group, model_entry(model, batch, len(group), entries))

@@ -23,11 +23,12 @@ class Corpus:
     `source` is `hub` (the data set `path`, its configuration `name`, a `split` and `column`), `file` (`.txt`,
     `.jsonl` or `.parquet`), or the name of an embedded text, whose held-out part is used. The first `documents`
     documents are joined with `join` between them and tokenised as one text; if `join` is null, each document is a
-    separate text. A text is cut into windows of `window` tokens. One starts every `stride` tokens (null: they do not
+    separate text. A text is cut into windows of `window` tokens. A window starts every `stride` tokens (null: no
     overlap). If a window overlaps the one before, only its new tokens are scored, so every token counts once. The
     first `windows` windows are used.
 
-    If the tokenizer begins every text with a special token (BOS), each window has it too, as one of its tokens.
+    If the tokenizer begins every text with a special token (BOS), each window also begins with it, and
+    `window` includes it.
     """
 
     source: str = "hub"

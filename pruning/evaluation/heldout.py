@@ -25,7 +25,7 @@ class Heldout:
 
     The metric `ppl/heldout` is the exponential of the mean negative log-likelihood per token. The metric
     `acc/heldout` is the fraction of items whose right answer has the highest mean log-likelihood per token
-    (lm-eval's acc_norm divides by characters instead). `.../stderr` is the standard error of each over samples.
+    (lm-eval's acc_norm divides by characters instead). `<metric>/stderr` is a metric's standard error over samples.
     """
 
     samples: int = 16

@@ -93,7 +93,7 @@ class LocalFiles:
         if not pool:
             raise InputError(f"eval.items.{name}={path}: the file contains no items. Give one item per line.")
         task = item_task(name, pool, self.template)
-        # lm-eval records this path.
+        # lm-eval records this path, not that of the temporary file.
         task.set_config("dataset_kwargs", {"data_files": {"test": str(file.resolve())}})
         return EvalTask(task, path, tokenizer, self.limit)
 

@@ -96,7 +96,7 @@ def _runs(sample: Words, length: int) -> list[Words]:
     return [sample[i : i + length] for i in range(len(sample) - length + 1)]
 
 
-# The number of shared pieces by the digests of both sets of data, cached since the cells of a grid use the same data.
+# (digest of calibration data, digest of evaluation data) -> number of shared pieces; cells of a grid share data.
 _known: dict[tuple[str, str], int] = {}
 
 

@@ -1,7 +1,8 @@
-"""Measure how much faster and smaller the pruned model is (`eval=speed`): both generate in turn, with a KV cache.
+"""Measure how much faster and smaller the pruned model is than the dense model (`eval=speed`).
 
-The pruned model equals a loaded export of the mask (`models/physical_removal.py`). It uses the dense model's weights,
-so nothing is loaded twice, and the two models differ only in depth.
+The two models take turns to generate text, with a KV cache. The pruned model equals a loaded export of the mask
+(`models/physical_removal.py`). It uses the dense model's weights, so nothing is loaded twice, and the two models
+differ only in depth.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from pruning.core.errors import InputError
 from pruning.core.hashing import text_sha256
+from pruning.core.result import SpeedRecord, SpreadRecord
 from pruning.distributed import collectives
 from pruning.evaluation import Data, Measured
 from pruning.evaluation.stopwatch import Contexts, Rounds, alternating
@@ -31,7 +33,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Machine:
-    """The settings and the device, in place of data. Devices have different digests, so each is measured."""
+    """The settings and the device, in place of data. Their digest differs between devices, so each is measured."""
 
     source: str
     sha256: str
@@ -149,20 +151,24 @@ def _compared(
     return both
 
 
-def _spread(values: list[float]) -> dict[str, float]:
+def _spread(values: list[float]) -> SpreadRecord:
     """The median and the lower and upper quartile."""
     low, middle, high = statistics.quantiles(values, method="inclusive") if len(values) > 1 else values * 3
     return {"median": middle, "low": low, "high": high}
 
 
-def flat(record: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+def flat(record: SpeedRecord) -> Iterator[tuple[str, float]]:
     """The numbers of a record for a tracker, by names such as `speed/b1-p512/decode_per_second/pruned`."""
     for which, sizes in record["sizes"].items():
-        yield from ((f"speed/{name}/{which}", value) for name, value in sizes.items())
+        yield f"speed/parameters/{which}", sizes["parameters"]
+        yield f"speed/bytes/{which}", sizes["bytes"]
     for run in record["runs"]:
         shape = f"speed/b{run['batch']}-p{run['prompt']}"
-        yield from ((f"{shape}/{name}/ratio", value) for name, value in run["ratio"].items())
-        for which in ("dense", "pruned"):
-            for name, value in run[which].items():
+        ratio = run["ratio"]
+        yield f"{shape}/prefill/ratio", ratio["prefill"]
+        yield f"{shape}/decode/ratio", ratio["decode"]
+        yield f"{shape}/first_token/ratio", ratio["first_token"]
+        for which, timing in (("dense", run["dense"]), ("pruned", run["pruned"])):
+            for name, value in cast(Mapping[str, Any], timing).items():
                 if value is not None:
                     yield f"{shape}/{name}/{which}", value["median"] if isinstance(value, Mapping) else value

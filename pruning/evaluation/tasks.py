@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from pruning.engine.forward import Forward
 
 METRICS = ("acc_norm", "acc")  # a task's accuracy is the first of these metrics that it has
-BOOTSTRAPS = 1000  # with 0, lm-eval reports no standard errors; those of means come from a formula
+# With 0, lm-eval reports no standard errors, not even those of means, which need no bootstrap.
+BOOTSTRAPS = 1000
 
 log = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from pruning.core.errors import InputError
 from pruning.core.mask import Mask
 
-# Names of the last projections of attention and MLP in checkpoints, after the block's number.
+# Patterns for a checkpoint's tensor names, after the block's number: the last projections of attention and MLP.
 ATTENTION = re.compile(
     r"(.*\.)?(self_attn|attn|attention|self_attention)\.(o_proj|out_proj|c_proj|dense|wo)\.\w+"
 )
@@ -43,7 +43,7 @@ class Fold:
     sandwich: bool = False
 
     def __call__(self, block: int, tail: str, tensor: Tensor) -> Tensor:
-        """The tensor to write for a tensor of a block; `block` is the old number, `tail` the name after it."""
+        """The tensor to write for a block's tensor; `block` is the old number, and `tail` is the rest of the name."""
         factor = self.factors[block] if block < len(self.factors) else 1.0
         if factor == 1.0:
             return tensor

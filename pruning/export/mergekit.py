@@ -31,6 +31,6 @@ def mergekit(facts: Facts) -> str:
 
 
 def ranges(mask: Mask) -> list[tuple[int, int]]:
-    """Runs of kept blocks as half-open ranges."""
+    """The ranges of consecutive kept blocks, half-open."""
     edges = [i for i in range(mask.n_blocks + 1) if (i in mask.kept) != (i - 1 in mask.kept)]
     return [pair for number, pair in enumerate(pairwise(edges)) if number % 2 == 0]

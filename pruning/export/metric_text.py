@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from pruning.core.metric_names import error_of, metrics_among
 from pruning.core.nested import leaves
-from pruning.core.result import DoneResult
+from pruning.core.result import DoneResult, SpeedRecord, SpreadRecord
 from pruning.core.units import bytes_text
 
-QUANTITIES = {
+Timed = Literal["prefill_per_second", "decode_per_second", "first_token_seconds"]
+Ratio = Literal["prefill", "decode", "first_token"]
+QUANTITIES: dict[Timed, tuple[str, Ratio, int]] = {
     "prefill_per_second": ("prefill, tokens/s", "prefill", 1),
     "decode_per_second": ("decode, tokens/s", "decode", 1),
     "first_token_seconds": ("time to first token, ms", "first_token", 1000),
@@ -82,17 +84,16 @@ def _how(name: str, evaluation: Mapping[str, Any]) -> str:
     return ", ".join(parts) or "not recorded"
 
 
-def speed_section(speed: Mapping[str, Any]) -> Iterator[str]:
+def speed_section(speed: SpeedRecord) -> Iterator[str]:
     """Paragraphs of the model card's section on speed: medians with quartiles, dense and pruned."""
     lines = ["| batch, prompt | | dense | pruned | |", "|---|---|---|---|---|"]
     for run in speed["runs"]:
         shape = f"{run['batch']}, {run['prompt']}"
         for name, (title, short, factor) in QUANTITIES.items():
-            both = " | ".join(_spread(run[which][name], factor) for which in ("dense", "pruned"))
+            both = " | ".join(_spread(one[name], factor) for one in (run["dense"], run["pruned"]))
             lines.append(f"| {shape} | {title} | {both} | {run['ratio'][short]:.2f}x |")
-        peaks = [run[which]["peak_memory"] for which in ("dense", "pruned")]
-        if None not in peaks:
-            a, b = peaks
+        a, b = run["dense"]["peak_memory"], run["pruned"]["peak_memory"]
+        if a is not None and b is not None:
             lines.append(f"| {shape} | peak memory | {bytes_text(a)} | {bytes_text(b)} | {b / a:.2f}x |")
     yield "\n".join(lines)
     yield (
@@ -113,6 +114,6 @@ def speedup_text(result: DoneResult | None) -> str:
     )
 
 
-def _spread(value: Mapping[str, float], factor: float) -> str:
-    median, low, high = (f"{value[name] * factor:,.1f}" for name in ("median", "low", "high"))
+def _spread(value: SpreadRecord, factor: float) -> str:
+    median, low, high = (f"{n * factor:,.1f}" for n in (value["median"], value["low"], value["high"]))
     return f"{median} ({low} to {high})"

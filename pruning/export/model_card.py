@@ -33,7 +33,7 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Facts:
-    """The content of a card. `result` is that of the finished cell, or None if the mask comes from elsewhere.
+    """The content of a card. `result` is the result of the cell, or None if the mask comes from elsewhere.
 
     `base` is the hub name of the original model, or the name of its directory; `origin` is the model that mergekit
     reads; `source` describes where the weights came from. `commands` reproduce the export; `proof` describes how it
@@ -129,7 +129,7 @@ def _compensation(facts: Facts) -> str:
 def _chosen(result: DoneResult | None) -> Iterator[str]:
     yield "## How the blocks were chosen"
     if result is None:
-        yield "By hand: the mask was given, not found by a search."
+        yield "The mask was given to the export, so this card does not know how it was found."
         return
     calibration, search = result["calibration"], result["search"]
     yield (

@@ -136,7 +136,7 @@ def _commands(wanted: Request) -> list[str]:
 
 
 def _evaluated(result: DoneResult) -> list[Mapping[str, Any]]:
-    """A result's configuration, once for each evaluation of its metrics; the latest evaluation comes last."""
+    """For each evaluation that added metrics, the result's configuration with that evaluation; the latest is last."""
     config = result["config"]
     settings = [*result["evaluation"].get("settings", {}).values(), config["eval"]]
     distinct = {json.dumps(evaluation, sort_keys=True): evaluation for evaluation in reversed(settings)}

@@ -124,7 +124,7 @@ def write_config(config: Any, folder: Path) -> None:
 
     config.save_pretrained(folder)
     if list(_lost(config.to_dict(), AutoConfig.from_pretrained(folder).to_dict())):
-        # `save_pretrained` leaves out settings equal to a default, but some defaults depend on other settings.
+        # `save_pretrained` omits settings equal to a default, but defaults can depend on other settings: write all.
         config.to_json_file(folder / "config.json", use_diff=False)
     if lost := list(_lost(config.to_dict(), AutoConfig.from_pretrained(folder).to_dict())):
         raise InputError(

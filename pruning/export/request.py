@@ -31,7 +31,7 @@ verify=false skips the comparison with the masked model; force=true replaces ano
 class Request:
     """An export.
 
-    `result` is that of the finished cell, or None if the mask comes from elsewhere; `scales` are the factors of its
+    `result` is the result of the cell, or None if the mask comes from elsewhere; `scales` are the factors of the
     compensation, one for each block of the model.
     """
 
@@ -52,7 +52,7 @@ class Request:
 
 
 def parse(arguments: Sequence[str]) -> Request:
-    """The request of a command line. Raises InputError, in one sentence, if it is invalid."""
+    """The request of a command line. Raises an InputError of one sentence if the command line is invalid."""
     parser = argparse.ArgumentParser("pruning.export", usage=USAGE, epilog=MORE)
     parser.add_argument("words", nargs="*", help=argparse.SUPPRESS)
     parser.add_argument("--drop", metavar="BLOCKS", help="blocks to remove, counted from 0, as in 3,7,12")
@@ -118,7 +118,7 @@ def of_cell(folder: Path, out: Path, settings: Mapping[str, str] | None = None) 
 
 
 def _same_model(model: spec.Model, revision: str, settings: Mapping[str, str]) -> spec.Model:
-    """A cell's model with the settings that a command changes. Raises InputError if its weights have changed."""
+    """A cell's model, with settings changed by a command. Raises InputError if its weights have changed."""
     if settings.get("model", model.name) != model.name:
         raise InputError(
             f"model={settings['model']} is not the model of the cell, {model.name}: leave model= out."

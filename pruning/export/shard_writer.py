@@ -57,7 +57,7 @@ class Plan:
     change: Callable[[int, str, Tensor], Tensor] | None = field(default=None)
 
     def block_and_tail(self, name: str) -> tuple[int, str] | None:
-        """The block number in a tensor's name and the name after it; None if the tensor is in no block."""
+        """The block number in a tensor's name, and the rest of the name; None if the tensor is in no block."""
         match = re.match(rf"{re.escape(self.prefix)}\.(\d+)\.(.*)", name)
         return (int(match[1]), match[2]) if match else None
 
@@ -68,7 +68,7 @@ class Plan:
         block, tail = parts
         if block in self.mask.dropped:
             return None
-        # Numbers after the last block belong to heads that predict further tokens. They still follow the last block.
+        # Numbers after the last block belong to heads that predict further tokens; they are lowered like the others.
         return f"{self.prefix}.{block - sum(gone < block for gone in self.mask.dropped)}.{tail}"
 
     def precision(self, name: str, dtype: torch.dtype) -> torch.dtype:

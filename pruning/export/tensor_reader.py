@@ -91,7 +91,7 @@ class Loaded:
         self.state = {name: tensor for name, tensor in model.state_dict().items() if name not in tied}
 
     def shapes(self) -> Mapping[str, Tensor]:
-        """See `Tensors`; from the model's state dictionary."""
+        """See `Tensors`; taken from the model's state dictionary."""
         return {name: tensor.to("meta") for name, tensor in self.state.items()}
 
     def read(self, name: str) -> Tensor:

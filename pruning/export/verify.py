@@ -22,7 +22,7 @@ from pruning.models.block_probe import find_blocks, input_device
 from pruning.models.blocks import masked
 
 NEW_TOKENS = 8
-SHORT, LONG = 64, 1024  # compare at least SHORT tokens, and more than a sliding window if that is below LONG
+SHORT, LONG = 64, 1024  # tokens to compare: SHORT, or more than a sliding window of fewer than LONG tokens
 # The allowed relative difference of a compensated model, due to the norms' epsilon and a second rounding of weights.
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 
@@ -63,7 +63,7 @@ def comparison_dtype(dtype: str) -> str:
 
 
 def load_rounded(settings: spec.Model, precision: Callable[[str, torch.dtype], torch.dtype]) -> Any:
-    """The dense model in the precision of the comparison, with its weights rounded as they are written.
+    """The dense model in the precision of the comparison, with its weights rounded as in the export.
 
     `precision` gives the dtype in which a tensor is written, from its name and stored dtype. Raises the errors of
     `loader.load_uncached`, and InputError if the weights do not fit into memory.
@@ -153,7 +153,7 @@ def _logits(model: Any, ids: Tensor) -> Tensor:
 
 
 def _generate(model: Any, ids: Tensor, use_cache: bool) -> list[int]:
-    """The greedy continuation of all ids except the last NEW_TOKENS."""
+    """The greedy continuation of a prompt: `ids` without the last NEW_TOKENS."""
     from transformers import GenerationConfig
 
     prompt = ids[:, :-NEW_TOKENS].to(input_device(model))

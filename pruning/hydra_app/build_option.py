@@ -1,4 +1,4 @@
-"""Build the object of one option, composed as a launch composes it: for exports and for the Python front door."""
+"""Build the object of one option in the way a launch does; exports and the Python interface use this."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command that runs a recorded configuration again: options, and the settings that they do not give."""
+"""The command that runs a recorded configuration again: its options, and the settings that differ from them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ def launch_words(config: Mapping[str, Any]) -> list[str]:
     words = [f"{group}={_option(group, config[group])}" for group in GROUPS if group in config]
     if config.get("seed"):
         words.append(f"seed={config['seed']}")  # other settings refer to it
-    shorter = [word for word in words if not word.startswith("calibration=")]  # the objective chooses it
+    # If `calibration=` is left out, the objective chooses the calibration.
+    shorter = [word for word in words if not word.startswith("calibration=")]
     base = _plain(shorter)
     if "calibration" not in config or same_settings(base["calibration"], config["calibration"]):
         words = shorter

@@ -24,7 +24,7 @@ SLOT = "waits for a free slot"
 
 
 class State(enum.StrEnum):
-    """Pending and running: in flight. Failed: ended for a known reason. Lost: ended without a result or a reason."""
+    """A failed cell ended for a known reason. A lost cell ended without a result and without a known reason."""
 
     PENDING = "pending"
     RUNNING = "running"
@@ -47,12 +47,12 @@ class CellState:
     reason: str = ""
     job: str = ""
     log: str = ""
-    total: int = 0  # evaluations
-    running: float = 0.0  # seconds
+    total: int = 0  # the most evaluations that the search will ask for
+    running: float = 0.0  # how long the job has been running, in seconds
 
 
 def finished(cell: Cell) -> DoneResult | None:
-    """The result of a cell if it is done with the requested evaluation, else None; read from its files alone."""
+    """The result of a cell if it is done and has the requested evaluation, else None; reads only the cell's files."""
     result = cell.result()
     if result is None or result["status"] != "done":
         return None
@@ -70,7 +70,7 @@ def cell_states(results: Path, keys: Iterable[str] | None = None) -> dict[str, C
     records = latest(results)
     chosen = {key: records[key] for key in (records if keys is None else keys) if key in records}
     unfinished = {key: record for key, record in chosen.items() if not _is_done(results / key, record, key)}
-    # Ask for the jobs first and read the results again afterwards: a job that has ended has written its result.
+    # Ask about the jobs first and then read the results, so that the result of every job that has ended is seen.
     infos = _jobs(unfinished)
     return {key: _state(results, key, record, infos.get(key)) for key, record in chosen.items()}
 

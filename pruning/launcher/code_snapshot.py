@@ -1,6 +1,7 @@
 """The copy of the code that jobs run, in the results folder; submissions of the same code share one copy.
 
-A job may wait for days while its code is edited. Only what a job imports is copied, about 1 MB.
+A job may wait for days while the checkout is edited, so it runs this copy. Only what a job imports is copied:
+about 1 MB.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pruning.core.publish import publish, staged
 
 ROOT = Path(__file__).parents[2]
 PARTS = ("pruning", "conf")
+ANALYSIS = ROOT / "pruning" / "analysis"  # is there once installed; no job needs it
 LEFT_OUT = {".pyc", ".pyo"}
 COMMIT = "COMMIT"  # the file that holds the commit: a copy has no git history
 
@@ -33,7 +35,7 @@ def snapshot(results: Path) -> Path:
 def _files() -> Iterator[Path]:
     for part in PARTS:
         for path in sorted((ROOT / part).rglob("*")):
-            if path.is_file() and path.suffix not in LEFT_OUT:
+            if path.is_file() and path.suffix not in LEFT_OUT and ANALYSIS not in path.parents:
                 yield path
 
 

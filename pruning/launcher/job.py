@@ -2,7 +2,7 @@
 
 A job is pickled, so it holds strings and dicts only. A failure is recorded in the cell's result and raised again, so
 that the scheduler reports it too. A job may be started more than once (time limit, preemption, a lost node, an
-administrator), even after it has finished: it first looks for its result; without one, it resumes from the files.
+administrator), even after it has finished. So it first looks for its result; if there is none, it resumes from files.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-BUSY_SECONDS = 600  # a job that died with its node may keep the cell's lock for a while
+BUSY_SECONDS = 600  # how long to try: the lock of a job that died with its node may stay for a while
 BUSY_PAUSE = 5
 
 
@@ -57,7 +57,7 @@ class Job:
                 log.info("%s is done", cell.key)
             else:
                 _run(cell)
-        # Nothing is left to save, and a warning signal during exit would kill a job that has succeeded.
+        # Ignore warning signals now: nothing is left to save, and a signal during exit would kill a finished job.
         signal.signal(signal.SIGUSR2, signal.SIG_IGN)
         return cell.key
 

@@ -39,12 +39,12 @@ class _Pool:
     code: Path | None = None
     waiting: list[QueuedCell] = field(default_factory=list)
     gpus: dict[str, list[str]] = field(default_factory=dict)  # the GPUs of each running process, by its name
-    started: dict[str, Any] = field(default_factory=dict)  # handles that collect exit statuses, by name
+    started: dict[str, Any] = field(default_factory=dict)  # handles, by name; they collect exit statuses
 
 
 @dataclass(frozen=True)
 class LocalPool:
-    """Runs `parallel` cells at once; if null, as many as the GPUs suffice for, or two on a machine without GPUs."""
+    """Runs `parallel` cells at once; if null, as many as there are GPUs for, or two on a machine without GPUs."""
 
     wait: bool = True
     parallel: int | None = None

@@ -13,7 +13,7 @@ WAITING = {
     "PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD",
 }  # fmt: skip
 RUNNING = {"RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING"}
-SECONDS = 60  # within which a scheduler has to answer
+SECONDS = 60  # the longest time to wait for an answer from SLURM
 MEANINGS = {
     "CANCELLED": "cancelled",
     "TIMEOUT": "it reached its time limit",
@@ -27,7 +27,7 @@ MEANINGS = {
 
 @dataclass(frozen=True)
 class Info:
-    """The state of a job: `reason` is why it waits or how it ended, `seconds` how long it has been running."""
+    """The state of a job: `reason` is why it waits or how it ended; `seconds` is how long it has been running."""
 
     active: bool
     waiting: bool

@@ -30,7 +30,7 @@ def advance(folder: Path, total: int) -> Advance:
     """Read the progress of a cell from its journal; its search asks for `total` masks at most.
 
     The time left is the mean time of the evaluations that the cell computed itself, times the number of masks left.
-    It is too long if other cells compute some of these masks.
+    This estimate is too long if other cells compute some of these masks.
     """
     lines = [entry.line for entry in read_trace(folder / NAME) if entry.line is not None]
     masks, seconds = {tuple(line["dropped"]) for line in lines}, [line["seconds"] for line in lines]

@@ -1,7 +1,7 @@
 """Find the blocks of a model by its structure, and refuse a model whose blocks cannot be removed one by one.
 
-Blocks are found by running four tokens. They are the only list of modules that the forward pass calls once each, in
-order, so that each takes the output of the module before it. Names of models and modules are not used.
+The blocks are found by running four tokens. They are the only list whose modules the forward pass calls once each and
+in order, each on the output of the module before it. Names of models and modules are not used.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ def masked(model: nn.Module, mask: Mask, scales: Sequence[float] | None = None) 
 
 @dataclass(frozen=True)
 class BlockInputs:
-    """The inputs of blocks in a forward pass: the first hidden state (B, T, D), and the other arguments of each."""
+    """The inputs of blocks in a forward pass: the first hidden state (B, T, D), and each block's other arguments."""
 
     hidden: Tensor
     others: tuple[tuple[tuple[Any, ...], dict[str, Any]], ...]

@@ -1,8 +1,9 @@
 """Choose the device of each weight from the configuration alone, before any weight is read.
 
-If a model fits one GPU, it is placed there. A larger model is spread over the GPUs of its rank, block by block. These
-work one after another, so they add memory but not speed. If `model.offload` names a folder, weights that do not fit
-the GPUs stay in main memory, and those that do not fit there stay on disk. Each is loaded when it is used.
+If a model fits one GPU, it is placed there. A larger model is spread over the GPUs of its rank, block by block. The
+GPUs work one after another, so more GPUs give more memory but no more speed. If `model.offload` names a folder,
+weights that do not fit the GPUs stay in main memory, and those that do not fit there stay on disk. Each is loaded
+when it is used.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ def fingerprint(path: str) -> str:
     """A digest of a model directory: names and sizes of all files, and both ends of each file.
 
     Raises InputError if the directory holds no model. Only the ends are read, since reading 16 GB to name a
-    cell would take longer than some cells run. The ends of a weight file hold its table of tensors and its last
+    cell would take longer than running some cells. The ends of a weight file hold its table of tensors and its last
     values.
     """
     digest = hashlib.sha256()

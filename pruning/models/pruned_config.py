@@ -1,4 +1,4 @@
-"""Make the configuration of a model with fewer blocks, and check without weights that the kept blocks are the same.
+"""Make the configuration of a model with fewer blocks, and check without weights that the kept blocks are unchanged.
 
 Settings per block (kinds of attention, which blocks have experts, ...) are filtered and renumbered by the mask. Some
 architectures instead derive such a setting from the block's number, for example for every fourth block; no filtered
@@ -103,7 +103,8 @@ def blocks_of(model: Any, count: int) -> tuple[str, nn.ModuleList]:
     decoder = model.get_decoder()
     lists: dict[str, nn.ModuleList] = {}
     for name, module in decoder.named_modules():
-        within = any(name.startswith(f"{outer}.") for outer in lists)  # for example a list of experts
+        # A list inside another list, such as a list of experts, is not the list of blocks.
+        within = any(name.startswith(f"{outer}.") for outer in lists)
         if isinstance(module, nn.ModuleList) and len(module) == count and not within:
             lists[name] = module
     if len(lists) != 1:

@@ -70,7 +70,7 @@ class Objective(Protocol):
 
     @property
     def needs(self) -> str:
-        """The kind of calibration that the objective needs: "text", "items", "any" of these, or "both" at once."""
+        """The kind of calibration that the objective needs: "text", "items", "any" (either kind), or "both"."""
         ...
 
     def bind(self, forward: Forward, samples: Samples) -> Loss:

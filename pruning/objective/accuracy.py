@@ -32,8 +32,8 @@ class Accuracy:
 
     Answers that tie for the highest score share the point, so a model that scores all answers equally gets the
     accuracy of guessing. The margin ranks masks with the same number of right answers; such ties are common on a
-    small calibration set. It is not part of any reported accuracy, and with fewer than about 50,000 items it cannot
-    outweigh one item.
+    small calibration set. The margin is not part of any reported accuracy. With fewer than about 50,000 items, it
+    cannot outweigh one item.
     """
 
     needs: ClassVar[str] = "items"

@@ -47,11 +47,11 @@ def between_distributions(
     """
     from pruning.engine.logprobs import Readout
 
-    reading = Readout(lambda logs, dense, _: value(logs, dense), compares=True)
+    readout = Readout(lambda logs, dense, _: value(logs, dense), compares=True)
     tokens = [sum(row.span[1] - row.span[0] for row in unit) for unit in samples.units]
 
     def terms(masks: Sequence[Mask]) -> Iterator[tuple[Mask, Sequence[float], float]]:
-        for mask, sums, seconds in forward.sums(samples.rows, masks, reading):
+        for mask, sums, seconds in forward.sums(samples.rows, masks, readout):
             gathered = samples.per_unit(sums)
             yield mask, [sum(values) / n for values, n in zip(gathered, tokens, strict=True)], seconds
 

@@ -28,15 +28,17 @@ class MutualInformation:
     """Minus the mutual information, in nats, of the two states that a removal joins, summed over removed blocks.
 
     The mutual information of states of hundreds of dimensions cannot be estimated from hundreds of tokens. So both
-    states of each token are projected on the same random direction, because a residual stream has the same
-    coordinates at every block. The mutual information of the two projections is estimated over the tokens of a row:
+    states of each token are projected on a random direction. It is the same for both states, because a residual
+    stream has the same coordinates at every block. The mutual information of the two projections is estimated over
+    the tokens of a row:
 
         I(i, j) = mean over rows, mean over directions u of  MI( <u, h_i>, <u, h_j> )
         loss    = sum over runs i..j-1 of removed blocks of  -(j - i) * I(i, j)           by="run"
         loss    = sum over removed blocks i of               -I(i, i + 1)                 by="block"
 
-    A run counts once for each of its blocks; otherwise sums of negative numbers would prefer many short runs to a
-    long one. By the data processing inequality, a run preserves no more information than any of its blocks.
+    The information of a run is multiplied by its number of blocks; otherwise the loss, a sum of negative numbers,
+    would be lower for many short runs than for a long one. By the data processing inequality, a run preserves no more
+    information than any of its blocks.
 
     `projections` is the number of directions. `tokens` is the maximal number of tokens that are used per row.
     Directions and tokens are drawn with `seed`. A row of fewer than three tokens counts 0.
@@ -95,7 +97,7 @@ class MutualInformation:
         return unit
 
     def _chosen(self, length: int) -> Array:
-        """The positions of the tokens that are used in a row. They depend only on the row's length and the seed."""
+        """The positions of the tokens chosen from a row. They depend only on the row's length and the seed."""
         count = min(self.tokens, length)
         return np.sort(np.random.default_rng(self.seed).choice(length, count, replace=False))
 

@@ -76,8 +76,8 @@ def proposals(algo: Algo, space: Space, rng: np.random.Generator) -> Proposals:
 def completed(space: Space, losses: Mapping[Mask, float], gates: np.ndarray[Any, Any] | None = None) -> Mask:
     """The best evaluated k-block mask; failing that, the largest evaluated mask plus the cheapest single blocks.
 
-    Of several largest masks, the one of least loss is extended. Blocks that were never scored alone are added last,
-    in increasing order of the rise of the loss that the gates' gradients predict for their removal.
+    Of several largest masks, the one of least loss is extended. Blocks that were never scored alone are added last.
+    They are ordered by how much their removal raises the loss, as the gates' gradients predict, least first.
     """
     inside = [m for m in losses if len(m.dropped) <= space.k and not space.protected & set(m.dropped)]
     best = min(inside, key=lambda mask: (-len(mask.dropped), losses[mask]), default=space.dense)

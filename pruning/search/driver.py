@@ -1,7 +1,7 @@
 """Drive a search: answer its requests from known scores, compute the rest, journal every score at once.
 
-To resume is to replay. The search always starts from the beginning. Losses that are in the journal are not computed
-again, so the search soon reaches the point where it was stopped.
+A resumed search starts again from the beginning. Losses that are in the journal are not computed again, so the search
+soon reaches the point where it was stopped.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The answer to `Gates`: gradients at the gates of blocks or, if a loss has no gradient, secants."""
+"""Answer a search's request `Gates` with gradients at the blocks' gates; if a loss has none, with secants."""
 
 from __future__ import annotations
 

@@ -1,9 +1,10 @@
 """The journal of a cell's scores, and the store through which cells read each other's journals.
 
-A score depends on (model, revision, dtype, objective, calibration samples), not on the cell that computed it:
-one-shot's single removals are greedy's first round. So the journals together are the store. Each cell is the only
-writer of its own `trace.jsonl`. An empty file `scores/<score key>/<cell>` means that the cell's journal belongs to
-that key, and all cells with the same key read this journal. Nothing is locked and nothing is written twice.
+A score depends on (model, revision, dtype, objective, calibration samples), not on the cell that computed it.
+For example, one-shot and the first round of greedy need the same scores. So the journals together are the store. Each
+cell is the only writer of its own `trace.jsonl`. An empty file `scores/<score key>/<cell>` means that the cell's
+journal belongs to that key, and all cells with the same key read this journal. Nothing is locked and nothing is
+written twice.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ log = logging.getLogger(__name__)
 class Journal:
     """The scores of one cell, in the order in which the search needed them.
 
-    Each mask has one score: that over the most samples. `paid` maps each mask to the number of samples that this cell
-    itself has scored it on. If `path` is None, the journal is in memory only.
+    Each mask has one score: the one over the most samples. `paid` maps each mask to the number of samples that this
+    cell itself has scored it on. If `path` is None, the journal is in memory only.
     """
 
     path: Path | None
@@ -137,7 +138,7 @@ def _score(entry: TraceEntry, n_blocks: int) -> Score | None:
 
 @dataclass(frozen=True)
 class KnownScores:
-    """The scores that need no computing: those in the cell's journal and, if there is one, in the store."""
+    """The scores that are already known: those in the cell's journal and, if there is one, in the store."""
 
     journal: Journal
     store: Store | None = None

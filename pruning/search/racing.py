@@ -1,4 +1,4 @@
-"""Racing: stop scoring a candidate as soon as it is ruled out of the best, at a stated confidence.
+"""Racing: stop scoring candidates that, at a stated confidence, are not among the best.
 
 The candidates are ranked by loss after n samples, for a few growing numbers n; each such comparison is a look. Only
 the first `best` candidates matter; let b be the last of these. Each candidate c that ranks after b is compared with b
@@ -8,10 +8,10 @@ c is ruled out if
     mean(d)  >  q * se(d)        q: the 1 - delta / (r * (m - best)) quantile of Student's t
 
 The candidates are to be compared on all S samples, not on an infinite population, and the samples are in random order
-(`Samples.shuffled`). So se includes the finite-population correction sqrt(1 - n / S). A candidate that belongs to the
-best is lost only by a false alarm: in a comparison with one of the m - best others, at one of the looks. By
-Bonferroni's inequality, the probability of that is at most about delta per batch. It is "about" delta because terms
-are not normal; therefore no look is taken before `first` samples.
+(`Samples.shuffled`). So se includes the finite-population correction sqrt(1 - n / S). One of the best
+candidates is ruled out only if one of the m - best comparisons at one of the r looks gives a false alarm. By
+Bonferroni's inequality, the probability of a false alarm is at most about delta per batch. It is "about" delta
+because terms are not normal; therefore no look is taken before `first` samples.
 
 The usual successive halving compares unpaired means. It often loses the winner, because candidates differ by less
 than samples do.

@@ -44,7 +44,7 @@ class ScoreBook:
     racing: Racing
     asked: dict[Mask, None] = field(default_factory=dict)
     count: float = 0.0
-    best: dict[int, float] = field(default_factory=dict)  # least full loss noted, by number of removed blocks
+    best: dict[int, float] = field(default_factory=dict)  # k removed blocks -> least loss on all samples
     decisions: list[DecisionRecord] = field(default_factory=list)
 
     @property
@@ -128,7 +128,7 @@ class ScoreBook:
             self.watch(len(self.journal.scores), self.best[max(self.best)])
 
     def paid(self) -> tuple[float, float]:
-        """The number of requested losses that this cell has computed, and the number that other cells have."""
+        """The number of requested losses that this cell has computed, and the number that others have computed."""
         scores = self.journal.scores
         total = math.fsum(len(scores[mask].samples) for mask in self.asked if mask in scores)
         paid = math.fsum(self.journal.paid.get(mask, 0) for mask in self.asked)

@@ -35,7 +35,7 @@ class Comparison:
     def p_value(self) -> float:
         """One-sided, by Student's t: the probability of a difference this large if the mask is not worse.
 
-        1 if there is only one sample, or only one of a kind, since no error can then be estimated.
+        It is 1 if there is only one sample, or only one of a kind, since no error can then be estimated.
         """
         from scipy.stats import t
 

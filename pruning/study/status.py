@@ -4,7 +4,6 @@ python -m pruning.status [RESULTS]           a table; on a terminal it is live u
 python -m pruning.status cancel [RESULTS]    cancel waiting cells, stop running ones
 python -m pruning.status retry [RESULTS]     submit failed and lost cells again with the current code
 python -m pruning.status collect [RESULTS]   record finished cells in MLflow
-python -m pruning.status --help
 
 RESULTS is the folder that the cells were submitted with; the default is `results`. The exit status is 1 if a cell has
 failed or is lost.
@@ -12,6 +11,7 @@ failed or is lost.
 
 from __future__ import annotations
 
+import argparse
 import logging
 import shutil
 import sys
@@ -31,7 +31,7 @@ from pruning.tracking.rebuild import record_all
 
 ACTIONS = ("cancel", "retry", "collect")
 PAUSE = 5.0  # seconds between two updates of the table
-WIDE = 4000  # columns: in a pipe, rows are not cut
+WIDE = 4000  # columns of the table in a pipe, so that rows are not cut
 
 
 def main() -> None:
@@ -48,11 +48,15 @@ def main() -> None:
     raise SystemExit(status)
 
 
-def _run(words: Sequence[str]) -> int:
-    if "--help" in words or "-h" in words:
-        _say((__doc__ or "").strip())
-        return 0
-    action, results = _parsed(words)
+def _run(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m pruning.status",
+        usage="%(prog)s [cancel | retry | collect] [RESULTS]",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("words", nargs="*", help=argparse.SUPPRESS)
+    action, results = _parsed(parser.parse_args(arguments).words)
     if action is None:
         return _show(results)
     return {"cancel": _cancel, "retry": _retry, "collect": _collect}[action](results)

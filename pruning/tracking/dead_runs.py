@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 def close_dead_runs(client: Any, experiment: str, results: Path) -> None:
-    """In a results folder, close each live run whose cell no longer runs; runs of other folders are not changed."""
+    """Close the live runs of a results folder if their cells no longer run; runs of other folders are not changed."""
     running = f"tags.{LIVE} = 'true' and attributes.status = 'RUNNING'"
     live = client.search_runs([experiment], running, max_results=50_000)
     runs = [run for run in live if run.data.tags.get("results") == str(results)]
@@ -32,7 +32,7 @@ def close_dead_runs(client: Any, experiment: str, results: Path) -> None:
         alive = cell.state.in_flight if cell is not None else False
         if alive or (job.startswith("process-") and process(job).active):
             continue
-        # If the cell has a result, it is recorded already: a late message has created this run.
+        # If the cell has a result, another run already holds it. A late message has created this run: delete it.
         if (results / run.data.tags["cell"] / NAME).exists():
             client.delete_run(run.info.run_id)
         else:

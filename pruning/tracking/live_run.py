@@ -52,7 +52,7 @@ class _Sender:
 
     server: Destination
     cell: Cell
-    points: list[tuple[int, float, int]] = field(default_factory=list)  # evaluations, best loss, milliseconds
+    points: list[tuple[int, float, int]] = field(default_factory=list)  # (evaluations, best loss, time in ms)
     stopped: threading.Event = field(default_factory=threading.Event)
     client: Any = None
     run: str | None = None

@@ -35,7 +35,7 @@ def trackers(results: Path) -> list[tuple[Tracker, list[Path]]]:
 
 
 def record_all(results: Path) -> int:
-    """Record each cell that has a result, with the cell's tracker; returns their number. Raises tracker errors."""
+    """Record each cell that has a result, with its tracker; returns how many. Raises the errors of the trackers."""
     grouped = trackers(results)
     for tracker, folders in grouped:
         tracker.record(results, folders)

@@ -79,6 +79,33 @@ def test_a_named_calibration_is_that_of_the_command_line(
     assert (found.loss, list(found.dropped)) == (cell["calibration"]["loss"], cell["mask"]["dropped"])
 
 
+def test_without_data_the_calibration_is_the_one_of_the_objective(
+    launch: Command, model: pruning.PrunableModel
+) -> None:
+    cell = launch(
+        "algo=one_shot", "k=1", "objective=margin", "calibration.samples=5", calibrated=False
+    ).result()
+    found = pruning.search_mask(model, k=1, algo="one_shot", objective="margin", samples=5, **QUIET)
+    assert (found.loss, list(found.dropped)) == (cell["calibration"]["loss"], cell["mask"]["dropped"])
+
+
+def test_both_kinds_of_samples_follow_the_seed_as_on_the_command_line(
+    launch: Command, model: pruning.PrunableModel
+) -> None:
+    words = ("objective=weighted", "calibration=both", "seed=3")
+    cell = launch("algo=one_shot", "k=1", *words, calibrated=False).result()
+    found = pruning.search_mask(model, k=1, algo="one_shot", objective="weighted", seed=3, **QUIET)
+    assert found.samples.sha256 == cell["calibration"]["sha256"]
+    assert found.loss == cell["calibration"]["loss"]
+    with pytest.raises(pruning.InputError, match="has no samples"):
+        pruning.search_mask(model, k=1, objective="weighted", samples=3, **QUIET)
+
+
+def test_an_instance_of_an_objective_gets_data_that_it_reads(model: pruning.PrunableModel) -> None:
+    found = pruning.search_mask(model, k=1, algo="one_shot", objective=Margin, samples=5, **QUIET)
+    assert found.samples.kind == "items"
+
+
 def test_what_a_search_shows(model: pruning.PrunableModel) -> None:
     found = pruning.search_mask(model, TEXTS, k=2, samples=6, length=32, **QUIET)
     assert len(found.scores) == 1 + N_BLOCKS + N_BLOCKS - 1
@@ -145,7 +172,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "size": ({"k": None}, "neither is given"),
     "both sizes": ({"ratio": 0.2}, "both are given"),
     "too many": ({"k": N_BLOCKS}, "cannot be removed"),
-    "too short": ({"samples": 10_000_000}, "lower calibration.samples"),
+    "too short": ({"samples": 10_000_000}, "lower search_mask.samples"),
     "kind": ({"objective": "margin"}, "needs items"),
 }
 

@@ -125,18 +125,18 @@ def test_a_kill_costs_one_mask_if_a_mask_takes_longer_than_the_patience() -> Non
 def test_branches_are_merged_in_half_precision_only_on_request() -> None:
     module, rows = build("llama").bfloat16(), (Row(tuple(range(3, 13)), (1, 10)),)
     default, merging = Forward(language_model(module)), Forward(language_model(module), merge=True)
-    assert default.workload.merged(default.workload.batches(rows)[0]) == 1
-    assert merging.workload.merged(merging.workload.batches(rows)[0]) > 1
+    assert default.memory_budget.merged(default.memory_budget.batches(rows)[0]) == 1
+    assert merging.memory_budget.merged(merging.memory_budget.batches(rows)[0]) > 1
 
 
 def test_branches_are_merged_on_a_gpu_only_on_request(monkeypatch: pytest.MonkeyPatch) -> None:
     """The kernels of a GPU, and their order of addition, depend on the number of rows, even in float32."""
     module, rows = build("llama"), (Row(tuple(range(3, 13)), (1, 10)),)
     default, merging = Forward(language_model(module)), Forward(language_model(module), merge=True)
-    assert default.workload.merged(default.workload.batches(rows)[0]) > 1
+    assert default.memory_budget.merged(default.memory_budget.batches(rows)[0]) > 1
     monkeypatch.setattr(LanguageModel, "device", torch.device("cuda"))
-    assert default.workload.merged(default.workload.batches(rows)[0]) == 1
-    assert merging.workload.merged(merging.workload.batches(rows)[0]) > 1
+    assert default.memory_budget.merged(default.memory_budget.batches(rows)[0]) == 1
+    assert merging.memory_budget.merged(merging.memory_budget.batches(rows)[0]) > 1
 
 
 def test_a_block_that_no_mask_keeps_is_never_run(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,7 +218,7 @@ def test_offloaded_weights_give_the_same_and_only_kept_blocks_are_loaded(
     module = cpu_offload(build("qwen3"), execution_device=torch.device("cpu"))
     forward = Forward(language_model(module))
     find_blocks(module)  # runs the whole model once
-    forward.workload.batches(ROWS[kind])  # may run the whole model, too
+    forward.memory_budget.batches(ROWS[kind])  # may run the whole model, too
     loaded: list[int] = []
     original = AlignDevicesHook.pre_forward
     numbers = {id(part): i for i, block in enumerate(module.model.layers) for part in block.modules()}
@@ -238,14 +238,14 @@ def test_offloaded_weights_give_the_same_and_only_kept_blocks_are_loaded(
 def test_packing_an_item_needs_fewer_tokens() -> None:
     module, rows = build("llama"), ROWS["items"]
     forward = Forward(language_model(module))
-    packed = sum(batch.ids.numel() for batch in forward.workload.batches(rows))
+    packed = sum(batch.ids.numel() for batch in forward.memory_budget.batches(rows))
     assert packed < sum(len(row.input_ids) for row in rows)
 
 
 @pytest.mark.parametrize("name", ["mistral", "gemma3"])
 def test_choices_are_not_packed_across_a_sliding_window(name: str) -> None:
     forward = Forward(language_model(build(name)))
-    assert all(batch.positions is None for batch in forward.workload.batches(ROWS["items"]))
+    assert all(batch.positions is None for batch in forward.memory_budget.batches(ROWS["items"]))
 
 
 def test_choices_are_not_packed_if_that_changes_the_loss(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -257,7 +257,7 @@ def test_choices_are_not_packed_if_that_changes_the_loss(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(type(module), "forward", ignoring)
     forward = Forward(language_model(module))
-    assert all(batch.positions is None for batch in forward.workload.batches(ROWS["items"]))
+    assert all(batch.positions is None for batch in forward.memory_budget.batches(ROWS["items"]))
 
 
 def test_out_of_memory_halves_and_goes_on(

@@ -89,7 +89,7 @@ def test_the_card_has_all_required_parts() -> None:
 
 def test_a_mask_without_a_cell_has_no_measurements() -> None:
     text = model_card(replace(FACTS, result=None))
-    assert "By hand: the mask was given" in text
+    assert "The mask was given to the export" in text
     assert "model-index" not in text
     assert ModelCard(text).data.base_model == "someone/tiny"
     assert list(metrics(None)) == []

@@ -42,29 +42,29 @@ def bound(objective: Objective, module: Any, data: Samples, **settings: Any) -> 
 
 
 def scores(loss: Loss, masks: Sequence[Mask]) -> dict[Mask, Score]:
-    found = {score.mask: score for score in loss(masks)}
-    assert set(found) == set(masks)
-    return found
+    states = {score.mask: score for score in loss(masks)}
+    assert set(states) == set(masks)
+    return states
 
 
 def plain_states(module: Any, row: Row) -> list[np.ndarray]:
-    """States (T, D) before each block and behind the last, as hooks on a plain forward pass see them."""
-    found: list[torch.Tensor] = []
+    """States (T, D) before each block and after the last, from hooks on a plain forward pass."""
+    states: list[torch.Tensor] = []
     blocks = find_blocks(module).modules
 
     def before(_: Any, args: Any, kwargs: Any) -> None:
-        found.append(args[0] if args else kwargs["hidden_states"])
+        states.append(args[0] if args else kwargs["hidden_states"])
 
-    def behind(_: Any, __: Any, output: Any) -> None:
-        found.append(output[0] if isinstance(output, tuple) else output)
+    def after(_: Any, __: Any, output: Any) -> None:
+        states.append(output[0] if isinstance(output, tuple) else output)
 
     handles = [block.register_forward_pre_hook(before, with_kwargs=True) for block in blocks]
-    handles.append(blocks[-1].register_forward_hook(behind))
+    handles.append(blocks[-1].register_forward_hook(after))
     with torch.no_grad():
         module(input_ids=torch.tensor([row.input_ids]), use_cache=False)
     for handle in handles:
         handle.remove()
-    return [state[0].double().numpy() for state in found]
+    return [state[0].double().numpy() for state in states]
 
 
 def plain_distributions(module: Any, dropped: tuple[int, ...], row: Row) -> np.ndarray:

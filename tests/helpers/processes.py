@@ -22,7 +22,7 @@ PRELOADED = [
 
 
 def started(function: Callable[..., None], count: int, *arguments: Any) -> None:
-    """Run function(rank, count, port, *arguments) in so many processes; raises what one of them raises."""
+    """Run function(rank, count, port, *arguments) in `count` processes. Raises the error of a process that fails."""
     multiprocessing.set_forkserver_preload(PRELOADED)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -1,0 +1,21 @@
+"""Where `conf` and `analysis` are once installed: inside of `pruning`, so that no other package's are in their way.
+
+An editable installation reads them from the checkout, so only a wheel gets copies.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+
+INSIDE = ("conf", "analysis")
+
+
+class InstallInside(BuildHookInterface[Any]):
+    """Add the folders to a wheel under `pruning/`."""
+
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        """Called by hatchling before it builds."""
+        if version == "standard":
+            build_data["force_include"] |= {f"{self.root}/{name}": f"pruning/{name}" for name in INSIDE}
