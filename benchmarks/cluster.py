@@ -73,7 +73,7 @@ def command(words: Sequence[str]) -> Cost:
 
 
 def wait(results: Path) -> float:
-    """Seconds until no cell is in flight. Exits if a cell is not done."""
+    """Wait until no cell is in flight. Returns the seconds waited; exits if a cell is not done."""
     started = time.perf_counter()
     while any(cell.state.in_flight for cell in cell_states(results).values()):
         time.sleep(2)
@@ -83,7 +83,7 @@ def wait(results: Path) -> float:
 
 
 def measure(folder: Path, cells: int, real: bool) -> dict[str, Any]:
-    """The costs of submitting the cells, waiting for them and collecting them."""
+    """Submit the cells, wait for them and collect them; returns the costs."""
     model, results = tiny_model(folder / "model"), folder / "results"
     launch = [str(ROOT / "launch.py"), "-m", *TINY, f"model.path={model}", f"seed=range({cells // 2})"]
     first = [word.replace("k=1,2", "k=1").partition("range(")[0] for word in launch[2:-1]]

@@ -7,7 +7,7 @@ The checks run the same code as cells. Each check prints one line, and the exit 
 - equal batches give equal losses, to the last bit, and float32 products are not rounded to TF32;
 - with several GPUs, a model that is spread over them gives the same losses as on one GPU;
 - a small benchmark of the engine against plain passes;
-- a search and an evaluation on a model of about 1B parameters, if its weights are here.
+- a search and an evaluation on a model of about 1B parameters, if its weights are on this machine.
 
 python -m benchmarks.gpu_check [--device cuda|cpu] [--model DIR]
 """
@@ -66,7 +66,7 @@ def main() -> None:
 
 
 def checks(where: torch.device, model: str | None) -> Iterator[tuple[str, Callable[[], str]]]:
-    """Name and action of every check that this machine can run."""
+    """Yield the name and action of every check that this machine can run."""
     for dtype in (torch.float32, torch.bfloat16):
         name = str(dtype).removeprefix("torch.")
         yield f"speed of products, {name}", lambda dtype=dtype: speed(where, dtype)  # type: ignore[misc]
@@ -129,7 +129,7 @@ def equal(where: torch.device, dtype: torch.dtype) -> str:
 
 
 def repeats(where: torch.device, dtype: torch.dtype) -> str:
-    """Score all masks together, again together, and then one by one; all losses must be equal."""
+    """Score all masks together twice, and then one by one; all losses must be equal."""
     model, samples = llama(where, dtype), windows(6, 48)
     first, again = (losses(Forward(model, 512), samples, masks()) for _ in range(2))
     alone = np.concatenate([losses(Forward(model, 512), samples, [mask]) for mask in masks()])

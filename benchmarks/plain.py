@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Plain(Forward):
-    """The engine's batches without sharing: every mask runs all its kept blocks and the whole head on all rows."""
+    """The baseline: in the engine's batches, run all kept blocks and the whole head on all rows, for each mask."""
 
     def loglikelihoods(
         self, rows: Sequence[Row], masks: Iterable[Mask]

@@ -5,9 +5,9 @@ python -m benchmarks.racing [SEEDS]
 The search is greedy with k = 4 on SmolLM2; the objective is perplexity. It runs on a quarter, a half or the whole of
 a pool of 128 windows of 64 tokens. Each seed shuffles one of these sets. The loss terms of a mask are computed
 once and kept in files, one file per quarter. The searches with and without racing read these files, so more seeds
-cost little. The cost of a search is what the engine would run on each sample: one block forward for each distinct
-prefix of the batch's masks that ends in a kept block, and one projection to the vocabulary for each mask. Writes
-benchmarks/racing.json.
+cost little. The cost of a search is what the engine would compute. For each sample, it is one block forward for each
+distinct prefix of the batch's masks that ends in a kept block, and one projection to the vocabulary for each mask.
+Writes benchmarks/racing.json.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Write the tables of docs/results_folder.md, which explain each key, from the types that describe the files.
+"""Write the tables of keys in docs/results_folder.md from the types that describe the files.
 
 python -m docs.describe_files       `make describe` runs it; a test fails if the page is out of date
 """

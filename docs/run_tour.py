@@ -14,7 +14,7 @@ SECONDS = 1800  # time limit for one cell of the notebook, enough for a slow mac
 
 
 def executed(path: Path = TOUR) -> Any:
-    """The notebook with fresh outputs. Raises CellExecutionError if a cell of it fails."""
+    """The notebook with fresh outputs. Raises CellExecutionError if one of its cells fails."""
     import nbformat
     from nbclient import NotebookClient
 

@@ -70,7 +70,7 @@ def load(results: Path | str, study: str | None = None, only: Only = MappingProx
 
     Columns: those of COLUMNS and, for every metric of the evaluation, `dense/<metric>` and
     `pruned/<metric>`. `draw` is the seed of the calibration draw. If a cell has no result, its row is filled
-    from its name. `only` selects cells by the values of columns, see `cell_filter`.
+    from the cell's name. `only` selects cells by the values of columns, see `cell_filter`.
     Raises NothingToRead if the study does not exist or no cell is done.
     """
     results = folder(results)

@@ -22,7 +22,7 @@ WORDS = {kind: LABELS[kind] for kind in ("ppl", "acc")}
 class Metric:
     """One or several recorded metrics of a kind (`ppl` or `acc`), shown as their arithmetic mean.
 
-    The paper's tables also average perplexities arithmetically. If a cell lacks one of the names, its mean is
+    The paper's tables also average perplexities arithmetically. If a cell lacks one of the metrics, its mean is
     NaN, because an average over fewer sets would not be comparable.
     """
 
@@ -62,7 +62,7 @@ def choose(frame: pd.DataFrame, kind: str, name: str | None = None) -> Metric:
     """The metric `name`, with or without its prefix; by default the mean over the metrics that nearly every cell has.
 
     Thus the means of most cells stay the same if a few cells were measured on more or fewer sets. Cells without any
-    metric of the kind are not counted. If no metric is common, the mean is over all of them.
+    metric of the kind are not counted. If no metric is that common, the mean is over all metrics.
     Raises NothingToRead if the metric was not measured.
     """
     known = names(frame, kind)

@@ -81,7 +81,7 @@ def copy(uri: str, target: Path, experiment: str = EXPERIMENT) -> None:
             for study in filter(None, run.data.tags.get("sweep", "").split(", ")):
                 studies.setdefault(study, []).append(cell)
             _download(client, run.info.run_id, target / cell)
-    except Exception as error:  # a client may raise anything: network, database, schema
+    except Exception as error:  # a client can raise anything: network, database, schema
         raise NothingToRead(f"cannot read the MLflow store {uri}: {type(error).__name__}: {error}") from error
     if not studies:
         raise NothingToRead(f"no run of an experiment '{experiment}' in the MLflow store {uri}.")

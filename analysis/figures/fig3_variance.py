@@ -125,7 +125,7 @@ def _words(strip: pd.DataFrame) -> str:
         return "one\nsearch"
     text = f"σ² {number(row['variance'])}\n({number(row['distinct_variance'])})"
     if row["draws_note"]:
-        text += "\n" + str(row["draws_note"]).replace(" draws", "\ndraws")  # a strip is narrow
+        text += "\n" + str(row["draws_note"]).replace(" draws", "\ndraws")  # two lines: a strip is narrow
     return text if np.isnan(row["published_variance"]) else f"{text}\npaper {row['published_variance']:.1f}"
 
 

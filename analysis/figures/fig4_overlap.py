@@ -2,8 +2,8 @@
 
 python -m analysis.fig4_overlap --results results --study small
 
-Not in the paper, which compares masks by eye. Top: a heat map for each model and k. It shows the mean corrected
-Jaccard overlap of two searches with the same draw number. Its diagonal compares different draws of one search.
+The paper has no such figure; it compares masks by eye. Top: for each model and k, a heat map of the mean corrected
+Jaccard overlap of two searches with the same draw number. The diagonal compares different draws of one search.
 Bottom: the overlap of masks whose cells differ in one factor only.
 """
 
@@ -28,7 +28,7 @@ COLOUR_MAP = "cividis"
 
 
 def heat(frame: pd.DataFrame) -> pd.DataFrame:
-    """For each model and k, the mean corrected overlap of every two (objective, algorithm).
+    """For each model and k, the mean corrected overlap of every pair of searches (objective, algorithm).
 
     `pairs` is the number of pairs of masks in the mean.
     """
@@ -45,7 +45,7 @@ def heat(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _between(first: pd.DataFrame | None, second: pd.DataFrame | None, same: bool) -> list[float]:
-    """Corrected overlaps of two searches with the same draw. If `same`, those of one search with different draws."""
+    """Corrected overlaps of two searches with the same draw. If `same`, overlaps of different draws of one search."""
     if first is None or second is None:
         return []
     a, b = overlap.masks(first), overlap.masks(second)

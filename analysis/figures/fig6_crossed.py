@@ -2,8 +2,8 @@
 
 python -m analysis.fig6_crossed --results results --study small
 
-Not in the paper, which evaluates each mask only on tasks that match its objective. Top: for each objective, the mean
-of each outcome over algorithms and draws (geometric for perplexities). Bottom: regret. This is the calibration loss
+The paper has no such figure; it evaluates each mask only on tasks that match its objective. Top: for each objective,
+the mean of each outcome over algorithms and draws (geometric for perplexities). Bottom: regret, the calibration loss
 minus that of the best mask scored by any cell of the same problem. Its unit is the standard error of the loss over
 the calibration samples.
 """

@@ -1,10 +1,10 @@
-"""Figure 7: quality against cost: how near each search gets to the best known mask, and at what cost.
+"""Figure 7: how near each search gets to the best known mask, and at what cost.
 
 python -m analysis.fig7_cost --results results --study small [--cost seconds]
 
 A thin line shows the progress of a search (mean over data and draws); the marker is its end. A ring marks the Pareto
 front: no other search is both cheaper and nearer. Cost is in scores, seconds, or block forwards. Block forwards
-are known only for the end. The cost of a score is counted even if another cell computed that score.
+are known only for the end of a search. The cost of a score is counted even if another cell computed that score.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ def _panel(
     plain_log(axes.xaxis)
     axes.tick_params(labelsize=7)
     top = max(3 * float(shown["excess"].max()), 1e-3)
-    # The ends of the searches set the limits, because a curve may start far above them.
+    # The ends of the searches set the limits, because a curve can start far above them.
     axes.set_ylim(-0.08 * top, top)
     if note := str(shown["draws_note"].iloc[0]):
         axes.text(0.97, 0.95, note, transform=axes.transAxes, ha="right", va="top", fontsize=6.5, color="0.4")

@@ -1,7 +1,7 @@
 """Several statistics of rank agreement, in one table that accompanies figure 2.
 
-For each objective, model and k, it has three correlations of perplexity and accuracy over searches: Spearman's rho,
-Kendall's tau and weighted tau. A search is ranked by its mean over draws; rank 1 is best. Each correlation is
+For each objective, model and k, the table has three correlations of perplexity and accuracy over searches: Spearman's
+rho, Kendall's tau and weighted tau. A search is ranked by its mean over draws; rank 1 is best. Each correlation is
 computed twice: over all searches, and with searches that found the same masks counted as one. Kendall's W measures
 whether different draws rank the searches alike.
 """

@@ -26,7 +26,7 @@ GREY = "0.35"
 DASH = "\N{EN DASH}"  # stands for a missing number
 LARGE = 1e6  # numbers of at least this size are shown with an exponent
 
-# The paper's algorithms in its order, then all others. All figures of a study list algorithms in this order.
+# The paper's algorithms, in the order of the paper; others are listed after them. All figures use this order.
 ORDER = (
     "one_shot",
     "greedy",
@@ -46,7 +46,7 @@ def use_style() -> None:
 
 
 def ordered(names: Iterable[str]) -> list[str]:
-    """Distinct names; those of ORDER first, the others sorted."""
+    """Distinct names: first those in ORDER, then the others in alphabetical order."""
     distinct = {str(name) for name in names}
     return [n for n in ORDER if n in distinct] + sorted(distinct - set(ORDER))
 

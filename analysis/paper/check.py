@@ -37,7 +37,7 @@ class Recomputed:
 
 
 def correlations() -> list[Recomputed]:
-    """Figure 2: Spearman's rho of the printed ranks, ties averaged."""
+    """Recompute Spearman's rho of figure 2 from the printed ranks; tied ranks are averaged."""
     numbers = []
     for (model, k), cell in groups(read("figure2_ranks"), CELL):
         rho = float(spearman(cell["perplexity_rank"].to_numpy(), cell["accuracy_rank"].to_numpy()))
@@ -46,7 +46,7 @@ def correlations() -> list[Recomputed]:
 
 
 def variances() -> list[Recomputed]:
-    """Figure 3: the variance over the seven searches, ddof 0, duplicates included."""
+    """Recompute the variances of figure 3 over the seven searches, with ddof 0 and duplicates included."""
     outcomes = {
         "average_accuracy": pruned("table1_accuracy"),
         "average_perplexity": pruned("table2_perplexity"),
@@ -61,7 +61,7 @@ def variances() -> list[Recomputed]:
 
 
 def averages() -> list[Recomputed]:
-    """Tables 1 and 2: how many printed averages differ from the mean of their columns by more than rounding."""
+    """Count the printed averages of tables 1 and 2 that differ from the column mean by more than rounding."""
     numbers = []
     for name, columns in (("table1_accuracy", TASKS), ("table2_perplexity", CORPORA)):
         table = read(name)

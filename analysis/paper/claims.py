@@ -42,7 +42,7 @@ def _listed(values: Sequence[tuple[str, float]], digits: int = 2) -> str:
 
 
 def ranges() -> Statement:
-    """Claim (iii): the range of accuracy over searches, per cell."""
+    """Check claim (iii) by the range of accuracy over the searches of each cell."""
     spans = [(name, float(np.ptp(cell["average"]))) for name, cell in _cells(pruned("table1_accuracy"))]
     inside = sum(1 <= round(value, 1) <= 3 for _, value in spans)
     return Statement(
@@ -53,7 +53,7 @@ def ranges() -> Statement:
 
 
 def five_of_six() -> Statement:
-    """Claim (ii) taken literally: how many correlations are negative."""
+    """Check claim (ii) literally: count the negative correlations."""
     cells = _cells(read("figure2_ranks"))
     correlations = [
         (name, agree(cell["perplexity_rank"], cell["accuracy_rank"]).statistic) for name, cell in cells
@@ -67,7 +67,7 @@ def five_of_six() -> Statement:
 
 
 def anticorrelated() -> Statement:
-    """Claim (ii) as evidence: whether the cells' correlations, of seven points each, differ from chance."""
+    """Check claim (ii) as evidence: whether the correlations, each of seven points, differ from chance."""
     cells = _cells(read("figure2_ranks"))
     correlations = [(name, agree(cell["perplexity_rank"], cell["accuracy_rank"])) for name, cell in cells]
     adjusted = controlled([a.p for _, a in correlations])
@@ -103,7 +103,7 @@ def converges() -> Statement:
 
 
 def elitist() -> Statement:
-    """If a search starts from the one-shot mask and keeps its best, it cannot end with a higher loss."""
+    """Count searches that start from the one-shot mask and end worse. A search that keeps its best mask cannot."""
     worse = {"margin": [0, 0], "C4": [0, 0]}
     searches = ("genetic", "bayesian")
     for key, table, column in (("margin", "table1_accuracy", "margin"), ("C4", "table2_perplexity", "c4")):
@@ -188,7 +188,7 @@ def duplicates() -> Statement:
 
 
 def marginal() -> Statement:
-    """v3: complex searches are little better than one-shot. Test each cell by perplexity on C4, the objective."""
+    """Check whether complex searches are little better than one-shot (v3), by perplexity on C4, the objective."""
     cells = list(_cells(pruned("table2_perplexity")))
     ratios = [(name, float(cell.loc["one_shot", "c4"] / cell["c4"].min())) for name, cell in cells]
     within = sum(value <= 1.05 for _, value in ratios)
@@ -203,7 +203,7 @@ def marginal() -> Statement:
 
 
 def near_ties() -> Statement:
-    """Whether masks within 3 percent on C4 are equally good on LAMBADA. The pair that differs most is tested."""
+    """Whether masks within 3 percent on C4 are equally good on LAMBADA. The pair that differs most decides."""
     worst = (0.0, "")
     for name, cell in _cells(pruned("table2_perplexity")):
         for a, first in cell.iterrows():
@@ -220,7 +220,7 @@ def near_ties() -> Statement:
 
 
 def closed_form() -> Statement:
-    """Table 3: infer from CBO's time what it evaluated. An evaluation's cost is proportional to the blocks left."""
+    """Infer from CBO's time in table 3 what CBO evaluated. Evaluation time is proportional to the blocks left."""
     time = read("table3_search_seconds").set_index("algo")["seconds"]
     n, k, open_blocks = 32, 7, 30
     per_pass = float(time["one_shot"]) / open_blocks / (n - 1)  # seconds to run one block on the data

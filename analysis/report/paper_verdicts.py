@@ -27,7 +27,7 @@ STEPS = (1.0, 3.0)  # percentage points of accuracy between searches, as stated 
 
 
 def claims(m: StudyData) -> Iterator[str]:
-    """One sentence per statement: the verdict, then its numbers. If the study lacks these, the verdict is OPEN."""
+    """One sentence per statement: the verdict, then its numbers. If the study lacks the numbers, it is OPEN."""
     for statement, judge in (
         ("'substantially larger role than the choice of search algorithm' in masks (v3)", _masks),
         ("the same in perplexity (v3)", _perplexity),

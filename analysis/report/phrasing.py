@@ -10,12 +10,12 @@ from ..figures.style import number
 
 
 def count(n: int, noun: str) -> str:
-    """`1 cell`, `1,200 cells`."""
+    """A number and its noun, as in `1 cell` or `1,200 cells`."""
     return f"{n:,} {noun}{'' if n == 1 else 's'}"
 
 
 def listed(words: Iterable[str]) -> str:
-    """`a`, `a and b`, `a, b and c`."""
+    """Join words: `a`, `a and b`, `a, b and c`."""
     every = list(words)
     return " and ".join([", ".join(every[:-1]), every[-1]]) if len(every) > 1 else "".join(every)
 
@@ -26,7 +26,7 @@ def percent(share: float) -> str:
 
 
 def percents(value: float, low: float, high: float) -> str:
-    """`62 percent (50 to 70)`, or `62 percent` if there is no interval."""
+    """A share with its interval: `62 percent (50 to 70)`, or `62 percent` if there is no interval."""
     interval = "" if math.isnan(low) else f" ({percent(low)} to {percent(high)})"
     return f"{percent(value)} percent{interval}"
 

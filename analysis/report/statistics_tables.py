@@ -25,7 +25,7 @@ def crossed(m: StudyData) -> Built:
     matrix = m.crossed[0]
     matrix = matrix.assign(
         mean=matrix["mean"].abs()
-    )  # accuracies are negative in the matrix, so that lower is better
+    )  # the matrix has negated accuracies; the table shows them as positive numbers
     names = ["outcome", *STRATUM, "objective", "cells"]
     return built(
         matrix, [*_columns(names), *_numbers(["mean"], 2), ("sd", True, _spread), *_numbers(["cost"], 2)]
@@ -71,7 +71,7 @@ def agreement(m: StudyData) -> Built:
 def stability(m: StudyData) -> Built:
     """Means over the cells whose last decision can be resampled.
 
-    The mean number of samples needed is over the cells for which it is known.
+    The mean of the samples needed is over the cells in which this number is known.
     """
     where = ["objective", *STRATUM, "algo"]
     measured = ["other_mask", "overlap", "enough_pair"]

@@ -46,7 +46,7 @@ def against(m: StudyData) -> Iterator[str]:
 
 
 def _chance(q: float) -> str:
-    """The q of a test in brackets, and whether it is significant."""
+    """The q of a test in brackets, with a remark if the test is not significant."""
     return " (not tested)" if math.isnan(q) else f" (q {q:.2g}{'' if q <= 0.05 else ', not significant'})"
 
 

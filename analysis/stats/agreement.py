@@ -12,9 +12,9 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-EXACT = 8  # the largest number of pairs for which all n! pairings are tried; for more, RESAMPLES random ones
+EXACT = 8  # up to this number of pairs, all n! pairings are tried; above it, RESAMPLES random pairings
 RESAMPLES = 9999
-LEAST = 4  # pairs needed; with three, the smallest possible two-sided p-value is 1/3
+LEAST = 4  # the fewest pairs accepted; with three, the smallest possible two-sided p-value is 1/3
 
 Statistic = Callable[..., Any]
 
@@ -106,7 +106,7 @@ def bootstrap(
 
 
 def distinct(frame: pd.DataFrame) -> pd.DataFrame:
-    """One row for each mask: algorithms that found the same mask are one observation, not two."""
+    """One row for each mask: algorithms that found the same mask count as one observation."""
     return frame.drop_duplicates(["model", "k", "dropped"])
 
 

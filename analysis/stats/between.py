@@ -1,7 +1,8 @@
 """How outcomes differ across models and ratios: shares of the sum of squares, with intervals and p-values.
 
-Model and ratio are crossed with all other factors, so their labels may be exchanged among cells with equal values of
-those factors. For interactions, residuals are permuted. Intervals are computed as in `bootstrap`.
+Model and ratio are crossed with all other factors. So the test of one of them exchanges its labels among cells that
+have equal values of all other factors. For interactions, residuals are permuted. Intervals are computed as in
+`bootstrap`.
 """
 
 from __future__ import annotations
@@ -41,8 +42,8 @@ def between(
     """How much an outcome depends on model, on ratio, and on their interactions with objective and algorithm.
 
     `values` are numbers, or None for masks. Each source is adjusted for the columns in its `given`. `share` is
-    its part of the sum of squares over all cells; it has an interval if there are enough draws. If `by` is given,
-    everything is measured within the levels of these columns.
+    the source's part of the sum of squares over all cells, with an interval if there are enough draws. If `by` is
+    given, everything is measured within the levels of these columns.
     """
     of = grams(frame, values, by)
     parts = [frame.iloc[rows] for rows in strata(frame, by)]
@@ -87,7 +88,7 @@ def _intervals(
 def _shares_of(
     coordinates: Sequence[Matrix], moved: Sequence[Deviations], bases: Sequence[Sequence[Matrix]]
 ) -> Matrix:
-    """The share (sources,) of the sum of squares that the bases of each source explain."""
+    """For each source, the share (sources,) of the sum of squares that its bases explain."""
 
     def summed(vectors: Sequence[Matrix]) -> float:
         return sum(float((x**2).sum(0) @ stratum.signs) for x, stratum in zip(vectors, moved, strict=True))

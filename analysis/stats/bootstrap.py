@@ -23,14 +23,14 @@ from .gram import Matrix
 from .grid import CONFIGURATION, DRAW, STRATUM, indicator, labels
 from .sources import strata
 
-WEBB = np.sqrt([0.5, 1.0, 1.5])  # each with both signs: six weights, with mean square 1
+WEBB = np.sqrt([0.5, 1.0, 1.5])  # each is used with both signs: six weights with mean square 1
 CLUSTERS = 6  # with fewer draws, no interval is given
-PANEL = [*STRATUM, *CONFIGURATION, "algo"]  # cells that are equal in these differ only in the draw
+PANEL = [*STRATUM, *CONFIGURATION, "algo"]  # cells with equal values in these columns differ only in the draw
 
 
 @dataclass(frozen=True)
 class Deviations:
-    """Coordinates (n, p) of one stratum: as observed, their means over draws (`panel`), and deviations from these.
+    """Coordinates (n, p) of one stratum: observed, means over draws (`panel`), and deviations from the means.
 
     `signs` (p,) are those of `gram.coordinates`; `cluster` (n,) is the draw of each cell.
     """
@@ -60,7 +60,7 @@ def _deviations(part: pd.DataFrame, g: Matrix, cluster: NDArray[np.int64]) -> De
     same = indicator(labels(part, PANEL))
     count = same.sum(0)
     panel = same @ ((same.T @ x) / count[:, None])
-    # The variance of deviations from a mean of m draws is too small by the factor (m - 1) / m.
+    # Correct the variance of deviations from a mean of m draws: it is too small by the factor (m - 1) / m.
     inflate = np.sqrt(count / np.maximum(count - 1, 1)) @ same.T
     return Deviations(x, signs, panel, (x - panel) * inflate[:, None], cluster)
 

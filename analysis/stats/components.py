@@ -8,7 +8,7 @@ it, and Z_i the indicators of source i. Then
     E[SS_j] = s_j^2 tr(Q_j' Z_j Z_j' Q_j) + sum over noise i of sigma_i^2 tr(Q_j' Z_i Z_i' Q_j),
 
 where the noise sources i are the draw and the residual. These equations are solved for s_j^2 and sigma_i^2 (Searle,
-Casella and McCulloch 1992, chapter 5). The grid need not be balanced. The estimates are unbiased, and may be negative
+Casella and McCulloch 1992, chapter 5). The grid need not be balanced. The estimates are unbiased, and can be negative
 if the true component is zero. s_j^2 is the variance (ddof 1) of the effects over the levels in the study.
 
 Intervals are computed as in `bootstrap`, over the draws of the calibration samples.

@@ -1,4 +1,4 @@
-"""What pruning for one objective costs in other outcomes; how near searches come to the best mask, at what cost."""
+"""What pruning for one objective costs in other outcomes; how near searches come to the best mask, and their cost."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .frames import groups
 from .grid import SETTING, STRATUM
 from .overlap import n_open
 
-# Cells that are equal in these minimise the same loss.
+# Cells with equal values in these columns minimise the same loss.
 PROBLEM = [*STRATUM, *SETTING, "protect_first", "protect_last"]
 Trace = Sequence[Mapping[str, Any]]
 
@@ -49,7 +49,7 @@ def best_known(frame: pd.DataFrame, traces: Mapping[str, Trace]) -> pd.DataFrame
 
     `exact` is true if some cell of the problem scored every mask; an exhaustive search with a budget may score fewer.
     `regret` is the loss minus the best. `relative_regret` is the regret divided by `best` minus the dense loss.
-    It is NaN if that difference is not positive, because pruning may improve a margin. `regret_se` is the regret in
+    It is NaN if that difference is not positive (pruning can improve a margin). `regret_se` is the regret in
     standard errors of the loss over the calibration samples.
     """
     scored = frame.copy()
@@ -77,7 +77,7 @@ def _least(trace: Trace, k: int) -> float:
 
 
 def _enumerated(trace: Trace, k: int, free: int) -> bool:
-    """Whether a trace contains every mask of k among the `free` blocks, each scored on all samples."""
+    """Whether a trace contains every mask that removes k of the `free` blocks, each scored on all samples."""
     return len({tuple(s["dropped"]) for s in trace if len(s["dropped"]) == k}) == math.comb(free, k)
 
 
@@ -94,7 +94,7 @@ def seconds(traces: Iterable[Trace]) -> dict[tuple[int, ...], float]:
 def anytime(trace: Trace, k: int, paid: Mapping[tuple[int, ...], float]) -> pd.DataFrame:
     """The curve of a search: scores and seconds so far, and the lowest loss so far of a mask that removes k blocks.
 
-    The seconds of every mask's evaluation are counted, even if another cell computed its score. The evaluation of
+    The seconds of every mask's evaluation are counted, even if another cell computed the score. The evaluation of
     the dense model is not counted.
     """
     rows, spent, number, best = [], 0.0, 0, float("inf")

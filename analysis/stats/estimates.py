@@ -89,7 +89,7 @@ def _ratio(
     if plausible is None:
         return IntervalEstimate(float(ratio(observed)))
     values = ratio(plausible)
-    unknown = np.isnan(values)  # 0 / 0: neither differs from noise, so the ratio may be anything
+    unknown = np.isnan(values)  # 0 / 0: neither differs from noise, so the ratio can have any value
     if unknown.mean() > 0.5:
         return IntervalEstimate(float(ratio(observed)))
     low = np.sort(np.where(unknown, 0.0, values))[int(0.025 * (len(values) - 1))]

@@ -1,4 +1,4 @@
-"""Rows, groups and values of data frames, typed for use as plain Python values."""
+"""Read rows, groups and values of data frames as plain Python values, for the type checker."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def each(frame: pd.DataFrame) -> Iterator[Any]:
 
 
 def groups(frame: pd.DataFrame, by: str | Sequence[str]) -> Iterator[tuple[Any, pd.DataFrame]]:
-    """Each combination of values in the columns `by`, with its rows. A missing value forms a group too."""
+    """Each combination of values in the columns `by`, with its rows. Missing values form groups too."""
     return iter(frame.groupby(by if isinstance(by, str) else list(by), dropna=False))
 
 

@@ -33,7 +33,7 @@ def of_values(values: ArrayLike) -> Matrix:
 
 
 def of_masks(masks: Sequence[Mask]) -> Matrix:
-    """The centred matrix (n, n) of masks at Jaccard distance 1 - J."""
+    """The centred matrix (n, n) of masks, from their Jaccard distances (1 minus the overlap)."""
     return of_distances([[1.0 - a.jaccard(b) for b in masks] for a in masks])
 
 

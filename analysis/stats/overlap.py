@@ -38,7 +38,7 @@ def corrected(first: Mask, second: Mask, n_open: int) -> float:
 
 
 def p_value(first: Mask, second: Mask, n_open: int) -> float:
-    """Exact probability that two random sets share at least as many blocks."""
+    """Exact probability that two random sets of these sizes share at least as many blocks as the two masks."""
     shared = len(set(first.dropped) & set(second.dropped))
     return float(stats.hypergeom.sf(shared - 1, n_open, len(first.dropped), len(second.dropped)))
 
@@ -51,8 +51,8 @@ def mean_corrected(masks: Sequence[Mask], n_open: int) -> float:
 def group_p(masks: Sequence[Mask], n_open: int, draws: int = 2000, seed: int = 0) -> float:
     """Monte Carlo probability that the same number of random sets have at least this mean overlap.
 
-    Pairs share masks, so their p-values cannot be combined. Instead the whole group is drawn at random. Raises
-    ValueError if the masks differ in size.
+    Two pairs can contain the same mask, so p-values of pairs cannot be combined. Instead the whole group is
+    drawn at random. Raises ValueError if the masks differ in size.
     """
     k, m = len(masks[0].dropped), len(masks)
     if {len(mask.dropped) for mask in masks} != {k}:

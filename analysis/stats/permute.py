@@ -16,9 +16,9 @@ from .grid import Labels, indicator, labels
 from .sources import Rows, VarianceSource, fitted, strata
 
 LEAST_P = 0.05  # a test is refused if no arrangement could give a p-value this small
-ENOUGH = 1e9  # upper bound for the number of arrangements
+ENOUGH = 1e9  # larger numbers of arrangements are reported as this number
 
-# Residuals as coordinates (n, p) and signs (p,). For numbers p is 1, so a permutation is cheap.
+# Residuals as coordinates (n, p) and signs (p,). If the outcome is a number, p is 1 and a permutation is cheap.
 Coordinates = tuple[Matrix, Matrix]
 
 
@@ -116,7 +116,7 @@ class _Shuffle:
 
     @property
     def arrangements(self) -> float:
-        """An upper bound for the number of distinct values of the statistic. Renaming levels does not change it."""
+        """An upper bound for the number of distinct values of the statistic. Renaming levels gives the same value."""
         total = 0.0
         for block in self.blocks:
             _, sizes = np.unique(self.values[block], return_counts=True)
@@ -148,7 +148,7 @@ def _residual_test(
     def statistic(orders: Sequence[Rows]) -> float:
         moved = [(part.rest[0][o], part.rest[1]) for part, o in zip(parts, orders, strict=True)]
         ss = sum(_along(b, m) for b, m in zip(bases, moved, strict=True))
-        # Permuted residuals are no longer orthogonal to the given columns; only the orthogonal part is noise.
+        # Permuted residuals are no longer orthogonal to the given columns, so their part along these is subtracted.
         kept = total - sum(_along(part.given, m) for part, m in zip(parts, moved, strict=True))
         return ss / max(kept - ss, 1e-12)
 

@@ -11,7 +11,7 @@ REFERENCE = "exhaustive"
 
 
 def rivals(cells: pd.DataFrame) -> pd.DataFrame:
-    """The cells of all searches but the exhaustive one, which is their reference; all cells if no other was run.
+    """The cells of all searches except the exhaustive one, the reference; all cells if only that search was run.
 
     The exhaustive search gives the best mask (`crossed.best_known`). It is run in few settings only. If it were
     compared with the others, all means would be restricted to those settings.

@@ -16,7 +16,7 @@ COLUMNS = {source.name: source.columns for source in SOURCES}
 
 
 class Solver:
-    """Built from the bases of all sources in each stratum. A call maps sums of squares to components."""
+    """The equations, built from the bases of the sources in each stratum. A call solves them for the components."""
 
     def __init__(self, parts: Sequence[tuple[pd.DataFrame, Mapping[str, Matrix]]]) -> None:
         every = (*COLUMNS, RESIDUAL)

@@ -20,7 +20,7 @@ RESIDUAL = "draw x algorithm, rest"
 
 @dataclass(frozen=True)
 class VarianceSource:
-    """One source. If it has no effect, the labels `moved` may be shuffled over `units` within `blocks`.
+    """One source. Under the null hypothesis, the labels `moved` can be exchanged among `units` within `blocks`.
 
     `columns` define its levels. `given` are the groups of columns that its test fits first. If `moved` is empty,
     no labels are exchangeable, and the test permutes residuals instead.

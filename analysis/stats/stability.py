@@ -72,8 +72,9 @@ def resampled(decision: Decision, resamples: int = 1000, seed: int = 0) -> tuple
 def curve(decision: Decision, resamples: int = 500, seed: int = 0) -> pd.DataFrame:
     """How often subsets of n samples choose the same mask as all N samples, for n up to N / 2.
 
-    Subsets are drawn without replacement. `pair` is how often two disjoint subsets of n samples agree, like
-    two studies with different samples. Agreement with all N is higher, because every subset is a part of all N.
+    Subsets are drawn without replacement. `pair` is how often two disjoint subsets of n samples choose the
+    same mask; they resemble two studies with different samples. Agreement with all N is higher,
+    because every subset is a part of all N.
     """
     n_all = decision.losses.shape[1]
     rng = np.random.default_rng(seed)

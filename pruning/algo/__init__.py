@@ -20,9 +20,9 @@ from pruning.core.mask import Mask, Space
 class Ask:
     """A request for the losses of masks. The answer is a list of floats in the same order.
 
-    Only the `best` lowest losses matter to the search. With racing on, a mask that is ruled out gets the loss
-    infinity. `samples` limits the losses to the first `samples` samples; it is at least 1, and a number above the
-    number of samples means all. A search never asks for the same mask and number of samples twice.
+    Only the `best` lowest losses matter to the search. With racing, a mask that is ruled out gets an infinite loss.
+    `samples`, at least 1, limits the losses to the first `samples` samples. If there are fewer samples, all are used.
+    A search never asks for the same mask and number of samples twice.
     """
 
     masks: Sequence[Mask]
@@ -34,9 +34,9 @@ class Ask:
 class Gates:
     """A request for d(term of sample s) / d(gate of block i). The answer is a float64 array (samples, N).
 
-    The gate a of a block scales what the block adds to the hidden state: h becomes h + a * (F(h) - h). So a = 1 keeps
+    A block's gate a scales what the block adds to the hidden state: h becomes h + a * (F(h) - h). So a = 1 keeps
     the block and a = 0 removes it. If an objective has no gradient, the answer is the secant: the sample's term in
-    the dense model minus its term without block i. The secant costs N + 1 losses and is counted as N + 1.
+    the dense model minus its term without block i. Secants need N + 1 losses: the dense model's and one per block.
     """
 
 

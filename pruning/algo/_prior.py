@@ -1,4 +1,4 @@
-"""Used by the stochastic searches: swaps of blocks, and a prior over sets from the losses of single removals.
+"""Tools of the stochastic searches: swaps of blocks, and a prior that favours sets of cheap blocks.
 
 The paper calls its genetic and Bayesian searches "prior-guided" without saying what the prior is. Here the prior uses
 the losses that one-shot measures: block i has the weight exp(-(s_i - min s) / (T * scale)). s_i is the loss if only
@@ -44,7 +44,7 @@ def log_weights(losses: Array, temperature: float) -> Array:
 def draw(space: Space, rng: np.random.Generator, weights: Array | None = None) -> Mask:
     """A random mask of the space. Without log-weights, all masks are equally likely.
 
-    Gumbel noise is added to each log-weight. The blocks of the k largest sums are a draw without replacement in
+    Gumbel noise is added to each log-weight. The k blocks with the largest sums are a draw without replacement in
     proportion to the weights (Kool, van Hoof and Welling, arXiv 1903.06059). Unlike `rng.choice`, this also works
     with very small weights.
     """

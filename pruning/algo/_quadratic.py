@@ -23,7 +23,7 @@ import numpy as np
 Array: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
 Subset: TypeAlias = tuple[int, ...]
 
-CHUNK = 1 << 20  # energies in memory at once
+CHUNK = 1 << 20  # number of energies held in memory at once
 CHAINS, SWEEPS, COLDEST = 64, 200, 1e-3  # annealing: each chain tries SWEEPS * n swaps
 
 
@@ -78,7 +78,7 @@ def _energies(q: Array, x: Array) -> Array:
 
 
 def annealed(q: Array, k: int, count: int, rng: np.random.Generator) -> list[Subset]:
-    """Anneal, descend from the end of each chain, and return the `count` best of the minima and their neighbours."""
+    """Anneal, descend from the last set of each chain, and return the `count` best minima and neighbours."""
     orders = rng.permuted(np.tile(np.arange(len(q)), (CHAINS, 1)), axis=1)
     inside, outside = orders[:, :k].copy(), orders[:, k:].copy()
     if outside.size:

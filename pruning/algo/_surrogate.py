@@ -1,15 +1,15 @@
 """A Gaussian process that predicts the losses of sets of k blocks, and the choice of the sets to score next.
 
 The model is a Bayesian linear regression on one- and two-block features. It is the statistical model of BOCS
-(Baptista and Poloczek, arXiv 1806.08838, section 3) with Gaussian instead of horseshoe priors, in its dual form.
+(Baptista and Poloczek, arXiv 1806.08838, section 3) in dual form, with Gaussian priors in place of horseshoe priors.
 Two sets have |S & T| one-block and C(|S & T|, 2) two-block features in common, so
 
     cov(S, T) = s^2 [ c (1 + a(S) a(T)) + (1 - r) |S & T| / k + r C(|S & T|, 2) / C(k, 2) + e [S = T] ]
 
-a(S) is the prior score of S: the standardised sum of the losses of its single removals. The slope of a(S) is learnt.
+a(S) is the prior score of S: the sum of its blocks' single-removal losses, standardised. The slope of a(S) is learnt.
 The variance c of intercept and slope is large. The nugget e is the variance that pairs cannot explain. r is the share
-of pairs; r and e are chosen on a grid to maximise the marginal likelihood, and s^2 has a closed form. So the fit
-needs no sampling. It solves a system of at most `trials` equations, not one of N + C(N, 2) coefficients.
+of pair features; r and e are chosen on a grid to maximise the marginal likelihood, and s^2 has a closed form. So the
+fit needs no sampling. It solves a system of at most `trials` equations, not one of N + C(N, 2) coefficients.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Surrogate:
         """The logarithm of the marginal likelihood at the best s^2, up to a constant."""
         root, target = np.linalg.cholesky(self._noisy()), _standard(self.y, self.y)
         white = np.linalg.solve(root, target)
-        fit = max(float(white @ white), np.finfo(float).tiny)  # all losses may be equal
+        fit = max(float(white @ white), np.finfo(float).tiny)  # above 0 even if all losses are equal
         return float(-len(target) / 2 * np.log(fit) - np.log(np.diag(root)).sum())
 
     def posterior(self, x: Array, a: Array) -> tuple[Array, Array]:

@@ -1,11 +1,12 @@
 """Annealing: chains that swap one block at a time and accept a worse set less and less often.
 
 Not in the paper's panel. Source: Kirkpatrick, Gelatt and Vecchi, "Optimization by simulated annealing" (Science 220,
-1983). A set whose loss is d worse replaces the current set with probability exp(-d / T) (Metropolis), and T is
-multiplied by `cooling` at each step. T starts at `heat` times the spread of the single removals (`_prior.scale`), so
-that it suits any unit of the loss. `chains` chains run in parallel, so that the masks of a batch share work: the
-first chain starts from the one-shot set, the others from draws of the prior. 4 chains of 50 steps have the same
-budget as the paper's Bayesian search. Fewer and longer chains give slightly better sets and share less work.
+1983). A set whose loss is higher by d replaces the current set with probability exp(-d / T) (Metropolis), and T is
+multiplied by `cooling` at each step. T starts at `heat` times the spread of the losses of single removals
+(`_prior.scale`), so that it suits any unit of the loss. `chains` chains run in parallel, so that the masks of a batch
+share work: the first chain starts from the one-shot set, the others from draws of the prior. 4 chains of 50 steps
+have the same budget as the paper's Bayesian search. Fewer and longer chains give slightly better sets and share less
+work.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class Annealing:
     steps: int = 50
     heat: float = 0.2
     cooling: float = 0.92
-    temperature: float = 1.0  # of the prior from which the starts are drawn
+    temperature: float = 1.0  # of the prior from which starting sets are drawn
     max_evaluations: int | None = None
 
     def __post_init__(self) -> None:
@@ -45,7 +46,7 @@ class Annealing:
             raise InputError(f"algo.cooling={self.cooling:g} is out of range: choose above 0 and at most 1.")
 
     def propose(self, space: Space, rng: np.random.Generator) -> Proposals:
-        """Ask for one batch of singles, one of starting sets, and one per step with one swap for each chain."""
+        """Ask for one batch of single removals, one of starting sets, and one per step: a swap in each chain."""
         known = Known()
         losses = yield from singles(space, known)
         weights, at = log_weights(losses, self.temperature), [one_shot(space, losses)]
@@ -65,7 +66,7 @@ class Annealing:
         return Found(known.best(space.k), f"each chain took {self.steps} steps")
 
     def evaluations(self, space: Space) -> int:
-        """N singles, plus a start and the steps for each chain; at most N plus the size of the space."""
+        """N single removals, plus a start and the steps for each chain; at most N plus the size of the space."""
         return len(space.free()) + min(self.chains * (1 + self.steps), space.size)
 
 

@@ -1,7 +1,7 @@
-"""Bayesian: a surrogate of the loss over sets, fitted to the scored sets, chooses which sets to score next.
+"""Bayesian: a surrogate of the loss is fitted to the scored sets and chooses which sets to score next.
 
 Source: the paper's search (5), "prior-guided BO: 200 trials, 10 random inits". The paper names neither surrogate nor
-acquisition function. Choices made here: the random sets are draws from the prior of single removals (`_prior.py`),
+acquisition function. Choices made here: the random sets are drawn from the prior of single removals (`_prior.py`),
 and the one-shot set is one of the trials. The surrogate is a Gaussian process whose kernel compares sets by the
 blocks and the pairs of blocks that they share (see `_surrogate.py`). Tree-structured estimators (Optuna's default)
 treat blocks as independent within the good sets and within the bad sets. So they would miss the interactions between
@@ -48,7 +48,7 @@ class Bayesian:
             raise InputError(f"algo.temperature={self.temperature:g} is too small: choose a number above 0.")
 
     def propose(self, space: Space, rng: np.random.Generator) -> Proposals:
-        """Ask for one batch of singles, one of random sets, then batches of candidates."""
+        """Ask for one batch of single removals, one of random sets, then batches of candidates."""
         known = Known()
         losses = yield from singles(space, known)
         weights = log_weights(losses, self.temperature)
@@ -72,7 +72,7 @@ class Bayesian:
     def _candidates(
         self, trials: list[Mask], scores: list[float], weights: Array, space: Space, rng: np.random.Generator
     ) -> list[Mask]:
-        """New masks: the neighbours of the best trials, and draws from the prior."""
+        """New masks: the neighbours of the best trials, and random masks from the prior."""
         best = [trials[r] for r in np.argsort(scores, kind="stable")[: self.elite]]
         near = [mask for centre in best for mask in neighbours(centre, space)]
         near += [draw(space, rng, weights) for _ in near]
@@ -91,7 +91,7 @@ class Bayesian:
         return [candidates[i] for i in promising(mean, covariance, model.nugget, count, self.kappa)]
 
     def evaluations(self, space: Space) -> int:
-        """N singles plus min(trials, size of the space)."""
+        """N single removals plus min(trials, size of the space)."""
         return len(space.free()) + min(self.trials, space.size)
 
 

@@ -2,12 +2,13 @@
 
 Source: "Block removal through constrained binary optimisation" (arXiv 2602.00161) with measured coefficients. The
 paper's timing of its search (6) agrees with this: 30 singles and 435 pairs predict 8,276 seconds, and the paper
-reports 8,172. x_i = 1 if block i is removed. D(S) is the loss without the blocks S minus the loss of the dense model:
+reports 8,172. x_i = 1 if block i is removed. D(S) is the loss of the model without the blocks S minus the loss of the
+dense model:
 
     D(S) ~ x^T Q x     Q_ii = D(i)     Q_ij = 1/2 [D(ij) - D(i) - D(j)]     sum x = k
 
-This is exact if the loss has only single and pairwise terms. Losses are in the units of the objective (NLL, not
-perplexity: otherwise one catastrophic pair would cause large negative couplings with all others). The dense loss
+This is exact if the loss has only single and pairwise terms. Losses are in the units of the objective: NLL, not
+perplexity, since in perplexity one vital block would have large negative couplings with all others. The dense loss
 changes the energy of all sets of k blocks equally, so it is not needed. As 2602.00161 advises, the `rescore` sets of
 least energy ("excited states") are scored, together with the one-shot set. With `rescore=0`, the minimum of the model
 is returned unscored.
@@ -41,7 +42,7 @@ class Cbo:
                 raise InputError(f"algo.{name}={getattr(self, name)} is negative: choose 0 or more.")
 
     def propose(self, space: Space, rng: np.random.Generator) -> Proposals:
-        """Ask for one batch of singles and pairs, and one of the sets of least energy."""
+        """Ask for one batch of single removals and pairs, then for one of the sets of least energy."""
         known, blocks = Known(), space.free()
         pairs = list(combinations(range(len(blocks)), 2)) if space.k > 1 else []
         masks = [space.drop(i) for i in blocks] + [space.drop(blocks[a], blocks[b]) for a, b in pairs]

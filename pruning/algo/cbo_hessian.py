@@ -29,7 +29,7 @@ from pruning.core.mask import Space
 class CboHessian:
     """Solves the model exactly if there are at most `exact` sets, otherwise by swap annealing.
 
-    Before it rescores, it uses gradients of the dense model only.
+    Until it rescores, it uses only gradients of the dense model.
     """
 
     linear: bool = False

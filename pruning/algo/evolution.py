@@ -27,7 +27,7 @@ from pruning.algo._prior import draw, fresh, one_shot, scored_all, singles, swap
 from pruning.core.errors import InputError
 from pruning.core.mask import Mask, Space
 
-# For each number n of samples: the losses of masks over the first n samples.
+# Maps a number n of samples to the losses of masks over the first n samples.
 Partial = dict[int, dict[Mask, float]]
 
 
@@ -65,7 +65,7 @@ class Evolution:
             )
 
     def propose(self, space: Space, rng: np.random.Generator) -> Proposals:
-        """Ask for one batch of singles, then one per stage: first for the initial sets, then for each generation."""
+        """Ask for single removals, then for one batch per stage: of the initial sets, then of each generation."""
         known, partial = Known(), Partial()
         losses = yield from singles(space, known)
         initial: list[Mask] = []
@@ -98,7 +98,10 @@ class Evolution:
         return round(space.k * (len(space.free()) - space.k) / 1.5)
 
     def evaluations(self, space: Space) -> int:
-        """N singles, the start, and offspring + survivors per generation; at most N plus all masks at all stages."""
+        """N single removals, the initial sets, and offspring + survivors per generation.
+
+        The number is at most N plus the size of the space times the number of stages.
+        """
         start = min(self.initial, space.size) + 2
         bred = self._generations(space) * (self.offspring + sum(self.survivors))
         return len(space.free()) + min(start + bred, space.size * (1 + len(self.samples)))

@@ -1,13 +1,13 @@
 """Fast-Block-Select: replace runs of neighbouring blocks by runs of the same length that cost less as a group.
 
 Source: MI-PRUN (arXiv 2601.07212, algorithm 1). The paper's search (7) uses the paper's loss in place of mutual
-information; here the objective is used. The set P starts as the k cheapest blocks. Its runs of neighbours are
-compared with runs of the same length elsewhere: these are ranked by the sum of their blocks' losses, and the first
-few are measured as groups. The next P consists of groups that do not conflict. This repeats until P is unchanged or
-equals an earlier P. No code is public, and the text does not say how many runs are measured (here: `candidates` per
-length), what a conflict is (here: a block in common) and which groups are chosen (here: those with the least sum of
-losses, found exactly; ties keep P). P as a whole is never scored, so the result may be worse than one-shot, as in the
-paper.
+information; here the objective is used. The set P starts as the k cheapest blocks. Its runs of neighbours compete
+with other runs of the same length. The other runs are ranked by the sum of their blocks' losses, and the first few
+are measured as groups. The next P consists of groups that do not conflict. The steps are repeated until P is
+unchanged or equals an earlier P. No code is public, and the text does not say how many runs are measured (here:
+`candidates` per length), what a conflict is (here: a block in common) and which groups are chosen (here: those with
+the least sum of losses, found exactly; ties keep P). P as a whole is never scored, so the result may be worse than
+one-shot, as in the paper.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Run = tuple[int, ...]
 
 @dataclass(frozen=True)
 class FastBlockSelect:
-    """Improves the one-shot set by the joint losses of neighbouring blocks; it measures no other interaction."""
+    """Starts from the one-shot set and uses the joint losses of neighbouring blocks, but no other interactions."""
 
     candidates: int = 5
     max_evaluations: int | None = None
@@ -39,7 +39,7 @@ class FastBlockSelect:
             raise InputError(f"algo.candidates={self.candidates} is too few: choose at least 1.")
 
     def propose(self, space: Space, rng: np.random.Generator) -> Proposals:  # noqa: ARG002
-        """Ask for one batch of singles, then one of groups for each change of P."""
+        """Ask for one batch of single removals, then one batch of groups for each new P."""
         known = Known()
         losses = yield from singles(space, known)
         alone = dict(zip(space.free(), losses, strict=True))
@@ -84,7 +84,7 @@ def runs(blocks: Sequence[int]) -> list[Run]:
 
 
 def disjoint(lengths: Sequence[int], pools: dict[int, list[Run]], losses: dict[Run, float]) -> list[Run]:
-    """The disjoint runs of these lengths with the least total loss. `lengths` must begin with the longest.
+    """The disjoint runs of these lengths with the least total loss. `lengths` must be sorted, longest first.
 
     Branch and bound: runs of equal length are chosen in the order of rising losses, so the n-th run of a length costs
     at least the n-th least loss of that length. This gives a lower bound on the total of a partial choice. If the

@@ -1,13 +1,13 @@
 """Genetic: a population of sets with selection, crossover and mutation.
 
 Source: the paper's search (4), "prior-guided GA: population 16, elitism 0.2, mutation 0.15, 10 generations". The
-paper says no more. Choices made here: the first population has the one-shot set and random sets from the prior
+paper says no more. Choices made here: the first population is the one-shot set and random sets from the prior
 (`_prior.py`). Parents are the winners of a `tournament`. A child removes the blocks that both parents remove; the
-rest are drawn from the blocks that one of them removes, so it removes k blocks (respectful recombination, Radcliffe
-1991). `mutation` is the probability that one block of a child is swapped. With `mutates=block`, each block is swapped
-with this probability: about one block per child at k = 7. With 10 generations, the sets found are worse. The
-best int(elitism * population) sets survive unchanged. A generation has no duplicates: if a child is already in it,
-swaps change the child until it is new. A set that was scored before costs nothing.
+rest of its k blocks are drawn from those that only one parent removes (respectful recombination, Radcliffe 1991).
+`mutation` is the probability that one block of a child is swapped. With `mutates=block`, each block is swapped with
+this probability: about one block per child at k = 7. In 10 generations, `block` finds worse sets. The best
+int(elitism * population) sets survive unchanged. A generation has no duplicates: if a child is already in it, swaps
+change the child until it is new. A set that was scored before costs nothing.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Genetic:
             raise InputError(f"algo.temperature={self.temperature:g} is too small: choose a number above 0.")
 
     def propose(self, space: Space, rng: np.random.Generator) -> Proposals:
-        """Ask for one batch of singles, then one per generation."""
+        """Ask for one batch of single removals, then one per generation."""
         known = Known()
         losses = yield from singles(space, known)
         weights, population = log_weights(losses, self.temperature), [one_shot(space, losses)]
@@ -83,7 +83,7 @@ class Genetic:
         return swapped(mask, space, rng, int(rng.binomial(chances, self.mutation)))
 
     def evaluations(self, space: Space) -> int:
-        """N singles, the first population, and each generation's children; at most N plus the size of the space."""
+        """N single removals, the first population, and the children; at most N plus the size of the space."""
         size = min(self.population, space.size)
         bred = size + self.generations * (size - int(self.elitism * size))
         return len(space.free()) + min(bred, space.size)

@@ -1,7 +1,7 @@
-"""Greedy: k times, score the remaining blocks and remove the block whose removal costs least.
+"""Greedy: in each of k rounds, score the removal of every remaining block and remove the cheapest.
 
-Source: SLEB (arXiv 2402.09025, algorithm 1); the paper's search (2). SLEB protects the first and the last
-block: here, set `protect.first=1 protect.last=1`. Ties go to the lower index.
+Source: SLEB (arXiv 2402.09025, algorithm 1); the paper's search (2). SLEB protects the first and the last block; to
+do the same here, set `protect.first=1 protect.last=1`. Ties go to the lower index.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Greedy:
     max_evaluations: int | None = None
 
     def propose(self, space: Space, rng: np.random.Generator) -> Proposals:  # noqa: ARG002
-        """Ask for one batch per round; each mask removes one block more than the last winner."""
+        """Ask for one batch per round; each mask removes the previous winner's blocks and one more."""
         best: Mask = space.dense
         while len(best.dropped) < space.k:
             masks = [best.drop(i) for i in space.free(best.dropped)]

@@ -1,4 +1,4 @@
-"""Local search: from the better of the one-shot and the greedy set, swap blocks until no swap lowers the loss.
+"""Local search: start from the better of the one-shot and greedy sets; swap blocks until no swap lowers the loss.
 
 Not in the paper's panel. It uses the 1-exchange neighbourhood of subset problems (Hoos and Stützle, Stochastic Local
 Search, 2004, chapter 1). All k * (N - k) swaps of a set are one batch, and the best of them is taken if it lowers the
@@ -23,7 +23,7 @@ class LocalSearch:
     max_evaluations: int | None = None
 
     def propose(self, space: Space, rng: np.random.Generator) -> Proposals:  # noqa: ARG002
-        """Ask for one batch of singles, one per round of greedy, and one per swap that is taken.
+        """Ask for one batch of single removals, one per round of greedy, and one per round of swaps.
 
         If the loss of a mask is infinite, a race has ruled the mask out, so the search never needs this mask.
         """
@@ -43,6 +43,6 @@ class LocalSearch:
         return Found(best, "no swap lowers the loss")
 
     def evaluations(self, space: Space) -> int:
-        """Greedy's masks of fewer than k blocks, plus the whole space, since the number of swaps is unknown."""
+        """Greedy's masks with fewer than k removals, plus the whole space, because the number of swaps is unknown."""
         free = len(space.free())
         return sum(free - done for done in range(space.k - 1)) + space.size

@@ -1,4 +1,4 @@
-"""Write the smaller model of a mask, as the command line does; the model may also be in memory."""
+"""Write a model without the blocks that a mask drops, as the command line does; the model can also be in memory."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def export_model(
 
     Unless `verify` is False, the directory is loaded again, and its logits must equal those of the masked model bit
     for bit. An earlier export of another mask is replaced only with `force`. A wrapped model is first written to a
-    temporary folder, since an export copies weights from files. Raises InputError if the directory cannot be used,
-    MismatchError if what was written is not the masked model.
+    temporary folder, because an export copies weights from files. Raises InputError if the directory cannot be used,
+    MismatchError if the written model does not equal the masked model.
     """
     target = Path(out).expanduser().resolve()
     with ExitStack() as stack:

@@ -56,7 +56,7 @@ def measure_mask(
     """Perplexity on texts and accuracy on items, of the dense model and of the model without the dropped blocks.
 
     `texts` and `items` are lists, or mappings from names to lists. Each text is cut into windows of `window` tokens,
-    without overlap; `limit` bounds the windows and the items of each set. Accuracy is the share of items whose
+    without overlap; `limit` is the largest number of windows or items of a set. Accuracy is the share of items whose
     right answer has the highest mean token log-likelihood.
 
     Raises InputError if there is nothing to measure, or a set is malformed. `SearchResult.measure` also refuses data

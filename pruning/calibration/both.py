@@ -1,4 +1,4 @@
-"""Windows of text and multiple-choice items together, for mixed objectives: `calibration=both`."""
+"""Text windows together with multiple-choice items, for mixed objectives: `calibration=both`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Both:
                 raise InputError(f"calibration.{name} is a calibration of {kind}: choose one of {name}.")
 
     def file(self) -> str | None:
-        """None, because `text` and `items` each return the file that they read."""
+        """None; the methods `file` of `text` and `items` return the files that are read."""
         return None
 
     def draw(self, tokenizer: Any, prefix: str = "calibration") -> Samples:

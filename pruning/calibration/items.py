@@ -21,9 +21,10 @@ TEMPLATE = "Question: {question}\nAnswer:"
 
 @dataclass(frozen=True)
 class ItemDraw:
-    """Draws `samples` items with `seed`. Each choice of an item becomes a row; its span covers the choice's tokens.
+    """Draws `samples` items with `seed`. Each choice becomes a row; the row's span covers the choice's tokens.
 
-    `template` makes the prompt. `setting` is the name of `samples` in error messages, such as `calibration.samples`.
+    The prompt is `template` with the question filled in. `setting` is the name of `samples` in error messages, such
+    as `calibration.samples`.
     """
 
     samples: int
@@ -32,7 +33,7 @@ class ItemDraw:
     setting: str = "calibration.samples"
 
     def check(self) -> None:
-        """Raise InputError if a number is out of range or the template lacks the question."""
+        """Raise InputError if a number is out of range or the template does not contain {question}."""
         prefix = self.setting.rpartition(".")[0]
         if self.samples < 1:
             raise InputError(f"{self.setting}={self.samples} is too few: give at least 1 item.")
@@ -41,7 +42,7 @@ class ItemDraw:
             raise InputError(f"{prefix}.template={self.template!r} does not contain {FIELD}: add it.")
 
     def rows(self, pool: Sequence[Item], tokenizer: Any, source: str) -> Samples:
-        """Draw items and encode them as rows. Raises InputError if items are too few or an item cannot be scored."""
+        """Draw items; encode them as rows. Raises InputError if there are too few items or any cannot be scored."""
         if len(pool) < self.samples:
             raise InputError(
                 f"{source} has {len(pool)} items, fewer than {self.setting}={self.samples}: "
@@ -63,9 +64,10 @@ class ItemDraw:
 
 @dataclass(frozen=True)
 class Items:
-    """`samples` items, drawn with a seed. Each choice becomes a row; its span covers the choice's tokens.
+    """`samples` items, drawn with a seed. Each choice becomes a row; the row's span covers the choice's tokens.
 
-    `template` makes the prompt. A space and the choice follow it, as in lm-evaluation-harness.
+    The prompt is `template` with the question filled in. A space and the choice follow the prompt, as in
+    lm-evaluation-harness.
     """
 
     source: str
@@ -99,7 +101,7 @@ def encode_pair(tokenizer: Any, prompt: str, answer: str) -> tuple[tuple[int, ..
     """The token ids of prompt and answer together, and the span of the answer.
 
     As in lm-evaluation-harness, the text is tokenised as a whole. The answer's span begins after as many tokens as
-    the prompt alone has, so that no token is split between prompt and answer.
+    the prompt alone has.
     """
     start = len(_encode(tokenizer, prompt))
     ids = _encode(tokenizer, prompt + answer)

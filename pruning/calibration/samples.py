@@ -16,9 +16,9 @@ from pruning.core import atomic_files
 from pruning.core.estimate import Estimate
 from pruning.core.hashing import text_sha256
 
-OVERLAP = 32  # tokens: two sets of windows share text if both contain a run of this length
-# Windows of fewer than 64 tokens may overlap by fewer than 32. If either set has such windows, a run of half the
-# shorter window is enough, but the run must have at least this many tokens, or be the whole shorter window.
+OVERLAP = 32  # two sets of windows share text if both contain the same run of this many tokens
+# If either set has windows of fewer than 64 tokens, a shared run of half the shorter window is enough. The run must
+# have at least this many tokens, or be the whole window if the window is shorter.
 SHORTEST = 20
 
 
@@ -26,7 +26,7 @@ SHORTEST = 20
 class Row:
     """Token ids, and the span [start, stop) of positions whose log-likelihood is scored; start >= 1.
 
-    A row of a multiple-choice item also has the numbers of its item and choice, and whether the choice is right.
+    A row of a multiple-choice item also holds the numbers of its item and choice, and whether the choice is right.
     """
 
     input_ids: tuple[int, ...]
@@ -85,7 +85,7 @@ class Samples:
         """The same samples in a random order that the seed determines. Windows and items are shuffled separately.
 
         Each position keeps its kind of sample, window or item; items are renumbered. Shuffling is needed because a
-        source may be sorted by topic or task, but races and search stages need the first samples to be a random part
+        source can be sorted by topic or task, but races and search stages need the first samples to be a random part
         of all.
         """
         rng, rows = np.random.default_rng(self.seed), list[Row]()
@@ -108,7 +108,7 @@ class Samples:
         return replace(self, kind=kind, rows=rows)
 
     def estimate(self, shares: tuple[float, ...] = (1.0,)) -> Estimate:
-        """How the terms of these samples form a loss. If there are two shares, the first is for windows."""
+        """How the terms of the samples form a loss. Of two shares, the first is for windows, the other for items."""
         tokens = [sum(row.span[1] - row.span[0] for row in unit) for unit in self.units]
         weights = [
             float(n) if unit[0].item is None else 1.0 for n, unit in zip(tokens, self.units, strict=True)

@@ -1,6 +1,6 @@
 """Sources of samples: data that come with this program or with Python, local files, and data sets of a hub.
 
-Embedded sources have two parts, `calibration` and `heldout`. Whatever the seed, the two have no document in common.
+Embedded sources have two parts, `calibration` and `heldout`. No document is in both parts, whatever the seed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pruning.core.errors import InputError, UnreachableError, first_line, unknow
 TEXTS = ("pydoc", "wikipedia_sample", "file", "hub")
 ITEMS = ("commonsense", "file", "commonsense170k")
 PARTS = ("calibration", "heldout")
-HELDOUT_SHARE = 0.25  # of the embedded text's documents
+HELDOUT_SHARE = 0.25  # fraction of the embedded text's documents
 
 
 def check_source(settings: Source, kind: str, known: Iterable[str]) -> None:
@@ -78,7 +78,7 @@ def pydoc(part: str) -> Iterator[str]:
 def embedded_items(part: str) -> list[Item]:
     """One part of the multiple-choice items written for this project (Apache-2.0).
 
-    The parts take alternate lines, so that both contain every topic of the file.
+    The lines alternate between the two parts, so that both parts contain every topic of the file.
     """
     path = Path(str(resources.files("pruning") / "data" / "commonsense.jsonl"))
     return [item(record, where) for where, record in json_lines(path)][PARTS.index(part) :: 2]

@@ -1,4 +1,4 @@
-"""Text windows for objectives that predict text: `calibration=pydoc`, `text_file`, `c4`, ..."""
+"""Text windows for objectives that need text: `calibration=pydoc`, `text_file`, `c4`, ..."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ class Text:
 
 
 def check_seed(seed: int, prefix: str = "calibration") -> None:
-    """Raise InputError if the seed is negative, because numpy's random generator does not accept it."""
+    """Raise InputError if the seed is negative, because numpy's random generator accepts no negative seed."""
     if seed < 0:
         raise InputError(f"{prefix}.seed={seed} is negative: choose 0 or more.")
 
@@ -112,7 +112,7 @@ def start_tokens(tokenizer: Any) -> tuple[int, ...]:
 
 
 def _tokens(documents: Iterable[str], tokenizer: Any, most: int | None) -> list[int]:
-    """The token ids of the documents, concatenated. If `most` is given, only the first `most` ids."""
+    """The token ids of the documents, concatenated. If `most` is given, only the first `most` ids are returned."""
     ids: list[int] = []
     for batch in _batches(documents, 64):
         for document in tokenizer(batch, add_special_tokens=False, verbose=False).input_ids:

@@ -28,13 +28,13 @@ PARTS = tuple(group for group in BUILT if group != "launcher")  # the groups tha
 def check_choices(arguments: Sequence[str]) -> None:
     """Raise InputError, with similar names, if the command line names an option that its group does not have."""
     if any(argument.startswith(("--config-", "-cd", "-cn", "-cp")) for argument in arguments):
-        return  # other folders may hold more options: Hydra itself checks them
+        return  # another configuration folder can have more options; Hydra itself checks them
     overrides = [a for a in arguments if "=" in a and not a.startswith("-")]
     errors: list[PruningError] = []
     try:
         parsed = OverridesParser.create().parse_overrides(overrides)
     except HydraException:
-        return  # Hydra reports it, with the position
+        return  # Hydra reports the error, with its position
     for override in parsed:
         value = override.value()
         names = value.list if isinstance(value, ChoiceSweep) else [value]

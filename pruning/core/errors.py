@@ -1,7 +1,7 @@
 """The exceptions of the project; all derive from `PruningError`.
 
 An `InputError` is an error that the user can correct. It stops the command before anything expensive starts.
-Any other error makes one cell fail: it is recorded in that cell's result, and the other cells run.
+Any other error makes one cell fail: the error is recorded in that cell's result, and the other cells run.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class InputError(PruningError):
 
 
 class OutOfReachError(InputError):
-    """A search would need far too many evaluations; a grid skips such a cell and runs the others."""
+    """The search of a cell would need far too many evaluations; a grid skips that cell and runs the others."""
 
 
 class UnreachableError(PruningError):
@@ -51,7 +51,7 @@ class BusyError(PruningError):
 
 
 class RankError(PruningError):
-    """Several processes run a cell together, and another of them has ended or does not answer."""
+    """Another of the processes that run this cell together has ended or does not answer."""
 
 
 def first_line(error: BaseException) -> str:

@@ -65,7 +65,7 @@ class Estimate:
         return [difference if abs(difference) > self.ties else 0.0 for difference in differences]
 
     def freedom(self, terms: Sequence[float]) -> float:
-        """The degrees of freedom of `error`; 0 if a part with a share has one sample: its error is then unknown.
+        """The degrees of freedom of `error`; 0 if a part with a share has one sample, because its error is unknown.
 
         For one part, this is the number of samples minus one. For several parts, whose variances differ, the
         formula of Welch and Satterthwaite is used: (sum v)^2 / sum (v^2 / (n - 1)), where v is the variance that a
@@ -89,7 +89,10 @@ class Estimate:
 
 
 def weighted_mean(values: Sequence[float], weights: Sequence[float]) -> float:
-    """Weighted mean, summed exactly, so order does not matter; NaN without values; not finite if a value is not."""
+    """The weighted mean. Sums are exact, so the order of the values does not matter.
+
+    NaN if there are no values; not finite if a value is not finite.
+    """
     if not values:
         return math.nan
     if not all(map(math.isfinite, values)):

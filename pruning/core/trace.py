@@ -48,7 +48,7 @@ def read_trace(path: Path, start: int = 0) -> Iterator[TraceEntry]:
 
 
 def append_trace(path: Path, line: TraceLine) -> None:
-    """Append a line; it is written when this returns."""
+    """Append a line, and return only after it is written."""
     atomic_files.append_line(path, line)
 
 

@@ -1,7 +1,7 @@
 """Collective operations of the processes (ranks) that run one cell together; with one process, they do nothing.
 
 Each rank holds the whole model and takes its share of the samples. Ranks exchange only losses: kilobytes of float64
-in CPU memory. So gloo is enough on every machine, with or without GPUs, and no GPU waits for another.
+in CPU memory. So the gloo backend is enough on every machine, with or without GPUs, and no GPU waits for another.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ _store: Any = None
 
 @contextmanager
 def joined_ranks() -> Iterator[None]:
-    """Within this context, join the ranks that torchrun or submitit started; contexts may be nested.
+    """The ranks that torchrun or submitit started are joined within this context; contexts can be nested.
 
-    Each rank sees its share of the GPUs. Raises RankError if a rank does not arrive or, within the context, ends
-    before the others; the text quotes the error of that rank, if it is known.
+    Each rank sees its share of the GPUs. Raises RankError if a rank does not arrive, or if it ends before the others
+    within the context. If the error of that rank is known, the text quotes it.
     """
     from pruning.distributed.rendezvous import find_rendezvous
 

@@ -87,7 +87,7 @@ def _of_submitit() -> Rendezvous | None:
     # Only read this object: its method `export` would replace the scheduler's CUDA_VISIBLE_DEVICES by the local rank.
     environment = TorchDistributedEnvironment()
     one_machine = environment.local_world_size == environment.world_size
-    host = "127.0.0.1" if one_machine else environment.master_addr  # a laptop's host name may not resolve
+    host = "127.0.0.1" if one_machine else environment.master_addr  # a laptop cannot always resolve its name
     local = environment.local_rank, environment.local_world_size
     return Rendezvous(
         environment.rank, environment.world_size, *local, f"tcp://{host}:{environment.master_port}"

@@ -37,7 +37,10 @@ class TokenLine:
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Inputs of a model, and n targets: indices (n,) into the flattened (B * T) tokens, token ids, row numbers."""
+    """The inputs of a model, and n targets.
+
+    Each target has an index into the flattened (B * T) tokens, a token id and a row number.
+    """
 
     ids: Tensor  # (B, T), right-padded
     attention: Tensor | None  # (B, T) of 0 and 1, (B, 1, T, T) of booleans, or None if nothing is masked
@@ -65,7 +68,7 @@ def single(rows: Sequence[Row]) -> list[TokenLine]:
 
 
 def packed(rows: Sequence[Row]) -> list[TokenLine]:
-    """One line per item, with its choices after their common prompt; one line per row of a text."""
+    """For items, one line per item: the common prompt, then the choices. For texts, one line per row."""
     numbered = enumerate(rows)
     groups = groupby(
         numbered, key=lambda pair: ("row", pair[0]) if pair[1].item is None else ("item", pair[1].item)
@@ -76,8 +79,8 @@ def packed(rows: Sequence[Row]) -> list[TokenLine]:
 def make_batches(lines: Sequence[TokenLine], batch_tokens: int) -> list[Batch]:
     """Sort lines by length and cut them into batches of at most `batch_tokens` tokens, padding included.
 
-    The batches depend only on the lines, so a loss that is computed again is equal to the last bit. A line longer
-    than `batch_tokens` is the only line of its batch.
+    The batches depend only on the lines, so computing a loss again gives the same value to the last bit. A line
+    longer than `batch_tokens` is the only line of its batch.
     """
     ordered = sorted(lines, key=lambda line: (len(line.tokens), line.targets))
     batches: list[list[TokenLine]] = []
@@ -130,7 +133,7 @@ def _batch(lines: Sequence[TokenLine]) -> Batch:
 
 
 def _visible(segments: Tensor) -> Tensor:
-    """The mask (B, 1, T, T) of which token attends to which, from segments (B, T); padding attends to itself."""
+    """The attention mask (B, 1, T, T) of segments (B, T): true if token i attends to j. Padding attends to itself."""
     length = segments.shape[1]
     causal = torch.ones(length, length, dtype=torch.bool).tril()
     query, key = segments[:, :, None], segments[:, None, :]

@@ -1,22 +1,22 @@
-"""Magnitude compensation: replace a removed block by a factor, so that the hidden state grows as with the block.
+"""Magnitude compensation: replace a removed block by a factor that makes the hidden state grow as the block did.
 
 Source: Prune&Comp (arXiv 2507.18212; code chenxinrui-tsinghua/PruneAndComp). The blocks of a pre-norm model make the
-state grow. If one is removed, the state is too small relative to what the following blocks add. If h_i is the
+state grow. If a block is removed, the state is too small relative to what the following blocks add. If h_i is the
 state before block i, the factor of block i is
 
     s_i = mean over samples of  (mean |h_{i+1}|) / (mean |h_i|)        inner means over tokens and width
 
 and removing block i replaces F_i(h) by s_i * h. Prune&Comp instead multiplies the embeddings and the output
-projections of all earlier blocks by s_i. Every norm that reads the state cancels such a factor, so both models
-compute the same function, up to the norms' epsilon. Multiplying the state changes no weights, so it also works if
+projections of all earlier blocks by s_i. Every norm that reads the state cancels such a factor, so both methods
+give the same function, up to the norms' epsilon. Multiplying the state changes no weights, so it also works if
 embeddings are tied.
 
 Prune&Comp removes one block at a time and measures its factor on the current model, in which earlier removals are
 already compensated. Here the factors are measured once, on the dense model, for all masks. If blocks are removed from
-the last to the first, both methods are exactly the same, since all blocks before the removed one are still there.
-Otherwise, a later block receives a state with the same magnitude as in the dense model but a slightly different
-direction, so the block may add a different amount. On random pre-norm models of six blocks, the two methods differ by
-at most 2 percent.
+the last to the first, both methods are exactly the same, since all blocks before a removed block are still in
+place when its factor is measured. Otherwise, a later block receives a state with the same magnitude as in the dense
+model but a slightly different direction, so the block may add a different amount. On random pre-norm models of six
+blocks, the two methods differ by at most 2 percent.
 """
 
 from __future__ import annotations

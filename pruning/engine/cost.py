@@ -13,7 +13,7 @@ from pruning.distributed import collectives
 class Cost:
     """What forward passes cost. A block forward is one run of one block on all samples.
 
-    `block_forwards_alone` is the number of block forwards that separate evaluations of all masks would need.
+    `block_forwards_alone` is the number of block forwards if every mask were evaluated separately.
     `block_tokens` is the number of tokens that a block has processed, summed over blocks. `peak_memory` is in bytes.
     """
 
@@ -24,7 +24,7 @@ class Cost:
     peak_memory: int = 0
 
     def plus(self, other: Cost) -> Cost:
-        """The sum of both; for `peak_memory`, the maximum."""
+        """The sum of the two costs; for `peak_memory`, the maximum."""
         return Cost(
             round(self.block_forwards + other.block_forwards, 3),
             self.block_forwards_alone + other.block_forwards_alone,

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 BACKWARD = (
     3  # block forwards that a backward step costs: one to run the block again, about two for its gradient
 )
-POSITIONS = 128  # positions projected to the vocabulary at a time; few, since their graph is kept
+POSITIONS = 128  # positions projected to the vocabulary at a time; few, to keep the autograd graph small
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,8 @@ class RowInBatch:
 class Step:
     """One block of a backward pass.
 
-    It has the states (B, T, D) before and after the block, the gradient with respect to the state after it, and the
-    gradients with respect to its weights.
+    It has the states (B, T, D) before and after the block, the gradient with respect to the state after the block,
+    and the gradients with respect to the block's weights.
     """
 
     index: int
@@ -54,7 +54,7 @@ class Step:
 
 
 def states(forward: Forward, rows: Sequence[Row]) -> Iterator[tuple[list[RowInBatch], list[Tensor]]]:
-    """For each batch of this rank: its lines, and its N + 1 hidden states (B, T, D), all on one device.
+    """Yield each of this rank's batches: its lines, and its N + 1 hidden states (B, T, D), all on one device.
 
     These are the state before each of the N blocks, and the state after the last block.
     """
@@ -68,10 +68,10 @@ def states(forward: Forward, rows: Sequence[Row]) -> Iterator[tuple[list[RowInBa
 def backward(
     forward: Forward, rows: Sequence[Row], batch_tokens: int, weights: bool = False
 ) -> Iterator[tuple[list[RowInBatch], Iterator[Step]]]:
-    """For each batch of this rank: its lines, and the steps back from the last block to the first.
+    """Yield each of this rank's batches: its lines, and the backward steps from the last block to the first.
 
     The steps give gradients of the sum of the rows' log-likelihoods with respect to the states and, if `weights` is
-    true, to the weights. Memory holds all states, but the graph and the weight gradients of only one block at a time.
+    true, to the weights. All states are in memory, but only one block's graph and weight gradients at a time.
     Raises InputError if `weights` is true and some weights are not in memory.
     """
     if weights and any(p.device.type == "meta" for p in forward.model.module.parameters()):
@@ -84,7 +84,7 @@ def backward(
 
 
 def gate_gradients(forward: Forward, rows: Sequence[Row]) -> np.ndarray[Any, Any]:
-    """d(log-likelihood of a row) / d(gate of a block), (rows, N), in float64; see `pruning.algo.Gates`.
+    """Derivatives (rows, N) of each row's log-likelihood by each block's gate, in float64; see `pruning.algo.Gates`.
 
     With a gate a, block i adds a * (F(h) - h) to h, so the derivative at a = 1 is <gradient after i, F(h) - h>.
     """
@@ -99,7 +99,7 @@ def gate_gradients(forward: Forward, rows: Sequence[Row]) -> np.ndarray[Any, Any
 
 
 def _batches(rows: Sequence[Row], batch_tokens: int) -> Iterator[tuple[Batch, float]]:
-    """This rank's batches, with one line per row, and the share of all tokens that is in each batch."""
+    """Yield this rank's batches, with one line per row, and each batch's share of all tokens."""
     batches = make_batches(single(rows), batch_tokens)
     tokens = sum(batch.ids.numel() for batch in batches)
     for batch in collectives.share_of(batches):

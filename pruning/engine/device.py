@@ -1,4 +1,4 @@
-"""The devices of a model: their free memory, their peak use, and how exactly they compute."""
+"""The devices of a model: their free memory, their peak use, and how precisely they compute."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WORKSPACE = (
 
 
 def exact(tf32: bool = False) -> None:
-    """Make losses of equal batches equal to the last bit, and compute float32 products in full float32 precision.
+    """Make equal batches give bitwise equal losses, and compute float32 products in full float32 precision.
 
     If `tf32` is true, a GPU may round the factors of float32 products to 10 bits, which is faster. Operations without
     a deterministic kernel still run. Call this before the first matrix product on a GPU.
@@ -44,7 +44,7 @@ def devices(module: nn.Module) -> list[torch.device]:
 
 
 def free_memory(module: nn.Module) -> int:
-    """Bytes that are free now: the smallest number over the model's devices."""
+    """The bytes that are free now on the model's device with the least free memory."""
     return min(map(_free, devices(module)))
 
 
@@ -57,7 +57,7 @@ def _free(device: torch.device) -> int:
 
 
 def peak_memory(module: nn.Module) -> int:
-    """The peak number of bytes in use so far: the sum over a model's GPUs or, without GPUs, the whole process."""
+    """The most bytes in use so far: by the model's GPUs in total or, if it is on no GPU, by the whole process."""
     gpus = [device for device in devices(module) if device.type == "cuda"]
     if gpus:
         return sum(int(torch.cuda.max_memory_allocated(device)) for device in gpus)

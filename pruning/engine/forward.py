@@ -6,8 +6,8 @@ distinct prefix of decisions, and runs a block once for each distinct prefix tha
 costs nothing, and the weights of a block that no mask keeps are never read. The results equal those of a separate
 masked forward pass for each mask, and do not depend on which masks are evaluated together.
 
-A round of greedy search over N blocks costs about N^2 / 2 block forwards this way instead of N^2; all pairs of blocks
-cost N^3 / 6 instead of N^3 / 2.
+A round of greedy search over N blocks costs about N^2 / 2 block forwards this way instead of N^2. Scoring all
+pairs of blocks costs N^3 / 6 instead of N^3 / 2.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from pruning.calibration.samples import Row
     from pruning.models.loader import LanguageModel
 
-FIRST_CHUNK = 4  # masks at first; later chunks are sized to run for about `Forward.patience` seconds
+FIRST_CHUNK = 4  # masks in the first chunk; later chunks are sized to run for about `patience` seconds
 
 
 @dataclass
@@ -49,9 +49,9 @@ class Forward:
     `batch_tokens` limits the tokens, padding included, that a block processes at once. `memory` limits the bytes in
     use besides the weights (None: measured on the device). To keep this limit, fewer masks are walked at a time and
     more is recomputed; if `memory` is given, batches may also become smaller. If the process is killed, about
-    `patience` seconds of work are lost. `merge` says whether branches may run as one batch (None: if that changes no
-    loss, or if weights are on disk). If `scales` is given, a dropped block i multiplies the hidden state by
-    `scales[i]`.
+    `patience` seconds of work are lost. `merge` says whether branches may run as one batch (None: only if that
+    changes no loss, or if weights are on disk). If `scales` is given, a dropped block i multiplies the hidden state
+    by `scales[i]`.
     """
 
     model: LanguageModel
@@ -78,7 +78,7 @@ class Forward:
 
     def with_scales(self, scales: tuple[float, ...] | None) -> Forward:
         """The same forward passes with other factors for dropped blocks. Batches, caches and the cost are shared."""
-        _ = self.memory_budget  # made before the copy, so that both share it
+        _ = self.memory_budget  # made before the copy, so that the copy shares it
         view = copy.copy(self)
         view.scales = scales
         return view
@@ -86,7 +86,7 @@ class Forward:
     def loglikelihoods(
         self, rows: Sequence[Row], masks: Iterable[Mask]
     ) -> Iterator[tuple[Mask, list[float], float]]:
-        """For each mask, in any order: the mask, each row's log-likelihood in nats, and the seconds per mask.
+        """Yield each mask, in any order, with each row's log-likelihood in nats and the average seconds per mask.
 
         With several ranks, each runs some of the batches, and all ranks get the sums.
         """
@@ -95,7 +95,7 @@ class Forward:
     def sums(
         self, rows: Sequence[Row], masks: Iterable[Mask], readout: Readout
     ) -> Iterator[tuple[Mask, list[float], float]]:
-        """As `loglikelihoods`, for any readout: the sum of its values over each row's scored positions."""
+        """Like `loglikelihoods`, but for any readout, whose values are summed over each row's scored positions."""
         rows = tuple(rows)
         # In this order, masks with a long common prefix are neighbours, and masks that drop early blocks come first.
         todo = sorted(masks, key=lambda mask: [i not in mask.dropped for i in range(mask.n_blocks)])
@@ -132,7 +132,7 @@ class Forward:
     def _read(
         self, batch: Batch, masks: Sequence[Mask], readout: Readout = LIKELIHOOD, share: float = 0.0
     ) -> Iterator[tuple[int, np.ndarray[Any, Any]]]:
-        """For each mask, its number and the readout's values (n,) at the batch's targets.
+        """Yield the number of each mask, and the readout's values (n,) at the batch's targets.
 
         The head runs only at the targets. `share` is the batch's share of all samples, used to count block forwards.
         """

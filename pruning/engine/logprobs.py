@@ -13,12 +13,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# Bytes of float32 logits that are projected at a time, and normalised at a time, for each kind of device. If few
-# positions are projected, reading the weights takes most of the time; the logits of many do not fit a CPU's cache.
+# Bytes of float32 logits that are projected at a time, and normalised at a time, for each kind of device. If too
+# few positions are projected, reading the weights takes most of the time. If the logits of too many are normalised,
+# they do not fit a CPU's cache.
 PROJECTED = {"cpu": 1 << 27, "cuda": 1 << 29}
 NORMALISED = {"cpu": 1 << 22, "cuda": 1 << 29}
 
-Head = Callable[[Tensor], Tensor]  # hidden states (m, D) to logits (m, V), for any m
+Head = Callable[[Tensor], Tensor]  # maps hidden states (m, D) to logits (m, V), for any m
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def positions_at_once(device: str, vocabulary: int, limit: int | None = None) ->
 
 
 def _distributions(projection: Projection, hidden: Tensor) -> Iterator[tuple[int, Tensor]]:
-    """For each group of m positions, yield the index of the first and ln p (m, V), in float32 or float64."""
+    """For each group of m positions, yield the index of its first position, and ln p (m, V) in float32 or float64."""
     device, vocabulary = hidden.device.type, projection.vocabulary
     step = positions_at_once(device, vocabulary, projection.limit)
     piece = max(1, NORMALISED.get(device, 1 << 25) // (4 * vocabulary))

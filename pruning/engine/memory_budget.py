@@ -1,7 +1,7 @@
 """Limit how much is computed at a time: tokens per batch, branches per pass, masks per walk of the tree.
 
-The amount of free memory never changes a batch, since that would change the last bits of losses; it only limits how
-many masks are walked at a time. If a memory budget is given, batches may become smaller, too.
+The batches do not depend on the amount of free memory, since other batches would change the last bits of losses. Free
+memory only limits how many masks are walked at a time. If a memory budget is given, batches can also become smaller.
 """
 
 from __future__ import annotations
@@ -30,8 +30,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Branches run as one batch if a single branch would leave the device idle. With fewer operations per block than this,
-# starting kernels takes longer than running them. With fewer tokens than this, reading the weights takes longer.
+# Branches run as one batch if a single branch would leave the device idle. With fewer than MERGE_OPERATIONS per
+# block, starting kernels takes longer than running them. With fewer than MERGE_TOKENS tokens, reading the weights
+# takes longer than computing with them.
 MERGE_OPERATIONS = {"cpu": 1e8, "cuda": 1e11}
 MERGE_TOKENS = 32
 
@@ -48,7 +49,7 @@ class MemoryBudget:
     memory: int | None
     merge: bool | None
     lines: Callable[[tuple[Row, ...]], Sequence[TokenLine]]
-    _state_limit: float = math.inf  # most bytes of hidden states; lowered after running out of memory
+    _state_limit: float = math.inf  # limit on the bytes of hidden states; lowered after running out of memory
     _batches: dict[tuple[Row, ...], list[Batch]] = field(default_factory=dict)
     _overheads: dict[tuple[tuple[Row, ...], Readout], float] = field(default_factory=dict)
 
@@ -66,8 +67,8 @@ class MemoryBudget:
         tokens, block = batch.ids.numel(), find_blocks(self.model.module).modules[0]
         operations = 2 * tokens * sum(p.numel() for p in block.parameters())
         offloaded = any(p.device.type == "meta" for p in self.model.module.parameters())
-        # In half precision, and on a GPU, a product's last bit depends on its number of rows. With merging, a
-        # loss would depend on the masks evaluated with it, and an interrupted search could end with another mask.
+        # In half precision, and on a GPU, the last bit of a matrix product depends on the number of rows. So merging
+        # would make a mask's loss depend on the masks beside it, and an interrupted search could end differently.
         wide, device = self.model.module.dtype in (torch.float32, torch.float64), self.model.device.type
         exact = wide and device == "cpu"
         if self.merge is False or (self.merge is None and not exact and not offloaded):
@@ -76,11 +77,11 @@ class MemoryBudget:
         return max(1, self.batch_tokens // tokens) if small or offloaded else 1
 
     def capacity(self, rows: tuple[Row, ...], readout: Readout, mask: Mask) -> int:
-        """How many masks may be walked at a time, given that each may need a separate hidden state."""
+        """How many masks can be walked at a time if each of them needs a separate hidden state."""
         overhead = collectives.all_max(self._overhead(rows, readout, mask))
         memory = self.memory if self.memory is not None else free_memory(self.model.module) // 4
         memory = int(-collectives.all_max(-memory))  # the least over all ranks
-        # States count twice after a merged pass, since a branch's state may keep those of other branches in memory.
+        # States count twice after a merged pass, since a branch's state can keep other branches' states in memory.
         kept = (b.ids.numel() * (2 if self.merged(b) > 1 else 1) for b in self.batches(rows))
         state = self._state_bytes(max(kept))
         if (self.memory is not None or overhead == math.inf) and overhead + state > memory and self._halve():
@@ -89,7 +90,7 @@ class MemoryBudget:
         return max(1, int(min(max(0.0, memory - overhead), self._state_limit) // state))
 
     def shrink(self, error: Exception, masks: int) -> None:
-        """Halve what is computed at a time after running out of memory. Raises `error` if that is not possible."""
+        """Halve the masks or tokens per pass after memory ran out. Raises `error` if that is not possible."""
         if not out_of_memory(error):
             raise error
         if torch.cuda.is_available():
@@ -105,7 +106,7 @@ class MemoryBudget:
 
     @property
     def projection(self) -> Projection:
-        """The model's head. If `memory` is set, logits get an eighth of it: several tensors of that size coexist."""
+        """The model's head. If `memory` is set, logits are limited to 1/8 of it: several such tensors coexist."""
         vocabulary = int(self.model.module.config.get_text_config(decoder=True).vocab_size)
         limit = None if self.memory is None else max(1, self.memory // 8)
         return Projection(partial(head, self.model.module), vocabulary, limit)
@@ -116,7 +117,7 @@ class MemoryBudget:
         return tokens * width * int(self.model.module.dtype.itemsize)
 
     def _overhead(self, rows: tuple[Row, ...], readout: Readout, mask: Mask) -> float:
-        """Bytes that a pass needs besides the states of masks, measured once; infinite if memory runs out."""
+        """Bytes a pass needs besides the states of masks, measured once; infinite if measuring runs out of memory."""
         if (rows, readout) not in self._overheads:
             batches = self.batches(rows)
             widest = max(batches, key=lambda b: b.ids.numel()), max(batches, key=lambda b: b.ids.shape[1])

@@ -24,7 +24,7 @@ from pruning.models.loader import LanguageModel
 
 
 class Tally(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the bytes of the tensors that were created within its context and still exist, and their peak."""
+    """Counts the bytes of tensors that were created in its context and still exist, and records the peak."""
 
     supports_higher_order_operators = True
 
@@ -62,9 +62,10 @@ class Tally(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 @torch.inference_mode()
 def blocks_bytes(model: LanguageModel, batch: Batch, mask: Mask, merged: int) -> int:
-    """Bytes to run a block on `merged` branches of a batch at once, and to hold the inputs of the blocks.
+    """The bytes needed to run a block on `merged` branches of a batch at once, and to hold the inputs of all blocks.
 
-    Inputs are cached for each number of branches from 1 to `merged`. The largest block that the mask keeps is run.
+    The block that is run is the largest that the mask keeps. Inputs are cached for each number of branches from 1 to
+    `merged`.
     """
     blocks = find_blocks(model.module).modules
     largest = max(mask.kept, key=lambda i: sum(p.numel() for p in blocks[i].parameters()), default=None)

@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from pruning.calibration.samples import Row
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}  # relative; 0.05 for other dtypes
-TRIED = 8  # rows that are tested, plus all other rows of their items
+TRIED = 8  # rows at the beginning; all rows of their items are run both packed and unpacked, and compared
 
 # Computes log-likelihoods (rows,) under the dense model, from rows and their lines.
 Likelihoods = Callable[[Sequence["Row"], Sequence[TokenLine]], np.ndarray[Any, Any]]
 
 
 def lines(module: Any, rows: Sequence[Row], likelihoods: Likelihoods) -> list[TokenLine]:
-    """The lines of some rows: choices are packed if that does not change this model's losses."""
+    """Make lines from rows. Choices are packed if packing does not change this model's losses."""
     if all(row.item is None for row in rows) or not _supports_packing(module, packed(rows)):
         return single(rows)
     first = tuple(row for row in rows if row.item in {r.item for r in rows[:TRIED]})

@@ -42,7 +42,7 @@ class Data(Protocol):
 class Measured:
     """The measurement of one mask: a metric, its standard error `<name>/stderr`, and how they were measured.
 
-    `files` are the contents of files to write next to the measurement, by the ending of the file's name.
+    `files` maps the endings of file names to contents; these files are written next to the measurement.
     """
 
     metrics: dict[str, Any]

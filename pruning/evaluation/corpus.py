@@ -92,7 +92,7 @@ class Corpus:
         yield from sources.documents(self, where)
 
     def _hub(self, where: str) -> Iterator[str]:
-        """Documents in the data set's order. Empty ones are kept: by convention, all lines of WikiText are joined."""
+        """Documents in the data set's order. Empty ones are kept, since all WikiText lines are usually joined."""
         import datasets
 
         try:

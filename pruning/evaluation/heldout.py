@@ -76,7 +76,7 @@ def item_accuracy(name: str, forward: Forward, samples: Samples, mask: Mask) -> 
 
 
 def _hit(scores: list[float], right: int) -> float:
-    """1 if only the right answer has the highest score, 1/n if n answers including it have it, else 0.
+    """1 if only the right answer has the highest score, 1/n if it shares this score with n - 1 others, else 0.
 
     So a collapsed model that scores all answers equally gets the accuracy of guessing.
     """

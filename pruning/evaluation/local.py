@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LocalFiles:
-    """Metrics `ppl/<name>` for each file of `texts`, `acc/<name>` for each file of `items`; `acc/mean` if several.
+    """Metrics: `ppl/<name>` per file of `texts`, `acc/<name>` per file of `items`, `acc/mean` if `items` has several.
 
     Texts are `.txt`, `.jsonl` or `.parquet` files, cut into windows as in `Corpus`. Items are `.jsonl` files of
     {"question": ..., "choices": [...], "answer": index}. A prompt is the filled-in `template`, a space and a choice;
@@ -93,7 +93,7 @@ class LocalFiles:
         if not pool:
             raise InputError(f"eval.items.{name}={path}: the file contains no items. Give one item per line.")
         task = item_task(name, pool, self.template)
-        # lm-eval records this path, not that of the temporary file.
+        # Make lm-eval record the path of this file instead of the temporary file's path.
         task.set_config("dataset_kwargs", {"data_files": {"test": str(file.resolve())}})
         return EvalTask(task, path, tokenizer, self.limit)
 

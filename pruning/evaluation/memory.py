@@ -1,4 +1,4 @@
-"""The size of a model, and the extra memory that running it needs."""
+"""Measure the size of a model, and the extra memory that it needs to run."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _distinct(tensors: Iterable[Tensor]) -> list[Tensor]:
 
 
 class Peak:
-    """Measures the peak memory use since `start`, above the use at `start`."""
+    """Measures by how much the peak memory use since `start` exceeds the use at `start`."""
 
     def __init__(self, device: torch.device) -> None:
         self.cuda = device.type == "cuda"
@@ -45,7 +45,10 @@ class Peak:
         self.before = self._now("memory_allocated", "VmRSS")
 
     def extra(self) -> int | None:
-        """The peak in bytes above `start`: of all GPUs or, on Linux, of the process. None if it is unknown."""
+        """The peak above the use at `start`, in bytes; None if it is unknown.
+
+        It is measured on all GPUs or, without GPUs, for the process; the latter is possible only on Linux.
+        """
         peak = self._now("max_memory_allocated", "VmHWM")
         return None if peak is None or self.before is None else max(0, peak - self.before)
 
@@ -66,7 +69,7 @@ def _release_freed_memory() -> None:
 
 
 def _reset_peak() -> None:
-    """Reset the process's memory peak as Linux counts it."""
+    """Reset Linux's record of the process's peak memory."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:  # another system, or a container that forbids it

@@ -18,7 +18,7 @@ from pruning.calibration.samples import Samples
 from pruning.core.errors import InputError
 from pruning.evaluation import Data
 
-RUN = 32  # words: a passage of this length that is in both sets counts as shared
+RUN = 32  # words: a passage of this length counts as shared if calibration and evaluation data contain it
 LEAST = 4  # words: a question with fewer words is recognised only by the key of its item
 ALONE = 8  # words: a question of at least this length is recognised even if all its answers are uninformative
 UNINFORMATIVE = {"yes", "no", "true", "false"}
@@ -28,7 +28,7 @@ Words = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Document:
-    """A document of a task: the texts that may be its question, and its answers."""
+    """A document of a task: the texts that could be its question, and its answers."""
 
     questions: tuple[str, ...]
     answers: tuple[str, ...]
@@ -48,7 +48,7 @@ class Haystack:
         self.spaced = [f" {' '.join(sample)} " for sample in self.samples]
 
     def holds(self, document: Document) -> bool:
-        """Whether a sample contains the document's question and answers, or `RUN` words of the question in a row."""
+        """Whether a sample contains the document's question and answers, or `RUN` adjacent words of the question."""
         if self.keys & document.keys():
             return True
         answers = [w for answer in document.answers if (w := words(answer)) and not set(w) <= UNINFORMATIVE]
@@ -96,7 +96,7 @@ def _runs(sample: Words, length: int) -> list[Words]:
     return [sample[i : i + length] for i in range(len(sample) - length + 1)]
 
 
-# (digest of calibration data, digest of evaluation data) -> number of shared pieces; cells of a grid share data.
+# (digest of calibration data, digest of evaluation data) -> number of shared pieces; cached, since cells share data
 _known: dict[tuple[str, str], int] = {}
 
 

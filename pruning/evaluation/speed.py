@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Machine:
-    """The settings and the device, in place of data. Their digest differs between devices, so each is measured."""
+    """The settings and the device, in place of data. Devices have different digests, so each device is measured."""
 
     source: str
     sha256: str
@@ -136,7 +136,7 @@ def _processor() -> str:
 def _compared(
     measured: Mapping[str, Mapping[str, list[float]]], sizes: Mapping[str, Mapping[str, int]]
 ) -> dict[str, Any]:
-    """Medians and quartiles of both models, and how many times better the pruned one is."""
+    """Medians and quartiles of both models, and the ratio by which the pruned one is better."""
     both: dict[str, Any] = {}
     for which, values in measured.items():
         extra = values.get("extra_memory")
@@ -158,7 +158,7 @@ def _spread(values: list[float]) -> SpreadRecord:
 
 
 def flat(record: SpeedRecord) -> Iterator[tuple[str, float]]:
-    """The numbers of a record for a tracker, by names such as `speed/b1-p512/decode_per_second/pruned`."""
+    """Yield the numbers of a record for a tracker, with names such as `speed/b1-p512/decode_per_second/pruned`."""
     for which, sizes in record["sizes"].items():
         yield f"speed/parameters/{which}", sizes["parameters"]
         yield f"speed/bytes/{which}", sizes["bytes"]

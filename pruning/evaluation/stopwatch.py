@@ -22,7 +22,7 @@ Contexts: TypeAlias = Mapping[str, Callable[[], AbstractContextManager[None]]]
 
 @dataclass(frozen=True)
 class Rounds:
-    """`new_tokens` are generated `repeats` times, after `warmup` rounds that are not measured."""
+    """`new_tokens` tokens are generated `repeats` times, after `warmup` rounds that are not measured."""
 
     new_tokens: int
     repeats: int

@@ -78,7 +78,7 @@ class EvalTask:
             contexts = dict.fromkeys(str(arguments[0]) for arguments in request["asked"])
             answers = dict.fromkeys(str(arguments[-1]) for arguments in request["asked"])
             texts = [v for v in request["doc"].values() if isinstance(v, str) and " " in v]
-            # If the contexts differ, as in WinoGrande, they contain the choices, and the answers are all the same.
+            # If the contexts differ, as in WinoGrande, they contain the choices; the equal answers are left out.
             choices = tuple(answers) if len(contexts) == 1 else ()
             yield Document(tuple(dict.fromkeys((*texts, *map(_question, contexts)))), choices)
 
@@ -141,7 +141,7 @@ def _over_ranks(answer: Callable[..., Sequence[Any]], requests: Sequence[Any], *
 
 
 def _complete(tokenizer: Any) -> Any:
-    """A copy of a tokenizer, to which lm-eval may add a padding token.
+    """A copy of a tokenizer; lm-eval can add a padding token to the copy.
 
     If the tokenizer has neither a beginning-of-text nor an end-of-text token, token 0 becomes its end-of-text token.
     lm-eval pads with this token (padding is masked) and puts it before an empty context. Without it, lm-eval fails.

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pruning.core.mask import Mask
     from pruning.engine.forward import Forward
 
-HIGHEST = 700.0  # nats; the exponential of much more overflows a float
+HIGHEST = 700.0  # nats; the exponential of a much larger number overflows a float
 
 
 def perplexity(name: str, forward: Forward, samples: Samples, mask: Mask) -> dict[str, float]:

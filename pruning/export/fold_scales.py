@@ -1,8 +1,9 @@
 """Fold a compensation into weights: scales of the residual stream become scales of the blocks' outputs.
 
 In the engine, a dropped block i multiplies the residual stream by s_i. If a block normalises its input, its output
-does not depend on the stream's scale. Let c be the product of the s_i so far. If every later block adds 1/c of its
-output, the stream is 1/c of the engine's stream, and the norm before the vocabulary projection removes this factor.
+does not depend on the stream's scale. Let c be the product of s_i over the dropped blocks before a kept block. If
+each kept block adds 1/c of its output, the stream is 1/c of the engine's stream; the norm before the vocabulary
+projection removes this factor.
 The embeddings, and a vocabulary projection tied to them, do not change. The fold is exact except for the norms'
 epsilon and rounding.
 """
@@ -27,12 +28,12 @@ ATTENTION = re.compile(
 MLP = re.compile(r"(.*\.)?(down_proj|c_proj|fc2|fc_out|dense_4h_to_h|w2)(\.\w+|_bias)?")
 INPUT_NORM = re.compile(r"(input_layernorm|ln_1|self_attn_layer_norm|norm_1|attention_norm)\.\w+")
 FINAL_NORM = re.compile(r"(.*\.)?(norm|ln_f|final_layer_norm|final_layernorm|norm_f)\.weight")
-# Gemma 2 and 3 normalise the output of a sub-layer, so this norm sets its scale: the norm multiplies by 1 + weight.
+# Gemma 2 and 3 normalise the output of each sub-layer. This norm multiplies by 1 + weight, so it sets the scale.
 SANDWICH = re.compile(r"(post_attention_layernorm|post_feedforward_layernorm)\.weight")
 SANDWICHED = ("gemma2", "gemma3", "gemma3_text")
-# Settings with which a block's input is not normalised, or the block adds to the output of its norm.
+# Settings with which a block does not normalise its input, or adds to the output of its norm.
 UNNORMALISED = {"do_layer_norm_before": False, "apply_residual_connection_post_layernorm": True}
-ADD_TO_NORM = ("minimax",)  # its blocks add to the output of the norm, not to its input
+ADD_TO_NORM = ("minimax",)  # each block adds to the output of its norm, not to the input of the norm
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ verify=false skips the comparison with the masked model; force=true replaces ano
 
 @dataclass(frozen=True)
 class Request:
-    """An export.
+    """What to export: a model, the mask that cuts it, and the directory to write.
 
     `result` is the result of the cell, or None if the mask comes from elsewhere; `scales` are the factors of the
     compensation, one for each block of the model.
@@ -99,8 +99,8 @@ def _recorded(path: Path, settings: Mapping[str, str], out: Path) -> Request:
 def of_cell(folder: Path, out: Path, settings: Mapping[str, str] | None = None) -> Request:
     """The request for the folder of a finished cell; `settings` may give a new `model.path` if the model has moved.
 
-    Raises InputError if the cell is not done or the model is not the one that it was run on, and DamagedError if its
-    result is damaged.
+    Raises InputError if the cell is not done or was run on another model, and DamagedError if the cell's result is
+    damaged.
     """
     if (result := read_result(folder)) is None:
         raise InputError(f"{folder} holds no {NAME}: it is not a cell, or the cell has not ended.")

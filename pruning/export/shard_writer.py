@@ -24,7 +24,7 @@ def block_prefix(names: Iterable[str], path: str, n_blocks: int) -> str:
     """The part of a checkpoint's tensor names before the block number, for example `model.layers`.
 
     `path` is the path of the blocks in the model; the checkpoint's prefix has the same last part, but the parts
-    before it may be missing or differ. Raises UnskippableError unless exactly one prefix has all block numbers.
+    before it can be missing or differ. Raises UnskippableError unless exactly one prefix has all block numbers.
     """
     last = path.rpartition(".")[2]
     numbers: dict[str, set[int]] = {}
@@ -68,7 +68,7 @@ class Plan:
         block, tail = parts
         if block in self.mask.dropped:
             return None
-        # Numbers after the last block belong to heads that predict further tokens; they are lowered like the others.
+        # Numbers above the last block's belong to heads that predict further tokens; these numbers are lowered too.
         return f"{self.prefix}.{block - sum(gone < block for gone in self.mask.dropped)}.{tail}"
 
     def precision(self, name: str, dtype: torch.dtype) -> torch.dtype:
@@ -85,7 +85,7 @@ class Plan:
 
 
 def write_shards(tensors: Tensors, plan: Plan, folder: Path, max_shard_size: str) -> int:
-    """Write the safetensors files of the smaller checkpoint, with an index if there are several; returns their size.
+    """Write the safetensors files of the smaller checkpoint, with an index if there are several; returns the bytes.
 
     At most one shard is in memory.
     """

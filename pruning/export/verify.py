@@ -1,7 +1,7 @@
 """Prove that an exported directory is the masked model: same logits, and the same tokens with and without a cache.
 
-The masked model runs first and is freed; then the directory is loaded as a user would load it. Both compute in
-float32 (float64 for a float64 export) with the weights as written, so that their logits must be equal bit for bit.
+The masked model runs first and is freed; then the directory is loaded as a user would load it. Both models compute in
+float32 (float64 for a float64 export) with the exported weights, so their logits must be equal bit for bit.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ from pruning.models.block_probe import find_blocks, input_device
 from pruning.models.blocks import masked
 
 NEW_TOKENS = 8
-SHORT, LONG = 64, 1024  # tokens to compare: SHORT, or more than a sliding window of fewer than LONG tokens
-# The allowed relative difference of a compensated model, due to the norms' epsilon and a second rounding of weights.
+# How many tokens are compared: SHORT. If a model has a sliding window shorter than LONG, more than the window.
+SHORT, LONG = 64, 1024
+# The allowed relative difference of a compensated model: the norms have an epsilon, and weights are rounded again.
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 
 
@@ -135,7 +136,7 @@ def _reload(folder: Path, settings: spec.Model) -> tuple[Any, list[str]]:
 
 
 def _ids(model: Any) -> Tensor:
-    """Random token ids (1, T): more than a sliding window holds, if the window is shorter than LONG."""
+    """Random token ids (1, T); if a sliding window is shorter than LONG, T is larger than the window."""
     text = model.config.get_text_config(decoder=True)
     windows = [getattr(text, name, None) or 0 for name in ("sliding_window", "attention_chunk_size")]
     length = max([SHORT, *(window + NEW_TOKENS for window in windows if window < LONG)])
@@ -153,7 +154,7 @@ def _logits(model: Any, ids: Tensor) -> Tensor:
 
 
 def _generate(model: Any, ids: Tensor, use_cache: bool) -> list[int]:
-    """The greedy continuation of a prompt: `ids` without the last NEW_TOKENS."""
+    """The greedy continuation of a prompt, which is `ids` without the last NEW_TOKENS tokens."""
     from transformers import GenerationConfig
 
     prompt = ids[:, :-NEW_TOKENS].to(input_device(model))

@@ -16,7 +16,7 @@ class CheckResults(Callback):
     """Refuse a results folder that cannot be written, before Hydra writes its multirun.yaml there."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Exit with a plain message; Hydra would turn an InputError into a warning and go on."""
+        """Exit with a plain message if the folder is unusable; Hydra would only warn of an InputError and go on."""
         from pruning.core.atomic_files import check_writable
 
         try:

@@ -34,7 +34,7 @@ class State(enum.StrEnum):
 
     @property
     def in_flight(self) -> bool:
-        """True if a job will still finish the cell."""
+        """True if the cell waits or runs."""
         return self in (State.PENDING, State.RUNNING)
 
 

@@ -15,7 +15,7 @@ from pruning.core.publish import publish, staged
 
 ROOT = Path(__file__).parents[2]
 PARTS = ("pruning", "conf")
-ANALYSIS = ROOT / "pruning" / "analysis"  # is there once installed; no job needs it
+ANALYSIS = ROOT / "pruning" / "analysis"  # exists only in an installed package; no job needs it
 LEFT_OUT = {".pyc", ".pyo"}
 COMMIT = "COMMIT"  # the file that holds the commit: a copy has no git history
 
@@ -40,7 +40,7 @@ def _files() -> Iterator[Path]:
 
 
 def _copy(files: list[Path], folder: Path) -> None:
-    """Copy all files or none: another command may copy the same code at this moment."""
+    """Copy all files or none: another command can be copying the same code at this moment."""
     from pruning.core.provenance import commit
 
     with staged(folder) as partial:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-BUSY_SECONDS = 600  # how long to try: the lock of a job that died with its node may stay for a while
+BUSY_SECONDS = 600  # how long to try: if a job died with its node, its lock can remain for a while
 BUSY_PAUSE = 5
 
 
@@ -62,7 +62,7 @@ class Job:
         return cell.key
 
     def checkpoint(self) -> Any:
-        """The job that submitit starts after a time limit or a preemption: the same job, as all state is in files."""
+        """The job to start after a time limit or a preemption: the same job, because all state is in files."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)

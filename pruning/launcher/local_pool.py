@@ -39,12 +39,15 @@ class _Pool:
     code: Path | None = None
     waiting: list[QueuedCell] = field(default_factory=list)
     gpus: dict[str, list[str]] = field(default_factory=dict)  # the GPUs of each running process, by its name
-    started: dict[str, Any] = field(default_factory=dict)  # handles, by name; they collect exit statuses
+    started: dict[str, Any] = field(default_factory=dict)  # their handles, by name, to collect exit statuses
 
 
 @dataclass(frozen=True)
 class LocalPool:
-    """Runs `parallel` cells at once; if null, as many as there are GPUs for, or two on a machine without GPUs."""
+    """Runs `parallel` cells at once.
+
+    If `parallel` is null, runs as many cells as the GPUs allow, or two cells if the machine has no GPUs.
+    """
 
     wait: bool = True
     parallel: int | None = None

@@ -1,4 +1,4 @@
-"""Ask SLURM: squeue for jobs that are queued or ended recently, sacct for older ones, scontrol for limits."""
+"""Ask SLURM: squeue for jobs that are queued or have ended recently, sacct for older ones, scontrol for limits."""
 
 from __future__ import annotations
 

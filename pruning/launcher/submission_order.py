@@ -16,9 +16,9 @@ def ordered(tasks: Sequence[QueuedCell], order: str) -> list[QueuedCell]:
 
     Raises InputError if `order` is unknown.
 
-    Cells of one model, objective and set of samples share losses. If two of them start together, both compute the
-    same losses. So the shortest search of each group comes first, because the longer ones begin with the same
-    losses; then comes the second shortest of each group, and so on.
+    Cells of one model, objective and set of samples form a group, and share losses. If two cells of a group start
+    together, both compute the same losses. So the shortest search of each group comes first, because the longer
+    searches begin with the same losses; then comes the second shortest of each group, and so on.
     """
     if order not in ORDERS:
         raise unknown("launcher.order", order, ORDERS)

@@ -38,7 +38,7 @@ class SubmissionRecord(TypedDict):
 
 
 class JobsRecord(TypedDict):
-    """What is known about the jobs of a submission; written again with each job."""
+    """What is known about the jobs of a submission; the file is written again after each new job."""
 
     jobs: Annotated[dict[str, str], "The name of each cell's job in the scheduler, by the cell's key."]
     complete: Annotated[bool, "Whether no further job will be added."]

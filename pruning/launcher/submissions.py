@@ -1,7 +1,7 @@
 """Records of submissions: written before the scheduler is asked, and again with the name of each job.
 
-If a record is not complete, its command may have died while it submitted. Its jobs are then cancelled by the
-submission's name before anything else is submitted.
+If a command dies while it submits, its record stays incomplete. Before another command submits anything, it cancels
+the jobs of such a record by the submission's name.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Find the blocks of a model by its structure, and refuse a model whose blocks cannot be removed one by one.
 
-The blocks are found by running four tokens. They are the only list whose modules the forward pass calls once each and
-in order, each on the output of the module before it. Names of models and modules are not used.
+The blocks are found by running four tokens. They are the only list of modules that the forward pass calls in
+order, every module once and on the output of the previous module. Names of models and modules are not used.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pruning.core.errors import UnskippableError
 class Blocks:
     """The decoder blocks of a model, in order; `path` is the name of their list in the model.
 
-    `extra` is how many values a block returns besides the hidden state, or None if it returns a tensor.
+    `extra` is how many values a block returns besides the hidden state, or None if the block returns only a tensor.
     """
 
     path: str
@@ -66,12 +66,12 @@ def find_blocks(model: nn.Module) -> Blocks:
 
 
 def input_device(model: nn.Module) -> torch.device:
-    """The device for token ids: the device of the first weight in memory; the CPU if there is none."""
+    """The device for token ids: that of the first weight in memory, or the CPU if no weight is in memory."""
     return next((p.device for p in model.parameters() if p.device.type != "meta"), torch.device("cpu"))
 
 
 def hidden_state(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
-    """The hidden state that a block is given: its first argument, or the argument `hidden_states`."""
+    """The hidden state that is passed to a block: the first argument, or the argument `hidden_states`."""
     hidden = args[0] if args else kwargs.get("hidden_states")
     return hidden if isinstance(hidden, Tensor) else None
 

@@ -24,7 +24,7 @@ _MISSING = object()
 
 @contextmanager
 def masked(model: nn.Module, mask: Mask, scales: Sequence[float] | None = None) -> Iterator[None]:
-    """Within this context, each dropped block returns its hidden state unchanged.
+    """Within this context, each dropped block returns the hidden state that it receives, unchanged.
 
     If `scales` is given (one factor per block), dropped block i multiplies the hidden state by `scales[i]`.
     Caching is off within the context: if block 0 were skipped with a cache, the model would count positions
@@ -59,10 +59,10 @@ class _Reached(Exception):  # noqa: N818 - a signal that the last block was reac
 
 
 def enter(model: nn.Module, **inputs: Any) -> BlockInputs:
-    """Run a model up to its blocks and record the arguments that it would pass to each; no block is run.
+    """Run a model up to its blocks and record the arguments that it would pass to each block; no block is run.
 
     The model itself makes the attention masks, position embeddings and so on, separately for each block, so
-    blocks with different kinds of attention get the right ones. All these arguments can be reused with any
+    blocks with different kinds of attention get the right masks. All these arguments can be reused with any
     hidden state of the same shape.
     """
     blocks = find_blocks(model)
@@ -126,7 +126,7 @@ def _identity(extra: int | None, factor: float = 1.0) -> Callable[..., Any]:
 
 @contextmanager
 def _swapped(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """Set an instance attribute; on exit restore its old value, or delete it if there was none."""
+    """Set an instance attribute. On exit, restore its old value; if it had none, delete the attribute."""
     saved = owner.__dict__.get(name, _MISSING)
     setattr(owner, name, value)
     try:

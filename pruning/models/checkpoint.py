@@ -1,4 +1,4 @@
-"""Where the files of a model are, how they are identified, and how transformers reads them."""
+"""Locate the files of a model, identify them, and read them with transformers."""
 
 from __future__ import annotations
 

@@ -2,8 +2,8 @@
 
 If a model fits one GPU, it is placed there. A larger model is spread over the GPUs of its rank, block by block. The
 GPUs work one after another, so more GPUs give more memory but no more speed. If `model.offload` names a folder,
-weights that do not fit the GPUs stay in main memory, and those that do not fit there stay on disk. Each is loaded
-when it is used.
+weights that do not fit the GPUs stay in main memory, and those that do not fit there stay on disk. Each such
+weight is loaded when it is used.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Memory kept for hidden states and logits: this share of each device; on a GPU, at least `LEAST` bytes.
+# Memory kept free for hidden states and logits: `SHARE` of each device and, on a GPU, at least `LEAST` bytes.
 SHARE, LEAST = 0.1, 1 << 30
 CPU = "cpu"
 
@@ -68,7 +68,7 @@ def _gpus() -> list[int]:
 
 
 def _empty(settings: Model, config: Any) -> Any:
-    """The model without its weights; None if transformers cannot build it, since loading raises a clearer error."""
+    """The model without its weights. None if transformers cannot build it; loading then raises a clearer error."""
     import torch
     import transformers
     from accelerate import init_empty_weights
@@ -130,7 +130,7 @@ def _without_offloading(available: Mapping[Device, int], gpus: list[int]) -> dic
 
 
 def _spread(empty: Any, devices: dict[Device, int], settings: Model) -> dict[str, Device]:
-    """The device of each part, spread evenly over the GPUs if possible; "disk" for parts that fit no device."""
+    """The device of each part, or "disk" if a part fits no device. Parts are spread evenly over GPUs if possible."""
     import torch
     from accelerate import infer_auto_device_map
     from accelerate.utils import get_balanced_memory

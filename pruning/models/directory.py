@@ -1,4 +1,4 @@
-"""A local model directory: what it must hold, and its digest."""
+"""Check a local model directory, and compute its digest."""
 
 from __future__ import annotations
 

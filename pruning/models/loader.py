@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class LanguageModel:
-    """A loaded model in evaluation mode, and what results record about it."""
+    """A loaded model in evaluation mode, and the facts about it that are recorded in results."""
 
     module: Any  # transformers.PreTrainedModel
     info: ModelInfo
@@ -36,7 +36,7 @@ _loaded: dict[tuple[Any, ...], LanguageModel] = {}
 
 
 def load(settings: Model) -> LanguageModel:
-    """The model. It stays loaded for the next cells with the same settings, and is freed before another is loaded.
+    """The model. It stays loaded for the next cells with the same settings; loading another model frees it first.
 
     Raises UnreachableError or InputError with a short text, UnskippableError as `find_blocks` does.
     """

@@ -73,7 +73,7 @@ def _set_filtered(text: Any, name: str, value: Sequence[Any], mask: Mask) -> Non
 
 
 def _spell_out(old: Any, text: Any, mask: Mask) -> None:
-    """Turn rules on a block's number into lists, for architectures that accept both."""
+    """Replace rules that depend on a block's number by lists, for architectures that accept both."""
     if vars(text).get("layer_types") is not None:
         for name in [rule for rule in RULES if rule not in getattr(type(text), "__annotations__", {})]:
             vars(text).pop(name, None)

@@ -15,7 +15,8 @@ class Resources:
     """On each of `nodes` machines: `ranks` processes with `gpus_per_rank` GPUs and `cpus_per_rank` cores each.
 
     Each rank holds the whole model, on one GPU or spread over several, and evaluates its share of the samples.
-    `memory_gb` is per node. `minutes` is the time limit; if a cell reaches it, the next run continues from its files.
+    `memory_gb` is per node. `minutes` is the time limit; if a cell reaches it, the next run continues from
+    the cell's files.
     """
 
     nodes: int = 1

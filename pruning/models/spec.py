@@ -1,4 +1,4 @@
-"""Which model to load, and how; and what is recorded about it."""
+"""The settings for loading a model, and the facts about it that are recorded in results."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Model:
     dtype: str = "bfloat16"
     attention: str = "sdpa"
     device_map: str = "auto"
-    max_memory: Any = field(default=None, compare=False)  # untyped, so that a key may be a GPU's number
+    max_memory: Any = field(default=None, compare=False)  # untyped, so that a key can be a GPU's number
     offload: str | None = field(default=None, compare=False)
     resources: Resources = field(default=Resources(), compare=False)
 

@@ -41,7 +41,7 @@ class Loss:
 
 @dataclass(frozen=True)
 class Calibrated:
-    """The losses of an objective on all samples of a cell and on parts of them."""
+    """An objective's loss on all samples of a cell, and on parts of these samples."""
 
     objective: Objective
     forward: Forward

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pruning.engine.forward import Forward
 
 Array: TypeAlias = np.ndarray[Any, Any]
-# Maps the states (T, D) of one row at two depths, the earlier one first, to their distance.
+# Maps the states (T, D) of one row at two depths, the earlier depth first, to a distance.
 Distance: TypeAlias = Callable[["Tensor", "Tensor"], float]
 BY = ("block", "run")
 
@@ -73,7 +73,7 @@ def runs(mask: Mask) -> list[tuple[int, int]]:
 
 
 def by_sample(samples: Samples, rows: Array) -> Array:
-    """The mean over the rows of each sample. A window has one row, an item one row per choice."""
+    """The mean over the rows of each sample. A window has one row; an item has one row per choice."""
     ends = np.cumsum([len(unit) for unit in samples.units])
     starts = [0, *ends[:-1]]
     return np.array([rows[start:end].mean(0) for start, end in zip(starts, ends, strict=True)])

@@ -1,7 +1,7 @@
 """Accuracy: the fraction of items that the pruned model answers wrongly.
 
 Source: the accuracy of zero-shot benchmarks (lm-evaluation-harness), as an error so that lower is better. The paper
-evaluates masks by accuracy and searches by a smooth substitute, the margin (`margin.py`).
+evaluates masks by accuracy and searches with a smooth substitute, the margin (`margin.py`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pruning.calibration.samples import Samples
     from pruning.engine.forward import Forward
 
-TIE_BREAK = 1e-6  # one nat of margin counts as much as this many wrong answers
+TIE_BREAK = 1e-6  # weight of the margin: one nat counts as this fraction of a wrong answer
 TIES = 1e-3  # if two terms differ by at most this, they differ only in the margin
 
 
@@ -32,8 +32,8 @@ class Accuracy:
 
     Answers that tie for the highest score share the point, so a model that scores all answers equally gets the
     accuracy of guessing. The margin ranks masks with the same number of right answers; such ties are common on a
-    small calibration set. The margin is not part of any reported accuracy. With fewer than about 50,000 items, it
-    cannot outweigh one item.
+    small calibration set. The margin is not part of any reported accuracy. With fewer than about 50,000 items, the
+    margin cannot outweigh one item.
     """
 
     needs: ClassVar[str] = "items"

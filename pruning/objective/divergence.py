@@ -27,8 +27,9 @@ class Divergence:
 
         loss = mean over t of  sum over tokens v of  p_t(v) * (ln p_t(v) - ln q_t(v))
 
-    The loss needs no right answers: it rewards agreement with the dense model, errors included. It is 0 for the dense
-    model. EvoPress draws a fresh minibatch for each selection; here all masks use the same samples.
+    The loss needs no right answers: it rewards agreement with the dense model, even if that model is wrong. The
+    loss of the dense model is 0. EvoPress draws a fresh minibatch for each selection; here all masks use the same
+    samples.
     """
 
     needs: ClassVar[str] = "any"
@@ -41,7 +42,7 @@ class Divergence:
 def between_distributions(
     forward: Forward, samples: Samples, value: Callable[[Tensor, Tensor], Tensor]
 ) -> Loss:
-    """The mean of `value(pruned, dense)` over scored positions; `value` maps two ln p (m, V) to (m,).
+    """The mean of `value(pruned, dense)` over scored positions; `value` maps log-probabilities (m, V) to (m,).
 
     The term of a sample is the mean over its scored positions: those of a window, or of all answers of an item.
     """

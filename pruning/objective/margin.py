@@ -34,8 +34,8 @@ class Margin:
         (1 / |W|) * sum over w in W of s(w)  -  s(r)
 
     A negative value means that right answers are preferred, so lower is better, as for every objective. PuDDing's
-    code weights the right answer by |W| and sums: its term is |W| times this one, so items with many choices count
-    more. The paper says "average", so the average is used here.
+    code weights the right answer by |W| and sums: its term is |W| times the term above, so items with many choices
+    count more. The paper says "average", so the average is used here.
     """
 
     needs: ClassVar[str] = "items"

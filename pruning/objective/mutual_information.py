@@ -1,4 +1,4 @@
-"""Mutual information: between the state after a block and the state before it.
+"""Mutual information: how much information the states before and after a block share.
 
 Source: MI-PRUN (arXiv 2601.07212): a block's importance is -MI(state before, state after). We do not know MI-PRUN's
 estimator. Here it is the sliced mutual information of Goldfeld and Greenewald (2110.05279), with scikit-learn's
@@ -25,12 +25,12 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True)
 class MutualInformation:
-    """Minus the mutual information, in nats, of the two states that a removal joins, summed over removed blocks.
+    """The negative mutual information, in nats, of the two states that a removal joins, summed over removed blocks.
 
     The mutual information of states of hundreds of dimensions cannot be estimated from hundreds of tokens. So both
-    states of each token are projected on a random direction. It is the same for both states, because a residual
-    stream has the same coordinates at every block. The mutual information of the two projections is estimated over
-    the tokens of a row:
+    states of each token are projected on a random direction. The direction is the same for both states, because a
+    residual stream has the same coordinates at every block. The mutual information of the two projections is
+    estimated over the tokens of a row:
 
         I(i, j) = mean over rows, mean over directions u of  MI( <u, h_i>, <u, h_j> )
         loss    = sum over runs i..j-1 of removed blocks of  -(j - i) * I(i, j)           by="run"
@@ -41,7 +41,7 @@ class MutualInformation:
     information than any of its blocks.
 
     `projections` is the number of directions. `tokens` is the maximal number of tokens that are used per row.
-    Directions and tokens are drawn with `seed`. A row of fewer than three tokens counts 0.
+    Directions and tokens are drawn with `seed`. A row of fewer than three tokens counts as 0.
     """
 
     needs: ClassVar[str] = "any"

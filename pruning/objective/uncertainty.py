@@ -1,6 +1,6 @@
 """Uncertainty: how much the pruned model's uncertainty about the next token differs from the dense model's.
 
-Source: the local, token-level objective that the paper's reviewers asked for, in addition to its two global ones. No
+Source: the paper's reviewers asked for a local, token-level objective in addition to the two global ones. No
 formula is published. The usual measure of a token's uncertainty is predictive entropy; its change is used here.
 """
 

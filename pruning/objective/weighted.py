@@ -28,9 +28,9 @@ class Weighted:
     """(1 - weight) * first + weight * second, each with its default settings.
 
     Losses are mixed in their original units, which are nats per token for perplexity and margin. If both objectives
-    use the same samples, terms are mixed sample by sample. If one needs text and the other items, a calibration of
-    kind "both" is required: one objective gives the terms of windows, the other those of items, and the loss is the
-    mixture of the two means.
+    use the same samples, terms are mixed sample by sample. If one needs text and the other needs items, a calibration
+    of kind "both" is required: one objective gives the terms of windows, the other those of items, and the loss is
+    the mixture of the two means.
     """
 
     first: str = "perplexity"
@@ -48,7 +48,7 @@ class Weighted:
 
     @property
     def needs(self) -> str:
-        """The kind of samples that the two objectives need; "both" if one needs text and the other items."""
+        """The kind of samples that the two objectives need; "both" if one needs text and the other needs items."""
         kinds = {part.needs for part in self._parts()} - {"any"}
         return "both" if len(kinds) > 1 else next(iter(kinds), "any")
 
@@ -106,7 +106,7 @@ def _apart(
 
 
 def _or_empty(loss: Loss, samples: Samples) -> Loss:
-    """The loss; if there are no samples, a loss without terms. A part of mixed samples may lack one kind."""
+    """The loss; if there are no samples, a loss without terms. One kind can be missing in a part of mixed samples."""
     if samples.rows:
         return loss
     return Loss(loss.estimate, lambda masks: ((mask, (), 0.0) for mask in masks), loss.gates)

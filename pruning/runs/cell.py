@@ -21,12 +21,12 @@ from pruning.models.spec import PLACING, Model
 from pruning.objective import Objective
 from pruning.search.racing import Racing
 
-FORMAT = 1  # version of a cell's files and of its losses; raised when old results must not be reused
+FORMAT = 1  # version of a cell's files and of its losses; increased when old results must not be reused
 
 
-@dataclass(unsafe_hash=True)  # OmegaConf makes a frozen one read-only
+@dataclass(unsafe_hash=True)  # not frozen, since OmegaConf makes frozen ones read-only
 class Protect:
-    """How many blocks at the beginning and at the end of the model may not be removed."""
+    """How many blocks at the beginning and at the end of the model must not be removed."""
 
     first: int = 0
     last: int = 0

@@ -66,7 +66,7 @@ class Evaluator:
         return self.folders[name] / f"{label}.json"
 
     def _once(self, name: str, mask: Mask) -> Measured:
-        """The measurement of a mask from its file. If there is none, measure now; other processes wait meanwhile."""
+        """Read a mask's measurement from its file. If there is no file, measure it while other processes wait."""
         path = self.path(name, mask)
         with _alone(path):
             known = collectives.broadcast(atomic_files.read_json(path) if path.exists() else None)
@@ -132,7 +132,7 @@ def _without(values: Mapping[str, Any], names: Set[str]) -> dict[str, Any]:
 
 @contextmanager
 def _alone(path: Path) -> Iterator[None]:
-    """Within this context, no other process makes this measurement. Of several ranks, only the first locks it."""
+    """Within this context, no other process makes this measurement. Of several ranks, the first takes the lock."""
     if not collectives.is_first():
         yield
         return

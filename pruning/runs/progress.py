@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from pruning.distributed import collectives
 
-# A search that may need more evaluations than this can run as long as it improves, so no total is shown.
+# No total is shown for a search with a higher limit of evaluations: it can run as long as it improves.
 OPEN = 100_000
 BAR = "{desc} {percentage:3.0f}%|{bar:20}| {n_fmt}/{total_fmt} evaluations{postfix} [{elapsed}<{remaining}]"
 COUNT = "{desc} {n_fmt} evaluations{postfix} [{elapsed}]"
@@ -40,6 +40,6 @@ class Progress:
 
     def update(self, evaluations: int, best: float) -> None:
         """Show the number of scored masks, and the lowest loss among the masks that remove the most blocks."""
-        # The dense model, and a final mask that the search never scored, are not in the total, so stop there.
+        # The total does not count the dense model or a final mask that was never scored: stop the bar at the total.
         self.bar.set_postfix_str(f"best loss {best:.4f}", refresh=False)
         self.bar.update(min(evaluations, self.total) - self.bar.n)

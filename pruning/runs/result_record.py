@@ -64,7 +64,7 @@ def search_record(prepared: Prepared, solution: Solution, cost: Cost) -> SearchR
 
 
 def failed_result(cell: Cell, error: BaseException) -> FailedResult:
-    """The result of a cell that failed; its traceback is added to the cell's log."""
+    """The result of a cell that failed; the error's traceback is added to the cell's log."""
     log_path = cell.folder / "launch.log"
     cell.folder.mkdir(parents=True, exist_ok=True)
     if collectives.is_first():
@@ -80,5 +80,5 @@ def failed_result(cell: Cell, error: BaseException) -> FailedResult:
 
 
 def _count(evaluations: float) -> float:
-    """A number of evaluations for a result; one on a fraction of the samples counts as that fraction."""
+    """A number of evaluations for a result. An evaluation on a fraction of the samples counts as that fraction."""
     return int(evaluations) if float(evaluations).is_integer() else round(evaluations, 3)

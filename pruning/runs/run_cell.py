@@ -132,7 +132,7 @@ def _known_scores(prepared: Prepared, info: ModelInfo) -> KnownScores:
 
 
 def _check_samples(prepared: Prepared) -> None:
-    """Raise RankError if a rank has drawn other samples than the first, for instance with other library versions."""
+    """Raise RankError if a rank drew other samples than the first, for example because library versions differ."""
     drawn = [prepared.samples.sha256, digests(prepared.data)]
     if collectives.broadcast(drawn) != drawn:
         raise RankError("ranks have drawn different samples: install the same packages on all nodes.")

@@ -1,4 +1,4 @@
-"""The interface of trackers, and a tracker that does nothing. Trackers copy results; the files are the original."""
+"""The interface of trackers, and a tracker that does nothing. Trackers only copy what the result files contain."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Tracker(Protocol):
 
 @contextmanager
 def silent() -> Iterator[Note]:
-    """A context whose note does nothing."""
+    """A context that yields a function that does nothing."""
     yield lambda *_: None
 
 

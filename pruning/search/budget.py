@@ -31,7 +31,7 @@ def evaluations(algo: Algo, space: Space) -> int:
 
 @dataclass
 class _Spent:
-    """The distinct masks that were asked for, on any number of samples, and their losses over all samples."""
+    """The distinct masks asked for, on all samples or fewer. `losses` holds only losses over all samples."""
 
     limit: float
     masks: dict[Mask, None] = field(default_factory=dict)
@@ -76,8 +76,8 @@ def proposals(algo: Algo, space: Space, rng: np.random.Generator) -> Proposals:
 def completed(space: Space, losses: Mapping[Mask, float], gates: np.ndarray[Any, Any] | None = None) -> Mask:
     """The best evaluated k-block mask; failing that, the largest evaluated mask plus the cheapest single blocks.
 
-    Of several largest masks, the one of least loss is extended. Blocks that were never scored alone are added last.
-    They are ordered by how much their removal raises the loss, as the gates' gradients predict, least first.
+    If several masks are largest, the one of least loss is extended. Blocks that were never scored alone are added
+    last. These blocks are ordered by the rise of the loss that the gates' gradients predict, smallest first.
     """
     inside = [m for m in losses if len(m.dropped) <= space.k and not space.protected & set(m.dropped)]
     best = min(inside, key=lambda mask: (-len(mask.dropped), losses[mask]), default=space.dense)
@@ -91,5 +91,5 @@ def completed(space: Space, losses: Mapping[Mask, float], gates: np.ndarray[Any,
 
 
 def _singles(space: Space) -> list[Mask]:
-    """The masks that `Gates` may have to score: each free block removed alone."""
+    """The masks that `Gates` scores if the objective has no gradient: each unprotected block removed alone."""
     return [space.drop(i) for i in space.free()]

@@ -23,7 +23,7 @@ from pruning.search.racing import Racing
 from pruning.search.score_book import Losses, ScoreBook, Watch
 from pruning.search.significance import margins
 
-LAST = 32  # a result keeps this many of the last decisions
+LAST = 32  # number of last decisions that a result keeps
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,10 @@ class Problem:
 class Solution:
     """The outcome of a search, and why it stopped.
 
-    `asked` counts the losses that the search asked for, repeats included; `paid` those that this cell computed
-    itself, in this run or an earlier one; `shared` those that another cell had computed. A loss over a fraction of
-    the samples counts as that fraction. The dense model's loss is not counted, nor is the final mask's if the search
-    never scored it. Both are computed because the result contains them.
+    `asked` counts the losses that the search asked for, repeats included. `paid` counts the losses that this cell has
+    computed itself, in this run or an earlier one. `shared` counts the losses that another cell has computed. A loss
+    over a fraction of the samples counts as that fraction. Two losses are computed for the result but not counted:
+    that of the dense model, and that of the final mask if the search never scored it.
     """
 
     score: Score

@@ -1,4 +1,4 @@
-"""Answer a search's request `Gates` with gradients at the blocks' gates; if a loss has none, with secants."""
+"""Answer the request `Gates` with the loss's gradients at the gates. A loss without gradients uses secants."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NAME = "gates.json"
 def answer(space: Space, book: ScoreBook) -> np.ndarray[Any, Any]:
     """The gate gradients or secants, (samples, N) in float64. Raises LossError if a gradient is NaN or infinite.
 
-    Gradients are kept in a file beside the journal, so that a resumed search gets the same ones.
+    Gradients are kept in a file beside the journal, so that a resumed search gets the same gradients.
     """
     gradient = book.losses.whole.gates
     if gradient is None:
@@ -45,7 +45,7 @@ def _finite(gradient: Gradient) -> np.ndarray[Any, Any]:
 
 
 def _secant(space: Space, book: ScoreBook) -> np.ndarray[Any, Any]:
-    """For each sample and block: the term in the dense model minus the term without the block; 0 if protected."""
+    """For each sample and block: the dense model's term minus the term without the block; 0 for protected blocks."""
     masks = [space.drop(i) for i in space.free()]
     book.asked.update(dict.fromkeys(masks))
     book.count += len(masks)

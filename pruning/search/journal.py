@@ -28,8 +28,8 @@ log = logging.getLogger(__name__)
 class Journal:
     """The scores of one cell, in the order in which the search needed them.
 
-    Each mask has one score: the one over the most samples. `paid` maps each mask to the number of samples that this
-    cell itself has scored it on. If `path` is None, the journal is in memory only.
+    Each mask has one score: the one over the most samples. `paid` maps each mask to the number of samples on which
+    this cell itself has scored the mask. If `path` is None, the journal is in memory only.
     """
 
     path: Path | None
@@ -75,7 +75,7 @@ class Journal:
 
 @dataclass
 class Store:
-    """The scores that other cells with the same score key have computed; their journals are read as they grow."""
+    """The scores that other cells with the same score key have computed. Each refresh reads only new lines."""
 
     results: Path
     key: str
@@ -101,9 +101,9 @@ class Store:
         pointer.touch()
 
     def find(self, masks: Sequence[Mask]) -> list[Score]:
-        """The scores that other cells have of these masks, each over the most samples known. Their `seconds` are 0.
+        """Other cells' scores of these masks: for each mask, the score over the most samples. Their `seconds` are 0.
 
-        The files are read at most once for all masks together.
+        A call reads each file at most once.
         """
         if not self.share:
             return []
@@ -138,7 +138,7 @@ def _score(entry: TraceEntry, n_blocks: int) -> Score | None:
 
 @dataclass(frozen=True)
 class KnownScores:
-    """The scores that are already known: those in the cell's journal and, if there is one, in the store."""
+    """The scores that are already known: those in the cell's journal and in the store, if there is one."""
 
     journal: Journal
     store: Store | None = None

@@ -1,6 +1,6 @@
 """Racing: stop scoring candidates that, at a stated confidence, are not among the best.
 
-The candidates are ranked by loss after n samples, for a few growing numbers n; each such comparison is a look. Only
+The candidates are ranked by loss after n samples, for a few increasing numbers n. Each such ranking is a look. Only
 the first `best` candidates matter; let b be the last of these. Each candidate c that ranks after b is compared with b
 by the paired differences of their terms, d_s = t_s(c) - t_s(b). With m candidates and r looks before the last sample,
 c is ruled out if
@@ -8,12 +8,12 @@ c is ruled out if
     mean(d)  >  q * se(d)        q: the 1 - delta / (r * (m - best)) quantile of Student's t
 
 The candidates are to be compared on all S samples, not on an infinite population, and the samples are in random order
-(`Samples.shuffled`). So se includes the finite-population correction sqrt(1 - n / S). One of the best
-candidates is ruled out only if one of the m - best comparisons at one of the r looks gives a false alarm. By
-Bonferroni's inequality, the probability of a false alarm is at most about delta per batch. It is "about" delta
-because terms are not normal; therefore no look is taken before `first` samples.
+(`Samples.shuffled`). So se includes the finite-population correction sqrt(1 - n / S). A truly best candidate is lost
+only through a false alarm. There are at most r * (m - best) comparisons, so by Bonferroni's inequality the
+probability of a false alarm is at most about delta per batch. It is only "about" delta because terms are not normal;
+therefore no look is taken before `first` samples.
 
-The usual successive halving compares unpaired means. It often loses the winner, because candidates differ by less
+The usual successive halving compares unpaired means. It often loses the winner, because candidates differ less
 than samples do.
 """
 
@@ -35,14 +35,18 @@ Scorer = Callable[[Sequence[Mask], int], Sequence[Score]]
 class Racing:
     """Settings of a race; if `delta` is None, racing is off.
 
-    The first look is taken after `first` samples, each later look after 1.5 times as many as the look before.
+    The first look is taken after `first` samples. Each later look is taken after 1.5 times as many samples as the one
+    before.
     """
 
     delta: float | None = None
     first: int = 8
 
     def check(self) -> None:
-        """Raise InputError if a number is out of range. OmegaConf builds the object without calling __init__."""
+        """Raise InputError if a number is out of range.
+
+        This is a separate method because OmegaConf does not call __init__.
+        """
         if self.delta is not None and not 0 < self.delta < 1:
             raise InputError(
                 f"racing.delta={self.delta:g} is not between 0 and 1: choose a probability such as 0.01, or null."
@@ -72,7 +76,7 @@ class Racing:
     def _survivors(
         self, scores: Sequence[Score], best: int, estimate: Estimate, others: int, looks: int
     ) -> list[Mask]:
-        """The masks that one look does not rule out, from their scores over the same samples."""
+        """The masks that one look does not rule out, given their scores over the same samples."""
         from scipy.stats import t
 
         assert self.delta is not None

@@ -36,7 +36,7 @@ class Losses(Protocol):
 
 @dataclass
 class ScoreBook:
-    """The scores that a search needs, by mask. If no cell has a score yet, it is computed."""
+    """The scores that a search needs, by mask. A score that no cell has yet is computed."""
 
     losses: Losses
     known: KnownScores
@@ -58,10 +58,10 @@ class ScoreBook:
         return self.losses.whole.estimate.count
 
     def scores(self, masks: Sequence[Mask], samples: int | None = None) -> list[Score]:
-        """Scores over the first `samples` samples, or all. Only scores that no cell has are computed, each once."""
+        """Scores over the first `samples` samples; None means all. Only scores that no cell has are computed."""
         wanted = self._wanted(samples)
         unknown = [mask for mask in masks if self._samples_known(mask) < wanted]
-        # Files may grow while ranks read them, so all ranks use what the first rank has read.
+        # Files can grow while ranks read them, so all ranks use what the first rank has read.
         for score in collectives.on_first(lambda: self.known.find(unknown)):
             self._note(self._given(score))
         missing: dict[int, dict[Mask, None]] = {}
@@ -74,7 +74,7 @@ class ScoreBook:
         return [self._first(self.journal.scores[mask], wanted) for mask in masks]
 
     def answer(self, request: Ask) -> list[float]:
-        """Losses of the masks of a request; infinite for those that a race has ruled out."""
+        """Losses of the masks of a request; infinite for masks that a race has ruled out."""
         self.asked.update(dict.fromkeys(request.masks))
         self.count += len(request.masks) * self._wanted(request.samples) / self.samples
         if request.samples is not None or request.best is None:

@@ -1,7 +1,7 @@
-"""Whether masks differ significantly in loss: the winner of a search, its runner-up, its ties.
+"""Test whether the winner of a search is significantly better than its runner-up and the other masks.
 
-A loss is a mean over samples. Two masks are compared by the paired differences of their terms, over the samples that
-both were scored on. If the samples disagree about which mask is better, the two means alone do not decide it.
+A loss is a mean over samples. Two masks are compared by the paired differences of their terms, over the samples on
+which both were scored. If samples disagree about which mask is better, the difference of the means can be chance.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Comparison:
     def p_value(self) -> float:
         """One-sided, by Student's t: the probability of a difference this large if the mask is not worse.
 
-        It is 1 if there is only one sample, or only one of a kind, since no error can then be estimated.
+        It is 1 if there is only one sample, or only one sample of a kind, because no error can then be estimated.
         """
         from scipy.stats import t
 

@@ -65,5 +65,5 @@ def note_study(cells: Sequence[Cell]) -> None:
         if {*keys} <= {*study_list.read_study(results, name)}:
             continue
         (results / "studies").mkdir(parents=True, exist_ok=True)
-        with FileLock(results / "studies" / ".lock"):  # two commands may add to one study at the same time
+        with FileLock(results / "studies" / ".lock"):  # two commands can add to one study at the same time
             study_list.write_study(results, name, [*study_list.read_study(results, name), *keys])

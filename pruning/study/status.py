@@ -113,7 +113,7 @@ def _cancel(results: Path) -> int:
 
 
 def _retry(results: Path) -> int:
-    """Submit cells again. If they run as processes of this machine, wait: only this command starts the next one."""
+    """Submit cells again. If they run as processes of this machine, wait: only this command can start the rest."""
     submitted = actions.retry(results)
     _say(f"{sum(len(keys) for _, keys in submitted)} cells are submitted again.")
     for launcher, keys in submitted:

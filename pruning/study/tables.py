@@ -108,7 +108,7 @@ def _render(
         )
     for row in rows:
         table.add_row(*row)
-    # Rows are never cut, even in a pipe or a narrow window. Long messages fold in a terminal only.
+    # Rows are never cut, even in a pipe or a narrow window. Long messages are folded only in a terminal.
     width = shutil.get_terminal_size().columns if wrap and sys.stdout.isatty() else 4000
     console = Console(file=io.StringIO(), width=width)
     console.print(table)

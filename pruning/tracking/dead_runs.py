@@ -32,7 +32,7 @@ def close_dead_runs(client: Any, experiment: str, results: Path) -> None:
         alive = cell.state.in_flight if cell is not None else False
         if alive or (job.startswith("process-") and process(job).active):
             continue
-        # If the cell has a result, another run already holds it. A late message has created this run: delete it.
+        # If the cell has a result, another run holds it, and a late message created this run: delete this run.
         if (results / run.data.tags["cell"] / NAME).exists():
             client.delete_run(run.info.run_id)
         else:

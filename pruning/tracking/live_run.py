@@ -48,7 +48,7 @@ class Destination(Protocol):
 
 @dataclass
 class _Sender:
-    """Sends the points of one cell until it is stopped; if the server does not answer, it tries again."""
+    """Sends the points of one cell until `stopped` is set; if the server does not answer, tries again later."""
 
     server: Destination
     cell: Cell

@@ -43,7 +43,8 @@ def record_run(client: Any, experiment: str, folder: Path) -> None:
     _artifacts(client, run.info.run_id, folder, result)
     done = result["status"] == "done"
     client.set_terminated(run.info.run_id, "FINISHED" if done else "FAILED", times["ended"])
-    client.set_tag(run.info.run_id, VERSION, version)  # set last: an interrupted recording is repeated
+    # This tag is set last, so that an interrupted recording is repeated.
+    client.set_tag(run.info.run_id, VERSION, version)
 
 
 def _tags(result: Result, studies: Sequence[str]) -> Iterator[tuple[str, Any]]:

@@ -62,7 +62,7 @@ class Server:
         return live_run(self, cell)
 
     def finished(self, folder: Path) -> None:
-        """Record a cell's result; after `patience` seconds the cell goes on without waiting."""
+        """Record a cell's result, but wait for the server no longer than `patience` seconds."""
 
         def send() -> None:
             client, experiment = self.open()
