@@ -93,10 +93,13 @@ def cell_of(config: DictConfig, choices: Mapping[str, Any]) -> Cell:
 
 def recorded_cell(config: Mapping[str, Any], choices: Mapping[str, str]) -> Cell:
     """The cell of a recorded configuration, from a job or an old result. Raises InputError as `cell_of` does."""
-    whole = {**config, "launcher": None}
+    whole, names = {**config, "launcher": None}, dict(choices)
     for group in PARTS:
-        whole[group] = restored(group, recorded(config[group]))
-    return cell_of(OmegaConf.create(whole), choices)
+        settings = recorded(config[group])
+        whole[group] = restored(group, settings)
+        if isinstance(settings, Mapping) and OPTION in settings:  # results of older versions name no options
+            names.setdefault(group, settings[OPTION])
+    return cell_of(OmegaConf.create(whole), names)
 
 
 def restored(group: str, settings: Any) -> Any:

@@ -57,6 +57,7 @@ def test_a_record_names_options_and_classes_only(cell: Cell) -> None:
 def test_both_forms_of_a_record_give_the_same_cell(cell: Cell) -> None:
     again, old = (recorded_cell(config, NAMES) for config in (cell.config, old_form(cell.config)))
     assert again.key == old.key == cell.key
+    assert again.config == cell.config, "a job's cell records the names of all options, too"
     assert (again.algo, again.evaluation, again.tracker) == (cell.algo, cell.evaluation, cell.tracker)
     assert (old.algo, old.evaluation, old.tracker) == (cell.algo, cell.evaluation, cell.tracker)
 

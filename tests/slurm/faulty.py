@@ -13,6 +13,7 @@ import runpy
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,38 +28,41 @@ def misbehave(plan: Path, cell: str, lines: int) -> None:
                 time.sleep(0.1)
         elif not done.exists():
             done.touch()
-            {
-                "raise": fail,
-                "exit": lambda: os._exit(9),
-                "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
-            }[fault["do"]]()
+            FAULTS[fault["do"]]()
 
 
 def fail() -> None:
     raise RuntimeError("a planned fault")
 
 
+FAULTS: dict[str, Callable[[], object]] = {
+    "raise": fail,
+    "exit": lambda: os._exit(9),
+    "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
+}
+
+
 def watch(plan: Path) -> None:
     """Log each computation and each written line, and carry out the planned fault after a line is written."""
     from pruning.core import atomic_files
-    from pruning.search import driver
+    from pruning.search.score_book import ScoreBook
 
-    append, join = atomic_files.append_line, driver._ScoreBook._joined
+    append, join = atomic_files.append_line, ScoreBook._joined
 
     def append_line(path: Path, data: Any) -> None:
         append(path, data)
         note(path, "written", data["dropped"])
         misbehave(plan, path.parent.name, path.read_bytes().count(b"\n"))
 
-    def joined(ledger: Any, mask: Any, *rest: Any) -> Any:
-        note(ledger.journal.path, "computed", list(mask.dropped))
-        return join(ledger, mask, *rest)
+    def joined(book: Any, mask: Any, *rest: Any) -> Any:
+        note(book.journal.path, "computed", list(mask.dropped))
+        return join(book, mask, *rest)
 
     def note(path: Path, what: str, dropped: list[int]) -> None:
         with plan.with_name(f"{plan.name}.{path.parent.name}").open("a") as stream:
             stream.write(f"{what} {dropped}\n")
 
-    atomic_files.append_line, driver._ScoreBook._joined = append_line, joined  # type: ignore[method-assign, assignment]
+    atomic_files.append_line, ScoreBook._joined = append_line, joined  # type: ignore[method-assign, assignment]
 
 
 if __name__ == "__main__":
