@@ -73,7 +73,7 @@ def command(words: Sequence[str]) -> Cost:
 
 
 def wait(results: Path) -> float:
-    """Wait until no cell is in flight. Returns the seconds waited; exits if a cell is not done."""
+    """Wait until no cell is in flight. Returns the seconds waited. Exits if a cell is then not done."""
     started = time.perf_counter()
     while any(cell.state.in_flight for cell in cell_states(results).values()):
         time.sleep(2)
@@ -83,7 +83,7 @@ def wait(results: Path) -> float:
 
 
 def measure(folder: Path, cells: int, real: bool) -> dict[str, Any]:
-    """Submit the cells, wait for them and collect them; returns the costs."""
+    """Submit the cells, wait for them and collect them. Returns the costs of these steps."""
     model, results = tiny_model(folder / "model"), folder / "results"
     launch = [str(ROOT / "launch.py"), "-m", *TINY, f"model.path={model}", f"seed=range({cells // 2})"]
     first = [word.replace("k=1,2", "k=1").partition("range(")[0] for word in launch[2:-1]]
@@ -112,7 +112,7 @@ def measure(folder: Path, cells: int, real: bool) -> dict[str, Any]:
 
 
 def _sbatch_seconds(record: Any) -> float:
-    """Seconds from writing a submission's record to writing the names of its jobs."""
+    """Seconds between two writes of a submission: the write of its record and that of its job names."""
     begun = (record.folder / "submission.json").stat().st_mtime
     return float((record.folder / "jobs.json").stat().st_mtime - begun)
 

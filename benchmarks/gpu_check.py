@@ -1,13 +1,16 @@
-"""Check a machine's GPUs once, before a grid is sent there: make gpu-check.
+"""Check a machine's GPUs once, before you send a grid to the machine. `make gpu-check` runs this check.
 
-The checks run the same code as cells. Each check prints one line, and the exit status is 0 only if no check fails.
+The checks run the same code as cells. Each check prints one line. If no check fails, the exit status is 0.
+The checks are:
 
-- the devices, their free memory, and the speed of their matrix products;
+- the device, its free memory, and the speed of its matrix products;
 - the engine's losses equal those of one masked forward pass per mask, in float32 and in bfloat16;
-- equal batches give equal losses, to the last bit, and float32 products are not rounded to TF32;
-- with several GPUs, a model that is spread over them gives the same losses as on one GPU;
+- equal batches give losses that are equal to the last bit;
+- the factors of float32 products are not rounded to TF32;
+- if there are several GPUs, a model that is split over all of them gives the same losses as on one GPU;
 - a small benchmark of the engine against plain passes;
-- a search and an evaluation on a model of about 1B parameters, if its weights are on this machine.
+- if the weights of a model of about 1B parameters are on this machine, its perplexity is finite, both dense and with
+  the best of some single blocks removed.
 
 python -m benchmarks.gpu_check [--device cuda|cpu] [--model DIR]
 """
@@ -46,7 +49,7 @@ class Failure(Exception):  # noqa: N818 - the result of a check, not an error of
 
 
 def main() -> None:
-    """Run all checks; exits with 1 if a check has failed, with 2 if there is no GPU."""
+    """Run all checks. Exits with 0 if all passed, with 1 if a check has failed, with 2 if there is no GPU."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_check")
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
     parser.add_argument("--model", help="directory of a model of about 1B parameters, for the last check")
@@ -96,7 +99,7 @@ def passes(name: str, check: Callable[[], str]) -> bool:
 
 
 def speed(where: torch.device, dtype: torch.dtype, width: int = 0) -> str:
-    """Operations per second of one large matrix product, and the free memory."""
+    """The operations per second of a device in one large matrix product, and its free memory."""
     width = width or (8192 if where.type == "cuda" else 1024)
     a, b = (torch.randn(width, width, device=where).to(dtype) for _ in range(2))
     a @ b
@@ -116,7 +119,7 @@ def seconds(where: torch.device, action: Callable[[], Any]) -> float:
 
 
 def equal(where: torch.device, dtype: torch.dtype) -> str:
-    """Compare the engine with plain passes: log-likelihoods of texts and items under many masks."""
+    """Compare the log-likelihoods of the engine with those of plain passes, for texts and items under many masks."""
     worst = 0.0
     model = llama(where, dtype)
     for samples in (windows(6, 48), items(6)):
@@ -129,7 +132,7 @@ def equal(where: torch.device, dtype: torch.dtype) -> str:
 
 
 def repeats(where: torch.device, dtype: torch.dtype) -> str:
-    """Score all masks together twice, and then one by one; all losses must be equal."""
+    """Score all masks together, twice, and then one by one. The losses of a mask must be equal each time."""
     model, samples = llama(where, dtype), windows(6, 48)
     first, again = (losses(Forward(model, 512), samples, masks()) for _ in range(2))
     alone = np.concatenate([losses(Forward(model, 512), samples, [mask]) for mask in masks()])
@@ -141,7 +144,7 @@ def repeats(where: torch.device, dtype: torch.dtype) -> str:
 
 
 def exactness(where: torch.device) -> str:
-    """Check a product whose factors need more than the 10 bits of TF32."""
+    """Check the error of a product whose factors need more than TF32's 10 bits of mantissa."""
     factor = torch.full((256, 256), 1 + 2.0**-12, device=where)
     error = float(((factor @ factor).double() - 256 * (1 + 2.0**-12) ** 2).abs().max())
     if error > 1e-2:
@@ -168,7 +171,7 @@ def bench(where: torch.device) -> str:
     """Time the engine and plain passes on single removals, in bfloat16. On a GPU, the model is as wide as SmolLM2."""
     model = llama(where, torch.bfloat16, 576 if where.type == "cuda" else 64)
     samples, singles = windows(16, 128), [Mask(BLOCKS, (block,)) for block in range(BLOCKS)]
-    for make in (Plain, Forward):  # warm up: a GPU loads its kernels on first use
+    for make in (Plain, Forward):  # warm up, because a GPU loads its kernels on first use
         losses(make(model, 4096), samples, singles[:1])
     plain, engine = (
         seconds(where, lambda forward=forward: losses(forward, samples, singles))  # type: ignore[misc]
@@ -181,7 +184,7 @@ def bench(where: torch.device) -> str:
 
 
 def smoke(where: torch.device, given: str | None) -> str:
-    """Score single removals of a real model and evaluate the best."""
+    """Score single removals of blocks from a real model, and evaluate the mask with the best score."""
     from pruning.evaluation.text import perplexity
 
     if (spec := weights(given, where)) is None:

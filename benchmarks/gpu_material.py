@@ -1,4 +1,4 @@
-"""Models and samples for `gpu_check`: random ones, which need no files, and a real model if one is found."""
+"""Models and samples for `gpu_check`. Random ones need no files; a real model is used only if it is found."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BLOCKS, VOCABULARY = 12, 4096
 
 
 def llama(where: torch.device, dtype: torch.dtype, width: int = 64) -> LanguageModel:
-    """A random Llama on a device, in a precision. Every call returns the same weights."""
+    """A random Llama on the device `where`, in the precision `dtype`. Every call returns the same weights."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
@@ -40,7 +40,7 @@ def llama(where: torch.device, dtype: torch.dtype, width: int = 64) -> LanguageM
 
 
 def windows(count: int, length: int) -> Samples:
-    """Windows of random tokens, with slightly different lengths."""
+    """Windows of random tokens. Their lengths differ slightly."""
     rng = random.Random(count)
     rows = (Row(_tokens(rng, length - n % 4), (1, length - n % 4)) for n in range(count))
     return Samples("text", "random", tuple(rows), 0)
@@ -78,7 +78,7 @@ def losses(forward: Forward, samples: Samples, chosen: Sequence[Mask]) -> np.nda
 
 
 def weights(given: str | None, where: torch.device) -> Model | None:
-    """The model in a given directory, or the first of ONE_BILLION in the hub's cache; nothing is downloaded."""
+    """The model in a given directory, or the first of ONE_BILLION in the hub's cache. Nothing is downloaded."""
     device_map = "auto" if where.type == "cuda" else "cpu"
     if given is not None:
         return Model("given", "local", given, device_map=device_map)

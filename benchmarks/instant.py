@@ -1,4 +1,4 @@
-"""Stands in for Python in the jobs of `benchmarks.cluster`: copies the files of a finished cell and runs nothing.
+"""Replaces Python in the jobs of `benchmarks.cluster`. It copies the files of a finished cell and computes nothing.
 
 Called as `instant.py TEMPLATE -u -m submitit.core._submit FOLDER`. The benchmark times the submission and the
 collection of cells, not their computation.

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Plain(Forward):
-    """The baseline: in the engine's batches, run all kept blocks and the whole head on all rows, for each mask."""
+    """The baseline: for each mask, run all kept blocks and the whole head on all rows, batched as in the engine."""
 
     def loglikelihoods(
         self, rows: Sequence[Row], masks: Iterable[Mask]

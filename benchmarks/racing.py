@@ -1,12 +1,13 @@
-"""Measure what racing saves, and how often it chooses another mask.
+"""Measure what racing saves, and how often a search with racing chooses another mask than one without.
 
 python -m benchmarks.racing [SEEDS]
 
-The search is greedy with k = 4 on SmolLM2; the objective is perplexity. It runs on a quarter, a half or the whole of
-a pool of 128 windows of 64 tokens. Each seed shuffles one of these sets. The loss terms of a mask are computed
-once and kept in files, one file per quarter. The searches with and without racing read these files, so more seeds
-cost little. The cost of a search is what the engine would compute. For each sample, it is one block forward for each
-distinct prefix of the batch's masks that ends in a kept block, and one projection to the vocabulary for each mask.
+The search is greedy with k = 4 on SmolLM2; the objective is perplexity. The search runs on a quarter, a half or the
+whole of a pool of 128 windows of 64 tokens. Each seed takes one quarter or half (or the whole), and shuffles its
+windows. The loss terms of a mask are computed once and kept in files, one file per quarter. The searches with and
+without racing read these files, so more seeds cost little. The cost of a search is the work that the engine would do.
+For each sample, this work is one block forward for each distinct prefix of the batch's masks that ends in a kept
+block, and one projection to the vocabulary for each mask.
 Writes benchmarks/racing.json.
 """
 
@@ -36,14 +37,14 @@ from pruning.search.journal import Journal, KnownScores
 from pruning.search.racing import Racing
 
 POOL, QUARTER, LENGTH, SPACE = 128, 32, 64, Space(30, 4)
-HEAD = 8.0  # number of blocks that have as many weights as SmolLM2's projection to its vocabulary
+HEAD = 8.0  # SmolLM2's projection to its vocabulary has as many weights as 8 blocks
 RESULTS = Path(__file__).parent / "racing.json"
 log = logging.getLogger("benchmarks")
 
 
 @dataclass
 class Pool:
-    """The loss terms of masks on windows. A quarter's terms are computed on first use and kept in its file."""
+    """The loss terms of masks on windows. The terms on a quarter are computed on first use and kept in a file."""
 
     quarters: Sequence[Journal]
 
@@ -92,13 +93,13 @@ class Drawn:
 
 
 def block_forwards(masks: Sequence[Mask]) -> int:
-    """How many blocks the engine runs for a batch of masks, per sample."""
+    """The number of block forwards that the engine runs on each sample for a batch of masks."""
     prefixes = {(index, tuple(i for i in mask.dropped if i < index)) for mask in masks for index in mask.kept}
     return len(prefixes)
 
 
 def search(pool: Pool, windows: np.ndarray[Any, Any], racing: Racing) -> tuple[Mask, Drawn]:
-    """Run one search on some windows; returns its mask and its cost."""
+    """Run one search on some windows. Returns the chosen mask and the windows with the search's cost."""
     losses = Drawn(pool, windows)
     known = KnownScores(Journal(None, SPACE.n_blocks))
     solution = solve(Problem(Greedy(), SPACE, 0, racing), losses, known, lambda *_: None)
@@ -106,7 +107,7 @@ def search(pool: Pool, windows: np.ndarray[Any, Any], racing: Racing) -> tuple[M
 
 
 def measure(pool: Pool, samples: int, seeds: int, racing: Racing) -> dict[str, Any]:
-    """Search with and without racing on each seed; returns a row of results."""
+    """Search with and without racing for each seed. Returns a row of results."""
     equal, rows = 0, []
     for seed in range(seeds):
         first = samples * (seed % (POOL // samples))

@@ -1,7 +1,7 @@
 """Compare the time of the engine with that of one forward pass per mask; `make bench` runs it.
 
-Both methods run in one process and alternate after every search. Compares their masks and their CPU seconds, summed
-over all threads. Writes benchmarks/results.json.
+Both methods run in one process and alternate after every search. This benchmark compares the masks of both methods,
+and their CPU seconds over all threads. It writes benchmarks/results.json.
 
 python -m benchmarks.run [WORD ...]       only the works whose names contain one of the words
 """
@@ -35,7 +35,7 @@ log = logging.getLogger("benchmarks")
 
 @dataclass
 class Side:
-    """One of the two methods: its engine, the folder of its scores, the CPU seconds that it has used so far."""
+    """One of the two methods: its engine, the folder of its scores, and the CPU seconds that its searches used."""
 
     forward: Forward
     folder: Path
@@ -60,7 +60,7 @@ class Side:
 
 
 def measure(work: Work) -> dict[str, Any]:
-    """Run each search of a work with both methods; returns the work's row of results."""
+    """Run each search of a work with both methods. Returns the work's row of results."""
     model, samples = work.model(), work.samples()
     with tempfile.TemporaryDirectory() as scratch:
         plain = Side(Plain(model, work.baseline_tokens), Path(scratch) / "plain", share=False)

@@ -2,8 +2,9 @@
 
 python -m benchmarks.threads [BUSY]        BUSY processes that only compute; default 2. Writes benchmarks/threads.json
 
-For each way, the same cell (one-shot on SmolLM2, 30 masks on 8 windows of 64 tokens) runs in a new process, first
-alone and then again beside the busy processes. Times are wall seconds of the search, without loading the model.
+For each way, the same cell (one-shot on SmolLM2, 30 masks on 8 windows of 64 tokens) runs twice, each time in a new
+process: first alone, and then beside the busy processes. Times are wall seconds of the search, without loading the
+model.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def seconds(settings: dict[str, str]) -> float:
 
 @contextmanager
 def busy(count: int) -> Iterator[None]:
-    """Within this context, `count` processes compute without a pause."""
+    """A context in which `count` other processes compute without a pause."""
     processes = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
     try:
         yield
@@ -59,7 +60,7 @@ def busy(count: int) -> Iterator[None]:
 
 
 def main() -> None:
-    """Time every way, print a line for each, write the file."""
+    """Time the cell's search with each entry of `WAYS`, print a line for each, and write the results file."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     count = int(sys.argv[1]) if sys.argv[1:] else 2
     rows = []

@@ -1,4 +1,4 @@
-"""The works to time. Each has a model, samples, and searches."""
+"""The works that the benchmark times. Each work has a model, samples, and searches."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ class Every:
         return Found(masks[int(np.argmin(losses))], "every mask was scored")
 
     def evaluations(self, space: Space) -> int:
-        """N choose k."""
+        """The number of masks in the space: N choose k."""
         return space.size
 
 
 @dataclass(frozen=True)
 class Work:
-    """One work to time. If `shared`, the searches use each other's scores; the baseline never does."""
+    """One work to time. If `shared`, the engine's searches use each other's scores. The baseline's never do."""
 
     name: str
     target: float

@@ -26,7 +26,7 @@ BLOCK = re.compile(r"<!-- (?P<file>[^>]+): written by make describe -->\n.*?<!--
 
 
 def table(record: Any) -> str:
-    """A table of all keys of a TypedDict. Keys of nested records include their path."""
+    """A table of all keys of a TypedDict. Keys of a nested record include the path to that record."""
     return "\n".join(
         ["| key | meaning |", "|---|---|", *(f"| `{key}` | {text} |" for key, text in keys(record))]
     )
@@ -43,7 +43,7 @@ def keys(record: Any, path: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _records(kind: Any) -> Iterator[Any]:
-    """The TypedDicts in a type: the type itself, or those within a list or an optional."""
+    """The TypedDicts in a type: the type itself, or the TypedDicts within a list or an optional type."""
     if hasattr(kind, "__required_keys__"):
         yield kind
     for part in get_args(kind) if get_origin(kind) is not Annotated else ():
@@ -51,7 +51,7 @@ def _records(kind: Any) -> Iterator[Any]:
 
 
 def filled(page: str) -> str:
-    """The page with every table rewritten from the types. Raises KeyError for a table of an unknown file."""
+    """The page with every table rewritten from the types. If a table names an unknown file, raises KeyError."""
     return BLOCK.sub(
         lambda m: f"<!-- {m['file']}: written by make describe -->\n{table(FILES[m['file']])}\n<!-- end -->",
         page,

@@ -2,9 +2,10 @@
 
 python -m docs.draw_wings       needs the development packages; `make wings` runs it
 
-The layers are those of the import-linter's contract in pyproject.toml. The arrows are the imports between packages,
-without those that a longer path implies. The words are the first sentences of the packages' docstrings. The same
-facts are stored in the picture's metadata, so that a test can detect a picture that is out of date.
+The layers are those of the import-linter's contract in pyproject.toml. The arrows are the imports between packages.
+An import has no arrow if a longer path of imports leads to the same package. The words are the first sentences of the
+packages' docstrings. The same facts are stored in the picture's metadata, so that a test can detect a picture that is
+out of date.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ FILL, EDGE, INK, GREY, LINE = "#eef3fa", "#4a6fa5", "#1c2733", "#45525f", "#8497
 
 
 def facts() -> dict[str, Any]:
-    """Layers from the top, what each package is for, and the arrows between packages."""
+    """The layers from top to bottom, the purpose of each package, and the arrows between packages."""
     layers = [[name for name in layer if (ROOT / "pruning" / name).is_dir()] for layer in _layers()]
     layers = [layer for layer in layers if layer]
     names = [name for layer in layers for name in layer]
@@ -52,7 +53,7 @@ def _purpose(name: str) -> str:
 
 
 def _arrows(names: list[str]) -> list[list[str]]:
-    """Pairs (importer, imported) of packages, without those that a longer path implies."""
+    """Pairs (importer, imported) of packages. If a longer path of imports joins a pair, the pair is left out."""
     graph = grimp.build_graph("pruning")
     below: dict[str, set[str]] = {}
     for name in names:
@@ -74,7 +75,7 @@ def _reach(name: str, below: dict[str, set[str]]) -> set[str]:
 
 
 def draw(content: dict[str, Any]) -> Figure:
-    """One row of boxes per layer, arrows from a package to what it imports."""
+    """Draw one row of boxes per layer, and arrows from each package to the packages that it imports."""
     layers = content["layers"]
     size = (TOTAL + 4 * GAP, len(layers) * (HEIGHT + GAP) + GAP)
     figure = Figure(figsize=size, dpi=150)

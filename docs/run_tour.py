@@ -23,8 +23,8 @@ def executed(path: Path = TOUR) -> Any:
     folder = {"metadata": {"path": str(path.parents[1])}}
     NotebookClient(notebook, timeout=SECONDS, kernel_name="python3", resources=folder).execute()
     for cell in notebook.cells:
-        cell.metadata = {}  # drop the times at which the cell was run
-        if cell.cell_type == "code":  # drop progress bars and warnings: they name folders of this machine
+        cell.metadata = {}  # drop the times of the run
+        if cell.cell_type == "code":  # drop stderr: it has folder names of this machine
             cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
     notebook.metadata.pop("language_info", None)
     return notebook

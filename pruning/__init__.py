@@ -1,7 +1,7 @@
 """Depth pruning of language models: which blocks can go, at what cost, and what decides it.
 
-The names below are the front door for Python; `docs/python.md` shows each. They are imported on first use, so that
-`import pruning` needs neither torch nor Hydra.
+The names below are the Python interface; `docs/python.md` shows how to use each. A name is imported when it is first
+used, so that `import pruning` needs neither torch nor Hydra.
 """
 
 from importlib import import_module

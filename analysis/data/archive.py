@@ -32,7 +32,7 @@ def pack(results: Path, study: str, archive: Path) -> int:
     archive.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(archive, "w:xz", preset=9) as tar:
         for path in sorted({*_shared(results, study), *_files(results, listed)}):
-            # Replace the folder's absolute path: it is private and not a result.
+            # Files can contain the absolute path of the results folder. This path is private, so it is replaced.
             content = path.read_bytes().replace(bytes(results.resolve()), b"results")
             tar.addfile(_plain(str(path.relative_to(results)), len(content)), io.BytesIO(content))
     return len(finished)
@@ -81,7 +81,7 @@ def _plain(name: str, size: int) -> tarfile.TarInfo:
 
 
 def main() -> None:
-    """Pack or unpack, and log how many cells or files."""
+    """Pack or unpack, and log the number of finished cells or of new files."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     parser = argparse.ArgumentParser(
         prog="python -m analysis.archive",

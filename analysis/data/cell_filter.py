@@ -12,7 +12,7 @@ Only = Mapping[str, Sequence[str]]
 
 
 def column(text: str) -> tuple[str, list[str]]:
-    """Parse `objective=perplexity,margin` into a column and the values to keep; an argparse type."""
+    """Parse `objective=perplexity,margin` into a column and the values to keep. Used as an argparse type."""
     name, equals, values = text.partition("=")
     kept = [value.strip() for value in values.split(",") if value.strip()]
     if name not in COLUMNS or not equals or not kept:
@@ -24,8 +24,9 @@ def column(text: str) -> tuple[str, list[str]]:
 
 
 def select(frame: pd.DataFrame, only: Only) -> pd.DataFrame:
-    """The cells with one of the listed values in each column of `only`. Unfinished cells without a value are kept.
+    """The cells with one of the listed values in each column of `only`.
 
+    An unfinished cell is also kept if its value in a column is unknown.
     Raises ValueError if a listed value occurs in no cell.
     """
     for name, kept in only.items():
@@ -44,10 +45,10 @@ def words(only: Only) -> list[str]:
 
 
 def subfolder(only: Only) -> str:
-    """A subfolder, so that figures of selected cells do not overwrite those of all cells; empty without a filter."""
+    """A subfolder for the figures of selected cells, so that those of all cells stay; empty without a filter."""
     return "__".join(f"{name}={','.join(kept)}" for name, kept in only.items())
 
 
 def _text(value: object) -> str | None:
-    """A value as a user writes it: 3 and not 3.0. None if it is missing."""
+    """A value as a user writes it: 3 and not 3.0. None if the value is missing."""
     return None if pd.isna(value) else str(value).removesuffix(".0")  # type: ignore[call-overload]

@@ -57,7 +57,7 @@ COLUMNS = (
 
 COST = ("block_forwards", "block_forwards_alone", "block_tokens", "forward_seconds", "peak_memory")
 
-# How pruning.runs.cell names a folder. If a cell left no result, only its name is known.
+# The form of the folder names that pruning.runs.cell gives. If a cell left no result, only its name is known.
 _KEY = re.compile(
     r"(?P<model>.+)-(?P<objective>\w+)-(?P<algo>\w+)-(?P<size>[rk])(?P<number>[\d.e+-]+)-s(?P<seed>-?\d+)-[0-9a-f]{8}"
 )
@@ -68,9 +68,9 @@ def load(results: Path | str, study: str | None = None, only: Only = MappingProx
 
     `results` is a results folder or the URI of an MLflow store (`sqlite:///...`, `http://...`).
 
-    Columns: those of COLUMNS and, for every metric of the evaluation, `dense/<metric>` and
+    The columns are those of COLUMNS and, for every metric of the evaluation, `dense/<metric>` and
     `pruned/<metric>`. `draw` is the seed of the calibration draw. If a cell has no result, its row is filled
-    from the cell's name. `only` selects cells by the values of columns, see `cell_filter`.
+    from the cell's name. `only` selects cells by the values of columns (see `cell_filter`).
     Raises NothingToRead if the study does not exist or no cell is done.
     """
     results = folder(results)
@@ -120,7 +120,8 @@ def _row(cell_folder: Path) -> dict[str, Any]:
         "samples": drawn.get("samples"),
         "draw": drawn.get("seed"),
     }
-    # For items, the recorded length is that of the longest item drawn, which is not a setting. Use the configuration.
+    # For items, the recorded length is the length of the longest drawn item. That is not a setting, so read the
+    # configuration instead.
     row["length"] = drawn.get("text", drawn).get("length")
     return row | (_measured(result) if result["status"] == "done" else {})
 
@@ -145,7 +146,7 @@ def _distinct_names(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _named(key: str) -> dict[str, Any]:
-    """Model, objective, algo, size and seed, read from the name of a cell; empty if the name has another form."""
+    """Model, objective, algo, k or ratio, and seed from the name of a cell; empty if the name has another form."""
     match = _KEY.fullmatch(key)
     if match is None:
         return {}
@@ -187,7 +188,7 @@ def _measured(result: DoneResult) -> dict[str, Any]:
 
 
 def _margins(margins: MarginsRecord | None) -> dict[str, Any]:
-    """Margins of the chosen mask: numbers of masks compared and tied; the runner-up's difference and its error."""
+    """Numbers of masks compared and tied with the chosen mask; difference of the runner-up and its standard error."""
     nearest = None if margins is None else margins["runner_up"]
     return {
         "compared": None if margins is None else margins["compared"],

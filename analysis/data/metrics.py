@@ -23,7 +23,7 @@ class Metric:
     """One or several recorded metrics of a kind (`ppl` or `acc`), shown as their arithmetic mean.
 
     The paper's tables also average perplexities arithmetically. If a cell lacks one of the metrics, its mean is
-    NaN, because an average over fewer sets would not be comparable.
+    NaN, because an average over fewer corpora or tasks would not be comparable.
     """
 
     kind: str
@@ -41,7 +41,10 @@ class Metric:
         return f"mean {WORDS[self.kind]} ({len(self.names)}{of_all} {sets})"
 
     def of(self, frame: pd.DataFrame, which: str = "pruned") -> pd.Series[Any]:
-        """Values (cells,) of the pruned models, or of the dense ones if `which` is `dense`; accuracies in percent."""
+        """Values (cells,) of the pruned models, or of the dense ones if `which` is `dense`.
+
+        Accuracies are in percent.
+        """
         columns = frame[[f"{which}/{name}" for name in self.names]].astype(float)
         return columns.mean(axis=1, skipna=False) * (100 if self.kind == "acc" else 1)
 
@@ -59,10 +62,11 @@ def measured(frame: pd.DataFrame) -> dict[str, Metric]:
 
 
 def choose(frame: pd.DataFrame, kind: str, name: str | None = None) -> Metric:
-    """The metric `name`, with or without its prefix; by default the mean over the metrics that nearly every cell has.
+    """The metric `name`, with or without its prefix; by default, a mean over common metrics.
 
-    Thus the means of most cells stay the same if a few cells were measured on more or fewer sets. Cells without any
-    metric of the kind are not counted. If no metric is that common, the mean is over all metrics.
+    This mean is over the metrics that nearly every cell has. Thus the means of most cells stay the same if a few
+    cells were measured on more or fewer corpora or tasks. Cells without any metric of the kind are not counted. If no
+    metric reaches the share COMMON, the mean is over all metrics.
     Raises NothingToRead if the metric was not measured.
     """
     known = names(frame, kind)

@@ -4,9 +4,9 @@ python -m analysis.fig1_masks --results sqlite:////data/results/mlflow.db --stud
 python -m analysis.report --results http://tracking.example.org:5000 --study demo
 python -m analysis.report --results small.tar.xz --study small
 
-The tracker records each cell's files as artifacts (`pruning.tracking`). They are downloaded and read like any other
-results folder. If a study lists a cell that has no run, the cell is missing, as in a folder. The calibration samples
-are not in MLflow.
+The tracker records each cell's files as artifacts (`pruning.tracking`). These files are downloaded into a
+temporary folder, which is read like any other results folder. If a study lists a cell that has no run, the status of
+the cell is missing. The calibration samples are not in MLflow.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ log = logging.getLogger(__name__)
 FILES = ("result.json", "mask.json", "trace.jsonl", "launch.log")
 EXPERIMENT = "depth-pruning"
 
-_URI = re.compile(r"[a-z][a-z0-9+]+://")  # at least two letters: a Windows drive is not a scheme
+_URI = re.compile(r"[a-z][a-z0-9+]+://")  # at least two letters, so that no Windows drive matches
 _folders: list[tempfile.TemporaryDirectory[str]] = []  # deleted when the program ends
 
 
 def is_store(results: Path | str) -> bool:
-    """Whether this is a tracking server, a database or an archive, and not a folder."""
+    """Whether `results` is a tracking server, a database or an archive, and not a folder."""
     return is_archive(results) or _URI.match(str(results)) is not None
 
 
@@ -81,7 +81,7 @@ def copy(uri: str, target: Path, experiment: str = EXPERIMENT) -> None:
             for study in filter(None, run.data.tags.get("sweep", "").split(", ")):
                 studies.setdefault(study, []).append(cell)
             _download(client, run.info.run_id, target / cell)
-    except Exception as error:  # a client can raise anything: network, database, schema
+    except Exception as error:  # a client can raise any exception
         raise NothingToRead(f"cannot read the MLflow store {uri}: {type(error).__name__}: {error}") from error
     if not studies:
         raise NothingToRead(f"no run of an experiment '{experiment}' in the MLflow store {uri}.")

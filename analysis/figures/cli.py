@@ -1,4 +1,4 @@
-"""The command line that all figures, the tables and the report share; it selects the cells."""
+"""The command line of the figures, the tables and the report. Its arguments select the cells."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ from .style import use_style
 def arguments(description: str, metrics: bool = False, cost: Sequence[str] = ()) -> argparse.Namespace:
     """Parse `--results DIR --study NAME --only COLUMN=VALUES --out DIR`.
 
-    If `--results` is an archive or the URI of an MLflow store, the returned `results` is a temporary folder with its
-    contents. `metrics` adds `--perplexity NAME` and `--accuracy NAME`; `cost` adds `--cost` with these choices.
+    If `--results` is an archive or the URI of an MLflow store, the returned `results` is a temporary folder with the
+    contents of the archive or store. `metrics` adds `--perplexity NAME` and `--accuracy NAME`. If `cost` is not
+    empty, the option `--cost` is added, with these choices.
     """
     parser = argparse.ArgumentParser(description=description)
     where = "a results folder, an archive (*.tar.xz), or an MLflow store: sqlite:///FILE, http://HOST:PORT"
@@ -56,7 +57,7 @@ def arguments(description: str, metrics: bool = False, cost: Sequence[str] = ())
 
 
 def asked(given: argparse.Namespace) -> tuple[pd.DataFrame, str]:
-    """All cells that the command line selects, missing ones included, and the title line that describes them.
+    """All cells that the command line selects, including missing cells, and a title line that describes these cells.
 
     Raises NothingToRead if no selected cell is finished.
     """

@@ -3,7 +3,8 @@
 python -m analysis.fig1_masks --results results --study demo
 
 Source: figure 1 of arXiv 2604.24938. In addition, each row shows the held-out metrics of its masks. If a search has
-several cells (from several draws or data sets), the shade of a block is the share of cells that remove it.
+several cells (from several draws or data sets), the shade of a block is the share of these cells that remove the
+block.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from ..stats.frames import groups
 from .cli import arguments, asked
 from .style import DASH, GREY, empty, head, looks, number, ordered, save, wrapped
 
-# In inches: height of a line, height of a panel without its lines, width of a panel.
+# These are, in inches: height of a line, height of a panel without its lines, width of a panel.
 # Eight panels in two columns fill a page.
 ROW, HEAD, WIDTH = 0.165, 0.5, 4.2
 
@@ -90,7 +91,10 @@ def _line(axes: Axes, line: int, n_blocks: int, cells: pd.DataFrame, metrics: Se
 
 
 def _label(cells: pd.DataFrame, algo: str) -> str:
-    """The name of the search. If it has several or unfinished cells, their number follows in brackets."""
+    """The name of a search. If it has several cells, their number follows in brackets.
+
+    If some cells are unfinished, the brackets have `finished/all` instead.
+    """
     searched = cells[cells["algo"] == algo]
     finished = int((searched["status"] == "done").sum())
     if finished < len(searched):
@@ -99,7 +103,7 @@ def _label(cells: pd.DataFrame, algo: str) -> str:
 
 
 def _cost(cells: pd.DataFrame, metrics: Sequence[Metric], which: str = "pruned") -> str:
-    """The mean metrics over cells as text; geometric means for perplexities."""
+    """The means of the metrics over cells, as text. The mean of perplexities is geometric."""
     words = []
     for metric in metrics:
         values = metric.of(cells, which).dropna()
@@ -129,7 +133,7 @@ def _foot(finished: pd.DataFrame, metrics: Sequence[Metric]) -> str:
 
 
 def table(frame: pd.DataFrame) -> pd.DataFrame:
-    """The CSV: one row per cell with its mask and its metrics, missing cells included."""
+    """The content of the CSV: one row per cell (also missing cells), with mask and metrics."""
     metrics = [name for name in frame if str(name).startswith(("dense/", "pruned/"))]
     where = ["model", "objective", "calibration", "samples", "length", "algo", "k", "seed"]
     drawn = frame[["cell", "status", *where, "dropped", *metrics]]

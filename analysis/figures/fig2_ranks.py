@@ -2,8 +2,9 @@
 
 python -m analysis.fig2_ranks --results results --study small
 
-Source: figure 2 of arXiv 2604.24938, which has only the objective perplexity. Each point is an algorithm,
-ranked by its mean over calibration data and draws. Rank 1 is best; tied algorithms get the average of their ranks.
+Source: figure 2 of arXiv 2604.24938, which has only the objective perplexity. Each point is an algorithm. For
+each metric, algorithms are ranked by their means over calibration data and draws. Rank 1 is best; tied algorithms get
+the average of their ranks.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from .style import empty, legend, looks, ordered, panels, probability, save, sig
 def ranks(frame: pd.DataFrame, perplexity: Metric, accuracy: Metric) -> pd.DataFrame:
     """One row per algorithm and panel: means, ranks, and the panel's Spearman correlation (p, q, interval, note).
 
-    If algorithms found the same masks in all cells, `distinct_spearman` counts them as one algorithm.
+    If several algorithms found the same masks in all cells, `distinct_spearman` counts these algorithms as one.
     """
     cells = done(frame)
     cells = cells.assign(perplexity=perplexity.of(cells), accuracy=accuracy.of(cells))
@@ -60,7 +61,7 @@ def ranks(frame: pd.DataFrame, perplexity: Metric, accuracy: Metric) -> pd.DataF
 def _ranked(panel: pd.DataFrame) -> pd.DataFrame:
     """Means and ranks of the searches of a panel."""
     searches = means(panel, ["perplexity", "accuracy"])
-    # Equal masks must tie, but sums in different orders differ in the last digits. So values are rounded.
+    # Searches with equal masks must tie. Sums in different orders differ in the last digits, so values are rounded.
     searches["perplexity_rank"] = searches["perplexity"].round(9).rank()
     searches["accuracy_rank"] = (-searches["accuracy"]).round(9).rank()
     return searches
@@ -120,7 +121,7 @@ def _panel(axes: Axes, chosen: pd.DataFrame, look: dict[str, tuple[str, str]], m
 
 
 def _apart(chosen: pd.DataFrame) -> list[float]:
-    """Small offsets that draw tied points side by side instead of on top of each other."""
+    """Small offsets, so that tied points are drawn side by side and not on top of each other."""
     ties = chosen.groupby(["perplexity_rank", "accuracy_rank"])
     order, size = ties.cumcount(), ties["algo"].transform("size")
     return [float(value) for value in 0.45 * (order - (size - 1) / 2)]

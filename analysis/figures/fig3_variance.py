@@ -2,9 +2,9 @@
 
 python -m analysis.fig3_variance --results results --study small
 
-Source: figure 3 of arXiv 2604.24938. As there, the variance over searches has ddof 0, and searches that found equal
-masks are all counted. The variance in brackets counts equal masks once. Each point is the mean of an algorithm over
-data and draws.
+Source: figure 3 of arXiv 2604.24938. As in the paper, the variance over searches has ddof 0, and searches that found
+equal masks are all counted. For the variance in brackets, searches with equal masks are counted once. Each point is
+the mean of an algorithm over data and draws.
 """
 
 from __future__ import annotations

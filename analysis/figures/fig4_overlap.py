@@ -1,10 +1,11 @@
-"""Figure 4: which searches and objectives remove the same blocks, corrected for chance.
+"""Figure 4: how far searches and objectives remove the same blocks, corrected for overlap by chance.
 
 python -m analysis.fig4_overlap --results results --study small
 
-The paper has no such figure; it compares masks by eye. Top: for each model and k, a heat map of the mean corrected
-Jaccard overlap of two searches with the same draw number. The diagonal compares different draws of one search.
-Bottom: the overlap of masks whose cells differ in one factor only.
+The paper has no such figure; it compares masks by eye. The upper part has a heat map for each model and k.
+It shows the mean corrected Jaccard overlap of the masks of two searches with the same draw number. Its diagonal
+compares different draws of one search. The lower part shows the overlap of masks whose cells differ in one factor
+only.
 """
 
 from __future__ import annotations
@@ -45,7 +46,10 @@ def heat(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _between(first: pd.DataFrame | None, second: pd.DataFrame | None, same: bool) -> list[float]:
-    """Corrected overlaps of two searches with the same draw. If `same`, overlaps of different draws of one search."""
+    """Corrected overlaps of the masks of two searches, for pairs of masks from the same draw.
+
+    If `same` is true, both frames are the same search, and the two masks of each pair are from different draws.
+    """
     if first is None or second is None:
         return []
     a, b = overlap.masks(first), overlap.masks(second)

@@ -2,10 +2,10 @@
 
 python -m analysis.fig5_variance_shares --results results --study small
 
-Four outcomes: the mask (Jaccard distance), the calibration loss minus that of the dense model, the logarithm of
-held-out perplexity, and accuracy. Variance components are within one model and one k. For the loss, they are also
-within one objective, because losses of different objectives have no common unit. Bars are 95 percent intervals over
-calibration draws.
+The four outcomes are the mask (Jaccard distance), the calibration loss minus that of the dense model, the logarithm
+of held-out perplexity, and accuracy. Variance components are computed within one model and one k. For the loss, they
+are also computed within one objective, because losses of different objectives have no common unit. Bars are
+95 percent intervals over calibration draws.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def _panel(axes: Axes, rows: pd.DataFrame, note: str, loss: bool) -> None:
 
 
 def _point(axes: Axes, y: int, name: str, row: Any) -> None:
-    """Draw a share with its interval. The point of a source is hollow unless its test is significant."""
+    """Draw a share with its interval. If `name` is a source whose test is not significant, the point is hollow."""
     colour, part = PARTS.get(name, _colour(name)), name in PARTS
     strong = part or (not np.isnan(row["q"]) and row["q"] <= 0.05)
     if not np.isnan(row["low"]):

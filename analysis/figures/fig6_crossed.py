@@ -2,10 +2,11 @@
 
 python -m analysis.fig6_crossed --results results --study small
 
-The paper has no such figure; it evaluates each mask only on tasks that match its objective. Top: for each objective,
-the mean of each outcome over algorithms and draws (geometric for perplexities). Bottom: regret, the calibration loss
-minus that of the best mask scored by any cell of the same problem. Its unit is the standard error of the loss over
-the calibration samples.
+The paper has no such figure; it evaluates each mask only on tasks that match its objective. The upper part shows, for
+each objective, the mean of each outcome over algorithms and draws (the geometric mean for perplexities). The lower
+part shows the regret of each cell. Regret is the cell's calibration loss minus that of the best mask of the same size
+that any cell of the same problem scored. The unit of regret is the standard error of the loss over the calibration
+samples.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from ..stats.grid import STRATUM
 from .cli import arguments, asked
 from .style import empty, head, legend, looks, number, ordered, save
 
-PAGE = 8.5  # inches: wider figures are not readable in print
+PAGE = 8.5  # width in inches: wider figures are not readable in print
 
 
 def outcomes(cells: pd.DataFrame) -> dict[str, pd.Series[Any]]:
@@ -52,7 +53,7 @@ def matrix_of(cells: pd.DataFrame) -> pd.DataFrame:
 
 
 def draw(frame: pd.DataFrame, matrix: pd.DataFrame, regrets: pd.DataFrame, title: str) -> Figure:
-    """For each model and k, the matrix and, below it, the regrets by algorithm. A row fits the width of a page."""
+    """For each model and k, draw the matrix and, below it, the regrets by algorithm. A row fits a page's width."""
     strata = strata_of(matrix)
     shown = list(dict.fromkeys(matrix["outcome"]))
     objectives = sorted(matrix["objective"].unique())
@@ -121,7 +122,7 @@ def _regrets(
     objectives: list[str],
     named: bool,
 ) -> None:
-    """Draw the regrets of finished cells; a search without finished cells gets a cross."""
+    """Draw the regrets of finished cells. If a search has no finished cell for an objective, draw a cross."""
     if cells["regret_se"].notna().sum() == 0:
         empty(axes, "no finished cell")
         return
@@ -149,7 +150,7 @@ def _regrets(
 
 
 def _known(exact: pd.Series[Any]) -> str:
-    """Whether the best mask is the best of all masks, or the best of those that were scored."""
+    """Whether the best known mask is the best of all masks, or only the best of the scored masks."""
     return "exact" if exact.all() else "exact in part" if exact.any() else "best known"
 
 

@@ -1,10 +1,11 @@
-"""Figure 7: how near each search gets to the best known mask, and at what cost.
+"""Figure 7: how near the loss of each search gets to that of the best known mask, and at what cost.
 
 python -m analysis.fig7_cost --results results --study small [--cost seconds]
 
-A thin line shows the progress of a search (mean over data and draws); the marker is its end. A ring marks the Pareto
-front: no other search is both cheaper and nearer. Cost is in scores, seconds, or block forwards. Block forwards
-are known only for the end of a search. The cost of a score is counted even if another cell computed that score.
+A thin line shows the progress of a search (mean over data and draws); the marker shows the end of the
+search. A ring marks a search on the Pareto front: no other search has both a lower cost and a lower loss. The unit of
+cost is scores, seconds, or block forwards. Block forwards are known only for the end of a search. The cost of a score
+is counted even if another cell computed that score.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ GROUP = ["objective", *STRATUM]
 
 
 def measure(frame: pd.DataFrame, results: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Mean curves (one row per step of a search) and ends (one row per search), by objective, model and k."""
+    """Mean curves (one row per step of a search) and ends (one row per search), for each objective, model and k."""
     cells = done(frame)
     traces = {cell: trace(results, cell) for cell in cells["cell"]}
     known = crossed.best_known(cells, traces)
@@ -60,7 +61,7 @@ def _relative(curve: pd.DataFrame, row: Any) -> pd.DataFrame:
 
 
 def _mean_curve(curves: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """The mean over cells at each number of scores. A curve that has ended keeps its last value."""
+    """The mean curve over cells, one row per number of scores. A curve that has ended keeps its final value."""
     curves = [curve for curve in curves if len(curve)]
     if not curves:
         return pd.DataFrame(columns=["scores", "seconds", "excess"])
@@ -138,7 +139,7 @@ def _panel(
 
 
 def _apart(shown: pd.DataFrame, cost: str) -> list[float]:
-    """Factors that draw searches with equal ends side by side instead of on top of each other."""
+    """Factors on the cost, so that searches with equal ends are drawn side by side and not on top of each other."""
     ties = shown.groupby([shown[cost].round(6), shown["excess"].round(9)])
     order, size = ties.cumcount(), ties["algo"].transform("size")
     width = np.log(shown[cost].max() / shown[cost].min() + 1.0) * 0.06

@@ -2,9 +2,9 @@
 
 python -m analysis.fig8_stability --results results --study small
 
-Computed from the per-sample losses in the traces; no model is run. Left: how often the last
-decision of a search gives another mask if the calibration data are bootstrapped. Right: how often two
-disjoint subsets of n samples give the same mask, and the overlap of their two masks (means over cells).
+The figure is computed from the per-sample losses in the traces; no model is run. The left panel shows how often the
+final decision of a search gives another mask if the calibration data are bootstrapped. The right panel shows how
+often two disjoint subsets of n samples give the same mask, and the overlap of their two masks (means over cells).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ WHERE = ["cell", *STRATUM, "objective", "calibration", "draw", "algo"]
 
 
 def measure(frame: pd.DataFrame, results: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """One row per cell (how often resamples give another mask; samples needed), and curves of agreement over n."""
+    """One row per cell (how often resamples give another mask, samples needed), and agreement for each cell and n."""
     rows, curves = [], []
     for _, cell in done(frame).iterrows():
         decision = stability.last_decision(trace(results, str(cell["cell"])), int(cell["k"]))
@@ -47,7 +47,7 @@ def measure(frame: pd.DataFrame, results: Path) -> tuple[pd.DataFrame, pd.DataFr
 
 
 def draw(frame: pd.DataFrame, rows: pd.DataFrame, curves: pd.DataFrame, title: str) -> Figure:
-    """One row of panels per objective: dots by algorithm, and curves over the number of samples."""
+    """One row of panels per objective: dots by algorithm on the left, curves over sample numbers on the right."""
     objectives = sorted(rows["objective"].unique())
     strata = strata_of(rows)
     figure, grid = panels(len(objectives), 2, 3.4, 1.95, title)
@@ -70,7 +70,7 @@ def draw(frame: pd.DataFrame, rows: pd.DataFrame, curves: pd.DataFrame, title: s
 def _dots(
     axes: Axes, rows: pd.DataFrame, asked: pd.DataFrame, algos: list[str], strata: list[tuple[str, int]]
 ) -> None:
-    """Draw the values of finished cells; a search without values gets a cross."""
+    """Draw the values of finished cells. If a search has no value for a model and k, draw a cross."""
     for y, algo in enumerate(algos):
         wanted = set(strata_of(asked[asked["algo"] == algo]))
         if not wanted:

@@ -1,4 +1,4 @@
-"""The common part of tables 1 and 2: an outcome by objective, algorithm, model and k, and the paper's value."""
+"""The common code of tables 1 and 2: an outcome and the paper's value, by objective, algorithm, model and k."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ GROUP = ["objective", *STRATUM, "algo"]
 
 
 def aggregate(frame: pd.DataFrame, metric: Metric, paper: str, objective: str) -> pd.DataFrame:
-    """One row for each objective, model, k and algorithm of the study, finished or not.
+    """One row for each objective, model, k and algorithm of the study, even if no cell of the row is finished.
 
     `asked` counts all cells of a row, and `cells` counts the finished ones. `mean` and `sd` (ddof 1) are over
-    finished cells. `paper` is the published average; the paper has it only for the objective `objective`.
+    finished cells. `paper` is the published average. The paper has this average only for the objective `objective`.
     """
     finished = done(frame)
     every = names(frame, metric.kind)
@@ -43,7 +43,10 @@ def aggregate(frame: pd.DataFrame, metric: Metric, paper: str, objective: str) -
 
 
 def typeset(rows: pd.DataFrame, metric: Metric, title: str, which: int) -> Figure:
-    """One row per objective and algorithm; one column per model and k, then the paper's column, if any."""
+    """One row per objective and algorithm; one column per model and k.
+
+    If the paper has numbers for a model and k, its column follows.
+    """
     strata = strata_of(rows)
     digits = 1 if metric.kind == "acc" else 2
     columns, keys = [], []

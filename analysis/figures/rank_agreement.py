@@ -1,4 +1,4 @@
-"""Several statistics of rank agreement, in one table that accompanies figure 2.
+"""The table that accompanies figure 2, with several statistics of rank agreement.
 
 For each objective, model and k, the table has three correlations of perplexity and accuracy over searches: Spearman's
 rho, Kendall's tau and weighted tau. A search is ranked by its mean over draws; rank 1 is best. Each correlation is
@@ -24,7 +24,7 @@ OUTCOMES = ("loss", "perplexity", "accuracy")
 
 
 def table(frame: pd.DataFrame, perplexity: Metric, accuracy: Metric) -> pd.DataFrame:
-    """One row per statistic and panel. q controls the false discovery rate over all rows of the same statistic."""
+    """One row per statistic and panel. q controls the false discovery rate over panels."""
     cells = done(frame)
     cells = cells.assign(perplexity=perplexity.of(cells), accuracy=-accuracy.of(cells))
     rows = []
@@ -42,7 +42,7 @@ def _correlations(panel: pd.DataFrame) -> list[dict[str, object]]:
     rows = []
     every = means(panel, ["perplexity", "accuracy"])
     for masks, searches in (("all", every), ("distinct", every.drop_duplicates("masks"))):
-        # Weighted tau ranks high values first. Here low values are best, so their signs are changed.
+        # Weighted tau ranks high values first. Here low values are best, so all values change sign.
         a, b = (-searches[outcome].round(9) for outcome in ("perplexity", "accuracy"))
         for name in STATISTICS:
             agreement = asdict(agree(a, b, name))
@@ -54,7 +54,7 @@ def _correlations(panel: pd.DataFrame) -> list[dict[str, object]]:
 
 
 def _concordances(panel: pd.DataFrame) -> list[dict[str, object]]:
-    """Kendall's W for each outcome: draws are the raters, searches the items."""
+    """Kendall's W for each outcome. The draws are the raters, and the searches are the items."""
     cells, _ = compared(panel)
     rows = []
     for outcome in OUTCOMES:

@@ -18,7 +18,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 log = logging.getLogger(__name__)
 
-# Okabe and Ito's colours, which can be distinguished with any colour blindness.
+# Okabe and Ito's colours. Readers with any kind of colour blindness can distinguish them.
 # If there are more than seven names, colours repeat and markers distinguish the names.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "h")
@@ -52,7 +52,7 @@ def ordered(names: Iterable[str]) -> list[str]:
 
 
 def looks(names: Sequence[str]) -> dict[str, tuple[str, str]]:
-    """A colour and a marker for each name; no two names share both."""
+    """A colour and a marker for each name. No two names have the same pair of colour and marker."""
     pairs = [(COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]) for i in range(len(names))]
     return dict(zip(names, pairs, strict=True))
 
@@ -74,7 +74,7 @@ def head(figure: Figure, title: str, width: float) -> None:
 
 
 def wrapped(text: str, limit: int, mark: str = " · ") -> str:
-    """Wrap text at `mark` into lines of at most `limit` characters; a longer part stays on one line."""
+    """Wrap text at `mark` into lines of at most `limit` characters. A part between marks is never split."""
     lines: list[str] = []
     for part in text.split(mark):
         if lines and len(lines[-1]) + len(mark) + len(part) <= limit:
@@ -85,7 +85,7 @@ def wrapped(text: str, limit: int, mark: str = " · ") -> str:
 
 
 def empty(axes: Axes, text: str) -> None:
-    """Write in an empty panel why nothing is drawn."""
+    """Write in an empty panel the reason why nothing is drawn there."""
     axes.set_axis_off()
     axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color="0.5", fontsize=8)
 
@@ -115,7 +115,7 @@ def legend(figure: Figure, look: Mapping[str, tuple[str, str]], note: str = "") 
 
 
 def plain_log(axis: Axis) -> None:
-    """Label a log axis with plain numbers: 20, 50, 1,000. Set its limits first; a wide range gets fewer labels."""
+    """Label a log axis with plain numbers: 20, 50, 1,000. Set axis limits first. A wide range gets fewer labels."""
     low, high = axis.get_view_interval()
     subs = (1,) if high > 300 * low else (1, 2, 5) if high > 5 * low else (1, 1.5, 2, 3, 4, 5, 7)
     axis.set_major_locator(LogLocator(subs=subs))
@@ -124,12 +124,12 @@ def plain_log(axis: Axis) -> None:
 
 
 def probability(name: str, value: float) -> str:
-    """`p 0.03` or `p < 0.01`; if the value is missing, a dash replaces the number."""
+    """A probability as text, `p 0.03` or `p < 0.01`. If the value is missing, a dash replaces the number."""
     return f"{name} < 0.01" if value < 0.005 else f"{name} {DASH if math.isnan(value) else f'{value:.2f}'}"
 
 
 def signed(value: float) -> str:
-    """A correlation with two digits; negative ones have a minus sign instead of a hyphen."""
+    """A correlation with two decimals. A negative correlation has a minus sign instead of a hyphen."""
     return f"{value:.2f}".replace("-", "\N{MINUS SIGN}")
 
 
@@ -148,10 +148,10 @@ def number(value: float) -> str:
 
 
 def save(figure: Figure, drawn: pd.DataFrame, out: Path, name: str) -> None:
-    """Write NAME.pdf, NAME.png, and NAME.csv with the numbers drawn."""
+    """Write the figure to NAME.pdf and NAME.png, and the numbers drawn to NAME.csv."""
     out.mkdir(parents=True, exist_ok=True)
     for ending in ("pdf", "png"):
-        # No date in the file, so that the same results give the same bytes.
+        # The file gets no date, so that the same results give the same bytes.
         metadata = {"CreationDate": None} if ending == "pdf" else {"Software": None}
         figure.savefig(out / f"{name}.{ending}", metadata=metadata)
     drawn.to_csv(out / f"{name}.csv", index=False)

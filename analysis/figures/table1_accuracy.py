@@ -2,8 +2,8 @@
 
 python -m analysis.table1_accuracy --results results --study small
 
-Source: table 1 of arXiv 2604.24938, which has only masks pruned for margin. If the study has one of the paper's
-models, the paper's number is in the next column. The CSV also has each individual metric and the calibration loss.
+Source: table 1 of arXiv 2604.24938, which has only masks pruned for margin. If the paper has numbers for a model
+and k, they are in the column after the study's own. The CSV also has each individual metric and the calibration loss.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 python -m analysis.table2_perplexity --results results --study small
 
-Source: table 2 of arXiv 2604.24938, which has only masks pruned for perplexity. If the study has one of the paper's
-models, the paper's number is in the next column. The CSV also has each individual metric and the calibration loss.
+Source: table 2 of arXiv 2604.24938, which has only masks pruned for perplexity. If the paper has numbers for a model
+and k, they are in the column after the study's own. The CSV also has each individual metric and the calibration loss.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Table 3: what the searches cost: seconds, scores asked for and paid, block forwards.
+"""Table 3: the cost of the searches in seconds, scores asked for, scores paid, and block forwards.
 
 python -m analysis.table3_search --results results --study small
 
 Source: table 3 of arXiv 2604.24938 (seconds). Means are over calibration data, draws and objectives. A paid score
-is one that the cell computed itself. Seconds do not include scores that another cell computed, so compare algorithms
-by the scores asked for.
+is one that the cell computed itself. Seconds do not include the time for scores that another cell computed. So
+compare algorithms by the scores asked for.
 """
 
 from __future__ import annotations

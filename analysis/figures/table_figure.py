@@ -11,13 +11,13 @@ from matplotlib.lines import Line2D
 
 from .style import DASH, GREY, LARGE, number, wrapped
 
-ROW, TOP, FOOT = 0.19, 0.42, 0.3  # inches
+ROW, TOP, FOOT = 0.19, 0.42, 0.3  # heights in inches
 SIZE = 7.5
 
 
 @dataclass(frozen=True)
 class Line:
-    """One line of a table: its name, its values, and whether it is a heading, which starts a group."""
+    """One line of a table: its name, its values, and whether the line is a heading. A heading starts a group."""
 
     name: str
     values: Sequence[str]
@@ -48,7 +48,7 @@ class _Sheet:
 def table(
     columns: Sequence[tuple[str, str]], lines: Sequence[Line], title: str, note: str, width: float = 0.95
 ) -> Figure:
-    """Draw a table. A column has an upper and a lower heading; adjacent equal upper headings are joined."""
+    """Draw a table. Columns have an upper and a lower heading. Equal upper headings are joined if adjacent."""
     first = 0.12 + 0.068 * max(len(line.name) for line in lines)
     total = first + width * len(columns) + 0.1
     title, note = wrapped(title, int(total * 15)), wrapped(note, int(total * 17), "; ")
@@ -89,7 +89,7 @@ def _body(sheet: _Sheet, lines: Sequence[Line], rights: Sequence[float]) -> None
 
 
 def _spans(names: Sequence[str]) -> list[tuple[int, int]]:
-    """The start and end of each run of equal names."""
+    """The start of each run of equal adjacent names, and its end (exclusive)."""
     starts = [i for i, name in enumerate(names) if i == 0 or names[i - 1] != name]
     return list(zip(starts, [*starts[1:], len(names)], strict=True))
 

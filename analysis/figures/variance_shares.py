@@ -33,7 +33,7 @@ def outcomes(frame: pd.DataFrame, perplexity: str | None, accuracy: str | None) 
 
 
 def measure(frame: pd.DataFrame, named: dict[str, Any]) -> tuple[dict[str, Shares], pd.DataFrame]:
-    """The shares by outcome, and one table of all numbers, with permutation p-values and their q."""
+    """The shares of each outcome, and one table of all numbers. The table has permutation p-values with their q."""
     by_outcome, records = {}, list[dict[Any, Any]]()
     for label, (values, by) in named.items():
         use, known = _used(frame, values)
@@ -54,7 +54,10 @@ def measure(frame: pd.DataFrame, named: dict[str, Any]) -> tuple[dict[str, Share
 def _used(
     frame: pd.DataFrame, values: pd.Series[float] | None
 ) -> tuple[pd.DataFrame, NDArray[np.float64] | None]:
-    """Cells that have a value, without the reference search; and these values (None if the outcome is the mask)."""
+    """The cells that have a value, and these values (None if the outcome is the mask).
+
+    Cells of the reference search are left out.
+    """
     use = rivals(frame)
     if values is None:
         return use.reset_index(drop=True), None
@@ -65,8 +68,9 @@ def _used(
 def across(frame: pd.DataFrame, named: dict[str, Any]) -> pd.DataFrame:
     """Shares of the sum of squares for model, ratio and their interactions.
 
-    q controls the false discovery rate over all tests. Masks of different models are not compared, nor
-    are losses of different objectives, because no distance between them is defined.
+    q controls the false discovery rate over all tests. Masks of different models are not compared,
+    because no distance between such masks is defined. For the same reason, losses of different objectives are not
+    compared.
     """
     parts = []
     for label, (values, _) in named.items():

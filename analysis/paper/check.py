@@ -32,7 +32,7 @@ class Recomputed:
 
     @property
     def reproduced(self) -> bool:
-        """Whether both agree in the printed digits."""
+        """Whether both numbers agree in the printed digits."""
         return bool(abs(self.computed - self.published) <= 0.5 * 10**-self.digits + 1e-9)
 
 
@@ -61,7 +61,7 @@ def variances() -> list[Recomputed]:
 
 
 def averages() -> list[Recomputed]:
-    """Count the printed averages of tables 1 and 2 that differ from the column mean by more than rounding."""
+    """Count the printed averages of tables 1 and 2 that differ from their columns' mean by more than rounding."""
     numbers = []
     for name, columns in (("table1_accuracy", TASKS), ("table2_perplexity", CORPORA)):
         table = read(name)

@@ -67,7 +67,7 @@ def five_of_six() -> Statement:
 
 
 def anticorrelated() -> Statement:
-    """Check claim (ii) as evidence: whether the correlations, each of seven points, differ from chance."""
+    """Check claim (ii) as evidence: test whether the correlations, each over seven points, differ from chance."""
     cells = _cells(read("figure2_ranks"))
     correlations = [(name, agree(cell["perplexity_rank"], cell["accuracy_rank"])) for name, cell in cells]
     adjusted = controlled([a.p for _, a in correlations])
@@ -103,7 +103,10 @@ def converges() -> Statement:
 
 
 def elitist() -> Statement:
-    """Count searches that start from the one-shot mask and end worse. A search that keeps its best mask cannot."""
+    """Count searches that start from the one-shot mask and end worse.
+
+    A search that keeps its best mask cannot end worse.
+    """
     worse = {"margin": [0, 0], "C4": [0, 0]}
     searches = ("genetic", "bayesian")
     for key, table, column in (("margin", "table1_accuracy", "margin"), ("C4", "table2_perplexity", "c4")):
@@ -169,7 +172,7 @@ def seven() -> Statement:
 
 
 def duplicates() -> Statement:
-    """How counting equal masks twice changes the variance between searches."""
+    """How the variance between searches changes if equal masks are counted more than once."""
     facts, smaller, larger, n = [], 0, 0, 0
     for table, word in (("table1_accuracy", "accuracy"), ("table2_perplexity", "perplexity")):
         pairs = []
@@ -188,7 +191,7 @@ def duplicates() -> Statement:
 
 
 def marginal() -> Statement:
-    """Check whether complex searches are little better than one-shot (v3), by perplexity on C4, the objective."""
+    """Check whether complex searches are little better than one-shot (v3) in perplexity on C4, the objective."""
     cells = list(_cells(pruned("table2_perplexity")))
     ratios = [(name, float(cell.loc["one_shot", "c4"] / cell["c4"].min())) for name, cell in cells]
     within = sum(value <= 1.05 for _, value in ratios)
@@ -203,7 +206,10 @@ def marginal() -> Statement:
 
 
 def near_ties() -> Statement:
-    """Whether masks within 3 percent on C4 are equally good on LAMBADA. The pair that differs most decides."""
+    """Whether masks within 3 percent on C4 are equally good on LAMBADA.
+
+    The pair that differs most on LAMBADA decides.
+    """
     worst = (0.0, "")
     for name, cell in _cells(pruned("table2_perplexity")):
         for a, first in cell.iterrows():
@@ -220,7 +226,10 @@ def near_ties() -> Statement:
 
 
 def closed_form() -> Statement:
-    """Infer from CBO's time in table 3 what CBO evaluated. Evaluation time is proportional to the blocks left."""
+    """Infer from CBO's time in table 3 what CBO evaluated.
+
+    Evaluation time is proportional to the number of blocks left.
+    """
     time = read("table3_search_seconds").set_index("algo")["seconds"]
     n, k, open_blocks = 32, 7, 30
     per_pass = float(time["one_shot"]) / open_blocks / (n - 1)  # seconds to run one block on the data

@@ -1,4 +1,4 @@
-"""The numbers that arXiv 2604.24938 prints, as frames, and how its models are named in a study."""
+"""The numbers that arXiv 2604.24938 prints, as frames, and the names of its models in a study."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The report's entries, one per cell: its mask, the progress of its search, its margins and its cost."""
+"""The report's entries, one per cell. An entry has the mask, the progress of the search, margins and cost."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class CellEntry:
 
 @dataclass(frozen=True)
 class Group:
-    """The cells of one model, number of removed blocks and objective."""
+    """The cells with the same model, number of removed blocks and objective."""
 
     heading: str
     anchor: str
@@ -58,7 +58,7 @@ def anchor(cell: str) -> str:
 
 
 def groups(m: StudyData) -> Iterator[Group]:
-    """All cells, missing and failed ones too, by model, number of removed blocks and objective."""
+    """All cells (also missing and failed cells), grouped by model, number of removed blocks and objective."""
     where = ["model", "k", "objective"]
     panels = groups_of(m.frame, where)
     for number_, ((model, k, objective), cells) in enumerate(panels, start=1):
@@ -96,7 +96,7 @@ def _entry(m: StudyData, row: pd.Series[Any]) -> CellEntry:
 
 
 def _name(row: pd.Series[Any]) -> str:
-    """What distinguishes the cell from others in its group: search, data, sample size and seed."""
+    """What distinguishes a cell from others of its group: search, data, number and length of samples, seed."""
     data = "" if pd.isna(row["calibration"]) else f", {row['calibration']}"
     size = "" if pd.isna(row["samples"]) else f" {int(row['samples'])}"
     size += "" if pd.isna(row["length"]) else f" x {int(row['length'])}"
@@ -139,7 +139,7 @@ def _facts(record: DoneResult, row: pd.Series[Any]) -> Iterator[tuple[str, str]]
 
 
 def _margins(margins: MarginsRecord | None) -> Iterator[tuple[str, str]]:
-    """Facts about the runner-up and about ties."""
+    """Facts about the runner-up mask and about masks that tie with the chosen one."""
     if margins is None:
         yield "runner-up", "not recorded"
         return
@@ -156,7 +156,7 @@ def _margins(margins: MarginsRecord | None) -> Iterator[tuple[str, str]]:
 
 
 def _measured(record: DoneResult) -> Iterator[tuple[str, str, str]]:
-    """Metric, dense value and pruned value, with standard errors if they were recorded."""
+    """For each metric: its name, dense value and pruned value. Values include standard errors if recorded."""
     dense, pruned = record["evaluation"]["dense"], record["evaluation"]["pruned"]
     for name in metrics_among(pruned):
         yield name, _value(dense, name), _value(pruned, name)

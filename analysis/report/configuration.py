@@ -1,4 +1,4 @@
-"""The configuration of a study: the settings that all its cells share, and those that vary between them."""
+"""The configuration of a study: the settings that all its cells share, and the settings that vary between cells."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pruning.core.result import Result
 
 from .study_data import StudyData
 
-# Not shown: settings that say where and how a study runs.
+# The page does not show these settings. They determine where and how a study runs.
 LEFT_OUT = ("paths.", "tracker", "launcher", "study")
 
 
@@ -25,7 +25,7 @@ class Setting:
 
 
 def settings(m: StudyData) -> tuple[list[Setting], list[Setting]]:
-    """Settings that vary, and settings that all cells share, each in the order of the configuration."""
+    """Settings that vary, and settings that all cells share. Both lists are in the order of the configuration."""
     configs = [dict(_flat(record["config"])) for record in m.records.values()]
     names = list(dict.fromkeys(name for config in configs for name in config))
     every = [

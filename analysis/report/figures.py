@@ -1,4 +1,4 @@
-"""The report's figures: those of `make figures`, embedded as SVG. If drawing fails, the page says why."""
+"""The figures of `make figures`, embedded in the report as SVG. If drawing fails, the page says why."""
 
 from __future__ import annotations
 
@@ -136,8 +136,8 @@ def drawn(study: StudyData) -> Iterator[Drawn]:
 
 
 def _svg(figure: Figure) -> str:
-    """The figure as a `data:` address, so that the page needs no other file and ids of two figures cannot clash."""
+    """The figure as a `data:` address. So the page needs no other file, and ids in two figures cannot clash."""
     stream = io.BytesIO()
-    with mpl.rc_context({"svg.hashsalt": "depth-pruning"}):  # so that the same results give the same bytes
+    with mpl.rc_context({"svg.hashsalt": "depth-pruning"}):  # so that equal results give equal bytes
         figure.savefig(stream, format="svg", metadata={"Date": None})
     return "data:image/svg+xml;base64," + base64.b64encode(stream.getvalue()).decode("ascii")

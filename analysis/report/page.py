@@ -2,8 +2,8 @@
 
 python -m analysis.report --results results --study small
 
-The file contains its figures, style and script, so the page needs no other file and fetches nothing. The same
-results give the same page.
+The file contains its figures, style and script. So the page needs no other file and fetches nothing. The same results
+give the same page.
 """
 
 from __future__ import annotations

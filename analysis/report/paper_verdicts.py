@@ -1,4 +1,4 @@
-"""Test the paper's statements on a study: each statement holds, does not hold, or is not decided.
+"""Test the paper's statements on a study. The verdict is that a statement holds, does not hold, or is not decided.
 
 Statements are worded as in arXiv 2604.24938, v1 and v3. `paper/claims.py` tests statements with
 the numbers in the paper's own tables.
@@ -23,11 +23,11 @@ from .study_data import StudyData
 from .variance_sentences import spearman
 
 HOLDS, FAILS, OPEN = "holds here", "does not hold here", "not decided by this study"
-STEPS = (1.0, 3.0)  # percentage points of accuracy between searches, as stated in v1
+STEPS = (1.0, 3.0)  # range of the accuracy difference between searches, in percentage points, as stated in v1
 
 
 def claims(m: StudyData) -> Iterator[str]:
-    """One sentence per statement: the verdict, then its numbers. If the study lacks the numbers, it is OPEN."""
+    """One sentence per statement: the verdict, then its numbers. If the study lacks numbers, the verdict is OPEN."""
     for statement, judge in (
         ("'substantially larger role than the choice of search algorithm' in masks (v3)", _masks),
         ("the same in perplexity (v3)", _perplexity),
@@ -55,7 +55,7 @@ def _perplexity(m: StudyData) -> tuple[str, list[str]]:
 
 
 def _larger(shares: Shares) -> tuple[str, list[str]]:
-    """Whether calibration explains more than the search, judged by the interval of their ratio."""
+    """Whether calibration explains more variance than the search, judged by the interval of `shares.ratio`."""
     ratio = shares.ratio
     if math.isnan(ratio.low):
         return OPEN, [shares.note or "the ratio has no interval"]
@@ -86,7 +86,7 @@ def _objectives(m: StudyData) -> tuple[str, list[str]]:
 
 
 def _searches(m: StudyData) -> tuple[str, list[str]]:
-    """For each objective, whether two searches give more similar masks than two draws of one search."""
+    """Whether masks of two searches are more similar than masks of two draws of one search, for each objective."""
     rows = []
     for objective in sorted(m.cells["objective"].unique()):
         pairs = m.overlaps[m.overlaps["objective"] == objective]
@@ -127,7 +127,7 @@ def _one_shot(m: StudyData) -> tuple[str, list[str]]:
 
 
 def _points(m: StudyData) -> tuple[str, list[str]]:
-    """In how many panels (model, k, objective) the best search is 1 to 3 points of mean accuracy above the worst."""
+    """In how many panels (model, k, objective) the best mean accuracy is 1 to 3 points above the worst."""
     if "acc" not in m.metrics:
         raise NothingToRead("no accuracy was measured")
     cells = m.cells.assign(accuracy=m.metrics["acc"].of(m.cells)).dropna(subset="accuracy")
@@ -158,9 +158,9 @@ def _ranks(m: StudyData) -> tuple[str, list[str]]:
 
 
 def _damage(m: StudyData) -> tuple[str, list[str]]:
-    """How often an objective rates the pruned model better than the whole one.
+    """How often an objective rates the pruned model better than the dense model.
 
-    If this happens in most cells, the objective does not measure the damage by pruning.
+    If this happens in most cells of an objective, the objective does not measure the damage done by pruning.
     """
     cells = m.cells.dropna(subset=["loss", "dense_loss"])
     better = cells.assign(better=cells["loss"] < cells["dense_loss"]).groupby("objective")["better"]

@@ -1,4 +1,4 @@
-"""Numbers and lists in the report's sentences."""
+"""Functions that write the numbers and lists in the report's sentences."""
 
 from __future__ import annotations
 

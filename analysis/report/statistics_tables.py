@@ -25,7 +25,7 @@ def crossed(m: StudyData) -> Built:
     matrix = m.crossed[0]
     matrix = matrix.assign(
         mean=matrix["mean"].abs()
-    )  # the matrix has negated accuracies; the table shows them as positive numbers
+    )  # accuracies are negative in the matrix and positive in the table
     names = ["outcome", *STRATUM, "objective", "cells"]
     return built(
         matrix, [*_columns(names), *_numbers(["mean"], 2), ("sd", True, _spread), *_numbers(["cost"], 2)]
@@ -33,7 +33,7 @@ def crossed(m: StudyData) -> Built:
 
 
 def _spread(row: Any) -> Value:
-    """The standard deviation: percentage points for an accuracy, a factor for a perplexity."""
+    """The standard deviation. Its unit is percentage points for an accuracy; for a perplexity, it is a factor."""
     return numeric(row.sd, "\N{MULTIPLICATION SIGN} {:,.2f}" if row.geometric else "{:.2f}")
 
 
@@ -71,7 +71,7 @@ def agreement(m: StudyData) -> Built:
 def stability(m: StudyData) -> Built:
     """Means over the cells whose last decision can be resampled.
 
-    The mean of the samples needed is over the cells in which this number is known.
+    The mean number of samples needed is over the cells in which this number is known.
     """
     where = ["objective", *STRATUM, "algo"]
     measured = ["other_mask", "overlap", "enough_pair"]

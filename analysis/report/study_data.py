@@ -23,7 +23,7 @@ Frames = tuple[pd.DataFrame, pd.DataFrame]
 
 @dataclass(frozen=True)
 class StudyData:
-    """A study and its statistics. A property raises NothingToRead if the study lacks the data for it."""
+    """A study and its statistics. If the study lacks the data for a property, the property raises NothingToRead."""
 
     results: Path
     study: str | None
@@ -31,7 +31,7 @@ class StudyData:
 
     @cached_property
     def frame(self) -> pd.DataFrame:
-        """All cells, missing and failed ones included."""
+        """All cells, including missing and failed cells."""
         return load(self.results, self.study, self.only)
 
     @cached_property
@@ -46,7 +46,7 @@ class StudyData:
 
     @cached_property
     def records(self) -> dict[str, Result]:
-        """`result.json` of each cell that has one, failed cells included."""
+        """The content of `result.json` of each cell that has this file, including failed cells."""
         results = {cell: read_result(self.results / cell) for cell in map(str, self.frame["cell"])}
         return {cell: result for cell, result in results.items() if result is not None}
 
@@ -57,12 +57,15 @@ class StudyData:
 
     @cached_property
     def metrics(self) -> dict[str, Metric]:
-        """The mean perplexity and the mean accuracy, if they were measured."""
+        """The metrics mean perplexity and mean accuracy, each only if it was measured."""
         return measured(self.frame)
 
     @cached_property
     def costs(self) -> pd.DataFrame:
-        """What pruning for each objective costs in mean perplexity and mean negated accuracy; lower is better."""
+        """What pruning for each objective costs in mean perplexity and mean accuracy.
+
+        Accuracies are negated, so that lower is better.
+        """
         signed = {kind: m.of(self.cells) * (-1 if kind == "acc" else 1) for kind, m in self.metrics.items()}
         return crossed.matrix(self.cells, signed, ["ppl"])
 
@@ -73,7 +76,7 @@ class StudyData:
 
     @cached_property
     def regrets(self) -> pd.DataFrame:
-        """Every finished cell with its regret: its loss minus that of the best known mask."""
+        """Every finished cell with its regret. Regret is the cell's loss minus the loss of the best known mask."""
         return crossed.best_known(self.cells, self.traces)
 
     @cached_property
@@ -83,7 +86,7 @@ class StudyData:
 
     @cached_property
     def shares(self) -> tuple[dict[str, Shares], pd.DataFrame]:
-        """Shares of variance: by outcome, and the same numbers as one table."""
+        """Shares of variance for each outcome, and the same shares in one table."""
         return variance_shares.measure(self.cells, variance_shares.outcomes(self.cells, None, None))
 
     @cached_property
@@ -98,5 +101,5 @@ class StudyData:
 
     @cached_property
     def stability(self) -> Frames:
-        """How often other samples would give another mask, and curves of agreement over the number of samples."""
+        """How often other samples would give another mask, and the agreement of masks for each number of samples."""
         return fig8_stability.measure(self.frame, self.results)

@@ -1,6 +1,6 @@
 """The summary of the report: sentences whose numbers and verdicts are computed here.
 
-A verdict claims no more than its interval or test shows. If there is neither, the sentence says so.
+A verdict claims no more than its interval or test shows. If there is no interval and no test, the sentence says so.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Part:
 
 
 def parts(m: StudyData) -> list[Part]:
-    """The whole summary. If the study lacks the numbers for a part, the part says so."""
+    """All parts of the summary. If the study lacks the numbers for a part, the part says so."""
     every: dict[str, Callable[[StudyData], Iterator[str]]] = {
         "What was run": ran,
         "The paper's statements": paper_verdicts.claims,
@@ -79,7 +79,7 @@ def ran(m: StudyData) -> Iterator[str]:
 
 
 def costs(m: StudyData) -> Iterator[str]:
-    """For each model, k and outcome: the best objective, and what the others cost."""
+    """For each model, k and outcome: the best objective, and what pruning for the other objectives costs."""
     if not m.metrics:
         raise NothingToRead("nothing was measured on held-out data")
     if "ppl" in m.metrics:
@@ -125,7 +125,7 @@ def _other(row: object, kind: str, sign: int, best: float) -> str:
 
 
 def _error(cells: pd.DataFrame, names: tuple[str, ...], kind: str) -> float | None:
-    """The standard error of the mean metric in one cell (median over cells); None if it was not recorded."""
+    """The median, over cells, of the standard error of the mean metric. None if standard errors are missing."""
     columns = [error_of(f"pruned/{name}") for name in names]
     if not set(columns) <= set(cells):
         return None
@@ -134,7 +134,7 @@ def _error(cells: pd.DataFrame, names: tuple[str, ...], kind: str) -> float | No
 
 
 def searches(m: StudyData) -> Iterator[str]:
-    """How near each algorithm came to the best known mask, and how many scores it asked for."""
+    """How near each algorithm came to the loss of the best known mask, and how many scores it asked for."""
     cells = m.regrets
     problems = cells.groupby([*STRATUM, *SETTING], dropna=False)["exact"].any()
     if cells["algo"].nunique() < 2:

@@ -1,4 +1,4 @@
-"""Small SVG drawings of one cell. Their colours come from the light or dark style of the page."""
+"""Small SVG drawings of one cell. The page's light or dark style sets their colours."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ WIDTH, HEIGHT = 320.0, 110.0
 
 
 def strip(n_blocks: int, dropped: Sequence[int], numbered: bool = False) -> Markup:
-    """The mask as a row of squares; removed blocks are filled. With `numbered`, every fifth block has its number."""
+    """The mask as a row of squares; removed blocks are filled. If `numbered`, every fifth block is numbered."""
     kept = "".join(_square(i) for i in range(n_blocks) if i not in dropped)
     gone = "".join(_square(i) for i in dropped)
     labels = "".join(
@@ -34,7 +34,7 @@ def _square(i: int) -> str:
 
 
 def curve(steps: Sequence[tuple[int, float]], last: int) -> Markup:
-    """A plot of the best loss so far. `steps` are its improvements, `last` the number of masks scored."""
+    """A plot of the best loss so far. `steps` are improvements of that loss; `last` is the number of masks scored."""
     if not steps:
         return Markup("")
     values = [loss for _, loss in steps]

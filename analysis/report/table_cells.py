@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from ..figures.style import DASH, number
 
-LAST = "~"  # sorts after every number and name
+LAST = "~"  # a sort key after those of all numbers and names
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,10 @@ class Value:
 
 @dataclass(frozen=True)
 class Table:
-    """A table. A heading is a text and a flag, true for a column of numbers. `reason` says why the table is empty."""
+    """A table. If it is empty, `reason` says why.
+
+    A heading is a text and a flag. The flag is true for a column of numbers.
+    """
 
     name: str
     caption: str
@@ -35,7 +38,7 @@ class Table:
     reason: str = ""
 
 
-# Heading, whether the column has numbers, function from a row to its value.
+# A heading, whether the column has numbers, and a function that returns the column's value in a row.
 Column: TypeAlias = tuple[str, bool, Callable[[Any], Value]]
 Built: TypeAlias = tuple[list[tuple[str, bool]], list[list[Value]]]  # headings and rows
 
@@ -57,13 +60,13 @@ def of(column: str, form: str | None) -> Callable[[Any], Value]:
 
 
 def word(value: Any) -> Value:
-    """A name as a value; empty if it is missing."""
+    """A name as a value. If the name is missing, the text is empty."""
     known = isinstance(value, str) and value
     return Value(str(value), str(value)) if known else Value("", LAST)
 
 
 def numeric(value: Any, form: str | None) -> Value:
-    """A number as a value; a dash if it is missing."""
+    """A number as a value. If the number is missing, the text is a dash."""
     parsed = float(value) if value is not None else np.nan
     if np.isnan(parsed):
         return Value(DASH, LAST)

@@ -29,7 +29,7 @@ def tables(m: StudyData) -> Iterator[Table]:
 
 
 def cells(m: StudyData) -> Table:
-    """Every cell of the study, finished or not, with a link to its entry."""
+    """A table of all cells of the study, finished or not. Each row has a link to the cell's entry."""
     shown = {kind: metric.of(m.frame) for kind, metric in m.metrics.items()}
     named = {"ppl": "perplexity", "acc": "accuracy, %"}
     rows = []

@@ -27,7 +27,10 @@ TESTED = [source.name for source in SOURCES]
 
 
 def against(m: StudyData) -> Iterator[str]:
-    """For each outcome: calibration compared with search, with intervals; then the shares of model and ratio."""
+    """For each outcome, the shares of calibration and search, with intervals and tests.
+
+    After all outcomes, the shares of model and pruning ratio in each outcome's sum of squares.
+    """
     by_outcome, table = m.shares
     for label, shares in by_outcome.items():
         if math.isnan(shares.parts["search"].value):
@@ -46,7 +49,7 @@ def against(m: StudyData) -> Iterator[str]:
 
 
 def _chance(q: float) -> str:
-    """The q of a test in brackets, with a remark if the test is not significant."""
+    """The q of a test, in brackets. If the test is not significant, the text says so."""
     return " (not tested)" if math.isnan(q) else f" (q {q:.2g}{'' if q <= 0.05 else ', not significant'})"
 
 
@@ -65,7 +68,7 @@ def _parts(label: str, shares: Shares) -> str:
 
 
 def _verdict(shares: Shares) -> list[str]:
-    """Whether calibration or search explains more, judged by the interval of their ratio."""
+    """Whether calibration or search explains more variance, judged by the interval of `shares.ratio`."""
     ratio = shares.ratio
     if math.isnan(ratio.value):
         return ["neither calibration nor search is above zero, so there is no ratio"]
@@ -84,7 +87,7 @@ def _verdict(shares: Shares) -> list[str]:
 
 
 def _tested(label: str, rows: pd.DataFrame) -> str:
-    """Which sources are significant in permutation tests."""
+    """Which sources of variance are significant in permutation tests."""
     tests = rows[rows["source"].isin(TESTED)].dropna(subset="q")
     if tests.empty:
         return sentence([f"{label}: no source could be tested"])
@@ -122,13 +125,13 @@ def agreement(m: StudyData) -> Iterator[str]:
 
 
 def spearman(m: StudyData) -> pd.DataFrame:
-    """For each panel, Spearman's correlation of perplexity rank and accuracy rank over all its searches."""
+    """Spearman's correlation of perplexity rank and accuracy rank, for each panel over all searches of the panel."""
     every = m.agreements
     return every[(every["statistic"] == "spearman") & (every["masks"] == "all")]
 
 
 def refused(m: StudyData) -> Iterator[str]:
-    """Which of these statistics could not be computed, and why."""
+    """Which shares of variance, tests and statistics of rank agreement could not be computed, and why."""
     try:
         by_outcome, table = m.shares
     except NothingToRead as nothing:

@@ -112,7 +112,7 @@ def distinct(frame: pd.DataFrame) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Concordance:
-    """Kendall's W of m rankings (`raters`) of n `items`: 1 if they all agree, about 1/m by chance."""
+    """Kendall's W of m rankings (`raters`) of n `items`. W is 1 if all rankings agree, and about 1/m by chance."""
 
     w: float
     p: float
@@ -138,7 +138,7 @@ def concordance(values: ArrayLike, resamples: int = 4999, seed: int = 0) -> Conc
     q = stats.friedmanchisquare(*table.T).statistic
     ranks = stats.rankdata(table, axis=1)
     rng = np.random.default_rng(seed)
-    # With fixed ties, W increases with the variance of the rank sums, so the test can compare variances.
+    # With fixed ties, W increases with the variance of the rank sums, so the test can compare these variances.
     null = np.array([np.var(rng.permuted(ranks, axis=1).sum(axis=0)) for _ in range(resamples)])
     p = (1 + np.sum(null >= np.var(ranks.sum(axis=0)) - 1e-9)) / (resamples + 1)
     return Concordance(float(q / (m * (n - 1))), float(p), m, n)

@@ -1,8 +1,8 @@
 """How outcomes differ across models and ratios: shares of the sum of squares, with intervals and p-values.
 
-Model and ratio are crossed with all other factors. So the test of one of them exchanges its labels among cells that
-have equal values of all other factors. For interactions, residuals are permuted. Intervals are computed as in
-`bootstrap`.
+Model and ratio are crossed with all other factors. So the test of model exchanges the labels of models among cells
+that have equal values of all other factors, and the test of ratio exchanges the labels of ratios in the same way. For
+interactions, residuals are permuted. Intervals are computed as in `bootstrap`.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ def between(
     """How much an outcome depends on model, on ratio, and on their interactions with objective and algorithm.
 
     `values` are numbers, or None for masks. Each source is adjusted for the columns in its `given`. `share` is
-    the source's part of the sum of squares over all cells, with an interval if there are enough draws. If `by` is
-    given, everything is measured within the levels of these columns.
+    the source's part of the sum of squares over all cells. If there are enough draws, it has an interval. If `by`
+    is given, everything is measured within the levels of these columns.
     """
     of = grams(frame, values, by)
     parts = [frame.iloc[rows] for rows in strata(frame, by)]

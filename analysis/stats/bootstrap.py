@@ -2,10 +2,10 @@
 
 Objectives, data, algorithms, models and ratios are fixed. For each draw, the wild cluster bootstrap (Cameron,
 Gelbach and Miller 2008; weights of Webb 2014) multiplies the deviations from the mean over draws by one random
-weight, the same in all cells of the draw. The error of an estimate is approximated by a resample minus the mean of
-all resamples (Hall's basic interval). With few draws, such intervals are too short (Cameron and Miller 2015, section
-VI). So errors are multiplied by t / z. Both are 97.5 percent quantiles: t of Student's distribution with draws - 1
-degrees of freedom, z of the normal distribution.
+weight. All cells of the draw have the same weight. The error of an estimate is approximated by a resample minus the
+mean of all resamples (Hall's basic interval). With few draws, such intervals are too short (Cameron and Miller 2015,
+section VI). So errors are multiplied by t / z. Here t is the 97.5 percent quantile of Student's distribution with
+draws - 1 degrees of freedom, and z is the 97.5 percent quantile of the normal distribution.
 """
 
 from __future__ import annotations
@@ -30,9 +30,10 @@ PANEL = [*STRATUM, *CONFIGURATION, "algo"]  # cells with equal values in these c
 
 @dataclass(frozen=True)
 class Deviations:
-    """Coordinates (n, p) of one stratum: observed, means over draws (`panel`), and deviations from the means.
+    """Coordinates (n, p) of one stratum: observed values, their means over draws (`panel`), and deviations.
 
-    `signs` (p,) are those of `gram.coordinates`; `cluster` (n,) is the draw of each cell.
+    `deviation` is the observed values minus these means, with corrected variance. `signs` (p,) are the signs that
+    `gram.coordinates` returns. `cluster` (n,) is the draw of each cell.
     """
 
     observed: Matrix
@@ -47,7 +48,10 @@ class Deviations:
 
 
 def deviations(frame: pd.DataFrame, grams: Sequence[Matrix], by: Sequence[str]) -> list[Deviations]:
-    """The deviations of each stratum, in the order of `strata`. A draw has the same number in all strata."""
+    """The deviations of each stratum, in the order of `strata`.
+
+    In `cluster`, a draw has the same index in all strata.
+    """
     cluster = labels(frame, DRAW)
     return [
         _deviations(frame.iloc[rows], g, cluster[rows])
@@ -82,7 +86,7 @@ def count(frame: pd.DataFrame) -> int:
 
 
 def refusal(frame: pd.DataFrame) -> str:
-    """Why no interval can be computed; empty if one can."""
+    """The reason why no interval can be computed; empty if an interval can be computed."""
     repeats = frame.groupby(PANEL, dropna=False)["draw"].nunique()
     if float((repeats > 1).mean()) < 0.5:
         return "no interval: most configurations were drawn once, so the noise of a draw is unknown"

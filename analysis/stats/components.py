@@ -1,9 +1,9 @@
 """Variance components: how much of the variance is due to the calibration, and how much to the search.
 
-Sums of squares grow with the number of levels even if nothing has an effect. So for each source, a
-variance component is computed: its mean square minus the part due to noise, divided (in a balanced grid) by the
-number of cells per level. In matrices, let Q_j be a basis of what source j adds to the sources that do not contain
-it, and Z_i the indicators of source i. Then
+Sums of squares grow with the number of levels even if nothing has an effect. So a variance component is
+computed for each source. In a balanced grid, it is (the mean square of the source - the part of this mean square due
+to noise) / (the number of cells per level). In matrices, let Q_j be a basis of what source j adds to the sources that
+do not contain it, and Z_i the indicators of source i. Then
 
     E[SS_j] = s_j^2 tr(Q_j' Z_j Z_j' Q_j) + sum over noise i of sigma_i^2 tr(Q_j' Z_i Z_i' Q_j),
 

@@ -1,4 +1,4 @@
-"""What pruning for one objective costs in other outcomes; how near searches come to the best mask, and their cost."""
+"""Measure what pruning for one objective costs in other outcomes, and the regret and the cost of each search."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def matrix(
     """One row for each model, k, objective and outcome: mean over cells, standard deviation, and cost.
 
     `outcomes` maps a label to one value per cell; lower is better. `cost` is the mean minus the lowest mean
-    of any objective on this outcome. An objective has cost 0 on its own outcome if no other objective is better.
-    Outcomes in `geometric` (perplexities) get the geometric mean, so that one broken mask does not dominate it. Their
-    `sd` is the factor exp(sd of the logarithm), and the column `geometric` is true.
+    that any objective has on this outcome. An objective has cost 0 on its own outcome if no other is
+    better. Outcomes in `geometric` (perplexities) get the geometric mean, so that one broken mask does not
+    dominate it. Their `sd` is the factor exp(sd of the logarithm), and the column `geometric` is true.
     """
     rows = []
     for (model, k), cells in groups(frame, STRATUM):
@@ -45,12 +45,12 @@ def matrix(
 
 
 def best_known(frame: pd.DataFrame, traces: Mapping[str, Trace]) -> pd.DataFrame:
-    """Add `best` to each cell: the lowest loss among masks of its size that cells of the same problem scored.
+    """Add `best` to each cell: the lowest loss of all k-block masks that were scored in cells of the same problem.
 
-    `exact` is true if some cell of the problem scored every mask; an exhaustive search with a budget may score fewer.
-    `regret` is the loss minus the best. `relative_regret` is the regret divided by `best` minus the dense loss.
-    It is NaN if that difference is not positive (pruning can improve a margin). `regret_se` is the regret in
-    standard errors of the loss over the calibration samples.
+    `exact` is true if some cell of the problem scored every mask; an exhaustive search with a budget can score fewer.
+    `regret` is the loss minus `best`. `relative_regret` is regret / (`best` - dense loss). It is NaN if this divisor
+    is not positive (pruning can improve a margin). `regret_se` is the regret divided by the standard error of the
+    cell's loss over the calibration samples.
     """
     scored = frame.copy()
     scored["least"] = [
@@ -77,12 +77,12 @@ def _least(trace: Trace, k: int) -> float:
 
 
 def _enumerated(trace: Trace, k: int, free: int) -> bool:
-    """Whether a trace contains every mask that removes k of the `free` blocks, each scored on all samples."""
+    """Whether a trace contains every mask that removes k of the `free` blocks. `load.trace` omits partial scores."""
     return len({tuple(s["dropped"]) for s in trace if len(s["dropped"]) == k}) == math.comb(free, k)
 
 
 def seconds(traces: Iterable[Trace]) -> dict[tuple[int, ...], float]:
-    """Seconds to score each mask of a problem. A reused score has 0 seconds in a trace, so the maximum is taken."""
+    """Seconds to score each mask of a problem. A reused score has 0 seconds, so take the maximum over traces."""
     paid: dict[tuple[int, ...], float] = {}
     for trace in traces:
         for score in trace:
@@ -92,7 +92,7 @@ def seconds(traces: Iterable[Trace]) -> dict[tuple[int, ...], float]:
 
 
 def anytime(trace: Trace, k: int, paid: Mapping[tuple[int, ...], float]) -> pd.DataFrame:
-    """The curve of a search: scores and seconds so far, and the lowest loss so far of a mask that removes k blocks.
+    """After each scored k-block mask: the number of scores, the seconds, and the lowest loss of such a mask so far.
 
     The seconds of every mask's evaluation are counted, even if another cell computed the score. The evaluation of
     the dense model is not counted.
@@ -110,7 +110,7 @@ def anytime(trace: Trace, k: int, paid: Mapping[tuple[int, ...], float]) -> pd.D
 
 
 def pareto(cost: Sequence[float], quality: Sequence[float]) -> list[bool]:
-    """Which points are on the Pareto front: no other point is at most as large in both values and smaller in one.
+    """Whether each point is on the Pareto front: no other point is at least as good in both values and better in one.
 
     Lower is better in both. A point with a NaN is never on the front. Of equal points, all or none are on it.
     """

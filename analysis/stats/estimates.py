@@ -26,9 +26,10 @@ class IntervalEstimate:
 class Shares:
     """The variance of one outcome, divided among its sources.
 
-    `sources` has a row for each source: df, component, and its share of the total with an interval. `parts` has
-    the shares of calibration, search and their interaction. `ratio` is calibration divided by search; `total_ratio`
-    is the same with the interaction added to both. `note` says what could not be computed, and why.
+    `sources` has a row for each source: its df, its component, and its share of the total with an interval. `parts`
+    has the shares of calibration, search and their interaction. `ratio` is calibration divided by search;
+    `total_ratio` is this ratio after the interaction is added to numerator and denominator. `note` says what
+    could not be computed, and why.
     """
 
     sources: pd.DataFrame
@@ -48,7 +49,7 @@ def report(
     draws: int,
     note: str,
 ) -> Shares:
-    """Shares of the components, with intervals if `plausible` true values (resamples, sources) are given."""
+    """Shares of the components. They have intervals if `plausible` true values (resamples, sources) are given."""
     groups = {"calibration": CALIBRATION, "search": SEARCH, "interaction": INTERACTION}
     total = observed.sum()
 
@@ -79,7 +80,7 @@ def _estimate(value: NDArray[np.float64], plausible: NDArray[np.float64] | None)
 def _ratio(
     solver: Solver, observed: NDArray[np.float64], plausible: NDArray[np.float64] | None, extra: Sequence[str]
 ) -> IntervalEstimate:
-    """Calibration divided by search; infinite if only the calibration is above zero, NaN if neither is."""
+    """Calibration divided by search. It is infinite if only calibration is above zero, and NaN if neither is."""
 
     def ratio(components: NDArray[np.float64]) -> NDArray[np.float64]:
         both = [np.maximum(solver.of(components, (*group, *extra)), 0.0) for group in (CALIBRATION, SEARCH)]
@@ -89,7 +90,7 @@ def _ratio(
     if plausible is None:
         return IntervalEstimate(float(ratio(observed)))
     values = ratio(plausible)
-    unknown = np.isnan(values)  # 0 / 0: neither differs from noise, so the ratio can have any value
+    unknown = np.isnan(values)  # 0 / 0: both variances are within noise, so the ratio can have any value
     if unknown.mean() > 0.5:
         return IntervalEstimate(float(ratio(observed)))
     low = np.sort(np.where(unknown, 0.0, values))[int(0.025 * (len(values) - 1))]

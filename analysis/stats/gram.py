@@ -1,8 +1,8 @@
 """Sums of squares from distances, so that numbers and masks share the same algebra.
 
 Gower's centred matrix G = -1/2 J D^2 J (J = I - 11'/n) holds the inner products of the observations after centring.
-If Q is an orthonormal basis of some columns, these explain the sum of squares tr(Q'GQ) (McArdle and Anderson 2001).
-For centred numbers y, G is yy'; this gives the ordinary analysis of variance.
+If Q is an orthonormal basis of some columns, these columns explain the sum of squares tr(Q'GQ) (McArdle and Anderson
+2001). For centred numbers y, G is yy', and these sums of squares are those of the ordinary analysis of variance.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ def explained(gram: Matrix, q: Matrix) -> float:
 def coordinates(gram: Matrix) -> tuple[Matrix, Matrix]:
     """X (n, p) and signs s (p,) with G = X diag(s) X': principal coordinates.
 
-    Jaccard distances are not Euclidean, so a few small eigenvalues may be negative. They are kept, because
-    otherwise the sums of squares would not add up.
+    Jaccard distances are not Euclidean, so a few small eigenvalues can be negative. They are kept, because
+    the sums of squares would not add up without them.
     """
     values, vectors = linalg.eigh(gram)
     kept = np.abs(values) > TOLERANCE * np.abs(values).max(initial=1e-300)

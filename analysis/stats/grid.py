@@ -22,11 +22,11 @@ DRAW = [
     "samples",
     "length",
     "draw",
-]  # identifies the samples; several objectives may share them
+]  # identifies the samples, which several objectives can share
 SETTING = [*CONFIGURATION, "draw"]  # a calibration with the draw of its samples; the search is not included
 
-# The columns that may differ between two masks of a comparison; all others are equal. Objectives need different
-# kinds of data (texts, items), so the data may differ when objectives are compared.
+# For each comparison, the columns in which its two masks may differ. All other columns of CELL are equal. Objectives
+# need different kinds of data (texts, items), so the data may differ when objectives are compared.
 COMPARISONS = {
     "algorithms": ["algo"],
     "draws": ["draw"],
@@ -38,7 +38,10 @@ CELL = [*STRATUM, *SETTING, "algo"]
 
 
 def labels(frame: pd.DataFrame, columns: Sequence[str]) -> Labels:
-    """Numbers (n,), equal for equal values in `columns`. Missing values, such as the length of items, are equal."""
+    """Integers (n,). Rows have the same integer if their values in `columns` are equal.
+
+    Missing values, such as the length of items, are equal.
+    """
     if not columns:
         return np.zeros(len(frame), dtype=np.int64)
     return frame.groupby(list(columns), dropna=False, sort=True).ngroup().to_numpy().astype(np.int64)

@@ -28,9 +28,9 @@ def expected(n_open: int, a: int, b: int) -> float:
 
 
 def corrected(first: Mask, second: Mask, n_open: int) -> float:
-    """(J - E[J]) / (max J - E[J]): 0 is chance, 1 the maximum for two sets of these sizes.
+    """(J - E[J]) / (max J - E[J]): 0 is the value expected by chance; 1 is the maximum for two sets of these sizes.
 
-    For equal sizes max J is 1. The result is NaN if all open blocks are removed, because then E[J] = max J.
+    For equal sizes max J is 1. The result is NaN if a mask removes all open blocks, because then E[J] = max J.
     """
     a, b = sorted((len(first.dropped), len(second.dropped)))
     chance, most = expected(n_open, a, b), a / b
@@ -44,15 +44,16 @@ def p_value(first: Mask, second: Mask, n_open: int) -> float:
 
 
 def mean_corrected(masks: Sequence[Mask], n_open: int) -> float:
-    """Mean chance-corrected overlap over all pairs."""
+    """Mean chance-corrected overlap over all pairs of masks."""
     return float(np.mean([corrected(a, b, n_open) for a, b in combinations(masks, 2)]))
 
 
 def group_p(masks: Sequence[Mask], n_open: int, draws: int = 2000, seed: int = 0) -> float:
-    """Monte Carlo probability that the same number of random sets have at least this mean overlap.
+    """Monte Carlo probability that a group of random sets has at least the mean Jaccard overlap of `masks`.
 
-    Two pairs can contain the same mask, so p-values of pairs cannot be combined. Instead the whole group is
-    drawn at random. Raises ValueError if the masks differ in size.
+    A random group has as many sets as `masks`, of the same size. Two pairs can contain the same mask, so p-values
+    of pairs cannot be combined. Instead the whole group is drawn at random.
+    Raises ValueError if the masks differ in size.
     """
     k, m = len(masks[0].dropped), len(masks)
     if {len(mask.dropped) for mask in masks} != {k}:
@@ -90,9 +91,9 @@ def n_open(frame: pd.DataFrame) -> pd.Series[int]:
 
 
 def pairs(frame: pd.DataFrame, comparison: str) -> pd.DataFrame:
-    """Overlap, corrected overlap and p of all pairs of cells that differ only in `comparison`, a key of COMPARISONS.
+    """Overlap, corrected overlap and p of all pairs of cells that differ only in the columns COMPARISONS[comparison].
 
-    Pairs with different protected blocks are omitted, because the null model needs the same open blocks.
+    Pairs with different protected blocks are omitted, because both masks need the same open blocks in the null model.
     """
     varied = COMPARISONS[comparison]
     panel = labels(frame, [*(c for c in CELL if c not in varied), "protect_first", "protect_last"])

@@ -18,13 +18,13 @@ from .sources import Rows, VarianceSource, fitted, strata
 LEAST_P = 0.05  # a test is refused if no arrangement could give a p-value this small
 ENOUGH = 1e9  # larger numbers of arrangements are reported as this number
 
-# Residuals as coordinates (n, p) and signs (p,). If the outcome is a number, p is 1 and a permutation is cheap.
+# Residuals as coordinates (n, p) and signs (p,). If the outcome is a number, p is 1 and a permutation is fast.
 Coordinates = tuple[Matrix, Matrix]
 
 
 @dataclass(frozen=True)
 class _Exchange:
-    """Cells among which labels are exchanged: their rows, the columns fitted first, and the residuals."""
+    """The cells of a stratum: their rows, a basis of the columns fitted first, and the residuals of this fit."""
 
     rows: Rows
     given: NDArray[np.float64]
@@ -39,7 +39,7 @@ def p_value(
     permutations: int = 999,
     seed: int = 0,
 ) -> tuple[float, str]:
-    """A pair: the p-value and an empty note, or NaN and the reason. `grams` are in the order of `strata`."""
+    """A pair: the p-value and an empty note, or NaN and the reason for it. `grams` are in the order of `strata`."""
     parts: list[_Exchange] = []
     for rows, matrix in zip(strata(frame, by), grams, strict=True):
         given = fitted(frame.iloc[rows], source.given)
@@ -65,7 +65,7 @@ def _too_few(arrangements: int) -> str:
 
 
 def _p(observed: float, null: Iterable[float], permutations: int) -> float:
-    """(1 + number of null values that reach the observed one) / (1 + number drawn). It is never zero."""
+    """(1 + number of null values that reach the observed one) / (1 + permutations). This p-value is never zero."""
     reached = sum(value >= observed - 1e-9 * abs(observed) - 1e-12 for value in null)
     return (1 + reached) / (permutations + 1)
 
@@ -77,7 +77,10 @@ def _residual(g: Matrix, q: Matrix) -> Matrix:
 
 
 def _explained(levels: Labels, q: Matrix, rest: Coordinates) -> float:
-    """Sum of squares that levels add to the basis Q, by the normal equations: tr((X'MX)^+ X'RX), M = I - QQ'."""
+    """Sum of squares that levels add to the basis Q, by the normal equations: tr((X'MX)^+ X'RX), M = I - QQ'.
+
+    X holds the indicators of the levels; R is the residual matrix with the coordinates and signs `rest`.
+    """
     x = indicator(levels)
     fit, (coordinates, signs) = q.T @ x, rest
     sums = x.T @ coordinates
@@ -92,7 +95,7 @@ def _along(q: Matrix, rest: Coordinates) -> float:
 
 
 class _Shuffle:
-    """Shuffles the labels of a source over its units, within its blocks."""
+    """Shuffles the labels of a source among units of the same block."""
 
     def __init__(self, frame: pd.DataFrame, source: VarianceSource) -> None:
         self.unit = labels(frame, source.units)
@@ -116,7 +119,7 @@ class _Shuffle:
 
     @property
     def arrangements(self) -> float:
-        """An upper bound for the number of distinct values of the statistic. Renaming levels gives the same value."""
+        """An upper bound for the number of distinct values of the statistic. Renamed levels count once."""
         total = 0.0
         for block in self.blocks:
             _, sizes = np.unique(self.values[block], return_counts=True)
@@ -148,7 +151,7 @@ def _residual_test(
     def statistic(orders: Sequence[Rows]) -> float:
         moved = [(part.rest[0][o], part.rest[1]) for part, o in zip(parts, orders, strict=True)]
         ss = sum(_along(b, m) for b, m in zip(bases, moved, strict=True))
-        # Permuted residuals are no longer orthogonal to the given columns, so their part along these is subtracted.
+        # Permuted residuals are no longer orthogonal to the given columns, so the part along these is subtracted.
         kept = total - sum(_along(part.given, m) for part, m in zip(parts, moved, strict=True))
         return ss / max(kept - ss, 1e-12)
 

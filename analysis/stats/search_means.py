@@ -11,10 +11,12 @@ REFERENCE = "exhaustive"
 
 
 def rivals(cells: pd.DataFrame) -> pd.DataFrame:
-    """The cells of all searches except the exhaustive one, the reference; all cells if only that search was run.
+    """The cells of all searches except the exhaustive search, which is the reference.
 
-    The exhaustive search gives the best mask (`crossed.best_known`). It is run in few settings only. If it were
-    compared with the others, all means would be restricted to those settings.
+    If only the exhaustive search was run, all cells are returned.
+
+    The exhaustive search gives the best mask (`crossed.best_known`). This search is run in few settings only. If
+    it were compared with the others, all means would be restricted to those settings.
     """
     competing = cells[cells["algo"] != REFERENCE]
     return competing if len(competing) else cells
@@ -39,7 +41,7 @@ def compared(panel: pd.DataFrame) -> tuple[pd.DataFrame, str]:
 
 
 def means(panel: pd.DataFrame, outcomes: list[str]) -> pd.DataFrame:
-    """One row for each search: number of cells, means of the outcomes, and `masks`, its masks sorted by draw."""
+    """One row for each search: number of cells, means of the outcomes, and the found `masks`, sorted by draw."""
     cells, note = compared(panel)
     rows = []
     for algo, searched in groups(cells, "algo"):

@@ -20,9 +20,11 @@ RESIDUAL = "draw x algorithm, rest"
 
 @dataclass(frozen=True)
 class VarianceSource:
-    """One source. Under the null hypothesis, the labels `moved` can be exchanged among `units` within `blocks`.
+    """One source of variation: the columns that define its levels, and how its test permutes.
 
-    `columns` define its levels. `given` are the groups of columns that its test fits first. If `moved` is empty,
+    `columns` define its levels. `given` are the groups of columns that its test fits first. Under the null
+    hypothesis, the labels in the column `moved` can be exchanged among units of the same block. The columns `units`
+    define the units, and the columns `blocks` define the blocks. If `moved` is empty,
     no labels are exchangeable, and the test permutes residuals instead.
     """
 
@@ -37,7 +39,8 @@ class VarianceSource:
 def _nested() -> list[VarianceSource]:
     """The nested sources of the calibration: objective, its data, number of samples, length.
 
-    The tests exchange whole settings, each with all algorithms and ratios, like whole plots in a split-plot design.
+    The tests exchange whole settings, like whole plots in a split-plot design. All algorithms and ratios of a setting
+    stay together.
     """
     names = ("objective", "calibration data", "samples", "length")
     sources = []
@@ -86,7 +89,7 @@ def sequential(part: pd.DataFrame) -> dict[str, Matrix]:
 
 
 def marginal(part: pd.DataFrame, source: VarianceSource) -> Matrix:
-    """A basis of what a source adds to all sources that do not contain it (type II)."""
+    """A basis of what a source adds to all sources that do not have all of its columns (type II)."""
     others = [s.columns for s in SOURCES if not set(source.columns) <= set(s.columns)]
     return gram.basis(indicator(labels(part, source.columns)), fitted(part, others))
 

@@ -1,8 +1,8 @@
 """Estimate from the per-sample losses in a trace whether other samples would give another mask. No model is run.
 
 The last decision of a search is resampled: the choice among the scored masks of the final size. If a search
-scored fewer than two such masks, as one-shot does, it chose single blocks by their losses; this choice is resampled.
-Earlier decisions are not repeated, so the numbers are lower bounds on instability.
+scored fewer than two such masks, as one-shot does, it chose single blocks by their losses. Then this choice is
+resampled. Earlier decisions are not repeated, so the numbers are lower bounds on instability.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def _plain_means(trace: Sequence[Mapping[str, Any]]) -> bool:
 
 
 def resampled(decision: Decision, resamples: int = 1000, seed: int = 0) -> tuple[float, float]:
-    """How often bootstrapped calibration samples change the mask, and the mean Jaccard overlap with the original."""
+    """How often bootstrapped calibration samples change the mask, and the mean Jaccard overlap with the old mask."""
     n = decision.losses.shape[1]
     rng = np.random.default_rng(seed)
     chosen = decision.choose(rng.multinomial(n, np.full(n, 1 / n), size=resamples).astype(float))
@@ -73,8 +73,8 @@ def curve(decision: Decision, resamples: int = 500, seed: int = 0) -> pd.DataFra
     """How often subsets of n samples choose the same mask as all N samples, for n up to N / 2.
 
     Subsets are drawn without replacement. `pair` is how often two disjoint subsets of n samples choose the
-    same mask; they resemble two studies with different samples. Agreement with all N is higher,
-    because every subset is a part of all N.
+    same mask. Two such subsets resemble two studies with different samples. A subset agrees more often with all N
+    samples, because it is a part of them.
     """
     n_all = decision.losses.shape[1]
     rng = np.random.default_rng(seed)

@@ -1,7 +1,7 @@
 """What explains the outcomes of a study: sums of squares of factors and interactions, with permutation p-values.
 
-For masks this is PERMANOVA (Anderson 2001) on Jaccard distance; for numbers it is the analysis of variance with
-p-values from permutations. Distances between masks of different models are undefined, so everything is measured
+For masks, the method is PERMANOVA (Anderson 2001) on Jaccard distance. For numbers, it is the analysis of variance
+with p-values from permutations. Distances between masks of different models are undefined, so everything is measured
 within strata (one model and one k) and summed over strata. `between.py` measures how outcomes differ across strata.
 """
 
@@ -41,7 +41,7 @@ def table(
     permutations: int = 999,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """One row per source: df, sequential and marginal sum of squares, share, pseudo-F, p, and why p is missing."""
+    """One row per source: df, sequential and marginal sum of squares, share, pseudo-F, p, note if p is missing."""
     parts = [frame.iloc[rows] for rows in strata(frame, by)]
     bases = [sequential(part) for part in parts]
     total = sum(float(np.trace(g)) for g in of)

@@ -1,7 +1,7 @@
 """The Hydra launcher of the grid: it passes all cells of a sweep to the study at once.
 
-Hydra's default launcher composes and runs one job after the other. Here, all cells are composed first, so a
-mistake in the last cell stops the command before the first one starts. The study also skips finished cells and
+Hydra's default launcher composes and runs one job after the other. Here, all cells are composed first, so even a
+mistake in the last cell stops the command before the first cell starts. The study also skips finished cells and
 goes on after a failed cell.
 """
 

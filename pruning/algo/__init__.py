@@ -1,8 +1,8 @@
 """Searches, one per file: a frozen dataclass of hyper-parameters with a `propose` generator.
 
-A search yields masks and receives their losses in the same order. It uses masks and numpy only: no model, no
-objective, no clock. All randomness comes from `rng`. So a search is a pure function of (seed, losses), and
-replaying the losses of a journal restores its state.
+A search yields masks and receives their losses in the same order. It imports only masks and numpy, and it has no
+access to a model, an objective or a clock. All randomness comes from `rng`. So a search is a pure function of (seed,
+losses), and replaying the losses of a journal restores the state of the search.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ from pruning.core.mask import Mask, Space
 class Ask:
     """A request for the losses of masks. The answer is a list of floats in the same order.
 
-    Only the `best` lowest losses matter to the search. With racing, a mask that is ruled out gets an infinite loss.
-    `samples`, at least 1, limits the losses to the first `samples` samples. If there are fewer samples, all are used.
-    A search never asks for the same mask and number of samples twice.
+    If `best` is given, the search uses only the `best` lowest losses. If a race rules a mask out, the answer for this
+    mask is an infinite loss. If `samples` (at least 1) is given, losses are computed on the first `samples`
+    samples, or on all samples if there are fewer. A search never asks twice for the same mask on the same number of
+    samples.
     """
 
     masks: Sequence[Mask]

@@ -1,9 +1,9 @@
-"""Tools of the stochastic searches: swaps of blocks, and a prior that favours sets of cheap blocks.
+"""Tools of the stochastic searches: swaps of blocks, and a prior that favours blocks whose removal costs little.
 
 The paper calls its genetic and Bayesian searches "prior-guided" without saying what the prior is. Here the prior uses
-the losses that one-shot measures: block i has the weight exp(-(s_i - min s) / (T * scale)). s_i is the loss if only
-block i is removed, T is the setting `temperature`, and scale is the median of s_i - min s, so that T has the same
-effect for any unit of the loss. Sets are drawn block by block, without replacement, in proportion to the weights.
+the same losses as one-shot. Block i has the weight exp(-(s_i - min s) / (T * scale)). s_i is the loss if only block i
+is removed. T is the setting `temperature`. scale is the median of s_i - min s, so that T has the same effect for any
+unit of the loss. Sets are drawn block by block, without replacement, in proportion to the weights.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ def singles(space: Space, known: Known) -> Generator[Request, Any, Array]:
 
 
 def one_shot(space: Space, losses: Array) -> Mask:
-    """The k blocks whose single removal costs least. Ties go to the lower index."""
+    """The mask of the k blocks whose single removals have the lowest losses. Ties go to the lower index."""
     blocks = space.free()
     return space.drop(*(blocks[r] for r in np.argsort(losses, kind="stable")[: space.k]))
 
 
 def scale(losses: Array) -> float:
-    """The spread of the losses: the median minus the minimum, or 1 if that is 0."""
+    """The spread of the losses: the median minus the minimum, or 1 if this difference is 0."""
     return float(np.median(losses) - losses.min()) or 1.0
 
 
@@ -54,7 +54,10 @@ def draw(space: Space, rng: np.random.Generator, weights: Array | None = None) -
 
 
 def swapped(mask: Mask, space: Space, rng: np.random.Generator, swaps: int = 1) -> Mask:
-    """Exchange `swaps` removed blocks of the mask for kept ones, or as many as possible; k is unchanged."""
+    """A mask that keeps `swaps` random removed blocks of this mask and removes as many random kept blocks instead.
+
+    If the mask removes or keeps fewer than `swaps` blocks, as many blocks as possible are swapped. k is unchanged.
+    """
     kept = space.free(mask.dropped)
     swaps = min(swaps, len(mask.dropped), len(kept))
     back = rng.choice(mask.dropped, swaps, replace=False)

@@ -1,14 +1,14 @@
 """Sets of least quadratic energy: minimise x^T Q x over x in {0, 1}^n with sum x = k.
 
-`cbo` and `cbo_hessian` both use it. If there are at most `limit` sets, the answer is exact. The blocks are split into
-two halves A and B. For each number of chosen blocks in A, one matrix product gives the energies of all pairs of
-half-sets:
+`cbo` and `cbo_hessian` both use it. If there are at most `limit` sets, the answer is exact. To find it, the blocks
+are split into two halves A and B. For each number of chosen blocks in A, one matrix product gives the energies of all
+pairs of half-sets:
 
     E(x) = x_A^T Q_AA x_A + x_B^T Q_BB x_B + 2 x_A^T Q_AB x_B
 
 10.5 million sets (n = 32, k = 8) take a fraction of a second. If there are more sets, chains of swap annealing run in
-parallel. A swap keeps sum x = k, so no penalty term is needed. Annealers of unconstrained problems need such a
-term, which can lead to worse sets.
+parallel. A swap keeps sum x = k, so no penalty term is needed. Annealers of unconstrained problems need a penalty
+term, and this term can lead to worse sets.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def enumerated(q: Array, k: int, count: int) -> list[Subset]:
 
 
 def _smallest(energies: Array, count: int, below: float) -> Iterable[tuple[int, int]]:
-    """The (row, column) of each of the `count` least energies that do not exceed `below`."""
+    """The positions (row, column) of the `count` least energies. Energies above `below` are left out."""
     indices = np.flatnonzero(energies <= below)
     if len(indices) > count:
         values = energies.ravel()[indices]
@@ -78,7 +78,11 @@ def _energies(q: Array, x: Array) -> Array:
 
 
 def annealed(q: Array, k: int, count: int, rng: np.random.Generator) -> list[Subset]:
-    """Anneal, descend from the last set of each chain, and return the `count` best minima and neighbours."""
+    """The `count` sets of least energy that swap annealing found, best first.
+
+    From the final set of each annealing chain, the best swaps lead down to a local minimum. The result is chosen from
+    these minima and all sets that are one swap away from a minimum.
+    """
     orders = rng.permuted(np.tile(np.arange(len(q)), (CHAINS, 1)), axis=1)
     inside, outside = orders[:, :k].copy(), orders[:, k:].copy()
     if outside.size:
@@ -90,9 +94,10 @@ def annealed(q: Array, k: int, count: int, rng: np.random.Generator) -> list[Sub
 
 
 def _cool(q: Array, inside: Array, outside: Array, rng: np.random.Generator) -> None:
-    """Make Metropolis swaps in all chains at once while the temperature falls geometrically. Changes both arrays.
+    """Make Metropolis swaps in all chains at once while the temperature falls geometrically.
 
-    With the field g = Q x, replacing i by j costs 2 (g_j - g_i) + Q_ii + Q_jj - 2 Q_ij.
+    `inside` and `outside` are changed in place. With the field g = Q x, replacing i by j changes the energy by
+    2 (g_j - g_i) + Q_ii + Q_jj - 2 Q_ij.
     """
     rows, steps = np.arange(CHAINS), SWEEPS * len(q)
     field = q[inside].sum(axis=1)  # (chains, n)

@@ -2,14 +2,16 @@
 
 The model is a Bayesian linear regression on one- and two-block features. It is the statistical model of BOCS
 (Baptista and Poloczek, arXiv 1806.08838, section 3) in dual form, with Gaussian priors in place of horseshoe priors.
-Two sets have |S & T| one-block and C(|S & T|, 2) two-block features in common, so
+Two sets S and T share |S & T| one-block features and C(|S & T|, 2) two-block features. So the covariance of their
+losses is
 
     cov(S, T) = s^2 [ c (1 + a(S) a(T)) + (1 - r) |S & T| / k + r C(|S & T|, 2) / C(k, 2) + e [S = T] ]
 
 a(S) is the prior score of S: the sum of its blocks' single-removal losses, standardised. The slope of a(S) is learnt.
-The variance c of intercept and slope is large. The nugget e is the variance that pairs cannot explain. r is the share
-of pair features; r and e are chosen on a grid to maximise the marginal likelihood, and s^2 has a closed form. So the
-fit needs no sampling. It solves a system of at most `trials` equations, not one of N + C(N, 2) coefficients.
+The variance c of intercept and slope is large. The nugget e is the variance that pairs cannot explain. r is the
+weight of the two-block features, and 1 - r is the weight of the one-block features. r and e are chosen from a grid to
+maximise the marginal likelihood. s^2 has a closed form. So the fit needs no sampling. It solves a system of at most
+`trials` equations; a fit of the coefficients would have N + C(N, 2) unknowns.
 """
 
 from __future__ import annotations
@@ -50,7 +52,7 @@ class Surrogate:
         return float(-len(target) / 2 * np.log(fit) - np.log(np.diag(root)).sum())
 
     def posterior(self, x: Array, a: Array) -> tuple[Array, Array]:
-        """The mean (m,) and covariance (m, m) of the standardised losses of other sets."""
+        """The mean (m,) and covariance (m, m) of the standardised losses of m other sets."""
         noisy, between = self._noisy(), self._kernel(self.x, self.a, x, a)
         target = _standard(self.y, self.y)
         solved = np.linalg.solve(noisy, np.column_stack([target, between]))
@@ -80,8 +82,9 @@ def _standard(values: Array, by: Array) -> Array:
 def promising(mean: Array, covariance: Array, nugget: float, count: int, kappa: float) -> list[int]:
     """The indices of the sets to score next. Each choice minimises mean - kappa * deviation.
 
-    After each choice, the chosen set is treated as scored, with its mean as the loss. All means stay the same and the
-    deviations of similar sets fall, so a batch is diverse (GP-BUCB: Desautels, Krause and Burdick, JMLR 15, 2014).
+    After each choice, the chosen set is treated as scored, with its predicted mean as its loss. All means stay the
+    same, and the deviations of sets similar to the chosen set fall. So the sets of a batch differ from each other
+    (GP-BUCB: Desautels, Krause and Burdick, JMLR 15, 2014).
     """
     covariance, chosen = covariance.copy(), list[int]()
     available = np.ones(len(mean), dtype=bool)

@@ -1,12 +1,12 @@
 """Annealing: chains that swap one block at a time and accept a worse set less and less often.
 
-Not in the paper's panel. Source: Kirkpatrick, Gelatt and Vecchi, "Optimization by simulated annealing" (Science 220,
-1983). A set whose loss is higher by d replaces the current set with probability exp(-d / T) (Metropolis), and T is
-multiplied by `cooling` at each step. T starts at `heat` times the spread of the losses of single removals
-(`_prior.scale`), so that it suits any unit of the loss. `chains` chains run in parallel, so that the masks of a batch
-share work: the first chain starts from the one-shot set, the others from draws of the prior. 4 chains of 50 steps
-have the same budget as the paper's Bayesian search. Fewer and longer chains give slightly better sets and share less
-work.
+The paper's panel does not include this search. Source: Kirkpatrick, Gelatt and Vecchi, "Optimization by simulated
+annealing" (Science 220, 1983). A set whose loss is higher by d replaces the current set with probability exp(-d / T)
+(Metropolis). T is multiplied by `cooling` at each step. T starts at `heat` times the spread of the losses of single
+removals (`_prior.scale`), so that the search works with any unit of the loss. `chains` chains run in parallel, so
+that the masks of a batch share work. The first chain starts from the one-shot set, the others from draws of the
+prior. 4 chains of 50 steps have the same budget as the paper's Bayesian search. Fewer and longer chains give slightly
+better sets, but the smaller batches share less work.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Annealing:
     steps: int = 50
     heat: float = 0.2
     cooling: float = 0.92
-    temperature: float = 1.0  # of the prior from which starting sets are drawn
+    temperature: float = 1.0  # temperature of the prior that starting sets are drawn from
     max_evaluations: int | None = None
 
     def __post_init__(self) -> None:
@@ -46,7 +46,10 @@ class Annealing:
             raise InputError(f"algo.cooling={self.cooling:g} is out of range: choose above 0 and at most 1.")
 
     def propose(self, space: Space, rng: np.random.Generator) -> Proposals:
-        """Ask for one batch of single removals, one of starting sets, and one per step: a swap in each chain."""
+        """Ask for one batch of single removals, one of starting sets, and one per step.
+
+        The batch of a step has one mask per chain: the chain's current set after one swap.
+        """
         known = Known()
         losses = yield from singles(space, known)
         weights, at = log_weights(losses, self.temperature), [one_shot(space, losses)]
@@ -66,7 +69,7 @@ class Annealing:
         return Found(known.best(space.k), f"each chain took {self.steps} steps")
 
     def evaluations(self, space: Space) -> int:
-        """N single removals, plus a start and the steps for each chain; at most N plus the size of the space."""
+        """N single removals, plus one start and `steps` masks per chain; at most N plus the size of the space."""
         return len(space.free()) + min(self.chains * (1 + self.steps), space.size)
 
 

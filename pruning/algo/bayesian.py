@@ -5,12 +5,12 @@ acquisition function. Choices made here: the random sets are drawn from the prio
 and the one-shot set is one of the trials. The surrogate is a Gaussian process whose kernel compares sets by the
 blocks and the pairs of blocks that they share (see `_surrogate.py`). Tree-structured estimators (Optuna's default)
 treat blocks as independent within the good sets and within the bad sets. So they would miss the interactions between
-blocks, which make this search harder than a ranking.
+blocks, but these interactions are the reason why a ranking of blocks is not enough.
 
 Each batch of `batch` sets minimises a lower confidence bound, mean - kappa * deviation. The candidates are all sets
-that are one swap away from the `elite` best sets, and the same number of draws from the prior. The surrogate is
-trusted only near scored sets, as in trust-region methods for discrete spaces (Wan et al., arXiv 2102.07188). With a
-smaller batch, the surrogate learns faster and the masks of a batch share less work.
+that are one swap away from the `elite` best sets, and one draw from the prior for each of these sets. The surrogate
+is trusted only near scored sets, as in trust-region methods for discrete spaces (Wan et al., arXiv 2102.07188). With
+a smaller batch, the surrogate learns faster, but the masks of a batch share less work.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class Bayesian:
     def _chosen(
         self, trials: list[Mask], y: Array, candidates: list[Mask], count: int, losses: Array, space: Space
     ) -> list[Mask]:
-        """The candidates of the next batch, chosen by a surrogate that is fitted to all trials."""
+        """The candidates that form the next batch, chosen by a surrogate that is fitted to all trials."""
         alone = np.zeros(space.n_blocks)
         alone[space.free()] = losses
         x, other = indicators(trials), indicators(candidates)

@@ -1,17 +1,17 @@
 """CBO: score all single blocks and pairs of blocks, then minimise the quadratic model that fits these losses.
 
 Source: "Block removal through constrained binary optimisation" (arXiv 2602.00161) with measured coefficients. The
-paper's timing of its search (6) agrees with this: 30 singles and 435 pairs predict 8,276 seconds, and the paper
-reports 8,172. x_i = 1 if block i is removed. D(S) is the loss of the model without the blocks S minus the loss of the
-dense model:
+running time of the paper's search (6) suggests the same method: 30 single removals and 435 pairs would take 8,276
+seconds, and the paper reports 8,172. x_i is 1 if block i is removed and 0 otherwise. D(S) is the loss of the model
+without the blocks S minus the loss of the dense model:
 
     D(S) ~ x^T Q x     Q_ii = D(i)     Q_ij = 1/2 [D(ij) - D(i) - D(j)]     sum x = k
 
-This is exact if the loss has only single and pairwise terms. Losses are in the units of the objective: NLL, not
-perplexity, since in perplexity one vital block would have large negative couplings with all others. The dense loss
-changes the energy of all sets of k blocks equally, so it is not needed. As 2602.00161 advises, the `rescore` sets of
-least energy ("excited states") are scored, together with the one-shot set. With `rescore=0`, the minimum of the model
-is returned unscored.
+This is exact if the loss has only single and pairwise terms. Losses are in the units of the objective. For
+`perplexity`, this is the NLL and not its exponential: with the exponential, one vital block would have large negative
+couplings with all others. The dense loss changes the energy of all sets of k blocks equally, so the search does not
+ask for it. As 2602.00161 advises, the `rescore` sets of least energy ("excited states") are scored. The one-shot set
+is scored too. With `rescore=0`, the minimum of the quadratic model is returned unscored.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from pruning.core.mask import Space
 
 @dataclass(frozen=True)
 class Cbo:
-    """Solves the model exactly if there are at most `exact` sets, otherwise by swap annealing."""
+    """Minimises the quadratic model exactly if there are at most `exact` sets, otherwise by swap annealing."""
 
     rescore: int = 16
     exact: int = 100_000_000
@@ -42,7 +42,7 @@ class Cbo:
                 raise InputError(f"algo.{name}={getattr(self, name)} is negative: choose 0 or more.")
 
     def propose(self, space: Space, rng: np.random.Generator) -> Proposals:
-        """Ask for one batch of single removals and pairs, then for one of the sets of least energy."""
+        """Ask for one batch of single removals and pairs, then for a second batch: the sets of least energy."""
         known, blocks = Known(), space.free()
         pairs = list(combinations(range(len(blocks)), 2)) if space.k > 1 else []
         masks = [space.drop(i) for i in blocks] + [space.drop(blocks[a], blocks[b]) for a, b in pairs]
@@ -60,7 +60,10 @@ class Cbo:
         return Found(known.best(space.k), f"the {len(best)} least energies {how} were scored")
 
     def evaluations(self, space: Space) -> int:
-        """N + N (N - 1) / 2, plus the rescored sets and the one-shot set if k > 2; N if k = 1."""
+        """N if k = 1; N + N (N - 1) / 2 if k = 2.
+
+        If k > 2, the rescored sets and the one-shot set are added to the number for k = 2.
+        """
         free = len(space.free())
         pairs = free * (free - 1) // 2 if space.k > 1 else 0
         last = self.rescore + 1 if self.rescore and space.k > 2 else 0

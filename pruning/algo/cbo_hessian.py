@@ -8,9 +8,10 @@ around the dense model is
     D(S) ~ -g^T x + 1/2 x^T H x       g = mean over s of A_s       H = A^T A / m       sum x = k
 
 H is the empirical Fisher matrix, used in place of the Hessian. The source assumes that the first-order term is zero,
-as for a trained model, and minimises x^T H x. This is the default. `linear=true` keeps the term and minimises
-1/2 x^T H x - g^T x. The `rescore` sets of least energy are scored and the best is returned, as the source advises
-(there, the set of 17th least energy was better than the first). With `rescore=0`, the minimum is returned unscored.
+as for a trained model, and minimises x^T H x. By default, this search does the same. `linear=true` keeps the
+first-order term and minimises 1/2 x^T H x - g^T x. As the source advises, the `rescore` sets of least energy are
+scored and the set of least loss is returned. (In the source, the set with the 17th lowest energy was better than the
+set with the lowest.) With `rescore=0`, the minimum is returned unscored.
 """
 
 from __future__ import annotations
@@ -27,9 +28,10 @@ from pruning.core.mask import Space
 
 @dataclass(frozen=True)
 class CboHessian:
-    """Solves the model exactly if there are at most `exact` sets, otherwise by swap annealing.
+    """Minimises the quadratic model exactly if there are at most `exact` sets, otherwise by swap annealing.
 
-    Until it rescores, it uses only gradients of the dense model.
+    Before it rescores sets, the search uses only gradients of the dense model, or secants if the objective has no
+    gradient.
     """
 
     linear: bool = False

@@ -19,7 +19,7 @@ from pruning.core.mask import Space
 
 @dataclass(frozen=True)
 class Contiguous:
-    """Scores each window once. Blocks that are far apart are never removed together."""
+    """Scores each window once. Blocks that do not fit into one window are never removed together."""
 
     max_evaluations: int | None = None
 

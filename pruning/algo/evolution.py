@@ -2,14 +2,16 @@
 
 Source: EvoPress (arXiv 2410.14649, algorithm 1, and its script for depth pruning), a (1 + lambda) search. 64 random
 sets are scored on few samples and the best becomes the parent. There are k (N - k) / 1.5 generations. Each makes 32
-distinct offspring. An offspring is the parent after min(u, v) swaps, with u and v uniform on 1..3. The best 2 on
-2,048 tokens are compared with the parent on 32,768 tokens, and the best of the three is the next parent.
+distinct offspring. An offspring is the parent after min(u, v) swaps, with u and v uniform on 1..3. The offspring are
+scored on 2,048 tokens. The best 2 are then compared with the parent on 32,768 tokens, and the best of the three is
+the next parent.
 
-Deviations: EvoPress draws fresh samples for each selection. Here a stage uses the first `samples` samples, so that
-generations can be compared and scores can be reused and extended (EvoPress used most of its tokens on sets that it
-had scored before). EvoPress counts tokens; `samples` counts samples. By default EvoPress swaps attention and MLP
-separately; here a block is swapped as a whole. The first parent is the better of the best random set and the one-shot
-set; the one-shot set costs N losses. The objective is the fitness (in EvoPress, KL divergence or loss).
+Deviations: EvoPress draws fresh samples for each selection. Here a stage uses the same first samples in every
+generation. So losses of different generations can be compared, and scores can be reused and extended to more samples.
+(EvoPress used most of its tokens on sets that it had scored before.) EvoPress counts tokens; `samples` counts
+samples. By default EvoPress swaps attention and MLP separately; here a block is swapped as a whole. The first parent
+is the better of the best random set and the one-shot set; the one-shot set costs N losses. The objective is the
+fitness (in EvoPress, KL divergence or loss).
 """
 
 from __future__ import annotations
@@ -33,13 +35,16 @@ Partial = dict[int, dict[Mask, float]]
 
 @dataclass(frozen=True)
 class Evolution:
-    """`samples` and `survivors` describe all stages but the last, which uses all samples and keeps one mask."""
+    """`samples` and `survivors` have one value for each stage except the last.
+
+    The last stage uses all samples and keeps one mask.
+    """
 
     offspring: int = 32
     samples: tuple[int, ...] = (4,)
     survivors: tuple[int, ...] = (2,)
     initial: int = 64
-    generations: int | None = None  # None: k (N - k) / 1.5
+    generations: int | None = None  # None means k (N - k) / 1.5
     swaps: int = 3
     max_evaluations: int | None = None
 
@@ -65,7 +70,7 @@ class Evolution:
             )
 
     def propose(self, space: Space, rng: np.random.Generator) -> Proposals:
-        """Ask for single removals, then for one batch per stage: of the initial sets, then of each generation."""
+        """Ask for single removals, then for the initial sets and for each generation, with one batch per stage."""
         known, partial = Known(), Partial()
         losses = yield from singles(space, known)
         initial: list[Mask] = []
@@ -78,12 +83,12 @@ class Evolution:
             if scored_all(space, known):
                 return Found(known.best(space.k), "every mask of the space was scored")
             offspring = self.mutants(known.best(space.k), space, rng)
-            # The parent is the best mask so far, so a mask that a race rules out could never replace it.
+            # The parent is the best mask so far, so a mask that a race rules out could never become the parent.
             yield from known.ask((yield from selected(offspring, stages, partial)), best=1)
         return Found(known.best(space.k), f"{generations} generations were bred")
 
     def mutants(self, parent: Mask, space: Space, rng: np.random.Generator) -> list[Mask]:
-        """`offspring` distinct masks a few swaps from the parent, or all such masks if there are fewer."""
+        """`offspring` distinct masks, 1 to `swaps` swaps away from the parent; all such masks if there are fewer."""
         kept = len(space.free()) - space.k
         reach = sum(math.comb(space.k, d) * math.comb(kept, d) for d in range(1, self.swaps + 1))
         masks: dict[Mask, None] = {}
@@ -100,7 +105,7 @@ class Evolution:
     def evaluations(self, space: Space) -> int:
         """N single removals, the initial sets, and offspring + survivors per generation.
 
-        The number is at most N plus the size of the space times the number of stages.
+        The number is at most N + (size of the space) * (number of stages).
         """
         start = min(self.initial, space.size) + 2
         bred = self._generations(space) * (self.offspring + sum(self.survivors))
@@ -110,7 +115,10 @@ class Evolution:
 def selected(
     masks: list[Mask], stages: Sequence[tuple[int, int]], partial: Partial
 ) -> Generator[Request, Any, list[Mask]]:
-    """The masks that survive the stages (samples, survivors). No mask is asked for twice on the same samples."""
+    """The masks that survive all stages; a stage is a pair (samples, survivors).
+
+    No mask is asked for twice on the same samples.
+    """
     for samples, survivors in stages:
         losses = partial.setdefault(samples, {})
         if new := [mask for mask in masks if mask not in losses]:

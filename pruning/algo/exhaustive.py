@@ -1,8 +1,8 @@
-"""Exhaustive: score every mask of the space, which gives the true optimum if the space is small enough.
+"""Exhaustive: score every mask of a small space to find the true optimum.
 
-Not in the paper's panel. It shows whether another search missed a better mask. Masks are asked for in lexicographic
-order and in batches of `batch`: masks of a batch share their first blocks, which are computed once. Ties go to the
-mask that comes first.
+The paper's panel does not include this search. It shows whether another search missed a better mask. Masks are asked
+for in lexicographic order and in batches of `batch`. So the masks of a batch share their first blocks, and the shared
+part is computed once. Ties go to the mask that comes first.
 """
 
 from __future__ import annotations

@@ -1,13 +1,16 @@
-"""Fast-Block-Select: replace runs of neighbouring blocks by runs of the same length that cost less as a group.
+"""Fast-Block-Select: replace runs of neighbouring blocks by runs of the same length with a lower joint loss.
 
 Source: MI-PRUN (arXiv 2601.07212, algorithm 1). The paper's search (7) uses the paper's loss in place of mutual
-information; here the objective is used. The set P starts as the k cheapest blocks. Its runs of neighbours compete
-with other runs of the same length. The other runs are ranked by the sum of their blocks' losses, and the first few
-are measured as groups. The next P consists of groups that do not conflict. The steps are repeated until P is
-unchanged or equals an earlier P. No code is public, and the text does not say how many runs are measured (here:
-`candidates` per length), what a conflict is (here: a block in common) and which groups are chosen (here: those with
-the least sum of losses, found exactly; ties keep P). P as a whole is never scored, so the result may be worse than
-one-shot, as in the paper.
+information; here the loss of the objective is used. The set P starts as the one-shot set. The runs of neighbours in P
+compete with other runs of the same length. The other runs are ranked by the sum of their blocks' single-removal
+losses. The loss of removing a whole run is measured for the runs of P and for the first few others. Measured runs are
+called groups. The next P consists of groups that do not conflict. The steps are repeated until P is unchanged or
+equals an earlier P.
+
+No code is public, and the text leaves three points open: how many runs are measured (here: `candidates` per length),
+what a conflict is (here: a block in common), and which groups are chosen (here: the groups with the least sum of
+losses, found exactly; ties keep P). As in the paper, P as a whole is never scored, so the result can be worse than
+the one-shot set.
 """
 
 from __future__ import annotations
@@ -60,7 +63,7 @@ class FastBlockSelect:
         )
 
     def _pool(self, length: int, current: Sequence[Run], alone: dict[int, float]) -> list[Run]:
-        """The current runs of this length, and the `candidates` runs with the least sum of single losses."""
+        """The current runs of this length, and the `candidates` runs with the least sum of single-removal losses."""
         windows = [tuple(range(start, start + length)) for start in alone]
         inside = [window for window in windows if all(i in alone for i in window)]
         inside.sort(key=lambda window: sum(alone[i] for i in window))
@@ -86,9 +89,9 @@ def runs(blocks: Sequence[int]) -> list[Run]:
 def disjoint(lengths: Sequence[int], pools: dict[int, list[Run]], losses: dict[Run, float]) -> list[Run]:
     """The disjoint runs of these lengths with the least total loss. `lengths` must be sorted, longest first.
 
-    Branch and bound: runs of equal length are chosen in the order of rising losses, so the n-th run of a length costs
-    at least the n-th least loss of that length. This gives a lower bound on the total of a partial choice. If the
-    bound does not beat the best total, the choice is dropped. Ties go to the runs that come first in their pools.
+    Branch and bound: runs of equal length are chosen in order of rising loss, so the n-th run of a length costs at
+    least the n-th least loss of that length. This gives a lower bound on the total of a partial choice. If the bound
+    is not below the best total so far, the choice is dropped. Ties go to the runs that come first in their pools.
     """
     ranked = {length: sorted(pool, key=losses.__getitem__) for length, pool in pools.items()}
     least = [losses[ranked[length][lengths[:r].count(length)]] for r, length in enumerate(lengths)]

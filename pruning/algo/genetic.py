@@ -4,10 +4,11 @@ Source: the paper's search (4), "prior-guided GA: population 16, elitism 0.2, mu
 paper says no more. Choices made here: the first population is the one-shot set and random sets from the prior
 (`_prior.py`). Parents are the winners of a `tournament`. A child removes the blocks that both parents remove; the
 rest of its k blocks are drawn from those that only one parent removes (respectful recombination, Radcliffe 1991).
-`mutation` is the probability that one block of a child is swapped. With `mutates=block`, each block is swapped with
-this probability: about one block per child at k = 7. In 10 generations, `block` finds worse sets. The best
-int(elitism * population) sets survive unchanged. A generation has no duplicates: if a child is already in it, swaps
-change the child until it is new. A set that was scored before costs nothing.
+`mutation` is the probability that one block of a child is swapped. With `mutates=block`, this is the probability of a
+swap for each removed block: about one swap per child at k = 7. In 10 generations, `mutates=block` finds worse sets
+than `mutates=set`. The best int(elitism * population) sets survive unchanged. A generation has no duplicates: if a
+child is already in the generation, swaps change the child until it is new. A set that was scored before is not scored
+again.
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ class Genetic:
         return following
 
     def mutate(self, mask: Mask, space: Space, rng: np.random.Generator) -> Mask:
-        """The mask after a random number of swaps, which is often 0."""
+        """The mask after a random number of swaps. This number is often 0."""
         chances = space.k if self.mutates == "block" else 1
         return swapped(mask, space, rng, int(rng.binomial(chances, self.mutation)))
 
@@ -90,7 +91,7 @@ class Genetic:
 
 
 def crossed(a: Mask, b: Mask, space: Space, rng: np.random.Generator) -> Mask:
-    """A child of two sets: the blocks that both remove, and a random choice of those that only one removes."""
+    """A child that removes the blocks that both a and b remove, and random blocks that only one of them removes."""
     both = set(a.dropped) & set(b.dropped)
     either = sorted(set(a.dropped) ^ set(b.dropped))
     return space.drop(*both, *(int(i) for i in rng.choice(either, space.k - len(both), replace=False)))

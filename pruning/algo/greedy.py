@@ -1,4 +1,4 @@
-"""Greedy: in each of k rounds, score the removal of every remaining block and remove the cheapest.
+"""Greedy: in each of k rounds, score the removal of every remaining block and make the removal of lowest loss.
 
 Source: SLEB (arXiv 2402.09025, algorithm 1); the paper's search (2). SLEB protects the first and the last block; to
 do the same here, set `protect.first=1 protect.last=1`. Ties go to the lower index.
@@ -30,6 +30,6 @@ class Greedy:
         return Found(best, "k blocks were removed")
 
     def evaluations(self, space: Space) -> int:
-        """N + (N - 1) + ..., one term for each of k rounds."""
+        """N + (N - 1) + ..., one term for each of the k rounds."""
         free = len(space.free())
         return sum(free - done for done in range(space.k))

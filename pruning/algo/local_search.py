@@ -1,8 +1,9 @@
 """Local search: start from the better of the one-shot and greedy sets; swap blocks until no swap lowers the loss.
 
-Not in the paper's panel. It uses the 1-exchange neighbourhood of subset problems (Hoos and Stützle, Stochastic Local
-Search, 2004, chapter 1). All k * (N - k) swaps of a set are one batch, and the best of them is taken if it lowers the
-loss. The search ends at a set that no exchange of one block improves. It is never worse than one_shot or greedy.
+The paper's panel does not include this search. It uses the 1-exchange neighbourhood of subset problems (Hoos and
+Stützle, Stochastic Local Search, 2004, chapter 1). All k * (N - k) swaps of a set are one batch, and the best of them
+is taken if it lowers the loss. The search ends at a set that no exchange of one block improves. This set is never
+worse than the sets of one_shot and greedy.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from pruning.core.mask import Space
 
 @dataclass(frozen=True)
 class OneShot:
-    """Ranks blocks by the loss of their single removal, which ignores interactions between blocks."""
+    """Ranks blocks by the losses of their single removals. This ignores interactions between blocks."""
 
     max_evaluations: int | None = None
 

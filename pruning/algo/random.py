@@ -1,7 +1,8 @@
 """Random: the best of `trials` masks drawn uniformly.
 
-Not in the paper's panel. It is a baseline: any search should beat random at equal cost. 200 trials are the budget of
-the paper's Bayesian search. Random uses no prior, so the result may be worse than one-shot.
+The paper's panel does not include this search. It is a baseline: any search should beat random at equal cost. 200
+trials are the budget of the paper's Bayesian search. Random uses no prior, so the result can be worse than the
+one-shot set.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Write a model without the blocks that a mask drops, as the command line does; the model can also be in memory."""
+"""Write a model without the blocks that a mask drops; unlike on the command line, the model can be in memory."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from pruning.models.spec import Model
 def export_model(
     model: PrunableModel, mask: Mask, out: str | Path, *, force: bool = False, verify: bool = True
 ) -> Path:
-    """Write a directory that `from_pretrained` loads, with a model card; returns its path.
+    """Write a directory that `from_pretrained` loads, with a model card; returns the directory's path.
 
-    Unless `verify` is False, the directory is loaded again, and its logits must equal those of the masked model bit
-    for bit. An earlier export of another mask is replaced only with `force`. A wrapped model is first written to a
-    temporary folder, because an export copies weights from files. Raises InputError if the directory cannot be used,
-    MismatchError if the written model does not equal the masked model.
+    Unless `verify` is False, the written model is loaded, and its logits must equal those of the masked model bit
+    for bit. If the directory holds an export of another mask, it is replaced only with `force`. A wrapped model is
+    first written to a temporary folder, because an export copies weights from files. Raises InputError if the
+    directory cannot be used, and MismatchError if the written model does not equal the masked model.
     """
     target = Path(out).expanduser().resolve()
     with ExitStack() as stack:

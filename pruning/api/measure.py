@@ -56,8 +56,8 @@ def measure_mask(
     """Perplexity on texts and accuracy on items, of the dense model and of the model without the dropped blocks.
 
     `texts` and `items` are lists, or mappings from names to lists. Each text is cut into windows of `window` tokens,
-    without overlap; `limit` is the largest number of windows or items of a set. Accuracy is the share of items whose
-    right answer has the highest mean token log-likelihood.
+    without overlap; at most `limit` windows or items of each set are used. Accuracy is the share of items whose
+    right answer has the highest mean token log-likelihood among the choices.
 
     Raises InputError if there is nothing to measure, or a set is malformed. `SearchResult.measure` also refuses data
     that share text or items with the calibration samples.

@@ -21,7 +21,7 @@ from pruning.models.spec import Model
 class PrunableModel:
     """A causal language model with its tokenizer.
 
-    `settings` say where the weights were loaded from; None for a wrapped model.
+    `settings` say where the weights were loaded from; `settings` is None for a wrapped model.
     """
 
     language_model: LanguageModel
@@ -47,7 +47,8 @@ class PrunableModel:
     def masked(self, mask: Mask) -> Iterator[Any]:
         """Within this context, `module` runs without the dropped blocks; yields `module`.
 
-        The key-value cache is off meanwhile, so `generate` works but is slow; export the mask to generate fast.
+        The key-value cache is off in this context, so `generate` works but is slow. To generate fast, export the
+        model.
         """
         from pruning.models.blocks import masked
 
@@ -63,8 +64,8 @@ def load_model(name: str | Path, **settings: Any) -> PrunableModel:
     """Load a model by its name in `conf/model`, from a directory, or from the hub.
 
     `settings` are those of `model` on the command line, such as `dtype="float32"` or `revision="..."`.
-    Raises InputError if there is no such model, UnreachableError if the hub cannot be reached, UnskippableError if
-    the model's blocks cannot be removed one by one.
+    Raises InputError if there is no such model, UnreachableError if the hub cannot be reached, and UnskippableError
+    if the model's blocks cannot be removed one by one.
     """
     let_threads_wait()
     from pruning.engine.device import exact
@@ -75,9 +76,9 @@ def load_model(name: str | Path, **settings: Any) -> PrunableModel:
 
 
 def wrap_model(module: Any, tokenizer: Any, name: str = "model") -> PrunableModel:
-    """Use a transformers model and its tokenizer that are in memory. The model is put into evaluation mode.
+    """Use a transformers model and its tokenizer from memory. The model is put into evaluation mode.
 
-    Raises UnskippableError if its blocks cannot be removed one by one.
+    Raises UnskippableError if the model's blocks cannot be removed one by one.
     """
     from pruning.engine.device import exact
 

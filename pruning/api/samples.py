@@ -19,9 +19,9 @@ Calibration: TypeAlias = str | Texts | ItemList | Samples | None  # None: the ob
 
 # Defaults, as in the options of `calibration`: 16 windows of 256 tokens (`text_file`), 64 items (`items_file`).
 SAMPLES, LENGTH, ITEMS = 16, 256, 64
-# Defaults if no data are given and the objective is an instance: kind of data that it reads -> calibration option.
+# The calibration option for each kind of data; used if no data are given and the objective is an instance.
 DEFAULTS = {"text": "pydoc", "any": "pydoc", "items": "commonsense", "both": "both"}
-PREFIX = "search_mask"  # before a setting's name in error messages: search_mask.samples
+PREFIX = "search_mask"  # what error messages put before a setting's name: search_mask.samples
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +71,7 @@ def _given(value: int | None, default: int) -> int:
 
 
 def _option(name: str | None, draw: Draw, objective: Any) -> Any:
-    """Build an option of `conf/calibration` with the given sizes; if `name` is None, one that fits the objective."""
+    """Build an option of `conf/calibration` with the given sizes; if `name` is None, the objective chooses."""
     from pruning.config.groups import options
     from pruning.core.errors import unknown
     from pruning.hydra_app.build_option import build_option

@@ -38,11 +38,12 @@ def search_mask(
     `calibration` is a list of texts, a list of items (question, choices, answer), the name of an option such as
     "pydoc", or samples that an earlier search has drawn. If it is None, the objective chooses the option.
     `objective` and `algo` are names of options, classes, or instances of classes. Settings: `ratio`, `samples` and
-    `length` (how much of the data is drawn), `seed`, `protect_first` and `protect_last` (how many blocks stay at
-    each end), `racing` (a `Racing`), `forward` (a `ForwardSettings`), `progress` (False hides the bar).
+    `length` (how much of the data is drawn), `seed`, `protect_first` and `protect_last` (how many of the first and of
+    the last blocks are never removed), `racing` (a `Racing`), `forward` (a `ForwardSettings`), `progress` (False
+    hides the bar).
 
-    Raises InputError if a value is wrong, before anything is computed; OutOfReachError if the search would need far
-    too many evaluations; LossError if a loss is NaN or infinite.
+    If a value is wrong, raises InputError before anything is computed. Raises OutOfReachError if the search would
+    need far too many evaluations, and LossError if a loss is NaN or infinite.
     """
     options = Settings(**_checked(settings))
     chosen_objective, chosen_algo = _built("objective", objective), _built("algo", algo)
@@ -116,7 +117,7 @@ def _result(model: PrunableModel, solution: Solution, losses: Calibrated, journa
 
 
 def _built(group: str, chosen: Any) -> Any:
-    """An instance for a config group: a named option with its defaults, or the instance that was given."""
+    """The object for a config group: built from an option's name or from a class, or the instance that was given."""
     from pruning.config.groups import PACKAGES, options
     from pruning.hydra_app.build_option import build_option
 

@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 class SearchResult:
     """What a search found: the mask, its loss, the dense model's loss, and how certain the choice is.
 
-    `margins` has the runner-up and the ties, in the form of `result.json`; `scores` lists every computed score,
-    in order; `samples` are the calibration samples. Losses are in the unit of the objective, and lower is better.
+    `margins` has the runner-up and the ties, in the form of `result.json`; `scores` lists all scores in the order in
+    which they were computed; `samples` are the calibration samples. Losses are in the unit of the objective;
+    a lower loss is better.
     """
 
     model: PrunableModel
@@ -45,7 +46,7 @@ class SearchResult:
 
     @property
     def ties(self) -> list[Mask]:
-        """Masks of the same size that are not significantly worse at 0.05; at most 100."""
+        """Masks that drop as many blocks as `mask` and are not significantly worse at level 0.05; at most 100."""
         return [Mask(self.mask.n_blocks, tuple(blocks)) for blocks in self.margins["ties"]]
 
     @contextmanager

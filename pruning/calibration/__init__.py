@@ -10,7 +10,7 @@ from pruning.calibration.samples import Samples
 class Calibration(Protocol):
     """The interface of every calibration: settings that draw samples."""
 
-    kind: ClassVar[str]  # "text" or "items"
+    kind: ClassVar[str]  # "text", "items" or "both"
 
     def draw(self, tokenizer: Any, prefix: str = "calibration") -> Samples:
         """The samples for a tokenizer. The same settings always give the same samples.

@@ -1,4 +1,4 @@
-"""Commonsense 170k (LLM-Adapters): the paper's items. The answers are labels: "the correct answer is answer2".
+"""The items of Commonsense 170k (LLM-Adapters) that the paper uses. Their answers are labels such as "answer2".
 
 Source: github.com/AGI-Edgerunners/LLM-Adapters, ft-training_set/commonsense_170k.json. The instruction ends in
 "Answer format: answer1/answer2/..." (or true/false, solution1/..., ending1/..., option1/...). The wrong choices are
@@ -24,7 +24,7 @@ FORMAT = re.compile(r"answer format:\s*(?P<labels>\S+)\s*$", re.IGNORECASE)
 def load(settings: Source, prefix: str) -> list[Item]:
     """Load all items from a local copy of the JSON file or from the hub.
 
-    Raises InputError for a malformed item, UnreachableError if the hub cannot be read.
+    Raises InputError if an item is malformed. Raises UnreachableError if the hub cannot be read.
     """
     if is_local(settings):
         path = records.existing(settings.path, f"{prefix}.path")

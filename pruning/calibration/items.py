@@ -42,7 +42,7 @@ class ItemDraw:
             raise InputError(f"{prefix}.template={self.template!r} does not contain {FIELD}: add it.")
 
     def rows(self, pool: Sequence[Item], tokenizer: Any, source: str) -> Samples:
-        """Draw items; encode them as rows. Raises InputError if there are too few items or any cannot be scored."""
+        """Draw items as rows. Raises InputError if there are too few items or if an item cannot be scored."""
         if len(pool) < self.samples:
             raise InputError(
                 f"{source} has {len(pool)} items, fewer than {self.setting}={self.samples}: "
@@ -100,8 +100,8 @@ class Items:
 def encode_pair(tokenizer: Any, prompt: str, answer: str) -> tuple[tuple[int, ...], tuple[int, int]]:
     """The token ids of prompt and answer together, and the span of the answer.
 
-    As in lm-evaluation-harness, the text is tokenised as a whole. The answer's span begins after as many tokens as
-    the prompt alone has.
+    As in lm-evaluation-harness, the text is tokenised as a whole. If the prompt, tokenised alone,
+    has n tokens, the answer's span begins at token n.
     """
     start = len(_encode(tokenizer, prompt))
     ids = _encode(tokenizer, prompt + answer)

@@ -50,7 +50,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Samples:
-    """The rows of one draw. `keys` identify the items, so that `shared` can compare two sets."""
+    """The rows of one draw. `keys` identify the items, so that `shared` can compare two sets of items."""
 
     kind: str
     source: str
@@ -78,15 +78,15 @@ class Samples:
         return len(self.units)
 
     def part(self, start: int, stop: int) -> Samples:
-        """The samples start..stop-1."""
+        """The samples with numbers `start` to `stop` - 1, counted from 0."""
         return replace(self, rows=tuple(row for unit in self.units[start:stop] for row in unit))
 
     def shuffled(self) -> Samples:
         """The same samples in a random order that the seed determines. Windows and items are shuffled separately.
 
-        Each position keeps its kind of sample, window or item; items are renumbered. Shuffling is needed because a
-        source can be sorted by topic or task, but races and search stages need the first samples to be a random part
-        of all.
+        Each position keeps its kind of sample, window or item; items are renumbered. Shuffling is needed because
+        races and search stages can use only the first samples. These must be a random part of all samples, but a
+        source can be sorted by topic or task.
         """
         rng, rows = np.random.default_rng(self.seed), list[Row]()
         shuffled = {kind: iter(self._permuted(kind, rng)) for kind in ("text", "items")}
@@ -95,7 +95,7 @@ class Samples:
         return replace(self, rows=tuple(rows))
 
     def _permuted(self, kind: str, rng: np.random.Generator) -> list[tuple[Row, ...]]:
-        """The samples of one kind in random order, items renumbered."""
+        """The samples of one kind in random order, with the items renumbered."""
         units = [unit for unit in self.units if (unit[0].item is None) == (kind == "text")]
         permuted = [units[i] for i in rng.permutation(len(units))]
         if kind == "text":
@@ -108,7 +108,10 @@ class Samples:
         return replace(self, kind=kind, rows=rows)
 
     def estimate(self, shares: tuple[float, ...] = (1.0,)) -> Estimate:
-        """How the terms of the samples form a loss. Of two shares, the first is for windows, the other for items."""
+        """How the terms of the samples form a loss.
+
+        If two shares are given, the first is for windows and the second for items.
+        """
         tokens = [sum(row.span[1] - row.span[0] for row in unit) for unit in self.units]
         weights = [
             float(n) if unit[0].item is None else 1.0 for n, unit in zip(tokens, self.units, strict=True)
@@ -135,7 +138,10 @@ class Samples:
             yield scores, next(choice for choice, row in enumerate(unit) if row.right)
 
     def shared(self, other: Samples) -> int:
-        """The number of items, or of runs of tokens, that both sets contain; 0 for sets of different kinds."""
+        """The number of items and runs of tokens that both sets contain.
+
+        Windows are compared only with windows, and items only with items.
+        """
         if "both" in (self.kind, other.kind):
             parts = ((self.only(kind), other.only(kind)) for kind in ("text", "items"))
             return sum(a.shared(b) for a, b in parts if a.rows and b.rows)
@@ -163,5 +169,5 @@ class Samples:
 
 
 def _window_key(number: int, row: Row) -> tuple[int, ...]:
-    """A key that separates windows with equal text: the row's number for a window, () for a row of an item."""
+    """A key that makes each window its own group: (number,) for a window, () for a row of an item."""
     return (number,) if row.item is None else ()

@@ -18,7 +18,7 @@ from pruning.core.errors import InputError, UnreachableError, first_line, unknow
 TEXTS = ("pydoc", "wikipedia_sample", "file", "hub")
 ITEMS = ("commonsense", "file", "commonsense170k")
 PARTS = ("calibration", "heldout")
-HELDOUT_SHARE = 0.25  # fraction of the embedded text's documents
+HELDOUT_SHARE = 0.25  # fraction of an embedded text's documents in the part `heldout`
 
 
 def check_source(settings: Source, kind: str, known: Iterable[str]) -> None:
@@ -34,8 +34,8 @@ def check_source(settings: Source, kind: str, known: Iterable[str]) -> None:
 def documents(text: TextSource, prefix: str = "calibration") -> Iterator[str]:
     """The documents of a text source, in order. If a data set is streamed, the seed determines the order.
 
-    `prefix` is the settings group that error messages name. Raises InputError if the source is malformed,
-    UnreachableError if a data set cannot be reached.
+    Error messages put `prefix`, the settings group, before a setting's name.
+    Raises InputError if the source is malformed, UnreachableError if a data set cannot be reached.
     """
     if text.source == "pydoc":
         return pydoc(text.part)

@@ -26,7 +26,7 @@ PARTS = tuple(group for group in BUILT if group != "launcher")  # the groups tha
 
 
 def check_choices(arguments: Sequence[str]) -> None:
-    """Raise InputError, with similar names, if the command line names an option that its group does not have."""
+    """Raise InputError, which gives similar names, if the command line names an unknown option of a group."""
     if any(argument.startswith(("--config-", "-cd", "-cn", "-cp")) for argument in arguments):
         return  # another configuration folder can have more options; Hydra itself checks them
     overrides = [a for a in arguments if "=" in a and not a.startswith("-")]
@@ -61,7 +61,7 @@ def cell_of(config: DictConfig, choices: Mapping[str, Any]) -> Cell:
     except OmegaConfBaseException as error:
         raise InputError(str(error).splitlines()[0]) from error
     except InstantiationException as error:
-        if isinstance(cause := error.__cause__, PruningError):  # what a constructor raised
+        if isinstance(cause := error.__cause__, PruningError):  # a constructor raised this error
             raise cause from None
         raise InputError(first_line(error)) from error
     assert isinstance(plain, dict)
@@ -127,7 +127,7 @@ def recorded_launcher(settings: Mapping[str, Any]) -> Any:
 
 
 def _record(plain: dict[Any, Any], choices: Mapping[str, Any]) -> dict[str, Any]:
-    """The recorded form of a configuration: options and classes by name, without launcher and resources."""
+    """The recorded form of a configuration: options and classes by name, without launcher and model resources."""
     config: dict[str, Any] = {str(key): recorded(value) for key, value in plain.items() if key != "launcher"}
     for group in PARTS:
         if group in choices:

@@ -52,7 +52,7 @@ NAMED = {
 
 
 def conf_folder() -> Path:
-    """The folder of the YAML files: beside the package in a checkout, inside it if installed."""
+    """The folder of the YAML files: beside the package in a checkout, inside the package if it is installed."""
     package = Path(__file__).parents[1]
     return next(
         folder for folder in (package / "conf", package.parent / "conf") if (folder / "config.yaml").exists()
@@ -68,7 +68,7 @@ def options(group: str) -> list[str]:
 
 
 def members(group: str) -> Iterator[tuple[str, Any]]:
-    """Yield (schema name, class) of every class that an option of the group can configure."""
+    """Yield (schema name, class) for every class that an option of the group can configure."""
     if group in PACKAGES:
         yield from settings_classes(*PACKAGES[group])
     for name, path in NAMED.get(group, {}).items():

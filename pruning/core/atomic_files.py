@@ -42,7 +42,7 @@ def write_json(path: Path, data: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file. Raises DamagedError with the file's name if it is not JSON."""
+    """Read a JSON file. If the content is not JSON, raises DamagedError, which names the file."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -61,7 +61,7 @@ def append_line(path: Path, data: Any) -> None:
 
 
 def mend(path: Path) -> None:
-    """Remove a torn last line from a journal, so that the next line is not appended to it."""
+    """Remove a torn last line from a journal; otherwise the next append would continue that line."""
     if not path.exists():
         return
     data = path.read_bytes()
@@ -83,7 +83,7 @@ def read_lines(path: Path, start: int = 0) -> Iterator[tuple[int, bytes]]:
 
 
 def check_writable(folder: Path, needed: int = 64 * MEBIBYTE) -> None:
-    """Raise InputError unless `folder` can be created and written to and has `needed` bytes free."""
+    """Raise InputError if `folder` cannot be created or written, or if its disk has less than `needed` bytes free."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):

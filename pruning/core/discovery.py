@@ -1,4 +1,4 @@
-"""Find the classes of a package that settings can choose: the dataclasses that have a given method."""
+"""Find the classes that settings can choose: the dataclasses of a package that have a given method."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from collections.abc import Iterator
 def settings_classes(package: str, method: str) -> Iterator[tuple[str, type]]:
     """Yield (module name, class) for each dataclass with the method `method` in a package's modules.
 
-    Private modules (`_prior`) are searched too, but a class counts only in the module that defines it.
+    Private modules (such as `_prior`) are searched too. A class is yielded only for the module that defines it, not
+    for a module that imports it.
     """
     path = importlib.import_module(package).__path__
     for info in pkgutil.iter_modules(path):

@@ -23,7 +23,7 @@ class OutOfReachError(InputError):
 
 
 class UnreachableError(PruningError):
-    """A model or data set could not be fetched: gated, misspelt, or no network."""
+    """A model or data set could not be fetched: it is gated, its name is misspelt, or there is no network."""
 
 
 class UnskippableError(PruningError):
@@ -51,11 +51,11 @@ class BusyError(PruningError):
 
 
 class RankError(PruningError):
-    """Another of the processes that run this cell together has ended or does not answer."""
+    """Several processes run this cell together, and another of them has ended or does not answer."""
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's text, to quote in another message; the error's type if there is no text."""
+    """The first line of an error's text, to quote in another message; if the text is empty, the type of the error."""
     lines = str(error).strip().splitlines()
     return lines[0].rstrip(".") if lines else type(error).__name__
 

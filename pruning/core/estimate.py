@@ -1,8 +1,8 @@
-"""The loss and its standard error, from the terms of samples.
+"""The loss and its standard error, computed from one term per sample.
 
-A loss is a weighted mean over samples. The weight of a text window is the number of tokens that it scores; items have
-equal weights. A mixed objective has two kinds of samples, called parts, and each part has a share. With parts p,
-shares a_p, samples s of part p, weights w_s and terms t_s:
+A loss is a weighted mean over samples. The weight of a text window is the number of its tokens that are scored;
+items have equal weights. A mixed objective has two kinds of samples, called parts, and each part has a share. With
+parts p, shares a_p, samples s of part p, weights w_s and terms t_s:
 
     loss = sum over p of  a_p * m_p        m_p = sum over s of w_s t_s / sum over s of w_s
 """
@@ -18,8 +18,9 @@ from dataclasses import dataclass
 class Estimate:
     """The weight and the part of each sample, in order, and the share of each part.
 
-    If there are fewer terms than weights, the terms belong to the first samples. A difference of `ties` or less
-    between the terms of two masks only serves to break ties, so statistical tests must count it as 0.
+    If there are fewer terms than weights, the terms belong to the first samples. If the terms of
+    two masks differ by `ties` or less, the difference only serves to break ties. Statistical tests must count it
+    as 0.
     """
 
     weights: tuple[float, ...]
@@ -39,7 +40,10 @@ class Estimate:
         return 1 + max(self.parts.index(part) for part in parts if part in self.parts)
 
     def mean(self, terms: Sequence[float]) -> float:
-        """The loss; not finite if a term is not finite; NaN if a part with a share has no sample in `terms`."""
+        """The loss.
+
+        Not finite if a term is not finite; NaN if `terms` has no sample of a part with a share above 0.
+        """
         parts = [
             share * weighted_mean(values, weights) for share, values, weights in self._by_part(terms) if share
         ]
@@ -48,8 +52,8 @@ class Estimate:
     def error(self, terms: Sequence[float], whole: int | None = None) -> float:
         """The standard error of the loss, by linearisation within each part; a part with one sample adds 0.
 
-        With `whole`, the n terms are a random subset of `whole` samples, and the mean over all `whole` samples is
-        estimated: the error shrinks by sqrt(1 - n / whole), to 0 if n = whole.
+        If `whole` is given, the n terms are those of a random subset of `whole` samples, and the loss estimates the
+        loss over all `whole` samples. The error is then multiplied by sqrt(1 - n / whole), so it is 0 if n = whole.
         """
         rest = 1.0 if whole is None else max(0.0, 1 - len(terms) / whole)
         return math.sqrt(
@@ -60,12 +64,14 @@ class Estimate:
         )
 
     def differences(self, terms: Sequence[float], others: Sequence[float]) -> list[float]:
-        """The terms of one mask minus those of another, sample by sample; 0 if they differ by `ties` or less."""
+        """For each sample, the term of one mask minus that of another; 0 if the two differ by `ties` or less."""
         differences = (a - b for a, b in zip(terms, others, strict=True))
         return [difference if abs(difference) > self.ties else 0.0 for difference in differences]
 
     def freedom(self, terms: Sequence[float]) -> float:
-        """The degrees of freedom of `error`; 0 if a part with a share has one sample, because its error is unknown.
+        """The degrees of freedom of `error`.
+
+        If a part with a share above 0 has only one sample, the error of that part is unknown, and the result is 0.
 
         For one part, this is the number of samples minus one. For several parts, whose variances differ, the
         formula of Welch and Satterthwaite is used: (sum v)^2 / sum (v^2 / (n - 1)), where v is the variance that a

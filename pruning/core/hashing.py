@@ -9,7 +9,7 @@ from typing import Any
 
 
 def file_sha256(path: Path) -> str:
-    """The SHA-256 of a file's bytes, in hex. Raises OSError if it cannot be read."""
+    """The SHA-256 of a file's bytes, in hex. Raises OSError if the file cannot be read."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 

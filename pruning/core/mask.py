@@ -47,7 +47,7 @@ class Mask:
         return len(self.dropped) / self.n_blocks
 
     def drop(self, *indices: int) -> Mask:
-        """This mask with further blocks removed."""
+        """A copy of this mask that removes the blocks `indices` as well."""
         return Mask(self.n_blocks, (*self.dropped, *indices))
 
     def jaccard(self, other: Mask) -> float:
@@ -77,7 +77,7 @@ class Space:
     protected: frozenset[int] = frozenset()
 
     def __post_init__(self) -> None:
-        Mask(self.n_blocks, tuple(self.protected))  # refuses protected blocks that do not exist
+        Mask(self.n_blocks, tuple(self.protected))  # raises InputError if a protected block does not exist
         open_blocks = self.n_blocks - len(self.protected)
         if not 1 <= self.k < self.n_blocks:
             raise InputError(
@@ -101,12 +101,12 @@ class Space:
         return Mask(self.n_blocks)
 
     def free(self, dropped: Iterable[int] = ()) -> list[int]:
-        """The blocks that may still be removed after `dropped`, in order."""
+        """The blocks that can still be removed if those in `dropped` are removed already, in order."""
         closed = self.protected | set(dropped)
         return [i for i in range(self.n_blocks) if i not in closed]
 
     def drop(self, *indices: int) -> Mask:
-        """The mask that removes `indices`; a search may ask for any number of blocks, not only k."""
+        """The mask that removes the blocks `indices`; their number can differ from k."""
         return Mask(self.n_blocks, indices)
 
 
@@ -124,7 +124,7 @@ def check_size(ratio: float | None, k: int | None) -> None:
 def block_count(n_blocks: int, ratio: float | None, k: int | None) -> int:
     """Number of blocks to remove: `k` itself, or round(ratio * n_blocks).
 
-    Raises InputError as `check_size` does, and if a ratio is so small that it rounds to no block.
+    Raises InputError if `check_size` does, and if `ratio` is so small that round(ratio * n_blocks) is 0.
     """
     check_size(ratio, k)
     if ratio is None:

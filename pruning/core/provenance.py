@@ -47,7 +47,7 @@ def _installed(name: str) -> bool:
 
 @lru_cache(maxsize=1)
 def commit() -> str | None:
-    """The commit of the code, with `-dirty` if the code has changed since; None outside a checkout."""
+    """The commit of the code, with `-dirty` if the checkout has uncommitted changes; None outside a checkout."""
     root = Path(__file__).parents[2]
     if (note := root / "COMMIT").exists():  # this code is a copy that was made for jobs
         return note.read_text() or None
@@ -62,5 +62,5 @@ def commit() -> str | None:
 
 
 def now() -> str:
-    """The time, in UTC, to the second."""
+    """The current time, in UTC, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")

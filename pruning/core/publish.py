@@ -1,4 +1,4 @@
-"""Write a directory so that others see all of it or nothing: build it under a hidden name, then rename it."""
+"""Write a directory so that others see it complete or not at all: build it under a hidden name, then rename it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 def staged(target: Path) -> Iterator[Path]:
     """Yield a hidden directory beside `target`; it is removed afterwards unless it was published.
 
-    Raises OSError if it cannot be created.
+    Raises OSError if the hidden directory cannot be created.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
@@ -25,7 +25,7 @@ def staged(target: Path) -> Iterator[Path]:
 
 
 def publish(partial: Path, target: Path) -> None:
-    """Rename a complete directory to `target`. If another process has published `target` meanwhile, keep that."""
+    """Rename a complete directory to `target`. If another process has published `target` first, keep that one."""
     try:
         partial.rename(target)
     except OSError:

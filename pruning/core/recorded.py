@@ -42,12 +42,15 @@ def _item(key: str, value: Any) -> tuple[str, Any]:
 
 
 def without_option(settings: Any) -> Any:
-    """Recorded settings without the name of their option, which does not affect an outcome."""
+    """Recorded settings without the name of their option, because that name does not affect a result."""
     if isinstance(settings, Mapping):
         return {key: value for key, value in settings.items() if key != OPTION}
     return settings
 
 
 def same_settings(first: Any, second: Any) -> bool:
-    """Whether two settings of a group, in either form, are equal; the names of their options may differ."""
+    """Whether two settings of one group are equal, apart from the names of their options.
+
+    Each can be in the recorded form or in Hydra's form.
+    """
     return bool(without_option(recorded(first)) == without_option(recorded(second)))

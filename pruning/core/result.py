@@ -1,7 +1,7 @@
-"""`result.json`: the meaning of each key, the only reader and the only writer.
+"""`result.json`: this module defines each of its keys and holds its only reader and its only writer.
 
-`docs/results_folder.md` prints the sentence beside each key, and a test checks that the two agree. Keys marked
-`NotRequired` are absent from results of older versions and of cells to which they do not apply.
+`docs/results_folder.md` prints the sentence that is beside each key here. A test checks that document and module
+agree. Keys marked `NotRequired` are absent from results of older versions and of cells to which they do not apply.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class SearchRecord(TypedDict):
 
 
 class ComparisonRecord(TypedDict):
-    """A mask compared with a better one, by paired differences over samples."""
+    """A mask compared with a better one (of lower loss), by paired differences over samples."""
 
     dropped: Annotated[list[int], "The blocks that this mask removes."]
     difference: Annotated[float, "Mean difference of the two losses; positive if this mask is worse."]
@@ -83,7 +83,7 @@ class ComparisonRecord(TypedDict):
 
 
 class DecisionRecord(TypedDict):
-    """One choice that the search made on its way, such as a round of greedy."""
+    """One intermediate choice of the search, such as the choice of one round of greedy."""
 
     best: Annotated[int, "How many masks were kept."]
     of: Annotated[int, "How many masks there were to choose from."]
@@ -119,7 +119,7 @@ class TimingRecord(TypedDict):
 
 
 class RatioRecord(TypedDict):
-    """How many times better the pruned model is; above 1 is better."""
+    """How many times faster the pruned model is than the dense model; above 1 means faster."""
 
     prefill: Annotated[float, "Ratio of the medians of `prefill_per_second`."]
     decode: Annotated[float, "Ratio of the medians of `decode_per_second`."]
@@ -127,7 +127,7 @@ class RatioRecord(TypedDict):
 
 
 class SpeedRun(TypedDict):
-    """Both models on one shape of input."""
+    """The speed of both models for one shape of input."""
 
     batch: Annotated[int, "Number of sequences."]
     prompt: Annotated[int, "Tokens of each prompt."]
@@ -156,7 +156,7 @@ class SpeedRecord(TypedDict):
 
 
 class EvaluationRecord(TypedDict, total=False):
-    """What was measured on the mask and on the dense model, by every evaluation so far; keyed by metric."""
+    """What every evaluation so far has measured on the pruned and on the dense model; most keys are metrics."""
 
     dense: Annotated[dict[str, float], "Metrics of the dense model; `NAME/stderr` is a standard error."]
     pruned: Annotated[dict[str, float], "Metrics of the pruned model, compensated if the cell asks for that."]
@@ -189,7 +189,7 @@ class Failure(TypedDict):
 
 
 class FailedResult(TypedDict):
-    """The result of a cell that failed; the same command tries it again."""
+    """The result of a cell that failed; the same command tries the cell again."""
 
     cell: Annotated[str, "The cell's key, which is also the name of its folder."]
     status: Annotated[Literal["failed"], "`failed`."]
@@ -221,7 +221,7 @@ Result = DoneResult | FailedResult
 
 
 def read_result(folder: Path) -> Result | None:
-    """The result in a cell's folder, in today's form even if an older version wrote it; None if there is none.
+    """The result in a cell's folder; None if there is none. Results of older versions are converted to today's form.
 
     Raises DamagedError if the file does not hold a result.
     """

@@ -47,7 +47,7 @@ class Score:
 
     @classmethod
     def from_line(cls, line: TraceLine, n_blocks: int) -> Score:
-        """The score that a line holds. Raises InputError for blocks that the model does not have."""
+        """The score that a line holds. Raises InputError if the line names blocks that the model does not have."""
         mask = Mask(n_blocks, tuple(line["dropped"]))
         return cls(
             mask,

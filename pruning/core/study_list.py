@@ -19,11 +19,11 @@ def names(results: Path) -> list[str]:
 
 
 def read_study(results: Path, study: str) -> list[str]:
-    """The keys of the cells that a study asks for; none if there is no such study."""
+    """The keys of the cells that a study asks for; an empty list if there is no such study."""
     path = path_of(results, study)
     return list(atomic_files.read_json(path)["cells"]) if path.exists() else []
 
 
 def write_study(results: Path, study: str, cells: Iterable[str]) -> None:
-    """Write the list of a study, each cell once."""
+    """Write the list of a study; a repeated cell is written only once."""
     atomic_files.write_json(path_of(results, study), {"study": study, "cells": list(dict.fromkeys(cells))})

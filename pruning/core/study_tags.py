@@ -1,6 +1,6 @@
 """The cells that each study asks for, as tags of an MLflow experiment.
 
-A cell that has not ended has no run, so the runs alone do not show which cells are missing. A tag holds up to 5,000
+A cell that has not started has no run, so the runs alone do not show which cells are missing. A tag holds up to 5,000
 characters, so a long list is split over several tags: `study NAME 0`, `study NAME 1`, ...
 """
 
@@ -14,7 +14,7 @@ from typing import Any
 from pruning.core import study_list
 
 FIRST = "study"  # the first word of such a tag
-LONGEST = 4900  # characters
+LONGEST = 4900  # characters in the value of one tag
 
 
 def record_studies(client: Any, experiment: str, results: Path) -> None:

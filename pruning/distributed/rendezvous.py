@@ -1,4 +1,4 @@
-"""Where the ranks of a job meet and which GPUs each may use, from the environment of torchrun or submitit."""
+"""Find, in the environment of torchrun or submitit, where a job's ranks meet and which GPUs each rank uses."""
 
 from __future__ import annotations
 
@@ -13,7 +13,11 @@ VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 @dataclass(frozen=True)
 class Rendezvous:
-    """Rank `rank` of `size`, and `local_rank` of `local_size` on its machine; `address` is for torch.distributed."""
+    """The place of one process among all ranks and among those of its machine, and the address where they meet.
+
+    The process is rank `rank` of `size`; on its machine, it is rank `local_rank` of `local_size`. torch.distributed
+    joins the ranks at `address`.
+    """
 
     rank: int
     size: int
@@ -30,7 +34,7 @@ class Rendezvous:
 
 
 def find_rendezvous() -> Rendezvous | None:
-    """This process's rank and where to meet the others; None if it is the only rank."""
+    """This process's rank and where to meet the other ranks; None if there is only one rank."""
     rendezvous = _of_torchrun(os.environ) or _of_submitit()
     return rendezvous if rendezvous is not None and rendezvous.size > 1 else None
 
@@ -46,10 +50,10 @@ def visible(environment: Mapping[str, str]) -> list[str]:
 
 
 def share(environment: Mapping[str, str], gpus: list[str], rank: int, size: int) -> str | None:
-    """The GPUs of local rank `rank`, as a value of CUDA_VISIBLE_DEVICES; None to keep its present value.
+    """The GPUs of local rank `rank`, as a value of CUDA_VISIBLE_DEVICES; None if the variable stays as it is.
 
-    Neighbours in `gpus` stay together, because they are likely to be well connected. Raises InputError if there are
-    fewer GPUs than ranks.
+    Each rank gets neighbours in `gpus`, because neighbouring GPUs are likely to be well connected. Raises
+    InputError if there are fewer GPUs than ranks on this machine.
     """
     if not gpus or _bound(environment):
         return None
@@ -63,7 +67,7 @@ def share(environment: Mapping[str, str], gpus: list[str], rank: int, size: int)
 
 
 def _bound(environment: Mapping[str, str]) -> bool:
-    """Whether SLURM has already given each task separate GPUs. SLURM_TRES_PER_TASK may list only cores."""
+    """Whether SLURM has already given each task separate GPUs. SLURM_TRES_PER_TASK can list only cores."""
     given = (environment.get(name, "") for name in ("SLURM_GPUS_PER_TASK", "SLURM_GPU_BIND"))
     return any(value not in ("", "none") for value in given) or "gpu" in environment.get(
         "SLURM_TRES_PER_TASK", ""
@@ -87,7 +91,8 @@ def _of_submitit() -> Rendezvous | None:
     # Only read this object: its method `export` would replace the scheduler's CUDA_VISIBLE_DEVICES by the local rank.
     environment = TorchDistributedEnvironment()
     one_machine = environment.local_world_size == environment.world_size
-    host = "127.0.0.1" if one_machine else environment.master_addr  # a laptop cannot always resolve its name
+    # A laptop cannot always resolve its own host name.
+    host = "127.0.0.1" if one_machine else environment.master_addr
     local = environment.local_rank, environment.local_world_size
     return Rendezvous(
         environment.rank, environment.world_size, *local, f"tcp://{host}:{environment.master_port}"

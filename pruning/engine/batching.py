@@ -43,7 +43,7 @@ class Batch:
     """
 
     ids: Tensor  # (B, T), right-padded
-    attention: Tensor | None  # (B, T) of 0 and 1, (B, 1, T, T) of booleans, or None if nothing is masked
+    attention: Tensor | None  # (B, T) of 0 and 1, (B, 1, T, T) of booleans, or None if causality suffices
     positions: Tensor | None  # (B, T), or None for 0, 1, 2, ...
     indices: Tensor
     targets: Tensor
@@ -92,7 +92,7 @@ def make_batches(lines: Sequence[TokenLine], batch_tokens: int) -> list[Batch]:
 
 
 def _common(rows: Iterable[Row]) -> int:
-    """The length of the prefix that all rows share; it ends before the first token that any row scores."""
+    """The length of the prefix that all rows share. The prefix ends before the first token that any row scores."""
     members = list(rows)
     limit = min(row.span[0] for row in members)
     first = members[0].input_ids

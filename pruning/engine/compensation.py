@@ -11,12 +11,12 @@ projections of all earlier blocks by s_i. Every norm that reads the state cancel
 give the same function, up to the norms' epsilon. Multiplying the state changes no weights, so it also works if
 embeddings are tied.
 
-Prune&Comp removes one block at a time and measures its factor on the current model, in which earlier removals are
-already compensated. Here the factors are measured once, on the dense model, for all masks. If blocks are removed from
-the last to the first, both methods are exactly the same, since all blocks before a removed block are still in
-place when its factor is measured. Otherwise, a later block receives a state with the same magnitude as in the dense
-model but a slightly different direction, so the block may add a different amount. On random pre-norm models of six
-blocks, the two methods differ by at most 2 percent.
+Prune&Comp removes one block at a time. It measures the block's factor on the current model, in which earlier
+removals are already compensated. Here the factors are measured once, on the dense model, for all masks. If
+blocks are removed from the last to the first, both methods are exactly the same, since all blocks before a removed
+block are still in place when its factor is measured. Otherwise, a block after a removed block receives a state with
+the same magnitude as in the dense model but a slightly different direction, so the block can add a different amount.
+On random pre-norm models of six blocks, the two methods differ by at most 2 percent.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ class NoCompensation:
 class Magnitude:
     """Removed blocks are replaced by factors.
 
-    If `search` is true, the search scores compensated models, as Prune&Comp's iterative search does. Otherwise only
-    its final mask is compensated.
+    If `search` is true, the search scores compensated models, as Prune&Comp's iterative search does. If it is false,
+    the search scores uncompensated models, and only the final mask is compensated.
     """
 
     search: bool = True
@@ -66,7 +66,8 @@ def magnitudes(forward: Forward, rows: Sequence[Row]) -> tuple[float, ...]:
     """The factor s_i of each block, measured on some rows by one pass of the dense model."""
     from pruning.engine.dense_pass import states
 
-    ratios = np.zeros((len(rows), forward.n_blocks))  # per row, so that sums do not depend on the ranks
+    # The ratios are kept per row, so that sums do not depend on the number of ranks.
+    ratios = np.zeros((len(rows), forward.n_blocks))
     for lines, hidden in states(forward, rows):
         for line in lines:
             sizes = [float(state[line.index, : line.length].double().abs().mean()) for state in hidden]

@@ -23,9 +23,8 @@ if TYPE_CHECKING:
     from pruning.calibration.samples import Row
     from pruning.engine.forward import Forward
 
-BACKWARD = (
-    3  # block forwards that a backward step costs: one to run the block again, about two for its gradient
-)
+# A backward step costs as much as this many block forwards: one to run the block again, about two for its gradient.
+BACKWARD = 3
 POSITIONS = 128  # positions projected to the vocabulary at a time; few, to keep the autograd graph small
 
 
@@ -71,7 +70,9 @@ def backward(
     """Yield each of this rank's batches: its lines, and the backward steps from the last block to the first.
 
     The steps give gradients of the sum of the rows' log-likelihoods with respect to the states and, if `weights` is
-    true, to the weights. All states are in memory, but only one block's graph and weight gradients at a time.
+    true, to the weights. All states are in memory at the same time. The autograd graph and the weight gradients
+    are in memory for one block at a time.
+
     Raises InputError if `weights` is true and some weights are not in memory.
     """
     if weights and any(p.device.type == "meta" for p in forward.model.module.parameters()):
@@ -84,9 +85,10 @@ def backward(
 
 
 def gate_gradients(forward: Forward, rows: Sequence[Row]) -> np.ndarray[Any, Any]:
-    """Derivatives (rows, N) of each row's log-likelihood by each block's gate, in float64; see `pruning.algo.Gates`.
+    """Derivatives (rows, N) of each row's log-likelihood with respect to each block's gate, in float64.
 
-    With a gate a, block i adds a * (F(h) - h) to h, so the derivative at a = 1 is <gradient after i, F(h) - h>.
+    With a gate a, block i adds a * (F(h) - h) to h. So the derivative at a = 1 is <g, F(h) - h>, in which g is the
+    gradient with respect to the state after block i. See `pruning.algo.Gates`.
     """
     gradients = np.zeros((len(rows), forward.n_blocks))
     for lines, steps in backward(forward, rows, forward.memory_budget.batch_tokens):

@@ -14,14 +14,14 @@ from torch import nn
 WORKSPACE = (
     "CUBLAS_WORKSPACE_CONFIG",
     ":4096:8",
-)  # without it, cuBLAS may add numbers in another order in the next run
+)  # without this setting, cuBLAS can add numbers in a different order in each run
 
 
 def exact(tf32: bool = False) -> None:
     """Make equal batches give bitwise equal losses, and compute float32 products in full float32 precision.
 
-    If `tf32` is true, a GPU may round the factors of float32 products to 10 bits, which is faster. Operations without
-    a deterministic kernel still run. Call this before the first matrix product on a GPU.
+    If `tf32` is true, a GPU may round the factors of float32 products to 10 mantissa bits, which is faster.
+    Operations without a deterministic kernel still run. Call this before the first matrix product on a GPU.
     """
     os.environ.setdefault(*WORKSPACE)
     torch.backends.cuda.matmul.allow_tf32 = tf32
@@ -57,7 +57,7 @@ def _free(device: torch.device) -> int:
 
 
 def peak_memory(module: nn.Module) -> int:
-    """The most bytes in use so far: by the model's GPUs in total or, if it is on no GPU, by the whole process."""
+    """The peak memory so far, in bytes, summed over the model's GPUs; without GPUs, that of the whole process."""
     gpus = [device for device in devices(module) if device.type == "cuda"]
     if gpus:
         return sum(int(torch.cuda.max_memory_allocated(device)) for device in gpus)

@@ -47,11 +47,11 @@ class Forward:
     """Forward passes of one model.
 
     `batch_tokens` limits the tokens, padding included, that a block processes at once. `memory` limits the bytes in
-    use besides the weights (None: measured on the device). To keep this limit, fewer masks are walked at a time and
-    more is recomputed; if `memory` is given, batches may also become smaller. If the process is killed, about
-    `patience` seconds of work are lost. `merge` says whether branches may run as one batch (None: only if that
-    changes no loss, or if weights are on disk). If `scales` is given, a dropped block i multiplies the hidden state
-    by `scales[i]`.
+    use besides the weights (None: measured on the device). To keep within this limit, fewer masks are walked at a
+    time, so fewer masks share computation. If `memory` is given, batches can also become smaller. If the process is
+    killed, about `patience` seconds of work are lost. `merge` says whether branches may run as one batch (None: only
+    if merging changes no loss, or if weights are on disk). If `scales` is given, a dropped block i multiplies the
+    hidden state by `scales[i]`.
     """
 
     model: LanguageModel
@@ -104,7 +104,7 @@ class Forward:
             chunk, started = todo[:size], time.perf_counter()
             try:
                 sums, failure = self._chunk(rows, chunk, readout), None
-            except RuntimeError as error:  # drop its traceback, which keeps the tensors of the failed pass
+            except RuntimeError as error:  # the traceback would keep the failed pass's tensors in memory
                 failure = error.with_traceback(None) if out_of_memory(error) else error
             # If a rank runs out of memory, all ranks retry; otherwise their next chunks would differ.
             if (failed := collectives.any_failure(failure)) is not None:
@@ -149,7 +149,7 @@ class Forward:
             yield from zip((number for _, (number,) in group), values, strict=True)
 
     def _walk(self, batch: Batch, masks: Sequence[Mask], share: float) -> list[Branch]:
-        """The branches of a batch after the last block; their computation is added to `cost`."""
+        """The branches of a batch after the last block. The cost of computing them is added to `cost`."""
 
         def count(run: int) -> None:
             self.cost.block_tokens += run * batch.ids.numel()

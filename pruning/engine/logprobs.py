@@ -1,8 +1,8 @@
 """Compute values from next-token distributions, for a limited number of positions at a time.
 
-A vocabulary has 50,000 to 260,000 tokens, so memory is the limit here, not arithmetic. Positions are projected in
-groups, each large enough that reading the head's weights does not dominate. They are normalised in smaller groups,
-which fit a cache.
+A vocabulary has 50,000 to 260,000 tokens, so memory is the limit here, not arithmetic. Positions are projected to
+logits in groups. Each group is so large that reading the head's weights takes only a small part of the time. On a
+CPU, the logits are normalised in smaller groups, which fit its cache.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ LIKELIHOOD = Readout(lambda logs, _, targets: logs.gather(-1, targets[:, None])[
 
 @dataclass(frozen=True)
 class Projection:
-    """Maps hidden states to logits over `vocabulary` tokens; `limit` bounds the bytes of logits at a time."""
+    """Maps hidden states to logits over `vocabulary` tokens. `limit` bounds the bytes of logits at a time."""
 
     head: Head
     vocabulary: int

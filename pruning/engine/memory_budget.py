@@ -30,18 +30,18 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Branches run as one batch if a single branch would leave the device idle. With fewer than MERGE_OPERATIONS per
-# block, starting kernels takes longer than running them. With fewer than MERGE_TOKENS tokens, reading the weights
-# takes longer than computing with them.
+# Branches run as one batch if a single branch would leave the device idle. With fewer than MERGE_OPERATIONS
+# operations per block, starting kernels takes longer than running them. With fewer than MERGE_TOKENS tokens,
+# reading the weights takes longer than computing with them.
 MERGE_OPERATIONS = {"cpu": 1e8, "cuda": 1e11}
 MERGE_TOKENS = 32
 
 
 @dataclass
 class MemoryBudget:
-    """How much `Forward` computes at a time on one model; the fields are as in `Forward`.
+    """How much `Forward` computes at a time on one model.
 
-    `lines` makes token lines from rows.
+    `batch_tokens`, `memory` and `merge` are as in `Forward`. `lines` makes token lines from rows.
     """
 
     model: LanguageModel
@@ -67,8 +67,9 @@ class MemoryBudget:
         tokens, block = batch.ids.numel(), find_blocks(self.model.module).modules[0]
         operations = 2 * tokens * sum(p.numel() for p in block.parameters())
         offloaded = any(p.device.type == "meta" for p in self.model.module.parameters())
-        # In half precision, and on a GPU, the last bit of a matrix product depends on the number of rows. So merging
-        # would make a mask's loss depend on the masks beside it, and an interrupted search could end differently.
+        # In half precision, and on a GPU, the last bit of a matrix product depends on the number of its rows. So
+        # merging would make a mask's loss depend on the other masks in its batch, and a search that is interrupted
+        # and continued could end differently.
         wide, device = self.model.module.dtype in (torch.float32, torch.float64), self.model.device.type
         exact = wide and device == "cpu"
         if self.merge is False or (self.merge is None and not exact and not offloaded):
@@ -90,7 +91,10 @@ class MemoryBudget:
         return max(1, int(min(max(0.0, memory - overhead), self._state_limit) // state))
 
     def shrink(self, error: Exception, masks: int) -> None:
-        """Halve the masks or tokens per pass after memory ran out. Raises `error` if that is not possible."""
+        """Halve the number of masks or of tokens per pass, after memory ran out.
+
+        Raises `error` if neither number can be halved, or if `error` does not report that memory ran out.
+        """
         if not out_of_memory(error):
             raise error
         if torch.cuda.is_available():
@@ -106,7 +110,10 @@ class MemoryBudget:
 
     @property
     def projection(self) -> Projection:
-        """The model's head. If `memory` is set, logits are limited to 1/8 of it: several such tensors coexist."""
+        """The model's head.
+
+        If `memory` is set, logits are limited to 1/8 of it, because several tensors of their size exist at once.
+        """
         vocabulary = int(self.model.module.config.get_text_config(decoder=True).vocab_size)
         limit = None if self.memory is None else max(1, self.memory // 8)
         return Projection(partial(head, self.model.module), vocabulary, limit)

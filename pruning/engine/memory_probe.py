@@ -64,8 +64,8 @@ class Tally(TorchDispatchMode):  # type: ignore[no-untyped-call]
 def blocks_bytes(model: LanguageModel, batch: Batch, mask: Mask, merged: int) -> int:
     """The bytes needed to run a block on `merged` branches of a batch at once, and to hold the inputs of all blocks.
 
-    The block that is run is the largest that the mask keeps. Inputs are cached for each number of branches from 1 to
-    `merged`.
+    Of the blocks that the mask keeps, the one with the most parameters is run. Inputs are cached for each number of
+    branches from 1 to `merged`.
     """
     blocks = find_blocks(model.module).modules
     largest = max(mask.kept, key=lambda i: sum(p.numel() for p in blocks[i].parameters()), default=None)

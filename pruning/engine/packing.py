@@ -15,8 +15,10 @@ from pruning.engine.batching import TokenLine, packed, single
 if TYPE_CHECKING:
     from pruning.calibration.samples import Row
 
-TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}  # relative; 0.05 for other dtypes
-TRIED = 8  # rows at the beginning; all rows of their items are run both packed and unpacked, and compared
+# Relative and absolute tolerance of losses. For other dtypes, the tolerance is 0.05.
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
+# The items of the first TRIED rows are run twice, packed and unpacked, and the losses are compared.
+TRIED = 8
 
 # Computes log-likelihoods (rows,) under the dense model, from rows and their lines.
 Likelihoods = Callable[[Sequence["Row"], Sequence[TokenLine]], np.ndarray[Any, Any]]
@@ -41,7 +43,7 @@ def _supports_packing(module: Any, candidates: Sequence[TokenLine]) -> bool:
 
 
 def _agree(first: Sequence[Row], likelihoods: Likelihoods, tolerance: float) -> bool:
-    """Whether rows of items have the same losses packed and unpacked."""
+    """Whether rows of items have the same losses, within the tolerance, if they are packed and if they are not."""
     try:
         joined, apart = (likelihoods(first, make_lines(first)) for make_lines in (packed, single))
     except (RuntimeError, TypeError, ValueError):  # the model does not accept such a mask or positions

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pruning.core.mask import Mask
     from pruning.models.loader import LanguageModel
 
-# A hidden state (B, T, D), and the numbers of the masks that share it, since their decisions so far are the same.
+# A hidden state (B, T, D), and the indices of the masks that share it: those with the same decisions up to here.
 Branch = tuple[Tensor, list[int]]
 
 
@@ -36,8 +36,8 @@ def run_masks(
 ) -> list[Branch]:
     """The states after the last block: one branch for each distinct mask.
 
-    A block runs on at most `merged` branches as one batch; `count` is called with their number. A dropped block i
-    multiplies the state by `scales[i]`.
+    A block runs on its branches in batches of at most `merged` branches. For each batch, `count` is called with the
+    number of its branches. A dropped block i multiplies the state by `scales[i]`.
     """
     blocks = find_blocks(model.module)
     entry = model_entry(model, batch, 1, {})
@@ -72,7 +72,7 @@ def _skip_block(branches: list[Branch], scale: float) -> None:
 
 
 def concatenated(states: Sequence[Tensor]) -> Tensor:
-    """States stacked along the batch axis, on the device of the first; branches may be on different GPUs."""
+    """States stacked along the batch axis, on the device of the first state. Branches can be on different GPUs."""
     if len(states) == 1:
         return states[0]
     return torch.cat([state.to(states[0].device) for state in states])
@@ -83,7 +83,7 @@ def model_entry(
 ) -> BlockInputs:
     """The inputs of the blocks for `copies` of a batch, computed once for each number of copies.
 
-    Only the entry for a single copy has the hidden state.
+    If `copies` is more than 1, the result has no hidden state.
     """
     if copies not in cache:
         entry = enter(model.module, **batch.inputs(model.device, model.module.dtype, copies))

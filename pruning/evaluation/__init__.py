@@ -1,8 +1,8 @@
 """Evaluations: what is measured on the chosen mask and on the dense model. One evaluation per file.
 
-An evaluation is a frozen dataclass of settings. Its data are drawn before anything expensive starts, so that they can
-be compared with the calibration data. Each metric is measured separately, so that a measurement is kept even if the
-next one fails. torch, lm-eval and other large libraries are imported only when something is measured.
+An evaluation is a frozen dataclass of settings. Its data are drawn before anything expensive starts, so that an
+overlap with the calibration data is found early. Each metric is measured separately, so that a measurement is kept
+even if the next one fails. torch, lm-eval and other large libraries are imported only when something is measured.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Data(Protocol):
-    """The data of one metric: text windows or items (`Samples`), documents of a task, or none."""
+    """The data of one metric: text windows or items (`Samples`), or the documents of a task. `speed` has no data."""
 
     @property
     def source(self) -> str:
@@ -30,17 +30,20 @@ class Data(Protocol):
 
     @property
     def sha256(self) -> str:
-        """Digest of the exact tokens, or of prompts, answers and metric. Equal digests mean equal measurements."""
+        """Digest of the exact tokens, or of prompts, answers and metric.
+
+        For one model and mask, equal digests mean equal measurements.
+        """
         ...
 
     def shared(self, calibration: Samples, /) -> int:
-        """The number of pieces of text, or items, that are also in the calibration data."""
+        """The number of text passages or items that are also in the calibration data."""
         ...
 
 
 @dataclass(frozen=True)
 class Measured:
-    """The measurement of one mask: a metric, its standard error `<name>/stderr`, and how they were measured.
+    """The measurement of one mask: a metric, its standard error `<name>/stderr`, and a record of the method (`how`).
 
     `files` maps the endings of file names to contents; these files are written next to the measurement.
     """
@@ -54,11 +57,11 @@ class Evaluation(Protocol):
     """The interface of every evaluation."""
 
     compares: ClassVar[bool]  # whether one measurement covers both the mask and the dense model
-    averages: ClassVar[bool]  # whether the mean of its accuracies is a metric too
+    averages: ClassVar[bool]  # whether the mean of the accuracies is a metric, too
 
     @property
     def allow_overlap(self) -> bool:
-        """Whether to measure even on data that overlap the calibration data."""
+        """Whether data that overlap the calibration data are allowed."""
         ...
 
     def files(self) -> Sequence[str]:
@@ -78,7 +81,7 @@ class Evaluation(Protocol):
 
 
 def digests_of(paths: Sequence[str]) -> dict[str, str | None]:
-    """The SHA-256 of each file, by the path as given; None if the file cannot be read."""
+    """Map each path, exactly as given, to the SHA-256 of its file, or to None if the file cannot be read."""
     return {path: _digest(Path(path).expanduser()) for path in paths}
 
 

@@ -1,4 +1,4 @@
-"""Cut text corpora into windows for perplexity, as the configuration says."""
+"""Cut text corpora into windows for perplexity."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ LIMITS = ("documents", "windows", "stride")
 
 @dataclass(frozen=True)
 class Corpus:
-    """A text and how it is cut into windows.
+    """The settings of a text corpus and of its windows.
 
     `source` is `hub` (the data set `path`, its configuration `name`, a `split` and `column`), `file` (`.txt`,
-    `.jsonl` or `.parquet`), or the name of an embedded text, whose held-out part is used. The first `documents`
-    documents are joined with `join` between them and tokenised as one text; if `join` is null, each document is a
-    separate text. A text is cut into windows of `window` tokens. A window starts every `stride` tokens (null: no
-    overlap). If a window overlaps the one before, only its new tokens are scored, so every token counts once. The
-    first `windows` windows are used.
+    `.jsonl` or `.parquet`), or the name of an embedded text, whose held-out part is used. Only the first
+    `documents` documents are read. They are joined with `join` between them and tokenised as one text. If `join` is
+    null, each document is a separate text. A text is cut into windows of `window` tokens. A window starts every
+    `stride` tokens (null: no overlap). If a window overlaps the window before it, only the tokens that are new in it
+    are scored, so no token counts twice. Only the first `windows` windows are used.
 
     If the tokenizer begins every text with a special token (BOS), each window also begins with it, and
     `window` includes it.
@@ -44,12 +44,12 @@ class Corpus:
     documents: int | None = None
     windows: int | None = None
 
-    # `sources.documents` also reads these two.
+    # `sources.documents` reads these two attributes besides the settings.
     part: ClassVar[str] = "heldout"
     seed: ClassVar[int] = 0
 
     def check(self, where: str) -> None:
-        """Raise InputError if a setting is invalid; `where` is the prefix of its name in the message."""
+        """Raise InputError if a setting is invalid. In the message, `where` is put before the setting's name."""
         if self.source not in sources.TEXTS:
             raise unknown(f"{where}.source", self.source, sources.TEXTS)
         if self.source == "hub" and not self.path:
@@ -66,7 +66,7 @@ class Corpus:
             )
 
     def draw(self, tokenizer: Any, where: str, limit: int | None = None) -> Samples:
-        """The windows, at most `limit` of them if it is given. Raises InputError if there are none."""
+        """The windows; at most `limit` windows if `limit` is given. Raises InputError if there are no windows."""
         most = min((n for n in (self.windows, limit) if n is not None), default=None)
         rows = tuple(islice(self._rows(tokenizer, where), most))
         if not rows:
@@ -79,7 +79,7 @@ class Corpus:
             yield from strided(ids, first, self.window, self.stride)
 
     def _texts(self, tokenizer: Any, where: str) -> Iterator[Sequence[int]]:
-        """Token ids of each text; each is cut into windows separately."""
+        """Yield the token ids of each text. Each text is cut into windows separately."""
         documents = islice(self._documents(where), self.documents)
         texts: Iterable[str] = documents if self.join is None else [self.join.join(documents)]
         for text in texts:
@@ -92,7 +92,10 @@ class Corpus:
         yield from sources.documents(self, where)
 
     def _hub(self, where: str) -> Iterator[str]:
-        """Documents in the data set's order. Empty ones are kept, since all WikiText lines are usually joined."""
+        """Yield documents in the data set's order.
+
+        Empty documents are kept, because WikiText perplexity is usually measured on all lines, joined.
+        """
         import datasets
 
         try:
@@ -123,7 +126,7 @@ def strided(ids: Sequence[int], first: tuple[int, ...], window: int, stride: int
     """
     payload = window - len(first)
     step = min(stride or payload, payload)
-    scored = 0  # the end of the last window, in tokens of the text
+    scored = 0  # the end of the previous window: a number of tokens of the text
     for begin in range(0, len(ids), step):
         row = (*first, *ids[begin : begin + payload])
         end = begin + len(row) - len(first)

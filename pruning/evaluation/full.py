@@ -1,4 +1,4 @@
-"""Perplexity and zero-shot accuracy together: `eval=full`."""
+"""Measure both perplexity and zero-shot accuracy (`eval=full`)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Full:
-    """The metrics of `perplexity` and of `zeroshot`. The configuration passes `limit` to both."""
+    """The metrics of `perplexity` and of `zeroshot`. The configuration passes `limit` to both evaluations."""
 
     perplexity: Any
     zeroshot: Any

@@ -21,11 +21,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Heldout:
-    """The held-out parts of the embedded text and items: `samples` windows of `length` tokens, `items` items.
+    """Use `samples` windows of `length` tokens and `items` items from the held-out parts of the embedded data.
 
     The metric `ppl/heldout` is the exponential of the mean negative log-likelihood per token. The metric
     `acc/heldout` is the fraction of items whose right answer has the highest mean log-likelihood per token
-    (lm-eval's acc_norm divides by characters instead). `<metric>/stderr` is a metric's standard error over samples.
+    (lm-eval's acc_norm divides by characters instead). `<metric>/stderr` is a metric's standard error, estimated
+    over the windows or items.
     """
 
     samples: int = 16
@@ -46,7 +47,7 @@ class Heldout:
         self._items.check()
 
     def data(self, tokenizer: Any) -> dict[str, Samples]:
-        """The samples of each metric, by its name. Raises InputError if there are not enough."""
+        """The samples of each metric, by its name. Raises InputError if there are too few windows or items."""
         windows = self._windows.windows(pydoc("heldout"), tokenizer, "pydoc")
         items = self._items.rows(embedded_items("heldout"), tokenizer, "commonsense")
         return {"ppl/heldout": windows, "acc/heldout": items}
@@ -76,9 +77,9 @@ def item_accuracy(name: str, forward: Forward, samples: Samples, mask: Mask) -> 
 
 
 def _hit(scores: list[float], right: int) -> float:
-    """1 if only the right answer has the highest score, 1/n if it shares this score with n - 1 others, else 0.
+    """1 if only the right answer has the highest score, 1/n if n answers including the right one have it, else 0.
 
-    So a collapsed model that scores all answers equally gets the accuracy of guessing.
+    So a collapsed model, which scores all answers equally, gets the accuracy of random guesses.
     """
     best = max(scores)
     return (scores[right] == best) / scores.count(best)

@@ -1,4 +1,4 @@
-"""Evaluation on local files (`eval=local`): text for perplexity, multiple-choice items as tasks of lm-eval."""
+"""Evaluate on local files (`eval=local`): perplexity on text, accuracy on multiple-choice items through lm-eval."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LocalFiles:
-    """Metrics: `ppl/<name>` per file of `texts`, `acc/<name>` per file of `items`, `acc/mean` if `items` has several.
+    """Metrics: `ppl/<name>` per file of `texts`, `acc/<name>` per file of `items`, `acc/mean` for several such files.
 
     Texts are `.txt`, `.jsonl` or `.parquet` files, cut into windows as in `Corpus`. Items are `.jsonl` files of
-    {"question": ..., "choices": [...], "answer": index}. A prompt is the filled-in `template`, a space and a choice;
-    lm-eval's `acc_norm` is reported. For a quick look, `limit` bounds the number of windows and of items.
+    {"question": ..., "choices": [...], "answer": index}. Each choice is scored after the filled-in `template` and a
+    space. lm-eval's `acc_norm` is reported. For a quick look, `limit` bounds the number of windows and of items.
     """
 
-    texts: Any = None  # untyped and null, so that the command line can set a dictionary
+    texts: Any = None  # no type and no default, so that the command line can set a dictionary
     items: Any = None
     window: int = 1024
     stride: int | None = None
@@ -99,7 +99,10 @@ class LocalFiles:
 
 
 def _item(record: Any, where: str) -> Item:
-    """An item, checked as for calibration, except that choices may be equal, as in some items of ARC."""
+    """Check a record and return its item. Raises InputError as for calibration items.
+
+    In contrast to calibration items, choices can be equal, because some items of ARC have equal choices.
+    """
     question = records.text_field(record, "question", where)
     choices, answer = record.get("choices"), record.get("answer")
     texts = isinstance(choices, list) and all(isinstance(c, str) and c.strip() for c in choices)
@@ -120,7 +123,7 @@ def _paths(group: str, value: Any) -> dict[str, str]:
 
 
 def item_task(name: str, pool: list[Item], template: str) -> Any:
-    """A task of lm-eval on items. It is loaded from two temporary files: its settings in YAML, and its data."""
+    """A task of lm-eval on items, loaded from two temporary files: a YAML file of settings and a file of data."""
     from lm_eval.tasks import TaskManager
 
     with tempfile.TemporaryDirectory() as folder, quiet():

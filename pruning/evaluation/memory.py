@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def weight(model: Any) -> tuple[int, int]:
-    """The number of parameters, and the bytes of all tensors of a checkpoint; tied weights count once."""
+    """The number of parameters, and the bytes of all tensors in the state dict. Tied weights count once."""
     parameters = sum(p.numel() for p in model.parameters())
     return parameters, sum(
         t.numel() * t.itemsize for t in _distinct(model.state_dict(keep_vars=True).values())
@@ -27,7 +27,7 @@ def _distinct(tensors: Iterable[Tensor]) -> list[Tensor]:
 
 
 class Peak:
-    """Measures by how much the peak memory use since `start` exceeds the use at `start`."""
+    """Measures extra memory: the peak memory use after `start`, minus the use at `start`."""
 
     def __init__(self, device: torch.device) -> None:
         self.cuda = device.type == "cuda"
@@ -47,7 +47,7 @@ class Peak:
     def extra(self) -> int | None:
         """The peak above the use at `start`, in bytes; None if it is unknown.
 
-        It is measured on all GPUs or, without GPUs, for the process; the latter is possible only on Linux.
+        With GPUs, memory is summed over all GPUs. Without GPUs, the peak is that of the process, known only on Linux.
         """
         peak = self._now("max_memory_allocated", "VmHWM")
         return None if peak is None or self.before is None else max(0, peak - self.before)
@@ -62,9 +62,9 @@ class Peak:
 
 
 def _release_freed_memory() -> None:
-    """Return freed memory to the system; otherwise, its reuse by the process would not count as extra memory."""
+    """Return freed memory to the system. If the process kept this memory, using it again would not count as extra."""
     gc.collect()
-    with suppress(OSError, AttributeError, TypeError):  # another C library or another system
+    with suppress(OSError, AttributeError, TypeError):  # no glibc, or not Linux
         ctypes.CDLL(None).malloc_trim(0)
 
 
@@ -72,7 +72,7 @@ def _reset_peak() -> None:
     """Reset Linux's record of the process's peak memory."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
-    except OSError:  # another system, or a container that forbids it
+    except OSError:  # not Linux, or a container that forbids the write
         return
 
 

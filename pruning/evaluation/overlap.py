@@ -1,7 +1,10 @@
-"""Find data that calibration and evaluation share: a mask must not be chosen on the data that it is judged by.
+"""Find data that calibration and evaluation share.
 
-`Samples.shared` compares text windows token by token and items key by key. The documents of tasks have no common
-format, so their words are searched for in the text of the calibration data.
+A mask must not be chosen on the data that it is evaluated on.
+
+
+`Samples.shared` compares the tokens of text windows and the keys of items. The documents of lm-eval's tasks have no
+common format, so the words of each document are searched for in the text of the calibration data.
 """
 
 from __future__ import annotations
@@ -18,9 +21,9 @@ from pruning.calibration.samples import Samples
 from pruning.core.errors import InputError
 from pruning.evaluation import Data
 
-RUN = 32  # words: a passage of this length counts as shared if calibration and evaluation data contain it
-LEAST = 4  # words: a question with fewer words is recognised only by the key of its item
-ALONE = 8  # words: a question of at least this length is recognised even if all its answers are uninformative
+RUN = 32  # words: a passage of this length counts as shared if it is in both the calibration and the evaluation data
+LEAST = 4  # words: a question with fewer words is found only by its item's key
+ALONE = 8  # words: a question of at least this length is found even if all its answers are uninformative
 UNINFORMATIVE = {"yes", "no", "true", "false"}
 
 Words = tuple[str, ...]
@@ -28,18 +31,18 @@ Words = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Document:
-    """A document of a task: the texts that could be its question, and its answers."""
+    """A document of a task: all texts that could be the question, and the answers."""
 
     questions: tuple[str, ...]
     answers: tuple[str, ...]
 
     def keys(self) -> set[str]:
-        """The keys of items that have one of these questions and these answers."""
+        """The keys of items: one for each possible question, together with the answers."""
         return {Item(question, self.answers, 0).key for question in self.questions}
 
 
 class Haystack:
-    """A search index of the words of calibration data, sample by sample."""
+    """A search index of the words in each sample of the calibration data."""
 
     def __init__(self, calibration: Samples, tokenizer: Any) -> None:
         self.keys = calibration.keys
@@ -48,7 +51,7 @@ class Haystack:
         self.spaced = [f" {' '.join(sample)} " for sample in self.samples]
 
     def holds(self, document: Document) -> bool:
-        """Whether a sample contains the document's question and answers, or `RUN` adjacent words of the question."""
+        """Whether a sample contains the document: its question and answers, or `RUN` adjacent question words."""
         if self.keys & document.keys():
             return True
         answers = [w for answer in document.answers if (w := words(answer)) and not set(w) <= UNINFORMATIVE]
@@ -79,7 +82,7 @@ _haystacks: dict[tuple[str, int], Haystack] = {}
 
 
 def haystack(calibration: Samples, tokenizer: Any) -> Haystack:
-    """The search index of calibration data. The last index is cached, since many tasks search the same data."""
+    """The search index of calibration data. The most recent index is cached, because many tasks search it."""
     key = (calibration.sha256, id(tokenizer))
     if key not in _haystacks:
         _haystacks.clear()
@@ -96,12 +99,13 @@ def _runs(sample: Words, length: int) -> list[Words]:
     return [sample[i : i + length] for i in range(len(sample) - length + 1)]
 
 
-# (digest of calibration data, digest of evaluation data) -> number of shared pieces; cached, since cells share data
+# (digest of calibration data, digest of evaluation data) -> number of shared pieces.
+# The numbers are cached, because many cells use the same data.
 _known: dict[tuple[str, str], int] = {}
 
 
 def overlaps(calibration: Samples, data: Mapping[str, Data]) -> dict[str, int]:
-    """For each metric whose data overlap the calibration data: the number of shared pieces."""
+    """Map each metric whose data overlap the calibration data to the number of shared pieces."""
     counts: dict[str, int] = {}
     for metric, evaluated in data.items():
         pair = (calibration.sha256, evaluated.sha256)

@@ -25,9 +25,10 @@ TAKEN = ("heldout", "mean")  # names that other metrics use
 
 @dataclass(frozen=True)
 class CorpusPerplexity:
-    """Metrics `ppl/<name>` for each corpus of `corpora`; for a quick look, `limit` bounds the windows of each."""
+    """Metrics `ppl/<name>` for each corpus of `corpora`; for a quick look, `limit` bounds the windows per corpus."""
 
-    corpora: dict[str, Any]  # values are `Corpus` or its settings, so that the command line can add a corpus
+    # Each value is a `Corpus` or a mapping of its settings, so that the command line can add a corpus.
+    corpora: dict[str, Any]
     limit: int | None = None
     allow_overlap: bool = False
 
@@ -63,7 +64,7 @@ class CorpusPerplexity:
 def corpus_perplexity(
     forward: Forward, name: str, data: Data, mask: Mask, corpus: Corpus, limit: int | None
 ) -> Measured:
-    """The perplexity on windows of a corpus, with a record of how they were cut."""
+    """The perplexity on windows of a corpus, with a record of the settings of the windows."""
     samples = cast(Samples, data)
     log.info("evaluating %s with %d blocks removed: %d windows", name, len(mask.dropped), samples.count)
     how = windows_record(samples) | {"limit": limit, "corpus": asdict(corpus)}
@@ -86,7 +87,7 @@ def _corpus(name: str, settings: Any) -> Corpus:
 
 
 def check_names(where: str, names: Iterable[str]) -> None:
-    """Raise InputError if a name cannot be part of a metric's name and a folder's name."""
+    """Raise InputError if a name cannot be used in the names of a metric and a folder."""
     for name in names:
         if not re.fullmatch(r"\w[\w.+-]*", str(name)) or name in TAKEN:
             raise InputError(

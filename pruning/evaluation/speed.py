@@ -1,8 +1,8 @@
 """Measure how much faster and smaller the pruned model is than the dense model (`eval=speed`).
 
-The two models take turns to generate text, with a KV cache. The pruned model equals a loaded export of the mask
-(`models/physical_removal.py`). It uses the dense model's weights, so nothing is loaded twice, and the two models
-differ only in depth.
+The two models take turns to generate text, with a KV cache. The pruned model equals a model that is loaded from an
+export of the mask (`models/physical_removal.py`). The pruned model uses the dense model's weights. So no weights are
+loaded twice, and the two models differ only in depth.
 """
 
 from __future__ import annotations
@@ -33,11 +33,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Machine:
-    """The settings and the device, in place of data. Devices have different digests, so each device is measured."""
+    """The settings and the device, in place of data.
+
+    The digest covers the device, so a measurement on one device is not reused for another device.
+    """
 
     source: str
     sha256: str
-    length: int  # of the longest sequence, in tokens: the prompt and what is generated
+    length: int  # tokens of the longest sequence: its prompt and its generated tokens
 
     def shared(self, calibration: Samples, /) -> int:  # noqa: ARG002 - random tokens overlap nothing
         """Always 0."""
@@ -46,10 +49,13 @@ class Machine:
 
 @dataclass(frozen=True)
 class Speed:
-    """For each batch size and prompt length (`prompts`, in tokens), generate `new_tokens` greedily, `repeats` times.
+    """Settings of the measurement of speed.
 
-    Before that, both models run `warmup` times without measurement. The order of the two models alternates between
-    repeats, so that a slowdown of the machine affects both.
+    For each batch size and prompt length (`prompts`, in tokens), each model generates `new_tokens` tokens greedily,
+    `repeats` times.
+
+    Before that, each model generates them `warmup` times without measurement. The order of the two models alternates
+    between repeats, so that a slowdown of the machine affects both models.
     """
 
     batch_sizes: list[int]
@@ -77,14 +83,14 @@ class Speed:
         return ()
 
     def data(self, tokenizer: Any) -> dict[str, Machine]:  # noqa: ARG002 - prompts are random tokens
-        """The settings and the device, under the name of the metric."""
+        """The settings and the device, under the metric's name `speed`."""
         device = machine()
         text = json.dumps([asdict(self), device], sort_keys=True)
         length = max(self.prompts) + self.new_tokens
         return {"speed": Machine(device, text_sha256(text), length)}
 
     def measure(self, forward: Forward, name: str, data: Data, mask: Mask) -> Measured:
-        """Sizes and speeds of both models, under `speed`. Of several ranks, the first measures; the others wait."""
+        """Sizes and speeds of both models, under `speed`. If there are several ranks, only the first measures."""
         return collectives.on_first(lambda: self._measured(forward, name, data, mask))
 
     def _measured(self, forward: Forward, name: str, data: Data, mask: Mask) -> Measured:
@@ -111,7 +117,10 @@ class Speed:
 
 
 def machine() -> str:
-    """The device on which models run, as far as it is known before a model is loaded."""
+    """The names of all GPUs or, if there are none, the processor's name and the number of threads.
+
+    No model is loaded for this.
+    """
     import torch
 
     if torch.cuda.is_available():
@@ -122,7 +131,7 @@ def machine() -> str:
 
 
 def _processor() -> str:
-    """The processor's name from Linux; on other systems, from Python."""
+    """The processor's name as Linux reports it or, on other systems, as Python reports it."""
     import platform
 
     try:
@@ -136,7 +145,7 @@ def _processor() -> str:
 def _compared(
     measured: Mapping[str, Mapping[str, list[float]]], sizes: Mapping[str, Mapping[str, int]]
 ) -> dict[str, Any]:
-    """Medians and quartiles of both models, and the ratio by which the pruned one is better."""
+    """Medians and quartiles of both models, and the ratios by which the pruned model is faster."""
     both: dict[str, Any] = {}
     for which, values in measured.items():
         extra = values.get("extra_memory")
@@ -152,7 +161,7 @@ def _compared(
 
 
 def _spread(values: list[float]) -> SpreadRecord:
-    """The median and the lower and upper quartile."""
+    """The median, the lower quartile and the upper quartile."""
     low, middle, high = statistics.quantiles(values, method="inclusive") if len(values) > 1 else values * 3
     return {"median": middle, "low": low, "high": high}
 

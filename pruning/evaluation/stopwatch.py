@@ -1,4 +1,4 @@
-"""Time the generation of text: the time until the first new token, and the time for all others."""
+"""Time the generation of text: the time until the first new token, and the time for all later tokens."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Contexts: TypeAlias = Mapping[str, Callable[[], AbstractContextManager[None]]]
 
 @dataclass(frozen=True)
 class Rounds:
-    """`new_tokens` tokens are generated `repeats` times, after `warmup` rounds that are not measured."""
+    """First, `warmup` rounds are not measured; then, `repeats` rounds are. Each generates `new_tokens` tokens."""
 
     new_tokens: int
     repeats: int
@@ -30,7 +30,7 @@ class Rounds:
 
 
 def alternating(model: Any, contexts: Contexts, batch: int, prompt: int, rounds: Rounds) -> dict[str, Values]:
-    """The values measured in each context, one per repeat. The contexts take turns."""
+    """The measured values by context and name, one per repeat. The contexts take turns."""
     import torch
 
     from pruning.models.block_probe import input_device
@@ -50,7 +50,11 @@ def alternating(model: Any, contexts: Contexts, batch: int, prompt: int, rounds:
 
 
 def _timed(model: Any, ids: Tensor, new_tokens: int) -> dict[str, float]:
-    """Time one generation: prompt tokens per second, new tokens per second after the first, and extra memory."""
+    """Time one generation.
+
+    Returns prompt tokens per second, new tokens per second after the first new token, the seconds until that token,
+    and the bytes of extra memory if they are known.
+    """
     import torch
     from transformers import GenerationConfig, StoppingCriteriaList
 

@@ -1,7 +1,10 @@
-"""Run tasks of lm-eval on a masked model in memory. Tasks are loaded without a model and identified by their prompts.
+"""Run tasks of lm-eval on a masked model in memory.
 
-The requests of a task are built again for each mask. lm-eval's cache of responses is never used: it does not
-distinguish masks, so a pruned model would get the dense model's answers.
+Tasks are loaded without a model. A task's digest covers its prompts and answers.
+
+
+The requests of a task are built again for each mask. lm-eval's cache of responses is never used: the cache
+does not distinguish masks, so a pruned model would get the dense model's answers.
 """
 
 from __future__ import annotations
@@ -29,7 +32,7 @@ if TYPE_CHECKING:
     from pruning.engine.forward import Forward
 
 METRICS = ("acc_norm", "acc")  # a task's accuracy is the first of these metrics that it has
-# With 0, lm-eval reports no standard errors, not even those of means, which need no bootstrap.
+# If this is 0, lm-eval reports no standard errors at all, although the standard error of a mean needs no bootstrap.
 BOOTSTRAPS = 1000
 
 log = logging.getLogger(__name__)
@@ -51,7 +54,7 @@ class EvalTask:
 
     @cached_property
     def requests(self) -> list[dict[str, Any]]:
-        """For each document: its fields, the requests to the model, and the right answer. No model is needed."""
+        """The fields of each document, its requests to the model, and its right answer. No model is needed."""
         self.task.set_config("num_fewshot", 0)
         with quiet():
             self.task.build_all_requests(limit=self.limit)
@@ -73,12 +76,13 @@ class EvalTask:
         return sum(haystack(calibration, self.tokenizer).holds(document) for document in self.documents())
 
     def documents(self) -> Iterator[Document]:
-        """The documents as questions and answers, whatever the names of their fields."""
+        """Yield each document as possible questions and answers. The names of the document's fields are not used."""
         for request in self.requests:
             contexts = dict.fromkeys(str(arguments[0]) for arguments in request["asked"])
             answers = dict.fromkeys(str(arguments[-1]) for arguments in request["asked"])
             texts = [v for v in request["doc"].values() if isinstance(v, str) and " " in v]
-            # If the contexts differ, as in WinoGrande, they contain the choices; the equal answers are left out.
+            # If the contexts of a document differ, as in WinoGrande, the contexts contain the choices, and all
+            # answers are equal. Such answers are left out.
             choices = tuple(answers) if len(contexts) == 1 else ()
             yield Document(tuple(dict.fromkeys((*texts, *map(_question, contexts)))), choices)
 
@@ -92,7 +96,7 @@ def _question(context: str) -> str:
 def accuracy(name: str, forward: Forward, task: EvalTask, mask: Mask, batch_size: int) -> Measured:
     """The accuracy of a mask on a task, its standard error, and lm-eval's own results and samples.
 
-    Each of several ranks answers a share of the requests; then all ranks get all answers.
+    If there are several ranks, each answers a share of the requests; then all ranks get all answers.
     """
     import lm_eval
     from lm_eval.models.huggingface import HFLM
@@ -103,7 +107,8 @@ def accuracy(name: str, forward: Forward, task: EvalTask, mask: Mask, batch_size
     module = forward.model.module
     with masked(module, mask, forward.scales), quiet(), _without_git():
         model = HFLM(pretrained=module, tokenizer=_complete(task.tokenizer), batch_size=batch_size)
-        model._device = forward.model.device  # lm-eval's guess is wrong if the first weights are on disk
+        # If the first weights are on disk, lm-eval chooses the wrong device.
+        model._device = forward.model.device
         model.loglikelihood = partial(_over_ranks, model.loglikelihood)
         results = lm_eval.simple_evaluate(
             model=model,
@@ -117,7 +122,7 @@ def accuracy(name: str, forward: Forward, task: EvalTask, mask: Mask, batch_size
 
 
 def _measured(name: str, task: EvalTask, output: Mapping[str, Any]) -> Measured:
-    """The measurement from lm-eval's output, which lm-eval returns on only one of several ranks of a machine."""
+    """The measurement from lm-eval's output. On each machine, lm-eval returns the output to one rank only."""
     label = task.task.task_name
     scores = output["results"][label]
     value, error = (_score(scores, f"{task.metric}{kind}") for kind in ("", "_stderr"))
@@ -135,16 +140,17 @@ def _measured(name: str, task: EvalTask, output: Mapping[str, Any]) -> Measured:
 
 
 def _over_ranks(answer: Callable[..., Sequence[Any]], requests: Sequence[Any], **settings: Any) -> list[Any]:
-    """The answers to all requests. Each rank answers its share, and lm-eval runs as if in one process."""
+    """The answers to all requests. Each rank answers its share; lm-eval itself knows of only one process."""
     share = collectives.share_of(requests)
     return collectives.gather(answer(share, **settings) if share else [])
 
 
 def _complete(tokenizer: Any) -> Any:
-    """A copy of a tokenizer; lm-eval can add a padding token to the copy.
+    """A copy of a tokenizer with an end-of-text or beginning-of-text token. lm-eval can change the copy.
 
     If the tokenizer has neither a beginning-of-text nor an end-of-text token, token 0 becomes its end-of-text token.
-    lm-eval pads with this token (padding is masked) and puts it before an empty context. Without it, lm-eval fails.
+    lm-eval pads with this token (padding is masked) and puts it before an empty context. Without such a token,
+    lm-eval fails.
     """
     copied = copy.deepcopy(tokenizer)
     if copied.bos_token_id is None and copied.eos_token_id is None:
@@ -153,13 +159,16 @@ def _complete(tokenizer: Any) -> Any:
 
 
 def _score(scores: Mapping[str, Any], metric: str) -> float:
-    """The value of a metric in lm-eval's scores (keys `metric,filter`); 0 for the standard error of a single item."""
+    """The value of a metric in lm-eval's scores, whose keys are `metric,filter`.
+
+    lm-eval gives no number for the standard error of a single item; it becomes 0.
+    """
     value = next(value for key, value in scores.items() if key.partition(",")[0] == metric)
     return float(value) if isinstance(value, (int, float)) else 0.0
 
 
 def _files(output: Mapping[str, Any]) -> dict[str, bytes]:
-    """lm-eval's results in the form that lm-eval writes, and its samples, one per line."""
+    """Two files by ending: lm-eval's results as lm-eval itself writes them, and its samples, one per line."""
     from lm_eval.utils import handle_non_serializable
 
     def text(data: Any, indent: int | None = None) -> str:
@@ -173,7 +182,7 @@ def _files(output: Mapping[str, Any]) -> dict[str, bytes]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence lm-eval's warnings about uses that are intended here, and its progress bars for short steps."""
+    """Silence lm-eval's warnings, which concern intended uses, and the progress bars of its short steps."""
     import lm_eval.api.model
     import lm_eval.api.task
     from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars

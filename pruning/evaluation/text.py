@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pruning.core.mask import Mask
     from pruning.engine.forward import Forward
 
-HIGHEST = 700.0  # nats; the exponential of a much larger number overflows a float
+HIGHEST = 700.0  # nats; exp(709.8) overflows a float
 
 
 def perplexity(name: str, forward: Forward, samples: Samples, mask: Mask) -> dict[str, float]:
@@ -26,7 +26,7 @@ def perplexity(name: str, forward: Forward, samples: Samples, mask: Mask) -> dic
 
 
 def windows_record(samples: Samples) -> dict[str, Any]:
-    """The record of text windows: source, number of windows, length of the longest, and number of scored tokens."""
+    """The record of text windows: source, number, tokens of the longest window, and number of scored tokens."""
     return {
         "source": samples.source,
         "windows": samples.count,

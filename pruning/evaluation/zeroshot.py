@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Zeroshot:
-    """Metrics `acc/<task>` (lm-eval's `acc_norm` if the task has it, else `acc`), and their mean `acc/mean`.
+    """Metrics: `acc/<task>` per task (lm-eval's `acc_norm` if the task has it, else `acc`); their mean `acc/mean`.
 
     For a quick look, `limit` bounds the items of each task. `batch_size` is passed to lm-eval.
     """
@@ -73,7 +73,7 @@ def check_batch_size(batch_size: int) -> None:
 
 @lru_cache(maxsize=1)
 def manager() -> Any:
-    """lm-eval's index of its own tasks. Building it takes seconds."""
+    """lm-eval's index of its own tasks. It is cached, because building the index takes seconds."""
     from lm_eval.tasks import TaskManager
 
     with quiet():

@@ -1,8 +1,8 @@
 """Fold a compensation into weights: scales of the residual stream become scales of the blocks' outputs.
 
-In the engine, a dropped block i multiplies the residual stream by s_i. If a block normalises its input, its output
-does not depend on the stream's scale. Let c be the product of s_i over the dropped blocks before a kept block. If
-each kept block adds 1/c of its output, the stream is 1/c of the engine's stream; the norm before the vocabulary
+In the engine, a dropped block i multiplies the residual stream by s_i. If a block normalises its input, the block's
+output does not depend on the stream's scale. Let c be the product of s_i over the dropped blocks before a kept block.
+If each kept block adds 1/c of its output, the stream is 1/c of the engine's stream. The norm before the vocabulary
 projection removes this factor.
 The embeddings, and a vocabulary projection tied to them, do not change. The fold is exact except for the norms'
 epsilon and rounding.
@@ -21,14 +21,14 @@ from torch import Tensor
 from pruning.core.errors import InputError
 from pruning.core.mask import Mask
 
-# Patterns for a checkpoint's tensor names, after the block's number: the last projections of attention and MLP.
+# ATTENTION and MLP match the name of a last projection: the part of a tensor's name after the block number.
 ATTENTION = re.compile(
     r"(.*\.)?(self_attn|attn|attention|self_attention)\.(o_proj|out_proj|c_proj|dense|wo)\.\w+"
 )
 MLP = re.compile(r"(.*\.)?(down_proj|c_proj|fc2|fc_out|dense_4h_to_h|w2)(\.\w+|_bias)?")
 INPUT_NORM = re.compile(r"(input_layernorm|ln_1|self_attn_layer_norm|norm_1|attention_norm)\.\w+")
 FINAL_NORM = re.compile(r"(.*\.)?(norm|ln_f|final_layer_norm|final_layernorm|norm_f)\.weight")
-# Gemma 2 and 3 normalise the output of each sub-layer. This norm multiplies by 1 + weight, so it sets the scale.
+# Gemma 2 and 3 normalise the output of each sub-layer. These norms multiply by 1 + weight; the fold scales this sum.
 SANDWICH = re.compile(r"(post_attention_layernorm|post_feedforward_layernorm)\.weight")
 SANDWICHED = ("gemma2", "gemma3", "gemma3_text")
 # Settings with which a block does not normalise its input, or adds to the output of its norm.
@@ -54,7 +54,7 @@ class Fold:
 
 
 def check_scales(scales: Sequence[float], mask: Mask) -> None:
-    """Raise InputError unless there is one positive, finite factor for each block."""
+    """Raise InputError unless each block has a factor, and the dropped blocks' factors are positive and finite."""
     if len(scales) != mask.n_blocks:
         raise InputError(
             f"{len(scales)} scales for a model of {mask.n_blocks} blocks: give one for each block."
@@ -66,10 +66,10 @@ def check_scales(scales: Sequence[float], mask: Mask) -> None:
 def plan_fold(
     config: Any, names: Iterable[tuple[int, str]], others: Iterable[str], mask: Mask, scales: Sequence[float]
 ) -> Fold:
-    """The fold of one scale per block; only the scales of dropped blocks count.
+    """The fold of `scales`, which has one entry for each block; only the entries of dropped blocks have an effect.
 
-    `names` are (block, tail) of the blocks' tensors, `others` the names of all other tensors. Raises InputError if
-    it is not certain that the architecture allows the fold.
+    `names` has (block, tail) for each tensor of a block, and `others` has the names of all other tensors. Raises
+    InputError if it is not certain that the architecture allows the fold.
     """
     check_scales(scales, mask)
     factors, stream = [], 1.0
@@ -88,7 +88,7 @@ def plan_fold(
 def _why_not(
     text: Any, tails: dict[int, list[str]], others: Sequence[str], blocks: Sequence[int]
 ) -> str | None:
-    """Why it is not certain that these blocks' outputs can be scaled; None if they can."""
+    """Why it is not certain that these blocks' outputs can be scaled; None if it is certain."""
     if text.model_type in ADD_TO_NORM:
         return "its blocks add to the outputs of their norms"
     for name, value in UNNORMALISED.items():

@@ -31,7 +31,7 @@ def metrics(result: DoneResult | None) -> Iterator[tuple[str, str, str]]:
 
 
 def number(name: str, values: Mapping[str, Any]) -> str:
-    """A metric as text, with its standard error if it has one; `-` if it is not in `values`."""
+    """A metric as text, with its standard error if it has one; `-` if the metric is not in `values`."""
     if not isinstance(value := values.get(name), (int, float)):
         return "-"
     decimals = 2 if abs(value) >= 10 else 3
@@ -104,7 +104,7 @@ def speed_section(speed: SpeedRecord) -> Iterator[str]:
 
 
 def speedup_text(result: DoneResult | None) -> str:
-    """The speedup over the dense model (ratio of tokens per second), in a few words; empty if not measured."""
+    """The speedup over the dense model (ratio of tokens per second), in a few words; empty if it was not measured."""
     if result is None or (speed := result["evaluation"].get("speed")) is None:
         return ""
     run = speed["runs"][0]

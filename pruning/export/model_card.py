@@ -13,7 +13,7 @@ from pruning.core.result import DoneResult
 from pruning.core.units import bytes_text
 from pruning.export import metric_text
 
-# Hub names and licences of the models that the packages contain as GGUF files.
+# Hub names and licences of the models that Python packages contain as GGUF files.
 PACKAGED = {
     "smollm2": ("HuggingFaceTB/SmolLM2-135M-Instruct", "apache-2.0"),
     "gemma3_270m": ("google/gemma-3-270m", "gemma"),
@@ -36,8 +36,8 @@ class Facts:
     """The content of a card. `result` is the result of the cell, or None if the mask comes from elsewhere.
 
     `base` is the hub name of the original model, or the name of its directory; `origin` is the model that mergekit
-    reads; `source` describes where the weights came from. `commands` reproduce the export; `proof` describes how it
-    was checked; `hybrid` is True if not all blocks have the same kind of attention.
+    reads; `source` describes where the weights came from. `commands` reproduce the export; `proof` describes how the
+    export was checked; `hybrid` is True if the blocks have more than one kind of attention.
     """
 
     name: str
@@ -56,7 +56,7 @@ class Facts:
 
 
 def inherit(folder: Path | None) -> dict[str, Any]:
-    """Licence and language from the model card in a model's directory; {} if it has no card."""
+    """Licence and language from the model card in a model's directory; {} if there is no card."""
     from huggingface_hub import ModelCard
 
     if folder is None or not (folder / "README.md").is_file():

@@ -1,4 +1,4 @@
-"""The output directory of an export: what an export may replace, and how to replace that in one step."""
+"""The output directory of an export: when it may be replaced, and how to replace it in one step."""
 
 from __future__ import annotations
 

@@ -160,7 +160,7 @@ def _write_record(wanted: Request, facts: Facts, folder: Path) -> None:
 
 
 def summary(facts: Facts, out: Path) -> str:
-    """Three lines: the loss in metrics, the gain in size and speed, and the directory of the model."""
+    """Three lines: the change of the metrics, the reduction in size with the speedup, and the model's directory."""
     lost = ", ".join(f"{name} {a} -> {b}" for name, a, b in metric_text.metrics(facts.result))
     sizes, mask = facts.sizes, facts.mask
     fewer = 1 - sizes.parameters / sizes.dense_parameters

@@ -124,7 +124,7 @@ def write_config(config: Any, folder: Path) -> None:
 
     config.save_pretrained(folder)
     if list(_lost(config.to_dict(), AutoConfig.from_pretrained(folder).to_dict())):
-        # `save_pretrained` omits settings equal to a default, but defaults can depend on other settings: write all.
+        # `save_pretrained` omits settings equal to a default, but a default can depend on another setting.
         config.to_json_file(folder / "config.json", use_diff=False)
     if lost := list(_lost(config.to_dict(), AutoConfig.from_pretrained(folder).to_dict())):
         raise InputError(
@@ -133,7 +133,7 @@ def write_config(config: Any, folder: Path) -> None:
 
 
 def _lost(wanted: Mapping[str, Any], read: Mapping[str, Any]) -> Iterator[str]:
-    """The names of settings whose values were read back differently."""
+    """The names of settings whose values changed between writing and reading."""
     for name, value in wanted.items():
         other = read.get(name, value)
         if isinstance(value, Mapping) and isinstance(other, Mapping):

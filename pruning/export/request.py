@@ -118,7 +118,10 @@ def of_cell(folder: Path, out: Path, settings: Mapping[str, str] | None = None) 
 
 
 def _same_model(model: spec.Model, revision: str, settings: Mapping[str, str]) -> spec.Model:
-    """A cell's model, with settings changed by a command. Raises InputError if its weights have changed."""
+    """A cell's model, with the settings that a command changes.
+
+    Raises InputError if the result is not the model that the cell was run on.
+    """
     if settings.get("model", model.name) != model.name:
         raise InputError(
             f"model={settings['model']} is not the model of the cell, {model.name}: leave model= out."

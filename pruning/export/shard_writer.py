@@ -1,7 +1,7 @@
 """Cut blocks out of a checkpoint in a stream: read tensors one by one, rename them, and write shard by shard.
 
-The model is never in memory as a whole. Tensors keep their names from the checkpoint, whichever release of
-transformers wrote it; only block numbers change.
+The model is never in memory as a whole. Tensors keep the names that they have in the checkpoint, even if
+an old release of transformers wrote the checkpoint; only block numbers change.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ def block_prefix(names: Iterable[str], path: str, n_blocks: int) -> str:
     """The part of a checkpoint's tensor names before the block number, for example `model.layers`.
 
     `path` is the path of the blocks in the model; the checkpoint's prefix has the same last part, but the parts
-    before it can be missing or differ. Raises UnskippableError unless exactly one prefix has all block numbers.
+    before it can be missing or differ. If several prefixes have all block numbers, the one that shares the most parts
+    with `path` is returned. Raises UnskippableError if no prefix has all numbers, or if several share the most.
     """
     last = path.rpartition(".")[2]
     numbers: dict[str, set[int]] = {}
@@ -68,7 +69,7 @@ class Plan:
         block, tail = parts
         if block in self.mask.dropped:
             return None
-        # Numbers above the last block's belong to heads that predict further tokens; these numbers are lowered too.
+        # Heads that predict further tokens are numbered after the last block; their numbers are lowered too.
         return f"{self.prefix}.{block - sum(gone < block for gone in self.mask.dropped)}.{tail}"
 
     def precision(self, name: str, dtype: torch.dtype) -> torch.dtype:

@@ -48,7 +48,7 @@ class SourceModel:
                 yield from (path for path in sorted(self.folder.glob(pattern)) if path.is_file())
 
     def copy_beside(self, target: Path, model: Any) -> None:
-        """Copy tokenizer, generation settings and licences; without a folder, save only tokenizer and settings."""
+        """Copy tokenizer, generation settings and licences; if there is no folder, licences are left out."""
         for path in self.beside():
             shutil.copyfile(path, target / path.name)
         if self.folder is None:

@@ -1,7 +1,8 @@
 """Prove that an exported directory is the masked model: same logits, and the same tokens with and without a cache.
 
 The masked model runs first and is freed; then the directory is loaded as a user would load it. Both models compute in
-float32 (float64 for a float64 export) with the exported weights, so their logits must be equal bit for bit.
+float32 (float64 for a float64 export) with the exported weights, so their logits must be equal bit for bit. For a
+compensated model, the relative difference must be at most TOLERANCE.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ from pruning.models.block_probe import find_blocks, input_device
 from pruning.models.blocks import masked
 
 NEW_TOKENS = 8
-# How many tokens are compared: SHORT. If a model has a sliding window shorter than LONG, more than the window.
+# SHORT tokens are compared; for a sliding window shorter than LONG, at least NEW_TOKENS more than its length.
 SHORT, LONG = 64, 1024
-# The allowed relative difference of a compensated model: the norms have an epsilon, and weights are rounded again.
+# Relative difference allowed for a compensated model, because norms have an epsilon and weights are rounded again.
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 
 
@@ -136,7 +137,10 @@ def _reload(folder: Path, settings: spec.Model) -> tuple[Any, list[str]]:
 
 
 def _ids(model: Any) -> Tensor:
-    """Random token ids (1, T); if a sliding window is shorter than LONG, T is larger than the window."""
+    """Random token ids (1, T). If a sliding window is shorter than LONG, T exceeds the window's length.
+
+    T is never larger than the context length of the model.
+    """
     text = model.config.get_text_config(decoder=True)
     windows = [getattr(text, name, None) or 0 for name in ("sliding_window", "attention_chunk_size")]
     length = max([SHORT, *(window + NEW_TOKENS for window in windows if window < LONG)])
@@ -154,7 +158,7 @@ def _logits(model: Any, ids: Tensor) -> Tensor:
 
 
 def _generate(model: Any, ids: Tensor, use_cache: bool) -> list[int]:
-    """The greedy continuation of a prompt, which is `ids` without the last NEW_TOKENS tokens."""
+    """The tokens that greedy decoding adds to a prompt; the prompt is `ids` without the last NEW_TOKENS tokens."""
     from transformers import GenerationConfig
 
     prompt = ids[:, :-NEW_TOKENS].to(input_device(model))

@@ -13,7 +13,8 @@ from pruning.hydra_app.replay_command import composed
 def build_option(group: str, words: Sequence[str]) -> Any:
     """Build the object of a config group from words such as `model=local model.path=DIR`.
 
-    Raises InputError if an option or a setting does not exist, a value is missing, or the constructor refuses it.
+    Raises InputError if an option or a setting does not exist, a value is missing, or the constructor refuses a
+    value.
     """
     from hydra.errors import HydraException
     from hydra.utils import instantiate

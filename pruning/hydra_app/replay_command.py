@@ -27,7 +27,7 @@ def launch_words(config: Mapping[str, Any]) -> list[str]:
     config = recorded(config)
     words = [f"{group}={_option(group, config[group])}" for group in GROUPS if group in config]
     if config.get("seed"):
-        words.append(f"seed={config['seed']}")  # `_plain` needs it: other settings refer to it
+        words.append(f"seed={config['seed']}")  # `_plain` needs the seed, because other settings refer to it
     # If `calibration=` is left out, the objective chooses the calibration.
     shorter = [word for word in words if not word.startswith("calibration=")]
     base = _plain(shorter)
@@ -42,7 +42,7 @@ def launch_words(config: Mapping[str, Any]) -> list[str]:
 
 
 def composed(words: Sequence[str]) -> Any:
-    """The configuration of a launch with these arguments, as an OmegaConf object; can be called within a launch.
+    """The configuration of a launch with these arguments, as an OmegaConf object; works inside a running launch.
 
     Raises the errors of Hydra and OmegaConf if an argument is invalid.
     """
@@ -68,7 +68,7 @@ def _plain(words: Sequence[str]) -> dict[str, Any]:
 
 
 def _option(group: str, settings: Mapping[str, Any]) -> str:
-    """The option that recorded settings come from; if an older result does not name it, the most similar option."""
+    """The option that recorded settings come from; if an older result names no option, the most similar one."""
     if settings.get(OPTION) in options(group):
         return str(settings[OPTION])
 

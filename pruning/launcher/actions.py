@@ -1,4 +1,4 @@
-"""Actions on submitted cells: cancel those in flight, submit failed and lost ones again."""
+"""Actions on submitted cells: cancel cells in flight, and submit failed and lost cells again."""
 
 from __future__ import annotations
 

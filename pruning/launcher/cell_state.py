@@ -1,4 +1,4 @@
-"""The state of a submitted cell: read from its own files first, then from squeue, then from sacct."""
+"""The state of a submitted cell: read from the cell's files first, then from squeue, then from sacct."""
 
 from __future__ import annotations
 
@@ -47,12 +47,15 @@ class CellState:
     reason: str = ""
     job: str = ""
     log: str = ""
-    total: int = 0  # the most evaluations that the search will ask for
+    total: int = 0  # the largest number of evaluations that the search can ask for
     running: float = 0.0  # how long the job has been running, in seconds
 
 
 def finished(cell: Cell) -> DoneResult | None:
-    """The result of a cell if it is done and has the requested evaluation, else None; reads only the cell's files."""
+    """The result of a cell; None unless the cell is done and has the requested evaluation on the current files.
+
+    The scheduler is not asked.
+    """
     result = cell.result()
     if result is None or result["status"] != "done":
         return None
@@ -63,14 +66,14 @@ def finished(cell: Cell) -> DoneResult | None:
 
 
 def cell_states(results: Path, keys: Iterable[str] | None = None) -> dict[str, CellState]:
-    """States of the submitted cells of a results folder, by key; with `keys`, of these cells only.
+    """States of the submitted cells of a results folder, by key; if `keys` is given, only of the cells that it names.
 
     Raises InputError if a scheduler has to be asked and does not answer.
     """
     records = latest(results)
     chosen = {key: records[key] for key in (records if keys is None else keys) if key in records}
     unfinished = {key: record for key, record in chosen.items() if not _is_done(results / key, record, key)}
-    # Ask about the jobs first and then read the results, so that the result of every job that has ended is seen.
+    # Ask about the jobs first. If a job has ended by then, the result that it wrote is read afterwards.
     infos = _jobs(unfinished)
     return {key: _state(results, key, record, infos.get(key)) for key, record in chosen.items()}
 

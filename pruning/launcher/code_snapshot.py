@@ -40,7 +40,7 @@ def _files() -> Iterator[Path]:
 
 
 def _copy(files: list[Path], folder: Path) -> None:
-    """Copy all files or none: another command can be copying the same code at this moment."""
+    """Copy all files or none, because another command can be copying the same code at this moment."""
     from pruning.core.provenance import commit
 
     with staged(folder) as partial:

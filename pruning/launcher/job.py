@@ -2,7 +2,8 @@
 
 A job is pickled, so it holds strings and dicts only. A failure is recorded in the cell's result and raised again, so
 that the scheduler reports it too. A job may be started more than once (time limit, preemption, a lost node, an
-administrator), even after it has finished. So it first looks for its result; if there is none, it resumes from files.
+administrator), even after it has finished. So each start first looks for the cell's result. If there is none, the job
+resumes from the cell's files.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-BUSY_SECONDS = 600  # how long to try: if a job died with its node, its lock can remain for a while
+BUSY_SECONDS = 600  # how long to retry a locked cell: if a job died with its node, its lock can remain
 BUSY_PAUSE = 5
 
 
@@ -57,12 +58,12 @@ class Job:
                 log.info("%s is done", cell.key)
             else:
                 _run(cell)
-        # Ignore warning signals now: nothing is left to save, and a signal during exit would kill a finished job.
+        # Ignore warning signals: nothing is left to save, and a signal during exit would kill a finished job.
         signal.signal(signal.SIGUSR2, signal.SIG_IGN)
         return cell.key
 
     def checkpoint(self) -> Any:
-        """The job to start after a time limit or a preemption: the same job, because all state is in files."""
+        """The job to start after a time limit or a preemption: this job again, because all state is in files."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)

@@ -39,7 +39,7 @@ class _Pool:
     code: Path | None = None
     waiting: list[QueuedCell] = field(default_factory=list)
     gpus: dict[str, list[str]] = field(default_factory=dict)  # the GPUs of each running process, by its name
-    started: dict[str, Any] = field(default_factory=dict)  # their handles, by name, to collect exit statuses
+    started: dict[str, Any] = field(default_factory=dict)  # handles of this command's processes, by name
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ class LocalPool:
                 running.wait(EXIT_SECONDS)
 
     def _free_gpus(self, wanted: Resources) -> list[str] | None:
-        """GPUs for one more cell ([] if the machine has none), or None if no slot is free."""
+        """GPUs for one more cell ([] if the machine has none), or None if no slot is free or too few GPUs are."""
         installed, used = visible(os.environ), self._pool.gpus
         free = [gpu for gpu in installed if all(gpu not in gpus for gpus in used.values())]
         most = self.parallel or (max(1, len(installed) // max(1, wanted.gpus)) if installed else 2)

@@ -11,7 +11,7 @@ from pruning.launcher.slurm_queue import Info
 
 
 def process_name(pid: int) -> str:
-    """A unique name for a process; it contains the start time, because the system reuses process numbers."""
+    """A unique name for a process; the name contains the start time, because the system reuses process numbers."""
     import psutil
 
     return f"process-{socket.gethostname()}-{pid}-{int(psutil.Process(pid).create_time())}"

@@ -1,6 +1,6 @@
 """Run cells as jobs of a SLURM cluster, through submitit: one job array for each kind of resources.
 
-One limit, `parallel`, bounds the number of cells that run at once in all arrays together.
+At most `parallel` cells run at once in all arrays of a command together.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Slurm:
         slurm_queue.largest_array()
 
     def submit(self, results: Path, tasks: Sequence[QueuedCell], where: str) -> None:
-        """Submit tasks: an array for each kind of resources, split at the cluster's largest array size.
+        """Submit tasks with equal resources as one array, or as several if the cluster limits the size of arrays.
 
         At most `parallel` cells run at once. Raises InputError if sbatch refuses.
         """
@@ -138,7 +138,7 @@ def job_environment(code: Path) -> list[str]:
 
 
 def job_arrays(tasks: Sequence[QueuedCell], most: int) -> list[list[QueuedCell]]:
-    """Tasks split into arrays: each holds one kind of resources and at most `most` tasks."""
+    """Tasks split into arrays; each array holds at most `most` tasks, all with the same resources."""
     kinds: dict[Resources, list[QueuedCell]] = {}
     for task in tasks:
         kinds.setdefault(task.resources, []).append(task)

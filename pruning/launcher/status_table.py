@@ -40,7 +40,7 @@ def advance(folder: Path, total: int) -> Advance:
 
 
 def status_table(results: Path, cells: Mapping[str, CellState], rows: int | None = None) -> Table:
-    """The table of some cells; with `rows`, only the first `rows` cells and the number of hidden cells."""
+    """The table of some cells; if `rows` is given, only the first `rows` cells and the number of the others."""
     counts = Counter(cell.state for cell in cells.values())
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ("cell", "state", "scored", "left", "job"):

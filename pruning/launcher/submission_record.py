@@ -27,7 +27,7 @@ class TaskRecord(TypedDict):
 
 
 class SubmissionRecord(TypedDict):
-    """What was submitted; written before the scheduler is asked."""
+    """What is submitted; this file is written before the scheduler is asked to start anything."""
 
     launcher: Annotated[dict[str, Any], "The launcher's class and settings."]
     submitted: Annotated[str, "When, in UTC."]

@@ -1,7 +1,7 @@
 """Records of submissions: written before the scheduler is asked, and again with the name of each job.
 
-If a command dies while it submits, its record stays incomplete. Before another command submits anything, it cancels
-the jobs of such a record by the submission's name.
+If a command dies while it submits, its record stays incomplete. Before the next command submits anything, it cancels
+all SLURM jobs of the incomplete submission, which it finds by the submission's name.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class QueuedCell:
     choices: Mapping[str, str]
     resources: Resources
     evaluations: int
-    group: str  # cells of one group share scores
+    group: str  # cells with the same group share scores
 
 
 @dataclass
@@ -139,5 +139,5 @@ def submissions(results: Path) -> Iterator[Submission]:
 
 
 def latest(results: Path) -> dict[str, Submission]:
-    """The last submission of each submitted cell, by key."""
+    """The most recent submission of each submitted cell, by the cell's key."""
     return {task.key: record for record in submissions(results) for task in record.tasks}

@@ -26,12 +26,12 @@ log = logging.getLogger(__name__)
 
 SETTLED = 5.0  # seconds to wait for a result after a job has ended; then its cell counts as failed or lost
 USUAL = {"", "Priority", "Resources", "JobArrayTaskLimit", "BeginTime", "Dependency", SLOT}
-POLL = (1.0, 15.0)  # shortest and longest pause between two checks, in seconds; longer for more cells
+POLL = (1.0, 15.0)  # limits of the pause between two checks, in seconds; the pause grows with the cells
 
 
 @contextmanager
 def submission_lock(results: Path) -> Iterator[None]:
-    """Lock out other commands that submit; cancel submissions that a dead command has left incomplete."""
+    """Lock out other commands that submit; cancel the SLURM jobs of a command that died while it submitted."""
     from filelock import FileLock
 
     (results / "jobs").mkdir(parents=True, exist_ok=True)
@@ -76,7 +76,7 @@ def settle(launcher: Launcher, results: Path, keys: Sequence[str]) -> dict[str, 
         open_keys = [key for key in keys if key not in ended]
         try:
             states = cell_states(results, open_keys)
-        except InputError as error:  # the scheduler may be restarting: keep waiting
+        except InputError as error:  # keep waiting: the scheduler is perhaps restarting
             log.warning("%s", error)
             time.sleep(POLL[1])
             continue

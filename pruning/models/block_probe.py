@@ -1,7 +1,8 @@
 """Find the blocks of a model by its structure, and refuse a model whose blocks cannot be removed one by one.
 
-The blocks are found by running four tokens. They are the only list of modules that the forward pass calls in
-order, every module once and on the output of the previous module. Names of models and modules are not used.
+The blocks are found by running the model on four tokens. Exactly one list of modules must form a chain: the forward
+pass calls every module once, in order, on the output of the previous module. Names of models and modules are not
+used.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ def find_blocks(model: nn.Module) -> Blocks:
 
 
 def input_device(model: nn.Module) -> torch.device:
-    """The device for token ids: that of the first weight in memory, or the CPU if no weight is in memory."""
+    """The device for token ids: the device of the first weight in memory, or the CPU if no weight is in memory."""
     return next((p.device for p in model.parameters() if p.device.type != "meta"), torch.device("cpu"))
 
 
@@ -90,7 +91,7 @@ def check_config(config: Any) -> None:
 
 
 def _probe(model: nn.Module, count: int) -> Blocks:
-    """Run four tokens and return the only list of `count` modules that form a chain."""
+    """Run the model on four tokens. Returns the only list of `count` modules that form a chain, as `Blocks`."""
     lists = {
         path: tuple(module)
         for path, module in model.named_modules()

@@ -1,8 +1,8 @@
 """Skip blocks of a model, or run them one by one.
 
-Only this module and forward.py assume that whole blocks are removed. Skipping replaces a block's `forward` within a
-context, so the block is not run and its weights are not read. If a forward hook overrode the output instead, the
-block would still run. The block's class, the model's loop over blocks and its attention masks do not change.
+Only this module and `engine/forward.py` assume that whole blocks are removed. Skipping replaces a block's `forward`
+within a context, so the block is not run and its weights are not read. If a forward hook overrode the output instead,
+the block would still run. The block's class, the model's loop over blocks and its attention masks do not change.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ def masked(model: nn.Module, mask: Mask, scales: Sequence[float] | None = None) 
     """Within this context, each dropped block returns the hidden state that it receives, unchanged.
 
     If `scales` is given (one factor per block), dropped block i multiplies the hidden state by `scales[i]`.
-    Caching is off within the context: if block 0 were skipped with a cache, the model would count positions
-    from 0 again. On exit everything is restored, including the device hooks of accelerate, which also replace
-    `forward`. Contexts can be nested. Raises UnskippableError as `find_blocks` does.
+    Caching is off within the context: if block 0 were skipped while a cache is used, the model would count the
+    positions of new tokens from 0 again. On exit everything is restored, including the device hooks of accelerate,
+    which also replace `forward`. Contexts can be nested. Raises UnskippableError as `find_blocks` does.
     """
     blocks = find_blocks(model)
     if mask.n_blocks != len(blocks.modules):
@@ -87,7 +87,7 @@ def enter(model: nn.Module, **inputs: Any) -> BlockInputs:
 
 
 def apply(blocks: Blocks, index: int, hidden: Tensor, entry: BlockInputs) -> Tensor:
-    """Run one block on a hidden state of the entry's shape (B, T, D)."""
+    """Run block `index` on a hidden state (B, T, D) of the shape for which `entry` was made."""
     args, kwargs = entry.others[index]
     output = blocks.modules[index](hidden, *args, **kwargs)
     result: Tensor = output if blocks.extra is None else output[0]
@@ -98,8 +98,8 @@ def head(model: Any, hidden: Tensor) -> Tensor:
     """Logits (n, V) of hidden states (n, D) that come out of the last block.
 
     The model itself is run on n sequences of one token each, with its blocks skipped and `hidden` as their
-    output. So everything that the model does after its blocks (norms, projections, soft caps) is applied, to
-    each position separately.
+    output. This applies everything that the model does after its blocks (norms, projections, soft caps) to each
+    position separately.
     """
     blocks = find_blocks(model)
     state = hidden[:, None]  # (n, 1, D)

@@ -49,7 +49,7 @@ def revision(settings: Model, module: Any) -> str:
 
 
 def from_pretrained(kind: Any, settings: Model, name_or_path: str, options: dict[str, Any]) -> Any:
-    """Call `kind.from_pretrained`. Raises UnreachableError or InputError, with a short text, if that fails."""
+    """Call `kind.from_pretrained`. Raises UnreachableError or InputError, with a short text, if the call fails."""
     try:
         return kind.from_pretrained(name_or_path, **options)
     except Exception as error:

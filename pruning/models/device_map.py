@@ -1,9 +1,9 @@
 """Choose the device of each weight from the configuration alone, before any weight is read.
 
-If a model fits one GPU, it is placed there. A larger model is spread over the GPUs of its rank, block by block. The
-GPUs work one after another, so more GPUs give more memory but no more speed. If `model.offload` names a folder,
-weights that do not fit the GPUs stay in main memory, and those that do not fit there stay on disk. Each such
-weight is loaded when it is used.
+If a model fits one GPU, the model is placed on that GPU. A larger model is spread over the GPUs of its rank, block
+by block. The GPUs work one after another, so more GPUs give more memory but no more speed. If `model.offload` names
+a folder, weights that do not fit the GPUs stay in main memory, and weights that do not fit there stay on disk. A
+weight that stays outside the GPUs is loaded each time it is used.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Memory kept free for hidden states and logits: `SHARE` of each device and, on a GPU, at least `LEAST` bytes.
+# Memory is kept free for hidden states and logits: in main memory, the fraction `SHARE` of what is available; on a
+# GPU, the fraction `SHARE` of the whole GPU memory, and at least `LEAST` bytes.
 SHARE, LEAST = 0.1, 1 << 30
 CPU = "cpu"
 
@@ -32,7 +33,10 @@ Device: TypeAlias = int | str  # a GPU's number, "cpu" or "disk"
 
 @dataclass(frozen=True)
 class Needs:
-    """Bytes of all weights, and of the largest part that is never split: usually a block, or the embeddings."""
+    """Sizes in bytes: of all weights, and of the largest part that is never split.
+
+    This part is usually a block or the embeddings.
+    """
 
     total: int
     largest: int
@@ -92,7 +96,7 @@ def _sizes(empty: Any, settings: Model) -> tuple[int, int]:
 
 
 def _available(gpus: list[int], limits: Mapping[str, str]) -> dict[Device, int]:
-    """Bytes for weights on each device, the fastest device first; a size in `limits` replaces the measured one."""
+    """Bytes for weights on each device, GPUs first. A size in `limits` replaces the measured size."""
     devices: list[Device] = [*gpus, CPU]
     if unknown := set(limits) - set(map(str, devices)):
         raise InputError(
@@ -130,7 +134,10 @@ def _without_offloading(available: Mapping[Device, int], gpus: list[int]) -> dic
 
 
 def _spread(empty: Any, devices: dict[Device, int], settings: Model) -> dict[str, Device]:
-    """The device of each part, or "disk" if a part fits no device. Parts are spread evenly over GPUs if possible."""
+    """The device of each part, or "disk" if a part fits no device.
+
+    If `model.offload` is not set, parts are spread evenly over the GPUs if possible.
+    """
     import torch
     from accelerate import infer_auto_device_map
     from accelerate.utils import get_balanced_memory

@@ -7,15 +7,15 @@ from pathlib import Path
 
 from pruning.core.errors import InputError
 
-FINGERPRINTED = 1 << 20  # bytes read at each end of a weight file
+FINGERPRINTED = 1 << 20  # bytes read at each end of a file
 
 
 def fingerprint(path: str) -> str:
-    """A digest of a model directory: names and sizes of all files, and both ends of each file.
+    """A digest of a model directory: names, sizes and both ends of all files that are not hidden.
 
-    Raises InputError if the directory holds no model. Only the ends are read, since reading 16 GB to name a
-    cell would take longer than running some cells. The ends of a weight file hold its table of tensors and its last
-    values.
+    Raises InputError if the directory holds no model. Only the ends of files are read, since reading 16 GB to
+    name a cell would take longer than running some cells. The ends of a weight file hold its table of tensors and
+    its last values.
     """
     digest = hashlib.sha256()
     for file in sorted(

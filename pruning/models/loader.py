@@ -36,9 +36,9 @@ _loaded: dict[tuple[Any, ...], LanguageModel] = {}
 
 
 def load(settings: Model) -> LanguageModel:
-    """The model. It stays loaded for the next cells with the same settings; loading another model frees it first.
+    """Load the model, or return it if it is still loaded. A model is freed before another one is loaded.
 
-    Raises UnreachableError or InputError with a short text, UnskippableError as `find_blocks` does.
+    Raises UnreachableError or InputError with a short text. Raises UnskippableError as `find_blocks` does.
     """
     key = (settings, str(settings.max_memory), settings.offload)
     if key not in _loaded:
@@ -108,12 +108,12 @@ def n_blocks(settings: Model) -> int:
 
 @lru_cache(maxsize=8)
 def context_length(settings: Model) -> int | None:
-    """The longest input of the model in tokens, from the configuration alone; None if it sets no limit."""
+    """The longest input in tokens that the configuration allows; None if it sets no limit. No weights are read."""
     return context_length_of(_config(settings))
 
 
 def context_length_of(config: Any) -> int | None:
-    """The longest input in tokens of a model with this configuration; None if it sets no limit."""
+    """The longest input, in tokens, of a model with this configuration; None if the configuration sets no limit."""
     length = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
     return length if isinstance(length, int) and length > 0 else None
 

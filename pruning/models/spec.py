@@ -27,9 +27,10 @@ class Model:
     """Which model to load, and how.
 
     `path` is a hub id, a directory, or the name of a packaged model. `device_map` is "auto" (use the available GPUs)
-    or "cpu". `max_memory` limits the weights per device ({0: 20GiB, cpu: 50GiB}), and `offload` is a folder for
-    weights that do not fit: see `models/device_map.py`. Only safetensors and GGUF weights are read; no code from a
-    model's repository is ever run. `resources` is what the model's jobs request from a cluster.
+    or "cpu". `max_memory` limits the bytes of weights on each device, for example {0: 20GiB, cpu: 50GiB}.
+    `offload` is a folder for weights that do not fit in memory. See `models/device_map.py` for both. Only
+    safetensors and GGUF weights are read; no code from a model's repository is ever run. `resources` is what
+    the model's jobs request from a cluster.
     """
 
     name: str
@@ -87,7 +88,7 @@ class ModelInfo:
 
 
 def memory_limits(given: Any) -> dict[str, str] | None:
-    """`model.max_memory` as device names and sizes. Raises InputError if it is not a mapping."""
+    """`model.max_memory` as a mapping from device names to sizes. Raises InputError if `given` is not a mapping."""
     if given is None:
         return None
     if not isinstance(given, Mapping):

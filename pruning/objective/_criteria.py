@@ -1,8 +1,8 @@
-"""Criteria that score blocks in one pass of the dense model. They become losses of masks, so any search can use them.
+"""Criteria that score blocks in one pass of the dense model.
 
-A criterion measures how far the hidden state moves between two depths of the dense model. Depth i is before block i;
-depth N is after the last block and before the final norm. Removing a run of blocks i..j-1 joins depth i to depth j.
-The loss of a mask is a sum:
+Each criterion becomes a loss of masks, so any search can use it. A criterion measures how far the hidden state moves
+between two depths of the dense model. Depth i is before block i; depth N is after the last block and before the final
+norm. Removing a run of blocks i..j-1 joins depth i to depth j. The loss of a mask is a sum:
 
     by="block"    sum over removed blocks i of         distance(i, i + 1)      additive over blocks
     by="run"      sum over maximal runs i..j-1 of      distance(i, j)          as in Gromov et al. and MI-PRUN
@@ -40,7 +40,10 @@ def check_by(by: str) -> None:
 
 
 def additive(samples: Samples, scores: Callable[[], Array]) -> Loss:
-    """A loss that sums block scores (samples, N). `scores` is called once, when the loss is first needed."""
+    """A loss that sums the scores of the removed blocks.
+
+    `scores` returns the scores of all blocks, (samples, N). It is called once, when the loss is first needed.
+    """
     table = cache(scores)
     return _loss(samples, lambda mask: table()[:, list(mask.dropped)].sum(1))
 

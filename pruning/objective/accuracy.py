@@ -1,7 +1,8 @@
 """Accuracy: the fraction of items that the pruned model answers wrongly.
 
-Source: the accuracy of zero-shot benchmarks (lm-evaluation-harness), as an error so that lower is better. The paper
-evaluates masks by accuracy and searches with a smooth substitute, the margin (`margin.py`).
+Source: the accuracy of zero-shot benchmarks (lm-evaluation-harness). Here the error, 1 - accuracy, is used, so that
+lower is better. The paper evaluates masks by accuracy and searches with a smooth substitute, the margin
+(`margin.py`).
 """
 
 from __future__ import annotations
@@ -30,10 +31,10 @@ class Accuracy:
 
         1 - [s(r) is highest] / (number of answers that score highest)  +  1e-6 * margin
 
-    Answers that tie for the highest score share the point, so a model that scores all answers equally gets the
-    accuracy of guessing. The margin ranks masks with the same number of right answers; such ties are common on a
-    small calibration set. The margin is not part of any reported accuracy. With fewer than about 50,000 items, the
-    margin cannot outweigh one item.
+    Answers that tie for the highest score share the point for a right answer, so a model that scores all answers
+    equally gets the accuracy of guessing. The margin ranks masks with the same number of right answers; such ties are
+    common on a small calibration set. The margin is not part of any reported accuracy. With fewer than about 50,000
+    items, the margin cannot outweigh one item.
     """
 
     needs: ClassVar[str] = "items"
@@ -50,6 +51,6 @@ class Accuracy:
 
 
 def miss(scores: Sequence[float], right: int) -> float:
-    """0 if the right answer scores highest, 1 if it does not, and between the two if it shares the highest score."""
+    """0 if the right answer scores highest, 1 if it does not; between 0 and 1 if it shares the highest score."""
     highest = max(scores)
     return 1.0 - (scores[right] == highest) / sum(score == highest for score in scores)

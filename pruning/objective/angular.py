@@ -1,4 +1,4 @@
-"""Angular distance: the angle between the states of the last token before and after a run of blocks.
+"""Angular distance: the angle by which a run of blocks turns the state of the final token.
 
 Source: Gromov et al., The Unreasonable Ineffectiveness of the Deeper Layers (arXiv 2403.17887).
 """
@@ -25,9 +25,9 @@ class Angular:
 
         d(i, j) = arccos( <h_i(T), h_j(T)> / (|h_i(T)| |h_j(T)|) ) / pi
 
-    The loss of a mask is the sum over its runs, averaged over rows. For a mask of one run, this is exactly Gromov's
-    d(l, l + n). Gromov et al. remove the best single run and consider no other masks; here masks of several runs are
-    compared by the sum. With `by="block"`, each removed block counts as a separate run.
+    The loss of a mask is the sum over its runs, averaged over rows. For a mask of one run, the loss is exactly the
+    d(l, l + n) of Gromov et al. They remove the best single run and consider no other masks; here masks of several
+    runs are compared by the sum. With `by="block"`, each removed block counts as a separate run.
     """
 
     needs: ClassVar[str] = "any"

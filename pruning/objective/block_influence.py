@@ -1,7 +1,7 @@
 """Block Influence: how much a block changes the direction of the hidden state.
 
-Source: ShortGPT (arXiv 2403.03853, equation 1). ShortGPT's code takes the last block's output after the final norm,
-which makes that block look more important than it is. Here the output is taken before the final norm.
+Source: ShortGPT (arXiv 2403.03853, equation 1). ShortGPT's code takes the last block's output after the final norm.
+This makes the last block look more important than it is. Here the output is taken before the final norm.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class BlockInfluence:
         _criteria.check_by(self.by)
 
     def bind(self, forward: Forward, samples: Samples) -> Loss:
-        """The loss as a sum over removed blocks, from one dense pass, with one term per sample."""
+        """The loss as a sum over removed blocks or runs, from one dense pass, with one term per sample."""
         return _criteria.between_states(forward, samples, _turn, self.by)
 
 

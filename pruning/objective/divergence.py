@@ -1,6 +1,6 @@
 """Divergence: how far the pruned model's predictions move from the dense model's.
 
-Source: EvoPress (arXiv 2410.14649), which uses it as the fitness of its search.
+Source: EvoPress (arXiv 2410.14649), which uses this divergence as the fitness of its search.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ class Divergence:
 
         loss = mean over t of  sum over tokens v of  p_t(v) * (ln p_t(v) - ln q_t(v))
 
-    The loss needs no right answers: it rewards agreement with the dense model, even if that model is wrong. The
-    loss of the dense model is 0. EvoPress draws a fresh minibatch for each selection; here all masks use the same
-    samples.
+    The loss needs no right answers: it rewards agreement with the dense model, even if that model is wrong. The loss
+    of the dense model is 0. EvoPress draws a fresh minibatch for each selection; here all masks are scored on the
+    same samples.
     """
 
     needs: ClassVar[str] = "any"

@@ -1,7 +1,7 @@
 """Task likelihood margin: by how much the pruned model prefers right answers to wrong ones.
 
-Source: the paper's objective B, "the average log-likelihood gap between correct and incorrect answers",
-after PuDDing (arXiv 2502.04348, section 3.2).
+Source: the paper's objective B, "the average log-likelihood gap between correct and incorrect answers", based on
+PuDDing (arXiv 2502.04348, section 3.2).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 class Margin:
     """Mean over items of (mean score of the wrong answers - score of the right answer), in nats per token.
 
-    The score of an answer a with tokens a_1..a_n after its prompt q is its mean token log-likelihood
+    Let a_1..a_n be the tokens of an answer a to the prompt q. The score of a is its mean token log-likelihood
 
         s(a) = (1 / n) * sum over j of ln p(a_j | q, a_<j)
 
@@ -34,8 +34,9 @@ class Margin:
         (1 / |W|) * sum over w in W of s(w)  -  s(r)
 
     A negative value means that right answers are preferred, so lower is better, as for every objective. PuDDing's
-    code weights the right answer by |W| and sums: its term is |W| times the term above, so items with many choices
-    count more. The paper says "average", so the average is used here.
+    code sums the scores of the wrong answers and multiplies the score of the right answer by |W|. The result is |W|
+    times the term above, so items with many choices count more. The paper says "average", so the average is used
+    here.
     """
 
     needs: ClassVar[str] = "items"
@@ -51,7 +52,7 @@ class Margin:
                 yield mask, gaps(logliks), seconds
 
         def gates() -> np.ndarray[Any, Any]:
-            """A gap is linear in the log-likelihoods, so its gradient is the gap of their gradients."""
+            """A gap is linear in the log-likelihoods, so the gradient of a gap is the gap of the gradients."""
             from pruning.engine.dense_pass import gate_gradients
 
             gradients = gate_gradients(forward, samples.rows)

@@ -1,8 +1,8 @@
 """Mutual information: how much information the states before and after a block share.
 
-Source: MI-PRUN (arXiv 2601.07212): a block's importance is -MI(state before, state after). We do not know MI-PRUN's
-estimator. Here it is the sliced mutual information of Goldfeld and Greenewald (2110.05279), with scikit-learn's
-implementation of the nearest-neighbour estimator of Kraskov et al. (2004).
+Source: MI-PRUN (arXiv 2601.07212). In it, the importance of a block is -MI(state before, state after). We do not
+know MI-PRUN's estimator. Here we estimate the sliced mutual information of Goldfeld and Greenewald (2110.05279), with
+scikit-learn's implementation of the nearest-neighbour estimator of Kraskov et al. (2004).
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ class MutualInformation:
         loss    = sum over removed blocks i of               -I(i, i + 1)                 by="block"
 
     The information of a run is multiplied by its number of blocks; otherwise the loss, a sum of negative numbers,
-    would be lower for many short runs than for a long one. By the data processing inequality, a run preserves no more
-    information than any of its blocks.
+    would be lower for many short runs than for one long run. By the data processing inequality, a run preserves no
+    more information than any of its blocks.
 
     `projections` is the number of directions. `tokens` is the maximal number of tokens that are used per row.
-    Directions and tokens are drawn with `seed`. A row of fewer than three tokens counts as 0.
+    Directions and tokens are drawn with `seed`. For a row of fewer than three tokens, the information is set to 0.
     """
 
     needs: ClassVar[str] = "any"

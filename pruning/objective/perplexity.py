@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 class Perplexity:
     """Token-mean negative log-likelihood, in nats; its exponential is the perplexity.
 
-    Let [a, b) be the span of window r, x_t its tokens, and n the number of scored tokens of all windows:
+    Let [a, b) be the scored positions of window r, x_t the tokens of r, and n the number of scored tokens of all
+    windows:
 
         loss = -(1 / n) * sum over r, sum over a <= t < b of ln p(x_t | x_<t)
 

@@ -1,4 +1,4 @@
-"""Relative magnitude: the size of a block's residual relative to its output.
+"""Relative magnitude: the size of a block's residual relative to the size of the block's output.
 
 Source: Weight subcloning (Samragh et al., arXiv 2312.09299); ShortGPT (2403.03853) uses it as a baseline under this
 name. The importance of a residual block x + f(x) is ||f(x)|| / ||x + f(x)||. Only this ratio is used here.
@@ -38,7 +38,7 @@ class RelativeMagnitude:
             raise InputError(f"objective.norm={self.norm} is not supported: choose 1 or 2.")
 
     def bind(self, forward: Forward, samples: Samples) -> Loss:
-        """The loss as a sum over removed blocks, from one dense pass, with one term per sample."""
+        """The loss as a sum over removed blocks or runs, from one dense pass, with one term per sample."""
 
         def added(a: Tensor, b: Tensor) -> float:
             before, after = a.double(), b.double()

@@ -1,7 +1,7 @@
 """Taylor: the first-order change of the loss if each weight of a block is set to zero.
 
-Source: Shortened LLaMA (arXiv 2402.02834; code Nota-NetsPresso/shortened-llm), criterion "Taylor". Its
-criterion "Taylor+" (here `objective=taylor_plus`) also protects the first four and the last two blocks.
+Source: Shortened LLaMA (arXiv 2402.02834; code Nota-NetsPresso/shortened-llm), criterion "Taylor". The criterion
+"Taylor+" of the same source (here `objective=taylor_plus`) also protects the first four and the last two blocks.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ class Taylor:
         score of i = mean over samples s of  sum over w in W_i of | w * dL_s / dw |
         loss       = sum over removed blocks of their scores
 
-    Deviation: the published code takes the absolute value of w * dL/dw for the mean loss of its ten samples. Here the
-    absolute value is taken for each sample, so that each sample has a term and the loss has a standard error. As a
-    result, opposite signs in different samples do not cancel. Biases are included; the published code leaves them
+    Deviation: the published code takes the absolute value of w * dL/dw with L the mean loss of its ten samples. Here
+    the absolute value is taken for each sample, so that each sample has a term and the loss has a standard error. As
+    a result, opposite signs in different samples do not cancel. Biases are included; the published code leaves them
     out.
     """
 

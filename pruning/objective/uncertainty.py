@@ -1,7 +1,8 @@
 """Uncertainty: how much the pruned model's uncertainty about the next token differs from the dense model's.
 
-Source: the paper's reviewers asked for a local, token-level objective in addition to the two global ones. No
-formula is published. The usual measure of a token's uncertainty is predictive entropy; its change is used here.
+Source: the paper's reviewers asked for a local, token-level objective in addition to the two global ones. No formula
+is published. The usual measure of a token's uncertainty is predictive entropy. The change of this entropy is used
+here.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ class Uncertainty:
 
     The absolute value is taken at each position, so that increases and decreases of entropy do not cancel. The loss
     does not depend on which tokens are predicted: if the pruned model predicts other tokens with the same entropy,
-    the loss is 0. `Divergence` measures that difference.
+    the loss is 0. `Divergence` measures changes of the predicted tokens.
     """
 
     needs: ClassVar[str] = "any"

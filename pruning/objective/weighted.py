@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from pruning.calibration.samples import Samples
     from pruning.engine.forward import Forward
 
-Join = Callable[[Sequence[Any], Sequence[Any]], list[Any]]  # joins both objectives' values, one per sample
+Join = Callable[[Sequence[Any], Sequence[Any]], list[Any]]  # joins two lists; one value per sample
 
 
 @dataclass(frozen=True)
 class Weighted:
-    """(1 - weight) * first + weight * second, each with its default settings.
+    """(1 - weight) * first + weight * second. Both objectives have their default settings.
 
     Losses are mixed in their original units, which are nats per token for perplexity and margin. If both objectives
     use the same samples, terms are mixed sample by sample. If one needs text and the other needs items, a calibration
@@ -106,7 +106,10 @@ def _apart(
 
 
 def _or_empty(loss: Loss, samples: Samples) -> Loss:
-    """The loss; if there are no samples, a loss without terms. One kind can be missing in a part of mixed samples."""
+    """The loss; if there are no samples, a loss without terms.
+
+    A part of the samples can lack one of the two kinds.
+    """
     if samples.rows:
         return loss
     return Loss(loss.estimate, lambda masks: ((mask, (), 0.0) for mask in masks), loss.gates)

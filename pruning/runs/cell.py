@@ -21,12 +21,12 @@ from pruning.models.spec import PLACING, Model
 from pruning.objective import Objective
 from pruning.search.racing import Racing
 
-FORMAT = 1  # version of a cell's files and of its losses; increased when old results must not be reused
+FORMAT = 1  # version of a cell's files and of its losses; increase it if old results must not be reused
 
 
-@dataclass(unsafe_hash=True)  # not frozen, since OmegaConf makes frozen ones read-only
+@dataclass(unsafe_hash=True)  # not frozen, because OmegaConf makes frozen dataclasses read-only
 class Protect:
-    """How many blocks at the beginning and at the end of the model must not be removed."""
+    """The first `first` blocks and the last `last` blocks of the model must not be removed."""
 
     first: int = 0
     last: int = 0
@@ -34,13 +34,13 @@ class Protect:
 
 @dataclass
 class ForwardSettings:
-    """How forward passes are run. All settings except `tf32` change at most the rounding of losses.
+    """How forward passes are run. Apart from `tf32`, no setting changes more than the rounding of losses.
 
-    `batch_tokens` is the number of tokens that a block processes at once. `memory` is the number of bytes that may
+    `batch_tokens` is the number of tokens that a block processes at once. `memory` is the number of bytes that can
     be used besides the weights (None: a quarter of the free memory). If the process is killed, about `patience`
-    seconds of work are lost. `merge` says whether several masks may run as one batch (None: only if that changes no
-    loss, or if weights are on disk). `tf32` lets a GPU round the factors of float32 products to 10 bits; since this
-    changes losses, it changes the cell's key.
+    seconds of work are lost. `merge` says whether several masks can run as one batch (None: only if that changes no
+    loss, or if weights are on disk). `tf32` lets a GPU round the factors of float32 products to 10 bits. Because this
+    changes losses, `tf32` is part of the cell's key if it is on.
     """
 
     batch_tokens: int = 2048
@@ -50,14 +50,17 @@ class ForwardSettings:
     tf32: bool = False
 
     def check(self) -> None:
-        """Raise InputError if a number is out of range. A separate method, since OmegaConf does not call __init__."""
+        """Raise InputError if a number is out of range.
+
+        This is a separate method because OmegaConf does not call __init__.
+        """
         if self.batch_tokens < 1 or self.patience <= 0 or (self.memory is not None and self.memory < 1):
             raise InputError(f"forward.batch_tokens, memory and patience must be above 0, not {self}.")
 
 
 @dataclass(frozen=True)
 class Choices:
-    """The name of the chosen option of each group, for people to read."""
+    """The name of the option that was chosen in each configuration group, for people to read."""
 
     objective: str
     calibration: str
@@ -82,7 +85,7 @@ class Cell:
     seed: int
     study: str
     results: Path
-    export: Path | None  # the directory that the smaller model is written to
+    export: Path | None  # the directory for the smaller model
     forward: ForwardSettings
     share: bool
     racing: Racing
@@ -90,10 +93,11 @@ class Cell:
 
     @property
     def key(self) -> str:
-        """A readable name, then a digest of everything that the outcome of the search depends on.
+        """A readable name, followed by a digest of everything that the result of the search depends on.
 
-        Left out: the folders of results and caches, trackers, launchers, batch sizes, device maps, the name of
-        the study, and the evaluation, which can be repeated on a finished mask.
+        These do not change the key: the folders of results and caches, trackers, launchers, batch sizes, device maps,
+        and the name of the study. The evaluation does not change it either, because a finished mask can be evaluated
+        again.
         """
         size = f"k{self.k}" if self.ratio is None else f"r{self.ratio:g}"
         names = (self.model.name, self.choices.objective, self.choices.algo, size, f"s{self.seed}")
@@ -105,11 +109,11 @@ class Cell:
         return f"{self.model.name} {self.choices.objective} {self.choices.algo}"
 
     def weights(self) -> dict[str, Any]:
-        """The model settings that a loss depends on: weights, precision and, if it is allowed, TF32."""
+        """The model settings that a loss depends on: weights, precision, attention kernel, and TF32 if it is on."""
         return self.model.identity() | ({"tf32": True} if self.forward.tf32 else {})
 
     def identity(self) -> dict[str, Any]:
-        """The part of the configuration that decides the outcome, with files replaced by their digests."""
+        """The settings that the result of the search depends on. Files are represented by their digests."""
         return {
             "format": FORMAT,
             "model": self.weights(),
@@ -132,7 +136,7 @@ class Cell:
         return self.results / self.key
 
     def result(self) -> Result | None:
-        """The recorded result, or None. Raises ForeignError if the folder holds another configuration's result."""
+        """The recorded result, or None. Raises ForeignError if the folder holds a result of another configuration."""
         if (result := read_result(self.folder)) is None:
             return None
         other = "cell" if result["cell"] != self.key else _difference(result["config"], self.config)
@@ -145,7 +149,7 @@ class Cell:
 
 
 def _difference(recorded: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | None:
-    """The first setting that affects the outcome and differs between two configurations; None if all are equal.
+    """The first setting that affects the result of a search and differs between two configurations, or None.
 
     Settings that only locate files are ignored.
     """
@@ -163,7 +167,7 @@ def _deciding(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _data(calibration: Any) -> dict[str, Any]:
-    """The settings of a calibration and of its parts, with files replaced by their digests."""
+    """The settings of a calibration and of its parts. Files are represented by their digests."""
     record = settings_record(calibration)
     for item in dataclasses.fields(calibration):
         if hasattr(part := getattr(calibration, item.name), "draw"):
@@ -181,5 +185,5 @@ def settings_record(settings: Any) -> dict[str, Any]:
 def _file_digest(path: str) -> str:
     file = Path(path).expanduser()
     if not file.is_file():
-        return path  # reported as missing when its samples are drawn
+        return path  # a missing file is reported when its samples are drawn
     return file_sha256(file)

@@ -1,4 +1,4 @@
-"""The files that a cell writes in its folder. Of several ranks, only the first one writes."""
+"""Write the files in a cell's folder. If there are several ranks, only the first rank writes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pruning.runs.cell import Cell
 
 
 def save_config(cell: Cell, config: Mapping[str, Any]) -> None:
-    """Write `config.yaml`: the configuration, with options and classes given by name."""
+    """Write `config.yaml`: the configuration, in which options and classes are names."""
     if collectives.is_first():
         atomic_files.write_text(cell.folder / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False))
 

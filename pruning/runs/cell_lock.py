@@ -1,4 +1,4 @@
-"""Lock a cell while it is run, and also write the log into its folder."""
+"""Lock a cell while it runs, and meanwhile copy log messages into the cell's folder."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def cell_lock(cell: Cell) -> Iterator[None]:
-    """Lock a cell; of several ranks, the first does it for all. Raises BusyError if another process has the lock."""
+    """Lock a cell; the first rank does this for all ranks. Raises BusyError if another process has the lock."""
     lock = FileLock(cell.folder / ".lock", timeout=0)
 
     def take() -> None:
@@ -39,7 +39,7 @@ def cell_lock(cell: Cell) -> Iterator[None]:
 
 @contextmanager
 def _logged(path: Path) -> Iterator[None]:
-    """Also write the log messages of the first rank to the cell's log file."""
+    """Within this context, the first rank's log messages are also written to the cell's log file."""
     if not collectives.is_first():
         yield
         return

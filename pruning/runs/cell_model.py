@@ -12,7 +12,10 @@ if TYPE_CHECKING:
 
 
 def model_of(cell: Cell) -> LanguageModel:
-    """The model of a cell, loaded once for consecutive cells that use it. Raises as `models.loader.load` does."""
+    """The model of a cell, loaded once for consecutive cells with this model.
+
+    Raises the same errors as `models.loader.load`.
+    """
     from pruning.engine.device import exact
 
     exact(cell.forward.tf32)

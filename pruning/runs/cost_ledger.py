@@ -12,7 +12,7 @@ from pruning.engine.cost import Cost
 
 @dataclass
 class CostLedger:
-    """The `Cost` of the current run and that of the cell's earlier runs, kept in a file until the cell is done."""
+    """The `Cost` of the current run and of the cell's earlier runs. A file keeps their sum until the cell is done."""
 
     path: Path
     running: Cost
@@ -21,7 +21,7 @@ class CostLedger:
 
     @classmethod
     def open(cls, path: Path, running: Cost) -> CostLedger:
-        """Read the cost of earlier runs from the file, if there is one."""
+        """Read the cost of earlier runs from the file `path`, if it exists."""
         earlier = collectives.on_first(
             lambda: Cost(**atomic_files.read_json(path)) if path.exists() else Cost()
         )
@@ -32,13 +32,13 @@ class CostLedger:
         return self.earlier.plus(self.running.over_ranks())
 
     def save(self) -> None:
-        """Write the total if it has grown since the last call."""
+        """Write the total if it has changed since the previous call."""
         spent = self.running.over_ranks()
         if spent != self._saved and collectives.is_first():
             atomic_files.write_json(self.path, asdict(self.earlier.plus(spent)))
         self._saved = spent
 
     def close(self) -> None:
-        """Delete the file, since the result now holds the cost."""
+        """Delete the file, because the result now contains the cost."""
         if collectives.is_first():
             self.path.unlink(missing_ok=True)

@@ -22,7 +22,7 @@ Scales = tuple[float, ...] | None  # a factor for each block of the model
 
 
 def evaluate_mask(prepared: Prepared, mask: Mask, forward: Forward, scales: Scales) -> EvaluationRecord:
-    """Metrics of the dense and the pruned model; if the mask is compensated, also of the uncompensated model."""
+    """Metrics of the dense and the pruned model; with compensation, also of the pruned model without it."""
     cell, data = prepared.cell, prepared.data
     measure = _Measure(prepared, forward, {name: {} for name in data})
     new: dict[str, Any] = {"dense": {}, "pruned": {}}
@@ -43,7 +43,7 @@ def evaluate_mask(prepared: Prepared, mask: Mask, forward: Forward, scales: Scal
 
 @dataclass(frozen=True)
 class _Measure:
-    """Measures masks of a cell. The path of each measurement is added to `records`, by metric and kind of model."""
+    """Measures masks of a cell. The path of each measurement is added to `records[metric][kind of model]`."""
 
     prepared: Prepared
     forward: Forward

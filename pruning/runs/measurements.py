@@ -1,7 +1,8 @@
 """Measure each mask once, and add the measurements to results.
 
-A measurement depends on (model, evaluation data, mask) and is kept in a file. So equal masks are measured once,
-whichever cells, objectives and evaluations ask for them. A new evaluation adds its metrics to those of earlier ones.
+A measurement depends on (model, evaluation data, mask, compensating factors) and is kept in a file. So a mask is
+measured once, even if several cells, objectives and evaluations need the measurement. A new evaluation adds its
+metrics to the metrics of earlier evaluations.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ GROWING = ("dense", "pruned", "uncompensated", "data", "how", "records", "overla
 
 @dataclass(frozen=True)
 class MaskMetrics:
-    """The metrics of a mask and, by metric, how each was measured."""
+    """The metrics of a mask and, for each metric, how it was measured."""
 
     metrics: dict[str, Any]
     how: dict[str, Any]
@@ -51,7 +52,7 @@ class Evaluator:
     folders: Mapping[str, Path]
 
     def __call__(self, mask: Mask) -> MaskMetrics:
-        """The metrics of a mask; a measurement that is already in a file is not repeated."""
+        """The metrics of a mask. A measurement that is already in a file is read and not repeated."""
         measurements = {name: self._once(name, mask) for name in self.data}
         metrics = {name: value for m in measurements.values() for name, value in m.metrics.items()}
         how = {name: measured.how for name, measured in measurements.items()}
@@ -61,7 +62,7 @@ class Evaluator:
         return MaskMetrics(metrics, how)
 
     def path(self, name: str, mask: Mask) -> Path:
-        """The JSON file of a measurement; its other files have the same stem."""
+        """The JSON file of a measurement. The other files of the measurement have the same stem."""
         label = text_sha256(json.dumps(mask.to_json()))[:16]
         return self.folders[name] / f"{label}.json"
 
@@ -90,7 +91,7 @@ class Evaluator:
 
 
 def averaged(metrics: Mapping[str, float]) -> dict[str, float]:
-    """`acc/mean`, the unweighted mean accuracy, and its standard error. Empty for fewer than two accuracies."""
+    """`acc/mean`, the unweighted mean accuracy, and its standard error; empty for fewer than two accuracies."""
     names = [name for name in metrics_among(metrics) if kind_of(name) == "acc"]
     if len(names) < 2:
         return {}
@@ -99,7 +100,10 @@ def averaged(metrics: Mapping[str, float]) -> dict[str, float]:
 
 
 def mean_of(evaluation: EvaluationRecord, names: Collection[str]) -> dict[str, Any]:
-    """The mean accuracy over the metrics `names` of a result; it replaces the mean of an earlier evaluation."""
+    """For each model of a result, the mean of the accuracies among the metrics `names`.
+
+    This mean replaces the mean of an earlier evaluation.
+    """
     accuracies = [name for name in names if name.startswith("acc/")]
     means = {}
     for which in MEASURED & evaluation.keys():
@@ -114,7 +118,7 @@ def digests(data: Mapping[str, Data]) -> dict[str, str]:
 
 
 def merged(earlier: EvaluationRecord, new: Mapping[str, Any]) -> EvaluationRecord:
-    """The `evaluation` of a result with a new one added; if both have a metric, the new value is kept."""
+    """Add a new evaluation to the `evaluation` of a result. If both contain a metric, the new value is kept."""
     old: Mapping[str, Any] = cast(Mapping[str, Any], earlier)
     both = {**old, **new}
     for part in GROWING:
@@ -132,7 +136,10 @@ def _without(values: Mapping[str, Any], names: Set[str]) -> dict[str, Any]:
 
 @contextmanager
 def _alone(path: Path) -> Iterator[None]:
-    """Within this context, no other process makes this measurement. Of several ranks, the first takes the lock."""
+    """Within this context, no other process makes this measurement.
+
+    If there are several ranks, the first rank takes the lock for all.
+    """
     if not collectives.is_first():
         yield
         return

@@ -23,7 +23,7 @@ from pruning.search import budget
 
 @dataclass(frozen=True)
 class Prepared:
-    """A cell with valid input, its search space, samples and evaluation data. No weights are loaded for this."""
+    """A cell whose input is valid, with its search space, samples and evaluation data. No weights are loaded."""
 
     cell: Cell
     space: Space
@@ -32,9 +32,10 @@ class Prepared:
 
 
 def check_cell(cell: Cell) -> None:
-    """Check everything that needs neither data nor a model.
+    """Check everything that can be checked without data and without a model.
 
-    Raises InputError if the cell is invalid, ForeignError if its folder has the result of another configuration.
+    Raises InputError if the cell is invalid, ForeignError if its folder contains the result of another
+    configuration.
     """
     mask.check_size(cell.ratio, cell.k)
     budget.check_budget(cell.algo)
@@ -44,7 +45,9 @@ def check_cell(cell: Cell) -> None:
 
 
 def prepare(cell: Cell) -> Prepared:
-    """Draw the samples and check them against the model's shape, its tokenizer and the evaluation data.
+    """Draw the samples and the evaluation data.
+
+    Checks the search space, the lengths of the rows, and that the samples and the evaluation data do not overlap.
 
     Raises InputError if the input is invalid, UnreachableError if a model or data set cannot be loaded.
     """
@@ -63,7 +66,7 @@ def prepare(cell: Cell) -> Prepared:
 
 
 def check_lengths(model: str, most: int | None, lengths: Mapping[str, int]) -> None:
-    """Raise InputError if some data have a row of more than `most` tokens, the model's limit (None: unknown).
+    """Raise InputError if a row has more than `most` tokens, the model's limit (None: the limit is unknown).
 
     Data of lm-eval's tasks are not checked, since lm-eval shortens long rows.
     """

@@ -9,14 +9,14 @@ from tqdm import tqdm
 
 from pruning.distributed import collectives
 
-# No total is shown for a search with a higher limit of evaluations: it can run as long as it improves.
+# If a search can need more evaluations than this, no total is shown: the search continues while it improves.
 OPEN = 100_000
 BAR = "{desc} {percentage:3.0f}%|{bar:20}| {n_fmt}/{total_fmt} evaluations{postfix} [{elapsed}<{remaining}]"
 COUNT = "{desc} {n_fmt} evaluations{postfix} [{elapsed}]"
 
 
 class Progress:
-    """A context with a progress bar; the search calls `update` after each score."""
+    """A context manager that shows a progress bar. The search calls `update` after each score."""
 
     def __init__(self, title: str, total: int, known: int = 0, hidden: bool = False) -> None:
         self.total = total
@@ -27,7 +27,7 @@ class Progress:
             unit="eval",
             file=io.StringIO() if hidden or not collectives.is_first() else None,
             dynamic_ncols=True,
-            # A terminal shows a moving bar; a log file gets a line at most every 20 seconds.
+            # On a terminal, the bar moves. A log file gets a new line every 20 seconds at most.
             mininterval=0.2 if sys.stderr.isatty() else 20.0,
             bar_format=BAR if total <= OPEN else COUNT,
         )
@@ -40,6 +40,7 @@ class Progress:
 
     def update(self, evaluations: int, best: float) -> None:
         """Show the number of scored masks, and the lowest loss among the masks that remove the most blocks."""
-        # The total does not count the dense model or a final mask that was never scored: stop the bar at the total.
+        # `evaluations` also counts the dense model and a final mask that the search did not score. The total does
+        # not count them, so the bar stops at the total.
         self.bar.set_postfix_str(f"best loss {best:.4f}", refresh=False)
         self.bar.update(min(evaluations, self.total) - self.bar.n)

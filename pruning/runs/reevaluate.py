@@ -18,10 +18,10 @@ from pruning.runs.prepare import Prepared
 
 
 def reevaluate(prepared: Prepared, done: DoneResult) -> DoneResult:
-    """The result of a finished cell, with the evaluation that is now requested.
+    """The result of a finished cell, extended by the evaluation that is now requested.
 
-    Only missing metrics are measured; if none is missing, the model is not loaded. Raises InputError if the model is
-    not the one that the mask was found for.
+    Only metrics that are not yet in a file are measured. If the result already contains all metrics, the model is not
+    loaded. Raises InputError if the mask was found for another revision of the model.
     """
     if not missing(prepared, done):
         return _with_evaluation(prepared, done)
@@ -48,7 +48,7 @@ def missing(prepared: Prepared, result: DoneResult) -> bool:
 
 
 def _with_evaluation(prepared: Prepared, done: DoneResult, grown: bool = False) -> DoneResult:
-    """The result with the current evaluation in its configuration; written to its files if anything changed."""
+    """Put the current evaluation into the configuration of a result; write the result if anything has changed."""
     cell = prepared.cell
     result = cast(DoneResult, {**done, "config": {**done["config"], "eval": cell.config["eval"]}})
     if local := digests_of(cell.evaluation.files()):

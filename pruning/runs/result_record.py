@@ -30,7 +30,7 @@ def mask_record(solution: Solution) -> MaskRecord:
 
 
 def calibration_record(prepared: Prepared, solution: Solution, standard_error: float) -> CalibrationRecord:
-    """The record of the loss that was minimised and of the samples."""
+    """The record of the samples and of the loss that was minimised on them."""
     samples, loss = prepared.samples, solution.score.loss
     record: CalibrationRecord = {
         "objective": prepared.cell.choices.objective,
@@ -64,7 +64,7 @@ def search_record(prepared: Prepared, solution: Solution, cost: Cost) -> SearchR
 
 
 def failed_result(cell: Cell, error: BaseException) -> FailedResult:
-    """The result of a cell that failed; the error's traceback is added to the cell's log."""
+    """Return the result of a cell that failed, and append the error's traceback to the cell's log."""
     log_path = cell.folder / "launch.log"
     cell.folder.mkdir(parents=True, exist_ok=True)
     if collectives.is_first():
@@ -80,5 +80,8 @@ def failed_result(cell: Cell, error: BaseException) -> FailedResult:
 
 
 def _count(evaluations: float) -> float:
-    """A number of evaluations for a result. An evaluation on a fraction of the samples counts as that fraction."""
+    """A number of evaluations, rounded for a result.
+
+    It can be a fraction, because an evaluation on a fraction of the samples counts as that fraction.
+    """
     return int(evaluations) if float(evaluations).is_integer() else round(evaluations, 3)

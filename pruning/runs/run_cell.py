@@ -1,4 +1,4 @@
-"""One cell from start to end: search, evaluate, write the result."""
+"""Run one cell from start to end: search, evaluate, write the result."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ from pruning.search.journal import Journal, KnownScores, Store
 def run(prepared: Prepared) -> DoneResult:
     """Search, evaluate and record one cell. A cell that was stopped continues from its journal.
 
-    Every failure is raised; the study records it. Raises BusyError if another process runs the cell, RankError if
-    one of several ranks fails.
+    Every failure is raised, and the study records it. Raises BusyError if another process runs the cell. Raises
+    RankError if there are several ranks and one of them fails.
     """
     cell = prepared.cell
     with cell_lock(cell):
@@ -49,9 +49,9 @@ def run(prepared: Prepared) -> DoneResult:
 
 
 def record_failure(cell: Cell, error: BaseException) -> FailedResult:
-    """Write the result of a cell that failed; the next run of the same command tries the cell again.
+    """Write the result of a cell that failed. The next run of the same command runs the cell again.
 
-    If an earlier run has finished the cell, that result stays, and the failure is only logged and returned.
+    If an earlier run has finished the cell, the earlier result is kept, and the failure is only logged and returned.
     """
     result = result_record.failed_result(cell, error)
     if not _finished(cell):
@@ -107,7 +107,7 @@ def _run(prepared: Prepared, note: Note) -> DoneResult:
 def _search(
     prepared: Prepared, losses: Calibrated, known: KnownScores, note: Note
 ) -> tuple[Solution, Cost, CostLedger]:
-    """Run the search with a progress bar. Returns its solution, its cost, and the ledger, which is still open."""
+    """Run the search with a progress bar. Returns the solution, the cost, and the ledger, which is still open."""
     cell, space = prepared.cell, prepared.space
     most = budget.evaluations(cell.algo, space)
     with Progress(cell.title, most, known=len(known.journal.scores)) as progress:
@@ -132,7 +132,10 @@ def _known_scores(prepared: Prepared, info: ModelInfo) -> KnownScores:
 
 
 def _check_samples(prepared: Prepared) -> None:
-    """Raise RankError if a rank drew other samples than the first, for example because library versions differ."""
+    """Raise RankError if the samples of a rank differ from those of the first rank.
+
+    This happens, for example, if the library versions differ.
+    """
     drawn = [prepared.samples.sha256, digests(prepared.data)]
     if collectives.broadcast(drawn) != drawn:
         raise RankError("ranks have drawn different samples: install the same packages on all nodes.")
@@ -142,5 +145,5 @@ def _finished(cell: Cell) -> bool:
     try:
         result = cell.result()
     except PruningError:
-        return True  # a damaged result, or one of another cell, must not be overwritten either
+        return True  # also do not overwrite a damaged result, or the result of another cell
     return result is not None and result["status"] == "done"

@@ -11,27 +11,27 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 if TYPE_CHECKING:
     from pruning.runs.cell import Cell
 
-# Called during a search with the number of masks scored so far and the best loss.
+# During a search, this function gets the number of masks scored so far and the lowest loss.
 Note: TypeAlias = Callable[[int, float], None]
 
 
 class Tracker(Protocol):
-    """The interface of trackers. If `start` or `record` raises, the caller warns. The other methods never raise."""
+    """The interface of trackers. If `start` or `record` raises, the caller only warns. Other methods never raise."""
 
     def start(self, results: Path) -> None:
         """Prepare the tracker; called once, before any cell runs."""
         ...
 
     def live(self, cell: Cell) -> AbstractContextManager[Note]:
-        """A context for the run of a cell; it yields the function to call after each score."""
+        """A context for the run of a cell. The context yields a function; the search calls it after each score."""
         ...
 
     def finished(self, folder: Path) -> None:
-        """Called when a cell's folder contains a result or a failure."""
+        """Called after each run of a cell. Its folder then contains a result or a failure."""
         ...
 
     def record(self, results: Path, folders: Sequence[Path]) -> None:
-        """Record the cells in these folders. A cell that was recorded before is not recorded twice."""
+        """Record the cells in these folders. A cell that is already recorded is not recorded again."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""Stop a search after `max_evaluations` distinct masks, and still return a mask of its space."""
+"""Stop a search after `max_evaluations` distinct masks; even then, return a valid mask with k blocks removed."""
 
 from __future__ import annotations
 
@@ -31,7 +31,10 @@ def evaluations(algo: Algo, space: Space) -> int:
 
 @dataclass
 class _Spent:
-    """The distinct masks asked for, on all samples or fewer. `losses` holds only losses over all samples."""
+    """The distinct masks that a search has asked for, and their losses.
+
+    `masks` includes masks that were scored on a part of the samples; `losses` contains only losses over all samples.
+    """
 
     limit: float
     masks: dict[Mask, None] = field(default_factory=dict)
@@ -39,7 +42,7 @@ class _Spent:
     gates: np.ndarray[Any, Any] | None = None
 
     def affordable(self, request: Ask) -> list[Mask]:
-        """The first masks of a request, as many as the budget allows."""
+        """Add masks of a request to `masks`, in order, until the budget is spent. Returns the allowed masks."""
         chosen = []
         for mask in request.masks:
             if mask not in self.masks and len(self.masks) >= self.limit:
@@ -50,7 +53,7 @@ class _Spent:
 
 
 def proposals(algo: Algo, space: Space, rng: np.random.Generator) -> Proposals:
-    """Yield the requests of a search until it ends or its budget is spent."""
+    """Yield the requests of a search until the search ends or its budget is spent."""
     limit = math.inf if algo.max_evaluations is None else algo.max_evaluations
     search, spent, answer = algo.propose(space, rng), _Spent(limit), None
     while True:
@@ -76,8 +79,10 @@ def proposals(algo: Algo, space: Space, rng: np.random.Generator) -> Proposals:
 def completed(space: Space, losses: Mapping[Mask, float], gates: np.ndarray[Any, Any] | None = None) -> Mask:
     """The best evaluated k-block mask; failing that, the largest evaluated mask plus the cheapest single blocks.
 
-    If several masks are largest, the one of least loss is extended. Blocks that were never scored alone are added
-    last. These blocks are ordered by the rise of the loss that the gates' gradients predict, smallest first.
+    The largest mask is the mask that removes the most blocks; if there are several, the one with the lowest loss is
+    extended. The cheapest block is the block whose removal alone gives the lowest loss. Blocks that were never
+    removed alone are added last. They are ordered by the rise of the loss that the gates' gradients predict, smallest
+    rise first.
     """
     inside = [m for m in losses if len(m.dropped) <= space.k and not space.protected & set(m.dropped)]
     best = min(inside, key=lambda mask: (-len(mask.dropped), losses[mask]), default=space.dense)
@@ -91,5 +96,5 @@ def completed(space: Space, losses: Mapping[Mask, float], gates: np.ndarray[Any,
 
 
 def _singles(space: Space) -> list[Mask]:
-    """The masks that `Gates` scores if the objective has no gradient: each unprotected block removed alone."""
+    """The masks that `Gates` scores if the objective has no gradient: each removes one unprotected block."""
     return [space.drop(i) for i in space.free()]

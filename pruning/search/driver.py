@@ -1,4 +1,4 @@
-"""Drive a search: answer its requests from known scores, compute the rest, journal every score at once.
+"""Drive a search: answer its requests from known scores, compute the other scores, journal each score at once.
 
 A resumed search starts again from the beginning. Losses that are in the journal are not computed again, so the search
 soon reaches the point where it was stopped.
@@ -23,7 +23,7 @@ from pruning.search.racing import Racing
 from pruning.search.score_book import Losses, ScoreBook, Watch
 from pruning.search.significance import margins
 
-LAST = 32  # number of last decisions that a result keeps
+LAST = 32  # a result keeps at most this many decisions: the most recent ones
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,9 @@ class Solution:
     """The outcome of a search, and why it stopped.
 
     `asked` counts the losses that the search asked for, repeats included. `paid` counts the losses that this cell has
-    computed itself, in this run or an earlier one. `shared` counts the losses that another cell has computed. A loss
-    over a fraction of the samples counts as that fraction. Two losses are computed for the result but not counted:
-    that of the dense model, and that of the final mask if the search never scored it.
+    computed itself, in this or an earlier run. `shared` counts the losses that another cell has computed. A loss
+    over a fraction of the samples counts as that fraction. Two losses are needed for the result but not counted:
+    the loss of the dense model and, if the search never scored the final mask, the loss of the final mask.
     """
 
     score: Score
@@ -57,7 +57,7 @@ class Solution:
 
 
 def solve(problem: Problem, losses: Losses, known: KnownScores, watch: Watch) -> Solution:
-    """Search for a mask. Raises LossError if a loss is NaN or infinite; the journal keeps what was computed."""
+    """Search for a mask. Raises LossError if a loss is NaN or infinite; the journal keeps earlier scores."""
     started = time.perf_counter()
     book = ScoreBook(losses, known, watch, problem.racing)
     before = sum(score.seconds for score in known.journal.scores.values())
@@ -96,7 +96,10 @@ def _margins(winner: Score, book: ScoreBook) -> MarginsRecord:
 
 
 def best_so_far(scores: Sequence[Score], k: int) -> Iterator[tuple[int, float]]:
-    """Yield the curve of a search: (number of scores, least full loss so far among masks that remove k blocks)."""
+    """Yield the curve of a search: (number of scores, lowest loss so far).
+
+    The loss is the lowest among the masks that remove k blocks and were scored on all samples.
+    """
     best = float("inf")
     for number, score in enumerate(scores, start=1):
         if len(score.mask.dropped) == k and score.of is None:

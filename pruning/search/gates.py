@@ -1,4 +1,4 @@
-"""Answer the request `Gates` with the loss's gradients at the gates. A loss without gradients uses secants."""
+"""Answer the request `Gates` with the gradients of the loss at the gates, or with secants if there are none."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NAME = "gates.json"
 
 
 def answer(space: Space, book: ScoreBook) -> np.ndarray[Any, Any]:
-    """The gate gradients or secants, (samples, N) in float64. Raises LossError if a gradient is NaN or infinite.
+    """The gate gradients or secants, shape (samples, N), float64. Raises LossError if a gradient is NaN or infinite.
 
     Gradients are kept in a file beside the journal, so that a resumed search gets the same gradients.
     """
@@ -45,7 +45,7 @@ def _finite(gradient: Gradient) -> np.ndarray[Any, Any]:
 
 
 def _secant(space: Space, book: ScoreBook) -> np.ndarray[Any, Any]:
-    """For each sample and block: the dense model's term minus the term without the block; 0 for protected blocks."""
+    """For each sample and block, the dense model's term minus the term without the block. Protected blocks get 0."""
     masks = [space.drop(i) for i in space.free()]
     book.asked.update(dict.fromkeys(masks))
     book.count += len(masks)

@@ -1,10 +1,10 @@
-"""The journal of a cell's scores, and the store through which cells read each other's journals.
+"""The journal of a cell's scores, and the store through which a cell reads other cells' journals.
 
 A score depends on (model, revision, dtype, objective, calibration samples), not on the cell that computed it.
-For example, one-shot and the first round of greedy need the same scores. So the journals together are the store. Each
-cell is the only writer of its own `trace.jsonl`. An empty file `scores/<score key>/<cell>` means that the cell's
-journal belongs to that key, and all cells with the same key read this journal. Nothing is locked and nothing is
-written twice.
+For example, one-shot and the first round of greedy need the same scores. So the store consists of all journals. Only
+the cell itself writes to its `trace.jsonl`. An empty file `scores/<score key>/<cell>` means that the cell's journal
+belongs to that key, and all cells with the same key read this journal. So the store needs no locks and no copies of
+scores.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ log = logging.getLogger(__name__)
 class Journal:
     """The scores of one cell, in the order in which the search needed them.
 
-    Each mask has one score: the one over the most samples. `paid` maps each mask to the number of samples on which
-    this cell itself has scored the mask. If `path` is None, the journal is in memory only.
+    For each mask, only the score over the most samples is kept. `paid` maps each mask to the number of samples on
+    which this cell itself has scored the mask. If `path` is None, the journal is only in memory.
     """
 
     path: Path | None
@@ -39,9 +39,10 @@ class Journal:
 
     @classmethod
     def open(cls, path: Path, n_blocks: int) -> Journal:
-        """Read the journal of an earlier run. A torn last line is cut off; any other bad line raises DamagedError.
+        """Read the journal of an earlier run.
 
-        If there are several ranks, only the first reads the file.
+        An incomplete last line is cut off; any other bad line raises DamagedError. If there are several ranks, only
+        the first rank reads the file.
         """
         return collectives.on_first(lambda: cls._read(path, n_blocks))
 
@@ -59,7 +60,10 @@ class Journal:
         return journal
 
     def add(self, score: Score) -> None:
-        """Append a score if it covers more samples than the known one. On return, the score is on disk."""
+        """Append a score if it covers more samples than the known score of its mask.
+
+        On return, the score is on disk.
+        """
         if score.exceeds(self.scores.get(score.mask)):
             if self.path is not None and collectives.is_first():
                 append_trace(self.path, score.to_line())
@@ -75,7 +79,7 @@ class Journal:
 
 @dataclass
 class Store:
-    """The scores that other cells with the same score key have computed. Each refresh reads only new lines."""
+    """The scores that other cells with the same score key have computed. Lines that were read are not read again."""
 
     results: Path
     key: str
@@ -86,7 +90,7 @@ class Store:
     _offsets: dict[Path, int] = field(default_factory=dict)
 
     def claim(self) -> None:
-        """Register this cell's journal under the key. Raises ForeignError if it is registered under another key."""
+        """Register this cell's journal under `key`. Raises ForeignError if it is registered under another key."""
         collectives.on_first(self._claim)
 
     def _claim(self) -> None:
@@ -101,9 +105,9 @@ class Store:
         pointer.touch()
 
     def find(self, masks: Sequence[Mask]) -> list[Score]:
-        """Other cells' scores of these masks: for each mask, the score over the most samples. Their `seconds` are 0.
+        """Other cells' scores of these masks: for each mask, the score over the most samples, if any.
 
-        A call reads each file at most once.
+        The `seconds` of these scores are 0. A call reads each file at most once.
         """
         if not self.share:
             return []
@@ -129,7 +133,7 @@ class Store:
 
 
 def _score(entry: TraceEntry, n_blocks: int) -> Score | None:
-    """The score of a line; None if the line is damaged or names blocks that the model does not have."""
+    """The score in a line, or None if the line is damaged or names a block that the model does not have."""
     try:
         return None if entry.line is None else Score.from_line(entry.line, n_blocks)
     except InputError:
@@ -138,11 +142,11 @@ def _score(entry: TraceEntry, n_blocks: int) -> Score | None:
 
 @dataclass(frozen=True)
 class KnownScores:
-    """The scores that are already known: those in the cell's journal and in the store, if there is one."""
+    """The scores that are already known: the scores in the cell's journal and, if there is a store, in the store."""
 
     journal: Journal
     store: Store | None = None
 
     def find(self, masks: Sequence[Mask]) -> list[Score]:
-        """The scores of masks that another cell has computed."""
+        """Those scores of the masks that other cells have computed."""
         return [] if self.store is None else self.store.find(masks)

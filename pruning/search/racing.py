@@ -1,20 +1,20 @@
 """Racing: stop scoring candidates that, at a stated confidence, are not among the best.
 
 The candidates are ranked by loss after n samples, for a few increasing numbers n. Each such ranking is a look. Only
-the first `best` candidates matter; let b be the last of these. Each candidate c that ranks after b is compared with b
-by the paired differences of their terms, d_s = t_s(c) - t_s(b). With m candidates and r looks before the last sample,
-c is ruled out if
+the `best` candidates of lowest loss matter; let b be the worst of these. Each candidate c that ranks after b is
+compared with b by the paired differences of their terms, d_s = t_s(c) - t_s(b). If there are m candidates, and r
+looks before the last sample, c is ruled out if
 
     mean(d)  >  q * se(d)        q: the 1 - delta / (r * (m - best)) quantile of Student's t
 
-The candidates are to be compared on all S samples, not on an infinite population, and the samples are in random order
-(`Samples.shuffled`). So se includes the finite-population correction sqrt(1 - n / S). A truly best candidate is lost
-only through a false alarm. There are at most r * (m - best) comparisons, so by Bonferroni's inequality the
-probability of a false alarm is at most about delta per batch. It is only "about" delta because terms are not normal;
-therefore no look is taken before `first` samples.
+The aim is to compare the candidates on all S samples, not on an infinite population. The samples are in random order
+(`Samples.shuffled`). So the standard error se includes the finite-population correction sqrt(1 - n / S). A truly best
+candidate is lost only through a false alarm. There are at most r * (m - best) comparisons, so by Bonferroni's
+inequality the probability of a false alarm is at most about delta per batch. The bound is only "about" delta because
+the terms are not normally distributed. For the same reason, no look is taken before `first` samples.
 
-The usual successive halving compares unpaired means. It often loses the winner, because candidates differ less
-than samples do.
+The usual successive halving compares unpaired means. It often loses the winner, because a loss varies less between
+candidates than between samples.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ Scorer = Callable[[Sequence[Mask], int], Sequence[Score]]
 class Racing:
     """Settings of a race; if `delta` is None, racing is off.
 
-    The first look is taken after `first` samples. Each later look is taken after 1.5 times as many samples as the one
-    before.
+    The first look is taken after `first` samples. From one look to the next, the number of samples grows by a factor
+    of 1.5 (rounded down).
     """
 
     delta: float | None = None
@@ -55,7 +55,7 @@ class Racing:
             raise InputError(f"racing.first={self.first} is too few to estimate an error: choose at least 2.")
 
     def looks(self, samples: int) -> list[int]:
-        """The numbers of samples after which candidates may be ruled out."""
+        """The numbers of samples after which candidates can be ruled out."""
         looks, following = [], self.first
         while following < samples:
             looks.append(following)
@@ -63,7 +63,7 @@ class Racing:
         return looks
 
     def race(self, masks: Sequence[Mask], best: int, estimate: Estimate, scorer: Scorer) -> dict[Mask, Score]:
-        """Full scores of the masks that are not ruled out; always at least `best` of them."""
+        """Full scores of the masks that are not ruled out. At least `best` masks remain (or all, if fewer)."""
         alive = list(masks)
         looks = self.looks(estimate.count) if self.delta is not None and best < len(masks) else []
         for samples in looks:
@@ -76,7 +76,7 @@ class Racing:
     def _survivors(
         self, scores: Sequence[Score], best: int, estimate: Estimate, others: int, looks: int
     ) -> list[Mask]:
-        """The masks that one look does not rule out, given their scores over the same samples."""
+        """The masks that one look does not rule out. All `scores` are over the same samples."""
         from scipy.stats import t
 
         assert self.delta is not None

@@ -1,4 +1,4 @@
-"""Scores of masks from three sources: this cell's journal, other cells' journals, the loss itself."""
+"""Get scores of masks from this cell's journal or other cells' journals, or compute them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from pruning.search.journal import Journal, KnownScores
 from pruning.search.racing import Racing
 from pruning.search.significance import decision
 
-# Called after each score with the number of masks scored so far (in full or in part) and the best full loss.
+# Called after each score. The arguments are the number of masks scored so far, on all samples or fewer, and the
+# lowest full loss among the masks that remove the most blocks.
 Watch = Callable[[int, float], None]
 
 
@@ -30,13 +31,13 @@ class Losses(Protocol):
         ...
 
     def part(self, start: int, stop: int) -> Loss:
-        """The loss over the samples start..stop-1."""
+        """The loss over the samples from number `start` to number `stop` - 1."""
         ...
 
 
 @dataclass
 class ScoreBook:
-    """The scores that a search needs, by mask. A score that no cell has yet is computed."""
+    """The scores that a search needs, by mask. A score is computed only if no cell has computed it."""
 
     losses: Losses
     known: KnownScores
@@ -44,7 +45,7 @@ class ScoreBook:
     racing: Racing
     asked: dict[Mask, None] = field(default_factory=dict)
     count: float = 0.0
-    best: dict[int, float] = field(default_factory=dict)  # k removed blocks -> least loss on all samples
+    best: dict[int, float] = field(default_factory=dict)  # number of removed blocks -> lowest full loss
     decisions: list[DecisionRecord] = field(default_factory=list)
 
     @property
@@ -58,7 +59,7 @@ class ScoreBook:
         return self.losses.whole.estimate.count
 
     def scores(self, masks: Sequence[Mask], samples: int | None = None) -> list[Score]:
-        """Scores over the first `samples` samples; None means all. Only scores that no cell has are computed."""
+        """Scores over the first `samples` samples (None: all). Only scores that no cell has yet are computed."""
         wanted = self._wanted(samples)
         unknown = [mask for mask in masks if self._samples_known(mask) < wanted]
         # Files can grow while ranks read them, so all ranks use what the first rank has read.
@@ -74,7 +75,7 @@ class ScoreBook:
         return [self._first(self.journal.scores[mask], wanted) for mask in masks]
 
     def answer(self, request: Ask) -> list[float]:
-        """Losses of the masks of a request; infinite for masks that a race has ruled out."""
+        """Losses of the masks of a request, in order. If a race has ruled a mask out, its loss is infinite."""
         self.asked.update(dict.fromkeys(request.masks))
         self.count += len(request.masks) * self._wanted(request.samples) / self.samples
         if request.samples is not None or request.best is None:
@@ -87,7 +88,7 @@ class ScoreBook:
         return [finished[mask].loss if mask in finished else math.inf for mask in request.masks]
 
     def _wanted(self, samples: int | None) -> int:
-        """The number of samples to score: at least one of every kind, at most all; all if `samples` is None."""
+        """The number of samples to score: all if None, else at least `samples` of them, with each kind included."""
         return (
             self.samples
             if samples is None
@@ -95,17 +96,17 @@ class ScoreBook:
         )
 
     def _samples_known(self, mask: Mask) -> int:
-        """The number of samples for which this cell has a mask's terms."""
+        """The number of samples on which this cell's journal has the terms of a mask."""
         return len(self.journal.scores[mask].samples) if mask in self.journal.scores else 0
 
     def _joined(self, mask: Mask, terms: Sequence[float], seconds: float) -> Score:
-        """The known score of a mask, extended by new terms and their seconds."""
+        """The known score of a mask, extended by new terms and by the seconds that they took."""
         old = self.journal.scores.get(mask)
         known, spent = (old.samples, old.seconds) if old is not None else ((), 0.0)
         return self._score(mask, (*known, *terms), spent + seconds)
 
     def _given(self, score: Score) -> Score:
-        """A score from another cell; its seconds become those that this cell has spent on the mask."""
+        """A score from another cell, with `seconds` set to the time that this cell itself has spent on the mask."""
         old = self.journal.scores.get(score.mask)
         return score if old is None else replace(score, seconds=old.seconds)
 
@@ -128,7 +129,10 @@ class ScoreBook:
             self.watch(len(self.journal.scores), self.best[max(self.best)])
 
     def paid(self) -> tuple[float, float]:
-        """The number of requested losses that this cell has computed, and the number that others have computed."""
+        """Of the requested losses, the number that this cell has computed and the number that others have computed.
+
+        A loss over a fraction of the samples counts as that fraction.
+        """
         scores = self.journal.scores
         total = math.fsum(len(scores[mask].samples) for mask in self.asked if mask in scores)
         paid = math.fsum(self.journal.paid.get(mask, 0) for mask in self.asked)

@@ -1,4 +1,4 @@
-"""Test whether the winner of a search is significantly better than its runner-up and the other masks.
+"""Test whether the winner of a search is significantly better than the runner-up and the other masks.
 
 A loss is a mean over samples. Two masks are compared by the paired differences of their terms, over the samples on
 which both were scored. If samples disagree about which mask is better, the difference of the means can be chance.
@@ -13,16 +13,17 @@ from pruning.core.estimate import Estimate
 from pruning.core.result import ComparisonRecord, DecisionRecord, MarginsRecord
 from pruning.core.score import Score
 
-LEVEL = 0.05  # significance level: a mask that is not significantly worse than the winner is a tie
-LISTED = 100  # a result lists at most this many ties; their number is always exact
+# Significance level: a mask that is not significantly worse than the winner at this level is a tie.
+LEVEL = 0.05
+LISTED = 100  # a result lists at most this many ties, but always states the exact number of all ties
 
 
 @dataclass(frozen=True)
 class Comparison:
     """A mask compared with a better one over `samples` samples.
 
-    `difference` is the mean paired difference of their losses, `error` its standard error, and `freedom` the degrees
-    of freedom of that error.
+    `difference` is the mean paired difference of their terms (this mask minus the better one). `error` is the
+    standard error of `difference`, and `freedom` is the number of degrees of freedom of `error`.
     """
 
     score: Score
@@ -33,9 +34,9 @@ class Comparison:
 
     @property
     def p_value(self) -> float:
-        """One-sided, by Student's t: the probability of a difference this large if the mask is not worse.
+        """The probability of a difference at least this large if the mask is not worse: a one-sided Student's t test.
 
-        It is 1 if there is only one sample, or only one sample of a kind, because no error can then be estimated.
+        If there is only one sample, or only one sample of a kind, no error can be estimated, and the p-value is 1.
         """
         from scipy.stats import t
 
@@ -46,7 +47,7 @@ class Comparison:
         return float(t.sf(self.difference / self.error, self.freedom))
 
     def to_json(self) -> ComparisonRecord:
-        """This comparison as it is written into a result."""
+        """The record of this comparison for a result."""
         return {
             "dropped": list(self.score.mask.dropped),
             "difference": self.difference,
@@ -56,18 +57,19 @@ class Comparison:
 
 
 def compare(better: Score, score: Score, estimate: Estimate) -> Comparison:
-    """Compare a mask with a better one over the samples that both were scored on."""
+    """Compare a mask with a better mask over the samples on which both were scored."""
     samples = min(len(better.samples), len(score.samples))
     terms = estimate.differences(score.samples[:samples], better.samples[:samples])
     return Comparison(score, estimate.mean(terms), estimate.error(terms), estimate.freedom(terms), samples)
 
 
 def margins(winner: Score, others: Sequence[Score], estimate: Estimate) -> MarginsRecord:
-    """The runner-up and the ties of a winner among the other masks that remove as many blocks.
+    """Find the runner-up and the ties of a winner among `others`, which remove the same number of blocks.
 
     A tie is a mask that is not significantly worse at 0.05, after Holm's correction for the number of masks compared.
-    The runner-up is the mask with the nearest loss among those scored on all samples. If there is none, it is the
-    nearest of the masks that a race or a search stage scored on a part of the samples.
+    The runner-up is the mask whose loss exceeds the winner's loss least, among the masks scored on all samples. If
+    there are none, it is chosen in the same way among the masks that a race or a search stage scored on a part of the
+    samples.
     """
     compared = [compare(winner, score, estimate) for score in others if score.mask != winner.mask]
     compared.sort(key=lambda comparison: (comparison.score.of is not None, comparison.difference))
@@ -86,9 +88,10 @@ def margins(winner: Score, others: Sequence[Score], estimate: Estimate) -> Margi
 def decision(
     finished: Sequence[Score], out: Sequence[Score], best: int, estimate: Estimate
 ) -> DecisionRecord | None:
-    """A search's choice of its `best` masks: the last mask chosen, compared with the nearest mask not chosen.
+    """Compare the worst chosen mask with the rejected mask whose loss exceeds it least.
 
-    `finished` were scored in full, `out` were ruled out by a race. None if all masks are chosen.
+    A search chooses the `best` masks of lowest loss and rejects the others. The masks in `finished` were scored in
+    full; the masks in `out` were ruled out by a race. Returns None if all masks are chosen.
     """
     if not best < len(finished) + len(out):
         return None
@@ -100,7 +103,7 @@ def decision(
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """P-values corrected for multiple comparisons, in the order given (Holm 1979)."""
+    """Correct p-values for multiple comparisons (Holm 1979). The results are in the order of the arguments."""
     order = sorted(range(len(p_values)), key=p_values.__getitem__)
     corrected, highest = [0.0] * len(p_values), 0.0
     for rank, number in enumerate(order):

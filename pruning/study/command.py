@@ -26,7 +26,7 @@ from pruning.study.trackers import record_cells
 log = logging.getLogger(__name__)
 
 FAILED, BAD_INPUT = 1, 2
-INTERRUPTED = 130  # the exit status of a command that Ctrl-C ended
+INTERRUPTED = 130  # the exit status after Ctrl-C
 
 
 def execute(configs: Sequence[Composed]) -> None:
@@ -49,7 +49,7 @@ def execute(configs: Sequence[Composed]) -> None:
 def run_study(configs: Sequence[Composed]) -> int:
     """Run the cells of composed configurations; returns the exit status.
 
-    Before the first cell starts, raises one InputError that lists everything that is wrong.
+    If anything is wrong, raises one InputError that lists all errors, before the first cell starts.
     """
     from pruning.config.compose import launcher_of
 
@@ -105,7 +105,7 @@ def _check_export(cells: Sequence[Cell]) -> None:
 
 
 def _export(cells: Sequence[Cell], outcome: Outcome) -> None:
-    """If the command asks for an export, write the smaller model and print what was lost and gained."""
+    """If the command asks for an export, write the smaller model and print the summary of the export."""
     for cell in cells if collectives.is_first() else ():
         if cell.export is not None and cell.key in outcome.done:
             from pruning.export.pipeline import export_cell

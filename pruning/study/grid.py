@@ -41,7 +41,7 @@ def distinct_cells(configs: Sequence[Composed]) -> list[Cell]:
 
 
 def run_checks(steps: Sequence[Callable[[], Any]]) -> list[Any]:
-    """The return values of all steps. Raises one InputError with the errors of all steps."""
+    """The return values of all steps. If steps fail, raises one InputError with the errors of all of these."""
     values, errors = [], []
     for step in steps:
         try:

@@ -1,6 +1,6 @@
 """The command line: `python launch.py` in a checkout, `depth-pruning` once installed.
 
-Everything heavy is imported after Hydra has composed the configuration, so that `--help` stays fast.
+Modules that are slow to import are imported after Hydra has composed the configuration, so that `--help` stays fast.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def _launch(composed: DictConfig) -> None:
 
 
 def main() -> None:
-    """Run one cell or, with `-m`, a grid. For bad input, prints a plain message and exits with 1."""
+    """Run one cell or, with `-m`, a grid. For an unknown option, prints a plain message and exits with status 1."""
     let_threads_wait()
     try:
         register()

@@ -17,7 +17,7 @@ from pruning.study import tables
 
 @dataclass
 class Outcome:
-    """The outcome of each cell, by its key."""
+    """The outcome of each cell of a command, by the key of the cell."""
 
     done: dict[str, DoneResult] = field(default_factory=dict)
     failed: dict[str, Failure] = field(default_factory=dict)
@@ -26,7 +26,7 @@ class Outcome:
 
 
 def sum_up(cells: Sequence[Cell], outcome: Outcome) -> None:
-    """Print the table of finished cells, and why the others are not finished."""
+    """Print the table of finished cells, and the reasons why the other cells are not finished."""
     keys = [cell.key for cell in cells]
     done = [outcome.done[key] for key in keys if key in outcome.done]
     if done:

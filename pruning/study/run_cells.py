@@ -101,8 +101,9 @@ def _is_done(cell: Cell, outcome: Outcome) -> bool:
 def _prepare(cells: Sequence[Cell], outcome: Outcome) -> list[Any]:
     """Draw and check the samples of all cells before the first search starts.
 
-    Raises one InputError for all bad input. If a model or data set cannot be reached, only its cells fail. A cell
-    whose search would need too many evaluations is left out; if no other cell remains, raises InputError.
+    Raises one InputError for all bad input. If a model or data set cannot be reached, only the cells that use it
+    fail. A cell whose search would need too many evaluations is left out; if no other cell remains, raises
+    InputError.
     """
     from pruning.runs.prepare import prepare
     from pruning.runs.run_cell import record_failure

@@ -31,11 +31,11 @@ from pruning.tracking.rebuild import record_all
 
 ACTIONS = ("cancel", "retry", "collect")
 PAUSE = 5.0  # seconds between two updates of the table
-WIDE = 4000  # columns of the table in a pipe, so that rows are not cut
+WIDE = 4000  # characters per row if the output is a pipe, so that no row is cut
 
 
 def main() -> None:
-    """The command `python -m pruning.status`; exits with 2 and one message if the request cannot be met."""
+    """The command `python -m pruning.status`; if the request cannot be met, prints why and exits with status 2."""
     logging.basicConfig(format="%(message)s")
     logging.getLogger("pruning").setLevel(logging.INFO)
     try:
@@ -113,7 +113,10 @@ def _cancel(results: Path) -> int:
 
 
 def _retry(results: Path) -> int:
-    """Submit cells again. If they run as processes of this machine, wait: only this command can start the rest."""
+    """Submit failed and lost cells again. If they run as processes on this machine, wait until all have ended.
+
+    The wait is needed because only this command can start the cells that wait for a free slot.
+    """
     submitted = actions.retry(results)
     _say(f"{sum(len(keys) for _, keys in submitted)} cells are submitted again.")
     for launcher, keys in submitted:

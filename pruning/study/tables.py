@@ -19,11 +19,11 @@ from pruning.core.result import DoneResult, Failure
 FIRST, LAST = ("cell", "blocks dropped", "loss"), ("asked", "paid", "s")
 HELDOUT = {"ppl/heldout": "held-out perplexity", "acc/heldout": "held-out accuracy"}
 
-Show: TypeAlias = Callable[[DoneResult], str]  # makes a result's entry in a column
+Show: TypeAlias = Callable[[DoneResult], str]  # returns the entry of a result in one column
 
 
 def results(done: Iterable[DoneResult]) -> str:
-    """The table of finished cells, with a column `dense -> pruned` for every metric that any of them has."""
+    """The table of finished cells, with a column `dense -> pruned` for every metric that any of these cells has."""
     rows = list(done)
     middle: list[tuple[str, Show]] = [(_title(name), partial(_change, name)) for name in _metrics(rows)]
     if any(map(_speed, rows)):
@@ -40,7 +40,7 @@ def failures(failed: Iterable[Failure]) -> str:
 
 
 def _differences(result: DoneResult, rows: Sequence[DoneResult]) -> str:
-    """The result's settings that differ between the rows of the table, without objective, algorithm and size."""
+    """The result's settings that differ between rows; without objective, algorithm and size, which `_row` shows."""
     others = [dict(_settings(row)) for row in rows]
     settings = dict(_settings(result))
     names = [name for name, value in settings.items() if any(s.get(name, value) != value for s in others)]
@@ -52,13 +52,13 @@ def _settings(result: DoneResult) -> Iterator[tuple[str, Any]]:
     yield "seed", config["seed"]
     yield from ((name, config["model"][name]) for name in ("dtype", "attention"))
     yield from (("first", config["protect"]["first"]), ("last", config["protect"]["last"]))
-    # Objectives differ in these anyway, so only results of the same objective are compared.
+    # These differ between objectives anyway, so they are compared only between results of the same objective.
     for name in ("source", "samples", "length"):
         yield f"{calibration['objective']} {name}", calibration[name]
 
 
 def _metrics(rows: Sequence[DoneResult]) -> list[str]:
-    """The metrics of some results, sorted: perplexities, accuracies, and last the mean accuracy."""
+    """The metrics of some results, sorted: first perplexities, then accuracies, then the mean accuracy."""
     names = dict.fromkeys(name for row in rows for name in metrics_among(row["evaluation"]["pruned"]))
     kinds = [*LABELS, *map(kind_of, names)]
     return sorted(names, key=lambda name: (name == "acc/mean", kinds.index(kind_of(name))))

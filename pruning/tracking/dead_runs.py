@@ -1,4 +1,4 @@
-"""Close runs on an MLflow server if their cells no longer run."""
+"""On an MLflow server, close the runs of cells that are no longer being computed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 def close_dead_runs(client: Any, experiment: str, results: Path) -> None:
-    """Close the live runs of a results folder if their cells no longer run; runs of other folders are not changed."""
+    """Close a results folder's live runs if their cells are no longer being computed; keep runs of other folders."""
     running = f"tags.{LIVE} = 'true' and attributes.status = 'RUNNING'"
     live = client.search_runs([experiment], running, max_results=50_000)
     runs = [run for run in live if run.data.tags.get("results") == str(results)]
@@ -32,7 +32,7 @@ def close_dead_runs(client: Any, experiment: str, results: Path) -> None:
         alive = cell.state.in_flight if cell is not None else False
         if alive or (job.startswith("process-") and process(job).active):
             continue
-        # If the cell has a result, another run holds it, and a late message created this run: delete this run.
+        # If the cell has a result, another run holds that result, and a late message created this run: delete it.
         if (results / run.data.tags["cell"] / NAME).exists():
             client.delete_run(run.info.run_id)
         else:

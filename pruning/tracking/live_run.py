@@ -24,7 +24,7 @@ LIVE = "live"  # the tag of a provisional run
 
 
 class Destination(Protocol):
-    """The part of a server that is needed here: a client, how often to send, and how long to wait."""
+    """What this module needs from a server: a client, the time between messages, and the longest wait at the end."""
 
     @property
     def uri(self) -> str | None:
@@ -111,7 +111,7 @@ def live_run(server: Destination, cell: Cell) -> Iterator[Note]:
 
 
 def _begin(client: Any, experiment: str, cell: Cell) -> str:
-    """The id of the provisional run of a cell: the run of an earlier start if there is one, else a new run."""
+    """The id of the provisional run of a cell: the run that an earlier start of the cell created, or a new run."""
     from mlflow.entities import Param, RunTag
 
     known = client.search_runs([experiment], f"tags.cell = '{cell.key}' and tags.{LIVE} = 'true'")

@@ -21,9 +21,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class MLflow:
-    """Flat MLflow runs, one per cell, tagged with the study; by default in an SQLite file beside the results.
+    """Records one MLflow run per cell, with a tag that names the cell's studies. Runs are not nested.
 
-    Cells write only to their folders. The command that started them, or `python -m pruning.track`, writes the store.
+    The default store is an SQLite file beside the results. Cells write only to their folders. The command that
+    started the cells, or `python -m pruning.track`, writes the store.
     """
 
     uri: str | None = None
@@ -34,14 +35,14 @@ class MLflow:
         self._open(results)
 
     def live(self, cell: Cell) -> AbstractContextManager[Note]:  # noqa: ARG002
-        """Does nothing: a cell is recorded when it is done."""
+        """Does nothing: a cell is recorded only after it has ended."""
         return silent()
 
     def finished(self, folder: Path) -> None:
         """Does nothing: `record` records the cell."""
 
     def record(self, results: Path, folders: Sequence[Path]) -> None:
-        """Record each cell unless its current result is there already."""
+        """Record each cell unless the store already has its current result."""
         client, experiment = self._open(results)
         for folder in folders:
             record_run(client, experiment, folder)
@@ -54,7 +55,7 @@ class MLflow:
             location = None if self.uri else (results / "mlflow-artifacts").as_uri()
             if known is not None and location in (None, known.artifact_location):
                 return client, known.experiment_id
-            # If the folder was moved, start a new experiment: MLflow stores absolute paths.
+            # If the results folder was moved, start a new experiment: MLflow stores absolute paths.
             if known is not None:
                 client.rename_experiment(known.experiment_id, f"{self.experiment} {known.artifact_location}")
                 client.delete_experiment(known.experiment_id)

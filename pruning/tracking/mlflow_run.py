@@ -20,7 +20,7 @@ VERSION = "result_sha256"  # the tag of a complete run; it identifies the result
 
 
 def record_run(client: Any, experiment: str, folder: Path) -> None:
-    """Record a cell as one run and delete its other runs, unless the result is missing or recorded already."""
+    """Record a cell as one run and delete its other runs. Do nothing if there is no result or no change."""
     from mlflow.entities import Metric, Param, RunTag
 
     if (result := read_result(folder)) is None:
@@ -102,7 +102,7 @@ def _artifacts(client: Any, run: str, folder: Path, result: Result) -> None:
 
 
 def _measurements(results: Path, result: DoneResult) -> Iterator[tuple[str, Path]]:
-    """Yield (metric, file) for the files of each measurement: its record and, for a task, what lm-eval wrote."""
+    """Yield (metric, file) for the files of each measurement: the record and, for a task, the output of lm-eval."""
     for metric, paths in result["evaluation"].get("records", {}).items():
         record = results / paths["pruned"]
         yield from ((metric, path) for path in sorted(record.parent.glob(f"{record.stem}.*")))

@@ -1,8 +1,8 @@
 """Record cells on an MLflow server, with their progress while they run; the search never waits for the server.
 
-If something cannot be sent, it is not lost: it is in the cell's files, and the next recording sends it. A running
-cell has a provisional run, which the run of the finished cell (`mlflow_run.py`) replaces. So even a server that did
-not answer for a while ends up with the same runs.
+Data that cannot be sent are not lost: they are in the cell's files, and the next recording sends them. A running
+cell has a provisional run, which the run of the finished cell (`mlflow_run.py`) replaces. So even if the server
+does not answer for a while, it has the same runs in the end.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Server:
             _patiently(send, self.patience, folder.name)
 
     def record(self, results: Path, folders: Sequence[Path]) -> None:
-        """Record each cell unless its current result is there already; close runs whose jobs are gone."""
+        """Record each cell unless the server already has its current result; close runs whose jobs have ended."""
         client, experiment = self.open()
         for folder in folders:
             record_run(client, experiment, folder)
@@ -85,7 +85,7 @@ class Server:
         if (experiment := client.get_experiment_by_name(self.experiment)) is None:
             try:
                 return client, client.create_experiment(self.experiment)
-            except Exception:  # another cell has just created it
+            except Exception:  # another cell may have just created the experiment
                 if (experiment := client.get_experiment_by_name(self.experiment)) is None:
                     raise
         return client, experiment.experiment_id

@@ -35,7 +35,10 @@ def trackers(results: Path) -> list[tuple[Tracker, list[Path]]]:
 
 
 def record_all(results: Path) -> int:
-    """Record each cell that has a result, with its tracker; returns how many. Raises the errors of the trackers."""
+    """Record each cell that has a result, with its tracker; returns the number of these cells.
+
+    Raises the errors of the trackers.
+    """
     grouped = trackers(results)
     for tracker, folders in grouped:
         tracker.record(results, folders)
