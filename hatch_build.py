@@ -1,6 +1,6 @@
-"""Where `conf` and `analysis` are once installed: inside of `pruning`, so that no other package's are in their way.
+"""Put `conf` and `analysis` inside `pruning` in a wheel, so that an installation does not take their names.
 
-An editable installation reads them from the checkout, so only a wheel gets copies.
+An editable installation reads them from the checkout, so it needs no copies.
 """
 
 from __future__ import annotations

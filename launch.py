@@ -7,5 +7,7 @@ python launch.py --help                                          all groups, opt
 
 from pruning.study.launch import main
 
+__all__ = ["main"]
+
 if __name__ == "__main__":
     main()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
@@ -26,14 +25,11 @@ def export_model(
     """
     target = Path(out).expanduser().resolve()
     with ExitStack() as stack:
-        settings = model.settings
+        settings, in_memory = model.settings, None
         if settings is None:
             scratch = stack.enter_context(tempfile.TemporaryDirectory())
-            settings = _saved(model, Path(scratch) / model.name)
-        request = Request(settings, mask, target, force=force, verify=verify)
-        if model.settings is None:
-            request = dataclasses.replace(request, in_memory=model.name)
-        export(request)
+            settings, in_memory = _saved(model, Path(scratch) / model.name), model.name
+        export(Request(settings, mask, target, force=force, verify=verify, in_memory=in_memory))
     return target
 
 

@@ -72,17 +72,13 @@ def _given(value: int | None, default: int) -> int:
 
 def _option(name: str | None, draw: Draw, objective: Any) -> Any:
     """Build an option of `conf/calibration` with the given sizes; if `name` is None, the objective chooses."""
-    from pruning.config.groups import options
-    from pruning.core.errors import unknown
-    from pruning.hydra_app.build_option import build_option
+    from pruning.hydra_app.build_option import build_named, build_option
 
-    if name is not None and name not in options("calibration"):
-        raise unknown("calibration", name, options("calibration"))
-    if name is not None or not isinstance(objective, str):
-        word = f"calibration={name or DEFAULTS[objective.needs]}"
+    seed = f"seed={draw.seed}"
+    if name is None and isinstance(objective, str):
+        calibration = build_option("calibration", [f"objective={objective}", seed])
     else:
-        word = f"objective={objective}"
-    calibration = build_option("calibration", [word, f"seed={draw.seed}"])
+        calibration = build_named("calibration", name or DEFAULTS[objective.needs], seed)
     fields = {field.name for field in dataclasses.fields(calibration)}
     sizes = {"samples": draw.samples, "length": draw.length}
     wanted = {key: value for key, value in sizes.items() if value is not None}

@@ -9,6 +9,7 @@ from pruning.algo import Algo
 from pruning.api.model import PrunableModel
 from pruning.api.samples import Calibration, Draw, draw_samples
 from pruning.api.search_result import SearchResult
+from pruning.calibration import kinds_for
 from pruning.calibration.samples import Samples
 from pruning.core import mask as masks
 from pruning.core.errors import InputError, unknown
@@ -118,13 +119,11 @@ def _result(model: PrunableModel, solution: Solution, losses: Calibrated, journa
 
 def _built(group: str, chosen: Any) -> Any:
     """The object for a config group: built from an option's name or from a class, or the instance that was given."""
-    from pruning.config.groups import PACKAGES, options
-    from pruning.hydra_app.build_option import build_option
+    from pruning.config.groups import PACKAGES
+    from pruning.hydra_app.build_option import build_named
 
     if isinstance(chosen, str):
-        if chosen not in options(group):
-            raise unknown(group, chosen, options(group))
-        return build_option(group, [f"{group}={chosen}"])
+        return build_named(group, chosen)
     if isinstance(chosen, type):
         chosen = chosen()
     if not hasattr(chosen, PACKAGES[group][1]):
@@ -134,7 +133,7 @@ def _built(group: str, chosen: Any) -> Any:
 
 def _check_kind(objective: Objective, samples: Samples) -> None:
     needs = objective.needs
-    if samples.kind not in (("text", "items") if needs == "any" else (needs,)):
+    if samples.kind not in kinds_for(needs):
         raise InputError(
             f"the objective {type(objective).__name__} needs {needs}, and the calibration gives {samples.kind}: "
             "give a list of texts for text, a list of items for items, or calibration='both' for both."

@@ -15,10 +15,15 @@ class Calibration(Protocol):
     def draw(self, tokenizer: Any, prefix: str = "calibration") -> Samples:
         """The samples for a tokenizer. The same settings always give the same samples.
 
-        `prefix` is the settings group that error messages name.
+        Error messages put `prefix`, the settings group, before a setting's name.
         """
         ...
 
     def file(self) -> str | None:
         """The local file that is read, if any. Its contents, not its name, are part of a cell's identity."""
         ...
+
+
+def kinds_for(needs: str) -> tuple[str, ...]:
+    """The kinds of samples that fit what an objective needs; "any" means text or items."""
+    return ("text", "items") if needs == "any" else (needs,)

@@ -15,6 +15,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from pruning.calibration import kinds_for
 from pruning.config.groups import BUILT, GROUPS, calibrations, class_named, options
 from pruning.config.schema import Config
 from pruning.core.errors import InputError, PruningError, first_line, unknown
@@ -139,7 +140,7 @@ def _record(plain: dict[Any, Any], choices: Mapping[str, Any]) -> dict[str, Any]
 def _check_calibration(cell: Cell) -> None:
     """Raise InputError if the objective cannot read the kind of samples that the calibration draws."""
     needs = cell.objective.needs
-    if cell.calibration.kind not in (("text", "items") if needs == "any" else (needs,)):
+    if cell.calibration.kind not in kinds_for(needs):
         raise InputError(
             f"objective={cell.choices.objective} needs {needs}, and calibration="
             f"{cell.choices.calibration} gives {cell.calibration.kind}. "

@@ -8,6 +8,7 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 
+from pruning.calibration import kinds_for
 from pruning.core.discovery import settings_classes
 from pruning.core.errors import unknown
 
@@ -89,7 +90,8 @@ def class_named(group: str, name: str) -> Any:
 
 def calibrations(kind: str) -> list[str]:
     """The options of `calibration` that draw samples of this kind; "any" means text or items."""
-    wanted = ("text", "items") if kind == "any" else (kind,)
-    schemas = [f"/schema/calibration/{name}@" for name, cls in members("calibration") if cls.kind in wanted]
+    schemas = [
+        f"/schema/calibration/{name}@" for name, cls in members("calibration") if cls.kind in kinds_for(kind)
+    ]
     texts = {name: (CONF / "calibration" / f"{name}.yaml").read_text() for name in options("calibration")}
     return [name for name, text in texts.items() if any(schema in text for schema in schemas)]

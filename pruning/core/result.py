@@ -17,6 +17,7 @@ from pruning.core.provenance import EnvironmentRecord
 from pruning.core.recorded import recorded
 
 NAME = "result.json"
+LOG = "launch.log"  # the log of a cell, beside its result
 
 Kind = Literal["dense", "pruned", "uncompensated"]  # the models that an evaluation measures
 MODELS: tuple[Kind, ...] = ("dense", "pruned", "uncompensated")

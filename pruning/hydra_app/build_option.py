@@ -6,8 +6,19 @@ from collections.abc import Sequence
 from typing import Any
 
 from pruning.config.compose import check_choices
-from pruning.core.errors import InputError, PruningError, first_line
+from pruning.config.groups import options
+from pruning.core.errors import InputError, PruningError, first_line, unknown
 from pruning.hydra_app.replay_command import composed
+
+
+def build_named(group: str, name: str, *words: str) -> Any:
+    """Build the object of the option `name` of a group, with further words such as `seed=1`.
+
+    Raises InputError if there is no such option, and the errors of `build_option`.
+    """
+    if name not in options(group):
+        raise unknown(group, name, options(group))
+    return build_option(group, [f"{group}={name}", *words])
 
 
 def build_option(group: str, words: Sequence[str]) -> Any:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from pruning.core.errors import PruningError
 from pruning.core.recorded import same_settings
-from pruning.core.result import DoneResult, read_result
+from pruning.core.result import LOG, DoneResult, read_result
 from pruning.evaluation import digests_of
 from pruning.launcher import slurm_queue
 from pruning.launcher.local_process import process
@@ -110,7 +110,7 @@ def _state(results: Path, key: str, record: Submission, info: slurm_queue.Info |
     if not (job or record.complete) and process(record.driver).active:
         return CellState(key, State.PENDING, SLOT, total=total)
     if (reason := _failure(results / key, record)) is not None:
-        return CellState(key, State.FAILED, reason, job, str(results / key / "launch.log"), total)
+        return CellState(key, State.FAILED, reason, job, str(results / key / LOG), total)
     if info is not None and info.reason:
         return CellState(key, State.FAILED, info.reason, job, log, total)
     if record.cancelled.exists():

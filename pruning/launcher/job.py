@@ -8,6 +8,7 @@ resumes from the cell's files.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import signal
@@ -103,6 +104,4 @@ def _log() -> None:
 
 def specification(cell: Cell) -> tuple[dict[str, Any], dict[str, str]]:
     """What a job needs to know about a cell: its configuration and the names of the chosen options."""
-    names = cell.choices
-    choices = {"objective": names.objective, "calibration": names.calibration, "algo": names.algo}
-    return dict(cell.config), choices
+    return dict(cell.config), dataclasses.asdict(cell.choices)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from filelock import FileLock, Timeout
 
 from pruning.core.errors import BusyError
+from pruning.core.result import LOG
 from pruning.distributed import collectives
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def cell_lock(cell: Cell) -> Iterator[None]:
 
     collectives.on_first(take)
     try:
-        with _logged(cell.folder / "launch.log"):
+        with _logged(cell.folder / LOG):
             yield
     finally:
         lock.release()

@@ -7,9 +7,8 @@ import traceback
 from dataclasses import asdict
 from typing import cast
 
-from pruning.core.mask import MaskRecord
 from pruning.core.provenance import now, provenance
-from pruning.core.result import CalibrationRecord, FailedResult, ModelRecord, SearchRecord
+from pruning.core.result import LOG, CalibrationRecord, FailedResult, ModelRecord, SearchRecord
 from pruning.distributed import collectives
 from pruning.engine.cost import Cost
 from pruning.evaluation.text import HIGHEST
@@ -22,11 +21,6 @@ from pruning.search.driver import Solution
 def model_record(info: ModelInfo) -> ModelRecord:
     """The record of the model."""
     return cast(ModelRecord, asdict(info))
-
-
-def mask_record(solution: Solution) -> MaskRecord:
-    """The record of the chosen mask."""
-    return solution.score.mask.to_json()
 
 
 def calibration_record(prepared: Prepared, solution: Solution, standard_error: float) -> CalibrationRecord:
@@ -65,7 +59,7 @@ def search_record(prepared: Prepared, solution: Solution, cost: Cost) -> SearchR
 
 def failed_result(cell: Cell, error: BaseException) -> FailedResult:
     """Return the result of a cell that failed, and append the error's traceback to the cell's log."""
-    log_path = cell.folder / "launch.log"
+    log_path = cell.folder / LOG
     cell.folder.mkdir(parents=True, exist_ok=True)
     if collectives.is_first():
         with log_path.open("a", encoding="utf-8") as stream:

@@ -87,7 +87,7 @@ def _run(prepared: Prepared, note: Note) -> DoneResult:
         "status": "done",
         "error": None,
         "model": result_record.model_record(model.info),
-        "mask": result_record.mask_record(solution),
+        "mask": mask.to_json(),
         "calibration": result_record.calibration_record(
             prepared, solution, losses.whole.estimate.error(solution.score.samples)
         ),

@@ -16,7 +16,7 @@ from pruning.core.errors import (
     UnreachableError,
     merged_error,
 )
-from pruning.core.result import Failure, read_done
+from pruning.core.result import LOG, Failure, read_done
 from pruning.distributed import collectives
 from pruning.launcher import Launcher
 from pruning.launcher.cell_state import State, finished
@@ -126,5 +126,5 @@ def _prepare(cells: Sequence[Cell], outcome: Outcome) -> list[Any]:
 
 
 def _busy(cell: Cell, error: BusyError) -> Failure:
-    log_path = str(cell.folder / "launch.log")
+    log_path = str(cell.folder / LOG)
     return {"cell": cell.key, "error": {"type": "busy", "message": str(error), "log": log_path}}

@@ -11,7 +11,7 @@ from typing import Any
 from pruning.core import study_list, trace
 from pruning.core.mask import Mask
 from pruning.core.nested import leaves
-from pruning.core.result import MODELS, NAME, DoneResult, Result, read_result
+from pruning.core.result import LOG, MODELS, NAME, DoneResult, Result, read_result
 from pruning.evaluation.speed import flat
 from pruning.search.driver import best_so_far
 from pruning.search.journal import Journal
@@ -91,7 +91,7 @@ def _metrics(result: Result, folder: Path) -> Iterator[tuple[str, float, int]]:
 
 
 def _artifacts(client: Any, run: str, folder: Path, result: Result) -> None:
-    names = (NAME, "mask.json", "config.yaml", trace.NAME, "launch.log")
+    names = (NAME, "mask.json", "config.yaml", trace.NAME, LOG)
     for name in names:
         if (folder / name).exists():
             client.log_artifact(run, str(folder / name))
