@@ -8,9 +8,10 @@ from pruning.tracking.client import connect
 
 
 def runs(uri: str) -> dict[str, Any]:
-    """Runs by name."""
+    """Runs by name; none if no cell has created the experiment yet."""
     client = connect(uri)
-    experiment = client.get_experiment_by_name("depth-pruning")
+    if (experiment := client.get_experiment_by_name("depth-pruning")) is None:
+        return {}
     return {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
 
 
