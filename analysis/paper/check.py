@@ -61,7 +61,7 @@ def variances() -> list[Recomputed]:
 
 
 def averages() -> list[Recomputed]:
-    """Count the printed averages of tables 1 and 2 that differ from their columns' mean by more than rounding."""
+    """Count the averages printed in tables 1 and 2 that differ from the mean of their row by more than rounding."""
     numbers = []
     for name, columns in (("table1_accuracy", TASKS), ("table2_perplexity", CORPORA)):
         table = read(name)

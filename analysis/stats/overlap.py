@@ -51,8 +51,8 @@ def mean_corrected(masks: Sequence[Mask], n_open: int) -> float:
 def group_p(masks: Sequence[Mask], n_open: int, draws: int = 2000, seed: int = 0) -> float:
     """Monte Carlo probability that a group of random sets has at least the mean Jaccard overlap of `masks`.
 
-    A random group has as many sets as `masks`, of the same size. Two pairs can contain the same mask, so p-values
-    of pairs cannot be combined. Instead the whole group is drawn at random.
+    A random group has as many sets as `masks`, and its sets are as large. Pairs share masks, so the p-values of
+    pairs are not independent and cannot be combined. Instead, whole groups are drawn at random.
     Raises ValueError if the masks differ in size.
     """
     k, m = len(masks[0].dropped), len(masks)

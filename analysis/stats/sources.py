@@ -89,7 +89,7 @@ def sequential(part: pd.DataFrame) -> dict[str, Matrix]:
 
 
 def marginal(part: pd.DataFrame, source: VarianceSource) -> Matrix:
-    """A basis of what a source adds to all sources that do not have all of its columns (type II)."""
+    """An orthonormal basis of what a source explains beyond all sources that do not contain it (type II)."""
     others = [s.columns for s in SOURCES if not set(source.columns) <= set(s.columns)]
     return gram.basis(indicator(labels(part, source.columns)), fitted(part, others))
 

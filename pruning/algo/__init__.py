@@ -69,7 +69,7 @@ class Algo(Protocol):
     def evaluations(self, space: Space) -> int:
         """An upper bound on the number of losses that the search asks for. Progress bars and cost tables use it.
 
-        Raises OutOfReachError, with the count, if the search needs too many losses in this space.
+        Raises OutOfReachError, which names that bound, if the search needs too many losses in this space.
         """
         ...
 
