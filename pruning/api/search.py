@@ -22,6 +22,7 @@ from pruning.runs.progress import Progress
 from pruning.search import budget
 from pruning.search.driver import Problem, Solution, solve
 from pruning.search.journal import Journal, KnownScores
+from pruning.search.near_ties import FloatLoss, NearTies
 from pruning.search.racing import Racing
 
 
@@ -40,7 +41,8 @@ def search_mask(
     "pydoc", or samples that an earlier search has drawn. If it is None, the objective chooses the option.
     `objective` and `algo` are names of options, classes, or instances of classes. Settings: `ratio`, `samples` and
     `length` (how much of the data is drawn), `seed`, `protect_first` and `protect_last` (how many of the first and of
-    the last blocks are never removed), `racing` (a `Racing`), `forward` (a `ForwardSettings`), `progress` (False
+    the last blocks are never removed), `racing` (a `Racing`), `near_ties` (a
+    `NearTies`), `forward` (a `ForwardSettings`), `progress` (False
     hides the bar).
 
     If a value is wrong, raises InputError before anything is computed. Raises OutOfReachError if the search would
@@ -51,6 +53,7 @@ def search_mask(
     budget.check_budget(chosen_algo)
     options.forward.check()
     options.racing.check()
+    options.near_ties.check()
     masks.check_size(options.ratio, k)
     protect = Protect(options.protect_first, options.protect_last)
     space = masks.space(model.n_blocks, options.ratio, k, protect.first, protect.last)
@@ -65,7 +68,10 @@ def search_mask(
     losses = Calibrated(chosen_objective, forward_with(options.forward, model.language_model), samples)
     journal = Journal(None, space.n_blocks)
     solution = _search(
-        Problem(chosen_algo, space, options.seed, options.racing), losses, journal, options.progress
+        Problem(chosen_algo, space, options.seed, options.racing, options.near_ties),
+        losses,
+        journal,
+        options.progress,
     )
     return _result(model, solution, losses, journal)
 
@@ -81,6 +87,7 @@ class Settings:
     protect_first: int = 0
     protect_last: int = 0
     racing: Racing = field(default_factory=Racing)
+    near_ties: NearTies = field(default_factory=NearTies)
     forward: ForwardSettings = field(default_factory=ForwardSettings)
     progress: bool = True
 
@@ -97,7 +104,8 @@ def _search(problem: Problem, losses: Calibrated, journal: Journal, shown: bool)
     most = budget.evaluations(problem.algo, problem.space)
     title = f"{losses.forward.model.info.name} {type(problem.algo).__name__}"
     with Progress(title, most, hidden=not shown) as progress:
-        return solve(problem, losses, KnownScores(journal), progress.update)
+        single = FloatLoss(losses.in_float32, Journal(None, problem.space.n_blocks))
+        return solve(problem, losses, KnownScores(journal), progress.update, single)
 
 
 def _result(model: PrunableModel, solution: Solution, losses: Calibrated, journal: Journal) -> SearchResult:

@@ -21,6 +21,7 @@ from pruning.config.schema import Config
 from pruning.core.errors import InputError, PruningError, first_line, unknown
 from pruning.core.recorded import CLASS, OPTION, TARGET, recorded
 from pruning.runs.cell import Cell, Choices, ForwardSettings, Protect
+from pruning.search.near_ties import NearTies
 from pruning.search.racing import Racing
 
 PARTS = tuple(group for group in BUILT if group != "launcher")  # the groups that a cell is made of
@@ -86,6 +87,7 @@ def cell_of(config: DictConfig, choices: Mapping[str, Any]) -> Cell:
         forward=ForwardSettings(**plain["forward"]),
         share=config.scores.share,
         racing=Racing(**plain["racing"]),
+        near_ties=NearTies(**plain.get("near_ties", {})),
         config=_record(plain, choices),
     )
     _check_calibration(cell)
@@ -163,3 +165,4 @@ def _check_top(plain: dict[Any, Any]) -> None:
         raise InputError("paths.results is empty: give a folder.")
     ForwardSettings(**plain["forward"]).check()
     Racing(**plain["racing"]).check()
+    NearTies(**plain.get("near_ties", {})).check()

@@ -12,6 +12,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from pruning.runs.cell import ForwardSettings, Protect
+from pruning.search.near_ties import NearTies
 from pruning.search.racing import Racing
 
 
@@ -50,4 +51,5 @@ class Config:
     paths: Paths = dataclasses.field(default_factory=Paths)
     forward: ForwardSettings = dataclasses.field(default_factory=ForwardSettings)
     racing: Racing = dataclasses.field(default_factory=Racing)
+    near_ties: NearTies = dataclasses.field(default_factory=NearTies)
     scores: ScoreSettings = dataclasses.field(default_factory=ScoreSettings)

@@ -17,6 +17,7 @@ from typing import Annotated, Any, NotRequired, TypedDict, cast
 from pruning.core import atomic_files
 
 NAME = "trace.jsonl"
+FLOAT32 = "trace_float32.jsonl"  # scores in float32, of masks between which half precision cannot decide
 
 
 class TraceLine(TypedDict):

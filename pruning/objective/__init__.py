@@ -60,6 +60,13 @@ class Calibrated:
             self._parts[start, stop] = self.objective.bind(self.forward, self.samples.part(start, stop))
         return self._parts[start, stop]
 
+    def in_float32(self) -> Loss | None:
+        """The loss over all samples in float32, or None; see `engine.single_precision.in_float32`."""
+        from pruning.engine.single_precision import in_float32
+
+        single = in_float32(self.forward)
+        return None if single is None else self.objective.bind(single, self.samples)
+
     @cached_property
     def _parts(self) -> dict[tuple[int, int], Loss]:
         return {}

@@ -48,7 +48,7 @@ def between_distributions(
     """
     from pruning.engine.logprobs import Readout
 
-    readout = Readout(lambda logs, dense, _: value(logs, dense), compares=True)
+    readout = Readout(lambda pruned, dense, _: value(pruned.whole, dense.whole), compares=True)
     tokens = [sum(row.span[1] - row.span[0] for row in unit) for unit in samples.units]
 
     def terms(masks: Sequence[Mask]) -> Iterator[tuple[Mask, Sequence[float], float]]:
@@ -60,5 +60,9 @@ def between_distributions(
 
 
 def _divergence(logs: Tensor, dense: Tensor) -> Tensor:
-    # The softmax of log-probabilities equals their exponential, and the softmax kernel is faster.
-    return (dense.softmax(-1) * (dense - logs)).sum(-1)
+    return (probabilities(dense) * (dense - logs)).sum(-1)
+
+
+def probabilities(logs: Tensor) -> Tensor:
+    """The probabilities of log-probabilities, except that none is below 1e-35: denormal numbers are slow."""
+    return logs.clamp(min=-80.0).exp_()

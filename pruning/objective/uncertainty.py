@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from pruning.objective import Loss
-from pruning.objective.divergence import between_distributions
+from pruning.objective.divergence import between_distributions, probabilities
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,4 +46,4 @@ def _change(logs: Tensor, dense: Tensor) -> Tensor:
 
 
 def _entropy(logs: Tensor) -> Tensor:
-    return -(logs.softmax(-1) * logs).sum(-1)
+    return -(probabilities(logs) * logs).sum(-1)

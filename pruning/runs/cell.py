@@ -19,6 +19,7 @@ from pruning.engine.compensation import Compensation, NoCompensation
 from pruning.evaluation import Evaluation
 from pruning.models.spec import PLACING, Model
 from pruning.objective import Objective
+from pruning.search.near_ties import NearTies
 from pruning.search.racing import Racing
 
 FORMAT = 1  # version of a cell's files and of its losses; increase it if old results must not be reused
@@ -89,6 +90,7 @@ class Cell:
     forward: ForwardSettings
     share: bool
     racing: Racing
+    near_ties: NearTies
     config: Mapping[str, Any]
 
     @property
@@ -114,7 +116,9 @@ class Cell:
 
     def identity(self) -> dict[str, Any]:
         """The settings that the result of the search depends on. Files are represented by their digests."""
-        return {
+        # Results of versions without `near_ties` are found done, so the default is not part of the key.
+        ties = {} if self.near_ties == NearTies() else {"near_ties": dataclasses.asdict(self.near_ties)}
+        return ties | {
             "format": FORMAT,
             "model": self.weights(),
             "objective": settings_record(self.objective),

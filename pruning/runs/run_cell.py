@@ -26,6 +26,7 @@ from pruning.runs.tracker import Note, silent
 from pruning.search import budget
 from pruning.search.driver import Problem, Solution, solve
 from pruning.search.journal import Journal, KnownScores, Store
+from pruning.search.near_ties import FloatLoss
 
 
 def run(prepared: Prepared) -> DoneResult:
@@ -79,7 +80,8 @@ def _run(prepared: Prepared, note: Note) -> DoneResult:
     scales = cell.compensation.scales(forward, prepared.samples.rows)
     searched = forward.with_scales(scales if cell.compensation.search else None)
     losses = Calibrated(cell.objective, searched, prepared.samples)
-    solution, cost, ledger = _search(prepared, losses, known, note)
+    single = FloatLoss(losses.in_float32, Journal.open(cell.folder / trace.FLOAT32, prepared.space.n_blocks))
+    solution, cost, ledger = _search(prepared, losses, known, single, note)
     mask = solution.score.mask
     save_mask(cell, mask)
     result: DoneResult = {
@@ -105,7 +107,7 @@ def _run(prepared: Prepared, note: Note) -> DoneResult:
 
 
 def _search(
-    prepared: Prepared, losses: Calibrated, known: KnownScores, note: Note
+    prepared: Prepared, losses: Calibrated, known: KnownScores, single: FloatLoss, note: Note
 ) -> tuple[Solution, Cost, CostLedger]:
     """Run the search with a progress bar. Returns the solution, the cost, and the ledger, which is still open."""
     cell, space = prepared.cell, prepared.space
@@ -118,8 +120,8 @@ def _search(
             note(evaluations, best)
             ledger.save()
 
-        problem = Problem(cell.algo, space, cell.seed, cell.racing)
-        solution = solve(problem, losses, known, watch)
+        problem = Problem(cell.algo, space, cell.seed, cell.racing, cell.near_ties)
+        solution = solve(problem, losses, known, watch, single)
         return solution, ledger.total(), ledger
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from pruning.core.result import MarginsRecord
 from pruning.core.score import Score
 from pruning.search import budget, gates
 from pruning.search.journal import KnownScores
+from pruning.search.near_ties import FloatLoss, NearTies, Settler
 from pruning.search.racing import Racing
 from pruning.search.score_book import Losses, ScoreBook, Watch
 from pruning.search.significance import margins
@@ -34,6 +35,7 @@ class Problem:
     space: Space
     seed: int
     racing: Racing
+    near_ties: NearTies = field(default_factory=lambda: NearTies(most=0))
 
 
 @dataclass(frozen=True)
@@ -56,10 +58,15 @@ class Solution:
     margins: MarginsRecord
 
 
-def solve(problem: Problem, losses: Losses, known: KnownScores, watch: Watch) -> Solution:
-    """Search for a mask. Raises LossError if a loss is NaN or infinite; the journal keeps earlier scores."""
+def solve(
+    problem: Problem, losses: Losses, known: KnownScores, watch: Watch, single: FloatLoss | None = None
+) -> Solution:
+    """Search for a mask. If `single` is given, near ties are settled by it.
+
+    Raises LossError if a loss is NaN or infinite; the journal keeps earlier scores.
+    """
     started = time.perf_counter()
-    book = ScoreBook(losses, known, watch, problem.racing)
+    book = ScoreBook(losses, known, watch, problem.racing, Settler(problem.near_ties, single))
     before = sum(score.seconds for score in known.journal.scores.values())
     dense = book.scores([problem.space.dense])[0]
     outcome = _search(problem, book)
@@ -92,6 +99,8 @@ def _margins(winner: Score, book: ScoreBook) -> MarginsRecord:
     ]
     record = margins(winner, others, book.losses.whole.estimate)
     record["decisions"] = book.decisions[-LAST:]
+    if (near := book.settler.record()) is not None:
+        record["near_ties"] = near
     return record
 
 

@@ -14,6 +14,7 @@ from pruning.core.score import Score
 from pruning.distributed import collectives
 from pruning.objective import Loss
 from pruning.search.journal import Journal, KnownScores
+from pruning.search.near_ties import Settler
 from pruning.search.racing import Racing
 from pruning.search.significance import decision
 
@@ -43,6 +44,7 @@ class ScoreBook:
     known: KnownScores
     watch: Watch
     racing: Racing
+    settler: Settler
     asked: dict[Mask, None] = field(default_factory=dict)
     count: float = 0.0
     best: dict[int, float] = field(default_factory=dict)  # number of removed blocks -> lowest full loss
@@ -75,7 +77,10 @@ class ScoreBook:
         return [self._first(self.journal.scores[mask], wanted) for mask in masks]
 
     def answer(self, request: Ask) -> list[float]:
-        """Losses of the masks of a request, in order. If a race has ruled a mask out, its loss is infinite."""
+        """Losses of the masks of a request, in order. If a race has ruled a mask out, its loss is infinite.
+
+        If only the best masks matter, near ties are settled first; see `near_ties.py`.
+        """
         self.asked.update(dict.fromkeys(request.masks))
         self.count += len(request.masks) * self._wanted(request.samples) / self.samples
         if request.samples is not None or request.best is None:
@@ -85,7 +90,8 @@ class ScoreBook:
         out = [self.journal.scores[mask] for mask in request.masks if mask not in finished]
         if (record := decision(list(finished.values()), out, request.best, estimate)) is not None:
             self.decisions.append(record)
-        return [finished[mask].loss if mask in finished else math.inf for mask in request.masks]
+        losses = self.settler.losses(list(finished.values()), request.best)
+        return [losses.get(mask, math.inf) for mask in request.masks]
 
     def _wanted(self, samples: int | None) -> int:
         """The number of samples to score: all if None, else at least `samples` of them, with each kind included."""

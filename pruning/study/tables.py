@@ -75,12 +75,18 @@ def _row(result: DoneResult, differences: str, shown: Sequence[Show]) -> tuple[s
     return (
         name + (f"k={k}" if ratio is None else f"{ratio:g}") + differences,
         " ".join(map(str, result["mask"]["dropped"])),
-        f"{calibration['dense_loss']:.3f} -> {calibration['loss']:.3f}",
+        f"{calibration['dense_loss']:.3f} -> {calibration['loss']:.3f}{_near_tie(result)}",
         *(show(result) or "-" for show in shown),
         str(search["evaluations_asked"]),
         str(search["evaluations_paid"]),
         f"{search['seconds']:.0f}",
     )
+
+
+def _near_tie(result: DoneResult) -> str:
+    """A note if rounding may have decided between masks, so that another processor may find another mask."""
+    near = result.get("margins", {}).get("near_ties")
+    return " (near tie)" if near is not None and near["open"] else ""
 
 
 def _change(metric: str, result: DoneResult) -> str:

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from pruning.engine import logprobs
-from pruning.engine.logprobs import LIKELIHOOD, Projection, Readout, read_out
+from pruning.engine.logprobs import LIKELIHOOD, Distributions, Projection, Readout, read_out
+from pruning.objective import divergence, uncertainty
 
 
 @pytest.fixture(autouse=True)
@@ -23,13 +24,34 @@ def test_likelihoods_equal_log_softmax(dtype: torch.dtype) -> None:
     targets = torch.arange(20)
     values = read_out(LIKELIHOOD, Projection(lambda states: states, 50), logits(0, dtype), None, targets)
     expected = torch.log_softmax(logits(0, dtype).double(), -1)[torch.arange(20), targets]
-    tolerance = 1e-12 if dtype == torch.float64 else 1e-5
+    tolerance = 1e-12 if dtype == torch.float64 else 1e-6
     np.testing.assert_allclose(values, expected, rtol=tolerance, atol=tolerance)
 
 
 def test_a_comparison_sees_the_dense_model_at_the_same_position() -> None:
-    difference = Readout(lambda logs, dense, targets: (logs - dense)[:, 7] + 0 * targets, compares=True)
+    difference = Readout(lambda a, b, targets: (a.whole - b.whole)[:, 7] + 0 * targets, compares=True)
     a, b = logits(1, torch.float64), logits(2, torch.float64)
     values = read_out(difference, Projection(lambda states: states, 50), a, b, torch.arange(20))
     expected = (torch.log_softmax(a, -1) - torch.log_softmax(b, -1))[:, 7]
     np.testing.assert_allclose(values, expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("scale", [1.0, 3.0, 8.0])
+def test_a_large_vocabulary_biases_no_value(scale: float) -> None:
+    draws = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(32, 151_936, generator=draws) * scale for _ in range(2))
+    exact_a, exact_b = (torch.log_softmax(logits.double(), -1) for logits in (a, b))
+    tokens = torch.arange(32) * 4_000
+    off = Distributions(a).of(tokens) - exact_a[torch.arange(32), tokens]
+    assert off.abs().max() < 4e-7
+    assert off.mean().abs() < 1e-7
+    for value in (divergence._divergence, uncertainty._change):
+        near, exact = value(Distributions(a).whole, Distributions(b).whole), value(exact_a, exact_b)
+        np.testing.assert_allclose(
+            near.double().mean(), exact.mean(), rtol=1e-6, atol=3e-7, err_msg=value.__name__
+        )
+
+
+def test_logits_far_apart_and_infinite_ones_are_allowed() -> None:
+    logits = torch.tensor([[0.0, -200.0, 300.0, -torch.inf]])
+    np.testing.assert_allclose(Distributions(logits).whole, torch.log_softmax(logits, -1))

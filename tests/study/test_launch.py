@@ -334,7 +334,7 @@ def test_a_failing_cell_is_recorded_and_does_not_stop_the_others(
 
 
 def test_an_infinite_loss_names_the_blocks(launch: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    endless = Readout(lambda logs, _, targets: math.inf * logs.gather(-1, targets[:, None])[:, 0])
+    endless = Readout(lambda pruned, _, targets: math.inf * pruned.of(targets))
     monkeypatch.setattr("pruning.engine.forward.LIKELIHOOD", endless)
     ended = launch("k=1")
     assert ended.result()["error"]["type"] == "LossError"

@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+
+import pytest
+
+from pruning.core.errors import InputError
+from pruning.core.estimate import Estimate
+from pruning.core.mask import Mask
+from pruning.core.score import Score
+from pruning.objective import Loss
+from pruning.search.journal import Journal
+from pruning.search.near_ties import NEAR, FloatLoss, NearTies, Settler
+
+S = 8
+ROUNDING = (1, -1, 1, -1, 1, -1, 1, -1)  # the pattern in which rounding moves the terms of a mask
+MASKS = [Mask(6, (i,)) for i in range(6)]
+
+
+class Setting:
+    """Masks with given losses in half precision and in float32; every term is off by `size` through rounding."""
+
+    def __init__(self, half: Mapping[int, float], single: Mapping[int, float], size: float) -> None:
+        self.scores = [
+            Score(MASKS[i], loss, tuple(single.get(i, loss) + size * sign for sign in ROUNDING), 1.0)
+            for i, loss in half.items()
+        ]
+        self.single = {MASKS[i]: single.get(i, loss) for i, loss in half.items()}
+        self.computed: list[Mask] = []
+        self.reach = NEAR * size * math.sqrt(8 / 7) / math.sqrt(S)
+
+    def settler(self, most: int = 8, journal: Journal | None = None) -> Settler:
+        loss = Loss(Estimate((1.0,) * S, (0,) * S), self.terms)
+        return Settler(NearTies(most), FloatLoss(lambda: loss, journal or Journal(None, 6)))
+
+    def terms(self, masks: Sequence[Mask]) -> Iterator[tuple[Mask, Sequence[float], float]]:
+        for mask in masks:
+            self.computed.append(mask)
+            yield mask, [self.single[mask]] * S, 1.0
+
+
+def best(losses: Mapping[Mask, float], count: int) -> set[Mask]:
+    return set(sorted(losses, key=losses.__getitem__)[:count])
+
+
+def test_a_clear_decision_costs_one_mask_and_changes_nothing() -> None:
+    setting = Setting({0: 1.0, 1: 2.0, 2: 3.0}, {}, 0.01)
+    settler = setting.settler()
+    assert settler.losses(setting.scores, 1) == {MASKS[0]: 1.0, MASKS[1]: 2.0, MASKS[2]: 3.0}
+    assert setting.computed == [MASKS[0]]
+    assert settler.record() == {
+        "settled": 0,
+        "changed": 0,
+        "open": 0,
+        "rounding": pytest.approx(setting.reach / NEAR),
+    }
+
+
+def test_near_masks_are_put_in_the_order_of_their_float32_losses() -> None:
+    setting = Setting({0: 1.0, 1: 1.01, 2: 3.0}, {0: 1.02, 1: 1.0}, 0.02)
+    settler = setting.settler()
+    assert settler.losses(setting.scores, 1) == {MASKS[0]: 1.01, MASKS[1]: 1.0, MASKS[2]: 3.0}
+    assert set(setting.computed) == {MASKS[0], MASKS[1]}
+    record = settler.record()
+    assert record is not None
+    assert (record["settled"], record["changed"], record["open"]) == (1, 1, 0)
+
+
+def test_losses_that_rounding_cannot_swap_are_left_alone() -> None:
+    probe = Setting({0: 1.0, 1: 2.0}, {}, 0.1)
+    for gap, computed in ((probe.reach * 1.01, 1), (probe.reach * 0.99, 2)):
+        setting = Setting({0: 1.0, 1: 1.0 + gap}, {0: 5.0, 1: 4.0}, 0.1)
+        setting.settler().losses(setting.scores, 1)
+        assert len(setting.computed) == computed, gap
+
+
+def test_two_processors_choose_the_same_masks() -> None:
+    exact = {0: 1.0, 1: 1.004, 2: 1.008, 3: 1.012, 4: 1.2, 5: 1.3}
+    found = []
+    for shift in (0.006, -0.006):
+        half = {i: loss + shift * (-1) ** i for i, loss in exact.items()}
+        setting = Setting(half, exact, 0.02)
+        losses = setting.settler().losses(setting.scores, 2)
+        found.append(best(losses, 2))
+        assert sorted(losses.values()) == sorted(half.values())
+    assert found == [{MASKS[0], MASKS[1]}] * 2
+
+
+def test_too_many_near_masks_leave_the_decision_open_and_its_cost_bounded() -> None:
+    setting = Setting(dict.fromkeys(range(6), 1.0), {i: 2.0 - i for i in range(6)}, 0.1)
+    settler = setting.settler(most=3)
+    settler.losses(setting.scores, 2)
+    assert len(setting.computed) <= 3
+    record = settler.record()
+    assert record is not None
+    assert record["open"] == 1
+
+
+def test_a_choice_of_all_masks_or_without_float32_costs_nothing() -> None:
+    setting = Setting({0: 1.0, 1: 1.0}, {}, 0.1)
+    losses = {MASKS[0]: 1.0, MASKS[1]: 1.0}
+    assert setting.settler().losses(setting.scores, 2) == losses
+    assert setting.settler(most=0).losses(setting.scores, 1) == losses
+    without = Settler(NearTies(), FloatLoss(lambda: None, Journal(None, 6)))
+    assert without.losses(setting.scores, 1) == losses
+    assert without.record() is None
+    assert not setting.computed
+
+
+def test_a_stopped_search_computes_no_float32_loss_again() -> None:
+    setting, journal = Setting({0: 1.0, 1: 1.01}, {0: 1.02, 1: 1.0}, 0.02), Journal(None, 6)
+    first = setting.settler(journal=journal).losses(setting.scores, 1)
+    assert setting.settler(journal=journal).losses(setting.scores, 1) == first
+    assert len(setting.computed) == 2
+
+
+@pytest.mark.parametrize("most", [-1, 1])
+def test_a_useless_number_of_masks_is_refused(most: int) -> None:
+    with pytest.raises(InputError, match=f"near_ties.most={most} cannot settle a tie"):
+        NearTies(most).check()
