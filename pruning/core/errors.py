@@ -7,6 +7,8 @@ Any other error makes one cell fail: the error is recorded in that cell's result
 from __future__ import annotations
 
 import difflib
+import os
+import re
 from collections.abc import Iterable, Sequence
 
 
@@ -52,6 +54,17 @@ class BusyError(PruningError):
 
 class RankError(PruningError):
     """Several processes run this cell together, and another of them has ended or does not answer."""
+
+
+def os_error(error: BaseException) -> OSError | None:
+    """The error of the operating system in an exception; None if there is none.
+
+    Libraries written in Rust (safetensors, tokenizers) raise exceptions of their own, which name its number.
+    """
+    if isinstance(error, OSError):
+        return error
+    number = re.search(r"\(os error (\d+)\)", str(error))
+    return OSError(int(number[1]), os.strerror(int(number[1]))) if number else None
 
 
 def first_line(error: BaseException) -> str:
