@@ -1,9 +1,9 @@
 """Temporary files and folders beside their target; what a kill leaves behind is removed by the next writer.
 
 A temporary name is `.NAME.part-MACHINE-RANDOM`. The process that creates it holds a lock (flock): on the file itself,
-or, for a folder, on the file of the same name with `.lock` added. When the process ends, even by a kill, the operating
-system releases the lock. MACHINE identifies the running operating system. A lock of another machine is not visible on every
-shared file system, so what another machine made is kept for a week.
+or, for a folder, on the file of the same name with `.lock` added. When the process ends, even by a kill, the
+operating system releases the lock. MACHINE identifies the running operating system. Some shared file systems do not
+show the locks of another machine, so what another machine made is removed only after a week.
 """
 
 from __future__ import annotations

@@ -6,7 +6,6 @@ checked against a SHA-256 and kept in the user's cache folder, or in the folder 
 
 from __future__ import annotations
 
-import errno
 import importlib.util
 import logging
 import os
@@ -23,17 +22,12 @@ from typing import IO
 import platformdirs
 from filelock import FileLock
 
-from pruning.core.errors import DamagedError, InputError, UnreachableError, os_error
+from pruning.core.errors import DamagedError, InputError, UnreachableError, unwritable
 from pruning.core.hashing import file_sha256
 from pruning.core.publish import staged
 from pruning.core.temporary import sweep
 
 log = logging.getLogger(__name__)
-
-UNWRITABLE = {
-    getattr(errno, name)
-    for name in ("EACCES", "EPERM", "EROFS", "ENOSPC", "EDQUOT", "ENOTDIR", "EEXIST", "ENOENT")
-}
 
 
 @dataclass(frozen=True)
@@ -75,10 +69,10 @@ def cache_errors() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if (cause := os_error(error)) is None or cause.errno not in UNWRITABLE:
+        if (reason := unwritable(error)) is None:
             raise
         raise InputError(
-            f"the cache folder {cache_folder()} cannot be written ({cause.strerror}): make it writable, free some "
+            f"the cache folder {cache_folder()} cannot be written ({reason}): make it writable, free some "
             "space, or name another folder in the environment variable DEPTH_PRUNING_CACHE."
         ) from error
 
