@@ -56,8 +56,8 @@ def check_same(out: Path, earlier: EarlierExport | None, wanted: Mapping[str, An
         return
     if other := [name for name, value in wanted.items() if earlier.record.get(name) != value]:
         raise InputError(
-            f"{out} holds another export {' and another '.join(other)}: choose another directory, or "
-            "replace it with `python -m pruning.export`, with force=true."
+            f"{out} holds another export (of another {' and another '.join(other)}): choose another directory, or "
+            "let `python -m pruning.export` replace it, with force=true."
         )
 
 

@@ -59,7 +59,8 @@ def export(wanted: Request) -> Facts:
     """Write the directory `wanted.out`. An earlier export is replaced in the last step, and kept if a step fails.
 
     If the request cannot be met, raises InputError, UnreachableError or UnskippableError before anything is written.
-    If the disk is full, raises InputError and leaves nothing behind. Raises MismatchError if the written model does not equal the masked model.
+    If the disk is full, raises InputError and leaves nothing behind. Raises MismatchError if the written model does
+    not equal the masked model.
     """
     from pruning.export import verify
     from pruning.export.plan import plan_cut, write_config
@@ -103,10 +104,9 @@ def _identity(wanted: Request, cut: Cut) -> dict[str, Any]:
     settings = cut.source.settings
     revision = checkpoint.revision(settings, cut.source)  # the source's configuration names the commit
     weights = {"source": settings.source, "revision": revision}
-    return {
-        "mask": wanted.mask.to_json(),
-        "model": weights | ({"path": settings.path} if settings.source == "hub" else {}),
-    }
+    if settings.source == "hub":
+        weights["path"] = settings.path
+    return {"mask": wanted.mask.to_json(), "model": weights}
 
 
 def _facts(wanted: Request, cut: Cut, proof: str) -> Facts:
