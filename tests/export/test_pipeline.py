@@ -272,7 +272,7 @@ def test_the_model_that_is_cut_is_never_replaced(model_folder: Path, tmp_path: P
     inner = Request(
         spec.Model("tiny", "local", str(tmp_path / "out" / "dense")), Mask(6, (1,)), tmp_path / "out"
     )
-    with pytest.raises(InputError, match="holds config.json, dense, .* and no export of this version"):
+    with pytest.raises(InputError, match=r"holds config\.json, dense, .* and no export of this version"):
         export(replace(inner, force=True))
     export(replace(inner, out=tmp_path / "again", verify=False))
     smaller = spec.Model("t", "local", str(tmp_path / "again"))
