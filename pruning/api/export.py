@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 
 from pruning.api.model import PrunableModel
 from pruning.core.mask import Mask
+from pruning.export.output_dir import check_target, directory, staging_directory
 from pruning.export.pipeline import export
 from pruning.export.request import Request
 from pruning.models.spec import Model
@@ -19,16 +19,18 @@ def export_model(
     """Write a directory that `from_pretrained` loads, with a model card; returns the directory's path.
 
     Unless `verify` is False, the written model is loaded, and its logits must equal those of the masked model bit
-    for bit. If the directory holds an export of another mask, it is replaced only with `force`. A wrapped model is
-    first written to a temporary folder, because an export copies weights from files. Raises InputError if the
-    directory cannot be used, and MismatchError if the written model does not equal the masked model.
+    for bit. If the directory holds an export of another model or mask, it is replaced only with `force`. If it holds
+    anything else, or a changed file, it is never replaced. A wrapped model is first written to a hidden folder beside
+    the directory, because an export copies weights from files. Raises InputError if the directory cannot be used, and
+    MismatchError if the written model does not equal the masked model.
     """
-    target = Path(out).expanduser().resolve()
+    target = directory(out)
     with ExitStack() as stack:
         settings, in_memory = model.settings, None
         if settings is None:
-            scratch = stack.enter_context(tempfile.TemporaryDirectory())
-            settings, in_memory = _saved(model, Path(scratch) / model.name), model.name
+            check_target(target)
+            scratch = stack.enter_context(staging_directory(target))
+            settings, in_memory = _saved(model, scratch / model.name), model.name
         export(Request(settings, mask, target, force=force, verify=verify, in_memory=in_memory))
     return target
 

@@ -82,8 +82,8 @@ def cell_of(config: DictConfig, choices: Mapping[str, Any]) -> Cell:
         protect=Protect(**plain["protect"]),
         seed=config.seed,
         study=config.study,
-        results=Path(config.paths.results).expanduser().resolve(),
-        export=None if config.export is None else Path(config.export).expanduser().resolve(),
+        results=_folder("paths.results", config.paths.results),
+        export=None if config.export is None else _folder("export", config.export),
         forward=ForwardSettings(**plain["forward"]),
         share=config.scores.share,
         racing=Racing(**plain["racing"]),
@@ -150,6 +150,16 @@ def _check_calibration(cell: Cell) -> None:
         )
 
 
+def _folder(setting: str, path: str) -> Path:
+    """The absolute path of a folder. Raises InputError if the setting is empty or there can be no such path."""
+    if not path.strip():
+        raise InputError(f"{setting} is empty: give a folder, {setting}=DIR, or leave it out.")
+    try:
+        return Path(path).expanduser().resolve()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise InputError(f"{setting}={path} is no folder ({error}): give another.") from error
+
+
 def _check_top(plain: dict[Any, Any]) -> None:
     """Raise InputError for unknown top-level settings, and for invalid values of the right type."""
     known = [item.name for item in dataclasses.fields(Config)]
@@ -161,8 +171,6 @@ def _check_top(plain: dict[Any, Any]) -> None:
         )
     if plain["seed"] < 0:
         raise InputError(f"seed={plain['seed']} is negative: choose 0 or more.")
-    if not plain["paths"]["results"]:
-        raise InputError("paths.results is empty: give a folder.")
     ForwardSettings(**plain["forward"]).check()
     Racing(**plain["racing"]).check()
     NearTies(**plain.get("near_ties", {})).check()

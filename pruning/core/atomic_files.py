@@ -8,10 +8,12 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from pruning.core.errors import DamagedError, InputError
+from pruning.core.temporary import sweep, temporary_file
 from pruning.core.units import MEBIBYTE
 
 
@@ -23,17 +25,19 @@ def write_text(path: Path, text: str) -> None:
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a binary file atomically, as `write_text` does."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    _sweep_once(path.parent.absolute())
+    with temporary_file(path) as (stream, temporary):
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+
+
+@lru_cache(maxsize=1024)
+def _sweep_once(folder: Path) -> None:
+    """Remove what killed processes left in a folder, when this process first writes there."""
+    sweep(folder)
 
 
 def write_json(path: Path, data: Any) -> None:

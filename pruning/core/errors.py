@@ -7,6 +7,9 @@ Any other error makes one cell fail: the error is recorded in that cell's result
 from __future__ import annotations
 
 import difflib
+import errno
+import os
+import re
 from collections.abc import Iterable, Sequence
 
 
@@ -52,6 +55,26 @@ class BusyError(PruningError):
 
 class RankError(PruningError):
     """Several processes run this cell together, and another of them has ended or does not answer."""
+
+
+UNWRITABLE = (
+    *("EACCES", "EPERM", "EROFS", "ENOSPC", "EDQUOT", "EFBIG", "EIO", "EBUSY", "EXDEV"),
+    *("ENOENT", "ENOTDIR", "EEXIST", "ENOTEMPTY", "ENAMETOOLONG"),
+)
+
+
+def unwritable(error: BaseException) -> str | None:
+    """Why a file could not be written, such as `No space left on device`; None if the error has another cause.
+
+    Libraries written in Rust (safetensors, tokenizers) raise exceptions of their own, which name the error's number.
+    """
+    if isinstance(error, PruningError):
+        return None
+    match = re.search(r"\(os error (\d+)\)", str(error))
+    number = error.errno if isinstance(error, OSError) else int(match[1]) if match else None
+    if number is None or errno.errorcode.get(number) not in UNWRITABLE:
+        return None
+    return os.strerror(number)
 
 
 def first_line(error: BaseException) -> str:

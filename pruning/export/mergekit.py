@@ -8,18 +8,20 @@ import yaml
 
 from pruning.core.mask import Mask
 from pruning.export.model_card import Facts
+from pruning.export.portable import one_line
 
 
 def mergekit(facts: Facts) -> str:
     """A passthrough configuration for mergekit that makes the same cut as the export; layer ranges are half-open."""
     slices = [
-        {"sources": [{"model": facts.origin, "layer_range": [start, end]}]}
-        for start, end in ranges(facts.mask)
+        {"sources": [{"model": facts.base, "layer_range": [start, end]}]} for start, end in ranges(facts.mask)
     ]
     notes = [
         "# The same cut with mergekit: mergekit-yaml mergekit.yaml OUT",
-        f"# The weights of this export come from {facts.source}.",
+        f"# The weights of this export come from {one_line(facts.source)}.",
     ]
+    if not facts.base.count("/"):
+        notes.append("# Give the directory of the original model in place of its name.")
     if facts.hybrid:
         notes.append(
             "# mergekit does not change config.layer_types: copy config.json from here, or the result is wrong."

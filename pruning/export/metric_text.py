@@ -10,6 +10,7 @@ from pruning.core.metric_names import error_of, metrics_among
 from pruning.core.nested import leaves
 from pruning.core.result import DoneResult, SpeedRecord, SpreadRecord
 from pruning.core.units import bytes_text
+from pruning.export.portable import code, escaped, portable
 
 Timed = Literal["prefill_per_second", "decode_per_second", "first_token_seconds"]
 Ratio = Literal["prefill", "decode", "first_token"]
@@ -56,28 +57,32 @@ def measured_section(result: DoneResult | None) -> Iterator[str]:
     if plain is not None:
         lines = ["| metric | dense | pruned | without compensation |", "|---|---|---|---|"]
     more = [f" {number(name, plain)} |" if plain is not None else "" for name, _, _ in rows]
-    lines += [f"| {name} | {a} | {b} |{extra}" for (name, a, b), extra in zip(rows, more, strict=True)]
+    lines += [
+        f"| {escaped(name)} | {a} | {b} |{extra}" for (name, a, b), extra in zip(rows, more, strict=True)
+    ]
     yield "\n".join(lines)
     yield (
         "Values with their standard errors over samples, if they have any. Both models were measured in "
         f"{result['model']['dtype']} by one program on the same data. "
         + _overlap(evaluation.get("overlap", {}))
     )
-    yield "\n".join(f"- `{name}`: {_how(name, evaluation)}" for name, _, _ in rows)
+    yield "\n".join(f"- {code(name)}: {_how(name, evaluation)}" for name, _, _ in rows)
 
 
 def _overlap(shared: Mapping[str, int]) -> str:
     if not shared:
         return "The search did not use these data."
-    pieces = ", ".join(f"{count} with {name}" for name, count in shared.items())
+    pieces = ", ".join(f"{count} with {escaped(name)}" for name, count in shared.items())
     return f"The calibration data share pieces with these data ({pieces}), so the values favour the mask."
 
 
 def _how(name: str, evaluation: Mapping[str, Any]) -> str:
     """How a metric was measured: the recorded settings of its evaluation, and the digest of its data."""
-    how = dict(leaves(evaluation.get("how", {}).get(name, {})))
+    how = dict(leaves(portable(evaluation.get("how", {}).get(name, {}))))
     parts = [
-        f"{key} {json.dumps(value, ensure_ascii=False)}" for key, value in how.items() if value is not None
+        f"{escaped(key)} {code(json.dumps(value, ensure_ascii=False))}"
+        for key, value in how.items()
+        if value is not None
     ]
     if (digest := evaluation.get("data", {}).get(name)) is not None:
         parts.append(f"SHA-256 `{digest[:16]}`")
@@ -97,8 +102,8 @@ def speed_section(speed: SpeedRecord) -> Iterator[str]:
             lines.append(f"| {shape} | peak memory | {bytes_text(a)} | {bytes_text(b)} | {b / a:.2f}x |")
     yield "\n".join(lines)
     yield (
-        f"On {speed['device']}, in {speed['dtype']}, with a cache: medians of {speed['repeats']} repeats with their "
-        f"quartiles, after {speed['warmup']} warm-up runs. The two models alternate; each run generates "
+        f"On {escaped(speed['device'])}, in {speed['dtype']}, with a cache: medians of {speed['repeats']} repeats "
+        f"with their quartiles, after {speed['warmup']} warm-up runs. The two models alternate; each run generates "
         f"{speed['runs'][0]['new_tokens']} tokens."
     )
 

@@ -12,6 +12,7 @@ from pruning.core.metric_names import label_of
 from pruning.core.result import DoneResult
 from pruning.core.units import bytes_text
 from pruning.export import metric_text
+from pruning.export.portable import code, code_block, escaped, portable
 
 # Hub names and licences of the models that Python packages contain as GGUF files.
 PACKAGED = {
@@ -35,14 +36,13 @@ class Sizes:
 class Facts:
     """The content of a card. `result` is the result of the cell, or None if the mask comes from elsewhere.
 
-    `base` is the hub name of the original model, or the name of its directory; `origin` is the model that mergekit
-    reads; `source` describes where the weights came from. `commands` reproduce the export; `proof` describes how the
-    export was checked; `hybrid` is True if the blocks have more than one kind of attention.
+    `base` is the hub name of the original model, or the name of its directory; `source` describes where the weights
+    came from. `commands` reproduce the export; `proof` describes how the export was checked; `hybrid` is True if the
+    blocks have more than one kind of attention.
     """
 
     name: str
     base: str
-    origin: str
     source: str
     dtype: str
     hybrid: bool
@@ -90,10 +90,10 @@ def _licence(facts: Facts) -> dict[str, Any]:
 
 def _sections(facts: Facts) -> Iterator[str]:
     mask, sizes = facts.mask, facts.sizes
-    yield f"# {facts.name}"
+    yield f"# {escaped(facts.name)}"
     yield (
-        f"{facts.base} without {len(mask.dropped)} of its {mask.n_blocks} transformer blocks. The remaining blocks "
-        "are unchanged and nothing was trained afterwards." + _compensation(facts)
+        f"This is {escaped(facts.base)} without {len(mask.dropped)} of its {mask.n_blocks} transformer blocks. The "
+        "remaining blocks are unchanged and nothing was trained afterwards." + _compensation(facts)
     )
     yield (
         "| | before | after |\n|---|---|---|\n"
@@ -110,7 +110,9 @@ def _sections(facts: Facts) -> Iterator[str]:
     yield from _chosen(facts.result)
     yield from _measured(facts.result)
     yield f"## How it was checked\n\n{facts.proof[0].upper()}{facts.proof[1:]}."
-    yield "## How to make it again\n\n```\n" + "\n".join(facts.commands) + "\n```"
+    yield "## How to make it again\n\n" + code_block("\n".join(facts.commands))
+    if not facts.base.count("/"):
+        yield "Paths are shortened to their last part: give those of your machine."
     yield f"Source of the weights: {facts.source}."
 
 
@@ -133,13 +135,18 @@ def _chosen(result: DoneResult | None) -> Iterator[str]:
         return
     calibration, search = result["calibration"], result["search"]
     yield (
-        f"By the search `{search['algo']}` with the objective `{calibration['objective']}`, whose loss went from "
-        f"{calibration['dense_loss']:.4f} to {calibration['loss']:.4f} on the calibration data: "
+        f"By the search {code(search['algo'])} with the objective {code(calibration['objective'])}, whose loss went "
+        f"from {calibration['dense_loss']:.4f} to {calibration['loss']:.4f} on the calibration data: "
         f"{calibration['samples']} samples"
         + (f" of {calibration['length']} tokens" if calibration.get("length") else "")
-        + f" of {calibration['source']}, seed {calibration['seed']}, SHA-256 `{calibration['sha256'][:16]}`. "
-        f"Cell `{result['cell']}`."
+        + f" of {_source(calibration['source'])}, seed {calibration['seed']}, "
+        f"SHA-256 `{calibration['sha256'][:16]}`. Cell {code(result['cell'])}."
     )
+
+
+def _source(name: str) -> str:
+    """The names of the calibration's sources; of a file, the last part of the path."""
+    return escaped(" + ".join(map(portable, name.split(" + "))))
 
 
 def _measured(result: DoneResult | None) -> Iterator[str]:

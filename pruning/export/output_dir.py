@@ -1,50 +1,95 @@
-"""The output directory of an export: when it may be replaced, and how to replace it in one step."""
+"""The output directory of an export: what it may replace, and how to replace it in one step."""
 
 from __future__ import annotations
 
+import os
 import shutil
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from pruning.core import atomic_files
-from pruning.core.errors import InputError
-from pruning.core.mask import Mask
+from pruning.core import publish
+from pruning.core.errors import InputError, unwritable
 from pruning.core.publish import staged
+from pruning.core.temporary import sweep
 from pruning.core.units import bytes_text
+from pruning.export.manifest import EarlierExport, earlier_export, stamps
+from pruning.runs.cell import Cell
 
-RECORD = "depth_pruning.json"
 
-
-def check_target(
-    out: Path,
-    cell: str | None = None,
-    mask: Mask | None = None,
-    model: str | None = None,
-    force: bool = False,
-) -> None:
-    """Raise InputError unless a directory is new, empty, or an earlier export that this one may replace.
-
-    An export may replace an earlier export of the same cell, or of the same mask and model. With `force`, it may
-    replace any directory that holds a model. Before a search there is no mask yet, so only the cell's key counts.
-    """
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return
-    if not out.is_dir():
-        raise InputError(f"{out} is a file: give a directory.")
-    record = atomic_files.read_json(out / RECORD) if (out / RECORD).is_file() else {}
-    if cell is not None and record.get("cell") == cell:
-        return
-    if mask is not None and record.get("mask") == mask.to_json() and record["model"]["name"] == model:
-        return
-    if not force:
-        what = "holds another export" if record else "is not empty"
+def directory(out: str | Path) -> Path:
+    """The absolute path of an output directory; links are followed. Raises InputError if there is no such path."""
+    if not str(out).strip() or str(out) == ".":
         raise InputError(
-            f"{out} {what}: choose another directory, or let `python -m pruning.export` replace it, "
-            "with force=true."
+            f"the directory for the smaller model is '{out}': give a new directory, such as smaller."
         )
-    if not (out / "config.json").is_file():
-        raise InputError(f"{out} holds no model: even force=true replaces directories of models only.")
+    try:
+        return Path(out).expanduser().resolve()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise InputError(f"{out} is no directory ({error}): choose another directory.") from error
+
+
+def check_target(out: Path) -> EarlierExport | None:
+    """The earlier export that an export to `out` would replace; None if `out` is new or empty.
+
+    Raises InputError if `out` cannot be written, or holds anything but unchanged files of an earlier export.
+    """
+    try:
+        sweep(out.parent)  # this can put back an export whose replacement was killed
+        _check_writable(out)
+        if not out.exists():
+            return None
+        if os.path.ismount(out):
+            raise InputError(f"{out} is a mount point, which cannot be replaced: give a directory in it.")
+        return earlier_export(out)
+    except OSError as error:
+        raise InputError(
+            f"{out} cannot be used for an export ({error.strerror}): choose another directory."
+        ) from error
+
+
+def check_same(out: Path, earlier: EarlierExport | None, wanted: Mapping[str, Any], force: bool) -> None:
+    """Raise InputError if an earlier export differs in `wanted`, its mask and model; with `force`, do nothing."""
+    if earlier is None or force:
+        return
+    if other := [name for name, value in wanted.items() if earlier.record.get(name) != value]:
+        raise InputError(
+            f"{out} holds another export (of another {' and another '.join(other)}): choose another directory, or "
+            "let `python -m pruning.export` replace it, with force=true."
+        )
+
+
+def check_before_search(cell: Cell) -> None:
+    """Raise InputError if the smaller model of a cell cannot be written to the directory that the cell names.
+
+    Before the search the mask is unknown, so an earlier export may be replaced only if the same cell made it, or if
+    the cell is finished and has the mask of the export.
+    """
+    out = cell.export
+    assert out is not None
+    if cell.results.is_relative_to(out):
+        raise InputError(
+            f"export={out} contains the results folder {cell.results}: choose another directory."
+        )
+    earlier = check_target(out)
+    if earlier is not None and earlier.record.get("cell") != cell.key:
+        result = cell.result()
+        mask = result["mask"] if result is not None and result["status"] == "done" else "not known yet"
+        check_same(out, earlier, {"mask": mask}, force=False)
+
+
+def _check_writable(out: Path) -> None:
+    """Raise InputError if `out` is a file, or OSError if no directory can be created or replaced there."""
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out} is a file: give a directory.")
+    for folder in (
+        next(parent for parent in out.parents if parent.exists()),
+        *([out] if out.exists() else []),
+    ):
+        with tempfile.TemporaryFile(dir=folder):
+            pass
 
 
 def check_space(out: Path, needed: int) -> None:
@@ -65,13 +110,29 @@ def check_space(out: Path, needed: int) -> None:
 def staging_directory(out: Path) -> Iterator[Path]:
     """Yield a new hidden directory beside `out`; it is removed afterwards unless it was published.
 
-    Raises InputError if it cannot be created.
+    Raises InputError if it cannot be created or filled, for example because the disk is full.
     """
-    with ExitStack() as stack:
-        try:
-            partial = stack.enter_context(staged(out))
-        except OSError as error:
-            raise InputError(
-                f"{out} cannot be written ({error.strerror}): choose another directory."
-            ) from error
-        yield partial
+    try:
+        with staged(out) as partial:
+            yield partial
+    except Exception as error:
+        if (reason := unwritable(error)) is None:
+            raise
+        raise InputError(
+            f"{out} cannot be written ({reason}), and nothing was changed: free some space, or choose another "
+            "directory."
+        ) from error
+
+
+def put_in_place(
+    partial: Path, out: Path, earlier: EarlierExport | None, check: Callable[[EarlierExport | None], None]
+) -> None:
+    """Rename a complete export to `out`, which replaces `earlier`, the export that was there at the start.
+
+    If `out` has changed meanwhile, it is checked again. `check` raises InputError if what is there must stay.
+    """
+    if (stamps(out) if out.exists() else {}) != ({} if earlier is None else earlier.stamps):
+        earlier = check_target(out)
+        check(earlier)
+    expected = {} if earlier is None else earlier.stamps
+    publish.replace(partial, out, lambda folder: stamps(folder) == expected)

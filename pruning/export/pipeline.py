@@ -14,7 +14,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pruning.core import atomic_files, publish
 from pruning.core.errors import (
     DamagedError,
     InputError,
@@ -28,9 +27,20 @@ from pruning.core.result import DoneResult
 from pruning.core.threads import let_threads_wait
 from pruning.core.units import bytes_text
 from pruning.export import metric_text, model_card, request
+from pruning.export.manifest import write_record
 from pruning.export.mergekit import mergekit
 from pruning.export.model_card import Facts
-from pruning.export.output_dir import RECORD, check_space, check_target, staging_directory
+from pruning.export.output_dir import (
+    check_same,
+    check_space,
+    check_target,
+    put_in_place,
+    staging_directory,
+)
+from pruning.export.output_dir import (
+    directory as output_directory,
+)
+from pruning.export.portable import portable
 from pruning.export.request import Request
 from pruning.models import checkpoint, directory, spec
 from pruning.models.packaged import PACKAGED
@@ -40,25 +50,27 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1
 BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
 INPUT_ERRORS = (InputError, UnreachableError, UnskippableError, DamagedError)
 UNPROVEN = "not compared with the masked model (verify=false)"
 
 
 def export(wanted: Request) -> Facts:
-    """Write the directory `wanted.out`. Its earlier content is replaced in the last step, and kept if a step fails.
+    """Write the directory `wanted.out`. An earlier export is replaced in the last step, and kept if a step fails.
 
     If the request cannot be met, raises InputError, UnreachableError or UnskippableError before anything is written.
-    Raises MismatchError if the written model does not equal the masked model.
+    If the disk is full, raises InputError and leaves nothing behind. Raises MismatchError if the written model does
+    not equal the masked model.
     """
     from pruning.export import verify
     from pruning.export.plan import plan_cut, write_config
     from pruning.export.shard_writer import write_shards
     from pruning.export.tensor_reader import Loaded
 
-    check_target(wanted.out, wanted.cell, wanted.mask, wanted.model.name, wanted.force)
+    earlier = check_target(wanted.out)
     cut = plan_cut(wanted)
+    identity = _identity(wanted, cut)
+    check_same(wanted.out, earlier, identity, wanted.force)
     check_space(wanted.out, cut.sizes.bytes)
     wanted = dataclasses.replace(wanted, model=cut.source.settings)
     model, proof = None, UNPROVEN
@@ -71,7 +83,7 @@ def export(wanted: Request) -> Facts:
         model = None  # not needed any more
     with staging_directory(wanted.out) as partial:
         log.info("writing %s", bytes_text(cut.sizes.bytes))
-        write_shards(tensors, cut.plan, partial, wanted.max_shard_size)
+        digests = write_shards(tensors, cut.plan, partial, wanted.max_shard_size)
         cut.source.copy_beside(partial, model)
         write_config(cut.config, partial)
         del tensors, model
@@ -79,9 +91,22 @@ def export(wanted: Request) -> Facts:
             log.info("reloading and comparing")
             proof = str(verify.compare_export(partial, goal, wanted.model, exact=wanted.scales is None))
         facts = _facts(wanted, cut, proof)
-        _write_record(wanted, facts, partial)
-        publish.replace(partial, wanted.out)
+        _write_texts(facts, partial)
+        write_record(partial, {**_record(wanted, facts), **identity}, digests)
+        put_in_place(
+            partial, wanted.out, earlier, lambda now: check_same(wanted.out, now, identity, wanted.force)
+        )
     return facts
+
+
+def _identity(wanted: Request, cut: Cut) -> dict[str, Any]:
+    """What an earlier export must share with this one to be replaced: the mask, and the weights that are cut."""
+    settings = cut.source.settings
+    revision = checkpoint.revision(settings, cut.source)  # the source's configuration names the commit
+    weights = {"source": settings.source, "revision": revision}
+    if settings.source == "hub":
+        weights["path"] = settings.path
+    return {"mask": wanted.mask.to_json(), "model": weights}
 
 
 def _facts(wanted: Request, cut: Cut, proof: str) -> Facts:
@@ -94,7 +119,6 @@ def _facts(wanted: Request, cut: Cut, proof: str) -> Facts:
     return Facts(
         name=f"{base.rpartition('/')[2]}-{len(mask.kept)}-of-{mask.n_blocks}-blocks",
         base=base,
-        origin=settings.path if settings.source == "local" and wanted.in_memory is None else base,
         source=_source(settings) if wanted.in_memory is None else "a model in memory",
         dtype=settings.dtype,
         hybrid=len(set(getattr(text, "layer_types", None) or ())) > 1,
@@ -123,7 +147,7 @@ def _commands(wanted: Request) -> list[str]:
 
     from pruning.hydra_app.replay_command import launch_words
 
-    model = {CLASS: "Model", **dataclasses.asdict(wanted.model)}
+    model = {CLASS: "Model", **portable(dataclasses.asdict(wanted.model))}
     drop = ",".join(map(str, wanted.mask.dropped))
     if wanted.in_memory is not None:
         return [f"pruning.export_model(model, {wanted.mask!r}, DIR)  # in Python"]
@@ -131,7 +155,9 @@ def _commands(wanted: Request) -> list[str]:
     cut = [shlex.join(words)] if wanted.scales is None else []
     if wanted.result is None:
         return cut
-    launches = [["python", "launch.py", *launch_words(config)] for config in _evaluated(wanted.result)]
+    launches = [
+        ["python", "launch.py", *launch_words(portable(config))] for config in _evaluated(wanted.result)
+    ]
     return [*map(shlex.join, launches[:-1]), shlex.join([*launches[-1], "export=DIR"]), *cut]
 
 
@@ -143,20 +169,20 @@ def _evaluated(result: DoneResult) -> list[Mapping[str, Any]]:
     return [{**config, "eval": evaluation} for evaluation in reversed(distinct.values())]
 
 
-def _write_record(wanted: Request, facts: Facts, folder: Path) -> None:
-    """Write the card, the mergekit file, and the record by which a later export identifies this one."""
+def _write_texts(facts: Facts, folder: Path) -> None:
     (folder / "README.md").write_text(model_card.model_card(facts), encoding="utf-8")
     (folder / "mergekit.yaml").write_text(mergekit(facts), encoding="utf-8")
-    record = {
-        "format": FORMAT,
-        "mask": wanted.mask.to_json(),
+
+
+def _record(wanted: Request, facts: Facts) -> dict[str, Any]:
+    """What the record says about the export, besides its identity."""
+    return {
         "cell": wanted.cell,
-        "model": dataclasses.asdict(wanted.model) | {"path": facts.base},
+        "settings": portable(dataclasses.asdict(wanted.model) | {"path": facts.base}),
         "scales": None if wanted.scales is None else list(wanted.scales),
         "sizes": dataclasses.asdict(facts.sizes),
         "proof": facts.proof,
     }
-    atomic_files.write_json(folder / RECORD, record)
 
 
 def summary(facts: Facts, out: Path) -> str:
@@ -178,7 +204,7 @@ def summary(facts: Facts, out: Path) -> str:
 
 def export_cell(folder: Path, out: Path) -> str:
     """Export a finished cell; returns the three lines of `summary`. Raises as `export` does."""
-    wanted = request.of_cell(folder, out.expanduser().resolve())
+    wanted = request.of_cell(folder, output_directory(out))
     return summary(export(wanted), wanted.out)
 
 

@@ -73,6 +73,8 @@ def _check_request(wanted: Request, source: source_model.SourceModel) -> None:
             "give the model that the mask was made for (model=NAME)."
         )
     if not mask.dropped or not mask.kept:
+        if count == 1:
+            raise InputError(f"model {wanted.model.name} has one block, so no block can be removed.")
         raise InputError(
             f"{len(mask.dropped)} of {count} blocks removed leaves nothing to export: drop 1 to {count - 1}."
         )

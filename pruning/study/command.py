@@ -98,10 +98,9 @@ def _check_export(cells: Sequence[Cell]) -> None:
             f"export=DIR is for one cell, and this command asks for {len(cells)}: export finished cells one by one "
             "with `python -m pruning.export CELL out=DIR`."
         )
-    from pruning.export.output_dir import check_target
+    from pruning.export.output_dir import check_before_search
 
-    assert cells[0].export is not None
-    check_target(cells[0].export, cells[0].key)
+    collectives.on_first(lambda: check_before_search(cells[0]))
 
 
 def _export(cells: Sequence[Cell], outcome: Outcome) -> None:

@@ -52,6 +52,6 @@ def test_a_replacement_that_fails_puts_the_old_directory_back(
 
         monkeypatch.setattr(Path, "rename", second_fails)
         with pytest.raises(OSError, match="disk"):
-            replace(partial, target)
+            replace(partial, target, lambda _: True)
     assert (target / "weights").read_text() == "old"
     assert list(tmp_path.iterdir()) == [target]

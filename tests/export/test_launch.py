@@ -46,7 +46,7 @@ def test_one_command_ends_with_a_model_its_card_and_three_lines(
     ("words", "message"),
     [
         (["-m", "k=1,2", "export=out"], "export=DIR is for one cell, and this command asks for 2"),
-        (["k=1", "export=taken"], "taken is not empty: choose another directory"),
+        (["k=1", "export=taken"], "taken holds file, and no export of this version"),
         (["k=1", "export=taken/file"], "file is a file: give a directory"),
     ],
 )

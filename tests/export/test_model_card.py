@@ -44,7 +44,6 @@ RESULT: dict[str, Any] = {
 FACTS = Facts(
     name="tiny-4-of-6-blocks",
     base="someone/tiny",
-    origin="someone/tiny",
     source="someone/tiny",
     dtype="bfloat16",
     hybrid=False,
@@ -78,7 +77,7 @@ def test_the_card_has_all_required_parts() -> None:
         "from 3.0000 to 3.2500 on the calibration data: 16 samples of 256 tokens of pydoc, seed 0",
         "| ppl/heldout | 16.90 ± 0.50 | 40.38 ± 1.25 |",
         "| speed/decode | - | 100.00 |",
-        '- `ppl/heldout`: source "pydoc", windows 16, corpus.join "\\n\\n", SHA-256 `cdcdcdcdcdcdcdcd`',
+        '- `ppl/heldout`: source `"pydoc"`, windows `16`, corpus.join `"\\n\\n"`, SHA-256 `cdcdcdcdcdcdcdcd`',
         "- `acc/heldout`: not recorded",
         "The search did not use these data.",
         "python launch.py k=2 export=DIR",

@@ -1,0 +1,1 @@
+"""Hostile inputs, a line a case."""

