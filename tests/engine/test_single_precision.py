@@ -30,7 +30,7 @@ def test_the_copy_has_the_rounded_weights_and_computes_in_float32(scales: tuple[
     assert single is not None
     exact = copy.deepcopy(forward.model.module).double()
     plain = Forward(language_model(exact), scales=scales)
-    near, far = (dict((m, t) for m, t, _ in f.loglikelihoods(ROWS, MASKS)) for f in (single, plain))
+    near, far = ({m: t for m, t, _ in f.loglikelihoods(ROWS, MASKS)} for f in (single, plain))
     for mask in MASKS:
         np.testing.assert_allclose(near[mask], far[mask], rtol=1e-5)
     assert forward.model.module.dtype == torch.bfloat16
