@@ -97,8 +97,8 @@ def _settings(name: str, settings: dict[str, Any]) -> Model:
             raise InputError(f"{key} is no setting of a model: choose from {', '.join(known)}.")
     if name in options("model") and name != "local":
         model: Model = build_option("model", [f"model={name}"])
-    elif Path(name).expanduser().is_dir():
-        model = Model(name=Path(name).expanduser().resolve().name, source="local", path=name)
+    elif Path(name).expanduser().is_dir() or name.lower().endswith(".gguf"):
+        model = Model(name="", source="local", path=name)  # named after the directory
     elif "/" in name and not name.startswith((".", "/", "~")):
         model = Model(name=name.rpartition("/")[2], source="hub", path=name)
     else:

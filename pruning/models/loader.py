@@ -40,7 +40,7 @@ def load(settings: Model) -> LanguageModel:
 
     Raises UnreachableError or InputError with a short text. Raises UnskippableError as `find_blocks` does.
     """
-    key = (settings, str(settings.max_memory), settings.offload)
+    key = (settings, str(settings.max_memory), settings.offload, checkpoint.state(settings))
     if key not in _loaded:
         _loaded.clear()
         _loaded[key] = load_uncached(settings)
@@ -52,7 +52,7 @@ def load_uncached(settings: Model) -> LanguageModel:
     import torch
     import transformers
 
-    name_or_path, options = checkpoint.locate(settings)
+    name_or_path, options = checkpoint.locate_weights(settings)
     options |= {"dtype": getattr(torch, settings.dtype), "attn_implementation": settings.attention}
     options |= _device_options(settings)
     if "gguf_file" not in options:
