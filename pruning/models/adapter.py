@@ -97,9 +97,9 @@ def _merge(folder: Path, scratch: Path) -> Path:
             model: Any = transformers.AutoModelForCausalLM.from_pretrained(
                 base, dtype="auto", use_safetensors=True, trust_remote_code=False
             )
-            peft.PeftModel.from_pretrained(model, str(folder)).merge_and_unload(safe_merge=True).save_pretrained(
-                merged
-            )
+            peft.PeftModel.from_pretrained(model, str(folder)).merge_and_unload(
+                safe_merge=True
+            ).save_pretrained(merged)
     except (OSError, ValueError, RuntimeError, KeyError, AttributeError, TypeError) as error:
         raise InputError(
             f"the adapter in model.path={folder} cannot be merged by peft ({first_line(error)}): {MERGE}."

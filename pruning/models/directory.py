@@ -37,9 +37,7 @@ def model_files(path: str, gguf_file: str | None = None) -> list[Path]:
     return [
         file
         for file in sorted(model_directory(path).iterdir())
-        if file.suffix.lower() not in UNUSED
-        and not file.name.startswith((".", *TEXTS))
-        and file.is_file()
+        if file.suffix.lower() not in UNUSED and not file.name.startswith((".", *TEXTS)) and file.is_file()
     ]
 
 

@@ -94,12 +94,16 @@ def _read(file: Path, state: State, advance: Callable[[int], object]) -> str:
     except OSError as error:
         raise _unreadable(file, error) from error
     if _state(file) != state:
-        raise InputError(f"{file} changed while it was read: run the command again when the file is complete.")
+        raise InputError(
+            f"{file} changed while it was read: run the command again when the file is complete."
+        )
     return digest.hexdigest()
 
 
 def _unreadable(file: Path, error: OSError) -> InputError:
-    return InputError(f"{file} cannot be read ({error.strerror}): correct the path or the file's permissions.")
+    return InputError(
+        f"{file} cannot be read ({error.strerror}): correct the path or the file's permissions."
+    )
 
 
 def _entry_path(file: Path) -> Path:

@@ -69,5 +69,7 @@ def warn_unverified(path: str, reason: str | None = None) -> None:
         "results of model.path=%s were recorded when only the ends of weight files were digested: it cannot be "
         "verified that the weights are still the same%s",
         path,
-        f", and {reason}. To run the cells again, choose another folder with paths.results=DIR" if reason else "",
+        f", and {reason}. To run the cells again, choose another folder with paths.results=DIR"
+        if reason
+        else "",
     )

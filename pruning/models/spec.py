@@ -11,7 +11,6 @@ from typing import Any
 
 from pruning.core.errors import InputError, unknown
 from pruning.models import directory, model_name
-from pruning.models.packaged import PACKAGED
 from pruning.models.resources import Resources, resources
 
 log = logging.getLogger(__name__)
@@ -52,8 +51,6 @@ class Model:
         object.__setattr__(self, "resources", resources(self.resources))
         if self.source not in SOURCES:
             raise unknown("model.source", self.source, SOURCES)
-        if self.source == "packaged" and self.path not in PACKAGED:
-            raise self._not_packaged()
         self._take_gguf_file()
         if not self.name and self.source == "local":
             object.__setattr__(self, "name", model_name.directory_name(self.location))
@@ -68,14 +65,6 @@ class Model:
         object.__setattr__(self, "max_memory", memory_limits(self.max_memory))
         if self.device_map not in DEVICE_MAPS:
             raise unknown("model.device_map", self.device_map, DEVICE_MAPS)
-
-    def _not_packaged(self) -> InputError:
-        if not re.search(r"[/\\.~]", self.path):
-            return unknown("packaged model", self.path, PACKAGED)
-        return InputError(
-            f"model.path={self.path} is no packaged model ({', '.join(sorted(PACKAGED))}): for a directory or a GGUF "
-            f"file, give model=local model.path={self.path}."
-        )
 
     def _take_gguf_file(self) -> None:
         """Read `path=DIR/FILE.gguf` as `path=DIR gguf_file=FILE.gguf`."""

@@ -1,0 +1,1 @@
+"""Hostile inputs: each is refused, repaired or reported."""
