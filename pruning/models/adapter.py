@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,7 @@ def _merge(folder: Path, scratch: Path) -> Path:
         if file.is_file() and not file.name.startswith("adapter_"):
             (base / file.name).symlink_to(file.resolve())
     try:
-        with quiet(), torch.no_grad():
+        with quiet(), torch.no_grad(), warnings.catch_warnings(action="ignore"):
             model: Any = transformers.AutoModelForCausalLM.from_pretrained(
                 base, dtype="auto", use_safetensors=True, trust_remote_code=False
             )

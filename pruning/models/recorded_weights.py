@@ -50,7 +50,7 @@ def earlier(model: Model, revision: str) -> bool:
 
 
 def doubt(model: Model, started: str | None) -> str | None:
-    """Why a result of an earlier version may be of other weights than those in a directory; None if nothing is known."""
+    """Why a result of an earlier version may be of other weights than the directory's; None if nothing says so."""
     if adapter.has_adapter(Path(model.path).expanduser()):
         return "the adapter in the directory may have been ignored"
     if started is None:

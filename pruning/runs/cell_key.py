@@ -1,8 +1,8 @@
 """The key of a cell whose model is in a directory: the key of its existing folder, if there is one.
 
-A key begins with the model's name, which is not part of the cell's identity: the directory can have moved, and earlier
-versions named each such model "local". So a folder with the same digest is the cell's folder, whatever its name.
-Earlier versions computed the digest from both ends of each file; a finished result under such a key is used too.
+A key begins with the model's name, which is not part of the cell's identity: the directory can have moved, and
+earlier versions named each such model "local". So a folder with the same digest is the cell's folder, whatever its
+name. Earlier versions computed the digest from both ends of each file; a finished result under such a key is used too.
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ from glob import escape
 from pathlib import Path
 
 from pruning.core.result import DoneResult, read_result
-from pruning.models import recorded_weights
-from pruning.models.adapter import has_adapter
+from pruning.models import adapter, recorded_weights
 from pruning.models.spec import Model
 
 log = logging.getLogger(__name__)
@@ -36,15 +35,15 @@ def key_in(results: Path, model: Model, stem: str, digest: str, earlier_digest: 
         return own
     ending = f"-{earlier_digest()}"
     for folder in folders:
-        if folder.name.endswith(ending) and (result := read_result(folder)) and result["status"] == "done":
-            if _usable(model, result, folder):
-                return folder.name
+        result = read_result(folder) if folder.name.endswith(ending) else None
+        if result is not None and result["status"] == "done" and _usable(model, result, folder):
+            return folder.name
     return own
 
 
 def _usable(model: Model, result: DoneResult, folder: Path) -> bool:
     """Whether a finished result of an earlier version is used. A warning says what cannot be verified."""
-    if has_adapter(Path(model.path).expanduser()):
+    if adapter.has_adapter(Path(model.path).expanduser()):
         log.warning(
             "%s is not used: it was recorded by a version that may have ignored the adapter in %s",
             folder,

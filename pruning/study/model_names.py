@@ -21,7 +21,7 @@ def named_apart(cells: Sequence[Cell]) -> list[Cell]:
     for cell in cells:
         if cell.model.in_directory:
             places.setdefault(cell.model.name, {})[cell.model.location] = None
-    names = {}
+    names: dict[Path, str] = {}
     for name, several in places.items():
         if len(several) > 1:
             _check_derived(name, list(several))

@@ -9,6 +9,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -166,7 +167,7 @@ def test_a_result_of_an_earlier_version_is_found_done_and_said_to_be_unverified(
     assert "every cell was done" in again.err
     assert "model.safetensors has changed since" in again.err
     with pytest.raises(
-        InputError, match="only the ends of weight files were digested, and .* has changed since"
+        InputError, match=r"only the ends of weight files were digested, and .* has changed since"
     ):
         request.of_cell(folder, tmp_path / "out")
     kept = (folder / "result.json").read_bytes()
@@ -213,6 +214,27 @@ def test_a_file_is_read_once_until_it_changes(large: Path, monkeypatch: pytest.M
         assert json.loads(entry.read_text()) == kept
     negate(large, restore=True)
     assert reads() == 1
+
+
+def test_of_several_who_need_a_digest_only_one_reads_the_file(
+    large: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[Path] = []
+    honest = file_digests._read
+
+    def slow(file: Path, *rest: Any) -> str:
+        read.append(file)
+        file_digests._memory.clear()
+        time.sleep(0.1)
+        return honest(file, *rest)
+
+    monkeypatch.setattr(file_digests, "_read", slow)
+    monkeypatch.setattr(file_digests, "SETTLED", -1)
+    weights = large / "model.safetensors"
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda _: file_digests.file_digests([weights])[weights], range(4)))
+    assert read == [weights]
+    assert len(set(answers)) == 1
 
 
 def test_the_digest_of_a_file_that_has_just_changed_is_not_kept(large: Path) -> None:
@@ -310,7 +332,7 @@ def without_peft(monkeypatch: pytest.MonkeyPatch) -> None:
 Spoil = Callable[[Path], object]
 ADAPTERS: dict[str, tuple[Spoil, str]] = {
     "no peft": (
-        lambda folder: None,
+        lambda _: None,
         "peft is not installed: install it (pip install peft), or merge the adapter",
     ),
     "no weights": (lambda folder: (folder / adapter.WEIGHTS).unlink(), "without adapter_model.safetensors"),
@@ -379,7 +401,8 @@ def test_an_adapter_is_merged_searched_and_exported(
     assert merged.status == 0, merged.err
     assert "equal bit for bit" in merged.out
     written = load_file(tmp_path / "out" / "model.safetensors")
-    (dropped,) = merged.result()["mask"]["dropped"]
+    with_adapter = merged.result()
+    (dropped,) = with_adapter["mask"]["dropped"]
     name = "model.layers.{}.mlp.down_proj.weight".format
     wanted = base[name(3)] + 2 / 64
     if dropped != 3:
@@ -387,10 +410,7 @@ def test_an_adapter_is_merged_searched_and_exported(
     assert "with its adapter merged" in (tmp_path / "out" / "README.md").read_text()
     (adapted / adapter.CONFIG).unlink()
     (adapted / adapter.WEIGHTS).unlink()
-    launch(*words)
-    with_adapter, alone = sorted(
-        merged.all(), key=lambda result: result["cell"] != merged.result(str(dropped))["cell"]
-    )
+    (alone,) = [result for result in launch(*words).all() if result["cell"] != with_adapter["cell"]]
     assert with_adapter["model"]["revision"] != alone["model"]["revision"]
     assert with_adapter["calibration"]["dense_loss"] != alone["calibration"]["dense_loss"]
 
@@ -409,14 +429,14 @@ def test_peft_itself_merges(adapted: Path) -> None:
 def test_an_earlier_result_of_a_directory_with_an_adapter_is_not_used(
     launch: Command, adapted: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(adapter, "has_adapter", lambda _: False)  # as earlier versions did
-    monkeypatch.setattr("pruning.runs.cell_key.has_adapter", lambda _: False)
-    monkeypatch.setattr("transformers.integrations.peft.is_peft_available", lambda: False)
-    monkeypatch.setattr("transformers.models.auto.auto_factory.is_peft_available", lambda: False)
     words = ("k=1", "algo=one_shot", f"model.path={adapted}", "model.name=local")
-    results = launch(*words).results
-    as_earlier_version(results, adapted)
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:  # as earlier versions did, without peft
+        patch.setattr(adapter, "has_adapter", lambda _: False)
+        patch.setattr("transformers.integrations.peft.is_peft_available", lambda: False)
+        patch.setattr("transformers.models.auto.auto_factory.is_peft_available", lambda: False)
+        as_earlier_version(launch(*words).results, adapted)
+    monkeypatch.setattr(loader, "_config", loader._config.__wrapped__)  # a new process has no facts in memory
+    monkeypatch.setattr(loader, "n_blocks", loader.n_blocks.__wrapped__)
     without_peft(monkeypatch)
     ended = launch(*words)
     assert ended.status == 2
