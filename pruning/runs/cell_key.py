@@ -1,8 +1,9 @@
 """The key of a cell whose model is in a directory: the key of its existing folder, if there is one.
 
-A key begins with the model's name, which is not part of the cell's identity: the directory can have moved, and
+A key begins with the model's name. The name is not part of the cell's identity: the directory can have moved, and
 earlier versions named each such model "local". So a folder with the same digest is the cell's folder, whatever its
-name. Earlier versions computed the digest from both ends of each file; a finished result under such a key is used too.
+name. Earlier versions computed the digest from both ends of each file. If a cell has a finished result under such a
+key, that result is used.
 """
 
 from __future__ import annotations
