@@ -61,7 +61,7 @@ class PrunableModel:
 
 
 def load_model(name: str | Path, **settings: Any) -> PrunableModel:
-    """Load a model by its name in `conf/model`, from a directory, or from the hub.
+    """Load a model by its name in `conf/model`, from a directory or a GGUF file, or from the hub.
 
     `settings` are those of `model` on the command line, such as `dtype="float32"` or `revision="..."`.
     Raises InputError if there is no such model, UnreachableError if the hub cannot be reached, and UnskippableError

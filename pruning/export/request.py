@@ -23,7 +23,8 @@ SETTINGS = ("out", "force", "verify", "max_shard_size", "model")
 USAGE = """python -m pruning.export CELL_OR_MASK out=DIR [model=NAME] [model.SETTING=VALUE ...]
        python -m pruning.export --drop 3,7,12 out=DIR [model=NAME] [model.SETTING=VALUE ...]"""
 MORE = """CELL_OR_MASK is the folder of a finished cell, or a mask.json. model=NAME is an option of conf/model
-(default smollm2); for any other directory, give model=local model.path=DIR. For a cell, leave the model out.
+(default smollm2); for any other directory or a GGUF file, give model=local model.path=PATH. For a cell, leave the
+model out.
 verify=false skips the comparison with the masked model; force=true replaces another export; max_shard_size=5GB."""
 
 

@@ -6,7 +6,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-LONGEST = 80  # characters; a cell's key adds about 60, and a folder name has at most 255 bytes
+LONGEST = (
+    40  # characters of up to 4 bytes; a cell's key adds about 60, and a folder name has at most 255 bytes
+)
 
 
 def location(path: str, gguf_file: str | None) -> Path:

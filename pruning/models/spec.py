@@ -19,6 +19,7 @@ SOURCES = ("hub", "local", "packaged")
 ATTENTIONS = ("sdpa", "eager", "flash_attention_2", "flex_attention")
 DEVICE_MAPS = ("auto", "cpu")
 DTYPES = ("float32", "bfloat16", "float16", "float64")
+LONGEST_NAME = 160  # bytes; see model_name.LONGEST
 # Settings that decide where weights are stored; they change no loss.
 PLACING = ("device_map", "max_memory", "offload")
 
@@ -54,9 +55,10 @@ class Model:
         self._take_gguf_file()
         if not self.name and self.source == "local":
             object.__setattr__(self, "name", model_name.directory_name(self.location))
-        if not re.fullmatch(r"[\w.+-]+", self.name):
+        if not re.fullmatch(r"[\w.+-]+", self.name) or len(self.name.encode()) > LONGEST_NAME:
             raise InputError(
-                f"model.name={self.name!r} cannot name a folder: use only letters, digits, '.', '_', '+' or '-'."
+                f"model.name={self.name!r} cannot name a folder: use only letters, digits, '.', '_', '+' or '-', and "
+                f"at most {LONGEST_NAME} bytes."
             )
         if self.dtype not in DTYPES:
             raise unknown("model.dtype", self.dtype, DTYPES)

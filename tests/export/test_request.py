@@ -179,6 +179,8 @@ def test_a_cells_model_may_have_moved_but_not_changed(
     shutil.copytree(model_folder, tmp_path / "moved")
     wanted = parse([str(folder), f"out={tmp_path / 'out'}", f"model.path={tmp_path / 'moved'}"])
     assert wanted.model.path == str(tmp_path / "moved")
+    same = parse([str(folder), f"out={tmp_path / 'out'}", "model=local", f"model.path={tmp_path / 'moved'}"])
+    assert same == wanted
     with pytest.raises(
         InputError, match="model=qwen3 is not the model of the cell, little: leave model= out"
     ):

@@ -455,7 +455,7 @@ NAMES = {
     "/": "local",
     "/m/x.gguf": "x",
     "/m/a=b": "a_b",
-    f"/m/{'n' * 300}": "n" * 80,
+    f"/m/{'n' * 300}": "n" * 40,
 }
 
 
@@ -463,6 +463,11 @@ NAMES = {
 def test_a_model_is_named_after_its_directory(path: str) -> None:
     assert directory_name(Path(path)) == NAMES[path]
     assert Model(directory_name(Path(path)), "local", path.removesuffix(".gguf")).name == NAMES[path]
+
+
+def test_a_name_that_is_too_long_for_a_folder_is_refused() -> None:
+    with pytest.raises(InputError, match="at most 160 bytes"):
+        Model("n" * 161, "hub", "a/b")
 
 
 def test_names_tell_paths_apart() -> None:
