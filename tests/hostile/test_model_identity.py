@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,8 @@ def as_earlier_version(results: Path, folder: Path, name: str = "local") -> Path
     result["cell"] = f"{name}-{stem}-{cell._earlier_digest()}"
     result["model"] |= {"name": name, "revision": directory.fingerprint(str(folder))}
     result["config"]["model"]["name"] = name
+    started = datetime.fromtimestamp(time.time() - 1800, UTC)  # after `aged` files, before changed ones
+    result["environment"]["started"] = started.isoformat(timespec="seconds")
     path.write_text(json.dumps(result))
     shutil.rmtree(results / "scores")
     shutil.rmtree(results / "evaluation")
