@@ -61,7 +61,7 @@ class PrunableModel:
 
 
 def load_model(name: str | Path, **settings: Any) -> PrunableModel:
-    """Load a model by its name in `conf/model`, from a directory, or from the hub.
+    """Load a model by its name in `conf/model`, from a directory or a GGUF file, or from the hub.
 
     `settings` are those of `model` on the command line, such as `dtype="float32"` or `revision="..."`.
     Raises InputError if there is no such model, UnreachableError if the hub cannot be reached, and UnskippableError
@@ -97,8 +97,8 @@ def _settings(name: str, settings: dict[str, Any]) -> Model:
             raise InputError(f"{key} is no setting of a model: choose from {', '.join(known)}.")
     if name in options("model") and name != "local":
         model: Model = build_option("model", [f"model={name}"])
-    elif Path(name).expanduser().is_dir():
-        model = Model(name=Path(name).expanduser().resolve().name, source="local", path=name)
+    elif Path(name).expanduser().is_dir() or name.lower().endswith(".gguf"):
+        model = Model(name="", source="local", path=name)  # named after the directory
     elif "/" in name and not name.startswith((".", "/", "~")):
         model = Model(name=name.rpartition("/")[2], source="hub", path=name)
     else:

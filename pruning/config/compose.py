@@ -20,6 +20,7 @@ from pruning.config.groups import BUILT, GROUPS, calibrations, class_named, opti
 from pruning.config.schema import Config
 from pruning.core.errors import InputError, PruningError, first_line, unknown
 from pruning.core.recorded import CLASS, OPTION, TARGET, recorded
+from pruning.models.spec import Model
 from pruning.runs.cell import Cell, Choices, ForwardSettings, Protect
 from pruning.search.near_ties import NearTies
 from pruning.search.racing import Racing
@@ -88,7 +89,7 @@ def cell_of(config: DictConfig, choices: Mapping[str, Any]) -> Cell:
         share=config.scores.share,
         racing=Racing(**plain["racing"]),
         near_ties=NearTies(**plain.get("near_ties", {})),
-        config=_record(plain, choices),
+        config=_record(plain, choices, built["model"]),
     )
     _check_calibration(cell)
     return cell
@@ -129,13 +130,15 @@ def recorded_launcher(settings: Mapping[str, Any]) -> Any:
     return instantiate(restored("launcher", recorded(settings)), _convert_="all")
 
 
-def _record(plain: dict[Any, Any], choices: Mapping[str, Any]) -> dict[str, Any]:
+def _record(plain: dict[Any, Any], choices: Mapping[str, Any], model: Model) -> dict[str, Any]:
     """The recorded form of a configuration: options and classes by name, without launcher and model resources."""
     config: dict[str, Any] = {str(key): recorded(value) for key, value in plain.items() if key != "launcher"}
     for group in PARTS:
         if group in choices:
             config[group] = {OPTION: str(choices[group]), **config[group]}
     config["model"].pop("resources", None)
+    # The configuration can leave the name to the directory, and can give a GGUF file as the path.
+    config["model"] |= {"name": model.name, "path": model.path, "gguf_file": model.gguf_file}
     return config
 
 

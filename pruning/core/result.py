@@ -28,7 +28,11 @@ class ModelRecord(TypedDict):
 
     name: Annotated[str, "The name that the configuration gives the model."]
     source: Annotated[str, "Where the weights come from: a hub id, a directory, or a pinned package."]
-    revision: Annotated[str, "The hub commit, or the digest of a directory or a packaged file."]
+    revision: Annotated[
+        str,
+        "The hub commit, the digest of a packaged file, or the digest of all bytes of a local model; in results of "
+        "older versions, of both ends of its files.",
+    ]
     n_blocks: Annotated[int, "Number of blocks."]
     dtype: Annotated[str, "The precision in which it was run."]
     parameters: Annotated[int, "Number of parameters."]

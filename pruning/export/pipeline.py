@@ -42,7 +42,8 @@ from pruning.export.output_dir import (
 )
 from pruning.export.portable import portable
 from pruning.export.request import Request
-from pruning.models import checkpoint, directory, spec
+from pruning.models import checkpoint, directory, model_name, spec
+from pruning.models.adapter import has_adapter
 from pruning.models.packaged import PACKAGED
 
 if TYPE_CHECKING:
@@ -114,7 +115,9 @@ def _facts(wanted: Request, cut: Cut, proof: str) -> Facts:
     hub = {"hub": (settings.path, None), "packaged": model_card.PACKAGED.get(settings.path)}.get(
         settings.source
     )
-    base = wanted.in_memory or (hub[0] if hub else Path(settings.path).expanduser().resolve().name)
+    base = wanted.in_memory or (
+        hub[0] if hub and not settings.in_directory else model_name.directory_name(settings.location)
+    )
     text = cut.source.config.get_text_config(decoder=True)
     return Facts(
         name=f"{base.rpartition('/')[2]}-{len(mask.kept)}-of-{mask.n_blocks}-blocks",
@@ -133,8 +136,12 @@ def _facts(wanted: Request, cut: Cut, proof: str) -> Facts:
 
 
 def _source(settings: spec.Model) -> str:
-    if settings.source == "local":
-        return f"a directory of the digest `{directory.fingerprint(settings.path)[:16]}`"
+    if settings.in_directory:
+        digest = directory.model_digest(settings.path, settings.gguf_file)
+        merged = ", with its adapter merged" if has_adapter(Path(settings.path).expanduser()) else ""
+        return (
+            f"{'a GGUF file' if settings.gguf_file else 'a directory'} of the digest `{digest[:16]}`{merged}"
+        )
     quantised = (
         "" if settings.source == "hub" else f", whose GGUF ({PACKAGED[settings.path].file}) is dequantised"
     )

@@ -18,16 +18,16 @@ from pruning.core.recorded import CLASS, OPTION
 from pruning.core.result import NAME, DoneResult, read_result
 from pruning.export import output_dir
 from pruning.hydra_app.build_option import build_option
-from pruning.models import directory, loader, spec
+from pruning.models import loader, recorded_weights, spec
 
 SETTINGS = ("out", "force", "verify", "max_shard_size", "model")
 USAGE = """python -m pruning.export CELL_OR_MASK out=DIR [model=NAME] [model.SETTING=VALUE ...]
        python -m pruning.export --drop 3,7,12 out=DIR [model=NAME] [model.SETTING=VALUE ...]"""
 MORE = """CELL_OR_MASK is the folder of a finished cell, or a mask.json. model=NAME is an option of conf/model
-(default smollm2); for any other directory, give model=local model.path=DIR. For a cell, leave the model out.
-verify=false skips the comparison with the masked model; max_shard_size=5GB. An export replaces an earlier export of
-the same model and mask; force=true also replaces one of another model or mask. A directory that holds anything else,
-or a changed file, is never replaced."""
+(default smollm2); for any other directory or a GGUF file, give model=local model.path=PATH. For a cell, leave the
+model out. verify=false skips the comparison with the masked model; max_shard_size=5GB. An export replaces an earlier
+export of the same model and mask; force=true also replaces one of another model or mask. A directory that holds
+anything else, or a changed file, is never replaced."""
 
 
 @dataclass(frozen=True)
@@ -117,26 +117,34 @@ def of_cell(folder: Path, out: Path, settings: Mapping[str, str] | None = None) 
         scales = [float(factors.get(str(block), 1.0)) for block in range(mask.n_blocks)] if factors else None
     except (KeyError, TypeError, AttributeError) as error:
         raise DamagedError(f"{folder / NAME} is damaged (it is not a result): run the cell again.") from error
-    return Request(_same_model(model, revision, settings or {}), mask, out, result, scales)
+    names = (model.name, result["config"]["model"].get(OPTION))
+    changed = _changed(model, revision, names, settings or {})
+    if changed.in_directory:
+        recorded_weights.check_same_weights(changed, revision, result.get("environment", {}).get("started"))
+    return Request(changed, mask, out, result, scales)
 
 
-def _same_model(model: spec.Model, revision: str, settings: Mapping[str, str]) -> spec.Model:
+def _changed(
+    model: spec.Model, revision: str, names: Sequence[str | None], settings: Mapping[str, str]
+) -> spec.Model:
     """A cell's model, with the settings that a command changes.
 
-    Raises InputError if the result is not the model that the cell was run on.
+    `names` are the model's name and the name of its option. Raises InputError if the command names another model.
     """
-    if settings.get("model", model.name) != model.name:
+    if settings.get("model", model.name) not in names:
         raise InputError(
             f"model={settings['model']} is not the model of the cell, {model.name}: leave model= out."
         )
-    model = dataclasses.replace(model, **_fields(settings))
-    if model.source == "hub" and model.revision is None and revision != "main":
-        return dataclasses.replace(model, revision=revision)  # the commit that the cell was run on
-    if model.source == "local" and (digest := directory.fingerprint(model.path)) != revision:
+    fields = _fields(settings)
+    if model.source == "packaged" and fields.get("path", model.path) != model.path:
         raise InputError(
-            f"model.path={model.path} does not hold the model that the cell was run on (its files have the digest "
-            f"{digest[:12]}, not {revision[:12]}): give the directory of that model, model.path=DIR."
+            f"model.path={fields['path']} is not the model of the cell, {model.name}: leave model.path out."
         )
+    if str(fields.get("path", "")).lower().endswith(".gguf"):
+        fields = {"gguf_file": None, **fields}  # the file can have moved under another name
+    model = dataclasses.replace(model, **fields)
+    if model.source == "hub" and not model.in_directory and model.revision is None and revision != "main":
+        return dataclasses.replace(model, revision=revision)  # the commit that the cell was run on
     return model
 
 

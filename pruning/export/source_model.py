@@ -63,7 +63,7 @@ def find_source(settings: spec.Model) -> SourceModel:
     """
     from transformers import AutoConfig
 
-    where, options = checkpoint.locate(settings)
+    where, options = checkpoint.locate_weights(settings)
     config = checkpoint.from_pretrained(AutoConfig, settings, where, options)
     if "gguf_file" in options:
         config.architectures = None  # set later, from the loaded model
@@ -75,7 +75,7 @@ def find_source(settings: spec.Model) -> SourceModel:
             f"model {settings.name} is stored quantised: only full-precision checkpoints and GGUF files can be cut. "
             "Give the checkpoint that it was quantised from."
         )
-    if settings.source != "hub":
+    if settings.source != "hub" or settings.in_directory:
         return SourceModel(settings, config, Path(where))
     folder = _snapshot(settings)
     return SourceModel(

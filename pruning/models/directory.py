@@ -6,16 +6,56 @@ import hashlib
 from pathlib import Path
 
 from pruning.core.errors import InputError
+from pruning.core.hashing import text_sha256
+from pruning.models.file_digests import file_digests
 
-FINGERPRINTED = 1 << 20  # bytes read at each end of a file
+FINGERPRINTED = 1 << 20  # bytes at each end of a file that earlier versions read
+GGUF = ".gguf"
+# Endings of files that decide no loss: text for people, and weights in formats that are never read.
+UNUSED = {".md", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".onnx", ".ot", ".pkl", GGUF}
+# Files without an ending that decide no loss.
+TEXTS = ("LICENSE", "LICENCE", "NOTICE", "README", "USE_POLICY")
+
+
+def model_digest(path: str, gguf_file: str | None = None) -> str:
+    """The identity of a model in a directory: the SHA-256 of all bytes that decide its losses, in hex.
+
+    For a GGUF file, that is the digest of this file. For any other model, it is a digest of the names and contents
+    of the files in the directory, without hidden files and without files that are never read.
+    Raises InputError if the directory holds no model, or if a file cannot be read.
+    """
+    if (gguf := gguf_of(path, gguf_file)) is not None:
+        return file_digests([gguf])[gguf]
+    lines = [f"{file.name}\0{digest}" for file, digest in file_digests(model_files(path)).items()]
+    return text_sha256("\n".join(lines))
+
+
+def model_files(path: str, gguf_file: str | None = None) -> list[Path]:
+    """The files that decide the losses of a model in a directory, sorted. Raises as `model_digest` does."""
+    if (gguf := gguf_of(path, gguf_file)) is not None:
+        return [gguf]
+    return [
+        file
+        for file in sorted(model_directory(path).iterdir())
+        if file.suffix.lower() not in UNUSED and not file.name.startswith((".", *TEXTS)) and file.is_file()
+    ]
+
+
+def gguf_of(path: str, gguf_file: str | None = None) -> Path | None:
+    """The GGUF file that a model is read from, or None. Raises InputError if it is absent or if there are several."""
+    folder = model_directory(path)
+    if gguf_file is None and (folder / "config.json").exists() and any(folder.glob("*.safetensors")):
+        return None
+    file = folder / (gguf_file or only_gguf(folder))
+    if not file.is_file():
+        raise InputError(f"model.gguf_file={gguf_file}: there is no such file in {folder}.")
+    return file
 
 
 def fingerprint(path: str) -> str:
-    """A digest of a model directory: names, sizes and both ends of all files that are not hidden.
+    """The digest by which earlier versions identified a directory: names, sizes and both ends of its files.
 
-    Raises InputError if the directory holds no model. Only the ends of files are read, since reading 16 GB to
-    name a cell would take longer than running some cells. The ends of a weight file hold its table of tensors and
-    its last values.
+    Raises InputError if the directory holds no model. Two different models can have the same fingerprint.
     """
     digest = hashlib.sha256()
     for file in sorted(
@@ -33,6 +73,10 @@ def fingerprint(path: str) -> str:
 def model_directory(path: str) -> Path:
     """The resolved directory. Raises InputError unless it holds a configuration and weights that can be read."""
     folder = Path(path).expanduser().resolve()
+    if folder.is_file():
+        raise InputError(
+            f"model.path={path} is a file: give the directory that holds it, or a file that ends in .gguf."
+        )
     if not folder.is_dir():
         raise InputError(f"model.path={path}: there is no such directory.")
     if not any(folder.glob("*.safetensors")) and not any(folder.glob("*.gguf")):
@@ -49,6 +93,6 @@ def only_gguf(folder: Path) -> str:
     files = sorted(path.name for path in folder.glob("*.gguf"))
     if len(files) > 1:
         raise InputError(
-            f"{folder} holds {len(files)} GGUF files: choose one, e.g. model.gguf_file={files[0]}."
+            f"{folder} holds {len(files)} GGUF files: choose one, e.g. model.path={folder / files[0]}."
         )
     return files[0]

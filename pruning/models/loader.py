@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from functools import lru_cache, wraps
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pruning.core.errors import InputError, UnskippableError
-from pruning.models import checkpoint, quiet
+from pruning.models import adapter, checkpoint, quiet
 from pruning.models.spec import Model, ModelInfo
 
 if TYPE_CHECKING:
@@ -32,6 +33,20 @@ class LanguageModel:
         return input_device(self.module)
 
 
+Fact = TypeVar("Fact")
+
+
+def _kept(read: Callable[[Model], Fact]) -> Callable[[Model], Fact]:
+    """Keep what was read for the last eight models. It is read again if the files in a model's directory change."""
+    kept = lru_cache(maxsize=8)(lambda settings, _state: read(settings))
+
+    @wraps(read)
+    def known(settings: Model) -> Fact:
+        return kept(settings, checkpoint.state(settings))
+
+    return known
+
+
 _loaded: dict[tuple[Any, ...], LanguageModel] = {}
 
 
@@ -40,7 +55,7 @@ def load(settings: Model) -> LanguageModel:
 
     Raises UnreachableError or InputError with a short text. Raises UnskippableError as `find_blocks` does.
     """
-    key = (settings, str(settings.max_memory), settings.offload)
+    key = (settings, str(settings.max_memory), settings.offload, checkpoint.state(settings))
     if key not in _loaded:
         _loaded.clear()
         _loaded[key] = load_uncached(settings)
@@ -52,7 +67,7 @@ def load_uncached(settings: Model) -> LanguageModel:
     import torch
     import transformers
 
-    name_or_path, options = checkpoint.locate(settings)
+    name_or_path, options = checkpoint.locate_weights(settings)
     options |= {"dtype": getattr(torch, settings.dtype), "attn_implementation": settings.attention}
     options |= _device_options(settings)
     if "gguf_file" not in options:
@@ -62,6 +77,10 @@ def load_uncached(settings: Model) -> LanguageModel:
     with quiet.quiet():
         module, loading = checkpoint.from_pretrained(
             transformers.AutoModelForCausalLM, settings, name_or_path, options
+        )
+    if getattr(module, "_hf_peft_config_loaded", False):  # an adapter on a hub; one in a directory is merged
+        raise InputError(
+            f"model {settings.name} ({name_or_path}) is an adapter: {adapter.MERGE} and model=local."
         )
     if lacking := sorted(map(str, [*loading["missing_keys"], *loading["mismatched_keys"]])):
         # transformers fills missing weights with random numbers and raises no error.
@@ -91,7 +110,7 @@ def _described(module: Any, name: str, source: str, revision: str, dtype: str) -
     return LanguageModel(module, ModelInfo(name, source, revision, n_blocks, dtype, parameters))
 
 
-@lru_cache(maxsize=8)
+@_kept
 def tokenizer(settings: Model) -> Any:
     """The model's tokenizer."""
     import transformers
@@ -100,13 +119,13 @@ def tokenizer(settings: Model) -> Any:
     return checkpoint.from_pretrained(transformers.AutoTokenizer, settings, name_or_path, options)
 
 
-@lru_cache(maxsize=8)
+@_kept
 def n_blocks(settings: Model) -> int:
     """The number of blocks, from the configuration alone: no weights are read."""
     return int(_config(settings).get_text_config(decoder=True).num_hidden_layers)
 
 
-@lru_cache(maxsize=8)
+@_kept
 def context_length(settings: Model) -> int | None:
     """The longest input in tokens that the configuration allows; None if it sets no limit. No weights are read."""
     return context_length_of(_config(settings))
@@ -130,7 +149,7 @@ def _device_options(settings: Model) -> dict[str, Any]:
     return options
 
 
-@lru_cache(maxsize=8)
+@_kept
 def _config(settings: Model) -> Any:
     import transformers
 

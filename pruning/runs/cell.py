@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,11 @@ from pruning.engine.compensation import Compensation, NoCompensation
 from pruning.evaluation import Evaluation
 from pruning.models.spec import PLACING, Model
 from pruning.objective import Objective
+from pruning.runs.cell_key import key_in
 from pruning.search.near_ties import NearTies
 from pruning.search.racing import Racing
 
+LOCATING = ("path", "gguf_file", "name")  # settings that a cell's key represents by contents, or not at all
 FORMAT = 1  # version of a cell's files and of its losses; increase it if old results must not be reused
 
 
@@ -93,26 +96,42 @@ class Cell:
     near_ties: NearTies
     config: Mapping[str, Any]
 
-    @property
+    @cached_property
     def key(self) -> str:
         """A readable name, followed by a digest of everything that the result of the search depends on.
 
+        If the model is in a directory and the cell has a folder already, this is the folder's name: see `cell_key`.
         These do not change the key: the folders of results and caches, trackers, launchers, batch sizes, device maps,
         and the name of the study. The evaluation does not change it either, because a finished mask can be evaluated
         again.
         """
         size = f"k{self.k}" if self.ratio is None else f"r{self.ratio:g}"
-        names = (self.model.name, self.choices.objective, self.choices.algo, size, f"s{self.seed}")
-        return f"{'-'.join(names)}-{digest(self.identity())}"
+        stem = "-".join((self.choices.objective, self.choices.algo, size, f"s{self.seed}"))
+        own = digest(self.identity())
+        if not self.model.in_directory:
+            return f"{self.model.name}-{stem}-{own}"
+        return key_in(self.results, self.model, stem, own, self._earlier_digest)
+
+    def _earlier_digest(self) -> str:
+        """The digest in the key that earlier versions gave this cell."""
+        return digest(self.identity() | {"model": self._with_tf32(self.model.earlier_identity())})
 
     @property
     def title(self) -> str:
         """Model, objective and search in a few words, for a progress bar."""
         return f"{self.model.name} {self.choices.objective} {self.choices.algo}"
 
+    @cached_property
+    def model_identity(self) -> dict[str, Any]:
+        """The identity of the model when the cell was first asked for it. A directory can change later."""
+        return self.model.identity()
+
     def weights(self) -> dict[str, Any]:
         """The model settings that a loss depends on: weights, precision, attention kernel, and TF32 if it is on."""
-        return self.model.identity() | ({"tf32": True} if self.forward.tf32 else {})
+        return self._with_tf32(self.model_identity)
+
+    def _with_tf32(self, model: dict[str, Any]) -> dict[str, Any]:
+        return model | ({"tf32": True} if self.forward.tf32 else {})
 
     def identity(self) -> dict[str, Any]:
         """The settings that the result of the search depends on. Files are represented by their digests."""
@@ -164,7 +183,7 @@ def _difference(recorded: Mapping[str, Any], wanted: Mapping[str, Any]) -> str |
 def _deciding(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     for group in ("objective", "algo", "compensation", "protect", "calibration", "model"):
         for name, value in leaves(recorded(config.get(group, {})), f"{group}."):
-            if name.rpartition(".")[2] not in (OPTION, "path", "name") and name.split(".")[1] not in PLACING:
+            if name.rpartition(".")[2] not in (OPTION, *LOCATING) and name.split(".")[1] not in PLACING:
                 yield name, value
     for name in ("ratio", "k", "seed", "racing"):
         yield name, config.get(name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pruning.core.errors import InputError
 from pruning.models.loader import LanguageModel, load
 from pruning.runs.cell import Cell, ForwardSettings
 
@@ -14,12 +15,19 @@ if TYPE_CHECKING:
 def model_of(cell: Cell) -> LanguageModel:
     """The model of a cell, loaded once for consecutive cells with this model.
 
-    Raises the same errors as `models.loader.load`.
+    Raises the same errors as `models.loader.load`, and InputError if a model in a directory is no longer the one that
+    the cell's key was computed from.
     """
     from pruning.engine.device import exact
 
     exact(cell.forward.tf32)
-    return load(cell.model)
+    model = load(cell.model)
+    if cell.model.in_directory and model.info.revision != cell.model_identity["path"]:
+        raise InputError(
+            f"the files in model.path={cell.model.path} have changed since this command started: run the command "
+            "again when they no longer change."
+        )
+    return model
 
 
 def forward_of(cell: Cell, model: LanguageModel) -> Forward:

@@ -10,6 +10,7 @@ from pruning.core.mask import Mask
 from pruning.core.provenance import now, provenance
 from pruning.core.result import DoneResult
 from pruning.evaluation import digests_of
+from pruning.models.recorded_weights import check_same_weights
 from pruning.runs.cell_files import save_config, save_result
 from pruning.runs.cell_model import forward_of, model_of
 from pruning.runs.evaluate_mask import evaluate_mask
@@ -21,13 +22,16 @@ def reevaluate(prepared: Prepared, done: DoneResult) -> DoneResult:
     """The result of a finished cell, extended by the evaluation that is now requested.
 
     Only metrics that are not yet in a file are measured. If the result already contains all metrics, the model is not
-    loaded. Raises InputError if the mask was found for another revision of the model.
+    loaded. Raises InputError if the mask was found for another revision of the model, or for other weights.
     """
     if not missing(prepared, done):
         return _with_evaluation(prepared, done)
     cell, started = prepared.cell, now()
+    revision = done["model"]["revision"]
+    if cell.model.in_directory:
+        check_same_weights(cell.model, revision, done["environment"].get("started"))
     model = model_of(cell)
-    if model.info.revision != (revision := done["model"]["revision"]):
+    if not cell.model.in_directory and model.info.revision != revision:
         raise InputError(
             f"model {cell.model.name} has changed: its revision is {model.info.revision}, not {revision}. "
             f"A mask is evaluated on the model that it was found for: set model.revision={revision}."

@@ -12,6 +12,7 @@ from pruning.core.errors import InputError, PruningError, merged_error
 from pruning.core.recorded import same_settings
 from pruning.distributed import collectives
 from pruning.runs.cell import Cell
+from pruning.study.model_names import named_apart
 
 # A composed configuration, and the chosen option of each Hydra group.
 Composed: TypeAlias = tuple[Any, Mapping[str, Any]]
@@ -22,9 +23,10 @@ def distinct_cells(configs: Sequence[Composed]) -> list[Cell]:
 
     Raises one InputError that lists everything that is wrong.
     """
-    cells: list[Cell] = run_checks([partial(cell_of, *config) for config in configs])
+    cells = named_apart(run_checks([partial(cell_of, *config) for config in configs]))
     if not cells:
         raise InputError("no cell is asked for: a swept setting has no values. Give it at least one.")
+    run_checks([partial(getattr, cell, "key") for cell in cells])
     distinct: dict[str, Cell] = {}
     for cell in cells:
         same = distinct.setdefault(cell.key, cell)

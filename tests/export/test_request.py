@@ -49,7 +49,7 @@ def test_words(model_folder: Path, tmp_path: Path) -> None:
     words = [f"out={tmp_path / 'out'}", "verify=false", "max_shard_size=10MB", "model=local"]
     wanted = parse(["--drop", "4,1", *words, f"model.path={model_folder}", "model.dtype=float16"])
     assert wanted.mask.dropped == (1, 4)
-    assert wanted.model == spec.Model("local", "local", str(model_folder), dtype="float16")
+    assert wanted.model == spec.Model(model_folder.name, "local", str(model_folder), dtype="float16")
     assert (wanted.out, wanted.force, wanted.verify) == (tmp_path / "out", False, False)
     assert wanted.max_shard_size == "10MB"
 
@@ -179,6 +179,8 @@ def test_a_cells_model_may_have_moved_but_not_changed(
     shutil.copytree(model_folder, tmp_path / "moved")
     wanted = parse([str(folder), f"out={tmp_path / 'out'}", f"model.path={tmp_path / 'moved'}"])
     assert wanted.model.path == str(tmp_path / "moved")
+    same = parse([str(folder), f"out={tmp_path / 'out'}", "model=local", f"model.path={tmp_path / 'moved'}"])
+    assert same == wanted
     with pytest.raises(
         InputError, match="model=qwen3 is not the model of the cell, little: leave model= out"
     ):

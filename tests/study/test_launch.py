@@ -381,6 +381,7 @@ def test_ctrl_c_leaves_everything_resumable_and_prints_how(
 def command_line(model_folder: Path, results: Path, *words: str) -> list[str]:
     small = [
         "model=local",
+        "model.name=local",
         f"model.path={model_folder}",
         "model.dtype=float32",
         "eval.samples=2",
