@@ -9,13 +9,12 @@ from typing import Any, ClassVar
 import numpy as np
 
 from pruning.calibration import sources
-from pruning.calibration.records import Item
+from pruning.calibration.records import FIELD, Item
 from pruning.calibration.samples import Row, Samples
 from pruning.calibration.source_settings import is_local
 from pruning.calibration.text import check_seed, start_tokens
 from pruning.core.errors import InputError
 
-FIELD = "{question}"
 TEMPLATE = "Question: {question}\nAnswer:"
 
 
@@ -55,10 +54,9 @@ class ItemDraw:
         return Samples("items", source, tuple(rows), self.seed, frozenset(item.key for item in drawn))
 
     def _rows(self, tokenizer: Any, number: int, item: Item) -> list[Row]:
-        prompt = self.template.replace(FIELD, item.question)
         return [
-            Row(*encode_pair(tokenizer, prompt, f" {text}"), number, choice, choice == item.answer)
-            for choice, text in enumerate(item.choices)
+            Row(*encode_pair(tokenizer, *pair), number, choice, choice == item.answer)
+            for choice, pair in enumerate(item.pairs(self.template))
         ]
 
 
