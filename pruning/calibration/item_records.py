@@ -96,7 +96,9 @@ def _check_encodable(text: str, name: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise ValueError(f"'{name}' holds the character {text[error.start]!r}, which is no Unicode text.") from error
+        raise ValueError(
+            f"'{name}' holds the character {text[error.start]!r}, which is no Unicode text."
+        ) from error
 
 
 def _choices(
@@ -120,7 +122,7 @@ def _choices(
 
 
 def _answer(record: Mapping[str, Any], choices: Sequence[str], labels: Sequence[str]) -> int:
-    """The index of the right choice. A text must agree with exactly one choice or label, so that nothing is guessed."""
+    """The index of the right choice. A text must agree with exactly one choice or label: nothing is guessed."""
     name = next((name for name in ANSWERS if name in record), ANSWERS[0])
     value = record.get(name)
     if type(value) is int and 0 <= value < len(choices):
@@ -132,8 +134,8 @@ def _answer(record: Mapping[str, Any], choices: Sequence[str], labels: Sequence[
         if len(found := texts | letters) == 1:
             return found.pop()
     raise ValueError(
-        f"'{name}' must be an index from 0 to {len(choices) - 1}, not {_shown(value)}; the letter or the exact text of "
-        "one choice is read as well."
+        f"'{name}' must be an index from 0 to {len(choices) - 1}, not {_shown(value)}; the letter or the exact text "
+        "of one choice is read as well."
     )
 
 

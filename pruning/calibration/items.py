@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -16,6 +17,7 @@ from pruning.calibration.text import check_seed, start_tokens
 from pruning.core.errors import InputError
 
 TEMPLATE = "Question: {question}\nAnswer:"
+OTHERS = re.compile(r"\{\{.*?\}\}|\{%.*?%\}|\{\w+\}", re.DOTALL)  # fields of Python and of Jinja
 
 
 @dataclass(frozen=True)
@@ -37,11 +39,11 @@ class ItemDraw:
         if self.samples < 1:
             raise InputError(f"{self.setting}={self.samples} is too few: give at least 1 item.")
         check_seed(self.seed, prefix)
-        if FIELD not in self.template:
-            raise InputError(f"{prefix}.template={self.template!r} does not contain {FIELD}: add it.")
+        check_template(f"{prefix}.template", self.template)
 
     def rows(self, pool: Sequence[Item], tokenizer: Any, source: str) -> Samples:
         """Draw items as rows. Raises InputError if there are too few items or if an item cannot be scored."""
+        check_fields(f"{self.setting.rpartition('.')[0]}.template", self.template)
         if len(pool) < self.samples:
             raise InputError(
                 f"{source} has {len(pool)} items, fewer than {self.setting}={self.samples}: "
@@ -93,6 +95,24 @@ class Items:
 
     def _draw(self, prefix: str) -> ItemDraw:
         return ItemDraw(self.samples, self.seed, self.template, f"{prefix}.samples")
+
+
+def check_template(setting: str, template: str) -> None:
+    """Raise InputError if a template does not contain {question}."""
+    if FIELD not in template:
+        raise InputError(f"{setting}={template!r} does not contain {FIELD}: add it.")
+
+
+def check_fields(setting: str, template: str) -> None:
+    """Raise InputError if a template contains a field that nothing fills in, so that every prompt would show it.
+
+    This is checked when items are drawn, so that a recorded configuration with such a template can still be read.
+    """
+    if others := sorted(set(OTHERS.findall(template.replace(FIELD, "")))):
+        raise InputError(
+            f"{setting}={template!r} contains {', '.join(others)}, but only {FIELD} is filled in: remove the rest, "
+            "or put it into the questions of the file."
+        )
 
 
 def encode_pair(tokenizer: Any, prompt: str, answer: str) -> tuple[tuple[int, ...], tuple[int, int]]:

@@ -12,7 +12,6 @@ from typing import Any
 from pruning.core.errors import InputError
 from pruning.core.hashing import text_sha256
 
-
 FIELD = "{question}"  # what a template fills in
 
 

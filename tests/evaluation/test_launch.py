@@ -40,6 +40,7 @@ def local(tmp_path: Path) -> list[str]:
 
 
 METRICS = {"ppl/prose", "acc/first", "acc/second", "acc/mean"}
+PLAIN = {"acc_plain/first", "acc_plain/second"}
 
 
 @pytest.fixture
@@ -72,12 +73,12 @@ def test_every_cell_has_every_metric_and_each_mask_is_measured_once(
     assert len(results) == 4
     for result in results:
         for which in ("dense", "pruned"):
-            assert names(result["evaluation"][which]) == METRICS
+            assert names(result["evaluation"][which]) == METRICS | PLAIN
             assert {f"{name}/stderr" for name in METRICS} < result["evaluation"][which].keys()
     masks = {Mask.from_json(result["mask"]) for result in results} | {Mask(N_BLOCKS)}
     assert len(masks) < 5, "this test needs searches that agree"
     assert len(measured) == len(set(measured)) == 3 * len(masks)
-    for title in ("prose perplexity", "first accuracy", "mean accuracy"):
+    for title in ("prose perplexity", "first accuracy", "first plain accuracy", "mean accuracy"):
         assert title in " ".join(ended.out.split())
 
 
@@ -119,7 +120,7 @@ def test_finished_cells_are_evaluated_again_without_a_search(
         assert {name: result[name] for name in unchanged} == {name: earlier[name] for name in unchanged}
         for which in ("dense", "pruned"):
             assert earlier["evaluation"][which].items() < result["evaluation"][which].items()
-            assert names(result["evaluation"][which]) == METRICS | {"ppl/heldout", "acc/heldout"}
+            assert names(result["evaluation"][which]) == METRICS | PLAIN | {"ppl/heldout", "acc/heldout"}
         assert result["evaluation"]["environment"]["device"] == "cpu"
         assert result["config"] == earlier["config"] | {"eval": result["config"]["eval"]}
         assert result["config"]["eval"]["class"] == "LocalFiles"
