@@ -23,6 +23,11 @@ def error_of(metric: str) -> str:
     return f"{metric}{_ERROR}"
 
 
+def with_error(metric: str, value: float, error: float, samples: int) -> dict[str, float]:
+    """A metric with its standard error. One sample has none: 0 would say that the value is exact."""
+    return {metric: value, error_of(metric): error} if samples > 1 else {metric: value}
+
+
 def plain_of(metric: str) -> str:
     """The name of the accuracy that is not normalised by length, given the name of an accuracy."""
     return f"{_PLAIN}/{metric.partition('/')[2]}"
