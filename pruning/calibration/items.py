@@ -108,7 +108,7 @@ def check_fields(setting: str, template: str) -> None:
 
     This is checked when items are drawn, so that a recorded configuration with such a template can still be read.
     """
-    if others := sorted(set(OTHERS.findall(template.replace(FIELD, "")))):
+    if others := sorted({*OTHERS.findall(template)} - {FIELD}):
         raise InputError(
             f"{setting}={template!r} contains {', '.join(others)}, but only {FIELD} is filled in: remove the rest, "
             "or put it into the questions of the file."

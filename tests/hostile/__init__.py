@@ -1,0 +1,1 @@
+"""Hostile inputs and faults: each is refused, repaired or reported."""
