@@ -104,14 +104,20 @@ def check_template(setting: str, template: str) -> None:
 
 
 def check_fields(setting: str, template: str) -> None:
-    """Raise InputError if a template contains a field that nothing fills in, so that every prompt would show it.
+    """Raise InputError if a template contains a field that nothing fills in, or a backslash and an n for a new line.
 
+    Every prompt would show them as they are. The command line turns no backslash and n into a new line.
     This is checked when items are drawn, so that a recorded configuration with such a template can still be read.
     """
     if others := sorted({*OTHERS.findall(template)} - {FIELD}):
         raise InputError(
             f"{setting}={template!r} contains {', '.join(others)}, but only {FIELD} is filled in: remove the rest, "
             "or put it into the questions of the file."
+        )
+    if r"\n" in template:
+        raise InputError(
+            f"{setting}={template!r} contains a backslash and an n, which are no new line: in bash, write "
+            f"$'{setting}=\"...\\n...\"', which contains a new line."
         )
 
 

@@ -155,6 +155,33 @@ def test_a_template_with_other_fields_is_refused(tmp_path: Path, template: str) 
         Items("file", 1, 0, str(path), template=template).draw(Numbers())
 
 
+def test_a_backslash_and_an_n_are_no_new_line(tmp_path: Path) -> None:
+    path = str(lines(tmp_path / "items.jsonl", SNAIL))
+    with pytest.raises(
+        InputError, match=r"a backslash and an n, which are no new line: in bash, write \$'eval"
+    ):
+        LocalFiles(items={"mine": path}, templates={"mine": r"{question}\nAnswer:"}).data(None)
+
+
+@pytest.mark.parametrize(
+    ("words", "context"),
+    [
+        (['eval.template="Question: {question}\nAnswer:"'], "Question: {}\nAnswer:"),
+        (['eval.templates={mine: "{question}, yes or no?\nA:"}'], "{}, yes or no?\nA:"),
+        (["eval.template='\"{question}\" (a=b)'"], '"{}" (a=b)'),
+    ],
+)
+def test_a_template_on_the_command_line_arrives_as_it_is_written(
+    launch: Command, tmp_path: Path, words: list[str], context: str
+) -> None:
+    lines(tmp_path / "items.jsonl", SNAIL, SNAIL | {"question": "Which is fast?"})
+    ended = launch("k=1", "algo=one_shot", "eval=local", "eval.items={mine: items.jsonl}", *words)
+    assert ended.status == 0, ended.err
+    (path,) = {path.parent for path in ended.results.rglob("*.samples.jsonl.gz")}
+    (sample, _) = samples_of({"samples.jsonl.gz": next(path.glob("*.gz")).read_bytes()})
+    assert sample["arguments"][0][0] == context.format(ITEM.question)
+
+
 def test_each_file_can_have_its_own_template(folder: Path, tmp_path: Path) -> None:
     path = str(lines(tmp_path / "items.jsonl", SNAIL))
     evaluation = LocalFiles(
