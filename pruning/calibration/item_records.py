@@ -105,9 +105,11 @@ def _choices(
     record: Mapping[str, Any], name: str, equal_choices: bool
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The choices, and their labels if the record has any."""
-    value, labels = record.get(name), ()
+    value: Any = record.get(name)
+    labels: tuple[str, ...] = ()
     if isinstance(value, Mapping):
-        value, labels = value.get("text"), tuple(map(str, value.get("label") or ()))
+        labels = tuple(map(str, value.get("label") or ()))
+        value = value.get("text")
     if not isinstance(value, list) or len(value) < 2 or not all(isinstance(one, str) for one in value):
         raise ValueError(f"'{name}' must list at least two texts, not {_shown(record.get(name))}.")
     if not all(map(str.strip, value)):
