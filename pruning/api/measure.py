@@ -20,7 +20,7 @@ from pruning.evaluation.text import perplexity
 from pruning.models.loader import context_length_of
 from pruning.runs.cell import ForwardSettings
 from pruning.runs.cell_model import forward_with
-from pruning.runs.prepare import check_lengths
+from pruning.runs.check_data import Reader, check_evaluation
 
 TextSets: TypeAlias = Sequence[str] | Mapping[str, Sequence[str]]
 ItemSets: TypeAlias = ItemList | Mapping[str, ItemList]
@@ -30,7 +30,7 @@ ItemSets: TypeAlias = ItemList | Mapping[str, ItemList]
 class Measurements:
     """Metrics by name, `ppl/NAME` and `acc/NAME`, of the dense and of the pruned model.
 
-    `NAME/stderr` is the standard error of a metric over windows or items.
+    `NAME/stderr` is the standard error of a metric over windows or items; one window or item has none.
     """
 
     dense: dict[str, float]
@@ -96,8 +96,7 @@ def draw_data(
     for name, pool in _named(items or {}, "items").items():
         chosen = pool[:limit]
         data[f"acc/{name}"] = item_rows(model, chosen, Draw(len(chosen), None, 0))
-    lengths = {f"the data of {name}": samples.length for name, samples in data.items()}
-    check_lengths(model.name, context_length_of(model.module.config), lengths)
+    check_evaluation(data, Reader(model.name, context_length_of(model.module.config), model.tokenizer))
     return data
 
 
@@ -118,4 +117,5 @@ def _windows(texts: Sequence[str], tokenizer: Any, window: int) -> Iterator[Row]
 
 
 def _shown(values: Mapping[str, float], name: str) -> str:
-    return f"{values[name]:,.3f} ± {values[error_of(name)]:,.3f}"
+    error = values.get(error_of(name))
+    return f"{values[name]:,.3f}" + ("" if error is None else f" ± {error:,.3f}")

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias, cast
 
 from pruning.api.model import PrunableModel
+from pruning.calibration.item_records import read_item
 from pruning.calibration.items import ItemDraw
-from pruning.calibration.records import Item, item
+from pruning.calibration.records import Item
 from pruning.calibration.samples import Samples
 from pruning.calibration.text import WindowDraw
 from pruning.core.errors import InputError
@@ -60,7 +61,7 @@ def text_windows(model: PrunableModel, texts: Texts, draw: Draw) -> Samples:
 
 def item_rows(model: PrunableModel, items: ItemList, draw: Draw) -> Samples:
     """Rows of multiple-choice items, in the order of the list; an item is an `Item` or a mapping of its fields."""
-    pool = [one if isinstance(one, Item) else item(dict(one), f"item {i}") for i, one in enumerate(items)]
+    pool = [one if isinstance(one, Item) else read_item(one, f"item {i}") for i, one in enumerate(items)]
     rows = ItemDraw(_given(draw.samples, min(ITEMS, len(pool))), draw.seed, setting=f"{PREFIX}.samples")
     rows.check()
     return rows.rows(pool, model.tokenizer, "items")

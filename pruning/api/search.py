@@ -17,7 +17,7 @@ from pruning.models.loader import context_length_of
 from pruning.objective import Calibrated, Objective
 from pruning.runs.cell import ForwardSettings, Protect
 from pruning.runs.cell_model import forward_with
-from pruning.runs.prepare import check_lengths
+from pruning.runs.check_data import Reader, check_calibration
 from pruning.runs.progress import Progress
 from pruning.search import budget
 from pruning.search.driver import Problem, Solution, solve
@@ -64,7 +64,7 @@ def search_mask(
     )
     _check_kind(chosen_objective, samples)
     most = context_length_of(model.module.config)
-    check_lengths(model.name, most, {"the calibration data": samples.length})
+    check_calibration(samples, Reader(model.name, most, model.tokenizer), "search_mask")
     losses = Calibrated(chosen_objective, forward_with(options.forward, model.language_model), samples)
     journal = Journal(None, space.n_blocks)
     solution = _search(

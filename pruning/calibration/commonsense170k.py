@@ -39,10 +39,11 @@ def load(settings: Source, prefix: str) -> list[Item]:
 def _items(data: Any, path: Path) -> list[Item]:
     if not isinstance(data, Iterable) or isinstance(data, dict):
         raise InputError(f"{path}: the file must contain a list of items, as commonsense_170k.json does.")
-    return [_item(record, f"{path}, item {number}") for number, record in enumerate(data, start=1)]
+    return [labelled_item(record, f"{path}, item {number}") for number, record in enumerate(data, start=1)]
 
 
-def _item(record: Any, where: str) -> Item:
+def labelled_item(record: Any, where: str) -> Item:
+    """The item in a record of Commonsense 170k. Raises InputError if the record is malformed."""
     if not isinstance(record, Mapping):
         raise InputError(f"{where}: an item must be an object with 'instruction' and 'answer'.")
     instruction, answer = str(record.get("instruction", "")), str(record.get("answer", "")).strip()

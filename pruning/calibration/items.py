@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -9,14 +10,14 @@ from typing import Any, ClassVar
 import numpy as np
 
 from pruning.calibration import sources
-from pruning.calibration.records import Item
+from pruning.calibration.records import FIELD, Item
 from pruning.calibration.samples import Row, Samples
 from pruning.calibration.source_settings import is_local
 from pruning.calibration.text import check_seed, start_tokens
 from pruning.core.errors import InputError
 
-FIELD = "{question}"
 TEMPLATE = "Question: {question}\nAnswer:"
+OTHERS = re.compile(r"\{\{.*?\}\}|\{%.*?%\}|\{\w+\}", re.DOTALL)  # fields of Python and of Jinja
 
 
 @dataclass(frozen=True)
@@ -38,11 +39,11 @@ class ItemDraw:
         if self.samples < 1:
             raise InputError(f"{self.setting}={self.samples} is too few: give at least 1 item.")
         check_seed(self.seed, prefix)
-        if FIELD not in self.template:
-            raise InputError(f"{prefix}.template={self.template!r} does not contain {FIELD}: add it.")
+        check_template(f"{prefix}.template", self.template)
 
     def rows(self, pool: Sequence[Item], tokenizer: Any, source: str) -> Samples:
         """Draw items as rows. Raises InputError if there are too few items or if an item cannot be scored."""
+        check_fields(f"{self.setting.rpartition('.')[0]}.template", self.template)
         if len(pool) < self.samples:
             raise InputError(
                 f"{source} has {len(pool)} items, fewer than {self.setting}={self.samples}: "
@@ -55,10 +56,9 @@ class ItemDraw:
         return Samples("items", source, tuple(rows), self.seed, frozenset(item.key for item in drawn))
 
     def _rows(self, tokenizer: Any, number: int, item: Item) -> list[Row]:
-        prompt = self.template.replace(FIELD, item.question)
         return [
-            Row(*encode_pair(tokenizer, prompt, f" {text}"), number, choice, choice == item.answer)
-            for choice, text in enumerate(item.choices)
+            Row(*encode_pair(tokenizer, *pair), number, choice, choice == item.answer)
+            for choice, pair in enumerate(item.pairs(self.template))
         ]
 
 
@@ -95,6 +95,30 @@ class Items:
 
     def _draw(self, prefix: str) -> ItemDraw:
         return ItemDraw(self.samples, self.seed, self.template, f"{prefix}.samples")
+
+
+def check_template(setting: str, template: str) -> None:
+    """Raise InputError if a template does not contain {question}."""
+    if FIELD not in template:
+        raise InputError(f"{setting}={template!r} does not contain {FIELD}: add it.")
+
+
+def check_fields(setting: str, template: str) -> None:
+    """Raise InputError if a template contains a field that nothing fills in, or a backslash and an n for a new line.
+
+    Every prompt would show them as they are. The command line turns no backslash and n into a new line.
+    This is checked when items are drawn, so that a recorded configuration with such a template can still be read.
+    """
+    if others := sorted({*OTHERS.findall(template)} - {FIELD}):
+        raise InputError(
+            f"{setting}={template!r} contains {', '.join(others)}, but only {FIELD} is filled in: remove the rest, "
+            "or put it into the questions of the file."
+        )
+    if r"\n" in template:
+        raise InputError(
+            f"{setting}={template!r} contains a backslash and an n, which are no new line: in bash, write "
+            f"$'{setting}=\"...\\n...\"', which contains a new line."
+        )
 
 
 def encode_pair(tokenizer: Any, prompt: str, answer: str) -> tuple[tuple[int, ...], tuple[int, int]]:

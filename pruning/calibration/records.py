@@ -12,20 +12,38 @@ from typing import Any
 from pruning.core.errors import InputError
 from pruning.core.hashing import text_sha256
 
+FIELD = "{question}"  # what a template fills in
+
 
 @dataclass(frozen=True)
 class Item:
-    """A question, its possible answers, and the index of the right answer."""
+    """A question, its possible answers, and the index of the right answer.
+
+    If there is a `continuation`, as in Winogrande, the choices are contexts, the right one is the context that the
+    continuation fits, and there is no question.
+    """
 
     question: str
     choices: tuple[str, ...]
     answer: int
+    continuation: str | None = None
 
     @property
     def key(self) -> str:
         """A digest of question and choices. It ignores spacing, punctuation, case and the order of the choices."""
-        question, *choices = (re.sub(r"\W+", " ", t).strip().lower() for t in (self.question, *self.choices))
+        asked = self.question if self.continuation is None else self.continuation
+        question, *choices = (re.sub(r"\W+", " ", t).strip().lower() for t in (asked, *self.choices))
         return text_sha256("\n".join([question, *sorted(choices)]))
+
+    def pairs(self, template: str) -> list[tuple[str, str]]:
+        """For each choice, the context that a model is given and the continuation that is scored.
+
+        A template has no effect on an item whose choices are contexts: they are whole sentences.
+        """
+        if self.continuation is not None:
+            return [(context, f" {self.continuation}") for context in self.choices]
+        prompt = template.replace(FIELD, self.question)
+        return [(prompt, f" {choice}") for choice in self.choices]
 
 
 def existing(path: str | None, setting: str = "calibration.path") -> Path:
@@ -53,10 +71,39 @@ def json_lines(path: Path) -> Iterator[tuple[str, Any]]:
     for number, line in enumerate(read_text(path).split("\n"), start=1):
         if line.strip():
             where = f"{path}, line {number}"
-            try:
-                yield where, json.loads(line)
-            except json.JSONDecodeError as error:
-                raise InputError(f"{where}: this is not JSON ({error.msg}).") from error
+            yield where, _parsed(line, where)
+
+
+def json_records(path: Path) -> Iterator[tuple[str, Any]]:
+    """Yield (where, record) for each record of a `.jsonl` file or of a file with one JSON array.
+
+    `where` is "FILE, line N" or "FILE, item N". Raises InputError if the file is neither.
+    """
+    text = read_text(path).lstrip()
+    if not _is_array(text):
+        yield from json_lines(path)
+        return
+    for number, record in enumerate(_parsed(text, str(path)), start=1):
+        yield f"{path}, item {number}", record
+
+
+def _is_array(text: str) -> bool:
+    """Whether a text begins an array of objects. A first line such as ["a"] is a wrong line of a `.jsonl` file."""
+    if not text.startswith("["):
+        return False
+    try:
+        first = json.loads(text.partition("\n")[0])
+    except (ValueError, RecursionError):
+        return True
+    return bool(first) and all(isinstance(one, dict) for one in first)
+
+
+def _parsed(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
+        raise InputError(f"{where}: this is not JSON ({reason}).") from error
 
 
 def text_field(record: Any, name: str, where: str) -> str:
@@ -64,16 +111,3 @@ def text_field(record: Any, name: str, where: str) -> str:
     if not isinstance(record, dict) or not isinstance(record.get(name), str):
         raise InputError(f"{where}: the field '{name}' must be text.")
     return str(record[name])
-
-
-def item(record: Any, where: str) -> Item:
-    """The item in a record {"question", "choices", "answer"}. Raises InputError if the record is malformed."""
-    question = text_field(record, "question", where)
-    choices, answer = record.get("choices"), record.get("answer")
-    if not isinstance(choices, list) or len(choices) < 2 or not all(isinstance(c, str) for c in choices):
-        raise InputError(f"{where}: 'choices' must list at least two texts.")
-    if len({choice.strip() for choice in choices}) < len(choices) or not all(map(str.strip, choices)):
-        raise InputError(f"{where}: 'choices' must differ from each other, and none may be empty.")
-    if not isinstance(answer, int) or isinstance(answer, bool) or not 0 <= answer < len(choices):
-        raise InputError(f"{where}: 'answer' must be an index from 0 to {len(choices) - 1}, not {answer!r}.")
-    return Item(question, tuple(choices), answer)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -14,7 +15,9 @@ import numpy as np
 
 from pruning.core import atomic_files
 from pruning.core.estimate import Estimate
-from pruning.core.hashing import text_sha256
+from pruning.core.hashing import file_sha256, text_sha256
+
+log = logging.getLogger(__name__)
 
 OVERLAP = 32  # two sets of windows share text if both contain the same run of this many tokens
 # If either set has windows of fewer than 64 tokens, a shared run of half the shorter window is enough. The run must
@@ -125,10 +128,19 @@ class Samples:
         return max(len(row.input_ids) for row in self.rows)
 
     def save(self, folder: Path) -> Path:
-        """Write the rows to `<sha256>.jsonl`, if this file does not exist, so that any loss can be recomputed."""
+        """Write the rows to `<sha256>.jsonl`, so that any loss can be recomputed.
+
+        A file that exists is kept if its contents have this digest. Otherwise it is damaged. The rows that it should
+        hold are known, so it is repaired: it is written again, with a warning.
+        """
         path = folder / f"{self.sha256}.jsonl"
-        if not path.exists():
-            atomic_files.write_text(path, self._text())
+        if path.exists():
+            if file_sha256(path) == self.sha256:
+                return path
+            log.warning(
+                "%s was damaged: its contents do not have the digest in its name. It is written again", path
+            )
+        atomic_files.write_text(path, self._text())
         return path
 
     def answers(self, logliks: Sequence[float]) -> Iterator[tuple[list[float], int]]:

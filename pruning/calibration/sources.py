@@ -11,7 +11,8 @@ from collections.abc import Iterable, Iterator
 from importlib import resources
 from pathlib import Path
 
-from pruning.calibration.records import Item, existing, item, json_lines, read_text, text_field
+from pruning.calibration.item_records import read_items
+from pruning.calibration.records import Item, existing, json_lines, read_text, text_field
 from pruning.calibration.source_settings import Source, TextSource, hub_errors
 from pruning.core.errors import InputError, UnreachableError, first_line, unknown
 
@@ -53,9 +54,7 @@ def items(settings: Source, prefix: str = "calibration") -> list[Item]:
     if settings.source == "commonsense":
         return embedded_items(settings.part)
     if settings.source == "file":
-        return [
-            item(record, where) for where, record in json_lines(existing(settings.path, f"{prefix}.path"))
-        ]
+        return read_items(existing(settings.path, f"{prefix}.path"))
     from pruning.calibration.commonsense170k import load
 
     return load(settings, prefix)
@@ -81,7 +80,7 @@ def embedded_items(part: str) -> list[Item]:
     The lines alternate between the two parts, so that both parts contain every topic of the file.
     """
     path = Path(str(resources.files("pruning") / "data" / "commonsense.jsonl"))
-    return [item(record, where) for where, record in json_lines(path)][PARTS.index(part) :: 2]
+    return read_items(path)[PARTS.index(part) :: 2]
 
 
 def _part(named: Iterable[tuple[str, str]], part: str) -> Iterator[str]:

@@ -37,6 +37,10 @@ class LossError(PruningError):
     """The loss of a mask is NaN or infinite."""
 
 
+class RequestError(PruningError):
+    """lm-eval would not ask the model what the items and the template say."""
+
+
 class DamagedError(PruningError):
     """A file of an earlier run cannot be read."""
 

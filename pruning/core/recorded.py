@@ -51,6 +51,13 @@ def without_option(settings: Any) -> Any:
 def same_settings(first: Any, second: Any) -> bool:
     """Whether two settings of one group are equal, apart from the names of their options.
 
-    Each can be in the recorded form or in Hydra's form.
+    Each can be in the recorded form or in Hydra's form. A setting that is null equals one that is absent, because
+    results of earlier versions lack settings that were added since.
     """
-    return bool(without_option(recorded(first)) == without_option(recorded(second)))
+    return bool(_given(recorded(first)) == _given(recorded(second)))
+
+
+def _given(settings: Any) -> Any:
+    """The settings that have a value, without the name of the option."""
+    known = without_option(settings)
+    return {key: v for key, v in known.items() if v is not None} if isinstance(known, Mapping) else known

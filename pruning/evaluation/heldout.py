@@ -10,7 +10,7 @@ from pruning.calibration.samples import Samples
 from pruning.calibration.sources import embedded_items, pydoc
 from pruning.calibration.text import WindowDraw
 from pruning.core.estimate import mean, standard_error
-from pruning.core.metric_names import error_of
+from pruning.core.metric_names import with_error
 from pruning.evaluation import Data, Measured
 from pruning.evaluation.text import perplexity, windows_record
 
@@ -73,7 +73,7 @@ def item_accuracy(name: str, forward: Forward, samples: Samples, mask: Mask) -> 
     """The share of items whose right answer has the highest mean token log-likelihood, and its standard error."""
     ((_, logliks, _),) = forward.loglikelihoods(samples.rows, [mask])
     hits = [_hit(scores, right) for scores, right in samples.answers(logliks)]
-    return {name: mean(hits), error_of(name): standard_error(hits)}
+    return with_error(name, mean(hits), standard_error(hits), len(hits))
 
 
 def _hit(scores: list[float], right: int) -> float:

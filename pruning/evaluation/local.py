@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
-import yaml
-
-from pruning.calibration import records
-from pruning.calibration.items import FIELD
-from pruning.calibration.records import Item
-from pruning.core.errors import InputError
+from pruning.calibration.item_records import read_items
+from pruning.calibration.items import TEMPLATE, check_fields, check_template
+from pruning.calibration.records import existing
+from pruning.core.errors import InputError, unknown
 from pruning.evaluation import Data, Measured
+from pruning.evaluation.accuracy import accuracy
 from pruning.evaluation.corpus import Corpus
+from pruning.evaluation.item_task import item_task
 from pruning.evaluation.perplexity import check_limit, check_names, corpus_perplexity
-from pruning.evaluation.tasks import EvalTask, accuracy, quiet
+from pruning.evaluation.tasks import EvalTask
 from pruning.evaluation.zeroshot import check_batch_size
 
 if TYPE_CHECKING:
@@ -30,9 +27,10 @@ if TYPE_CHECKING:
 class LocalFiles:
     """Metrics: `ppl/<name>` per file of `texts`, `acc/<name>` per file of `items`, `acc/mean` for several such files.
 
-    Texts are `.txt`, `.jsonl` or `.parquet` files, cut into windows as in `Corpus`. Items are `.jsonl` files of
-    {"question": ..., "choices": [...], "answer": index}. Each choice is scored after the filled-in `template` and a
-    space. lm-eval's `acc_norm` is reported. For a quick look, `limit` bounds the number of windows and of items.
+    Texts are `.txt`, `.jsonl` or `.parquet` files, cut into windows as in `Corpus`. Items are files of JSON lines or
+    of a JSON array, in the forms of `calibration.item_records`. Each choice is scored after the filled-in template
+    and a space; `templates` maps the names of files to their own templates. `acc/<name>` is lm-eval's `acc_norm`, and
+    `acc_plain/<name>` its `acc`. For a quick look, `limit` bounds the number of windows and of items.
     """
 
     texts: Any = None  # no type and no default, so that the command line can set a dictionary
@@ -41,7 +39,8 @@ class LocalFiles:
     stride: int | None = None
     join: str | None = None
     column: str = "text"
-    template: str = "Question: {question}\nAnswer:"
+    template: str = TEMPLATE
+    templates: Any = None  # as `texts`
     limit: int | None = None
     batch_size: int = 16
     allow_overlap: bool = False
@@ -58,8 +57,8 @@ class LocalFiles:
             )
         check_limit(self.limit)
         check_batch_size(self.batch_size)
-        if FIELD not in self.template:
-            raise InputError(f"eval.template={self.template!r} must contain {FIELD}.")
+        object.__setattr__(self, "templates", _templates(self.templates, self.items))
+        check_template("eval.template", self.template)
         for name in self.texts:
             self._corpus(name).check("eval")
 
@@ -88,29 +87,26 @@ class LocalFiles:
 
     def _task(self, name: str, tokenizer: Any) -> EvalTask:
         path = self.items[name]
-        file = records.existing(path, f"eval.items.{name}")
-        pool = [_item(record, where) for where, record in records.json_lines(file)]
-        if not pool:
-            raise InputError(f"eval.items.{name}={path}: the file contains no items. Give one item per line.")
-        task = item_task(name, pool, self.template)
-        # Make lm-eval record the path of this file instead of the temporary file's path.
-        task.set_config("dataset_kwargs", {"data_files": {"test": str(file.resolve())}})
-        return EvalTask(task, path, tokenizer, self.limit)
+        # Items of ARC can have equal choices, and lm-eval accepts them.
+        pool = read_items(existing(path, f"eval.items.{name}"), equal_choices=True)
+        template = self.templates.get(name, self.template)
+        check_fields(f"eval.templates.{name}" if name in self.templates else "eval.template", template)
+        return item_task(name, pool, template, path, tokenizer=tokenizer, limit=self.limit)
 
 
-def _item(record: Any, where: str) -> Item:
-    """Check a record and return its item. Raises InputError as for calibration items.
-
-    In contrast to calibration items, choices can be equal, because some items of ARC have equal choices.
-    """
-    question = records.text_field(record, "question", where)
-    choices, answer = record.get("choices"), record.get("answer")
-    texts = isinstance(choices, list) and all(isinstance(c, str) and c.strip() for c in choices)
-    if not texts or len(choices) < 2:
-        raise InputError(f"{where}: 'choices' must list at least two texts, none of them empty.")
-    if type(answer) is not int or not 0 <= answer < len(choices):
-        raise InputError(f"{where}: 'answer' must be an index from 0 to {len(choices) - 1}, not {answer!r}.")
-    return Item(question, tuple(choices), answer)
+def _templates(value: Any, items: Mapping[str, str]) -> dict[str, str]:
+    """The templates by name. Raises InputError if a name is not one of `eval.items`, or a template is wrong."""
+    templates = {} if value is None else value
+    if not isinstance(templates, Mapping) or not all(isinstance(one, str) for one in templates.values()):
+        raise InputError(
+            f"eval.templates={value}: give names of eval.items and templates, "
+            "'eval.templates={NAME: \"TEMPLATE\"}'."
+        )
+    for name, template in templates.items():
+        if str(name) not in items:
+            raise unknown("name in eval.templates", str(name), items)
+        check_template(f"eval.templates.{name}", template)
+    return {str(name): template for name, template in templates.items()}
 
 
 def _paths(group: str, value: Any) -> dict[str, str]:
@@ -120,36 +116,3 @@ def _paths(group: str, value: Any) -> dict[str, str]:
         raise InputError(f"eval.{group}={value}: give names and paths, 'eval.{group}={{NAME: FILE}}'.")
     check_names(f"eval.{group}", paths)
     return {str(name): path for name, path in paths.items()}
-
-
-def item_task(name: str, pool: list[Item], template: str) -> Any:
-    """A task of lm-eval on items, loaded from two temporary files: a YAML file of settings and a file of data."""
-    from lm_eval.tasks import TaskManager
-
-    with tempfile.TemporaryDirectory() as folder, quiet():
-        rows = [{"question": i.question, "choices": list(i.choices), "answer": i.answer} for i in pool]
-        data = Path(folder) / "items.jsonl"
-        data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        settings = {
-            "task": name,
-            "dataset_path": "json",
-            "dataset_kwargs": {
-                "data_files": {"test": str(data)},
-                "cache_dir": str(Path(folder) / "cache"),
-                "keep_in_memory": True,
-            },
-            "output_type": "multiple_choice",
-            "test_split": "test",
-            "doc_to_text": template.replace(FIELD, "{{question}}"),
-            "doc_to_choice": "choices",
-            "doc_to_target": "answer",
-            "num_fewshot": 0,
-            "metric_list": [
-                {"metric": metric, "aggregation": "mean", "higher_is_better": True}
-                for metric in ("acc", "acc_norm")
-            ],
-            "metadata": {"version": 1.0},
-        }
-        (Path(folder) / "task.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
-        tasks = TaskManager(include_path=folder, include_defaults=False).load([name])["tasks"]
-    return tasks[name]

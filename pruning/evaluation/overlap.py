@@ -31,14 +31,15 @@ Words = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Document:
-    """A document of a task: all texts that could be the question, and the answers."""
+    """A document of a task: all texts that could be the question, the answers, and the key of its item if known."""
 
     questions: tuple[str, ...]
     answers: tuple[str, ...]
+    known: tuple[str, ...] = ()
 
     def keys(self) -> set[str]:
         """The keys of items: one for each possible question, together with the answers."""
-        return {Item(question, self.answers, 0).key for question in self.questions}
+        return {*self.known, *(Item(question, self.answers, 0).key for question in self.questions)}
 
 
 class Haystack:

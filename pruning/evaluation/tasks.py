@@ -1,51 +1,43 @@
-"""Run tasks of lm-eval on a masked model in memory.
+"""Tasks of lm-eval as evaluation data. They are loaded without a model.
 
-Tasks are loaded without a model. A task's digest covers its prompts and answers.
-
-
-The requests of a task are built again for each mask. lm-eval's cache of responses is never used: the cache
-does not distinguish masks, so a pruned model would get the dense model's answers.
+A task's digest covers its prompts and answers.
 """
 
 from __future__ import annotations
 
-import copy
-import gzip
 import json
-import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
-from itertools import groupby
+from functools import cached_property
+from itertools import groupby, zip_longest
 from typing import TYPE_CHECKING, Any
 
+from pruning.core.errors import InputError, RequestError
 from pruning.core.hashing import text_sha256
-from pruning.core.metric_names import error_of
-from pruning.distributed import collectives
-from pruning.evaluation import Measured
+from pruning.evaluation.lm_eval_quiet import quiet
 from pruning.evaluation.overlap import Document, haystack, words
+from pruning.evaluation.request_lengths import might_exceed, token_counts
 
 if TYPE_CHECKING:
+    from pruning.calibration.records import Item
     from pruning.calibration.samples import Samples
-    from pruning.core.mask import Mask
-    from pruning.engine.forward import Forward
 
 METRICS = ("acc_norm", "acc")  # a task's accuracy is the first of these metrics that it has
-# If this is 0, lm-eval reports no standard errors at all, although the standard error of a mean needs no bootstrap.
-BOOTSTRAPS = 1000
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
 class EvalTask:
-    """The first `limit` documents of a task of lm-eval (None: all); `task` is lm-eval's object."""
+    """The first `limit` documents of a task of lm-eval (None: all); `task` is lm-eval's object.
+
+    If the documents are items of a local file, `items` and `template` say what must be asked.
+    """
 
     task: Any
     source: str
     tokenizer: Any
     limit: int | None = None
+    items: tuple[Item, ...] = ()
+    template: str = ""
 
     @property
     def metric(self) -> str | None:
@@ -61,9 +53,23 @@ class EvalTask:
         grouped = groupby(self.task.instances, key=lambda instance: instance.doc_id)
         members = [list(group) for _, group in grouped]
         return [
-            {"doc": m[0].doc, "asked": [i.arguments for i in m], "target": self.task.doc_to_target(m[0].doc)}
-            for m in members
+            {"doc": m[0].doc, "asked": [i.arguments for i in m], "target": self._target(number, m[0].doc)}
+            for number, m in enumerate(members)
         ]
+
+    def _target(self, number: int, document: Any) -> Any:
+        # For a task of several contexts, lm-eval's target is the continuation, whichever context is right.
+        return self.items[number].answer if self.items else self.task.doc_to_target(document)
+
+    @property
+    def asked(self) -> list[tuple[Any, ...]]:
+        """All requests, in order: contexts and continuations."""
+        return [tuple(arguments) for request in self.requests for arguments in request["asked"]]
+
+    def check_requests(self) -> None:
+        """Raise RequestError if lm-eval's requests are not those that the items and the template give."""
+        items = self.items[: self.limit]
+        check_equal(self.asked, [pair for item in items for pair in item.pairs(self.template)], self.source)
 
     @cached_property
     def sha256(self) -> str:
@@ -71,20 +77,50 @@ class EvalTask:
         plain = [self.metric, [[r["asked"], r["target"]] for r in self.requests]]
         return text_sha256(json.dumps(plain, default=str))
 
+    def check_answers(self) -> None:
+        """Raise InputError if an answer has no tokens of its own after its context, so that nothing can be scored."""
+        for pair, (context, whole) in zip(self.asked, token_counts(self.asked, self.tokenizer), strict=True):
+            if not 0 < context < whole:
+                raise InputError(
+                    f"{self.source}: the answer {pair[1]!r} has no tokens of its own after the prompt {pair[0]!r}: "
+                    "change the item or the template."
+                )
+
+    def too_long(self, most: int) -> list[int]:
+        """The numbers, from 0, of the documents with a request that a model of `most` tokens cannot read whole.
+
+        The last token of a request is only scored and never read, so a request may have `most` + 1 tokens.
+        """
+        numbered = [(n, pair) for n, request in enumerate(self.requests) for pair in request["asked"]]
+        long = [(n, pair) for n, pair in numbered if might_exceed(pair, most)]
+        counts = token_counts([pair for _, pair in long], self.tokenizer)
+        return sorted({n for (n, _), (_, whole) in zip(long, counts, strict=True) if whole > most + 1})
+
+    @property
+    def pieces(self) -> list[Hashable]:
+        """The requests of each document, to find documents that occur more than once."""
+        return [tuple(map(tuple, request["asked"])) for request in self.requests]
+
+    @property
+    def repeated(self) -> int:
+        """The number of documents that repeat another document."""
+        return len(self.pieces) - len(set(self.pieces))
+
     def shared(self, calibration: Samples, /) -> int:
         """The number of documents that are in the calibration data."""
         return sum(haystack(calibration, self.tokenizer).holds(document) for document in self.documents())
 
     def documents(self) -> Iterator[Document]:
         """Yield each document as possible questions and answers. The names of the document's fields are not used."""
-        for request in self.requests:
+        for number, request in enumerate(self.requests):
             contexts = dict.fromkeys(str(arguments[0]) for arguments in request["asked"])
             answers = dict.fromkeys(str(arguments[-1]) for arguments in request["asked"])
             texts = [v for v in request["doc"].values() if isinstance(v, str) and " " in v]
             # If the contexts of a document differ, as in WinoGrande, the contexts contain the choices, and all
             # answers are equal. Such answers are left out.
             choices = tuple(answers) if len(contexts) == 1 else ()
-            yield Document(tuple(dict.fromkeys((*texts, *map(_question, contexts)))), choices)
+            key = (self.items[number].key,) if self.items else ()
+            yield Document(tuple(dict.fromkeys((*texts, *map(_question, contexts)))), choices, key)
 
 
 def _question(context: str) -> str:
@@ -93,122 +129,13 @@ def _question(context: str) -> str:
     return " ".join(prompt[int(prompt[:1] == ("question",)) : len(prompt) - int(prompt[-1:] == ("answer",))])
 
 
-def accuracy(name: str, forward: Forward, task: EvalTask, mask: Mask, batch_size: int) -> Measured:
-    """The accuracy of a mask on a task, its standard error, and lm-eval's own results and samples.
-
-    If there are several ranks, each answers a share of the requests; then all ranks get all answers.
-    """
-    import lm_eval
-    from lm_eval.models.huggingface import HFLM
-
-    from pruning.models.blocks import masked
-
-    log.info("evaluating %s with %d blocks removed: %d items", name, len(mask.dropped), len(task.requests))
-    module = forward.model.module
-    with masked(module, mask, forward.scales), quiet(), _without_git():
-        model = HFLM(pretrained=module, tokenizer=_complete(task.tokenizer), batch_size=batch_size)
-        # If the first weights are on disk, lm-eval chooses the wrong device.
-        model._device = forward.model.device
-        model.loglikelihood = partial(_over_ranks, model.loglikelihood)
-        results = lm_eval.simple_evaluate(
-            model=model,
-            tasks=[task.task],
-            task_manager=lm_eval.tasks.TaskManager(include_defaults=False),
-            num_fewshot=0,
-            limit=task.limit,
-            bootstrap_iters=BOOTSTRAPS,
-        )
-    return collectives.on_first(lambda: _measured(name, task, results))
-
-
-def _measured(name: str, task: EvalTask, output: Mapping[str, Any]) -> Measured:
-    """The measurement from lm-eval's output. On each machine, lm-eval returns the output to one rank only."""
-    label = task.task.task_name
-    scores = output["results"][label]
-    value, error = (_score(scores, f"{task.metric}{kind}") for kind in ("", "_stderr"))
-    how = {
-        "source": task.source,
-        "task": label,
-        "version": str(output["versions"].get(label)),
-        "lm_eval": output["lm_eval_version"],
-        "metric": task.metric,
-        "items": len(task.requests),
-        "of": len(task.task.eval_docs),
-        "limit": task.limit,
-    }
-    return Measured({name: value, error_of(name): error}, how, _files(output))
-
-
-def _over_ranks(answer: Callable[..., Sequence[Any]], requests: Sequence[Any], **settings: Any) -> list[Any]:
-    """The answers to all requests. Each rank answers its share; lm-eval itself knows of only one process."""
-    share = collectives.share_of(requests)
-    return collectives.gather(answer(share, **settings) if share else [])
-
-
-def _complete(tokenizer: Any) -> Any:
-    """A copy of a tokenizer with an end-of-text or beginning-of-text token. lm-eval can change the copy.
-
-    If the tokenizer has neither a beginning-of-text nor an end-of-text token, token 0 becomes its end-of-text token.
-    lm-eval pads with this token (padding is masked) and puts it before an empty context. Without such a token,
-    lm-eval fails.
-    """
-    copied = copy.deepcopy(tokenizer)
-    if copied.bos_token_id is None and copied.eos_token_id is None:
-        copied.eos_token = copied.convert_ids_to_tokens(0)
-    return copied
-
-
-def _score(scores: Mapping[str, Any], metric: str) -> float:
-    """The value of a metric in lm-eval's scores, whose keys are `metric,filter`.
-
-    lm-eval gives no number for the standard error of a single item; it becomes 0.
-    """
-    value = next(value for key, value in scores.items() if key.partition(",")[0] == metric)
-    return float(value) if isinstance(value, (int, float)) else 0.0
-
-
-def _files(output: Mapping[str, Any]) -> dict[str, bytes]:
-    """Two files by ending: lm-eval's results as lm-eval itself writes them, and its samples, one per line."""
-    from lm_eval.utils import handle_non_serializable
-
-    def text(data: Any, indent: int | None = None) -> str:
-        return json.dumps(data, default=handle_non_serializable, indent=indent, ensure_ascii=False)
-
-    results = {key: value for key, value in output.items() if key != "samples"}
-    lines = [text(sample) for samples in output["samples"].values() for sample in samples]
-    packed = gzip.compress("".join(f"{line}\n" for line in lines).encode(), mtime=0)
-    return {"lm_eval.json": text(results, indent=2).encode(), "samples.jsonl.gz": packed}
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Silence lm-eval's warnings, which concern intended uses, and the progress bars of its short steps."""
-    import lm_eval.api.model
-    import lm_eval.api.task
-    from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
-
-    logger, silent = logging.getLogger("lm_eval"), are_progress_bars_disabled()
-    level, bar = logger.level, lm_eval.api.task.tqdm
-    logger.setLevel(logging.ERROR)
-    disable_progress_bars()
-    lm_eval.api.task.tqdm = lm_eval.api.model.tqdm = lambda items, **_: items
-    try:
-        yield
-    finally:
-        lm_eval.api.task.tqdm = lm_eval.api.model.tqdm = bar
-        logger.setLevel(level)
-        if not silent:
-            enable_progress_bars()
-
-
-@contextmanager
-def _without_git() -> Iterator[None]:
-    """Keep lm-eval from asking git about the current folder; outside a checkout, git prints an error."""
-    import lm_eval.evaluator
-
-    saved = lm_eval.evaluator.get_git_commit_hash
-    lm_eval.evaluator.get_git_commit_hash = lambda: None
-    try:
-        yield
-    finally:
-        lm_eval.evaluator.get_git_commit_hash = saved
+def check_equal(sent: Sequence[Any], wanted: Sequence[Any], source: str) -> None:
+    """Raise RequestError, which shows the first difference, if lm-eval's requests are not those that are wanted."""
+    if list(sent) == list(wanted):
+        return
+    pairs = zip_longest(sent, wanted)
+    number, (one, other) = next((n, pair) for n, pair in enumerate(pairs, start=1) if pair[0] != pair[1])
+    raise RequestError(
+        f"{source}: request {number} to the model would be {one!r} instead of {other!r}, so nothing was measured. "
+        "Use the version of lm-eval that constraints.txt names."
+    )

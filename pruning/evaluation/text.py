@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from pruning.core.metric_names import error_of
+from pruning.core.metric_names import with_error
 from pruning.objective.perplexity import Perplexity
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ def perplexity(name: str, forward: Forward, samples: Samples, mask: Mask) -> dic
     (score,) = loss([mask])
     value = math.exp(min(score.loss, HIGHEST))
     # The delta method: d exp(x) = exp(x) dx.
-    return {name: value, error_of(name): value * loss.estimate.error(score.samples)}
+    return with_error(name, value, value * loss.estimate.error(score.samples), samples.count)
 
 
 def windows_record(samples: Samples) -> dict[str, Any]:

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 from pruning.calibration.source_settings import hub_errors
 from pruning.core.errors import InputError, UnreachableError, first_line, near_names
 from pruning.evaluation import Data, Measured
+from pruning.evaluation.accuracy import accuracy
+from pruning.evaluation.lm_eval_quiet import quiet
 from pruning.evaluation.perplexity import check_limit, check_names
-from pruning.evaluation.tasks import METRICS, EvalTask, accuracy, quiet
+from pruning.evaluation.tasks import METRICS, EvalTask
 
 if TYPE_CHECKING:
     from pruning.core.mask import Mask

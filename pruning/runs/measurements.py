@@ -91,12 +91,18 @@ class Evaluator:
 
 
 def averaged(metrics: Mapping[str, float]) -> dict[str, float]:
-    """`acc/mean`, the unweighted mean accuracy, and its standard error; empty for fewer than two accuracies."""
+    """`acc/mean`, the unweighted mean accuracy, and its standard error; empty for fewer than two accuracies.
+
+    If an accuracy has no standard error, neither has the mean.
+    """
     names = [name for name in metrics_among(metrics) if kind_of(name) == "acc"]
     if len(names) < 2:
         return {}
-    error = math.sqrt(math.fsum(metrics[error_of(name)] ** 2 for name in names)) / len(names)
-    return {"acc/mean": math.fsum(metrics[name] for name in names) / len(names), error_of("acc/mean"): error}
+    mean = {"acc/mean": math.fsum(metrics[name] for name in names) / len(names)}
+    errors = [metrics[error_of(name)] for name in names if error_of(name) in metrics]
+    if len(errors) < len(names):
+        return mean
+    return mean | {error_of("acc/mean"): math.sqrt(math.fsum(error**2 for error in errors)) / len(names)}
 
 
 def mean_of(evaluation: EvaluationRecord, names: Collection[str]) -> dict[str, Any]:

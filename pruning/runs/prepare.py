@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, cast
+from typing import cast
 
 from pruning.calibration import Calibration
 from pruning.calibration.records import existing
 from pruning.calibration.samples import Samples
 from pruning.core import mask
-from pruning.core.errors import InputError
 from pruning.core.hashing import digest
 from pruning.core.mask import Space
 from pruning.evaluation import Data, Evaluation, digests_of
 from pruning.evaluation.overlap import check_disjoint
 from pruning.models import loader, spec
 from pruning.runs.cell import Cell, settings_record
+from pruning.runs.check_data import Reader, check_calibration, check_evaluation
 from pruning.search import budget
 
 
@@ -47,7 +47,7 @@ def check_cell(cell: Cell) -> None:
 def prepare(cell: Cell) -> Prepared:
     """Draw the samples and the evaluation data.
 
-    Checks the search space, the lengths of the rows, and that the samples and the evaluation data do not overlap.
+    Checks the search space, the data (`check_data`), and that samples and evaluation data do not overlap.
 
     Raises InputError if the input is invalid, UnreachableError if a model or data set cannot be loaded.
     """
@@ -56,42 +56,33 @@ def prepare(cell: Cell) -> Prepared:
     cell.algo.evaluations(space)  # raises OutOfReachError if the search needs too many evaluations
     samples = _draw(cast(Hashable, cell.calibration), cell.model)
     data = _evaluation_data(cell.evaluation, cell.model)
-    drawn: dict[str, Any] = {"the calibration data": samples}
-    drawn |= {f"the data of {name}": evaluated for name, evaluated in data.items()}
-    lengths = {label: getattr(rows, "length", 0) for label, rows in drawn.items()}
-    check_lengths(cell.model.name, loader.context_length(cell.model), lengths)
     if not cell.evaluation.allow_overlap:
         check_disjoint(samples, data)
     return Prepared(cell, space, samples, data)
 
 
-def check_lengths(model: str, most: int | None, lengths: Mapping[str, int]) -> None:
-    """Raise InputError if a row has more than `most` tokens, the model's limit (None: the limit is unknown).
-
-    Data of lm-eval's tasks are not checked, since lm-eval shortens long rows.
-    """
-    for label, length in lengths.items():
-        if most is not None and length > most:
-            raise InputError(
-                f"{label} have rows of {length} tokens, and {model} reads at most {most}: lower "
-                "calibration.length, or the evaluation's window or prompts."
-            )
-
-
 @lru_cache(maxsize=16)
 def _draw(calibration: Hashable, model: spec.Model) -> Samples:
-    """The samples of a calibration, in random order, drawn once for all cells with the same settings."""
-    return cast(Calibration, calibration).draw(loader.tokenizer(model)).shuffled()
+    """The samples of a calibration, in random order, drawn and checked once for all cells with the same settings."""
+    samples = cast(Calibration, calibration).draw(loader.tokenizer(model)).shuffled()
+    check_calibration(samples, _reader(model))
+    return samples
 
 
 _data: dict[tuple[str, spec.Model], Mapping[str, Data]] = {}
 
 
 def _evaluation_data(evaluation: Evaluation, model: spec.Model) -> Mapping[str, Data]:
-    """The evaluation data, drawn once for all cells with the same settings and files."""
+    """The evaluation data, drawn and checked once for all cells with the same settings and files."""
     key = (digest([settings_record(evaluation), digests_of(evaluation.files())]), model)
     if key not in _data:
         if len(_data) >= 16:
             del _data[next(iter(_data))]
-        _data[key] = evaluation.data(loader.tokenizer(model))
+        data = evaluation.data(loader.tokenizer(model))
+        check_evaluation(data, _reader(model), evaluation)
+        _data[key] = data
     return _data[key]
+
+
+def _reader(model: spec.Model) -> Reader:
+    return Reader(model.name, loader.context_length(model), loader.tokenizer(model))

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 from pruning.core import trace
 from pruning.core.errors import PruningError, RankError
+from pruning.core.estimate import Estimate
 from pruning.core.hashing import digest
 from pruning.core.provenance import now, provenance
 from pruning.core.result import DoneResult, FailedResult
@@ -76,11 +80,13 @@ def _run(prepared: Prepared, note: Note) -> DoneResult:
         prepared.samples.save(cell.results / "calibration")
     model = model_of(cell)
     forward = forward_of(cell, model)
-    known = _known_scores(prepared, model.info)
+    store = _store(prepared, model.info)
     scales = cell.compensation.scales(forward, prepared.samples.rows)
     searched = forward.with_scales(scales if cell.compensation.search else None)
     losses = Calibrated(cell.objective, searched, prepared.samples)
-    single = FloatLoss(losses.in_float32, Journal.open(cell.folder / trace.FLOAT32, prepared.space.n_blocks))
+    estimate, n_blocks = losses.whole.estimate, prepared.space.n_blocks
+    known = _known_scores(store, cell.folder / trace.NAME, estimate)
+    single = FloatLoss(losses.in_float32, Journal.open(cell.folder / trace.FLOAT32, n_blocks, estimate))
     solution, cost, ledger = _search(prepared, losses, known, single, note)
     mask = solution.score.mask
     save_mask(cell, mask)
@@ -125,12 +131,17 @@ def _search(
         return solution, ledger.total(), ledger
 
 
-def _known_scores(prepared: Prepared, info: ModelInfo) -> KnownScores:
-    """The cell's journal and the store. Raises ForeignError if the journal belongs to other samples or weights."""
+def _store(prepared: Prepared, info: ModelInfo) -> Store:
+    """The scores of other cells. Raises ForeignError if the cell's journal belongs to other samples or weights."""
     cell, n_blocks = prepared.cell, prepared.space.n_blocks
     store = Store(cell.results, score_key(prepared, info), cell.key, n_blocks, cell.share)
     store.claim()
-    return KnownScores(Journal.open(cell.folder / trace.NAME, n_blocks), store)
+    return store
+
+
+def _known_scores(store: Store, journal: Path, estimate: Estimate) -> KnownScores:
+    """The cell's journal and the store. Raises DamagedError if a line of the journal contradicts itself."""
+    return KnownScores(Journal.open(journal, store.n_blocks, estimate), replace(store, estimate=estimate))
 
 
 def _check_samples(prepared: Prepared) -> None:

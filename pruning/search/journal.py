@@ -10,12 +10,14 @@ scores.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pruning.core import atomic_files
 from pruning.core.errors import DamagedError, ForeignError, InputError
+from pruning.core.estimate import Estimate
 from pruning.core.mask import Mask
 from pruning.core.score import Score
 from pruning.core.trace import NAME, TraceEntry, append_trace, read_trace
@@ -38,22 +40,28 @@ class Journal:
     paid: dict[Mask, int] = field(default_factory=dict)
 
     @classmethod
-    def open(cls, path: Path, n_blocks: int) -> Journal:
+    def open(cls, path: Path, n_blocks: int, estimate: Estimate | None = None) -> Journal:
         """Read the journal of an earlier run.
 
-        An incomplete last line is cut off; any other bad line raises DamagedError. If there are several ranks, only
-        the first rank reads the file.
+        An incomplete last line is cut off; any other bad line raises DamagedError. With an `estimate`, so does a line
+        whose loss is not that of its terms. It is not repaired, because nobody knows which of the two is wrong. If
+        there are several ranks, only the first rank reads the file.
         """
-        return collectives.on_first(lambda: cls._read(path, n_blocks))
+        return collectives.on_first(lambda: cls._read(path, n_blocks, estimate))
 
     @classmethod
-    def _read(cls, path: Path, n_blocks: int) -> Journal:
+    def _read(cls, path: Path, n_blocks: int, estimate: Estimate | None) -> Journal:
         journal = cls(path, n_blocks)
         atomic_files.mend(path)
         for entry in read_trace(path):
             if (score := _score(entry, n_blocks)) is None:
                 raise DamagedError(
                     f"{path}, line {entry.number} is damaged: remove the line, or remove the file to start again."
+                )
+            if estimate is not None and (wrong := _contradiction(score, estimate)):
+                raise DamagedError(
+                    f"{path}, line {entry.number} contradicts itself: {wrong}. Remove the line, and its loss is "
+                    "computed again."
                 )
             if score.exceeds(journal.scores.get(score.mask)):
                 journal._take(score)
@@ -79,13 +87,17 @@ class Journal:
 
 @dataclass
 class Store:
-    """The scores that other cells with the same score key have computed. Lines that were read are not read again."""
+    """The scores that other cells with the same score key have computed. Lines that were read are not read again.
+
+    With an `estimate`, a line whose loss is not that of its terms is skipped.
+    """
 
     results: Path
     key: str
     cell: str
     n_blocks: int
     share: bool = True
+    estimate: Estimate | None = None
     _scores: dict[Mask, Score] = field(default_factory=dict)
     _offsets: dict[Path, int] = field(default_factory=dict)
 
@@ -126,10 +138,11 @@ class Store:
     def _new(self, path: Path) -> Iterator[Score]:
         for entry in read_trace(path, self._offsets.get(path, 0)):
             self._offsets[path] = entry.end
-            if (score := _score(entry, self.n_blocks)) is not None:
-                yield score
-            else:
+            score = _score(entry, self.n_blocks)
+            if score is None or (self.estimate is not None and _contradiction(score, self.estimate)):
                 log.warning("%s: skipped a damaged line", path)
+            else:
+                yield score
 
 
 def _score(entry: TraceEntry, n_blocks: int) -> Score | None:
@@ -138,6 +151,18 @@ def _score(entry: TraceEntry, n_blocks: int) -> Score | None:
         return None if entry.line is None else Score.from_line(entry.line, n_blocks)
     except InputError:
         return None
+
+
+def _contradiction(score: Score, estimate: Estimate) -> str:
+    """What in a score contradicts itself or the samples, in words; empty if nothing does."""
+    terms, most = len(score.samples), estimate.count
+    if terms > most or (score.of or terms) != most:
+        return f"it has {terms} terms of {score.of or terms} samples, and the cell has {most}"
+    loss = estimate.mean(score.samples)
+    # Earlier versions may have added the terms up in another order.
+    if not math.isclose(loss, score.loss, rel_tol=1e-6, abs_tol=1e-9):
+        return f"its loss is {score.loss:.9g}, and its terms give {loss:.9g}"
+    return ""
 
 
 @dataclass(frozen=True)

@@ -91,7 +91,7 @@ def _near_tie(result: DoneResult) -> str:
 
 def _change(metric: str, result: DoneResult) -> str:
     """A metric as `dense -> pruned`; empty if it was not measured."""
-    decimals = 3 if metric.startswith("acc/") else 2
+    decimals = 3 if kind_of(metric).startswith("acc") else 2
     values = [result["evaluation"][which].get(metric) for which in ("dense", "pruned")]
     return "" if None in values else " -> ".join(f"{value:.{decimals}f}" for value in values)
 

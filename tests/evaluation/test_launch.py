@@ -40,6 +40,7 @@ def local(tmp_path: Path) -> list[str]:
 
 
 METRICS = {"ppl/prose", "acc/first", "acc/second", "acc/mean"}
+PLAIN = {"acc_plain/first", "acc_plain/second"}
 
 
 @pytest.fixture
@@ -72,12 +73,12 @@ def test_every_cell_has_every_metric_and_each_mask_is_measured_once(
     assert len(results) == 4
     for result in results:
         for which in ("dense", "pruned"):
-            assert names(result["evaluation"][which]) == METRICS
+            assert names(result["evaluation"][which]) == METRICS | PLAIN
             assert {f"{name}/stderr" for name in METRICS} < result["evaluation"][which].keys()
     masks = {Mask.from_json(result["mask"]) for result in results} | {Mask(N_BLOCKS)}
     assert len(masks) < 5, "this test needs searches that agree"
     assert len(measured) == len(set(measured)) == 3 * len(masks)
-    for title in ("prose perplexity", "first accuracy", "mean accuracy"):
+    for title in ("prose perplexity", "first accuracy", "first plain accuracy", "mean accuracy"):
         assert title in " ".join(ended.out.split())
 
 
@@ -119,7 +120,7 @@ def test_finished_cells_are_evaluated_again_without_a_search(
         assert {name: result[name] for name in unchanged} == {name: earlier[name] for name in unchanged}
         for which in ("dense", "pruned"):
             assert earlier["evaluation"][which].items() < result["evaluation"][which].items()
-            assert names(result["evaluation"][which]) == METRICS | {"ppl/heldout", "acc/heldout"}
+            assert names(result["evaluation"][which]) == METRICS | PLAIN | {"ppl/heldout", "acc/heldout"}
         assert result["evaluation"]["environment"]["device"] == "cpu"
         assert result["config"] == earlier["config"] | {"eval": result["config"]["eval"]}
         assert result["config"]["eval"]["class"] == "LocalFiles"
@@ -202,15 +203,15 @@ def test_a_compensated_cell_is_evaluated_again_with_its_factors(launch: Command,
     [
         (
             ["eval=local", "eval.texts={prose: prose.txt}", "eval.window=2050"],
-            "the data of ppl/prose have rows of 2050",
+            "the data of ppl/prose have rows of 2050 tokens, and tiny reads at most 2048: lower eval.window.",
         ),
         (
             ["eval=speed", "eval.prompts=[2040]", "eval.new_tokens=9"],
-            "the data of speed have rows of 2049 tokens",
+            "rows of 2049 tokens, and tiny reads at most 2048: lower eval.prompts or eval.new_tokens.",
         ),
         (
             ["calibration.length=2050", "calibration.samples=1"],
-            "the calibration data have rows of 2050 tokens",
+            "the calibration data have rows of 2050 tokens, and tiny reads at most 2048: lower calibration.length.",
         ),
     ],
 )
@@ -221,7 +222,6 @@ def test_rows_longer_than_the_model_reads_are_refused(
     ended = launch("k=1", *words)
     assert ended.status == 2
     assert f"{message}" in " ".join(ended.err.split())
-    assert "and tiny reads at most 2048: lower calibration.length" in " ".join(ended.err.split())
 
 
 def test_a_model_that_has_changed_is_not_evaluated(launch: Command, local: list[str]) -> None:

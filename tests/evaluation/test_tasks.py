@@ -100,6 +100,8 @@ def test_numbers_and_answers_are_those_of_lm_eval_on_the_exported_checkpoint(
     assert measured.metrics == {
         "acc/mine": scores["acc_norm,none"],
         "acc/mine/stderr": scores["acc_norm_stderr,none"],
+        "acc_plain/mine": scores["acc,none"],
+        "acc_plain/mine/stderr": scores["acc_stderr,none"],
     }
     samples = samples_of(measured.files)
     assert len(samples) == (limit or 12)
@@ -176,7 +178,7 @@ def test_data_are_identified_by_their_requests_not_by_the_file(folder: Path, tmp
         ({"question": "q", "choices": ["a", "b"], "answer": 2}, "an index from 0 to 1, not 2"),
         ({"question": "q", "choices": ["a", "b"], "answer": True}, "an index from 0 to 1, not True"),
         ({"choices": ["a", "b"], "answer": 1}, "the field 'question' must be text"),
-        (["q"], "the field 'question' must be text"),
+        (["q"], "an item must be a JSON object, not ['q']"),
     ],
 )
 def test_a_malformed_item_is_named_by_its_line(tmp_path: Path, record: Any, message: str) -> None:
@@ -194,7 +196,7 @@ def test_a_malformed_item_is_named_by_its_line(tmp_path: Path, record: Any, mess
         ({"items": "x.jsonl"}, "eval.items=x.jsonl: give names and paths, 'eval.items={NAME: FILE}'"),
         ({"texts": {"a": 3}}, "eval.texts={'a': 3}: give names and paths"),
         ({"texts": {"mean": "x.txt"}}, "'mean' cannot name a metric"),
-        ({"items": {"a": "x"}, "template": "Q:"}, "eval.template='Q:' must contain {question}"),
+        ({"items": {"a": "x"}, "template": "Q:"}, "eval.template='Q:' does not contain {question}"),
         ({"items": {"a": "x"}, "batch_size": 0}, "eval.batch_size=0"),
         ({"items": {"a": "x"}, "limit": 0}, "eval.limit=0"),
         ({"texts": {"a": "x"}, "window": 2}, "eval.window=2 is too short"),
