@@ -34,8 +34,16 @@ def sentence(error: OSError) -> str:
             f"{path or 'a file'} cannot be written, because the disk is full or a quota is used up: free some space "
             "and run the same command again. Everything finished so far is kept."
         )
+    if path and _is_cache(Path(path)):
+        return (
+            f"{path}, a folder for fetched models and texts, cannot be used ({_reason(error)}): choose another with "
+            "the environment variable DEPTH_PRUNING_CACHE=DIR."
+        )
     if error.errno in DENIED:
-        return f"{path or 'a file'} is not accessible ({_reason(error)}): {_cure(path)}."
+        return (
+            f"{path or 'a file'} is not accessible ({_reason(error)}): ask its owner for permission, or choose another "
+            "path (paths.results=DIR for results)."
+        )
     if path and error.errno in REASONS:
         return f"{path} cannot be used: {REASONS[error.errno]}."
     return f"{path + ': ' if path else ''}{_reason(error)}."
@@ -51,10 +59,9 @@ def _path(error: OSError) -> str:
     return "" if name is None or isinstance(name, int) else os.fsdecode(name)
 
 
-def _cure(path: str) -> str:
-    """What the user can do about a path without permission."""
+def _is_cache(path: Path) -> bool:
+    """Whether a path is the cache folder, is within it, or is a folder that the cache folder needs."""
     from pruning.core.wheel_assets import cache_folder
 
-    if path and Path(path).is_relative_to(cache_folder().absolute()):
-        return "choose another folder for fetched models and texts with DEPTH_PRUNING_CACHE=DIR"
-    return "ask its owner for permission, or choose another path (paths.results=DIR for results)"
+    cache = cache_folder().absolute()
+    return path.is_relative_to(cache) or (path != Path(path.anchor) and cache.is_relative_to(path))

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pruning.config.settings_check import check_settings
 from pruning.config.words import check_words, ordered
 from pruning.core.errors import InputError, first_line
 from pruning.core.mask import space
-from pruning.core.nested import leaves
-from pruning.hydra_app.build_option import build_option
 from pruning.launcher.slurm import Slurm
 from pruning.models.resources import Resources
 from tests.conftest import Command
@@ -106,8 +106,6 @@ def test_each_number_of_a_launcher_has_its_range(launcher: Slurm) -> None:
         launcher.check({"tiny": Resources()})
 
 
-# Settings whose value -1 has a meaning, or whose group is checked when it is used.
-FREE = {"eval.seed", "objective.seed"}
 OPTIONS = ["algo=annealing", "algo=bayesian", "algo=beam", "algo=cbo", "algo=evolution", "algo=exhaustive"]
 OPTIONS += ["algo=fast_block_select", "algo=genetic", "algo=random", "objective=mutual_information"]
 OPTIONS += ["calibration=pydoc", "calibration=commonsense", "eval=heldout", "eval=speed"]
@@ -116,19 +114,22 @@ OPTIONS += ["objective=relative_magnitude", "objective=weighted", "eval=zeroshot
 
 @pytest.mark.parametrize("option", OPTIONS)
 def test_no_numeric_setting_of_an_option_accepts_nan_or_minus_one(option: str) -> None:
+    from hydra.errors import InstantiationException
+    from hydra.utils import instantiate
     from omegaconf import OmegaConf
 
     from pruning.hydra_app.replay_command import composed
 
     group = option.partition("=")[0]
-    plain: Any = OmegaConf.to_container(composed([option])[group])
-    numbers = [name for name, value in leaves(plain) if isinstance(value, (int, float)) and value is not True]
+    plain: Any = OmegaConf.to_container(composed([option])[group], resolve=True)
+    numbers = {name: value for name, value in plain.items() if type(value) in (int, float)}
     for name in numbers:
-        if plain.get(name) is False or f"{group}.{name}" in FREE:
-            continue
-        for bad in ("-1", "nan") if isinstance(plain[name], float) else ("-1",):
-            with pytest.raises(InputError, match=rf"{group}\.{name}={bad}"):
-                build_option(group, [option, f"{group}.{name}={bad}"])
+        with pytest.raises(InstantiationException) as error:
+            instantiate({**plain, name: -1}, _convert_="all")
+        assert isinstance(error.value.__cause__, InputError)
+        assert f"{group}.{name}=-1" in str(error.value.__cause__)
+        with pytest.raises(InputError, match=rf"{group}\.{name}=nan is not a finite number"):
+            check_settings({group: {**plain, name: math.nan}}, {})
 
 
 @pytest.mark.parametrize(("n_blocks", "first"), [(1, 0), (0, 0), (4, 3)])
