@@ -82,7 +82,7 @@ class Space:
         most = min(self.n_blocks - 1, open_blocks)
         if most < 1:
             raise InputError(
-                f"no block can be removed: the model has {self.n_blocks}, of which {len(self.protected)} are protected, "
+                f"no block can be removed: the model has {self.n_blocks}, {len(self.protected)} of them protected, "
                 "and at least one must stay. Protect fewer blocks (protect.first, protect.last), or choose a model "
                 "of more blocks."
             )

@@ -41,8 +41,8 @@ def sentence(error: OSError) -> str:
         )
     if error.errno in DENIED:
         return (
-            f"{path or 'a file'} is not accessible ({_reason(error)}): ask its owner for permission, or choose another "
-            "path (paths.results=DIR for results)."
+            f"{path or 'a file'} is not accessible ({_reason(error)}): ask its owner for permission, or choose "
+            "another path (paths.results=DIR for results)."
         )
     if path and error.errno in REASONS:
         return f"{path} cannot be used: {REASONS[error.errno]}."

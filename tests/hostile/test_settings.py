@@ -44,7 +44,7 @@ CASES: dict[str, tuple[str, list[str], str]] = {
         ["calibration=text_file", "calibration.path=/tmp"],
         "calibration.path=/tmp is a folder, and a file is needed",
     ),
-    "eval folder": ("", ["eval=local", "eval.items={a: /tmp}"], "eval.items.a=/tmp is a folder, and a file is needed"),
+    "eval folder": ("", ["eval=local", "eval.items={a: /tmp}"], "eval.items.a=/tmp is a folder, and a file"),
     "window": (
         "",
         ["eval=perplexity", "+eval.corpora.a={source: file, path: /etc/hosts, window: 1e9}"],
