@@ -43,7 +43,7 @@ def unknown_setting(path: str, known: Iterable[str], option: str | None) -> Inpu
     """
     group, _, _ = path.partition(".")
     parent, _, name = path.rpartition(".")
-    names = sorted({*map(str, known)} - {TARGET, "hydra"})
+    names = sorted({*known} - {TARGET, "hydra"})
     owner = f"{group}={option}" if option and parent == group else parent
     if not parent:
         return InputError(
@@ -72,7 +72,7 @@ def _refused_key(path: str, cause: BaseException, words: Sequence[str]) -> Input
     if full != path and full.startswith(f"{path}."):  # a new entry of a dictionary, given as a whole
         entry = full[len(path) + 1 :]
         return InputError(f"{path} has no entry '{entry}': add it with '+{full}={{...}}'.")
-    known = list(parent.keys()) if isinstance(parent, DictConfig) else []
+    known = list(map(str, parent.keys())) if isinstance(parent, DictConfig) else []
     return unknown_setting(path, known, _option(path.partition(".")[0], words))
 
 

@@ -184,15 +184,18 @@ def test_every_door_is_guarded() -> None:
     assert [path for path in mains if "run_command(" not in path.read_text()] == []
 
 
-def test_ctrl_c_in_the_first_second_is_one_line() -> None:
-    command = [sys.executable, str(ROOT / "launch.py"), "k=1"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    assert process.stderr.readline() == "reading the settings\n", (
-        "a first line is shown before the slow imports"
-    )
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+def test_ctrl_c_in_the_first_second_is_one_line(tmp_path: Path) -> None:
+    # A shell that starts this test in the background lets it ignore SIGINT, and its children too.
+    code = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    code += f"sys.path.insert(0, {str(ROOT)!r}); import launch; launch.main()"
+    command = [sys.executable, "-c", code, "k=1", "model=local", "model.path=nowhere"]
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=tmp_path, **pipes) as process:
+        assert process.stderr is not None
+        first = process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert first == "reading the settings\n", "a first line is shown before the slow imports"
     assert process.returncode == 130
     assert (out, err.count("\n")) == ("", 1)
     assert err.startswith("interrupted: ")
