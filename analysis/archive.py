@@ -1,6 +1,6 @@
 """The command `python -m analysis.archive`; see `analysis/data/archive.py`."""
 
-from .data.archive import main
+from pruning.core.command import run_command
 
 if __name__ == "__main__":
-    main()
+    run_command(f"{__package__}.data.archive:main")

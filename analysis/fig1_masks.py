@@ -1,6 +1,6 @@
 """The command `python -m analysis.fig1_masks`; see `analysis/figures/fig1_masks.py`."""
 
-from .figures.fig1_masks import main
+from pruning.core.command import run_command
 
 if __name__ == "__main__":
-    main()
+    run_command(f"{__package__}.figures.fig1_masks:main")

@@ -1,6 +1,6 @@
 """The command `python -m analysis.fig2_ranks`; see `analysis/figures/fig2_ranks.py`."""
 
-from .figures.fig2_ranks import main
+from pruning.core.command import run_command
 
 if __name__ == "__main__":
-    main()
+    run_command(f"{__package__}.figures.fig2_ranks:main")

@@ -1,6 +1,6 @@
 """The command `python -m analysis.fig3_variance`; see `analysis/figures/fig3_variance.py`."""
 
-from .figures.fig3_variance import main
+from pruning.core.command import run_command
 
 if __name__ == "__main__":
-    main()
+    run_command(f"{__package__}.figures.fig3_variance:main")

@@ -1,6 +1,6 @@
 """The command `python -m analysis.fig7_cost`; see `analysis/figures/fig7_cost.py`."""
 
-from .figures.fig7_cost import main
+from pruning.core.command import run_command
 
 if __name__ == "__main__":
-    main()
+    run_command(f"{__package__}.figures.fig7_cost:main")

@@ -1,6 +1,6 @@
 """The command `python -m analysis.paper_check`; see `analysis/paper/check.py`."""
 
-from .paper.check import main
+from pruning.core.command import run_command
 
 if __name__ == "__main__":
-    main()
+    run_command(f"{__package__}.paper.check:main")

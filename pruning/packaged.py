@@ -1,6 +1,6 @@
 """The command `python -m pruning.packaged`; see `pruning/models/packaged.py`."""
 
-from pruning.models.packaged import main
+from pruning.core.command import run_command
 
 if __name__ == "__main__":
-    main()
+    run_command("pruning.models.packaged:main")

@@ -1,6 +1,6 @@
 """The command `python -m analysis.report`."""
 
-from .page import main
+from pruning.core.command import run_command
 
 if __name__ == "__main__":
-    main()
+    run_command(f"{__package__}.page:main")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pruning.core.errors import InputError
+from pruning.core.errors import InputError, first_line
 from pruning.core.hashing import text_sha256
 
 FIELD = "{question}"  # what a template fills in
@@ -47,14 +47,23 @@ class Item:
 
 
 def existing(path: str | None, setting: str = "calibration.path") -> Path:
-    """The path as a `Path`. Raises InputError, which names the setting, if the file does not exist or is empty."""
+    """The path as a `Path`. Raises InputError, which names the setting, unless it is a file that can be read."""
     if not path:
         raise InputError(f"{setting} is not set: give {setting}=FILE.")
     file = Path(path).expanduser()
-    if not file.is_file():
-        raise InputError(f"{setting}={path}: there is no such file.")
-    if file.stat().st_size == 0:
-        raise InputError(f"{setting}={path}: the file is empty.")
+    try:
+        if file.is_dir():
+            raise InputError(f"{setting}={path} is a folder, and a file is needed: give the path of a file.")
+        if not file.is_file():
+            raise InputError(f"{setting}={path}: there is no such file.")
+        with file.open("rb") as stream:
+            if not stream.read(1):
+                raise InputError(f"{setting}={path}: the file is empty.")
+    except OSError as error:
+        raise InputError(
+            f"{setting}={path} cannot be read ({first_line(error.strerror or error)}): make it readable, or give "
+            "another file."
+        ) from error
     return file
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import ChoiceSweep, QuotedString
+from hydra.core.override_parser.types import ChoiceSweep, Glob, QuotedString
 from hydra.errors import HydraException, InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -17,7 +16,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from pruning.calibration import kinds_for
 from pruning.config.groups import BUILT, GROUPS, calibrations, class_named, options
-from pruning.config.schema import Config
+from pruning.config.settings_check import check_settings
 from pruning.core.errors import InputError, PruningError, first_line, unknown
 from pruning.core.recorded import CLASS, OPTION, TARGET, recorded
 from pruning.models.spec import Model
@@ -43,8 +42,13 @@ def check_choices(arguments: Sequence[str]) -> None:
         names = value.list if isinstance(value, ChoiceSweep) else [value]
         for name in names if override.key_or_group in GROUPS else ():
             text = name.text if isinstance(name, QuotedString) else name
-            if isinstance(text, str) and text not in options(override.key_or_group):
-                errors.append(unknown(override.key_or_group, text, options(override.key_or_group)))
+            if override.is_delete() or isinstance(text, Glob):
+                continue  # a glob names only options that exist
+            if override.key_or_group == "experiment" and not isinstance(text, str):
+                continue  # none, or a list of experiments
+            if text not in options(override.key_or_group):
+                shown = "null" if text is None else str(text)
+                errors.append(unknown(override.key_or_group, shown, options(override.key_or_group)))
     if errors:
         raise InputError("\n".join(map(str, errors)))
 
@@ -56,18 +60,21 @@ def cell_of(config: DictConfig, choices: Mapping[str, Any]) -> Cell:
     """
     try:
         plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        assert isinstance(plain, dict)
+        check_settings({str(name): value for name, value in plain.items()}, choices)
         built = {group: instantiate(config[group], _convert_="all") for group in PARTS}
     except MissingMandatoryValue as error:
         key = str(error.full_key)
         option = key.partition(".")[0]
-        raise InputError(f"{option}={choices.get(option)} needs a value: give {key}=...") from error
+        if option not in choices:
+            raise InputError(f"{key} is missing: give {key}=...") from error
+        raise InputError(f"{option}={choices[option]} needs a value: give {key}=...") from error
     except OmegaConfBaseException as error:
-        raise InputError(str(error).splitlines()[0]) from error
+        raise InputError(f"{first_line(error)}.") from error
     except InstantiationException as error:
         if isinstance(cause := error.__cause__, PruningError):  # a constructor raised this error
             raise cause from None
-        raise InputError(first_line(error)) from error
-    assert isinstance(plain, dict)
+        raise InputError(f"{first_line(error)}.") from error
     _check_top(plain)
     cell = Cell(
         choices=Choices(**{name: str(choices[name]) for name in ("objective", "calibration", "algo")}),
@@ -164,10 +171,7 @@ def _folder(setting: str, path: str) -> Path:
 
 
 def _check_top(plain: dict[Any, Any]) -> None:
-    """Raise InputError for unknown top-level settings, and for invalid values of the right type."""
-    known = [item.name for item in dataclasses.fields(Config)]
-    for name in plain.keys() - known:
-        raise unknown("setting", str(name), known)
+    """Raise InputError for invalid values of the right type at the top level."""
     if not re.fullmatch(r"[\w.+-]+", plain["study"]) or set(plain["study"]) <= {"."}:
         raise InputError(
             f"study={plain['study']!r} is no file name: use letters, digits, '.', '_', '-', not only dots."

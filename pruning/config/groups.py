@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -74,6 +75,11 @@ def members(group: str) -> Iterator[tuple[str, Any]]:
         yield from settings_classes(*PACKAGES[group])
     for name, path in NAMED.get(group, {}).items():
         yield name, resolve_name(path)
+
+
+def class_settings(cls: Any) -> list[str]:
+    """The names of the settings of a class."""
+    return [item.name for item in dataclasses.fields(cls) if item.init]
 
 
 @cache

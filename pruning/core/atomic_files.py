@@ -8,6 +8,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -25,13 +26,14 @@ def write_text(path: Path, text: str) -> None:
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a binary file atomically, as `write_text` does."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    _sweep_once(path.parent.absolute())
-    with temporary_file(path) as (stream, temporary):
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
+    with naming(path):
+        _sweep_once(path.parent.absolute())
+        with temporary_file(path) as (stream, temporary):
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+            temporary.chmod(0o644)
+            temporary.replace(path)
 
 
 @lru_cache(maxsize=1024)
@@ -53,9 +55,27 @@ def read_json(path: Path) -> Any:
         raise DamagedError(f"{path} is damaged ({error}): move it away and run again.") from error
 
 
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Put the name of the file into each OSError that is raised within: errors of a write itself name no file."""
+    try:
+        yield
+    except OSError as error:
+        error.filename, error.filename2 = str(path), None
+        raise
+
+
 def append_line(path: Path, data: Any) -> None:
-    """Append one JSON line in a single write, so that a kill can tear at most the last line."""
+    """Append one JSON line in a single write, so that a kill can tear at most the last line.
+
+    Raises OSError, which names the file, if the line could not be written as a whole.
+    """
     line = (json.dumps(data, allow_nan=False) + "\n").encode()
+    with naming(path):
+        _append(path, line)
+
+
+def _append(path: Path, line: bytes) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     try:
         if os.write(descriptor, line) < len(line):

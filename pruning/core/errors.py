@@ -81,10 +81,15 @@ def unwritable(error: BaseException) -> str | None:
     return os.strerror(number)
 
 
-def first_line(error: BaseException) -> str:
-    """The first line of an error's text, to quote in another message; if the text is empty, the type of the error."""
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".") if lines else type(error).__name__
+def first_line(error: object) -> str:
+    """The first line of an error's text, to quote in another message; if the text is empty, the type of the error.
+
+    If the line ends in a colon, the line that it announces is added.
+    """
+    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
+    if len(lines) > 1 and lines[0].endswith(":"):
+        lines[0] = f"{lines[0]} {lines[1]}"
+    return lines[0].rstrip(".,;:") if lines else type(error).__name__
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> InputError:

@@ -79,10 +79,17 @@ class Space:
     def __post_init__(self) -> None:
         Mask(self.n_blocks, tuple(self.protected))  # raises InputError if a protected block does not exist
         open_blocks = self.n_blocks - len(self.protected)
+        most = min(self.n_blocks - 1, open_blocks)
+        if most < 1:
+            raise InputError(
+                f"no block can be removed: the model has {self.n_blocks}, {len(self.protected)} of them protected, "
+                "and at least one must stay. Protect fewer blocks (protect.first, protect.last), or choose a model "
+                "of more blocks."
+            )
         if not 1 <= self.k < self.n_blocks:
             raise InputError(
                 f"k = {self.k} blocks cannot be removed from a model of {self.n_blocks}: "
-                f"choose k from 1 to {min(self.n_blocks - 1, open_blocks)}."
+                f"choose {f'k from 1 to {most}' if most > 1 else 'k=1'}."
             )
         if self.k > open_blocks:
             raise InputError(
@@ -143,7 +150,7 @@ def space(n_blocks: int, ratio: float | None, k: int | None, first: int = 0, las
     """The space of a configuration; `first` blocks at the start and `last` blocks at the end are protected."""
     if first < 0 or last < 0:
         raise InputError(f"protect.first={first} and protect.last={last}: neither may be negative.")
-    if first + last >= n_blocks:
+    if first + last >= n_blocks > 0:
         raise InputError(
             f"protect.first={first} and protect.last={last} protect all of {n_blocks} blocks: "
             f"choose numbers with a sum below {n_blocks}."

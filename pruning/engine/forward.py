@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -61,6 +61,7 @@ class Forward:
     merge: bool | None = None
     scales: tuple[float, ...] | None = None
     cost: Cost = field(default_factory=Cost)
+    watch: Callable[[int, int], None] | None = None  # called after each batch: batches done, of how many
     _size: int = FIRST_CHUNK
     _dense_states: WeakKeyDictionary[Batch, Tensor] = field(default_factory=WeakKeyDictionary)
 
@@ -81,6 +82,12 @@ class Forward:
         _ = self.memory_budget  # made before the copy, so that the copy shares it
         view = copy.copy(self)
         view.scales = scales
+        return view
+
+    def watched(self, watch: Callable[[int, int], None]) -> Forward:
+        """The same forward passes, which call `watch` after each batch."""
+        view = self.with_scales(self.scales)
+        view.watch = watch
         return view
 
     def loglikelihoods(
@@ -123,10 +130,13 @@ class Forward:
         sums = np.zeros((len(masks), len(rows)))
         batches = self.memory_budget.batches(rows)
         tokens = sum(batch.ids.numel() for batch in batches)
-        for batch in collectives.share_of(batches):
+        mine = collectives.share_of(batches)
+        for done, batch in enumerate(mine, start=1):
             share = batch.ids.numel() / tokens
             for number, values in self._read(batch, masks, readout, share):
                 np.add.at(sums[number], batch.rows.numpy(), values)
+            if self.watch is not None:
+                self.watch(done, len(mine))
         return sums
 
     def _read(

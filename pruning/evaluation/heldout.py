@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
@@ -17,6 +18,8 @@ from pruning.evaluation.text import perplexity, windows_record
 if TYPE_CHECKING:
     from pruning.core.mask import Mask
     from pruning.engine.forward import Forward
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,7 @@ class Heldout:
     def measure(self, forward: Forward, name: str, data: Data, mask: Mask) -> Measured:
         """The perplexity on text, or the accuracy on items."""
         samples = cast(Samples, data)
+        log.info("evaluating %s with %d blocks removed: %d samples", name, len(mask.dropped), samples.count)
         if samples.kind == "text":
             return Measured(perplexity(name, forward, samples, mask), windows_record(samples))
         how = {"source": samples.source, "items": samples.count, "metric": "mean token log-likelihood"}

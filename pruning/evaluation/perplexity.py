@@ -6,7 +6,7 @@ import logging
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast, get_type_hints
 
 from pruning.calibration.samples import Samples
 from pruning.core.errors import InputError, unknown
@@ -20,6 +20,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+WHOLE = "a whole number, such as 1000000 instead of 1e6"
+KINDS = {
+    int: WHOLE,
+    int | None: f"{WHOLE}, or null",
+    str: "text",
+    str | None: "text, or null",
+    bool: "true or false",
+}
 TAKEN = ("heldout", "mean")  # names that other metrics use
 
 
@@ -83,6 +91,11 @@ def _corpus(name: str, settings: Any) -> Corpus:
     for key in settings:
         if key not in known:
             raise unknown(f"setting of eval.corpora.{name}", str(key), known)
+    hints = get_type_hints(Corpus)
+    for key, value in settings.items():
+        if not isinstance(value, hints[key]) or isinstance(value, bool) != (hints[key] is bool):
+            wanted = KINDS.get(hints[key], "another kind of value")
+            raise InputError(f"eval.corpora.{name}.{key}={value!r} is not valid: give {wanted}.")
     return Corpus(**settings)
 
 

@@ -1,6 +1,6 @@
 """The command `python -m pruning.export`."""
 
-from pruning.export.pipeline import main
+from pruning.core.command import run_command
 
 if __name__ == "__main__":
-    main()
+    run_command("pruning.export.pipeline:main")

@@ -7,7 +7,10 @@ from typing import Any
 
 from pruning.config.compose import check_choices
 from pruning.config.groups import options
-from pruning.core.errors import InputError, PruningError, first_line, unknown
+from pruning.config.hydra_errors import explained
+from pruning.config.settings_check import check_settings
+from pruning.config.words import check_words
+from pruning.core.errors import InputError, PruningError, unknown
 from pruning.hydra_app.replay_command import composed
 
 
@@ -29,16 +32,21 @@ def build_option(group: str, words: Sequence[str]) -> Any:
     """
     from hydra.errors import HydraException
     from hydra.utils import instantiate
+    from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
+    check_words(words)
     check_choices(words)
     try:
         chosen = composed(words)[group]
         if missing := [name for name in chosen if str(chosen._get_node(name)) == "???"]:
             option = next((word.partition("=")[2] for word in words if word.startswith(f"{group}=")), None)
             raise InputError(f"{group}={option} needs a value: give {group}.{missing[0]}=...")
+        plain = OmegaConf.to_container(chosen, resolve=True)
+        names = dict(word.split("=", 1) for word in words if word.startswith(f"{group}="))
+        check_settings({group: plain}, names)
         return instantiate(chosen, _convert_="all")
     except (HydraException, OmegaConfBaseException) as error:
         if isinstance(cause := error.__cause__, PruningError):  # what the constructor raised
             raise cause from None
-        raise InputError(f"{first_line(error)}.") from error
+        raise explained(error, words) from error

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from pruning.models.resources import Resources
 
+LEAST = {"parallel": 1, "warning_seconds": 1, "requeues": 0}
+
 
 @dataclass(frozen=True)
 class Slurm:
@@ -50,9 +52,9 @@ class Slurm:
         """Raise InputError if a setting is invalid or SLURM is not installed."""
         if self.order not in ORDERS:
             raise unknown("launcher.order", self.order, ORDERS)
-        for name in ("parallel", "warning_seconds"):
-            if getattr(self, name) < 1:
-                raise InputError(f"launcher.{name}={getattr(self, name)} is too few: choose 1 or more.")
+        for name, least in LEAST.items():
+            if getattr(self, name) < least:
+                raise InputError(f"launcher.{name}={getattr(self, name)} is too few: choose {least} or more.")
         for model, resources in asked.items():
             resources.check(model)
             if resources.minutes * 60 <= self.warning_seconds:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -58,8 +59,12 @@ class ForwardSettings:
 
         This is a separate method because OmegaConf does not call __init__.
         """
-        if self.batch_tokens < 1 or self.patience <= 0 or (self.memory is not None and self.memory < 1):
-            raise InputError(f"forward.batch_tokens, memory and patience must be above 0, not {self}.")
+        for name, least in (("batch_tokens", 1), ("memory", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise InputError(f"forward.{name}={value} is too small: choose {least} or more.")
+        if not 0 < self.patience < math.inf:
+            raise InputError(f"forward.patience={self.patience:g} is out of range: choose seconds above 0.")
 
 
 @dataclass(frozen=True)
@@ -207,6 +212,7 @@ def settings_record(settings: Any) -> dict[str, Any]:
 
 def _file_digest(path: str) -> str:
     file = Path(path).expanduser()
-    if not file.is_file():
-        return path  # a missing file is reported when its samples are drawn
-    return file_sha256(file)
+    try:
+        return file_sha256(file)
+    except OSError:
+        return path  # a file that is missing or cannot be read is reported when the cell is checked

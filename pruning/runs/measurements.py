@@ -25,6 +25,7 @@ from pruning.core.metric_names import error_of, kind_of, metrics_among, without_
 from pruning.core.result import EvaluationRecord
 from pruning.distributed import collectives
 from pruning.evaluation import Data, Evaluation, Measured
+from pruning.runs.progress import batches_shown
 
 if TYPE_CHECKING:
     from pruning.engine.forward import Forward
@@ -74,7 +75,10 @@ class Evaluator:
             return self._measured(name, mask) if known is None else Measured(known["metrics"], known["how"])
 
     def _measured(self, name: str, mask: Mask) -> Measured:
-        measured = self.evaluation.measure(self.forward, name, self.data[name], mask)
+        title = f"{name} {f'without {len(mask.dropped)} blocks' if mask.dropped else 'of the dense model'}"
+        with batches_shown(title) as watch:
+            forward = self.forward.watched(watch)
+            measured = self.evaluation.measure(forward, name, self.data[name], mask)
         if not all(math.isfinite(value) for value in measured.metrics.values() if isinstance(value, float)):
             raise LossError(
                 f"the evaluation with blocks {list(mask.dropped)} removed is not finite: {measured.metrics}. "

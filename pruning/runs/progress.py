@@ -1,9 +1,11 @@
-"""The progress bar of a search: evaluations done, best loss, time left."""
+"""Progress bars: of a search (evaluations done, best loss, time left), and of one measurement (batches done)."""
 
 from __future__ import annotations
 
 import io
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from tqdm import tqdm
 
@@ -38,9 +40,40 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         self.bar.close()
 
-    def update(self, evaluations: int, best: float) -> None:
-        """Show the number of scored masks, and the lowest loss among the masks that remove the most blocks."""
+    def update(self, evaluations: int, best: float, size: int) -> None:
+        """Show the number of scored masks, and the lowest loss among the masks that remove the most blocks, `size`.
+
+        Losses of masks of different sizes cannot be compared, so the size is shown too.
+        """
         # `evaluations` also counts the dense model and a final mask that the search did not score. The total does
         # not count them, so the bar stops at the total.
-        self.bar.set_postfix_str(f"best loss {best:.4f}", refresh=False)
+        self.bar.set_postfix_str(
+            f"best loss {best:.4f} without {size} block{'s' * (size != 1)}", refresh=False
+        )
         self.bar.update(min(evaluations, self.total) - self.bar.n)
+
+
+PART = "{desc} {percentage:3.0f}%|{bar:20}| {n_fmt}/{total_fmt} batches [{elapsed}<{remaining}]"
+
+
+@contextmanager
+def batches_shown(title: str) -> Iterator[Callable[[int, int], None]]:
+    """Yield a function that shows how many batches of a measurement are done, of how many.
+
+    The bar appears after a second, so short measurements show nothing. It disappears at the end.
+    """
+    with tqdm(
+        desc=title,
+        file=None if collectives.is_first() else io.StringIO(),
+        dynamic_ncols=True,
+        leave=False,
+        delay=1.0,
+        mininterval=0.2 if sys.stderr.isatty() else 20.0,
+        bar_format=PART,
+    ) as bar:
+
+        def show(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield show

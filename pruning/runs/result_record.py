@@ -7,6 +7,7 @@ import traceback
 from dataclasses import asdict
 from typing import cast
 
+from pruning.core.os_errors import sentence
 from pruning.core.provenance import now, provenance
 from pruning.core.result import LOG, CalibrationRecord, FailedResult, ModelRecord, SearchRecord
 from pruning.distributed import collectives
@@ -60,6 +61,7 @@ def search_record(prepared: Prepared, solution: Solution, cost: Cost) -> SearchR
 def failed_result(cell: Cell, error: BaseException) -> FailedResult:
     """Return the result of a cell that failed, and append the error's traceback to the cell's log."""
     log_path = cell.folder / LOG
+    message = sentence(error) if isinstance(error, OSError) else str(error)
     cell.folder.mkdir(parents=True, exist_ok=True)
     if collectives.is_first():
         with log_path.open("a", encoding="utf-8") as stream:
@@ -67,7 +69,7 @@ def failed_result(cell: Cell, error: BaseException) -> FailedResult:
     return {
         "cell": cell.key,
         "status": "failed",
-        "error": {"type": type(error).__name__, "message": str(error), "log": str(log_path)},
+        "error": {"type": type(error).__name__, "message": message, "log": str(log_path)},
         "config": dict(cell.config),
         "environment": provenance(now(), None),
     }

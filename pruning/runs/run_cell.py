@@ -121,8 +121,8 @@ def _search(
     with Progress(cell.title, most, known=len(known.journal.scores)) as progress:
         ledger = CostLedger.open(cell.folder / "cost.json", losses.forward.cost)
 
-        def watch(evaluations: int, best: float) -> None:
-            progress.update(evaluations, best)
+        def watch(evaluations: int, best: float, size: int) -> None:
+            progress.update(evaluations, best, size)
             note(evaluations, best)
             ledger.save()
 

@@ -18,9 +18,9 @@ from pruning.search.near_ties import Settler
 from pruning.search.racing import Racing
 from pruning.search.significance import decision
 
-# Called after each score. The arguments are the number of masks scored so far, on all samples or fewer, and the
-# lowest full loss among the masks that remove the most blocks.
-Watch = Callable[[int, float], None]
+# Called after each score. The arguments are the number of masks scored so far, on all samples or fewer, the lowest
+# full loss among the masks that remove the most blocks, and how many blocks these masks remove.
+Watch = Callable[[int, float, int], None]
 
 
 class Losses(Protocol):
@@ -132,7 +132,8 @@ class ScoreBook:
             size = len(score.mask.dropped)
             self.best[size] = min(score.loss, self.best.get(size, score.loss))
         if self.best:
-            self.watch(len(self.journal.scores), self.best[max(self.best)])
+            size = max(self.best)
+            self.watch(len(self.journal.scores), self.best[size], size)
 
     def paid(self) -> tuple[float, float]:
         """Of the requested losses, the number that this cell has computed and the number that others have computed.

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from pruning.core import atomic_files
+from pruning.core.command import guarded
 from pruning.core.errors import (
     InputError,
     MismatchError,
@@ -26,6 +27,7 @@ from pruning.study.trackers import record_cells
 log = logging.getLogger(__name__)
 
 FAILED, BAD_INPUT = 1, 2
+BUSY = 75  # nothing failed, but another process still runs some of the cells; the value is EX_TEMPFAIL of sysexits
 INTERRUPTED = 130  # the exit status after Ctrl-C
 
 
@@ -35,7 +37,7 @@ def execute(configs: Sequence[Composed]) -> None:
     Under torchrun, all processes run each cell together and only the first one prints.
     """
     try:
-        with collectives.joined_ranks():
+        with guarded(), collectives.joined_ranks():
             if not collectives.is_first():
                 log.parent.setLevel(logging.WARNING)  # type: ignore[union-attr]
             status = run_study(configs)
@@ -68,7 +70,7 @@ def run_study(configs: Sequence[Composed]) -> int:
     record_cells(cells, outcome)
     sum_up(cells, outcome)
     _export(cells, outcome)
-    return FAILED if outcome.failed else 0
+    return FAILED if outcome.failed else BUSY if outcome.busy else 0
 
 
 def _check(cell: Cell) -> None:

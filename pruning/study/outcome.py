@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from pruning.core.errors import OutOfReachError
+from pruning.core.errors import BusyError, OutOfReachError
 from pruning.core.result import DoneResult, Failure
 from pruning.distributed import collectives
 from pruning.launcher.cell_state import CellState
@@ -21,6 +21,7 @@ class Outcome:
 
     done: dict[str, DoneResult] = field(default_factory=dict)
     failed: dict[str, Failure] = field(default_factory=dict)
+    busy: dict[str, BusyError] = field(default_factory=dict)
     left_out: dict[str, OutOfReachError] = field(default_factory=dict)
     in_flight: dict[str, CellState] = field(default_factory=dict)
 
@@ -37,6 +38,11 @@ def sum_up(cells: Sequence[Cell], outcome: Outcome) -> None:
     if outcome.failed:
         say(
             f"\n{len(outcome.failed)} of {len(cells)} cells failed:\n{tables.failures(outcome.failed.values())}"
+        )
+    if outcome.busy:
+        say(
+            f"\n{len(outcome.busy)} of {len(cells)} cells are being run by another process, which records their "
+            f"results:\n{chr(10).join(outcome.busy)}\nOnce it has ended, run the same command again."
         )
     if outcome.in_flight:
         say(

@@ -16,6 +16,7 @@ from pruning.core.errors import (
     UnreachableError,
     merged_error,
 )
+from pruning.core.os_errors import is_disk_full, sentence
 from pruning.core.result import LOG, Failure, read_done
 from pruning.distributed import collectives
 from pruning.launcher import Launcher
@@ -74,17 +75,21 @@ def _run_jobs(cells: Sequence[Cell], pending: Sequence[Cell], launcher: Launcher
 
 def _run_here(prepared: Sequence[Any], outcome: Outcome) -> None:
     """Run prepared cells in this process, one after the other."""
-    from pruning.runs.run_cell import record_failure, run
+    from pruning.runs.run_cell import run
 
     for number, ready in enumerate(prepared, start=1):
         log.info("cell %d of %d: %s", number, len(prepared), ready.cell.key)
         try:
             outcome.done[ready.cell.key] = run(ready)
         except BusyError as error:
-            outcome.failed[ready.cell.key] = _busy(ready.cell, error)
+            log.warning("%s", error)
+            outcome.busy[ready.cell.key] = error
         except Exception as error:
-            log.error("cell %s failed: %s: %s", ready.cell.key, type(error).__name__, error)
-            outcome.failed[ready.cell.key] = record_failure(ready.cell, error)
+            if is_disk_full(error):
+                raise  # no other cell could write either, and a failure could not be recorded
+            text = sentence(error) if isinstance(error, OSError) else error
+            log.error("cell %s failed: %s: %s", ready.cell.key, type(error).__name__, text)
+            outcome.failed[ready.cell.key] = _recorded(ready.cell, error)
             common = isinstance(error, PruningError) and not isinstance(error, RankError)
             if collectives.world_size() > 1 and not common:
                 raise  # the ranks are out of step: collectives would hang
@@ -125,6 +130,16 @@ def _prepare(cells: Sequence[Cell], outcome: Outcome) -> list[Any]:
     return ready
 
 
-def _busy(cell: Cell, error: BusyError) -> Failure:
-    log_path = str(cell.folder / LOG)
-    return {"cell": cell.key, "error": {"type": "busy", "message": str(error), "log": log_path}}
+def _recorded(cell: Cell, error: Exception) -> Failure:
+    """Record a failure in the cell's files. If these cannot be written, only return the failure."""
+    from pruning.runs.run_cell import record_failure
+
+    try:
+        return record_failure(cell, error)
+    except OSError as unwritable:
+        if is_disk_full(unwritable):
+            raise
+        log.warning("the failure of %s is not recorded: %s", cell.key, sentence(unwritable))
+        text = sentence(error) if isinstance(error, OSError) else str(error)
+        log_path = str(cell.folder / LOG)
+        return {"cell": cell.key, "error": {"type": type(error).__name__, "message": text, "log": log_path}}

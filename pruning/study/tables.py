@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, TypeAlias
@@ -30,7 +31,8 @@ def results(done: Iterable[DoneResult]) -> str:
         middle.append(("speed", _speed))
     columns = (*FIRST, *(title for title, _ in middle), *LAST)
     shown = [show for _, show in middle]
-    return _render(columns, [_row(result, _differences(result, rows), shown) for result in rows], right=LAST)
+    entries = [_row(result, _differences(result, rows), shown) for result in rows]
+    return _fitted(columns, entries, _render(columns, entries, right=LAST))
 
 
 def failures(failed: Iterable[Failure]) -> str:
@@ -104,6 +106,27 @@ def _speed(result: DoneResult) -> str:
     return f"{ratio['prefill']:.2f}x prefill, {ratio['decode']:.2f}x decode"
 
 
+def _fitted(columns: Sequence[str], rows: Iterable[Sequence[str]], table: str) -> str:
+    """The table; if the terminal is too narrow for it, one entry per line instead. A pipe gets the whole table."""
+    width = shutil.get_terminal_size().columns
+    if not sys.stdout.isatty() or max(map(len, table.splitlines()), default=0) <= width:
+        return table
+    label = max(map(len, columns[1:])) + 2
+    lines: list[str] = []
+    for first, *entries in rows:
+        lines += ["", *textwrap.wrap(first, max(20, width))]
+        for column, entry in zip(columns[1:], entries, strict=True):
+            lines += _entry(f"  {column}", entry, label + 2, width)
+    return "\n".join(lines[1:])
+
+
+def _entry(label: str, entry: str, indent: int, width: int) -> list[str]:
+    """A label and its entry within `width` characters; the entry starts on the next line if it must."""
+    if indent + 12 > width:
+        return [label, *textwrap.wrap(entry, max(20, width), initial_indent="    ", subsequent_indent="    ")]
+    return textwrap.wrap(entry, width, initial_indent=label.ljust(indent), subsequent_indent=" " * indent)
+
+
 def _render(
     columns: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[str] = (), wrap: bool = False
 ) -> str:
@@ -114,7 +137,7 @@ def _render(
         )
     for row in rows:
         table.add_row(*row)
-    # Rows are never cut, even in a pipe or a narrow window. Long messages are folded only in a terminal.
+    # Rows are never cut here: `_fitted` arranges them for a narrow terminal. Only long messages are folded.
     width = shutil.get_terminal_size().columns if wrap and sys.stdout.isatty() else 4000
     console = Console(file=io.StringIO(), width=width)
     console.print(table)

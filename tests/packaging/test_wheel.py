@@ -50,7 +50,7 @@ def test_an_installation_has_options_pages_and_types(installed: Path) -> None:
 def test_the_command_line_runs_from_an_installation(installed: Path, tmp_path: Path) -> None:
     code = "import sys; sys.argv = ['depth-pruning', 'algo=greedi']; from pruning.study.launch import main; main()"
     ended = run(installed, tmp_path, "-c", code)
-    assert ended.returncode == 1
+    assert ended.returncode == 2
     assert "Did you mean greedy" in ended.stderr
     composed = run(
         installed,

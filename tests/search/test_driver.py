@@ -213,7 +213,7 @@ def test_an_answer_outside_of_the_space_is_refused(tmp_path: Path, answer: tuple
 
 
 def test_the_watch_gets_each_score_and_the_best_of_the_largest_masks(tmp_path: Path) -> None:
-    calls: list[tuple[int, float]] = []
+    calls: list[tuple[int, float, int]] = []
     store, journal = Store(tmp_path, "key", "cell", N, share=False), Journal.open(tmp_path / "t.jsonl", N)
     solve(
         Problem(OneShot(), SPACE, 0, Racing()),
@@ -221,8 +221,9 @@ def test_the_watch_gets_each_score_and_the_best_of_the_largest_masks(tmp_path: P
         KnownScores(journal, store),
         lambda *call: calls.append(call),
     )
-    assert [number for number, _ in calls] == list(range(1, N + 3))
-    assert [best for _, best in calls] == pytest.approx([3.0, 3.9, 3.2, 3.2, 3.2, 3.2, 3.2, 3.85])
+    assert [number for number, *_ in calls] == list(range(1, N + 3))
+    assert [best for _, best, _ in calls] == pytest.approx([3.0, 3.9, 3.2, 3.2, 3.2, 3.2, 3.2, 3.85])
+    assert [size for *_, size in calls] == [0, *[1] * N, SPACE.k]
 
 
 def test_best_so_far_falls_and_counts_all_scores() -> None:

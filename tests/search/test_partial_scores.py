@@ -126,7 +126,7 @@ def test_a_later_stage_pays_only_for_the_samples_that_are_new(tmp_path: Path) ->
 
 def test_the_watch_counts_each_mask_once_whatever_the_samples(tmp_path: Path) -> None:
     counts: list[int] = []
-    search(tmp_path, Losses(), Stages(), watch=lambda masks, _: counts.append(masks))
+    search(tmp_path, Losses(), Stages(), watch=lambda masks, *_: counts.append(masks))
     assert counts == [1, *range(2, 8), *(7 for _ in range(3 + 1))], "dense, six masks, two stages of the same"
 
 

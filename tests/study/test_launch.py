@@ -178,14 +178,14 @@ INPUT_ERRORS: dict[str, tuple[list[str], str]] = {
     "neither": (["ratio=null"], "give either ratio or k, not both: neither is given"),
     "study": (["study=../../evil"], "study='../../evil' is no file name"),
     "unknown setting": (["+foo=3"], "unknown setting 'foo'"),
-    "batch": (["forward.batch_tokens=0"], "forward.batch_tokens, memory and patience must be above 0"),
+    "batch": (["forward.batch_tokens=0"], "forward.batch_tokens=0 is too small: choose 1 or more"),
     "attention": (["model.attention=speedy"], "unknown model.attention 'speedy'"),
     "results": (["paths.results=/proc/nowhere"], "the results folder /proc/nowhere cannot be written"),
     "algo": (["algo=gredy"], "unknown algo 'gredy'. Did you mean greedy? Available: annealing, "),
     "model": (["model=lama3"], "unknown model 'lama3'. Did you mean llama3"),
     "objective": (["objective=magin"], "unknown objective 'magin'. Did you mean margin?"),
-    "typo": (["algo.baem=3"], "Key 'baem' not in 'GreedyConf'"),
-    "type": (["calibration.samples=many"], "'many' of type 'str' could not be converted to Integer"),
+    "typo": (["algo.baem=3"], "algo=greedy has no setting 'baem'. Its settings: max_evaluations"),
+    "type": (["calibration.samples=many"], "calibration.samples=many is not valid: give a whole number"),
 }
 
 

@@ -1,0 +1,284 @@
+"""Faults around a command: a full disk, a missing permission, a closed pipe, Ctrl-C, a narrow terminal."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from filelock import FileLock
+
+from pruning.core import atomic_files
+from pruning.core.command import guarded, run_command
+from pruning.core.errors import InputError
+from pruning.core.os_errors import sentence
+from pruning.study import tables
+from tests.conftest import Command
+
+ROOT = Path(__file__).parents[2]
+DENIED = errno.EACCES, "Permission denied"
+
+
+def full_after(lines: int, torn: bool) -> Callable[[int, bytes], int]:
+    """A replacement for `os.write`: after some lines the disk is full, or takes a part of a line if `torn`."""
+    written = 0
+    honest = os.write
+
+    def write(descriptor: int, data: bytes) -> int:
+        nonlocal written
+        written += 1
+        if written <= lines:
+            return honest(descriptor, data)
+        if torn:
+            return honest(descriptor, data[:9])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    return write
+
+
+@pytest.mark.parametrize("torn", [False, True])
+def test_a_full_disk_stops_a_search_and_the_same_command_continues(
+    launch: Command, monkeypatch: pytest.MonkeyPatch, torn: bool
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(atomic_files.os, "write", full_after(5, torn))
+        ended = launch("-m", "k=2", "algo=greedy,one_shot")
+    (journal,) = ended.results.glob("*/trace.jsonl")
+    assert ended.status == 1
+    last = ended.err.splitlines()[-1]
+    assert last == (
+        f"{journal} cannot be written, because the disk is full or a quota is used up: free some space and run the "
+        "same command again. Everything finished so far is kept."
+    )
+    assert "Traceback" not in ended.err
+    assert ended.all() == []
+    kept = b"".join(line for line in journal.read_bytes().splitlines(keepends=True) if line.endswith(b"\n"))
+    assert kept.count(b"\n") == 5
+    again = launch("k=2").result("greedy")
+    assert journal.read_bytes().startswith(kept)
+    assert again["search"]["evaluations_paid"] == again["search"]["evaluations_asked"] == 11
+
+
+def test_a_full_disk_names_the_file_that_was_to_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "result.json").write_text("old")
+
+    def fail(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(atomic_files.os, "fsync", fail)
+    with pytest.raises(OSError, match="No space") as error:
+        atomic_files.write_text(tmp_path / "result.json", "new")
+    assert sentence(error.value).startswith(f"{tmp_path / 'result.json'} cannot be written")
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]
+
+
+def test_a_folder_of_a_colleague_fails_its_own_cell_only(
+    launch: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = Path.mkdir
+
+    def closed(self: Path, *given: Any, **more: Any) -> None:
+        if "-greedy-" in self.name:
+            raise PermissionError(*DENIED, str(self))
+        honest(self, *given, **more)
+
+    monkeypatch.setattr(Path, "mkdir", closed)
+    ended = launch("-m", "k=1", "algo=greedy,one_shot")
+    assert ended.status == 1
+    assert "is not accessible (permission denied): ask its owner" in ended.out
+    assert "1 of 2 cells failed" in ended.out
+    assert "the failure of tiny-perplexity-greedy" in ended.err
+    assert "Traceback" not in ended.err
+    assert ended.result("one_shot")["status"] == "done"
+
+
+def test_a_cell_that_another_process_runs_has_not_failed(launch: Command) -> None:
+    first = launch("k=1")
+    folder = first.results / first.result()["cell"]
+    (folder / "result.json").unlink()
+    with FileLock(folder / ".lock"):
+        ended = launch("k=1")
+    assert ended.status == 75
+    assert (
+        f"1 of 1 cells are being run by another process, which records their results:\n{folder.name}"
+        in ended.out
+    )
+    assert "failed" not in ended.out + ended.err
+    assert ended.all() == []
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (PermissionError(*DENIED, "/data/x"), "/data/x is not accessible (permission denied)"),
+        (OSError(errno.EROFS, "Read-only file system", "/data/x"), "/data/x is not accessible (read-only"),
+        (OSError(errno.EDQUOT, "Disk quota exceeded", "/data/x"), "/data/x cannot be written, because the disk"),
+        (IsADirectoryError(errno.EISDIR, "Is a directory", "/data"), "/data cannot be used: it is a folder"),
+        (OSError(errno.ENAMETOOLONG, "File name too long", "/data"), "/data cannot be used: the path is"),
+        (PermissionError(*DENIED, "/cache/models"), "DEPTH_PRUNING_CACHE=DIR"),
+        (PermissionError(*DENIED, "/cache"), "DEPTH_PRUNING_CACHE=DIR"),
+        (OSError("strange"), "strange."),
+    ],
+)  # fmt: skip
+def test_each_fault_of_a_file_is_a_sentence(
+    error: OSError, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DEPTH_PRUNING_CACHE", "/cache/deep")
+    assert text in sentence(error) or text in sentence(_within(error))
+
+
+def _within(error: OSError) -> OSError:
+    """The same error for a path within the cache folder."""
+    return type(error)(error.errno, error.strerror, str(error.filename).replace("/cache/", "/cache/deep/"))
+
+
+def test_an_unwritable_home_names_the_variable_that_replaces_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "home").write_text("a file, so that no folder can be made in it")
+    monkeypatch.setenv("DEPTH_PRUNING_CACHE", str(tmp_path / "home" / "cache"))
+    monkeypatch.setattr("sys.argv", ["packaged", "smollm2"])
+    with pytest.raises(SystemExit) as end:
+        run_command("pruning.models.packaged:main")
+    assert end.value.code == 1
+    assert "DEPTH_PRUNING_CACHE=DIR" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("raised", "status", "text"),
+    [
+        (KeyboardInterrupt(), 130, "interrupted: everything finished so far is kept"),
+        (InputError("wrong"), 2, "wrong"),
+        (OSError(errno.ENOSPC, "No space left"), 1, "a file cannot be written, because the disk is full"),
+    ],
+)
+def test_every_command_ends_in_one_line(
+    raised: BaseException, status: int, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end, guarded():
+        raise raised
+    assert end.value.code == status
+    assert capsys.readouterr().err.startswith(text)
+
+
+def test_a_defect_keeps_its_traceback() -> None:
+    with pytest.raises(ZeroDivisionError), guarded():
+        _ = 1 // 0
+
+
+def test_every_door_is_guarded() -> None:
+    doors = [*ROOT.glob("pruning/*.py"), *ROOT.glob("analysis/*.py"), *ROOT.glob("*/*/__main__.py")]
+    mains = [path for path in doors if "__main__" in path.read_text() and path.parent.name != "benchmarks"]
+    assert len(mains) > 15
+    assert [path for path in mains if "run_command(" not in path.read_text()] == []
+
+
+def test_ctrl_c_in_the_first_second_is_one_line(tmp_path: Path) -> None:
+    # A shell that starts this test in the background lets it ignore SIGINT, and its children too.
+    code = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    code += f"sys.path.insert(0, {str(ROOT)!r}); import launch; launch.main()"
+    command = [sys.executable, "-c", code, "k=1", "model=local", "model.path=nowhere"]
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=tmp_path, **pipes) as process:
+        assert process.stderr is not None
+        first = process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert first == "reading the settings\n", "a first line is shown before the slow imports"
+    assert process.returncode == 130
+    assert (out, err.count("\n")) == ("", 1)
+    assert err.startswith("interrupted: ")
+
+
+@pytest.mark.parametrize("name", ["stdout", "stderr"])
+def test_a_closed_pipe_ends_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as stream:
+        monkeypatch.setattr(sys, name, stream)
+        with guarded():
+            print("row\n" * 100_000, file=getattr(sys, name), flush=True)
+            print("more", file=getattr(sys, name), flush=True)
+
+
+def test_an_ascii_terminal_gets_plain_characters(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.TextIOWrapper(raw := io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", stream)
+    with guarded():
+        print("a · b ± 1 ── → é \udcff")  # noqa: T201
+    assert raw.getvalue() == b"a - b +/- 1 -- -> ? ?\n"
+
+
+def result(seed: int) -> Any:
+    """What the table shows of a result."""
+    metrics = {"ppl/heldout": 26.2, "acc/heldout": 0.5, "ppl/wikitext2": 30.0}
+    return {
+        "config": {
+            "seed": seed, "ratio": 0.2, "model": {"dtype": "bfloat16", "attention": "sdpa"},
+            "protect": {"first": 0, "last": 0},
+        },
+        "calibration": {"objective": "perplexity", "source": "pydoc", "samples": 4, "length": 24, "loss": 1.0,
+                        "dense_loss": 0.5},
+        "search": {"algo": "fast_block_select", "k": 9, "evaluations_asked": 165, "evaluations_paid": 78,
+                   "seconds": 9},
+        "model": {"name": "smollm2"},
+        "mask": {"dropped": list(range(10, 19))},
+        "evaluation": {"dense": metrics, "pruned": metrics},
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("columns", [24, 40, 80])
+def test_the_table_fits_a_narrow_terminal_and_a_pipe_gets_all_of_it(
+    columns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "get_terminal_size", lambda *_: os.terminal_size((columns, 24)))
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    lines = tables.results([result(0), result(1)]).splitlines()
+    assert max(map(len, lines)) <= columns
+    words = " ".join(" ".join(lines).split())
+    for part in (
+        "smollm2 perplexity fast_block_select",
+        "10 11 12 13 14 15 16 17 18",
+        "26.20 -> 26.20",
+        "165",
+    ):
+        assert part in words
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: False, raising=False)
+    assert max(map(len, tables.results([result(0)]).splitlines())) > 80
+
+
+def test_progress_names_the_size_of_its_masks_and_a_measurement_shows_its_batches(
+    launch: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[tuple[int, float]] = []
+    batches: dict[str, list[tuple[int, int]]] = {}
+
+    def update(_: Any, __: int, best: float, size: int) -> None:
+        shown.append((size, best))
+
+    @contextmanager
+    def bar(title: str) -> Iterator[Callable[[int, int], None]]:
+        yield lambda done, total: batches.setdefault(title, []).append((done, total))
+
+    monkeypatch.setattr("pruning.runs.progress.Progress.update", update)
+    monkeypatch.setattr("pruning.runs.measurements.batches_shown", bar)
+    assert launch("k=2").status == 0
+    assert [size for size, _ in shown] == sorted(size for size, _ in shown)
+    for size in (0, 1, 2):
+        losses = [best for number, best in shown if number == size]
+        assert losses == sorted(losses, reverse=True), "within one size, the best loss only falls"
+        assert losses
+    assert {title.partition(" ")[0] for title in batches} == {"ppl/heldout", "acc/heldout"}
+    assert len(batches) == 4
+    assert all(steps[-1][0] == steps[-1][1] for steps in batches.values())
