@@ -1,0 +1,1 @@
+"""Hostile inputs: each is refused in one sentence, and nothing is lost."""
