@@ -1,7 +1,8 @@
 """Commands that are killed at random moments: the same command then ends as if nothing had happened.
 
-`make soak` does it 100 times; `make test` does it 5 times and leaves out the tracking, since a new store takes seconds
-to make. SOAK_SEED chooses the moments; a failure names the seed that repeats it.
+`make soak` does it 100 times. `make test` does it 5 times and leaves out the tracking, because a new store takes
+seconds to make. SOAK_SEED chooses the moments, and a failure names the seed that repeats it. SOAK_ONLY=export,unpacking
+chooses operations.
 """
 
 from __future__ import annotations
@@ -24,7 +25,6 @@ from tests.helpers import gguf_file, soak_operations
 from tests.helpers.soak_operations import cells, digests, leftovers, runs
 from tests.helpers.warm_process import Warm
 
-FULL = "TEST_SOAK" in os.environ
 KILLS = int(os.environ.get("TEST_SOAK", "5"))  # in all
 SEED = int(os.environ.get("SOAK_SEED", "0"))
 MOST = 3  # kills of one run, before it may end
@@ -49,17 +49,17 @@ class Operation:
         return warm.run(name, str(folder), kill_after=kill_after)
 
 
-OPERATIONS = [
+OPERATIONS = (
     Operation("search", None, cells),
     Operation("evaluation", "search", cells),
     Operation("tracking", "search", runs),
     Operation("export", "search", lambda folder: digests(folder / "out"), "out"),
     Operation("conversion", None, lambda folder: digests(folder / "cache" / "models"), "cache/models"),
     Operation("unpacking", None, lambda folder: digests(folder / "unpacked"), "unpacked"),
-]
-if not FULL:
-    OPERATIONS = [operation for operation in OPERATIONS if operation.name != "tracking"]
-EACH = -(-KILLS // len(OPERATIONS))
+)
+USUAL = [item.name for item in OPERATIONS if "TEST_SOAK" in os.environ or item.name != "tracking"]
+CHOSEN = os.environ.get("SOAK_ONLY", ",".join(USUAL)).split(",")
+EACH = -(-KILLS // len(USUAL))  # kills of each operation
 
 
 @pytest.fixture
@@ -99,7 +99,7 @@ def killed(warm: Warm, operation: Operation, folder: Path, wanted: Any, delay: f
 def test_a_killed_command_ends_as_if_nothing_had_happened(warm: Warm, start: Path, tmp_path: Path) -> None:
     done: dict[str | None, Path] = {None: start}
     table: dict[str, list[int]] = {}
-    for operation in OPERATIONS:
+    for operation in (item for item in OPERATIONS if item.name in (*CHOSEN, "search")):
         reference = tmp_path / "work" / operation.name / "reference"
         shutil.copytree(done[operation.after], reference)
         status, seconds = operation.run(warm, reference)
@@ -108,7 +108,7 @@ def test_a_killed_command_ends_as_if_nothing_had_happened(warm: Warm, start: Pat
         assert wanted
         kills = table[f"{operation.name} ({seconds:.2f} s)"] = [0] * PARTS
         trial = 0
-        while sum(kills) < EACH:
+        while operation.name in CHOSEN and sum(kills) < EACH:
             trial += 1
             chance = random.Random(f"{SEED} {operation.name} {trial}")
             folder = reference.with_name(f"trial{trial}")
