@@ -1,8 +1,8 @@
 """Commands that are killed at random moments: the same command then ends as if nothing had happened.
 
 `make soak` does it 100 times. `make test` does it 5 times and leaves out the tracking, because a new store takes
-seconds to make. SOAK_SEED chooses the moments, and a failure names the seed that repeats it. SOAK_ONLY=export,unpacking
-chooses operations.
+seconds to make. SOAK_SEED chooses the moments, and a failure names the seed that repeats it.
+SOAK_ONLY=export,unpacking chooses operations.
 """
 
 from __future__ import annotations
