@@ -25,6 +25,7 @@ from pruning.tracking.client import connect
 
 from . import archive
 from .errors import NothingToRead
+from .unpack import unpack
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +65,7 @@ def folder(results: Path | str) -> Path:
 
 def _lay_out(packed: Path, target: Path) -> None:
     try:
-        archive.unpack(packed, target)
+        unpack(packed, target)
     except InputError as error:
         raise NothingToRead(str(error)) from error
 

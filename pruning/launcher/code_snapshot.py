@@ -59,7 +59,7 @@ def _holds_only(folder: Path, names: Set[Path]) -> bool:
 
     Bytecode in it cannot be checked, so it is removed; if that fails, the answer is False.
     """
-    found = set()
+    found: set[Path] = set()
     for where, folders, files in os.walk(folder):
         paths = [Path(where, name) for name in files]
         if any(path.is_symlink() for path in (Path(where), *paths, *(Path(where, name) for name in folders))):
