@@ -97,15 +97,22 @@ def cells(folder: Path) -> dict[str, Any]:
 
 
 def runs(folder: Path) -> dict[str, Any]:
-    """The metrics and the number of parameters and files of each run in the store; each cell has one run."""
+    """The metrics and the number of parameters of each run in the store; each cell has one run.
+
+    A recording that was interrupted is in the store as a deleted run, which MLflow does not show.
+    """
     with sqlite3.connect(folder / "results" / "mlflow.db") as store:
-        named = store.execute("select run_uuid, value from tags where key = 'cell'").fetchall()
-        assert len({cell for _, cell in named}) == len(named), "a cell was recorded twice"
-        assert len(named) == store.execute("select count(*) from runs").fetchone()[0], "a run names no cell"
+        active = "(select run_uuid from runs where lifecycle_stage = 'active')"
+        (count,) = store.execute(f"select count(*) from {active}").fetchone()
+        query = f"select run_uuid, value from tags where key = 'cell' and run_uuid in {active}"
+        named = store.execute(query).fetchall()
+        assert len({cell for _, cell in named}) == len(named) == count, (
+            "a run too many, or one without a cell"
+        )
         ask = "select key, value from latest_metrics where run_uuid = ? and key != 'search/seconds' order by key"
-        count = "select count(*) from params where run_uuid = ?"
+        number = "select count(*) from params where run_uuid = ?"
         found = {
-            cell: (store.execute(ask, [run]).fetchall(), store.execute(count, [run]).fetchone())
+            cell: (store.execute(ask, [run]).fetchall(), store.execute(number, [run]).fetchone())
             for run, cell in named
         }
     store.close()
