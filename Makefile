@@ -22,7 +22,7 @@ export MLFLOW_DISABLE_TELEMETRY = true
 
 FIGURES := fig1 fig2 fig3 fig4 fig5 fig6 fig7 fig8 table1 table2 table3
 
-.PHONY: demo small paper test test-slurm ui bench gpu-check check lint types figures $(FIGURES) report paper-check track wings describe tour constraints clean
+.PHONY: demo small paper test test-slurm soak ui bench gpu-check check lint types figures $(FIGURES) report paper-check track wings describe tour constraints clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
@@ -64,6 +64,9 @@ test: $(VENV)/installed-dev
 
 test-slurm: $(VENV)/installed-dev
 	TEST_SLURM=1 $(BIN)/python -m pytest tests/slurm
+
+soak: $(VENV)/installed-dev
+	TEST_SOAK=100 $(BIN)/python -m pytest -o log_cli=true --log-cli-level=INFO tests/hostile/test_soak.py
 
 ui: $(VENV)/installed
 	cd $(RESULTS) && MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(abspath $(BIN))/mlflow ui \

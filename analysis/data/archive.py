@@ -10,52 +10,78 @@ tracker's store, figures and lm-eval's own files. It keeps the exact samples, so
 from __future__ import annotations
 
 import argparse
+import hashlib
 import io
+import json
 import logging
+import sys
 import tarfile
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from pruning.core import study_list
+from pruning.core.errors import DamagedError, InputError, PruningError, unknown
+from pruning.core.publish import staged
 from pruning.core.result import NAME
 
-CELL = ("result.json", "config.yaml", "mask.json", "trace.jsonl", "gates.json")
+from .archive_names import CELL, MANIFEST, is_data
+from .unpack import unpack
+
 SUFFIX = ".tar.xz"
 
 log = logging.getLogger(__name__)
 
 
 def pack(results: Path, study: str, archive: Path) -> int:
-    """Pack a study's files and return its number of finished cells. Equal files give an identical archive."""
+    """Pack a study's files and return its number of finished cells. Equal files give an identical archive.
+
+    The last entry holds the digests of the files. An earlier archive of that name is replaced only when the new one
+    is complete. Raises InputError if there is no such study, or if a file cannot be read or the archive not written.
+    """
+    _check(results, study, archive)
     listed = study_list.read_study(results, study)
-    finished = [cell for cell in listed if (results / cell / NAME).exists()]
-    archive.parent.mkdir(parents=True, exist_ok=True)
+    if strange := [cell for cell in listed if not is_data(f"{cell}/{NAME}")]:
+        raise DamagedError(
+            f"{study_list.path_of(results, study)} is damaged ({strange[0]!r} is no cell's key): move it away, and "
+            "run the study's command again."
+        )
+    try:
+        with staged(archive) as scratch:
+            _write(results, [*_shared(results, study), *_files(results, listed)], scratch / archive.name)
+            (scratch / archive.name).replace(archive)
+    except OSError as error:
+        reason = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        raise InputError(
+            f"{archive} was not packed ({reason}): check the permissions and the free space."
+        ) from error
+    return sum((results / cell / NAME).exists() for cell in listed)
+
+
+def _check(results: Path, study: str, archive: Path) -> None:
+    """Raise InputError if there is nothing to pack, or if the archive's name is unusable."""
+    if not results.is_dir():
+        raise InputError(f"there is no results folder {results}: give the folder of paths.results.")
+    if study not in (known := study_list.names(results)):
+        raise unknown(f"study of {results}", study, known)
+    if not archive.name.endswith(SUFFIX):
+        raise InputError(
+            f"{archive} does not end in {SUFFIX}: the analysis commands know archives by that ending."
+        )
+    if archive.exists() and not archive.is_file():
+        raise InputError(f"{archive} is not a file: give the archive another name.")
+
+
+def _write(results: Path, paths: list[Path], archive: Path) -> None:
+    digests = {}
     with tarfile.open(archive, "w:xz", preset=9) as tar:
-        for path in sorted({*_shared(results, study), *_files(results, listed)}):
+        for path in sorted({path for path in paths if is_data(path.relative_to(results).as_posix())}):
             # Files can contain the absolute path of the results folder. This path is private, so it is replaced.
             content = path.read_bytes().replace(bytes(results.resolve()), b"results")
-            tar.addfile(_plain(str(path.relative_to(results)), len(content)), io.BytesIO(content))
-    return len(finished)
-
-
-def unpack(archive: Path, results: Path) -> int:
-    """Unpack an archive into a results folder and return the number of new files. Existing files are kept."""
-    written = 0
-    with tarfile.open(archive) as tar:
-        for member in tar:
-            name = PurePosixPath(member.name)
-            if not member.isfile() or name.is_absolute() or ".." in name.parts:
-                raise ValueError(
-                    f"{archive}: {member.name} is not a path inside a results folder, so `pack` did not write it."
-                )
-            target = results / name
-            source = tar.extractfile(member)
-            if target.exists() or source is None:
-                continue
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(source.read())
-            written += 1
-    return written
+            name = path.relative_to(results).as_posix()
+            digests[name] = hashlib.sha256(content).hexdigest()
+            tar.addfile(_plain(name, len(content)), io.BytesIO(content))
+        content = json.dumps({"sha256": digests}, indent=0).encode()
+        tar.addfile(_plain(MANIFEST, len(content)), io.BytesIO(content))
 
 
 def _files(results: Path, cells: list[str]) -> Iterator[Path]:
@@ -68,8 +94,7 @@ def _shared(results: Path, study: str) -> Iterator[Path]:
     """The files that cells share: the study's list of cells, scores, measurements and samples."""
     yield study_list.path_of(results, study)
     yield from (path for path in (results / "scores").rglob("*") if path.is_file())
-    measured = (results / "evaluation").rglob("*.json")
-    yield from (path for path in measured if not path.name.endswith(".lm_eval.json"))
+    yield from (results / "evaluation").rglob("*.json")
     yield from (results / "calibration").rglob("*.jsonl")
 
 
@@ -81,7 +106,7 @@ def _plain(name: str, size: int) -> tarfile.TarInfo:
 
 
 def main() -> None:
-    """Pack or unpack, and log the number of finished cells or of new files."""
+    """Pack or unpack, and log the number of finished cells or of new files; on an error, print one sentence."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     parser = argparse.ArgumentParser(
         prog="python -m analysis.archive",
@@ -96,8 +121,14 @@ def main() -> None:
     for name in ("archive", "results"):
         unpacking.add_argument(name, type=Path)
     asked = parser.parse_args()
-    if asked.action == "pack":
-        done = pack(asked.results, asked.study, asked.archive)
-        log.info("%s: %d finished cells, %.1f MB", asked.archive, done, asked.archive.stat().st_size / 1e6)
-    else:
-        log.info("%s: %d files were new", asked.results, unpack(asked.archive, asked.results))
+    try:
+        if asked.action == "pack":
+            done = pack(asked.results, asked.study, asked.archive)
+            log.info(
+                "%s: %d finished cells, %.1f MB", asked.archive, done, asked.archive.stat().st_size / 1e6
+            )
+        else:
+            log.info("%s: %d files were new", asked.results, unpack(asked.archive, asked.results))
+    except PruningError as error:
+        print(error, file=sys.stderr)  # noqa: T201
+        raise SystemExit(2) from None

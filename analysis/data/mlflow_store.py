@@ -20,10 +20,12 @@ from pathlib import Path
 from typing import Any
 
 from pruning.core import study_list, study_tags
+from pruning.core.errors import InputError
 from pruning.tracking.client import connect
 
 from . import archive
 from .errors import NothingToRead
+from .unpack import unpack
 
 log = logging.getLogger(__name__)
 
@@ -62,9 +64,10 @@ def folder(results: Path | str) -> Path:
 
 
 def _lay_out(packed: Path, target: Path) -> None:
-    if not packed.exists():
-        raise NothingToRead(f"there is no archive {packed}: check the path of --results.")
-    archive.unpack(packed, target)
+    try:
+        unpack(packed, target)
+    except InputError as error:
+        raise NothingToRead(str(error)) from error
 
 
 def copy(uri: str, target: Path, experiment: str = EXPERIMENT) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from pruning.core import atomic_files
+from pruning.core.errors import DamagedError
 
 
 def path_of(results: Path, study: str) -> Path:
@@ -19,9 +20,18 @@ def names(results: Path) -> list[str]:
 
 
 def read_study(results: Path, study: str) -> list[str]:
-    """The keys of the cells that a study asks for; an empty list if there is no such study."""
+    """The keys of the cells that a study asks for; an empty list if there is no such study.
+
+    Raises DamagedError if the file is not the list of a study.
+    """
     path = path_of(results, study)
-    return list(atomic_files.read_json(path)["cells"]) if path.exists() else []
+    data = atomic_files.read_json(path) if path.exists() else {"cells": []}
+    cells = data.get("cells") if isinstance(data, dict) else None
+    if not isinstance(cells, list) or not all(isinstance(cell, str) for cell in cells):
+        raise DamagedError(
+            f"{path} is damaged (it is not the list of a study): move it away, and run the study's command again."
+        )
+    return cells
 
 
 def write_study(results: Path, study: str, cells: Iterable[str]) -> None:

@@ -6,6 +6,7 @@ The processes outlive the command, which is needed only to start the next proces
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -17,6 +18,7 @@ from pruning.distributed.rendezvous import visible
 from pruning.launcher.code_snapshot import snapshot
 from pruning.launcher.job import Job
 from pruning.launcher.local_process import process, process_name
+from pruning.launcher.script_text import check_folder, check_text
 from pruning.launcher.slurm import job_environment, launcher_record
 from pruning.launcher.submission_order import ORDERS
 from pruning.launcher.submissions import QueuedCell, Submission, submissions
@@ -64,6 +66,7 @@ class LocalPool:
         """Raise InputError if this machine cannot meet the settings or has too few GPUs."""
         if self.order not in ORDERS:
             raise unknown("launcher.order", self.order, ORDERS)
+        check_text(self)
         if not self.wait:
             raise InputError(
                 "launcher.wait=false needs launcher=slurm: with launcher=processes, a command starts each next cell."
@@ -82,7 +85,13 @@ class LocalPool:
                 )
 
     def submit(self, results: Path, tasks: Sequence[QueuedCell], where: str) -> None:
-        """Record tasks and put them into the queue; `step` starts them."""
+        """Record tasks and put them into the queue; `step` starts them.
+
+        Raises InputError if a line break in a setting or in the path of the results folder would add a line to the
+        script, or if the copy of the code is not what its name says.
+        """
+        check_text(self)  # again: a retry takes the settings from a record
+        check_folder(results)
         pool = self._pool
         pool.code = snapshot(results)
         pool.record = Submission.begin(results, self._settings(), tasks, pool.code, where)
@@ -130,7 +139,7 @@ class LocalPool:
         assert code is not None
         executor = submitit.LocalExecutor(record.folder)
         # submitit sets CUDA_VISIBLE_DEVICES to numbers; this later line of the job's shell restores the GPU names.
-        chosen = f"export CUDA_VISIBLE_DEVICES={','.join(gpus)}"
+        chosen = f"export CUDA_VISIBLE_DEVICES={shlex.quote(','.join(gpus))}"
         executor.update_parameters(
             tasks_per_node=task.resources.ranks,
             timeout_min=LONGEST,

@@ -14,6 +14,7 @@ from pruning.core.recorded import CLASS
 from pruning.launcher import slurm_queue
 from pruning.launcher.code_snapshot import snapshot
 from pruning.launcher.job import Job
+from pruning.launcher.script_text import check_folder, check_text
 from pruning.launcher.submission_order import ORDERS
 from pruning.launcher.submissions import QueuedCell, Submission
 
@@ -52,9 +53,16 @@ class Slurm:
         """Raise InputError if a setting is invalid or SLURM is not installed."""
         if self.order not in ORDERS:
             raise unknown("launcher.order", self.order, ORDERS)
+<<<<<<< HEAD
         for name, least in LEAST.items():
             if getattr(self, name) < least:
                 raise InputError(f"launcher.{name}={getattr(self, name)} is too few: choose {least} or more.")
+=======
+        check_text(self)
+        for name in ("parallel", "warning_seconds"):
+            if getattr(self, name) < 1:
+                raise InputError(f"launcher.{name}={getattr(self, name)} is too few: choose 1 or more.")
+>>>>>>> archive
         for model, resources in asked.items():
             resources.check(model)
             if resources.minutes * 60 <= self.warning_seconds:
@@ -67,8 +75,11 @@ class Slurm:
     def submit(self, results: Path, tasks: Sequence[QueuedCell], where: str) -> None:
         """Submit tasks with equal resources as one array, or as several if the cluster limits the size of arrays.
 
-        At most `parallel` cells run at once. Raises InputError if sbatch refuses.
+        At most `parallel` cells run at once. Raises InputError if sbatch refuses, or if a line break in a setting or
+        in the path of the results folder would add a line to the script.
         """
+        check_text(self)  # again: a retry takes the settings from a record
+        check_folder(results)
         parts = job_arrays(tasks, slurm_queue.largest_array())
         shares, code = array_shares([len(part) for part in parts], self.parallel), snapshot(results)
         earlier: list[str] = []

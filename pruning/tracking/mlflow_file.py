@@ -14,6 +14,7 @@ from pruning.core import study_tags
 from pruning.runs.tracker import Note, silent
 from pruning.tracking.client import connect
 from pruning.tracking.mlflow_run import record_run
+from pruning.tracking.new_store import create_store
 
 if TYPE_CHECKING:
     from pruning.runs.cell import Cell
@@ -50,6 +51,8 @@ class MLflow:
 
     def _open(self, results: Path) -> tuple[Any, str]:
         with FileLock(results / "mlflow.lock"):
+            if self.uri is None:
+                create_store(results / "mlflow.db")
             client = connect(self.uri or f"sqlite:///{results / 'mlflow.db'}")
             known = client.get_experiment_by_name(self.experiment)
             location = None if self.uri else (results / "mlflow-artifacts").as_uri()

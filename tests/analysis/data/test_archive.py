@@ -12,6 +12,7 @@ import pytest
 from analysis.data import archive
 from analysis.data.errors import NothingToRead
 from analysis.data.load import load
+from pruning.core.errors import InputError
 from tests.helpers.analysis_grid import Study, write
 
 SMALL = Study(
@@ -79,7 +80,7 @@ def test_unpacking_keeps_existing_files(results: Path, packed: Path) -> None:
 def test_nothing_is_written_outside_the_folder(name: str, tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "bad.tar.xz", "w:xz") as tar:
         tar.addfile(tarfile.TarInfo(name), io.BytesIO())
-    with pytest.raises(ValueError, match="is not a path inside a results folder"):
+    with pytest.raises(InputError, match="no data of a study"):
         archive.unpack(tmp_path / "bad.tar.xz", tmp_path / "results")
 
 

