@@ -4,6 +4,7 @@ python -m pruning.ui [RESULTS] [--port 5000]
 
 Prints the address of the page that shows the runs, then starts the server of MLflow until Ctrl-C. `make ui` does the
 same. No database is created: `make track` does that.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +46,7 @@ def main() -> None:
         shown = page(results, asked.port)
     except PruningError as error:
         raise SystemExit(str(error)) from error
-    print(f"The runs are at {shown}", flush=True)  # noqa: T201 - the command's output
+    print(f"When MLflow has started, the runs are at\n  {shown}", flush=True)  # noqa: T201 - the command's output
     os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
     store = ["--backend-store-uri", f"sqlite:///{results / DATABASE}"]
     where = ["--host", "127.0.0.1", "--port", str(asked.port)]

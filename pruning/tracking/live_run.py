@@ -121,7 +121,7 @@ def _begin(client: Any, experiment: str, cell: Cell) -> str:
         run = str(known[0].info.run_id)
         client.update_run(run, status="RUNNING")
     else:
-        run = str(client.create_run(experiment, run_name=run_name(cell.key)).info.run_id)
+        run = str(client.create_run(experiment, run_name=run_name(cell.key, cell.config)).info.run_id)
     params = [Param(name, str(value)[:6000]) for name, value in leaves(cell.config)]
     client.log_batch(run, params=params, tags=[RunTag(name, value) for name, value in tags.items()])
     return run

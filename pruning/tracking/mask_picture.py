@@ -13,7 +13,7 @@ REMOVED, KEPT = "#b2182b", "#e8eef4"
 
 
 def mask_picture(mask: Mask, title: str) -> Any:
-    """A matplotlib figure, 1200 pixels wide: all blocks with their numbers, the removed ones filled and crossed."""
+    """A matplotlib figure, 1200 pixels wide: all blocks with their numbers, the removed ones filled."""
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
 
@@ -41,8 +41,5 @@ def _sentence(mask: Mask) -> str:
     blocks = sorted(mask.dropped)
     if not blocks:
         return f"no block of {mask.n_blocks} is removed"
-    plural = "s" if len(blocks) > 1 else ""
-    listed = (
-        ", ".join(map(str, blocks)) if len(blocks) <= ROW else f"{blocks[0]} to {blocks[-1]}, see the strip"
-    )
-    return f"{len(blocks)} of {mask.n_blocks} blocks removed: block{plural} {listed}"
+    listed = ", ".join(map(str, blocks)) if len(blocks) <= ROW else "in red below"
+    return f"{len(blocks)} of {mask.n_blocks} blocks removed: {listed}"

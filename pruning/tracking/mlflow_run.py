@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pruning.core import study_list, trace
-from pruning.core.errors import PruningError
+from pruning.core.errors import DamagedError, PruningError
 from pruning.core.mask import Mask
 from pruning.core.nested import leaves
 from pruning.core.result import LOG, MODELS, NAME, DoneResult, Result, read_result
@@ -59,7 +59,7 @@ def record_run(client: Any, experiment: str, folder: Path) -> None:
     for run in same:
         client.delete_run(run.info.run_id)
     times = {name: _milliseconds(result["environment"][name]) for name in ("started", "ended")}
-    name = run_name(result["cell"], result["search"]["k"] if result["status"] == "done" else None)
+    name = _name(result)
     run = client.create_run(experiment, start_time=times["started"], run_name=name)
     tags = [RunTag(name, str(value)) for name, value in _tags(result, studies)]
     params = [Param(name, str(value)[:6000]) for name, value in leaves(result["config"])]
@@ -72,6 +72,11 @@ def record_run(client: Any, experiment: str, folder: Path) -> None:
     client.set_terminated(run.info.run_id, "FINISHED" if done else "FAILED", times["ended"])
     # This tag is set last, so that an interrupted recording is repeated.
     client.set_tag(run.info.run_id, VERSION, version)
+
+
+def _name(result: Result) -> str:
+    k = result["search"]["k"] if result["status"] == "done" else None
+    return run_name(result["cell"], result["config"], k)
 
 
 def _tags(result: Result, studies: Sequence[str]) -> Iterator[tuple[str, Any]]:
@@ -87,9 +92,16 @@ def _tags(result: Result, studies: Sequence[str]) -> Iterator[tuple[str, Any]]:
 
 
 def _studies(folder: Path) -> list[str]:
-    """The names of the studies that ask for a cell."""
+    """The names of the studies that ask for a cell; a damaged list counts as empty, `record_studies` names it."""
     results = folder.parent
-    return [name for name in study_list.names(results) if folder.name in study_list.read_study(results, name)]
+    return [name for name in study_list.names(results) if folder.name in _listed(results, name)]
+
+
+def _listed(results: Path, study: str) -> list[str]:
+    try:
+        return study_list.read_study(results, study)
+    except DamagedError:
+        return []
 
 
 def _metrics(result: Result, folder: Path) -> Iterator[tuple[str, float, int]]:
@@ -123,8 +135,8 @@ def _artifacts(client: Any, run: str, folder: Path, result: Result) -> None:
         if (folder / name).exists():
             client.log_artifact(run, str(folder / name))
     if result["status"] == "done":
-        title = run_name(result["cell"], result["search"]["k"])
-        client.log_figure(run, mask_picture(Mask.from_json(result["mask"]), title), "mask.png")
+        picture = mask_picture(Mask.from_json(result["mask"]), _name(result))
+        client.log_figure(run, picture, "mask.png")
         for metric, path in _measurements(folder.parent, result):
             client.log_artifact(run, str(path), f"evaluation/{metric.replace('/', '-')}")
 

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from pruning.core.errors import PruningError, first_line, merged_error
+from pruning.core.errors import DamagedError, PruningError, first_line, merged_error
 from pruning.core.recorded import CLASS, OPTION, recorded
 from pruning.core.result import NAME
 from pruning.runs.tracker import Tracker
@@ -26,43 +26,36 @@ from pruning.tracking.store_uri import check_uri
 log = logging.getLogger(__name__)
 
 
-def trackers(results: Path) -> list[tuple[Tracker, list[Path]]]:
+Grouped = list[tuple[Tracker, list[Path]]]
+
+
+def trackers(results: Path) -> tuple[Grouped, list[PruningError]]:
     """Each tracker that cells of a results folder use, with the folders of those cells that have a result.
 
-    If the configuration of a cell cannot be read, warn and leave that cell out.
+    Cells whose configuration cannot be read are left out; the second list has an error for each.
     """
     grouped: dict[Tracker, list[Path]] = {}
+    errors: list[PruningError] = []
     for path in sorted(results.glob("*/config.yaml")):
         try:
-            settings = yaml.safe_load(path.read_text(encoding="utf-8")).get("tracker", {})
-            tracker = _tracker(settings)
-        except (
-            OSError,
-            UnicodeDecodeError,
-            yaml.YAMLError,
-            AttributeError,
-            TypeError,
-            PruningError,
-        ) as error:
-            log.warning(
-                "%s is not recorded: its config.yaml is damaged (%s)", path.parent.name, first_line(error)
-            )
+            tracker = _tracker(_settings(path))
+        except PruningError as error:
+            errors.append(PruningError(f"{path.parent.name} is not recorded: {error}"))
             continue
         done = (path.parent / NAME).exists()
         grouped.setdefault(tracker, []).extend([path.parent] if done else [])
-    return list(grouped.items())
+    return list(grouped.items()), errors
 
 
 def record_all(results: Path) -> int:
     """Record each cell that has a result, with its tracker; returns the number of these cells.
 
-    Raises PruningError, after all trackers have been used, if a store or a cell caused an error.
+    Raises PruningError, after all other cells are recorded, if a store or a cell caused an error.
     """
-    return _record(results, trackers(results))
+    return _record(results, *trackers(results))
 
 
-def _record(results: Path, grouped: Sequence[tuple[Tracker, list[Path]]]) -> int:
-    errors: list[PruningError] = []
+def _record(results: Path, grouped: Grouped, errors: list[PruningError]) -> int:
     for tracker, folders in grouped:
         try:
             tracker.record(results, folders)
@@ -73,6 +66,20 @@ def _record(results: Path, grouped: Sequence[tuple[Tracker, list[Path]]]) -> int
     if errors:
         raise merged_error(errors)
     return sum(len(folders) for _, folders in grouped)
+
+
+def _settings(path: Path) -> Mapping[str, Any]:
+    """The tracker's settings in a cell's configuration. Raises DamagedError if the file cannot be read."""
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise DamagedError(
+            f"{path} is damaged ({first_line(error)}): move the cell's folder away."
+        ) from error
+    settings = config.get("tracker", {}) if isinstance(config, dict) else None
+    if not isinstance(settings, dict):
+        raise DamagedError(f"{path} is damaged (no configuration of a cell): move the cell's folder away.")
+    return settings
 
 
 def _tracker(settings: Mapping[str, Any]) -> Tracker:
@@ -102,6 +109,6 @@ def main() -> None:
     try:
         if asked.uri:
             check_uri(asked.uri, "--uri")
-        _record(results, [(MLflow(asked.uri), done)] if asked.uri else trackers(results))
+        _record(results, *(([(MLflow(asked.uri), done)], []) if asked.uri else trackers(results)))
     except PruningError as error:
         raise SystemExit(str(error)) from error

@@ -21,7 +21,7 @@ NOTE = (
 MOST = 4  # measurements that become columns
 NAME = "attributes.`Run Name`"
 ALWAYS = ("runDateAndNestInfo", "duration")  # columns that MLflow always shows; here they come last
-WIDTHS = {NAME: 350, "tags.`dropped`": 180, "runDateAndNestInfo": 150, "duration": 90}  # pixels
+WIDTHS = {NAME: 430, "tags.`dropped`": 180, "runDateAndNestInfo": 150, "duration": 90}  # pixels
 
 
 def show_as_training_runs(client: Any, experiment: str) -> None:

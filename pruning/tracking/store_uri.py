@@ -104,9 +104,17 @@ def _check_file(uri: str, setting: str) -> None:
         raise InputError(
             f"{setting}={uri} is a folder: give a file in it, such as {uri.rstrip('/')}/mlflow.db."
         )
-    if file.is_file() and file.stat().st_size and file.open("rb").read(len(HEADER)) != HEADER:
+    if file.is_file() and _first_bytes(file) not in (b"", HEADER):
         raise InputError(f"{setting}={uri}: {file} is not an SQLite database. Give another file.")
     _refuse_near_name(file, uri, setting)
+
+
+def _first_bytes(file: Path) -> bytes:
+    try:
+        with file.open("rb") as stream:
+            return stream.read(len(HEADER))
+    except OSError:  # not readable: using the store reports it
+        return HEADER
 
 
 def _refuse_near_name(file: Path, uri: str, setting: str) -> None:
