@@ -29,8 +29,8 @@ def mask_picture(mask: Mask, title: str) -> Any:
         box = Rectangle((column + 0.04, row + 0.08), 0.92, 0.84, facecolor=REMOVED if out else KEPT)
         axes.add_patch(box)
         colour, weight = ("white", "bold") if out else ("#33475b", "normal")
-        where = {"ha": "center", "va": "center"}
-        axes.text(column + 0.5, row + 0.5, str(block), color=colour, weight=weight, fontsize=11, **where)
+        number = axes.text(column + 0.5, row + 0.5, str(block), color=colour, weight=weight, fontsize=11)
+        number.set(ha="center", va="center")
     figure.text(0.012, 0.98, title, fontsize=13, weight="bold", va="top")
     figure.text(0.012, 1 - 0.40 / (0.85 + 0.5 * rows), _sentence(mask), fontsize=11, color=REMOVED, va="top")
     return figure
