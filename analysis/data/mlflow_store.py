@@ -20,8 +20,13 @@ from pathlib import Path
 from typing import Any
 
 from pruning.core import study_list, study_tags
+<<<<<<< HEAD
 from pruning.core.errors import InputError
+=======
+from pruning.core.errors import PruningError
+>>>>>>> mlflow
 from pruning.tracking.client import connect
+from pruning.tracking.store_errors import reason
 
 from . import archive
 from .errors import NothingToRead
@@ -84,8 +89,10 @@ def copy(uri: str, target: Path, experiment: str = EXPERIMENT) -> None:
             for study in filter(None, run.data.tags.get("sweep", "").split(", ")):
                 studies.setdefault(study, []).append(cell)
             _download(client, run.info.run_id, target / cell)
+    except PruningError as error:
+        raise NothingToRead(str(error)) from error
     except Exception as error:  # a client can raise any exception
-        raise NothingToRead(f"cannot read the MLflow store {uri}: {type(error).__name__}: {error}") from error
+        raise NothingToRead(f"cannot read the MLflow store {uri}: {reason(error)}") from error
     if not studies:
         raise NothingToRead(f"no run of an experiment '{experiment}' in the MLflow store {uri}.")
     for study, cells in studies.items():

@@ -6,12 +6,16 @@ characters, so a long list is split over several tags: `study NAME 0`, `study NA
 
 from __future__ import annotations
 
+import logging
 import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pruning.core import study_list
+from pruning.core.errors import DamagedError
+
+log = logging.getLogger(__name__)
 
 FIRST = "study"  # the first word of such a tag
 LONGEST = 4900  # characters in the value of one tag
@@ -21,7 +25,12 @@ def record_studies(client: Any, experiment: str, results: Path) -> None:
     """Record the studies of a results folder; keep the cells that another folder has added to the same studies."""
     known = read_studies(client.get_experiment(experiment).tags)
     for name in study_list.names(results):
-        cells = dict.fromkeys([*known.get(name, ()), *study_list.read_study(results, name)])
+        try:
+            listed = study_list.read_study(results, name)
+        except DamagedError as error:
+            log.warning("the study '%s' is not recorded: %s", name, error)
+            continue
+        cells = dict.fromkeys([*known.get(name, ()), *listed])
         lines = textwrap.wrap(" ".join(cells), LONGEST, break_long_words=False, break_on_hyphens=False)
         for number, line in enumerate(lines):
             client.set_experiment_tag(experiment, f"{FIRST} {name} {number}", line)

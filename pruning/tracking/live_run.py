@@ -11,8 +11,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pruning.core.errors import first_line
 from pruning.core.nested import leaves
+from pruning.tracking.run_names import run_name
+from pruning.tracking.store_errors import reason
 
 if TYPE_CHECKING:
     from pruning.runs.cell import Cell
@@ -73,7 +74,7 @@ class _Sender:
                     log.warning(
                         "cannot send the progress of this cell to %s (%s): trying again later",
                         self.server.uri,
-                        first_line(error),
+                        reason(error),
                     )
                 self.warned, self.client = True, None
             if last:
@@ -120,7 +121,7 @@ def _begin(client: Any, experiment: str, cell: Cell) -> str:
         run = str(known[0].info.run_id)
         client.update_run(run, status="RUNNING")
     else:
-        run = str(client.create_run(experiment, run_name=cell.key).info.run_id)
+        run = str(client.create_run(experiment, run_name=run_name(cell.key, cell.config)).info.run_id)
     params = [Param(name, str(value)[:6000]) for name, value in leaves(cell.config)]
     client.log_batch(run, params=params, tags=[RunTag(name, value) for name, value in tags.items()])
     return run

@@ -2,22 +2,37 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
 from pruning.core import study_tags
+from pruning.core.result import NAME
 from pruning.runs.tracker import Note, silent
 from pruning.tracking.client import connect
+<<<<<<< HEAD
 from pruning.tracking.mlflow_run import record_run
 from pruning.tracking.new_store import create_store
+=======
+from pruning.tracking.mlflow_run import raise_failures, record_runs
+from pruning.tracking.runs_view import show_as_training_runs
+from pruning.tracking.store_errors import plain_errors
+from pruning.tracking.store_uri import check_uri, damage
+>>>>>>> mlflow
 
 if TYPE_CHECKING:
     from pruning.runs.cell import Cell
+
+log = logging.getLogger(__name__)
+
+DATABASE = "mlflow.db"
+PATIENCE = 60.0  # seconds to wait while another process creates the database
 
 
 @dataclass(frozen=True)
@@ -31,9 +46,15 @@ class MLflow:
     uri: str | None = None
     experiment: str = "depth-pruning"
 
+    def __post_init__(self) -> None:
+        """Raise InputError if `uri` cannot be the address of a store."""
+        if self.uri is not None:
+            check_uri(self.uri)
+
     def start(self, results: Path) -> None:
         """Create database and experiment, under a lock: two processes at once would corrupt the database."""
-        self._open(results)
+        with plain_errors(self._store(results)):
+            self._open(results)
 
     def live(self, cell: Cell) -> AbstractContextManager[Note]:  # noqa: ARG002
         """Does nothing: a cell is recorded only after it has ended."""
@@ -43,13 +64,22 @@ class MLflow:
         """Does nothing: `record` records the cell."""
 
     def record(self, results: Path, folders: Sequence[Path]) -> None:
-        """Record each cell unless the store already has its current result."""
-        client, experiment = self._open(results)
-        for folder in folders:
-            record_run(client, experiment, folder)
-        study_tags.record_studies(client, experiment, results)
+        """Record each cell unless the store already has its current result.
+
+        Raises PruningError if the store cannot be used, or after the others are recorded if a cell cannot be.
+        """
+        with plain_errors(self._store(results)):
+            client, experiment = self._open(results)
+            failures = record_runs(client, experiment, folders)
+            study_tags.record_studies(client, experiment, results)
+            show_as_training_runs(client, experiment)
+        raise_failures(failures)
+
+    def _store(self, results: Path) -> str:
+        return self.uri or str(results / DATABASE)
 
     def _open(self, results: Path) -> tuple[Any, str]:
+<<<<<<< HEAD
         with FileLock(results / "mlflow.lock"):
             if self.uri is None:
                 create_store(results / "mlflow.db")
@@ -63,3 +93,48 @@ class MLflow:
                 client.rename_experiment(known.experiment_id, f"{self.experiment} {known.artifact_location}")
                 client.delete_experiment(known.experiment_id)
             return client, client.create_experiment(self.experiment, artifact_location=location)
+=======
+        with FileLock(results / "mlflow.lock", timeout=PATIENCE):
+            damaged = self.uri is None and put_aside_if_damaged(results / DATABASE)
+            client = connect(self.uri or f"sqlite:///{results / DATABASE}", create=True)
+            experiment = self._experiment(client, results)
+        if damaged:
+            for failure in record_runs(client, experiment, _done(results)):
+                log.warning(failure)
+        return client, experiment
+
+    def _experiment(self, client: Any, results: Path) -> str:
+        """The id of the experiment, which is created if it is missing."""
+        known = client.get_experiment_by_name(self.experiment)
+        location = None if self.uri else (results / "mlflow-artifacts").as_uri()
+        if known is not None and location in (None, known.artifact_location):
+            return str(known.experiment_id)
+        # If the results folder was moved, start a new experiment: MLflow stores absolute paths.
+        if known is not None:
+            client.rename_experiment(known.experiment_id, f"{self.experiment} {known.artifact_location}")
+            client.delete_experiment(known.experiment_id)
+        return str(client.create_experiment(self.experiment, artifact_location=location))
+
+
+def _done(results: Path) -> list[Path]:
+    """The folders of all cells that have a result."""
+    return sorted(path.parent for path in results.glob(f"*/{NAME}"))
+
+
+def put_aside_if_damaged(database: Path) -> bool:
+    """Rename a damaged database, with its journals, so that a new one can be built; whether it was damaged."""
+    if not database.exists() or (fault := damage(database)) is None:
+        return False
+    aside = database.with_name(f"{database.name}.damaged-{datetime.now():%Y%m%dT%H%M%S}")
+    for end in ("", "-wal", "-shm", "-journal"):
+        part = database.with_name(database.name + end)
+        if part.exists():
+            part.rename(f"{aside}{end}")
+    log.warning(
+        "%s is damaged (%s): it is now %s, and a new one is built from the results files.",
+        database,
+        fault,
+        aside.name,
+    )
+    return True
+>>>>>>> mlflow

@@ -9,14 +9,40 @@ from pathlib import Path
 from typing import Any
 
 from pruning.core import study_list, trace
+from pruning.core.errors import DamagedError, PruningError
 from pruning.core.mask import Mask
 from pruning.core.nested import leaves
 from pruning.core.result import LOG, MODELS, NAME, DoneResult, Result, read_result
 from pruning.evaluation.speed import flat
 from pruning.search.driver import best_so_far
 from pruning.search.journal import Journal
+from pruning.tracking.mask_picture import mask_picture
+from pruning.tracking.run_names import run_name
+from pruning.tracking.store_errors import reason
 
 VERSION = "result_sha256"  # the tag of a complete run; it identifies the result that was recorded
+LAYOUT = "2"  # part of this tag: the names and pictures of runs; a change records all runs again
+
+
+def record_runs(client: Any, experiment: str, folders: Sequence[Path]) -> list[str]:
+    """Record cells; returns a sentence for each cell that could not be recorded. The others are.
+
+    If the store itself stops answering, raises its exception at once.
+    """
+    failures = []
+    for folder in folders:
+        try:
+            record_run(client, experiment, folder)
+        except Exception as error:  # a damaged file, or a value that the store refuses
+            client.get_experiment(experiment)  # raises if the store is the cause
+            failures.append(f"{folder.name} could not be recorded in MLflow: {reason(error)}.")
+    return failures
+
+
+def raise_failures(failures: Sequence[str]) -> None:
+    """Raise PruningError with the sentences of `record_runs`, if there are any."""
+    if failures:
+        raise PruningError(" ".join([*failures, "All other cells are recorded."]))
 
 
 def record_run(client: Any, experiment: str, folder: Path) -> None:
@@ -26,16 +52,21 @@ def record_run(client: Any, experiment: str, folder: Path) -> None:
     if (result := read_result(folder)) is None:
         return
     studies = _studies(folder)
-    version = hashlib.sha256((folder / NAME).read_bytes() + " ".join(studies).encode()).hexdigest()
+    version = hashlib.sha256((folder / NAME).read_bytes() + " ".join([*studies, LAYOUT]).encode()).hexdigest()
     same = client.search_runs([experiment], f"tags.cell = '{result['cell']}'")
     if any(run.data.tags.get(VERSION) == version for run in same):
         return
     for run in same:
         client.delete_run(run.info.run_id)
     times = {name: _milliseconds(result["environment"][name]) for name in ("started", "ended")}
+<<<<<<< HEAD
     # The tag is given at once: a run without it would not be found again after a kill.
     named = {"run_name": result["cell"], "tags": {"cell": result["cell"]}}
     run = client.create_run(experiment, start_time=times["started"], **named)
+=======
+    name = _name(result)
+    run = client.create_run(experiment, start_time=times["started"], run_name=name)
+>>>>>>> mlflow
     tags = [RunTag(name, str(value)) for name, value in _tags(result, studies)]
     params = [Param(name, str(value)[:6000]) for name, value in leaves(result["config"])]
     metrics = [Metric(name, value, times["ended"], step) for name, value, step in _metrics(result, folder)]
@@ -47,6 +78,11 @@ def record_run(client: Any, experiment: str, folder: Path) -> None:
     client.set_terminated(run.info.run_id, "FINISHED" if done else "FAILED", times["ended"])
     # This tag is set last, so that an interrupted recording is repeated.
     client.set_tag(run.info.run_id, VERSION, version)
+
+
+def _name(result: Result) -> str:
+    k = result["search"]["k"] if result["status"] == "done" else None
+    return run_name(result["cell"], result["config"], k)
 
 
 def _tags(result: Result, studies: Sequence[str]) -> Iterator[tuple[str, Any]]:
@@ -62,9 +98,16 @@ def _tags(result: Result, studies: Sequence[str]) -> Iterator[tuple[str, Any]]:
 
 
 def _studies(folder: Path) -> list[str]:
-    """The names of the studies that ask for a cell."""
+    """The names of the studies that ask for a cell; a damaged list counts as empty, `record_studies` names it."""
     results = folder.parent
-    return [name for name in study_list.names(results) if folder.name in study_list.read_study(results, name)]
+    return [name for name in study_list.names(results) if folder.name in _listed(results, name)]
+
+
+def _listed(results: Path, study: str) -> list[str]:
+    try:
+        return study_list.read_study(results, study)
+    except DamagedError:
+        return []
 
 
 def _metrics(result: Result, folder: Path) -> Iterator[tuple[str, float, int]]:
@@ -98,7 +141,8 @@ def _artifacts(client: Any, run: str, folder: Path, result: Result) -> None:
         if (folder / name).exists():
             client.log_artifact(run, str(folder / name))
     if result["status"] == "done":
-        client.log_figure(run, _picture(Mask.from_json(result["mask"])), "mask.png")
+        picture = mask_picture(Mask.from_json(result["mask"]), _name(result))
+        client.log_figure(run, picture, "mask.png")
         for metric, path in _measurements(folder.parent, result):
             client.log_artifact(run, str(path), f"evaluation/{metric.replace('/', '-')}")
 
@@ -108,19 +152,6 @@ def _measurements(results: Path, result: DoneResult) -> Iterator[tuple[str, Path
     for metric, paths in result["evaluation"].get("records", {}).items():
         record = results / paths["pruned"]
         yield from ((metric, path) for path in sorted(record.parent.glob(f"{record.stem}.*")))
-
-
-def _picture(mask: Mask) -> Any:
-    """A figure of the mask: a strip of squares in which removed blocks are filled."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(0.28 * mask.n_blocks + 0.4, 0.8), layout="constrained")
-    axes = figure.subplots()
-    removed = [[float(i in mask.dropped) for i in range(mask.n_blocks)]]
-    axes.pcolormesh(removed, cmap="Greys", vmin=0, vmax=1.2, edgecolors="0.6", linewidth=0.5)
-    axes.set(yticks=[], xlabel="block", xticks=[i + 0.5 for i in range(0, mask.n_blocks, 2)])
-    axes.set_xticklabels([str(i) for i in range(0, mask.n_blocks, 2)], fontsize=7)
-    return figure
 
 
 def _milliseconds(time: str) -> int:

@@ -16,13 +16,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pruning.core import study_tags
-from pruning.core.errors import InputError, first_line
+from pruning.core.errors import InputError
 from pruning.core.result import NAME
 from pruning.runs.tracker import Note
 from pruning.tracking.client import connect
 from pruning.tracking.dead_runs import close_dead_runs
 from pruning.tracking.live_run import live_run
-from pruning.tracking.mlflow_run import record_run
+from pruning.tracking.mlflow_run import raise_failures, record_run, record_runs
+from pruning.tracking.runs_view import show_as_training_runs
+from pruning.tracking.store_errors import plain_errors, reason
+from pruning.tracking.store_uri import check_uri
 
 if TYPE_CHECKING:
     from pruning.runs.cell import Cell
@@ -49,13 +52,15 @@ class Server:
                 f"tracker.uri={self.uri} is not the address of a server: give tracker.uri=http://HOST:PORT or set "
                 "MLFLOW_TRACKING_URI; tracker=mlflow writes to a file and needs no server."
             )
+        check_uri(str(self.uri))
         for name in ("every", "patience"):
             if getattr(self, name) < 0:
                 raise InputError(f"tracker.{name}={getattr(self, name)} is negative: give seconds.")
 
     def start(self, results: Path) -> None:  # noqa: ARG002 - a server stores its runs itself
         """Create the experiment."""
-        self.open()
+        with plain_errors(self.uri):
+            self.open()
 
     def live(self, cell: Cell) -> AbstractContextManager[Note]:
         """Send the cell's progress to the server from a separate thread."""
@@ -73,11 +78,13 @@ class Server:
 
     def record(self, results: Path, folders: Sequence[Path]) -> None:
         """Record each cell unless the server already has its current result; close runs whose jobs have ended."""
-        client, experiment = self.open()
-        for folder in folders:
-            record_run(client, experiment, folder)
-        study_tags.record_studies(client, experiment, results)
-        close_dead_runs(client, experiment, results)
+        with plain_errors(self.uri):
+            client, experiment = self.open()
+            failures = record_runs(client, experiment, folders)
+            study_tags.record_studies(client, experiment, results)
+            show_as_training_runs(client, experiment)
+            close_dead_runs(client, experiment, results)
+        raise_failures(failures)
 
     def open(self) -> tuple[Any, str]:
         """A client and the id of the experiment, which is created if it is missing."""
@@ -99,7 +106,7 @@ def _patiently(action: Callable[[], None], seconds: float, cell: str) -> None:
             action()
         except Exception as error:
             log.warning(
-                "%s is not recorded yet (%s): run `python -m pruning.track` later", cell, first_line(error)
+                "%s is not recorded yet (%s): run `python -m pruning.track` later", cell, reason(error)
             )
 
     thread = threading.Thread(target=guarded, name="tracker", daemon=True)

@@ -16,33 +16,70 @@ from typing import Any
 
 import yaml
 
+from pruning.core.errors import DamagedError, PruningError, first_line, merged_error
 from pruning.core.recorded import CLASS, OPTION, recorded
 from pruning.core.result import NAME
 from pruning.runs.tracker import Tracker
-from pruning.tracking.mlflow_file import MLflow
+from pruning.tracking.mlflow_file import DATABASE, MLflow
+from pruning.tracking.store_uri import check_uri
 
 log = logging.getLogger(__name__)
 
 
-def trackers(results: Path) -> list[tuple[Tracker, list[Path]]]:
-    """Each tracker that cells of a results folder use, with the folders of those cells that have a result."""
+Grouped = list[tuple[Tracker, list[Path]]]
+
+
+def trackers(results: Path) -> tuple[Grouped, list[PruningError]]:
+    """Each tracker that cells of a results folder use, with the folders of those cells that have a result.
+
+    Cells whose configuration cannot be read are left out; the second list has an error for each.
+    """
     grouped: dict[Tracker, list[Path]] = {}
+    errors: list[PruningError] = []
     for path in sorted(results.glob("*/config.yaml")):
-        settings = yaml.safe_load(path.read_text(encoding="utf-8")).get("tracker", {})
+        try:
+            tracker = _tracker(_settings(path))
+        except PruningError as error:
+            errors.append(PruningError(f"{path.parent.name} is not recorded: {error}"))
+            continue
         done = (path.parent / NAME).exists()
-        grouped.setdefault(_tracker(settings), []).extend([path.parent] if done else [])
-    return list(grouped.items())
+        grouped.setdefault(tracker, []).extend([path.parent] if done else [])
+    return list(grouped.items()), errors
 
 
 def record_all(results: Path) -> int:
     """Record each cell that has a result, with its tracker; returns the number of these cells.
 
-    Raises the errors of the trackers.
+    Raises PruningError, after all other cells are recorded, if a store or a cell caused an error.
     """
-    grouped = trackers(results)
+    return _record(results, *trackers(results))
+
+
+def _record(results: Path, grouped: Grouped, errors: list[PruningError]) -> int:
     for tracker, folders in grouped:
-        tracker.record(results, folders)
+        try:
+            tracker.record(results, folders)
+        except PruningError as error:
+            errors.append(error)
+            continue
+        log.info("%d cells recorded in %s", len(folders), getattr(tracker, "uri", None) or results / DATABASE)
+    if errors:
+        raise merged_error(errors)
     return sum(len(folders) for _, folders in grouped)
+
+
+def _settings(path: Path) -> Mapping[str, Any]:
+    """The tracker's settings in a cell's configuration. Raises DamagedError if the file cannot be read."""
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise DamagedError(
+            f"{path} is damaged ({first_line(error)}): move the cell's folder away."
+        ) from error
+    settings = config.get("tracker", {}) if isinstance(config, dict) else None
+    if not isinstance(settings, dict):
+        raise DamagedError(f"{path} is damaged (no configuration of a cell): move the cell's folder away.")
+    return settings
 
 
 def _tracker(settings: Mapping[str, Any]) -> Tracker:
@@ -67,9 +104,11 @@ def main() -> None:
     results = Path(asked.results).resolve()
     cells = sorted(path.parent for path in results.glob("*/config.yaml"))
     if not cells:
-        raise SystemExit(f"no cell found in {results}")
+        raise SystemExit(f"no cell found in {results}: give the folder that `paths.results` named.")
     done = [folder for folder in cells if (folder / NAME).exists()]
-    for tracker, folders in [(MLflow(asked.uri), done)] if asked.uri else trackers(results):
-        tracker.record(results, folders)
-        store = getattr(tracker, "uri", None) or results / "mlflow.db"
-        log.info("%d cells recorded in %s", len(folders), store)
+    try:
+        if asked.uri:
+            check_uri(asked.uri, "--uri")
+        _record(results, *(([(MLflow(asked.uri), done)], []) if asked.uri else trackers(results)))
+    except PruningError as error:
+        raise SystemExit(str(error)) from error

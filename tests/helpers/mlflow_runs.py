@@ -8,11 +8,11 @@ from pruning.tracking.client import connect
 
 
 def runs(uri: str) -> dict[str, Any]:
-    """Runs by name; none if no cell has created the experiment yet."""
+    """Runs by cell; none if no cell has created the experiment yet."""
     client = connect(uri)
     if (experiment := client.get_experiment_by_name("depth-pruning")) is None:
         return {}
-    return {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+    return {run.data.tags["cell"]: run for run in client.search_runs([experiment.experiment_id])}
 
 
 def described(uri: str, run: Any) -> dict[str, Any]:

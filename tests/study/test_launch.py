@@ -444,9 +444,9 @@ def test_mlflow_mirrors_the_files_and_can_be_rebuilt(
     ended = launch("-m", "algo=one_shot,greedy", "k=2", "study=test", tracker="mlflow")
     assert ended.status == 0, ended.err
     runs = mlflow_runs(ended)
-    assert {run.info.run_name for run in runs} == {r["cell"] for r in ended.all()}
+    assert {run.data.tags["cell"] for run in runs} == {r["cell"] for r in ended.all()}
     for run in runs:
-        (result,) = [r for r in ended.all() if r["cell"] == run.info.run_name]
+        (result,) = [r for r in ended.all() if r["cell"] == run.data.tags["cell"]]
         assert run.info.status == "FINISHED"
         assert run.data.tags["sweep"] == "test"
         assert run.data.params["algo.class"] in ("OneShot", "Greedy")

@@ -186,7 +186,9 @@ def test_each_cell_is_recorded_where_its_configuration_says(tmp_path: Path) -> N
         (tmp_path / name / "config.yaml").write_text(json.dumps({"tracker": tracker}))
         if done:
             (tmp_path / name / "result.json").write_text("{}")
-    names = {tracker: [folder.name for folder in folders] for tracker, folders in rebuild.trackers(tmp_path)}
+    names = {
+        tracker: [folder.name for folder in folders] for tracker, folders in rebuild.trackers(tmp_path)[0]
+    }
     assert names == {
         Server(uri): ["a"],
         mlflow_file.MLflow(): ["c", "d"],

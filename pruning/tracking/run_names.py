@@ -1,0 +1,32 @@
+"""The name by which a person knows a run: what was searched, not a digest."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import PurePath
+from typing import Any
+
+_KEY = re.compile(r"(?P<names>.+-.+-.+)-(?P<size>[kr])(?P<value>[0-9.]+)-s(?P<seed>\d+)-[0-9a-f]+")
+_SIZES = {"k": "k", "r": "ratio"}
+
+
+def run_name(cell: str, config: Mapping[str, Any], k: int | None = None) -> str:
+    """The name of a cell's run, such as `smollm2 · perplexity · greedy · k=6 · seed 0 · 8 of pydoc`.
+
+    The end says how many samples of which data the loss was measured on. `k` replaces a ratio if it is known. A key
+    of another form is its own name. Cells that differ in other settings have equal names; the tag `cell` holds the
+    key, which differs.
+    """
+    if (key := _KEY.fullmatch(cell)) is None:
+        return cell
+    model, objective, algo = key["names"].rsplit("-", 2)
+    size = f"k={k}" if k is not None else f"{_SIZES[key['size']]}={key['value']}"
+    return " · ".join((model, objective, algo, size, f"seed {key['seed']}", *_data(config)))
+
+
+def _data(config: Mapping[str, Any]) -> Iterator[str]:
+    """The number of samples and the name of their source, if the configuration has them."""
+    data = config.get("calibration") or {}
+    if data.get("source") and data.get("samples"):
+        yield f"{data['samples']} of {PurePath(str(data['source'])).name}"

@@ -1,0 +1,132 @@
+"""Check the address of an MLflow store before it is used. No function here creates a database."""
+
+from __future__ import annotations
+
+import difflib
+import sqlite3
+from contextlib import closing
+from importlib.metadata import entry_points
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from pruning.core.errors import InputError, near_names
+
+SQLITE = "sqlite"
+SERVERS = ("http", "https")
+DATABASES = ("postgresql", "mysql", "mssql")
+FORMS = "sqlite:///FILE, http://HOST:PORT or postgresql://USER@HOST/NAME"
+HEADER = b"SQLite format 3\0"  # the first bytes of each SQLite database
+
+
+def check_uri(uri: str, setting: str = "tracker.uri") -> None:
+    """Check the form of an address; for SQLite, also that its file can be a database.
+
+    Raises InputError, which names `setting`, if the address cannot be that of a store.
+    """
+    scheme, colon, rest = uri.partition(":")
+    kind = scheme.partition("+")[0]
+    known = [SQLITE, *SERVERS, *DATABASES, "databricks", "uc", *_plugins()]
+    if not colon and uri not in known:
+        raise InputError(f"{setting}={uri} is not the address of an MLflow store: give {FORMS}.")
+    if kind not in known:
+        near = near_names(kind, known)
+        raise InputError(f"{setting}={uri} has the unknown scheme '{scheme}'.{near} Give {FORMS}.")
+    if kind in SERVERS and not _has_host(uri):
+        raise InputError(f"{setting}={uri} names no server: give http://HOST:PORT.")
+    if kind in DATABASES and len(rest) < len("//x"):
+        raise InputError(f"{setting}={uri} names no database: give {kind}://USER@HOST/NAME.")
+    if kind == SQLITE:
+        _check_file(uri, setting)
+
+
+def sqlite_file(uri: str) -> Path | None:
+    """The absolute path of the database that a checked address names; None if it does not name a file."""
+    if uri.partition(":")[0].partition("+")[0] != SQLITE:
+        return None
+    return Path(uri.partition(":///")[2].partition("?")[0]).absolute()
+
+
+def check_exists(uri: str) -> None:
+    """Raise InputError if a checked address names an SQLite file that is missing or that is not MLflow's.
+
+    Call this before reading: MLflow would create the file.
+    """
+    file = sqlite_file(uri)
+    if file is None:
+        return
+    if not file.exists():
+        near = near_names(file.name, [path.name for path in file.parent.glob("*.db")])
+        raise InputError(
+            f"there is no MLflow database {file}.{near} `make track` builds one from the results files."
+        )
+    if (fault := damage(file)) is not None:
+        raise InputError(
+            f"the MLflow database {file} is damaged ({fault}): `python -m pruning.track` builds the one beside the "
+            "results again; move any other one away first."
+        )
+    with closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True)) as database:
+        tables = database.execute("select name from sqlite_master where name = 'experiments'").fetchall()
+    if not tables:
+        raise InputError(f"{file} is not a database of MLflow: give that of the results, RESULTS/mlflow.db.")
+
+
+def damage(file: Path) -> str | None:
+    """What is wrong with an SQLite file; None if it is whole, empty, or in use and therefore not checked."""
+    try:
+        with closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True, timeout=5)) as database:
+            (first,) = database.execute("pragma quick_check(1)").fetchone()
+            return None if first == "ok" else str(first).replace("\n", " ")
+    except sqlite3.OperationalError:  # locked, or not permitted: the connection that writes reports it
+        return None
+    except sqlite3.DatabaseError as error:
+        return str(error)
+
+
+def _has_host(uri: str) -> bool:
+    try:
+        parts = urlsplit(uri)
+        return bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:  # a port that is no number
+        return False
+
+
+def _check_file(uri: str, setting: str) -> None:
+    """Raise InputError unless the address has the form sqlite:///FILE and FILE is, or can become, a database."""
+    name = uri.partition(":///")[2].partition("?")[0]
+    if not name or name.startswith(":memory:"):
+        raise InputError(
+            f"{setting}={uri} names no file: give sqlite:///FILE with three slashes, or four for an absolute path."
+        )
+    file = Path(name).absolute()
+    if not file.parent.parent.is_dir():
+        raise InputError(f"{setting}={uri}: there is no folder {file.parent}. Create it or correct the path.")
+    if file.is_dir():
+        raise InputError(
+            f"{setting}={uri} is a folder: give a file in it, such as {uri.rstrip('/')}/mlflow.db."
+        )
+    if file.is_file() and _first_bytes(file) not in (b"", HEADER):
+        raise InputError(f"{setting}={uri}: {file} is not an SQLite database. Give another file.")
+    _refuse_near_name(file, uri, setting)
+
+
+def _first_bytes(file: Path) -> bytes:
+    try:
+        with file.open("rb") as stream:
+            return stream.read(len(HEADER))
+    except OSError:  # not readable: using the store reports it
+        return HEADER
+
+
+def _refuse_near_name(file: Path, uri: str, setting: str) -> None:
+    """Raise InputError if a new database would have almost the name of one beside it: a slip is more likely."""
+    others = [path.name for path in file.parent.glob("*.db")]
+    if not file.exists() and (near := difflib.get_close_matches(file.name, others, n=1, cutoff=0.8)):
+        raise InputError(
+            f"{setting}={uri}: there is no database {file.name}, but there is {near[0]}. Correct the name; to start "
+            f"a new database, create an empty file first: touch {file}"
+        )
+
+
+def _plugins() -> list[str]:
+    """The schemes of stores that installed plugins of MLflow add."""
+    return [point.name for point in entry_points(group="mlflow.tracking_store")]

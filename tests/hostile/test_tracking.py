@@ -1,0 +1,248 @@
+"""MLflow stores that are misspelt, missing, damaged, busy or absent, and cells that cannot be recorded."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import matplotlib.image
+import pytest
+
+from analysis.data import mlflow_store
+from analysis.data.errors import NothingToRead
+from pruning.core.errors import InputError, PruningError
+from pruning.tracking import browse, mlflow_file, rebuild
+from pruning.tracking.client import connect
+from pruning.tracking.mask_picture import mask_picture
+from pruning.tracking.mlflow_file import MLflow
+from pruning.tracking.mlflow_server import Server
+from pruning.tracking.run_names import run_name
+from pruning.tracking.runs_view import KIND, show_as_training_runs
+from tests.helpers.analysis_grid import Study, write
+from tests.helpers.mlflow_runs import runs
+
+TINY = Study(
+    models=("smollm2",),
+    ratios=(0.1,),
+    objectives=("perplexity",),
+    algos=("greedy",),
+    seeds=(0,),
+    lost=0,
+    broken=0,
+)
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with two cells that are recorded in MLflow."""
+    folder = tmp_path_factory.mktemp("results")
+    write(folder, TINY)
+    for cell in _cells(folder):
+        (cell / "config.yaml").write_text(
+            json.dumps(json.loads((cell / "result.json").read_text())["config"])
+        )
+    rebuild.record_all(folder)
+    return folder
+
+
+@pytest.fixture
+def folder(results: Path, tmp_path: Path) -> Path:
+    """A copy of these cells and of their database: it was moved, so all cells are recorded again."""
+    (tmp_path / "mlflow.db").write_bytes((results / "mlflow.db").read_bytes())
+    for cell in [*_cells(results), results / "studies"]:
+        (tmp_path / cell.name).mkdir()
+        for file in filter(Path.is_file, cell.iterdir()):
+            (tmp_path / cell.name / file.name).write_bytes(file.read_bytes())
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("uri", "message"),
+    [
+        ("mlruns", "not the address of an MLflow store: give sqlite:///FILE"),
+        ("", "not the address of an MLflow store"),
+        ("sqllite:///runs.db", r"unknown scheme 'sqllite'. Did you mean sqlite"),
+        ("file:///tmp/mlruns", "unknown scheme 'file'"),
+        ("htp://host:5000", "unknown scheme 'htp'. Did you mean http"),
+        ("sqlite:", "names no file"),
+        ("sqlite:///", "names no file"),
+        ("sqlite:/runs.db", "with three slashes"),
+        ("sqlite://runs.db", "with three slashes"),
+        ("sqlite:///:memory:", "names no file"),
+        ("sqlite:///no/such/folder/runs.db", "there is no folder .*/no/such/folder. Create it"),
+        ("sqlite:///sub", "is a folder: give a file in it, such as sqlite:///sub/mlflow.db"),
+        ("sqlite:///text.db", "is not an SQLite database"),
+        ("sqlite:///mlflw.db", "there is no database mlflw.db, but there is mlflow.db"),
+        ("http://", "names no server"),
+        ("http://host:port", "names no server"),
+        ("postgresql://", "names no database"),
+    ],
+)
+def test_a_wrong_address_is_refused_before_anything_is_created(
+    uri: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("sub").mkdir()
+    Path("text.db").write_text("not a database at all")
+    Path("mlflow.db").touch()
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(InputError, match=message):
+        MLflow(uri)
+    if uri.startswith("http"):
+        with pytest.raises(InputError, match=message):
+            Server(uri)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "sqlite:///new.db",
+        "sqlite:///results/mlflow.db",
+        "sqlite+pysqlite:///new.db",
+        "http://host:5000",
+        "https://host/mlflow",
+        "postgresql+psycopg2://user@localhost/mlflow",
+        "mysql+pymysql://user@localhost/mlflow",
+        "databricks",
+        "databricks://profile",
+    ],
+)
+def test_the_address_of_a_store_is_accepted(
+    uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert MLflow(uri).uri == uri
+
+
+def test_a_wrong_address_stops_a_command_before_a_cell_is_made(launch: Any) -> None:
+    ended = launch("algo=one_shot", "k=1", "tracker.uri=sqllite:///runs.db", tracker="mlflow")
+    assert ended.status != 0
+    assert "unknown scheme 'sqllite'" in ended.err
+    assert not ended.results.exists() or not list(ended.results.glob("*/result.json"))
+
+
+def test_commands_that_read_create_no_database(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path / 'mlflw.db'}"
+    with pytest.raises(NothingToRead, match=r"there is no MLflow database .*mlflw\.db"):
+        mlflow_store.copy(uri, tmp_path / "copy")
+    with pytest.raises(InputError, match="there is no MLflow database"):
+        browse.page(tmp_path, 5000)
+    with closing(sqlite3.connect(tmp_path / "other.db")) as other:
+        other.execute("create table cells (name)")
+    with pytest.raises(InputError, match="not a database of MLflow"):
+        connect(f"sqlite:///{tmp_path / 'other.db'}")
+    assert not list(tmp_path.glob("ml*.db"))
+
+
+@pytest.mark.parametrize("file", ["result.json", "config.yaml"])
+def test_a_damaged_cell_is_named_and_the_others_are_recorded(
+    file: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad, good, *_ = _cells(folder)
+    text = (bad / file).read_text()
+    (bad / file).write_text(text[: len(text) // 2])
+    monkeypatch.setattr("sys.argv", ["track", str(folder)])
+    with pytest.raises(SystemExit) as ended:
+        rebuild.main()
+    assert bad.name in str(ended.value)
+    assert good.name not in str(ended.value)
+    rest = {cell.name for cell in _cells(folder)} - {bad.name}
+    assert set(runs(f"sqlite:///{folder / 'mlflow.db'}")) == rest
+
+
+def test_a_damaged_study_keeps_no_cell_out(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (folder / "studies" / "small.json").write_text('{"cells": [')
+    assert rebuild.record_all(folder) == len(_cells(folder))
+    assert "the study 'small' is not recorded" in caplog.text
+
+
+def test_a_damaged_database_is_put_aside_and_built_again(
+    results: Path, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = (results / "mlflow.db").read_bytes()
+    database = folder / "mlflow.db"
+    database.write_bytes(whole[:8192] + bytes(8192) + whole[16384 : len(whole) // 2])
+    MLflow().start(folder)
+    assert "mlflow.db is damaged" in caplog.text
+    assert set(runs(f"sqlite:///{database}")) == {cell.name for cell in _cells(folder)}
+    (aside,) = folder.glob("mlflow.db.damaged-*")
+    assert aside.stat().st_size == 8192 * 2 + len(whole) // 2 - 16384
+
+
+def test_a_busy_database_is_one_sentence(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from filelock import FileLock
+
+    monkeypatch.setattr(mlflow_file, "PATIENCE", 0.1)
+    with (
+        FileLock(folder / "mlflow.lock"),
+        pytest.raises(PruningError, match="another process is writing to it"),
+    ):
+        MLflow().start(folder)
+
+
+def test_an_unwritable_store_is_one_sentence(folder: Path) -> None:
+    (folder / "mlflow.lock").mkdir()
+    with pytest.raises(PruningError, match=r"^the MLflow store .*mlflow\.db cannot be used: [^\n]*$"):
+        MLflow().record(folder, _cells(folder))
+
+
+def test_a_server_that_is_absent_is_one_line(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("sys.argv", ["track", str(folder), "--uri", "http://127.0.0.1:9"])
+    with caplog.at_level(logging.INFO), pytest.raises(SystemExit) as ended:
+        rebuild.main()
+    assert str(ended.value) == ("the MLflow store http://127.0.0.1:9 cannot be used: no server answers there")
+    assert not caplog.records
+
+
+def test_an_old_experiment_opens_on_its_training_runs(results: Path) -> None:
+    client = connect(f"sqlite:///{results / 'mlflow.db'}")
+    client.delete_experiment_tag("1", KIND[0])
+    client.set_experiment_tag("1", "mlflow.note.content", "mine")
+    shown = browse.page(results, 5001)
+    assert shown == (
+        "http://localhost:5001/#/experiments/1/runs?workflowType=machine_learning&viewStateShareKey=cells"
+    )
+    tags = client.get_experiment("1").tags
+    assert tags[KIND[0]] == KIND[1]
+    assert tags["mlflow.note.content"] == "mine"  # a person's own text stays
+    state = json.loads(json.loads(tags["mlflow.sharedViewState.cells"])["state"])
+    assert state["selectedColumns"][:2] == ["tags.`dropped`", "metrics.`calibration/loss`"]
+    assert any(column.startswith("metrics.`pruned/ppl/") for column in state["selectedColumns"])
+    calls: list[Any] = []
+    client.set_experiment_tag = lambda *tag: calls.append(tag)
+    show_as_training_runs(client, "1")
+    assert not calls  # nothing is written if nothing changed
+
+
+@pytest.mark.parametrize(
+    ("cell", "k", "name"),
+    [
+        ("m-loss-greedy-k6-s0-0a1b2c3d", None, "m · loss · greedy · k=6 · seed 0 · 8 of pydoc"),
+        ("my-own-a_b-one-r0.2-s11-0a1b2c3d", None, "my-own · a_b · one · ratio=0.2 · seed 11 · 8 of pydoc"),
+        ("a-margin-beam-r0.2-s1-0a1b2c3d", 6, "a · margin · beam · k=6 · seed 1 · 8 of pydoc"),
+        ("watched", None, "watched"),
+    ],
+)  # fmt: skip
+def test_a_person_knows_a_run_by_its_name(cell: str, k: int | None, name: str) -> None:
+    assert run_name(cell, {"calibration": {"source": "data/pydoc", "samples": 8}}, k) == name
+
+
+def test_the_picture_of_a_mask_can_be_read(results: Path) -> None:
+    pictures = [matplotlib.image.imread(path) for path in results.glob("mlflow-artifacts/**/mask.png")]
+    assert {picture.shape[1] for picture in pictures} == {1200}
+    from pruning.core.mask import Mask
+
+    drawn = mask_picture(Mask(80, frozenset({3, 41})), "a name")
+    assert {"0", "41", "79"} <= {text.get_text() for text in drawn.axes[0].texts}
+    assert [text.get_text() for text in drawn.texts] == ["a name", "2 of 80 blocks removed: 3, 41"]
+
+
+def _cells(folder: Path) -> list[Path]:
+    return sorted(path.parent for path in folder.glob("*/result.json"))
