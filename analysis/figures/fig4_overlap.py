@@ -53,13 +53,10 @@ def _between(first: pd.DataFrame | None, second: pd.DataFrame | None, same: bool
     if first is None or second is None:
         return []
     a, b = overlap.masks(first), overlap.masks(second)
-    free = overlap.n_open(first)
-    overlaps = []
-    for i in range(len(first)):
-        for j in range(i + 1, len(second)) if same else range(len(second)):
-            if same != (first["draw"][i] == second["draw"][j]):
-                overlaps.append(overlap.corrected(a[i], b[j], int(free[i])))
-    return overlaps
+    free = overlap.n_open(first).tolist()
+    equal = first["draw"].to_numpy()[:, None] == second["draw"].to_numpy()
+    chosen = np.triu(~equal, 1) if same else equal
+    return [overlap.corrected(a[i], b[j], free[i]) for i, j in np.argwhere(chosen)]
 
 
 def comparisons(frame: pd.DataFrame) -> pd.DataFrame:
