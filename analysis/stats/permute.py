@@ -120,7 +120,9 @@ class _Shuffle:
     def draws(self, rng: np.random.Generator, draws: int) -> Labels:
         """Labels of the units (draws, units), shuffled within blocks."""
         moved = np.tile(self.values, (draws, 1))
-        alike = [np.array(list(same)) for _, same in groupby(self.blocks, len)]  # blocks in order, by equal size
+        alike = [
+            np.array(list(same)) for _, same in groupby(self.blocks, len)
+        ]  # blocks in order, by equal size
         for row in moved:
             for blocks in alike:
                 row[blocks] = rng.permuted(row[blocks], axis=1)

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from pruning.core import atomic_files
+from pruning.core.errors import DamagedError
 
 
 def path_of(results: Path, study: str) -> Path:
@@ -19,9 +20,21 @@ def names(results: Path) -> list[str]:
 
 
 def read_study(results: Path, study: str) -> list[str]:
-    """The keys of the cells that a study asks for; an empty list if there is no such study."""
+    """The keys of the cells that a study asks for; an empty list if there is no such study.
+
+    Raises DamagedError if the file holds no list of cells.
+    """
     path = path_of(results, study)
-    return list(atomic_files.read_json(path)["cells"]) if path.exists() else []
+    if not path.exists():
+        return []
+    try:
+        data = atomic_files.read_json(path)
+    except OSError as error:
+        raise DamagedError(f"{path} cannot be read ({error.strerror}).") from error
+    cells = data.get("cells") if isinstance(data, dict) else None
+    if not isinstance(cells, list) or not all(isinstance(cell, str) and cell for cell in cells):
+        raise DamagedError(f"{path} is damaged: it holds no list of cells. Move it away and run again.")
+    return cells
 
 
 def write_study(results: Path, study: str, cells: Iterable[str]) -> None:
