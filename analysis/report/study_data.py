@@ -29,11 +29,12 @@ class StudyData:
     results: Path
     study: str | None
     only: Only = field(default_factory=dict)
+    files: AskedStudy | None = None  # if the caller has read files already
 
     @cached_property
     def asked(self) -> AskedStudy:
         """The files of the study."""
-        return AskedStudy(self.results, self.study, self.only)
+        return self.files or AskedStudy(self.results, self.study, self.only)
 
     @cached_property
     def frame(self) -> pd.DataFrame:
