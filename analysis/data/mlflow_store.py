@@ -12,7 +12,9 @@ the cell is missing. The calibration samples are not in MLflow.
 from __future__ import annotations
 
 import logging
+import lzma
 import re
+import tarfile
 import tempfile
 from collections.abc import Iterator
 from functools import cache
@@ -20,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from pruning.core import study_list, study_tags
+from pruning.core.errors import PruningError, first_line
 from pruning.tracking.client import connect
 
 from . import archive
@@ -64,7 +67,10 @@ def folder(results: Path | str) -> Path:
 def _lay_out(packed: Path, target: Path) -> None:
     if not packed.exists():
         raise NothingToRead(f"there is no archive {packed}: check the path of --results.")
-    archive.unpack(packed, target)
+    try:
+        archive.unpack(packed, target)
+    except (tarfile.TarError, lzma.LZMAError, EOFError, OSError, ValueError, PruningError) as error:
+        raise NothingToRead(f"the archive {packed} cannot be unpacked: {first_line(error)}.") from error
 
 
 def copy(uri: str, target: Path, experiment: str = EXPERIMENT) -> None:

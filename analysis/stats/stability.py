@@ -58,7 +58,7 @@ class Decision:
 
 def last_decision(trace: Sequence[Mapping[str, Any]], k: int) -> Decision | None:
     """The last decision of a search; None if its trace has none, or if its samples have unequal weights."""
-    if not _plain_means(trace):
+    if not trace or not _plain_means(trace):
         return None
     for length, size in ((k, 1), (1, k)):
         scores = [score for score in trace if len(score["dropped"]) == length]

@@ -1,4 +1,4 @@
-"""Set how threads wait for each other, and how many there are. This must be done before torch or numpy is imported."""
+"""Set how threads wait, and how many there are. This must be done before torch or numpy is imported."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ def let_threads_wait() -> None:
 # The matrices of the analysis are small. If other processes keep the cores busy, one product of two such matrices
 # takes 0.1 ms with one thread and 90 ms with two, which wait for each other. With one thread, the numbers are also
 # the same on every machine of one kind, however many cores it has.
-BLAS_THREADS = ("OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")  # the libraries in the packages of numpy and scipy
+BLAS_THREADS = (
+    "OPENBLAS_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+)  # the libraries in the packages of numpy and scipy
 
 
 def use_one_blas_thread() -> None:

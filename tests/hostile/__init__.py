@@ -1,0 +1,1 @@
+"""Hostile inputs: each gets a sentence, and nothing is lost."""
