@@ -76,7 +76,9 @@ ui: $(VENV)/installed
 $(FIGURES): $(VENV)/installed
 	@$(BIN)/python -m analysis.$(basename $(notdir $(wildcard analysis/$@_*.py))) --results $(SHOWN) --study $(STUDY) $(FLAGS)
 
-figures: $(FIGURES)
+# If one figure fails, the others are drawn all the same, and then make ends with an error.
+figures: $(VENV)/installed
+	@$(MAKE) --no-print-directory -k $(FIGURES)
 
 report: $(VENV)/installed
 	@$(BIN)/python -m analysis.report --results $(SHOWN) --study $(STUDY) $(FLAGS)

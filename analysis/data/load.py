@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -11,13 +11,15 @@ from typing import Any
 import pandas as pd
 
 from pruning.core import study_list
-from pruning.core.result import NAME, DoneResult, MarginsRecord, read_result
+from pruning.core.errors import DamagedError, first_line
+from pruning.core.result import NAME
 from pruning.core.trace import NAME as TRACE
-from pruning.core.trace import TraceLine, read_trace
+from pruning.core.trace import TraceEntry, TraceLine, read_trace
 
 from .cell_filter import Only, select, words
 from .errors import NothingToRead
 from .mlflow_store import folder
+from .rows import row_of
 
 COLUMNS = (
     "cell",
@@ -53,18 +55,12 @@ COLUMNS = (
     "forward_seconds",
     "peak_memory",
     "commit",
-)
-
-COST = ("block_forwards", "block_forwards_alone", "block_tokens", "forward_seconds", "peak_memory")
-
-# The form of the folder names that pruning.runs.cell gives. If a cell left no result, only its name is known.
-_KEY = re.compile(
-    r"(?P<model>.+)-(?P<objective>\w+)-(?P<algo>\w+)-(?P<size>[rk])(?P<number>[\d.e+-]+)-s(?P<seed>-?\d+)-[0-9a-f]{8}"
+    "damage",  # what is wrong with the cell's result.json, if anything is
 )
 
 
 def load(results: Path | str, study: str | None = None, only: Only = MappingProxyType({})) -> pd.DataFrame:
-    """One row for each cell of a study, or of the whole folder. `status` is done, failed or missing.
+    """One row for each cell of a study, or of the whole folder. `status` is done, failed, missing or damaged.
 
     `results` is a results folder or the URI of an MLflow store (`sqlite:///...`, `http://...`).
 
@@ -74,17 +70,10 @@ def load(results: Path | str, study: str | None = None, only: Only = MappingProx
     Raises NothingToRead if the study does not exist or no cell is done.
     """
     results = folder(results)
-    if study is None:
-        keys = sorted(path.parent.name for path in results.glob(f"*/{NAME}"))
-    else:
-        if study not in (known := study_list.names(results)):
-            raise NothingToRead(
-                f"no study '{study}' in {results}. Its studies: {', '.join(known) or 'none'}."
-            )
-        keys = study_list.read_study(results, study)
-    frame = _distinct_names(pd.DataFrame([_row(results / key) for key in keys]))
+    keys = cells_of(results, study)
+    frame = _distinct_names(pd.DataFrame([row_of(results / key) for key in keys]))
     if frame.empty or not (frame["status"] == "done").any():
-        raise NothingToRead(f"no finished cell in {results}: run `python launch.py` first.")
+        raise NothingToRead(f"no finished cell in {results}: {_cure(frame)}.")
     frame = _sized(frame.reindex(columns=[*COLUMNS, *(c for c in frame if c not in COLUMNS)]))
     try:
         frame = select(frame, only)
@@ -95,6 +84,32 @@ def load(results: Path | str, study: str | None = None, only: Only = MappingProx
     return frame
 
 
+def _cure(frame: pd.DataFrame) -> str:
+    """What to do if no cell is finished."""
+    damages = [] if frame.empty else list(frame.get("damage", pd.Series(dtype=object)).dropna())
+    return damages[0] if damages else "run `python launch.py` first"
+
+
+def cells_of(results: Path, study: str | None) -> list[str]:
+    """The cells of a study, or all cells that have a result. Raises NothingToRead if the study cannot be read."""
+    if not results.is_dir():
+        raise NothingToRead(f"there is no results folder {results}: check the path of --results.")
+    if study is None:
+        return sorted(path.parent.name for path in results.glob(f"*/{NAME}"))
+    if study not in (known := study_list.names(results)):
+        raise NothingToRead(f"no study '{study}' in {results}. Its studies: {', '.join(known) or 'none'}.")
+    try:
+        keys = study_list.read_study(results, study)
+    except DamagedError as error:
+        cure = "Leave out --study to draw all cells of the folder"
+        raise NothingToRead(f"{first_line(error)}. {cure}.") from error
+    if not keys:
+        raise NothingToRead(
+            f"the study '{study}' in {results} lists no cells: start it with `python launch.py`."
+        )
+    return keys
+
+
 def done(frame: pd.DataFrame) -> pd.DataFrame:
     """The finished cells."""
     return frame[frame["status"] == "done"].reset_index(drop=True)
@@ -102,38 +117,50 @@ def done(frame: pd.DataFrame) -> pd.DataFrame:
 
 def trace(results: Path | str, cell: str) -> list[TraceLine]:
     """The scored masks of a cell in order: dropped, loss, samples, seconds. Partial scores are omitted."""
-    lines = (entry.line for entry in read_trace(folder(results) / cell / TRACE))
-    return [line for line in lines if line is not None and "of" not in line]
+    return _scores(read_trace(folder(results) / cell / TRACE))
 
 
-def _row(cell_folder: Path) -> dict[str, Any]:
-    named = _named(cell_folder.name)
-    if (result := read_result(cell_folder)) is None:
-        return {"cell": cell_folder.name, "status": "missing", **named}
-    config = result["config"]
-    row = {"cell": result["cell"], "status": result["status"], **named, "seed": config["seed"]}
-    row |= {f"protect_{end}": config.get("protect", {}).get(end, 0) for end in ("first", "last")}
-    drawn = config.get("calibration", {})
-    row |= {
-        "calibration": _data(drawn),
-        "path": drawn.get("path"),
-        "samples": drawn.get("samples"),
-        "draw": drawn.get("seed"),
-    }
-    # For items, the recorded length is the length of the longest drawn item. That is not a setting, so read the
-    # configuration instead.
-    row["length"] = drawn.get("text", drawn).get("length")
-    return row | (_measured(result) if result["status"] == "done" else {})
+@dataclass(frozen=True)
+class Journals:
+    """The scored masks of each finished cell, and what is wrong with the files that are not whole."""
+
+    traces: dict[str, list[TraceLine]]
+    damages: list[str]
 
 
-def _data(drawn: Mapping[str, Any]) -> str | None:
-    """A short name of calibration data: the name of its source, of its file, or of its data set on the hub."""
-    if "text" in drawn and "items" in drawn:
-        return f"{_data(drawn['text'])} + {_data(drawn['items'])}"
-    if drawn.get("source") in ("file", "hub") and drawn.get("path"):
-        path = Path(drawn["path"])
-        return path.stem if drawn["source"] == "file" else path.name
-    return drawn.get("source")
+def journals(results: Path | str, finished: pd.DataFrame) -> Journals:
+    """Read the journals of finished cells. Of a damaged journal, the scores that can be read are kept."""
+    traces, damages = dict[str, list[TraceLine]](), []
+    for cell, dropped in zip(finished["cell"], finished["dropped"], strict=True):
+        path = folder(results) / str(cell) / TRACE
+        try:
+            entries = list(read_trace(path))
+            traces[cell] = _scores(entries)
+            reason = _lacking(path, entries, traces[cell], dropped)
+        except OSError as error:
+            traces[cell], reason = [], f"cannot be read ({error.strerror})"
+        if reason:
+            damages.append(f"{path} {reason}")
+    return Journals(traces, damages)
+
+
+def _scores(entries: Iterable[TraceEntry]) -> list[TraceLine]:
+    return [entry.line for entry in entries if entry.line is not None and "of" not in entry.line]
+
+
+def _lacking(path: Path, entries: list[TraceEntry], scores: list[TraceLine], dropped: tuple[int, ...]) -> str:
+    """What is wrong with the journal of a finished cell; empty if nothing is."""
+    if not path.exists():
+        return "is missing"
+    if damaged := [entry.number for entry in entries if entry.line is None]:
+        return f"is damaged in line {damaged[0]}"
+    if path.stat().st_size > (entries[-1].end if entries else 0):
+        return "is cut off in its last line"
+    if not any(tuple(score["dropped"]) == dropped for score in scores):
+        return "is cut off: it has no score of the mask that the cell found"
+    if len({len(score["samples"]) for score in scores}) > 1:
+        return "is damaged: its scores have different numbers of samples"
+    return ""
 
 
 def _distinct_names(frame: pd.DataFrame) -> pd.DataFrame:
@@ -143,59 +170,6 @@ def _distinct_names(frame: pd.DataFrame) -> pd.DataFrame:
     paths = frame.groupby("calibration")["path"].transform("nunique")
     alike = frame["path"].notna() & (paths > 1)
     return frame.assign(calibration=frame["calibration"].mask(alike, frame["path"])).drop(columns="path")
-
-
-def _named(key: str) -> dict[str, Any]:
-    """Model, objective, algo, k or ratio, and seed from the name of a cell; empty if the name has another form."""
-    match = _KEY.fullmatch(key)
-    if match is None:
-        return {}
-    size = {"k": int(match["number"])} if match["size"] == "k" else {"ratio": float(match["number"])}
-    return (
-        {name: match[name] for name in ("model", "objective", "algo")} | size | {"seed": int(match["seed"])}
-    )
-
-
-def _measured(result: DoneResult) -> dict[str, Any]:
-    calibration, search = result["calibration"], result["search"]
-    metrics = {
-        f"{which}/{name}": value
-        for which in ("dense", "pruned")
-        for name, value in result["evaluation"][which].items()
-    }
-    return {
-        "model": result["model"]["name"],
-        "n_blocks": result["mask"]["n_blocks"],
-        "objective": calibration["objective"],
-        "samples": calibration["samples"],
-        "draw": calibration["seed"],
-        "algo": search["algo"],
-        "k": search["k"],
-        "ratio": result["config"].get("ratio") or search["ratio"],
-        "dropped": tuple(result["mask"]["dropped"]),
-        "loss": calibration["loss"],
-        "dense_loss": calibration["dense_loss"],
-        "standard_error": calibration["standard_error"],
-        **_margins(result.get("margins")),
-        "asked": search["evaluations_asked"],
-        "paid": search["evaluations_paid"],
-        "shared": search.get("evaluations_shared"),
-        "seconds": search["seconds"],
-        **{name: search.get(name) for name in COST},
-        "commit": result["environment"]["commit"],
-        **metrics,
-    }
-
-
-def _margins(margins: MarginsRecord | None) -> dict[str, Any]:
-    """Numbers of masks compared and tied with the chosen mask; difference of the runner-up and its standard error."""
-    nearest = None if margins is None else margins["runner_up"]
-    return {
-        "compared": None if margins is None else margins["compared"],
-        "tied": None if margins is None else margins["tied"],
-        "runner_up": None if nearest is None else nearest["difference"],
-        "runner_up_error": None if nearest is None else nearest["standard_error"],
-    }
 
 
 def _sized(frame: pd.DataFrame) -> pd.DataFrame:
@@ -217,7 +191,8 @@ def describe(frame: pd.DataFrame, study: str | None, only: Only = MappingProxyTy
     ]
     parts.append(_listed("commit", finished["commit"].fillna("unknown")))
     if lacking := len(frame) - len(finished):
-        parts.append(f"{lacking} of {len(frame)} cells missing or failed")
+        names = "missing, failed or damaged" if (frame["status"] == "damaged").any() else "missing or failed"
+        parts.append(f"{lacking} of {len(frame)} cells {names}")
     return " · ".join(parts)
 
 

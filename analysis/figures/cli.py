@@ -1,25 +1,36 @@
-"""The command line of the figures, the tables and the report. Its arguments select the cells."""
+"""The command line of the figures, the tables and the report. Its arguments select the cells.
+
+`run` draws only what has changed since the last run (see `drawn_before`), and turns errors into sentences.
+"""
 
 from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeAlias
 
-import pandas as pd
+from pruning.core.errors import PruningError
 
 from ..data.cell_filter import column, subfolder
-from ..data.load import describe, load
-from ..data.mlflow_store import folder, is_store
+from ..data.errors import NothingToRead
+from ..data.mlflow_store import is_store
+from ..data.study import AskedStudy
+from . import drawn_before
 from .style import use_style
+
+log = logging.getLogger(__name__)
+
+Draw: TypeAlias = Callable[[argparse.Namespace, AskedStudy], list[Path]]
 
 
 def arguments(description: str, metrics: bool = False, cost: Sequence[str] = ()) -> argparse.Namespace:
     """Parse `--results DIR --study NAME --only COLUMN=VALUES --out DIR`.
 
-    If `--results` is an archive or the URI of an MLflow store, the returned `results` is a temporary folder with the
-    contents of the archive or store. `metrics` adds `--perplexity NAME` and `--accuracy NAME`. If `cost` is not
+    `metrics` adds `--perplexity NAME` and `--accuracy NAME`. If `cost` is not
     empty, the option `--cost` is added, with these choices.
     """
     parser = argparse.ArgumentParser(description=description)
@@ -46,20 +57,61 @@ def arguments(description: str, metrics: bool = False, cost: Sequence[str] = ())
     if cost:
         parser.add_argument("--cost", choices=cost, default=cost[0], help="the unit of cost")
     given = parser.parse_args()
-    stored = is_store(given.results)
-    given.results = folder(given.results)
     given.only = dict(given.only)
-    given.out = given.out or (Path() if stored else given.results) / "figures" / subfolder(given.only)
+    home = Path() if is_store(given.results) else Path(given.results)
+    given.out = given.out or home / "figures" / subfolder(given.only)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger(__name__.partition(".figures")[0]).setLevel(logging.INFO)
     use_style()
     return given
 
 
-def asked(given: argparse.Namespace) -> tuple[pd.DataFrame, str]:
-    """All cells that the command line selects, including missing cells, and a title line that describes these cells.
+def run(name: str, given: argparse.Namespace, draw: Draw) -> None:
+    """Draw the figure `name`, unless its inputs and files are those of the last run.
 
-    Raises NothingToRead if no selected cell is finished.
+    `draw` returns the files that it wrote, the one to look at first. If files of the study are damaged, `draw` uses
+    what can be read; then this function names the files and ends the command with exit code 1.
     """
-    frame = load(given.results, given.study, given.only)
-    return frame, describe(frame, given.study, given.only)
+    with _sentences():
+        inputs = drawn_before.inputs(given)
+        if (record := drawn_before.read(given.out, name, inputs)) is None:
+            _check_out(given.out)
+            study = AskedStudy(given.results, given.study, given.only)
+            files = draw(given, study)
+            record = drawn_before.write(given.out, name, inputs, files, study.damages)
+            log.info("%-8s %s", record.kind, files[0].resolve())
+        else:
+            log.info("%-8s %s (unchanged)", record.kind, record.first.resolve())
+    for damage in record.damages:
+        log.warning("damaged  %s", damage)
+    if record.damages:
+        raise SystemExit(1)
+
+
+@contextmanager
+def _sentences() -> Iterator[None]:
+    """End the command with one sentence if a file of the study or of the output is at fault."""
+    try:
+        yield
+    except PruningError as error:
+        raise NothingToRead(str(error)) from error
+    except OSError as error:
+        named = f"{error.filename}: " if error.filename else ""
+        raise NothingToRead(f"{named}{error.strerror or error}.") from error
+
+
+def _check_out(out: Path) -> None:
+    """Raise NothingToRead if no file can be written to `out`. This is checked before anything is computed."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        reason = (
+            "there is a file in its place"
+            if isinstance(error, FileExistsError | NotADirectoryError)
+            else error.strerror
+        )
+        raise NothingToRead(
+            f"the folder {out} cannot be written ({reason}): choose another with --out DIR."
+        ) from error

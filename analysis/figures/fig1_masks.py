@@ -9,7 +9,9 @@ block.
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -20,8 +22,9 @@ from scipy.stats import gmean
 
 from ..data.load import done
 from ..data.metrics import Metric, measured
+from ..data.study import AskedStudy
 from ..stats.frames import groups
-from .cli import arguments, asked
+from .cli import arguments, run
 from .style import DASH, GREY, empty, head, looks, number, ordered, save, wrapped
 
 # These are, in inches: height of a line, height of a panel without its lines, width of a panel.
@@ -141,8 +144,11 @@ def table(frame: pd.DataFrame) -> pd.DataFrame:
     return drawn.assign(dropped=masks)
 
 
+def _write(given: argparse.Namespace, study: AskedStudy) -> list[Path]:
+    frame, title = study.frame, study.title
+    return save(draw(frame, title), table(frame), given.out, "fig1_masks")
+
+
 def main() -> None:
     """Draw the figure for a results folder."""
-    given = arguments("Which blocks each search removed.")
-    frame, title = asked(given)
-    save(draw(frame, title), table(frame), given.out, "fig1_masks")
+    run("fig1_masks", arguments("Which blocks each search removed."), _write)

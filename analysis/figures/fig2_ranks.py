@@ -9,6 +9,8 @@ the average of their ranks.
 
 from __future__ import annotations
 
+import argparse
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,12 +20,13 @@ from matplotlib.figure import Figure
 
 from ..data.load import done
 from ..data.metrics import Metric, choose
+from ..data.study import AskedStudy
 from ..paper.published import MODELS, read
 from ..stats.agreement import agree, controlled
 from ..stats.frames import each, groups, strata_of
 from ..stats.grid import STRATUM
 from ..stats.search_means import means
-from .cli import arguments, asked
+from .cli import arguments, run
 from .rank_agreement import table
 from .style import empty, legend, looks, ordered, panels, probability, save, signed, wrapped
 
@@ -142,12 +145,16 @@ def _words(row: pd.Series[Any]) -> str:
     return text
 
 
-def main() -> None:
-    """Draw the figure for a results folder."""
-    given = arguments("Rank by perplexity against rank by accuracy.", metrics=True)
-    frame, title = asked(given)
+def _write(given: argparse.Namespace, study: AskedStudy) -> list[Path]:
+    frame, title = study.frame, study.title
     perplexity, accuracy = choose(frame, "ppl", given.perplexity), choose(frame, "acc", given.accuracy)
     searches = ranks(frame, perplexity, accuracy)
     figure = draw(frame, searches, title, (perplexity.label, accuracy.label))
-    save(figure, searches, given.out, "fig2_ranks")
-    table(frame, perplexity, accuracy).to_csv(given.out / "fig2_agreement.csv", index=False)
+    return save(
+        figure, searches, given.out, "fig2_ranks", {"fig2_agreement": table(frame, perplexity, accuracy)}
+    )
+
+
+def main() -> None:
+    """Draw the figure for a results folder."""
+    run("fig2_ranks", arguments("Rank by perplexity against rank by accuracy.", metrics=True), _write)

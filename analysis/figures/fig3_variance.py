@@ -9,6 +9,9 @@ the mean of an algorithm over data and draws.
 
 from __future__ import annotations
 
+import argparse
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -16,11 +19,12 @@ from matplotlib.figure import Figure
 
 from ..data.load import done
 from ..data.metrics import Metric, choose
+from ..data.study import AskedStudy
 from ..paper.published import MODELS, read
 from ..stats.frames import each, groups, strata_of
 from ..stats.grid import STRATUM
 from ..stats.search_means import means
-from .cli import arguments, asked
+from .cli import arguments, run
 from .style import empty, legend, looks, number, ordered, panels, plain_log, save
 
 OUTCOMES = ("accuracy", "perplexity")
@@ -129,13 +133,16 @@ def _words(strip: pd.DataFrame) -> str:
     return text if np.isnan(row["published_variance"]) else f"{text}\npaper {row['published_variance']:.1f}"
 
 
-def main() -> None:
-    """Draw the figure for a results folder."""
-    given = arguments("Spread and variance across searches.", metrics=True)
-    frame, title = asked(given)
+def _write(given: argparse.Namespace, study: AskedStudy) -> list[Path]:
+    frame, title = study.frame, study.title
     metrics = {
         "perplexity": choose(frame, "ppl", given.perplexity),
         "accuracy": choose(frame, "acc", given.accuracy),
     }
     searches = spread(frame, metrics)
-    save(draw(frame, searches, title, metrics), searches, given.out, "fig3_variance")
+    return save(draw(frame, searches, title, metrics), searches, given.out, "fig3_variance")
+
+
+def main() -> None:
+    """Draw the figure for a results folder."""
+    run("fig3_variance", arguments("Spread and variance across searches.", metrics=True), _write)

@@ -10,7 +10,9 @@ only.
 
 from __future__ import annotations
 
+import argparse
 from itertools import combinations_with_replacement
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -19,10 +21,11 @@ from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
 
 from ..data.load import done
+from ..data.study import AskedStudy
 from ..stats import overlap
 from ..stats.frames import each, groups
 from ..stats.grid import COMPARISONS, STRATUM
-from .cli import arguments, asked
+from .cli import arguments, run
 from .style import COLOURS, GREY, empty, head, ordered, save
 
 COLOUR_MAP = "cividis"
@@ -53,13 +56,10 @@ def _between(first: pd.DataFrame | None, second: pd.DataFrame | None, same: bool
     if first is None or second is None:
         return []
     a, b = overlap.masks(first), overlap.masks(second)
-    free = overlap.n_open(first)
-    overlaps = []
-    for i in range(len(first)):
-        for j in range(i + 1, len(second)) if same else range(len(second)):
-            if same != (first["draw"][i] == second["draw"][j]):
-                overlaps.append(overlap.corrected(a[i], b[j], int(free[i])))
-    return overlaps
+    free = overlap.n_open(first).tolist()
+    equal = first["draw"].to_numpy()[:, None] == second["draw"].to_numpy()
+    chosen = np.triu(~equal, 1) if same else equal
+    return [overlap.corrected(a[i], b[j], free[i]) for i, j in np.argwhere(chosen)]
 
 
 def comparisons(frame: pd.DataFrame) -> pd.DataFrame:
@@ -166,11 +166,18 @@ def _strips(axes: Axes, pairs: pd.DataFrame, models: list[str]) -> None:
     )
 
 
+def _write(given: argparse.Namespace, study: AskedStudy) -> list[Path]:
+    frame, title = study.frame, study.title
+    heats, pairs = heat(frame), comparisons(frame)
+    return save(
+        draw(heats, pairs, title),
+        heats,
+        given.out,
+        "fig4_overlap",
+        {"fig4_overlap_pairs": pairs, "fig4_overlap_groups": overlap.groups_of(done(frame))},
+    )
+
+
 def main() -> None:
     """Draw the figure for a results folder."""
-    given = arguments("Chance-corrected overlap of masks.")
-    frame, title = asked(given)
-    heats, pairs = heat(frame), comparisons(frame)
-    save(draw(heats, pairs, title), heats, given.out, "fig4_overlap")
-    pairs.to_csv(given.out / "fig4_overlap_pairs.csv", index=False)
-    overlap.groups_of(done(frame)).to_csv(given.out / "fig4_overlap_groups.csv", index=False)
+    run("fig4_overlap", arguments("Chance-corrected overlap of masks."), _write)

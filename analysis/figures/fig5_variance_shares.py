@@ -10,6 +10,8 @@ are also computed within one objective, because losses of different objectives h
 
 from __future__ import annotations
 
+import argparse
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,9 +20,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..data.load import done
+from ..data.study import AskedStudy
 from ..stats.estimates import IntervalEstimate, Shares
 from ..stats.sources import CALIBRATION, RESIDUAL, SOURCES
-from .cli import arguments, asked
+from .cli import arguments, run
 from .style import COLOURS, DASH, GREY, number, panels, save, wrapped
 from .variance_shares import LOSS, across, measure, outcomes
 
@@ -108,13 +111,23 @@ def _times(value: float) -> str:
     return "∞" if np.isinf(value) else number(value)
 
 
-def main() -> None:
-    """Draw the figure for a results folder."""
-    given = arguments("Shares of variance: calibration against search.", metrics=True)
-    frame, title = asked(given)
+def _write(given: argparse.Namespace, study: AskedStudy) -> list[Path]:
+    frame, title = study.frame, study.title
     finished = done(frame)
     by_outcome, table = measure(finished, outcomes(finished, given.perplexity, given.accuracy))
-    save(draw(by_outcome, table, title), table, given.out, "fig5_variance_shares")
-    across(finished, outcomes(finished, given.perplexity, given.accuracy)).to_csv(
-        given.out / "fig5_between.csv", index=False
+    return save(
+        draw(by_outcome, table, title),
+        table,
+        given.out,
+        "fig5_variance_shares",
+        {"fig5_between": across(finished, outcomes(finished, given.perplexity, given.accuracy))},
+    )
+
+
+def main() -> None:
+    """Draw the figure for a results folder."""
+    run(
+        "fig5_variance_shares",
+        arguments("Shares of variance: calibration against search.", metrics=True),
+        _write,
     )

@@ -11,7 +11,10 @@ samples.
 
 from __future__ import annotations
 
+import argparse
 import math
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,12 +22,14 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..data.load import done, trace
+from ..data.load import done
 from ..data.metrics import Metric, choose, names
+from ..data.study import AskedStudy
 from ..stats import crossed
+from ..stats.crossed import Trace
 from ..stats.frames import strata_of
 from ..stats.grid import STRATUM
-from .cli import arguments, asked
+from .cli import arguments, run
 from .style import empty, head, legend, looks, number, ordered, save
 
 PAGE = 8.5  # width in inches: wider figures are not readable in print
@@ -40,10 +45,9 @@ def outcomes(cells: pd.DataFrame) -> dict[str, pd.Series[Any]]:
     return by_name
 
 
-def measure(frame: pd.DataFrame, results: Any) -> tuple[pd.DataFrame, pd.DataFrame]:
+def measure(frame: pd.DataFrame, traces: Mapping[str, Trace]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The crossed matrix, and every cell with its regret."""
     cells = done(frame)
-    traces = {cell: trace(results, cell) for cell in cells["cell"]}
     return matrix_of(cells), crossed.best_known(cells, traces)
 
 
@@ -154,13 +158,17 @@ def _known(exact: pd.Series[Any]) -> str:
     return "exact" if exact.all() else "exact in part" if exact.any() else "best known"
 
 
-def main() -> None:
-    """Draw the figure for a results folder."""
-    given = arguments("Objectives against outcomes, and regret.")
-    frame, title = asked(given)
+def _write(given: argparse.Namespace, study: AskedStudy) -> list[Path]:
+    frame, title = study.frame, study.title
     choose(frame, "ppl")
-    matrix, regrets = measure(frame, given.results)
-    save(draw(frame, matrix, regrets, title), matrix, given.out, "fig6_crossed")
+    matrix, regrets = measure(frame, study.traces)
     columns = ["cell", *STRATUM, "objective", "calibration", "draw", "algo", "loss", "best", "exact"]
     drawn = regrets[[*columns, "regret", "regret_se", "relative_regret"]]
-    drawn.to_csv(given.out / "fig6_crossed_regret.csv", index=False)
+    return save(
+        draw(frame, matrix, regrets, title), matrix, given.out, "fig6_crossed", {"fig6_crossed_regret": drawn}
+    )
+
+
+def main() -> None:
+    """Draw the figure for a results folder."""
+    run("fig6_crossed", arguments("Objectives against outcomes, and regret."), _write)

@@ -10,6 +10,7 @@ is counted even if another cell computed that score.
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,23 +20,23 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..data.load import done, trace
+from ..data.load import done
+from ..data.study import AskedStudy
 from ..stats import crossed
-from ..stats.crossed import PROBLEM
+from ..stats.crossed import PROBLEM, Trace
 from ..stats.frames import each, groups, strata_of
 from ..stats.grid import STRATUM
 from ..stats.search_means import compared
-from .cli import arguments, asked
+from .cli import arguments, run
 from .style import empty, legend, looks, ordered, panels, plain_log, save
 
 COSTS = {"scores": "masks scored", "seconds": "seconds of evaluation", "forwards": "block forwards"}
 GROUP = ["objective", *STRATUM]
 
 
-def measure(frame: pd.DataFrame, results: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+def measure(frame: pd.DataFrame, traces: Mapping[str, Trace]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Mean curves (one row per step of a search) and ends (one row per search), for each objective, model and k."""
     cells = done(frame)
-    traces = {cell: trace(results, cell) for cell in cells["cell"]}
     known = crossed.best_known(cells, traces)
     steps = {}
     for _, problem in groups(known, PROBLEM):
@@ -146,10 +147,14 @@ def _apart(shown: pd.DataFrame, cost: str) -> list[float]:
     return [float(value) for value in np.exp(width * (order - (size - 1) / 2))]
 
 
+def _write(given: argparse.Namespace, study: AskedStudy) -> list[Path]:
+    frame, title = study.frame, study.title
+    curves, ends = measure(frame, study.traces)
+    return save(
+        draw(curves, ends, title, given.cost), ends, given.out, "fig7_cost", {"fig7_cost_curves": curves}
+    )
+
+
 def main() -> None:
     """Draw the figure for a results folder."""
-    given = arguments("Quality against cost.", cost=tuple(COSTS))
-    frame, title = asked(given)
-    curves, ends = measure(frame, given.results)
-    save(draw(curves, ends, title, given.cost), ends, given.out, "fig7_cost")
-    curves.to_csv(given.out / "fig7_cost_curves.csv", index=False)
+    run("fig7_cost", arguments("Quality against cost.", cost=tuple(COSTS)), _write)

@@ -9,27 +9,31 @@ often two disjoint subsets of n samples give the same mask, and the overlap of t
 
 from __future__ import annotations
 
+import argparse
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..data.load import done, trace
+from ..data.load import done
+from ..data.study import AskedStudy
 from ..stats import stability
+from ..stats.crossed import Trace
 from ..stats.frames import strata_of
 from ..stats.grid import STRATUM
-from .cli import arguments, asked
+from .cli import arguments, run
 from .style import COLOURS, MARKERS, empty, legend, looks, ordered, panels, save
 
 WHERE = ["cell", *STRATUM, "objective", "calibration", "draw", "algo"]
 
 
-def measure(frame: pd.DataFrame, results: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+def measure(frame: pd.DataFrame, traces: Mapping[str, Trace]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """One row per cell (how often resamples give another mask, samples needed), and agreement for each cell and n."""
     rows, curves = [], []
     for _, cell in done(frame).iterrows():
-        decision = stability.last_decision(trace(results, str(cell["cell"])), int(cell["k"]))
+        decision = stability.last_decision(traces[str(cell["cell"])], int(cell["k"]))
         where = dict(cell[WHERE])
         if decision is None:
             rows.append(where | {"note": "no last decision over equally weighted samples in the trace"})
@@ -110,10 +114,14 @@ def _curves(axes: Axes, lines: pd.DataFrame, strata: list[tuple[str, int]]) -> N
     axes.set_ylabel("agreement of two subsets", fontsize=8)
 
 
+def _write(given: argparse.Namespace, study: AskedStudy) -> list[Path]:
+    frame, title = study.frame, study.title
+    rows, curves = measure(frame, study.traces)
+    return save(
+        draw(frame, rows, curves, title), rows, given.out, "fig8_stability", {"fig8_stability_curves": curves}
+    )
+
+
 def main() -> None:
     """Draw the figure for a results folder."""
-    given = arguments("Stability under resampling of the calibration data.")
-    frame, title = asked(given)
-    rows, curves = measure(frame, given.results)
-    save(draw(frame, rows, curves, title), rows, given.out, "fig8_stability")
-    curves.to_csv(given.out / "fig8_stability_curves.csv", index=False)
+    run("fig8_stability", arguments("Stability under resampling of the calibration data."), _write)

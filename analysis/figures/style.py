@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -15,8 +14,6 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
-log = logging.getLogger(__name__)
 
 # Okabe and Ito's colours. Readers with any kind of colour blindness can distinguish them.
 # If there are more than seven names, colours repeat and markers distinguish the names.
@@ -147,12 +144,23 @@ def number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
 
 
-def save(figure: Figure, drawn: pd.DataFrame, out: Path, name: str) -> None:
-    """Write the figure to NAME.pdf and NAME.png, and the numbers drawn to NAME.csv."""
+def save(
+    figure: Figure,
+    drawn: pd.DataFrame,
+    out: Path,
+    name: str,
+    others: Mapping[str, pd.DataFrame] | None = None,
+) -> list[Path]:
+    """Write the figure to NAME.png and NAME.pdf, the numbers drawn to NAME.csv, and `others` to files of their names.
+
+    Returns the files.
+    """
     out.mkdir(parents=True, exist_ok=True)
     for ending in ("pdf", "png"):
         # The file gets no date, so that the same results give the same bytes.
         metadata = {"CreationDate": None} if ending == "pdf" else {"Software": None}
         figure.savefig(out / f"{name}.{ending}", metadata=metadata)
-    drawn.to_csv(out / f"{name}.csv", index=False)
-    log.info("figure   %s", (out / f"{name}.png").resolve())
+    tables = {name: drawn, **(others or {})}
+    for title, table in tables.items():
+        table.to_csv(out / f"{title}.csv", index=False)
+    return [out / f"{name}.png", out / f"{name}.pdf", *(out / f"{title}.csv" for title in tables)]

@@ -8,16 +8,23 @@ and k, they are in the column after the study's own. The CSV also has each indiv
 
 from __future__ import annotations
 
+import argparse
+from pathlib import Path
+
 from ..data.metrics import choose
-from .cli import arguments, asked
+from ..data.study import AskedStudy
+from .cli import arguments, run
 from .outcome_tables import aggregate, typeset
 from .style import save
 
 
-def main() -> None:
-    """Draw the table for a results folder."""
-    given = arguments("Accuracy of the masks.", metrics=True)
-    frame, title = asked(given)
+def _write(given: argparse.Namespace, study: AskedStudy) -> list[Path]:
+    frame, title = study.frame, study.title
     metric = choose(frame, "acc", given.accuracy)
     rows = aggregate(frame, metric, "table1_accuracy", "margin")
-    save(typeset(rows, metric, title, 1), rows, given.out, "table1_accuracy")
+    return save(typeset(rows, metric, title, 1), rows, given.out, "table1_accuracy")
+
+
+def main() -> None:
+    """Draw the table for a results folder."""
+    run("table1_accuracy", arguments("Accuracy of the masks.", metrics=True), _write)

@@ -8,16 +8,23 @@ and k, they are in the column after the study's own. The CSV also has each indiv
 
 from __future__ import annotations
 
+import argparse
+from pathlib import Path
+
 from ..data.metrics import choose
-from .cli import arguments, asked
+from ..data.study import AskedStudy
+from .cli import arguments, run
 from .outcome_tables import aggregate, typeset
 from .style import save
 
 
-def main() -> None:
-    """Draw the table for a results folder."""
-    given = arguments("Perplexity of the masks.", metrics=True)
-    frame, title = asked(given)
+def _write(given: argparse.Namespace, study: AskedStudy) -> list[Path]:
+    frame, title = study.frame, study.title
     metric = choose(frame, "ppl", given.perplexity)
     rows = aggregate(frame, metric, "table2_perplexity", "perplexity")
-    save(typeset(rows, metric, title, 2), rows, given.out, "table2_perplexity")
+    return save(typeset(rows, metric, title, 2), rows, given.out, "table2_perplexity")
+
+
+def main() -> None:
+    """Draw the table for a results folder."""
+    run("table2_perplexity", arguments("Perplexity of the masks.", metrics=True), _write)

@@ -9,6 +9,8 @@ compare algorithms by the scores asked for.
 
 from __future__ import annotations
 
+import argparse
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,10 +18,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from ..data.load import done
+from ..data.study import AskedStudy
 from ..paper import published
 from ..stats.frames import strata_of
 from ..stats.grid import STRATUM
-from .cli import arguments, asked
+from .cli import arguments, run
 from .style import number, ordered, save
 from .table_figure import Line, table
 
@@ -65,9 +68,12 @@ def _paper(seconds: float) -> str:
     return "" if np.isnan(seconds) else number(seconds)
 
 
+def _write(given: argparse.Namespace, study: AskedStudy) -> list[Path]:
+    frame, title = study.frame, study.title
+    rows = aggregate(frame)
+    return save(typeset(rows, title), rows, given.out, "table3_search")
+
+
 def main() -> None:
     """Draw the table for a results folder."""
-    given = arguments("What the searches cost.")
-    frame, title = asked(given)
-    rows = aggregate(frame)
-    save(typeset(rows, title), rows, given.out, "table3_search")
+    run("table3_search", arguments("What the searches cost."), _write)

@@ -11,7 +11,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from pruning.core.metric_names import LABELS, error_of, metrics_among
-from pruning.core.result import DoneResult, MarginsRecord
+from pruning.core.result import LOG, DoneResult, MarginsRecord
 from pruning.core.trace import TraceLine
 from pruning.core.units import bytes_text
 
@@ -75,6 +75,8 @@ def _entry(m: StudyData, row: pd.Series[Any]) -> CellEntry:
     common: dict[str, Any] = {"anchor": anchor(cell), "cell": cell, "status": status, "name": _name(row)}
     log = _tail(m, cell)
     record = m.records.get(cell)
+    if status == "damaged":
+        return CellEntry(**common, error=str(row["damage"]), log=log)
     if record is None:
         message = "This cell has no result: it was not run, or it was stopped before it finished."
         return CellEntry(**common, error=message, log=log)
@@ -172,7 +174,8 @@ def _value(metrics: Mapping[str, float], name: str) -> str:
 
 def _tail(m: StudyData, cell: str) -> str:
     """The last lines of the cell's log."""
-    path = m.results / cell / "launch.log"
-    if not path.exists():
+    try:
+        text = (m.results / cell / LOG).read_text(encoding="utf-8", errors="replace")
+    except OSError:  # most often, there is no log
         return ""
-    return "\n".join(path.read_text(encoding="utf-8", errors="replace").splitlines()[-TAIL:])
+    return "\n".join(text.splitlines()[-TAIL:])

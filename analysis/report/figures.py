@@ -64,7 +64,7 @@ def _crossed(m: StudyData) -> Figure:
 
 
 def _cost(m: StudyData) -> Figure:
-    curves, ends = fig7_cost.measure(m.frame, m.results)
+    curves, ends = fig7_cost.measure(m.frame, m.traces)
     return fig7_cost.draw(curves, ends, m.title, "scores")
 
 

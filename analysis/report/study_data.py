@@ -12,8 +12,9 @@ from pruning.core.result import Result, read_result
 from pruning.core.trace import TraceLine
 
 from ..data.cell_filter import Only
-from ..data.load import describe, done, load, trace
+from ..data.load import done
 from ..data.metrics import Metric, choose, measured
+from ..data.study import AskedStudy
 from ..figures import fig4_overlap, fig6_crossed, fig8_stability, rank_agreement, variance_shares
 from ..stats import crossed
 from ..stats.estimates import Shares
@@ -28,11 +29,17 @@ class StudyData:
     results: Path
     study: str | None
     only: Only = field(default_factory=dict)
+    files: AskedStudy | None = None  # if the caller has read files already
+
+    @cached_property
+    def asked(self) -> AskedStudy:
+        """The files of the study."""
+        return self.files or AskedStudy(self.results, self.study, self.only)
 
     @cached_property
     def frame(self) -> pd.DataFrame:
-        """All cells, including missing and failed cells."""
-        return load(self.results, self.study, self.only)
+        """All cells, including missing, failed and damaged cells."""
+        return self.asked.frame
 
     @cached_property
     def cells(self) -> pd.DataFrame:
@@ -42,18 +49,25 @@ class StudyData:
     @cached_property
     def title(self) -> str:
         """The title line of every figure."""
-        return describe(self.frame, self.study, self.only)
+        return self.asked.title
 
     @cached_property
     def records(self) -> dict[str, Result]:
         """The content of `result.json` of each cell that has this file, including failed cells."""
-        results = {cell: read_result(self.results / cell) for cell in map(str, self.frame["cell"])}
+        known = self.frame.loc[self.frame["status"].isin(("done", "failed")), "cell"]
+        results = {cell: read_result(self.results / cell) for cell in map(str, known)}
         return {cell: result for cell, result in results.items() if result is not None}
 
-    @cached_property
+    @property
     def traces(self) -> dict[str, list[TraceLine]]:
         """The scored masks of each finished cell."""
-        return {cell: trace(self.results, cell) for cell in map(str, self.cells["cell"])}
+        return self.asked.traces
+
+    @property
+    def damages(self) -> list[str]:
+        """A text for each damaged file of the study."""
+        _ = self.traces  # the journals count only after they have been read
+        return self.asked.damages
 
     @cached_property
     def metrics(self) -> dict[str, Metric]:
@@ -102,4 +116,4 @@ class StudyData:
     @cached_property
     def stability(self) -> Frames:
         """How often other samples would give another mask, and the agreement of masks for each number of samples."""
-        return fig8_stability.measure(self.frame, self.results)
+        return fig8_stability.measure(self.frame, self.traces)

@@ -57,7 +57,7 @@ def ran(m: StudyData) -> Iterator[str]:
     """How much of the grid was run, and on which data."""
     frame = m.frame
     status = frame["status"].value_counts()
-    lacking = [f"{status[name]:,} {name}" for name in ("failed", "missing") if name in status]
+    lacking = [f"{status[name]:,} {name}" for name in ("failed", "missing", "damaged") if name in status]
     kinds = [
         count(int(frame[column].dropna().nunique()), noun)
         for column, noun in (("model", "model"), ("objective", "objective"), ("algo", "search algorithm"))

@@ -7,6 +7,7 @@ number of shared blocks is hypergeometric, which gives the expected overlap and 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from itertools import combinations
 
 import numpy as np
@@ -21,6 +22,7 @@ from .frames import groups
 from .grid import CELL, COMPARISONS, labels
 
 
+@cache
 def expected(n_open: int, a: int, b: int) -> float:
     """Mean Jaccard overlap of two independent random sets, of sizes a and b, among `n_open` blocks."""
     shared = np.arange(max(0, a + b - n_open), min(a, b) + 1)
@@ -40,7 +42,12 @@ def corrected(first: Mask, second: Mask, n_open: int) -> float:
 def p_value(first: Mask, second: Mask, n_open: int) -> float:
     """Exact probability that two random sets of these sizes share at least as many blocks as the two masks."""
     shared = len(set(first.dropped) & set(second.dropped))
-    return float(stats.hypergeom.sf(shared - 1, n_open, len(first.dropped), len(second.dropped)))
+    return _tail(shared, n_open, len(first.dropped), len(second.dropped))
+
+
+@cache
+def _tail(shared: int, n_open: int, a: int, b: int) -> float:
+    return float(stats.hypergeom.sf(shared - 1, n_open, a, b))
 
 
 def mean_corrected(masks: Sequence[Mask], n_open: int) -> float:

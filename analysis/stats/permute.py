@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 import pandas as pd
@@ -17,6 +18,7 @@ from .sources import Rows, VarianceSource, fitted, strata
 
 LEAST_P = 0.05  # a test is refused if no arrangement could give a p-value this small
 ENOUGH = 1e9  # larger numbers of arrangements are reported as this number
+CHUNK = 2_000_000  # numbers in the largest array of a test: 16 MB
 
 # Residuals as coordinates (n, p) and signs (p,). If the outcome is a number, p is 1 and a permutation is fast.
 Coordinates = tuple[Matrix, Matrix]
@@ -53,11 +55,10 @@ def p_value(
     if shuffle.arrangements < 1 / LEAST_P:
         return float("nan"), _too_few(round(shuffle.arrangements))
 
-    def statistic(moved: Labels) -> float:
-        return sum(_explained(shuffle.levels(moved, part.rows), part.given, part.rest) for part in parts)
-
-    draw = (statistic(shuffle.draw(rng)) for _ in range(permutations))
-    return _p(statistic(shuffle.observed), draw, permutations), ""
+    moved = np.vstack([shuffle.values, shuffle.draws(rng, permutations)])
+    sums = sum(_explained(shuffle.levels(moved, part.rows), part.given, part.rest) for part in parts)
+    observed, *null = np.asarray(sums).tolist()
+    return _p(observed, null, permutations), ""
 
 
 def _too_few(arrangements: int) -> str:
@@ -76,16 +77,27 @@ def _residual(g: Matrix, q: Matrix) -> Matrix:
     return np.asarray(half - (half @ q) @ q.T)
 
 
-def _explained(levels: Labels, q: Matrix, rest: Coordinates) -> float:
-    """Sum of squares that levels add to the basis Q, by the normal equations: tr((X'MX)^+ X'RX), M = I - QQ'.
+def _explained(levels: Labels, q: Matrix, rest: Coordinates) -> NDArray[np.float64]:
+    """Sums of squares (draws,) that `levels` (draws, n) add to the basis Q, by the normal equations.
 
-    X holds the indicators of the levels; R is the residual matrix with the coordinates and signs `rest`.
+    They are tr((X'MX)^+ X'RX) with M = I - QQ'. X holds the indicators of the levels of one draw; R is the residual
+    matrix with the coordinates and signs `rest`. A level that a draw lacks is a column of zeros and adds nothing.
     """
-    x = indicator(levels)
-    fit, (coordinates, signs) = q.T @ x, rest
-    sums = x.T @ coordinates
-    inverse = np.linalg.pinv(x.T @ x - fit.T @ fit, rcond=1e-9, hermitian=True)
-    return float(np.sum(inverse * ((sums * signs) @ sums.T)))
+    distinct, codes = np.unique(levels, return_inverse=True)
+    codes = codes.reshape(levels.shape)
+    at_once = max(1, CHUNK // (len(distinct) * levels.shape[1]))
+    chunks = [codes[i : i + at_once] for i in range(0, len(codes), at_once)]
+    return np.concatenate([_explained_at_once(chunk, len(distinct), q, rest) for chunk in chunks])
+
+
+def _explained_at_once(codes: Labels, n_levels: int, q: Matrix, rest: Coordinates) -> NDArray[np.float64]:
+    """`_explained` of some draws, whose levels are 0 to `n_levels` - 1."""
+    coordinates, signs = rest
+    x = (codes[..., None] == np.arange(n_levels)).astype(float)  # (draws, n, levels)
+    fit, sums = q.T @ x, x.transpose(0, 2, 1) @ coordinates
+    counts = x.sum(axis=1)[:, :, None] * np.eye(n_levels)
+    inverse = np.linalg.pinv(counts - fit.transpose(0, 2, 1) @ fit, rcond=1e-9, hermitian=True)
+    return np.asarray((inverse * ((sums * signs) @ sums.transpose(0, 2, 1))).sum(axis=(1, 2)))
 
 
 def _along(q: Matrix, rest: Coordinates) -> float:
@@ -104,18 +116,21 @@ class _Shuffle:
         block = labels(frame, source.blocks)[first]
         self.blocks = [np.flatnonzero(block == level) for level in np.unique(block)]
         self.parents = labels(frame, [c for c in source.columns if c != source.moved])
-        self.observed = self.values
 
-    def draw(self, rng: np.random.Generator) -> Labels:
-        """Labels of the units, shuffled within blocks."""
-        moved = self.values.copy()
-        for block in self.blocks:
-            moved[block] = rng.permutation(moved[block])
+    def draws(self, rng: np.random.Generator, draws: int) -> Labels:
+        """Labels of the units (draws, units), shuffled within blocks."""
+        moved = np.tile(self.values, (draws, 1))
+        alike = [
+            np.array(list(same)) for _, same in groupby(self.blocks, len)
+        ]  # blocks in order, by equal size
+        for row in moved:
+            for blocks in alike:
+                row[blocks] = rng.permuted(row[blocks], axis=1)
         return moved
 
     def levels(self, moved: Labels, rows: Rows) -> Labels:
-        """The levels of the source in `rows`, given shuffled labels of the units."""
-        return self.parents[rows] * (int(self.values.max()) + 1) + moved[self.unit[rows]]
+        """The levels (draws, n) of the source in `rows`, given labels of the units (draws, units)."""
+        return self.parents[rows] * (int(self.values.max()) + 1) + moved[:, self.unit[rows]]
 
     @property
     def arrangements(self) -> float:

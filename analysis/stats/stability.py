@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 Losses = NDArray[np.float64]
+Chosen = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -29,21 +31,34 @@ class Decision:
     losses: Losses
     size: int
 
-    def choose(self, weights: NDArray[np.float64]) -> list[frozenset[int]]:
-        """The removed blocks for each row of sample weights (resamples, samples). The first candidate wins a tie."""
+    def choose(self, weights: NDArray[np.float64]) -> Chosen:
+        """The removed blocks (resamples, blocks) for each row of sample weights (resamples, samples).
+
+        The first candidate wins a tie.
+        """
         means = weights @ self.losses.T / weights.sum(axis=1, keepdims=True)
+        if self.size == 1:
+            return self._members[means.argmin(axis=1)]
         order = np.argsort(means, axis=1, kind="stable")[:, : self.size]
-        return [frozenset(block for c in row for block in self.candidates[c]) for row in order]
+        return self._members[order].any(axis=1)
+
+    @cached_property
+    def _members(self) -> Chosen:
+        """The blocks of each candidate (candidates, blocks)."""
+        members = np.zeros((len(self.candidates), 1 + max(map(max, self.candidates))), dtype=bool)
+        for row, candidate in zip(members, self.candidates, strict=True):
+            row[list(candidate)] = True
+        return members
 
     @property
-    def chosen(self) -> frozenset[int]:
-        """The removed blocks if all samples have equal weight."""
+    def chosen(self) -> Chosen:
+        """The removed blocks (blocks,) if all samples have equal weight."""
         return self.choose(np.ones((1, self.losses.shape[1])))[0]
 
 
 def last_decision(trace: Sequence[Mapping[str, Any]], k: int) -> Decision | None:
     """The last decision of a search; None if its trace has none, or if its samples have unequal weights."""
-    if not _plain_means(trace):
+    if not trace or not _plain_means(trace):
         return None
     for length, size in ((k, 1), (1, k)):
         scores = [score for score in trace if len(score["dropped"]) == length]
@@ -65,7 +80,7 @@ def resampled(decision: Decision, resamples: int = 1000, seed: int = 0) -> tuple
     n = decision.losses.shape[1]
     rng = np.random.default_rng(seed)
     chosen = decision.choose(rng.multinomial(n, np.full(n, 1 / n), size=resamples).astype(float))
-    same, overlap = _against(chosen, decision.chosen)
+    same, overlap = _agreement(chosen, decision.chosen)
     return 1.0 - same, overlap
 
 
@@ -83,10 +98,7 @@ def curve(decision: Decision, resamples: int = 500, seed: int = 0) -> pd.DataFra
         order = rng.random((resamples, n_all)).argsort(axis=1).argsort(axis=1)
         first, second = ((order < n).astype(float), ((order >= n) & (order < 2 * n)).astype(float))
         a, b = decision.choose(first), decision.choose(second)
-        same, overlap = _against(a, decision.chosen)
-        pair = float(np.mean([x == y for x, y in zip(a, b, strict=True)]))
-        jaccard = float(np.mean([len(x & y) / len(x | y) for x, y in zip(a, b, strict=True)]))
-        rows.append([n, same, overlap, pair, jaccard])
+        rows.append([n, *_agreement(a, decision.chosen), *_agreement(a, b)])
     return pd.DataFrame(rows, columns=["n", "same", "overlap", "pair", "pair_overlap"])
 
 
@@ -104,6 +116,7 @@ def _sizes(n: int) -> list[int]:
     return sorted({*powers, half} - {0})
 
 
-def _against(chosen: Sequence[frozenset[int]], full: frozenset[int]) -> tuple[float, float]:
-    same = float(np.mean([mask == full for mask in chosen]))
-    return same, float(np.mean([len(mask & full) / len(mask | full) for mask in chosen]))
+def _agreement(first: Chosen, second: Chosen) -> tuple[float, float]:
+    """How often two sets of blocks (resamples, blocks) are equal, and their mean Jaccard overlap."""
+    both, either = (first & second).sum(axis=1), (first | second).sum(axis=1)
+    return float(np.mean((first == second).all(axis=1))), float(np.mean(both / either))

@@ -22,6 +22,7 @@ def names(results: Path) -> list[str]:
 def read_study(results: Path, study: str) -> list[str]:
     """The keys of the cells that a study asks for; an empty list if there is no such study.
 
+<<<<<<< HEAD
     Raises DamagedError if the file is not the list of a study.
     """
     path = path_of(results, study)
@@ -31,6 +32,20 @@ def read_study(results: Path, study: str) -> list[str]:
         raise DamagedError(
             f"{path} is damaged (it is not the list of a study): move it away, and run the study's command again."
         )
+=======
+    Raises DamagedError if the file holds no list of cells.
+    """
+    path = path_of(results, study)
+    if not path.exists():
+        return []
+    try:
+        data = atomic_files.read_json(path)
+    except OSError as error:
+        raise DamagedError(f"{path} cannot be read ({error.strerror}).") from error
+    cells = data.get("cells") if isinstance(data, dict) else None
+    if not isinstance(cells, list) or not all(isinstance(cell, str) and cell for cell in cells):
+        raise DamagedError(f"{path} is damaged: it holds no list of cells. Move it away and run again.")
+>>>>>>> report
     return cells
 
 

@@ -6,12 +6,12 @@ import os
 
 import pytest
 
-from pruning.core.threads import DECIDED, SPINS, let_threads_wait
+from pruning.core.threads import BLAS_THREADS, DECIDED, SPINS, let_threads_wait, use_one_blas_thread
 
 
 @pytest.fixture(autouse=True)
 def undecided(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in DECIDED:
+    for name in (*DECIDED, *BLAS_THREADS):
         monkeypatch.setenv(name, "")  # so that what the test sets is undone
         monkeypatch.delenv(name)
 
@@ -26,3 +26,9 @@ def test_a_setting_of_the_user_stays(monkeypatch: pytest.MonkeyPatch, name: str)
     monkeypatch.setenv(name, "7")
     let_threads_wait()
     assert {other: os.environ[other] for other in DECIDED if other in os.environ} == {name: "7"}
+
+
+def test_numpy_gets_one_thread_unless_the_user_has_set_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(BLAS_THREADS[0], "3")
+    use_one_blas_thread()
+    assert [os.environ[name] for name in BLAS_THREADS] == ["3", "1"]

@@ -138,7 +138,7 @@ def draw(
     for module in modules:
         monkeypatch.setattr("sys.argv", ["figure", *words])
         module.main()
-    return {path.name: path.read_bytes() for path in sorted(out.iterdir())}
+    return {path.name: path.read_bytes() for path in sorted(out.glob("[!.]*"))}
 
 
 def test_figures_are_the_same_bytes_from_either_form(

@@ -38,7 +38,9 @@ const table = document.getElementById("table-cells"), rows = () => Array.from(ta
 const column = name => Array.from(table.tHead.rows[0].cells).findIndex(cell => cell.textContent === name);
 const values = name => rows().map(row => row.cells[column(name)].textContent);
 const press = name => table.tHead.rows[0].cells[column(name)].querySelector("button").click();
-const found = {images: Array.from(document.images).map(image => image.naturalWidth)};
+const bottom = name => document.querySelector(name).getBoundingClientRect().bottom;
+const first = ["h1", ".numbers", ".picture", "nav ol"].map(bottom);
+const found = {first, images: Array.from(document.images).map(image => image.naturalWidth)};
 press("loss added"); found.up = values("loss added");
 press("loss added"); found.down = values("loss added");
 found.said = table.tHead.rows[0].cells[column("loss added")].getAttribute("aria-sort");
@@ -140,3 +142,7 @@ def test_a_link_opens_the_entry_of_its_cell(probed_page: dict[str, Any]) -> None
 
 def test_nothing_sticks_out_at_the_side(probed_page: dict[str, Any]) -> None:
     assert probed_page["wide"]
+
+
+def test_finding_numbers_picture_and_contents_are_on_the_first_screen(probed_page: dict[str, Any]) -> None:
+    assert all(0 < bottom <= 800 for bottom in probed_page["first"])

@@ -1,0 +1,49 @@
+"""A study as a command asks for it: its cells, its title, the journals, and which of its files are damaged."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import pandas as pd
+
+from pruning.core.trace import TraceLine
+
+from .cell_filter import Only
+from .load import Journals, describe, done, journals, load
+
+
+@dataclass(frozen=True)
+class AskedStudy:
+    """The cells that a command selects. A property raises NothingToRead if no selected cell is finished."""
+
+    results: Path | str
+    study: str | None
+    only: Only = field(default_factory=dict)
+
+    @cached_property
+    def frame(self) -> pd.DataFrame:
+        """All cells, including missing, failed and damaged cells."""
+        return load(self.results, self.study, self.only)
+
+    @cached_property
+    def title(self) -> str:
+        """The title line of every figure."""
+        return describe(self.frame, self.study, self.only)
+
+    @cached_property
+    def journals(self) -> Journals:
+        """The journals of the finished cells."""
+        return journals(self.results, done(self.frame))
+
+    @property
+    def traces(self) -> dict[str, list[TraceLine]]:
+        """The scored masks of each finished cell."""
+        return self.journals.traces
+
+    @property
+    def damages(self) -> list[str]:
+        """A text for each damaged file. Journals are included only if they have been read."""
+        results = [str(text) for text in self.frame["damage"].dropna()]
+        return results + (self.journals.damages if "journals" in self.__dict__ else [])

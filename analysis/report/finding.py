@@ -1,0 +1,221 @@
+"""The top of the page: the finding in one sentence, three numbers, and one picture.
+
+The sentence claims no more than its interval shows. If a study lacks the data for one finding, the next one is taken.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import pandas as pd
+from markupsafe import Markup
+
+from ..data.errors import NothingToRead
+from ..figures.style import number, ordered
+from ..figures.variance_shares import MASKS
+from ..stats.estimates import IntervalEstimate
+from ..stats.frames import groups
+from ..stats.grid import STRATUM
+from .phrasing import count, percents, sentence, times
+from .study_data import StudyData
+from .svg import strip
+
+T = TypeVar("T")
+LOW, HIGH = -0.2, 1.0  # the ends of the picture's axis
+
+
+@dataclass(frozen=True)
+class Number:
+    """A number, what it is, and how sure it is or what it is taken over."""
+
+    value: str
+    label: str
+    note: str
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One share in the picture: its text, and the positions of value and interval in percent of the axis."""
+
+    name: str
+    text: str
+    at: float
+    low: float
+    width: float
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The top of the page. `bars` are the picture if shares of variance are known; otherwise `strips` are."""
+
+    headline: str
+    detail: str
+    numbers: list[Number]
+    bars: list[tuple[str, list[Bar]]] = field(default_factory=list)
+    strips: list[tuple[str, Markup, str]] = field(default_factory=list)
+    zero: float = 100 * -LOW / (HIGH - LOW)
+
+
+def finding(m: StudyData) -> Finding:
+    """The top of the page for a study."""
+    numbers = [found for measure in NUMBERS if (found := _tried(measure, m)) is not None][:3]
+    bars = _tried(_bars, m) or []
+    for say in (_variance, _objectives, _damage):
+        if said := _tried(say, m):
+            return Finding(*said, numbers, bars, [] if bars else _strips(m))
+    done = f"{len(m.cells):,} of {count(len(m.frame), 'cell')} are finished"
+    return Finding(done, "The study has no held-out measurements.", numbers, [], _strips(m))
+
+
+def _tried(measure: Callable[[StudyData], T | None], m: StudyData) -> T | None:
+    try:
+        return measure(m)
+    except NothingToRead:
+        return None
+
+
+def _variance(m: StudyData) -> tuple[str, str] | None:
+    """Whether calibration or search decides the mask, if the ratio of their variances has an interval."""
+    shares = m.shares[0][MASKS]
+    ratio, calibration, search = shares.ratio, shares.parts["calibration"], shares.parts["search"]
+    if math.isnan(ratio.low):
+        return None
+    text = "This study does not show whether calibration or search matters more for the choice of blocks"
+    if ratio.low > 1:
+        text = "Which blocks are removed depends more on the calibration than on the search"
+    elif ratio.high < 1:
+        text = "Which blocks are removed depends more on the search than on the calibration"
+    parts = [percents(e.value, e.low, e.high) for e in (calibration, search)]
+    return text, (
+        "Calibration means the objective, its data and the draw of the samples. Within one model and size, it "
+        f"explains {parts[0]} of the variance of masks, and the search algorithm explains {parts[1]}."
+    )
+
+
+def _objectives(m: StudyData) -> tuple[str, str] | None:
+    """Which objective gives the lowest perplexity."""
+    costs = m.costs[m.costs["outcome"] == "ppl"].dropna(subset="mean")
+    if costs["objective"].nunique() < 2:
+        return None
+    best = {str(part.loc[part["mean"].idxmin(), "objective"]) for _, part in groups(costs, STRATUM)}
+    strata = count(costs.groupby(STRATUM).ngroups, "combination")
+    detail = sentence([f"means over all finished cells, in {strata} of model and size; no test was made"])
+    if len(best) > 1:
+        return "No objective gives the lowest perplexity everywhere", detail
+    return f"Masks that were pruned for {best.pop()} have the lowest perplexity", detail
+
+
+def _damage(m: StudyData) -> tuple[str, str] | None:
+    """What removing blocks does to perplexity or to accuracy."""
+    removed = sorted(
+        {f"{int(k)} of {int(n)}" for k, n in zip(m.cells["k"], m.cells["n_blocks"], strict=True)}
+    )
+    which = f"Removing {removed[0]} blocks" if len(removed) == 1 else "Removing blocks"
+    found = _perplexity(m) or _accuracy(m)
+    if found is None:
+        return None
+    what = "multiplies perplexity by" if "ppl" in m.metrics else "changes accuracy by"
+    return f"{which} {what} {found.value.removeprefix('× ')}", sentence([found.note])  # noqa: RUF001
+
+
+def _ratio(m: StudyData) -> Number | None:
+    ratio = m.shares[0][MASKS].ratio
+    if math.isnan(ratio.low):
+        return None
+    label = "calibration to search: ratio of their shares in the variance of masks"
+    value = "∞" if math.isinf(ratio.value) else f"{number(ratio.value)} : 1"
+    return Number(value, label, f"95 percent interval {times(ratio.low)} to {times(ratio.high)}")
+
+
+def _cost(m: StudyData) -> Number | None:
+    """The perplexity of the worst objective divided by that of the best one."""
+    costs = m.costs[m.costs["outcome"] == "ppl"].dropna(subset="mean")
+    by = costs.groupby(STRATUM)["mean"]
+    ratios = (by.max() / by.min())[by.count() > 1]
+    if ratios.empty:
+        return None
+    where = f"median over {count(len(ratios), 'combination')} of model and size"
+    spread = f"; range {number(ratios.min())} to {number(ratios.max())}" if len(ratios) > 1 else ""
+    label = "perplexity if pruned for the worst objective instead of the best"
+    return Number(f"× {number(float(ratios.median()))}", label, where + spread)  # noqa: RUF001
+
+
+def _one_shot(m: StudyData) -> Number | None:
+    """In how many problems one-shot is within one standard error of the best known mask."""
+    rows = m.regrets[m.regrets["algo"] == "one_shot"].dropna(subset="regret_se")
+    if rows.empty or m.regrets["algo"].nunique() < 2:
+        return None
+    near = int((rows["regret_se"] <= 1).sum())
+    label = "problems in which one-shot is within one standard error of the best known mask"
+    return Number(f"{near} of {len(rows)}", label, "by the calibration loss that it minimised")
+
+
+def _perplexity(m: StudyData) -> Number | None:
+    if "ppl" not in m.metrics:
+        return None
+    metric = m.metrics["ppl"]
+    ratios = (metric.of(m.cells) / metric.of(m.cells, "dense")).dropna()
+    return _over(ratios, f"× {number(float(ratios.median()))}", metric.label) if len(ratios) else None  # noqa: RUF001
+
+
+def _accuracy(m: StudyData) -> Number | None:
+    if "acc" not in m.metrics:
+        return None
+    metric = m.metrics["acc"]
+    change = (metric.of(m.cells) - metric.of(m.cells, "dense")).dropna()
+    value = f"{float(change.median()):+.1f} points".replace("-", "−")  # noqa: RUF001
+    return _over(change, value, metric.label) if len(change) else None
+
+
+def _over(known: pd.Series[float], value: str, label: str) -> Number:
+    note = f"one cell, on {label}"
+    if len(known) > 1:
+        note = (
+            f"median over {count(len(known), 'cell')}; range {number(known.min())} to {number(known.max())}"
+        )
+    return Number(value, f"{label}, pruned against dense", note)
+
+
+def _finished(m: StudyData) -> Number:
+    return Number(f"{len(m.cells):,} of {len(m.frame):,}", "cells are finished", "the rest is listed below")
+
+
+NUMBERS: tuple[Callable[[StudyData], Number | None], ...] = (
+    _ratio, _cost, _one_shot, _perplexity, _accuracy, _finished,
+)  # fmt: skip
+
+
+def _bars(m: StudyData) -> list[tuple[str, list[Bar]]]:
+    """For each outcome, the shares of calibration and of search."""
+    return [
+        (label, [_bar(name, shares.parts[name]) for name in ("calibration", "search")])
+        for label, shares in m.shares[0].items()
+        if not math.isnan(shares.parts["search"].value)
+    ]
+
+
+def _bar(name: str, share: IntervalEstimate) -> Bar:
+    at, low, high = (_position(v) for v in (share.value, share.low, share.high))
+    width = 0.0 if math.isnan(share.low) else high - low
+    return Bar(name, percents(share.value, share.low, share.high), at, low if width else at, width)
+
+
+def _position(value: float) -> float:
+    return round(100 * (min(max(value, LOW), HIGH) - LOW) / (HIGH - LOW), 2)
+
+
+def _strips(m: StudyData) -> list[tuple[str, Markup, str]]:
+    """One mask of each search of the first model, size and objective."""
+    first = m.cells.sort_values(["model", "k", "objective"]).iloc[0]
+    same = m.cells[(m.cells[["model", "k", "objective"]] == first[["model", "k", "objective"]]).all(axis=1)]
+    return list(_rows(m, same.drop_duplicates("algo").set_index("algo", drop=False)))
+
+
+def _rows(m: StudyData, cells: pd.DataFrame) -> Iterator[tuple[str, Markup, str]]:
+    for algo in ordered(cells["algo"])[:8]:
+        row = cells.loc[[algo]]
+        values = [f"{metric.label} {number(float(metric.of(row).iloc[0]))}" for metric in m.metrics.values()]
+        yield algo, strip(int(row["n_blocks"].iloc[0]), row["dropped"].iloc[0]), ", ".join(values)

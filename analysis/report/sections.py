@@ -1,0 +1,71 @@
+"""The sections of the page: sentences, the figures that show the same numbers, and their tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from .figures import Drawn
+from .summary import Part
+from .table_cells import Table
+
+LEAD = 3  # sentences that are always shown; if there are more, they can be opened
+
+# For each section: its id, the heading of its part of the summary, its figures and its tables.
+SECTIONS: Sequence[tuple[str, str, Sequence[str], Sequence[str]]] = (
+    ("variance", "Calibration against search", ("fig5_variance_shares",), ("shares", "across")),
+    (
+        "costs",
+        "What pruning for one objective costs in other outcomes",
+        ("fig6_crossed",),
+        ("crossed", "perplexity", "accuracy"),
+    ),
+    ("searches", "Comparison of searches", ("fig7_cost", "fig3_variance"), ("search",)),
+    (
+        "masks",
+        "How far masks and rankings agree",
+        ("fig1_masks", "fig4_overlap", "fig2_ranks"),
+        ("overlap", "agreement"),
+    ),
+    ("certainty", "How certain a mask is", ("fig8_stability",), ("stability",)),
+    ("paper", "The paper's statements", (), ()),
+)
+AFTER = ("What was run", "What could not be computed, and why")  # parts that follow the list of cells
+
+
+@dataclass(frozen=True)
+class Section:
+    """One section. `lead` are the first sentences, `more` the others."""
+
+    anchor: str
+    heading: str
+    lead: Sequence[str]
+    more: Sequence[str]
+    figures: Sequence[Drawn]
+    tables: Sequence[Table]
+
+
+def sections(parts: Sequence[Part], figures: Sequence[Drawn], tables: Sequence[Table]) -> list[Section]:
+    """All sections, in the order of the page."""
+    said = {part.heading: part.sentences for part in parts}
+    drawn = {figure.entry.name: figure for figure in figures}
+    named = {table.name: table for table in tables}
+    return [_section(said, drawn, named, row) for row in SECTIONS]
+
+
+def _section(
+    said: Mapping[str, Sequence[str]],
+    drawn: Mapping[str, Drawn],
+    named: Mapping[str, Table],
+    row: tuple[str, str, Sequence[str], Sequence[str]],
+) -> Section:
+    anchor, heading, figures, tables = row
+    lead = LEAD if figures else len(said[heading])
+    return Section(
+        anchor,
+        heading,
+        said[heading][:lead],
+        said[heading][lead:],
+        [drawn[name] for name in figures],
+        [named[name] for name in tables],
+    )

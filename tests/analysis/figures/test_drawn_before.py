@@ -1,0 +1,63 @@
+"""A figure is drawn again if, and only if, something that decides it has changed."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from analysis.figures import drawn_before, table3_search
+from tests.helpers.analysis_grid import ONE, write
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    write(tmp_path, ONE)
+    return tmp_path
+
+
+def drawings(monkeypatch: pytest.MonkeyPatch, results: Path, *flags: str) -> int:
+    """How often the figure is computed by one run of its command."""
+    computed = []
+    aggregate = table3_search.aggregate
+    with monkeypatch.context() as patched:
+        patched.setattr(table3_search, "aggregate", lambda frame: computed.append(1) or aggregate(frame))
+        patched.setattr(sys, "argv", ["figure", "--results", str(results), "--study", "small", *flags])
+        table3_search.main()
+    return len(computed)
+
+
+def longer(pattern: str) -> Callable[[Path], None]:
+    def change(results: Path) -> None:
+        (path,) = results.glob(pattern)
+        path.write_text(path.read_text() + "\n")
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        longer("*/result.json"),
+        longer("studies/small.json"),
+        longer("figures/table3_search.csv"),
+        lambda results: (results / "figures" / "table3_search.pdf").unlink(),
+        lambda results: (results / "figures" / ".drawn" / "table3_search.json").write_text("{"),
+    ],
+)
+def test_a_change_is_seen_and_without_one_nothing_is_drawn(
+    change: Callable[[Path], None], results: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert [drawings(monkeypatch, results) for _ in range(2)] == [1, 0]
+    change(results)
+    assert [drawings(monkeypatch, results) for _ in range(2)] == [1, 0]
+
+
+def test_flags_and_code_are_inputs(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert drawings(monkeypatch, results) == 1
+    assert drawings(monkeypatch, results, "--only", "k=3", "--out", str(results / "figures")) == 1
+    assert drawings(monkeypatch, results) == 1
+    monkeypatch.setattr(drawn_before, "_code", lambda: iter(["other code"]))
+    assert drawings(monkeypatch, results) == 1

@@ -1,0 +1,229 @@
+"""Damaged, missing and foreign files of a study: each is named, the rest is drawn, and no traceback is shown."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from analysis.data.errors import NothingToRead
+from analysis.data.load import done, journals, load
+from analysis.report import page
+from tests.helpers.analysis_grid import Study, write
+
+STUDY = Study(
+    models=("smollm2",),
+    ratios=(0.1,),
+    objectives=("margin",),
+    algos=("one_shot", "greedy", "beam"),
+    seeds=(0,),
+    lost=0,
+    broken=0,
+)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("whole")
+    write(folder, STUDY)
+    return folder
+
+
+@pytest.fixture
+def results(whole: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(whole, tmp_path / "results"))
+
+
+def cell_of(results: Path) -> Path:
+    return next(results.glob("*-greedy-*"))
+
+
+def run(module: str, monkeypatch: pytest.MonkeyPatch, results: Path, *flags: str) -> None:
+    monkeypatch.setattr(sys, "argv", [module, "--results", str(results), "--study", "small", *flags])
+    importlib.import_module(f"analysis.{module}").main()
+
+
+def half(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def last_lines_gone(path: Path) -> None:
+    path.write_text("\n".join(path.read_text().splitlines()[:9]) + "\n")
+
+
+def line(text: str) -> Callable[[Path], None]:
+    return lambda path: path.write_text(path.read_text() + text + "\n")
+
+
+def without(key: str) -> Callable[[Path], None]:
+    return lambda path: path.write_text(
+        json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != key})
+    )
+
+
+def changed(*keys: str, to: object) -> Callable[[Path], None]:
+    def change(path: Path) -> None:
+        data = inner = json.loads(path.read_text())
+        for key in keys[:-1]:
+            inner = inner[key]
+        inner[keys[-1]] = to
+        path.write_text(json.dumps(data))
+
+    return change
+
+
+def folder_instead(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    path.mkdir()
+
+
+def content(text: bytes) -> Callable[[Path], None]:
+    def write_content(path: Path) -> None:
+        path.write_bytes(text)
+
+    return write_content
+
+
+RESULTS = {
+    "truncated": (half, "is damaged"),
+    "empty": (content(b""), "is damaged"),
+    "binary": (content(b"\xff\xfe\x00"), "is damaged"),
+    "a list": (content(b"[]"), "holds no result"),
+    "a folder": (folder_instead, "cannot be read"),
+    "no mask": (without("mask"), "it lacks 'mask'"),
+    "no environment": (without("environment"), "it lacks 'environment'"),
+    "text for a loss": (changed("calibration", "loss", to="low"), "loss is 'low' and not a number"),
+    "text for a metric": (changed("evaluation", "pruned", "acc/heldout", to="high"), "not a number"),
+    "a block too many": (changed("mask", "dropped", to=[99]), "blocks [99] do not exist"),
+    "no configuration": (changed("config", to=7), "is damaged"),
+    "unknown status": (changed("status", to="perhaps"), "its status is 'perhaps'"),
+    "of another cell": (changed("cell", to="other"), "holds the result of another cell, other"),
+}
+
+
+@pytest.mark.parametrize("case", RESULTS)
+def test_a_damaged_result_is_named_and_the_other_cells_are_read(case: str, results: Path) -> None:
+    damage, words = RESULTS[case]
+    path = cell_of(results) / "result.json"
+    damage(path)
+    frame = load(results, "small").set_index("cell")
+    assert sorted(frame["status"]) == ["damaged", "done", "done"]
+    assert frame.loc[path.parent.name, "algo"] == "greedy"
+    assert str(path) in frame.loc[path.parent.name, "damage"]
+    assert words in frame.loc[path.parent.name, "damage"]
+
+
+JOURNALS = {
+    "missing": (Path.unlink, "is missing"),
+    "truncated": (half, "is cut off in its last line"),
+    "cut at a line": (last_lines_gone, "no score of the mask that the cell found"),
+    "empty": (content(b""), "is cut off"),
+    "a folder": (folder_instead, "cannot be read"),
+    "a line of text": (line("nonsense"), "is damaged in line"),
+    "another number of samples": (
+        line('{"dropped": [1], "loss": 1.0, "samples": [1.0], "seconds": 0}'),
+        "different numbers of samples",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", JOURNALS)
+def test_a_damaged_journal_is_named_and_the_others_are_read(case: str, results: Path) -> None:
+    damage, words = JOURNALS[case]
+    path = cell_of(results) / "trace.jsonl"
+    damage(path)
+    read = journals(results, done(load(results, "small")))
+    (said,) = read.damages
+    assert str(path) in said
+    assert words in said
+    assert sum(bool(scores) for scores in read.traces.values()) >= 2
+
+
+def test_a_figure_draws_the_rest_names_the_file_and_fails_also_if_unchanged(
+    results: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    half(cell_of(results) / "result.json")
+    for words in ("table3_search.png", "(unchanged)"):
+        caplog.clear()
+        with pytest.raises(SystemExit) as ended, caplog.at_level(logging.INFO, "analysis"):
+            run("table3_search", monkeypatch, results)
+        assert ended.value.code == 1
+        assert words in caplog.text
+        assert str(cell_of(results) / "result.json") in caplog.text
+    assert (results / "figures" / "table3_search.csv").exists()
+
+
+def test_the_page_says_which_files_are_damaged_and_shows_the_rest(results: Path) -> None:
+    half(cell_of(results) / "result.json")
+    journal = next(results.glob("*-beam-*")) / "trace.jsonl"
+    journal.unlink()
+    text = page.write(results, "small", results / "figures").read_text(encoding="utf-8")
+    assert "2 files are damaged or missing." in text
+    assert f"{journal} is missing" in text
+    assert "1 damaged" in text
+    assert "drawing failed" not in text
+
+
+STUDIES = {
+    "truncated": (half, "is damaged"),
+    "a list": (content(b"[]"), "holds no list of cells"),
+    "numbers": (content(b'{"cells": [1]}'), "holds no list of cells"),
+    "no cells": (content(b'{"cells": []}'), "lists no cells"),
+    "a folder": (folder_instead, "cannot be read"),
+}
+
+
+@pytest.mark.parametrize("case", STUDIES)
+def test_a_damaged_study_is_a_sentence(case: str, results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    damage, words = STUDIES[case]
+    damage(results / "studies" / "small.json")
+    with pytest.raises(NothingToRead, match=words):
+        run("table3_search", monkeypatch, results)
+
+
+def no_folder(results: Path) -> Path:
+    return results / "absent"
+
+
+def a_file(results: Path) -> Path:
+    return results / "studies" / "small.json"
+
+
+def no_archive(results: Path) -> Path:
+    (results / "a.tar.xz").write_text("nothing")
+    return results / "a.tar.xz"
+
+
+@pytest.mark.parametrize(
+    ("place", "words"),
+    [(no_folder, "no results folder"), (a_file, "no results folder"), (no_archive, "cannot be unpacked")],
+)
+def test_results_that_are_none_are_a_sentence(
+    place: Callable[[Path], Path], words: str, results: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(NothingToRead, match=words):
+        run("table3_search", monkeypatch, place(results), "--out", str(results / "out"))
+
+
+@pytest.mark.parametrize(
+    "out", ["studies/small.json", "studies/small.json/below", "/dev/null/below", "/proc/below"]
+)
+def test_a_bad_out_is_a_sentence_before_anything_is_computed(
+    out: str, results: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("analysis.figures.table3_search.aggregate", lambda _: pytest.fail("computed"))
+    with pytest.raises(NothingToRead, match="choose another with --out DIR"):
+        run("table3_search", monkeypatch, results, "--out", str(results / out))
+
+
+def test_nothing_finished_but_a_damaged_file_names_it(results: Path) -> None:
+    for path in results.glob("*/result.json"):
+        half(path)
+    with pytest.raises(NothingToRead, match=r"no finished cell.*result.json is damaged"):
+        load(results, "small")
