@@ -12,9 +12,7 @@ the cell is missing. The calibration samples are not in MLflow.
 from __future__ import annotations
 
 import logging
-import lzma
 import re
-import tarfile
 import tempfile
 from collections.abc import Iterator
 from functools import cache
@@ -22,15 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from pruning.core import study_list, study_tags
-<<<<<<< HEAD
-<<<<<<< HEAD
-from pruning.core.errors import InputError
-=======
-from pruning.core.errors import PruningError
->>>>>>> mlflow
-=======
-from pruning.core.errors import PruningError, first_line
->>>>>>> report
+from pruning.core.errors import InputError, PruningError
 from pruning.tracking.client import connect
 from pruning.tracking.store_errors import reason
 
@@ -75,19 +65,10 @@ def folder(results: Path | str) -> Path:
 
 
 def _lay_out(packed: Path, target: Path) -> None:
-<<<<<<< HEAD
     try:
         unpack(packed, target)
     except InputError as error:
         raise NothingToRead(str(error)) from error
-=======
-    if not packed.exists():
-        raise NothingToRead(f"there is no archive {packed}: check the path of --results.")
-    try:
-        archive.unpack(packed, target)
-    except (tarfile.TarError, lzma.LZMAError, EOFError, OSError, ValueError, PruningError) as error:
-        raise NothingToRead(f"the archive {packed} cannot be unpacked: {first_line(error)}.") from error
->>>>>>> report
 
 
 def copy(uri: str, target: Path, experiment: str = EXPERIMENT) -> None:

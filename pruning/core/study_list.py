@@ -22,17 +22,6 @@ def names(results: Path) -> list[str]:
 def read_study(results: Path, study: str) -> list[str]:
     """The keys of the cells that a study asks for; an empty list if there is no such study.
 
-<<<<<<< HEAD
-    Raises DamagedError if the file is not the list of a study.
-    """
-    path = path_of(results, study)
-    data = atomic_files.read_json(path) if path.exists() else {"cells": []}
-    cells = data.get("cells") if isinstance(data, dict) else None
-    if not isinstance(cells, list) or not all(isinstance(cell, str) for cell in cells):
-        raise DamagedError(
-            f"{path} is damaged (it is not the list of a study): move it away, and run the study's command again."
-        )
-=======
     Raises DamagedError if the file holds no list of cells.
     """
     path = path_of(results, study)
@@ -44,8 +33,9 @@ def read_study(results: Path, study: str) -> list[str]:
         raise DamagedError(f"{path} cannot be read ({error.strerror}).") from error
     cells = data.get("cells") if isinstance(data, dict) else None
     if not isinstance(cells, list) or not all(isinstance(cell, str) and cell for cell in cells):
-        raise DamagedError(f"{path} is damaged: it holds no list of cells. Move it away and run again.")
->>>>>>> report
+        raise DamagedError(
+            f"{path} is damaged (it is not the list of a study): move it away, and run the study's command again."
+        )
     return cells
 
 

@@ -53,16 +53,10 @@ class Slurm:
         """Raise InputError if a setting is invalid or SLURM is not installed."""
         if self.order not in ORDERS:
             raise unknown("launcher.order", self.order, ORDERS)
-<<<<<<< HEAD
+        check_text(self)
         for name, least in LEAST.items():
             if getattr(self, name) < least:
                 raise InputError(f"launcher.{name}={getattr(self, name)} is too few: choose {least} or more.")
-=======
-        check_text(self)
-        for name in ("parallel", "warning_seconds"):
-            if getattr(self, name) < 1:
-                raise InputError(f"launcher.{name}={getattr(self, name)} is too few: choose 1 or more.")
->>>>>>> archive
         for model, resources in asked.items():
             resources.check(model)
             if resources.minutes * 60 <= self.warning_seconds:

@@ -16,15 +16,11 @@ from pruning.core import study_tags
 from pruning.core.result import NAME
 from pruning.runs.tracker import Note, silent
 from pruning.tracking.client import connect
-<<<<<<< HEAD
-from pruning.tracking.mlflow_run import record_run
-from pruning.tracking.new_store import create_store
-=======
 from pruning.tracking.mlflow_run import raise_failures, record_runs
+from pruning.tracking.new_store import create_store
 from pruning.tracking.runs_view import show_as_training_runs
 from pruning.tracking.store_errors import plain_errors
 from pruning.tracking.store_uri import check_uri, damage
->>>>>>> mlflow
 
 if TYPE_CHECKING:
     from pruning.runs.cell import Cell
@@ -79,23 +75,10 @@ class MLflow:
         return self.uri or str(results / DATABASE)
 
     def _open(self, results: Path) -> tuple[Any, str]:
-<<<<<<< HEAD
-        with FileLock(results / "mlflow.lock"):
-            if self.uri is None:
-                create_store(results / "mlflow.db")
-            client = connect(self.uri or f"sqlite:///{results / 'mlflow.db'}")
-            known = client.get_experiment_by_name(self.experiment)
-            location = None if self.uri else (results / "mlflow-artifacts").as_uri()
-            if known is not None and location in (None, known.artifact_location):
-                return client, known.experiment_id
-            # If the results folder was moved, start a new experiment: MLflow stores absolute paths.
-            if known is not None:
-                client.rename_experiment(known.experiment_id, f"{self.experiment} {known.artifact_location}")
-                client.delete_experiment(known.experiment_id)
-            return client, client.create_experiment(self.experiment, artifact_location=location)
-=======
         with FileLock(results / "mlflow.lock", timeout=PATIENCE):
             damaged = self.uri is None and put_aside_if_damaged(results / DATABASE)
+            if self.uri is None:
+                create_store(results / DATABASE)
             client = connect(self.uri or f"sqlite:///{results / DATABASE}", create=True)
             experiment = self._experiment(client, results)
         if damaged:
@@ -137,4 +120,3 @@ def put_aside_if_damaged(database: Path) -> bool:
         aside.name,
     )
     return True
->>>>>>> mlflow

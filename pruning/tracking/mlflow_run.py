@@ -59,14 +59,9 @@ def record_run(client: Any, experiment: str, folder: Path) -> None:
     for run in same:
         client.delete_run(run.info.run_id)
     times = {name: _milliseconds(result["environment"][name]) for name in ("started", "ended")}
-<<<<<<< HEAD
     # The tag is given at once: a run without it would not be found again after a kill.
-    named = {"run_name": result["cell"], "tags": {"cell": result["cell"]}}
+    named = {"run_name": _name(result), "tags": {"cell": result["cell"]}}
     run = client.create_run(experiment, start_time=times["started"], **named)
-=======
-    name = _name(result)
-    run = client.create_run(experiment, start_time=times["started"], run_name=name)
->>>>>>> mlflow
     tags = [RunTag(name, str(value)) for name, value in _tags(result, studies)]
     params = [Param(name, str(value)[:6000]) for name, value in leaves(result["config"])]
     metrics = [Metric(name, value, times["ended"], step) for name, value, step in _metrics(result, folder)]
