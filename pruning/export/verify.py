@@ -19,6 +19,7 @@ from torch import Tensor
 from pruning.core.errors import InputError, MismatchError
 from pruning.core.mask import Mask
 from pruning.models import device_map, loader, quiet, spec
+from pruning.models.attention import attention_kernel
 from pruning.models.block_probe import find_blocks, input_device
 from pruning.models.blocks import masked
 
@@ -123,12 +124,13 @@ def _reload(folder: Path, settings: spec.Model) -> tuple[Any, list[str]]:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     compared = replace(settings, dtype=comparison_dtype(settings.dtype))
-    options = device_map.device_options(compared, AutoConfig.from_pretrained(folder))
+    config = AutoConfig.from_pretrained(folder)
+    options = device_map.device_options(compared, config)
     with quiet.quiet():
         model, info = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=getattr(torch, compared.dtype),
-            attn_implementation=settings.attention,
+            attn_implementation=attention_kernel(settings, config),
             output_loading_info=True,
             **options,
         )

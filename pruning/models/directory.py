@@ -6,6 +6,7 @@ import hashlib
 from pathlib import Path
 
 from pruning.core.errors import InputError
+from pruning.models.weight_files import check_files
 
 FINGERPRINTED = 1 << 20  # bytes read at each end of a file
 
@@ -31,7 +32,7 @@ def fingerprint(path: str) -> str:
 
 
 def model_directory(path: str) -> Path:
-    """The resolved directory. Raises InputError unless it holds a configuration and weights that can be read."""
+    """The resolved directory. Raises InputError unless it holds a configuration and complete weights."""
     folder = Path(path).expanduser().resolve()
     if not folder.is_dir():
         raise InputError(f"model.path={path}: there is no such directory.")
@@ -41,6 +42,7 @@ def model_directory(path: str) -> Path:
         raise InputError(
             f"model.path={path}: no config.json there; give a directory that save_pretrained wrote."
         )
+    check_files(folder)
     return folder
 
 

