@@ -59,7 +59,8 @@ class SourceModel:
 def find_source(settings: spec.Model) -> SourceModel:
     """Find the files of a model; the files of a hub model are downloaded. No weights are read.
 
-    Raises InputError if the model cannot be cut or its files are damaged, UnreachableError if the files cannot be reached.
+    Raises InputError if the model cannot be cut or its files are damaged, and UnreachableError if its files cannot be
+    reached.
     """
     from transformers import AutoConfig
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pruning.core.errors import InputError, MismatchError
+from pruning.core.errors import InputError, MismatchError, first_line
 from pruning.core.mask import Mask
 from pruning.models import device_map, loader, quiet, spec
 from pruning.models.attention import attention_kernel
@@ -110,7 +110,10 @@ def compare_export(folder: Path, wanted: Expected, settings: spec.Model, exact: 
             f"its logits differ from those of the masked model by {float(gap.max()):.3g} at most, first at token "
             f"{int(gap.amax(-1).nonzero()[0])} of {len(gap)} ({agreement:.0%} of the most likely tokens agree)"
         )
-    plain, cached = (_generate(model, wanted.ids, use_cache) for use_cache in (False, True))
+    try:
+        plain, cached = (_generate(model, wanted.ids, use_cache) for use_cache in (False, True))
+    except (ValueError, IndexError, RuntimeError) as error:
+        raise MismatchError(f"the exported model cannot generate text ({first_line(error)}).") from error
     if plain != cached:
         first = next(i for i, (a, b) in enumerate(zip(plain, cached, strict=True)) if a != b)
         wrong.append(f"generated token {first} is {cached[first]} with the cache and {plain[first]} without")

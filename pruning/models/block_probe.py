@@ -98,7 +98,10 @@ def _probe(model: nn.Module, count: int) -> Blocks:
 
 
 def _checked(model: nn.Module, lists: dict[str, tuple[nn.Module, ...]]) -> Blocks:
-    """The only list whose modules form a chain. Raises UnskippableError if there is none, or if the model is not causal."""
+    """The only list whose modules form a chain.
+
+    Raises UnskippableError if there is none, or if the model is not causal.
+    """
     traces = {path: _run(model, modules) for path, modules in lists.items()}
     reasons = {path: _why_not(lists[path], trace.calls) for path, trace in traces.items()}
     chains = [path for path, reason in reasons.items() if reason is None]

@@ -49,10 +49,9 @@ def logits_of(model: nn.Module, ids: Tensor) -> Tensor:
 
 
 def _depends(model: nn.Module, device: torch.device, before: Tensor, after: Tensor) -> bool:
-    """Whether earlier logits depend on the last token, by the gradient; if there is none, by the size of the change."""
-    if any(
-        p.device.type == "meta" for p in model.parameters()
-    ):  # a gradient would keep all offloaded weights
+    """Whether earlier logits depend on the last token, by the gradient; without one, by the size of the change."""
+    # A gradient would keep all offloaded weights in memory.
+    if any(p.device.type == "meta" for p in model.parameters()):
         return _large(before, after)
     try:
         with torch.inference_mode(False), torch.enable_grad(), _leaf(model) as embedded:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pruning.core.errors import InputError, UnreachableError, first_line
+from pruning.core.hub import use_hub
 from pruning.models.directory import fingerprint, model_directory, only_gguf
 from pruning.models.weight_files import INDEX, SINGLE
 
@@ -42,8 +43,6 @@ def locate(settings: Model) -> tuple[str, dict[str, Any]]:
         if not settings.gguf_file and not (folder / "config.json").exists():
             options["gguf_file"] = only_gguf(folder)
         return str(folder), options
-    from pruning.models.hub import use_hub
-
     use_hub()
     return settings.path, options | {"revision": settings.revision}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pruning.core.errors import UnskippableError
+from pruning.core.errors import InputError, UnskippableError
 
 
 def check_config(config: Any) -> None:
@@ -46,9 +46,33 @@ def check_stored(config: Any) -> None:
     names = config.architectures or []
     if any(name.endswith("ForMaskedLM") for name in names) and not getattr(config, "is_decoder", True):
         raise UnskippableError(
-            f"{names[0]} is a masked language model, not a causal one: its predictions see later tokens. Give a model "
-            "that predicts the next token."
+            f"{names[0]} is a masked language model, not a causal one: its predictions see later tokens. Give a "
+            "model that predicts the next token."
         )
+
+
+def check_attention_left(config: Any, smaller: Any) -> None:
+    """Raise InputError if the smaller configuration has only blocks without attention, and the other one has some.
+
+    Such a model cannot generate with a cache: transformers counts the tokens in the cache of an attention block.
+    """
+    before, after = (_kinds(one) for one in (config, smaller))
+    if any(map(_attends, before)) and after and not any(map(_attends, after)):
+        raise InputError(
+            f"no attention block would be left (of {sum(map(_attends, before))}), and a {config.model_type} model "
+            "needs at least one: keep one of them."
+        )
+
+
+def _kinds(config: Any) -> list[str]:
+    """The kind of each block of a hybrid model; empty if the configuration does not list the kinds."""
+    text = config.get_text_config(decoder=True)
+    kinds = getattr(text, "layer_types", None) or getattr(text, "layers_block_type", None) or ()
+    return [str(kind) for kind in kinds]
+
+
+def _attends(kind: str) -> bool:
+    return kind == "hybrid" or ("attention" in kind and "linear" not in kind)
 
 
 def causal_class(config: Any) -> Any:

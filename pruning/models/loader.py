@@ -140,7 +140,8 @@ def _device_options(settings: Model) -> dict[str, Any]:
 
 
 @lru_cache(maxsize=8)
-def _config(settings: Model) -> Any:
+def config(settings: Model) -> Any:
+    """The model's configuration; no weights are read."""
     import transformers
 
     name_or_path, options = checkpoint.locate(settings)

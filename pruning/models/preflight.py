@@ -5,16 +5,20 @@ No weights are read. Only what is surely wrong is refused; the rest is found whe
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-from pruning.core.errors import InputError, UnskippableError, first_line
+from pruning.core.errors import InputError, PruningError, UnskippableError, first_line
+from pruning.core.mask import Mask
 from pruning.models import checkpoint, config_check, loader, pruned_config
 from pruning.models.attention import attention_kernel
 from pruning.models.spec import Model
 from pruning.models.stored_tensors import check_stored_tensors
 from pruning.models.weight_files import INDEX, SINGLE, stored_shapes
+
+log = logging.getLogger(__name__)
 
 INVALID = (
     ValueError,
@@ -54,6 +58,25 @@ def check_model(settings: Model) -> None:
             f"{folder} holds neither {SINGLE} nor {INDEX}: give a directory that save_pretrained wrote."
         )
     check_stored_tensors(f"model {settings.name} ({folder})", empty, stored)
+
+
+@lru_cache(maxsize=64)
+def warn_about_export(settings: Model) -> None:
+    """Log a warning if some choices of blocks cannot be exported, because a block's number decides what it is.
+
+    Before the search, it is not known which blocks will be chosen.
+    """
+    config = loader.config(settings)
+    first = Mask(loader.n_blocks(settings), (0,))  # without block 0, all other blocks get new numbers
+    try:
+        pruned_config.check_same_blocks(config, pruned_config.pruned_config(config, first), first)
+    except PruningError as error:
+        log.warning(
+            "model %s: not every choice of blocks can be exported, or measured with eval=speed. For example, without "
+            "block 0: %s",
+            settings.name,
+            error,
+        )
 
 
 def check_vocabulary(settings: Model, ids: Mapping[str, int]) -> None:

@@ -47,11 +47,13 @@ def check_cell(cell: Cell) -> None:
 def prepare(cell: Cell) -> Prepared:
     """Check the model, and draw the samples and the evaluation data.
 
-    Checks the model's configuration and files, its vocabulary, the search space, the lengths of the rows, and that the samples and the evaluation data do not overlap.
+    Checks the model's configuration and files, its vocabulary, the search space, the lengths of the rows, and that
+    the samples and the evaluation data do not overlap.
 
     Raises InputError if the input is invalid, UnreachableError if a model or data set cannot be loaded.
     """
     preflight.check_model(cell.model)
+    preflight.warn_about_export(cell.model)
     protect = cell.protect
     space = mask.space(loader.n_blocks(cell.model), cell.ratio, cell.k, protect.first, protect.last)
     cell.algo.evaluations(space)  # raises OutOfReachError if the search needs too many evaluations
