@@ -103,7 +103,7 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "other shape": (
         lambda f: edit_config(f, intermediate_size=80),
-        r"has the shape \(64, 32\), and config.json asks",
+        r"has the shape \(32, 64\), and config.json asks",
     ),
     "a lost tensor": (
         lambda f: edit_weights(f, lambda w: {k: v for k, v in w.items() if k != "model.norm.weight"}),
