@@ -12,7 +12,7 @@ from typing import Any
 from pruning.core.errors import InputError
 from pruning.core.mask import Mask
 from pruning.core.threads import let_threads_wait
-from pruning.models import loader
+from pruning.models import loader, preflight
 from pruning.models.loader import LanguageModel
 from pruning.models.spec import Model
 
@@ -72,6 +72,7 @@ def load_model(name: str | Path, **settings: Any) -> PrunableModel:
 
     exact()
     chosen = _settings(str(name), settings)
+    preflight.check_model(chosen)
     return PrunableModel(loader.load_uncached(chosen), loader.tokenizer(chosen), chosen)
 
 

@@ -17,6 +17,7 @@ from pruning.calibration import records
 from pruning.calibration.records import Item
 from pruning.calibration.source_settings import Source, hub_errors, is_local
 from pruning.core.errors import InputError, UnreachableError, first_line
+from pruning.core.hub import use_hub
 
 FORMAT = re.compile(r"answer format:\s*(?P<labels>\S+)\s*$", re.IGNORECASE)
 
@@ -59,6 +60,7 @@ def labelled_item(record: Any, where: str) -> Item:
 def _hub(settings: Source, prefix: str) -> Any:
     import datasets
 
+    use_hub()
     try:
         return datasets.load_dataset(settings.path, split=settings.split, revision=settings.revision)
     except hub_errors() as error:

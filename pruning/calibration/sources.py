@@ -15,6 +15,7 @@ from pruning.calibration.item_records import read_items
 from pruning.calibration.records import Item, existing, json_lines, read_text, text_field
 from pruning.calibration.source_settings import Source, TextSource, hub_errors
 from pruning.core.errors import InputError, UnreachableError, first_line, unknown
+from pruning.core.hub import use_hub
 
 TEXTS = ("pydoc", "wikipedia_sample", "file", "hub")
 ITEMS = ("commonsense", "file", "commonsense170k")
@@ -114,6 +115,7 @@ def _file_documents(path: Path, column: str, setting: str) -> Iterator[str]:
 def _hub_documents(text: TextSource, prefix: str) -> Iterator[str]:
     import datasets
 
+    use_hub()
     name = f"{text.path}{'/' + text.name if text.name else ''}"
     try:
         data = datasets.load_dataset(

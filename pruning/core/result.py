@@ -36,6 +36,7 @@ class ModelRecord(TypedDict):
     n_blocks: Annotated[int, "Number of blocks."]
     dtype: Annotated[str, "The precision in which it was run."]
     parameters: Annotated[int, "Number of parameters."]
+    attention: NotRequired[Annotated[str | None, "The attention kernel that was used."]]
 
 
 class CalibrationRecord(TypedDict):

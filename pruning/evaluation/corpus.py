@@ -12,6 +12,7 @@ from pruning.calibration.samples import Row, Samples
 from pruning.calibration.source_settings import hub_errors
 from pruning.calibration.text import SHORTEST, start_tokens
 from pruning.core.errors import InputError, UnreachableError, first_line, unknown
+from pruning.core.hub import use_hub
 
 LIMITS = ("documents", "windows", "stride")
 
@@ -98,6 +99,7 @@ class Corpus:
         """
         import datasets
 
+        use_hub()
         try:
             data = datasets.load_dataset(
                 self.path, self.name, split=self.split, revision=self.revision, streaming=self.stream

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from pruning.calibration.source_settings import hub_errors
 from pruning.core.errors import InputError, UnreachableError, first_line, near_names
+from pruning.core.hub import use_hub
 from pruning.evaluation import Data, Measured
 from pruning.evaluation.accuracy import accuracy
 from pruning.evaluation.lm_eval_quiet import quiet
@@ -95,6 +96,7 @@ def _load(name: str) -> Any:
         )
     if name not in tasks.all_subtasks:
         raise InputError(f"eval.tasks: '{name}' is a group of tasks: name its tasks one by one.")
+    use_hub()
     try:
         with quiet():
             loaded: Sequence[Any] = list(tasks.load([name])["tasks"].values())

@@ -18,7 +18,7 @@ from pruning.export.request import Request
 from pruning.export.shard_writer import Plan, block_prefix
 from pruning.export.tensor_reader import Checkpoint, Loaded
 from pruning.models import pruned_config
-from pruning.models.block_probe import check_config
+from pruning.models.config_check import check_config
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pruning.core.errors import InputError, UnreachableError, first_line
-from pruning.models import checkpoint, loader, quiet, spec
+from pruning.core.errors import UnreachableError, first_line
+from pruning.models import checkpoint, loader, preflight, quiet, spec
 
 WEIGHTS = ("model*.safetensors", "model.safetensors.index.json")
 # Files that a user of the weights needs too; licences are copied with the weights that they cover.
@@ -59,22 +59,17 @@ class SourceModel:
 def find_source(settings: spec.Model) -> SourceModel:
     """Find the files of a model; the files of a hub model are downloaded. No weights are read.
 
-    Raises InputError if the checkpoint is quantised, UnreachableError if the files cannot be reached.
+    Raises InputError if the model cannot be cut or its files are damaged, and UnreachableError if its files cannot be
+    reached.
     """
     from transformers import AutoConfig
 
+    preflight.check_model(settings)
     where, options = checkpoint.locate_weights(settings)
     config = checkpoint.from_pretrained(AutoConfig, settings, where, options)
     if "gguf_file" in options:
         config.architectures = None  # set later, from the loaded model
         return SourceModel(settings, config, None)
-    if getattr(config.get_text_config(decoder=True), "quantization_config", None) or hasattr(
-        config, "quantization_config"
-    ):
-        raise InputError(
-            f"model {settings.name} is stored quantised: only full-precision checkpoints and GGUF files can be cut. "
-            "Give the checkpoint that it was quantised from."
-        )
     if settings.source != "hub" or settings.in_directory:
         return SourceModel(settings, config, Path(where))
     folder = _snapshot(settings)

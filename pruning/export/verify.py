@@ -16,9 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pruning.core.errors import InputError, MismatchError
+from pruning.core.errors import InputError, MismatchError, first_line
 from pruning.core.mask import Mask
 from pruning.models import device_map, loader, quiet, spec
+from pruning.models.attention import attention_kernel
 from pruning.models.block_probe import find_blocks, input_device
 from pruning.models.blocks import masked
 
@@ -109,7 +110,10 @@ def compare_export(folder: Path, wanted: Expected, settings: spec.Model, exact: 
             f"its logits differ from those of the masked model by {float(gap.max()):.3g} at most, first at token "
             f"{int(gap.amax(-1).nonzero()[0])} of {len(gap)} ({agreement:.0%} of the most likely tokens agree)"
         )
-    plain, cached = (_generate(model, wanted.ids, use_cache) for use_cache in (False, True))
+    try:
+        plain, cached = (_generate(model, wanted.ids, use_cache) for use_cache in (False, True))
+    except (ValueError, IndexError, RuntimeError) as error:
+        raise MismatchError(f"the exported model cannot generate text ({first_line(error)}).") from error
     if plain != cached:
         first = next(i for i, (a, b) in enumerate(zip(plain, cached, strict=True)) if a != b)
         wrong.append(f"generated token {first} is {cached[first]} with the cache and {plain[first]} without")
@@ -123,12 +127,13 @@ def _reload(folder: Path, settings: spec.Model) -> tuple[Any, list[str]]:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     compared = replace(settings, dtype=comparison_dtype(settings.dtype))
-    options = device_map.device_options(compared, AutoConfig.from_pretrained(folder))
+    config = AutoConfig.from_pretrained(folder)
+    options = device_map.device_options(compared, config)
     with quiet.quiet():
         model, info = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=getattr(torch, compared.dtype),
-            attn_implementation=settings.attention,
+            attn_implementation=attention_kernel(settings, config),
             output_loading_info=True,
             **options,
         )

@@ -1,12 +1,15 @@
 """Find the blocks of a model by its structure, and refuse a model whose blocks cannot be removed one by one.
 
-The blocks are found by running the model on four tokens. Exactly one list of modules must form a chain: the forward
+The blocks are found by running the model on four tokens, and once more on other tokens to check that the model is
+causal. Exactly one list of modules must form a chain: the forward
 pass calls every module once, in order, on the output of the previous module. Names of models and modules are not
 used.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -15,6 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from pruning.core.errors import UnskippableError
+from pruning.models.causality import IDS, check_causal, logits_of
+from pruning.models.config_check import check_config
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,7 @@ class _Call:
 @dataclass
 class _Trace:
     calls: list[_Call] = field(default_factory=list)
+    logits: Tensor | None = None
 
     def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         inputs = [*args, *kwargs.values()]
@@ -55,9 +61,10 @@ _cache: WeakKeyDictionary[nn.Module, Blocks] = WeakKeyDictionary()
 
 
 def find_blocks(model: nn.Module) -> Blocks:
-    """The blocks of a causal language model, checked by one forward pass over four tokens.
+    """The blocks of a causal language model, checked by two forward passes over four tokens.
 
-    Raises UnskippableError, with the reason, if the blocks cannot be identified or removed safely one by one.
+    Raises UnskippableError, with the reason, if the blocks cannot be identified or removed safely one by one, or if
+    the model is not causal.
     """
     if model not in _cache:
         config: Any = model.config
@@ -77,19 +84,6 @@ def hidden_state(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None
     return hidden if isinstance(hidden, Tensor) else None
 
 
-def check_config(config: Any) -> None:
-    """Raise UnskippableError if the configuration shows that a block cannot be removed alone."""
-    if getattr(config, "is_encoder_decoder", False):
-        raise UnskippableError(
-            "it is an encoder-decoder model: only decoder-only language models can be pruned."
-        )
-    shared = getattr(config.get_text_config(decoder=True), "num_kv_shared_layers", 0)
-    if shared:
-        raise UnskippableError(
-            f"its last {shared} blocks reuse keys and values of earlier blocks, so no block can be removed alone."
-        )
-
-
 def _probe(model: nn.Module, count: int) -> Blocks:
     """Run the model on four tokens. Returns the only list of `count` modules that form a chain, as `Blocks`."""
     lists = {
@@ -99,12 +93,24 @@ def _probe(model: nn.Module, count: int) -> Blocks:
     }
     if not lists:
         raise UnskippableError(f"no list of {count} blocks found in {type(model).__name__}.")
+    with _evaluating(model):
+        return _checked(model, lists)
+
+
+def _checked(model: nn.Module, lists: dict[str, tuple[nn.Module, ...]]) -> Blocks:
+    """The only list whose modules form a chain.
+
+    Raises UnskippableError if there is none, or if the model is not causal.
+    """
     traces = {path: _run(model, modules) for path, modules in lists.items()}
     reasons = {path: _why_not(lists[path], trace.calls) for path, trace in traces.items()}
     chains = [path for path, reason in reasons.items() if reason is None]
     if len(chains) != 1:
         why = f"several lists of blocks fit: {chains}" if chains else "; ".join(map(str, reasons.values()))
         raise UnskippableError(f"blocks of {type(model).__name__} cannot be skipped safely: {why}.")
+    logits = traces[chains[0]].logits
+    assert logits is not None
+    check_causal(model, logits, input_device(model))
     output = traces[chains[0]].calls[0].output
     extra = len(output) - 1 if isinstance(output, tuple) else None
     return Blocks(chains[0], lists[chains[0]], extra)
@@ -114,16 +120,23 @@ def _run(model: nn.Module, modules: tuple[nn.Module, ...]) -> _Trace:
     trace = _Trace()
     handles = [module.register_forward_pre_hook(trace.before, with_kwargs=True) for module in modules]
     handles += [module.register_forward_hook(trace.after, with_kwargs=True) for module in modules]
-    device = input_device(model)
-    training = model.training
     try:
         with torch.no_grad():
-            model.eval()(input_ids=torch.tensor([[1, 2, 3, 4]], device=device), use_cache=False)
+            trace.logits = logits_of(model, torch.tensor(IDS, device=input_device(model)))
     finally:
-        model.train(training)
         for handle in handles:
             handle.remove()
     return trace
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
 
 
 def _why_not(modules: tuple[nn.Module, ...], calls: list[_Call]) -> str | None:

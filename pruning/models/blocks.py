@@ -104,7 +104,8 @@ def head(model: Any, hidden: Tensor) -> Tensor:
     blocks = find_blocks(model)
     state = hidden[:, None]  # (n, 1, D)
     output = state if blocks.extra is None else (state, *[None] * blocks.extra)
-    filler = 1 if model.config.get_text_config(decoder=True).pad_token_id == 0 else 0  # any token but padding
+    # Any token but padding. Some configurations, such as RWKV's, have no pad token.
+    filler = 1 if getattr(model.config.get_text_config(decoder=True), "pad_token_id", None) == 0 else 0
     ids = torch.full((len(hidden), 1), filler, device=input_device(model))
     with ExitStack() as stack:
         for index, module in enumerate(blocks.modules):

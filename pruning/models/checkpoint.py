@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pruning.core.errors import InputError, UnreachableError, first_line
+from pruning.core.hub import use_hub
 from pruning.models import adapter
 from pruning.models.directory import gguf_of, model_digest, model_directory
+from pruning.models.weight_files import INDEX, SINGLE
 
 if TYPE_CHECKING:
     from pruning.models.spec import Model
+
+LIBRARY_ERRORS = (
+    "SafetensorError",
+    "StrictDataclassFieldValidationError",
+    "StrictDataclassClassValidationError",
+)
 
 
 def source(settings: Model) -> str:
@@ -39,6 +48,7 @@ def locate(settings: Model) -> tuple[str, dict[str, Any]]:
         if gguf is not None:
             options["gguf_file"] = gguf.name
         return str(folder), options
+    use_hub()
     return settings.path, options | {"revision": settings.revision}
 
 
@@ -48,6 +58,18 @@ def locate_weights(settings: Model) -> tuple[str, dict[str, Any]]:
     if settings.in_directory and adapter.has_adapter(folder := model_directory(settings.path)):
         return str(adapter.merged_folder(folder, model_digest(settings.path))), options
     return where, options
+
+
+def stored_folder(settings: Model) -> Path | None:
+    """The directory of a model's files; None for a hub model whose weights are not in the cache yet."""
+    if settings.source != "hub":
+        return Path(locate(settings)[0])
+    from huggingface_hub import try_to_load_from_cache
+
+    for name in (SINGLE, INDEX):
+        if isinstance(file := try_to_load_from_cache(settings.path, name, revision=settings.revision), str):
+            return Path(file).parent
+    return None
 
 
 def revision(settings: Model, module: Any) -> str:
@@ -71,7 +93,8 @@ def from_pretrained(kind: Any, settings: Model, name_or_path: str, options: dict
     try:
         return kind.from_pretrained(name_or_path, **options)
     except Exception as error:
-        if not isinstance(error, (OSError, ValueError)) and type(error).__name__ != "SafetensorError":
+        known = isinstance(error, (OSError, ValueError)) or type(error).__name__ in LIBRARY_ERRORS
+        if not known:
             raise
         first = first_line(error)
         if settings.source == "hub":

@@ -8,6 +8,7 @@ from pathlib import Path
 from pruning.core.errors import InputError
 from pruning.core.hashing import text_sha256
 from pruning.models.file_digests import file_digests
+from pruning.models.weight_files import check_files
 
 FINGERPRINTED = 1 << 20  # bytes at each end of a file that earlier versions read
 GGUF = ".gguf"
@@ -71,7 +72,7 @@ def fingerprint(path: str) -> str:
 
 
 def model_directory(path: str) -> Path:
-    """The resolved directory. Raises InputError unless it holds a configuration and weights that can be read."""
+    """The resolved directory. Raises InputError unless it holds a configuration and complete weights."""
     folder = Path(path).expanduser().resolve()
     if folder.is_file():
         raise InputError(
@@ -85,6 +86,7 @@ def model_directory(path: str) -> Path:
         raise InputError(
             f"model.path={path}: no config.json there; give a directory that save_pretrained wrote."
         )
+    check_files(folder)
     return folder
 
 

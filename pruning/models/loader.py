@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pruning.core.errors import InputError, UnskippableError
 from pruning.models import adapter, checkpoint, quiet
+from pruning.models.attention import attention_kernel
 from pruning.models.spec import Model, ModelInfo
+from pruning.models.stored_tensors import check_extra
 
 if TYPE_CHECKING:
     import torch
@@ -67,8 +69,11 @@ def load_uncached(settings: Model) -> LanguageModel:
     import torch
     import transformers
 
+    from pruning.models.block_probe import find_blocks
+
     name_or_path, options = checkpoint.locate_weights(settings)
-    options |= {"dtype": getattr(torch, settings.dtype), "attn_implementation": settings.attention}
+    options |= {"dtype": getattr(torch, settings.dtype)}
+    options |= {"attn_implementation": attention_kernel(settings, config(settings))}
     options |= _device_options(settings)
     if "gguf_file" not in options:
         options["use_safetensors"] = True
@@ -91,7 +96,10 @@ def load_uncached(settings: Model) -> LanguageModel:
     revision = checkpoint.revision(settings, module)
     try:
         record = (settings.name, checkpoint.source(settings), revision, settings.dtype)
-        return _described(module, *record)
+        loaded = _described(module, *record)
+        path = find_blocks(module).path
+        check_extra(f"model {settings.name} ({name_or_path})", loading["unexpected_keys"], path, module)
+        return loaded
     except UnskippableError as error:
         raise UnskippableError(f"model {settings.name} ({settings.path}): {error}") from error
 
@@ -107,7 +115,8 @@ def _described(module: Any, name: str, source: str, revision: str, dtype: str) -
 
     n_blocks = len(find_blocks(module.eval()).modules)
     parameters = sum(p.numel() for p in module.parameters())
-    return LanguageModel(module, ModelInfo(name, source, revision, n_blocks, dtype, parameters))
+    attention = getattr(module.config, "_attn_implementation", None)
+    return LanguageModel(module, ModelInfo(name, source, revision, n_blocks, dtype, parameters, attention))
 
 
 @_kept
@@ -122,13 +131,13 @@ def tokenizer(settings: Model) -> Any:
 @_kept
 def n_blocks(settings: Model) -> int:
     """The number of blocks, from the configuration alone: no weights are read."""
-    return int(_config(settings).get_text_config(decoder=True).num_hidden_layers)
+    return int(config(settings).get_text_config(decoder=True).num_hidden_layers)
 
 
 @_kept
 def context_length(settings: Model) -> int | None:
     """The longest input in tokens that the configuration allows; None if it sets no limit. No weights are read."""
-    return context_length_of(_config(settings))
+    return context_length_of(config(settings))
 
 
 def context_length_of(config: Any) -> int | None:
@@ -141,7 +150,7 @@ def _device_options(settings: Model) -> dict[str, Any]:
     """Device options for `from_pretrained`. Raises InputError if the model does not fit."""
     from pruning.models import device_map
 
-    options = device_map.device_options(settings, _config(settings))
+    options = device_map.device_options(settings, config(settings))
     if "offload_folder" in options and ("gguf_file" in checkpoint.locate(settings)[1]):
         raise InputError(
             f"model {settings.name} does not fit one device, and GGUF weights cannot be offloaded: use safetensors."
@@ -150,7 +159,8 @@ def _device_options(settings: Model) -> dict[str, Any]:
 
 
 @_kept
-def _config(settings: Model) -> Any:
+def config(settings: Model) -> Any:
+    """The model's configuration; no weights are read."""
     import transformers
 
     name_or_path, options = checkpoint.locate(settings)

