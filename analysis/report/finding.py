@@ -100,7 +100,7 @@ def _objectives(m: StudyData) -> tuple[str, str] | None:
     costs = m.costs[m.costs["outcome"] == "ppl"].dropna(subset="mean")
     if costs["objective"].nunique() < 2:
         return None
-    best = {str(part.loc[part["mean"].idxmin(), "objective"]) for _, part in groups(costs, STRATUM)}
+    best = {str(part.sort_values("mean")["objective"].iloc[0]) for _, part in groups(costs, STRATUM)}
     strata = count(costs.groupby(STRATUM).ngroups, "combination")
     detail = sentence([f"means over all finished cells, in {strata} of model and size; no test was made"])
     if len(best) > 1:

@@ -38,9 +38,9 @@ class Decision:
         """
         means = weights @ self.losses.T / weights.sum(axis=1, keepdims=True)
         if self.size == 1:
-            return self._members[means.argmin(axis=1)]
+            return np.asarray(self._members[means.argmin(axis=1)])
         order = np.argsort(means, axis=1, kind="stable")[:, : self.size]
-        return self._members[order].any(axis=1)
+        return np.asarray(self._members[order].any(axis=1))
 
     @cached_property
     def _members(self) -> Chosen:
@@ -53,7 +53,7 @@ class Decision:
     @property
     def chosen(self) -> Chosen:
         """The removed blocks (blocks,) if all samples have equal weight."""
-        return self.choose(np.ones((1, self.losses.shape[1])))[0]
+        return np.asarray(self.choose(np.ones((1, self.losses.shape[1])))[0])
 
 
 def last_decision(trace: Sequence[Mapping[str, Any]], k: int) -> Decision | None:
