@@ -1,1 +1,1 @@
-"""Hostile inputs: each is refused in one sentence, and nothing is lost."""
+"""Hostile inputs, a line a case."""
