@@ -8,9 +8,10 @@ from __future__ import annotations
 import re
 from pathlib import PurePosixPath
 
+from pruning.core import trace
 from pruning.core.result import NAME
 
-CELL = (NAME, "config.yaml", "mask.json", "trace.jsonl", "gates.json")
+CELL = (NAME, "config.yaml", "mask.json", trace.NAME, trace.FLOAT32, "gates.json")
 MANIFEST = "manifest.json"  # the digests of an archive's files; it is its last entry and is not unpacked
 PRIVATE = ".lm_eval.json"  # lm-eval's own record; it can hold paths of the machine
 

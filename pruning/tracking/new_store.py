@@ -16,7 +16,7 @@ def create_store(database: Path) -> None:
     if database.exists():
         return
     with staged(database) as scratch:
-        client = connect(f"sqlite:///{scratch / database.name}")
+        client = connect(f"sqlite:///{scratch / database.name}", create=True)
         client.search_experiments()
         client._tracking_client.store.engine.dispose()  # closes the file
         (scratch / database.name).replace(database)
