@@ -14,7 +14,7 @@ def connect(uri: str, *, create: bool = False) -> Any:
 
     Raises InputError if the address is wrong, or if an SQLite file does not exist and `create` is false.
     """
-    check_uri(uri, "the MLflow store")
+    check_uri(uri, setting="")
     if not create:
         check_exists(uri)
     elif (file := sqlite_file(uri)) is not None:

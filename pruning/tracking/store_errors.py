@@ -11,6 +11,7 @@ from pruning.core.errors import PruningError, first_line
 MEANINGS = (
     ("Connection refused", "no server answers there"),
     ("Failed to resolve", "its host is unknown"),
+    ("Connection aborted", "the server closed the connection"),
     ("timed out", "it does not answer in time"),
     ("database is locked", "another process is writing to it; run again when that has ended"),
     ("could not be acquired", "another process is writing to it; run again when that has ended"),

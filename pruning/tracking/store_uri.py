@@ -21,22 +21,23 @@ HEADER = b"SQLite format 3\0"  # the first bytes of each SQLite database
 def check_uri(uri: str, setting: str = "tracker.uri") -> None:
     """Check the form of an address; for SQLite, also that its file can be a database.
 
-    Raises InputError, which names `setting`, if the address cannot be that of a store.
+    Raises InputError, which names `setting` if there is one, if the address cannot be that of a store.
     """
+    named = f"{setting}={uri}" if setting else f"the MLflow store {uri}"
     scheme, colon, rest = uri.partition(":")
     kind = scheme.partition("+")[0]
     known = [SQLITE, *SERVERS, *DATABASES, "databricks", "uc", *_plugins()]
     if not colon and uri not in known:
-        raise InputError(f"{setting}={uri} is not the address of an MLflow store: give {FORMS}.")
+        raise InputError(f"{named} is not the address of an MLflow store: give {FORMS}.")
     if kind not in known:
         near = near_names(kind, known)
-        raise InputError(f"{setting}={uri} has the unknown scheme '{scheme}'.{near} Give {FORMS}.")
+        raise InputError(f"{named} has the unknown scheme '{scheme}'.{near} Give {FORMS}.")
     if kind in SERVERS and not _has_host(uri):
-        raise InputError(f"{setting}={uri} names no server: give http://HOST:PORT.")
+        raise InputError(f"{named} names no server: give http://HOST:PORT.")
     if kind in DATABASES and len(rest) < len("//x"):
-        raise InputError(f"{setting}={uri} names no database: give {kind}://USER@HOST/NAME.")
+        raise InputError(f"{named} names no database: give {kind}://USER@HOST/NAME.")
     if kind == SQLITE:
-        _check_file(uri, setting)
+        _check_file(uri, named)
 
 
 def sqlite_file(uri: str) -> Path | None:
@@ -90,23 +91,21 @@ def _has_host(uri: str) -> bool:
         return False
 
 
-def _check_file(uri: str, setting: str) -> None:
+def _check_file(uri: str, named: str) -> None:
     """Raise InputError unless the address has the form sqlite:///FILE and FILE is, or can become, a database."""
     name = uri.partition(":///")[2].partition("?")[0]
     if not name or name.startswith(":memory:"):
         raise InputError(
-            f"{setting}={uri} names no file: give sqlite:///FILE with three slashes, or four for an absolute path."
+            f"{named} names no file: give sqlite:///FILE with three slashes, or four for an absolute path."
         )
     file = Path(name).absolute()
     if not file.parent.parent.is_dir():
-        raise InputError(f"{setting}={uri}: there is no folder {file.parent}. Create it or correct the path.")
+        raise InputError(f"{named}: there is no folder {file.parent}. Create it or correct the path.")
     if file.is_dir():
-        raise InputError(
-            f"{setting}={uri} is a folder: give a file in it, such as {uri.rstrip('/')}/mlflow.db."
-        )
+        raise InputError(f"{named} is a folder: give a file in it, such as {uri.rstrip('/')}/mlflow.db.")
     if file.is_file() and _first_bytes(file) not in (b"", HEADER):
-        raise InputError(f"{setting}={uri}: {file} is not an SQLite database. Give another file.")
-    _refuse_near_name(file, uri, setting)
+        raise InputError(f"{named}: {file} is not an SQLite database. Give another file.")
+    _refuse_near_name(file, named)
 
 
 def _first_bytes(file: Path) -> bytes:
@@ -117,12 +116,12 @@ def _first_bytes(file: Path) -> bytes:
         return HEADER
 
 
-def _refuse_near_name(file: Path, uri: str, setting: str) -> None:
+def _refuse_near_name(file: Path, named: str) -> None:
     """Raise InputError if a new database would have almost the name of one beside it: a slip is more likely."""
     others = [path.name for path in file.parent.glob("*.db")]
     if not file.exists() and (near := difflib.get_close_matches(file.name, others, n=1, cutoff=0.8)):
         raise InputError(
-            f"{setting}={uri}: there is no database {file.name}, but there is {near[0]}. Correct the name; to start "
+            f"{named}: there is no database {file.name}, but there is {near[0]}. Correct the name; to start "
             f"a new database, create an empty file first: touch {file}"
         )
 
