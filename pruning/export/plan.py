@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pruning.core.errors import InputError, UnskippableError
+from pruning.core.errors import InputError
 from pruning.export import source_model
 from pruning.export.fold_scales import Fold, plan_fold
 from pruning.export.model_card import Sizes
@@ -18,7 +18,6 @@ from pruning.export.request import Request
 from pruning.export.shard_writer import Plan, block_prefix
 from pruning.export.tensor_reader import Checkpoint, Loaded
 from pruning.models import pruned_config
-from pruning.models.config_check import check_config
 
 
 @dataclass(frozen=True)
@@ -38,10 +37,6 @@ def plan_cut(wanted: Request) -> Cut:
     Raises InputError, UnreachableError or UnskippableError.
     """
     source = source_model.find_source(wanted.model)
-    try:
-        check_config(source.config)
-    except UnskippableError as error:
-        raise UnskippableError(f"model {wanted.model.name}: {error}") from error
     _check_request(wanted, source)
     config = pruned_config.pruned_config(source.config, wanted.mask)
     _set_dtype(config, getattr(torch, wanted.model.dtype))

@@ -62,7 +62,9 @@ def locate_weights(settings: Model) -> tuple[str, dict[str, Any]]:
 
 def stored_folder(settings: Model) -> Path | None:
     """The directory of a model's files; None for a hub model whose weights are not in the cache yet."""
-    if settings.source != "hub":
+    if (
+        settings.source != "hub" or Path(settings.path).is_dir()
+    ):  # transformers prefers a directory of that name
         return Path(locate(settings)[0])
     from huggingface_hub import try_to_load_from_cache
 

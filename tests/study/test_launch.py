@@ -219,7 +219,10 @@ def test_a_sweep_that_would_lose_a_cell_is_refused(launch: Command, words: list[
     [
         (lambda path: path.unlink(), "no weights there; only .safetensors and .gguf files are read"),
         (lambda path: path.write_bytes(path.read_bytes()[:500]), "is truncated: it has 500 bytes"),
-        (lambda path: drop_weights(path, "layers.4."), "lacks 9 weights, for example model.layers.4."),
+        (
+            lambda path: drop_weights(path, "layers.4."),
+            "asks for 6 blocks (0 to 5), and the weights lack block 4",
+        ),
     ],
     ids=["missing", "truncated", "incomplete"],
 )
