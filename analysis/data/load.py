@@ -140,7 +140,7 @@ def journals(results: Path | str, finished: pd.DataFrame) -> Journals:
         except OSError as error:
             traces[cell], reason = [], f"cannot be read ({error.strerror})"
         if reason:
-            damages.append(f"{path} {reason}")
+            damages.append(f"{cell}/{TRACE} {reason}")
     return Journals(traces, damages)
 
 

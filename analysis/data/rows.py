@@ -28,7 +28,9 @@ def row_of(cell_folder: Path) -> dict[str, Any]:
         result = result_of(cell_folder)
         return {"cell": key, "status": "missing", **named} if result is None else _row(result, named)
     except DamagedError as error:
-        return {"cell": key, "status": "damaged", **named, "damage": first_line(error)}
+        # Paths are relative: if the study comes from an archive, its folder is temporary.
+        damage = first_line(error).replace(f"{cell_folder.parent}/", "")
+        return {"cell": key, "status": "damaged", **named, "damage": damage}
 
 
 def result_of(cell_folder: Path) -> Result | None:

@@ -1,6 +1,6 @@
 """The command line of the figures, the tables and the report. Its arguments select the cells.
 
-`run` draws only what has changed since the last run (see `drawn_before`), and turns errors into sentences.
+`run` draws only what has changed since the last run (see `drawn_before`).
 """
 
 from __future__ import annotations
@@ -8,12 +8,9 @@ from __future__ import annotations
 import argparse
 import logging
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeAlias
-
-from pruning.core.errors import PruningError
 
 from ..data.cell_filter import column, subfolder
 from ..data.errors import NothingToRead
@@ -72,32 +69,19 @@ def run(name: str, given: argparse.Namespace, draw: Draw) -> None:
     `draw` returns the files that it wrote, the one to look at first. If files of the study are damaged, `draw` uses
     what can be read; then this function names the files and ends the command with exit code 1.
     """
-    with _sentences():
-        inputs = drawn_before.inputs(given)
-        if (record := drawn_before.read(given.out, name, inputs)) is None:
-            _check_out(given.out)
-            study = AskedStudy(given.results, given.study, given.only)
-            files = draw(given, study)
-            record = drawn_before.write(given.out, name, inputs, files, study.damages)
-            log.info("%-8s %s", record.kind, files[0].resolve())
-        else:
-            log.info("%-8s %s (unchanged)", record.kind, record.first.resolve())
+    inputs = drawn_before.inputs(given)
+    if (record := drawn_before.read(given.out, name, inputs)) is None:
+        _check_out(given.out)
+        study = AskedStudy(given.results, given.study, given.only)
+        files = draw(given, study)
+        record = drawn_before.write(given.out, name, inputs, files, study.damages)
+        log.info("%-8s %s", record.kind, files[0].resolve())
+    else:
+        log.info("%-8s %s (unchanged)", record.kind, record.first.resolve())
     for damage in record.damages:
         log.warning("damaged  %s", damage)
     if record.damages:
         raise SystemExit(1)
-
-
-@contextmanager
-def _sentences() -> Iterator[None]:
-    """End the command with one sentence if a file of the study or of the output is at fault."""
-    try:
-        yield
-    except PruningError as error:
-        raise NothingToRead(str(error)) from error
-    except OSError as error:
-        named = f"{error.filename}: " if error.filename else ""
-        raise NothingToRead(f"{named}{error.strerror or error}.") from error
 
 
 def _check_out(out: Path) -> None:

@@ -49,7 +49,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def draw(module: str, results: Path, monkeypatch: pytest.MonkeyPatch, *flags: str) -> pd.DataFrame:
     monkeypatch.setattr(sys, "argv", [module, "--results", str(results), "--study", "small", *flags])
-    importlib.import_module(f"analysis.{module}").main()
+    importlib.import_module(f"analysis.figures.{module}").main()
     return pd.read_csv(results / "figures" / f"{module}.csv")
 
 
