@@ -56,6 +56,7 @@ class Finding:
     numbers: list[Number]
     bars: list[tuple[str, list[Bar]]] = field(default_factory=list)
     strips: list[tuple[str, Markup, str]] = field(default_factory=list)
+    strips_of: str = ""  # the model, size and objective of the strips
     zero: float = 100 * -LOW / (HIGH - LOW)
 
 
@@ -65,9 +66,9 @@ def finding(m: StudyData) -> Finding:
     bars = _tried(_bars, m) or []
     for say in (_variance, _objectives, _damage):
         if said := _tried(say, m):
-            return Finding(*said, numbers, bars, [] if bars else _strips(m))
+            return Finding(*said, numbers, bars) if bars else Finding(*said, numbers, [], *_strips(m))
     done = f"{len(m.cells):,} of {count(len(m.frame), 'cell')} are finished"
-    return Finding(done, "The study has no held-out measurements.", numbers, [], _strips(m))
+    return Finding(done, "The study has no held-out measurements.", numbers, [], *_strips(m))
 
 
 def _tried(measure: Callable[[StudyData], T | None], m: StudyData) -> T | None:
@@ -180,7 +181,8 @@ def _over(known: pd.Series[float], value: str, label: str) -> Number:
 
 
 def _finished(m: StudyData) -> Number:
-    return Number(f"{len(m.cells):,} of {len(m.frame):,}", "cells are finished", "the rest is listed below")
+    note = "nothing is missing" if len(m.cells) == len(m.frame) else "the others are in the list of cells"
+    return Number(f"{len(m.cells):,} of {len(m.frame):,}", "cells are finished", note)
 
 
 NUMBERS: tuple[Callable[[StudyData], Number | None], ...] = (
@@ -207,11 +209,13 @@ def _position(value: float) -> float:
     return round(100 * (min(max(value, LOW), HIGH) - LOW) / (HIGH - LOW), 2)
 
 
-def _strips(m: StudyData) -> list[tuple[str, Markup, str]]:
-    """One mask of each search of the first model, size and objective."""
-    first = m.cells.sort_values(["model", "k", "objective"]).iloc[0]
-    same = m.cells[(m.cells[["model", "k", "objective"]] == first[["model", "k", "objective"]]).all(axis=1)]
-    return list(_rows(m, same.drop_duplicates("algo").set_index("algo", drop=False)))
+def _strips(m: StudyData) -> tuple[list[tuple[str, Markup, str]], str]:
+    """One mask of each search of the first model, size and objective; and the words for these three."""
+    where = ["model", "k", "objective"]
+    first = m.cells.sort_values(where).iloc[0]
+    same = m.cells[(m.cells[where] == first[where]).all(axis=1)]
+    words = f"{first['model']}, {count(int(first['k']), 'block')} removed, pruned for {first['objective']}"
+    return list(_rows(m, same.drop_duplicates("algo").set_index("algo", drop=False))), words
 
 
 def _rows(m: StudyData, cells: pd.DataFrame) -> Iterator[tuple[str, Markup, str]]:

@@ -13,8 +13,8 @@ import pytest
 
 from analysis.data.errors import NothingToRead
 from analysis.data.load import load
+from analysis.report import finding, summary, table_cells, variance_sentences
 from analysis.report import page as report_page
-from analysis.report import summary, table_cells, variance_sentences
 from analysis.report.phrasing import count, listed, percents, reasons, sentence
 from analysis.report.study_data import StudyData
 from analysis.report.summary import parts
@@ -282,3 +282,34 @@ def _column(table: table_cells.Table, objective: str, heading: str) -> list[str]
         str(r[position["search"]].text): r for r in table.rows if r[position["pruned for"]].text == objective
     }
     return [str(rows[algo][position[heading]].text) for algo in ("one_shot", "greedy", "cbo")]
+
+
+RATIOS = {
+    "more on the calibration than on the search": IntervalEstimate(4.0, 2.0, 9.0),
+    "more on the search than on the calibration": IntervalEstimate(0.2, 0.1, 0.6),
+    "does not show whether": IntervalEstimate(2.0, 0.5, 9.0),
+    "Masks that were pruned for": IntervalEstimate(2.0, NOT, NOT),  # no interval: the next finding is taken
+}
+
+
+@pytest.mark.parametrize("words", RATIOS)
+def test_the_headline_says_no_more_than_the_interval(words: str, results: Path) -> None:
+    share = IntervalEstimate(0.5, 0.4, 0.6)
+    parts = dict.fromkeys(("calibration", "search", "interaction"), share)
+    material = StudyData(results, "small")
+    shares = Shares(None, parts, RATIOS[words], RATIOS[words], 10, 9)  # type: ignore[arg-type]
+    material.__dict__["shares"] = ({"masks": shares}, None)
+    top = finding.finding(material)
+    assert words in top.headline
+    assert len(top.numbers) == 3
+    assert [bar.text for bar in top.bars[0][1]] == ["50 percent (40 to 60)"] * 2
+
+
+def test_the_finding_comes_first_and_every_section_is_in_the_contents(text: str, page: Page) -> None:
+    order = [
+        text.index(f'id="{name}"') for name in ("finding", "variance", "certainty", "table-cells", "run")
+    ]
+    assert order == sorted(order)
+    contents = text[text.index("<nav") : text.index("</nav>")]
+    headings = re.findall(r'<section id="([^"]+)"', text)
+    assert headings == [target for target in re.findall(r'href="#([^"]+)"', contents) if target != "finding"]
