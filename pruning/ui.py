@@ -1,6 +1,6 @@
 """The command `python -m pruning.ui`; see `pruning/tracking/browse.py`."""
 
-from pruning.tracking.browse import main
+from pruning.core.command import run_command
 
 if __name__ == "__main__":
-    main()
+    run_command("pruning.tracking.browse:main")

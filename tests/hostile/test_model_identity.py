@@ -438,7 +438,7 @@ def test_an_earlier_result_of_a_directory_with_an_adapter_is_not_used(
         patch.setattr("transformers.integrations.peft.is_peft_available", lambda: False)
         patch.setattr("transformers.models.auto.auto_factory.is_peft_available", lambda: False)
         as_earlier_version(launch(*words).results, adapted)
-    monkeypatch.setattr(loader, "_config", loader._config.__wrapped__)  # a new process has no facts in memory
+    monkeypatch.setattr(loader, "config", loader.config.__wrapped__)  # a new process has no facts in memory
     monkeypatch.setattr(loader, "n_blocks", loader.n_blocks.__wrapped__)
     without_peft(monkeypatch)
     ended = launch(*words)

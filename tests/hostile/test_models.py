@@ -147,7 +147,7 @@ def test_no_cell_runs_if_the_model_of_another_cell_is_damaged(
 ) -> None:
     bad = shutil.copytree(model_folder, tmp_path / "bad")
     without_a_shard(bad)
-    ended = launch("-m", "k=1", f"model.path={model_folder},{bad}")
+    ended = launch("-m", "k=1", "model.name=", f"model.path={model_folder},{bad}")
     assert ended.status == 2
     assert "weight files are missing" in ended.err
     assert not ended.all()

@@ -151,8 +151,8 @@ def test_an_unwritable_home_names_the_variable_that_replaces_it(
     monkeypatch.setattr("sys.argv", ["packaged", "smollm2"])
     with pytest.raises(SystemExit) as end:
         run_command("pruning.models.packaged:main")
-    assert end.value.code == 1
-    assert "DEPTH_PRUNING_CACHE=DIR" in capsys.readouterr().err
+    assert end.value.code == 2
+    assert "in the environment variable DEPTH_PRUNING_CACHE" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ def test_a_store_whose_tables_are_not_all_made_is_not_put_in_place(
     def interrupt() -> None:
         raise KeyboardInterrupt
 
-    def connect(uri: str) -> SimpleNamespace:
+    def connect(uri: str, *, create: bool) -> SimpleNamespace:
         Path(uri.removeprefix("sqlite:///")).write_text("half of the tables")
         return SimpleNamespace(search_experiments=interrupt)
 
