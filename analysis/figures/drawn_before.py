@@ -57,7 +57,7 @@ def _study(results: str, study: str | None) -> Iterator[str]:
         return
     root = folder(results)
     keys = cells_of(root, study)
-    yield f"{root.name} {study}"
+    yield str(study)
     if study is not None:
         yield _line(study_list.path_of(root, study), root)
     for key in keys:

@@ -98,7 +98,7 @@ def _panel(
         return
     for x, (model, k) in enumerate(strips):
         strip = chosen[(chosen["model"] == model) & (chosen["k"] == k)]
-        offsets = np.linspace(-0.28, 0.28, len(strip)) if len(strip) > 1 else [0.0]
+        offsets = np.linspace(-0.28, 0.28, len(strip)) if len(strip) > 1 else [0.0] * len(strip)
         for offset, point in zip(offsets, each(strip.sort_values("value")), strict=True):
             colour, marker = look[point.algo]
             axes.plot(x + offset, point.value, marker, color=colour, ms=4.5, mec="white", mew=0.4)

@@ -30,10 +30,10 @@ class Beam:
     def propose(self, space: Space, rng: np.random.Generator) -> Proposals:  # noqa: ARG002
         """Ask for one batch per set size: the distinct sets that are one block larger than the kept sets."""
         kept: list[Mask] = [space.dense]
-        for _ in range(space.k):
+        for size in range(1, space.k + 1):
             grown = (best.drop(i) for best in kept for i in space.free(best.dropped))
             masks = list(dict.fromkeys(grown))
-            losses = yield Ask(masks, best=self.width)
+            losses = yield Ask(masks, best=self.width if size < space.k else 1)
             kept = [masks[i] for i in np.argsort(losses, kind="stable")[: self.width]]
         return Found(kept[0], "k blocks were removed")
 

@@ -14,6 +14,9 @@ from pruning.core.errors import InputError, merged_error
 SWEEP = {"-m", "--multirun"}
 
 
+MAPPINGS = ("texts", "items", "templates", "max_memory")  # settings whose values are written in braces
+
+
 def ordered(words: Sequence[str]) -> list[str]:
     """The words with all settings before all flags: Hydra does not accept settings on both sides of a flag."""
     settings = [word for word in words if is_setting(word)]
@@ -49,7 +52,7 @@ def _unreadable(word: str, sweeps: bool) -> str:
     odd = " ".join(dict.fromkeys(re.findall(r"[^\w./:,@+\-\s%]|[^\x00-\x7f]", value)))
     wrong = f"{word} cannot be read" + (f": Hydra reserves {odd}" if odd else "")
     quoted = f"{name}={_quoted(value, sweeps)}"
-    if value[:1] in ("{", "["):
+    if value[:1] == "[" or (value[:1] == "{" and name.rpartition(".")[2] in MAPPINGS):
         return f"{wrong}. Quote each path or text within the brackets: '{name}={{NAME: \"PATH\"}}'."
     if not _reads(quoted):
         return f"{wrong}. Write NAME=VALUE, and put the value in quotes within quotes: 'NAME=\"VALUE\"'."

@@ -42,7 +42,7 @@ def run_command(path: str) -> None:
 def guarded() -> Iterator[None]:
     """Within this context, turn ordinary faults into one line and an exit status, and tolerate a closed pipe.
 
-    A PruningError gives status 2, an OSError 1, Ctrl-C 130. Any other exception is a defect and keeps its traceback.
+    Bad input gives status 2, a failure 1, Ctrl-C 130. Any other exception is a defect and keeps its traceback.
     """
     streams = sys.stdout, sys.stderr
     try:
@@ -64,16 +64,16 @@ def guarded() -> Iterator[None]:
 
 def _plain_ending(error: Exception) -> tuple[str, int] | None:
     """The text and the exit status of an ordinary fault; None if the error is a defect."""
-    from pruning.core.errors import PruningError
+    from pruning.core.errors import MismatchError, PruningError, RankError
     from pruning.core.os_errors import sentence
 
     if isinstance(error, PruningError):
-        return str(error), BAD_INPUT
+        return str(error), FAILED if isinstance(error, (MismatchError, RankError)) else BAD_INPUT
     return (sentence(error), FAILED) if isinstance(error, OSError) else None
 
 
 def _silence_broken_logs() -> None:
-    """Let a log file that cannot be written not fill the screen with tracebacks."""
+    """Do not print tracebacks if a log file cannot be written."""
     import logging
 
     logging.raiseExceptions = False

@@ -98,14 +98,14 @@ class DecisionRecord(TypedDict):
 
 
 class NearTiesRecord(TypedDict):
-    """Decisions between masks whose losses differ by less than the rounding of the model's precision."""
+    """Choices between masks whose losses differ by less than the rounding of the model's precision."""
 
-    settled: Annotated[int, "How many decisions were made by losses in float32."]
+    settled: Annotated[int, "How many choices were made by losses in float32."]
     changed: Annotated[int, "How many of them would have been different without float32."]
-    open: Annotated[int, "How many of them had more near masks than were scored in float32."]
-    rounding: Annotated[
-        float, "The largest measured error of a loss through rounding, in the unit of the loss."
+    open: Annotated[
+        int, "How many choices float32 could not settle, so that another processor may choose otherwise."
     ]
+    rounding: Annotated[float | None, "How far rounding moves a loss, as measured; null without float32."]
 
 
 class MarginsRecord(TypedDict):
@@ -116,9 +116,7 @@ class MarginsRecord(TypedDict):
     tied: Annotated[int, "How many of them are not significantly worse at 0.05."]
     ties: Annotated[list[list[int]], "The removed blocks of up to 100 of these."]
     decisions: NotRequired[Annotated[list[DecisionRecord], "The last 32 choices on the way."]]
-    near_ties: NotRequired[
-        Annotated[NearTiesRecord, "Only if some loss was computed in float32 for a decision."]
-    ]
+    near_ties: NotRequired[Annotated[NearTiesRecord, "Only for a model in half precision."]]
 
 
 class SpreadRecord(TypedDict):

@@ -42,4 +42,6 @@ def _fits(model: LanguageModel) -> bool:
     parameters = list(model.module.parameters())
     if any(p.device.type == "meta" for p in parameters) or len(devices(model.module)) > 1:
         return False
-    return bool(free_memory(model.module) > BYTES * sum(p.numel() for p in parameters))
+    # Ranks of one machine copy the model at the same time.
+    copies = collectives.world_size() if model.device.type == "cpu" else 1
+    return bool(free_memory(model.module) > copies * BYTES * sum(p.numel() for p in parameters))

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pruning.core.command import guarded
 from pruning.core.errors import (
     DamagedError,
     InputError,
@@ -217,6 +218,11 @@ def export_cell(folder: Path, out: Path) -> str:
 
 def main() -> None:
     """The entry point of `python -m pruning.export` and of `depth-pruning-export`."""
+    with guarded():
+        _run()
+
+
+def _run() -> None:
     let_threads_wait()
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("pruning").setLevel(logging.INFO)

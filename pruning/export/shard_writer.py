@@ -17,7 +17,8 @@ from torch import Tensor
 from pruning.core import atomic_files
 from pruning.core.errors import UnskippableError
 from pruning.core.mask import Mask
-from pruning.export.tensor_reader import INDEX, Tensors
+from pruning.export.tensor_reader import Tensors
+from pruning.models.weight_files import INDEX
 
 
 def block_prefix(names: Iterable[str], path: str, n_blocks: int) -> str:

@@ -10,11 +10,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from pruning.core import atomic_files
 from pruning.core.errors import InputError, first_line
-
-INDEX = "model.safetensors.index.json"
-SINGLE = "model.safetensors"
+from pruning.models.weight_files import INDEX, SINGLE, weight_files
 
 
 class Tensors(Protocol):
@@ -76,27 +73,16 @@ DTYPES = {
 
 
 def _files(folder: Path) -> dict[str, Path]:
-    """The file of each tensor, sorted by file. Raises InputError if a file is missing."""
+    """The file of each tensor, sorted by file. Raises InputError if there are no weights, or if a file is missing."""
     from safetensors import safe_open
 
-    if (folder / INDEX).exists():
-        where = _weight_map(folder / INDEX)
-        if lacking := sorted({name for name in where.values() if not (folder / name).exists()}):
-            raise InputError(f"{folder} lacks {len(lacking)} weight files, for example {lacking[0]}.")
-        return {name: folder / file for name, file in sorted(where.items(), key=lambda item: item[1])}
-    if not (folder / SINGLE).exists():
+    files = weight_files(folder)
+    if not files:
         raise InputError(f"{folder} holds neither {SINGLE} nor {INDEX}.")
-    with _reading(folder / SINGLE), safe_open(folder / SINGLE, framework="pt") as stream:
-        return dict.fromkeys(stream.keys(), folder / SINGLE)
-
-
-def _weight_map(path: Path) -> dict[str, str]:
-    """The file of each tensor, from an index. Raises InputError if the index is not as transformers writes it."""
-    index = atomic_files.read_json(path)
-    where = index.get("weight_map") if isinstance(index, dict) else None
-    if not isinstance(where, dict) or not all(isinstance(file, str) for file in where.values()):
-        raise InputError(f"{path} names no file for each tensor (weight_map): copy the checkpoint again.")
-    return where
+    if (single := files.get("")) is None:
+        return dict(sorted(files.items(), key=lambda item: item[1]))
+    with _reading(single), safe_open(single, framework="pt") as stream:
+        return dict.fromkeys(stream.keys(), single)
 
 
 @contextmanager

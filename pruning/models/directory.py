@@ -8,7 +8,7 @@ from pathlib import Path
 from pruning.core.errors import InputError
 from pruning.core.hashing import text_sha256
 from pruning.models.file_digests import file_digests
-from pruning.models.weight_files import check_files
+from pruning.models.weight_files import check_files, weight_files
 
 FINGERPRINTED = 1 << 20  # bytes at each end of a file that earlier versions read
 GGUF = ".gguf"
@@ -27,7 +27,9 @@ def model_digest(path: str, gguf_file: str | None = None) -> str:
     """
     if (gguf := gguf_of(path, gguf_file)) is not None:
         return file_digests([gguf])[gguf]
-    lines = [f"{file.name}\0{digest}" for file, digest in file_digests(model_files(path)).items()]
+    folder = model_directory(path)
+    digests = file_digests(model_files(path))
+    lines = [f"{file.relative_to(folder).as_posix()}\0{digest}" for file, digest in digests.items()]
     return text_sha256("\n".join(lines))
 
 
@@ -35,17 +37,20 @@ def model_files(path: str, gguf_file: str | None = None) -> list[Path]:
     """The files that decide the losses of a model in a directory, sorted. Raises as `model_digest` does."""
     if (gguf := gguf_of(path, gguf_file)) is not None:
         return [gguf]
-    return [
+    folder = model_directory(path)
+    used = {
         file
-        for file in sorted(model_directory(path).iterdir())
+        for file in folder.iterdir()
         if file.suffix.lower() not in UNUSED and not file.name.startswith((".", *TEXTS)) and file.is_file()
-    ]
+    }
+    return sorted(used | {*weight_files(folder).values()})  # an index can name any file
 
 
 def gguf_of(path: str, gguf_file: str | None = None) -> Path | None:
     """The GGUF file that a model is read from, or None. Raises InputError if it is absent or if there are several."""
     folder = model_directory(path)
-    if gguf_file is None and (folder / "config.json").exists() and any(folder.glob("*.safetensors")):
+    stored = any(folder.glob("*.safetensors")) or weight_files(folder)
+    if gguf_file is None and (folder / "config.json").exists() and stored:
         return None
     file = folder / (gguf_file or only_gguf(folder))
     if not file.is_file():
@@ -73,6 +78,8 @@ def fingerprint(path: str) -> str:
 
 def model_directory(path: str) -> Path:
     """The resolved directory. Raises InputError unless it holds a configuration and complete weights."""
+    if not path:
+        raise InputError("model.path is empty: give a directory or a GGUF file, model.path=PATH.")
     folder = Path(path).expanduser().resolve()
     if folder.is_file():
         raise InputError(
@@ -80,7 +87,7 @@ def model_directory(path: str) -> Path:
         )
     if not folder.is_dir():
         raise InputError(f"model.path={path}: there is no such directory.")
-    if not any(folder.glob("*.safetensors")) and not any(folder.glob("*.gguf")):
+    if not any(folder.glob("*.safetensors")) and not weight_files(folder) and not any(folder.glob("*.gguf")):
         raise InputError(f"model.path={path}: no weights there; only .safetensors and .gguf files are read.")
     if not (folder / "config.json").exists() and not any(folder.glob("*.gguf")):
         raise InputError(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pruning.core.errors import InputError, UnskippableError
 from pruning.models import adapter, checkpoint, quiet
 from pruning.models.attention import attention_kernel
+from pruning.models.pruned_config import without_rescaling
 from pruning.models.spec import Model, ModelInfo
 from pruning.models.stored_tensors import check_extra
 
@@ -93,6 +94,7 @@ def load_uncached(settings: Model) -> LanguageModel:
             f"model {settings.name} ({name_or_path}) lacks {len(lacking)} weights, for example {lacking[0]}: "
             "use a complete checkpoint."
         )
+    without_rescaling(module.config)
     revision = checkpoint.revision(settings, module)
     try:
         record = (settings.name, checkpoint.source(settings), revision, settings.dtype)

@@ -66,7 +66,17 @@ def pruned_config(config: Any, mask: Mask) -> Any:
             setattr(text, name, sum(old < count for old in mask.kept))
     _spell_out(config.get_text_config(decoder=True), text, mask)
     text.num_hidden_layers = len(mask.kept)
+    without_rescaling(text)
     return new
+
+
+def without_rescaling(config: Any) -> None:
+    """Turn off RWKV's halving of the stream after every few blocks: it depends on block numbers.
+
+    The halving only guards against the overflow of float16.
+    """
+    if getattr(config, "rescale_every", 0):
+        config.rescale_every = 0
 
 
 def _set_filtered(text: Any, name: str, value: Sequence[Any], mask: Mask) -> None:

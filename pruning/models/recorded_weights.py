@@ -64,12 +64,9 @@ def doubt(model: Model, started: str | None) -> str | None:
 
 @cache
 def warn_unverified(path: str, reason: str | None = None) -> None:
-    """Say once for each directory that results of earlier versions are used and cannot be verified."""
-    log.warning(
-        "results of model.path=%s were recorded when only the ends of weight files were digested: it cannot be "
-        "verified that the weights are still the same%s",
-        path,
-        f", and {reason}. To run the cells again, choose another folder with paths.results=DIR"
-        if reason
-        else "",
-    )
+    """Say once for each directory whether results of earlier versions are used; with a `reason`, they are not."""
+    start = f"results of model.path={path} were recorded when only the ends of weight files were digested"
+    if reason is None:
+        log.warning("%s: it cannot be verified that the weights are still the same", start)
+    else:
+        log.warning("%s, and %s: they are kept, and the cells are run again", start, reason)

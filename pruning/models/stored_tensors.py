@@ -14,6 +14,9 @@ from pruning.core.errors import InputError, UnskippableError
 from pruning.models import pruned_config
 from pruning.models.weight_files import Shapes
 
+# Buffers that old releases of transformers stored, and that the model computes itself.
+BUFFERS = (r"rotary_emb\.inv_freq$", r"\.attn\.(masked_)?bias$")
+
 
 def check_stored_tensors(model: str, empty: Any, stored: Shapes) -> None:
     """Compare stored tensors with the model that the configuration describes (`empty`, without weights).
@@ -28,7 +31,7 @@ def check_stored_tensors(model: str, empty: Any, stored: Shapes) -> None:
                 f"{model}: the tensor {name} has the shape {shape}, and config.json asks for {wanted[name]}: use the "
                 "configuration and the weights of one model."
             )
-    if stored.keys() <= wanted.keys() and (lacking_names := _lacking(empty, wanted, stored)):
+    if not _unknown(empty, wanted, stored) and (lacking_names := _lacking(empty, wanted, stored)):
         raise InputError(
             f"{model} lacks {len(lacking_names)} weights, for example {lacking_names[0]}: use a complete checkpoint."
         )
@@ -72,6 +75,12 @@ def block_numbers(names: Collection[str], path: str) -> set[int]:
     short = path.partition(".")[2] or path
     matches = (re.match(rf"(?:{re.escape(path)}|{re.escape(short)})\.(\d+)\.", name) for name in names)
     return {int(match[1]) for match in matches if match}
+
+
+def _unknown(empty: Any, wanted: Shapes, stored: Shapes) -> list[str]:
+    """Stored tensors that the model may have under other names. Those that are ignored on purpose are not."""
+    patterns = (*BUFFERS, *(empty._keys_to_ignore_on_load_unexpected or ()))
+    return [name for name in stored.keys() - wanted.keys() if not any(re.search(p, name) for p in patterns)]
 
 
 def _lacking(empty: Any, wanted: Shapes, stored: Shapes) -> list[str]:

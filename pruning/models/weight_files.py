@@ -30,6 +30,10 @@ def check_files(folder: Path) -> None:
             raise InputError(f"{file} is a link to a file that does not exist: fetch the model again.")
         if file.is_file():
             _check_readable(file)
+    for file in set(
+        weight_files(folder).values()
+    ):  # an index can also name hidden files, and files in folders
+        _check_readable(file)
     stored_shapes(folder)
 
 
@@ -91,7 +95,7 @@ def _read_header(file: Path, size: int, _changed: int, _inode: int) -> Shapes:
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{file} is damaged (its header is malformed): fetch it again.") from error
     needed = 8 + length + max((end for _, _, end in tensors), default=0)
-    if size < needed:
+    if size != needed:
         raise _truncated(file, size, f"its tensors need {needed:,}")
     return {name: shape for name, shape, _ in tensors}
 
@@ -103,7 +107,9 @@ def _tensors(header: Mapping[str, Any]) -> Iterator[tuple[str, tuple[int, ...], 
 
 
 def _truncated(file: Path, size: int, why: str) -> InputError:
-    return InputError(f"{file} is truncated: it has {size:,} bytes, and {why}. Fetch or copy it again.")
+    return InputError(
+        f"{file} is truncated or damaged: it has {size:,} bytes, and {why}. Fetch or copy it again."
+    )
 
 
 def _json_object(text: bytes, file: Path) -> dict[str, Any]:

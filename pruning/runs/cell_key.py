@@ -54,5 +54,5 @@ def _usable(model: Model, result: DoneResult, folder: Path) -> bool:
     if recorded_weights.earlier(model, result["model"]["revision"]):
         reason = recorded_weights.doubt(model, result["environment"].get("started"))
         recorded_weights.warn_unverified(model.path, reason)
-        return True
+        return reason is None
     return False

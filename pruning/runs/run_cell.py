@@ -84,10 +84,8 @@ def _run(prepared: Prepared, note: Note) -> DoneResult:
     scales = cell.compensation.scales(forward, prepared.samples.rows)
     searched = forward.with_scales(scales if cell.compensation.search else None)
     losses = Calibrated(cell.objective, searched, prepared.samples)
-    estimate, n_blocks = losses.whole.estimate, prepared.space.n_blocks
-    known = _known_scores(store, cell.folder / trace.NAME, estimate)
-    single = FloatLoss(losses.in_float32, Journal.open(cell.folder / trace.FLOAT32, n_blocks, estimate))
-    solution, cost, ledger = _search(prepared, losses, known, single, note)
+    known = _known_scores(store, cell.folder / trace.NAME, losses.whole.estimate)
+    solution, cost, ledger = _search(prepared, losses, known, note)
     mask = solution.score.mask
     save_mask(cell, mask)
     result: DoneResult = {
@@ -113,7 +111,7 @@ def _run(prepared: Prepared, note: Note) -> DoneResult:
 
 
 def _search(
-    prepared: Prepared, losses: Calibrated, known: KnownScores, single: FloatLoss, note: Note
+    prepared: Prepared, losses: Calibrated, known: KnownScores, note: Note
 ) -> tuple[Solution, Cost, CostLedger]:
     """Run the search with a progress bar. Returns the solution, the cost, and the ledger, which is still open."""
     cell, space = prepared.cell, prepared.space
@@ -127,6 +125,8 @@ def _search(
             ledger.save()
 
         problem = Problem(cell.algo, space, cell.seed, cell.racing, cell.near_ties)
+        path, estimate = cell.folder / trace.FLOAT32, losses.whole.estimate
+        single = FloatLoss(losses.in_float32, Journal.open(path, space.n_blocks, estimate))
         solution = solve(problem, losses, known, watch, single)
         return solution, ledger.total(), ledger
 

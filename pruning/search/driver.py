@@ -66,8 +66,11 @@ def solve(
     Raises LossError if a loss is NaN or infinite; the journal keeps earlier scores.
     """
     started = time.perf_counter()
-    book = ScoreBook(losses, known, watch, problem.racing, Settler(problem.near_ties, single))
-    before = sum(score.seconds for score in known.journal.scores.values())
+    settler = Settler(problem.near_ties, single, losses.whole.estimate)
+    book = ScoreBook(losses, known, watch, problem.racing, settler)
+    journals = [known.journal] if single is None else [known.journal, single.journal]
+    before = sum(score.seconds for journal in journals for score in journal.scores.values())
+    settler.begin(problem.space.dense, resumed=bool(known.journal.scores))
     dense = book.scores([problem.space.dense])[0]
     outcome = _search(problem, book)
     score = book.scores([outcome.mask])[0]
@@ -97,6 +100,7 @@ def _margins(winner: Score, book: ScoreBook) -> MarginsRecord:
         for mask in book.asked
         if len(mask.dropped) == size and (score := book.journal.scores.get(mask)) is not None
     ]
+    book.settler.end(winner, [score for score in others if score.of is None])
     record = margins(winner, others, book.losses.whole.estimate)
     record["decisions"] = book.decisions[-LAST:]
     if (near := book.settler.record()) is not None:

@@ -1,14 +1,18 @@
 """Settle near ties in float32.
 
-In bfloat16, a loss depends on the order in which a processor adds, so another processor gives a slightly different
+In bfloat16, a loss depends on the order in which a processor adds, so another processor computes a slightly different
 loss. If two masks differ by less than that, the two processors can choose different masks, and all later choices
-follow. Such masks are scored again in float32, where rounding is 10,000 times smaller. Their losses are then swapped
-among them, so that they are in the order of the float32 losses.
+follow. Such masks are scored again in float32, where rounding is 10,000 times smaller, and the search gets losses in
+the order of the float32 losses.
 
 How far rounding moves a difference of two losses is measured. For each mask with both losses, let d_s be the
 difference of the two terms of sample s. Rounding moves the loss of a mask by about se(d), the standard error of the
 mean of d, and a difference of two losses by sqrt(2) times as much. Masks are near if they differ by at most three
 times that.
+
+A search gets no loss that is lower than the mask's own, so settled losses can be compared with those of other masks.
+Searches that follow each loss, such as a genetic search, can take another path on another processor. For them, only
+the final mask is compared with the other masks of its size.
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from pruning.core.errors import InputError
+from pruning.core.estimate import Estimate
 from pruning.core.mask import Mask
 from pruning.core.result import NearTiesRecord
 from pruning.core.score import Score
@@ -50,7 +55,7 @@ class NearTies:
 
 @dataclass(frozen=True)
 class FloatLoss:
-    """The loss in float32 and the journal of its scores. `make` returns None if float32 cannot be had."""
+    """The loss in float32 and the journal of its scores. `make` returns None if float32 is not available."""
 
     make: Callable[[], Loss | None]
     journal: Journal
@@ -60,13 +65,13 @@ class FloatLoss:
         """The loss, made on first use."""
         return self.make()
 
-    def scores(self, masks: Sequence[Mask]) -> list[Score]:
-        """Full scores of the masks; only those that are not in the journal are computed."""
+    def scores(self, masks: Sequence[Mask]) -> list[Score] | None:
+        """Full scores of the masks, or None if some are not in the journal and cannot be computed."""
         missing = [mask for mask in masks if mask not in self.journal.scores]
-        if missing:
-            assert self.loss is not None
-            for score in self.loss(missing):
-                self.journal.add(score)
+        if missing and self.loss is None:
+            return None
+        for score in self.loss(missing) if missing and self.loss is not None else ():
+            self.journal.add(score)
         return [self.journal.scores[mask] for mask in masks]
 
 
@@ -76,61 +81,91 @@ class Settler:
 
     settings: NearTies
     single: FloatLoss | None
+    estimate: Estimate
     rounding: float = 0.0  # the largest se(d) so far
-    counts: dict[str, int] = field(default_factory=lambda: {"settled": 0, "changed": 0, "open": 0})
+    counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("settled", "changed", "open"), 0))
+    unmeasured: bool = False
+
+    def begin(self, dense: Mask, resumed: bool) -> None:
+        """Decide once for a search whether float32 is used, so that a search that was killed goes on in the same way.
+
+        The dense model is scored in float32 before any other score. If a resumed search has no float32 scores, it
+        began without float32, for example because there was no memory for it.
+        """
+        if self.settings.most == 0 or self.single is None:
+            self.single = None
+        elif (resumed and not self.single.journal.scores) or self.single.scores([dense]) is None:
+            self.single, self.unmeasured = None, True
 
     def losses(self, scores: Sequence[Score], best: int) -> dict[Mask, float]:
         """The losses by which a search chooses the `best` masks of lowest loss among fully scored masks.
 
-        They are the masks' own losses, except that near masks have swapped losses: in order of their float32 losses.
+        They are the masks' own losses, except that near masks are raised until they are in the order of their float32
+        losses. Equal ones are in the order of `scores`.
         """
         losses = {score.mask: score.loss for score in scores}
         ranked = sorted(scores, key=lambda score: score.loss)
-        if not 0 < best < len(ranked) or not self.able:
+        if not 0 < best < len(ranked) or self._measure([ranked[best - 1]]) is None:
             return losses
-        self._measure([ranked[best - 1]])
         near = self._near(ranked, best)
-        if not near:
+        if not near or (single := self._measure(near)) is None:
             return losses
-        order = self._measure(near)
-        ordered = [score.mask for _, score in sorted(zip(order, near, strict=True), key=lambda pair: pair[0])]
-        swapped = dict(zip(ordered, sorted(score.loss for score in near), strict=True))
-        chosen = {score.mask for score in ranked[:best]}
-        losses |= swapped
+        chosen, position = {score.mask for score in ranked[:best]}, {m: i for i, m in enumerate(losses)}
+        last = -math.inf
+        for _, _, mask in sorted(
+            (loss, position[s.mask], s.mask) for loss, s in zip(single, near, strict=True)
+        ):
+            last = losses[mask] = max(losses[mask], math.nextafter(last, math.inf))
         self.counts["settled"] += 1
         self.counts["changed"] += chosen != set(sorted(losses, key=losses.__getitem__)[:best])
         return losses
 
-    @property
-    def able(self) -> bool:
-        """Whether losses can be computed in float32."""
-        return self.settings.most > 0 and self.single is not None and self.single.loss is not None
+    def end(self, winner: Score, others: Sequence[Score]) -> None:
+        """Count the final choice as open if a near mask of the same size could win on another processor.
+
+        `others` are fully scored.
+        """
+        if self._measure([winner]) is None:
+            return
+        near = [s for s in others if s.mask != winner.mask and abs(s.loss - winner.loss) <= self._reach]
+        near.sort(key=lambda score: abs(score.loss - winner.loss))
+        compared = [winner, *near[: self.settings.most - 1]]
+        single = self._measure(compared)
+        if single is None or len(near) >= self.settings.most or min(single) < single[0]:
+            self.counts["open"] += 1
 
     def record(self) -> NearTiesRecord | None:
-        """What a result records; None if no loss was computed in float32."""
-        if not self.rounding:
+        """What a result records; None if near ties were not looked for."""
+        if self.single is None and not self.unmeasured:
             return None
         settled, changed, left = (self.counts[name] for name in ("settled", "changed", "open"))
-        return {"settled": settled, "changed": changed, "open": left, "rounding": self.rounding}
+        rounding = None if self.unmeasured else self.rounding
+        return {"settled": settled, "changed": changed, "open": left, "rounding": rounding}
 
-    def _measure(self, scores: Sequence[Score]) -> list[float]:
-        """The float32 losses of some masks. `rounding` grows to the largest error among them."""
-        assert self.single is not None
-        assert self.single.loss is not None
-        singles = self.single.scores([score.mask for score in scores])
+    @property
+    def _reach(self) -> float:
+        return max(NEAR * self.rounding, self.estimate.ties)
+
+    def _measure(self, scores: Sequence[Score]) -> list[float] | None:
+        """The float32 losses of some masks, or None. `rounding` grows to the largest error among them."""
+        if self.single is None:
+            return None
+        if (singles := self.single.scores([score.mask for score in scores])) is None:
+            self.unmeasured = True  # an earlier run had float32, and this one has not
+            return None
         for score, single in zip(scores, singles, strict=True):
             off = [a - b for a, b in zip(score.samples, single.samples, strict=True)]
-            self.rounding = max(self.rounding, self.single.loss.estimate.error(off))
+            self.rounding = max(self.rounding, self.estimate.error(off))
         return [single.loss for single in singles]
 
     def _near(self, ranked: Sequence[Score], best: int) -> list[Score]:
-        """The masks on both sides of a choice that rounding could swap; empty if it could swap none.
+        """The chosen and the rejected masks that rounding could exchange; empty if there are none.
 
-        If there are more than `most`, the choice stays open: the nearest ones are returned, as many on either side.
+        If there are more than `most`, the choice stays open, and only the nearest ones are returned.
         """
-        last, following, reach = ranked[best - 1].loss, ranked[best].loss, NEAR * self.rounding
-        inside = [score for score in ranked[:best] if following - score.loss <= reach]
-        outside = [score for score in ranked[best:] if score.loss - last <= reach]
+        last, following = ranked[best - 1].loss, ranked[best].loss
+        inside = [score for score in ranked[:best] if following - score.loss <= self._reach]
+        outside = [score for score in ranked[best:] if score.loss - last <= self._reach]
         if not inside or not outside:
             return []
         most = self.settings.most

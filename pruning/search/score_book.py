@@ -88,9 +88,10 @@ class ScoreBook:
         estimate = self.losses.whole.estimate
         finished = self.racing.race(request.masks, request.best, estimate, self.scores)
         out = [self.journal.scores[mask] for mask in request.masks if mask not in finished]
-        if (record := decision(list(finished.values()), out, request.best, estimate)) is not None:
-            self.decisions.append(record)
         losses = self.settler.losses(list(finished.values()), request.best)
+        settled = [replace(score, loss=losses[score.mask]) for score in finished.values()]
+        if (record := decision(settled, out, request.best, estimate)) is not None:
+            self.decisions.append(record)
         return [losses.get(mask, math.inf) for mask in request.masks]
 
     def _wanted(self, samples: int | None) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Sequence
 from functools import partial
 
@@ -11,9 +10,6 @@ from pruning.core import atomic_files
 from pruning.core.command import guarded
 from pruning.core.errors import (
     InputError,
-    MismatchError,
-    PruningError,
-    RankError,
 )
 from pruning.distributed import collectives
 from pruning.launcher import Launcher
@@ -36,14 +32,10 @@ def execute(configs: Sequence[Composed]) -> None:
 
     Under torchrun, all processes run each cell together and only the first one prints.
     """
-    try:
-        with guarded(), collectives.joined_ranks():
-            if not collectives.is_first():
-                log.parent.setLevel(logging.WARNING)  # type: ignore[union-attr]
-            status = run_study(configs)
-    except PruningError as error:
-        print(f"{error}", file=sys.stderr)  # noqa: T201
-        status = FAILED if isinstance(error, (MismatchError, RankError)) else BAD_INPUT
+    with guarded(), collectives.joined_ranks():
+        if not collectives.is_first():
+            log.parent.setLevel(logging.WARNING)  # type: ignore[union-attr]
+        status = run_study(configs)
     if status:
         raise SystemExit(status)
 

@@ -14,7 +14,8 @@ from pruning.launcher.cell_state import CellState
 from pruning.runs.cell import Cell
 from pruning.study import tables
 
-FINAL = ("InputError", "UnskippableError")  # errors that a second try of the same command does not cure
+# Errors that a second try of the same command does not cure.
+FINAL = ("InputError", "UnskippableError", "DamagedError", "ForeignError")
 
 
 @dataclass

@@ -87,8 +87,10 @@ def _row(result: DoneResult, differences: str, shown: Sequence[Show]) -> tuple[s
 
 def _near_tie(result: DoneResult) -> str:
     """A note if rounding may have decided between masks, so that another processor may find another mask."""
-    near = result.get("margins", {}).get("near_ties")
-    return " (near tie)" if near is not None and near["open"] else ""
+    if (near := result.get("margins", {}).get("near_ties")) is None:
+        return ""
+    unknown = " (near ties unknown)" if near["rounding"] is None else ""
+    return " (near tie)" if near["open"] else unknown
 
 
 def _change(metric: str, result: DoneResult) -> str:

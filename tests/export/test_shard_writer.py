@@ -150,5 +150,5 @@ def test_one_tensor_is_alive_at_a_time_if_the_precision_changes(folder: Path, tm
 
 def test_a_checkpoint_that_lacks_a_file_is_refused(folder: Path) -> None:
     (folder / "model-00002-of-00005.safetensors").unlink()
-    with pytest.raises(InputError, match="lacks 1 weight files, for example model-00002-of-00005"):
+    with pytest.raises(InputError, match="1 of 5 weight files are missing, for example model-00002-of-00005"):
         Checkpoint(folder)

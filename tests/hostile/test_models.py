@@ -81,7 +81,7 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
     "wrong index": (with_a_wrong_index, r"holds model\.norm\.weight, which is not there"),
     "truncated": (
         lambda f: truncate(f / "model.safetensors"),
-        r"is truncated: it has [\d,]+ bytes, and its tensors",
+        r"is truncated or damaged: it has [\d,]+ bytes, and its tensors",
     ),
     "empty file": (lambda f: (f / "model.safetensors").write_bytes(b""), "its header is incomplete"),
     "no safetensors": (
