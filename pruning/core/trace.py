@@ -17,7 +17,7 @@ from typing import Annotated, Any, NotRequired, TypedDict, cast
 from pruning.core import atomic_files
 
 NAME = "trace.jsonl"
-FLOAT32 = "trace_float32.jsonl"  # scores in float32, of masks between which half precision cannot decide
+FLOAT32 = "trace_float32.jsonl"  # float32 scores of masks in near ties
 
 
 class TraceLine(TypedDict):
