@@ -7,13 +7,14 @@ from typing import Any
 
 from pruning.core.mask import Mask
 
-WIDTH = 12.0  # inches; MLflow saves 100 pixels per inch
+WIDTH = 12.0  # inches
+DPI = 100  # pixels per inch, given when the picture is saved: the style of the figures changes the default
 ROW = 40  # blocks in a row at most
 REMOVED, KEPT = "#b2182b", "#e8eef4"
 
 
 def mask_picture(mask: Mask, title: str) -> Any:
-    """A matplotlib figure, 1200 pixels wide: all blocks with their numbers, the removed ones filled."""
+    """A matplotlib figure, 1200 pixels wide at `DPI`: all blocks with their numbers, the removed ones filled."""
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
 

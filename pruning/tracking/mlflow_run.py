@@ -16,7 +16,7 @@ from pruning.core.result import LOG, MODELS, NAME, DoneResult, Result, read_resu
 from pruning.evaluation.speed import flat
 from pruning.search.driver import best_so_far
 from pruning.search.journal import Journal
-from pruning.tracking.mask_picture import mask_picture
+from pruning.tracking.mask_picture import DPI, mask_picture
 from pruning.tracking.run_names import run_name
 from pruning.tracking.store_errors import reason
 
@@ -137,7 +137,7 @@ def _artifacts(client: Any, run: str, folder: Path, result: Result) -> None:
             client.log_artifact(run, str(folder / name))
     if result["status"] == "done":
         picture = mask_picture(Mask.from_json(result["mask"]), _name(result))
-        client.log_figure(run, picture, "mask.png")
+        client.log_figure(run, picture, "mask.png", save_kwargs={"dpi": DPI})
         for metric, path in _measurements(folder.parent, result):
             client.log_artifact(run, str(path), f"evaluation/{metric.replace('/', '-')}")
 

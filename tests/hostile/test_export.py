@@ -243,7 +243,7 @@ def test_truncated_weights_are_one_sentence(dense: Path, made: Path, bytes_left:
 def test_a_damaged_index_is_one_sentence(dense: Path, tmp_path: Path, index: str) -> None:
     (dense / "model.safetensors").rename(dense / "model-1.safetensors")  # a single file would be read instead
     (dense / "model.safetensors.index.json").write_text(index)
-    with pytest.raises(InputError, match=r"index\.json holds no `weight_map`"):
+    with pytest.raises(InputError, match=r"index\.json (holds no `weight_map`|is damaged)"):
         export(request(dense, tmp_path / "out"))
 
 

@@ -218,7 +218,7 @@ def test_a_sweep_that_would_lose_a_cell_is_refused(launch: Command, words: list[
     ("break_it", "message"),
     [
         (lambda path: path.unlink(), "no weights there; only .safetensors and .gguf files are read"),
-        (lambda path: path.write_bytes(path.read_bytes()[:500]), "is truncated: it has 500 bytes"),
+        (lambda path: path.write_bytes(path.read_bytes()[:500]), "is truncated or damaged: it has 500 bytes"),
         (
             lambda path: drop_weights(path, "layers.4."),
             "asks for 6 blocks (0 to 5), and the weights lack block 4",
