@@ -1,8 +1,8 @@
 """A task of lm-eval on items of a local file.
 
-lm-eval fills in templates with Jinja and converts what comes out: a prompt of digits becomes a number, and a number
-as the first prompt makes the whole task one of several contexts, in which no question is asked. So lm-eval gets no
-template. Every field of the task is the name of a field of the documents, which lm-eval returns as it is.
+lm-eval fills in templates with Jinja and converts the result: a prompt of digits becomes a number. If the first
+prompt is a number, lm-eval expects several contexts and asks no question. So lm-eval gets no template. Every field of
+the task is the name of a field of the documents, which lm-eval returns as it is.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pruning.core.command import guarded
+from pruning.core.command import BAD_INPUT, FAILED, INTERRUPTED, guarded
 from pruning.core.errors import (
     DamagedError,
     InputError,
@@ -52,7 +52,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
 INPUT_ERRORS = (InputError, UnreachableError, UnskippableError, DamagedError)
 UNPROVEN = "not compared with the masked model (verify=false)"
 

@@ -24,7 +24,7 @@ from pruning.core.wheel_assets import cache_folder
 log = logging.getLogger(__name__)
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-# Kinds of adapters that add tokens or prefixes to the input, so that no weights are the same model.
+# Kinds of adapters that extend the input. They cannot be merged into weights.
 UNMERGEABLE = {
     "ADAPTION_PROMPT",
     "CARTRIDGE",

@@ -65,4 +65,6 @@ def _divergence(logs: Tensor, dense: Tensor) -> Tensor:
 
 def probabilities(logs: Tensor) -> Tensor:
     """The probabilities of log-probabilities, except that none is below 1e-35: denormal numbers are slow."""
-    return logs.clamp(min=-80.0).exp_()
+    from pruning.engine.logprobs import NEGLIGIBLE
+
+    return logs.clamp(min=NEGLIGIBLE).exp_()

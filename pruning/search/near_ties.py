@@ -68,10 +68,11 @@ class FloatLoss:
     def scores(self, masks: Sequence[Mask]) -> list[Score] | None:
         """Full scores of the masks, or None if some are not in the journal and cannot be computed."""
         missing = [mask for mask in masks if mask not in self.journal.scores]
-        if missing and self.loss is None:
-            return None
-        for score in self.loss(missing) if missing and self.loss is not None else ():
-            self.journal.add(score)
+        if missing:
+            if self.loss is None:
+                return None
+            for score in self.loss(missing):
+                self.journal.add(score)
         return [self.journal.scores[mask] for mask in masks]
 
 

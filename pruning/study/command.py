@@ -7,10 +7,8 @@ from collections.abc import Sequence
 from functools import partial
 
 from pruning.core import atomic_files
-from pruning.core.command import guarded
-from pruning.core.errors import (
-    InputError,
-)
+from pruning.core.command import FAILED, INTERRUPTED, guarded
+from pruning.core.errors import InputError
 from pruning.distributed import collectives
 from pruning.launcher import Launcher
 from pruning.launcher.local import InProcess
@@ -22,9 +20,7 @@ from pruning.study.trackers import record_cells
 
 log = logging.getLogger(__name__)
 
-FAILED, BAD_INPUT = 1, 2
 BUSY = 75  # nothing failed, but another process still runs some of the cells; the value is EX_TEMPFAIL of sysexits
-INTERRUPTED = 130  # the exit status after Ctrl-C
 
 
 def execute(configs: Sequence[Composed]) -> None:

@@ -6,6 +6,7 @@ import json
 import logging
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +23,10 @@ from pruning.tracking.mlflow_file import MLflow
 from pruning.tracking.mlflow_server import Server
 from pruning.tracking.run_names import run_name
 from pruning.tracking.runs_view import KIND, show_as_training_runs
-from tests.helpers.analysis_grid import Study, write
+from tests.helpers.analysis_grid import ONE, write
 from tests.helpers.mlflow_runs import runs
 
-TINY = Study(
-    models=("smollm2",),
-    ratios=(0.1,),
-    objectives=("perplexity",),
-    algos=("greedy",),
-    seeds=(0,),
-    lost=0,
-    broken=0,
-)
+TINY = replace(ONE, objectives=("perplexity",), cells=[])
 
 
 @pytest.fixture(scope="module")
