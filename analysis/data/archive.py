@@ -14,13 +14,12 @@ import hashlib
 import io
 import json
 import logging
-import sys
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from pruning.core import study_list
-from pruning.core.errors import DamagedError, InputError, PruningError, unknown
+from pruning.core.errors import DamagedError, InputError, unknown
 from pruning.core.publish import staged
 from pruning.core.result import NAME
 
@@ -62,7 +61,7 @@ def _check(results: Path, study: str, archive: Path) -> None:
     if not results.is_dir():
         raise InputError(f"there is no results folder {results}: give the folder of paths.results.")
     if study not in (known := study_list.names(results)):
-        raise unknown(f"study of {results}", study, known)
+        raise unknown(f"study in {results}:", study, known)
     if not archive.name.endswith(SUFFIX):
         raise InputError(
             f"{archive} does not end in {SUFFIX}: the analysis commands know archives by that ending."
@@ -121,14 +120,8 @@ def main() -> None:
     for name in ("archive", "results"):
         unpacking.add_argument(name, type=Path)
     asked = parser.parse_args()
-    try:
-        if asked.action == "pack":
-            done = pack(asked.results, asked.study, asked.archive)
-            log.info(
-                "%s: %d finished cells, %.1f MB", asked.archive, done, asked.archive.stat().st_size / 1e6
-            )
-        else:
-            log.info("%s: %d files were new", asked.results, unpack(asked.archive, asked.results))
-    except PruningError as error:
-        print(error, file=sys.stderr)  # noqa: T201
-        raise SystemExit(2) from None
+    if asked.action == "pack":
+        done = pack(asked.results, asked.study, asked.archive)
+        log.info("%s: %d finished cells, %.1f MB", asked.archive, done, asked.archive.stat().st_size / 1e6)
+    else:
+        log.info("%s: %d files were new", asked.results, unpack(asked.archive, asked.results))

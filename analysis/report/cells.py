@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup
 
+from pruning.core.estimate import plus_minus
 from pruning.core.metric_names import LABELS, error_of, metrics_among
 from pruning.core.result import LOG, DoneResult, MarginsRecord
 from pruning.core.trace import TraceLine
@@ -123,9 +124,10 @@ def _steps(trace: list[TraceLine], k: int) -> tuple[list[tuple[int, float]], int
 def _facts(record: DoneResult, row: pd.Series[Any]) -> Iterator[tuple[str, str]]:
     search = record["search"]
     yield "blocks removed", ", ".join(map(str, row["dropped"])) or "none"
+    error = plus_minus(record["calibration"]["standard_error"])
     yield (
         "calibration loss",
-        f"{row['loss']:.4f} ± {row['standard_error']:.4f} (nothing removed {row['dense_loss']:.4f})",
+        f"{row['loss']:.4f} {error} (nothing removed {row['dense_loss']:.4f})",
     )
     yield from _margins(record.get("margins"))
     yield "stopped", search["stopped"]
@@ -149,7 +151,7 @@ def _margins(margins: MarginsRecord | None) -> Iterator[tuple[str, str]]:
     if nearest is None:
         yield "runner-up", "none: no other mask of this size was scored"
         return
-    distance = f"{nearest['difference']:+.4f} ± {nearest['standard_error']:.4f}"
+    distance = f"{nearest['difference']:+.4f} {plus_minus(nearest['standard_error'])}"
     yield "runner-up", f"{', '.join(map(str, nearest['dropped']))} at {distance}"
     yield (
         "ties",

@@ -19,10 +19,10 @@ def export_model(
     """Write a directory that `from_pretrained` loads, with a model card; returns the directory's path.
 
     Unless `verify` is False, the written model is loaded, and its logits must equal those of the masked model bit
-    for bit. If the directory holds an export of another model or mask, it is replaced only with `force`. If it holds
-    anything else, or a changed file, it is never replaced. A wrapped model is first written to a hidden folder beside
-    the directory, because an export copies weights from files. Raises InputError if the directory cannot be used, and
-    MismatchError if the written model does not equal the masked model.
+    for bit. An earlier export of the same model and mask is replaced; if its precision differs, only with `force`.
+    A directory that holds anything else, or a changed file, is never replaced. A wrapped model is first written to a
+    hidden folder beside the directory, because an export copies weights from files. Raises InputError if the
+    directory cannot be used, and MismatchError if the written model does not equal the masked model.
     """
     target = directory(out)
     with ExitStack() as stack:

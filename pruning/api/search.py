@@ -115,7 +115,7 @@ def _result(model: PrunableModel, solution: Solution, losses: Calibrated, journa
         mask=score.mask,
         loss=score.loss,
         dense_loss=solution.dense.loss,
-        standard_error=losses.whole.estimate.error(score.samples),
+        standard_error=losses.whole.estimate.stated_error(score.samples),
         stopped=solution.why,
         evaluations=solution.asked,
         seconds=solution.seconds,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pruning.api.model import PrunableModel
 from pruning.calibration.samples import Samples
+from pruning.core.estimate import plus_minus
 from pruning.core.mask import Mask
 from pruning.core.result import MarginsRecord
 from pruning.core.score import Score
@@ -24,14 +25,14 @@ class SearchResult:
 
     `margins` has the runner-up and the ties, in the form of `result.json`; `scores` lists all scores in the order in
     which they were computed; `samples` are the calibration samples. Losses are in the unit of the objective;
-    a lower loss is better.
+    a lower loss is better. `standard_error` is None if there is one sample only.
     """
 
     model: PrunableModel
     mask: Mask
     loss: float
     dense_loss: float
-    standard_error: float
+    standard_error: float | None
     stopped: str
     evaluations: float
     seconds: float
@@ -72,9 +73,9 @@ class SearchResult:
             "no other mask of this size was scored"
             if runner_up is None
             else f"runner-up {runner_up['dropped']} at {runner_up['difference']:+.4f} "
-            f"± {runner_up['standard_error']:.4f}, {self.margins['tied']} of {self.margins['compared']} tied"
+            f"{plus_minus(runner_up['standard_error'])}, {self.margins['tied']} of {self.margins['compared']} tied"
         )
         return (
             f"{len(self.dropped)} of {self.mask.n_blocks} blocks removed: {' '.join(map(str, self.dropped))}\n"
-            f"loss {self.dense_loss:.4f} -> {self.loss:.4f} ± {self.standard_error:.4f}; {nearest}"
+            f"loss {self.dense_loss:.4f} -> {self.loss:.4f} {plus_minus(self.standard_error)}; {nearest}"
         )

@@ -63,6 +63,10 @@ class Estimate:
             )
         )
 
+    def stated_error(self, terms: Sequence[float]) -> float | None:
+        """`error` as results state it: None if a part with a share above 0 has one sample, whose error is unknown."""
+        return self.error(terms) if self.freedom(terms) else None
+
     def differences(self, terms: Sequence[float], others: Sequence[float]) -> list[float]:
         """For each sample, the term of one mask minus that of another; 0 if the two differ by `ties` or less."""
         differences = (a - b for a, b in zip(terms, others, strict=True))
@@ -119,6 +123,11 @@ def _variance(values: Sequence[float], weights: Sequence[float]) -> float:
     centre, total = weighted_mean(values, weights), math.fsum(weights)
     squares = math.fsum((w * (v - centre)) ** 2 for v, w in zip(values, weights, strict=True))
     return squares / total**2 * count / (count - 1)
+
+
+def plus_minus(error: float | None) -> str:
+    """The words for a standard error after a value; `error` is None if it is unknown."""
+    return "± unknown" if error is None else f"± {error:.4f}"
 
 
 def standard_error(values: Sequence[float]) -> float:

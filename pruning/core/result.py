@@ -50,7 +50,9 @@ class CalibrationRecord(TypedDict):
     sha256: Annotated[str, "Digest of the exact tokens; names the file in `calibration/`."]
     loss: Annotated[float, "The loss of the chosen mask."]
     dense_loss: Annotated[float, "The loss of the dense model."]
-    standard_error: Annotated[float, "Standard error of the loss over the samples."]
+    standard_error: Annotated[
+        float | None, "Standard error of the loss over the samples; null for one sample, or one of a kind."
+    ]
     perplexity: NotRequired[Annotated[float, "The exponential of the loss; only for `objective=perplexity`."]]
 
 
@@ -81,7 +83,9 @@ class ComparisonRecord(TypedDict):
 
     dropped: Annotated[list[int], "The blocks that this mask removes."]
     difference: Annotated[float, "Mean difference of the two losses; positive if this mask is worse."]
-    standard_error: Annotated[float, "Standard error of that mean."]
+    standard_error: Annotated[
+        float | None, "Standard error of that mean; null for one sample, or one of a kind."
+    ]
     samples: Annotated[int, "Number of samples that both masks were scored on."]
     p_corrected: NotRequired[
         Annotated[float, "One-sided p-value by Student's t, corrected by Holm for the number compared."]

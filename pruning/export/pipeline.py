@@ -14,15 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pruning.core.command import BAD_INPUT, FAILED, INTERRUPTED, guarded
-from pruning.core.errors import (
-    DamagedError,
-    InputError,
-    PruningError,
-    UnreachableError,
-    UnskippableError,
-    first_line,
-)
+from pruning.core.command import guarded
 from pruning.core.recorded import CLASS
 from pruning.core.result import DoneResult
 from pruning.core.threads import let_threads_wait
@@ -52,7 +44,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-INPUT_ERRORS = (InputError, UnreachableError, UnskippableError, DamagedError)
 UNPROVEN = "not compared with the masked model (verify=false)"
 
 
@@ -101,13 +92,19 @@ def export(wanted: Request) -> Facts:
 
 
 def _identity(wanted: Request, cut: Cut) -> dict[str, Any]:
-    """What an earlier export must share with this one to be replaced: the mask, and the weights that are cut."""
+    """What an earlier export must share with this one to be replaced: mask, weights, precision, compensation."""
     settings = cut.source.settings
     revision = checkpoint.revision(settings, cut.source)  # the source's configuration names the commit
     weights = {"source": settings.source, "revision": revision}
     if settings.source == "hub":
         weights["path"] = settings.path
-    return {"mask": wanted.mask.to_json(), "model": weights}
+    scales = None if wanted.scales is None else list(wanted.scales)
+    return {
+        "mask": wanted.mask.to_json(),
+        "model": weights,
+        "precision": settings.dtype,
+        "compensation": scales,
+    }
 
 
 def _facts(wanted: Request, cut: Cut, proof: str) -> Facts:
@@ -186,7 +183,6 @@ def _record(wanted: Request, facts: Facts) -> dict[str, Any]:
     return {
         "cell": wanted.cell,
         "settings": portable(dataclasses.asdict(wanted.model) | {"path": facts.base}),
-        "scales": None if wanted.scales is None else list(wanted.scales),
         "sizes": dataclasses.asdict(facts.sizes),
         "proof": facts.proof,
     }
@@ -225,15 +221,5 @@ def _run() -> None:
     let_threads_wait()
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("pruning").setLevel(logging.INFO)
-    try:
-        wanted = request.parse(sys.argv[1:])
-        print(summary(export(wanted), wanted.out))  # noqa: T201 - the command's output
-    except PruningError as error:
-        print(f"{error}", file=sys.stderr)  # noqa: T201
-        raise SystemExit(BAD_INPUT if isinstance(error, INPUT_ERRORS) else FAILED) from None
-    except OSError as error:
-        print(f"the export failed and nothing was changed: {first_line(error)}.", file=sys.stderr)  # noqa: T201
-        raise SystemExit(FAILED) from None
-    except KeyboardInterrupt:
-        print("interrupted: nothing was changed.", file=sys.stderr)  # noqa: T201
-        raise SystemExit(INTERRUPTED) from None
+    wanted = request.parse(sys.argv[1:])
+    print(summary(export(wanted), wanted.out))  # noqa: T201 - the command's output

@@ -26,8 +26,8 @@ USAGE = """python -m pruning.export CELL_OR_MASK out=DIR [model=NAME] [model.SET
 MORE = """CELL_OR_MASK is the folder of a finished cell, or a mask.json. model=NAME is an option of conf/model
 (default smollm2); for any other directory or a GGUF file, give model=local model.path=PATH. For a cell, leave the
 model out. verify=false skips the comparison with the masked model; max_shard_size=5GB. An export replaces an earlier
-export of the same model and mask; force=true also replaces one of another model or mask. A directory that holds
-anything else, or a changed file, is never replaced."""
+export of the same model and mask; force=true replaces it even if its precision or compensation differs. A directory
+that holds anything else, or a changed file, is never replaced."""
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,9 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 from pruning.core import atomic_files
 from pruning.core.errors import DamagedError, InputError, first_line
-from pruning.core.publish import publish, staged
-from pruning.core.wheel_assets import cache_folder
+from pruning.models.cached_model import cached_model
 
 log = logging.getLogger(__name__)
 
@@ -71,14 +68,12 @@ def merged_folder(folder: Path, digest: str) -> Path:
 
     `digest` is the digest of the directory with the adapter. Raises InputError if peft cannot merge the adapter.
     """
-    target = cache_folder() / "models" / f"merged-{digest[:32]}"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{target}.lock"):
-        if not target.exists():
-            log.info("merging the adapter in %s, once", folder)
-            with staged(target) as scratch:
-                publish(_merge(folder, scratch), target)
-    return target
+
+    def make(scratch: Path) -> Path:
+        log.info("merging the adapter in %s, once", folder)
+        return _merge(folder, scratch)
+
+    return cached_model(f"merged-{digest[:32]}", make)
 
 
 def _merge(folder: Path, scratch: Path) -> Path:

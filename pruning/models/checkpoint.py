@@ -95,6 +95,11 @@ def from_pretrained(kind: Any, settings: Model, name_or_path: str, options: dict
     try:
         return kind.from_pretrained(name_or_path, **options)
     except Exception as error:
+        if "ignore_mismatched_sizes" in str(error):
+            raise InputError(
+                f"model {settings.name} ({name_or_path}): stored tensors have other shapes than config.json asks "
+                "for: use the configuration and the weights of one model."
+            ) from error
         known = isinstance(error, (OSError, ValueError)) or type(error).__name__ in LIBRARY_ERRORS
         if not known:
             raise

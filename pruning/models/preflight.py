@@ -61,22 +61,26 @@ def check_model(settings: Model) -> None:
 
 
 @lru_cache(maxsize=64)
-def warn_about_export(settings: Model) -> None:
+def check_renumbering(settings: Model, exported: bool) -> None:
     """Log a warning if some choices of blocks cannot be exported, because a block's number decides what it is.
 
-    Before the search, it is not known which blocks will be chosen.
+    Before the search, it is not known which blocks will be chosen. So if the model is to be `exported` after it,
+    raises InputError instead: most searches would end without an export.
     """
     config = loader.config(settings)
     first = Mask(loader.n_blocks(settings), (0,))  # without block 0, all other blocks get new numbers
     try:
         pruned_config.check_same_blocks(config, pruned_config.pruned_config(config, first), first)
     except PruningError as error:
-        log.warning(
-            "model %s: not every choice of blocks can be exported, or measured with eval=speed. For example, without "
-            "block 0: %s",
-            settings.name,
-            error,
+        what = (
+            f"model {settings.name}: not every choice of blocks can be exported, or measured with eval=speed. For "
+            f"example, without block 0: {error}"
         )
+        if exported:
+            raise InputError(
+                f"{what} Leave export= out, and try `python -m pruning.export CELL out=DIR` after the search."
+            ) from error
+        log.warning(what)
 
 
 def check_vocabulary(settings: Model, ids: Mapping[str, int]) -> None:

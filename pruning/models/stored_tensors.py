@@ -25,8 +25,9 @@ def check_stored_tensors(model: str, empty: Any, stored: Shapes) -> None:
     """
     _check_depth(model, empty, stored)
     wanted = {name: tuple(tensor.shape) for name, tensor in empty.state_dict().items()}
+    order = sorted if _transposes(empty) else list
     for name, shape in stored.items():
-        if name in wanted and sorted(shape) != sorted(wanted[name]):  # a conversion can transpose a tensor
+        if name in wanted and order(shape) != order(wanted[name]):
             raise InputError(
                 f"{model}: the tensor {name} has the shape {shape}, and config.json asks for {wanted[name]}: use the "
                 "configuration and the weights of one model."
@@ -75,6 +76,15 @@ def block_numbers(names: Collection[str], path: str) -> set[int]:
     short = path.partition(".")[2] or path
     matches = (re.match(rf"(?:{re.escape(path)}|{re.escape(short)})\.(\d+)\.", name) for name in names)
     return {int(match[1]) for match in matches if match}
+
+
+def _transposes(empty: Any) -> bool:
+    """Whether transformers transposes tensors of this architecture when it loads them."""
+    from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+
+    changes = get_checkpoint_conversion_mapping(empty.config.model_type) or ()
+    steps = [step for change in changes for step in getattr(change, "operations", None) or ()]
+    return any(type(step).__name__ == "Transpose" for step in steps)
 
 
 def _unknown(empty: Any, wanted: Shapes, stored: Shapes) -> list[str]:

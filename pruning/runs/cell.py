@@ -12,7 +12,7 @@ from typing import Any
 
 from pruning.algo import Algo
 from pruning.calibration import Calibration
-from pruning.core.errors import ForeignError, InputError
+from pruning.core.errors import ForeignError, InputError, PruningError
 from pruning.core.hashing import digest, file_sha256
 from pruning.core.nested import leaves
 from pruning.core.recorded import OPTION, recorded
@@ -162,6 +162,15 @@ class Cell:
     def folder(self) -> Path:
         """The folder of this cell's files."""
         return self.results / self.key
+
+    @property
+    def finished(self) -> bool:
+        """Whether the folder holds a result that must stay: finished, damaged, or of another cell."""
+        try:
+            result = self.result()
+        except PruningError:
+            return True
+        return result is not None and result["status"] == "done"
 
     def result(self) -> Result | None:
         """The recorded result, or None. Raises ForeignError if the folder holds a result of another configuration."""

@@ -53,7 +53,7 @@ def prepare(cell: Cell) -> Prepared:
     Raises InputError if the input is invalid, UnreachableError if a model or data set cannot be loaded.
     """
     preflight.check_model(cell.model)
-    preflight.warn_about_export(cell.model)
+    preflight.check_renumbering(cell.model, exported=cell.export is not None and not cell.finished)
     protect = cell.protect
     space = mask.space(loader.n_blocks(cell.model), cell.ratio, cell.k, protect.first, protect.last)
     cell.algo.evaluations(space)  # raises OutOfReachError if the search needs too many evaluations

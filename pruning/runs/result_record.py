@@ -24,7 +24,9 @@ def model_record(info: ModelInfo) -> ModelRecord:
     return cast(ModelRecord, asdict(info))
 
 
-def calibration_record(prepared: Prepared, solution: Solution, standard_error: float) -> CalibrationRecord:
+def calibration_record(
+    prepared: Prepared, solution: Solution, standard_error: float | None
+) -> CalibrationRecord:
     """The record of the samples and of the loss that was minimised on them."""
     samples, loss = prepared.samples, solution.score.loss
     record: CalibrationRecord = {

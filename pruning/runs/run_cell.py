@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from pruning.core import trace
-from pruning.core.errors import PruningError, RankError
+from pruning.core.errors import RankError
 from pruning.core.estimate import Estimate
 from pruning.core.hashing import digest
 from pruning.core.provenance import now, provenance
@@ -59,7 +59,7 @@ def record_failure(cell: Cell, error: BaseException) -> FailedResult:
     If an earlier run has finished the cell, the earlier result is kept, and the failure is only logged and returned.
     """
     result = result_record.failed_result(cell, error)
-    if not _finished(cell):
+    if not cell.finished:
         save_result(cell, result)
     if collectives.is_first():
         cell.tracker.finished(cell.folder)
@@ -95,7 +95,7 @@ def _run(prepared: Prepared, note: Note) -> DoneResult:
         "model": result_record.model_record(model.info),
         "mask": mask.to_json(),
         "calibration": result_record.calibration_record(
-            prepared, solution, losses.whole.estimate.error(solution.score.samples)
+            prepared, solution, losses.whole.estimate.stated_error(solution.score.samples)
         ),
         "search": result_record.search_record(prepared, solution, cost),
         "margins": solution.margins,
@@ -152,11 +152,3 @@ def _check_samples(prepared: Prepared) -> None:
     drawn = [prepared.samples.sha256, digests(prepared.data)]
     if collectives.broadcast(drawn) != drawn:
         raise RankError("ranks have drawn different samples: install the same packages on all nodes.")
-
-
-def _finished(cell: Cell) -> bool:
-    try:
-        result = cell.result()
-    except PruningError:
-        return True  # also do not overwrite a damaged result, or the result of another cell
-    return result is not None and result["status"] == "done"

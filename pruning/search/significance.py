@@ -51,7 +51,7 @@ class Comparison:
         return {
             "dropped": list(self.score.mask.dropped),
             "difference": self.difference,
-            "standard_error": self.error,
+            "standard_error": self.error if self.freedom else None,
             "samples": self.samples,
         }
 

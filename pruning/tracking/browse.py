@@ -42,10 +42,7 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=5000)
     asked = parser.parse_args()
     results = Path(asked.results).resolve()
-    try:
-        shown = page(results, asked.port)
-    except PruningError as error:
-        raise SystemExit(str(error)) from error
+    shown = page(results, asked.port)
     print(f"When MLflow has started, the runs are at\n  {shown}", flush=True)  # noqa: T201 - the command's output
     os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
     store = ["--backend-store-uri", f"sqlite:///{results / DATABASE}"]

@@ -112,7 +112,8 @@ def _metrics(result: Result, folder: Path) -> Iterator[tuple[str, float, int]]:
     calibration, search = result["calibration"], result["search"]
     yield "calibration/loss", calibration["loss"], 0
     yield "calibration/dense_loss", calibration["dense_loss"], 0
-    yield "calibration/standard_error", calibration["standard_error"], 0
+    if (error := calibration["standard_error"]) is not None:
+        yield "calibration/standard_error", error, 0
     yield "search/evaluations_asked", search["evaluations_asked"], 0
     yield "search/evaluations_paid", search["evaluations_paid"], 0
     yield "search/seconds", search["seconds"], 0

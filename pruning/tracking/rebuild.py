@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from pruning.core.errors import DamagedError, PruningError, first_line, merged_error
+from pruning.core.errors import DamagedError, InputError, PruningError, first_line, merged_error
 from pruning.core.recorded import CLASS, OPTION, recorded
 from pruning.core.result import NAME
 from pruning.runs.tracker import Tracker
@@ -104,11 +104,8 @@ def main() -> None:
     results = Path(asked.results).resolve()
     cells = sorted(path.parent for path in results.glob("*/config.yaml"))
     if not cells:
-        raise SystemExit(f"no cell found in {results}: give the folder that `paths.results` named.")
+        raise InputError(f"no cell found in {results}: give the folder that `paths.results` named.")
     done = [folder for folder in cells if (folder / NAME).exists()]
-    try:
-        if asked.uri:
-            check_uri(asked.uri, "--uri")
-        _record(results, *(([(MLflow(asked.uri), done)], []) if asked.uri else trackers(results)))
-    except PruningError as error:
-        raise SystemExit(str(error)) from error
+    if asked.uri:
+        check_uri(asked.uri, "--uri")
+    _record(results, *(([(MLflow(asked.uri), done)], []) if asked.uri else trackers(results)))

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import PurePath
 from typing import Any
 
-_KEY = re.compile(r"(?P<names>.+-.+-.+)-(?P<size>[kr])(?P<value>[0-9.]+)-s(?P<seed>\d+)-[0-9a-f]+")
+_KEY = re.compile(r"(?P<names>.+-.+-.+)-(?P<size>[kr])(?P<value>[0-9.e+-]+)-s(?P<seed>-?\d+)-[0-9a-f]+")
 _SIZES = {"k": "k", "r": "ratio"}
 
 

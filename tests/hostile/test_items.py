@@ -437,3 +437,13 @@ def test_every_real_file_of_items_is_read(name: str) -> None:
     items = read_items(shared_data(f"{name}{ending}"), equal_choices=True)
     assert len(items) > 1000
     assert all(item.question and len(item.choices) >= 2 for item in items)
+
+
+def test_the_error_of_a_single_calibration_sample_is_not_stated(launch: Command) -> None:
+    from analysis.data.rows import row_of
+
+    ended = launch("k=1", "algo=one_shot", "calibration.samples=1")
+    result = ended.result()
+    assert result["calibration"]["standard_error"] is None
+    assert result["margins"]["runner_up"]["standard_error"] is None
+    assert row_of(ended.results / result["cell"])["status"] == "done"

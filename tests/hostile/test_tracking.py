@@ -140,7 +140,7 @@ def test_a_damaged_cell_is_named_and_the_others_are_recorded(
     text = (bad / file).read_text()
     (bad / file).write_text(text[: len(text) // 2])
     monkeypatch.setattr("sys.argv", ["track", str(folder)])
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(PruningError) as ended:
         rebuild.main()
     assert bad.name in str(ended.value)
     assert good.name not in str(ended.value)
@@ -188,7 +188,7 @@ def test_a_server_that_is_absent_is_one_line(
     folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("sys.argv", ["track", str(folder), "--uri", "http://127.0.0.1:9"])
-    with caplog.at_level(logging.INFO), pytest.raises(SystemExit) as ended:
+    with caplog.at_level(logging.INFO), pytest.raises(PruningError) as ended:
         rebuild.main()
     assert str(ended.value) == ("the MLflow store http://127.0.0.1:9 cannot be used: no server answers there")
     assert not caplog.records
@@ -220,6 +220,7 @@ def test_an_old_experiment_opens_on_its_training_runs(results: Path) -> None:
         ("m-loss-greedy-k6-s0-0a1b2c3d", None, "m · loss · greedy · k=6 · seed 0 · 8 of pydoc"),
         ("my-own-a_b-one-r0.2-s11-0a1b2c3d", None, "my-own · a_b · one · ratio=0.2 · seed 11 · 8 of pydoc"),
         ("a-margin-beam-r0.2-s1-0a1b2c3d", 6, "a · margin · beam · k=6 · seed 1 · 8 of pydoc"),
+        ("a-loss-one-r1e-05-s-1-0a1b2c3d", None, "a · loss · one · ratio=1e-05 · seed -1 · 8 of pydoc"),
         ("watched", None, "watched"),
     ],
 )  # fmt: skip
