@@ -2,7 +2,8 @@
 
 A mask decides for each block whether to keep or drop it. Masks with the same decisions up to some block share the
 computation up to that block. `Forward` walks the tree of decisions block by block. It holds one hidden state for each
-distinct prefix of decisions, and runs a block once for each distinct prefix that keeps the block. A dropped block
+distinct prefix of decisions, and runs a block once for each distinct prefix that keeps the block, also if masks are
+walked in several groups or were begun by the request before (`beginnings.py`). A dropped block
 costs nothing, and the weights of a block that no mask keeps are never read. The results equal those of a separate
 masked forward pass for each mask, and do not depend on which masks are evaluated together.
 
@@ -15,7 +16,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -28,18 +29,19 @@ from pruning.core.mask import Mask
 from pruning.distributed import collectives
 from pruning.engine import packing
 from pruning.engine.batching import Batch, TokenLine, make_batches
+from pruning.engine.beginnings import NOTHING, Beginnings, Notes, Wanted, edges, forks
 from pruning.engine.cost import Cost
 from pruning.engine.device import peak_memory
 from pruning.engine.logprobs import LIKELIHOOD, Readout, read_out
 from pruning.engine.memory_budget import MemoryBudget, out_of_memory
+from pruning.engine.pace import Pace
 from pruning.engine.prefix_tree import Branch, concatenated, run_masks
+from pruning.engine.walk_plan import Plan, make_plan
 from pruning.models.block_probe import find_blocks
 
 if TYPE_CHECKING:
     from pruning.calibration.samples import Row
     from pruning.models.loader import LanguageModel
-
-FIRST_CHUNK = 4  # masks in the first chunk; later chunks are sized to run for about `patience` seconds
 
 
 @dataclass
@@ -62,8 +64,13 @@ class Forward:
     scales: tuple[float, ...] | None = None
     cost: Cost = field(default_factory=Cost)
     watch: Callable[[int, int], None] | None = None  # called after each batch: batches done, of how many
-    _size: int = FIRST_CHUNK
+    beginnings: Beginnings = field(default_factory=Beginnings)
     _dense_states: WeakKeyDictionary[Batch, Tensor] = field(default_factory=WeakKeyDictionary)
+
+    @cached_property
+    def pace(self) -> Pace:
+        """How many masks are walked at a time, so that a kill costs little."""
+        return Pace(self.patience)
 
     @cached_property
     def memory_budget(self) -> MemoryBudget:
@@ -79,9 +86,10 @@ class Forward:
 
     def with_scales(self, scales: tuple[float, ...] | None) -> Forward:
         """The same forward passes with other factors for dropped blocks. Batches, caches and the cost are shared."""
-        _ = self.memory_budget  # made before the copy, so that the copy shares it
+        _ = self.memory_budget, self.pace  # made before the copy, so that the copy shares them
         view = copy.copy(self)
-        view.scales = scales
+        if scales != self.scales:
+            view.scales, view.beginnings = scales, Beginnings()
         return view
 
     def watched(self, watch: Callable[[int, int], None]) -> Forward:
@@ -106,26 +114,44 @@ class Forward:
         rows = tuple(rows)
         # In this order, masks with a long common prefix are neighbours, and masks that drop early blocks come first.
         todo = sorted(masks, key=lambda mask: [i not in mask.dropped for i in range(mask.n_blocks)])
+        plan: Plan | None = None
         while todo:
-            size = min(self._size, self.memory_budget.capacity(rows, readout, todo[0]))
-            chunk, started = todo[:size], time.perf_counter()
+            plan = plan or self._plan(rows, todo, readout)
+            chunk, started = todo[: plan.size(self.pace)], time.perf_counter()
+            edge = edges(forks(todo[len(chunk) - 1 :])) if plan.continues else []
             try:
-                sums, failure = self._chunk(rows, chunk, readout), None
+                sums, failure = self._chunk(rows, chunk, readout, Wanted(plan.depths, edge)), None
             except RuntimeError as error:  # the traceback would keep the failed pass's tensors in memory
                 failure = error.with_traceback(None) if out_of_memory(error) else error
             # If a rank runs out of memory, all ranks retry; otherwise their next chunks would differ.
             if (failed := collectives.any_failure(failure)) is not None:
+                self.beginnings.clear()
                 self.memory_budget.shrink(failed, len(chunk))
+                plan = None
                 continue
             sums = collectives.all_sum(sums)
-            todo, seconds = todo[size:], collectives.all_max(time.perf_counter() - started)
+            todo, seconds = todo[len(chunk) :], collectives.all_max(time.perf_counter() - started)
             self._note(chunk, seconds)
             for mask, values in zip(chunk, sums, strict=True):
                 yield mask, values.tolist(), seconds / len(chunk)
-            self._size = max(1, round(self.patience * len(chunk) / max(seconds, 1e-9)))
+
+    def _plan(self, rows: tuple[Row, ...], masks: Sequence[Mask], readout: Readout) -> Plan:
+        """Decide how many masks are walked at a time; keep only those states that can be used again."""
+        sizes = self.memory_budget.sizes(rows, readout, masks[0], self.beginnings.nbytes())
+        batches = collectives.share_of(self.memory_budget.batches(rows))
+        others = collectives.all_max(self.beginnings.nbytes() - self.beginnings.nbytes(batches))
+        leaving = forks(masks)
+        plan = make_plan(leaving, self.n_blocks, replace(sizes, room=max(0.0, sizes.room - others)))
+        if others and (best := make_plan(leaving, self.n_blocks, sizes)) != plan:
+            self.beginnings.clear(but=batches)
+            plan = best
+        self.beginnings.trim(batches, masks, plan.depths)
+        return plan
 
     @torch.inference_mode()
-    def _chunk(self, rows: tuple[Row, ...], masks: Sequence[Mask], readout: Readout) -> np.ndarray[Any, Any]:
+    def _chunk(
+        self, rows: tuple[Row, ...], masks: Sequence[Mask], readout: Readout, wanted: Wanted
+    ) -> np.ndarray[Any, Any]:
         """Sums (masks, rows) over this rank's batches, in float64."""
         sums = np.zeros((len(masks), len(rows)))
         batches = self.memory_budget.batches(rows)
@@ -133,14 +159,19 @@ class Forward:
         mine = collectives.share_of(batches)
         for done, batch in enumerate(mine, start=1):
             share = batch.ids.numel() / tokens
-            for number, values in self._read(batch, masks, readout, share):
+            for number, values in self._read(batch, masks, readout, share, wanted):
                 np.add.at(sums[number], batch.rows.numpy(), values)
             if self.watch is not None:
                 self.watch(done, len(mine))
         return sums
 
     def _read(
-        self, batch: Batch, masks: Sequence[Mask], readout: Readout = LIKELIHOOD, share: float = 0.0
+        self,
+        batch: Batch,
+        masks: Sequence[Mask],
+        readout: Readout = LIKELIHOOD,
+        share: float = 0.0,
+        wanted: Wanted = NOTHING,
     ) -> Iterator[tuple[int, np.ndarray[Any, Any]]]:
         """Yield the number of each mask, and the readout's values (n,) at the batch's targets.
 
@@ -148,7 +179,7 @@ class Forward:
         """
         merged = self.memory_budget.merged(batch)
         dense = self._dense_state(batch, share) if readout.compares else None
-        branches = self._walk(batch, masks, share)
+        branches = self._walk(batch, masks, share, wanted)
         for start in range(0, len(branches), merged):
             group = branches[start : start + merged]
             flat = concatenated([_at(batch, hidden) for hidden, _ in group])  # (branches * n, D)
@@ -158,14 +189,19 @@ class Forward:
             values = read.view(len(group), -1).numpy()
             yield from zip((number for _, (number,) in group), values, strict=True)
 
-    def _walk(self, batch: Batch, masks: Sequence[Mask], share: float) -> list[Branch]:
+    def _walk(
+        self, batch: Batch, masks: Sequence[Mask], share: float, wanted: Wanted = NOTHING
+    ) -> list[Branch]:
         """The branches of a batch after the last block. The cost of computing them is added to `cost`."""
 
         def count(run: int) -> None:
             self.cost.block_tokens += run * batch.ids.numel()
             self.cost.block_forwards += run * share
 
-        return run_masks(self.model, batch, masks, self.memory_budget.merged(batch), count, self.scales)
+        merged, notes = self.memory_budget.merged(batch), Notes(self.beginnings.of(batch), wanted)
+        branches = run_masks(self.model, batch, masks, merged, count, self.scales, notes)
+        notes.end(masks[-1])
+        return branches
 
     def _dense_state(self, batch: Batch, share: float) -> Tensor:
         """The dense model's states (n, D) at the batch's targets, computed once and kept on the CPU."""
@@ -180,6 +216,7 @@ class Forward:
         return len(find_blocks(self.model.module).modules)
 
     def _note(self, masks: Sequence[Mask], seconds: float) -> None:
+        self.pace.note(len(masks), seconds)
         self.cost.block_forwards_alone += sum(len(mask.kept) for mask in masks)
         self.cost.forward_seconds += seconds
         self.cost.peak_memory = max(self.cost.peak_memory, peak_memory(self.model.module))

@@ -21,6 +21,7 @@ from pruning.engine import memory_probe
 from pruning.engine.batching import Batch, TokenLine, make_batches
 from pruning.engine.device import free_memory
 from pruning.engine.logprobs import Projection, Readout
+from pruning.engine.walk_plan import Sizes
 from pruning.models.block_probe import find_blocks
 from pruning.models.blocks import head
 
@@ -77,18 +78,23 @@ class MemoryBudget:
         small = tokens < MERGE_TOKENS or operations < MERGE_OPERATIONS.get(device, 1e8)
         return max(1, self.batch_tokens // tokens) if small or offloaded else 1
 
-    def capacity(self, rows: tuple[Row, ...], readout: Readout, mask: Mask) -> int:
-        """How many masks can be walked at a time if each of them needs a separate hidden state."""
+    def sizes(self, rows: tuple[Row, ...], readout: Readout, mask: Mask, held: int) -> Sizes:
+        """The room for hidden states, and the size of a state; equal on all ranks.
+
+        `held` is the size in bytes of states that exist already and may be replaced.
+        """
         overhead = collectives.all_max(self._overhead(rows, readout, mask))
-        memory = self.memory if self.memory is not None else free_memory(self.model.module) // 4
+        memory = self.memory if self.memory is not None else (free_memory(self.model.module) + held) // 4
         memory = int(-collectives.all_max(-memory))  # the least over all ranks
         # States count twice after a merged pass, since a branch's state can keep other branches' states in memory.
-        kept = (b.ids.numel() * (2 if self.merged(b) > 1 else 1) for b in self.batches(rows))
-        state = self._state_bytes(max(kept))
+        walked = (b.ids.numel() * (2 if self.merged(b) > 1 else 1) for b in self.batches(rows))
+        state = self._state_bytes(max(walked))
         if (self.memory is not None or overhead == math.inf) and overhead + state > memory and self._halve():
             log.warning("forward.memory: continuing with %d tokens at a time", self.batch_tokens)
-            return self.capacity(rows, readout, mask)
-        return max(1, int(min(max(0.0, memory - overhead), self._state_limit) // state))
+            return self.sizes(rows, readout, mask, held)
+        mine = sum(batch.ids.numel() for batch in collectives.share_of(self.batches(rows)))
+        kept = int(collectives.all_max(self._state_bytes(mine)))
+        return Sizes(min(max(0.0, memory - overhead), self._state_limit), state, kept)
 
     def shrink(self, error: Exception, masks: int) -> None:
         """Halve the number of masks or of tokens per pass, after memory ran out.

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from pruning.engine.batching import Batch
+from pruning.engine.beginnings import FIRST, Notes
 from pruning.models.block_probe import Blocks, find_blocks
 from pruning.models.blocks import BlockInputs, apply, enter
 
@@ -33,18 +34,23 @@ def run_masks(
     merged: int,
     count: Callable[[int], None],
     scales: Sequence[float] | None = None,
+    notes: Notes | None = None,
 ) -> list[Branch]:
     """The states after the last block: one branch for each distinct mask.
 
     A block runs on its branches in batches of at most `merged` branches. For each batch, `count` is called with the
-    number of its branches. A dropped block i multiplies the state by `scales[i]`.
+    number of its branches. A dropped block i multiplies the state by `scales[i]`. Masks start at the deepest state in
+    `notes`, and the walk adds the states that `notes` wants.
     """
-    blocks = find_blocks(model.module)
+    blocks, notes = find_blocks(model.module), notes or Notes()
     entry = model_entry(model, batch, 1, {})
-    branches: list[Branch] = [(entry.hidden, list(range(len(masks))))]
+    waiting = notes.starts(masks)
+    branches: list[Branch] = [(entry.hidden, waiting.pop(FIRST))] if FIRST in waiting else []
     entries = {1: _without_state(entry)}
     del entry
     for index in range(len(blocks.modules)):
+        branches += [(notes.states[at], numbers) for at, numbers in waiting.items() if at[0] == index]
+        notes.pass_by(index, branches, masks)
         keeping, branches = _split(branches, masks, index)
         _skip_block(branches, 1.0 if scales is None else scales[index])
         while keeping:  # after the block has run on a group, the group's old states are freed

@@ -18,6 +18,7 @@ from pruning.calibration.samples import Row
 from pruning.core.mask import Mask
 from pruning.engine.forward import Forward
 from pruning.engine.memory_probe import Tally
+from pruning.engine.pace import Pace
 from pruning.models.block_probe import find_blocks
 from pruning.models.loader import LanguageModel
 from tests.helpers.architectures import ARCHITECTURES, N_BLOCKS, build
@@ -104,15 +105,16 @@ def test_random_batches_on_any_architecture_equal_plain_passes(data: st.DataObje
 
 
 def test_prefixes_are_computed_once() -> None:
-    forward = Forward(language_model(build("llama")), batch_tokens=4000, _size=N_BLOCKS)
+    forward = Forward(language_model(build("llama")), batch_tokens=4000)
     losses(forward, ROWS["text"], [Mask(N_BLOCKS, (i,)) for i in range(N_BLOCKS)])
     # The path that keeps all blocks so far (5), and after each of 6 forks the remaining blocks.
     assert forward.cost.block_forwards == pytest.approx(5 + sum(range(N_BLOCKS)))
     assert forward.cost.block_forwards_alone == N_BLOCKS * (N_BLOCKS - 1)
 
 
-def test_a_kill_costs_one_mask_if_a_mask_takes_longer_than_the_patience() -> None:
-    forward = Forward(language_model(build("llama")), patience=1e-6)
+def test_a_kill_costs_one_mask_if_masks_are_walked_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Pace, "size", lambda _: 1)
+    forward = Forward(language_model(build("llama")))
     masks = [Mask(N_BLOCKS, (i,)) for i in range(N_BLOCKS)]
     evaluations = forward.loglikelihoods(ROWS["text"], masks)
     for _ in range(5):
@@ -180,7 +182,7 @@ def watched(kind: str, memory: int | None, merge: bool | None) -> Seen:
     """Peak bytes of all tensors while all masks are walked, block forwards, and losses."""
     forward = Forward(language_model(build("llama")), 60, memory, merge=merge)
     losses(forward, ROWS[kind], ALL_MASKS[:1])  # makes the batches and measures their memory
-    forward._size, before = len(ALL_MASKS), forward.cost.block_forwards
+    before = forward.cost.block_forwards
     with Tally() as tally:
         actual = losses(forward, ROWS[kind], ALL_MASKS)
     return tally.most, forward.cost.block_forwards - before, actual
@@ -190,10 +192,11 @@ def watched(kind: str, memory: int | None, merge: bool | None) -> Seen:
 @pytest.mark.parametrize("kind", ROWS)
 def test_memory_bounds_the_peak_and_a_smaller_one_recomputes_more(kind: str, merge: bool | None) -> None:
     most, forwards, expected = watched(kind, None, merge)
-    for part in (0.6, 0.3):
+    for part, continues in ((0.6, True), (0.3, False)):
         bounded, again, actual = watched(kind, int(part * most), merge)
         assert bounded <= part * most
-        assert forwards < again < sum(len(mask.kept) for mask in ALL_MASKS)
+        assert (again == pytest.approx(forwards)) == continues, "walks go on at kept states if these fit"
+        assert forwards - 1e-6 < again < sum(len(mask.kept) for mask in ALL_MASKS)
         assert actual == expected
 
 

@@ -1,0 +1,30 @@
+"""What is kept between walks fits into the room, and block forwards do not depend on the clock."""
+
+from __future__ import annotations
+
+import pytest
+
+from pruning.core.mask import Mask
+from pruning.engine.beginnings import forks
+from pruning.engine.pace import Pace
+from pruning.engine.walk_plan import ALONE, Sizes, make_plan
+
+SINGLES = forks([Mask(6, (block,)) for block in range(6)])
+
+
+@pytest.mark.parametrize("room", [0, 10, 39, 40, 100, 250, 500, 10_000])
+def test_what_is_held_and_walked_fits_into_the_room(room: int) -> None:
+    plan = make_plan(SINGLES, 6, Sizes(room, walked=5, kept=10))
+    held = 10 * sum(depth + 1 for depth in plan.depths) + (15 if plan.continues else 0)
+    assert held <= room / 2
+    assert plan.capacity == 1 or held + 5 * plan.capacity <= room
+    assert plan.continues == (room >= 30)
+
+
+def test_without_room_the_size_of_a_walk_does_not_follow_the_clock() -> None:
+    slow, fast = Pace(1.0), Pace(1.0)
+    slow.note(4, 100.0)
+    fast.note(4, 0.0001)
+    alone, going_on = (make_plan(SINGLES, 6, Sizes(room, 1, 1000)) for room in (900, 10_000))
+    assert alone.size(slow) == alone.size(fast) == ALONE
+    assert going_on.size(slow) == 1 < going_on.size(fast)
