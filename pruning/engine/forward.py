@@ -114,13 +114,15 @@ class Forward:
         rows = tuple(rows)
         # In this order, masks with a long common prefix are neighbours, and masks that drop early blocks come first.
         todo = sorted(masks, key=lambda mask: [i not in mask.dropped for i in range(mask.n_blocks)])
-        plan: Plan | None = None
+        # A single mask, such as the dense model, comes between requests of a search: it changes nothing that is kept.
+        plan, alone = None, len(todo) == 1
         while todo:
             plan = plan or self._plan(rows, todo, readout)
             chunk, started = todo[: plan.size(self.pace)], time.perf_counter()
             edge = edges(forks(todo[len(chunk) - 1 :])) if plan.continues else []
+            wanted = NOTHING if alone else Wanted(plan.depths, edge)
             try:
-                sums, failure = self._chunk(rows, chunk, readout, Wanted(plan.depths, edge)), None
+                sums, failure = self._chunk(rows, chunk, readout, wanted), None
             except RuntimeError as error:  # the traceback would keep the failed pass's tensors in memory
                 failure = error.with_traceback(None) if out_of_memory(error) else error
             # If a rank runs out of memory, all ranks retry; otherwise their next chunks would differ.
@@ -142,10 +144,12 @@ class Forward:
         others = collectives.all_max(self.beginnings.nbytes() - self.beginnings.nbytes(batches))
         leaving = forks(masks)
         plan = make_plan(leaving, self.n_blocks, replace(sizes, room=max(0.0, sizes.room - others)))
-        if others and (best := make_plan(leaving, self.n_blocks, sizes)) != plan:
+        whole = make_plan(leaving, self.n_blocks, sizes)
+        if (plan.depths, plan.continues) != (whole.depths, whole.continues):
             self.beginnings.clear(but=batches)
-            plan = best
-        self.beginnings.trim(batches, masks, plan.depths)
+            plan = whole
+        if len(masks) > 1:
+            self.beginnings.trim(batches, masks, plan.depths)
         return plan
 
     @torch.inference_mode()
@@ -200,7 +204,8 @@ class Forward:
 
         merged, notes = self.memory_budget.merged(batch), Notes(self.beginnings.of(batch), wanted)
         branches = run_masks(self.model, batch, masks, merged, count, self.scales, notes)
-        notes.end(masks[-1])
+        if wanted is not NOTHING:
+            notes.end(masks[-1])
         return branches
 
     def _dense_state(self, batch: Batch, share: float) -> Tensor:

@@ -12,8 +12,8 @@ FIRST = 4  # masks in the first group, after which the time of a mask is known
 class Pace:
     """Group sizes such that a group takes about `patience` seconds.
 
-    A group of n masks takes about a + b * n seconds. Reading weights from a disk, for example, takes the same time for
-    any number of masks. If a alone exceeds the patience, at most half of a group's time is a.
+    A group of n masks takes about a + b * n seconds. Reading weights from a disk, for example, takes the same time
+    for any number of masks. If a alone exceeds the patience, at most half of a group's time is a.
     """
 
     patience: float

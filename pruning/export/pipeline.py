@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pruning.core.command import guarded
+from pruning.core.pages import prepare_process
 from pruning.core.recorded import CLASS
 from pruning.core.result import DoneResult
-from pruning.core.threads import let_threads_wait
 from pruning.core.units import bytes_text
 from pruning.export import metric_text, model_card, request
 from pruning.export.manifest import write_record
@@ -218,7 +218,7 @@ def main() -> None:
 
 
 def _run() -> None:
-    let_threads_wait()
+    prepare_process()
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("pruning").setLevel(logging.INFO)
     wanted = request.parse(sys.argv[1:])

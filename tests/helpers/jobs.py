@@ -23,8 +23,7 @@ SMALL = (
     "eval.length=32",
     "eval.items=6",
     "forward.batch_tokens=64",  # several batches, to have some for every rank
-    "forward.memory=1000000",
-    "forward.patience=1000000",  # how many masks go together must not depend on how busy the machine is
+    "forward.memory=100000000",  # enough to keep all states, so that two ranks keep as many as one
     "tracker=none",
 )
 

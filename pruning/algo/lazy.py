@@ -1,0 +1,110 @@
+"""Ask for the most promising candidates of a round first, and stop when no other is likely to be chosen.
+
+A round of greedy scores each mask that drops one more block. The increase of the loss by this block, its increment,
+is much the same as in the round before. So the increment of the round before predicts the loss of each candidate.
+Candidates are scored from the lowest prediction upwards. The others are skipped as soon as this holds for each:
+
+    prediction + mean(e) - q * sd(e) * sqrt(1 + 1 / n)  >  the loss of the worst candidate that would be chosen
+
+The errors e are actual minus predicted losses. Their mean is that of the n candidates scored in this round, and their
+standard deviation is pooled over all rounds of this search, with a mean of its own for each round. If m candidates
+are left and the search has r rounds, q is the 1 - risk / (r * m) quantile of Student's t. So the probability
+that the search skips a candidate that it would have chosen is about `risk`, if errors are normally distributed.
+They are only roughly so; docs/engine.md has the share of searches that kept the mask.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pruning.algo import Ask, Request
+from pruning.core.mask import Mask
+
+FIRST = 6  # candidates that are scored before any can be skipped
+MORE = 3  # candidates that are scored at a time from then on
+
+
+@dataclass
+class Lazy:
+    """The rounds of one search that drop one block more in each, and the errors of its predictions so far.
+
+    `rounds` is the number of rounds, and `risk` the probability that the search may lose by skipping.
+    """
+
+    risk: float
+    rounds: int
+    _losses: dict[Mask, float] = field(default_factory=dict)  # of all candidates; of skipped ones, a prediction
+    _parents: dict[Mask, Mask] = field(default_factory=dict)
+    _squares: float = 0.0  # of the errors in earlier rounds, about the mean of their round
+    _freedom: int = 0
+
+    def scored(
+        self, children: Mapping[Mask, Mask], best: int
+    ) -> Generator[Request, Any, dict[Mask, float]]:
+        """The losses of the candidates of a round that were scored, of which `best` will be chosen.
+
+        `children` maps each candidate to its parent, the mask without the new block.
+        """
+        predicted = {mask: self._prediction(mask, parent) for mask, parent in children.items()}
+        order, size = list(children), len(children)
+        if self._parents:  # in the first round, nothing is known
+            order, size = sorted(order, key=predicted.__getitem__), FIRST + best - 1
+        losses: dict[Mask, float] = {}
+        errors: list[float] = []
+        while order:
+            batch, order, size = order[:size], order[size:], MORE if losses else size
+            answer = yield Ask(batch, best=best, known=list(losses), rest=len(order))
+            losses = dict(zip([*losses, *batch], answer, strict=True))
+            errors = [loss - predicted[mask] for mask, loss in losses.items() if math.isfinite(loss)]
+            chosen = sorted(losses.values())[min(best, len(losses)) - 1]
+            if order and predicted[order[0]] + self._least_error(errors, len(order)) > chosen:
+                break
+        self._note(children, predicted, losses, errors)
+        return losses
+
+    def _prediction(self, mask: Mask, parent: Mask) -> float:
+        """The parent's loss, plus the increment of the new block in the round before.
+
+        The loss of the dense model is taken as 0. That moves all predictions of a round by the same amount.
+        """
+        if (before := self._parents.get(parent)) is None:
+            return 0.0
+        (block,) = {*mask.dropped} - {*parent.dropped}
+        increment = self._losses[before.drop(block)] - self._losses.get(before, 0.0)
+        return self._losses[parent] + increment
+
+    def _least_error(self, errors: Sequence[float], left: int) -> float:
+        """A lower bound of the errors of `left` candidates; minus infinity if too little is known."""
+        count = len(errors)
+        centre = math.fsum(errors) / count
+        squares, freedom = self._squares + _spread(errors, centre), self._freedom + count - 1
+        if freedom < 1:
+            return -math.inf
+        from scipy.stats import t
+
+        quantile = float(t.isf(self.risk / (max(1, self.rounds - 1) * left), freedom))
+        return centre - quantile * math.sqrt(squares / freedom * (1 + 1 / count))
+
+    def _note(
+        self,
+        children: Mapping[Mask, Mask],
+        predicted: Mapping[Mask, float],
+        losses: Mapping[Mask, float],
+        errors: Sequence[float],
+    ) -> None:
+        """Keep what the next round needs. A skipped candidate has the mean error of the others."""
+        centre = math.fsum(errors) / len(errors)
+        if self._parents:
+            self._squares += _spread(errors, centre)
+            self._freedom += len(errors) - 1
+        for mask in children:
+            loss = losses.get(mask, math.inf)
+            self._losses[mask] = loss if math.isfinite(loss) else predicted[mask] + centre
+        self._parents |= children
+
+
+def _spread(errors: Sequence[float], centre: float) -> float:
+    return math.fsum((error - centre) ** 2 for error in errors)
