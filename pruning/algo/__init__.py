@@ -24,11 +24,17 @@ class Ask:
     mask is an infinite loss. If `samples` (at least 1) is given, losses are computed on the first `samples`
     samples, or on all samples if there are fewer. A search never asks twice for the same mask on the same number of
     samples.
+
+    With `best`, a search can ask for its candidates in several requests. The `best` are then chosen from the masks
+    `known`, whose losses were asked for before, and from `masks`; the answer has the losses of both, in this order.
+    `rest` is the number of candidates that no request has named yet.
     """
 
     masks: Sequence[Mask]
     best: int | None = None
     samples: int | None = None
+    known: Sequence[Mask] = ()
+    rest: int = 0
 
 
 @dataclass(frozen=True)

@@ -12,28 +12,42 @@ from dataclasses import dataclass
 import numpy as np
 
 from pruning.algo import Ask, Found, Proposals
+from pruning.algo.lazy import Lazy, check_risk
 from pruning.core.errors import InputError
 from pruning.core.mask import Mask, Space
 
 
 @dataclass(frozen=True)
 class Beam:
-    """Extends each of the best sets by every remaining block and keeps the best of the results."""
+    """Extends each of the best sets by every remaining block and keeps the best of the results.
+
+    If `lazy` is given, unpromising candidates are skipped; it is the risk that this changes the search (`lazy.py`).
+    """
 
     width: int = 5
     max_evaluations: int | None = None
+    lazy: float | None = None
 
     def __post_init__(self) -> None:
+        check_risk(self.lazy)
         if self.width < 1:
             raise InputError(f"algo.width={self.width} is too small: choose at least 1.")
 
     def propose(self, space: Space, rng: np.random.Generator) -> Proposals:  # noqa: ARG002
         """Ask for one batch per set size: the distinct sets that are one block larger than the kept sets."""
         kept: list[Mask] = [space.dense]
+        rounds = None if self.lazy is None else Lazy(self.lazy, space.k)
         for size in range(1, space.k + 1):
-            grown = (best.drop(i) for best in kept for i in space.free(best.dropped))
-            masks = list(dict.fromkeys(grown))
-            losses = yield Ask(masks, best=self.width if size < space.k else 1)
+            parents: dict[Mask, Mask] = {}
+            for best in kept:
+                for i in space.free(best.dropped):
+                    parents.setdefault(best.drop(i), best)
+            masks, wanted = list(parents), self.width if size < space.k else 1
+            if rounds is None:
+                losses = yield Ask(masks, best=wanted)
+            else:
+                scored = yield from rounds.scored(parents, wanted)
+                losses = [scored.get(mask, math.inf) for mask in masks]
             kept = [masks[i] for i in np.argsort(losses, kind="stable")[: self.width]]
         return Found(kept[0], "k blocks were removed")
 

@@ -8,9 +8,9 @@ Candidates are scored from the lowest prediction upwards. The others are skipped
 
 The errors e are actual minus predicted losses. Their mean is that of the n candidates scored in this round, and their
 standard deviation is pooled over all rounds of this search, with a mean of its own for each round. If m candidates
-are left and the search has r rounds, q is the 1 - risk / (r * m) quantile of Student's t. So the probability
-that the search skips a candidate that it would have chosen is about `risk`, if errors are normally distributed.
-They are only roughly so; docs/engine.md has the share of searches that kept the mask.
+are left and the search has r rounds, q is the 1 - risk / ((r - 1) * m) quantile of Student's t. So the
+probability that the search skips a candidate that it would have chosen is about `risk`, if errors are normally
+distributed. They are only roughly so; docs/engine.md has the share of searches that kept their mask.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pruning.algo import Ask, Request
+from pruning.core.errors import InputError
 from pruning.core.mask import Mask
 
 FIRST = 6  # candidates that are scored before any can be skipped
@@ -36,14 +37,12 @@ class Lazy:
 
     risk: float
     rounds: int
-    _losses: dict[Mask, float] = field(default_factory=dict)  # of all candidates; of skipped ones, a prediction
+    _losses: dict[Mask, float] = field(default_factory=dict)  # of all candidates; skipped ones: a prediction
     _parents: dict[Mask, Mask] = field(default_factory=dict)
     _squares: float = 0.0  # of the errors in earlier rounds, about the mean of their round
     _freedom: int = 0
 
-    def scored(
-        self, children: Mapping[Mask, Mask], best: int
-    ) -> Generator[Request, Any, dict[Mask, float]]:
+    def scored(self, children: Mapping[Mask, Mask], best: int) -> Generator[Request, Any, dict[Mask, float]]:
         """The losses of the candidates of a round that were scored, of which `best` will be chosen.
 
         `children` maps each candidate to its parent, the mask without the new block.
@@ -108,3 +107,11 @@ class Lazy:
 
 def _spread(errors: Sequence[float], centre: float) -> float:
     return math.fsum((error - centre) ** 2 for error in errors)
+
+
+def check_risk(risk: float | None) -> None:
+    """Raise InputError if the setting `lazy` is no probability."""
+    if risk is not None and not 0 < risk < 1:
+        raise InputError(
+            f"algo.lazy={risk:g} is not between 0 and 1: choose a probability such as 0.05, or null."
+        )

@@ -147,7 +147,7 @@ class Cell:
             "model": self.weights(),
             "objective": settings_record(self.objective),
             "calibration": _data(self.calibration),
-            "algo": settings_record(self.algo),
+            "algo": _without_new(settings_record(self.algo)),
             "compensation": None
             if self.compensation == NoCompensation()
             else settings_record(self.compensation),
@@ -217,6 +217,11 @@ def _data(calibration: Any) -> dict[str, Any]:
 def settings_record(settings: Any) -> dict[str, Any]:
     """The type and the fields of a frozen dataclass of settings."""
     return {"type": type(settings).__name__, **dataclasses.asdict(settings)}
+
+
+def _without_new(record: dict[str, Any]) -> dict[str, Any]:
+    """The record of a search without settings that earlier versions did not have, if these are off."""
+    return {name: value for name, value in record.items() if (name, value) != ("lazy", None)}
 
 
 def _file_digest(path: str) -> str:

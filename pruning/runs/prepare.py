@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,6 +20,8 @@ from pruning.models import loader, preflight, spec
 from pruning.runs.cell import Cell, settings_record
 from pruning.runs.check_data import Reader, check_calibration, check_evaluation
 from pruning.search import budget
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,7 @@ def prepare(cell: Cell) -> Prepared:
     preflight.check_model(cell.model)
     preflight.check_renumbering(cell.model, exported=cell.export is not None and not cell.finished)
     protect = cell.protect
+    _warn_about_lazy(cell)
     space = mask.space(loader.n_blocks(cell.model), cell.ratio, cell.k, protect.first, protect.last)
     cell.algo.evaluations(space)  # raises OutOfReachError if the search needs too many evaluations
     samples = _draw(cast(Hashable, cell.calibration), cell.model)
@@ -97,3 +101,12 @@ def _evaluation_data(evaluation: Evaluation, model: spec.Model) -> Mapping[str, 
 
 def _reader(model: spec.Model) -> Reader:
     return Reader(model.name, loader.context_length(model), loader.tokenizer(model))
+
+
+def _warn_about_lazy(cell: Cell) -> None:
+    """Log a warning if a lazy search is asked for with an objective on items, where it often loses the mask."""
+    if getattr(cell.algo, "lazy", None) is not None and cell.objective.needs == "items":
+        log.warning(
+            "algo.lazy is meant for losses on text: on items, increments change much from round to round, so the "
+            "search is likely to lose the mask that it would find with algo.lazy=null."
+        )

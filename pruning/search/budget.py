@@ -73,7 +73,7 @@ def proposals(algo: Algo, space: Space, rng: np.random.Generator) -> Proposals:
         if isinstance(request, Gates):
             spent.gates = answer
         elif request.samples is None:
-            spent.losses.update(zip(request.masks, answer, strict=True))
+            spent.losses.update(zip([*request.known, *request.masks], answer, strict=True))
 
 
 def completed(space: Space, losses: Mapping[Mask, float], gates: np.ndarray[Any, Any] | None = None) -> Mask:

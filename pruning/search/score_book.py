@@ -85,14 +85,17 @@ class ScoreBook:
         self.count += len(request.masks) * self._wanted(request.samples) / self.samples
         if request.samples is not None or request.best is None:
             return [score.loss for score in self.scores(request.masks, request.samples)]
-        estimate = self.losses.whole.estimate
-        finished = self.racing.race(request.masks, request.best, estimate, self.scores)
-        out = [self.journal.scores[mask] for mask in request.masks if mask not in finished]
+        estimate, candidates = self.losses.whole.estimate, [*request.known, *request.masks]
+        racing = [m for m in candidates if m in request.masks or self._samples_known(m) == self.samples]
+        finished = self.racing.race(racing, request.best, estimate, self.scores)
+        out = [self.journal.scores[mask] for mask in candidates if mask not in finished]
         losses = self.settler.losses(list(finished.values()), request.best)
         settled = [replace(score, loss=losses[score.mask]) for score in finished.values()]
+        if request.known and self.decisions:
+            self.decisions.pop()  # this request goes on with the choice of the last one
         if (record := decision(settled, out, request.best, estimate)) is not None:
-            self.decisions.append(record)
-        return [losses.get(mask, math.inf) for mask in request.masks]
+            self.decisions.append(record | {"skipped": request.rest} if request.rest else record)
+        return [losses.get(mask, math.inf) for mask in candidates]
 
     def _wanted(self, samples: int | None) -> int:
         """The number of samples to score: all if None, else at least `samples` of them, with each kind included."""

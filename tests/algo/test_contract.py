@@ -97,7 +97,8 @@ def drive(
 
 def answer(request: Ask, loss: Loss, racing: bool) -> tuple[float, ...]:
     """Losses over all samples, or over some of them: then each has a small, reproducible deviation."""
-    losses = [loss(mask) + deviation(mask, request.samples) for mask in request.masks]
+    candidates = [*request.known, *request.masks]
+    losses = [loss(mask) + deviation(mask, request.samples) for mask in candidates]
     if racing and request.best is not None:
         last = sorted(losses)[: request.best][-1]
         losses = [value if value <= last else math.inf for value in losses]

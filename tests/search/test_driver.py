@@ -231,3 +231,29 @@ def test_best_so_far_falls_and_counts_all_scores() -> None:
     scores = [Score(Mask(N, d), loss, (loss,), 1.0) for d, loss in losses.items()]
     assert list(best_so_far(scores, 2)) == [(2, 5.0), (3, 5.0), (4, 4.0), (6, 4.0)]
     assert list(best_so_far(scores, 3)) == []
+
+
+@pytest.mark.parametrize("racing", [Racing(), Racing(delta=0.5, first=2)], ids=["whole", "race"])
+def test_a_choice_in_several_requests_counts_each_mask_once_and_is_one_decision(
+    tmp_path: Path, racing: Racing
+) -> None:
+    class Parts(Fixed):
+        """The six masks of one block in two requests; the second leaves one out."""
+
+        def propose(self, space: Space, rng: np.random.Generator) -> Proposals:  # noqa: ARG002
+            masks = [space.dense.drop(i) for i in range(N)]
+            first = yield Ask(masks[:3], best=1, rest=3)
+            both = yield Ask(masks[3:5], best=1, known=masks[:3], rest=1)
+            assert both[:3] == first
+            assert len(both) == 5
+            return Found(space.drop(1, 3, 5), "there was no more to ask")
+
+    losses = Losses()
+    store = Store(tmp_path, "key", "cell", N, share=False)
+    (tmp_path / "cell").mkdir()
+    known = KnownScores(Journal.open(tmp_path / "cell" / "trace.jsonl", N), store)
+    problem = Problem(Parts([], SPACE.dense), SPACE, 0, racing)
+    solution = solve(problem, losses, known, lambda *_: None)
+    assert solution.asked == 5
+    (decided,) = solution.margins["decisions"]
+    assert (decided["of"], decided["chosen"], decided["skipped"]) == (5, [1], 1)

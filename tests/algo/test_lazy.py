@@ -1,0 +1,96 @@
+"""A lazy search skips candidates that would not be chosen: fewer losses, and the same mask at the stated risk."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from scipy import stats
+
+from pruning.algo import Algo
+from pruning.algo.beam import Beam
+from pruning.algo.greedy import Greedy
+from pruning.algo.lazy import FIRST, Lazy
+from pruning.core.errors import InputError
+from pruning.core.mask import Mask, Space
+from tests.algo.test_contract import Loss, drive, pairwise
+
+SPACE = Space(24, 5)
+PLAIN: list[tuple[Algo, Algo]] = [(Greedy(), Greedy(lazy=0.05)), (Beam(3), Beam(3, lazy=0.05))]
+
+
+def noisy(seed: int, noise: float) -> Loss:
+    """Increments that are those of the first round, plus normal noise for each mask."""
+    numbers = random.Random(seed)
+    single = [numbers.random() for _ in range(SPACE.n_blocks)]
+
+    def loss(mask: Mask) -> float:
+        own = random.Random(f"{seed} {mask.dropped}").gauss(0.0, noise)
+        return 3.0 + sum(single[i] for i in mask.dropped) + own
+
+    return loss
+
+
+@pytest.mark.parametrize(("plain", "lazy"), PLAIN, ids=["greedy", "beam"])
+@pytest.mark.parametrize("seed", range(5))
+def test_an_additive_loss_needs_the_first_round_and_little_more(plain: Algo, lazy: Algo, seed: int) -> None:
+    loss = noisy(seed, 0.0)
+    expected, actual = drive(plain, SPACE, loss), drive(lazy, SPACE, loss)
+    assert actual.answer == expected.answer
+    assert actual.batches[0] == expected.batches[0]
+    assert len(actual.asked) < len(expected.asked) / 1.5
+    assert len(set(actual.asked)) == len(actual.asked)
+
+
+@pytest.mark.parametrize(("plain", "lazy"), PLAIN, ids=["greedy", "beam"])
+def test_the_risk_bounds_the_share_of_searches_that_lose(plain: Algo, lazy: Algo) -> None:
+    searches = [
+        (drive(plain, SPACE, loss), drive(lazy, SPACE, loss)) for loss in (noisy(s, 0.05) for s in range(60))
+    ]
+    kept = sum(a.answer == b.answer for a, b in searches)
+    assert kept >= 54, "at a risk of 0.05, 3 of 60 may lose; 6 would be very unlikely"
+    asked = [sum(len(run.asked) for run in runs) for runs in zip(*searches, strict=True)]
+    assert asked[1] < 0.8 * asked[0]
+
+
+def test_a_loss_whose_increments_change_at_random_is_scored_whole() -> None:
+    loss = pairwise(24, 1, strength=30.0)
+    assert len(drive(Greedy(lazy=0.05), SPACE, loss).asked) > 0.75 * len(drive(Greedy(), SPACE, loss).asked)
+
+
+@pytest.mark.parametrize(("plain", "lazy"), PLAIN, ids=["greedy", "beam"])
+def test_a_race_that_rules_masks_out_changes_nothing(plain: Algo, lazy: Algo) -> None:
+    loss = noisy(3, 0.01)
+    assert drive(lazy, SPACE, loss, racing=True).answer == drive(plain, SPACE, loss).answer
+
+
+def test_requests_name_what_is_known_and_what_is_left() -> None:
+    first, *others = drive(Greedy(lazy=0.05), SPACE, noisy(0, 0.05)).requests
+    assert (len(first.masks), list(first.known), first.rest) == (24, [], 0)
+    before = None
+    for request in others:
+        size = len(request.masks[0].dropped)
+        if not request.known:
+            assert len(request.masks) == FIRST
+        else:
+            assert before is not None
+            assert list(request.known) == [*before.known, *before.masks]
+        assert len(request.known) + len(request.masks) + request.rest == 24 - size + 1
+        before = request
+
+
+def test_the_bound_is_the_one_of_the_formula() -> None:
+    lazy = Lazy(0.1, 5, _squares=0.5, _freedom=7)
+    errors = [0.1, 0.3, 0.2]
+    squares = 0.5 + 0.02
+    quantile = stats.t.isf(0.1 / (4 * 6), 9)
+    expected = 0.2 - quantile * (squares / 9 * (1 + 1 / 3)) ** 0.5
+    assert lazy._least_error(errors, 6) == pytest.approx(expected)
+    assert Lazy(0.1, 5)._least_error([0.1], 6) == float("-inf")
+
+
+@pytest.mark.parametrize("risk", [0.0, 1.0, -0.1])
+@pytest.mark.parametrize("kind", [Greedy, Beam])
+def test_a_risk_that_is_no_probability_is_refused(kind: type, risk: float) -> None:
+    with pytest.raises(InputError, match=r"algo\.lazy=.* is not between 0 and 1"):
+        kind(lazy=risk)
