@@ -3,6 +3,7 @@ from __future__ import annotations
 import importlib
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -97,6 +98,22 @@ def test_missing_and_failed_cells_are_filled_from_their_names(results: Path) -> 
     assert set(lacking["k"]) == {3}
     assert lacking[["objective", "algo", "seed"]].notna().all(axis=None)
     assert "3 of 36 cells missing or failed" in describe(frame, "small")
+
+
+@pytest.mark.parametrize(
+    ("seeds", "words"),
+    [
+        (range(12), "seeds 0, 1, 10, 11, 2, 3"),
+        (range(-1, 12), "13 seeds between -1 and 11"),
+        ([0.0, *range(100, 112)], "13 seeds between 0 and 111"),
+    ],
+)
+def test_a_title_does_not_list_very_many_seeds(seeds: Sequence[float], words: str) -> None:
+    cells = grid(draws=len(seeds), objectives=1, data=1, algos=1)
+    assert words in describe(cells.assign(seed=list(seeds), commit="c0ffee"), "large")
+    commits = cells.assign(seed=0, commit=[f"c{i:02d}" for i in range(len(seeds))])
+    listed = "13 commits: c00, c01, c02, …" if len(seeds) > 12 else "commits c00, c01, c02, c03"
+    assert listed in describe(commits, "large")
 
 
 def test_the_cost_ledger_and_the_calibration_are_in_the_frame(results: Path) -> None:
