@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy import sparse
 
 from . import pairing
 from .coordinates import Coordinates, Matrix
 from .grid import Labels, labels
+from .shuffle import Shuffle
 from .sources import Rows, VarianceSource, strata
 from .span import Span, Spans
 
 LEAST_P = 0.05  # a test is refused if no arrangement could give a p-value this small
-ENOUGH = 1e9  # larger numbers of arrangements are reported as this number
 CHUNK = 2_000_000  # numbers in the largest array of a test: 16 MB
 
 
@@ -45,7 +44,7 @@ def p_value(
     rng = np.random.default_rng(seed)
     if not source.moved:
         return _residual_test(source, parts, permutations, rng)
-    shuffle = _Shuffle(frame, source)
+    shuffle = Shuffle(frame, source)
     if len(np.unique(shuffle.values)) < 2:
         return float("nan"), "one level"
     if shuffle.arrangements < 1 / LEAST_P:
@@ -90,7 +89,7 @@ def _explained(levels: Labels, given: Span, rest: Coordinates) -> NDArray[np.flo
     """
     distinct, codes = np.unique(levels, return_inverse=True)
     codes = codes.reshape(levels.shape)
-    at_once = max(1, CHUNK // (len(distinct) * levels.shape[1]))
+    at_once = max(1, CHUNK // (len(distinct) * (given.df + len(rest.signs)) + levels.shape[1]))
     chunks = [codes[i : i + at_once] for i in range(0, len(codes), at_once)]
     return np.concatenate([_explained_at_once(chunk, len(distinct), given, rest) for chunk in chunks])
 
@@ -98,61 +97,38 @@ def _explained(levels: Labels, given: Span, rest: Coordinates) -> NDArray[np.flo
 def _explained_at_once(codes: Labels, n_levels: int, given: Span, rest: Coordinates) -> NDArray[np.float64]:
     """`_explained` of some draws, whose levels are 0 to `n_levels` - 1."""
     draws, n = codes.shape
-    x = (codes.T[..., None] == np.arange(n_levels)).astype(float).reshape(n, draws * n_levels)
-
-    def by_draw(products: Matrix) -> Matrix:
-        """From (any, draws * levels) to (draws, levels, any)."""
-        return np.ascontiguousarray(products.reshape(-1, draws, n_levels).transpose(1, 2, 0))
-
-    fit, sums = by_draw(given.along(x)), by_draw(rest.x.T @ x)
-    counts = x.sum(axis=0).reshape(draws, n_levels)[:, :, None] * np.eye(n_levels)
-    inverse = _pinv(counts - fit @ fit.transpose(0, 2, 1))
+    row = (codes + n_levels * np.arange(draws)[:, None]).ravel()
+    x = sparse.csr_array(
+        (np.ones(len(row)), (row, np.tile(np.arange(n), draws))), shape=(draws * n_levels, n)
+    )
+    fit = given.along_indicators(x).reshape(draws, n_levels, -1)
+    sums = (x @ rest.x).reshape(draws, n_levels, -1)
+    counts = x.sum(axis=1).reshape(draws, n_levels, 1)
+    if n_levels > given.df:
+        return _levels_first(fit, sums, counts, rest.signs)
+    inverse = _pinv(counts * np.eye(n_levels) - fit @ fit.transpose(0, 2, 1))
     return np.asarray(((inverse @ sums) * sums * rest.signs).sum(axis=(1, 2)))
+
+
+def _levels_first(fit: Matrix, sums: Matrix, counts: Matrix, signs: Matrix) -> NDArray[np.float64]:
+    """The same sums of squares if there are more levels than given columns.
+
+    The levels are orthogonal, so they are fitted first. What the given columns add to them is the rest of the sum of
+    squares of both together, and the given columns alone explain nothing of residuals.
+    """
+    root = np.sqrt(np.maximum(counts, 1))
+    fit, sums = fit / root, sums / root
+    along = fit.transpose(0, 2, 1) @ sums
+    values, vectors = np.linalg.eigh(np.eye(fit.shape[2]) - fit.transpose(0, 2, 1) @ fit)
+    along = vectors.transpose(0, 2, 1) @ along
+    weight = np.where(values > 1e-9, 1 / np.maximum(values, 1e-9), 0.0)[:, :, None]
+    return np.asarray((sums**2 @ signs).sum(axis=1) + (weight * along**2 @ signs).sum(axis=1))
 
 
 def _pinv(matrices: Matrix) -> Matrix:
     """Pseudo-inverses of symmetric matrices (draws, m, m). In a complete grid, all draws have the same one."""
     distinct = matrices[:1] if (matrices == matrices[0]).all() else matrices
     return np.asarray(np.linalg.pinv(distinct, rcond=1e-9, hermitian=True))
-
-
-class _Shuffle:
-    """Shuffles the labels of a source among units of the same block."""
-
-    def __init__(self, frame: pd.DataFrame, source: VarianceSource) -> None:
-        self.unit = labels(frame, source.units)
-        _, first = np.unique(self.unit, return_index=True)
-        self.values = labels(frame, [source.moved])[first]
-        block = labels(frame, source.blocks)[first]
-        self.blocks = list(pairing.members(block))
-        self.parents = labels(frame, [c for c in source.columns if c != source.moved])
-
-    def draws(self, rng: np.random.Generator, draws: int) -> Labels:
-        """Labels of the units (draws, units), shuffled within blocks."""
-        moved = np.tile(self.values, (draws, 1))
-        alike = [
-            np.array(list(same)) for _, same in groupby(self.blocks, len)
-        ]  # blocks in order, by equal size
-        for row in moved:
-            for blocks in alike:
-                row[blocks] = rng.permuted(row[blocks], axis=1)
-        return moved
-
-    def levels(self, moved: Labels, rows: Rows) -> Labels:
-        """The levels (draws, n) of the source in `rows`, given labels of the units (draws, units)."""
-        return self.parents[rows] * (int(self.values.max()) + 1) + moved[:, self.unit[rows]]
-
-    @property
-    def arrangements(self) -> float:
-        """An upper bound for the number of distinct values of the statistic. Renamed levels count once."""
-        total = 0.0
-        for block in self.blocks:
-            _, sizes = np.unique(self.values[block], return_counts=True)
-            total += math.lgamma(len(block) + 1) - sum(math.lgamma(size + 1) for size in sizes)
-        _, sizes = np.unique(self.values, return_counts=True)
-        alike = np.unique(sizes, return_counts=True)[1]
-        total -= sum(math.lgamma(count + 1) for count in alike)
-        return min(ENOUGH, round(math.exp(min(total, 30.0)), 6))
 
 
 def _residual_test(

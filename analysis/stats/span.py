@@ -53,6 +53,10 @@ class Span:
         """The coefficients (df, p) of x (n, p) in an orthonormal basis of the span."""
         return np.vstack([self._basis @ x, self.rest.T @ x])
 
+    def along_indicators(self, x: Any) -> Matrix:
+        """The coefficients (m, df) of the rows of a sparse matrix x (m, n)."""
+        return np.hstack([(x @ self._basis.T).toarray(), x @ self.rest])
+
     def fit(self, x: Matrix) -> Matrix:
         """The projection (n, p) of x (n, p)."""
         return np.asarray(self._basis.T @ (self._basis @ x) + self.rest @ (self.rest.T @ x))

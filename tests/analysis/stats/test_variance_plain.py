@@ -12,6 +12,7 @@ from analysis.stats import bootstrap, coordinates, overlap, permute, variance
 from analysis.stats.between import BETWEEN, between
 from analysis.stats.components import shares
 from analysis.stats.grid import STRATUM, labels
+from analysis.stats.shuffle import Shuffle
 from analysis.stats.sources import RESIDUAL, SOURCES, adjusted, sequential, strata
 from analysis.stats.span import Spans
 from tests.helpers import plain_variance
@@ -156,7 +157,7 @@ def test_permuted_labels_explain_what_dense_bases_say(source: Any) -> None:
     for values in (y, None):
         by = ["model"] if values is None or source not in BETWEEN else []
         of, plain = variance.outcome(cells, values, by), grams(cells, values, by)
-        shuffle = permute._Shuffle(cells, source)
+        shuffle = Shuffle(cells, source)
         moved = np.vstack([shuffle.values, shuffle.draws(np.random.default_rng(0), 4)])
         parts = permute.exchanges(cells, of, source, by)
         fast = sum(permute._explained(shuffle.levels(moved, p.rows), p.given, p.rest) for p in parts)
@@ -166,6 +167,23 @@ def test_permuted_labels_explain_what_dense_bases_say(source: Any) -> None:
             for draw in range(len(moved))
         ]  # fmt: skip
         assert fast == pytest.approx(slow, rel=1e-9, abs=1e-9)
+
+
+@pytest.mark.parametrize("algos", [1, 2, 9])
+def test_levels_can_be_fitted_before_or_after_the_given_columns(algos: int) -> None:
+    """Draws: 5 levels and `algos` given columns in each configuration. The smaller of the two is inverted."""
+    cells = frame(objectives=1, data=1, draws=5, algos=algos, models=("a", "b"))
+    rng = np.random.default_rng(algos)
+    cells = cells[rng.random(len(cells)) > (0.2 if algos > 1 else 0)].reset_index(drop=True)
+    y, source = rng.normal(size=len(cells)), next(s for s in SOURCES if s.moved == "draw")
+    (a, b), (first, second) = (
+        strata(cells),
+        permute.exchanges(cells, variance.outcome(cells, y), source, STRATUM),
+    )
+    for rows, part, g in zip((a, b), (first, second), grams(cells, y), strict=True):
+        levels = np.array([rng.permutation(cells["draw"].to_numpy()[rows]) for _ in range(6)])
+        slow = [plain_variance.explained(cells.iloc[rows], draw, source, g) for draw in levels]
+        assert permute._explained(levels, part.given, part.rest) == pytest.approx(slow, rel=1e-9, abs=1e-9)
 
 
 def test_a_draw_is_tested_apart_for_each_configuration_and_an_algorithm_is_not() -> None:
