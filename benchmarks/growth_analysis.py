@@ -5,7 +5,8 @@ python -m benchmarks.growth_analysis [CELLS...]        default: 500 1000 2000 50
 A study grows by draws, which is the hard way: the groups that are compared, and the strata whose variance is divided,
 grow with it. Each command runs in a fresh process. CPU seconds are those of the process, so that other work on the
 machine matters little. The exponent is the slope of log CPU seconds over log cells, by least squares, after the CPU
-seconds of the command's start (its `--help`) are subtracted: 1 is linear, 2 quadratic.
+seconds of the command's start (its `--help`) are subtracted: 1 is linear, 2 quadratic. Much of the work of a small
+study does not depend on its size (drawing, 999 permutations), so the table also has the slope of the last step alone.
 """
 
 from __future__ import annotations
@@ -78,14 +79,23 @@ def exponent(runs: list[Run], start: float) -> float:
 def rows(runs: list[Run], starts: dict[str, float]) -> list[str]:
     """A Markdown table: CPU seconds of each command by number of cells, with the exponent."""
     sizes = sorted({run.cells for run in runs})
-    head = [*(f"{size:,} cells" for size in sizes), "exponent", "wall", "memory, MB", "files, MB"]
+    head = [
+        *(f"{size:,} cells" for size in sizes),
+        "exponent",
+        "last step",
+        "wall",
+        "memory, MB",
+        "files, MB",
+    ]
     lines = [f"| CPU seconds | {' | '.join(head)} |", "|---" * (len(head) + 1) + "|"]
     for command in COMMANDS:
         own = sorted((run for run in runs if run.command == command), key=lambda run: run.cells)
         shown = [f"{run.cpu:.1f}" for run in own]
-        power = f"{exponent(own, starts[command]):.2f}" if len(own) > 1 else ""
+        powers = [
+            f"{exponent(part, starts[command]):.2f}" if len(own) > 1 else "" for part in (own, own[-2:])
+        ]
         last = [f"{own[-1].wall:.0f} s", f"{own[-1].peak_megabytes:.0f}", f"{own[-1].megabytes:.1f}"]
-        lines.append(f"| {' | '.join([command, *shown, power, *last])} |")
+        lines.append(f"| {' | '.join([command, *shown, *powers, *last])} |")
     return lines
 
 
