@@ -115,7 +115,7 @@ def draw(heats: pd.DataFrame, pairs: pd.DataFrame, title: str, note: str = "") -
     bar.ax.tick_params(labelsize=7)
     _strips(figure.add_subplot(grid[-1, :]), pairs, models)
     if note:
-        figure.supxlabel(wrapped(note, int(width * 16), ", "), fontsize=7, color=GREY)
+        figure.supxlabel(wrapped(note, int(width * 16), " "), fontsize=7, color=GREY)
     return figure
 
 

@@ -13,8 +13,16 @@ import pytest
 from analysis.data import metrics
 from analysis.data.errors import NothingToRead
 from analysis.data.load import describe, load, trace
-from analysis.figures import fig1_masks, fig2_ranks, fig3_variance, outcome_tables, style, table_figure
-from analysis.stats import search_means
+from analysis.figures import (
+    fig1_masks,
+    fig2_ranks,
+    fig3_variance,
+    fig4_overlap,
+    outcome_tables,
+    style,
+    table_figure,
+)
+from analysis.stats import pairing, search_means
 from tests.helpers.analysis_grid import ONE, Study, write
 from tests.helpers.analysis_grid import frame as grid
 
@@ -359,3 +367,12 @@ def test_a_wrong_filter_is_refused(
     with pytest.raises(SystemExit) as ended:
         draw("fig1_masks", results, monkeypatch, "--only", flag)
     assert message in f"{ended.value} {capsys.readouterr().err}"
+
+
+def test_the_overlap_figure_says_what_it_leaves_out() -> None:
+    cells = grid(draws=2, objectives=1, data=1, algos=2)
+    cells = cells.assign(dropped=[(1, 2, i + 3) for i in range(len(cells))])
+    heats, pairs = fig4_overlap.heat(cells), fig4_overlap.comparisons(cells)
+    said = fig4_overlap.draw(heats, pairs, "a title", pairing.SAMPLED).get_supxlabel()
+    assert said.replace("\n", " ") == pairing.SAMPLED
+    assert fig4_overlap.draw(heats, pairs, "a title").get_supxlabel() == ""
