@@ -59,6 +59,9 @@ COLUMNS = (
 )
 
 
+LISTED = 12  # more values than these are not listed in a title
+
+
 def load(results: Path | str, study: str | None = None, only: Only = MappingProxyType({})) -> pd.DataFrame:
     """One row for each cell of a study, or of the whole folder. `status` is done, failed, missing or damaged.
 
@@ -198,4 +201,9 @@ def describe(frame: pd.DataFrame, study: str | None, only: Only = MappingProxyTy
 
 def _listed(name: str, values: pd.Series[Any]) -> str:
     distinct = sorted({str(value).removesuffix(".0") for value in values})
+    if len(distinct) > LISTED:
+        numbers = [int(value) for value in distinct if value.lstrip("-").isdigit()]
+        if len(numbers) == len(distinct):
+            return f"{len(distinct)} {name}s between {min(numbers)} and {max(numbers)}"
+        return f"{len(distinct)} {name}s: {', '.join(distinct[:3])}, \N{HORIZONTAL ELLIPSIS}"
     return f"{name}{'s' if len(distinct) > 1 else ''} {', '.join(distinct)}"

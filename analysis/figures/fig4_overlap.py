@@ -11,22 +11,25 @@ only.
 from __future__ import annotations
 
 import argparse
+from dataclasses import dataclass
 from itertools import combinations_with_replacement
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from ..data.load import done
 from ..data.study import AskedStudy
-from ..stats import overlap
+from ..stats import overlap, overlap_groups, overlap_pairs, pairing
 from ..stats.frames import each, groups
 from ..stats.grid import COMPARISONS, STRATUM
 from .cli import arguments, run
-from .style import COLOURS, GREY, empty, head, ordered, save
+from .style import COLOURS, GREY, empty, head, ordered, save, wrapped
 
 COLOUR_MAP = "cividis"
 
@@ -38,39 +41,55 @@ def heat(frame: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     for (model, k), cells in groups(done(frame), STRATUM):
-        searches = {name: part.reset_index(drop=True) for name, part in groups(cells, ["objective", "algo"])}
+        searches = {name: _Search.of(part) for name, part in groups(cells, ["objective", "algo"])}
         keys = [(o, a) for o in sorted(cells["objective"].unique()) for a in ordered(cells["algo"])]
         for first, second in combinations_with_replacement(keys, 2):
-            overlaps = _between(searches.get(first), searches.get(second), first == second)
-            mean = float(np.mean(overlaps)) if overlaps else float("nan")
+            overlaps = _between(searches.get(first), searches.get(second))
+            mean = float(np.mean(overlaps)) if len(overlaps) else float("nan")
             rows.append([model, int(k), *first, *second, mean, len(overlaps)])
     columns = ["model", "k", "objective_a", "algo_a", "objective_b", "algo_b", "corrected", "pairs"]
     return pd.DataFrame(rows, columns=columns)
 
 
-def _between(first: pd.DataFrame | None, second: pd.DataFrame | None, same: bool) -> list[float]:
+@dataclass(frozen=True)
+class _Search:
+    """The masks of one search, and the draw of each."""
+
+    masks: overlap.MaskSet
+    draws: NDArray[Any]
+
+    @classmethod
+    def of(cls, cells: pd.DataFrame) -> _Search:
+        return cls(overlap.MaskSet.of(cells), cells["draw"].to_numpy())
+
+
+def _between(first: _Search | None, second: _Search | None) -> NDArray[np.float64]:
     """Corrected overlaps of the masks of two searches, for pairs of masks from the same draw.
 
-    If `same` is true, both frames are the same search, and the two masks of each pair are from different draws.
+    If both are the same search, the two masks of each pair are from different draws.
     """
     if first is None or second is None:
-        return []
-    a, b = overlap.masks(first), overlap.masks(second)
-    free = overlap.n_open(first).tolist()
-    equal = first["draw"].to_numpy()[:, None] == second["draw"].to_numpy()
-    chosen = np.triu(~equal, 1) if same else equal
-    return [overlap.corrected(a[i], b[j], free[i]) for i, j in np.argwhere(chosen)]
+        return np.zeros(0)
+    if first is second:
+        one_group = np.zeros(len(first.draws), dtype=np.int64)
+        i, j = pairing.within(one_group, first.draws)
+    else:
+        i, j = np.nonzero(first.draws[:, None] == second.draws)
+    return first.masks.pairs(i, j, second.masks).corrected
 
 
 def comparisons(frame: pd.DataFrame) -> pd.DataFrame:
     """All pairs of masks whose cells differ in one factor; the column `comparison` names the factor."""
-    parts = [overlap.pairs(done(frame), name).assign(comparison=name) for name in COMPARISONS]
+    parts = [overlap_pairs.pairs(done(frame), name).assign(comparison=name) for name in COMPARISONS]
     nonempty = [part for part in parts if len(part)]
     return pd.concat(nonempty, ignore_index=True) if nonempty else parts[0]
 
 
-def draw(heats: pd.DataFrame, pairs: pd.DataFrame, title: str) -> Figure:
-    """Heat maps with one row per model and one column per k; below them, the comparisons."""
+def draw(heats: pd.DataFrame, pairs: pd.DataFrame, title: str, note: str = "") -> Figure:
+    """Heat maps with one row per model and one column per k; below them, the comparisons.
+
+    `note` says what is left out (see `overlap_pairs.note`).
+    """
     models = sorted(heats["model"].unique())
     ks = {model: sorted(heats.loc[heats["model"] == model, "k"].unique()) for model in models}
     columns = max(len(v) for v in ks.values())
@@ -95,6 +114,8 @@ def draw(heats: pd.DataFrame, pairs: pd.DataFrame, title: str) -> Figure:
     bar.set_label("chance-corrected overlap\n0: chance, 1: equal", fontsize=7.5)
     bar.ax.tick_params(labelsize=7)
     _strips(figure.add_subplot(grid[-1, :]), pairs, models)
+    if note:
+        figure.supxlabel(wrapped(note, int(width * 16), " "), fontsize=7, color=GREY)
     return figure
 
 
@@ -170,11 +191,11 @@ def _write(given: argparse.Namespace, study: AskedStudy) -> list[Path]:
     frame, title = study.frame, study.title
     heats, pairs = heat(frame), comparisons(frame)
     return save(
-        draw(heats, pairs, title),
+        draw(heats, pairs, title, overlap_pairs.note(done(frame))),
         heats,
         given.out,
         "fig4_overlap",
-        {"fig4_overlap_pairs": pairs, "fig4_overlap_groups": overlap.groups_of(done(frame))},
+        {"fig4_overlap_pairs": pairs, "fig4_overlap_groups": overlap_groups.groups_of(done(frame))},
     )
 
 

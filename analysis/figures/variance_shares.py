@@ -37,10 +37,10 @@ def measure(frame: pd.DataFrame, named: dict[str, Any]) -> tuple[dict[str, Share
     by_outcome, records = {}, list[dict[Any, Any]]()
     for label, (values, by) in named.items():
         use, known = _used(frame, values)
-        grams = variance.grams(use, known, by)
-        shares = components.shares(use, grams, by)
+        of = variance.outcome(use, known, by)
+        shares = components.shares(use, of, by)
         by_outcome[label] = shares
-        tested = variance.table(use, grams, by)
+        tested = variance.table(use, of, by)
         merged = tested.rename(columns={"share": "ss_share", "note": "p_note"})
         merged = merged.merge(shares.sources.drop(columns="df"), on="source", how="left")
         both = _totals(shares).to_dict("records") + merged.to_dict("records")

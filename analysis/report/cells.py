@@ -46,10 +46,11 @@ class CellEntry:
 
 @dataclass(frozen=True)
 class Group:
-    """The cells with the same model, number of removed blocks and objective."""
+    """The cells with the same model, number of removed blocks and objective. `count` says how many have an entry."""
 
     heading: str
     anchor: str
+    count: str
     entries: list[CellEntry]
 
 
@@ -59,7 +60,7 @@ def anchor(cell: str) -> str:
 
 
 def groups(m: StudyData) -> Iterator[Group]:
-    """All cells (also missing and failed cells), grouped by model, number of removed blocks and objective."""
+    """The shown cells (also missing and failed cells), grouped by model, number of removed blocks and objective."""
     where = ["model", "k", "objective"]
     panels = groups_of(m.frame, where)
     for number_, ((model, k, objective), cells) in enumerate(panels, start=1):
@@ -68,7 +69,11 @@ def groups(m: StudyData) -> Iterator[Group]:
         rows = cells.assign(rank=rank).sort_values(["rank", "calibration", "draw", "seed"])
         size = "" if pd.isna(k) else f", {count(int(k), 'block')} removed"
         heading = f"{model}{size}, pruned for {objective}"
-        yield Group(heading, f"group-{number_}", [_entry(m, row) for _, row in rows.iterrows()])
+        of = rows[rows["cell"].isin(m.shown)]
+        if len(of):
+            among = f"{len(of):,} of " if len(of) < len(rows) else ""
+            entries = [_entry(m, row) for _, row in of.iterrows()]
+            yield Group(heading, f"group-{number_}", f"{among}{len(rows)} cells", entries)
 
 
 def _entry(m: StudyData, row: pd.Series[Any]) -> CellEntry:

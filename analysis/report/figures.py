@@ -23,6 +23,7 @@ from ..figures import (
     fig7_cost,
     fig8_stability,
 )
+from ..stats import overlap_pairs
 from .study_data import StudyData
 
 log = logging.getLogger(__name__)
@@ -105,7 +106,9 @@ FIGURES = (
         "fig4_overlap",
         "Which searches and objectives remove the same blocks",
         "Chance-corrected overlap of masks: 0 is chance, 1 is equality. The diagonal compares draws of one search.",
-        lambda m: fig4_overlap.draw(fig4_overlap.heat(m.frame), m.overlaps, m.title),
+        lambda m: fig4_overlap.draw(
+            fig4_overlap.heat(m.frame), m.overlaps, m.title, overlap_pairs.note(m.cells)
+        ),
     ),
     FigureEntry(
         "fig7_cost",

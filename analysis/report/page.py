@@ -25,7 +25,7 @@ from ..data.errors import NothingToRead
 from ..data.mlflow_store import folder
 from ..data.study import AskedStudy
 from ..figures.cli import arguments, run
-from . import cells, configuration, figures, finding, sections, summary, tables
+from . import cells, configuration, figures, finding, sections, shown_cells, summary, tables
 from .study_data import StudyData
 
 log = logging.getLogger(__name__)
@@ -64,6 +64,7 @@ def _context(m: StudyData) -> dict[str, Any]:
         "shared": shared,
         "environments": configuration.environments(m),
         "cells": tables.cells(m),
+        "left_out": shown_cells.left_out(m.frame),
         "groups": list(cells.groups(m)),
         "style": _inlined("report.css"),
         "script": _inlined("report.js"),

@@ -18,6 +18,7 @@ from ..data.study import AskedStudy
 from ..figures import fig4_overlap, fig6_crossed, fig8_stability, rank_agreement, variance_shares
 from ..stats import crossed
 from ..stats.estimates import Shares
+from . import shown_cells
 
 Frames = tuple[pd.DataFrame, pd.DataFrame]
 
@@ -57,6 +58,11 @@ class StudyData:
         known = self.frame.loc[self.frame["status"].isin(("done", "failed")), "cell"]
         results = {cell: read_result(self.results / cell) for cell in map(str, known)}
         return {cell: result for cell, result in results.items() if result is not None}
+
+    @cached_property
+    def shown(self) -> frozenset[str]:
+        """The cells that have an entry of their own, in which everything about them is shown."""
+        return shown_cells.shown(self.frame)
 
     @property
     def traces(self) -> dict[str, list[TraceLine]]:

@@ -39,7 +39,11 @@ def cells(m: StudyData) -> Table:
         first = [word(row[name]) for name in ("model", "objective", "algo")]
         rows.append(
             [
-                Value(str(row["status"]), str(row["status"]), anchor(str(row["cell"]))),
+                Value(
+                    str(row["status"]),
+                    str(row["status"]),
+                    anchor(str(row["cell"])) if row["cell"] in m.shown else "",
+                ),
                 *first,
                 numeric(row["k"], "{:.0f}"),
                 word(row["calibration"]),

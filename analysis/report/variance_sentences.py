@@ -10,6 +10,7 @@ import pandas as pd
 
 from ..data.errors import NothingToRead
 from ..figures.style import signed
+from ..stats import overlap_pairs
 from ..stats.estimates import Shares
 from ..stats.frames import each, groups
 from ..stats.grid import COMPARISONS
@@ -105,7 +106,8 @@ def agreement(m: StudyData) -> Iterator[str]:
         f"{v.mean():.2f} if only {name} differ ({len(v):,} pairs)" for name, v in means.items() if len(v)
     ]
     if words:
-        yield sentence([f"corrected overlap of masks (0 is chance, 1 is equality): {listed(words)}"])
+        said = f"corrected overlap of masks (0 is chance, 1 is equality): {listed(words)}"
+        yield sentence([said, overlap_pairs.note(m.cells)])
     correlations = spearman(m)
     known = correlations.dropna(subset="value")
     if known.empty:

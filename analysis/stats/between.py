@@ -13,12 +13,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from . import bootstrap, gram, permute
+from . import bootstrap, permute
 from .bootstrap import Deviations
-from .gram import Matrix
-from .grid import SETTING, STRATUM, indicator, labels
-from .sources import VarianceSource, fitted, strata
-from .variance import grams, squares
+from .coordinates import Matrix
+from .grid import SETTING, STRATUM
+from .sources import VarianceSource, strata
+from .span import Addition, Spans
+from .variance import outcome, squares
 
 _OTHERS, _REST = tuple(SETTING), (*SETTING, "algo")
 BETWEEN = (
@@ -45,20 +46,20 @@ def between(
     the source's part of the sum of squares over all cells. If there are enough draws, it has an interval. If `by`
     is given, everything is measured within the levels of these columns.
     """
-    of = grams(frame, values, by)
-    parts = [frame.iloc[rows] for rows in strata(frame, by)]
-    bases = [
-        [gram.basis(indicator(labels(p, source.columns)), fitted(p, source.given)) for p in parts]
-        for source in BETWEEN
-    ]
-    total = sum(float(np.trace(g)) for g in of)
-    sums = [squares(of, source_bases) for source_bases in bases]
-    shares = np.array([ss for ss, _ in sums]) / total if total else np.full(len(bases), np.nan)
+    of = outcome(frame, values, by)
+    parts = [Spans(frame.iloc[rows]) for rows in strata(frame, by)]
+    added = [[part.addition(source.columns, source.given) for part in parts] for source in BETWEEN]
+    total = sum(c.total for c in of)
+    sums = [squares(of, source_added) for source_added in added]
+    shares = np.array([ss for ss, _ in sums]) / total if total else np.full(len(added), np.nan)
     if bootstrap.refusal(frame):
-        intervals = [(np.nan, np.nan)] * len(bases)
+        intervals = [(np.nan, np.nan)] * len(added)
     else:
         moved = bootstrap.deviations(frame, of, by)
-        intervals = _intervals(moved, bases, shares, bootstrap.count(frame), permutations, seed)
+        whole = [Addition(part.whole, part.of(())) for part in parts]
+        draws = bootstrap.count(frame)
+        drawn = _shares(moved, added, whole, bootstrap.weights(draws, permutations, seed))
+        intervals = _intervals(shares, drawn, draws)
     rows = []
     for source, (ss, df), share, ends in zip(BETWEEN, sums, shares, intervals, strict=True):
         p, note = permute.p_value(frame, of, source, by, permutations, seed) if df else (np.nan, "one level")
@@ -67,34 +68,24 @@ def between(
     return pd.DataFrame(rows, columns=["source", "df", "ss", "share", "low", "high", "p", "note"])
 
 
-def _intervals(
-    moved: Sequence[Deviations],
-    bases: Sequence[Sequence[Matrix]],
-    shares: Matrix,
-    draws: int,
-    resamples: int,
-    seed: int,
-) -> list[tuple[float, float]]:
-    """95 percent intervals of the share of each source, from resampled draws."""
-    rng = np.random.default_rng(seed)
-    drawn = []
-    for _ in range(resamples):
-        weights = bootstrap.weights(draws, rng)
-        drawn.append(_shares_of([stratum.resampled(weights) for stratum in moved], moved, bases))
-    low, high = np.quantile(bootstrap.plausible(shares, np.array(drawn), draws), [0.025, 0.975], axis=0)
+def _intervals(shares: Matrix, drawn: Matrix, draws: int) -> list[tuple[float, float]]:
+    """95 percent intervals of the share of each source, from resampled shares (resamples, sources)."""
+    low, high = np.quantile(bootstrap.plausible(shares, drawn, draws), [0.025, 0.975], axis=0)
     return list(zip(np.clip(low, 0.0, 1.0), np.clip(high, 0.0, 1.0), strict=True))
 
 
-def _shares_of(
-    coordinates: Sequence[Matrix], moved: Sequence[Deviations], bases: Sequence[Sequence[Matrix]]
+def _shares(
+    moved: Sequence[Deviations],
+    added: Sequence[Sequence[Addition]],
+    whole: Sequence[Addition],
+    weights: Matrix,
 ) -> Matrix:
-    """For each source, the share (sources,) of the sum of squares that its bases explain."""
+    """The shares (resamples, sources) of the sum of squares that the sources explain in resamples."""
 
-    def summed(vectors: Sequence[Matrix]) -> float:
-        return sum(float((x**2).sum(0) @ stratum.signs) for x, stratum in zip(vectors, moved, strict=True))
+    def summed(parts: Sequence[Addition]) -> Matrix:
+        forms = [bootstrap.added_form(m, a, weights.shape[1]) for m, a in zip(moved, parts, strict=True)]
+        return bootstrap.explained(weights, np.sum(forms, axis=0))
 
-    total = summed([x - x.mean(0) for x in coordinates])
-    explained = [
-        summed([q.T @ x for q, x in zip(source_bases, coordinates, strict=True)]) for source_bases in bases
-    ]
-    return np.array(explained) / total if total else np.full(len(bases), np.nan)
+    total = summed(whole)
+    explained = np.column_stack([summed(source_added) for source_added in added])
+    return np.where(total[:, None] != 0, explained / np.where(total == 0, 1.0, total)[:, None], np.nan)

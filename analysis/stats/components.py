@@ -17,61 +17,51 @@ Intervals are computed as in `bootstrap`, over the draws of the calibration samp
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
 from . import bootstrap
 from .bootstrap import Deviations
+from .coordinates import Coordinates, Matrix
 from .estimates import Shares, refused, report
-from .gram import Matrix
 from .grid import STRATUM
 from .solver import Solver
 from .sources import adjusted, strata
-
-
-@dataclass(frozen=True)
-class _Stratum:
-    """One stratum: bases of the sources, and the deviations to resample."""
-
-    bases: Mapping[str, Matrix]
-    moved: Deviations
-
-    def squares(self, x: Matrix) -> dict[str, float]:
-        """The sum of squares of each source for coordinates x (n, p)."""
-        return {name: float(((q.T @ x) ** 2).sum(0) @ self.moved.signs) for name, q in self.bases.items()}
+from .span import Addition, Spans
 
 
 def shares(
     frame: pd.DataFrame,
-    grams: Sequence[Matrix],
+    of: Sequence[Coordinates],
     by: Sequence[str] = STRATUM,
     resamples: int = 999,
     seed: int = 0,
 ) -> Shares:
-    """Variance components of one outcome. `grams` come from `variance.grams` with the same `by`."""
+    """Variance components of one outcome. `of` comes from `variance.outcome` with the same `by`."""
     strata_cells = [frame.iloc[rows] for rows in strata(frame, by)]
-    moved = bootstrap.deviations(frame, grams, by)
-    parts = [
-        _Stratum(adjusted(cells), deviations) for cells, deviations in zip(strata_cells, moved, strict=True)
-    ]
-    solver = Solver([(cells, part.bases) for cells, part in zip(strata_cells, parts, strict=True)])
+    added = [adjusted(Spans(cells)) for cells in strata_cells]
+    solver = Solver(list(zip(strata_cells, added, strict=True)))
     draws = bootstrap.count(frame)
     if note := solver.refusal():
         return refused(len(frame), draws, note)
-    estimate = solver(_sum([part.squares(part.moved.observed) for part in parts]))
+    estimate = solver(
+        {name: sum(a[name].squares(c) for a, c in zip(added, of, strict=True)) for name in added[0]}
+    )
     if note := bootstrap.refusal(frame):
         return report(estimate, None, solver, len(frame), draws, note)
-    rng = np.random.default_rng(seed)
-    drawn = np.array([solver(_sum(_resampled(parts, draws, rng))) for _ in range(resamples)])
+    moved = bootstrap.deviations(frame, of, by)
+    drawn = solver(_resampled(moved, added, bootstrap.weights(draws, resamples, seed)))
     return report(estimate, bootstrap.plausible(estimate, drawn, draws), solver, len(frame), draws, "")
 
 
-def _resampled(parts: Sequence[_Stratum], draws: int, rng: np.random.Generator) -> list[dict[str, float]]:
-    weights = bootstrap.weights(draws, rng)
-    return [part.squares(part.moved.resampled(weights)) for part in parts]
-
-
-def _sum(squares: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    return {name: sum(s[name] for s in squares) for name in squares[0]}
+def _resampled(
+    moved: Sequence[Deviations], added: Sequence[Mapping[str, Addition]], weights: Matrix
+) -> dict[str, Matrix]:
+    """The sums of squares (resamples,) of each source."""
+    draws = weights.shape[1]
+    forms = {
+        name: sum(bootstrap.added_form(m, a[name], draws) for m, a in zip(moved, added, strict=True))
+        for name in added[0]
+    }
+    return {name: bootstrap.explained(weights, np.asarray(form)) for name, form in forms.items()}

@@ -8,31 +8,35 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from .gram import Matrix
+from .coordinates import Matrix
 from .grid import indicator, labels
 from .sources import CALIBRATION, DRAWN, RESIDUAL, SOURCES
+from .span import Addition
 
 COLUMNS = {source.name: source.columns for source in SOURCES}
 
 
 class Solver:
-    """The equations, built from the bases of the sources in each stratum. A call solves them for the components."""
+    """The equations, built from what the sources add in each stratum. A call solves them for the components."""
 
-    def __init__(self, parts: Sequence[tuple[pd.DataFrame, Mapping[str, Matrix]]]) -> None:
+    def __init__(self, parts: Sequence[tuple[pd.DataFrame, Mapping[str, Addition]]]) -> None:
         every = (*COLUMNS, RESIDUAL)
-        self.df = {name: sum(bases[name].shape[1] for _, bases in parts) for name in every}
+        self.df = {name: sum(added[name].df for _, added in parts) for name in every}
         self.names = [name for name in every if self.df[name]]
         self.coefficients = np.zeros((len(self.names), len(self.names)))
-        for part, bases in parts:
+        for part, added in parts:
             for i, name in enumerate(self.names):
-                z = np.eye(len(part)) if name == RESIDUAL else indicator(labels(part, COLUMNS[name]))
+                z = None if name == RESIDUAL else indicator(labels(part, COLUMNS[name]))
                 for j, other in enumerate(self.names):
                     if i == j or name in (DRAWN, RESIDUAL):
-                        self.coefficients[j, i] += float(((bases[other].T @ z) ** 2).sum())
+                        # tr(Q'ZZ'Q); for the residual, Z is the identity.
+                        trace = added[other].df if z is None else (added[other].fit(z) ** 2).sum()
+                        self.coefficients[j, i] += float(trace)
 
-    def __call__(self, squares: Mapping[str, float]) -> NDArray[np.float64]:
-        """The components (sources,) for given sums of squares, in the order of `names`."""
-        return np.linalg.solve(self.coefficients, np.array([squares[name] for name in self.names]))
+    def __call__(self, squares: Mapping[str, Matrix | float]) -> NDArray[np.float64]:
+        """The components (..., sources) for given sums of squares (...,) of each source, in the order of `names`."""
+        right = np.array([squares[name] for name in self.names])
+        return np.asarray(np.linalg.solve(self.coefficients, right).T)
 
     def refusal(self) -> str:
         """Why no component can be computed; empty if the cells suffice."""

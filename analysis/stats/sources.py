@@ -9,9 +9,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from . import gram
-from .gram import Matrix
-from .grid import CONFIGURATION, SETTING, STRATUM, indicator, labels
+from .grid import CONFIGURATION, SETTING, STRATUM, labels
+from .span import Addition, Spans
 
 Rows = NDArray[np.int64]
 DRAWN = "draw (seed)"
@@ -34,6 +33,15 @@ class VarianceSource:
     moved: str = ""
     units: tuple[str, ...] = ()
     blocks: tuple[str, ...] = ()
+
+    @property
+    def apart(self) -> list[str]:
+        """Columns that every group of `given` and the levels contain.
+
+        Cells that differ in them share no level and no fitted value, so sums of squares can be computed apart.
+        """
+        every = [set(group) for group in (*self.given, self.columns)]
+        return [column for column in self.columns if all(column in group for group in every)]
 
 
 def _nested() -> list[VarianceSource]:
@@ -69,33 +77,23 @@ def strata(frame: pd.DataFrame, by: Sequence[str] = STRATUM) -> list[Rows]:
     return [np.flatnonzero(stratum == level) for level in np.unique(stratum)]
 
 
-def fitted(part: pd.DataFrame, groups: Sequence[Sequence[str]]) -> Matrix:
-    """A basis (n, df) of the mean and of the levels of each group of columns."""
-    q = np.full((len(part), 1), len(part) ** -0.5)
-    for group in groups:
-        q = np.hstack([q, gram.basis(indicator(labels(part, group)), q)])
-    return q
-
-
-def sequential(part: pd.DataFrame) -> dict[str, Matrix]:
-    """For one stratum, a basis of what each source adds to the sources before it, and of the residual."""
-    q = fitted(part, ())
-    bases = {}
+def sequential(spans: Spans) -> dict[str, Addition]:
+    """For one stratum, what each source adds to the sources before it, and the residual."""
+    before: list[tuple[str, ...]] = []
+    added = {}
     for source in SOURCES:
-        bases[source.name] = gram.basis(indicator(labels(part, source.columns)), q)
-        q = np.hstack([q, bases[source.name]])
-    bases[RESIDUAL] = gram.basis(np.eye(len(part)), q)
-    return bases
+        added[source.name] = spans.addition(source.columns, before)
+        before.append(source.columns)
+    return {**added, RESIDUAL: Addition(spans.whole, spans.of(before))}
 
 
-def marginal(part: pd.DataFrame, source: VarianceSource) -> Matrix:
-    """An orthonormal basis of what a source explains beyond all sources that do not contain it (type II)."""
+def marginal(spans: Spans, source: VarianceSource) -> Addition:
+    """What a source explains beyond all sources that do not contain it (type II)."""
     others = [s.columns for s in SOURCES if not set(source.columns) <= set(s.columns)]
-    return gram.basis(indicator(labels(part, source.columns)), fitted(part, others))
+    return spans.addition(source.columns, others)
 
 
-def adjusted(part: pd.DataFrame) -> dict[str, Matrix]:
-    """The marginal bases of all sources of a stratum, and a basis of the residual."""
-    bases = {source.name: marginal(part, source) for source in SOURCES}
-    q = fitted(part, [source.columns for source in SOURCES])
-    return {**bases, RESIDUAL: gram.basis(np.eye(len(part)), q)}
+def adjusted(spans: Spans) -> dict[str, Addition]:
+    """What each source of a stratum explains beyond the others, and the residual."""
+    every = {source.name: marginal(spans, source) for source in SOURCES}
+    return {**every, RESIDUAL: Addition(spans.whole, spans.of([source.columns for source in SOURCES]))}

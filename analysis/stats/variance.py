@@ -13,42 +13,43 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from . import gram, permute
-from .gram import Matrix
+from . import coordinates, permute
+from .coordinates import Coordinates
 from .grid import STRATUM
 from .overlap import masks
 from .sources import RESIDUAL, SOURCES, marginal, sequential, strata
+from .span import Addition, Spans
 
 
-def grams(frame: pd.DataFrame, values: ArrayLike | None, by: Sequence[str] = STRATUM) -> list[Matrix]:
-    """The centred matrix of each stratum, scaled to a mean square of one. `values` are numbers, or None for masks.
+def outcome(frame: pd.DataFrame, values: ArrayLike | None, by: Sequence[str] = STRATUM) -> list[Coordinates]:
+    """The coordinates of each stratum, scaled to a mean square of one. `values` are numbers, or None for masks.
 
-    The scale gives every stratum the same weight, whatever its spread. A stratum without spread keeps a zero matrix.
+    The scale gives every stratum the same weight, whatever its spread. A stratum without spread is zero.
     """
     y = None if values is None else np.asarray(values, float)
-    scaled = []
-    for rows in strata(frame, by):
-        g = gram.of_masks(masks(frame.iloc[rows])) if y is None else gram.of_values(y[rows])
-        spread = float(np.trace(g)) / max(1, len(rows) - 1)
-        scaled.append(g / spread if spread > 1e-12 else g * 0)
-    return scaled
+    return [
+        (
+            coordinates.of_masks(masks(frame.iloc[rows])) if y is None else coordinates.of_values(y[rows])
+        ).scaled()
+        for rows in strata(frame, by)
+    ]
 
 
 def table(
     frame: pd.DataFrame,
-    of: Sequence[Matrix],
+    of: Sequence[Coordinates],
     by: Sequence[str] = STRATUM,
     permutations: int = 999,
     seed: int = 0,
 ) -> pd.DataFrame:
     """One row per source: df, sequential and marginal sum of squares, share, pseudo-F, p, note if p is missing."""
-    parts = [frame.iloc[rows] for rows in strata(frame, by)]
-    bases = [sequential(part) for part in parts]
-    total = sum(float(np.trace(g)) for g in of)
-    rest, rest_df = squares(of, [b[RESIDUAL] for b in bases])
+    parts = [Spans(frame.iloc[rows]) for rows in strata(frame, by)]
+    added = [sequential(part) for part in parts]
+    total = sum(c.total for c in of)
+    rest, rest_df = squares(of, [a[RESIDUAL] for a in added])
     rows = []
     for source in SOURCES:
-        ss, df = squares(of, [b[source.name] for b in bases])
+        ss, df = squares(of, [a[source.name] for a in added])
         adjusted, _ = squares(of, [marginal(part, source) for part in parts])
         f = ss / df / (rest / rest_df) if df and rest_df and rest > 1e-12 else float("nan")
         p, note = (
@@ -60,7 +61,6 @@ def table(
     return pd.DataFrame(rows, columns=["source", "df", "ss", "share", "marginal_ss", "f", "p", "note"])
 
 
-def squares(of: Sequence[Matrix], bases: Sequence[Matrix]) -> tuple[float, int]:
-    """The sum of squares along the bases, summed over strata, and its degrees of freedom."""
-    ss = sum(gram.explained(g, q) for g, q in zip(of, bases, strict=True))
-    return ss, sum(q.shape[1] for q in bases)
+def squares(of: Sequence[Coordinates], added: Sequence[Addition]) -> tuple[float, int]:
+    """The sum of squares that a source explains, summed over strata, and its degrees of freedom."""
+    return sum(a.squares(c) for c, a in zip(of, added, strict=True)), sum(a.df for a in added)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import importlib
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,16 @@ import pytest
 from analysis.data import metrics
 from analysis.data.errors import NothingToRead
 from analysis.data.load import describe, load, trace
-from analysis.figures import fig1_masks, fig2_ranks, fig3_variance, outcome_tables, style, table_figure
-from analysis.stats import search_means
+from analysis.figures import (
+    fig1_masks,
+    fig2_ranks,
+    fig3_variance,
+    fig4_overlap,
+    outcome_tables,
+    style,
+    table_figure,
+)
+from analysis.stats import pairing, search_means
 from tests.helpers.analysis_grid import ONE, Study, write
 from tests.helpers.analysis_grid import frame as grid
 
@@ -97,6 +106,22 @@ def test_missing_and_failed_cells_are_filled_from_their_names(results: Path) -> 
     assert set(lacking["k"]) == {3}
     assert lacking[["objective", "algo", "seed"]].notna().all(axis=None)
     assert "3 of 36 cells missing or failed" in describe(frame, "small")
+
+
+@pytest.mark.parametrize(
+    ("seeds", "words"),
+    [
+        (range(12), "seeds 0, 1, 10, 11, 2, 3"),
+        (range(-1, 12), "13 seeds between -1 and 11"),
+        ([0.0, *range(100, 112)], "13 seeds between 0 and 111"),
+    ],
+)
+def test_a_title_does_not_list_very_many_seeds(seeds: Sequence[float], words: str) -> None:
+    cells = grid(draws=len(seeds), objectives=1, data=1, algos=1)
+    assert words in describe(cells.assign(seed=list(seeds), commit="c0ffee"), "large")
+    commits = cells.assign(seed=0, commit=[f"c{i:02d}" for i in range(len(seeds))])
+    listed = "13 commits: c00, c01, c02, …" if len(seeds) > 12 else "commits c00, c01, c02, c03"
+    assert listed in describe(commits, "large")
 
 
 def test_the_cost_ledger_and_the_calibration_are_in_the_frame(results: Path) -> None:
@@ -342,3 +367,12 @@ def test_a_wrong_filter_is_refused(
     with pytest.raises(SystemExit) as ended:
         draw("fig1_masks", results, monkeypatch, "--only", flag)
     assert message in f"{ended.value} {capsys.readouterr().err}"
+
+
+def test_the_overlap_figure_says_what_it_leaves_out() -> None:
+    cells = grid(draws=2, objectives=1, data=1, algos=2)
+    cells = cells.assign(dropped=[(1, 2, i + 3) for i in range(len(cells))])
+    heats, pairs = fig4_overlap.heat(cells), fig4_overlap.comparisons(cells)
+    said = fig4_overlap.draw(heats, pairs, "a title", pairing.SAMPLED).get_supxlabel()
+    assert said.replace("\n", " ") == pairing.SAMPLED
+    assert fig4_overlap.draw(heats, pairs, "a title").get_supxlabel() == ""

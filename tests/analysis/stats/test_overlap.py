@@ -3,9 +3,11 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from analysis.stats import overlap
+from analysis.stats import overlap, overlap_groups, overlap_pairs, pairing
+from analysis.stats.grid import CELL, COMPARISONS
 from pruning.core.mask import Mask
 from tests.helpers.analysis_grid import frame, with_masks
 
@@ -49,18 +51,18 @@ def test_a_group_of_random_masks_is_not_significant() -> None:
     p_values = []
     for trial in range(40):
         masks = [Mask(20, tuple(map(int, rng.choice(20, 5, replace=False)))) for _ in range(4)]
-        p_values.append(overlap.group_p(masks, 20, draws=400, seed=trial))
+        p_values.append(overlap_groups.group_p(masks, 20, draws=400, seed=trial))
     assert 0.3 < np.mean(p_values) < 0.7
     alike = [Mask(20, (1, 2, 3, 4, n)) for n in (5, 6, 7)]
-    assert overlap.group_p(alike, 20) < 0.01
+    assert overlap_groups.group_p(alike, 20) < 0.01
     with pytest.raises(ValueError, match="same number"):
-        overlap.group_p([Mask(20, (1,)), Mask(20, (1, 2))], 20)
+        overlap_groups.group_p([Mask(20, (1,)), Mask(20, (1, 2))], 20)
 
 
 def test_pairs_differ_in_one_thing_only() -> None:
     cells = frame(objectives=2, data=2, draws=3, algos=4, ks=(3, 6))
     cells = with_masks(cells, np.random.default_rng(0).random((len(cells), 30)))
-    counts = {name: len(overlap.pairs(cells, name)) for name in overlap.COMPARISONS}
+    counts = {name: len(overlap_pairs.pairs(cells, name)) for name in overlap_pairs.COMPARISONS}
     assert counts == {
         "algorithms": 24 * 6,  # 2 k x 2 objectives x 2 data x 3 draws
         "draws": 32 * 3,
@@ -73,24 +75,129 @@ def test_pairs_differ_in_one_thing_only() -> None:
 def test_pairs_with_other_protected_blocks_are_left_out() -> None:
     cells = frame(objectives=1, data=1, draws=1, algos=3)
     cells = with_masks(cells, np.random.default_rng(0).random((3, 30))).assign(protect_first=[0, 0, 1])
-    assert len(overlap.pairs(cells, "algorithms")) == 1
+    assert len(overlap_pairs.pairs(cells, "algorithms")) == 1
 
 
 def test_overlaps_distinguish_objectives_from_chance() -> None:
     cells = frame(objectives=2, data=1, draws=2, algos=3)
     per_objective = {name: np.random.default_rng(i).random(30) for i, name in enumerate(("o0", "o1"))}
     cells = with_masks(cells, np.array([per_objective[o] for o in cells["objective"]]))
-    assert overlap.pairs(cells, "algorithms")["corrected"].mean() == 1.0
-    assert overlap.pairs(cells, "objectives")["corrected"].mean() < 0.5
-    assert overlap.pairs(cells, "ratios").empty
+    assert overlap_pairs.pairs(cells, "algorithms")["corrected"].mean() == 1.0
+    assert overlap_pairs.pairs(cells, "objectives")["corrected"].mean() < 0.5
+    assert overlap_pairs.pairs(cells, "ratios").empty
 
 
 def test_groups_are_tested_as_a_whole_and_controlled_together() -> None:
     cells = frame(objectives=2, data=1, draws=2, algos=3)
     importance = np.random.default_rng(0).random((len(cells), 30))
     importance[cells["objective"] == "o0"] = np.arange(30)
-    table = overlap.groups_of(with_masks(cells, importance))
+    table = overlap_groups.groups_of(with_masks(cells, importance))
     assert len(table) == 4 + 6  # by algorithm: 2 objectives x 2 draws; by draw: 2 objectives x 3 algorithms
     assert (table.loc[table["objective"] == "o0", "q"] < 0.05).all()
     assert (table.loc[table["objective"] == "o1", "q"] > 0.05).all()
-    assert overlap.groups_of(cells.head(1).assign(dropped=[(1, 2, 3)])).empty
+    assert overlap_groups.groups_of(cells.head(1).assign(dropped=[(1, 2, 3)])).empty
+
+
+# -- many pairs at once, against one pair after another --------------------------------------------------------
+
+
+def random_study(seed: int) -> pd.DataFrame:
+    """Cells of several sizes, models wider than a word, protected blocks, and some cells missing."""
+    rng = np.random.default_rng(seed)
+    cells = frame(objectives=2, data=2, draws=4, algos=3, models=("a", "b"), ks=(1, 4, 30))
+    cells = cells[rng.random(len(cells)) > 0.2].reset_index(drop=True)
+    cells = cells.assign(n_blocks=np.where(cells["model"] == "b", 130, 30))
+    cells = cells.assign(protect_first=rng.integers(0, 2, len(cells)))
+    dropped = [
+        tuple(sorted(map(int, rng.choice(n, min(k, n), replace=False))))
+        for n, k in zip(cells["n_blocks"], cells["k"], strict=True)
+    ]
+    return cells.assign(dropped=dropped)
+
+
+def plain_pairs(cells: pd.DataFrame, comparison: str) -> pd.DataFrame:
+    """`overlap_pairs.pairs`, pair by pair."""
+    varied = COMPARISONS[comparison]
+    fixed = [c for c in (*CELL, "protect_first", "protect_last") if c not in varied]
+    every, free = overlap.masks(cells), overlap.n_open(cells)
+    rows = []
+    for group in cells.groupby(fixed, dropna=False).indices.values():
+        for i, j in itertools.combinations(sorted(group), 2):
+            a, b = cells.iloc[i], cells.iloc[j]
+            if a[varied[0]] != b[varied[0]]:
+                where = [a[c] if a[c] == b[c] else "" for c in ("model", "k", "objective", "algo")]
+                numbers = [f(every[i], every[j], free[i]) for f in (overlap.corrected, overlap.p_value)]
+                rows.append([*where, a[varied[0]], b[varied[0]], every[i].jaccard(every[j]), *numbers])
+    columns = ["model", "k", "objective", "algo", "a", "b", "jaccard", "corrected", "p"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+@pytest.mark.parametrize("comparison", COMPARISONS)
+@pytest.mark.parametrize("seed", range(3))
+def test_pairs_at_once_equal_pair_by_pair(comparison: str, seed: int) -> None:
+    cells = random_study(seed)
+    at_once, plain = overlap_pairs.pairs(cells, comparison), plain_pairs(cells, comparison)
+    assert len(plain)
+    pd.testing.assert_frame_equal(at_once, plain, check_exact=True, check_dtype=False)
+
+
+def test_two_empty_masks_are_equal() -> None:
+    cells = frame(objectives=1, data=1, draws=1, algos=2).assign(dropped=[(), ()])
+    one = np.array([0])
+    assert overlap.MaskSet.of(cells).pairs(one, one + 1).jaccard.tolist() == [Mask(30).jaccard(Mask(30))]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_group_at_once_equals_pair_by_pair(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    n, k, m, draws = 20 + 60 * (seed % 2), 4, 5, 300
+    masks = [Mask(n, tuple(map(int, rng.choice(n, k, replace=False)))) for _ in range(m)]
+    random = np.random.default_rng(seed).random((draws, m, n)).argsort(-1) < k
+    null = [
+        np.mean([(a & b).sum() / (a | b).sum() for a, b in itertools.combinations(sets, 2)])
+        for sets in random
+    ]
+    observed = np.mean([a.jaccard(b) for a, b in itertools.combinations(masks, 2)])
+    plain = (1 + sum(mean >= observed - 1e-12 for mean in null)) / (draws + 1)
+    assert overlap_groups.group_p(masks, n, draws, seed) == plain
+    by_pair = [overlap.corrected(a, b, n) for a, b in itertools.combinations(masks, 2)]
+    assert overlap_groups.mean_corrected(masks, n) == np.mean(by_pair)
+
+
+def test_random_groups_do_not_depend_on_the_size_of_a_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
+    masks = [Mask(20, (1, 2, 3, 4, n)) for n in (9, 12, 15)]
+    at_once = overlap_groups.group_p(masks, 20, draws=101, seed=5)
+    overlap_groups._null.cache_clear()
+    monkeypatch.setattr(overlap_groups, "CHUNK", 7 * 3 * 20)
+    assert overlap_groups.group_p(masks, 20, draws=101, seed=5) == at_once
+
+
+# -- large groups ----------------------------------------------------------------------------------------------
+
+
+def test_a_group_up_to_the_limit_has_all_pairs_and_a_larger_one_equally_many_for_each_member() -> None:
+    for m in (1, 2, pairing.FULL):
+        assert list(zip(*pairing.positions(m), strict=True)) == list(itertools.combinations(range(m), 2))
+    for m in (pairing.FULL + 1, 500):
+        first, second = pairing.positions(m)
+        assert (first < second).all()
+        assert len({*zip(first.tolist(), second.tolist(), strict=True)}) == m * pairing.PARTNERS // 2
+        assert (np.bincount(np.concatenate([first, second])) == pairing.PARTNERS).all()
+
+
+def test_a_sample_of_pairs_has_the_mean_of_all_pairs_and_is_announced(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cells = frame(objectives=1, data=1, draws=400, algos=1)
+    importance = np.arange(30) + np.random.default_rng(0).normal(0, 9, (len(cells), 30))
+    cells = with_masks(cells, importance)
+    sampled = overlap_pairs.pairs(cells, "draws")["corrected"]
+    assert overlap_pairs.note(cells) == pairing.SAMPLED
+    assert len(sampled) == 400 * pairing.PARTNERS // 2
+    monkeypatch.setattr(pairing, "FULL", 400)
+    pairing.positions.cache_clear()
+    every = overlap_pairs.pairs(cells, "draws")["corrected"]
+    pairing.positions.cache_clear()
+    assert overlap_pairs.note(cells) == ""
+    assert len(every) == 400 * 399 // 2
+    assert sampled.mean() == pytest.approx(every.mean(), abs=0.01)

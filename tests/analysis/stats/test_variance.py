@@ -9,12 +9,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.stats import components, gram, permute, variance
+from analysis.stats import components, coordinates, permute, variance
 from analysis.stats.between import between
 from analysis.stats.components import shares
 from analysis.stats.estimates import Shares
 from analysis.stats.grid import STRATUM, labels
 from analysis.stats.sources import SOURCES
+from analysis.stats.span import Spans
 from tests.helpers.analysis_grid import effect, frame, with_masks
 
 # -- the algebra, against published values and a second library ----------------------------------------------
@@ -38,13 +39,11 @@ UNEQUAL = [
 def test_pseudo_f_of_permanova_as_scikit_bio_and_vegan_have_it(
     distances: list[list[float]], groups: str, published: float
 ) -> None:
-    g = gram.of_distances(distances)
+    of = coordinates.of_distances(distances)
     cells = pd.DataFrame({"group": list(groups)})
-    q = gram.basis(
-        np.eye(len(set(groups)))[labels(cells, ["group"])], np.full((len(groups), 1), len(groups) ** -0.5)
-    )
-    ss, df = gram.explained(g, q), q.shape[1]
-    rest = float(np.trace(g)) - ss
+    added = Spans(cells).addition(["group"], ())
+    ss, df = added.squares(of), added.df
+    rest = of.total - ss
     assert ss / df / (rest / (len(groups) - 1 - df)) == pytest.approx(published, abs=1e-6)
 
 
@@ -71,7 +70,7 @@ def test_sums_of_squares_equal_statsmodels_on_an_unbalanced_grid() -> None:
         fit = ols(f"y ~ {terms}", cells).fit()
         smaller = ols("y ~ C(setting) + C(algo)", cells).fit()
         first = anova_lm(ols("y ~ C(objective)", cells).fit())
-    g = [gram.of_values(y)]
+    g = [coordinates.of_values(y)]
     table = variance.table(cells, g, permutations=9).set_index("source")
     assert table.loc["draw x algorithm, rest", "ss"] == pytest.approx(fit.ssr)
     assert table.loc["draw x algorithm, rest", "df"] == fit.df_resid
@@ -87,7 +86,9 @@ def test_variance_components_of_a_balanced_grid_are_the_textbook_ones() -> None:
     table = y.reshape(6, 5)
     rest = table - table.mean(0) - table.mean(1, keepdims=True) + table.mean()
     error = np.sum(rest**2) / 20
-    by_source = shares(cells, [gram.of_values(y)], resamples=20).sources.set_index("source")["component"]
+    by_source = shares(cells, [coordinates.of_values(y)], resamples=20).sources.set_index("source")[
+        "component"
+    ]
     assert by_source["algorithm"] == pytest.approx(np.var(table.mean(0), ddof=1) - error / 6)
     assert by_source["draw (seed)"] == pytest.approx(np.var(table.mean(1), ddof=1) - error / 5)
     assert by_source["draw x algorithm, rest"] == pytest.approx(error)
@@ -101,7 +102,9 @@ def test_components_are_unbiased_where_cells_are_missing() -> None:
         cells = cells[rng.random(len(cells)) > 0.25].reset_index(drop=True)
         y = effect(cells, ["draw", "calibration"], 2.0, rng) + effect(cells, ["algo"], 1.0, rng)
         y = y + rng.normal(size=len(cells))
-        table = shares(cells, [gram.of_values(y)], resamples=2).sources.set_index("source")["component"]
+        table = shares(cells, [coordinates.of_values(y)], resamples=2).sources.set_index("source")[
+            "component"
+        ]
         values.append([table["draw (seed)"], table["algorithm"], table["draw x algorithm, rest"]])
     means, errors = np.mean(values, axis=0), np.std(values, axis=0) / np.sqrt(len(values))
     np.testing.assert_array_less(np.abs(means - [4.0, 1.0, 1.0]), 3 * errors)
@@ -111,7 +114,7 @@ def test_components_are_unbiased_where_cells_are_missing() -> None:
 
 
 def shares_of(cells: pd.DataFrame, y: Any) -> Shares:
-    return shares(cells, variance.grams(cells, y), resamples=300)
+    return shares(cells, variance.outcome(cells, y), resamples=300)
 
 
 def masked(columns: Sequence[str], size: float, seed: int) -> pd.DataFrame:
@@ -133,7 +136,7 @@ def test_only_objectives_matter_then_the_search_share_covers_zero(seed: int) -> 
     y = effect(cells, ["objective"], 1.0, rng) + rng.normal(0, 0.3, len(cells))
     numbers = shares_of(cells, y)
     masks = shares(
-        by_objective := masked(["objective"], 1.0, seed), variance.grams(by_objective, None), resamples=300
+        by_objective := masked(["objective"], 1.0, seed), variance.outcome(by_objective, None), resamples=300
     )
     for estimated in (numbers, masks):
         assert covers(estimated.parts["search"], 0.0)
@@ -163,7 +166,9 @@ def test_intervals_cover_what_they_should() -> None:
     for seed in range(60):
         rng = np.random.default_rng(seed)
         y = fixed + effect(cells, ["calibration", "draw"], 0.4, rng) + rng.normal(0, 0.5, len(cells))
-        estimates.append(shares(cells, [gram.of_values(y) / len(cells)], resamples=200, seed=seed).parts)
+        estimates.append(
+            shares(cells, [coordinates.of_values(y / np.sqrt(len(cells)))], resamples=200, seed=seed).parts
+        )
     for part in ("calibration", "search"):
         truth = float(np.mean([e[part].value for e in estimates]))
         assert np.mean([covers(e[part], truth) for e in estimates]) >= 0.8
@@ -229,7 +234,7 @@ def p_values(effects: Sequence[Sequence[str]], runs: int = 40) -> dict[str, list
         rng = np.random.default_rng(seed)
         cells = frame(objectives=2, data=2, draws=3, algos=3)
         y = sum((effect(cells, columns, 2.0, rng) for columns in effects), rng.normal(size=len(cells)))
-        g = [gram.of_values(y)]
+        g = [coordinates.of_values(y)]
         for source in SOURCES:
             if source.name not in ("samples", "length"):
                 results[source.name].append(permute.p_value(cells, g, source, STRATUM, 99, seed)[0])
@@ -259,7 +264,7 @@ def test_draws_are_the_units_of_the_objective() -> None:
 
 def test_a_test_that_cannot_reject_is_refused() -> None:
     cells = frame(objectives=2, data=1, draws=2, algos=3)
-    g = variance.grams(cells, np.arange(len(cells)))
+    g = variance.outcome(cells, np.arange(len(cells)))
     p, note = permute.p_value(cells, g, SOURCES[0], STRATUM)
     assert math.isnan(p)
     assert "3 arrangements" in note  # two draws each: 6 ways, halved because names do not matter
