@@ -31,7 +31,8 @@ def results(done: Iterable[DoneResult]) -> str:
         middle.append(("speed", _speed))
     columns = (*FIRST, *(title for title, _ in middle), *LAST)
     shown = [show for _, show in middle]
-    entries = [_row(result, _differences(result, rows), shown) for result in rows]
+    differences = _differences(rows)
+    entries = [_row(result, text, shown) for result, text in zip(rows, differences, strict=True)]
     return _fitted(columns, entries, _render(columns, entries, right=LAST))
 
 
@@ -41,12 +42,18 @@ def failures(failed: Iterable[Failure]) -> str:
     return _render(("failed cell", "error", "message", "log"), rows, wrap=True)
 
 
-def _differences(result: DoneResult, rows: Sequence[DoneResult]) -> str:
-    """The result's settings that differ between rows; without objective, algorithm and size, which `_row` shows."""
-    others = [dict(_settings(row)) for row in rows]
-    settings = dict(_settings(result))
-    names = [name for name, value in settings.items() if any(s.get(name, value) != value for s in others)]
-    return "".join(f" {name.rpartition(' ')[2]}={settings[name]}" for name in names)
+def _differences(rows: Sequence[DoneResult]) -> list[str]:
+    """For each result its settings that differ between rows; without those that `_row` shows anyway."""
+    settings = [dict(_settings(row)) for row in rows]
+    first: dict[str, Any] = {}
+    differing = set()
+    for name, value in (item for one in settings for item in one.items()):
+        if first.setdefault(name, value) != value:
+            differing.add(name)
+    return [
+        "".join(f" {name.rpartition(' ')[2]}={value}" for name, value in one.items() if name in differing)
+        for one in settings
+    ]
 
 
 def _settings(result: DoneResult) -> Iterator[tuple[str, Any]]:
