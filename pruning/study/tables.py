@@ -6,7 +6,7 @@ import io
 import shutil
 import sys
 import textwrap
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -31,7 +31,7 @@ def results(done: Iterable[DoneResult]) -> str:
         middle.append(("speed", _speed))
     columns = (*FIRST, *(title for title, _ in middle), *LAST)
     shown = [show for _, show in middle]
-    differences = _differences(rows)
+    differences = differing([dict(_settings(row)) for row in rows])
     entries = [_row(result, text, shown) for result, text in zip(rows, differences, strict=True)]
     return _fitted(columns, entries, _render(columns, entries, right=LAST))
 
@@ -42,21 +42,18 @@ def failures(failed: Iterable[Failure]) -> str:
     return _render(("failed cell", "error", "message", "log"), rows, wrap=True)
 
 
-def _differences(rows: Sequence[DoneResult]) -> list[str]:
-    """For each result its settings that differ between rows; without those that `_row` shows anyway."""
-    settings = [dict(_settings(row)) for row in rows]
+def differing(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """For each row of settings, those that differ from another row, as text; a row need not have every setting."""
     first: dict[str, Any] = {}
-    differing = set()
-    for name, value in (item for one in settings for item in one.items()):
-        if first.setdefault(name, value) != value:
-            differing.add(name)
+    names = {name for row in rows for name, value in row.items() if first.setdefault(name, value) != value}
     return [
-        "".join(f" {name.rpartition(' ')[2]}={value}" for name, value in one.items() if name in differing)
-        for one in settings
+        "".join(f" {name.rpartition(' ')[2]}={value}" for name, value in row.items() if name in names)
+        for row in rows
     ]
 
 
 def _settings(result: DoneResult) -> Iterator[tuple[str, Any]]:
+    """The settings by which a row is named; without objective, algorithm and size, which `_row` shows."""
     config, calibration = result["config"], result["calibration"]
     yield "seed", config["seed"]
     yield from ((name, config["model"][name]) for name in ("dtype", "attention"))
