@@ -65,7 +65,7 @@ def start(folder: Path, scores: int) -> float:
 
 
 def memory(folder: Path, scores: int) -> float:
-    """MB that a process needs for such a start, beyond the imports."""
+    """The most MB that a process needs for such a start, imports included."""
     synthetic_study.write_scores(folder, "key", scores // 100, 100)
     command = [sys.executable, "-m", "benchmarks.growth_study", "--start", str(folder)]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
@@ -87,7 +87,7 @@ WORKS: tuple[tuple[str, tuple[int, ...], Callable[[Path, int], float]], ...] = (
     ("table of finished cells, s", CELLS, table),
     ("digest of a 20 MB text for each cell, s", CELLS, keys),
     ("start of a cell by scores in the store, s", SCORES, start),
-    ("memory of this start, MB", SCORES, memory),
+    ("memory of this start and of the imports, MB", SCORES, memory),
     ("1,000 unknown masks by journals in the store, s", JOURNALS, lookup),
 )
 
@@ -123,9 +123,8 @@ def _store(folder: Path) -> Store:
 
 
 def _memory_of_start(folder: Path) -> float:
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     _store(folder).find([Mask(synthetic_study.N_BLOCKS, (block,)) for block in range(30)])
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def _cpu(work: Callable[[], object]) -> float:

@@ -17,7 +17,8 @@ from hydra_plugins.grid_launcher.composer import Composer
 from pruning.config.compose import cell_of
 from pruning.config.groups import CONF
 from pruning.core.mask import Mask
-from pruning.core.result import DoneResult, write_result
+from pruning.core.result import NAME as RESULT
+from pruning.core.result import DoneResult
 from pruning.core.score import Score
 from pruning.core.trace import NAME
 from pruning.hydra_app.registry import register
@@ -40,7 +41,7 @@ def write_done(results: Path, count: int) -> None:
     cells = list(_cells(results, count))
     for cell in cells:
         cell.folder.mkdir(parents=True)
-        write_result(cell.folder, _result(cell))
+        (cell.folder / RESULT).write_text(json.dumps(_result(cell)))  # without the wait for the disk
     note_study(cells)
 
 
