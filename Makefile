@@ -2,6 +2,7 @@
 # make ui      browse the runs in MLflow                   make check   lint, types, layers
 # make fig1    draw figure 1 again                         make track   rebuild the MLflow store from the files
 # make bench   time the engine against one forward pass per mask
+# make bench-growth   how costs grow with the cells and scores of a study
 # make small   the paper's question on two small models: hours on two CPU cores; skips finished cells, then draws
 # make paper   the paper's grid, three 8B models: needs GPUs and a hub account
 # make figures draw all: fig1 to fig8, table1 to table3    make paper-check   the paper's numbers from its tables
@@ -22,7 +23,7 @@ export MLFLOW_DISABLE_TELEMETRY = true
 
 FIGURES := fig1 fig2 fig3 fig4 fig5 fig6 fig7 fig8 table1 table2 table3
 
-.PHONY: demo small paper test test-slurm soak ui bench gpu-check check lint types figures $(FIGURES) report paper-check track wings describe tour constraints clean
+.PHONY: demo small paper test test-slurm soak ui bench bench-growth gpu-check check lint types figures $(FIGURES) report paper-check track wings describe tour constraints clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
@@ -88,6 +89,11 @@ paper-check: $(VENV)/installed
 
 bench: $(VENV)/installed
 	$(BIN)/python -m benchmarks.run
+
+# Both halves of a study: launching and storing, then figures and report.
+bench-growth: $(VENV)/installed
+	@for part in $(sort $(wildcard benchmarks/growth_*.py)); do \
+	  $(BIN)/python -m benchmarks.$$(basename $$part .py) || exit; done
 
 gpu-check: $(VENV)/installed
 	$(BIN)/python -m benchmarks.gpu_check $(FLAGS)

@@ -5,18 +5,17 @@ mistake in the last cell stops the command before the first cell starts. The stu
 goes on after a failed cell.
 """
 
-import copy
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus, configure_log, setup_globals
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, open_dict, read_write
+from omegaconf import DictConfig
+
+from hydra_plugins.grid_launcher.composer import Composer
 
 log = logging.getLogger(__name__)
 
@@ -45,21 +44,10 @@ class GridLauncher(Launcher):
 
         setup_globals()
         configure_log(self.config.hydra.job_logging, self.config.hydra.verbose)
+        composer = Composer(self.hydra_context.config_loader, self.config)
         numbered = enumerate(job_overrides, start=initial_job_idx)
-        execute([self._compose(number, list(overrides)) for number, overrides in numbered])
+        execute([composer.compose(number, overrides) for number, overrides in numbered])
         return [
             JobReturn(overrides=list(overrides), status=JobStatus.COMPLETED, _return_value=None)
             for overrides in job_overrides
         ]
-
-    def _compose(self, number: int, overrides: list[str]) -> tuple[DictConfig, Any]:
-        sweep = self.hydra_context.config_loader.load_sweep_config(self.config, overrides)
-        with open_dict(sweep):
-            sweep.hydra.job.id = str(number)
-            sweep.hydra.job.num = number
-        HydraConfig.instance().set_config(sweep)
-        choices = dict(sweep.hydra.runtime.choices)
-        cell = copy.deepcopy(sweep)
-        with read_write(cell), open_dict(cell):
-            del cell["hydra"]
-        return cell, choices

@@ -23,7 +23,13 @@ LONGEST = 4900  # characters in the value of one tag
 
 def record_studies(client: Any, experiment: str, results: Path) -> None:
     """Record the studies of a results folder; keep the cells that another folder has added to the same studies."""
-    known = read_studies(client.get_experiment(experiment).tags)
+    for tag, line in wanted_tags(client.get_experiment(experiment).tags, results).items():
+        client.set_experiment_tag(experiment, tag, line)
+
+
+def wanted_tags(tags: Mapping[str, str], results: Path) -> dict[str, str]:
+    """The tags of the studies of a results folder, for an experiment that has `tags`. A damaged list is reported."""
+    known, wanted = read_studies(tags), dict[str, str]()
     for name in study_list.names(results):
         try:
             listed = study_list.read_study(results, name)
@@ -32,8 +38,8 @@ def record_studies(client: Any, experiment: str, results: Path) -> None:
             continue
         cells = dict.fromkeys([*known.get(name, ()), *listed])
         lines = textwrap.wrap(" ".join(cells), LONGEST, break_long_words=False, break_on_hyphens=False)
-        for number, line in enumerate(lines):
-            client.set_experiment_tag(experiment, f"{FIRST} {name} {number}", line)
+        wanted |= {f"{FIRST} {name} {number}": line for number, line in enumerate(lines)}
+    return wanted
 
 
 def read_studies(tags: Mapping[str, str]) -> dict[str, list[str]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Annotated, Any, NotRequired, TypedDict, cast
 from pruning.core import atomic_files
 
 NAME = "trace.jsonl"
+BEGINNING = b'{"dropped": ['  # of every line that `append_trace` writes
 FLOAT32 = "trace_float32.jsonl"  # float32 scores of masks in near ties
 
 
@@ -48,9 +50,40 @@ def read_trace(path: Path, start: int = 0) -> Iterator[TraceEntry]:
             yield TraceEntry(number, end, _parsed(line))
 
 
+def read_masks(path: Path, start: int = 0) -> Iterator[tuple[int, int, tuple[int, ...] | None]]:
+    """Yield (offset of the line, offset after it, removed blocks) for each complete line from byte `start` on.
+
+    The rest of a line is not read, so it can be damaged. The blocks are None if they cannot be read either.
+    """
+    known: dict[bytes, tuple[int, ...]] = {}
+    for end, line in atomic_files.read_lines(path, start):
+        text = line[len(BEGINNING) : line.find(b"]")] if line.startswith(BEGINNING) else line
+        if text not in known and (blocks := _blocks(text, line)) is not None:
+            known[text] = blocks
+        yield start, end, known.get(text)
+        start = end
+
+
+def read_line(path: Path, offset: int) -> TraceLine | None:
+    """The line that begins at a byte; None if it is damaged, or gone."""
+    try:
+        entry = next(read_trace(path, offset), None)
+    except OSError:
+        return None
+    return None if entry is None else entry.line
+
+
 def append_trace(path: Path, line: TraceLine) -> None:
     """Append a line, and return only after it is written."""
     atomic_files.append_line(path, line)
+
+
+def _blocks(text: bytes, line: bytes) -> tuple[int, ...] | None:
+    """The removed blocks of a line; `text` is what stands between their brackets, or the whole line."""
+    if re.fullmatch(rb"(\d+(, \d+)*)?", text):
+        return tuple(map(int, text.split(b", "))) if text else ()
+    parsed = _parsed(line)
+    return None if parsed is None else tuple(parsed["dropped"])
 
 
 def _parsed(text: bytes) -> TraceLine | None:

@@ -1,8 +1,8 @@
 """SHA-256 digests of large files, computed once: a cache keeps them until a file changes.
 
-An entry is valid for one path, size, inode, time of modification and time of change. A program can set the time of
-modification back, but not the time of change. Each entry is a file of its own in the user's cache folder. Processes
-that need the same digest wait for the one that computes it. A damaged entry is computed again.
+An entry is valid for one path, size, inode, time of modification and time of change. Each entry is a file of its own
+in the user's cache folder. Processes that need the same digest wait for the one that computes it. A damaged entry is
+computed again.
 """
 
 from __future__ import annotations
@@ -14,14 +14,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeAlias
 
 from filelock import FileLock
 from tqdm import tqdm
 
 from pruning.core import atomic_files
 from pruning.core.errors import DamagedError, InputError
-from pruning.core.hashing import text_sha256
+from pruning.core.hashing import SETTLED, State, file_state, text_sha256
 from pruning.core.units import MEBIBYTE, bytes_text
 from pruning.core.wheel_assets import cache_folder
 
@@ -30,10 +29,7 @@ log = logging.getLogger(__name__)
 SMALL = MEBIBYTE  # smaller files are read each time
 LARGE = 1024 * MEBIBYTE  # from this size on, reading is announced and shown by a bar
 CHUNK = 4 * MEBIBYTE
-# A file that has changed within this time can change again without a new time stamp, so its digest is not kept.
-SETTLED = 2_000_000_000  # nanoseconds
 
-State: TypeAlias = list[int]  # size, inode, and the two times of a file in nanoseconds
 _memory: dict[Path, tuple[State, str]] = {}
 
 
@@ -78,10 +74,9 @@ def _known(file: Path) -> bool:
 
 def _state(file: Path) -> State:
     try:
-        stat = file.stat()
+        return file_state(file)
     except OSError as error:
         raise _unreadable(file, error) from error
-    return [stat.st_size, stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns]
 
 
 def _read(file: Path, state: State, advance: Callable[[int], object]) -> str:

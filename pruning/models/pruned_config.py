@@ -11,13 +11,14 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any
-
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from pruning.core.errors import InputError, UnskippableError, first_line
 from pruning.core.mask import Mask
 from pruning.models.config_check import check_attention_left
+
+if TYPE_CHECKING:
+    from torch import nn
 
 # Settings that are lists of block numbers. In a model of N blocks, any other list with N entries holds one entry for
 # each block.
@@ -114,6 +115,8 @@ def blocks_of(model: Any, count: int) -> tuple[str, nn.ModuleList]:
 
     Raises UnskippableError unless the decoder has exactly one list of `count` modules.
     """
+    from torch import nn  # here, because a command that only reads results needs no torch
+
     decoder = model.get_decoder()
     lists: dict[str, nn.ModuleList] = {}
     for name, module in decoder.named_modules():

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 from pruning.core import atomic_files
@@ -20,8 +21,9 @@ from pruning.core.errors import DamagedError, ForeignError, InputError
 from pruning.core.estimate import Estimate
 from pruning.core.mask import Mask
 from pruning.core.score import Score
-from pruning.core.trace import NAME, TraceEntry, append_trace, read_trace
+from pruning.core.trace import TraceLine, append_trace, read_trace
 from pruning.distributed import collectives
+from pruning.search.score_index import ScoreIndex
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +56,8 @@ class Journal:
         journal = cls(path, n_blocks)
         atomic_files.mend(path)
         for entry in read_trace(path):
-            if (score := _score(entry, n_blocks)) is None:
+            score = None if entry.line is None else _score(entry.line, n_blocks)
+            if score is None:
                 raise DamagedError(
                     f"{path}, line {entry.number} is damaged: remove the line, or remove the file to start again."
                 )
@@ -99,7 +102,6 @@ class Store:
     share: bool = True
     estimate: Estimate | None = None
     _scores: dict[Mask, Score] = field(default_factory=dict)
-    _offsets: dict[Path, int] = field(default_factory=dict)
 
     def claim(self) -> None:
         """Register this cell's journal under `key`. Raises ForeignError if it is registered under another key."""
@@ -119,36 +121,48 @@ class Store:
     def find(self, masks: Sequence[Mask]) -> list[Score]:
         """Other cells' scores of these masks: for each mask, the score over the most samples, if any.
 
-        The `seconds` of these scores are 0. A call reads each file at most once.
+        The `seconds` of these scores are 0.
         """
         if not self.share:
             return []
-        if any(mask not in self._scores or self._scores[mask].of is not None for mask in masks):
-            self._refresh()
+        if wanted := [mask for mask in masks if self._can_grow(mask)]:
+            for path in self._index.refresh():
+                _skip(path)
+            for mask in wanted:
+                self._read(mask)
         return [self._scores[mask] for mask in masks if mask in self._scores]
 
-    def _refresh(self) -> None:
-        for pointer in sorted((self.results / "scores" / self.key).glob("*")):
-            path = self.results / pointer.name / NAME
-            if pointer.name != self.cell:
-                for score in self._new(path):
-                    if score.exceeds(self._scores.get(score.mask)):
-                        self._scores[score.mask] = replace(score, seconds=0.0)
+    def _can_grow(self, mask: Mask) -> bool:
+        return mask not in self._scores or self._scores[mask].of is not None
 
-    def _new(self, path: Path) -> Iterator[Score]:
-        for entry in read_trace(path, self._offsets.get(path, 0)):
-            self._offsets[path] = entry.end
-            score = _score(entry, self.n_blocks)
-            if score is None or (self.estimate is not None and _contradiction(score, self.estimate)):
-                log.warning("%s: skipped a damaged line", path)
-            else:
-                yield score
+    def _read(self, mask: Mask) -> None:
+        """Keep the score of a mask over the most samples, among those in the lines that were not read before."""
+        for path, line in self._index.take(mask.dropped):
+            score = None if line is None else _score(line, self.n_blocks)
+            if (
+                score is None
+                or score.mask != mask
+                or (self.estimate and _contradiction(score, self.estimate))
+            ):
+                _skip(path)
+            elif score.exceeds(self._scores.get(mask)):
+                self._scores[mask] = replace(score, seconds=0.0)
+            if not self._can_grow(mask):
+                return
+
+    @cached_property
+    def _index(self) -> ScoreIndex:
+        return ScoreIndex(self.results, self.results / "scores" / self.key, self.cell)
 
 
-def _score(entry: TraceEntry, n_blocks: int) -> Score | None:
-    """The score in a line, or None if the line is damaged or names a block that the model does not have."""
+def _skip(path: Path) -> None:
+    log.warning("%s: skipped a damaged line", path)
+
+
+def _score(line: TraceLine, n_blocks: int) -> Score | None:
+    """The score in a line, or None if the line names a block that the model does not have."""
     try:
-        return None if entry.line is None else Score.from_line(entry.line, n_blocks)
+        return Score.from_line(line, n_blocks)
     except InputError:
         return None
 

@@ -6,7 +6,7 @@ import io
 import shutil
 import sys
 import textwrap
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -31,7 +31,8 @@ def results(done: Iterable[DoneResult]) -> str:
         middle.append(("speed", _speed))
     columns = (*FIRST, *(title for title, _ in middle), *LAST)
     shown = [show for _, show in middle]
-    entries = [_row(result, _differences(result, rows), shown) for result in rows]
+    differences = differing([dict(_settings(row)) for row in rows])
+    entries = [_row(result, text, shown) for result, text in zip(rows, differences, strict=True)]
     return _fitted(columns, entries, _render(columns, entries, right=LAST))
 
 
@@ -41,15 +42,18 @@ def failures(failed: Iterable[Failure]) -> str:
     return _render(("failed cell", "error", "message", "log"), rows, wrap=True)
 
 
-def _differences(result: DoneResult, rows: Sequence[DoneResult]) -> str:
-    """The result's settings that differ between rows; without objective, algorithm and size, which `_row` shows."""
-    others = [dict(_settings(row)) for row in rows]
-    settings = dict(_settings(result))
-    names = [name for name, value in settings.items() if any(s.get(name, value) != value for s in others)]
-    return "".join(f" {name.rpartition(' ')[2]}={settings[name]}" for name in names)
+def differing(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """For each row of settings, those that differ from another row, as text; a row need not have every setting."""
+    first: dict[str, Any] = {}
+    names = {name for row in rows for name, value in row.items() if first.setdefault(name, value) != value}
+    return [
+        "".join(f" {name.rpartition(' ')[2]}={value}" for name, value in row.items() if name in names)
+        for row in rows
+    ]
 
 
 def _settings(result: DoneResult) -> Iterator[tuple[str, Any]]:
+    """The settings by which a row is named; without objective, algorithm and size, which `_row` shows."""
     config, calibration = result["config"], result["calibration"]
     yield "seed", config["seed"]
     yield from ((name, config["model"][name]) for name in ("dtype", "attention"))

@@ -18,6 +18,7 @@ from pruning.runs.tracker import Note, silent
 from pruning.tracking.client import connect
 from pruning.tracking.mlflow_run import raise_failures, record_runs
 from pruning.tracking.new_store import create_store
+from pruning.tracking.recorded_before import nothing_new, recorded_before
 from pruning.tracking.runs_view import show_as_training_runs
 from pruning.tracking.store_errors import plain_errors
 from pruning.tracking.store_uri import check_uri, damage
@@ -64,12 +65,21 @@ class MLflow:
 
         Raises PruningError if the store cannot be used, or after the others are recorded if a cell cannot be.
         """
+        if self._has_all(results, folders):
+            return
         with plain_errors(self._store(results)):
             client, experiment = self._open(results)
             failures = record_runs(client, experiment, folders)
             study_tags.record_studies(client, experiment, results)
             show_as_training_runs(client, experiment)
         raise_failures(failures)
+
+    def _has_all(self, results: Path, folders: Sequence[Path]) -> bool:
+        """Whether the SQLite file beside the results already holds these cells; only that file is read."""
+        if self.uri is not None:
+            return False
+        before = recorded_before(results / DATABASE, self.experiment, _artifacts(results))
+        return before is not None and nothing_new(before, results, folders)
 
     def _store(self, results: Path) -> str:
         return self.uri or str(results / DATABASE)
@@ -89,7 +99,7 @@ class MLflow:
     def _experiment(self, client: Any, results: Path) -> str:
         """The id of the experiment, which is created if it is missing."""
         known = client.get_experiment_by_name(self.experiment)
-        location = None if self.uri else (results / "mlflow-artifacts").as_uri()
+        location = None if self.uri else _artifacts(results)
         if known is not None and location in (None, known.artifact_location):
             return str(known.experiment_id)
         # If the results folder was moved, start a new experiment: MLflow stores absolute paths.
@@ -97,6 +107,10 @@ class MLflow:
             client.rename_experiment(known.experiment_id, f"{self.experiment} {known.artifact_location}")
             client.delete_experiment(known.experiment_id)
         return str(client.create_experiment(self.experiment, artifact_location=location))
+
+
+def _artifacts(results: Path) -> str:
+    return (results / "mlflow-artifacts").as_uri()
 
 
 def _done(results: Path) -> list[Path]:

@@ -30,9 +30,10 @@ def record_runs(client: Any, experiment: str, folders: Sequence[Path]) -> list[s
     If the store itself stops answering, raises its exception at once.
     """
     failures = []
+    studies = studies_of(folders)
     for folder in folders:
         try:
-            record_run(client, experiment, folder)
+            record_run(client, experiment, folder, studies[folder])
         except Exception as error:  # a damaged file, or a value that the store refuses
             client.get_experiment(experiment)  # raises if the store is the cause
             failures.append(f"{folder.name} could not be recorded in MLflow: {reason(error)}.")
@@ -45,14 +46,16 @@ def raise_failures(failures: Sequence[str]) -> None:
         raise PruningError(" ".join([*failures, "All other cells are recorded."]))
 
 
-def record_run(client: Any, experiment: str, folder: Path) -> None:
-    """Record a cell as one run and delete its other runs. Do nothing if there is no result or no change."""
+def record_run(client: Any, experiment: str, folder: Path, studies: Sequence[str]) -> None:
+    """Record a cell as one run and delete its other runs. Do nothing if there is no result or no change.
+
+    `studies` are the names of the studies that ask for the cell.
+    """
     from mlflow.entities import Metric, Param, RunTag
 
     if (result := read_result(folder)) is None:
         return
-    studies = _studies(folder)
-    version = hashlib.sha256((folder / NAME).read_bytes() + " ".join([*studies, LAYOUT]).encode()).hexdigest()
+    version = version_of(folder, studies)
     same = client.search_runs([experiment], f"tags.cell = '{result['cell']}'")
     if any(run.data.tags.get(VERSION) == version for run in same):
         return
@@ -92,10 +95,20 @@ def _tags(result: Result, studies: Sequence[str]) -> Iterator[tuple[str, Any]]:
     yield "git_commit", result["environment"]["commit"]
 
 
-def _studies(folder: Path) -> list[str]:
-    """The names of the studies that ask for a cell; a damaged list counts as empty, `record_studies` names it."""
-    results = folder.parent
-    return [name for name in study_list.names(results) if folder.name in _listed(results, name)]
+def version_of(folder: Path, studies: Sequence[str]) -> str:
+    """The digest of what is recorded of a cell: its result, and the studies that ask for it."""
+    return hashlib.sha256((folder / NAME).read_bytes() + " ".join([*studies, LAYOUT]).encode()).hexdigest()
+
+
+def studies_of(folders: Sequence[Path]) -> dict[Path, list[str]]:
+    """The names of the studies that ask for each cell; a damaged list counts as empty, `record_studies` names it."""
+    asked: dict[Path, list[str]] = {folder: [] for folder in folders}
+    for results in dict.fromkeys(folder.parent for folder in folders):
+        for name in study_list.names(results):
+            for key in dict.fromkeys(_listed(results, name)):
+                if (folder := results / key) in asked:
+                    asked[folder].append(name)
+    return asked
 
 
 def _listed(results: Path, study: str) -> list[str]:

@@ -22,7 +22,7 @@ from pruning.runs.tracker import Note
 from pruning.tracking.client import connect
 from pruning.tracking.dead_runs import close_dead_runs
 from pruning.tracking.live_run import live_run
-from pruning.tracking.mlflow_run import raise_failures, record_run, record_runs
+from pruning.tracking.mlflow_run import raise_failures, record_run, record_runs, studies_of
 from pruning.tracking.runs_view import show_as_training_runs
 from pruning.tracking.store_errors import plain_errors, reason
 from pruning.tracking.store_uri import check_uri
@@ -71,7 +71,7 @@ class Server:
 
         def send() -> None:
             client, experiment = self.open()
-            record_run(client, experiment, folder)
+            record_run(client, experiment, folder, studies_of([folder])[folder])
 
         if (folder / NAME).exists():
             _patiently(send, self.patience, folder.name)

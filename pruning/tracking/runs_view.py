@@ -13,6 +13,10 @@ from typing import Any
 
 KIND = ("mlflow.experimentKind", "custom_model_development")
 VIEW = "cells"  # the key of the view
+VIEWED, NOTED = (
+    f"mlflow.sharedViewState.{VIEW}",
+    "mlflow.note.content",
+)  # the tags of the view and of the note
 TITLE = "Cells: what was removed and what it cost"
 NOTE = (
     "One run per cell. Choose **Model training** at the top left, then under *Views* the view "
@@ -29,9 +33,9 @@ def show_as_training_runs(client: Any, experiment: str) -> None:
     known = client.get_experiment(experiment).tags
     latest = client.search_runs([experiment], "tags.dropped != ''", max_results=20)
     columns = _columns(name for run in latest for name in run.data.metrics)
-    wanted = {KIND[0]: KIND[1], f"mlflow.sharedViewState.{VIEW}": _view(columns)}
-    if "mlflow.note.content" not in known:  # a person may have written another one
-        wanted["mlflow.note.content"] = NOTE
+    wanted = {KIND[0]: KIND[1], VIEWED: _view(columns)}
+    if NOTED not in known:  # a person may have written another one
+        wanted[NOTED] = NOTE
     for tag, value in wanted.items():
         if known.get(tag) != value:
             client.set_experiment_tag(experiment, tag, value)

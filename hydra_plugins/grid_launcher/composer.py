@@ -1,0 +1,85 @@
+"""Compose the configurations of a sweep: once for each choice of options, not once for each job.
+
+Most jobs of a grid choose the same options as another job and differ only in values, such as `seed=3`. Hydra sets
+such values last, on the configuration that the options give. So the values are set here on a copy of that
+configuration. A job with any other kind of override is composed by Hydra alone. So is a job whose values are refused:
+the error is then Hydra's own.
+"""
+
+import copy
+from collections.abc import Sequence
+from functools import cache, cached_property
+from typing import Any, TypeAlias
+
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, OverrideType
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf.errors import OmegaConfBaseException
+
+# A cell's configuration, without Hydra's own, and the chosen option of each group.
+Composed: TypeAlias = tuple[DictConfig, dict[str, Any]]
+
+
+class Composer:
+    """Composes the jobs of the sweep that `master` configures."""
+
+    def __init__(self, loader: ConfigLoader, master: DictConfig) -> None:
+        self._loader = loader
+        self._master = master
+        self._composed: dict[tuple[str, ...], Composed] = {}
+
+    def compose(self, number: int, words: Sequence[str]) -> Composed:
+        """The configuration of job `number` with the overrides `words`. Raises Hydra's errors."""
+        if not (values := self._values(words)):
+            return self.compose_alone(number, words)
+        changed = {value.input_line for value in values}
+        options = tuple(word for word in words if word not in changed)
+        if options not in self._composed:
+            self._composed[options] = self.compose_alone(number, options)
+        shared, choices = self._composed[options]
+        config = copy.deepcopy(shared)
+        try:
+            for value in values:
+                OmegaConf.update(config, value.key_or_group, value.value(), merge=True)
+        except OmegaConfBaseException:
+            return self.compose_alone(number, words)
+        return config, dict(choices)
+
+    def compose_alone(self, number: int, words: Sequence[str]) -> Composed:
+        """The configuration of a job as Hydra itself composes it."""
+        sweep = self._loader.load_sweep_config(self._master, list(words))
+        with open_dict(sweep):
+            sweep.hydra.job.id = str(number)
+            sweep.hydra.job.num = number
+        HydraConfig.instance().set_config(sweep)
+        choices = dict(sweep.hydra.runtime.choices)
+        cell = copy.deepcopy(sweep)
+        with read_write(cell), open_dict(cell):
+            del cell["hydra"]
+        return cell, choices
+
+    def _values(self, words: Sequence[str]) -> list[Override]:
+        """The overrides that change a value; empty if an override neither does so nor chooses an option."""
+        values = []
+        for override in map(_parsed, words):
+            option = override.key_or_group in self._groups or "/" in override.key_or_group
+            plain = override.type == OverrideType.CHANGE and override.package is None
+            if not plain or (option and isinstance(override.value(), dict)):
+                return []
+            if not option:
+                values.append(override)
+        return values
+
+    @cached_property
+    def _groups(self) -> set[str]:
+        hydra = OmegaConf.to_container(self._master.hydra.overrides.hydra)
+        name = self._master.hydra.job.config_name
+        return {*self._loader.get_group_options("", ObjectType.GROUP, name, hydra)}  # type: ignore[arg-type]
+
+
+@cache
+def _parsed(word: str) -> Override:
+    return OverridesParser.create().parse_override(word)

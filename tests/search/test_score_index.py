@@ -1,0 +1,127 @@
+"""The index of other cells' scores: what it finds equals a plain reading of all lines."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pruning.core.mask import Mask
+from pruning.core.score import Score
+from pruning.core.trace import read_masks, read_trace
+from pruning.search import score_index
+from pruning.search.journal import Store
+
+N = 5
+COUNT = 3  # samples of a full score
+
+
+def line(dropped: list[int], terms: int, value: float) -> str:
+    data: dict[str, Any] = {"dropped": dropped, "loss": value, "samples": [value] * terms, "seconds": 1.0}
+    return json.dumps(data | ({"of": COUNT} if terms < COUNT else {}))
+
+
+def plainly(results: Path, masks: list[Mask]) -> list[Score]:
+    """For each mask the first score over the most samples, from every line of every other cell."""
+    best: dict[Mask, Score] = {}
+    for pointer in sorted((results / "scores" / "key").iterdir()):
+        for entry in read_trace(results / pointer.name / "trace.jsonl"):
+            if pointer.name != "own" and entry.line is not None and max(entry.line["dropped"], default=0) < N:
+                score = Score.from_line(entry.line | {"seconds": 0.0}, N)
+                if score.exceeds(best.get(score.mask)):
+                    best[score.mask] = score
+    return [best[mask] for mask in masks if mask in best]
+
+
+def written(results: Path, cells: dict[str, list[str]]) -> None:
+    (results / "scores" / "key").mkdir(parents=True, exist_ok=True)
+    for name, lines in cells.items():
+        (results / "scores" / "key" / name).touch()
+        (results / name).mkdir(exist_ok=True)
+        with (results / name / "trace.jsonl").open("a") as stream:
+            stream.writelines(f"{text}\n" for text in lines)
+
+
+lines = st.one_of(
+    st.builds(
+        line, st.lists(st.integers(0, N), max_size=3), st.integers(1, COUNT), st.floats(0, 9, allow_nan=False)
+    ),
+    st.sampled_from(["{", "", '{"loss": 1.0}', '{"dropped": [1], "loss": NaN, "samples": [], "seconds": 1}']),
+    st.just('{"loss": 2.0, "dropped": [2, 1], "samples": [2.0, 2.0, 2.0], "seconds": 1.0}'),
+)
+stores = st.dictionaries(st.sampled_from(["a", "b", "c", "own"]), st.lists(lines, max_size=6))
+
+
+@settings(deadline=None, max_examples=150)
+@given(stores, stores)
+def test_what_is_found_is_what_a_plain_reading_finds(
+    first: dict[str, list[str]], later: dict[str, list[str]]
+) -> None:
+    masks = [Mask(N, blocks) for blocks in ((), (0,), (1,), (1, 2), (0, 3), (2, 3, 4))]
+    with tempfile.TemporaryDirectory() as folder:
+        results, store = Path(folder), Store(Path(folder), "key", "own", N)
+        written(results, first)
+        assert store.find(masks) == plainly(results, masks)
+        before = {mask.dropped: len(score.samples) for mask in masks for score in store.find([mask])}
+        written(results, later)
+        found = {score.mask.dropped: score for score in store.find(masks)}
+        expected = {score.mask.dropped: score for score in plainly(results, masks)}
+        assert found.keys() == expected.keys()
+        for blocks, score in expected.items():
+            assert len(found[blocks].samples) == len(score.samples) >= before.get(blocks, 0)
+
+
+def test_only_the_lines_of_wanted_masks_are_parsed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written(tmp_path, {"a": [line([block], COUNT, 1.0) for block in range(N)]})
+    read: list[int] = []
+    original = score_index.read_line
+    monkeypatch.setattr(score_index, "read_line", lambda p, o: (read.append(o), original(p, o))[1])
+    store = Store(tmp_path, "key", "own", N)
+    for _ in range(2):
+        assert [score.mask.dropped for score in store.find([Mask(N, (3,))])] == [(3,)]
+    assert len(read) == 1
+
+
+def test_journals_that_have_long_been_unchanged_are_not_looked_at_for_every_mask(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written(tmp_path, {name: [line([0], COUNT, 1.0)] for name in ("old", "new")})
+    for path, age in ((tmp_path / "old" / "trace.jsonl", 1e6), (tmp_path / "new" / "trace.jsonl", 0.0)):
+        os.utime(path, (time.time() - age,) * 2)
+    store = Store(tmp_path, "key", "own", N)
+    store.find([Mask(N, (0,))])
+    written(tmp_path, {name: [line([block], COUNT, 1.0)] for name, block in (("old", 1), ("new", 2))})
+    later = time.time() + 1.0
+    monkeypatch.setattr(score_index.time, "time", lambda: later)
+    assert not store.find([Mask(N, (1,))])
+    assert store.find([Mask(N, (2,))]), "a journal that has just changed is looked at"
+    monkeypatch.setattr(score_index.time, "time", lambda: later + score_index.LONGEST)
+    assert store.find([Mask(N, (1,))]), "no journal is left alone for more than a minute"
+
+
+def test_a_journal_that_was_replaced_gives_no_wrong_score(tmp_path: Path) -> None:
+    written(tmp_path, {"a": [line([1], COUNT, 1.0), line([2], COUNT, 2.0)]})
+    store = Store(tmp_path, "key", "own", N)
+    store.find([Mask(N, (0,))])
+    (tmp_path / "a" / "trace.jsonl").write_text(line([3], COUNT, 3.0) + "\n" + line([4], COUNT, 4.0) + "\n")
+    assert not store.find([Mask(N, (1,)), Mask(N, (2,))])
+    (tmp_path / "a" / "trace.jsonl").unlink()
+    assert not store.find([Mask(N, (0,))])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_lines_are_found_at_their_offsets(tmp_path: Path, seed: int) -> None:
+    rng = random.Random(seed)
+    written(tmp_path, {"a": [line(sorted(rng.sample(range(N), 2)), COUNT, 1.0) for _ in range(20)]})
+    path = tmp_path / "a" / "trace.jsonl"
+    ends = [entry.end for entry in read_trace(path)]
+    blocks = [tuple(entry.line["dropped"]) for entry in read_trace(path) if entry.line is not None]
+    assert list(read_masks(path)) == list(zip([0, *ends], ends, blocks, strict=False))
