@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from pruning.core.mask import Mask
 from pruning.engine.batching import Batch, make_batches, single
 from pruning.engine.forward import Forward
+from pruning.engine.logprobs import LIKELIHOOD, Distributions, Readout
 from pruning.models.blocks import masked
 
 if TYPE_CHECKING:
@@ -22,21 +24,33 @@ if TYPE_CHECKING:
 class Plain(Forward):
     """The baseline: for each mask, run all kept blocks and the whole head on all rows, batched as in the engine."""
 
-    def loglikelihoods(
-        self, rows: Sequence[Row], masks: Iterable[Mask]
+    _dense_logits: dict[int, Tensor] = field(default_factory=dict)  # by the number of the batch
+
+    def sums(
+        self, rows: Sequence[Row], masks: Iterable[Mask], readout: Readout
     ) -> Iterator[tuple[Mask, list[float], float]]:
-        """See `Forward.loglikelihoods`."""
+        """See `Forward.sums`. The logits of the dense model are computed once."""
         batches = make_batches(single(rows), self.batch_tokens)
         for mask in masks:
             started, sums = time.perf_counter(), torch.zeros(len(rows), dtype=torch.float64)
-            with torch.inference_mode(), masked(self.model.module, mask):
-                for batch in batches:
-                    sums.index_add_(0, batch.rows, self._plain(batch))
+            for number, batch in enumerate(batches):
+                sums.index_add_(0, batch.rows, self._values(number, batch, mask, readout))
             self.cost.block_forwards += len(mask.kept)
             yield mask, sums.tolist(), time.perf_counter() - started
 
-    def _plain(self, batch: Batch) -> torch.Tensor:
+    def _values(self, number: int, batch: Batch, mask: Mask, readout: Readout) -> Tensor:
+        logits, targets = self._logits(batch, mask), batch.targets.to(self.model.device)
+        if readout is LIKELIHOOD:
+            return -torch.nn.functional.cross_entropy(logits, targets, reduction="none").double().cpu()
+        if number not in self._dense_logits:
+            self._dense_logits[number] = self._logits(batch, Mask(mask.n_blocks))
+        dense = Distributions(self._dense_logits[number])
+        return readout.value(Distributions(logits), dense, targets).double().cpu()
+
+    @torch.inference_mode()
+    def _logits(self, batch: Batch, mask: Mask) -> Tensor:
+        """The logits (n, V) at the batch's targets, in float32."""
         inputs = batch.inputs(self.model.device, self.model.module.dtype)
-        logits = self.model.module(**inputs, use_cache=False).logits.flatten(0, 1)
-        logits, targets = logits[batch.indices.to(logits.device)], batch.targets.to(logits.device)
-        return -torch.nn.functional.cross_entropy(logits.float(), targets, reduction="none").double().cpu()
+        with masked(self.model.module, mask):
+            logits: Tensor = self.model.module(**inputs, use_cache=False).logits.flatten(0, 1)
+        return logits[batch.indices.to(logits.device)].float()

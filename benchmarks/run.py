@@ -4,11 +4,16 @@ Both methods run in one process and alternate after every search. This benchmark
 and their CPU seconds over all threads. It writes benchmarks/results.json.
 
 python -m benchmarks.run [WORD ...]       only the works whose names contain one of the words
+
+"At peak" is the engine's time, divided by the time of its matrix products at the speed of one large product. No exact
+method avoids these products, so it says how far the engine is from the best that is possible on this machine. Memory
+of freed tensors is kept for both methods (`pruning/core/pages.py`).
 """
 
 from __future__ import annotations
 
 import logging
+import platform
 import sys
 import tempfile
 import time
@@ -18,12 +23,14 @@ from typing import Any
 
 import torch
 
-from benchmarks.plain import Plain
 from benchmarks.works import WORKS, Work
 from pruning.algo import Algo
+from pruning.calibration.samples import Samples
 from pruning.core import atomic_files
 from pruning.core.mask import Mask, Space
+from pruning.core.pages import keep_pages
 from pruning.engine.forward import Forward
+from pruning.models.block_probe import find_blocks
 from pruning.objective import Calibrated
 from pruning.search.driver import Problem, solve
 from pruning.search.journal import Journal, KnownScores, Store
@@ -42,8 +49,9 @@ class Side:
     share: bool
     seconds: float = 0.0
     cells: int = 0
+    scored: float = 0.0  # masks, counted by the part of the samples
 
-    def search(self, algo: Algo, space: Space, losses: Any) -> Mask:
+    def search(self, algo: Algo, space: Space, losses: Any, racing: Racing) -> Mask:
         """Run one search as a separate cell."""
         self.cells += 1
         name = f"cell{self.cells}"
@@ -53,24 +61,31 @@ class Side:
         journal = Journal.open(self.folder / name / "trace.jsonl", space.n_blocks)
         started = time.process_time()
         solution = solve(
-            Problem(algo, space, 0, Racing()), losses, KnownScores(journal, store), lambda *_: None
+            Problem(algo, space, 0, racing), losses, KnownScores(journal, store), lambda *_: None
         )
         self.seconds += time.process_time() - started
+        self.scored += solution.paid + 1  # and the dense model
         return solution.score.mask
 
 
-def measure(work: Work) -> dict[str, Any]:
+def measure(work: Work, peaks: dict[torch.dtype, float]) -> dict[str, Any]:
     """Run each search of a work with both methods. Returns the work's row of results."""
     model, samples = work.model(), work.samples()
     with tempfile.TemporaryDirectory() as scratch:
-        plain = Side(Plain(model, work.baseline_tokens), Path(scratch) / "plain", share=False)
+        plain = Side(work.baseline(model, work.baseline_tokens), Path(scratch) / "plain", share=False)
         engine = Side(Forward(model, work.batch_tokens), Path(scratch) / "engine", share=work.shared)
         sides = [(side, Calibrated(work.objective, side.forward, samples)) for side in (plain, engine)]
         equal = True
-        for algo, k in work.searches:
+        searches = [algo for algo, _ in work.plain_searches or work.searches]
+        for number, (algo, k) in enumerate(work.searches):
             space = Space(model.info.n_blocks, k)
-            masks = [side.search(algo, space, losses) for side, losses in sides]
+            (plainly, bare), (ours, losses) = sides
+            masks = [
+                plainly.search(searches[number], space, bare, Racing()),
+                ours.search(algo, space, losses, work.racing),
+            ]
             equal &= masks[0] == masks[1]
+        peak = peaks[model.module.dtype]
     return {
         "work": work.name,
         "baseline_cpu_seconds": round(plain.seconds, 2),
@@ -78,8 +93,19 @@ def measure(work: Work) -> dict[str, Any]:
         "ratio": round(plain.seconds / engine.seconds, 2),
         "forwards_ratio": round(plain.forward.cost.block_forwards / engine.forward.cost.block_forwards, 2),
         "masks_equal": equal,
+        "at_peak": round(engine.seconds / _at_peak(engine.forward, samples, engine.scored, peak), 2),
         "target": work.target,
     }
+
+
+def _at_peak(forward: Forward, samples: Samples, masks: float, peak: float) -> float:
+    """The seconds of the engine's matrix products in blocks and head, at `peak` GFLOP/s."""
+    module = forward.model.module
+    text = module.config.get_text_config(decoder=True)
+    block = sum(p.numel() for p in find_blocks(module).modules[0].parameters())
+    scored = sum(row.span[1] - row.span[0] for row in samples.rows)
+    head = masks * scored * text.vocab_size * text.hidden_size
+    return 2 * float(forward.cost.block_tokens * block + head) / peak / 1e9
 
 
 def matmul_peak(dtype: torch.dtype, rows: int = 2048, width: int = 2048) -> float:
@@ -93,20 +119,40 @@ def matmul_peak(dtype: torch.dtype, rows: int = 2048, width: int = 2048) -> floa
     return 2 * rows * width * width / best / 1e9
 
 
+def cpu_name() -> str:
+    """The name of the processor."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor())
+
+
 def main() -> None:
     """Run the chosen works and print a line for each."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     words = sys.argv[1:]
-    peaks = ", ".join(f"{str(d)[6:]} {matmul_peak(d):.0f}" for d in (torch.float32, torch.bfloat16))
-    log.info("threads %d, matmul peak in GFLOP/s: %s", torch.get_num_threads(), peaks)
-    log.info("%9s %9s %7s %7s %9s  %s", "plain s", "engine s", "ratio", "target", "forwards", "work")
+    keep_pages()
+    torch.set_num_threads(1)
+    peaks = {dtype: matmul_peak(dtype) for dtype in (torch.float32, torch.bfloat16)}
+    shown = ", ".join(f"{str(dtype)[6:]} {peak:.0f}" for dtype, peak in peaks.items())
+    log.info("%s, one thread, largest product in GFLOP/s: %s", cpu_name(), shown)
+    log.info(
+        "%9s %9s %7s %7s %9s %8s  %s", "plain s", "engine s", "ratio", "target", "forwards", "at peak", "work"
+    )
     rows: list[dict[str, Any]] = atomic_files.read_json(RESULTS) if words and RESULTS.exists() else []
     for work in WORKS:
         if words and not any(word in work.name for word in words):
             continue
-        row = measure(work)
-        columns = ("baseline_cpu_seconds", "cpu_seconds", "ratio", "target", "forwards_ratio", "work")
-        log.info("%9.1f %9.1f %6.2fx %6.1fx %8.2fx  %s", *(row[column] for column in columns))
+        row = measure(work, peaks)
+        columns = (
+            "baseline_cpu_seconds",
+            "cpu_seconds",
+            "ratio",
+            "target",
+            "forwards_ratio",
+            "at_peak",
+            "work",
+        )
+        log.info("%9.1f %9.1f %6.2fx %6.1fx %8.2fx %7.2fx  %s", *(row[column] for column in columns))
         if not row["masks_equal"]:
             log.warning("the masks differ: %s", work.name)
         rows = [*(old for old in rows if old["work"] != work.name), row]

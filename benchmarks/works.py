@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import torch
 
+from benchmarks.plain import Plain
+from benchmarks.published import Published
 from pruning.algo import Algo, Ask, Found, Proposals
 from pruning.algo.beam import Beam
 from pruning.algo.greedy import Greedy
@@ -19,12 +22,15 @@ from pruning.calibration.items import Items
 from pruning.calibration.samples import Row, Samples
 from pruning.calibration.text import Text
 from pruning.core.mask import Space
+from pruning.engine.forward import Forward
 from pruning.models import loader
 from pruning.models.loader import LanguageModel
 from pruning.models.spec import Model, ModelInfo
 from pruning.objective import Objective
+from pruning.objective.divergence import Divergence
 from pruning.objective.margin import Margin
 from pruning.objective.perplexity import Perplexity
+from pruning.search.racing import Racing
 
 
 @dataclass(frozen=True)
@@ -46,7 +52,11 @@ class Every:
 
 @dataclass(frozen=True)
 class Work:
-    """One work to time. If `shared`, the engine's searches use each other's scores. The baseline's never do."""
+    """One work to time, with the engine's settings and those of the baseline.
+
+    If `shared`, the engine's searches use each other's scores. The baseline never does, never races, and runs
+    `plain_searches` (None: the same searches).
+    """
 
     name: str
     target: float
@@ -57,6 +67,9 @@ class Work:
     batch_tokens: int = 2048
     baseline_tokens: int = 2048
     shared: bool = False
+    racing: Racing = field(default_factory=Racing)
+    baseline: type[Forward] = Plain
+    plain_searches: Sequence[tuple[Algo, int]] | None = None
 
 
 SMOLLM2 = Model("smollm2", "packaged", "smollm2")
@@ -105,18 +118,45 @@ def tokens(samples: int, length: int) -> Samples:
 
 PANEL = tuple((algo, k) for k in (3, 6) for algo in (OneShot(), Greedy(), Beam(5)))
 
+LAZY = {"searches": [(Greedy(lazy=0.05), 6)], "plain_searches": [(Greedy(), 6)]}
+
+
+def greedy(name: str, target: float, **settings: Any) -> Work:
+    """Greedy search for six blocks of SmolLM2 by perplexity."""
+    samples = settings.pop("samples", partial(text, 8, 128))
+    return Work(name, target, smollm2, Perplexity(), samples, **{"searches": [(Greedy(), 6)], **settings})
+
+
 WORKS = (
+    greedy("greedy k=6 of 30, SmolLM2, 8 x 128 tokens, perplexity", 3.0),
+    greedy("the same with lazy rounds", 4.5, **LAZY),
+    greedy(
+        "greedy k=6, 32 x 64 tokens, lazy rounds and racing",
+        7.0,
+        samples=partial(text, 32, 64),
+        racing=Racing(0.01),
+        **LAZY,
+    ),
+    greedy("as SLEB's published code does it, exact", 3.5, baseline=Published),
+    greedy(
+        "as SLEB's published code does it, 32 x 64 tokens, lazy rounds and racing",
+        8.0,
+        samples=partial(text, 32, 64),
+        racing=Racing(0.01),
+        baseline=Published,
+        **LAZY,
+    ),
     Work(
-        "greedy k=6 of 30, SmolLM2, 8 x 128 tokens, perplexity",
-        target=1.7,
-        model=smollm2,
-        objective=Perplexity(),
-        samples=partial(text, 8, 128),
-        searches=[(Greedy(), 6)],
+        "greedy k=6, SmolLM2, 4 x 128 tokens, divergence",
+        3.0,
+        smollm2,
+        Divergence(),
+        partial(text, 4, 128),
+        [(Greedy(), 6)],
     ),
     Work(
         "greedy k=6, SmolLM2, margin on 32 four-choice items",
-        target=4.0,
+        target=5.5,
         model=smollm2,
         objective=Margin(),
         samples=partial(four_choice_items, 32),
@@ -124,7 +164,7 @@ WORKS = (
     ),
     Work(
         "greedy k=8 of 32, tiny Llama (hidden 64), batch 1",
-        target=4.0,
+        target=6.0,
         model=partial(tiny_llama, 32),
         objective=Perplexity(),
         samples=partial(tokens, 32, 64),
@@ -133,7 +173,7 @@ WORKS = (
     ),
     Work(
         "all 435 pairs of 30, SmolLM2",
-        target=2.5,
+        target=3.2,
         model=smollm2,
         objective=Perplexity(),
         samples=partial(text, 4, 128),
@@ -141,7 +181,7 @@ WORKS = (
     ),
     Work(
         "all C(28,3) masks, tiny Llama",
-        target=6.0,
+        target=7.0,
         model=partial(tiny_llama, 28),
         objective=Perplexity(),
         samples=partial(tokens, 2, 64),
@@ -149,7 +189,7 @@ WORKS = (
     ),
     Work(
         "one_shot + greedy + beam at k=3 and k=6 with the score store, SmolLM2",
-        target=3.0,
+        target=5.0,
         model=smollm2,
         objective=Perplexity(),
         samples=partial(text, 4, 128),
