@@ -18,9 +18,7 @@ KL = Readout(
 )
 
 
-@pytest.mark.parametrize(
-    ("baseline", "readout"), [(Plain, LIKELIHOOD), (Plain, KL), (Published, LIKELIHOOD)]
-)
+@pytest.mark.parametrize(("baseline", "readout"), [(Plain, LIKELIHOOD), (Plain, KL), (Published, LIKELIHOOD)])
 def test_a_baseline_gives_the_values_of_the_engine(baseline: type[Forward], readout: Readout) -> None:
     model, rows = language_model(build("llama")), text_rows(5)
     expected = {mask: sums for mask, sums, _ in Forward(model).sums(rows, MASKS, readout)}

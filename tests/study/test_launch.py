@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import shutil
@@ -184,7 +185,7 @@ INPUT_ERRORS: dict[str, tuple[list[str], str]] = {
     "algo": (["algo=gredy"], "unknown algo 'gredy'. Did you mean greedy? Available: annealing, "),
     "model": (["model=lama3"], "unknown model 'lama3'. Did you mean llama3"),
     "objective": (["objective=magin"], "unknown objective 'magin'. Did you mean margin?"),
-    "typo": (["algo.baem=3"], "algo=greedy has no setting 'baem'. Its settings: max_evaluations"),
+    "typo": (["algo.baem=3"], "algo=greedy has no setting 'baem'. Its settings: lazy, max_evaluations"),
     "type": (["calibration.samples=many"], "calibration.samples=many is not valid: give a whole number"),
 }
 
@@ -489,3 +490,17 @@ def test_a_failing_tracker_is_a_warning(launch: Command) -> None:
     assert ended.status == 0, ended.err
     assert "the tracker could not" in ended.err
     assert ended.result()["status"] == "done"
+
+
+def test_a_lazy_search_has_a_key_of_its_own_and_warns_on_items(
+    launch: Command, caplog: pytest.LogCaptureFixture
+) -> None:
+    plain = launch("k=3", "objective=perplexity", "calibration.length=24").result()
+    with caplog.at_level(logging.WARNING):
+        both = launch("k=3", "objective=perplexity", "calibration.length=24", "algo.lazy=0.05").all()
+        assert "algo.lazy is meant for losses on text" not in caplog.text
+        launch("k=1", "objective=margin", "algo.lazy=0.05")
+    assert "algo.lazy is meant for losses on text" in caplog.text
+    (lazy,) = [result for result in both if result["cell"] != plain["cell"]]
+    assert lazy["config"]["algo"]["lazy"] == 0.05
+    assert lazy["search"]["evaluations_asked"] <= plain["search"]["evaluations_asked"]
