@@ -32,7 +32,7 @@ from pruning.engine.batching import Batch, TokenLine, make_batches
 from pruning.engine.beginnings import NOTHING, Beginnings, Notes, Wanted, edges, forks
 from pruning.engine.cost import Cost
 from pruning.engine.device import peak_memory
-from pruning.engine.logprobs import LIKELIHOOD, Readout, read_out
+from pruning.engine.logprobs import LIKELIHOOD, Readout, compared_at_once, distributions, read_out
 from pruning.engine.memory_budget import MemoryBudget, out_of_memory
 from pruning.engine.pace import Pace
 from pruning.engine.prefix_tree import Branch, concatenated, run_masks
@@ -181,17 +181,34 @@ class Forward:
 
         The head runs only at the targets. `share` is the batch's share of all samples, used to count block forwards.
         """
+        if readout.compares:
+            yield from self._compared(batch, masks, readout, share, wanted)
+            return
         merged = self.memory_budget.merged(batch)
-        dense = self._dense_state(batch, share) if readout.compares else None
         branches = self._walk(batch, masks, share, wanted)
         for start in range(0, len(branches), merged):
             group = branches[start : start + merged]
             flat = concatenated([_at(batch, hidden) for hidden, _ in group])  # (branches * n, D)
-            known = None if dense is None else dense.to(flat.device).repeat(len(group), 1)
             targets = batch.targets.repeat(len(group))
-            read = read_out(readout, self.memory_budget.projection, flat, known, targets)
+            read = read_out(readout, self.memory_budget.projection, flat, None, targets)
             values = read.view(len(group), -1).numpy()
             yield from zip((number for _, (number,) in group), values, strict=True)
+
+    def _compared(
+        self, batch: Batch, masks: Sequence[Mask], readout: Readout, share: float, wanted: Wanted
+    ) -> Iterator[tuple[int, np.ndarray[Any, Any]]]:
+        """As `_read`, for a readout that compares each mask with the dense model, which is projected only once."""
+        dense, projection = self._dense_state(batch, share), self.memory_budget.projection
+        branches = self._walk(batch, masks, share, wanted)
+        values = np.zeros((len(masks), len(batch.targets)))
+        step = compared_at_once(self.model.device.type, projection.vocabulary, projection.limit)
+        for start in range(0, len(batch.targets), step):
+            part = slice(start, start + step)
+            known = distributions(projection, dense[part].to(branches[0][0].device))
+            for hidden, (number,) in branches:
+                flat = _at(batch, hidden, part)
+                values[number, part] = read_out(readout, projection, flat, known, batch.targets[part]).numpy()
+        yield from enumerate(values)
 
     def _walk(
         self, batch: Batch, masks: Sequence[Mask], share: float, wanted: Wanted = NOTHING
@@ -236,6 +253,6 @@ class Forward:
         return sums
 
 
-def _at(batch: Batch, hidden: Tensor) -> Tensor:
-    """The states (n, D) at a batch's targets, from states (B, T, D)."""
-    return hidden.flatten(0, 1)[batch.indices.to(hidden.device)]
+def _at(batch: Batch, hidden: Tensor, part: slice = slice(None)) -> Tensor:
+    """The states (n, D) at a part of a batch's targets, from states (B, T, D)."""
+    return hidden.flatten(0, 1)[batch.indices[part].to(hidden.device)]

@@ -7,7 +7,7 @@ CPU, the logits are normalised in smaller groups, which fit its cache.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -59,6 +59,16 @@ class Distributions:
         """The log-probabilities ln p (m, V) of all tokens, in the precision of the logits."""
         return (self.logits - self.highest).sub_(self.log_sum.to(self.logits.dtype))
 
+    @cached_property
+    def probabilities(self) -> Tensor:
+        """The probabilities (m, V) of all tokens, except that none is below 1e-35: denormal numbers are slow."""
+        return self.whole.clamp(min=NEGLIGIBLE).exp_()
+
+    @cached_property
+    def entropy(self) -> Tensor:
+        """-(sum over tokens v of p(v) ln p(v)) of each position (m,), in nats."""
+        return -(self.probabilities * self.whole).sum(-1)
+
 
 @dataclass(frozen=True)
 class Readout:
@@ -85,20 +95,34 @@ class Projection:
 
 
 def read_out(
-    readout: Readout, projection: Projection, hidden: Tensor, dense: Tensor | None, targets: Tensor
+    readout: Readout,
+    projection: Projection,
+    hidden: Tensor,
+    dense: Sequence[Distributions] | None,
+    targets: Tensor,
 ) -> Tensor:
     """The values (n,) of a readout, in float64 on the CPU.
 
-    They are computed from hidden states (n, D), the dense model's hidden states or None, and token ids (n,).
+    They are computed from hidden states (n, D), the dense model's `distributions` at the same positions or None, and
+    token ids (n,).
     """
     targets, values = targets.to(hidden.device), []
-    references = None if dense is None else _distributions(projection, dense)
-    for start, pruned in _distributions(projection, hidden):
-        reference = pruned if references is None else next(references)[1]
+    for number, (start, pruned) in enumerate(_distributions(projection, hidden)):
+        reference = pruned if dense is None else dense[number]
         logits = pruned.logits
         following = targets[start : start + len(logits)].to(logits.device)  # the head may be on another GPU
         values.append(readout.value(pruned, reference, following))
     return torch.cat(values).double().cpu()
+
+
+def distributions(projection: Projection, hidden: Tensor) -> list[Distributions]:
+    """The distributions of hidden states (n, D), in the pieces that `read_out` expects."""
+    return [found for _, found in _distributions(projection, hidden)]
+
+
+def compared_at_once(device: str, vocabulary: int, limit: int | None = None) -> int:
+    """At how many positions masks are compared at a time; the dense model's distributions there are kept."""
+    return max(1, positions_at_once(device, vocabulary, limit) // 4)
 
 
 def positions_at_once(device: str, vocabulary: int, limit: int | None = None) -> int:

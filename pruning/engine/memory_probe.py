@@ -17,7 +17,14 @@ from torch.utils._pytree import tree_leaves
 
 from pruning.core.mask import Mask
 from pruning.engine.batching import Batch
-from pruning.engine.logprobs import Projection, Readout, positions_at_once, read_out
+from pruning.engine.logprobs import (
+    Projection,
+    Readout,
+    compared_at_once,
+    distributions,
+    positions_at_once,
+    read_out,
+)
 from pruning.engine.prefix_tree import model_entry, run_masks
 from pruning.models.block_probe import find_blocks
 from pruning.models.loader import LanguageModel
@@ -86,10 +93,15 @@ def head_bytes(
     config = model.module.config.get_text_config(decoder=True)
     count = merged * len(batch.targets)
     state = torch.zeros(1, int(config.hidden_size), dtype=model.module.dtype, device=model.device)
-    step = min(count, positions_at_once(model.device.type, projection.vocabulary, projection.limit))
+    at_once = compared_at_once if readout.compares else positions_at_once
+    step = min(count, at_once(model.device.type, projection.vocabulary, projection.limit))
     flat, targets = state.expand(step, -1), batch.targets[:1].repeat(step)
-    known = flat if readout.compares else None
-    most = _most(lambda: read_out(readout, projection, flat, known, targets))
+
+    def read() -> None:
+        known = distributions(projection, flat) if readout.compares else None
+        read_out(readout, projection, flat, known, targets)
+
+    most = _most(read)
     return most + (2 + 2 * readout.compares) * count * state.nbytes
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from pruning.calibration.samples import Samples
     from pruning.engine.forward import Forward
+    from pruning.engine.logprobs import Distributions
 
 
 @dataclass(frozen=True)
@@ -40,15 +41,15 @@ class Divergence:
 
 
 def between_distributions(
-    forward: Forward, samples: Samples, value: Callable[[Tensor, Tensor], Tensor]
+    forward: Forward, samples: Samples, value: Callable[[Distributions, Distributions], Tensor]
 ) -> Loss:
-    """The mean of `value(pruned, dense)` over scored positions; `value` maps log-probabilities (m, V) to (m,).
+    """The mean of `value(pruned, dense)` over scored positions; `value` maps distributions at m positions to (m,).
 
     The term of a sample is the mean over its scored positions: those of a window, or of all answers of an item.
     """
     from pruning.engine.logprobs import Readout
 
-    readout = Readout(lambda pruned, dense, _: value(pruned.whole, dense.whole), compares=True)
+    readout = Readout(lambda pruned, dense, _: value(pruned, dense), compares=True)
     tokens = [sum(row.span[1] - row.span[0] for row in unit) for unit in samples.units]
 
     def terms(masks: Sequence[Mask]) -> Iterator[tuple[Mask, Sequence[float], float]]:
@@ -59,12 +60,5 @@ def between_distributions(
     return Loss(samples.estimate(), terms)
 
 
-def _divergence(logs: Tensor, dense: Tensor) -> Tensor:
-    return (probabilities(dense) * (dense - logs)).sum(-1)
-
-
-def probabilities(logs: Tensor) -> Tensor:
-    """The probabilities of log-probabilities, except that none is below 1e-35: denormal numbers are slow."""
-    from pruning.engine.logprobs import NEGLIGIBLE
-
-    return logs.clamp(min=NEGLIGIBLE).exp_()
+def _divergence(pruned: Distributions, dense: Distributions) -> Tensor:
+    return (dense.whole - pruned.whole).mul_(dense.probabilities).sum(-1)

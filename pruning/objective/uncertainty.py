@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from pruning.objective import Loss
-from pruning.objective.divergence import between_distributions, probabilities
+from pruning.objective.divergence import between_distributions
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from pruning.calibration.samples import Samples
     from pruning.engine.forward import Forward
+    from pruning.engine.logprobs import Distributions
 
 
 @dataclass(frozen=True)
@@ -41,9 +42,5 @@ class Uncertainty:
         return between_distributions(forward, samples, _change)
 
 
-def _change(logs: Tensor, dense: Tensor) -> Tensor:
-    return (_entropy(logs) - _entropy(dense)).abs()
-
-
-def _entropy(logs: Tensor) -> Tensor:
-    return -(probabilities(logs) * logs).sum(-1)
+def _change(pruned: Distributions, dense: Distributions) -> Tensor:
+    return (pruned.entropy - dense.entropy).abs()

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from pruning.engine import logprobs
-from pruning.engine.logprobs import LIKELIHOOD, Distributions, Projection, Readout, read_out
+from pruning.engine.logprobs import LIKELIHOOD, Distributions, Projection, Readout, distributions, read_out
 from pruning.objective import divergence, uncertainty
 
 
@@ -31,7 +31,8 @@ def test_likelihoods_equal_log_softmax(dtype: torch.dtype) -> None:
 def test_a_comparison_sees_the_dense_model_at_the_same_position() -> None:
     difference = Readout(lambda a, b, targets: (a.whole - b.whole)[:, 7] + 0 * targets, compares=True)
     a, b = logits(1, torch.float64), logits(2, torch.float64)
-    values = read_out(difference, Projection(lambda states: states, 50), a, b, torch.arange(20))
+    same = Projection(lambda states: states, 50)
+    values = read_out(difference, same, a, distributions(same, b), torch.arange(20))
     expected = (torch.log_softmax(a, -1) - torch.log_softmax(b, -1))[:, 7]
     np.testing.assert_allclose(values, expected, rtol=1e-12)
 
@@ -40,13 +41,14 @@ def test_a_comparison_sees_the_dense_model_at_the_same_position() -> None:
 def test_a_large_vocabulary_biases_no_value(scale: float) -> None:
     draws = torch.Generator().manual_seed(0)
     a, b = (torch.randn(32, 151_936, generator=draws) * scale for _ in range(2))
-    exact_a, exact_b = (torch.log_softmax(logits.double(), -1) for logits in (a, b))
+    exact_a = torch.log_softmax(a.double(), -1)
     tokens = torch.arange(32) * 4_000
     off = Distributions(a).of(tokens) - exact_a[torch.arange(32), tokens]
     assert off.abs().max() < 4e-7
     assert off.mean().abs() < 1e-7
     for value in (divergence._divergence, uncertainty._change):
-        near, exact = value(Distributions(a).whole, Distributions(b).whole), value(exact_a, exact_b)
+        near = value(Distributions(a), Distributions(b))
+        exact = value(Distributions(a.double()), Distributions(b.double()))
         np.testing.assert_allclose(
             near.double().mean(), exact.mean(), rtol=1e-6, atol=3e-7, err_msg=value.__name__
         )

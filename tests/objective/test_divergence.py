@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -34,3 +36,21 @@ def test_it_is_positive_if_anything_changed_and_weights_windows_by_their_tokens(
     weights = [row.span[1] - row.span[0] for row in data.rows]
     for score in results.values():
         assert score.loss == pytest.approx(np.average(score.samples, weights=weights), abs=1e-12)
+
+
+def test_the_dense_model_is_projected_once_for_all_masks_of_a_walk(monkeypatch: pytest.MonkeyPatch) -> None:
+    from pruning.engine import forward
+    from pruning.engine.pace import Pace
+
+    counted: list[int] = []
+    original = forward.distributions
+
+    def counting(projection: Any, hidden: Any) -> Any:
+        counted.append(len(hidden))
+        return original(projection, hidden)
+
+    monkeypatch.setattr(forward, "distributions", counting)
+    monkeypatch.setattr(Pace, "size", lambda _: len(MASKS))
+    data = samples("text")
+    scores(bound(Divergence(), model(), data), MASKS)
+    assert sum(counted) == sum(row.span[1] - row.span[0] for row in data.rows)
