@@ -8,7 +8,7 @@ kinds of states are kept, so that no block runs twice on the same state:
 - The next request of a search often has the same beginnings. After greedy search has dropped block c, it asks for
   masks that drop a block j as well. For j < c, each begins as a mask of the round before, down to block c. If c is in
   the middle, this saves a quarter of a round's block forwards. These states are kept at every s-th depth, with the
-  smallest s for which they fit into memory.
+  smallest s for which they fit into memory, unless the request is so large that no related one is likely to follow.
 
 All states are exact, so losses do not depend on what is kept.
 """

@@ -9,6 +9,8 @@ from pruning.engine.beginnings import affordable_depths, most_edges
 from pruning.engine.pace import Pace
 
 ALONE = 32  # masks per walk if no states can be kept between walks
+# A request for more masks than this for each block, such as all pairs, is seldom followed by a related one.
+LARGE = 8
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ def make_plan(leaving: Sequence[int], n_blocks: int, sizes: Sizes) -> Plan:
     edge = most_edges(leaving) * (sizes.kept + sizes.walked)
     continues = edge <= sizes.room / 2
     depths = range(0)
-    if continues and leaving:
+    if continues and 0 < len(leaving) < LARGE * n_blocks:
         depths = affordable_depths(leaving, n_blocks, sizes.kept, sizes.room / 2 - edge)
     held = (edge if continues else 0) + sizes.kept * sum(
         1 + sum(fork < depth for fork in leaving) for depth in depths

@@ -192,7 +192,7 @@ def watched(kind: str, memory: int | None, merge: bool | None) -> Seen:
 @pytest.mark.parametrize("kind", ROWS)
 def test_memory_bounds_the_peak_and_a_smaller_one_recomputes_more(kind: str, merge: bool | None) -> None:
     most, forwards, expected = watched(kind, None, merge)
-    for part, continues in ((0.6, True), (0.3, False)):
+    for part, continues in ((0.9, True), (0.3, False)):
         bounded, again, actual = watched(kind, int(part * most), merge)
         assert bounded <= part * most
         assert (again == pytest.approx(forwards)) == continues, "walks go on at kept states if these fit"

@@ -28,3 +28,12 @@ def test_without_room_the_size_of_a_walk_does_not_follow_the_clock() -> None:
     alone, going_on = (make_plan(SINGLES, 6, Sizes(room, 1, 1000)) for room in (900, 10_000))
     assert alone.size(slow) == alone.size(fast) == ALONE
     assert going_on.size(slow) == 1 < going_on.size(fast)
+
+
+def test_states_of_a_large_request_are_not_kept_for_the_next_one() -> None:
+    masks = [Mask(30, (a, b)) for a in range(30) for b in range(a)]
+    todo = sorted(masks, key=lambda mask: [i not in mask.dropped for i in range(30)])
+    few, many = (make_plan(forks(some), 30, Sizes(1e9, 1, 1)) for some in (todo[:200], todo))
+    assert (len(few.depths), len(many.depths)) == (29, 0)
+    assert few.continues
+    assert many.continues
