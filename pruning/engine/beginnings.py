@@ -144,11 +144,13 @@ def affordable_depths(leaving: Sequence[int], n_blocks: int, state_bytes: int, r
 
     `leaving` are the forks of the masks in order, and `state_bytes` is the size of one state on all batches.
     """
-    counts = [1 + sum(fork < depth for fork in leaving) for depth in range(n_blocks)]
-    for depths in _strided(n_blocks):
-        if sum(counts[depth] for depth in depths) * state_bytes <= room:
-            return depths
-    return range(0)
+    fitting = (d for d in _strided(n_blocks) if count_states(leaving, d) * state_bytes <= room)
+    return next(fitting, range(0))
+
+
+def count_states(leaving: Sequence[int], depths: range) -> int:
+    """The number of different beginnings at some depths, of masks in order whose forks are `leaving`."""
+    return sum(1 + sum(fork < depth for fork in leaving) for depth in depths)
 
 
 def _strided(n_blocks: int) -> Iterator[range]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pruning.engine.beginnings import affordable_depths, most_edges
+from pruning.engine.beginnings import affordable_depths, count_states, most_edges
 from pruning.engine.pace import Pace
 
 ALONE = 32  # masks per walk if no states can be kept between walks
@@ -49,7 +49,5 @@ def make_plan(leaving: Sequence[int], n_blocks: int, sizes: Sizes) -> Plan:
     depths = range(0)
     if continues and 0 < len(leaving) < LARGE * n_blocks:
         depths = affordable_depths(leaving, n_blocks, sizes.kept, sizes.room / 2 - edge)
-    held = (edge if continues else 0) + sizes.kept * sum(
-        1 + sum(fork < depth for fork in leaving) for depth in depths
-    )
+    held = (edge if continues else 0) + sizes.kept * count_states(leaving, depths)
     return Plan(max(1, int(max(0.0, sizes.room - held) // sizes.walked)), depths, continues)

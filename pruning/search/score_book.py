@@ -86,8 +86,8 @@ class ScoreBook:
         if request.samples is not None or request.best is None:
             return [score.loss for score in self.scores(request.masks, request.samples)]
         estimate, candidates = self.losses.whole.estimate, [*request.known, *request.masks]
-        racing = [m for m in candidates if m in request.masks or self._samples_known(m) == self.samples]
-        finished = self.racing.race(racing, request.best, estimate, self.scores)
+        whole = [mask for mask in request.known if self._samples_known(mask) == self.samples]
+        finished = self.racing.race([*whole, *request.masks], request.best, estimate, self.scores)
         out = [self.journal.scores[mask] for mask in candidates if mask not in finished]
         losses = self.settler.losses(list(finished.values()), request.best)
         settled = [replace(score, loss=losses[score.mask]) for score in finished.values()]
