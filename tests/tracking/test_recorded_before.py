@@ -103,7 +103,7 @@ CHANGES: dict[str, Callable[[Path], object]] = {
     "a deleted run": lambda results: execute(
         results,
         "update runs set lifecycle_stage = 'deleted' where run_uuid in "
-        "(select run_uuid from tags where key = 'cell' and value = 'b' limit 1)",
+        "(select run_uuid from tags where key = 'cell' and value = 'b')",
     ),
     "an unfinished run": lambda results: execute(results, "delete from tags where key = 'result_sha256'"),
     "the view": lambda results: execute(results, "delete from experiment_tags where key like '%ViewState%'"),
