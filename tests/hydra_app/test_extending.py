@@ -93,7 +93,8 @@ def test_the_objective_of_the_page_passes_the_contract(project: Path) -> None:
 
 
 def test_a_mistake_in_the_objective_would_be_noticed(project: Path) -> None:
-    right, wrong = "(logs.argmax(-1) != dense.argmax(-1)).double()", "logs.argmax(-1) != dense.argmax()"
+    right = "(pruned.logits.argmax(-1) != dense.logits.argmax(-1)).double()"
+    wrong = "pruned.logits.argmax(-1) != dense.logits.argmax()"
     assert PAGE.count(right) == 1
     name = follow(PAGE.replace(right, wrong), project, "objective")
     assert contract(project, name, "objective").returncode == 1
