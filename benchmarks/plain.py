@@ -14,7 +14,7 @@ from pruning.core.mask import Mask
 from pruning.engine.batching import Batch, make_batches, single
 from pruning.engine.forward import Forward
 from pruning.engine.logprobs import LIKELIHOOD, Distributions, Readout
-from pruning.models.blocks import masked
+from pruning.models.units import masked
 
 if TYPE_CHECKING:
     from pruning.calibration.samples import Row

@@ -17,7 +17,7 @@ import torch
 from pruning.core.mask import Mask
 from pruning.engine.forward import Forward
 from pruning.engine.logprobs import LIKELIHOOD, Readout
-from pruning.models.blocks import masked
+from pruning.models.units import masked
 
 if TYPE_CHECKING:
     from pruning.calibration.samples import Row

@@ -27,7 +27,8 @@ from pruning.algo.greedy import Greedy
 from pruning.calibration.text import Text
 from pruning.core import atomic_files
 from pruning.core.estimate import Estimate
-from pruning.core.mask import Mask, Space
+from pruning.core.mask import Mask
+from pruning.core.space import Space
 from pruning.engine.forward import Forward
 from pruning.models import loader
 from pruning.objective import Loss

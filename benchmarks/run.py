@@ -27,8 +27,9 @@ from benchmarks.works import WORKS, Work
 from pruning.algo import Algo
 from pruning.calibration.samples import Samples
 from pruning.core import atomic_files
-from pruning.core.mask import Mask, Space
+from pruning.core.mask import Mask
 from pruning.core.pages import keep_pages
+from pruning.core.space import Space
 from pruning.engine.forward import Forward
 from pruning.models.block_probe import find_blocks
 from pruning.objective import Calibrated

@@ -21,7 +21,7 @@ from pruning.calibration import sources
 from pruning.calibration.items import Items
 from pruning.calibration.samples import Row, Samples
 from pruning.calibration.text import Text
-from pruning.core.mask import Space
+from pruning.core.space import Space
 from pruning.engine.forward import Forward
 from pruning.models import loader
 from pruning.models.loader import LanguageModel

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pruning.core.errors import InputError as InputError
     from pruning.core.errors import PruningError as PruningError
     from pruning.core.mask import Mask as Mask
-    from pruning.core.mask import Space as Space
+    from pruning.core.space import Space as Space
 
 __version__ = "0.1.0"
 
@@ -37,7 +37,7 @@ _HOMES = {
     "InputError": "pruning.core.errors",
     "PruningError": "pruning.core.errors",
     "Mask": "pruning.core.mask",
-    "Space": "pruning.core.mask",
+    "Space": "pruning.core.space",
 }
 __all__ = ["__version__", *_HOMES]
 

@@ -13,7 +13,8 @@ from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
-from pruning.core.mask import Mask, Space
+from pruning.core.mask import Mask
+from pruning.core.space import Space
 
 
 @dataclass(frozen=True)

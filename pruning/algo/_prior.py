@@ -14,7 +14,8 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from pruning.algo import Known, Request
-from pruning.core.mask import Mask, Space
+from pruning.core.mask import Mask
+from pruning.core.space import Space
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
 

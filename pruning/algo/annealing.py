@@ -19,7 +19,7 @@ import numpy as np
 from pruning.algo import Found, Known, Proposals
 from pruning.algo._prior import draw, fresh, log_weights, one_shot, scale, scored_all, singles, swapped
 from pruning.core.errors import InputError
-from pruning.core.mask import Space
+from pruning.core.space import Space
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,8 @@ from pruning.algo import Found, Known, Proposals
 from pruning.algo._prior import Array, draw, fresh, log_weights, neighbours, one_shot, scored_all, singles
 from pruning.algo._surrogate import Surrogate, promising
 from pruning.core.errors import InputError
-from pruning.core.mask import Mask, Space
+from pruning.core.mask import Mask
+from pruning.core.space import Space
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ import numpy as np
 from pruning.algo import Ask, Found, Proposals
 from pruning.algo.lazy import Lazy, check_risk
 from pruning.core.errors import InputError
-from pruning.core.mask import Mask, Space
+from pruning.core.mask import Mask
+from pruning.core.space import Space
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from pruning.algo import Found, Known, Proposals
 from pruning.algo._prior import one_shot
 from pruning.algo._quadratic import least
 from pruning.core.errors import InputError
-from pruning.core.mask import Space
+from pruning.core.space import Space
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ import numpy as np
 from pruning.algo import Ask, Found, Gates, Proposals
 from pruning.algo._quadratic import least
 from pruning.core.errors import InputError
-from pruning.core.mask import Space
+from pruning.core.space import Space
 
 
 @dataclass(frozen=True)

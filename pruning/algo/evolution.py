@@ -27,7 +27,8 @@ import numpy as np
 from pruning.algo import Ask, Found, Known, Proposals, Request
 from pruning.algo._prior import draw, fresh, one_shot, scored_all, singles, swapped
 from pruning.core.errors import InputError
-from pruning.core.mask import Mask, Space
+from pruning.core.mask import Mask
+from pruning.core.space import Space
 
 # Maps a number n of samples to the losses of masks over the first n samples.
 Partial = dict[int, dict[Mask, float]]

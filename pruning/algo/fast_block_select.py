@@ -25,7 +25,8 @@ import numpy as np
 from pruning.algo import Found, Known, Proposals
 from pruning.algo._prior import one_shot, singles
 from pruning.core.errors import InputError
-from pruning.core.mask import Mask, Space
+from pruning.core.mask import Mask
+from pruning.core.space import Space
 
 Run = tuple[int, ...]
 

@@ -20,7 +20,8 @@ import numpy as np
 from pruning.algo import Found, Known, Proposals
 from pruning.algo._prior import draw, fresh, log_weights, one_shot, scored_all, singles, swapped
 from pruning.core.errors import InputError
-from pruning.core.mask import Mask, Space
+from pruning.core.mask import Mask
+from pruning.core.space import Space
 
 
 @dataclass(frozen=True)

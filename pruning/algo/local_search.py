@@ -14,7 +14,8 @@ import numpy as np
 
 from pruning.algo import Found, Known, Proposals
 from pruning.algo._prior import neighbours, one_shot
-from pruning.core.mask import Mask, Space
+from pruning.core.mask import Mask
+from pruning.core.space import Space
 
 
 @dataclass(frozen=True)

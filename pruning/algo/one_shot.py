@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pruning.algo import Ask, Found, Proposals
-from pruning.core.mask import Space
+from pruning.core.space import Space
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ import numpy as np
 from pruning.algo import Ask, Found, Proposals
 from pruning.algo._prior import draw
 from pruning.core.errors import InputError
-from pruning.core.mask import Mask, Space
+from pruning.core.mask import Mask
+from pruning.core.space import Space
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,7 @@ class PrunableModel:
         The key-value cache is off in this context, so `generate` works but is slow. To generate fast, export the
         model.
         """
-        from pruning.models.blocks import masked
+        from pruning.models.units import masked
 
         with masked(self.module, mask):
             yield self.module

@@ -11,7 +11,7 @@ from pruning.api.samples import Calibration, Draw, draw_samples
 from pruning.api.search_result import SearchResult
 from pruning.calibration import kinds_for
 from pruning.calibration.samples import Samples
-from pruning.core import mask as masks
+from pruning.core import space as spaces
 from pruning.core.errors import InputError, unknown
 from pruning.models.loader import context_length_of
 from pruning.objective import Calibrated, Objective
@@ -54,9 +54,9 @@ def search_mask(
     options.forward.check()
     options.racing.check()
     options.near_ties.check()
-    masks.check_size(options.ratio, k)
+    spaces.check_size(options.ratio, k)
     protect = Protect(options.protect_first, options.protect_last)
-    space = masks.space(model.n_blocks, options.ratio, k, protect.first, protect.last)
+    space = spaces.space(model.n_blocks, options.ratio, k, protect.first, protect.last)
     chosen_algo.evaluations(space)  # raises OutOfReachError if the search needs too many evaluations
     draw = Draw(options.samples, options.length, options.seed)
     samples = draw_samples(

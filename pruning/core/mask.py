@@ -1,159 +1,158 @@
-"""Masks over blocks, and the space of masks that a search may return. This module does not use torch."""
+"""Masks: which units of a model are removed. This module does not use torch.
+
+A unit is a whole block (`unit="block"`) or a sub-layer of a block (`unit="sublayer"`). Sub-layers are counted in the
+order in which they run: unit 2i is the attention of block i, and unit 2i + 1 is its MLP.
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, TypedDict
+from typing import Annotated, Any, NotRequired, TypedDict
 
 from pruning.core.errors import InputError
+
+UNITS = ("block", "sublayer")  # what the indices of a mask count
+NAME = re.compile(r"([abm]?)(\d+)")
 
 
 class MaskRecord(TypedDict):
     """A mask in the form that `mask.json` and `result.json` hold."""
 
     n_blocks: Annotated[int, "Number of blocks of the dense model."]
-    dropped: Annotated[list[int], "The removed blocks, sorted, counted from 0."]
+    dropped: Annotated[
+        list[int] | list[str],
+        "The removed blocks, sorted, counted from 0. Sub-layers are names: `a3` is the attention of block 3, `m3` "
+        "its MLP, and `b3` both.",
+    ]
+    unit: NotRequired[Annotated[str, "`sublayer` if attention and MLP are removed apart; absent for blocks."]]
 
 
 @dataclass(frozen=True, slots=True)
 class Mask:
-    """Which of a model's blocks are removed.
+    """Which of a model's units are removed: blocks, or the sub-layers of blocks.
 
     `dropped` is sorted and has no duplicates, so equal sets give equal masks with equal hashes.
-    Raises InputError for an index outside 0..n_blocks-1.
+    Raises InputError for an index outside 0..n_units-1.
     """
 
     n_blocks: int
     dropped: tuple[int, ...] = ()
+    unit: str = "block"
 
     def __post_init__(self) -> None:
         dropped = tuple(sorted({int(i) for i in self.dropped}))
-        wrong = [i for i in dropped if not 0 <= i < self.n_blocks]
+        wrong = [i for i in dropped if not 0 <= i < self.n_units]
         if wrong:
-            raise InputError(f"blocks {wrong} do not exist: the model has blocks 0 to {self.n_blocks - 1}.")
+            what = "blocks" if self.unit == "block" else "sub-layers"
+            raise InputError(f"{what} {wrong} do not exist: the model has {what} 0 to {self.n_units - 1}.")
         object.__setattr__(self, "dropped", dropped)
 
     @property
+    def n_units(self) -> int:
+        """The number of units of the dense model."""
+        return self.n_blocks if self.unit == "block" else 2 * self.n_blocks
+
+    @property
     def kept(self) -> tuple[int, ...]:
-        """The blocks that stay, in order."""
+        """The units that stay, in order."""
         dropped = set(self.dropped)
-        return tuple(i for i in range(self.n_blocks) if i not in dropped)
+        return tuple(i for i in range(self.n_units) if i not in dropped)
 
     @property
     def ratio(self) -> float:
-        """The fraction of the blocks that is removed."""
-        return len(self.dropped) / self.n_blocks
+        """The fraction of the units that is removed."""
+        return len(self.dropped) / self.n_units
+
+    @property
+    def dense(self) -> Mask:
+        """The mask over the same units that removes nothing."""
+        return Mask(self.n_blocks, (), self.unit)
+
+    @property
+    def gone(self) -> tuple[int, ...]:
+        """The blocks of which nothing is left, in order."""
+        if self.unit == "block":
+            return self.dropped
+        return tuple(i // 2 for i in self.dropped if i % 2 == 0 and i + 1 in self.dropped)
 
     def drop(self, *indices: int) -> Mask:
-        """A copy of this mask that removes the blocks `indices` as well."""
-        return Mask(self.n_blocks, (*self.dropped, *indices))
+        """A copy of this mask that removes the units `indices` as well."""
+        return Mask(self.n_blocks, (*self.dropped, *indices), self.unit)
 
     def jaccard(self, other: Mask) -> float:
         """Overlap of two removed sets: size of the intersection over size of the union; 1 if both are empty."""
         a, b = set(self.dropped), set(other.dropped)
         return len(a & b) / len(a | b) if a | b else 1.0
 
+    def as_blocks(self) -> Mask | None:
+        """The mask over blocks that removes the same; None if only a part of some block is removed."""
+        if self.unit == "block":
+            return self
+        return Mask(self.n_blocks, self.gone) if len(self.dropped) == 2 * len(self.gone) else None
+
+    def as_sublayers(self) -> Mask:
+        """The mask over sub-layers that removes the same."""
+        if self.unit == "sublayer":
+            return self
+        return Mask(self.n_blocks, tuple(u for i in self.dropped for u in (2 * i, 2 * i + 1)), "sublayer")
+
+    def names(self) -> tuple[str, ...]:
+        """The short notation: numbers of blocks, or `a3`, `m3` and, if both are removed, `b3`."""
+        return unit_names(self.unit, self.dropped)
+
     def to_json(self) -> MaskRecord:
         """The form that mask.json and result.json hold."""
-        return {"n_blocks": self.n_blocks, "dropped": list(self.dropped)}
+        if self.unit == "block":
+            return {"n_blocks": self.n_blocks, "dropped": list(self.dropped)}
+        return {"n_blocks": self.n_blocks, "dropped": list(self.names()), "unit": self.unit}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Mask:
         """The inverse of `to_json`. Raises InputError if `data` is not a mask."""
         try:
-            return cls(int(data["n_blocks"]), tuple(data["dropped"]))
-        except (KeyError, TypeError, ValueError) as error:
+            count, dropped, unit = int(data["n_blocks"]), tuple(data["dropped"]), data.get("unit", "block")
+            if unit not in UNITS:
+                raise InputError(f"unit={unit!r} of a mask is unknown: choose from {', '.join(UNITS)}.")
+            return cls(count, dropped if unit == "block" else tuple(_units(dropped)), unit)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            if isinstance(error, InputError):
+                raise
             raise InputError(f"not a mask: {data!r} (expected n_blocks and dropped).") from error
 
+    @classmethod
+    def parse(cls, n_blocks: int, text: str) -> Mask:
+        """The mask of a list such as `3,7,12` or `a3 m7 b12`; over sub-layers if it names an `a` or an `m`.
 
-@dataclass(frozen=True, slots=True)
-class Space:
-    """All masks that remove exactly `k` of `n_blocks` blocks and none of the `protected` ones."""
-
-    n_blocks: int
-    k: int
-    protected: frozenset[int] = frozenset()
-
-    def __post_init__(self) -> None:
-        Mask(self.n_blocks, tuple(self.protected))  # raises InputError if a protected block does not exist
-        open_blocks = self.n_blocks - len(self.protected)
-        most = min(self.n_blocks - 1, open_blocks)
-        if most < 1:
+        Raises InputError for any other text.
+        """
+        words = text.replace(",", " ").split()
+        if not all(NAME.fullmatch(word) for word in words):
             raise InputError(
-                f"no block can be removed: the model has {self.n_blocks}, {len(self.protected)} of them protected, "
-                "and at least one must stay. Protect fewer blocks (protect.first, protect.last), or choose a model "
-                "of more blocks."
+                f"'{text}' is not a list of blocks or sub-layers: write blocks as 3,7,12, or sub-layers as in "
+                "a3,m7,b12 (the attention of block 3, the MLP of block 7, and block 12)."
             )
-        if not 1 <= self.k < self.n_blocks:
-            raise InputError(
-                f"k = {self.k} blocks cannot be removed from a model of {self.n_blocks}: "
-                f"choose {f'k from 1 to {most}' if most > 1 else 'k=1'}."
-            )
-        if self.k > open_blocks:
-            raise InputError(
-                f"k = {self.k} is more than the {open_blocks} unprotected blocks of {self.n_blocks}: "
-                "lower k or ratio, or protect fewer blocks (protect.first, protect.last)."
-            )
-
-    @property
-    def size(self) -> int:
-        """Number of masks in the space: (n_blocks - protected) choose k."""
-        return math.comb(self.n_blocks - len(self.protected), self.k)
-
-    @property
-    def dense(self) -> Mask:
-        """The mask that removes nothing."""
-        return Mask(self.n_blocks)
-
-    def free(self, dropped: Iterable[int] = ()) -> list[int]:
-        """The blocks that can still be removed if those in `dropped` are removed already, in order."""
-        closed = self.protected | set(dropped)
-        return [i for i in range(self.n_blocks) if i not in closed]
-
-    def drop(self, *indices: int) -> Mask:
-        """The mask that removes the blocks `indices`; their number can differ from k."""
-        return Mask(self.n_blocks, indices)
+        units = cls(n_blocks, tuple(_units(words)), "sublayer")
+        apart = any(word[0] in "am" for word in words)
+        return units if apart else cls(n_blocks, units.gone)
 
 
-def check_size(ratio: float | None, k: int | None) -> None:
-    """Raise InputError unless exactly one of `ratio` and `k` is given and its value is possible for some model."""
-    if (ratio is None) == (k is None):
-        given = "neither is given" if k is None else f"both are given (ratio={ratio}, k={k})"
-        raise InputError(f"give either ratio or k, not both: {given}.")
-    if ratio is not None and not 0 < ratio < 1:
-        raise InputError(f"ratio={ratio:g} is not a fraction of the blocks: choose one above 0 and below 1.")
-    if k is not None and k < 1:
-        raise InputError(f"k={k} removes no block: choose 1 or more.")
+def unit_names(unit: str, dropped: Iterable[int]) -> tuple[str, ...]:
+    """The short notation of units: numbers of blocks, or `a3`, `m3` and, if both are in the list, `b3`."""
+    removed = sorted(dropped)
+    if unit == "block":
+        return tuple(map(str, removed))
+    both = {i // 2 for i in removed if i + 1 in removed and i % 2 == 0}
+    named = (f"b{i // 2}" if i // 2 in both else f"{'am'[i % 2]}{i // 2}" for i in removed)
+    return tuple(dict.fromkeys(named))
 
 
-def block_count(n_blocks: int, ratio: float | None, k: int | None) -> int:
-    """Number of blocks to remove: `k` itself, or round(ratio * n_blocks).
-
-    Raises InputError if `check_size` does, and if `ratio` is so small that round(ratio * n_blocks) is 0.
-    """
-    check_size(ratio, k)
-    if ratio is None:
-        assert k is not None
-        return k
-    rounded = round(ratio * n_blocks)
-    if rounded == 0:
-        raise InputError(
-            f"ratio={ratio:g} of {n_blocks} blocks rounds to no block: "
-            f"choose at least {1 / n_blocks:.3f}, or give k=1."
-        )
-    return rounded
-
-
-def space(n_blocks: int, ratio: float | None, k: int | None, first: int = 0, last: int = 0) -> Space:
-    """The space of a configuration; `first` blocks at the start and `last` blocks at the end are protected."""
-    if first < 0 or last < 0:
-        raise InputError(f"protect.first={first} and protect.last={last}: neither may be negative.")
-    if first + last >= n_blocks > 0:
-        raise InputError(
-            f"protect.first={first} and protect.last={last} protect all of {n_blocks} blocks: "
-            f"choose numbers with a sum below {n_blocks}."
-        )
-    protected = frozenset(range(first)) | frozenset(range(n_blocks - last, n_blocks))
-    return Space(n_blocks, block_count(n_blocks, ratio, k), protected)
+def _units(names: Iterable[Any]) -> Iterator[int]:
+    """The sub-layers that names stand for; a number alone is a block."""
+    for name in names:
+        match = NAME.fullmatch(str(name))
+        if match is None:
+            raise InputError(f"'{name}' names no sub-layer: write a3, m3 or b3.")
+        block = int(match[2])
+        yield from [2 * block, 2 * block + 1] if match[1] in ("", "b") else [2 * block + "am".index(match[1])]

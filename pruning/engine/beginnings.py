@@ -39,7 +39,7 @@ def beginning(mask: Mask, depth: int) -> Beginning:
 
 def forks(masks: Sequence[Mask]) -> list[int]:
     """For each pair of neighbours, the first block about which they decide differently."""
-    return [min({*a.dropped} ^ {*b.dropped}, default=a.n_blocks) for a, b in pairwise(masks)]
+    return [min({*a.dropped} ^ {*b.dropped}, default=a.n_units) for a, b in pairwise(masks)]
 
 
 def edges(leaving: Sequence[int]) -> list[int]:
@@ -114,22 +114,25 @@ class Notes:
 class Beginnings:
     """The kept states of all batches, on the devices where they were computed."""
 
-    _states: WeakKeyDictionary[Batch, dict[Beginning, Tensor]] = field(default_factory=WeakKeyDictionary)
+    _states: WeakKeyDictionary[Batch, dict[str, dict[Beginning, Tensor]]] = field(
+        default_factory=WeakKeyDictionary
+    )
 
-    def of(self, batch: Batch) -> dict[Beginning, Tensor]:
-        """The states of a batch."""
-        return self._states.setdefault(batch, {})
+    def of(self, batch: Batch, unit: str) -> dict[Beginning, Tensor]:
+        """The states of a batch between units of one kind; depths of blocks and of sub-layers mean other states."""
+        return self._states.setdefault(batch, {}).setdefault(unit, {})
 
     def nbytes(self, batches: Collection[Batch] | None = None) -> int:
         """The bytes of all states, or of those of some batches."""
-        chosen = self._states.values() if batches is None else map(self.of, batches)
-        return sum(hidden.nbytes for states in chosen for hidden in states.values())
+        chosen = self._states if batches is None else [b for b in batches if b in self._states]
+        kinds = (states for batch in chosen for states in self._states[batch].values())
+        return sum(hidden.nbytes for states in kinds for hidden in states.values())
 
     def trim(self, batches: Collection[Batch], masks: Sequence[Mask], depths: Collection[int]) -> None:
         """Of some batches, keep the states at `depths` with which one of the masks begins."""
         current = {depth: {beginning(mask, depth) for mask in masks} for depth in depths}
         for batch in batches:
-            states = self.of(batch)
+            states = self.of(batch, masks[0].unit)
             for at in [at for at in states if at not in current.get(at[0], ())]:
                 del states[at]
 
@@ -139,12 +142,12 @@ class Beginnings:
             del self._states[batch]
 
 
-def affordable_depths(leaving: Sequence[int], n_blocks: int, state_bytes: int, room: float) -> range:
+def affordable_depths(leaving: Sequence[int], n_units: int, state_bytes: int, room: float) -> range:
     """Every s-th depth, with the smallest power of two s for which all states there fit into `room` bytes.
 
     `leaving` are the forks of the masks in order, and `state_bytes` is the size of one state on all batches.
     """
-    fitting = (d for d in _strided(n_blocks) if count_states(leaving, d) * state_bytes <= room)
+    fitting = (d for d in _strided(n_units) if count_states(leaving, d) * state_bytes <= room)
     return next(fitting, range(0))
 
 
@@ -153,8 +156,8 @@ def count_states(leaving: Sequence[int], depths: range) -> int:
     return sum(1 + sum(fork < depth for fork in leaving) for depth in depths)
 
 
-def _strided(n_blocks: int) -> Iterator[range]:
+def _strided(n_units: int) -> Iterator[range]:
     step = 1
-    while step < n_blocks:
-        yield range(step, n_blocks, step)
+    while step < n_units:
+        yield range(step, n_units, step)
         step *= 2

@@ -40,8 +40,8 @@ class NoCompensation:
 
     search: ClassVar[bool] = False
 
-    def scales(self, forward: Forward, rows: Sequence[Row]) -> None:
-        """Return None, since no block has a factor."""
+    def scales(self, forward: Forward, rows: Sequence[Row], unit: str = "block") -> None:
+        """Return None, since no unit has a factor."""
 
 
 @dataclass(frozen=True)
@@ -54,21 +54,21 @@ class Magnitude:
 
     search: bool = True
 
-    def scales(self, forward: Forward, rows: Sequence[Row]) -> tuple[float, ...]:
-        """One factor per block."""
-        return magnitudes(forward, rows)
+    def scales(self, forward: Forward, rows: Sequence[Row], unit: str = "block") -> tuple[float, ...]:
+        """One factor per unit."""
+        return magnitudes(forward, rows, unit)
 
 
 Compensation: TypeAlias = NoCompensation | Magnitude
 
 
-def magnitudes(forward: Forward, rows: Sequence[Row]) -> tuple[float, ...]:
-    """The factor s_i of each block, measured on some rows by one pass of the dense model."""
+def magnitudes(forward: Forward, rows: Sequence[Row], unit: str = "block") -> tuple[float, ...]:
+    """The factor s_i of each unit, measured on some rows by one pass of the dense model."""
     from pruning.engine.dense_pass import states
 
     # The ratios are kept per row, so that sums do not depend on the number of ranks.
-    ratios = np.zeros((len(rows), forward.n_blocks))
-    for lines, hidden in states(forward, rows):
+    ratios = np.zeros((len(rows), forward.n_units(unit)))
+    for lines, hidden in states(forward, rows, unit):
         for line in lines:
             sizes = [float(state[line.index, : line.length].double().abs().mean()) for state in hidden]
             ratios[line.row] = np.divide(sizes[1:], sizes[:-1])

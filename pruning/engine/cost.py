@@ -13,12 +13,14 @@ from pruning.distributed import collectives
 class Cost:
     """What forward passes cost. A block forward is one run of one block on all samples.
 
+    A sub-layer counts as its share of the parameters of its block.
+
     `block_forwards_alone` is the number of block forwards if every mask were evaluated separately.
     `block_tokens` is the number of tokens that a block has processed, summed over blocks. `peak_memory` is in bytes.
     """
 
     block_forwards: float = 0.0
-    block_forwards_alone: int = 0
+    block_forwards_alone: float = 0
     block_tokens: int = 0
     forward_seconds: float = 0.0
     peak_memory: int = 0

@@ -1,4 +1,4 @@
-"""Passes through the dense model for objectives: the hidden states at every block, and their gradients."""
+"""Passes through the dense model for objectives: the hidden states at every unit, and their gradients."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from pruning.core.errors import InputError
 from pruning.distributed import collectives
 from pruning.engine.batching import Batch, make_batches, single
 from pruning.engine.prefix_tree import model_entry
-from pruning.models.block_probe import Blocks, find_blocks
-from pruning.models.blocks import BlockInputs, apply, head
+from pruning.models.blocks import BlockInputs, head
+from pruning.models.units import Chain, find_chain
 
 if TYPE_CHECKING:
     from pruning.calibration.samples import Row
@@ -39,10 +39,10 @@ class RowInBatch:
 
 @dataclass(frozen=True)
 class Step:
-    """One block of a backward pass.
+    """One unit of a backward pass.
 
-    It has the states (B, T, D) before and after the block, the gradient with respect to the state after the block,
-    and the gradients with respect to the block's weights.
+    It has the states (B, T, D) before and after the unit, the gradient with respect to the state after the unit,
+    and the gradients with respect to the unit's weights.
     """
 
     index: int
@@ -52,26 +52,28 @@ class Step:
     weights: tuple[tuple[Tensor, Tensor], ...]  # weight, gradient
 
 
-def states(forward: Forward, rows: Sequence[Row]) -> Iterator[tuple[list[RowInBatch], list[Tensor]]]:
+def states(
+    forward: Forward, rows: Sequence[Row], unit: str = "block"
+) -> Iterator[tuple[list[RowInBatch], list[Tensor]]]:
     """Yield each of this rank's batches: its lines, and its N + 1 hidden states (B, T, D), all on one device.
 
-    These are the state before each of the N blocks, and the state after the last block.
+    These are the state before each of the N units, and the state after the last unit.
     """
     for batch, share in _batches(rows, forward.memory_budget.batch_tokens):
         with torch.inference_mode(), _timed(forward):
-            _, _, hidden = _run_forward(forward, batch, share)
+            _, _, hidden = _run_forward(forward, batch, share, unit)
             hidden = [state.to(hidden[0].device) for state in hidden]
         yield _lines(batch, rows), hidden
 
 
 def backward(
-    forward: Forward, rows: Sequence[Row], batch_tokens: int, weights: bool = False
+    forward: Forward, rows: Sequence[Row], batch_tokens: int, weights: bool = False, unit: str = "block"
 ) -> Iterator[tuple[list[RowInBatch], Iterator[Step]]]:
-    """Yield each of this rank's batches: its lines, and the backward steps from the last block to the first.
+    """Yield each of this rank's batches: its lines, and the backward steps from the last unit to the first.
 
     The steps give gradients of the sum of the rows' log-likelihoods with respect to the states and, if `weights` is
     true, to the weights. All states are in memory at the same time. The autograd graph and the weight gradients
-    are in memory for one block at a time.
+    are in memory for one unit at a time.
 
     Raises InputError if `weights` is true and some weights are not in memory.
     """
@@ -81,17 +83,17 @@ def backward(
             "smaller model.dtype, or an objective without such gradients."
         )
     for batch, share in _batches(rows, batch_tokens):
-        yield _lines(batch, rows), _run_backward(forward, batch, share, weights)
+        yield _lines(batch, rows), _run_backward(forward, batch, share, weights, unit)
 
 
-def gate_gradients(forward: Forward, rows: Sequence[Row]) -> np.ndarray[Any, Any]:
-    """Derivatives (rows, N) of each row's log-likelihood with respect to each block's gate, in float64.
+def gate_gradients(forward: Forward, rows: Sequence[Row], unit: str = "block") -> np.ndarray[Any, Any]:
+    """Derivatives (rows, N) of each row's log-likelihood with respect to each unit's gate, in float64.
 
-    With a gate a, block i adds a * (F(h) - h) to h. So the derivative at a = 1 is <g, F(h) - h>, in which g is the
-    gradient with respect to the state after block i. See `pruning.algo.Gates`.
+    With a gate a, unit i adds a * (F(h) - h) to h. So the derivative at a = 1 is <g, F(h) - h>, in which g is the
+    gradient with respect to the state after unit i. See `pruning.algo.Gates`.
     """
-    gradients = np.zeros((len(rows), forward.n_blocks))
-    for lines, steps in backward(forward, rows, forward.memory_budget.batch_tokens):
+    gradients = np.zeros((len(rows), forward.n_units(unit)))
+    for lines, steps in backward(forward, rows, forward.memory_budget.batch_tokens, unit=unit):
         for step in steps:
             added = (step.after.double() - step.before.double()) * step.gradient.double()
             sums = added.sum((1, 2)).cpu().numpy()
@@ -108,35 +110,38 @@ def _batches(rows: Sequence[Row], batch_tokens: int) -> Iterator[tuple[Batch, fl
         yield batch, batch.ids.numel() / tokens
 
 
-def _run_forward(forward: Forward, batch: Batch, share: float) -> tuple[Blocks, BlockInputs, list[Tensor]]:
-    blocks = find_blocks(forward.model.module)
+def _run_forward(
+    forward: Forward, batch: Batch, share: float, unit: str
+) -> tuple[Chain, BlockInputs, list[Tensor]]:
+    chain = find_chain(forward.model.module, unit)
     entry = model_entry(forward.model, batch, 1, {})
     hidden = [entry.hidden]
-    for index in range(len(blocks.modules)):
-        hidden.append(apply(blocks, index, hidden[-1], entry))
-    forward.cost.block_forwards += len(blocks.modules) * share
-    forward.cost.block_tokens += len(blocks.modules) * batch.ids.numel()
-    return blocks, entry, hidden
+    for index in range(len(chain)):
+        hidden.append(chain.run(index, hidden[-1], entry))
+    forward.cost.block_forwards += forward.n_blocks * share
+    forward.cost.block_tokens += forward.n_blocks * batch.ids.numel()
+    return chain, entry, hidden
 
 
-def _run_backward(forward: Forward, batch: Batch, share: float, weights: bool) -> Iterator[Step]:
+def _run_backward(forward: Forward, batch: Batch, share: float, weights: bool, unit: str) -> Iterator[Step]:
     with torch.no_grad(), _timed(forward):
-        blocks, entry, hidden = _run_forward(forward, batch, share)
+        chain, entry, hidden = _run_forward(forward, batch, share, unit)
+        shares = chain.block_shares()
         gradient = _output_gradient(forward, batch, hidden[-1])
-    for index in reversed(range(len(blocks.modules))):
-        chosen = [p for p in blocks.modules[index].parameters() if weights and p.requires_grad]
+    for index in reversed(range(len(chain))):
+        chosen = [p for p in chain.weights(index) if weights and p.requires_grad]
         with torch.enable_grad(), _timed(forward):
             before = hidden.pop(index).detach().requires_grad_()
-            after = apply(blocks, index, before, entry)
+            after = chain.run(index, before, entry)
             grads = torch.autograd.grad(after, [before, *chosen], gradient, allow_unused=True)
-        forward.cost.block_forwards += BACKWARD * share
+        forward.cost.block_forwards += BACKWARD * share * shares[index]
         pairs = ((w, g) for w, g in zip(chosen, grads[1:], strict=True) if g is not None)
         yield Step(index, before.detach().to(after.device), after.detach(), gradient, tuple(pairs))
         gradient = grads[0]
 
 
 def _output_gradient(forward: Forward, batch: Batch, hidden: Tensor) -> Tensor:
-    """The gradient (B, T, D) of the sum of log-likelihoods with respect to the state after the last block."""
+    """The gradient (B, T, D) of the sum of log-likelihoods with respect to the state after the last unit."""
     flat, indices = hidden.flatten(0, 1), batch.indices.to(hidden.device)
     targets, gradient = batch.targets.to(hidden.device), torch.zeros_like(flat)
     for start in range(0, len(indices), POSITIONS):

@@ -1,11 +1,11 @@
 """Compute log-likelihoods of token rows under many masks. The program spends most of its time here.
 
-A mask decides for each block whether to keep or drop it. Masks with the same decisions up to some block share the
-computation up to that block. `Forward` walks the tree of decisions block by block. It holds one hidden state for each
-distinct prefix of decisions, and runs a block once for each distinct prefix that keeps the block, also if masks are
-walked in several groups or were begun by the request before (`beginnings.py`). A dropped block
-costs nothing, and the weights of a block that no mask keeps are never read. The results equal those of a separate
-masked forward pass for each mask, and do not depend on which masks are evaluated together.
+A mask decides for each unit, a block or a sub-layer of a block, whether to keep or drop it. Masks with the same
+decisions up to some unit share the computation up to that unit. `Forward` walks the tree of decisions unit by unit.
+It holds one hidden state for each distinct prefix of decisions, and runs a unit once for each distinct prefix that
+keeps the unit, also if masks are walked in several groups or were begun by the request before (`beginnings.py`). A
+dropped unit costs nothing, and the weights of a unit that no mask keeps are never read. The results equal those of a
+separate masked forward pass for each mask, and do not depend on which masks are evaluated together.
 
 A round of greedy search over N blocks costs about N^2 / 2 block forwards this way instead of N^2. Scoring all
 pairs of blocks costs N^3 / 6 instead of N^3 / 2.
@@ -38,6 +38,7 @@ from pruning.engine.pace import Pace
 from pruning.engine.prefix_tree import Branch, concatenated, run_masks
 from pruning.engine.walk_plan import Plan, make_plan
 from pruning.models.block_probe import find_blocks
+from pruning.models.units import find_chain
 
 if TYPE_CHECKING:
     from pruning.calibration.samples import Row
@@ -52,7 +53,7 @@ class Forward:
     use besides the weights (None: measured on the device). To keep within this limit, fewer masks are walked at a
     time, so fewer masks share computation. If `memory` is given, batches can also become smaller. If the process is
     killed, about `patience` seconds of work are lost. `merge` says whether branches may run as one batch (None: only
-    if merging changes no loss, or if weights are on disk). If `scales` is given, a dropped block i multiplies the
+    if merging changes no loss, or if weights are on disk). If `scales` is given, a dropped unit i multiplies the
     hidden state by `scales[i]`.
     """
 
@@ -66,6 +67,7 @@ class Forward:
     watch: Callable[[int, int], None] | None = None  # called after each batch: batches done, of how many
     beginnings: Beginnings = field(default_factory=Beginnings)
     _dense_states: WeakKeyDictionary[Batch, Tensor] = field(default_factory=WeakKeyDictionary)
+    _shares_of: dict[str, Sequence[float]] = field(default_factory=dict)
 
     @cached_property
     def pace(self) -> Pace:
@@ -113,7 +115,7 @@ class Forward:
         """Like `loglikelihoods`, but for any readout, whose values are summed over each row's scored positions."""
         rows = tuple(rows)
         # In this order, masks with a long common prefix are neighbours, and masks that drop early blocks come first.
-        todo = sorted(masks, key=lambda mask: [i not in mask.dropped for i in range(mask.n_blocks)])
+        todo = sorted(masks, key=lambda mask: [i not in mask.dropped for i in range(mask.n_units)])
         # A single mask, such as the dense model, comes between requests of a search: it changes nothing that is kept.
         plan, alone = None, len(todo) == 1
         while todo:
@@ -143,8 +145,8 @@ class Forward:
         batches = collectives.share_of(self.memory_budget.batches(rows))
         others = collectives.all_max(self.beginnings.nbytes() - self.beginnings.nbytes(batches))
         leaving = forks(masks)
-        plan = make_plan(leaving, self.n_blocks, replace(sizes, room=max(0.0, sizes.room - others)))
-        whole = make_plan(leaving, self.n_blocks, sizes)
+        plan = make_plan(leaving, masks[0].n_units, replace(sizes, room=max(0.0, sizes.room - others)))
+        whole = make_plan(leaving, masks[0].n_units, sizes)
         if (plan.depths, plan.continues) != (whole.depths, whole.continues):
             self.beginnings.clear(but=batches)
             plan = whole
@@ -213,13 +215,15 @@ class Forward:
     def _walk(
         self, batch: Batch, masks: Sequence[Mask], share: float, wanted: Wanted = NOTHING
     ) -> list[Branch]:
-        """The branches of a batch after the last block. The cost of computing them is added to `cost`."""
+        """The branches of a batch after the last unit. The cost of computing them is added to `cost`."""
+        unit = masks[0].unit
+        shares = self._shares(unit)
 
-        def count(run: int) -> None:
-            self.cost.block_tokens += run * batch.ids.numel()
-            self.cost.block_forwards += run * share
+        def count(index: int, run: int) -> None:
+            self.cost.block_tokens += round(run * batch.ids.numel() * shares[index])
+            self.cost.block_forwards += run * share * shares[index]
 
-        merged, notes = self.memory_budget.merged(batch), Notes(self.beginnings.of(batch), wanted)
+        merged, notes = self.memory_budget.merged(batch), Notes(self.beginnings.of(batch, unit), wanted)
         branches = run_masks(self.model, batch, masks, merged, count, self.scales, notes)
         if wanted is not NOTHING:
             notes.end(masks[-1])
@@ -237,9 +241,20 @@ class Forward:
         """The number of blocks of the model."""
         return len(find_blocks(self.model.module).modules)
 
+    def n_units(self, unit: str) -> int:
+        """The number of units of the model: blocks, or sub-layers of blocks."""
+        return len(find_chain(self.model.module, unit))
+
+    def _shares(self, unit: str) -> Sequence[float]:
+        """The share of a block's parameters that each unit has."""
+        if unit not in self._shares_of:
+            self._shares_of[unit] = find_chain(self.model.module, unit).block_shares()
+        return self._shares_of[unit]
+
     def _note(self, masks: Sequence[Mask], seconds: float) -> None:
         self.pace.note(len(masks), seconds)
-        self.cost.block_forwards_alone += sum(len(mask.kept) for mask in masks)
+        shares = self._shares(masks[0].unit)
+        self.cost.block_forwards_alone += sum(shares[i] for mask in masks for i in mask.kept)
         self.cost.forward_seconds += seconds
         self.cost.peak_memory = max(self.cost.peak_memory, peak_memory(self.model.module))
 

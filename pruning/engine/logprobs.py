@@ -18,7 +18,7 @@ from torch import Tensor
 # few positions are projected, reading the weights takes most of the time. If the logits of too many are normalised,
 # they do not fit a CPU's cache.
 PROJECTED = {"cpu": 1 << 27, "cuda": 1 << 29}
-NORMALISED = {"cpu": 1 << 22, "cuda": 1 << 29}
+NORMALISED = {"cpu": 1 << 20, "cuda": 1 << 29}
 
 # exp(-80) is 1e-35: beside the highest logit, a whole vocabulary of such terms changes no digit. Smaller terms would
 # be denormal numbers, with which a CPU computes 20 times slower.

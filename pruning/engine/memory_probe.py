@@ -26,8 +26,8 @@ from pruning.engine.logprobs import (
     read_out,
 )
 from pruning.engine.prefix_tree import model_entry, run_masks
-from pruning.models.block_probe import find_blocks
 from pruning.models.loader import LanguageModel
+from pruning.models.units import find_chain
 
 
 class Tally(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -69,15 +69,15 @@ class Tally(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 @torch.inference_mode()
 def blocks_bytes(model: LanguageModel, batch: Batch, mask: Mask, merged: int) -> int:
-    """The bytes needed to run a block on `merged` branches of a batch at once, and to hold the inputs of all blocks.
+    """The bytes needed to run a unit on `merged` branches of a batch at once, and to hold the inputs of all blocks.
 
-    Of the blocks that the mask keeps, the one with the most parameters is run. Inputs are cached for each number of
+    Of the units that the mask keeps, the one with the most parameters is run. Inputs are cached for each number of
     branches from 1 to `merged`.
     """
-    blocks = find_blocks(model.module).modules
-    largest = max(mask.kept, key=lambda i: sum(p.numel() for p in blocks[i].parameters()), default=None)
-    alone = Mask(mask.n_blocks, tuple(i for i in range(mask.n_blocks) if i != largest))
-    block = _most(lambda: run_masks(model, batch, [alone], 1, lambda _: None))
+    sizes = find_chain(model.module, mask.unit).sizes()
+    largest = max(mask.kept, key=sizes.__getitem__, default=None)
+    alone = mask.drop(*(i for i in range(mask.n_units) if i != largest))
+    block = _most(lambda: run_masks(model, batch, [alone], 1, lambda *_: None))
     tally = Tally()
     with tally:
         entry = model_entry(model, batch, 1, {})

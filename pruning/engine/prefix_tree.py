@@ -1,8 +1,8 @@
-"""Run one batch under many masks by walking the tree of keep/drop decisions block by block.
+"""Run one batch under many masks by walking the tree of keep/drop decisions unit by unit.
 
-Masks with the same decisions up to some block share the computation up to that block. There is one hidden state for
-each distinct prefix of decisions, and a block runs once for each distinct prefix that keeps it. A dropped block costs
-nothing, and the weights of a block that no mask keeps are never read.
+Masks with the same decisions up to some unit share the computation up to that unit. There is one hidden state for
+each distinct prefix of decisions, and a unit runs once for each distinct prefix that keeps it. A dropped unit costs
+nothing, and the weights of a unit that no mask keeps are never read. Units are blocks or sub-layers of blocks.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from torch import Tensor
 
 from pruning.engine.batching import Batch
 from pruning.engine.beginnings import FIRST, Notes
-from pruning.models.block_probe import Blocks, find_blocks
-from pruning.models.blocks import BlockInputs, apply, enter
+from pruning.models.blocks import BlockInputs, enter
+from pruning.models.units import Chain, find_chain
 
 if TYPE_CHECKING:
     from pruning.core.mask import Mask
@@ -32,44 +32,44 @@ def run_masks(
     batch: Batch,
     masks: Sequence[Mask],
     merged: int,
-    count: Callable[[int], None],
+    count: Callable[[int, int], None],
     scales: Sequence[float] | None = None,
     notes: Notes | None = None,
 ) -> list[Branch]:
-    """The states after the last block: one branch for each distinct mask.
+    """The states after the last unit: one branch for each distinct mask. All masks are over the same units.
 
-    A block runs on its branches in batches of at most `merged` branches. For each batch, `count` is called with the
-    number of its branches. A dropped block i multiplies the state by `scales[i]`. Masks start at the deepest state in
-    `notes`, and the walk adds the states that `notes` wants.
+    A unit runs on its branches in batches of at most `merged` branches. For each batch, `count` is called with the
+    number of the unit and of the branches. A dropped unit i multiplies the state by `scales[i]`. Masks start at the
+    deepest state in `notes`, and the walk adds the states that `notes` wants.
     """
-    blocks, notes = find_blocks(model.module), notes or Notes()
+    chain, notes = find_chain(model.module, masks[0].unit), notes or Notes()
     entry = model_entry(model, batch, 1, {})
     waiting = notes.starts(masks)
     branches: list[Branch] = [(entry.hidden, waiting.pop(FIRST))] if FIRST in waiting else []
     entries = {1: _without_state(entry)}
     del entry
-    for index in range(len(blocks.modules)):
+    for index in range(len(chain)):
         branches += [(notes.states[at], numbers) for at, numbers in waiting.items() if at[0] == index]
         notes.pass_by(index, branches, masks)
         keeping, branches = _split(branches, masks, index)
-        _skip_block(branches, 1.0 if scales is None else scales[index])
-        while keeping:  # after the block has run on a group, the group's old states are freed
+        _skip_unit(branches, 1.0 if scales is None else scales[index])
+        while keeping:  # after the unit has run on a group, the group's old states are freed
             group, keeping[:merged] = keeping[:merged], []
-            count(len(group))
-            branches += _run_block(blocks, index, group, model_entry(model, batch, len(group), entries))
+            count(index, len(group))
+            branches += _run_unit(chain, index, group, model_entry(model, batch, len(group), entries))
             del group
     return branches
 
 
-def _run_block(blocks: Blocks, index: int, group: Sequence[Branch], entry: BlockInputs) -> list[Branch]:
-    """Run a group of branches through a block as one batch. Returns the branches after the block."""
-    outputs = apply(blocks, index, concatenated([hidden for hidden, _ in group]), entry)
+def _run_unit(chain: Chain, index: int, group: Sequence[Branch], entry: BlockInputs) -> list[Branch]:
+    """Run a group of branches through a unit as one batch. Returns the branches after the unit."""
+    outputs = chain.run(index, concatenated([hidden for hidden, _ in group]), entry)
     split = outputs.tensor_split(len(group)) if len(group) > 1 else (outputs,)
     return [(hidden, numbers) for hidden, (_, numbers) in zip(split, group, strict=True)]
 
 
-def _skip_block(branches: list[Branch], scale: float) -> None:
-    """Skip a dropped block; clone views so that the merged batch can be freed."""
+def _skip_unit(branches: list[Branch], scale: float) -> None:
+    """Skip a dropped unit; clone views so that the merged batch can be freed."""
     for i, (hidden, numbers) in enumerate(branches):
         if scale != 1.0:
             branches[i] = (hidden * scale, numbers)
@@ -104,7 +104,7 @@ def _without_state(entry: BlockInputs) -> BlockInputs:
 def _split(
     branches: Sequence[Branch], masks: Sequence[Mask], index: int
 ) -> tuple[list[Branch], list[Branch]]:
-    """Branches that keep a block, and branches that drop it. A branch that holds both kinds of mask is split."""
+    """Branches that keep a unit, and branches that drop it. A branch that holds both kinds of mask is split."""
     keeping, dropping = [], []
     for hidden, numbers in branches:
         kept = [number for number in numbers if index not in masks[number].dropped]

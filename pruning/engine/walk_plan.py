@@ -9,7 +9,7 @@ from pruning.engine.beginnings import affordable_depths, count_states, most_edge
 from pruning.engine.pace import Pace
 
 ALONE = 32  # masks per walk if no states can be kept between walks
-# A request for more masks than this for each block, such as all pairs, is seldom followed by a related one.
+# A request for more masks than this for each unit, such as all pairs, is seldom followed by a related one.
 LARGE = 8
 
 
@@ -42,12 +42,12 @@ class Plan:
         return min(self.capacity, pace.size() if self.continues else ALONE)
 
 
-def make_plan(leaving: Sequence[int], n_blocks: int, sizes: Sizes) -> Plan:
+def make_plan(leaving: Sequence[int], n_units: int, sizes: Sizes) -> Plan:
     """The plan for masks in order, of which `leaving` are the forks. Half of the room is for states that are kept."""
     edge = most_edges(leaving) * (sizes.kept + sizes.walked)
     continues = edge <= sizes.room / 2
     depths = range(0)
-    if continues and 0 < len(leaving) < LARGE * n_blocks:
-        depths = affordable_depths(leaving, n_blocks, sizes.kept, sizes.room / 2 - edge)
+    if continues and 0 < len(leaving) < LARGE * n_units:
+        depths = affordable_depths(leaving, n_units, sizes.kept, sizes.room / 2 - edge)
     held = (edge if continues else 0) + sizes.kept * count_states(leaving, depths)
     return Plan(max(1, int(max(0.0, sizes.room - held) // sizes.walked)), depths, continues)

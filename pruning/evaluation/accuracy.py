@@ -41,7 +41,7 @@ def accuracy(name: str, forward: Forward, task: EvalTask, mask: Mask, batch_size
     import lm_eval
     from lm_eval.models.huggingface import HFLM
 
-    from pruning.models.blocks import masked
+    from pruning.models.units import masked
 
     log.info("evaluating %s with %d blocks removed: %d items", name, len(mask.dropped), len(task.requests))
     module = forward.model.module

@@ -21,7 +21,7 @@ from pruning.core.mask import Mask
 from pruning.models import device_map, loader, quiet, spec
 from pruning.models.attention import attention_kernel
 from pruning.models.block_probe import find_blocks, input_device
-from pruning.models.blocks import masked
+from pruning.models.units import masked
 
 NEW_TOKENS = 8
 # SHORT tokens are compared; for a sliding window shorter than LONG, at least NEW_TOKENS more than its length.

@@ -1,6 +1,6 @@
 """Temporarily remove blocks from a model in memory. The result equals the mask's exported model after loading.
 
-Skipping (`blocks.masked`) is for searching and works only without a cache. Here the list of blocks, their numbers
+Skipping (`units.masked`) is for searching and works only without a cache. Here the list of blocks, their numbers
 and the configuration become those of the smaller model, so the model can generate with a cache. The weights are
 shared with the dense model.
 """

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 # Yields (mask, one term per sample, seconds to score the mask) as soon as a mask is scored, in any order.
 Terms: TypeAlias = Callable[[Sequence[Mask]], Iterator[tuple[Mask, Sequence[float], float]]]
-Gradient: TypeAlias = Callable[[], np.ndarray[Any, Any]]  # (samples, N), the answer to `pruning.algo.Gates`
+# Maps a kind of units to the answer to `pruning.algo.Gates`, (samples, N).
+Gradient: TypeAlias = Callable[[str], np.ndarray[Any, Any]]
 
 
 @dataclass(frozen=True)

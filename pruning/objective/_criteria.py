@@ -1,10 +1,10 @@
-"""Criteria that score blocks in one pass of the dense model.
+"""Criteria that score units (blocks or sub-layers) in one pass of the dense model.
 
 Each criterion becomes a loss of masks, so any search can use it. A criterion measures how far the hidden state moves
-between two depths of the dense model. Depth i is before block i; depth N is after the last block and before the final
-norm. Removing a run of blocks i..j-1 joins depth i to depth j. The loss of a mask is a sum:
+between two depths of the dense model. Depth i is before unit i; depth N is after the last unit and before the final
+norm. Removing a run of units i..j-1 joins depth i to depth j. The loss of a mask is a sum:
 
-    by="block"    sum over removed blocks i of         distance(i, i + 1)      additive over blocks
+    by="block"    sum over removed units i of          distance(i, i + 1)      additive over units
     by="run"      sum over maximal runs i..j-1 of      distance(i, j)          as in Gromov et al. and MI-PRUN
 """
 
@@ -39,37 +39,37 @@ def check_by(by: str) -> None:
         raise unknown("objective.by", by, BY)
 
 
-def additive(samples: Samples, scores: Callable[[], Array]) -> Loss:
-    """A loss that sums the scores of the removed blocks.
+def additive(samples: Samples, scores: Callable[[str], Array]) -> Loss:
+    """A loss that sums the scores of the removed units.
 
-    `scores` returns the scores of all blocks, (samples, N). It is called once, when the loss is first needed.
+    `scores` maps a kind of units to the scores of all of them, (samples, N). It is called once for each kind.
     """
     table = cache(scores)
-    return _loss(samples, lambda mask: table()[:, list(mask.dropped)].sum(1))
+    return _loss(samples, lambda mask: table(mask.unit)[:, list(mask.dropped)].sum(1))
 
 
 def between_states(forward: Forward, samples: Samples, distance: Distance, by: str = "block") -> Loss:
     """A loss that sums distances between states of the dense model, by block or by run."""
 
     @cache
-    def distances() -> Array:
-        return by_sample(samples, _distances(forward, samples, distance, by))
+    def distances(unit: str) -> Array:
+        return by_sample(samples, _distances(forward, samples, distance, by, unit))
 
-    return between_depths(samples, lambda i, j: distances()[:, i, j], by)
+    return between_depths(samples, lambda unit, i, j: distances(unit)[:, i, j], by)
 
 
-def between_depths(samples: Samples, value: Callable[[int, int], Array], by: str = "block") -> Loss:
-    """A loss that sums `value(i, j)`, of shape (samples,), over the pairs of depths that a mask joins."""
+def between_depths(samples: Samples, value: Callable[[str, int, int], Array], by: str = "block") -> Loss:
+    """A loss that sums `value(unit, i, j)`, of shape (samples,), over the pairs of depths that a mask joins."""
 
     def total(mask: Mask) -> Array:
         pairs = runs(mask) if by == "run" else [(i, i + 1) for i in mask.dropped]
-        return sum((value(i, j) for i, j in pairs), np.zeros(samples.count))
+        return sum((value(mask.unit, i, j) for i, j in pairs), np.zeros(samples.count))
 
     return _loss(samples, total)
 
 
 def runs(mask: Mask) -> list[tuple[int, int]]:
-    """The maximal runs i..j-1 of removed blocks, as (i, j)."""
+    """The maximal runs i..j-1 of removed units, as (i, j)."""
     starts = [i for i in mask.dropped if i - 1 not in mask.dropped]
     stops = [i + 1 for i in mask.dropped if i + 1 not in mask.dropped]
     return list(zip(starts, stops, strict=True))
@@ -92,15 +92,15 @@ def _loss(samples: Samples, value: Callable[[Mask], Array]) -> Loss:
     return Loss(samples.estimate(), terms)
 
 
-def _distances(forward: Forward, samples: Samples, distance: Distance, by: str) -> Array:
+def _distances(forward: Forward, samples: Samples, distance: Distance, by: str, unit: str) -> Array:
     """Distances between depths i < j, (rows, N + 1, N + 1). If `by` is "block", only j = i + 1 is filled."""
     from pruning.distributed import collectives
     from pruning.engine.dense_pass import states
 
-    depths = forward.n_blocks + 1
+    depths = forward.n_units(unit) + 1
     distances = np.zeros((len(samples.rows), depths, depths))
     reach = depths if by == "run" else 2
-    for lines, hidden in states(forward, samples.rows):
+    for lines, hidden in states(forward, samples.rows, unit):
         for line in lines:
             row_states = [state[line.index, : line.length] for state in hidden]
             for i in range(depths):

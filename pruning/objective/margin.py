@@ -51,11 +51,11 @@ class Margin:
             for mask, logliks, seconds in forward.loglikelihoods(samples.rows, masks):
                 yield mask, gaps(logliks), seconds
 
-        def gates() -> np.ndarray[Any, Any]:
+        def gates(unit: str) -> np.ndarray[Any, Any]:
             """A gap is linear in the log-likelihoods, so the gradient of a gap is the gap of the gradients."""
             from pruning.engine.dense_pass import gate_gradients
 
-            gradients = gate_gradients(forward, samples.rows)
+            gradients = gate_gradients(forward, samples.rows, unit)
             return np.array([gaps(column) for column in gradients.T.tolist()]).T
 
         return Loss(samples.estimate(), terms, gates)

@@ -61,25 +61,26 @@ class MutualInformation:
         """The loss as a sum over removed blocks or runs, from one dense pass, with one term per sample."""
 
         @cache
-        def projected() -> list[Array]:
-            return self._projected(forward, samples)
+        def projected(unit: str) -> list[Array]:
+            return self._projected(forward, samples, unit)
 
         @cache
-        def lost(i: int, j: int) -> Array:
-            rows = np.array([(i - j) * self._information(row[i], row[j]) for row in projected()])
+        def lost(unit: str, i: int, j: int) -> Array:
+            rows = np.array([(i - j) * self._information(row[i], row[j]) for row in projected(unit)])
             return _criteria.by_sample(samples, rows)
 
         return _criteria.between_depths(samples, lost, self.by)
 
-    def _projected(self, forward: Forward, samples: Samples) -> list[Array]:
+    def _projected(self, forward: Forward, samples: Samples, unit: str) -> list[Array]:
         """For each row, the projected states at all depths, (N + 1, tokens, projections)."""
         import torch
 
         from pruning.distributed import collectives
         from pruning.engine.dense_pass import states
 
-        projected = np.zeros((len(samples.rows), forward.n_blocks + 1, self.tokens, self.projections))
-        for lines, hidden in states(forward, samples.rows):
+        shape = len(samples.rows), forward.n_units(unit) + 1, self.tokens, self.projections
+        projected = np.zeros(shape)
+        for lines, hidden in states(forward, samples.rows, unit):
             directions = torch.from_numpy(self._directions(hidden[0].shape[-1])).to(hidden[0].device)
             for line in lines:
                 chosen = self._chosen(line.length)

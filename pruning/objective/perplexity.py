@@ -41,9 +41,9 @@ class Perplexity:
             for mask, logliks, seconds in forward.loglikelihoods(samples.rows, masks):
                 yield mask, (-np.array(logliks) / tokens).tolist(), seconds
 
-        def gates() -> np.ndarray[Any, Any]:
+        def gates(unit: str) -> np.ndarray[Any, Any]:
             from pruning.engine.dense_pass import gate_gradients
 
-            return np.asarray(-gate_gradients(forward, samples.rows) / tokens[:, None])
+            return np.asarray(-gate_gradients(forward, samples.rows, unit) / tokens[:, None])
 
         return Loss(samples.estimate(), terms, gates)

@@ -38,19 +38,19 @@ class Taylor:
 
     def bind(self, forward: Forward, samples: Samples) -> Loss:
         """The loss as a sum over removed blocks, from one forward and backward pass, with one term per sample."""
-        return _criteria.additive(samples, lambda: _saliences(forward, samples))
+        return _criteria.additive(samples, lambda unit: _saliences(forward, samples, unit))
 
 
-def _saliences(forward: Forward, samples: Samples) -> np.ndarray[Any, Any]:
-    """The score of each block from the gradient of each sample, (samples, N)."""
+def _saliences(forward: Forward, samples: Samples, unit: str) -> np.ndarray[Any, Any]:
+    """The score of each unit from the gradient of each sample, (samples, N)."""
     import torch
 
     from pruning.distributed import collectives
     from pruning.engine.dense_pass import backward
 
     rows = [row for unit in samples.units for row in unit if row.right is not False]  # one per sample
-    scores = np.zeros((len(rows), forward.n_blocks))
-    for (line,), steps in backward(forward, rows, batch_tokens=1, weights=True):
+    scores = np.zeros((len(rows), forward.n_units(unit)))
+    for (line,), steps in backward(forward, rows, batch_tokens=1, weights=True, unit=unit):
         tokens = rows[line.row].span[1] - rows[line.row].span[0]
         for step in steps:
             for weight, gradient in step.weights:

@@ -135,4 +135,4 @@ def _gates(losses: Sequence[Loss], join: Join) -> Gradient | None:
     first, second = (loss.gates for loss in losses)
     if first is None or second is None:
         return None
-    return lambda: np.array(join(list(first()), list(second())))
+    return lambda unit: np.array(join(list(first(unit)), list(second(unit))))

@@ -11,9 +11,9 @@ from typing import Any, cast
 from pruning.calibration import Calibration
 from pruning.calibration.records import existing
 from pruning.calibration.samples import Samples
-from pruning.core import mask
+from pruning.core import space
 from pruning.core.hashing import digest
-from pruning.core.mask import Space
+from pruning.core.space import Space
 from pruning.evaluation import Data, Evaluation, digests_of
 from pruning.evaluation.overlap import check_disjoint
 from pruning.models import loader, preflight, spec
@@ -40,7 +40,7 @@ def check_cell(cell: Cell) -> None:
     Raises InputError if the cell is invalid, ForeignError if its folder contains the result of another
     configuration.
     """
-    mask.check_size(cell.ratio, cell.k)
+    space.check_size(cell.ratio, cell.k)
     budget.check_budget(cell.algo)
     if (file := cell.calibration.file()) is not None:
         existing(file)
@@ -59,8 +59,8 @@ def prepare(cell: Cell) -> Prepared:
     preflight.check_renumbering(cell.model, exported=cell.export is not None and not cell.finished)
     protect = cell.protect
     _warn_about_lazy(cell)
-    space = mask.space(loader.n_blocks(cell.model), cell.ratio, cell.k, protect.first, protect.last)
-    cell.algo.evaluations(space)  # raises OutOfReachError if the search needs too many evaluations
+    chosen = space.space(loader.n_blocks(cell.model), cell.ratio, cell.k, protect.first, protect.last)
+    cell.algo.evaluations(chosen)  # raises OutOfReachError if the search needs too many evaluations
     samples = _draw(cast(Hashable, cell.calibration), cell.model)
     data = _evaluation_data(cell.evaluation, cell.model)
     drawn: dict[str, Any] = {"the calibration data": samples}
@@ -68,7 +68,7 @@ def prepare(cell: Cell) -> Prepared:
     preflight.check_vocabulary(cell.model, {label: _largest_id(rows) for label, rows in drawn.items()})
     if not cell.evaluation.allow_overlap:
         check_disjoint(samples, data)
-    return Prepared(cell, space, samples, data)
+    return Prepared(cell, chosen, samples, data)
 
 
 def _largest_id(drawn: Any) -> int:

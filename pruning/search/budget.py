@@ -11,7 +11,8 @@ import numpy as np
 
 from pruning.algo import Algo, Ask, Found, Gates, Proposals, Request
 from pruning.core.errors import InputError
-from pruning.core.mask import Mask, Space
+from pruning.core.mask import Mask
+from pruning.core.space import Space
 
 
 def check_budget(algo: Algo) -> None:
@@ -86,7 +87,7 @@ def completed(space: Space, losses: Mapping[Mask, float], gates: np.ndarray[Any,
     """
     inside = [m for m in losses if len(m.dropped) <= space.k and not space.protected & set(m.dropped)]
     best = min(inside, key=lambda mask: (-len(mask.dropped), losses[mask]), default=space.dense)
-    rises = np.zeros(space.n_blocks) if gates is None else -gates.mean(axis=0)
+    rises = np.zeros(space.n_units) if gates is None else -gates.mean(axis=0)
 
     def alone(i: int) -> tuple[float, float]:
         return losses.get(space.drop(i), math.inf), float(rises[i])

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from pruning.algo import Algo, Ask, Found
-from pruning.core.mask import Space
 from pruning.core.result import MarginsRecord
 from pruning.core.score import Score
+from pruning.core.space import Space
 from pruning.search import budget, gates
 from pruning.search.journal import KnownScores
 from pruning.search.near_ties import FloatLoss, NearTies, Settler

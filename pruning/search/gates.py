@@ -8,7 +8,7 @@ import numpy as np
 
 from pruning.core import atomic_files
 from pruning.core.errors import LossError
-from pruning.core.mask import Space
+from pruning.core.space import Space
 from pruning.distributed import collectives
 from pruning.objective import Gradient
 from pruning.search.score_book import ScoreBook
@@ -25,20 +25,20 @@ def answer(space: Space, book: ScoreBook) -> np.ndarray[Any, Any]:
     if gradient is None:
         return _secant(space, book)
     if book.journal.path is None:
-        return _finite(gradient)
+        return _finite(gradient, space.unit)
     path = book.journal.path.with_name(NAME)
     known: list[list[float]] | None = collectives.on_first(
         lambda: atomic_files.read_json(path) if path.exists() else None
     )
     if known is None:
-        known = _finite(gradient).tolist()
+        known = _finite(gradient, space.unit).tolist()
         if collectives.is_first():
             atomic_files.write_json(path, known)
     return np.array(known)
 
 
-def _finite(gradient: Gradient) -> np.ndarray[Any, Any]:
-    values = gradient()
+def _finite(gradient: Gradient, unit: str) -> np.ndarray[Any, Any]:
+    values = gradient(unit)
     if not np.isfinite(values).all():
         raise LossError("the gradient at the gates is NaN or infinite: try model.dtype=float32.")
     return values
@@ -50,7 +50,7 @@ def _secant(space: Space, book: ScoreBook) -> np.ndarray[Any, Any]:
     book.asked.update(dict.fromkeys(masks))
     book.count += len(masks)
     dense, *singles = book.scores([space.dense, *masks])
-    rises = np.zeros((book.samples, space.n_blocks))
+    rises = np.zeros((book.samples, space.n_units))
     for mask, score in zip(masks, singles, strict=True):
         rises[:, mask.dropped[0]] = np.subtract(dense.samples, score.samples)
     return rises

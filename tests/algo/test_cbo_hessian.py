@@ -9,7 +9,8 @@ import pytest
 from pruning.algo import Ask, Gates
 from pruning.algo.cbo_hessian import CboHessian
 from pruning.core.errors import InputError
-from pruning.core.mask import Mask, Space
+from pruning.core.mask import Mask
+from pruning.core.space import Space
 
 SPACE = Space(9, 4, frozenset({0, 7}))
 

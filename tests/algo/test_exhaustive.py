@@ -4,7 +4,8 @@ import pytest
 
 from pruning.algo.exhaustive import Exhaustive
 from pruning.core.errors import InputError
-from pruning.core.mask import Mask, Space
+from pruning.core.mask import Mask
+from pruning.core.space import Space
 from pruning.search import budget
 from tests.algo.test_contract import drive, optimum, pairwise
 

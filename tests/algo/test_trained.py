@@ -16,7 +16,7 @@ from hydra.utils import instantiate
 from pruning.algo import Algo
 from pruning.calibration.samples import Row, Samples
 from pruning.config.groups import CONF, options
-from pruning.core.mask import Space
+from pruning.core.space import Space
 from pruning.engine.forward import Forward
 from pruning.hydra_app.registry import register
 from pruning.models.loader import LanguageModel, ModelInfo

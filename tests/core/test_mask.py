@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pruning.core.errors import InputError
-from pruning.core.mask import Mask, Space, block_count, check_size, space
+from pruning.core.mask import Mask
+from pruning.core.space import Space, block_count, check_size, space
 
 
 @st.composite

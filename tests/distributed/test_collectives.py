@@ -12,7 +12,7 @@ import torch.distributed as dist
 
 from pruning.algo.greedy import Greedy
 from pruning.calibration.samples import Samples
-from pruning.core.mask import Space
+from pruning.core.space import Space
 from pruning.distributed import collectives
 from pruning.engine.forward import Forward
 from pruning.objective import Calibrated, Objective

@@ -114,7 +114,7 @@ def test_what_no_mask_begins_with_is_forgotten() -> None:
     values(forward, round_of_greedy(0))
     assert 0 < forward.beginnings.nbytes() <= held
     (batch, *_) = forward.memory_budget.batches(ROWS["text"])
-    assert all(0 in dropped for depth, dropped in forward.beginnings.of(batch) if depth)
+    assert all(0 in dropped for depth, dropped in forward.beginnings.of(batch, "block") if depth)
     values(forward, round_of_greedy(), "items")
     forward.beginnings.clear()
     assert forward.beginnings.nbytes() == 0

@@ -108,12 +108,12 @@ def test_the_gates_of_perplexity_and_margin_are_those_of_their_terms(name: str) 
     tokens = np.array([row.span[1] - row.span[0] for row in text.rows])
     gates = bound(Perplexity(), module, text).gates
     assert gates is not None
-    np.testing.assert_allclose(gates(), -slopes / tokens[:, None], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(gates("block"), -slopes / tokens[:, None], rtol=1e-5, atol=1e-6)
     slopes = differences(module, items.rows)
     gates = bound(Margin(), module, items).gates
     assert gates is not None
     remaining = iter(slopes)
-    for unit, actual in zip(items.units, gates(), strict=True):
+    for unit, actual in zip(items.units, gates("block"), strict=True):
         each = [next(remaining) / (row.span[1] - row.span[0]) for row in unit]
         wrong = np.mean([s for s, row in zip(each, unit, strict=True) if not row.right], axis=0)
         right = next(s for s, row in zip(each, unit, strict=True) if row.right)

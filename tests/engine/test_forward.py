@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pruning.engine.memory_budget
-import pruning.engine.prefix_tree
+import pruning.models.units
 from pruning.calibration.samples import Row
 from pruning.core.mask import Mask
 from pruning.engine.forward import Forward
@@ -143,13 +143,13 @@ def test_branches_are_merged_on_a_gpu_only_on_request(monkeypatch: pytest.Monkey
 
 def test_a_block_that_no_mask_keeps_is_never_run(monkeypatch: pytest.MonkeyPatch) -> None:
     ran: set[int] = set()
-    original = pruning.engine.prefix_tree.apply
+    original = pruning.models.units.apply
 
     def noting(blocks: Any, index: int, *rest: Any) -> Any:
         ran.add(index)
         return original(blocks, index, *rest)
 
-    monkeypatch.setattr(pruning.engine.prefix_tree, "apply", noting)
+    monkeypatch.setattr(pruning.models.units, "apply", noting)
     masks = [Mask(N_BLOCKS, (1, 3, i)) for i in (0, 2, 5)]
     losses(Forward(language_model(build("qwen3"))), ROWS["text"], masks)
     assert ran == {0, 2, 4, 5}
@@ -157,13 +157,13 @@ def test_a_block_that_no_mask_keeps_is_never_run(monkeypatch: pytest.MonkeyPatch
 
 def test_branches_are_merged_only_if_a_batch_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
     widths: list[int] = []
-    original = pruning.engine.prefix_tree.apply
+    original = pruning.models.units.apply
 
     def noting(blocks: Any, index: int, hidden: torch.Tensor, *rest: Any) -> Any:
         widths.append(len(hidden))
         return original(blocks, index, hidden, *rest)
 
-    monkeypatch.setattr(pruning.engine.prefix_tree, "apply", noting)
+    monkeypatch.setattr(pruning.models.units, "apply", noting)
     module, rows = build("llama"), (Row(tuple(range(3, 13)), (1, 10)),)
     masks = [Mask(N_BLOCKS, (i,)) for i in range(N_BLOCKS)]
     losses(Forward(language_model(module), batch_tokens=30), rows, masks)

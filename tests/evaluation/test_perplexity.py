@@ -17,7 +17,7 @@ from pruning.core.estimate import Estimate
 from pruning.core.mask import Mask
 from pruning.evaluation.corpus import Corpus, strided
 from pruning.evaluation.perplexity import CorpusPerplexity
-from pruning.models.blocks import masked
+from pruning.models.units import masked
 from tests.conftest import N_BLOCKS
 from tests.helpers.evaluations import forward_of, shared_data, tokenizer_of
 from tests.helpers.tokens import Numbers, with_bos, written

@@ -20,9 +20,9 @@ from pruning.evaluation.local import LocalFiles
 from pruning.evaluation.zeroshot import Zeroshot
 from pruning.export.pipeline import export
 from pruning.export.request import Request
-from pruning.models.blocks import masked
 from pruning.models.loader import load, tokenizer
 from pruning.models.spec import Model
+from pruning.models.units import masked
 from pruning.runs.measurements import Evaluator
 from tests.conftest import N_BLOCKS
 from tests.helpers.evaluations import (

@@ -59,6 +59,29 @@ def without(model: Any, dropped: tuple[int, ...]) -> Any:
     return smaller
 
 
+PARALLEL = ("gpt_neox", "phi")  # attention and MLP are added to the same state, so they are no chain
+# The last weights of attention and of the MLP, whose output is added to the hidden state; biases are meant, too.
+LAST = {
+    "attention": r"(o_proj|self_attn\.out_proj|attn\.c_proj)\.(weight|bias)$",
+    "mlp": r"(down_proj|fc2|mlp\.c_proj)(\.weight|\.bias)?$",
+}
+
+
+def zeroed(model: Any, units: tuple[int, ...]) -> Any:
+    """A copy of a model in which the output weights of some sub-layers are zeros; unit 2i is attention of block i."""
+    changed = copy.deepcopy(model)
+    found = set()
+    with torch.no_grad():
+        for name, tensor in changed.state_dict().items():
+            block = re.match(r".*?\.(?:layers|h)\.(\d+)\.", name)
+            for kind, pattern in enumerate(LAST.values()):
+                if block and (unit := 2 * int(block[1]) + kind) in units and re.search(pattern, name):
+                    tensor.zero_()
+                    found.add(unit)
+    assert found == set(units), "the names of the last weights are not known"
+    return changed
+
+
 def _renumbered(weights: dict[str, Any], kept: list[int]) -> Any:
     for name, tensor in weights.items():
         found = re.match(r"(.*?\.(?:layers|h)\.)(\d+)(\..*)", name)

@@ -17,8 +17,8 @@ from pruning.core.mask import Mask
 from pruning.engine.forward import Forward
 from pruning.models import device_map, loader
 from pruning.models.block_probe import find_blocks
-from pruning.models.blocks import masked
 from pruning.models.spec import Model
+from pruning.models.units import masked
 from tests.conftest import N_BLOCKS, Command
 from tests.helpers.evaluations import items_file
 from tests.helpers.rows import text_rows

@@ -140,4 +140,4 @@ def test_gates_have_a_row_for_each_sample_and_a_column_for_each_block(objective:
     for kind in kinds(objective):
         data = samples(kind, COUNT)
         if (gates := bound(objective, model(), data).gates) is not None:
-            assert gates().shape == (data.count, N_BLOCKS)
+            assert gates("block").shape == (data.count, N_BLOCKS)

@@ -66,7 +66,7 @@ def test_one_dense_pass_is_made_for_all_masks_when_the_first_is_asked_for() -> N
 def test_scores_of_blocks_are_computed_once() -> None:
     calls = []
 
-    def table() -> np.ndarray:
+    def table(unit: str) -> np.ndarray:
         calls.append(1)
         return np.arange(12.0).reshape(2, 6)
 

@@ -81,13 +81,13 @@ def test_gates_are_mixed_if_both_have_them() -> None:
     perplexity = bound(Perplexity(), module, text).gates
     alike = bound(Weighted("perplexity", "perplexity", 0.3), module, text).gates
     assert perplexity is not None and alike is not None  # noqa: PT018
-    np.testing.assert_allclose(alike(), perplexity(), rtol=1e-12)
+    np.testing.assert_allclose(alike("block"), perplexity("block"), rtol=1e-12)
     apart = bound(Weighted(), module, both).gates
     margin = bound(Margin(), module, both.only("items")).gates
     assert apart is not None and margin is not None  # noqa: PT018
     is_text = np.array([unit[0].item is None for unit in both.units])
-    np.testing.assert_allclose(apart()[is_text], perplexity(), rtol=1e-9, atol=1e-12)
-    np.testing.assert_allclose(apart()[~is_text], margin(), rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(apart("block")[is_text], perplexity("block"), rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(apart("block")[~is_text], margin("block"), rtol=1e-9, atol=1e-12)
     assert bound(Weighted("perplexity", "divergence"), module, text).gates is None
 
 

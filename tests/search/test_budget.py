@@ -12,7 +12,8 @@ from pruning.algo.cbo_hessian import CboHessian
 from pruning.algo.greedy import Greedy
 from pruning.algo.one_shot import OneShot
 from pruning.core.errors import InputError
-from pruning.core.mask import Mask, Space
+from pruning.core.mask import Mask
+from pruning.core.space import Space
 from pruning.search import budget
 from tests.algo.test_contract import drive, pairwise
 

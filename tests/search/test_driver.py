@@ -13,8 +13,9 @@ from pruning.algo.greedy import Greedy
 from pruning.algo.one_shot import OneShot
 from pruning.core.errors import LossError
 from pruning.core.estimate import Estimate
-from pruning.core.mask import Mask, Space
+from pruning.core.mask import Mask
 from pruning.core.score import Score
+from pruning.core.space import Space
 from pruning.objective import Loss
 from pruning.search.driver import Problem, Solution, best_so_far, solve
 from pruning.search.journal import Journal, KnownScores, Store

@@ -16,7 +16,8 @@ from pruning.algo.beam import Beam
 from pruning.algo.greedy import Greedy
 from pruning.core.errors import LossError
 from pruning.core.estimate import Estimate
-from pruning.core.mask import Mask, Space
+from pruning.core.mask import Mask
+from pruning.core.space import Space
 from pruning.objective import Loss
 from pruning.search.driver import Problem, Solution, Watch, solve
 from pruning.search.journal import Journal, KnownScores, Store
@@ -51,7 +52,7 @@ class Losses:
                 self.computed.append((mask, start, stop))
                 yield mask, self.table[mask][start:stop].tolist(), 0.5
 
-        def gates() -> np.ndarray:
+        def gates(unit: str) -> np.ndarray:
             self.gradients += 1
             return np.arange(SAMPLES * N, dtype=float).reshape(SAMPLES, N) / 7
 
@@ -251,7 +252,7 @@ def test_gates_are_the_gradient_if_there_is_one_and_are_computed_once(tmp_path: 
 def test_gates_that_are_not_finite_stop_the_search(tmp_path: Path) -> None:
     class Broken(Losses):
         def part(self, start: int, stop: int) -> Loss:
-            return replace(super().part(start, stop), gates=lambda: np.full((SAMPLES, N), np.nan))
+            return replace(super().part(start, stop), gates=lambda _: np.full((SAMPLES, N), np.nan))
 
     with pytest.raises(LossError, match=r"gates is NaN or infinite: try model.dtype=float32"):
         search(tmp_path, Broken(), AsksForGates())

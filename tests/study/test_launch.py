@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM
 
 from pruning.core.mask import Mask
 from pruning.engine.logprobs import Readout
-from pruning.models.blocks import masked
+from pruning.models.units import masked
 from tests.conftest import N_BLOCKS, Command, Ended
 
 ROOT = Path(__file__).parents[2]

@@ -14,7 +14,7 @@ from hydra.utils import instantiate
 
 from pruning.config.groups import CONF, options
 from pruning.core.atomic_files import read_json
-from pruning.core.mask import Space
+from pruning.core.space import Space
 from pruning.engine.forward import Forward
 from pruning.hydra_app.registry import register
 from pruning.objective import Calibrated
