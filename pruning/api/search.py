@@ -11,14 +11,14 @@ from pruning.api.samples import Calibration, Draw, draw_samples
 from pruning.api.search_result import SearchResult
 from pruning.calibration import kinds_for
 from pruning.calibration.samples import Samples
-from pruning.core import space as spaces
 from pruning.core.errors import InputError, unknown
 from pruning.models.loader import context_length_of
 from pruning.objective import Calibrated, Objective
-from pruning.runs.cell import ForwardSettings, Protect
+from pruning.runs.cell import ForwardSettings
 from pruning.runs.cell_model import forward_with
 from pruning.runs.check_data import Reader, check_calibration
 from pruning.runs.progress import Progress
+from pruning.runs.removal import Removal
 from pruning.search import budget
 from pruning.search.driver import Problem, Solution, solve
 from pruning.search.journal import Journal, KnownScores
@@ -39,7 +39,8 @@ def search_mask(
 
     `calibration` is a list of texts, a list of items (question, choices, answer), the name of an option such as
     "pydoc", or samples that an earlier search has drawn. If it is None, the objective chooses the option.
-    `objective` and `algo` are names of options, classes, or instances of classes. Settings: `ratio`, `samples` and
+    `objective` and `algo` are names of options, classes, or instances of classes. Settings: `ratio`, `unit` ("block",
+    "sublayer" for attention and MLP apart, "attention" or "mlp"; a ratio is then one of parameters), `samples` and
     `length` (how much of the data is drawn), `seed`, `protect_first` and `protect_last` (how many of the first and of
     the last blocks are never removed), `racing` (a `Racing`), `near_ties` (a
     `NearTies`), `forward` (a `ForwardSettings`), `progress` (False
@@ -54,9 +55,9 @@ def search_mask(
     options.forward.check()
     options.racing.check()
     options.near_ties.check()
-    spaces.check_size(options.ratio, k)
-    protect = Protect(options.protect_first, options.protect_last)
-    space = spaces.space(model.n_blocks, options.ratio, k, protect.first, protect.last)
+    removal = Removal(options.ratio, k, options.unit, first=options.protect_first, last=options.protect_last)
+    removal.check()
+    space = removal.space(model.n_blocks, None if removal.counted else _sizes(model, removal.mask_unit))
     chosen_algo.evaluations(space)  # raises OutOfReachError if the search needs too many evaluations
     draw = Draw(options.samples, options.length, options.seed)
     samples = draw_samples(
@@ -66,7 +67,7 @@ def search_mask(
     most = context_length_of(model.module.config)
     check_calibration(samples, Reader(model.name, most, model.tokenizer), "search_mask")
     losses = Calibrated(chosen_objective, forward_with(options.forward, model.language_model), samples)
-    journal = Journal(None, space.n_blocks)
+    journal = Journal(None, space.n_blocks, space.unit)
     solution = _search(
         Problem(chosen_algo, space, options.seed, options.racing, options.near_ties),
         losses,
@@ -84,12 +85,20 @@ class Settings:
     samples: int | None = None
     length: int | None = None
     seed: int = 0
+    unit: str = "block"
     protect_first: int = 0
     protect_last: int = 0
     racing: Racing = field(default_factory=Racing)
     near_ties: NearTies = field(default_factory=NearTies)
     forward: ForwardSettings = field(default_factory=ForwardSettings)
     progress: bool = True
+
+
+def _sizes(model: PrunableModel, unit: str) -> list[int]:
+    """The number of parameters of each unit."""
+    from pruning.models.units import find_chain
+
+    return find_chain(model.module, unit).sizes()
 
 
 def _checked(settings: dict[str, Any]) -> dict[str, Any]:
@@ -104,7 +113,7 @@ def _search(problem: Problem, losses: Calibrated, journal: Journal, shown: bool)
     most = budget.evaluations(problem.algo, problem.space)
     title = f"{losses.forward.model.info.name} {type(problem.algo).__name__}"
     with Progress(title, most, hidden=not shown) as progress:
-        single = FloatLoss(losses.in_float32, Journal(None, problem.space.n_blocks))
+        single = FloatLoss(losses.in_float32, Journal(None, problem.space.n_blocks, problem.space.unit))
         return solve(problem, losses, KnownScores(journal), progress.update, single)
 
 

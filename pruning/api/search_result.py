@@ -42,13 +42,14 @@ class SearchResult:
 
     @property
     def dropped(self) -> tuple[int, ...]:
-        """The removed blocks, counted from 0."""
+        """The removed units, counted from 0: blocks, or sub-layers (`mask.names()` names them)."""
         return self.mask.dropped
 
     @property
     def ties(self) -> list[Mask]:
-        """Masks that drop as many blocks as `mask` and are not significantly worse at level 0.05; at most 100."""
-        return [Mask(self.mask.n_blocks, tuple(blocks)) for blocks in self.margins["ties"]]
+        """Masks that drop as much as `mask` and are not significantly worse at level 0.05; at most 100."""
+        record = self.mask.to_json()
+        return [Mask.from_json({**record, "dropped": listed}) for listed in self.margins["ties"]]
 
     @contextmanager
     def masked(self) -> Iterator[Any]:
@@ -76,6 +77,6 @@ class SearchResult:
             f"{plus_minus(runner_up['standard_error'])}, {self.margins['tied']} of {self.margins['compared']} tied"
         )
         return (
-            f"{len(self.dropped)} of {self.mask.n_blocks} blocks removed: {' '.join(map(str, self.dropped))}\n"
+            f"{self.mask} removed: {' '.join(self.mask.names())}\n"
             f"loss {self.dense_loss:.4f} -> {self.loss:.4f} {plus_minus(self.standard_error)}; {nearest}"
         )

@@ -21,6 +21,7 @@ from pruning.core.errors import InputError, PruningError, first_line, unknown
 from pruning.core.recorded import CLASS, OPTION, TARGET, recorded
 from pruning.models.spec import Model
 from pruning.runs.cell import Cell, Choices, ForwardSettings, Protect
+from pruning.runs.removal import Latency
 from pruning.search.near_ties import NearTies
 from pruning.search.racing import Racing
 
@@ -97,6 +98,9 @@ def cell_of(config: DictConfig, choices: Mapping[str, Any]) -> Cell:
         racing=Racing(**plain["racing"]),
         near_ties=NearTies(**plain.get("near_ties", {})),
         config=_record(plain, choices, built["model"]),
+        unit=plain.get("unit", "block"),
+        budget=plain.get("budget", "parameters"),
+        latency=Latency(**plain.get("latency", {})),
     )
     _check_calibration(cell)
     return cell
@@ -181,3 +185,4 @@ def _check_top(plain: dict[Any, Any]) -> None:
     ForwardSettings(**plain["forward"]).check()
     Racing(**plain["racing"]).check()
     NearTies(**plain.get("near_ties", {})).check()
+    Latency(**plain.get("latency", {})).check()

@@ -12,6 +12,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from pruning.runs.cell import ForwardSettings, Protect
+from pruning.runs.removal import Latency
 from pruning.search.near_ties import NearTies
 from pruning.search.racing import Racing
 
@@ -44,11 +45,14 @@ class Config:
     launcher: Any = MISSING
     ratio: float | None = None
     k: int | None = None
+    unit: str = "block"
+    budget: str = "parameters"
     seed: int = 0
     protect: Protect = dataclasses.field(default_factory=Protect)
     export: str | None = None
     study: str = "default"
     paths: Paths = dataclasses.field(default_factory=Paths)
+    latency: Latency = dataclasses.field(default_factory=Latency)
     forward: ForwardSettings = dataclasses.field(default_factory=ForwardSettings)
     racing: Racing = dataclasses.field(default_factory=Racing)
     near_ties: NearTies = dataclasses.field(default_factory=NearTies)

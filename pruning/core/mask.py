@@ -102,11 +102,21 @@ class Mask:
         """The short notation: numbers of blocks, or `a3`, `m3` and, if both are removed, `b3`."""
         return unit_names(self.unit, self.dropped)
 
+    def listed(self) -> list[int] | list[str]:
+        """The removed blocks, or the names of the removed sub-layers, as files hold them."""
+        return list(self.dropped) if self.unit == "block" else list(self.names())
+
     def to_json(self) -> MaskRecord:
         """The form that mask.json and result.json hold."""
         if self.unit == "block":
-            return {"n_blocks": self.n_blocks, "dropped": list(self.dropped)}
-        return {"n_blocks": self.n_blocks, "dropped": list(self.names()), "unit": self.unit}
+            return {"n_blocks": self.n_blocks, "dropped": self.listed()}
+        return {"n_blocks": self.n_blocks, "dropped": self.listed(), "unit": self.unit}
+
+    def __str__(self) -> str:
+        """How much is removed, in words: `6 of 30 blocks` or `9 of 60 sub-layers`."""
+        if self.unit == "block":
+            return f"{len(self.dropped)} of {self.n_blocks} blocks"
+        return f"{len(self.dropped)} of {self.n_units} sub-layers"
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Mask:

@@ -56,12 +56,24 @@ class CalibrationRecord(TypedDict):
     perplexity: NotRequired[Annotated[float, "The exponential of the loss; only for `objective=perplexity`."]]
 
 
+class BudgetRecord(TypedDict):
+    """What had to be removed, in parts of the cost of all units."""
+
+    cost: Annotated[str, "What a unit costs: `parameters`, or `latency` as measured on this device."]
+    asked: Annotated[float, "The fraction that was asked for."]
+    removed: Annotated[float, "The fraction that is removed."]
+    costs: Annotated[list[int], "The cost of each unit, in ten-thousandths of all."]
+    least: Annotated[int, "The least that a mask may remove, in the same parts."]
+    most: Annotated[int, "The most that it may remove."]
+
+
 class SearchRecord(TypedDict):
     """What the search did and what it cost."""
 
     algo: Annotated[str, "The option of `algo`."]
-    k: Annotated[int, "Number of blocks removed."]
-    ratio: Annotated[float, "Fraction of the blocks removed."]
+    k: Annotated[int, "Number of units removed: blocks or sub-layers."]
+    ratio: Annotated[float, "Fraction of the units removed."]
+    budget: NotRequired[Annotated[BudgetRecord, "Only if units have costs, as sub-layers have."]]
     stopped: Annotated[str, "Why the search ended."]
     evaluations_asked: Annotated[
         float, "Losses that the search asked for; a loss over half of the samples counts as 0.5."
@@ -71,7 +83,7 @@ class SearchRecord(TypedDict):
     seconds: Annotated[float, "Wall time of the search, all its runs together."]
     block_forwards: NotRequired[Annotated[float, "Forward passes of one block over all samples."]]
     block_forwards_alone: NotRequired[
-        Annotated[int, "Block forwards if each mask had been evaluated by itself, without shared prefixes."]
+        Annotated[float, "Block forwards if each mask had been evaluated by itself, without shared prefixes."]
     ]
     block_tokens: NotRequired[Annotated[int, "Tokens that went through a block, summed over blocks."]]
     forward_seconds: NotRequired[Annotated[float, "Seconds spent in forward passes."]]
@@ -81,7 +93,7 @@ class SearchRecord(TypedDict):
 class ComparisonRecord(TypedDict):
     """A mask compared with a better one (of lower loss), by paired differences over samples."""
 
-    dropped: Annotated[list[int], "The blocks that this mask removes."]
+    dropped: Annotated[list[int] | list[str], "What this mask removes."]
     difference: Annotated[float, "Mean difference of the two losses; positive if this mask is worse."]
     standard_error: Annotated[
         float | None, "Standard error of that mean; null for one sample, or one of a kind."
@@ -97,7 +109,7 @@ class DecisionRecord(TypedDict):
 
     best: Annotated[int, "How many masks were kept."]
     of: Annotated[int, "How many masks there were to choose from."]
-    chosen: Annotated[list[int], "The last mask that was kept."]
+    chosen: Annotated[list[int] | list[str], "The last mask that was kept."]
     skipped: NotRequired[Annotated[int, "How many more masks there were, which a lazy search did not score."]]
     next: Annotated[ComparisonRecord, "The best mask that was not kept, compared with `chosen`."]
 
@@ -119,7 +131,7 @@ class MarginsRecord(TypedDict):
     compared: Annotated[int, "How many other masks of the same size the search scored."]
     runner_up: Annotated[ComparisonRecord | None, "The best of them; null if there is none."]
     tied: Annotated[int, "How many of them are not significantly worse at 0.05."]
-    ties: Annotated[list[list[int]], "The removed blocks of up to 100 of these."]
+    ties: Annotated[list[list[int] | list[str]], "What is removed by up to 100 of these."]
     decisions: NotRequired[Annotated[list[DecisionRecord], "The last 32 choices on the way."]]
     near_ties: NotRequired[Annotated[NearTiesRecord, "Only for a model in half precision."]]
 
@@ -233,7 +245,7 @@ class DoneResult(TypedDict):
     search: Annotated[SearchRecord, "What the search did and what it cost."]
     margins: NotRequired[Annotated[MarginsRecord, "How sure the choice is."]]
     compensation: NotRequired[
-        Annotated[dict[str, float], "The factor of each removed block; only with `compensation=magnitude`."]
+        Annotated[dict[str, float], "The factor of each removed unit; only with `compensation=magnitude`."]
     ]
     evaluation: Annotated[EvaluationRecord, "What was measured on the mask."]
     config: Annotated[dict[str, Any], "The configuration, with options and classes by name."]

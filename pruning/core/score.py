@@ -29,7 +29,7 @@ class Score:
             if not self.mask.dropped:
                 raise LossError(f"the loss of the whole model is {self.loss}: try model.dtype=float32.")
             raise LossError(
-                f"the loss is {self.loss} with blocks {list(self.mask.dropped)} removed: "
+                f"the loss is {self.loss} with {_removed(self.mask)} removed: "
                 "protect those blocks (protect.first, protect.last), or try model.dtype=float32."
             )
 
@@ -46,9 +46,9 @@ class Score:
         return line
 
     @classmethod
-    def from_line(cls, line: TraceLine, n_blocks: int) -> Score:
-        """The score that a line holds. Raises InputError if the line names blocks that the model does not have."""
-        mask = Mask(n_blocks, tuple(line["dropped"]))
+    def from_line(cls, line: TraceLine, n_blocks: int, unit: str = "block") -> Score:
+        """The score that a line holds. Raises InputError if the line names units that the model does not have."""
+        mask = Mask(n_blocks, tuple(line["dropped"]), unit)
         return cls(
             mask,
             float(line["loss"]),
@@ -60,3 +60,7 @@ class Score:
     def exceeds(self, other: Score | None) -> bool:
         """Whether this score covers more samples than `other`, the mask's earlier score; True if `other` is None."""
         return other is None or len(self.samples) > len(other.samples)
+
+
+def _removed(mask: Mask) -> str:
+    return f"blocks {list(mask.dropped)}" if mask.unit == "block" else " ".join(mask.names())

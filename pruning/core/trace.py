@@ -25,7 +25,11 @@ FLOAT32 = "trace_float32.jsonl"  # float32 scores of masks in near ties
 class TraceLine(TypedDict):
     """One line of the journal."""
 
-    dropped: Annotated[list[int], "The removed blocks; empty in the first line, which is the dense model's."]
+    dropped: Annotated[
+        list[int],
+        "The removed units by number: blocks, or sub-layers, of which 2i is the attention of block i and 2i + 1 its "
+        "MLP. Empty in the first line, which is the dense model's.",
+    ]
     loss: Annotated[float, "The loss: the weighted mean of the terms."]
     samples: Annotated[list[float], "A term for each sample."]
     seconds: Annotated[float, "What the evaluation took; 0 for a score that another cell had computed."]

@@ -254,7 +254,8 @@ class Forward:
     def _note(self, masks: Sequence[Mask], seconds: float) -> None:
         self.pace.note(len(masks), seconds)
         shares = self._shares(masks[0].unit)
-        self.cost.block_forwards_alone += sum(shares[i] for mask in masks for i in mask.kept)
+        alone = sum(shares[i] for mask in masks for i in mask.kept)
+        self.cost.block_forwards_alone += alone if masks[0].unit == "block" else round(alone, 3)
         self.cost.forward_seconds += seconds
         self.cost.peak_memory = max(self.cost.peak_memory, peak_memory(self.model.module))
 

@@ -43,7 +43,7 @@ def accuracy(name: str, forward: Forward, task: EvalTask, mask: Mask, batch_size
 
     from pruning.models.units import masked
 
-    log.info("evaluating %s with %d blocks removed: %d items", name, len(mask.dropped), len(task.requests))
+    log.info("evaluating %s with %s removed: %d items", name, mask, len(task.requests))
     module = forward.model.module
     with masked(module, mask, forward.scales), quiet(), without_git():
         model = HFLM(pretrained=module, tokenizer=_complete(task.tokenizer), batch_size=batch_size)

@@ -66,7 +66,7 @@ class Heldout:
     def measure(self, forward: Forward, name: str, data: Data, mask: Mask) -> Measured:
         """The perplexity on text, or the accuracy on items."""
         samples = cast(Samples, data)
-        log.info("evaluating %s with %d blocks removed: %d samples", name, len(mask.dropped), samples.count)
+        log.info("evaluating %s with %s removed: %d samples", name, mask, samples.count)
         if samples.kind == "text":
             return Measured(perplexity(name, forward, samples, mask), windows_record(samples))
         how = {"source": samples.source, "items": samples.count, "metric": "mean token log-likelihood"}

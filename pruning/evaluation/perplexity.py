@@ -74,7 +74,7 @@ def corpus_perplexity(
 ) -> Measured:
     """The perplexity on windows of a corpus, with a record of the settings of the windows."""
     samples = cast(Samples, data)
-    log.info("evaluating %s with %d blocks removed: %d windows", name, len(mask.dropped), samples.count)
+    log.info("evaluating %s with %s removed: %d windows", name, mask, samples.count)
     how = windows_record(samples) | {"limit": limit, "corpus": asdict(corpus)}
     return Measured(perplexity(name, forward, samples, mask), how)
 

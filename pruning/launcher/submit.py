@@ -57,13 +57,11 @@ def tasks(prepared: Sequence[Prepared], order: str) -> list[QueuedCell]:
 def _task(ready: Prepared) -> QueuedCell:
     from pruning.core.hashing import digest
     from pruning.launcher.job import specification
-    from pruning.search import budget
 
     cell, identity = ready.cell, ready.cell.identity()
     group = digest({name: identity[name] for name in ("model", "objective", "calibration", "seed")})
     config, choices = specification(cell)
-    evaluations = budget.evaluations(cell.algo, ready.space)
-    return QueuedCell(cell.key, config, choices, cell.model.resources, evaluations, group)
+    return QueuedCell(cell.key, config, choices, cell.model.resources, ready.evaluations, group)
 
 
 def settle(launcher: Launcher, results: Path, keys: Sequence[str]) -> dict[str, CellState]:

@@ -22,6 +22,7 @@ from pruning.evaluation import Evaluation
 from pruning.models.spec import PLACING, Model, same_attention
 from pruning.objective import Objective
 from pruning.runs.cell_key import key_in
+from pruning.runs.removal import Latency, Removal
 from pruning.search.near_ties import NearTies
 from pruning.search.racing import Racing
 
@@ -100,6 +101,9 @@ class Cell:
     racing: Racing
     near_ties: NearTies
     config: Mapping[str, Any]
+    unit: str = "block"
+    budget: str = "parameters"
+    latency: Latency = dataclasses.field(default_factory=Latency)
 
     @cached_property
     def key(self) -> str:
@@ -140,23 +144,36 @@ class Cell:
 
     def identity(self) -> dict[str, Any]:
         """The settings that the result of the search depends on. Files are represented by their digests."""
-        # Results of versions without `near_ties` are found done, so the default is not part of the key.
+        # Results of versions without these settings are found done, so defaults are not part of the key.
         ties = {} if self.near_ties == NearTies() else {"near_ties": dataclasses.asdict(self.near_ties)}
-        return ties | {
-            "format": FORMAT,
-            "model": self.weights(),
-            "objective": settings_record(self.objective),
-            "calibration": _data(self.calibration),
-            "algo": _without_new(settings_record(self.algo)),
-            "compensation": None
-            if self.compensation == NoCompensation()
-            else settings_record(self.compensation),
-            "ratio": self.ratio,
-            "k": self.k,
-            "protect": dataclasses.asdict(self.protect),
-            "seed": self.seed,
-            "racing": dataclasses.asdict(self.racing) if self.racing.delta is not None else None,
-        }
+        units: dict[str, Any] = {} if self.unit == "block" else {"unit": self.unit}
+        if self.budget != "parameters":
+            units |= {"budget": self.budget, "latency": dataclasses.asdict(self.latency)}
+        return (
+            ties
+            | units
+            | {
+                "format": FORMAT,
+                "model": self.weights(),
+                "objective": settings_record(self.objective),
+                "calibration": _data(self.calibration),
+                "algo": _without_new(settings_record(self.algo)),
+                "compensation": None
+                if self.compensation == NoCompensation()
+                else settings_record(self.compensation),
+                "ratio": self.ratio,
+                "k": self.k,
+                "protect": dataclasses.asdict(self.protect),
+                "seed": self.seed,
+                "racing": dataclasses.asdict(self.racing) if self.racing.delta is not None else None,
+            }
+        )
+
+    @property
+    def removal(self) -> Removal:
+        """Which units are removed, and how many of them."""
+        protect = self.protect
+        return Removal(self.ratio, self.k, self.unit, self.budget, protect.first, protect.last)
 
     @property
     def folder(self) -> Path:
@@ -201,6 +218,7 @@ def _deciding(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
                 yield name, same_attention(value) if name == "model.attention" else value
     for name in ("ratio", "k", "seed", "racing"):
         yield name, config.get(name)
+    yield from (("unit", config.get("unit", "block")), ("budget", config.get("budget", "parameters")))
 
 
 def _data(calibration: Any) -> dict[str, Any]:

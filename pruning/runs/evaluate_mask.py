@@ -27,7 +27,7 @@ def evaluate_mask(prepared: Prepared, mask: Mask, forward: Forward, scales: Scal
     measure = _Measure(prepared, forward, {name: {} for name in data})
     new: dict[str, Any] = {"dense": {}, "pruned": {}}
     if not cell.evaluation.compares:
-        new["dense"] = measure("dense", prepared.space.dense, None).metrics
+        new["dense"] = measure("dense", Mask(mask.n_blocks), None).metrics
     pruned = measure("pruned", mask, scales)
     new |= pruned.metrics if cell.evaluation.compares else {"pruned": pruned.metrics}
     if scales is not None and not cell.evaluation.compares:

@@ -75,13 +75,13 @@ class Evaluator:
             return self._measured(name, mask) if known is None else Measured(known["metrics"], known["how"])
 
     def _measured(self, name: str, mask: Mask) -> Measured:
-        title = f"{name} {f'without {len(mask.dropped)} blocks' if mask.dropped else 'of the dense model'}"
+        title = f"{name} {f'without {mask}' if mask.dropped else 'of the dense model'}"
         with batches_shown(title) as watch:
             forward = self.forward.watched(watch)
             measured = self.evaluation.measure(forward, name, self.data[name], mask)
         if not all(math.isfinite(value) for value in measured.metrics.values() if isinstance(value, float)):
             raise LossError(
-                f"the evaluation with blocks {list(mask.dropped)} removed is not finite: {measured.metrics}. "
+                f"the evaluation with {' '.join(mask.names())} removed is not finite: {measured.metrics}. "
                 "Try model.dtype=float32."
             )
         path = self.path(name, mask)

@@ -11,7 +11,6 @@ from typing import Any, cast
 from pruning.calibration import Calibration
 from pruning.calibration.records import existing
 from pruning.calibration.samples import Samples
-from pruning.core import space
 from pruning.core.hashing import digest
 from pruning.core.space import Space
 from pruning.evaluation import Data, Evaluation, digests_of
@@ -26,12 +25,25 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Prepared:
-    """A cell whose input is valid, with its search space, samples and evaluation data. No weights are loaded."""
+    """A cell whose input is valid, with its samples, evaluation data and search space. No weights are loaded.
+
+    The space is None if it depends on what units cost, which is known only when the model is loaded.
+    """
 
     cell: Cell
-    space: Space
     samples: Samples
     data: Mapping[str, Data]
+    space: Space | None
+
+    @property
+    def evaluations(self) -> int:
+        """About how many losses the search asks for, at most; if units have costs, as if these were equal."""
+        space = self.space
+        if space is None:
+            count, removal = loader.n_blocks(self.cell.model), self.cell.removal
+            units = count if removal.mask_unit == "block" else 2 * count
+            space = removal.space(count, [1.0] * units)
+        return budget.evaluations(self.cell.algo, space)
 
 
 def check_cell(cell: Cell) -> None:
@@ -40,7 +52,7 @@ def check_cell(cell: Cell) -> None:
     Raises InputError if the cell is invalid, ForeignError if its folder contains the result of another
     configuration.
     """
-    space.check_size(cell.ratio, cell.k)
+    cell.removal.check()
     budget.check_budget(cell.algo)
     if (file := cell.calibration.file()) is not None:
         existing(file)
@@ -57,10 +69,10 @@ def prepare(cell: Cell) -> Prepared:
     """
     preflight.check_model(cell.model)
     preflight.check_renumbering(cell.model, exported=cell.export is not None and not cell.finished)
-    protect = cell.protect
     _warn_about_lazy(cell)
-    chosen = space.space(loader.n_blocks(cell.model), cell.ratio, cell.k, protect.first, protect.last)
-    cell.algo.evaluations(chosen)  # raises OutOfReachError if the search needs too many evaluations
+    space = cell.removal.space(loader.n_blocks(cell.model)) if cell.removal.counted else None
+    if space is not None:
+        cell.algo.evaluations(space)  # raises OutOfReachError if the search needs too many evaluations
     samples = _draw(cast(Hashable, cell.calibration), cell.model)
     data = _evaluation_data(cell.evaluation, cell.model)
     drawn: dict[str, Any] = {"the calibration data": samples}
@@ -68,7 +80,7 @@ def prepare(cell: Cell) -> Prepared:
     preflight.check_vocabulary(cell.model, {label: _largest_id(rows) for label, rows in drawn.items()})
     if not cell.evaluation.allow_overlap:
         check_disjoint(samples, data)
-    return Prepared(cell, chosen, samples, data)
+    return Prepared(cell, samples, data, space)
 
 
 def _largest_id(drawn: Any) -> int:

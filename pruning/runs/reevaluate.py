@@ -38,7 +38,7 @@ def reevaluate(prepared: Prepared, done: DoneResult) -> DoneResult:
         )
     mask = Mask.from_json(done["mask"])
     factors = done.get("compensation")
-    scales = tuple(factors.get(str(block), 1.0) for block in range(mask.n_blocks)) if factors else None
+    scales = tuple(factors.get(str(unit), 1.0) for unit in range(mask.n_units)) if factors else None
     new: dict[str, Any] = dict(evaluate_mask(prepared, mask, forward_of(cell, model), scales))
     new["environment"] = provenance(started, str(model.device))
     evaluated = {**done, "evaluation": merged(done["evaluation"], new)}

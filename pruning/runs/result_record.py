@@ -10,6 +10,7 @@ from typing import cast
 from pruning.core.os_errors import sentence
 from pruning.core.provenance import now, provenance
 from pruning.core.result import LOG, CalibrationRecord, FailedResult, ModelRecord, SearchRecord
+from pruning.core.space import Space
 from pruning.distributed import collectives
 from pruning.engine.cost import Cost
 from pruning.evaluation.text import HIGHEST
@@ -45,11 +46,11 @@ def calibration_record(
     return record
 
 
-def search_record(prepared: Prepared, solution: Solution, cost: Cost) -> SearchRecord:
+def search_record(cell: Cell, space: Space, solution: Solution, cost: Cost) -> SearchRecord:
     """The record of the search and of its cost."""
     record: SearchRecord = {
-        "algo": prepared.cell.choices.algo,
-        "k": prepared.space.k,
+        "algo": cell.choices.algo,
+        "k": len(solution.score.mask.dropped),
         "ratio": solution.score.mask.ratio,
         "stopped": solution.why,
         "evaluations_asked": _count(solution.asked),
@@ -57,6 +58,8 @@ def search_record(prepared: Prepared, solution: Solution, cost: Cost) -> SearchR
         "evaluations_shared": _count(solution.shared),
         "seconds": round(solution.seconds, 3),
     }
+    if (spent := cell.removal.record(space, solution.score.mask)) is not None:
+        record["budget"] = spent
     return cast(SearchRecord, record | asdict(cost))
 
 

@@ -11,6 +11,7 @@ from pruning.core.estimate import Estimate
 from pruning.core.hashing import digest
 from pruning.core.provenance import now, provenance
 from pruning.core.result import DoneResult, FailedResult
+from pruning.core.space import Space
 from pruning.distributed import collectives
 from pruning.engine.cost import Cost
 from pruning.models.spec import ModelInfo
@@ -27,6 +28,7 @@ from pruning.runs.prepare import Prepared
 from pruning.runs.progress import Progress
 from pruning.runs.reevaluate import reevaluate
 from pruning.runs.tracker import Note, silent
+from pruning.runs.unit_cost_table import space_of
 from pruning.search import budget
 from pruning.search.driver import Problem, Solution, solve
 from pruning.search.journal import Journal, KnownScores, Store
@@ -66,11 +68,15 @@ def record_failure(cell: Cell, error: BaseException) -> FailedResult:
     return result
 
 
-def score_key(prepared: Prepared, info: ModelInfo) -> str:
-    """A digest of everything that a loss depends on: format, model, revision, precision, objective, exact samples."""
+def score_key(prepared: Prepared, info: ModelInfo, unit: str = "block") -> str:
+    """A digest of everything that a loss depends on: format, model, revision, precision, objective, exact samples.
+
+    `unit` is what the masks are over, because journals number units.
+    """
     cell = prepared.cell
     data = [FORMAT, cell.weights(), info.revision, settings_record(cell.objective), prepared.samples.sha256]
-    return digest([*data, settings_record(cell.compensation)] if cell.compensation.search else data)
+    data += [settings_record(cell.compensation)] if cell.compensation.search else []
+    return digest([*data, unit] if unit != "block" else data)
 
 
 def _run(prepared: Prepared, note: Note) -> DoneResult:
@@ -80,12 +86,13 @@ def _run(prepared: Prepared, note: Note) -> DoneResult:
         prepared.samples.save(cell.results / "calibration")
     model = model_of(cell)
     forward = forward_of(cell, model)
-    store = _store(prepared, model.info)
-    scales = cell.compensation.scales(forward, prepared.samples.rows)
+    space = space_of(cell, model)
+    store = _store(prepared, model.info, space)
+    scales = cell.compensation.scales(forward, prepared.samples.rows, space.unit)
     searched = forward.with_scales(scales if cell.compensation.search else None)
     losses = Calibrated(cell.objective, searched, prepared.samples)
     known = _known_scores(store, cell.folder / trace.NAME, losses.whole.estimate)
-    solution, cost, ledger = _search(prepared, losses, known, note)
+    solution, cost, ledger = _search(cell, space, losses, known, note)
     mask = solution.score.mask
     save_mask(cell, mask)
     result: DoneResult = {
@@ -97,7 +104,7 @@ def _run(prepared: Prepared, note: Note) -> DoneResult:
         "calibration": result_record.calibration_record(
             prepared, solution, losses.whole.estimate.stated_error(solution.score.samples)
         ),
-        "search": result_record.search_record(prepared, solution, cost),
+        "search": result_record.search_record(cell, space, solution, cost),
         "margins": solution.margins,
         "config": dict(cell.config),
         "evaluation": evaluate_mask(prepared, mask, forward, scales),
@@ -111,10 +118,9 @@ def _run(prepared: Prepared, note: Note) -> DoneResult:
 
 
 def _search(
-    prepared: Prepared, losses: Calibrated, known: KnownScores, note: Note
+    cell: Cell, space: Space, losses: Calibrated, known: KnownScores, note: Note
 ) -> tuple[Solution, Cost, CostLedger]:
     """Run the search with a progress bar. Returns the solution, the cost, and the ledger, which is still open."""
-    cell, space = prepared.cell, prepared.space
     most = budget.evaluations(cell.algo, space)
     with Progress(cell.title, most, known=len(known.journal.scores)) as progress:
         ledger = CostLedger.open(cell.folder / "cost.json", losses.forward.cost)
@@ -126,22 +132,24 @@ def _search(
 
         problem = Problem(cell.algo, space, cell.seed, cell.racing, cell.near_ties)
         path, estimate = cell.folder / trace.FLOAT32, losses.whole.estimate
-        single = FloatLoss(losses.in_float32, Journal.open(path, space.n_blocks, estimate))
+        single = FloatLoss(losses.in_float32, Journal.open(path, space.n_blocks, estimate, space.unit))
         solution = solve(problem, losses, known, watch, single)
         return solution, ledger.total(), ledger
 
 
-def _store(prepared: Prepared, info: ModelInfo) -> Store:
+def _store(prepared: Prepared, info: ModelInfo, space: Space) -> Store:
     """The scores of other cells. Raises ForeignError if the cell's journal belongs to other samples or weights."""
-    cell, n_blocks = prepared.cell, prepared.space.n_blocks
-    store = Store(cell.results, score_key(prepared, info), cell.key, n_blocks, cell.share)
+    cell, key = prepared.cell, score_key(prepared, info, space.unit)
+    store = Store(cell.results, key, cell.key, space.n_blocks, cell.share, space.unit)
     store.claim()
     return store
 
 
 def _known_scores(store: Store, journal: Path, estimate: Estimate) -> KnownScores:
     """The cell's journal and the store. Raises DamagedError if a line of the journal contradicts itself."""
-    return KnownScores(Journal.open(journal, store.n_blocks, estimate), replace(store, estimate=estimate))
+    return KnownScores(
+        Journal.open(journal, store.n_blocks, estimate, store.unit), replace(store, estimate=estimate)
+    )
 
 
 def _check_samples(prepared: Prepared) -> None:

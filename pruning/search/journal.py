@@ -38,25 +38,28 @@ class Journal:
 
     path: Path | None
     n_blocks: int
+    unit: str = "block"
     scores: dict[Mask, Score] = field(default_factory=dict)
     paid: dict[Mask, int] = field(default_factory=dict)
 
     @classmethod
-    def open(cls, path: Path, n_blocks: int, estimate: Estimate | None = None) -> Journal:
+    def open(
+        cls, path: Path, n_blocks: int, estimate: Estimate | None = None, unit: str = "block"
+    ) -> Journal:
         """Read the journal of an earlier run.
 
         An incomplete last line is cut off; any other bad line raises DamagedError. With an `estimate`, so does a line
         whose loss is not that of its terms. It is not repaired, because nobody knows which of the two is wrong. If
         there are several ranks, only the first rank reads the file.
         """
-        return collectives.on_first(lambda: cls._read(path, n_blocks, estimate))
+        return collectives.on_first(lambda: cls._read(path, n_blocks, estimate, unit))
 
     @classmethod
-    def _read(cls, path: Path, n_blocks: int, estimate: Estimate | None) -> Journal:
-        journal = cls(path, n_blocks)
+    def _read(cls, path: Path, n_blocks: int, estimate: Estimate | None, unit: str) -> Journal:
+        journal = cls(path, n_blocks, unit)
         atomic_files.mend(path)
         for entry in read_trace(path):
-            score = None if entry.line is None else _score(entry.line, n_blocks)
+            score = None if entry.line is None else _score(entry.line, n_blocks, unit)
             if score is None:
                 raise DamagedError(
                     f"{path}, line {entry.number} is damaged: remove the line, or remove the file to start again."
@@ -100,6 +103,7 @@ class Store:
     cell: str
     n_blocks: int
     share: bool = True
+    unit: str = "block"
     estimate: Estimate | None = None
     _scores: dict[Mask, Score] = field(default_factory=dict)
 
@@ -138,7 +142,7 @@ class Store:
     def _read(self, mask: Mask) -> None:
         """Keep the score of a mask over the most samples, among those in the lines that were not read before."""
         for path, line in self._index.take(mask.dropped):
-            score = None if line is None else _score(line, self.n_blocks)
+            score = None if line is None else _score(line, self.n_blocks, self.unit)
             if (
                 score is None
                 or score.mask != mask
@@ -159,10 +163,10 @@ def _skip(path: Path) -> None:
     log.warning("%s: skipped a damaged line", path)
 
 
-def _score(line: TraceLine, n_blocks: int) -> Score | None:
-    """The score in a line, or None if the line names a block that the model does not have."""
+def _score(line: TraceLine, n_blocks: int, unit: str) -> Score | None:
+    """The score in a line, or None if the line names a unit that the model does not have."""
     try:
-        return Score.from_line(line, n_blocks)
+        return Score.from_line(line, n_blocks, unit)
     except InputError:
         return None
 

@@ -49,7 +49,7 @@ class Comparison:
     def to_json(self) -> ComparisonRecord:
         """The record of this comparison for a result."""
         return {
-            "dropped": list(self.score.mask.dropped),
+            "dropped": self.score.mask.listed(),
             "difference": self.difference,
             "standard_error": self.error if self.freedom else None,
             "samples": self.samples,
@@ -81,7 +81,7 @@ def margins(winner: Score, others: Sequence[Score], estimate: Estimate) -> Margi
         "compared": len(compared),
         "runner_up": {**compared[0].to_json(), "p_corrected": corrected[0]},
         "tied": len(ties),
-        "ties": [list(comparison.score.mask.dropped) for comparison in ties[:LISTED]],
+        "ties": [comparison.score.mask.listed() for comparison in ties[:LISTED]],
     }
 
 
@@ -99,7 +99,7 @@ def decision(
     chosen, others = ranked[best - 1], [*ranked[best:], *out]
     nearest = min((compare(chosen, score, estimate) for score in others), key=lambda c: c.difference)
     of = len(finished) + len(out)
-    return {"best": best, "of": of, "chosen": list(chosen.mask.dropped), "next": nearest.to_json()}
+    return {"best": best, "of": of, "chosen": chosen.mask.listed(), "next": nearest.to_json()}
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

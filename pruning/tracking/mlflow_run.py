@@ -139,7 +139,7 @@ def _metrics(result: Result, folder: Path) -> Iterator[tuple[str, float, int]]:
     if (speed := result["evaluation"].get("speed")) is not None:
         yield from ((name, value, 0) for name, value in flat(speed))
     mask = Mask.from_json(result["mask"])
-    scores = list(Journal.open(folder / trace.NAME, mask.n_blocks).scores.values())
+    scores = list(Journal.open(folder / trace.NAME, mask.n_blocks, unit=mask.unit).scores.values())
     for step, best in best_so_far(scores, len(mask.dropped)):
         yield "search/best_loss", best, step
 
