@@ -1,0 +1,93 @@
+"""`launch.py` over sub-layers, from its words to its files."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from pruning.core.mask import Mask
+from pruning.core.trace import read_trace
+from tests.conftest import N_BLOCKS, Command
+from tests.study.test_launch import loss_from_files
+
+ROOM = 0.34  # of six blocks
+
+
+def test_a_ratio_of_sub_layers_removes_this_share_of_the_parameters(
+    launch: Command, model_folder: object
+) -> None:
+    ended = launch("unit=sublayer", f"ratio={ROOM}", "algo=greedy")
+    assert ended.status == 0, ended.err
+    result = ended.result()
+    mask, search = Mask.from_json(result["mask"]), result["search"]
+    assert (mask.unit, mask.n_units, search["k"]) == ("sublayer", 2 * N_BLOCKS, len(mask.dropped))
+    assert abs(search["budget"]["removed"] - ROOM) < min(search["budget"]["costs"]) / 10_000
+    loss, terms = loss_from_files(result, ended.results, model_folder)  # type: ignore[arg-type]
+    assert result["calibration"]["loss"] == pytest.approx(loss, rel=1e-5)
+    (line,) = [
+        e.line for e in read_trace(ended.results / result["cell"] / "trace.jsonl")
+        if e.line is not None and tuple(e.line["dropped"]) == mask.dropped
+    ]  # fmt: skip
+    assert line["samples"] == pytest.approx(terms, rel=1e-5)
+    assert json.loads((ended.results / result["cell"] / "mask.json").read_text()) == result["mask"]
+
+
+def test_units_share_scores_of_sub_layers_and_not_of_blocks(launch: Command) -> None:
+    both = launch("-m", "unit=block,sublayer,attention", "k=1", "algo=one_shot")
+    assert both.status == 0, both.err
+    cells = {result["config"]["unit"]: result["search"] for result in both.all()}
+    assert [cells[unit]["evaluations_asked"] for unit in ("block", "sublayer", "attention")] == [6, 12, 6]
+    paid = cells["sublayer"]["evaluations_paid"] + cells["attention"]["evaluations_paid"]
+    assert (cells["block"]["evaluations_paid"], paid) == (6, 12)
+
+
+def test_latency_is_measured_once_and_kept(launch: Command) -> None:
+    words = ("unit=sublayer", f"ratio={ROOM}", "budget=latency", "latency.tokens=16", "latency.repeats=3")
+    first = launch("-m", *words, "algo=one_shot,greedy")
+    assert first.status == 0, first.err
+    (table,) = (first.results / "latency").iterdir()
+    seconds = json.loads(table.read_text())["seconds"]
+    assert len(seconds) == 2 * N_BLOCKS
+    assert min(seconds) > 0
+    for result in first.all():
+        budget = result["search"]["budget"]
+        assert budget["cost"] == "latency"
+        assert budget["costs"] == [max(1, round(10_000 * s / sum(seconds))) for s in seconds]
+        assert budget["least"] <= sum(budget["costs"][i] for i in Mask.from_json(result["mask"]).dropped)
+
+
+def test_a_cell_of_blocks_keeps_its_key(launch: Command) -> None:
+    plain, named = launch("k=1"), launch("k=1", "unit=block", "budget=parameters")
+    assert plain.result()["cell"] == named.result()["cell"]
+    assert "every cell was done" in named.err + named.out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("unit=layers", "k=1"), "unknown unit 'layers'"),
+        (("unit=attention", "ratio=0.9"), "units that can be removed are only"),
+        (("unit=sublayer", "k=40"), "k = 40 sub-layers cannot be removed from a model of 12"),
+        (("unit=sublayer", "budget=latency", "k=2"), "contradict each other"),
+    ],
+)
+def test_what_is_impossible_is_refused(launch: Command, words: tuple[str, ...], message: str) -> None:
+    ended = launch(*words)
+    assert ended.status != 0
+    assert message in ended.err + ended.out
+
+
+def test_a_model_with_parallel_parts_is_refused(launch: Command, tmp_path: object) -> None:
+    from transformers import AutoTokenizer
+
+    from tests.helpers.architectures import build
+
+    folder = f"{tmp_path}/parallel"
+    model = build("gpt_neox")
+    model.resize_token_embeddings(512)
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(launch("k=1").result()["config"]["model"]["path"]).save_pretrained(folder)
+    ended = launch(f"model.path={folder}", "unit=sublayer", "k=1")
+    assert ended.status != 0
+    assert "adds attention and MLP to the same state" in ended.err + ended.out
