@@ -194,7 +194,9 @@ def smoke(where: torch.device, given: str | None) -> str:
     singles = [Mask(model.info.n_blocks, (block,)) for block in range(0, model.info.n_blocks, 4)]
     forward = Forward(model, 4096)
     best = singles[int(np.argmax(losses(forward, samples, singles).sum(1)))]
-    dense, pruned = (perplexity("ppl", forward, samples, mask)["ppl"] for mask in (Mask(best.n_blocks), best))
+    dense, pruned = (
+        perplexity("ppl", forward, samples, mask).metrics["ppl"] for mask in (Mask(best.n_blocks), best)
+    )
     peak = device.peak_memory(model.module) / 1e9
     if not np.isfinite([dense, pruned]).all():
         raise Failure(f"{spec.path}: perplexities {dense} and {pruned}")

@@ -72,8 +72,8 @@ def measured(model: PrunableModel, mask: Mask, data: Mapping[str, Samples]) -> M
     pruned: dict[str, float] = {}
     for name, samples in data.items():
         measure = perplexity if samples.kind == "text" else item_accuracy
-        dense |= measure(name, forward, samples, Mask(model.n_blocks))
-        pruned |= measure(name, forward, samples, mask)
+        dense |= measure(name, forward, samples, Mask(model.n_blocks)).metrics
+        pruned |= measure(name, forward, samples, mask).metrics
     return Measurements(dense, pruned)
 
 

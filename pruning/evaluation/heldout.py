@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
@@ -13,7 +14,7 @@ from pruning.calibration.text import WindowDraw
 from pruning.core.estimate import mean, standard_error
 from pruning.core.metric_names import with_error
 from pruning.evaluation import Data, Measured
-from pruning.evaluation.text import perplexity, windows_record
+from pruning.evaluation.text import perplexity, terms_file
 
 if TYPE_CHECKING:
     from pruning.core.mask import Mask
@@ -68,19 +69,28 @@ class Heldout:
         samples = cast(Samples, data)
         log.info("evaluating %s with %s removed: %d samples", name, mask, samples.count)
         if samples.kind == "text":
-            return Measured(perplexity(name, forward, samples, mask), windows_record(samples))
-        how = {"source": samples.source, "items": samples.count, "metric": "mean token log-likelihood"}
-        return Measured(item_accuracy(name, forward, samples, mask), how)
+            return perplexity(name, forward, samples, mask)
+        return item_accuracy(name, forward, samples, mask)
 
 
-def item_accuracy(name: str, forward: Forward, samples: Samples, mask: Mask) -> dict[str, float]:
-    """The share of items whose right answer has the highest mean token log-likelihood, and its standard error."""
+def item_accuracy(name: str, forward: Forward, samples: Samples, mask: Mask) -> Measured:
+    """The share of items whose right answer has the highest mean token log-likelihood, and its standard error.
+
+    The log-likelihoods of all choices are kept.
+    """
     ((_, logliks, _),) = forward.loglikelihoods(samples.rows, [mask])
-    hits = [_hit(scores, right) for scores, right in samples.answers(logliks)]
-    return with_error(name, mean(hits), standard_error(hits), len(hits))
+    answers = list(samples.answers(logliks))
+    hits = [_hit(scores, right) for scores, right in answers]
+    how = {"source": samples.source, "items": samples.count, "metric": "mean token log-likelihood"}
+    kept = {
+        "loglikelihoods": [[float(f"{score:.7g}") for score in scores] for scores, _ in answers],
+        "right": [right for _, right in answers],
+    }
+    metrics = with_error(name, mean(hits), standard_error(hits), len(hits))
+    return Measured(metrics, how, terms_file(kept))
 
 
-def _hit(scores: list[float], right: int) -> float:
+def _hit(scores: Sequence[float], right: int) -> float:
     """1 if only the right answer has the highest score, 1/n if n answers including the right one have it, else 0.
 
     So a collapsed model, which scores all answers equally, gets the accuracy of random guesses.

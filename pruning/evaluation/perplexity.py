@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar, cast, get_type_hints
 
 from pruning.calibration.samples import Samples
@@ -76,7 +76,7 @@ def corpus_perplexity(
     samples = cast(Samples, data)
     log.info("evaluating %s with %s removed: %d windows", name, mask, samples.count)
     how = windows_record(samples) | {"limit": limit, "corpus": asdict(corpus)}
-    return Measured(perplexity(name, forward, samples, mask), how)
+    return replace(perplexity(name, forward, samples, mask), how=how)
 
 
 def _corpus(name: str, settings: Any) -> Corpus:

@@ -22,6 +22,7 @@ from pruning.core.mask import Mask
 from pruning.engine.forward import Forward
 from pruning.evaluation.heldout import Heldout
 from pruning.evaluation.overlap import check_disjoint
+from pruning.evaluation.text import TERMS
 from pruning.runs.measurements import Evaluator, averaged, digests, merged
 
 N = 4
@@ -132,10 +133,29 @@ def test_each_mask_has_its_own_measurement(tmp_path: Path) -> None:
         evaluate(mask)
     assert forward.asked == [mask for mask in masks for _ in range(2)]
     for name in DATA:
-        files = list((tmp_path / name.replace("/", "-")).iterdir())
+        folder = tmp_path / name.replace("/", "-")
+        files = [path for path in folder.iterdir() if not path.name.endswith(TERMS)]
+        assert len(list(folder.iterdir())) == 2 * len(files), "each has the terms of its windows or items"
         recorded = [json.loads(path.read_text()) for path in files]
         assert {Mask.from_json(record["mask"]) for record in recorded} == set(masks)
         assert all(set(record["metrics"]) == {name, f"{name}/stderr"} for record in recorded)
+
+
+def test_the_terms_of_a_measurement_give_its_metrics(tmp_path: Path) -> None:
+    evaluate = evaluator(tmp_path, Counting())
+    metrics = evaluate(mask := Mask(N, (1,))).metrics
+    terms = {
+        name: json.loads((path := evaluate.path(name, mask)).with_name(f"{path.stem}.{TERMS}").read_text())
+        for name in DATA
+    }
+    (text,) = (name for name in DATA if name.startswith("ppl/"))
+    (items,) = (name for name in DATA if name.startswith("acc/"))
+    losses, tokens = terms[text]["losses"], terms[text]["tokens"]
+    total = sum(loss * count for loss, count in zip(losses, tokens, strict=True))
+    assert math.exp(total / sum(tokens)) == pytest.approx(metrics[text])
+    pairs = zip(terms[items]["loglikelihoods"], terms[items]["right"], strict=True)
+    hits = [scores.index(max(scores)) == right for scores, right in pairs]
+    assert sum(hits) / len(hits) == pytest.approx(metrics[items])
 
 
 def test_a_measurement_that_is_not_finite_is_an_error_and_not_kept(tmp_path: Path) -> None:

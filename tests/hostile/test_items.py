@@ -327,7 +327,7 @@ def test_repeated_items_are_recorded_and_one_item_has_no_standard_error(folder: 
     assert one.metrics.keys() == {"acc/one", "acc_plain/one"}
     assert averaged({**twice.metrics, **one.metrics}).keys() == {"acc/mean"}
     drawn = Items("file", 1, 0, str(tmp_path / "b.jsonl")).draw(tokenizer_of(folder))
-    assert item_accuracy("acc/x", forward_of(folder), drawn, Mask(N_BLOCKS)).keys() == {"acc/x"}
+    assert item_accuracy("acc/x", forward_of(folder), drawn, Mask(N_BLOCKS)).metrics.keys() == {"acc/x"}
 
 
 def test_no_batch_mixes_tasks_so_bfloat16_rounds_as_in_lm_eval(
