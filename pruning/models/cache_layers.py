@@ -15,6 +15,7 @@ meets an empty layer, the number of layers is that of the blocks, and each block
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,12 +81,11 @@ def set_kinds(config: Any, layers: CacheLayers) -> None:
     text = config.get_text_config(decoder=True)
     if not layers.listed or list(text.layer_types) == list(layers.kinds):
         return
-    try:
+    with suppress(AttributeError):  # a property without a setter
         text.layer_types = list(layers.kinds)
-    except AttributeError:  # a property without a setter
-        pass
     if list(text.layer_types) != list(layers.kinds):
         raise InputError(
-            f"a {config.model_type} model cannot be built without these parts: its configuration computes the kinds "
-            f"of its blocks, and they would have to be {', '.join(layers.kinds)}. Remove whole blocks, or other parts."
+            f"a {config.model_type} model cannot be built without these parts: its configuration computes the "
+            f"kinds of its blocks, and they would have to be {', '.join(layers.kinds)}. Remove whole blocks, or "
+            "other parts."
         )

@@ -82,8 +82,9 @@ def check_cache(model: Any) -> None:
     name = (
         "cache" if hasattr(output, "cache") else "past_key_values"
     )  # the name depends on transformers' release
-    cache = getattr(output, name, None)
-    if hasattr(cache, "get_seq_length") and (seen := cache.get_seq_length()) != ids.shape[1]:
+    cache: Any = getattr(output, name, None)
+    seen = cache.get_seq_length() if hasattr(cache, "get_seq_length") else ids.shape[1]
+    if seen != ids.shape[1]:
         raise InputError(
             f"a {model.config.model_type} model cannot generate without these parts: its cache counts {seen} tokens "
             f"after {ids.shape[1]}. Remove whole blocks (unit=block), or other parts."

@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pruning.config import groups
 from pruning.core.errors import DamagedError, InputError, PruningError
+from pruning.core.mask import Mask
 from pruning.export import pipeline as program
 from pruning.export.pipeline import export, export_cell
 from pruning.export.request import of_cell, parse
@@ -54,17 +55,41 @@ def test_words(model_folder: Path, tmp_path: Path) -> None:
     assert wanted.max_shard_size == "10MB"
 
 
+@pytest.mark.parametrize("text", ["a4,m1,b2", "a4 m1 b2", "b2, m1, a4"])
+def test_words_that_name_sub_layers(model_folder: Path, tmp_path: Path, text: str) -> None:
+    words = [f"out={tmp_path / 'out'}", "form=zeros", "model=local", f"model.path={model_folder}"]
+    wanted = parse(["--drop", text, *words])
+    assert wanted.mask == Mask(6, (3, 4, 5, 8), "sublayer")
+    assert wanted.form == "zeros"
+
+
 BAD: dict[str, tuple[list[str], str]] = {
     "no mask": (["out=x"], "0 paths and no --drop are given: give one cell folder or mask.json, or --drop"),
     "two masks": (["a", "b", "out=x"], "2 paths and no --drop are given: give one cell folder"),
     "no out": (["--drop", "1"], "out=DIR is missing"),
     "letters": (
         ["--drop", "1,b", "out=x", "@"],
-        "--drop 1,b is not a list of block numbers: separate them with commas",
+        "'1,b' is not a list of blocks or sub-layers: write blocks as 3,7,12, or sub-layers as in a3,m7,b12",
     ),
     "outside": (["--drop", "6", "out=x", "@"], "blocks [6] do not exist: the model has blocks 0 to 5"),
+    "no such part": (
+        ["--drop", "a1 m6", "out=x", "@"],
+        "sub-layers [13] do not exist: the model has sub-layers 0 to 11",
+    ),
+    "form": (["--drop", "a1", "out=x", "form=zero", "@"], "form=zero is unknown: choose from smaller, zeros"),
+    "smaller": (
+        ["--drop", "a1 m2", "out=x", "form=smaller", "@"],
+        "form=smaller is not possible for a1 m2: no architecture of transformers has blocks without attention",
+    ),
+    "zeros": (
+        ["--drop", "1", "out=x", "form=zeros", "@"],
+        "form=zeros is for masks that remove a part of a block",
+    ),
     "no file": (["nowhere", "out=x"], "nowhere does not exist: give a cell folder or a mask file"),
-    "setting": (["--drop", "1", "out=x", "forse=true"], "unknown setting 'forse'. Did you mean force?"),
+    "setting": (
+        ["--drop", "1", "out=x", "forse=true"],
+        "unknown setting 'forse'. Did you mean force or form?",
+    ),
     "truth": (
         ["--drop", "1", "out=x", "force=perhaps", "@"],
         "force=perhaps is not valid: choose true or false",
