@@ -1,11 +1,11 @@
 """Find the weights through which a sub-layer writes: if they are zeros, the sub-layer adds exactly nothing.
 
 These are the output projection of attention, or the last projection of an MLP or of all its experts, with biases.
-They are found by structure. The sub-layer's main module is copied and gets random weights and a random state, so that
-nothing is zero by accident. With all weights zero, it must return zeros. Then weights get their random values back, one by one in the
-order in which modules return; if the output is no longer zero, they become zeros again. What stays zero is a smallest
-set of weights, the last that are used. The weights of the experts in a list go together, because not every expert
-sees one of the few tokens.
+They are found by structure. The sub-layer's main module is copied and gets random weights and a random state, so
+that nothing is zero by accident. With all weights zero, it must return zeros. Then weights get their random values
+back, one by one in the order in which modules return; if the output is no longer zero, they become zeros again. What
+stays zero is a smallest set of weights, the last that are used. The weights of the experts in a list go together,
+because not every expert sees one of the few tokens.
 """
 
 from __future__ import annotations

@@ -233,6 +233,23 @@ def test_the_factors_of_a_compensated_cell_are_taken(
     assert "pruning.export --drop" not in card, "the mask alone would not reproduce it"
 
 
+def test_a_cell_over_sub_layers_is_exported(cell: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    folder, result = cell
+    mask = Mask.parse(6, "a1 m4 b3")
+    changed = result | {"mask": mask.to_json(), "compensation": {str(unit): 1.0 for unit in mask.dropped}}
+    (folder / "result.json").write_text(json.dumps(changed))
+    text = export_cell(folder, tmp_path / "out")
+    assert "gained  4 of 12 sub-layers removed (a1 b3 m4), " in text
+    assert "equal bit for bit" in text
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "## How the parts were chosen\n\nBy the search `greedy`" in card
+    assert "| ppl/heldout | " in card
+    changed["compensation"][str(mask.dropped[0])] = 1.5
+    (folder / "result.json").write_text(json.dumps(changed))
+    with pytest.raises(InputError, match=r"compensation of sub-layers cannot be exported \(a1: 1\.5\)"):
+        export_cell(folder, tmp_path / "out")
+
+
 def test_a_hub_cell_pins_the_commit_it_was_run_on(tmp_path: Path) -> None:
     model = {
         "_target_": "pruning.models.Model",
