@@ -1,4 +1,4 @@
-"""Write a model without the blocks that a mask drops; unlike on the command line, the model can be in memory."""
+"""Write a model without the units that a mask drops; unlike on the command line, the model can be in memory."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ def export_model(
 ) -> Path:
     """Write a directory that `from_pretrained` loads, with a model card; returns the directory's path.
 
+    Of a block that loses only one sub-layer, the last weights of this sub-layer become zeros; they keep their size.
     Unless `verify` is False, the written model is loaded, and its logits must equal those of the masked model bit
     for bit. An earlier export of the same model and mask is replaced; if its precision differs, only with `force`.
     A directory that holds anything else, or a changed file, is never replaced. A wrapped model is first written to a

@@ -143,9 +143,9 @@ class Mask:
                 f"'{text}' is not a list of blocks or sub-layers: write blocks as 3,7,12, or sub-layers as in "
                 "a3,m7,b12 (the attention of block 3, the MLP of block 7, and block 12)."
             )
-        units = cls(n_blocks, tuple(_units(words)), "sublayer")
-        apart = any(word[0] in "am" for word in words)
-        return units if apart else cls(n_blocks, units.gone)
+        if any(word[0] in "am" for word in words):
+            return cls(n_blocks, tuple(_units(words)), "sublayer")
+        return cls(n_blocks, tuple(int(word.removeprefix("b")) for word in words))
 
 
 def unit_names(unit: str, dropped: Iterable[int]) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from pruning.core.mask import Mask
 from pruning.core.metric_names import label_of
 from pruning.core.result import DoneResult
 from pruning.core.units import bytes_text
-from pruning.export import metric_text
+from pruning.export import metric_text, parts_text
 from pruning.export.portable import code, code_block, escaped, portable
 
 # Hub names and licences of the models that Python packages contain as GGUF files.
@@ -38,7 +38,8 @@ class Facts:
 
     `base` is the hub name of the original model, or the name of its directory; `source` describes where the weights
     came from. `commands` reproduce the export; `proof` describes how the export was checked; `hybrid` is True if the
-    blocks have more than one kind of attention.
+    blocks have more than one kind of attention. `idle` counts the parameters in the file that belong to removed parts
+    of blocks.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Facts:
     result: DoneResult | None = None
     scales: Sequence[float] | None = None
     inherited: Mapping[str, Any] | None = None
+    idle: int = 0
 
 
 def inherit(folder: Path | None) -> dict[str, Any]:
@@ -89,31 +91,40 @@ def _licence(facts: Facts) -> dict[str, Any]:
 
 
 def _sections(facts: Facts) -> Iterator[str]:
-    mask, sizes = facts.mask, facts.sizes
+    mask, sizes, whole = facts.mask, facts.sizes, facts.mask.unit == "block"
     yield f"# {escaped(facts.name)}"
     yield (
-        f"This is {escaped(facts.base)} without {len(mask.dropped)} of its {mask.n_blocks} transformer blocks. The "
-        "remaining blocks are unchanged and nothing was trained afterwards." + _compensation(facts)
+        f"This is {escaped(facts.base)} without {parts_text.removed(mask)}. The remaining "
+        f"{'blocks' if whole else 'parts'} are unchanged and nothing was trained afterwards."
+        + _compensation(facts)
     )
+    used = "" if whole else _row("parameters in use", sizes.dense_parameters, sizes.parameters - facts.idle)
     yield (
         "| | before | after |\n|---|---|---|\n"
-        f"| blocks | {mask.n_blocks} | {len(mask.kept)} |\n"
-        f"| parameters | {sizes.dense_parameters:,} | {sizes.parameters:,} |\n"
-        f"| weights in {facts.dtype} | {bytes_text(sizes.dense_bytes)} | {bytes_text(sizes.bytes)} |"
+        + parts_text.rows(mask)
+        + used
+        + _row("parameters" if whole else "parameters in the file", sizes.dense_parameters, sizes.parameters)
+        + f"| weights in {facts.dtype} | {bytes_text(sizes.dense_bytes)} | {bytes_text(sizes.bytes)} |"
     )
-    yield f"Blocks removed, counted from 0: {', '.join(map(str, mask.dropped))}."
+    yield parts_text.numbers(mask)
+    if not whole:
+        yield parts_text.ZEROS
     yield (
         "```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
         'model = AutoModelForCausalLM.from_pretrained("DIR")  # the directory of this file\n'
         'tokenizer = AutoTokenizer.from_pretrained("DIR")\n```'
     )
-    yield from _chosen(facts.result)
+    yield from _chosen(facts.result, "blocks" if whole else "parts")
     yield from _measured(facts.result)
     yield f"## How it was checked\n\n{facts.proof[0].upper()}{facts.proof[1:]}."
     yield "## How to make it again\n\n" + code_block("\n".join(facts.commands))
     if not facts.base.count("/"):
         yield "Paths are shortened to their last part: give those of your machine."
     yield f"Source of the weights: {facts.source}."
+
+
+def _row(name: str, before: int, after: int) -> str:
+    return f"| {name} | {before:,} | {after:,} |\n"
 
 
 def _compensation(facts: Facts) -> str:
@@ -128,8 +139,8 @@ def _compensation(facts: Facts) -> str:
     )
 
 
-def _chosen(result: DoneResult | None) -> Iterator[str]:
-    yield "## How the blocks were chosen"
+def _chosen(result: DoneResult | None, units: str) -> Iterator[str]:
+    yield f"## How the {units} were chosen"
     if result is None:
         yield "The mask was given to the export, so this card does not know how it was found."
         return

@@ -12,6 +12,7 @@ from typing import Any
 
 from pruning.core import publish
 from pruning.core.errors import InputError, unwritable
+from pruning.core.mask import Mask
 from pruning.core.publish import staged
 from pruning.core.temporary import sweep
 from pruning.core.units import bytes_text
@@ -86,7 +87,10 @@ def check_before_search(cell: Cell) -> None:
     earlier = check_target(out)
     if earlier is not None and earlier.record.get("cell") != cell.key:
         result = cell.result()
-        mask = result["mask"] if result is not None and result["status"] == "done" else "not known yet"
+        mask: object = "not known yet"
+        if result is not None and result["status"] == "done":
+            found = Mask.from_json(result["mask"])
+            mask = (found.as_blocks() or found).to_json()  # as an export records it
         check_same(out, earlier, {"mask": mask}, force=False)
 
 

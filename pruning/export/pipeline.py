@@ -33,8 +33,10 @@ from pruning.export.output_dir import (
 from pruning.export.output_dir import (
     directory as output_directory,
 )
+from pruning.export.parts_text import noun
 from pruning.export.portable import portable
 from pruning.export.request import Request
+from pruning.export.settle import settled
 from pruning.models import checkpoint, directory, model_name, spec
 from pruning.models.adapter import has_adapter
 from pruning.models.packaged import PACKAGED
@@ -58,7 +60,9 @@ def export(wanted: Request) -> Facts:
     from pruning.export.plan import plan_cut, write_config
     from pruning.export.shard_writer import write_shards
     from pruning.export.tensor_reader import Loaded
+    from pruning.export.zeroed_parts import parts, with_zeros
 
+    wanted = settled(wanted)
     earlier = check_target(wanted.out)
     cut = plan_cut(wanted)
     identity = _identity(wanted, cut)
@@ -66,11 +70,12 @@ def export(wanted: Request) -> Facts:
     check_space(wanted.out, cut.sizes.bytes)
     wanted = dataclasses.replace(wanted, model=cut.source.settings)
     model, proof = None, UNPROVEN
-    if wanted.verify or cut.tensors is None:
+    if wanted.verify or cut.tensors is None or parts(wanted.mask):
         log.info("loading %s in %s", wanted.model.name, verify.comparison_dtype(wanted.model.dtype))
-        model = verify.load_rounded(wanted.model, cut.plan.precision)
+        model = verify.load_rounded(wanted.model, cut.plan.precision, needed=bool(parts(wanted.mask)))
     goal = verify.expected(model, wanted.mask, wanted.scales) if wanted.verify else None
     tensors = cut.tensors or Loaded(model)
+    cut = with_zeros(cut, wanted.mask, model, tensors)
     if cut.tensors is not None:
         model = None  # not needed any more
     with staging_directory(wanted.out) as partial:
@@ -117,13 +122,14 @@ def _facts(wanted: Request, cut: Cut, proof: str) -> Facts:
     )
     text = cut.source.config.get_text_config(decoder=True)
     return Facts(
-        name=f"{base.rpartition('/')[2]}-{len(mask.kept)}-of-{mask.n_blocks}-blocks",
+        name=f"{base.rpartition('/')[2]}-{len(mask.kept)}-of-{mask.n_units}-{noun(mask).replace('-', '')}",
         base=base,
         source=_source(settings) if wanted.in_memory is None else "a model in memory",
         dtype=settings.dtype,
         hybrid=len(set(getattr(text, "layer_types", None) or ())) > 1,
         mask=mask,
         sizes=cut.sizes,
+        idle=cut.idle,
         commands=_commands(wanted),
         proof=proof,
         result=wanted.result,
@@ -152,7 +158,7 @@ def _commands(wanted: Request) -> list[str]:
     from pruning.hydra_app.replay_command import launch_words
 
     model = {CLASS: "Model", **portable(dataclasses.asdict(wanted.model))}
-    drop = ",".join(map(str, wanted.mask.dropped))
+    drop = ",".join(wanted.mask.names())
     if wanted.in_memory is not None:
         return [f"pruning.export_model(model, {wanted.mask!r}, DIR)  # in Python"]
     words = ["python", "-m", "pruning.export", "--drop", drop, *launch_words({"model": model}), "out=DIR"]
@@ -175,7 +181,8 @@ def _evaluated(result: DoneResult) -> list[Mapping[str, Any]]:
 
 def _write_texts(facts: Facts, folder: Path) -> None:
     (folder / "README.md").write_text(model_card.model_card(facts), encoding="utf-8")
-    (folder / "mergekit.yaml").write_text(mergekit(facts), encoding="utf-8")
+    if facts.mask.unit == "block":  # mergekit copies whole layers
+        (folder / "mergekit.yaml").write_text(mergekit(facts), encoding="utf-8")
 
 
 def _record(wanted: Request, facts: Facts) -> dict[str, Any]:
@@ -185,6 +192,7 @@ def _record(wanted: Request, facts: Facts) -> dict[str, Any]:
         "settings": portable(dataclasses.asdict(wanted.model) | {"path": facts.base}),
         "sizes": dataclasses.asdict(facts.sizes),
         "proof": facts.proof,
+        **({"form": wanted.form, "idle_parameters": facts.idle} if facts.mask.unit == "sublayer" else {}),
     }
 
 
@@ -192,12 +200,13 @@ def summary(facts: Facts, out: Path) -> str:
     """Three lines: the change of the metrics, the reduction in size with the speedup, and the model's directory."""
     lost = ", ".join(f"{name} {a} -> {b}" for name, a, b in metric_text.metrics(facts.result))
     sizes, mask = facts.sizes, facts.mask
-    fewer = 1 - sizes.parameters / sizes.dense_parameters
+    used, in_use = sizes.parameters - facts.idle, " in use" if facts.idle else ""
+    fewer = 1 - used / sizes.dense_parameters
     return "\n".join(
         [
             f"lost    {lost or f'not measured: {metric_text.unmeasured(facts.result)}'}",
-            f"gained  {len(mask.dropped)} of {mask.n_blocks} blocks removed ({' '.join(map(str, mask.dropped))}), "
-            f"{sizes.dense_parameters:,} -> {sizes.parameters:,} parameters ({fewer:.1%} fewer), "
+            f"gained  {len(mask.dropped)} of {mask.n_units} {noun(mask)} removed ({' '.join(mask.names())}), "
+            f"{sizes.dense_parameters:,} -> {used:,} parameters{in_use} ({fewer:.1%} fewer), "
             f"{bytes_text(sizes.dense_bytes)} -> {bytes_text(sizes.bytes)} in {facts.dtype}"
             + metric_text.speedup_text(facts.result),
             f"model   {out} ({facts.proof})",

@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 
 from pruning.core.errors import InputError
+from pruning.core.mask import Mask
 from pruning.export import source_model
 from pruning.export.fold_scales import Fold, plan_fold
 from pruning.export.model_card import Sizes
+from pruning.export.parts_text import noun
 from pruning.export.request import Request
 from pruning.export.shard_writer import Plan, block_prefix
 from pruning.export.tensor_reader import Checkpoint, Loaded
@@ -22,13 +24,17 @@ from pruning.models import pruned_config
 
 @dataclass(frozen=True)
 class Cut:
-    """The planned output: the smaller configuration, the plan for each tensor, and the sizes of both models."""
+    """The planned output: the smaller configuration, the plan for each tensor, and the sizes of both models.
+
+    `idle` is the number of parameters in the output that belong to removed parts of blocks.
+    """
 
     source: source_model.SourceModel
     config: Any
     plan: Plan
     tensors: Checkpoint | None  # None if the model has to be loaded first
     sizes: Sizes
+    idle: int = 0
 
 
 def plan_cut(wanted: Request) -> Cut:
@@ -38,9 +44,10 @@ def plan_cut(wanted: Request) -> Cut:
     """
     source = source_model.find_source(wanted.model)
     _check_request(wanted, source)
-    config = pruned_config.pruned_config(source.config, wanted.mask)
+    blocks = Mask(wanted.mask.n_blocks, wanted.mask.gone)
+    config = pruned_config.pruned_config(source.config, blocks)
     _set_dtype(config, getattr(torch, wanted.model.dtype))
-    dense, smaller = pruned_config.check_same_blocks(source.config, config, wanted.mask)
+    dense, smaller = pruned_config.check_same_blocks(source.config, config, blocks)
     config.name_or_path = ""  # do not publish the local path
     config.architectures = config.architectures or [type(dense).__name__]
     path, _ = pruned_config.blocks_of(dense, wanted.mask.n_blocks)
@@ -48,7 +55,7 @@ def plan_cut(wanted: Request) -> Cut:
     shapes = tensors.shapes() if tensors is not None else Loaded(dense).shapes()
     names = list(shapes)
     plan = Plan(
-        wanted.mask,
+        blocks,
         block_prefix(names, path, wanted.mask.n_blocks),
         getattr(torch, wanted.model.dtype),
         _kept_precise(dense, wanted.model.dtype),
@@ -68,10 +75,11 @@ def _check_request(wanted: Request, source: source_model.SourceModel) -> None:
             "give the model that the mask was made for (model=NAME)."
         )
     if not mask.dropped or not mask.kept:
-        if count == 1:
+        if mask.n_units == 1:
             raise InputError(f"model {wanted.model.name} has one block, so no block can be removed.")
         raise InputError(
-            f"{len(mask.dropped)} of {count} blocks removed leaves nothing to export: drop 1 to {count - 1}."
+            f"{len(mask.dropped)} of {mask.n_units} {noun(mask)} removed leaves nothing to export: drop 1 to "
+            f"{mask.n_units - 1}."
         )
     if source.folder is not None and source.folder.resolve().is_relative_to(wanted.out):
         raise InputError(f"out={wanted.out} contains the model that is to be cut: choose another directory.")

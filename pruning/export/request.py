@@ -20,14 +20,16 @@ from pruning.export import output_dir
 from pruning.hydra_app.build_option import build_option
 from pruning.models import loader, recorded_weights, spec
 
-SETTINGS = ("out", "force", "verify", "max_shard_size", "model")
+SETTINGS = ("out", "force", "verify", "max_shard_size", "form", "model")
 USAGE = """python -m pruning.export CELL_OR_MASK out=DIR [model=NAME] [model.SETTING=VALUE ...]
-       python -m pruning.export --drop 3,7,12 out=DIR [model=NAME] [model.SETTING=VALUE ...]"""
+       python -m pruning.export --drop 3,7,12 out=DIR [model=NAME] [model.SETTING=VALUE ...]
+       python -m pruning.export --drop "a3 m7 b12" out=DIR [model=NAME] [model.SETTING=VALUE ...]"""
 MORE = """CELL_OR_MASK is the folder of a finished cell, or a mask.json. model=NAME is an option of conf/model
 (default smollm2); for any other directory or a GGUF file, give model=local model.path=PATH. For a cell, leave the
-model out. verify=false skips the comparison with the masked model; max_shard_size=5GB. An export replaces an earlier
-export of the same model and mask; force=true replaces it even if its precision or compensation differs. A directory
-that holds anything else, or a changed file, is never replaced."""
+model out. --drop a3,m7,b12 removes the attention of block 3, the MLP of block 7, and block 12; parts of blocks become
+zeros (form=zeros), whole blocks are cut out. verify=false skips the comparison with the masked model;
+max_shard_size=5GB. An export replaces an earlier export of the same model and mask; force=true replaces it even if
+its precision or compensation differs. A directory that holds anything else, or a changed file, is never replaced."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,8 @@ class Request:
     """What to export: a model, the mask that cuts it, and the directory to write.
 
     `result` is the result of the cell, or None if the mask comes from elsewhere; `scales` are the factors of the
-    compensation, one for each block of the model.
+    compensation, one for each unit of the model. `form` is `smaller` or `zeros`; None leaves it to the mask
+    (`settle.py`).
     """
 
     model: spec.Model
@@ -46,6 +49,7 @@ class Request:
     force: bool = False
     verify: bool = True
     max_shard_size: str = "5GB"
+    form: str | None = None
     in_memory: str | None = None  # the name of a model whose files exist for this export only
 
     @property
@@ -58,7 +62,7 @@ def parse(arguments: Sequence[str]) -> Request:
     """The request of a command line. Raises an InputError of one sentence if the command line is invalid."""
     parser = argparse.ArgumentParser("pruning.export", usage=USAGE, epilog=MORE)
     parser.add_argument("words", nargs="*", help=argparse.SUPPRESS)
-    parser.add_argument("--drop", metavar="BLOCKS", help="blocks to remove, counted from 0, as in 3,7,12")
+    parser.add_argument("--drop", metavar="BLOCKS", help="what to remove: 3,7,12 or a3,m7,b12")
     options = parser.parse_intermixed_args(list(arguments))
     settings = dict(word.split("=", 1) for word in options.words if "=" in word)
     paths = [word for word in options.words if "=" not in word]
@@ -77,7 +81,7 @@ def parse(arguments: Sequence[str]) -> Request:
     out = output_dir.directory(settings["out"])
     if options.drop is not None:
         model = _model(settings)
-        wanted = Request(model, Mask(loader.n_blocks(model), _numbers(options.drop)), out)
+        wanted = Request(model, Mask.parse(loader.n_blocks(model), options.drop), out)
     else:
         wanted = _recorded(Path(paths[0]).expanduser(), settings, out)
     return dataclasses.replace(
@@ -85,6 +89,7 @@ def parse(arguments: Sequence[str]) -> Request:
         force=_truth("force", settings, wanted.force),
         verify=_truth("verify", settings, wanted.verify),
         max_shard_size=settings.get("max_shard_size", wanted.max_shard_size),
+        form=settings.get("form"),
     )
 
 
@@ -114,7 +119,7 @@ def of_cell(folder: Path, out: Path, settings: Mapping[str, str] | None = None) 
         recorded = {name: value for name, value in settings_of_model if name not in (CLASS, OPTION)}
         model, revision = spec.Model(**recorded), str(result["model"]["revision"])
         mask, factors = Mask.from_json(result["mask"]), result.get("compensation") or {}
-        scales = [float(factors.get(str(block), 1.0)) for block in range(mask.n_blocks)] if factors else None
+        scales = [float(factors.get(str(unit), 1.0)) for unit in range(mask.n_units)] if factors else None
     except (KeyError, TypeError, AttributeError) as error:
         raise DamagedError(f"{folder / NAME} is damaged (it is not a result): run the cell again.") from error
     names = (model.name, result["config"]["model"].get(OPTION))
@@ -166,15 +171,6 @@ def _model(settings: Mapping[str, str]) -> spec.Model:
     words = [f"{name}={value}" for name, value in settings.items() if name.partition(".")[0] == "model"]
     model: spec.Model = build_option("model", words)
     return model
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(word) for word in text.split(",") if word.strip())
-    except ValueError:
-        raise InputError(
-            f"--drop {text} is not a list of block numbers: separate them with commas, as in 3,7,12."
-        ) from None
 
 
 def _truth(name: str, settings: Mapping[str, str], default: bool) -> bool:

@@ -23,6 +23,14 @@ from pruning.models.attention import attention_kernel
 from pruning.models.block_probe import find_blocks, input_device
 from pruning.models.units import masked
 
+UNFIT = (
+    "the model does not fit into memory, so the export cannot be compared: give verify=false to skip the "
+    "comparison."
+)
+UNFIT_PARTS = (
+    "the model does not fit into memory, so the weights of its attentions and MLPs cannot be found: remove whole "
+    "blocks, or use a machine with more memory."
+)
 NEW_TOKENS = 8
 # SHORT tokens are compared; for a sliding window shorter than LONG, at least NEW_TOKENS more than its length.
 SHORT, LONG = 64, 1024
@@ -65,20 +73,20 @@ def comparison_dtype(dtype: str) -> str:
     return "float64" if dtype == "float64" else "float32"
 
 
-def load_rounded(settings: spec.Model, precision: Callable[[str, torch.dtype], torch.dtype]) -> Any:
+def load_rounded(
+    settings: spec.Model, precision: Callable[[str, torch.dtype], torch.dtype], needed: bool = False
+) -> Any:
     """The dense model in the precision of the comparison, with its weights rounded as in the export.
 
-    `precision` gives the dtype in which a tensor is written, from its name and stored dtype. Raises the errors of
-    `loader.load_uncached`, and InputError if the weights do not fit into memory.
+    `precision` gives the dtype in which a tensor is written, from its name and stored dtype. `needed` says whether
+    the export needs the model also without a comparison. Raises the errors of `loader.load_uncached`, and InputError
+    if the weights do not fit into memory.
     """
     module = loader.load_uncached(replace(settings, dtype=comparison_dtype(settings.dtype))).module
     with torch.no_grad():
         for name, tensor in module.state_dict().items():
             if tensor.device.type == "meta":
-                raise InputError(
-                    "the model does not fit into memory, so the export cannot be compared: "
-                    "give verify=false to skip the comparison."
-                )
+                raise InputError(UNFIT_PARTS if needed else UNFIT)
             tensor.copy_(tensor.to(precision(name, tensor.dtype)))
     return module
 

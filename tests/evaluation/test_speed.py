@@ -20,6 +20,7 @@ from pruning.export.metric_text import speed_section, speedup_text
 from pruning.export.pipeline import export
 from pruning.export.request import Request
 from pruning.models.physical_removal import blocks_removed, smaller_config
+from pruning.models.units import find_chain
 from tests.conftest import N_BLOCKS, Command
 from tests.helpers.architectures import ARCHITECTURES, build, without
 from tests.helpers.evaluations import forward_of, settings
@@ -182,6 +183,17 @@ def test_a_measurement_has_all_documented_values(model_folder: Path) -> None:
         == record["runs"][1]["pruned"]["decode_per_second"]["median"]
     )
     assert names["speed/b1-p16/prefill/ratio"] == record["runs"][0]["ratio"]["prefill"]
+
+
+def test_a_model_without_some_sub_layers_is_timed(model_folder: Path) -> None:
+    forward, mask = forward_of(model_folder), Mask.parse(N_BLOCKS, "a0 a1 m2 b4")
+    ((name, data),) = SMALL.data(None).items()
+    sizes = SMALL.measure(forward, name, data, mask).metrics["speed"]["sizes"]
+    units = find_chain(forward.model.module, "sublayer").sizes()
+    missing = sum(units[unit] for unit in mask.dropped)
+    assert missing
+    assert sizes["pruned"]["parameters"] == sizes["dense"]["parameters"] - missing
+    assert sizes["pruned"]["bytes"] == sizes["dense"]["bytes"] - 4 * missing
 
 
 def test_speed_goes_to_result_mlflow_table_and_card(launch: Command, tmp_path: Path) -> None:

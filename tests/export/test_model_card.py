@@ -125,6 +125,38 @@ def test_the_card_describes_a_compensation() -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "removed"),
+    [
+        ("a1", "the attention of 1 of its 6 transformer blocks"),
+        ("m1 m2", "the MLP of 2 of its 6 transformer blocks"),
+        ("a1 a2 m0", "the attention of 2 of its 6 transformer blocks and the MLP of 1 of its 6 blocks"),
+        ("b0 b5 a1", "2 of its 6 transformer blocks and the attention of 1 other"),
+        (
+            "b0 a1 a2 m3",
+            "1 of its 6 transformer blocks, the attention of 2 others and the MLP of 1 other",
+        ),
+        ("0 3", "2 of its 6 transformer blocks"),
+    ],
+)
+def test_the_card_says_which_parts_are_missing(text: str, removed: str) -> None:
+    card = model_card(replace(FACTS, mask=Mask.parse(6, text), idle=150_000))
+    assert f"This is someone/tiny without {removed}. The remaining " in card
+    parts = "a" in text or "m" in text
+    assert ("| parameters in use | 1,000,000 | 650,000 |" in card) == parts
+    assert ("measured on a model in memory that really lacks these parts" in card) == parts
+    assert ("| parameters | 1,000,000 | 800,000 |" in card) != parts
+    assert ("| parameters in the file | 1,000,000 | 800,000 |" in card) == parts
+
+
+def test_the_summary_counts_only_parameters_in_use() -> None:
+    facts = replace(FACTS, mask=Mask.parse(6, "b0 a3"), idle=150_000)
+    assert (
+        "gained  3 of 12 sub-layers removed (b0 a3), 1,000,000 -> 650,000 parameters in use (35.0% fewer), "
+        "2.0 MB -> 1.6 MB in bfloat16" in summary(facts, Path("out"))
+    )
+
+
+@pytest.mark.parametrize(
     ("dropped", "kept"),
     [((0, 3), [(1, 3), (4, 6)]), ((5,), [(0, 5)]), ((1, 2, 4), [(0, 1), (3, 4), (5, 6)]), ((), [(0, 6)])],
 )

@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pruning.config import groups
 from pruning.core.errors import DamagedError, InputError, PruningError
+from pruning.core.mask import Mask
 from pruning.export import pipeline as program
 from pruning.export.pipeline import export, export_cell
 from pruning.export.request import of_cell, parse
@@ -54,17 +55,41 @@ def test_words(model_folder: Path, tmp_path: Path) -> None:
     assert wanted.max_shard_size == "10MB"
 
 
+@pytest.mark.parametrize("text", ["a4,m1,b2", "a4 m1 b2", "b2, m1, a4"])
+def test_words_that_name_sub_layers(model_folder: Path, tmp_path: Path, text: str) -> None:
+    words = [f"out={tmp_path / 'out'}", "form=zeros", "model=local", f"model.path={model_folder}"]
+    wanted = parse(["--drop", text, *words])
+    assert wanted.mask == Mask(6, (3, 4, 5, 8), "sublayer")
+    assert wanted.form == "zeros"
+
+
 BAD: dict[str, tuple[list[str], str]] = {
     "no mask": (["out=x"], "0 paths and no --drop are given: give one cell folder or mask.json, or --drop"),
     "two masks": (["a", "b", "out=x"], "2 paths and no --drop are given: give one cell folder"),
     "no out": (["--drop", "1"], "out=DIR is missing"),
     "letters": (
         ["--drop", "1,b", "out=x", "@"],
-        "--drop 1,b is not a list of block numbers: separate them with commas",
+        "'1,b' is not a list of blocks or sub-layers: write blocks as 3,7,12, or sub-layers as in a3,m7,b12",
     ),
     "outside": (["--drop", "6", "out=x", "@"], "blocks [6] do not exist: the model has blocks 0 to 5"),
+    "no such part": (
+        ["--drop", "a1 m6", "out=x", "@"],
+        "sub-layers [13] do not exist: the model has sub-layers 0 to 11",
+    ),
+    "form": (["--drop", "a1", "out=x", "form=zero", "@"], "form=zero is unknown: choose from smaller, zeros"),
+    "smaller": (
+        ["--drop", "a1 m2", "out=x", "form=smaller", "@"],
+        "form=smaller is not possible for a1 m2: no architecture of transformers has blocks without attention",
+    ),
+    "zeros": (
+        ["--drop", "1", "out=x", "form=zeros", "@"],
+        "form=zeros is for masks that remove a part of a block",
+    ),
     "no file": (["nowhere", "out=x"], "nowhere does not exist: give a cell folder or a mask file"),
-    "setting": (["--drop", "1", "out=x", "forse=true"], "unknown setting 'forse'. Did you mean force?"),
+    "setting": (
+        ["--drop", "1", "out=x", "forse=true"],
+        "unknown setting 'forse'. Did you mean force or form?",
+    ),
     "truth": (
         ["--drop", "1", "out=x", "force=perhaps", "@"],
         "force=perhaps is not valid: choose true or false",
@@ -206,6 +231,23 @@ def test_the_factors_of_a_compensated_cell_are_taken(
     assert f"{first}: 1.25, {second}: 1.5" in card
     assert "relative" in facts.proof
     assert "pruning.export --drop" not in card, "the mask alone would not reproduce it"
+
+
+def test_a_cell_over_sub_layers_is_exported(cell: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    folder, result = cell
+    mask = Mask.parse(6, "a1 m4 b3")
+    changed = result | {"mask": mask.to_json(), "compensation": {str(unit): 1.0 for unit in mask.dropped}}
+    (folder / "result.json").write_text(json.dumps(changed))
+    text = export_cell(folder, tmp_path / "out")
+    assert "gained  4 of 12 sub-layers removed (a1 b3 m4), " in text
+    assert "equal bit for bit" in text
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "## How the parts were chosen\n\nBy the search `greedy`" in card
+    assert "| ppl/heldout | " in card
+    changed["compensation"][str(mask.dropped[0])] = 1.5
+    (folder / "result.json").write_text(json.dumps(changed))
+    with pytest.raises(InputError, match=r"compensation of sub-layers cannot be exported \(a1: 1\.5\)"):
+        export_cell(folder, tmp_path / "out")
 
 
 def test_a_hub_cell_pins_the_commit_it_was_run_on(tmp_path: Path) -> None:

@@ -1,0 +1,145 @@
+"""A model without some sub-layers equals the masked model, generates with a cache, and holds no unused weights."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from inspect import signature
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from torch import nn
+
+from pruning.core.errors import InputError
+from pruning.core.mask import Mask
+from pruning.evaluation import memory
+from pruning.models import missing_parts
+from pruning.models.cache_layers import cache_layers
+from pruning.models.physical_removal import blocks_removed, smaller_config
+from pruning.models.units import find_chain, masked
+from tests.helpers.architectures import ARCHITECTURES, N_BLOCKS, PARALLEL, build
+
+IDS = torch.tensor([[3, 14, 15, 9, 26, 5, 35, 8, 9, 79]])
+PROMPT = {"input_ids": IDS, "attention_mask": torch.ones_like(IDS), "max_new_tokens": 12, "do_sample": False}
+# One part; both parts of block 0; the first attentions; all attentions of one kind; all but one attention.
+MASKS = ["a2", "m3", "a0", "b0 a1 m4", "a0 a1 a2 m2 b4", "a0 a2 a4", "a1 a3 a5", "a0 a1 a2 a4 a5 m3"]
+SEQUENTIAL = [name for name in ARCHITECTURES if name not in PARALLEL]
+
+
+def logits(model: nn.Module) -> torch.Tensor:
+    with torch.no_grad():
+        return model(input_ids=IDS, use_cache=False).logits
+
+
+def cache_name(model: Any) -> str:
+    """The name of the argument for the cache, which differs between releases of transformers."""
+    return next(name for name in ("cache", "past_key_values") if name in signature(model.forward).parameters)
+
+
+@pytest.fixture(scope="module", params=SEQUENTIAL)
+def model(request: pytest.FixtureRequest) -> Any:
+    return build(request.param)
+
+
+@pytest.mark.parametrize("text", MASKS)
+def test_the_model_without_the_parts_is_the_masked_one(model: Any, text: str) -> None:
+    mask = Mask.parse(N_BLOCKS, text)
+    plain, before = logits(model), [dict(vars(module)) for module in model.modules()]
+    with masked(model, mask):
+        expected, tokens = logits(model), model.generate(**PROMPT)
+    with blocks_removed(model, mask, smaller_config(model, mask)):
+        assert torch.equal(logits(model), expected)
+        assert torch.equal(model.generate(**PROMPT, use_cache=True), tokens)
+        assert torch.equal(model.generate(**PROMPT, use_cache=False), tokens)
+    assert [dict(vars(module)) for module in model.modules()] == before
+    assert torch.equal(logits(model), plain)
+    assert not torch.equal(plain, expected), "the parts made no difference"
+
+
+@pytest.mark.parametrize("text", MASKS)
+def test_every_step_with_the_cache_equals_the_step_without_it(model: Any, text: str) -> None:
+    mask = Mask.parse(N_BLOCKS, text)
+    with blocks_removed(model, mask, smaller_config(model, mask)), torch.no_grad():
+        whole, cache = logits(model), {cache_name(model): transformers.DynamicCache(config=model.config)}
+        steps = [(0, 4), (4, 5), (5, 8), (8, 9), (9, 10)]
+        parts = [model(input_ids=IDS[:, a:b], **cache, use_cache=True).logits for a, b in steps]
+    torch.testing.assert_close(torch.cat(parts, dim=1), whole, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("text", MASKS)
+def test_weights_of_missing_parts_are_not_counted(model: Any, text: str) -> None:
+    mask = Mask.parse(N_BLOCKS, text)
+    parameters, size = memory.weight(model)
+    missing = sum(find_chain(model, "sublayer").sizes()[unit] for unit in mask.dropped)
+    with blocks_removed(model, mask, smaller_config(model, mask)):
+        assert memory.weight(model) == (parameters - missing, size - 4 * missing)
+    assert memory.weight(model) == (parameters, size)
+
+
+def test_whole_blocks_in_a_mask_of_parts_are_whole_blocks() -> None:
+    model, mask = build("gemma3"), Mask.parse(N_BLOCKS, "b1 b4").as_sublayers()
+    with blocks_removed(model, mask, smaller_config(model, mask)):
+        parts, tokens = logits(model), model.generate(**PROMPT)
+    blocks = Mask(N_BLOCKS, (1, 4))
+    with blocks_removed(model, blocks, smaller_config(model, blocks)):
+        assert torch.equal(logits(model), parts)
+        assert torch.equal(model.generate(**PROMPT), tokens)
+
+
+def test_missing_modules_keep_their_class_and_are_restored_after_an_error() -> None:
+    model, mask = build("opt"), Mask.parse(N_BLOCKS, "a0 m3")
+    before = [dict(vars(module)) for module in model.modules()]
+    with suppress(ZeroDivisionError), blocks_removed(model, mask, smaller_config(model, mask)):
+        attention = model.get_submodule("model.decoder.layers.0.self_attn")
+        assert type(attention).__name__ == "OPTAttention"
+        assert not list(attention.parameters())
+        raise ZeroDivisionError
+    assert [dict(vars(module)) for module in model.modules()] == before
+
+
+def test_a_model_without_any_attention_is_refused() -> None:
+    model = build("llama")
+    with pytest.raises(InputError, match=r"no attention with keys and values would be left \(of 6 blocks\)"):
+        smaller_config(model, Mask.parse(N_BLOCKS, "b0 a1 a2 a3 a4 a5"))
+
+
+def test_a_cache_that_counts_wrongly_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without new numbers, the first layer of the cache stays empty."""
+    monkeypatch.setattr(missing_parts, "_numbers", lambda *_: {})
+    with pytest.raises(InputError, match=r"llama model .* its cache counts 0 tokens after 4"):
+        smaller_config(build("llama"), Mask.parse(N_BLOCKS, "a0"))
+
+
+def test_no_rule_of_the_cache_meets_an_empty_layer() -> None:
+    s, f, r = "sliding_attention", "full_attention", "linear_attention"
+    config = build("gemma3").config
+    config.layer_types = [r, s, r, f, s, f]
+    layers = cache_layers(config, Mask.parse(6, "a0 a1 a2 a4"))
+    assert layers.kinds == (f, f, f, f, f, f)
+    assert layers.layers == (None, None, None, 0, None, 5)
+    layers = cache_layers(config, Mask.parse(6, "a2 b5"))
+    assert layers.kinds == (r, s, s, f, s)
+    assert layers.layers == (0, 1, None, 3, 4)
+    layers = cache_layers(config, Mask.parse(6, "a1 a3"))
+    assert layers.kinds == (r, s, r, s, s, f)
+    assert layers.layers == (0, None, 2, None, 1, 5)
+
+
+def test_mixers_of_a_hybrid_model_keep_their_layers() -> None:
+    """Qwen3-Next: three recurrent mixers, then an attention. The last mixer's layer says whether a state exists."""
+    torch.manual_seed(0)
+    config = transformers.Qwen3NextConfig(
+        vocab_size=97, hidden_size=32, intermediate_size=48, num_hidden_layers=8, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=8, linear_num_key_heads=2, linear_num_value_heads=2, linear_key_head_dim=8,
+        linear_value_head_dim=8, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=16,
+        shared_expert_intermediate_size=16, initializer_range=0.2, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+    )  # fmt: skip
+    model = transformers.AutoModelForCausalLM.from_config(config).eval()
+    for text in ("a0", "a6 m1", "a3 a2", "b0 a1 a7"):
+        mask = Mask.parse(8, text)
+        with masked(model, mask):
+            expected, tokens = logits(model), model.generate(**PROMPT)
+        with blocks_removed(model, mask, smaller_config(model, mask)):
+            assert torch.equal(logits(model), expected)
+            assert torch.equal(model.generate(**PROMPT, use_cache=True), tokens)
