@@ -56,12 +56,23 @@ class CalibrationRecord(TypedDict):
     perplexity: NotRequired[Annotated[float, "The exponential of the loss; only for `objective=perplexity`."]]
 
 
+class BudgetRecord(TypedDict):
+    """What the removed sub-layers may cost, in whole parts of 10,000 of what all of them cost."""
+
+    costs: Annotated[list[int], "The cost of each sub-layer."]
+    least: Annotated[int, "The least that the removed ones may cost together."]
+    most: Annotated[int, "The most that they may cost together."]
+
+
 class SearchRecord(TypedDict):
     """What the search did and what it cost."""
 
     algo: Annotated[str, "The option of `algo`."]
     k: Annotated[int, "Number of blocks removed."]
     ratio: Annotated[float, "Fraction of the blocks removed."]
+    budget: NotRequired[
+        Annotated[BudgetRecord, "What the removed units may cost, if they are not counted but have costs."]
+    ]
     stopped: Annotated[str, "Why the search ended."]
     evaluations_asked: Annotated[
         float, "Losses that the search asked for; a loss over half of the samples counts as 0.5."

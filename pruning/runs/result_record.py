@@ -57,6 +57,8 @@ def search_record(prepared: Prepared, solution: Solution, cost: Cost) -> SearchR
         "evaluations_shared": _count(solution.shared),
         "seconds": round(solution.seconds, 3),
     }
+    if (budget := prepared.space.budget) is not None:
+        record["budget"] = {"costs": list(budget.costs), "least": budget.least, "most": budget.most}
     return cast(SearchRecord, record | asdict(cost))
 
 
