@@ -40,11 +40,11 @@ class Ask:
 
 @dataclass(frozen=True)
 class Gates:
-    """A request for d(term of sample s) / d(gate of block i). The answer is a float64 array (samples, N).
+    """A request for d(term of sample s) / d(gate of unit i). The answer is a float64 array (samples, n_units).
 
-    A block's gate a scales what the block adds to the hidden state: h becomes h + a * (F(h) - h). So a = 1 keeps
-    the block and a = 0 removes it. If an objective has no gradient, the answer is the secant: the sample's term in
-    the dense model minus its term without block i. Secants need N + 1 losses: the dense model's and one per block.
+    A unit's gate a scales what the unit adds to the hidden state: h becomes h + a * (F(h) - h). So a = 1 keeps
+    the unit and a = 0 removes it. If an objective has no gradient, the answer is the secant: the sample's term in
+    the dense model minus its term without unit i. Secants need N + 1 losses: the dense model's and one per unit.
     """
 
 
@@ -95,6 +95,6 @@ class Known:
             self.losses.update(zip(new, (yield Ask(new, best)), strict=True))
         return [self.losses[mask] for mask in masks]
 
-    def best(self, k: int) -> Mask:
-        """The mask of least loss among those that remove k blocks. Ties go to the mask that was asked for first."""
-        return min((mask for mask in self.losses if len(mask.dropped) == k), key=self.losses.__getitem__)
+    def best(self, space: Space) -> Mask:
+        """The mask of least loss among those that are in the space. Ties go to the mask that was asked for first."""
+        return min((mask for mask in self.losses if mask in space), key=self.losses.__getitem__)

@@ -7,6 +7,7 @@ losses is
 
     cov(S, T) = s^2 [ c (1 + a(S) a(T)) + (1 - r) |S & T| / k + r C(|S & T|, 2) / C(k, 2) + e [S = T] ]
 
+k is the size of the sets, or the mean size of the scored sets if they differ (on a budget).
 a(S) is the prior score of S: the sum of its blocks' single-removal losses, standardised. The slope of a(S) is learnt.
 The variance c of intercept and slope is large. The nugget e is the variance that pairs cannot explain. r is the
 weight of the two-block features, and 1 - r is the weight of the one-block features. r and e are chosen from a grid to
@@ -66,7 +67,7 @@ class Surrogate:
         return noisy
 
     def _kernel(self, x: Array, a: Array, other: Array, b: Array) -> Array:
-        common, k = x @ other.T, float(self.x[0].sum())
+        common, k = x @ other.T, float(self.x.sum(axis=1).mean())
         pairs = common * (common - 1) / max(k * (k - 1), 1.0)
         prior = WIDE * (1 + np.outer(_standard(a, self.a), _standard(b, self.a)))
         kernel: Array = prior + (1 - self.pairs) * common / k + self.pairs * pairs

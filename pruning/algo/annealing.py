@@ -1,4 +1,4 @@
-"""Annealing: chains that swap one block at a time and accept a worse set less and less often.
+"""Annealing: chains that swap one unit at a time and accept a worse set less and less often.
 
 The paper's panel does not include this search. Source: Kirkpatrick, Gelatt and Vecchi, "Optimization by simulated
 annealing" (Science 220, 1983). A set whose loss is higher by d replaces the current set with probability exp(-d / T)
@@ -17,7 +17,18 @@ from dataclasses import dataclass
 import numpy as np
 
 from pruning.algo import Found, Known, Proposals
-from pruning.algo._prior import draw, fresh, log_weights, one_shot, scale, scored_all, singles, swapped
+from pruning.algo._prior import (
+    draw,
+    fresh,
+    log_weights,
+    n_singles,
+    one_shot,
+    rates,
+    scale,
+    scored_all,
+    singles,
+    swapped,
+)
 from pruning.core.errors import InputError
 from pruning.core.space import Space
 
@@ -52,25 +63,25 @@ class Annealing:
         """
         known = Known()
         losses = yield from singles(space, known)
-        weights, at = log_weights(losses, self.temperature), [one_shot(space, losses)]
+        weights, at = log_weights(rates(space, losses), self.temperature), [one_shot(space, losses)]
         while len(at) < min(self.chains, space.size):
             at.append(fresh(draw(space, rng, weights), at, space, rng))
         current = yield from known.ask(at)
         hottest = self.heat * scale(losses)
         for step in range(self.steps):
             if scored_all(space, known):
-                return Found(known.best(space.k), "every mask of the space was scored")
+                return Found(known.best(space), "every mask of the space was scored")
             moves = [swapped(mask, space, rng) for mask in at]
             losses_of_moves = yield from known.ask(moves)
             temperature = hottest * self.cooling**step
             for chain, (move, loss) in enumerate(zip(moves, losses_of_moves, strict=True)):
                 if rng.random() < accepts(loss - current[chain], temperature):
                     at[chain], current[chain] = move, loss
-        return Found(known.best(space.k), f"each chain took {self.steps} steps")
+        return Found(known.best(space), f"each chain took {self.steps} steps")
 
     def evaluations(self, space: Space) -> int:
         """N single removals, plus one start and `steps` masks per chain; at most N plus the size of the space."""
-        return len(space.free()) + min(self.chains * (1 + self.steps), space.size)
+        return n_singles(space) + min(self.chains * (1 + self.steps), space.size)
 
 
 def accepts(worse: float, temperature: float) -> float:

@@ -20,7 +20,18 @@ from dataclasses import dataclass
 import numpy as np
 
 from pruning.algo import Found, Known, Proposals
-from pruning.algo._prior import Array, draw, fresh, log_weights, neighbours, one_shot, scored_all, singles
+from pruning.algo._prior import (
+    Array,
+    draw,
+    fresh,
+    log_weights,
+    n_singles,
+    neighbours,
+    one_shot,
+    rates,
+    scored_all,
+    singles,
+)
 from pruning.algo._surrogate import Surrogate, promising
 from pruning.core.errors import InputError
 from pruning.core.mask import Mask
@@ -52,7 +63,7 @@ class Bayesian:
         """Ask for one batch of single removals, one of random sets, then batches of candidates."""
         known = Known()
         losses = yield from singles(space, known)
-        weights = log_weights(losses, self.temperature)
+        weights = log_weights(rates(space, losses), self.temperature)
         trials = [one_shot(space, losses)]
         while len(trials) < min(1 + self.random, self.trials, space.size):
             trials.append(fresh(draw(space, rng, weights), trials, space, rng))
@@ -68,7 +79,7 @@ class Bayesian:
             if scored_all(space, known)
             else f"{self.trials} trials were made"
         )
-        return Found(known.best(space.k), why)
+        return Found(known.best(space), why)
 
     def _candidates(
         self, trials: list[Mask], scores: list[float], weights: Array, space: Space, rng: np.random.Generator
@@ -84,8 +95,8 @@ class Bayesian:
         self, trials: list[Mask], y: Array, candidates: list[Mask], count: int, losses: Array, space: Space
     ) -> list[Mask]:
         """The candidates that form the next batch, chosen by a surrogate that is fitted to all trials."""
-        alone = np.zeros(space.n_blocks)
-        alone[space.free()] = losses
+        alone = np.zeros(space.n_units)
+        alone[space.fitting()] = losses
         x, other = indicators(trials), indicators(candidates)
         model = Surrogate.fit(x, x @ alone, y)
         mean, covariance = model.posterior(other, other @ alone)
@@ -93,12 +104,12 @@ class Bayesian:
 
     def evaluations(self, space: Space) -> int:
         """N single removals plus min(trials, size of the space)."""
-        return len(space.free()) + min(self.trials, space.size)
+        return n_singles(space) + min(self.trials, space.size)
 
 
 def indicators(masks: list[Mask]) -> Array:
-    """Masks as rows of 0 and 1 (masks, N)."""
-    rows = np.zeros((len(masks), masks[0].n_blocks))
+    """Masks as rows of 0 and 1 (masks, n_units)."""
+    rows = np.zeros((len(masks), masks[0].n_units))
     for row, mask in zip(rows, masks, strict=True):
         row[list(mask.dropped)] = 1
     return rows

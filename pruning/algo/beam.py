@@ -2,16 +2,23 @@
 
 Source: the paper's search (3), B = 5. A set that is reached in two ways is scored once. Ties go to the set that was
 reached first. With width 1, beam is greedy. If the width is large enough to keep all sets, beam is exhaustive.
+
+On a budget, sets that meet it are set aside, and the one of least loss is the answer. The other sets of a round are
+compared by the rise of the loss since the dense model, divided by what they cost (`_rank.py`). Greedy divides the
+rise since the set of the round before, so beam with width 1 can differ from it.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from pruning.algo import Ask, Found, Proposals
+from pruning.algo import Found, Known, Proposals, Request
+from pruning.algo._rank import check_lazy, check_rank, done, per_cost
 from pruning.algo.lazy import Lazy, check_risk
 from pruning.core.errors import InputError
 from pruning.core.mask import Mask
@@ -20,39 +27,69 @@ from pruning.core.space import Space
 
 @dataclass(frozen=True)
 class Beam:
-    """Extends each of the best sets by every remaining block and keeps the best of the results.
+    """Extends each of the best sets by every remaining unit and keeps the best of the results.
 
     If `lazy` is given, unpromising candidates are skipped; it is the risk that this changes the search (`lazy.py`).
+    `rank` is `cost` or `loss`; see `_rank.py`.
     """
 
     width: int = 5
     max_evaluations: int | None = None
     lazy: float | None = None
+    rank: str = "cost"
 
     def __post_init__(self) -> None:
         check_risk(self.lazy)
+        check_rank(self.rank)
         if self.width < 1:
             raise InputError(f"algo.width={self.width} is too small: choose at least 1.")
 
     def propose(self, space: Space, rng: np.random.Generator) -> Proposals:  # noqa: ARG002
-        """Ask for one batch per set size: the distinct sets that are one block larger than the kept sets."""
-        kept: list[Mask] = [space.dense]
+        """Ask for one batch per set size: the distinct sets that are one unit larger than the kept sets.
+
+        Raises InputError if the search is lazy and ranks by rise per cost.
+        """
+        check_lazy(space, self.rank, self.lazy)
+        known, kept = Known(), [space.dense]
         rounds = None if self.lazy is None else Lazy(self.lazy, space.k)
-        for size in range(1, space.k + 1):
+        while kept:
             parents: dict[Mask, Mask] = {}
             for best in kept:
-                for i in space.free(best.dropped):
+                for i in space.fitting(best.dropped):
                     parents.setdefault(best.drop(i), best)
-            masks, wanted = list(parents), self.width if size < space.k else 1
-            if rounds is None:
-                losses = yield Ask(masks, best=wanted)
-            else:
-                scored = yield from rounds.scored(parents, wanted)
-                losses = [scored.get(mask, math.inf) for mask in masks]
-            kept = [masks[i] for i in np.argsort(losses, kind="stable")[: self.width]]
-        return Found(kept[0], "k blocks were removed")
+            yield from self._scored(parents, space, known, rounds)
+            value = self._value(space, known)
+            partial = [mask for mask in parents if not space.complete(mask)]
+            kept = sorted(partial, key=value)[: self.width]
+        return Found(known.best(space), done(space))
+
+    def _scored(
+        self, parents: Mapping[Mask, Mask], space: Space, known: Known, rounds: Lazy | None
+    ) -> Generator[Request, Any, None]:
+        """Ask for the losses of a round that the choice of the next sets, or of the answer, needs."""
+        complete = {space.complete(mask) for mask in parents}
+        mixed = len(complete) == 2  # the best complete set and the best partial sets are needed
+        wanted = len(parents) if mixed else 1 if complete == {True} else self.width
+        if rounds is not None:
+            known.losses |= dict.fromkeys(parents, math.inf)
+            known.losses |= yield from rounds.scored(parents, wanted)
+        elif per_cost(space, self.rank):
+            yield from known.ask([space.dense, *parents])
+        else:
+            yield from known.ask(parents, best=None if mixed else wanted)
+
+    def _value(self, space: Space, known: Known) -> Callable[[Mask], float]:
+        """What partial sets are compared by: the loss, or its rise since the dense model per cost."""
+        if not per_cost(space, self.rank):
+            return known.losses.__getitem__
+        dense = known.losses[space.dense]
+        return lambda mask: (known.losses[mask] - dense) / space.cost(*mask.dropped)
 
     def evaluations(self, space: Space) -> int:
-        """The sum over set sizes of min(width, number of sets of that size) * (number of blocks left)."""
-        free = len(space.free())
-        return sum(min(self.width, math.comb(free, done)) * (free - done) for done in range(space.k))
+        """The sum over set sizes of min(width, number of sets of that size) * (number of units left).
+
+        On a budget, the dense model is added. Raises InputError if the search is lazy and ranks by rise per cost.
+        """
+        check_lazy(space, self.rank, self.lazy)
+        units, dense = len(space.fitting()), per_cost(space, self.rank)
+        return dense + sum(min(self.width, math.comb(units, n)) * (units - n) for n in range(space.k))

@@ -9,9 +9,10 @@ without the blocks S minus the loss of the dense model:
 
 This is exact if the loss has only single and pairwise terms. Losses are in the units of the objective. For
 `perplexity`, this is the NLL and not its exponential: with the exponential, one vital block would have large negative
-couplings with all others. The dense loss changes the energy of all sets of k blocks equally, so the search does not
-ask for it. As 2602.00161 advises, the `rescore` sets of least energy ("excited states") are scored. The one-shot set
-is scored too. With `rescore=0`, the minimum of the quadratic model is returned unscored.
+couplings with all others. The dense loss changes the energy of all sets of k blocks equally, so the search asks for
+it only on a budget, where sets differ in size. As 2602.00161 advises, the `rescore` sets of least energy ("excited
+states") are scored. The one-shot set is scored too. With `rescore=0`, the minimum of the quadratic model is returned
+unscored.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from itertools import combinations
 import numpy as np
 
 from pruning.algo import Found, Known, Proposals
-from pruning.algo._prior import one_shot
-from pruning.algo._quadratic import least
+from pruning.algo._minima import minima
+from pruning.algo._prior import n_singles, one_shot
 from pruning.core.errors import InputError
 from pruning.core.space import Space
 
@@ -43,28 +44,31 @@ class Cbo:
 
     def propose(self, space: Space, rng: np.random.Generator) -> Proposals:
         """Ask for one batch of single removals and pairs, then for a second batch: the sets of least energy."""
-        known, blocks = Known(), space.free()
-        pairs = list(combinations(range(len(blocks)), 2)) if space.k > 1 else []
-        masks = [space.drop(i) for i in blocks] + [space.drop(blocks[a], blocks[b]) for a, b in pairs]
+        known, units = Known(), space.fitting()
+        pairs = list(combinations(range(len(units)), 2)) if space.k > 1 else []
+        dense = [] if space.budget is None else [space.dense]
+        masks = [*dense, *map(space.drop, units), *(space.drop(units[a], units[b]) for a, b in pairs)]
         losses = np.array((yield from known.ask(masks)))
-        alone, together = losses[: len(blocks)], losses[len(blocks) :]
+        if dense:
+            losses = losses[1:] - losses[0]
+        alone, together = losses[: len(units)], losses[len(units) :]
         q = np.diag(alone)
         for (a, b), loss in zip(pairs, together, strict=True):
             q[a, b] = q[b, a] = (loss - alone[a] - alone[b]) / 2
-        chosen, exact = least(q, space.k, max(1, self.rescore), self.exact, rng)
-        best = [space.drop(*(blocks[r] for r in ranks)) for ranks in chosen]
+        best, exact = minima(q, space, max(1, self.rescore), self.exact, rng)
         how = "of all sets" if exact else "that annealing found"
         if not self.rescore:
             return Found(best[0], f"least energy {how}, unscored")
         yield from known.ask([*best, one_shot(space, alone)], best=1)
-        return Found(known.best(space.k), f"the {len(best)} least energies {how} were scored")
+        return Found(known.best(space), f"the {len(best)} least energies {how} were scored")
 
     def evaluations(self, space: Space) -> int:
         """N if k = 1; N + N (N - 1) / 2 if k = 2.
 
-        If k > 2, the rescored sets and the one-shot set are added to the number for k = 2.
+        If k > 2, the rescored sets and the one-shot set are added to the number for k = 2. On a budget, the dense
+        model is added.
         """
-        free = len(space.free())
-        pairs = free * (free - 1) // 2 if space.k > 1 else 0
+        units = len(space.fitting())
+        pairs = units * (units - 1) // 2 if space.k > 1 else 0
         last = self.rescore + 1 if self.rescore and space.k > 2 else 0
-        return free + pairs + min(last, space.size)
+        return n_singles(space) + pairs + min(last, space.size)

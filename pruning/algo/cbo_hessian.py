@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pruning.algo import Ask, Found, Gates, Proposals
-from pruning.algo._quadratic import least
+from pruning.algo._minima import minima
 from pruning.core.errors import InputError
 from pruning.core.space import Space
 
@@ -46,13 +46,11 @@ class CboHessian:
 
     def propose(self, space: Space, rng: np.random.Generator) -> Proposals:
         """Ask for the gradients, then for one batch of the sets of least energy."""
-        blocks = space.free()
-        a = (yield Gates())[:, blocks]  # (m, unprotected)
+        a = (yield Gates())[:, space.fitting()]  # (m, units that can be removed)
         q = a.T @ a / len(a)
         if self.linear:
             q = q / 2 - np.diag(a.mean(axis=0))  # x_i^2 = x_i, so the diagonal holds the linear term
-        chosen, exact = least(q, space.k, max(1, self.rescore), self.exact, rng)
-        best = [space.drop(*(blocks[r] for r in ranks)) for ranks in chosen]
+        best, exact = minima(q, space, max(1, self.rescore), self.exact, rng)
         how = "of all sets" if exact else "that annealing found"
         if not self.rescore:
             return Found(best[0], f"least energy {how}, unscored")

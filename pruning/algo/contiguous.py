@@ -5,6 +5,9 @@ l..l+n-1 whose input and output are most alike, by the angular distance of hidde
 2403.19135) does the same with another similarity. Here the objective defines the criterion, and this search works
 with any loss. Ties go to the earlier window. Protected blocks are skipped: two unprotected blocks with only protected
 blocks between them count as neighbours.
+
+On a budget, a window takes neighbouring units in order, from its first unit on, until it meets the budget. A unit
+that does not fit is left out, so a window can have a gap near its end.
 """
 
 from __future__ import annotations
@@ -14,22 +17,29 @@ from dataclasses import dataclass
 import numpy as np
 
 from pruning.algo import Ask, Found, Proposals
+from pruning.core.mask import Mask
 from pruning.core.space import Space
 
 
 @dataclass(frozen=True)
 class Contiguous:
-    """Scores each window once. Blocks that do not fit into one window are never removed together."""
+    """Scores each window once. Blocks that do not lie in one window are never removed together."""
 
     max_evaluations: int | None = None
 
     def propose(self, space: Space, rng: np.random.Generator) -> Proposals:  # noqa: ARG002
         """Ask for one batch of all windows."""
-        blocks = space.free()
-        masks = [space.drop(*blocks[start : start + space.k]) for start in range(self.evaluations(space))]
+        masks = windows(space)
         losses = yield Ask(masks, best=1)
         return Found(masks[int(np.argmin(losses))], "every window was scored")
 
     def evaluations(self, space: Space) -> int:
-        """The number of windows: N - k + 1."""
-        return len(space.free()) - space.k + 1
+        """The number of windows: N - k + 1 without a budget."""
+        return len(windows(space))
+
+
+def windows(space: Space) -> list[Mask]:
+    """The masks of the space that remove neighbouring units, in the order of their first units."""
+    units = space.fitting()
+    runs = (space.filled((), units[start:]) for start in range(len(units)))
+    return [mask for mask in runs if space.complete(mask)]

@@ -9,9 +9,11 @@ the next parent.
 Deviations: EvoPress draws fresh samples for each selection. Here a stage uses the same first samples in every
 generation. So losses of different generations can be compared, and scores can be reused and extended to more samples.
 (EvoPress used most of its tokens on sets that it had scored before.) EvoPress counts tokens; `samples` counts
-samples. By default EvoPress swaps attention and MLP separately; here a block is swapped as a whole. The first parent
-is the better of the best random set and the one-shot set; the one-shot set costs N losses. The objective is the
-fitness (in EvoPress, KL divergence or loss).
+samples. By default EvoPress swaps attention and MLP separately and drops as many of one as of the other. With
+sub-layers, `within=kind` makes such swaps, so the first parent decides how many of each kind are dropped; a swap of
+blocks is one of whole blocks. The first parent is the better of the best random set and the one-shot set; the
+one-shot set costs N losses. The objective is the fitness (in EvoPress, KL divergence or loss). On a budget, N and k
+are the numbers of units that can be removed at all and at most.
 """
 
 from __future__ import annotations
@@ -19,16 +21,19 @@ from __future__ import annotations
 import math
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import count, pairwise
 from typing import Any
 
 import numpy as np
 
 from pruning.algo import Ask, Found, Known, Proposals, Request
-from pruning.algo._prior import draw, fresh, one_shot, scored_all, singles, swapped
+from pruning.algo._exchange import within_kind
+from pruning.algo._prior import draw, fresh, n_singles, one_shot, scored_all, singles, swapped
 from pruning.core.errors import InputError
 from pruning.core.mask import Mask
 from pruning.core.space import Space
+
+TRIES = 20  # mutations tried per offspring if the number of different ones is not known
 
 # Maps a number n of samples to the losses of masks over the first n samples.
 Partial = dict[int, dict[Mask, float]]
@@ -48,8 +53,11 @@ class Evolution:
     generations: int | None = None  # None means k (N - k) / 1.5
     swaps: int = 3
     max_evaluations: int | None = None
+    within: str = "any"  # or "kind": swap attention for attention and MLP for MLP only
 
     def __post_init__(self) -> None:
+        if self.within not in ("any", "kind"):
+            raise InputError(f"algo.within={self.within} is unknown: choose any or kind.")
         for name in ("offspring", "initial", "swaps"):
             if getattr(self, name) < 1:
                 raise InputError(f"algo.{name}={getattr(self, name)} is too few: choose at least 1.")
@@ -82,26 +90,35 @@ class Evolution:
         yield from known.ask([*starts, one_shot(space, losses)], best=1)
         for _ in range(generations := self._generations(space)):
             if scored_all(space, known):
-                return Found(known.best(space.k), "every mask of the space was scored")
-            offspring = self.mutants(known.best(space.k), space, rng)
+                return Found(known.best(space), "every mask of the space was scored")
+            if not (offspring := self.mutants(known.best(space), space, rng)):
+                return Found(known.best(space), "no swap stays in the space")
             # The parent is the best mask so far, so a mask that a race rules out could never become the parent.
             yield from known.ask((yield from selected(offspring, stages, partial)), best=1)
-        return Found(known.best(space.k), f"{generations} generations were bred")
+        return Found(known.best(space), f"{generations} generations were bred")
 
     def mutants(self, parent: Mask, space: Space, rng: np.random.Generator) -> list[Mask]:
-        """`offspring` distinct masks, 1 to `swaps` swaps away from the parent; all such masks if there are fewer."""
-        kept = len(space.free()) - space.k
+        """`offspring` distinct masks, 1 to `swaps` swaps away from the parent; all such masks if there are fewer.
+
+        If it is not known how many there are (on a budget, or within kinds), some can be missed if there are few.
+        """
+        kept, counted = len(space.fitting()) - space.k, space.budget is None and self.within == "any"
         reach = sum(math.comb(space.k, d) * math.comb(kept, d) for d in range(1, self.swaps + 1))
+        most = min(self.offspring, reach) if counted else self.offspring
         masks: dict[Mask, None] = {}
-        while len(masks) < min(self.offspring, reach):
+        for _ in count() if counted else range(TRIES * self.offspring):
+            if len(masks) == most:
+                break
             swaps = int(rng.integers(1, self.swaps, size=2, endpoint=True).min())
-            masks[swapped(parent, space, rng, swaps)] = None
+            swap = swapped if self.within == "any" else within_kind
+            if (mutant := swap(parent, space, rng, swaps)) != parent:
+                masks[mutant] = None
         return list(masks)
 
     def _generations(self, space: Space) -> int:
         if self.generations is not None:
             return self.generations
-        return round(space.k * (len(space.free()) - space.k) / 1.5)
+        return round(space.k * (len(space.fitting()) - space.k) / 1.5)
 
     def evaluations(self, space: Space) -> int:
         """N single removals, the initial sets, and offspring + survivors per generation.
@@ -110,7 +127,7 @@ class Evolution:
         """
         start = min(self.initial, space.size) + 2
         bred = self._generations(space) * (self.offspring + sum(self.survivors))
-        return len(space.free()) + min(start + bred, space.size * (1 + len(self.samples)))
+        return n_singles(space) + min(start + bred, space.size * (1 + len(self.samples)))
 
 
 def selected(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from itertools import combinations, islice
+from itertools import islice
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from pruning.core.space import Space
 
 @dataclass(frozen=True)
 class Exhaustive:
-    """Scores all N choose k masks. A space of more than `limit` masks is refused."""
+    """Scores all masks of the space. A space of more than `limit` masks is refused."""
 
     limit: int = 50_000
     batch: int = 256
@@ -36,7 +36,7 @@ class Exhaustive:
     def propose(self, space: Space, rng: np.random.Generator) -> Proposals:  # noqa: ARG002
         """Ask for batch after batch, keeping only the best mask."""
         self.evaluations(space)  # raises if the space is too large
-        masks = (space.drop(*chosen) for chosen in combinations(space.free(), space.k))
+        masks = space.masks()
         best: tuple[float, Mask] = (math.inf, space.dense)
         while batch := list(islice(masks, self.batch)):
             losses = yield Ask(batch, best=1)
@@ -44,10 +44,12 @@ class Exhaustive:
         return Found(best[1], "every mask of the space was scored")
 
     def evaluations(self, space: Space) -> int:
-        """N choose k. Raises OutOfReachError if that is more than `limit`."""
+        """The size of the space: N choose k without a budget. Raises OutOfReachError if that is more than `limit`."""
         if space.size > self.limit:
+            units = f"{len(space.free())} {'blocks' if space.unit == 'block' else 'sub-layers'}"
+            asked, lower = (f", k = {space.k}", "k") if space.budget is None else (" on a budget", "ratio")
             raise OutOfReachError(
-                f"algo=exhaustive would score {space.size:,} masks ({len(space.free())} blocks, k = {space.k}), "
-                f"more than algo.limit={self.limit}: raise the limit, lower k, or choose another search."
+                f"algo=exhaustive would score {space.size:,} masks ({units}{asked}), "
+                f"more than algo.limit={self.limit}: raise the limit, lower {lower}, or choose another search."
             )
         return space.size

@@ -10,15 +10,16 @@ equals an earlier P.
 No code is public, and the text leaves three points open: how many runs are measured (here: `candidates` per length),
 what a conflict is (here: a block in common), and which groups are chosen (here: the groups with the least sum of
 losses, found exactly; ties keep P). As in the paper, P as a whole is never scored, so the result can be worse than
-the one-shot set.
+the one-shot set. On a budget, only runs of the same length and the same cost compete.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, product
+from typing import TypeVar
 
 import numpy as np
 
@@ -29,6 +30,8 @@ from pruning.core.mask import Mask
 from pruning.core.space import Space
 
 Run = tuple[int, ...]
+Size = tuple[int, int]  # the number of units of a run, and their cost
+S = TypeVar("S", bound=Hashable)
 
 
 @dataclass(frozen=True)
@@ -46,71 +49,75 @@ class FastBlockSelect:
         """Ask for one batch of single removals, then one batch of groups for each new P."""
         known = Known()
         losses = yield from singles(space, known)
-        alone = dict(zip(space.free(), losses, strict=True))
+        alone = dict(zip(space.fitting(), losses, strict=True))
         chosen, before = one_shot(space, losses), list[Mask]()
         while chosen not in before:
             before.append(chosen)
-            current = runs(chosen.dropped)
-            pools = {len(run): self._pool(len(run), current, alone) for run in current}
+            current = sorted(runs(chosen.dropped), key=lambda run: _size(run, space), reverse=True)
+            sizes = [_size(run, space) for run in current]
+            pools = {size: self._pool(size, current, alone, space) for size in dict.fromkeys(sizes)}
             groups = [run for pool in pools.values() for run in pool]
             group_losses = yield from known.ask([space.drop(*group) for group in groups])
-            best = disjoint(
-                [len(run) for run in current], pools, dict(zip(groups, group_losses, strict=True))
-            )
+            best = disjoint(sizes, pools, dict(zip(groups, group_losses, strict=True)))
             chosen = space.drop(*(i for run in best for i in run))
         same = chosen == before[-1]
         return Found(
             chosen, "the set no longer changed" if same else "the search came back to an earlier set"
         )
 
-    def _pool(self, length: int, current: Sequence[Run], alone: dict[int, float]) -> list[Run]:
-        """The current runs of this length, and the `candidates` runs with the least sum of single-removal losses."""
-        windows = [tuple(range(start, start + length)) for start in alone]
-        inside = [window for window in windows if all(i in alone for i in window)]
-        inside.sort(key=lambda window: sum(alone[i] for i in window))
-        same = [run for run in current if len(run) == length]
+    def _pool(self, size: Size, current: Sequence[Run], alone: dict[int, float], space: Space) -> list[Run]:
+        """The current runs of this size, and the `candidates` runs with the least sum of single-removal losses."""
+        windows = [tuple(range(start, start + size[0])) for start in alone]
+        inside = [run for run in windows if all(i in alone for i in run) and _size(run, space) == size]
+        inside.sort(key=lambda run: sum(alone[i] for i in run))
+        same = [run for run in current if _size(run, space) == size]
         return list(dict.fromkeys([*same, *inside[: self.candidates]]))
 
     def evaluations(self, space: Space) -> int:
-        """The number of runs of 1 to k unprotected neighbours; the search asks for each run at most once."""
-        free = set(space.free())
-        return sum(
-            all(i in free for i in range(start, start + length))
-            for length in range(1, space.k + 1)
-            for start in free
-        )
+        """The number of runs of 1 to k unprotected neighbours; the search asks for each run at most once.
+
+        On a budget, the dense model is added.
+        """
+        units = set(space.fitting())
+        starts = product(range(1, space.k + 1), units)
+        inside = sum(all(i in units for i in range(start, start + length)) for length, start in starts)
+        return inside + (space.budget is not None)
 
 
-def runs(blocks: Sequence[int]) -> list[Run]:
-    """The maximal runs of neighbours in a sorted sequence of blocks, longest first."""
-    cuts = [0, *(r for r in range(1, len(blocks)) if blocks[r] != blocks[r - 1] + 1), len(blocks)]
-    return sorted((tuple(blocks[a:b]) for a, b in pairwise(cuts)), key=len, reverse=True)
+def runs(units: Sequence[int]) -> list[Run]:
+    """The maximal runs of neighbours in a sorted sequence of units, longest first."""
+    cuts = [0, *(r for r in range(1, len(units)) if units[r] != units[r - 1] + 1), len(units)]
+    return sorted((tuple(units[a:b]) for a, b in pairwise(cuts)), key=len, reverse=True)
 
 
-def disjoint(lengths: Sequence[int], pools: dict[int, list[Run]], losses: dict[Run, float]) -> list[Run]:
-    """The disjoint runs of these lengths with the least total loss. `lengths` must be sorted, longest first.
+def _size(run: Run, space: Space) -> Size:
+    return len(run), space.cost(*run)
 
-    Branch and bound: runs of equal length are chosen in order of rising loss, so the n-th run of a length costs at
-    least the n-th least loss of that length. This gives a lower bound on the total of a partial choice. If the bound
+
+def disjoint(sizes: Sequence[S], pools: dict[S, list[Run]], losses: dict[Run, float]) -> list[Run]:
+    """The disjoint runs of these sizes with the least total loss. Equal sizes must be next to each other in `sizes`.
+
+    Branch and bound: runs of equal size are chosen in order of rising loss, so the n-th run of a size costs at
+    least the n-th least loss of that size. This gives a lower bound on the total of a partial choice. If the bound
     is not below the best total so far, the choice is dropped. Ties go to the runs that come first in their pools.
     """
-    ranked = {length: sorted(pool, key=losses.__getitem__) for length, pool in pools.items()}
-    least = [losses[ranked[length][lengths[:r].count(length)]] for r, length in enumerate(lengths)]
+    ranked = {size: sorted(pool, key=losses.__getitem__) for size, pool in pools.items()}
+    least = [losses[ranked[size][sizes[:r].count(size)]] for r, size in enumerate(sizes)]
     best: tuple[float, list[Run]] = (math.inf, [])
 
     def extend(chosen: list[Run], total: float, start: int) -> None:
         nonlocal best
         done = len(chosen)
-        if done == len(lengths):
+        if done == len(sizes):
             best = (total, chosen)
             return
-        pool, used = ranked[lengths[done]], {i for run in chosen for i in run}
+        pool, used = ranked[sizes[done]], {i for run in chosen for i in run}
         for rank in range(start, len(pool)):
             cost = total + losses[pool[rank]]
             if cost + sum(least[done + 1 :]) >= best[0]:
                 break
             if not used & set(pool[rank]):
-                same = lengths[done + 1 : done + 2] == [lengths[done]]
+                same = sizes[done + 1 : done + 2] == [sizes[done]]
                 extend([*chosen, pool[rank]], cost, rank + 1 if same else 0)
 
     extend([], 0.0, 0)

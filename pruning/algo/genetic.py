@@ -18,7 +18,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from pruning.algo import Found, Known, Proposals
-from pruning.algo._prior import draw, fresh, log_weights, one_shot, scored_all, singles, swapped
+from pruning.algo._prior import (
+    draw,
+    fresh,
+    log_weights,
+    n_singles,
+    one_shot,
+    rates,
+    scored_all,
+    singles,
+    swapped,
+)
 from pruning.core.errors import InputError
 from pruning.core.mask import Mask
 from pruning.core.space import Space
@@ -56,16 +66,16 @@ class Genetic:
         """Ask for one batch of single removals, then one per generation."""
         known = Known()
         losses = yield from singles(space, known)
-        weights, population = log_weights(losses, self.temperature), [one_shot(space, losses)]
+        weights, population = log_weights(rates(space, losses), self.temperature), [one_shot(space, losses)]
         while len(population) < min(self.population, space.size):
             population.append(fresh(draw(space, rng, weights), population, space, rng))
         fitness = yield from known.ask(population)
         for _ in range(self.generations):
             if scored_all(space, known):
-                return Found(known.best(space.k), "every mask of the space was scored")
+                return Found(known.best(space), "every mask of the space was scored")
             population = self.breed(population, fitness, space, rng)
             fitness = yield from known.ask(population)
-        return Found(known.best(space.k), f"{self.generations} generations were bred")
+        return Found(known.best(space), f"{self.generations} generations were bred")
 
     def breed(
         self, population: list[Mask], fitness: list[float], space: Space, rng: np.random.Generator
@@ -81,18 +91,24 @@ class Genetic:
 
     def mutate(self, mask: Mask, space: Space, rng: np.random.Generator) -> Mask:
         """The mask after a random number of swaps. This number is often 0."""
-        chances = space.k if self.mutates == "block" else 1
+        chances = len(mask.dropped) if self.mutates == "block" else 1
         return swapped(mask, space, rng, int(rng.binomial(chances, self.mutation)))
 
     def evaluations(self, space: Space) -> int:
         """N single removals, the first population, and the children; at most N plus the size of the space."""
         size = min(self.population, space.size)
         bred = size + self.generations * (size - int(self.elitism * size))
-        return len(space.free()) + min(bred, space.size)
+        return n_singles(space) + min(bred, space.size)
 
 
 def crossed(a: Mask, b: Mask, space: Space, rng: np.random.Generator) -> Mask:
-    """A child that removes the blocks that both a and b remove, and random blocks that only one of them removes."""
+    """A child that removes the units that both a and b remove, and random units that only one of them removes.
+
+    On a budget, other units are removed in random order if those do not meet it.
+    """
     both = set(a.dropped) & set(b.dropped)
     either = sorted(set(a.dropped) ^ set(b.dropped))
-    return space.drop(*both, *(int(i) for i in rng.choice(either, space.k - len(both), replace=False)))
+    if space.budget is None:
+        return space.drop(*both, *(int(i) for i in rng.choice(either, space.k - len(both), replace=False)))
+    rest = [i for i in space.fitting() if i not in both and i not in either]
+    return space.filled(both, [*rng.permutation(either).tolist(), *rng.permutation(rest).tolist()])

@@ -1,17 +1,22 @@
 """Greedy: in each of k rounds, score the removal of every remaining block and make the removal of lowest loss.
 
 Source: SLEB (arXiv 2402.09025, algorithm 1); the paper's search (2). SLEB protects the first and the last block; to
-do the same here, set `protect.first=1 protect.last=1`. Ties go to the lower index.
+do the same here, set `protect.first=1 protect.last=1`. Ties go to the lower index. On a budget, a round scores the
+units that still fit and removes the one with the least rise of the loss per cost (`_rank.py`), measured from the mask
+of the round before; the last round ends within the budget.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Generator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from pruning.algo import Ask, Found, Proposals
+from pruning.algo import Ask, Found, Known, Proposals, Request
+from pruning.algo._rank import check_lazy, check_rank, done, per_cost
 from pruning.algo.lazy import Lazy, check_risk
 from pruning.core.mask import Mask
 from pruning.core.space import Space
@@ -22,28 +27,52 @@ class Greedy:
     """Each removal takes the earlier removals into account. No removal is undone.
 
     If `lazy` is given, unpromising candidates are skipped; it is the risk that this changes the search (`lazy.py`).
+    `rank` is `cost` or `loss`; see `_rank.py`.
     """
 
     max_evaluations: int | None = None
     lazy: float | None = None
+    rank: str = "cost"
 
     def __post_init__(self) -> None:
         check_risk(self.lazy)
+        check_rank(self.rank)
 
     def propose(self, space: Space, rng: np.random.Generator) -> Proposals:  # noqa: ARG002
-        """Ask for one batch per round; each mask removes the previous winner's blocks and one more."""
+        """Ask for one batch per round; each mask removes the previous winner's units and one more.
+
+        Raises InputError if the search is lazy and ranks by rise per cost.
+        """
+        check_lazy(space, self.rank, self.lazy)
+        if per_cost(space, self.rank):
+            return Found((yield from by_cost(space, Known())), done(space))
         best: Mask = space.dense
         rounds = None if self.lazy is None else Lazy(self.lazy, space.k)
-        while len(best.dropped) < space.k:
-            masks = [best.drop(i) for i in space.free(best.dropped)]
+        while not space.complete(best):
+            masks = [best.drop(i) for i in space.fitting(best.dropped)]
             if rounds is not None:
                 losses = yield from rounds.scored(dict.fromkeys(masks, best), 1)
                 best = min(masks, key=lambda mask: losses.get(mask, math.inf))
             else:
                 best = masks[int(np.argmin((yield Ask(masks, best=1))))]
-        return Found(best, "k blocks were removed")
+        return Found(best, done(space))
 
     def evaluations(self, space: Space) -> int:
-        """N + (N - 1) + ..., one term for each of the k rounds."""
-        free = len(space.free())
-        return sum(free - done for done in range(space.k))
+        """N + (N - 1) + ..., one term for each of the k rounds. On a budget, the dense model is added.
+
+        Raises InputError if the search is lazy and ranks by rise per cost.
+        """
+        check_lazy(space, self.rank, self.lazy)
+        units = len(space.fitting())
+        return sum(units - done for done in range(space.k)) + per_cost(space, self.rank)
+
+
+def by_cost(space: Space, known: Known) -> Generator[Request, Any, Mask]:
+    """The mask of greedy on a budget: each round removes the unit with the least rise of the loss per cost."""
+    best = space.dense
+    while not space.complete(best):
+        units = space.fitting(best.dropped)
+        before, *losses = yield from known.ask([best, *(best.drop(i) for i in units)])
+        rates = [space.per_cost(loss - before, unit) for loss, unit in zip(losses, units, strict=True)]
+        best = best.drop(units[int(np.argmin(rates))])
+    return best

@@ -1,7 +1,8 @@
 """One-shot: score the removal of every single block, then remove the k blocks that cost least.
 
 Source: the paper's search (1), "top-k selection"; the perplexity criterion of Shortened LLaMA
-(arXiv 2402.02834, section 2.2). Ties go to the lower index.
+(arXiv 2402.02834, section 2.2). Ties go to the lower index. On a budget, units are ranked by the rise of the loss per
+cost (`_rank.py`) and removed in this order if they fit.
 """
 
 from __future__ import annotations
@@ -10,23 +11,36 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pruning.algo import Ask, Found, Proposals
+from pruning.algo import Ask, Found, Known, Proposals
+from pruning.algo._prior import ranked, rates, singles
+from pruning.algo._rank import check_rank, per_cost
 from pruning.core.space import Space
 
 
 @dataclass(frozen=True)
 class OneShot:
-    """Ranks blocks by the losses of their single removals. This ignores interactions between blocks."""
+    """Ranks units by the losses of their single removals. This ignores interactions between units.
+
+    `rank` is `cost` or `loss`; see `_rank.py`.
+    """
 
     max_evaluations: int | None = None
+    rank: str = "cost"
+
+    def __post_init__(self) -> None:
+        check_rank(self.rank)
 
     def propose(self, space: Space, rng: np.random.Generator) -> Proposals:  # noqa: ARG002
         """Ask for one batch of single removals."""
-        blocks = space.free()
-        losses = yield Ask([space.drop(i) for i in blocks], best=space.k)
-        ranked = np.argsort(losses, kind="stable")
-        return Found(space.drop(*(blocks[r] for r in ranked[: space.k])), "every block was scored")
+        if per_cost(space, self.rank):
+            values = rates(space, (yield from singles(space, Known())))
+        else:
+            # On a budget, any unit can be needed, because those that rank before it may not fit.
+            best = space.k if space.budget is None else None
+            values = np.array((yield Ask([space.drop(i) for i in space.fitting()], best=best)))
+        unit = "block" if space.unit == "block" else "sub-layer"
+        return Found(ranked(space, values), f"every {unit} was scored")
 
     def evaluations(self, space: Space) -> int:
-        """The number of unprotected blocks: N."""
-        return len(space.free())
+        """The number of units that can be removed: N. On a budget, the dense model is added."""
+        return len(space.fitting()) + per_cost(space, self.rank)

@@ -1,19 +1,18 @@
-"""Random: the best of `trials` masks drawn uniformly.
+"""Random: the best of `trials` masks drawn at random.
 
 The paper's panel does not include this search. It is a baseline: any search should beat random at equal cost. 200
 trials are the budget of the paper's Bayesian search. Random uses no prior, so the result can be worse than the
-one-shot set.
+one-shot set. On a budget, masks are not equally likely: units are drawn one by one, and those that fit are removed.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import combinations
 
 import numpy as np
 
 from pruning.algo import Ask, Found, Proposals
-from pruning.algo._prior import draw
+from pruning.algo._prior import draw, fresh
 from pruning.core.errors import InputError
 from pruning.core.mask import Mask
 from pruning.core.space import Space
@@ -21,7 +20,7 @@ from pruning.core.space import Space
 
 @dataclass(frozen=True)
 class Random:
-    """Scores distinct, equally likely masks in one batch."""
+    """Scores distinct masks in one batch; without a budget, all masks are equally likely."""
 
     trials: int = 200
     max_evaluations: int | None = None
@@ -40,10 +39,11 @@ class Random:
 
     def _drawn(self, space: Space, rng: np.random.Generator) -> dict[Mask, None]:
         if space.size <= self.trials:
-            return {space.drop(*chosen): None for chosen in combinations(space.free(), space.k)}
+            return dict.fromkeys(space.masks())
         masks: dict[Mask, None] = {}
         while len(masks) < self.trials:
-            masks[draw(space, rng)] = None
+            mask = draw(space, rng)
+            masks[mask if space.budget is None else fresh(mask, masks, space, rng)] = None
         return masks
 
     def evaluations(self, space: Space) -> int:

@@ -7,12 +7,14 @@ what the budget asks for (`unit_costs.py`).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 from pruning.core import unit_costs
 from pruning.core.errors import InputError
 from pruning.core.mask import Mask
+from pruning.core.result import SearchRecord
 from pruning.core.unit_costs import Budget
 
 
@@ -30,9 +32,7 @@ class Space:
     budget: Budget | None = None
 
     def __post_init__(self) -> None:
-        Mask(
-            self.n_blocks, tuple(self.protected), self.unit
-        )  # raises InputError if a protected unit does not exist
+        Mask(self.n_blocks, tuple(self.protected), self.unit)  # raises InputError if a unit does not exist
         if self.budget is None:
             self._check_count()
 
@@ -69,6 +69,12 @@ class Space:
             return math.comb(self.n_units - len(self.protected), self.k)
         return unit_costs.count(self.budget, tuple(self.free()))
 
+    def masks(self) -> Iterator[Mask]:
+        """All masks of the space, in lexicographic order."""
+        free = self.free()
+        chosen = combinations(free, self.k) if self.budget is None else unit_costs.sets(self.budget, free)
+        return (self.drop(*units) for units in chosen)
+
     @property
     def dense(self) -> Mask:
         """The mask that removes nothing."""
@@ -99,26 +105,57 @@ class Space:
         )
 
     def fitting(self, dropped: Iterable[int] = ()) -> list[int]:
-        """The units that can be removed as well, so that the result is in the space or can be extended to it."""
+        """The units that can be removed as well, so that the result is in the space or can be extended to it.
+
+        Without `dropped`, these are the units that some mask of the space removes.
+        """
         removed = set(dropped)
         others = self.free(removed)
         if self.budget is None:
             return others if len(removed) < self.k else []
         return unit_costs.fitting(self.budget, self.cost(*removed), others)
 
+    def extendable(self, mask: Mask) -> bool:
+        """Whether a mask is in the space or can be extended to a mask of the space."""
+        inside = not self.protected & set(mask.dropped)
+        return inside and (self.complete(mask) or bool(self.fitting(mask.dropped)))
+
     def filled(self, dropped: Iterable[int], order: Iterable[int]) -> Mask:
-        """A mask of the space: `dropped` and, in this order, the first units that fit."""
-        removed = list(dropped)
+        """The units `dropped` and, in this order, the first units that fit, until the mask is in the space.
+
+        A unit that does not fit never fits later. So the result is in the space if `dropped` can be extended to a
+        mask of the space and `order` has all other units.
+        """
+        mask = self.drop(*dropped)
+        if self.budget is None:  # the same, faster
+            closed, left = self.protected | set(mask.dropped), max(0, self.k - len(mask.dropped))
+            return mask.drop(*[unit for unit in dict.fromkeys(order) if unit not in closed][:left])
+        fits: set[int] | None = None  # None: not known yet
         for unit in order:
-            if self.complete(mask := self.drop(*removed)):
-                return mask
-            if unit not in removed and unit in self.fitting(removed):
-                removed.append(unit)
-        return self.drop(*removed)
+            if self.complete(mask):
+                break
+            fits = set(self.fitting(mask.dropped)) if fits is None else fits
+            if unit in fits:
+                mask, fits = mask.drop(unit), None
+        return mask
+
+    def kind(self, unit: int) -> str:
+        """What a unit is: `block`, or of a sub-layer `attention` or `mlp`."""
+        return "block" if self.unit == "block" else ("attention", "mlp")[unit % 2]
 
     def per_cost(self, rise: float, unit: int) -> float:
         """A rise of the loss, divided by the cost of the unit that caused it; without a budget, the rise itself."""
         return rise if self.budget is None else rise / self.budget.costs[unit]
+
+
+def space_of(mask: Mask, search: SearchRecord) -> Space:
+    """The space of a finished search, from its final mask and its record. No units are protected in it."""
+    if (record := search.get("budget")) is None:
+        return Space(mask.n_blocks, len(mask.dropped), unit=mask.unit)
+    budget = Budget(tuple(record["costs"]), record["least"], record["most"])
+    return Space(
+        mask.n_blocks, unit_costs.most_units(budget, range(mask.n_units)), frozenset(), mask.unit, budget
+    )
 
 
 def check_size(ratio: float | None, k: int | None) -> None:

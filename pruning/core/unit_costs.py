@@ -6,7 +6,7 @@ fit into one integer, whose bit s says whether some set of units costs exactly s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
@@ -57,7 +57,8 @@ def fitting(budget: Budget, spent: int, others: Sequence[int]) -> list[int]:
     return [i for i in others if budget.costs[i] in allowed]
 
 
-def count(budget: Budget, free: Sequence[int]) -> int:
+@lru_cache(maxsize=256)
+def count(budget: Budget, free: tuple[int, ...]) -> int:
     """The number of sets of the units `free` that meet the budget."""
     ways = np.zeros(budget.most + 1, dtype=object)
     ways[0] = 1
@@ -67,8 +68,25 @@ def count(budget: Budget, free: Sequence[int]) -> int:
     return int(ways[budget.least :].sum())
 
 
+def sets(budget: Budget, free: Sequence[int]) -> Iterator[tuple[int, ...]]:
+    """All sets of the units `free` that meet the budget, in lexicographic order."""
+    costs, reachable = [budget.costs[i] for i in free], [1]
+    for cost in reversed(costs):  # bit s of reachable[i]: some of the units from number i on cost s
+        reachable.append(_plus(reachable[-1], cost, budget.most))
+    reachable.reverse()
+
+    def extended(chosen: tuple[int, ...], spent: int, start: int) -> Iterator[tuple[int, ...]]:
+        if spent >= budget.least:
+            yield chosen
+        for i in range(start, len(free)):
+            if _meets(budget, reachable[i + 1], spent + costs[i]):
+                yield from extended((*chosen, free[i]), spent + costs[i], i + 1)
+
+    return extended((), 0, 0)
+
+
 def most_units(budget: Budget, free: Sequence[int]) -> int:
-    """The largest number of units that can be removed for the budget."""
+    """The largest number of the units `free` that cost no more than the budget."""
     sums = accumulate(sorted(budget.costs[i] for i in free))
     return sum(total <= budget.most for total in sums)
 
@@ -76,11 +94,22 @@ def most_units(budget: Budget, free: Sequence[int]) -> int:
 @lru_cache(maxsize=65_536)
 def _can_follow(budget: Budget, spent: int, costs: tuple[int, ...], used: int) -> bool:
     """Whether some of the `costs`, except one of `used`, bring the sum from `spent` into the budget."""
-    if spent > budget.most:
-        return False
     rest = list(costs)
     rest.remove(used)
-    sums, limit = 1, (1 << (budget.most - spent + 1)) - 1  # bit s: some set of costs has the sum s
+    sums = 1
     for cost in rest:
-        sums = (sums | sums << cost) & limit
-    return sums >> max(0, budget.least - spent) != 0
+        sums = _plus(sums, cost, budget.most)
+    return _meets(budget, sums, spent)
+
+
+def _plus(sums: int, cost: int, most: int) -> int:
+    """The sums, as bits, that a set and perhaps one more unit reach; sums above `most` are left out."""
+    return (sums | sums << cost) & ((1 << (most + 1)) - 1)
+
+
+def _meets(budget: Budget, sums: int, spent: int) -> bool:
+    """Whether `spent` and one of the sums together meet the budget."""
+    if spent > budget.most:
+        return False
+    allowed = sums & ((1 << (budget.most - spent + 1)) - 1)
+    return allowed >> max(0, budget.least - spent) != 0

@@ -27,6 +27,11 @@ from pruning.search.near_ties import NearTies
 from pruning.search.racing import Racing
 
 LOCATING = ("path", "gguf_file", "name")  # settings that a cell's key represents by contents, or not at all
+NEW = {
+    "lazy": None,
+    "rank": "cost",
+    "within": "any",
+}  # settings of searches that came later, and their defaults
 FORMAT = 1  # version of a cell's files and of its losses; increase it if old results must not be reused
 
 
@@ -214,7 +219,10 @@ def _difference(recorded: Mapping[str, Any], wanted: Mapping[str, Any]) -> str |
 def _deciding(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     for group in ("objective", "algo", "compensation", "protect", "calibration", "model"):
         for name, value in leaves(recorded(config.get(group, {})), f"{group}."):
-            if name.rpartition(".")[2] not in (OPTION, *LOCATING) and name.split(".")[1] not in PLACING:
+            last = name.rpartition(".")[2]
+            if group == "algo" and (last, value) in NEW.items():
+                continue  # results of earlier versions do not have it
+            if last not in (OPTION, *LOCATING) and name.split(".")[1] not in PLACING:
                 yield name, same_attention(value) if name == "model.attention" else value
     for name in ("ratio", "k", "seed", "racing"):
         yield name, config.get(name)
@@ -238,8 +246,8 @@ def settings_record(settings: Any) -> dict[str, Any]:
 
 
 def _without_new(record: dict[str, Any]) -> dict[str, Any]:
-    """The record of a search without settings that earlier versions did not have, if these are off."""
-    return {name: value for name, value in record.items() if (name, value) != ("lazy", None)}
+    """The record of a search without settings that earlier versions did not have, if these have their defaults."""
+    return {name: value for name, value in record.items() if (name, value) not in NEW.items()}
 
 
 def _file_digest(path: str) -> str:

@@ -21,6 +21,7 @@ from pruning.runs.cell import FORMAT, Cell, settings_record
 from pruning.runs.cell_files import save_config, save_mask, save_result
 from pruning.runs.cell_lock import cell_lock
 from pruning.runs.cell_model import forward_of, model_of
+from pruning.runs.cell_space import cell_space
 from pruning.runs.cost_ledger import CostLedger
 from pruning.runs.evaluate_mask import evaluate_mask
 from pruning.runs.measurements import digests
@@ -28,7 +29,6 @@ from pruning.runs.prepare import Prepared
 from pruning.runs.progress import Progress
 from pruning.runs.reevaluate import reevaluate
 from pruning.runs.tracker import Note, silent
-from pruning.runs.unit_cost_table import space_of
 from pruning.search import budget
 from pruning.search.driver import Problem, Solution, solve
 from pruning.search.journal import Journal, KnownScores, Store
@@ -86,7 +86,7 @@ def _run(prepared: Prepared, note: Note) -> DoneResult:
         prepared.samples.save(cell.results / "calibration")
     model = model_of(cell)
     forward = forward_of(cell, model)
-    space = space_of(cell, model)
+    space = cell_space(cell, model)
     store = _store(prepared, model.info, space)
     scales = cell.compensation.scales(forward, prepared.samples.rows, space.unit)
     searched = forward.with_scales(scales if cell.compensation.search else None)

@@ -1,4 +1,4 @@
-"""Stop a search after `max_evaluations` distinct masks; even then, return a valid mask with k blocks removed."""
+"""Stop a search after `max_evaluations` distinct masks; even then, return a mask of the space."""
 
 from __future__ import annotations
 
@@ -78,24 +78,31 @@ def proposals(algo: Algo, space: Space, rng: np.random.Generator) -> Proposals:
 
 
 def completed(space: Space, losses: Mapping[Mask, float], gates: np.ndarray[Any, Any] | None = None) -> Mask:
-    """The best evaluated k-block mask; failing that, the largest evaluated mask plus the cheapest single blocks.
+    """The best evaluated mask of the space; failing that, the largest evaluated mask plus the cheapest single units.
 
-    The largest mask is the mask that removes the most blocks; if there are several, the one with the lowest loss is
-    extended. The cheapest block is the block whose removal alone gives the lowest loss. Blocks that were never
-    removed alone are added last. They are ordered by the rise of the loss that the gates' gradients predict, smallest
-    rise first.
+    The largest mask is the mask whose units cost most (without a budget: the mask of the most units); if there are
+    several, the one with the lowest loss is extended. The cheapest unit is the unit whose removal alone gives the
+    lowest loss; on a budget, the least rise of the loss since the dense model per cost. Units that were never removed
+    alone are added last. They are ordered by the rise of the loss that the gates' gradients predict, smallest rise
+    first.
     """
-    inside = [m for m in losses if len(m.dropped) <= space.k and not space.protected & set(m.dropped)]
-    best = min(inside, key=lambda mask: (-len(mask.dropped), losses[mask]), default=space.dense)
+
+    def size(mask: Mask) -> float:
+        return math.inf if space.complete(mask) else space.cost(*mask.dropped)
+
+    inside = filter(space.extendable, losses)
+    best = min(inside, key=lambda mask: (-size(mask), losses[mask]), default=space.dense)
     rises = np.zeros(space.n_units) if gates is None else -gates.mean(axis=0)
+    dense = losses.get(space.dense)
 
     def alone(i: int) -> tuple[float, float]:
-        return losses.get(space.drop(i), math.inf), float(rises[i])
+        loss = losses.get(space.drop(i), math.inf)
+        rate = loss if dense is None else space.per_cost(loss - dense, i)
+        return rate, space.per_cost(float(rises[i]), i)
 
-    ranked = sorted(space.free(best.dropped), key=alone)
-    return best.drop(*ranked[: space.k - len(best.dropped)])
+    return space.filled(best.dropped, sorted(space.free(best.dropped), key=alone))
 
 
 def _singles(space: Space) -> list[Mask]:
-    """The masks that `Gates` scores if the objective has no gradient: each removes one unprotected block."""
+    """The masks that `Gates` scores if the objective has no gradient: each removes one unprotected unit."""
     return [space.drop(i) for i in space.free()]

@@ -7,13 +7,14 @@ soon reaches the point where it was stopped.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from pruning.algo import Algo, Ask, Found
+from pruning.core.mask import Mask
 from pruning.core.result import MarginsRecord
 from pruning.core.score import Score
 from pruning.core.space import Space
@@ -76,7 +77,9 @@ def solve(
     score = book.scores([outcome.mask])[0]
     paid, shared = book.paid()
     seconds = before + time.perf_counter() - started
-    return Solution(score, dense, outcome.why, book.count, paid, shared, seconds, _margins(score, book))
+    return Solution(
+        score, dense, outcome.why, book.count, paid, shared, seconds, _margins(score, book, problem.space)
+    )
 
 
 def _search(problem: Problem, book: ScoreBook) -> Found:
@@ -92,13 +95,12 @@ def _search(problem: Problem, book: ScoreBook) -> Found:
         answer = book.answer(request) if isinstance(request, Ask) else gates.answer(space, book)
 
 
-def _margins(winner: Score, book: ScoreBook) -> MarginsRecord:
+def _margins(winner: Score, book: ScoreBook, space: Space) -> MarginsRecord:
     """The runner-up, the masks tied with the winner, and the last decisions of the search."""
-    size = len(winner.mask.dropped)
     others = [
         score
         for mask in book.asked
-        if len(mask.dropped) == size and (score := book.journal.scores.get(mask)) is not None
+        if space.complete(mask) and (score := book.journal.scores.get(mask)) is not None
     ]
     book.settler.end(winner, [score for score in others if score.of is None])
     record = margins(winner, others, book.losses.whole.estimate)
@@ -108,20 +110,20 @@ def _margins(winner: Score, book: ScoreBook) -> MarginsRecord:
     return record
 
 
-def best_so_far(scores: Sequence[Score], k: int) -> Iterator[tuple[int, float]]:
+def best_so_far(scores: Sequence[Score], complete: Callable[[Mask], bool]) -> Iterator[tuple[int, float]]:
     """Yield the curve of a search: (number of scores, lowest loss so far).
 
-    The loss is the lowest among the masks that remove k blocks and were scored on all samples.
+    The loss is the lowest among the masks that are `complete`, which remove as much as the search was asked to, and
+    were scored on all samples.
     """
     best = float("inf")
     for number, score in enumerate(scores, start=1):
-        if len(score.mask.dropped) == k and score.of is None:
+        if complete(score.mask) and score.of is None:
             best = min(best, score.loss)
             yield number, best
 
 
 def _checked(outcome: Found, space: Space) -> Found:
-    mask = outcome.mask
-    if len(mask.dropped) != space.k or space.protected & set(mask.dropped):
-        raise AssertionError(f"the search returned {mask}, which is not in {space}")
+    if outcome.mask not in space:
+        raise AssertionError(f"the search returned {outcome.mask}, which is not in {space}")
     return outcome

@@ -13,6 +13,7 @@ from pruning.core.errors import DamagedError, PruningError
 from pruning.core.mask import Mask
 from pruning.core.nested import leaves
 from pruning.core.result import LOG, MODELS, NAME, DoneResult, Result, read_result
+from pruning.core.space import space_of
 from pruning.evaluation.speed import flat
 from pruning.search.driver import best_so_far
 from pruning.search.journal import Journal
@@ -140,7 +141,7 @@ def _metrics(result: Result, folder: Path) -> Iterator[tuple[str, float, int]]:
         yield from ((name, value, 0) for name, value in flat(speed))
     mask = Mask.from_json(result["mask"])
     scores = list(Journal.open(folder / trace.NAME, mask.n_blocks, unit=mask.unit).scores.values())
-    for step, best in best_so_far(scores, len(mask.dropped)):
+    for step, best in best_so_far(scores, space_of(mask, search).complete):
         yield "search/best_loss", best, step
 
 

@@ -114,8 +114,8 @@ def deviation(mask: Mask, samples: int | None) -> float:
 
 def gates(space: Space, loss: Loss, samples: int = 8) -> np.ndarray:
     """The secant of a loss, with a little noise for each sample."""
-    falls = np.array([loss(space.dense) - loss(space.drop(i)) for i in range(space.n_blocks)])
-    return falls * (1 + 0.01 * np.random.default_rng(0).standard_normal((samples, space.n_blocks)))
+    falls = np.array([loss(space.dense) - loss(space.drop(i)) for i in range(space.n_units)])
+    return falls * (1 + 0.01 * np.random.default_rng(0).standard_normal((samples, space.n_units)))
 
 
 @cache

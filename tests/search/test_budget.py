@@ -84,7 +84,7 @@ class Staged:
         losses = yield Ask(masks, samples=2)
         known = Known()
         yield from known.ask([masks[int(np.argmin(losses))]])
-        return Found(known.best(2), "both stages were run")
+        return Found(known.best(space), "both stages were run")
 
     def evaluations(self, space: Space) -> int:
         return math.comb(len(space.free()), 2)
@@ -107,4 +107,4 @@ def test_known_losses_are_not_asked_for_again() -> None:
     with pytest.raises(StopIteration) as stop:
         next(known.ask(masks[:2]))
     assert stop.value.value == [2.0, 1.0]
-    assert known.best(1) == masks[1]
+    assert known.best(Space(8, 1)) == masks[1]

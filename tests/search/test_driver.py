@@ -230,8 +230,8 @@ def test_the_watch_gets_each_score_and_the_best_of_the_largest_masks(tmp_path: P
 def test_best_so_far_falls_and_counts_all_scores() -> None:
     losses = {(0,): 0.1, (0, 1): 5.0, (0, 2): 6.0, (1, 2): 4.0, (2,): 0.2, (2, 3): 4.5}
     scores = [Score(Mask(N, d), loss, (loss,), 1.0) for d, loss in losses.items()]
-    assert list(best_so_far(scores, 2)) == [(2, 5.0), (3, 5.0), (4, 4.0), (6, 4.0)]
-    assert list(best_so_far(scores, 3)) == []
+    assert list(best_so_far(scores, Space(N, 2).complete)) == [(2, 5.0), (3, 5.0), (4, 4.0), (6, 4.0)]
+    assert list(best_so_far(scores, Space(N, 3).complete)) == []
 
 
 @pytest.mark.parametrize("racing", [Racing(), Racing(delta=0.5, first=2)], ids=["whole", "race"])

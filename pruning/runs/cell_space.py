@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pruning.runs.cell import Cell
 
 
-def space_of(cell: Cell, model: LanguageModel) -> Space:
+def cell_space(cell: Cell, model: LanguageModel) -> Space:
     """The space of a cell on a loaded model.
 
     Raises UnskippableError if its blocks cannot be divided into the cell's units, InputError if the ratio cannot be
