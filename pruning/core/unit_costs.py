@@ -86,7 +86,9 @@ def sets(budget: Budget, free: Sequence[int]) -> Iterator[tuple[int, ...]]:
 
 def most_units(budget: Budget, free: Sequence[int]) -> int:
     """The largest number of the units `free` that together meet the budget; -1 if none do."""
-    units = np.full(budget.most + 1, -len(budget.costs) - 1)  # the most units that cost s; negative if none do
+    units = np.full(
+        budget.most + 1, -len(budget.costs) - 1
+    )  # the most units that cost s; negative if none do
     units[0] = 0
     for cost in (budget.costs[i] for i in free):
         if cost <= budget.most:
