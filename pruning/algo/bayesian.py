@@ -37,6 +37,8 @@ from pruning.core.errors import InputError
 from pruning.core.mask import Mask
 from pruning.core.space import Space
 
+MOST = 4_000  # candidates among sub-layers; more are thinned at random, because their covariance would be too large
+
 
 @dataclass(frozen=True)
 class Bayesian:
@@ -88,8 +90,10 @@ class Bayesian:
         best = [trials[r] for r in np.argsort(scores, kind="stable")[: self.elite]]
         near = [mask for centre in best for mask in neighbours(centre, space)]
         near += [draw(space, rng, weights) for _ in near]
-        new = list(dict.fromkeys(near).keys() - set(trials))
-        return sorted(new, key=lambda mask: mask.dropped) or [fresh(best[0], trials, space, rng)]
+        new = sorted(dict.fromkeys(near).keys() - set(trials), key=lambda mask: mask.dropped)
+        if space.unit == "sublayer" and len(new) > MOST:
+            new = [new[i] for i in np.sort(rng.choice(len(new), MOST, replace=False))]
+        return new or [fresh(best[0], trials, space, rng)]
 
     def _chosen(
         self, trials: list[Mask], y: Array, candidates: list[Mask], count: int, losses: Array, space: Space

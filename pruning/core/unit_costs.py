@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import accumulate
 
 import numpy as np
 
@@ -86,9 +85,15 @@ def sets(budget: Budget, free: Sequence[int]) -> Iterator[tuple[int, ...]]:
 
 
 def most_units(budget: Budget, free: Sequence[int]) -> int:
-    """The largest number of the units `free` that cost no more than the budget."""
-    sums = accumulate(sorted(budget.costs[i] for i in free))
-    return sum(total <= budget.most for total in sums)
+    """The largest number of the units `free` that together meet the budget; -1 if none do."""
+    units = np.full(
+        budget.most + 1, -len(budget.costs) - 1
+    )  # the most units that cost s; negative if none do
+    units[0] = 0
+    for cost in (budget.costs[i] for i in free):
+        if cost <= budget.most:
+            units[cost:] = np.maximum(units[cost:], units[: len(units) - cost] + 1)
+    return max(-1, int(units[budget.least :].max()))
 
 
 @lru_cache(maxsize=65_536)

@@ -80,18 +80,22 @@ def proposals(algo: Algo, space: Space, rng: np.random.Generator) -> Proposals:
 def completed(space: Space, losses: Mapping[Mask, float], gates: np.ndarray[Any, Any] | None = None) -> Mask:
     """The best evaluated mask of the space; failing that, the largest evaluated mask plus the cheapest single units.
 
-    The largest mask is the mask whose units cost most (without a budget: the mask of the most units); if there are
-    several, the one with the lowest loss is extended. The cheapest unit is the unit whose removal alone gives the
-    lowest loss; on a budget, the least rise of the loss since the dense model per cost. Units that were never removed
-    alone are added last. They are ordered by the rise of the loss that the gates' gradients predict, smallest rise
-    first.
+    The largest mask is the mask that removes the most units; if there are several, the one with the lowest loss is
+    extended. The cheapest unit is the unit whose removal alone gives the lowest loss. On a budget, the largest mask
+    is the one of several units that cost most, and the cheapest unit has the least rise of the loss per cost. Units
+    that were never removed alone are added last. They are ordered by the rise of the loss that the gates' gradients
+    predict, smallest rise first.
     """
 
     def size(mask: Mask) -> float:
         return math.inf if space.complete(mask) else space.cost(*mask.dropped)
 
-    inside = filter(space.extendable, losses)
-    best = min(inside, key=lambda mask: (-size(mask), losses[mask]), default=space.dense)
+    # On a budget, a single unit that costs much is no start: it may be expensive for what it costs.
+    few = 0 if space.budget is None else 1
+    inside = [m for m in losses if space.complete(m) or len(m.dropped) > few]
+    best = min(
+        filter(space.extendable, inside), key=lambda mask: (-size(mask), losses[mask]), default=space.dense
+    )
     rises = np.zeros(space.n_units) if gates is None else -gates.mean(axis=0)
     dense = losses.get(space.dense)
 

@@ -83,9 +83,32 @@ def test_a_small_space_is_exhausted_and_the_reason_is_reported() -> None:
     assert drive(algo, Space(6, 2), pairwise(6, 0)).why == "every mask of the space was scored"
 
 
+def test_within_a_kind_the_number_of_attentions_and_mlps_is_kept() -> None:
+    space, loss = Space(6, 4, frozenset(), "sublayer"), pairwise(12, 2, 2.0)
+    run = drive(Evolution(within="kind", initial=1, generations=6), space, loss, seed=3)
+    first, one_shot = (mask for mask in run.requests[2].masks)
+    parents = {sum(u % 2 for u in mask.dropped) for mask in (first, one_shot)}
+    later = [mask for request in run.requests[3:] for mask in request.masks]
+    assert {sum(u % 2 for u in mask.dropped) for mask in later} <= parents
+    other = drive(Evolution(initial=1, generations=6), space, loss, seed=3)
+    assert not {sum(u % 2 for u in m.dropped) for r in other.requests[3:] for m in r.masks} <= parents
+
+
+def test_if_no_swap_of_a_kind_is_possible_the_search_says_so() -> None:
+    stuck = Space(2, 2, frozenset({3}), "sublayer")  # a0, m0 and a1: {a0, a1} has no other attention to swap
+
+    def loss(mask: Mask) -> float:
+        return float(mask.dropped != (0, 2)) + 0.1 * (1 in mask.dropped)
+
+    run = drive(Evolution(within="kind", initial=1), stuck, loss, seed=1)
+    assert run.why == "no swap stays in the space"
+    assert run.answer == stuck.drop(0, 2)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        ({"within": "block"}, "algo.within=block is unknown: choose any or kind"),
         ({"offspring": 0}, "algo.offspring=0 is too few"),
         ({"initial": 0}, "algo.initial=0 is too few"),
         ({"swaps": 0}, "algo.swaps=0 is too few"),

@@ -13,7 +13,7 @@ from pruning.algo.greedy import Greedy
 from pruning.algo.lazy import FIRST, Lazy
 from pruning.core.errors import InputError
 from pruning.core.mask import Mask
-from pruning.core.space import Space
+from pruning.core.space import Space, sublayer_space
 from tests.algo.test_contract import Loss, drive, pairwise
 
 SPACE = Space(24, 5)
@@ -95,3 +95,26 @@ def test_the_bound_is_the_one_of_the_formula() -> None:
 def test_a_risk_that_is_no_probability_is_refused(kind: type, risk: float) -> None:
     with pytest.raises(InputError, match=r"algo\.lazy=.* is not between 0 and 1"):
         kind(lazy=risk)
+
+
+BUDGET = sublayer_space(12, 0.2, None, (1, 3) * 12)
+
+
+@pytest.mark.parametrize("kind", [Greedy, Beam])
+def test_on_a_budget_a_lazy_search_has_to_rank_by_loss(kind: type) -> None:
+    lazy = kind(lazy=0.05)
+    for ask in (lambda: lazy.evaluations(BUDGET), lambda: drive(lazy, BUDGET, noisy(0, 0.0))):
+        with pytest.raises(InputError, match=r"algo\.lazy=0\.05 does not work .* algo\.rank=loss"):
+            ask()
+    assert lazy.evaluations(Space(12, 3, frozenset(), "sublayer")) > 0
+
+
+@pytest.mark.parametrize("kind", [Greedy, Beam])
+@pytest.mark.parametrize("seed", range(4))
+def test_on_a_budget_a_lazy_search_by_loss_saves_losses_and_keeps_the_mask(kind: type, seed: int) -> None:
+    loss = noisy(seed, 0.0)
+    plain, lazy = (drive(kind(lazy=risk, rank="loss"), BUDGET, loss) for risk in (None, 0.05))
+    assert lazy.answer == plain.answer
+    assert lazy.answer in BUDGET
+    assert len(lazy.asked) < len(plain.asked)
+    assert len({*lazy.asked}) == len(lazy.asked)

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import math
 
 import pytest
 from hypothesis import given
@@ -9,7 +8,6 @@ from hypothesis import strategies as st
 
 from pruning.core.errors import InputError
 from pruning.core.mask import Mask
-from pruning.core.space import Space, block_count, check_size, space
 
 
 @st.composite
@@ -86,92 +84,103 @@ def test_drop_adds_blocks_and_leaves_the_mask_as_it_was(mask: Mask, index: int) 
     assert mask.dropped == before
 
 
-def test_a_space_counts_its_masks_and_lists_what_is_free() -> None:
-    chosen = Space(8, 3, frozenset({0, 7}))
-    assert chosen.size == math.comb(6, 3)
-    assert chosen.free() == [1, 2, 3, 4, 5, 6]
-    assert chosen.free((2, 5)) == [1, 3, 4, 6]
-    assert chosen.drop(5, 2) == Mask(8, (2, 5))
-    assert chosen.dense == Mask(8)
+def sublayers(*dropped: int, n_blocks: int = 4) -> Mask:
+    return Mask(n_blocks, dropped, "sublayer")
 
 
-@pytest.mark.parametrize("k", [0, -1, 8, 9])
-def test_a_space_refuses_a_k_that_no_model_of_its_size_has(k: int) -> None:
-    with pytest.raises(InputError, match=rf"k = {k} .* of 8: choose k from 1 to 7"):
-        Space(8, k)
+@st.composite
+def sublayer_masks(draw: st.DrawFn) -> Mask:
+    n = draw(st.integers(1, 20))
+    return Mask(n, tuple(draw(st.lists(st.integers(0, 2 * n - 1), max_size=12))), "sublayer")
 
 
-def test_a_space_refuses_more_than_the_unprotected_blocks() -> None:
-    assert Space(8, 5, frozenset({0, 1, 7})).size == 1
-    with pytest.raises(InputError, match=r"k = 6 is more than the 5 unprotected blocks of 8.*protect\.first"):
-        Space(8, 6, frozenset({0, 1, 7}))
+def test_a_mask_over_sublayers_has_two_units_per_block() -> None:
+    mask = sublayers(5, 0, 1)
+    assert (mask.n_units, mask.dropped, mask.kept) == (8, (0, 1, 5), (2, 3, 4, 6, 7))
+    assert mask.ratio == 3 / 8
+    assert mask.dense == sublayers()
+    assert mask.drop(7) == sublayers(0, 1, 5, 7)
+    assert mask != Mask(8, (0, 1, 5))
+
+
+def test_a_sublayer_that_does_not_exist_is_named() -> None:
+    with pytest.raises(InputError, match=r"sub-layers \[8\] do not exist: the model has sub-layers 0 to 7"):
+        sublayers(3, 8)
 
 
 @pytest.mark.parametrize(
-    ("n_blocks", "ratio", "k"), [(32, 0.1, 3), (32, 0.25, 8), (30, 0.2, 6), (6, 0.09, 1)]
+    ("dropped", "names"),
+    [
+        ((), ()),
+        ((0,), ("a0",)),
+        ((1,), ("m0",)),
+        ((2, 3), ("b1",)),
+        ((1, 2, 4, 5, 7), ("m0", "a1", "b2", "m3")),
+    ],
 )
-def test_a_ratio_is_rounded_to_the_nearest_number_of_blocks(n_blocks: int, ratio: float, k: int) -> None:
-    assert block_count(n_blocks, ratio, None) == k
+def test_sublayers_are_named_by_kind_and_block(dropped: tuple[int, ...], names: tuple[str, ...]) -> None:
+    assert sublayers(*dropped).names() == names
+    assert Mask(4, (0, 3)).names() == ("0", "3")
 
 
-@given(st.integers(1, 200), st.floats(0.001, 0.999))
-def test_a_ratio_means_round_of_ratio_times_blocks_or_an_error(n_blocks: int, ratio: float) -> None:
-    expected = round(ratio * n_blocks)
-    if expected:
-        assert block_count(n_blocks, ratio, None) == expected
-    else:
-        with pytest.raises(InputError, match=f"of {n_blocks} blocks rounds to no block: .*k=1"):
-            block_count(n_blocks, ratio, None)
+@given(sublayer_masks())
+def test_a_mask_over_sublayers_is_the_same_after_json_and_after_its_names_are_read(mask: Mask) -> None:
+    assert Mask.from_json(json.loads(json.dumps(mask.to_json()))) == mask
+    assert Mask.parse(mask.n_blocks, ",".join(mask.names())).as_sublayers() == mask
 
 
-@pytest.mark.parametrize("k", [1, 7])
-def test_k_is_taken_as_it_is(k: int) -> None:
-    assert block_count(32, None, k) == k
+@given(sublayer_masks())
+def test_blocks_that_are_gone_have_lost_both_parts(mask: Mask) -> None:
+    both = [i for i in range(mask.n_blocks) if {2 * i, 2 * i + 1} <= {*mask.dropped}]
+    assert list(mask.gone) == both
+    whole = mask.as_blocks()
+    assert (whole is None) == (len(mask.dropped) > 2 * len(both))
+    if whole is not None:
+        assert whole.as_sublayers() == mask
 
 
-def test_neither_ratio_nor_k_is_an_error() -> None:
-    with pytest.raises(InputError, match=r"either ratio or k.*neither is given"):
-        check_size(None, None)
+@given(masks())
+def test_a_mask_over_blocks_is_the_same_over_sublayers(mask: Mask) -> None:
+    assert mask.gone == mask.dropped
+    assert mask.as_blocks() is mask
+    assert mask.as_sublayers().as_blocks() == mask
+    assert len(mask.as_sublayers().dropped) == 2 * len(mask.dropped)
 
 
-def test_both_ratio_and_k_are_an_error_that_names_them() -> None:
-    with pytest.raises(InputError, match=r"either ratio or k.*ratio=0\.2, k=3"):
-        check_size(0.2, 3)
+@pytest.mark.parametrize(
+    ("text", "mask"),
+    [
+        ("3,1", Mask(4, (1, 3))),
+        ("b3 1", Mask(4, (1, 3))),
+        ("a3, m1 ,b0", sublayers(0, 1, 3, 6)),
+        ("a2 2", sublayers(4, 5)),
+        ("", Mask(4)),
+    ],
+)
+def test_a_list_of_names_is_a_mask(text: str, mask: Mask) -> None:
+    assert Mask.parse(4, text) == mask
 
 
-@pytest.mark.parametrize("ratio", [0.0, 1.0, -0.5, 1.5, math.nan, math.inf])
-def test_a_ratio_outside_of_its_range_is_named(ratio: float) -> None:
-    with pytest.raises(InputError, match=f"ratio={ratio:g} .* above 0 and below 1"):
-        block_count(32, ratio, None)
+@pytest.mark.parametrize("text", ["x3", "a", "3-5", "a3;m1", "-1"])
+def test_a_list_that_is_none_is_shown_with_one_that_is(text: str) -> None:
+    with pytest.raises(InputError, match=r"is not a list of blocks or sub-layers.*a3,m7,b12"):
+        Mask.parse(4, text)
 
 
-@pytest.mark.parametrize("k", [0, -3])
-def test_a_k_that_removes_nothing_is_named(k: int) -> None:
-    with pytest.raises(InputError, match=f"k={k} .* 1 or more"):
-        block_count(32, None, k)
-
-
-def test_the_smallest_ratio_that_the_message_offers_is_accepted() -> None:
-    with pytest.raises(InputError, match=r"ratio=0\.01 of 12 .* at least 0\.083"):
-        block_count(12, 0.01, None)
-    assert block_count(12, 0.083, None) == 1
-
-
-def test_space_protects_both_ends() -> None:
-    chosen = space(10, None, 4, first=2, last=1)
-    assert chosen == Space(10, 4, frozenset({0, 1, 9}))
-    assert space(10, 0.4, None) == Space(10, 4)
-
-
-@pytest.mark.parametrize(("first", "last"), [(5, 5), (10, 0), (0, 12)])
-def test_protection_that_leaves_no_block_is_named(first: int, last: int) -> None:
-    with pytest.raises(InputError, match=rf"protect\.first={first} and protect\.last={last} .* of 10"):
-        space(10, None, 1, first, last)
-
-
-@pytest.mark.parametrize(("first", "last"), [(-1, 0), (0, -2)])
-def test_negative_protection_is_named(first: int, last: int) -> None:
-    with pytest.raises(
-        InputError, match=rf"protect\.first={first} and protect\.last={last}: neither may be neg"
-    ):
-        space(10, None, 2, first, last)
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (
+            {"n_blocks": 4, "dropped": ["a1"], "unit": "head"},
+            "unit='head' of a mask is unknown: choose from block",
+        ),
+        (
+            {"n_blocks": 4, "dropped": ["c1"], "unit": "sublayer"},
+            "'c1' names no sub-layer: write a3, m3 or b3",
+        ),
+        ({"n_blocks": 4, "dropped": ["a9"], "unit": "sublayer"}, r"sub-layers \[18\] do not exist"),
+    ],
+)
+def test_json_that_is_no_mask_over_sublayers_is_refused(data: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Mask.from_json(data)

@@ -13,7 +13,7 @@ from pruning.algo.greedy import Greedy
 from pruning.algo.one_shot import OneShot
 from pruning.core.errors import InputError
 from pruning.core.mask import Mask
-from pruning.core.space import Space
+from pruning.core.space import Space, sublayer_space
 from pruning.search import budget
 from tests.algo.test_contract import drive, pairwise
 
@@ -52,6 +52,20 @@ def test_a_search_that_scored_only_single_blocks_takes_the_cheapest() -> None:
 def test_masks_that_a_race_ruled_out_are_no_answer() -> None:
     losses = {Mask(8, (0, 1, 2)): math.inf, Mask(8, (1, 2, 3)): 4.0}
     assert budget.completed(SPACE, losses).dropped == (1, 2, 3)
+
+
+def test_on_a_budget_the_largest_mask_costs_most_and_is_filled_by_rise_per_cost() -> None:
+    small, space = (sublayer_space(4, ratio, None, (1, 3) * 4) for ratio in (0.25, 0.5))
+    dense, mask = {space.dense: 1.0}, space.drop
+    singles = {mask(u): 1 + rise for u, rise in enumerate((0.9, 0.6, 0.3, 0.3, 0.8, 0.9, 0.1, 0.9))}
+    assert budget.completed(small, dense | singles).names() == ("m1", "a3")
+    assert budget.completed(small, singles).names() == ("a0", "a1", "a2", "a3"), (
+        "by loss, without the dense loss"
+    )
+    larger = dense | singles | {mask(1, 7): 9.0, mask(0, 2, 4): 1.1}
+    assert budget.completed(space, larger).names() == ("m0", "a1", "b3"), "6 units of cost are more than 3"
+    done = larger | {mask(0, 1, 2, 7): 8.0, mask(0, 1, 2, 5): 7.0}
+    assert budget.completed(space, done) == mask(0, 1, 2, 5), "the least loss of those that meet the budget"
 
 
 @pytest.mark.parametrize("limit", [0, -3])

@@ -9,15 +9,16 @@ import numpy as np
 import pytest
 
 from pruning.algo import Algo, Ask, Found, Proposals
+from pruning.algo.exhaustive import Exhaustive
 from pruning.algo.greedy import Greedy
 from pruning.algo.one_shot import OneShot
 from pruning.core.errors import LossError
 from pruning.core.estimate import Estimate
 from pruning.core.mask import Mask
 from pruning.core.score import Score
-from pruning.core.space import Space
+from pruning.core.space import Space, sublayer_space
 from pruning.objective import Loss
-from pruning.search.driver import Problem, Solution, best_so_far, solve
+from pruning.search.driver import Problem, Solution, _checked, best_so_far, solve
 from pruning.search.journal import Journal, KnownScores, Store
 from pruning.search.racing import Racing
 
@@ -232,6 +233,38 @@ def test_best_so_far_falls_and_counts_all_scores() -> None:
     scores = [Score(Mask(N, d), loss, (loss,), 1.0) for d, loss in losses.items()]
     assert list(best_so_far(scores, Space(N, 2).complete)) == [(2, 5.0), (3, 5.0), (4, 4.0), (6, 4.0)]
     assert list(best_so_far(scores, Space(N, 3).complete)) == []
+
+
+def test_on_a_budget_masks_of_other_numbers_of_units_are_compared(tmp_path: Path) -> None:
+    space = sublayer_space(3, 1 / 3, None, (1, 3) * 3)  # an attention and an MLP
+    rises = (0.1, 0.9, 0.2, 0.6, 0.3, 0.8)
+    every = [Mask(3, d, "sublayer") for n in range(7) for d in combinations(range(6), n)]
+    losses = Losses()
+    losses.table = {mask: 2.0 + sum(rises[u] for u in mask.dropped) for mask in every}
+    journal = Journal.open(tmp_path / "t.jsonl", 3)
+    store = Store(tmp_path, "key", "cell", 3, share=False)
+    solution = solve(
+        Problem(Exhaustive(), space, 0, Racing()), losses, KnownScores(journal, store), lambda *_: None
+    )
+    assert solution.score.mask.names() == ("a0", "m1")
+    assert solution.margins["compared"] == space.size - 1 == 8
+    curve = [loss for _, loss in best_so_far(list(journal.scores.values()), space.complete)]
+    assert curve[-1] == pytest.approx(2.7)
+    assert len(curve) == space.size, "the dense model is not counted"
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [Mask(3, (0,), "sublayer"), Mask(3, (0, 1), "sublayer"), Mask(6, (0, 3)), Mask(3, (2, 3), "sublayer")],
+)
+def test_a_mask_outside_of_the_space_is_never_a_result(mask: Mask) -> None:
+    space = sublayer_space(3, 1 / 3, None, (1, 3) * 3, first=1)
+    if mask in space:
+        assert _checked(Found(mask, "why"), space).mask == mask
+    else:
+        with pytest.raises(AssertionError, match="which is not in"):
+            _checked(Found(mask, "why"), space)
+    assert (mask in space) == (mask.dropped == (2, 3))
 
 
 @pytest.mark.parametrize("racing", [Racing(), Racing(delta=0.5, first=2)], ids=["whole", "race"])

@@ -491,6 +491,19 @@ def test_a_failing_tracker_is_a_warning(launch: Command) -> None:
     assert ended.result()["status"] == "done"
 
 
+def test_results_from_before_a_setting_of_a_search_was_there_are_found(launch: Command) -> None:
+    ended = launch("k=1")
+    first = ended.result()
+    path = ended.results / first["cell"] / "result.json"
+    record = json.loads(path.read_text())
+    assert record["config"]["algo"].pop("rank") == "cost"
+    path.write_text(json.dumps(record))
+    again = launch("k=1")
+    assert again.status == 0, again.err
+    assert [result["cell"] for result in again.all()] == [first["cell"]]
+    assert len(launch("k=1", "algo.rank=loss").all()) == 2, "a key of its own"
+
+
 def test_a_lazy_search_has_a_key_of_its_own_and_warns_on_items(launch: Command) -> None:
     plain = launch("k=3", "objective=perplexity").result()
     text = launch("k=3", "objective=perplexity", "algo.lazy=0.05")
