@@ -14,7 +14,7 @@ from pruning.core.mask import Mask
 from pruning.engine.batching import Batch, make_batches, single
 from pruning.engine.forward import Forward
 from pruning.engine.logprobs import LIKELIHOOD, Distributions, Readout
-from pruning.models.units import masked
+from pruning.models.units import find_chain, masked
 
 if TYPE_CHECKING:
     from pruning.calibration.samples import Row
@@ -30,12 +30,13 @@ class Plain(Forward):
         self, rows: Sequence[Row], masks: Iterable[Mask], readout: Readout
     ) -> Iterator[tuple[Mask, list[float], float]]:
         """See `Forward.sums`. The logits of the dense model are computed once."""
-        batches = make_batches(single(rows), self.batch_tokens)
+        batches, masks = make_batches(single(rows), self.batch_tokens), list(masks)
+        shares = find_chain(self.model.module, masks[0].unit).block_shares()
         for mask in masks:
             started, sums = time.perf_counter(), torch.zeros(len(rows), dtype=torch.float64)
             for number, batch in enumerate(batches):
                 sums.index_add_(0, batch.rows, self._values(number, batch, mask, readout))
-            self.cost.block_forwards += len(mask.kept)
+            self.cost.block_forwards += sum(shares[i] for i in mask.kept)
             yield mask, sums.tolist(), time.perf_counter() - started
 
     def _values(self, number: int, batch: Batch, mask: Mask, readout: Readout) -> Tensor:

@@ -57,9 +57,9 @@ class Side:
         self.cells += 1
         name = f"cell{self.cells}"
         (self.folder / name).mkdir(parents=True)
-        store = Store(self.folder, "key", name, space.n_blocks, self.share)
+        store = Store(self.folder, "key", name, space.n_blocks, self.share, space.unit)
         store.claim()
-        journal = Journal.open(self.folder / name / "trace.jsonl", space.n_blocks)
+        journal = Journal.open(self.folder / name / "trace.jsonl", space.n_blocks, unit=space.unit)
         started = time.process_time()
         solution = solve(
             Problem(algo, space, 0, racing), losses, KnownScores(journal, store), lambda *_: None
@@ -84,14 +84,14 @@ def run(work: Work, plain: bool) -> Ran:
     """Run the searches of a work with the baseline or with the engine."""
     searches = (work.plain_searches if plain else None) or work.searches
     how = (work.baseline, work.baseline_tokens) if plain else (work.batch_tokens, work.shared, work.racing)
-    key = repr((work.model, work.objective, work.samples, searches, how))
+    key = repr((work.model, work.objective, work.samples, searches, work.unit, how))
     if key not in _ran:
         model, samples = work.model(), work.samples()
         forward = work.baseline(model, work.baseline_tokens) if plain else Forward(model, work.batch_tokens)
         with tempfile.TemporaryDirectory() as scratch:
             side = Side(forward, Path(scratch), share=work.shared and not plain)
             losses = Calibrated(work.objective, forward, samples)
-            spaces = [Space(model.info.n_blocks, k) for _, k in searches]
+            spaces = [Space(model.info.n_blocks, k, unit=work.unit) for _, k in searches]
             racing = Racing() if plain else work.racing
             masks = [
                 side.search(algo, space, losses, racing)

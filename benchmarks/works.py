@@ -55,7 +55,7 @@ class Work:
     """One work to time, with the engine's settings and those of the baseline.
 
     If `shared`, the engine's searches use each other's scores. The baseline never does, never races, and runs
-    `plain_searches` (None: the same searches).
+    `plain_searches` (None: the same searches). `unit` is what they remove.
     """
 
     name: str
@@ -70,6 +70,7 @@ class Work:
     racing: Racing = field(default_factory=Racing)
     baseline: type[Forward] = Plain
     plain_searches: Sequence[tuple[Algo, int]] | None = None
+    unit: str = "block"
 
 
 SMOLLM2 = Model("smollm2", "packaged", "smollm2")
@@ -136,6 +137,12 @@ WORKS = (
         samples=partial(text, 32, 32),
         racing=Racing(0.01),
         **LAZY,
+    ),
+    greedy(
+        "greedy k=6 of 60 sub-layers, SmolLM2, 4 x 128 tokens, perplexity",
+        3.0,
+        samples=partial(text, 4, 128),
+        unit="sublayer",
     ),
     greedy("as SLEB's published code does it, exact", 3.5, baseline=Published),
     greedy(
