@@ -6,6 +6,7 @@
 # make small   the paper's question on two small models: hours on two CPU cores; skips finished cells, then draws
 # make paper   the paper's grid, three 8B models: needs GPUs and a hub account
 # make figures draw all: fig1 to fig8, table1 to table3    make paper-check   the paper's numbers from its tables
+# make fig9    sub-layers against blocks; STUDY=units, after `python launch.py experiment=units`
 # make test-slurm   the launchers on a real SLURM of two nodes, installed from Debian's packages; as root
 # make gpu-check   check a GPU node once: the engine's losses and speed, a 1B model; FLAGS="--model DIR"
 # make report  one HTML page of a study: summary, figures, tables, every cell; STUDY=small RESULTS=results
@@ -23,7 +24,7 @@ export MLFLOW_DISABLE_TELEMETRY = true
 
 FIGURES := fig1 fig2 fig3 fig4 fig5 fig6 fig7 fig8 table1 table2 table3
 
-.PHONY: demo small paper test test-slurm soak ui bench bench-growth gpu-check check lint types figures $(FIGURES) report paper-check track wings describe tour constraints clean
+.PHONY: demo small paper test test-slurm soak ui bench bench-growth gpu-check check lint types figures $(FIGURES) fig9 report paper-check track wings describe tour constraints clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
@@ -74,7 +75,7 @@ ui: $(VENV)/installed
 
 # One file per figure: `make fig2` runs analysis/figures/fig2_ranks.py. FLAGS="--accuracy piqa" chooses a metric,
 # FLAGS="--only objective=perplexity,divergence" chooses some of the cells.
-$(FIGURES): $(VENV)/installed
+$(FIGURES) fig9: $(VENV)/installed
 	@$(BIN)/python -m analysis.$(basename $(notdir $(wildcard analysis/$@_*.py))) --results $(SHOWN) --study $(STUDY) $(FLAGS)
 
 # If one figure fails, the others are drawn all the same, and then make ends with an error.

@@ -40,6 +40,26 @@ def lines(path: Path, records: list[Any]) -> Path:
     return path
 
 
+def test_sub_layers_are_those_of_the_command_line(
+    launch: Command, wrapped: pruning.PrunableModel, tmp_path: Path
+) -> None:
+    path = lines(tmp_path / "texts.jsonl", [{"text": text} for text in TEXTS])
+    data = (
+        "calibration=text_file",
+        f"calibration.path={path}",
+        "calibration.samples=3",
+        "calibration.length=32",
+    )
+    words = ("unit=sublayer", "ratio=0.34", *data)
+    cell = launch(*words, calibrated=False).result()
+    found = pruning.search_mask(wrapped, TEXTS, ratio=0.34, unit="sublayer", samples=3, length=32, **QUIET)
+    assert found.mask.to_json() == cell["mask"]
+    assert found.loss == cell["calibration"]["loss"]
+    assert found.margins == cell["margins"]
+    assert "sub-layers removed" in str(found)
+    assert all(tie.unit == "sublayer" for tie in found.ties)
+
+
 @pytest.mark.parametrize("algo", ["greedy", "bayesian"])
 def test_texts_give_the_mask_and_losses_of_the_command_line(
     launch: Command, wrapped: pruning.PrunableModel, tmp_path: Path, algo: str

@@ -30,6 +30,7 @@ CELLS: dict[str, tuple[str, ...]] = {
                "racing.delta=0.5", "racing.first=2"),
     "compensation": ("objective=perplexity", "calibration.length=24", "algo=greedy", "k=2",
                      "compensation=magnitude"),
+    "sublayers": ("unit=sublayer", "ratio=0.34", "calibration.length=24", "algo=greedy", "compensation=magnitude"),
 }  # fmt: skip
 
 

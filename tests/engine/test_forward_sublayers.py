@@ -12,11 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pruning.core.mask import Mask
+from pruning.engine.compensation import magnitudes
 from pruning.engine.forward import Forward
-from pruning.models.units import find_chain
+from pruning.models.blocks import enter
+from pruning.models.units import find_chain, masked
 from tests.engine.test_forward import ROWS, losses
 from tests.helpers.architectures import ARCHITECTURES, N_BLOCKS, PARALLEL, build, zeroed
-from tests.helpers.rows import language_model, plain
+from tests.helpers.rows import language_model, loglik, plain
 
 SEQUENTIAL = [name for name in ARCHITECTURES if name not in PARALLEL]
 UNITS = range(2 * N_BLOCKS)
@@ -84,3 +86,59 @@ def test_a_block_forward_is_divided_by_parameters() -> None:
     assert forward.cost.block_forwards == pytest.approx(N_BLOCKS - mlp / (attention + mlp))
     assert forward.cost.block_forwards_alone == pytest.approx(N_BLOCKS - mlp / (attention + mlp))
     assert forward.n_units("sublayer") == 2 * N_BLOCKS
+
+
+def test_offloaded_weights_of_a_skipped_sub_layer_are_never_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    from accelerate import cpu_offload
+    from accelerate.hooks import AlignDevicesHook
+
+    masks = [Mask(N_BLOCKS, (1, 2, 8, unit), "sublayer") for unit in (0, 5, 10)]
+    expected = losses(Forward(language_model(build("qwen3"))), ROWS["text"], masks)
+    module = cpu_offload(build("qwen3"), execution_device=torch.device("cpu"))
+    forward = Forward(language_model(module))
+    parts = [part for layer in module.model.layers for part in (layer.self_attn, layer.mlp)]
+    unit_of = {id(inner): unit for unit, part in enumerate(parts) for inner in part.modules()}
+    find_chain(module, "sublayer")  # runs the whole model
+    forward.memory_budget.batches(ROWS["text"])  # may run the whole model, too
+    loaded: set[int] = set()
+    original = AlignDevicesHook.pre_forward
+
+    def noting(self: Any, part: Any, *args: Any, **kwargs: Any) -> Any:
+        if self.offload and id(part) in unit_of:
+            loaded.add(unit_of[id(part)])
+        return original(self, part, *args, **kwargs)
+
+    monkeypatch.setattr(AlignDevicesHook, "pre_forward", noting)
+    actual = losses(forward, ROWS["text"], masks)
+    assert loaded == set(UNITS) - {1, 2, 8}
+    for mask in masks:
+        assert actual[mask] == pytest.approx(expected[mask], rel=1e-6)
+
+
+def test_a_factor_stands_in_for_each_missing_sub_layer() -> None:
+    """Prune&Comp's factors, one for each sub-layer, against a masked model that multiplies its states."""
+    module, rows = module_of("gemma3"), ROWS["text"]
+    factors = magnitudes(Forward(language_model(module)), rows, "sublayer")
+    assert len(factors) == 2 * N_BLOCKS
+    masks = [Mask(N_BLOCKS, dropped, "sublayer") for dropped in ((3,), (2, 3), (0, 5, 6, 7))]
+    actual = losses(Forward(language_model(module), scales=factors), rows, masks)
+    for mask in masks:
+        with masked(module, mask, factors):
+            expected = [loglik(module, row) for row in rows]
+        assert actual[mask] == pytest.approx(expected, rel=1e-9)
+
+
+def test_a_factor_is_the_mean_growth_of_the_state_at_its_sub_layer() -> None:
+    module, rows = module_of("llama"), ROWS["text"][:3]
+    chain = find_chain(module, "sublayer")
+    ratios = []
+    for row in rows:
+        with torch.no_grad():
+            entry = enter(module, input_ids=torch.tensor([row.input_ids]))
+            sizes = [entry.hidden]
+            for unit in UNITS:
+                sizes.append(chain.run(unit, sizes[-1], entry))
+        means = [float(state.abs().mean()) for state in sizes]
+        ratios.append([after / before for before, after in itertools.pairwise(means)])
+    expected = [sum(column) / len(rows) for column in zip(*ratios, strict=True)]
+    assert magnitudes(Forward(language_model(module)), rows, "sublayer") == pytest.approx(expected, rel=1e-9)

@@ -44,10 +44,10 @@ def _tokens(rng: random.Random, count: int) -> tuple[int, ...]:
 def plain(module: Any, dropped: tuple[int, ...], rows: tuple[Row, ...]) -> list[float]:
     """One forward pass a row, unpadded and unpacked, of a model that has the blocks physically removed."""
     smaller = without(module, dropped).to(module.dtype)
-    return [_loglik(smaller, row) for row in rows]
+    return [loglik(smaller, row) for row in rows]
 
 
-def _loglik(module: Any, row: Row) -> float:
+def loglik(module: Any, row: Row) -> float:
     with torch.no_grad():
         logits = module(input_ids=torch.tensor([row.input_ids]), use_cache=False).logits[0].double()
     scores = torch.log_softmax(logits, -1)

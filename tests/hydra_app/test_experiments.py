@@ -19,7 +19,15 @@ from pruning.runs.cell import Cell
 from pruning.runs.prepare import check_cell
 
 PANEL = {"one_shot", "greedy", "beam", "genetic", "bayesian", "cbo", "fast_block_select"}
-GRIDS = {"demo": 8, "panel": 28, "small": 504, "small_margin": 84, "paper": 42, "paper_margin": 42}
+GRIDS = {
+    "units": 32,
+    "demo": 8,
+    "panel": 28,
+    "small": 504,
+    "small_margin": 84,
+    "paper": 42,
+    "paper_margin": 42,
+}
 
 
 @pytest.fixture(autouse=True)

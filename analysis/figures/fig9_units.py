@@ -1,0 +1,129 @@
+"""Figure 9: what is gained by removing sub-layers instead of whole blocks, at the same share of the parameters.
+
+python -m analysis.fig9_units --results results --study units
+
+Each point is the mean difference of the held-out loss between the mask over sub-layers (or attentions, or MLPs) and
+the mask over blocks of the same search, objective and samples, over the same windows; the line is its 95 % interval.
+Left of zero, the sub-layers are better. A factor of the perplexity is exp(difference).
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from pruning.core.mask import Mask
+from pruning.core.result import read_done
+
+from ..data.errors import NothingToRead
+from ..data.load import done, folder
+from ..data.study import AskedStudy
+from ..stats.frames import groups
+from ..stats.removal import bare
+from ..stats.window_pairs import paired, window_losses
+from .cli import arguments, run
+from .style import empty, legend, looks, panels, save
+
+SAME = ["bare", "objective", "calibration", "samples", "length", "draw", "algo", "ratio"]
+UNITS = ("sublayer", "attention", "mlp")
+SIGN = {"sublayer": "attention and MLP apart", "attention": "attention only", "mlp": "MLP only"}
+
+
+def compared(results: Path, frame: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """One row for each cell over sub-layers that has a partner over blocks: both masks and the paired difference.
+
+    Raises NothingToRead if there is no such pair with the losses of windows.
+    """
+    rows = list(_rows(results, done(frame).assign(bare=done(frame)["model"].map(bare)), metric))
+    if not rows:
+        raise NothingToRead(
+            f"no cell over sub-layers has a partner over blocks with {metric} of each window: "
+            "run unit=block,sublayer at the same ratio, or evaluate the cells again."
+        )
+    return pd.DataFrame(rows).sort_values(["model", "objective", "algo", "ratio", "unit"], ignore_index=True)
+
+
+def _rows(results: Path, frame: pd.DataFrame, metric: str) -> Iterator[dict[str, Any]]:
+    for same, cells in groups(frame, SAME):
+        blocks = cells[cells["unit"] == "block"]
+        for _, cell in cells[cells["unit"] != "block"].iterrows() if len(blocks) == 1 else ():
+            both = [read_done(results / str(key)) for key in (cell["cell"], blocks["cell"].iloc[0])]
+            first, second = (window_losses(results, result, metric) for result in both)
+            if first is None or second is None or len(first) != len(second):
+                continue
+            names = [" ".join(Mask.from_json(result["mask"]).names()) for result in both]
+            difference = paired(first, second)
+            yield {
+                **dict(zip(["model", *SAME[1:]], same, strict=True)),
+                "unit": cell["unit"],
+                "difference": difference.mean,
+                "low": difference.low,
+                "high": difference.high,
+                "windows": difference.windows,
+                "ppl": float(np.exp(first.mean())),
+                "ppl_block": float(np.exp(second.mean())),
+                "loss": both[0]["calibration"]["loss"],
+                "loss_block": both[1]["calibration"]["loss"],
+                "dropped": names[0],
+                "dropped_block": names[1],
+            }
+
+
+def draw(rows: pd.DataFrame, title: str, metric: str) -> Figure:
+    """A panel for each model and objective; a line for each search and ratio, with a point for each unit."""
+    strata = list(dict.fromkeys(zip(rows["model"], rows["objective"], strict=True)))
+    models = list(dict.fromkeys(model for model, _ in strata))
+    objectives = list(dict.fromkeys(objective for _, objective in strata))
+    lines = list(dict.fromkeys(zip(rows["algo"], rows["ratio"], strict=True)))
+    figure, grid = panels(len(models), len(objectives), 3.4, 0.75 + 0.42 * len(lines), title)
+    look = looks([SIGN[unit] for unit in UNITS if unit in set(rows["unit"])])
+    limits = rows[["low", "high", "difference"]].to_numpy().ravel()
+    for i, model in enumerate(models):
+        for j, objective in enumerate(objectives):
+            cells = rows[(rows["model"] == model) & (rows["objective"] == objective)]
+            _panel(grid[i][j], cells, lines, look)
+            grid[i][j].set_title(f"{model} · {objective}", fontsize=8.5, loc="left")
+            low, high = min(0.0, np.nanmin(limits)), max(0.0, np.nanmax(limits))
+            grid[i][j].set_xlim(low - 0.06 * (high - low), high + 0.06 * (high - low))
+    for axes in grid[-1]:
+        axes.set_xlabel("held-out loss, sub-layers minus blocks (nats per token)", fontsize=8)
+    name = metric.partition("/")[2]
+    n = int(rows["windows"].max())
+    legend(figure, look, f"left of 0: better than whole blocks; line: 95 % interval over {n} windows of {name}")
+    return figure
+
+
+def _panel(
+    axes: Axes, rows: pd.DataFrame, lines: list[tuple[str, float]], look: dict[str, tuple[str, str]]
+) -> None:
+    if rows.empty:
+        empty(axes, "not run")
+        return
+    for y, (algo, ratio) in enumerate(lines):
+        for _, row in rows[(rows["algo"] == algo) & (rows["ratio"] == ratio)].iterrows():
+            names = list(look)
+            colour, marker = look[SIGN[str(row["unit"])]]
+            height = y + 0.2 * (names.index(SIGN[str(row["unit"])]) - (len(names) - 1) / 2)
+            axes.plot([row["low"], row["high"]], [height, height], color=colour, lw=1.4)
+            axes.plot(row["difference"], height, marker, color=colour, ms=5, mec="white", mew=0.6)
+    axes.axvline(0, color="0.7", lw=0.8, zorder=0)
+    axes.set_ylim(len(lines) - 0.5, -0.5)
+    axes.set_yticks(range(len(lines)), [f"{algo}, {100 * ratio:g} %" for algo, ratio in lines], fontsize=7.5)
+
+
+def _write(given: argparse.Namespace, study: AskedStudy) -> list[Path]:
+    metric = f"ppl/{(given.perplexity or 'heldout').removeprefix('ppl/')}"
+    rows = compared(folder(given.results), study.frame, metric)
+    return save(draw(rows, study.title, metric), rows, given.out, "fig9_units")
+
+
+def main() -> None:
+    """Draw the figure for a results folder."""
+    run("fig9_units", arguments("Sub-layers against whole blocks.", metrics=True), _write)

@@ -1,0 +1,55 @@
+"""Compare two masks by their losses on the same held-out windows.
+
+The difference of two perplexities has an error that is much smaller than that of each, because a window that is hard
+for one mask is hard for the other. Measurements keep the loss of each window, so differences can be paired.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from pruning.core.result import DoneResult
+from pruning.evaluation.text import TERMS
+
+Losses = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class PairedDifference:
+    """The mean of first minus second (nats per token), with the ends of its 95 % interval, over `windows` windows."""
+
+    mean: float
+    low: float
+    high: float
+    windows: int
+
+
+def paired(first: Losses, second: Losses) -> PairedDifference:
+    """The mean difference over windows (windows,), with a Student interval. NaN ends if there is one window only."""
+    differences = np.asarray(first, float) - np.asarray(second, float)
+    n, mean = len(differences), float(differences.mean())
+    if n < 2:
+        return PairedDifference(mean, float("nan"), float("nan"), n)
+    half = float(stats.t.ppf(0.975, n - 1) * differences.std(ddof=1) / np.sqrt(n))
+    return PairedDifference(mean, mean - half, mean + half, n)
+
+
+def window_losses(results: Path, result: DoneResult, metric: str, which: str = "pruned") -> Losses | None:
+    """The losses of a cell's mask on the windows of a metric; None if older versions did not keep them."""
+    records = cast(Mapping[str, Any], result["evaluation"]).get("records", {})
+    if (path := records.get(metric, {}).get(which)) is None:
+        return None
+    measured = results / path
+    kept = measured.with_name(f"{measured.stem}.{TERMS}")
+    if not kept.exists():
+        return None
+    terms = json.loads(kept.read_text(encoding="utf-8"))
+    return np.array(terms["losses"], float) if "losses" in terms else None
