@@ -28,6 +28,7 @@ from ..data.study import AskedStudy
 from ..stats import overlap, overlap_groups, overlap_pairs, pairing
 from ..stats.frames import each, groups
 from ..stats.grid import COMPARISONS, STRATUM
+from ..stats.removal import heading
 from .cli import arguments, run
 from .style import COLOURS, GREY, empty, head, ordered, save, wrapped
 
@@ -109,7 +110,7 @@ def draw(heats: pd.DataFrame, pairs: pd.DataFrame, title: str, note: str = "") -
                 continue
             k = ks[model][j]
             image = _map(axes, heats[(heats["model"] == model) & (heats["k"] == k)], j == 0)
-            axes.set_title(f"{model} · k = {k}", fontsize=8.5)
+            axes.set_title(heading(model, k), fontsize=8.5)
     bar = figure.colorbar(image, ax=shown, shrink=0.5, aspect=30, pad=0.01)
     bar.set_label("chance-corrected overlap\n0: chance, 1: equal", fontsize=7.5)
     bar.ax.tick_params(labelsize=7)

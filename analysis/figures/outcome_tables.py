@@ -11,6 +11,7 @@ from ..data.metrics import Metric, names
 from ..paper import published
 from ..stats.frames import strata_of
 from ..stats.grid import STRATUM
+from ..stats.removal import size
 from .style import number, ordered
 from .table_figure import Line, spread, table
 
@@ -51,7 +52,7 @@ def typeset(rows: pd.DataFrame, metric: Metric, title: str, which: int) -> Figur
     digits = 1 if metric.kind == "acc" else 2
     columns, keys = [], []
     for model, k in strata:
-        columns.append((f"{model}", f"k = {int(k)}"))
+        columns.append((f"{model}", size(model, k)))
         keys.append((model, k, "mean"))
         if rows.loc[(rows["model"] == model) & (rows["k"] == k), "paper"].notna().any():
             columns.append((f"{model}", "paper"))

@@ -1,0 +1,60 @@
+"""Labels of models: they keep cells of different units and budgets apart, because nothing compares such cells.
+
+From `smollm2`, whole blocks are removed. From `smollm2 (sublayer)`, a share of the parameters is removed, in sub-layers.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from ..stats.frames import groups
+from ..stats.removal import UNKNOWN, budgets, label
+
+Kind = tuple[str, str | None]  # the unit, and what a ratio is a share of; None if units are counted
+BLOCKS: Kind = ("block", None)
+
+
+def with_units(frame: pd.DataFrame) -> pd.DataFrame:
+    """Fill in the units of cells without a readable result, because their names do not hold them.
+
+    If all cells of the model that can have such a name have the same unit, this unit is taken.
+    """
+    rows = list(zip(*(frame[name] for name in ("model", "ratio", "unit", "cost")), strict=True))
+    known: dict[Any, set[Kind]] = {}
+    for model, _, unit, cost in rows:
+        if isinstance(unit, str):
+            known.setdefault(model, set()).add((unit, cost if isinstance(cost, str) else None))
+    kinds = [
+        (unit, cost if isinstance(cost, str) else None)
+        if isinstance(unit, str)
+        else _likely(known.get(model, {BLOCKS}), counted=pd.isna(ratio))
+        for model, ratio, unit, cost in rows
+    ]
+    return frame.assign(unit=[unit for unit, _ in kinds], cost=[cost for _, cost in kinds])
+
+
+def _likely(known: set[Kind], counted: bool) -> Kind:
+    """The kind of a cell of which only the name is known, among the kinds of the model's other cells."""
+    fitting = {kind for kind in known if kind == BLOCKS or (kind[1] is None) == counted}
+    return fitting.pop() if len(fitting) == 1 else (UNKNOWN, None)
+
+
+def labelled(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame with labels as models. Budgets that share a label and a size are distinguished in the label."""
+    kinds = list(zip(frame["model"], frame["unit"], frame["cost"], strict=True))
+    names = [label(*kind) if isinstance(kind[0], str) else kind[0] for kind in kinds]
+    if names == list(frame["model"]):
+        return frame
+    costs = [None if budget is None else tuple(budget["costs"]) for budget in budgets(frame)]
+    named = frame.assign(model=names, position=range(len(frame)))
+    for _, cells in groups(named[named["cost"].notna()], ["model", "k"]):
+        ratios = cells["ratio"].nunique()
+        distinct = list(dict.fromkeys(c for i in cells["position"] if (c := costs[i]) is not None))
+        for i, ratio in zip(cells["position"], cells["ratio"], strict=True):
+            more = [f"{100 * ratio:g} %"] if ratios > 1 else []
+            if len(distinct) > 1 and (own := costs[i]) is not None:
+                more.append(f"costs {distinct.index(own) + 1}")
+            names[i] = label(*kinds[i], tuple(more))
+    return frame.assign(model=names)
