@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from ..stats.frames import groups
-from ..stats.removal import UNKNOWN, budgets, label
+from ..stats.removal import UNKNOWN, budgets, column, label
 
 Kind = tuple[str, str | None]  # the unit, and what a ratio is a share of; None if units are counted
 BLOCKS: Kind = ("block", None)
@@ -21,16 +21,14 @@ def with_units(frame: pd.DataFrame) -> pd.DataFrame:
 
     If all cells of the model that can have such a name have the same unit, this unit is taken.
     """
-    rows = list(zip(*(frame[name] for name in ("model", "ratio", "unit", "cost")), strict=True))
+    given = list(zip(column(frame, "unit", None), column(frame, "cost", None), strict=True))
     known: dict[Any, set[Kind]] = {}
-    for model, _, unit, cost in rows:
-        if isinstance(unit, str):
-            known.setdefault(model, set()).add((unit, cost if isinstance(cost, str) else None))
+    for model, (unit, cost) in zip(frame["model"], given, strict=True):
+        if unit is not None:
+            known.setdefault(model, set()).add((unit, cost))
     kinds = [
-        (unit, cost if isinstance(cost, str) else None)
-        if isinstance(unit, str)
-        else _likely(known.get(model, {BLOCKS}), counted=pd.isna(ratio))
-        for model, ratio, unit, cost in rows
+        _likely(known.get(model, {BLOCKS}), counted=pd.isna(ratio)) if unit is None else (unit, cost)
+        for model, ratio, (unit, cost) in zip(frame["model"], frame["ratio"], given, strict=True)
     ]
     return frame.assign(unit=[unit for unit, _ in kinds], cost=[cost for _, cost in kinds])
 
@@ -43,7 +41,7 @@ def _likely(known: set[Kind], counted: bool) -> Kind:
 
 def labelled(frame: pd.DataFrame) -> pd.DataFrame:
     """The frame with labels as models. Budgets that share a label and a size are distinguished in the label."""
-    kinds = list(zip(frame["model"], frame["unit"], frame["cost"], strict=True))
+    kinds = list(zip(frame["model"], frame["unit"], column(frame, "cost", None), strict=True))
     names = [label(*kind) if isinstance(kind[0], str) else kind[0] for kind in kinds]
     if names == list(frame["model"]):
         return frame

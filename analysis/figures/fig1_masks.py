@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -33,6 +34,7 @@ from .style import DASH, GREY, empty, head, looks, number, ordered, save, wrappe
 # Eight panels in two columns fill a page.
 ROW, HEAD, WIDTH = 0.165, 0.5, 4.2
 TALL = 1.45  # height of a line of sub-layers, in lines of blocks
+LONGEST = 55  # characters of a heading in one line
 BACK, CLOSED = "#F2F2F2", "#FBFBFB"  # units that stay, and units that cannot be removed
 
 
@@ -43,11 +45,11 @@ def draw(frame: pd.DataFrame, title: str) -> Figure:
     ks = {model: sorted(known.loc[known["model"] == model, "k"].unique()) for model, _ in rows}
     columns = max(len(values) for values in ks.values())
     most = int(known.groupby(["model", "objective", "k"])["algo"].nunique().max())
-    split = {model for model, cells in groups(known, "model") if _sublayers(cells)}
-    heights = [HEAD + ROW * most * (TALL if model in split else 1) for model, _ in rows]
+    apart = bool((known["model"] != known["model"].map(bare)).any())  # then rows have different heights
+    heights = [_height(known, *row) for row in rows] if apart else [HEAD + ROW * most] * len(rows)
     figure = Figure(figsize=(0.3 + WIDTH * columns, 0.9 + sum(heights)), layout="constrained")
     head(figure, title, figure.get_figwidth())
-    grid = figure.subplots(len(rows), columns, squeeze=False, height_ratios=heights if split else None)
+    grid = figure.subplots(len(rows), columns, squeeze=False, height_ratios=heights if apart else None)
     colours = looks(list(dict.fromkeys(known["objective"])))
     metrics = list(measured(frame).values())
     for i, (model, objective) in enumerate(rows):
@@ -57,11 +59,24 @@ def draw(frame: pd.DataFrame, title: str) -> Figure:
                 continue
             k = ks[model][j]
             cells = known[(known["model"] == model) & (known["objective"] == objective) & (known["k"] == k)]
-            heading = f"{bare(model)} · {objective} · {removed(cells.iloc[0])}"
-            _panel(grid[i, j], cells, metrics, colours[objective][0], heading)
+            _panel(grid[i, j], cells, metrics, colours[objective][0], _heading(cells.iloc[0]))
     foot = wrapped(_foot(done(frame), metrics), int(figure.get_figwidth() * 17), "; ")
     figure.supxlabel(foot, fontsize=7, color=GREY)
     return figure
+
+
+def _height(known: pd.DataFrame, model: str, objective: str) -> float:
+    """The height of a row of panels in inches."""
+    cells = known[(known["model"] == model) & (known["objective"] == objective)]
+    lines = int(cells.groupby("k")["algo"].nunique().max())
+    return HEAD + 0.13 * _heading(cells.iloc[0]).count("\n") + ROW * lines * (TALL if _sublayers(cells) else 1)
+
+
+def _heading(row: pd.Series[Any]) -> str:
+    """Model, objective and what is removed; in two lines if a panel is too narrow for one."""
+    first, second = f"{bare(row['model'])} · {row['objective']}", removed(row)
+    apart = bare(row["model"]) != row["model"] and len(first + second) > LONGEST
+    return f"{first}{chr(10) if apart else ' · '}{second}"
 
 
 def _panel(axes: Axes, cells: pd.DataFrame, metrics: Sequence[Metric], colour: str, title: str) -> None:
