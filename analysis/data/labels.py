@@ -1,6 +1,6 @@
 """Labels of models: they keep cells of different units and budgets apart, because nothing compares such cells.
 
-From `smollm2`, whole blocks are removed. From `smollm2 (sublayer)`, a share of the parameters is removed, in sub-layers.
+From `smollm2`, whole blocks are removed; from `smollm2 (sublayer)`, a share of the parameters, in sub-layers.
 """
 
 from __future__ import annotations
@@ -21,12 +21,14 @@ def with_units(frame: pd.DataFrame) -> pd.DataFrame:
 
     If all cells of the model that can have such a name have the same unit, this unit is taken.
     """
-    given = list(zip(column(frame, "unit", None), column(frame, "cost", None), strict=True))
+    given: list[tuple[Any, Any]] = list(
+        zip(column(frame, "unit", None), column(frame, "cost", None), strict=True)
+    )
     known: dict[Any, set[Kind]] = {}
     for model, (unit, cost) in zip(frame["model"], given, strict=True):
         if unit is not None:
             known.setdefault(model, set()).add((unit, cost))
-    kinds = [
+    kinds: list[tuple[Any, Any]] = [
         _likely(known.get(model, {BLOCKS}), counted=pd.isna(ratio)) if unit is None else (unit, cost)
         for model, ratio, (unit, cost) in zip(frame["model"], frame["ratio"], given, strict=True)
     ]
@@ -41,9 +43,13 @@ def _likely(known: set[Kind], counted: bool) -> Kind:
 
 def labelled(frame: pd.DataFrame) -> pd.DataFrame:
     """The frame with labels as models. Budgets that share a label and a size are distinguished in the label."""
-    kinds = list(zip(frame["model"], frame["unit"], column(frame, "cost", None), strict=True))
-    names = [label(*kind) if isinstance(kind[0], str) else kind[0] for kind in kinds]
-    if names == list(frame["model"]):
+    models, units, of = list(frame["model"]), list(frame["unit"]), column(frame, "cost", None)
+
+    def name(i: int, more: tuple[str, ...] = ()) -> Any:
+        return label(models[i], units[i], of[i], more) if isinstance(models[i], str) else models[i]
+
+    names = [name(i) for i in range(len(frame))]
+    if names == models:
         return frame
     costs = [None if budget is None else tuple(budget["costs"]) for budget in budgets(frame)]
     named = frame.assign(model=names, position=range(len(frame)))
@@ -54,5 +60,5 @@ def labelled(frame: pd.DataFrame) -> pd.DataFrame:
             more = [f"{100 * ratio:g} %"] if ratios > 1 else []
             if len(distinct) > 1 and (own := costs[i]) is not None:
                 more.append(f"costs {distinct.index(own) + 1}")
-            names[i] = label(*kinds[i], tuple(more))
+            names[i] = name(i, tuple(more))
     return frame.assign(model=names)

@@ -18,8 +18,8 @@ from pruning.core.trace import TraceEntry, TraceLine, read_trace
 
 from .cell_filter import Only, select, words
 from .errors import NothingToRead
-from .mlflow_store import folder
 from .labels import labelled, with_units
+from .mlflow_store import folder
 from .rows import row_of
 
 COLUMNS = (

@@ -90,7 +90,7 @@ def _row(result: Result, named: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _removal(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The unit that is removed, and what a ratio is a share of: `parameters` or `latency`; None if units are counted."""
+    """The unit that is removed, and what a ratio is a share of (`cost`); None if units are counted."""
     ratio, k = config.get("ratio"), config.get("k")
     removal = Removal(ratio, k, config.get("unit", "block"), config.get("budget", "parameters"))
     if removal.unit not in KINDS:

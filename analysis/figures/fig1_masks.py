@@ -69,7 +69,9 @@ def _height(known: pd.DataFrame, model: str, objective: str) -> float:
     """The height of a row of panels in inches."""
     cells = known[(known["model"] == model) & (known["objective"] == objective)]
     lines = int(cells.groupby("k")["algo"].nunique().max())
-    return HEAD + 0.13 * _heading(cells.iloc[0]).count("\n") + ROW * lines * (TALL if _sublayers(cells) else 1)
+    return (
+        HEAD + 0.13 * _heading(cells.iloc[0]).count("\n") + ROW * lines * (TALL if _sublayers(cells) else 1)
+    )
 
 
 def _heading(row: pd.Series[Any]) -> str:
@@ -134,7 +136,9 @@ def _halves(
         halves = np.full((2, n_blocks), np.nan)  # units 2i and 2i + 1 are attention and MLP of block i
         halves[kinds] = row.reshape(n_blocks, 2).T[kinds]
         squares = np.ma.masked_invalid(halves)
-        axes.pcolormesh(columns, edges, squares, cmap=shades, vmin=0, vmax=1, edgecolors="white", linewidth=0.6)
+        axes.pcolormesh(
+            columns, edges, squares, cmap=shades, vmin=0, vmax=1, edgecolors="white", linewidth=0.6
+        )
 
 
 def _line(axes: Axes, line: int, n_blocks: int, cells: pd.DataFrame, metrics: Sequence[Metric]) -> None:

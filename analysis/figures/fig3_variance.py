@@ -113,7 +113,11 @@ def _panel(
     if logarithmic:
         plain_log(axes.yaxis)
     axes.set_xlim(-0.6, len(strips) - 0.4)
-    axes.set_xticks(range(len(strips)), [f"{_short(model)}\n{size(model, k).replace(' = ', ' ')}" for model, k in strips], fontsize=6.5)
+    axes.set_xticks(
+        range(len(strips)),
+        [f"{_short(model)}\n{size(model, k).replace(' = ', ' ')}" for model, k in strips],
+        fontsize=6.5,
+    )
     axes.tick_params(axis="y", labelsize=7)
 
 

@@ -51,7 +51,8 @@ def matrix(
 def best_known(frame: pd.DataFrame, traces: Mapping[str, Trace]) -> pd.DataFrame:
     """Add `best` to each cell: the lowest loss of all complete masks that were scored in cells of the same problem.
 
-    A mask is complete if it removes k units or what the cell's budget asks for (`complete_masks`). `exact` is true if some cell of the problem scored every mask; an exhaustive search with a budget can score fewer.
+    A mask is complete if it removes k units, or what the cell's budget asks for (`pruning.core.complete_masks`).
+    `exact` is true if some cell of the problem scored every mask; an exhaustive search with a budget can score fewer.
     `regret` is the loss minus `best`. `relative_regret` is regret / (`best` - dense loss). It is NaN if this divisor
     is not positive (pruning can improve a margin). `regret_se` is the regret divided by the standard error of the
     cell's loss over the calibration samples.
@@ -80,7 +81,9 @@ def _spaces(frame: pd.DataFrame) -> Iterator[int]:
     """The number of complete masks of each cell's problem."""
     where = [frame[name].fillna(0).astype(int) for name in ("n_blocks", "protect_first", "protect_last")]
     cells = zip(budgets(frame), column(frame, "unit", "block"), *where, strict=True)
-    known: dict[tuple[Any, ...], int] = {}  # counting masks takes a few milliseconds, and most cells share budgets
+    known: dict[
+        tuple[Any, ...], int
+    ] = {}  # counting masks takes a few milliseconds, and most cells share budgets
     for (budget, unit, *shape), k, n in zip(cells, frame["k"], n_open(frame), strict=True):
         if budget is None:
             yield math.comb(int(n), int(k))

@@ -1,7 +1,7 @@
 """What a cell removes, in words, and as masks and sets of units.
 
 Blocks and sub-layers are not comparable, nor are k units and a share of the parameters. So the `model` of the frame
-names everything but k whole blocks: `smollm2 (sublayer)`. It is the model in strata, comparisons, rankings and titles.
+also names what is removed, unless it is k whole blocks. Strata, comparisons, rankings and titles use this label.
 """
 
 from __future__ import annotations
@@ -16,7 +16,12 @@ from pruning.core.result import BudgetRecord
 from pruning.runs.removal import KINDS
 
 UNKNOWN = "unknown unit"  # of an unfinished cell, in a study with several units
-WORDS = {"block": "block", "sublayer": "sub-layer", "attention": "attention sub-layer", "mlp": "MLP sub-layer"}
+WORDS = {
+    "block": "block",
+    "sublayer": "sub-layer",
+    "attention": "attention sub-layer",
+    "mlp": "MLP sub-layer",
+}
 _LABEL = re.compile(
     r" \(((?P<unit>sublayer|attention|mlp|unknown unit)(?P<by>, counted|, latency)?|latency)"
     r"(, [\d.]+ %|, costs \d+)*\)$"
@@ -59,6 +64,14 @@ def removed(row: pd.Series[Any]) -> str:
     return f"{100 * row['ratio']:g} % of the {cost} removed{only}"
 
 
+def removed_of(row: pd.Series[Any]) -> str:
+    """What a finished cell removes, and of how many: `3 of 30 blocks removed`. For a budget, as `removed`."""
+    unit = _value(row, "unit", "block")
+    if _value(row, "cost", None) is not None:
+        return removed(row)
+    return f"{int(row['k'])} of {int(row['n_blocks']) * (len(KINDS[unit]) or 1)} {WORDS[unit]}s removed"
+
+
 def noun(frame: pd.DataFrame) -> str:
     """What the masks of finished cells are over: `blocks`, `sub-layers`, or `units` if it is both."""
     units = {KINDS.get(unit, "") == "" for unit in column(frame, "unit", "block")}
@@ -97,7 +110,7 @@ def free(n_blocks: int, unit: str, first: int, last: int) -> list[int]:
 
 def budgets(frame: pd.DataFrame) -> list[BudgetRecord | None]:
     """The budget of each cell; None if units are counted."""
-    return [budget if isinstance(budget, dict) else None for budget in column(frame, "budget", None)]
+    return column(frame, "budget", None)
 
 
 def column(frame: pd.DataFrame, name: str, default: Any) -> list[Any]:

@@ -2,7 +2,8 @@
 
 The last decision of a search is resampled: the choice among the complete masks that it scored. If a search scored
 fewer than two such masks, as one-shot does, it chose single units by their losses. Then this choice is resampled,
-unless the units have different costs, because then it was no choice of the best k. Earlier decisions are not repeated, so the numbers are lower bounds on instability.
+unless the units have different costs, because then it was no choice of the best k. Earlier decisions are not
+repeated, so the numbers are lower bounds on instability.
 """
 
 from __future__ import annotations

@@ -14,8 +14,7 @@ from pruning.core.mask import Mask
 from pruning.core.nested import leaves
 from pruning.core.result import LOG, MODELS, NAME, DoneResult, Result, read_result
 from pruning.evaluation.speed import flat
-from pruning.search.driver import best_so_far
-from pruning.search.journal import Journal
+from pruning.tracking.best_losses import best_losses
 from pruning.tracking.mask_picture import DPI, mask_picture
 from pruning.tracking.run_names import run_name
 from pruning.tracking.store_errors import reason
@@ -89,7 +88,12 @@ def _tags(result: Result, studies: Sequence[str]) -> Iterator[tuple[str, Any]]:
     yield from (("model", config["model"]["name"]), ("seed", config["seed"]))
     if result["status"] == "done":
         yield from (("objective", result["calibration"]["objective"]), ("algo", result["search"]["algo"]))
-        yield from (("k", result["search"]["k"]), ("dropped", result["mask"]["dropped"]))
+        yield from (
+            ("k", result["search"]["k"]),
+            ("dropped", f"[{', '.join(map(str, result['mask']['dropped']))}]"),
+        )
+        if (unit := config.get("unit", "block")) != "block":
+            yield "unit", unit
     else:
         yield "error", result["error"]["message"]
     yield "git_commit", result["environment"]["commit"]
@@ -138,9 +142,7 @@ def _metrics(result: Result, folder: Path) -> Iterator[tuple[str, float, int]]:
             yield f"{which}/{name}", value, 0
     if (speed := result["evaluation"].get("speed")) is not None:
         yield from ((name, value, 0) for name, value in flat(speed))
-    mask = Mask.from_json(result["mask"])
-    scores = list(Journal.open(folder / trace.NAME, mask.n_blocks, unit=mask.unit).scores.values())
-    for step, best in best_so_far(scores, len(mask.dropped)):
+    for step, best in best_losses(folder, result):
         yield "search/best_loss", best, step
 
 

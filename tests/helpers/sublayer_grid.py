@@ -73,7 +73,10 @@ def _cell(folder: Path, study: SublayerStudy, config: dict[str, Any], algo: str)
     (folder / "trace.jsonl").write_text("".join(f"{json.dumps(score)}\n" for score in trace))
     (folder / "mask.json").write_text(json.dumps(mask.to_json()))
     losses = world.losses(mask.dropped)
-    measured = {"dense": {"ppl/heldout": 17.0}, "pruned": {"ppl/heldout": 17 * float(np.exp(losses.mean() - 3))}}
+    measured = {
+        "dense": {"ppl/heldout": 17.0},
+        "pruned": {"ppl/heldout": 17 * float(np.exp(losses.mean() - 3))},
+    }
     spent = removal.record(space, mask)
     asked = len(trace) - 1
     result = {
@@ -145,5 +148,3 @@ def search(world: World, space: Space, algo: str, seed: int) -> tuple[list[dict[
     ask(mask.dropped)
     assert mask in space
     return trace, mask
-
-
