@@ -9,7 +9,6 @@ import pandas as pd
 
 COLUMNS = (
     "model",
-    "unit",
     "objective",
     "calibration",
     "samples",
@@ -18,6 +17,7 @@ COLUMNS = (
     "algo",
     "k",
     "ratio",
+    "unit",
     "seed",
 )
 Only = Mapping[str, Sequence[str]]

@@ -16,6 +16,7 @@ from pruning.core.result import NAME
 from pruning.core.trace import NAME as TRACE
 from pruning.core.trace import TraceEntry, TraceLine, read_trace
 
+from ..stats.removal import bare, column
 from .cell_filter import Only, select, words
 from .errors import NothingToRead
 from .labels import labelled, with_units
@@ -195,9 +196,11 @@ def describe(frame: pd.DataFrame, study: str | None, only: Only = MappingProxyTy
     parts = [
         f"study {study or 'all'}",
         *words(only),
-        _listed("model", finished["model"]),
+        _listed("model", finished["model"].map(bare)),
         _listed("seed", finished["seed"]),
     ]
+    if set(units := column(finished, "unit", "block")) != {"block"}:
+        parts.insert(-1, _listed("unit", pd.Series(units)))
     parts.append(_listed("commit", finished["commit"].fillna("unknown")))
     if lacking := len(frame) - len(finished):
         names = "missing, failed or damaged" if (frame["status"] == "damaged").any() else "missing or failed"

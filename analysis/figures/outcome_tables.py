@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -11,7 +14,7 @@ from ..data.metrics import Metric, names
 from ..paper import published
 from ..stats.frames import strata_of
 from ..stats.grid import STRATUM
-from ..stats.removal import size
+from ..stats.removal import bare, size
 from .style import number, ordered
 from .table_figure import Line, spread, table
 
@@ -73,7 +76,13 @@ def typeset(rows: pd.DataFrame, metric: Metric, title: str, which: int) -> Figur
     unit = " in percent" if metric.kind == "acc" else ""
     paper = f"paper: its mean over {AVERAGED[metric.kind]}; " if rows["paper"].notna().any() else ""
     note = f"table {which}: {metric.label}{unit}, mean ± standard deviation over calibration data and draws; "
-    return table(columns, lines, title, note + paper + "(n/m): n of m cells are done", 1.12)
+    return table(columns, lines, title, note + paper + "(n/m): n of m cells are done", _width(strata))
+
+
+def _width(strata: Sequence[tuple[str, int]]) -> float:
+    """The width of a column in inches: a label of a model must fit above the columns of its sizes."""
+    columns = Counter(model for model, _ in strata if bare(model) != model)
+    return max([1.12, *(0.2 + 0.06 * len(model) / n for model, n in columns.items())])
 
 
 def _dense(rows: pd.DataFrame, kind: str, model: str, which: str, digits: int) -> str:

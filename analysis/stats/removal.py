@@ -51,8 +51,10 @@ def size(model: str, k: float) -> str:
 
 
 def heading(model: str, k: float) -> str:
-    """The heading of a narrow panel: model and size, on two lines if the model is a label."""
-    return f"{model}{' · ' if bare(model) == model else chr(10)}{size(model, k)}"
+    """The heading of a narrow panel: model and size; below them, what else the label says."""
+    name = bare(model)
+    more = model.removeprefix(name).strip()
+    return f"{name} · {size(model, k)}" + (f"\n{more}" if more else "")
 
 
 def removed(row: pd.Series[Any]) -> str:
