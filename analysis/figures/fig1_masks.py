@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.colors import Colormap, LinearSegmentedColormap
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from scipy.stats import gmean
@@ -93,8 +93,7 @@ def _panel(axes: Axes, cells: pd.DataFrame, metrics: Sequence[Metric], colour: s
         _line(axes, line, n_blocks, finished[finished["algo"] == algo], metrics)
     shades = LinearSegmentedColormap.from_list("removed", [BACK, colour])
     if _sublayers(cells):
-        shades.set_bad(CLOSED)
-        _halves(axes, finished, searches, shades)
+        _halves(axes, finished, searches, shades.with_extremes(bad=CLOSED))
     else:
         shares = _shares(finished, searches, n_blocks)
         axes.pcolormesh(shares, cmap=shades, vmin=0, vmax=1, edgecolors="white", linewidth=0.8)
@@ -123,9 +122,7 @@ def _shares(finished: pd.DataFrame, searches: Sequence[str], n_units: int) -> ND
     return shares
 
 
-def _halves(
-    axes: Axes, finished: pd.DataFrame, searches: Sequence[str], shades: LinearSegmentedColormap
-) -> None:
+def _halves(axes: Axes, finished: pd.DataFrame, searches: Sequence[str], shades: Colormap) -> None:
     """Draw each search as two rows of squares that touch: attention above, MLPs below."""
     n_blocks = int(finished["n_blocks"].iloc[0])
     shares = _shares(finished, searches, 2 * n_blocks)

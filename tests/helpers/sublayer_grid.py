@@ -67,7 +67,8 @@ def _cell(folder: Path, study: SublayerStudy, config: dict[str, Any], algo: str)
     folder.mkdir(parents=True)
     model, seed, n_blocks = config["model"]["name"], config["seed"], BLOCKS[config["model"]["name"]]
     removal = Removal(config["ratio"], config["k"], config["unit"], config["budget"])
-    space = removal.space(n_blocks, list(study.costs) * n_blocks)
+    n_units = n_blocks if removal.mask_unit == "block" else 2 * n_blocks
+    space = removal.space(n_blocks, (list(study.costs) * n_blocks)[:n_units])
     world = World(2 * n_blocks, model, "perplexity", "pydoc", seed, 16)
     trace, mask = search(world, space, algo, seed)
     (folder / "trace.jsonl").write_text("".join(f"{json.dumps(score)}\n" for score in trace))
