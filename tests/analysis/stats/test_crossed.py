@@ -72,8 +72,17 @@ def test_regret_with_a_budget_is_over_masks_of_that_cost() -> None:
     assert not regrets["exact"].any()
     whole = crossed.best_known(cells, {"b": every})
     assert whole["exact"].all()
-    kinds = crossed.best_known(cells.assign(unit="attention"), {"b": every})
-    assert not kinds["exact"].any()  # two attention layers cost 2, so the space of these cells is empty
+
+
+@pytest.mark.parametrize(("unit", "exact"), [("attention", True), ("sublayer", False)])
+def test_regret_with_a_budget_is_exact_if_all_masks_of_the_unit_were_scored(unit: str, exact: bool) -> None:
+    cells = frame(objectives=1, data=1, draws=1, algos=1, ks=(1,))
+    cells = cells.assign(cell="a", loss=2.0, dense_loss=1.0, standard_error=0.5, n_blocks=2, unit=unit)
+    cells = cells.assign(budget=[BUDGET | {"least": 2, "most": 3}])
+    regrets = crossed.best_known(
+        cells, {"a": [score([0, 2], [2.0])]}
+    )  # of sub-layers, also 1 alone and 3 alone
+    assert list(regrets["exact"]) == [exact]
 
 
 def test_regret_relative_to_no_damage_is_nan() -> None:
