@@ -7,7 +7,19 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-COLUMNS = ("model", "objective", "calibration", "samples", "length", "draw", "algo", "k", "ratio", "seed")
+COLUMNS = (
+    "model",
+    "objective",
+    "calibration",
+    "samples",
+    "length",
+    "draw",
+    "algo",
+    "k",
+    "ratio",
+    "unit",
+    "seed",
+)
 Only = Mapping[str, Sequence[str]]
 
 

@@ -16,8 +16,10 @@ from pruning.core.result import NAME
 from pruning.core.trace import NAME as TRACE
 from pruning.core.trace import TraceEntry, TraceLine, read_trace
 
+from ..stats.removal import bare, column
 from .cell_filter import Only, select, words
 from .errors import NothingToRead
+from .labels import labelled, with_units
 from .mlflow_store import folder
 from .rows import row_of
 
@@ -26,14 +28,18 @@ COLUMNS = (
     "status",
     "model",
     "n_blocks",
+    "unit",  # block, sublayer, attention or mlp
+    "n_units",
     "objective",
     "calibration",
     "samples",
     "length",
     "draw",
     "algo",
-    "k",
+    "k",  # with a budget, as many whole blocks as the removed share
     "ratio",
+    "cost",  # what a ratio is a share of; None if units are counted
+    "budget",
     "seed",
     "protect_first",
     "protect_last",
@@ -69,7 +75,8 @@ def load(results: Path | str, study: str | None = None, only: Only = MappingProx
 
     The columns are those of COLUMNS and, for every metric of the evaluation, `dense/<metric>` and
     `pruned/<metric>`. `draw` is the seed of the calibration draw. If a cell has no result, its row is filled
-    from the cell's name. `only` selects cells by the values of columns (see `cell_filter`).
+    from the cell's name. `dropped` are unit numbers, as in `Mask`. `model` names the unit and the budget, unless k
+    whole blocks are removed (see `labels`). `only` selects cells by the values of columns (see `cell_filter`).
     Raises NothingToRead if the study does not exist or no cell is done.
     """
     results = folder(results)
@@ -77,14 +84,14 @@ def load(results: Path | str, study: str | None = None, only: Only = MappingProx
     frame = _distinct_names(pd.DataFrame([row_of(results / key) for key in keys]))
     if frame.empty or not (frame["status"] == "done").any():
         raise NothingToRead(f"no finished cell in {results}: {_cure(frame)}.")
-    frame = _sized(frame.reindex(columns=[*COLUMNS, *(c for c in frame if c not in COLUMNS)]))
+    frame = _sized(with_units(frame.reindex(columns=[*COLUMNS, *(c for c in frame if c not in COLUMNS)])))
     try:
         frame = select(frame, only)
     except ValueError as error:
         raise NothingToRead(f"--only: {error}.") from error
     if not (frame["status"] == "done").any():
         raise NothingToRead(f"no finished cell of {'; '.join(words(only))} in {results}.")
-    return frame
+    return labelled(frame)
 
 
 def _cure(frame: pd.DataFrame) -> str:
@@ -189,9 +196,11 @@ def describe(frame: pd.DataFrame, study: str | None, only: Only = MappingProxyTy
     parts = [
         f"study {study or 'all'}",
         *words(only),
-        _listed("model", finished["model"]),
+        _listed("model", finished["model"].map(bare)),
         _listed("seed", finished["seed"]),
     ]
+    if set(units := column(finished, "unit", "block")) != {"block"}:
+        parts.insert(-1, _listed("unit", pd.Series(units)))
     parts.append(_listed("commit", finished["commit"].fillna("unknown")))
     if lacking := len(frame) - len(finished):
         names = "missing, failed or damaged" if (frame["status"] == "damaged").any() else "missing or failed"

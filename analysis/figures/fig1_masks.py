@@ -4,7 +4,7 @@ python -m analysis.fig1_masks --results results --study demo
 
 Source: figure 1 of arXiv 2604.24938. In addition, each row shows the held-out metrics of its masks. If a search has
 several cells (from several draws or data sets), the shade of a block is the share of these cells that remove the
-block.
+block. If sub-layers are removed, a block is two squares: its attention above and its MLP below.
 """
 
 from __future__ import annotations
@@ -12,24 +12,30 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.colors import Colormap, LinearSegmentedColormap
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 from scipy.stats import gmean
 
 from ..data.load import done
 from ..data.metrics import Metric, measured
 from ..data.study import AskedStudy
 from ..stats.frames import groups
+from ..stats.removal import bare, column, masks, removed
 from .cli import arguments, run
 from .style import DASH, GREY, empty, head, looks, number, ordered, save, wrapped
 
 # These are, in inches: height of a line, height of a panel without its lines, width of a panel.
 # Eight panels in two columns fill a page.
 ROW, HEAD, WIDTH = 0.165, 0.5, 4.2
+TALL = 1.45  # height of a line of sub-layers, in lines of blocks
+LONGEST = 55  # characters of a heading in one line
+BACK, CLOSED = "#F2F2F2", "#FBFBFB"  # units that stay, and units that cannot be removed
 
 
 def draw(frame: pd.DataFrame, title: str) -> Figure:
@@ -39,11 +45,11 @@ def draw(frame: pd.DataFrame, title: str) -> Figure:
     ks = {model: sorted(known.loc[known["model"] == model, "k"].unique()) for model, _ in rows}
     columns = max(len(values) for values in ks.values())
     most = int(known.groupby(["model", "objective", "k"])["algo"].nunique().max())
-    figure = Figure(
-        figsize=(0.3 + WIDTH * columns, 0.9 + len(rows) * (HEAD + ROW * most)), layout="constrained"
-    )
+    apart = bool((known["model"] != known["model"].map(bare)).any())  # then rows have different heights
+    heights = [_height(known, *row) for row in rows] if apart else [HEAD + ROW * most] * len(rows)
+    figure = Figure(figsize=(0.3 + WIDTH * columns, 0.9 + sum(heights)), layout="constrained")
     head(figure, title, figure.get_figwidth())
-    grid = figure.subplots(len(rows), columns, squeeze=False)
+    grid = figure.subplots(len(rows), columns, squeeze=False, height_ratios=heights if apart else None)
     colours = looks(list(dict.fromkeys(known["objective"])))
     metrics = list(measured(frame).values())
     for i, (model, objective) in enumerate(rows):
@@ -53,11 +59,26 @@ def draw(frame: pd.DataFrame, title: str) -> Figure:
                 continue
             k = ks[model][j]
             cells = known[(known["model"] == model) & (known["objective"] == objective) & (known["k"] == k)]
-            heading = f"{model} · {objective} · {int(k)} block{'s' if k > 1 else ''} removed"
-            _panel(grid[i, j], cells, metrics, colours[objective][0], heading)
+            _panel(grid[i, j], cells, metrics, colours[objective][0], _heading(cells.iloc[0]))
     foot = wrapped(_foot(done(frame), metrics), int(figure.get_figwidth() * 17), "; ")
     figure.supxlabel(foot, fontsize=7, color=GREY)
     return figure
+
+
+def _height(known: pd.DataFrame, model: str, objective: str) -> float:
+    """The height of a row of panels in inches."""
+    cells = known[(known["model"] == model) & (known["objective"] == objective)]
+    lines = int(cells.groupby("k")["algo"].nunique().max())
+    return (
+        HEAD + 0.13 * _heading(cells.iloc[0]).count("\n") + ROW * lines * (TALL if _sublayers(cells) else 1)
+    )
+
+
+def _heading(row: pd.Series[Any]) -> str:
+    """Model, objective and what is removed; in two lines if a panel is too narrow for one."""
+    first, second = f"{bare(row['model'])} · {row['objective']}", removed(row)
+    apart = bare(row["model"]) != row["model"] and len(first + second) > LONGEST
+    return f"{first}{chr(10) if apart else ' · '}{second}"
 
 
 def _panel(axes: Axes, cells: pd.DataFrame, metrics: Sequence[Metric], colour: str, title: str) -> None:
@@ -68,23 +89,53 @@ def _panel(axes: Axes, cells: pd.DataFrame, metrics: Sequence[Metric], colour: s
         empty(axes, f"none of {len(cells)} cells is finished")
         return
     n_blocks = int(finished["n_blocks"].iloc[0])
-    removed = np.full((len(searches), n_blocks), np.nan)
     for line, algo in enumerate(searches):
-        searched = finished[finished["algo"] == algo]
-        if len(searched):
-            removed[line] = np.mean(
-                [[b in mask for b in range(n_blocks)] for mask in searched["dropped"]], axis=0
-            )
-        _line(axes, line, n_blocks, searched, metrics)
-    shades = LinearSegmentedColormap.from_list("removed", ["#F2F2F2", colour])
-    axes.pcolormesh(removed, cmap=shades, vmin=0, vmax=1, edgecolors="white", linewidth=0.8)
+        _line(axes, line, n_blocks, finished[finished["algo"] == algo], metrics)
+    shades = LinearSegmentedColormap.from_list("removed", [BACK, colour])
+    if _sublayers(cells):
+        _halves(axes, finished, searches, shades.with_extremes(bad=CLOSED))
+    else:
+        shares = _shares(finished, searches, n_blocks)
+        axes.pcolormesh(shares, cmap=shades, vmin=0, vmax=1, edgecolors="white", linewidth=0.8)
     axes.set_ylim(len(searches), 0)
     axes.set_xlabel("block", fontsize=7, labelpad=1)
-    axes.set_xticks(np.arange(0, n_blocks, 2) + 0.5, [str(b) for b in range(0, n_blocks, 2)], fontsize=6.5)
+    numbered = range(0, n_blocks, 2 if n_blocks <= 40 else 4)
+    axes.set_xticks(np.array(numbered) + 0.5, [str(b) for b in numbered], fontsize=6.5)
     axes.set_yticks(np.arange(len(searches)) + 0.5, [_label(cells, algo) for algo in searches], fontsize=7)
     axes.tick_params(length=0, pad=2)
     for side in axes.spines.values():
         side.set_visible(False)
+
+
+def _sublayers(cells: pd.DataFrame) -> bool:
+    """Whether the masks of a panel are over sub-layers."""
+    return bool({*column(cells, "unit", "block")} & {"sublayer", "attention", "mlp"})
+
+
+def _shares(finished: pd.DataFrame, searches: Sequence[str], n_units: int) -> NDArray[np.float64]:
+    """For each search and unit (searches, units), the share of its cells that remove the unit; NaN without a cell."""
+    shares = np.full((len(searches), n_units), np.nan)
+    for row, algo in zip(shares, searches, strict=True):
+        dropped = finished.loc[finished["algo"] == algo, "dropped"]
+        if len(dropped):
+            row[:] = np.mean([[unit in mask for unit in range(n_units)] for mask in dropped], axis=0)
+    return shares
+
+
+def _halves(axes: Axes, finished: pd.DataFrame, searches: Sequence[str], shades: Colormap) -> None:
+    """Draw each search as two rows of squares that touch: attention above, MLPs below."""
+    n_blocks = int(finished["n_blocks"].iloc[0])
+    shares = _shares(finished, searches, 2 * n_blocks)
+    kinds = {"attention": [0], "mlp": [1]}.get(finished["unit"].iloc[0], [0, 1])
+    columns = np.arange(n_blocks + 1)
+    for line, row in enumerate(shares):
+        edges = line + np.array([0.08, 0.5, 0.92])
+        halves = np.full((2, n_blocks), np.nan)  # units 2i and 2i + 1 are attention and MLP of block i
+        halves[kinds] = row.reshape(n_blocks, 2).T[kinds]
+        squares = np.ma.masked_invalid(halves)
+        axes.pcolormesh(
+            columns, edges, squares, cmap=shades, vmin=0, vmax=1, edgecolors="white", linewidth=0.6
+        )
 
 
 def _line(axes: Axes, line: int, n_blocks: int, cells: pd.DataFrame, metrics: Sequence[Metric]) -> None:
@@ -123,10 +174,13 @@ def _cost(cells: pd.DataFrame, metrics: Sequence[Metric], which: str = "pruned")
 def _foot(finished: pd.DataFrame, metrics: Sequence[Metric]) -> str:
     """How to read the figure, and the metrics of the unpruned models."""
     whole = "; ".join(
-        f"{model} {_cost(cells, metrics, 'dense')}" for model, cells in groups(finished, "model")
+        f"{model} {_cost(cells, metrics, 'dense')}"
+        for model, cells in groups(finished.assign(model=finished["model"].map(bare)), "model")
     )
+    split = "two squares of a block: attention above, MLP below; " if _sublayers(finished) else ""
     several = finished.groupby(["model", "objective", "k", "algo"]).size().max() > 1
     shade = "shade: share of the cells (draws, data) that remove a block; " if several else ""
+    shade = split + shade
     if not metrics:
         return shade.removesuffix("; ")
     beside = " and ".join(metric.label for metric in metrics)
@@ -140,8 +194,9 @@ def table(frame: pd.DataFrame) -> pd.DataFrame:
     metrics = [name for name in frame if str(name).startswith(("dense/", "pruned/"))]
     where = ["model", "objective", "calibration", "samples", "length", "algo", "k", "seed"]
     drawn = frame[["cell", "status", *where, "dropped", *metrics]]
-    masks = [" ".join(map(str, mask)) if isinstance(mask, tuple) else "" for mask in drawn["dropped"]]
-    return drawn.assign(dropped=masks)
+    finished = frame[frame["status"] == "done"]
+    names = pd.Series([" ".join(mask.names()) for mask in masks(finished)], finished.index, dtype=object)
+    return drawn.assign(dropped=names.reindex(frame.index, fill_value=""))
 
 
 def _write(given: argparse.Namespace, study: AskedStudy) -> list[Path]:

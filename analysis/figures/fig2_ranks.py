@@ -25,6 +25,7 @@ from ..paper.published import MODELS, read
 from ..stats.agreement import agree, controlled
 from ..stats.frames import each, groups, strata_of
 from ..stats.grid import STRATUM
+from ..stats.removal import heading
 from ..stats.search_means import means
 from .cli import arguments, run
 from .rank_agreement import table
@@ -80,7 +81,7 @@ def draw(frame: pd.DataFrame, searches: pd.DataFrame, title: str, labels: tuple[
     for i, objective in enumerate(objectives):
         for j, (model, k) in enumerate(columns):
             axes = grid[i][j]
-            axes.set_title(f"{model} · k = {int(k)}" if i == 0 else "", fontsize=8.5)
+            axes.set_title(heading(model, k) if i == 0 else "", fontsize=8.5)
             chosen = searches[
                 (searches["objective"] == objective) & (searches["model"] == model) & (searches["k"] == k)
             ]

@@ -23,6 +23,7 @@ from ..data.study import AskedStudy
 from ..paper.published import MODELS, read
 from ..stats.frames import each, groups, strata_of
 from ..stats.grid import STRATUM
+from ..stats.removal import bare, size
 from ..stats.search_means import means
 from .cli import arguments, run
 from .style import empty, legend, looks, number, ordered, panels, plain_log, save
@@ -112,12 +113,18 @@ def _panel(
     if logarithmic:
         plain_log(axes.yaxis)
     axes.set_xlim(-0.6, len(strips) - 0.4)
-    axes.set_xticks(range(len(strips)), [f"{_short(model)}\nk {int(k)}" for model, k in strips], fontsize=6.5)
+    axes.set_xticks(
+        range(len(strips)),
+        [f"{_short(model)}\n{size(model, k).replace(' = ', ' ')}" for model, k in strips],
+        fontsize=6.5,
+    )
     axes.tick_params(axis="y", labelsize=7)
 
 
 def _short(model: str) -> str:
     """A model's name, on two lines if it is long."""
+    if bare(model) != model:
+        return model.replace(" (", "\n(").replace(", ", ",\n")
     return model if len(model) < 9 else model.replace("_", "\n", 1)
 
 

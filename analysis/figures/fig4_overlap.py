@@ -28,6 +28,7 @@ from ..data.study import AskedStudy
 from ..stats import overlap, overlap_groups, overlap_pairs, pairing
 from ..stats.frames import each, groups
 from ..stats.grid import COMPARISONS, STRATUM
+from ..stats.removal import bare, heading
 from .cli import arguments, run
 from .style import COLOURS, GREY, empty, head, ordered, save, wrapped
 
@@ -94,10 +95,12 @@ def draw(heats: pd.DataFrame, pairs: pd.DataFrame, title: str, note: str = "") -
     ks = {model: sorted(heats.loc[heats["model"] == model, "k"].unique()) for model in models}
     columns = max(len(v) for v in ks.values())
     side = max(1.9, 0.5 + 0.115 * _size(heats))
-    width = max(5.0, 1.3 + side * columns)
-    figure = Figure(figsize=(width, 0.6 + (side + 0.35) * len(models) + 1.9), layout="constrained")
+    labels = any(bare(model) != model for model in models)  # they take a second line, and a wide legend
+    above, below = (0.6, 1.9 + 0.3 * len(models)) if labels else (0.35, 1.9)
+    width = max(5.0, 2.6 + (side + 0.4) * columns if labels else 1.3 + side * columns)
+    figure = Figure(figsize=(width, 0.6 + (side + above) * len(models) + below), layout="constrained")
     head(figure, title, width)
-    heights = [*[side + 0.35] * len(models), 1.9]
+    heights = [*[side + above] * len(models), below]
     grid = figure.add_gridspec(len(models) + 1, columns, height_ratios=heights)
     shown = []
     for i, model in enumerate(models):
@@ -109,11 +112,11 @@ def draw(heats: pd.DataFrame, pairs: pd.DataFrame, title: str, note: str = "") -
                 continue
             k = ks[model][j]
             image = _map(axes, heats[(heats["model"] == model) & (heats["k"] == k)], j == 0)
-            axes.set_title(f"{model} · k = {k}", fontsize=8.5)
+            axes.set_title(heading(model, k), fontsize=8.5)
     bar = figure.colorbar(image, ax=shown, shrink=0.5, aspect=30, pad=0.01)
     bar.set_label("chance-corrected overlap\n0: chance, 1: equal", fontsize=7.5)
     bar.ax.tick_params(labelsize=7)
-    _strips(figure.add_subplot(grid[-1, :]), pairs, models)
+    _strips(figure.add_subplot(grid[-1, :]), pairs, models, 2 if labels else len(models))
     if note:
         figure.supxlabel(wrapped(note, int(width * 16), " "), fontsize=7, color=GREY)
     return figure
@@ -156,14 +159,15 @@ def _map(axes: Axes, chosen: pd.DataFrame, named: bool) -> QuadMesh:
     return image
 
 
-def _strips(axes: Axes, pairs: pd.DataFrame, models: list[str]) -> None:
-    """For each comparison and model, draw the mean overlap and the interquartile range."""
+def _strips(axes: Axes, pairs: pd.DataFrame, models: list[str], columns: int) -> None:
+    """For each comparison and model, draw the mean overlap and the interquartile range. The legend has `columns`."""
     names = list(COMPARISONS)
+    step = 0.36 if columns == len(models) else 0.9 / len(models)
     for i, model in enumerate(models):
         axes.plot([], [], "o", color=COLOURS[i % len(COLOURS)], ms=5, label=model)
         for y, name in enumerate(names):
             overlaps = pairs.loc[(pairs["comparison"] == name) & (pairs["model"] == model), "corrected"]
-            height = y + 0.36 * (i - (len(models) - 1) / 2)
+            height = y + step * (i - (len(models) - 1) / 2)
             colour = COLOURS[i % len(COLOURS)]
             if overlaps.empty:
                 axes.text(0.01, height, f"no pair of {model}", fontsize=6, color="0.5", va="center")
@@ -183,7 +187,7 @@ def _strips(axes: Axes, pairs: pd.DataFrame, models: list[str]) -> None:
     axes.set_xlabel("corrected overlap: mean, middle half of pairs", fontsize=8)
     axes.set_yticks(range(len(names)), [f"{name} differ" for name in names], fontsize=7.5)
     axes.legend(
-        frameon=False, fontsize=7.5, loc="lower left", bbox_to_anchor=(0, 1), ncols=len(models), borderpad=0
+        frameon=False, fontsize=7.5, loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, borderpad=0
     )
 
 

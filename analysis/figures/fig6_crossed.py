@@ -29,6 +29,7 @@ from ..stats import crossed
 from ..stats.crossed import Trace
 from ..stats.frames import strata_of
 from ..stats.grid import STRATUM
+from ..stats.removal import heading
 from .cli import arguments, run
 from .style import empty, head, legend, looks, number, ordered, save
 
@@ -73,7 +74,7 @@ def draw(frame: pd.DataFrame, matrix: pd.DataFrame, regrets: pd.DataFrame, title
     for i, (model, k) in enumerate(strata):
         above, below = grid[2 * (i // columns)][i % columns], grid[2 * (i // columns) + 1][i % columns]
         stratum = matrix[(matrix["model"] == model) & (matrix["k"] == k)]
-        above.set_title(f"{model} · k = {int(k)}", fontsize=8.5)
+        above.set_title(heading(model, k), fontsize=8.5)
         _matrix(above, stratum, objectives, shown, i % columns == 0)
         cells = regrets[(regrets["model"] == model) & (regrets["k"] == k)]
         asked = frame[(frame["model"] == model) & (frame["k"] == k)]

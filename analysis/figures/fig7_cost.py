@@ -26,6 +26,7 @@ from ..stats import crossed
 from ..stats.crossed import PROBLEM, Trace
 from ..stats.frames import each, groups, strata_of
 from ..stats.grid import STRATUM
+from ..stats.removal import budgets, heading
 from ..stats.search_means import compared
 from .cli import arguments, run
 from .style import empty, legend, looks, ordered, panels, plain_log, save
@@ -41,10 +42,9 @@ def measure(frame: pd.DataFrame, traces: Mapping[str, Trace]) -> tuple[pd.DataFr
     steps = {}
     for _, problem in groups(known, PROBLEM):
         paid = crossed.seconds(traces[cell] for cell in problem["cell"])
-        for row in each(problem):
-            steps[str(row.cell)] = _relative(
-                crossed.anytime(traces[str(row.cell)], int(float(str(row.k))), paid), row
-            )
+        for row, budget in zip(each(problem), budgets(problem), strict=True):
+            curve = crossed.anytime(traces[str(row.cell)], int(float(str(row.k))), paid, budget)
+            steps[str(row.cell)] = _relative(curve, row)
     curves, ends = [], []
     for keys, panel in groups(known, GROUP):
         whole, note = compared(panel)
@@ -98,7 +98,7 @@ def draw(curves: pd.DataFrame, ends: pd.DataFrame, title: str, cost: str) -> Fig
     for i, objective in enumerate(objectives):
         for j, (model, k) in enumerate(strata):
             axes = grid[i][j]
-            axes.set_title(f"{model} · k = {int(k)}" if i == 0 else "", fontsize=8.5)
+            axes.set_title(heading(model, k) if i == 0 else "", fontsize=8.5)
             panel_ends, lines = (_of(frame, objective, model, k) for frame in (ends, curves))
             _panel(axes, panel_ends, lines, look, cost)
             axes.set_ylabel(f"pruned for {objective}\nexcess loss" if j == 0 else "", fontsize=8)

@@ -23,6 +23,7 @@ from ..stats import stability
 from ..stats.crossed import Trace
 from ..stats.frames import strata_of
 from ..stats.grid import STRATUM
+from ..stats.removal import budgets, size
 from .cli import arguments, run
 from .style import COLOURS, MARKERS, empty, legend, looks, ordered, panels, save
 
@@ -32,8 +33,9 @@ WHERE = ["cell", *STRATUM, "objective", "calibration", "draw", "algo"]
 def measure(frame: pd.DataFrame, traces: Mapping[str, Trace]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """One row per cell (how often resamples give another mask, samples needed), and agreement for each cell and n."""
     rows, curves = [], []
-    for _, cell in done(frame).iterrows():
-        decision = stability.last_decision(traces[str(cell["cell"])], int(cell["k"]))
+    cells = done(frame)
+    for (_, cell), budget in zip(cells.iterrows(), budgets(cells), strict=True):
+        decision = stability.last_decision(traces[str(cell["cell"])], int(cell["k"]), budget)
         where = dict(cell[WHERE])
         if decision is None:
             rows.append(where | {"note": "no last decision over equally weighted samples in the trace"})
@@ -65,7 +67,7 @@ def draw(frame: pd.DataFrame, rows: pd.DataFrame, curves: pd.DataFrame, title: s
             axes.set_title(f"pruned for {objective}", fontsize=8.5, loc="left")
     grid[-1][0].set_xlabel("resamples that choose another mask", fontsize=8)
     grid[-1][1].set_xlabel("calibration samples n", fontsize=8)
-    look = looks([f"{model}, k = {k}" for model, k in strata])
+    look = looks([f"{model}, {size(model, k)}" for model, k in strata])
     note = "left: mean (large), cells (small), cross: missing; right: solid the same mask, dotted Jaccard overlap"
     legend(figure, look, note)
     return figure

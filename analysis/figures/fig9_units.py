@@ -23,7 +23,8 @@ from pruning.core.mask import Mask
 from pruning.core.result import read_done
 
 from ..data.errors import NothingToRead
-from ..data.load import done, folder
+from ..data.load import done
+from ..data.mlflow_store import folder
 from ..data.study import AskedStudy
 from ..stats.frames import groups
 from ..stats.removal import bare
@@ -96,7 +97,9 @@ def draw(rows: pd.DataFrame, title: str, metric: str) -> Figure:
         axes.set_xlabel("held-out loss, sub-layers minus blocks (nats per token)", fontsize=8)
     name = metric.partition("/")[2]
     n = int(rows["windows"].max())
-    legend(figure, look, f"left of 0: better than whole blocks; line: 95 % interval over {n} windows of {name}")
+    legend(
+        figure, look, f"left of 0: better than whole blocks; line: 95 % interval over {n} windows of {name}"
+    )
     return figure
 
 

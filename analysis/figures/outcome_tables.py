@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -11,6 +14,7 @@ from ..data.metrics import Metric, names
 from ..paper import published
 from ..stats.frames import strata_of
 from ..stats.grid import STRATUM
+from ..stats.removal import bare, size
 from .style import number, ordered
 from .table_figure import Line, spread, table
 
@@ -51,7 +55,7 @@ def typeset(rows: pd.DataFrame, metric: Metric, title: str, which: int) -> Figur
     digits = 1 if metric.kind == "acc" else 2
     columns, keys = [], []
     for model, k in strata:
-        columns.append((f"{model}", f"k = {int(k)}"))
+        columns.append((f"{model}", size(model, k)))
         keys.append((model, k, "mean"))
         if rows.loc[(rows["model"] == model) & (rows["k"] == k), "paper"].notna().any():
             columns.append((f"{model}", "paper"))
@@ -72,7 +76,13 @@ def typeset(rows: pd.DataFrame, metric: Metric, title: str, which: int) -> Figur
     unit = " in percent" if metric.kind == "acc" else ""
     paper = f"paper: its mean over {AVERAGED[metric.kind]}; " if rows["paper"].notna().any() else ""
     note = f"table {which}: {metric.label}{unit}, mean ± standard deviation over calibration data and draws; "
-    return table(columns, lines, title, note + paper + "(n/m): n of m cells are done", 1.12)
+    return table(columns, lines, title, note + paper + "(n/m): n of m cells are done", _width(strata))
+
+
+def _width(strata: Sequence[tuple[str, int]]) -> float:
+    """The width of a column in inches: a label of a model must fit above the columns of its sizes."""
+    columns = Counter(model for model, _ in strata if bare(model) != model)
+    return max([1.12, *(0.2 + 0.06 * len(model) / n for model, n in columns.items())])
 
 
 def _dense(rows: pd.DataFrame, kind: str, model: str, which: str, digits: int) -> str:

@@ -22,6 +22,7 @@ from ..data.study import AskedStudy
 from ..paper import published
 from ..stats.frames import strata_of
 from ..stats.grid import STRATUM
+from ..stats.removal import size
 from .cli import arguments, run
 from .style import number, ordered, save
 from .table_figure import Line, table
@@ -52,7 +53,7 @@ def typeset(rows: pd.DataFrame, title: str) -> Figure:
     columns += [("", "cells"), *([("paper", "seconds")] if paper else [])]
     lines = []
     for model, k in strata_of(rows):
-        lines.append(Line(f"{model}, k = {int(k)}", [], heading=True))
+        lines.append(Line(f"{model}, {size(model, k)}", [], heading=True))
         of_stratum = rows[(rows["model"] == model) & (rows["k"] == k)].set_index("algo")
         for algo in ordered(of_stratum.index):
             row: Any = of_stratum.loc[algo]

@@ -11,15 +11,16 @@ import pandas as pd
 from markupsafe import Markup
 
 from pruning.core.estimate import plus_minus
+from pruning.core.mask import Mask
 from pruning.core.metric_names import LABELS, error_of, metrics_among
-from pruning.core.result import LOG, DoneResult, MarginsRecord
+from pruning.core.result import LOG, BudgetRecord, DoneResult, MarginsRecord
 from pruning.core.trace import TraceLine
 from pruning.core.units import bytes_text
 
 from ..figures.style import number, ordered
 from ..stats import crossed
 from ..stats.frames import groups as groups_of
-from .phrasing import count
+from ..stats.removal import bare, mask_of, removed
 from .study_data import StudyData
 from .svg import curve, strip
 
@@ -67,8 +68,8 @@ def groups(m: StudyData) -> Iterator[Group]:
         position = {algo: i for i, algo in enumerate(ordered(cells["algo"].dropna()))}
         rank = cells["algo"].map(position)
         rows = cells.assign(rank=rank).sort_values(["rank", "calibration", "draw", "seed"])
-        size = "" if pd.isna(k) else f", {count(int(k), 'block')} removed"
-        heading = f"{model}{size}, pruned for {objective}"
+        size = "" if pd.isna(k) else f", {removed(cells.iloc[0])}"
+        heading = f"{bare(str(model))}{size}, pruned for {objective}"
         of = rows[rows["cell"].isin(m.shown)]
         if len(of):
             among = f"{len(of):,} of " if len(of) < len(rows) else ""
@@ -89,15 +90,15 @@ def _entry(m: StudyData, row: pd.Series[Any]) -> CellEntry:
     if record["status"] != "done":
         error = record["error"]
         return CellEntry(**common, error=f"{error['type']}: {error['message']}", log=log)
-    n, dropped = int(row["n_blocks"]), list(row["dropped"])
-    steps, last = _steps(m.traces[cell], int(row["k"]))
+    mask = mask_of(row)
+    steps, last = _steps(m.traces[cell], int(row["k"]), record["search"].get("budget"))
     return CellEntry(
         **common,
         short=_short(m, row),
-        strip=strip(n, dropped),
-        mask=strip(n, dropped, numbered=True),
+        strip=strip(mask),
+        mask=strip(mask, numbered=True),
         curve=curve(steps, last),
-        facts=list(_facts(record, row)),
+        facts=list(_facts(record, row, mask)),
         measured=list(_measured(record)),
         log=log,
     )
@@ -118,17 +119,24 @@ def _short(m: StudyData, row: pd.Series[Any]) -> str:
     return ", ".join(f"{LABELS[k]} {number(v)}{' %' if k == 'acc' else ''}" for k, v in values.items())
 
 
-def _steps(trace: list[TraceLine], k: int) -> tuple[list[tuple[int, float]], int]:
+def _steps(
+    trace: list[TraceLine], k: int, budget: BudgetRecord | None
+) -> tuple[list[tuple[int, float]], int]:
     """The improvements of the best loss as (masks scored, loss), and the total number of masks scored."""
-    progress = crossed.anytime(trace, k, {})
+    progress = crossed.anytime(trace, k, {}, budget)
     better = progress[progress["best"] < progress["best"].shift(fill_value=math.inf)]
     scored = sum(bool(score["dropped"]) for score in trace)
     return list(zip(better["scores"].astype(int), better["best"].astype(float), strict=True)), scored
 
 
-def _facts(record: DoneResult, row: pd.Series[Any]) -> Iterator[tuple[str, str]]:
+def _facts(record: DoneResult, row: pd.Series[Any], mask: Mask) -> Iterator[tuple[str, str]]:
     search = record["search"]
-    yield "blocks removed", ", ".join(map(str, row["dropped"])) or "none"
+    yield f"{'blocks' if mask.unit == 'block' else 'sub-layers'} removed", ", ".join(mask.names()) or "none"
+    if (budget := search.get("budget")) is not None:
+        share = (
+            f"{100 * budget['removed']:.1f} % of the {budget['cost']} ({100 * budget['asked']:g} % asked for)"
+        )
+        yield "removed", f"{mask}, {share}"
     error = plus_minus(record["calibration"]["standard_error"])
     yield (
         "calibration loss",

@@ -19,6 +19,7 @@ from ..figures.variance_shares import MASKS
 from ..stats.estimates import IntervalEstimate
 from ..stats.frames import groups
 from ..stats.grid import STRATUM
+from ..stats.removal import bare, mask_of, noun, removed, removed_of
 from .phrasing import count, percents, sentence, times
 from .study_data import StudyData
 from .svg import strip
@@ -57,6 +58,7 @@ class Finding:
     bars: list[tuple[str, list[Bar]]] = field(default_factory=list)
     strips: list[tuple[str, Markup, str]] = field(default_factory=list)
     strips_of: str = ""  # the model, size and objective of the strips
+    squares: str = ""  # what their squares are
     zero: float = 100 * -LOW / (HIGH - LOW)
 
 
@@ -66,9 +68,9 @@ def finding(m: StudyData) -> Finding:
     bars = _tried(_bars, m) or []
     for say in (_variance, _objectives, _damage):
         if said := _tried(say, m):
-            return Finding(*said, numbers, bars) if bars else Finding(*said, numbers, [], *_strips(m))
+            return Finding(*said, numbers, bars) if bars else _with_strips(m, *said, numbers)
     done = f"{len(m.cells):,} of {count(len(m.frame), 'cell')} are finished"
-    return Finding(done, "The study has no held-out measurements.", numbers, [], *_strips(m))
+    return _with_strips(m, done, "The study has no held-out measurements.", numbers)
 
 
 def _tried(measure: Callable[[StudyData], T | None], m: StudyData) -> T | None:
@@ -84,11 +86,12 @@ def _variance(m: StudyData) -> tuple[str, str] | None:
     ratio, calibration, search = shares.ratio, shares.parts["calibration"], shares.parts["search"]
     if math.isnan(ratio.low):
         return None
-    text = "This study does not show whether calibration or search matters more for the choice of blocks"
+    units = noun(m.cells)
+    text = f"This study does not show whether calibration or search matters more for the choice of {units}"
     if ratio.low > 1:
-        text = "Which blocks are removed depends more on the calibration than on the search"
+        text = f"Which {units} are removed depends more on the calibration than on the search"
     elif ratio.high < 1:
-        text = "Which blocks are removed depends more on the search than on the calibration"
+        text = f"Which {units} are removed depends more on the search than on the calibration"
     parts = [percents(e.value, e.low, e.high) for e in (calibration, search)]
     return text, (
         "Calibration means the objective, its data and the draw of the samples. Within one model and size, it "
@@ -111,15 +114,13 @@ def _objectives(m: StudyData) -> tuple[str, str] | None:
 
 def _damage(m: StudyData) -> tuple[str, str] | None:
     """What removing blocks does to perplexity or to accuracy."""
-    removed = sorted(
-        {f"{int(k)} of {int(n)}" for k, n in zip(m.cells["k"], m.cells["n_blocks"], strict=True)}
-    )
-    which = f"Removing {removed[0]} blocks" if len(removed) == 1 else "Removing blocks"
+    which = sorted({removed_of(row).replace(" removed", "") for _, row in m.cells.iterrows()})
     found = _perplexity(m) or _accuracy(m)
     if found is None:
         return None
     what = "multiplies perplexity by" if "ppl" in m.metrics else "changes accuracy by"
-    return f"{which} {what} {found.value.removeprefix('× ')}", sentence([found.note])  # noqa: RUF001
+    value = found.value.removeprefix("× ")  # noqa: RUF001
+    return f"Removing {which[0] if len(which) == 1 else noun(m.cells)} {what} {value}", sentence([found.note])
 
 
 def _ratio(m: StudyData) -> Number | None:
@@ -209,17 +210,19 @@ def _position(value: float) -> float:
     return round(100 * (min(max(value, LOW), HIGH) - LOW) / (HIGH - LOW), 2)
 
 
-def _strips(m: StudyData) -> tuple[list[tuple[str, Markup, str]], str]:
-    """One mask of each search of the first model, size and objective; and the words for these three."""
+def _with_strips(m: StudyData, headline: str, detail: str, numbers: list[Number]) -> Finding:
+    """The top of the page with one mask of each search of the first model, size and objective."""
     where = ["model", "k", "objective"]
     first = m.cells.sort_values(where).iloc[0]
     same = m.cells[(m.cells[where] == first[where]).all(axis=1)]
-    words = f"{first['model']}, {count(int(first['k']), 'block')} removed, pruned for {first['objective']}"
-    return list(_rows(m, same.drop_duplicates("algo").set_index("algo", drop=False))), words
+    words = f"{bare(first['model'])}, {removed(first)}, pruned for {first['objective']}"
+    unit = "block" if mask_of(first).unit == "block" else "sub-layer"
+    strips = list(_rows(m, same.drop_duplicates("algo").set_index("algo", drop=False)))
+    return Finding(headline, detail, numbers, [], strips, words, unit)
 
 
 def _rows(m: StudyData, cells: pd.DataFrame) -> Iterator[tuple[str, Markup, str]]:
     for algo in ordered(cells["algo"])[:8]:
         row = cells.loc[[algo]]
         values = [f"{metric.label} {number(float(metric.of(row).iloc[0]))}" for metric in m.metrics.values()]
-        yield algo, strip(int(row["n_blocks"].iloc[0]), row["dropped"].iloc[0]), ", ".join(values)
+        yield algo, strip(mask_of(row.iloc[0])), ", ".join(values)

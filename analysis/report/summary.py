@@ -18,6 +18,7 @@ from ..data.metrics import WORDS
 from ..figures.style import number, ordered
 from ..stats.frames import each, groups
 from ..stats.grid import SETTING, STRATUM
+from ..stats.removal import bare, removed_of
 from . import paper_verdicts, variance_sentences
 from .phrasing import count, listed, percent, reasons, sentence
 from .study_data import StudyData
@@ -59,7 +60,7 @@ def ran(m: StudyData) -> Iterator[str]:
     status = frame["status"].value_counts()
     lacking = [f"{status[name]:,} {name}" for name in ("failed", "missing", "damaged") if name in status]
     kinds = [
-        count(int(frame[column].dropna().nunique()), noun)
+        count(frame[column].dropna().map(bare).nunique(), noun)
         for column, noun in (("model", "model"), ("objective", "objective"), ("algo", "search algorithm"))
     ]
     state = listed([f"{status.get('done', 0):,} finished", *lacking])
@@ -86,7 +87,7 @@ def costs(m: StudyData) -> Iterator[str]:
         yield "Perplexities are geometric means over cells, so that one broken model does not dominate them."
     for (model, k, kind), rows in groups(m.costs, [*STRATUM, "outcome"]):
         cells = m.cells[(m.cells["model"] == model) & (m.cells["k"] == k)]
-        where = f"for {model} with {int(k)} of {int(cells['n_blocks'].iloc[0])} blocks removed"
+        where = f"for {bare(str(model))} with {removed_of(cells.iloc[0])}"
         yield _cost(where, str(kind), rows, cells, m)
     if m.frame["objective"].nunique() == 1:
         yield "Only one objective was studied, so the cost of pruning for others is unknown."

@@ -6,21 +6,29 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
+from pruning.core.mask import Mask
+
 from ..figures.style import number
 
 SIDE, GAP = 10, 1.5
 WIDTH, HEIGHT = 320.0, 110.0
 
 
-def strip(n_blocks: int, dropped: Sequence[int], numbered: bool = False) -> Markup:
-    """The mask as a row of squares; removed blocks are filled. If `numbered`, every fifth block is numbered."""
-    kept = "".join(_square(i) for i in range(n_blocks) if i not in dropped)
-    gone = "".join(_square(i) for i in dropped)
+def strip(mask: Mask, numbered: bool = False) -> Markup:
+    """The mask as a row of squares; removed units are filled. If `numbered`, every fifth block is numbered.
+
+    Sub-layers are in two rows: attention above, MLPs below.
+    """
+    n_blocks, rows = mask.n_blocks, mask.n_units // mask.n_blocks
+    kept = "".join(_square(*divmod(i, rows)) for i in mask.kept)
+    gone = "".join(_square(*divmod(i, rows)) for i in mask.dropped)
     labels = "".join(
-        f'<text x="{i * SIDE + SIDE / 2:g}" y="{SIDE + 9}">{i}</text>' for i in range(0, n_blocks, 5)
+        f'<text x="{i * SIDE + SIDE / 2:g}" y="{rows * SIDE + 9}">{i}</text>' for i in range(0, n_blocks, 5)
     )
-    height = SIDE + 12 if numbered else SIDE
-    words = f"blocks {', '.join(map(str, dropped))} of {n_blocks} removed" if dropped else "no block removed"
+    height = rows * SIDE + 12 if numbered else rows * SIDE
+    units = "block" if mask.unit == "block" else "sub-layer"
+    listed = f"{units}s {', '.join(mask.names())} of {mask.n_units} removed"
+    words = listed if mask.dropped else f"no {units} removed"
     return Markup(
         f'<svg class="strip{" numbered" if numbered else ""}" viewBox="0 0 {n_blocks * SIDE} {height}" role="img" '
         f'aria-label="{words}"><path class="kept" d="{kept}"/><path class="gone" d="{gone}"/>'
@@ -28,9 +36,9 @@ def strip(n_blocks: int, dropped: Sequence[int], numbered: bool = False) -> Mark
     )
 
 
-def _square(i: int) -> str:
+def _square(block: int, row: int) -> str:
     side = SIDE - GAP
-    return f"M{i * SIDE + GAP / 2:g} {GAP / 2:g}h{side:g}v{side:g}h-{side:g}z"
+    return f"M{block * SIDE + GAP / 2:g} {row * SIDE + GAP / 2:g}h{side:g}v{side:g}h-{side:g}z"
 
 
 def curve(steps: Sequence[tuple[int, float]], last: int) -> Markup:

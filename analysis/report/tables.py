@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import pandas as pd
 from markupsafe import Markup
 
 from ..data.errors import NothingToRead
 from ..figures import table3_search
 from ..figures.outcome_tables import aggregate
 from ..figures.table_figure import spread
+from ..stats.removal import mask_of, noun
 from . import statistics_tables
 from .cells import anchor
 from .study_data import StudyData
@@ -35,7 +37,7 @@ def cells(m: StudyData) -> Table:
     rows = []
     for i, (_, row) in enumerate(m.frame.iterrows()):
         done = row["status"] == "done"
-        mask = strip(int(row["n_blocks"]), row["dropped"]) if done else Markup("")
+        mask = strip(mask_of(row)) if done else Markup("")
         first = [word(row[name]) for name in ("model", "objective", "algo")]
         rows.append(
             [
@@ -45,7 +47,7 @@ def cells(m: StudyData) -> Table:
                     anchor(str(row["cell"])) if row["cell"] in m.shown else "",
                 ),
                 *first,
-                numeric(row["k"], "{:.0f}"),
+                numeric(_size(row), "{:.0f}"),
                 word(row["calibration"]),
                 numeric(row["seed"], "{:.0f}"),
                 Value(mask, " ".join(f"{b:03d}" for b in row["dropped"]) if done else LAST),
@@ -56,9 +58,16 @@ def cells(m: StudyData) -> Table:
             ]
         )
     headings = [("cell", False), ("model", False), ("objective", False), ("search", False), ("k", True)]
-    headings += [("data", False), ("seed", True), ("blocks removed", False), ("loss added", True)]
+    headings += [("data", False), ("seed", True), (f"{noun(m.cells)} removed", False), ("loss added", True)]
     headings += [*((named[kind], True) for kind in shown), ("asked", True), ("seconds", True)]
     return Table("cells", "Every cell of the study; the first column links to its entry", headings, rows)
+
+
+def _size(row: pd.Series[Any]) -> float | None:
+    """How many units a cell removes. With a budget, only the mask shows it."""
+    if not isinstance(row["cost"], str):
+        return None if pd.isna(row["k"]) else float(row["k"])
+    return len(row["dropped"]) if row["status"] == "done" else None
 
 
 def _accuracy(m: StudyData) -> Built:

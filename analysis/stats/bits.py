@@ -14,7 +14,7 @@ Words = NDArray[np.uint64]
 
 def words(masks: Sequence[Mask]) -> Words:
     """The removed blocks of each mask (masks, words): block b is a bit of word b // 64."""
-    members = np.zeros((len(masks), max((mask.n_blocks for mask in masks), default=1)), dtype=bool)
+    members = np.zeros((len(masks), max((mask.n_units for mask in masks), default=1)), dtype=bool)
     for row, mask in zip(members, masks, strict=True):
         row[list(mask.dropped)] = True
     return packed(members)

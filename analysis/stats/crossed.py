@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from pruning.core import complete_masks
+from pruning.core.complete_masks import is_complete
+from pruning.core.result import BudgetRecord
+
 from .frames import groups
 from .grid import SETTING, STRATUM
-from .overlap import n_open
+from .removal import budgets, column, free, n_open
 
 # Cells with equal values in these columns minimise the same loss.
 PROBLEM = [*STRATUM, *SETTING, "protect_first", "protect_last"]
@@ -45,22 +49,23 @@ def matrix(
 
 
 def best_known(frame: pd.DataFrame, traces: Mapping[str, Trace]) -> pd.DataFrame:
-    """Add `best` to each cell: the lowest loss of all k-block masks that were scored in cells of the same problem.
+    """Add `best` to each cell: the lowest loss of all complete masks that were scored in cells of the same problem.
 
+    A mask is complete if it removes k units, or what the cell's budget asks for (`pruning.core.complete_masks`).
     `exact` is true if some cell of the problem scored every mask; an exhaustive search with a budget can score fewer.
     `regret` is the loss minus `best`. `relative_regret` is regret / (`best` - dense loss). It is NaN if this divisor
     is not positive (pruning can improve a margin). `regret_se` is the regret divided by the standard error of the
     cell's loss over the calibration samples.
     """
     scored = frame.copy()
-    scored["least"] = [
-        _least(traces.get(cell, ()), int(k)) for cell, k in zip(frame["cell"], frame["k"], strict=True)
+    complete = [
+        [score for score in traces.get(cell, ()) if is_complete(score["dropped"], int(k), budget)]
+        for cell, k, budget in zip(frame["cell"], frame["k"], budgets(frame), strict=True)
     ]
-    scored["least"] = scored[["least", "loss"]].min(axis=1)
-    scored["whole"] = [
-        _enumerated(traces.get(cell, ()), int(k), int(free))
-        for cell, k, free in zip(frame["cell"], frame["k"], n_open(frame), strict=True)
-    ]
+    losses = [min((float(s["loss"]) for s in scores), default=float("nan")) for scores in complete]
+    scored["least"] = scored.assign(least=losses)[["least", "loss"]].min(axis=1)
+    sizes = zip(complete, _spaces(frame), strict=True)
+    scored["whole"] = [len({tuple(s["dropped"]) for s in scores}) == size for scores, size in sizes]
     problems = scored.groupby(PROBLEM, dropna=False)
     scored["best"] = problems["least"].transform("min")
     scored["exact"] = problems["whole"].transform("any").astype(bool)
@@ -72,13 +77,22 @@ def best_known(frame: pd.DataFrame, traces: Mapping[str, Trace]) -> pd.DataFrame
     return scored.drop(columns=["least", "whole"])
 
 
-def _least(trace: Trace, k: int) -> float:
-    return min((float(s["loss"]) for s in trace if len(s["dropped"]) == k), default=float("nan"))
-
-
-def _enumerated(trace: Trace, k: int, free: int) -> bool:
-    """Whether a trace contains every mask that removes k of the `free` blocks. `load.trace` omits partial scores."""
-    return len({tuple(s["dropped"]) for s in trace if len(s["dropped"]) == k}) == math.comb(free, k)
+def _spaces(frame: pd.DataFrame) -> Iterator[int]:
+    """The number of complete masks of each cell's problem."""
+    where = [frame[name].fillna(0).astype(int) for name in ("n_blocks", "protect_first", "protect_last")]
+    cells = zip(budgets(frame), column(frame, "unit", "block"), *where, strict=True)
+    known: dict[
+        tuple[Any, ...], int
+    ] = {}  # counting masks takes a few milliseconds, and most cells share budgets
+    for (budget, unit, *shape), k, n in zip(cells, frame["k"], n_open(frame), strict=True):
+        if budget is None:
+            yield math.comb(int(n), int(k))
+            continue
+        key = (tuple(budget["costs"]), budget["least"], budget["most"], unit, *shape)
+        if key not in known:
+            n_blocks, first, last = shape
+            known[key] = complete_masks.count(budget, free(n_blocks, unit, first, last))
+        yield known[key]
 
 
 def seconds(traces: Iterable[Trace]) -> dict[tuple[int, ...], float]:
@@ -91,8 +105,10 @@ def seconds(traces: Iterable[Trace]) -> dict[tuple[int, ...], float]:
     return paid
 
 
-def anytime(trace: Trace, k: int, paid: Mapping[tuple[int, ...], float]) -> pd.DataFrame:
-    """After each scored k-block mask: the number of scores, the seconds, and the lowest loss of such a mask so far.
+def anytime(
+    trace: Trace, k: int, paid: Mapping[tuple[int, ...], float], budget: BudgetRecord | None = None
+) -> pd.DataFrame:
+    """After each scored complete mask: the number of scores, the seconds, and the lowest loss of such a mask so far.
 
     The seconds of every mask's evaluation are counted, even if another cell computed the score. The evaluation of
     the dense model is not counted.
@@ -103,7 +119,7 @@ def anytime(trace: Trace, k: int, paid: Mapping[tuple[int, ...], float]) -> pd.D
             continue
         number += 1
         spent += paid.get(tuple(score["dropped"]), float(score["seconds"]))
-        if len(score["dropped"]) == k:
+        if is_complete(score["dropped"], k, budget):
             best = min(best, float(score["loss"]))
             rows.append([number, spent, best])
     return pd.DataFrame(rows, columns=["scores", "seconds", "best"])

@@ -21,6 +21,7 @@ from pruning.core.mask import Mask
 
 from . import bits
 from .grid import Labels
+from .removal import masks, n_open
 
 
 @cache
@@ -49,17 +50,6 @@ def p_value(first: Mask, second: Mask, n_open: int) -> float:
 @cache
 def _tail(shared: int, n_open: int, a: int, b: int) -> float:
     return float(stats.hypergeom.sf(shared - 1, n_open, a, b))
-
-
-def masks(frame: pd.DataFrame) -> list[Mask]:
-    """The masks of finished cells."""
-    return [Mask(int(n), tuple(d)) for n, d in zip(frame["n_blocks"], frame["dropped"], strict=True)]
-
-
-def n_open(frame: pd.DataFrame) -> pd.Series[int]:
-    """The number of blocks that each cell could remove."""
-    protected = frame[["protect_first", "protect_last"]].fillna(0).sum(axis=1)
-    return (frame["n_blocks"] - protected).astype(int)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from . import bits, pairing
 from .agreement import controlled
 from .frames import groups
 from .grid import CELL, COMPARISONS
-from .overlap import MaskSet, masks, n_open
+from .overlap import MaskSet
+from .removal import masks, n_open
 
 CHUNK = 4_000_000  # numbers in the largest array
 
@@ -31,37 +32,34 @@ def group_p(group: Sequence[Mask], open_blocks: int, draws: int = 2000, seed: in
     """Monte Carlo probability that a group of random sets has at least the mean Jaccard overlap of `group`.
 
     A random group has as many sets, and its sets are as large. Pairs share masks, so the p-values of pairs are not
-    independent and cannot be combined. Instead, whole groups are drawn at random.
-    Raises ValueError if the masks differ in size.
+    independent and cannot be combined. Instead, whole groups are drawn at random. With a budget, the masks of a group
+    can differ in size.
     """
-    k, m = len(group[0].dropped), len(group)
-    if {len(mask.dropped) for mask in group} != {k}:
-        raise ValueError(
-            "the masks of a group remove different numbers of blocks; they must remove the same number"
-        )
-    observed = _mean_jaccard(bits.words(group)[None], k)[0]
-    return float((1 + np.sum(_null(k, m, open_blocks, draws, seed) >= observed - 1e-12)) / (draws + 1))
+    sizes = tuple(len(mask.dropped) for mask in group)
+    observed = _mean_jaccard(bits.words(group)[None], sizes)[0]
+    return float((1 + np.sum(_null(sizes, open_blocks, draws, seed) >= observed - 1e-12)) / (draws + 1))
 
 
 @lru_cache(maxsize=1024)
-def _null(k: int, m: int, open_blocks: int, draws: int, seed: int) -> NDArray[np.float64]:
-    """Mean Jaccard overlap (draws,) of random groups of m sets. Groups of equal size share it."""
-    rng = np.random.default_rng(seed)
+def _null(sizes: tuple[int, ...], open_blocks: int, draws: int, seed: int) -> NDArray[np.float64]:
+    """Mean Jaccard overlap (draws,) of random groups of sets of these sizes. Groups of equal sizes share it."""
+    m, rng = len(sizes), np.random.default_rng(seed)
     at_once = max(1, CHUNK // (m * max(open_blocks, len(pairing.positions(m)[0]) // m + 1)))
     means = []
     for start in range(0, draws, at_once):
         # The draws do not depend on the size of a chunk: the generator is read in the same order.
-        order = rng.random((min(at_once, draws - start), m, open_blocks)).argsort(-1) < k  # uniform k-subsets
-        means.append(_mean_jaccard(bits.packed(order), k))
+        order = rng.random((min(at_once, draws - start), m, open_blocks)).argsort(-1)
+        chosen = order < np.array(sizes)[:, None]  # uniform subsets
+        means.append(_mean_jaccard(bits.packed(chosen), sizes))
     return np.concatenate(means)
 
 
-def _mean_jaccard(words: bits.Words, k: int) -> NDArray[np.float64]:
-    """Mean Jaccard overlap (draws,) over the compared pairs of sets of k blocks (draws, m, words)."""
+def _mean_jaccard(words: bits.Words, sizes: tuple[int, ...]) -> NDArray[np.float64]:
+    """Mean Jaccard overlap (draws,) over the compared pairs of sets of these sizes (draws, m, words)."""
     first, second = pairing.positions(words.shape[1])
-    shared = np.arange(k + 1)
-    jaccard = shared / np.maximum(2 * k - shared, 1)
-    return np.asarray(jaccard[bits.shared(words[:, first], words[:, second])].mean(axis=1))
+    shared = bits.shared(words[:, first], words[:, second])
+    both = np.array(sizes)[first] + np.array(sizes)[second]
+    return np.asarray((shared / np.maximum(both - shared, 1)).mean(axis=1))
 
 
 def groups_of(frame: pd.DataFrame) -> pd.DataFrame:

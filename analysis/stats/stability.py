@@ -1,8 +1,9 @@
 """Estimate from the per-sample losses in a trace whether other samples would give another mask. No model is run.
 
-The last decision of a search is resampled: the choice among the scored masks of the final size. If a search
-scored fewer than two such masks, as one-shot does, it chose single blocks by their losses. Then this choice is
-resampled. Earlier decisions are not repeated, so the numbers are lower bounds on instability.
+The last decision of a search is resampled: the choice among the complete masks that it scored. If a search scored
+fewer than two such masks, as one-shot does, it chose single units by their losses. Then this choice is resampled,
+unless the units have different costs, because then it was no choice of the best k. Earlier decisions are not
+repeated, so the numbers are lower bounds on instability.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from pruning.core.complete_masks import is_complete
+from pruning.core.result import BudgetRecord
+
 Losses = NDArray[np.float64]
 Chosen = NDArray[np.bool_]
 
@@ -24,7 +28,7 @@ Chosen = NDArray[np.bool_]
 class Decision:
     """Candidates and their per-sample losses (candidates, samples).
 
-    `size` is how many candidates are chosen: 1 if they are whole masks, k if they are single blocks.
+    `size` is how many candidates are chosen: 1 if they are whole masks, k if they are single units.
     """
 
     candidates: tuple[tuple[int, ...], ...]
@@ -32,7 +36,7 @@ class Decision:
     size: int
 
     def choose(self, weights: NDArray[np.float64]) -> Chosen:
-        """The removed blocks (resamples, blocks) for each row of sample weights (resamples, samples).
+        """The removed units (resamples, units) for each row of sample weights (resamples, samples).
 
         The first candidate wins a tie.
         """
@@ -44,7 +48,7 @@ class Decision:
 
     @cached_property
     def _members(self) -> Chosen:
-        """The blocks of each candidate (candidates, blocks)."""
+        """The units of each candidate (candidates, units)."""
         members = np.zeros((len(self.candidates), 1 + max(map(max, self.candidates))), dtype=bool)
         for row, candidate in zip(members, self.candidates, strict=True):
             row[list(candidate)] = True
@@ -52,20 +56,30 @@ class Decision:
 
     @property
     def chosen(self) -> Chosen:
-        """The removed blocks (blocks,) if all samples have equal weight."""
+        """The removed units (units,) if all samples have equal weight."""
         return np.asarray(self.choose(np.ones((1, self.losses.shape[1])))[0])
 
 
-def last_decision(trace: Sequence[Mapping[str, Any]], k: int) -> Decision | None:
+def last_decision(
+    trace: Sequence[Mapping[str, Any]], k: int, budget: BudgetRecord | None = None
+) -> Decision | None:
     """The last decision of a search; None if its trace has none, or if its samples have unequal weights."""
     if not trace or not _plain_means(trace):
         return None
-    for length, size in ((k, 1), (1, k)):
-        scores = [score for score in trace if len(score["dropped"]) == length]
-        if len(scores) > size:
+    complete = [score for score in trace if is_complete(score["dropped"], k, budget)]
+    singles = [score for score in trace if len(score["dropped"]) == 1]
+    chosen = k if budget is None else _chosen_singles(singles, budget)
+    for scores, size in ((complete, 1), (singles, chosen)):
+        if size is not None and len(scores) > size:
             candidates = tuple(tuple(score["dropped"]) for score in scores)
             return Decision(candidates, np.array([score["samples"] for score in scores], float), size)
     return None
+
+
+def _chosen_singles(singles: Sequence[Mapping[str, Any]], budget: BudgetRecord) -> int | None:
+    """How many single units meet the budget; None if they have different costs."""
+    costs = {budget["costs"][unit] for score in singles for unit in score["dropped"]}
+    return -(-budget["least"] // costs.pop()) if len(costs) == 1 else None
 
 
 def _plain_means(trace: Sequence[Mapping[str, Any]]) -> bool:
@@ -117,6 +131,6 @@ def _sizes(n: int) -> list[int]:
 
 
 def _agreement(first: Chosen, second: Chosen) -> tuple[float, float]:
-    """How often two sets of blocks (resamples, blocks) are equal, and their mean Jaccard overlap."""
+    """How often two sets of units (resamples, units) are equal, and their mean Jaccard overlap."""
     both, either = (first & second).sum(axis=1), (first | second).sum(axis=1)
     return float(np.mean((first == second).all(axis=1))), float(np.mean(both / either))

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 from . import coordinates, permute
 from .coordinates import Coordinates
 from .grid import STRATUM
-from .overlap import masks
+from .removal import masks
 from .sources import RESIDUAL, SOURCES, marginal, sequential, strata
 from .span import Addition, Spans
 

@@ -18,6 +18,7 @@ from pruning.core.metric_names import LABELS, kind_of, label_of, metrics_among
 from pruning.core.result import DoneResult, Failure
 
 FIRST, LAST = ("cell", "blocks dropped", "loss"), ("asked", "paid", "s")
+UNITS = ("cell", "dropped (a: attention, m: MLP, b: both)", "loss")  # if a mask is over sub-layers
 HELDOUT = {"ppl/heldout": "held-out perplexity", "acc/heldout": "held-out accuracy"}
 
 Show: TypeAlias = Callable[[DoneResult], str]  # returns the entry of a result in one column
@@ -29,7 +30,8 @@ def results(done: Iterable[DoneResult]) -> str:
     middle: list[tuple[str, Show]] = [(_title(name), partial(_change, name)) for name in _metrics(rows)]
     if any(map(_speed, rows)):
         middle.append(("speed", _speed))
-    columns = (*FIRST, *(title for title, _ in middle), *LAST)
+    first = FIRST if all(row["mask"].get("unit", "block") == "block" for row in rows) else UNITS
+    columns = (*first, *(title for title, _ in middle), *LAST)
     shown = [show for _, show in middle]
     differences = differing([dict(_settings(row)) for row in rows])
     entries = [_row(result, text, shown) for result, text in zip(rows, differences, strict=True)]
@@ -76,10 +78,13 @@ def _title(name: str) -> str:
 
 def _row(result: DoneResult, differences: str, shown: Sequence[Show]) -> tuple[str, ...]:
     calibration, search = result["calibration"], result["search"]
-    ratio, k = result["config"]["ratio"], search["k"]
+    config, k = result["config"], search["k"]
+    unit, cost = config.get("unit", "block"), config.get("budget", "parameters")
+    ratio, removed = config["ratio"], "" if unit == "block" else f" {unit}"
+    removed += "" if cost == "parameters" else f" by {cost}"
     name = f"{result['model']['name']} {calibration['objective']} {search['algo']} "
     return (
-        name + (f"k={k}" if ratio is None else f"{ratio:g}") + differences,
+        name + (f"k={k}" if ratio is None else f"{ratio:g}") + removed + differences,
         " ".join(map(str, result["mask"]["dropped"])),
         f"{calibration['dense_loss']:.3f} -> {calibration['loss']:.3f}{_near_tie(result)}",
         *(show(result) or "-" for show in shown),

@@ -14,33 +14,47 @@ REMOVED, KEPT = "#b2182b", "#e8eef4"
 
 
 def mask_picture(mask: Mask, title: str) -> Any:
-    """A matplotlib figure, 1200 pixels wide at `DPI`: all blocks with their numbers, the removed ones filled."""
-    from matplotlib.figure import Figure
-    from matplotlib.patches import Rectangle
+    """A matplotlib figure, 1200 pixels wide at `DPI`: all units with their names, the removed ones filled.
 
+    Sub-layers are in two lines for each row of blocks: attention above, MLPs below.
+    """
+    from matplotlib.figure import Figure
+
+    parts = mask.n_units // mask.n_blocks
     rows = math.ceil(mask.n_blocks / ROW)
     columns = math.ceil(mask.n_blocks / rows)
-    figure = Figure(figsize=(WIDTH, 0.85 + 0.5 * rows))
-    axes = figure.add_axes((0.01, 0.02, 0.98, 0.5 * rows / (0.85 + 0.5 * rows)))
-    axes.set(xlim=(0, columns), ylim=(rows, 0))
+    boxes = 0.5 * rows * parts
+    figure = Figure(figsize=(WIDTH, 0.85 + boxes))
+    axes = figure.add_axes((0.01, 0.02, 0.98, boxes / (0.85 + boxes)))
+    axes.set(xlim=(0, columns), ylim=(rows * parts, 0))
     axes.axis("off")
-    for block in range(mask.n_blocks):
+    for unit in range(mask.n_units):
+        block, part = divmod(unit, parts)
         row, column = divmod(block, columns)
-        out = block in mask.dropped
-        box = Rectangle((column + 0.04, row + 0.08), 0.92, 0.84, facecolor=REMOVED if out else KEPT)
-        axes.add_patch(box)
-        colour, weight = ("white", "bold") if out else ("#33475b", "normal")
-        number = axes.text(column + 0.5, row + 0.5, str(block), color=colour, weight=weight, fontsize=11)
-        number.set(ha="center", va="center")
+        name = str(block) if parts == 1 else f"{'am'[part]}{block}"
+        _box(axes, column, row * parts + part, name, unit in mask.dropped, parts)
     figure.text(0.012, 0.98, title, fontsize=13, weight="bold", va="top")
-    figure.text(0.012, 1 - 0.40 / (0.85 + 0.5 * rows), _sentence(mask), fontsize=11, color=REMOVED, va="top")
+    figure.text(0.012, 1 - 0.40 / (0.85 + boxes), _sentence(mask), fontsize=11, color=REMOVED, va="top")
     return figure
+
+
+def _box(axes: Any, column: int, line: int, name: str, out: bool, parts: int) -> None:
+    """Draw a unit. The two sub-layers of a block touch, and a gap divides rows of blocks."""
+    from matplotlib.patches import Rectangle
+
+    top, middle = (0.08, 0.5) if parts == 1 else (0.14, 0.56) if line % 2 == 0 else (0.02, 0.44)
+    box = Rectangle((column + 0.04, line + top), 0.92, 0.84, facecolor=REMOVED if out else KEPT)
+    axes.add_patch(box)
+    colour, weight = ("white", "bold") if out else ("#33475b", "normal")
+    size = 11 if parts == 1 else 9
+    number = axes.text(column + 0.5, line + middle, name, color=colour, weight=weight, fontsize=size)
+    number.set(ha="center", va="center")
 
 
 def _sentence(mask: Mask) -> str:
     """What the mask removes, in words."""
-    blocks = sorted(mask.dropped)
-    if not blocks:
-        return f"no block of {mask.n_blocks} is removed"
-    listed = ", ".join(map(str, blocks)) if len(blocks) <= ROW else "in red below"
-    return f"{len(blocks)} of {mask.n_blocks} blocks removed: {listed}"
+    names = mask.names()
+    if not names:
+        units = "block" if mask.unit == "block" else "sub-layer"
+        return f"no {units} of {mask.n_units} is removed"
+    return f"{mask} removed: {', '.join(names) if len(names) <= ROW else 'in red below'}"

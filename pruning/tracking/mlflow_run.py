@@ -90,7 +90,12 @@ def _tags(result: Result, studies: Sequence[str]) -> Iterator[tuple[str, Any]]:
     yield from (("model", config["model"]["name"]), ("seed", config["seed"]))
     if result["status"] == "done":
         yield from (("objective", result["calibration"]["objective"]), ("algo", result["search"]["algo"]))
-        yield from (("k", result["search"]["k"]), ("dropped", result["mask"]["dropped"]))
+        yield from (
+            ("k", result["search"]["k"]),
+            ("dropped", f"[{', '.join(map(str, result['mask']['dropped']))}]"),
+        )
+        if (unit := config.get("unit", "block")) != "block":
+            yield "unit", unit
     else:
         yield "error", result["error"]["message"]
     yield "git_commit", result["environment"]["commit"]

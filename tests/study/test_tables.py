@@ -26,3 +26,59 @@ def test_the_settings_that_differ_are_those_of_a_comparison_of_all_pairs(rows: l
         for row in rows
     ]
     assert tables.differing(rows) == expected
+
+
+def done(dropped: list[Any], **config: Any) -> Any:
+    """A finished result, as far as the table reads it."""
+    unit = {} if isinstance(dropped[0], int) else {"unit": "sublayer"}
+    model = {"name": "m", "dtype": "float32", "attention": "sdpa"}
+    return {
+        "model": model,
+        "mask": {"n_blocks": 6, "dropped": dropped} | unit,
+        "calibration": {
+            "objective": "perplexity", "loss": 2.0, "dense_loss": 1.0, "source": "pydoc", "samples": 2, "length": 8,
+        },
+        "search": {
+            "algo": "greedy", "k": len(dropped), "evaluations_asked": 1, "evaluations_paid": 1, "seconds": 1.0,
+        },
+        "evaluation": {"dense": {}, "pruned": {}},
+        "config": {"seed": 0, "ratio": 0.2, "model": model, "protect": {"first": 0, "last": 0}} | config,
+    }  # fmt: skip
+
+
+def test_the_table_names_units_that_are_no_blocks() -> None:
+    shown = tables.results(
+        [
+            done([1, 4]),
+            done(["b1", "a3"], unit="sublayer", budget="parameters"),
+            done(["m2"], unit="mlp", budget="latency"),
+            done(["a2"], unit="attention", ratio=None),
+        ]
+    )
+    lines = [line for line in shown.splitlines() if line.strip()]
+    assert "dropped (a: attention, m: MLP, b: both)" in lines[0]
+    assert lines[2].split()[:6] == ["m", "perplexity", "greedy", "0.2", "1", "4"]
+    assert "m perplexity greedy 0.2 sublayer  " in shown
+    assert "m perplexity greedy 0.2 mlp by latency  " in shown
+    assert "m perplexity greedy k=1 attention  " in shown
+    assert "  b1 a3  " in shown
+
+
+def test_the_table_of_blocks_is_as_before() -> None:
+    shown = tables.results([done([1, 4])])
+    header, _, row = [line for line in shown.splitlines() if line.strip()]
+    assert header.split() == ["cell", "blocks", "dropped", "loss", "asked", "paid", "s"]
+    assert row.split() == [
+        "m",
+        "perplexity",
+        "greedy",
+        "0.2",
+        "1",
+        "4",
+        "1.000",
+        "->",
+        "2.000",
+        "1",
+        "1",
+        "1",
+    ]

@@ -58,6 +58,33 @@ def test_regret_is_exact_only_if_every_mask_was_scored() -> None:
     assert list(fewer["exact"]) == [False, False, True, True]
 
 
+BUDGET = {"cost": "parameters", "asked": 0.5, "removed": 0.5, "costs": [1, 3, 1, 3], "least": 4, "most": 4}
+
+
+def test_regret_with_a_budget_is_over_masks_of_that_cost() -> None:
+    cells = frame(objectives=1, data=1, draws=1, algos=2, ks=(1,))
+    cells = cells.assign(cell=list("ab"), loss=[2.5, 3.0], dense_loss=1.0, standard_error=0.5)
+    cells = cells.assign(n_blocks=2, unit="sublayer", budget=[BUDGET, BUDGET])
+    every = [score(list(mask), [5.0 - sum(mask)]) for mask in itertools.combinations(range(4), 2)]
+    traces = {"a": [score([], [1.0]), score([3], [0.1]), *every[1:5]]}
+    regrets = crossed.best_known(cells, traces)
+    assert list(regrets["best"]) == [2.0, 2.0]  # of units 0 and 3; 1 and 3 cost too much
+    assert not regrets["exact"].any()
+    whole = crossed.best_known(cells, {"b": every})
+    assert whole["exact"].all()
+
+
+@pytest.mark.parametrize(("unit", "exact"), [("attention", True), ("sublayer", False)])
+def test_regret_with_a_budget_is_exact_if_all_masks_of_the_unit_were_scored(unit: str, exact: bool) -> None:
+    cells = frame(objectives=1, data=1, draws=1, algos=1, ks=(1,))
+    cells = cells.assign(cell="a", loss=2.0, dense_loss=1.0, standard_error=0.5, n_blocks=2, unit=unit)
+    cells = cells.assign(budget=[BUDGET | {"least": 2, "most": 3}])
+    regrets = crossed.best_known(
+        cells, {"a": [score([0, 2], [2.0])]}
+    )  # of sub-layers, also 1 alone and 3 alone
+    assert list(regrets["exact"]) == [exact]
+
+
 def test_regret_relative_to_no_damage_is_nan() -> None:
     cells = frame(objectives=1, data=1, draws=1, algos=2)
     cells = cells.assign(cell=list("ab"), loss=[0.5, 0.6], dense_loss=1.0, standard_error=0.1)
@@ -71,6 +98,37 @@ def test_anytime_charges_every_mask_even_if_its_score_was_reused() -> None:
     paid = crossed.seconds([trace, [score([1], [2.0], 4.0), score([2, 3], [2.5], 8.0)]])
     curve = crossed.anytime(trace, 2, paid)
     assert curve.to_dict("list") == {"scores": [2, 3], "seconds": [6.0, 14.0], "best": [3.0, 2.5]}
+
+
+def test_anytime_with_a_budget_counts_masks_of_any_size() -> None:
+    trace = [
+        score([], [1.0]),
+        score([1, 3], [0.5]),
+        score([0, 1], [3.0]),
+        score([0, 2], [0.1]),
+        score([2, 3], [2.0]),
+    ]
+    curve = crossed.anytime(trace, 1, {}, BUDGET)  # type: ignore[arg-type]
+    assert curve[["scores", "best"]].to_dict("list") == {"scores": [2, 4], "best": [3.0, 2.0]}
+
+
+def test_the_last_decision_with_a_budget_is_among_masks_of_that_cost() -> None:
+    losses = np.array([[1.0, 1.0], [2.0, 2.0], [0.0, 0.0]])
+    trace = trace_of(losses, [[0, 1], [2, 3], [1, 3]])
+    decision = stability.last_decision(trace, 1, BUDGET)  # type: ignore[arg-type]
+    assert decision is not None
+    assert decision.candidates == ((0, 1), (2, 3))
+    assert list(np.flatnonzero(decision.chosen)) == [0, 1]
+
+
+def test_single_units_are_a_decision_with_a_budget_only_if_they_cost_the_same() -> None:
+    trace = trace_of(np.array([[1.0, 1.0], [2.0, 2.0], [0.0, 0.0]]), [[0], [2], [4]])
+    alike = BUDGET | {"costs": [1, 3, 1, 3, 1, 3], "least": 2, "most": 2}
+    decision = stability.last_decision(trace, 1, alike)  # type: ignore[arg-type]
+    assert decision is not None
+    assert list(np.flatnonzero(decision.chosen)) == [0, 4]
+    unlike = alike | {"costs": [1, 3, 2, 3, 1, 3]}
+    assert stability.last_decision(trace, 1, unlike) is None  # type: ignore[arg-type]
 
 
 def test_pareto_front() -> None:

@@ -55,8 +55,14 @@ def test_a_group_of_random_masks_is_not_significant() -> None:
     assert 0.3 < np.mean(p_values) < 0.7
     alike = [Mask(20, (1, 2, 3, 4, n)) for n in (5, 6, 7)]
     assert overlap_groups.group_p(alike, 20) < 0.01
-    with pytest.raises(ValueError, match="same number"):
-        overlap_groups.group_p([Mask(20, (1,)), Mask(20, (1, 2))], 20)
+
+
+def test_masks_of_a_group_are_compared_with_random_masks_of_their_own_sizes() -> None:
+    first, second = Mask(6, (0, 1), "sublayer"), Mask(6, (0, 1, 2), "sublayer")
+    shared = [len({0, 1} & set(c)) for c in itertools.combinations(range(12), 3)]
+    assert overlap_groups.group_p([first, second], 12, draws=20_000) == pytest.approx(
+        np.mean([s >= 2 for s in shared]), abs=0.006
+    )
 
 
 def test_pairs_differ_in_one_thing_only() -> None:

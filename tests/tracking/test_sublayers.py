@@ -1,0 +1,79 @@
+"""Runs of cells over sub-layers: their pictures, names, tags and curves."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pruning.core.mask import Mask
+from pruning.core.result import read_done
+from pruning.tracking.mask_picture import mask_picture
+from pruning.tracking.mlflow_run import _metrics, _tags
+from pruning.tracking.run_names import run_name
+from tests.helpers import sublayer_grid
+from tests.helpers.sublayer_grid import SublayerStudy
+
+KEY = "smollm2-perplexity-greedy-{}-s0-0a1b2c3d"
+
+
+@pytest.mark.parametrize(
+    ("size", "config", "words"),
+    [
+        ("r0.2", {"unit": "sublayer"}, "sub-layers, 20 % of parameters"),
+        ("r0.2", {"unit": "attention", "budget": "latency"}, "attention, 20 % of latency"),
+        ("r0.2", {"unit": "block", "budget": "latency"}, "blocks, 20 % of latency"),
+        ("k6", {"unit": "sublayer"}, "6 sub-layers"),
+        ("k1", {"unit": "mlp"}, "1 MLP sub-layer"),
+        ("k6", {"unit": "block", "budget": "parameters"}, "k=6"),
+        ("r0.2", {}, "k=6"),
+    ],
+)
+def test_a_run_names_the_unit(size: str, config: dict[str, Any], words: str) -> None:
+    assert run_name(KEY.format(size), config, 6) == f"smollm2 · perplexity · greedy · {words} · seed 0"
+
+
+def test_the_picture_has_a_line_of_attention_above_a_line_of_mlps() -> None:
+    mask = Mask.parse(64, "b3,a7,m40")
+    drawn = mask_picture(mask, "a name")
+    places = {text.get_text(): text.get_position() for text in drawn.axes[0].texts}
+    assert len(places) == 128
+    assert places["a3"][0] == places["m3"][0]
+    assert [int(places[name][1]) for name in ("a3", "m3", "a40", "m40")] == [0, 1, 2, 3]
+    filled = [text.get_text() for text in drawn.axes[0].texts if text.get_weight() == "bold"]
+    assert filled == ["a3", "m3", "a7", "m40"]
+    assert drawn.texts[1].get_text() == "4 of 128 sub-layers removed: b3, a7, m40"
+    empty = mask_picture(mask.dense, "a name")
+    assert empty.texts[1].get_text() == "no sub-layer of 128 is removed"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (key,) = sublayer_grid.write(tmp_path, SublayerStudy(units=("sublayer",), algos=("genetic",), seeds=(0,)))
+    return tmp_path / key
+
+
+def test_tags_name_the_unit_and_the_sublayers(folder: Path) -> None:
+    result = read_done(folder)
+    tags = dict(_tags(result, []))
+    assert tags["dropped"] == f"[{', '.join(Mask.from_json(result['mask']).names())}]"
+    assert tags["unit"] == "sublayer"
+
+
+def test_the_curve_is_over_masks_that_meet_the_budget(folder: Path) -> None:
+    result = read_done(folder)
+    budget = result["search"]["budget"]
+    expected: list[tuple[int, float]] = []
+    seen: dict[tuple[int, ...], float] = {}
+    for line in map(json.loads, (folder / "trace.jsonl").read_text().splitlines()):
+        if (mask := tuple(line["dropped"])) in seen:
+            continue
+        seen[mask] = line["loss"]
+        if budget["least"] <= sum(budget["costs"][unit] for unit in mask) <= budget["most"]:
+            expected.append((len(seen), min([line["loss"], *(loss for _, loss in expected)])))
+    curve = [(step, best) for name, best, step in _metrics(result, folder) if name == "search/best_loss"]
+    assert len(curve) > 1
+    assert curve == expected
+    assert curve[-1][1] == result["calibration"]["loss"]
