@@ -16,8 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from pruning.core.result import DoneResult
-from pruning.evaluation.text import TERMS
+from pruning.core.result import TERMS, DoneResult
 
 Losses = NDArray[np.float64]
 

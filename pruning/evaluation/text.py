@@ -7,6 +7,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from pruning.core.metric_names import with_error
+from pruning.core.result import TERMS
 from pruning.evaluation import Measured
 from pruning.objective.perplexity import Perplexity
 
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from pruning.core.mask import Mask
     from pruning.engine.forward import Forward
 
-TERMS = "terms.json"  # ending of the files with a measurement's terms, one for each window or item
 HIGHEST = 700.0  # nats; exp(709.8) overflows a float
 
 

@@ -19,10 +19,10 @@ from pruning.calibration.text import Text
 from pruning.core.errors import InputError, LossError
 from pruning.core.estimate import standard_error
 from pruning.core.mask import Mask
+from pruning.core.result import TERMS
 from pruning.engine.forward import Forward
 from pruning.evaluation.heldout import Heldout
 from pruning.evaluation.overlap import check_disjoint
-from pruning.evaluation.text import TERMS
 from pruning.runs.measurements import Evaluator, averaged, digests, merged
 
 N = 4

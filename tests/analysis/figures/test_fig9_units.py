@@ -1,0 +1,52 @@
+"""Figure 9 pairs cells over sub-layers with cells over blocks, by the losses of the same windows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from analysis.data.errors import NothingToRead
+from analysis.data.load import load
+from analysis.figures.fig9_units import compared, draw
+from analysis.stats.window_pairs import paired, window_losses
+from pruning.core.result import read_done
+from tests.conftest import Command
+
+METRIC = "ppl/heldout"
+
+
+def test_a_pair_is_compared_on_the_same_windows(launch: Command) -> None:
+    ended = launch("-m", "unit=block,sublayer,attention", "ratio=0.34", "eval.samples=4", "study=units")
+    assert ended.status == 0, ended.err
+    rows = compared(ended.results, load(ended.results, "units"), METRIC)
+    assert sorted(rows["unit"]) == ["attention", "sublayer"]
+    both = {
+        unit: window_losses(ended.results, read_done(folder.parent), METRIC)
+        for folder in ended.results.glob("*/result.json")
+        for unit in [read_done(folder.parent)["config"]["unit"]]
+    }
+    row = rows[rows["unit"] == "sublayer"].iloc[0]
+    assert both["block"] is not None
+    assert both["sublayer"] is not None
+    expected = paired(both["sublayer"], both["block"])
+    assert (row["difference"], row["low"], row["high"]) == (expected.mean, expected.low, expected.high)
+    assert row["windows"] == 4
+    assert row["ppl_block"] == pytest.approx(float(np.exp(both["block"].mean())))
+    figure = draw(rows, "a study", METRIC)
+    assert [axes.get_title(loc="left") for axes in figure.axes] == [f"{row['model']} · perplexity"]
+
+
+def test_without_a_partner_over_blocks_it_says_what_to_run(launch: Command) -> None:
+    ended = launch("unit=sublayer", "ratio=0.34", "study=units")
+    with pytest.raises(NothingToRead, match="unit=block,sublayer at the same ratio"):
+        compared(ended.results, load(ended.results, "units"), METRIC)
+
+
+def test_results_without_the_losses_of_windows_are_left_out(launch: Command, tmp_path: Path) -> None:
+    ended = launch("-m", "unit=block,sublayer", "ratio=0.34", "study=units")
+    for path in (ended.results / "evaluation").rglob("*.terms.json"):
+        path.unlink()
+    with pytest.raises(NothingToRead, match="evaluate the cells again"):
+        compared(ended.results, load(ended.results, "units"), METRIC)
