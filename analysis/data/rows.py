@@ -9,8 +9,9 @@ from typing import Any
 
 from pruning.core.errors import DamagedError, InputError, first_line
 from pruning.core.mask import Mask
-from pruning.core.result import NAME, BudgetRecord, DoneResult, MarginsRecord, Result, read_result
-from pruning.runs.removal import KINDS, Removal
+from pruning.core.result import NAME, DoneResult, MarginsRecord, Result, read_result
+
+from .budgets import budget_of, removal_of
 
 NUMBERS = ("n_blocks", "k", "loss", "dense_loss", "standard_error", "asked", "paid", "seconds")
 COST = ("block_forwards", "block_forwards_alone", "block_tokens", "forward_seconds", "peak_memory")
@@ -75,7 +76,7 @@ def _row(result: Result, named: Mapping[str, Any]) -> dict[str, Any]:
     config = result["config"]
     row = {"cell": result["cell"], "status": result["status"], **named, "seed": config["seed"]}
     row |= {f"protect_{end}": config.get("protect", {}).get(end, 0) for end in ("first", "last")}
-    row |= _removal(config)
+    row |= removal_of(config)
     drawn = config.get("calibration", {})
     row |= {
         "calibration": _data(drawn),
@@ -87,15 +88,6 @@ def _row(result: Result, named: Mapping[str, Any]) -> dict[str, Any]:
     # configuration instead.
     row["length"] = drawn.get("text", drawn).get("length")
     return row | (_measured(result) if result["status"] == "done" else {})
-
-
-def _removal(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The unit that is removed, and what a ratio is a share of (`cost`); None if units are counted."""
-    ratio, k = config.get("ratio"), config.get("k")
-    removal = Removal(ratio, k, config.get("unit", "block"), config.get("budget", "parameters"))
-    if removal.unit not in KINDS:
-        raise ValueError(f"its unit is {removal.unit!r}")
-    return {"unit": removal.unit, "cost": None if removal.counted else removal.budget}
 
 
 def _data(drawn: Mapping[str, Any]) -> str | None:
@@ -122,7 +114,7 @@ def _named(key: str) -> dict[str, Any]:
 def _measured(result: DoneResult) -> dict[str, Any]:
     calibration, search = result["calibration"], result["search"]
     n_blocks, mask = result["mask"]["n_blocks"], Mask.from_json(result["mask"])
-    ratio, budget = result["config"].get("ratio") or search["ratio"], _budget(result, mask)
+    ratio, budget = result["config"].get("ratio") or search["ratio"], budget_of(result, mask)
     metrics = {
         f"{which}/{name}": value
         for which in ("dense", "pruned")
@@ -153,19 +145,6 @@ def _measured(result: DoneResult) -> dict[str, Any]:
         "commit": result["environment"]["commit"],
         **metrics,
     }
-
-
-def _budget(result: DoneResult, mask: Mask) -> BudgetRecord | None:
-    """The budget of a cell; None if its units are counted. Raises ValueError if mask and settings disagree."""
-    removal = _removal(result["config"])
-    if mask.unit != Removal(None, None, removal["unit"]).mask_unit:
-        raise ValueError(f"its mask is over units ({mask.unit}) that are not those of unit={removal['unit']}")
-    if removal["cost"] is None:
-        return None
-    budget = result["search"]["budget"]
-    if len(budget["costs"]) != mask.n_units or not budget["least"] <= budget["most"]:
-        raise ValueError("its budget is not one of its units")
-    return budget
 
 
 def _margins(margins: MarginsRecord | None) -> dict[str, Any]:

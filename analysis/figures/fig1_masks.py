@@ -17,17 +17,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.colors import Colormap, LinearSegmentedColormap
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 from scipy.stats import gmean
 
 from ..data.load import done
 from ..data.metrics import Metric, measured
 from ..data.study import AskedStudy
 from ..stats.frames import groups
-from ..stats.removal import bare, column, masks, removed
+from ..stats.removal import bare, masks, removed
 from .cli import arguments, run
+from .mask_squares import has_sublayers, squares
 from .style import DASH, GREY, empty, head, looks, number, ordered, save, wrapped
 
 # These are, in inches: height of a line, height of a panel without its lines, width of a panel.
@@ -35,7 +34,6 @@ from .style import DASH, GREY, empty, head, looks, number, ordered, save, wrappe
 ROW, HEAD, WIDTH = 0.165, 0.5, 4.2
 TALL = 1.45  # height of a line of sub-layers, in lines of blocks
 LONGEST = 55  # characters of a heading in one line
-BACK, CLOSED = "#F2F2F2", "#FBFBFB"  # units that stay, and units that cannot be removed
 
 
 def draw(frame: pd.DataFrame, title: str) -> Figure:
@@ -70,7 +68,9 @@ def _height(known: pd.DataFrame, model: str, objective: str) -> float:
     cells = known[(known["model"] == model) & (known["objective"] == objective)]
     lines = int(cells.groupby("k")["algo"].nunique().max())
     return (
-        HEAD + 0.13 * _heading(cells.iloc[0]).count("\n") + ROW * lines * (TALL if _sublayers(cells) else 1)
+        HEAD
+        + 0.13 * _heading(cells.iloc[0]).count("\n")
+        + ROW * lines * (TALL if has_sublayers(cells) else 1)
     )
 
 
@@ -91,12 +91,7 @@ def _panel(axes: Axes, cells: pd.DataFrame, metrics: Sequence[Metric], colour: s
     n_blocks = int(finished["n_blocks"].iloc[0])
     for line, algo in enumerate(searches):
         _line(axes, line, n_blocks, finished[finished["algo"] == algo], metrics)
-    shades = LinearSegmentedColormap.from_list("removed", [BACK, colour])
-    if _sublayers(cells):
-        _halves(axes, finished, searches, shades.with_extremes(bad=CLOSED))
-    else:
-        shares = _shares(finished, searches, n_blocks)
-        axes.pcolormesh(shares, cmap=shades, vmin=0, vmax=1, edgecolors="white", linewidth=0.8)
+    squares(axes, finished, searches, colour)
     axes.set_ylim(len(searches), 0)
     axes.set_xlabel("block", fontsize=7, labelpad=1)
     numbered = range(0, n_blocks, 2 if n_blocks <= 40 else 4)
@@ -105,37 +100,6 @@ def _panel(axes: Axes, cells: pd.DataFrame, metrics: Sequence[Metric], colour: s
     axes.tick_params(length=0, pad=2)
     for side in axes.spines.values():
         side.set_visible(False)
-
-
-def _sublayers(cells: pd.DataFrame) -> bool:
-    """Whether the masks of a panel are over sub-layers."""
-    return bool({*column(cells, "unit", "block")} & {"sublayer", "attention", "mlp"})
-
-
-def _shares(finished: pd.DataFrame, searches: Sequence[str], n_units: int) -> NDArray[np.float64]:
-    """For each search and unit (searches, units), the share of its cells that remove the unit; NaN without a cell."""
-    shares = np.full((len(searches), n_units), np.nan)
-    for row, algo in zip(shares, searches, strict=True):
-        dropped = finished.loc[finished["algo"] == algo, "dropped"]
-        if len(dropped):
-            row[:] = np.mean([[unit in mask for unit in range(n_units)] for mask in dropped], axis=0)
-    return shares
-
-
-def _halves(axes: Axes, finished: pd.DataFrame, searches: Sequence[str], shades: Colormap) -> None:
-    """Draw each search as two rows of squares that touch: attention above, MLPs below."""
-    n_blocks = int(finished["n_blocks"].iloc[0])
-    shares = _shares(finished, searches, 2 * n_blocks)
-    kinds = {"attention": [0], "mlp": [1]}.get(finished["unit"].iloc[0], [0, 1])
-    columns = np.arange(n_blocks + 1)
-    for line, row in enumerate(shares):
-        edges = line + np.array([0.08, 0.5, 0.92])
-        halves = np.full((2, n_blocks), np.nan)  # units 2i and 2i + 1 are attention and MLP of block i
-        halves[kinds] = row.reshape(n_blocks, 2).T[kinds]
-        squares = np.ma.masked_invalid(halves)
-        axes.pcolormesh(
-            columns, edges, squares, cmap=shades, vmin=0, vmax=1, edgecolors="white", linewidth=0.6
-        )
 
 
 def _line(axes: Axes, line: int, n_blocks: int, cells: pd.DataFrame, metrics: Sequence[Metric]) -> None:
@@ -177,7 +141,7 @@ def _foot(finished: pd.DataFrame, metrics: Sequence[Metric]) -> str:
         f"{model} {_cost(cells, metrics, 'dense')}"
         for model, cells in groups(finished.assign(model=finished["model"].map(bare)), "model")
     )
-    split = "two squares of a block: attention above, MLP below; " if _sublayers(finished) else ""
+    split = "two squares of a block: attention above, MLP below; " if has_sublayers(finished) else ""
     several = finished.groupby(["model", "objective", "k", "algo"]).size().max() > 1
     shade = "shade: share of the cells (draws, data) that remove a block; " if several else ""
     shade = split + shade
