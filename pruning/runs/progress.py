@@ -18,10 +18,16 @@ COUNT = "{desc} {n_fmt} evaluations{postfix} [{elapsed}]"
 
 
 class Progress:
-    """A context manager that shows a progress bar. The search calls `update` after each score."""
+    """A context manager that shows a progress bar. The search calls `update` after each score.
 
-    def __init__(self, title: str, total: int, known: int = 0, hidden: bool = False) -> None:
+    `unit` is what masks remove: "block" or "sublayer".
+    """
+
+    def __init__(
+        self, title: str, total: int, known: int = 0, hidden: bool = False, unit: str = "block"
+    ) -> None:
         self.total = total
+        self.word = "block" if unit == "block" else "sub-layer"
         self.bar = tqdm(
             desc=title,
             total=total if total <= OPEN else None,
@@ -48,7 +54,7 @@ class Progress:
         # `evaluations` also counts the dense model and a final mask that the search did not score. The total does
         # not count them, so the bar stops at the total.
         self.bar.set_postfix_str(
-            f"best loss {best:.4f} without {size} block{'s' * (size != 1)}", refresh=False
+            f"best loss {best:.4f} without {size} {self.word}{'s' * (size != 1)}", refresh=False
         )
         self.bar.update(min(evaluations, self.total) - self.bar.n)
 

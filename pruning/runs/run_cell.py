@@ -122,7 +122,7 @@ def _search(
 ) -> tuple[Solution, Cost, CostLedger]:
     """Run the search with a progress bar. Returns the solution, the cost, and the ledger, which is still open."""
     most = budget.evaluations(cell.algo, space)
-    with Progress(cell.title, most, known=len(known.journal.scores)) as progress:
+    with Progress(cell.title, most, known=len(known.journal.scores), unit=space.unit) as progress:
         ledger = CostLedger.open(cell.folder / "cost.json", losses.forward.cost)
 
         def watch(evaluations: int, best: float, size: int) -> None:
