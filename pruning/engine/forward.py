@@ -28,14 +28,14 @@ from torch import Tensor
 from pruning.core.mask import Mask
 from pruning.distributed import collectives
 from pruning.engine import packing
+from pruning.engine.batch_reader import BatchReader
 from pruning.engine.batching import Batch, TokenLine, make_batches
-from pruning.engine.beginnings import NOTHING, Beginnings, Notes, Wanted, edges, forks
+from pruning.engine.beginnings import NOTHING, Beginnings, Wanted, edges, forks
 from pruning.engine.cost import Cost
 from pruning.engine.device import peak_memory
-from pruning.engine.logprobs import LIKELIHOOD, Readout, compared_at_once, distributions, read_out
+from pruning.engine.logprobs import LIKELIHOOD, Readout
 from pruning.engine.memory_budget import MemoryBudget, out_of_memory
 from pruning.engine.pace import Pace
-from pruning.engine.prefix_tree import Branch, concatenated, run_masks
 from pruning.engine.walk_plan import Plan, make_plan
 from pruning.models.block_probe import find_blocks
 from pruning.models.units import find_chain
@@ -162,79 +162,26 @@ class Forward:
         sums = np.zeros((len(masks), len(rows)))
         batches = self.memory_budget.batches(rows)
         tokens = sum(batch.ids.numel() for batch in batches)
-        mine = collectives.share_of(batches)
+        mine, reader = collectives.share_of(batches), self._reader
         for done, batch in enumerate(mine, start=1):
             share = batch.ids.numel() / tokens
-            for number, values in self._read(batch, masks, readout, share, wanted):
+            for number, values in reader.read(batch, masks, readout, share, wanted):
                 np.add.at(sums[number], batch.rows.numpy(), values)
             if self.watch is not None:
                 self.watch(done, len(mine))
         return sums
 
-    def _read(
-        self,
-        batch: Batch,
-        masks: Sequence[Mask],
-        readout: Readout = LIKELIHOOD,
-        share: float = 0.0,
-        wanted: Wanted = NOTHING,
-    ) -> Iterator[tuple[int, np.ndarray[Any, Any]]]:
-        """Yield the number of each mask, and the readout's values (n,) at the batch's targets.
-
-        The head runs only at the targets. `share` is the batch's share of all samples, used to count block forwards.
-        """
-        if readout.compares:
-            yield from self._compared(batch, masks, readout, share, wanted)
-            return
-        merged = self.memory_budget.merged(batch)
-        branches = self._walk(batch, masks, share, wanted)
-        for start in range(0, len(branches), merged):
-            group = branches[start : start + merged]
-            flat = concatenated([_at(batch, hidden) for hidden, _ in group])  # (branches * n, D)
-            targets = batch.targets.repeat(len(group))
-            read = read_out(readout, self.memory_budget.projection, flat, None, targets)
-            values = read.view(len(group), -1).numpy()
-            yield from zip((number for _, (number,) in group), values, strict=True)
-
-    def _compared(
-        self, batch: Batch, masks: Sequence[Mask], readout: Readout, share: float, wanted: Wanted
-    ) -> Iterator[tuple[int, np.ndarray[Any, Any]]]:
-        """As `_read`, for a readout that compares each mask with the dense model, which is projected only once."""
-        dense, projection = self._dense_state(batch, share), self.memory_budget.projection
-        branches = self._walk(batch, masks, share, wanted)
-        values = np.zeros((len(masks), len(batch.targets)))
-        step = compared_at_once(self.model.device.type, projection.vocabulary, projection.limit)
-        for start in range(0, len(batch.targets), step):
-            part = slice(start, start + step)
-            known = distributions(projection, dense[part].to(branches[0][0].device))
-            for hidden, (number,) in branches:
-                flat = _at(batch, hidden, part)
-                values[number, part] = read_out(readout, projection, flat, known, batch.targets[part]).numpy()
-        yield from enumerate(values)
-
-    def _walk(
-        self, batch: Batch, masks: Sequence[Mask], share: float, wanted: Wanted = NOTHING
-    ) -> list[Branch]:
-        """The branches of a batch after the last unit. The cost of computing them is added to `cost`."""
-        unit = masks[0].unit
-        shares = self._shares(unit)
-
-        def count(index: int, run: int) -> None:
-            self.cost.block_tokens += round(run * batch.ids.numel() * shares[index])
-            self.cost.block_forwards += run * share * shares[index]
-
-        merged, notes = self.memory_budget.merged(batch), Notes(self.beginnings.of(batch, unit), wanted)
-        branches = run_masks(self.model, batch, masks, merged, count, self.scales, notes)
-        if wanted is not NOTHING:
-            notes.end(masks[-1])
-        return branches
-
-    def _dense_state(self, batch: Batch, share: float) -> Tensor:
-        """The dense model's states (n, D) at the batch's targets, computed once and kept on the CPU."""
-        if batch not in self._dense_states:
-            ((hidden, _),) = self._walk(batch, [Mask(self.n_blocks)], share)
-            self._dense_states[batch] = _at(batch, hidden).cpu()
-        return self._dense_states[batch]
+    @property
+    def _reader(self) -> BatchReader:
+        return BatchReader(
+            self.model,
+            self.memory_budget,
+            self.beginnings,
+            self.cost,
+            self.scales,
+            self._dense_states,
+            self._shares,
+        )
 
     @property
     def n_blocks(self) -> int:
@@ -264,11 +211,6 @@ class Forward:
         """Log-likelihoods (rows,) under the dense model, computed on the given lines of these rows."""
         sums = np.zeros(len(rows))
         for batch in make_batches(lines, self.memory_budget.batch_tokens):
-            for _, values in self._read(batch, [Mask(self.n_blocks)]):
+            for _, values in self._reader.read(batch, [Mask(self.n_blocks)]):
                 np.add.at(sums, batch.rows.numpy(), values)
         return sums
-
-
-def _at(batch: Batch, hidden: Tensor, part: slice = slice(None)) -> Tensor:
-    """The states (n, D) at a part of a batch's targets, from states (B, T, D)."""
-    return hidden.flatten(0, 1)[batch.indices[part].to(hidden.device)]

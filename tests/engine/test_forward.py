@@ -16,6 +16,7 @@ import pruning.engine.memory_budget
 import pruning.models.units
 from pruning.calibration.samples import Row
 from pruning.core.mask import Mask
+from pruning.engine.batch_reader import BatchReader
 from pruning.engine.forward import Forward
 from pruning.engine.memory_probe import Tally
 from pruning.engine.pace import Pace
@@ -268,7 +269,7 @@ def test_out_of_memory_halves_and_goes_on(
 ) -> None:
     module, rows = build("llama"), ROWS["text"]
     expected = losses(Forward(language_model(module), 30), rows, SOME_MASKS)
-    original = Forward._walk
+    original = BatchReader._walk
 
     lost: list[weakref.ref[torch.Tensor]] = []
 
@@ -280,7 +281,7 @@ def test_out_of_memory_halves_and_goes_on(
             raise torch.OutOfMemoryError("CUDA out of memory")
         return original(self, batch, masks, *rest)
 
-    monkeypatch.setattr(Forward, "_walk", scarce)
+    monkeypatch.setattr(BatchReader, "_walk", scarce)
     actual = losses(Forward(language_model(module), 4000), rows, SOME_MASKS)
     assert actual.keys() == expected.keys()
     for mask in SOME_MASKS:
@@ -293,6 +294,6 @@ def test_other_errors_are_not_treated_as_out_of_memory(monkeypatch: pytest.Monke
     def broken(*_: Any) -> Any:
         raise RuntimeError("shapes do not match")
 
-    monkeypatch.setattr(Forward, "_walk", broken)
+    monkeypatch.setattr(BatchReader, "_walk", broken)
     with pytest.raises(RuntimeError, match="shapes do not match"):
         losses(Forward(language_model(build("llama"))), ROWS["text"], SOME_MASKS)

@@ -1,0 +1,108 @@
+"""Read values at the scored positions of one batch under many masks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import Tensor
+
+from pruning.core.mask import Mask
+from pruning.engine.batching import Batch
+from pruning.engine.beginnings import NOTHING, Beginnings, Notes, Wanted
+from pruning.engine.cost import Cost
+from pruning.engine.logprobs import LIKELIHOOD, Readout, compared_at_once, distributions, read_out
+from pruning.engine.memory_budget import MemoryBudget
+from pruning.engine.prefix_tree import Branch, concatenated, run_masks
+
+if TYPE_CHECKING:
+    from pruning.models.loader import LanguageModel
+
+
+@dataclass(frozen=True)
+class BatchReader:
+    """Runs batches under masks and reads values from the states after the last unit. The work is added to `cost`.
+
+    `shares` maps a kind of units to the share of a block's parameters that each unit has. `dense_states` keeps the
+    dense model's states at the scored positions of a batch, on the CPU.
+    """
+
+    model: LanguageModel
+    memory_budget: MemoryBudget
+    beginnings: Beginnings
+    cost: Cost
+    scales: tuple[float, ...] | None
+    dense_states: MutableMapping[Batch, Tensor]
+    shares: Callable[[str], Sequence[float]]
+
+    def read(
+        self,
+        batch: Batch,
+        masks: Sequence[Mask],
+        readout: Readout = LIKELIHOOD,
+        share: float = 0.0,
+        wanted: Wanted = NOTHING,
+    ) -> Iterator[tuple[int, np.ndarray[Any, Any]]]:
+        """Yield the number of each mask, and the readout's values (n,) at the batch's targets.
+
+        The head runs only at the targets. `share` is the batch's share of all samples, used to count block forwards.
+        """
+        if readout.compares:
+            yield from self._compared(batch, masks, readout, share, wanted)
+            return
+        merged = self.memory_budget.merged(batch)
+        branches = self._walk(batch, masks, share, wanted)
+        for start in range(0, len(branches), merged):
+            group = branches[start : start + merged]
+            flat = concatenated([_at(batch, hidden) for hidden, _ in group])  # (branches * n, D)
+            targets = batch.targets.repeat(len(group))
+            read = read_out(readout, self.memory_budget.projection, flat, None, targets)
+            values = read.view(len(group), -1).numpy()
+            yield from zip((number for _, (number,) in group), values, strict=True)
+
+    def _compared(
+        self, batch: Batch, masks: Sequence[Mask], readout: Readout, share: float, wanted: Wanted
+    ) -> Iterator[tuple[int, np.ndarray[Any, Any]]]:
+        """As `_read`, for a readout that compares each mask with the dense model, which is projected only once."""
+        dense, projection = self._dense_state(batch, masks[0].n_blocks, share), self.memory_budget.projection
+        branches = self._walk(batch, masks, share, wanted)
+        values = np.zeros((len(masks), len(batch.targets)))
+        step = compared_at_once(self.model.device.type, projection.vocabulary, projection.limit)
+        for start in range(0, len(batch.targets), step):
+            part = slice(start, start + step)
+            known = distributions(projection, dense[part].to(branches[0][0].device))
+            for hidden, (number,) in branches:
+                flat = _at(batch, hidden, part)
+                values[number, part] = read_out(readout, projection, flat, known, batch.targets[part]).numpy()
+        yield from enumerate(values)
+
+    def _walk(
+        self, batch: Batch, masks: Sequence[Mask], share: float, wanted: Wanted = NOTHING
+    ) -> list[Branch]:
+        """The branches of a batch after the last unit. The cost of computing them is added to `cost`."""
+        unit = masks[0].unit
+        shares = self.shares(unit)
+
+        def count(index: int, run: int) -> None:
+            self.cost.block_tokens += round(run * batch.ids.numel() * shares[index])
+            self.cost.block_forwards += run * share * shares[index]
+
+        merged, notes = self.memory_budget.merged(batch), Notes(self.beginnings.of(batch, unit), wanted)
+        branches = run_masks(self.model, batch, masks, merged, count, self.scales, notes)
+        if wanted is not NOTHING:
+            notes.end(masks[-1])
+        return branches
+
+    def _dense_state(self, batch: Batch, n_blocks: int, share: float) -> Tensor:
+        """The dense model's states (n, D) at the batch's targets, computed once and kept on the CPU."""
+        if batch not in self.dense_states:
+            ((hidden, _),) = self._walk(batch, [Mask(n_blocks)], share)
+            self.dense_states[batch] = _at(batch, hidden).cpu()
+        return self.dense_states[batch]
+
+
+def _at(batch: Batch, hidden: Tensor, part: slice = slice(None)) -> Tensor:
+    """The states (n, D) at a part of a batch's targets, from states (B, T, D)."""
+    return hidden.flatten(0, 1)[batch.indices[part].to(hidden.device)]
