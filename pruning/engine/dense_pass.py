@@ -53,15 +53,20 @@ class Step:
 
 
 def states(
-    forward: Forward, rows: Sequence[Row], unit: str = "block", dropped: Collection[int] = ()
+    forward: Forward,
+    rows: Sequence[Row],
+    unit: str = "block",
+    dropped: Collection[int] = (),
+    stop: int | None = None,
 ) -> Iterator[tuple[list[RowInBatch], list[Tensor]]]:
     """Yield each of this rank's batches: its lines, and its N + 1 hidden states (B, T, D), all on one device.
 
     These are the state before each of the N units, and the state after the last unit. Units in `dropped` are skipped.
+    With `stop`, the states before units 0 to `stop` only.
     """
     for batch, share in _batches(rows, forward.memory_budget.batch_tokens):
         with torch.inference_mode(), _timed(forward):
-            _, _, hidden = _run_forward(forward, batch, share, unit, dropped)
+            _, _, hidden = _run_forward(forward, batch, share, unit, dropped, stop)
             hidden = [state.to(hidden[0].device) for state in hidden]
         yield _lines(batch, rows), hidden
 
@@ -111,17 +116,23 @@ def _batches(rows: Sequence[Row], batch_tokens: int) -> Iterator[tuple[Batch, fl
 
 
 def _run_forward(
-    forward: Forward, batch: Batch, share: float, unit: str, dropped: Collection[int] = ()
+    forward: Forward,
+    batch: Batch,
+    share: float,
+    unit: str,
+    dropped: Collection[int] = (),
+    stop: int | None = None,
 ) -> tuple[Chain, BlockInputs, list[Tensor]]:
     chain = find_chain(forward.model.module, unit)
     entry = model_entry(forward.model, batch, 1, {})
     hidden = [entry.hidden]
-    for index in range(len(chain)):
+    units = range(len(chain))[:stop]
+    for index in units:
         hidden.append(hidden[-1] if index in dropped else chain.run(index, hidden[-1], entry))
     run: float = forward.n_blocks
-    if dropped:
+    if dropped or stop is not None:
         shares = chain.block_shares()
-        run -= sum(shares[index] for index in dropped)
+        run = sum(shares[index] for index in units if index not in dropped)
     forward.cost.block_forwards += run * share
     forward.cost.block_tokens += round(run * batch.ids.numel())
     return chain, entry, hidden

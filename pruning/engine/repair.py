@@ -7,8 +7,9 @@ weights of unit u. Units are sub-layers: before a run of whole blocks, u is the 
 ReplaceMe. Nothing comes before a run at the beginning of the model, so such a run has no map.
 
 All maps are measured on the dense model in one pass, or, with `sequential`, each on the model that is already pruned
-and repaired before it, which takes one or two passes for each run. The states of one batch of tokens are in memory at
-a time; the sums take 32 D^2 bytes for each run whose map is measured in the same pass.
+and repaired before it, which takes one or two passes for each run, through the blocks up to this run. The states of
+one batch of tokens are in memory at a time; the sums take 32 D^2 bytes for each run whose map is measured in the same
+pass.
 """
 
 from __future__ import annotations
@@ -169,13 +170,14 @@ def _passes(
     """Yield each batch: its lines, the dense model's states, the current model's, and what units add to these."""
     first = min((run.first for run in folds), default=0)
     dropped = [u for run in runs if run.first < first for u in range(run.first, run.last + 1)]
-    dense = states(forward, samples.rows, "sublayer")
+    last = max((run.last for run in folds), default=-1)
+    dense = states(forward, samples.rows, "sublayer", stop=last + 1)
     if not sequential or not dropped:
         with _Added(folds) as added:
             for lines, hidden in dense:
                 yield lines, hidden, hidden, added.of(hidden[0])
         return
-    pruned = states(forward, samples.rows, "sublayer", dropped)
+    pruned = states(forward, samples.rows, "sublayer", dropped, stop=first)
     weights = folded_weights(forward.model.module, before)
     for lines, hidden in dense:
         with replaced(forward.model.module, weights), _Added(folds) as added:
