@@ -148,9 +148,6 @@ def _sums(
                     part = line.index, slice(line.length)
                     wanted = target[part].double()
                     inputs, rest = added[run][part].double(), wanted - start[part].double()
-                    if getattr(fit, "relative", False):
-                        size = wanted.norm(dim=-1, keepdim=True).clamp_min(1e-12)
-                        inputs, rest = inputs / size, rest / size
                     sums[run][line.row in held].add(inputs, rest)
     return {run: (a.over_ranks(), b.over_ranks()) for run, (a, b) in sums.items()}
 

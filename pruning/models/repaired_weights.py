@@ -51,7 +51,10 @@ class Repair:
         """Write `repair.safetensors` atomically."""
         from safetensors.torch import save
 
-        tensors = {name: self.maps[unit] for name, unit in zip(self.names(), sorted(self.maps), strict=True)}
+        tensors = {
+            name: self.maps[unit].contiguous()
+            for name, unit in zip(self.names(), sorted(self.maps), strict=True)
+        }
         atomic_files.write_bytes(folder / NAME, save(tensors))
 
 
