@@ -77,10 +77,8 @@ def export(wanted: Request) -> Facts:
         log.info("loading %s in %s", wanted.model.name, verify.comparison_dtype(wanted.model.dtype))
         model = verify.load_rounded(wanted.model, cut.plan.precision, needed=needed)
     weights = {} if wanted.repair is None else folded_weights(model, wanted.repair, cut.plan.precision)
-    goal = None
-    if wanted.verify:
-        with replaced(model, weights):
-            goal = verify.expected(model, wanted.mask, wanted.scales)
+    with replaced(model, weights):
+        goal = verify.expected(model, wanted.mask, wanted.scales) if wanted.verify else None
     tensors = cut.tensors or Loaded(model)
     cut = with_repair(with_zeros(cut, wanted.mask, model, tensors), weights, model, tensors)
     del weights
@@ -95,8 +93,7 @@ def export(wanted: Request) -> Facts:
         if goal is not None:
             log.info("reloading and comparing")
             of = verify.MASKED if wanted.repair is None else verify.REPAIRED
-            exact = wanted.scales is None
-            proof = str(verify.compare_export(partial, goal, wanted.model, exact, of))
+            proof = str(verify.compare_export(partial, goal, wanted.model, wanted.scales is None, of))
         facts = _facts(wanted, cut, proof)
         _write_texts(facts, partial)
         write_record(partial, {**_record(wanted, facts), **identity}, digests)

@@ -8,10 +8,9 @@ the module with random weights: with the right one, the output is multiplied by 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -50,78 +49,78 @@ def output_axes(model: nn.Module, main: nn.Module, names: Sequence[str], path: s
 
     `names` are their names in the block, and `path` is the name of the block with a dot.
     """
-    args, kwargs = module_inputs(model, [main])[main]
-    own = next(name for name, module in model.named_modules() if module is main)
+    own = _name_of(model, main)
     inside = [f"{path}{name}".removeprefix(f"{own}.") for name in names]
-    twin = copy.deepcopy(main)
-    generator = torch.Generator().manual_seed(0)
-    args, kwargs = random_state(args, kwargs, generator)
-    _randomise(twin, generator)
-    groups = [group for group in weight_groups(twin, inside, args, kwargs) if group]
-    for axes in _choices(twin, groups, args, kwargs, generator):
-        return Axes(tuple((f"{own}.{name}", axis, 0.0) for name, axis, _ in axes))
-    return None
+    twin = _Twin(model, main)
+    groups = [group for group in weight_groups(twin.module, inside, twin.args, twin.kwargs) if group]
+    return _first_fitting(own, twin, groups, (0.0,))
 
 
 def norm_axes(model: nn.Module, norm: nn.Module) -> Axes | None:
-    """The weights of a norm, if its output is linear in all of them or in 1 + weight; None otherwise."""
-    args, kwargs = module_inputs(model, [norm])[norm]
-    own = next(name for name, module in model.named_modules() if module is norm)
-    twin = copy.deepcopy(norm)
-    generator = torch.Generator().manual_seed(0)
-    args, kwargs = random_state(args, kwargs, generator)
-    _randomise(twin, generator)
-    groups = [[name] for name, _ in twin.named_parameters()]
-    for axes in _choices(twin, groups, args, kwargs, generator, offsets=(0.0, 1.0)):
-        return Axes(tuple((f"{own}.{name}", axis, offset) for name, axis, offset in axes))
+    """The weights of a norm, if its output is linear in all of them or in 1 + weight; None otherwise.
+
+    Norms take diagonal maps only.
+    """
+    twin = _Twin(model, norm, diagonal=True)
+    groups = [[name] for name, _ in twin.module.named_parameters()]
+    return _first_fitting(_name_of(model, norm), twin, groups, (0.0, 1.0))
+
+
+class _Twin:
+    """A copy of a module with random weights, its random input, and a random map of its output."""
+
+    def __init__(self, model: nn.Module, module: nn.Module, diagonal: bool = False) -> None:
+        generator = torch.Generator().manual_seed(0)
+        self.args, self.kwargs = random_state(*module_inputs(model, [module])[module], generator)
+        self.module = copy.deepcopy(module)
+        _randomise(self.module, generator)
+        plain = self.output()
+        width = plain.shape[-1]
+        if diagonal:
+            self.change = torch.rand(width, generator=generator, dtype=torch.float64) + 0.5
+        else:
+            self.change = torch.randn(width, width, generator=generator, dtype=torch.float64) / width**0.5
+        self.expected = plain * self.change if diagonal else plain @ self.change
+        self.weights = dict(self.module.named_parameters())
+        self.saved = {name: weight.detach().clone() for name, weight in self.weights.items()}
+
+    def output(self) -> Tensor:
+        """The module's output, in float64."""
+        with torch.no_grad():
+            output = self.module(*self.args, **self.kwargs)
+        state: Tensor = output[0] if isinstance(output, tuple) else output
+        return state.double().cpu()
+
+    def fits(self, axes: Sequence[tuple[str, int, float]]) -> bool:
+        """Whether the output is multiplied by the map if these weights are, along these axes."""
+        with torch.no_grad():
+            for name, axis, offset in axes:
+                self.weights[name].copy_(folded(self.saved[name], axis, offset, self.change))
+        tolerance = ROUNDING[hidden_of(self.args, self.kwargs).element_size()]
+        return bool((self.output() - self.expected).norm() <= tolerance * self.expected.norm())
+
+
+def _first_fitting(
+    own: str, twin: _Twin, groups: Sequence[Sequence[str]], offsets: Sequence[float]
+) -> Axes | None:
+    """The first choice of axes and offsets that fits; the weights of a group have the same."""
+    width = len(twin.change)
+    possible = [
+        [(axis, offset) for axis, size in enumerate(twin.weights[group[0]].shape) for offset in offsets
+         if size == width]
+        for group in groups
+    ]  # fmt: skip
+    for chosen in product(*possible) if groups else ():
+        pairs = zip(groups, chosen, strict=True)
+        axes = [(name, axis, offset) for group, (axis, offset) in pairs for name in group]
+        if twin.fits(axes):
+            return Axes(tuple((f"{own}.{name}", axis, offset) for name, axis, offset in axes))
     return None
 
 
-def _choices(
-    twin: nn.Module,
-    groups: Sequence[Sequence[str]],
-    args: Any,
-    kwargs: Any,
-    generator: torch.Generator,
-    offsets: tuple[float, ...] = (0.0,),
-) -> Iterator[list[tuple[str, int, float]]]:
-    """Yield each choice of axes and offsets with which the twin's output is multiplied by a random map."""
-    plain = _output(twin, args, kwargs)
-    width, tolerance = plain.shape[-1], ROUNDING[hidden_of(args, kwargs).element_size()]
-    change = torch.randn(width, width, generator=generator, dtype=torch.float64) / width**0.5
-    if len(offsets) > 1:  # norms take diagonals only
-        change = torch.rand(width, generator=generator, dtype=torch.float64) + 0.5
-    expected = plain * change if change.dim() == 1 else plain @ change
-    weights = dict(twin.named_parameters())
-    saved = {name: weights[name].detach().clone() for group in groups for name in group}
-    possible = [
-        [
-            (axis, offset)
-            for axis, size in enumerate(weights[group[0]].shape)
-            if size == width
-            for offset in offsets
-        ]
-        for group in groups
-    ]
-    for chosen in product(*possible) if groups else ():
-        axes = [
-            (name, axis, offset)
-            for group, (axis, offset) in zip(groups, chosen, strict=True)
-            for name in group
-        ]
-        with torch.no_grad():
-            for name, axis, offset in axes:
-                weights[name].copy_(folded(saved[name], axis, offset, change))
-            actual = _output(twin, args, kwargs)
-        if (actual - expected).norm() <= tolerance * expected.norm():
-            yield axes
-
-
-def _output(module: nn.Module, args: Any, kwargs: Any) -> Tensor:
-    with torch.no_grad():
-        output = module(*args, **kwargs)
-    state: Tensor = output[0] if isinstance(output, tuple) else output
-    return state.double().cpu()
+def _name_of(model: nn.Module, wanted: nn.Module) -> str:
+    name: str = next(name for name, module in model.named_modules() if module is wanted)
+    return name
 
 
 def _randomise(module: nn.Module, generator: torch.Generator) -> None:

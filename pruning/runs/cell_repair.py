@@ -16,12 +16,13 @@ if TYPE_CHECKING:
     from pruning.models.repaired_weights import Repair
 
 
-def check_repair(cell: Cell, forward: Forward, unit: str) -> None:
+def check_repair(prepared: Prepared, forward: Forward, unit: str) -> None:
     """Raise InputError before a search if its mask could not be repaired as the cell asks for."""
     from pruning.engine.repair import check
 
-    if isinstance(cell.compensation, Linear):
-        check(forward.model.module, cell.compensation.form, unit)
+    compensation = prepared.cell.compensation
+    if isinstance(compensation, Linear):
+        check(forward.model.module, compensation.form, unit, prepared.samples)
 
 
 def new_repair(prepared: Prepared, forward: Forward, mask: Mask) -> tuple[Repair, RepairRecord] | None:

@@ -88,7 +88,7 @@ def _run(prepared: Prepared, note: Note) -> DoneResult:
     model = model_of(cell)
     forward = forward_of(cell, model)
     space = cell_space(cell, model)
-    check_repair(cell, forward, space.unit)
+    check_repair(prepared, forward, space.unit)
     store = _store(prepared, model.info, space)
     scales = cell.compensation.scales(forward, prepared.samples.rows, space.unit)
     searched = forward.with_scales(scales if cell.compensation.search else None)

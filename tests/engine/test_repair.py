@@ -15,6 +15,7 @@ from pruning.engine import repair as repairs
 from pruning.engine.dense_pass import states
 from pruning.engine.forward import Forward
 from pruning.engine.map_settings import Diagonal, Linear
+from pruning.engine.repair_sums import heldout_rows
 from pruning.models.repaired_weights import repaired
 from tests.helpers.architectures import N_BLOCKS
 from tests.helpers.objectives import model, plain_states, samples
@@ -195,10 +196,10 @@ def test_a_diagonal_takes_the_place_of_a_matrix_where_that_cannot_be_folded(
 
 def test_the_choices_of_an_item_are_held_out_together() -> None:
     data = Samples("items", "items", item_rows(9), 0)
-    held = repairs._heldout(data, 4)
+    held = heldout_rows(data, 4)
     assert {data.rows[row].item for row in held} == {3, 7}
     assert len(held) == sum(len(unit) for number, unit in enumerate(data.units) if number in (3, 7))
-    assert repairs._heldout(samples("text", 2), 4) == {1}
+    assert heldout_rows(samples("text", 2), 4) == {1}
     with pytest.raises(InputError, match="maps need 2 calibration samples or more"):
         measured(model(), Mask(N_BLOCKS, (2,)), data=samples("text", 1))
 
