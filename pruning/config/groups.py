@@ -39,6 +39,8 @@ NAMED = {
     "compensation": {
         "none": "pruning.engine.compensation:NoCompensation",
         "magnitude": "pruning.engine.compensation:Magnitude",
+        "linear": "pruning.engine.map_settings:Linear",
+        "diagonal": "pruning.engine.map_settings:Diagonal",
     },
     "launcher": {
         "local": "pruning.launcher.local:InProcess",

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, ClassVar, TypeAlias
 import numpy as np
 
 from pruning.distributed import collectives
+from pruning.engine.map_settings import Diagonal, Linear
 
 if TYPE_CHECKING:
     from pruning.calibration.samples import Row
@@ -59,7 +60,7 @@ class Magnitude:
         return magnitudes(forward, rows, unit)
 
 
-Compensation: TypeAlias = NoCompensation | Magnitude
+Compensation: TypeAlias = NoCompensation | Magnitude | Linear | Diagonal
 
 
 def magnitudes(forward: Forward, rows: Sequence[Row], unit: str = "block") -> tuple[float, ...]:

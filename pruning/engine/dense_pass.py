@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -53,15 +53,20 @@ class Step:
 
 
 def states(
-    forward: Forward, rows: Sequence[Row], unit: str = "block"
+    forward: Forward,
+    rows: Sequence[Row],
+    unit: str = "block",
+    dropped: Collection[int] = (),
+    stop: int | None = None,
 ) -> Iterator[tuple[list[RowInBatch], list[Tensor]]]:
     """Yield each of this rank's batches: its lines, and its N + 1 hidden states (B, T, D), all on one device.
 
-    These are the state before each of the N units, and the state after the last unit.
+    These are the state before each of the N units, and the state after the last unit. Units in `dropped` are skipped.
+    With `stop`, the states before units 0 to `stop` only.
     """
     for batch, share in _batches(rows, forward.memory_budget.batch_tokens):
         with torch.inference_mode(), _timed(forward):
-            _, _, hidden = _run_forward(forward, batch, share, unit)
+            _, _, hidden = _run_forward(forward, batch, share, unit, dropped, stop)
             hidden = [state.to(hidden[0].device) for state in hidden]
         yield _lines(batch, rows), hidden
 
@@ -111,15 +116,25 @@ def _batches(rows: Sequence[Row], batch_tokens: int) -> Iterator[tuple[Batch, fl
 
 
 def _run_forward(
-    forward: Forward, batch: Batch, share: float, unit: str
+    forward: Forward,
+    batch: Batch,
+    share: float,
+    unit: str,
+    dropped: Collection[int] = (),
+    stop: int | None = None,
 ) -> tuple[Chain, BlockInputs, list[Tensor]]:
     chain = find_chain(forward.model.module, unit)
     entry = model_entry(forward.model, batch, 1, {})
     hidden = [entry.hidden]
-    for index in range(len(chain)):
-        hidden.append(chain.run(index, hidden[-1], entry))
-    forward.cost.block_forwards += forward.n_blocks * share
-    forward.cost.block_tokens += forward.n_blocks * batch.ids.numel()
+    units = range(len(chain))[:stop]
+    for index in units:
+        hidden.append(hidden[-1] if index in dropped else chain.run(index, hidden[-1], entry))
+    run: float = forward.n_blocks
+    if dropped or stop is not None:
+        shares = chain.block_shares()
+        run = sum(shares[index] for index in units if index not in dropped)
+    forward.cost.block_forwards += run * share
+    forward.cost.block_tokens += round(run * batch.ids.numel())
     return chain, entry, hidden
 
 

@@ -94,6 +94,12 @@ class Forward:
             view.scales, view.beginnings = scales, Beginnings()
         return view
 
+    def fresh(self) -> Forward:
+        """New forward passes with the same settings and cost but no shared states, for weights that have changed."""
+        return Forward(
+            self.model, self.batch_tokens, self.memory, self.patience, self.merge, self.scales, self.cost
+        )
+
     def watched(self, watch: Callable[[int, int], None]) -> Forward:
         """The same forward passes, which call `watch` after each batch."""
         view = self.with_scales(self.scales)

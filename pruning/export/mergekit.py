@@ -26,7 +26,7 @@ def mergekit(facts: Facts) -> str:
         notes.append(
             "# mergekit does not change config.layer_types: copy config.json from here, or the result is wrong."
         )
-    if facts.scales is not None:
+    if facts.scales is not None or facts.repair is not None:
         notes.append("# This file does not contain the compensation of this export.")
     body = {"slices": slices, "merge_method": "passthrough", "dtype": facts.dtype}
     return "\n".join(notes) + "\n" + yaml.safe_dump(body, sort_keys=False, default_flow_style=None)

@@ -38,8 +38,8 @@ class Facts:
 
     `base` is the hub name of the original model, or the name of its directory; `source` describes where the weights
     came from. `commands` reproduce the export; `proof` describes how the export was checked; `hybrid` is True if the
-    blocks have more than one kind of attention. `idle` counts the parameters in the file that belong to removed parts
-    of blocks.
+    blocks have more than one kind of attention. `repair` names the parts whose weights hold a map. `idle` counts the
+    parameters in the file that belong to removed parts of blocks.
     """
 
     name: str
@@ -53,6 +53,7 @@ class Facts:
     proof: str
     result: DoneResult | None = None
     scales: Sequence[float] | None = None
+    repair: Sequence[str] | None = None
     inherited: Mapping[str, Any] | None = None
     idle: int = 0
 
@@ -93,11 +94,7 @@ def _licence(facts: Facts) -> dict[str, Any]:
 def _sections(facts: Facts) -> Iterator[str]:
     mask, sizes, whole = facts.mask, facts.sizes, facts.mask.unit == "block"
     yield f"# {escaped(facts.name)}"
-    yield (
-        f"This is {escaped(facts.base)} without {parts_text.removed(mask)}. The remaining "
-        f"{'blocks' if whole else 'parts'} are unchanged and nothing was trained afterwards."
-        + _compensation(facts)
-    )
+    yield f"This is {escaped(facts.base)} without {parts_text.removed(mask)}. " + _rest(facts)
     used = "" if whole else _row("parameters in use", sizes.dense_parameters, sizes.parameters - facts.idle)
     yield (
         "| | before | after |\n|---|---|---|\n"
@@ -125,6 +122,14 @@ def _sections(facts: Facts) -> Iterator[str]:
 
 def _row(name: str, before: int, after: int) -> str:
     return f"| {name} | {before:,} | {after:,} |\n"
+
+
+def _rest(facts: Facts) -> str:
+    """What became of the parts that were kept."""
+    kept = "blocks" if facts.mask.unit == "block" else "parts"
+    if facts.repair:
+        return parts_text.repaired(facts.repair, kept)
+    return f"The remaining {kept} are unchanged and nothing was trained afterwards." + _compensation(facts)
 
 
 def _compensation(facts: Facts) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from pruning.core.mask import Mask
 
 
@@ -46,6 +48,17 @@ def rows(mask: Mask) -> str:
         f"| blocks | {mask.n_blocks} | {mask.n_blocks - len(mask.gone)} |\n"
         f"| attentions in use | {mask.n_blocks} | {left[0]} |\n"
         f"| MLPs in use | {mask.n_blocks} | {left[1]} |\n"
+    )
+
+
+def repaired(names: Sequence[str], kept: str) -> str:
+    """What a repair has changed, in two sentences; `names` are sub-layers such as `m3`."""
+    listed = ", ".join(f"`{name}`" for name in names)
+    return (
+        f"What comes before a removed run was adapted: the output of {listed} (`a`: the attention of a block, `m`: "
+        "its MLP, counted from 0 in the original model) is multiplied by a linear map. It was fitted by least "
+        "squares to the states of the original model after the run (ReplaceMe, arXiv 2505.02819), and is folded into "
+        f"the weights. The other {kept} are unchanged and nothing was trained by gradients."
     )
 
 

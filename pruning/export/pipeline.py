@@ -58,9 +58,11 @@ def export(wanted: Request) -> Facts:
     """
     from pruning.export import verify
     from pruning.export.plan import plan_cut, write_config
+    from pruning.export.repaired_parts import with_repair
     from pruning.export.shard_writer import write_shards
     from pruning.export.tensor_reader import Loaded
     from pruning.export.zeroed_parts import parts, with_zeros
+    from pruning.models.repaired_weights import folded_weights, replaced
 
     wanted = settled(wanted)
     earlier = check_target(wanted.out)
@@ -70,12 +72,16 @@ def export(wanted: Request) -> Facts:
     check_space(wanted.out, cut.sizes.bytes)
     wanted = dataclasses.replace(wanted, model=cut.source.settings)
     model, proof = None, UNPROVEN
-    if wanted.verify or cut.tensors is None or parts(wanted.mask):
+    needed = bool(parts(wanted.mask)) or wanted.repair is not None
+    if wanted.verify or cut.tensors is None or needed:
         log.info("loading %s in %s", wanted.model.name, verify.comparison_dtype(wanted.model.dtype))
-        model = verify.load_rounded(wanted.model, cut.plan.precision, needed=bool(parts(wanted.mask)))
-    goal = verify.expected(model, wanted.mask, wanted.scales) if wanted.verify else None
+        model = verify.load_rounded(wanted.model, cut.plan.precision, needed=needed)
+    weights = {} if wanted.repair is None else folded_weights(model, wanted.repair, cut.plan.precision)
+    with replaced(model, weights):
+        goal = verify.expected(model, wanted.mask, wanted.scales) if wanted.verify else None
     tensors = cut.tensors or Loaded(model)
-    cut = with_zeros(cut, wanted.mask, model, tensors)
+    cut = with_repair(with_zeros(cut, wanted.mask, model, tensors), weights, model, tensors)
+    del weights
     if cut.tensors is not None:
         model = None  # not needed any more
     with staging_directory(wanted.out) as partial:
@@ -86,7 +92,8 @@ def export(wanted: Request) -> Facts:
         del tensors, model
         if goal is not None:
             log.info("reloading and comparing")
-            proof = str(verify.compare_export(partial, goal, wanted.model, exact=wanted.scales is None))
+            of = verify.MASKED if wanted.repair is None else verify.REPAIRED
+            proof = str(verify.compare_export(partial, goal, wanted.model, wanted.scales is None, of))
         facts = _facts(wanted, cut, proof)
         _write_texts(facts, partial)
         write_record(partial, {**_record(wanted, facts), **identity}, digests)
@@ -103,12 +110,14 @@ def _identity(wanted: Request, cut: Cut) -> dict[str, Any]:
     weights = {"source": settings.source, "revision": revision}
     if settings.source == "hub":
         weights["path"] = settings.path
-    scales = None if wanted.scales is None else list(wanted.scales)
+    changes: Any = None if wanted.scales is None else list(wanted.scales)
+    if wanted.repair is not None:
+        changes = {"repair": wanted.repair.sha256}
     return {
         "mask": wanted.mask.to_json(),
         "model": weights,
         "precision": settings.dtype,
-        "compensation": scales,
+        "compensation": changes,
     }
 
 
@@ -134,6 +143,7 @@ def _facts(wanted: Request, cut: Cut, proof: str) -> Facts:
         proof=proof,
         result=wanted.result,
         scales=wanted.scales,
+        repair=None if wanted.repair is None else wanted.repair.names(),
         inherited=model_card.inherit(cut.source.folder),
     )
 
@@ -162,7 +172,7 @@ def _commands(wanted: Request) -> list[str]:
     if wanted.in_memory is not None:
         return [f"pruning.export_model(model, {wanted.mask!r}, DIR)  # in Python"]
     words = ["python", "-m", "pruning.export", "--drop", drop, *launch_words({"model": model}), "out=DIR"]
-    cut = [shlex.join(words)] if wanted.scales is None else []
+    cut = [shlex.join(words)] if wanted.scales is None and wanted.repair is None else []
     if wanted.result is None:
         return cut
     launches = [
@@ -192,6 +202,7 @@ def _record(wanted: Request, facts: Facts) -> dict[str, Any]:
         "settings": portable(dataclasses.asdict(wanted.model) | {"path": facts.base}),
         "sizes": dataclasses.asdict(facts.sizes),
         "proof": facts.proof,
+        **({} if facts.repair is None else {"repaired": list(facts.repair)}),
         **({"form": wanted.form, "idle_parameters": facts.idle} if facts.mask.unit == "sublayer" else {}),
     }
 

@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -19,6 +19,9 @@ from pruning.core.result import NAME, DoneResult, read_result
 from pruning.export import output_dir
 from pruning.hydra_app.build_option import build_option
 from pruning.models import loader, recorded_weights, spec
+
+if TYPE_CHECKING:
+    from pruning.models.repaired_weights import Repair
 
 SETTINGS = ("out", "force", "verify", "max_shard_size", "form", "model")
 USAGE = """python -m pruning.export CELL_OR_MASK out=DIR [model=NAME] [model.SETTING=VALUE ...]
@@ -37,8 +40,8 @@ class Request:
     """What to export: a model, the mask that cuts it, and the directory to write.
 
     `result` is the result of the cell, or None if the mask comes from elsewhere; `scales` are the factors of the
-    compensation, one for each unit of the model. `form` is `smaller` or `zeros`; None leaves it to the mask
-    (`settle.py`).
+    compensation, one for each unit of the model; `repair` are maps that are folded into weights. `form` is `smaller`
+    or `zeros`; None leaves it to the mask (`settle.py`).
     """
 
     model: spec.Model
@@ -46,6 +49,7 @@ class Request:
     out: Path
     result: DoneResult | None = None
     scales: Sequence[float] | None = None
+    repair: Repair | None = None
     force: bool = False
     verify: bool = True
     max_shard_size: str = "5GB"
@@ -126,7 +130,12 @@ def of_cell(folder: Path, out: Path, settings: Mapping[str, str] | None = None) 
     changed = _changed(model, revision, names, settings or {})
     if changed.in_directory:
         recorded_weights.check_same_weights(changed, revision, result.get("environment", {}).get("started"))
-    return Request(changed, mask, out, result, scales)
+    repair = None
+    if (record := result.get("repair")) is not None:
+        from pruning.models.repaired_weights import read_repair
+
+        repair = read_repair(folder, record["sha256"])
+    return Request(changed, mask, out, result, scales, repair)
 
 
 def _changed(

@@ -32,6 +32,7 @@ UNFIT_PARTS = (
     "blocks, or use a machine with more memory."
 )
 NEW_TOKENS = 8
+MASKED, REPAIRED = "masked model", "masked and repaired model"  # what an export must equal
 # SHORT tokens are compared; for a sliding window shorter than LONG, at least NEW_TOKENS more than its length.
 SHORT, LONG = 64, 1024
 # Relative difference allowed for a compensated model, because norms have an epsilon and weights are rounded again.
@@ -51,16 +52,17 @@ class Proof:
     """The comparison that was made: logits at `tokens` positions, and `generated` tokens with and without a cache.
 
     `difference` is the largest absolute difference of the logits; `relative` is the norm of all differences, divided
-    by the norm of the expected logits.
+    by the norm of the expected logits. `of` is the model that was expected.
     """
 
     tokens: int
     difference: float
     relative: float
     generated: int
+    of: str = MASKED
 
     def __str__(self) -> str:
-        same = "equal bit for bit to those of the masked model"
+        same = f"equal bit for bit to those of the {self.of}"
         near = f"within {self.relative:.1e} (relative) of the masked and compensated model's"
         return (
             f"reloaded: logits of {self.tokens} tokens are {same if self.difference == 0 else near}, "
@@ -104,8 +106,13 @@ def expected(model: Any, mask: Mask, scales: Sequence[float] | None = None) -> E
         return Expected(ids, _logits(model, ids))
 
 
-def compare_export(folder: Path, wanted: Expected, settings: spec.Model, exact: bool) -> Proof:
-    """Load a directory and compare its model with `wanted`; with `exact`, bit for bit. Raises MismatchError."""
+def compare_export(
+    folder: Path, wanted: Expected, settings: spec.Model, exact: bool, of: str = MASKED
+) -> Proof:
+    """Load a directory and compare its model with `wanted`; with `exact`, bit for bit. Raises MismatchError.
+
+    `of` says in messages what the wanted model is.
+    """
     model, wrong = _reload(folder, settings)
     logits = _logits(model, wanted.ids)
     if logits.shape != wanted.logits.shape:
@@ -115,7 +122,7 @@ def compare_export(folder: Path, wanted: Expected, settings: spec.Model, exact: 
     if not (relative == 0 if exact else relative <= TOLERANCE[getattr(torch, settings.dtype)]):
         agreement = (logits.argmax(-1) == wanted.logits.argmax(-1)).double().mean()
         wrong.append(
-            f"its logits differ from those of the masked model by {float(gap.max()):.3g} at most, first at token "
+            f"its logits differ from those of the {of} by {float(gap.max()):.3g} at most, first at token "
             f"{int(gap.amax(-1).nonzero()[0])} of {len(gap)} ({agreement:.0%} of the most likely tokens agree)"
         )
     try:
@@ -127,7 +134,7 @@ def compare_export(folder: Path, wanted: Expected, settings: spec.Model, exact: 
         wrong.append(f"generated token {first} is {cached[first]} with the cache and {plain[first]} without")
     if wrong:
         raise MismatchError(f"the exported model is not the masked model: {'; '.join(wrong)}.")
-    return Proof(len(gap), float(gap.max()), relative, len(plain))
+    return Proof(len(gap), float(gap.max()), relative, len(plain), of)
 
 
 def _reload(folder: Path, settings: spec.Model) -> tuple[Any, list[str]]:

@@ -33,7 +33,7 @@ def output_weights(model: nn.Module, units: Sequence[int]) -> dict[int, tuple[st
     """
     blocks, sublayers = find_blocks(model).modules, find_sublayers(model)
     mains = {unit: sublayers[unit].main for unit in units}
-    inputs = _inputs(model, list(mains.values()))
+    inputs = module_inputs(model, list(mains.values()))
     found = {}
     for unit, main in mains.items():
         names = _last(main, *inputs[main])
@@ -48,7 +48,7 @@ def output_weights(model: nn.Module, units: Sequence[int]) -> dict[int, tuple[st
     return found
 
 
-def _inputs(
+def module_inputs(
     model: nn.Module, mains: Sequence[nn.Module]
 ) -> dict[nn.Module, tuple[tuple[Any, ...], dict[str, Any]]]:
     """The arguments with which the model calls some of its modules, for four tokens."""
@@ -71,7 +71,7 @@ def _last(main: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> lis
     """The names of a smallest set of weights that decide whether a module returns zeros; empty if there is none."""
     twin = copy.deepcopy(main)
     generator = torch.Generator().manual_seed(0)
-    args, kwargs = _random_state(args, kwargs, generator)
+    args, kwargs = random_state(args, kwargs, generator)
     weights = {name: weight for name, weight in twin.named_parameters() if weight.is_floating_point()}
     values = {
         name: (torch.randn(weight.shape, generator=generator) * STD).to(weight)
@@ -90,7 +90,7 @@ def _last(main: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> lis
     with torch.no_grad():
         for name, weight in weights.items():
             weight.copy_(values[name])
-    groups = _groups(twin, list(weights), args, kwargs)
+    groups = weight_groups(twin, list(weights), args, kwargs)
     if not zero(list(weights)):
         return []
     last = []
@@ -101,7 +101,12 @@ def _last(main: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> lis
     return last
 
 
-def _random_state(
+def hidden_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    """The first tensor among the arguments of a module; for a block's part, its hidden state."""
+    return next(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
+
+
+def random_state(
     args: tuple[Any, ...], kwargs: dict[str, Any], generator: torch.Generator
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Arguments of a module with a random hidden state of the same shape."""
@@ -112,7 +117,7 @@ def _random_state(
     return ((noise, *args[1:]), kwargs) if args else (args, kwargs | {"hidden_states": noise})
 
 
-def _groups(
+def weight_groups(
     module: nn.Module, names: Sequence[str], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> list[list[str]]:
     """Names of weights, in the order in which their modules return; those of the members of a list go together."""

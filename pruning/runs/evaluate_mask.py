@@ -16,21 +16,24 @@ from pruning.runs.prepare import Prepared
 
 if TYPE_CHECKING:
     from pruning.engine.forward import Forward
+    from pruning.models.repaired_weights import Repair
     from pruning.models.spec import ModelInfo
 
 Scales = tuple[float, ...] | None  # a factor for each block of the model
 
 
-def evaluate_mask(prepared: Prepared, mask: Mask, forward: Forward, scales: Scales) -> EvaluationRecord:
+def evaluate_mask(
+    prepared: Prepared, mask: Mask, forward: Forward, scales: Scales, repair: Repair | None = None
+) -> EvaluationRecord:
     """Metrics of the dense and the pruned model; with compensation, also of the pruned model without it."""
     cell, data = prepared.cell, prepared.data
     measure = _Measure(prepared, forward, {name: {} for name in data})
     new: dict[str, Any] = {"dense": {}, "pruned": {}}
     if not cell.evaluation.compares:
         new["dense"] = measure("dense", Mask(mask.n_blocks), None).metrics
-    pruned = measure("pruned", mask, scales)
+    pruned = measure("pruned", mask, scales, repair)
     new |= pruned.metrics if cell.evaluation.compares else {"pruned": pruned.metrics}
-    if scales is not None and not cell.evaluation.compares:
+    if (scales is not None or repair is not None) and not cell.evaluation.compares:
         new["uncompensated"] = measure("uncompensated", mask, None).metrics
     new |= {"data": digests(data), "how": pruned.how, "records": measure.records}
     new["settings"] = dict.fromkeys(data, cell.config["eval"])
@@ -49,20 +52,34 @@ class _Measure:
     forward: Forward
     records: dict[str, dict[str, str]]
 
-    def __call__(self, kind: str, mask: Mask, scales: Scales) -> MaskMetrics:
+    def __call__(self, kind: str, mask: Mask, scales: Scales, repair: Repair | None = None) -> MaskMetrics:
+        from pruning.models.repaired_weights import repaired
+
         cell, data = self.prepared.cell, self.prepared.data
         factors = None if scales is None else [scales[i] for i in mask.dropped]
-        keys = {name: evaluation_key(self.prepared, self.forward.model.info, name, factors) for name in data}
+        digest_of_maps = None if repair is None else repair.sha256
+        info, plain = self.forward.model.info, self.forward.with_scales(scales)
+        keys = {name: evaluation_key(self.prepared, info, name, factors, digest_of_maps) for name in data}
         folders = {name: cell.results / "evaluation" / key for name, key in keys.items()}
-        evaluator = Evaluator(cell.evaluation, data, self.forward.with_scales(scales), folders)
+        evaluator = Evaluator(cell.evaluation, data, plain if repair is None else plain.fresh(), folders)
         for name in data:
             self.records[name][kind] = evaluator.path(name, mask).relative_to(cell.results).as_posix()
-        return evaluator(mask)
+        with repaired(self.forward.model.module, repair):
+            return evaluator(mask)
 
 
 def evaluation_key(
-    prepared: Prepared, info: ModelInfo, metric: str, scales: list[float] | None = None
+    prepared: Prepared,
+    info: ModelInfo,
+    metric: str,
+    scales: list[float] | None = None,
+    repair: str | None = None,
 ) -> str:
-    """The metric and a digest of what its measurement depends on: format, model, revision, exact data, factors."""
+    """The metric and a digest of what its measurement depends on.
+
+    These are format, model, revision, exact data, factors, and the digest of the maps of a repair.
+    """
     data = [FORMAT, prepared.cell.weights(), info.revision, metric, prepared.data[metric].sha256]
-    return f"{metric.replace('/', '-')}-{digest(data if scales is None else [*data, scales])}"
+    data += [scales] if scales is not None else []
+    data += [{"repair": repair}] if repair is not None else []
+    return f"{metric.replace('/', '-')}-{digest(data)}"

@@ -13,6 +13,7 @@ from pruning.evaluation import digests_of
 from pruning.models.recorded_weights import check_same_weights
 from pruning.runs.cell_files import save_config, save_result
 from pruning.runs.cell_model import forward_of, model_of
+from pruning.runs.cell_repair import recorded_repair
 from pruning.runs.evaluate_mask import evaluate_mask
 from pruning.runs.measurements import digests, mean_of, merged
 from pruning.runs.prepare import Prepared
@@ -39,7 +40,8 @@ def reevaluate(prepared: Prepared, done: DoneResult) -> DoneResult:
     mask = Mask.from_json(done["mask"])
     factors = done.get("compensation")
     scales = tuple(factors.get(str(unit), 1.0) for unit in range(mask.n_units)) if factors else None
-    new: dict[str, Any] = dict(evaluate_mask(prepared, mask, forward_of(cell, model), scales))
+    repair = recorded_repair(cell, done)
+    new: dict[str, Any] = dict(evaluate_mask(prepared, mask, forward_of(cell, model), scales, repair))
     new["environment"] = provenance(started, str(model.device))
     evaluated = {**done, "evaluation": merged(done["evaluation"], new)}
     return _with_evaluation(prepared, cast(DoneResult, evaluated), grown=True)

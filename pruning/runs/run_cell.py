@@ -21,6 +21,7 @@ from pruning.runs.cell import FORMAT, Cell, settings_record
 from pruning.runs.cell_files import save_config, save_mask, save_result
 from pruning.runs.cell_lock import cell_lock
 from pruning.runs.cell_model import forward_of, model_of
+from pruning.runs.cell_repair import check_repair, new_repair
 from pruning.runs.cell_space import cell_space
 from pruning.runs.cost_ledger import CostLedger
 from pruning.runs.evaluate_mask import evaluate_mask
@@ -87,6 +88,7 @@ def _run(prepared: Prepared, note: Note) -> DoneResult:
     model = model_of(cell)
     forward = forward_of(cell, model)
     space = cell_space(cell, model)
+    check_repair(prepared, forward, space.unit)
     store = _store(prepared, model.info, space)
     scales = cell.compensation.scales(forward, prepared.samples.rows, space.unit)
     searched = forward.with_scales(scales if cell.compensation.search else None)
@@ -95,6 +97,7 @@ def _run(prepared: Prepared, note: Note) -> DoneResult:
     solution, cost, ledger = _search(cell, space, losses, known, note)
     mask = solution.score.mask
     save_mask(cell, mask)
+    repair, repair_record = new_repair(prepared, forward, mask) or (None, None)
     result: DoneResult = {
         "cell": cell.key,
         "status": "done",
@@ -107,11 +110,13 @@ def _run(prepared: Prepared, note: Note) -> DoneResult:
         "search": result_record.search_record(cell, space, solution, cost),
         "margins": solution.margins,
         "config": dict(cell.config),
-        "evaluation": evaluate_mask(prepared, mask, forward, scales),
+        "evaluation": evaluate_mask(prepared, mask, forward, scales, repair),
         "environment": provenance(started, str(model.device)),
     }
     if scales is not None:
         result["compensation"] = {str(i): scales[i] for i in mask.dropped}
+    if repair_record is not None:
+        result["repair"] = repair_record
     save_result(cell, result)
     ledger.close()
     return result

@@ -1,0 +1,219 @@
+"""Maps of removed runs: what they are fitted to, on which samples, and what they gain."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pruning.calibration.samples import Samples
+from pruning.core.errors import InputError
+from pruning.core.mask import Mask
+from pruning.engine import repair as repairs
+from pruning.engine.dense_pass import states
+from pruning.engine.forward import Forward
+from pruning.engine.map_settings import Diagonal, Linear
+from pruning.engine.repair_sums import heldout_rows
+from pruning.models.repaired_weights import repaired
+from tests.helpers.architectures import N_BLOCKS
+from tests.helpers.objectives import model, plain_states, samples
+from tests.helpers.rows import item_rows, language_model, text_rows
+
+RIDGE = 1e-6
+FIT = Linear(ridge=[RIDGE], sequential=False)
+
+
+def measured(module: Any, mask: Mask, fit: Linear = FIT, data: Samples | None = None, **settings: Any) -> Any:
+    forward = Forward(language_model(module), **settings)
+    return repairs.measure(forward, data or samples("text", 40), mask, fit)
+
+
+def outputs(module: Any, row: Any, block: int, part: str) -> np.ndarray:
+    """What a part of a block returns, from a hook on a plain forward pass."""
+    found: list[torch.Tensor] = []
+    target = getattr(module.model.layers[block], part)
+    handle = target.register_forward_hook(
+        lambda _m, _a, out: found.append(out[0] if isinstance(out, tuple) else out)
+    )
+    with torch.no_grad():
+        module(input_ids=torch.tensor([row.input_ids]), use_cache=False)
+    handle.remove()
+    return found[0].reshape(len(row.input_ids), -1).double().numpy()
+
+
+def plain_map(module: Any, data: Samples, block: int, end: int) -> np.ndarray:
+    """The map for blocks `block` + 1 to `end` - 1, from the states of plain forward passes and numpy's solver."""
+    states = [plain_states(module, row) for row in data.rows]
+    m = np.concatenate([outputs(module, row, block, "mlp") for row in data.rows])
+    r = np.concatenate([s[end] - s[block + 1] for s in states]) + m
+    weight = (RIDGE * np.mean(np.sum(m * m, 0))) ** 0.5 * np.eye(m.shape[1])
+    return np.linalg.lstsq(np.concatenate([m, weight]), np.concatenate([r, weight]), rcond=None)[0]
+
+
+@pytest.mark.parametrize("batch_tokens", [30, 4000])
+@pytest.mark.parametrize("name", ["llama", "qwen3"])
+def test_maps_are_least_squares_on_plain_states(name: str, batch_tokens: int) -> None:
+    module, data = model(name), samples("text", 40)
+    repair, record = measured(module, Mask(N_BLOCKS, (1, 2, 4)), batch_tokens=batch_tokens)
+    assert sorted(repair.maps) == [1, 7]
+    for unit, block, end in ((1, 0, 3), (7, 3, 5)):
+        expected = torch.from_numpy(plain_map(module, data, block, end))
+        torch.testing.assert_close(repair.maps[unit].double(), expected, rtol=1e-4, atol=1e-5)
+    assert record["tokens"] == sum(len(row.input_ids) for row in data.rows)
+    assert [run["folded"] for run in record["runs"]] == ["m0", "m3"]
+
+
+def test_a_mask_over_sub_layers_of_whole_blocks_has_the_same_maps() -> None:
+    module, mask = model(), Mask(N_BLOCKS, (1, 2, 4))
+    (one, first), (two, second) = measured(module, mask), measured(module, mask.as_sublayers())
+    assert (one.sha256, first) == (two.sha256, second)
+
+
+def distances(module: Any, mask: Mask, rows: Any, repair: Any) -> tuple[float, float]:
+    """The squared distance, after a mask's last removed unit, to the dense model's states, and the error's unit."""
+    forward, units = Forward(language_model(module)), mask.as_sublayers().dropped
+    with repaired(module, repair):
+        pruned = [hidden for _, hidden in states(forward, rows, "sublayer", units)]
+    found = np.zeros(2)
+    for (lines, dense), current in zip(states(forward, rows, "sublayer"), pruned, strict=True):
+        for line in lines:
+            part = line.index, slice(line.length)
+            after, before = dense[units[-1] + 1][part].double(), dense[units[0] - 1][part].double()
+            found += [
+                float((after - current[units[-1] + 1][part]).norm() ** 2),
+                float((after - before).norm() ** 2),
+            ]
+    return found[0], found[1]
+
+
+@pytest.mark.parametrize("fit", [FIT, Linear(), Diagonal(ridge=[RIDGE])], ids=["best", "default", "diagonal"])
+@pytest.mark.parametrize("name", ["llama", "gemma3", "gpt2", "opt", "mixtral"])
+@pytest.mark.parametrize("text", ["b1 b2", "m1 a2", "a3", "m4 b5"])
+def test_a_repaired_model_is_as_close_as_the_map_says(name: str, text: str, fit: Linear) -> None:
+    module = model(name, torch.float32 if name == "mixtral" else torch.float64)
+    mask, data = Mask.parse(N_BLOCKS, text), samples("text", 60)
+    repair, record = measured(module, mask, fit, data)
+    (run,) = record["runs"]
+    held = [row for number, row in enumerate(data.rows) if number % 4 == 3]
+    plain, unit = distances(module, mask, held, None)
+    assert run["error_before"] == pytest.approx(plain / unit, rel=1e-5)
+    assert distances(module, mask, data.rows, repair)[0] < distances(module, mask, data.rows, None)[0]
+
+
+def test_the_error_on_held_out_samples_falls() -> None:
+    """In a model whose second block is nearly linear in what the first adds, a matrix repairs nearly everything."""
+    module, mask = linear_model(), Mask(N_BLOCKS, (1,))
+    data, other = samples("text", 200), text_rows(30, seed=5)
+    repair, record = measured(module, mask, Linear(), data)
+    (run,) = record["runs"]
+    assert run["error_after"] < 0.2 * run["error_before"]
+    before, after = (distances(module, mask, other, maps)[0] for maps in (None, repair))
+    assert after < 0.2 * before
+
+
+def linear_model() -> Any:
+    """A Llama whose block 1 adds a linear map of its input, which is almost only what the MLP of block 0 adds."""
+    module = model()
+    generator = torch.Generator().manual_seed(0)
+    matrix = torch.randn(32, 32, generator=generator, dtype=torch.float64) / 32**0.5
+    with torch.no_grad():
+        module.model.embed_tokens.weight *= 0.02
+        module.model.layers[0].self_attn.o_proj.weight *= 0.01
+
+    class Block(torch.nn.Module):
+        """Two parts, the second of which is linear."""
+
+        def __init__(self, block: Any) -> None:
+            super().__init__()
+            self.self_attn, self.mlp = block.self_attn, torch.nn.Linear(32, 32, bias=False).double()
+            self.input_layernorm = block.input_layernorm
+            with torch.no_grad():
+                self.self_attn.o_proj.weight *= 0.01
+                self.mlp.weight.copy_(matrix)
+
+        def forward(self, hidden_states: Any, **others: Any) -> Any:
+            added, _ = self.self_attn(hidden_states=self.input_layernorm(hidden_states), **others)
+            hidden_states = hidden_states + added
+            return hidden_states + self.mlp(hidden_states)
+
+    module.model.layers[1] = Block(module.model.layers[1])
+    return module
+
+
+def test_the_first_map_is_the_same_in_both_ways_and_later_ones_are_closer_in_sequence() -> None:
+    module, mask = model(), Mask(N_BLOCKS, (1, 3, 5))
+    once, _ = measured(module, mask)
+    after, record = measured(module, mask, Linear(ridge=[RIDGE], sequential=True))
+    assert torch.equal(once.maps[1], after.maps[1])
+    assert not torch.allclose(once.maps[5], after.maps[5], atol=1e-3)
+    assert record["sequential"]
+
+
+def test_a_map_in_sequence_is_least_squares_on_the_repaired_model() -> None:
+    """The second map from states that a model with the first map, folded in and without the first run, has."""
+    module, data = model(), samples("text", 40)
+    repair, _ = measured(module, Mask(N_BLOCKS, (1, 4)), Linear(ridge=[RIDGE], sequential=True), data)
+    dense = [plain_states(module, row) for row in data.rows]
+    with repaired(module, type(repair)({1: repair.maps[1]})):
+        module.model.layers[1].forward = lambda hidden_states, *_, **__: hidden_states
+        states = [plain_states(module, row) for row in data.rows]
+        m = np.concatenate([outputs(module, row, 3, "mlp") for row in data.rows])
+    r = np.concatenate([d[5] - s[4] for d, s in zip(dense, states, strict=True)]) + m
+    weight = (RIDGE * np.mean(np.sum(m * m, 0))) ** 0.5 * np.eye(m.shape[1])
+    expected = np.linalg.lstsq(np.concatenate([m, weight]), np.concatenate([r, weight]), rcond=None)[0]
+    torch.testing.assert_close(repair.maps[7].double(), torch.from_numpy(expected), rtol=1e-3, atol=1e-4)
+
+
+def test_the_ridge_is_the_best_one_on_every_fourth_sample() -> None:
+    module, mask = model(), Mask(N_BLOCKS, (2,))
+    data = samples("text", 40)
+    ridges = [1e-6, 1e-2, 1.0, 100.0]
+    _, chosen = measured(module, mask, Linear(ridge=ridges), data)
+    errors = {a: measured(module, mask, Linear(ridge=[a]), data)[1]["runs"][0]["error_after"] for a in ridges}
+    (run,) = chosen["runs"]
+    assert (run["ridge"], run["error_after"]) == min(errors.items(), key=lambda pair: pair[1])
+    assert len(set(errors.values())) == len(ridges)
+
+
+def test_a_run_at_the_beginning_has_no_map(caplog: pytest.LogCaptureFixture) -> None:
+    repair, record = measured(model(), Mask(N_BLOCKS, (0, 1, 4)))
+    assert list(repair.maps) == [7]
+    assert record["runs"][0] == {"removed": ["b0", "b1"], "folded": None}
+    assert "b0 b1 come first in the model" in caplog.text
+
+
+def test_a_diagonal_takes_the_place_of_a_matrix_where_that_cannot_be_folded(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    repair, record = measured(model("gemma3"), Mask(N_BLOCKS, (2,)))
+    (run,) = record["runs"]
+    assert (record["form"], run["form"], repair.maps[3].dim()) == ("linear", "diagonal", 1)
+    assert "normalises" in run["reason"]
+    assert "only a diagonal map is folded into m1" in caplog.text
+
+
+def test_the_choices_of_an_item_are_held_out_together() -> None:
+    data = Samples("items", "items", item_rows(9), 0)
+    held = heldout_rows(data, 4)
+    assert {data.rows[row].item for row in held} == {3, 7}
+    assert len(held) == sum(len(unit) for number, unit in enumerate(data.units) if number in (3, 7))
+    assert heldout_rows(samples("text", 2), 4) == {1}
+    with pytest.raises(InputError, match="maps need 2 calibration samples or more"):
+        measured(model(), Mask(N_BLOCKS, (2,)), data=samples("text", 1))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"search": True}, "compensation.search=true is not possible with compensation=diagonal"),
+        ({"ridge": []}, "give one or more numbers above 0"),
+        ({"ridge": [0.0]}, "give one or more numbers above 0"),
+        ({"heldout": 1}, "choose 2 or more"),
+        ({"toward": "one"}, "unknown compensation.toward 'one'"),
+    ],
+)
+def test_impossible_settings_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Diagonal(**settings)

@@ -1,0 +1,169 @@
+"""Cells whose final mask is repaired by maps, from the words of `launch.py` to their files and exports."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pruning.core.mask import Mask
+from pruning.export.request import of_cell
+from pruning.models.repaired_weights import NAME, read_repair
+from tests.conftest import Command
+
+WORDS = ("k=2", "compensation=linear", "calibration.samples=8")
+
+
+def repaired_cell(launch: Command, *words: str) -> tuple[Any, Any]:
+    """The results of a plain cell, and of the same cell with a compensation."""
+    plain = launch("k=2", "calibration.samples=8")
+    assert plain.status == 0, plain.err
+    ended = launch(*WORDS, *words)
+    assert ended.status == 0, ended.err
+    return next(r for r in ended.all() if "repair" not in r), ended
+
+
+def only(ended: Any) -> Any:
+    (found,) = [result for result in ended.all() if "repair" in result]
+    return found
+
+
+def test_the_final_mask_is_repaired_and_the_search_is_not_changed(launch: Command) -> None:
+    plain, ended = repaired_cell(launch)
+    result = only(ended)
+    assert (result["mask"], result["calibration"]) == (plain["mask"], plain["calibration"])
+    assert result["search"]["evaluations_paid"] == 0, "losses are shared with the plain cell"
+    evaluation = result["evaluation"]
+    assert evaluation["dense"] == plain["evaluation"]["dense"]
+    assert evaluation["uncompensated"] == plain["evaluation"]["pruned"]
+    assert evaluation["pruned"] != evaluation["uncompensated"]
+    record = result["repair"]
+    assert (record["form"], record["samples"], record["tokens"]) == ("linear", 8, 8 * 24)
+    removed = [int(name[1:]) for run in record["runs"] for name in run["removed"]]
+    assert removed == result["mask"]["dropped"]
+    read_repair(ended.results / result["cell"], record["sha256"])
+
+
+@pytest.mark.parametrize("words", [(), ("unit=sublayer", "k=3", "algo=one_shot")], ids=["blocks", "parts"])
+def test_an_export_has_the_perplexity_of_the_repaired_cell(
+    launch: Command, tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    ended = launch(*WORDS, *words, f"export={tmp_path / 'out'}")
+    assert ended.status == 0, ended.err
+    assert "of the masked and repaired model" in ended.out
+    result = only(ended)
+    again = launch("k=1", f"model.path={tmp_path / 'out'}", "model.name=smaller", "algo=one_shot")
+    dense = again.result("smaller")["evaluation"]["dense"]
+    for name in ("ppl/heldout", "acc/heldout"):
+        assert dense[name] == pytest.approx(result["evaluation"]["pruned"][name], rel=1e-5)
+    assert dense["ppl/heldout"] != pytest.approx(
+        result["evaluation"]["uncompensated"]["ppl/heldout"], rel=1e-3
+    )
+
+
+def test_other_evaluations_read_the_maps(launch: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = only(launch(*WORDS))
+
+    def fail(*_: Any) -> None:
+        raise AssertionError("the maps were measured again")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pruning.engine.repair.measure", fail)
+        ended = launch(*WORDS, "eval.samples=3")
+        assert ended.status == 0, ended.err
+    later = only(ended)
+    assert later["repair"] == first["repair"]
+    shutil.rmtree(ended.results)
+    fresh = only(launch(*WORDS, "eval.samples=3"))
+    assert later["evaluation"]["pruned"]["ppl/heldout"] == fresh["evaluation"]["pruned"]["ppl/heldout"]
+
+
+def test_repairs_share_no_measurements(launch: Command) -> None:
+    ended = launch("-m", "k=2", "calibration.samples=8", "compensation=none,linear,diagonal,magnitude")
+    assert ended.status == 0, ended.err
+    by_kind = {result["config"]["compensation"]["option"]: result for result in ended.all()}
+    linear, diagonal, plain = (by_kind[name]["evaluation"] for name in ("linear", "diagonal", "none"))
+    assert by_kind["linear"]["mask"] == by_kind["diagonal"]["mask"] == by_kind["none"]["mask"]
+    pruned = [evaluation["records"]["ppl/heldout"]["pruned"] for evaluation in (linear, diagonal, plain)]
+    assert len(set(pruned)) == 3
+    assert len({evaluation["pruned"]["ppl/heldout"] for evaluation in (linear, diagonal, plain)}) == 3
+    for evaluation in (linear, diagonal):
+        assert evaluation["records"]["ppl/heldout"]["uncompensated"] == pruned[2]
+    for name in ("none", "magnitude"):
+        assert "repair" not in by_kind[name]
+
+
+def test_speed_is_measured_for_a_repaired_cell(launch: Command) -> None:
+    speed = ("eval=speed", "eval.batch_sizes=[1]", "eval.prompts=[8]", "eval.new_tokens=2", "eval.repeats=1")
+    ended = launch(*WORDS, *speed)
+    assert ended.status == 0, ended.err
+    assert only(ended)["evaluation"]["speed"]["runs"][0]["pruned"]["decode_per_second"]["median"] > 0
+
+
+def test_weights_are_back_if_an_evaluation_fails(launch: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pruning.evaluation.heldout import Heldout
+    from pruning.models import loader
+
+    seen: list[dict[str, torch.Tensor]] = []
+    plain = Heldout.measure
+
+    def failing(self: Heldout, forward: Any, name: str, data: Any, mask: Mask) -> Any:
+        if mask.dropped:
+            seen.append({key: value.clone() for key, value in forward.model.module.state_dict().items()})
+            raise RuntimeError("the evaluation fails")
+        seen.append({key: value.clone() for key, value in forward.model.module.state_dict().items()})
+        return plain(self, forward, name, data, mask)
+
+    monkeypatch.setattr(Heldout, "measure", failing)
+    assert launch(*WORDS).status != 0
+    (model,) = loader._loaded.values()
+    dense, repaired = seen[0], seen[-1]
+    now = model.module.state_dict()
+    assert all(torch.equal(now[name], value) for name, value in dense.items())
+    assert any(not torch.equal(now[name], value) for name, value in repaired.items())
+
+
+def test_lost_maps_are_reported(launch: Command) -> None:
+    result = only(ended := launch(*WORDS))
+    folder = ended.results / result["cell"]
+    (folder / NAME).unlink()
+    again = launch(*WORDS, "eval.samples=3")
+    assert again.status != 0
+    assert "the maps of the repaired cell, cannot be read" in again.err + again.out
+    assert json.loads((folder / "result.json").read_text())["repair"] == result["repair"]
+    with pytest.raises(Exception, match="cannot be read"):
+        of_cell(folder, folder.parent / "out")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("compensation.search=true",), "compensation.search=true is not possible with compensation=linear"),
+        (("compensation.ridge=[0]",), "compensation.ridge=[0.0]: give one or more numbers above 0"),
+        (("calibration.samples=1",), "maps need 2 calibration samples or more"),
+    ],
+)
+def test_what_is_impossible_is_refused(launch: Command, words: tuple[str, ...], message: str) -> None:
+    ended = launch(*WORDS, *words)
+    assert ended.status != 0
+    assert message in ended.err + ended.out
+
+
+def test_a_model_with_parallel_parts_is_refused_before_the_search(launch: Command, tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    from tests.helpers.architectures import build
+
+    path = launch("k=1", "algo=one_shot").result()["config"]["model"]["path"]
+    model = build("gpt_neox")
+    model.resize_token_embeddings(512)
+    model.save_pretrained(tmp_path / "parallel")
+    AutoTokenizer.from_pretrained(path).save_pretrained(tmp_path / "parallel")
+    ended = launch(*WORDS, f"model.path={tmp_path / 'parallel'}", "model.name=parallel")
+    assert ended.status != 0
+    assert "Choose compensation=magnitude or compensation=none." in ended.err + ended.out
+    assert not list(ended.results.glob("parallel*/trace.jsonl"))
