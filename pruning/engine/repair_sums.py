@@ -60,8 +60,7 @@ def run_sums(
 ) -> dict[Run, tuple[Sums, Sums]]:
     """The sums of some runs: over the samples that maps are fitted on, and over those that are held out.
 
-    With `fit.sequential`, M and Y are those of the model without the earlier ones of all `runs`, repaired by
-    `before`.
+    With `fit.sequential`, M and Y are those of the model without the earlier of all `runs`, repaired by `before`.
     """
     sums = {run: (_empty(fold), _empty(fold)) for run, fold in folds.items()}
     held = heldout_rows(samples, fit.heldout)

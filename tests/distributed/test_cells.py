@@ -31,6 +31,8 @@ CELLS: dict[str, tuple[str, ...]] = {
     "compensation": ("objective=perplexity", "calibration.length=24", "algo=greedy", "k=2",
                      "compensation=magnitude"),
     "sublayers": ("unit=sublayer", "ratio=0.34", "calibration.length=24", "algo=greedy", "compensation=magnitude"),
+    "repair": ("objective=perplexity", "calibration.length=24", "calibration.samples=8", "algo=greedy", "k=2",
+               "compensation=linear"),
 }  # fmt: skip
 
 
@@ -108,3 +110,8 @@ def test_two_ranks_give_the_losses_the_mask_and_the_measurements_of_one_process(
     ):
         assert actual["search"][cost] == pytest.approx(expected["search"][cost], abs=0.01), cost
     assert actual.get("compensation") == expected.get("compensation")
+    runs = [each.get("repair", {"runs": []})["runs"] for each in (actual, expected)]
+    for a, b in zip(*runs, strict=True):
+        assert a == b | {
+            error: pytest.approx(b[error], rel=1e-6) for error in ("error_before", "error_after")
+        }
