@@ -19,6 +19,7 @@ GROUPS = (
     "calibration",
     "algo",
     "compensation",
+    "heal",
     "eval",
     "tracker",
     "launcher",
@@ -39,6 +40,12 @@ NAMED = {
     "compensation": {
         "none": "pruning.engine.compensation:NoCompensation",
         "magnitude": "pruning.engine.compensation:Magnitude",
+    },
+    "heal": {
+        "none": "pruning.healing.settings:NoHealing",
+        "lora": "pruning.healing.settings:Lora",
+        "full": "pruning.healing.settings:Full",
+        "distill": "pruning.healing.settings:Distill",
     },
     "launcher": {
         "local": "pruning.launcher.local:InProcess",

@@ -7,16 +7,15 @@ own digest.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypedDict
+from typing import Any
 
 from torch import Tensor
 
+from pruning.core.heal_record import CurveRecord
 from pruning.core.mask import Mask
-from pruning.distributed import collectives
 from pruning.healing import adapters, checkpoint, curve
 from pruning.healing.curve import Point
 from pruning.healing.losses import Weights
@@ -27,25 +26,22 @@ from pruning.healing.text import HealingText, warn_about_epochs
 from pruning.healing.trainer import Trainer, Watch
 from pruning.models.loader import LanguageModel
 
-
-class CurveRecord(TypedDict):
-    """The curve of a healing in four numbers; the whole curve is in `heal.jsonl`."""
-
-    heldout_before: Annotated[float, "Cross entropy per token on the held-out text, before training."]
-    heldout_after: Annotated[float, "The same after training, with the weights that are kept."]
-    first_loss: Annotated[float, "The loss of the first step."]
-    last_loss: Annotated[float, "The loss of the last step."]
+CHECKPOINTS = "checkpoints"  # the folder of what is needed only until a healing is finished
 
 
 @dataclass(frozen=True)
 class Healed:
-    """A healed model, its changed weights by their names in the dense model, and how it was healed."""
+    """A healed model, its changed weights by their names in the dense model, and how it was healed.
+
+    `trained` is the number of trained parameters, and `epochs` how often the budget reads the text.
+    """
 
     smaller: SmallerModel
     tensors: dict[str, Tensor]
     curve: list[Point]
     best_step: int
     stopped_early: bool
+    trained: int
     epochs: float
 
     def summary(self) -> CurveRecord:
@@ -95,19 +91,14 @@ def heal(
     tensors = adapters.merge_adapters(smaller) if settings.adapter else _detached(trained)
     for weight in smaller.model.module.parameters():
         weight.requires_grad_(False)
-    state = trainer.state
-    return Healed(smaller, tensors, state.curve, state.best_step, trainer.stopped, epochs)
-
-
-def remove_checkpoints(folder: Path) -> None:
-    """Remove what is only needed while a healing runs from its folder. The first rank does this."""
-    collectives.on_first(lambda: shutil.rmtree(folder / "checkpoints", ignore_errors=True))
+    state, count = trainer.state, sum(master.numel() for master in trainer.state.weights)
+    return Healed(smaller, tensors, state.curve, state.best_step, trainer.stopped, count, epochs)
 
 
 def _train(trainer: Trainer, settings: Training, trunk: Path | None, own: Path | None) -> None:
     """Train to the end: first what larger budgets have in common with this one, then the rest."""
     schedule = schedule_of(settings.schedule, settings.steps, settings.warmup, settings.decay)
-    ending = None if own is None else own / "checkpoints"
+    ending = None if own is None else own / CHECKPOINTS
     saved = None if ending is None else checkpoint.latest(ending, schedule.steps)
     if saved is None and trunk is not None:
         saved = checkpoint.latest(trunk, schedule.stable)

@@ -14,7 +14,7 @@ from pruning.config.groups import CONF, members, options
 from pruning.core.recorded import CLASS, OPTION, TARGET, recorded, same_settings, without_option
 from pruning.hydra_app.registry import register
 
-GROUPS = ("model", "objective", "calibration", "algo", "compensation", "eval")
+GROUPS = ("model", "objective", "calibration", "algo", "compensation", "heal", "eval")
 OTHERS = ("ratio", "k", "protect", "racing", "seed")
 RESOURCES = "model.resources."  # left out: these settings only affect where a cell runs
 
