@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -72,7 +73,7 @@ def load(path: Path) -> State:
     try:
         data = torch.load(path, map_location="cpu", weights_only=True)
         return State(**{**data, "curve": json.loads(data["curve"])})
-    except (RuntimeError, EOFError, KeyError, TypeError, ValueError, OSError) as error:
+    except (RuntimeError, EOFError, UnpicklingError, KeyError, TypeError, ValueError, OSError) as error:
         raise DamagedError(
             f"{path} is damaged ({first_line(error)}): remove it, and healing starts from an earlier state."
         ) from error

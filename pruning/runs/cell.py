@@ -110,9 +110,8 @@ class Cell:
     unit: str = "block"
     budget: str = "parameters"
     latency: Latency = dataclasses.field(default_factory=Latency)
-    heal: Any = dataclasses.field(
-        default_factory=NoHealing
-    )  # the training of the pruned model; not part of the key, as the evaluation is not
+    # Training of the pruned model. Like the evaluation, it is not part of the key.
+    heal: Any = dataclasses.field(default_factory=NoHealing)
 
     @cached_property
     def key(self) -> str:

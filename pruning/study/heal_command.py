@@ -20,8 +20,8 @@ from pruning.core.result import NAME, read_result
 from pruning.distributed import collectives
 from pruning.runs.cell import Cell
 from pruning.study import tables
-from pruning.study.outcome import say
-from pruning.study.trackers import start_tracker
+from pruning.study.outcome import Outcome, say
+from pruning.study.trackers import record_cells, start_tracker
 
 log = logging.getLogger(__name__)
 USAGE = "python -m pruning.heal CELL [heal=lora|full|distill] [heal.SETTING=VALUE ...]"
@@ -82,8 +82,7 @@ def heal_folder(cell: Cell) -> None:
     check_cell(cell)
     start_tracker([cell])
     result = run(prepare(cell))
-    if collectives.is_first():
-        cell.tracker.record(cell.results, [cell.folder])
+    record_cells([cell], Outcome({cell.key: result}))
     say(tables.results([result]))
     if (record := result.get("heal")) is not None:
         say(f"\nhealed   {cell.folder / record['folder']}")
