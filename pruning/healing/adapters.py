@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
@@ -44,7 +45,8 @@ def add_adapters(smaller: SmallerModel, rank: int, alpha: float, seed: int) -> l
 
     names = linear_layers(smaller)
     module = smaller.model.module
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "fan_in_fan_out is set to False")  # peft sets it for GPT-2's layers
         torch.manual_seed(seed)
         config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=names, lora_dropout=0.0, bias="none")
         inject_adapter_in_model(config, module, ADAPTER)

@@ -24,6 +24,10 @@ from pruning.engine.logprobs import positions_at_once
 from pruning.models.block_probe import find_blocks
 from pruning.models.blocks import apply, enter, head
 
+# The least mean square of a teacher's state. A state is all zeros if a text begins with the padding token, whose
+# embedding is zeros in many models.
+SMALLEST = 1e-6
+
 
 @dataclass(frozen=True)
 class Weights:
@@ -83,10 +87,14 @@ def summed_loss(
 def _state_loss(states: list[Tensor], kept: list[Tensor]) -> Tensor:
     """The relative squared errors of states, summed over positions and averaged over blocks."""
     errors = [
-        ((a.float() - b.float())[:, :-1].square().sum(-1) / b.float()[:, :-1].square().sum(-1)).sum()
-        for a, b in zip(states, kept, strict=True)
+        _relative_error(a[:, :-1].float(), b[:, :-1].float()) for a, b in zip(states, kept, strict=True)
     ]
     return torch.stack([error.to(errors[0].device) for error in errors]).mean()
+
+
+def _relative_error(state: Tensor, wanted: Tensor) -> Tensor:
+    size = wanted.square().mean(-1).clamp(min=SMALLEST)
+    return ((state - wanted).square().mean(-1) / size).sum()
 
 
 def _readout_loss(

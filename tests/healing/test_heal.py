@@ -18,6 +18,7 @@ from pruning.core.errors import DamagedError, LossError
 from pruning.healing import adapters, checkpoint, curve
 from pruning.healing.files import WEIGHTS, read_weights, write_healed
 from pruning.healing.heal import Healed, heal
+from pruning.healing.losses import Weights
 from pruning.healing.smaller import smaller_model
 from pruning.healing.trainer import Trainer
 from tests.healing.worlds import MASK, PARTS, distill, full, lora, text, tiny
@@ -46,7 +47,7 @@ def losses(one: Healed) -> list[Any]:
         (lora(tokens=2048), MASK),
         (full(tokens=2048), MASK),
         (full(tokens=2048), PARTS),
-        (distill(tokens=2048, weights="full", lr=3e-3, hidden=0.5), MASK),
+        (distill(tokens=2048, weights="full", lr=3e-3, ce=1.0, kl=0.1, hidden=0.1), MASK),
     ],
     ids=["lora", "full", "parts", "distill"],
 )
@@ -189,7 +190,8 @@ def test_it_stops_early_if_the_held_out_loss_rises_and_keeps_the_best_weights() 
     ]
     best = min(judged, key=lambda point: point["heldout_loss"])
     assert found.best_step == best["step"] == judged[-3]["step"]
-    trainer = Trainer(found.smaller.model.module, [], text(settings), settings, None)  # type: ignore[arg-type]
+    weights = list(found.smaller.block_weights().values())
+    trainer = Trainer(found.smaller.model.module, weights, text(settings), settings, Weights())
     assert trainer.heldout_loss() == pytest.approx(best["heldout_loss"], rel=1e-6)
     patient = healed(full(tokens=64 * 40, lr=0.3, patience=0, clip=100.0))
     assert patient.curve[-1]["step"] == settings.steps

@@ -15,6 +15,7 @@ from pruning.models.block_probe import find_blocks
 from tests.healing.worlds import MASK, tiny
 
 IDS = torch.randint(3, 97, (3, 11), generator=torch.Generator().manual_seed(0))
+PADDED = torch.cat([torch.zeros(3, 1, dtype=torch.long), IDS], 1)  # the embedding of token 0 is zeros
 
 
 def plain(student: Any, teacher: Any, numbers: tuple[int, ...], weights: Weights) -> Tensor:
@@ -81,6 +82,15 @@ def test_states_are_those_of_the_model(name: str) -> None:
     model = tiny(name).module
     for mine, wanted in zip(block_states(model, IDS), _after_blocks(model), strict=True):
         assert torch.equal(mine, wanted)
+
+
+def test_a_state_of_zeros_gives_no_nan() -> None:
+    dense = tiny()
+    smaller = smaller_model(dense, MASK)
+    loss = summed_loss(smaller.model.module, PADDED, Weights(0.0, 0.0, 1.0), dense.module, smaller.numbers)
+    gradients = torch.autograd.grad(loss, list(smaller.block_weights().values()), allow_unused=True)
+    assert loss.isfinite()
+    assert all(gradient is None or gradient.isfinite().all() for gradient in gradients)
 
 
 def test_the_teacher_is_not_run_without_need_and_gets_no_gradients() -> None:
