@@ -12,9 +12,10 @@ import logging
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pruning.core.command import guarded
+from pruning.core.heal_record import HealRecord
 from pruning.core.pages import prepare_process
 from pruning.core.recorded import CLASS
 from pruning.core.result import DoneResult
@@ -57,6 +58,7 @@ def export(wanted: Request) -> Facts:
     not equal the masked model.
     """
     from pruning.export import verify
+    from pruning.export.healed_weights import apply_healed, load_healed, with_healed
     from pruning.export.plan import plan_cut, write_config
     from pruning.export.shard_writer import write_shards
     from pruning.export.tensor_reader import Loaded
@@ -70,12 +72,18 @@ def export(wanted: Request) -> Facts:
     check_space(wanted.out, cut.sizes.bytes)
     wanted = dataclasses.replace(wanted, model=cut.source.settings)
     model, proof = None, UNPROVEN
-    if wanted.verify or cut.tensors is None or parts(wanted.mask):
+    healed = None if wanted.healed is None else load_healed(wanted.healed, _heal_record(wanted))
+    needed = bool(parts(wanted.mask)) or healed is not None
+    if wanted.verify or cut.tensors is None or needed:
         log.info("loading %s in %s", wanted.model.name, verify.comparison_dtype(wanted.model.dtype))
-        model = verify.load_rounded(wanted.model, cut.plan.precision, needed=bool(parts(wanted.mask)))
+        model = verify.load_rounded(wanted.model, cut.plan.precision, needed=needed)
+    if healed is not None:
+        apply_healed(model, healed, cut.plan)
     goal = verify.expected(model, wanted.mask, wanted.scales) if wanted.verify else None
     tensors = cut.tensors or Loaded(model)
     cut = with_zeros(cut, wanted.mask, model, tensors)
+    if healed is not None:
+        cut = with_healed(cut, model, healed, tensors)
     if cut.tensors is not None:
         model = None  # not needed any more
     with staging_directory(wanted.out) as partial:
@@ -104,12 +112,20 @@ def _identity(wanted: Request, cut: Cut) -> dict[str, Any]:
     if settings.source == "hub":
         weights["path"] = settings.path
     scales = None if wanted.scales is None else list(wanted.scales)
+    healed = {} if wanted.healed is None else {"healed": _heal_record(wanted)["weights_sha256"]}
     return {
         "mask": wanted.mask.to_json(),
         "model": weights,
         "precision": settings.dtype,
         "compensation": scales,
+        **healed,
     }
+
+
+def _heal_record(wanted: Request) -> HealRecord:
+    """How the cell of a request was healed; `request.py` has checked that it was."""
+    assert wanted.result is not None
+    return wanted.result["heal"]
 
 
 def _facts(wanted: Request, cut: Cut, proof: str) -> Facts:
@@ -135,6 +151,7 @@ def _facts(wanted: Request, cut: Cut, proof: str) -> Facts:
         result=wanted.result,
         scales=wanted.scales,
         inherited=model_card.inherit(cut.source.folder),
+        healed=None if wanted.healed is None else _heal_record(wanted),
     )
 
 
@@ -162,12 +179,15 @@ def _commands(wanted: Request) -> list[str]:
     if wanted.in_memory is not None:
         return [f"pruning.export_model(model, {wanted.mask!r}, DIR)  # in Python"]
     words = ["python", "-m", "pruning.export", "--drop", drop, *launch_words({"model": model}), "out=DIR"]
-    cut = [shlex.join(words)] if wanted.scales is None else []
+    cut = [shlex.join(words)] if wanted.scales is None and wanted.healed is None else []
     if wanted.result is None:
         return cut
     launches = [
         ["python", "launch.py", *launch_words(portable(config))] for config in _evaluated(wanted.result)
     ]
+    if wanted.healed is not None:
+        end = [*map(shlex.join, launches), "python -m pruning.export CELL out=DIR healed=true"]
+        return [*end, *cut]
     return [*map(shlex.join, launches[:-1]), shlex.join([*launches[-1], "export=DIR"]), *cut]
 
 
@@ -198,7 +218,8 @@ def _record(wanted: Request, facts: Facts) -> dict[str, Any]:
 
 def summary(facts: Facts, out: Path) -> str:
     """Three lines: the change of the metrics, the reduction in size with the speedup, and the model's directory."""
-    lost = ", ".join(f"{name} {a} -> {b}" for name, a, b in metric_text.metrics(facts.result))
+    which: Literal["pruned", "healed"] = "pruned" if facts.healed is None else "healed"
+    lost = ", ".join(f"{name} {a} -> {b}" for name, a, b in metric_text.metrics(facts.result, which))
     sizes, mask = facts.sizes, facts.mask
     used, in_use = sizes.parameters - facts.idle, " in use" if facts.idle else ""
     fewer = 1 - used / sizes.dense_parameters
@@ -214,9 +235,11 @@ def summary(facts: Facts, out: Path) -> str:
     )
 
 
-def export_cell(folder: Path, out: Path) -> str:
-    """Export a finished cell; returns the three lines of `summary`. Raises as `export` does."""
+def export_cell(folder: Path, out: Path, healed: bool = False) -> str:
+    """Export a finished cell, or its healed model; returns the three lines of `summary`. Raises as `export` does."""
     wanted = request.of_cell(folder, output_directory(out))
+    if healed:
+        wanted = dataclasses.replace(wanted, healed=request.folder_of_healed(folder, wanted))
     return summary(export(wanted), wanted.out)
 
 

@@ -69,8 +69,8 @@ def _stored(plan: Plan, model: Any, block: int, weights: Sequence[str], tensors:
     marks = {name: torch.full_like(value, name[len(path) :] not in weights) for name, value in values.items()}
     names = {tail: name for name in tensors.shapes() if (tail := _tail(plan, block, name)) is not None}
     reasons = []
-    for convert in (_converted_back, lambda _, state: state):
-        converted, marked = (_by_tail(path, convert(model, state)) for state in (values, marks))
+    for convert in (converted_back, lambda _, state: state):
+        converted, marked = (by_tail(path, convert(model, state)) for state in (values, marks))
         reason = _why_not(plan, converted, marked, names, tensors)
         if reason is None:
             return {tail for tail, mark in marked.items() if not mark.any()}
@@ -81,7 +81,7 @@ def _stored(plan: Plan, model: Any, block: int, weights: Sequence[str], tensors:
     )
 
 
-def _converted_back(model: Any, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+def converted_back(model: Any, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     """Weights of a model under the names and in the shapes in which transformers would save them."""
     from transformers.core_model_loading import revert_weight_conversion
 
@@ -94,7 +94,7 @@ def _tail(plan: Plan, block: int, name: str) -> str | None:
     return found[1] if found is not None and found[0] == block else None
 
 
-def _by_tail(path: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def by_tail(path: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Tensors by the rest of their names after the block's number; `path` is that of the block in the model."""
     list_name, number = path.split(".")[-3:-1]
     found = {}
