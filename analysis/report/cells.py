@@ -19,6 +19,7 @@ from pruning.core.units import bytes_text
 from ..figures.style import number, ordered
 from ..stats import crossed
 from ..stats.frames import groups as groups_of
+from . import heal_figure
 from .phrasing import count
 from .study_data import StudyData
 from .svg import curve, strip
@@ -38,6 +39,7 @@ class CellEntry:
     strip: Markup | None = None
     mask: Markup | None = None
     curve: Markup | None = None
+    heal: Markup | None = None
     facts: list[tuple[str, str]] = field(default_factory=list)
     measured: list[tuple[str, str, str]] = field(default_factory=list)
     error: str = ""
@@ -97,6 +99,7 @@ def _entry(m: StudyData, row: pd.Series[Any]) -> CellEntry:
         strip=strip(n, dropped),
         mask=strip(n, dropped, numbered=True),
         curve=curve(steps, last),
+        heal=heal_figure.figure(m.results / cell, record["heal"]) if "heal" in record else None,
         facts=list(_facts(record, row)),
         measured=list(_measured(record)),
         log=log,
@@ -144,6 +147,7 @@ def _facts(record: DoneResult, row: pd.Series[Any]) -> Iterator[tuple[str, str]]
             yield words, f"{row[name]:,.0f}"
     if not pd.isna(row["peak_memory"]):
         yield "peak memory", bytes_text(int(row["peak_memory"]))
+    yield from heal_figure.facts(record)
     yield "commit", str(row["commit"])
 
 

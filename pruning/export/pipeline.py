@@ -105,20 +105,20 @@ def export(wanted: Request) -> Facts:
 
 
 def _identity(wanted: Request, cut: Cut) -> dict[str, Any]:
-    """What an earlier export must share with this one to be replaced: mask, weights, precision, compensation."""
+    """What an earlier export must share with this one to be replaced: model and mask, and unless forced the rest."""
     settings = cut.source.settings
     revision = checkpoint.revision(settings, cut.source)  # the source's configuration names the commit
     weights = {"source": settings.source, "revision": revision}
     if settings.source == "hub":
         weights["path"] = settings.path
     scales = None if wanted.scales is None else list(wanted.scales)
-    healed = {} if wanted.healed is None else {"healed": _heal_record(wanted)["weights_sha256"]}
+    healed = None if wanted.healed is None else _heal_record(wanted)["weights_sha256"]
     return {
         "mask": wanted.mask.to_json(),
         "model": weights,
         "precision": settings.dtype,
         "compensation": scales,
-        **healed,
+        "healed": healed,
     }
 
 

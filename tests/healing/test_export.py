@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 import pruning
 from pruning.core.errors import InputError
+from pruning.core.hashing import file_sha256
 from pruning.core.mask import Mask
 from pruning.export import pipeline, request
 from pruning.export.pipeline import export
@@ -47,8 +48,6 @@ def test_an_export_is_the_healed_smaller_model(
     assert "equal bit for bit" in facts.proof
     smaller = smaller_model(loader.load(wanted.model), Mask.from_json(result["mask"]))
     weights = folder / result["heal"]["folder"] / WEIGHTS
-    from safetensors.torch import load_file
-
     smaller.apply(load_file(weights))
     written = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
     torch.testing.assert_close(logits(written), logits(smaller.model.module), rtol=0, atol=0)
@@ -95,8 +94,8 @@ def test_experts_that_are_stored_one_by_one_are_found(tmp_path: Path) -> None:
     smaller.apply(tensors)
     (tmp_path / "cell").mkdir()
     save_file(tensors, tmp_path / "cell" / WEIGHTS)
-    record = {"folder": ".", "weights_sha256": pipeline_sha(tmp_path / "cell" / WEIGHTS), **RECORD}
-    result: Any = {"cell": "cell", "heal": record, **RESULT}
+    record = {"folder": ".", "weights_sha256": file_sha256(tmp_path / "cell" / WEIGHTS)}
+    result: Any = {"cell": "cell", "heal": record, "evaluation": {"dense": {}, "pruned": {}}}
     wanted = Request(settings, mask, tmp_path / "out", result, healed=tmp_path / "cell")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pipeline, "_write_texts", lambda *_: None)
@@ -105,16 +104,6 @@ def test_experts_that_are_stored_one_by_one_are_found(tmp_path: Path) -> None:
     assert "equal bit for bit" in facts.proof
     written = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
     assert torch.equal(logits(written), logits(smaller.model.module))
-
-
-def pipeline_sha(path: Path) -> str:
-    from pruning.core.hashing import file_sha256
-
-    return file_sha256(path)
-
-
-RECORD: dict[str, Any] = {}
-RESULT: dict[str, Any] = {"evaluation": {"dense": {}, "pruned": {}}}
 
 
 def test_a_cell_that_was_not_healed_is_refused(launch: Command, tmp_path: Path) -> None:
