@@ -22,7 +22,7 @@ class HealRecord(TypedDict):
     folder: Annotated[str, "The folder of the weights and of the curve (`heal.jsonl`), in the cell's folder."]
     settings: Annotated[dict[str, Any], "The settings of `heal`."]
     source: Annotated[str, "Where the text comes from."]
-    text_sha256: Annotated[str, "Digest of the windows that were trained on or held out."]
+    text_sha256: Annotated[str, "SHA-256 of the windows that were trained on or held out."]
     tokens: Annotated[int, "Tokens that were trained on."]
     steps: Annotated[int, "Steps of the optimizer."]
     epochs: Annotated[float, "How often the budget reads the text; above 1, text was repeated."]

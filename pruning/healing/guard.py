@@ -18,7 +18,7 @@ def check_text(text: HealingText, data: Mapping[str, Data]) -> None:
         counts.update(overlaps(piece, data))
     for metric, shared in counts.items():
         raise InputError(
-            f"the text of the healing ({text.source}, {text.sha256}) and the data of {metric} "
+            f"the text of the healing ({text.source}, {text.sha256[:12]}) and the data of {metric} "
             f"({data[metric].source}, {data[metric].sha256[:12]}) share {shared} passages or items: a model must not "
             "be trained on the data that it is judged by. Choose other text with heal.source, or allow the overlap "
             "with eval.allow_overlap=true."

@@ -6,6 +6,7 @@ text with the calibration samples, or with the held-out windows, are left out.
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from pruning.calibration import sources
 from pruning.calibration.samples import Row, Samples, shared_length
 from pruning.calibration.text import start_tokens, token_ids
 from pruning.core.errors import InputError
-from pruning.core.hashing import digest
+from pruning.core.hashing import text_sha256
 from pruning.healing.settings import Training
 
 log = logging.getLogger(__name__)
@@ -39,12 +40,12 @@ class HealingText:
     @cached_property
     def sha256(self) -> str:
         """The digest of the exact windows."""
-        return digest([[row.input_ids for row in rows] for rows in (self.windows, self.heldout)])
+        return _sha256(self.windows, self.heldout)
 
     @cached_property
     def beginning(self) -> str:
         """A digest that budgets share if the windows of the smaller one are the first windows of the larger one."""
-        return digest([row.input_ids for row in self.heldout]) if self.endless else self.sha256
+        return _sha256(self.heldout) if self.endless else self.sha256
 
     def pieces(self) -> Iterator[Samples]:
         """All windows as samples, in pieces, to compare them with other data."""
@@ -63,6 +64,10 @@ class HealingText:
 
     def _order(self, epoch: int) -> Sequence[int]:
         return _permutation(self.seed, epoch, len(self.windows))
+
+
+def _sha256(*parts: Sequence[Row]) -> str:
+    return text_sha256(json.dumps([[row.input_ids for row in rows] for rows in parts]))
 
 
 @lru_cache(maxsize=4)
