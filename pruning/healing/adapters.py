@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pruning.core.errors import InputError
-from pruning.healing.settings import check_peft
+from pruning.healing.settings_check import check_peft
 from pruning.healing.smaller import SmallerModel
 from pruning.models.block_probe import find_blocks
 

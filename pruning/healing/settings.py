@@ -5,20 +5,18 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
 
 from pruning.calibration.sources import TEXTS
 from pruning.core.errors import InputError, unknown
 from pruning.core.hashing import digest, file_sha256
+from pruning.healing.settings_check import check_numbers, check_peft
 
 SCHEDULES = ("wsd", "cosine")
 WEIGHTS = ("lora", "full")
 # These settings change no more than the rounding of a result, so a healing keeps its folder if they change.
 RUNNING = ("micro_tokens", "gradient_checkpointing", "checkpoint_every")
-LEAST = {"tokens": 1, "length": 8, "batch_tokens": 1, "micro_tokens": 1, "heldout": 1, "eval_every": 1}
-LEAST |= {"checkpoint_every": 1, "warmup": 0, "patience": 0, "seed": 0}
 
 
 @dataclass(frozen=True)
@@ -70,7 +68,7 @@ class Training:
 
     def check(self) -> None:
         """Raise InputError if a setting is out of range, or if a package or a file is missing."""
-        _check_numbers(self)
+        check_numbers(self)
         if self.source not in TEXTS:
             raise unknown("source of text", self.source, TEXTS)
         if self.schedule not in SCHEDULES:
@@ -180,26 +178,3 @@ class Distill(Training):
     def adapter(self) -> bool:
         """Whether adapters are trained."""
         return self.weights == "lora"
-
-
-def check_peft() -> None:
-    """Raise InputError if the package for LoRA is not installed."""
-    if find_spec("peft") is None:
-        raise InputError(
-            "healing with LoRA needs the package peft, which is not installed: run `pip install peft` (or "
-            "`pip install depth-pruning[heal]`), or train all weights with heal=full."
-        )
-
-
-def _check_numbers(settings: Training) -> None:
-    for name, least in LEAST.items():
-        if (value := getattr(settings, name)) < least:
-            raise InputError(f"heal.{name}={value} is too small: choose {least} or more.")
-    for name in ("lr", "clip"):
-        if not 0 < (value := getattr(settings, name)) < math.inf:
-            raise InputError(f"heal.{name}={value:g} is out of range: choose a number above 0.")
-    for name, most in (("decay", 1.0), ("weight_decay", math.inf)):
-        if not 0 <= (value := getattr(settings, name)) <= most:
-            raise InputError(f"heal.{name}={value:g} is out of range: choose 0 to {most:g}.")
-    if (rank := getattr(settings, "rank", 1)) < 1:
-        raise InputError(f"heal.rank={rank} is too small: choose 1 or more.")

@@ -24,6 +24,7 @@ from pruning.healing import checkpoint, curve, ranks
 from pruning.healing.checkpoint import State
 from pruning.healing.curve import Point
 from pruning.healing.losses import Weights, summed_loss
+from pruning.healing.masters import Masters
 from pruning.healing.schedule import Schedule
 from pruning.healing.settings import Training
 from pruning.healing.text import HealingText
@@ -60,17 +61,8 @@ class Trainer:
         for weight in self.parameters:
             weight.requires_grad_(True)
         self._loop = ranks.accelerator(self.device)
-        self._masters = [nn.Parameter(weight.detach().float().clone()) for weight in self.parameters]
-        matrices = [weight for weight in self._masters if weight.dim() > 1]
-        others = [weight for weight in self._masters if weight.dim() <= 1]
-        groups: list[dict[str, Any]] = [{"params": matrices}, {"params": others, "weight_decay": 0.0}]
-        self._optimizer = torch.optim.AdamW(
-            [group for group in groups if group["params"]],
-            lr=self.settings.lr,
-            betas=(0.9, 0.95),
-            weight_decay=self.settings.weight_decay,
-        )
-        self.state = State([weight.data for weight in self._masters], self._optimizer.state_dict())
+        self._masters = Masters(self.parameters, self.settings)
+        self.state = State(self._masters.weights, self._masters.optimizer.state_dict())
 
     @property
     def device(self) -> torch.device:
@@ -86,12 +78,9 @@ class Trainer:
 
     def resume(self, saved: State) -> None:
         """Continue from a checkpoint."""
-        for master, weight in zip(self._masters, saved.weights, strict=True):
-            master.data.copy_(weight)
-        self._optimizer.load_state_dict(saved.optimizer)
-        saved.weights = [weight.data for weight in self._masters]
+        self._masters.load(saved.weights, saved.optimizer)
+        saved.weights = self._masters.weights
         self.state = saved
-        self._write_back(self.state.weights)
 
     def run(self, schedule: Schedule, stop: int, folder: Path | None, kept: bool = False) -> None:
         """Train up to step `stop`, with checkpoints in `folder`; `kept` keeps the last one for other budgets.
@@ -117,7 +106,7 @@ class Trainer:
             if self.log is not None:
                 collectives.on_first(lambda: curve.write(self.log, self.state.curve))  # type: ignore[arg-type]
             self.watch(self.state.curve[-1])
-        self._write_back(self.state.weights if self.state.best is None else self.state.best)
+        self._masters.write_back(self.state.weights if self.state.best is None else self.state.best)
 
     def heldout_loss(self) -> float:
         """The cross entropy per predicted token on the held-out windows, in nats."""
@@ -130,19 +119,14 @@ class Trainer:
     def _step(self, schedule: Schedule) -> None:
         """One step of the optimizer."""
         started, state, size = time.perf_counter(), self.state, self.settings.windows
-        for group in self._optimizer.param_groups:
-            group["lr"] = self.settings.lr * schedule.factor(state.step)
-        rate = self._optimizer.param_groups[0]["lr"]
+        rate = self.settings.lr * schedule.factor(state.step)
         loss = self._gradients(self.text.batch(state.step, size))
         if not math.isfinite(loss):
             raise LossError(
                 f"the loss of healing is {loss} at step {state.step + 1} of {schedule.steps}: lower heal.lr "
                 f"({self.settings.lr:g}), or try model.dtype=float32."
             )
-        self._loop.clip_grad_norm_(self._masters, self.settings.clip)
-        self._optimizer.step()
-        self._optimizer.zero_grad()
-        self._write_back(state.weights)
+        self._masters.step(rate, self._loop)
         state.step += 1
         tokens = state.step * size * self.settings.length
         state.seconds += time.perf_counter() - started
@@ -150,10 +134,9 @@ class Trainer:
         self._note({"step": state.step, "tokens": tokens, "seconds": seconds, "loss": loss, "lr": rate})
 
     def _gradients(self, rows: Sequence[Row]) -> float:
-        """Put the gradients of a step's mean loss into the float32 copies, summed over ranks; returns the loss."""
+        """Put this rank's gradients of a step's mean loss into the float32 copies; returns the whole loss."""
         scale, total = 1.0 / (len(rows) * (self.settings.length - 1)), 0.0
-        for master in self._masters:
-            master.grad = torch.zeros_like(master)
+        self._masters.clear()
         for ids in self._batches(collectives.share_of(rows)):
             loss = scale * summed_loss(
                 self.student,
@@ -165,14 +148,7 @@ class Trainer:
             )
             self._loop.backward(loss)
             total += float(loss.detach())
-            for master, weight in zip(self._masters, self.parameters, strict=True):
-                if weight.grad is not None:
-                    assert master.grad is not None
-                    master.grad += weight.grad
-                    weight.grad = None
-        if collectives.world_size() > 1:
-            for master in self._masters:
-                master.grad = self._loop.reduce(master.grad, reduction="sum")
+            self._masters.collect()
         return self._sum(total)
 
     def _batches(self, rows: Sequence[Row]) -> Iterator[Tensor]:
@@ -203,13 +179,8 @@ class Trainer:
             state.worse += 1
 
     def _save(self, path: Path) -> None:
-        self.state.optimizer = self._optimizer.state_dict()
+        self.state.optimizer = self._masters.optimizer.state_dict()
         checkpoint.save(path, self.state)
-
-    def _write_back(self, weights: Sequence[Tensor]) -> None:
-        with torch.no_grad():
-            for weight, master in zip(self.parameters, weights, strict=True):
-                weight.copy_(master)
 
     @staticmethod
     def _sum(value: float) -> float:

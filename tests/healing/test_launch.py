@@ -98,7 +98,7 @@ def test_a_bad_setting_and_a_missing_package_are_named_before_anything_runs(
     launch: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert "heal.length=2 is too small: choose 8 or more" in launch(*SEARCH, "heal=full", "heal.length=2").err
-    monkeypatch.setattr("pruning.healing.settings.find_spec", lambda _: None)
+    monkeypatch.setattr("pruning.healing.settings_check.find_spec", lambda _: None)
     ended = launch(*SEARCH, "heal=lora")
     assert "pip install peft" in ended.err
     assert not list(ended.results.glob("*/result.json"))

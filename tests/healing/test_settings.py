@@ -35,7 +35,7 @@ def test_bad_values_are_named(settings: Any, said: str) -> None:
 
 
 def test_peft_is_needed_for_adapters_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pruning.healing.settings.find_spec", lambda _: None)
+    monkeypatch.setattr("pruning.healing.settings_check.find_spec", lambda _: None)
     for settings in (Lora(), Distill()):
         with pytest.raises(InputError, match="pip install peft"):
             settings.check()
