@@ -12,12 +12,14 @@ from typing import Annotated, Any, NotRequired, get_args, get_origin, get_type_h
 
 from pruning.core.result import DoneResult, FailedResult
 from pruning.core.trace import TraceLine
+from pruning.healing.curve import Point
 from pruning.launcher.submission_record import JobsRecord, SubmissionRecord
 
 PAGE = Path(__file__).parent / "results_folder.md"
 FILES = {
     "result.json of a finished cell": DoneResult,
     "result.json of a failed cell": FailedResult,
+    "heal.jsonl": Point,
     "trace.jsonl": TraceLine,
     "submission.json": SubmissionRecord,
     "jobs.json": JobsRecord,

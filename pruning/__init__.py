@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pruning.api.export import export_model as export_model
+    from pruning.api.heal import heal_mask as heal_mask
     from pruning.api.measure import Measurements as Measurements
     from pruning.api.measure import measure_mask as measure_mask
     from pruning.api.model import PrunableModel as PrunableModel
@@ -26,6 +27,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "export_model": "pruning.api.export",
+    "heal_mask": "pruning.api.heal",
     "Measurements": "pruning.api.measure",
     "measure_mask": "pruning.api.measure",
     "PrunableModel": "pruning.api.model",

@@ -21,6 +21,7 @@ from ..figures.style import number, ordered
 from ..stats import crossed
 from ..stats.frames import groups as groups_of
 from ..stats.removal import bare, mask_of, removed
+from . import heal_figure
 from .study_data import StudyData
 from .svg import curve, strip
 
@@ -39,6 +40,7 @@ class CellEntry:
     strip: Markup | None = None
     mask: Markup | None = None
     curve: Markup | None = None
+    heal: Markup | None = None
     facts: list[tuple[str, str]] = field(default_factory=list)
     measured: list[tuple[str, str, str]] = field(default_factory=list)
     error: str = ""
@@ -98,6 +100,7 @@ def _entry(m: StudyData, row: pd.Series[Any]) -> CellEntry:
         strip=strip(mask),
         mask=strip(mask, numbered=True),
         curve=curve(steps, last),
+        heal=heal_figure.figure(m.results / cell, record["heal"]) if "heal" in record else None,
         facts=list(_facts(record, row, mask)),
         measured=list(_measured(record)),
         log=log,
@@ -152,6 +155,7 @@ def _facts(record: DoneResult, row: pd.Series[Any], mask: Mask) -> Iterator[tupl
             yield words, f"{row[name]:,.0f}"
     if not pd.isna(row["peak_memory"]):
         yield "peak memory", bytes_text(int(row["peak_memory"]))
+    yield from heal_figure.facts(record)
     yield "commit", str(row["commit"])
 
 

@@ -161,9 +161,8 @@ class Samples:
             return 0
         if self.kind == "items":
             return len(self.keys & other.keys)
-        shortest = min(self.length, other.length)
-        length = min(OVERLAP, shortest, max(SHORTEST, shortest // 2))
-        return len(self._runs(length) & other._runs(length))
+        length = shared_length(self.length, other.length)
+        return len(self.runs(length) & other.runs(length))
 
     def per_unit(self, values: Sequence[float]) -> list[list[float]]:
         """Group the values of all rows by sample."""
@@ -172,12 +171,19 @@ class Samples:
         remaining = iter(values)
         return [[next(remaining) for _ in unit] for unit in self.units]
 
-    def _runs(self, length: int) -> set[tuple[int, ...]]:
+    def runs(self, length: int) -> set[tuple[int, ...]]:
+        """All runs of `length` adjacent tokens in the rows."""
         ids = (row.input_ids for row in self.rows)
         return {row[i : i + length] for row in ids for i in range(len(row) - length + 1)}
 
     def _text(self) -> str:
         return "".join(json.dumps(row.to_json()) + "\n" for row in self.rows)
+
+
+def shared_length(first: int, second: int) -> int:
+    """How many tokens a run must have to count as shared by two sets whose longest rows have these lengths."""
+    shortest = min(first, second)
+    return min(OVERLAP, shortest, max(SHORTEST, shortest // 2))
 
 
 def _window_key(number: int, row: Row) -> tuple[int, ...]:

@@ -43,7 +43,7 @@ class WindowDraw:
         first = start_tokens(tokenizer)
         payload = self.length - len(first)
         needed = self.samples * payload
-        tokens = _tokens(documents, tokenizer, needed if stream else None)
+        tokens = token_ids(documents, tokenizer, needed if stream else None)
         available = len(tokens) // payload
         if available < self.samples:
             raise InputError(
@@ -111,7 +111,7 @@ def start_tokens(tokenizer: Any) -> tuple[int, ...]:
     return (bos,) if bos is not None and ids and ids[0] == bos else ()
 
 
-def _tokens(documents: Iterable[str], tokenizer: Any, most: int | None) -> list[int]:
+def token_ids(documents: Iterable[str], tokenizer: Any, most: int | None) -> list[int]:
     """The token ids of the documents, concatenated. If `most` is given, only the first `most` ids are returned."""
     ids: list[int] = []
     for batch in _batches(documents, 64):

@@ -26,6 +26,7 @@ from pruning.search.near_ties import NearTies
 from pruning.search.racing import Racing
 
 PARTS = tuple(group for group in BUILT if group != "launcher")  # the groups that a cell is made of
+ADDED = {"heal": {CLASS: "NoHealing"}}  # groups that older results lack, and results that do not use them
 
 
 def check_choices(arguments: Sequence[str]) -> None:
@@ -101,6 +102,7 @@ def cell_of(config: DictConfig, choices: Mapping[str, Any]) -> Cell:
         unit=plain.get("unit", "block"),
         budget=plain.get("budget", "parameters"),
         latency=Latency(**plain.get("latency", {})),
+        heal=built["heal"],
     )
     _check_calibration(cell)
     return cell
@@ -110,7 +112,7 @@ def recorded_cell(config: Mapping[str, Any], choices: Mapping[str, str]) -> Cell
     """The cell of a recorded configuration, from a job or an old result. Raises InputError as `cell_of` does."""
     whole, names = {**config, "launcher": None}, dict(choices)
     for group in PARTS:
-        settings = recorded(config[group])
+        settings = recorded(config[group] if group in config else ADDED[group])
         whole[group] = restored(group, settings)
         if isinstance(settings, Mapping) and OPTION in settings:  # results of older versions name no options
             names.setdefault(group, settings[OPTION])
@@ -148,6 +150,8 @@ def _record(plain: dict[Any, Any], choices: Mapping[str, Any], model: Model) -> 
         if group in choices:
             config[group] = {OPTION: str(choices[group]), **config[group]}
     config["model"].pop("resources", None)
+    if config["heal"][CLASS] == ADDED["heal"][CLASS]:
+        del config["heal"]  # so that a result without healing is the same as in earlier versions
     # The configuration can leave the name to the directory, and can give a GGUF file as the path.
     config["model"] |= {"name": model.name, "path": model.path, "gguf_file": model.gguf_file}
     return config

@@ -19,6 +19,7 @@ GROUPS = (
     "calibration",
     "algo",
     "compensation",
+    "heal",
     "eval",
     "tracker",
     "launcher",
@@ -41,6 +42,12 @@ NAMED = {
         "magnitude": "pruning.engine.compensation:Magnitude",
         "linear": "pruning.engine.map_settings:Linear",
         "diagonal": "pruning.engine.map_settings:Diagonal",
+    },
+    "heal": {
+        "none": "pruning.healing.settings:NoHealing",
+        "lora": "pruning.healing.settings:Lora",
+        "full": "pruning.healing.settings:Full",
+        "distill": "pruning.healing.settings:Distill",
     },
     "launcher": {
         "local": "pruning.launcher.local:InProcess",

@@ -40,6 +40,7 @@ class Config:
     calibration: Any = MISSING
     algo: Any = MISSING
     compensation: Any = MISSING
+    heal: Any = MISSING
     eval: Any = MISSING
     tracker: Any = MISSING
     launcher: Any = MISSING

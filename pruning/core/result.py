@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, NotRequired, TypedDict, cast
 
 from pruning.core import atomic_files
 from pruning.core.errors import DamagedError
+from pruning.core.heal_record import HealRecord
 from pruning.core.mask import MaskRecord
 from pruning.core.provenance import EnvironmentRecord
 from pruning.core.recorded import recorded
@@ -20,8 +21,8 @@ NAME = "result.json"
 LOG = "launch.log"  # the log of a cell, beside its result
 TERMS = "terms.json"  # ending of the file with a measurement's terms, one for each window or item
 
-Kind = Literal["dense", "pruned", "uncompensated"]  # the models that an evaluation measures
-MODELS: tuple[Kind, ...] = ("dense", "pruned", "uncompensated")
+Kind = Literal["dense", "pruned", "uncompensated", "healed"]  # the models that an evaluation measures
+MODELS: tuple[Kind, ...] = ("dense", "pruned", "uncompensated", "healed")
 
 
 class ModelRecord(TypedDict):
@@ -197,6 +198,7 @@ class EvaluationRecord(TypedDict, total=False):
     dense: Annotated[dict[str, float], "Metrics of the dense model; `NAME/stderr` is a standard error."]
     pruned: Annotated[dict[str, float], "Metrics of the pruned model, compensated if the cell asks for that."]
     uncompensated: Annotated[dict[str, float], "Metrics of the same mask without compensation."]
+    healed: Annotated[dict[str, float], "Metrics of the pruned model after healing."]
     data: Annotated[dict[str, str], "Digest of the data of each metric."]
     how: Annotated[dict[str, dict[str, Any]], "How each metric was measured."]
     records: Annotated[
@@ -278,6 +280,7 @@ class DoneResult(TypedDict):
         Annotated[dict[str, float], "The factor of each removed unit; only with `compensation=magnitude`."]
     ]
     repair: NotRequired[Annotated[RepairRecord, "The maps that stand in for removed runs."]]
+    heal: NotRequired[Annotated[HealRecord, "How the pruned model was trained; only with `heal`."]]
     evaluation: Annotated[EvaluationRecord, "What was measured on the mask."]
     config: Annotated[dict[str, Any], "The configuration, with options and classes by name."]
     environment: Annotated[EnvironmentRecord, "Versions, commit, device and times."]

@@ -58,6 +58,11 @@ def world_size() -> int:
     return _world()[1]
 
 
+def rank() -> int:
+    """The number of this rank, counted from 0."""
+    return _world()[0]
+
+
 def is_first() -> bool:
     """Whether this is the first rank, which is the one that writes files."""
     return _world()[0] == 0

@@ -21,11 +21,13 @@ QUANTITIES: dict[Timed, tuple[str, Ratio, int]] = {
 }
 
 
-def metrics(result: DoneResult | None) -> Iterator[tuple[str, str, str]]:
-    """Name, dense value and pruned value of every metric of a result, as text."""
+def metrics(
+    result: DoneResult | None, which: Literal["pruned", "healed"] = "pruned"
+) -> Iterator[tuple[str, str, str]]:
+    """Name, dense value and the value of the pruned or healed model of every metric of a result, as text."""
     if result is None:
         return
-    dense, pruned = result["evaluation"]["dense"], result["evaluation"]["pruned"]
+    dense, pruned = result["evaluation"]["dense"], result["evaluation"].get(which, {})
     for name in metrics_among(pruned):
         if isinstance(pruned[name], (int, float)):
             yield name, number(name, dense), number(name, pruned)
@@ -54,9 +56,11 @@ def measured_section(result: DoneResult | None) -> Iterator[str]:
     evaluation = result["evaluation"]
     plain = evaluation.get("uncompensated")  # metrics of the same mask without compensation
     lines = ["| metric | dense | pruned |", "|---|---|---|"]
-    if plain is not None:
-        lines = ["| metric | dense | pruned | without compensation |", "|---|---|---|---|"]
-    more = [f" {number(name, plain)} |" if plain is not None else "" for name, _, _ in rows]
+    healed = evaluation.get("healed")  # after training
+    extra = [("without compensation", plain), ("healed", healed)]
+    shown = [(title, values) for title, values in extra if values is not None]
+    lines = [lines[0] + "".join(f" {title} |" for title, _ in shown), lines[1] + "---|" * len(shown)]
+    more = ["".join(f" {number(name, values)} |" for _, values in shown) for name, _, _ in rows]
     lines += [
         f"| {escaped(name)} | {a} | {b} |{extra}" for (name, a, b), extra in zip(rows, more, strict=True)
     ]

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from pruning.core.heal_record import HealRecord
 from pruning.core.mask import Mask
 from pruning.core.metric_names import label_of
 from pruning.core.result import DoneResult
@@ -39,7 +40,8 @@ class Facts:
     `base` is the hub name of the original model, or the name of its directory; `source` describes where the weights
     came from. `commands` reproduce the export; `proof` describes how the export was checked; `hybrid` is True if the
     blocks have more than one kind of attention. `repair` names the parts whose weights hold a map. `idle` counts the
-    parameters in the file that belong to removed parts of blocks.
+    parameters in the file that belong to removed parts of blocks. `healed` says how the model was trained after the
+    cut, or is None.
     """
 
     name: str
@@ -56,6 +58,7 @@ class Facts:
     repair: Sequence[str] | None = None
     inherited: Mapping[str, Any] | None = None
     idle: int = 0
+    healed: HealRecord | None = None
 
 
 def inherit(folder: Path | None) -> dict[str, Any]:
@@ -120,6 +123,21 @@ def _sections(facts: Facts) -> Iterator[str]:
     yield f"Source of the weights: {facts.source}."
 
 
+def _trained(healed: HealRecord | None, units: str) -> str:
+    """What was done to the units that are left."""
+    if healed is None:
+        return f"{units} are unchanged and nothing was trained afterwards."
+    settings, curve = healed["settings"], healed["curve"]
+    how = {"Lora": "with LoRA, whose adapters are merged", "Full": "with all their weights"}
+    what = how.get(settings["class"], "by distillation from the dense model")
+    return (
+        f"{units} were trained afterwards {what}: {healed['tokens']:,} tokens of {_source(healed['source'])}, "
+        f"{healed['steps']} steps at a learning rate of {settings['lr']:g}, "
+        f"{healed['seconds']:.0f} s. The loss on held-out text went from {curve['heldout_before']:.4f} to "
+        f"{curve['heldout_after']:.4f} nats per token."
+    )
+
+
 def _row(name: str, before: int, after: int) -> str:
     return f"| {name} | {before:,} | {after:,} |\n"
 
@@ -128,8 +146,9 @@ def _rest(facts: Facts) -> str:
     """What became of the parts that were kept."""
     kept = "blocks" if facts.mask.unit == "block" else "parts"
     if facts.repair:
-        return parts_text.repaired(facts.repair, kept)
-    return f"The remaining {kept} are unchanged and nothing was trained afterwards." + _compensation(facts)
+        trained = None if facts.healed is None else f"The remaining {_trained(facts.healed, kept)}"
+        return parts_text.repaired(facts.repair, kept, trained)
+    return f"The remaining {_trained(facts.healed, kept)}" + _compensation(facts)
 
 
 def _compensation(facts: Facts) -> str:
@@ -176,7 +195,8 @@ def _measured(result: DoneResult | None) -> Iterator[str]:
 def _eval_results(facts: Facts) -> Iterator[Any]:
     from huggingface_hub import EvalResult
 
-    for name, _, _ in metric_text.metrics(facts.result):
+    which: Literal["pruned", "healed"] = "pruned" if facts.healed is None else "healed"
+    for name, _, _ in metric_text.metrics(facts.result, which):
         assert facts.result is not None
         data = name.partition("/")[2]
         yield EvalResult(
@@ -185,5 +205,5 @@ def _eval_results(facts: Facts) -> Iterator[Any]:
             dataset_name=data or name,
             metric_type=label_of(name).partition(",")[0],
             metric_name=name,
-            metric_value=facts.result["evaluation"]["pruned"][name],
+            metric_value=facts.result["evaluation"][which][name],
         )

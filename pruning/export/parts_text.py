@@ -51,14 +51,14 @@ def rows(mask: Mask) -> str:
     )
 
 
-def repaired(names: Sequence[str], kept: str) -> str:
-    """What a repair has changed, in two sentences; `names` are sub-layers such as `m3`."""
+def repaired(names: Sequence[str], kept: str, trained: str | None = None) -> str:
+    """What a repair has changed; `names` are sub-layers such as `m3`. `trained` says what came after it, if anything."""
     listed = ", ".join(f"`{name}`" for name in names)
     return (
         f"What comes before a removed run was adapted: the output of {listed} (`a`: the attention of a block, `m`: "
         "its MLP, counted from 0 in the original model) is multiplied by a linear map. It was fitted by least "
         "squares to the states of the original model after the run (ReplaceMe, arXiv 2505.02819), and is folded into "
-        f"the weights. The other {kept} are unchanged and nothing was trained by gradients."
+        f"the weights. {trained or f'The other {kept} are unchanged and nothing was trained by gradients.'}"
     )
 
 

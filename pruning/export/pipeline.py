@@ -12,9 +12,10 @@ import logging
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pruning.core.command import guarded
+from pruning.core.heal_record import HealRecord
 from pruning.core.pages import prepare_process
 from pruning.core.recorded import CLASS
 from pruning.core.result import DoneResult
@@ -57,6 +58,7 @@ def export(wanted: Request) -> Facts:
     not equal the masked model.
     """
     from pruning.export import verify
+    from pruning.export.healed_weights import apply_healed, load_healed, with_healed
     from pruning.export.plan import plan_cut, write_config
     from pruning.export.repaired_parts import with_repair
     from pruning.export.shard_writer import write_shards
@@ -72,16 +74,22 @@ def export(wanted: Request) -> Facts:
     check_space(wanted.out, cut.sizes.bytes)
     wanted = dataclasses.replace(wanted, model=cut.source.settings)
     model, proof = None, UNPROVEN
-    needed = bool(parts(wanted.mask)) or wanted.repair is not None
+    healed = None if wanted.healed is None else load_healed(wanted.healed, _heal_record(wanted))
+    needed = bool(parts(wanted.mask)) or wanted.repair is not None or healed is not None
     if wanted.verify or cut.tensors is None or needed:
         log.info("loading %s in %s", wanted.model.name, verify.comparison_dtype(wanted.model.dtype))
         model = verify.load_rounded(wanted.model, cut.plan.precision, needed=needed)
-    weights = {} if wanted.repair is None else folded_weights(model, wanted.repair, cut.plan.precision)
+    folded = {} if wanted.repair is None else folded_weights(model, wanted.repair, cut.plan.precision)
+    weights = {name: values for name, values in folded.items() if name not in (healed or {})}
+    tensors = cut.tensors or Loaded(model)
+    # The stored tensors are found by the dense model's own weights, so these change only afterwards.
+    cut = with_repair(with_zeros(cut, wanted.mask, model, tensors), weights, model, tensors)
+    if healed is not None:
+        cut = with_healed(cut, model, healed, tensors)
+        apply_healed(model, healed, cut.plan)
     with replaced(model, weights):
         goal = verify.expected(model, wanted.mask, wanted.scales) if wanted.verify else None
-    tensors = cut.tensors or Loaded(model)
-    cut = with_repair(with_zeros(cut, wanted.mask, model, tensors), weights, model, tensors)
-    del weights
+    del weights, folded
     if cut.tensors is not None:
         model = None  # not needed any more
     with staging_directory(wanted.out) as partial:
@@ -104,7 +112,7 @@ def export(wanted: Request) -> Facts:
 
 
 def _identity(wanted: Request, cut: Cut) -> dict[str, Any]:
-    """What an earlier export must share with this one to be replaced: mask, weights, precision, compensation."""
+    """What an earlier export must share with this one to be replaced: model and mask, and unless forced the rest."""
     settings = cut.source.settings
     revision = checkpoint.revision(settings, cut.source)  # the source's configuration names the commit
     weights = {"source": settings.source, "revision": revision}
@@ -113,12 +121,20 @@ def _identity(wanted: Request, cut: Cut) -> dict[str, Any]:
     changes: Any = None if wanted.scales is None else list(wanted.scales)
     if wanted.repair is not None:
         changes = {"repair": wanted.repair.sha256}
+    healed = None if wanted.healed is None else _heal_record(wanted)["weights_sha256"]
     return {
         "mask": wanted.mask.to_json(),
         "model": weights,
         "precision": settings.dtype,
         "compensation": changes,
+        "healed": healed,
     }
+
+
+def _heal_record(wanted: Request) -> HealRecord:
+    """How the cell of a request was healed; `request.py` has checked that it was."""
+    assert wanted.result is not None
+    return wanted.result["heal"]
 
 
 def _facts(wanted: Request, cut: Cut, proof: str) -> Facts:
@@ -145,6 +161,7 @@ def _facts(wanted: Request, cut: Cut, proof: str) -> Facts:
         scales=wanted.scales,
         repair=None if wanted.repair is None else wanted.repair.names(),
         inherited=model_card.inherit(cut.source.folder),
+        healed=None if wanted.healed is None else _heal_record(wanted),
     )
 
 
@@ -172,12 +189,19 @@ def _commands(wanted: Request) -> list[str]:
     if wanted.in_memory is not None:
         return [f"pruning.export_model(model, {wanted.mask!r}, DIR)  # in Python"]
     words = ["python", "-m", "pruning.export", "--drop", drop, *launch_words({"model": model}), "out=DIR"]
-    cut = [shlex.join(words)] if wanted.scales is None and wanted.repair is None else []
+    cut = (
+        [shlex.join(words)]
+        if wanted.scales is None and wanted.repair is None and wanted.healed is None
+        else []
+    )
     if wanted.result is None:
         return cut
     launches = [
         ["python", "launch.py", *launch_words(portable(config))] for config in _evaluated(wanted.result)
     ]
+    if wanted.healed is not None:
+        end = [*map(shlex.join, launches), "python -m pruning.export CELL out=DIR healed=true"]
+        return [*end, *cut]
     return [*map(shlex.join, launches[:-1]), shlex.join([*launches[-1], "export=DIR"]), *cut]
 
 
@@ -209,7 +233,8 @@ def _record(wanted: Request, facts: Facts) -> dict[str, Any]:
 
 def summary(facts: Facts, out: Path) -> str:
     """Three lines: the change of the metrics, the reduction in size with the speedup, and the model's directory."""
-    lost = ", ".join(f"{name} {a} -> {b}" for name, a, b in metric_text.metrics(facts.result))
+    which: Literal["pruned", "healed"] = "pruned" if facts.healed is None else "healed"
+    lost = ", ".join(f"{name} {a} -> {b}" for name, a, b in metric_text.metrics(facts.result, which))
     sizes, mask = facts.sizes, facts.mask
     used, in_use = sizes.parameters - facts.idle, " in use" if facts.idle else ""
     fewer = 1 - used / sizes.dense_parameters
@@ -225,9 +250,11 @@ def summary(facts: Facts, out: Path) -> str:
     )
 
 
-def export_cell(folder: Path, out: Path) -> str:
-    """Export a finished cell; returns the three lines of `summary`. Raises as `export` does."""
+def export_cell(folder: Path, out: Path, healed: bool = False) -> str:
+    """Export a finished cell, or its healed model; returns the three lines of `summary`. Raises as `export` does."""
     wanted = request.of_cell(folder, output_directory(out))
+    if healed:
+        wanted = dataclasses.replace(wanted, healed=request.folder_of_healed(folder, wanted))
     return summary(export(wanted), wanted.out)
 
 

@@ -23,16 +23,17 @@ from pruning.models import loader, recorded_weights, spec
 if TYPE_CHECKING:
     from pruning.models.repaired_weights import Repair
 
-SETTINGS = ("out", "force", "verify", "max_shard_size", "form", "model")
+SETTINGS = ("out", "force", "verify", "max_shard_size", "form", "healed", "model")
 USAGE = """python -m pruning.export CELL_OR_MASK out=DIR [model=NAME] [model.SETTING=VALUE ...]
        python -m pruning.export --drop 3,7,12 out=DIR [model=NAME] [model.SETTING=VALUE ...]
        python -m pruning.export --drop "a3 m7 b12" out=DIR [model=NAME] [model.SETTING=VALUE ...]"""
 MORE = """CELL_OR_MASK is the folder of a finished cell, or a mask.json. model=NAME is an option of conf/model
 (default smollm2); for any other directory or a GGUF file, give model=local model.path=PATH. For a cell, leave the
 model out. --drop a3,m7,b12 removes the attention of block 3, the MLP of block 7, and block 12; parts of blocks become
-zeros (form=zeros), whole blocks are cut out. verify=false skips the comparison with the masked model;
-max_shard_size=5GB. An export replaces an earlier export of the same model and mask; force=true replaces it even if
-its precision or compensation differs. A directory that holds anything else, or a changed file, is never replaced."""
+zeros (form=zeros), whole blocks are cut out. healed=true writes the weights of the cell's healing (`python -m
+pruning.heal`). verify=false skips the comparison with the masked model; max_shard_size=5GB. An export replaces an
+earlier export of the same model and mask; force=true replaces it even if its precision, compensation or healing
+differs. A directory that holds anything else, or a changed file, is never replaced."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ class Request:
     verify: bool = True
     max_shard_size: str = "5GB"
     form: str | None = None
+    healed: Path | None = None  # the folder of the cell whose healed weights are written
     in_memory: str | None = None  # the name of a model whose files exist for this export only
 
     @property
@@ -94,7 +96,25 @@ def parse(arguments: Sequence[str]) -> Request:
         verify=_truth("verify", settings, wanted.verify),
         max_shard_size=settings.get("max_shard_size", wanted.max_shard_size),
         form=settings.get("form"),
+        healed=_healed(settings, paths, wanted),
     )
+
+
+def _healed(settings: Mapping[str, str], paths: Sequence[str], wanted: Request) -> Path | None:
+    """The folder of the cell whose healed weights are asked for. Raises InputError if the cell has none."""
+    if not _truth("healed", settings, False):
+        return None
+    return folder_of_healed(Path(paths[0]).expanduser() if paths else None, wanted)
+
+
+def folder_of_healed(cell: Path | None, wanted: Request) -> Path:
+    """The folder of a healed cell, from its path or that of its mask. Raises InputError if it has no healing."""
+    if cell is None or wanted.result is None or "heal" not in wanted.result:
+        raise InputError(
+            "healed=true needs a cell that was healed: give its folder, and heal it first with "
+            "`python -m pruning.heal CELL`."
+        )
+    return cell if cell.is_dir() else cell.parent
 
 
 def _recorded(path: Path, settings: Mapping[str, str], out: Path) -> Request:

@@ -37,7 +37,7 @@ class Stored:
     def values(self, model: Any, changed: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The values to store, by the rest of the name, if the weights `changed` of the model have new values."""
         state = {name: weight for name, weight in model.named_parameters() if name.startswith(self.path)}
-        converted = _by_tail(self.path, self.convert(model, state | dict(changed)))
+        converted = by_tail(self.path, self.convert(model, state | dict(changed)))
         return {tail: converted[tail] for tail in self.tails}
 
 
@@ -51,8 +51,8 @@ def stored_weights(plan: Plan, model: Any, block: int, weights: Sequence[str], t
     marks = {name: torch.full_like(value, name[len(path) :] not in weights) for name, value in values.items()}
     names = {tail: name for name in tensors.shapes() if (tail := _tail(plan, block, name)) is not None}
     reasons = []
-    for convert in (_converted_back, _unchanged):
-        converted, marked = (_by_tail(path, convert(model, state)) for state in (values, marks))
+    for convert in (converted_back, _unchanged):
+        converted, marked = (by_tail(path, convert(model, state)) for state in (values, marks))
         reason = _why_not(plan, converted, marked, names, tensors)
         if reason is None:
             return Stored(path, frozenset(t for t, mark in marked.items() if not mark.any()), convert)
@@ -67,7 +67,7 @@ def _unchanged(_model: Any, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]
     return state
 
 
-def _converted_back(model: Any, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+def converted_back(model: Any, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     """Weights of a model under the names and in the shapes in which transformers would save them."""
     from transformers.core_model_loading import revert_weight_conversion
 
@@ -80,7 +80,7 @@ def _tail(plan: Plan, block: int, name: str) -> str | None:
     return found[1] if found is not None and found[0] == block else None
 
 
-def _by_tail(path: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def by_tail(path: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Tensors by the rest of their names after the block's number; `path` is that of the block in the model."""
     list_name, number = path.split(".")[-3:-1]
     found = {}

@@ -9,12 +9,12 @@ from typing import Any
 
 import yaml
 
-from pruning.config.compose import restored
+from pruning.config.compose import ADDED, restored
 from pruning.config.groups import CONF, members, options
 from pruning.core.recorded import CLASS, OPTION, TARGET, recorded, same_settings, without_option
 from pruning.hydra_app.registry import register
 
-GROUPS = ("model", "objective", "calibration", "algo", "compensation", "eval")
+GROUPS = ("model", "objective", "calibration", "algo", "compensation", "heal", "eval")
 OTHERS = ("ratio", "k", "protect", "racing", "seed")
 RESOURCES = "model.resources."  # left out: these settings only affect where a cell runs
 
@@ -25,6 +25,8 @@ def launch_words(config: Mapping[str, Any]) -> list[str]:
     Settings that do not affect the outcome of a cell are left out: folders, trackers, batch sizes.
     """
     config = recorded(config)
+    if config.get("heal", {}).get(CLASS) == ADDED["heal"][CLASS]:
+        config = {name: value for name, value in config.items() if name != "heal"}  # as results leave it out
     words = [f"{group}={_option(group, config[group])}" for group in GROUPS if group in config]
     if config.get("seed"):
         words.append(f"seed={config['seed']}")  # `_plain` needs the seed, because other settings refer to it

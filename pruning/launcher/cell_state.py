@@ -6,7 +6,7 @@ import enum
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pruning.core.errors import PruningError
 from pruning.core.recorded import same_settings
@@ -59,7 +59,7 @@ def finished(cell: Cell) -> DoneResult | None:
     result = cell.result()
     if result is None or result["status"] != "done":
         return None
-    if not same_settings(result["config"].get("eval"), cell.config.get("eval")):
+    if not _has(result, cell.config):
         return None
     local = digests_of(cell.evaluation.files())
     return result if local.items() <= result["evaluation"].get("files", {}).items() else None
@@ -96,7 +96,21 @@ def _is_done(folder: Path, record: Submission, key: str) -> bool:
         return False
     if result is None or result["status"] != "done":
         return False
-    return same_settings(result["config"].get("eval"), record.task(key).config.get("eval"))
+    return _has(result, record.task(key).config)
+
+
+def _has(result: DoneResult, config: Mapping[str, Any]) -> bool:
+    """Whether a result has the evaluation and the healing that a configuration asks for."""
+    known, wanted = result["config"], config.get("eval")
+    if not same_settings(known.get("eval"), wanted):
+        return False
+    if "heal" not in config:
+        return True
+    evaluation = result["evaluation"]
+    kinds = evaluation.get("records", {})
+    current = [m for m, settings in evaluation.get("settings", {}).items() if same_settings(settings, wanted)]
+    measured = "speed" in evaluation or all("healed" in kinds.get(metric, {}) for metric in current)
+    return "heal" in result and same_settings(known.get("heal"), config["heal"]) and measured
 
 
 def _state(results: Path, key: str, record: Submission, info: slurm_queue.Info | None) -> CellState:

@@ -19,6 +19,7 @@ from pruning.core.recorded import OPTION, recorded
 from pruning.core.result import NAME, Result, read_result
 from pruning.engine.compensation import Compensation, NoCompensation
 from pruning.evaluation import Evaluation
+from pruning.healing.settings import NoHealing
 from pruning.models.spec import PLACING, Model, same_attention
 from pruning.objective import Objective
 from pruning.runs.cell_key import key_in
@@ -109,6 +110,8 @@ class Cell:
     unit: str = "block"
     budget: str = "parameters"
     latency: Latency = dataclasses.field(default_factory=Latency)
+    # Training of the pruned model. Like the evaluation, it is not part of the key.
+    heal: Any = dataclasses.field(default_factory=NoHealing)
 
     @cached_property
     def key(self) -> str:

@@ -30,9 +30,25 @@ from pruning.runs.progress import batches_shown
 if TYPE_CHECKING:
     from pruning.engine.forward import Forward
 
-MEASURED = {"dense", "pruned", "uncompensated"}  # parts of a result's `evaluation` that contain metrics
+MEASURED = {
+    "dense",
+    "pruned",
+    "uncompensated",
+    "healed",
+}  # parts of a result's `evaluation` that contain metrics
 # Parts of a result's `evaluation` to which each evaluation adds its own metrics.
-GROWING = ("dense", "pruned", "uncompensated", "data", "how", "records", "overlap", "files", "settings")
+GROWING = (
+    "dense",
+    "pruned",
+    "uncompensated",
+    "healed",
+    "data",
+    "how",
+    "records",
+    "overlap",
+    "files",
+    "settings",
+)
 
 
 @dataclass(frozen=True)
@@ -51,6 +67,7 @@ class Evaluator:
     data: Mapping[str, Data]
     forward: Forward
     folders: Mapping[str, Path]
+    whole: str = "the dense model"  # what the mask that removes nothing stands for
 
     def __call__(self, mask: Mask) -> MaskMetrics:
         """The metrics of a mask. A measurement that is already in a file is read and not repeated."""
@@ -75,7 +92,7 @@ class Evaluator:
             return self._measured(name, mask) if known is None else Measured(known["metrics"], known["how"])
 
     def _measured(self, name: str, mask: Mask) -> Measured:
-        title = f"{name} {f'without {mask}' if mask.dropped else 'of the dense model'}"
+        title = f"{name} {f'without {mask}' if mask.dropped else f'of {self.whole}'}"
         with batches_shown(title) as watch:
             forward = self.forward.watched(watch)
             measured = self.evaluation.measure(forward, name, self.data[name], mask)

@@ -11,10 +11,13 @@ from typing import Any, cast
 from pruning.calibration import Calibration
 from pruning.calibration.records import existing
 from pruning.calibration.samples import Samples
+from pruning.core.errors import InputError
 from pruning.core.hashing import digest
 from pruning.core.space import Space
 from pruning.evaluation import Data, Evaluation, digests_of
 from pruning.evaluation.overlap import check_disjoint
+from pruning.healing.guard import check_text
+from pruning.healing.text import HealingText, draw_text
 from pruning.models import loader, preflight, spec
 from pruning.runs.cell import Cell, settings_record
 from pruning.runs.check_data import Reader, check_calibration, check_evaluation
@@ -34,6 +37,7 @@ class Prepared:
     samples: Samples
     data: Mapping[str, Data]
     space: Space | None
+    text: HealingText | None = None  # what the pruned model is trained on
 
     @property
     def evaluations(self) -> int:
@@ -54,6 +58,7 @@ def check_cell(cell: Cell) -> None:
     """
     cell.removal.check()
     budget.check_budget(cell.algo)
+    cell.heal.check()
     if (file := cell.calibration.file()) is not None:
         existing(file)
     cell.result()
@@ -77,10 +82,16 @@ def prepare(cell: Cell) -> Prepared:
     data = _evaluation_data(cell.evaluation, cell.model)
     drawn: dict[str, Any] = {"the calibration data": samples}
     drawn |= {f"the data of {name}": evaluated for name, evaluated in data.items()}
+    text = None
+    if cell.heal.trains:
+        text = _healing_text(cell, samples)
+        drawn["the healing text"] = Samples("text", text.source, (*text.windows, *text.heldout), text.seed)
     preflight.check_vocabulary(cell.model, {label: _largest_id(rows) for label, rows in drawn.items()})
     if not cell.evaluation.allow_overlap:
         check_disjoint(samples, data)
-    return Prepared(cell, samples, data, space)
+        if text is not None:
+            check_text(text, data)
+    return Prepared(cell, samples, data, space, text)
 
 
 def _largest_id(drawn: Any) -> int:
@@ -96,6 +107,21 @@ def _draw(calibration: Hashable, model: spec.Model) -> Samples:
     return samples
 
 
+def _healing_text(cell: Cell, samples: Samples) -> HealingText:
+    """The text of a healing, drawn once for all cells with the same settings and samples."""
+    limit = loader.context_length(cell.model)
+    if limit is not None and cell.heal.length > limit:
+        raise InputError(
+            f"heal.length={cell.heal.length} is too long: {cell.model.name} reads at most {limit} tokens."
+        )
+    key = (digest([cell.heal.identity(), samples.sha256]), cell.model)
+    if key not in _texts:
+        _texts.clear()
+        _texts[key] = draw_text(cell.heal, loader.tokenizer(cell.model), samples)
+    return _texts[key]
+
+
+_texts: dict[tuple[str, spec.Model], HealingText] = {}
 _data: dict[tuple[str, spec.Model], Mapping[str, Data]] = {}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from pruning.core.errors import InputError
 from pruning.core.mask import Mask
@@ -18,6 +18,10 @@ from pruning.runs.evaluate_mask import evaluate_mask
 from pruning.runs.measurements import digests, mean_of, merged
 from pruning.runs.prepare import Prepared
 
+if TYPE_CHECKING:
+    from pruning.models.loader import LanguageModel
+    from pruning.runs.cell import Cell
+
 
 def reevaluate(prepared: Prepared, done: DoneResult) -> DoneResult:
     """The result of a finished cell, extended by the evaluation that is now requested.
@@ -28,6 +32,16 @@ def reevaluate(prepared: Prepared, done: DoneResult) -> DoneResult:
     if not missing(prepared, done):
         return _with_evaluation(prepared, done)
     cell, started = prepared.cell, now()
+    model, mask = recorded_model(cell, done), Mask.from_json(done["mask"])
+    scales, repair = recorded_scales(done), recorded_repair(cell, done)
+    new: dict[str, Any] = dict(evaluate_mask(prepared, mask, forward_of(cell, model), scales, repair))
+    new["environment"] = provenance(started, str(model.device))
+    evaluated = {**done, "evaluation": merged(done["evaluation"], new)}
+    return _with_evaluation(prepared, cast(DoneResult, evaluated), grown=True)
+
+
+def recorded_model(cell: Cell, done: DoneResult) -> LanguageModel:
+    """The model of a finished cell. Raises InputError if it has another revision or other weights than the result."""
     revision = done["model"]["revision"]
     if cell.model.in_directory:
         check_same_weights(cell.model, revision, done["environment"].get("started"))
@@ -37,14 +51,13 @@ def reevaluate(prepared: Prepared, done: DoneResult) -> DoneResult:
             f"model {cell.model.name} has changed: its revision is {model.info.revision}, not {revision}. "
             f"A mask is evaluated on the model that it was found for: set model.revision={revision}."
         )
-    mask = Mask.from_json(done["mask"])
-    factors = done.get("compensation")
-    scales = tuple(factors.get(str(unit), 1.0) for unit in range(mask.n_units)) if factors else None
-    repair = recorded_repair(cell, done)
-    new: dict[str, Any] = dict(evaluate_mask(prepared, mask, forward_of(cell, model), scales, repair))
-    new["environment"] = provenance(started, str(model.device))
-    evaluated = {**done, "evaluation": merged(done["evaluation"], new)}
-    return _with_evaluation(prepared, cast(DoneResult, evaluated), grown=True)
+    return model
+
+
+def recorded_scales(done: DoneResult) -> tuple[float, ...] | None:
+    """The factors of a result's compensation, one per unit; None without compensation."""
+    mask, factors = Mask.from_json(done["mask"]), done.get("compensation")
+    return tuple(factors.get(str(unit), 1.0) for unit in range(mask.n_units)) if factors else None
 
 
 def missing(prepared: Prepared, result: DoneResult) -> bool:

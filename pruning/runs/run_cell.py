@@ -25,6 +25,7 @@ from pruning.runs.cell_repair import check_repair, new_repair
 from pruning.runs.cell_space import cell_space
 from pruning.runs.cost_ledger import CostLedger
 from pruning.runs.evaluate_mask import evaluate_mask
+from pruning.runs.heal_cell import healed_cell
 from pruning.runs.measurements import digests
 from pruning.runs.prepare import Prepared
 from pruning.runs.progress import Progress
@@ -51,6 +52,7 @@ def run(prepared: Prepared) -> DoneResult:
                 result = _run(prepared, note)
         else:
             result = reevaluate(prepared, done)
+        result = healed_cell(prepared, result)
     if collectives.is_first():
         cell.tracker.finished(cell.folder)
     return result

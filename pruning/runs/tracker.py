@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from pruning.runs.cell import Cell
 
-# During a search, this function gets the number of masks scored so far and the lowest loss.
-Note: TypeAlias = Callable[[int, float], None]
+BEST = "search/best_so_far"
+
+
+class Note(Protocol):
+    """Called during a search with the number of masks scored so far and the lowest loss.
+
+    In a healing, it is called with the number of tokens, a loss, and the name of the loss.
+    """
+
+    def __call__(self, step: int, value: float, name: str = BEST, /) -> None:
+        """Send one number."""
+        ...
 
 
 class Tracker(Protocol):

@@ -99,4 +99,4 @@ def _export(cells: Sequence[Cell], outcome: Outcome) -> None:
         if cell.export is not None and cell.key in outcome.done:
             from pruning.export.pipeline import export_cell
 
-            say(f"\n{export_cell(cell.folder, cell.export)}")
+            say(f"\n{export_cell(cell.folder, cell.export, cell.heal.trains)}")

@@ -105,8 +105,13 @@ def _near_tie(result: DoneResult) -> str:
 def _change(metric: str, result: DoneResult) -> str:
     """A metric as `dense -> pruned`; empty if it was not measured."""
     decimals = 3 if kind_of(metric).startswith("acc") else 2
-    values = [result["evaluation"][which].get(metric) for which in ("dense", "pruned")]
-    return "" if None in values else " -> ".join(f"{value:.{decimals}f}" for value in values)
+    evaluation = result["evaluation"]
+    values = [evaluation["dense"].get(metric), evaluation["pruned"].get(metric)]
+    if None in values:
+        return ""
+    text = " -> ".join(f"{value:.{decimals}f}" for value in values)
+    healed = evaluation.get("healed", {}).get(metric)
+    return text if healed is None else f"{text}, healed {healed:.{decimals}f}"
 
 
 def _speed(result: DoneResult) -> str:

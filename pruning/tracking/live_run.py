@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pruning.core.nested import leaves
+from pruning.runs.tracker import BEST
 from pruning.tracking.run_names import run_name
 from pruning.tracking.store_errors import reason
 
@@ -53,15 +54,15 @@ class _Sender:
 
     server: Destination
     cell: Cell
-    points: list[tuple[int, float, int]] = field(default_factory=list)  # (evaluations, best loss, time in ms)
+    points: list[tuple[str, int, float, int]] = field(default_factory=list)  # name, step, value, time in ms
     stopped: threading.Event = field(default_factory=threading.Event)
     client: Any = None
     run: str | None = None
     warned: bool = False
 
-    def note(self, evaluations: int, best: float) -> None:
+    def note(self, step: int, value: float, name: str = BEST, /) -> None:
         """Keep a point until it is sent."""
-        self.points.append((evaluations, best, int(time.time() * 1000)))
+        self.points.append((name, step, value, int(time.time() * 1000)))
 
     def run_until_stopped(self) -> None:
         """Send the kept points every `server.every` seconds, and once more after the stop."""
@@ -90,7 +91,7 @@ class _Sender:
             self.client = client
         chosen = self.points[:1000]  # MLflow's limit for one batch
         if chosen:
-            metrics = [Metric("search/best_so_far", best, when, step) for step, best, when in chosen]
+            metrics = [Metric(name, value, when, step) for name, step, value, when in chosen]
             self.client.log_batch(self.run, metrics=metrics)
             del self.points[: len(chosen)]
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from pruning.core import study_list, trace
 from pruning.core.errors import DamagedError, PruningError
@@ -15,6 +15,7 @@ from pruning.core.nested import leaves
 from pruning.core.result import LOG, MODELS, NAME, DoneResult, Result, read_result
 from pruning.core.space import space_of
 from pruning.evaluation.speed import flat
+from pruning.healing import curve
 from pruning.search.driver import best_so_far
 from pruning.search.journal import Journal
 from pruning.tracking.mask_picture import DPI, mask_picture
@@ -144,14 +145,29 @@ def _metrics(result: Result, folder: Path) -> Iterator[tuple[str, float, int]]:
             yield f"{which}/{name}", value, 0
     if (speed := result["evaluation"].get("speed")) is not None:
         yield from ((name, value, 0) for name, value in flat(speed))
+    yield from _healing(result, folder)
     mask = Mask.from_json(result["mask"])
     scores = list(Journal.open(folder / trace.NAME, mask.n_blocks, unit=mask.unit).scores.values())
     for step, best in best_so_far(scores, space_of(mask, search).complete):
         yield "search/best_loss", best, step
 
 
+def _healing(result: DoneResult, folder: Path) -> Iterator[tuple[str, float, int]]:
+    """The curve of a healing; a step is a number of tokens."""
+    if (record := result.get("heal")) is None:
+        return
+    yield "heal/tokens", record["tokens"], 0
+    yield "heal/seconds", record["seconds"], 0
+    for point in curve.read(folder / record["folder"] / curve.NAME):
+        for name in ("loss", "heldout_loss", "lr"):
+            if name in point:
+                yield f"heal/{name}", cast(Mapping[str, Any], point)[name], point["tokens"]
+
+
 def _artifacts(client: Any, run: str, folder: Path, result: Result) -> None:
-    names = (NAME, "mask.json", "config.yaml", trace.NAME, LOG)
+    names: tuple[str, ...] = (NAME, "mask.json", "config.yaml", trace.NAME, LOG)
+    if result["status"] == "done" and "heal" in result:
+        names = (*names, f"{result['heal']['folder']}/{curve.NAME}")
     for name in names:
         if (folder / name).exists():
             client.log_artifact(run, str(folder / name))

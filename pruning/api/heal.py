@@ -1,0 +1,66 @@
+"""Train a pruned model on texts, so that it regains some of what the mask has cost."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pruning.api.model import PrunableModel, wrap_model
+from pruning.calibration.text import start_tokens, token_ids
+from pruning.core.errors import InputError, unknown
+from pruning.core.mask import Mask
+from pruning.healing.settings import Training
+
+
+def heal_mask(
+    model: PrunableModel,
+    mask: Mask,
+    *,
+    texts: Sequence[str] | None = None,
+    tokens: int = 200_000,
+    how: str = "lora",
+    folder: str | Path | None = None,
+    **settings: Any,
+) -> PrunableModel:
+    """Train the model without the units of a mask. Returns a copy of the dense model with the healed weights.
+
+    Run, measure or export the copy with the same mask: the units that the mask removes are not healed. `how` is an
+    option of `heal`, `lora`, `full` or `distill`, and `settings` are its settings, such as `lr=1e-4`. Without texts,
+    the embedded text is used (`source="pydoc"`). With a folder, a call that was stopped continues when it is
+    repeated. The model itself is not changed. Raises InputError if a setting is wrong or the texts are too short, and
+    LossError if a loss is not finite.
+    """
+    from pruning.healing.heal import heal
+    from pruning.healing.text import draw_text, packed
+
+    chosen = _settings(how, {"tokens": tokens, **settings})
+    if texts is None:
+        text = draw_text(chosen, model.tokenizer)
+    else:
+        text = packed(token_ids(texts, model.tokenizer, None), start_tokens(model.tokenizer), chosen, "texts")
+    place = None if folder is None else Path(folder)
+    healed = heal(model.language_model, mask, text, chosen, place)
+    module = copy.deepcopy(model.module)
+    weights = dict(module.named_parameters())
+    for name, tensor in healed.tensors.items():
+        weights[name].data.copy_(tensor)
+    return wrap_model(module, model.tokenizer, model.name)
+
+
+def _settings(how: str, settings: dict[str, Any]) -> Training:
+    """The settings of an option of `heal`. Raises InputError if the option or a setting does not exist."""
+    from pruning.hydra_app.build_option import build_named
+
+    option: Training = build_named("heal", how)
+    if not option.trains:
+        raise InputError(f"how={how!r} does not train: choose lora, full or distill.")
+    known = [field.name for field in dataclasses.fields(option)]
+    for name in settings:
+        if name not in known:
+            raise unknown("setting of a healing", name, known)
+    chosen = dataclasses.replace(option, **settings)
+    chosen.check()
+    return chosen

@@ -1,0 +1,100 @@
+"""The state of a training run, and its files. A file is written atomically, so a kill leaves the last one whole."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pruning.core.atomic_files import naming
+from pruning.core.errors import DamagedError, first_line
+from pruning.core.temporary import sweep, temporary_file
+from pruning.distributed import collectives
+from pruning.healing.curve import Point
+
+NAME = re.compile(r"(step|decay)-(\d{8})\.pt")
+
+
+@dataclass
+class State:
+    """How far a training run is: its weights, its optimizer, its curve and its best weights so far.
+
+    `best` are the weights with the lowest held-out loss; None before the first. `worse` counts the held-out losses
+    since then. The order of the data and the learning rate are functions of `step`, and training uses
+    no random numbers, so this is everything.
+    """
+
+    weights: list[Tensor]
+    optimizer: dict[str, Any]
+    step: int = 0
+    seconds: float = 0.0
+    curve: list[Point] = field(default_factory=list)
+    best_step: int = 0
+    best_loss: float = float("inf")
+    best: list[Tensor] | None = None
+    worse: int = 0
+
+    def copy_of(self) -> list[Tensor]:
+        """A copy of the weights."""
+        return [weight.detach().clone() for weight in self.weights]
+
+
+def save(path: Path, state: State) -> None:
+    """Write a checkpoint, and remove older ones beside it that no other budget needs. The first rank does this."""
+
+    def write() -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sweep(path.parent)
+        data = {**vars(state), "curve": json.dumps(state.curve)}
+        data["weights"] = [weight.detach() for weight in state.weights]
+        with naming(path), temporary_file(path) as (stream, temporary):
+            torch.save(data, stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+            temporary.chmod(0o644)
+            temporary.replace(path)
+        for kind, _, older in _files(path.parent):
+            if kind == "step" and older != path:
+                older.unlink(missing_ok=True)
+
+    collectives.on_first(write)
+
+
+def load(path: Path) -> State:
+    """Read a checkpoint into CPU memory. Raises DamagedError if the file is not one."""
+    try:
+        data = torch.load(path, map_location="cpu", weights_only=True)
+        return State(**{**data, "curve": json.loads(data["curve"])})
+    except (RuntimeError, EOFError, UnpicklingError, KeyError, TypeError, ValueError, OSError) as error:
+        raise DamagedError(
+            f"{path} is damaged ({first_line(error)}): remove it, and healing starts from an earlier state."
+        ) from error
+
+
+def path_of(folder: Path, step: int, kept: bool = False) -> Path:
+    """The file of a checkpoint. A kept one is where the rate of some budget begins to fall."""
+    return folder / f"{'decay' if kept else 'step'}-{step:08d}.pt"
+
+
+def latest(folder: Path, most: int) -> Path | None:
+    """The checkpoint of the largest step up to `most`; None if there is none. All ranks get the same answer."""
+
+    def find() -> Path | None:
+        fitting = [(step, path) for _, step, path in _files(folder) if step <= most]
+        return max(fitting)[1] if fitting else None
+
+    return collectives.on_first(find)
+
+
+def _files(folder: Path) -> Iterator[tuple[str, int, Path]]:
+    for path in sorted(folder.glob("*.pt")):
+        if match := NAME.fullmatch(path.name):
+            yield match[1], int(match[2]), path

@@ -1,0 +1,89 @@
+"""The folder of a finished healing: its weights and its record. The record is written last."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import cast
+
+from torch import Tensor
+
+from pruning.core import atomic_files
+from pruning.core.errors import DamagedError, first_line
+from pruning.core.hashing import file_sha256
+from pruning.core.heal_record import HealRecord
+from pruning.core.temporary import temporary_file
+from pruning.distributed import collectives
+from pruning.healing.heal import CHECKPOINTS, Healed
+from pruning.healing.settings import Training
+from pruning.healing.text import HealingText
+
+FOLDER, WEIGHTS, RECORD = "healed", "weights.safetensors", "heal.json"
+
+
+def write_healed(folder: Path, healed: Healed, text: HealingText, settings: Training) -> HealRecord:
+    """Write the changed weights and the record, and remove checkpoints. The first rank does this."""
+
+    def write() -> HealRecord:
+        from safetensors.torch import save_file
+
+        folder.mkdir(parents=True, exist_ok=True)
+        with temporary_file(folder / WEIGHTS) as (_, temporary):
+            save_file({name: tensor.cpu().contiguous() for name, tensor in healed.tensors.items()}, temporary)
+            temporary.chmod(0o644)
+            temporary.replace(folder / WEIGHTS)
+        record = _record(folder, healed, text, settings)
+        atomic_files.write_json(folder / RECORD, record)
+        shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+        return record
+
+    return collectives.on_first(write)
+
+
+def read_record(folder: Path) -> HealRecord | None:
+    """The record of a finished healing; None if it is not finished. All ranks get the same answer."""
+
+    def read() -> HealRecord | None:
+        path = folder / RECORD
+        return cast(HealRecord, atomic_files.read_json(path)) if path.exists() else None
+
+    return collectives.on_first(read)
+
+
+def read_weights(folder: Path, record: Mapping[str, object]) -> dict[str, Tensor]:
+    """The changed weights of a finished healing, by dense name.
+
+    Raises DamagedError if the file cannot be read or is not the one that the record describes.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    path = folder / WEIGHTS
+    try:
+        if file_sha256(path) == record["weights_sha256"]:
+            return dict(load_file(path))
+        reason = "its contents do not have the digest that heal.json names"
+    except (OSError, SafetensorError) as error:
+        reason = first_line(error)
+    raise DamagedError(f"{path} is damaged ({reason}): remove the folder {folder} and heal again.")
+
+
+def _record(folder: Path, healed: Healed, text: HealingText, settings: Training) -> HealRecord:
+    last = healed.curve[-1]
+    return {
+        "folder": f"{FOLDER}/{folder.name}",
+        "settings": {"class": type(settings).__name__, **dataclasses.asdict(settings)},
+        "source": text.source,
+        "text_sha256": text.sha256,
+        "tokens": last["tokens"],
+        "steps": last["step"],
+        "epochs": round(healed.epochs, 4),
+        "seconds": last["seconds"],
+        "trained": healed.trained,
+        "best_step": healed.best_step,
+        "stopped_early": healed.stopped_early,
+        "curve": healed.summary(),
+        "weights_sha256": file_sha256(folder / WEIGHTS),
+    }

@@ -1,0 +1,180 @@
+"""The settings of healing, one class per option of `heal`. This module does not use torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pruning.calibration.sources import TEXTS
+from pruning.core.errors import InputError, unknown
+from pruning.core.hashing import digest, file_sha256
+from pruning.healing.settings_check import check_numbers, check_peft
+
+SCHEDULES = ("wsd", "cosine")
+WEIGHTS = ("lora", "full")
+# These settings change no more than the rounding of a result, so a healing keeps its folder if they change.
+RUNNING = ("micro_tokens", "gradient_checkpointing", "checkpoint_every")
+
+
+@dataclass(frozen=True)
+class NoHealing:
+    """The pruned model is not trained."""
+
+    trains: ClassVar[bool] = False
+
+    def check(self) -> None:
+        """Nothing to check."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """What all kinds of healing have in common.
+
+    `tokens` is the budget. Text is packed into windows of `length` tokens. A step trains on `batch_tokens` tokens, at
+    most `micro_tokens` of them at a time. `warmup`, `eval_every` and `checkpoint_every` are counted in steps, and
+    `decay` is the share of the steps at the end in which the rate falls. `heldout` windows of the text are kept for
+    the held-out loss. If this loss has not fallen in `patience` evaluations, training stops (0: never).
+    """
+
+    tokens: int = 200_000
+    length: int = 256
+    batch_tokens: int = 2048
+    lr: float = 5e-4
+    schedule: str = "wsd"
+    warmup: int = 5
+    decay: float = 0.2
+    weight_decay: float = 0.0
+    clip: float = 1.0
+    seed: int = 0
+    source: str = "pydoc"
+    path: str | None = None
+    name: str | None = None
+    split: str = "train"
+    column: str = "text"
+    revision: str | None = None
+    stream: bool = False
+    heldout: int = 16
+    eval_every: int = 10
+    patience: int = 3
+    checkpoint_every: int = 10
+    micro_tokens: int = 2048
+    gradient_checkpointing: bool = False
+
+    trains: ClassVar[bool] = True
+    part: ClassVar[str] = "calibration"  # held-out parts of embedded text are for evaluations only
+
+    def check(self) -> None:
+        """Raise InputError if a setting is out of range, or if a package or a file is missing."""
+        check_numbers(self)
+        if self.source not in TEXTS:
+            raise unknown("source of text", self.source, TEXTS)
+        if self.schedule not in SCHEDULES:
+            raise unknown("heal.schedule", self.schedule, SCHEDULES)
+        if self.source == "hub" and not self.path:
+            raise InputError("heal.path is not set: give the name of a data set, heal.path=NAME.")
+        if (file := self.file()) is not None:
+            from pruning.calibration.records import existing
+
+            existing(file, "heal.path")
+        if self.adapter:
+            check_peft()
+
+    @property
+    def adapter(self) -> bool:
+        """Whether LoRA adapters are trained, not the weights themselves."""
+        return False
+
+    @property
+    def windows(self) -> int:
+        """The number of windows of one step."""
+        return max(1, self.batch_tokens // self.length)
+
+    @property
+    def steps(self) -> int:
+        """The number of steps that the budget allows; at least one."""
+        return max(1, self.tokens // (self.windows * self.length))
+
+    def file(self) -> str | None:
+        """The local file that is read, if any."""
+        return (self.path or "") if self.source == "file" else None
+
+    def identity(self) -> dict[str, Any]:
+        """The settings that the healed weights depend on. A file is represented by its digest."""
+        fields = {name: value for name, value in dataclasses.asdict(self).items() if name not in RUNNING}
+        if (file := self.file()) is not None:
+            fields["path"] = file_sha256(Path(file).expanduser())
+        return {"type": type(self).__name__, **fields}
+
+    def key(self, text: str) -> str:
+        """The name of the folder of a healing on a text with this digest."""
+        return digest({**self.identity(), "text": text})
+
+    def line(self, text: str) -> str:
+        """A name that budgets share whose training begins in the same way."""
+        own = self.identity()
+        if self.schedule == "wsd":
+            own = {name: value for name, value in own.items() if name not in ("tokens", "decay")}
+        return digest({**own, "text": text})
+
+
+@dataclass(frozen=True)
+class Lora(Training):
+    """Low-rank adapters on all linear layers of the blocks, merged at the end (LoRA, arXiv 2106.09685).
+
+    An adapter adds (alpha / rank) B A to a weight; B is (out, rank), A is (rank, in).
+    """
+
+    rank: int = 16
+    alpha: float = 32.0
+
+    @property
+    def adapter(self) -> bool:
+        """Adapters are trained."""
+        return True
+
+
+@dataclass(frozen=True)
+class Full(Training):
+    """All weights of the blocks are trained."""
+
+    lr: float = 1e-4
+
+
+@dataclass(frozen=True)
+class Distill(Training):
+    """The dense model is the teacher: its next-token distributions, and optionally its hidden states, are learnt.
+
+    The loss is ce * cross entropy + kl * temperature^2 * KL(teacher || student) + hidden * relative squared error of
+    the states after the kept blocks. `weights` says what is trained: `lora` or `full`.
+    """
+
+    weights: str = "lora"
+    rank: int = 16
+    alpha: float = 32.0
+    kl: float = 1.0
+    ce: float = 0.5
+    hidden: float = 0.0
+    temperature: float = 1.0
+
+    def check(self) -> None:
+        """Raise InputError as `Training.check` does, or if a weight is negative or all are 0."""
+        if self.weights not in WEIGHTS:
+            raise unknown("heal.weights", self.weights, WEIGHTS)
+        if min(self.kl, self.ce, self.hidden) < 0 or self.kl + self.ce + self.hidden == 0:
+            raise InputError(
+                f"heal.kl={self.kl:g}, heal.ce={self.ce:g} and heal.hidden={self.hidden:g} are weights of a loss: "
+                "choose 0 or more, and at least one above 0."
+            )
+        if not 0 < self.temperature < math.inf:
+            raise InputError(
+                f"heal.temperature={self.temperature:g} is out of range: choose a number above 0."
+            )
+        super().check()
+
+    @property
+    def adapter(self) -> bool:
+        """Whether adapters are trained."""
+        return self.weights == "lora"

@@ -1,0 +1,36 @@
+"""Check the numbers in the settings of healing, and that the package for LoRA is installed."""
+
+from __future__ import annotations
+
+import math
+from importlib.util import find_spec
+from typing import Any
+
+from pruning.core.errors import InputError
+
+LEAST = {"tokens": 1, "length": 8, "batch_tokens": 1, "micro_tokens": 1, "heldout": 1, "eval_every": 1}
+LEAST |= {"checkpoint_every": 1, "warmup": 0, "patience": 0, "seed": 0}
+
+
+def check_peft() -> None:
+    """Raise InputError if the package for LoRA is not installed."""
+    if find_spec("peft") is None:
+        raise InputError(
+            "healing with LoRA needs the package peft, which is not installed: run `pip install peft` (or "
+            "`pip install depth-pruning[heal]`), or train all weights with heal=full."
+        )
+
+
+def check_numbers(settings: Any) -> None:
+    """Raise InputError, which names the value, if a number is out of range."""
+    for name, least in LEAST.items():
+        if (value := getattr(settings, name)) < least:
+            raise InputError(f"heal.{name}={value} is too small: choose {least} or more.")
+    for name in ("lr", "clip"):
+        if not 0 < (value := getattr(settings, name)) < math.inf:
+            raise InputError(f"heal.{name}={value:g} is out of range: choose a number above 0.")
+    for name, most in (("decay", 1.0), ("weight_decay", math.inf)):
+        if not 0 <= (value := getattr(settings, name)) <= most:
+            raise InputError(f"heal.{name}={value:g} is out of range: choose 0 to {most:g}.")
+    if (rank := getattr(settings, "rank", 1)) < 1:
+        raise InputError(f"heal.rank={rank} is too small: choose 1 or more.")

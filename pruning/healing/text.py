@@ -1,0 +1,144 @@
+"""The text of a healing: packed windows to train on, and held-out windows to watch.
+
+The text comes from the sources that calibration has, of which only the part `calibration` is read. Windows that share
+text with the calibration samples, or with the held-out windows, are left out.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Any
+
+import numpy as np
+
+from pruning.calibration import sources
+from pruning.calibration.samples import Row, Samples, shared_length
+from pruning.calibration.text import start_tokens, token_ids
+from pruning.core.errors import InputError
+from pruning.core.hashing import text_sha256
+from pruning.healing.settings import Training
+
+log = logging.getLogger(__name__)
+
+PIECE = 512  # windows that are compared with evaluation data at a time, so that memory is bounded
+
+
+@dataclass(frozen=True)
+class HealingText:
+    """Windows of equal length: those to train on, in the order of the first epoch, and the held-out ones."""
+
+    source: str
+    windows: tuple[Row, ...]
+    heldout: tuple[Row, ...]
+    seed: int
+    endless: bool = False  # a stream that is longer than the budget
+
+    @cached_property
+    def sha256(self) -> str:
+        """The digest of the exact windows."""
+        return _sha256(self.windows, self.heldout)
+
+    @cached_property
+    def beginning(self) -> str:
+        """A digest that budgets share if the windows of the smaller one are the first windows of the larger one."""
+        return _sha256(self.heldout) if self.endless else self.sha256
+
+    def pieces(self) -> Iterator[Samples]:
+        """All windows as samples, in pieces, to compare them with other data."""
+        rows = (*self.heldout, *self.windows)
+        for start in range(0, len(rows), PIECE):
+            yield Samples("text", self.source, rows[start : start + PIECE], self.seed)
+
+    def batch(self, step: int, size: int) -> list[Row]:
+        """The `size` windows of a step, counted from 0: a function of the seed, so nothing has to be restored."""
+        numbers = range(step * size, (step + 1) * size)
+        return [self.windows[self._order(i // len(self.windows))[i % len(self.windows)]] for i in numbers]
+
+    def epochs(self, windows: int) -> float:
+        """How often the text is read in full if this number of windows is trained on."""
+        return windows / len(self.windows)
+
+    def _order(self, epoch: int) -> Sequence[int]:
+        return _permutation(self.seed, epoch, len(self.windows))
+
+
+def _sha256(*parts: Sequence[Row]) -> str:
+    return text_sha256(json.dumps([[row.input_ids for row in rows] for rows in parts]))
+
+
+@lru_cache(maxsize=4)
+def _permutation(seed: int, epoch: int, count: int) -> Sequence[int]:
+    """The order of windows in an epoch; the first epoch keeps the order in which they were drawn."""
+    if epoch == 0:
+        return range(count)
+    return [int(i) for i in np.random.default_rng([seed, epoch]).permutation(count)]
+
+
+def draw_text(settings: Training, tokenizer: Any, calibration: Samples | None = None) -> HealingText:
+    """The text of a healing, in windows of `settings.length` tokens (with BOS, if the tokenizer puts one first).
+
+    Documents are tokenised and concatenated. The seed shuffles the windows, except those of a stream, whose documents
+    are shuffled; so the first windows do not depend on the budget. Raises InputError if the text is too short.
+    """
+    name = settings.path or settings.source
+    documents = sources.documents(settings, "heal")
+    first = start_tokens(tokenizer)
+    needed = (settings.steps * settings.windows + settings.heldout) * settings.length
+    ids = token_ids(documents, tokenizer, 2 * needed if settings.stream else None)
+    return packed(ids, first, settings, name, calibration)
+
+
+def packed(
+    ids: Sequence[int],
+    first: tuple[int, ...],
+    settings: Training,
+    name: str,
+    calibration: Samples | None = None,
+) -> HealingText:
+    """Cut token ids into windows that begin with the tokens `first`, and set the held-out windows apart."""
+    payload = settings.length - len(first)
+    cuts = [tuple(ids[i : i + payload]) for i in range(0, len(ids) - payload + 1, payload)]
+    if not settings.stream:
+        order = np.random.default_rng([settings.seed, 7]).permutation(len(cuts))
+        cuts = [cuts[i] for i in order]
+    rows = [Row((*first, *cut), (1, settings.length)) for cut in cuts]
+    if calibration is not None:
+        rows = _apart(rows, calibration.only("text").rows)
+    heldout = rows[: settings.heldout]
+    windows = _apart(rows[settings.heldout :], heldout)
+    needed = settings.steps * settings.windows
+    endless = settings.stream and len(windows) >= needed
+    if endless:
+        windows = windows[:needed]
+    if len(heldout) < settings.heldout or len(windows) < settings.windows:
+        raise InputError(
+            f"{name} is too short to heal on: it gives {len(rows)} windows of {settings.length} tokens, and "
+            f"{settings.heldout} are held out and {settings.windows} are needed for a step. Lower heal.length, "
+            "heal.heldout or heal.batch_tokens, or give more text."
+        )
+    return HealingText(name, tuple(windows), tuple(heldout), settings.seed, endless)
+
+
+def _apart(rows: Sequence[Row], others: Sequence[Row]) -> list[Row]:
+    """The rows that share no run of tokens with other rows."""
+    if not rows or not others:
+        return list(rows)
+    length = shared_length(*(max(len(row.input_ids) for row in some) for some in (rows, others)))
+    known = Samples("text", "", tuple(others), 0).runs(length)
+    return [row for row in rows if known.isdisjoint(Samples("text", "", (row,), 0).runs(length))]
+
+
+def warn_about_epochs(text: HealingText, settings: Training) -> float:
+    """How many epochs the budget takes; logs a warning if the text has to be repeated."""
+    count = settings.steps * settings.windows
+    epochs = text.epochs(count)
+    if epochs > 1:
+        log.warning(
+            "%s has %d tokens to train on and the budget is %d, so the text is read %.2f times (%.2f epochs)",
+            *(text.source, len(text.windows) * settings.length, count * settings.length, epochs, epochs),
+        )
+    return epochs

@@ -1,0 +1,152 @@
+"""Heal the mask of a finished cell, and measure the healed model. Nothing is searched again."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any, cast
+
+from pruning.core.heal_record import HealRecord
+from pruning.core.mask import Mask
+from pruning.core.result import DoneResult, EvaluationRecord
+from pruning.distributed import collectives
+from pruning.runs.cell_files import save_config, save_result
+from pruning.runs.cell_model import forward_of
+from pruning.runs.cell_repair import recorded_repair
+from pruning.runs.evaluate_mask import evaluation_key
+from pruning.runs.measurements import Evaluator, MaskMetrics
+from pruning.runs.prepare import Prepared
+from pruning.runs.reevaluate import recorded_model, recorded_scales
+from pruning.runs.tracker import silent
+
+if TYPE_CHECKING:
+    from pruning.healing.curve import Point
+    from pruning.healing.smaller import SmallerModel
+    from pruning.models.loader import LanguageModel
+    from pruning.models.repaired_weights import Repair
+    from pruning.runs.tracker import Note
+
+log = logging.getLogger(__name__)
+
+
+def healed_cell(prepared: Prepared, done: DoneResult) -> DoneResult:
+    """The result of a finished cell, extended by the healing that the cell asks for and by its evaluation.
+
+    A healing that is in the cell's folder is not repeated, and one that was stopped continues. Raises LossError if a
+    loss is not finite, InputError if the model has changed.
+    """
+    cell, text = prepared.cell, prepared.text
+    if text is None:
+        return done
+    from pruning.healing.files import FOLDER, read_record
+
+    folder = cell.folder / FOLDER / cell.heal.key(text.sha256)
+    record = read_record(folder)
+    if record is not None and _complete(prepared, done, record):
+        return done
+    smaller, record = _smaller(prepared, done, record)
+    result = _extended(prepared, done, record, smaller)
+    save_config(cell, result["config"])
+    save_result(cell, result)
+    return result
+
+
+def _complete(prepared: Prepared, done: DoneResult, record: HealRecord) -> bool:
+    """Whether a result has this healing, with all metrics that are now requested."""
+    measured = done["evaluation"].get("records", {})
+    same = done.get("heal") == record and done["config"].get("heal") == prepared.cell.config.get("heal")
+    whole = prepared.cell.evaluation.compares or all("healed" in measured.get(m, {}) for m in prepared.data)
+    return same and whole
+
+
+def _smaller(
+    prepared: Prepared, done: DoneResult, record: HealRecord | None
+) -> tuple[SmallerModel, HealRecord]:
+    """The healed model: trained now, or made of the weights in the folder of a finished healing."""
+    from pruning.healing.files import read_weights
+    from pruning.healing.smaller import smaller_model
+
+    cell, mask = prepared.cell, Mask.from_json(done["mask"])
+    model, scales = recorded_model(cell, done), recorded_scales(done)
+    repair = recorded_repair(cell, done)
+    if record is None:
+        return _trained(prepared, model, mask, scales, repair)
+    smaller = smaller_model(model, mask, scales, repair)
+    smaller.apply(read_weights(cell.folder / record["folder"], record))
+    return smaller, record
+
+
+def _trained(
+    prepared: Prepared,
+    model: LanguageModel,
+    mask: Mask,
+    scales: tuple[float, ...] | None,
+    repair: Repair | None,
+) -> tuple[SmallerModel, HealRecord]:
+    from pruning.healing.files import FOLDER, write_healed
+    from pruning.healing.heal import heal
+
+    cell, text = prepared.cell, prepared.text
+    assert text is not None
+    folder = cell.folder / FOLDER
+    log.info("healing %s on %d tokens of %s", mask, cell.heal.tokens, text.source)
+    with cell.tracker.live(cell) if collectives.is_first() else silent() as note:
+        healed = heal(model, mask, text, cell.heal, folder, scales, _watch(note), repair)
+    record = write_healed(folder / cell.heal.key(text.sha256), healed, text, cell.heal)
+    curve = record["curve"]
+    log.info(
+        "healed on %d tokens in %.0f s: held-out loss %.4f -> %.4f",
+        *(record["tokens"], record["seconds"], curve["heldout_before"], curve["heldout_after"]),
+    )
+    return healed.smaller, record
+
+
+def _watch(note: Note) -> Any:
+    """A function that shows a point of the curve in the log and sends it to the tracker."""
+
+    def watch(point: Point) -> None:
+        for name in ("loss", "heldout_loss"):
+            if name in point:
+                note(point["tokens"], cast(dict[str, Any], point)[name], f"heal/{name}")
+        if "heldout_loss" in point:
+            log.info(
+                "step %d, %d tokens, %.0f s: loss %s, held-out loss %.4f",
+                *(point["step"], point["tokens"], point["seconds"]),
+                *(f"{point['loss']:.4f}" if "loss" in point else "-", point["heldout_loss"]),
+            )
+
+    return watch
+
+
+def _extended(prepared: Prepared, done: DoneResult, record: HealRecord, smaller: SmallerModel) -> DoneResult:
+    """The result with the healing and the metrics of the healed model; an earlier healing is replaced."""
+    evaluation: dict[str, Any] = {name: part for name, part in done["evaluation"].items() if name != "healed"}
+    kept = {
+        metric: {which: path for which, path in paths.items() if which != "healed"}
+        for metric, paths in evaluation.get("records", {}).items()
+    }
+    if not prepared.cell.evaluation.compares:
+        found, paths = _measured(prepared, record, smaller)
+        evaluation["healed"] = found.metrics
+        kept = {
+            metric: one | ({"healed": paths[metric]} if metric in paths else {})
+            for metric, one in kept.items()
+        }
+    evaluation["records"] = kept
+    config = {**done["config"], "heal": prepared.cell.config["heal"]}
+    return {**done, "heal": record, "evaluation": cast(EvaluationRecord, evaluation), "config": config}
+
+
+def _measured(
+    prepared: Prepared, record: HealRecord, smaller: SmallerModel
+) -> tuple[MaskMetrics, dict[str, str]]:
+    """The metrics of the healed model, and the file of each measurement."""
+    cell, data = prepared.cell, prepared.data
+    forward, mask = forward_of(cell, smaller.model), smaller.dense
+    keys = {name: evaluation_key(prepared, smaller.model.info, name) for name in data}
+    folders = {
+        name: cell.results / "evaluation" / f"{key}-healed-{record['weights_sha256'][:16]}"
+        for name, key in keys.items()
+    }
+    evaluator = Evaluator(cell.evaluation, data, forward, folders, "the healed model")
+    paths = {name: evaluator.path(name, mask).relative_to(cell.results).as_posix() for name in data}
+    return evaluator(mask), paths

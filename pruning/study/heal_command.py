@@ -1,0 +1,96 @@
+"""Heal the mask of a finished cell: train the pruned model, and measure it with the cell's evaluation.
+
+python -m pruning.heal CELL heal=lora heal.tokens=200000
+
+CELL is the folder of a finished cell. Settings are those of `heal` in a launch (conf/heal); the default is heal=lora.
+A command that was stopped continues if it is given again. Several budgets of one cell share their beginning.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from pruning.core.errors import InputError
+from pruning.core.pages import prepare_process
+from pruning.core.recorded import OPTION, recorded
+from pruning.core.result import NAME, read_result
+from pruning.distributed import collectives
+from pruning.runs.cell import Cell
+from pruning.study import tables
+from pruning.study.outcome import Outcome, say
+from pruning.study.trackers import record_cells, start_tracker
+
+log = logging.getLogger(__name__)
+USAGE = "python -m pruning.heal CELL [heal=lora|full|distill] [heal.SETTING=VALUE ...]"
+
+
+def main() -> None:
+    """The command `python -m pruning.heal`. Errors are raised, and `run_command` prints them in plain words."""
+    prepare_process()
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    words = sys.argv[1:]
+    if not words or {"-h", "--help"} & set(words):
+        say(f"usage: {USAGE}\n\n{__doc__}")
+        return
+    with collectives.joined_ranks():
+        logging.getLogger("pruning").setLevel(logging.INFO if collectives.is_first() else logging.WARNING)
+        heal_folder(cell_of(words))
+
+
+def cell_of(words: Sequence[str]) -> Cell:
+    """The cell of a command line, with the healing that it asks for.
+
+    Raises InputError if the folder holds no finished cell, or if a setting is wrong.
+    """
+    from pruning.config.compose import recorded_cell
+    from pruning.hydra_app.replay_command import composed
+
+    folders = [word for word in words if "=" not in word]
+    settings = [word for word in words if "=" in word]
+    if len(folders) != 1:
+        raise InputError(f"{len(folders)} folders are given: give the folder of one finished cell. {USAGE}")
+    if other := [word for word in settings if word.partition("=")[0].partition(".")[0] != "heal"]:
+        raise InputError(
+            f"{other[0]} is no setting of a healing: give heal=OPTION or heal.SETTING=VALUE. {USAGE}"
+        )
+    folder = Path(folders[0]).expanduser().resolve()
+    result = read_result(folder)
+    if result is None or result["status"] != "done":
+        raise InputError(f"{folder} holds no finished {NAME}: run the cell first.")
+    option = next((word.partition("=")[2] for word in settings if word.startswith("heal=")), "lora")
+    _check(option, [f"heal={option}", *settings])
+    chosen = {OPTION: option, **recorded(dict(composed([f"heal={option}", *settings]).heal))}
+    config = {**result["config"], "heal": chosen, "export": None}
+    config["paths"] = {**config.get("paths", {}), "results": str(folder.parent)}
+    cell = recorded_cell(config, {})
+    if cell.key != folder.name:
+        raise InputError(
+            f"{folder} is not the folder of the cell that its {NAME} describes ({cell.key}): the model or a file has "
+            "changed since, or the folder was renamed."
+        )
+    return cell
+
+
+def heal_folder(cell: Cell) -> None:
+    """Heal a finished cell, record it with its tracker, and print its row of the table."""
+    from pruning.runs.prepare import check_cell, prepare
+    from pruning.runs.run_cell import run
+
+    check_cell(cell)
+    start_tracker([cell])
+    result = run(prepare(cell))
+    record_cells([cell], Outcome({cell.key: result}))
+    say(tables.results([result]))
+    if (record := result.get("heal")) is not None:
+        say(f"\nhealed   {cell.folder / record['folder']}")
+
+
+def _check(option: str, words: Sequence[str]) -> None:
+    """Raise InputError, which names what is allowed, unless the words make a healing that trains."""
+    from pruning.hydra_app.build_option import build_option
+
+    if not build_option("heal", list(dict.fromkeys(words))).trains:
+        raise InputError(f"heal={option} does not train: choose lora, full or distill.")

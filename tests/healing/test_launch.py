@@ -1,0 +1,105 @@
+"""A launch with `heal=`, and `python -m pruning.heal` on a finished cell."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pruning.core.atomic_files import read_json
+from pruning.core.errors import InputError
+from pruning.healing import curve
+from pruning.study.heal_command import cell_of, heal_folder
+from tests.conftest import Command
+
+SEARCH = ("algo=one_shot", "k=2")
+SHORT = (
+    *("heal.tokens=2048", "heal.length=32", "heal.batch_tokens=256", "heal.eval_every=2", "heal.heldout=4"),
+    *("heal.checkpoint_every=2", "heal.lr=0.003"),
+)
+
+
+def test_a_launch_heals_and_measures_the_healed_model(launch: Command) -> None:
+    plain = launch(*SEARCH).result()
+    ended = launch(*SEARCH, "heal=lora", *SHORT)
+    assert ended.status == 0, ended.err
+    result = ended.result()
+    assert result["cell"] == plain["cell"], "healing is not part of the key"
+    assert result["mask"] == plain["mask"]
+    for which in ("dense", "pruned"):
+        assert result["evaluation"][which] == plain["evaluation"][which]
+    healed = result["evaluation"]["healed"]
+    assert healed["ppl/heldout"] < result["evaluation"]["pruned"]["ppl/heldout"]
+    assert set(healed) == set(plain["evaluation"]["pruned"])
+    assert result["heal"]["tokens"] == 2048
+    assert result["heal"]["steps"] == 8
+    folder = ended.results / result["cell"] / result["heal"]["folder"]
+    points = curve.read(folder / curve.NAME)
+    assert [point["step"] for point in points] == list(range(9))
+    assert "healed" in ended.out
+
+
+def test_a_cell_without_healing_is_as_before(launch: Command) -> None:
+    result = launch(*SEARCH).result()
+    assert "heal" not in result
+    assert "heal" not in result["config"]
+    assert "healed" not in result["evaluation"]
+
+
+def test_a_healed_cell_is_done_and_a_second_evaluation_measures_it_too(
+    launch: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = launch(*SEARCH, "heal=full", *SHORT).result()
+    again = launch(*SEARCH, "heal=full", *SHORT)
+    assert "every cell was done" in again.err
+    monkeypatch.setattr("pruning.healing.heal.heal", None)  # training again would fail
+    more = launch(*SEARCH, "heal=full", *SHORT, "eval.samples=3")
+    assert more.status == 0, more.err
+    assert more.result()["evaluation"]["healed"] != first["evaluation"]["healed"]
+    assert more.result()["heal"] == first["heal"]
+
+
+def test_the_command_heals_a_finished_cell_as_a_launch_does(launch: Command) -> None:
+    cell = launch(*SEARCH).results
+    (folder,) = cell.glob("*/result.json")
+    words = [str(folder.parent), "heal=lora", *SHORT]
+    heal_folder(cell_of(words))
+    by_command = read_json(folder)
+    launched = launch(*SEARCH, "heal=lora", *SHORT)
+    assert "every cell was done" in launched.err
+    assert launched.result() == by_command
+    assert by_command["evaluation"]["healed"]["ppl/heldout"] > 0
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((), "0 folders"),
+        (("nowhere",), "holds no finished result.json"),
+        (("nowhere", "algo=greedy"), "algo=greedy is no setting of a healing"),
+    ],
+)
+def test_the_command_names_what_is_wrong(words: tuple[str, ...], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        cell_of(words)
+
+
+def test_text_of_the_evaluation_is_refused(launch: Command, tmp_path: Path) -> None:
+    file = tmp_path / "prose.txt"
+    file.write_text(" ".join(f"word{i} and{i * 7} more{i * 3}" for i in range(4000)))
+    evaluation = ("eval=local", f"eval.texts={{prose: {file}}}", "eval.window=32")
+    ended = launch(*SEARCH, *evaluation, "heal=full", *SHORT, "heal.source=file", f"heal.path={file}")
+    assert ended.status != 0
+    assert "a model must not be trained on the data that it is judged by" in ended.err
+    assert not list(ended.results.glob("*/result.json")), "refused before the search"
+
+
+def test_a_bad_setting_and_a_missing_package_are_named_before_anything_runs(
+    launch: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "heal.length=2 is too small: choose 8 or more" in launch(*SEARCH, "heal=full", "heal.length=2").err
+    monkeypatch.setattr("pruning.healing.settings_check.find_spec", lambda _: None)
+    ended = launch(*SEARCH, "heal=lora")
+    assert "pip install peft" in ended.err
+    assert not list(ended.results.glob("*/result.json"))
+    assert launch(*SEARCH, "heal=full", *SHORT).status == 0
