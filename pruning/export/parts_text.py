@@ -52,7 +52,7 @@ def rows(mask: Mask) -> str:
 
 
 def repaired(names: Sequence[str], kept: str, trained: str | None = None) -> str:
-    """What a repair has changed; `names` are sub-layers such as `m3`. `trained` says what came after it, if anything."""
+    """What a repair has changed; `names` are sub-layers such as `m3`. `trained` says what was trained afterwards."""
     listed = ", ".join(f"`{name}`" for name in names)
     return (
         f"What comes before a removed run was adapted: the output of {listed} (`a`: the attention of a block, `m`: "
