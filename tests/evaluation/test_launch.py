@@ -97,7 +97,7 @@ def test_how_and_where_is_recorded(launch: Command, local: list[str]) -> None:
             assert record["metrics"].items() <= evaluation[which].items()
     stem = Path(evaluation["records"]["acc/first"]["pruned"]).stem
     kept = {path.name for path in ended.results.rglob(f"{stem}.*")}
-    assert kept == {f"{stem}.json", f"{stem}.lm_eval.json", f"{stem}.samples.jsonl.gz"}
+    assert kept == {f"{stem}.{end}" for end in ("json", "lm_eval.json", "samples.jsonl.gz", "terms.json")}
 
 
 def test_finished_cells_are_evaluated_again_without_a_search(
