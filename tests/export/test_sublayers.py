@@ -179,7 +179,7 @@ def test_a_checkpoint_whose_names_are_unknown_is_refused(
 ) -> None:
     """If a stored tensor does not hold what the model has under this name, it is not made zero."""
     saved("llama", tmp_path)
-    convert = stored_weights._by_tail
+    convert = stored_weights.by_tail
 
     def swapped(path: str, state: Any) -> dict[str, Tensor]:
         found = convert(path, state)
@@ -189,7 +189,7 @@ def test_a_checkpoint_whose_names_are_unknown_is_refused(
         found[last], found[other] = found[other], found[last]
         return found
 
-    monkeypatch.setattr(stored_weights, "_by_tail", swapped)
+    monkeypatch.setattr(stored_weights, "by_tail", swapped)
     with pytest.raises(
         InputError, match=r"of block 0 .*are not found .*q_proj.weight holds other values than"
     ):

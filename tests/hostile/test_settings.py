@@ -30,7 +30,7 @@ CASES: dict[str, tuple[str, list[str], str]] = {
     "added": ("", ["+algo.foo=1"], "algo=greedy has no setting 'foo'. Its settings: lazy, max_evaluations, rank."),
     "added below": ("", ["+forward.foo=1"], "forward has no setting 'foo'. Its settings: batch_tokens, memory,"),
     "added deep": ("", ["+model.resources.foo=1"], "model.resources has no setting 'foo'"),
-    "top": ("", ["algos=greedy"], "unknown setting 'algos'. Did you mean algo? Available: algo, calibration"),
+    "top": ("", ["algos=greedy"], "unknown setting 'algos'. Did you mean algo? Available: algo, budget, calibration"),
     "other option": ("", ["launcher.requeues=-1"], "launcher.requeues is a setting of launcher=slurm."),
     "own option": ("", ["algo=genetic", "algo.width=2"], "algo=genetic has no setting 'width'"),
     "sweep after flag": ("-m", ["algo=a,b"], "unknown algo 'a'"),
