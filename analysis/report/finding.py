@@ -13,6 +13,8 @@ from typing import TypeVar
 import pandas as pd
 from markupsafe import Markup
 
+from pruning.core.mask import unit_noun
+
 from ..data.errors import NothingToRead
 from ..figures.style import number, ordered
 from ..figures.variance_shares import MASKS
@@ -216,7 +218,7 @@ def _with_strips(m: StudyData, headline: str, detail: str, numbers: list[Number]
     first = m.cells.sort_values(where).iloc[0]
     same = m.cells[(m.cells[where] == first[where]).all(axis=1)]
     words = f"{bare(first['model'])}, {removed(first)}, pruned for {first['objective']}"
-    unit = "block" if mask_of(first).unit == "block" else "sub-layer"
+    unit = unit_noun(mask_of(first).unit)
     strips = list(_rows(m, same.drop_duplicates("algo").set_index("algo", drop=False)))
     return Finding(headline, detail, numbers, [], strips, words, unit)
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
-from pruning.core.mask import Mask
+from pruning.core.mask import Mask, unit_noun
 
 from ..figures.style import number
 
@@ -26,7 +26,7 @@ def strip(mask: Mask, numbered: bool = False) -> Markup:
         f'<text x="{i * SIDE + SIDE / 2:g}" y="{rows * SIDE + 9}">{i}</text>' for i in range(0, n_blocks, 5)
     )
     height = rows * SIDE + 12 if numbered else rows * SIDE
-    units = "block" if mask.unit == "block" else "sub-layer"
+    units = unit_noun(mask.unit)
     listed = f"{units}s {', '.join(mask.names())} of {mask.n_units} removed"
     words = listed if mask.dropped else f"no {units} removed"
     return Markup(

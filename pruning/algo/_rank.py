@@ -9,6 +9,7 @@ budget closest for this rise. `rank=cost` divides the rise by the unit's cost, a
 from __future__ import annotations
 
 from pruning.core.errors import InputError
+from pruning.core.mask import unit_noun
 from pruning.core.space import Space
 
 RANKS = ("cost", "loss")
@@ -38,4 +39,4 @@ def done(space: Space) -> str:
     """Why a search that removes one unit per round has stopped."""
     if space.budget is not None:
         return "the budget was met"
-    return f"k {'blocks' if space.unit == 'block' else 'sub-layers'} were removed"
+    return f"k {unit_noun(space.unit)}s were removed"

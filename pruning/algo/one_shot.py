@@ -14,6 +14,7 @@ import numpy as np
 from pruning.algo import Ask, Found, Known, Proposals
 from pruning.algo._prior import ranked, rates, singles
 from pruning.algo._rank import check_rank, per_cost
+from pruning.core.mask import unit_noun
 from pruning.core.space import Space
 
 
@@ -38,8 +39,7 @@ class OneShot:
             # On a budget, any unit can be needed, because those that rank before it may not fit.
             best = space.k if space.budget is None else None
             values = np.array((yield Ask([space.drop(i) for i in space.fitting()], best=best)))
-        unit = "block" if space.unit == "block" else "sub-layer"
-        return Found(ranked(space, values), f"every {unit} was scored")
+        return Found(ranked(space, values), f"every {unit_noun(space.unit)} was scored")
 
     def evaluations(self, space: Space) -> int:
         """The number of units that can be removed: N. On a budget, the dense model is added."""

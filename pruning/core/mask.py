@@ -45,7 +45,7 @@ class Mask:
         dropped = tuple(sorted({int(i) for i in self.dropped}))
         wrong = [i for i in dropped if not 0 <= i < self.n_units]
         if wrong:
-            what = "blocks" if self.unit == "block" else "sub-layers"
+            what = f"{unit_noun(self.unit)}s"
             raise InputError(f"{what} {wrong} do not exist: the model has {what} 0 to {self.n_units - 1}.")
         object.__setattr__(self, "dropped", dropped)
 
@@ -114,9 +114,11 @@ class Mask:
 
     def __str__(self) -> str:
         """How much is removed, in words: `6 of 30 blocks` or `9 of 60 sub-layers`."""
-        if self.unit == "block":
-            return f"{len(self.dropped)} of {self.n_blocks} blocks"
-        return f"{len(self.dropped)} of {self.n_units} sub-layers"
+        return f"{len(self.dropped)} of {self.n_units} {unit_noun(self.unit)}s"
+
+    def described(self) -> str:
+        """What is removed, for an error: `blocks [2, 5]` or `a3 m7`."""
+        return f"blocks {list(self.dropped)}" if self.unit == "block" else " ".join(self.names())
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Mask:
@@ -146,6 +148,11 @@ class Mask:
         if any(word[0] in "am" for word in words):
             return cls(n_blocks, tuple(_units(words)), "sublayer")
         return cls(n_blocks, tuple(int(word.removeprefix("b")) for word in words))
+
+
+def unit_noun(unit: str) -> str:
+    """What a person calls a unit: `block` or `sub-layer`."""
+    return "block" if unit == "block" else "sub-layer"
 
 
 def unit_names(unit: str, dropped: Iterable[int]) -> tuple[str, ...]:

@@ -29,7 +29,7 @@ class Score:
             if not self.mask.dropped:
                 raise LossError(f"the loss of the whole model is {self.loss}: try model.dtype=float32.")
             raise LossError(
-                f"the loss is {self.loss} with {_removed(self.mask)} removed: "
+                f"the loss is {self.loss} with {self.mask.described()} removed: "
                 "protect those blocks (protect.first, protect.last), or try model.dtype=float32."
             )
 
@@ -60,7 +60,3 @@ class Score:
     def exceeds(self, other: Score | None) -> bool:
         """Whether this score covers more samples than `other`, the mask's earlier score; True if `other` is None."""
         return other is None or len(self.samples) > len(other.samples)
-
-
-def _removed(mask: Mask) -> str:
-    return f"blocks {list(mask.dropped)}" if mask.unit == "block" else " ".join(mask.names())

@@ -13,7 +13,7 @@ from itertools import combinations
 
 from pruning.core import unit_costs
 from pruning.core.errors import InputError
-from pruning.core.mask import Mask
+from pruning.core.mask import Mask, unit_noun
 from pruning.core.result import SearchRecord
 from pruning.core.unit_costs import Budget
 
@@ -37,23 +37,23 @@ class Space:
             self._check_count()
 
     def _check_count(self) -> None:
-        blocks = "blocks" if self.unit == "block" else "sub-layers"
+        noun = unit_noun(self.unit)
         open_units = self.n_units - len(self.protected)
         most = min(self.n_units - 1, open_units)
         if most < 1:
             raise InputError(
-                f"no {blocks[:-1]} can be removed: the model has {self.n_units}, {len(self.protected)} of them "
+                f"no {noun} can be removed: the model has {self.n_units}, {len(self.protected)} of them "
                 "protected, and at least one must stay. Protect fewer blocks (protect.first, protect.last), or "
                 "choose a model of more blocks."
             )
         if not 1 <= self.k < self.n_units:
             raise InputError(
-                f"k = {self.k} {blocks} cannot be removed from a model of {self.n_units}: "
+                f"k = {self.k} {noun}s cannot be removed from a model of {self.n_units}: "
                 f"choose {f'k from 1 to {most}' if most > 1 else 'k=1'}."
             )
         if self.k > open_units:
             raise InputError(
-                f"k = {self.k} is more than the {open_units} unprotected {blocks} of {self.n_units}: "
+                f"k = {self.k} is more than the {open_units} unprotected {noun}s of {self.n_units}: "
                 "lower k or ratio, or protect fewer blocks (protect.first, protect.last)."
             )
 
@@ -189,7 +189,7 @@ def block_count(n_blocks: int, ratio: float | None, k: int | None) -> int:
 
 def space(n_blocks: int, ratio: float | None, k: int | None, first: int = 0, last: int = 0) -> Space:
     """The space of whole blocks; `first` blocks at the start and `last` blocks at the end are protected."""
-    return Space(n_blocks, block_count(n_blocks, ratio, k), _protected(n_blocks, first, last))
+    return Space(n_blocks, block_count(n_blocks, ratio, k), protected_blocks(n_blocks, first, last))
 
 
 def sublayer_space(
@@ -209,17 +209,28 @@ def sublayer_space(
     Raises InputError if the ratio or k cannot be reached.
     """
     check_size(ratio, k)
-    blocks = _protected(n_blocks, first, last)
+    blocks = protected_blocks(n_blocks, first, last)
     protected = frozenset(u for u in range(2 * n_blocks) if u // 2 in blocks or "am"[u % 2] not in kinds)
     if ratio is None:
         assert k is not None
         return Space(n_blocks, k, protected, "sublayer")
-    free = [u for u in range(2 * n_blocks) if u not in protected]
+    return cost_space(n_blocks, ratio, costs, protected, "sublayer")
+
+
+def cost_space(
+    n_blocks: int, ratio: float, costs: Sequence[float], protected: frozenset[int], unit: str
+) -> Space:
+    """The space of units with a share `ratio` of the `costs` of all; there is a cost for each unit of the model.
+
+    Raises InputError if the unprotected units cannot reach the ratio.
+    """
+    free = [i for i in range(len(costs)) if i not in protected]
     budget = unit_costs.budget(costs, ratio, free)
-    return Space(n_blocks, unit_costs.most_units(budget, free), protected, "sublayer", budget)
+    return Space(n_blocks, unit_costs.most_units(budget, free), protected, unit, budget)
 
 
-def _protected(n_blocks: int, first: int, last: int) -> frozenset[int]:
+def protected_blocks(n_blocks: int, first: int, last: int) -> frozenset[int]:
+    """The first and the last blocks that are kept. Raises InputError if these numbers are impossible."""
     if first < 0 or last < 0:
         raise InputError(f"protect.first={first} and protect.last={last}: neither may be negative.")
     if first + last >= n_blocks > 0:

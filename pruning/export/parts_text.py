@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pruning.core.mask import Mask
+from pruning.core.mask import Mask, unit_noun
 
 
 def noun(mask: Mask) -> str:
     """What the units of a mask are called."""
-    return "blocks" if mask.unit == "block" else "sub-layers"
+    return f"{unit_noun(mask.unit)}s"
 
 
 def removed(mask: Mask) -> str:

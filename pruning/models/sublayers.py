@@ -95,7 +95,7 @@ class _Probe:
     def sublayers(self, index: int) -> list[Sublayer]:
         """The block's two sub-layers. Raises UnskippableError if there are not exactly two, one after the other."""
         whole, calls = self._traced()
-        zeros = {child: _like(output, 0) for child, output in calls.items()}
+        zeros = {child: _zeros(output) for child, output in calls.items()}
         alone = {child: self._with({child: zeros[child]}, self.hidden) for child in calls}
         adding = [c for c, out in alone.items() if out is not None and not _equal(out, whole)]
         parallel = False
@@ -113,10 +113,9 @@ class _Probe:
                 best = first, second
         if best is None:
             raise UnskippableError(_reason(index, self.block, parallel))
-        kinds = (best[1], alone[best[1]]), (best[0], alone[best[0]])
         return [
-            Sublayer(index, main, self._others(other, zeros[other], calls, result))
-            for main, (other, result) in zip(best, kinds, strict=True)
+            Sublayer(index, main, self._others(other, zeros[other], calls, alone[other]))
+            for main, other in (best, best[::-1])
         ]
 
     def _traced(self) -> tuple[Tensor, dict[nn.Module, Any]]:
@@ -157,14 +156,14 @@ class _Probe:
                 trial = self._with(chosen | {child: _first}, self.hidden)
                 if trial is not None and wanted is not None and _equal(trial, wanted):
                     chosen[child] = _first
-        small = _like(calls[other], 0, scalar=True)
+        small = _zeros(calls[other], scalar=True)
         trial = self._with(chosen | {other: small}, self.hidden)
         if trial is not None and wanted is not None and _equal(trial, wanted):
             chosen[other] = small
         return tuple(chosen.items())
 
 
-def _like(output: Any, value: float, scalar: bool = False) -> Forward:
+def _zeros(output: Any, scalar: bool = False) -> Forward:
     """A method that returns zeros in the place of the hidden state; everything else that it returns is None.
 
     A scalar zero is added to a state as zeros are, but costs nothing.
@@ -175,7 +174,7 @@ def _like(output: Any, value: float, scalar: bool = False) -> Forward:
         if given is None:
             given = next(v for v in (*args, *kwargs.values()) if isinstance(v, Tensor))
         shape = () if scalar else (*given.shape[: 1 - len(tail)], *tail) if tail else given.shape
-        zeros = given.new_full(shape, value)
+        zeros = given.new_zeros(shape)
         return zeros if not isinstance(output, tuple) else (zeros, *[None] * extra)
 
     found = _tensor(output)

@@ -89,7 +89,7 @@ def masked(model: nn.Module, mask: Mask, scales: Sequence[float] | None = None) 
             factor = 1.0 if scales is None else _factor(mask, block, scales)
             skip = identity(chain.blocks.extra, factor)
             stack.enter_context(swapped(chain.blocks.modules[block], "forward", skip))
-        for unit in set(mask.dropped) if chain.sublayers else ():
+        for unit in mask.dropped if chain.sublayers else ():
             if unit // 2 not in mask.gone:
                 factor = 1.0 if scales is None else scales[unit]
                 stack.enter_context(_part_skipped(chain, unit, factor))

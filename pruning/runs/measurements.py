@@ -98,7 +98,7 @@ class Evaluator:
             measured = self.evaluation.measure(forward, name, self.data[name], mask)
         if not all(math.isfinite(value) for value in measured.metrics.values() if isinstance(value, float)):
             raise LossError(
-                f"the evaluation with {' '.join(mask.names())} removed is not finite: {measured.metrics}. "
+                f"the evaluation with {mask.described()} removed is not finite: {measured.metrics}. "
                 "Try model.dtype=float32."
             )
         path = self.path(name, mask)

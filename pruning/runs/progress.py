@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 from tqdm import tqdm
 
+from pruning.core.mask import unit_noun
 from pruning.distributed import collectives
 
 # If a search can need more evaluations than this, no total is shown: the search continues while it improves.
@@ -27,7 +28,7 @@ class Progress:
         self, title: str, total: int, known: int = 0, hidden: bool = False, unit: str = "block"
     ) -> None:
         self.total = total
-        self.word = "block" if unit == "block" else "sub-layer"
+        self.word = unit_noun(unit)
         self.bar = tqdm(
             desc=title,
             total=total if total <= OPEN else None,

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pruning.core import space as spaces
-from pruning.core import unit_costs
 from pruning.core.errors import InputError, unknown
 from pruning.core.mask import Mask
 from pruning.core.result import BudgetRecord
@@ -85,10 +84,8 @@ class Removal:
             return spaces.space(n_blocks, self.ratio, self.k, self.first, self.last)
         assert costs is not None
         assert self.ratio is not None
-        free = range(self.first, n_blocks - self.last)
-        budget = unit_costs.budget(costs, self.ratio, free)
-        protected = frozenset(range(n_blocks)) - frozenset(free)
-        return Space(n_blocks, unit_costs.most_units(budget, free), protected, "block", budget)
+        protected = spaces.protected_blocks(n_blocks, self.first, self.last)
+        return spaces.cost_space(n_blocks, self.ratio, costs, protected, "block")
 
     def record(self, space: Space, mask: Mask) -> BudgetRecord | None:
         """How much of the costs a mask removes; None if units are counted."""

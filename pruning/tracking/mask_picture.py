@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from pruning.core.mask import Mask
+from pruning.core.mask import Mask, unit_noun
 
 WIDTH = 12.0  # inches
 DPI = 100  # pixels per inch, given when the picture is saved: the style of the figures changes the default
@@ -55,6 +55,6 @@ def _sentence(mask: Mask) -> str:
     """What the mask removes, in words."""
     names = mask.names()
     if not names:
-        units = "block" if mask.unit == "block" else "sub-layer"
+        units = unit_noun(mask.unit)
         return f"no {units} of {mask.n_units} is removed"
     return f"{mask} removed: {', '.join(names) if len(names) <= ROW else 'in red below'}"
