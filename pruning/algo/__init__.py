@@ -7,7 +7,7 @@ losses), and replaying the losses of a journal restores the state of the search.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
@@ -18,13 +18,25 @@ from pruning.core.space import Space
 
 
 @dataclass(frozen=True)
+class Rise:
+    """Masks are compared by the rise of the loss since the mask `base`, divided by a cost; each cost is above 0."""
+
+    base: Mask
+    costs: Mapping[Mask, float]
+
+    def rate(self, mask: Mask, loss: float, before: float) -> float:
+        """The rise per cost of a mask with this loss; `before` is the loss of `base`."""
+        return (loss - before) / self.costs[mask]
+
+
+@dataclass(frozen=True)
 class Ask:
     """A request for the losses of masks. The answer is a list of floats in the same order.
 
-    If `best` is given, the search uses only the `best` lowest losses. If a race rules a mask out, the answer for this
-    mask is an infinite loss. If `samples` (at least 1) is given, losses are computed on the first `samples`
-    samples, or on all samples if there are fewer. A search never asks twice for the same mask on the same number of
-    samples.
+    If `best` is given, the search uses only the `best` lowest losses; with `rise`, those of least rise per cost. If a
+    race rules a mask out, the answer for this mask is an infinite loss. If `samples` (at least 1) is given, losses
+    are computed on the first `samples` samples, or on all samples if there are fewer. A search never asks twice for
+    the same mask on the same number of samples.
 
     With `best`, a search can ask for its candidates in several requests. The `best` are then chosen from the masks
     `known`, whose losses were asked for before, and from `masks`; the answer has the losses of both, in this order.
@@ -36,6 +48,7 @@ class Ask:
     samples: int | None = None
     known: Sequence[Mask] = ()
     rest: int = 0
+    rise: Rise | None = None
 
 
 @dataclass(frozen=True)
@@ -87,12 +100,14 @@ class Known:
 
     losses: dict[Mask, float] = field(default_factory=dict)
 
-    def ask(self, masks: Iterable[Mask], best: int | None = None) -> Generator[Request, Any, list[float]]:
+    def ask(
+        self, masks: Iterable[Mask], best: int | None = None, rise: Rise | None = None
+    ) -> Generator[Request, Any, list[float]]:
         """Return the losses of all masks, asking only for new ones: `losses = yield from known.ask(masks)`."""
         masks = list(masks)
         new = [mask for mask in dict.fromkeys(masks) if mask not in self.losses]
         if new:
-            self.losses.update(zip(new, (yield Ask(new, best)), strict=True))
+            self.losses.update(zip(new, (yield Ask(new, best, rise=rise)), strict=True))
         return [self.losses[mask] for mask in masks]
 
     def best(self, space: Space) -> Mask:

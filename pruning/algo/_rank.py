@@ -8,8 +8,11 @@ budget closest for this rise. `rank=cost` divides the rise by the unit's cost, a
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+from pruning.algo import Rise
 from pruning.core.errors import InputError
-from pruning.core.mask import unit_noun
+from pruning.core.mask import Mask, unit_noun
 from pruning.core.space import Space
 
 RANKS = ("cost", "loss")
@@ -26,13 +29,9 @@ def per_cost(space: Space, rank: str) -> bool:
     return space.budget is not None and rank == "cost"
 
 
-def check_lazy(space: Space, rank: str, lazy: float | None) -> None:
-    """Raise InputError if a search that ranks by rise per cost is lazy: `lazy.py` predicts which loss is least."""
-    if lazy is not None and per_cost(space, rank):
-        raise InputError(
-            f"algo.lazy={lazy:g} does not work with a budget of costs and algo.rank=cost: choose algo.lazy=null, "
-            "algo.rank=loss, or k in place of ratio."
-        )
+def rise_since(base: Mask, masks: Iterable[Mask], space: Space) -> Rise:
+    """Compare masks by the rise of the loss since `base`, per cost of the units that `base` does not remove."""
+    return Rise(base, {mask: space.cost(*{*mask.dropped} - {*base.dropped}) for mask in masks})
 
 
 def done(space: Space) -> str:

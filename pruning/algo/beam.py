@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from pruning.algo import Found, Known, Proposals, Request
-from pruning.algo._rank import check_lazy, check_rank, done, per_cost
+from pruning.algo._rank import check_rank, done, per_cost, rise_since
 from pruning.algo.lazy import Lazy, check_risk
 from pruning.core.errors import InputError
 from pruning.core.mask import Mask
@@ -45,13 +45,13 @@ class Beam:
             raise InputError(f"algo.width={self.width} is too small: choose at least 1.")
 
     def propose(self, space: Space, rng: np.random.Generator) -> Proposals:  # noqa: ARG002
-        """Ask for one batch per set size: the distinct sets that are one unit larger than the kept sets.
-
-        Raises InputError if the search is lazy and ranks by rise per cost.
-        """
-        check_lazy(space, self.rank, self.lazy)
+        """Ask for one batch per set size: the distinct sets that are one unit larger than the kept sets."""
         known, kept = Known(), [space.dense]
         rounds = None if self.lazy is None else Lazy(self.lazy, space.k)
+        if per_cost(space, self.rank):
+            (dense,) = yield from known.ask([space.dense])
+            if rounds is not None:
+                rounds.know(space.dense, dense)
         while kept:
             parents: dict[Mask, Mask] = {}
             for best in kept:
@@ -70,13 +70,13 @@ class Beam:
         complete = {space.complete(mask) for mask in parents}
         mixed = len(complete) == 2  # the best complete set and the best partial sets are needed
         wanted = len(parents) if mixed else 1 if complete == {True} else self.width
+        partial = complete == {False} and per_cost(space, self.rank)
+        rise = rise_since(space.dense, parents, space) if partial else None
         if rounds is not None:
             known.losses |= dict.fromkeys(parents, math.inf)
-            known.losses |= yield from rounds.scored(parents, wanted)
-        elif per_cost(space, self.rank):
-            yield from known.ask([space.dense, *parents])
+            known.losses |= yield from rounds.scored(parents, wanted, rise)
         else:
-            yield from known.ask(parents, best=None if mixed else wanted)
+            yield from known.ask(parents, None if mixed else wanted, rise)
 
     def _value(self, space: Space, known: Known) -> Callable[[Mask], float]:
         """What partial sets are compared by: the loss, or its rise since the dense model per cost."""
@@ -88,8 +88,7 @@ class Beam:
     def evaluations(self, space: Space) -> int:
         """The sum over set sizes of min(width, number of sets of that size) * (number of units left).
 
-        On a budget, the dense model is added. Raises InputError if the search is lazy and ranks by rise per cost.
+        On a budget, the dense model is added.
         """
-        check_lazy(space, self.rank, self.lazy)
         units, dense = len(space.fitting()), per_cost(space, self.rank)
         return dense + sum(min(self.width, math.comb(units, n)) * (units - n) for n in range(space.k))

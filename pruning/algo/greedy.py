@@ -9,14 +9,14 @@ of the round before; the last round ends within the budget.
 from __future__ import annotations
 
 import math
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from pruning.algo import Ask, Found, Known, Proposals, Request
-from pruning.algo._rank import check_lazy, check_rank, done, per_cost
+from pruning.algo import Ask, Found, Known, Proposals, Request, Rise
+from pruning.algo._rank import check_rank, done, per_cost, rise_since
 from pruning.algo.lazy import Lazy, check_risk
 from pruning.core.mask import Mask
 from pruning.core.space import Space
@@ -39,15 +39,11 @@ class Greedy:
         check_rank(self.rank)
 
     def propose(self, space: Space, rng: np.random.Generator) -> Proposals:  # noqa: ARG002
-        """Ask for one batch per round; each mask removes the previous winner's units and one more.
-
-        Raises InputError if the search is lazy and ranks by rise per cost.
-        """
-        check_lazy(space, self.rank, self.lazy)
-        if per_cost(space, self.rank):
-            return Found((yield from by_cost(space, Known())), done(space))
-        best: Mask = space.dense
+        """Ask for one batch per round; each mask removes the previous winner's units and one more."""
         rounds = None if self.lazy is None else Lazy(self.lazy, space.k)
+        if per_cost(space, self.rank):
+            return Found((yield from by_cost(space, Known(), rounds)), done(space))
+        best: Mask = space.dense
         while not space.complete(best):
             masks = [best.drop(i) for i in space.fitting(best.dropped)]
             if rounds is not None:
@@ -58,21 +54,30 @@ class Greedy:
         return Found(best, done(space))
 
     def evaluations(self, space: Space) -> int:
-        """N + (N - 1) + ..., one term for each of the k rounds. On a budget, the dense model is added.
-
-        Raises InputError if the search is lazy and ranks by rise per cost.
-        """
-        check_lazy(space, self.rank, self.lazy)
+        """N + (N - 1) + ..., one term for each of the k rounds. On a budget, the dense model is added."""
         units = len(space.fitting())
         return sum(units - done for done in range(space.k)) + per_cost(space, self.rank)
 
 
-def by_cost(space: Space, known: Known) -> Generator[Request, Any, Mask]:
+def by_cost(space: Space, known: Known, rounds: Lazy | None = None) -> Generator[Request, Any, Mask]:
     """The mask of greedy on a budget: each round removes the unit with the least rise of the loss per cost."""
     best = space.dense
+    (before,) = yield from known.ask([best])
+    if rounds is not None:
+        rounds.know(best, before)
     while not space.complete(best):
-        units = space.fitting(best.dropped)
-        before, *losses = yield from known.ask([best, *(best.drop(i) for i in units)])
-        rates = [space.per_cost(loss - before, unit) for loss, unit in zip(losses, units, strict=True)]
-        best = best.drop(units[int(np.argmin(rates))])
+        masks = [best.drop(i) for i in space.fitting(best.dropped)]
+        rise = rise_since(best, masks, space)
+        if rounds is None:
+            yield from known.ask(masks, 1, rise)
+        else:
+            known.losses |= dict.fromkeys(masks, math.inf)
+            known.losses |= yield from rounds.scored(dict.fromkeys(masks, best), 1, rise)
+        best, before = _cheapest(masks, rise, known, before)
     return best
+
+
+def _cheapest(masks: Sequence[Mask], rise: Rise, known: Known, before: float) -> tuple[Mask, float]:
+    """The mask of least rise per cost since a mask of loss `before`, and its loss."""
+    best = min(masks, key=lambda mask: rise.rate(mask, known.losses[mask], before))
+    return best, known.losses[best]

@@ -10,17 +10,19 @@ The errors e are actual minus predicted losses. Their mean is that of the n cand
 standard deviation is pooled over all rounds of this search, with a mean of its own for each round. If m candidates
 are left and the search has r rounds, q is the 1 - risk / ((r - 1) * m) quantile of Student's t. So the
 probability that the search skips a candidate that it would have chosen is about `risk`, if errors are normally
-distributed. They are only roughly so; docs/engine.md has the share of searches that kept their mask.
+distributed. They are only roughly so; docs/algorithms.md has the share of searches that kept their mask.
+
+If masks are compared by the rise of the loss per cost, both sides of the inequality are rises per cost.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pruning.algo import Ask, Request
+from pruning.algo import Ask, Request, Rise
 from pruning.core.errors import InputError
 from pruning.core.mask import Mask
 
@@ -42,32 +44,49 @@ class Lazy:
     _squares: float = 0.0  # of the errors in earlier rounds, about the mean of their round
     _freedom: int = 0
 
-    def scored(self, children: Mapping[Mask, Mask], best: int) -> Generator[Request, Any, dict[Mask, float]]:
+    def know(self, dense: Mask, loss: float) -> None:
+        """Note the loss of the dense model; without it, losses can be compared, but not their rises per cost."""
+        self._losses[dense] = loss
+
+    def scored(
+        self, children: Mapping[Mask, Mask], best: int, rise: Rise | None = None
+    ) -> Generator[Request, Any, dict[Mask, float]]:
         """The losses of the candidates of a round that were scored, of which `best` will be chosen.
 
-        `children` maps each candidate to its parent, the mask without the new block.
+        `children` maps each candidate to its parent, the mask without the new block. If `rise` is given, the `best`
+        are those of least rise per cost.
         """
         predicted = {mask: self._prediction(mask, parent) for mask, parent in children.items()}
         order, size = list(children), len(children)
+        value = self._value(rise)
         if self._parents:  # in the first round, nothing is known
-            order, size = sorted(order, key=predicted.__getitem__), FIRST + best - 1
+            order, size = sorted(order, key=lambda mask: value(mask, predicted[mask])), FIRST + best - 1
         losses: dict[Mask, float] = {}
         errors: list[float] = []
         while order:
             batch, order, size = order[:size], order[size:], MORE if losses else size
-            answer = yield Ask(batch, best=best, known=list(losses), rest=len(order))
+            answer = yield Ask(batch, best=best, known=list(losses), rest=len(order), rise=rise)
             losses = dict(zip([*losses, *batch], answer, strict=True))
             errors = [loss - predicted[mask] for mask, loss in losses.items() if math.isfinite(loss)]
-            chosen = sorted(losses.values())[min(best, len(losses)) - 1]
-            if order and predicted[order[0]] + self._least_error(errors, len(order)) > chosen:
+            chosen = sorted(value(mask, loss) for mask, loss in losses.items())[min(best, len(losses)) - 1]
+            least = self._least_error(errors, len(order)) if order else 0.0
+            if order and min(value(mask, predicted[mask] + least) for mask in order) > chosen:
                 break
         self._note(children, predicted, losses, errors)
         return losses
 
+    def _value(self, rise: Rise | None) -> Callable[[Mask, float], float]:
+        """What masks are compared by, as a function of the mask and its loss."""
+        if rise is None:
+            return lambda _, loss: loss
+        before = self._losses[rise.base]
+        return lambda mask, loss: rise.rate(mask, loss, before)
+
     def _prediction(self, mask: Mask, parent: Mask) -> float:
         """The parent's loss, plus the increment of the new block in the round before.
 
-        The loss of the dense model is taken as 0. That moves all predictions of a round by the same amount.
+        If the loss of the dense model is not known, it is taken as 0. That moves all predictions of a round by the
+        same amount.
         """
         if (before := self._parents.get(parent)) is None:
             return 0.0

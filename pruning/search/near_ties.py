@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from pruning.core.errors import InputError
@@ -29,6 +29,7 @@ from pruning.core.result import NearTiesRecord
 from pruning.core.score import Score
 from pruning.objective import Loss
 from pruning.search.journal import Journal
+from pruning.search.rising import Rising
 
 NEAR = 3 * math.sqrt(2)  # standard errors of rounding within which two losses are near
 
@@ -98,18 +99,19 @@ class Settler:
         elif (resumed and not self.single.journal.scores) or self.single.scores([dense]) is None:
             self.single, self.unmeasured = None, True
 
-    def losses(self, scores: Sequence[Score], best: int) -> dict[Mask, float]:
+    def losses(self, scores: Sequence[Score], best: int, rising: Rising | None = None) -> dict[Mask, float]:
         """The losses by which a search chooses the `best` masks of lowest loss among fully scored masks.
 
         They are the masks' own losses, except that near masks are raised until they are in the order of their float32
-        losses. Equal ones are in the order of `scores`.
+        losses. Equal ones are in the order of `scores`. If `rising` is given, `scores` are its views, and losses are
+        rises per cost.
         """
         losses = {score.mask: score.loss for score in scores}
         ranked = sorted(scores, key=lambda score: score.loss)
-        if not 0 < best < len(ranked) or self._measure([ranked[best - 1]]) is None:
+        if not 0 < best < len(ranked) or self._measure([ranked[best - 1]], rising) is None:
             return losses
         near = self._near(ranked, best)
-        if not near or (single := self._measure(near)) is None:
+        if not near or (single := self._measure(near, rising)) is None:
             return losses
         chosen, position = {score.mask for score in ranked[:best]}, {m: i for i, m in enumerate(losses)}
         last = -math.inf
@@ -147,13 +149,17 @@ class Settler:
     def _reach(self) -> float:
         return max(NEAR * self.rounding, self.estimate.ties)
 
-    def _measure(self, scores: Sequence[Score]) -> list[float] | None:
+    def _measure(self, scores: Sequence[Score], rising: Rising | None = None) -> list[float] | None:
         """The float32 losses of some masks, or None. `rounding` grows to the largest error among them."""
         if self.single is None:
             return None
-        if (singles := self.single.scores([score.mask for score in scores])) is None:
+        bases = [] if rising is None else [rising.base.mask]
+        if (singles := self.single.scores([*bases, *(score.mask for score in scores)])) is None:
             self.unmeasured = True  # an earlier run had float32, and this one has not
             return None
+        if rising is not None:
+            rises = replace(rising, base=singles[0])
+            singles = [rises.view(single) for single in singles[1:]]
         for score, single in zip(scores, singles, strict=True):
             off = [a - b for a, b in zip(score.samples, single.samples, strict=True)]
             self.rounding = max(self.rounding, self.estimate.error(off))

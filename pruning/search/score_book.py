@@ -16,6 +16,7 @@ from pruning.objective import Loss
 from pruning.search.journal import Journal, KnownScores
 from pruning.search.near_ties import Settler
 from pruning.search.racing import Racing
+from pruning.search.rising import Rising, View
 from pruning.search.significance import decision
 
 # Called after each score. The arguments are the number of masks scored so far, on all samples or fewer, the lowest
@@ -85,17 +86,33 @@ class ScoreBook:
         self.count += len(request.masks) * self._wanted(request.samples) / self.samples
         if request.samples is not None or request.best is None:
             return [score.loss for score in self.scores(request.masks, request.samples)]
-        estimate, candidates = self.losses.whole.estimate, [*request.known, *request.masks]
+        losses = self._chosen(request, request.best)
+        return [losses.get(mask, math.inf) for mask in [*request.known, *request.masks]]
+
+    def _chosen(self, request: Ask, best: int) -> dict[Mask, float]:
+        """Race the masks of a request, settle near ties, note the decision. Returns the losses of those left."""
+        estimate, rising = self.losses.whole.estimate, None
+        if request.rise is not None:
+            rising = Rising(request.rise, self.scores([request.rise.base])[0], estimate)
+        view: View = (lambda score: score) if rising is None else rising.view
         whole = [mask for mask in request.known if self._samples_known(mask) == self.samples]
-        finished = self.racing.race([*whole, *request.masks], request.best, estimate, self.scores)
-        out = [self.journal.scores[mask] for mask in candidates if mask not in finished]
-        losses = self.settler.losses(list(finished.values()), request.best)
+        finished = self.racing.race(
+            [*whole, *request.masks],
+            best,
+            estimate,
+            lambda masks, samples: [view(score) for score in self.scores(masks, samples)],
+        )
+        losses = self.settler.losses(list(finished.values()), best, rising)
         settled = [replace(score, loss=losses[score.mask]) for score in finished.values()]
+        rest = [mask for mask in [*request.known, *request.masks] if mask not in finished]
         if request.known and self.decisions:
             self.decisions.pop()  # this request goes on with the choice of the last one
-        if (record := decision(settled, out, request.best, estimate)) is not None:
+        out = [view(self.journal.scores[mask]) for mask in rest]
+        if (record := decision(settled, out, best, estimate)) is not None:
             self.decisions.append(record | {"skipped": request.rest} if request.rest else record)
-        return [losses.get(mask, math.inf) for mask in candidates]
+        if rising is None:
+            return losses
+        return rising.losses([self.journal.scores[mask] for mask in finished], losses)
 
     def _wanted(self, samples: int | None) -> int:
         """The number of samples to score: all if None, else at least `samples` of them, with each kind included."""

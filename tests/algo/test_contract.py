@@ -20,7 +20,7 @@ from hydra.utils import instantiate
 from pruning.algo import Algo, Ask, Gates
 from pruning.config.groups import CONF, options
 from pruning.core.mask import Mask
-from pruning.core.space import Space
+from pruning.core.space import Space, sublayer_space
 from pruning.hydra_app.registry import register
 from pruning.search import budget
 
@@ -101,8 +101,11 @@ def answer(request: Ask, loss: Loss, racing: bool) -> tuple[float, ...]:
     candidates = [*request.known, *request.masks]
     losses = [loss(mask) + deviation(mask, request.samples) for mask in candidates]
     if racing and request.best is not None:
-        last = sorted(losses)[: request.best][-1]
-        losses = [value if value <= last else math.inf for value in losses]
+        rise, values = request.rise, losses
+        if rise is not None:
+            values = [rise.rate(m, v, loss(rise.base)) for m, v in zip(candidates, losses, strict=True)]
+        last = sorted(values)[: request.best][-1]
+        losses = [found if value <= last else math.inf for value, found in zip(values, losses, strict=True)]
     return tuple(losses)
 
 
@@ -234,10 +237,14 @@ def test_it_says_why_it_stopped(algo: Algo, space: Space) -> None:
     assert why == why.strip() != ""
 
 
-def test_a_race_changes_nothing(algo: Algo) -> None:
-    space = Space(14, 5, frozenset({0}))  # most searches score only a part of it
-    for seed in range(3):
-        loss = pairwise(space.n_blocks, seed, strength=3.0)
+@pytest.mark.parametrize(
+    "space",
+    [Space(14, 5, frozenset({0})), sublayer_space(7, 0.3, None, (1, 3) * 7)],
+    ids=["count", "budget"],
+)
+def test_a_race_changes_nothing(algo: Algo, space: Space) -> None:
+    for seed in range(3):  # most searches score only a part of the space
+        loss = pairwise(space.n_units, seed, strength=3.0)
         raced, whole = drive(algo, space, loss, seed, racing=True), drive(algo, space, loss, seed)
         assert raced.answer == whole.answer
         assert raced.requests == whole.requests, "infinite losses must not affect the search"
@@ -259,7 +266,7 @@ def test_the_optimum_of_an_additive_loss_is_found(algos: dict[str, Algo], name: 
 @pytest.mark.parametrize("name", sorted(OPTIMAL))
 def test_the_optimum_of_a_pairwise_loss_is_found(algos: dict[str, Algo], name: str, space: Space) -> None:
     for seed in range(4):
-        loss = pairwise(space.n_blocks, seed, strength=3.0)
+        loss = pairwise(space.n_units, seed, strength=3.0)
         assert drive(algos[name], space, loss, seed).answer == optimum(space, loss)
 
 
@@ -267,7 +274,7 @@ def test_the_optimum_of_a_pairwise_loss_is_found(algos: dict[str, Algo], name: s
 def test_it_is_never_worse_than_one_shot(algos: dict[str, Algo], name: str) -> None:
     space = Space(14, 5)  # too large for any of them to score all masks, except exhaustive
     for seed in range(6):
-        loss = pairwise(space.n_blocks, seed, strength=3.0)
+        loss = pairwise(space.n_units, seed, strength=3.0)
         assert loss(drive(algos[name], space, loss, seed).answer) <= loss(
             drive(algos["one_shot"], space, loss).answer
         )

@@ -7,7 +7,7 @@ import random
 import pytest
 from scipy import stats
 
-from pruning.algo import Algo
+from pruning.algo import Algo, Ask, Rise
 from pruning.algo.beam import Beam
 from pruning.algo.greedy import Greedy
 from pruning.algo.lazy import FIRST, Lazy
@@ -100,21 +100,29 @@ def test_a_risk_that_is_no_probability_is_refused(kind: type, risk: float) -> No
 BUDGET = sublayer_space(12, 0.2, None, (1, 3) * 12)
 
 
-@pytest.mark.parametrize("kind", [Greedy, Beam])
-def test_on_a_budget_a_lazy_search_has_to_rank_by_loss(kind: type) -> None:
-    lazy = kind(lazy=0.05)
-    for ask in (lambda: lazy.evaluations(BUDGET), lambda: drive(lazy, BUDGET, noisy(0, 0.0))):
-        with pytest.raises(InputError, match=r"algo\.lazy=0\.05 does not work .* algo\.rank=loss"):
-            ask()
-    assert lazy.evaluations(Space(12, 3, frozenset(), "sublayer")) > 0
-
-
+@pytest.mark.parametrize("rank", ["cost", "loss"])
 @pytest.mark.parametrize("kind", [Greedy, Beam])
 @pytest.mark.parametrize("seed", range(4))
-def test_on_a_budget_a_lazy_search_by_loss_saves_losses_and_keeps_the_mask(kind: type, seed: int) -> None:
+def test_on_a_budget_a_lazy_search_saves_losses_and_keeps_the_mask(kind: type, seed: int, rank: str) -> None:
     loss = noisy(seed, 0.0)
-    plain, lazy = (drive(kind(lazy=risk, rank="loss"), BUDGET, loss) for risk in (None, 0.05))
+    plain, lazy = (drive(kind(lazy=risk, rank=rank), BUDGET, loss) for risk in (None, 0.05))
     assert lazy.answer == plain.answer
     assert lazy.answer in BUDGET
     assert len(lazy.asked) < len(plain.asked)
     assert len({*lazy.asked}) == len(lazy.asked)
+
+
+def test_rises_per_cost_need_no_smaller_loss_to_be_chosen() -> None:
+    search = Lazy(0.05, 3)
+    dense = Mask(4, (), "sublayer")
+    search.know(dense, 2.0)
+    parts = {dense.drop(unit): dense for unit in range(8)}
+    rise = Rise(dense, {mask: (1.0, 3.0)[mask.dropped[0] % 2] for mask in parts})
+    losses = {mask: 2.0 + 0.1 * (mask.dropped[0] + 1) for mask in parts}
+    round_ = search.scored(parts, 1, rise)
+    request = next(round_)
+    assert isinstance(request, Ask)
+    assert request.rise == rise
+    with pytest.raises(StopIteration):
+        round_.send([losses[mask] for mask in request.masks])
+    assert search._prediction(dense.drop(1, 2), dense.drop(1)) == pytest.approx(losses[dense.drop(1)] + 0.3)

@@ -9,6 +9,7 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 from hypothesis import given, settings
@@ -66,7 +67,8 @@ def test_what_is_found_is_what_a_plain_reading_finds(
     first: dict[str, list[str]], later: dict[str, list[str]]
 ) -> None:
     masks = [Mask(N, blocks) for blocks in ((), (0,), (1,), (1, 2), (0, 3), (2, 3, 4))]
-    with tempfile.TemporaryDirectory() as folder:
+    at_once = mock.patch.object(score_index, "SHARE", 0.0)  # journals are looked at again at once
+    with tempfile.TemporaryDirectory() as folder, at_once:
         results, store = Path(folder), Store(Path(folder), "key", "own", N)
         written(results, first)
         assert store.find(masks) == plainly(results, masks)
