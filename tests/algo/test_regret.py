@@ -9,7 +9,7 @@ import pytest
 from pruning.core.space import Space
 from tests.algo.test_contract import NEVER_WORSE_THAN_ONE_SHOT, OPTIMAL, configured, drive, optimum, pairwise
 
-SPACE, SEEDS, STRENGTH = Space(12, 4), 20, 2.0
+SPACE, SEEDS, STRENGTH = Space(12, 4), 8, 2.0
 Table = dict[str, list[tuple[float, int]]]
 
 
