@@ -15,7 +15,8 @@ class Score:
     """The loss of one mask under one objective, with its per-sample terms; lower is better.
 
     `seconds` is the time that this cell took to compute the loss; 0 if another cell had computed it. A partial score
-    covers only the first samples; its `of` is the number of all samples. In a full score, `of` is None.
+    covers only the first samples; its `of` is the number of all samples. In a full score, `of` is None. `parts` is
+    the number of parts in which the samples were scored; batches of another size are rounded differently.
     """
 
     mask: Mask
@@ -23,6 +24,7 @@ class Score:
     samples: tuple[float, ...]
     seconds: float
     of: int | None = None
+    parts: int = 1
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.loss):
@@ -43,6 +45,8 @@ class Score:
         }
         if self.of is not None:
             line["of"] = self.of
+        if self.parts > 1:
+            line["parts"] = self.parts
         return line
 
     @classmethod
@@ -55,6 +59,7 @@ class Score:
             tuple(map(float, line["samples"])),
             float(line["seconds"]),
             line.get("of"),
+            line.get("parts", 1),
         )
 
     def exceeds(self, other: Score | None) -> bool:

@@ -36,6 +36,13 @@ class TraceLine(TypedDict):
     of: NotRequired[
         Annotated[int, "Only in a partial score (over the first samples): the number of all samples."]
     ]
+    parts: NotRequired[
+        Annotated[
+            int,
+            "Only in a full score that a race put together: in how many parts its samples were scored. Rounding "
+            "differs from that of one part, so the final mask is scored again as a whole.",
+        ]
+    ]
 
 
 @dataclass(frozen=True)

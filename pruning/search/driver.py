@@ -46,7 +46,8 @@ class Solution:
     `asked` counts the losses that the search asked for, repeats included. `paid` counts the losses that this cell has
     computed itself, in this or an earlier run. `shared` counts the losses that another cell has computed. A loss
     over a fraction of the samples counts as that fraction. Two losses are needed for the result but not counted:
-    the loss of the dense model and, if the search never scored the final mask, the loss of the final mask.
+    the loss of the dense model and, if the search never scored the final mask or scored it in parts, the loss of the
+    final mask.
     """
 
     score: Score
@@ -74,7 +75,7 @@ def solve(
     settler.begin(problem.space.dense, resumed=bool(known.journal.scores))
     dense = book.scores([problem.space.dense])[0]
     outcome = _search(problem, book)
-    score = book.scores([outcome.mask])[0]
+    score = book.whole(outcome.mask)
     paid, shared = book.paid()
     seconds = before + time.perf_counter() - started
     return Solution(

@@ -77,6 +77,18 @@ class ScoreBook:
                 self._note(self._joined(mask, terms, seconds))
         return [self._first(self.journal.scores[mask], wanted) for mask in masks]
 
+    def whole(self, mask: Mask) -> Score:
+        """The full score of a mask, scored again if a race has put it together from parts.
+
+        So a result has the same loss with a race and without. The journal keeps the score in parts, which a resumed
+        search needs to choose as before.
+        """
+        (score,) = self.scores([mask])
+        if score.parts > 1:
+            for _, terms, seconds in self.losses.whole.terms([mask]):
+                score = self._score(mask, tuple(terms), score.seconds + seconds)
+        return score
+
     def answer(self, request: Ask) -> list[float]:
         """Losses of the masks of a request, in order. If a race has ruled a mask out, its loss is infinite.
 
@@ -129,8 +141,10 @@ class ScoreBook:
     def _joined(self, mask: Mask, terms: Sequence[float], seconds: float) -> Score:
         """The known score of a mask, extended by new terms and by the seconds that they took."""
         old = self.journal.scores.get(mask)
-        known, spent = (old.samples, old.seconds) if old is not None else ((), 0.0)
-        return self._score(mask, (*known, *terms), spent + seconds)
+        if old is None:
+            return self._score(mask, tuple(terms), seconds)
+        joined = self._score(mask, (*old.samples, *terms), old.seconds + seconds)
+        return replace(joined, parts=old.parts + 1)
 
     def _given(self, score: Score) -> Score:
         """A score from another cell, with `seconds` set to the time that this cell itself has spent on the mask."""

@@ -28,7 +28,7 @@ SPACE = Space(N, 3)
 
 
 class Losses:
-    """Terms (samples,) of every mask; `computed` lists the parts that were computed."""
+    """Terms (samples,) of every mask; `computed` lists the parts that were computed, `again` what results scored."""
 
     def __init__(self, gates: bool = False, seed: int = 0) -> None:
         rng = np.random.default_rng(seed)
@@ -39,17 +39,21 @@ class Losses:
             for d in combinations(range(N), k)
         }
         self.computed: list[tuple[Mask, int, int]] = []
+        self.again: list[tuple[Mask, int, int]] = []
         self.gates = gates
         self.gradients = 0
 
     @property
     def whole(self) -> Loss:
-        return self.part(0, SAMPLES)
+        return self._loss(0, SAMPLES, self.again)
 
     def part(self, start: int, stop: int) -> Loss:
+        return self._loss(start, stop, self.computed)
+
+    def _loss(self, start: int, stop: int, computed: list[tuple[Mask, int, int]]) -> Loss:
         def terms(masks: Sequence[Mask]) -> Iterator[tuple[Mask, Sequence[float], float]]:
             for mask in masks:
-                self.computed.append((mask, start, stop))
+                computed.append((mask, start, stop))
                 yield mask, self.table[mask][start:stop].tolist(), 0.5
 
         def gates(unit: str) -> np.ndarray:
@@ -118,6 +122,7 @@ def test_a_later_stage_pays_only_for_the_samples_that_are_new(tmp_path: Path) ->
     for mask, start, stop in losses.computed:
         by_mask.setdefault(mask, []).append((start, stop))
     assert by_mask[solution.score.mask] == [(0, 4), (4, 16), (16, 32)]
+    assert losses.again == [(solution.score.mask, 0, SAMPLES)], "the final mask as a whole, for the result"
     assert sorted(map(len, by_mask.values())) == [1, 1, 1, 1, 2, 2, 3], "the dense model is scored at once"
     assert algo.received == [pytest.approx(float(losses.table[solution.score.mask].mean()))]
     assert solution.asked == pytest.approx(6 * 4 / 32 + 3 * 16 / 32 + 1)
@@ -194,6 +199,28 @@ def test_a_race_ends_with_the_same_mask_and_pays_less(tmp_path: Path, algo: Algo
     assert journal.scores[solution.score.mask].of is None
 
 
+@pytest.mark.parametrize("resumed", [False, True])
+def test_the_loss_of_a_result_is_that_of_whole_batches_with_a_race_too(tmp_path: Path, resumed: bool) -> None:
+    class Rounded(Losses):
+        """Terms of a part are off by a little, as those of smaller batches are."""
+
+        def _loss(self, start: int, stop: int, computed: list[tuple[Mask, int, int]]) -> Loss:
+            loss, off = super()._loss(start, stop, computed), 0.0 if stop - start == SAMPLES else 1e-3
+            moved = lambda masks: ((m, [t + off for t in terms], s) for m, terms, s in loss.terms(masks))  # noqa: E731
+            return replace(loss, terms=moved)
+
+    (tmp_path / "other").mkdir()
+    solution, journal = search(tmp_path, Rounded(), Greedy(), "raced", 0.05)
+    if resumed:
+        solution, journal = search(tmp_path, Rounded(), Greedy(), "raced", 0.05)
+    whole, _ = search(tmp_path / "other", Rounded(), Greedy(), "whole")
+    assert solution.score.mask == whole.score.mask
+    assert solution.score.loss == whole.score.loss
+    assert journal.scores[solution.score.mask].parts > 1, "the race has put the score together"
+    assert journal.scores[solution.score.mask].loss != whole.score.loss
+    assert solution.paid < whole.paid, "it is not counted"
+
+
 @pytest.mark.parametrize("algo", [Greedy(), Stages()], ids=["race", "stages"])
 def test_a_journal_that_is_cut_anywhere_is_completed_to_the_same_bytes(tmp_path: Path, algo: Algo) -> None:
     whole, journal = search(tmp_path, Losses(), algo, delta=0.01)
@@ -251,8 +278,9 @@ def test_gates_are_the_gradient_if_there_is_one_and_are_computed_once(tmp_path: 
 
 def test_gates_that_are_not_finite_stop_the_search(tmp_path: Path) -> None:
     class Broken(Losses):
-        def part(self, start: int, stop: int) -> Loss:
-            return replace(super().part(start, stop), gates=lambda _: np.full((SAMPLES, N), np.nan))
+        @property
+        def whole(self) -> Loss:
+            return replace(super().whole, gates=lambda _: np.full((SAMPLES, N), np.nan))
 
     with pytest.raises(LossError, match=r"gates is NaN or infinite: try model.dtype=float32"):
         search(tmp_path, Broken(), AsksForGates())
