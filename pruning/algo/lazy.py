@@ -56,10 +56,15 @@ class Lazy:
         `children` maps each candidate to its parent, the mask without the new block. If `rise` is given, the `best`
         are those of least rise per cost.
         """
-        predicted = {mask: self._prediction(mask, parent) for mask, parent in children.items()}
+        increments = {mask: self._increment(mask, parent) for mask, parent in children.items()}
+        predicted = {
+            mask: self._losses.get(children[mask], 0.0) + (more or 0.0) for mask, more in increments.items()
+        }
         order, size = list(children), len(children)
         value = self._value(rise)
-        if self._parents:  # in the first round, nothing is known
+        if new := None in increments.values():  # as in the first round, nothing is known
+            predicted = dict.fromkeys(children, 0.0)
+        else:
             order, size = sorted(order, key=lambda mask: value(mask, predicted[mask])), FIRST + best - 1
         losses: dict[Mask, float] = {}
         errors: list[float] = []
@@ -72,7 +77,10 @@ class Lazy:
             least = self._least_error(errors, len(order)) if order else 0.0
             if order and min(value(mask, predicted[mask] + least) for mask in order) > chosen:
                 break
-        self._note(children, predicted, losses, errors)
+        if not new:
+            self._squares += _spread(errors, math.fsum(errors) / len(errors))
+            self._freedom += len(errors) - 1
+        self._note(children, predicted, losses, math.fsum(errors) / len(errors))
         return losses
 
     def _value(self, rise: Rise | None) -> Callable[[Mask, float], float]:
@@ -82,17 +90,16 @@ class Lazy:
         before = self._losses[rise.base]
         return lambda mask, loss: rise.rate(mask, loss, before)
 
-    def _prediction(self, mask: Mask, parent: Mask) -> float:
-        """The parent's loss, plus the increment of the new block in the round before.
+    def _increment(self, mask: Mask, parent: Mask) -> float | None:
+        """The increment of the new units in the round before; None if they were no candidate there.
 
         If the loss of the dense model is not known, it is taken as 0. That moves all predictions of a round by the
         same amount.
         """
         if (before := self._parents.get(parent)) is None:
-            return 0.0
-        (block,) = {*mask.dropped} - {*parent.dropped}
-        increment = self._losses[before.drop(block)] - self._losses.get(before, 0.0)
-        return self._losses[parent] + increment
+            return None
+        loss = self._losses.get(before.drop(*{*mask.dropped} - {*parent.dropped}))
+        return None if loss is None else loss - self._losses.get(before, 0.0)
 
     def _least_error(self, errors: Sequence[float], left: int) -> float:
         """A lower bound of the errors of `left` candidates; minus infinity if too little is known."""
@@ -111,16 +118,12 @@ class Lazy:
         children: Mapping[Mask, Mask],
         predicted: Mapping[Mask, float],
         losses: Mapping[Mask, float],
-        errors: Sequence[float],
+        error: float,
     ) -> None:
         """Keep what the next round needs. A skipped candidate has the mean error of the others."""
-        centre = math.fsum(errors) / len(errors)
-        if self._parents:
-            self._squares += _spread(errors, centre)
-            self._freedom += len(errors) - 1
         for mask in children:
             loss = losses.get(mask, math.inf)
-            self._losses[mask] = loss if math.isfinite(loss) else predicted[mask] + centre
+            self._losses[mask] = loss if math.isfinite(loss) else predicted[mask] + error
         self._parents |= children
 
 

@@ -32,6 +32,7 @@ NEW = {
     "lazy": None,
     "rank": "cost",
     "within": "any",
+    "blocks": True,
 }  # settings of searches that came later, and their defaults
 FORMAT = 1  # version of a cell's files and of its losses; increase it if old results must not be reused
 

@@ -125,4 +125,5 @@ def test_rises_per_cost_need_no_smaller_loss_to_be_chosen() -> None:
     assert request.rise == rise
     with pytest.raises(StopIteration):
         round_.send([losses[mask] for mask in request.masks])
-    assert search._prediction(dense.drop(1, 2), dense.drop(1)) == pytest.approx(losses[dense.drop(1)] + 0.3)
+    assert search._increment(dense.drop(1, 2), dense.drop(1)) == pytest.approx(0.3)
+    assert search._increment(dense.drop(1, 2, 3), dense.drop(1)) is None

@@ -1,0 +1,75 @@
+"""Greedy on a budget: each round takes the step with the least rise of the loss per cost.
+
+A step removes one unit. Greedy over sub-layers can pass by a mask of whole blocks that is better than all it finds,
+because removing one part of a block can cost much where removing both costs little. So a second path removes whole
+blocks while they fit, and then single units; it is never worse than greedy over blocks at the same budget.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Generator
+from typing import Any
+
+from pruning.algo import Known, Request
+from pruning.algo._rank import rise_since
+from pruning.algo.lazy import Lazy
+from pruning.core.mask import Mask
+from pruning.core.space import Space
+
+Steps = Callable[[Space, Mask], list[Mask]]
+
+
+def single_units(space: Space, mask: Mask) -> list[Mask]:
+    """The masks that remove one unit more and can be extended to a mask of the space."""
+    return [mask.drop(i) for i in space.fitting(mask.dropped)]
+
+
+def whole_blocks(space: Space, mask: Mask) -> list[Mask]:
+    """The same for both parts of a block; single units if no whole block fits."""
+    return fitting_blocks(space, mask) or single_units(space, mask)
+
+
+def fitting_blocks(space: Space, mask: Mask) -> list[Mask]:
+    """The masks that remove both parts of one block more and can be extended to a mask of the space."""
+    free = set(space.free(mask.dropped))
+    pairs = [(2 * block, 2 * block + 1) for block in range(space.n_blocks)]
+    return [
+        larger
+        for pair in pairs
+        if space.unit == "sublayer" and free.issuperset(pair) and space.extendable(larger := mask.drop(*pair))
+    ]
+
+
+def by_cost(
+    space: Space, known: Known, rounds: Lazy | None = None, steps: Steps = single_units
+) -> Generator[Request, Any, Mask]:
+    """The mask of the space that `steps` lead to if each round takes the one of least rise of the loss per cost."""
+    best = space.dense
+    (before,) = yield from known.ask([best])
+    if rounds is not None:
+        rounds.know(best, before)
+    while not space.complete(best):
+        masks = steps(space, best)
+        rise = rise_since(best, masks, space)
+        if rounds is None:
+            yield from known.ask(masks, 1, rise)
+            losses = known.losses
+        else:
+            losses = yield from rounds.scored(dict.fromkeys(masks, best), 1, rise)
+            known.losses |= losses
+        rates = {mask: rise.rate(mask, losses.get(mask, math.inf), before) for mask in masks}
+        best = min(masks, key=rates.__getitem__)
+        before = losses[best]
+    return best
+
+
+def evaluations_by_blocks(space: Space) -> int:
+    """The most losses that the path of whole blocks asks for."""
+    first = fitting_blocks(space, space.dense)
+    if not first:
+        return 0
+    pairs = [space.cost(*mask.dropped) for mask in first]
+    least = min(space.cost(unit) for unit in space.fitting())
+    rounds, last = space.k // 2, math.ceil(max(pairs) / least)
+    return sum(len(first) - done for done in range(rounds)) + last * len(space.fitting())
