@@ -31,7 +31,8 @@ from ..stats.frames import strata_of
 from ..stats.grid import STRATUM
 from ..stats.removal import heading
 from .cli import arguments, run
-from .style import empty, head, legend, looks, number, ordered, save
+from .legends import legend
+from .style import empty, head, looks, number, ordered, save
 
 PAGE = 8.5  # width in inches: wider figures are not readable in print
 

@@ -29,7 +29,8 @@ from ..stats.grid import STRATUM
 from ..stats.removal import budgets, heading
 from ..stats.search_means import compared
 from .cli import arguments, run
-from .style import empty, legend, looks, ordered, panels, plain_log, save
+from .legends import legend
+from .style import empty, looks, ordered, panels, plain_log, save
 
 COSTS = {"scores": "masks scored", "seconds": "seconds of evaluation", "forwards": "block forwards"}
 GROUP = ["objective", *STRATUM]

@@ -25,7 +25,8 @@ from ..stats.frames import strata_of
 from ..stats.grid import STRATUM
 from ..stats.removal import budgets, size
 from .cli import arguments, run
-from .style import COLOURS, MARKERS, empty, legend, looks, ordered, panels, save
+from .legends import legend
+from .style import COLOURS, MARKERS, empty, looks, ordered, panels, save
 
 WHERE = ["cell", *STRATUM, "objective", "calibration", "draw", "algo"]
 

@@ -30,7 +30,8 @@ from ..stats.frames import groups
 from ..stats.removal import bare
 from ..stats.window_pairs import paired, window_losses
 from .cli import arguments, run
-from .style import empty, legend, looks, panels, save
+from .legends import legend
+from .style import empty, looks, panels, save
 
 SAME = ["bare", "objective", "calibration", "samples", "length", "draw", "algo", "ratio"]
 UNITS = ("sublayer", "attention", "mlp")
