@@ -22,6 +22,7 @@ from ..figures import (
     fig6_crossed,
     fig7_cost,
     fig8_stability,
+    mask_overlaps,
 )
 from ..stats import overlap_pairs
 from .study_data import StudyData
@@ -73,8 +74,8 @@ FIGURES = (
     FigureEntry(
         "fig1_masks",
         "Which blocks each search removed",
-        "Each row is a search and each column a block. Dark squares are removed blocks; lighter squares are removed "
-        "in some of the cells only. Beside each row are held-out perplexity and accuracy.",
+        "Each row is a search and each column a block. Each thin line is one calibration draw; if there are very many, "
+        "the shade is the share of draws that remove the block. Beside each row are held-out perplexity and accuracy.",
         lambda m: fig1_masks.draw(m.frame, m.title),
     ),
     FigureEntry(
@@ -93,21 +94,24 @@ FIGURES = (
     FigureEntry(
         "fig2_ranks",
         "Perplexity rank against accuracy rank",
-        "Each point is a search; rank 1 is best. On the diagonal, both outcomes give a search the same rank.",
+        "Each point is a search; rank 1 is best. On the diagonal, both outcomes give a search the same rank. Searches "
+        "that tie in both stand in a grey band.",
         _ranks,
     ),
     FigureEntry(
         "fig3_variance",
         "How much the searches differ",
-        "Each point is the mean of a search over calibration data and draws. The variance is over searches.",
+        "Each point is the mean of a search over calibration draws, with its 95 percent interval; perplexities are "
+        "averaged geometrically. Above each group: the standard deviation over searches.",
         _spread,
     ),
     FigureEntry(
         "fig4_overlap",
         "Which searches and objectives remove the same blocks",
-        "Chance-corrected overlap of masks: 0 is chance, 1 is equality. The diagonal compares draws of one search.",
+        "Chance-corrected overlap of masks found on the same samples: 0 is chance, 1 is equality. The diagonal compares "
+        "draws of one search. Bars are 95 percent intervals over calibration draws.",
         lambda m: fig4_overlap.draw(
-            fig4_overlap.heat(m.frame), m.overlaps, m.title, overlap_pairs.note(m.cells)
+            mask_overlaps.heat(m.frame), m.overlaps, m.title, overlap_pairs.note(m.cells)
         ),
     ),
     FigureEntry(

@@ -15,7 +15,7 @@ from ..data.cell_filter import Only
 from ..data.load import done
 from ..data.metrics import Metric, choose, measured
 from ..data.study import AskedStudy
-from ..figures import fig4_overlap, fig6_crossed, fig8_stability, rank_agreement, variance_shares
+from ..figures import fig6_crossed, fig8_stability, mask_overlaps, rank_agreement, variance_shares
 from ..stats import crossed
 from ..stats.estimates import Shares
 from . import shown_cells
@@ -117,7 +117,7 @@ class StudyData:
     @cached_property
     def overlaps(self) -> pd.DataFrame:
         """The overlap of all pairs of masks whose cells differ in one factor."""
-        return fig4_overlap.comparisons(self.frame)
+        return mask_overlaps.comparisons(self.frame)
 
     @cached_property
     def stability(self) -> Frames:
