@@ -102,7 +102,12 @@ def _metrics(
     axes: Axes, finished: pd.DataFrame, shown: Mapping[str, Sequence[str]], metrics: Sequence[Metric]
 ) -> None:
     """Write the metrics of each search's masks beside its line, in a column for each metric."""
-    place = {"textcoords": "offset points", "ha": "right", "fontsize": SMALL, "annotation_clip": False}
+    place: dict[str, Any] = {
+        "textcoords": "offset points",
+        "ha": "right",
+        "fontsize": SMALL,
+        "annotation_clip": False,
+    }
     for metric in metrics:
         right = RIGHT[metric.kind]
         heading = {"ppl": "ppl", "acc": "acc, %"}[metric.kind]

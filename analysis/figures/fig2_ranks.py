@@ -19,18 +19,16 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..data.load import done
-from ..data.metrics import Metric, choose
+from ..data.metrics import choose
 from ..data.study import AskedStudy
 from ..paper.published import MODELS, read
-from ..stats.agreement import agree, controlled
-from ..stats.frames import groups, strata_of
+from ..stats.frames import strata_of
 from ..stats.grid import STRATUM
 from ..stats.removal import heading
-from ..stats.search_means import means
 from .cli import arguments, run
-from .rank_agreement import table
 from .legends import legend
+from .rank_agreement import table
+from .search_ranks import ranks
 from .style import (
     LABEL,
     SMALL,
@@ -48,50 +46,7 @@ from .style import (
 STEP = 0.5  # between the symbols of tied searches, in ranks
 
 
-def ranks(frame: pd.DataFrame, perplexity: Metric, accuracy: Metric) -> pd.DataFrame:
-    """One row per algorithm and panel: means, ranks, and the panel's Spearman correlation (p, q, interval, note).
-
-    `searches` counts the algorithms of the panel, and `distinct_masks` the masks that they found in all draws. If
-    several algorithms found the same masks in all draws, `distinct` and `distinct_spearman` count these as one.
-    """
-    cells = done(frame)
-    cells = cells.assign(perplexity=perplexity.of(cells), accuracy=accuracy.of(cells))
-    parts, correlations, once = [], [], []
-    for (objective, model, k), panel in groups(cells, ["objective", *STRATUM]):
-        ranked = _ranked(panel)
-        correlations.append(agree(ranked["perplexity_rank"], ranked["accuracy_rank"]))
-        distinct = ranked.drop_duplicates("masks")
-        once.append(agree(distinct["perplexity_rank"], distinct["accuracy_rank"]).statistic)
-        sizes = {"searches": len(ranked), "distinct": len(distinct)}
-        sizes["distinct_masks"] = len({dropped for found in ranked["masks"] for *_, dropped in found})
-        where = {"objective": objective, "model": model, "k": int(k)}
-        parts.append(ranked.drop(columns="masks").assign(**where, **sizes))
-    adjusted = controlled([a.p for a in correlations])
-    for part, a, q, rho in zip(parts, correlations, adjusted, once, strict=True):
-        part[["spearman", "p", "q", "low", "high", "distinct_spearman"]] = (
-            a.statistic,
-            a.p,
-            q,
-            a.low,
-            a.high,
-            rho,
-        )
-        part["note"] = a.note
-    table = pd.concat(parts, ignore_index=True)
-    first = ["objective", *STRATUM, "algo"]
-    return table[[*first, *(c for c in table if c not in first)]]
-
-
-def _ranked(panel: pd.DataFrame) -> pd.DataFrame:
-    """Means and ranks of the searches of a panel."""
-    searches = means(panel, ["perplexity", "accuracy"])
-    # Searches with equal masks must tie. Sums in different orders differ in the last digits, so values are rounded.
-    searches["perplexity_rank"] = searches["perplexity"].round(9).rank()
-    searches["accuracy_rank"] = (-searches["accuracy"]).round(9).rank()
-    return searches
-
-
-def draw(frame: pd.DataFrame, searches: pd.DataFrame, title: str, labels: tuple[str, str]) -> Figure:
+def draw(searches: pd.DataFrame, title: str, labels: tuple[str, str]) -> Figure:
     """One row of panels per objective, one column per model and k; without those that have nothing to compare."""
     shown, left_out = _comparable(searches)
     objectives = sorted(shown["objective"].unique())
@@ -112,8 +67,9 @@ def draw(frame: pd.DataFrame, searches: pd.DataFrame, title: str, labels: tuple[
                 axes.set_ylabel(f"pruned for {objective}\naccuracy rank", fontsize=LABEL)
             if i == len(objectives) - 1:
                 axes.set_xlabel("perplexity rank", fontsize=LABEL)
-    how = "ρ: Spearman, 95 % interval over searches; q: exact permutation p-values up to 8 searches, false discovery rate controlled over panels"  # noqa: RUF001
-    note = f"rank 1 is best; {labels[0]} against {labels[1]}; grey band: searches that tie in both; {how}"
+    note = f"rank 1 is best; {labels[0]} against {labels[1]}; grey band: searches that tie in both; "
+    note += "ρ: Spearman, 95 % interval over searches; "  # noqa: RUF001
+    note += "q: exact permutation p-values up to 8 searches, false discovery rate controlled over panels"
     legend(figure, look, "; ".join([note, *left_out]))
     return figure
 
@@ -121,7 +77,9 @@ def draw(frame: pd.DataFrame, searches: pd.DataFrame, title: str, labels: tuple[
 def _comparable(searches: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     """The panels in which neither ranking is constant, and a note that names the others."""
     where = ["objective", *STRATUM]
-    varied = searches.groupby(where)[["perplexity_rank", "accuracy_rank"]].transform("nunique").min(axis=1) > 1
+    varied = (
+        searches.groupby(where)[["perplexity_rank", "accuracy_rank"]].transform("nunique").min(axis=1) > 1
+    )
     gone = searches[~varied].groupby("objective")
     names = []
     for objective, rows in gone:
@@ -132,15 +90,13 @@ def _comparable(searches: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     return searches[varied], note
 
 
-def _panel(
-    axes: Axes, chosen: pd.DataFrame, look: dict[str, tuple[str, str]], most: int, name: str
-) -> None:
+def _panel(axes: Axes, chosen: pd.DataFrame, look: dict[str, tuple[str, str]], most: int, name: str) -> None:
     axes.plot([0.5, most + 0.5], [0.5, most + 0.5], color="0.85", lw=0.8, zorder=0)
     for _, tied in chosen.groupby(["perplexity_rank", "accuracy_rank"]):
         x, y = tied["perplexity_rank"].iloc[0], tied["accuracy_rank"].iloc[0]
         places = x + STEP * (np.arange(len(tied)) - (len(tied) - 1) / 2)
         if len(tied) > 1:
-            band = {"color": "0.87", "lw": 10, "solid_capstyle": "round"}
+            band: dict[str, Any] = {"color": "0.87", "lw": 10, "solid_capstyle": "round"}
             axes.plot(places[[0, -1]], [y, y], zorder=1, **band)
         for place, algo in zip(places, ordered(tied["algo"]), strict=True):
             colour, marker = look[algo]
@@ -175,7 +131,7 @@ def _write(given: argparse.Namespace, study: AskedStudy) -> list[Path]:
     frame, title = study.frame, study.title
     perplexity, accuracy = choose(frame, "ppl", given.perplexity), choose(frame, "acc", given.accuracy)
     searches = ranks(frame, perplexity, accuracy)
-    figure = draw(frame, searches, title, (perplexity.label, accuracy.label))
+    figure = draw(searches, title, (perplexity.label, accuracy.label))
     return save(
         figure, searches, given.out, "fig2_ranks", {"fig2_agreement": table(frame, perplexity, accuracy)}
     )

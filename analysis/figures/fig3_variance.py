@@ -20,70 +20,16 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..data.load import done
 from ..data.metrics import Metric, choose
 from ..data.study import AskedStudy
-from ..paper.published import MODELS, read
-from ..stats.draw_means import CellDraws, over_draws
-from ..stats.frames import each, groups, strata_of
-from ..stats.grid import STRATUM
+from ..stats.frames import each, strata_of
 from ..stats.removal import bare, size
-from ..stats.search_means import compared, means
 from .cli import arguments, run
 from .legends import legend, line_key
+from .search_spread import OUTCOMES, spread
 from .style import LABEL, SMALL, TITLE, empty, factor, looks, number, ordered, panels, plain_log, save
 
-OUTCOMES = ("accuracy", "perplexity")
 TIMES = "\N{MULTIPLICATION SIGN}"
-
-
-def spread(frame: pd.DataFrame, metrics: Mapping[str, Metric]) -> pd.DataFrame:
-    """One row for each outcome, objective, model, k and algorithm.
-
-    `value` is the arithmetic mean, and `variance` its variance over algorithms; in `distinct_variance`, algorithms
-    with equal masks count once. `mean`, `low` and `high` are what is drawn, geometric for perplexities. `sd` and
-    `distinct_sd` are its standard deviations over algorithms, for perplexities a factor.
-    """
-    cells = done(frame)
-    cells = cells.assign(**{outcome: metrics[outcome].of(cells) for outcome in OUTCOMES})
-    parts = []
-    for (objective, model, k), panel in groups(cells, ["objective", *STRATUM]):
-        where = {"objective": objective, "model": model, "k": int(k)}
-        parts += [_of_panel(panel, outcome, where) for outcome in OUTCOMES]
-    rows = pd.concat(parts, ignore_index=True)
-    first = ["outcome", "objective", *STRATUM, "algo", "cells", "value", "variance", "distinct_variance"]
-    return rows[[*first, *(column for column in rows if column not in first)]]
-
-
-def _of_panel(panel: pd.DataFrame, outcome: str, where: Mapping[str, Any]) -> pd.DataFrame:
-    searches = means(panel, [outcome]).rename(columns={outcome: "value"})
-    whole, logs = compared(panel)[0], outcome == "perplexity"
-    values = np.log(whole[outcome]) if logs else whole[outcome]
-    drawn = [
-        over_draws(values[algo.index], CellDraws.of(algo)) for _, algo in groups(whole, "algo")
-    ]  # in the order of `means`
-    shown = pd.DataFrame([[d.mean, d.low, d.high] for d in drawn], columns=["mean", "low", "high"])
-    once = ~searches["masks"].duplicated()
-    sds = [_sd(values_of[keep]) for values_of in (shown["mean"],) for keep in (slice(None), once)]
-    variances = {"variance": _sd(searches["value"]) ** 2, "distinct_variance": _sd(searches["value"][once]) ** 2}
-    paper = _published(outcome, where["objective"], where["model"], where["k"])
-    rows = searches.drop(columns="masks").assign(outcome=outcome, **where, **variances)
-    rows = rows.assign(distinct=int(once.sum()), published_variance=paper)
-    if logs:
-        shown, sds = np.exp(shown), [float(np.exp(sd)) for sd in sds]
-    return pd.concat([rows, shown], axis=1).assign(sd=sds[0], distinct_sd=sds[1])
-
-
-def _sd(values: pd.Series[float]) -> float:
-    """The standard deviation (ddof 0); NaN for a single value, as there is nothing to differ."""
-    return float(np.std(values)) if len(values) > 1 else float("nan")
-
-
-def _published(outcome: str, objective: str, model: str, k: int) -> float:
-    table = read("figure3_variance")
-    same = (table["model"] == MODELS.get(model)) & (table["k"] == k) & (table["objective"] == objective)
-    rows = table[same & (table["outcome"] == f"average_{outcome}")]
-    return float(rows["published_variance"].iloc[0]) if len(rows) else float("nan")
 
 
 def draw(frame: pd.DataFrame, searches: pd.DataFrame, title: str, metrics: Mapping[str, Metric]) -> Figure:
@@ -147,7 +93,7 @@ def _panel(
             place = x + offsets[str(point.algo)]
             axes.plot([place, place], [point.low, point.high], color=colour, lw=1.0, alpha=0.7)
             axes.plot(place, point.mean, marker, color=colour, ms=4, mec="white", mew=0.4)
-        above = {"ha": "center", "va": "top", "fontsize": SMALL - 0.5, "linespacing": 1.15}
+        above: dict[str, Any] = {"ha": "center", "va": "top", "fontsize": SMALL - 0.5, "linespacing": 1.15}
         axes.text(x, 1.0, _words(strip), transform=axes.get_xaxis_transform(), **above)
     axes.set_xlim(-0.6, len(strips) - 0.4)
 
@@ -158,7 +104,11 @@ def _names(axes: Axes, strips: list[tuple[str, int]]) -> None:
     for model in dict.fromkeys(model for model, _ in strips):
         middle = float(np.mean([x for x, (other, _) in enumerate(strips) if other == model]))
         name = model if bare(model) == model else model.replace(" (", "\n(").replace(", ", ",\n")
-        below = {"xycoords": axes.get_xaxis_transform(), "textcoords": "offset points", "ha": "center"}
+        below: dict[str, Any] = {
+            "xycoords": axes.get_xaxis_transform(),
+            "textcoords": "offset points",
+            "ha": "center",
+        }
         axes.annotate(name, (middle, 0), (0, -15), va="top", fontsize=SMALL, annotation_clip=False, **below)
 
 
@@ -173,7 +123,7 @@ def _words(strip: pd.DataFrame) -> str:
     if row["draws_note"]:
         text += "\n" + str(row["draws_note"]).replace(" draws", "\ndraws")  # two lines: a group is narrow
     paper = row["published_variance"]
-    return text if np.isnan(paper) else f"{text}\nσ² {number(row['variance'])}\npaper {paper:.1f}"
+    return text if np.isnan(paper) else f"{text}\nvar {number(row['variance'])}\npaper {paper:.1f}"
 
 
 def _shown(row: pd.Series[Any], name: str) -> str:

@@ -48,9 +48,7 @@ def draw(heats: pd.DataFrame, pairs: pd.DataFrame, title: str, note: str = "") -
     width = max(6.0, NAMES + (side + 0.15) * columns + 0.75)
     figure = Figure(figsize=(width, 0.6 + (side + above) * len(models) + below), layout="constrained")
     head(figure, title, width)
-    grid = figure.add_gridspec(
-        len(models) + 1, columns, height_ratios=[*[side + above] * len(models), below]
-    )
+    grid = figure.add_gridspec(len(models) + 1, columns, height_ratios=[*[side + above] * len(models), below])
     shown = []
     for i, model in enumerate(models):
         for j in range(columns):
@@ -157,7 +155,10 @@ def _write(given: argparse.Namespace, study: AskedStudy) -> list[Path]:
     frame, title = study.frame, study.title
     heats, pairs = heat(frame), comparisons(frame)
     numbers = {"fig4_overlap_pairs": pairs.drop(columns=["draw_a", "data_a", "draw_b", "data_b"])}
-    numbers |= {"fig4_overlap_means": means(pairs), "fig4_overlap_groups": overlap_groups.groups_of(done(frame))}
+    numbers |= {
+        "fig4_overlap_means": means(pairs),
+        "fig4_overlap_groups": overlap_groups.groups_of(done(frame)),
+    }
     figure = draw(heats, pairs, title, overlap_pairs.note(done(frame)))
     return save(figure, heats, given.out, "fig4_overlap", numbers)
 

@@ -51,8 +51,16 @@ def draw(by_outcome: dict[str, Shares], table: pd.DataFrame, title: str) -> Figu
         line_key("95 % interval", lw=1.3),
     ]
     note = "share of the variance within model and k; intervals over calibration draws; shares are at least 0 and at "
-    note += "most 100 %, an arrow: the interval goes on; q: permutation test, false discovery rate controlled; "
-    legend(figure, {}, note + "ratio: calibration : search, with interactions on both sides; main: of the main effects alone", keys)
+    note += (
+        "most 100 %, an arrow: the interval goes on; q: permutation test, false discovery rate controlled; "
+    )
+    legend(
+        figure,
+        {},
+        note
+        + "ratio: calibration : search, with interactions on both sides; main: of the main effects alone",
+        keys,
+    )
     return figure
 
 
@@ -83,7 +91,7 @@ def _panel(axes: Axes, names: list[str], rows: pd.DataFrame, note: str, loss: bo
     axes.set_axisbelow(True)
     axes.tick_params(axis="y", length=0)
     if note:
-        middle = {"ha": "center", "va": "center", "transform": axes.transAxes}
+        middle: dict[str, Any] = {"ha": "center", "va": "center", "transform": axes.transAxes}
         axes.text(0.5, 0.75, wrapped(note, 30, " "), fontsize=SMALL, color=GREY, **middle)
 
 

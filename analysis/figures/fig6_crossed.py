@@ -70,7 +70,8 @@ def draw(frame: pd.DataFrame, matrix: pd.DataFrame, regrets: pd.DataFrame, title
     for axes in grid[-2:, len(strata) - columns * (rows - 1) :].flat:
         axes.set_axis_off()
     note = "above: mean outcome of the masks pruned for each objective (perplexities: geometric mean); bold: best; "
-    note += "shade: worse than the best by; SE: standard error of the difference from the best, over draws and over held-out windows or items; "
+    note += "shade: worse than the best by; SE: standard error of the difference from the best, "
+    note += "over draws and over held-out windows or items; "
     note += "below: calibration loss above that of the best known mask, in standard errors of the loss"
     marks = [
         line_key("mean", marker="o", ls="", ms=4.8),
@@ -109,7 +110,7 @@ def _regrets(
                 axes.plot(0, height, "x", color="0.6", ms=3, mew=0.7)
                 continue
             values = chosen["regret_se"]
-            small = {"color": colour, "ms": 2.2, "alpha": 0.45, "mec": "none", "ls": ""}
+            small: dict[str, Any] = {"color": colour, "ms": 2.2, "alpha": 0.45, "mec": "none", "ls": ""}
             axes.plot(values, [height] * len(chosen), marker, **small)
             axes.plot(values.mean(), height, marker, color=colour, ms=4.8, mec="white", mew=0.5)
     axes.set(ylim=(len(algos) - 0.5, -0.5))

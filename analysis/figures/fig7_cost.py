@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -62,7 +63,7 @@ def draw(curves: pd.DataFrame, ends: pd.DataFrame, title: str, cost: str) -> Fig
     return figure
 
 
-def _keys() -> list[object]:
+def _keys() -> list[Artist]:
     return [
         line_key("best so far", lw=0.9, alpha=0.6),
         line_key("end, 95 % interval", lw=1.6, marker="o", ms=5, mec="white", mew=0.5),
@@ -98,7 +99,9 @@ def _panel(
     top = max(1.12 * float(np.nanmax(shown[["excess", "high"]])), 2 * float(shown["excess"].max()), 1e-3)
     axes.set_ylim(-0.08 * top, top)
     if note := str(shown["draws_note"].iloc[0]):
-        axes.text(0.97, 0.95, note, transform=axes.transAxes, ha="right", va="top", fontsize=SMALL, color=GREY)
+        axes.text(
+            0.97, 0.95, note, transform=axes.transAxes, ha="right", va="top", fontsize=SMALL, color=GREY
+        )
 
 
 def _apart(shown: pd.DataFrame, cost: str) -> list[float]:

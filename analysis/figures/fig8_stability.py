@@ -73,11 +73,14 @@ def draw(frame: pd.DataFrame, rows: pd.DataFrame, curves: pd.DataFrame, title: s
         for axes, (column, label) in zip(grid[i][1:], CURVES.items(), strict=True):
             _curves(axes, lines, strata, column)
             axes.set_ylabel(label, fontsize=LABEL - 0.5)
-    for axes, label in zip(grid[-1], ["resamples with another mask, %", *["samples in a subset"] * 2], strict=True):
+    for axes, label in zip(
+        grid[-1], ["resamples with another mask, %", *["samples in a subset"] * 2], strict=True
+    ):
         axes.set_xlabel(label, fontsize=LABEL)
     look = looks([f"{model}, {size(model, k)}" for model, k in strata])
     note = "means over cells, 95 % intervals over calibration draws; left: bootstrapped calibration samples; "
-    note += f"right: two disjoint subsets of one draw, grey line: {LEVEL} %; overlap: Jaccard, 100 % if the masks are equal"
+    note += f"right: two disjoint subsets of one draw, grey line: {LEVEL} %; "
+    note += "overlap: Jaccard, 100 % if the masks are equal"
     keys = [line_key("95 % interval", lw=1.2), line_key("missing", marker="x", ls="", ms=3.5, mew=0.7)]
     legend(figure, look, note, keys)
     return figure

@@ -102,7 +102,7 @@ def draw(rows: pd.DataFrame, title: str, metric: str) -> Figure:
         axes.set_xlabel("held-out loss, this unit minus blocks, nats per token", fontsize=LABEL)
     name = metric.partition("/")[2]
     n = int(rows["windows"].max())
-    note = f"left of 0: better than whole blocks; upper axis: the same as a factor of the perplexity; "
+    note = "left of 0: better than whole blocks; upper axis: the same as a factor of the perplexity; "
     note += f"means over n = {n} windows of {name}, paired by window; one mask per point"
     legend(figure, look, note, [line_key("95 % interval over windows", lw=1.4)])
     return figure

@@ -27,7 +27,10 @@ def _equal(cells: pd.DataFrame) -> bool:
     """Whether every search found the same masks in the same cells."""
     setting = labels(cells, [*SETTING, "seed"])
     found = cells.assign(setting=setting).sort_values(["setting"], kind="stable")
-    return len({tuple(zip(part["setting"], part["dropped"])) for _, part in found.groupby("algo")}) == 1
+    return (
+        len({tuple(zip(part["setting"], part["dropped"], strict=True)) for _, part in found.groupby("algo")})
+        == 1
+    )
 
 
 def _label(cells: pd.DataFrame, algo: str) -> str:
@@ -41,10 +44,12 @@ def most_cells(cells: pd.DataFrame) -> int:
 
 
 def counted(cells: pd.DataFrame) -> str:
-    """How many calibration draws a search of a panel has: `6 draws`, or `12 cells of 6 draws` if it has more cells."""
+    """How many draws a search of a panel has: `6 draws`, or `12 cells of 6 draws` if it has more cells than draws."""
     finished = done(cells)
     most = most_cells(cells)
-    draws = max(len(set(labels(part, DRAW))) for _, part in finished.groupby("algo")) if len(finished) else most
+    draws = (
+        max(len(set(labels(part, DRAW))) for _, part in finished.groupby("algo")) if len(finished) else most
+    )
     words = f"{draws} draw{'s' * (draws != 1)}"
     complete = (finished.groupby("algo").size() == most).any() if len(finished) else False
     return f"{most} cells of {words}" if complete and most > draws else words

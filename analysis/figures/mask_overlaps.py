@@ -1,4 +1,4 @@
-"""The numbers of figure 4: the overlap of the masks of two searches, and of masks whose cells differ in one factor."""
+"""The numbers of figure 4: overlaps of the masks of two searches, and of masks whose cells differ in one factor."""
 
 from __future__ import annotations
 

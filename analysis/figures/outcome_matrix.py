@@ -51,7 +51,7 @@ def draw_matrix(
 ) -> None:
     """A row for each objective, a column for each outcome, and a last column with the number of draws."""
     means, worse = (
-        stratum.pivot(index="objective", columns="outcome", values=values).reindex(objectives)[[*shown]]
+        stratum.pivot(index="objective", columns="outcome", values=values).reindex([*objectives])[[*shown]]
         for values in ("mean", "worse")
     )
     shades = ListedColormap(list(SHADES), "worse").with_extremes(bad="white")
@@ -61,7 +61,7 @@ def draw_matrix(
     axes.pcolormesh(np.ma.masked_invalid(steps), cmap=shades, norm=norm, edgecolors="white", linewidth=1.5)
     draws = stratum.groupby("objective")["draws"].max()
     for i, objective in enumerate(objectives):
-        for j, name in enumerate(shown):
+        for j in range(len(shown)):
             value, best = means.to_numpy()[i, j], worse.to_numpy()[i, j] == 0
             text = DASH if np.isnan(value) else number(abs(value))
             _write(axes, j + 0.5, i + 0.5, text, weight="bold" if best else "normal")
@@ -80,7 +80,11 @@ def _columns(axes: Axes, shown: Sequence[str]) -> None:
     start = 0
     for kind, group in groupby(shown, key=lambda name: name.partition("/")[0]):
         width = len(list(group))
-        at = {"xycoords": axes.get_xaxis_transform(), "textcoords": "offset points", "annotation_clip": False}
+        at: dict[str, Any] = {
+            "xycoords": axes.get_xaxis_transform(),
+            "textcoords": "offset points",
+            "annotation_clip": False,
+        }
         middle = (start + width / 2, 1.0)
         axes.annotate(KINDS[kind], middle, (0, 25), ha="center", fontsize=SMALL, color=GREY, **at)
         start += width

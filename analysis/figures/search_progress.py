@@ -1,4 +1,4 @@
-"""The numbers of figure 7: the loss of each search above that of the best known mask, while it runs and at its end."""
+"""The numbers of figure 7: the loss of each search above that of the best known mask, on its way and at its end."""
 
 from __future__ import annotations
 

@@ -88,8 +88,8 @@ def wrapped(text: str, limit: int, mark: str = " · ") -> str:
 def empty(axes: Axes, text: str) -> None:
     """Write in an empty panel the reason why nothing is drawn there."""
     axes.set_axis_off()
-    middle = {"ha": "center", "va": "center", "transform": axes.transAxes}
-    axes.text(0.5, 0.5, text, color="0.5", fontsize=SMALL, **middle)
+    shown = axes.text(0.5, 0.5, text, color="0.5", fontsize=SMALL, transform=axes.transAxes)
+    shown.set(ha="center", va="center")
 
 
 def plain_log(axis: Axis) -> None:

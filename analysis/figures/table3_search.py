@@ -64,7 +64,9 @@ def aggregate(frame: pd.DataFrame, traces: Mapping[str, Trace]) -> pd.DataFrame:
 def typeset(rows: pd.DataFrame, title: str) -> Figure:
     """One row per model, k and algorithm; one column per measure."""
     paper = bool(rows["paper_seconds"].notna().any())
-    columns = [("a search alone" if name in ALONE else "in this study", word) for name, word in MEASURES.items()]
+    columns = [
+        ("a search alone" if name in ALONE else "in this study", word) for name, word in MEASURES.items()
+    ]
     columns += [("in this study", "cells"), *([("paper", "seconds")] if paper else [])]
     lines = []
     for model, k in strata_of(rows):
@@ -76,9 +78,11 @@ def typeset(rows: pd.DataFrame, title: str) -> Figure:
             values = [number(row[name]) for name in MEASURES]
             values.append(f"{cells}/{int(row['asked_cells'])}")
             lines.append(Line(algo, [*values, *([_paper(row["paper_seconds"])] if paper else [])]))
-    note = "table 3: means over objectives, calibration data and draws; seconds: each score at the time that it took "
-    note += "where it was computed, and the search's own; block forwards: one block over all samples, nothing shared; "
-    return table(columns, lines, title, note + "paid: computed by the cell itself, as other cells share theirs", 1.05)
+    note = "table 3: means over objectives, calibration data and draws; "
+    note += "seconds: each score at the time that it took where it was computed, and the search's own; "
+    note += "block forwards: one block over all samples, nothing shared; "
+    note += "paid: computed by the cell itself, as other cells share theirs"
+    return table(columns, lines, title, note, 1.05)
 
 
 def _paper(seconds: float) -> str:

@@ -56,7 +56,7 @@ def table(
     above = TOP + 0.13 * title.count("\n")
     height = above + ROW * (len(lines) + 2) + FOOT + 0.12 * note.count("\n")
     sheet = _Sheet(Figure(figsize=(total, height)), total, height, above)
-    place = {"ha": "left", "va": "top"}
+    place: dict[str, Any] = {"ha": "left", "va": "top"}
     sheet.figure.text(0.05 / total, 1 - 0.1 / height, title, fontsize=SMALL + 0.5, color=GREY, **place)
     rights = [first + width * (i + 1) for i in range(len(columns))]
     _headings(sheet, columns, rights, width)
@@ -106,7 +106,7 @@ def spread(mean: float, sd: float, count: int, asked: int, digits: int) -> str:
 
 
 def times(mean: float, sd: float, count: int, asked: int) -> str:
-    """Geometric mean and geometric sd, which is a factor, as text: `74.3 ×÷ 1.16` (Limpert et al. 2001).
+    """Geometric mean and geometric sd as text, with the sign "times or divided by" between (Limpert et al. 2001).
 
     Missing cells are shown as by `spread`.
     """

@@ -23,6 +23,9 @@ from ..figures import (
     fig7_cost,
     fig8_stability,
     mask_overlaps,
+    search_progress,
+    search_ranks,
+    search_spread,
 )
 from ..stats import overlap_pairs
 from .study_data import StudyData
@@ -52,12 +55,12 @@ class Drawn:
 
 def _ranks(m: StudyData) -> Figure:
     both = choose(m.frame, "ppl"), choose(m.frame, "acc")
-    return fig2_ranks.draw(m.frame, fig2_ranks.ranks(m.frame, *both), m.title, (both[0].label, both[1].label))
+    return fig2_ranks.draw(search_ranks.ranks(m.frame, *both), m.title, (both[0].label, both[1].label))
 
 
 def _spread(m: StudyData) -> Figure:
     metrics = {"perplexity": choose(m.frame, "ppl"), "accuracy": choose(m.frame, "acc")}
-    return fig3_variance.draw(m.frame, fig3_variance.spread(m.frame, metrics), m.title, metrics)
+    return fig3_variance.draw(m.frame, search_spread.spread(m.frame, metrics), m.title, metrics)
 
 
 def _crossed(m: StudyData) -> Figure:
@@ -66,7 +69,7 @@ def _crossed(m: StudyData) -> Figure:
 
 
 def _cost(m: StudyData) -> Figure:
-    curves, ends = fig7_cost.measure(m.frame, m.traces)
+    curves, ends = search_progress.measure(m.frame, m.traces)
     return fig7_cost.draw(curves, ends, m.title, "scores")
 
 
@@ -74,8 +77,9 @@ FIGURES = (
     FigureEntry(
         "fig1_masks",
         "Which blocks each search removed",
-        "Each row is a search and each column a block. Each thin line is one calibration draw; if there are very many, "
-        "the shade is the share of draws that remove the block. Beside each row are held-out perplexity and accuracy.",
+        "Each row is a search and each column a block. Each thin line is one calibration draw; if there are very "
+        "many, the shade is the share of draws that remove the block. Beside each row are held-out perplexity and "
+        "accuracy.",
         lambda m: fig1_masks.draw(m.frame, m.title),
     ),
     FigureEntry(
@@ -87,15 +91,16 @@ FIGURES = (
     FigureEntry(
         "fig6_crossed",
         "What pruning for one objective costs in other outcomes, and regret",
-        "Top: mean outcomes by objective, with geometric means for perplexities. Bottom: how far each search ends "
+        "Top: mean outcomes by objective (perplexities: geometric means), darker if worse than the best by more "
+        "standard errors of the difference. Bottom: how far each search ends "
         "above the best known mask, in standard errors of the calibration loss.",
         _crossed,
     ),
     FigureEntry(
         "fig2_ranks",
         "Perplexity rank against accuracy rank",
-        "Each point is a search; rank 1 is best. On the diagonal, both outcomes give a search the same rank. Searches "
-        "that tie in both stand in a grey band.",
+        "Each point is a search; rank 1 is best. On the diagonal, both outcomes give a search the same rank. "
+        "Searches that tie in both stand in a grey band.",
         _ranks,
     ),
     FigureEntry(
@@ -108,8 +113,8 @@ FIGURES = (
     FigureEntry(
         "fig4_overlap",
         "Which searches and objectives remove the same blocks",
-        "Chance-corrected overlap of masks found on the same samples: 0 is chance, 1 is equality. The diagonal compares "
-        "draws of one search. Bars are 95 percent intervals over calibration draws.",
+        "Chance-corrected overlap of masks found on the same samples: 0 is chance, 1 is equality. The diagonal "
+        "compares draws of one search. Bars are 95 percent intervals over calibration draws.",
         lambda m: fig4_overlap.draw(
             mask_overlaps.heat(m.frame), m.overlaps, m.title, overlap_pairs.note(m.cells)
         ),
@@ -117,13 +122,15 @@ FIGURES = (
     FigureEntry(
         "fig7_cost",
         "Quality against cost",
-        "Calibration loss above the best known mask against the number of masks scored. Rings mark the Pareto front.",
+        "Calibration loss above the best known mask against the number of masks scored, with 95 percent intervals "
+        "over calibration draws. Rings mark the Pareto front.",
         _cost,
     ),
     FigureEntry(
         "fig8_stability",
         "Would other samples have chosen another mask?",
-        "Left: bootstrap samples that choose another mask. Right: agreement of two disjoint subsets of n samples.",
+        "Left: bootstrap samples that choose another mask. Right: agreement of two disjoint subsets of n samples. "
+        "Bars are 95 percent intervals over calibration draws.",
         lambda m: fig8_stability.draw(m.frame, *m.stability, m.title),
     ),
 )

@@ -101,8 +101,10 @@ def _search(m: StudyData) -> Built:
     rows = table3_search.aggregate(m.frame, m.traces)
     plain = [("model", "model"), ("k", "k"), ("algo", "search"), ("cells", "cells")]
     columns = [(text, name in ("k", "cells"), of(name, "{:.0f}")) for name, text in plain]
-    alone = {name: " alone" for name in ("seconds_alone", "forwards_alone")}
-    columns += [(text + alone.get(name, ""), True, of(name, None)) for name, text in table3_search.MEASURES.items()]
+    alone = dict.fromkeys(("seconds_alone", "forwards_alone"), " alone")
+    columns += [
+        (text + alone.get(name, ""), True, of(name, None)) for name, text in table3_search.MEASURES.items()
+    ]
     if rows["paper_seconds"].notna().any():
         columns.append(("paper, seconds", True, of("paper_seconds", "{:,.0f}")))
     return built(rows, columns)

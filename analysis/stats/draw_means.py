@@ -2,7 +2,7 @@
 
 Searches, objectives and calibration data are fixed; a draw is a random sample of its data. Cells of one draw are not
 independent, so whole draws are left out: a jackknife over draws within data (Efron and Stein 1981; for means over
-pairs of masks, Arvesen 1969). The interval is Student's, with as many degrees of freedom as there are draws minus data.
+pairs of masks, Arvesen 1969). The interval is Student's; its degrees of freedom are the draws minus the data.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from scipy import stats
 
 from .grid import DRAW, Labels, labels
 
+NAN = float("nan")
 DATA = [column for column in DRAW if column != "draw"]
 
 
@@ -55,7 +56,7 @@ def over_pairs(values: ArrayLike, first: CellDraws, second: CellDraws) -> DrawMe
     known = ~np.isnan(numbers)
     numbers, a, b = numbers[known], first.draw[known], second.draw[known]
     if not len(numbers):
-        return DrawMean(*[float("nan")] * 4, 0)
+        return DrawMean(NAN, NAN, NAN, NAN, 0)
     draws, positions = np.unique(np.concatenate([a, b]), return_inverse=True)
     a, b = positions[: len(a)], positions[len(a) :]
     sums, counts = (_in_draw(weights, a, b, len(draws)) for weights in (numbers, np.ones(len(numbers))))
@@ -64,7 +65,7 @@ def over_pairs(values: ArrayLike, first: CellDraws, second: CellDraws) -> DrawMe
     mean = float(numbers.mean())
     rest = len(numbers) - counts
     if (np.unique(data, return_counts=True)[1] < 2).any() or (rest == 0).any():
-        return DrawMean(mean, *[float("nan")] * 3, len(draws))
+        return DrawMean(mean, NAN, NAN, NAN, len(draws))
     error, freedom = _jackknife((numbers.sum() - sums) / rest, data)
     half = float(stats.t.ppf(0.975, freedom)) * error
     return DrawMean(mean, error, mean - half, mean + half, len(draws))

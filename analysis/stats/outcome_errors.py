@@ -38,7 +38,8 @@ def differences(
             outcome = values.loc[stratum.index].astype(float)
             outcome = outcome.map(np.log) if logs else outcome
             rows += [
-                [model, k, name, *row] for row in _against_best(stratum, outcome, _held_out(cells, name, logs))
+                [model, k, name, *row]
+                for row in _against_best(stratum, outcome, _held_out(cells, name, logs))
             ]
     return pd.DataFrame(rows, columns=["model", "k", "outcome", "objective", "errors", "worse", "draws"])
 
@@ -86,7 +87,7 @@ def _over_draws(pair: pd.DataFrame, outcome: pd.Series[Any], name: str, best: st
     by_draw = values.pivot_table(index=["draw_number", "data_number"], columns="objective", values="value")
     if by_draw.notna().all(axis=None):
         return _error(by_draw[name] - by_draw[best])
-    return float(np.hypot(*(_error(by_draw[objective].dropna()) for objective in (name, best))))
+    return float(np.hypot(_error(by_draw[name].dropna()), _error(by_draw[best].dropna())))
 
 
 def _error(by_draw: pd.Series[Any]) -> float:

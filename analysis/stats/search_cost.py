@@ -41,7 +41,7 @@ class SharedCosts:
 
 def shared_costs(cells: pd.DataFrame, traces: Mapping[str, Trace]) -> dict[str, SharedCosts]:
     """For each finished cell, the costs of the masks of its problem. Cells that share scores share the object."""
-    costs = {}
+    costs: dict[str, SharedCosts] = {}
     for _, sharing in groups(cells.assign(whole_model=cells["model"].map(bare)), SHARING):
         known = _criterion(sharing, traces) or SharedCosts(_masks([traces[c] for c in sharing["cell"]]))
         costs |= dict.fromkeys(map(str, sharing["cell"]), known)
