@@ -139,7 +139,9 @@ def _factors(axes: Axes) -> None:
     above = axes.secondary_xaxis("top", functions=(np.exp, lambda x: np.log(np.maximum(x, 1e-12))))
     above.set_xlabel("factor of the perplexity", fontsize=SMALL, color=GREY, labelpad=3)
     low, high = np.exp(axes.get_xlim())
-    above.set_xticks([t for t in MaxNLocator(5).tick_values(low, high) if low <= t <= high])
+    step = np.diff(MaxNLocator(5).tick_values(low, high))[0]
+    ticks = 1 + step * np.arange(-10, 11)  # 1 is always a tick: it is where the units are equal
+    above.set_xticks([t for t in ticks if low <= t <= high])
     above.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{TIMES}{value:.4g}"))
 
 

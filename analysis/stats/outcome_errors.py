@@ -27,7 +27,8 @@ def differences(
     """One row for each model, k, objective and outcome: `errors`, `worse` in standard errors; `draws`.
 
     `outcomes` maps a metric to one value per finished cell, lower is better; those in `geometric` are compared by
-    their logarithms. `errors` is the standard error of the difference from the best objective; NaN for the best.
+    their logarithms. `errors` is the standard error of the difference from the best objective; it is NaN for the best
+    one, and if there are fewer than two draws of each data.
     """
     rows = []
     drawn = CellDraws.of(cells)
@@ -75,10 +76,10 @@ def _against_best(
 
 
 def _ratio(difference: float, error: float) -> float:
-    """A difference in standard errors; infinite if there is no error but a difference."""
-    if error > 0:
-        return difference / error
-    return float("inf") if difference > 0 else 0.0 if difference == 0 else float("nan")
+    """A difference in standard errors; NaN if the error is unknown, infinite if there is none but a difference."""
+    if error == 0:
+        return float("inf") if difference > 0 else 0.0
+    return difference / error
 
 
 def _over_draws(pair: pd.DataFrame, outcome: pd.Series[Any], name: str, best: str) -> float:
