@@ -59,7 +59,10 @@ def draw(frame: pd.DataFrame, title: str) -> Figure:
                 continue
             k = ks[model][j]
             cells = known[(known["model"] == model) & (known["objective"] == objective) & (known["k"] == k)]
-            _panel(grid[i, j], cells, metrics, colours[objective][0])
+            if cells.empty:  # another objective of the model has cells of this size
+                grid[i, j].set_axis_off()
+            else:
+                _panel(grid[i, j], cells, metrics, colours[objective][0])
     grid[-1, 0].set_xlabel("block", fontsize=SMALL, labelpad=1)
     keys = [shade_key(name, colour) for name, colour in key(shaded(most_cells(known))).items()]
     legend(figure, {}, _foot(done(frame), metrics), keys)

@@ -87,3 +87,10 @@ def test_colours_of_the_key_are_those_of_the_squares() -> None:
     shown = mask_squares.key(shades=False)
     assert shown["kept"] == mask_squares.BACK
     assert shown["removed"] == mask_squares.key(shades=True)["100 %"]
+
+
+def test_an_objective_without_cells_of_a_size_leaves_its_place_empty() -> None:
+    grid = cells(draws=2)
+    more = grid.assign(objective="o1", k=2, dropped=[(1, 2)] * len(grid))
+    figure = fig1_masks.draw(pd.concat([grid, more], ignore_index=True), "t")
+    assert [axes.axison for axes in figure.axes] == [False, True, True, False]
