@@ -36,7 +36,7 @@ from .style import DASH, GREY, PAGE, SMALL, TITLE, empty, head, looks, number, s
 ROW, BAND, HEAD = 0.17, 0.21, 0.58
 WIDTH = PAGE / 2  # of a panel: two columns fill a page
 TALL = 1.45  # height of a line of sub-layers, in lines of blocks
-LONGEST = 62  # characters of a heading in one line
+LONGEST = 70  # characters of a heading in one line, with the labels of the searches to the left of it
 RIGHT = {"ppl": 36, "acc": 62}  # right edges of the columns of metrics, in points from the squares
 
 
@@ -80,7 +80,8 @@ def _heading(cells: pd.DataFrame) -> str:
     """Model, objective, what is removed, and how many draws; in two lines if a panel is too narrow for one."""
     row = cells.iloc[0]
     first, second = f"{bare(row['model'])} · {row['objective']}", f"{removed(row)} · {counted(cells)}"
-    return f"{first}{chr(10) if len(first + second) > LONGEST else ' · '}{second}"
+    labels = max(map(len, cells["algo"]))  # panels of a column are aligned, so also if they share a band
+    return f"{first}{chr(10) if len(first + second) + labels > LONGEST else ' · '}{second}"
 
 
 def _panel(axes: Axes, cells: pd.DataFrame, metrics: Sequence[Metric], colour: str) -> None:
