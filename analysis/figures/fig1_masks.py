@@ -3,14 +3,15 @@
 python -m analysis.fig1_masks --results results --study demo
 
 Source: figure 1 of arXiv 2604.24938. In addition, each row shows the held-out metrics of its masks. If a search has
-several cells (from several draws or data sets), the shade of a block is the share of these cells that remove the
-block. If sub-layers are removed, a block is two squares: its attention above and its MLP below.
+several cells (from several draws or data sets), each is a thin line; if it has very many, the shade of a block is the
+share of the cells that remove it. If all searches found the same masks, they share one row. If sub-layers are
+removed, a block is two squares: its attention above and its MLP below.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +27,17 @@ from ..data.study import AskedStudy
 from ..stats.frames import groups
 from ..stats.removal import bare, masks, removed
 from .cli import arguments, run
-from .mask_squares import has_sublayers, squares
-from .style import DASH, GREY, empty, head, looks, number, ordered, save, wrapped
+from .legends import legend, shade_key
+from .mask_bands import bands, counted, most_cells
+from .mask_squares import has_sublayers, key, shaded, squares
+from .style import DASH, GREY, PAGE, SMALL, TITLE, empty, head, looks, number, save
 
-# These are, in inches: height of a line, height of a panel without its lines, width of a panel.
-# Eight panels in two columns fill a page.
-ROW, HEAD, WIDTH = 0.165, 0.5, 4.2
+# These are, in inches: height of a line, of a line that shows several cells, of a panel without its lines.
+ROW, BAND, HEAD = 0.17, 0.21, 0.58
+WIDTH = PAGE / 2  # of a panel: two columns fill a page
 TALL = 1.45  # height of a line of sub-layers, in lines of blocks
-LONGEST = 55  # characters of a heading in one line
+LONGEST = 70  # characters of a heading in one line, with the labels of the searches to the left of it
+RIGHT = {"ppl": 36, "acc": 62}  # right edges of the columns of metrics, in points from the squares
 
 
 def draw(frame: pd.DataFrame, title: str) -> Figure:
@@ -42,12 +46,10 @@ def draw(frame: pd.DataFrame, title: str) -> Figure:
     rows = list(dict.fromkeys(zip(known["model"], known["objective"], strict=True)))
     ks = {model: sorted(known.loc[known["model"] == model, "k"].unique()) for model, _ in rows}
     columns = max(len(values) for values in ks.values())
-    most = int(known.groupby(["model", "objective", "k"])["algo"].nunique().max())
-    apart = bool((known["model"] != known["model"].map(bare)).any())  # then rows have different heights
-    heights = [_height(known, *row) for row in rows] if apart else [HEAD + ROW * most] * len(rows)
-    figure = Figure(figsize=(0.3 + WIDTH * columns, 0.9 + sum(heights)), layout="constrained")
+    heights = [_height(known[(known["model"] == m) & (known["objective"] == o)]) for m, o in rows]
+    figure = Figure(figsize=(WIDTH * columns, 0.45 + sum(heights)), layout="constrained")
     head(figure, title, figure.get_figwidth())
-    grid = figure.subplots(len(rows), columns, squeeze=False, height_ratios=heights if apart else None)
+    grid = figure.subplots(len(rows), columns, squeeze=False, height_ratios=heights)
     colours = looks(list(dict.fromkeys(known["objective"])))
     metrics = list(measured(frame).values())
     for i, (model, objective) in enumerate(rows):
@@ -57,100 +59,93 @@ def draw(frame: pd.DataFrame, title: str) -> Figure:
                 continue
             k = ks[model][j]
             cells = known[(known["model"] == model) & (known["objective"] == objective) & (known["k"] == k)]
-            _panel(grid[i, j], cells, metrics, colours[objective][0], _heading(cells.iloc[0]))
-    foot = wrapped(_foot(done(frame), metrics), int(figure.get_figwidth() * 17), "; ")
-    figure.supxlabel(foot, fontsize=7, color=GREY)
+            if cells.empty:  # another objective of the model has cells of this size
+                grid[i, j].set_axis_off()
+            else:
+                _panel(grid[i, j], cells, metrics, colours[objective][0])
+    grid[-1, 0].set_xlabel("block", fontsize=SMALL, labelpad=1)
+    keys = [shade_key(name, colour) for name, colour in key(shaded(most_cells(known))).items()]
+    legend(figure, {}, _foot(done(frame), metrics), keys)
     return figure
 
 
-def _height(known: pd.DataFrame, model: str, objective: str) -> float:
+def _height(cells: pd.DataFrame) -> float:
     """The height of a row of panels in inches."""
-    cells = known[(known["model"] == model) & (known["objective"] == objective)]
-    lines = int(cells.groupby("k")["algo"].nunique().max())
-    return (
-        HEAD
-        + 0.13 * _heading(cells.iloc[0]).count("\n")
-        + ROW * lines * (TALL if has_sublayers(cells) else 1)
-    )
+    lines = max(len(bands(panel)) for _, panel in groups(cells, "k"))
+    row = (BAND if most_cells(cells) > 1 else ROW) * (TALL if has_sublayers(cells) else 1)
+    return HEAD + 0.13 * _heading(cells).count("\n") + row * lines
 
 
-def _heading(row: pd.Series[Any]) -> str:
-    """Model, objective and what is removed; in two lines if a panel is too narrow for one."""
-    first, second = f"{bare(row['model'])} · {row['objective']}", removed(row)
-    apart = bare(row["model"]) != row["model"] and len(first + second) > LONGEST
-    return f"{first}{chr(10) if apart else ' · '}{second}"
+def _heading(cells: pd.DataFrame) -> str:
+    """Model, objective, what is removed, and how many draws; in two lines if a panel is too narrow for one."""
+    row = cells.iloc[0]
+    first, second = f"{bare(row['model'])} · {row['objective']}", f"{removed(row)} · {counted(cells)}"
+    labels = max(map(len, cells["algo"]))  # panels of a column are aligned, so also if they share a band
+    return f"{first}{chr(10) if len(first + second) + labels > LONGEST else ' · '}{second}"
 
 
-def _panel(axes: Axes, cells: pd.DataFrame, metrics: Sequence[Metric], colour: str, title: str) -> None:
-    axes.set_title(title, loc="left", fontsize=8)
-    searches = ordered(cells["algo"])
+def _panel(axes: Axes, cells: pd.DataFrame, metrics: Sequence[Metric], colour: str) -> None:
+    axes.set_title(_heading(cells), loc="left", fontsize=TITLE - 0.5, pad=13)
     finished = done(cells)
     if finished.empty:
         empty(axes, f"none of {len(cells)} cells is finished")
         return
-    n_blocks = int(finished["n_blocks"].iloc[0])
-    for line, algo in enumerate(searches):
-        _line(axes, line, n_blocks, finished[finished["algo"] == algo], metrics)
-    squares(axes, finished, searches, colour)
-    axes.set_ylim(len(searches), 0)
-    axes.set_xlabel("block", fontsize=7, labelpad=1)
+    n_blocks, shown = int(finished["n_blocks"].iloc[0]), bands(cells)
+    _metrics(axes, finished, shown, metrics)
+    squares(axes, finished, shown, colour)
+    axes.set(xlim=(0, n_blocks), ylim=(len(shown), 0))
     numbered = range(0, n_blocks, 2 if n_blocks <= 40 else 4)
-    axes.set_xticks(np.array(numbered) + 0.5, [str(b) for b in numbered], fontsize=6.5)
-    axes.set_yticks(np.arange(len(searches)) + 0.5, [_label(cells, algo) for algo in searches], fontsize=7)
+    axes.set_xticks(np.array(numbered) + 0.5, [str(b) for b in numbered])
+    axes.set_yticks(np.arange(len(shown)) + 0.5, list(shown))
     axes.tick_params(length=0, pad=2)
     for side in axes.spines.values():
         side.set_visible(False)
 
 
-def _line(axes: Axes, line: int, n_blocks: int, cells: pd.DataFrame, metrics: Sequence[Metric]) -> None:
-    """Write the metrics of a search's masks beside its line."""
-    text = _cost(cells, metrics) if len(cells) else "missing"
-    axes.text(n_blocks + 0.3, line + 0.5, text, va="center", fontsize=6.5, color="0.25")
-
-
-def _label(cells: pd.DataFrame, algo: str) -> str:
-    """The name of a search. If it has several cells, their number follows in brackets.
-
-    If some cells are unfinished, the brackets have `finished/all` instead.
-    """
-    searched = cells[cells["algo"] == algo]
-    finished = int((searched["status"] == "done").sum())
-    if finished < len(searched):
-        return f"{algo} ({finished}/{len(searched)})"
-    return algo if finished == 1 else f"{algo} ({finished})"
-
-
-def _cost(cells: pd.DataFrame, metrics: Sequence[Metric], which: str = "pruned") -> str:
-    """The means of the metrics over cells, as text. The mean of perplexities is geometric."""
-    words = []
+def _metrics(
+    axes: Axes, finished: pd.DataFrame, shown: Mapping[str, Sequence[str]], metrics: Sequence[Metric]
+) -> None:
+    """Write the metrics of each search's masks beside its line, in a column for each metric."""
+    place: dict[str, Any] = {
+        "textcoords": "offset points",
+        "ha": "right",
+        "fontsize": SMALL,
+        "annotation_clip": False,
+    }
     for metric in metrics:
-        values = metric.of(cells, which).dropna()
-        if values.empty:
-            words.append(f"{metric.kind} {DASH}")
-        elif metric.kind == "ppl":
-            value = float(gmean(values))
-            words.append(f"ppl {value:.1f}" if value < 1000 else f"ppl {number(value)}")
-        else:
-            words.append(f"acc {values.mean() / 100:.2f}")
-    return "  ".join(words)
+        right = RIGHT[metric.kind]
+        heading = {"ppl": "ppl", "acc": "acc, %"}[metric.kind]
+        axes.annotate(heading, (1, 1), (right, 3), xycoords="axes fraction", color=GREY, **place)
+        for line, searches in enumerate(shown.values()):
+            cells = finished[finished["algo"] == searches[0]]
+            text = _mean(cells, metric) if len(cells) else DASH
+            at = (1, line + 0.5)
+            axes.annotate(text, at, (right, 0), xycoords=("axes fraction", "data"), va="center", **place)
+
+
+def _mean(cells: pd.DataFrame, metric: Metric, which: str = "pruned") -> str:
+    """The mean of a metric over cells, as text. The mean of perplexities is geometric; accuracies are in percent."""
+    values = metric.of(cells, which).dropna()
+    if values.empty:
+        return DASH
+    return number(float(gmean(values))) if metric.kind == "ppl" else f"{values.mean():.0f}"
 
 
 def _foot(finished: pd.DataFrame, metrics: Sequence[Metric]) -> str:
     """How to read the figure, and the metrics of the unpruned models."""
-    whole = "; ".join(
-        f"{model} {_cost(cells, metrics, 'dense')}"
-        for model, cells in groups(finished.assign(model=finished["model"].map(bare)), "model")
-    )
-    split = "two squares of a block: attention above, MLP below; " if has_sublayers(finished) else ""
-    several = finished.groupby(["model", "objective", "k", "algo"]).size().max() > 1
-    shade = "shade: share of the cells (draws, data) that remove a block; " if several else ""
-    shade = split + shade
-    if not metrics:
-        return shade.removesuffix("; ")
-    beside = " and ".join(metric.label for metric in metrics)
-    geometric = several and any(metric.kind == "ppl" for metric in metrics)
-    means = "perplexities: geometric mean over cells; " if geometric else ""
-    return f"{shade}beside each mask: {beside}; {means}nothing removed: {whole}"
+    parts = ["a block is two squares: attention above, MLP below"] if has_sublayers(finished) else []
+    if (several := most_cells(finished)) > 1:
+        one = "shade: share of the draws that remove a block"
+        many = "each thin line is one calibration draw, in the order of data and seeds"
+        parts.append(one if shaded(several) else many)
+    if metrics:
+        parts.append("right of the squares: " + " and ".join(metric.label for metric in metrics))
+    if several > 1 and any(metric.kind == "ppl" for metric in metrics):
+        parts.append("perplexities: geometric mean over draws")
+    for model, cells in groups(finished.assign(model=finished["model"].map(bare)), "model"):
+        dense = [f"{m.kind} {_mean(cells, m, 'dense')}{' %' * (m.kind == 'acc')}" for m in metrics]
+        parts += [f"nothing removed from {model}: {', '.join(dense)}"] if dense else []
+    return "; ".join(parts)
 
 
 def table(frame: pd.DataFrame) -> pd.DataFrame:

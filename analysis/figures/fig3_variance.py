@@ -1,143 +1,133 @@
-"""Figure 3: the accuracy and perplexity of each search, and the variance of both over searches.
+"""Figure 3: the accuracy and perplexity of each search, with intervals, and how much the searches differ.
 
 python -m analysis.fig3_variance --results results --study small
 
-Source: figure 3 of arXiv 2604.24938. As in the paper, the variance over searches has ddof 0, and searches that found
-equal masks are all counted. For the variance in brackets, searches with equal masks are counted once. Each point is
-the mean of an algorithm over data and draws.
+Source: figure 3 of arXiv 2604.24938. Each point is the mean of an algorithm over data and draws, its bar the 95
+percent interval over draws; means of perplexities are geometric. Above each group stands the standard deviation over
+searches (ddof 0): of accuracies in percentage points, of perplexities as a factor. In brackets, searches with equal
+masks are counted once. As in the paper, the variances in the CSV are those of arithmetic means.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..data.load import done
 from ..data.metrics import Metric, choose
 from ..data.study import AskedStudy
-from ..paper.published import MODELS, read
-from ..stats.frames import each, groups, strata_of
-from ..stats.grid import STRATUM
+from ..stats.frames import each, strata_of
 from ..stats.removal import bare, size
-from ..stats.search_means import means
 from .cli import arguments, run
-from .style import empty, legend, looks, number, ordered, panels, plain_log, save
+from .legends import legend, line_key
+from .search_spread import OUTCOMES, spread
+from .style import LABEL, SMALL, TITLE, empty, factor, looks, number, ordered, panels, plain_log, save
 
-OUTCOMES = ("accuracy", "perplexity")
-
-
-def spread(frame: pd.DataFrame, metrics: dict[str, Metric]) -> pd.DataFrame:
-    """One row for each outcome, objective, model, k and algorithm, with the variance over algorithms."""
-    cells = done(frame)
-    cells = cells.assign(**{outcome: metrics[outcome].of(cells) for outcome in OUTCOMES})
-    rows: list[list[object]] = []
-    for (objective, model, k), panel in groups(cells, ["objective", *STRATUM]):
-        searches = means(panel, list(OUTCOMES))
-        once = searches.drop_duplicates("masks")
-        for outcome in OUTCOMES:
-            both = [float(np.var(m[outcome])) if len(m) > 1 else np.nan for m in (searches, once)]
-            paper = _published(outcome, str(objective), str(model), int(k))
-            for search in each(searches):
-                value = float(getattr(search, outcome))
-                where = [outcome, objective, model, int(k), search.algo, search.cells]
-                rows.append([*where, value, *both, len(once), paper, search.draws_note])
-    columns = [
-        "outcome",
-        "objective",
-        "model",
-        "k",
-        "algo",
-        "cells",
-        "value",
-        "variance",
-        "distinct_variance",
-    ]
-    return pd.DataFrame(rows, columns=[*columns, "distinct", "published_variance", "draws_note"])
+TIMES = "\N{MULTIPLICATION SIGN}"
 
 
-def _published(outcome: str, objective: str, model: str, k: int) -> float:
-    table = read("figure3_variance")
-    same = (table["model"] == MODELS.get(model)) & (table["k"] == k) & (table["objective"] == objective)
-    rows = table[same & (table["outcome"] == f"average_{outcome}")]
-    return float(rows["published_variance"].iloc[0]) if len(rows) else float("nan")
-
-
-def draw(frame: pd.DataFrame, searches: pd.DataFrame, title: str, metrics: dict[str, Metric]) -> Figure:
-    """One row of panels per outcome, one column per objective; in each panel, one strip per model and k."""
+def draw(frame: pd.DataFrame, searches: pd.DataFrame, title: str, metrics: Mapping[str, Metric]) -> Figure:
+    """One row of panels per outcome with one scale, one column per objective; in each panel, a group per stratum."""
     objectives = sorted(frame["objective"].dropna().unique())
     strips = strata_of(frame)
-    algos = ordered(searches["algo"])
-    look = looks(algos)
-    figure, grid = panels(2, len(objectives), max(2.2, 0.62 * len(strips)), 2.6, title)
+    look = looks(ordered(searches["algo"]))
+    width = max(2.05 if len(objectives) > 3 else 2.4, 0.5 * len(strips))
+    figure, grid = panels(2, len(objectives), width, 2.5, title)
     for i, outcome in enumerate(OUTCOMES):
+        rows = searches[searches["outcome"] == outcome]
+        limits = _limits(rows, outcome == "perplexity")
         for j, objective in enumerate(objectives):
             axes = grid[i][j]
-            axes.set_title(f"pruned for {objective}", fontsize=8.5)
-            chosen = searches[(searches["outcome"] == outcome) & (searches["objective"] == objective)]
-            _panel(axes, chosen, strips, look, outcome == "perplexity")
-            unit = ", %" if outcome == "accuracy" else ""
-            axes.set_ylabel(metrics[outcome].label + unit if j == 0 else "", fontsize=8)
-    note = "σ²: variance over searches (ddof 0), equal masks counted each time; in brackets: counted once"
-    legend(figure, look, note)
+            axes.set_title(f"pruned for {objective}" if i == 0 else "", fontsize=TITLE)
+            _panel(axes, rows[rows["objective"] == objective], strips, look)
+            _scale(axes, limits, outcome == "perplexity", named=j == 0)
+            axes.set_xticks(range(len(strips)), [""] * len(strips))
+            if i == len(OUTCOMES) - 1:
+                _names(axes, strips)
+        unit = ", %" if outcome == "accuracy" else ""
+        grid[i][0].set_ylabel(metrics[outcome].label + unit, fontsize=LABEL)
+    note = f"above: standard deviation over searches (accuracy: points; perplexity: {TIMES} a factor); "
+    note += "in brackets: searches with equal masks counted once; perplexities: geometric means; "
+    legend(figure, look, note + "bars: over calibration draws", [line_key("95 % interval", lw=1.2)])
     return figure
 
 
+def _limits(rows: pd.DataFrame, logarithmic: bool) -> tuple[float, float]:
+    """The range of all panels of a row, with room for the words above the points."""
+    values = rows[["mean", "low", "high"]].to_numpy(float)
+    values = np.log(values) if logarithmic else values
+    low, high = float(np.nanmin(values)), float(np.nanmax(values))
+    span = (high - low) or 1.0
+    ends = np.array([low - 0.05 * span, high + 0.28 * span])
+    low, high = np.exp(ends) if logarithmic else ends
+    return float(low), float(high)
+
+
+def _scale(axes: Axes, limits: tuple[float, float], logarithmic: bool, named: bool) -> None:
+    axes.set_yscale("log" if logarithmic else "linear")
+    axes.set_ylim(*limits)
+    if logarithmic:
+        plain_log(axes.yaxis)
+    axes.tick_params(axis="y", labelleft=named)
+    axes.grid(axis="y", color="0.92", lw=0.6)
+    axes.set_axisbelow(True)
+
+
 def _panel(
-    axes: Axes,
-    chosen: pd.DataFrame,
-    strips: list[tuple[str, int]],
-    look: dict[str, tuple[str, str]],
-    logarithmic: bool,
+    axes: Axes, chosen: pd.DataFrame, strips: list[tuple[str, int]], look: dict[str, tuple[str, str]]
 ) -> None:
     if chosen.empty:
         empty(axes, "no finished cell")
         return
+    offsets = dict(zip(look, np.linspace(-0.36, 0.36, len(look)) if len(look) > 1 else [0.0], strict=True))
     for x, (model, k) in enumerate(strips):
         strip = chosen[(chosen["model"] == model) & (chosen["k"] == k)]
-        offsets = np.linspace(-0.28, 0.28, len(strip)) if len(strip) > 1 else [0.0] * len(strip)
-        for offset, point in zip(offsets, each(strip.sort_values("value")), strict=True):
-            colour, marker = look[point.algo]
-            axes.plot(x + offset, point.value, marker, color=colour, ms=4.5, mec="white", mew=0.4)
-        axes.text(
-            x, 1.0, _words(strip), transform=axes.get_xaxis_transform(), ha="center", va="top", fontsize=6.5
-        )
-    if logarithmic:
-        axes.set_yscale("log")
-    low, high = axes.get_ylim()
-    axes.set_ylim(low, high * (high / low) ** 0.35 if logarithmic else high + 0.35 * (high - low))
-    if logarithmic:
-        plain_log(axes.yaxis)
+        for point in each(strip):
+            colour, marker = look[str(point.algo)]
+            place = x + offsets[str(point.algo)]
+            axes.plot([place, place], [point.low, point.high], color=colour, lw=1.0, alpha=0.7)
+            axes.plot(place, point.mean, marker, color=colour, ms=4, mec="white", mew=0.4)
+        above: dict[str, Any] = {"ha": "center", "va": "top", "fontsize": SMALL - 0.5, "linespacing": 1.15}
+        axes.text(x, 1.0, _words(strip), transform=axes.get_xaxis_transform(), **above)
     axes.set_xlim(-0.6, len(strips) - 0.4)
-    axes.set_xticks(
-        range(len(strips)),
-        [f"{_short(model)}\n{size(model, k).replace(' = ', ' ')}" for model, k in strips],
-        fontsize=6.5,
-    )
-    axes.tick_params(axis="y", labelsize=7)
 
 
-def _short(model: str) -> str:
-    """A model's name, on two lines if it is long."""
-    if bare(model) != model:
-        return model.replace(" (", "\n(").replace(", ", ",\n")
-    return model if len(model) < 9 else model.replace("_", "\n", 1)
+def _names(axes: Axes, strips: list[tuple[str, int]]) -> None:
+    """Write the size below each group, and the model once below its groups."""
+    axes.set_xticklabels([size(model, k).replace("≈ ", "≈") for model, k in strips])
+    for model in dict.fromkeys(model for model, _ in strips):
+        middle = float(np.mean([x for x, (other, _) in enumerate(strips) if other == model]))
+        name = model if bare(model) == model else model.replace(" (", "\n(").replace(", ", ",\n")
+        below: dict[str, Any] = {
+            "xycoords": axes.get_xaxis_transform(),
+            "textcoords": "offset points",
+            "ha": "center",
+        }
+        axes.annotate(name, (middle, 0), (0, -15), va="top", fontsize=SMALL, annotation_clip=False, **below)
 
 
 def _words(strip: pd.DataFrame) -> str:
+    """How much the searches of a stratum differ."""
     if strip.empty:
         return "missing"
     row = strip.iloc[0]
-    if np.isnan(row["variance"]):
+    if np.isnan(row["sd"]):
         return "one\nsearch"
-    text = f"σ² {number(row['variance'])}\n({number(row['distinct_variance'])})"
+    text = "all\nequal" if row["distinct"] == 1 else f"{_shown(row, 'sd')}\n({_shown(row, 'distinct_sd')})"
     if row["draws_note"]:
-        text += "\n" + str(row["draws_note"]).replace(" draws", "\ndraws")  # two lines: a strip is narrow
-    return text if np.isnan(row["published_variance"]) else f"{text}\npaper {row['published_variance']:.1f}"
+        text += "\n" + str(row["draws_note"]).replace(" draws", "\ndraws")  # two lines: a group is narrow
+    paper = row["published_variance"]
+    return text if np.isnan(paper) else f"{text}\nvar {number(row['variance'])}\npaper {paper:.1f}"
+
+
+def _shown(row: pd.Series[Any], name: str) -> str:
+    return f"{TIMES}{factor(row[name])}" if row["outcome"] == "perplexity" else number(row[name])
 
 
 def _write(given: argparse.Namespace, study: AskedStudy) -> list[Path]:

@@ -3,16 +3,15 @@
 python -m analysis.fig4_overlap --results results --study small
 
 The paper has no such figure; it compares masks by eye. The upper part has a heat map for each model and k.
-It shows the mean corrected Jaccard overlap of the masks of two searches with the same draw number. Its diagonal
+It shows the mean corrected Jaccard overlap of the masks that two searches found on the same samples. Its diagonal
 compares different draws of one search. The lower part shows the overlap of masks whose cells differ in one factor
-only.
+only, with intervals over calibration draws.
 """
 
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
-from itertools import combinations_with_replacement
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,69 +20,19 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
 from ..data.load import done
 from ..data.study import AskedStudy
-from ..stats import overlap, overlap_groups, overlap_pairs, pairing
-from ..stats.frames import each, groups
-from ..stats.grid import COMPARISONS, STRATUM
-from ..stats.removal import bare, heading
+from ..stats import overlap_groups, overlap_pairs
+from ..stats.frames import each
+from ..stats.grid import COMPARISONS
+from ..stats.removal import heading
 from .cli import arguments, run
-from .style import COLOURS, GREY, empty, head, ordered, save, wrapped
+from .mask_overlaps import APART, comparisons, heat, means
+from .style import COLOURS, GREY, LABEL, PAGE, SMALL, TITLE, empty, head, save, wrapped
 
 COLOUR_MAP = "cividis"
-
-
-def heat(frame: pd.DataFrame) -> pd.DataFrame:
-    """For each model and k, the mean corrected overlap of every pair of searches (objective, algorithm).
-
-    `pairs` is the number of pairs of masks in the mean.
-    """
-    rows = []
-    for (model, k), cells in groups(done(frame), STRATUM):
-        searches = {name: _Search.of(part) for name, part in groups(cells, ["objective", "algo"])}
-        keys = [(o, a) for o in sorted(cells["objective"].unique()) for a in ordered(cells["algo"])]
-        for first, second in combinations_with_replacement(keys, 2):
-            overlaps = _between(searches.get(first), searches.get(second))
-            mean = float(np.mean(overlaps)) if len(overlaps) else float("nan")
-            rows.append([model, int(k), *first, *second, mean, len(overlaps)])
-    columns = ["model", "k", "objective_a", "algo_a", "objective_b", "algo_b", "corrected", "pairs"]
-    return pd.DataFrame(rows, columns=columns)
-
-
-@dataclass(frozen=True)
-class _Search:
-    """The masks of one search, and the draw of each."""
-
-    masks: overlap.MaskSet
-    draws: NDArray[Any]
-
-    @classmethod
-    def of(cls, cells: pd.DataFrame) -> _Search:
-        return cls(overlap.MaskSet.of(cells), cells["draw"].to_numpy())
-
-
-def _between(first: _Search | None, second: _Search | None) -> NDArray[np.float64]:
-    """Corrected overlaps of the masks of two searches, for pairs of masks from the same draw.
-
-    If both are the same search, the two masks of each pair are from different draws.
-    """
-    if first is None or second is None:
-        return np.zeros(0)
-    if first is second:
-        one_group = np.zeros(len(first.draws), dtype=np.int64)
-        i, j = pairing.within(one_group, first.draws)
-    else:
-        i, j = np.nonzero(first.draws[:, None] == second.draws)
-    return first.masks.pairs(i, j, second.masks).corrected
-
-
-def comparisons(frame: pd.DataFrame) -> pd.DataFrame:
-    """All pairs of masks whose cells differ in one factor; the column `comparison` names the factor."""
-    parts = [overlap_pairs.pairs(done(frame), name).assign(comparison=name) for name in COMPARISONS]
-    nonempty = [part for part in parts if len(part)]
-    return pd.concat(nonempty, ignore_index=True) if nonempty else parts[0]
+SIDE, NAMES = 0.1, 1.0  # inches: a row of a heat map, the names of the searches
 
 
 def draw(heats: pd.DataFrame, pairs: pd.DataFrame, title: str, note: str = "") -> Figure:
@@ -94,14 +43,12 @@ def draw(heats: pd.DataFrame, pairs: pd.DataFrame, title: str, note: str = "") -
     models = sorted(heats["model"].unique())
     ks = {model: sorted(heats.loc[heats["model"] == model, "k"].unique()) for model in models}
     columns = max(len(v) for v in ks.values())
-    side = max(1.9, 0.5 + 0.115 * _size(heats))
-    labels = any(bare(model) != model for model in models)  # they take a second line, and a wide legend
-    above, below = (0.6, 1.9 + 0.3 * len(models)) if labels else (0.35, 1.9)
-    width = max(5.0, 2.6 + (side + 0.4) * columns if labels else 1.3 + side * columns)
+    side = max(1.9, SIDE * _size(heats))
+    above, below = 0.35 + NAMES, 0.75 + (0.2 + 0.16 * len(models)) * len(COMPARISONS)
+    width = max(6.0, NAMES + (side + 0.15) * columns + 0.75)
     figure = Figure(figsize=(width, 0.6 + (side + above) * len(models) + below), layout="constrained")
     head(figure, title, width)
-    heights = [*[side + above] * len(models), below]
-    grid = figure.add_gridspec(len(models) + 1, columns, height_ratios=heights)
+    grid = figure.add_gridspec(len(models) + 1, columns, height_ratios=[*[side + above] * len(models), below])
     shown = []
     for i, model in enumerate(models):
         for j in range(columns):
@@ -112,14 +59,21 @@ def draw(heats: pd.DataFrame, pairs: pd.DataFrame, title: str, note: str = "") -
                 continue
             k = ks[model][j]
             image = _map(axes, heats[(heats["model"] == model) & (heats["k"] == k)], j == 0)
-            axes.set_title(heading(model, k), fontsize=8.5)
-    bar = figure.colorbar(image, ax=shown, shrink=0.5, aspect=30, pad=0.01)
-    bar.set_label("chance-corrected overlap\n0: chance, 1: equal", fontsize=7.5)
-    bar.ax.tick_params(labelsize=7)
-    _strips(figure.add_subplot(grid[-1, :]), pairs, models, 2 if labels else len(models))
-    if note:
-        figure.supxlabel(wrapped(note, int(width * 16), " "), fontsize=7, color=GREY)
+            axes.set_title(heading(model, k), fontsize=TITLE, pad=16)
+    bar = figure.colorbar(image, ax=shown, shrink=0.4, aspect=30, pad=0.01, extend="min")
+    bar.set_label("corrected overlap (0: chance, 1: equal)", fontsize=SMALL)
+    bar.outline.set_visible(False)
+    _strips(figure.add_subplot(grid[-1, :]), means(pairs), models)
+    figure.supxlabel(wrapped(_foot(heats, note), int(width * 18), "; "), fontsize=SMALL, color=GREY)
     return figure
+
+
+def _foot(heats: pd.DataFrame, note: str) -> str:
+    """How the masks of the heat maps are paired, and what is left out."""
+    parts = ["heat maps: masks found on the same samples; diagonal: other draws of the same data"]
+    if (heats["paired"] == APART).any():
+        parts.append("objectives on texts and on items have no common samples: all their draws are compared")
+    return "; ".join([*parts, note] if note else parts)
 
 
 def _size(heats: pd.DataFrame) -> int:
@@ -144,63 +98,69 @@ def _map(axes: Axes, chosen: pd.DataFrame, named: bool) -> QuadMesh:
     image = axes.pcolormesh(np.ma.masked_invalid(values), cmap=COLOUR_MAP, vmin=0, vmax=1)
     for i, j in zip(*np.nonzero(np.isnan(values)), strict=True):
         axes.plot(j + 0.5, i + 0.5, "x", color="0.5", ms=2.5, mew=0.5)
-    objectives = list(dict.fromkeys(o for o, _ in keys))
-    edges = [sum(o == name for o, _ in keys) for name in objectives]
-    starts = np.cumsum([0, *edges])
-    for edge in starts[1:-1]:
-        axes.axhline(edge, color="white", lw=1.5)
-        axes.axvline(edge, color="white", lw=1.5)
     axes.set(xlim=(0, len(keys)), ylim=(len(keys), 0), aspect="equal")
-    axes.set_yticks(
-        np.arange(len(keys)) + 0.5, [a for _, a in keys] if named else [""] * len(keys), fontsize=6.5
-    )
-    axes.set_xticks((starts[1:] + starts[:-1]) / 2, objectives, fontsize=7)
-    axes.tick_params(length=0, pad=2)
+    _label(axes, keys, named)
     return image
 
 
-def _strips(axes: Axes, pairs: pd.DataFrame, models: list[str], columns: int) -> None:
-    """For each comparison and model, draw the mean overlap and the interquartile range. The legend has `columns`."""
+def _label(axes: Axes, keys: Sequence[tuple[str, str]], named: bool) -> None:
+    """Name the search of every row and column, and the objective of every group of them."""
+    objectives = list(dict.fromkeys(o for o, _ in keys))
+    starts = np.cumsum([0, *(sum(o == name for o, _ in keys) for name in objectives)])
+    for edge in starts[1:-1]:
+        axes.axhline(edge, color="white", lw=1.5)
+        axes.axvline(edge, color="white", lw=1.5)
+    places, searches = np.arange(len(keys)) + 0.5, [a for _, a in keys]
+    axes.set_xticks(places, searches, fontsize=SMALL - 0.5, rotation=90)
+    axes.set_yticks(places, searches if named else [""] * len(keys), fontsize=SMALL - 0.5)
+    axes.tick_params(length=0, pad=2)
+    for middle, name in zip((starts[1:] + starts[:-1]) / 2, objectives, strict=True):
+        text: dict[str, Any] = {"fontsize": SMALL, "ha": "center", "color": GREY}
+        axes.text(middle, -0.4, name, va="bottom", **text)
+        axes.text(len(keys) + 0.4, middle, name, va="center", rotation=270, **(text | {"ha": "left"}))
+    for side in axes.spines.values():
+        side.set_visible(False)
+
+
+def _strips(axes: Axes, rows: pd.DataFrame, models: list[str]) -> None:
+    """For each comparison and model, draw the mean overlap and its interval, with the number of pairs and draws."""
     names = list(COMPARISONS)
-    step = 0.36 if columns == len(models) else 0.9 / len(models)
+    step = 0.72 / len(models)
+    at = rows.set_index(["comparison", "model"])
     for i, model in enumerate(models):
-        axes.plot([], [], "o", color=COLOURS[i % len(COLOURS)], ms=5, label=model)
+        colour = COLOURS[i % len(COLOURS)]
+        axes.plot([], [], "o", color=colour, ms=5, label=model)
         for y, name in enumerate(names):
-            overlaps = pairs.loc[(pairs["comparison"] == name) & (pairs["model"] == model), "corrected"]
             height = y + step * (i - (len(models) - 1) / 2)
-            colour = COLOURS[i % len(COLOURS)]
-            if overlaps.empty:
-                axes.text(0.01, height, f"no pair of {model}", fontsize=6, color="0.5", va="center")
+            if (name, model) not in at.index:
+                axes.text(1.04, height, "no pair", fontsize=SMALL, color=GREY, va="center")
                 continue
-            axes.plot(
-                np.quantile(overlaps, [0.25, 0.75]),
-                [height] * 2,
-                color=colour,
-                lw=2.5,
-                alpha=0.45,
-                solid_capstyle="butt",
-            )
-            axes.plot(overlaps.mean(), height, "o", color=colour, ms=5, mec="white", mew=0.5)
-            axes.text(1.06, height, f"{len(overlaps):,} pairs", fontsize=6, color=GREY, va="center")
+            row: Any = at.loc[(name, model)]
+            axes.plot([row["low"], row["high"]], [height] * 2, color=colour, lw=1.6, alpha=0.7)
+            axes.plot(row["corrected"], height, "o", color=colour, ms=5, mec="white", mew=0.5)
+            words = f"{row['pairs']:,.0f} pairs, {row['draws']:.0f} draws"
+            axes.text(1.04, height, words, fontsize=SMALL, color=GREY, va="center")
     axes.axvline(0, color="0.7", lw=0.8)
-    axes.set(xlim=(-0.2, 1.3), ylim=(len(names) - 0.4, -0.6))
-    axes.set_xlabel("corrected overlap: mean, middle half of pairs", fontsize=8)
-    axes.set_yticks(range(len(names)), [f"{name} differ" for name in names], fontsize=7.5)
-    axes.legend(
-        frameon=False, fontsize=7.5, loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, borderpad=0
-    )
+    low = float(np.nanmin([-0.05, *rows["low"]])) - 0.03
+    axes.set(xlim=(max(-1.0, low), 1.32), ylim=(len(names) - 0.4, -0.6))
+    axes.set_xticks([t for t in np.arange(-1, 1.01, 0.2).round(1) if t >= low])
+    axes.spines["bottom"].set_bounds(axes.get_xlim()[0], 1.0)
+    axes.set_xlabel("corrected overlap: mean, 95 % interval over calibration draws", fontsize=LABEL)
+    axes.set_yticks(range(len(names)), [f"{name} differ" for name in names])
+    columns = max(1, min(len(models), int(PAGE * 12 / max(len(model) + 6 for model in models))))
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, borderpad=0)
 
 
 def _write(given: argparse.Namespace, study: AskedStudy) -> list[Path]:
     frame, title = study.frame, study.title
     heats, pairs = heat(frame), comparisons(frame)
-    return save(
-        draw(heats, pairs, title, overlap_pairs.note(done(frame))),
-        heats,
-        given.out,
-        "fig4_overlap",
-        {"fig4_overlap_pairs": pairs, "fig4_overlap_groups": overlap_groups.groups_of(done(frame))},
-    )
+    numbers = {"fig4_overlap_pairs": pairs.drop(columns=["draw_a", "data_a", "draw_b", "data_b"])}
+    numbers |= {
+        "fig4_overlap_means": means(pairs),
+        "fig4_overlap_groups": overlap_groups.groups_of(done(frame)),
+    }
+    figure = draw(heats, pairs, title, overlap_pairs.note(done(frame)))
+    return save(figure, heats, given.out, "fig4_overlap", numbers)
 
 
 def main() -> None:

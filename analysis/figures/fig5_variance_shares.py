@@ -5,7 +5,8 @@ python -m analysis.fig5_variance_shares --results results --study small
 The four outcomes are the mask (Jaccard distance), the calibration loss minus that of the dense model, the logarithm
 of held-out perplexity, and accuracy. Variance components are computed within one model and one k. For the loss, they
 are also computed within one objective, because losses of different objectives have no common unit. Bars are
-95 percent intervals over calibration draws.
+95 percent intervals over calibration draws. Shares are percent and drawn from 0 to 100; the CSV has the estimates,
+which can be outside. Sources that the study did not vary have no row.
 """
 
 from __future__ import annotations
@@ -24,67 +25,94 @@ from ..data.study import AskedStudy
 from ..stats.estimates import IntervalEstimate, Shares
 from ..stats.sources import CALIBRATION, RESIDUAL, SOURCES
 from .cli import arguments, run
-from .style import COLOURS, DASH, GREY, number, panels, save, wrapped
+from .legends import legend, line_key
+from .style import COLOURS, DASH, GREY, SMALL, TITLE, number, panels, save, wrapped
 from .variance_shares import LOSS, across, measure, outcomes
 
 PARTS = {"calibration": COLOURS[0], "search": COLOURS[1], "interaction": COLOURS[2]}
-ROWS = [*PARTS, "", *(s.name for s in SOURCES), RESIDUAL]
+LEVEL = 0.05  # of q
 
 
 def draw(by_outcome: dict[str, Shares], table: pd.DataFrame, title: str) -> Figure:
-    """A panel for each outcome."""
-    figure, grid = panels(1, len(by_outcome), 1.85, 3.5, title)
+    """A panel for each outcome, with one row for each part and each source that some outcome has."""
+    rows = _rows(table)
+    figure, grid = panels(1, len(by_outcome), 1.85, 1.15 + 0.235 * len(rows), title)
     for j, (label, shares) in enumerate(by_outcome.items()):
         axes = grid[0][j]
-        ratios = f"ratio {_ratio(shares.ratio)}\nratio⁺ {_ratio(shares.total_ratio)}"
-        axes.set_title(f"{_two_lines(label)}\n{ratios}", fontsize=7.5, linespacing=1.3)
-        _panel(axes, table[table["outcome"] == label].set_index("source"), shares.note, label == LOSS)
-        axes.set_yticks(range(len(ROWS)), ROWS if j == 0 else [""] * len(ROWS), fontsize=7.5)
-    reach = table[table["source"].isin(ROWS)]
-    low, high = np.nanmin([-0.2, *reach["low"]]), np.nanmax([1.05, *reach["high"]])
-    for axes in grid[0]:
-        axes.set_xlim(max(-1.0, low - 0.05), min(2.0, high + 0.05))
-    figure.supxlabel(
-        "share of the variance within model and k; filled: permutation q at most 0.05 (false discovery rate; "
-        'the row "rest" is not tested);\n'
-        "ratio: calibration : search, 95 percent interval over calibration draws; "
-        "ratio⁺: the interaction counted on both sides",
-        fontsize=7,
-        color=GREY,
+        axes.set_title(_heading(label, shares), fontsize=SMALL + 0.5, linespacing=1.35, loc="left")
+        _panel(axes, rows, table[table["outcome"] == label].set_index("source"), shares.note, label == LOSS)
+        axes.set_yticks(range(len(rows)), rows if j == 0 else [""] * len(rows), fontsize=TITLE - 1)
+        axes.set_xlabel("share of variance, %", fontsize=SMALL + 0.5)
+    keys = [
+        line_key("sum of sources", marker="s", ls="", ms=5.5),
+        line_key(f"q at most {LEVEL}", marker="o", ls="", ms=5),
+        line_key("q larger", marker="o", ls="", ms=5, mfc="white"),
+        line_key("not tested", marker="|", ls="", ms=8, mew=1.8),
+        line_key("95 % interval", lw=1.3),
+    ]
+    note = "share of the variance within model and k; intervals over calibration draws; shares are at least 0 and at "
+    note += (
+        "most 100 %, an arrow: the interval goes on; q: permutation test, false discovery rate controlled; "
+    )
+    legend(
+        figure,
+        {},
+        note
+        + "ratio: calibration : search, with interactions on both sides; main: of the main effects alone",
+        keys,
     )
     return figure
 
 
-def _two_lines(label: str) -> str:
-    lines = wrapped(label, 22, " (").split("\n")
-    return "\n".join([lines[0], *(f"({line}" for line in lines[1:])])
+def _rows(table: pd.DataFrame) -> list[str]:
+    """The parts, an empty row, and the sources that have a share in some outcome."""
+    known = set(table.loc[table["share"].notna(), "source"])
+    return [*PARTS, "", *(name for name in (*(s.name for s in SOURCES), RESIDUAL) if name in known)]
 
 
-def _panel(axes: Axes, rows: pd.DataFrame, note: str, loss: bool) -> None:
-    axes.axvline(0, color="0.75", lw=0.8)
+def _heading(label: str, shares: Shares) -> str:
+    first, *rest = wrapped(label, 22, " (").split("\n")
+    name = "\n".join([first, *(f"({line}" for line in rest)]) if rest else f"{first}\n"
+    return f"{name}\nratio {_ratio(shares.total_ratio)}\nmain {_ratio(shares.ratio)}"
+
+
+def _panel(axes: Axes, names: list[str], rows: pd.DataFrame, note: str, loss: bool) -> None:
     axes.axhline(len(PARTS), color="0.9", lw=0.8)
-    for y, name in enumerate(ROWS):
+    for y, name in enumerate(names):
         if not name:
             continue
         row: Any = rows.loc[name] if name in rows.index else {"share": np.nan, "df": 0}
         if np.isnan(row["share"]):
-            axes.text(0.02, y, _absent(name, row, loss), fontsize=6.5, color="0.5", va="center")
+            axes.text(2, y, _absent(name, row, loss), fontsize=SMALL, color="0.5", va="center")
             continue
         _point(axes, y, name, row)
-    axes.set(ylim=(len(ROWS) - 0.4, -0.6), xticks=[0, 0.5, 1])
+    axes.set(xlim=(-3, 106), ylim=(len(names) - 0.4, -0.6), xticks=[0, 25, 50, 75, 100])
+    axes.grid(axis="x", color="0.93", lw=0.6)
+    axes.set_axisbelow(True)
     axes.tick_params(axis="y", length=0)
     if note:
-        lines = wrapped(note, 32, " ")
-        axes.text(0.5, 0.71, lines, transform=axes.transAxes, fontsize=6.5, ha="center", va="center")
+        middle: dict[str, Any] = {"ha": "center", "va": "center", "transform": axes.transAxes}
+        axes.text(0.5, 0.75, wrapped(note, 30, " "), fontsize=SMALL, color=GREY, **middle)
 
 
 def _point(axes: Axes, y: int, name: str, row: Any) -> None:
-    """Draw a share with its interval. If `name` is a source whose test is not significant, the point is hollow."""
-    colour, part = PARTS.get(name, _colour(name)), name in PARTS
-    strong = part or (not np.isnan(row["q"]) and row["q"] <= 0.05)
-    if not np.isnan(row["low"]):
-        axes.plot([row["low"], row["high"]], [y, y], color=colour, lw=2.2 if part else 1.3, alpha=0.6)
-    axes.plot(row["share"], y, "o", color=colour, mfc=colour if strong else "white", ms=5.5 if part else 4.5)
+    """Draw a share with its interval. The marker says whether the source was tested, and with which result."""
+    colour = PARTS.get(name, _colour(name))
+    share, low, high = (100 * row[column] for column in ("share", "low", "high"))
+    if not np.isnan(low):
+        ends = np.clip([low, high], 0, 100)
+        axes.plot(ends, [y, y], color=colour, lw=2.2 if name in PARTS else 1.3, alpha=0.6)
+        if high > 100:
+            axes.plot(103, y, ">", color=colour, ms=3.5, alpha=0.6, mec="none")
+    axes.plot(np.clip(share, 0, 100), y, color=colour, ls="", clip_on=False, **_marker(name, row))
+
+
+def _marker(name: str, row: Any) -> dict[str, Any]:
+    if name in PARTS:
+        return {"marker": "s", "ms": 5.5}
+    if np.isnan(row["q"]):
+        return {"marker": "|", "ms": 8, "mew": 1.8}
+    return {"marker": "o", "ms": 5} | ({} if row["q"] <= LEVEL else {"mfc": "white"})
 
 
 def _absent(name: str, row: Any, loss: bool) -> str:
@@ -101,14 +129,13 @@ def _colour(name: str) -> str:
 
 
 def _ratio(ratio: IntervalEstimate) -> str:
+    """A ratio in words. A ratio without an upper end is at least its lower end."""
     if np.isnan(ratio.value):
         return DASH
-    interval = f" ({_times(ratio.low)} to {_times(ratio.high)})" if not np.isnan(ratio.low) else ""
-    return f"{_times(ratio.value)}{interval}"
-
-
-def _times(value: float) -> str:
-    return "∞" if np.isinf(value) else number(value)
+    if np.isinf(ratio.value) or np.isinf(ratio.high):
+        return "not known" if np.isnan(ratio.low) else f"above {number(ratio.low)}"
+    interval = f" ({number(ratio.low)} to {number(ratio.high)})" if not np.isnan(ratio.low) else ""
+    return f"{number(ratio.value)}{interval}"
 
 
 def _write(given: argparse.Namespace, study: AskedStudy) -> list[Path]:

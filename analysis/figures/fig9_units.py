@@ -4,7 +4,7 @@ python -m analysis.fig9_units --results results --study units
 
 Each point is the mean difference of the held-out loss between the mask over sub-layers (or attentions, or MLPs) and
 the mask over blocks of the same search, objective and samples, over the same windows; the line is its 95 % interval.
-Left of zero, the sub-layers are better. A factor of the perplexity is exp(difference).
+Left of zero, the sub-layers are better. The upper axis shows exp(difference), the factor of the perplexity.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from pruning.core.mask import Mask
 from pruning.core.result import read_done
@@ -30,10 +31,12 @@ from ..stats.frames import groups
 from ..stats.removal import bare
 from ..stats.window_pairs import paired, window_losses
 from .cli import arguments, run
-from .style import empty, legend, looks, panels, save
+from .legends import legend, line_key
+from .style import GREY, LABEL, SMALL, TITLE, empty, looks, panels, save
 
 SAME = ["bare", "objective", "calibration", "samples", "length", "draw", "algo", "ratio"]
 UNITS = ("sublayer", "attention", "mlp")
+TIMES = "\N{MULTIPLICATION SIGN}"
 SIGN = {"sublayer": "attention and MLP apart", "attention": "attention only", "mlp": "MLP only"}
 
 
@@ -83,28 +86,35 @@ def draw(rows: pd.DataFrame, title: str, metric: str) -> Figure:
     models = list(dict.fromkeys(model for model, _ in strata))
     objectives = list(dict.fromkeys(objective for _, objective in strata))
     lines = list(dict.fromkeys(zip(rows["algo"], rows["ratio"], strict=True)))
-    figure, grid = panels(len(models), len(objectives), 3.4, 0.75 + 0.42 * len(lines), title)
     look = looks([SIGN[unit] for unit in UNITS if unit in set(rows["unit"])])
-    limits = rows[["low", "high", "difference"]].to_numpy().ravel()
+    height = 1.15 + (0.16 + 0.13 * len(look)) * len(lines)
+    figure, grid = panels(len(models), len(objectives), min(4.2, 8.4 / len(objectives)), height, title)
+    limits = rows[["low", "high", "difference"]].to_numpy(float).ravel()
+    low, high = min(0.0, np.nanmin(limits)), max(0.0, np.nanmax(limits))
+    margin = 0.06 * ((high - low) or 1.0)
     for i, model in enumerate(models):
         for j, objective in enumerate(objectives):
+            axes = grid[i][j]
             cells = rows[(rows["model"] == model) & (rows["objective"] == objective)]
-            _panel(grid[i][j], cells, lines, look)
-            grid[i][j].set_title(f"{model} · {objective}", fontsize=8.5, loc="left")
-            low, high = min(0.0, np.nanmin(limits)), max(0.0, np.nanmax(limits))
-            grid[i][j].set_xlim(low - 0.06 * (high - low), high + 0.06 * (high - low))
+            _panel(axes, cells, lines, look, (low - margin, high + margin), named=j == 0)
+            axes.set_title(f"{model} · pruned for {objective}", fontsize=TITLE, loc="left")
     for axes in grid[-1]:
-        axes.set_xlabel("held-out loss, sub-layers minus blocks (nats per token)", fontsize=8)
+        axes.set_xlabel("held-out loss, this unit minus blocks, nats per token", fontsize=LABEL)
     name = metric.partition("/")[2]
     n = int(rows["windows"].max())
-    legend(
-        figure, look, f"left of 0: better than whole blocks; line: 95 % interval over {n} windows of {name}"
-    )
+    note = "left of 0: better than whole blocks; upper axis: the same as a factor of the perplexity; "
+    note += f"means over n = {n} windows of {name}, paired by window; one mask per point"
+    legend(figure, look, note, [line_key("95 % interval over windows", lw=1.4)])
     return figure
 
 
 def _panel(
-    axes: Axes, rows: pd.DataFrame, lines: list[tuple[str, float]], look: dict[str, tuple[str, str]]
+    axes: Axes,
+    rows: pd.DataFrame,
+    lines: list[tuple[str, float]],
+    look: dict[str, tuple[str, str]],
+    limits: tuple[float, float],
+    named: bool,
 ) -> None:
     if rows.empty:
         empty(axes, "not run")
@@ -113,12 +123,26 @@ def _panel(
         for _, row in rows[(rows["algo"] == algo) & (rows["ratio"] == ratio)].iterrows():
             names = list(look)
             colour, marker = look[SIGN[str(row["unit"])]]
-            height = y + 0.2 * (names.index(SIGN[str(row["unit"])]) - (len(names) - 1) / 2)
-            axes.plot([row["low"], row["high"]], [height, height], color=colour, lw=1.4)
+            height = y + 0.22 * (names.index(SIGN[str(row["unit"])]) - (len(names) - 1) / 2)
+            axes.plot([row["low"], row["high"]], [height, height], color=colour, lw=1.4, alpha=0.7)
             axes.plot(row["difference"], height, marker, color=colour, ms=5, mec="white", mew=0.6)
-    axes.axvline(0, color="0.7", lw=0.8, zorder=0)
-    axes.set_ylim(len(lines) - 0.5, -0.5)
-    axes.set_yticks(range(len(lines)), [f"{algo}, {100 * ratio:g} %" for algo, ratio in lines], fontsize=7.5)
+    axes.axvline(0, color="0.6", lw=0.8, zorder=0)
+    axes.set(ylim=(len(lines) - 0.5, -0.5), xlim=limits)
+    removed = [f"{algo}, {100 * ratio:g} % removed" for algo, ratio in lines]
+    axes.set_yticks(range(len(lines)), removed if named else [""] * len(lines), fontsize=SMALL + 0.5)
+    axes.tick_params(axis="y", length=0)
+    _factors(axes)
+
+
+def _factors(axes: Axes) -> None:
+    """An upper axis with the factors of the perplexity that the differences of the loss stand for."""
+    above = axes.secondary_xaxis("top", functions=(np.exp, lambda x: np.log(np.maximum(x, 1e-12))))
+    above.set_xlabel("factor of the perplexity", fontsize=SMALL, color=GREY, labelpad=3)
+    low, high = np.exp(axes.get_xlim())
+    step = np.diff(MaxNLocator(5).tick_values(low, high))[0]
+    ticks = 1 + step * np.arange(-10, 11)  # 1 is always a tick: it is where the units are equal
+    above.set_xticks([t for t in ticks if low <= t <= high])
+    above.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{TIMES}{value:.4g}"))
 
 
 def _write(given: argparse.Namespace, study: AskedStudy) -> list[Path]:

@@ -1,28 +1,44 @@
-"""The squares of figure 1: which units each search removed, as shades of one colour."""
+"""The squares of figure 1: which units each search removed in each of its cells.
+
+A search is a band of thin lines, one for each of its cells. If there are more than LINES, the band is one line, and
+its shade is the share of the cells that remove the unit.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.colors import Colormap, LinearSegmentedColormap
+from matplotlib.colors import LinearSegmentedColormap, to_hex
 from numpy.typing import NDArray
 
+from ..stats.grid import SETTING
 from ..stats.removal import column
 
-BACK, CLOSED = "#F2F2F2", "#FBFBFB"  # units that stay, and units that cannot be removed
+BACK, CLOSED = "#EFEFEF", "#FBFBFB"  # units that stay, and units that cannot be removed
+LINES = 12  # thinner lines could not be seen
+SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the key
+BAND = 0.08  # white above and below each band, in lines of the panel
 
 
-def squares(axes: Axes, finished: pd.DataFrame, searches: Sequence[str], colour: str) -> None:
-    """Draw one line for each search. The shade of a unit is the share of the search's cells that remove it."""
-    shades = LinearSegmentedColormap.from_list("removed", [BACK, colour])
-    if has_sublayers(finished):
-        _halves(axes, finished, searches, shades.with_extremes(bad=CLOSED))
-    else:
-        shares = _shares(finished, searches, int(finished["n_blocks"].iloc[0]))
-        axes.pcolormesh(shares, cmap=shades, vmin=0, vmax=1, edgecolors="white", linewidth=0.8)
+def squares(axes: Axes, finished: pd.DataFrame, bands: Mapping[str, Sequence[str]], colour: str) -> None:
+    """Draw one band for each label of `bands`, from the cells of the searches that it stands for."""
+    n_blocks, split = int(finished["n_blocks"].iloc[0]), has_sublayers(finished)
+    shades = _shades(colour).with_extremes(bad=CLOSED)
+    for line, searches in enumerate(bands.values()):
+        cells = finished[finished["algo"] == searches[0]]  # searches of one band found the same masks
+        if cells.empty:
+            continue
+        rows = _rows(cells, n_blocks * (2 if split else 1))
+        drawn = _halves(rows, finished["unit"].iloc[0], n_blocks) if split else rows
+        edges = line + np.linspace(BAND, 1 - BAND, len(drawn) + 1)
+        data = np.ma.masked_invalid(drawn)
+        axes.pcolormesh(np.arange(n_blocks + 1), edges, data, cmap=shades, vmin=0, vmax=1)
+        if split:
+            axes.axhline(line + 0.5, color="white", lw=0.8)
+    axes.vlines(np.arange(n_blocks + 1), 0, len(bands), color="white", lw=0.9)
 
 
 def has_sublayers(cells: pd.DataFrame) -> bool:
@@ -30,27 +46,33 @@ def has_sublayers(cells: pd.DataFrame) -> bool:
     return bool({*column(cells, "unit", "block")} & {"sublayer", "attention", "mlp"})
 
 
-def _shares(finished: pd.DataFrame, searches: Sequence[str], n_units: int) -> NDArray[np.float64]:
-    """For each search and unit (searches, units), the share of its cells that remove the unit; NaN without a cell."""
-    shares = np.full((len(searches), n_units), np.nan)
-    for row, algo in zip(shares, searches, strict=True):
-        dropped = finished.loc[finished["algo"] == algo, "dropped"]
-        if len(dropped):
-            row[:] = np.mean([[unit in mask for unit in range(n_units)] for mask in dropped], axis=0)
-    return shares
+def shaded(cells: int) -> bool:
+    """Whether the bands of a search with so many cells are shades and not lines."""
+    return cells > LINES
 
 
-def _halves(axes: Axes, finished: pd.DataFrame, searches: Sequence[str], shades: Colormap) -> None:
-    """Draw each search as two rows of squares that touch: attention above, MLPs below."""
-    n_blocks = int(finished["n_blocks"].iloc[0])
-    shares = _shares(finished, searches, 2 * n_blocks)
-    kinds = {"attention": [0], "mlp": [1]}.get(finished["unit"].iloc[0], [0, 1])
-    columns = np.arange(n_blocks + 1)
-    for line, row in enumerate(shares):
-        edges = line + np.array([0.08, 0.5, 0.92])
-        halves = np.full((2, n_blocks), np.nan)  # units 2i and 2i + 1 are attention and MLP of block i
-        halves[kinds] = row.reshape(n_blocks, 2).T[kinds]
-        squares = np.ma.masked_invalid(halves)
-        axes.pcolormesh(
-            columns, edges, squares, cmap=shades, vmin=0, vmax=1, edgecolors="white", linewidth=0.6
-        )
+def key(shades: bool) -> dict[str, str]:
+    """The names and colours of the key: of shares if there are shades, else of removed and kept."""
+    ramp = _shades("#262626")
+    if shades:
+        return {f"{100 * share:.0f} %": to_hex(ramp(share)) for share in SHARES}
+    return {"removed": to_hex(ramp(1.0)), "kept": BACK}
+
+
+def _shades(colour: str) -> LinearSegmentedColormap:
+    return LinearSegmentedColormap.from_list("removed", [BACK, colour])
+
+
+def _rows(cells: pd.DataFrame, n_units: int) -> NDArray[np.float64]:
+    """The lines of a search (lines, units): 1 if a cell removes the unit, or the share of the cells that do."""
+    in_order = cells.sort_values([c for c in [*SETTING, "seed"] if c in cells], kind="stable")
+    removed = np.array([np.isin(np.arange(n_units), mask) for mask in in_order["dropped"]], dtype=float)
+    return removed.mean(axis=0, keepdims=True) if shaded(len(removed)) else removed
+
+
+def _halves(rows: NDArray[np.float64], unit: str, n_blocks: int) -> NDArray[np.float64]:
+    """The lines of attention above those of MLPs (2 lines, blocks); NaN where a kind cannot be removed."""
+    by_kind = rows.reshape(len(rows), n_blocks, 2)  # units 2i and 2i + 1 are attention and MLP of block i
+    open_kinds = {"attention": [0], "mlp": [1]}.get(unit, [0, 1])
+    kinds = [by_kind[:, :, kind] if kind in open_kinds else by_kind[:, :, kind] * np.nan for kind in (0, 1)]
+    return np.concatenate(kinds)

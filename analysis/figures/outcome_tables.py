@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,7 @@ from ..stats.frames import strata_of
 from ..stats.grid import STRATUM
 from ..stats.removal import bare, size
 from .style import number, ordered
-from .table_figure import Line, spread, table
+from .table_figure import TIMES, Line, spread, table, times
 
 PAPER = {"acc": "table1_accuracy", "ppl": "table2_perplexity"}
 AVERAGED = {"acc": "six tasks", "ppl": "WikiText-2, C4 and LAMBADA"}
@@ -27,7 +28,8 @@ def aggregate(frame: pd.DataFrame, metric: Metric, paper: str, objective: str) -
     """One row for each objective, model, k and algorithm of the study, even if no cell of the row is finished.
 
     `asked` counts all cells of a row, and `cells` counts the finished ones. `mean` and `sd` (ddof 1) are over
-    finished cells. `paper` is the published average. The paper has this average only for the objective `objective`.
+    finished cells; so are `geometric` and `factor`, the exponentials of the mean and the sd of the logarithms (for
+    perplexities). `paper` is the published average. The paper has this average only for the objective `objective`.
     """
     finished = done(frame)
     every = names(frame, metric.kind)
@@ -36,6 +38,9 @@ def aggregate(frame: pd.DataFrame, metric: Metric, paper: str, objective: str) -
     by = values.groupby(GROUP)
     rows = pd.DataFrame({"cells": by.size(), "mean": by["value"].mean(), "sd": by["value"].std()})
     rows = rows.assign(dense=by["dense"].mean(), loss=by["loss"].mean())
+    if metric.kind == "ppl":
+        logs = values.assign(log=np.log(values["value"].astype(float))).groupby(GROUP)["log"]
+        rows = rows.assign(geometric=np.exp(logs.mean()), factor=np.exp(logs.std()))
     rows = rows.join(by[[f"pruned/{name}" for name in every]].mean()).join(asked, how="outer").reset_index()
     rows["cells"] = rows["cells"].fillna(0).astype(int)
     table1 = published.pruned(paper)
@@ -75,8 +80,18 @@ def typeset(rows: pd.DataFrame, metric: Metric, title: str, which: int) -> Figur
             lines.append(Line(algo, [_value(of_algo, *key, digits) for key in keys]))
     unit = " in percent" if metric.kind == "acc" else ""
     paper = f"paper: its mean over {AVERAGED[metric.kind]}; " if rows["paper"].notna().any() else ""
-    note = f"table {which}: {metric.label}{unit}, mean ± standard deviation over calibration data and draws; "
+    spreads = "mean ± standard deviation"
+    if metric.kind == "ppl":
+        spreads = f"geometric mean {TIMES} factor (one standard deviation of the logarithm)"
+    note = f"table {which}: {metric.label}{unit}; {spreads}; {counted(rows)}; "
     return table(columns, lines, title, note + paper + "(n/m): n of m cells are done", _width(strata))
+
+
+def counted(rows: pd.DataFrame) -> str:
+    """What the means of a table are over: `n = 6 cells (calibration data and draws)`."""
+    known = sorted({int(n) for n in rows["asked"].dropna()})
+    n = f"{known[0]}" if len(known) == 1 else f"{known[0]} to {known[-1]}"
+    return f"n = {n} cell{'s' * (known != [1])} (calibration data and draws)"
 
 
 def _width(strata: Sequence[tuple[str, int]]) -> float:
@@ -89,7 +104,7 @@ def _dense(rows: pd.DataFrame, kind: str, model: str, which: str, digits: int) -
     if which == "paper":
         return f"{published.dense(PAPER[kind], model):.2f}"
     dense = rows.loc[rows["model"] == model, "dense"].mean()
-    return f"{dense:.{digits}f}" if dense == dense else number(dense)
+    return f"{dense:.{digits}f}" if dense == dense and kind == "acc" else number(dense)
 
 
 def _value(rows: pd.DataFrame, model: str, k: float, which: str, digits: int) -> str:
@@ -99,5 +114,12 @@ def _value(rows: pd.DataFrame, model: str, k: float, which: str, digits: int) ->
     value = row.iloc[0]
     if which == "paper":
         return "" if np.isnan(value["paper"]) else f"{value['paper']:.2f}"
-    shown = 0 if value["mean"] >= 1000 else digits
-    return spread(value["mean"], value["sd"], int(value["cells"]), int(value["asked"]), shown)
+    return shown_value(value, digits)
+
+
+def shown_value(row: Any, digits: int) -> str:
+    """Mean and spread of a row of `aggregate`: geometric for perplexities."""
+    counts = int(row["cells"]), int(row["asked"])
+    if "geometric" in row.index:
+        return times(float(row["geometric"]), float(row["factor"]), *counts)
+    return spread(float(row["mean"]), float(row["sd"]), *counts, digits)

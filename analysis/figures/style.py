@@ -12,7 +12,6 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 # Okabe and Ito's colours. Readers with any kind of colour blindness can distinguish them.
@@ -20,6 +19,10 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "h")
 GREY = "0.35"
+# Sizes of type, in points: titles of panels, labels of axes, everything else. At 8.5 inches, which is the widest
+# figure, the smallest type is still legible on a page of this project's documentation.
+TITLE, LABEL, SMALL = 8.5, 8.0, 7.0
+PAGE = 8.6  # width in inches of the widest figure
 DASH = "\N{EN DASH}"  # stands for a missing number
 LARGE = 1e6  # numbers of at least this size are shown with an exponent
 
@@ -66,8 +69,9 @@ def panels(
 
 
 def head(figure: Figure, title: str, width: float) -> None:
-    """Draw the title line in grey, wrapped to the width of the figure."""
-    figure.suptitle(wrapped(title, int(width * 16)), fontsize=8, color=GREY)
+    """Draw the title line in grey at the left edge, wrapped to the width of the figure."""
+    text = wrapped(title, int(width * 17))
+    figure.suptitle(text, x=0.012, ha="left", fontsize=SMALL + 0.5, color=GREY)
 
 
 def wrapped(text: str, limit: int, mark: str = " · ") -> str:
@@ -84,31 +88,8 @@ def wrapped(text: str, limit: int, mark: str = " · ") -> str:
 def empty(axes: Axes, text: str) -> None:
     """Write in an empty panel the reason why nothing is drawn there."""
     axes.set_axis_off()
-    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color="0.5", fontsize=8)
-
-
-def legend(figure: Figure, look: Mapping[str, tuple[str, str]], note: str = "") -> None:
-    """Add a legend under the panels, below a note on how to read the figure."""
-    handles = [Line2D([], [], color=c, marker=m, ls="", ms=5.5, label=name) for name, (c, m) in look.items()]
-    longest = 0.35 + 0.066 * max(len(name) for name in look)  # width of the longest entry in inches
-    columns = min(len(handles), max(1, int(figure.get_figwidth() / longest)))
-    title = wrapped(note, int(figure.get_figwidth() * 17), "; ")
-    rows = math.ceil(len(handles) / columns)
-    columns = math.ceil(len(handles) / rows)  # make the rows about equally long
-    lines = rows + 0.75 * (title.count("\n") + 1)
-    figure.set_figheight(figure.get_figheight() + 0.17 * lines)  # the panels keep their height
-    shown = figure.legend(
-        handles=handles,
-        loc="outside lower center",
-        ncols=columns,
-        fontsize=8,
-        frameon=False,
-        title=title or None,
-        title_fontproperties={"size": 7},
-        handletextpad=0.1,
-        columnspacing=1.2,
-    )
-    shown.get_title().set_color(GREY)
+    shown = axes.text(0.5, 0.5, text, color="0.5", fontsize=SMALL, transform=axes.transAxes)
+    shown.set(ha="center", va="center")
 
 
 def plain_log(axis: Axis) -> None:
@@ -142,6 +123,13 @@ def number(value: float) -> str:
     if abs(value) >= LARGE:
         return large(value)
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+
+
+def factor(value: float) -> str:
+    """A factor with two or three digits: 1.08, 2.4, 31. If the value is missing, a dash replaces the number."""
+    if math.isnan(value) or value >= 1000:
+        return number(value)
+    return f"{value:.2f}" if value < 10 else f"{value:.0f}"
 
 
 def save(

@@ -1,9 +1,10 @@
-"""Table 2: perplexity of the masks, by objective and algorithm; mean and standard deviation over draws.
+"""Table 2: perplexity of the masks, by objective and algorithm: geometric mean, and spread over draws as a factor.
 
 python -m analysis.table2_perplexity --results results --study small
 
 Source: table 2 of arXiv 2604.24938, which has only masks pruned for perplexity. If the paper has numbers for a model
-and k, they are in the column after the study's own. The CSV also has each individual metric and the calibration loss.
+and k, they are in the column after the study's own; these are arithmetic. The CSV also has the arithmetic mean and
+standard deviation, each individual metric and the calibration loss.
 """
 
 from __future__ import annotations

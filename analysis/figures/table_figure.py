@@ -9,10 +9,11 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from .style import DASH, GREY, LARGE, number, wrapped
+from .style import DASH, GREY, LARGE, SMALL, factor, number, wrapped
 
 ROW, TOP, FOOT = 0.19, 0.42, 0.3  # heights in inches
 SIZE = 7.5
+TIMES = "\N{MULTIPLICATION SIGN}\N{DIVISION SIGN}"  # between a geometric mean and its factor
 
 
 @dataclass(frozen=True)
@@ -55,11 +56,12 @@ def table(
     above = TOP + 0.13 * title.count("\n")
     height = above + ROW * (len(lines) + 2) + FOOT + 0.12 * note.count("\n")
     sheet = _Sheet(Figure(figsize=(total, height)), total, height, above)
-    sheet.figure.text(0.5, 1 - 0.1 / height, title, fontsize=8, color=GREY, ha="center", va="top")
+    place: dict[str, Any] = {"ha": "left", "va": "top"}
+    sheet.figure.text(0.05 / total, 1 - 0.1 / height, title, fontsize=SMALL + 0.5, color=GREY, **place)
     rights = [first + width * (i + 1) for i in range(len(columns))]
     _headings(sheet, columns, rights, width)
     _body(sheet, lines, rights)
-    sheet.text(0.05, len(lines) + 2.3, note, fontsize=6.5, color=GREY, va="top")
+    sheet.text(0.05, len(lines) + 2.3, note, fontsize=SMALL, color=GREY, va="top")
     return sheet.figure
 
 
@@ -95,12 +97,24 @@ def _spans(names: Sequence[str]) -> list[tuple[int, int]]:
 
 
 def spread(mean: float, sd: float, count: int, asked: int, digits: int) -> str:
-    """Mean and sd as text: `53.2 ± 1.1`, `1.4e8 ± 2.8e8`.
+    """Mean and sd as text: `53.2 ± 1.1`.
 
     If some cells are missing, `(5/6)` follows. If all are missing, a dash replaces the numbers.
     """
+    shown = [number(v) if abs(v) >= LARGE else f"{v:,.{digits}f}" for v in (mean, sd)]
+    return _counted(" ± ".join(shown) if count > 1 else shown[0], count, asked)
+
+
+def times(mean: float, sd: float, count: int, asked: int) -> str:
+    """Geometric mean and geometric sd as text, with the sign "times or divided by" between (Limpert et al. 2001).
+
+    Missing cells are shown as by `spread`.
+    """
+    text = number(mean)
+    return _counted(f"{text} {TIMES} {factor(sd)}" if count > 1 else text, count, asked)
+
+
+def _counted(text: str, count: int, asked: int) -> str:
     if not count:
         return f"{DASH} (0/{asked})" if asked else DASH
-    shown = [number(v) if abs(v) >= LARGE else f"{v:,.{digits}f}" for v in (mean, sd)]
-    text = " ± ".join(shown) if count > 1 else shown[0]
     return text if count == asked else f"{text} ({count}/{asked})"

@@ -22,6 +22,10 @@ from ..figures import (
     fig6_crossed,
     fig7_cost,
     fig8_stability,
+    mask_overlaps,
+    search_progress,
+    search_ranks,
+    search_spread,
 )
 from ..stats import overlap_pairs
 from .study_data import StudyData
@@ -51,12 +55,12 @@ class Drawn:
 
 def _ranks(m: StudyData) -> Figure:
     both = choose(m.frame, "ppl"), choose(m.frame, "acc")
-    return fig2_ranks.draw(m.frame, fig2_ranks.ranks(m.frame, *both), m.title, (both[0].label, both[1].label))
+    return fig2_ranks.draw(search_ranks.ranks(m.frame, *both), m.title, (both[0].label, both[1].label))
 
 
 def _spread(m: StudyData) -> Figure:
     metrics = {"perplexity": choose(m.frame, "ppl"), "accuracy": choose(m.frame, "acc")}
-    return fig3_variance.draw(m.frame, fig3_variance.spread(m.frame, metrics), m.title, metrics)
+    return fig3_variance.draw(m.frame, search_spread.spread(m.frame, metrics), m.title, metrics)
 
 
 def _crossed(m: StudyData) -> Figure:
@@ -65,7 +69,7 @@ def _crossed(m: StudyData) -> Figure:
 
 
 def _cost(m: StudyData) -> Figure:
-    curves, ends = fig7_cost.measure(m.frame, m.traces)
+    curves, ends = search_progress.measure(m.frame, m.traces)
     return fig7_cost.draw(curves, ends, m.title, "scores")
 
 
@@ -73,8 +77,9 @@ FIGURES = (
     FigureEntry(
         "fig1_masks",
         "Which blocks each search removed",
-        "Each row is a search and each column a block. Dark squares are removed blocks; lighter squares are removed "
-        "in some of the cells only. Beside each row are held-out perplexity and accuracy.",
+        "Each row is a search and each column a block. Each thin line is one calibration draw; if there are very "
+        "many, the shade is the share of draws that remove the block. Beside each row are held-out perplexity and "
+        "accuracy.",
         lambda m: fig1_masks.draw(m.frame, m.title),
     ),
     FigureEntry(
@@ -86,40 +91,46 @@ FIGURES = (
     FigureEntry(
         "fig6_crossed",
         "What pruning for one objective costs in other outcomes, and regret",
-        "Top: mean outcomes by objective, with geometric means for perplexities. Bottom: how far each search ends "
+        "Top: mean outcomes by objective (perplexities: geometric means), darker if worse than the best by more "
+        "standard errors of the difference. Bottom: how far each search ends "
         "above the best known mask, in standard errors of the calibration loss.",
         _crossed,
     ),
     FigureEntry(
         "fig2_ranks",
         "Perplexity rank against accuracy rank",
-        "Each point is a search; rank 1 is best. On the diagonal, both outcomes give a search the same rank.",
+        "Each point is a search; rank 1 is best. On the diagonal, both outcomes give a search the same rank. "
+        "Searches that tie in both stand in a grey band.",
         _ranks,
     ),
     FigureEntry(
         "fig3_variance",
         "How much the searches differ",
-        "Each point is the mean of a search over calibration data and draws. The variance is over searches.",
+        "Each point is the mean of a search over calibration draws, with its 95 percent interval; perplexities are "
+        "averaged geometrically. Above each group: the standard deviation over searches.",
         _spread,
     ),
     FigureEntry(
         "fig4_overlap",
         "Which searches and objectives remove the same blocks",
-        "Chance-corrected overlap of masks: 0 is chance, 1 is equality. The diagonal compares draws of one search.",
+        "Chance-corrected overlap of masks found on the same samples: 0 is chance, 1 is equality. The diagonal "
+        "compares draws of one search. Bars are 95 percent intervals over calibration draws.",
         lambda m: fig4_overlap.draw(
-            fig4_overlap.heat(m.frame), m.overlaps, m.title, overlap_pairs.note(m.cells)
+            mask_overlaps.heat(m.frame), m.overlaps, m.title, overlap_pairs.note(m.cells)
         ),
     ),
     FigureEntry(
         "fig7_cost",
         "Quality against cost",
-        "Calibration loss above the best known mask against the number of masks scored. Rings mark the Pareto front.",
+        "Calibration loss above the best known mask against the number of masks scored, with 95 percent intervals "
+        "over calibration draws. Rings mark the Pareto front.",
         _cost,
     ),
     FigureEntry(
         "fig8_stability",
         "Would other samples have chosen another mask?",
-        "Left: bootstrap samples that choose another mask. Right: agreement of two disjoint subsets of n samples.",
+        "Left: bootstrap samples that choose another mask. Right: agreement of two disjoint subsets of n samples. "
+        "Bars are 95 percent intervals over calibration draws.",
         lambda m: fig8_stability.draw(m.frame, *m.stability, m.title),
     ),
 )

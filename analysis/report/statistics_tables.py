@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from ..figures import mask_overlaps
 from ..stats.grid import STRATUM
 from .study_data import StudyData
 from .table_cells import Built, Column, Value, built, numeric, of
@@ -55,10 +56,9 @@ def across(m: StudyData) -> Built:
 
 def overlap(m: StudyData) -> Built:
     """Mean overlap of pairs of masks, by model and by the factor in which they differ."""
-    by = m.overlaps.groupby(["comparison", "model"], sort=False)
-    means = by[["jaccard", "corrected"]].mean().assign(pairs=by.size()).reset_index()
-    means = means.rename(columns={"comparison": "differ"})
-    return built(means, [*_columns(["differ", "model", "pairs"]), *_numbers(["jaccard", "corrected"], 2)])
+    rows = mask_overlaps.means(m.overlaps).rename(columns={"comparison": "differ"})
+    names = _columns(["differ", "model", "pairs", "draws"], ("pairs", "draws"))
+    return built(rows, [*names, *_numbers(["jaccard", "corrected", "low", "high"], 2)])
 
 
 def agreement(m: StudyData) -> Built:

@@ -15,7 +15,7 @@ from ..data.cell_filter import Only
 from ..data.load import done
 from ..data.metrics import Metric, choose, measured
 from ..data.study import AskedStudy
-from ..figures import fig4_overlap, fig6_crossed, fig8_stability, rank_agreement, variance_shares
+from ..figures import fig8_stability, mask_overlaps, outcome_matrix, rank_agreement, variance_shares
 from ..stats import crossed
 from ..stats.estimates import Shares
 from . import shown_cells
@@ -92,7 +92,7 @@ class StudyData:
     @cached_property
     def crossed(self) -> Frames:
         """The matrix of objectives and outcomes, and every cell with its regret."""
-        return fig6_crossed.matrix_of(self.cells), self.regrets
+        return outcome_matrix.matrix_of(self.cells), self.regrets
 
     @cached_property
     def regrets(self) -> pd.DataFrame:
@@ -117,7 +117,7 @@ class StudyData:
     @cached_property
     def overlaps(self) -> pd.DataFrame:
         """The overlap of all pairs of masks whose cells differ in one factor."""
-        return fig4_overlap.comparisons(self.frame)
+        return mask_overlaps.comparisons(self.frame)
 
     @cached_property
     def stability(self) -> Frames:

@@ -10,8 +10,7 @@ from markupsafe import Markup
 
 from ..data.errors import NothingToRead
 from ..figures import table3_search
-from ..figures.outcome_tables import aggregate
-from ..figures.table_figure import spread
+from ..figures.outcome_tables import aggregate, shown_value
 from ..stats.removal import mask_of, noun
 from . import statistics_tables
 from .cells import anchor
@@ -85,8 +84,7 @@ def _outcome(m: StudyData, kind: str, paper: str, objective: str) -> Built:
     digits = 1 if kind == "acc" else 2
 
     def value(row: Any) -> Value:
-        text = spread(row.mean, row.sd, int(row.cells), int(row.asked), digits)
-        return Value(text, sorted_by(row.mean))
+        return Value(shown_value(pd.Series(row._asdict()), digits), sorted_by(row.mean))
 
     names = {"objective": "pruned for", "model": "model", "k": "k", "algo": "search"}
     columns: list[Column] = [
@@ -100,10 +98,13 @@ def _outcome(m: StudyData, kind: str, paper: str, objective: str) -> Built:
 
 
 def _search(m: StudyData) -> Built:
-    rows = table3_search.aggregate(m.frame)
+    rows = table3_search.aggregate(m.frame, m.traces)
     plain = [("model", "model"), ("k", "k"), ("algo", "search"), ("cells", "cells")]
     columns = [(text, name in ("k", "cells"), of(name, "{:.0f}")) for name, text in plain]
-    columns += [(text, True, of(name, None)) for name, text in table3_search.MEASURES.items()]
+    alone = dict.fromkeys(("seconds_alone", "forwards_alone"), " alone")
+    columns += [
+        (text + alone.get(name, ""), True, of(name, None)) for name, text in table3_search.MEASURES.items()
+    ]
     if rows["paper_seconds"].notna().any():
         columns.append(("paper, seconds", True, of("paper_seconds", "{:,.0f}")))
     return built(rows, columns)
@@ -114,12 +115,19 @@ TABLES: dict[str, tuple[str, Callable[[StudyData], Built]]] = {
         "Accuracy by objective and search, in percent: mean and standard deviation over cells",
         _accuracy,
     ),
-    "perplexity": ("Perplexity by objective and search: mean and standard deviation over cells", _perplexity),
+    "perplexity": (
+        "Perplexity by objective and search: geometric mean over cells, and its spread as a factor",
+        _perplexity,
+    ),
     "crossed": (
         "Outcomes by objective: means over cells (geometric for perplexities, whose sd is a factor), and cost",
         statistics_tables.crossed,
     ),
-    "search": ("Cost of each search: means over objectives, calibration data and draws", _search),
+    "search": (
+        "Cost of each search: means over objectives, calibration data and draws; alone: as if no other cell had "
+        "computed a score",
+        _search,
+    ),
     "shares": (
         "Shares of variance within model and k, with 95 percent intervals and permutation tests",
         statistics_tables.shares,

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from . import pairing
+from .draw_means import CellDraws
 from .grid import CELL, COMPARISONS, Labels, labels
 from .overlap import MaskSet
 
@@ -20,14 +21,17 @@ def pairs(frame: pd.DataFrame, comparison: str) -> pd.DataFrame:
     """Overlap, corrected overlap and p of pairs of cells that differ only in the columns COMPARISONS[comparison].
 
     Pairs with different protected blocks are omitted, because both masks need the same open blocks in the null model.
-    All other pairs are compared, except in very large groups (see `pairing`).
+    All other pairs are compared, except in very large groups (see `pairing`). `draw_a` and `data_a` number the
+    calibration draw of the first cell and its data, `draw_b` and `data_b` those of the second.
     """
     name = COMPARISONS[comparison][0]
     i, j = pairing.within(panels(frame, comparison), labels(frame, [name]))
-    overlaps = MaskSet.of(frame).pairs(i, j)
+    overlaps, drawn = MaskSet.of(frame).pairs(i, j), CellDraws.of(frame)
     columns = {column: frame[column].to_numpy() for column in ("model", "k", "objective", "algo")}
     shown = {c: v[i] if c != name else np.full(len(i), "", dtype=object) for c, v in columns.items()}
     shown |= {"a": frame[name].to_numpy()[i], "b": frame[name].to_numpy()[j]}
+    for end, rows in (("a", i), ("b", j)):
+        shown |= {f"draw_{end}": drawn.draw[rows], f"data_{end}": drawn.data[rows]}
     return pd.DataFrame(
         shown | {"jaccard": overlaps.jaccard, "corrected": overlaps.corrected, "p": overlaps.p}
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from analysis.data.errors import NothingToRead
@@ -35,7 +36,7 @@ def test_a_pair_is_compared_on_the_same_windows(launch: Command) -> None:
     assert row["windows"] == 4
     assert row["ppl_block"] == pytest.approx(float(np.exp(both["block"].mean())))
     figure = draw(rows, "a study", METRIC)
-    assert [axes.get_title(loc="left") for axes in figure.axes] == [f"{row['model']} · perplexity"]
+    assert [axes.get_title(loc="left") for axes in figure.axes] == [f"{row['model']} · pruned for perplexity"]
 
 
 def test_without_a_partner_over_blocks_it_says_what_to_run(launch: Command) -> None:
@@ -50,3 +51,20 @@ def test_results_without_the_losses_of_windows_are_left_out(launch: Command, tmp
         path.unlink()
     with pytest.raises(NothingToRead, match="evaluate the cells again"):
         compared(ended.results, load(ended.results, "units"), METRIC)
+
+
+def test_the_upper_axis_shows_factors_of_the_perplexity() -> None:
+    known = {"model": "m", "objective": "o", "algo": "greedy", "ratio": 0.1, "unit": "sublayer", "windows": 8}
+    rows = pd.DataFrame([known | {"difference": -0.1, "low": -0.3, "high": 0.2}])
+    figure = draw(rows, "a study", METRIC)
+    figure.draw_without_rendering()
+    (axes,) = figure.axes
+    (above,) = axes.child_axes
+    ticks = [float(label.get_text()[1:]) for label in above.get_xticklabels()]
+    assert 1.0 in ticks
+    to_points = above.transData.transform
+    for tick in ticks:
+        place = to_points((tick, 0))[0]
+        assert place == pytest.approx(axes.transData.transform((np.log(tick), 0))[0])
+    assert axes.get_xlabel().endswith("nats per token")
+    assert "n = 8 windows" in figure.legends[0].get_title().get_text()

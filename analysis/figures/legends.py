@@ -1,0 +1,64 @@
+"""The legend below the panels of a figure: how to read it, the names, and further keys such as lines and bars."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib.artist import Artist
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from .style import GREY, SMALL, wrapped
+
+
+def legend(
+    figure: Figure, look: Mapping[str, tuple[str, str]], note: str = "", keys: Sequence[Artist] = ()
+) -> None:
+    """Add a legend under the panels, below a note on how to read the figure.
+
+    `keys` are further entries, such as lines and bars. They start a new row after the names.
+    """
+    names: list[Artist] = [
+        Line2D([], [], color=c, marker=m, ls="", ms=5.5, label=name) for name, (c, m) in look.items()
+    ]
+    columns, rows = _table([part for part in (names, list(keys)) if part], figure.get_figwidth())
+    text = wrapped(note, int(figure.get_figwidth() * 18), "; ")
+    lines = len(rows) + 0.75 * (text.count("\n") + 1 if text else 0)
+    figure.set_figheight(figure.get_figheight() + 0.17 * lines)  # the panels keep their height
+    shown = figure.legend(
+        handles=[row[column] for column in range(columns) for row in rows],  # a legend is filled by columns
+        loc="outside lower center",
+        ncols=columns,
+        title=text or None,
+        title_fontproperties={"size": SMALL},
+        handletextpad=0.4,
+        columnspacing=1.4,
+    )
+    shown.get_title().set_color(GREY)
+
+
+def _table(parts: Sequence[list[Artist]], width: float) -> tuple[int, list[list[Artist]]]:
+    """The number of columns and the rows of entries, about equally long; short rows end with empty entries."""
+    longest = 0.42 + 0.062 * max(len(str(entry.get_label())) for part in parts for entry in part)  # inches
+    most = max(1, int((width - 0.2) / longest))
+    lengths = [math.ceil(len(part) / math.ceil(len(part) / most)) for part in parts]
+    rows = [part[i : i + n] for part, n in zip(parts, lengths, strict=True) for i in range(0, len(part), n)]
+    columns = max(map(len, rows))
+    return columns, [[*row, *(_blank() for _ in range(columns - len(row)))] for row in rows]
+
+
+def _blank() -> Artist:
+    return Line2D([], [], ls="", label=" ")
+
+
+def line_key(label: str, **style: Any) -> Artist:
+    """A legend entry for a line, a bar or a marker of the figure; in grey, unless `style` has a colour."""
+    return Line2D([], [], label=label, **{"color": GREY, **style})
+
+
+def shade_key(label: str, colour: Any) -> Artist:
+    """A legend entry for a shade."""
+    return Patch(facecolor=colour, edgecolor="0.7", linewidth=0.5, label=label)

@@ -1,0 +1,87 @@
+"""Means with 95 percent intervals over calibration draws, which are the only random part of a study's design.
+
+Searches, objectives and calibration data are fixed; a draw is a random sample of its data. Cells of one draw are not
+independent, so whole draws are left out: a jackknife over draws within data (Efron and Stein 1981; for means over
+pairs of masks, Arvesen 1969). The interval is Student's; its degrees of freedom are the draws minus the data.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+
+from .grid import DRAW, Labels, labels
+
+NAN = float("nan")
+DATA = [column for column in DRAW if column != "draw"]
+
+
+@dataclass(frozen=True)
+class DrawMean:
+    """A mean over cells or pairs, its standard error and interval over draws (NaN without two draws of each data)."""
+
+    mean: float
+    error: float
+    low: float
+    high: float
+    draws: int
+
+
+@dataclass(frozen=True)
+class CellDraws:
+    """For each cell, the number of its draw and of its data (cells,). Objectives can share draws."""
+
+    draw: Labels
+    data: Labels
+
+    @classmethod
+    def of(cls, frame: pd.DataFrame) -> CellDraws:
+        """The draws of the cells of a frame."""
+        return cls(labels(frame, DRAW), labels(frame, DATA))
+
+
+def over_draws(values: ArrayLike, drawn: CellDraws) -> DrawMean:
+    """The mean of one value per cell (cells,). Cells without a value are left out."""
+    return over_pairs(values, drawn, drawn)
+
+
+def over_pairs(values: ArrayLike, first: CellDraws, second: CellDraws) -> DrawMean:
+    """The mean of one value per pair of cells (pairs,). A draw is left out with every pair that it is in."""
+    numbers = np.asarray(values, float)
+    known = ~np.isnan(numbers)
+    numbers, a, b = numbers[known], first.draw[known], second.draw[known]
+    if not len(numbers):
+        return DrawMean(NAN, NAN, NAN, NAN, 0)
+    draws, positions = np.unique(np.concatenate([a, b]), return_inverse=True)
+    a, b = positions[: len(a)], positions[len(a) :]
+    sums, counts = (_in_draw(weights, a, b, len(draws)) for weights in (numbers, np.ones(len(numbers))))
+    data = np.zeros(len(draws), dtype=np.int64)
+    data[a], data[b] = first.data[known], second.data[known]
+    mean = float(numbers.mean())
+    rest = len(numbers) - counts
+    if (np.unique(data, return_counts=True)[1] < 2).any() or (rest == 0).any():
+        return DrawMean(mean, NAN, NAN, NAN, len(draws))
+    error, freedom = _jackknife((numbers.sum() - sums) / rest, data)
+    half = float(stats.t.ppf(0.975, freedom)) * error
+    return DrawMean(mean, error, mean - half, mean + half, len(draws))
+
+
+def _in_draw(weights: NDArray[Any], a: Labels, b: Labels, draws: int) -> NDArray[np.float64]:
+    """For each draw, the sum of the weights of the pairs that it is in. A pair within one draw counts once."""
+    both = np.bincount(a, weights, draws) + np.bincount(b, weights, draws)
+    return np.asarray(both - np.bincount(a[a == b], weights[a == b], draws))
+
+
+def _jackknife(without: NDArray[np.float64], data: Labels) -> tuple[float, int]:
+    """The standard error from the means without each draw, and the degrees of freedom."""
+    variance = 0.0
+    groups = np.unique(data)
+    for group in groups:
+        values = without[data == group]
+        variance += (len(values) - 1) / len(values) * float(((values - values.mean()) ** 2).sum())
+    return float(np.sqrt(variance)), len(without) - len(groups)

@@ -1,0 +1,72 @@
+"""Means over calibration draws: against leaving out one draw after another, and Student's interval."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from analysis.stats.draw_means import CellDraws, over_draws, over_pairs
+from tests.helpers.analysis_grid import frame
+
+
+def plain_error(values: np.ndarray, first: CellDraws, second: CellDraws) -> float:
+    """The jackknife error as its definition says, one draw at a time."""
+    variance = 0.0
+    for data in np.unique(first.data):
+        draws = np.unique(first.draw[first.data == data])
+        without = np.array([values[(first.draw != d) & (second.draw != d)].mean() for d in draws])
+        variance += (len(draws) - 1) / len(draws) * ((without - without.mean()) ** 2).sum()
+    return float(np.sqrt(variance))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_error_is_that_of_leaving_out_one_draw_after_another(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    cells = frame(objectives=2, data=2, draws=4, algos=3)
+    cells = cells[rng.random(len(cells)) < 0.9].reset_index(drop=True)
+    drawn, values = CellDraws.of(cells), rng.normal(size=len(cells))
+    assert over_draws(values, drawn).error == pytest.approx(plain_error(values, drawn, drawn))
+    i, j = np.nonzero(drawn.data[:, None] == drawn.data)
+    first, second = (CellDraws(drawn.draw[rows], drawn.data[rows]) for rows in (i, j))
+    overlaps = values[i] * values[j]
+    found = over_pairs(overlaps, first, second)
+    assert found.error == pytest.approx(plain_error(overlaps, first, second))
+    assert (found.mean, found.draws) == (pytest.approx(overlaps.mean()), 8)
+
+
+def test_one_value_per_draw_has_students_interval() -> None:
+    values = np.array([1.0, 4.0, 2.0, 7.0, 5.0])
+    drawn = CellDraws(np.arange(5), np.zeros(5, dtype=np.int64))
+    found = over_draws(values, drawn)
+    expected = stats.t.interval(0.95, 4, values.mean(), stats.sem(values))
+    assert (found.low, found.high) == pytest.approx(expected)
+
+
+def test_cells_of_one_draw_are_not_independent() -> None:
+    cells = frame(objectives=1, data=1, draws=4, algos=50)
+    by_draw = np.array([0.0, 1.0, 2.0, 3.0])
+    many = over_draws(by_draw[cells["draw"]], CellDraws.of(cells))
+    one = over_draws(by_draw, CellDraws(np.arange(4), np.zeros(4, dtype=np.int64)))
+    assert (many.low, many.high) == pytest.approx((one.low, one.high))
+
+
+def test_the_interval_covers_the_mean_of_all_draws_but_not_the_differences_of_data() -> None:
+    rng = np.random.default_rng(0)
+    cells = frame(objectives=1, data=2, draws=3, algos=4)
+    drawn, covered = CellDraws.of(cells), 0
+    for _ in range(400):
+        effects = rng.normal(size=6)[drawn.draw] + 10 * drawn.data + 0.3 * rng.normal(size=len(cells))
+        found = over_draws(effects, drawn)
+        covered += found.low <= 5 <= found.high
+    assert 0.92 <= covered / 400 <= 0.98
+
+
+def test_without_two_draws_of_each_data_there_is_no_interval() -> None:
+    cells = frame(objectives=1, data=2, draws=1, algos=3)
+    found = over_draws(np.ones(len(cells)), CellDraws.of(cells))
+    assert (found.mean, found.draws) == (1.0, 2)
+    assert np.isnan([found.error, found.low, found.high]).all()
+    nothing = over_draws(np.full(len(cells), np.nan), CellDraws.of(cells))
+    assert np.isnan(nothing.mean)
+    assert nothing.draws == 0
