@@ -30,7 +30,7 @@ class Layout:
     def weight(self, stored: Tensor) -> Tensor:
         """The weight that transformers makes of stored values, in float32."""
         values = stored.float() - self.offset if self.offset else stored.float()
-        return values.T.contiguous() if self.transposed else values
+        return values.T.contiguous() if self.transposed and values.dim() == 2 else values
 
 
 @dataclass(frozen=True)
