@@ -10,8 +10,9 @@ import gguf
 import numpy as np
 
 VOCABULARY, N_BLOCKS, WIDTH, HEADS, KV, HEAD, INNER, WINDOW = 64, 6, 64, 4, 2, 16, 96, 8
-# transformers does not read these sizes from a GGUF file, so the models must have its defaults.
-QWEN3_HEAD, EXPERT_INNER = 128, 768
+# transformers does not read these values from a GGUF file, so the models must have its defaults. Gemma's scale of
+# attention is 1 / sqrt(256).
+QWEN3_HEAD, GEMMA_HEAD, EXPERT_INNER, GEMMA3_BASE = 128, 256, 768, 1e6
 TYPES = ("F32", "F16", "BF16", "Q8_0", "Q4_0")
 # Weights of a block: GGUF's name and shape. Norms and biases stay in float32, as llama.cpp's converter leaves them.
 MLP = {"ffn_gate": (INNER, WIDTH), "ffn_up": (INNER, WIDTH), "ffn_down": (WIDTH, INNER)}
@@ -40,8 +41,9 @@ Kind = tuple[dict[str, tuple[int, ...]], dict[str, int], dict[str, int], Callabl
 NORMS = {"attn_norm": WIDTH, "ffn_norm": WIDTH}
 
 
-def _window(writer: Any) -> None:
+def _gemma3(writer: Any) -> None:
     writer.add_sliding_window(WINDOW)
+    writer.add_rope_freq_base(GEMMA3_BASE)
 
 
 def _gemma2(writer: Any) -> None:
@@ -66,12 +68,12 @@ KINDS: dict[str, Kind] = {
     ),
     "qwen3": (_attention(QWEN3_HEAD) | MLP, NORMS | dict.fromkeys(QK, QWEN3_HEAD), {}, None),
     "qwen3moe": (ATTENTION | EXPERTS, NORMS | dict.fromkeys(QK, HEAD), {}, _experts),
-    "gemma2": (ATTENTION | MLP, NORMS | dict.fromkeys(SANDWICH, WIDTH), {}, _gemma2),
+    "gemma2": (_attention(GEMMA_HEAD) | MLP, NORMS | dict.fromkeys(SANDWICH, WIDTH), {}, _gemma2),
     "gemma3": (
-        ATTENTION | MLP,
-        NORMS | dict.fromkeys(SANDWICH, WIDTH) | dict.fromkeys(QK, HEAD),
+        _attention(GEMMA_HEAD) | MLP,
+        NORMS | dict.fromkeys(SANDWICH, WIDTH) | dict.fromkeys(QK, GEMMA_HEAD),
         {},
-        _window,
+        _gemma3,
     ),
 }
 
