@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pruning.export.model_card import Facts
 from pruning.export.portable import code_block
+from pruning.gguf.architectures import PATTERN
 from pruning.gguf.cut import GgufCut
 
 COPIED = (
@@ -16,11 +17,29 @@ COPIED = (
 )
 
 
-def with_use(facts: Facts, out: Path, sha256: str, notes: str, cut: GgufCut) -> Facts:
-    """The same facts with the text on how the file is run. `notes` is a warning for some programs, or empty."""
+MOVED = (
+    "The kinds of the blocks that are left (sliding window or full attention) no longer follow the rule by which "
+    "the architecture derives them from a block's number. The file lists them (`{key}`). llama.cpp reads this list; "
+    "programs that only know the rule, such as transformers' loader for GGUF files and old releases of llama.cpp, "
+    "compute something else."
+)
+
+
+def with_use(facts: Facts, out: Path, sha256: str, cut: GgufCut, moved: bool) -> Facts:
+    """The same facts with the text on how the file is run.
+
+    `moved` says that the kinds of the blocks do not follow from their numbers in transformers; the cut says whether
+    that is so in llama.cpp.
+    """
     changed = len(cut.changes)
-    copied = COPIED if not changed else f"{COPIED} Only {changed} tensors have other values, as said above."
-    lines = [copied, *([notes] if notes else []), *_commands(out.name), f"SHA-256 of the file: `{sha256}`."]
+    lines = [COPIED if not changed else f"{COPIED} Only {changed} tensors have other values, as said above."]
+    lines += _commands(out.name)
+    if moved or cut.lists:
+        lines.append(MOVED.format(key=f"{cut.file.architecture}.{PATTERN}"))
+    else:
+        load = code_block(f'AutoModelForCausalLM.from_pretrained(".", gguf_file="{out.name}")')
+        lines += ["With transformers, which dequantises it:", load]
+    lines.append(f"SHA-256 of the file: `{sha256}`.")
     return dataclasses.replace(facts, use="\n\n".join(lines))
 
 
@@ -32,6 +51,4 @@ def _commands(name: str) -> list[str]:
         "With Ollama, a file `Modelfile` beside it:",
         code_block(f"FROM ./{name}"),
         code_block(f"ollama create {model} -f Modelfile\nollama run {model}"),
-        "With transformers, which dequantises it:",
-        code_block(f'AutoModelForCausalLM.from_pretrained(".", gguf_file="{name}")'),
     ]

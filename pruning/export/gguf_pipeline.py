@@ -36,6 +36,7 @@ from pruning.models.model_name import directory_name
 if TYPE_CHECKING:
     from pruning.export.gguf_changes import Changes
     from pruning.export.verify import Expected
+    from pruning.models.spec import Model
 
 log = logging.getLogger(__name__)
 
@@ -51,33 +52,44 @@ def export_gguf(wanted: Request) -> Facts:
     wanted = settled(wanted)
     _check_request(wanted)
     source = find_gguf(wanted.model)
-    if wanted.out == source.path.resolve():
-        raise InputError(f"out={wanted.out} is the file that is to be cut: choose another file.")
-    file = open_gguf(source.path)
-    record = _record(wanted, source.path)
-    cut = plan_gguf(file, Mask(wanted.mask.n_blocks, wanted.mask.gone), record)
-    check_gguf_target(wanted.out, record, wanted.force)
-    check_space(wanted.out, size_of(cut))
-    changes, goal = _computed(wanted, cut)
+    cut = _planned(wanted, source.path)
+    changes, goal = _computed(wanted, cut, source.settings)
     cut = dataclasses.replace(cut, changes=changes.tensors)
     with staging_directory(wanted.out) as partial:
-        written, notes = partial / wanted.out.name, ""
+        written = partial / wanted.out.name
         log.info("writing %s", bytes_text(size_of(cut)))
         _write(cut, written)
-        proof = UNPROVEN
-        if goal is not None:
-            from pruning.export.gguf_proof import prove
-
-            log.info("reloading and comparing")
-            proof, notes = prove(written, goal, source.settings, wanted, changes.tolerance)
-        check_gguf_target(wanted.out, record, wanted.force)  # it can have changed meanwhile
+        proof, moved = _proven(written, goal, source.settings, wanted, changes.tolerance)
+        check_gguf_target(wanted.out, cut.record, wanted.force)  # it can have changed meanwhile
         digest = file_sha256(written)
         written.replace(wanted.out)
     found = _facts(wanted, cut, changes, proof)
-    atomic_files.write_text(
-        card_of(wanted.out), model_card(gguf_card.with_use(found, wanted.out, digest, notes, cut))
-    )
+    card = model_card(gguf_card.with_use(found, wanted.out, digest, cut, moved))
+    atomic_files.write_text(card_of(wanted.out), card)
     return found
+
+
+def _planned(wanted: Request, path: Path) -> GgufCut:
+    """The plan for the smaller file; no weights are read."""
+    if wanted.out == path.resolve():
+        raise InputError(f"out={wanted.out} is the file that is to be cut: choose another file.")
+    record = _record(wanted, path)
+    cut = plan_gguf(open_gguf(path), Mask(wanted.mask.n_blocks, wanted.mask.gone), record)
+    check_gguf_target(wanted.out, record, wanted.force)
+    check_space(wanted.out, size_of(cut))
+    return cut
+
+
+def _proven(
+    written: Path, goal: Expected | None, settings: Model, wanted: Request, tolerance: float
+) -> tuple[str, bool]:
+    """How a written file was checked, and whether transformers' rule for the kinds of blocks no longer holds."""
+    from pruning.export.gguf_proof import prove
+
+    if goal is None:
+        return UNPROVEN, False
+    log.info("reloading and comparing")
+    return prove(written, goal, settings, wanted, tolerance)
 
 
 def _check_request(wanted: Request) -> None:
@@ -100,10 +112,10 @@ def _record(wanted: Request, path: Path) -> dict[str, Any]:
     return {"mask": mask, "source_sha256": file_sha256(path), "compensation": changes}
 
 
-def _computed(wanted: Request, cut: GgufCut) -> tuple[Changes, Expected | None]:
+def _computed(wanted: Request, cut: GgufCut, settings: Model) -> tuple[Changes, Expected | None]:
     """The changes of tensors, and the logits that the written file must give (None with verify=false).
 
-    The model is loaded only if one of the two needs it.
+    `settings` load the whole file with transformers; that is done only if one of the two needs it.
     """
     from pruning.export import gguf_changes, verify
     from pruning.export.gguf_names import WeightNames
@@ -114,7 +126,7 @@ def _computed(wanted: Request, cut: GgufCut) -> tuple[Changes, Expected | None]:
     removed, changes = parts(wanted.mask), gguf_changes.Changes()
     if not wanted.verify and not removed and wanted.repair is None and wanted.scales is None:
         return changes, None
-    model, names = load_dense(find_gguf(wanted.model).settings), WeightNames(cut.file)
+    model, names = load_dense(settings), WeightNames(cut.file)
     if wanted.scales is not None:
         changes = gguf_changes.scaled(names, model, cut.mask, wanted.scales)
     if wanted.repair is not None:
@@ -145,7 +157,7 @@ def _facts(wanted: Request, cut: GgufCut, changes: Changes, proof: str) -> Facts
         sizes=_sizes(file, cut),
         idle=changes.idle,
         proof=proof,
-        inherited={},
+        inherited={"license": licence} if (licence := file.value("general.license")) else {},
         library="gguf",
     )
 

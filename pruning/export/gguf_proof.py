@@ -11,18 +11,12 @@ from pruning.core.errors import InputError
 from pruning.core.mask import Mask
 from pruning.export import verify
 from pruning.export.request import Request
-from pruning.models import loader, pruned_config, quiet, spec
+from pruning.models import device_map, loader, pruned_config, quiet, spec
 from pruning.models.attention import attention_kernel
 
 UNSUPPORTED = (
     "With verify=false the file is cut without a comparison; a mask.json is then needed, because transformers cannot "
     "load the file."
-)
-RULE = (
-    "The kinds of the blocks that are left (sliding window or full attention) no longer follow the rule by which "
-    "the architecture derives them from a block's number. The file lists them ({key}). llama.cpp reads this list; "
-    "programs that only know the rule, such as transformers' loader for GGUF files and old releases of llama.cpp, "
-    "compute something else."
 )
 
 
@@ -39,25 +33,21 @@ def load_dense(settings: spec.Model) -> Any:
 
 def prove(
     path: Path, goal: verify.Expected, settings: spec.Model, wanted: Request, tolerance: float
-) -> tuple[str, str]:
-    """How the file was checked, and a warning for its card (empty if there is none). Raises MismatchError.
+) -> tuple[str, bool]:
+    """How the file was checked, and whether the kinds of its blocks no longer follow from their numbers.
 
-    `settings` are those of the whole file. If transformers derives the kinds of the blocks from their numbers, it is
-    given a configuration that lists them.
+    `settings` are those of the whole file. If transformers derives other kinds from the blocks' numbers, it is given
+    a configuration that lists them. Raises MismatchError.
     """
     from transformers import AutoConfig
 
     mask = wanted.mask
     config = pruned_config.pruned_config(loader.config(settings), Mask(mask.n_blocks, mask.gone))
     own = AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
-    notes = ""
-    if _kinds(own) != _kinds(config):
-        from pruning.gguf.architectures import PATTERN
-
-        notes = RULE.format(key=f"`{config.model_type.removesuffix('_text')}.{PATTERN}`")
+    moved = _kinds(own) != _kinds(config)
     of = verify.MASKED if wanted.repair is None else verify.REPAIRED
-    model, lacking = _load(path, settings, config if notes else own)
-    return str(verify.compare(model, lacking, goal, tolerance, of)), notes
+    model, lacking = _load(path, settings, config if moved else own)
+    return str(verify.compare(model, lacking, goal, tolerance, of)), moved
 
 
 def _kinds(config: Any) -> Any:
@@ -77,6 +67,9 @@ def _load(path: Path, settings: spec.Model, config: Any) -> tuple[Any, list[str]
             dtype=torch.float32,
             attn_implementation=attention_kernel(settings, config),
             output_loading_info=True,
+            **device_map.device_options(
+                settings, config
+            ),  # the same device as the whole file, for equal bits
         )
     lacking = sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]]))
     return model.eval(), [f"{len(lacking)} weights are missing, for example {lacking[0]}"] if lacking else []

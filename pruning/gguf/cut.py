@@ -9,7 +9,7 @@ from typing import IO, Any
 
 from pruning.core.errors import InputError
 from pruning.core.mask import Mask
-from pruning.gguf.architectures import PATTERN, check_architecture, window_lists
+from pruning.gguf.architectures import check_architecture, window_lists
 from pruning.gguf.container import GgufFile, Stored
 from pruning.gguf.metadata import mended
 
@@ -36,11 +36,6 @@ class GgufCut:
     def kept(self) -> list[Stored]:
         """The tensors that stay, in the order of the original file."""
         return [tensor for tensor in self.file.tensors if tensor.name in self.names]
-
-    @property
-    def windows(self) -> list[bool] | None:
-        """Whether each block has a sliding window, if the smaller file says so and the original did not."""
-        return None if PATTERN not in self.lists else list(self.lists[PATTERN])
 
 
 def plan_gguf(file: GgufFile, mask: Mask, record: Mapping[str, Any]) -> GgufCut:
