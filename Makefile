@@ -8,7 +8,9 @@
 # make figures draw all: fig1 to fig8, table1 to table3    make paper-check   the paper's numbers from its tables
 # make fig9    sub-layers against blocks; STUDY=units, after `python launch.py experiment=units`
 # make test-slurm   the launchers on a real SLURM of two nodes, installed from Debian's packages; as root
+# make test-gguf   cut GGUF files run by a real llama.cpp, which is built from its source package: ten minutes
 # make gpu-check   check a GPU node once: the engine's losses and speed, a 1B model; FLAGS="--model DIR"
+# make serve-check   on a GPU node: an export computes the same in vLLM or SGLang; FLAGS="--model DIR"
 # make report  one HTML page of a study: summary, figures, tables, every cell; STUDY=small RESULTS=results
 
 PYTHON ?= python3
@@ -24,7 +26,7 @@ export MLFLOW_DISABLE_TELEMETRY = true
 
 FIGURES := fig1 fig2 fig3 fig4 fig5 fig6 fig7 fig8 table1 table2 table3
 
-.PHONY: demo small paper test test-slurm soak ui bench bench-growth gpu-check check lint types figures $(FIGURES) fig9 report paper-check track wings describe tour constraints clean
+.PHONY: demo small paper test test-slurm test-gguf soak ui bench bench-growth gpu-check serve-check check lint types figures $(FIGURES) fig9 report paper-check track wings describe tour constraints clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
@@ -67,6 +69,15 @@ test: $(VENV)/installed-dev
 test-slurm: $(VENV)/installed-dev
 	TEST_SLURM=1 $(BIN)/python -m pytest tests/slurm
 
+# Only the library is built, not llama.cpp's programs.
+$(VENV)/installed-llamacpp: $(VENV)/installed-dev
+	CMAKE_ARGS="$(CMAKE_ARGS) -DLLAVA_BUILD=OFF -DLLAMA_BUILD_TOOLS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_SERVER=OFF" \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[llamacpp]'
+	touch $@
+
+test-gguf: $(VENV)/installed-llamacpp
+	TEST_GGUF=1 $(BIN)/python -m pytest -s tests/llamacpp
+
 soak: $(VENV)/installed-dev
 	TEST_SOAK=100 $(BIN)/python -m pytest -o log_cli=true --log-cli-level=INFO tests/hostile/test_soak.py
 
@@ -98,6 +109,9 @@ bench-growth: $(VENV)/installed
 
 gpu-check: $(VENV)/installed
 	$(BIN)/python -m benchmarks.gpu_check $(FLAGS)
+
+serve-check: $(VENV)/installed
+	$(BIN)/python -m benchmarks.serve_check $(FLAGS)
 
 # What pages show of the code: the picture of the packages, the tables of the results folder, the notebook's outputs.
 wings: $(VENV)/installed-dev

@@ -123,7 +123,8 @@ def _arrow(axes: Any, start: Box, end: Box) -> None:
     else:
         side = -1 if start.x < TOTAL / 2 else 1
         points = ((start.x + side * start.width / 2, start.y), (end.x + side * end.width / 2, end.y))
-        style = f"arc3,rad={-0.35 * side}"
+        bend = min(0.35, 2.0 / abs(start.y - end.y))  # a long arc must stay in the picture
+        style = f"arc3,rad={-bend * side}"
     look: dict[str, Any] = {"arrowstyle": "-|>", "mutation_scale": 8, "color": LINE, "lw": 1.0, "zorder": 1}
     axes.add_patch(FancyArrowPatch(*points, connectionstyle=style, **look))
 

@@ -6,9 +6,12 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from pruning.api.model import PrunableModel
+from pruning.core.errors import InputError
 from pruning.core.mask import Mask
+from pruning.export.gguf_source import CONVERT
+from pruning.export.gguf_target import is_gguf
 from pruning.export.output_dir import check_target, directory, staging_directory
-from pruning.export.pipeline import export
+from pruning.export.pipeline import written
 from pruning.export.request import Request
 from pruning.models.spec import Model
 
@@ -24,15 +27,20 @@ def export_model(
     A directory that holds anything else, or a changed file, is never replaced. A wrapped model is first written to a
     hidden folder beside the directory, because an export copies weights from files. Raises InputError if the
     directory cannot be used, and MismatchError if the written model does not equal the masked model.
+
+    If `out` ends in `.gguf`, the blocks are cut out of the model's GGUF file (docs/gguf.md), and the path of the new
+    file is returned. The model must have been loaded from such a file.
     """
     target = directory(out)
     with ExitStack() as stack:
         settings, in_memory = model.settings, None
         if settings is None:
+            if is_gguf(target):
+                raise InputError(f"a model in memory has no GGUF file, and {CONVERT}.")
             check_target(target)
             scratch = stack.enter_context(staging_directory(target))
             settings, in_memory = _saved(model, scratch / model.name), model.name
-        export(Request(settings, mask, target, force=force, verify=verify, in_memory=in_memory))
+        written(Request(settings, mask, target, force=force, verify=verify, in_memory=in_memory))
     return target
 
 

@@ -45,12 +45,15 @@ class Fold:
 
     def __call__(self, block: int, tail: str, tensor: Tensor) -> Tensor:
         """The tensor to write for a block's tensor; `block` is the old number, and `tail` is the rest of the name."""
-        factor = self.factors[block] if block < len(self.factors) else 1.0
-        if factor == 1.0:
+        if (factor := self.factor(block, tail)) == 1.0:
             return tensor
-        if self.sandwich:
-            return (tensor.float() + 1) * factor - 1 if SANDWICH.fullmatch(tail) else tensor
-        return tensor.float() * factor if ATTENTION.fullmatch(tail) or MLP.fullmatch(tail) else tensor
+        return (tensor.float() + 1) * factor - 1 if self.sandwich else tensor.float() * factor
+
+    def factor(self, block: int, tail: str) -> float:
+        """The factor on a block's tensor, or on 1 + the tensor of a norm; 1 for a tensor that does not change."""
+        patterns = [SANDWICH] if self.sandwich else [ATTENTION, MLP]
+        scaled = block < len(self.factors) and any(pattern.fullmatch(tail) for pattern in patterns)
+        return self.factors[block] if scaled else 1.0
 
 
 def check_scales(scales: Sequence[float], mask: Mask) -> None:

@@ -20,6 +20,11 @@ PACKAGED = {
     "smollm2": ("HuggingFaceTB/SmolLM2-135M-Instruct", "apache-2.0"),
     "gemma3_270m": ("google/gemma-3-270m", "gemma"),
 }
+USE = (
+    "```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+    'model = AutoModelForCausalLM.from_pretrained("DIR")  # the directory of this file\n'
+    'tokenizer = AutoTokenizer.from_pretrained("DIR")\n```'
+)
 INHERITED = ("license", "license_name", "license_link", "language")
 
 
@@ -41,7 +46,8 @@ class Facts:
     came from. `commands` reproduce the export; `proof` describes how the export was checked; `hybrid` is True if the
     blocks have more than one kind of attention. `repair` names the parts whose weights hold a map. `idle` counts the
     parameters in the file that belong to removed parts of blocks. `healed` says how the model was trained after the
-    cut, or is None.
+    cut, or is None. `use` says how the model is run; None means with transformers, from a directory. `library` is the
+    hub's name for what runs the model.
     """
 
     name: str
@@ -59,6 +65,8 @@ class Facts:
     inherited: Mapping[str, Any] | None = None
     idle: int = 0
     healed: HealRecord | None = None
+    use: str | None = None
+    library: str = "transformers"
 
 
 def inherit(folder: Path | None) -> dict[str, Any]:
@@ -78,7 +86,7 @@ def model_card(facts: Facts) -> str:
     data = ModelCardData(
         **_licence(facts),
         base_model=facts.base if facts.base.count("/") == 1 and not facts.base.startswith("/") else None,
-        library_name="transformers",
+        library_name=facts.library,
         pipeline_tag="text-generation",
         tags=["depth-pruning", "pruned"],
         model_name=facts.name,
@@ -109,11 +117,7 @@ def _sections(facts: Facts) -> Iterator[str]:
     yield parts_text.numbers(mask)
     if not whole:
         yield parts_text.ZEROS
-    yield (
-        "```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
-        'model = AutoModelForCausalLM.from_pretrained("DIR")  # the directory of this file\n'
-        'tokenizer = AutoTokenizer.from_pretrained("DIR")\n```'
-    )
+    yield facts.use or USE
     yield from _chosen(facts.result, "blocks" if whole else "parts")
     yield from _measured(facts.result)
     yield f"## How it was checked\n\n{facts.proof[0].upper()}{facts.proof[1:]}."

@@ -39,7 +39,9 @@ def check_target(out: Path) -> EarlierExport | None:
     """
     try:
         sweep(out.parent)  # this can put back an export whose replacement was killed
-        _check_writable(out)
+        if out.exists() and not out.is_dir():
+            raise InputError(f"{out} is a file: give a directory, or a file that ends in .gguf.")
+        check_writable(out)
         if not out.exists():
             return None
         if os.path.ismount(out):
@@ -94,13 +96,11 @@ def check_before_search(cell: Cell) -> None:
         check_same(out, earlier, {"mask": mask}, force=False)
 
 
-def _check_writable(out: Path) -> None:
-    """Raise InputError if `out` is a file, or OSError if no directory can be created or replaced there."""
-    if out.exists() and not out.is_dir():
-        raise InputError(f"{out} is a file: give a directory.")
+def check_writable(out: Path) -> None:
+    """Raise OSError if nothing can be created or replaced at `out`."""
     for folder in (
         next(parent for parent in out.parents if parent.exists()),
-        *([out] if out.exists() else []),
+        *([out] if out.is_dir() else []),
     ):
         with tempfile.TemporaryFile(dir=folder):
             pass

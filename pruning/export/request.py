@@ -17,8 +17,10 @@ from pruning.core.mask import Mask
 from pruning.core.recorded import CLASS, OPTION
 from pruning.core.result import NAME, DoneResult, read_result
 from pruning.export import output_dir
+from pruning.gguf.container import open_gguf
 from pruning.hydra_app.build_option import build_option
 from pruning.models import loader, recorded_weights, spec
+from pruning.models.directory import gguf_of
 
 if TYPE_CHECKING:
     from pruning.models.repaired_weights import Repair
@@ -26,14 +28,16 @@ if TYPE_CHECKING:
 SETTINGS = ("out", "force", "verify", "max_shard_size", "form", "healed", "model")
 USAGE = """python -m pruning.export CELL_OR_MASK out=DIR [model=NAME] [model.SETTING=VALUE ...]
        python -m pruning.export --drop 3,7,12 out=DIR [model=NAME] [model.SETTING=VALUE ...]
-       python -m pruning.export --drop "a3 m7 b12" out=DIR [model=NAME] [model.SETTING=VALUE ...]"""
+       python -m pruning.export --drop "a3 m7 b12" out=DIR [model=NAME] [model.SETTING=VALUE ...]
+       python -m pruning.export ... out=FILE.gguf [...]"""
 MORE = """CELL_OR_MASK is the folder of a finished cell, or a mask.json. model=NAME is an option of conf/model
 (default smollm2); for any other directory or a GGUF file, give model=local model.path=PATH. For a cell, leave the
-model out. --drop a3,m7,b12 removes the attention of block 3, the MLP of block 7, and block 12; parts of blocks become
-zeros (form=zeros), whole blocks are cut out. healed=true writes the weights of the cell's healing (`python -m
-pruning.heal`). verify=false skips the comparison with the masked model; max_shard_size=5GB. An export replaces an
-earlier export of the same model and mask; force=true replaces it even if its precision, compensation or healing
-differs. A directory that holds anything else, or a changed file, is never replaced."""
+model out. out=FILE.gguf cuts the blocks out of the GGUF file of a model, without dequantising it. --drop a3,m7,b12
+removes the attention of block 3, the MLP of block 7, and block 12; parts of blocks become zeros (form=zeros), whole
+blocks are cut out. healed=true writes the weights of the cell's healing (`python -m pruning.heal`). verify=false
+skips the comparison with the masked model; max_shard_size=5GB. An export replaces an earlier export of the same
+model and mask; force=true replaces it even if its precision, compensation or healing differs. A directory that holds
+anything else, or a changed file, is never replaced."""
 
 
 @dataclass(frozen=True)
@@ -83,11 +87,13 @@ def parse(arguments: Sequence[str]) -> Request:
             f"{len(paths)} paths and {drops} are given: give one cell folder or mask.json, or --drop."
         )
     if not settings.get("out"):
-        raise InputError("out=DIR is missing: give the directory to write the smaller model to.")
+        raise InputError(
+            "out=DIR is missing: give the directory to write the smaller model to, or a GGUF file, out=FILE.gguf."
+        )
     out = output_dir.directory(settings["out"])
     if options.drop is not None:
         model = _model(settings)
-        wanted = Request(model, Mask.parse(loader.n_blocks(model), options.drop), out)
+        wanted = Request(model, Mask.parse(_n_blocks(model), options.drop), out)
     else:
         wanted = _recorded(Path(paths[0]).expanduser(), settings, out)
     return dataclasses.replace(
@@ -98,6 +104,12 @@ def parse(arguments: Sequence[str]) -> Request:
         form=settings.get("form"),
         healed=_healed(settings, paths, wanted),
     )
+
+
+def _n_blocks(model: spec.Model) -> int:
+    """The number of blocks; of a GGUF file, from the file itself, because transformers does not know all of them."""
+    file = gguf_of(model.path, model.gguf_file) if model.in_directory else None
+    return loader.n_blocks(model) if file is None else open_gguf(file).n_blocks
 
 
 def _healed(settings: Mapping[str, str], paths: Sequence[str], wanted: Request) -> Path | None:

@@ -114,12 +114,21 @@ def compare_export(
     `of` says in messages what the wanted model is.
     """
     model, wrong = _reload(folder, settings)
+    tolerance = 0.0 if exact else TOLERANCE[getattr(torch, settings.dtype)]
+    return compare(model, wrong, wanted, tolerance, of)
+
+
+def compare(model: Any, wrong: list[str], wanted: Expected, tolerance: float, of: str = MASKED) -> Proof:
+    """Compare a loaded model with `wanted`. Raises MismatchError, also for each complaint in `wrong`.
+
+    `tolerance` is the largest relative difference of the logits: 0 means bit for bit.
+    """
     logits = _logits(model, wanted.ids)
     if logits.shape != wanted.logits.shape:
         raise MismatchError(f"the export has logits {tuple(logits.shape)}, not {tuple(wanted.logits.shape)}.")
     gap = (logits - wanted.logits).abs()
     relative = float(gap.norm() / wanted.logits.norm())
-    if not (relative == 0 if exact else relative <= TOLERANCE[getattr(torch, settings.dtype)]):
+    if not relative <= tolerance:
         agreement = (logits.argmax(-1) == wanted.logits.argmax(-1)).double().mean()
         wrong.append(
             f"its logits differ from those of the {of} by {float(gap.max()):.3g} at most, first at token "

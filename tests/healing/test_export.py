@@ -16,7 +16,7 @@ import pruning
 from pruning.core.errors import InputError
 from pruning.core.hashing import file_sha256
 from pruning.core.mask import Mask
-from pruning.export import pipeline, request
+from pruning.export import facts, pipeline, request
 from pruning.export.pipeline import export
 from pruning.export.request import Request
 from pruning.healing.files import WEIGHTS
@@ -103,9 +103,9 @@ def test_experts_that_are_stored_one_by_one_are_found(tmp_path: Path) -> None:
     wanted = Request(settings, mask, tmp_path / "out", result, healed=tmp_path / "cell")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pipeline, "_write_texts", lambda *_: None)
-        patch.setattr(pipeline, "_commands", lambda *_: [])
-        facts = export(wanted)
-    assert "equal bit for bit" in facts.proof
+        patch.setattr(facts, "_commands", lambda *_: [])
+        found = export(wanted)
+    assert "equal bit for bit" in found.proof
     written = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
     assert torch.equal(logits(written), logits(smaller.model.module))
 

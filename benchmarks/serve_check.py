@@ -1,0 +1,150 @@
+"""Check that vLLM or SGLang computes an exported model as transformers does: `make serve-check`, on a GPU node.
+
+Both programs have model code of their own, which can derive the kind of a block from its number. So the
+log-probability of every token of a few texts is computed by the program and by transformers, in the same precision,
+and compared. The texts are longer than the sliding windows of small models.
+
+python -m benchmarks.serve_check --model DIR [--engine vllm|sglang] [--dtype bfloat16]
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+log = logging.getLogger("serve_check")
+
+TEXTS, LENGTH = 4, 800  # tokens of each text
+# Largest mean absolute difference of a token's log-probability, in nats.
+TOLERANCE = {"float32": 1e-3, "float16": 1e-2, "bfloat16": 5e-2}
+
+Rows = Sequence[Sequence[int]]
+Engine = Callable[[str, str, Rows], list[list[float]]]
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far two programs' log-probabilities of the same tokens are apart, in nats."""
+
+    mean: float
+    largest: float
+    loss: float  # mean negative log-probability, by transformers
+    tokens: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.tokens} tokens, loss {self.loss:.4f} nats per token; the log-probabilities differ by "
+            f"{self.mean:.1e} on average and {self.largest:.1e} at most"
+        )
+
+
+def vllm(model: str, dtype: str, rows: Rows) -> list[list[float]]:
+    """The log-probability of each token but the first, by vLLM."""
+    from vllm import LLM, SamplingParams
+
+    engine = LLM(model=model, dtype=dtype, enforce_eager=True, max_model_len=max(map(len, rows)) + 1)
+    wanted = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0)
+    outputs = engine.generate([{"prompt_token_ids": list(row)} for row in rows], wanted)
+    return [
+        [place[token].logprob for token, place in zip(row[1:], output.prompt_logprobs[1:], strict=True)]
+        for row, output in zip(rows, outputs, strict=True)
+    ]
+
+
+def sglang(model: str, dtype: str, rows: Rows) -> list[list[float]]:
+    """The log-probability of each token but the first, by SGLang."""
+    import sglang as program
+
+    engine = program.Engine(model_path=model, dtype=dtype, disable_cuda_graph=True)
+    try:
+        outputs = engine.generate(
+            input_ids=[list(row) for row in rows],
+            sampling_params={"max_new_tokens": 1, "temperature": 0.0},
+            return_logprob=True,
+            logprob_start_len=0,
+        )
+    finally:
+        engine.shutdown()
+    return [[entry[0] for entry in output["meta_info"]["input_token_logprobs"][1:]] for output in outputs]
+
+
+ENGINES: dict[str, Engine] = {"vllm": vllm, "sglang": sglang}
+
+
+def transformers(model: str, dtype: str, rows: Rows) -> list[list[float]]:
+    """The log-probability of each token but the first, by transformers; on a GPU if there is one."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    module = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, dtype)).to(device).eval()
+    found = []
+    for row in rows:
+        ids = torch.tensor([list(row)], device=device)
+        with torch.no_grad():
+            logits = module(input_ids=ids, use_cache=False).logits[0, :-1].float()
+        found.append(logits.log_softmax(-1).gather(1, ids[0, 1:, None])[:, 0].tolist())
+    del module
+    if device == "cuda":
+        torch.cuda.empty_cache()
+    return found
+
+
+def compare(model: str, dtype: str, engine: Engine, rows: Rows) -> Agreement:
+    """Compute the log-probabilities of rows of token ids with both programs."""
+    ours = np.concatenate([np.asarray(row) for row in transformers(model, dtype, rows)])
+    theirs = np.concatenate([np.asarray(row) for row in engine(model, dtype, rows)])
+    gap = np.abs(ours - theirs)
+    return Agreement(float(gap.mean()), float(gap.max()), float(-ours.mean()), len(gap))
+
+
+def token_rows(model: str) -> list[list[int]]:
+    """Token ids of a few texts that come with Python."""
+    from transformers import AutoTokenizer
+
+    from pruning.calibration.sources import pydoc
+
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    text = "\n\n".join(islice(pydoc("evaluation"), 200))
+    ids = tokenizer(text).input_ids[: TEXTS * LENGTH]
+    return [ids[start : start + LENGTH] for start in range(0, len(ids), LENGTH)]
+
+
+def main() -> None:
+    """Exit with 0 if the programs agree, with 1 if they do not, and with 2 if the program is not installed."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.serve_check")
+    parser.add_argument("--model", required=True, help="the directory of an export")
+    parser.add_argument("--engine", choices=sorted(ENGINES), help="by default the one that is installed")
+    parser.add_argument("--dtype", default="bfloat16", choices=sorted(TOLERANCE))
+    asked = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    name = asked.engine or next(filter(_installed, ENGINES), "vllm")
+    if not _installed(name):
+        log.error(
+            "%s is not installed: on a GPU node, run `pip install %s` in an environment of its own.",
+            name,
+            name,
+        )
+        raise SystemExit(2)
+    if not (Path(asked.model) / "config.json").is_file():
+        log.error("--model %s holds no config.json: give the directory of an export.", asked.model)
+        raise SystemExit(2)
+    found = compare(asked.model, asked.dtype, ENGINES[name], token_rows(asked.model))
+    good = found.mean <= TOLERANCE[asked.dtype]
+    log.info("%s: %s against transformers, %s: %s", "ok" if good else "FAILED", name, asked.dtype, found)
+    raise SystemExit(0 if good else 1)
+
+
+def _installed(name: str) -> bool:
+    return importlib.util.find_spec(name) is not None
+
+
+if __name__ == "__main__":
+    main()

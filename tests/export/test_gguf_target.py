@@ -1,0 +1,59 @@
+"""What a GGUF export may replace."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pruning.core.errors import InputError
+from pruning.core.mask import Mask
+from pruning.export.gguf_pipeline import export_gguf
+from pruning.export.gguf_target import card_of, check_gguf_target, is_gguf
+from pruning.export.request import Request
+from pruning.models import spec
+from tests.helpers import gguf_models
+
+
+def test_the_ending_decides() -> None:
+    assert is_gguf(Path("a.gguf"))
+    assert is_gguf(Path("a.GGUF"))
+    assert not is_gguf(Path("gguf"))
+    assert card_of(Path("x/a.gguf")) == Path("x/a.gguf.md")
+
+
+def test_only_a_cut_of_the_same_file_and_mask_is_replaced(tmp_path: Path) -> None:
+    path, out = gguf_models.write(tmp_path / "tiny.gguf"), tmp_path / "out.gguf"
+    model = spec.Model("tiny", "local", str(path))
+    given = Request(model, Mask(6, (1,)), out, verify=False)
+    export_gguf(given)
+    first = out.read_bytes()
+    export_gguf(given)
+    assert out.read_bytes() == first
+    for other in (True, False):
+        with pytest.raises(InputError, match=r"holds another cut \(of another mask\)"):
+            export_gguf(Request(model, Mask(6, (2,)), out, verify=False, force=other))
+    scaled = Request(model, Mask(6, (1,)), out, verify=False, scales=[2.0] * 6)
+    with pytest.raises(
+        InputError, match="with another compensation: choose another file, or replace it with force"
+    ):
+        export_gguf(scaled)
+    assert out.read_bytes() == first
+    export_gguf(Request(model, Mask(6, (1,)), out, verify=False, scales=[2.0] * 6, force=True))
+    assert out.read_bytes() != first
+
+
+def test_foreign_files_stay(tmp_path: Path) -> None:
+    path = gguf_models.write(tmp_path / "tiny.gguf")
+    (tmp_path / "text.gguf").write_text("mine")
+    (tmp_path / "folder.gguf").mkdir()
+    (tmp_path / "new.gguf.md").write_text("mine")
+    for name, message in {
+        "tiny.gguf": "is no GGUF file that this command wrote",
+        "text.gguf": "is no GGUF file that this command wrote",
+        "folder.gguf": "is a directory: give a file",
+        "new.gguf": "where the card goes, exists",
+    }.items():
+        with pytest.raises(InputError, match=message):
+            check_gguf_target(tmp_path / name, {"mask": 1}, force=True)
+    assert path.read_bytes()[:4] == b"GGUF"

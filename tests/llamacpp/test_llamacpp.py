@@ -1,0 +1,168 @@
+"""A real llama.cpp runs cut GGUF files and agrees with transformers, which computes the whole file with the mask.
+
+These tests need the extra `llamacpp`, whose package is built from its source for about ten minutes, so they run only
+with TEST_GGUF=1 (`make test-gguf`). The key-value cache is kept in float32. llama.cpp rounds the inputs of products
+with F16, BF16 and quantised weights.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pruning.core.mask import Mask
+from pruning.export import gguf_pipeline
+from pruning.export.gguf_pipeline import export_gguf
+from pruning.export.gguf_source import find_gguf
+from pruning.export.request import Request
+from pruning.export.verify import expected
+from pruning.gguf import cut as cutting
+from pruning.models import spec
+from pruning.models.repaired_weights import Repair
+from tests.helpers import gguf_models
+
+pytestmark = [
+    pytest.mark.llamacpp,
+    pytest.mark.skipif(os.environ.get("TEST_GGUF") != "1", reason="needs llama.cpp: run `make test-gguf`"),
+]
+
+# Differences are the largest of any next-token log-probability, in nats. In F32 they are rounding; llama.cpp looks
+# Gemma's GELU up in a table of half precision. With other weights, llama.cpp also rounds the inputs of products. What
+# that costs is measured on the whole file, and a cut file may differ by three times as much.
+ROUNDING, FACTOR = {"gemma2": 1e-2, "gemma3": 1e-2}, 3
+BROKEN_RULE = {
+    "gemma2": (0, 5),
+    "gemma3": (0, 1),
+    "qwen3moe": (1, 4),
+}  # kinds that must be listed in the file
+CASES = [(kind, "F32") for kind in gguf_models.KINDS]
+# Not for experts: where rounding makes a router choose another expert, everything after it differs.
+CASES += [(kind, "Q8_0") for kind in ("llama", "qwen2", "qwen3", "gemma2", "gemma3")]
+CASES += [("llama", type_) for type_ in ("F16", "BF16", "Q4_0")]
+
+
+def llama(path: Path) -> Any:
+    import llama_cpp
+
+    return llama_cpp.Llama(
+        str(path), n_ctx=256, n_batch=256, logits_all=True, verbose=False, type_k=0, type_v=0, n_threads=1
+    )
+
+
+def log_probabilities(path: Path, ids: list[int]) -> torch.Tensor:
+    """Of all next tokens at each position (T, V), by llama.cpp."""
+    model = llama(path)
+    model.eval(ids)
+    scores = torch.from_numpy(np.array(model.scores[: len(ids)]))
+    model.close()
+    return scores.double().log_softmax(-1)
+
+
+def differences(request: Request) -> tuple[float, float]:
+    """Export, and compare llama.cpp with transformers: the new file with the mask, and the whole file without."""
+    from pruning.export.gguf_proof import load_dense
+    from pruning.models.repaired_weights import repaired
+
+    export_gguf(request)
+    source = find_gguf(request.model)
+    dense = load_dense(source.settings)
+    whole = expected(dense, request.mask.dense)
+    with repaired(dense, request.repair):
+        goal = expected(dense, request.mask, request.scales)
+    found = _gap(request.out, goal), _gap(source.path, whole)
+    print(f"{source.path.name} {found[0]:.1e}, the whole file {found[1]:.1e}")  # noqa: T201 - shown with -s
+    return found
+
+
+def _gap(path: Path, goal: Any) -> float:
+    own = log_probabilities(path, goal.ids[0].tolist())
+    return float((own - goal.logits.double().log_softmax(-1)).abs().max())
+
+
+def check(request: Request) -> None:
+    cut, whole = differences(request)
+    assert cut < max(1e-3, FACTOR * whole)
+
+
+def wanted(path: Path, mask: Mask, **settings: Any) -> Request:
+    return Request(spec.Model("tiny", "local", str(path)), mask, path.with_name("out.gguf"), **settings)
+
+
+@pytest.mark.parametrize(("kind", "type_"), CASES)
+def test_llama_cpp_computes_the_masked_model(tmp_path: Path, kind: str, type_: str) -> None:
+    path = gguf_models.write(tmp_path / "tiny.gguf", kind, type_)
+    cut, whole = differences(wanted(path, Mask(6, BROKEN_RULE.get(kind, (1, 4)))))
+    assert cut < (ROUNDING.get(kind, 1e-3) if type_ == "F32" else FACTOR * whole)
+
+
+@pytest.mark.parametrize("kind", ["gemma2", "gemma3"])
+def test_without_the_list_llama_cpp_computes_something_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    path = gguf_models.write(tmp_path / "tiny.gguf", kind)
+    monkeypatch.setattr(cutting, "window_lists", lambda *_: {})
+    assert differences(wanted(path, Mask(6, BROKEN_RULE[kind])))[0] > 0.1
+
+
+def test_another_mask_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, plan = gguf_models.write(tmp_path / "tiny.gguf"), cutting.plan_gguf
+    monkeypatch.setattr(
+        gguf_pipeline, "plan_gguf", lambda file, _, record: plan(file, Mask(6, (1, 3)), record)
+    )
+    assert differences(wanted(path, Mask(6, (1, 4)), verify=False))[0] > 0.1
+
+
+@pytest.mark.parametrize(("kind", "type_"), [("llama", "F32"), ("qwen3moe", "F32"), ("gemma3", "Q8_0")])
+def test_llama_cpp_agrees_on_parts(tmp_path: Path, kind: str, type_: str) -> None:
+    path = gguf_models.write(tmp_path / "tiny.gguf", kind, type_)
+    check(wanted(path, Mask.parse(6, "a0 m1 b2 a5")))
+
+
+def test_llama_cpp_agrees_on_folded_factors_and_maps(tmp_path: Path) -> None:
+    path = gguf_models.write(tmp_path / "tiny.gguf", "qwen2")
+    mask = Mask(6, (1, 4))
+    check(wanted(path, mask, scales=(1, 1.3, 1, 1, 0.7, 1)))
+    repair = Repair({1: torch.eye(64) * 1.5})
+    check(wanted(path, mask, repair=repair, force=True))
+
+
+@pytest.mark.model
+@pytest.mark.parametrize(
+    ("name", "dropped"), [("smollm2", (5, 14, 25)), ("gemma3_270m", (3, 9))], ids=["smollm2", "gemma3_270m"]
+)
+def test_packaged_models(tmp_path: Path, name: str, dropped: tuple[int, ...]) -> None:
+    settings = spec.Model(name, "packaged", name)
+    count = {"smollm2": 30, "gemma3_270m": 18}[name]
+    check(Request(settings, Mask(count, dropped), tmp_path / "out.gguf"))
+
+
+@pytest.mark.model
+def test_text_of_a_cut_smollm2_is_fluent(tmp_path: Path) -> None:
+    """The whole model finds the continuation of the cut one about as likely as its own."""
+    from pruning.export.gguf_proof import load_dense
+    from pruning.models import loader
+
+    settings = spec.Model("smollm2", "packaged", "smollm2")
+    export_gguf(Request(settings, Mask(30, (5, 14, 25)), tmp_path / "out.gguf", verify=False))
+    source = find_gguf(settings)
+    tokenizer = loader.tokenizer(source.settings)
+    prompt = "The capital of France is Paris. The city is known for"
+    losses = []
+    dense = load_dense(source.settings)
+    for path in (source.path, tmp_path / "out.gguf"):
+        model = llama(path)
+        text = model(prompt, max_tokens=40, temperature=0.0)["choices"][0]["text"]
+        model.close()
+        print(f"{path.name}: {text!r}")  # noqa: T201
+        ids = tokenizer(prompt + text, return_tensors="pt").input_ids
+        start = len(tokenizer(prompt).input_ids)
+        with torch.no_grad():
+            logits = dense(input_ids=ids).logits[0, start - 1 : -1]
+        losses.append(float(torch.nn.functional.cross_entropy(logits, ids[0, start:])))
+    print(losses)  # noqa: T201
+    assert losses[1] < losses[0] + 2.5, "nats per token; noise has 10"
