@@ -46,9 +46,9 @@ def test_the_option_draws_the_embedded_texts(
 ) -> None:
     use_dump(monkeypatch, tmp_path)
     drawn = build_named("calibration", "mixed", "seed=1").draw(tokenizer)
-    assert (drawn.count, drawn.length, drawn.seed) == (16, 128, 1)
+    assert (drawn.count, drawn.length, drawn.seed) == (64, 128, 1)
     assert drawn.source == "pydoc + wikipedia_sample"
-    alone = Text("wikipedia_sample", 8, 128, 1).draw(tokenizer)
+    alone = Text("wikipedia_sample", 32, 128, 1).draw(tokenizer)
     assert drawn.rows[1::2] == alone.rows
     assert drawn.shuffled().rows != drawn.rows
     assert set(drawn.shuffled().rows) == set(drawn.rows)

@@ -10,7 +10,20 @@ import pytest
 
 from pruning.calibration import wikipedia
 
-WORDS = "river stone window music number garden letter winter market silver teacher engine".split()
+WORDS = [
+    "river",
+    "stone",
+    "window",
+    "music",
+    "number",
+    "garden",
+    "letter",
+    "winter",
+    "market",
+    "silver",
+    "teacher",
+    "engine",
+]
 
 
 def write_dump(folder: Path, articles: int = 40, sentences: int = 40) -> Path:
