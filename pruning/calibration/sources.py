@@ -18,8 +18,9 @@ from pruning.calibration.source_settings import Source, TextSource, hub_errors
 from pruning.core.errors import InputError, UnreachableError, first_line, unknown
 from pruning.core.hub import use_hub
 
-EMBEDDED = ("pydoc", "wikipedia_sample")
-TEXTS = (*EMBEDDED, "embedded", "file", "hub")  # embedded: all of them together
+PARTED = ("pydoc", "wikipedia_sample")  # embedded texts; `embedded` is all of them together
+EMBEDDED = (*PARTED, "embedded")
+TEXTS = (*EMBEDDED, "file", "hub")
 ITEMS = ("commonsense", "file", "commonsense170k")
 PARTS = ("calibration", "heldout")
 HELDOUT_SHARE = 0.25  # fraction of an embedded text's documents in the part `heldout`
@@ -42,8 +43,8 @@ def documents(text: TextSource, prefix: str = "calibration") -> Iterator[str]:
     Raises InputError if the source is malformed, UnreachableError if a data set cannot be reached.
     """
     if text.source == "embedded":
-        return chain.from_iterable(embedded_text(name, text.part) for name in EMBEDDED)
-    if text.source in EMBEDDED:
+        return chain.from_iterable(embedded_text(name, text.part) for name in PARTED)
+    if text.source in PARTED:
         return embedded_text(text.source, text.part)
     if text.source == "file":
         return _file_documents(existing(text.path, f"{prefix}.path"), text.column, f"{prefix}.column")

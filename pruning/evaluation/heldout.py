@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from pruning.calibration.items import ItemDraw
 from pruning.calibration.samples import Samples
-from pruning.calibration.sources import EMBEDDED, embedded_items, embedded_text
+from pruning.calibration.sources import PARTED, embedded_items, embedded_text
 from pruning.calibration.text import WindowDraw
 from pruning.core.errors import unknown
 from pruning.core.estimate import mean, standard_error
@@ -53,7 +53,7 @@ class Heldout:
         self._windows.check()
         self._items.check()
         for name in self.texts or ():
-            if name not in (further := EMBEDDED[1:]):
+            if name not in (further := PARTED[1:]):
                 raise unknown("text in eval.texts", name, further)
 
     def data(self, tokenizer: Any) -> dict[str, Samples]:

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from pruning.models.loader import LanguageModel
 
 SHARED = 0.4  # the part of a search's block forwards that is left when masks share their beginnings
+RACED = 0.5  # the part of a loss that a race computes on average (benchmarks/racing.json)
 MAPS = 0.5  # passes over the samples for each removed unit whose run gets a map, on average
 LOADS = 4  # an export takes about as long as loading the model this often: read, write, load again, compare
 TRAINED = 20  # bytes of each trained parameter: copy, gradient, two moments, best values (docs/healing.md)
@@ -105,7 +106,8 @@ def _parts(work: _Work) -> Iterator[tuple[str, float]]:
     if done is None:
         asked = budget.evaluations(cell.algo, work.space)
         left = max(0, asked - _lines(work)) * (rates.loss - rates.blocks + SHARED * rates.blocks)
-        yield "search", tokens * (rates.first + left)
+        raced = 1.0 if cell.racing.delta is None else RACED
+        yield "search", tokens * (rates.first + raced * left)
         count = round(work.removed * work.space.n_units)
         yield "repair", repairs * MAPS * count * tokens * rates.blocks
     measured = 0 if done is not None else 3 if repairs else 2

@@ -10,7 +10,7 @@ import pytest
 
 from pruning.calibration.items import Items
 from pruning.calibration.mixed import Mixed
-from pruning.calibration.sources import EMBEDDED, documents
+from pruning.calibration.sources import PARTED, documents
 from pruning.calibration.text import Text
 from pruning.core.errors import InputError
 from pruning.evaluation.heldout import Heldout
@@ -89,7 +89,7 @@ def test_what_cannot_be_mixed_is_refused(tmp_path: Path) -> None:
 def test_the_embedded_source_is_all_embedded_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     use_dump(monkeypatch, tmp_path)
     for part in ("calibration", "heldout"):
-        alone = [one for name in EMBEDDED for one in documents(Text(name, 1, 8, 0, part=part))]
+        alone = [one for name in PARTED for one in documents(Text(name, 1, 8, 0, part=part))]
         assert list(documents(Text("embedded", 1, 8, 0, part=part))) == alone
 
 
