@@ -41,7 +41,9 @@ def _hydra() -> Iterator[None]:
 def axes(experiment: str) -> dict[str, list[str]]:
     """The axes of a grid: each setting, with its values."""
     loaded = OmegaConf.load(groups.CONF / "experiment" / f"{experiment}.yaml")
-    params = OmegaConf.select(loaded, "hydra.sweeper.params") or {}  # an experiment of one cell sweeps nothing
+    params = (
+        OmegaConf.select(loaded, "hydra.sweeper.params") or {}
+    )  # an experiment of one cell sweeps nothing
     return {str(name): str(values).split(",") for name, values in params.items()}
 
 

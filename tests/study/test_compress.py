@@ -9,10 +9,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, GPTNeoXConfig, GPTNeoXForCausalLM
 
 from pruning.calibration import wikipedia
 from pruning.core.atomic_files import read_json
@@ -145,6 +146,23 @@ def test_every_part_can_be_chosen(compressed: Command, words: tuple[str, ...], m
     assert [name for name in rows(ended.out) if name != "model"] == models
     assert [which for which, _ in stages(ended.result())] == models
     assert table(ended.result()) in ended.out
+
+
+@pytest.mark.parametrize(
+    ("words", "remedy"),
+    [((), "compensation=none"), (("unit=sublayer", "compensation=none"), "unit=block")],
+)
+def test_a_model_that_takes_no_map_or_cannot_be_split_is_refused_with_what_to_do(
+    compressed: Command, tokenizer: Any, tmp_path: Path, words: tuple[str, ...], remedy: str
+) -> None:
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4, "vocab_size": 512}
+    config = GPTNeoXConfig(num_hidden_layers=4, bos_token_id=0, eos_token_id=0, **sizes)
+    GPTNeoXForCausalLM(config).save_pretrained(tmp_path / "parallel")
+    tokenizer.save_pretrained(tmp_path / "parallel")
+    ended = compressed(f"model.path={tmp_path / 'parallel'}", "ratio=0.25", *words)
+    assert ended.status == 2
+    assert remedy in ended.err.splitlines()[-1]
+    assert not list(ended.results.glob("*/trace.jsonl"))
 
 
 def test_what_cannot_be_guided_is_refused(compressed: Command) -> None:
