@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pruning.api.model import PrunableModel as PrunableModel
     from pruning.api.model import load_model as load_model
     from pruning.api.model import wrap_model as wrap_model
+    from pruning.api.repair import repair_mask as repair_mask
     from pruning.api.search import search_mask as search_mask
     from pruning.api.search_result import SearchResult as SearchResult
     from pruning.calibration.records import Item as Item
@@ -33,6 +34,7 @@ _HOMES = {
     "PrunableModel": "pruning.api.model",
     "load_model": "pruning.api.model",
     "wrap_model": "pruning.api.model",
+    "repair_mask": "pruning.api.repair",
     "SearchResult": "pruning.api.search_result",
     "search_mask": "pruning.api.search",
     "Item": "pruning.calibration.records",

@@ -22,16 +22,19 @@ Calibration: TypeAlias = str | Texts | ItemList | Samples | None  # None: the ob
 SAMPLES, LENGTH, ITEMS = 16, 256, 64
 # The calibration option for each kind of data; used if no data are given and the objective is an instance.
 DEFAULTS = {"text": "pydoc", "any": "pydoc", "items": "commonsense", "both": "both"}
-PREFIX = "search_mask"  # what error messages put before a setting's name: search_mask.samples
 
 
 @dataclasses.dataclass(frozen=True)
 class Draw:
-    """How many samples are drawn, how long each is, and the seed; None means the default for the kind of data."""
+    """How many samples are drawn, how long each is, and the seed; None means the default for the kind of data.
+
+    Error messages put `prefix`, the name of the function, before a setting's name.
+    """
 
     samples: int | None
     length: int | None
     seed: int
+    prefix: str = "search_mask"
 
 
 def draw_samples(model: PrunableModel, data: Calibration, draw: Draw, objective: Any) -> Samples:
@@ -54,7 +57,7 @@ def text_windows(model: PrunableModel, texts: Texts, draw: Draw) -> Samples:
     """Windows of some texts, in the order of the texts."""
     if not any(text.strip() for text in texts):
         raise InputError("the texts hold nothing but white space: give text to predict.")
-    windows = WindowDraw(_given(draw.samples, SAMPLES), _given(draw.length, LENGTH), draw.seed, PREFIX)
+    windows = WindowDraw(_given(draw.samples, SAMPLES), _given(draw.length, LENGTH), draw.seed, draw.prefix)
     windows.check()
     return windows.windows(texts, model.tokenizer, "texts")
 
@@ -62,7 +65,7 @@ def text_windows(model: PrunableModel, texts: Texts, draw: Draw) -> Samples:
 def item_rows(model: PrunableModel, items: ItemList, draw: Draw) -> Samples:
     """Rows of multiple-choice items, in the order of the list; an item is an `Item` or a mapping of its fields."""
     pool = [one if isinstance(one, Item) else read_item(one, f"item {i}") for i, one in enumerate(items)]
-    rows = ItemDraw(_given(draw.samples, min(ITEMS, len(pool))), draw.seed, setting=f"{PREFIX}.samples")
+    rows = ItemDraw(_given(draw.samples, min(ITEMS, len(pool))), draw.seed, setting=f"{draw.prefix}.samples")
     rows.check()
     return rows.rows(pool, model.tokenizer, "items")
 

@@ -9,6 +9,7 @@ import hashlib
 import re
 from collections.abc import Iterable, Iterator
 from importlib import resources
+from itertools import chain
 from pathlib import Path
 
 from pruning.calibration.item_records import read_items
@@ -17,7 +18,9 @@ from pruning.calibration.source_settings import Source, TextSource, hub_errors
 from pruning.core.errors import InputError, UnreachableError, first_line, unknown
 from pruning.core.hub import use_hub
 
-TEXTS = ("pydoc", "wikipedia_sample", "file", "hub")
+PARTED = ("pydoc", "wikipedia_sample")  # embedded texts; `embedded` is all of them together
+EMBEDDED = (*PARTED, "embedded")
+TEXTS = (*EMBEDDED, "file", "hub")
 ITEMS = ("commonsense", "file", "commonsense170k")
 PARTS = ("calibration", "heldout")
 HELDOUT_SHARE = 0.25  # fraction of an embedded text's documents in the part `heldout`
@@ -39,12 +42,10 @@ def documents(text: TextSource, prefix: str = "calibration") -> Iterator[str]:
     Error messages put `prefix`, the settings group, before a setting's name.
     Raises InputError if the source is malformed, UnreachableError if a data set cannot be reached.
     """
-    if text.source == "pydoc":
-        return pydoc(text.part)
-    if text.source == "wikipedia_sample":
-        from pruning.calibration.wikipedia import articles
-
-        return _part(articles(), text.part)
+    if text.source == "embedded":
+        return chain.from_iterable(embedded_text(name, text.part) for name in PARTED)
+    if text.source in PARTED:
+        return embedded_text(text.source, text.part)
     if text.source == "file":
         return _file_documents(existing(text.path, f"{prefix}.path"), text.column, f"{prefix}.column")
     return _hub_documents(text, prefix)
@@ -59,6 +60,15 @@ def items(settings: Source, prefix: str = "calibration") -> list[Item]:
     from pruning.calibration.commonsense170k import load
 
     return load(settings, prefix)
+
+
+def embedded_text(name: str, part: str) -> Iterator[str]:
+    """The documents of one part of an embedded text. Raises UnreachableError if it cannot be fetched."""
+    if name == "pydoc":
+        return pydoc(part)
+    from pruning.calibration.wikipedia import articles
+
+    return _part(articles(), part)
 
 
 def pydoc(part: str) -> Iterator[str]:

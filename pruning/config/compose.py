@@ -25,6 +25,7 @@ from pruning.runs.removal import Latency
 from pruning.search.near_ties import NearTies
 from pruning.search.racing import Racing
 
+COMMAND = ("launcher", "guide")  # settings of the command, not of its cells
 PARTS = tuple(group for group in BUILT if group != "launcher")  # the groups that a cell is made of
 ADDED = {"heal": {CLASS: "NoHealing"}}  # groups that older results lack, and results that do not use them
 
@@ -144,8 +145,8 @@ def recorded_launcher(settings: Mapping[str, Any]) -> Any:
 
 
 def _record(plain: dict[Any, Any], choices: Mapping[str, Any], model: Model) -> dict[str, Any]:
-    """The recorded form of a configuration: options and classes by name, without launcher and model resources."""
-    config: dict[str, Any] = {str(key): recorded(value) for key, value in plain.items() if key != "launcher"}
+    """The recorded form of a configuration: options and classes by name, without what no cell has."""
+    config: dict[str, Any] = {str(key): recorded(value) for key, value in plain.items() if key not in COMMAND}
     for group in PARTS:
         if group in choices:
             config[group] = {OPTION: str(choices[group]), **config[group]}

@@ -51,6 +51,7 @@ class Config:
     seed: int = 0
     protect: Protect = dataclasses.field(default_factory=Protect)
     export: str | None = None
+    guide: bool = False
     study: str = "default"
     paths: Paths = dataclasses.field(default_factory=Paths)
     latency: Latency = dataclasses.field(default_factory=Latency)

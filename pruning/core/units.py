@@ -8,3 +8,10 @@ MEBIBYTE = 1 << 20
 def bytes_text(count: int) -> str:
     """A number of bytes as text: `269.1 MB`, `16.06 GB`."""
     return f"{count / 1e6:,.1f} MB" if count < 1e9 else f"{count / 1e9:,.2f} GB"
+
+
+def duration_text(seconds: float) -> str:
+    """A rough duration as text: `40 s`, `24 min`, `3.2 h`."""
+    if seconds < 59.5:
+        return f"{max(1, round(seconds))} s"
+    return f"{round(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from pruning.calibration.items import ItemDraw
 from pruning.calibration.samples import Samples
-from pruning.calibration.sources import embedded_items, pydoc
+from pruning.calibration.sources import PARTED, embedded_items, embedded_text
 from pruning.calibration.text import WindowDraw
+from pruning.core.errors import unknown
 from pruning.core.estimate import mean, standard_error
 from pruning.core.metric_names import with_error
 from pruning.evaluation import Data, Measured
@@ -27,7 +28,8 @@ log = logging.getLogger(__name__)
 class Heldout:
     """Use `samples` windows of `length` tokens and `items` items from the held-out parts of the embedded data.
 
-    The metric `ppl/heldout` is the exponential of the mean negative log-likelihood per token. The metric
+    The metric `ppl/heldout` is the exponential of the mean negative log-likelihood per token, on `pydoc`. `texts`
+    names further embedded texts, such as `wikipedia_sample`; each gives a metric `ppl/<name>`. The metric
     `acc/heldout` is the fraction of items whose right answer has the highest mean log-likelihood per token
     (lm-eval's acc_norm divides by characters instead). `<metric>/stderr` is a metric's standard error, estimated
     over the windows or items.
@@ -38,6 +40,7 @@ class Heldout:
     items: int = 200
     seed: int = 0
     allow_overlap: bool = False
+    texts: list[str] | None = None
 
     compares: ClassVar[bool] = False
     averages: ClassVar[bool] = False
@@ -49,12 +52,20 @@ class Heldout:
     def __post_init__(self) -> None:
         self._windows.check()
         self._items.check()
+        for name in self.texts or ():
+            if name not in (further := PARTED[1:]):
+                raise unknown("text in eval.texts", name, further)
 
     def data(self, tokenizer: Any) -> dict[str, Samples]:
         """The samples of each metric, by its name. Raises InputError if there are too few windows or items."""
-        windows = self._windows.windows(pydoc("heldout"), tokenizer, "pydoc")
-        items = self._items.rows(embedded_items("heldout"), tokenizer, "commonsense")
-        return {"ppl/heldout": windows, "acc/heldout": items}
+        names = {"ppl/heldout": "pydoc"} | {f"ppl/{name}": name for name in self.texts or ()}
+        windows = {
+            metric: self._windows.windows(embedded_text(name, "heldout"), tokenizer, name)
+            for metric, name in names.items()
+        }
+        return windows | {
+            "acc/heldout": self._items.rows(embedded_items("heldout"), tokenizer, "commonsense")
+        }
 
     @property
     def _windows(self) -> WindowDraw:

@@ -15,7 +15,7 @@ from pruning.core.recorded import CLASS, OPTION, TARGET, recorded, same_settings
 from pruning.hydra_app.registry import register
 
 GROUPS = ("model", "objective", "calibration", "algo", "compensation", "heal", "eval")
-OTHERS = ("ratio", "k", "protect", "racing", "seed")
+OTHERS = ("ratio", "k", "unit", "budget", "protect", "racing", "near_ties", "seed")
 RESOURCES = "model.resources."  # left out: these settings only affect where a cell runs
 
 

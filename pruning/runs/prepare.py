@@ -11,11 +11,13 @@ from typing import Any, cast
 from pruning.calibration import Calibration
 from pruning.calibration.records import existing
 from pruning.calibration.samples import Samples
+from pruning.calibration.sources import EMBEDDED
 from pruning.core.errors import InputError
 from pruning.core.hashing import digest
 from pruning.core.space import Space
 from pruning.evaluation import Data, Evaluation, digests_of
 from pruning.evaluation.overlap import check_disjoint
+from pruning.healing.apart import apart
 from pruning.healing.guard import check_text
 from pruning.healing.text import HealingText, draw_text
 from pruning.models import loader, preflight, spec
@@ -85,6 +87,8 @@ def prepare(cell: Cell) -> Prepared:
     text = None
     if cell.heal.trains:
         text = _healing_text(cell, samples)
+        if cell.heal.source in EMBEDDED:
+            text = apart(text, data)
         drawn["the healing text"] = Samples("text", text.source, (*text.windows, *text.heldout), text.seed)
     preflight.check_vocabulary(cell.model, {label: _largest_id(rows) for label, rows in drawn.items()})
     if not cell.evaluation.allow_overlap:

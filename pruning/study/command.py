@@ -14,6 +14,7 @@ from pruning.launcher import Launcher
 from pruning.launcher.local import InProcess
 from pruning.runs.cell import Cell
 from pruning.study.grid import Composed, distinct_cells, run_checks
+from pruning.study.guide import check_guided, run_guided, say_result, say_where
 from pruning.study.outcome import Outcome, say, say_how_to_resume, sum_up
 from pruning.study.run_cells import run_cells
 from pruning.study.trackers import record_cells
@@ -44,6 +45,9 @@ def run_study(configs: Sequence[Composed]) -> int:
     from pruning.config.compose import launcher_of
 
     cells, launcher = distinct_cells(configs), launcher_of([config for config, _ in configs])
+    guided = any(config.get("guide") for config, _ in configs)
+    if guided:
+        cells = [check_guided(cells, launcher)]
     results = cells[0].results
     checks = [] if isinstance(launcher, InProcess) else [partial(_check_jobs, launcher, cells)]
     run_checks([*(partial(_check, cell) for cell in cells), *checks])
@@ -51,13 +55,21 @@ def run_study(configs: Sequence[Composed]) -> int:
     _check_export(cells)
     outcome = Outcome()
     try:
-        run_cells(cells, launcher, outcome)
+        if guided:
+            run_guided(cells[0], launcher, outcome)
+        else:
+            run_cells(cells, launcher, outcome)
     except KeyboardInterrupt:
         say_how_to_resume(cells, outcome)
         return INTERRUPTED
     record_cells(cells, outcome)
-    sum_up(cells, outcome)
-    _export(cells, outcome)
+    if guided and cells[0].key in outcome.done:
+        say_result(outcome.done[cells[0].key])
+        _export(cells, outcome)
+        say_where(cells[0])
+    else:
+        sum_up(cells, outcome)
+        _export(cells, outcome)
     return FAILED if outcome.failed else BUSY if outcome.busy else 0
 
 

@@ -27,7 +27,7 @@ Show: TypeAlias = Callable[[DoneResult], str]  # returns the entry of a result i
 def results(done: Iterable[DoneResult]) -> str:
     """The table of finished cells, with a column `dense -> pruned` for every metric that any of these cells has."""
     rows = list(done)
-    middle: list[tuple[str, Show]] = [(_title(name), partial(_change, name)) for name in _metrics(rows)]
+    middle: list[tuple[str, Show]] = [(title(name), partial(_change, name)) for name in _metrics(rows)]
     if any(map(_speed, rows)):
         middle.append(("speed", _speed))
     first = FIRST if all(row["mask"].get("unit", "block") == "block" for row in rows) else UNITS
@@ -35,13 +35,13 @@ def results(done: Iterable[DoneResult]) -> str:
     shown = [show for _, show in middle]
     differences = differing([dict(_settings(row)) for row in rows])
     entries = [_row(result, text, shown) for result, text in zip(rows, differences, strict=True)]
-    return _fitted(columns, entries, _render(columns, entries, right=LAST))
+    return _fitted(columns, entries, render(columns, entries, right=LAST))
 
 
 def failures(failed: Iterable[Failure]) -> str:
     """The table of failed cells: error, message and log."""
     rows = [(r["cell"], r["error"]["type"], r["error"]["message"], r["error"]["log"]) for r in failed]
-    return _render(("failed cell", "error", "message", "log"), rows, wrap=True)
+    return render(("failed cell", "error", "message", "log"), rows, wrap=True)
 
 
 def differing(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -72,7 +72,8 @@ def _metrics(rows: Sequence[DoneResult]) -> list[str]:
     return sorted(names, key=lambda name: (name == "acc/mean", kinds.index(kind_of(name))))
 
 
-def _title(name: str) -> str:
+def title(name: str) -> str:
+    """The title of a metric's column."""
     return HELDOUT.get(name, f"{name.partition('/')[2]} {label_of(name)}")
 
 
@@ -143,9 +144,10 @@ def _entry(label: str, entry: str, indent: int, width: int) -> list[str]:
     return textwrap.wrap(entry, width, initial_indent=label.ljust(indent), subsequent_indent=" " * indent)
 
 
-def _render(
+def render(
     columns: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[str] = (), wrap: bool = False
 ) -> str:
+    """A table as text; columns in `right` are aligned to the right, and `wrap` folds long entries."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in columns:
         table.add_column(
@@ -162,4 +164,4 @@ def _render(
     return "\n".join(line.rstrip() for line in stream.getvalue().strip("\n").splitlines())
 
 
-__all__ = ["failures", "results"]
+__all__ = ["failures", "render", "results", "title"]

@@ -304,6 +304,8 @@ def test_a_configuration_is_composed_within_a_launch_too() -> None:
         ["eval=zeroshot", "eval.tasks=[piqa,boolq]"],
         ["eval=full", "eval.limit=3", "k=2"],
         ["eval=speed", "eval.prompts=[3]"],
+        ["unit=sublayer", "budget=latency", "near_ties.most=0"],
+        ["calibration=mixed", "calibration.samples=6", "heal=brief", "eval=embedded", "racing.delta=0.01"],
     ],
     ids=lambda words: "-".join(words[:2]),
 )

@@ -111,3 +111,23 @@ def test_a_larger_budget_of_a_stream_begins_with_the_same_windows(tokenizer: Any
     assert len(first.windows) == 32
     assert small.line(first.beginning) == large.line(second.beginning)
     assert first.sha256 != second.sha256
+
+
+def test_windows_that_repeat_a_passage_of_the_evaluation_are_left_out() -> None:
+    """Each number is its own token, so a window shares a run with the data if and only if their ranges meet."""
+    from pruning.healing.apart import apart
+
+    def row(start: int) -> Row:
+        return Row(tuple(range(start, start + 64)), (1, 64))
+
+    text = HealingText("t", tuple(row(64 * i) for i in range(8)), (row(1000), row(2000)), 0)
+    windows = Samples("text", "e", (row(100), row(2050)), 0)
+    items = Samples("items", "i", (Row((1, 2), (1, 2), 0, 0, True),), 0)
+    kept = apart(text, {"ppl/heldout": windows, "acc/heldout": items})
+    runs = windows.runs(32)
+    shared = [bool(runs & Samples("text", "", (one,), 0).runs(32)) for one in text.windows]
+    assert any(shared)
+    assert kept.windows == tuple(one for one, meets in zip(text.windows, shared, strict=True) if not meets)
+    assert kept.heldout == text.heldout, "14 tokens in common are no passage"
+    assert apart(text, {"acc/heldout": items}) == text
+    assert all(piece.shared(windows) == 0 for piece in kept.pieces())

@@ -20,6 +20,7 @@ from pruning.runs.prepare import check_cell
 
 PANEL = {"one_shot", "greedy", "beam", "genetic", "bayesian", "cbo", "fast_block_select"}
 GRIDS = {
+    "compress": 1,
     "units": 32,
     "demo": 8,
     "panel": 28,
@@ -39,7 +40,10 @@ def _hydra() -> Iterator[None]:
 
 def axes(experiment: str) -> dict[str, list[str]]:
     """The axes of a grid: each setting, with its values."""
-    params = OmegaConf.load(groups.CONF / "experiment" / f"{experiment}.yaml").hydra.sweeper.params
+    loaded = OmegaConf.load(groups.CONF / "experiment" / f"{experiment}.yaml")
+    params = (
+        OmegaConf.select(loaded, "hydra.sweeper.params") or {}
+    )  # an experiment of one cell sweeps nothing
     return {str(name): str(values).split(",") for name, values in params.items()}
 
 
@@ -102,3 +106,15 @@ def test_the_papers_settings() -> None:
         assert part.config["model"]["dtype"] == "bfloat16"
     assert axes("paper")["k"] == axes("paper_margin")["k"] == ["7", "9"]
     assert axes("paper")["model"] == ["llama3", "llama3_1", "qwen3"]
+
+
+def test_compress_is_one_cell_that_every_setting_can_change() -> None:
+    plain = cell("experiment=compress")
+    assert (plain.study, plain.ratio, plain.unit, plain.heal.source) == ("compress", 0.2, "block", "embedded")
+    assert plain.calibration.samples == 64
+    assert plain.evaluation.texts == ["wikipedia_sample"]
+    assert not plain.heal.adapter, "it needs no package that `make demo` does not install"
+    words = ("unit=sublayer", "heal=none", "eval=heldout", "calibration=pydoc", "compensation=none", "k=3")
+    changed = cell("experiment=compress", *words)
+    assert (changed.unit, changed.heal.trains, changed.k, changed.ratio) == ("sublayer", False, 3, None)
+    assert changed.evaluation.texts is None

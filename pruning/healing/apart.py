@@ -1,0 +1,30 @@
+"""Leave out what a healing must not see: windows of embedded text that repeat a passage of the evaluation's data.
+
+The two parts of an embedded text share no paragraph, but a phrase of a manual can be in two paragraphs. A text of the
+user that shares passages with the evaluation is a mistake, and `guard.py` refuses it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from pruning.calibration.samples import Row, Samples, shared_length
+from pruning.evaluation import Data
+from pruning.healing.text import HealingText
+
+
+def apart(text: HealingText, data: Mapping[str, Data]) -> HealingText:
+    """The text without the windows that share a run of tokens with windows of an evaluation."""
+    for one in data.values():
+        if isinstance(one, Samples) and one.kind == "text":
+            text = replace(text, windows=_kept(text.windows, one), heldout=_kept(text.heldout, one))
+    return text
+
+
+def _kept(rows: tuple[Row, ...], other: Samples) -> tuple[Row, ...]:
+    if not rows:
+        return rows
+    length = shared_length(max(len(row.input_ids) for row in rows), other.length)
+    known = other.runs(length)
+    return tuple(row for row in rows if known.isdisjoint(Samples("text", "", (row,), 0).runs(length)))

@@ -1,0 +1,160 @@
+"""Forecast how long a cell takes on this machine, and how much memory, from a measurement of a few seconds.
+
+Masks of a search share the beginnings of their passes, so of their block forwards about `SHARED` are left
+(`docs/engine.md`). All numbers are rough: they are for a person who decides whether to wait.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import psutil
+from torch import nn
+
+from pruning.calibration.samples import Samples
+from pruning.core import trace
+from pruning.core.errors import PruningError
+from pruning.core.result import DoneResult
+from pruning.core.space import Space
+from pruning.engine.device import free_memory
+from pruning.engine.map_settings import Linear
+from pruning.healing import curve
+from pruning.healing.files import FOLDER
+from pruning.models.block_probe import find_blocks
+from pruning.objective import Calibrated
+from pruning.runs.cell_model import forward_of, model_of
+from pruning.runs.cell_repair import check_repair
+from pruning.runs.cell_space import cell_space
+from pruning.runs.prepare import Prepared
+from pruning.runs.rates import Rates, measured_rates
+from pruning.search import budget
+
+if TYPE_CHECKING:
+    from pruning.evaluation.speed import Speed
+    from pruning.healing.settings import Training
+    from pruning.models.loader import LanguageModel
+
+SHARED = 0.4  # the part of a search's block forwards that is left when masks share their beginnings
+RACED = 0.5  # the part of a loss that a race computes on average (benchmarks/racing.json)
+MAPS = 0.5  # passes over the samples for each removed unit whose run gets a map, on average
+LOADS = 4  # an export takes about as long as loading the model this often: read, write, load again, compare
+TRAINED = 20  # bytes of each trained parameter: copy, gradient, two moments, best values (docs/healing.md)
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Seconds by part of the work; bytes of memory that the process needs, and that it can have."""
+
+    parts: Mapping[str, float]
+    memory: int
+    available: int
+
+    @property
+    def seconds(self) -> float:
+        """The seconds of all parts."""
+        return sum(self.parts.values())
+
+
+@dataclass(frozen=True)
+class _Work:
+    """A cell, its space, the share of its units that is removed, its result if it is done, and the rates."""
+
+    prepared: Prepared
+    space: Space
+    removed: float
+    done: DoneResult | None
+    rates: Rates
+
+
+def forecast(prepared: Prepared, speed: Speed | None, export: bool) -> Forecast:
+    """What the rest of a cell takes, without what earlier runs have finished. The model is loaded.
+
+    `speed` says whether the speed is measured too, and `export` whether a checkpoint is written. Raises
+    UnskippableError or InputError if the model cannot be divided, searched or repaired as the cell asks for.
+    """
+    cell, started = prepared.cell, time.perf_counter()
+    model = model_of(cell)
+    loading = time.perf_counter() - started
+    forward, space = forward_of(cell, model), cell_space(cell, model)
+    check_repair(prepared, forward, space.unit)
+    removed = cell.ratio if cell.ratio is not None else (cell.k or 0) / space.n_units
+    used, free = psutil.Process().memory_info().rss, free_memory(model.module)
+    losses = Calibrated(cell.objective, forward, prepared.samples)
+    rates = measured_rates(losses, space.drop(space.free()[0]), cell.heal)
+    result = cell.result()
+    work = _Work(prepared, space, removed, result if result and result["status"] == "done" else None, rates)
+    parts = {name: seconds for name, seconds in _parts(work) if seconds > 0}
+    if speed is not None and (work.done is None or "speed" not in work.done["evaluation"]):
+        shapes = [(batch, prompt) for batch in speed.batch_sizes for prompt in speed.prompts]
+        once = sum(b * p * rates.dense + b * speed.new_tokens * rates.generated for b, p in shapes)
+        parts["speed"] = 2 * (speed.repeats + speed.warmup) * once
+    if export:
+        parts["export"] = LOADS * loading
+    return Forecast(parts, used + _extra_memory(work, model), used + free)
+
+
+def _parts(work: _Work) -> Iterator[tuple[str, float]]:
+    """Seconds of the search, the repair, the evaluation and the healing, as far as they are not done."""
+    cell, rates, done = work.prepared.cell, work.rates, work.done
+    tokens = sum(len(row.input_ids) for row in work.prepared.samples.rows)
+    repairs = isinstance(cell.compensation, Linear)
+    if done is None:
+        asked = budget.evaluations(cell.algo, work.space)
+        left = max(0, asked - _lines(work)) * (rates.loss - rates.blocks + SHARED * rates.blocks)
+        raced = 1.0 if cell.racing.delta is None else RACED
+        yield "search", tokens * (rates.first + raced * left)
+        count = round(work.removed * work.space.n_units)
+        yield "repair", repairs * MAPS * count * tokens * rates.blocks
+    measured = 0 if done is not None else 3 if repairs else 2
+    if cell.heal.trains and (done is None or "heal" not in done):
+        yield "healing", _healing(work)
+        measured += 1
+    rows = [row for data in work.prepared.data.values() if isinstance(data, Samples) for row in data.rows]
+    yield "evaluation", measured * rates.dense * sum(len(row.input_ids) for row in rows)
+
+
+def _healing(work: _Work) -> float:
+    """Seconds of training, less what a killed training has done, and of the losses on held-out windows."""
+    heal: Training = work.prepared.cell.heal
+    text, rates = work.prepared.text, work.rates
+    assert text is not None
+    known = work.prepared.cell.folder / FOLDER / heal.key(text.sha256) / curve.NAME
+    done = 0
+    with suppress(PruningError, json.JSONDecodeError):
+        done = max((point["tokens"] for point in curve.read(known)), default=0)
+    judged = heal.heldout * heal.length * (1 + heal.steps // heal.eval_every)
+    kept = 1 - work.removed
+    return kept * (max(0, heal.tokens - done) * rates.train + judged * rates.dense)
+
+
+def _lines(work: _Work) -> int:
+    """The number of losses in the journal of a cell that was stopped."""
+    return sum(1 for _ in trace.read_trace(work.prepared.cell.folder / trace.NAME))
+
+
+def _extra_memory(work: _Work, model: LanguageModel) -> int:
+    """The most bytes besides the loaded model: of the search's states, of the training, or of the export."""
+    module: nn.Module = model.module
+    heal = work.prepared.cell.heal
+    width = int(model.module.config.get_text_config(decoder=True).hidden_size)
+    tokens = sum(len(row.input_ids) for row in work.prepared.samples.rows)
+    states = model.info.n_blocks * tokens * width * int(model.module.dtype.itemsize)
+    weights = sum(weight.numel() * weight.itemsize for weight in module.parameters())
+    if not heal.trains:
+        return max(states, 2 * weights)
+    blocks = find_blocks(module).modules
+    inside = [weight for block in blocks for weight in block.parameters()]
+    count, size = sum(w.numel() for w in inside), sum(w.numel() * w.itemsize for w in inside)
+    trained = float(count)
+    if heal.adapter:
+        layers = [one for block in blocks for one in block.modules() if isinstance(one, nn.Linear)]
+        trained = sum(heal.rank * (one.in_features + one.out_features) for one in layers)
+    kept = 1 - work.removed
+    gradients = 0 if heal.adapter else size
+    training = kept * (size + TRAINED * trained + gradients + heal.micro_tokens * work.rates.train_bytes)
+    return int(max(states, 2 * weights, training))

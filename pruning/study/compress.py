@@ -1,0 +1,65 @@
+"""Make a better small model from a model, with one command.
+
+depth-pruning-compress MODEL [OUT] [ratio=0.2] [NAME=VALUE ...]
+
+MODEL is a directory that save_pretrained wrote, a GGUF file, or a name in conf/model such as smollm2. OUT is the
+directory for the smaller model. NAME=VALUE are settings as in `python launch.py experiment=compress`, of which this
+is the short form: docs/compress.md.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from pruning.core.command import guarded
+from pruning.core.errors import InputError
+
+USAGE = "depth-pruning-compress MODEL [OUT] [ratio=0.2] [NAME=VALUE ...]"
+
+
+def main() -> None:
+    """The command `depth-pruning-compress`. If anything is wrong, prints it in plain words."""
+    with guarded():
+        words = sys.argv[1:]
+        if not words or {"-h", "--help"} & {*words}:
+            print(__doc__)  # noqa: T201 - the command's output
+            return
+        from pruning.study import launch
+
+        sys.argv[1:] = launch_words(words)
+        launch.main()
+
+
+def launch_words(words: Sequence[str]) -> list[str]:
+    """The words of `launch.py` for words of this command. Raises InputError if the model is missing or unknown."""
+    from pruning.config.words import is_setting
+
+    places = [word for word in words if not is_setting(word) and not word.startswith("-")]
+    rest = [word for word in words if word not in places]
+    if not 1 <= len(places) <= 2:
+        raise InputError(
+            f"{len(places)} places are given: give a model, and then a directory for the smaller one. {USAGE}"
+        )
+    out = [f"export={quoted(places[1])}"] if len(places) > 1 else []
+    return ["experiment=compress", *_model(places[0]), *out, *rest]
+
+
+def _model(place: str) -> list[str]:
+    """The settings of a model: an option of `conf/model`, or a directory or file."""
+    from pruning.config.groups import options
+
+    if Path(place).expanduser().exists():
+        return ["model=local", f"model.path={quoted(place)}"]
+    known = [name for name in options("model") if name != "local"]
+    if place in known:
+        return [f"model={place}"]
+    raise InputError(
+        f"there is no model '{place}': give a directory, a GGUF file, or one of {', '.join(known)}."
+    )
+
+
+def quoted(path: str) -> str:
+    """A path as a value in Hydra's grammar, which reserves some characters."""
+    return '"' + path.replace("\\", "\\\\").replace('"', '\\"') + '"'

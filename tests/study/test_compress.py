@@ -1,0 +1,246 @@
+"""`experiment=compress` and `depth-pruning-compress`: what it will take, the models side by side, the export."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, GPTNeoXConfig, GPTNeoXForCausalLM
+
+from pruning.calibration import wikipedia
+from pruning.core.atomic_files import read_json
+from pruning.core.errors import InputError, UnreachableError
+from pruning.study import compress, guide
+from pruning.study.stages import stages, table
+from tests.conftest import Command, Ended
+from tests.helpers.wikipedia import use_dump
+
+TINY = (
+    *("experiment=compress", "ratio=0.34", "algo=one_shot", "calibration.samples=8", "calibration.length=24"),
+    *("eval=embedded", "eval.samples=2", "eval.length=32", "eval.items=6"),
+    *("heal.tokens=2048", "heal.length=32", "heal.batch_tokens=256", "heal.eval_every=4", "heal.heldout=4"),
+    *("heal.checkpoint_every=1", "heal.lr=0.003"),
+)
+QUICK = ("eval=speed", "eval.batch_sizes=[1]", "eval.new_tokens=2", "eval.repeats=1", "eval.warmup=0")
+OFFLINE = ("calibration=pydoc", "heal.source=pydoc", "eval.texts=null")
+
+
+@pytest.fixture
+def compressed(launch: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
+    """`launch.py experiment=compress` on the tiny model and on a Wikipedia that needs no network."""
+    use_dump(monkeypatch, tmp_path)
+    monkeypatch.setattr(guide, "SPEED", QUICK)
+
+    def command(*words: str) -> Ended:
+        chosen = {word.partition("=")[0] for word in words}
+        kept = [word for word in TINY if word.partition("=")[0] not in chosen]
+        return launch(
+            *(word for word in kept if not (heals_not(words) and word[:5] == "heal.")),
+            *words,
+            calibrated=False,
+        )
+
+    return command
+
+
+def heals_not(words: tuple[str, ...]) -> bool:
+    return "heal=none" in words
+
+
+def rows(out: str) -> dict[str, list[str]]:
+    """The rows of the table of models: name -> the entries."""
+    lines = [re.split(r"\s{2,}", line.strip()) for line in out.partition("\nlost ")[0].splitlines()]
+    return {
+        line[0]: line[1:] for line in lines if line[0] in ("model", "dense", "pruned", "repaired", "healed")
+    }
+
+
+def test_the_table_has_every_model_with_what_was_measured(compressed: Command, tmp_path: Path) -> None:
+    ended = compressed(f"export={tmp_path / 'out'}")
+    assert ended.status == 0, ended.err
+    result, shown = ended.result(), rows(ended.out)
+    evaluation = result["evaluation"]
+    values = {
+        "dense": evaluation["dense"],
+        "pruned": evaluation["uncompensated"],
+        "repaired": evaluation["pruned"],
+        "healed": evaluation["healed"],
+    }
+    metrics = {
+        "held-out perplexity": "ppl/heldout",
+        "wikipedia_sample perplexity": "ppl/wikipedia_sample",
+        "held-out accuracy": "acc/heldout",
+    }
+    assert shown["model"] == [*metrics, "prompt tokens/s", "new tokens/s", "parameters", "size"]
+    for which, measured in values.items():
+        for entry, name in zip(shown[which], metrics.values(), strict=False):
+            value, error = (float(part.replace(",", "")) for part in entry.split("±"))
+            assert value == pytest.approx(measured[name], abs=0.006)
+            assert error == pytest.approx(measured[f"{name}/stderr"], abs=0.006)
+    sizes = evaluation["speed"]["sizes"]
+    assert shown["dense"][-2] == f"{sizes['dense']['parameters']:,}"
+    assert shown["healed"][3:] == shown["pruned"][3:] != shown["dense"][3:]
+    assert (result["calibration"]["source"], result["heal"]["source"]) == (
+        "pydoc + wikipedia_sample",
+        "embedded",
+    )
+    assert "guide" not in result["config"], "the table does not make another cell"
+
+    written = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert sum(weight.numel() for weight in written.parameters()) == sizes["pruned"]["parameters"]
+    for place in (tmp_path / "out" / "README.md", ended.results / result["cell"]):
+        assert str(place) in ended.out
+        assert place.exists()
+
+
+def test_the_forecast_comes_before_the_work_and_not_once_it_is_done(compressed: Command) -> None:
+    ended = compressed("tracker=none")
+    told = re.search(r"takes +about (.+) on .+: (.+)\nmemory +about .+ of .+\nwrites +(.+)\n", ended.out)
+    assert told, ended.out
+    parts = {part.rsplit(" ", 2)[0] for part in told[2].split(", ")}
+    assert parts == {"search", "repair", "healing", "evaluation", "speed", "export"}
+    assert ended.out.index("takes") < ended.out.index("dense")
+    folder = ended.results / ended.result()["cell"]
+    assert Path(told[3]) == folder / "smaller", (
+        "without export=DIR, the model is written into the cell's folder"
+    )
+    assert (folder / "smaller" / "config.json").exists()
+    again = compressed("tracker=none")
+    assert again.status == 0, again.err
+    assert "takes" not in again.out
+    assert "every cell was done" in again.err
+    assert rows(again.out) == rows(ended.out)
+
+
+def test_nothing_runs_before_the_forecast(compressed: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise InputError("no forecast")
+
+    monkeypatch.setattr("pruning.runs.forecast.forecast", stop)
+    ended = compressed()
+    assert (ended.status, ended.err.splitlines()[-1]) == (2, "no forecast")
+    assert not list(ended.results.glob("*/trace.jsonl"))
+
+
+@pytest.mark.parametrize(
+    ("words", "models"),
+    [
+        (("heal=none", "compensation=none"), ["dense", "pruned"]),
+        (
+            ("unit=sublayer", "algo=greedy", "heal=lora", "heal.source=embedded"),
+            ["dense", "pruned", "repaired", "healed"],
+        ),
+    ],
+)
+def test_every_part_can_be_chosen(compressed: Command, words: tuple[str, ...], models: list[str]) -> None:
+    ended = compressed(*words)
+    assert ended.status == 0, ended.err
+    assert [name for name in rows(ended.out) if name != "model"] == models
+    assert [which for which, _ in stages(ended.result())] == models
+    assert table(ended.result()) in ended.out
+
+
+@pytest.mark.parametrize(
+    ("words", "remedy"),
+    [((), "compensation=none"), (("unit=sublayer", "compensation=none"), "unit=block")],
+)
+def test_a_model_that_takes_no_map_or_cannot_be_split_is_refused_with_what_to_do(
+    compressed: Command, tokenizer: Any, tmp_path: Path, words: tuple[str, ...], remedy: str
+) -> None:
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4, "vocab_size": 512}
+    config = GPTNeoXConfig(num_hidden_layers=4, bos_token_id=0, eos_token_id=0, **sizes)
+    GPTNeoXForCausalLM(config).save_pretrained(tmp_path / "parallel")
+    tokenizer.save_pretrained(tmp_path / "parallel")
+    ended = compressed(f"model.path={tmp_path / 'parallel'}", "ratio=0.25", *words)
+    assert ended.status == 2
+    assert remedy in ended.err.splitlines()[-1]
+    assert not list(ended.results.glob("*/trace.jsonl"))
+
+
+def test_what_cannot_be_guided_is_refused(compressed: Command) -> None:
+    several = compressed("-m", "seed=0,1", *OFFLINE)
+    assert "guide=true is for one cell, and this command asks for 2" in several.err
+    jobs = compressed("launcher=processes")
+    assert "guide=true needs launcher=local" in jobs.err
+    assert not list(several.results.glob("*/result.json"))
+
+
+def test_without_a_network_it_says_which_text_needs_none(
+    compressed: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreachable(*_: object) -> Path:
+        raise UnreachableError("gensim==4.4.0 could not be fetched by pip (no network).")
+
+    monkeypatch.setattr(wikipedia, "extract", unreachable)
+    ended = compressed()
+    assert ended.status == 2
+    remedy = re.search("calibration=pydoc heal.source=pydoc eval=heldout", ended.err)
+    assert remedy
+    assert not list(ended.results.glob("*/result.json"))
+    alone = compressed(*remedy[0].split(), "compensation=none")
+    assert alone.status == 0, alone.err
+    assert rows(alone.out)["model"][:2] == ["held-out perplexity", "held-out accuracy"]
+
+
+def command(model: Path, results: Path, out: Path) -> list[str]:
+    script = f"from pruning.study import compress, guide; guide.SPEED = {QUICK}; compress.main()"
+    sizes = [word for word in TINY if word != "experiment=compress"]
+    words = [*sizes, *OFFLINE, f"paths.results={results}", "tracker=none", "model.dtype=float32"]
+    return [sys.executable, "-c", script, str(model), str(out), *words]
+
+
+def test_a_killed_command_continues_to_the_same_model(model_folder: Path, tmp_path: Path) -> None:
+    whole = command(model_folder, tmp_path / "whole", tmp_path / "a")
+    subprocess.run(whole, check=True, capture_output=True, cwd=tmp_path)
+    killed = command(model_folder, tmp_path / "killed", tmp_path / "b")
+    checkpoints = "*/healed/*/**/step-*.pt"
+    with subprocess.Popen(
+        killed, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as process:
+        while process.poll() is None and not list((tmp_path / "killed").glob(checkpoints)):
+            time.sleep(0.01)
+        os.kill(process.pid, signal.SIGKILL)
+    assert not (tmp_path / "b").exists()
+    again = subprocess.run(killed, check=True, capture_output=True, cwd=tmp_path, text=True)
+    assert "search" not in again.stdout.partition("memory")[0], "what is done is not forecast"
+    results = [read_json(next((tmp_path / name).glob("*/result.json"))) for name in ("whole", "killed")]
+    assert results[0]["heal"]["weights_sha256"] == results[1]["heal"]["weights_sha256"]
+    models = [AutoModelForCausalLM.from_pretrained(tmp_path / name).state_dict() for name in "ab"]
+    assert models[0].keys() == models[1].keys()
+    assert all(torch.equal(models[0][name], models[1][name]) for name in models[0])
+
+
+def test_the_words_of_the_command(tmp_path: Path) -> None:
+    (odd := tmp_path / 'a "model", 1').mkdir()
+    words = compress.launch_words([str(odd), "out dir", "ratio=0.1", "heal=none", "--cfg"])
+    escaped = str(odd).replace('"', '\\"')
+    assert words == [
+        *("experiment=compress", "model=local", f'model.path="{escaped}"', 'export="out dir"'),
+        *("ratio=0.1", "heal=none", "--cfg"),
+    ]
+    assert compress.launch_words(["smollm2"]) == ["experiment=compress", "model=smollm2"]
+    with pytest.raises(InputError, match="there is no model 'smolm'"):
+        compress.launch_words(["smolm"])
+    with pytest.raises(InputError, match="3 places are given"):
+        compress.launch_words(["smollm2", "a", "b"])
+
+
+def test_the_command_is_installed_and_explains_itself() -> None:
+    script = Path(sys.executable).with_name("depth-pruning-compress")
+    project = (Path(__file__).parents[2] / "pyproject.toml").read_text()
+    assert 'depth-pruning-compress = "pruning.study.compress:main"' in project
+    code = (
+        [str(script)]
+        if script.exists()
+        else [sys.executable, "-c", "from pruning.study.compress import main; main()"]
+    )
+    ended = subprocess.run([*code, "--help"], check=True, capture_output=True, text=True)
+    assert "depth-pruning-compress MODEL [OUT]" in ended.stdout
