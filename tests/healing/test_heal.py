@@ -18,7 +18,7 @@ from pruning.core.errors import DamagedError, LossError
 from pruning.healing import adapters, checkpoint, curve
 from pruning.healing.files import WEIGHTS, read_weights, write_healed
 from pruning.healing.heal import Healed, heal
-from pruning.healing.losses import Weights
+from pruning.healing.readout_loss import Weights
 from pruning.healing.smaller import smaller_model
 from pruning.healing.trainer import Trainer
 from tests.healing.worlds import MASK, PARTS, distill, full, lora, text, tiny

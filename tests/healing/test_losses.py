@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from pruning.healing import losses
-from pruning.healing.losses import Weights, block_states, summed_loss
+from pruning.healing import readout_loss
+from pruning.healing.losses import block_states, summed_loss
+from pruning.healing.readout_loss import Weights
 from pruning.healing.smaller import smaller_model
 from pruning.models.block_probe import find_blocks
 from tests.healing.worlds import MASK, tiny
@@ -62,7 +63,7 @@ def _after_blocks(model: Any) -> list[Tensor]:
 def test_loss_and_gradients_are_those_of_the_plain_formula(
     weights: Weights, recompute: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(losses, "positions_at_once", lambda *_: 7)  # pieces that do not fit evenly
+    monkeypatch.setattr(readout_loss, "positions_at_once", lambda *_: 7)  # pieces that do not fit evenly
     dense = tiny()
     smaller = smaller_model(dense, MASK)
     student, teacher = smaller.model.module, dense.module
