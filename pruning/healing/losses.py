@@ -7,7 +7,7 @@ For a window of T tokens, the T - 1 predictions are scored. With student logits 
     hidden         = mean over kept blocks of |h - g|^2 / |g|^2
 
 where h and g are the states after a block in the student and in the teacher (Hinton et al., arXiv 1503.02531). All
-are sums over positions here; the trainer divides by the number of positions. `readout_loss.py` computes the first two.
+are sums over positions here; the trainer divides by the number of positions. The first two: `readout_loss.py`.
 """
 
 from __future__ import annotations

@@ -38,7 +38,12 @@ class Weights:
 
 
 def readout_loss(
-    student: Any, last: Tensor, ids: Tensor, weights: Weights, teacher: Any = None, wanted: Tensor | None = None
+    student: Any,
+    last: Tensor,
+    ids: Tensor,
+    weights: Weights,
+    teacher: Any = None,
+    wanted: Tensor | None = None,
 ) -> Tensor:
     """The sum of cross entropy and KL over the predictions of token ids (B, T), in float32; a scalar.
 
@@ -56,7 +61,13 @@ class _Readout(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, targets: Tensor, student: Any, weights: Weights, teacher: Any, goals: Tensor | None
+        ctx: Any,
+        hidden: Tensor,
+        targets: Tensor,
+        student: Any,
+        weights: Weights,
+        teacher: Any,
+        goals: Tensor | None,
     ) -> Tensor:
         step = positions_at_once(hidden.device.type, _vocabulary(student))
         total, gradients = torch.zeros((), dtype=torch.float64, device=hidden.device), []
@@ -75,13 +86,11 @@ class _Readout(torch.autograd.Function):
         return total.float()
 
     @staticmethod
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         return (ctx.saved_tensors[0] * upstream, None, None, None, None, None)
 
 
-def _part(
-    logits: Tensor, dense: Tensor | None, targets: Tensor, weights: Weights
-) -> tuple[Tensor, Tensor]:
+def _part(logits: Tensor, dense: Tensor | None, targets: Tensor, weights: Weights) -> tuple[Tensor, Tensor]:
     """The loss of logits (m, V) and its gradient (m, V), computed for as many positions as fit the cache."""
     piece = max(1, NORMALISED.get(logits.device.type, 1 << 25) // (4 * logits.shape[-1]))
     total, gradients = torch.zeros((), dtype=torch.float64, device=logits.device), torch.empty_like(logits)
