@@ -100,7 +100,7 @@ def test_another_mask_can_win_and_is_exported(launch: Command, monkeypatch: pyte
     selection = result["heal"]["selection"]
     assert selection["changed"]
     assert selection["mask"]["dropped"] == selection["rounds"][0][-1]["dropped"] != result["mask"]["dropped"]
-    assert selection["mask"] == json.loads(Path("smaller/pruning.json").read_text())["mask"]
+    assert selection["mask"] == json.loads(Path("smaller/depth_pruning.json").read_text())["mask"]
     assert result["evaluation"]["healed"]["ppl/heldout"] > 0
 
 
