@@ -48,6 +48,11 @@ def choose(cell: Cell, done: DoneResult, text: HealingText) -> Choice:
     trials, masks = Trials(cell, done, text, own), list(losses)
     selection = halve(masks, cell.heal.round_tokens, trials.trial, lambda left: trials.clear(masks, left))
     record = _record(selection, own, list(losses.values()))
+    log.info(
+        "%s heals best of %d candidates, which %s the search's choice: %d tokens, %.0f s",
+        *(selection.winner, len(masks), "changes" if record["changed"] else "is"),
+        *(record["tokens"], record["seconds"]),
+    )
     return Choice(selection.winner, place_of(selection.winner, own), record)
 
 

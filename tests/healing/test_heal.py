@@ -216,6 +216,15 @@ def test_half_precision_is_trained_through_float32() -> None:
     assert any(not torch.equal(tensor, start[name]) for name, tensor in found.tensors.items())
 
 
+def test_adapters_in_half_precision_gain_what_they_gain_in_float32() -> None:
+    settings, model = lora(tokens=2048, seed=2), tiny()
+    model.module.to(torch.bfloat16)
+    found = [heal(one, MASK, text(settings), settings) for one in (model, tiny())]
+    half, single = (one.summary()["heldout_before"] - one.summary()["heldout_after"] for one in found)
+    assert half == pytest.approx(single, rel=0.2)
+    assert {tensor.dtype for tensor in found[0].tensors.values()} == {torch.bfloat16}
+
+
 def test_damaged_files_are_named(tmp_path: Path) -> None:
     settings = lora()
     record = write_healed(tmp_path / "key", healed(settings), text(settings), settings)

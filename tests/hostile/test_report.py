@@ -216,7 +216,7 @@ def test_results_that_are_none_are_a_sentence(
 def test_a_bad_out_is_a_sentence_before_anything_is_computed(
     out: str, results: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("analysis.figures.table3_search.aggregate", lambda _: pytest.fail("computed"))
+    monkeypatch.setattr("analysis.figures.table3_search.aggregate", lambda *_: pytest.fail("computed"))
     with pytest.raises(NothingToRead, match="choose another with --out DIR"):
         run("table3_search", monkeypatch, results, "--out", str(results / out))
 

@@ -23,7 +23,7 @@ def drawings(monkeypatch: pytest.MonkeyPatch, results: Path, *flags: str) -> int
     computed = []
     aggregate = table3_search.aggregate
     with monkeypatch.context() as patched:
-        patched.setattr(table3_search, "aggregate", lambda frame: computed.append(1) or aggregate(frame))
+        patched.setattr(table3_search, "aggregate", lambda *of: computed.append(1) or aggregate(*of))
         patched.setattr(sys, "argv", ["figure", "--results", str(results), "--study", "small", *flags])
         table3_search.main()
     return len(computed)

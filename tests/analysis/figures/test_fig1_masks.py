@@ -73,14 +73,14 @@ def test_attention_is_drawn_above_the_mlps(tmp_path: Path) -> None:
     (mesh,), heading, _ = squares(tmp_path)
     halves = np.ma.getdata(mesh.get_array()).reshape(2, 30)
     assert {2 * int(block) + int(kind) for kind, block in np.argwhere(halves == 1)} == set(dropped)
-    assert heading == "smollm2 · perplexity · 10 % of the parameters removed"
+    assert heading == "smollm2 · perplexity · 10 % of the parameters removed · 1 draw"
 
 
 def test_what_cannot_be_removed_is_drawn_apart(tmp_path: Path) -> None:
     sublayer_grid.write(tmp_path, SublayerStudy(units=("mlp",), algos=("greedy",), seeds=(0,)))
     (mesh,), heading, _ = squares(tmp_path)
     assert np.ma.getmaskarray(mesh.get_array()).reshape(2, 30).all(axis=1).tolist() == [True, False]
-    assert heading == "smollm2 · perplexity\n10 % of the parameters removed, only MLPs"
+    assert heading == "smollm2 · perplexity\n10 % of the parameters removed, only MLPs · 1 draw"
 
 
 def test_deep_models_have_fewer_numbers_at_the_axis(tmp_path: Path) -> None:

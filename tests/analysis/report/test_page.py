@@ -265,8 +265,9 @@ def test_tables_show_the_numbers_of_the_statistics(results: Path) -> None:
     assert all(len(row) == len(table.headings) for table in tables.values() for row in table.rows)
     pairs = material.overlaps[material.overlaps["comparison"] == "draws"]
     (row,) = [row for row in tables["overlap"].rows if row[0].text == "draws"]
-    assert [value.text for value in row[2:]] == [
+    assert [value.text for value in row[2:6]] == [
         f"{len(pairs)}",
+        f"{len({*pairs['draw_a'], *pairs['draw_b']})}",
         f"{pairs['jaccard'].mean():.2f}",
         f"{pairs['corrected'].mean():.2f}",
     ]
