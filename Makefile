@@ -17,11 +17,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 RESULTS ?= results
-# If RESULTS has no results yet, make draws the study that comes with the code, and `make small` continues it.
-SMALL := analysis/small/small.tar.xz
+# If RESULTS has no results yet, make draws a study that comes with the code (`small` or `heal`), and `make small` or
+# `make heal-study` continues it.
 STUDY ?= $(if $(or $(findstring ://,$(RESULTS)),$(wildcard $(RESULTS)/studies/demo.json)),demo,small)
-HAS_RESULTS := $(or $(findstring ://,$(RESULTS)),$(wildcard $(RESULTS)/studies/$(STUDY).json),$(filter-out small,$(STUDY)))
-SHOWN := $(if $(HAS_RESULTS),$(RESULTS),$(SMALL))
+packed = analysis/$(1)/$(1).tar.xz
+HAS_RESULTS := $(or $(findstring ://,$(RESULTS)),$(wildcard $(RESULTS)/studies/$(STUDY).json),$(if $(wildcard $(call packed,$(STUDY))),,none))
+SHOWN := $(if $(HAS_RESULTS),$(RESULTS),$(call packed,$(STUDY)))
 export MLFLOW_DISABLE_TELEMETRY = true
 
 FIGURES := fig1 fig2 fig3 fig4 fig5 fig6 fig7 fig8 table1 table2 table3
@@ -49,7 +50,7 @@ demo: $(VENV)/installed
 LAUNCH = $(BIN)/python launch.py paths.results=$(RESULTS) $(ARGS)
 
 small: $(VENV)/installed
-	@$(BIN)/python -m analysis.archive unpack $(SMALL) $(RESULTS)
+	@$(BIN)/python -m analysis.archive unpack $(call packed,small) $(RESULTS)
 	@failed=0; \
 	$(LAUNCH) experiment=small || failed=1; \
 	$(LAUNCH) experiment=small_margin || failed=1; \
@@ -65,7 +66,7 @@ MASKS := heal heal_criteria heal_random heal_sublayer
 HEALING = compensation=none heal=lora heal.source=wikipedia_sample heal.batch_tokens=512 heal.lr=0.001 heal.warmup=2 \
 	heal.heldout=4 heal.eval_every=32 heal.checkpoint_every=8 heal.patience=0
 heal-study: $(VENV)/installed
-	@test ! -f analysis/heal/heal.tar.xz || $(BIN)/python -m analysis.archive unpack analysis/heal/heal.tar.xz $(RESULTS)
+	@$(BIN)/python -m analysis.archive unpack $(call packed,heal) $(RESULTS)
 	@failed=0; \
 	for masks in $(MASKS); do $(LAUNCH) experiment=$$masks || failed=1; done; \
 	for tokens in $(BUDGETS); do for seed in $(HEAL_SEEDS); do for masks in $(MASKS); do \

@@ -50,7 +50,7 @@ def choose(cell: Cell, done: DoneResult, text: HealingText) -> Choice:
     record = _record(selection, own, list(losses.values()))
     log.info(
         "%s heals best of %d candidates, which %s the search's choice: %d tokens, %.0f s",
-        *(selection.winner, len(masks), "changes" if record["changed"] else "is"),
+        *(selection.winner.described(), len(masks), "changes" if record["changed"] else "is"),
         *(record["tokens"], record["seconds"]),
     )
     return Choice(selection.winner, place_of(selection.winner, own), record)

@@ -62,8 +62,7 @@ class Trials:
 
     def trial(self, mask: Mask, tokens: int, before: int) -> Trial:
         """Heal a mask on `tokens` tokens, continuing from the round that had `before`; or read what that gave."""
-        found = self.known.get((mask.dropped, tokens))
-        return found or self._heal(recorded_model(self.cell, self.done), mask, tokens, before)
+        return self.known.get((mask.dropped, tokens)) or self._heal(mask, tokens, before)
 
     def clear(self, masks: Sequence[Mask], left: Sequence[Mask]) -> None:
         """Remove the states of the candidates that are out; those of the search's mask serve other budgets."""
@@ -71,17 +70,22 @@ class Trials:
             folder = self.cell.folder / place_of(mask, self.own)
             collectives.on_first(partial(_remove_states, folder))
 
-    def _heal(self, model: LanguageModel, mask: Mask, tokens: int, before: int) -> Trial:
+    @cached_property
+    def _model(self) -> LanguageModel:
+        return recorded_model(self.cell, self.done)
+
+    def _heal(self, mask: Mask, tokens: int, before: int) -> Trial:
         from pruning.healing.heal import heal
 
         settings = replace(self.cell.heal, tokens=tokens, candidates=1)
         home = self.cell.folder / place_of(mask, self.own)
-        log.info("candidate %s: healing it on %d tokens", mask, tokens)
-        healed = heal(model, mask, self.text, settings, home)
-        first, last = healed.curve[_shared(settings, before)], healed.curve[-1]
+        log.info("candidate %s: healing it on %d tokens", mask.described(), tokens)
+        healed = heal(self._model, mask, self.text, settings, home)
+        last = healed.curve[-1]
+        first = healed.curve[min(_shared(settings, before), last["step"])]  # it may have stopped early
         loss, seconds = healed.summary()["heldout_after"], last["seconds"] - first["seconds"]
         found = Trial(mask, tokens, loss, last["tokens"] - first["tokens"], round(seconds, 3))
-        log.info("candidate %s: held-out loss %.4f", mask, loss)
+        log.info("candidate %s: held-out loss %.4f", mask.described(), loss)
         collectives.on_first(lambda: self._write(found, home / settings.key(self.text.sha256)))
         return found
 
