@@ -7,6 +7,8 @@
 # make paper   the paper's grid, three 8B models: needs GPUs and a hub account
 # make figures draw all: fig1 to fig8, table1 to table3    make paper-check   the paper's numbers from its tables
 # make fig9    sub-layers against blocks; STUDY=units, after `python launch.py experiment=units`
+# make fig10   masks before and after repair and healing; STUDY=heal, after `make heal-study` or from its archive
+# make heal-study   does the choice of the mask matter after healing? a small model, hours on two CPU cores
 # make test-slurm   the launchers on a real SLURM of two nodes, installed from Debian's packages; as root
 # make test-gguf   cut GGUF files run by a real llama.cpp, which is built from its source package: ten minutes
 # make gpu-check   check a GPU node once: the engine's losses and speed, a 1B model; FLAGS="--model DIR"
@@ -17,16 +19,17 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 RESULTS ?= results
-# If RESULTS has no results yet, make draws the study that comes with the code, and `make small` continues it.
-SMALL := analysis/small/small.tar.xz
+# If RESULTS has no results yet, make draws a study that comes with the code (`small` or `heal`), and `make small` or
+# `make heal-study` continues it.
 STUDY ?= $(if $(or $(findstring ://,$(RESULTS)),$(wildcard $(RESULTS)/studies/demo.json)),demo,small)
-HAS_RESULTS := $(or $(findstring ://,$(RESULTS)),$(wildcard $(RESULTS)/studies/$(STUDY).json),$(filter-out small,$(STUDY)))
-SHOWN := $(if $(HAS_RESULTS),$(RESULTS),$(SMALL))
+packed = analysis/$(1)/$(1).tar.xz
+HAS_RESULTS := $(or $(findstring ://,$(RESULTS)),$(wildcard $(RESULTS)/studies/$(STUDY).json),$(if $(wildcard $(call packed,$(STUDY))),,none))
+SHOWN := $(if $(HAS_RESULTS),$(RESULTS),$(call packed,$(STUDY)))
 export MLFLOW_DISABLE_TELEMETRY = true
 
 FIGURES := fig1 fig2 fig3 fig4 fig5 fig6 fig7 fig8 table1 table2 table3
 
-.PHONY: demo small paper test test-slurm test-gguf soak ui bench bench-growth gpu-check serve-check check lint types figures $(FIGURES) fig9 report paper-check track wings describe tour constraints clean
+.PHONY: demo small paper heal-study test test-slurm test-gguf soak ui bench bench-growth gpu-check serve-check check lint types figures $(FIGURES) fig9 fig10 report paper-check track wings describe tour constraints clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
@@ -49,13 +52,29 @@ demo: $(VENV)/installed
 LAUNCH = $(BIN)/python launch.py paths.results=$(RESULTS) $(ARGS)
 
 small: $(VENV)/installed
-	@$(BIN)/python -m analysis.archive unpack $(SMALL) $(RESULTS)
+	@$(BIN)/python -m analysis.archive unpack $(call packed,small) $(RESULTS)
 	@failed=0; \
 	$(LAUNCH) experiment=small || failed=1; \
 	$(LAUNCH) experiment=small_margin || failed=1; \
 	$(LAUNCH) experiment=small algo=exhaustive model=gemma3_270m ratio=0.1 || failed=1; \
 	$(LAUNCH) experiment=small_margin algo=exhaustive model=gemma3_270m ratio=0.1 || failed=1; \
 	$(MAKE) figures report STUDY=small && exit $$failed
+
+# Masks are searched and repaired first; then all are healed on one budget after the other, which share their
+# beginning. BUDGETS="4096" HEAL_SEEDS=0 runs a part; the same command continues.
+BUDGETS ?= 4096 16384 65536 262144
+HEAL_SEEDS ?= 0 1 2
+MASKS := heal heal_criteria heal_random heal_sublayer
+HEALING = compensation=none heal=lora heal.source=wikipedia_sample heal.batch_tokens=512 heal.lr=0.001 heal.warmup=2 \
+	heal.heldout=4 heal.eval_every=32 heal.checkpoint_every=8 heal.patience=0
+heal-study: $(VENV)/installed
+	@$(BIN)/python -m analysis.archive unpack $(call packed,heal) $(RESULTS)
+	@failed=0; \
+	for masks in $(MASKS); do $(LAUNCH) experiment=$$masks || failed=1; done; \
+	for tokens in $(BUDGETS); do for seed in $(HEAL_SEEDS); do for masks in $(MASKS); do \
+	  $(LAUNCH) experiment=$$masks $(HEALING) heal.tokens=$$tokens heal.seed=$$seed || failed=1; \
+	done; done; done; \
+	$(MAKE) fig10 report STUDY=heal && exit $$failed
 
 paper: $(VENV)/installed
 	@failed=0; \
@@ -86,7 +105,7 @@ ui: $(VENV)/installed
 
 # One file per figure: `make fig2` runs analysis/figures/fig2_ranks.py. FLAGS="--accuracy piqa" chooses a metric,
 # FLAGS="--only objective=perplexity,divergence" chooses some of the cells.
-$(FIGURES) fig9: $(VENV)/installed
+$(FIGURES) fig9 fig10: $(VENV)/installed
 	@$(BIN)/python -m analysis.$(basename $(notdir $(wildcard analysis/$@_*.py))) --results $(SHOWN) --study $(STUDY) $(FLAGS)
 
 # If one figure fails, the others are drawn all the same, and then make ends with an error.

@@ -4,7 +4,8 @@ python -m analysis.archive pack results small small.tar.xz       pack the files 
 python -m analysis.archive unpack small.tar.xz results           unpack; existing files are not overwritten
 
 The analysis commands accept `--results small.tar.xz` in place of a results folder. The archive omits logs, the
-tracker's store, figures and lm-eval's own files. It keeps the exact samples, so that every loss can be recomputed.
+tracker's store, figures, healed weights and lm-eval's own files. It keeps the exact samples, so that every loss of a
+search can be recomputed.
 """
 
 from __future__ import annotations
@@ -87,6 +88,7 @@ def _files(results: Path, cells: list[str]) -> Iterator[Path]:
     """The files of all cells. Those of unfinished cells are included, so that their scores are not computed again."""
     for cell in cells:
         yield from (path for name in CELL if (path := results / cell / name).exists())
+        yield from (results / cell / "healed").glob("*/*.json*")
 
 
 def _shared(results: Path, study: str) -> Iterator[Path]:

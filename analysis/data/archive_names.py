@@ -12,6 +12,11 @@ from pruning.core import trace
 from pruning.core.result import NAME
 
 CELL = (NAME, "config.yaml", "mask.json", trace.NAME, trace.FLOAT32, "gates.json")
+HEALED = (
+    "heal.json",
+    "heal.jsonl",
+    "evaluation.json",
+)  # of a healing; its weights are too large for an archive
 MANIFEST = "manifest.json"  # the digests of an archive's files; it is its last entry and is not unpacked
 PRIVATE = ".lm_eval.json"  # lm-eval's own record; it can hold paths of the machine
 
@@ -38,6 +43,8 @@ def is_data(name: str) -> bool:
             return file.endswith(".json") and not file.endswith(PRIVATE)
         case (cell, file):
             return cell not in _FOLDERS and file in CELL
+        case (cell, "healed", _, file):
+            return cell not in _FOLDERS and file in HEALED
     return False
 
 

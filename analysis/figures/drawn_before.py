@@ -62,6 +62,7 @@ def _study(results: str, study: str | None) -> Iterator[str]:
         yield _line(study_list.path_of(root, study), root)
     for key in keys:
         yield from (_line(root / key / name, root) for name in (NAME, TRACE, LOG))
+        yield from (_line(path, root) for path in sorted((root / key / "healed").glob("*/evaluation.json")))
 
 
 def _line(path: Path, root: Path) -> str:

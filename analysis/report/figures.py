@@ -22,6 +22,7 @@ from ..figures import (
     fig6_crossed,
     fig7_cost,
     fig8_stability,
+    fig10_healing,
     mask_overlaps,
     search_progress,
     search_ranks,
@@ -41,6 +42,7 @@ class FigureEntry:
     heading: str
     caption: str
     build: Callable[[StudyData], Figure]
+    shown: Callable[[StudyData], bool] = lambda _: True  # whether the study asks this question at all
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,11 @@ def _crossed(m: StudyData) -> Figure:
 def _cost(m: StudyData) -> Figure:
     curves, ends = search_progress.measure(m.frame, m.traces)
     return fig7_cost.draw(curves, ends, m.title, "scores")
+
+
+def _healing(m: StudyData) -> Figure:
+    metric = choose(m.frame, "ppl").names[0]
+    return fig10_healing.draw(fig10_healing.healed(m.results, m.frame, metric), m.title, metric)
 
 
 FIGURES = (
@@ -133,12 +140,22 @@ FIGURES = (
         "Bars are 95 percent intervals over calibration draws.",
         lambda m: fig8_stability.draw(m.frame, *m.stability, m.title),
     ),
+    FigureEntry(
+        "fig10_healing",
+        "Do masks still differ after repair and healing?",
+        "Left: held-out perplexity of each mask, pruned and after each budget of healing; crosses are repaired. "
+        "Middle: rank correlation with the pruned masks. Right: share of the lost loss that each mask regains.",
+        _healing,
+        lambda m: any({"heal", "repair"} & {*record} for record in m.records.values()),
+    ),
 )
 
 
 def drawn(study: StudyData) -> Iterator[Drawn]:
     """Each figure, or the reason why it was not drawn. An error in one figure does not stop the others."""
     for entry in FIGURES:
+        if not entry.shown(study):
+            continue
         try:
             figure = entry.build(study)
             yield Drawn(entry, _svg(figure), round(figure.get_figwidth() * 96))

@@ -54,6 +54,13 @@ def facts(record: Any) -> Iterator[tuple[str, str]]:
         "healing",
         f"{heal['settings']['class'].lower()}, {heal['tokens']:,} tokens in {heal['seconds']:,.0f} s",
     )
+    if (selection := heal.get("selection")) is not None:
+        changed = "another mask than the search's" if selection["changed"] else "the search's mask"
+        yield (
+            "selection by healing",
+            f"{changed}, of {len(selection['losses'])} in {len(selection['rounds'])} rounds: "
+            f"{selection['tokens']:,} tokens in {selection['seconds']:,.0f} s",
+        )
     for name, value in record["evaluation"].get("healed", {}).items():
         if not name.endswith("/stderr"):
             yield f"{name} healed", number(value)

@@ -49,7 +49,7 @@ def _context(m: StudyData) -> dict[str, Any]:
     _compute(m)
     parts = {part.heading: part for part in summary.parts(m)}
     varied, shared = configuration.settings(m)
-    log.info("report   drawing %d figures", len(figures.FIGURES))
+    log.info("report   drawing %d figures", sum(entry.shown(m) for entry in figures.FIGURES))
     drawn = list(figures.drawn(m))
     log.info("report   writing the page")
     return {

@@ -17,7 +17,7 @@ SECTIONS: Sequence[tuple[str, str, Sequence[str], Sequence[str]]] = (
     (
         "costs",
         "What pruning for one objective costs in other outcomes",
-        ("fig6_crossed",),
+        ("fig6_crossed", "fig10_healing"),
         ("crossed", "perplexity", "accuracy"),
     ),
     ("searches", "Comparison of searches", ("fig7_cost", "fig3_variance"), ("search",)),
@@ -66,6 +66,6 @@ def _section(
         heading,
         said[heading][:lead],
         said[heading][lead:],
-        [drawn[name] for name in figures],
+        [drawn[name] for name in figures if name in drawn],
         [named[name] for name in tables],
     )

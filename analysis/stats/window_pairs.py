@@ -46,7 +46,11 @@ def window_losses(results: Path, result: DoneResult, metric: str, which: str = "
     records = cast(Mapping[str, Any], result["evaluation"]).get("records", {})
     if (path := records.get(metric, {}).get(which)) is None:
         return None
-    measured = results / path
+    return losses_of(results / path)
+
+
+def losses_of(measured: Path) -> Losses | None:
+    """The losses of windows that were kept beside the file of a measurement; None if there are none."""
     kept = measured.with_name(f"{measured.stem}.{TERMS}")
     if not kept.exists():
         return None

@@ -63,4 +63,9 @@ def _settings(how: str, settings: dict[str, Any]) -> Training:
             raise unknown("setting of a healing", name, known)
     chosen = dataclasses.replace(option, **settings)
     chosen.check()
+    if chosen.candidates != 1:
+        raise InputError(
+            f"candidates={chosen.candidates} needs the masks that a search has scored, and heal_mask heals one mask: "
+            "leave it out, or heal each mask and measure it."
+        )
     return chosen

@@ -19,6 +19,7 @@ from pruning.config.groups import BUILT, GROUPS, calibrations, class_named, opti
 from pruning.config.settings_check import check_settings
 from pruning.core.errors import InputError, PruningError, first_line, unknown
 from pruning.core.recorded import CLASS, OPTION, TARGET, recorded
+from pruning.healing.settings import SELECTING
 from pruning.models.spec import Model
 from pruning.runs.cell import Cell, Choices, ForwardSettings, Protect
 from pruning.runs.removal import Latency
@@ -153,6 +154,8 @@ def _record(plain: dict[Any, Any], choices: Mapping[str, Any], model: Model) -> 
     config["model"].pop("resources", None)
     if config["heal"][CLASS] == ADDED["heal"][CLASS]:
         del config["heal"]  # so that a result without healing is the same as in earlier versions
+    elif config["heal"].get("candidates") == 1:  # and so is one that heals the search's mask
+        config["heal"] = {name: value for name, value in config["heal"].items() if name not in SELECTING}
     # The configuration can leave the name to the directory, and can give a GGUF file as the path.
     config["model"] |= {"name": model.name, "path": model.path, "gguf_file": model.gguf_file}
     return config

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, TypedDict
+from typing import Annotated, Any, NotRequired, TypedDict
 
 
 class CurveRecord(TypedDict):
@@ -14,6 +14,31 @@ class CurveRecord(TypedDict):
     heldout_after: Annotated[float, "The same after training, with the weights that are kept."]
     first_loss: Annotated[float, "The loss of the first step."]
     last_loss: Annotated[float, "The loss of the last step."]
+
+
+class TrialRecord(TypedDict):
+    """One candidate in one round of the selection."""
+
+    dropped: Annotated[list[int] | list[str], "What the candidate removes."]
+    tokens: Annotated[int, "Tokens that it was healed on, those of earlier rounds included."]
+    heldout_loss: Annotated[float, "Its cross entropy per token, in nats, on the held-out text after them."]
+    trained: Annotated[int, "Tokens that were trained on in this round."]
+    seconds: Annotated[float, "Seconds of training in this round."]
+
+
+class SelectionRecord(TypedDict):
+    """How the mask that is healed was selected among those of the search."""
+
+    mask: Annotated[dict[str, Any], "The mask that was healed, in the form of `mask`."]
+    changed: Annotated[bool, "Whether it is another one than the search chose."]
+    losses: Annotated[
+        list[float], "The loss of each candidate in the search, in the order of the first round."
+    ]
+    rounds: Annotated[
+        list[list[TrialRecord]], "The candidates of each round; the first is the search's choice."
+    ]
+    tokens: Annotated[int, "Tokens that the selection trained on, all rounds together."]
+    seconds: Annotated[float, "Seconds of training of all rounds."]
 
 
 class HealRecord(TypedDict):
@@ -34,3 +59,4 @@ class HealRecord(TypedDict):
     stopped_early: Annotated[bool, "Whether training ended because the held-out loss no longer fell."]
     curve: Annotated[CurveRecord, "The curve in four numbers."]
     weights_sha256: Annotated[str, "Digest of `weights.safetensors`: the weights that have changed."]
+    selection: NotRequired[Annotated[SelectionRecord, "Only with `heal.candidates` above 1."]]

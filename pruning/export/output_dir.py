@@ -91,7 +91,8 @@ def check_before_search(cell: Cell) -> None:
         result = cell.result()
         mask: object = "not known yet"
         if result is not None and result["status"] == "done":
-            found = Mask.from_json(result["mask"])
+            healed = result.get("heal", {}).get("selection", result) if cell.heal.trains else result
+            found = Mask.from_json(healed["mask"])
             mask = (found.as_blocks() or found).to_json()  # as an export records it
         check_same(out, earlier, {"mask": mask}, force=False)
 

@@ -197,7 +197,7 @@ def export_cell(folder: Path, out: Path, healed: bool = False) -> str:
     """Export a finished cell, or its healed model; returns the three lines of `summary`. Raises as `export` does."""
     wanted = request.of_cell(folder, output_directory(out))
     if healed:
-        wanted = dataclasses.replace(wanted, healed=request.folder_of_healed(folder, wanted))
+        wanted = request.of_healed(folder, wanted)
     return summary(written(wanted), wanted.out)
 
 

@@ -96,13 +96,14 @@ def parse(arguments: Sequence[str]) -> Request:
         wanted = Request(model, Mask.parse(_n_blocks(model), options.drop), out)
     else:
         wanted = _recorded(Path(paths[0]).expanduser(), settings, out)
+    if _truth("healed", settings, False):
+        wanted = of_healed(Path(paths[0]).expanduser() if paths else None, wanted)
     return dataclasses.replace(
         wanted,
         force=_truth("force", settings, wanted.force),
         verify=_truth("verify", settings, wanted.verify),
         max_shard_size=settings.get("max_shard_size", wanted.max_shard_size),
         form=settings.get("form"),
-        healed=_healed(settings, paths, wanted),
     )
 
 
@@ -112,21 +113,19 @@ def _n_blocks(model: spec.Model) -> int:
     return loader.n_blocks(model) if file is None else open_gguf(file).n_blocks
 
 
-def _healed(settings: Mapping[str, str], paths: Sequence[str], wanted: Request) -> Path | None:
-    """The folder of the cell whose healed weights are asked for. Raises InputError if the cell has none."""
-    if not _truth("healed", settings, False):
-        return None
-    return folder_of_healed(Path(paths[0]).expanduser() if paths else None, wanted)
+def of_healed(cell: Path | None, wanted: Request) -> Request:
+    """The request with the healed weights of a cell and the mask that was healed, from its path or that of its mask.
 
-
-def folder_of_healed(cell: Path | None, wanted: Request) -> Path:
-    """The folder of a healed cell, from its path or that of its mask. Raises InputError if it has no healing."""
+    Raises InputError if the cell has no healing.
+    """
     if cell is None or wanted.result is None or "heal" not in wanted.result:
         raise InputError(
             "healed=true needs a cell that was healed: give its folder, and heal it first with "
             "`python -m pruning.heal CELL`."
         )
-    return cell if cell.is_dir() else cell.parent
+    selection = wanted.result["heal"].get("selection")
+    mask = wanted.mask if selection is None else Mask.from_json(selection["mask"])
+    return dataclasses.replace(wanted, healed=cell if cell.is_dir() else cell.parent, mask=mask)
 
 
 def _recorded(path: Path, settings: Mapping[str, str], out: Path) -> Request:

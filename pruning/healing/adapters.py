@@ -39,7 +39,7 @@ def linear_layers(smaller: SmallerModel) -> list[str]:
 
 
 def add_adapters(smaller: SmallerModel, rank: int, alpha: float, seed: int) -> list[nn.Parameter]:
-    """Put adapters into a model, in place; returns their weights, in float32. At first they change nothing."""
+    """Put adapters into a model, in place; returns their weights. At first they change nothing."""
     check_peft()
     from peft import LoraConfig, inject_adapter_in_model
 
@@ -50,12 +50,9 @@ def add_adapters(smaller: SmallerModel, rank: int, alpha: float, seed: int) -> l
         torch.manual_seed(seed)
         config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=names, lora_dropout=0.0, bias="none")
         inject_adapter_in_model(config, module, ADAPTER)
-    found = [
+    return [
         weight for name, weight in module.named_parameters() if "lora_" in name.rpartition(f".{ADAPTER}")[0]
     ]
-    for weight in found:
-        weight.data = weight.data.float()
-    return found
 
 
 def merge_adapters(smaller: SmallerModel) -> dict[str, Tensor]:

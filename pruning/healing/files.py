@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,10 +20,16 @@ from pruning.healing.settings import Training
 from pruning.healing.text import HealingText
 
 FOLDER, WEIGHTS, RECORD = "healed", "weights.safetensors", "heal.json"
+EVALUATION = "evaluation.json"  # of the healed model: a cell's result has only that of the last healing
 
 
-def write_healed(folder: Path, healed: Healed, text: HealingText, settings: Training) -> HealRecord:
-    """Write the changed weights and the record, and remove checkpoints. The first rank does this."""
+def write_healed(
+    folder: Path, healed: Healed, text: HealingText, settings: Training, inside: str = FOLDER
+) -> HealRecord:
+    """Write the changed weights and the record, and remove checkpoints. The first rank does this.
+
+    `inside` is the path in the cell's folder of the folder that this folder is in.
+    """
 
     def write() -> HealRecord:
         from safetensors.torch import save_file
@@ -34,7 +39,7 @@ def write_healed(folder: Path, healed: Healed, text: HealingText, settings: Trai
             save_file({name: tensor.cpu().contiguous() for name, tensor in healed.tensors.items()}, temporary)
             temporary.chmod(0o644)
             temporary.replace(folder / WEIGHTS)
-        record = _record(folder, healed, text, settings)
+        record = _record(folder, f"{inside}/{folder.name}", healed, text, settings)
         atomic_files.write_json(folder / RECORD, record)
         shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
         return record
@@ -50,6 +55,19 @@ def read_record(folder: Path) -> HealRecord | None:
         return cast(HealRecord, atomic_files.read_json(path)) if path.exists() else None
 
     return collectives.on_first(read)
+
+
+def write_evaluation(folder: Path, metrics: Mapping[str, float], records: Mapping[str, str]) -> None:
+    """Add metrics of the healed model, and the file of each measurement, to those that the folder has."""
+
+    def write() -> None:
+        path = folder / EVALUATION
+        old = atomic_files.read_json(path) if path.exists() else {"metrics": {}, "records": {}}
+        new = {"metrics": {**old["metrics"], **metrics}, "records": {**old["records"], **records}}
+        if new != old:
+            atomic_files.write_json(path, new)
+
+    collectives.on_first(write)
 
 
 def read_weights(folder: Path, record: Mapping[str, object]) -> dict[str, Tensor]:
@@ -70,11 +88,11 @@ def read_weights(folder: Path, record: Mapping[str, object]) -> dict[str, Tensor
     raise DamagedError(f"{path} is damaged ({reason}): remove the folder {folder} and heal again.")
 
 
-def _record(folder: Path, healed: Healed, text: HealingText, settings: Training) -> HealRecord:
+def _record(folder: Path, name: str, healed: Healed, text: HealingText, settings: Training) -> HealRecord:
     last = healed.curve[-1]
     return {
-        "folder": f"{FOLDER}/{folder.name}",
-        "settings": {"class": type(settings).__name__, **dataclasses.asdict(settings)},
+        "folder": name,
+        "settings": settings.recorded(),
         "source": text.source,
         "text_sha256": text.sha256,
         "tokens": last["tokens"],

@@ -18,7 +18,7 @@ from pruning.core.heal_record import CurveRecord
 from pruning.core.mask import Mask
 from pruning.healing import adapters, checkpoint, curve
 from pruning.healing.curve import Point
-from pruning.healing.losses import Weights
+from pruning.healing.readout_loss import Weights
 from pruning.healing.schedule import schedule_of
 from pruning.healing.settings import Distill, Training
 from pruning.healing.smaller import SmallerModel, smaller_model

@@ -7,41 +7,24 @@ For a window of T tokens, the T - 1 predictions are scored. With student logits 
     hidden         = mean over kept blocks of |h - g|^2 / |g|^2
 
 where h and g are the states after a block in the student and in the teacher (Hinton et al., arXiv 1503.02531). All
-are sums over positions here; the trainer divides by the number of positions. Logits are recomputed in the backward
-pass, position by position.
+are sums over positions here; the trainer divides by the number of positions. The first two: `readout_loss.py`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from pruning.engine.logprobs import positions_at_once
+from pruning.healing.readout_loss import Weights, readout_loss
 from pruning.models.block_probe import find_blocks
-from pruning.models.blocks import apply, enter, head
+from pruning.models.blocks import apply, enter
 
 # The least mean square of a teacher's state. A state is all zeros if a text begins with the padding token, whose
 # embedding is zeros in many models.
 SMALLEST = 1e-6
-
-
-@dataclass(frozen=True)
-class Weights:
-    """What the losses count. The teacher is only run if `kl` or `hidden` is above 0."""
-
-    ce: float = 1.0
-    kl: float = 0.0
-    hidden: float = 0.0
-    temperature: float = 1.0
-
-    @property
-    def teaches(self) -> bool:
-        """Whether a teacher is needed."""
-        return self.kl > 0 or self.hidden > 0
 
 
 def block_states(model: Any, ids: Tensor, recompute: bool = False) -> list[Tensor]:
@@ -77,7 +60,8 @@ def summed_loss(
     if weights.teaches:
         with torch.no_grad():
             known = block_states(teacher, ids)
-    total = _readout_loss(student, states[-1], ids, weights, teacher, None if known is None else known[-1])
+    wanted = known[-1] if known is not None and weights.kl else None
+    total = readout_loss(student, states[-1], ids, weights, teacher, wanted)
     if weights.hidden and known is not None:
         kept = [known[number] for number in numbers]
         total = total + weights.hidden * _state_loss(states, kept)
@@ -95,39 +79,3 @@ def _state_loss(states: list[Tensor], kept: list[Tensor]) -> Tensor:
 def _relative_error(state: Tensor, wanted: Tensor) -> Tensor:
     size = wanted.square().mean(-1).clamp(min=SMALLEST)
     return ((state - wanted).square().mean(-1) / size).sum()
-
-
-def _readout_loss(
-    student: Any, last: Tensor, ids: Tensor, weights: Weights, teacher: Any, known: Tensor | None
-) -> Tensor:
-    """The sum of cross entropy and KL over positions, some positions at a time."""
-    hidden, targets = last[:, :-1].flatten(0, 1), ids[:, 1:].flatten().to(last.device)
-    wanted = None if known is None or not weights.kl else known[:, :-1].flatten(0, 1)
-    step = positions_at_once(last.device.type, _vocabulary(student))
-    total = torch.zeros((), device=last.device)
-    for start in range(0, len(hidden), step):
-        part = slice(start, start + step)
-        goal = None if wanted is None else wanted[part]
-        total = total + checkpoint(
-            _part_loss, student, hidden[part], targets[part], weights, teacher, goal, use_reentrant=False
-        ).to(last.device)
-    return total
-
-
-def _part_loss(
-    student: Any, hidden: Tensor, targets: Tensor, weights: Weights, teacher: Any, goal: Tensor | None
-) -> Tensor:
-    logits = head(student, hidden).float()
-    total = weights.ce * torch.nn.functional.cross_entropy(logits, targets.to(logits.device), reduction="sum")
-    if goal is None:
-        return total
-    with torch.no_grad():
-        dense = head(teacher, goal).float().to(logits.device)
-    heat = weights.temperature
-    log_q, log_p = (torch.log_softmax(one / heat, -1) for one in (logits, dense))
-    kl = torch.nn.functional.kl_div(log_q, log_p, reduction="sum", log_target=True)
-    return total + weights.kl * heat**2 * kl
-
-
-def _vocabulary(model: Any) -> int:
-    return int(model.config.get_text_config(decoder=True).vocab_size)

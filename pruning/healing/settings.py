@@ -11,12 +11,14 @@ from typing import Any, ClassVar
 from pruning.calibration.sources import TEXTS
 from pruning.core.errors import InputError, unknown
 from pruning.core.hashing import digest, file_sha256
-from pruning.healing.settings_check import check_numbers, check_peft
+from pruning.healing.settings_check import check_numbers, check_peft, check_rounds
 
 SCHEDULES = ("wsd", "cosine")
 WEIGHTS = ("lora", "full")
 # These settings change no more than the rounding of a result, so a healing keeps its folder if they change.
 RUNNING = ("micro_tokens", "gradient_checkpointing", "checkpoint_every")
+# These settings choose the mask that is healed; how it is healed does not depend on them.
+SELECTING = ("candidates", "round_tokens")
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,9 @@ class Training:
     most `micro_tokens` of them at a time. `warmup`, `eval_every` and `checkpoint_every` are counted in steps, and
     `decay` is the share of the steps at the end in which the rate falls. `heldout` windows of the text are kept for
     the held-out loss. If this loss has not fallen in `patience` evaluations, training stops (0: never).
+
+    With `candidates` above 1, that many masks of the search are healed in rounds of successive halving, on
+    `round_tokens` tokens in the first round, and the one that heals best is healed on the whole budget.
     """
 
     tokens: int = 200_000
@@ -62,6 +67,8 @@ class Training:
     checkpoint_every: int = 10
     micro_tokens: int = 2048
     gradient_checkpointing: bool = False
+    candidates: int = 1
+    round_tokens: int = 8192
 
     trains: ClassVar[bool] = True
     part: ClassVar[str] = "calibration"  # held-out parts of embedded text are for evaluations only
@@ -79,6 +86,7 @@ class Training:
             from pruning.calibration.records import existing
 
             existing(file, "heal.path")
+        check_rounds(self)
         if self.adapter:
             check_peft()
 
@@ -103,10 +111,16 @@ class Training:
 
     def identity(self) -> dict[str, Any]:
         """The settings that the healed weights depend on. A file is represented by its digest."""
-        fields = {name: value for name, value in dataclasses.asdict(self).items() if name not in RUNNING}
+        left_out = (*RUNNING, *SELECTING)
+        fields = {name: value for name, value in dataclasses.asdict(self).items() if name not in left_out}
         if (file := self.file()) is not None:
             fields["path"] = file_sha256(Path(file).expanduser())
         return {"type": type(self).__name__, **fields}
+
+    def recorded(self) -> dict[str, Any]:
+        """The settings of a record: as versions without candidates wrote them."""
+        fields = dataclasses.asdict(self).items()
+        return {"class": type(self).__name__} | {name: v for name, v in fields if name not in SELECTING}
 
     def key(self, text: str) -> str:
         """The name of the folder of a healing on a text with this digest."""

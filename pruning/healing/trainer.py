@@ -23,8 +23,9 @@ from pruning.distributed import collectives
 from pruning.healing import checkpoint, curve, ranks
 from pruning.healing.checkpoint import State
 from pruning.healing.curve import Point
-from pruning.healing.losses import Weights, summed_loss
+from pruning.healing.losses import summed_loss
 from pruning.healing.masters import Masters
+from pruning.healing.readout_loss import Weights
 from pruning.healing.schedule import Schedule
 from pruning.healing.settings import Training
 from pruning.healing.text import HealingText

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 from pruning.core.heal_record import HealRecord
-from pruning.core.mask import Mask
 from pruning.core.result import DoneResult, EvaluationRecord
 from pruning.distributed import collectives
 from pruning.runs.cell_files import save_config, save_result
 from pruning.runs.cell_model import forward_of
 from pruning.runs.cell_repair import recorded_repair
 from pruning.runs.evaluate_mask import evaluation_key
+from pruning.runs.heal_choice import Choice, choose
 from pruning.runs.measurements import Evaluator, MaskMetrics
 from pruning.runs.prepare import Prepared
 from pruning.runs.reevaluate import recorded_model, recorded_scales
@@ -37,17 +38,22 @@ def healed_cell(prepared: Prepared, done: DoneResult) -> DoneResult:
     cell, text = prepared.cell, prepared.text
     if text is None:
         return done
-    from pruning.healing.files import FOLDER, read_record
+    from pruning.healing.files import read_record
 
-    folder = cell.folder / FOLDER / cell.heal.key(text.sha256)
-    record = read_record(folder)
-    if record is not None and _complete(prepared, done, record):
+    choice = choose(cell, done, text)
+    record = read_record(cell.folder / choice.place / cell.heal.key(text.sha256))
+    if record is not None and _complete(prepared, done, _with_selection(record, choice)):
         return done
-    smaller, record = _smaller(prepared, done, record)
-    result = _extended(prepared, done, record, smaller)
+    smaller, record = _smaller(prepared, done, choice, record)
+    result = _extended(prepared, done, _with_selection(record, choice), smaller)
     save_config(cell, result["config"])
     save_result(cell, result)
     return result
+
+
+def _with_selection(record: HealRecord, choice: Choice) -> HealRecord:
+    """A record of a healing with how its mask was selected; as it is if there was no selection."""
+    return record if choice.selection is None else {**record, "selection": choice.selection}
 
 
 def _complete(prepared: Prepared, done: DoneResult, record: HealRecord) -> bool:
@@ -59,18 +65,18 @@ def _complete(prepared: Prepared, done: DoneResult, record: HealRecord) -> bool:
 
 
 def _smaller(
-    prepared: Prepared, done: DoneResult, record: HealRecord | None
+    prepared: Prepared, done: DoneResult, choice: Choice, record: HealRecord | None
 ) -> tuple[SmallerModel, HealRecord]:
     """The healed model: trained now, or made of the weights in the folder of a finished healing."""
     from pruning.healing.files import read_weights
     from pruning.healing.smaller import smaller_model
 
-    cell, mask = prepared.cell, Mask.from_json(done["mask"])
+    cell = prepared.cell
     model, scales = recorded_model(cell, done), recorded_scales(done)
     repair = recorded_repair(cell, done)
     if record is None:
-        return _trained(prepared, model, mask, scales, repair)
-    smaller = smaller_model(model, mask, scales, repair)
+        return _trained(prepared, model, choice, scales, repair)
+    smaller = smaller_model(model, choice.mask, scales, repair)
     smaller.apply(read_weights(cell.folder / record["folder"], record))
     return smaller, record
 
@@ -78,20 +84,20 @@ def _smaller(
 def _trained(
     prepared: Prepared,
     model: LanguageModel,
-    mask: Mask,
+    choice: Choice,
     scales: tuple[float, ...] | None,
     repair: Repair | None,
 ) -> tuple[SmallerModel, HealRecord]:
-    from pruning.healing.files import FOLDER, write_healed
+    from pruning.healing.files import write_healed
     from pruning.healing.heal import heal
 
     cell, text = prepared.cell, prepared.text
     assert text is not None
-    folder = cell.folder / FOLDER
-    log.info("healing %s on %d tokens of %s", mask, cell.heal.tokens, text.source)
+    folder, settings = cell.folder / choice.place, replace(cell.heal, candidates=1)
+    log.info("healing %s on %d tokens of %s", choice.mask, settings.tokens, text.source)
     with cell.tracker.live(cell) if collectives.is_first() else silent() as note:
-        healed = heal(model, mask, text, cell.heal, folder, scales, _watch(note), repair)
-    record = write_healed(folder / cell.heal.key(text.sha256), healed, text, cell.heal)
+        healed = heal(model, choice.mask, text, settings, folder, scales, _watch(note), repair)
+    record = write_healed(folder / settings.key(text.sha256), healed, text, settings, choice.place)
     curve = record["curve"]
     log.info(
         "healed on %d tokens in %.0f s: held-out loss %.4f -> %.4f",
@@ -119,6 +125,8 @@ def _watch(note: Note) -> Any:
 
 def _extended(prepared: Prepared, done: DoneResult, record: HealRecord, smaller: SmallerModel) -> DoneResult:
     """The result with the healing and the metrics of the healed model; an earlier healing is replaced."""
+    from pruning.healing.files import write_evaluation
+
     evaluation: dict[str, Any] = {name: part for name, part in done["evaluation"].items() if name != "healed"}
     kept = {
         metric: {which: path for which, path in paths.items() if which != "healed"}
@@ -126,6 +134,7 @@ def _extended(prepared: Prepared, done: DoneResult, record: HealRecord, smaller:
     }
     if not prepared.cell.evaluation.compares:
         found, paths = _measured(prepared, record, smaller)
+        write_evaluation(prepared.cell.folder / record["folder"], found.metrics, paths)
         evaluation["healed"] = found.metrics
         kept = {
             metric: one | ({"healed": paths[metric]} if metric in paths else {})

@@ -15,6 +15,7 @@ from pruning.calibration.sources import EMBEDDED
 from pruning.core.errors import InputError
 from pruning.core.hashing import digest
 from pruning.core.space import Space
+from pruning.engine.compensation import NoCompensation
 from pruning.evaluation import Data, Evaluation, digests_of
 from pruning.evaluation.overlap import check_disjoint
 from pruning.healing.apart import apart
@@ -61,6 +62,7 @@ def check_cell(cell: Cell) -> None:
     cell.removal.check()
     budget.check_budget(cell.algo)
     cell.heal.check()
+    _check_candidates(cell)
     if (file := cell.calibration.file()) is not None:
         existing(file)
     cell.result()
@@ -143,6 +145,15 @@ def _evaluation_data(evaluation: Evaluation, model: spec.Model) -> Mapping[str, 
 
 def _reader(model: spec.Model) -> Reader:
     return Reader(model.name, loader.context_length(model), loader.tokenizer(model))
+
+
+def _check_candidates(cell: Cell) -> None:
+    """Raise InputError if candidates are healed with a compensation, which belongs to the search's mask."""
+    if getattr(cell.heal, "candidates", 1) > 1 and cell.compensation != NoCompensation():
+        raise InputError(
+            f"heal.candidates={cell.heal.candidates} cannot be used with a compensation, which is measured for the "
+            "search's mask only: choose compensation=none or heal.candidates=1."
+        )
 
 
 def _warn_about_lazy(cell: Cell) -> None:

@@ -18,7 +18,7 @@ from pruning.core.errors import DamagedError, LossError
 from pruning.healing import adapters, checkpoint, curve
 from pruning.healing.files import WEIGHTS, read_weights, write_healed
 from pruning.healing.heal import Healed, heal
-from pruning.healing.losses import Weights
+from pruning.healing.readout_loss import Weights
 from pruning.healing.smaller import smaller_model
 from pruning.healing.trainer import Trainer
 from tests.healing.worlds import MASK, PARTS, distill, full, lora, text, tiny
@@ -214,6 +214,15 @@ def test_half_precision_is_trained_through_float32() -> None:
     start = tiny().module.to(torch.bfloat16).state_dict()
     assert {tensor.dtype for tensor in found.tensors.values()} == {torch.bfloat16}
     assert any(not torch.equal(tensor, start[name]) for name, tensor in found.tensors.items())
+
+
+def test_adapters_in_half_precision_gain_what_they_gain_in_float32() -> None:
+    settings, model = lora(tokens=2048, seed=2), tiny()
+    model.module.to(torch.bfloat16)
+    found = [heal(one, MASK, text(settings), settings) for one in (model, tiny())]
+    half, single = (one.summary()["heldout_before"] - one.summary()["heldout_after"] for one in found)
+    assert half == pytest.approx(single, rel=0.2)
+    assert {tensor.dtype for tensor in found[0].tensors.values()} == {torch.bfloat16}
 
 
 def test_damaged_files_are_named(tmp_path: Path) -> None:

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from pruning.healing import losses
-from pruning.healing.losses import Weights, block_states, summed_loss
+from pruning.healing import readout_loss
+from pruning.healing.losses import block_states, summed_loss
+from pruning.healing.readout_loss import Weights
 from pruning.healing.smaller import smaller_model
 from pruning.models.block_probe import find_blocks
 from tests.healing.worlds import MASK, tiny
@@ -62,7 +63,7 @@ def _after_blocks(model: Any) -> list[Tensor]:
 def test_loss_and_gradients_are_those_of_the_plain_formula(
     weights: Weights, recompute: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(losses, "positions_at_once", lambda *_: 7)  # pieces that do not fit evenly
+    monkeypatch.setattr(readout_loss, "positions_at_once", lambda *_: 7)  # pieces that do not fit evenly
     dense = tiny()
     smaller = smaller_model(dense, MASK)
     student, teacher = smaller.model.module, dense.module
@@ -100,3 +101,32 @@ def test_the_teacher_is_not_run_without_need_and_gets_no_gradients() -> None:
     summed_loss(smaller.model.module, IDS, Weights(0.5, 1.0, 1.0), dense.module, smaller.numbers).backward()
     inside = {id(weight) for block in find_blocks(dense.module).modules for weight in block.parameters()}
     assert all(weight.grad is None for weight in dense.module.parameters() if id(weight) in inside)
+
+
+def test_logits_are_computed_once_for_a_loss_and_its_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readout_loss, "positions_at_once", lambda *_: 7)
+    smaller = smaller_model(tiny(), MASK)
+    rows: list[int] = []
+    head = readout_loss.head
+
+    def counted(model: Any, hidden: Tensor) -> Tensor:
+        rows.append(len(hidden))
+        return head(model, hidden)
+
+    monkeypatch.setattr(readout_loss, "head", counted)
+    loss = summed_loss(smaller.model.module, IDS, Weights())
+    loss.backward()
+    assert rows == [7, 7, 7, 7, 2], "30 predictions, seven at a time, and none of them again"
+
+
+@pytest.mark.parametrize("weights", [Weights(), Weights(0.5, 1.0, 0.0, 2.0)], ids=str)
+def test_in_bfloat16_loss_and_gradient_are_those_of_float32_up_to_rounding(weights: Weights) -> None:
+    student, teacher = torch.randn(2, 40, 97, generator=torch.Generator().manual_seed(1)).bfloat16()
+    targets = torch.arange(40)
+    (loss, gradient), (exact, wanted) = (
+        readout_loss._part(z, y, targets, weights)
+        for z, y in ((student, teacher), (student.float(), teacher.float()))
+    )
+    assert float(loss) == pytest.approx(float(exact), rel=1e-7), "logits are summed in float32"
+    assert gradient.dtype == torch.bfloat16
+    torch.testing.assert_close(gradient.float(), wanted, rtol=2**-8, atol=1e-6)

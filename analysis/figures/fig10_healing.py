@@ -1,0 +1,192 @@
+"""Figure 10: whether masks still differ after repair and after healing.
+
+python -m analysis.fig10_healing --results results --study heal
+
+Left: the held-out perplexity of each mask: pruned, and after each budget of healing; a cross is the repaired mask.
+Middle: the rank correlation of the held-out losses before and after. Right: the share of the lost loss that each mask
+regains. Lines are 95 % intervals: in the middle over masks and windows, on the right over windows.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ..data.errors import NothingToRead
+from ..data.load import done
+from ..data.mlflow_store import folder
+from ..data.study import AskedStudy
+from ..stats.after_healing import StateStatistics, regained, statistics
+from ..stats.healings import PRUNED, REPAIRED, HealedMask, State, healed_masks
+from .cli import arguments, run
+from .style import empty, legend, looks, panels, plain_log, save, signed
+
+KINDS = ("search", "single scores", "sub-layers", "random")
+Masks = dict[tuple[str, float], list[HealedMask]]
+
+
+def healed(results: Path, frame: pd.DataFrame, metric: str) -> Masks:
+    """The masks of each model and ratio. Raises NothingToRead if none was healed or repaired."""
+    found = healed_masks(results, done(frame), metric)
+    found = {stratum: masks for stratum, masks in found.items() if any(len(one.states) > 1 for one in masks)}
+    if not found:
+        raise NothingToRead(
+            f"no cell was repaired or healed and has {metric} of each window: run experiment=heal, or give heal=lora "
+            "or compensation=linear to a launch."
+        )
+    return found
+
+
+def kind(one: HealedMask) -> str:
+    """How a mask was found, in one of four words."""
+    if one.mask.unit != "block":
+        return "sub-layers"
+    names = [name for name in one.found_by if name != "random"]
+    if not names:
+        return "random"
+    additive = [name for name in names if name.endswith("one_shot")]
+    return "single scores" if len(additive) == len(names) else "search"
+
+
+def table(masks: Masks) -> pd.DataFrame:
+    """One row for each mask and state: the loss, its perplexity, and the share of the lost loss that is regained."""
+    rows = []
+    for (model, ratio), some in masks.items():
+        for one in sorted(some, key=lambda one: float(one.losses(PRUNED).mean())):
+            assert one.dense is not None
+            for state in sorted(one.states):
+                share = regained(one, state)
+                rows.append(
+                    {
+                        "model": model,
+                        "ratio": ratio,
+                        "dropped": " ".join(one.mask.names()),
+                        "found_by": ", ".join(dict.fromkeys(one.found_by)),
+                        "kind": kind(one),
+                        "state": state.label,
+                        "tokens": state.tokens,
+                        "seeds": len(one.states[state]),
+                        "windows": len(one.dense),
+                        "loss": float(one.losses(state).mean()),
+                        "ppl": float(np.exp(one.losses(state).mean())),
+                        "dense_ppl": float(np.exp(one.dense.mean())),
+                        "regained": share.value,
+                        "low": share.low,
+                        "high": share.high,
+                    }
+                )
+    return pd.DataFrame(rows)
+
+
+def summary(masks: Masks) -> pd.DataFrame:
+    """One row for each model, ratio and state: correlation, spread and regret, with their intervals."""
+    rows = []
+    for (model, ratio), some in masks.items():
+        for one in statistics(some):
+            row = {"model": model, "ratio": ratio, "state": one.state.label, "masks": one.masks}
+            for name in ("correlation", "spread_before", "spread", "share", "regret"):
+                found = getattr(one, name)
+                row |= {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def draw(masks: Masks, title: str, metric: str) -> Figure:
+    """A row of three panels for each model and ratio."""
+    figure, grid = panels(len(masks), 3, 2.9, 2.7, title)
+    present = {kind(one) for some in masks.values() for one in some}
+    look = looks(KINDS)
+    look = {name: look[name] for name in KINDS if name in present}
+    for axes, ((model, ratio), some) in zip(grid, masks.items(), strict=True):
+        _curves(axes[0], some, look)
+        _correlations(axes[1], statistics(some))
+        _shares(axes[2], some, look)
+        axes[0].set_title(f"{model} · {100 * ratio:g} % removed", fontsize=8.5, loc="left")
+    windows = max(len(one.losses(PRUNED)) for some in masks.values() for one in some)
+    name = metric.partition("/")[2]
+    legend(
+        figure, look, f"a line is a mask, a cross the repaired mask; {windows} windows of {name}; lines: 95 %"
+    )
+    return figure
+
+
+def _curves(axes: Axes, masks: Sequence[HealedMask], look: dict[str, tuple[str, str]]) -> None:
+    states = sorted({state for one in masks for state in one.states if state != REPAIRED})
+    place = {state: x for x, state in enumerate(states)}
+    for one in masks:
+        colour, marker = look[kind(one)]
+        own = [state for state in states if state in one.states]
+        values = [float(np.exp(one.losses(state).mean())) for state in own]
+        axes.plot([place[state] for state in own], values, marker=marker, color=colour, lw=0.9, ms=3.5, mew=0)
+        if REPAIRED in one.states:
+            axes.plot(-0.3, np.exp(one.losses(REPAIRED).mean()), "x", color=colour, ms=4.5, mew=1.1)
+    dense = float(np.mean([np.exp(one.dense.mean()) for one in masks if one.dense is not None]))
+    axes.axhline(dense, color="0.6", lw=0.9, ls="--")
+    axes.text(len(states) - 0.6, dense, "dense", fontsize=7, color="0.4", va="bottom", ha="right")
+    axes.set_yscale("log")
+    axes.set_xlim(-0.6, len(states) - 0.5)
+    axes.set_ylim(*axes.get_ylim())
+    plain_log(axes.yaxis)
+    axes.set_xticks(range(len(states)), [_short(state) for state in states], fontsize=7.5)
+    axes.set_ylabel("held-out perplexity", fontsize=8)
+    axes.set_xlabel("tokens of healing", fontsize=8)
+
+
+def _correlations(axes: Axes, found: Sequence[StateStatistics]) -> None:
+    if not found:
+        empty(axes, "fewer than four masks\nwere repaired or healed")
+        return
+    for y, one in enumerate(found):
+        value = one.correlation
+        axes.plot([value.low, value.high], [y, y], color="0.35", lw=1.4)
+        axes.plot(value.value, y, "o", color="0.1", ms=5)
+        axes.text(value.value, y - 0.14, signed(value.value), fontsize=7.5, ha="center", va="bottom")
+    axes.axvline(0, color="0.7", lw=0.8, zorder=0)
+    axes.set_xlim(min(-0.05, *(one.correlation.low - 0.05 for one in found)), 1.05)
+    axes.set_ylim(len(found) - 0.4, -0.6)
+    axes.set_yticks(
+        range(len(found)), [f"{one.state.label}\n{one.masks} masks" for one in found], fontsize=7.5
+    )
+    axes.set_xlabel("rank correlation with the pruned masks", fontsize=8)
+
+
+def _shares(axes: Axes, masks: Sequence[HealedMask], look: dict[str, tuple[str, str]]) -> None:
+    healings = sorted({state for one in masks for state in one.states if state.tokens})
+    if not healings:
+        empty(axes, "no mask was healed")
+        return
+    last = max(healings, key=lambda state: (sum(state in one.states for one in masks), state.tokens))
+    shown = [one for one in masks if last in one.states]
+    for one in shown:
+        colour, marker = look[kind(one)]
+        x, share = float(np.exp(one.losses(PRUNED).mean())), regained(one, last)
+        axes.plot([x, x], [100 * share.low, 100 * share.high], color=colour, lw=1.1)
+        axes.plot(x, 100 * share.value, marker, color=colour, ms=4.5, mec="white", mew=0.5)
+    axes.axhline(0, color="0.7", lw=0.8, zorder=0)
+    axes.set_xscale("log")
+    axes.set_xlim(*axes.get_xlim())
+    plain_log(axes.xaxis)
+    axes.set_xlabel("held-out perplexity before healing", fontsize=8)
+    axes.set_ylabel(f"% of the lost loss regained\nby {last.label}", fontsize=8)
+
+
+def _short(state: State) -> str:
+    return "0" if not state.tokens else f"{state.tokens / 1000:.3g}k"
+
+
+def _write(given: argparse.Namespace, study: AskedStudy) -> list[Path]:
+    metric = f"ppl/{(given.perplexity or 'heldout').removeprefix('ppl/')}"
+    masks = healed(folder(given.results), study.frame, metric)
+    others = {"fig10_healing_summary": summary(masks)}
+    return save(draw(masks, study.title, metric), table(masks), given.out, "fig10_healing", others)
+
+
+def main() -> None:
+    """Draw the figure for a results folder."""
+    run("fig10_healing", arguments("Masks before and after repair and healing.", metrics=True), _write)

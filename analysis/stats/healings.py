@@ -1,0 +1,116 @@
+"""The masks of a study before and after repair and healing, with the loss of each held-out window.
+
+A state of a mask is what was done to it: nothing, a repair, or a healing on a number of tokens. A mask that several
+cells found counts once. If a budget was healed with several seeds, the losses of the seeds are averaged.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pruning.core import atomic_files
+from pruning.core.mask import Mask
+from pruning.core.result import read_done
+
+from .removal import bare
+from .window_pairs import Losses, losses_of, window_losses
+
+VARIED = ("tokens", "seed")  # settings of a healing that may differ within a comparison
+
+
+@dataclass(frozen=True, order=True)
+class State:
+    """What was done to a mask. States are in order: `pruned`, `repaired`, then healings by their tokens."""
+
+    tokens: int = 0
+    kind: str = "pruned"
+
+    @property
+    def label(self) -> str:
+        """The state in words."""
+        return f"{self.tokens:,} tokens" if self.tokens else self.kind
+
+
+PRUNED, REPAIRED = State(), State(kind="repaired")
+
+
+@dataclass
+class HealedMask:
+    """A mask, where it comes from, and the losses (windows,) of the dense model and of each state."""
+
+    mask: Mask
+    found_by: list[str] = field(default_factory=list)
+    dense: Losses | None = None
+    states: dict[State, list[Losses]] = field(default_factory=lambda: defaultdict(list))
+
+    def losses(self, state: State) -> Losses:
+        """The losses (windows,) of a state, averaged over seeds."""
+        return np.asarray(np.mean(self.states[state], axis=0), float)
+
+
+def healed_masks(
+    results: Path, cells: pd.DataFrame, metric: str
+) -> dict[tuple[str, float], list[HealedMask]]:
+    """The distinct masks of each model and ratio, with the losses on the windows of a metric.
+
+    Only healings with the most frequent settings are used, so that masks differ in nothing else. Masks without the
+    losses of windows are left out.
+    """
+    chosen = _settings(results, cells)
+    found: dict[tuple[str, float], dict[Mask, HealedMask]] = defaultdict(dict)
+    for row in cells.to_dict("records"):
+        folder = results / str(row["cell"])
+        result: Any = read_done(folder)
+        mask = Mask.from_json(result["mask"])
+        one = found[bare(str(row["model"])), float(row["ratio"])].setdefault(mask, HealedMask(mask))
+        one.found_by.append(f"{row['objective']} {row['algo']}" if row["algo"] != "random" else "random")
+        one.dense = window_losses(results, result, metric, "dense") if one.dense is None else one.dense
+        linear = "repair" in result
+        for state, which in (
+            ((REPAIRED, "pruned"), (PRUNED, "uncompensated")) if linear else ((PRUNED, "pruned"),)
+        ):
+            _add(one, state, window_losses(results, result, metric, which))
+        if not linear:  # healings of repaired masks are another question
+            for settings, path in _healings(folder):
+                if _comparable(settings) == chosen:
+                    kept = _read(path / "evaluation.json").get("records", {}).get(metric)
+                    _add(one, State(settings["tokens"], "healed"), kept and losses_of(results / kept))
+    return {
+        stratum: [one for one in masks.values() if one.dense is not None and PRUNED in one.states]
+        for stratum, masks in found.items()
+    }
+
+
+def _add(one: HealedMask, state: State, losses: Losses | None) -> None:
+    """Add losses to a state; the same plain or repaired mask of several cells is not averaged."""
+    if losses is not None and (state.tokens or state not in one.states):
+        one.states[state].append(losses)
+
+
+def _healings(cell: Path) -> Iterator[tuple[dict[str, Any], Path]]:
+    """The settings and the folder of each finished healing of a cell's own mask."""
+    for path in sorted((cell / "healed").glob("*/heal.json")):
+        yield _read(path)["settings"], path.parent
+
+
+def _settings(results: Path, cells: pd.DataFrame) -> str | None:
+    """The most frequent settings of the healings of a study, apart from tokens and seed."""
+    folders = [results / str(cell) for cell in cells["cell"]]
+    counts = Counter(_comparable(settings) for folder in folders for settings, _ in _healings(folder))
+    return max(counts, key=lambda text: (counts[text], text)) if counts else None
+
+
+def _comparable(settings: dict[str, Any]) -> str:
+    return json.dumps({k: v for k, v in settings.items() if k not in VARIED}, sort_keys=True)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return dict(atomic_files.read_json(path)) if path.exists() else {}

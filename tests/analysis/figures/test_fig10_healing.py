@@ -1,0 +1,74 @@
+"""Figure 10 collects each mask before and after repair and healing, and says how far their order stays."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from analysis.data.archive import pack
+from analysis.data.errors import NothingToRead
+from analysis.data.load import load
+from analysis.data.mlflow_store import folder
+from analysis.figures.fig10_healing import draw, healed, summary, table
+from analysis.stats.healings import PRUNED, REPAIRED, State, healed_masks
+from pruning.core.result import read_done
+from tests.conftest import Command
+
+METRIC = "ppl/heldout"
+STUDY = ("-m", "study=heal", "objective=perplexity,block_influence", "algo=one_shot", "k=2", "eval.samples=4")
+HEAL = (
+    *("compensation=none", "heal=full", "heal.length=32", "heal.batch_tokens=128", "heal.heldout=2"),
+    *("heal.eval_every=99", "heal.lr=0.01", "heal.patience=0"),
+)
+
+
+def test_masks_have_the_losses_that_the_results_record(launch: Command, tmp_path: Path) -> None:
+    assert launch(*STUDY, "compensation=none,linear").status == 0
+    for more in ("heal.tokens=256", "heal.tokens=512", "heal.tokens=512"):
+        ended = launch(*STUDY, *HEAL, more)
+        assert ended.status == 0, ended.err
+    last = launch(*STUDY, *HEAL, "heal.tokens=256", "heal.seed=1")
+    frame = load(last.results, "heal")
+    ((stratum, masks),) = healed(last.results, frame, METRIC).items()
+    assert stratum == ("tiny", pytest.approx(1 / 3))
+    assert sorted({state for one in masks for state in one.states}) == [
+        PRUNED,
+        REPAIRED,
+        State(256, "healed"),
+        State(512, "healed"),
+    ]
+    by_mask = {one.mask.dropped: one for one in masks}
+    for path in last.results.glob("*/result.json"):
+        result = read_done(path.parent)
+        one, measured = by_mask[tuple(result["mask"]["dropped"])], result["evaluation"]
+        which = REPAIRED if "repair" in result else PRUNED
+        assert np.exp(one.losses(which).mean()) == pytest.approx(measured["pruned"][METRIC], rel=1e-5)
+        if "repair" in result:
+            assert np.exp(one.losses(PRUNED).mean()) == pytest.approx(
+                measured["uncompensated"][METRIC], rel=1e-5
+            )
+            continue
+        seeds = one.states[State(256, "healed")]
+        assert len(seeds) == 2, "both seeds, each once"
+        assert np.exp(
+            min(seeds, key=lambda x: abs(np.exp(x.mean()) - measured["healed"][METRIC])).mean()
+        ) == (pytest.approx(measured["healed"][METRIC], rel=1e-5))
+    rows = table({stratum: masks})
+    assert set(rows["state"]) == {"pruned", "repaired", "256 tokens", "512 tokens"}
+    assert (rows.loc[rows["state"] == "pruned", "regained"] == 0).all()
+    figure = draw({stratum: masks}, "a study", METRIC)
+    assert len(figure.axes) == 3
+    archive = tmp_path / "heal.tar.xz"
+    pack(last.results, "heal", archive)
+    again = healed_masks(folder(str(archive)), load(str(archive), "heal"), METRIC)
+    assert table(again).equals(rows), "an archive holds all that the figure needs"
+
+
+def test_too_few_masks_give_no_correlation_and_no_healing_says_what_to_run(launch: Command) -> None:
+    ended = launch(*STUDY)
+    with pytest.raises(NothingToRead, match="run experiment=heal"):
+        healed(ended.results, load(ended.results, "heal"), METRIC)
+    masks = healed_masks(ended.results, load(ended.results, "heal"), METRIC)
+    assert summary(masks).empty
