@@ -25,7 +25,8 @@ from ..data.study import AskedStudy
 from ..stats.after_healing import StateStatistics, regained, statistics
 from ..stats.healings import PRUNED, REPAIRED, HealedMask, State, healed_masks
 from .cli import arguments, run
-from .style import empty, legend, looks, panels, plain_log, save, signed
+from .legends import legend
+from .style import empty, looks, panels, plain_log, save, signed
 
 KINDS = ("search", "single scores", "sub-layers", "random")
 Masks = dict[tuple[str, float], list[HealedMask]]

@@ -14,7 +14,8 @@ from pruning.core.mask import Mask
 from pruning.engine.device import devices, synchronize
 from pruning.engine.memory_probe import Tally
 from pruning.engine.unit_times import unit_times
-from pruning.healing.losses import Weights, summed_loss
+from pruning.healing.losses import summed_loss
+from pruning.healing.readout_loss import Weights
 from pruning.models.block_probe import find_blocks, input_device
 from pruning.objective import Calibrated
 
