@@ -20,12 +20,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..data.load import done
+from ..data.metrics import choose
 from ..data.study import AskedStudy
-from ..stats.estimates import IntervalEstimate, Shares
+from ..stats.estimates import Shares
 from ..stats.sources import CALIBRATION, RESIDUAL, SOURCES
 from .cli import arguments, run
-from .style import COLOURS, DASH, GREY, number, panels, save, wrapped
-from .variance_shares import LOSS, across, measure, outcomes
+from .style import COLOURS, GREY, panels, save, wrapped
+from .variance_shares import LOSS, across, measure, outcomes, ratio_text
 
 PARTS = {"calibration": COLOURS[0], "search": COLOURS[1], "interaction": COLOURS[2]}
 ROWS = [*PARTS, "", *(s.name for s in SOURCES), RESIDUAL]
@@ -36,7 +37,7 @@ def draw(by_outcome: dict[str, Shares], table: pd.DataFrame, title: str) -> Figu
     figure, grid = panels(1, len(by_outcome), 1.85, 3.5, title)
     for j, (label, shares) in enumerate(by_outcome.items()):
         axes = grid[0][j]
-        ratios = f"ratio {_ratio(shares.ratio)}\nratio⁺ {_ratio(shares.total_ratio)}"
+        ratios = f"calibration : search {ratio_text(shares.total_ratio)}"
         axes.set_title(f"{_two_lines(label)}\n{ratios}", fontsize=7.5, linespacing=1.3)
         _panel(axes, table[table["outcome"] == label].set_index("source"), shares.note, label == LOSS)
         axes.set_yticks(range(len(ROWS)), ROWS if j == 0 else [""] * len(ROWS), fontsize=7.5)
@@ -47,8 +48,8 @@ def draw(by_outcome: dict[str, Shares], table: pd.DataFrame, title: str) -> Figu
     figure.supxlabel(
         "share of the variance within model and k; filled: permutation q at most 0.05 (false discovery rate; "
         'the row "rest" is not tested);\n'
-        "ratio: calibration : search, 95 percent interval over calibration draws; "
-        "ratio⁺: the interaction counted on both sides",
+        "ratios have the interaction on both sides; 95 percent intervals over calibration draws; "
+        "shares are cut off at 0",
         fontsize=7,
         color=GREY,
     )
@@ -100,21 +101,11 @@ def _colour(name: str) -> str:
     return PARTS["search"] if name == "algorithm" else PARTS["interaction"]
 
 
-def _ratio(ratio: IntervalEstimate) -> str:
-    if np.isnan(ratio.value):
-        return DASH
-    interval = f" ({_times(ratio.low)} to {_times(ratio.high)})" if not np.isnan(ratio.low) else ""
-    return f"{_times(ratio.value)}{interval}"
-
-
-def _times(value: float) -> str:
-    return "∞" if np.isinf(value) else number(value)
-
-
 def _write(given: argparse.Namespace, study: AskedStudy) -> list[Path]:
     frame, title = study.frame, study.title
     finished = done(frame)
-    by_outcome, table = measure(finished, outcomes(finished, given.perplexity, given.accuracy))
+    answers = study.answers(choose(finished, "acc", given.accuracy).names)
+    by_outcome, table = measure(finished, outcomes(finished, given.perplexity, given.accuracy), answers)
     return save(
         draw(by_outcome, table, title),
         table,

@@ -15,6 +15,7 @@ from .sources import CALIBRATION, DRAWN, INTERACTION, SEARCH
 
 NAN = float("nan")
 OBJECTIVE = ("objective",)
+TAIL = 0.02  # on each side; with 0.025, intervals that claim 95 percent covered 93 percent in some simulated studies
 
 
 @dataclass(frozen=True)
@@ -55,11 +56,12 @@ def shares_of(components: Matrix) -> Matrix:
     """Shares (..., sources) of components (strata, ..., sources): of the sum in each stratum, averaged over strata.
 
     Estimates of components can be negative. The sum is then at least the largest of calibration, search and
-    interaction, so that no share is above 1.
+    interaction, so that no share is above 1. If nothing is above zero, all shares of the stratum are 0.
     """
     groups = [_sum(components, names) for names in (CALIBRATION, SEARCH, INTERACTION)]
     whole = np.maximum(np.maximum.reduce(groups), components.sum(axis=-1))[..., None]
-    return np.asarray(np.clip(components / np.where(whole > 1e-12, whole, 1.0), -1.0, 1.0).mean(axis=0))
+    shares = np.where(whole > 0, components / np.where(whole > 0, whole, 1.0), 0.0)
+    return np.asarray(np.clip(shares, -1.0, 1.0).mean(axis=0))
 
 
 def report(
@@ -80,9 +82,7 @@ def report(
     sources = pd.DataFrame(rows, columns=["source", "df", "component", "share", "low", "high"])
     groups = {"calibration": CALIBRATION, "search": SEARCH, "interaction": INTERACTION}
     parts = {name: found.share(members) for name, members in groups.items()}
-    plain, both = (
-        found.ratio((*CALIBRATION, *more), (*SEARCH, *more)) for more in ((), INTERACTION)
-    )
+    plain, both = (found.ratio((*CALIBRATION, *more), (*SEARCH, *more)) for more in ((), INTERACTION))
     if not df["objective"]:
         return Shares(sources, parts, plain, both, cells, draws, note)
     objective = found.ratio((*OBJECTIVE, *INTERACTION), (*SEARCH, *INTERACTION))
@@ -114,8 +114,7 @@ class _Likely:
 
     def share(self, names: Sequence[str]) -> IntervalEstimate:
         """The share of some sources together, cut off at 0 and 1."""
-        e = self._interval(lambda shares: np.clip(_sum(shares, names), 0.0, 1.0))
-        return e
+        return self._interval(lambda shares: np.clip(_sum(shares, names), 0.0, 1.0))
 
     def ratio(self, above: Sequence[str], below: Sequence[str]) -> IntervalEstimate:
         """The share of some sources divided by that of others. 0 / 0 widens the interval on both sides."""
@@ -140,10 +139,10 @@ class _Likely:
 
 
 def _ends(values: Matrix) -> tuple[float, float]:
-    """The 2.5 and 97.5 percent quantiles; NaN counts as any value."""
-    unknown = np.isnan(values)
-    low = np.sort(np.where(unknown, 0.0, values))[int(0.025 * (len(values) - 1))]
-    high = np.sort(np.where(unknown, np.inf, values))[int(np.ceil(0.975 * (len(values) - 1)))]
+    """The ends of an interval, from plausible values (resamples,); NaN counts as any value."""
+    unknown, last = np.isnan(values), len(values) - 1
+    low = np.sort(np.where(unknown, 0.0, values))[int(TAIL * last)]
+    high = np.sort(np.where(unknown, np.inf, values))[int(np.ceil((1 - TAIL) * last))]
     return float(low), float(high)
 
 

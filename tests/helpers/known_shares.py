@@ -8,26 +8,27 @@ the rest differ between studies of the same scenario. `of_losses` has one stratu
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from analysis.stats.coordinates import of_values
 from analysis.stats.components import Design
+from analysis.stats.coordinates import of_values
 from analysis.stats.estimates import IntervalEstimate, Shares
-from analysis.stats.grid import STRATUM, labels
-from analysis.stats.sources import strata
+from analysis.stats.grid import STRATUM
 from tests.helpers.analysis_grid import frame
 
-OBJECTIVES = 4
-# What explains each part: the levels whose effects are drawn, and the columns over which they add up to zero.
-FIXED: Mapping[str, tuple[Sequence[str], Sequence[str]]] = {
-    "objective": (["objective"], ["objective"]),
-    "data": (["objective", "calibration"], ["calibration"]),
-    "search": (["algo"], ["algo"]),
-    "objective x search": (["objective", "algo"], ["objective", "algo"]),
+SHAPE = (4, 2, 7)  # objectives, data sets of each, algorithms
+# What explains each part: the axes (stratum, objective, data, draw, algorithm) along which its effects differ and
+# add up to zero. All effects also differ between strata.
+FIXED: Mapping[str, tuple[int, ...]] = {
+    "objective": (1,),
+    "data": (2,),
+    "search": (4,),
+    "objective x search": (1, 4),
 }
 
 
@@ -44,12 +45,17 @@ class Scenario:
     shared: bool = True
     of_losses: bool = False
     draws: int = 3
-    cells: pd.DataFrame = field(init=False)
 
-    def __post_init__(self) -> None:
-        cells = frame(OBJECTIVES, 2, self.draws, 7, models=("a", "b"), ks=(3, 6))
-        cells.loc[cells["objective"] == "o3", "calibration"] += " items"
-        object.__setattr__(self, "cells", cells)
+    @cached_property
+    def cells(self) -> pd.DataFrame:
+        """The cells of every study."""
+        objectives, data, algos = SHAPE
+        cells = frame(objectives, data, self.draws, algos, models=("a", "b"), ks=(3, 6))
+        return cells.assign(
+            calibration=cells["calibration"].mask(
+                cells["objective"] == "o3", "item set " + cells["calibration"]
+            )
+        )
 
     @property
     def by(self) -> list[str]:
@@ -57,19 +63,24 @@ class Scenario:
         return [*STRATUM, "objective"] if self.of_losses else STRATUM
 
     def study(self, seed: int) -> Any:
-        """The outcomes (cells,) of one simulated study."""
+        """The outcomes (cells,) of one simulated study, in the order of the cells."""
         rng = np.random.default_rng(seed)
-        y = np.zeros(len(self.cells))
-        for name, (levels, zero) in FIXED.items():
+        objectives, data, algos = SHAPE
+        shape = (4, objectives, data, self.draws, algos)
+        y = self._drawn(rng, shape) + np.sqrt(self.components["rest"]) * rng.normal(size=shape)
+        for name, axes in FIXED.items():
             if size := self.components.get(name, 0.0):
-                y += np.sqrt(size) * _exact(self.cells, self.by, levels, zero, rng)
-        return y + self._drawn(rng) + np.sqrt(self.components["rest"]) * rng.normal(size=len(y))
+                y = y + np.sqrt(size) * _exact(rng, shape, axes, self.of_losses)
+        return y.ravel()
 
-    def _drawn(self, rng: np.random.Generator) -> Any:
-        own = [] if self.shared else [*STRATUM, "objective"]
-        level = labels(self.cells, ["calibration", "draw", *own])
-        effect = rng.normal(size=level.max() + 1)[level]
-        variance = np.where(self.cells["objective"] == "o0", self.noisy, 1.0)
+    def _drawn(self, rng: np.random.Generator, shape: Sequence[int]) -> Any:
+        strata_, objectives, data, draws, _ = shape
+        if self.shared:
+            texts, items = rng.normal(size=(2, 1, 1, data, draws, 1))
+            effect = np.concatenate([np.repeat(texts, objectives - 1, axis=1), items], axis=1)
+        else:
+            effect = rng.normal(size=(strata_, objectives, data, draws, 1))
+        variance = np.where(np.arange(objectives) == 0, self.noisy, 1.0).reshape(1, -1, 1, 1, 1)
         return np.sqrt(self.components["draw"] * variance / variance.mean()) * effect
 
     def truth(self) -> dict[str, float]:
@@ -92,27 +103,17 @@ class Scenario:
         }  # fmt: skip
 
 
-def _exact(cells: pd.DataFrame, by: Sequence[str], levels: Sequence[str], zero: Sequence[str], rng: Any) -> Any:
-    """Random effects (cells,) that sum to zero along `zero` and have variance 1 (ddof 1) in each stratum."""
-    effects = np.zeros(len(cells))
-    for rows in strata(cells, by):
-        part = cells.iloc[rows]
-        level = labels(part, levels)
-        values = pd.Series(rng.normal(size=level.max() + 1)[level])
-        for column in zero:
-            others = [name for name in levels if name != column]
-            values -= values.groupby(labels(part, others)).transform("mean")
-        df = _degrees(part, levels, zero)
-        per_level = values.groupby(level).first()
-        effects[rows] = values / np.sqrt((per_level**2).sum() / df) if df else 0.0
-    return effects
-
-
-def _degrees(part: pd.DataFrame, levels: Sequence[str], zero: Sequence[str]) -> int:
-    """The number of effects that are free if they add up to zero along the columns `zero`."""
-    number = {name: part.groupby("objective")[name].nunique().max() if name == "calibration" else part[name].nunique()
-              for name in levels}  # fmt: skip
-    return int(np.prod([n - (name in zero) for name, n in number.items()]))
+def _exact(rng: np.random.Generator, shape: Sequence[int], axes: Sequence[int], of_losses: bool) -> Any:
+    """Random effects that add up to zero along `axes` and have variance 1 (ddof 1) in each stratum."""
+    apart = {0, 1} if of_losses else {0}  # the axes that number the strata
+    nested = {1} if axes == (2,) else set()  # data are nested in objectives
+    own = [n if i in {*axes, *apart, *nested} else 1 for i, n in enumerate(shape)]
+    effect = rng.normal(size=own)
+    for axis in axes:
+        effect = effect - effect.mean(axis=axis, keepdims=True)
+    over = tuple(i for i in range(len(shape)) if i not in apart)
+    free = np.prod([shape[axis] - 1 for axis in axes]) * np.prod([own[i] for i in nested - apart])
+    return effect / np.sqrt((effect**2).sum(axis=over, keepdims=True) / free)
 
 
 def estimates(shares: Shares) -> dict[str, IntervalEstimate]:
