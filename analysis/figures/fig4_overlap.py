@@ -3,8 +3,8 @@
 python -m analysis.fig4_overlap --results results --study small
 
 The paper has no such figure; it compares masks by eye. The upper part has a heat map for each model and k.
-It shows the mean corrected Jaccard overlap of the masks of two searches with the same draw number. Its diagonal
-compares different draws of one search. The lower part shows the overlap of masks whose cells differ in one factor
+It shows the mean corrected Jaccard overlap of the masks that two searches find on the same samples. Its diagonal
+compares different draws of the same data, for one search. The lower part shows the overlap of masks whose cells differ in one factor
 only.
 """
 
@@ -27,12 +27,13 @@ from ..data.load import done
 from ..data.study import AskedStudy
 from ..stats import overlap, overlap_groups, overlap_pairs, pairing
 from ..stats.frames import each, groups
-from ..stats.grid import COMPARISONS, STRATUM
+from ..stats.grid import COMPARISONS, DRAW, STRATUM, labels
 from ..stats.removal import bare, heading
 from .cli import arguments, run
 from .style import COLOURS, GREY, empty, head, ordered, save, wrapped
 
 COLOUR_MAP = "cividis"
+DATA = [name for name in DRAW if name != "draw"]
 
 
 def heat(frame: pd.DataFrame) -> pd.DataFrame:
@@ -42,6 +43,7 @@ def heat(frame: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     for (model, k), cells in groups(done(frame), STRATUM):
+        cells = cells.assign(samples_drawn=labels(cells, DRAW), data=labels(cells, DATA))
         searches = {name: _Search.of(part) for name, part in groups(cells, ["objective", "algo"])}
         keys = [(o, a) for o in sorted(cells["objective"].unique()) for a in ordered(cells["algo"])]
         for first, second in combinations_with_replacement(keys, 2):
@@ -54,26 +56,27 @@ def heat(frame: pd.DataFrame) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class _Search:
-    """The masks of one search, and the draw of each."""
+    """The masks of one search, and for each the number of its data and of the samples drawn from these."""
 
     masks: overlap.MaskSet
-    draws: NDArray[Any]
+    data: NDArray[np.int64]
+    draws: NDArray[np.int64]
 
     @classmethod
     def of(cls, cells: pd.DataFrame) -> _Search:
-        return cls(overlap.MaskSet.of(cells), cells["draw"].to_numpy())
+        return cls(overlap.MaskSet.of(cells), cells["data"].to_numpy(), cells["samples_drawn"].to_numpy())
 
 
 def _between(first: _Search | None, second: _Search | None) -> NDArray[np.float64]:
-    """Corrected overlaps of the masks of two searches, for pairs of masks from the same draw.
+    """Corrected overlaps of the masks of two searches, for pairs of masks from the same samples.
 
-    If both are the same search, the two masks of each pair are from different draws.
+    If both are the same search, the two masks of each pair are from different draws of the same data. Objectives on
+    texts and on items share no samples, so they have no pairs.
     """
     if first is None or second is None:
         return np.zeros(0)
     if first is second:
-        one_group = np.zeros(len(first.draws), dtype=np.int64)
-        i, j = pairing.within(one_group, first.draws)
+        i, j = pairing.within(first.data, first.draws)
     else:
         i, j = np.nonzero(first.draws[:, None] == second.draws)
     return first.masks.pairs(i, j, second.masks).corrected
