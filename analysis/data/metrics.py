@@ -84,7 +84,7 @@ def choose(frame: pd.DataFrame, kind: str, name: str | None = None) -> Metric:
 
 
 def standard_error(metric: Metric, frame: pd.DataFrame) -> float | None:
-    """The median, over cells, of the standard error of a metric; accuracies in points. None if there are no errors."""
+    """The median, over cells, of a metric's standard error; for accuracies in points. None if there are no errors."""
     columns = [error_of(f"pruned/{name}") for name in metric.names]
     if not set(columns) <= set(frame):
         return None

@@ -4,8 +4,8 @@ python -m analysis.fig4_overlap --results results --study small
 
 The paper has no such figure; it compares masks by eye. The upper part has a heat map for each model and k.
 It shows the mean corrected Jaccard overlap of the masks that two searches find on the same samples. Its diagonal
-compares different draws of the same data, for one search. The lower part shows the overlap of masks whose cells differ in one factor
-only.
+compares different draws of the same data, for one search. The lower part shows the overlap of masks whose cells
+differ in one factor only.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import argparse
 from dataclasses import dataclass
 from itertools import combinations_with_replacement
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd

@@ -21,7 +21,11 @@ from .published import pruned, read
 CELL = ["model", "k"]
 LEVEL = 0.05
 AGREES, DISAGREES, OPEN = "the tables agree", "the tables do not agree", "inconclusive"
-NEAR, ALIKE, MATCH = 0.03, 1.25, 0.1  # ours: near ties in C4, equally good on LAMBADA, and a match of two times
+NEAR, ALIKE, MATCH = (
+    0.03,
+    1.25,
+    0.1,
+)  # ours: near ties in C4, equally good on LAMBADA, and a match of two times
 
 
 @dataclass(frozen=True)

@@ -110,7 +110,8 @@ def _inside(shares: Shares) -> str:
         return ""
     rows = shares.sources.set_index("source")
     objective, draw = (
-        percents(*(at(rows, name, column) for column in ("share", "low", "high"))) for name in ("objective", DRAWN)
+        percents(*(at(rows, name, column) for column in ("share", "low", "high")))
+        for name in ("objective", DRAWN)
     )
     return f" Of the calibration, the objective explains {objective} and the draw {draw}."
 
@@ -143,7 +144,7 @@ def _ratio(m: StudyData) -> Number | None:
     ratio = m.shares[0][MASKS].total_ratio
     if math.isnan(ratio.low):
         return None
-    label = "calibration to search: ratio of their shares in the variance of masks, with their interaction on both sides"
+    label = "calibration to search: ratio of their shares in the variance of masks, interaction on both sides"
     if math.isinf(ratio.high):
         return Number(ratio_text(ratio), label, "lower end of the 95 percent interval")
     interval = f"95 percent interval {number(ratio.low)} to {number(ratio.high)}"

@@ -11,8 +11,8 @@ import math
 from collections.abc import Iterator
 
 from ..data.errors import NothingToRead
-from ..figures.variance_shares import LOSS, MASKS, accuracy, ratio_text
-from ..stats.estimates import IntervalEstimate, Shares
+from ..figures.variance_shares import MASKS, accuracy, ratio_text
+from ..stats.estimates import Shares
 from ..stats.one_shot import mean_gain
 from .phrasing import count, listed, percent, sentence
 from .points import points
@@ -21,8 +21,6 @@ from .variance_sentences import noise, spearman
 from .verdicts import FAILS, HOLDS, OPEN, judged
 
 MARGINAL = 0.1  # ours: an improvement is marginal if it is at most this share of what one-shot's mask costs
-
-__all__ = ["FAILS", "HOLDS", "OPEN", "claims"]
 
 
 def claims(m: StudyData) -> Iterator[str]:
@@ -82,9 +80,9 @@ def _objectives(m: StudyData) -> tuple[str, list[str]]:
     found = m.overlap_difference("objectives", "draws")
     if found is None or math.isnan(found.low):
         return OPEN, ["at least two objectives and three draws are needed"]
-    words = f"corrected overlap {found.first:.2f} between objectives, {found.second:.2f} between draws of one objective"
+    words = f"corrected overlap {found.first:.2f} between objectives, {found.second:.2f} between draws of one"
     apart = _difference(found.first - found.second, found.low, found.high)
-    return judged(-found.high, -found.low, 0.0), [f"{words} (difference {apart})", *_left_out(m)]
+    return judged(-found.high, -found.low, 0.0), [f"{words} objective (difference {apart})", *_left_out(m)]
 
 
 def _searches(m: StudyData) -> tuple[str, list[str]]:

@@ -72,7 +72,7 @@ def _parts(label: str, shares: Shares) -> str:
 
 
 def doubtful(m: StudyData, label: str) -> bool:
-    """Whether an outcome is an accuracy whose interval decides, although noise alone would decide too often as well."""
+    """Whether an outcome is an accuracy that its interval decides, although noise alone would do so too often."""
     ratio = m.shares[0][label].total_ratio
     return accuracy(label) and judged(ratio.low, ratio.high, 1.0) != OPEN and m.noise_alone.too_often
 
@@ -80,7 +80,8 @@ def doubtful(m: StudyData, label: str) -> bool:
 def noise(m: StudyData) -> str:
     """How often noise alone leads to a verdict on accuracy, and whether the noise of items was subtracted."""
     alone = m.noise_alone
-    text = f"if all masks were equally accurate, {alone.decided} of {alone.studies} simulated studies would be decided"
+    studies = f"{alone.decided} of {alone.studies} simulated studies"
+    text = f"if all masks were equally accurate, {studies} would be decided"
     subtracted = m.answers.note or "the noise of items is subtracted"
     return f"{text}; {subtracted}"
 

@@ -28,7 +28,11 @@ class Span:
 
 
 def spans(
-    frame: pd.DataFrame, accuracy: NDArray[np.float64], error: float, answers: Mapping[str, Matrix], seed: int = 0
+    frame: pd.DataFrame,
+    accuracy: NDArray[np.float64],
+    error: float,
+    answers: Mapping[str, Matrix],
+    seed: int = 0,
 ) -> list[Span]:
     """The span of every panel (model, k, objective) with two searches or more. Accuracies (cells,) are in percent.
 
@@ -51,7 +55,9 @@ def spans(
     return found
 
 
-def _noise(frame: pd.DataFrame, error: float, answers: Mapping[str, Matrix], rng: np.random.Generator) -> Matrix:
+def _noise(
+    frame: pd.DataFrame, error: float, answers: Mapping[str, Matrix], rng: np.random.Generator
+) -> Matrix:
     """Simulated errors (cells, SIMULATED) of the accuracies, in points."""
     if answers:
         items = item_noise(answers)

@@ -1,10 +1,10 @@
 """Resampled studies with new calibration draws, the only random factor of a study's design.
 
 Objectives, data, algorithms, models and ratios are fixed. A resample keeps the means over draws (the panel) and
-gives each draw a new deviation from them: a random combination, with normal weights, of the deviations of the draws of
-the same data. All cells of a draw share the weights, in all strata. So the resampled deviations have the covariance
-of the observed ones, whatever it is, and the mean squares of resamples vary as those of normal data with as many
-draws do. Weights of two or six values, as in a wild bootstrap, would keep the squares of the deviations and hide this
+gives each draw a new deviation from them: a random combination, with normal weights, of the deviations of the draws
+of the same data. All cells of a draw share the weights, in all strata. So the resampled deviations have the
+covariance of the observed ones, whatever it is, and the mean squares of resamples vary as those of normal data with
+as many draws do. Weights of two or six values, as in a wild bootstrap, would keep the squares of the deviations and hide this
 variation. `plausible.py` computes intervals from the resamples.
 """
 

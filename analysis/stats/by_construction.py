@@ -19,7 +19,7 @@ Trace = Sequence[Mapping[str, Any]]
 
 
 def additive(traces: Iterable[Trace]) -> bool | None:
-    """Whether, in every trace, the rise of each mask is the sum of its units' rises. None if no mask can be compared."""
+    """Whether, in all traces, a mask's rise is the sum of its units' rises. None if no mask can be compared."""
     compared = False
     for trace in traces:
         losses = {tuple(score["dropped"]): float(score["loss"]) for score in trace}

@@ -1,8 +1,9 @@
 """Variance components: how much of the variance is due to the calibration, and how much to the search.
 
-`solver.py` computes the components of each stratum (one model and one k; for losses also one objective), `plausible.py`
-their plausible true values, and `estimates.py` the shares: in each stratum a component is divided by the sum of all,
-and shares are averaged over strata. So the unit of the outcome does not matter, and every stratum has equal weight.
+`solver.py` computes the components of each stratum (one model and one k; for losses also one objective),
+`plausible.py` their plausible true values, and `estimates.py` the shares: in each stratum a component is divided by
+the sum of all, and shares are averaged over strata. So the unit of the outcome does not matter, and every stratum has
+equal weight.
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ class Design:
         return _rounded(np.array([self.added[i][name].squares(of) for name in self.solvers[i].names]), of)
 
     def _noise(self, i: int, items: Matrix | None) -> Matrix:
-        """The part (names,) of these sums of squares that the noise of items (cells, items) is expected to explain."""
+        """The part (names,) of these sums of squares that is expected from the noise of items (cells, items)."""
         if items is None:
             return np.zeros(len(self.solvers[i].names))
         return self._squares(i, Coordinates(items[self.rows[i]], np.ones(items.shape[1])))
@@ -104,5 +105,5 @@ class Design:
 
 
 def _rounded(squares: Matrix, of: Coordinates) -> Matrix:
-    """Sums of squares, with 0 for those that are only rounding errors. Equal masks give sources that explain nothing."""
+    """Sums of squares, with 0 for rounding errors: if masks are equal, a source explains nothing."""
     return np.where(np.abs(squares) < ROUNDING * of.total, 0.0, squares)

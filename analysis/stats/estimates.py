@@ -72,7 +72,7 @@ def report(
     draws: int,
     note: str,
 ) -> Shares:
-    """Shares of components (strata, sources). They have intervals if plausible components of each stratum are given."""
+    """Shares of components (strata, sources), with intervals if plausible components of each stratum are given."""
     found = _Likely.of(estimate, likely)
     rows = []
     for i, name in enumerate(EVERY):

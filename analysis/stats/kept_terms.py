@@ -1,4 +1,4 @@
-"""What a measurement keeps beside its value: the loss of each window, or the log-likelihoods of each item's choices."""
+"""What a measurement keeps beside its value: the loss of each window, or the answer to each item."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """Would noise alone lead to the verdict? Studies are simulated in which all masks are equally accurate.
 
-Each distinct mask gets an accuracy that is noise; equal masks get the same. Few distinct masks exist within a setting,
-so noise alone makes settings differ more than searches. A verdict that such studies reach too often is no verdict.
+Each distinct mask gets an accuracy that is noise; equal masks get the same. Few distinct masks exist within a
+setting, so noise alone makes settings differ more than searches. A verdict that such studies reach too often is no
+verdict.
 """
 
 from __future__ import annotations

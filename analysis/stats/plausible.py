@@ -4,11 +4,11 @@ Generalised intervals (Weerahandi 1993) take, for each resample, the true value 
 sum of squares if nature had drawn as the resample did. Here the drawing is that of `bootstrap.py`.
 
 Noise (draw and residual). If the expected sum of squares is E, a study observes E times a random factor. A resample
-shows such a factor: its own sum of squares divided by the mean of all resamples. So E = observed / factor. With normal
-draws this is the exact chi-square interval. With few draws it reaches far up: this is the widening.
+shows such a factor: its own sum of squares divided by the mean of all resamples. So E = observed / factor. With
+normal draws this is the exact chi-square interval. With few draws it reaches far up: this is the widening.
 
-Other sources. A resample explains fixed + linear + quadratic: the means over draws alone, products of means and noise,
-and noise alone. If the true noise is lambda^2 times the estimated noise, then the true part of a source is
+Other sources. A resample explains fixed + linear + quadratic: the means over draws alone, products of means and
+noise, and noise alone. If the true noise is lambda^2 times the estimated noise, then the true part of a source is
 
     observed - lambda linear - lambda^2 (quadratic - its mean) - lambda^2 (the expected noise).
 
@@ -28,7 +28,7 @@ from .solver import Solver
 
 @dataclass(frozen=True)
 class DrawnSquares:
-    """Sums of squares of resamples: of the panel alone (names,), linear and quadratic in the noise (resamples, names)."""
+    """Sums of squares of resamples: of the panel alone (names,), and of its noise (resamples, names)."""
 
     fixed: Matrix
     linear: Matrix
@@ -61,7 +61,7 @@ def widened(observed: Matrix, drawn: Matrix) -> NDArray[np.float64]:
 
 
 def plausible(solver: Solver, observed: Matrix, items: Matrix, drawn: DrawnSquares) -> PlausibleComponents:
-    """Components from observed sums of squares (names,), of which `items` (names,) is the noise of evaluated items."""
+    """Components from observed sums of squares (names,), of which `items` (names,) is the noise of items."""
     noise = solver.noise
     estimate = solver.components(observed - items)
     between_noise = solver.coefficients[np.ix_(noise, noise)]

@@ -31,7 +31,7 @@ NOISE = (DRAWN, RESIDUAL)
 
 
 class Solver:
-    """The equations of one stratum, from what each source adds there. `names` are the sources with levels to compare."""
+    """The equations of one stratum, from what each source adds. `names` are the sources with levels to compare."""
 
     def __init__(self, part: pd.DataFrame, added: Mapping[str, Addition]) -> None:
         self.df = {name: added[name].df for name in EVERY}

@@ -1,7 +1,7 @@
 """Compare two masks by their losses on the same samples: held-out windows, or the samples of the calibration.
 
-The difference of two losses has an error that is much smaller than that of each, because a sample that is hard for one
-mask is hard for the other. Measurements keep the loss of each window, so differences can be paired.
+The difference of two losses has an error that is much smaller than that of each, because a sample that is hard for
+one mask is hard for the other. Measurements keep the loss of each window, so differences can be paired.
 """
 
 from __future__ import annotations

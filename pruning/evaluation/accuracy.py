@@ -124,13 +124,15 @@ def _scores(name: str, scores: Mapping[str, Any], metric: str) -> dict[str, floa
 
 
 def _terms(samples: Sequence[Mapping[str, Any]], metric: str) -> dict[str, Any]:
-    """How right each item was answered, and the log-likelihoods of its choices, so that masks can be compared by item.
+    """How right each item was answered, and the log-likelihoods of its choices: masks can be compared by item.
 
     lm-eval's samples have both as well, but among the prompts: a hundred times as much to read for each mask.
     """
     return {
         "hits": [float(sample[metric]) for sample in samples],
-        "loglikelihoods": [[short(response[0]) for response in sample["filtered_resps"]] for sample in samples],
+        "loglikelihoods": [
+            [short(response[0]) for response in sample["filtered_resps"]] for sample in samples
+        ],
     }
 
 

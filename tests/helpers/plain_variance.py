@@ -60,7 +60,7 @@ def resamples(
 ) -> list[list[Matrix]]:
     """For each resample and stratum, the matrix of inner products (n, n) of the resampled observations.
 
-    Cell by cell: its mean over draws, plus the weighted deviations of the same cell under every draw of the same data.
+    Cell by cell: its mean over draws, plus weighted deviations of the same cell under all draws of the same data.
     """
     cluster, group = labels(frame, DRAW), labels(frame, [name for name in DRAW if name != "draw"])
     partners = int(pd.Series(cluster).groupby(group).nunique().max())
@@ -74,7 +74,9 @@ def resamples(
                 peers = [j for j in range(len(rows)) if same[i] @ same[j]]
                 of_group = np.unique(cluster[group == group[row]])
                 for j in peers:
-                    step = (list(of_group).index(cluster[rows[j]]) - list(of_group).index(cluster[row])) % len(of_group)
+                    step = (
+                        list(of_group).index(cluster[rows[j]]) - list(of_group).index(cluster[row])
+                    ) % len(of_group)
                     size = weight[cluster[row] * partners + step] / np.sqrt(max(len(peers) - 1, 1))
                     move[i] = move[i] + size * deviate[j]
             resampled.append(move @ g @ move.T)

@@ -1,4 +1,4 @@
-"""Simulated studies on the design of the archived one: do intervals cover the known truth? docs/statistics.md has more."""
+"""Simulated studies on the design of the archived one: do intervals cover the known truth?"""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_intervals_cover_the_known_truth(name: str) -> None:
 
 
 def test_estimates_are_near_the_known_truth() -> None:
-    """Shares are ratios of estimates. Without the correction of their bias, the ratio for the loss is 12 percent low."""
+    """Shares are ratios of estimates. Without the correction of bias, the ratio for the loss is 12 percent low."""
     for quantity in ("calibration", "search", "interaction", "draw"):
         found = covered("loss")[quantity]
         assert found.mean == pytest.approx(found.truth, abs=0.03), quantity

@@ -31,7 +31,9 @@ def cells() -> pd.DataFrame:
     algo, draw = frame["algo"].str[-1].astype(int), frame["draw"].astype(int)
     own = frame["objective"].map({"o0": 1, "o1": 1, "o2": 2, "o3": number})
     setting = pd.Series(labels(frame, ["model", "k", *SETTING])) - draw.where(frame["objective"] == "o0", 0)
-    return frame.assign(dropped=[(int(s), 1000 + int(a) % int(n)) for s, a, n in zip(setting, algo, own, strict=True)])
+    return frame.assign(
+        dropped=[(int(s), 1000 + int(a) % int(n)) for s, a, n in zip(setting, algo, own, strict=True)]
+    )
 
 
 def answers(frame: pd.DataFrame, seed: int, better: Any = 0.0) -> dict[str, Any]:

@@ -201,7 +201,10 @@ def test_the_objective_is_compared_with_search_and_draw() -> None:
     found = shares_of(cells, y + 0.3 * rng.normal(size=len(cells)))
     rows = found.sources.set_index("source")["share"]
     assert found.objective_draw.value == pytest.approx(rows["objective"] / rows["draw (seed)"], rel=0.02)
-    both = rows["objective"] + found.parts["interaction"].value, found.parts["search"].value + found.parts["interaction"].value
+    both = (
+        rows["objective"] + found.parts["interaction"].value,
+        found.parts["search"].value + found.parts["interaction"].value,
+    )
     assert found.objective_ratio.value == pytest.approx(both[0] / both[1], rel=0.1)
     one = shares_of(cells[cells["objective"] == "o0"].reset_index(drop=True), y[cells["objective"] == "o0"])
     assert math.isnan(one.objective_ratio.value), "one objective has nothing to be compared with"

@@ -112,7 +112,9 @@ def test_shares_with_intervals(outcome: tuple[pd.DataFrame, Any]) -> None:
     estimated = shares(cells, variance.outcome(*outcome), resamples=40, seed=1)
     parts = [plain_variance.marginal(cells.iloc[rows]) for rows in strata(cells)]
     # The equation of the residual has no other component: in each stratum, its component is its mean square.
-    means = [np.sum(p[RESIDUAL] * g) / np.trace(p[RESIDUAL]) for p, g in zip(parts, grams(*outcome), strict=True)]
+    means = [
+        np.sum(p[RESIDUAL] * g) / np.trace(p[RESIDUAL]) for p, g in zip(parts, grams(*outcome), strict=True)
+    ]
     component = estimated.sources.set_index("source").loc[RESIDUAL, "component"]
     assert component == pytest.approx(np.mean(means), **EXACT)
     assert not np.isnan(estimated.parts["search"].low)

@@ -17,7 +17,12 @@ from tests.helpers.analysis_grid import frame, with_masks
 
 
 def score(dropped: tuple[int, ...], samples: Any) -> dict[str, Any]:
-    return {"dropped": list(dropped), "loss": float(np.mean(samples)), "samples": list(samples), "seconds": 0.0}
+    return {
+        "dropped": list(dropped),
+        "loss": float(np.mean(samples)),
+        "samples": list(samples),
+        "seconds": 0.0,
+    }
 
 
 def test_losses_that_add_up_make_one_shot_exact() -> None:
@@ -35,7 +40,9 @@ def problem() -> tuple[pd.DataFrame, dict[str, Any]]:
     cells = frame(objectives=1, data=1, draws=2, algos=2).assign(budget=None)
     cells["algo"] = cells["algo"].map({"algo0": "one_shot", "algo1": "beam"})
     cells["cell"] = [f"c{i}" for i in range(len(cells))]
-    cells = cells.assign(dropped=[(0, 1, 2) if a == "one_shot" else (0, 1, 3) for a in cells["algo"]], dense_loss=1.0)
+    cells = cells.assign(
+        dropped=[(0, 1, 2) if a == "one_shot" else (0, 1, 3) for a in cells["algo"]], dense_loss=1.0
+    )
     rng, traces, losses = np.random.default_rng(0), {}, []
     for cell, algo in zip(cells["cell"], cells["algo"], strict=True):
         hard = np.random.default_rng(int(cell[1:]) // 2).normal(3.0, 1.0, 30)
