@@ -4,8 +4,8 @@ Objectives, data, algorithms, models and ratios are fixed. A resample keeps the 
 gives each draw a new deviation from them: a random combination, with normal weights, of the deviations of the draws
 of the same data. All cells of a draw share the weights, in all strata. So the resampled deviations have the
 covariance of the observed ones, whatever it is, and the mean squares of resamples vary as those of normal data with
-as many draws do. Weights of two or six values, as in a wild bootstrap, would keep the squares of the deviations and hide this
-variation. `plausible.py` computes intervals from the resamples.
+as many draws do. Weights of two or six values, as in a wild bootstrap, would keep the squares of the deviations and
+hide this variation. `plausible.py` computes intervals from the resamples.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ def borrowed(frame: pd.DataFrame, panel: Sequence[str]) -> Borrowed:
     position, size = _circle(cluster, group)
     partners = min(PARTNERS, max(2, COLUMNS // (int(cluster.max()) + 1)), int(size.max()))
     same = labels(frame, panel)
-    repeat = frame.groupby([same, cluster]).cumcount().to_numpy()
+    repeat = frame.groupby([same, cluster]).cumcount().to_numpy().astype(np.int64)
     find = _Finder(same, position, repeat)
     entries = [
         (rows, donors, cluster[rows] * partners + step)

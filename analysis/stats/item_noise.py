@@ -20,8 +20,9 @@ COLUMNS = 64  # random combinations of items that resamples use instead of all i
 def item_noise(answers: Mapping[str, Matrix]) -> Matrix:
     """The noise E (cells, items) of mean accuracies in percent; their covariance is E E'.
 
-    `answers` maps each task to how right each cell's mask answered each item (cells, items), from 0 to 1. The accuracy
-    is the mean over tasks of the mean over items. Tasks of one item say nothing about noise and are left out.
+    `answers` maps each task to how right each cell's mask answered each item (cells, items), from 0 to 1. The
+    accuracy is the mean over tasks of the mean over items. Tasks of one item say nothing about noise and are left
+    out.
     """
     columns = []
     for of_task in answers.values():

@@ -37,7 +37,9 @@ def gains(cells: pd.DataFrame, traces: Mapping[str, Trace]) -> pd.DataFrame:
     Problems whose losses are not plain means over samples, or that one search alone has scored, are left out.
     """
     rows = []
-    numbered = cells.assign(draw_number=labels(cells, DRAW), budget_record=list(budgets(cells)))
+    numbered = cells.assign(
+        draw_number=labels(cells, DRAW), budget_record=pd.Series(budgets(cells), cells.index)
+    )
     for _, problem in groups(numbered, PROBLEM):
         own = problem[problem["algo"] == REFERENCE]
         if len(own) and problem["algo"].nunique() > 1:

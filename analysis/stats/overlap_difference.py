@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,18 +38,17 @@ def difference(frame: pd.DataFrame, first: str, second: str) -> OverlapDifferenc
     both = [_Overlaps.of(frame, name, draw) for name in (first, second)]
     if any(not len(each.corrected) for each in both):
         return None
-    means = [each.mean(lambda of: np.ones(len(of.corrected), dtype=bool)) for each in both]
-    every = np.unique(draw)
-    left = np.array([[each.mean(lambda of, d=d: of.without(d)) for each in both] for d in every])
+    first_mean, second_mean = (each.mean() for each in both)
+    left = np.array([[each.without(d).mean() for each in both] for d in np.unique(draw)])
     left = left[~np.isnan(left).any(axis=1)]
     n = len(left)
     if n < 3:
-        return OverlapDifference(*means)
+        return OverlapDifference(first_mean, second_mean)
     apart = left[:, 0] - left[:, 1]
     error = np.sqrt((n - 1) / n * ((apart - apart.mean()) ** 2).sum())
     half = float(stats.t.ppf(0.975, n - 1) * error)
-    middle = means[0] - means[1]
-    return OverlapDifference(*means, middle - half, middle + half, n)
+    middle = first_mean - second_mean
+    return OverlapDifference(first_mean, second_mean, middle - half, middle + half, n)
 
 
 @dataclass(frozen=True)
@@ -68,10 +66,11 @@ class _Overlaps:
         known = ~np.isnan(corrected)
         return cls(corrected[known], draw[i][known], draw[j][known])
 
-    def without(self, draw: int) -> NDArray[np.bool_]:
+    def without(self, draw: int) -> _Overlaps:
         """The pairs of which no mask is from a draw."""
-        return np.asarray((self.a != draw) & (self.b != draw))
+        kept = (self.a != draw) & (self.b != draw)
+        return _Overlaps(self.corrected[kept], self.a[kept], self.b[kept])
 
-    def mean(self, chosen: Callable[[_Overlaps], NDArray[np.bool_]]) -> float:
-        kept = self.corrected[chosen(self)]
-        return float(kept.mean()) if len(kept) else NAN
+    def mean(self) -> float:
+        """The mean overlap; NaN if there are no pairs."""
+        return float(self.corrected.mean()) if len(self.corrected) else NAN
