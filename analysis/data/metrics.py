@@ -5,12 +5,13 @@ A metric is named `ppl/<corpus>` or `acc/<task>`. Standard errors, `<metric>/std
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
-from pruning.core.metric_names import LABELS, metrics_among
+from pruning.core.metric_names import LABELS, error_of, metrics_among
 
 from .errors import NothingToRead
 
@@ -80,3 +81,13 @@ def choose(frame: pd.DataFrame, kind: str, name: str | None = None) -> Metric:
     if full not in known:
         raise NothingToRead(f"no {WORDS[kind]} '{name}' in this study. Measured: {', '.join(known)}.")
     return Metric(kind, (full,))
+
+
+def standard_error(metric: Metric, frame: pd.DataFrame) -> float | None:
+    """The median, over cells, of a metric's standard error; for accuracies in points. None if there are no errors."""
+    columns = [error_of(f"pruned/{name}") for name in metric.names]
+    if not set(columns) <= set(frame):
+        return None
+    squares = (frame[columns].astype(float) ** 2).sum(axis=1, skipna=False)
+    error = float((squares**0.5).median()) / len(columns)
+    return None if math.isnan(error) else error * (100 if metric.kind == "acc" else 1)

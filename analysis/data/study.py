@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +12,9 @@ import pandas as pd
 from pruning.core.trace import TraceLine
 
 from .cell_filter import Only
+from .item_answers import ItemAnswers, of_frame
 from .load import Journals, describe, done, journals, load
+from .mlflow_store import folder
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,10 @@ class AskedStudy:
     def traces(self) -> dict[str, list[TraceLine]]:
         """The scored masks of each finished cell."""
         return self.journals.traces
+
+    def answers(self, tasks: Sequence[str]) -> ItemAnswers:
+        """The answers of the finished cells to the items of tasks (`acc/<task>`)."""
+        return of_frame(folder(self.results), done(self.frame), tasks)
 
     @property
     def damages(self) -> list[str]:

@@ -21,13 +21,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..data.load import done
+from ..data.metrics import choose
 from ..data.study import AskedStudy
-from ..stats.estimates import IntervalEstimate, Shares
+from ..stats.estimates import Shares
 from ..stats.sources import CALIBRATION, RESIDUAL, SOURCES
 from .cli import arguments, run
 from .legends import legend, line_key
-from .style import COLOURS, DASH, GREY, SMALL, TITLE, number, panels, save, wrapped
-from .variance_shares import LOSS, across, measure, outcomes
+from .style import COLOURS, GREY, SMALL, TITLE, panels, save, wrapped
+from .variance_shares import LOSS, across, measure, outcomes, ratio_text
 
 PARTS = {"calibration": COLOURS[0], "search": COLOURS[1], "interaction": COLOURS[2]}
 LEVEL = 0.05  # of q
@@ -58,7 +59,7 @@ def draw(by_outcome: dict[str, Shares], table: pd.DataFrame, title: str) -> Figu
         figure,
         {},
         note
-        + "ratio: calibration : search, with interactions on both sides; main: of the main effects alone",
+        + "ratios: calibration : search and objective : search, with interactions on both sides; objective : draw",
         keys,
     )
     return figure
@@ -73,7 +74,12 @@ def _rows(table: pd.DataFrame) -> list[str]:
 def _heading(label: str, shares: Shares) -> str:
     first, *rest = wrapped(label, 22, " (").split("\n")
     name = "\n".join([first, *(f"({line}" for line in rest)]) if rest else f"{first}\n"
-    return f"{name}\nratio {_ratio(shares.total_ratio)}\nmain {_ratio(shares.ratio)}"
+    ratios = {"cal : search": shares.total_ratio, "obj : search": shares.objective_ratio}
+    ratios["obj : draw"] = shares.objective_draw
+    known = {
+        pair: ratio for pair, ratio in ratios.items() if not np.isnan(ratio.low) or not np.isnan(ratio.value)
+    }
+    return "\n".join([name, *(f"{pair} {ratio_text(ratio)}" for pair, ratio in known.items())])
 
 
 def _panel(axes: Axes, names: list[str], rows: pd.DataFrame, note: str, loss: bool) -> None:
@@ -128,20 +134,11 @@ def _colour(name: str) -> str:
     return PARTS["search"] if name == "algorithm" else PARTS["interaction"]
 
 
-def _ratio(ratio: IntervalEstimate) -> str:
-    """A ratio in words. A ratio without an upper end is at least its lower end."""
-    if np.isnan(ratio.value):
-        return DASH
-    if np.isinf(ratio.value) or np.isinf(ratio.high):
-        return "not known" if np.isnan(ratio.low) else f"above {number(ratio.low)}"
-    interval = f" ({number(ratio.low)} to {number(ratio.high)})" if not np.isnan(ratio.low) else ""
-    return f"{number(ratio.value)}{interval}"
-
-
 def _write(given: argparse.Namespace, study: AskedStudy) -> list[Path]:
     frame, title = study.frame, study.title
     finished = done(frame)
-    by_outcome, table = measure(finished, outcomes(finished, given.perplexity, given.accuracy))
+    answers = study.answers(choose(finished, "acc", given.accuracy).names)
+    by_outcome, table = measure(finished, outcomes(finished, given.perplexity, given.accuracy), answers)
     return save(
         draw(by_outcome, table, title),
         table,

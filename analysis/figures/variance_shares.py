@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from ..data.errors import NothingToRead
+from ..data.item_answers import ItemAnswers
 from ..data.metrics import choose
 from ..stats import components, variance
 from ..stats.agreement import controlled
 from ..stats.between import between
 from ..stats.estimates import IntervalEstimate, Shares
 from ..stats.grid import STRATUM
+from ..stats.item_noise import item_noise
+from ..stats.noise_alone import NoiseAlone, noise_alone
 from ..stats.search_means import rivals
+from .style import number
 
 LOSS = "calibration loss"
 MASKS = "masks"
+UNKNOWN = ItemAnswers(note="the answers to single items were not asked for")
 WITHIN = {MASKS: ("model",), LOSS: ("objective",)}
 
 
@@ -32,13 +39,19 @@ def outcomes(frame: pd.DataFrame, perplexity: str | None, accuracy: str | None) 
     }
 
 
-def measure(frame: pd.DataFrame, named: dict[str, Any]) -> tuple[dict[str, Shares], pd.DataFrame]:
-    """The shares of each outcome, and one table of all numbers. The table has permutation p-values with their q."""
+def measure(
+    frame: pd.DataFrame, named: dict[str, Any], answers: ItemAnswers = UNKNOWN
+) -> tuple[dict[str, Shares], pd.DataFrame]:
+    """The shares of each outcome, and one table of all numbers. The table has permutation p-values with their q.
+
+    `answers` are those of the frame's cells, row by row. If there are any, the noise of the items is subtracted from
+    the accuracy's sums of squares.
+    """
     by_outcome, records = {}, list[dict[Any, Any]]()
     for label, (values, by) in named.items():
-        use, known = _used(frame, values)
+        use, known, rows = _used(frame, values)
         of = variance.outcome(use, known, by)
-        shares = components.shares(use, of, by)
+        shares = _shares(use, known, by, answers.take(rows) if accuracy(label) else UNKNOWN)
         by_outcome[label] = shares
         tested = variance.table(use, of, by)
         merged = tested.rename(columns={"share": "ss_share", "note": "p_note"})
@@ -51,18 +64,50 @@ def measure(frame: pd.DataFrame, named: dict[str, Any]) -> tuple[dict[str, Share
     return by_outcome, table[[*first, *(c for c in table if c not in first)]]
 
 
+def accuracy(label: str) -> bool:
+    """Whether an outcome is an accuracy."""
+    return label not in (MASKS, LOSS) and not label.startswith("log ")
+
+
+def _shares(
+    use: pd.DataFrame, known: NDArray[np.float64] | None, by: Sequence[str], answers: ItemAnswers
+) -> Shares:
+    items = item_noise(answers.tasks) if answers.tasks else None
+    return components.shares(use, variance.plain(use, known, by), by, items=items)
+
+
+def calibration_perplexity(frame: pd.DataFrame) -> Shares:
+    """Shares of the logarithm of calibration perplexity above the dense model's, in the cells pruned for it.
+
+    Data differ in perplexity before anything is removed, so only the rise says what removal does. Raises
+    NothingToRead if no cell minimises perplexity.
+    """
+    cells = frame[frame["objective"] == "perplexity"]
+    if cells.empty:
+        raise NothingToRead("no cell was pruned for perplexity.")
+    use, known, _ = _used(cells, cells["loss"] - cells["dense_loss"])
+    return components.shares(use, variance.plain(use, known))
+
+
+def alone(frame: pd.DataFrame, values: pd.Series[float], answers: ItemAnswers) -> NoiseAlone:
+    """How often noise alone would decide whether calibration or search matters more for an accuracy."""
+    use, _, rows = _used(frame, values)
+    return noise_alone(use, answers.take(rows).tasks or None)
+
+
 def _used(
     frame: pd.DataFrame, values: pd.Series[float] | None
-) -> tuple[pd.DataFrame, NDArray[np.float64] | None]:
-    """The cells that have a value, and these values (None if the outcome is the mask).
+) -> tuple[pd.DataFrame, NDArray[np.float64] | None, NDArray[np.int64]]:
+    """The cells that have a value, these values (None if the outcome is the mask), and the rows of these cells.
 
     Cells of the reference search are left out.
     """
+    numbered = pd.Series(np.arange(len(frame)), index=frame.index)
     use = rivals(frame)
-    if values is None:
-        return use.reset_index(drop=True), None
-    known = values.loc[use.index].dropna()
-    return use.loc[known.index].reset_index(drop=True), np.asarray(known, np.float64)
+    known = None if values is None else values.loc[use.index].dropna()
+    use = use if known is None else use.loc[known.index]
+    rows = numbered.loc[use.index].to_numpy().astype(np.int64)
+    return use.reset_index(drop=True), None if known is None else np.asarray(known, np.float64), rows
 
 
 def across(frame: pd.DataFrame, named: dict[str, Any]) -> pd.DataFrame:
@@ -74,7 +119,7 @@ def across(frame: pd.DataFrame, named: dict[str, Any]) -> pd.DataFrame:
     """
     parts = []
     for label, (values, _) in named.items():
-        use, known = _used(frame, values)
+        use, known, _ = _used(frame, values)
         within = WITHIN.get(label, ())
         sources = between(use, known, within)
         undefined = sources["source"].map(lambda name, w=within: any(column in name for column in w))
@@ -87,9 +132,23 @@ def across(frame: pd.DataFrame, named: dict[str, Any]) -> pd.DataFrame:
 
 
 def _totals(shares: Shares) -> pd.DataFrame:
-    """One row for each of the three parts and the two ratios."""
+    """One row for each of the three parts and the four ratios."""
     rows: list[tuple[str, IntervalEstimate]] = list(shares.parts.items())
-    rows += [("ratio calibration : search", shares.ratio), ("ratio with interaction", shares.total_ratio)]
+    rows += [
+        ("calibration : search", shares.total_ratio),
+        ("objective : search", shares.objective_ratio),
+        ("objective : draw", shares.objective_draw),
+        ("calibration : search, without interaction", shares.ratio),
+    ]
     return pd.DataFrame(
         [[n, e.value, e.low, e.high] for n, e in rows], columns=["source", "share", "low", "high"]
     )
+
+
+def ratio_text(ratio: IntervalEstimate) -> str:
+    """A ratio with its interval. Without an upper end, only the lower end is shown; no ratio is infinite."""
+    if np.isnan(ratio.low):
+        return number(ratio.value)
+    if np.isinf(ratio.high):
+        return f"above {number(ratio.low)}" if ratio.low > 0 else "not determined"
+    return f"{number(ratio.value)} ({number(ratio.low)} to {number(ratio.high)})"

@@ -75,7 +75,7 @@ def lines(numbers: Iterable[Recomputed]) -> Iterable[str]:
     """The lines of a table with a row for each number."""
     yield f"{'':<52}{'published':>11}{'computed':>11}"
     for n in numbers:
-        mark = "" if n.reproduced else "   NOT REPRODUCED"
+        mark = "" if n.reproduced else "   not reproduced"
         yield f"{n.what:<52}{n.published:>11.{n.digits}f}{n.computed:>11.{n.digits + 2}f}{mark}"
 
 
@@ -87,11 +87,10 @@ def report() -> tuple[list[str], int]:
     text += [
         f"{len(numbers) - failed} of {len(numbers)} reproduced",
         "",
-        "Statements, tested on the paper's tables",
+        "Statements of v1, tested on its tables",
     ]
     for statement in claims.statements():
-        verdict = "supported" if statement.holds else "NOT supported"
-        text += ["", f"[{verdict}] {statement.claim}", *(f"    {fact}" for fact in statement.facts)]
+        text += ["", f"[{statement.verdict}] {statement.claim}", *(f"    {fact}" for fact in statement.facts)]
     return text, int(failed > 0)
 
 

@@ -17,17 +17,19 @@ from pruning.core.mask import unit_noun
 
 from ..data.errors import NothingToRead
 from ..figures.style import number, ordered
-from ..figures.variance_shares import MASKS
-from ..stats.estimates import IntervalEstimate
-from ..stats.frames import groups
+from ..figures.variance_shares import MASKS, ratio_text
+from ..stats.estimates import IntervalEstimate, Shares
+from ..stats.frames import at, groups
 from ..stats.grid import STRATUM
 from ..stats.removal import bare, mask_of, noun, removed, removed_of
-from .phrasing import count, percents, sentence, times
+from ..stats.sources import DRAWN
+from .phrasing import count, listed, percents, sentence
 from .study_data import StudyData
 from .svg import strip
+from .verdicts import FAILS, HOLDS, OPEN, judged
 
 T = TypeVar("T")
-LOW, HIGH = -0.2, 1.0  # the ends of the picture's axis
+LOW, HIGH = 0.0, 1.0  # the ends of the picture's axis
 
 
 @dataclass(frozen=True)
@@ -83,22 +85,35 @@ def _tried(measure: Callable[[StudyData], T | None], m: StudyData) -> T | None:
 
 
 def _variance(m: StudyData) -> tuple[str, str] | None:
-    """Whether calibration or search decides the mask, if the ratio of their variances has an interval."""
+    """Whether calibration or search decides the mask, if the symmetric ratio of their variances has an interval."""
     shares = m.shares[0][MASKS]
-    ratio, calibration, search = shares.ratio, shares.parts["calibration"], shares.parts["search"]
+    ratio, calibration, search = shares.total_ratio, shares.parts["calibration"], shares.parts["search"]
     if math.isnan(ratio.low):
         return None
     units = noun(m.cells)
-    text = f"This study does not show whether calibration or search matters more for the choice of {units}"
-    if ratio.low > 1:
-        text = f"Which {units} are removed depends more on the calibration than on the search"
-    elif ratio.high < 1:
-        text = f"Which {units} are removed depends more on the search than on the calibration"
+    text = {
+        HOLDS: f"Which {units} are removed depends more on the calibration than on the search",
+        FAILS: f"Which {units} are removed depends more on the search than on the calibration",
+        OPEN: f"This study does not show whether calibration or search matters more for the choice of {units}",
+    }[judged(ratio.low, ratio.high, 1.0)]
     parts = [percents(e.value, e.low, e.high) for e in (calibration, search)]
-    return text, (
+    detail = (
         "Calibration means the objective, its data and the draw of the samples. Within one model and size, it "
         f"explains {parts[0]} of the variance of masks, and the search algorithm explains {parts[1]}."
     )
+    return text, detail + _inside(shares)
+
+
+def _inside(shares: Shares) -> str:
+    """What the calibration's share is made of: objective and draw."""
+    if math.isnan(shares.objective_draw.low):
+        return ""
+    rows = shares.sources.set_index("source")
+    objective, draw = (
+        percents(*(at(rows, name, column) for column in ("share", "low", "high")))
+        for name in ("objective", DRAWN)
+    )
+    return f" Of the calibration, the objective explains {objective} and the draw {draw}."
 
 
 def _objectives(m: StudyData) -> tuple[str, str] | None:
@@ -126,12 +141,14 @@ def _damage(m: StudyData) -> tuple[str, str] | None:
 
 
 def _ratio(m: StudyData) -> Number | None:
-    ratio = m.shares[0][MASKS].ratio
+    ratio = m.shares[0][MASKS].total_ratio
     if math.isnan(ratio.low):
         return None
-    label = "calibration to search: ratio of their shares in the variance of masks"
-    value = "∞" if math.isinf(ratio.value) else f"{number(ratio.value)} : 1"
-    return Number(value, label, f"95 percent interval {times(ratio.low)} to {times(ratio.high)}")
+    label = "calibration to search: ratio of their shares in the variance of masks, interaction on both sides"
+    if math.isinf(ratio.high):
+        return Number(ratio_text(ratio), label, "lower end of the 95 percent interval")
+    interval = f"95 percent interval {number(ratio.low)} to {number(ratio.high)}"
+    return Number(f"{number(ratio.value)} : 1", label, interval)
 
 
 def _cost(m: StudyData) -> Number | None:
@@ -148,13 +165,13 @@ def _cost(m: StudyData) -> Number | None:
 
 
 def _one_shot(m: StudyData) -> Number | None:
-    """In how many problems one-shot is within one standard error of the best known mask."""
-    rows = m.regrets[m.regrets["algo"] == "one_shot"].dropna(subset="regret_se")
-    if rows.empty or m.regrets["algo"].nunique() < 2:
+    """In how many problems the best known mask is clearly better than one-shot's, on the same samples."""
+    if m.gains.empty:
         return None
-    near = int((rows["regret_se"] <= 1).sum())
-    label = "problems in which one-shot is within one standard error of the best known mask"
-    return Number(f"{near} of {len(rows)}", label, "by the calibration loss that it minimised")
+    clear = int((m.gains["low"] > 0).sum())
+    label = "problems in which the best known mask is clearly better than one-shot's"
+    left = f"; without {listed(sorted(m.by_construction))}" if m.by_construction else ""
+    return Number(f"{clear} of {len(m.gains)}", label, f"paired on the calibration samples{left}")
 
 
 def _perplexity(m: StudyData) -> Number | None:

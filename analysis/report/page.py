@@ -77,6 +77,7 @@ STEPS = {
     "shares": "shares of variance, with bootstrap and permutation tests",
     "across": "models and ratios, with permutation tests",
     "agreements": "agreement of rankings, with permutation tests",
+    "gains": "one-shot against the best known mask",
     "overlaps": "overlap of masks",
     "stability": "stability under resampling",
 }

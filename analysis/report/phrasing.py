@@ -6,8 +6,6 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from ..figures.style import number
-
 
 def count(n: int, noun: str) -> str:
     """A number and its noun, as in `1 cell` or `1,200 cells`."""
@@ -29,11 +27,6 @@ def percents(value: float, low: float, high: float) -> str:
     """A share with its interval: `62 percent (50 to 70)`, or `62 percent` if there is no interval."""
     interval = "" if math.isnan(low) else f" ({percent(low)} to {percent(high)})"
     return f"{percent(value)} percent{interval}"
-
-
-def times(value: float) -> str:
-    """A ratio as text."""
-    return "infinity" if math.isinf(value) else number(value)
 
 
 def reasons(notes: Iterable[str]) -> str:

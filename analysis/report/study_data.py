@@ -12,12 +12,16 @@ from pruning.core.result import Result, read_result
 from pruning.core.trace import TraceLine
 
 from ..data.cell_filter import Only
+from ..data.item_answers import ItemAnswers
 from ..data.load import done
 from ..data.metrics import Metric, choose, measured
 from ..data.study import AskedStudy
 from ..figures import fig8_stability, mask_overlaps, outcome_matrix, rank_agreement, variance_shares
-from ..stats import crossed
+from ..stats import crossed, one_shot
+from ..stats.by_construction import exact_by_construction
 from ..stats.estimates import Shares
+from ..stats.noise_alone import NoiseAlone
+from ..stats.overlap_difference import OverlapDifference, difference
 from . import shown_cells
 
 Frames = tuple[pd.DataFrame, pd.DataFrame]
@@ -105,9 +109,51 @@ class StudyData:
         return rank_agreement.table(self.frame, choose(self.frame, "ppl"), choose(self.frame, "acc"))
 
     @cached_property
+    def answers(self) -> ItemAnswers:
+        """The answers of the finished cells to every item of the accuracy."""
+        return self.asked.answers(self.metrics["acc"].names if "acc" in self.metrics else ())
+
+    @cached_property
     def shares(self) -> tuple[dict[str, Shares], pd.DataFrame]:
         """Shares of variance for each outcome, and the same shares in one table."""
-        return variance_shares.measure(self.cells, variance_shares.outcomes(self.cells, None, None))
+        named = variance_shares.outcomes(self.cells, None, None)
+        return variance_shares.measure(self.cells, named, self.answers)
+
+    @cached_property
+    def noise_alone(self) -> NoiseAlone:
+        """How often noise alone would decide between calibration and search in accuracy."""
+        return variance_shares.alone(self.cells, choose(self.frame, "acc").of(self.cells), self.answers)
+
+    @cached_property
+    def calibration_perplexity(self) -> Shares:
+        """Shares of the rise of calibration perplexity, in the cells that minimise it."""
+        return variance_shares.calibration_perplexity(self.cells)
+
+    @cached_property
+    def by_construction(self) -> frozenset[str]:
+        """The objectives for which one-shot search is exact by construction."""
+        return exact_by_construction(self.cells, self.traces)
+
+    @cached_property
+    def gains(self) -> pd.DataFrame:
+        """For each problem, how much better than one-shot's mask the best known mask is, on the same samples.
+
+        Objectives for which one-shot is exact by construction are left out.
+        """
+        cells = self.cells[~self.cells["objective"].isin(self.by_construction)]
+        return one_shot.gains(cells, self.traces)
+
+    def overlap_difference(
+        self, first: str, second: str, objective: str | None = None
+    ) -> OverlapDifference | None:
+        """Compare the overlap of masks that differ in one factor with that of masks that differ in another.
+
+        Objectives for which one-shot is exact by construction are left out.
+        """
+        cells = self.cells[~self.cells["objective"].isin(self.by_construction)]
+        return difference(
+            cells if objective is None else cells[cells["objective"] == objective], first, second
+        )
 
     @cached_property
     def across(self) -> pd.DataFrame:

@@ -11,10 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from pruning.core.metric_names import error_of
-
 from ..data.errors import NothingToRead
-from ..data.metrics import WORDS
+from ..data.metrics import WORDS, standard_error
 from ..figures.style import number, ordered
 from ..stats.frames import each, groups
 from ..stats.grid import SETTING, STRATUM
@@ -106,7 +104,7 @@ def _cost(where: str, kind: str, rows: pd.DataFrame, cells: pd.DataFrame, m: Stu
     ]
     others = [_other(row, kind, sign, float(best["mean"])) for row in each(known.iloc[1:])]
     text = parts[0] + (f". Pruning for {listed(others)}" if others else "")
-    error = _error(cells, metric.names, kind)
+    error = standard_error(metric, cells)
     worst = float(known["cost"].iloc[-1])
     if others and error is not None:
         text += f". The standard error of one measured {WORDS[kind]} is {number(error)}{' points' if unit else ''}"
@@ -123,15 +121,6 @@ def _other(row: object, kind: str, sign: int, best: float) -> str:
     else:
         words = f"{number(sign * mean / best)} times as much"
     return f"{row.objective} gives {number(sign * mean)} ({words})"  # type: ignore[attr-defined]
-
-
-def _error(cells: pd.DataFrame, names: tuple[str, ...], kind: str) -> float | None:
-    """The median, over cells, of the standard error of the mean metric. None if standard errors are missing."""
-    columns = [error_of(f"pruned/{name}") for name in names]
-    if not set(columns) <= set(cells):
-        return None
-    each_cell = np.sqrt((cells[columns].astype(float) ** 2).sum(axis=1, skipna=False)) / len(columns)
-    return float(each_cell.median()) * (100 if kind == "acc" else 1)
 
 
 def searches(m: StudyData) -> Iterator[str]:

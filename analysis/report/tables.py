@@ -129,7 +129,8 @@ TABLES: dict[str, tuple[str, Callable[[StudyData], Built]]] = {
         _search,
     ),
     "shares": (
-        "Shares of variance within model and k, with 95 percent intervals and permutation tests",
+        "Shares of variance within model and k, with 95 percent intervals and permutation tests; shares below 0 are "
+        "shown as 0",
         statistics_tables.shares,
     ),
     "across": (

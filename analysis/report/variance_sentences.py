@@ -10,13 +10,15 @@ import pandas as pd
 
 from ..data.errors import NothingToRead
 from ..figures.style import signed
+from ..figures.variance_shares import accuracy, ratio_text
 from ..stats import overlap_pairs
 from ..stats.estimates import Shares
 from ..stats.frames import each, groups
 from ..stats.grid import COMPARISONS
 from ..stats.sources import SOURCES
-from .phrasing import count, listed, percents, reasons, sentence, times
+from .phrasing import count, listed, percent, percents, reasons, sentence
 from .study_data import StudyData
+from .verdicts import HOLDS, OPEN, judged
 
 NAMES = {
     "spearman": "Spearman's rho",
@@ -37,7 +39,8 @@ def against(m: StudyData) -> Iterator[str]:
         if math.isnan(shares.parts["search"].value):
             yield sentence([f"{label}: no shares; {shares.note}"])
             continue
-        yield sentence([_parts(label, shares), *_verdict(shares)])
+        yield sentence([_parts(label, shares), *_verdict(shares, noise(m) if doubtful(m, label) else "")])
+        yield _objective(label, shares)
         yield _tested(label, table[table["outcome"] == label])
     for label, rows in groups(m.across.dropna(subset="share"), "outcome"):
         shown = rows[rows["source"].isin(("model", "ratio"))].sort_values("share", ascending=False)
@@ -68,23 +71,52 @@ def _parts(label: str, shares: Shares) -> str:
     return f"{label}, variance within one model and size: {listed(words)}"
 
 
-def _verdict(shares: Shares) -> list[str]:
-    """Whether calibration or search explains more variance, judged by the interval of `shares.ratio`."""
-    ratio = shares.ratio
-    if math.isnan(ratio.value):
+def doubtful(m: StudyData, label: str) -> bool:
+    """Whether an outcome is an accuracy that its interval decides, although noise alone would do so too often."""
+    ratio = m.shares[0][label].total_ratio
+    return accuracy(label) and judged(ratio.low, ratio.high, 1.0) != OPEN and m.noise_alone.too_often
+
+
+def noise(m: StudyData) -> str:
+    """How often noise alone leads to a verdict on accuracy, and whether the noise of items was subtracted."""
+    alone = m.noise_alone
+    studies = f"{alone.decided} of {alone.studies} simulated studies"
+    text = f"if all masks were equally accurate, {studies} would be decided"
+    subtracted = m.answers.note or "the noise of items is subtracted"
+    return f"{text}; {subtracted}"
+
+
+def _verdict(shares: Shares, doubt: str) -> list[str]:
+    """Whether calibration or search explains more variance, judged by the interval of the symmetric ratio.
+
+    `doubt` says that noise alone would lead to a verdict too often; empty if it would not.
+    """
+    ratio = shares.total_ratio
+    if math.isnan(ratio.value) and math.isnan(ratio.low):
         return ["neither calibration nor search is above zero, so there is no ratio"]
-    if math.isinf(ratio.value):
-        text = "the search's share is not above zero, so the ratio of calibration to search is infinite"
-    else:
-        text = f"calibration is {times(ratio.value)} times the search"
+    text = f"calibration : search {ratio_text(ratio)}, with their interaction on both sides"
     if math.isnan(ratio.low):
         return [text, shares.note or "it has no interval, so it is no evidence"]
-    text += f" (95 percent interval {times(ratio.low)} to {times(ratio.high)})"
-    if ratio.low > 1:
-        return [f"{text}, so calibration explains more here"]
-    if ratio.high < 1:
-        return [f"{text}, so the search explains more here"]
-    return [f"{text}; the interval contains 1, so this study does not show which explains more"]
+    verdict = judged(ratio.low, ratio.high, 1.0)
+    if verdict == OPEN:
+        return [text, "the interval contains 1, so it is inconclusive which explains more"]
+    if doubt:
+        return [text, f"inconclusive: {doubt}"]
+    return [text, f"so {'calibration' if verdict == HOLDS else 'the search'} explains more here"]
+
+
+def _objective(label: str, shares: Shares) -> str:
+    """The objective against the search and against the draw, and the main effects of calibration and search."""
+    parts = []
+    if not math.isnan(shares.objective_ratio.low):
+        parts = [
+            f"objective : search {ratio_text(shares.objective_ratio)}, with the interaction on both sides",
+            f"objective : draw {ratio_text(shares.objective_draw)}",
+        ]
+    plain = f"without the interaction, calibration : search is {ratio_text(shares.ratio)}"
+    if math.isinf(shares.ratio.high):
+        plain += f", because the search alone explains at most {percent(shares.parts['search'].high)} percent"
+    return sentence([f"{label}: {'; '.join([*parts, plain])}"])
 
 
 def _tested(label: str, rows: pd.DataFrame) -> str:

@@ -24,13 +24,16 @@ from .span import Addition, Spans
 def outcome(frame: pd.DataFrame, values: ArrayLike | None, by: Sequence[str] = STRATUM) -> list[Coordinates]:
     """The coordinates of each stratum, scaled to a mean square of one. `values` are numbers, or None for masks.
 
-    The scale gives every stratum the same weight, whatever its spread. A stratum without spread is zero.
+    The scale gives every stratum the same weight in tests, whatever its spread. A stratum without spread is zero.
     """
+    return [c.scaled() for c in plain(frame, values, by)]
+
+
+def plain(frame: pd.DataFrame, values: ArrayLike | None, by: Sequence[str] = STRATUM) -> list[Coordinates]:
+    """The coordinates of each stratum in the units of the outcome. `values` are numbers, or None for masks."""
     y = None if values is None else np.asarray(values, float)
     return [
-        (
-            coordinates.of_masks(masks(frame.iloc[rows])) if y is None else coordinates.of_values(y[rows])
-        ).scaled()
+        coordinates.of_masks(masks(frame.iloc[rows])) if y is None else coordinates.of_values(y[rows])
         for rows in strata(frame, by)
     ]
 

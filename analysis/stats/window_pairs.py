@@ -1,22 +1,23 @@
-"""Compare two masks by their losses on the same held-out windows.
+"""Compare two masks by their losses on the same samples: held-out windows, or the samples of the calibration.
 
-The difference of two perplexities has an error that is much smaller than that of each, because a window that is hard
-for one mask is hard for the other. Measurements keep the loss of each window, so differences can be paired.
+The difference of two losses has an error that is much smaller than that of each, because a sample that is hard for
+one mask is hard for the other. Measurements keep the loss of each window, so differences can be paired.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from pruning.core.result import TERMS, DoneResult
+from pruning.core.result import DoneResult
+
+from .kept_terms import kept_terms, terms_beside
 
 Losses = NDArray[np.float64]
 
@@ -43,16 +44,13 @@ def paired(first: Losses, second: Losses) -> PairedDifference:
 
 def window_losses(results: Path, result: DoneResult, metric: str, which: str = "pruned") -> Losses | None:
     """The losses of a cell's mask on the windows of a metric; None if older versions did not keep them."""
-    records = cast(Mapping[str, Any], result["evaluation"]).get("records", {})
-    if (path := records.get(metric, {}).get(which)) is None:
-        return None
-    return losses_of(results / path)
+    return _losses(kept_terms(results, result, metric, which))
 
 
 def losses_of(measured: Path) -> Losses | None:
     """The losses of windows that were kept beside the file of a measurement; None if there are none."""
-    kept = measured.with_name(f"{measured.stem}.{TERMS}")
-    if not kept.exists():
-        return None
-    terms = json.loads(kept.read_text(encoding="utf-8"))
-    return np.array(terms["losses"], float) if "losses" in terms else None
+    return _losses(terms_beside(measured))
+
+
+def _losses(terms: Mapping[str, Any] | None) -> Losses | None:
+    return np.array(terms["losses"], float) if terms and "losses" in terms else None

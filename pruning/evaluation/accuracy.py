@@ -21,6 +21,7 @@ from pruning.distributed import collectives
 from pruning.evaluation import Measured
 from pruning.evaluation.lm_eval_quiet import quiet, without_git
 from pruning.evaluation.tasks import EvalTask, check_equal
+from pruning.evaluation.text import short, terms_file
 
 if TYPE_CHECKING:
     from pruning.core.mask import Mask
@@ -86,7 +87,8 @@ def _measured(name: str, task: EvalTask, output: Mapping[str, Any], shortened: i
     }
     # These are recorded only if there are any, so that other measurements look as they did before.
     how |= {key: n for key, n in (("shortened", shortened), ("repeated", task.repeated)) if n}
-    return Measured(metrics, how, _files(output))
+    terms = _terms(output["samples"][label], str(task.metric))
+    return Measured(metrics, how, {**_files(output), **terms_file(terms)})
 
 
 def _over_ranks(
@@ -119,6 +121,19 @@ def _scores(name: str, scores: Mapping[str, Any], metric: str) -> dict[str, floa
     by_metric = {key.partition(",")[0]: value for key, value in scores.items()}
     found = {name: by_metric[metric], error_of(name): by_metric[f"{metric}_stderr"]}
     return {key: float(value) for key, value in found.items() if isinstance(value, (int, float))}
+
+
+def _terms(samples: Sequence[Mapping[str, Any]], metric: str) -> dict[str, Any]:
+    """How right each item was answered, and the log-likelihoods of its choices: masks can be compared by item.
+
+    lm-eval's samples have both as well, but among the prompts: a hundred times as much to read for each mask.
+    """
+    return {
+        "hits": [float(sample[metric]) for sample in samples],
+        "loglikelihoods": [
+            [short(response[0]) for response in sample["filtered_resps"]] for sample in samples
+        ],
+    }
 
 
 def _files(output: Mapping[str, Any]) -> dict[str, bytes]:

@@ -30,7 +30,7 @@ def perplexity(name: str, forward: Forward, samples: Samples, mask: Mask) -> Mea
     # The delta method: d exp(x) = exp(x) dx.
     metrics = with_error(name, value, value * loss.estimate.error(score.samples), samples.count)
     kept = {
-        "losses": [*map(_short, score.samples)],
+        "losses": [*map(short, score.samples)],
         "tokens": [row.span[1] - row.span[0] for row in samples.rows],
     }
     return Measured(metrics, windows_record(samples), terms_file(kept))
@@ -41,8 +41,9 @@ def terms_file(terms: dict[str, Any]) -> dict[str, bytes]:
     return {TERMS: json.dumps(terms).encode()}
 
 
-def _short(loss: float) -> float:
-    return float(f"{loss:.9g}")
+def short(loss: float) -> float:
+    """A loss or a log-likelihood with the digits that are kept."""
+    return float(f"{float(loss):.9g}")
 
 
 def windows_record(samples: Samples) -> dict[str, Any]:

@@ -283,6 +283,7 @@ def test_measurements_are_artifacts_of_the_run(launch: Command, local: list[str]
         f"{stem}.json",
         f"{stem}.lm_eval.json",
         f"{stem}.samples.jsonl.gz",
+        f"{stem}.terms.json",
     }
     (samples,) = (ended.results / "mlflow-artifacts").rglob(f"acc-first/{stem}.samples.jsonl.gz")
     assert len(samples_of({"samples.jsonl.gz": samples.read_bytes()})) == 5

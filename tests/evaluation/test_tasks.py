@@ -146,13 +146,25 @@ def test_a_compensated_mask_is_asked_with_its_factors(folder: Path, tmp_path: Pa
     assert evaluation.measure(forward, "acc/mine", task, Mask(N_BLOCKS, DROPPED)).files != measured.files
 
 
+def test_the_answers_to_single_items_are_kept(folder: Path, tmp_path: Path) -> None:
+    evaluation = LocalFiles(items={"mine": str(items_file(tmp_path / "items.jsonl"))})
+    task = evaluation.data(tokenizer_of(folder))["acc/mine"]
+    measured = evaluation.measure(forward_of(folder), "acc/mine", task, Mask(N_BLOCKS, DROPPED))
+    terms = json.loads(measured.files["terms.json"])
+    assert sum(terms["hits"]) / len(terms["hits"]) == pytest.approx(measured.metrics["acc/mine"])
+    asked = [[choice[0][0] for choice in sample["resps"]] for sample in samples_of(measured.files)]
+    assert len(asked) == len(terms["hits"])
+    for kept, sent in zip(terms["loglikelihoods"], asked, strict=True):
+        assert kept == pytest.approx(list(map(float, sent)), rel=1e-6)
+
+
 def test_results_and_samples_are_kept_beside_the_measurement(folder: Path, tmp_path: Path) -> None:
     evaluation = LocalFiles(items={"mine": str(items_file(tmp_path / "items.jsonl"))})
     data = evaluation.data(tokenizer_of(folder))
     evaluator = Evaluator(evaluation, data, forward_of(folder), {"acc/mine": tmp_path / "kept"})
     measured = evaluator(Mask(N_BLOCKS, DROPPED))
     names = sorted(path.name.partition(".")[2] for path in (tmp_path / "kept").iterdir())
-    assert names == ["json", "lm_eval.json", "samples.jsonl.gz"]
+    assert names == ["json", "lm_eval.json", "samples.jsonl.gz", "terms.json"]
     assert evaluator(Mask(N_BLOCKS, DROPPED)) == measured
     assert "acc/mean" not in measured.metrics, "one file has no mean"
 

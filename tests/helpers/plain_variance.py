@@ -58,23 +58,36 @@ def marginal(part: pd.DataFrame) -> dict[str, Matrix]:
 def resamples(
     frame: pd.DataFrame, grams: Sequence[Matrix], by: Sequence[str], drawn: Matrix
 ) -> list[list[Matrix]]:
-    """For each resample and stratum, the matrix of inner products (n, n) of the resampled observations."""
-    cluster = labels(frame, DRAW)
+    """For each resample and stratum, the matrix of inner products (n, n) of the resampled observations.
+
+    Cell by cell: its mean over draws, plus weighted deviations of the same cell under all draws of the same data.
+    """
+    cluster, group = labels(frame, DRAW), labels(frame, [name for name in DRAW if name != "draw"])
+    partners = int(pd.Series(cluster).groupby(group).nunique().max())
     every: list[list[Matrix]] = [[] for _ in drawn]
     for rows, g in zip(strata(frame, by), grams, strict=True):
         same = indicator(labels(frame.iloc[rows], PANEL))
-        count = (same @ same.sum(0))[:, None]
-        mean = same @ (same.T / same.sum(0)[:, None])
-        deviate = np.sqrt(count / np.maximum(count - 1, 1)) * (np.eye(len(rows)) - mean)
+        deviate = np.eye(len(rows)) - same @ (same.T / same.sum(0)[:, None])
         for resampled, weight in zip(every, drawn, strict=True):
-            move = mean + weight[cluster[rows]][:, None] * deviate
+            move = np.eye(len(rows)) - deviate
+            for i, row in enumerate(rows):
+                peers = [j for j in range(len(rows)) if same[i] @ same[j]]
+                of_group = np.unique(cluster[group == group[row]])
+                for j in peers:
+                    step = (
+                        list(of_group).index(cluster[rows[j]]) - list(of_group).index(cluster[row])
+                    ) % len(of_group)
+                    size = weight[cluster[row] * partners + step] / np.sqrt(max(len(peers) - 1, 1))
+                    move[i] = move[i] + size * deviate[j]
             resampled.append(move @ g @ move.T)
     return every
 
 
 def drawn_weights(frame: pd.DataFrame, count: int, seed: int) -> Matrix:
-    """The weights of the wild bootstrap."""
-    return weights(len(np.unique(labels(frame, DRAW))), count, seed)
+    """The weights of the resamples, one for each draw and each of its partners."""
+    cluster, group = labels(frame, DRAW), labels(frame, [name for name in DRAW if name != "draw"])
+    partners = int(pd.Series(cluster).groupby(group).nunique().max())
+    return weights((int(cluster.max()) + 1) * partners, count, seed)
 
 
 def explained(part: pd.DataFrame, levels: Rows, source: VarianceSource, g: Matrix) -> float:

@@ -200,16 +200,21 @@ NOT = float("nan")
     [
         (IntervalEstimate(4.0, 2.0, 9.0), "calibration explains more"),
         (IntervalEstimate(0.2, 0.1, 0.6), "the search explains more"),
-        (IntervalEstimate(2.0, 0.5, 9.0), "does not show which"),
+        (IntervalEstimate(2.0, 0.5, 9.0), "inconclusive which explains more"),
         (IntervalEstimate(2.0, NOT, NOT), "3 draws are too few"),
         (IntervalEstimate(NOT, NOT, NOT), "no ratio"),
-        (IntervalEstimate(float("inf"), 3.0, float("inf")), "ratio of calibration to search is infinite"),
+        (IntervalEstimate(NOT, 3.0, float("inf")), "calibration : search above 3.00"),
+        (IntervalEstimate(9.0, 0.0, float("inf")), "calibration : search not determined"),
     ],
 )
 def test_a_verdict_says_no_more_than_its_interval(ratio: IntervalEstimate, words: str) -> None:
     note = "3 draws are too few" if ratio.low != ratio.low else ""
     shares: Any = Shares(None, {}, ratio, ratio, 10, 3, note)  # type: ignore[arg-type]
-    assert words in "; ".join(variance_sentences._verdict(shares))
+    said = "; ".join(variance_sentences._verdict(shares, ""))
+    assert words in said
+    assert "inf" not in said.replace("inconclusive", "")
+    doubted = "; ".join(variance_sentences._verdict(shares, "noise would do the same"))
+    assert ("explains more here" in said) == ("inconclusive: noise would do the same" in doubted)
 
 
 def test_words() -> None:

@@ -7,32 +7,36 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pytest
 
 from analysis.data.errors import NothingToRead
+from analysis.data.item_answers import ItemAnswers
+from analysis.data.metrics import Metric
 from analysis.figures.variance_shares import LOSS, MASKS
 from analysis.report.paper_verdicts import claims
+from analysis.report.verdicts import FAILS, HOLDS, OPEN, judged
 from analysis.stats.estimates import IntervalEstimate, Shares
+from analysis.stats.noise_alone import NoiseAlone
+from analysis.stats.overlap_difference import OverlapDifference
 
 PPL, ACC = "log mean perplexity (2 corpora)", "mean accuracy (4 tasks)"
+NOT = float("nan")
 
 
 def shares(value: float, low: float, high: float) -> Shares:
-    ratio = IntervalEstimate(value, low, high)
-    return Shares(pd.DataFrame(), {}, ratio, ratio, 10, 9, "" if low == low else "no interval: 3 draws")
+    """A symmetric ratio; the other ratio is far away, so that no verdict can be its doing."""
+    ratio, note = IntervalEstimate(value, low, high), "" if low == low else "no interval: 3 draws"
+    return Shares(pd.DataFrame(), {}, IntervalEstimate(0.01, 0.001, 0.02), ratio, 10, 9, note)
 
 
-def overlaps(**means: dict[str, float]) -> pd.DataFrame:
-    """Two pairs around each mean, given as `algorithms={"perplexity": 0.7}`."""
-    rows = [
-        (name, objective, value + step)
-        for name, by in means.items()
-        for objective, value in by.items()
-        for step in (-0.1, 0.1)
-    ]
-    return pd.DataFrame(rows, columns=["comparison", "objective", "corrected"])
+OVERLAPS = {
+    ("algorithms", "margin"): OverlapDifference(0.2, 0.4, -0.3, -0.1, 6),
+    ("algorithms", "perplexity"): OverlapDifference(0.7, 0.5, 0.1, 0.3, 6),
+    ("objectives", None): OverlapDifference(0.1, 0.45, -0.5, -0.2, 6),
+}
 
 
-def study(**replaced: Any) -> Any:
+def study(overlaps: Any = None, **replaced: Any) -> Any:
     """A stand-in for StudyData with what the verdicts read."""
     cells = pd.DataFrame(
         {
@@ -47,33 +51,31 @@ def study(**replaced: Any) -> Any:
             "dropped": [(1,), (2,), (3,), (4,)] * 2,
             "loss": [0.1, 0.1, 0.1, 0.9, 2.0, 2.0, 2.0, 2.0],
             "dense_loss": [0.5] * 4 + [1.0] * 4,
-            "accuracy": [50.0, 52.0, 51.0, 50.0, 50.0, 60.0, 55.0, 50.0],
+            "pruned/acc/a": [0.50, 0.52, 0.51, 0.50, 0.50, 0.60, 0.55, 0.50],
+            "pruned/acc/a/stderr": 0.001,
         }
     )
-    regrets = cells.assign(regret_se=[0.5, 0.0, 0.0, 0.0, 2.0, 0.0, 0.0, 0.0])
+    gains = pd.DataFrame({"objective": "perplexity", "draw_number": [0, 1, 2, 3], "low": [-0.1, 0.1, 0.2, 0.1],
+                          "relative": [0.3, 0.35, 0.4, 0.3]})  # fmt: skip
     agreements = pd.DataFrame(
         {"statistic": "spearman", "masks": "all", "value": [-0.9, 0.3, np.nan], "q": [0.01, 0.5, np.nan]}
     )
+    known = OVERLAPS if overlaps is None else overlaps
     of = {
         "shares": (
-            {
-                MASKS: shares(9, 2, 50),
-                LOSS: shares(1, 0, 3),
-                PPL: shares(0.2, 0.1, 0.8),
-                ACC: shares(2, 0.5, 9),
-            },
+            {MASKS: shares(9, 2, 50), LOSS: shares(1, 0, 3), PPL: shares(9, 3, 80), ACC: shares(2, 0.5, 9)},
             0,
         ),
-        "overlaps": overlaps(
-            algorithms={"margin": 0.2, "perplexity": 0.7},
-            draws={"margin": 0.4, "perplexity": 0.5},
-            objectives={"all": 0.1},
-        ),
+        "calibration_perplexity": shares(0.2, 0.1, 0.8),
+        "overlap_difference": lambda first, _, objective=None: known.get((first, objective)),
+        "by_construction": frozenset(),
+        "noise_alone": NoiseAlone(1, 60),
+        "answers": ItemAnswers(note="the answers to single items were not kept"),
         "cells": cells,
-        "regrets": regrets,
+        "gains": gains,
         "agreements": agreements,
-        "metrics": {"acc": SimpleNamespace(of=lambda frame: frame["accuracy"])},
-    }
+        "metrics": {"acc": Metric("acc", ("acc/a",))},
+    }  # fmt: skip
     return SimpleNamespace(**(of | replaced))
 
 
@@ -86,52 +88,90 @@ def verdict(start: str, **replaced: Any) -> str:
     return sentence
 
 
-def test_calibration_is_larger_only_if_the_interval_is_above_one() -> None:
-    assert "in masks (v3): holds here; ratio of calibration to search 9.00 (2.00 to 50.0)" in verdict(
-        "in masks"
+@pytest.mark.parametrize(
+    ("low", "high", "expected"), [(1.1, 2, HOLDS), (0.2, 0.9, FAILS), (0.9, 1.1, OPEN), (1.0, 2.0, OPEN)]
+)
+def test_an_interval_decides_only_if_it_is_on_one_side(low: float, high: float, expected: str) -> None:
+    assert judged(low, high, 1.0) == expected
+
+
+def test_calibration_is_larger_only_if_the_interval_of_the_symmetric_ratio_is_above_one() -> None:
+    assert (
+        "in masks (v3): holds here; calibration : search 9.00 (2.00 to 50.0), with their interaction"
+        in verdict("in masks")
     )
-    assert "in perplexity (v3): does not hold here" in verdict("the same in perplexity".capitalize())
-    part = {
-        MASKS: shares(9, 0.5, 50),
-        LOSS: shares(1, 0, 3),
-        PPL: shares(9, np.nan, np.nan),
-        ACC: shares(9, 3, 20),
-    }
-    assert "in masks (v3): not decided by this study" in verdict("in masks", shares=(part, 0))
-    assert verdict("The same in perplexity", shares=(part, 0)).endswith("no interval: 3 draws.")
-    assert "(v3): does not hold here; ratio of calibration to search 9.00" in verdict(
-        "comparably", shares=(part, 0)
+    part = {MASKS: shares(9, 0.5, 50), LOSS: shares(1, 0, 3), PPL: shares(9, NOT, NOT), ACC: shares(9, 3, 20)}
+    assert "in masks (v3): inconclusive" in verdict("in masks", shares=(part, 0))
+    part[MASKS] = shares(9, NOT, NOT)
+    assert verdict("in masks", shares=(part, 0)).endswith("inconclusive; no interval: 3 draws.")
+
+
+def test_the_statement_on_calibration_perplexity_is_judged_on_calibration_perplexity() -> None:
+    text = verdict("calibration perplexity (v3)")
+    assert "does not hold here; calibration : search 0.20 (0.10 to 0.80)" in text, (
+        "held-out perplexity would say: holds"
     )
+
+
+def test_objective_search_and_draw_stand_beside_calibration_and_search() -> None:
+    found = shares(9, 2, 50)
+    more = Shares(found.sources, {}, found.ratio, found.total_ratio, 10, 9, "", IntervalEstimate(1.5, 0.8, 2),
+                  IntervalEstimate(0.7, 0.1, 3))  # fmt: skip
+    text = verdict("in masks", shares=({MASKS: more, ACC: shares(2, 0.5, 9)}, 0))
+    assert "objective : search 1.50 (0.80 to 2.00); objective : draw 0.70 (0.10 to 3.00)" in text
 
 
 def test_an_interval_that_contains_one_does_not_decide_comparable() -> None:
-    text = verdict("comparably")
-    assert "not decided by this study; ratio of calibration to search 2.00 (0.50 to 9.00)" in text
+    assert "inconclusive; calibration : search 2.00 (0.50 to 9.00)" in verdict("comparably")
+
+
+def test_accuracy_is_decided_only_if_noise_alone_rarely_decides() -> None:
+    part = {MASKS: shares(9, 0.5, 50), ACC: shares(9, 3, 20)}
+    assert "(v3): does not hold here; calibration : search 9.00" in verdict("comparably", shares=(part, 0))
+    text = verdict("comparably", shares=(part, 0), noise_alone=NoiseAlone(4, 12))
+    assert "(v3): inconclusive; calibration : search 9.00" in text
+    assert "4 of 12 simulated studies would be decided; the answers to single items were not kept" in text
 
 
 def test_searches_converge_if_they_are_more_alike_than_draws() -> None:
     text = verdict("converging")
-    assert "holds for some objectives" in text
-    assert "between searches and between draws: margin 0.20 and 0.40" in text
+    assert "(v3): inconclusive" in text, "one objective says so, another the opposite"
+    assert "draws: margin 0.20 and 0.40 (difference \N{MINUS SIGN}0.20, \N{MINUS SIGN}0.30 to " in text
     assert "(v1): holds here; corrected overlap 0.10 between objectives, 0.45" in verdict("different masks")
-    nothing = overlaps(algorithms={"margin": 0.2}, draws={}, objectives={})
-    assert "not decided by this study" in verdict("converging", overlaps=nothing)
+    assert "inconclusive" in verdict("converging", overlaps={})
+    doubtful = OVERLAPS | {("algorithms", "margin"): OverlapDifference(0.3, 0.35, -0.2, 0.1, 6)}
+    assert "holds for some objectives" in verdict("converging", overlaps=doubtful)
+    unsure = {("objectives", None): OverlapDifference(0.1, 0.2, -0.3, 0.1, 6)}
+    assert "(v1): inconclusive" in verdict("different masks", overlaps=unsure)
 
 
-def test_one_shot_is_compared_with_the_best_known_mask() -> None:
+def test_what_holds_by_construction_is_left_out() -> None:
+    for statement in ("converging", "simple one-shot", "different masks"):
+        text = verdict(statement, by_construction=frozenset({"margin"}))
+        assert text.endswith("without margin, for which one-shot is exact by construction.")
+    assert "holds here" in verdict("converging", by_construction=frozenset({"margin"}))
+
+
+def test_one_shot_is_compared_with_the_best_known_mask_on_the_same_samples() -> None:
     text = verdict("one-shot")
-    words = "one-shot is within one standard error of the best known mask in 1 of 2"
-    assert f"not decided by this study; {words}" in text
-    assert "by objective: margin 1 of 1, perplexity 0 of 1" in text
-    many = pd.concat([study().regrets.assign(regret_se=3.0)] * 5)
-    assert "does not hold here" in verdict("one-shot", regrets=many)
-    assert "holds here" in verdict("one-shot", regrets=many.assign(regret_se=0.0))
+    assert "does not hold here" in text
+    assert "perplexity 34 percent (26 to 41), clearly better in 3 of 4 problems; our threshold" in text
+    gains = study().gains
+    assert "holds here" in verdict("one-shot", gains=gains.assign(relative=[0.01, 0.02, 0.01, 0.02]))
+    assert "inconclusive" in verdict("one-shot", gains=gains.assign(relative=[0.01, 0.3, 0.0, 0.1]))
+    lowered = verdict("one-shot", gains=gains.assign(relative=[0.3, 0.4, NOT, 0.3]))
+    assert "inconclusive; " in lowered
+    assert "no share: pruning can lower this loss" in lowered
 
 
-def test_points_between_searches_are_of_means_over_draws() -> None:
+def test_points_between_searches_are_judged_only_if_noise_is_smaller() -> None:
     text = verdict("percentage points")
-    words = "highest minus lowest is between 1 and 3 in 1 of 2 panels; the median is 6.0, the maximum 10.0"
+    words = (
+        "highest minus lowest is between 1 and 3 in 1 of 2 panels; the median is 6.0 points, the maximum 10.0"
+    )
     assert f"does not hold here; {words}" in text
+    noisy = verdict("percentage points", cells=study().cells.assign(**{"pruned/acc/a/stderr": 0.04}))
+    assert f"inconclusive; {words}" in noisy
     assert "no accuracy was measured" in verdict("percentage points", metrics={})
 
 
@@ -139,13 +179,15 @@ def test_signs_of_correlations_count_only_if_they_are_significant() -> None:
     text = verdict("five of six")
     assert "holds here; 1 of 2 correlations are negative, 1 are significant" in text
     unsure = study().agreements.assign(q=0.5)
-    assert "not decided by this study" in verdict("five of six", agreements=unsure)
+    assert "inconclusive" in verdict("five of six", agreements=unsure)
+    both = study().agreements.assign(q=0.01)
+    assert "inconclusive" in verdict("five of six", agreements=both)
 
 
 def test_an_objective_that_prefers_pruned_models_measures_something_else() -> None:
     text = verdict("what pruning costs")
     assert "does not hold here" in text
-    assert "margin 3 of 4, perplexity 0 of 4" in text
+    assert "margin 3 of 4, perplexity 0 of 4; our reading" in text
 
 
 def test_without_data_every_verdict_is_open_and_gives_the_reason() -> None:
@@ -155,4 +197,4 @@ def test_without_data_every_verdict_is_open_and_gives_the_reason() -> None:
 
     texts = list(claims(Bare()))  # type: ignore[arg-type]
     assert len(texts) == len(verdicts())
-    assert all(text.endswith(": not decided by this study; nothing was measured.") for text in texts)
+    assert all(text.endswith(": inconclusive; nothing was measured.") for text in texts)

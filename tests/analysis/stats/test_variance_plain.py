@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from analysis.stats import bootstrap, coordinates, overlap, permute, variance
 from analysis.stats.between import BETWEEN, between
@@ -93,12 +94,12 @@ def test_a_form_gives_the_sums_of_squares_of_each_resample(outcome: tuple[pd.Dat
     cells, _ = outcome
     weights = plain_variance.drawn_weights(cells, 5, seed=3)
     resampled = plain_variance.resamples(cells, grams(*outcome), STRATUM, weights)
-    moved = bootstrap.deviations(cells, variance.outcome(*outcome), STRATUM)
+    moved = bootstrap.Draws(cells, STRATUM).moves(variance.outcome(*outcome))
     for i, rows in enumerate(strata(cells)):
         part = cells.iloc[rows]
         plain = plain_variance.marginal(part)
         for name, added in adjusted(Spans(part)).items():
-            form = bootstrap.added_form(moved[i], added, weights.shape[1])
+            form = moved[i].added_form(added)
             expected = [np.sum(plain[name] * each[i]) for each in resampled]
             assert bootstrap.explained(weights, form) == pytest.approx(expected, **EXACT), name
             by_coordinates = [added.squares(coordinates.Coordinates(moved[i].resampled(w), moved[i].observed.signs))
@@ -106,25 +107,16 @@ def test_a_form_gives_the_sums_of_squares_of_each_resample(outcome: tuple[pd.Dat
             assert by_coordinates == pytest.approx(expected, **EXACT), name
 
 
-def test_weights_are_those_of_one_resample_after_another() -> None:
-    rng = np.random.default_rng(4)
-    one_by_one = [rng.choice(np.concatenate([bootstrap.WEBB, -bootstrap.WEBB]), size=7) for _ in range(50)]
-    np.testing.assert_array_equal(bootstrap.weights(7, 50, seed=4), one_by_one)
-
-
 def test_shares_with_intervals(outcome: tuple[pd.DataFrame, Any]) -> None:
     cells, _ = outcome
     estimated = shares(cells, variance.outcome(*outcome), resamples=40, seed=1)
     parts = [plain_variance.marginal(cells.iloc[rows]) for rows in strata(cells)]
-    weights = plain_variance.drawn_weights(cells, 40, seed=1)
-    every = [grams(*outcome), *plain_variance.resamples(cells, grams(*outcome), STRATUM, weights)]
-    total = np.array(
-        [sum(float(np.sum(p[RESIDUAL] * g)) for p, g in zip(parts, gs, strict=True)) for gs in every]
-    )
-    df = sum(round(float(np.trace(part[RESIDUAL]))) for part in parts)
-    # The equation of the residual has no other component: its component is its mean square.
+    # The equation of the residual has no other component: in each stratum, its component is its mean square.
+    means = [
+        np.sum(p[RESIDUAL] * g) / np.trace(p[RESIDUAL]) for p, g in zip(parts, grams(*outcome), strict=True)
+    ]
     component = estimated.sources.set_index("source").loc[RESIDUAL, "component"]
-    assert component == pytest.approx(total[0] / df, **EXACT)
+    assert component == pytest.approx(np.mean(means), **EXACT)
     assert not np.isnan(estimated.parts["search"].low)
 
 
@@ -146,7 +138,8 @@ def test_between_models_and_ratios(masks: bool) -> None:
             continue
         plain = [sum(float(np.sum(p * g)) for p, g in zip(added, gs, strict=True)) for gs in every] / total
         assert table.loc[source.name, "share"] == pytest.approx(plain[0], **EXACT)
-        likely = bootstrap.plausible(plain[0], np.array(plain[1:]), weights.shape[1])
+        wider = stats.t.ppf(0.975, bootstrap.count(cells) - 1) / stats.norm.ppf(0.975)
+        likely = plain[0] - wider * (plain[1:] - plain[1:].mean())
         ends = np.clip(np.quantile(likely, [0.025, 0.975]), 0, 1)
         assert table.loc[source.name, ["low", "high"]].tolist() == pytest.approx(ends.tolist(), **EXACT)
 

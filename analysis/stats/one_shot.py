@@ -1,0 +1,91 @@
+"""How much better than one-shot's mask the best known mask is, on the same calibration samples.
+
+The two masks of a problem have a loss on every sample. The paired differences have a much smaller error than the
+losses: the standard error of a loss can be half of all that pruning costs. The best known mask was chosen on these
+samples, so the gain is flattering to the better search.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy import stats
+
+from pruning.core.complete_masks import is_complete
+
+from .crossed import PROBLEM
+from .frames import groups
+from .grid import DRAW, labels
+from .removal import budgets
+from .window_pairs import paired
+
+REFERENCE = "one_shot"
+COLUMNS = ["model", "k", "objective", "draw_number", "gain", "low", "high", "relative"]
+Trace = Sequence[Mapping[str, Any]]
+
+
+def gains(cells: pd.DataFrame, traces: Mapping[str, Trace]) -> pd.DataFrame:
+    """One row per problem that one-shot solved: the gain of the best known mask, with its 95 percent interval.
+
+    The gain is the mean paired difference of losses. `relative` is the gain divided by the rise of one-shot's loss
+    above the dense model's, NaN if one-shot's mask lowers the loss. `draw_number` numbers the calibration samples.
+    Problems whose losses are not plain means over samples, or that one search alone has scored, are left out.
+    """
+    rows = []
+    numbered = cells.assign(
+        draw_number=labels(cells, DRAW), budget_record=pd.Series(budgets(cells), cells.index)
+    )
+    for _, problem in groups(numbered, PROBLEM):
+        own = problem[problem["algo"] == REFERENCE]
+        if len(own) and problem["algo"].nunique() > 1:
+            row = own.iloc[0]
+            known = _losses(problem, traces)
+            if (found := _gain(row, known)) is not None:
+                rows.append([row["model"], row["k"], row["objective"], row["draw_number"], *found])
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _losses(problem: pd.DataFrame, traces: Mapping[str, Trace]) -> dict[tuple[int, ...], NDArray[np.float64]]:
+    """The losses (samples,) of every complete mask that a search of the problem has scored on all samples."""
+    known = {}
+    for cell, k, budget in zip(problem["cell"], problem["k"], problem["budget_record"], strict=True):
+        for score in traces.get(cell, ()):
+            if is_complete(score["dropped"], int(k), budget):
+                known[tuple(score["dropped"])] = np.array(score["samples"], float), float(score["loss"])
+    plain = all(abs(samples.mean() - loss) <= 1e-6 + 1e-3 * abs(loss) for samples, loss in known.values())
+    return {mask: samples for mask, (samples, _) in known.items()} if plain else {}
+
+
+def _gain(row: pd.Series[Any], known: Mapping[tuple[int, ...], NDArray[np.float64]]) -> list[float] | None:
+    mask = tuple(row["dropped"])
+    if mask not in known:
+        return None
+    best = min(known.values(), key=lambda losses: float(losses.mean()))
+    found = paired(known[mask], best)
+    damage = float(row["loss"] - row["dense_loss"])
+    return [found.mean, found.low, found.high, found.mean / damage if damage > 0 else float("nan")]
+
+
+@dataclass(frozen=True)
+class MeanGain:
+    """The mean relative gain over problems, with its 95 percent interval over draws."""
+
+    mean: float
+    low: float
+    high: float
+    draws: int
+
+
+def mean_gain(problems: pd.DataFrame) -> MeanGain:
+    """The mean of `relative`, from the means of single draws: problems that share samples are not independent."""
+    by_draw = problems.dropna(subset="relative").groupby("draw_number")["relative"].mean()
+    n, mean = len(by_draw), float(by_draw.mean())
+    if n < 2:
+        return MeanGain(mean, float("nan"), float("nan"), n)
+    half = float(stats.t.ppf(0.975, n - 1) * by_draw.std(ddof=1) / np.sqrt(n))
+    return MeanGain(mean, mean - half, mean + half, n)
