@@ -56,7 +56,9 @@ def measured_rates(losses: Calibrated, mask: Mask, heal: Any) -> Rates:
     first = _seconds(lambda: list(part([Mask(forward.n_blocks, unit=mask.unit)]))) / tokens
     loss = _seconds(lambda: list(part([mask]))) / tokens
     length = len(some.rows[0].input_ids)
-    dense = _seconds(lambda: _score(forward.fresh(), some.rows)) / tokens
+    warm = forward.fresh()
+    _score(warm, some.rows)  # the first pass also measures the memory that it needs
+    dense = _seconds(lambda: _score(warm, some.rows, mask)) / tokens
     blocks = sum(unit_times(forward.model, "block", (max(1, tokens // length), length), 1)) / tokens
     generated = sum(unit_times(forward.model, "block", (1, 1), 3))
     train, used = _training(forward.model.module, some.rows, heal) if heal.trains else (0.0, 0.0)
@@ -75,8 +77,8 @@ def _tokens(rows: Sequence[Row]) -> int:
     return sum(len(row.input_ids) for row in rows)
 
 
-def _score(forward: Forward, rows: Sequence[Row]) -> None:
-    for _ in forward.loglikelihoods(rows, [Mask(forward.n_blocks)]):
+def _score(forward: Forward, rows: Sequence[Row], mask: Mask | None = None) -> None:
+    for _ in forward.loglikelihoods(rows, [Mask(forward.n_blocks) if mask is None else mask]):
         pass
 
 
