@@ -58,8 +58,7 @@ def draw(by_outcome: dict[str, Shares], table: pd.DataFrame, title: str) -> Figu
     legend(
         figure,
         {},
-        note
-        + "ratios: calibration : search and objective : search, with interactions on both sides; objective : draw",
+        note + "ratios: calibration (cal), objective (obj), with interactions on both sides of ': search'",
         keys,
     )
     return figure

@@ -238,10 +238,11 @@ def shares_table() -> pd.DataFrame:
     return pd.DataFrame(known, columns=["source", "share", "low", "high", "q"]).assign(outcome="masks", df=1)
 
 
-def drawn_shares(high: float = np.inf) -> Figure:
+def drawn_shares() -> Figure:
     parts = {name: IntervalEstimate(0.5) for name in ("calibration", "search", "interaction")}
-    ratios = IntervalEstimate(np.inf, 45.6, high), IntervalEstimate(2.5, 2.0, 3.5)
-    shares = Shares(pd.DataFrame(), parts, *ratios, cells=9, draws=6)
+    plain, both = IntervalEstimate(9.0), IntervalEstimate(float("nan"), 45.6, np.inf)
+    objective = IntervalEstimate(2.5, 2.0, 3.5)
+    shares = Shares(pd.DataFrame(), parts, plain, both, cells=9, draws=6, objective_ratio=objective)
     return fig5_variance_shares.draw({"masks": shares}, shares_table(), "t")
 
 
@@ -286,9 +287,8 @@ def test_the_marker_says_whether_a_source_was_tested() -> None:
 
 
 def test_no_ratio_is_infinite() -> None:
-    for high in (np.inf, 900.0):
-        title = drawn_shares(high).axes[0].get_title(loc="left")
-        assert title.splitlines()[-2:] == ["ratio 2.50 (2.00 to 3.50)", "main above 45.6"]
+    title = drawn_shares().axes[0].get_title(loc="left")
+    assert title.splitlines()[-2:] == ["cal : search above 45.6", "obj : search 2.50 (2.00 to 3.50)"]
 
 
 # -- figure 6 ----------------------------------------------------------------------------------------------
