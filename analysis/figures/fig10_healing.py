@@ -2,9 +2,10 @@
 
 python -m analysis.fig10_healing --results results --study heal
 
-Left: the held-out perplexity of each mask: pruned, and after each budget of healing; a cross is the repaired mask.
-Middle: the rank correlation of the held-out losses before and after. Right: the share of the lost loss that each mask
-regains. Lines are 95 % intervals: in the middle over masks and windows, on the right over windows.
+Left: how far the held-out loss of each mask is above the dense model's: pruned, and after each budget of healing; a
+cross is the repaired mask. Middle: the rank correlation of the held-out losses before and after, of all masks and of
+those that cost at most twice what the best one costs. Right: the share of the lost loss that each mask regains. Lines
+are 95 % intervals: in the middle over masks and windows, on the right over windows.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from ..data.errors import NothingToRead
 from ..data.load import done
 from ..data.mlflow_store import folder
 from ..data.study import AskedStudy
-from ..stats.after_healing import StateStatistics, regained, statistics
+from ..stats.after_healing import StateStatistics, lost, near_best, regained, statistics
 from ..stats.healings import PRUNED, REPAIRED, HealedMask, State, healed_masks
 from .cli import arguments, run
 from .legends import legend
@@ -89,13 +90,20 @@ def summary(masks: Masks) -> pd.DataFrame:
     """One row for each model, ratio and state: correlation, spread and regret, with their intervals."""
     rows = []
     for (model, ratio), some in masks.items():
-        for one in statistics(some):
-            row = {"model": model, "ratio": ratio, "state": one.state.label, "masks": one.masks}
+        for which, one in _both(some):
+            row = {"model": model, "ratio": ratio, "of": which, "state": one.state.label, "masks": one.masks}
             for name in ("correlation", "spread_before", "spread", "share", "regret"):
                 found = getattr(one, name)
                 row |= {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
             rows.append(row)
     return pd.DataFrame(rows)
+
+
+def _both(masks: Sequence[HealedMask]) -> list[tuple[str, StateStatistics]]:
+    """The statistics of each state: of all masks, then of those near the best one."""
+    sets = ("all", masks), ("near the best", near_best(masks))
+    found = [(which, one) for which, some in sets for one in statistics(some)]
+    return sorted(found, key=lambda pair: pair[1].state)
 
 
 def draw(masks: Masks, title: str, metric: str) -> Figure:
@@ -106,14 +114,13 @@ def draw(masks: Masks, title: str, metric: str) -> Figure:
     look = {name: look[name] for name in KINDS if name in present}
     for axes, ((model, ratio), some) in zip(grid, masks.items(), strict=True):
         _curves(axes[0], some, look)
-        _correlations(axes[1], statistics(some))
+        _correlations(axes[1], _both(some))
         _shares(axes[2], some, look)
         axes[0].set_title(f"{model} · {100 * ratio:g} % removed", fontsize=8.5, loc="left")
     windows = max(len(one.losses(PRUNED)) for some in masks.values() for one in some)
     name = metric.partition("/")[2]
-    legend(
-        figure, look, f"a line is a mask, a cross the repaired mask; {windows} windows of {name}; lines: 95 %"
-    )
+    note = "a line is a mask, a cross the repaired mask; open circles: masks that cost at most twice the best one"
+    legend(figure, look, f"{note}; {windows} windows of {name}; intervals: 95 %")
     return figure
 
 
@@ -123,37 +130,33 @@ def _curves(axes: Axes, masks: Sequence[HealedMask], look: dict[str, tuple[str, 
     for one in masks:
         colour, marker = look[kind(one)]
         own = [state for state in states if state in one.states]
-        values = [float(np.exp(one.losses(state).mean())) for state in own]
+        values = [lost(one, state) for state in own]
         axes.plot([place[state] for state in own], values, marker=marker, color=colour, lw=0.9, ms=3.5, mew=0)
         if REPAIRED in one.states:
-            axes.plot(-0.3, np.exp(one.losses(REPAIRED).mean()), "x", color=colour, ms=4.5, mew=1.1)
-    dense = float(np.mean([np.exp(one.dense.mean()) for one in masks if one.dense is not None]))
-    axes.axhline(dense, color="0.6", lw=0.9, ls="--")
-    axes.text(len(states) - 0.6, dense, "dense", fontsize=7, color="0.4", va="bottom", ha="right")
+            axes.plot(-0.3, lost(one, REPAIRED), "x", color=colour, ms=4.5, mew=1.1)
     axes.set_yscale("log")
     axes.set_xlim(-0.6, len(states) - 0.5)
     axes.set_ylim(*axes.get_ylim())
     plain_log(axes.yaxis)
     axes.set_xticks(range(len(states)), [_short(state) for state in states], fontsize=7.5)
-    axes.set_ylabel("held-out perplexity", fontsize=8)
+    axes.set_ylabel("held-out loss above the dense\nmodel's (nats per token)", fontsize=8)
     axes.set_xlabel("tokens of healing", fontsize=8)
 
 
-def _correlations(axes: Axes, found: Sequence[StateStatistics]) -> None:
+def _correlations(axes: Axes, found: Sequence[tuple[str, StateStatistics]]) -> None:
     if not found:
         empty(axes, "fewer than four masks\nwere repaired or healed")
         return
-    for y, one in enumerate(found):
+    for y, (which, one) in enumerate(found):
         value = one.correlation
         axes.plot([value.low, value.high], [y, y], color="0.35", lw=1.4)
-        axes.plot(value.value, y, "o", color="0.1", ms=5)
+        axes.plot(value.value, y, "o", color="0.1", mfc="0.1" if which == "all" else "white", ms=5)
         axes.text(value.value, y - 0.14, signed(value.value), fontsize=7.5, ha="center", va="bottom")
     axes.axvline(0, color="0.7", lw=0.8, zorder=0)
-    axes.set_xlim(min(-0.05, *(one.correlation.low - 0.05 for one in found)), 1.05)
+    axes.set_xlim(min(-0.05, *(one.correlation.low - 0.05 for _, one in found)), 1.05)
     axes.set_ylim(len(found) - 0.4, -0.6)
-    axes.set_yticks(
-        range(len(found)), [f"{one.state.label}\n{one.masks} masks" for one in found], fontsize=7.5
-    )
+    names = [f"{one.state.label}\n{one.masks} {'masks' if which == 'all' else which}" for which, one in found]
+    axes.set_yticks(range(len(found)), names, fontsize=7)
     axes.set_xlabel("rank correlation with the pruned masks", fontsize=8)
 
 
@@ -166,14 +169,14 @@ def _shares(axes: Axes, masks: Sequence[HealedMask], look: dict[str, tuple[str, 
     shown = [one for one in masks if last in one.states]
     for one in shown:
         colour, marker = look[kind(one)]
-        x, share = float(np.exp(one.losses(PRUNED).mean())), regained(one, last)
+        x, share = lost(one, PRUNED), regained(one, last)
         axes.plot([x, x], [100 * share.low, 100 * share.high], color=colour, lw=1.1)
         axes.plot(x, 100 * share.value, marker, color=colour, ms=4.5, mec="white", mew=0.5)
     axes.axhline(0, color="0.7", lw=0.8, zorder=0)
     axes.set_xscale("log")
     axes.set_xlim(*axes.get_xlim())
     plain_log(axes.xaxis)
-    axes.set_xlabel("held-out perplexity before healing", fontsize=8)
+    axes.set_xlabel("nats above dense before healing", fontsize=8)
     axes.set_ylabel(f"% of the lost loss regained\nby {last.label}", fontsize=8)
 
 

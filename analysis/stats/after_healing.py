@@ -25,6 +25,7 @@ from .healings import PRUNED, HealedMask, State
 
 RESAMPLES = 2000
 FEWEST = 4  # masks; fewer give no correlation
+NEAR = 2.0  # masks near the best one cost at most this many times its loss
 
 Matrix = NDArray[np.float64]
 
@@ -55,6 +56,18 @@ def statistics(masks: Sequence[HealedMask], resamples: int = RESAMPLES) -> list[
     """The statistics of each state but the first that at least four masks have."""
     states = sorted({state for one in masks for state in one.states if state != PRUNED})
     return [_of_state(masks, state, resamples) for state in states if _count(masks, state) >= FEWEST]
+
+
+def near_best(masks: Sequence[HealedMask]) -> list[HealedMask]:
+    """The masks that cost at most twice the loss that the cheapest mask costs, before any repair or healing."""
+    least = min(lost(one, PRUNED) for one in masks)
+    return [one for one in masks if lost(one, PRUNED) <= NEAR * least]
+
+
+def lost(one: HealedMask, state: State) -> float:
+    """The held-out loss of a state above that of the dense model, in nats per token."""
+    assert one.dense is not None
+    return float((one.losses(state) - one.dense).mean())
 
 
 def regained(one: HealedMask, state: State, resamples: int = RESAMPLES) -> Interval:

@@ -7,19 +7,22 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 from pruning.core.heal_record import HealRecord
+from pruning.core.mask import Mask
 from pruning.core.result import DoneResult, EvaluationRecord
 from pruning.distributed import collectives
+from pruning.models.spec import ModelInfo
 from pruning.runs.cell_files import save_config, save_result
 from pruning.runs.cell_model import forward_of
 from pruning.runs.cell_repair import recorded_repair
 from pruning.runs.evaluate_mask import evaluation_key
 from pruning.runs.heal_choice import Choice, choose
-from pruning.runs.measurements import Evaluator, MaskMetrics
+from pruning.runs.measurements import Evaluator
 from pruning.runs.prepare import Prepared
 from pruning.runs.reevaluate import recorded_model, recorded_scales
 from pruning.runs.tracker import silent
 
 if TYPE_CHECKING:
+    from pruning.engine.forward import Forward
     from pruning.healing.curve import Point
     from pruning.healing.smaller import SmallerModel
     from pruning.models.loader import LanguageModel
@@ -44,8 +47,11 @@ def healed_cell(prepared: Prepared, done: DoneResult) -> DoneResult:
     record = read_record(cell.folder / choice.place / cell.heal.key(text.sha256))
     if record is not None and _complete(prepared, done, _with_selection(record, choice)):
         return done
-    smaller, record = _smaller(prepared, done, choice, record)
-    result = _extended(prepared, done, _with_selection(record, choice), smaller)
+    known = None if record is None else _evaluator(prepared, done, record)
+    if record is None or known is None or not known.has(_whole(choice.mask)):
+        smaller, record = _smaller(prepared, done, choice, record)
+        known = _evaluator(prepared, done, record, forward_of(cell, smaller.model))
+    result = _extended(prepared, done, _with_selection(record, choice), known, _whole(choice.mask))
     save_config(cell, result["config"])
     save_result(cell, result)
     return result
@@ -123,7 +129,9 @@ def _watch(note: Note) -> Any:
     return watch
 
 
-def _extended(prepared: Prepared, done: DoneResult, record: HealRecord, smaller: SmallerModel) -> DoneResult:
+def _extended(
+    prepared: Prepared, done: DoneResult, record: HealRecord, measure: Evaluator, whole: Mask
+) -> DoneResult:
     """The result with the healing and the metrics of the healed model; an earlier healing is replaced."""
     from pruning.healing.files import write_evaluation
 
@@ -132,30 +140,36 @@ def _extended(prepared: Prepared, done: DoneResult, record: HealRecord, smaller:
         metric: {which: path for which, path in paths.items() if which != "healed"}
         for metric, paths in evaluation.get("records", {}).items()
     }
-    if not prepared.cell.evaluation.compares:
-        found, paths = _measured(prepared, record, smaller)
-        write_evaluation(prepared.cell.folder / record["folder"], found.metrics, paths)
-        evaluation["healed"] = found.metrics
+    cell = prepared.cell
+    if not cell.evaluation.compares:
+        paths = {
+            name: measure.path(name, whole).relative_to(cell.results).as_posix() for name in prepared.data
+        }
+        evaluation["healed"] = measure(whole).metrics
+        write_evaluation(cell.folder / record["folder"], evaluation["healed"], paths)
         kept = {
             metric: one | ({"healed": paths[metric]} if metric in paths else {})
             for metric, one in kept.items()
         }
     evaluation["records"] = kept
-    config = {**done["config"], "heal": prepared.cell.config["heal"]}
+    config = {**done["config"], "heal": cell.config["heal"]}
     return {**done, "heal": record, "evaluation": cast(EvaluationRecord, evaluation), "config": config}
 
 
-def _measured(
-    prepared: Prepared, record: HealRecord, smaller: SmallerModel
-) -> tuple[MaskMetrics, dict[str, str]]:
-    """The metrics of the healed model, and the file of each measurement."""
-    cell, data = prepared.cell, prepared.data
-    forward, mask = forward_of(cell, smaller.model), smaller.dense
-    keys = {name: evaluation_key(prepared, smaller.model.info, name) for name in data}
+def _whole(mask: Mask) -> Mask:
+    """The mask over the blocks of the healed model that removes nothing."""
+    return Mask(mask.n_blocks - len(mask.gone))
+
+
+def _evaluator(
+    prepared: Prepared, done: DoneResult, record: HealRecord, forward: Forward | None = None
+) -> Evaluator:
+    """What measures the healed model. Without `forward`, it can only read measurements that are there."""
+    cell, info = prepared.cell, ModelInfo(**done["model"])
     folders = {
-        name: cell.results / "evaluation" / f"{key}-healed-{record['weights_sha256'][:16]}"
-        for name, key in keys.items()
+        name: cell.results
+        / "evaluation"
+        / f"{evaluation_key(prepared, info, name)}-healed-{record['weights_sha256'][:16]}"
+        for name in prepared.data
     }
-    evaluator = Evaluator(cell.evaluation, data, forward, folders, "the healed model")
-    paths = {name: evaluator.path(name, mask).relative_to(cell.results).as_posix() for name in data}
-    return evaluator(mask), paths
+    return Evaluator(cell.evaluation, prepared.data, cast(Any, forward), folders, "the healed model")

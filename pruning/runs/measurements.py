@@ -84,6 +84,10 @@ class Evaluator:
         label = text_sha256(json.dumps(mask.to_json()))[:16]
         return self.folders[name] / f"{label}.json"
 
+    def has(self, mask: Mask) -> bool:
+        """Whether all measurements of a mask are in files. All ranks get the same answer."""
+        return collectives.on_first(lambda: all(self.path(name, mask).exists() for name in self.data))
+
     def _once(self, name: str, mask: Mask) -> Measured:
         """Read a mask's measurement from its file. If there is no file, measure it while other processes wait."""
         path = self.path(name, mask)

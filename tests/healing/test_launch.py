@@ -59,6 +59,18 @@ def test_a_healed_cell_is_done_and_a_second_evaluation_measures_it_too(
     assert more.result()["heal"] == first["heal"]
 
 
+def test_an_earlier_healing_that_was_measured_needs_no_weights(launch: Command) -> None:
+    first = launch(*SEARCH, "heal=full", *SHORT).result()
+    folder = launch(*SEARCH, "heal=full", *SHORT, "heal.seed=1").results / first["cell"]
+    for path in folder.rglob("weights.safetensors"):
+        path.unlink()  # as in an archive
+    again = launch(*SEARCH, "heal=full", *SHORT)
+    assert again.status == 0, again.err
+    assert again.result() == first
+    missing = launch(*SEARCH, "heal=full", *SHORT, "eval.samples=3")
+    assert "weights.safetensors is damaged" in missing.err
+
+
 def test_the_command_heals_a_finished_cell_as_a_launch_does(launch: Command) -> None:
     cell = launch(*SEARCH).results
     (folder,) = cell.glob("*/result.json")

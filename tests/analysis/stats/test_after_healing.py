@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from analysis.stats.after_healing import regained, spearman, statistics
+from analysis.stats.after_healing import lost, near_best, regained, spearman, statistics
 from analysis.stats.healings import PRUNED, HealedMask, State
 from pruning.core.mask import Mask
 
@@ -65,3 +65,10 @@ def test_the_share_regained_is_of_the_gap_to_the_dense_model() -> None:
     found = regained(one, AFTER, 100)
     assert found.value == pytest.approx(0.25)
     assert (found.low, found.high) == (pytest.approx(0.25), pytest.approx(0.25))
+
+
+def test_masks_near_the_best_cost_at_most_twice_as_much() -> None:
+    some = masks([3.0, 3.5, 4.0, 4.1, 9.0], [3.0, 3.0, 3.0, 3.0, 3.0])
+    assert [one.mask.dropped for one in near_best(some)] == [(0,), (1,), (2,)]
+    assert lost(some[1], PRUNED) == pytest.approx(1.5)
+    assert lost(some[1], AFTER) == pytest.approx(1.0)

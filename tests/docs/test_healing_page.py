@@ -1,0 +1,39 @@
+"""The page on healing states the numbers of the archived study, which are computed here again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from analysis.data.load import load
+from analysis.data.mlflow_store import folder
+from analysis.figures.fig10_healing import healed, summary
+
+ROOT = Path(__file__).parents[2]
+MINUS = "\N{MINUS SIGN}"
+
+
+@pytest.fixture(scope="module")
+def results() -> Path:
+    return folder(ROOT / "analysis/heal/heal.tar.xz")
+
+
+def test_the_page_has_the_computed_statistics_of_every_state(results: Path) -> None:
+    page = (ROOT / "docs/healing.md").read_text(encoding="utf-8")
+    rows = summary(healed(results, load(results, "heal"), "ppl/heldout"))
+    assert len(rows) >= 4
+    for row in rows.to_dict("records"):
+        numbers = [
+            f"{row[name]:.2f} ({row[f'{name}_low']:.2f} to {row[f'{name}_high']:.2f})".replace("-", MINUS)
+            for name in ("correlation", "spread_before", "spread", "regret")
+        ]
+        assert " | ".join([row["state"], str(row["masks"]), *numbers]) in page, row
+
+
+def test_the_page_has_each_mask_with_its_perplexities(results: Path) -> None:
+    page = (ROOT / "docs/healing.md").read_text(encoding="utf-8")
+    ((_, masks),) = healed(results, load(results, "heal"), "ppl/heldout").items()
+    assert len(masks) >= 12
+    for one in masks:
+        assert f"| {' '.join(one.mask.names())} |" in page
