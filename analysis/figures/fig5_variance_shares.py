@@ -37,7 +37,7 @@ LEVEL = 0.05  # of q
 def draw(by_outcome: dict[str, Shares], table: pd.DataFrame, title: str) -> Figure:
     """A panel for each outcome, with one row for each part and each source that some outcome has."""
     rows = _rows(table)
-    figure, grid = panels(1, len(by_outcome), 1.85, 1.15 + 0.235 * len(rows), title)
+    figure, grid = panels(1, len(by_outcome), 2.1, 1.15 + 0.235 * len(rows), title)
     for j, (label, shares) in enumerate(by_outcome.items()):
         axes = grid[0][j]
         axes.set_title(_heading(label, shares), fontsize=SMALL + 0.5, linespacing=1.35, loc="left")
