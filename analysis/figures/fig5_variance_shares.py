@@ -37,7 +37,7 @@ def draw(by_outcome: dict[str, Shares], table: pd.DataFrame, title: str) -> Figu
     figure, grid = panels(1, len(by_outcome), 1.85, 3.5, title)
     for j, (label, shares) in enumerate(by_outcome.items()):
         axes = grid[0][j]
-        ratios = f"calibration : search {ratio_text(shares.total_ratio)}"
+        ratios = f"ratio {ratio_text(shares.total_ratio)}"
         axes.set_title(f"{_two_lines(label)}\n{ratios}", fontsize=7.5, linespacing=1.3)
         _panel(axes, table[table["outcome"] == label].set_index("source"), shares.note, label == LOSS)
         axes.set_yticks(range(len(ROWS)), ROWS if j == 0 else [""] * len(ROWS), fontsize=7.5)
@@ -48,7 +48,7 @@ def draw(by_outcome: dict[str, Shares], table: pd.DataFrame, title: str) -> Figu
     figure.supxlabel(
         "share of the variance within model and k; filled: permutation q at most 0.05 (false discovery rate; "
         'the row "rest" is not tested);\n'
-        "ratios have the interaction on both sides; 95 percent intervals over calibration draws; "
+        "ratio: calibration : search, the interaction on both sides; 95 percent intervals over calibration draws; "
         "shares are cut off at 0",
         fontsize=7,
         color=GREY,
