@@ -13,7 +13,7 @@ from analysis.stats.components import Design
 from analysis.stats.coordinates import of_values
 from tests.helpers.known_shares import SCENARIOS, Coverage, Scenario, coverage
 
-STUDIES = 100
+STUDIES = 200
 LEAST = 0.92
 
 
@@ -59,10 +59,10 @@ def test_intervals_are_narrow_enough_to_decide() -> None:
 
 
 def test_without_the_widening_intervals_are_too_short(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The intervals that this test rejects are what it is for: normal errors instead of the few draws' chi-square."""
+    """With symmetric errors instead of the chi-square of so few draws, the test of coverage fails."""
     monkeypatch.setattr(plausible, "widened", lambda observed, drawn: observed - (drawn - drawn.mean(axis=0)))
     found = coverage(SCENARIOS["one objective 100 times noisier"], STUDIES, 199)
-    assert found["draw"].covered < LEAST - 0.05
+    assert found["draw"].covered < LEAST
 
 
 NO_OBJECTIVE = Scenario({"draw": 0.5, "search": 0.1, "objective x search": 0.05, "rest": 0.35}, shared=False)
