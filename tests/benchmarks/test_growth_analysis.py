@@ -23,4 +23,4 @@ def test_every_command_of_the_analysis_has_a_row() -> None:
     assert "paper_check" not in COMMANDS
     assert lines[0].startswith("| CPU seconds | 500 cells | 1,000 cells | 5,000 cells | exponent |")
     assert [line.count("|") for line in lines] == [lines[0].count("|")] * (2 + len(COMMANDS))
-    assert lines[2].startswith("| fig1_masks | 2.5 | 3.0 | 7.0 | 1.00 | 1.00 |")
+    assert any(line.startswith("| fig1_masks | 2.5 | 3.0 | 7.0 | 1.00 | 1.00 |") for line in lines)

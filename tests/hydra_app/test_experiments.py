@@ -22,6 +22,10 @@ PANEL = {"one_shot", "greedy", "beam", "genetic", "bayesian", "cbo", "fast_block
 GRIDS = {
     "compress": 1,
     "units": 32,
+    "heal": 12,
+    "heal_criteria": 10,
+    "heal_random": 10,
+    "heal_sublayer": 2,
     "demo": 8,
     "panel": 28,
     "small": 504,
