@@ -111,7 +111,10 @@ def _warn(cell: Cell, found: Forecast) -> None:
 
 
 def _speed_cell(cell: Cell) -> Cell:
-    """The same cell with an evaluation of its speed, for a prompt that the model can read."""
+    """The same cell with an evaluation of its speed, for a prompt that the model can read.
+
+    It asks for no healing: the text of one leaves out what the evaluation's text repeats, so it would be another one.
+    """
     from omegaconf import OmegaConf
 
     from pruning.hydra_app.build_option import build_option
@@ -119,10 +122,17 @@ def _speed_cell(cell: Cell) -> Cell:
     from pruning.models import loader
 
     most = loader.context_length(cell.model) or 2 * PROMPT
-    words = [*SPEED, f"eval.prompts=[{min(PROMPT, most // 2)}]"]
-    settings = {OPTION: "speed", **recorded(OmegaConf.to_container(composed(words).eval, resolve=True))}
+    words = [*SPEED, f"eval.prompts=[{min(PROMPT, most // 2)}]", "heal=none"]
+    made = composed(words)
+    settings = {
+        group: {OPTION: option, **recorded(OmegaConf.to_container(made[group], resolve=True))}
+        for group, option in (("eval", "speed"), ("heal", "none"))
+    }
     return dataclasses.replace(
-        cell, evaluation=build_option("eval", words), config={**cell.config, "eval": settings}
+        cell,
+        evaluation=build_option("eval", words),
+        heal=build_option("heal", words),
+        config={**cell.config, **settings},
     )
 
 

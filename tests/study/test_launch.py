@@ -184,7 +184,10 @@ INPUT_ERRORS: dict[str, tuple[list[str], str]] = {
     "algo": (["algo=gredy"], "unknown algo 'gredy'. Did you mean greedy? Available: annealing, "),
     "model": (["model=lama3"], "unknown model 'lama3'. Did you mean llama3"),
     "objective": (["objective=magin"], "unknown objective 'magin'. Did you mean margin?"),
-    "typo": (["algo.baem=3"], "algo=greedy has no setting 'baem'. Its settings: blocks, lazy, max_evaluations"),
+    "typo": (
+        ["algo.baem=3"],
+        "algo=greedy has no setting 'baem'. Its settings: blocks, lazy, max_evaluations",
+    ),
     "type": (["calibration.samples=many"], "calibration.samples=many is not valid: give a whole number"),
 }
 

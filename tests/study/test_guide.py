@@ -1,0 +1,33 @@
+"""The parts of a guided run: which evaluation times the models."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hydra import initialize_config_dir
+
+from pruning.config import groups
+from pruning.hydra_app import registry
+from pruning.study import guide
+from tests.hydra_app.test_experiments import cell
+
+
+@pytest.fixture(autouse=True)
+def _hydra() -> Iterator[None]:
+    registry.register()
+    with initialize_config_dir(str(groups.CONF), version_base="1.3"):
+        yield
+
+
+def test_the_measurement_of_the_speed_heals_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its evaluation has no text, so no window of the healing's text is left out: that would be another healing."""
+    monkeypatch.setattr("pruning.models.loader.context_length", lambda _: 2048)
+    asked = cell("experiment=compress", f"paths.results={tmp_path}")
+    timed = guide._speed_cell(asked)
+    assert asked.heal.trains
+    assert not timed.heal.trains
+    assert timed.config["heal"] == {"option": "none", "class": "NoHealing"}
+    assert timed.config["eval"]["option"] == "speed"
+    assert (timed.algo, timed.compensation, timed.ratio) == (asked.algo, asked.compensation, asked.ratio)
