@@ -10,7 +10,7 @@ from typing import Any
 from pruning.core.errors import InputError
 from pruning.core.mask import Mask
 from pruning.export import verify
-from pruning.export.request import Request
+from pruning.export.request import Request, reference
 from pruning.models import device_map, loader, pruned_config, quiet, spec
 from pruning.models.attention import attention_kernel
 
@@ -45,7 +45,7 @@ def prove(
     config = pruned_config.pruned_config(loader.config(settings), Mask(mask.n_blocks, mask.gone))
     own = AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
     moved = _kinds(own) != _kinds(config)
-    of = verify.MASKED if wanted.repair is None else verify.REPAIRED
+    of = reference(wanted)
     model, lacking = _load(path, settings, config if moved else own)
     return str(verify.compare(model, lacking, goal, tolerance, of)), moved
 

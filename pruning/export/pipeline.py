@@ -97,7 +97,7 @@ def export(wanted: Request) -> Facts:
         del tensors, model
         if goal is not None:
             log.info("reloading and comparing")
-            of = verify.MASKED if wanted.repair is None else verify.REPAIRED
+            of = request.reference(wanted)
             proof = str(verify.compare_export(partial, goal, wanted.model, wanted.scales is None, of))
         found = _facts(wanted, cut, proof)
         _write_texts(found, partial)

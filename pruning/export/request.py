@@ -113,6 +113,14 @@ def _n_blocks(model: spec.Model) -> int:
     return loader.n_blocks(model) if file is None else open_gguf(file).n_blocks
 
 
+def reference(wanted: Request) -> str:
+    """What the written model must equal: the masked model, or the masked one with what was done to it."""
+    done = [
+        word for word, part in (("repaired", wanted.repair), ("healed", wanted.healed)) if part is not None
+    ]
+    return f"{', '.join(['masked', *done[:-1]])} and {done[-1]} model" if done else "masked model"
+
+
 def of_healed(cell: Path | None, wanted: Request) -> Request:
     """The request with the healed weights of a cell and the mask that was healed, from its path or that of its mask.
 

@@ -32,7 +32,7 @@ UNFIT_PARTS = (
     "blocks, or use a machine with more memory."
 )
 NEW_TOKENS = 8
-MASKED, REPAIRED = "masked model", "masked and repaired model"  # what an export must equal
+MASKED = "masked model"  # what an export must equal, if nothing else was done to the model
 # SHORT tokens are compared; for a sliding window shorter than LONG, at least NEW_TOKENS more than its length.
 SHORT, LONG = 64, 1024
 # Relative difference allowed for a compensated model, because norms have an epsilon and weights are rounded again.
