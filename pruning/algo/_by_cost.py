@@ -32,13 +32,22 @@ def whole_blocks(space: Space, mask: Mask) -> list[Mask]:
 
 def fitting_blocks(space: Space, mask: Mask) -> list[Mask]:
     """The masks that remove both parts of one block more and can be extended to a mask of the space."""
+    if space.unit != "sublayer":
+        return []
     free = set(space.free(mask.dropped))
     pairs = [(2 * block, 2 * block + 1) for block in range(space.n_blocks)]
-    return [
-        larger
-        for pair in pairs
-        if space.unit == "sublayer" and free.issuperset(pair) and space.extendable(larger := mask.drop(*pair))
-    ]
+    larger = [mask.drop(*pair) for pair in pairs if free.issuperset(pair)]
+    return [candidate for candidate in larger if space.extendable(candidate)]
+
+
+def both_paths(
+    space: Space, known: Known, rounds: Lazy | None = None, blocks: bool = True
+) -> Generator[Request, Any, list[Mask]]:
+    """The mask that single units lead to and, with `blocks`, the one that whole blocks lead to, if any fits."""
+    found = [(yield from by_cost(space, known, rounds))]
+    if blocks and fitting_blocks(space, space.dense):
+        found.append((yield from by_cost(space, known, steps=whole_blocks)))
+    return found
 
 
 def by_cost(

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pruning.algo import Ask, Found, Known, Proposals
-from pruning.algo._by_cost import by_cost, evaluations_by_blocks, fitting_blocks, whole_blocks
+from pruning.algo._by_cost import both_paths, evaluations_by_blocks
 from pruning.algo._rank import check_rank, done, per_cost
 from pruning.algo.lazy import Lazy, check_risk
 from pruning.core.mask import Mask
@@ -57,9 +57,7 @@ class Greedy:
 
     def _on_budget(self, space: Space) -> Proposals:
         known = Known()
-        found: list[Mask] = [(yield from by_cost(space, known, self._rounds(space)))]
-        if self.blocks and fitting_blocks(space, space.dense):
-            found.append((yield from by_cost(space, known, steps=whole_blocks)))
+        found = yield from both_paths(space, known, self._rounds(space), self.blocks)
         return Found(min(found, key=known.losses.__getitem__), done(space))
 
     def _rounds(self, space: Space) -> Lazy | None:

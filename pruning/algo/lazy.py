@@ -57,14 +57,14 @@ class Lazy:
         are those of least rise per cost.
         """
         increments = {mask: self._increment(mask, parent) for mask, parent in children.items()}
+        new = None in increments.values()  # as in the first round, nothing is known
         predicted = {
-            mask: self._losses.get(children[mask], 0.0) + (more or 0.0) for mask, more in increments.items()
+            mask: 0.0 if new or more is None else self._losses[children[mask]] + more
+            for mask, more in increments.items()
         }
         order, size = list(children), len(children)
         value = self._value(rise)
-        if new := None in increments.values():  # as in the first round, nothing is known
-            predicted = dict.fromkeys(children, 0.0)
-        else:
+        if not new:
             order, size = sorted(order, key=lambda mask: value(mask, predicted[mask])), FIRST + best - 1
         losses: dict[Mask, float] = {}
         errors: list[float] = []
@@ -77,10 +77,11 @@ class Lazy:
             least = self._least_error(errors, len(order)) if order else 0.0
             if order and min(value(mask, predicted[mask] + least) for mask in order) > chosen:
                 break
+        centre = math.fsum(errors) / len(errors)
         if not new:
-            self._squares += _spread(errors, math.fsum(errors) / len(errors))
+            self._squares += _spread(errors, centre)
             self._freedom += len(errors) - 1
-        self._note(children, predicted, losses, math.fsum(errors) / len(errors))
+        self._note(children, predicted, losses, centre)
         return losses
 
     def _value(self, rise: Rise | None) -> Callable[[Mask, float], float]:

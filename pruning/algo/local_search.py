@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from pruning.algo import Found, Known, Proposals, Request
-from pruning.algo._by_cost import by_cost, evaluations_by_blocks, fitting_blocks, whole_blocks
+from pruning.algo._by_cost import both_paths, evaluations_by_blocks
 from pruning.algo._prior import neighbours, one_shot, singles
 from pruning.core.mask import Mask
 from pruning.core.space import Space
@@ -57,10 +57,7 @@ class LocalSearch:
     def _on_budget(self, space: Space, known: Known) -> Generator[Request, Any, list[Mask]]:
         """The same on a budget, where greedy and one_shot rank by the rise of the loss per cost."""
         losses = yield from singles(space, known)
-        greedy = [(yield from by_cost(space, known))]
-        if fitting_blocks(space, space.dense):
-            greedy.append((yield from by_cost(space, known, steps=whole_blocks)))
-        return [*greedy, one_shot(space, losses)]
+        return [*(yield from both_paths(space, known)), one_shot(space, losses)]
 
     def evaluations(self, space: Space) -> int:
         """Greedy's masks with fewer than k removals, plus the whole space, because the number of swaps is unknown.
