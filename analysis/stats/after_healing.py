@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
+from .estimates import IntervalEstimate
 from .healings import PRUNED, HealedMask, State
 
 RESAMPLES = 2000
@@ -31,25 +32,16 @@ Matrix = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Interval:
-    """An estimate and the ends of its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
 class StateStatistics:
     """What a state does to the differences between masks; `masks` have it."""
 
     state: State
     masks: int
-    correlation: Interval
-    spread_before: Interval
-    spread: Interval
-    share: Interval
-    regret: Interval
+    correlation: IntervalEstimate
+    spread_before: IntervalEstimate
+    spread: IntervalEstimate
+    share: IntervalEstimate
+    regret: IntervalEstimate
 
 
 def statistics(masks: Sequence[HealedMask], resamples: int = RESAMPLES) -> list[StateStatistics]:
@@ -70,7 +62,7 @@ def lost(one: HealedMask, state: State) -> float:
     return float((one.losses(state) - one.dense).mean())
 
 
-def regained(one: HealedMask, state: State, resamples: int = RESAMPLES) -> Interval:
+def regained(one: HealedMask, state: State, resamples: int = RESAMPLES) -> IntervalEstimate:
     """The share of the loss that the mask had cost which is regained in a state, with an interval over windows."""
     assert one.dense is not None
     rows = np.stack([one.losses(PRUNED), one.losses(state), one.dense])
@@ -81,7 +73,7 @@ def regained(one: HealedMask, state: State, resamples: int = RESAMPLES) -> Inter
     windows = np.random.default_rng(0).integers(0, rows.shape[1], (resamples, rows.shape[1]))
     drawn = share(rows[:, windows].mean(-1))
     low, high = np.percentile(drawn, [2.5, 97.5])
-    return Interval(float(share(rows.mean(-1))), float(low), float(high))
+    return IntervalEstimate(float(share(rows.mean(-1))), float(low), float(high))
 
 
 def spearman(first: Matrix, second: Matrix) -> float:
@@ -104,13 +96,13 @@ def _of_state(masks: Sequence[HealedMask], state: State, resamples: int) -> Stat
         for _ in range(resamples)
     ]
 
-    def interval(statistic: Callable[[Matrix, Matrix], float]) -> Interval:
+    def interval(statistic: Callable[[Matrix, Matrix], float]) -> IntervalEstimate:
         drawn = [
             statistic(before[rows][:, windows].mean(1), after[rows][:, windows].mean(1))
             for rows, windows in draws
         ]
         low, high = np.nanpercentile(drawn, [2.5, 97.5])
-        return Interval(statistic(before.mean(1), after.mean(1)), float(low), float(high))
+        return IntervalEstimate(statistic(before.mean(1), after.mean(1)), float(low), float(high))
 
     return StateStatistics(
         state,
