@@ -39,6 +39,7 @@ class Plain(Forward):
             self.cost.block_forwards += sum(shares[i] for i in mask.kept)
             yield mask, sums.tolist(), time.perf_counter() - started
 
+    @torch.inference_mode()
     def _values(self, number: int, batch: Batch, mask: Mask, readout: Readout) -> Tensor:
         logits, targets = self._logits(batch, mask), batch.targets.to(self.model.device)
         if readout is LIKELIHOOD:
@@ -48,7 +49,6 @@ class Plain(Forward):
         dense = Distributions(self._dense_logits[number])
         return readout.value(Distributions(logits), dense, targets).double().cpu()
 
-    @torch.inference_mode()
     def _logits(self, batch: Batch, mask: Mask) -> Tensor:
         """The logits (n, V) at the batch's targets, in float32."""
         inputs = batch.inputs(self.model.device, self.model.module.dtype)

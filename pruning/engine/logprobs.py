@@ -17,7 +17,7 @@ from torch import Tensor
 # Bytes of float32 logits that are projected at a time, and normalised at a time, for each kind of device. If too
 # few positions are projected, reading the weights takes most of the time. If the logits of too many are normalised,
 # they do not fit a CPU's cache.
-PROJECTED = {"cpu": 1 << 27, "cuda": 1 << 29}
+PROJECTED = {"cpu": 1 << 29, "cuda": 1 << 29}
 NORMALISED = {"cpu": 1 << 20, "cuda": 1 << 29}
 
 # exp(-80) is 1e-35: beside the highest logit, a whole vocabulary of such terms changes no digit. Smaller terms would
@@ -54,10 +54,22 @@ class Distributions:
         chosen = self.logits.gather(-1, tokens[:, None]).double()
         return (chosen - self.highest.double() - self.log_sum)[:, 0]
 
+    def take(self, tokens: Tensor) -> Tensor:
+        """As `of`, but the logits are overwritten: for distributions that nobody uses again. One tensor fewer."""
+        chosen, highest = self.logits.gather(-1, tokens[:, None]).double(), self.logits.amax(-1, keepdim=True)
+        terms = self.logits.sub_(highest).clamp_(min=NEGLIGIBLE).exp_()
+        return (chosen - highest.double() - terms.sum(-1, keepdim=True).double().log_())[:, 0]
+
     @cached_property
     def whole(self) -> Tensor:
         """The log-probabilities ln p (m, V) of all tokens, in the precision of the logits."""
         return (self.logits - self.highest).sub_(self.log_sum.to(self.logits.dtype))
+
+    def take_whole(self) -> Tensor:
+        """As `whole`, but the logits are overwritten: for distributions that nobody uses again."""
+        below = self.logits.sub_(self.logits.amax(-1, keepdim=True))
+        terms = below.clamp(min=NEGLIGIBLE).exp_()
+        return below.sub_(terms.sum(-1, keepdim=True).double().log_().to(below.dtype))
 
     @cached_property
     def probabilities(self) -> Tensor:
@@ -82,7 +94,7 @@ class Readout:
     compares: bool = False
 
 
-LIKELIHOOD = Readout(lambda pruned, _, targets: pruned.of(targets))
+LIKELIHOOD = Readout(lambda pruned, _, targets: pruned.take(targets))
 
 
 @dataclass(frozen=True)
@@ -134,9 +146,10 @@ def positions_at_once(device: str, vocabulary: int, limit: int | None = None) ->
 def _distributions(projection: Projection, hidden: Tensor) -> Iterator[tuple[int, Distributions]]:
     """For each group of m positions, yield the index of its first position, and its distributions."""
     device, vocabulary = hidden.device.type, projection.vocabulary
-    step = positions_at_once(device, vocabulary, projection.limit)
+    most = positions_at_once(device, vocabulary, projection.limit)
+    step = -(-len(hidden) // max(1, -(-len(hidden) // most)))  # groups of nearly equal size
     piece = max(1, NORMALISED.get(device, 1 << 25) // (4 * vocabulary))
-    for start in range(0, len(hidden), step):
+    for start in range(0, len(hidden), max(1, step)):
         logits = projection.head(hidden[start : start + step])
         dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
         for offset in range(0, len(logits), piece):

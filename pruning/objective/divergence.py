@@ -61,4 +61,7 @@ def between_distributions(
 
 
 def _divergence(pruned: Distributions, dense: Distributions) -> Tensor:
-    return (dense.whole - pruned.whole).mul_(dense.probabilities).sum(-1)
+    import torch
+
+    whole = pruned.take_whole()
+    return torch.sub(dense.whole, whole, out=whole).mul_(dense.probabilities).sum(-1)

@@ -47,11 +47,18 @@ def test_a_large_vocabulary_biases_no_value(scale: float) -> None:
     assert off.abs().max() < 4e-7
     assert off.mean().abs() < 1e-7
     for value in (divergence._divergence, uncertainty._change):
-        near = value(Distributions(a), Distributions(b))
+        near = value(Distributions(a.clone()), Distributions(b))
         exact = value(Distributions(a.double()), Distributions(b.double()))
         np.testing.assert_allclose(
             near.double().mean(), exact.mean(), rtol=1e-6, atol=3e-7, err_msg=value.__name__
         )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_overwriting_the_logits_changes_no_value(dtype: torch.dtype) -> None:
+    tokens, drawn = torch.arange(20), logits(3, dtype)
+    assert torch.equal(Distributions(drawn.clone()).take(tokens), Distributions(drawn).of(tokens))
+    assert torch.equal(Distributions(drawn.clone()).take_whole(), Distributions(drawn).whole)
 
 
 def test_logits_far_apart_and_infinite_ones_are_allowed() -> None:
