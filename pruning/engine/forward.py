@@ -16,6 +16,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -38,6 +39,7 @@ from pruning.engine.memory_budget import MemoryBudget, out_of_memory
 from pruning.engine.pace import Pace
 from pruning.engine.walk_plan import Plan, make_plan
 from pruning.models.block_probe import find_blocks
+from pruning.models.compiled import compiled
 from pruning.models.units import find_chain
 
 if TYPE_CHECKING:
@@ -54,7 +56,7 @@ class Forward:
     time, so fewer masks share computation. If `memory` is given, batches can also become smaller. If the process is
     killed, about `patience` seconds of work are lost. `merge` says whether branches may run as one batch (None: only
     if merging changes no loss, or if weights are on disk). If `scales` is given, a dropped unit i multiplies the
-    hidden state by `scales[i]`.
+    hidden state by `scales[i]`. `compile` runs blocks through torch.compile; sub-layers run uncompiled.
     """
 
     model: LanguageModel
@@ -66,6 +68,7 @@ class Forward:
     cost: Cost = field(default_factory=Cost)
     watch: Callable[[int, int], None] | None = None  # called after each batch: batches done, of how many
     beginnings: Beginnings = field(default_factory=Beginnings)
+    compile: bool = False
     _dense_states: WeakKeyDictionary[Batch, Tensor] = field(default_factory=WeakKeyDictionary)
     _shares_of: dict[str, Sequence[float]] = field(default_factory=dict)
 
@@ -97,7 +100,14 @@ class Forward:
     def fresh(self) -> Forward:
         """New forward passes with the same settings and cost but no shared states, for weights that have changed."""
         return Forward(
-            self.model, self.batch_tokens, self.memory, self.patience, self.merge, self.scales, self.cost
+            self.model,
+            self.batch_tokens,
+            self.memory,
+            self.patience,
+            self.merge,
+            self.scales,
+            self.cost,
+            compile=self.compile,
         )
 
     def watched(self, watch: Callable[[int, int], None]) -> Forward:
@@ -169,13 +179,19 @@ class Forward:
         batches = self.memory_budget.batches(rows)
         tokens = sum(batch.ids.numel() for batch in batches)
         mine, reader = collectives.share_of(batches), self._reader
-        for done, batch in enumerate(mine, start=1):
-            share = batch.ids.numel() / tokens
-            for number, values in reader.read(batch, masks, readout, share, wanted):
-                np.add.at(sums[number], batch.rows.numpy(), values)
-            if self.watch is not None:
-                self.watch(done, len(mine))
+        with self._compiled(masks[0].unit):
+            for done, batch in enumerate(mine, start=1):
+                share = batch.ids.numel() / tokens
+                for number, values in reader.read(batch, masks, readout, share, wanted):
+                    np.add.at(sums[number], batch.rows.numpy(), values)
+                if self.watch is not None:
+                    self.watch(done, len(mine))
         return sums
+
+    def _compiled(self, unit: str) -> AbstractContextManager[None]:
+        if not self.compile or unit != "block":
+            return nullcontext()
+        return compiled(find_blocks(self.model.module))
 
     @property
     def _reader(self) -> BatchReader:

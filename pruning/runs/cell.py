@@ -53,7 +53,7 @@ class ForwardSettings:
     be used besides the weights (None: a quarter of the free memory). If the process is killed, about `patience`
     seconds of work are lost. `merge` says whether several masks can run as one batch (None: only if that changes no
     loss, or if weights are on disk). `tf32` lets a GPU round the factors of float32 products to 10 bits. Because this
-    changes losses, `tf32` is part of the cell's key if it is on.
+    changes losses, `tf32` is part of the cell's key if it is on. `compile` runs whole blocks through torch.compile.
     """
 
     batch_tokens: int = 2048
@@ -61,6 +61,7 @@ class ForwardSettings:
     patience: float = 20.0
     merge: bool | None = None
     tf32: bool = False
+    compile: bool = False
 
     def check(self) -> None:
         """Raise InputError if a number is out of range.
@@ -73,6 +74,10 @@ class ForwardSettings:
                 raise InputError(f"forward.{name}={value} is too small: choose {least} or more.")
         if not 0 < self.patience < math.inf:
             raise InputError(f"forward.patience={self.patience:g} is out of range: choose seconds above 0.")
+        if self.compile:
+            from pruning.models.compiled import check_compiler
+
+            check_compiler()
 
 
 @dataclass(frozen=True)

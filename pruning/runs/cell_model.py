@@ -39,4 +39,5 @@ def forward_with(settings: ForwardSettings, model: LanguageModel) -> Forward:
     """Forward passes of a model with given settings."""
     from pruning.engine.forward import Forward
 
-    return Forward(model, settings.batch_tokens, settings.memory, settings.patience, settings.merge)
+    limits = (settings.batch_tokens, settings.memory, settings.patience)
+    return Forward(model, *limits, settings.merge, compile=settings.compile)

