@@ -45,8 +45,8 @@ class PublishedSettings:
     dry_run: bool = False
     steps: bool = True
     tolerance: float = 0.01
-    models: dict[str, str] = dataclasses.field(default_factory=dict)
-    texts: dict[str, str] = dataclasses.field(default_factory=dict)
+    models: Any = None
+    texts: Any = None
     standin: str | None = None
     standin_text: str = "pydoc"
 

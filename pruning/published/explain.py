@@ -53,7 +53,9 @@ class Explained:
         return math.log(self.own / self.row.number.value)
 
 
-def explained(rows: Sequence[Row], values: Values, tolerance: float, standin: bool = False) -> list[Explained]:
+def explained(
+    rows: Sequence[Row], values: Values, tolerance: float, standin: bool = False
+) -> list[Explained]:
     """Each row with its verdict. Two values agree if they differ by at most `tolerance` (relative) or by rounding."""
     return [_explained(row, rows, values, tolerance, standin) for row in rows]
 

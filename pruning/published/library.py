@@ -101,9 +101,7 @@ def _entry(
     )
 
 
-def _number(
-    raw: Mapping[str, Any], sources: Mapping[str, Source], protocols: Mapping[str, Theirs]
-) -> Number:
+def _number(raw: Mapping[str, Any], sources: Mapping[str, Source], protocols: Mapping[str, Theirs]) -> Number:
     protocol = protocols[raw["protocol"]]
     if raw["corpus"] != protocol.corpus:
         raise InputError(f"a number on {raw['corpus']} has a protocol for {protocol.corpus}.")
@@ -115,9 +113,11 @@ def _number(
 def theirs(raw: Mapping[str, Any]) -> Theirs:
     """A protocol from a file. A setting that is null there is unknown, and has the default of `Protocol`."""
     settings = {name: value for name, value in raw.items() if name not in NOTES}
-    missing = tuple(name for name, value in settings.items() if value is None and name not in ("join", "name"))
+    missing = tuple(
+        name for name, value in settings.items() if value is None and name not in ("join", "name")
+    )
     known = {name: None if value == "all" and name in COMPARED else value for name, value in settings.items()}
     if "from" in raw:
         known["source"] = raw["from"]
-    kept = {name: value for name, value in known.items() if name not in missing}
+    kept: dict[str, Any] = {name: value for name, value in known.items() if name not in missing}
     return Theirs(raw["corpus"], Protocol(**kept), missing, raw.get("not_reproduced"))

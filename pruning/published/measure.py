@@ -56,7 +56,9 @@ class Perplexity:
     def measure(self, forward: Forward, name: str, data: Data, mask: Mask) -> Measured:
         """The perplexity, with a record of the protocol."""
         measured = corpus_perplexity(forward, name, data, mask, self.protocol.corpus, self.limit)
-        return dataclasses.replace(measured, how={**measured.how, "protocol": dataclasses.asdict(self.protocol)})
+        return dataclasses.replace(
+            measured, how={**measured.how, "protocol": dataclasses.asdict(self.protocol)}
+        )
 
 
 @dataclass
@@ -76,7 +78,7 @@ class Referee:
 
     def settings(self, model: ModelFacts, dtype: str) -> Model:
         """The settings to load a model with, in a precision."""
-        where = {"source": model.source, "path": model.path}
+        where: dict[str, Any] = {"source": model.source, "path": model.path}
         if place := self.places.get(model.name):
             where = {"source": "local", "path": place}
         return dataclasses.replace(
@@ -85,10 +87,11 @@ class Referee:
 
     def check_blocks(self, model: ModelFacts) -> None:
         """Raise InputError if the model has another number of blocks than its published masks were made for."""
-        count = loader.n_blocks(self.settings(model, "bfloat16"))
+        settings = self.settings(model, "bfloat16")
+        count = loader.n_blocks(settings)
         if count != model.blocks:
             raise InputError(
-                f"{self.settings(model, 'bfloat16').path} has {count} blocks, and the published masks of {model.name} "
+                f"{settings.path} has {count} blocks, and the published masks of {model.name} "
                 f"are for {model.blocks}: give the model that they were made for."
             )
 
@@ -113,11 +116,15 @@ class Referee:
     def known(self, request: Request) -> float | None:
         """The perplexity if it is in its file; else None."""
         path = self.path(request)
-        return float(atomic_files.read_json(path)["metrics"][self._metric(request)]) if path.exists() else None
+        return (
+            float(atomic_files.read_json(path)["metrics"][self._metric(request)]) if path.exists() else None
+        )
 
     def measure(self, requests: Sequence[Request]) -> Iterator[tuple[Request, float | PruningError]]:
-        """Yield each request with its perplexity or with the error of its measurement. A model is loaded only if
-        something is missing, and once for each precision."""
+        """Yield each request with its perplexity or with the error of its measurement.
+
+        A model is loaded only if something is missing, and once for each precision.
+        """
         for (_, dtype), part in groupby(requests, key=lambda r: (r.model.name, r.protocol.dtype)):
             batch = list(part)
             missing = [request for request in batch if self.known(request) is None]
@@ -125,7 +132,9 @@ class Referee:
             if missing:
                 yield from self._measured(missing, dtype)
 
-    def _measured(self, requests: Sequence[Request], dtype: str) -> Iterator[tuple[Request, float | PruningError]]:
+    def _measured(
+        self, requests: Sequence[Request], dtype: str
+    ) -> Iterator[tuple[Request, float | PruningError]]:
         from pruning.engine.device import exact
 
         exact(self.forward.tf32)

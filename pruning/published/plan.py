@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from pruning.core.mask import Mask
 from pruning.published.protocol import Protocol
@@ -37,7 +38,9 @@ class Row:
 
     def protocols(self) -> Iterator[Protocol]:
         """All protocols in which this row's mask is measured."""
-        yield from dict.fromkeys(p for p in (self.one, *(p for _, p in self.steps), self.own) if p is not None)
+        yield from dict.fromkeys(
+            p for p in (self.one, *(p for _, p in self.steps), self.own) if p is not None
+        )
 
     def requests(self) -> Iterator[Request]:
         """The measurements of this row."""
@@ -87,7 +90,8 @@ def _on(row: Row, model: ModelFacts, text: Protocol) -> Row:
 
 def on_file(row: Row, file: str) -> Row:
     """The row on a local file in place of its text; how documents are joined and cut stays as it is."""
-    here = {"source": "file", "path": file, "name": None, "split": "test", "revision": None, "stream": False}
+    here: dict[str, Any] = {"source": "file", "path": file, "stream": False}
+    here |= {"name": None, "split": "test", "revision": None}
 
     def moved(protocol: Protocol | None) -> Protocol | None:
         return None if protocol is None else replace(protocol, **here)
@@ -101,4 +105,6 @@ def requests(rows: Sequence[Row]) -> list[Request]:
     """The distinct measurements of all rows; those of one model and precision are adjacent."""
     distinct = dict.fromkeys(request for row in rows for request in row.requests())
     models = {name: i for i, name in enumerate(dict.fromkeys(request.model.name for request in distinct))}
-    return sorted(distinct, key=lambda r: (models[r.model.name], r.protocol.dtype != "bfloat16", r.protocol.dtype))
+    return sorted(
+        distinct, key=lambda r: (models[r.model.name], r.protocol.dtype != "bfloat16", r.protocol.dtype)
+    )

@@ -1,7 +1,7 @@
 """A protocol: everything about a perplexity that can change its value, except the model and the mask.
 
-Two protocols are compared aspect by aspect. A path from one protocol to another changes one aspect after the other, so
-that measurements along it say what each aspect brings.
+Two protocols are compared aspect by aspect. A path from one protocol to another changes one aspect after the other.
+Measurements along the path say what each aspect brings.
 """
 
 from __future__ import annotations
@@ -66,7 +66,12 @@ class Protocol:
     @classmethod
     def of(cls, corpus: Corpus, dtype: str, harness: str | None = None) -> Protocol:
         """The protocol of a corpus of `eval=perplexity`, for weights of the type `dtype`."""
-        values = {name: getattr(corpus, name) for names in ASPECTS.values() for name in names if hasattr(corpus, name)}
+        values = {
+            name: getattr(corpus, name)
+            for names in ASPECTS.values()
+            for name in names
+            if hasattr(corpus, name)
+        }
         return cls(**values, dtype=dtype, harness=harness)
 
     @property
@@ -76,7 +81,7 @@ class Protocol:
         return Corpus(**{name: getattr(self, name) for name in names})
 
     def samples(self, tokenizer: Any, where: str, limit: int | None = None) -> Samples:
-        """The windows; at most `limit` if it is given. Raises InputError or UnreachableError as `Corpus.draw` does."""
+        """The windows; at most `limit` if it is given. Raises the errors of `Corpus.draw`."""
         if self.drawn is None:
             self.corpus.check(where)
             return self.corpus.draw(tokenizer, where, limit)

@@ -13,7 +13,17 @@ from pruning.core import atomic_files
 from pruning.published.explain import Explained
 from pruning.published.measure import FOLDER
 
-COLUMNS = ("mask", "model", "removed", "text", "published", "ours, one protocol", "ours, theirs", "verdict", "why")
+COLUMNS = (
+    "mask",
+    "model",
+    "removed",
+    "text",
+    "published",
+    "ours, one protocol",
+    "ours, theirs",
+    "verdict",
+    "why",
+)
 CSV, JSON = "table.csv", "table.json"
 
 

@@ -1,4 +1,4 @@
-"""Score published masks (`experiment=published`): what papers print, ours in one protocol, ours in theirs, the gap."""
+"""Score published masks (`experiment=published`): what papers print, what is measured here, and the gap."""
 
 from __future__ import annotations
 
@@ -83,10 +83,21 @@ def _settings(configs: Sequence[Composed]) -> PublishedSettings:
     settings = PublishedSettings(**{**plain[0], "only": list(dict.fromkeys(names)) or None})
     if not 0 <= settings.tolerance < 1:
         raise InputError(f"published.tolerance={settings.tolerance:g} is out of range: choose 0 to 1.")
-    for name in settings.models:
+    for name in _mapping("models", settings.models):
         if name not in library.models():
             raise unknown("model in published.models", name, library.models())
     return settings
+
+
+def _mapping(setting: str, given: Any) -> dict[str, str]:
+    """The setting as a mapping from names to paths. Raises InputError if it is none."""
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping):
+        raise InputError(
+            f"published.{setting}={given} is no mapping: write 'published.{setting}={{NAME: PATH}}'."
+        )
+    return {str(name): str(path) for name, path in given.items()}
 
 
 def _listed(only: Any) -> list[str]:
@@ -95,7 +106,7 @@ def _listed(only: Any) -> list[str]:
 
 def _referee(cell: Cell, settings: PublishedSettings) -> Referee:
     limit = cell.evaluation.limit  # type: ignore[attr-defined]
-    return Referee(cell.results, cell.model, cell.forward, dict(settings.models), limit)
+    return Referee(cell.results, cell.model, cell.forward, _mapping("models", settings.models), limit)
 
 
 def _rows(cell: Cell, settings: PublishedSettings) -> tuple[list[plan.Row], list[Entry]]:
@@ -106,10 +117,11 @@ def _rows(cell: Cell, settings: PublishedSettings) -> tuple[list[plan.Row], list
     }
     rows = plan.rows(library.chosen(settings.only), one, settings.steps)
     known = {row.corpus for row in rows}
-    for name in settings.texts:
+    texts = _mapping("texts", settings.texts)
+    for name in texts:
         if name not in known:
             raise unknown("text in published.texts", name, known)
-    rows = [plan.on_file(row, settings.texts[row.corpus]) if row.corpus in settings.texts else row for row in rows]
+    rows = [plan.on_file(row, texts[row.corpus]) if row.corpus in texts else row for row in rows]
     if settings.standin is None:
         return rows, []
     rows, left_out = plan.standing_in(rows, _standin(settings.standin, cell), Protocol(settings.standin_text))

@@ -23,7 +23,9 @@ def dry_run(rows: Sequence[plan.Row], referee: Referee, left_out: Sequence[Entry
     models, texts = check.models_found(rows, referee), check.texts_found(rows)
     there = not any(found.missing for found in [*models, *texts])
     lines = [_counts(rows), "", *_masks(rows), "", "models and texts"]
-    lines += [f"  {one.what}: {one.state}{f' ({one.missing})' if one.missing else ''}" for one in [*models, *texts]]
+    lines += [
+        f"  {one.what}: {one.state}{f' ({one.missing})' if one.missing else ''}" for one in [*models, *texts]
+    ]
     lines += _left_out(left_out)
     lines += ["", *_forecast(rows, referee)]
     lines += [] if there else ["", check.HELP]
@@ -46,7 +48,16 @@ def result(found: Sequence[explain.Explained], folder: Path) -> str:
     meanings = [f"{counts[verdict]:4} {verdict}: {meaning}" for verdict, meaning in explain.VERDICTS.items()]
     shown = [line for line, verdict in zip(meanings, explain.VERDICTS, strict=True) if counts[verdict]]
     rows = [_short(row) for row in table.shown(found)]
-    return "\n".join([render(table.COLUMNS[:-1], rows, right=table.COLUMNS[4:7]), "", *shown, "", *_why(found), f"files    {folder}"])
+    return "\n".join(
+        [
+            render(table.COLUMNS[:-1], rows, right=table.COLUMNS[4:7]),
+            "",
+            *shown,
+            "",
+            *_why(found),
+            f"files    {folder}",
+        ]
+    )
 
 
 def _short(row: Sequence[str]) -> tuple[str, ...]:
