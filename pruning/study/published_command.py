@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from pruning.config.schema import PublishedSettings
 from pruning.core import atomic_files
 from pruning.core.command import FAILED
-from pruning.core.errors import InputError, PruningError, unknown
+from pruning.core.errors import InputError, unknown
 from pruning.evaluation.perplexity import CorpusPerplexity
 from pruning.launcher.local import InProcess
 from pruning.models import loader
@@ -46,18 +46,25 @@ def run_published(configs: Sequence[Composed]) -> int:
     if settings.dry_run:
         say(published_text.dry_run(rows, referee, left_out))
         return 0
-    check.check_there([*check.models_found(rows, referee), *check.texts_found(rows)])
     atomic_files.check_writable(cell.results)
-    requests = plan.requests(rows)
-    for request in requests:
-        referee.samples(request)
+    requests = _checked(rows, referee)
     published_text.say_plan(rows, requests, referee, left_out)
-    values: dict[plan.Request, float | PruningError] = dict(referee.measure(requests))
-    found = explain.explained(rows, values, settings.tolerance, settings.standin is not None)
+    found = explain.explained(
+        rows, dict(referee.measure(requests)), settings.tolerance, settings.standin is not None
+    )
     folder = table.write(cell.results, found, settings.tolerance)
     say(published_text.result(found, folder))
     record_published(cell, folder)
     return FAILED if any(one.verdict == "failed" for one in found) else 0
+
+
+def _checked(rows: Sequence[plan.Row], referee: Referee) -> list[plan.Request]:
+    """The measurements of rows. Raises InputError if a model or text is missing, or windows are too long."""
+    check.check_there([*check.models_found(rows, referee), *check.texts_found(rows)])
+    requests = plan.requests(rows)
+    for request in requests:
+        referee.samples(request)
+    return requests
 
 
 def _cell(configs: Sequence[Composed]) -> Cell:

@@ -22,7 +22,7 @@ def dry_run(rows: Sequence[plan.Row], referee: Referee, left_out: Sequence[Entry
     """What the command would do: masks, protocols, what is there and what is missing, time and memory."""
     models, texts = check.models_found(rows, referee), check.texts_found(rows)
     there = not any(found.missing for found in [*models, *texts])
-    lines = [_counts(rows), "", *_masks(rows), "", "models and texts"]
+    lines = [_counts(rows), *_masks(rows), "models and texts"]
     lines += [
         f"  {one.what}: {one.state}{f' ({one.missing})' if one.missing else ''}" for one in [*models, *texts]
     ]
@@ -47,11 +47,10 @@ def result(found: Sequence[explain.Explained], folder: Path) -> str:
     counts = Counter(one.verdict for one in found)
     meanings = [f"{counts[verdict]:4} {verdict}: {meaning}" for verdict, meaning in explain.VERDICTS.items()]
     shown = [line for line, verdict in zip(meanings, explain.VERDICTS, strict=True) if counts[verdict]]
-    rows = [_short(row) for row in table.shown(found)]
+    rows = [row[:-1] for row in table.shown(found)]
     return "\n".join(
         [
             render(table.COLUMNS[:-1], rows, right=table.COLUMNS[4:7]),
-            "",
             *shown,
             "",
             *_why(found),
@@ -60,23 +59,22 @@ def result(found: Sequence[explain.Explained], folder: Path) -> str:
     )
 
 
-def _short(row: Sequence[str]) -> tuple[str, ...]:
-    return tuple(row[:-1])
-
-
 def _why(found: Sequence[explain.Explained]) -> Iterator[str]:
+    """A line for each row whose verdict needs one."""
     for one in found:
         if one.text and one.verdict not in ("none", "no number", "stand-in"):
             yield f"{one.row.entry.name}, {one.row.corpus}: {one.verdict}. {one.text}."
 
 
 def _counts(rows: Sequence[plan.Row]) -> str:
+    """How many masks, numbers and measurements there are."""
     masks = len({row.entry.name for row in rows})
     numbers = sum(row.number is not None for row in rows)
     return f"{masks} published masks with {numbers} numbers, {len(plan.requests(rows))} measurements"
 
 
 def _masks(rows: Sequence[plan.Row]) -> Iterator[str]:
+    """The table of masks with their published numbers."""
     entries = dict.fromkeys(row.entry for row in rows)
     lines = []
     for entry in entries:
