@@ -10,6 +10,7 @@ from typing import Any
 from pruning.core.atomic_files import read_json
 
 TAG = "table"  # the tag of such a run; the runs of cells have the tag `cell`
+TABLES = "published"  # the folder of the table in a results folder
 FILES = ("table.json", "table.csv")
 
 

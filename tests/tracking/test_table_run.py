@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from pruning.core import atomic_files
+from pruning.tracking import rebuild
 from pruning.tracking.client import connect
 from pruning.tracking.mlflow_file import MLflow
 
@@ -17,6 +20,17 @@ def written(results: Path, own: float) -> Path:
     atomic_files.write_json(folder / "table.json", data)
     (folder / "table.csv").write_text("mask\nsleb-llama2-7\n")
     return folder
+
+
+def test_the_table_is_recorded_again_from_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    results = tmp_path / "results"
+    written(results, 13.5)
+    monkeypatch.setattr("sys.argv", ["track", str(results)])
+    rebuild.main()
+    client = connect(f"sqlite:///{results / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("depth-pruning").experiment_id
+    (run,) = client.search_runs([experiment])
+    assert run.data.metrics["sleb-llama2-7/c4/own"] == 13.5
 
 
 def test_a_table_is_one_run_and_a_new_one_replaces_it(tmp_path: Path) -> None:
