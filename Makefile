@@ -138,6 +138,7 @@ wings: $(VENV)/installed-dev
 
 describe: $(VENV)/installed-dev
 	$(BIN)/python -m docs.describe_files
+	$(BIN)/python -m docs.describe_published
 
 tour: $(VENV)/installed-dev
 	$(BIN)/python -m docs.run_tour

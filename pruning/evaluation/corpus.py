@@ -15,6 +15,7 @@ from pruning.core.errors import InputError, UnreachableError, first_line, unknow
 from pruning.core.hub import use_hub
 
 LIMITS = ("documents", "windows", "stride")
+STARTS = ("window", "text", "none")
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,9 @@ class Corpus:
     `stride` tokens (null: no overlap). If a window overlaps the window before it, only the tokens that are new in it
     are scored, so no token counts twice. Only the first `windows` windows are used.
 
-    If the tokenizer begins every text with a special token (BOS), each window also begins with it, and
-    `window` includes it.
+    If the tokenizer begins every text with a special token (BOS), `start` says where it stands: `window` (default)
+    puts it before each window, `text` only before each text, as most papers' scripts do, and `none` nowhere. `window`
+    includes it. With `tail: false`, a last window that is shorter than `window` is not scored.
     """
 
     source: str = "hub"
@@ -44,6 +46,8 @@ class Corpus:
     stride: int | None = None
     documents: int | None = None
     windows: int | None = None
+    start: str = "window"
+    tail: bool = True
 
     # `sources.documents` reads these two attributes besides the settings.
     part: ClassVar[str] = "heldout"
@@ -60,6 +64,8 @@ class Corpus:
         for name in LIMITS:
             if (value := getattr(self, name)) is not None and value < 1:
                 raise InputError(f"{where}.{name}={value}: give at least 1, or null.")
+        if self.start not in STARTS:
+            raise unknown(f"{where}.start", self.start, STARTS)
         if self.stride is not None and self.stride > self.window:
             raise InputError(
                 f"{where}.stride={self.stride} is more than the window of {self.window} tokens, so tokens between "
@@ -75,18 +81,23 @@ class Corpus:
         return Samples("text", self._label(), rows, 0)
 
     def _rows(self, tokenizer: Any, where: str) -> Iterator[Row]:
-        first = start_tokens(tokenizer)
+        first = start_tokens(tokenizer) if self.start != "none" else ()
         for ids in self._texts(tokenizer, where):
-            yield from strided(ids, first, self.window, self.stride)
+            if self.start == "text":
+                rows = strided([*first, *ids], (), self.window, self.stride)
+            else:
+                rows = strided(ids, first, self.window, self.stride)
+            yield from (row for row in rows if self.tail or len(row.input_ids) == self.window)
 
     def _texts(self, tokenizer: Any, where: str) -> Iterator[Sequence[int]]:
         """Yield the token ids of each text. Each text is cut into windows separately."""
-        documents = islice(self._documents(where), self.documents)
+        documents = islice(self.documents_of(where), self.documents)
         texts: Iterable[str] = documents if self.join is None else [self.join.join(documents)]
         for text in texts:
             yield tokenizer(text, add_special_tokens=False, verbose=False).input_ids
 
-    def _documents(self, where: str) -> Iterator[str]:
+    def documents_of(self, where: str) -> Iterator[str]:
+        """The documents of the text, in order. Raises InputError or UnreachableError if it cannot be read."""
         if self.source == "hub":
             yield from self._hub(where)
             return

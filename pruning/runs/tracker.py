@@ -44,6 +44,10 @@ class Tracker(Protocol):
         """Record the cells in these folders. A cell that is already recorded is not recorded again."""
         ...
 
+    def table(self, results: Path, folder: Path) -> None:
+        """Record the table of published masks in `folder`; an earlier record of it is replaced."""
+        ...
+
 
 @contextmanager
 def silent() -> Iterator[Note]:
@@ -66,4 +70,7 @@ class NoTracker:
         """Nothing to do."""
 
     def record(self, results: Path, folders: Sequence[Path]) -> None:
+        """Nothing to do."""
+
+    def table(self, results: Path, folder: Path) -> None:
         """Nothing to do."""

@@ -44,6 +44,10 @@ def run_study(configs: Sequence[Composed]) -> int:
     """
     from pruning.config.compose import launcher_of
 
+    if any(config.get("published", {}).get("run") for config, _ in configs):
+        from pruning.study.published_command import run_published
+
+        return run_published(configs)
     cells, launcher = distinct_cells(configs), launcher_of([config for config, _ in configs])
     guided = any(config.get("guide") for config, _ in configs)
     if guided:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from pruning.core.result import NAME
 from pruning.distributed import collectives
@@ -23,6 +24,12 @@ def record_cells(cells: Sequence[Cell], outcome: Outcome) -> None:
     folders = [cell.folder for cell in cells if (cell.folder / NAME).exists()]
     if folders and outcome.done:
         _guarded("record", lambda: cells[0].tracker.record(cells[0].results, folders))
+
+
+def record_published(cell: Cell, folder: Path) -> None:
+    """Record the table of published masks. If that fails, warn: the table is in files."""
+    _guarded("start", lambda: cell.tracker.start(cell.results))
+    _guarded("record the table", lambda: cell.tracker.table(cell.results, folder))
 
 
 def _guarded(step: str, action: Callable[[], None]) -> None:

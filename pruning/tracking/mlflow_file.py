@@ -22,6 +22,7 @@ from pruning.tracking.recorded_before import nothing_new, recorded_before
 from pruning.tracking.runs_view import show_as_training_runs
 from pruning.tracking.store_errors import plain_errors
 from pruning.tracking.store_uri import check_uri, damage
+from pruning.tracking.table_run import record_table
 
 if TYPE_CHECKING:
     from pruning.runs.cell import Cell
@@ -73,6 +74,11 @@ class MLflow:
             study_tags.record_studies(client, experiment, results)
             show_as_training_runs(client, experiment)
         raise_failures(failures)
+
+    def table(self, results: Path, folder: Path) -> None:
+        """Record the table of published masks as one run."""
+        with plain_errors(self._store(results)):
+            record_table(*self._open(results), folder)
 
     def _has_all(self, results: Path, folders: Sequence[Path]) -> bool:
         """Whether the SQLite file beside the results already holds these cells; only that file is read."""

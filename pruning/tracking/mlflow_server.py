@@ -26,6 +26,7 @@ from pruning.tracking.mlflow_run import raise_failures, record_run, record_runs,
 from pruning.tracking.runs_view import show_as_training_runs
 from pruning.tracking.store_errors import plain_errors, reason
 from pruning.tracking.store_uri import check_uri
+from pruning.tracking.table_run import record_table
 
 if TYPE_CHECKING:
     from pruning.runs.cell import Cell
@@ -85,6 +86,11 @@ class Server:
             show_as_training_runs(client, experiment)
             close_dead_runs(client, experiment, results)
         raise_failures(failures)
+
+    def table(self, results: Path, folder: Path) -> None:  # noqa: ARG002 - a server stores its runs itself
+        """Record the table of published masks as one run."""
+        with plain_errors(self.uri):
+            record_table(*self.open(), folder)
 
     def open(self) -> tuple[Any, str]:
         """A client and the id of the experiment, which is created if it is missing."""

@@ -3,7 +3,8 @@
 python -m pruning.track [RESULTS] [--uri URI]
 
 Each cell is recorded at its recorded tracker.uri; cells without one go to the SQLite file beside the results. For
-tracker=server, runs of dead jobs are closed. With --uri, all cells go to that store. `make track` does the same.
+tracker=server, runs of dead jobs are closed. The table of published masks is recorded, too. With --uri, all go to
+that store. `make track` does the same.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from pruning.core.result import NAME
 from pruning.runs.tracker import Tracker
 from pruning.tracking.mlflow_file import DATABASE, MLflow
 from pruning.tracking.store_uri import check_uri
+from pruning.tracking.table_run import FILES, TABLES
 
 log = logging.getLogger(__name__)
 
@@ -103,9 +105,14 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     results = Path(asked.results).resolve()
     cells = sorted(path.parent for path in results.glob("*/config.yaml"))
-    if not cells:
+    table = results / TABLES
+    if not cells and not (table / FILES[0]).exists():
         raise InputError(f"no cell found in {results}: give the folder that `paths.results` named.")
     done = [folder for folder in cells if (folder / NAME).exists()]
     if asked.uri:
         check_uri(asked.uri, "--uri")
-    _record(results, *(([(MLflow(asked.uri), done)], []) if asked.uri else trackers(results)))
+    grouped, errors = ([(MLflow(asked.uri), done)], []) if asked.uri else trackers(results)
+    if (table / FILES[0]).exists():
+        (grouped[0][0] if grouped else MLflow()).table(results, table)
+        log.info("the table of published masks is recorded")
+    _record(results, grouped, errors)

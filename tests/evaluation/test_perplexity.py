@@ -79,6 +79,32 @@ def test_every_token_counts_once(length: int, window: int, stride: int, first: t
         assert missing <= ({0} if not first else set())
 
 
+@pytest.mark.parametrize(
+    ("start", "tail", "expected"),
+    [
+        ("window", True, [(99, 1, 2, 3), (99, 4, 5, 6), (99, 7, 8)]),
+        ("text", True, [(99, 1, 2, 3), (4, 5, 6, 7)]),  # the last token alone has nothing before it
+        ("none", True, [(1, 2, 3, 4), (5, 6, 7, 8)]),
+        ("window", False, [(99, 1, 2, 3), (99, 4, 5, 6)]),
+        ("text", False, [(99, 1, 2, 3), (4, 5, 6, 7)]),
+    ],
+)
+def test_where_the_start_token_stands_and_whether_a_short_window_counts(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, start: str, tail: bool, expected: list[tuple[int, ...]]
+) -> None:
+    monkeypatch.setattr("pruning.evaluation.corpus.SHORTEST", 4)
+    monkeypatch.setattr("pruning.evaluation.corpus.start_tokens", lambda _: (99,))
+    path = written(tmp_path, "numbers.txt", "1 2 3 4 5 6 7 8")
+    corpus = Corpus("file", str(path), window=4, start=start, tail=tail)
+    corpus.check("here")
+    assert [row.input_ids for row in corpus.draw(Numbers(), "here").rows] == expected
+
+
+def test_a_start_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(InputError, match=r"unknown here\.start 'texts'.*Did you mean text"):
+        Corpus("pydoc", start="texts").check("here")
+
+
 def test_the_standard_error_is_over_windows(model_folder: Path, tmp_path: Path) -> None:
     forward, tokenizer = forward_of(model_folder), tokenizer_of(model_folder)
     path = written(tmp_path, "prose.txt", PROSE)

@@ -21,6 +21,8 @@ from pruning.runs.prepare import check_cell
 PANEL = {"one_shot", "greedy", "beam", "genetic", "bayesian", "cbo", "fast_block_select"}
 GRIDS = {
     "compress": 1,
+    "published": 1,
+    "published_ours": 1,
     "units": 32,
     "heal": 12,
     "heal_criteria": 10,
