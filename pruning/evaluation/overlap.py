@@ -24,7 +24,7 @@ from pruning.evaluation import Data
 RUN = 32  # words: a passage of this length counts as shared if it is in both the calibration and the evaluation data
 LEAST = 4  # words: a question with fewer words is found only by its item's key
 ALONE = 8  # words: a question of at least this length is found even if all its answers are uninformative
-UNINFORMATIVE = {"yes", "no", "true", "false"}
+UNINFORMATIVE = {"yes", "no", "true", "false", *"abcdefgh"}  # with the letters of choices, as in MMLU
 
 Words = tuple[str, ...]
 
