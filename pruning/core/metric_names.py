@@ -26,7 +26,11 @@ LABELS = {
 _ERROR = "/stderr"
 _PLAIN = "acc_plain"
 _EXACT = "exact"
-_MAIN = {_PLAIN: "acc", "same": "self_ppl", "repeated": "self_ppl"}  # kinds that are measured with another kind
+_MAIN = {
+    _PLAIN: "acc",
+    "same": "self_ppl",
+    "repeated": "self_ppl",
+}  # kinds that are measured with another kind
 
 
 def error_of(metric: str) -> str:

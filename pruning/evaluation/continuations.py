@@ -126,7 +126,9 @@ def measure_continuations(forward: Forward, data: Prompts, mask: Mask, batch_siz
     if data.dense is not None:
         columns = (texts["prompts"], _texts(data.tokenizer, dense.greedy), texts["greedy"])
         files["continuations.html"] = page(*columns).encode()
-    return Measured(measured.metrics | _fluency(greedy, dense.greedy), measured.how | _how(data, dense), files)
+    return Measured(
+        measured.metrics | _fluency(greedy, dense.greedy), measured.how | _how(data, dense), files
+    )
 
 
 def _rows(prompts: Samples, continuations: Sequence[Tokens]) -> Samples:

@@ -21,9 +21,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def exact_answers(
-    name: str, forward: Forward, task: GenerationTask, mask: Mask, batch_size: int
-) -> Measured:
+def exact_answers(name: str, forward: Forward, task: GenerationTask, mask: Mask, batch_size: int) -> Measured:
     """The share of right answers of a mask on a task, its standard error, and lm-eval's own results and samples.
 
     If a task extracts the answer in several ways, the first way gives the metric `name`; each has a metric. Raises

@@ -67,7 +67,9 @@ def continued(
     return [tokens for batch in collectives.gather(found) for tokens in batch]
 
 
-def _batch(module: Any, prompts: Sequence[Tokens], new_tokens: int, seed: int | None) -> list[tuple[int, ...]]:
+def _batch(
+    module: Any, prompts: Sequence[Tokens], new_tokens: int, seed: int | None
+) -> list[tuple[int, ...]]:
     import torch
     from transformers import GenerationConfig
 
@@ -76,12 +78,11 @@ def _batch(module: Any, prompts: Sequence[Tokens], new_tokens: int, seed: int | 
     ids = torch.tensor([list(prompt) for prompt in prompts], device=input_device(module))
     ends = end_tokens(module)
     # Every setting that changes probabilities is given, since a model's own settings take the place of missing ones.
+    sampling = {} if seed is None else {"temperature": 1.0, "top_k": 0, "top_p": 1.0}
     settings = GenerationConfig(
         max_new_tokens=new_tokens,
         do_sample=seed is not None,
-        temperature=1.0,
-        top_k=0,
-        top_p=1.0,
+        **sampling,
         num_beams=1,
         repetition_penalty=1.0,
         no_repeat_ngram_size=0,

@@ -82,7 +82,8 @@ class Generation:
             raise InputError(f"eval.tasks and eval.generate both have the name {both[0]}: rename the file's.")
         if not (self.prompts or self.tasks or self.generate):
             raise InputError(
-                "eval=generation has nothing to measure: give eval.prompts, eval.tasks or 'eval.generate={NAME: FILE}'."
+                "eval=generation has nothing to measure: give eval.prompts=32, 'eval.tasks=[TASK]' or "
+                "'eval.generate={NAME: FILE}'."
             )
 
     @property

@@ -32,6 +32,11 @@ class GenerationTask:
     questions: tuple[Question, ...] = ()
 
     @property
+    def local(self) -> bool:
+        """Whether the documents are those of a local file."""
+        return bool(self.questions)
+
+    @property
     def task(self) -> Any:
         """lm-eval's object."""
         return self.plain.task

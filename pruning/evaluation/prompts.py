@@ -43,7 +43,9 @@ class PromptDraw:
         if self.prompts < 0:
             raise InputError(f"eval.prompts={self.prompts}: give at least 1, or 0 for no continuations.")
         if self.length < SHORTEST:
-            raise InputError(f"eval.prompt_tokens={self.length} is too short: give at least {SHORTEST} tokens.")
+            raise InputError(
+                f"eval.prompt_tokens={self.length} is too short: give at least {SHORTEST} tokens."
+            )
         if self.new_tokens < 1:
             raise InputError(f"eval.continuation_tokens={self.new_tokens}: give at least 1.")
         check_seed(self.seed, "eval")

@@ -41,8 +41,8 @@ def question_task(
     for number, example in enumerate(examples, start=1):
         if not example.answers:
             raise InputError(
-                f"{source}: question {number} is an example in every prompt (eval.num_fewshot={fewshot}) and has only "
-                "a pattern: give it an 'answer' to show."
+                f"{source}: question {number} is an example in every prompt (eval.num_fewshot={fewshot}) and has "
+                "only a pattern: give it an 'answer' to show."
             )
     shown = "".join(f"{example.prompt(template)} {example.answers[0]}\n\n" for example in examples)
     prompts = [shown + question.prompt(template) for question in asked]

@@ -75,7 +75,9 @@ def _answers(record: Mapping[str, Any], where: str) -> tuple[str, ...]:
     listed: Sequence[Any] = value if isinstance(value, list) else [value]
     numbers = all(isinstance(one, (str, int, float)) and not isinstance(one, bool) for one in listed)
     if not numbers or not all(str(one).strip() for one in listed):
-        raise InputError(f"{where}: 'answer' must be a text, a number, or a list of these, none blank. {FORMAT}")
+        raise InputError(
+            f"{where}: 'answer' must be a text, a number, or a list of these, none blank. {FORMAT}"
+        )
     return tuple(str(one) for one in listed)
 
 

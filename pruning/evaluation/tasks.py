@@ -43,6 +43,11 @@ class EvalTask:
     fewshot: int = 0
 
     @property
+    def local(self) -> bool:
+        """Whether the documents are items of a local file."""
+        return bool(self.items)
+
+    @property
     def metric(self) -> str | None:
         """lm-eval's name of the reported accuracy: `acc_norm` if the task has it, else `acc`, else None."""
         return next((name for name in METRICS if name in self.task.aggregation()), None)

@@ -90,12 +90,13 @@ def _check_task(label: str, task: EvalTask | GenerationTask, reader: Reader) -> 
     most = reader.most or (own if own < 10**9 else LM_EVAL)
     if isinstance(task, GenerationTask):
         task.check_length(label, most)
-    if task.questions if isinstance(task, GenerationTask) else task.items:
-        if long := task.too_long(most):
-            raise InputError(
-                f"{label} ({task.source}): {len(long)} of {len(task.requests)} items, the first of them number "
-                f"{long[0] + 1}, are longer than the {most} tokens that {reader.name} reads: remove these items."
-            )
+    if task.local and (long := task.too_long(most)):
+        with_answer = f" with {task.new_tokens} new tokens" if isinstance(task, GenerationTask) else ""
+        raise InputError(
+            f"{label} ({task.source}): {len(long)} of {len(task.requests)} items, the first of them number "
+            f"{long[0] + 1}, are longer{with_answer} than the {most} tokens that {reader.name} reads: remove these "
+            "items."
+        )
     _check_repeats(f"{label} ({task.source})", task.pieces, "items")
 
 
