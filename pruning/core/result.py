@@ -20,7 +20,6 @@ from pruning.core.recorded import recorded
 NAME = "result.json"
 LOG = "launch.log"  # the log of a cell, beside its result
 TERMS = "terms.json"  # ending of the file with a measurement's terms, one for each window or item
-CONTINUATIONS = "continuations.json"  # ending of the file with a model's continuations of prompts
 
 Kind = Literal["dense", "pruned", "uncompensated", "healed"]  # the models that an evaluation measures
 MODELS: tuple[Kind, ...] = ("dense", "pruned", "uncompensated", "healed")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-SHOWN = 10  # prompts of a page
+from pruning.core.continuation_record import SHOWN
 
 STYLE = (
     "body{font:14px/1.45 system-ui,sans-serif;margin:1.5rem}table{border-collapse:collapse;table-layout:fixed;"

@@ -23,12 +23,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pruning.calibration.samples import Row, Samples
-from pruning.core import atomic_files
+from pruning.core.continuation_record import ENDING, METRIC, ContinuationRecord, read_continuations
 from pruning.core.errors import DamagedError
 from pruning.core.estimate import mean, standard_error
 from pruning.core.hashing import text_sha256
 from pruning.core.metric_names import with_error
-from pruning.core.result import CONTINUATIONS
 from pruning.distributed import collectives
 from pruning.evaluation import Measured
 from pruning.evaluation.continuation_page import page
@@ -40,8 +39,7 @@ if TYPE_CHECKING:
     from pruning.core.mask import Mask
     from pruning.engine.forward import Forward
 
-NAME = "continuations"
-METRIC = f"self_ppl/{NAME}"
+NAME = METRIC.partition("/")[2]
 
 log = logging.getLogger(__name__)
 
@@ -90,16 +88,14 @@ class Prompts:
 
         Raises DamagedError if the file of its continuations is missing or damaged.
         """
-        path = dense.with_name(f"{dense.stem}.{CONTINUATIONS}")
-        try:
-            kept = collectives.on_first(lambda: atomic_files.read_json(path))
-            written = Written(*(tuple(map(tuple, kept[name])) for name in ("sampled", "greedy")))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        kept = collectives.on_first(lambda: read_continuations(dense))
+        if kept is None or "sampled" not in kept:
             raise DamagedError(
-                f"{path}, the continuations of the dense model, cannot be read: move {dense} away, so that the dense "
-                "model is measured again."
-            ) from error
-        return replace(self, dense=written)
+                f"the continuations of the dense model are not beside {dense}: move this file away, so that the "
+                "dense model is measured again."
+            )
+        written = (tuple(map(tuple, kept["sampled"])), tuple(map(tuple, kept["greedy"])))
+        return replace(self, dense=Written(*written))
 
 
 def measure_continuations(forward: Forward, data: Prompts, mask: Mask, batch_size: int) -> Measured:
@@ -108,9 +104,8 @@ def measure_continuations(forward: Forward, data: Prompts, mask: Mask, batch_siz
     If the dense model has not continued the prompts yet, `forward` and `mask` must be those of the dense model.
     """
     log.info("continuing %d prompts with %s removed", data.windows.count, mask)
-    prompts = [row.input_ids for row in data.windows.rows]
     with generating(forward, mask) as module:
-        each = (module, prompts, data.new_tokens, batch_size)
+        each = (module, _prompts(data), data.new_tokens, batch_size)
         greedy = tuple(continued(*each, watch=forward.watch))
         dense = data.dense
         if dense is None:
@@ -119,16 +114,25 @@ def measure_continuations(forward: Forward, data: Prompts, mask: Mask, batch_siz
             sampled = tuple(continued(*each, seed=data.windows.seed, watch=forward.watch))
             dense = Written(sampled, greedy)
     measured = perplexity(METRIC, forward, _rows(data.windows, dense.sampled), mask)
-    texts = {name: _texts(data.tokenizer, rows) for name, rows in (("prompts", prompts), ("greedy", greedy))}
-    kept: dict[str, Any] = {"texts": texts["greedy"], "prompts": texts["prompts"], "greedy": greedy}
-    kept |= {"sampled": dense.sampled} if data.dense is None else {}
-    files = dict(measured.files) | {CONTINUATIONS: json.dumps(kept, ensure_ascii=False).encode()}
-    if data.dense is not None:
-        columns = (texts["prompts"], _texts(data.tokenizer, dense.greedy), texts["greedy"])
-        files["continuations.html"] = page(*columns).encode()
+    files = {**measured.files, **_files(data, greedy, dense)}
     return Measured(
         measured.metrics | _fluency(greedy, dense.greedy), measured.how | _how(data, dense), files
     )
+
+
+def _files(data: Prompts, greedy: Sequence[Tokens], dense: Written) -> dict[str, bytes]:
+    """A model's continuations and, if it is not the dense model, a page that shows them beside the dense model's."""
+    prompts, texts = (_texts(data.tokenizer, rows) for rows in (_prompts(data), greedy))
+    kept: ContinuationRecord = {"prompts": prompts, "texts": texts, "greedy": [list(row) for row in greedy]}
+    if data.dense is None:
+        kept["sampled"] = [list(row) for row in dense.sampled]
+        return {ENDING: json.dumps(kept, ensure_ascii=False).encode()}
+    shown = page(prompts, _texts(data.tokenizer, dense.greedy), texts)
+    return {ENDING: json.dumps(kept, ensure_ascii=False).encode(), "continuations.html": shown.encode()}
+
+
+def _prompts(data: Prompts) -> list[tuple[int, ...]]:
+    return [row.input_ids for row in data.windows.rows]
 
 
 def _rows(prompts: Samples, continuations: Sequence[Tokens]) -> Samples:

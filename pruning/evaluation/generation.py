@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pruning.calibration.items import TEMPLATE, check_fields, check_template
 from pruning.calibration.records import existing
+from pruning.core.continuation_record import METRIC
 from pruning.core.errors import InputError
 from pruning.evaluation import Data, Measured
 from pruning.evaluation.accuracy import accuracy
-from pruning.evaluation.continuations import METRIC, Prompts, measure_continuations
+from pruning.evaluation.continuations import Prompts, measure_continuations
 from pruning.evaluation.exact_answers import exact_answers
 from pruning.evaluation.generation_task import GenerationTask
 from pruning.evaluation.local import named_paths, named_templates

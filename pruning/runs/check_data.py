@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from pruning.calibration.samples import Samples
+from pruning.core.continuation_record import METRIC as CONTINUATIONS
 from pruning.core.errors import InputError
 from pruning.evaluation import Data
-from pruning.evaluation.continuations import METRIC as CONTINUATIONS
 from pruning.evaluation.continuations import Prompts
 from pruning.evaluation.generation_task import GenerationTask
 from pruning.evaluation.task_group import TaskGroup
