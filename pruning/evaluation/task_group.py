@@ -44,17 +44,21 @@ class TaskGroup:
     def measure_each(self, name: str, measure: Callable[[str, Any], Measured]) -> Measured:
         """The metric over all items; `measure` returns the metric `name` of one member.
 
-        Items count equally, as in lm-eval's groups that weigh by size, and the standard error is lm-eval's.
+        Items count equally, as in lm-eval's groups that weigh by size, and the standard error is lm-eval's. Other
+        metrics are reported if every member has them.
         """
         each = [measure(name, member) for member in self.members]
         sizes = [one.how["items"] for one in each]
         metrics: dict[str, float] = {}
         for metric in metrics_among(each[0].metrics):
+            if not all(metric in one.metrics for one in each):
+                continue
             metrics |= _pooled(metric, [one.metrics for one in each], sizes)
         labels = [member.task.task_name for member in self.members]
         values = {label: one.metrics[name] for label, one in zip(labels, each, strict=True)}
         how = {"group": self.name, "items": sum(sizes), "limit": self.members[0].limit, "tasks": values}
-        how |= {key: each[0].how[key] for key in ("lm_eval", "metric", "fewshot") if key in each[0].how}
+        how["metric"] = " or ".join(dict.fromkeys(one.how["metric"] for one in each))
+        how |= {key: each[0].how[key] for key in ("lm_eval", "fewshot") if key in each[0].how}
         return Measured(metrics, how, _files(labels, [one.files for one in each]))
 
 
