@@ -141,8 +141,9 @@ def test_the_dense_model_continues_once_for_all_cells(
 def test_a_hub_that_cannot_be_reached_stops_the_command_before_the_search(launch: Command) -> None:
     ended = launch("k=2", "algo=one_shot", "eval=reasoning")
     assert ended.status != 0
-    assert "the data of task gsm8k cannot be read" in " ".join(ended.err.split())
-    assert ended.all() == []
+    assert "the data of task gsm8k cannot be read" in " ".join(ended.out.split())
+    assert "loading" not in ended.err, "no weights were loaded"
+    assert [(r["status"], r["error"]["type"]) for r in ended.all()] == [("failed", "UnreachableError")]
 
 
 def test_both_options_are_composed() -> None:
