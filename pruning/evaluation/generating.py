@@ -90,7 +90,7 @@ def _batch(
         pad_token_id=ends[0] if ends else 0,
         use_cache=True,
     )
-    with torch.random.fork_rng():
+    with torch.random.fork_rng([ids.device] if ids.device.type == "cuda" else []):
         if seed is not None:
             torch.manual_seed(seed)
         output = module.generate(

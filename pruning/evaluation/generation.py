@@ -79,6 +79,11 @@ class Generation:
                 raise InputError(f"eval.{name}={value}: give at least {least}, or null.")
         if "" in self.stop:
             raise InputError(f"eval.stop={self.stop} holds an empty text: every answer would stop at once.")
+        if any(r"\n" in stop for stop in self.stop):
+            raise InputError(
+                f"eval.stop={self.stop} contains a backslash and an n, which are no new line: in bash, write "
+                "$'eval.stop=[\"\\n\"]', which contains a new line."
+            )
         if both := sorted(set(self.tasks) & set(self.generate)):
             raise InputError(f"eval.tasks and eval.generate both have the name {both[0]}: rename the file's.")
         if not (self.prompts or self.tasks or self.generate):

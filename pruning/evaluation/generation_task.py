@@ -119,10 +119,10 @@ class GenerationTask:
         known = haystack(calibration, self.tokenizer)
         return sum(any(map(known.holds, forms)) for forms in self.documents())
 
-    def documents(self) -> Iterator[tuple[Document, Document]]:
-        """Yield each document as possible questions, once without and once with its right answers.
+    def documents(self) -> Iterator[tuple[Document, ...]]:
+        """Yield each document as possible questions, once without an answer and once with each right answer.
 
-        Without answers, only a long question is found. Prompts are left out, because they hold examples too.
+        Without an answer, only a long question is found. Prompts are left out, because they hold examples too.
         """
         for number, request in enumerate(self.requests):
             if self.questions:
@@ -131,4 +131,4 @@ class GenerationTask:
             else:
                 texts = [v for v in request["doc"].values() if isinstance(v, str) and " " in v]
                 answers = (request["target"],) if isinstance(request["target"], str) else ()
-            yield Document(tuple(texts), ()), Document(tuple(texts), answers)
+            yield tuple(Document(tuple(texts), known) for known in ((), *((one,) for one in answers)))

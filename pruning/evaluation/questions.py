@@ -67,6 +67,14 @@ def _question(record: Any, where: str) -> Question:
         raise InputError(f"{where}: there is neither an 'answer' nor a 'pattern'. {FORMAT}")
     if pattern is not None:
         _check_pattern(pattern, where)
+    try:
+        "".join((question, *answers)).encode()
+    except (
+        UnicodeEncodeError
+    ) as error:  # half of a surrogate pair, which JSON can write and no tokenizer can read
+        raise InputError(
+            f"{where}: a text holds {error.object[error.start]!r}, which is no Unicode."
+        ) from error
     return Question(question, answers, pattern)
 
 

@@ -55,8 +55,7 @@ class TaskGroup:
                 continue
             metrics |= _pooled(metric, [one.metrics for one in each], sizes)
         labels = [member.task.task_name for member in self.members]
-        values = {label: one.metrics[name] for label, one in zip(labels, each, strict=True)}
-        how = {"group": self.name, "items": sum(sizes), "limit": self.members[0].limit, "tasks": values}
+        how = {"group": self.name, "tasks": len(labels), "items": sum(sizes), "limit": self.members[0].limit}
         how["metric"] = " or ".join(dict.fromkeys(one.how["metric"] for one in each))
         how |= {key: each[0].how[key] for key in ("lm_eval", "fewshot") if key in each[0].how}
         return Measured(metrics, how, _files(labels, [one.files for one in each]))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -254,7 +253,8 @@ def test_a_group_is_one_metric_over_all_items(folder: Path, name: str, kind: str
     assert json.loads(measured.files["terms.json"])["hits"] == [*hits[0], *hits[1]]
     assert len(samples_of(measured.files)) == sum(len(samples_of(one.files)) for one in each)
     names = [member.task.task_name for member in group.members]
-    assert list(measured.how["tasks"]) == list(json.loads(measured.files["lm_eval.json"])) == names
+    assert list(json.loads(measured.files["lm_eval.json"])) == names
+    assert measured.how["tasks"] == len(names)
     assert measured.how["items"] == sum(sizes)
 
 
@@ -304,6 +304,7 @@ def test_gsm8k_without_a_hub_is_refused_in_one_line() -> None:
         ({"num_fewshot": -1}, "eval.num_fewshot=-1: give at least 0, or null"),
         ({"max_new_tokens": 0}, "eval.max_new_tokens=0: give at least 1, or null"),
         ({"stop": ["\n", ""]}, "holds an empty text: every answer would stop at once"),
+        ({"stop": [r"\n\n"]}, "contains a backslash and an n, which are no new line"),
         ({"template": "no field"}, "does not contain {question}"),
         ({"generate": "file.jsonl"}, "give names and paths, 'eval.generate={NAME: FILE}'"),
         ({"generate": {"mean": "x"}}, "eval.generate: 'mean' cannot name a metric"),
@@ -359,17 +360,17 @@ def test_questions_in_the_calibration_text_are_refused(folder: Path, tmp_path: P
         check_disjoint(calibration(f"Once asked: {records[2]['question']} And so on."), data)
 
 
-def test_lm_evals_own_settings_of_a_short_question_are_left_alone(folder: Path, tmp_path: Path) -> None:
-    short = with_records(
-        questions_file(tmp_path / "q.jsonl", 3), lambda n, _: {"question": f"What is {n}?", "answer": "7 8"}
-    )
-    (task,) = local(short).data(tokenizer_of(folder)).values()
+def test_a_short_question_is_found_only_with_one_of_its_answers(folder: Path, tmp_path: Path) -> None:
+    def short(number: int, _: dict[str, Any]) -> dict[str, Any]:
+        return {"question": f"Who wrote poem number {number}?", "answer": [f"Ann {number}", f"Bob {number}"]}
+
+    path = with_records(questions_file(tmp_path / "q.jsonl", 3), short)
     own = tokenizer_of(folder)
+    (task,) = local(path).data(own).values()
 
     def shared(text: str) -> int:
         ids = tuple(own(text, add_special_tokens=False).input_ids)
         return task.shared(Samples("text", "mine.txt", (Row(ids, (1, len(ids))),), 0))
 
-    assert shared("What is 1? We do not say.") == 0, "a short question alone proves nothing"
-    assert shared("What is 1? 7 8, they say.") == 0, "three words are too few"
-    assert replace(local(short)).generate == {"mine": str(short)}
+    assert shared("Who wrote poem number 1? We do not say.") == 0
+    assert shared("Who wrote poem number 1? Bob 1, they say.") == 1

@@ -57,6 +57,7 @@ def test_files_of_lines_and_of_one_array_are_read(tmp_path: Path) -> None:
         ({"question": "q", "answer": ["a", " "]}, "'answer' must be a text, a number"),
         ({"question": "q", "answer": True}, "'answer' must be a text, a number"),
         ({"question": "q", "answer": {"a": 1}}, "'answer' must be a text, a number"),
+        ({"question": "q\ud800", "answer": "a"}, r"a text holds '\ud800', which is no Unicode"),
         ({"question": "q", "pattern": 3}, "'pattern' must be a regular expression, as text"),
         ({"question": "q", "pattern": "("}, r"'pattern' '(' is no regular expression of Python ("),
         ({"question": "q", "pattern": "a*"}, "'pattern' 'a*' also fits an empty answer"),
