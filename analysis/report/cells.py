@@ -22,6 +22,7 @@ from ..stats import crossed
 from ..stats.frames import groups as groups_of
 from ..stats.removal import bare, mask_of, removed
 from . import heal_figure
+from .continuations import ContinuationTable, continuations
 from .study_data import StudyData
 from .svg import curve, strip
 
@@ -41,6 +42,7 @@ class CellEntry:
     mask: Markup | None = None
     curve: Markup | None = None
     heal: Markup | None = None
+    continuations: ContinuationTable | None = None
     facts: list[tuple[str, str]] = field(default_factory=list)
     measured: list[tuple[str, str, str]] = field(default_factory=list)
     error: str = ""
@@ -101,6 +103,7 @@ def _entry(m: StudyData, row: pd.Series[Any]) -> CellEntry:
         mask=strip(mask, numbered=True),
         curve=curve(steps, last),
         heal=heal_figure.figure(m.results / cell, record["heal"]) if "heal" in record else None,
+        continuations=continuations(m.results, record),
         facts=list(_facts(record, row, mask)),
         measured=list(_measured(record)),
         log=log,

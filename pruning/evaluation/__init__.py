@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 from pruning.core.hashing import file_sha256
 
@@ -38,6 +38,15 @@ class Data(Protocol):
 
     def shared(self, calibration: Samples, /) -> int:
         """The number of text passages or items that are also in the calibration data."""
+        ...
+
+
+@runtime_checkable
+class DataBesideDense(Protocol):
+    """Data of a metric that compares a mask with what the dense model's measurement of this metric wrote."""
+
+    def beside(self, dense: Path, /) -> Data:
+        """These data together with what the dense model wrote; `dense` is the JSON file of its measurement."""
         ...
 
 

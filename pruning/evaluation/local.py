@@ -50,14 +50,14 @@ class LocalFiles:
 
     def __post_init__(self) -> None:
         for group in ("texts", "items"):
-            object.__setattr__(self, group, _paths(group, getattr(self, group)))
+            object.__setattr__(self, group, named_paths(group, getattr(self, group)))
         if not self.texts and not self.items:
             raise InputError(
                 "eval=local needs a file: give 'eval.texts={NAME: FILE}' or 'eval.items={NAME: FILE}'."
             )
         check_limit(self.limit)
         check_batch_size(self.batch_size)
-        object.__setattr__(self, "templates", _templates(self.templates, self.items))
+        object.__setattr__(self, "templates", named_templates(self.templates, self.items, "items"))
         check_template("eval.template", self.template)
         for name in self.texts:
             self._corpus(name).check("eval")
@@ -94,22 +94,25 @@ class LocalFiles:
         return item_task(name, pool, template, path, tokenizer=tokenizer, limit=self.limit)
 
 
-def _templates(value: Any, items: Mapping[str, str]) -> dict[str, str]:
-    """The templates by name. Raises InputError if a name is not one of `eval.items`, or a template is wrong."""
+def named_templates(value: Any, files: Mapping[str, str], group: str) -> dict[str, str]:
+    """The templates by name. Raises InputError if a name is not one of `files`, or a template is wrong.
+
+    `group` is the setting of the files, such as `items`.
+    """
     templates = {} if value is None else value
     if not isinstance(templates, Mapping) or not all(isinstance(one, str) for one in templates.values()):
         raise InputError(
-            f"eval.templates={value}: give names of eval.items and templates, "
+            f"eval.templates={value}: give names of eval.{group} and templates, "
             "'eval.templates={NAME: \"TEMPLATE\"}'."
         )
     for name, template in templates.items():
-        if str(name) not in items:
-            raise unknown("name in eval.templates", str(name), items)
+        if str(name) not in files:
+            raise unknown("name in eval.templates", str(name), files)
         check_template(f"eval.templates.{name}", template)
     return {str(name): template for name, template in templates.items()}
 
 
-def _paths(group: str, value: Any) -> dict[str, str]:
+def named_paths(group: str, value: Any) -> dict[str, str]:
     """The paths by name. Raises InputError if `value` is not a mapping of names to paths."""
     paths = {} if value is None else value
     if not isinstance(paths, Mapping) or not all(isinstance(path, str) for path in paths.values()):

@@ -24,7 +24,7 @@ from pruning.evaluation import Data
 RUN = 32  # words: a passage of this length counts as shared if it is in both the calibration and the evaluation data
 LEAST = 4  # words: a question with fewer words is found only by its item's key
 ALONE = 8  # words: a question of at least this length is found even if all its answers are uninformative
-UNINFORMATIVE = {"yes", "no", "true", "false"}
+UNINFORMATIVE = {"yes", "no", "true", "false", *"abcdefgh"}  # with the letters of choices, as in MMLU
 
 Words = tuple[str, ...]
 
@@ -105,6 +105,12 @@ def _runs(sample: Words, length: int) -> list[Words]:
 _known: dict[tuple[str, str], int] = {}
 
 
+def windows_of(data: Data) -> Samples | None:
+    """The text windows of evaluation data: the data themselves or their prompts; None if they are not text."""
+    windows = getattr(data, "windows", data)
+    return windows if isinstance(windows, Samples) and windows.kind == "text" else None
+
+
 def overlaps(calibration: Samples, data: Mapping[str, Data]) -> dict[str, int]:
     """Map each metric whose data overlap the calibration data to the number of shared pieces."""
     counts: dict[str, int] = {}
@@ -121,7 +127,7 @@ def check_disjoint(calibration: Samples, data: Mapping[str, Data]) -> None:
     """Raise InputError if calibration and evaluation share items or runs of text."""
     for metric, shared in overlaps(calibration, data).items():
         evaluated = data[metric]
-        unit = "runs of tokens" if isinstance(evaluated, Samples) and evaluated.kind == "text" else "items"
+        unit = "items" if windows_of(evaluated) is None else "runs of tokens"
         raise InputError(
             f"the calibration data ({calibration.source}, {calibration.sha256[:12]}) and the data of {metric} "
             f"({evaluated.source}, {evaluated.sha256[:12]}) share {shared} {unit}: a mask must not be chosen "

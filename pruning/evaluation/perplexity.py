@@ -28,7 +28,7 @@ KINDS = {
     str | None: "text, or null",
     bool: "true or false",
 }
-TAKEN = ("heldout", "mean")  # names that other metrics use
+TAKEN = ("heldout", "mean", "continuations")  # names that other metrics use
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def check_names(where: str, names: Iterable[str]) -> None:
         if not re.fullmatch(r"\w[\w.+-]*", str(name)) or name in TAKEN:
             raise InputError(
                 f"{where}: {name!r} cannot name a metric: use letters, digits, '.', '_' and '-'; the names "
-                f"{' and '.join(TAKEN)} are taken."
+                f"{', '.join(TAKEN)} are taken."
             )
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pruning.calibration.records import Item
     from pruning.calibration.samples import Samples
 
+FEWSHOT_SEED = 1234  # lm-eval's own default
 METRICS = ("acc_norm", "acc")  # a task's accuracy is the first of these metrics that it has
 
 
@@ -29,7 +30,8 @@ METRICS = ("acc_norm", "acc")  # a task's accuracy is the first of these metrics
 class EvalTask:
     """The first `limit` documents of a task of lm-eval (None: all); `task` is lm-eval's object.
 
-    If the documents are items of a local file, `items` and `template` say what must be asked.
+    If the documents are items of a local file, `items` and `template` say what must be asked. `fewshot` examples are
+    put before each question.
     """
 
     task: Any
@@ -38,6 +40,12 @@ class EvalTask:
     limit: int | None = None
     items: tuple[Item, ...] = ()
     template: str = ""
+    fewshot: int = 0
+
+    @property
+    def local(self) -> bool:
+        """Whether the documents are items of a local file."""
+        return bool(self.items)
 
     @property
     def metric(self) -> str | None:
@@ -47,7 +55,8 @@ class EvalTask:
     @cached_property
     def requests(self) -> list[dict[str, Any]]:
         """The fields of each document, its requests to the model, and its right answer. No model is needed."""
-        self.task.set_config("num_fewshot", 0)
+        self.task.set_config("num_fewshot", self.fewshot)
+        self.task.set_fewshot_seed(FEWSHOT_SEED)
         with quiet():
             self.task.build_all_requests(limit=self.limit)
         grouped = groupby(self.task.instances, key=lambda instance: instance.doc_id)
@@ -116,11 +125,13 @@ class EvalTask:
             contexts = dict.fromkeys(str(arguments[0]) for arguments in request["asked"])
             answers = dict.fromkeys(str(arguments[-1]) for arguments in request["asked"])
             texts = [v for v in request["doc"].values() if isinstance(v, str) and " " in v]
+            # With examples, every context holds the same ones, so a context says nothing about its own document.
+            asked = map(_question, contexts) if not self.fewshot else ()
             # If the contexts of a document differ, as in WinoGrande, the contexts contain the choices, and all
             # answers are equal. Such answers are left out.
             choices = tuple(answers) if len(contexts) == 1 else ()
             key = (self.items[number].key,) if self.items else ()
-            yield Document(tuple(dict.fromkeys((*texts, *map(_question, contexts)))), choices, key)
+            yield Document(tuple(dict.fromkeys((*texts, *asked))), choices, key)
 
 
 def _question(context: str) -> str:

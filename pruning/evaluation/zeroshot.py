@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar, cast
@@ -56,10 +55,8 @@ class Zeroshot:
         return accuracy(name, forward, cast(EvalTask, data), mask, self.batch_size)
 
     def _task(self, name: str, tokenizer: Any) -> EvalTask:
-        loaded = _load(name)
-        config = loaded.config
-        parts = (config.dataset_path, config.dataset_name, config.test_split or config.validation_split)
-        task = EvalTask(loaded, "/".join(str(part) for part in parts if part), tokenizer, self.limit)
+        (loaded,) = load_tasks(name)
+        task = EvalTask(loaded, source_of(loaded), tokenizer, self.limit)
         if task.metric is None:
             raise InputError(
                 f"eval.tasks: '{name}' has no accuracy, only {', '.join(loaded.aggregation())}: choose a task that "
@@ -83,10 +80,13 @@ def manager() -> Any:
         return TaskManager()
 
 
-def _load(name: str) -> Any:
-    """A task of lm-eval with its documents. Raises InputError if the name is unknown or names a group.
+def load_tasks(
+    name: str, groups: bool = False, instead: str = "of items with eval=local 'eval.items={NAME: FILE}'"
+) -> list[Any]:
+    """A task of lm-eval with its documents or, with `groups`, all tasks of a group.
 
-    Raises UnreachableError if the documents cannot be loaded.
+    Raises InputError if the name is unknown, or names a group and `groups` is false. Raises UnreachableError if the
+    documents cannot be loaded; `instead` says which local file can be used instead.
     """
     tasks = manager()
     if name not in tasks.all_tasks:
@@ -94,15 +94,21 @@ def _load(name: str) -> Any:
         raise InputError(
             f"eval.tasks: '{name}' is not a task of lm-eval.{hint} `lm-eval ls tasks` lists all tasks."
         )
-    if name not in tasks.all_subtasks:
+    if name not in tasks.all_subtasks and not groups:
         raise InputError(f"eval.tasks: '{name}' is a group of tasks: name its tasks one by one.")
     use_hub()
     try:
         with quiet():
-            loaded: Sequence[Any] = list(tasks.load([name])["tasks"].values())
+            return list(tasks.load([name])["tasks"].values())
     except hub_errors() as error:
         raise UnreachableError(
             f"the data of task {name} cannot be read ({first_line(error)}): check the network, or evaluate on a file "
-            "of items with eval=local 'eval.items={NAME: FILE}'."
+            f"{instead}."
         ) from error
-    return loaded[0]
+
+
+def source_of(loaded: Any) -> str:
+    """The data set, configuration and split of a task of lm-eval."""
+    config = loaded.config
+    parts = (config.dataset_path, config.dataset_name, config.test_split or config.validation_split)
+    return "/".join(str(part) for part in parts if part)

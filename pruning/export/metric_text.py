@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
-from pruning.core.metric_names import error_of, main_of, metrics_among
+from pruning.core.metric_names import error_of, kind_of, main_of, metrics_among
 from pruning.core.nested import leaves
 from pruning.core.result import DoneResult, SpeedRecord, SpreadRecord
 from pruning.core.units import bytes_text
@@ -83,7 +83,8 @@ def _overlap(shared: Mapping[str, int]) -> str:
 def _how(name: str, evaluation: Mapping[str, Any]) -> str:
     """How a metric was measured: the recorded settings of its evaluation, and the digest of its data."""
     if (measured := main_of(name)) != name:
-        return f"lm-eval's acc, not normalised by length, from the same answers as `{measured}`"
+        plain = "lm-eval's acc, not normalised by length, " if kind_of(name) == "acc_plain" else ""
+        return f"{plain}from the same answers as `{measured}`"
     how = dict(leaves(portable(evaluation.get("how", {}).get(name, {}))))
     parts = [
         f"{escaped(key)} {code(json.dumps(value, ensure_ascii=False))}"

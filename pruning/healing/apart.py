@@ -11,14 +11,15 @@ from dataclasses import replace
 
 from pruning.calibration.samples import Row, Samples, shared_length
 from pruning.evaluation import Data
+from pruning.evaluation.overlap import windows_of
 from pruning.healing.text import HealingText
 
 
 def apart(text: HealingText, data: Mapping[str, Data]) -> HealingText:
     """The text without the windows that share a run of tokens with windows of an evaluation."""
     for one in data.values():
-        if isinstance(one, Samples) and one.kind == "text":
-            text = replace(text, windows=_kept(text.windows, one), heldout=_kept(text.heldout, one))
+        if (windows := windows_of(one)) is not None:
+            text = replace(text, windows=_kept(text.windows, windows), heldout=_kept(text.heldout, windows))
     return text
 
 

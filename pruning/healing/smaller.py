@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from pruning.core.errors import InputError
 from pruning.core.mask import Mask
-from pruning.models.block_probe import find_blocks, hidden_state
+from pruning.models.block_probe import find_blocks
 from pruning.models.loader import LanguageModel
 from pruning.models.physical_removal import blocks_removed, smaller_config
 from pruning.models.repaired_weights import Repair, repaired
+from pruning.models.scale_hooks import add_scales
 
 
 @dataclass(frozen=True)
@@ -71,44 +72,7 @@ def smaller_model(
         smaller = copy.deepcopy(module, dict[int, Any](shared))
     found = find_blocks(smaller)
     if scales is not None:
-        _scale(found.modules, numbers, mask, scales)
+        add_scales(found.modules, mask, scales)
     count = sum(weight.numel() for weight in smaller.parameters())
     info = replace(model.info, n_blocks=len(numbers), parameters=count)
     return SmallerModel(LanguageModel(smaller, info), mask, numbers)
-
-
-def _scale(blocks: Sequence[nn.Module], numbers: Sequence[int], mask: Mask, scales: Sequence[float]) -> None:
-    """Multiply the hidden state by the factors of removed units, before or after the blocks that are left."""
-    before, after = dict.fromkeys(range(len(blocks) + 1), 1.0), dict.fromkeys(range(len(blocks)), 1.0)
-    for unit in mask.dropped:
-        block = unit if mask.unit == "block" else unit // 2
-        place = sum(number < block for number in numbers)  # the first kept block that is not before this one
-        if block in numbers and unit % 2:  # only the MLP of a kept block is removed
-            after[place] *= scales[unit]
-        else:
-            before[place] *= scales[unit]
-    after[len(blocks) - 1] *= before.pop(len(blocks))
-    for place, factor in before.items():
-        if factor != 1.0:
-            blocks[place].register_forward_pre_hook(_scaled_input(factor), with_kwargs=True)
-    for place, factor in after.items():
-        if factor != 1.0:
-            blocks[place].register_forward_hook(_scaled_output(factor))
-
-
-def _scaled_input(factor: float) -> Any:
-    def hook(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        hidden = hidden_state(args, kwargs)
-        assert hidden is not None
-        if args:
-            return (hidden * factor, *args[1:]), kwargs
-        return args, kwargs | {"hidden_states": hidden * factor}
-
-    return hook
-
-
-def _scaled_output(factor: float) -> Any:
-    def hook(_module: Any, _args: Any, output: Any) -> Any:
-        return (output[0] * factor, *output[1:]) if isinstance(output, tuple) else output * factor
-
-    return hook

@@ -60,7 +60,12 @@ def _hollow(module: nn.Module, forward: Forward) -> nn.Module:
     for registry in ("_parameters", "_buffers", "_modules"):
         vars(hollow)[registry] = {}
     vars(hollow)["forward"] = forward
+    vars(hollow)["extra_repr"] = _described  # the class's own description may need its weights
     return hollow
+
+
+def _described() -> str:
+    return "without weights"
 
 
 def _numbers(config: Any, mask: Mask, sublayers: tuple[Sublayer, ...]) -> dict[nn.Module, int]:

@@ -73,8 +73,8 @@ def check_renumbering(settings: Model, exported: bool) -> None:
         pruned_config.check_same_blocks(config, pruned_config.pruned_config(config, first), first)
     except PruningError as error:
         what = (
-            f"model {settings.name}: not every choice of blocks can be exported, or measured with eval=speed. For "
-            f"example, without block 0: {error}"
+            f"model {settings.name}: not every choice of blocks can be exported, or measured with eval=speed or "
+            f"eval=generation. For example, without block 0: {error}"
         )
         if exported:
             raise InputError(

@@ -20,8 +20,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from pruning.calibration.samples import Samples
+from pruning.core.continuation_record import METRIC as CONTINUATIONS
 from pruning.core.errors import InputError
 from pruning.evaluation import Data
+from pruning.evaluation.continuations import Prompts
+from pruning.evaluation.generation_task import GenerationTask
+from pruning.evaluation.task_group import TaskGroup
 from pruning.evaluation.tasks import EvalTask
 
 log = logging.getLogger(__name__)
@@ -55,8 +59,13 @@ def check_evaluation(data: Mapping[str, Data], reader: Reader, evaluation: Any =
         label = f"the data of {metric}"
         if isinstance(drawn, Samples):
             check_samples(label, drawn, reader, _setting(evaluation, metric))
-        elif isinstance(drawn, EvalTask):
+        elif isinstance(drawn, TaskGroup):
+            for member in drawn.members:
+                _check_task(label, member, reader)
+        elif isinstance(drawn, EvalTask | GenerationTask):
             _check_task(label, drawn, reader)
+        elif isinstance(drawn, Prompts) and drawn.length <= (reader.most or drawn.length):
+            check_samples(label, drawn.windows, reader, "eval.prompt_tokens")
         elif (length := getattr(drawn, "length", 0)) > (reader.most or length):
             raise _too_long(label, length, reader, f"lower {_setting(evaluation, metric)}")
 
@@ -76,15 +85,18 @@ def check_samples(label: str, samples: Samples, reader: Reader, setting: str) ->
     _check_repeats(label, pieces, "items" if items else "windows")
 
 
-def _check_task(label: str, task: EvalTask, reader: Reader) -> None:
-    if task.items:
-        own = getattr(task.tokenizer, "model_max_length", LM_EVAL)
-        most = reader.most or (own if own < 10**9 else LM_EVAL)
-        if long := task.too_long(most):
-            raise InputError(
-                f"{label} ({task.source}): {len(long)} of {len(task.requests)} items, the first of them number "
-                f"{long[0] + 1}, are longer than the {most} tokens that {reader.name} reads: remove these items."
-            )
+def _check_task(label: str, task: EvalTask | GenerationTask, reader: Reader) -> None:
+    own = getattr(task.tokenizer, "model_max_length", LM_EVAL)
+    most = reader.most or (own if own < 10**9 else LM_EVAL)
+    if isinstance(task, GenerationTask):
+        task.check_length(label, most)
+    if task.local and (long := task.too_long(most)):
+        with_answer = f" with {task.new_tokens} new tokens" if isinstance(task, GenerationTask) else ""
+        raise InputError(
+            f"{label} ({task.source}): {len(long)} of {len(task.requests)} items, the first of them number "
+            f"{long[0] + 1}, are longer{with_answer} than the {most} tokens that {reader.name} reads: remove these "
+            "items."
+        )
     _check_repeats(f"{label} ({task.source})", task.pieces, "items")
 
 
@@ -119,6 +131,8 @@ def _check_repeats(label: str, pieces: Sequence[Hashable], unit: str) -> None:
 def _setting(evaluation: Any, metric: str) -> str:
     """The setting that decides how long the rows of a metric are."""
     name = metric.partition("/")[2]
+    if metric == CONTINUATIONS:
+        return "eval.prompt_tokens or eval.continuation_tokens"
     if metric == "speed":
         return "eval.prompts or eval.new_tokens"
     if metric == "ppl/heldout":

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from pruning.core.hashing import digest
@@ -11,7 +13,7 @@ from pruning.core.result import EvaluationRecord
 from pruning.evaluation import digests_of
 from pruning.evaluation.overlap import overlaps
 from pruning.runs.cell import FORMAT
-from pruning.runs.measurements import Evaluator, MaskMetrics, digests
+from pruning.runs.measurements import Evaluator, MaskMetrics, digests, measurement_path
 from pruning.runs.prepare import Prepared
 
 if TYPE_CHECKING:
@@ -61,11 +63,21 @@ class _Measure:
         info, plain = self.forward.model.info, self.forward.with_scales(scales)
         keys = {name: evaluation_key(self.prepared, info, name, factors, digest_of_maps) for name in data}
         folders = {name: cell.results / "evaluation" / key for name, key in keys.items()}
-        evaluator = Evaluator(cell.evaluation, data, plain if repair is None else plain.fresh(), folders)
+        forward = plain if repair is None else plain.fresh()
+        dense = {} if kind == "dense" else dense_files(self.prepared, info)
+        evaluator = Evaluator(cell.evaluation, data, forward, folders, dense=dense)
         for name in data:
             self.records[name][kind] = evaluator.path(name, mask).relative_to(cell.results).as_posix()
         with repaired(self.forward.model.module, repair):
             return evaluator(mask)
+
+
+def dense_files(prepared: Prepared, info: ModelInfo) -> Mapping[str, Path]:
+    """The file of the dense model's measurement of each metric."""
+    folder, dense = prepared.cell.results / "evaluation", Mask(info.n_blocks)
+    return {
+        name: measurement_path(folder / evaluation_key(prepared, info, name), dense) for name in prepared.data
+    }
 
 
 def evaluation_key(

@@ -14,7 +14,7 @@ from pruning.models.spec import ModelInfo
 from pruning.runs.cell_files import save_config, save_result
 from pruning.runs.cell_model import forward_of
 from pruning.runs.cell_repair import recorded_repair
-from pruning.runs.evaluate_mask import evaluation_key
+from pruning.runs.evaluate_mask import dense_files, evaluation_key
 from pruning.runs.heal_choice import Choice, choose
 from pruning.runs.measurements import Evaluator
 from pruning.runs.prepare import Prepared
@@ -172,4 +172,5 @@ def _evaluator(
         / f"{evaluation_key(prepared, info, name)}-healed-{record['weights_sha256'][:16]}"
         for name in prepared.data
     }
-    return Evaluator(cell.evaluation, prepared.data, cast(Any, forward), folders, "the healed model")
+    dense = dense_files(prepared, info)
+    return Evaluator(cell.evaluation, prepared.data, cast(Any, forward), folders, "the healed model", dense)

@@ -11,7 +11,7 @@ import json
 import math
 from collections.abc import Collection, Iterator, Mapping, Set
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -24,7 +24,7 @@ from pruning.core.mask import Mask
 from pruning.core.metric_names import error_of, kind_of, metrics_among, without_error
 from pruning.core.result import EvaluationRecord
 from pruning.distributed import collectives
-from pruning.evaluation import Data, Evaluation, Measured
+from pruning.evaluation import Data, DataBesideDense, Evaluation, Measured
 from pruning.runs.progress import batches_shown
 
 if TYPE_CHECKING:
@@ -61,13 +61,18 @@ class MaskMetrics:
 
 @dataclass(frozen=True)
 class Evaluator:
-    """Measures masks of one model and keeps the measurements in files, in one folder per metric."""
+    """Measures masks of one model and keeps the measurements in files, in one folder per metric.
+
+    `dense` holds the file of the dense model's measurement of each metric. It is empty when the dense model is
+    measured.
+    """
 
     evaluation: Evaluation
     data: Mapping[str, Data]
     forward: Forward
     folders: Mapping[str, Path]
     whole: str = "the dense model"  # what the mask that removes nothing stands for
+    dense: Mapping[str, Path] = field(default_factory=dict)
 
     def __call__(self, mask: Mask) -> MaskMetrics:
         """The metrics of a mask. A measurement that is already in a file is read and not repeated."""
@@ -81,8 +86,7 @@ class Evaluator:
 
     def path(self, name: str, mask: Mask) -> Path:
         """The JSON file of a measurement. The other files of the measurement have the same stem."""
-        label = text_sha256(json.dumps(mask.to_json()))[:16]
-        return self.folders[name] / f"{label}.json"
+        return measurement_path(self.folders[name], mask)
 
     def has(self, mask: Mask) -> bool:
         """Whether all measurements of a mask are in files. All ranks get the same answer."""
@@ -96,10 +100,13 @@ class Evaluator:
             return self._measured(name, mask) if known is None else Measured(known["metrics"], known["how"])
 
     def _measured(self, name: str, mask: Mask) -> Measured:
+        data = self.data[name]
+        if name in self.dense and isinstance(data, DataBesideDense):
+            data = data.beside(self.dense[name])
         title = f"{name} {f'without {mask}' if mask.dropped else f'of {self.whole}'}"
         with batches_shown(title) as watch:
             forward = self.forward.watched(watch)
-            measured = self.evaluation.measure(forward, name, self.data[name], mask)
+            measured = self.evaluation.measure(forward, name, data, mask)
         if not all(math.isfinite(value) for value in measured.metrics.values() if isinstance(value, float)):
             raise LossError(
                 f"the evaluation with {mask.described()} removed is not finite: {measured.metrics}. "
@@ -113,6 +120,11 @@ class Evaluator:
                 path, {"mask": mask.to_json(), "metrics": measured.metrics, "how": measured.how}
             )
         return measured
+
+
+def measurement_path(folder: Path, mask: Mask) -> Path:
+    """The JSON file of a mask's measurement in the folder of a metric."""
+    return folder / f"{text_sha256(json.dumps(mask.to_json()))[:16]}.json"
 
 
 def averaged(metrics: Mapping[str, float]) -> dict[str, float]:

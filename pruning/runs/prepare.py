@@ -101,8 +101,9 @@ def prepare(cell: Cell) -> Prepared:
 
 
 def _largest_id(drawn: Any) -> int:
-    """The largest token id of samples; 0 for data that are not token rows, such as the documents of lm-eval."""
-    return max(max(row.input_ids) for row in drawn.rows) if isinstance(drawn, Samples) else 0
+    """The largest token id of samples or prompts; 0 for other data, such as the documents of lm-eval."""
+    rows = getattr(drawn, "windows", drawn)
+    return max(max(row.input_ids) for row in rows.rows) if isinstance(rows, Samples) else 0
 
 
 @lru_cache(maxsize=16)

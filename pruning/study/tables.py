@@ -19,7 +19,13 @@ from pruning.core.result import DoneResult, Failure
 
 FIRST, LAST = ("cell", "blocks dropped", "loss"), ("asked", "paid", "s")
 UNITS = ("cell", "dropped (a: attention, m: MLP, b: both)", "loss")  # if a mask is over sub-layers
-HELDOUT = {"ppl/heldout": "held-out perplexity", "acc/heldout": "held-out accuracy"}
+TITLES = {
+    "ppl/heldout": "held-out perplexity",
+    "acc/heldout": "held-out accuracy",
+    "self_ppl/continuations": "perplexity of dense continuations",
+    "same/continuations": "share before the first difference",
+    "repeated/continuations": "repeated 4-grams",
+}
 
 Show: TypeAlias = Callable[[DoneResult], str]  # returns the entry of a result in one column
 
@@ -74,7 +80,7 @@ def _metrics(rows: Sequence[DoneResult]) -> list[str]:
 
 def title(name: str) -> str:
     """The title of a metric's column."""
-    return HELDOUT.get(name, f"{name.partition('/')[2]} {label_of(name)}")
+    return TITLES.get(name, f"{name.partition('/')[2]} {label_of(name)}")
 
 
 def _row(result: DoneResult, differences: str, shown: Sequence[Show]) -> tuple[str, ...]:
@@ -105,7 +111,7 @@ def _near_tie(result: DoneResult) -> str:
 
 def _change(metric: str, result: DoneResult) -> str:
     """A metric as `dense -> pruned`; empty if it was not measured."""
-    decimals = 3 if kind_of(metric).startswith("acc") else 2
+    decimals = 2 if kind_of(metric).endswith("ppl") else 3
     evaluation = result["evaluation"]
     values = [evaluation["dense"].get(metric), evaluation["pruned"].get(metric)]
     if None in values:

@@ -174,15 +174,22 @@ def _artifacts(client: Any, run: str, folder: Path, result: Result) -> None:
     if result["status"] == "done":
         picture = mask_picture(Mask.from_json(result["mask"]), _name(result))
         client.log_figure(run, picture, "mask.png", save_kwargs={"dpi": DPI})
-        for metric, path in _measurements(folder.parent, result):
-            client.log_artifact(run, str(path), f"evaluation/{metric.replace('/', '-')}")
+        for place, path in _measurements(folder.parent, result):
+            client.log_artifact(run, str(path), place)
 
 
 def _measurements(results: Path, result: DoneResult) -> Iterator[tuple[str, Path]]:
-    """Yield (metric, file) for the files of each measurement: the record and, for a task, the output of lm-eval."""
+    """Yield (folder of the run, file) for the files of each measurement of the smaller model.
+
+    These are the record, for a task the output of lm-eval, and for continuations what the model wrote. Those of a
+    healed model are in a folder of their own.
+    """
     for metric, paths in result["evaluation"].get("records", {}).items():
-        record = results / paths["pruned"]
-        yield from ((metric, path) for path in sorted(record.parent.glob(f"{record.stem}.*")))
+        for which in ("pruned", "healed"):
+            if which in paths:
+                place = f"evaluation/{metric.replace('/', '-')}" + ("/healed" if which == "healed" else "")
+                record = results / paths[which]
+                yield from ((place, path) for path in sorted(record.parent.glob(f"{record.stem}.*")))
 
 
 def _milliseconds(time: str) -> int:

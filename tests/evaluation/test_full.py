@@ -47,7 +47,9 @@ def test_corpora_can_be_chosen_and_added() -> None:
     assert built("eval=zeroshot", "eval.tasks=[piqa]").tasks == ["piqa"]
 
 
-@pytest.mark.parametrize("name", ["heldout", "perplexity", "zeroshot", "full", "speed"])
+@pytest.mark.parametrize(
+    "name", ["heldout", "perplexity", "zeroshot", "full", "speed", "generation", "reasoning"]
+)
 def test_every_evaluation_can_be_composed_with_its_defaults(name: str) -> None:
     assert built(f"eval={name}").allow_overlap is False
 

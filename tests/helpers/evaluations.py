@@ -110,3 +110,50 @@ def own_tasks(folder: Path) -> TaskManager:
     (folder / "both.yaml").write_text(yaml.safe_dump({"group": "both", "task": ["normed", "plain"]}))
     builtin = Path(lm_eval.__file__).parent / "tasks" / "arc"
     return TaskManager(include_path=[str(folder), str(builtin)], include_defaults=False)
+
+
+def questions_file(path: Path, count: int = 8, seed: int = 0) -> Path:
+    """Questions of made-up sentences with answers that no random model writes."""
+    rng = random.Random(seed)
+    words = ["the", "red", "stone", "river", "quick", "bird", "over", "sees", "makes", "cold"]
+    lines = [
+        {"question": " ".join(rng.choices(words, k=10)) + f" {number}?", "answer": f"answer {number}"}
+        for number in range(count)
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def written_tasks(folder: Path) -> TaskManager:
+    """An index with a generated task of two filters, another one, groups of tasks, and lm-eval's GSM8K."""
+    path = questions_file(folder / "questions.jsonl")
+    own_tasks(folder)
+    data = {"data_files": {"test": str(path), "train": str(questions_file(folder / "train.jsonl", 5, 1))}}
+    common = {
+        "dataset_path": "json",
+        "dataset_kwargs": data,
+        "test_split": "test",
+        "fewshot_split": "train",
+        "output_type": "generate_until",
+        "doc_to_text": "Question: {{question}}\nAnswer:",
+        "doc_to_target": "{{answer}}",
+        "metric_list": [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}],
+        "generation_kwargs": {"until": ["\n\n"], "do_sample": False, "max_gen_toks": 6},
+    }
+    last = {"name": "last-word", "filter": [_regex(r"(\S+)\s*$"), {"function": "take_first"}]}
+    first = {"name": "first-letter", "filter": [_regex(r"(\w)"), {"function": "take_first"}]}
+    for name, more in {
+        "filtered": {"filter_list": [last, first], "num_fewshot": 2},
+        "unfiltered": {},
+    }.items():
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(common | {"task": name} | more))
+    (folder / "writing.yaml").write_text(
+        yaml.safe_dump({"group": "writing", "task": ["filtered", "unfiltered"]})
+    )
+    (folder / "mixed.yaml").write_text(yaml.safe_dump({"group": "mixed", "task": ["normed", "unfiltered"]}))
+    builtin = [str(Path(lm_eval.__file__).parent / "tasks" / name) for name in ("gsm8k", "arc")]
+    return TaskManager(include_path=[str(folder), *builtin], include_defaults=False)
+
+
+def _regex(pattern: str) -> dict[str, Any]:
+    return {"function": "regex", "regex_pattern": pattern}

@@ -52,6 +52,7 @@ def test_the_model_without_the_parts_is_the_masked_one(model: Any, text: str) ->
         assert torch.equal(logits(model), expected)
         assert torch.equal(model.generate(**PROMPT, use_cache=True), tokens)
         assert torch.equal(model.generate(**PROMPT, use_cache=False), tokens)
+        assert ("without weights" in repr(model)) == (mask.as_blocks() is None)
     assert [dict(vars(module)) for module in model.modules()] == before
     assert torch.equal(logits(model), plain)
     assert not torch.equal(plain, expected), "the parts made no difference"

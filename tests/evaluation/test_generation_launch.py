@@ -1,0 +1,156 @@
+"""`eval=generation` from the command line: every model of a cell is measured, shown, kept and tracked."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from analysis.report import page
+from pruning.core.continuation_record import METRIC, read_continuations
+from pruning.core.mask import Mask
+from pruning.evaluation.generation import Generation
+from pruning.hydra_app.replay_command import composed
+from tests.conftest import Command
+from tests.helpers.evaluations import questions_file
+
+WORDS = (
+    *("eval=generation", "eval.prompts=3", "eval.prompt_tokens=10", "eval.continuation_tokens=6"),
+    *("eval.generate={mine: mine.jsonl}", "eval.max_new_tokens=4"),
+)
+NAMES = {METRIC, "same/continuations", "repeated/continuations", "exact/mine"}
+SHORT = (
+    *("heal=lora", "heal.tokens=1024", "heal.length=32", "heal.batch_tokens=256", "heal.eval_every=2"),
+    *("heal.heldout=4", "heal.checkpoint_every=2"),
+)
+
+
+@pytest.fixture(autouse=True)
+def questions(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    monkeypatch.setattr("lm_eval.evaluator.add_env_info", lambda results: results.update(lm_eval_version="0"))
+    return questions_file(tmp_path / "mine.jsonl", 4)
+
+
+def names(metrics: dict[str, float]) -> set[str]:
+    return {name for name in metrics if not name.endswith("/stderr")}
+
+
+def test_a_cell_is_measured_shown_and_not_measured_again(
+    launch: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = launch("k=2", "algo=one_shot", *WORDS)
+    assert ended.status == 0, ended.err
+    evaluation = ended.result()["evaluation"]
+    assert names(evaluation["dense"]) == names(evaluation["pruned"]) == NAMES
+    assert evaluation["pruned"][METRIC] > evaluation["dense"][METRIC]
+    assert set(evaluation["files"]) == {"mine.jsonl"}
+    said = " ".join(ended.out.split())
+    for title in ("perplexity of dense continuations", "mine exact answers", "repeated 4-grams"):
+        assert title in said
+    monkeypatch.setattr(Generation, "measure", None)  # measuring again would fail
+    assert "every cell was done" in launch("k=2", "algo=one_shot", *WORDS).err
+
+
+def test_a_finished_cell_gets_generation_beside_its_other_metrics(launch: Command) -> None:
+    plain = launch("k=2", "algo=one_shot").result()
+    more = launch("k=2", "algo=one_shot", *WORDS)
+    assert more.status == 0, more.err
+    result = more.result()
+    assert result["mask"] == plain["mask"]
+    assert names(result["evaluation"]["pruned"]) == NAMES | {"ppl/heldout", "acc/heldout"}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("compensation=magnitude",),
+        ("compensation=linear",),
+        ("unit=sublayer", "ratio=0.2", "k=null"),
+    ],
+    ids=lambda words: words[0],
+)
+def test_compensated_repaired_and_partly_pruned_models_write(launch: Command, words: tuple[str, ...]) -> None:
+    size = () if "k=null" in words else ("k=2",)
+    ended = launch("algo=one_shot", *size, *(w for w in words if w != "k=null"), *WORDS)
+    assert ended.status == 0, ended.err
+    evaluation = ended.result()["evaluation"]
+    assert names(evaluation["pruned"]) == NAMES
+    if words[0].startswith("compensation"):
+        assert names(evaluation["uncompensated"]) == NAMES
+        assert evaluation["uncompensated"][METRIC] != evaluation["pruned"][METRIC]
+        kept = [_written(ended.results, evaluation, which) for which in ("uncompensated", "pruned")]
+        assert kept[0] != kept[1], "what was repaired writes something else"
+
+
+def test_a_healed_model_is_compared_with_the_dense_one_and_tracked(launch: Command) -> None:
+    from mlflow import MlflowClient
+
+    ended = launch("k=2", "algo=one_shot", *SHORT, *WORDS, tracker="mlflow")
+    assert ended.status == 0, ended.err
+    result = ended.result()
+    evaluation = result["evaluation"]
+    assert names(evaluation["healed"]) == NAMES
+    assert evaluation["healed"][METRIC] != evaluation["pruned"][METRIC]
+    client = MlflowClient(tracking_uri=f"sqlite:///{ended.results / 'mlflow.db'}")
+    (experiment,) = [e for e in client.search_experiments() if e.name == "depth-pruning"]
+    (run,) = client.search_runs([experiment.experiment_id])
+    for which, folder in (("pruned", "evaluation/self_ppl-continuations"), ("healed", "")):
+        place = folder or "evaluation/self_ppl-continuations/healed"
+        stem = Path(evaluation["records"][METRIC][which]).stem
+        listed = {
+            Path(one.path).name for one in client.list_artifacts(run.info.run_id, place) if not one.is_dir
+        }
+        wanted = {
+            f"{stem}.{end}" for end in ("json", "terms.json", "continuations.json", "continuations.html")
+        }
+        assert listed == wanted
+    assert run.data.metrics[f"pruned/{METRIC}"] == pytest.approx(evaluation["pruned"][METRIC])
+    shown = page.write(ended.results, None, ended.results / "figures").read_text()
+    for which, head in (("dense", "nothing removed"), ("pruned", "pruned"), ("healed", "healed")):
+        assert f'<th scope="col">{head}</th>' in shown
+        assert len(_written(ended.results, evaluation, which)) == 3
+
+
+def _written(results: Path, evaluation: Any, which: str) -> list[str]:
+    kept = read_continuations(results / evaluation["records"][METRIC][which])
+    assert kept is not None
+    return kept["texts"]
+
+
+def test_the_dense_model_continues_once_for_all_cells(
+    launch: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Mask] = []
+    original = Generation.measure
+
+    def noting(self: Any, forward: Any, name: str, data: Any, mask: Mask) -> Any:
+        asked.append(mask)
+        return original(self, forward, name, data, mask)
+
+    monkeypatch.setattr(Generation, "measure", noting)
+    ended = launch("-m", "k=1,2,3", "algo=one_shot", *WORDS)
+    assert ended.status == 0, ended.err
+    assert len([mask for mask in asked if not mask.dropped]) == 2, "continuations and questions, once each"
+    assert len(asked) == 2 * 4
+    digests = {r["evaluation"]["how"][METRIC]["sampled_sha256"] for r in ended.all()}
+    assert len(digests) == 1
+
+
+def test_a_hub_that_cannot_be_reached_stops_the_command_before_the_search(launch: Command) -> None:
+    ended = launch("k=2", "algo=one_shot", "eval=reasoning")
+    assert ended.status != 0
+    assert "the data of task gsm8k cannot be read" in " ".join(ended.out.split())
+    assert "loading" not in ended.err, "no weights were loaded"
+    assert [(r["status"], r["error"]["type"]) for r in ended.all()] == [("failed", "UnreachableError")]
+
+
+def test_both_options_are_composed() -> None:
+    plain, reasoning = (composed([f"eval={name}"]).eval for name in ("generation", "reasoning"))
+    assert list(plain.tasks) == []
+    assert (list(reasoning.tasks), reasoning.num_fewshot) == (["gsm8k", "mmlu"], 5)
+    assert {k: v for k, v in reasoning.items() if k not in ("tasks", "num_fewshot")} == {
+        k: v for k, v in plain.items() if k not in ("tasks", "num_fewshot")
+    }
+    assert json.loads(json.dumps(list(plain.stop))) == ["\n"]
