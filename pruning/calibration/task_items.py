@@ -93,8 +93,8 @@ class TaskItems:
         items = list({item.key: item for item in every}.values())
         if items and items[0].continuation is not None:
             raise InputError(
-                f"{path}: the items have no question (their choices are contexts), and a task needs a prompt that its "
-                "choices share: give items with a question."
+                f"{path}: the items have no question (their choices are contexts), and a task needs a prompt "
+                "that its choices share: give items with a question."
             )
         order = np.random.default_rng(self.split).permutation(len(items))
         pool = [items[i] for i in order]
@@ -110,8 +110,8 @@ class TaskItems:
         if drawn < self.samples or heldout < self.heldout:
             short = "" if self.length is None else f" of at most {self.length} tokens"
             raise InputError(
-                f"the task {self.task} has {drawn + heldout} distinct items{short}, and {self.samples} for the search "
-                f"and {self.heldout} held out are asked for: lower {prefix}.samples or {prefix}.heldout."
+                f"the task {self.task} has {drawn + heldout} distinct items{short}, and {self.samples} for the "
+                f"search and {self.heldout} held out are asked for: lower {prefix}.samples or {prefix}.heldout."
             )
 
     def _samples(
