@@ -35,7 +35,8 @@ from pruning.runs.cell_model import forward_with
 class Route:
     """The set that a router chose for a prompt, and why.
 
-    `predicted` has for each set the mean log-likelihood per token that a right answer is expected to have; `seconds` is the router's own time.
+    `predicted` has for each set the mean log-likelihood per token that a right answer is expected to have;
+    `seconds` is the router's own time.
     """
 
     chosen: str
@@ -76,8 +77,8 @@ class Router:
         if info.n_blocks != record["n_blocks"] or (len(revisions) > 1 and "memory" not in revisions):
             raise ForeignError(
                 f"the router in {folder} was fitted to other weights ({record['n_blocks']} blocks, revision "
-                f"{record['revision']}) than those of {info.name} ({info.n_blocks} blocks, revision {info.revision}): "
-                "give the model that it was fitted to, or fit a new router."
+                f"{record['revision']}) than those of {info.name} ({info.n_blocks} blocks, revision "
+                f"{info.revision}): give the model that it was fitted to, or fit a new router."
             )
         return cls(model, router, _encoder(model, router.settings, router.blocks))
 

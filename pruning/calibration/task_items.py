@@ -30,8 +30,9 @@ class TaskItems:
     """`samples` items drawn with `seed`; `heldout` other items of the same task, which `split` alone decides.
 
     So two draws with different seeds have the same held-out items. Items of more than `length` tokens with their
-    longest answer are left out (None: no limit), and so are items with equal choices. Of equal items, one is used. With `source` "commonsense", the items
-    come with this program, and their two parts are its calibration and held-out parts.
+    longest answer are left out (None: no limit), and so are items with equal choices. Of equal items, one is used.
+    With `source` "commonsense", the items come with this program, and their two parts are its calibration and
+    held-out parts.
     """
 
     source: str

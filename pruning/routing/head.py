@@ -111,7 +111,7 @@ def _mlp(features: Floats, targets: Floats, settings: RouterSettings) -> Layers:
     from sklearn.preprocessing import StandardScaler
 
     scaler = StandardScaler().fit(features)
-    network = MLPRegressor((settings.hidden,), random_state=settings.seed, max_iter=300)
+    network = MLPRegressor(hidden_layer_sizes=(settings.hidden,), random_state=settings.seed, max_iter=300)
     single = targets.shape[1] == 1
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)

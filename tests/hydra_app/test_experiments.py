@@ -21,6 +21,7 @@ from pruning.runs.prepare import check_cell
 PANEL = {"one_shot", "greedy", "beam", "genetic", "bayesian", "cbo", "fast_block_select"}
 GRIDS = {
     "compress": 1,
+    "tasks": 1,
     "units": 32,
     "heal": 12,
     "heal_criteria": 10,
