@@ -76,14 +76,14 @@ def read_words(words: Sequence[str]) -> Asked:
 def folder_of(where: str, results: Path) -> Path:
     """The folder of a router: `where` itself, or the one of the study `where`. Raises InputError if there is none."""
     folder = Path(where).expanduser()
-    if folder.is_dir():
+    if (folder / files.ROUTER).is_file():
         return folder
     records = sorted((results / files.FOLDER).glob(f"*/{files.RECORD}"))
     found = [path.parent for path in records if atomic_files.read_json(path)["study"] == where]
     if not found:
         raise InputError(
-            f"{where} is no folder, and {results} holds no router of a study '{where}': give the folder of a router, "
-            "or results=DIR."
+            f"{where} is no folder with a {files.ROUTER}, and {results} holds no router of a study '{where}': give the "
+            "folder of a router, or results=DIR. `python launch.py experiment=tasks tasks.folder=DIR` makes routers."
         )
     if len(found) > 1:
         listed = "\n".join(map(str, found))

@@ -16,6 +16,7 @@ import numpy as np
 
 from pruning.calibration.task_items import TaskItems
 from pruning.core import atomic_files
+from pruning.core.errors import PruningError
 from pruning.core.hashing import digest
 from pruning.core.mask import Mask
 from pruning.core.provenance import now, provenance
@@ -147,11 +148,16 @@ def _states(group: Group, encoder: Encoder, blocks: int, prompts: dict[str, list
     return {name.removeprefix("of_"): value for name, value in files.read_arrays(path).items()}
 
 
-def _timed(group: Group, module: Any, router: FittedRouter, encoder: Encoder) -> dict[str, Any]:
+def _timed(group: Group, module: Any, router: FittedRouter, encoder: Encoder) -> dict[str, Any] | None:
+    """The seconds of a prefill; None if a smaller model of this kind cannot be made in memory."""
     each = max(1, TIMED // len(group.tasks))
     prompts = [prompt for task in group.tasks for prompt in task.heldout_prompts[:each]]
     log.info("timing the prefill of %d prompts", len(prompts))
-    return dict(prefill(Reader(module, loader.tokenizer(group.cells[0].model), router, encoder), prompts))
+    try:
+        return dict(prefill(Reader(module, loader.tokenizer(group.cells[0].model), router, encoder), prompts))
+    except PruningError as error:
+        log.warning("the prefill is not timed: %s", error)
+        return None
 
 
 def _described(group: Group) -> dict[str, Any]:

@@ -75,7 +75,8 @@ def _router(record: Mapping[str, Any]) -> str:
 
 
 def _prefill(record: Mapping[str, Any]) -> str:
-    times = record["prefill"]
+    if (times := record["prefill"]) is None:
+        return ""
     dense, pruned, router = times["dense"], times["pruned"], times["router"]
     saved = 1 - (pruned + router) / dense
     return (

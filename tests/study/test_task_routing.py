@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from analysis.report.page import write
 from pruning.core.atomic_files import read_json
 from pruning.core.mask import Mask
 from pruning.routing import files
@@ -44,7 +45,7 @@ def check_record(folder: Path, record: dict[str, Any], results: list[dict[str, A
 
 
 def test_a_folder_of_tasks_gives_sets_a_cross_table_and_a_router(
-    launch: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    launch: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     words = (*SMALL, f"tasks.folder={task_folder(tmp_path / 'tasks')}")
     ended = launch(*words, calibrated=False)
@@ -67,14 +68,17 @@ def test_a_folder_of_tasks_gives_sets_a_cross_table_and_a_router(
     assert (folder / files.RECORD).stat().st_mtime_ns == written, "nothing is computed again"
     assert "gain over static" in again.out
     other = launch(*words, "router.head=mlp", "router.hidden=4", calibrated=False)
-    assert "loading tiny" in other.err
+    assert "timing the prefill" in other.err
     assert "calibration items under" not in other.err, "another router needs no new scores"
     assert record_of(other)[1]["router"]["settings"]["head"] == "mlp"
-    check_command(folder, record, ended.results, monkeypatch, capsys)
+    check_command(folder, record, ended.results, monkeypatch, capfd)
+    page = write(ended.results, "tasks", tmp_path / "figures").read_text(encoding="utf-8")
+    assert "Sets for tasks" in page
+    assert "against the best static set, in points: the router" in page
 
 
 def check_command(
-    folder: Path, record: dict[str, Any], results: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+    folder: Path, record: dict[str, Any], results: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
 ) -> None:
     """`python -m pruning.route` finds the router by its study, chooses a set, says why and generates."""
     words = [
@@ -85,9 +89,9 @@ def check_command(
         f"results={results}",
     ]
     monkeypatch.setattr("sys.argv", ["route", *words])
-    capsys.readouterr()
+    capfd.readouterr()
     route_command.main()
-    out = capsys.readouterr().out
+    out = capfd.readouterr().out
     chosen, _, rest = out.partition(": 2 of 6 blocks removed: ")
     assert chosen in record["sets"]
     drops = rest.splitlines()[0]
@@ -160,7 +164,7 @@ def test_what_cannot_be_crossed_is_refused_before_a_search(
     ("words", "says"),
     [
         (["tasks"], "1 words are given"),
-        (["absent", "Why?"], "is no folder, and"),
+        (["absent", "Why?"], "is no folder with a router.json, and"),
         (["absent", "Why?", "tokens=3"], "unknown setting of pruning.route 'tokens'"),
         (["absent", "Why?", "max_new_tokens=many"], "max_new_tokens=many is not valid"),
         (["absent", "Why?", "question=yes"], "question=yes is not valid"),
