@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from pruning.calibration.item_records import read_items
+from pruning.calibration.item_records import comparable_items
 from pruning.calibration.items import TEMPLATE, ItemDraw, check_template, encode_pair
 from pruning.calibration.records import Item, existing
 from pruning.calibration.samples import Samples
@@ -89,10 +89,8 @@ class TaskItems:
         if self.source == EMBEDDED:
             return embedded_items("calibration"), embedded_items("heldout")
         path = existing(self.path, f"{prefix}.path")
-        # Some items of ARC have equal choices, which no objective can compare.
-        every = [item for item in read_items(path, equal_choices=True) if _comparable(item)]
-        items = list({item.key: item for item in every}.values())
-        if items and items[0].continuation is not None:
+        items = list({item.key: item for item in comparable_items(path)}.values())
+        if items[0].continuation is not None:
             raise InputError(
                 f"{path}: the items have no question (their choices are contexts), and a task needs a prompt "
                 "that its choices share: give items with a question."
@@ -120,8 +118,3 @@ class TaskItems:
     ) -> Samples:
         draw = ItemDraw(len(items), seed, template or self.template)
         return draw.rows(items, tokenizer, self.path or self.source)
-
-
-def _comparable(item: Item) -> bool:
-    """Whether all choices of an item differ."""
-    return len({choice.strip() for choice in item.choices}) == len(item.choices)

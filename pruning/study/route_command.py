@@ -82,8 +82,8 @@ def folder_of(where: str, results: Path) -> Path:
     found = [path.parent for path in records if atomic_files.read_json(path)["study"] == where]
     if not found:
         raise InputError(
-            f"{where} is no folder with a {files.ROUTER}, and {results} holds no router of a study '{where}': give the "
-            "folder of a router, or results=DIR. `python launch.py experiment=tasks tasks.folder=DIR` makes routers."
+            f"{where} is no folder with a {files.ROUTER}, and {results} holds no router of a study '{where}': give "
+            "the folder of a router, or results=DIR. `python launch.py experiment=tasks tasks.folder=DIR` makes one."
         )
     if len(found) > 1:
         listed = "\n".join(map(str, found))
