@@ -101,6 +101,15 @@ def check_command(
     assert route_command.folder_of(str(folder), results) == folder
 
 
+def test_a_sweep_over_files_of_items_gives_a_set_for_each(launch: Command, tmp_path: Path) -> None:
+    folder = task_folder(tmp_path / "tasks")
+    paths = f"calibration.path={folder / 'animals.jsonl'},{folder / 'tools.jsonl'}"
+    ended = launch("-m", "objective=margin", "calibration=items_file", paths, "k=2")
+    assert ended.status == 0, ended.err
+    assert {Path(result["calibration"]["source"]).stem for result in ended.all()} == {"animals", "tools"}
+    assert not (ended.results / files.FOLDER).exists()
+
+
 def test_sublayers_have_sets_too(launch: Command, tmp_path: Path) -> None:
     words = (
         *SMALL,
