@@ -24,6 +24,7 @@ from pruning.calibration.records import Item, json_records
 from pruning.core.errors import InputError
 
 log = logging.getLogger(__name__)
+_said: set[Path] = set()  # what is left out of a file is reported once, although many cells read it
 
 QUESTIONS = ("question", "query")
 ANSWERS = ("answer", "gold", "answerKey")  # of several, the first counts
@@ -58,9 +59,11 @@ def comparable_items(path: Path) -> list[Item]:
     kept = [item for item in items if len({choice.strip() for choice in item.choices}) == len(item.choices)]
     if not kept:
         raise InputError(f"{path}: every item has equal choices, which no objective can compare. {FORMAT}")
-    if len(kept) < len(items):
+    if len(kept) < len(items) and path not in _said:
+        _said.add(path)
         log.info(
-            "%s: %d of %d items have equal choices and are left out", path, len(items) - len(kept), len(items)
+            "%s: %d of %d items have equal choices and are left out",
+            *(path, len(items) - len(kept), len(items)),
         )
     return kept
 

@@ -67,11 +67,12 @@ class TaskItems:
 
     def draw(self, tokenizer: Any, prefix: str = "calibration") -> Samples:
         """The items for a search. Raises InputError if the task has too few items, or items without a question."""
-        return self._samples(self.parts(tokenizer, prefix)[0], tokenizer, self.seed)
+        return self.rows(self.parts(tokenizer, prefix)[0], tokenizer)
 
-    def held_out(self, tokenizer: Any, template: str | None = None) -> Samples:
-        """The held-out items, in the given wording or in that of the settings."""
-        return self._samples(self.parts(tokenizer)[1], tokenizer, self.split, template)
+    def rows(self, items: Sequence[Item], tokenizer: Any, template: str | None = None) -> Samples:
+        """Items as token rows, in the given wording or in that of the settings."""
+        draw = ItemDraw(len(items), self.seed, template or self.template)
+        return draw.rows(items, tokenizer, self.path or self.source)
 
     def parts(self, tokenizer: Any, prefix: str = "calibration") -> tuple[list[Item], list[Item]]:
         """The items for the search and the held-out items. No item is in both."""
@@ -112,9 +113,3 @@ class TaskItems:
                 f"the task {self.task} has {drawn + heldout} distinct items{short}, and {self.samples} for the "
                 f"search and {self.heldout} held out are asked for: lower {prefix}.samples or {prefix}.heldout."
             )
-
-    def _samples(
-        self, items: Sequence[Item], tokenizer: Any, seed: int, template: str | None = None
-    ) -> Samples:
-        draw = ItemDraw(len(items), seed, template or self.template)
-        return draw.rows(items, tokenizer, self.path or self.source)

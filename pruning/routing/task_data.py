@@ -35,9 +35,9 @@ def task_data(items: TaskItems, tokenizer: Any, rewording: str | None) -> TaskDa
     drawn, heldout = items.parts(tokenizer)
     return TaskData(
         items.task,
-        items.draw(tokenizer),
-        items.held_out(tokenizer),
-        None if rewording is None else items.held_out(tokenizer, rewording),
+        items.rows(drawn, tokenizer),
+        items.rows(heldout, tokenizer),
+        None if rewording is None else items.rows(heldout, tokenizer, rewording),
         prompts(items.template, drawn),
         prompts(items.template, heldout),
     )

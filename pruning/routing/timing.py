@@ -60,13 +60,13 @@ def prefill(reader: Reader, prompts: Sequence[str]) -> Prefill:
         times.append(_three(reader, prompt, without))
     dense, pruned, router = np.mean(times, axis=0)
     lengths = [len(row.input_ids) for row in prompt_rows(reader.tokenizer, prompts)]
-    return {
-        "prompts": len(prompts),
-        "tokens": float(np.mean(lengths)),
-        "dense": float(dense),
-        "pruned": float(pruned),
-        "router": float(router),
-    }
+    return Prefill(
+        prompts=len(prompts),
+        tokens=float(np.mean(lengths)),
+        dense=float(dense),
+        pruned=float(pruned),
+        router=float(router),
+    )
 
 
 def _three(

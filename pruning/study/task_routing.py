@@ -8,8 +8,6 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -18,7 +16,6 @@ from pruning.calibration.task_items import TaskItems
 from pruning.core import atomic_files
 from pruning.core.errors import PruningError
 from pruning.core.hashing import digest
-from pruning.core.mask import Mask
 from pruning.core.provenance import now, provenance
 from pruning.core.result import DoneResult
 from pruning.models import loader
@@ -29,12 +26,12 @@ from pruning.routing.prompts import first_blocks
 from pruning.routing.router import FittedRouter, fit_router
 from pruning.routing.scores import Floats, ItemScores, score_items
 from pruning.routing.summary import summary
-from pruning.routing.task_data import TaskData
 from pruning.routing.timing import Reader, prefill
 from pruning.runs.cell import Cell
 from pruning.runs.cell_model import forward_of, model_of
 from pruning.runs.progress import batches_shown
 from pruning.study.task_cells import TaskSettings, data_of
+from pruning.study.task_group import Group, described, model_record
 
 if TYPE_CHECKING:
     from pruning.engine.forward import Forward
@@ -42,33 +39,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 TIMED = 16  # held-out prompts whose prefill is timed, over all tasks
-
-
-@dataclass(frozen=True)
-class Group:
-    """The cells of one model and search, one per task, with their results and the items of their tasks."""
-
-    cells: Sequence[Cell]
-    results: Sequence[DoneResult]
-    tasks: Sequence[TaskData]
-    settings: TaskSettings
-
-    @property
-    def sets(self) -> dict[str, Mask]:
-        """The set of each task."""
-        pairs = zip(self.tasks, self.results, strict=True)
-        return {task.name: Mask.from_json(result["mask"]) for task, result in pairs}
-
-    @property
-    def folder(self) -> Path:
-        """The folder of the group's files; its name has a digest of the weights, the sets and the items."""
-        cell = self.cells[0]
-        data = [samples.sha256 for task in self.tasks for samples in task.parts().values()]
-        masks = {name: mask.to_json() for name, mask in self.sets.items()}
-        size = f"k{cell.k}" if cell.ratio is None else f"r{cell.ratio:g}"
-        unit = "" if cell.unit == "block" else f"-{cell.unit}"
-        stem = f"{cell.model.name}-{cell.choices.objective}-{cell.choices.algo}-{size}{unit}-s{cell.seed}"
-        return cell.results / files.FOLDER / f"{stem}-{digest([cell.weights(), masks, data])}"
 
 
 def route_group(
@@ -86,18 +56,12 @@ def route_group(
     names = [task.name for task in group.tasks]
     measured = Measured(scores["calibration"], scores["heldout"], {name: i for i, name in enumerate(names)})
     router, encoder, predicted = _router(group, forward, scores["calibration"])
-    files.save_router(group.folder, router, _model_record(cells[0], model.info))
+    files.save_router(group.folder, router, model_record(cells[0], model.info))
     numbers = summary(measured, scores.get("reworded"), predicted, names)
-    record = {
-        "request": request,
-        "study": cells[0].study,
-        **_described(group),
-        **numbers,
-        "prefill": _timed(group, model.module, router, encoder),
-        "environment": provenance(started, str(model.device)),
-    }
-    record["router"] |= {"settings": dataclasses.asdict(settings.router), "blocks": router.blocks}
-    record["router"]["strengths"] = [router.head.common.strength, router.head.relative.strength]
+    record = {"request": request, "study": cells[0].study, **described(group), **numbers}
+    record["router"] |= _fitted(router)
+    record["prefill"] = _timed(group, model.module, router, encoder)
+    record["environment"] = provenance(started, str(model.device))
     atomic_files.write_json(path, record)
     return record | {"folder": str(group.folder)}
 
@@ -160,32 +124,7 @@ def _timed(group: Group, module: Any, router: FittedRouter, encoder: Encoder) ->
         return None
 
 
-def _described(group: Group) -> dict[str, Any]:
-    """What was searched, and the items of each task."""
-    cell = group.cells[0]
-    return {
-        "model": cell.model.name,
-        "objective": cell.choices.objective,
-        "algo": cell.choices.algo,
-        "unit": cell.unit,
-        "k": cell.k,
-        "ratio": cell.ratio,
-        "seed": cell.seed,
-        "rewording": group.settings.tasks.rewording,
-        "cells": {task.name: one.key for task, one in zip(group.tasks, group.cells, strict=True)},
-        "sets": {name: mask.to_json() for name, mask in group.sets.items()},
-        "items": {
-            task.name: {
-                part: {"items": samples.count, "sha256": samples.sha256}
-                for part, samples in task.parts().items()
-            }
-            for task in group.tasks
-        },
-    }
-
-
-def _model_record(cell: Cell, info: Any) -> dict[str, Any]:
-    """What is needed to load the router's model again, and to check that it is the same."""
-    settings = dataclasses.asdict(cell.model)
-    settings.pop("resources")
-    return {"settings": settings, "revision": info.revision, "n_blocks": info.n_blocks}
+def _fitted(router: FittedRouter) -> dict[str, Any]:
+    """The settings of a router, the blocks that it runs, and the strengths that cross-validation chose."""
+    strengths = {"common": router.head.common.strength, "relative": router.head.relative.strength}
+    return {"settings": dataclasses.asdict(router.settings), "blocks": router.blocks, "strengths": strengths}

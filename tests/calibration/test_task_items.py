@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from pruning.calibration.samples import Samples
 from pruning.calibration.task_items import TaskItems
 from pruning.core.errors import InputError
 from tests.helpers.evaluations import shared_data
@@ -19,23 +20,27 @@ def settings(folder: Path, **changed: Any) -> TaskItems:
     return TaskItems(**({"source": "file", "samples": 8, "seed": 0, "path": path, "heldout": 12} | changed))
 
 
+def held_out(items: TaskItems, tokenizer: Any, template: str | None = None) -> Samples:
+    return items.rows(items.parts(tokenizer)[1], tokenizer, template)
+
+
 def test_calibration_and_held_out_items_are_apart_for_every_seed(tmp_path: Path, tokenizer: Any) -> None:
     held, draws = set(), set()
     for seed in range(5):
         items = settings(tmp_path, seed=seed)
-        drawn, heldout = items.draw(tokenizer), items.held_out(tokenizer)
+        drawn, heldout = items.draw(tokenizer), held_out(items, tokenizer)
         assert (drawn.count, heldout.count) == (8, 12)
         assert not drawn.keys & heldout.keys
         held.add(heldout.sha256)
         draws.add(drawn.sha256)
     assert len(held) == 1, "the seed changes what is searched on, not what is measured"
     assert len(draws) == 5
-    assert settings(tmp_path, split=1).held_out(tokenizer).sha256 not in held
+    assert held_out(settings(tmp_path, split=1), tokenizer).sha256 not in held
 
 
 def test_a_second_wording_asks_the_same_items(tmp_path: Path, tokenizer: Any) -> None:
     items = settings(tmp_path)
-    first, second = items.held_out(tokenizer), items.held_out(tokenizer, "Q: {question}\nA:")
+    first, second = held_out(items, tokenizer), held_out(items, tokenizer, "Q: {question}\nA:")
     assert first.keys == second.keys
     assert [(row.item, row.choice, row.right) for row in first.rows] == [
         (row.item, row.choice, row.right) for row in second.rows
@@ -63,12 +68,12 @@ def test_the_items_of_this_program_keep_their_parts(tokenizer: Any) -> None:
     items = TaskItems("commonsense", 64, 0, heldout=200)
     assert items.task == "commonsense"
     assert items.draw(tokenizer).keys <= {item.key for item in embedded_items("calibration")}
-    assert items.held_out(tokenizer).keys <= {item.key for item in embedded_items("heldout")}
+    assert held_out(items, tokenizer).keys <= {item.key for item in embedded_items("heldout")}
 
 
 def test_arc_has_items_with_equal_choices_and_is_read(tokenizer: Any) -> None:
     items = TaskItems("file", 8, 0, str(shared_data("arc_easy.jsonl")), heldout=20)
-    assert not items.draw(tokenizer).keys & items.held_out(tokenizer).keys
+    assert not items.draw(tokenizer).keys & held_out(items, tokenizer).keys
 
 
 @pytest.mark.parametrize(
