@@ -23,19 +23,22 @@ from pruning.routing.settings import RouterSettings
 from pruning.runs.cell import ForwardSettings
 from pruning.runs.cell_model import forward_with
 
+PREDICTED = {"loglikelihood": "log-likelihood per token", "margin": "lead of the right answer per token"}
+
 
 @dataclass(frozen=True)
 class Route:
     """The set that a router chose for a prompt, and why.
 
-    `predicted` has for each set the mean log-likelihood per token that a right answer is expected to have;
-    `seconds` is the router's own time.
+    `predicted` has for each set the mean log-likelihood per token that a right answer is expected to have, or, if the
+    router predicts margins, by how much it is expected to lead; `seconds` is the router's own time.
     """
 
     chosen: str
     mask: Mask
     predicted: dict[str, float]
     seconds: float
+    what: str = "log-likelihood per token"
 
     def __str__(self) -> str:
         lines = [
@@ -43,9 +46,7 @@ class Route:
             for name, value in sorted(self.predicted.items(), key=lambda pair: -pair[1])
         ]
         drops = " ".join(self.mask.names())
-        return "\n".join(
-            [f"{self.chosen}: {self.mask} removed: {drops}", "predicted log-likelihood per token:", *lines]
-        )
+        return "\n".join([f"{self.chosen}: {self.mask} removed: {drops}", f"predicted {self.what}:", *lines])
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,7 @@ class Router:
             self.fitted.sets[names[number]],
             dict(zip(names, predicted[:, 0].tolist(), strict=True)),
             time.perf_counter() - started,
+            PREDICTED[self.fitted.settings.target],
         )
 
     def wording(self, question: str) -> str:

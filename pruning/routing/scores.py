@@ -60,6 +60,10 @@ class ItemScores:
         wrong = np.add.reduceat(self.means, self._starts, axis=1) - self.loglikelihood
         return np.asarray(wrong / (self._choices - 1) - self.loglikelihood)
 
+    def target(self, name: str) -> Floats:
+        """What a router predicts (sets, items), higher being better: "loglikelihood", or "margin" negated."""
+        return self.loglikelihood if name == "loglikelihood" else -self.margin
+
     def take(self, sets: Sequence[int]) -> ItemScores:
         """The scores under some of the sets."""
         return ItemScores(self.sums[list(sets)], self.tokens, self.item, self.right)

@@ -11,6 +11,7 @@ from pruning.core.errors import InputError, unknown
 
 ENCODERS = ("states", "hub")
 HEADS = ("ridge", "mlp")
+TARGETS = ("loglikelihood", "margin")
 ENDINGS = (".jsonl", ".json")
 NEEDED = (
     "give tasks.folder=DIR, a folder with a file of items for each task: NAME.jsonl with lines such as "
@@ -75,19 +76,23 @@ class RouterSettings:
 
     `encoder` "states" reads the hidden states of the model itself after its first `blocks` blocks (None: as many as
     no set drops, at most a quarter of all); "hub" reads those of an encoder such as BERT, at `path`. `head` is
-    "ridge", or "mlp" with one layer of `hidden` units.
+    "ridge", or "mlp" with one layer of `hidden` units. `target` is what it predicts: the right answer's
+    "loglikelihood", as in PuDDing, or the "margin" (negated, so that higher is better).
     """
 
     encoder: str = "states"
     path: str = "google-bert/bert-base-uncased"
     blocks: int | None = None
     head: str = "ridge"
+    target: str = "loglikelihood"
     hidden: int = 64
     seed: int = 0
 
     def check(self) -> None:
         """Raise InputError if a name is unknown or a number is too small."""
-        for name, value, known in (("encoder", self.encoder, ENCODERS), ("head", self.head, HEADS)):
+        named = {"encoder": ENCODERS, "head": HEADS, "target": TARGETS}
+        for name, known in named.items():
+            value = getattr(self, name)
             if value not in known:
                 raise unknown(f"router.{name}", value, known)
         for name, number, least in (

@@ -64,9 +64,16 @@ class Summary(TypedDict):
 
 
 def summary(
-    measured: Measured, reworded: Scores | None, predicted: Mapping[str, Floats], sets: Sequence[str]
+    measured: Measured,
+    reworded: Scores | None,
+    predicted: Mapping[str, Floats],
+    sets: Sequence[str],
+    target: str = "loglikelihood",
 ) -> Summary:
-    """The numbers of a study. `predicted` are the router's predictions (sets, items) for held-out items by task."""
+    """The numbers of a study.
+
+    `predicted` are the router's predictions (sets, items) of `target` for held-out items, by task.
+    """
     chosen = choices(measured, {task: routes(of_task) for task, of_task in predicted.items()})
     first = next(iter(measured.heldout))
     found: Summary = {
@@ -75,7 +82,7 @@ def summary(
         "hindsight": sets[int(chosen["hindsight"][first][0]) - 1],
         "policies": _policies(measured, chosen),
         "router": {
-            "explained": _explained(measured, predicted),
+            "explained": _explained(measured, predicted, target),
             "chosen": counts(chosen["router"], sets),
         },
     }
@@ -133,6 +140,6 @@ def verdict(surviving: Interval, excess: Interval) -> str:
     return "more than chance: more survives a second wording than with random labels"
 
 
-def _explained(measured: Measured, predicted: Mapping[str, Floats]) -> dict[str, float]:
-    true = [measured.heldout[task].loglikelihood[1:] for task in predicted]
+def _explained(measured: Measured, predicted: Mapping[str, Floats], target: str) -> dict[str, float]:
+    true = [measured.heldout[task].target(target)[1:] for task in predicted]
     return explained(np.hstack(list(predicted.values())), np.hstack(true))

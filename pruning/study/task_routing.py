@@ -57,7 +57,7 @@ def route_group(
     measured = Measured(scores["calibration"], scores["heldout"], {name: i for i, name in enumerate(names)})
     router, encoder, predicted = _router(group, forward, scores["calibration"])
     files.save_router(group.folder, router, model_record(cells[0], model.info))
-    numbers = summary(measured, scores.get("reworded"), predicted, names)
+    numbers = summary(measured, scores.get("reworded"), predicted, names, settings.router.target)
     record = {"request": request, "study": cells[0].study, **described(group), **numbers}
     record["router"] |= _fitted(router)
     record["prefill"] = _timed(group, model.module, router, encoder)
@@ -95,7 +95,7 @@ def _router(
     prompts = {"calibration": [p for task in group.tasks for p in task.calibration_prompts]}
     prompts |= {task.name: list(task.heldout_prompts) for task in group.tasks}
     states = _states(group, encoder, blocks, prompts)
-    targets = np.hstack([scores[task.name].loglikelihood[1:] for task in group.tasks])
+    targets = np.hstack([scores[task.name].target(group.settings.router.target)[1:] for task in group.tasks])
     template = cast(TaskItems, cell.calibration).template
     router = fit_router(sets, states["calibration"], targets, (blocks, template), group.settings.router)
     return router, encoder, {task.name: router.head.predict(states[task.name]).T for task in group.tasks}

@@ -69,8 +69,9 @@ def _router(record: Mapping[str, Any]) -> str:
     rows = [[task, *counts.values()] for task, counts in router["chosen"].items()]
     table = render(("prompts of", *record["sets"]), [list(map(str, row)) for row in rows])
     return (
-        f"router   explains {shares['common']:.2f} of the variance of how likely right answers are, and "
-        f"{shares['relative']:.2f} of that of the differences between sets; it chooses\n{table}"
+        f"router   predicts the {router['settings']['target']}; it explains {shares['common']:.2f} of the variance "
+        f"of its mean over sets, and {shares['relative']:.2f} of that of the differences between sets; it chooses\n"
+        f"{table}"
     )
 
 

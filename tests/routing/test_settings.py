@@ -51,6 +51,7 @@ def test_two_tasks_of_one_name_are_refused(tmp_path: Path) -> None:
     [
         ({"encoder": "stats"}, "unknown router.encoder 'stats'. Did you mean states?"),
         ({"head": "tree"}, "unknown router.head 'tree'"),
+        ({"target": "loss"}, "unknown router.target 'loss'"),
         ({"blocks": -1}, "router.blocks=-1 is too small"),
         ({"hidden": 0}, "router.hidden=0 is too small"),
     ],
