@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pruning.api.export import export_model as export_model
+    from pruning.api.fit_router import fit_router as fit_router
     from pruning.api.heal import heal_mask as heal_mask
     from pruning.api.measure import Measurements as Measurements
     from pruning.api.measure import measure_mask as measure_mask
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from pruning.api.model import load_model as load_model
     from pruning.api.model import wrap_model as wrap_model
     from pruning.api.repair import repair_mask as repair_mask
+    from pruning.api.router import Router as Router
     from pruning.api.search import search_mask as search_mask
     from pruning.api.search_result import SearchResult as SearchResult
     from pruning.calibration.records import Item as Item
@@ -35,6 +37,8 @@ _HOMES = {
     "load_model": "pruning.api.model",
     "wrap_model": "pruning.api.model",
     "repair_mask": "pruning.api.repair",
+    "Router": "pruning.api.router",
+    "fit_router": "pruning.api.fit_router",
     "SearchResult": "pruning.api.search_result",
     "search_mask": "pruning.api.search",
     "Item": "pruning.calibration.records",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from . import routing
 from .figures import Drawn
 from .summary import Part
 from .table_cells import Table
@@ -28,6 +29,7 @@ SECTIONS: Sequence[tuple[str, str, Sequence[str], Sequence[str]]] = (
         ("overlap", "agreement"),
     ),
     ("certainty", "How certain a mask is", ("fig8_stability",), ("stability",)),
+    ("routing", routing.HEADING, (), ("routing",)),  # only in a study of tasks
     ("paper", "The paper's statements", (), ()),
 )
 AFTER = ("What was run", "What could not be computed, and why")  # parts that follow the list of cells
@@ -50,7 +52,7 @@ def sections(parts: Sequence[Part], figures: Sequence[Drawn], tables: Sequence[T
     said = {part.heading: part.sentences for part in parts}
     drawn = {figure.entry.name: figure for figure in figures}
     named = {table.name: table for table in tables}
-    return [_section(said, drawn, named, row) for row in SECTIONS]
+    return [_section(said, drawn, named, row) for row in SECTIONS if row[1] in said]
 
 
 def _section(

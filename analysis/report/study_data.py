@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -15,6 +16,7 @@ from ..data.cell_filter import Only
 from ..data.item_answers import ItemAnswers
 from ..data.load import done
 from ..data.metrics import Metric, choose, measured
+from ..data.routing import read_routing
 from ..data.study import AskedStudy
 from ..figures import fig8_stability, mask_overlaps, outcome_matrix, rank_agreement, variance_shares
 from ..stats import crossed, one_shot
@@ -164,6 +166,11 @@ class StudyData:
     def overlaps(self) -> pd.DataFrame:
         """The overlap of all pairs of masks whose cells differ in one factor."""
         return mask_overlaps.comparisons(self.frame)
+
+    @cached_property
+    def routing(self) -> list[dict[str, Any]]:
+        """The records of routing between sets for tasks, if the study has any."""
+        return read_routing(self.results, set(map(str, self.frame["cell"])))
 
     @cached_property
     def stability(self) -> Frames:

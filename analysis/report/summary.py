@@ -17,7 +17,7 @@ from ..figures.style import number, ordered
 from ..stats.frames import each, groups
 from ..stats.grid import SETTING, STRATUM
 from ..stats.removal import bare, removed_of
-from . import paper_verdicts, variance_sentences
+from . import paper_verdicts, routing, variance_sentences
 from .phrasing import count, listed, percent, reasons, sentence
 from .study_data import StudyData
 
@@ -42,6 +42,8 @@ def parts(m: StudyData) -> list[Part]:
         "How certain a mask is": certainty,
         "What could not be computed, and why": refusals,
     }
+    if m.routing:
+        every[routing.HEADING] = routing.sentences
     return [Part(heading, _sentences(say, m)) for heading, say in every.items()]
 
 

@@ -12,7 +12,7 @@ from ..data.errors import NothingToRead
 from ..figures import table3_search
 from ..figures.outcome_tables import aggregate, shown_value
 from ..stats.removal import mask_of, noun
-from . import statistics_tables
+from . import routing, statistics_tables
 from .cells import anchor
 from .study_data import StudyData
 from .svg import strip
@@ -21,7 +21,7 @@ from .table_cells import LAST, Built, Column, Table, Value, built, numeric, of, 
 
 def tables(m: StudyData) -> Iterator[Table]:
     """All tables except the table of cells. If the study lacks the data for a table, the table says so."""
-    for name, (caption, build) in TABLES.items():
+    for name, (caption, build) in (TABLES | (ROUTING if m.routing else {})).items():
         try:
             headings, rows = build(m)
             yield Table(name, caption, headings, rows)
@@ -149,4 +149,10 @@ TABLES: dict[str, tuple[str, Callable[[StudyData], Built]]] = {
         "How often other samples would choose another mask: means over cells, and the number of samples needed",
         statistics_tables.stability,
     ),
+}
+ROUTING: dict[str, tuple[str, Callable[[StudyData], Built]]] = {
+    "routing": (
+        "Accuracy on held-out items, as a mean over tasks, if a policy chooses the set for each prompt",
+        routing.table,
+    )
 }

@@ -13,6 +13,7 @@ Other fields are ignored. The names of questions and of answers can be combined 
 
 from __future__ import annotations
 
+import logging
 import string
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,6 +22,9 @@ from typing import Any
 from pruning.calibration.commonsense170k import labelled_item
 from pruning.calibration.records import Item, json_records
 from pruning.core.errors import InputError
+
+log = logging.getLogger(__name__)
+_said: set[Path] = set()  # what is left out of a file is reported once, although many cells read it
 
 QUESTIONS = ("question", "query")
 ANSWERS = ("answer", "gold", "answerKey")  # of several, the first counts
@@ -44,6 +48,24 @@ def read_items(path: Path, *, equal_choices: bool = False) -> list[Item]:
             f"{path}: some items have context_options and others a question: put the two forms into two files."
         )
     return items
+
+
+def comparable_items(path: Path) -> list[Item]:
+    """The items of a file whose choices all differ, for an objective. Raises InputError as `read_items` does.
+
+    Some items of real benchmarks, such as ARC, have equal choices. These are left out, and their number is logged.
+    """
+    items = read_items(path, equal_choices=True)
+    kept = [item for item in items if len({choice.strip() for choice in item.choices}) == len(item.choices)]
+    if not kept:
+        raise InputError(f"{path}: every item has equal choices, which no objective can compare. {FORMAT}")
+    if len(kept) < len(items) and path not in _said:
+        _said.add(path)
+        log.info(
+            "%s: %d of %d items have equal choices and are left out",
+            *(path, len(items) - len(kept), len(items)),
+        )
+    return kept
 
 
 def _records(path: Path) -> Iterator[tuple[str, Any]]:

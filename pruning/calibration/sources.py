@@ -12,7 +12,7 @@ from importlib import resources
 from itertools import chain
 from pathlib import Path
 
-from pruning.calibration.item_records import read_items
+from pruning.calibration.item_records import comparable_items, read_items
 from pruning.calibration.records import Item, existing, json_lines, read_text, text_field
 from pruning.calibration.source_settings import Source, TextSource, hub_errors
 from pruning.core.errors import InputError, UnreachableError, first_line, unknown
@@ -56,7 +56,7 @@ def items(settings: Source, prefix: str = "calibration") -> list[Item]:
     if settings.source == "commonsense":
         return embedded_items(settings.part)
     if settings.source == "file":
-        return read_items(existing(settings.path, f"{prefix}.path"))
+        return comparable_items(existing(settings.path, f"{prefix}.path"))
     from pruning.calibration.commonsense170k import load
 
     return load(settings, prefix)

@@ -26,7 +26,7 @@ from pruning.runs.removal import Latency
 from pruning.search.near_ties import NearTies
 from pruning.search.racing import Racing
 
-COMMAND = ("launcher", "guide", "published")  # settings of the command, not of its cells
+COMMAND = ("launcher", "guide", "published", "tasks", "router")  # settings of the command, not of its cells
 PARTS = tuple(group for group in BUILT if group != "launcher")  # the groups that a cell is made of
 ADDED = {"heal": {CLASS: "NoHealing"}}  # groups that older results lack, and results that do not use them
 

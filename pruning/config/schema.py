@@ -11,6 +11,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from pruning.routing.settings import RouterSettings, TaskStudy
 from pruning.runs.cell import ForwardSettings, Protect
 from pruning.runs.removal import Latency
 from pruning.search.near_ties import NearTies
@@ -80,3 +81,5 @@ class Config:
     near_ties: NearTies = dataclasses.field(default_factory=NearTies)
     published: PublishedSettings = dataclasses.field(default_factory=PublishedSettings)
     scores: ScoreSettings = dataclasses.field(default_factory=ScoreSettings)
+    tasks: TaskStudy = dataclasses.field(default_factory=TaskStudy)
+    router: RouterSettings = dataclasses.field(default_factory=RouterSettings)

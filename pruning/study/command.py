@@ -13,6 +13,7 @@ from pruning.distributed import collectives
 from pruning.launcher import Launcher
 from pruning.launcher.local import InProcess
 from pruning.runs.cell import Cell
+from pruning.study import task_cells
 from pruning.study.grid import Composed, distinct_cells, run_checks
 from pruning.study.guide import check_guided, run_guided, say_result, say_where
 from pruning.study.outcome import Outcome, say, say_how_to_resume, sum_up
@@ -48,6 +49,8 @@ def run_study(configs: Sequence[Composed]) -> int:
         from pruning.study.published_command import run_published
 
         return run_published(configs)
+    if (tasks := task_cells.task_settings(configs)) is not None:
+        configs = task_cells.expanded(configs, tasks)
     cells, launcher = distinct_cells(configs), launcher_of([config for config, _ in configs])
     guided = any(config.get("guide") for config, _ in configs)
     if guided:
@@ -55,6 +58,8 @@ def run_study(configs: Sequence[Composed]) -> int:
     results = cells[0].results
     checks = [] if isinstance(launcher, InProcess) else [partial(_check_jobs, launcher, cells)]
     run_checks([*(partial(_check, cell) for cell in cells), *checks])
+    if tasks is not None:
+        task_cells.check(cells, launcher, tasks)
     atomic_files.check_writable(results)
     _check_export(cells)
     outcome = Outcome()
@@ -74,7 +79,23 @@ def run_study(configs: Sequence[Composed]) -> int:
     else:
         sum_up(cells, outcome)
         _export(cells, outcome)
+        if tasks is not None:
+            _route(cells, outcome, tasks)
     return FAILED if outcome.failed else BUSY if outcome.busy else 0
+
+
+def _route(cells: Sequence[Cell], outcome: Outcome, settings: task_cells.TaskSettings) -> None:
+    """Cross the tasks of each group of cells with their sets, and print the tables."""
+    from pruning.study.task_routing import route_group
+    from pruning.study.task_tables import routing_text
+
+    for group in task_cells.groups(cells):
+        if waiting := [cell.key for cell in group if cell.key not in outcome.done]:
+            say(
+                f"\nThe tasks are not crossed before all their sets are found; missing: {', '.join(waiting)}."
+            )
+            continue
+        say(f"\n{routing_text(route_group(group, [outcome.done[cell.key] for cell in group], settings))}")
 
 
 def _check(cell: Cell) -> None:

@@ -162,7 +162,6 @@ def test_a_malformed_line_of_text_is_named_by_its_number(tmp_path: Path, bad: An
             GOOD | {"choices": ["a", ""]},
             "'choices' must list at least two texts, none of them empty",
         ),
-        (GOOD | {"choices": ["a", "a "]}, "'choices' must differ from each other"),
         (GOOD | {"answer": 2}, "'answer' must be an index from 0 to 1, not 2"),
         (GOOD | {"answer": -1}, "'answer' must be an index from 0 to 1, not -1"),
         (GOOD | {"answer": "A cup"}, "'answer' must be .*, not 'A cup'"),
@@ -173,3 +172,10 @@ def test_a_malformed_line_of_text_is_named_by_its_number(tmp_path: Path, bad: An
 def test_a_malformed_item_is_named_by_its_line(tmp_path: Path, bad: Any, message: str) -> None:
     with pytest.raises(InputError, match=rf"a\.jsonl, line 2: {message}"):
         read_items(written(tmp_path, "a.jsonl", GOOD, bad, GOOD))
+
+
+def test_items_with_equal_choices_are_left_out_of_a_calibration(tmp_path: Path) -> None:
+    path = written(tmp_path, "a.jsonl", GOOD, GOOD | {"question": "Same?", "choices": ["a", "a "]})
+    assert [item.question for item in read_items(path)] == [GOOD["question"]]
+    with pytest.raises(InputError, match="every item has equal choices"):
+        read_items(written(tmp_path, "b.jsonl", GOOD | {"choices": ["a", "a "]}))

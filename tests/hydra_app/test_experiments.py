@@ -23,6 +23,7 @@ GRIDS = {
     "compress": 1,
     "published": 1,
     "published_ours": 1,
+    "tasks": 1,
     "units": 32,
     "heal": 12,
     "heal_criteria": 10,

@@ -1,0 +1,166 @@
+"""Choose for each prompt which set of units the model runs without, and generate without it."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pruning.api.model import PrunableModel
+from pruning.calibration.records import FIELD
+from pruning.core.errors import ForeignError, InputError
+from pruning.core.mask import Mask
+from pruning.models import loader
+from pruning.models.spec import Model
+from pruning.routing import files
+from pruning.routing.encoders import Encoder, encoder_of
+from pruning.routing.router import FittedRouter, routes
+from pruning.routing.settings import RouterSettings
+from pruning.runs.cell import ForwardSettings
+from pruning.runs.cell_model import forward_with
+
+PREDICTED = {"loglikelihood": "log-likelihood per token", "margin": "lead of the right answer per token"}
+
+
+@dataclass(frozen=True)
+class Route:
+    """The set that a router chose for a prompt, and why.
+
+    `predicted` has for each set the mean log-likelihood per token that a right answer is expected to have, or, if the
+    router predicts margins, by how much it is expected to lead; `seconds` is the router's own time.
+    """
+
+    chosen: str
+    mask: Mask
+    predicted: dict[str, float]
+    seconds: float
+    what: str = "log-likelihood per token"
+
+    def __str__(self) -> str:
+        lines = [
+            f"{'->' if name == self.chosen else '  '} {name:<20} {value:8.4f}"
+            for name, value in sorted(self.predicted.items(), key=lambda pair: -pair[1])
+        ]
+        drops = " ".join(self.mask.names())
+        return "\n".join([f"{self.chosen}: {self.mask} removed: {drops}", f"predicted {self.what}:", *lines])
+
+
+@dataclass(frozen=True)
+class Router:
+    """A model, and a fitted router over sets of its units. Make one with `fit_router`, or load one from a folder."""
+
+    model: PrunableModel
+    fitted: FittedRouter
+    encoder: Encoder = field(repr=False)
+
+    @classmethod
+    def load(cls, folder: str | Path, model: PrunableModel | None = None) -> Router:
+        """The router that a study of tasks or `save` wrote to a folder; its model is loaded unless it is given.
+
+        Raises InputError if the folder holds no router or if its model is not recorded, and ForeignError if the model
+        is another one than the router was fitted to.
+        """
+        router, record = files.read_router(Path(folder).expanduser())
+        if model is None:
+            model = _recorded_model(record, folder)
+        info, revisions = model.language_model.info, {model.language_model.info.revision, record["revision"]}
+        if info.n_blocks != record["n_blocks"] or (len(revisions) > 1 and "memory" not in revisions):
+            raise ForeignError(
+                f"the router in {folder} was fitted to other weights ({record['n_blocks']} blocks, revision "
+                f"{record['revision']}) than those of {info.name} ({info.n_blocks} blocks, revision "
+                f"{info.revision}): give the model that it was fitted to, or fit a new router."
+            )
+        return cls(model, router, encoder_for(model, router.settings, router.blocks))
+
+    def save(self, folder: str | Path) -> Path:
+        """Write `router.json` and `router.npz` to a folder, without the weights of the model. Returns the folder."""
+        target, info, settings = (
+            Path(folder).expanduser(),
+            self.model.language_model.info,
+            self.model.settings,
+        )
+        plain = None if settings is None else dataclasses.asdict(settings)
+        if plain is not None:
+            plain.pop("resources")
+        record = {"settings": plain, "revision": info.revision, "n_blocks": info.n_blocks}
+        files.save_router(target, self.fitted, record)
+        return target
+
+    def route(self, prompt: str, *, question: bool = False) -> Route:
+        """The set with the highest prediction for a prompt.
+
+        With `question`, the prompt is a question, and is put into the wording that the router was fitted to. Raises
+        InputError if the prompt is too short or too long.
+        """
+        started = time.perf_counter()
+        predicted = self.fitted.predict(self.encoder, [self.wording(prompt) if question else prompt])
+        (number,) = routes(predicted)
+        names = list(self.fitted.sets)
+        return Route(
+            names[number],
+            self.fitted.sets[names[number]],
+            dict(zip(names, predicted[:, 0].tolist(), strict=True)),
+            time.perf_counter() - started,
+            PREDICTED[self.fitted.settings.target],
+        )
+
+    def wording(self, question: str) -> str:
+        """A question in the wording that the router was fitted to."""
+        return self.fitted.template.replace(FIELD, question)
+
+    def generate(
+        self, prompt: str, *, question: bool = False, max_new_tokens: int = 64, **settings: Any
+    ) -> str:
+        """What the model writes after a prompt without the set that the router chooses.
+
+        `settings` are those of `generate` in transformers; without any, the likeliest token is taken each time.
+        """
+        chosen = self.route(prompt, question=question)
+        asked = self.wording(prompt) if question else prompt
+        with self.without(chosen.mask) as module:
+            return _continued(module, self.model.tokenizer, asked, max_new_tokens, settings)
+
+    @contextmanager
+    def without(self, mask: Mask) -> Iterator[Any]:
+        """Within this context, the transformers model has only the units that a mask keeps; it can use its cache."""
+        from pruning.models.physical_removal import blocks_removed, smaller_config
+
+        module = self.model.module
+        with blocks_removed(module, mask, smaller_config(module, mask)):
+            yield module
+
+
+def encoder_for(model: PrunableModel, settings: RouterSettings, blocks: int) -> Encoder:
+    """The encoder that the settings of a router choose, for this model."""
+    return encoder_of(
+        settings, forward_with(ForwardSettings(), model.language_model), model.tokenizer, blocks
+    )
+
+
+def _recorded_model(record: Mapping[str, Any], folder: str | Path) -> PrunableModel:
+    if record.get("settings") is None:
+        raise InputError(
+            f"the model of the router in {folder} was in memory: load the model, and give it as well."
+        )
+    from pruning.models import preflight
+
+    settings = Model(**record["settings"])
+    preflight.check_model(settings)
+    return PrunableModel(loader.load_uncached(settings), loader.tokenizer(settings), settings)
+
+
+def _continued(module: Any, tokenizer: Any, prompt: str, most: int, settings: Mapping[str, Any]) -> str:
+    """The text that a model writes after a prompt."""
+    from pruning.models.block_probe import input_device
+    from pruning.models.quiet import quiet
+
+    inputs = tokenizer(prompt, return_tensors="pt").to(input_device(module))
+    inputs.pop("token_type_ids", None)
+    options = {"max_new_tokens": most, "do_sample": False, "pad_token_id": tokenizer.eos_token_id, **settings}
+    with quiet():
+        ids = module.generate(**inputs, **options)
+    return str(tokenizer.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))

@@ -1,0 +1,123 @@
+"""Predict the right answer's log-likelihood under each set from the features of a prompt.
+
+Source: PuDDing (arXiv 2502.04348) trains its router on the squared error of these log-likelihoods. The error is the
+sum of two parts that do not depend on each other: that of the mean over sets, which says how hard a prompt is, and
+that of the differences between sets, which alone decide the route. Each part gets a strength of its own.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pruning.routing.scores import Floats
+from pruning.routing.settings import RouterSettings
+
+STRENGTHS = np.logspace(0, 7, 22)  # ridge: candidates for cross-validation
+DECAYS = np.logspace(-3, 3, 7)  # mlp: candidates for cross-validation
+FOLDS = 5
+PARTS = ("common", "relative")
+
+
+@dataclass(frozen=True)
+class Layers:
+    """Linear layers with ReLU between them, on standardised features."""
+
+    center: Floats
+    scale: Floats
+    weights: tuple[Floats, ...]  # (in, out)
+    biases: tuple[Floats, ...]
+    strength: float
+
+    def predict(self, features: Floats) -> Floats:
+        """The outputs (prompts, out)."""
+        state = (features - self.center) / self.scale
+        last = len(self.weights) - 1
+        for number, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+            state = state @ weight + bias
+            state = state if number == last else np.maximum(state, 0.0)
+        return np.asarray(state)
+
+    def arrays(self, part: str) -> dict[str, NDArray[Any]]:
+        """What a file holds."""
+        layers = {f"{part}_weight{n}": weight for n, weight in enumerate(self.weights)}
+        layers |= {f"{part}_bias{n}": bias for n, bias in enumerate(self.biases)}
+        plain = {"center": self.center, "scale": self.scale, "strength": np.array(self.strength)}
+        return layers | {f"{part}_{name}": value for name, value in plain.items()}
+
+    @classmethod
+    def of(cls, arrays: Mapping[str, NDArray[Any]], part: str) -> Layers:
+        """The inverse of `arrays`. Raises KeyError if something is missing."""
+        count = sum(name.startswith(f"{part}_weight") for name in arrays)
+        return cls(
+            arrays[f"{part}_center"],
+            arrays[f"{part}_scale"],
+            tuple(arrays[f"{part}_weight{n}"] for n in range(count)),
+            tuple(arrays[f"{part}_bias{n}"] for n in range(count)),
+            float(arrays[f"{part}_strength"]),
+        )
+
+
+@dataclass(frozen=True)
+class Head:
+    """Predicts log-likelihoods (prompts, sets) as the mean over sets and the differences from it."""
+
+    common: Layers
+    relative: Layers
+
+    def predict(self, features: Floats) -> Floats:
+        """The predicted mean log-likelihood per token of the right answer (prompts, sets)."""
+        return self.common.predict(features) + self.relative.predict(features)
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """What a file holds."""
+        return self.common.arrays("common") | self.relative.arrays("relative")
+
+    @classmethod
+    def of(cls, arrays: Mapping[str, NDArray[Any]]) -> Head:
+        """The inverse of `arrays`. Raises KeyError if something is missing."""
+        common, relative = (Layers.of(arrays, part) for part in PARTS)
+        return cls(common, relative)
+
+
+def fit_head(features: Floats, targets: Floats, settings: RouterSettings) -> Head:
+    """Fit to features (prompts, F) and log-likelihoods (prompts, sets); cross-validation chooses the strengths."""
+    fit = _ridge if settings.head == "ridge" else _mlp
+    mean = targets.mean(axis=1, keepdims=True)
+    return Head(fit(features, mean, settings), fit(features, targets - mean, settings))
+
+
+def _ridge(features: Floats, targets: Floats, _: RouterSettings) -> Layers:
+    from sklearn.linear_model import RidgeCV
+    from sklearn.preprocessing import StandardScaler
+
+    scaler = StandardScaler().fit(features)
+    fitted = RidgeCV(STRENGTHS).fit(scaler.transform(features), targets)
+    weight = np.atleast_2d(fitted.coef_).T.reshape(features.shape[1], -1)
+    return Layers(
+        scaler.mean_, scaler.scale_, (weight,), (np.atleast_1d(fitted.intercept_),), float(fitted.alpha_)
+    )
+
+
+def _mlp(features: Floats, targets: Floats, settings: RouterSettings) -> Layers:
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.model_selection import GridSearchCV
+    from sklearn.neural_network import MLPRegressor
+    from sklearn.preprocessing import StandardScaler
+
+    scaler = StandardScaler().fit(features)
+    network = MLPRegressor(hidden_layer_sizes=(settings.hidden,), random_state=settings.seed, max_iter=300)
+    single = targets.shape[1] == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        search = GridSearchCV(
+            network, {"alpha": DECAYS}, cv=min(FOLDS, len(features)), scoring="neg_mean_squared_error"
+        ).fit(scaler.transform(features), targets[:, 0] if single else targets)
+    best = search.best_estimator_
+    weights, biases = tuple(best.coefs_), tuple(best.intercepts_)
+    return Layers(scaler.mean_, scaler.scale_, weights, biases, float(search.best_params_["alpha"]))

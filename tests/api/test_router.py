@@ -1,0 +1,125 @@
+"""The router from Python: fit, route, generate, save, load."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import pruning
+from pruning.core.errors import ForeignError, InputError
+from tests.helpers.task_files import items_of
+
+SETS = {"first": pruning.Mask(6, (2, 4)), "second": pruning.Mask(6, (3, 5))}
+TASKS: dict[str, Any] = {"animals": items_of("animals", 10), "tools": items_of("tools", 10)}
+PROMPT = "Question: Which of these tools is it?\nAnswer:"
+
+
+@pytest.fixture(scope="module")
+def model(model_folder: Path) -> pruning.PrunableModel:
+    return pruning.load_model(model_folder, dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def router(model: pruning.PrunableModel) -> pruning.Router:
+    return pruning.fit_router(model, TASKS, SETS)
+
+
+def test_a_route_is_the_set_with_the_highest_prediction(router: pruning.Router) -> None:
+    route = router.route(PROMPT)
+    assert set(route.predicted) == set(SETS)
+    assert route.predicted[route.chosen] == max(route.predicted.values())
+    assert route.mask == SETS[route.chosen]
+    assert route.seconds > 0
+    assert f"-> {route.chosen}" in str(route)
+    asked = router.route("Which of these tools is it?", question=True)
+    assert asked.predicted == route.predicted
+    assert router.fitted.blocks == 1, "a quarter of six blocks, which no set drops"
+
+
+def test_the_text_is_that_of_the_exported_model(
+    router: pruning.Router, model: pruning.PrunableModel, tmp_path: Path
+) -> None:
+    route = router.route(PROMPT)
+    text = router.generate(PROMPT, max_new_tokens=8)
+    smaller = pruning.load_model(
+        pruning.export_model(model, route.mask, tmp_path / "smaller"), dtype="float32"
+    )
+    inputs = smaller.tokenizer(PROMPT, return_tensors="pt")
+    inputs.pop("token_type_ids", None)
+    ids = smaller.module.generate(**inputs, max_new_tokens=8, do_sample=False)
+    wanted = smaller.tokenizer.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    assert text == wanted
+    assert len(model.module.model.layers) == 6, "the model is whole again"
+
+
+def test_a_saved_router_chooses_the_same(
+    router: pruning.Router, model: pruning.PrunableModel, tmp_path: Path
+) -> None:
+    folder = router.save(tmp_path / "router")
+    wanted = router.route(PROMPT).predicted
+    assert pruning.Router.load(folder).route(PROMPT).predicted == pytest.approx(wanted)
+    assert pruning.Router.load(folder, model).route(PROMPT).predicted == wanted
+    wrapped = pruning.wrap_model(model.module, model.tokenizer)
+    assert pruning.Router.load(folder, wrapped).route(PROMPT).predicted == wanted
+
+
+def test_another_model_is_refused(
+    router: pruning.Router, model: pruning.PrunableModel, tmp_path: Path
+) -> None:
+    folder = router.save(tmp_path / "router")
+    info = dataclasses.replace(model.language_model.info, revision="other")
+    other = dataclasses.replace(model, language_model=dataclasses.replace(model.language_model, info=info))
+    with pytest.raises(ForeignError, match="fitted to other weights"):
+        pruning.Router.load(folder, other)
+    wrapped = pruning.wrap_model(model.module, model.tokenizer)
+    place = dataclasses.replace(router, model=wrapped).save(tmp_path / "memory")
+    with pytest.raises(InputError, match="was in memory"):
+        pruning.Router.load(place)
+
+
+def test_an_encoder_of_a_hub_reads_prompts(
+    model: pruning.PrunableModel, model_folder: Path, tmp_path: Path, tokenizer: Any
+) -> None:
+    import copy
+
+    import torch
+    from transformers import BertConfig, BertModel
+
+    torch.manual_seed(0)
+    padding = copy.deepcopy(tokenizer)
+    padding.pad_token = padding.convert_ids_to_tokens(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    BertModel(BertConfig(vocab_size=512, **sizes)).save_pretrained(tmp_path)
+    padding.save_pretrained(tmp_path)
+    router = pruning.fit_router(model, TASKS, SETS, encoder="hub", path=str(tmp_path))
+    assert router.encoder.encode([PROMPT, "Why?"]).shape == (2, 32)
+    alone, both = router.encoder.encode(["Why?"]), router.encoder.encode([PROMPT, "Why?"])
+    assert alone[0] == pytest.approx(both[1], abs=1e-5), "padding changes nothing"
+
+
+@pytest.mark.parametrize(
+    ("tasks", "sets", "settings", "says"),
+    [
+        (TASKS, {}, {}, "sets is empty"),
+        (TASKS, {"a": pruning.Mask(5, (1,))}, {}, "is for 5 blocks"),
+        (
+            TASKS,
+            {"a": pruning.Mask(6, (1,)), "b": pruning.Mask(6, (3,), "sublayer")},
+            {},
+            "others of sub-layers",
+        ),
+        (TASKS, SETS, {"had": "mlp"}, "unknown setting of a router 'had'. Did you mean head"),
+        (TASKS, SETS, {"blocks": 3}, "choose 2 or fewer"),
+        ({"a": []}, SETS, {}, "0 items are given"),
+        ({"a": [{"question": "x"}]}, SETS, {}, "a, item 0"),
+    ],
+)
+def test_what_is_wrong_is_named(
+    model: pruning.PrunableModel, tasks: Any, sets: Any, settings: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(InputError) as found:
+        pruning.fit_router(model, tasks, sets, **settings)
+    assert says in str(found.value)

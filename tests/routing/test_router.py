@@ -1,0 +1,80 @@
+"""The head finds a planted relation, and a router with one set always chooses it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pruning.core.errors import DamagedError, InputError
+from pruning.core.mask import Mask
+from pruning.routing import files
+from pruning.routing.head import fit_head
+from pruning.routing.router import FittedRouter, explained, fit_router, routes
+from pruning.routing.scores import Floats
+from pruning.routing.settings import RouterSettings
+
+
+def planted(seed: int, count: int, sets: int = 3, noise: float = 0.05) -> tuple[Floats, Floats]:
+    """Features (count, 6), and log-likelihoods (sets, count) that are linear in them but for noise."""
+    weights = np.random.default_rng(0).normal(size=(6, sets))
+    rng = np.random.default_rng(seed)
+    features = rng.normal(size=(count, 6)) * [1, 5, 0.1, 1, 1, 1]
+    targets = features @ weights - 2 + noise * rng.normal(size=(count, sets))
+    return features, targets.T
+
+
+@pytest.mark.parametrize(("head", "least"), [("ridge", 0.99), ("mlp", 0.9)])
+def test_a_linear_relation_is_found_on_new_prompts(head: str, least: float) -> None:
+    features, targets = planted(1, 400)
+    fitted = fit_head(features, targets.T, RouterSettings(head=head, hidden=32))
+    new, true = planted(2, 300)
+    predicted = fitted.predict(new).T
+    shares = explained(predicted, true)
+    assert min(shares.values()) > least
+    assert (routes(predicted) == true.argmax(axis=0)).mean() > 0.9
+
+
+def test_on_noise_the_strength_grows_until_nothing_is_predicted() -> None:
+    rng = np.random.default_rng(0)
+    fitted = fit_head(rng.normal(size=(80, 40)), rng.normal(size=(80, 3)), RouterSettings())
+    predicted = fitted.predict(rng.normal(size=(200, 40)))
+    assert predicted.std(axis=0).max() < 0.25
+    assert fitted.relative.strength > 100
+
+
+def test_with_one_set_every_prompt_gets_it() -> None:
+    features, targets = planted(1, 30, sets=1)
+    router = fit_router({"only": Mask(6, (2,))}, features, targets, (1, "{question}"), RouterSettings())
+    predicted = router.head.predict(features).T
+    assert predicted.shape == (1, 30)
+    assert routes(predicted).tolist() == [0] * 30
+    assert explained(predicted, targets)["relative"] == 0.0
+
+
+@pytest.mark.parametrize("head", ["ridge", "mlp"])
+def test_a_router_is_the_same_after_it_was_saved(tmp_path: Path, head: str) -> None:
+    features, targets = planted(1, 40)
+    sets = {"a": Mask(6, (1,)), "b": Mask(6, (2, 3)), "c": Mask(6, (1, 7), "sublayer")}
+    router = fit_router(sets, features, targets, (1, "Q: {question}"), RouterSettings(head=head, hidden=4))
+    files.save_router(tmp_path, router, {"n_blocks": 6})
+    again, model = files.read_router(tmp_path)
+    assert model == {"n_blocks": 6}
+    assert (again.sets, again.blocks, again.template, again.settings) == (
+        *(router.sets, router.blocks, router.template, router.settings),
+    )
+    assert (again.head.predict(features) == router.head.predict(features)).all()
+
+
+def test_a_folder_without_a_router_and_damaged_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"holds no router\.json"):
+        files.read_router(tmp_path)
+    features, targets = planted(1, 20)
+    router = fit_router({"a": Mask(6, (1,))}, features, targets[:1], (1, "{question}"), RouterSettings())
+    files.save_router(tmp_path, router, {})
+    (tmp_path / files.HEAD).write_bytes(b"torn")
+    with pytest.raises(DamagedError, match=r"router\.npz is damaged"):
+        files.read_router(tmp_path)
+    with pytest.raises(DamagedError, match="sets"):
+        FittedRouter.of({}, {})

@@ -1,0 +1,189 @@
+"""`experiment=tasks` end to end on a tiny model: cells, cross table, router, files, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from analysis.report.page import write
+from pruning.core.atomic_files import read_json
+from pruning.core.mask import Mask
+from pruning.routing import files
+from pruning.routing.policies import POLICIES
+from pruning.study import route_command
+from tests.conftest import Command, Ended
+from tests.helpers.task_files import items_of, task_folder
+
+SMALL = ("experiment=tasks", "k=2", "calibration.samples=8", "calibration.heldout=12", "tasks.embedded=false")
+
+
+def record_of(ended: Ended) -> tuple[Path, dict[str, Any]]:
+    """The one routing study of a results folder: its folder and its record."""
+    (path,) = (ended.results / files.FOLDER).glob(f"*/{files.RECORD}")
+    return path.parent, read_json(path)
+
+
+def check_record(folder: Path, record: dict[str, Any], results: list[dict[str, Any]]) -> None:
+    """The numbers of a record follow from the files beside it, and its sets are those of the cells."""
+    found = {Path(result["calibration"]["source"]).stem: result["mask"] for result in results}
+    assert record["sets"] == found
+    for number, task in enumerate(record["sets"], start=1):
+        scores = files.read_scores(folder / "scores" / f"{task}-heldout.npz")
+        cross = record["cross"][task]
+        assert list(cross) == ["dense", *record["sets"]]
+        assert scores.sums.shape[0] == len(cross)
+        assert scores.count == record["items"][task]["heldout"]["items"] == 12
+        for row, entry in enumerate(cross.values()):
+            assert entry["accuracy"] == pytest.approx(scores.hits[row].mean())
+            gaps = scores.hits[row] - scores.hits[number]
+            assert entry["accuracy_to_own"]["value"] == pytest.approx(gaps.mean())
+            assert entry["accuracy_to_own"]["error"] == pytest.approx(gaps.std(ddof=1) / np.sqrt(12))
+
+
+def test_a_folder_of_tasks_gives_sets_a_cross_table_and_a_router(
+    launch: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    words = (*SMALL, f"tasks.folder={task_folder(tmp_path / 'tasks')}")
+    ended = launch(*words, calibrated=False)
+    assert ended.status == 0, ended.err
+    folder, record = record_of(ended)
+    check_record(folder, record, ended.all())
+    policies = record["policies"]
+    assert list(policies) == list(POLICIES)
+    accuracy = {name: policy["accuracy"]["value"] for name, policy in policies.items()}
+    best = max(accuracy[name] for name in ("static", "hindsight", "own", "router", "random", "likeliest"))
+    assert accuracy["oracle"] >= best
+    assert accuracy["hindsight"] >= accuracy["static"]
+    assert sum(record["router"]["chosen"]["tools"].values()) == 12
+    assert set(record["prefill"]) == {"prompts", "tokens", "dense", "pruned", "router"}
+    for shown in ("after a second wording", "gain over static", "prefill"):
+        assert shown in ended.out
+
+    written = (folder / files.RECORD).stat().st_mtime_ns
+    again = launch(*words, calibrated=False)
+    assert (folder / files.RECORD).stat().st_mtime_ns == written, "nothing is computed again"
+    assert "gain over static" in again.out
+    other = launch(*words, "router.head=mlp", "router.hidden=4", calibrated=False)
+    assert "timing the prefill" in other.err
+    assert "calibration items under" not in other.err, "another router needs no new scores"
+    assert record_of(other)[1]["router"]["settings"]["head"] == "mlp"
+    check_command(folder, record, ended.results, monkeypatch, capfd)
+    page = write(ended.results, "tasks", tmp_path / "figures").read_text(encoding="utf-8")
+    assert "Sets for tasks" in page
+    assert "against the best static set, in points: the router" in page
+
+
+def check_command(
+    folder: Path, record: dict[str, Any], results: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
+) -> None:
+    """`python -m pruning.route` finds the router by its study, chooses a set, says why and generates."""
+    words = [
+        "tasks",
+        "Which of these tools is it?",
+        "question=true",
+        "max_new_tokens=4",
+        f"results={results}",
+    ]
+    monkeypatch.setattr("sys.argv", ["route", *words])
+    capfd.readouterr()
+    route_command.main()
+    out = capfd.readouterr().out
+    chosen, _, rest = out.partition(": 2 of 6 blocks removed: ")
+    assert chosen in record["sets"]
+    drops = rest.splitlines()[0]
+    assert drops == " ".join(Mask.from_json(record["sets"][chosen]).names())
+    assert f"-> {chosen}" in out
+    assert all(name in out for name in record["sets"])
+    assert route_command.folder_of(str(folder), results) == folder
+
+
+def test_a_sweep_over_files_of_items_gives_a_set_for_each(launch: Command, tmp_path: Path) -> None:
+    folder = task_folder(tmp_path / "tasks")
+    paths = f"calibration.path={folder / 'animals.jsonl'},{folder / 'tools.jsonl'}"
+    ended = launch("-m", "objective=margin", "calibration=items_file", paths, "k=2")
+    assert ended.status == 0, ended.err
+    assert {Path(result["calibration"]["source"]).stem for result in ended.all()} == {"animals", "tools"}
+    assert not (ended.results / files.FOLDER).exists()
+
+
+def test_sublayers_have_sets_too(launch: Command, tmp_path: Path) -> None:
+    words = (
+        *SMALL,
+        "unit=sublayer",
+        "tasks.rewording=null",
+        f"tasks.folder={task_folder(tmp_path / 'tasks')}",
+    )
+    ended = launch(*words, calibrated=False)
+    assert ended.status == 0, ended.err
+    _, record = record_of(ended)
+    assert {mask["unit"] for mask in record["sets"].values()} == {"sublayer"}
+    assert "oracle" not in record
+    assert "second wording" not in ended.out
+
+
+def shared_items(folder: Path) -> Path:
+    """Two tasks with the same items, in another order."""
+    task_folder(folder, tasks=("animals",))
+    lines = [json.dumps(item) + "\n" for item in reversed(items_of("animals", 23))]
+    (folder / "again.jsonl").write_text("".join(lines))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["tasks.folder={empty}"], "holds no .jsonl or .json file"),
+        (["tasks.folder={one}"], "holds one task"),
+        (["tasks.folder={lacking}"], "the field 'question' must be text"),
+        (["tasks.folder={shared}"], "are held-out items of the task"),
+        (["tasks.folder={two}", "calibration=commonsense"], "needs calibration=task_items"),
+        (["tasks.folder={two}", "compensation=magnitude"], "use compensation=none"),
+        (["tasks.folder={two}", "launcher=processes"], "needs launcher=local"),
+        (["tasks.folder={two}", "router.head=tree"], "unknown router.head 'tree'"),
+        (["tasks.folder={two}", "calibration.samples=13"], "has 24 distinct items"),
+        ([], "tasks.folder is not set"),
+    ],
+)
+def test_what_cannot_be_crossed_is_refused_before_a_search(
+    launch: Command, tmp_path: Path, words: list[str], says: str
+) -> None:
+    places = {"two": task_folder(tmp_path / "two"), "one": task_folder(tmp_path / "one", tasks=("tools",))}
+    places |= {
+        "empty": task_folder(tmp_path / "empty", tasks=()),
+        "lacking": task_folder(tmp_path / "lacking"),
+    }
+    places["shared"] = shared_items(tmp_path / "shared")
+    (places["lacking"] / "third.jsonl").write_text('{"choices": ["a", "b"], "answer": 0}\n')
+    given = [word.format(**places) for word in words]
+    chosen = {word.partition("=")[0] for word in given}
+    small = [word for word in SMALL if word.partition("=")[0] not in chosen]
+    if "calibration" in chosen:
+        small.remove("calibration.heldout=12")
+    ended = launch(*small, *given, calibrated=False)
+    assert ended.status == 2
+    assert says in ended.err
+    assert not list(ended.results.glob("*/result.json"))
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["tasks"], "1 words are given"),
+        (["absent", "Why?"], "is no folder with a router.json, and"),
+        (["absent", "Why?", "tokens=3"], "unknown setting of pruning.route 'tokens'"),
+        (["absent", "Why?", "max_new_tokens=many"], "max_new_tokens=many is not valid"),
+        (["absent", "Why?", "question=yes"], "question=yes is not valid"),
+    ],
+)
+def test_the_command_names_what_is_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], says: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["route", *words])
+    with pytest.raises(route_command.InputError) as found:
+        route_command.main()
+    assert says in str(found.value)
