@@ -46,17 +46,18 @@ CASES += [(kind, "Q8_0") for kind in ("llama", "qwen2", "qwen3", "gemma2", "gemm
 CASES += [("llama", type_) for type_ in ("F16", "BF16", "Q4_0")]
 
 
-def llama(path: Path) -> Any:
+def llama(path: Path, tokens: int = 256) -> Any:
+    """A model of llama.cpp with room for a number of tokens."""
     import llama_cpp
 
     return llama_cpp.Llama(
-        str(path), n_ctx=256, n_batch=256, logits_all=True, verbose=False, type_k=0, type_v=0, n_threads=1
+        str(path), n_ctx=tokens, n_batch=256, logits_all=True, verbose=False, type_k=0, type_v=0, n_threads=1
     )
 
 
 def log_probabilities(path: Path, ids: list[int]) -> torch.Tensor:
     """Of all next tokens at each position (T, V), by llama.cpp."""
-    model = llama(path)
+    model = llama(path, max(256, len(ids)))
     model.eval(ids)
     scores = torch.from_numpy(np.array(model.scores[: len(ids)]))
     model.close()
