@@ -11,6 +11,7 @@ import yaml
 
 from pruning.config.compose import ADDED, restored
 from pruning.config.groups import CONF, members, options
+from pruning.core.nested import leaves
 from pruning.core.recorded import CLASS, OPTION, TARGET, recorded, same_settings, without_option
 from pruning.hydra_app.registry import register
 
@@ -75,11 +76,14 @@ def _option(group: str, settings: Mapping[str, Any]) -> str:
         return str(settings[OPTION])
 
     def distance(name: str) -> tuple[bool, int, int]:
+        """Whether the class differs, how many settings do, and, against ties, how alike nested settings are."""
         content = yaml.safe_load((CONF / group / f"{name}.yaml").read_text(encoding="utf-8"))
         defaults = content.pop("defaults", [])
-        values = [item for item in content.items() if not str(item[1]).startswith(("???", "${"))]
-        wrong = sum(settings.get(key) != value for key, value in values)
-        return _class(group, defaults) != settings.get(CLASS), wrong, wrong - len(values)
+        given = {key: value for key, value in content.items() if not str(value).startswith(("???", "${"))}
+        wrong = sum(settings.get(key) != value for key, value in given.items())
+        nested, known = list(leaves(given)), dict(leaves(settings))
+        alike = sum(known.get(key) == value for key, value in nested)
+        return _class(group, defaults) != settings.get(CLASS), wrong, len(nested) - 2 * alike
 
     return min(options(group), key=distance)
 
