@@ -9,6 +9,7 @@
 # make fig9    sub-layers against blocks; STUDY=units, after `python launch.py experiment=units`
 # make fig10   masks before and after repair and healing; STUDY=heal, after `make heal-study` or from its archive
 # make heal-study   does the choice of the mask matter after healing? a small model, hours on two CPU cores
+# make test-slow   the tests that `make test` leaves out, because each takes more than twenty seconds
 # make test-slurm   the launchers on a real SLURM of two nodes, installed from Debian's packages; as root
 # make test-gguf   cut GGUF files run by a real llama.cpp, which is built from its source package: ten minutes
 # make gpu-check   check a GPU node once: the engine's losses and speed, a 1B model; FLAGS="--model DIR"
@@ -29,7 +30,7 @@ export MLFLOW_DISABLE_TELEMETRY = true
 
 FIGURES := fig1 fig2 fig3 fig4 fig5 fig6 fig7 fig8 table1 table2 table3
 
-.PHONY: demo small paper heal-study test test-slurm test-gguf soak ui bench bench-growth gpu-check serve-check check lint types figures $(FIGURES) fig9 fig10 report paper-check track wings describe tour constraints clean
+.PHONY: demo small paper heal-study test test-slow test-slurm test-gguf soak ui bench bench-growth gpu-check serve-check check lint types figures $(FIGURES) fig9 fig10 report paper-check track wings describe tour constraints clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
@@ -83,7 +84,10 @@ paper: $(VENV)/installed
 	$(MAKE) figures report STUDY=paper && exit $$failed
 
 test: $(VENV)/installed-dev
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 -m "not slow"
+
+test-slow: $(VENV)/installed-dev
+	$(BIN)/python -m pytest -n 2 -m slow
 
 test-slurm: $(VENV)/installed-dev
 	TEST_SLURM=1 $(BIN)/python -m pytest tests/slurm

@@ -43,6 +43,7 @@ def test_the_ten_lines_do_the_main_job(
     assert (tmp_path / "smaller-model" / "config.json").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.model
 def test_the_notebook_runs_and_its_outputs_are_of_this_code() -> None:
     import nbformat

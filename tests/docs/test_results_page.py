@@ -23,6 +23,7 @@ def study() -> StudyData:
     return StudyData(folder(ROOT / "analysis/small/small.tar.xz"), "small")
 
 
+@pytest.mark.slow
 def test_the_page_has_every_computed_verdict(study: StudyData) -> None:
     for sentence in claims(study):
         assert sentence in WRITTEN

@@ -185,6 +185,7 @@ def test_a_measurement_has_all_documented_values(model_folder: Path) -> None:
     assert names["speed/b1-p16/prefill/ratio"] == record["runs"][0]["ratio"]["prefill"]
 
 
+@pytest.mark.slow
 def test_a_model_without_some_sub_layers_is_timed(model_folder: Path) -> None:
     forward, mask = forward_of(model_folder), Mask.parse(N_BLOCKS, "a0 a1 m2 b4")
     ((name, data),) = SMALL.data(None).items()

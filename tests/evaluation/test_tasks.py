@@ -288,6 +288,7 @@ def test_the_paper_s_tasks_are_the_default_and_lm_eval_has_them() -> None:
     assert set(names) <= set(TaskManager(include_path=builtin, include_defaults=False).all_subtasks)
 
 
+@pytest.mark.slow
 @pytest.mark.model
 def test_answers_on_real_items_are_those_of_lm_eval_on_the_exported_checkpoint(tmp_path: Path) -> None:
     paths = {name: shared_data(f"{name}.jsonl") for name in ("arc_easy", "piqa")}

@@ -374,6 +374,7 @@ def test_kill_9_leaves_no_directory_of_that_name(model_folder: Path, tmp_path: P
     assert {path.name for path in tmp_path.iterdir()} == {"dense", "out"}, "the next export removes it"
 
 
+@pytest.mark.slow
 @pytest.mark.model
 @pytest.mark.parametrize(
     ("name", "n_blocks", "dropped"), [("smollm2", 30, (0, 5, 14)), ("gemma3_270m", 18, (2, 5, 9))]

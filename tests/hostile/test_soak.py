@@ -1,6 +1,6 @@
 """Commands that are killed at random moments: the same command then ends as if nothing had happened.
 
-`make soak` does it 100 times. `make test` does it 5 times and leaves out the tracking, because a new store takes
+`make soak` does it 100 times. `make test-slow` does it 5 times and leaves out the tracking, because a new store takes
 seconds to make. SOAK_SEED chooses the moments, and a failure names the seed that repeats it.
 SOAK_ONLY=export,unpacking chooses operations.
 """
@@ -94,6 +94,7 @@ def killed(warm: Warm, operation: Operation, folder: Path, wanted: Any, delay: f
     return status != 0
 
 
+@pytest.mark.slow
 def test_a_killed_command_ends_as_if_nothing_had_happened(warm: Warm, start: Path, tmp_path: Path) -> None:
     done: dict[str | None, Path] = {None: start}
     table: dict[str, list[int]] = {}

@@ -48,6 +48,7 @@ def test_a_grid_in_processes_equals_one_in_this_process(launch: Command, tmp_pat
     assert len(list(submissions(ended.results))) == 1
 
 
+@pytest.mark.slow
 def test_a_failed_cell_is_reported_and_the_same_command_tries_it_again(
     launch: Command, tmp_path: Path
 ) -> None:

@@ -25,6 +25,7 @@ needs_compiler = pytest.mark.skipif(
 )
 
 
+@pytest.mark.slow
 @needs_compiler
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_compiled_blocks_give_the_losses_of_plain_passes_and_compile_once_for_all_shapes() -> None:

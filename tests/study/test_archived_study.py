@@ -143,6 +143,7 @@ def draw(
     return {path.name: path.read_bytes() for path in sorted(out.glob("[!.]*"))}
 
 
+@pytest.mark.slow
 def test_figures_are_the_same_bytes_from_either_form(
     study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -197,6 +197,7 @@ def command(model: Path, results: Path, out: Path) -> list[str]:
     return [sys.executable, "-c", script, str(model), str(out), *words]
 
 
+@pytest.mark.slow
 def test_a_killed_command_continues_to_the_same_model(model_folder: Path, tmp_path: Path) -> None:
     whole = command(model_folder, tmp_path / "whole", tmp_path / "a")
     subprocess.run(whole, check=True, capture_output=True, cwd=tmp_path)

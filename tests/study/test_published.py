@@ -211,6 +211,7 @@ def test_a_model_and_texts_that_are_given_are_used_and_gaps_are_explained(
     assert json.loads((again.results / "published" / "table.json").read_text())["tolerance"] == 0.0001
 
 
+@pytest.mark.slow
 @pytest.mark.model
 def test_our_own_masks_have_the_numbers_of_our_pages(launch: Command) -> None:
     """The README's perplexities, on the packaged model: none is off by more than kinds of CPU differ in bfloat16."""
