@@ -19,6 +19,9 @@ from pruning.runs.cell import ForwardSettings
 from tests.helpers.architectures import N_BLOCKS, build
 from tests.helpers.rows import language_model, plain, text_rows
 
+# Not ours: torch's own compiler uses parts of torch that it deprecates, when it is first imported.
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+
 MASKS = [Mask(N_BLOCKS), Mask(N_BLOCKS, (1,)), Mask(N_BLOCKS, (0, 3))]
 needs_compiler = pytest.mark.skipif(
     not any(map(shutil.which, ("g++", "clang++"))), reason="torch.compile needs a C++ compiler"
@@ -27,7 +30,6 @@ needs_compiler = pytest.mark.skipif(
 
 @pytest.mark.slow
 @needs_compiler
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_compiled_blocks_give_the_losses_of_plain_passes_and_compile_once_for_all_shapes() -> None:
     torch._dynamo.reset()
     module, rows = build("llama"), text_rows(9)
