@@ -7,6 +7,7 @@ CPU, the logits are normalised in smaller groups, which fit its cache.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -46,8 +47,7 @@ class Distributions:
     @cached_property
     def log_sum(self) -> Tensor:
         """The logarithm of sum exp(logit - highest logit) of each position (m, 1), in float64."""
-        below = (self.logits - self.highest).clamp_(min=NEGLIGIBLE)
-        return below.exp_().sum(-1, keepdim=True).double().log_()
+        return _log_of_sum((self.logits - self.highest).clamp_(min=NEGLIGIBLE))
 
     def of(self, tokens: Tensor) -> Tensor:
         """The log-probabilities ln p (m,) of one token per position, in float64."""
@@ -55,10 +55,10 @@ class Distributions:
         return (chosen - self.highest.double() - self.log_sum)[:, 0]
 
     def take(self, tokens: Tensor) -> Tensor:
-        """As `of`, but the logits are overwritten: for distributions that nobody uses again. One tensor fewer."""
-        chosen, highest = self.logits.gather(-1, tokens[:, None]).double(), self.logits.amax(-1, keepdim=True)
-        terms = self.logits.sub_(highest).clamp_(min=NEGLIGIBLE).exp_()
-        return (chosen - highest.double() - terms.sum(-1, keepdim=True).double().log_())[:, 0]
+        """As `of`, but the logits are overwritten, which saves a tensor. The distributions cannot be used again."""
+        chosen, highest = self.logits.gather(-1, tokens[:, None]).double(), self.highest
+        log_sum = _log_of_sum(self.logits.sub_(highest).clamp_(min=NEGLIGIBLE))
+        return (chosen - highest.double() - log_sum)[:, 0]
 
     @cached_property
     def whole(self) -> Tensor:
@@ -66,10 +66,9 @@ class Distributions:
         return (self.logits - self.highest).sub_(self.log_sum.to(self.logits.dtype))
 
     def take_whole(self) -> Tensor:
-        """As `whole`, but the logits are overwritten: for distributions that nobody uses again."""
-        below = self.logits.sub_(self.logits.amax(-1, keepdim=True))
-        terms = below.clamp(min=NEGLIGIBLE).exp_()
-        return below.sub_(terms.sum(-1, keepdim=True).double().log_().to(below.dtype))
+        """As `whole`, but the logits are overwritten, as by `take`."""
+        below = self.logits.sub_(self.highest)
+        return below.sub_(_log_of_sum(below.clamp(min=NEGLIGIBLE)).to(below.dtype))
 
     @cached_property
     def probabilities(self) -> Tensor:
@@ -80,6 +79,11 @@ class Distributions:
     def entropy(self) -> Tensor:
         """-(sum over tokens v of p(v) ln p(v)) of each position (m,), in nats."""
         return -(self.probabilities * self.whole).sum(-1)
+
+
+def _log_of_sum(terms: Tensor) -> Tensor:
+    """The logarithm of sum exp(term) over the last axis (m, 1), in float64. The terms (m, V) are overwritten."""
+    return terms.exp_().sum(-1, keepdim=True).double().log_()
 
 
 @dataclass(frozen=True)
@@ -147,9 +151,10 @@ def _distributions(projection: Projection, hidden: Tensor) -> Iterator[tuple[int
     """For each group of m positions, yield the index of its first position, and its distributions."""
     device, vocabulary = hidden.device.type, projection.vocabulary
     most = positions_at_once(device, vocabulary, projection.limit)
-    step = -(-len(hidden) // max(1, -(-len(hidden) // most)))  # groups of nearly equal size
+    groups = max(1, math.ceil(len(hidden) / most))
+    step = max(1, math.ceil(len(hidden) / groups))  # so the groups have nearly equal sizes
     piece = max(1, NORMALISED.get(device, 1 << 25) // (4 * vocabulary))
-    for start in range(0, len(hidden), max(1, step)):
+    for start in range(0, len(hidden), step):
         logits = projection.head(hidden[start : start + step])
         dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
         for offset in range(0, len(logits), piece):

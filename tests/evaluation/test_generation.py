@@ -34,24 +34,12 @@ from tests.helpers.evaluations import (
     samples_of,
     settings,
     tokenizer_of,
-    with_end,
     written_tasks,
 )
 
+pytestmark = pytest.mark.usefixtures("without_environment")
+
 MASK = Mask(N_BLOCKS, (1, 4))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def without_environment() -> Any:
-    """Replace lm-eval's description of the machine, which takes a second per call."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lm_eval.evaluator.add_env_info", lambda results: results.update(lm_eval_version="0"))
-        yield
-
-
-@pytest.fixture(scope="module")
-def folder(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return with_end(model_folder, tmp_path_factory.mktemp("complete") / "model")
 
 
 @pytest.fixture

@@ -15,13 +15,9 @@ from pruning.runs import run_cell
 from tests.conftest import N_BLOCKS, Command, Ended
 from tests.helpers.evaluations import items_file, samples_of
 
+pytestmark = pytest.mark.usefixtures("without_environment")
+
 PROSE = "The quick brown fox jumps over the lazy dog, and then it sleeps near the river. "
-
-
-@pytest.fixture(autouse=True)
-def without_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Replace lm-eval's description of the machine, which takes a second per call."""
-    monkeypatch.setattr("lm_eval.evaluator.add_env_info", lambda results: results.update(lm_eval_version="0"))
 
 
 @pytest.fixture

@@ -33,23 +33,11 @@ from tests.helpers.evaluations import (
     settings,
     shared_data,
     tokenizer_of,
-    with_end,
 )
 
+pytestmark = pytest.mark.usefixtures("without_environment")
+
 DROPPED = (1, 4)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def without_environment() -> Any:
-    """Replace lm-eval's description of the machine, which takes a second per call."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lm_eval.evaluator.add_env_info", lambda results: results.update(lm_eval_version="0"))
-        yield
-
-
-@pytest.fixture(scope="module")
-def folder(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return with_end(model_folder, tmp_path_factory.mktemp("complete") / "model")
 
 
 def plain(folder: Path, path: Path, **options: Any) -> Any:
