@@ -83,14 +83,22 @@ _ran: dict[str, Ran] = {}  # works with the same baseline, or the same engine se
 def run(work: Work, plain: bool) -> Ran:
     """Run the searches of a work with the baseline or with the engine."""
     searches = (work.plain_searches if plain else None) or work.searches
-    how = (work.baseline, work.baseline_tokens) if plain else (work.batch_tokens, work.shared, work.racing)
+    how: tuple[object, ...] = (work.batch_tokens, work.shared, work.racing, work.compile)
+    if plain:
+        how = (work.baseline, work.baseline_tokens)
     key = repr((work.model, work.objective, work.samples, searches, work.unit, how))
     if key not in _ran:
         model, samples = work.model(), work.samples()
-        forward = work.baseline(model, work.baseline_tokens) if plain else Forward(model, work.batch_tokens)
+        forward = (
+            work.baseline(model, work.baseline_tokens)
+            if plain
+            else Forward(model, work.batch_tokens, compile=work.compile)
+        )
         with tempfile.TemporaryDirectory() as scratch:
             side = Side(forward, Path(scratch), share=work.shared and not plain)
             losses = Calibrated(work.objective, forward, samples)
+            if forward.compile:
+                next(iter(losses.whole.terms([Mask(model.info.n_blocks)])))  # compiles
             spaces = [Space(model.info.n_blocks, k, unit=work.unit) for _, k in searches]
             racing = Racing() if plain else work.racing
             masks = [

@@ -55,7 +55,8 @@ class Work:
     """One work to time, with the engine's settings and those of the baseline.
 
     If `shared`, the engine's searches use each other's scores. The baseline never does, never races, and runs
-    `plain_searches` (None: the same searches). `unit` is what they remove.
+    `plain_searches` (None: the same searches). `unit` is what they remove. With `compile`, the engine runs compiled;
+    the time for compiling is not counted.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Work:
     baseline: type[Forward] = Plain
     plain_searches: Sequence[tuple[Algo, int]] | None = None
     unit: str = "block"
+    compile: bool = False
 
 
 SMOLLM2 = Model("smollm2", "packaged", "smollm2")
@@ -128,13 +130,17 @@ def greedy(name: str, target: float, **settings: Any) -> Work:
     return Work(name, target, smollm2, Perplexity(), samples, **{"searches": [(Greedy(), 6)], **settings})
 
 
+DIVERGENCE = "greedy k=6, SmolLM2, 4 x 128 tokens, divergence"
+
 WORKS = (
     greedy("greedy k=6 of 30, SmolLM2, 8 x 128 tokens, perplexity", 3.0),
+    greedy("the same, compiled", 3.0, compile=True),
     greedy("the same with lazy rounds", 4.5, **LAZY),
+    greedy("the same with lazy rounds, compiled", 4.5, **LAZY, compile=True),
     greedy(
-        "greedy k=6, 32 x 32 tokens, lazy rounds and racing",
+        "greedy k=6, 32 x 128 tokens, lazy rounds and racing",
         7.0,
-        samples=partial(text, 32, 32),
+        samples=partial(text, 32, 128),
         racing=Racing(0.01),
         **LAZY,
     ),
@@ -146,20 +152,22 @@ WORKS = (
     ),
     greedy("as SLEB's published code does it, exact", 3.5, baseline=Published),
     greedy(
-        "as SLEB's published code does it, 32 x 32 tokens, lazy rounds and racing",
+        "as SLEB's published code does it, 32 x 128 tokens, lazy rounds and racing",
         8.0,
-        samples=partial(text, 32, 32),
+        samples=partial(text, 32, 128),
         racing=Racing(0.01),
         baseline=Published,
         **LAZY,
     ),
+    Work(DIVERGENCE, 3.0, smollm2, Divergence(), partial(text, 4, 128), [(Greedy(), 6)]),
     Work(
-        "greedy k=6, SmolLM2, 4 x 128 tokens, divergence",
+        f"{DIVERGENCE}, compiled",
         3.0,
         smollm2,
         Divergence(),
         partial(text, 4, 128),
         [(Greedy(), 6)],
+        compile=True,
     ),
     Work(
         "greedy k=6, SmolLM2, margin on 32 four-choice items",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +13,14 @@ from pruning.core.mask import Mask
 from pruning.engine.batching import Batch
 from pruning.engine.beginnings import NOTHING, Beginnings, Notes, Wanted
 from pruning.engine.cost import Cost
-from pruning.engine.logprobs import LIKELIHOOD, Readout, compared_at_once, distributions, read_out
+from pruning.engine.logprobs import (
+    LIKELIHOOD,
+    Projection,
+    Readout,
+    compared_at_once,
+    distributions,
+    read_out,
+)
 from pruning.engine.memory_budget import MemoryBudget
 from pruning.engine.prefix_tree import Branch, concatenated, run_masks
 
@@ -26,7 +33,7 @@ class BatchReader:
     """Runs batches under masks and reads values from the states after the last unit. The work is added to `cost`.
 
     `shares` maps a kind of units to the share of a block's parameters that each unit has. `dense_states` keeps the
-    dense model's states at the scored positions of a batch, on the CPU.
+    dense model's states at the scored positions of a batch, on the CPU. If `fuse`, distributions are compiled.
     """
 
     model: LanguageModel
@@ -36,6 +43,12 @@ class BatchReader:
     scales: tuple[float, ...] | None
     dense_states: MutableMapping[Batch, Tensor]
     shares: Callable[[str], Sequence[float]]
+    fuse: bool = False
+
+    @property
+    def projection(self) -> Projection:
+        """The model's head."""
+        return replace(self.memory_budget.projection, fuse=self.fuse)
 
     def read(
         self,
@@ -58,7 +71,7 @@ class BatchReader:
             group = branches[start : start + merged]
             flat = concatenated([_at(batch, hidden) for hidden, _ in group])  # (branches * n, D)
             targets = batch.targets.repeat(len(group))
-            read = read_out(readout, self.memory_budget.projection, flat, None, targets)
+            read = read_out(readout, self.projection, flat, None, targets)
             values = read.view(len(group), -1).numpy()
             yield from zip((number for _, (number,) in group), values, strict=True)
 
@@ -66,7 +79,7 @@ class BatchReader:
         self, batch: Batch, masks: Sequence[Mask], readout: Readout, share: float, wanted: Wanted
     ) -> Iterator[tuple[int, np.ndarray[Any, Any]]]:
         """As `_read`, for a readout that compares each mask with the dense model, which is projected only once."""
-        dense, projection = self._dense_state(batch, masks[0].n_blocks, share), self.memory_budget.projection
+        dense, projection = self._dense_state(batch, masks[0].n_blocks, share), self.projection
         branches = self._walk(batch, masks, share, wanted)
         values = np.zeros((len(masks), len(batch.targets)))
         step = compared_at_once(self.model.device.type, projection.vocabulary, projection.limit)

@@ -56,7 +56,8 @@ class Forward:
     time, so fewer masks share computation. If `memory` is given, batches can also become smaller. If the process is
     killed, about `patience` seconds of work are lost. `merge` says whether branches may run as one batch (None: only
     if merging changes no loss, or if weights are on disk). If `scales` is given, a dropped unit i multiplies the
-    hidden state by `scales[i]`. `compile` runs blocks through torch.compile; sub-layers run uncompiled.
+    hidden state by `scales[i]`. `compile` runs blocks and sums over the vocabulary through
+    torch.compile; sub-layers run uncompiled.
     """
 
     model: LanguageModel
@@ -203,6 +204,7 @@ class Forward:
             self.scales,
             self._dense_states,
             self._shares,
+            self.compile,
         )
 
     @property

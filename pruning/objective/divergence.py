@@ -63,5 +63,14 @@ def between_distributions(
 def _divergence(pruned: Distributions, dense: Distributions) -> Tensor:
     import torch
 
+    if pruned.fused:
+        return pruned.token_sum(_term, dense.whole)
     whole = pruned.take_whole()
     return torch.sub(dense.whole, whole, out=whole).mul_(dense.probabilities).sum(-1)
+
+
+def _term(pruned: Tensor, dense: Tensor) -> Tensor:
+    """The term p (ln p - ln q) of each token (m, V), from the logarithms of q and p."""
+    from pruning.engine.vocabulary_sums import NEGLIGIBLE
+
+    return dense.clamp(min=NEGLIGIBLE).exp() * (dense - pruned)
