@@ -32,11 +32,12 @@ class Plain(Forward):
         """See `Forward.sums`. The logits of the dense model are computed once."""
         batches, masks = make_batches(single(rows), self.batch_tokens), list(masks)
         shares = find_chain(self.model.module, masks[0].unit).block_shares()
+        tokens = sum(batch.ids.numel() for batch in batches)
         for mask in masks:
             started, sums = time.perf_counter(), torch.zeros(len(rows), dtype=torch.float64)
             for number, batch in enumerate(batches):
                 sums.index_add_(0, batch.rows, self._values(number, batch, mask, readout))
-            self.cost.block_forwards += sum(shares[i] for i in mask.kept)
+            self.cost.block_tokens += round(tokens * sum(shares[i] for i in mask.kept))
             yield mask, sums.tolist(), time.perf_counter() - started
 
     @torch.inference_mode()

@@ -36,7 +36,7 @@ class Published(Forward):
             started = time.perf_counter()
             with torch.inference_mode(), masked(self.model.module, mask):
                 sums = [self._window(row) for row in rows]
-            self.cost.block_forwards += len(mask.kept)
+            self.cost.block_tokens += len(mask.kept) * sum(len(row.input_ids) for row in rows)
             yield mask, sums, time.perf_counter() - started
 
     def _window(self, row: Row) -> float:

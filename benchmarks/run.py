@@ -85,10 +85,12 @@ def run(work: Work, plain: bool) -> Ran:
     searches = (work.plain_searches if plain else None) or work.searches
     how: tuple[object, ...] = (work.batch_tokens, work.shared, work.racing, work.compile)
     if plain:
-        how = (work.baseline, work.baseline_tokens)
+        how = (work.baseline, work.baseline_tokens, work.part)
     key = repr((work.model, work.objective, work.samples, searches, work.unit, how))
     if key not in _ran:
         model, samples = work.model(), work.samples()
+        if plain:
+            samples = samples.part(0, samples.count // work.part)
         forward = (
             work.baseline(model, work.baseline_tokens)
             if plain
@@ -114,13 +116,16 @@ def measure(work: Work, peaks: dict[torch.dtype, float]) -> dict[str, Any]:
     both = [run(work, plain) for plain in (True, False)]
     plain, engine = (ran.side for ran in both)
     peak = peaks[engine.forward.model.module.dtype]
-    equal, samples = both[0].masks == both[1].masks, work.samples()
+    equal = both[0].masks == both[1].masks if work.part == 1 else None
+    samples, plain_seconds = work.samples(), plain.seconds * work.part
     return {
         "work": work.name,
-        "baseline_cpu_seconds": round(plain.seconds, 2),
+        "baseline_cpu_seconds": round(plain_seconds, 2),
         "cpu_seconds": round(engine.seconds, 2),
-        "ratio": round(plain.seconds / engine.seconds, 2),
-        "forwards_ratio": round(plain.forward.cost.block_forwards / engine.forward.cost.block_forwards, 2),
+        "ratio": round(plain_seconds / engine.seconds, 2),
+        "forwards_ratio": round(
+            work.part * plain.forward.cost.block_tokens / engine.forward.cost.block_tokens, 2
+        ),
         "masks_equal": equal,
         "at_peak": round(engine.seconds / _at_peak(engine.forward, samples, engine.scored, peak), 2),
         "target": work.target,
@@ -182,7 +187,7 @@ def main() -> None:
             "work",
         )
         log.info("%9.1f %9.1f %6.2fx %6.1fx %8.2fx %7.2fx  %s", *(row[column] for column in columns))
-        if not row["masks_equal"]:
+        if row["masks_equal"] is False:
             log.warning("the masks differ: %s", work.name)
         rows = [*(old for old in rows if old["work"] != work.name), row]
         atomic_files.write_json(RESULTS, rows)
