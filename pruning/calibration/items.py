@@ -7,13 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import numpy as np
-
 from pruning.calibration import sources
+from pruning.calibration.drawn import Drawn, check_seed
 from pruning.calibration.records import FIELD, Item
 from pruning.calibration.samples import Row, Samples
 from pruning.calibration.source_settings import is_local
-from pruning.calibration.text import check_seed, start_tokens
+from pruning.calibration.text import start_tokens
 from pruning.core.errors import InputError
 
 TEMPLATE = "Question: {question}\nAnswer:"
@@ -25,13 +24,14 @@ class ItemDraw:
     """Draws `samples` items with `seed`. Each choice becomes a row; the row's span covers the choice's tokens.
 
     The prompt is `template` with the question filled in. `setting` is the name of `samples` in error messages, such
-    as `calibration.samples`.
+    as `calibration.samples`. If `disjoint`, draws with different seeds have no item in common.
     """
 
     samples: int
     seed: int
     template: str = TEMPLATE
     setting: str = "calibration.samples"
+    disjoint: bool = False
 
     def check(self) -> None:
         """Raise InputError if a number is out of range or the template does not contain {question}."""
@@ -49,9 +49,9 @@ class ItemDraw:
                 f"{source} has {len(pool)} items, fewer than {self.setting}={self.samples}: "
                 f"lower {self.setting}."
             )
-        rng = np.random.default_rng(self.seed)
-        chosen = np.sort(rng.choice(len(pool), size=self.samples, replace=False))
-        drawn = [pool[i] for i in chosen]
+        prefix = self.setting.rpartition(".")[0]
+        draw = Drawn(self.samples, self.seed, self.disjoint, prefix)
+        drawn = [pool[i] for i in draw.of(len(pool), f"{source} has {len(pool)} items")]
         rows = [row for number, item in enumerate(drawn) for row in self._rows(tokenizer, number, item)]
         return Samples("items", source, tuple(rows), self.seed, frozenset(item.key for item in drawn))
 
@@ -67,7 +67,7 @@ class Items:
     """`samples` items, drawn with a seed. Each choice becomes a row; the row's span covers the choice's tokens.
 
     The prompt is `template` with the question filled in. A space and the choice follow the prompt, as in
-    lm-evaluation-harness.
+    lm-evaluation-harness. If `disjoint`, draws with different seeds have no item in common.
     """
 
     source: str
@@ -78,6 +78,7 @@ class Items:
     revision: str | None = None
     template: str = TEMPLATE
     part: str = "calibration"
+    disjoint: bool = False
 
     kind: ClassVar[str] = "items"
 
@@ -94,7 +95,7 @@ class Items:
         return self._draw(prefix).rows(sources.items(self, prefix), tokenizer, self.path or self.source)
 
     def _draw(self, prefix: str) -> ItemDraw:
-        return ItemDraw(self.samples, self.seed, self.template, f"{prefix}.samples")
+        return ItemDraw(self.samples, self.seed, self.template, f"{prefix}.samples", self.disjoint)
 
 
 def check_template(setting: str, template: str) -> None:

@@ -20,7 +20,7 @@ class Mixed:
     """`samples` windows of `length` tokens, half of them from each of two texts; an odd one is from the first text.
 
     `first` and `second` are calibrations of text. Only what locates their text is used: `samples`, `length` and
-    `seed` here replace theirs. Windows of the two texts alternate.
+    `seed` here, and `disjoint`, replace theirs. Windows of the two texts alternate.
     """
 
     first: Any
@@ -28,6 +28,7 @@ class Mixed:
     samples: int
     length: int
     seed: int
+    disjoint: bool = False
 
     kind: ClassVar[str] = "text"
 
@@ -48,7 +49,9 @@ class Mixed:
     def draw(self, tokenizer: Any, prefix: str = "calibration") -> Samples:
         """Draw the windows. Raises InputError if a text is too short, or if both are the same text."""
         first, second = (
-            replace(part, samples=count, length=self.length, seed=self.seed).draw(tokenizer, prefix)
+            replace(part, samples=count, length=self.length, seed=self.seed, disjoint=self.disjoint).draw(
+                tokenizer, prefix
+            )
             for part, count in ((self.first, -(-self.samples // 2)), (self.second, self.samples // 2))
         )
         if shared := first.shared(second):

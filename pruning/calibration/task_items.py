@@ -13,12 +13,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from pruning.calibration.drawn import check_seed
 from pruning.calibration.item_records import comparable_items
 from pruning.calibration.items import TEMPLATE, ItemDraw, check_template, encode_pair
 from pruning.calibration.records import Item, existing
 from pruning.calibration.samples import Samples
 from pruning.calibration.sources import embedded_items
-from pruning.calibration.text import check_seed
 from pruning.core.errors import InputError, unknown
 
 SOURCES = ("file", "commonsense")

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, ClassVar
 
-import numpy as np
-
 from pruning.calibration import sources
+from pruning.calibration.drawn import Drawn, check_seed
 from pruning.calibration.samples import Row, Samples
 from pruning.core.errors import InputError
 
@@ -18,12 +17,16 @@ SHORTEST = 8  # the least number of tokens of a window
 
 @dataclass(frozen=True)
 class WindowDraw:
-    """Draws `samples` windows of `length` tokens with `seed`. `prefix` is the settings group in error messages."""
+    """Draws `samples` windows of `length` tokens with `seed`. `prefix` is the settings group in error messages.
+
+    If `disjoint`, draws with different seeds have no window in common.
+    """
 
     samples: int
     length: int
     seed: int
     prefix: str = "calibration"
+    disjoint: bool = False
 
     def check(self) -> None:
         """Raise InputError if a number is out of range."""
@@ -50,11 +53,14 @@ class WindowDraw:
                 f"{source} is too short: it has {len(tokens)} tokens, but {self.samples} windows of "
                 f"{self.length} need {needed}: lower {self.prefix}.samples or {self.prefix}.length."
             )
-        rng = np.random.default_rng(self.seed)
-        chosen = np.sort(rng.choice(available, size=self.samples, replace=False))
+        chosen = self._drawn.of(available, f"{source} has {available} windows of {self.length} tokens")
         cuts = (tokens[i * payload : (i + 1) * payload] for i in chosen)
         rows = tuple(Row((*first, *cut), (1, self.length)) for cut in cuts)
         return Samples("text", source, rows, self.seed)
+
+    @property
+    def _drawn(self) -> Drawn:
+        return Drawn(self.samples, self.seed, self.disjoint, self.prefix)
 
 
 @dataclass(frozen=True)
@@ -63,8 +69,9 @@ class Text:
 
     The documents of the source are tokenised one by one and concatenated. The result is cut into consecutive windows,
     and the seed chooses among them. If a hub data set is streamed, its documents are shuffled with the seed and the
-    first windows are taken. If the tokenizer begins every text with a special token (BOS), every window also begins
-    with it, and `length` includes it. Every token of a window except the first is scored.
+    first windows are taken. If `disjoint`, draws with different seeds have no window in common. If the tokenizer
+    begins every text with a special token (BOS), every window also begins with it, and `length` includes it. Every
+    token of a window except the first is scored.
     """
 
     source: str
@@ -78,12 +85,18 @@ class Text:
     revision: str | None = None
     stream: bool = False
     part: str = "calibration"
+    disjoint: bool = False
 
     kind: ClassVar[str] = "text"
 
     def __post_init__(self) -> None:
         sources.check_source(self, self.kind, sources.TEXTS)
         self._draw("calibration").check()
+        if self.stream and self.disjoint:
+            raise InputError(
+                "calibration.stream=true takes the first windows of a shuffled data set, so draws can overlap: set "
+                "calibration.stream=false, or calibration.disjoint=false."
+            )
 
     def file(self) -> str | None:
         """The local file that is read, if any."""
@@ -95,13 +108,7 @@ class Text:
         return self._draw(prefix).windows(documents, tokenizer, self.path or self.source, self.stream)
 
     def _draw(self, prefix: str) -> WindowDraw:
-        return WindowDraw(self.samples, self.length, self.seed, prefix)
-
-
-def check_seed(seed: int, prefix: str = "calibration") -> None:
-    """Raise InputError if the seed is negative, because numpy's random generator accepts no negative seed."""
-    if seed < 0:
-        raise InputError(f"{prefix}.seed={seed} is negative: choose 0 or more.")
+        return WindowDraw(self.samples, self.length, self.seed, prefix, self.disjoint)
 
 
 def start_tokens(tokenizer: Any) -> tuple[int, ...]:

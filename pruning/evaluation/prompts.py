@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from pruning.calibration import sources
+from pruning.calibration.drawn import check_seed
 from pruning.calibration.records import existing
-from pruning.calibration.text import SHORTEST, WindowDraw, check_seed
+from pruning.calibration.text import SHORTEST, WindowDraw
 from pruning.core.errors import InputError, unknown
 from pruning.evaluation.continuations import Prompts
 

@@ -29,11 +29,12 @@ from pruning.search.racing import Racing
 
 LOCATING = ("path", "gguf_file", "name")  # settings that a cell's key represents by contents, or not at all
 NEW = {
+    "disjoint": False,
     "lazy": None,
     "rank": "cost",
     "within": "any",
     "blocks": True,
-}  # settings of searches that came later, and their defaults
+}  # settings of calibrations and searches that came later, and their defaults
 FORMAT = 1  # version of a cell's files and of its losses; increase it if old results must not be reused
 
 
@@ -229,7 +230,7 @@ def _deciding(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     for group in ("objective", "algo", "compensation", "protect", "calibration", "model"):
         for name, value in leaves(recorded(config.get(group, {})), f"{group}."):
             last = name.rpartition(".")[2]
-            if group == "algo" and (last, value) in NEW.items():
+            if group in ("algo", "calibration") and (last, value) in NEW.items():
                 continue  # results of earlier versions do not have it
             if last not in (OPTION, *LOCATING) and name.split(".")[1] not in PLACING:
                 yield name, same_attention(value) if name == "model.attention" else value
@@ -240,7 +241,7 @@ def _deciding(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 def _data(calibration: Any) -> dict[str, Any]:
     """The settings of a calibration and of its parts. Files are represented by their digests."""
-    record = settings_record(calibration)
+    record = _without_new(settings_record(calibration))
     for item in dataclasses.fields(calibration):
         if hasattr(part := getattr(calibration, item.name), "draw"):
             record[item.name] = _data(part)
@@ -255,7 +256,7 @@ def settings_record(settings: Any) -> dict[str, Any]:
 
 
 def _without_new(record: dict[str, Any]) -> dict[str, Any]:
-    """The record of a search without settings that earlier versions did not have, if these have their defaults."""
+    """The record of settings without settings that earlier versions did not have, if these have their defaults."""
     return {name: value for name, value in record.items() if (name, value) not in NEW.items()}
 
 
