@@ -9,6 +9,7 @@
 # make fig9    sub-layers against blocks; STUDY=units, after `python launch.py experiment=units`
 # make fig10   masks before and after repair and healing; STUDY=heal, after `make heal-study` or from its archive
 # make heal-study   does the choice of the mask matter after healing? a small model, hours on two CPU cores
+# make study   the larger study of docs/results.md: many hours on two CPU cores; DATA=DIR, a folder of texts and items
 # make test-slow   the tests that `make test` leaves out, because each takes more than twenty seconds
 # make test-slurm   the launchers on a real SLURM of two nodes, installed from Debian's packages; as root
 # make test-gguf   cut GGUF files run by a real llama.cpp, which is built from its source package: ten minutes
@@ -30,7 +31,7 @@ export MLFLOW_DISABLE_TELEMETRY = true
 
 FIGURES := fig1 fig2 fig3 fig4 fig5 fig6 fig7 fig8 table1 table2 table3
 
-.PHONY: demo small paper heal-study test test-slow test-slurm test-gguf soak ui bench bench-growth gpu-check serve-check check lint types figures $(FIGURES) fig9 fig10 report paper-check track wings describe tour constraints clean
+.PHONY: demo small study paper heal-study test test-slow test-slurm test-gguf soak ui bench bench-growth gpu-check serve-check check lint types figures $(FIGURES) fig9 fig10 report paper-check track wings describe tour constraints clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
@@ -60,6 +61,23 @@ small: $(VENV)/installed
 	$(LAUNCH) experiment=small algo=exhaustive model=gemma3_270m ratio=0.1 || failed=1; \
 	$(LAUNCH) experiment=small_margin algo=exhaustive model=gemma3_270m ratio=0.1 || failed=1; \
 	$(MAKE) figures report STUDY=small && exit $$failed
+
+# PARTS=study runs one part. DATA has wikitext2.txt, lambada.jsonl and python.txt; items for the evaluation (.jsonl), see
+# TASKS (python and commonsense: the held-out parts of the embedded data); for the margin arc_easy_train.jsonl, labels.json.
+PARTS ?= study study_margin study_all study_seeds study_sizes study_labels
+ITEMS_study_margin = calibration.path=$(DATA)/arc_easy_train.jsonl
+ITEMS_study_labels = calibration.path=$(DATA)/labels.json
+TASKS := arc_easy arc_challenge piqa boolq openbookqa commonsense
+comma := ,
+named = {$(subst $() $(),$(comma),$(strip $(1)))}
+HELDOUT = eval=local eval.window=128 eval.limit=200 \
+	'eval.texts=$(call named,wikitext2:$(DATA)/wikitext2.txt lambada:$(DATA)/lambada.jsonl python:$(DATA)/python.txt)' \
+	'eval.items=$(call named,$(foreach task,$(TASKS),$(task):$(DATA)/$(task).jsonl))'
+study: $(VENV)/installed
+	@test -d "$(DATA)" || { echo "make study needs DATA=DIR, a folder of texts and items: the Makefile names its files."; exit 2; }
+	@failed=0; \
+	$(foreach part,$(PARTS),$(LAUNCH) experiment=$(part) $(HELDOUT) $(ITEMS_$(part)) || failed=1;) \
+	$(MAKE) figures report STUDY=study && exit $$failed
 
 # Masks are searched and repaired first; then all are healed on one budget after the other, which share their
 # beginning. BUDGETS="4096" HEAL_SEEDS=0 runs a part; the same command continues.

@@ -1,0 +1,49 @@
+"""docs/small_study.md agrees with the archived study in analysis/small."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from analysis.data.mlflow_store import folder
+from analysis.figures.variance_shares import ratio_text
+from analysis.report.paper_verdicts import claims
+from analysis.report.phrasing import percent
+from analysis.report.study_data import StudyData
+from analysis.stats.estimates import IntervalEstimate
+
+ROOT = Path(__file__).parents[2]
+WRITTEN = " ".join((ROOT / "docs/small_study.md").read_text(encoding="utf-8").split())
+OUTCOMES = ("masks (Jaccard distance)", "calibration loss", "held-out perplexity (log)", "accuracy")
+
+
+@pytest.fixture(scope="module")
+def study() -> StudyData:
+    return StudyData(folder(ROOT / "analysis/small/small.tar.xz"), "small")
+
+
+@pytest.mark.slow
+def test_the_page_has_every_computed_verdict(study: StudyData) -> None:
+    for sentence in claims(study):
+        assert sentence in WRITTEN
+
+
+def test_the_table_of_shares_is_the_computed_one(study: StudyData) -> None:
+    def share(e: IntervalEstimate) -> str:
+        return f"{percent(e.value)} ({percent(e.low)} to {percent(e.high)})"
+
+    for outcome, shares in zip(OUTCOMES, study.shares[0].values(), strict=True):
+        parts = [share(shares.parts[name]) for name in ("calibration", "search", "interaction")]
+        ratios = [ratio_text(r) for r in (shares.total_ratio, shares.objective_ratio, shares.objective_draw)]
+        assert f"| {' | '.join([outcome, *parts, *ratios])} |" in WRITTEN
+
+
+def test_nothing_is_missing_from_the_study(study: StudyData) -> None:
+    assert set(study.frame["status"]) == {"done"}
+    assert f"{len(study.frame):,} cells" in WRITTEN
+
+
+def test_no_ratio_is_infinite() -> None:
+    assert "infin" not in WRITTEN
+    assert "\N{INFINITY}" not in WRITTEN
