@@ -1,7 +1,8 @@
 """The masks of a study before and after repair and healing, with the loss of each held-out window.
 
 A state of a mask is what was done to it: nothing, a repair, or a healing on a number of tokens. A mask that several
-cells found counts once. If a budget was healed with several seeds, the losses of the seeds are averaged.
+cells found counts once, and so does its healing on a number of tokens with a seed. If a budget was healed with several
+seeds, the losses of the seeds are averaged.
 """
 
 from __future__ import annotations
@@ -44,12 +45,22 @@ PRUNED, REPAIRED = State(), State(kind="repaired")
 
 @dataclass
 class HealedMask:
-    """A mask, where it comes from, and the losses (windows,) of the dense model and of each state."""
+    """A mask, where it comes from, and the losses (windows,) of the dense model and of each state.
+
+    `states` has one array for each seed of a healing, and `seeds` the seeds that were added.
+    """
 
     mask: Mask
     found_by: list[str] = field(default_factory=list)
     dense: Losses | None = None
     states: dict[State, list[Losses]] = field(default_factory=lambda: defaultdict(list))
+    seeds: set[tuple[State, int]] = field(default_factory=set)
+
+    def add(self, state: State, losses: Losses | None, seed: int = 0) -> None:
+        """Add losses to a state. Several cells with this mask have the same losses, so only one of them counts."""
+        if losses is not None and (state, seed) not in self.seeds:
+            self.seeds.add((state, seed))
+            self.states[state].append(losses)
 
     def losses(self, state: State) -> Losses:
         """The losses (windows,) of a state, averaged over seeds."""
@@ -77,22 +88,17 @@ def healed_masks(
         for state, which in (
             ((REPAIRED, "pruned"), (PRUNED, "uncompensated")) if linear else ((PRUNED, "pruned"),)
         ):
-            _add(one, state, window_losses(results, result, metric, which))
+            one.add(state, window_losses(results, result, metric, which))
         if not linear:  # healings of repaired masks are another question
             for settings, path in _healings(folder):
                 if _comparable(settings) == chosen:
                     kept = _read(path / "evaluation.json").get("records", {}).get(metric)
-                    _add(one, State(settings["tokens"], "healed"), kept and losses_of(results / kept))
+                    state = State(settings["tokens"], "healed")
+                    one.add(state, kept and losses_of(results / kept), settings["seed"])
     return {
         stratum: [one for one in masks.values() if one.dense is not None and PRUNED in one.states]
         for stratum, masks in found.items()
     }
-
-
-def _add(one: HealedMask, state: State, losses: Losses | None) -> None:
-    """Add losses to a state; the same plain or repaired mask of several cells is not averaged."""
-    if losses is not None and (state.tokens or state not in one.states):
-        one.states[state].append(losses)
 
 
 def _healings(cell: Path) -> Iterator[tuple[dict[str, Any], Path]]:

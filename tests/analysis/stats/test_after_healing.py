@@ -23,6 +23,15 @@ def masks(before: list[float], after: list[float]) -> list[HealedMask]:
     return found
 
 
+def test_a_healing_that_two_cells_have_counts_once() -> None:
+    one = HealedMask(Mask(30, (1,)))
+    for seed, loss in ((0, 1.0), (0, 1.0), (1, 4.0)):
+        one.add(AFTER, loss + WINDOWS, seed)
+    one.add(AFTER, None, 2)
+    assert len(one.states[AFTER]) == 2
+    assert one.losses(AFTER) == pytest.approx(2.5 + WINDOWS)
+
+
 def test_masks_that_keep_their_order_have_a_correlation_of_one_and_no_regret() -> None:
     (found,) = statistics(masks([3, 4, 5, 6, 7], [2.5, 3.0, 3.5, 4.0, 4.5]), 200)
     assert found.correlation.value == pytest.approx(1)
