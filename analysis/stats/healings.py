@@ -1,8 +1,8 @@
 """The masks of a study before and after repair and healing, with the loss of each held-out window.
 
 A state of a mask is what was done to it: nothing, a repair, or a healing on a number of tokens. A mask that several
-cells found counts once, and so does its healing on a number of tokens with a seed. If a budget was healed with several
-seeds, the losses of the seeds are averaged.
+cells found counts once, and so does its healing on a number of tokens with a seed. If a budget was healed with
+several seeds, the losses of the seeds are averaged.
 """
 
 from __future__ import annotations
