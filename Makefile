@@ -70,7 +70,7 @@ ITEMS_study_labels = calibration.path=$(DATA)/labels.json
 TASKS := arc_easy arc_challenge piqa boolq openbookqa commonsense
 comma := ,
 named = {$(subst $() $(),$(comma),$(strip $(1)))}
-HELDOUT = eval=local eval.window=128 eval.limit=200 \
+HELDOUT = eval=local eval.scorer=engine eval.window=128 eval.limit=200 \
 	'eval.texts=$(call named,wikitext2:$(DATA)/wikitext2.txt lambada:$(DATA)/lambada.jsonl python:$(DATA)/python.txt)' \
 	'eval.items=$(call named,$(foreach task,$(TASKS),$(task):$(DATA)/$(task).jsonl))'
 study: $(VENV)/installed

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pruning.core.metric_names import error_of, plain_of
 from pruning.distributed import collectives
 from pruning.evaluation import Measured
+from pruning.evaluation.engine_answers import answers
 from pruning.evaluation.lm_eval_run import ask, lm_eval_files, record, value_and_error
 from pruning.evaluation.tasks import EvalTask
 from pruning.evaluation.text import short, terms_file
@@ -25,12 +27,15 @@ def accuracy(name: str, forward: Forward, task: EvalTask, mask: Mask, batch_size
 
     Raises RequestError if lm-eval sends other requests than those of the task's digest.
     """
+    from pruning.models.loader import context_length_of
     from pruning.models.units import masked
 
     log.info("evaluating %s with %s removed: %d items", name, mask, len(task.requests))
-    module = forward.model.module
+    module, answered = forward.model.module, None
+    if task.scorer == "engine" and not task.too_long(context_length_of(module.config) or sys.maxsize):
+        answered = answers(forward, mask, task.rows)
     with masked(module, mask, forward.scales):
-        results, shortened = ask(name, forward, module, task, batch_size)
+        results, shortened = ask(name, forward, module, task, batch_size, answered)
     return collectives.on_first(lambda: _measured(name, task, results, shortened))
 
 

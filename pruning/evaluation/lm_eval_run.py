@@ -77,11 +77,19 @@ class AskedTask(Protocol):
         ...
 
 
-def ask(name: str, forward: Forward, module: Any, task: AskedTask, batch_size: int) -> tuple[Any, int]:
+def ask(
+    name: str,
+    forward: Forward,
+    module: Any,
+    task: AskedTask,
+    batch_size: int,
+    answers: Sequence[Any] | None = None,
+) -> tuple[Any, int]:
     """lm-eval's output for a task, and the number of items that lm-eval has shortened.
 
     `module` is the model as it is asked: without the units of a mask. If there are several ranks, each answers a
-    share of the requests; then all ranks get all answers. Raises RequestError if lm-eval sends other requests than
+    share of the requests; then all ranks get all answers. If `answers` are given, they answer the log-likelihood
+    requests, unless the model cannot read all items whole. Raises RequestError if lm-eval sends other requests than
     those of the task's digest.
     """
     import lm_eval
@@ -94,6 +102,8 @@ def ask(name: str, forward: Forward, module: Any, task: AskedTask, batch_size: i
         shortened = len(task.too_long(model.max_length))
         for kind in ("loglikelihood", "generate_until"):
             setattr(model, kind, partial(_over_ranks, getattr(model, kind), task))
+        if answers is not None and not shortened:
+            model.loglikelihood = partial(_known, list(answers), task)
         results = lm_eval.simple_evaluate(
             model=model,
             tasks=[task.task],
@@ -135,6 +145,12 @@ def _over_ranks(
     check_equal([tuple(request.args) for request in requests], task.asked, task.source)
     share = collectives.share_of(requests)
     return collectives.gather(answer(share, **settings) if share else [])
+
+
+def _known(answers: list[Any], task: AskedTask, requests: Sequence[Any]) -> list[Any]:
+    """The answers that are computed elsewhere, if these are the requests of the task."""
+    check_equal([tuple(request.args) for request in requests], task.asked, task.source)
+    return answers
 
 
 def complete(tokenizer: Any) -> Any:

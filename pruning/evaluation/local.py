@@ -13,6 +13,7 @@ from pruning.core.errors import InputError, unknown
 from pruning.evaluation import Data, Measured
 from pruning.evaluation.accuracy import accuracy
 from pruning.evaluation.corpus import Corpus
+from pruning.evaluation.engine_answers import check_scorer
 from pruning.evaluation.item_task import item_task
 from pruning.evaluation.perplexity import check_limit, check_names, corpus_perplexity
 from pruning.evaluation.tasks import EvalTask
@@ -30,7 +31,8 @@ class LocalFiles:
     Texts are `.txt`, `.jsonl` or `.parquet` files, cut into windows as in `Corpus`. Items are files of JSON lines or
     of a JSON array, in the forms of `calibration.item_records`. Each choice is scored after the filled-in template
     and a space; `templates` maps the names of files to their own templates. `acc/<name>` is lm-eval's `acc_norm`, and
-    `acc_plain/<name>` its `acc`. For a quick look, `limit` bounds the number of windows and of items.
+    `acc_plain/<name>` its `acc`. For a quick look, `limit` bounds the number of windows and of items. `scorer` is
+    `lm_eval` or `engine`; see `engine_answers`.
     """
 
     texts: Any = None  # no type and no default, so that the command line can set a dictionary
@@ -43,6 +45,7 @@ class LocalFiles:
     templates: Any = None  # as `texts`
     limit: int | None = None
     batch_size: int = 16
+    scorer: str = "lm_eval"
     allow_overlap: bool = False
 
     compares: ClassVar[bool] = False
@@ -57,6 +60,7 @@ class LocalFiles:
             )
         check_limit(self.limit)
         check_batch_size(self.batch_size)
+        check_scorer(self.scorer)
         object.__setattr__(self, "templates", named_templates(self.templates, self.items, "items"))
         check_template("eval.template", self.template)
         for name in self.texts:
@@ -91,7 +95,9 @@ class LocalFiles:
         pool = read_items(existing(path, f"eval.items.{name}"), equal_choices=True)
         template = self.templates.get(name, self.template)
         check_fields(f"eval.templates.{name}" if name in self.templates else "eval.template", template)
-        return item_task(name, pool, template, path, tokenizer=tokenizer, limit=self.limit)
+        return item_task(
+            name, pool, template, path, tokenizer=tokenizer, limit=self.limit, scorer=self.scorer
+        )
 
 
 def named_templates(value: Any, files: Mapping[str, str], group: str) -> dict[str, str]:

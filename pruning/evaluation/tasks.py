@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 from pruning.core.errors import InputError, RequestError
 from pruning.core.hashing import text_sha256
+from pruning.evaluation.engine_answers import rows_of
 from pruning.evaluation.lm_eval_quiet import quiet
 from pruning.evaluation.overlap import Document, haystack, words
 from pruning.evaluation.request_lengths import might_exceed, token_counts
 
 if TYPE_CHECKING:
     from pruning.calibration.records import Item
-    from pruning.calibration.samples import Samples
+    from pruning.calibration.samples import Row, Samples
 
 FEWSHOT_SEED = 1234  # lm-eval's own default
 METRICS = ("acc_norm", "acc")  # a task's accuracy is the first of these metrics that it has
@@ -31,7 +32,7 @@ class EvalTask:
     """The first `limit` documents of a task of lm-eval (None: all); `task` is lm-eval's object.
 
     If the documents are items of a local file, `items` and `template` say what must be asked. `fewshot` examples are
-    put before each question.
+    put before each question. `scorer` says what answers the requests; see `engine_answers`.
     """
 
     task: Any
@@ -41,6 +42,7 @@ class EvalTask:
     items: tuple[Item, ...] = ()
     template: str = ""
     fewshot: int = 0
+    scorer: str = "lm_eval"
 
     @property
     def local(self) -> bool:
@@ -81,9 +83,16 @@ class EvalTask:
         check_equal(self.asked, [pair for item in items for pair in item.pairs(self.template)], self.source)
 
     @cached_property
+    def rows(self) -> tuple[Row, ...]:
+        """The token rows of all requests, for the engine."""
+        return rows_of(self.requests, self.tokenizer)
+
+    @cached_property
     def sha256(self) -> str:
-        """Digest of the exact prompts, all answers, the right answers and the metric."""
+        """Digest of the exact prompts, all answers, the right answers, the metric and the scorer."""
         plain = [self.metric, [[r["asked"], r["target"]] for r in self.requests]]
+        if self.scorer != "lm_eval":
+            plain.append(self.scorer)
         return text_sha256(json.dumps(plain, default=str))
 
     def check_answers(self) -> None:

@@ -11,6 +11,7 @@ from pruning.core.errors import InputError, UnreachableError, first_line, near_n
 from pruning.core.hub import use_hub
 from pruning.evaluation import Data, Measured
 from pruning.evaluation.accuracy import accuracy
+from pruning.evaluation.engine_answers import check_countable, check_scorer
 from pruning.evaluation.lm_eval_quiet import quiet
 from pruning.evaluation.perplexity import check_limit, check_names
 from pruning.evaluation.tasks import METRICS, EvalTask
@@ -24,12 +25,14 @@ if TYPE_CHECKING:
 class Zeroshot:
     """Metrics: `acc/<task>` per task (lm-eval's `acc_norm` if the task has it, else `acc`); their mean `acc/mean`.
 
-    For a quick look, `limit` bounds the items of each task. `batch_size` is passed to lm-eval.
+    For a quick look, `limit` bounds the items of each task. `batch_size` is passed to lm-eval. `scorer` is
+    `lm_eval` or `engine`; see `engine_answers`.
     """
 
     tasks: list[str]
     limit: int | None = None
     batch_size: int = 16
+    scorer: str = "lm_eval"
     allow_overlap: bool = False
 
     compares: ClassVar[bool] = False
@@ -39,6 +42,7 @@ class Zeroshot:
         check_names("eval.tasks", self.tasks)
         check_limit(self.limit)
         check_batch_size(self.batch_size)
+        check_scorer(self.scorer)
         if not self.tasks:
             raise InputError("eval.tasks is empty: name at least one task of lm-eval.")
 
@@ -56,7 +60,9 @@ class Zeroshot:
 
     def _task(self, name: str, tokenizer: Any) -> EvalTask:
         (loaded,) = load_tasks(name)
-        task = EvalTask(loaded, source_of(loaded), tokenizer, self.limit)
+        task = EvalTask(loaded, source_of(loaded), tokenizer, self.limit, scorer=self.scorer)
+        if self.scorer == "engine":
+            check_countable(loaded, name)
         if task.metric is None:
             raise InputError(
                 f"eval.tasks: '{name}' has no accuracy, only {', '.join(loaded.aggregation())}: choose a task that "

@@ -1,0 +1,66 @@
+"""The engine gives lm-eval the answers that lm-eval's own model gives."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pruning.core.errors import InputError
+from pruning.core.mask import Mask
+from pruning.evaluation.local import LocalFiles
+from pruning.evaluation.zeroshot import Zeroshot
+from tests.helpers.evaluations import forward_of, items_file, own_tasks, samples_of, tokenizer_of
+
+pytestmark = pytest.mark.usefixtures("without_environment")
+
+
+@pytest.mark.parametrize("dropped", [(), (1, 2)])
+@pytest.mark.parametrize("template", ["Question: {question}\nAnswer:", "{question}  "])
+def test_both_scorers_give_the_same_log_likelihoods(
+    folder: Path, tmp_path: Path, dropped: tuple[int, ...], template: str
+) -> None:
+    path = items_file(tmp_path / "items.jsonl")
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[:3] + lines[4:]))  # without the item of equal choices, whose order is rounding
+    found: dict[str, tuple[Any, Any]] = {}
+    for scorer in ("lm_eval", "engine"):
+        evaluation = LocalFiles(items={"mine": str(path)}, template=template, scorer=scorer)
+        forward = forward_of(folder)
+        (task,) = evaluation.data(tokenizer_of(folder)).values()
+        measured = evaluation.measure(forward, "acc/mine", task, Mask(forward.n_blocks, dropped))
+        samples = samples_of(measured.files)
+        found[scorer] = measured.metrics, [x[0] for one in samples for x in one["filtered_resps"]]
+    assert found["engine"][0] == found["lm_eval"][0]
+    logliks = [[float(x) for x in values] for _, values in found.values()]
+    assert logliks[1] == pytest.approx(logliks[0], abs=1e-4)
+    assert len(set(logliks[0])) > 10, "all answers have the same log-likelihood, so nothing was compared"
+
+
+def test_the_scorer_is_part_of_the_digest_of_the_data(folder: Path, tmp_path: Path) -> None:
+    path = str(items_file(tmp_path / "items.jsonl"))
+    digests = {
+        LocalFiles(items={"mine": path}, scorer=scorer).data(tokenizer_of(folder))["acc/mine"].sha256
+        for scorer in ("lm_eval", "engine")
+    }
+    assert len(digests) == 2
+
+
+def test_tasks_that_need_more_than_log_likelihoods_are_refused(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tasks = own_tasks(tmp_path)
+    monkeypatch.setattr("pruning.evaluation.zeroshot.manager", lambda: tasks)
+    assert Zeroshot(["normed"], scorer="engine").data(tokenizer_of(folder))
+    with pytest.raises(InputError, match="'other' has no accuracy"):
+        Zeroshot(["other"]).data(tokenizer_of(folder))
+    with pytest.raises(
+        InputError, match=r"scorer=engine scores.*other.*brier_score: set eval\.scorer=lm_eval"
+    ):
+        Zeroshot(["other"], scorer="engine").data(tokenizer_of(folder))
+
+
+def test_an_unknown_scorer_is_refused() -> None:
+    with pytest.raises(InputError, match=r"eval\.scorer 'hf'\. Available: engine, lm_eval"):
+        LocalFiles(items={"mine": "x.jsonl"}, scorer="hf")
