@@ -8,7 +8,7 @@ import pytest
 
 from analysis.data.load import load
 from analysis.data.mlflow_store import folder
-from analysis.figures.fig10_healing import healed, summary
+from analysis.figures.fig10_healing import healed, summary, table
 
 ROOT = Path(__file__).parents[2]
 MINUS = "\N{MINUS SIGN}"
@@ -33,7 +33,18 @@ def test_the_page_has_the_computed_statistics_of_every_state(results: Path) -> N
 
 def test_the_page_has_each_mask_with_its_perplexities(results: Path) -> None:
     page = (ROOT / "docs/healing.md").read_text(encoding="utf-8")
-    ((_, masks),) = healed(results, load(results, "heal"), "ppl/heldout").items()
+    rows = table(healed(results, load(results, "heal"), "ppl/heldout"))
+    masks = list(rows.groupby("dropped", sort=False))
     assert len(masks) >= 12
-    for one in masks:
-        assert f"| {' '.join(one.mask.names())} |" in page
+    for dropped, states in masks:
+        ppl = states.set_index("state")["ppl"]
+        assert f"| {dropped} | {' | '.join(map(shown, ppl))} |" in page
+    assert states.set_index("state").loc["65,536 tokens", "seeds"] == 2
+    assert "those on 65,536 of two" in page
+
+
+def shown(perplexity: float) -> str:
+    """A perplexity as the page writes it."""
+    if perplexity >= 1e6:
+        return f"{perplexity:.1e}".replace("e+0", "e")
+    return f"{perplexity:,.0f}" if perplexity >= 100 else f"{perplexity:.1f}"
