@@ -17,6 +17,7 @@ from pruning.core.space import block_count
 from pruning.hydra_app import registry
 from pruning.runs.cell import Cell
 from pruning.runs.prepare import check_cell
+from tests.helpers.evaluations import items_file
 
 PANEL = {"one_shot", "greedy", "beam", "genetic", "bayesian", "cbo", "fast_block_select"}
 GRIDS = {
@@ -31,6 +32,12 @@ GRIDS = {
     "heal_sublayer": 2,
     "demo": 8,
     "panel": 28,
+    "study": 252,
+    "study_all": 96,
+    "study_labels": 36,
+    "study_margin": 84,
+    "study_seeds": 144,
+    "study_sizes": 36,
     "small": 504,
     "small_margin": 84,
     "paper": 42,
@@ -73,6 +80,8 @@ def test_every_cell_of_a_grid_is_valid(experiment: str, tmp_path: Path) -> None:
     assert math.prod(map(len, grid.values())) == GRIDS[experiment]
     # Algorithms and seeds fit every cell; only a model, an objective and a calibration may not fit together.
     fixed = [f"{name}={values[0]}" for name, values in grid.items() if name in ("algo", "seed", "ratio", "k")]
+    if "items_file" in grid.get("calibration", ()):
+        fixed.append(f"calibration.path={items_file(tmp_path / 'items.jsonl')}")
     varied = [[f"{n}={v}" for v in grid[n]] for n in ("model", "objective", "calibration") if n in grid]
     for chosen in product(*varied):
         check_cell(cell(f"experiment={experiment}", f"paths.results={tmp_path}", *fixed, *chosen))
