@@ -17,11 +17,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from analysis.stats.after_healing import regained
 from analysis.stats.estimates import IntervalEstimate
 from analysis.stats.healings import PRUNED, HealedMask, State
+from analysis.stats.window_pairs import Losses
 from pruning.api.model import PrunableModel, load_model
 from pruning.api.repair import repair_mask
 from pruning.api.samples import Draw, draw_samples
@@ -38,7 +38,6 @@ RESULTS = Path(__file__).parent / "repair.json"
 TEXTS = {"ppl/heldout": "pydoc", "ppl/wikipedia_sample": "wikipedia_sample"}
 SAMPLES, LENGTH = 64, 128
 log = logging.getLogger("benchmarks")
-Losses = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -97,9 +96,10 @@ def measured(case: Case) -> Iterator[dict[str, object]]:
             _losses(forward, samples, which) for which in (Mask(model.n_blocks, unit=mask.unit), mask)
         )
         for how, its in {"none": forward, **repaired}.items():
-            after = _losses(its, samples, mask)
+            after = pruned if its is forward else _losses(its, samples, mask)
             one, state = HealedMask(mask, dense=dense), State(kind=how)
-            one.states[PRUNED], one.states[state] = [pruned], [after]
+            one.add(PRUNED, pruned)
+            one.add(state, after)
             yield {
                 "model": case.model,
                 "mask": case.mask,
@@ -124,10 +124,8 @@ def _repaired(
 
 def _losses(forward: Forward, samples: Samples, mask: Mask) -> Losses:
     """The loss of each window, in nats per token."""
-    ((_, sums, _),) = forward.loglikelihoods(samples.rows, [mask])
-    tokens = [row.span[1] - row.span[0] for row in samples.rows]
-    losses: Losses = -np.array(sums) / np.array(tokens)
-    return losses
+    ((_, losses, _),) = Perplexity().bind(forward, samples).terms([mask])
+    return np.asarray(losses)
 
 
 def _paired(differences: Losses) -> list[float]:

@@ -123,7 +123,7 @@ def measure(work: Work, peaks: dict[torch.dtype, float]) -> dict[str, Any]:
         "baseline_cpu_seconds": round(plain_seconds, 2),
         "cpu_seconds": round(engine.seconds, 2),
         "ratio": round(plain_seconds / engine.seconds, 2),
-        "forwards_ratio": round(
+        "tokens_ratio": round(
             work.part * plain.forward.cost.block_tokens / engine.forward.cost.block_tokens, 2
         ),
         "masks_equal": equal,
@@ -170,7 +170,7 @@ def main() -> None:
     shown = ", ".join(f"{str(dtype)[6:]} {peak:.0f}" for dtype, peak in peaks.items())
     log.info("%s, one thread, largest product in GFLOP/s: %s", cpu_name(), shown)
     log.info(
-        "%9s %9s %7s %7s %9s %8s  %s", "plain s", "engine s", "ratio", "target", "forwards", "at peak", "work"
+        "%9s %9s %7s %7s %9s %8s  %s", "plain s", "engine s", "ratio", "target", "tokens", "at peak", "work"
     )
     rows: list[dict[str, Any]] = atomic_files.read_json(RESULTS) if words and RESULTS.exists() else []
     for work in WORKS:
@@ -182,7 +182,7 @@ def main() -> None:
             "cpu_seconds",
             "ratio",
             "target",
-            "forwards_ratio",
+            "tokens_ratio",
             "at_peak",
             "work",
         )

@@ -35,25 +35,28 @@ class ItemDraw:
 
     def check(self) -> None:
         """Raise InputError if a number is out of range or the template does not contain {question}."""
-        prefix = self.setting.rpartition(".")[0]
         if self.samples < 1:
             raise InputError(f"{self.setting}={self.samples} is too few: give at least 1 item.")
-        check_seed(self.seed, prefix)
-        check_template(f"{prefix}.template", self.template)
+        check_seed(self.seed, self._prefix)
+        check_template(f"{self._prefix}.template", self.template)
 
     def rows(self, pool: Sequence[Item], tokenizer: Any, source: str) -> Samples:
         """Draw items as rows. Raises InputError if there are too few items or if an item cannot be scored."""
-        check_fields(f"{self.setting.rpartition('.')[0]}.template", self.template)
+        check_fields(f"{self._prefix}.template", self.template)
         if len(pool) < self.samples:
             raise InputError(
                 f"{source} has {len(pool)} items, fewer than {self.setting}={self.samples}: "
                 f"lower {self.setting}."
             )
-        prefix = self.setting.rpartition(".")[0]
-        draw = Drawn(self.samples, self.seed, self.disjoint, prefix)
+        draw = Drawn(self.samples, self.seed, self.disjoint, self._prefix)
         drawn = [pool[i] for i in draw.of(len(pool), f"{source} has {len(pool)} items")]
         rows = [row for number, item in enumerate(drawn) for row in self._rows(tokenizer, number, item)]
         return Samples("items", source, tuple(rows), self.seed, frozenset(item.key for item in drawn))
+
+    @property
+    def _prefix(self) -> str:
+        """The settings group in error messages."""
+        return self.setting.rpartition(".")[0]
 
     def _rows(self, tokenizer: Any, number: int, item: Item) -> list[Row]:
         return [

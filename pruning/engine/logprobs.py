@@ -184,8 +184,6 @@ def _distributions(projection: Projection, hidden: Tensor) -> Iterator[tuple[int
         if projection.fuse and vocabulary_sums.can_fuse(logits.shape[-1]):
             yield start, Distributions(logits, fused=True)
             continue
+        dtype = vocabulary_sums.wide(logits)
         for offset in range(0, len(logits), piece):
-            yield (
-                start + offset,
-                Distributions(logits[offset : offset + piece].to(vocabulary_sums.wide(logits))),
-            )
+            yield start + offset, Distributions(logits[offset : offset + piece].to(dtype))

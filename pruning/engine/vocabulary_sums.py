@@ -8,10 +8,12 @@ neither on the compiler nor on the number of positions, and the sums are more ac
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from functools import cache
 
 import torch
 from torch import Tensor
+
+from pruning.models.compiled import compiled_once
 
 SHORT = 128
 
@@ -21,8 +23,6 @@ NEGLIGIBLE = -80.0
 
 Term = Callable[..., Tensor]  # maps log-probabilities (m, V), and tensors of this shape, to terms (m, V)
 
-_compiled: dict[Callable[..., Any], Callable[..., Any]] = {}
-
 
 def can_fuse(vocabulary: int) -> bool:
     """Whether a vocabulary can be divided into groups of SHORT tokens."""
@@ -31,7 +31,7 @@ def can_fuse(vocabulary: int) -> bool:
 
 def log_sum(logits: Tensor) -> tuple[Tensor, Tensor]:
     """The highest logit of each position (m, 1), and ln sum exp(logit - highest logit) (m, 1) in float64."""
-    highest, sums = _compiled_once(_exponentials)(logits)
+    highest, sums = compiled_once(_exponentials)(logits)
     return highest, sums.double().sum(-1, keepdim=True).log_()
 
 
@@ -41,7 +41,7 @@ def token_sum(term: Term, logits: Tensor, total: tuple[Tensor, Tensor], *others:
     `total` is what `log_sum` returned for the logits (m, V). `others` are tensors (m, V).
     """
     highest, logarithm = total
-    sums = _compiled_once(term, _summed)(logits, highest, logarithm.to(highest.dtype), *others)
+    sums = compiled_once(_summed(term))(logits, highest, logarithm.to(highest.dtype), *others)
     found: Tensor = sums.double().sum(-1)
     return found
 
@@ -57,6 +57,7 @@ def _exponentials(logits: Tensor) -> tuple[Tensor, Tensor]:
     return highest, _short_sums(terms)
 
 
+@cache  # the same function each time, so that it is compiled once
 def _summed(term: Term) -> Callable[..., Tensor]:
     def sums(logits: Tensor, highest: Tensor, logarithm: Tensor, *others: Tensor) -> Tensor:
         log_probabilities = logits.to(highest.dtype) - highest - logarithm
@@ -67,12 +68,3 @@ def _summed(term: Term) -> Callable[..., Tensor]:
 
 def _short_sums(terms: Tensor) -> Tensor:
     return terms.view(len(terms), -1, SHORT).sum(-1)
-
-
-def _compiled_once(
-    function: Callable[..., Any], wrapped: Callable[..., Any] = lambda same: same
-) -> Callable[..., Any]:
-    """`function`, wrapped and compiled at its first use. One form serves all numbers of positions."""
-    if function not in _compiled:
-        _compiled[function] = torch.compile(wrapped(function), dynamic=True)
-    return _compiled[function]

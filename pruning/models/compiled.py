@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
-from torch import nn
 
 from pruning.core.errors import InputError
 from pruning.models.block_probe import Blocks
@@ -21,8 +20,6 @@ from pruning.models.swap import swapped
 # The number of compiled forms of a class of blocks. Blocks that differ, such as those with and without a sliding
 # window, need one each. Beyond this limit, torch would run blocks uncompiled.
 MOST_FORMS = 64
-
-_compiled: dict[type, Callable[..., Any]] = {}
 
 
 @contextmanager
@@ -39,14 +36,16 @@ def compiled(blocks: Blocks) -> Iterator[None]:
                     "forward.compile=true is for models on one device, but this one is spread over several devices, "
                     "or has weights on disk: set forward.compile=false."
                 )
-            stack.enter_context(swapped(module, "forward", partial(_compiled_forward(type(module)), module)))
+            stack.enter_context(
+                swapped(module, "forward", partial(compiled_once(type(module).forward), module))
+            )
         yield
 
 
-def _compiled_forward(kind: type[nn.Module]) -> Callable[..., Any]:
-    if kind not in _compiled:
-        _compiled[kind] = torch.compile(kind.forward, dynamic=True)
-    return _compiled[kind]
+@cache
+def compiled_once(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, compiled at its first use. One form serves all shapes."""
+    return torch.compile(function, dynamic=True)
 
 
 def check_compiler() -> None:
