@@ -7,7 +7,8 @@ python -m benchmarks.run [WORD ...]       only the works whose names contain one
 
 "At peak" is the engine's time, divided by the time of its matrix products at the speed of one large product. No exact
 method avoids these products, so it says how far the engine is from the best that is possible on this machine. Memory
-of freed tensors is kept for both methods (`pruning/core/pages.py`).
+of freed tensors is kept for both methods (`pruning/core/pages.py`). The baseline multiplies in the model's precision,
+as other programs do, and the engine in float32 where that is faster (`pruning/models/float32_products.py`).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import platform
 import sys
 import tempfile
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,7 @@ from pruning.core.pages import keep_pages
 from pruning.core.space import Space
 from pruning.engine.forward import Forward
 from pruning.models.block_probe import find_blocks
+from pruning.models.float32_products import Float32Linear, native_products
 from pruning.objective import Calibrated
 from pruning.search.driver import Problem, solve
 from pruning.search.journal import Journal, KnownScores, Store
@@ -96,7 +99,8 @@ def run(work: Work, plain: bool) -> Ran:
             if plain
             else Forward(model, work.batch_tokens, compile=work.compile)
         )
-        with tempfile.TemporaryDirectory() as scratch:
+        products = native_products(model.module) if plain else nullcontext()
+        with tempfile.TemporaryDirectory() as scratch, products:
             side = Side(forward, Path(scratch), share=work.shared and not plain)
             losses = Calibrated(work.objective, forward, samples)
             if forward.compile:
@@ -115,7 +119,7 @@ def measure(work: Work, peaks: dict[torch.dtype, float]) -> dict[str, Any]:
     """Run each search of a work with both methods. Returns the work's row of results."""
     both = [run(work, plain) for plain in (True, False)]
     plain, engine = (ran.side for ran in both)
-    peak = peaks[engine.forward.model.module.dtype]
+    peak = peaks[_precision(engine.forward.model.module)]
     equal = both[0].masks == both[1].masks if work.part == 1 else None
     samples, plain_seconds = work.samples(), plain.seconds * work.part
     return {
@@ -130,6 +134,12 @@ def measure(work: Work, peaks: dict[torch.dtype, float]) -> dict[str, Any]:
         "at_peak": round(engine.seconds / _at_peak(engine.forward, samples, engine.scored, peak), 2),
         "target": work.target,
     }
+
+
+def _precision(module: torch.nn.Module) -> torch.dtype:
+    """The precision of the engine's matrix products."""
+    single = any(isinstance(layer, Float32Linear) for layer in module.modules())
+    return torch.float32 if single else next(module.parameters()).dtype
 
 
 def _at_peak(forward: Forward, samples: Samples, masks: float, peak: float) -> float:

@@ -71,6 +71,7 @@ def load_uncached(settings: Model) -> LanguageModel:
     import transformers
 
     from pruning.models.block_probe import find_blocks
+    from pruning.models.float32_products import use_faster_products
 
     name_or_path, options = checkpoint.locate_weights(settings)
     options |= {"dtype": getattr(torch, settings.dtype)}
@@ -95,6 +96,8 @@ def load_uncached(settings: Model) -> LanguageModel:
             "use a complete checkpoint."
         )
     without_rescaling(module.config)
+    if use_faster_products(module):
+        log.info("products run in float32, which this processor multiplies faster than %s", settings.dtype)
     revision = checkpoint.revision(settings, module)
     try:
         record = (settings.name, checkpoint.source(settings), revision, settings.dtype)

@@ -1,0 +1,132 @@
+"""Matrix products in float32 for models in half precision, on processors that multiply float32 faster.
+
+Few processors multiply bfloat16 fast: those with AMX, and some of AMD's. Others take two to eight times as long as in
+float32. On them, linear layers convert their factors to float32, multiply, and round the result. That is as precise,
+because sums of products in half precision are formed in float32 anyway. Only the order of the additions differs, as
+between two kinds of processor (`docs/engine.md`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+HALVES = (torch.bfloat16, torch.float16)
+# Converting the weights takes as long as multiplying them by about 50 rows.
+FEWEST_ROWS = 128
+# Weights are converted for this many outputs at a time, so that those of a vocabulary take little memory.
+OUTPUTS = 8192
+# float32 must be this many times as fast: near 1, measurements of one machine could differ.
+FASTER = 1.25
+
+
+class Float32Linear(nn.Linear):
+    """A linear layer in half precision that multiplies in float32 if it gets FEWEST_ROWS rows or more."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The layer's outputs (..., out_features) for inputs (..., in_features), in the precision of the inputs."""
+        rows = x.numel() // self.in_features
+        if rows < FEWEST_ROWS or x.dtype not in HALVES or x.device.type != "cpu":
+            return super().forward(x)
+        if torch.is_grad_enabled():
+            return cast("Tensor", _Product.apply(x, self.weight, self.bias))  # type: ignore[no-untyped-call]
+        return product(x, self.weight, self.bias)
+
+
+def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """The product `x W^T + b` (..., outputs), computed in float32 and rounded once, to the precision of `x`."""
+    single = x.float()
+    parts = [slice(start, start + OUTPUTS) for start in range(0, len(weight), OUTPUTS)]
+    biases = [None if bias is None else bias[part].float() for part in parts]
+    if len(parts) == 1:
+        return linear(single, weight.float(), biases[0]).to(x.dtype)
+    out = x.new_empty(*x.shape[:-1], len(weight))
+    for part, added in zip(parts, biases, strict=True):
+        out[..., part] = linear(single, weight[part].float(), added)
+    return out
+
+
+class _Product(torch.autograd.Function):
+    """`product` with gradients. Its factors are kept in half precision, not as copies in float32."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return product(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        need_x, need_weight, need_bias = ctx.needs_input_grad
+        rows = grad.flatten(0, -2)
+        return (
+            product(grad, weight.t(), None) if need_x else None,
+            product(rows.t(), x.flatten(0, -2).t(), None) if need_weight else None,
+            rows.float().sum(0).to(grad.dtype) if need_bias else None,
+        )
+
+
+def use_faster_products(module: nn.Module) -> bool:
+    """Let the linear layers of a model multiply in float32 if that is faster on this processor.
+
+    Layers on other devices, and those whose weights accelerate moves, stay as they are. Weights do not change.
+    Returns whether any layer was changed.
+    """
+    layers = [
+        one
+        for one in module.modules()
+        if type(one) is nn.Linear and one.weight.dtype in HALVES and one.weight.device.type == "cpu"
+        if not hasattr(one, "_hf_hook")
+    ]
+    if not layers or not float32_is_faster(layers[0].weight.dtype):
+        return False
+    for layer in layers:
+        layer.__class__ = Float32Linear
+    return True
+
+
+@contextmanager
+def native_products(module: nn.Module) -> Iterator[None]:
+    """Within this context, all layers multiply in their own precision, as in other programs."""
+    layers: list[nn.Module] = [one for one in module.modules() if type(one) is Float32Linear]
+    for layer in layers:
+        layer.__class__ = nn.Linear
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.__class__ = Float32Linear
+
+
+@cache
+@torch.no_grad()
+def float32_is_faster(dtype: torch.dtype) -> bool:
+    """Whether this processor multiplies float32 clearly faster than `dtype`. Measured once, in about 0.1 s.
+
+    One thread is measured by its CPU time, so that other processes do not change the answer.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        native, single = (_seconds(precision) for precision in (dtype, torch.float32))
+    finally:
+        torch.set_num_threads(threads)
+    return native > FASTER * single
+
+
+def _seconds(dtype: torch.dtype) -> float:
+    """The least CPU seconds of three products. An earlier one sets up the library."""
+    x, weight = torch.ones(512, 1024, dtype=dtype), torch.ones(1024, 1024, dtype=dtype)
+    taken = []
+    for _ in range(4):
+        started = time.thread_time()
+        linear(x, weight)
+        taken.append(time.thread_time() - started)
+    return min(taken[1:])
