@@ -1,9 +1,9 @@
 """The table that accompanies figure 2, with several statistics of rank agreement.
 
 For each objective, model and k, the table has three correlations of perplexity and accuracy over searches: Spearman's
-rho, Kendall's tau and weighted tau. A search is ranked by its mean over draws; rank 1 is best. Each correlation is
-computed twice: over all searches, and with searches that found the same masks counted as one. Kendall's W measures
-whether different draws rank the searches alike.
+rho, Kendall's tau and weighted tau. A search is ranked by its mean over draws, geometric for perplexities; rank 1 is
+best. Each correlation is computed twice: over all searches, and with searches that found the same masks counted as
+one. Kendall's W measures whether different draws rank the searches alike.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ OUTCOMES = ("loss", "perplexity", "accuracy")
 def table(frame: pd.DataFrame, perplexity: Metric, accuracy: Metric) -> pd.DataFrame:
     """One row per statistic and panel. q controls the false discovery rate over panels."""
     cells = done(frame)
-    cells = cells.assign(perplexity=perplexity.of(cells), accuracy=-accuracy.of(cells))
+    cells = cells.assign(perplexity=np.log(perplexity.of(cells)), accuracy=-accuracy.of(cells))
     rows = []
     for where, panel in groups(cells, ["objective", *STRATUM]):
         panel_keys = dict(zip(("objective", *STRATUM), where, strict=True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 
 from ..data.load import done
@@ -15,6 +16,7 @@ from ..stats.search_means import means
 def ranks(frame: pd.DataFrame, perplexity: Metric, accuracy: Metric) -> pd.DataFrame:
     """One row per algorithm and panel: means, ranks, and the panel's Spearman correlation (p, q, interval, note).
 
+    The mean of a perplexity is geometric: in an arithmetic mean, one broken mask would outweigh all other draws.
     `searches` counts the algorithms of the panel, and `distinct_masks` the masks that they found in all draws. If
     several algorithms found the same masks in all draws, `distinct` and `distinct_spearman` count these as one.
     """
@@ -48,7 +50,8 @@ def ranks(frame: pd.DataFrame, perplexity: Metric, accuracy: Metric) -> pd.DataF
 
 def _ranked(panel: pd.DataFrame) -> pd.DataFrame:
     """Means and ranks of the searches of a panel."""
-    searches = means(panel, ["perplexity", "accuracy"])
+    searches = means(panel.assign(perplexity=np.log(panel["perplexity"])), ["perplexity", "accuracy"])
+    searches["perplexity"] = np.exp(searches["perplexity"])
     # Searches with equal masks must tie. Sums in different orders differ in the last digits, so values are rounded.
     searches["perplexity_rank"] = searches["perplexity"].round(9).rank()
     searches["accuracy_rank"] = (-searches["accuracy"]).round(9).rank()

@@ -259,6 +259,22 @@ def test_too_few_points_are_noted_beside_the_ranks(results: Path) -> None:
     assert noted["note"].str.contains("at least 4").all()
 
 
+def test_one_broken_mask_does_not_decide_a_rank_by_perplexity(results: Path) -> None:
+    """Ten times as good in one draw and twice as bad in the other is better: geometric means say so."""
+    cells = grid(objectives=1, data=1, draws=2, algos=5)
+    steady = pd.Series(100.0, cells.index)
+    broken = cells["algo"] == "algo1"
+    perplexity = steady.where(~broken, np.where(cells["draw"] == cells["draw"].min(), 10.0, 200.0))
+    frame = cells.assign(
+        dropped=cells["algo"],
+        **{"pruned/ppl/text": perplexity, "pruned/acc/items": np.linspace(0.2, 0.8, len(cells))},
+    )
+    ranked = search_ranks.ranks(frame, metrics.choose(frame, "ppl"), metrics.choose(frame, "acc"))
+    best = ranked.set_index("algo").loc["algo1"]
+    assert best["perplexity"] == pytest.approx(np.sqrt(10.0 * 200.0))
+    assert best["perplexity_rank"] == 1
+
+
 def test_variance_of_the_paper_is_looked_up() -> None:
     assert search_spread.published_variance("accuracy", "margin", "llama3_1", 7) == 3.3
     assert np.isnan(search_spread.published_variance("accuracy", "perplexity", "llama3_1", 7))
