@@ -9,7 +9,8 @@
 # make fig9    sub-layers against blocks; STUDY=units, after `python launch.py experiment=units`
 # make fig10   masks before and after repair and healing; STUDY=heal, after `make heal-study` or from its archive
 # make heal-study   does the choice of the mask matter after healing? a small model, hours on two CPU cores
-# make study   the larger study of docs/results.md: many hours on two CPU cores; DATA=DIR, a folder of texts and items
+# make study   the larger study of docs/results.md: many hours on two CPU cores; DATA=DIR, a folder of texts and items;
+#              runs what the archive in analysis/study lacks
 # make test-slow   the tests that `make test` leaves out, because each takes more than twenty seconds
 # make test-slurm   the launchers on a real SLURM of two nodes, installed from Debian's packages; as root
 # make test-gguf   cut GGUF files run by a real llama.cpp, which is built from its source package: ten minutes
@@ -64,8 +65,9 @@ small: $(VENV)/installed
 
 # PARTS=study runs one part. DATA has wikitext2.txt, lambada.jsonl and python.txt; items for the evaluation (.jsonl), see
 # TASKS (python and commonsense: the held-out parts of the embedded data); for the margin arc_easy_train.jsonl, labels.json.
-PARTS ?= study study_margin study_all study_seeds study_sizes study_labels
+PARTS ?= study study_margin study_all study_seeds study_sizes study_items study_labels study_units study_healing
 ITEMS_study_margin = calibration.path=$(DATA)/arc_easy_train.jsonl
+ITEMS_study_items = $(ITEMS_study_margin)
 ITEMS_study_labels = calibration.path=$(DATA)/labels.json
 TASKS := arc_easy arc_challenge piqa boolq openbookqa commonsense
 comma := ,
@@ -75,8 +77,10 @@ HELDOUT = eval=local eval.scorer=engine eval.window=128 eval.limit=200 \
 	'eval.items=$(call named,$(foreach task,$(TASKS),$(task):$(DATA)/$(task).jsonl))'
 study: $(VENV)/installed
 	@test -d "$(DATA)" || { echo "make study needs DATA=DIR, a folder of texts and items: the Makefile names its files."; exit 2; }
+	@test ! -e $(call packed,study) || $(BIN)/python -m analysis.archive unpack $(call packed,study) $(RESULTS)
 	@failed=0; \
 	$(foreach part,$(PARTS),$(LAUNCH) experiment=$(part) $(HELDOUT) $(ITEMS_$(part)) || failed=1;) \
+	$(if $(filter study_healing,$(PARTS)),$(LAUNCH) experiment=study_healing $(HELDOUT) $(HEALING) heal.tokens=16384 || failed=1;) \
 	$(MAKE) figures report STUDY=study && exit $$failed
 
 # Masks are searched and repaired first; then all are healed on one budget after the other, which share their
