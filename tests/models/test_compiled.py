@@ -12,8 +12,10 @@ from pruning.core.errors import InputError
 from pruning.core.mask import Mask
 from pruning.engine.forward import Forward
 from pruning.models import compiled as compiled_module
+from pruning.models import float32_products
 from pruning.models.block_probe import find_blocks
 from pruning.models.compiled import check_compiler, compiled
+from pruning.models.float32_products import use_faster_products
 from pruning.models.swap import swapped
 from pruning.runs.cell import ForwardSettings
 from tests.helpers.architectures import N_BLOCKS, build
@@ -46,6 +48,24 @@ def test_compiled_blocks_give_the_losses_of_plain_passes_and_compile_once_for_al
         assert alone == together[mask], "a loss depends on the other masks"
     assert counters["stats"]["unique_graphs"] == forms, "something was compiled twice"
     assert not any("forward" in vars(block) for block in find_blocks(module).modules)
+
+
+@pytest.mark.slow
+@needs_compiler
+def test_compiled_blocks_multiply_in_float32_as_uncompiled_ones_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(float32_products, "float32_is_faster", lambda _: True)
+    module, rows = build("llama").to(torch.bfloat16), text_rows(40)
+    assert use_faster_products(module)
+
+    def sums(*masks: Mask, fused: bool) -> dict[Mask, list[float]]:
+        forward = Forward(language_model(module), merge=False, compile=fused)
+        return {mask: values for mask, values, _ in forward.loglikelihoods(rows, masks)}
+
+    together = sums(*MASKS, fused=True)
+    plainly = sums(*MASKS, fused=False)
+    for mask in MASKS:
+        assert together[mask] == pytest.approx(plainly[mask], rel=0.02)
+        assert sums(mask, fused=True)[mask] == together[mask], "a loss depends on the other masks"
 
 
 def test_a_block_whose_forward_was_replaced_is_refused() -> None:
