@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,21 @@ from tests.helpers.evaluations import forward_of, items_file, own_tasks, samples
 pytestmark = pytest.mark.usefixtures("without_environment")
 
 
+def answered(
+    folder: Path, path: Path, dropped: tuple[int, ...], **settings: Any
+) -> dict[str, tuple[Any, Any]]:
+    """The metrics and the log-likelihoods that each scorer gives for a file of items."""
+    found = {}
+    for scorer in ("lm_eval", "engine"):
+        evaluation = LocalFiles(items={"mine": str(path)}, scorer=scorer, **settings)
+        forward = forward_of(folder)
+        (task,) = evaluation.data(tokenizer_of(folder)).values()
+        measured = evaluation.measure(forward, "acc/mine", task, Mask(forward.n_blocks, dropped))
+        values = [float(x[0]) for one in samples_of(measured.files) for x in one["filtered_resps"]]
+        found[scorer] = measured.metrics, values
+    return found
+
+
 @pytest.mark.parametrize("dropped", [(), (1, 2)])
 @pytest.mark.parametrize("template", ["Question: {question}\nAnswer:", "{question}  "])
 def test_both_scorers_give_the_same_log_likelihoods(
@@ -25,18 +41,29 @@ def test_both_scorers_give_the_same_log_likelihoods(
     lines = path.read_text().splitlines(keepends=True)
     del lines[3]  # the item with equal choices, whose order is rounding
     path.write_text("".join(lines))
-    found: dict[str, tuple[Any, Any]] = {}
-    for scorer in ("lm_eval", "engine"):
-        evaluation = LocalFiles(items={"mine": str(path)}, template=template, scorer=scorer)
-        forward = forward_of(folder)
-        (task,) = evaluation.data(tokenizer_of(folder)).values()
-        measured = evaluation.measure(forward, "acc/mine", task, Mask(forward.n_blocks, dropped))
-        samples = samples_of(measured.files)
-        found[scorer] = measured.metrics, [x[0] for one in samples for x in one["filtered_resps"]]
+    found = answered(folder, path, dropped, template=template)
     assert found["engine"][0] == found["lm_eval"][0]
-    logliks = [[float(x) for x in values] for _, values in found.values()]
-    assert logliks[1] == pytest.approx(logliks[0], abs=1e-4)
-    assert len(set(logliks[0])) > 10, "all answers have the same log-likelihood, so nothing was compared"
+    assert found["engine"][1] == pytest.approx(found["lm_eval"][1], abs=1e-4)
+    assert len(set(found["engine"][1])) > 10, "all answers are equally likely, so nothing was compared"
+
+
+def test_both_scorers_agree_where_the_choices_are_contexts(folder: Path, tmp_path: Path) -> None:
+    """As in Winogrande: each choice completes another context, and all are judged by the same continuation."""
+    path = tmp_path / "contexts.jsonl"
+    names = [("the cat", "the dog"), ("a stone", "a feather"), ("my house", "your garden")]
+    items = [
+        {
+            "context_options": [f"We saw {name}, since" for name in pair],
+            "continuation": "it was there",
+            "gold": i % 2,
+        }
+        for i, pair in enumerate(names)
+    ]
+    path.write_text("".join(json.dumps(item) + "\n" for item in items))
+    found = answered(folder, path, (1,))
+    assert found["engine"][0] == found["lm_eval"][0]
+    assert found["engine"][1] == pytest.approx(found["lm_eval"][1], abs=1e-4)
+    assert len(set(found["engine"][1])) == 6
 
 
 def test_the_scorer_is_part_of_the_digest_of_the_data(folder: Path, tmp_path: Path) -> None:
