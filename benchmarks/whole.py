@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,13 +42,13 @@ def published() -> dict[str, Any]:
     import torch
 
     from benchmarks.published import Published
-    from benchmarks.works import SMOLLM2, smollm2, text
+    from benchmarks.works import SMOLLM2, text
     from pruning.core.mask import Mask
     from pruning.evaluation.heldout import Heldout
     from pruning.models import loader
 
     torch.set_num_threads(1)
-    model, windows = smollm2(), text(SAMPLES, LENGTH)
+    model, windows = loader.load(replace(SMOLLM2, products="native")), text(SAMPLES, LENGTH)
     forward, best = Published(model), Mask(model.info.n_blocks)
     while len(best.dropped) < K:
         candidates = [best.drop(i) for i in best.kept]

@@ -51,8 +51,8 @@ def ranks(frame: pd.DataFrame, perplexity: Metric, accuracy: Metric) -> pd.DataF
 def _ranked(panel: pd.DataFrame) -> pd.DataFrame:
     """Means and ranks of the searches of a panel."""
     searches = means(panel.assign(perplexity=np.log(panel["perplexity"])), ["perplexity", "accuracy"])
-    searches["perplexity"] = np.exp(searches["perplexity"])
     # Searches with equal masks must tie. Sums in different orders differ in the last digits, so values are rounded.
     searches["perplexity_rank"] = searches["perplexity"].round(9).rank()
+    searches["perplexity"] = np.exp(searches["perplexity"])
     searches["accuracy_rank"] = (-searches["accuracy"]).round(9).rank()
     return searches

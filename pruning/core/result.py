@@ -39,6 +39,11 @@ class ModelRecord(TypedDict):
     dtype: Annotated[str, "The precision in which it was run."]
     parameters: Annotated[int, "Number of parameters."]
     attention: NotRequired[Annotated[str | None, "The attention kernel that was used."]]
+    products: NotRequired[
+        Annotated[
+            str | None, "`float32` if linear layers multiplied in float32, where that is faster; else null."
+        ]
+    ]
 
 
 class CalibrationRecord(TypedDict):

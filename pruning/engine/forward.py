@@ -40,6 +40,7 @@ from pruning.engine.pace import Pace
 from pruning.engine.walk_plan import Plan, make_plan
 from pruning.models.block_probe import find_blocks
 from pruning.models.compiled import compiled
+from pruning.models.float32_products import for_any_rows
 from pruning.models.units import find_chain
 
 if TYPE_CHECKING:
@@ -180,7 +181,7 @@ class Forward:
         batches = self.memory_budget.batches(rows)
         tokens = sum(batch.ids.numel() for batch in batches)
         mine, reader = collectives.share_of(batches), self._reader
-        with self._compiled(masks[0].unit):
+        with self._compiled(masks[0].unit), for_any_rows():
             for done, batch in enumerate(mine, start=1):
                 share = batch.ids.numel() / tokens
                 for number, values in reader.read(batch, masks, readout, share, wanted):

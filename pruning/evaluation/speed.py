@@ -96,6 +96,7 @@ class Speed:
 
     def _measured(self, forward: Forward, name: str, data: Data, mask: Mask) -> Measured:
         from pruning.evaluation.memory import weight
+        from pruning.models.float32_products import native_products
         from pruning.models.physical_removal import blocks_removed, smaller_config
 
         log.info("timing the pruned model against the dense one")
@@ -108,11 +109,12 @@ class Speed:
             with context():
                 sizes[which] = dict(zip(("parameters", "bytes"), weight(model), strict=True))
         shapes = [(batch, prompt) for batch in self.batch_sizes for prompt in self.prompts]
-        runs = [
-            {"batch": batch, "prompt": prompt, "new_tokens": self.new_tokens}
-            | _compared(alternating(model, contexts, batch, prompt, rounds), sizes)
-            for batch, prompt in shapes
-        ]
+        with native_products(model):  # as in the programs that will run the pruned model
+            runs = [
+                {"batch": batch, "prompt": prompt, "new_tokens": self.new_tokens}
+                | _compared(alternating(model, contexts, batch, prompt, rounds), sizes)
+                for batch, prompt in shapes
+            ]
         settings = {"repeats": self.repeats, "warmup": self.warmup, "dtype": forward.model.info.dtype}
         return Measured({name: {"device": data.source, **settings, "sizes": sizes, "runs": runs}}, settings)
 

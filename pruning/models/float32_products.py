@@ -1,9 +1,9 @@
 """Matrix products in float32 for models in half precision, on processors that multiply float32 faster.
 
-Few processors multiply bfloat16 fast: those with AMX, and some of AMD's. Others take two to eight times as long as in
-float32. On them, linear layers convert their factors to float32, multiply, and round the result. That is as precise,
-because sums of products in half precision are formed in float32 anyway. Only the order of the additions differs, as
-between two kinds of processor (`docs/engine.md`).
+Few processors multiply bfloat16 fast: those with AMX, and some of AMD's. Others take about twice as long as in
+float32, and eight times if they only have AVX2. On them, linear layers convert their factors to float32, multiply,
+and round the result. That is as precise, because sums of products in half precision are formed in float32 anyway.
+Only the order of the additions differs, as between two kinds of processor (`docs/engine.md`).
 """
 
 from __future__ import annotations
@@ -12,14 +12,16 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from pruning.models.swap import swapped
+
 HALVES = (torch.bfloat16, torch.float16)
-# Converting the weights takes as long as multiplying them by about 50 rows.
+# Converting the weights takes about as long as the two kinds of products of 50 to 100 rows differ by.
 FEWEST_ROWS = 128
 # Weights are converted for this many outputs at a time, so that those of a vocabulary take little memory.
 OUTPUTS = 8192
@@ -28,12 +30,13 @@ FASTER = 1.25
 
 
 class Float32Linear(nn.Linear):
-    """A linear layer in half precision that multiplies in float32 if it gets FEWEST_ROWS rows or more."""
+    """A linear layer in half precision that multiplies in float32 if it gets `fewest` rows or more."""
+
+    fewest: ClassVar[int] = FEWEST_ROWS
 
     def forward(self, x: Tensor) -> Tensor:
         """The layer's outputs (..., out_features) for inputs (..., in_features), in the precision of the inputs."""
-        rows = x.numel() // self.in_features
-        if rows < FEWEST_ROWS or x.dtype not in HALVES or x.device.type != "cpu":
+        if x.shape[:-1].numel() < self.fewest or x.dtype not in HALVES or x.device.type != "cpu":
             return super().forward(x)
         if torch.is_grad_enabled():
             return cast("Tensor", _Product.apply(x, self.weight, self.bias))  # type: ignore[no-untyped-call]
@@ -42,14 +45,13 @@ class Float32Linear(nn.Linear):
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """The product `x W^T + b` (..., outputs), computed in float32 and rounded once, to the precision of `x`."""
-    single = x.float()
-    parts = [slice(start, start + OUTPUTS) for start in range(0, len(weight), OUTPUTS)]
-    biases = [None if bias is None else bias[part].float() for part in parts]
-    if len(parts) == 1:
+    single, cuts = x.float(), _cuts(weight)
+    biases = [None if bias is None else bias[cut].float() for cut in cuts]
+    if len(cuts) == 1:
         return linear(single, weight.float(), biases[0]).to(x.dtype)
     out = x.new_empty(*x.shape[:-1], len(weight))
-    for part, added in zip(parts, biases, strict=True):
-        out[..., part] = linear(single, weight[part].float(), added)
+    for cut, added in zip(cuts, biases, strict=True):
+        out[..., cut] = linear(single, weight[cut].float(), added)
     return out
 
 
@@ -58,19 +60,50 @@ class _Product(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.save_for_backward(x, weight)
+        need_x, need_weight, _ = ctx.needs_input_grad
+        ctx.save_for_backward(x if need_weight else None, weight if need_x else None)
         return product(x, weight, bias)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        need_x, need_weight, need_bias = ctx.needs_input_grad
-        rows = grad.flatten(0, -2)
         return (
-            product(grad, weight.t(), None) if need_x else None,
-            product(rows.t(), x.flatten(0, -2).t(), None) if need_weight else None,
-            rows.float().sum(0).to(grad.dtype) if need_bias else None,
+            None if weight is None else _times(grad, weight),
+            None if x is None else _outer(grad.flatten(0, -2), x.flatten(0, -2)),
+            grad.flatten(0, -2).float().sum(0).to(grad.dtype) if ctx.needs_input_grad[2] else None,
         )
+
+
+def _times(grad: Tensor, weight: Tensor) -> Tensor:
+    """The gradient `grad W` (..., inputs) of the inputs, summed in float32 over all outputs."""
+    total = grad.new_zeros(*grad.shape[:-1], weight.shape[1], dtype=torch.float32)
+    for cut in _cuts(weight):
+        total += grad[..., cut].float() @ weight[cut].float()
+    return total.to(grad.dtype)
+
+
+def _outer(grad: Tensor, x: Tensor) -> Tensor:
+    """The gradient `grad^T x` (outputs, inputs) of the weights, for rows (rows, outputs) and (rows, inputs)."""
+    single, out = x.float(), x.new_empty(grad.shape[1], x.shape[1])
+    for cut in _cuts(out):
+        out[cut] = grad[:, cut].float().t() @ single
+    return out
+
+
+def _cuts(weight: Tensor) -> list[slice]:
+    """The outputs of a layer, OUTPUTS at a time."""
+    return [slice(start, start + OUTPUTS) for start in range(0, len(weight), OUTPUTS)]
+
+
+@contextmanager
+def for_any_rows() -> Iterator[None]:
+    """Within this context, few rows are multiplied in float32, too.
+
+    A race scores parts of the samples, and some parts have few tokens to score. Their losses must be those that the
+    samples have in a whole.
+    """
+    with swapped(Float32Linear, "fewest", 0):
+        yield
 
 
 def use_faster_products(module: nn.Module) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, wraps
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -12,7 +12,7 @@ from pruning.core.errors import InputError, UnskippableError
 from pruning.models import adapter, checkpoint, quiet
 from pruning.models.attention import attention_kernel
 from pruning.models.pruned_config import without_rescaling
-from pruning.models.spec import Model, ModelInfo
+from pruning.models.spec import AUTO, Model, ModelInfo
 from pruning.models.stored_tensors import check_extra
 
 if TYPE_CHECKING:
@@ -58,7 +58,12 @@ def load(settings: Model) -> LanguageModel:
 
     Raises UnreachableError or InputError with a short text. Raises UnskippableError as `find_blocks` does.
     """
-    key = (settings, str(settings.max_memory), settings.offload, checkpoint.state(settings))
+    placing = (
+        str(settings.max_memory),
+        settings.offload,
+        settings.products,
+    )  # not compared by `settings` itself
+    key = (settings, *placing, checkpoint.state(settings))
     if key not in _loaded:
         _loaded.clear()
         _loaded[key] = load_uncached(settings)
@@ -96,12 +101,15 @@ def load_uncached(settings: Model) -> LanguageModel:
             "use a complete checkpoint."
         )
     without_rescaling(module.config)
-    if use_faster_products(module):
-        log.info("products run in float32, which this processor multiplies faster than %s", settings.dtype)
     revision = checkpoint.revision(settings, module)
     try:
         record = (settings.name, checkpoint.source(settings), revision, settings.dtype)
         loaded = _described(module, *record)
+        if settings.products == AUTO and use_faster_products(module):
+            log.info(
+                "products run in float32, which this processor multiplies faster than %s", settings.dtype
+            )
+            loaded = replace(loaded, info=replace(loaded.info, products="float32"))
         path = find_blocks(module).path
         check_extra(f"model {settings.name} ({name_or_path})", loading["unexpected_keys"], path, module)
         return loaded

@@ -21,8 +21,10 @@ ATTENTIONS = (AUTO, "sdpa", "eager", "flash_attention_2", "flex_attention")
 DEVICE_MAPS = ("auto", "cpu")
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 LONGEST_NAME = 160  # bytes; see model_name.LONGEST
-# Settings that decide where weights are stored; they change no loss.
-PLACING = ("device_map", "max_memory", "offload")
+PRODUCTS = (AUTO, "native")
+# Settings that decide where weights are stored and how they are multiplied. They change no more of a loss than its
+# rounding.
+PLACING = ("device_map", "max_memory", "offload", "products")
 
 
 @dataclass(frozen=True)
@@ -31,11 +33,11 @@ class Model:
 
     `path` is a hub id, a directory, a GGUF file, or the name of a packaged model. If `name` is empty, a model in a
     directory is named after the directory. `device_map` is "auto" (use the available GPUs) or "cpu". `attention` is
-    the attention kernel; "auto" is sdpa if the model's class supports it, else eager. `max_memory` limits the bytes
-    of weights on each device, for example {0: 20GiB, cpu: 50GiB}.
-    `offload` is a folder for weights that do not fit in memory. See `models/device_map.py` for both. Only
-    safetensors and GGUF weights are read; no code from a model's repository is ever run. `resources` is what
-    the model's jobs request from a cluster.
+    the attention kernel; "auto" is sdpa if the model's class supports it, else eager. `products` is "auto" (linear
+    layers multiply in float32 where that is faster, see `models/float32_products.py`) or "native". `max_memory`
+    limits the bytes of weights on each device, for example {0: 20GiB, cpu: 50GiB}. `offload` is a folder for weights
+    that do not fit in memory. See `models/device_map.py` for both. Only safetensors and GGUF weights are read; no
+    code from a model's repository is ever run. `resources` is what the model's jobs request from a cluster.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Model:
     gguf_file: str | None = None
     dtype: str = "bfloat16"
     attention: str = AUTO
+    products: str = field(default=AUTO, compare=False)
     device_map: str = "auto"
     max_memory: Any = field(default=None, compare=False)  # untyped, so that a key can be a GPU's number
     offload: str | None = field(default=None, compare=False)
@@ -66,6 +69,8 @@ class Model:
             raise unknown("model.dtype", self.dtype, DTYPES)
         if self.attention not in ATTENTIONS:
             raise unknown("model.attention", self.attention, ATTENTIONS)
+        if self.products not in PRODUCTS:
+            raise unknown("model.products", self.products, PRODUCTS)
         object.__setattr__(self, "max_memory", memory_limits(self.max_memory))
         if self.device_map not in DEVICE_MAPS:
             raise unknown("model.device_map", self.device_map, DEVICE_MAPS)
@@ -131,6 +136,7 @@ class ModelInfo:
     dtype: str
     parameters: int
     attention: str | None = None  # the attention kernel that was used
+    products: str | None = None  # float32 if linear layers multiply in float32 instead of in `dtype`
 
 
 def same_attention(attention: str) -> str:

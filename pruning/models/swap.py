@@ -11,7 +11,7 @@ _MISSING = object()
 
 @contextmanager
 def swapped(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """Set an instance attribute. On exit, restore its old value; if it had none, delete the attribute."""
+    """Set an attribute of an object or a class. On exit, restore its old value, or delete it if there was none."""
     saved = owner.__dict__.get(name, _MISSING)
     setattr(owner, name, value)
     try:

@@ -37,6 +37,7 @@ def cell_space(cell: Cell, model: LanguageModel) -> Space:
 def _times(cell: Cell, model: LanguageModel) -> list[float]:
     """The seconds of each unit on this device, from `latency/` in the results folder, or measured and kept there."""
     from pruning.engine.unit_times import unit_times
+    from pruning.models.float32_products import native_products
 
     shape = cell.latency
 
@@ -45,7 +46,10 @@ def _times(cell: Cell, model: LanguageModel) -> list[float]:
         what |= {"latency": asdict(shape), "revision": model.info.revision}
         path = cell.results / "latency" / f"{digest(what)}.json"
         if not path.exists():
-            seconds = unit_times(model, cell.removal.mask_unit, (shape.batch, shape.tokens), shape.repeats)
+            with native_products(model.module):  # as in the programs that will run the pruned model
+                seconds = unit_times(
+                    model, cell.removal.mask_unit, (shape.batch, shape.tokens), shape.repeats
+                )
             atomic_files.write_json(path, what | {"seconds": seconds})
         return list(map(float, atomic_files.read_json(path)["seconds"]))
 

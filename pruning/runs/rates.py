@@ -17,6 +17,7 @@ from pruning.engine.unit_times import unit_times
 from pruning.healing.losses import summed_loss
 from pruning.healing.readout_loss import Weights
 from pruning.models.block_probe import find_blocks, input_device
+from pruning.models.float32_products import native_products
 from pruning.objective import Calibrated
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ def _training(module: Any, rows: Sequence[Row], heal: Training) -> tuple[float, 
         synchronize(devices(module))
 
     with _trainable(module, heal.adapter), torch.enable_grad():
-        with tally:
+        with tally, native_products(module):  # the float32 copies of weights do not grow with the tokens
             run(1)
         count = max(1, min(len(rows), heal.micro_tokens // length))
         seconds = _seconds(lambda: run(count))

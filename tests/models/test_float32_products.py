@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from pruning.core.errors import InputError
 from pruning.core.mask import Mask
 from pruning.engine.forward import Forward
 from pruning.models import float32_products, loader
+from pruning.models.block_probe import find_blocks
 from pruning.models.float32_products import (
     FEWEST_ROWS,
     HALVES,
     Float32Linear,
+    _outer,
+    _times,
     float32_is_faster,
+    for_any_rows,
     native_products,
     product,
     use_faster_products,
@@ -25,6 +33,22 @@ from tests.helpers.architectures import N_BLOCKS, build
 from tests.helpers.rows import language_model, text_rows
 
 ULP = {torch.bfloat16: 2.0**-7, torch.float16: 2.0**-10}  # of a number near 1
+
+
+@pytest.fixture(autouse=True)
+def counted(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """How often each way to multiply in float32 was called."""
+    calls: Counter[str] = Counter()
+    for name in ("product", "_times", "_outer"):
+        whole = getattr(float32_products, name)
+
+        def call(*given: Any, name: str = name, whole: Any = whole) -> Tensor:
+            calls[name] += 1
+            result: Tensor = whole(*given)
+            return result
+
+        monkeypatch.setattr(float32_products, name, call)
+    return calls
 
 
 @pytest.fixture
@@ -46,24 +70,36 @@ def inputs(dtype: torch.dtype, rows: int = FEWEST_ROWS) -> Tensor:
 
 @pytest.mark.parametrize("dtype", HALVES)
 @pytest.mark.parametrize("bias", [True, False])
-def test_a_product_is_the_exact_one_rounded_once(dtype: torch.dtype, bias: bool) -> None:
+def test_a_product_is_the_exact_one_rounded_once(
+    dtype: torch.dtype, bias: bool, counted: Counter[str]
+) -> None:
     one, x = layer(dtype, bias=bias), inputs(dtype)
     with torch.no_grad():
         given = one(x)
         exact = nn.functional.linear(x.double(), one.weight.double(), one.bias.double() if bias else None)
     assert given.dtype == dtype
+    assert counted == {"product": 1}
     error = (given.double() - exact).abs() / exact.abs().clamp(min=1.0)
     assert error.max() <= ULP[dtype] / 2 * 1.01, "more than one rounding"
 
 
 def test_the_outputs_of_a_large_vocabulary_are_computed_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     one, x = layer(torch.bfloat16), inputs(torch.bfloat16)
-    whole = product(x, one.weight, one.bias)
+    grad = inputs(torch.bfloat16)[..., :40]
+    rows = grad.flatten(0, -2), x.flatten(0, -2)
+
+    def all_three() -> tuple[Tensor, ...]:
+        return product(x, one.weight, one.bias), _times(grad, one.weight), _outer(*rows)
+
+    whole = all_three()
+    assert whole[1].shape == x.shape
+    assert whole[2].shape == one.weight.shape
     monkeypatch.setattr(float32_products, "OUTPUTS", 16)  # 40 outputs: the last part is smaller
-    assert torch.allclose(product(x, one.weight, one.bias), whole, rtol=ULP[torch.bfloat16], atol=1e-6)
+    for part, together in zip(all_three(), whole, strict=True):
+        assert torch.allclose(part, together, rtol=ULP[torch.bfloat16], atol=1e-6)
 
 
-def test_gradients_are_those_of_the_layer_in_float32() -> None:
+def test_gradients_are_those_of_the_layer_in_float32(counted: Counter[str]) -> None:
     one, x = layer(torch.bfloat16), inputs(torch.bfloat16).requires_grad_()
     single = nn.Linear(48, 40)
     with torch.no_grad():
@@ -73,6 +109,7 @@ def test_gradients_are_those_of_the_layer_in_float32() -> None:
     direction = inputs(torch.bfloat16)[..., :40]
     (one(x) * direction).sum().backward()
     (single(y) * direction.float()).sum().backward()
+    assert counted == {"product": 1, "_times": 1, "_outer": 1}
     for ours, reference in ((x, y), (one.weight, single.weight), (one.bias, single.bias)):
         assert ours.grad is not None
         assert reference.grad is not None
@@ -80,10 +117,11 @@ def test_gradients_are_those_of_the_layer_in_float32() -> None:
         assert torch.allclose(ours.grad.float(), reference.grad, rtol=ULP[torch.bfloat16], atol=1e-2)
 
 
-def test_what_needs_no_gradient_gets_none() -> None:
+def test_what_needs_no_gradient_gets_none(counted: Counter[str]) -> None:
     one, x = layer(torch.bfloat16), inputs(torch.bfloat16)
     one.weight.requires_grad_(False)
     one(x).sum().backward()
+    assert counted == {"product": 1}
     assert one.weight.grad is None
     assert one.bias.grad is not None
     assert one.bias.grad.float().tolist() == [FEWEST_ROWS] * 40
@@ -99,6 +137,19 @@ def test_few_rows_are_multiplied_in_their_own_precision(rows: int, monkeypatch: 
     assert torch.equal(one(x), nn.functional.linear(x, one.weight, one.bias))
     single = one.float()
     assert single(inputs(torch.float32)).dtype == torch.float32
+
+
+@pytest.mark.parametrize("rows", [0, 1, 2])
+def test_few_rows_are_multiplied_in_float32_if_asked(rows: int, counted: Counter[str]) -> None:
+    one = layer(torch.bfloat16)
+    x = inputs(torch.bfloat16).flatten(0, 1)
+    with torch.no_grad(), for_any_rows():
+        few, all_rows = one(x[:rows]), one(x)
+    assert counted == {"product": 2}
+    assert torch.allclose(few, all_rows[:rows], rtol=ULP[torch.bfloat16], atol=1e-6)
+    with torch.no_grad():
+        one(x[:rows])
+    assert counted == {"product": 2}, "the context did not end"
 
 
 @pytest.mark.usefixtures("faster")
@@ -119,7 +170,8 @@ def test_only_layers_in_half_precision_are_changed_and_a_context_changes_them_ba
 
 @pytest.mark.usefixtures("faster")
 def test_losses_of_masks_differ_by_rounding_and_not_with_other_masks() -> None:
-    module, rows = build("llama").to(torch.bfloat16), text_rows(40)
+    module, rows = build("llama").to(torch.bfloat16), text_rows(80)
+    assert sum(row.span[1] - row.span[0] for row in rows) > FEWEST_ROWS
     masks = [Mask(N_BLOCKS), Mask(N_BLOCKS, (1,)), Mask(N_BLOCKS, (0, 3))]
 
     def sums(*asked: Mask) -> dict[Mask, list[float]]:
@@ -135,6 +187,18 @@ def test_losses_of_masks_differ_by_rounding_and_not_with_other_masks() -> None:
         assert together[mask] == pytest.approx(native[mask], rel=0.02)
 
 
+@pytest.mark.usefixtures("faster")
+def test_a_few_samples_are_multiplied_in_float32_as_all_are(counted: Counter[str]) -> None:
+    """A race scores parts of the samples, and compares them with losses of all samples."""
+    module, rows = build("llama").to(torch.bfloat16), text_rows(80)
+    assert use_faster_products(module)
+    mask = Mask(N_BLOCKS, (1,))
+    ((_, _, _),) = Forward(language_model(module)).loglikelihoods(rows[:1], [mask])
+    layers = sum(isinstance(one, Float32Linear) for one in module.modules())
+    in_a_block = sum(isinstance(one, Float32Linear) for one in find_blocks(module).modules[0].modules())
+    assert counted["product"] >= layers - in_a_block, "some layer multiplied in half precision"
+
+
 def test_a_model_is_loaded_so_where_float32_is_faster(
     model_folder: object, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -146,6 +210,14 @@ def test_a_model_is_loaded_so_where_float32_is_faster(
             module = loader.load_uncached(settings).module
             assert any(isinstance(one, Float32Linear) for one in module.modules()) is answer
             assert ("products run in float32" in caplog.text) is answer
+        monkeypatch.setattr(float32_products, "float32_is_faster", lambda _: True)
+        loaded = loader.load(replace(settings, products="native"))
+        assert loaded.info.products is None
+        assert not any(isinstance(one, Float32Linear) for one in loaded.module.modules())
+        assert loader.load(settings).info.products == "float32", "the setting was ignored"
+    assert replace(settings, products="native").identity() == settings.identity()
+    with pytest.raises(InputError, match=r"model\.products 'single'\. Available: auto, native"):
+        replace(settings, products="single")
 
 
 def test_the_measurement_leaves_the_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
