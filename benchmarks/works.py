@@ -74,6 +74,7 @@ class Work:
     plain_searches: Sequence[tuple[Algo, int]] | None = None
     unit: str = "block"
     compile: bool = False
+    bounds: bool = False
     part: int = 1
 
 
@@ -139,6 +140,8 @@ DIVERGENCE = "greedy k=6, SmolLM2, 4 x 128 tokens, divergence"
 WORKS = (
     greedy("greedy k=6 of 30, SmolLM2, 8 x 128 tokens, perplexity", 3.0),
     greedy("the same, compiled", 3.0, compile=True),
+    greedy("the same with bounds", 3.0, bounds=True),
+    greedy("the same with bounds, compiled", 3.0, bounds=True, compile=True),
     greedy("the same with lazy rounds", 4.5, **LAZY),
     greedy("the same with lazy rounds, compiled", 4.5, **LAZY, compile=True),
     greedy(f"{RACE}, racing", 7.0, **RACING),

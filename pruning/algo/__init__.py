@@ -34,7 +34,8 @@ class Ask:
     """A request for the losses of masks. The answer is a list of floats in the same order.
 
     If `best` is given, the search uses only the `best` lowest losses; with `rise`, those of least rise per cost. If a
-    race rules a mask out, the answer for this mask is an infinite loss. If `samples` (at least 1) is given, losses
+    race rules a mask out, the answer for this mask is an infinite loss; if a bound does, a number that is at most its
+    loss and above those of the `best`. If `samples` (at least 1) is given, losses
     are computed on the first `samples` samples, or on all samples if there are fewer. A search never asks twice for
     the same mask on the same number of samples.
 

@@ -13,6 +13,7 @@ from pruning.core.mask import Mask
 from pruning.engine.batching import Batch
 from pruning.engine.beginnings import NOTHING, Beginnings, Notes, Wanted
 from pruning.engine.cost import Cost
+from pruning.engine.ends import Ends
 from pruning.engine.logprobs import (
     LIKELIHOOD,
     Projection,
@@ -33,7 +34,8 @@ class BatchReader:
     """Runs batches under masks and reads values from the states after the last unit. The work is added to `cost`.
 
     `shares` maps a kind of units to the share of a block's parameters that each unit has. `dense_states` keeps the
-    dense model's states at the scored positions of a batch, on the CPU. If `fuse`, distributions are compiled.
+    dense model's states at the scored positions of a batch, on the CPU. `ends` keeps states after the last unit while
+    losses are bounded. If `fuse`, distributions are compiled.
     """
 
     model: LanguageModel
@@ -43,6 +45,7 @@ class BatchReader:
     scales: tuple[float, ...] | None
     dense_states: MutableMapping[Batch, Tensor]
     shares: Callable[[str], Sequence[float]]
+    ends: Ends
     fuse: bool = False
 
     @property
@@ -69,11 +72,27 @@ class BatchReader:
         branches = self._walk(batch, masks, share, wanted)
         for start in range(0, len(branches), merged):
             group = branches[start : start + merged]
-            flat = concatenated([_at(batch, hidden) for hidden, _ in group])  # (branches * n, D)
-            targets = batch.targets.repeat(len(group))
-            read = read_out(readout, self.projection, flat, None, targets)
-            values = read.view(len(group), -1).numpy()
+            states = [_at(batch, hidden) for hidden, _ in group]
+            for state, (_, (number,)) in zip(states, group, strict=True):
+                self.ends.note(batch, masks[number], state)
+            values = self._read_out(batch, states, readout)
             yield from zip((number for _, (number,) in group), values, strict=True)
+
+    def read_ends(self, batch: Batch, masks: Sequence[Mask]) -> Iterator[np.ndarray[Any, Any]]:
+        """As `read` for log-likelihoods, in the order of the masks, from states that are kept."""
+        merged = self.memory_budget.merged(batch)
+        for start in range(0, len(masks), merged):
+            states = [self.ends.states[batch][mask] for mask in masks[start : start + merged]]
+            yield from self._read_out(batch, states, LIKELIHOOD)
+
+    def _read_out(self, batch: Batch, states: Sequence[Tensor], readout: Readout) -> np.ndarray[Any, Any]:
+        """The readout's values (masks, n) at the n targets of a batch, from the states (n, D) of each mask."""
+        projection, targets = self.projection, batch.targets
+        if readout.part is not None:
+            projection, targets = readout.part.of(projection), readout.part.places(targets)
+        flat, targets = concatenated(list(states)), targets.repeat(len(states))
+        values: np.ndarray[Any, Any] = read_out(readout, projection, flat, None, targets).numpy()
+        return values.reshape(len(states), -1)
 
     def _compared(
         self, batch: Batch, masks: Sequence[Mask], readout: Readout, share: float, wanted: Wanted

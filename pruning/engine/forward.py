@@ -34,9 +34,11 @@ from pruning.engine.batching import Batch, TokenLine, make_batches
 from pruning.engine.beginnings import NOTHING, Beginnings, Wanted, edges, forks
 from pruning.engine.cost import Cost
 from pruning.engine.device import peak_memory
+from pruning.engine.ends import SHARE, Ends
 from pruning.engine.logprobs import LIKELIHOOD, Readout
 from pruning.engine.memory_budget import MemoryBudget, out_of_memory
 from pruning.engine.pace import Pace
+from pruning.engine.partial_head import PartialHead, partial_head
 from pruning.engine.walk_plan import Plan, make_plan
 from pruning.models.block_probe import find_blocks
 from pruning.models.compiled import compiled
@@ -58,7 +60,7 @@ class Forward:
     killed, about `patience` seconds of work are lost. `merge` says whether branches may run as one batch (None: only
     if merging changes no loss, or if weights are on disk). If `scales` is given, a dropped unit i multiplies the
     hidden state by `scales[i]`. `compile` runs blocks and sums over the vocabulary through
-    torch.compile; sub-layers run uncompiled.
+    torch.compile; sub-layers run uncompiled. With `bounds`, searches may rule masks out by `upper_bounds`.
     """
 
     model: LanguageModel
@@ -71,6 +73,9 @@ class Forward:
     watch: Callable[[int, int], None] | None = None  # called after each batch: batches done, of how many
     beginnings: Beginnings = field(default_factory=Beginnings)
     compile: bool = False
+    bounds: bool = False
+    ends: Ends = field(default_factory=Ends)
+    _parts: dict[tuple[Row, ...], PartialHead | None] = field(default_factory=dict)
     _dense_states: WeakKeyDictionary[Batch, Tensor] = field(default_factory=WeakKeyDictionary)
     _shares_of: dict[str, Sequence[float]] = field(default_factory=dict)
 
@@ -96,7 +101,7 @@ class Forward:
         _ = self.memory_budget, self.pace  # made before the copy, so that the copy shares them
         view = copy.copy(self)
         if scales != self.scales:
-            view.scales, view.beginnings = scales, Beginnings()
+            view.scales, view.beginnings, view.ends = scales, Beginnings(), Ends()
         return view
 
     def fresh(self) -> Forward:
@@ -110,6 +115,7 @@ class Forward:
             self.scales,
             self.cost,
             compile=self.compile,
+            bounds=self.bounds,
         )
 
     def watched(self, watch: Callable[[int, int], None]) -> Forward:
@@ -131,7 +137,10 @@ class Forward:
         self, rows: Sequence[Row], masks: Iterable[Mask], readout: Readout
     ) -> Iterator[tuple[Mask, list[float], float]]:
         """Like `loglikelihoods`, but for any readout, whose values are summed over each row's scored positions."""
-        rows = tuple(rows)
+        rows, masks = tuple(rows), list(masks)
+        if readout is LIKELIHOOD and (known := self.ends.known(rows, masks)):
+            yield from self._from_ends(rows, known)
+            masks = [mask for mask in masks if mask not in self.ends.masks]
         # In this order, masks with a long common prefix are neighbours, and masks that drop early blocks come first.
         todo = sorted(masks, key=lambda mask: [i not in mask.dropped for i in range(mask.n_units)])
         # A single mask, such as the dense model, comes between requests of a search: it changes nothing that is kept.
@@ -156,6 +165,53 @@ class Forward:
             self._note(chunk, seconds)
             for mask, values in zip(chunk, sums, strict=True):
                 yield mask, values.tolist(), seconds / len(chunk)
+
+    def upper_bounds(
+        self, rows: Sequence[Row], masks: Sequence[Mask]
+    ) -> Iterator[tuple[Mask, list[float], float]]:
+        """Like `loglikelihoods`, but values that are at least as high, from a part of the vocabulary.
+
+        Their states after the last block are kept if there is room, so that the log-likelihoods of these masks cost
+        no more than the head. If the model's head cannot be divided, the values are the log-likelihoods.
+        """
+        rows = tuple(rows)
+        if rows not in self._parts:
+            self._parts[rows] = partial_head(self, rows)
+        part = self._parts[rows]
+        if part is None:
+            yield from self.loglikelihoods(rows, masks)
+            return
+        if self._ends_fit(rows, masks):
+            self.ends.begin(rows)
+        complete: Sequence[Mask] = ()
+        try:
+            yield from self.sums(rows, masks, replace(LIKELIHOOD, part=part))
+            complete = masks if self.ends.open else ()
+        finally:
+            self.ends.finish(complete)
+
+    def _ends_fit(self, rows: tuple[Row, ...], masks: Sequence[Mask]) -> bool:
+        """Whether the states of masks at all scored positions fit into half of the room for states."""
+        sizes = self.memory_budget.sizes(rows, LIKELIHOOD, masks[0], self.beginnings.nbytes())
+        scored = sum(row.span[1] - row.span[0] for row in rows)
+        tokens = sum(batch.ids.numel() for batch in self.memory_budget.batches(rows))
+        return len(masks) * sizes.kept * scored / tokens <= SHARE * sizes.room
+
+    @torch.inference_mode()
+    def _from_ends(
+        self, rows: tuple[Row, ...], masks: Sequence[Mask]
+    ) -> Iterator[tuple[Mask, list[float], float]]:
+        """The log-likelihoods of masks whose states after the last block are kept."""
+        sums, started = np.zeros((len(masks), len(rows))), time.perf_counter()
+        with for_any_rows():
+            for batch in collectives.share_of(self.memory_budget.batches(rows)):
+                for number, values in enumerate(self._reader.read_ends(batch, masks)):
+                    np.add.at(sums[number], batch.rows.numpy(), values)
+        sums = collectives.all_sum(sums)
+        seconds = collectives.all_max(time.perf_counter() - started) / len(masks)
+        self.cost.forward_seconds += seconds * len(masks)
+        for mask, values in zip(masks, sums, strict=True):
+            yield mask, values.tolist(), seconds
 
     def _plan(self, rows: tuple[Row, ...], masks: Sequence[Mask], readout: Readout) -> Plan:
         """Decide how many masks are walked at a time; keep only those states that can be used again."""
@@ -205,6 +261,7 @@ class Forward:
             self.scales,
             self._dense_states,
             self._shares,
+            self.ends,
             self.compile,
         )
 

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -107,16 +108,30 @@ def _log_of_sum(terms: Tensor) -> Tensor:
     return terms.exp_().sum(-1, keepdim=True).double().log_()
 
 
+class Part(Protocol):
+    """A part of the vocabulary; see `partial_head.py`."""
+
+    def of(self, whole: Projection) -> Projection:
+        """The projection to the tokens of this part."""
+        ...
+
+    def places(self, targets: Tensor) -> Tensor:
+        """Where tokens stand in this part."""
+        ...
+
+
 @dataclass(frozen=True)
 class Readout:
     """One value per position, computed from the next-token distributions at m positions.
 
     `value` is called with the distributions of the pruned model, those of the dense model, and the next tokens (m,).
-    If `compares` is false, no dense model is needed, and `value` gets the pruned model's distributions twice.
+    If `compares` is false, no dense model is needed, and `value` gets the pruned model's distributions twice. If
+    `part` is given, distributions are over this part of the vocabulary.
     """
 
     value: Callable[[Distributions, Distributions, Tensor], Tensor]
     compares: bool = False
+    part: Part | None = None
 
 
 LIKELIHOOD = Readout(lambda pruned, _, targets: pruned.take(targets))

@@ -28,11 +28,15 @@ Gradient: TypeAlias = Callable[[str], np.ndarray[Any, Any]]
 
 @dataclass(frozen=True)
 class Loss:
-    """An objective bound to a model and samples. A call with masks yields their scores as they are computed."""
+    """An objective bound to a model and samples. A call with masks yields their scores as they are computed.
+
+    `bounds` yields terms that are at most those of `terms`, for less work; None if there are none or if they are off.
+    """
 
     estimate: Estimate
     terms: Terms
     gates: Gradient | None = None
+    bounds: Terms | None = None
 
     def __call__(self, masks: Sequence[Mask]) -> Iterator[Score]:
         """Yield one score per mask, in any order."""

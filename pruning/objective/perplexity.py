@@ -41,9 +41,13 @@ class Perplexity:
             for mask, logliks, seconds in forward.loglikelihoods(samples.rows, masks):
                 yield mask, (-np.array(logliks) / tokens).tolist(), seconds
 
+        def bounds(masks: Sequence[Mask]) -> Iterator[tuple[Mask, Sequence[float], float]]:
+            for mask, highest, seconds in forward.upper_bounds(samples.rows, masks):
+                yield mask, (-np.array(highest) / tokens).tolist(), seconds
+
         def gates(unit: str) -> np.ndarray[Any, Any]:
             from pruning.engine.dense_pass import gate_gradients
 
             return np.asarray(-gate_gradients(forward, samples.rows, unit) / tokens[:, None])
 
-        return Loss(samples.estimate(), terms, gates)
+        return Loss(samples.estimate(), terms, gates, bounds if forward.bounds else None)

@@ -55,6 +55,7 @@ class ForwardSettings:
     seconds of work are lost. `merge` says whether several masks can run as one batch (None: only if that changes no
     loss, or if weights are on disk). `tf32` lets a GPU round the factors of float32 products to 10 bits. Because this
     changes losses, `tf32` is part of the cell's key if it is on. `compile` runs whole blocks through torch.compile.
+    With `bounds`, a search for perplexity does not compute losses that a bound shows to be too high.
     """
 
     batch_tokens: int = 2048
@@ -63,6 +64,7 @@ class ForwardSettings:
     merge: bool | None = None
     tf32: bool = False
     compile: bool = False
+    bounds: bool = False
 
     def check(self) -> None:
         """Raise InputError if a number is out of range.

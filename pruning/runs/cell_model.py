@@ -40,4 +40,4 @@ def forward_with(settings: ForwardSettings, model: LanguageModel) -> Forward:
     from pruning.engine.forward import Forward
 
     limits = (settings.batch_tokens, settings.memory, settings.patience)
-    return Forward(model, *limits, settings.merge, compile=settings.compile)
+    return Forward(model, *limits, settings.merge, compile=settings.compile, bounds=settings.bounds)

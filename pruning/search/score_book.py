@@ -13,6 +13,7 @@ from pruning.core.result import DecisionRecord
 from pruning.core.score import Score
 from pruning.distributed import collectives
 from pruning.objective import Loss
+from pruning.search.bounding import bounded
 from pruning.search.journal import Journal, KnownScores
 from pruning.search.near_ties import Settler
 from pruning.search.racing import Racing
@@ -64,10 +65,7 @@ class ScoreBook:
     def scores(self, masks: Sequence[Mask], samples: int | None = None) -> list[Score]:
         """Scores over the first `samples` samples (None: all). Only scores that no cell has yet are computed."""
         wanted = self._wanted(samples)
-        unknown = [mask for mask in masks if self._samples_known(mask) < wanted]
-        # Files can grow while ranks read them, so all ranks use what the first rank has read.
-        for score in collectives.on_first(lambda: self.known.find(unknown)):
-            self._note(self._given(score))
+        self._look_up(masks, wanted)
         missing: dict[int, dict[Mask, None]] = {}
         for mask in masks:
             if (known := self._samples_known(mask)) < wanted:
@@ -76,6 +74,13 @@ class ScoreBook:
             for mask, terms, seconds in self.losses.part(known, wanted).terms(list(group)):
                 self._note(self._joined(mask, terms, seconds))
         return [self._first(self.journal.scores[mask], wanted) for mask in masks]
+
+    def _look_up(self, masks: Sequence[Mask], wanted: int) -> None:
+        """Note the scores that other cells have computed."""
+        unknown = [mask for mask in masks if self._samples_known(mask) < wanted]
+        # Files can grow while ranks read them, so all ranks use what the first rank has read.
+        for score in collectives.on_first(lambda: self.known.find(unknown)):
+            self._note(self._given(score))
 
     def whole(self, mask: Mask) -> Score:
         """The full score of a mask, scored again if a race has put it together from parts.
@@ -91,6 +96,8 @@ class ScoreBook:
 
     def answer(self, request: Ask) -> list[float]:
         """Losses of the masks of a request, in order. If a race has ruled a mask out, its loss is infinite.
+
+        If a bound has ruled it out, its loss is this bound, which is above the losses of the best masks.
 
         If only the best masks matter, near ties are settled first; see `near_ties.py`.
         """
@@ -108,23 +115,44 @@ class ScoreBook:
             rising = Rising(request.rise, self.scores([request.rise.base])[0], estimate)
         view: View = (lambda score: score) if rising is None else rising.view
         whole = [mask for mask in request.known if self._samples_known(mask) == self.samples]
-        finished = self.racing.race(
-            [*whole, *request.masks],
-            best,
-            estimate,
-            lambda masks, samples: [view(score) for score in self.scores(masks, samples)],
-        )
+        bounds = self._bounds(request, best)
+        if bounds:
+            finished = bounded(bounds, best, self.scores)
+        else:
+            finished = self.racing.race(
+                [*whole, *request.masks],
+                best,
+                estimate,
+                lambda masks, samples: [view(score) for score in self.scores(masks, samples)],
+            )
         losses = self.settler.losses(list(finished.values()), best, rising)
         settled = [replace(score, loss=losses[score.mask]) for score in finished.values()]
         rest = [mask for mask in [*request.known, *request.masks] if mask not in finished]
         if request.known and self.decisions:
             self.decisions.pop()  # this request goes on with the choice of the last one
-        out = [view(self.journal.scores[mask]) for mask in rest]
+        out = [view(self.journal.scores[mask]) for mask in rest if mask in self.journal.scores]
+        skipped = request.rest + len(rest) - len(out)
         if (record := decision(settled, out, best, estimate)) is not None:
-            self.decisions.append(record | {"skipped": request.rest} if request.rest else record)
+            self.decisions.append(record | {"skipped": skipped} if skipped else record)
         if rising is None:
-            return losses
+            return bounds | losses
         return rising.losses([self.journal.scores[mask] for mask in finished], losses)
+
+    def _bounds(self, request: Ask, best: int) -> dict[Mask, float]:
+        """Lower bounds of the losses of a request, and the losses that are known; empty if bounds are not used.
+
+        They are not used in a race, for rises per cost, or if a request continues another.
+        """
+        find, whole = self.losses.whole.bounds, self.losses.whole.estimate
+        if find is None or self.racing.delta is not None or request.rise is not None or request.known:
+            return {}
+        self._look_up(request.masks, self.samples)
+        unknown = [mask for mask in request.masks if self._samples_known(mask) < self.samples]
+        if best >= len(request.masks) or not unknown:
+            return {}
+        bounds = {mask: whole.mean(terms) for mask, terms, _ in find(unknown)}
+        known = [mask for mask in request.masks if mask not in bounds]
+        return bounds | {mask: self.journal.scores[mask].loss for mask in known}
 
     def _wanted(self, samples: int | None) -> int:
         """The number of samples to score: all if None, else at least `samples` of them, with each kind included."""

@@ -1,0 +1,138 @@
+"""Bounds rule masks out, and the search finds what it finds without them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pruning.algo import Algo
+from pruning.algo.beam import Beam
+from pruning.algo.greedy import Greedy
+from pruning.algo.local_search import LocalSearch
+from pruning.algo.one_shot import OneShot
+from pruning.core.estimate import Estimate
+from pruning.core.mask import Mask
+from pruning.core.space import Space
+from pruning.objective import Loss
+from pruning.search.bounding import SLACK
+from pruning.search.driver import Problem, Solution, solve
+from pruning.search.journal import Journal, KnownScores, Store
+from pruning.search.racing import Racing
+
+N, K = 12, 4
+
+
+class Losses:
+    """Random losses of two samples, with bounds below them; `wrong` raises the bounds above."""
+
+    def __init__(self, seed: int, bounds: bool = True, wrong: float = 0.0) -> None:
+        rng = np.random.default_rng(seed)
+        single, pairs = rng.exponential(0.3, N), np.triu(rng.normal(0, 0.15, (N, N)), 1)
+        masks = [Mask(N, d) for k in range(K + 1) for d in combinations(range(N), k)]
+        self.table, self.bound = {}, {}
+        for mask in masks:
+            at = list(mask.dropped)
+            loss = 3.0 + single[at].sum() + pairs[np.ix_(at, at)].sum()
+            self.table[mask] = loss + np.array([-0.5, 0.5])
+            self.bound[mask] = self.table[mask] - rng.exponential(0.05) + wrong * rng.random()
+        self.bounded, self.computed = bounds, list[Mask]()
+
+    @property
+    def whole(self) -> Loss:
+        return Loss(Estimate((1.0, 1.0), (0, 0)), self.terms, bounds=self.bounds if self.bounded else None)
+
+    def part(self, start: int, stop: int) -> Loss:
+        assert (start, stop) == (0, 2)
+        return self.whole
+
+    def terms(self, masks: Sequence[Mask]) -> Iterator[tuple[Mask, Sequence[float], float]]:
+        for mask in masks:
+            self.computed.append(mask)
+            yield mask, self.table[mask].tolist(), 0.1
+
+    def bounds(self, masks: Sequence[Mask]) -> Iterator[tuple[Mask, Sequence[float], float]]:
+        for mask in reversed(masks):
+            yield mask, self.bound[mask].tolist(), 0.1
+
+
+def search(folder: Path, losses: Losses, algo: Algo, racing: Racing | None = None) -> Solution:
+    folder.mkdir(parents=True, exist_ok=True)
+    store = Store(folder, "key", "cell", N, share=False)
+    store.claim()
+    (folder / "cell").mkdir(exist_ok=True)
+    journal = Journal.open(folder / "cell" / "trace.jsonl", N)
+    problem = Problem(algo, Space(N, K), 0, racing or Racing())
+    return solve(problem, losses, KnownScores(journal, store), lambda *_: None)
+
+
+@pytest.mark.parametrize("algo", [Greedy(), Greedy(lazy=0.05), OneShot(), Beam(3), LocalSearch()], ids=str)
+def test_the_mask_is_that_of_a_search_without_bounds_and_fewer_losses_are_computed(
+    algo: Algo, tmp_path: Path
+) -> None:
+    computed = {True: 0, False: 0}
+    for seed in range(20):
+        found = {}
+        for bounds in (True, False):
+            losses = Losses(seed, bounds)
+            found[bounds] = search(tmp_path / f"{seed}-{bounds}", losses, algo)
+            assert len(set(losses.computed)) == len(losses.computed), "a loss was computed twice"
+            computed[bounds] += len(losses.computed)
+        assert found[True].score == found[False].score
+    assert computed[True] < 0.8 * computed[False]
+
+
+def test_a_bound_above_the_loss_would_be_noticed(tmp_path: Path) -> None:
+    """The test above can fail: with bounds that are wrong, some masks differ."""
+    masks = [
+        search(tmp_path / f"{seed}-{wrong}", Losses(seed, wrong=wrong), Greedy()).score.mask
+        for seed in range(20)
+        for wrong in (0.0, 3.0)
+    ]
+    assert masks[::2] != masks[1::2]
+
+
+def test_near_ties_are_scored(tmp_path: Path) -> None:
+    losses = Losses(0)
+    best, tied = Mask(N, (2,)), Mask(N, (7,))
+    for mask in losses.table:
+        losses.table[mask] = np.array([5.0, 5.0])
+    losses.table[best], losses.table[tied] = np.array([3.0, 3.0]), np.array([3.0, 3.0]) + 0.9 * SLACK
+    losses.bound = {mask: terms - 1e-9 for mask, terms in losses.table.items()}
+    search(tmp_path, losses, Greedy())
+    singles = {mask for mask in losses.computed if len(mask.dropped) == 1}
+    assert singles == {best, tied}
+
+
+def test_a_resumed_search_ends_with_the_same_result(tmp_path: Path) -> None:
+    whole = search(tmp_path / "whole", Losses(3), Beam(3))
+    search(tmp_path / "cut", Losses(3), Beam(3))
+    trace = tmp_path / "cut/cell/trace.jsonl"
+    lines = trace.read_text().splitlines(keepends=True)
+    trace.write_text("".join(lines[: len(lines) // 2]))
+    losses = Losses(3)
+    again = search(tmp_path / "cut", losses, Beam(3))
+    assert again.score == whole.score
+    assert len(losses.computed) < len(lines), "nothing was taken from the journal"
+
+
+def test_a_race_uses_no_bounds(tmp_path: Path) -> None:
+    class Parts(Losses):
+        def part(self, start: int, stop: int) -> Loss:  # noqa: ARG002
+            return self.whole
+
+        def bounds(self, masks: Sequence[Mask]) -> Iterator[tuple[Mask, Sequence[float], float]]:
+            raise AssertionError(masks)
+
+    assert search(tmp_path, Parts(0), Greedy(), Racing(0.01, first=2)).score.mask in Space(N, K)
+
+
+def test_a_decision_says_how_many_masks_were_not_scored(tmp_path: Path) -> None:
+    losses = Losses(1)
+    decisions = search(tmp_path, losses, OneShot()).margins["decisions"]
+    scored = sum(len(mask.dropped) == 1 for mask in losses.computed)
+    assert K < scored < N
+    assert [decision["skipped"] for decision in decisions] == [N - scored]
