@@ -28,6 +28,8 @@ CELLS: dict[str, tuple[str, ...]] = {
     "gates": ("objective=margin", "algo=cbo_hessian", "k=2", "seed=1"),
     "racing": ("objective=perplexity", "calibration.length=24", "calibration.samples=12", "algo=greedy", "k=3",
                "racing.delta=0.5", "racing.first=2"),
+    "bounds": ("objective=perplexity", "calibration.length=24", "calibration.samples=5", "algo=greedy", "k=3",
+               "forward.bounds=true"),
     "compensation": ("objective=perplexity", "calibration.length=24", "algo=greedy", "k=2",
                      "compensation=magnitude"),
     "sublayers": ("unit=sublayer", "ratio=0.34", "calibration.length=24", "algo=greedy", "compensation=magnitude"),
