@@ -117,7 +117,9 @@ class DecisionRecord(TypedDict):
     best: Annotated[int, "How many masks were kept."]
     of: Annotated[int, "How many masks there were to choose from."]
     chosen: Annotated[list[int] | list[str], "The last mask that was kept."]
-    skipped: NotRequired[Annotated[int, "How many more masks there were, which a lazy search or a bound left unscored."]]
+    skipped: NotRequired[
+        Annotated[int, "How many more masks there were, which a lazy search or a bound left unscored."]
+    ]
     next: Annotated[ComparisonRecord, "The best mask that was not kept, compared with `chosen`."]
 
 

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -176,7 +176,7 @@ class Forward:
         """
         rows = tuple(rows)
         if rows not in self._parts:
-            self._parts[rows] = partial_head(self, rows)
+            self._parts[rows] = partial_head(self.model.module, rows, partial(self._read_dense, rows))
         part = self._parts[rows]
         if part is None:
             yield from self.loglikelihoods(rows, masks)
@@ -189,6 +189,11 @@ class Forward:
             complete = masks if self.ends.open else ()
         finally:
             self.ends.finish(complete)
+
+    def _read_dense(self, rows: tuple[Row, ...], readout: Readout) -> None:
+        """Apply a readout to the dense model, for what it does beside its values."""
+        for _ in self.sums(rows, [Mask(self.n_blocks)], readout):
+            pass
 
     def _ends_fit(self, rows: tuple[Row, ...], masks: Sequence[Mask]) -> bool:
         """Whether the states of masks at all scored positions fit into half of the room for states."""

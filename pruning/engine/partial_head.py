@@ -11,7 +11,7 @@ has the tokens with most of the dense model's probability, summed over all score
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -21,14 +21,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pruning.core.mask import Mask
 from pruning.distributed import collectives
 from pruning.engine.logprobs import Distributions, Projection, Readout
 from pruning.models.blocks import head
 
 if TYPE_CHECKING:
     from pruning.calibration.samples import Row
-    from pruning.engine.forward import Forward
 
 PROBABILITY = 0.98  # share of the dense model's probability that the part should have
 MOST = 8  # the part has at most one of so many tokens, and those that follow
@@ -55,18 +53,17 @@ class PartialHead:
             return head(self.module, hidden)
 
 
-def partial_head(forward: Forward, rows: Sequence[Row]) -> PartialHead | None:
-    """The part of the vocabulary that matters for some rows; None if the output layer is not an ordinary one.
+def partial_head(module: Any, rows: Sequence[Row], read: Callable[[Readout], None]) -> PartialHead | None:
+    """The part of a model's vocabulary that matters for some rows; None if its output layer is not an ordinary one.
 
-    This costs one pass of the dense model.
+    `read` applies a readout to the dense model at all scored positions of the rows.
     """
-    module = forward.model.module
     output = module.get_output_embeddings()
     usable = isinstance(output, nn.Linear) and output.weight.device.type != "meta"
     if not usable or hasattr(output, "_hf_hook"):
         return None
     targets = {token for row in rows for token in row.input_ids[row.span[0] : row.span[1]]}
-    tokens = torch.tensor(sorted({*_likely(_probabilities(forward, rows, len(output.weight))), *targets}))
+    tokens = torch.tensor(sorted({*_likely(_probabilities(read, len(output.weight))), *targets}))
     tokens = tokens.to(output.weight.device)
     with torch.no_grad():
         layer = nn.Linear(1, 1, bias=output.bias is not None)
@@ -78,7 +75,7 @@ def partial_head(forward: Forward, rows: Sequence[Row]) -> PartialHead | None:
     return PartialHead(module, tokens, layer)
 
 
-def _probabilities(forward: Forward, rows: Sequence[Row], vocabulary: int) -> NDArray[np.float64]:
+def _probabilities(read: Callable[[Readout], None], vocabulary: int) -> NDArray[np.float64]:
     """The dense model's probability (vocabulary,) of each token, summed over all scored positions."""
     total = torch.zeros(vocabulary, dtype=torch.float64)
 
@@ -86,8 +83,7 @@ def _probabilities(forward: Forward, rows: Sequence[Row], vocabulary: int) -> ND
         total.add_(dense.probabilities.sum(0).double().cpu())
         return dense.of(targets)
 
-    for _ in forward.sums(rows, [Mask(forward.n_blocks)], Readout(add)):
-        pass
+    read(Readout(add))
     return collectives.all_sum(total.numpy())
 
 

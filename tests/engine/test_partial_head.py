@@ -54,7 +54,8 @@ def test_bounds_are_above_log_likelihoods_and_kept_states_give_these_exactly(
 
 def test_the_bound_is_the_sum_over_the_chosen_tokens() -> None:
     forward = forward_of()
-    part = partial_head(forward, ROWS)
+    highest = summed(forward.upper_bounds(ROWS, [dense := Mask(N_BLOCKS)]))
+    part = forward._parts[ROWS]
     assert part is not None
     tokens = part.tokens.tolist()
     followed = {token for row in ROWS for token in row.input_ids[row.span[0] : row.span[1]]}
@@ -67,8 +68,7 @@ def test_the_bound_is_the_sum_over_the_chosen_tokens() -> None:
     expected = sum(
         float(logits[at - 1, ids[at]] - logits[at - 1, tokens].logsumexp(0)) for at in range(start, stop)
     )
-    dense = Mask(N_BLOCKS)
-    assert summed(forward.upper_bounds(ROWS, [dense]))[dense][0] == pytest.approx(expected, abs=1e-5)
+    assert highest[dense][0] == pytest.approx(expected, abs=1e-5)
 
 
 def test_the_part_is_chosen_once_and_the_models_head_is_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
