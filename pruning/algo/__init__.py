@@ -41,7 +41,8 @@ class Ask:
 
     With `best`, a search can ask for its candidates in several requests. The `best` are then chosen from the masks
     `known`, whose losses were asked for before, and from `masks`; the answer has the losses of both, in this order.
-    `rest` is the number of candidates that no request has named yet.
+    `rest` is the number of candidates that no request has named yet. If `exact`, the search predicts later losses
+    from the answer, so no bound stands in for a loss.
     """
 
     masks: Sequence[Mask]
@@ -50,6 +51,7 @@ class Ask:
     known: Sequence[Mask] = ()
     rest: int = 0
     rise: Rise | None = None
+    exact: bool = False
 
 
 @dataclass(frozen=True)

@@ -25,17 +25,26 @@ SHARE = 0.5  # of the room for hidden states that ends may take
 class Ends:
     """The states (n, D) at the n targets of each batch, by mask. `masks` are those whose states are all here.
 
-    On several ranks, each keeps those of its own batches, and `masks` is equal on all.
+    On several ranks, each keeps those of its own batches, and `masks` is equal on all. `reserved` is how many bytes
+    all states take, on the rank that has most.
     """
 
     rows: tuple[Row, ...] = ()
+    batches: Sequence[Batch] = ()
+    reserved: float = 0.0
     masks: set[Mask] = field(default_factory=set)
     states: dict[Batch, dict[Mask, Tensor]] = field(default_factory=dict)
     open: bool = False
 
-    def begin(self, rows: tuple[Row, ...]) -> None:
-        """Forget all states, and keep those of passes over these rows from now on."""
-        self.rows, self.masks, self.states, self.open = rows, set(), {}, True
+    def begin(self, rows: tuple[Row, ...], batches: Sequence[Batch], reserved: float) -> None:
+        """Forget all states, and keep those of passes over these rows, in these batches, from now on."""
+        self.drop()
+        self.rows, self.batches, self.reserved, self.open = rows, batches, reserved, True
+
+    def drop(self) -> None:
+        """Forget all states, and keep none."""
+        self.rows, self.batches, self.reserved, self.masks, self.states = (), (), 0.0, set(), {}
+        self.open = False
 
     def note(self, batch: Batch, mask: Mask, state: Tensor) -> None:
         """Keep a state, if states are being kept."""
@@ -46,6 +55,8 @@ class Ends:
         """Keep no more states. Those of `masks` are complete."""
         self.masks, self.open = set(masks), False
 
-    def known(self, rows: tuple[Row, ...], masks: Sequence[Mask]) -> list[Mask]:
-        """Those of the masks whose states for these rows are here."""
-        return [mask for mask in masks if mask in self.masks] if rows == self.rows else []
+    def known(self, rows: tuple[Row, ...], batches: Sequence[Batch], masks: Sequence[Mask]) -> list[Mask]:
+        """Those of the masks whose states are here. If other rows or batches are asked for, all are forgotten."""
+        if rows != self.rows or list(map(id, batches)) != list(map(id, self.batches)):
+            self.drop()
+        return [mask for mask in masks if mask in self.masks]

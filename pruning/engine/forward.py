@@ -138,9 +138,11 @@ class Forward:
     ) -> Iterator[tuple[Mask, list[float], float]]:
         """Like `loglikelihoods`, but for any readout, whose values are summed over each row's scored positions."""
         rows, masks = tuple(rows), list(masks)
-        if readout is LIKELIHOOD and (known := self.ends.known(rows, masks)):
-            yield from self._from_ends(rows, known)
-            masks = [mask for mask in masks if mask not in self.ends.masks]
+        if self.ends.masks and readout is LIKELIHOOD:
+            known = self.ends.known(rows, self.memory_budget.batches(rows), masks)
+            given = list(self._from_ends(rows, known)) if known else []
+            yield from given
+            masks = [mask for mask in masks if mask not in {done for done, *_ in given}]
         # In this order, masks with a long common prefix are neighbours, and masks that drop early blocks come first.
         todo = sorted(masks, key=lambda mask: [i not in mask.dropped for i in range(mask.n_units)])
         # A single mask, such as the dense model, comes between requests of a search: it changes nothing that is kept.
@@ -157,6 +159,7 @@ class Forward:
             # If a rank runs out of memory, all ranks retry; otherwise their next chunks would differ.
             if (failed := collectives.any_failure(failure)) is not None:
                 self.beginnings.clear()
+                self.ends.drop()
                 self.memory_budget.shrink(failed, len(chunk))
                 plan = None
                 continue
@@ -172,55 +175,74 @@ class Forward:
         """Like `loglikelihoods`, but values that are at least as high, from a part of the vocabulary.
 
         Their states after the last block are kept if there is room, so that the log-likelihoods of these masks cost
-        no more than the head. If the model's head cannot be divided, the values are the log-likelihoods.
+        no more than the head. If the model's head cannot be divided, nothing is yielded.
         """
         rows = tuple(rows)
         if rows not in self._parts:
+            self._parts.clear()
             self._parts[rows] = partial_head(self.model.module, rows, partial(self._read_dense, rows))
-        part = self._parts[rows]
-        if part is None:
-            yield from self.loglikelihoods(rows, masks)
+        if (part := self._parts[rows]) is None:
             return
-        if self._ends_fit(rows, masks):
-            self.ends.begin(rows)
-        complete: Sequence[Mask] = ()
+        self._keep_ends(rows, masks)
+        complete = False
         try:
             yield from self.sums(rows, masks, replace(LIKELIHOOD, part=part))
-            complete = masks if self.ends.open else ()
+            complete = self.ends.open
         finally:
-            self.ends.finish(complete)
-
-    def _read_dense(self, rows: tuple[Row, ...], readout: Readout) -> None:
-        """Apply a readout to the dense model, for what it does beside its values."""
-        for _ in self.sums(rows, [Mask(self.n_blocks)], readout):
-            pass
-
-    def _ends_fit(self, rows: tuple[Row, ...], masks: Sequence[Mask]) -> bool:
-        """Whether the states of masks at all scored positions fit into half of the room for states."""
-        sizes = self.memory_budget.sizes(rows, LIKELIHOOD, masks[0], self.beginnings.nbytes())
-        scored = sum(row.span[1] - row.span[0] for row in rows)
-        tokens = sum(batch.ids.numel() for batch in self.memory_budget.batches(rows))
-        return len(masks) * sizes.kept * scored / tokens <= SHARE * sizes.room
+            self.ends.finish(masks) if complete else self.ends.drop()
 
     @torch.inference_mode()
+    def _read_dense(self, rows: tuple[Row, ...], readout: Readout) -> None:
+        """Apply a readout to the dense model, for what it does beside its values."""
+        with self._compiled("block"), for_any_rows():
+            for batch in collectives.share_of(self.memory_budget.batches(rows)):
+                for _ in self._reader.read(batch, [Mask(self.n_blocks)], readout):
+                    pass
+
+    def _keep_ends(self, rows: tuple[Row, ...], masks: Sequence[Mask]) -> None:
+        """Keep states at the scored positions if those of all masks take at most half of the room for states."""
+        self.ends.drop()
+        sizes = self.memory_budget.sizes(rows, LIKELIHOOD, masks[0], self.beginnings.nbytes())
+        batches = self.memory_budget.batches(rows)
+        tokens = sum(batch.ids.numel() for batch in batches)
+        scored = sum(len(batch.targets) for batch in batches)
+        if (reserved := len(masks) * sizes.kept * scored / tokens) <= SHARE * sizes.room:
+            self.ends.begin(rows, batches, reserved)
+
     def _from_ends(
         self, rows: tuple[Row, ...], masks: Sequence[Mask]
     ) -> Iterator[tuple[Mask, list[float], float]]:
-        """The log-likelihoods of masks whose states after the last block are kept."""
-        sums, started = np.zeros((len(masks), len(rows))), time.perf_counter()
-        with for_any_rows():
-            for batch in collectives.share_of(self.memory_budget.batches(rows)):
-                for number, values in enumerate(self._reader.read_ends(batch, masks)):
-                    np.add.at(sums[number], batch.rows.numpy(), values)
+        """The log-likelihoods of masks whose states after the last block are kept; nothing if memory runs out."""
+        started = time.perf_counter()
+        try:
+            sums, failure = self._ends_sums(rows, masks), None
+        except RuntimeError as error:
+            failure = error.with_traceback(None) if out_of_memory(error) else error
+        if (failed := collectives.any_failure(failure)) is not None:
+            self.ends.drop()
+            if not out_of_memory(failed):
+                raise failed
+            return
         sums = collectives.all_sum(sums)
         seconds = collectives.all_max(time.perf_counter() - started) / len(masks)
         self.cost.forward_seconds += seconds * len(masks)
         for mask, values in zip(masks, sums, strict=True):
             yield mask, values.tolist(), seconds
 
+    @torch.inference_mode()
+    def _ends_sums(self, rows: tuple[Row, ...], masks: Sequence[Mask]) -> np.ndarray[Any, Any]:
+        """As `_chunk`, from the states that are kept."""
+        sums = np.zeros((len(masks), len(rows)))
+        with for_any_rows():
+            for batch in collectives.share_of(self.memory_budget.batches(rows)):
+                for number, values in enumerate(self._reader.read_ends(batch, masks)):
+                    np.add.at(sums[number], batch.rows.numpy(), values)
+        return sums
+
     def _plan(self, rows: tuple[Row, ...], masks: Sequence[Mask], readout: Readout) -> Plan:
         """Decide how many masks are walked at a time; keep only those states that can be used again."""
         sizes = self.memory_budget.sizes(rows, readout, masks[0], self.beginnings.nbytes())
+        sizes = replace(sizes, room=max(0.0, sizes.room - self.ends.reserved))
         batches = collectives.share_of(self.memory_budget.batches(rows))
         others = collectives.all_max(self.beginnings.nbytes() - self.beginnings.nbytes(batches))
         leaving = forks(masks)

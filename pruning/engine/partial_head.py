@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from pruning.distributed import collectives
 from pruning.engine.logprobs import Distributions, Projection, Readout
 from pruning.models.blocks import head
+from pruning.models.float32_products import Float32Linear
 
 if TYPE_CHECKING:
     from pruning.calibration.samples import Row
@@ -59,7 +60,7 @@ def partial_head(module: Any, rows: Sequence[Row], read: Callable[[Readout], Non
     `read` applies a readout to the dense model at all scored positions of the rows.
     """
     output = module.get_output_embeddings()
-    usable = isinstance(output, nn.Linear) and output.weight.device.type != "meta"
+    usable = type(output) in (nn.Linear, Float32Linear) and output.weight.device.type != "meta"
     if not usable or hasattr(output, "_hf_hook"):
         return None
     targets = {token for row in rows for token in row.input_ids[row.span[0] : row.span[1]]}

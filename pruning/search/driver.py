@@ -69,7 +69,9 @@ def solve(
     """
     started = time.perf_counter()
     settler = Settler(problem.near_ties, single, losses.whole.estimate)
-    book = ScoreBook(losses, known, watch, problem.racing, settler)
+    # A search that is cut short completes its best mask by the losses of single blocks.
+    whole = problem.algo.max_evaluations is None
+    book = ScoreBook(losses, known, watch, problem.racing, settler, bounding=whole)
     journals = [known.journal] if single is None else [known.journal, single.journal]
     before = sum(score.seconds for journal in journals for score in journal.scores.values())
     settler.begin(problem.space.dense, resumed=bool(known.journal.scores))

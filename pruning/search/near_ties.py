@@ -130,7 +130,7 @@ class Settler:
         """
         if self._measure([winner]) is None:
             return
-        near = [s for s in others if s.mask != winner.mask and abs(s.loss - winner.loss) <= self._reach]
+        near = [s for s in others if s.mask != winner.mask and abs(s.loss - winner.loss) <= self.reach]
         near.sort(key=lambda score: abs(score.loss - winner.loss))
         compared = [winner, *near[: self.settings.most - 1]]
         single = self._measure(compared)
@@ -146,7 +146,8 @@ class Settler:
         return {"settled": settled, "changed": changed, "open": left, "rounding": rounding}
 
     @property
-    def _reach(self) -> float:
+    def reach(self) -> float:
+        """The largest difference of two losses at which masks are near; it can grow during a search."""
         return max(NEAR * self.rounding, self.estimate.ties)
 
     def _measure(self, scores: Sequence[Score], rising: Rising | None = None) -> list[float] | None:
@@ -171,8 +172,8 @@ class Settler:
         If there are more than `most`, the choice stays open, and only the nearest ones are returned.
         """
         last, following = ranked[best - 1].loss, ranked[best].loss
-        inside = [score for score in ranked[:best] if following - score.loss <= self._reach]
-        outside = [score for score in ranked[best:] if score.loss - last <= self._reach]
+        inside = [score for score in ranked[:best] if following - score.loss <= self.reach]
+        outside = [score for score in ranked[best:] if score.loss - last <= self.reach]
         if not inside or not outside:
             return []
         most = self.settings.most

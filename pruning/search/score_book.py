@@ -40,13 +40,17 @@ class Losses(Protocol):
 
 @dataclass
 class ScoreBook:
-    """The scores that a search needs, by mask. A score is computed only if no cell has computed it."""
+    """The scores that a search needs, by mask. A score is computed only if no cell has computed it.
+
+    If not `bounding`, every loss that is asked for is computed, also if a bound would do.
+    """
 
     losses: Losses
     known: KnownScores
     watch: Watch
     racing: Racing
     settler: Settler
+    bounding: bool = True
     asked: dict[Mask, None] = field(default_factory=dict)
     count: float = 0.0
     best: dict[int, float] = field(default_factory=dict)  # number of removed blocks -> lowest full loss
@@ -117,7 +121,7 @@ class ScoreBook:
         whole = [mask for mask in request.known if self._samples_known(mask) == self.samples]
         bounds = self._bounds(request, best)
         if bounds:
-            finished = bounded(bounds, best, self.scores)
+            finished = bounded(bounds, best, self.scores, self.settler.reach)
         else:
             finished = self.racing.race(
                 [*whole, *request.masks],
@@ -141,18 +145,22 @@ class ScoreBook:
     def _bounds(self, request: Ask, best: int) -> dict[Mask, float]:
         """Lower bounds of the losses of a request, and the losses that are known; empty if bounds are not used.
 
-        They are not used in a race, for rises per cost, or if a request continues another.
+        They are not used in a race, for rises per cost, or if the search needs the losses themselves.
         """
         find, whole = self.losses.whole.bounds, self.losses.whole.estimate
-        if find is None or self.racing.delta is not None or request.rise is not None or request.known:
+        needed = request.exact or request.known or request.rise is not None
+        if find is None or needed or not self.bounding or self.racing.delta is not None:
             return {}
         self._look_up(request.masks, self.samples)
         unknown = [mask for mask in request.masks if self._samples_known(mask) < self.samples]
         if best >= len(request.masks) or not unknown:
             return {}
-        bounds = {mask: whole.mean(terms) for mask, terms, _ in find(unknown)}
-        known = [mask for mask in request.masks if mask not in bounds]
-        return bounds | {mask: self.journal.scores[mask].loss for mask in known}
+        found = {mask: whole.mean(terms) for mask, terms, _ in find(unknown)}
+        if len(found) < len(unknown):
+            return {}
+        known = {mask: self.journal.scores[mask].loss for mask in request.masks if mask not in found}
+        # A mask without a number is scored, which raises LossError.
+        return {mask: b if math.isfinite(b := (found | known)[mask]) else -math.inf for mask in request.masks}
 
     def _wanted(self, samples: int | None) -> int:
         """The number of samples to score: all if None, else at least `samples` of them, with each kind included."""

@@ -15,6 +15,7 @@ from pruning.calibration.samples import Row
 from pruning.core.mask import Mask
 from pruning.engine import forward as forward_module
 from pruning.engine import partial_head as part_module
+from pruning.engine.batch_reader import BatchReader
 from pruning.engine.forward import Forward
 from pruning.engine.partial_head import _likely, partial_head
 from tests.helpers.architectures import ARCHITECTURES, N_BLOCKS, build
@@ -61,6 +62,15 @@ def test_the_bound_is_the_sum_over_the_chosen_tokens() -> None:
     followed = {token for row in ROWS for token in row.input_ids[row.span[0] : row.span[1]]}
     assert followed < set(tokens)
     assert len(tokens) <= len(followed) + 97 // part_module.MOST
+    with torch.no_grad():
+        mass = sum(
+            forward.model.module(input_ids=torch.tensor([row.input_ids]))
+            .logits[0]
+            .softmax(-1)[row.span[0] - 1 : row.span[1] - 1]
+            .sum(0)
+            for row in ROWS
+        )
+    assert set(_likely(mass.double().numpy())) <= set(tokens), "other samples than these decided"
     ids = ROWS[0].input_ids
     with torch.no_grad():
         logits = forward.model.module(input_ids=torch.tensor([ids])).logits[0].double()
@@ -114,7 +124,7 @@ def test_a_pass_that_was_stopped_leaves_no_states_to_use() -> None:
     assert summed(forward.loglikelihoods(ROWS, MASKS)) == summed(forward_of().loglikelihoods(ROWS, MASKS))
 
 
-def test_a_head_that_cannot_be_divided_gives_the_log_likelihoods() -> None:
+def test_a_head_that_cannot_be_divided_gives_no_bounds() -> None:
     class Head(nn.Module):
         def __init__(self, whole: nn.Linear) -> None:
             super().__init__()
@@ -127,7 +137,7 @@ def test_a_head_that_cannot_be_divided_gives_the_log_likelihoods() -> None:
     forward = forward_of()
     module = forward.model.module
     module.set_output_embeddings(Head(module.get_output_embeddings()))
-    assert summed(forward.upper_bounds(ROWS, MASKS)) == summed(forward_of().loglikelihoods(ROWS, MASKS))
+    assert not list(forward.upper_bounds(ROWS, MASKS))
 
 
 def test_the_fewest_tokens_with_most_of_the_probability_are_chosen() -> None:
@@ -140,4 +150,36 @@ def test_rows_are_a_sequence_of_any_kind() -> None:
     rows: list[Row] = list(ROWS)
     forward = forward_of()
     summed(forward.upper_bounds(rows, MASKS))
-    assert forward.ends.known(ROWS, MASKS) == MASKS
+    assert forward.ends.known(ROWS, forward.memory_budget.batches(ROWS), MASKS) == MASKS
+
+
+def test_states_are_forgotten_when_other_rows_are_read() -> None:
+    forward = forward_of()
+    summed(forward.upper_bounds(ROWS, MASKS))
+    assert forward.ends.states
+    summed(forward.loglikelihoods(text_rows(2, seed=1), MASKS))
+    assert not forward.ends.states
+    assert forward.ends.reserved == 0.0
+
+
+@pytest.mark.parametrize("when", ["bounds", "losses"])
+def test_after_running_out_of_memory_losses_are_right(when: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    forward, failing = forward_of(), [False]
+    read = BatchReader._read_out
+
+    def scarce(*given: Any) -> Any:
+        if failing.pop() if failing else False:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return read(*given)
+
+    summed(forward.upper_bounds(ROWS, MASKS))
+    failing = [True]
+    monkeypatch.setattr(BatchReader, "_read_out", scarce)
+    if when == "bounds":
+        assert len(summed(forward.upper_bounds(ROWS, MASKS))) == len(MASKS)
+    found = summed(forward.loglikelihoods(ROWS, MASKS))
+    assert not failing, "memory did not run out"
+    assert not forward.ends.states
+    expected = summed(forward_of().loglikelihoods(ROWS, MASKS))
+    for mask in MASKS:
+        assert found[mask] == pytest.approx(expected[mask], rel=1e-6)
