@@ -47,6 +47,8 @@ DATA = {"ppl/heldout": TEXT, "acc/heldout": ITEMS}
 class Counting:
     """A Forward with given log-likelihoods; `asked` lists the masks of its calls."""
 
+    bounds = False
+
     def __init__(
         self, text: Sequence[float] = (-2.0, -8.0), items: Sequence[float] = (-1, -4, -3, -4, -2, -1)
     ) -> None:

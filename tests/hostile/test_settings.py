@@ -28,7 +28,7 @@ CASES: dict[str, tuple[str, list[str], str]] = {
     "no patience": ("", ["forward.patience=0"], "forward.patience=0 is out of range: choose seconds above 0."),
     "memory": ("", ["forward.memory=0"], "forward.memory=0 is too small: choose 1 or more."),
     "added": ("", ["+algo.foo=1"], "algo=greedy has no setting 'foo'. Its settings: blocks, lazy, max_evaluations,"),
-    "added below": ("", ["+forward.foo=1"], "forward has no setting 'foo'. Its settings: batch_tokens, compile,"),
+    "added below": ("", ["+forward.foo=1"], "forward has no setting 'foo'. Its settings: batch_tokens, bounds,"),
     "added deep": ("", ["+model.resources.foo=1"], "model.resources has no setting 'foo'"),
     "top": ("", ["algos=greedy"], "unknown setting 'algos'. Did you mean algo? Available: algo, budget, calibration"),
     "other option": ("", ["launcher.requeues=-1"], "launcher.requeues is a setting of launcher=slurm."),
