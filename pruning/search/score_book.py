@@ -101,9 +101,8 @@ class ScoreBook:
     def answer(self, request: Ask) -> list[float]:
         """Losses of the masks of a request, in order. If a race has ruled a mask out, its loss is infinite.
 
-        If a bound has ruled it out, its loss is this bound, which is above the losses of the best masks.
-
-        If only the best masks matter, near ties are settled first; see `near_ties.py`.
+        If a bound has ruled it out, this bound is given, which is above the losses of the best masks. If only the
+        best masks matter, near ties are settled first; see `near_ties.py`.
         """
         self.asked.update(dict.fromkeys(request.masks))
         self.count += len(request.masks) * self._wanted(request.samples) / self.samples
