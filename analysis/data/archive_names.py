@@ -11,7 +11,7 @@ from pathlib import PurePosixPath
 from pruning.core import trace
 from pruning.core.result import NAME
 
-CELL = (NAME, "config.yaml", "mask.json", trace.NAME, trace.FLOAT32, "gates.json")
+CELL = (NAME, "config.yaml", "mask.json", trace.NAME, trace.FLOAT32, trace.BOUNDS, "gates.json")
 HEALED = (
     "heal.json",
     "heal.jsonl",

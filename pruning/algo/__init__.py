@@ -34,15 +34,14 @@ class Ask:
     """A request for the losses of masks. The answer is a list of floats in the same order.
 
     If `best` is given, the search uses only the `best` lowest losses; with `rise`, those of least rise per cost. If a
-    race rules a mask out, the answer for this mask is an infinite loss; if a bound does, a number that is at most its
-    loss and above those of the `best`. If `samples` (at least 1) is given, losses
-    are computed on the first `samples` samples, or on all samples if there are fewer. A search never asks twice for
-    the same mask on the same number of samples.
+    race or a bound rules a mask out, the answer for this mask is an infinite loss. If `samples` (at least 1) is
+    given, losses are computed on the first `samples` samples, or on all samples if there are fewer. A search never
+    asks twice for the same mask on the same number of samples.
 
     With `best`, a search can ask for its candidates in several requests. The `best` are then chosen from the masks
     `known`, whose losses were asked for before, and from `masks`; the answer has the losses of both, in this order.
-    `rest` is the number of candidates that no request has named yet. If `exact`, the search predicts later losses
-    from the answer, so no bound stands in for a loss.
+    `rest` is the number of candidates that no request has named yet. If `estimates`, the search predicts later losses
+    from the answer, so an estimated loss is given in place of an infinite one.
     """
 
     masks: Sequence[Mask]
@@ -51,7 +50,7 @@ class Ask:
     known: Sequence[Mask] = ()
     rest: int = 0
     rise: Rise | None = None
-    exact: bool = False
+    estimates: bool = False
 
 
 @dataclass(frozen=True)

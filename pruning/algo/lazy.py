@@ -70,7 +70,9 @@ class Lazy:
         errors: list[float] = []
         while order:
             batch, order, size = order[:size], order[size:], MORE if losses else size
-            answer = yield Ask(batch, best=best, known=list(losses), rest=len(order), rise=rise, exact=True)
+            answer = yield Ask(
+                batch, best=best, known=list(losses), rest=len(order), rise=rise, estimates=True
+            )
             losses = dict(zip([*losses, *batch], answer, strict=True))
             errors = [loss - predicted[mask] for mask, loss in losses.items() if math.isfinite(loss)]
             chosen = sorted(value(mask, loss) for mask, loss in losses.items())[min(best, len(losses)) - 1]

@@ -19,6 +19,7 @@ from pruning.core import atomic_files
 
 NAME = "trace.jsonl"
 BEGINNING = b'{"dropped": ['  # of every line that `append_trace` writes
+BOUNDS = "trace_bounds.jsonl"  # lower bounds of scores, with forward.bounds=true
 FLOAT32 = "trace_float32.jsonl"  # float32 scores of masks in near ties
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -78,12 +79,18 @@ class BatchReader:
             values = self._read_out(batch, states, readout)
             yield from zip((number for _, (number,) in group), values, strict=True)
 
-    def read_ends(self, batch: Batch, masks: Sequence[Mask]) -> Iterator[np.ndarray[Any, Any]]:
-        """As `read` for log-likelihoods, in the order of the masks, from states that are kept."""
+    def read_ends(
+        self, batch: Batch, masks: Sequence[Mask], readout: Readout, share: float
+    ) -> Iterator[tuple[int, np.ndarray[Any, Any]]]:
+        """As `read`, from states that are kept."""
+        states = [self.ends.states[batch][mask] for mask in masks]
+        if readout.compares:
+            dense = self._dense_state(batch, masks[0].n_blocks, share)
+            yield from self._comparisons(batch, dense, [state.__getitem__ for state in states], readout)
+            return
         merged = self.memory_budget.merged(batch)
         for start in range(0, len(masks), merged):
-            states = [self.ends.states[batch][mask] for mask in masks[start : start + merged]]
-            yield from self._read_out(batch, states, LIKELIHOOD)
+            yield from enumerate(self._read_out(batch, states[start : start + merged], readout), start)
 
     def _read_out(self, batch: Batch, states: Sequence[Tensor], readout: Readout) -> np.ndarray[Any, Any]:
         """The readout's values (masks, n) at the n targets of a batch, from the states (n, D) of each mask."""
@@ -97,17 +104,33 @@ class BatchReader:
     def _compared(
         self, batch: Batch, masks: Sequence[Mask], readout: Readout, share: float, wanted: Wanted
     ) -> Iterator[tuple[int, np.ndarray[Any, Any]]]:
-        """As `_read`, for a readout that compares each mask with the dense model, which is projected only once."""
-        dense, projection = self._dense_state(batch, masks[0].n_blocks, share), self.projection
+        """As `read`, for a readout that compares each mask with the dense model, which is projected only once."""
+        dense = self._dense_state(batch, masks[0].n_blocks, share)
         branches = self._walk(batch, masks, share, wanted)
-        values = np.zeros((len(masks), len(batch.targets)))
-        step = compared_at_once(self.model.device.type, projection.vocabulary, projection.limit)
-        for start in range(0, len(batch.targets), step):
-            part = slice(start, start + step)
-            known = distributions(projection, dense[part].to(branches[0][0].device))
+        if self.ends.open:
             for hidden, (number,) in branches:
-                flat = _at(batch, hidden, part)
-                values[number, part] = read_out(readout, projection, flat, known, batch.targets[part]).numpy()
+                self.ends.note(batch, masks[number], _at(batch, hidden))
+        states = [partial(_at, batch, hidden) for hidden, _ in branches]
+        numbers = [number for _, (number,) in branches]
+        for place, values in self._comparisons(batch, dense, states, readout):
+            yield numbers[place], values
+
+    def _comparisons(
+        self, batch: Batch, dense: Tensor, states: Sequence[Callable[[slice], Tensor]], readout: Readout
+    ) -> Iterator[tuple[int, np.ndarray[Any, Any]]]:
+        """The values at a batch's targets for each of the `states`, which give a mask's states at some targets."""
+        projection, targets = self.projection, batch.targets
+        if readout.part is not None:
+            projection, targets = readout.part.of(projection), readout.part.places(targets)
+        values = np.zeros((len(states), len(targets)))
+        step = compared_at_once(self.model.device.type, projection.vocabulary, projection.limit)
+        for start in range(0, len(targets), step):
+            at = slice(start, start + step)
+            known = distributions(projection, dense[at].to(states[0](at).device))
+            inside = 1.0 if readout.part is None else readout.part.probability(batch, at, known).numpy()
+            for number, state in enumerate(states):
+                found = read_out(readout, projection, state(at), known, targets[at]).numpy()
+                values[number, at] = inside * found
         yield from enumerate(values)
 
     def _walk(
@@ -135,6 +158,6 @@ class BatchReader:
         return self.dense_states[batch]
 
 
-def _at(batch: Batch, hidden: Tensor, part: slice = slice(None)) -> Tensor:
-    """The states (n, D) at a part of a batch's targets, from states (B, T, D)."""
-    return hidden.flatten(0, 1)[batch.indices[part].to(hidden.device)]
+def _at(batch: Batch, hidden: Tensor, at: slice = slice(None)) -> Tensor:
+    """The states (n, D) at some of a batch's targets, from states (B, T, D)."""
+    return hidden.flatten(0, 1)[batch.indices[at].to(hidden.device)]

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -32,13 +32,13 @@ from pruning.engine import packing
 from pruning.engine.batch_reader import BatchReader
 from pruning.engine.batching import Batch, TokenLine, make_batches
 from pruning.engine.beginnings import NOTHING, Beginnings, Wanted, edges, forks
+from pruning.engine.bounds import Parts, from_ends
 from pruning.engine.cost import Cost
 from pruning.engine.device import peak_memory
-from pruning.engine.ends import SHARE, Ends
+from pruning.engine.ends import Ends
 from pruning.engine.logprobs import LIKELIHOOD, Readout
 from pruning.engine.memory_budget import MemoryBudget, out_of_memory
 from pruning.engine.pace import Pace
-from pruning.engine.partial_head import PartialHead, partial_head
 from pruning.engine.walk_plan import Plan, make_plan
 from pruning.models.block_probe import find_blocks
 from pruning.models.compiled import compiled
@@ -60,7 +60,7 @@ class Forward:
     killed, about `patience` seconds of work are lost. `merge` says whether branches may run as one batch (None: only
     if merging changes no loss, or if weights are on disk). If `scales` is given, a dropped unit i multiplies the
     hidden state by `scales[i]`. `compile` runs blocks and sums over the vocabulary through
-    torch.compile; sub-layers run uncompiled. With `bounds`, searches may rule masks out by `upper_bounds`.
+    torch.compile; sub-layers run uncompiled. With `bounds`, searches may rule masks out by bounds (`bounds.py`).
     """
 
     model: LanguageModel
@@ -75,7 +75,7 @@ class Forward:
     compile: bool = False
     bounds: bool = False
     ends: Ends = field(default_factory=Ends)
-    _parts: dict[tuple[Row, ...], PartialHead | None] = field(default_factory=dict)
+    parts: Parts = field(default_factory=Parts)
     _dense_states: WeakKeyDictionary[Batch, Tensor] = field(default_factory=WeakKeyDictionary)
     _shares_of: dict[str, Sequence[float]] = field(default_factory=dict)
 
@@ -138,9 +138,8 @@ class Forward:
     ) -> Iterator[tuple[Mask, list[float], float]]:
         """Like `loglikelihoods`, but for any readout, whose values are summed over each row's scored positions."""
         rows, masks = tuple(rows), list(masks)
-        if self.ends.masks and readout is LIKELIHOOD:
-            known = self.ends.known(rows, self.memory_budget.batches(rows), masks)
-            given = list(self._from_ends(rows, known)) if known else []
+        if self.ends.masks and readout.part is None:
+            given = list(from_ends(self, rows, masks, readout))
             yield from given
             masks = [mask for mask in masks if mask not in {done for done, *_ in given}]
         # In this order, masks with a long common prefix are neighbours, and masks that drop early blocks come first.
@@ -169,76 +168,6 @@ class Forward:
             for mask, values in zip(chunk, sums, strict=True):
                 yield mask, values.tolist(), seconds / len(chunk)
 
-    def upper_bounds(
-        self, rows: Sequence[Row], masks: Sequence[Mask]
-    ) -> Iterator[tuple[Mask, list[float], float]]:
-        """Like `loglikelihoods`, but values that are at least as high, from a part of the vocabulary.
-
-        Their states after the last block are kept if there is room, so that the log-likelihoods of these masks cost
-        no more than the head. If the model's head cannot be divided, nothing is yielded.
-        """
-        rows = tuple(rows)
-        if rows not in self._parts:
-            self._parts.clear()
-            self._parts[rows] = partial_head(self.model.module, rows, partial(self._read_dense, rows))
-        if (part := self._parts[rows]) is None:
-            return
-        self._keep_ends(rows, masks)
-        complete = False
-        try:
-            yield from self.sums(rows, masks, replace(LIKELIHOOD, part=part))
-            complete = self.ends.open
-        finally:
-            self.ends.finish(masks) if complete else self.ends.drop()
-
-    @torch.inference_mode()
-    def _read_dense(self, rows: tuple[Row, ...], readout: Readout) -> None:
-        """Apply a readout to the dense model, for what it does beside its values."""
-        with self._compiled("block"), for_any_rows():
-            for batch in collectives.share_of(self.memory_budget.batches(rows)):
-                for _ in self._reader.read(batch, [Mask(self.n_blocks)], readout):
-                    pass
-
-    def _keep_ends(self, rows: tuple[Row, ...], masks: Sequence[Mask]) -> None:
-        """Keep states at the scored positions if those of all masks take at most half of the room for states."""
-        self.ends.drop()
-        sizes = self.memory_budget.sizes(rows, LIKELIHOOD, masks[0], self.beginnings.nbytes())
-        batches = self.memory_budget.batches(rows)
-        tokens = sum(batch.ids.numel() for batch in batches)
-        scored = sum(len(batch.targets) for batch in batches)
-        if (reserved := len(masks) * sizes.kept * scored / tokens) <= SHARE * sizes.room:
-            self.ends.begin(rows, batches, reserved)
-
-    def _from_ends(
-        self, rows: tuple[Row, ...], masks: Sequence[Mask]
-    ) -> Iterator[tuple[Mask, list[float], float]]:
-        """The log-likelihoods of masks whose states after the last block are kept; nothing if memory runs out."""
-        started = time.perf_counter()
-        try:
-            sums, failure = self._ends_sums(rows, masks), None
-        except RuntimeError as error:
-            failure = error.with_traceback(None) if out_of_memory(error) else error
-        if (failed := collectives.any_failure(failure)) is not None:
-            self.ends.drop()
-            if not out_of_memory(failed):
-                raise failed
-            return
-        sums = collectives.all_sum(sums)
-        seconds = collectives.all_max(time.perf_counter() - started) / len(masks)
-        self.cost.forward_seconds += seconds * len(masks)
-        for mask, values in zip(masks, sums, strict=True):
-            yield mask, values.tolist(), seconds
-
-    @torch.inference_mode()
-    def _ends_sums(self, rows: tuple[Row, ...], masks: Sequence[Mask]) -> np.ndarray[Any, Any]:
-        """As `_chunk`, from the states that are kept."""
-        sums = np.zeros((len(masks), len(rows)))
-        with for_any_rows():
-            for batch in collectives.share_of(self.memory_budget.batches(rows)):
-                for number, values in enumerate(self._reader.read_ends(batch, masks)):
-                    np.add.at(sums[number], batch.rows.numpy(), values)
-        return sums
-
     def _plan(self, rows: tuple[Row, ...], masks: Sequence[Mask], readout: Readout) -> Plan:
         """Decide how many masks are walked at a time; keep only those states that can be used again."""
         sizes = self.memory_budget.sizes(rows, readout, masks[0], self.beginnings.nbytes())
@@ -255,19 +184,31 @@ class Forward:
             self.beginnings.trim(batches, masks, plan.depths)
         return plan
 
-    @torch.inference_mode()
     def _chunk(
         self, rows: tuple[Row, ...], masks: Sequence[Mask], readout: Readout, wanted: Wanted
     ) -> np.ndarray[Any, Any]:
-        """Sums (masks, rows) over this rank's batches, in float64."""
+        reader = self.reader
+        return self.added(rows, masks, lambda batch, share: reader.read(batch, masks, readout, share, wanted))
+
+    @torch.inference_mode()
+    def added(
+        self,
+        rows: tuple[Row, ...],
+        masks: Sequence[Mask],
+        read: Callable[[Batch, float], Iterable[tuple[int, np.ndarray[Any, Any]]]],
+    ) -> np.ndarray[Any, Any]:
+        """Sums (masks, rows) over this rank's batches, in float64.
+
+        `read` gives the number of each mask and its values at the targets of a batch, which has this share of all
+        samples.
+        """
         sums = np.zeros((len(masks), len(rows)))
         batches = self.memory_budget.batches(rows)
         tokens = sum(batch.ids.numel() for batch in batches)
-        mine, reader = collectives.share_of(batches), self._reader
+        mine = collectives.share_of(batches)
         with self._compiled(masks[0].unit), for_any_rows():
             for done, batch in enumerate(mine, start=1):
-                share = batch.ids.numel() / tokens
-                for number, values in reader.read(batch, masks, readout, share, wanted):
+                for number, values in read(batch, batch.ids.numel() / tokens):
                     np.add.at(sums[number], batch.rows.numpy(), values)
                 if self.watch is not None:
                     self.watch(done, len(mine))
@@ -279,7 +220,8 @@ class Forward:
         return compiled(find_blocks(self.model.module))
 
     @property
-    def _reader(self) -> BatchReader:
+    def reader(self) -> BatchReader:
+        """Reads batches with these settings."""
         return BatchReader(
             self.model,
             self.memory_budget,
@@ -320,6 +262,6 @@ class Forward:
         """Log-likelihoods (rows,) under the dense model, computed on the given lines of these rows."""
         sums = np.zeros(len(rows))
         for batch in make_batches(lines, self.memory_budget.batch_tokens):
-            for _, values in self._reader.read(batch, [Mask(self.n_blocks)]):
+            for _, values in self.reader.read(batch, [Mask(self.n_blocks)]):
                 np.add.at(sums, batch.rows.numpy(), values)
         return sums

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -119,6 +119,10 @@ class Part(Protocol):
         """Where tokens stand in this part."""
         ...
 
+    def probability(self, batch: Any, at: slice, dense: Sequence[Distributions]) -> Tensor:
+        """The dense model's probability of this part at some of the targets of a batch."""
+        ...
+
 
 @dataclass(frozen=True)
 class Readout:
@@ -126,7 +130,8 @@ class Readout:
 
     `value` is called with the distributions of the pruned model, those of the dense model, and the next tokens (m,).
     If `compares` is false, no dense model is needed, and `value` gets the pruned model's distributions twice. If
-    `part` is given, distributions are over this part of the vocabulary.
+    `part` is given, distributions are over this part of the vocabulary, and if the readout compares, its values are
+    multiplied by the dense model's probability of the part.
     """
 
     value: Callable[[Distributions, Distributions, Tensor], Tensor]

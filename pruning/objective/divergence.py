@@ -37,27 +37,38 @@ class Divergence:
 
     def bind(self, forward: Forward, samples: Samples) -> Loss:
         """The loss over windows or items, with one term per sample."""
-        return between_distributions(forward, samples, _divergence)
+        return between_distributions(forward, samples, _divergence, bounded=forward.bounds)
 
 
 def between_distributions(
-    forward: Forward, samples: Samples, value: Callable[[Distributions, Distributions], Tensor]
+    forward: Forward,
+    samples: Samples,
+    value: Callable[[Distributions, Distributions], Tensor],
+    bounded: bool = False,
 ) -> Loss:
     """The mean of `value(pruned, dense)` over scored positions; `value` maps distributions at m positions to (m,).
 
-    The term of a sample is the mean over its scored positions: those of a window, or of all answers of an item.
+    The term of a sample is the mean over its scored positions: those of a window, or of all answers of an item. If
+    `bounded`, `value` is the divergence, and the loss has bounds (`engine/partial_head.py`).
     """
+    from pruning.engine.bounds import bounds
     from pruning.engine.logprobs import Readout
 
     readout = Readout(lambda pruned, dense, _: value(pruned, dense), compares=True)
     tokens = [sum(row.span[1] - row.span[0] for row in unit) for unit in samples.units]
 
-    def terms(masks: Sequence[Mask]) -> Iterator[tuple[Mask, Sequence[float], float]]:
-        for mask, sums, seconds in forward.sums(samples.rows, masks, readout):
+    def means(
+        found: Iterator[tuple[Mask, list[float], float]],
+    ) -> Iterator[tuple[Mask, Sequence[float], float]]:
+        for mask, sums, seconds in found:
             gathered = samples.per_unit(sums)
             yield mask, [sum(values) / n for values, n in zip(gathered, tokens, strict=True)], seconds
 
-    return Loss(samples.estimate(), terms)
+    return Loss(
+        samples.estimate(),
+        lambda masks: means(forward.sums(samples.rows, masks, readout)),
+        bounds=(lambda masks: means(bounds(forward, samples.rows, masks, readout))) if bounded else None,
+    )
 
 
 def _divergence(pruned: Distributions, dense: Distributions) -> Tensor:

@@ -42,7 +42,10 @@ class Perplexity:
                 yield mask, (-np.array(logliks) / tokens).tolist(), seconds
 
         def bounds(masks: Sequence[Mask]) -> Iterator[tuple[Mask, Sequence[float], float]]:
-            for mask, highest, seconds in forward.upper_bounds(samples.rows, masks):
+            from pruning.engine.bounds import bounds as highest_sums
+            from pruning.engine.logprobs import LIKELIHOOD
+
+            for mask, highest, seconds in highest_sums(forward, samples.rows, masks, LIKELIHOOD):
                 yield mask, (-np.array(highest) / tokens).tolist(), seconds
 
         def gates(unit: str) -> np.ndarray[Any, Any]:

@@ -95,7 +95,7 @@ def _run(prepared: Prepared, note: Note) -> DoneResult:
     scales = cell.compensation.scales(forward, prepared.samples.rows, space.unit)
     searched = forward.with_scales(scales if cell.compensation.search else None)
     losses = Calibrated(cell.objective, searched, prepared.samples)
-    known = _known_scores(store, cell.folder / trace.NAME, losses.whole.estimate)
+    known = _known_scores(store, cell.folder, losses.whole.estimate)
     solution, cost, ledger = _search(cell, space, losses, known, note)
     mask = solution.score.mask
     save_mask(cell, mask)
@@ -152,11 +152,13 @@ def _store(prepared: Prepared, info: ModelInfo, space: Space) -> Store:
     return store
 
 
-def _known_scores(store: Store, journal: Path, estimate: Estimate) -> KnownScores:
-    """The cell's journal and the store. Raises DamagedError if a line of the journal contradicts itself."""
-    return KnownScores(
-        Journal.open(journal, store.n_blocks, estimate, store.unit), replace(store, estimate=estimate)
+def _known_scores(store: Store, folder: Path, estimate: Estimate) -> KnownScores:
+    """The cell's journals and the store. Raises DamagedError if a line of a journal contradicts itself."""
+    journal, bounds = (
+        Journal.open(folder / name, store.n_blocks, estimate, store.unit)
+        for name in (trace.NAME, trace.BOUNDS)
     )
+    return KnownScores(journal, replace(store, estimate=estimate), bounds)
 
 
 def _check_samples(prepared: Prepared) -> None:

@@ -72,7 +72,7 @@ def solve(
     # A search that is cut short completes its best mask by the losses of single blocks.
     whole = problem.algo.max_evaluations is None
     book = ScoreBook(losses, known, watch, problem.racing, settler, bounding=whole)
-    journals = [known.journal] if single is None else [known.journal, single.journal]
+    journals = [known.journal, known.bounds, *([] if single is None else [single.journal])]
     before = sum(score.seconds for journal in journals for score in journal.scores.values())
     settler.begin(problem.space.dense, resumed=bool(known.journal.scores))
     dense = book.scores([problem.space.dense])[0]

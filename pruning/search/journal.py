@@ -185,10 +185,19 @@ def _contradiction(score: Score, estimate: Estimate) -> str:
 
 @dataclass(frozen=True)
 class KnownScores:
-    """The scores that are already known: the scores in the cell's journal and, if there is a store, in the store."""
+    """The scores that are already known: the scores in the cell's journal and, if there is a store, in the store.
+
+    `given` is the journal of the cell's lower bounds (None: one in memory).
+    """
 
     journal: Journal
     store: Store | None = None
+    given: Journal | None = None
+
+    @cached_property
+    def bounds(self) -> Journal:
+        """The lower bounds of scores that the cell has computed (`bounding.py`)."""
+        return self.given or Journal(None, self.journal.n_blocks, self.journal.unit)
 
     def find(self, masks: Sequence[Mask]) -> list[Score]:
         """Those scores of the masks that other cells have computed."""

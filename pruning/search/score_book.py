@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Protocol
 
 from pruning.algo import Ask
@@ -13,10 +14,10 @@ from pruning.core.result import DecisionRecord
 from pruning.core.score import Score
 from pruning.distributed import collectives
 from pruning.objective import Loss
-from pruning.search.bounding import bounded
+from pruning.search.bounding import SLACK, Lower, LowerBounds
 from pruning.search.journal import Journal, KnownScores
 from pruning.search.near_ties import Settler
-from pruning.search.racing import Racing
+from pruning.search.racing import Raced, Racing
 from pruning.search.rising import Rising, View
 from pruning.search.significance import decision
 
@@ -55,11 +56,17 @@ class ScoreBook:
     count: float = 0.0
     best: dict[int, float] = field(default_factory=dict)  # number of removed blocks -> lowest full loss
     decisions: list[DecisionRecord] = field(default_factory=list)
+    estimated: dict[Mask, float] = field(default_factory=dict)  # losses of masks that are ruled out
 
     @property
     def journal(self) -> Journal:
         """This cell's journal."""
         return self.known.journal
+
+    @cached_property
+    def lower_bounds(self) -> LowerBounds:
+        """Lower bounds of scores that this search has computed."""
+        return LowerBounds(self.losses.part, self.losses.whole.estimate, self.known.bounds)
 
     @property
     def samples(self) -> int:
@@ -99,10 +106,10 @@ class ScoreBook:
         return score
 
     def answer(self, request: Ask) -> list[float]:
-        """Losses of the masks of a request, in order. If a race has ruled a mask out, its loss is infinite.
+        """Losses of the masks of a request, in order.
 
-        If a bound has ruled it out, this bound is given, which is above the losses of the best masks. If only the
-        best masks matter, near ties are settled first; see `near_ties.py`.
+        If a race or a bound has ruled a mask out, its loss is infinite, or an estimate if the request asks for
+        `estimates`. If only the best masks matter, near ties are settled first; see `near_ties.py`.
         """
         self.asked.update(dict.fromkeys(request.masks))
         self.count += len(request.masks) * self._wanted(request.samples) / self.samples
@@ -117,17 +124,16 @@ class ScoreBook:
         if request.rise is not None:
             rising = Rising(request.rise, self.scores([request.rise.base])[0], estimate)
         view: View = (lambda score: score) if rising is None else rising.view
-        whole = [mask for mask in request.known if self._samples_known(mask) == self.samples]
-        bounds = self._bounds(request, best)
-        if bounds:
-            finished = bounded(bounds, best, self.scores, self.settler.reach)
-        else:
-            finished = self.racing.race(
-                [*whole, *request.masks],
-                best,
-                estimate,
-                lambda masks, samples: [view(score) for score in self.scores(masks, samples)],
-            )
+        whole = [mask for mask in request.known if self._whole(mask)]
+        raced = self.racing.race(
+            [*whole, *request.masks],
+            best,
+            estimate,
+            lambda masks, samples: [view(score) for score in self.scores(masks, samples)],
+            self._lower(request, whole, view),
+            max(SLACK, self.settler.reach),
+        )
+        finished = raced.finished
         losses = self.settler.losses(list(finished.values()), best, rising)
         settled = [replace(score, loss=losses[score.mask]) for score in finished.values()]
         rest = [mask for mask in [*request.known, *request.masks] if mask not in finished]
@@ -137,29 +143,51 @@ class ScoreBook:
         skipped = request.rest + len(rest) - len(out)
         if (record := decision(settled, out, best, estimate)) is not None:
             self.decisions.append(record | {"skipped": skipped} if skipped else record)
-        if rising is None:
-            return bounds | losses
-        return rising.losses([self.journal.scores[mask] for mask in finished], losses)
+        if rising is not None:
+            losses = rising.losses([self.journal.scores[mask] for mask in finished], losses)
+        return losses if not request.estimates else self._estimates(request, raced, whole) | losses
 
-    def _bounds(self, request: Ask, best: int) -> dict[Mask, float]:
-        """Lower bounds of the losses of a request, and the losses that are known; empty if bounds are not used.
+    def _lower(self, request: Ask, whole: Sequence[Mask], view: View) -> Lower | None:
+        """Lower bounds of the scores of a request; None if they are not used.
 
-        They are not used in a race, for rises per cost, or if the search needs the losses themselves.
+        `whole` are those of the masks that this search has asked for before and scored in full.
         """
-        find, whole = self.losses.whole.bounds, self.losses.whole.estimate
-        needed = request.exact or request.known or request.rise is not None
-        if find is None or needed or not self.bounding or self.racing.delta is not None:
-            return {}
-        self._look_up(request.masks, self.samples)
-        unknown = [mask for mask in request.masks if self._samples_known(mask) < self.samples]
-        if best >= len(request.masks) or not unknown:
-            return {}
-        found = {mask: whole.mean(terms) for mask, terms, _ in find(unknown)}
-        if len(found) < len(unknown):
-            return {}
-        known = {mask: self.journal.scores[mask].loss for mask in request.masks if mask not in found}
-        # A mask without a number is scored, which raises LossError.
-        return {mask: b if math.isfinite(b := (found | known)[mask]) else -math.inf for mask in request.masks}
+        if self.losses.whole.bounds is None or not self.bounding:
+            return None
+
+        def lower(masks: Sequence[Mask], start: int, samples: int) -> dict[Mask, Score]:
+            samples, known = self._wanted(samples), set(whole)
+            # If it could change the search, what is ruled out must not depend on the scores of other cells.
+            if samples == self.samples and not request.estimates:
+                self._look_up(masks, samples)
+                known |= {
+                    mask for mask in masks if self._whole(mask) and self.lower_bounds.whole(mask) is None
+                }
+            scores = {mask: self._first(self.journal.scores[mask], samples) for mask in known}
+            own = {mask: self._terms(mask)[:start] for mask in masks if mask not in known}
+            bounds = self.lower_bounds.scores(own, samples)
+            return {mask: view((scores | bounds)[mask]) for mask in masks} if bounds else {}
+
+        return lower
+
+    def _estimates(self, request: Ask, raced: Raced, whole: Sequence[Mask]) -> dict[Mask, float]:
+        """Estimates of the losses of masks that are ruled out, in this request or those that it goes on with.
+
+        Such a mask and the best one are compared on the samples on which it was compared in the race. A term of which
+        only a bound is known counts as so much higher as losses are above their bounds, on average.
+        """
+        best = min(raced.finished.values(), key=lambda score: score.loss)
+        best, estimate = self.journal.scores[best.mask], self.losses.whole.estimate
+        gap = self.lower_bounds.gap([self.journal.scores[mask] for mask in raced.finished])
+        if not request.known:
+            self.estimated.clear()
+        for mask, (own, samples) in raced.out.items():
+            terms = [*self._terms(mask)[:own], *(b + gap for b in self.lower_bounds.terms(mask)[own:samples])]
+            differences = [
+                term - other for term, other in zip(terms, best.samples[: len(terms)], strict=True)
+            ]
+            self.estimated[mask] = best.loss + estimate.mean(differences)
+        return self.estimated | {mask: self.journal.scores[mask].loss for mask in whole}
 
     def _wanted(self, samples: int | None) -> int:
         """The number of samples to score: all if None, else at least `samples` of them, with each kind included."""
@@ -171,7 +199,14 @@ class ScoreBook:
 
     def _samples_known(self, mask: Mask) -> int:
         """The number of samples on which this cell's journal has the terms of a mask."""
-        return len(self.journal.scores[mask].samples) if mask in self.journal.scores else 0
+        return len(self._terms(mask))
+
+    def _whole(self, mask: Mask) -> bool:
+        """Whether this cell's journal has the full score of a mask."""
+        return self._samples_known(mask) == self.samples
+
+    def _terms(self, mask: Mask) -> Sequence[float]:
+        return self.journal.scores[mask].samples if mask in self.journal.scores else ()
 
     def _joined(self, mask: Mask, terms: Sequence[float], seconds: float) -> Score:
         """The known score of a mask, extended by new terms and by the seconds that they took."""

@@ -1,185 +1,22 @@
-"""A part of the vocabulary bounds log-likelihoods, and states that were kept give them exactly."""
+"""Which tokens are in the part of the vocabulary."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from itertools import islice
-from typing import Any
-
 import numpy as np
-import pytest
-import torch
-from torch import Tensor, nn
 
-from pruning.calibration.samples import Row
-from pruning.core.mask import Mask
-from pruning.engine import forward as forward_module
-from pruning.engine import partial_head as part_module
-from pruning.engine.batch_reader import BatchReader
-from pruning.engine.forward import Forward
-from pruning.engine.partial_head import _likely, partial_head
-from tests.helpers.architectures import ARCHITECTURES, N_BLOCKS, build
-from tests.helpers.rows import language_model, text_rows
-
-MASKS = [Mask(N_BLOCKS, (i,)) for i in range(N_BLOCKS)] + [Mask(N_BLOCKS, (0, 3))]
-ROWS = text_rows(3)  # so few that most of the 97 tokens do not follow anywhere
-SUBLAYERS = [Mask(N_BLOCKS, (i,), "sublayer") for i in range(0, 2 * N_BLOCKS, 3)]
+from pruning.engine import partial_head
+from pruning.engine.partial_head import _chosen
 
 
-def summed(values: Iterable[tuple[Mask, list[float], float]]) -> dict[Mask, list[float]]:
-    return {mask: sums for mask, sums, _ in values}
-
-
-def forward_of(name: str = "llama", **settings: Any) -> Forward:
-    return Forward(language_model(build(name)), batch_tokens=20, **settings)
-
-
-@pytest.mark.parametrize(
-    ("name", "masks"), [*((name, MASKS) for name in sorted(ARCHITECTURES)), ("llama", SUBLAYERS)]
-)
-def test_bounds_are_above_log_likelihoods_and_kept_states_give_these_exactly(
-    name: str, masks: list[Mask]
-) -> None:
-    forward = forward_of(name)
-    highest = summed(forward.upper_bounds(ROWS, masks))
-    work = forward.cost.block_tokens
-    exact = summed(forward.loglikelihoods(ROWS, masks[1:4]))
-    assert forward.cost.block_tokens == work, "blocks ran although the last states were kept"
-    plainly = summed(forward_of(name).loglikelihoods(ROWS, masks))
-    for mask in masks:
-        assert all(np.array(highest[mask]) >= np.array(plainly[mask]) - 1e-6), mask
-        assert sum(highest[mask]) > sum(plainly[mask]) + 0.01, "nothing was left out of the vocabulary"
-    for mask in exact:
-        assert exact[mask] == plainly[mask]
-
-
-def test_the_bound_is_the_sum_over_the_chosen_tokens() -> None:
-    forward = forward_of()
-    highest = summed(forward.upper_bounds(ROWS, [dense := Mask(N_BLOCKS)]))
-    part = forward._parts[ROWS]
-    assert part is not None
-    tokens = part.tokens.tolist()
-    followed = {token for row in ROWS for token in row.input_ids[row.span[0] : row.span[1]]}
-    assert followed < set(tokens)
-    assert len(tokens) <= len(followed) + 97 // part_module.MOST
-    with torch.no_grad():
-        mass = sum(
-            forward.model.module(input_ids=torch.tensor([row.input_ids]))
-            .logits[0]
-            .softmax(-1)[row.span[0] - 1 : row.span[1] - 1]
-            .sum(0)
-            for row in ROWS
-        )
-    assert set(_likely(mass.double().numpy())) <= set(tokens), "other samples than these decided"
-    ids = ROWS[0].input_ids
-    with torch.no_grad():
-        logits = forward.model.module(input_ids=torch.tensor([ids])).logits[0].double()
-    start, stop = ROWS[0].span
-    expected = sum(
-        float(logits[at - 1, ids[at]] - logits[at - 1, tokens].logsumexp(0)) for at in range(start, stop)
-    )
-    assert highest[dense][0] == pytest.approx(expected, abs=1e-5)
-
-
-def test_the_part_is_chosen_once_and_the_models_head_is_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    forward, calls = forward_of(), 0
-
-    def counted(*given: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        return partial_head(*given)
-
-    monkeypatch.setattr(forward_module, "partial_head", counted)
-    whole = forward.model.module.get_output_embeddings()
-    for _ in range(2):
-        summed(forward.upper_bounds(ROWS, MASKS))
-    assert calls == 1
-    assert forward.model.module.get_output_embeddings() is whole
-
-
-def test_states_that_do_not_fit_are_not_kept() -> None:
-    forward = forward_of()
-    forward.memory_budget._state_limit = 1.0
-    summed(forward.upper_bounds(ROWS, MASKS))
-    assert not forward.ends.states
-    assert summed(forward.loglikelihoods(ROWS, MASKS)) == summed(forward_of().loglikelihoods(ROWS, MASKS))
-
-
-def test_kept_states_serve_no_other_rows_and_no_other_scales() -> None:
-    forward, others = forward_of(), text_rows(3, seed=1)
-    summed(forward.upper_bounds(ROWS, MASKS))
-    assert summed(forward.loglikelihoods(others, MASKS)) == summed(forward_of().loglikelihoods(others, MASKS))
-    scales = (1.5,) * N_BLOCKS
-    found = summed(forward.with_scales(scales).loglikelihoods(ROWS, MASKS))
-    assert found == summed(forward_of(scales=scales).loglikelihoods(ROWS, MASKS))
-
-
-def test_a_pass_that_was_stopped_leaves_no_states_to_use() -> None:
-    forward = forward_of(patience=1e-9)  # one mask at a time
-    bounds: Any = forward.upper_bounds(ROWS, MASKS)
-    assert len(list(islice(bounds, 2))) == 2
-    bounds.close()
-    assert not forward.ends.masks
-    assert not forward.ends.open
-    assert summed(forward.loglikelihoods(ROWS, MASKS)) == summed(forward_of().loglikelihoods(ROWS, MASKS))
-
-
-def test_a_head_that_cannot_be_divided_gives_no_bounds() -> None:
-    class Head(nn.Module):
-        def __init__(self, whole: nn.Linear) -> None:
-            super().__init__()
-            self.whole = whole
-
-        def forward(self, hidden: Tensor) -> Tensor:
-            found: Tensor = self.whole(hidden)
-            return found
-
-    forward = forward_of()
-    module = forward.model.module
-    module.set_output_embeddings(Head(module.get_output_embeddings()))
-    assert not list(forward.upper_bounds(ROWS, MASKS))
-
-
-def test_the_fewest_tokens_with_most_of_the_probability_are_chosen() -> None:
+def test_the_fewest_tokens_with_most_of_the_probability_and_all_targets_are_chosen() -> None:
     probabilities = np.array([0.0, 50.0, 1.0, 48.5, 0.5, *[0.0] * 35])
-    assert _likely(probabilities) == [1, 3]
-    assert _likely(np.ones(40)) == list(range(40 // part_module.MOST))
+    assert _chosen(probabilities, {0, 3}) == [0, 1, 3]
+    assert _chosen(np.ones(40), {39}) == [*range(40 // partial_head.MOST), 39]
 
 
-def test_rows_are_a_sequence_of_any_kind() -> None:
-    rows: list[Row] = list(ROWS)
-    forward = forward_of()
-    summed(forward.upper_bounds(rows, MASKS))
-    assert forward.ends.known(ROWS, forward.memory_budget.batches(ROWS), MASKS) == MASKS
-
-
-def test_states_are_forgotten_when_other_rows_are_read() -> None:
-    forward = forward_of()
-    summed(forward.upper_bounds(ROWS, MASKS))
-    assert forward.ends.states
-    summed(forward.loglikelihoods(text_rows(2, seed=1), MASKS))
-    assert not forward.ends.states
-    assert forward.ends.reserved == 0.0
-
-
-@pytest.mark.parametrize("when", ["bounds", "losses"])
-def test_after_running_out_of_memory_losses_are_right(when: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    forward, failing = forward_of(), [False]
-    read = BatchReader._read_out
-
-    def scarce(*given: Any) -> Any:
-        if failing.pop() if failing else False:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return read(*given)
-
-    summed(forward.upper_bounds(ROWS, MASKS))
-    failing = [True]
-    monkeypatch.setattr(BatchReader, "_read_out", scarce)
-    if when == "bounds":
-        assert len(summed(forward.upper_bounds(ROWS, MASKS))) == len(MASKS)
-    found = summed(forward.loglikelihoods(ROWS, MASKS))
-    assert not failing, "memory did not run out"
-    assert not forward.ends.states
-    expected = summed(forward_of().loglikelihoods(ROWS, MASKS))
-    for mask in MASKS:
-        assert found[mask] == pytest.approx(expected[mask], rel=1e-6)
+def test_a_large_part_is_filled_up_with_likely_tokens() -> None:
+    probabilities = np.arange(100_000.0)
+    chosen = _chosen(probabilities, {0, 1, 99_999})
+    count = 100_000 // partial_head.MOST + 2
+    filled = -(-count // partial_head.MULTIPLE) * partial_head.MULTIPLE
+    assert chosen == [0, 1, *range(100_000 - filled + 2, 100_000)]

@@ -71,7 +71,7 @@ def search(folder: Path, losses: Losses, algo: Algo, racing: Racing | None = Non
 
 
 FEWER = (Greedy(), OneShot(), Beam(3), LocalSearch())
-AS_MANY = (Greedy(lazy=0.05), Greedy(max_evaluations=15), Beam(3, max_evaluations=20))
+AS_MANY = (Greedy(max_evaluations=15), Beam(3, max_evaluations=20))
 
 
 @pytest.mark.parametrize("algo", [*FEWER, *AS_MANY], ids=str)
@@ -132,17 +132,6 @@ def test_a_resumed_search_ends_with_the_same_result(tmp_path: Path) -> None:
     again = search(tmp_path / "cut", losses, Beam(3))
     assert again.score == whole.score
     assert len(losses.computed) < len(lines), "nothing was taken from the journal"
-
-
-def test_a_race_uses_no_bounds(tmp_path: Path) -> None:
-    class Parts(Losses):
-        def part(self, start: int, stop: int) -> Loss:  # noqa: ARG002
-            return self.whole
-
-        def bounds(self, masks: Sequence[Mask]) -> Iterator[tuple[Mask, Sequence[float], float]]:
-            raise AssertionError(masks)
-
-    assert search(tmp_path, Parts(0), Greedy(), Racing(0.01, first=2)).score.mask in Space(N, K)
 
 
 def test_a_decision_says_how_many_masks_were_not_scored(tmp_path: Path) -> None:

@@ -1,0 +1,120 @@
+"""Bounds of sums over rows, from a part of the vocabulary, and exact sums of the masks that they do not rule out.
+
+The states after the last unit are kept if there is room. So the exact sums of these masks cost no more than the head.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from pruning.core.mask import Mask
+from pruning.distributed import collectives
+from pruning.engine.batching import Batch
+from pruning.engine.ends import SHARE
+from pruning.engine.memory_budget import out_of_memory
+from pruning.engine.partial_head import PartialHead, partial_head
+
+if TYPE_CHECKING:
+    from pruning.calibration.samples import Row
+    from pruning.engine.forward import Forward
+    from pruning.engine.logprobs import Readout
+
+
+@dataclass
+class Parts:
+    """The part of the vocabulary that serves some rows, for each tuple of rows that was asked for.
+
+    Batches belong to a part. Only the part that was used last keeps its weights.
+    """
+
+    of: dict[tuple[Row, ...], tuple[Sequence[Batch], PartialHead | None]] = field(default_factory=dict)
+    last: PartialHead | None = None
+
+    def get(self, forward: Forward, rows: tuple[Row, ...]) -> PartialHead | None:
+        """The part for some rows; None if the model's head cannot be divided."""
+        batches = forward.memory_budget.batches(rows)
+        if rows not in self.of or self.of[rows][0] is not batches:
+            self.of[rows] = batches, partial_head(forward.model.module, rows, partial(_dense, forward, rows))
+        part = self.of[rows][1]
+        if self.last is not None and self.last is not part:
+            self.last.release()
+        self.last = part
+        return part
+
+
+def bounds(
+    forward: Forward, rows: Sequence[Row], masks: Sequence[Mask], readout: Readout
+) -> Iterator[tuple[Mask, list[float], float]]:
+    """Like `forward.sums`, but from a part of the vocabulary; nothing if the model's head cannot be divided.
+
+    The sums are at least as high if `readout` gives log-likelihoods, and at most as high if it gives the divergence
+    from the dense model; see `partial_head.py`.
+    """
+    rows = tuple(rows)
+    if (part := forward.parts.get(forward, rows)) is None:
+        return
+    _keep_ends(forward, rows, masks, readout)
+    complete = False
+    try:
+        yield from forward.sums(rows, masks, replace(readout, part=part))
+        complete = forward.ends.open
+    finally:
+        forward.ends.finish(masks) if complete else forward.ends.drop()
+
+
+def from_ends(
+    forward: Forward, rows: tuple[Row, ...], masks: Sequence[Mask], readout: Readout
+) -> Iterator[tuple[Mask, list[float], float]]:
+    """Like `forward.sums`, of those masks whose states after the last unit are kept; nothing if memory runs out."""
+    known = forward.ends.known(rows, forward.memory_budget.batches(rows), masks)
+    if not known:
+        return
+    started, reader = time.perf_counter(), forward.reader
+    try:
+        sums, failure = (
+            forward.added(rows, known, lambda *at: reader.read_ends(at[0], known, readout, at[1])),
+            None,
+        )
+    except RuntimeError as error:
+        failure = error.with_traceback(None) if out_of_memory(error) else error
+    if (failed := collectives.any_failure(failure)) is not None:
+        forward.ends.drop()
+        if not out_of_memory(failed):
+            raise failed
+        return
+    sums = collectives.all_sum(sums)
+    seconds = collectives.all_max(time.perf_counter() - started) / len(known)
+    forward.cost.forward_seconds += seconds * len(known)
+    for mask, values in zip(known, sums, strict=True):
+        yield mask, values.tolist(), seconds
+
+
+def _dense(forward: Forward, rows: tuple[Row, ...], readout: Readout) -> Mapping[Batch, Tensor]:
+    """The values of a readout of the dense model at the targets of each of this rank's batches."""
+    dense, reader, found = [Mask(forward.n_blocks)], forward.reader, dict[Batch, Tensor]()
+
+    def read(batch: Batch, share: float) -> Iterator[tuple[int, Any]]:
+        for number, values in reader.read(batch, dense, readout, share):
+            found[batch] = torch.from_numpy(values)
+            yield number, values
+
+    forward.added(rows, dense, read)
+    return found
+
+
+def _keep_ends(forward: Forward, rows: tuple[Row, ...], masks: Sequence[Mask], readout: Readout) -> None:
+    """Keep states at the scored positions if those of all masks take at most half of the room for states."""
+    forward.ends.drop()
+    sizes = forward.memory_budget.sizes(rows, readout, masks[0], forward.beginnings.nbytes())
+    batches = forward.memory_budget.batches(rows)
+    tokens = sum(batch.ids.numel() for batch in batches)
+    scored = sum(len(batch.targets) for batch in batches)
+    if (reserved := len(masks) * sizes.kept * scored / tokens) <= SHARE * sizes.room:
+        forward.ends.begin(rows, batches, reserved)
