@@ -28,7 +28,7 @@ import torch
 from benchmarks.works import WORKS, Work
 from pruning.algo import Algo
 from pruning.calibration.samples import Samples
-from pruning.core import atomic_files
+from pruning.core import atomic_files, trace
 from pruning.core.mask import Mask
 from pruning.core.pages import keep_pages
 from pruning.core.space import Space
@@ -40,6 +40,7 @@ from pruning.search.driver import Problem, solve
 from pruning.search.journal import Journal, KnownScores, Store
 from pruning.search.racing import Racing
 
+FILES = (trace.NAME, trace.BOUNDS)
 RESULTS = Path(__file__).parent / "results.json"
 log = logging.getLogger("benchmarks")
 
@@ -62,11 +63,10 @@ class Side:
         (self.folder / name).mkdir(parents=True)
         store = Store(self.folder, "key", name, space.n_blocks, self.share, space.unit)
         store.claim()
-        journal = Journal.open(self.folder / name / "trace.jsonl", space.n_blocks, unit=space.unit)
+        own = [Journal.open(self.folder / name / file, space.n_blocks, unit=space.unit) for file in FILES]
+        known = KnownScores(own[0], store, own[1], store.of(trace.BOUNDS))
         started = time.process_time()
-        solution = solve(
-            Problem(algo, space, 0, racing), losses, KnownScores(journal, store), lambda *_: None
-        )
+        solution = solve(Problem(algo, space, 0, racing), losses, known, lambda *_: None)
         self.seconds += time.process_time() - started
         self.scored += solution.paid + 1  # and the dense model
         return solution.score.mask

@@ -109,7 +109,8 @@ def partial_head(module: Any, rows: Sequence[Row], read: Read) -> PartialHead | 
 
     def add(dense: Distributions, _: Distributions, __: Tensor) -> Tensor:
         log_sums = dense.highest.double() + dense.log_sum
-        for logits, log_sum in zip(dense.logits.split(PIECE), log_sums.split(PIECE), strict=True):
+        pieces = torch.split(dense.logits, PIECE), torch.split(log_sums, PIECE)
+        for logits, log_sum in zip(*pieces, strict=True):
             probabilities = (logits.float() - log_sum.float()).clamp_(min=NEGLIGIBLE).exp_()
             total.add_(probabilities.sum(0).double().cpu())
         return log_sums[:, 0]

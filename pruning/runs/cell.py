@@ -166,8 +166,9 @@ class Cell:
         units: dict[str, Any] = {} if self.unit == "block" else {"unit": self.unit}
         if self.budget != "parameters":
             units |= {"budget": self.budget, "latency": dataclasses.asdict(self.latency)}
-        # Bounds change no choice, but which masks a race compares, and what a lazy search predicts.
-        bounds = {"bounds": True} if self.forward.bounds and self._skips else {}
+        # Bounds change no choice of other searches, and races do not use them.
+        lazy = getattr(self.algo, "lazy", None) is not None and self.racing.delta is None
+        bounds = {"bounds": True} if lazy and self.forward.bounds else {}
         return (
             ties
             | units
@@ -188,11 +189,6 @@ class Cell:
                 "racing": dataclasses.asdict(self.racing) if self.racing.delta is not None else None,
             }
         )
-
-    @property
-    def _skips(self) -> bool:
-        """Whether the search leaves out masks at the risk of losing the best one."""
-        return self.racing.delta is not None or getattr(self.algo, "lazy", None) is not None
 
     @property
     def removal(self) -> Removal:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 from pruning.core import trace
@@ -154,11 +153,11 @@ def _store(prepared: Prepared, info: ModelInfo, space: Space) -> Store:
 
 def _known_scores(store: Store, folder: Path, estimate: Estimate) -> KnownScores:
     """The cell's journals and the store. Raises DamagedError if a line of a journal contradicts itself."""
-    journal, bounds = (
-        Journal.open(folder / name, store.n_blocks, estimate, store.unit)
-        for name in (trace.NAME, trace.BOUNDS)
-    )
-    return KnownScores(journal, replace(store, estimate=estimate), bounds)
+    own, others = [], []
+    for name in (trace.NAME, trace.BOUNDS):
+        own.append(Journal.open(folder / name, store.n_blocks, estimate, store.unit))
+        others.append(store.of(name, estimate))
+    return KnownScores(own[0], others[0], own[1], others[1])
 
 
 def _check_samples(prepared: Prepared) -> None:

@@ -21,7 +21,7 @@ from pruning.core.errors import DamagedError, ForeignError, InputError
 from pruning.core.estimate import Estimate
 from pruning.core.mask import Mask
 from pruning.core.score import Score
-from pruning.core.trace import TraceLine, append_trace, read_trace
+from pruning.core.trace import NAME, TraceLine, append_trace, read_trace
 from pruning.distributed import collectives
 from pruning.search.score_index import ScoreIndex
 
@@ -95,6 +95,8 @@ class Journal:
 class Store:
     """The scores that other cells with the same score key have computed. Lines that were read are not read again.
 
+    `name` is that of the journals in the cells' folders.
+
     With an `estimate`, a line whose loss is not that of its terms is skipped.
     """
 
@@ -105,7 +107,12 @@ class Store:
     share: bool = True
     unit: str = "block"
     estimate: Estimate | None = None
+    name: str = NAME
     _scores: dict[Mask, Score] = field(default_factory=dict)
+
+    def of(self, name: str, estimate: Estimate | None = None) -> Store:
+        """The store of other journals of the same cells."""
+        return replace(self, name=name, estimate=estimate, _scores={})
 
     def claim(self) -> None:
         """Register this cell's journal under `key`. Raises ForeignError if it is registered under another key."""
@@ -156,7 +163,7 @@ class Store:
 
     @cached_property
     def _index(self) -> ScoreIndex:
-        return ScoreIndex(self.results, self.results / "scores" / self.key, self.cell)
+        return ScoreIndex(self.results, self.results / "scores" / self.key, self.cell, self.name)
 
 
 def _skip(path: Path) -> None:
@@ -187,18 +194,24 @@ def _contradiction(score: Score, estimate: Estimate) -> str:
 class KnownScores:
     """The scores that are already known: the scores in the cell's journal and, if there is a store, in the store.
 
-    `given` is the journal of the cell's lower bounds (None: one in memory).
+    `own_bounds` (None: in memory) and `others_bounds` are the same for lower bounds of scores; see `bounding.py`.
     """
 
     journal: Journal
     store: Store | None = None
-    given: Journal | None = None
+    own_bounds: Journal | None = None
+    others_bounds: Store | None = None
 
     @cached_property
     def bounds(self) -> Journal:
-        """The lower bounds of scores that the cell has computed (`bounding.py`)."""
-        return self.given or Journal(None, self.journal.n_blocks, self.journal.unit)
+        """The lower bounds of scores that the cell has computed."""
+        return self.own_bounds or Journal(None, self.journal.n_blocks, self.journal.unit)
 
     def find(self, masks: Sequence[Mask]) -> list[Score]:
         """Those scores of the masks that other cells have computed."""
         return [] if self.store is None else self.store.find(masks)
+
+    def find_bounds(self, masks: Sequence[Mask]) -> list[Score]:
+        """Those lower bounds of the masks' scores that other cells have computed; equal on all ranks."""
+        store = self.others_bounds
+        return [] if store is None else collectives.on_first(lambda: store.find(masks))

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import Protocol
 
 from pruning.algo import Ask
@@ -14,7 +13,7 @@ from pruning.core.result import DecisionRecord
 from pruning.core.score import Score
 from pruning.distributed import collectives
 from pruning.objective import Loss
-from pruning.search.bounding import SLACK, Lower, LowerBounds
+from pruning.search.bounding import bounded, lower_bounds, mean_gap
 from pruning.search.journal import Journal, KnownScores
 from pruning.search.near_ties import Settler
 from pruning.search.racing import Raced, Racing
@@ -62,11 +61,6 @@ class ScoreBook:
     def journal(self) -> Journal:
         """This cell's journal."""
         return self.known.journal
-
-    @cached_property
-    def lower_bounds(self) -> LowerBounds:
-        """Lower bounds of scores that this search has computed."""
-        return LowerBounds(self.losses.part, self.losses.whole.estimate, self.known.bounds)
 
     @property
     def samples(self) -> int:
@@ -124,15 +118,9 @@ class ScoreBook:
         if request.rise is not None:
             rising = Rising(request.rise, self.scores([request.rise.base])[0], estimate)
         view: View = (lambda score: score) if rising is None else rising.view
-        whole = [mask for mask in request.known if self._whole(mask)]
-        raced = self.racing.race(
-            [*whole, *request.masks],
-            best,
-            estimate,
-            lambda masks, samples: [view(score) for score in self.scores(masks, samples)],
-            self._lower(request, whole, view),
-            max(SLACK, self.settler.reach),
-        )
+        masks = [*(mask for mask in request.known if self._whole(mask)), *request.masks]
+        bounds = self._bounds(masks, request, best)
+        raced = self._raced(masks, bounds, best, view)
         finished = raced.finished
         losses = self.settler.losses(list(finished.values()), best, rising)
         settled = [replace(score, loss=losses[score.mask]) for score in finished.values()]
@@ -145,49 +133,53 @@ class ScoreBook:
             self.decisions.append(record | {"skipped": skipped} if skipped else record)
         if rising is not None:
             losses = rising.losses([self.journal.scores[mask] for mask in finished], losses)
-        return losses if not request.estimates else self._estimates(request, raced, whole) | losses
+        return losses if not request.estimates else self._estimates(request, raced, bounds) | losses
 
-    def _lower(self, request: Ask, whole: Sequence[Mask], view: View) -> Lower | None:
-        """Lower bounds of the scores of a request; None if they are not used.
+    def _raced(self, masks: Sequence[Mask], bounds: Mapping[Mask, Score], best: int, view: View) -> Raced:
+        """Score those masks that neither bounds nor a race rule out."""
 
-        `whole` are those of the masks that this search has asked for before and scored in full.
+        def scorer(masks: Sequence[Mask], samples: int | None = None) -> list[Score]:
+            return [view(score) for score in self.scores(masks, samples)]
+
+        if not bounds:
+            return self.racing.race(masks, best, self.losses.whole.estimate, scorer)
+        finished = bounded({m: view(bound) for m, bound in bounds.items()}, best, scorer, self.settler.reach)
+        return Raced(finished, {mask: 0 for mask in masks if mask not in finished})
+
+    def _bounds(self, masks: Sequence[Mask], request: Ask, best: int) -> dict[Mask, Score]:
+        """Lower bounds of the scores of a request's masks, or full scores that are known; empty without bounds.
+
+        In a race they are of no use: few candidates are ruled out earlier by the bounds of a part of the samples.
         """
-        if self.losses.whole.bounds is None or not self.bounding:
-            return None
+        loss, known = self.losses.whole, {m: self.journal.scores[m] for m in request.known if self._whole(m)}
+        if loss.bounds is None or not self.bounding or self.racing.delta is not None or best >= len(masks):
+            return {}
+        # If it could change the search, what is ruled out must not depend on other cells or on an earlier run.
+        if not request.estimates:
+            self._look_up(masks, self.samples)
+            others = [m for m in masks if self._whole(m) and m not in self.known.bounds.scores]
+            known |= {mask: self.journal.scores[mask] for mask in others}
+        found = lower_bounds([m for m in masks if m not in known], loss, self.known, not request.estimates)
+        return {mask: (known | found)[mask] for mask in masks} if found else {}
 
-        def lower(masks: Sequence[Mask], start: int, samples: int) -> dict[Mask, Score]:
-            samples, known = self._wanted(samples), set(whole)
-            # If it could change the search, what is ruled out must not depend on the scores of other cells.
-            if samples == self.samples and not request.estimates:
-                self._look_up(masks, samples)
-                known |= {
-                    mask for mask in masks if self._whole(mask) and self.lower_bounds.whole(mask) is None
-                }
-            scores = {mask: self._first(self.journal.scores[mask], samples) for mask in known}
-            own = {mask: self._terms(mask)[:start] for mask in masks if mask not in known}
-            bounds = self.lower_bounds.scores(own, samples)
-            return {mask: view((scores | bounds)[mask]) for mask in masks} if bounds else {}
-
-        return lower
-
-    def _estimates(self, request: Ask, raced: Raced, whole: Sequence[Mask]) -> dict[Mask, float]:
+    def _estimates(self, request: Ask, raced: Raced, bounds: Mapping[Mask, Score]) -> dict[Mask, float]:
         """Estimates of the losses of masks that are ruled out, in this request or those that it goes on with.
 
-        Such a mask and the best one are compared on the samples on which it was compared in the race. A term of which
-        only a bound is known counts as so much higher as losses are above their bounds, on average.
+        If a mask is ruled out by its bound, this is as far below its loss as those of other masks, on average. In a
+        race, the mask and the best one are compared on the samples of which the mask has terms.
         """
-        best = min(raced.finished.values(), key=lambda score: score.loss)
-        best, estimate = self.journal.scores[best.mask], self.losses.whole.estimate
-        gap = self.lower_bounds.gap([self.journal.scores[mask] for mask in raced.finished])
+        finished = [self.journal.scores[mask] for mask in raced.finished]
+        best, gap = min(finished, key=lambda score: score.loss), mean_gap(finished, self.known.bounds.scores)
         if not request.known:
             self.estimated.clear()
-        for mask, (own, samples) in raced.out.items():
-            terms = [*self._terms(mask)[:own], *(b + gap for b in self.lower_bounds.terms(mask)[own:samples])]
-            differences = [
-                term - other for term, other in zip(terms, best.samples[: len(terms)], strict=True)
-            ]
-            self.estimated[mask] = best.loss + estimate.mean(differences)
-        return self.estimated | {mask: self.journal.scores[mask].loss for mask in whole}
+        for mask, samples in raced.out.items():
+            if not samples:
+                self.estimated[mask] = bounds[mask].loss + gap
+                continue
+            terms = zip(self._terms(mask)[:samples], best.samples[:samples], strict=True)
+            more = self.losses.whole.estimate.mean([term - other for term, other in terms])
+            self.estimated[mask] = best.loss + more
+        return self.estimated | {m: self.journal.scores[m].loss for m in request.known if self._whole(m)}
 
     def _wanted(self, samples: int | None) -> int:
         """The number of samples to score: all if None, else at least `samples` of them, with each kind included."""

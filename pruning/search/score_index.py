@@ -38,6 +38,7 @@ class ScoreIndex:
     results: Path
     pointers: Path
     own: str
+    name: str = NAME  # of the journals
     _lines: dict[Blocks, list[tuple[Path, int]]] = field(default_factory=dict)
     _sources: dict[str, _Source] = field(default_factory=dict)
     _listed: tuple[int, int] = (0, 0)  # when the folder of pointers last changed, and when it was listed
@@ -67,7 +68,7 @@ class ScoreIndex:
         names = {path.name for path in self.pointers.iterdir()} - {self.own}
         if names - self._sources.keys():
             known = self._sources
-            self._sources = {n: known.get(n) or _Source(self.results / n / NAME) for n in sorted(names)}
+            self._sources = {n: known.get(n) or _Source(self.results / n / self.name) for n in sorted(names)}
 
     def _read(self, source: _Source) -> Iterator[Path]:
         """Index the new lines of a journal. Yields its path for each line whose blocks are unknown."""
