@@ -185,7 +185,6 @@ WORKS = (
     greedy("the same with lazy rounds, with bounds, compiled", 4.5, **LAZY, **FASTEST),
     greedy(f"{RACE}, racing", 7.0, **RACING),
     greedy(f"{RACE}, racing, compiled", 7.0, **RACING, compile=True),
-    greedy(f"{RACE}, racing, with bounds, compiled", 7.0, **RACING, **FASTEST),
     SUBLAYERS,
     replace(SUBLAYERS, name=f"{SUBLAYERS.name}, with bounds", bounds=True),
     greedy("as SLEB's published code does it, exact", 3.5, baseline=Published),
@@ -193,13 +192,6 @@ WORKS = (
         "as SLEB's published code does it, exact, with bounds, compiled", 3.5, baseline=Published, **FASTEST
     ),
     greedy("as SLEB's published code does it, 128 x 64 tokens, racing", 8.0, baseline=Published, **RACING),
-    greedy(
-        "as SLEB's published code does it, 128 x 64 tokens, racing, with bounds, compiled",
-        8.0,
-        baseline=Published,
-        **RACING,
-        **FASTEST,
-    ),
     DIVERGENCES,
     replace(DIVERGENCES, name=f"{DIVERGENCES.name}, compiled", compile=True),
     bounded(DIVERGENCES),
