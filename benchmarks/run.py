@@ -55,6 +55,7 @@ class Side:
     seconds: float = 0.0
     cells: int = 0
     scored: float = 0.0  # masks, counted by the part of the samples
+    bounded: int = 0  # masks
 
     def search(self, algo: Algo, space: Space, losses: Any, racing: Racing) -> Mask:
         """Run one search as a separate cell."""
@@ -69,6 +70,7 @@ class Side:
         solution = solve(Problem(algo, space, 0, racing), losses, known, lambda *_: None)
         self.seconds += time.process_time() - started
         self.scored += solution.paid + 1  # and the dense model
+        self.bounded += sum(score.seconds > 0 for score in own[1].scores.values())
         return solution.score.mask
 
 
@@ -131,7 +133,7 @@ def measure(work: Work, peaks: dict[torch.dtype, float]) -> dict[str, Any]:
             work.part * plain.forward.cost.block_tokens / engine.forward.cost.block_tokens, 2
         ),
         "masks_equal": equal,
-        "at_peak": round(engine.seconds / _at_peak(engine.forward, samples, engine.scored, peak), 2),
+        "at_peak": round(engine.seconds / _at_peak(engine, samples, peak), 2),
         "target": work.target,
     }
 
@@ -142,13 +144,15 @@ def _precision(module: torch.nn.Module) -> torch.dtype:
     return torch.float32 if single else next(module.parameters()).dtype
 
 
-def _at_peak(forward: Forward, samples: Samples, masks: float, peak: float) -> float:
+def _at_peak(side: Side, samples: Samples, peak: float) -> float:
     """The seconds of the engine's matrix products in blocks and head, at `peak` GFLOP/s."""
-    module = forward.model.module
+    forward, module = side.forward, side.forward.model.module
     text = module.config.get_text_config(decoder=True)
     block = sum(p.numel() for p in find_blocks(module).modules[0].parameters())
     scored = sum(row.span[1] - row.span[0] for row in samples.rows)
-    head = masks * scored * text.vocab_size * text.hidden_size
+    part = 0 if forward.parts.last is None else len(forward.parts.last.tokens)
+    tokens = side.scored * text.vocab_size + side.bounded * part
+    head = scored * tokens * text.hidden_size
     return 2 * float(forward.cost.block_tokens * block + head) / peak / 1e9
 
 
@@ -200,6 +204,8 @@ def main() -> None:
         if row["masks_equal"] is False:
             log.warning("the masks differ: %s", work.name)
         rows = [*(old for old in rows if old["work"] != work.name), row]
+        order = [work.name for work in WORKS]
+        rows = sorted((row for row in rows if row["work"] in order), key=lambda row: order.index(row["work"]))
         atomic_files.write_json(RESULTS, rows)
 
 

@@ -7,6 +7,7 @@ losses), and replaying the losses of a journal restores the state of the search.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
@@ -34,14 +35,14 @@ class Ask:
     """A request for the losses of masks. The answer is a list of floats in the same order.
 
     If `best` is given, the search uses only the `best` lowest losses; with `rise`, those of least rise per cost. If a
-    race or a bound rules a mask out, the answer for this mask is an infinite loss. If `samples` (at least 1) is
-    given, losses are computed on the first `samples` samples, or on all samples if there are fewer. A search never
-    asks twice for the same mask on the same number of samples.
+    race or a bound rules a mask out, the answer for this mask is an infinite loss. If `estimates`, which is for a
+    search that predicts later losses from the answer, it is an estimated loss above those of the `best`. If `samples`
+    (at least 1) is given, losses are computed on the first `samples` samples, or on all samples if there are fewer.
+    A search never asks twice for the same mask on the same number of samples, unless its rise had ruled it out.
 
     With `best`, a search can ask for its candidates in several requests. The `best` are then chosen from the masks
     `known`, whose losses were asked for before, and from `masks`; the answer has the losses of both, in this order.
-    `rest` is the number of candidates that no request has named yet. If `estimates`, the search predicts later losses
-    from the answer, so an estimated loss is given in place of an infinite one.
+    `rest` is the number of candidates that no request has named yet.
     """
 
     masks: Sequence[Mask]
@@ -108,9 +109,10 @@ class Known:
         """Return the losses of all masks, asking only for new ones: `losses = yield from known.ask(masks)`."""
         masks = list(masks)
         new = [mask for mask in dict.fromkeys(masks) if mask not in self.losses]
-        if new:
-            self.losses.update(zip(new, (yield Ask(new, best, rise=rise)), strict=True))
-        return [self.losses[mask] for mask in masks]
+        found = dict(zip(new, (yield Ask(new, best, rise=rise)), strict=True)) if new else {}
+        # A mask whose rise per cost rules it out can have the lowest loss, so it may be asked for again.
+        self.losses |= {mask: loss for mask, loss in found.items() if rise is None or math.isfinite(loss)}
+        return [(found | self.losses)[mask] for mask in masks]
 
     def best(self, space: Space) -> Mask:
         """The mask of least loss among those that are in the space. Ties go to the mask that was asked for first."""

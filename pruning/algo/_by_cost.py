@@ -62,14 +62,12 @@ def by_cost(
         masks = steps(space, best)
         rise = rise_since(best, masks, space)
         if rounds is None:
-            yield from known.ask(masks, 1, rise)
-            losses = known.losses
+            losses = dict(zip(masks, (yield from known.ask(masks, 1, rise)), strict=True))
         else:
             losses = yield from rounds.scored(dict.fromkeys(masks, best), 1, rise)
-            known.losses |= losses
         rates = {mask: rise.rate(mask, losses.get(mask, math.inf), before) for mask in masks}
         best = min(masks, key=rates.__getitem__)
-        before = losses[best]
+        before = known.losses[best] = losses[best]
     return best
 
 

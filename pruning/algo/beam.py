@@ -80,10 +80,14 @@ class Beam:
 
     def _value(self, space: Space, known: Known) -> Callable[[Mask], float]:
         """What partial sets are compared by: the loss, or its rise since the dense model per cost."""
+
+        def loss(mask: Mask) -> float:
+            return known.losses.get(mask, math.inf)  # a mask that its rise has ruled out has no loss
+
         if not per_cost(space, self.rank):
-            return known.losses.__getitem__
+            return loss
         dense = known.losses[space.dense]
-        return lambda mask: (known.losses[mask] - dense) / space.cost(*mask.dropped)
+        return lambda mask: (loss(mask) - dense) / space.cost(*mask.dropped)
 
     def evaluations(self, space: Space) -> int:
         """The sum over set sizes of min(width, number of sets of that size) * (number of units left).

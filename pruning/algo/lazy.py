@@ -6,11 +6,12 @@ Candidates are scored from the lowest prediction upwards. The others are skipped
 
     prediction + mean(e) - q * sd(e) * sqrt(1 + 1 / n)  >  the loss of the worst candidate that would be chosen
 
-The errors e are actual minus predicted losses. Their mean is that of the n candidates scored in this round, and their
-standard deviation is pooled over all rounds of this search, with a mean of its own for each round. If m candidates
-are left and the search has r rounds, q is the 1 - risk / ((r - 1) * m) quantile of Student's t. So the
-probability that the search skips a candidate that it would have chosen is about `risk`, if errors are normally
-distributed. They are only roughly so; docs/algorithms.md has the share of searches that kept their mask.
+The errors e are actual minus predicted losses; if a race or a bound has ruled a candidate out, its loss is estimated.
+Their mean is that of the n candidates asked for in this round, and their standard deviation is pooled over all rounds
+of this search, with a mean of its own for each round. If m candidates are left and the search has r rounds, q is the
+1 - risk / ((r - 1) * m) quantile of Student's t. So the probability that the search skips a candidate that it would
+have chosen is about `risk`, if errors are normally distributed. They are only roughly so; docs/algorithms.md has the
+share of searches that kept their mask.
 
 If masks are compared by the rise of the loss per cost, both sides of the inequality are rises per cost.
 """
@@ -74,7 +75,7 @@ class Lazy:
                 batch, best=best, known=list(losses), rest=len(order), rise=rise, estimates=True
             )
             losses = dict(zip([*losses, *batch], answer, strict=True))
-            errors = [loss - predicted[mask] for mask, loss in losses.items() if math.isfinite(loss)]
+            errors = [loss - predicted[mask] for mask, loss in losses.items()]
             chosen = sorted(value(mask, loss) for mask, loss in losses.items())[min(best, len(losses)) - 1]
             least = self._least_error(errors, len(order)) if order else 0.0
             if order and min(value(mask, predicted[mask] + least) for mask in order) > chosen:
@@ -125,8 +126,7 @@ class Lazy:
     ) -> None:
         """Keep what the next round needs. A skipped candidate has the mean error of the others."""
         for mask in children:
-            loss = losses.get(mask, math.inf)
-            self._losses[mask] = loss if math.isfinite(loss) else predicted[mask] + error
+            self._losses[mask] = losses.get(mask, predicted[mask] + error)
         self._parents |= children
 
 

@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from pruning.core.mask import Mask
@@ -17,6 +18,7 @@ from pruning.engine.cost import Cost
 from pruning.engine.ends import Ends
 from pruning.engine.logprobs import (
     LIKELIHOOD,
+    Distributions,
     Projection,
     Readout,
     compared_at_once,
@@ -35,7 +37,8 @@ class BatchReader:
     """Runs batches under masks and reads values from the states after the last unit. The work is added to `cost`.
 
     `shares` maps a kind of units to the share of a block's parameters that each unit has. `dense_states` keeps the
-    dense model's states at the scored positions of a batch, on the CPU. `ends` keeps states after the last unit while
+    dense model's states at the scored positions of a batch, on the CPU, and `dense_totals` the logarithms of its sums
+    over the vocabulary there. `ends` keeps states after the last unit while
     losses are bounded. If `fuse`, distributions are compiled.
     """
 
@@ -45,6 +48,7 @@ class BatchReader:
     cost: Cost
     scales: tuple[float, ...] | None
     dense_states: MutableMapping[Batch, Tensor]
+    dense_totals: MutableMapping[Batch, Tensor]
     shares: Callable[[str], Sequence[float]]
     ends: Ends
     fuse: bool = False
@@ -127,11 +131,23 @@ class BatchReader:
         for start in range(0, len(targets), step):
             at = slice(start, start + step)
             known = distributions(projection, dense[at].to(states[0](at).device))
-            inside = 1.0 if readout.part is None else readout.part.probability(batch, at, known).numpy()
+            inside = 1.0 if readout.part is None else self._inside(batch, dense, at, known)
             for number, state in enumerate(states):
                 found = read_out(readout, projection, state(at), known, targets[at]).numpy()
                 values[number, at] = inside * found
         yield from enumerate(values)
+
+    def _inside(
+        self, batch: Batch, dense: Tensor, at: slice, part: Sequence[Distributions]
+    ) -> np.ndarray[Any, Any]:
+        """The dense model's probability of a part of the vocabulary at some targets, from its distributions there."""
+        if batch not in self.dense_totals:
+            totals = [
+                whole.log_total.cpu() for whole in distributions(self.projection, dense.to(self.model.device))
+            ]
+            self.dense_totals[batch] = torch.cat(totals)
+        inside = torch.cat([distribution.log_total.cpu() for distribution in part])
+        return np.asarray((inside - self.dense_totals[batch][at]).exp().clamp(max=1.0))
 
     def _walk(
         self, batch: Batch, masks: Sequence[Mask], share: float, wanted: Wanted = NOTHING

@@ -6,17 +6,12 @@ The states after the last unit are kept if there is room. So the exact sums of t
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
-from typing import TYPE_CHECKING, Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from pruning.core.mask import Mask
 from pruning.distributed import collectives
-from pruning.engine.batching import Batch
 from pruning.engine.ends import SHARE
 from pruning.engine.memory_budget import out_of_memory
 from pruning.engine.partial_head import PartialHead, partial_head
@@ -31,22 +26,32 @@ if TYPE_CHECKING:
 class Parts:
     """The part of the vocabulary that serves some rows, for each tuple of rows that was asked for.
 
-    Batches belong to a part. Only the part that was used last keeps its weights.
+    Only the part that was used last keeps its weights.
     """
 
-    of: dict[tuple[Row, ...], tuple[Sequence[Batch], PartialHead | None]] = field(default_factory=dict)
+    of: dict[tuple[Row, ...], PartialHead | None] = field(default_factory=dict)
     last: PartialHead | None = None
 
     def get(self, forward: Forward, rows: tuple[Row, ...]) -> PartialHead | None:
         """The part for some rows; None if the model's head cannot be divided."""
-        batches = forward.memory_budget.batches(rows)
-        if rows not in self.of or self.of[rows][0] is not batches:
-            self.of[rows] = batches, partial_head(forward.model.module, rows, partial(_dense, forward, rows))
-        part = self.of[rows][1]
-        if self.last is not None and self.last is not part:
+        if rows not in self.of:
+            dense = [Mask(forward.n_blocks)]
+
+            # After running out of memory, some positions are read again. They then count twice in the choice.
+            def read(readout: Readout) -> None:
+                for _ in forward.sums(rows, dense, readout):
+                    pass
+
+            self.of[rows] = partial_head(forward.model.module, rows, read)
+        if self.last is not self.of[rows]:
+            self.release()
+        self.last = self.of[rows]
+        return self.last
+
+    def release(self) -> None:
+        """Free the memory of weights; they are made again if they are needed."""
+        if self.last is not None:
             self.last.release()
-        self.last = part
-        return part
 
 
 def bounds(
@@ -94,19 +99,6 @@ def from_ends(
     forward.cost.forward_seconds += seconds * len(known)
     for mask, values in zip(known, sums, strict=True):
         yield mask, values.tolist(), seconds
-
-
-def _dense(forward: Forward, rows: tuple[Row, ...], readout: Readout) -> Mapping[Batch, Tensor]:
-    """The values of a readout of the dense model at the targets of each of this rank's batches."""
-    dense, reader, found = [Mask(forward.n_blocks)], forward.reader, dict[Batch, Tensor]()
-
-    def read(batch: Batch, share: float) -> Iterator[tuple[int, Any]]:
-        for number, values in reader.read(batch, dense, readout, share):
-            found[batch] = torch.from_numpy(values)
-            yield number, values
-
-    forward.added(rows, dense, read)
-    return found
 
 
 def _keep_ends(forward: Forward, rows: tuple[Row, ...], masks: Sequence[Mask], readout: Readout) -> None:

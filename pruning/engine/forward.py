@@ -77,6 +77,7 @@ class Forward:
     ends: Ends = field(default_factory=Ends)
     parts: Parts = field(default_factory=Parts)
     _dense_states: WeakKeyDictionary[Batch, Tensor] = field(default_factory=WeakKeyDictionary)
+    _dense_totals: WeakKeyDictionary[Batch, Tensor] = field(default_factory=WeakKeyDictionary)
     _shares_of: dict[str, Sequence[float]] = field(default_factory=dict)
 
     @cached_property
@@ -117,6 +118,12 @@ class Forward:
             compile=self.compile,
             bounds=self.bounds,
         )
+
+    def release(self) -> None:
+        """Free the memory of states and weights that are kept for a search."""
+        self.beginnings.clear()
+        self.ends.drop()
+        self.parts.release()
 
     def watched(self, watch: Callable[[int, int], None]) -> Forward:
         """The same forward passes, which call `watch` after each batch."""
@@ -229,6 +236,7 @@ class Forward:
             self.cost,
             self.scales,
             self._dense_states,
+            self._dense_totals,
             self._shares,
             self.ends,
             self.compile,

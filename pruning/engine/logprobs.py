@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -68,6 +68,11 @@ class Distributions:
         log_sum = _log_of_sum(self.logits.sub_(highest).clamp_(min=NEGLIGIBLE))
         return (chosen - highest.double() - log_sum)[:, 0]
 
+    @property
+    def log_total(self) -> Tensor:
+        """The logarithm of sum exp(logit) of each position (m,), in float64."""
+        return (self.highest.double() + self.log_sum)[:, 0]
+
     @cached_property
     def whole(self) -> Tensor:
         """The log-probabilities ln p (m, V) of all tokens, in the precision of the logits."""
@@ -117,10 +122,6 @@ class Part(Protocol):
 
     def places(self, targets: Tensor) -> Tensor:
         """Where tokens stand in this part."""
-        ...
-
-    def probability(self, batch: Any, at: slice, dense: Sequence[Distributions]) -> Tensor:
-        """The dense model's probability of this part at some of the targets of a batch."""
         ...
 
 

@@ -18,7 +18,7 @@ all scored positions, and all that follow.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -38,7 +38,6 @@ from pruning.models.float32_products import Float32Linear
 
 if TYPE_CHECKING:
     from pruning.calibration.samples import Row
-    from pruning.engine.batching import Batch
 
 PROBABILITY = 0.98  # share of the dense model's probability that the part should have
 MOST = 8  # the part has at most one of so many tokens, and those that follow
@@ -46,20 +45,12 @@ MULTIPLE = 1024  # products with other numbers of columns can take twice as long
 PIECE = 64  # positions whose probabilities are computed at a time
 
 
-# Applies a readout to the dense model. Returns its values at the targets of each batch of this rank.
-Read = Callable[[Readout], Mapping["Batch", Tensor]]
-
-
 @dataclass(frozen=True, eq=False)
 class PartialHead:
-    """The projection of a model to some `tokens` (K,), sorted.
-
-    `log_sums` has the logarithm of the dense model's sum over all tokens at each target of a batch.
-    """
+    """The projection of a model to some `tokens` (K,), sorted."""
 
     module: Any
     tokens: Tensor
-    log_sums: Mapping[Batch, Tensor]
 
     @cached_property
     def layer(self) -> nn.Linear:
@@ -86,21 +77,16 @@ class PartialHead:
         """Where tokens stand in this part."""
         return torch.searchsorted(self.tokens, targets.to(self.tokens.device))
 
-    def probability(self, batch: Batch, at: slice, dense: Sequence[Distributions]) -> Tensor:
-        """The dense model's probability of this part, in float64 on the CPU, at some of the targets of a batch.
-
-        `dense` are the dense model's distributions within the part there.
-        """
-        inside = torch.cat([(d.highest.double() + d.log_sum)[:, 0] for d in dense]).cpu()
-        return (inside - self.log_sums[batch][at]).exp().clamp(max=1.0)
-
     def _logits(self, hidden: Tensor) -> Tensor:
         with _output_layer(self.module, self.layer):
             return head(self.module, hidden)
 
 
-def partial_head(module: Any, rows: Sequence[Row], read: Read) -> PartialHead | None:
-    """The part of a model's vocabulary that matters for some rows; None if its output layer is unusual."""
+def partial_head(module: Any, rows: Sequence[Row], read: Callable[[Readout], None]) -> PartialHead | None:
+    """The part of a model's vocabulary that matters for some rows; None if its output layer is unusual.
+
+    `read` applies a readout to the dense model at the scored positions of the rows.
+    """
     output = module.get_output_embeddings()
     usable = type(output) in (nn.Linear, Float32Linear) and output.weight.device.type != "meta"
     if not usable or hasattr(output, "_hf_hook"):
@@ -108,17 +94,16 @@ def partial_head(module: Any, rows: Sequence[Row], read: Read) -> PartialHead | 
     total = torch.zeros(len(output.weight), dtype=torch.float64)
 
     def add(dense: Distributions, _: Distributions, __: Tensor) -> Tensor:
-        log_sums = dense.highest.double() + dense.log_sum
-        pieces = torch.split(dense.logits, PIECE), torch.split(log_sums, PIECE)
-        for logits, log_sum in zip(*pieces, strict=True):
-            probabilities = (logits.float() - log_sum.float()).clamp_(min=NEGLIGIBLE).exp_()
+        pieces = torch.split(dense.logits, PIECE), torch.split(dense.log_total[:, None], PIECE)
+        for logits, log_total in zip(*pieces, strict=True):
+            probabilities = (logits.float() - log_total.float()).clamp_(min=NEGLIGIBLE).exp_()
             total.add_(probabilities.sum(0).double().cpu())
-        return log_sums[:, 0]
+        return dense.log_total
 
-    log_sums = read(Readout(add))
+    read(Readout(add))
     targets = {token for row in rows for token in row.input_ids[row.span[0] : row.span[1]]}
     tokens = torch.tensor(_chosen(collectives.all_sum(total.numpy()), targets))
-    return PartialHead(module, tokens.to(output.weight.device), log_sums)
+    return PartialHead(module, tokens.to(output.weight.device))
 
 
 def _chosen(probabilities: NDArray[np.float64], targets: Collection[int]) -> list[int]:

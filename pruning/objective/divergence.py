@@ -34,6 +34,7 @@ class Divergence:
     """
 
     needs: ClassVar[str] = "any"
+    bounded: ClassVar[bool] = True  # whether its loss has bounds
 
     def bind(self, forward: Forward, samples: Samples) -> Loss:
         """The loss over windows or items, with one term per sample."""

@@ -32,6 +32,7 @@ class Perplexity:
     """
 
     needs: ClassVar[str] = "text"
+    bounded: ClassVar[bool] = True  # whether its loss has bounds
 
     def bind(self, forward: Forward, samples: Samples) -> Loss:
         """The loss over text windows, with one term per window."""

@@ -55,7 +55,7 @@ class ForwardSettings:
     seconds of work are lost. `merge` says whether several masks can run as one batch (None: only if that changes no
     loss, or if weights are on disk). `tf32` lets a GPU round the factors of float32 products to 10 bits. Because this
     changes losses, `tf32` is part of the cell's key if it is on. `compile` runs whole blocks through torch.compile.
-    With `bounds`, a search for perplexity does not compute losses that a bound shows to be too high.
+    With `bounds`, a search for perplexity or divergence does not compute losses that a bound shows to be too high.
     """
 
     batch_tokens: int = 2048
@@ -166,9 +166,10 @@ class Cell:
         units: dict[str, Any] = {} if self.unit == "block" else {"unit": self.unit}
         if self.budget != "parameters":
             units |= {"budget": self.budget, "latency": dataclasses.asdict(self.latency)}
-        # Bounds change no choice of other searches, and races do not use them.
-        lazy = getattr(self.algo, "lazy", None) is not None and self.racing.delta is None
-        bounds = {"bounds": True} if lazy and self.forward.bounds else {}
+        # Bounds change what a lazy search predicts. Other searches find the same mask, and a race uses no bounds.
+        lazy = getattr(self.algo, "lazy", None) is not None and self.algo.max_evaluations is None
+        bounded = lazy and self.racing.delta is None and getattr(self.objective, "bounded", False)
+        bounds = {"bounds": True} if self.forward.bounds and bounded else {}
         return (
             ties
             | units

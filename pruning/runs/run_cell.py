@@ -96,6 +96,7 @@ def _run(prepared: Prepared, note: Note) -> DoneResult:
     losses = Calibrated(cell.objective, searched, prepared.samples)
     known = _known_scores(store, cell.folder, losses.whole.estimate)
     solution, cost, ledger = _search(cell, space, losses, known, note)
+    searched.release()
     mask = solution.score.mask
     save_mask(cell, mask)
     repair, repair_record = new_repair(prepared, forward, mask) or (None, None)

@@ -26,25 +26,31 @@ def bounded(
     bounds: Mapping[Mask, Score],
     best: int,
     scorer: Callable[[Sequence[Mask]], Sequence[Score]],
-    reach: float = 0.0,
+    slack: Callable[[Score], float] = lambda _: SLACK,
 ) -> dict[Mask, Score]:
     """The scores of the masks that their bounds do not rule out: more than `best`, in the order of `bounds`.
 
-    `reach` is the largest difference of two losses that rounding may have turned round. One rejected mask is always
-    scored, so that the lead of the chosen ones is known.
+    A mask is ruled out if its bound is more than `slack(score)` above the score of the last of the `best`. One
+    rejected mask is always scored, so that the lead of the chosen ones is known.
     """
     order = sorted(bounds, key=lambda mask: bounds[mask].loss)
-    first = scorer(order[: best + 1])
-    worst = sorted(score.loss for score in first)[best - 1] + max(SLACK, reach)
-    others = [mask for mask in order[best + 1 :] if bounds[mask].loss <= worst]
-    scores = {score.mask: score for score in [*first, *(scorer(others) if others else ())]}
+    left, order = order[: best + 1], order[best + 1 :]
+    scores: dict[Mask, Score] = {}
+    while left:
+        scores |= {score.mask: score for score in scorer(left)}
+        worst = sorted(scores.values(), key=lambda score: score.loss)[best - 1]
+        limit = worst.loss + slack(worst)
+        left = [mask for mask in order if mask not in scores and bounds[mask].loss <= limit]
     return {mask: scores[mask] for mask in bounds if mask in scores}
 
 
-def lower_bounds(masks: Sequence[Mask], loss: Loss, known: KnownScores, share: bool) -> dict[Mask, Score]:
+def lower_bounds(
+    masks: Sequence[Mask], loss: Loss, known: KnownScores, share: bool, noted: Callable[[], None]
+) -> dict[Mask, Score]:
     """Scores that are at most those of the masks; empty if there are none.
 
-    They are taken from the cell's journal and, if `share`, from those of other cells. Others are computed.
+    They are taken from the cell's journal and, if `share`, from those of other cells. Others are computed, and
+    `noted` is called after each.
     """
     journal = known.bounds
     if share:
@@ -53,6 +59,7 @@ def lower_bounds(masks: Sequence[Mask], loss: Loss, known: KnownScores, share: b
     missing = [mask for mask in masks if mask not in journal.scores]
     for mask, terms, seconds in loss.bounds(missing) if loss.bounds is not None and missing else ():
         journal.add(Score(mask, loss.estimate.mean(terms), tuple(terms), seconds))
+        noted()
     if any(mask not in journal.scores for mask in masks):
         return {}
     return {mask: journal.scores[mask] for mask in masks}

@@ -107,7 +107,7 @@ def _margins(winner: Score, book: ScoreBook, space: Space) -> MarginsRecord:
     ]
     book.settler.end(winner, [score for score in others if score.of is None])
     record = margins(winner, others, book.losses.whole.estimate)
-    record["decisions"] = book.decisions[-LAST:]
+    record["decisions"] = book.choice.decisions[-LAST:]
     if (near := book.settler.record()) is not None:
         record["near_ties"] = near
     return record

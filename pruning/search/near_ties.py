@@ -150,6 +150,11 @@ class Settler:
         """The largest difference of two losses at which masks are near; it can grow during a search."""
         return max(NEAR * self.rounding, self.estimate.ties)
 
+    def reach_at(self, score: Score, rising: Rising | None = None) -> float:
+        """The same, after measuring how far rounding moves this score."""
+        self._measure([score], rising)
+        return self.reach
+
     def _measure(self, scores: Sequence[Score], rising: Rising | None = None) -> list[float] | None:
         """The float32 losses of some masks, or None. `rounding` grows to the largest error among them."""
         if self.single is None:

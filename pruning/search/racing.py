@@ -33,7 +33,10 @@ Scorer = Callable[[Sequence[Mask], int], Sequence[Score]]
 
 @dataclass(frozen=True)
 class Raced:
-    """The full scores of the masks that are left, and on how many samples the others were scored."""
+    """The full scores of the masks that are left.
+
+    `out` says on how many samples each of the others was scored: 0 if a bound has ruled it out.
+    """
 
     finished: dict[Mask, Score]
     out: dict[Mask, int]
@@ -77,7 +80,8 @@ class Racing:
         for samples in looks:
             scores = scorer(alive, samples)
             alive = self._survivors(scores, best, estimate, len(masks) - best, len(looks))
-            out |= {score.mask: len(score.samples) for score in scores if score.mask not in alive}
+            left = set(alive)
+            out |= {score.mask: len(score.samples) for score in scores if score.mask not in left}
             if len(alive) == best:
                 break
         return Raced({score.mask: score for score in scorer(alive, estimate.count)}, out)
@@ -97,4 +101,5 @@ class Racing:
             # With 0 degrees of freedom, the error is unknown and nothing is ruled out.
             if freedom == 0 or estimate.mean(terms) <= error * t.isf(self.delta / (looks * others), freedom):
                 kept.append(score)
-        return [score.mask for score in scores if score in kept]
+        left = {score.mask for score in kept}
+        return [score.mask for score in scores if score.mask in left]

@@ -247,7 +247,10 @@ def test_a_race_changes_nothing(algo: Algo, space: Space) -> None:
         loss = pairwise(space.n_units, seed, strength=3.0)
         raced, whole = drive(algo, space, loss, seed, racing=True), drive(algo, space, loss, seed)
         assert raced.answer == whole.answer
-        assert raced.requests == whole.requests, "infinite losses must not affect the search"
+        if space.budget is None:
+            assert raced.requests == whole.requests, "infinite losses must not affect the search"
+        else:  # a mask that is ruled out by its rise per cost may be asked for again
+            assert {*raced.asked} == {*whole.asked}
 
 
 @pytest.mark.parametrize("name", ["greedy", "one_shot"])

@@ -213,3 +213,37 @@ def test_after_running_out_of_memory_losses_are_right(when: str, monkeypatch: py
     expected = summed(forward_of().loglikelihoods(ROWS, MASKS))
     for mask in MASKS:
         assert found[mask] == pytest.approx(expected[mask], rel=1e-6)
+
+
+@pytest.mark.parametrize("memory", [60_000, 20_000])
+def test_batches_can_become_smaller_between_the_choice_of_a_part_and_its_use(memory: int) -> None:
+    rows, expected = text_rows(12), summed(forward_of().sums(text_rows(12), MASKS, DIVERGENCE))
+    forward = Forward(language_model(build("llama")), batch_tokens=200, memory=memory)
+    lowest = summed(bounds(forward, rows, MASKS, DIVERGENCE))
+    assert forward.memory_budget.batch_tokens < 200, "the batches did not change"
+    for mask in MASKS:
+        assert all(np.array(lowest[mask]) <= np.array(expected[mask]) + 1e-6), mask
+
+
+def test_memory_that_runs_out_while_a_part_is_chosen_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    forward, failing, read = forward_of(), [True], BatchReader._read_out
+
+    def scarce(*given: Any) -> Any:
+        if failing and failing.pop():
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return read(*given)
+
+    monkeypatch.setattr(BatchReader, "_read_out", scarce)
+    assert len(summed(bounds(forward, ROWS, MASKS, LIKELIHOOD))) == len(MASKS)
+
+
+def test_nothing_is_kept_after_a_search() -> None:
+    forward = forward_of()
+    summed(bounds(forward, ROWS, MASKS, LIKELIHOOD))
+    assert forward.ends.states
+    forward.release()
+    assert not forward.ends.states
+    assert not forward.beginnings.nbytes()
+    part = forward.parts.get(forward, ROWS)
+    assert part is not None
+    assert "layer" not in vars(part)

@@ -12,6 +12,7 @@ import pytest
 from pruning.algo import Algo, Ask, Found, Proposals
 from pruning.algo.beam import Beam
 from pruning.algo.greedy import Greedy
+from pruning.algo.local_search import LocalSearch
 from pruning.core import trace
 from pruning.core.estimate import Estimate
 from pruning.core.mask import Mask
@@ -19,6 +20,7 @@ from pruning.core.space import Space, sublayer_space
 from pruning.objective import Loss
 from pruning.search.driver import Problem, Solution, solve
 from pruning.search.journal import Journal, KnownScores, Store
+from pruning.search.near_ties import FloatLoss, NearTies
 from pruning.search.racing import Racing
 
 N, K, S = 10, 4, 64
@@ -190,3 +192,84 @@ def test_bounds_of_other_cells_are_not_computed_again(tmp_path: Path) -> None:
     search(tmp_path / "both", Losses(0), Greedy(), Racing(), Space(N, K - 1), cell="other")
     search(tmp_path / "both", beside, Greedy(), Racing())
     assert 0 < beside.bounds_paid < 0.4 * alone.bounds_paid, "only the last round is new"
+
+
+class Blocks(Losses):
+    """Losses over sub-layers in which whole blocks interact."""
+
+    def term(self, mask: Mask) -> np.ndarray:
+        rng, dropped = np.random.default_rng(self.seed + 5), set(mask.dropped)
+        rise, pairs = rng.exponential(0.4, 2 * N) + 0.02, rng.normal(-0.3, 0.5, (N, N))
+        whole = [i for i in range(N) if {2 * i, 2 * i + 1} <= dropped]
+        more = sum(pairs[i, j] for i in whole for j in whole if i < j)
+        return np.asarray(self.samples + rise[list(mask.dropped)].sum() + more)
+
+
+@pytest.mark.parametrize("algo", [Greedy(), LocalSearch()], ids=["greedy", "local search"])
+def test_a_mask_that_its_rise_rules_out_can_still_win(algo: Algo, tmp_path: Path) -> None:
+    """The path of whole blocks needs masks that the path of single units has ruled out by their rise per cost."""
+    space = sublayer_space(N, 0.3, None, (1, 1) * N)
+    for seed in range(20):
+        found = {}
+        for bounded in (True, False):
+            found[bounded] = search(
+                tmp_path / f"{seed}-{bounded}", Blocks(seed, bounded, gap=0.05), algo, Racing(), space
+            )
+        assert found[True].score == found[False].score
+
+
+class Late(Losses):
+    """Block 0 leads the first look, block 1 is 0.1 worse on all samples, and block 2 is best over all samples."""
+
+    def term(self, mask: Mask) -> np.ndarray:
+        plain = 3.0 + np.linspace(0, 1, S)
+        if not mask.dropped:
+            return np.asarray(plain - 1)
+        late = np.full(S, -0.4)
+        late[:8] = [4, -2.5, 3, -2, 4, -3, 3, -2]
+        return np.asarray(plain + {0: 0.0, 1: 0.1, 2: late}.get(mask.dropped[0], 5.0))
+
+
+def test_an_estimate_is_never_below_the_loss_of_a_chosen_mask(tmp_path: Path) -> None:
+    algo = Singles(True)
+    search(tmp_path / "received", Late(0, bounded=False), algo, RACING, Space(N, 1))
+    assert int(np.argmin(algo.received)) == 2, "block 1 was ruled out"
+    lazy = search(tmp_path / "lazy", Late(0, bounded=False), Greedy(lazy=0.05), RACING, Space(N, 1))
+    assert lazy.score.mask.dropped == (2,)
+
+
+def test_near_ties_of_the_first_choice_are_settled_although_rounding_is_not_measured_yet() -> None:
+    noise = {
+        i: np.random.default_rng(i + 1).permutation(np.repeat([0.1, -0.1], S // 2)) for i in range(-1, N)
+    }
+    half = {-1: 0.5, 0: 1.00, 1: 1.2, 2: 1.03}
+    single = {-1: 0.5, 0: 1.06, 1: 1.2, 2: 1.00}
+
+    def loss(table: dict[int, float], rounding: float, bounded: bool = False) -> Loss:
+        def value(mask: Mask) -> tuple[int, float]:
+            block = mask.dropped[0] if mask.dropped else -1
+            return block, table.get(block, 2.0)
+
+        def terms(masks: Sequence[Mask]) -> Iterator[tuple[Mask, Sequence[float], float]]:
+            for mask in masks:
+                block, mean = value(mask)
+                yield mask, (mean + rounding * noise[block]).tolist(), 0.1
+
+        def bounds(masks: Sequence[Mask]) -> Iterator[tuple[Mask, Sequence[float], float]]:
+            for mask in masks:
+                block, mean = value(mask)
+                yield mask, [1.0 if block == 1 else mean - 0.005] * S, 0.1
+
+        return Loss(Estimate((1.0,) * S, (0,) * S), terms, bounds=bounds if bounded else None)
+
+    class Whole:
+        whole = loss(half, 1.0, bounded=True)
+
+        def part(self, start: int, stop: int) -> Loss:
+            assert (start, stop) == (0, S)
+            return self.whole
+
+    problem = Problem(Greedy(), Space(N, 1), 0, Racing(), NearTies())
+    floats = FloatLoss(lambda: loss(single, 0.0), Journal(None, N))
+    found = solve(problem, Whole(), KnownScores(Journal(None, N)), lambda *_: None, floats)
+    assert found.score.mask.dropped == (2,), "in float32, block 2 is best"
