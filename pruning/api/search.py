@@ -74,6 +74,7 @@ def search_mask(
         journal,
         options.progress,
     )
+    losses.forward.release()
     return _result(model, solution, losses, journal)
 
 

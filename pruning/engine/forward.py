@@ -120,7 +120,10 @@ class Forward:
         )
 
     def release(self) -> None:
-        """Free the memory of states and weights that are kept for a search."""
+        """Free the memory of states and weights that are kept for a search.
+
+        Python's garbage collector finds these passes only late, since they refer to themselves.
+        """
         self.beginnings.clear()
         self.ends.drop()
         self.parts.release()
