@@ -150,6 +150,14 @@ PAIRS = Work(
     samples=partial(text, 4, 128),
     searches=[(Every(), 2)],
 )
+TRIPLES = Work(
+    "all C(28,3) masks, tiny Llama",
+    target=7.0,
+    model=partial(tiny_llama, 28),
+    objective=Perplexity(),
+    samples=partial(tokens, 2, 64),
+    searches=[(Every(), 3)],
+)
 PANEL_WORK = Work(
     "one_shot + greedy + beam at k=3 and k=6 with the score store, SmolLM2",
     target=5.0,
@@ -214,14 +222,9 @@ WORKS = (
     ),
     PAIRS,
     bounded(PAIRS),
-    Work(
-        "all C(28,3) masks, tiny Llama",
-        target=7.0,
-        model=partial(tiny_llama, 28),
-        objective=Perplexity(),
-        samples=partial(tokens, 2, 64),
-        searches=[(Every(), 3)],
-    ),
+    TRIPLES,
+    replace(TRIPLES, name=f"{TRIPLES.name}, compiled", compile=True),
     PANEL_WORK,
+    replace(PANEL_WORK, name=f"{PANEL_WORK.name}, with bounds", bounds=True),
     bounded(PANEL_WORK),
 )

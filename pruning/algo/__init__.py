@@ -38,7 +38,7 @@ class Ask:
     race or a bound rules a mask out, the answer for this mask is an infinite loss. If `estimates`, which is for a
     search that predicts later losses from the answer, it is an estimated loss above those of the `best`. If `samples`
     (at least 1) is given, losses are computed on the first `samples` samples, or on all samples if there are fewer.
-    A search never asks twice for the same mask on the same number of samples, unless its rise had ruled it out.
+    A search never asks twice for the same mask on the same number of samples, unless rises per cost are compared.
 
     With `best`, a search can ask for its candidates in several requests. The `best` are then chosen from the masks
     `known`, whose losses were asked for before, and from `masks`; the answer has the losses of both, in this order.
@@ -99,20 +99,23 @@ class Algo(Protocol):
 
 @dataclass
 class Known:
-    """The losses that a search has received, kept so that it never asks for the same loss twice."""
+    """The losses that a search has received, kept so that it does not ask for them again."""
 
     losses: dict[Mask, float] = field(default_factory=dict)
 
     def ask(
         self, masks: Iterable[Mask], best: int | None = None, rise: Rise | None = None
     ) -> Generator[Request, Any, list[float]]:
-        """Return the losses of all masks, asking only for new ones: `losses = yield from known.ask(masks)`."""
+        """Return the losses of all masks, asking only for new ones: `losses = yield from known.ask(masks)`.
+
+        With `rise`, all are asked for. A mask that its rise rules out can have the lowest loss, or the least rise
+        since another mask.
+        """
         masks = list(masks)
-        new = [mask for mask in dict.fromkeys(masks) if mask not in self.losses]
+        new = [mask for mask in dict.fromkeys(masks) if rise is not None or mask not in self.losses]
         found = dict(zip(new, (yield Ask(new, best, rise=rise)), strict=True)) if new else {}
-        # A mask whose rise per cost rules it out can have the lowest loss, so it may be asked for again.
         self.losses |= {mask: loss for mask, loss in found.items() if rise is None or math.isfinite(loss)}
-        return [(found | self.losses)[mask] for mask in masks]
+        return [found[mask] if mask in found else self.losses[mask] for mask in masks]
 
     def best(self, space: Space) -> Mask:
         """The mask of least loss among those that are in the space. Ties go to the mask that was asked for first."""

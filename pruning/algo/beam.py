@@ -82,7 +82,7 @@ class Beam:
         """What partial sets are compared by: the loss, or its rise since the dense model per cost."""
 
         def loss(mask: Mask) -> float:
-            return known.losses.get(mask, math.inf)  # a mask that its rise has ruled out has no loss
+            return known.losses.get(mask, math.inf)  # a mask that is ruled out has no loss
 
         if not per_cost(space, self.rank):
             return loss

@@ -30,7 +30,7 @@ class LocalSearch:
     def propose(self, space: Space, rng: np.random.Generator) -> Proposals:  # noqa: ARG002
         """Ask for one batch of single removals, one per round of greedy, and one per round of swaps.
 
-        If the loss of a mask is infinite, a race has ruled the mask out, so the search never needs this mask.
+        If the loss of a mask is infinite, a race or a bound has ruled the mask out, so the search never needs it.
         """
         known = Known()
         starts = yield from (

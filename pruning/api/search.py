@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -68,13 +69,12 @@ def search_mask(
     check_calibration(samples, Reader(model.name, most, model.tokenizer), "search_mask")
     losses = Calibrated(chosen_objective, forward_with(options.forward, model.language_model), samples)
     journal = Journal(None, space.n_blocks, space.unit)
-    solution = _search(
-        Problem(chosen_algo, space, options.seed, options.racing, options.near_ties),
-        losses,
-        journal,
-        options.progress,
-    )
-    losses.forward.release()
+    problem = Problem(chosen_algo, space, options.seed, options.racing, options.near_ties)
+    try:
+        solution = _search(problem, losses, journal, options.progress)
+    finally:
+        losses.forward.release()
+        gc.collect()  # the float32 copy for near ties refers to itself
     return _result(model, solution, losses, journal)
 
 

@@ -23,6 +23,7 @@ from pruning.engine.logprobs import (
     Readout,
     compared_at_once,
     distributions,
+    log_totals,
     read_out,
 )
 from pruning.engine.memory_budget import MemoryBudget
@@ -142,10 +143,8 @@ class BatchReader:
     ) -> np.ndarray[Any, Any]:
         """The dense model's probability of a part of the vocabulary at some targets, from its distributions there."""
         if batch not in self.dense_totals:
-            totals = [
-                whole.log_total.cpu() for whole in distributions(self.projection, dense.to(self.model.device))
-            ]
-            self.dense_totals[batch] = torch.cat(totals)
+            device = part[0].logits.device
+            self.dense_totals[batch] = log_totals(self.projection, dense.to(device))
         inside = torch.cat([distribution.log_total.cpu() for distribution in part])
         return np.asarray((inside - self.dense_totals[batch][at]).exp().clamp(max=1.0))
 

@@ -182,6 +182,11 @@ def distributions(projection: Projection, hidden: Tensor) -> list[Distributions]
     return [found for _, found in _distributions(projection, hidden)]
 
 
+def log_totals(projection: Projection, hidden: Tensor) -> Tensor:
+    """The logarithm of the sum over the vocabulary at each of the hidden states (n, D), in float64 on the CPU."""
+    return torch.cat([found.log_total.cpu() for _, found in _distributions(projection, hidden)])
+
+
 def compared_at_once(device: str, vocabulary: int, limit: int | None = None) -> int:
     """At how many positions masks are compared at a time; the dense model's distributions there are kept."""
     return max(1, positions_at_once(device, vocabulary, limit) // 4)

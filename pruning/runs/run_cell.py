@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 from pruning.core import trace
@@ -95,8 +96,11 @@ def _run(prepared: Prepared, note: Note) -> DoneResult:
     searched = forward.with_scales(scales if cell.compensation.search else None)
     losses = Calibrated(cell.objective, searched, prepared.samples)
     known = _known_scores(store, cell.folder, losses.whole.estimate)
-    solution, cost, ledger = _search(cell, space, losses, known, note)
-    searched.release()
+    try:
+        solution, cost, ledger = _search(cell, space, losses, known, note)
+    finally:
+        searched.release()
+        gc.collect()  # the float32 copy for near ties refers to itself
     mask = solution.score.mask
     save_mask(cell, mask)
     repair, repair_record = new_repair(prepared, forward, mask) or (None, None)

@@ -1,8 +1,8 @@
 """Rule out masks by lower bounds of their losses.
 
-Let L be the `best`-th lowest loss of the masks that are scored so far, which are those of lowest bound. A mask whose
-bound is above L is not among the `best`, so its loss is not computed. For all others it is, and the choice follows
-the losses. So the `best` masks are those that all losses would choose.
+Let L be the `best`-th lowest loss of the masks that are scored so far; the first are those of lowest bound. A mask
+whose bound is above L, by more than rounding, is not among the `best`, so its loss is not computed. For all others it
+is, and the choice follows the losses. So the `best` masks are those that all losses would choose.
 
 Bounds are kept in a journal, so that a resumed search rules out the same masks.
 """
@@ -28,7 +28,7 @@ def bounded(
     scorer: Callable[[Sequence[Mask]], Sequence[Score]],
     slack: Callable[[Score], float] = lambda _: SLACK,
 ) -> dict[Mask, Score]:
-    """The scores of the masks that their bounds do not rule out: more than `best`, in the order of `bounds`.
+    """The scores of the masks that their bounds do not rule out, in the order of `bounds`.
 
     A mask is ruled out if its bound is more than `slack(score)` above the score of the last of the `best`. One
     rejected mask is always scored, so that the lead of the chosen ones is known.

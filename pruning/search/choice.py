@@ -95,7 +95,7 @@ class Choice:
         if loss.bounds is None or not self.bounding or self.racing.delta is not None or best >= len(masks):
             return {}
         own, scores = self.book.known.bounds.scores, {mask: self._whole(mask) for mask in known}
-        # If it could change the search, what is ruled out must not depend on what other cells have scored.
+        # Estimates must not depend on what other cells have scored; without estimates, the choice does not.
         if not request.estimates:
             unknown = [mask for mask in masks if mask not in own]
             self.book.look_up(unknown, self.book.samples)
@@ -123,13 +123,13 @@ class Choice:
         If a mask is ruled out by its bound, this is as far below its loss as those of other masks, on average. In a
         race, the mask and the best one are compared on the samples on which the mask was scored.
         """
-        finished = [self._whole(mask) for mask in raced.finished]
+        finished, whole = [self._whole(mask) for mask in raced.finished], set(known)
         best, gap = (
             min(finished, key=lambda score: score.loss),
             mean_gap(finished, self.book.known.bounds.scores),
         )
         for mask, samples in raced.out.items():
-            if mask in known:  # scored in full by an earlier request of this round
+            if mask in whole:  # scored in full by an earlier request of this round, and now ruled out
                 self.estimated[mask] = self._whole(mask).loss
             elif not samples:
                 self.estimated[mask] = bounds[mask].loss + gap
@@ -157,7 +157,7 @@ def _floor(losses: Mapping[Mask, float], best: int, rising: Rising | None) -> Ca
     rate = rates[min(best, len(rates)) - 1]
 
     def lowest(mask: Mask) -> float:
-        loss = rising.base.loss + rate * rising.rise.costs[mask]
+        loss = rising.base.loss + math.nextafter(rate, math.inf) * rising.rise.costs[mask]
         while rising.rise.rate(mask, loss, rising.base.loss) <= rate:
             loss = math.nextafter(loss, math.inf)
         return loss

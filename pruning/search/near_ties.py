@@ -151,9 +151,11 @@ class Settler:
         return max(NEAR * self.rounding, self.estimate.ties)
 
     def reach_at(self, score: Score, rising: Rising | None = None) -> float:
-        """The same, after measuring how far rounding moves this score."""
+        """The same, as if this score were compared as well. The reach of other choices does not change."""
+        before = self.rounding
         self._measure([score], rising)
-        return self.reach
+        reach, self.rounding = self.reach, before
+        return reach
 
     def _measure(self, scores: Sequence[Score], rising: Rising | None = None) -> list[float] | None:
         """The float32 losses of some masks, or None. `rounding` grows to the largest error among them."""

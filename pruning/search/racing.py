@@ -35,7 +35,7 @@ Scorer = Callable[[Sequence[Mask], int], Sequence[Score]]
 class Raced:
     """The full scores of the masks that are left.
 
-    `out` says on how many samples each of the others was scored: 0 if a bound has ruled it out.
+    `out` says on how many samples each of the others was scored before it was ruled out: 0 if that took only a bound.
     """
 
     finished: dict[Mask, Score]

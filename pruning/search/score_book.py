@@ -18,8 +18,8 @@ from pruning.search.journal import Journal, KnownScores
 from pruning.search.near_ties import Settler
 from pruning.search.racing import Racing
 
-# Called after each score. The arguments are the number of masks scored so far, on all samples or fewer, the lowest
-# full loss among the masks that remove the most blocks, and how many blocks these masks remove.
+# Called after each score, and after each bound of a score. The arguments are the number of masks scored so far, on
+# all samples or fewer, the lowest full loss among the masks that remove most blocks, and how many these remove.
 Watch = Callable[[int, float, int], None]
 
 

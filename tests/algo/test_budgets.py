@@ -13,7 +13,7 @@ from functools import cache
 import numpy as np
 import pytest
 
-from pruning.algo import Algo
+from pruning.algo import Algo, Ask
 from pruning.config.groups import options
 from pruning.core.mask import Mask
 from pruning.core.space import Space, sublayer_space
@@ -95,11 +95,16 @@ def ranking(algo: Algo, rank: str) -> Algo:
     return replace(algo, rank=rank)  # type: ignore[type-var]
 
 
-def test_the_answer_is_in_the_space_and_no_loss_is_asked_for_twice(algo: Algo, space: Space) -> None:
+def test_the_answer_is_in_the_space_and_a_loss_is_asked_for_twice_only_for_rises(
+    algo: Algo, space: Space
+) -> None:
     for seed, search in enumerate(settings(algo)):
         run = drive(search, space, losses(space.n_units, seed), seed)
         assert run.answer in space
-        assert len(run.scores) == len(set(run.scores)) <= search.evaluations(space)
+        assert len({*run.scores}) <= search.evaluations(space)
+        rises = {m for r in run.requests if isinstance(r, Ask) and r.rise is not None for m in r.masks}
+        repeated = {score[0] for score in run.scores if run.scores.count(score) > 1}
+        assert repeated <= rises, "only what a rise per cost can rule out is asked for twice"
         assert all(run.batches), "no batch is empty"
         assert not any(space.protected & {*mask.dropped} for mask in run.asked)
 
@@ -127,7 +132,7 @@ def test_a_race_changes_nothing(algo: Algo) -> None:
         loss = losses(space.n_units, 1, 3.0)
         raced, whole = drive(search, space, loss, racing=True), drive(search, space, loss)
         assert raced.answer == whole.answer
-        assert raced.requests == whole.requests, "infinite losses must not affect the search"
+        assert {*whole.asked} == {*raced.asked}, "infinite losses must not affect the search"
 
 
 @pytest.mark.parametrize("name", sorted(OPTIMAL))
