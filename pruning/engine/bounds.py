@@ -6,20 +6,66 @@ The states after the last unit are kept if there is room. So the exact sums of t
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
 
 from pruning.core.mask import Mask
 from pruning.distributed import collectives
-from pruning.engine.ends import SHARE
-from pruning.engine.memory_budget import out_of_memory
+from pruning.engine.batch_reader import BatchReader
+from pruning.engine.batching import Batch
+from pruning.engine.beginnings import Beginnings
+from pruning.engine.cost import Cost
+from pruning.engine.ends import SHARE, Ends
+from pruning.engine.memory_budget import MemoryBudget, out_of_memory
 from pruning.engine.partial_head import PartialHead, partial_head
 
 if TYPE_CHECKING:
     from pruning.calibration.samples import Row
-    from pruning.engine.forward import Forward
     from pruning.engine.logprobs import Readout
+    from pruning.models.loader import LanguageModel
+
+
+class Passes(Protocol):
+    """What bounds need of `Forward`."""
+
+    model: LanguageModel
+    beginnings: Beginnings
+    ends: Ends
+    parts: Parts
+    cost: Cost
+
+    @property
+    def memory_budget(self) -> MemoryBudget:
+        """The limits on how much is computed at a time."""
+        ...
+
+    @property
+    def reader(self) -> BatchReader:
+        """What reads values from batches."""
+        ...
+
+    @property
+    def n_blocks(self) -> int:
+        """The number of blocks of the model."""
+        ...
+
+    def sums(
+        self, rows: Sequence[Row], masks: Iterable[Mask], readout: Readout
+    ) -> Iterator[tuple[Mask, list[float], float]]:
+        """The values of a readout, summed over each row's scored positions."""
+        ...
+
+    def added(
+        self,
+        rows: tuple[Row, ...],
+        masks: Sequence[Mask],
+        read: Callable[[Batch, float], Iterable[tuple[int, np.ndarray[Any, Any]]]],
+    ) -> np.ndarray[Any, Any]:
+        """Sums (masks, rows) over this rank's batches."""
+        ...
 
 
 @dataclass
@@ -32,7 +78,7 @@ class Parts:
     of: dict[tuple[Row, ...], PartialHead | None] = field(default_factory=dict)
     last: PartialHead | None = None
 
-    def get(self, forward: Forward, rows: tuple[Row, ...]) -> PartialHead | None:
+    def get(self, forward: Passes, rows: tuple[Row, ...]) -> PartialHead | None:
         """The part for some rows; None if the model's head cannot be divided."""
         if rows not in self.of:
             dense = [Mask(forward.n_blocks)]
@@ -55,7 +101,7 @@ class Parts:
 
 
 def bounds(
-    forward: Forward, rows: Sequence[Row], masks: Sequence[Mask], readout: Readout
+    forward: Passes, rows: Sequence[Row], masks: Sequence[Mask], readout: Readout
 ) -> Iterator[tuple[Mask, list[float], float]]:
     """Like `forward.sums`, but from a part of the vocabulary; nothing if the model's head cannot be divided.
 
@@ -75,7 +121,7 @@ def bounds(
 
 
 def from_ends(
-    forward: Forward, rows: tuple[Row, ...], masks: Sequence[Mask], readout: Readout
+    forward: Passes, rows: tuple[Row, ...], masks: Sequence[Mask], readout: Readout
 ) -> Iterator[tuple[Mask, list[float], float]]:
     """Like `forward.sums`, of those masks whose states after the last unit are kept; nothing if memory runs out."""
     known = forward.ends.known(rows, forward.memory_budget.batches(rows), masks)
@@ -101,7 +147,7 @@ def from_ends(
         yield mask, values.tolist(), seconds
 
 
-def _keep_ends(forward: Forward, rows: tuple[Row, ...], masks: Sequence[Mask], readout: Readout) -> None:
+def _keep_ends(forward: Passes, rows: tuple[Row, ...], masks: Sequence[Mask], readout: Readout) -> None:
     """Keep states at the scored positions if those of all masks take at most half of the room for states."""
     forward.ends.drop()
     sizes = forward.memory_budget.sizes(rows, readout, masks[0], forward.beginnings.nbytes())

@@ -5,21 +5,73 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from pruning.algo import Ask
 from pruning.core.estimate import Estimate
 from pruning.core.mask import Mask
 from pruning.core.result import DecisionRecord
 from pruning.core.score import Score
+from pruning.objective import Loss
 from pruning.search.bounding import SLACK, bounded, lower_bounds, mean_gap
+from pruning.search.journal import Journal, KnownScores
 from pruning.search.near_ties import Settler
 from pruning.search.racing import Raced, Racing
 from pruning.search.rising import Rising
 from pruning.search.significance import decision
 
-if TYPE_CHECKING:
-    from pruning.search.score_book import ScoreBook
+
+class Losses(Protocol):
+    """The loss that is minimised, over all samples or a part of them; see `pruning.objective.Calibrated`."""
+
+    @property
+    def whole(self) -> Loss:
+        """The loss over all samples."""
+        ...
+
+    def part(self, start: int, stop: int) -> Loss:
+        """The loss over the samples from number `start` to number `stop` - 1."""
+        ...
+
+
+class Book(Protocol):
+    """What a choice needs of a `ScoreBook`."""
+
+    @property
+    def losses(self) -> Losses:
+        """The loss that is minimised."""
+        ...
+
+    @property
+    def known(self) -> KnownScores:
+        """The scores and bounds that are known."""
+        ...
+
+    @property
+    def journal(self) -> Journal:
+        """This cell's journal."""
+        ...
+
+    @property
+    def samples(self) -> int:
+        """The number of samples of a full score."""
+        ...
+
+    def scores(self, masks: Sequence[Mask], samples: int | None = None) -> list[Score]:
+        """Scores over the first `samples` samples (None: all)."""
+        ...
+
+    def look_up(self, masks: Sequence[Mask], wanted: int) -> None:
+        """Note the scores over `wanted` samples that other cells have computed."""
+        ...
+
+    def first(self, score: Score, samples: int) -> Score:
+        """A score cut to its first `samples` samples."""
+        ...
+
+    def progressed(self) -> None:
+        """Tell how far the search is."""
+        ...
 
 
 @dataclass
@@ -31,7 +83,7 @@ class Choice:
     earlier run or another cell may have scored a mask on more samples.
     """
 
-    book: ScoreBook
+    book: Book
     racing: Racing
     settler: Settler
     bounding: bool

@@ -19,10 +19,11 @@ from pruning.core.result import MarginsRecord
 from pruning.core.score import Score
 from pruning.core.space import Space
 from pruning.search import budget, gates
+from pruning.search.choice import Losses
 from pruning.search.journal import KnownScores
 from pruning.search.near_ties import FloatLoss, NearTies, Settler
 from pruning.search.racing import Racing
-from pruning.search.score_book import Losses, ScoreBook, Watch
+from pruning.search.score_book import ScoreBook, Watch
 from pruning.search.significance import margins
 
 LAST = 32  # a result keeps at most this many decisions: the most recent ones

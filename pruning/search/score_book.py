@@ -6,14 +6,12 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Protocol
 
 from pruning.algo import Ask
 from pruning.core.mask import Mask
 from pruning.core.score import Score
 from pruning.distributed import collectives
-from pruning.objective import Loss
-from pruning.search.choice import Choice
+from pruning.search.choice import Choice, Losses
 from pruning.search.journal import Journal, KnownScores
 from pruning.search.near_ties import Settler
 from pruning.search.racing import Racing
@@ -21,19 +19,6 @@ from pruning.search.racing import Racing
 # Called after each score, and after each bound of a score. The arguments are the number of masks scored so far, on
 # all samples or fewer, the lowest full loss among the masks that remove most blocks, and how many these remove.
 Watch = Callable[[int, float, int], None]
-
-
-class Losses(Protocol):
-    """The loss that is minimised, over all samples or a part of them; see `pruning.objective.Calibrated`."""
-
-    @property
-    def whole(self) -> Loss:
-        """The loss over all samples."""
-        ...
-
-    def part(self, start: int, stop: int) -> Loss:
-        """The loss over the samples from number `start` to number `stop` - 1."""
-        ...
 
 
 @dataclass
