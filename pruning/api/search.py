@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -74,7 +73,6 @@ def search_mask(
         solution = _search(problem, losses, journal, options.progress)
     finally:
         losses.forward.release()
-        gc.collect()  # the float32 copy for near ties refers to itself
     return _result(model, solution, losses, journal)
 
 

@@ -39,8 +39,8 @@ class BatchReader:
 
     `shares` maps a kind of units to the share of a block's parameters that each unit has. `dense_states` keeps the
     dense model's states at the scored positions of a batch, on the CPU, and `dense_totals` the logarithms of its sums
-    over the vocabulary there. `ends` keeps states after the last unit while
-    losses are bounded. If `fuse`, distributions are compiled.
+    over the vocabulary there. `ends` keeps states after the last unit while losses are bounded. If `fuse`,
+    distributions are compiled.
     """
 
     model: LanguageModel

@@ -14,6 +14,7 @@ pairs of blocks costs N^3 / 6 instead of N^3 / 2.
 from __future__ import annotations
 
 import copy
+import gc
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -122,11 +123,13 @@ class Forward:
     def release(self) -> None:
         """Free the memory of states and weights that are kept for a search.
 
-        Python's garbage collector finds these passes only late, since they refer to themselves.
+        A float32 copy that no one uses any more (`single_precision.py`) is freed, too. Passes refer to themselves, so
+        Python's garbage collector would find it only late.
         """
         self.beginnings.clear()
         self.ends.drop()
         self.parts.release()
+        gc.collect()
 
     def watched(self, watch: Callable[[int, int], None]) -> Forward:
         """The same forward passes, which call `watch` after each batch."""

@@ -36,22 +36,27 @@ class Perplexity:
 
     def bind(self, forward: Forward, samples: Samples) -> Loss:
         """The loss over text windows, with one term per window."""
+        from pruning.engine.bounds import bounds
+        from pruning.engine.logprobs import LIKELIHOOD
+
         tokens = np.array([row.span[1] - row.span[0] for row in samples.rows])
 
-        def terms(masks: Sequence[Mask]) -> Iterator[tuple[Mask, Sequence[float], float]]:
-            for mask, logliks, seconds in forward.loglikelihoods(samples.rows, masks):
+        def means(
+            found: Iterator[tuple[Mask, list[float], float]],
+        ) -> Iterator[tuple[Mask, Sequence[float], float]]:
+            for mask, logliks, seconds in found:
                 yield mask, (-np.array(logliks) / tokens).tolist(), seconds
-
-        def bounds(masks: Sequence[Mask]) -> Iterator[tuple[Mask, Sequence[float], float]]:
-            from pruning.engine.bounds import bounds as highest_sums
-            from pruning.engine.logprobs import LIKELIHOOD
-
-            for mask, highest, seconds in highest_sums(forward, samples.rows, masks, LIKELIHOOD):
-                yield mask, (-np.array(highest) / tokens).tolist(), seconds
 
         def gates(unit: str) -> np.ndarray[Any, Any]:
             from pruning.engine.dense_pass import gate_gradients
 
             return np.asarray(-gate_gradients(forward, samples.rows, unit) / tokens[:, None])
 
-        return Loss(samples.estimate(), terms, gates, bounds if forward.bounds else None)
+        return Loss(
+            samples.estimate(),
+            lambda masks: means(forward.loglikelihoods(samples.rows, masks)),
+            gates,
+            (lambda masks: means(bounds(forward, samples.rows, masks, LIKELIHOOD)))
+            if forward.bounds
+            else None,
+        )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from pathlib import Path
 
 from pruning.core import trace
@@ -100,7 +99,6 @@ def _run(prepared: Prepared, note: Note) -> DoneResult:
         solution, cost, ledger = _search(cell, space, losses, known, note)
     finally:
         searched.release()
-        gc.collect()  # the float32 copy for near ties refers to itself
     mask = solution.score.mask
     save_mask(cell, mask)
     repair, repair_record = new_repair(prepared, forward, mask) or (None, None)

@@ -152,26 +152,35 @@ class Settler:
 
     def reach_at(self, score: Score, rising: Rising | None = None) -> float:
         """The same, as if this score were compared as well. The reach of other choices does not change."""
-        before = self.rounding
-        self._measure([score], rising)
-        reach, self.rounding = self.reach, before
-        return reach
+        singles = self._singles([score], rising)
+        error = 0.0 if singles is None else self._error([score], singles)
+        return max(self.reach, NEAR * error)
 
     def _measure(self, scores: Sequence[Score], rising: Rising | None = None) -> list[float] | None:
         """The float32 losses of some masks, or None. `rounding` grows to the largest error among them."""
+        if (singles := self._singles(scores, rising)) is None:
+            return None
+        self.rounding = max(self.rounding, self._error(scores, singles))
+        return [single.loss for single in singles]
+
+    def _singles(self, scores: Sequence[Score], rising: Rising | None) -> list[Score] | None:
+        """The float32 scores of some masks, or None."""
         if self.single is None:
             return None
         bases = [] if rising is None else [rising.base.mask]
         if (singles := self.single.scores([*bases, *(score.mask for score in scores)])) is None:
             self.unmeasured = True  # an earlier run had float32, and this one has not
             return None
-        if rising is not None:
-            rises = replace(rising, base=singles[0])
-            singles = [rises.view(single) for single in singles[1:]]
-        for score, single in zip(scores, singles, strict=True):
-            off = [a - b for a, b in zip(score.samples, single.samples, strict=True)]
-            self.rounding = max(self.rounding, self.estimate.error(off))
-        return [single.loss for single in singles]
+        if rising is None:
+            return singles
+        rises = replace(rising, base=singles[0])
+        return [rises.view(single) for single in singles[1:]]
+
+    def _error(self, scores: Sequence[Score], singles: Sequence[Score]) -> float:
+        """The largest se(d) of some masks, 0 if there are none."""
+        pairs = zip(scores, singles, strict=True)
+        off = ([a - b for a, b in zip(s.samples, single.samples, strict=True)] for s, single in pairs)
+        return max(map(self.estimate.error, off), default=0.0)
 
     def _near(self, ranked: Sequence[Score], best: int) -> list[Score]:
         """The chosen and the rejected masks that rounding could exchange; empty if there are none.
