@@ -1,108 +1,64 @@
-"""Choose the best masks of a request: rule others out by bounds or in a race, and settle near ties."""
+"""Answer requests. If only the best masks matter, rule others out by bounds or in a race, and settle near ties."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
 
 from pruning.algo import Ask
 from pruning.core.estimate import Estimate
 from pruning.core.mask import Mask
 from pruning.core.result import DecisionRecord
 from pruning.core.score import Score
-from pruning.objective import Loss
 from pruning.search.bounding import SLACK, bounded, lower_bounds, mean_gap
-from pruning.search.journal import Journal, KnownScores
 from pruning.search.near_ties import Settler
 from pruning.search.racing import Raced, Racing
 from pruning.search.rising import Rising
+from pruning.search.score_book import ScoreBook
 from pruning.search.significance import decision
-
-
-class Losses(Protocol):
-    """The loss that is minimised, over all samples or a part of them; see `pruning.objective.Calibrated`."""
-
-    @property
-    def whole(self) -> Loss:
-        """The loss over all samples."""
-        ...
-
-    def part(self, start: int, stop: int) -> Loss:
-        """The loss over the samples from number `start` to number `stop` - 1."""
-        ...
-
-
-class Book(Protocol):
-    """What a choice needs of a `ScoreBook`."""
-
-    @property
-    def losses(self) -> Losses:
-        """The loss that is minimised."""
-        ...
-
-    @property
-    def known(self) -> KnownScores:
-        """The scores and bounds that are known."""
-        ...
-
-    @property
-    def journal(self) -> Journal:
-        """This cell's journal."""
-        ...
-
-    @property
-    def samples(self) -> int:
-        """The number of samples of a full score."""
-        ...
-
-    def scores(self, masks: Sequence[Mask], samples: int | None = None) -> list[Score]:
-        """Scores over the first `samples` samples (None: all)."""
-        ...
-
-    def look_up(self, masks: Sequence[Mask], wanted: int) -> None:
-        """Note the scores over `wanted` samples that other cells have computed."""
-        ...
-
-    def first(self, score: Score, samples: int) -> Score:
-        """A score cut to its first `samples` samples."""
-        ...
-
-    def progressed(self) -> None:
-        """Tell how far the search is."""
-        ...
 
 
 @dataclass
 class Choice:
-    """Answers the requests of which only the best masks matter.
+    """Answers the requests of a search, and notes how it has decided.
 
-    A request can go on with an earlier one, as in lazy rounds. `ruled_out` has the masks that the requests of such a
-    round have ruled out, and on how many samples each was scored. What is in the journal does not say that: an
-    earlier run or another cell may have scored a mask on more samples.
+    If not `bounding`, every loss that is asked for is computed, also if a bound would do. A request can go on with
+    an earlier one, as in lazy rounds. `ruled_out` has the masks that the requests of such a round have ruled out, and
+    on how many samples each was scored. What is in the journal does not say that: an earlier run or another cell may
+    have scored a mask on more samples.
     """
 
-    book: Book
+    book: ScoreBook
     racing: Racing
     settler: Settler
-    bounding: bool
+    bounding: bool = True
     decisions: list[DecisionRecord] = field(default_factory=list)
     ruled_out: dict[Mask, int] = field(default_factory=dict)
     estimated: dict[Mask, float] = field(default_factory=dict)
 
-    def losses(self, request: Ask, best: int) -> dict[Mask, float]:
+    def answer(self, request: Ask) -> list[float]:
+        """Losses of the masks of a request, in order.
+
+        If a race or a bound has ruled a mask out, its loss is infinite, or an estimate if the request asks for
+        `estimates`. If only the best masks matter, near ties are settled first; see `near_ties.py`.
+        """
+        self.book.count_asked(request.masks, request.samples)
+        if request.samples is not None or request.best is None:
+            return [score.loss for score in self.book.scores(request.masks, request.samples)]
+        losses = self._losses(request, request.best)
+        return [losses.get(mask, math.inf) for mask in [*request.known, *request.masks]]
+
+    def _losses(self, request: Ask, best: int) -> dict[Mask, float]:
         """The losses by which the `best` masks of a request are chosen. Masks that are ruled out have none.
 
         If the request asks for estimates, they have an estimate, which is above the losses of the chosen ones.
         """
         if not request.known:
             self.ruled_out, self.estimated = {}, {}
-        rising = (
-            None
-            if request.rise is None
-            else Rising(request.rise, self._whole(request.rise.base), self.estimate)
-        )
+        rising = None
+        if request.rise is not None:
+            rising = Rising(request.rise, self._whole(request.rise.base), self.estimate)
         known = [mask for mask in request.known if mask not in self.ruled_out]
         bounds = self._bounds(known, request, best)
         raced = self._raced([*known, *request.masks], bounds, best, rising)
@@ -176,10 +132,8 @@ class Choice:
         race, the mask and the best one are compared on the samples on which the mask was scored.
         """
         finished, whole = [self._whole(mask) for mask in raced.finished], set(known)
-        best, gap = (
-            min(finished, key=lambda score: score.loss),
-            mean_gap(finished, self.book.known.bounds.scores),
-        )
+        gap = mean_gap(finished, self.book.known.bounds.scores)
+        best = min(finished, key=lambda score: score.loss)
         for mask, samples in raced.out.items():
             if mask in whole:  # scored in full by an earlier request of this round, and now ruled out
                 self.estimated[mask] = self._whole(mask).loss

@@ -19,11 +19,11 @@ from pruning.core.result import MarginsRecord
 from pruning.core.score import Score
 from pruning.core.space import Space
 from pruning.search import budget, gates
-from pruning.search.choice import Losses
+from pruning.search.choice import Choice
 from pruning.search.journal import KnownScores
 from pruning.search.near_ties import FloatLoss, NearTies, Settler
 from pruning.search.racing import Racing
-from pruning.search.score_book import ScoreBook, Watch
+from pruning.search.score_book import Losses, ScoreBook, Watch
 from pruning.search.significance import margins
 
 LAST = 32  # a result keeps at most this many decisions: the most recent ones
@@ -72,21 +72,22 @@ def solve(
     settler = Settler(problem.near_ties, single, losses.whole.estimate)
     # A search that is cut short completes its best mask by the losses of single blocks.
     whole = problem.algo.max_evaluations is None
-    book = ScoreBook(losses, known, watch, problem.racing, settler, bounding=whole)
+    book = ScoreBook(losses, known, watch)
+    choice = Choice(book, problem.racing, settler, bounding=whole)
     journals = [known.journal, known.bounds, *([] if single is None else [single.journal])]
     before = sum(score.seconds for journal in journals for score in journal.scores.values())
     settler.begin(problem.space.dense, resumed=bool(known.journal.scores))
     dense = book.scores([problem.space.dense])[0]
-    outcome = _search(problem, book)
+    outcome = _search(problem, choice)
     score = book.whole(outcome.mask)
     paid, shared = book.paid()
     seconds = before + time.perf_counter() - started
     return Solution(
-        score, dense, outcome.why, book.count, paid, shared, seconds, _margins(score, book, problem.space)
+        score, dense, outcome.why, book.count, paid, shared, seconds, _margins(score, choice, problem.space)
     )
 
 
-def _search(problem: Problem, book: ScoreBook) -> Found:
+def _search(problem: Problem, choice: Choice) -> Found:
     """Run the search's generator to its end and return its outcome."""
     space = problem.space
     proposals = budget.proposals(problem.algo, space, np.random.default_rng(problem.seed))
@@ -96,20 +97,21 @@ def _search(problem: Problem, book: ScoreBook) -> Found:
             request = proposals.send(answer)
         except StopIteration as end:
             return _checked(end.value, space)
-        answer = book.answer(request) if isinstance(request, Ask) else gates.answer(space, book)
+        answer = choice.answer(request) if isinstance(request, Ask) else gates.answer(space, choice.book)
 
 
-def _margins(winner: Score, book: ScoreBook, space: Space) -> MarginsRecord:
+def _margins(winner: Score, choice: Choice, space: Space) -> MarginsRecord:
     """The runner-up, the masks tied with the winner, and the last decisions of the search."""
+    book = choice.book
     others = [
         score
         for mask in book.asked
         if space.complete(mask) and (score := book.journal.scores.get(mask)) is not None
     ]
-    book.settler.end(winner, [score for score in others if score.of is None])
+    choice.settler.end(winner, [score for score in others if score.of is None])
     record = margins(winner, others, book.losses.whole.estimate)
-    record["decisions"] = book.choice.decisions[-LAST:]
-    if (near := book.settler.record()) is not None:
+    record["decisions"] = choice.decisions[-LAST:]
+    if (near := choice.settler.record()) is not None:
         record["near_ties"] = near
     return record
 

@@ -5,35 +5,39 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from typing import Protocol
 
-from pruning.algo import Ask
 from pruning.core.mask import Mask
 from pruning.core.score import Score
 from pruning.distributed import collectives
-from pruning.search.choice import Choice, Losses
+from pruning.objective import Loss
 from pruning.search.journal import Journal, KnownScores
-from pruning.search.near_ties import Settler
-from pruning.search.racing import Racing
 
 # Called after each score, and after each bound of a score. The arguments are the number of masks scored so far, on
 # all samples or fewer, the lowest full loss among the masks that remove most blocks, and how many these remove.
 Watch = Callable[[int, float, int], None]
 
 
+class Losses(Protocol):
+    """The loss that is minimised, over all samples or a part of them; see `pruning.objective.Calibrated`."""
+
+    @property
+    def whole(self) -> Loss:
+        """The loss over all samples."""
+        ...
+
+    def part(self, start: int, stop: int) -> Loss:
+        """The loss over the samples from number `start` to number `stop` - 1."""
+        ...
+
+
 @dataclass
 class ScoreBook:
-    """The scores that a search needs, by mask. A score is computed only if no cell has computed it.
-
-    If not `bounding`, every loss that is asked for is computed, also if a bound would do.
-    """
+    """The scores that a search needs, by mask. A score is computed only if no cell has computed it."""
 
     losses: Losses
     known: KnownScores
     watch: Watch
-    racing: Racing
-    settler: Settler
-    bounding: bool = True
     asked: dict[Mask, None] = field(default_factory=dict)
     count: float = 0.0
     best: dict[int, float] = field(default_factory=dict)  # number of removed blocks -> lowest full loss
@@ -42,11 +46,6 @@ class ScoreBook:
     def journal(self) -> Journal:
         """This cell's journal."""
         return self.known.journal
-
-    @cached_property
-    def choice(self) -> Choice:
-        """Answers the requests of which only the best masks matter."""
-        return Choice(self, self.racing, self.settler, self.bounding)
 
     @property
     def samples(self) -> int:
@@ -85,18 +84,10 @@ class ScoreBook:
                 score = self._score(mask, tuple(terms), score.seconds + seconds)
         return score
 
-    def answer(self, request: Ask) -> list[float]:
-        """Losses of the masks of a request, in order.
-
-        If a race or a bound has ruled a mask out, its loss is infinite, or an estimate if the request asks for
-        `estimates`. If only the best masks matter, near ties are settled first; see `near_ties.py`.
-        """
-        self.asked.update(dict.fromkeys(request.masks))
-        self.count += len(request.masks) * self._wanted(request.samples) / self.samples
-        if request.samples is not None or request.best is None:
-            return [score.loss for score in self.scores(request.masks, request.samples)]
-        losses = self.choice.losses(request, request.best)
-        return [losses.get(mask, math.inf) for mask in [*request.known, *request.masks]]
+    def count_asked(self, masks: Sequence[Mask], samples: int | None) -> None:
+        """Count the losses that the search asks for, repeats included."""
+        self.asked.update(dict.fromkeys(masks))
+        self.count += len(masks) * self._wanted(samples) / self.samples
 
     def _wanted(self, samples: int | None) -> int:
         """The number of samples to score: all if None, else at least `samples` of them, with each kind included."""

@@ -16,6 +16,7 @@ from pruning.core.mask import Mask
 from pruning.core.score import Score
 from pruning.core.space import sublayer_space
 from pruning.objective import Loss
+from pruning.search.choice import Choice
 from pruning.search.driver import Problem, Solution, solve
 from pruning.search.journal import Journal, KnownScores, Store
 from pruning.search.near_ties import FloatLoss, NearTies, Settler
@@ -91,8 +92,8 @@ def score(mask: Mask, loss: float, spread: float) -> Score:
     return Score(mask, loss, tuple(loss + spread * (-1) ** s for s in range(S)), 0.1)
 
 
-def book(half: Mapping[Mask, float], single: Mapping[Mask, float], spread: float) -> ScoreBook:
-    """A book that knows masks in half precision; terms of masks are off by `spread`, with alternating signs."""
+def choice(half: Mapping[Mask, float], single: Mapping[Mask, float], spread: float) -> Choice:
+    """A choice that knows masks in half precision; terms of masks are off by `spread`, with alternating signs."""
     journal = Journal(None, N, unit="sublayer")
     for mask, loss in half.items():
         journal.add(score(mask, loss, spread if mask.dropped else 0.0))
@@ -103,7 +104,7 @@ def book(half: Mapping[Mask, float], single: Mapping[Mask, float], spread: float
     floats = FloatLoss(lambda: Loss(ESTIMATE, terms), Journal(None, N, unit="sublayer"))
     known = KnownScores(journal, Store(Path("none"), "key", "cell", N, share=False, unit="sublayer"))
     settler = Settler(NearTies(), floats, ESTIMATE)
-    return ScoreBook(Noisy(0), known, lambda *_: None, Racing(), settler)
+    return Choice(ScoreBook(Noisy(0), known, lambda *_: None), Racing(), settler)
 
 
 def test_near_rises_per_cost_are_settled_in_float32() -> None:
@@ -111,7 +112,7 @@ def test_near_rises_per_cost_are_settled_in_float32() -> None:
     single = {DENSE: 2.0, A0: 2.1, M0: 2.303, A1: 2.5}  # 0.1, 0.101
     for spread, chosen in ((0.02, A0), (1e-7, M0)):  # rounding that can swap them, and rounding that cannot
         masks = [A0, M0, A1]
-        losses = book(half, single, spread).answer(Ask(masks, best=1, rise=RISE))
+        losses = choice(half, single, spread).answer(Ask(masks, best=1, rise=RISE))
         rates = {m: RISE.rate(m, loss, 2.0) for m, loss in zip(masks, losses, strict=True)}
         assert min(rates, key=rates.__getitem__) == chosen
         assert all(loss >= half[mask] for mask, loss in zip(masks, losses, strict=True))
