@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -33,13 +33,13 @@ from pruning.engine import packing
 from pruning.engine.batch_reader import BatchReader
 from pruning.engine.batching import Batch, TokenLine, make_batches
 from pruning.engine.beginnings import NOTHING, Beginnings, Wanted, edges, forks
-from pruning.engine.bounds import Parts, from_ends
 from pruning.engine.cost import Cost
 from pruning.engine.device import peak_memory
 from pruning.engine.ends import Ends
 from pruning.engine.logprobs import LIKELIHOOD, Readout
 from pruning.engine.memory_budget import MemoryBudget, out_of_memory
 from pruning.engine.pace import Pace
+from pruning.engine.partial_head import Parts
 from pruning.engine.walk_plan import Plan, make_plan
 from pruning.models.block_probe import find_blocks
 from pruning.models.compiled import compiled
@@ -49,6 +49,11 @@ from pruning.models.units import find_chain
 if TYPE_CHECKING:
     from pruning.calibration.samples import Row
     from pruning.models.loader import LanguageModel
+
+
+# read(batch, share=...): the number of each mask and its values at the targets of a batch with this share of the
+# samples.
+Read = Callable[..., Iterator[tuple[int, np.ndarray[Any, Any]]]]
 
 
 @dataclass
@@ -152,7 +157,7 @@ class Forward:
         """Like `loglikelihoods`, but for any readout, whose values are summed over each row's scored positions."""
         rows, masks = tuple(rows), list(masks)
         if self.ends.masks and readout.part is None:
-            given = list(from_ends(self, rows, masks, readout))
+            given = list(self._from_ends(rows, masks, readout))
             yield from given
             masks = [mask for mask in masks if mask not in {done for done, *_ in given}]
         # In this order, masks with a long common prefix are neighbours, and masks that drop early blocks come first.
@@ -161,22 +166,20 @@ class Forward:
         plan, alone = None, len(todo) == 1
         while todo:
             plan = plan or self._plan(rows, todo, readout)
-            chunk, started = todo[: plan.size(self.pace)], time.perf_counter()
+            chunk = todo[: plan.size(self.pace)]
             edge = edges(forks(todo[len(chunk) - 1 :])) if plan.continues else []
             wanted = NOTHING if alone else Wanted(plan.depths, edge)
-            try:
-                sums, failure = self._chunk(rows, chunk, readout, wanted), None
-            except RuntimeError as error:  # the traceback would keep the failed pass's tensors in memory
-                failure = error.with_traceback(None) if out_of_memory(error) else error
+            sums, seconds, failed = self._tried(
+                rows, chunk, partial(self.reader.read, masks=chunk, readout=readout, wanted=wanted)
+            )
             # If a rank runs out of memory, all ranks retry; otherwise their next chunks would differ.
-            if (failed := collectives.any_failure(failure)) is not None:
+            if failed is not None:
                 self.beginnings.clear()
                 self.ends.drop()
                 self.memory_budget.shrink(failed, len(chunk))
                 plan = None
                 continue
-            sums = collectives.all_sum(sums)
-            todo, seconds = todo[len(chunk) :], collectives.all_max(time.perf_counter() - started)
+            todo = todo[len(chunk) :]
             self._note(chunk, seconds)
             for mask, values in zip(chunk, sums, strict=True):
                 yield mask, values.tolist(), seconds / len(chunk)
@@ -197,35 +200,53 @@ class Forward:
             self.beginnings.trim(batches, masks, plan.depths)
         return plan
 
-    def _chunk(
-        self, rows: tuple[Row, ...], masks: Sequence[Mask], readout: Readout, wanted: Wanted
-    ) -> np.ndarray[Any, Any]:
-        reader = self.reader
-        return self.added(rows, masks, lambda batch, share: reader.read(batch, masks, readout, share, wanted))
+    def _from_ends(
+        self, rows: tuple[Row, ...], masks: Sequence[Mask], readout: Readout
+    ) -> Iterator[tuple[Mask, list[float], float]]:
+        """Like `sums`, of those masks whose states after the last unit are kept; nothing if memory runs out."""
+        known = self.ends.known(rows, self.memory_budget.batches(rows), masks)
+        if not known:
+            return
+        read = partial(self.reader.read_ends, masks=known, readout=readout)
+        sums, seconds, failed = self._tried(rows, known, read)
+        if failed is not None:
+            self.ends.drop()
+            if not out_of_memory(failed):
+                raise failed
+            return
+        self.cost.forward_seconds += seconds
+        for mask, values in zip(known, sums, strict=True):
+            yield mask, values.tolist(), seconds / len(known)
+
+    def _tried(
+        self, rows: tuple[Row, ...], masks: Sequence[Mask], read: Read
+    ) -> tuple[np.ndarray[Any, Any], float, Exception | None]:
+        """The sums (masks, rows) over all batches, the seconds that they took, and the error of a rank, if any."""
+        started = time.perf_counter()
+        sums, failure = np.zeros((len(masks), len(rows))), None
+        try:
+            self._add(sums, rows, masks, read)
+        except RuntimeError as error:  # the traceback would keep the failed pass's tensors in memory
+            failure = error.with_traceback(None) if out_of_memory(error) else error
+        if (failed := collectives.any_failure(failure)) is not None:
+            return sums, 0.0, failed
+        sums = collectives.all_sum(sums)
+        return sums, collectives.all_max(time.perf_counter() - started), None
 
     @torch.inference_mode()
-    def added(
-        self,
-        rows: tuple[Row, ...],
-        masks: Sequence[Mask],
-        read: Callable[[Batch, float], Iterable[tuple[int, np.ndarray[Any, Any]]]],
-    ) -> np.ndarray[Any, Any]:
-        """Sums (masks, rows) over this rank's batches, in float64.
-
-        `read` gives the number of each mask and its values at the targets of a batch, which has this share of all
-        samples.
-        """
-        sums = np.zeros((len(masks), len(rows)))
+    def _add(
+        self, sums: np.ndarray[Any, Any], rows: tuple[Row, ...], masks: Sequence[Mask], read: Read
+    ) -> None:
+        """Add the values of this rank's batches to `sums` (masks, rows), in float64."""
         batches = self.memory_budget.batches(rows)
         tokens = sum(batch.ids.numel() for batch in batches)
         mine = collectives.share_of(batches)
         with self._compiled(masks[0].unit), for_any_rows():
             for done, batch in enumerate(mine, start=1):
-                for number, values in read(batch, batch.ids.numel() / tokens):
+                for number, values in read(batch, share=batch.ids.numel() / tokens):
                     np.add.at(sums[number], batch.rows.numpy(), values)
                 if self.watch is not None:
                     self.watch(done, len(mine))
-        return sums
 
     def _compiled(self, unit: str) -> AbstractContextManager[None]:
         if not self.compile or unit != "block":

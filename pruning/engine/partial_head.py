@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -80,6 +80,31 @@ class PartialHead:
     def _logits(self, hidden: Tensor) -> Tensor:
         with _output_layer(self.module, self.layer):
             return head(self.module, hidden)
+
+
+@dataclass
+class Parts:
+    """The part of the vocabulary that serves some rows, for each tuple of rows that was asked for.
+
+    Only the part that was used last keeps its weights.
+    """
+
+    of: dict[tuple[Row, ...], PartialHead | None] = field(default_factory=dict)
+    last: PartialHead | None = None
+
+    def get(self, rows: tuple[Row, ...], make: Callable[[], PartialHead | None]) -> PartialHead | None:
+        """The part for some rows, made at the first use."""
+        if rows not in self.of:
+            self.of[rows] = make()
+        if self.last is not self.of[rows]:
+            self.release()
+        self.last = self.of[rows]
+        return self.last
+
+    def release(self) -> None:
+        """Free the memory of weights; they are made again if they are needed."""
+        if self.last is not None:
+            self.last.release()
 
 
 def partial_head(module: Any, rows: Sequence[Row], read: Callable[[Readout], None]) -> PartialHead | None:

@@ -63,7 +63,7 @@ def test_bounds_are_above_log_likelihoods_and_kept_states_give_these_exactly(
 def test_the_bound_is_the_sum_over_the_chosen_tokens() -> None:
     forward = forward_of()
     highest = summed(bounds(forward, ROWS, [dense := Mask(N_BLOCKS)], LIKELIHOOD))
-    part = forward.parts.get(forward, ROWS)
+    part = forward.parts.of[ROWS]
     assert part is not None
     tokens = part.tokens.tolist()
     followed = {token for row in ROWS for token in row.input_ids[row.span[0] : row.span[1]]}
@@ -106,7 +106,7 @@ def test_divergences_are_bounded_and_kept_states_give_them_exactly(name: str) ->
 def test_the_bound_of_a_divergence_is_that_within_the_part_times_its_probability() -> None:
     forward, mask = forward_of(), MASKS[2]
     lowest = summed(bounds(forward, ROWS, [mask], DIVERGENCE))[mask][0]
-    part = forward.parts.get(forward, ROWS)
+    part = forward.parts.of[ROWS]
     assert part is not None
     p, q = (
         torch.from_numpy(plain_distributions(forward.model.module, dropped, ROWS[0]))[:, part.tokens]
@@ -244,6 +244,6 @@ def test_nothing_is_kept_after_a_search() -> None:
     forward.release()
     assert not forward.ends.states
     assert not forward.beginnings.nbytes()
-    part = forward.parts.get(forward, ROWS)
+    part = forward.parts.of[ROWS]
     assert part is not None
     assert "layer" not in vars(part)
