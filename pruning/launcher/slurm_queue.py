@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 from collections.abc import Iterable, Iterator
@@ -13,6 +14,7 @@ WAITING = {
     "PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD",
 }  # fmt: skip
 RUNNING = {"RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING"}
+WHOLE_LISTS = {"SLURM_BITSTR_LEN": "0"}  # task numbers of an array are not cut after 64 characters
 SECONDS = 60  # the longest time to wait for an answer from SLURM
 MEANINGS = {
     "CANCELLED": "cancelled",
@@ -64,9 +66,20 @@ def _accounted(jobs: Iterable[str]) -> dict[str, Info]:
         return {}
     infos = {}
     for line in listed.splitlines():
-        job, state, code = line.split("|")
-        infos[job] = _info(state, f"exit code {code.partition(':')[0]}, signal {code.partition(':')[2]}", 0.0)
+        name, state, code = line.split("|")
+        info = _info(state, f"exit code {code.partition(':')[0]}, signal {code.partition(':')[2]}", 0.0)
+        infos |= dict.fromkeys(array_tasks(name), info)
     return infos
+
+
+def array_tasks(name: str) -> list[str]:
+    """The jobs of one row of sacct: tasks of an array that ended before they began share one: `7_[0-2,6-9%4]`."""
+    array, bracket, tasks = name.partition("_[")
+    if not bracket:
+        return [name]
+    ranges = re.findall(r"(\d+)(?:-(\d+))?(?::(\d+))?", tasks.partition("%")[0])
+    numbers = (range(int(first), int(last or first) + 1, int(step or 1)) for first, last, step in ranges)
+    return [f"{array}_{number}" for numbered in numbers for number in numbered]
 
 
 def _info(state: str, reason: str, seconds: float) -> Info:
@@ -101,8 +114,11 @@ def largest_array() -> int:
 
 def call(*command: str) -> str:
     """Run a SLURM command; returns its output. Raises InputError if the command fails."""
+    environment = os.environ | WHOLE_LISTS
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=SECONDS, check=False, env=environment
+        )
     except FileNotFoundError:
         raise InputError(
             f"{command[0]} is not installed here: use a login node of a SLURM cluster, or launcher=processes."

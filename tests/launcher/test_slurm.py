@@ -165,6 +165,17 @@ def test_squeue_is_asked_first_and_sacct_for_the_rest(
     assert [line.split()[0] for line in seen.read_text().splitlines()] == ["squeue", "sacct"]
 
 
+def test_tasks_that_were_cancelled_before_they_started_share_one_row_of_sacct(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = """test "$SLURM_BITSTR_LEN" = 0 && echo '7_[0-2,6-10:2%4]|CANCELLED by 0|0:0'"""
+    commands(tmp_path, monkeypatch, {"squeue": "", "sacct": row})
+    asked = {f"7_{number}" for number in range(12)}
+    infos = slurm_queue.ask(["x"], asked)
+    assert sorted(infos, key=lambda job: int(job[2:])) == ["7_0", "7_1", "7_2", "7_6", "7_8", "7_10"]
+    assert {info.reason for info in infos.values()} == {"cancelled (SLURM: CANCELLED)"}
+
+
 def test_a_cluster_without_accounting_reports_nothing_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -37,10 +37,11 @@ class Cluster:
 
     def state(self, job: str) -> str:
         """The state of a job in the accounting, in one word; empty if it is unknown."""
-        words = self.call(
-            "sacct", "-X", "--noheader", "--parsable2", "--format=State", f"--jobs={job}"
-        ).split()
-        return words[0] if words else ""
+        # A task of an array that never started has no row of its own unless all tasks are listed.
+        which = ("--array", "-X", f"--jobs={job.partition('_')[0]}")
+        rows = self.call("sacct", *which, "--noheader", "--parsable2", "--format=JobID,State").splitlines()
+        states = dict(row.split("|") for row in rows)
+        return states[job].split()[0] if job in states else ""
 
     def node(self, job: str) -> str:
         """The node on which a job runs."""
