@@ -17,6 +17,7 @@ import logging
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +134,7 @@ def _work(cost: Drawn) -> float:
 
 
 def main() -> None:
-    """Measure and print a row for each number of samples."""
+    """Measure and print a row for each number of samples and each risk."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     seeds = int(sys.argv[1]) if len(sys.argv) > 1 else 20
     folder = Path("results") / "benchmarks"
@@ -141,8 +142,8 @@ def main() -> None:
     names = [folder / f"racing_{quarter}.jsonl" for quarter in range(POOL // QUARTER)]
     pool = Pool([Journal.open(name, SPACE.n_blocks) for name in names])
     rows = []
-    for samples in (128, 64, 32):
-        rows.append(measure(pool, samples, seeds, Racing(0.01)))
+    for samples, delta in product((128, 64, 32), (0.01, 0.05)):
+        rows.append(measure(pool, samples, seeds, Racing(delta)))
         log.info("%s", rows[-1])
         atomic_files.write_json(RESULTS, rows)
 

@@ -134,7 +134,7 @@ def greedy(name: str, target: float, **settings: Any) -> Work:
 
 
 RACE = "greedy k=6, 128 x 64 tokens"
-RACING: dict[str, Any] = {"samples": partial(text, 128, 64), "racing": Racing(0.01), "part": 8}
+RACING: dict[str, Any] = {"samples": partial(text, 128, 64), "racing": Racing(0.05), "part": 8}
 SUBLAYERS = greedy(
     "greedy k=6 of 60 sub-layers, SmolLM2, 4 x 128 tokens, perplexity",
     3.0,
