@@ -38,13 +38,13 @@ class Comparison:
 
         If there is only one sample, or only one sample of a kind, no error can be estimated, and the p-value is 1.
         """
-        from scipy.stats import t
+        from scipy.special import stdtr  # fifty times faster than scipy.stats.t for single numbers
 
         if self.freedom == 0:
             return 1.0
         if self.error == 0:
             return 1.0 if self.difference <= 0 else 0.0
-        return float(t.sf(self.difference / self.error, self.freedom))
+        return float(stdtr(self.freedom, -self.difference / self.error))
 
     def to_json(self) -> ComparisonRecord:
         """The record of this comparison for a result."""
@@ -58,9 +58,13 @@ class Comparison:
 
 def compare(better: Score, score: Score, estimate: Estimate) -> Comparison:
     """Compare a mask with a better mask over the samples on which both were scored."""
+    terms = _differences(better, score, estimate)
+    return Comparison(score, estimate.mean(terms), estimate.error(terms), estimate.freedom(terms), len(terms))
+
+
+def _differences(better: Score, score: Score, estimate: Estimate) -> list[float]:
     samples = min(len(better.samples), len(score.samples))
-    terms = estimate.differences(score.samples[:samples], better.samples[:samples])
-    return Comparison(score, estimate.mean(terms), estimate.error(terms), estimate.freedom(terms), samples)
+    return estimate.differences(score.samples[:samples], better.samples[:samples])
 
 
 def margins(winner: Score, others: Sequence[Score], estimate: Estimate) -> MarginsRecord:
@@ -97,9 +101,9 @@ def decision(
         return None
     ranked = sorted(finished, key=lambda score: score.loss)
     chosen, others = ranked[best - 1], [*ranked[best:], *out]
-    nearest = min((compare(chosen, score, estimate) for score in others), key=lambda c: c.difference)
-    of = len(finished) + len(out)
-    return {"best": best, "of": of, "chosen": chosen.mask.listed(), "next": nearest.to_json()}
+    nearest = min(others, key=lambda score: estimate.mean(_differences(chosen, score, estimate)))
+    of, following = len(finished) + len(out), compare(chosen, nearest, estimate)
+    return {"best": best, "of": of, "chosen": chosen.mask.listed(), "next": following.to_json()}
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
