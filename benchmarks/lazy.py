@@ -1,0 +1,118 @@
+"""Measure what lazy rounds save, and how often they end with another mask than rounds that score every candidate.
+
+python -m benchmarks.lazy [DRAWS]
+
+Greedy search by perplexity, on 2 windows of 64 tokens; each draw takes other windows. The terms of a mask are
+computed once for all searches on a draw. Draws that are in benchmarks/lazy.json are not run again.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from pruning.algo.greedy import Greedy
+from pruning.calibration.text import Text
+from pruning.core import atomic_files
+from pruning.core.mask import Mask
+from pruning.core.pages import keep_pages
+from pruning.core.space import Space
+from pruning.engine.forward import Forward
+from pruning.models import loader
+from pruning.models.loader import LanguageModel
+from pruning.models.spec import Model
+from pruning.objective import Loss
+from pruning.objective.perplexity import Perplexity
+from pruning.search.driver import Problem, solve
+from pruning.search.journal import Journal, KnownScores
+from pruning.search.racing import Racing
+
+BLOCKS = {"smollm2": 6, "gemma3_270m": 4}  # how many blocks greedy search removes
+RISKS = (0.05, 0.2)
+FIRST = 1000  # the seed of the first draw
+RESULTS = Path(__file__).parent / "lazy.json"
+log = logging.getLogger("benchmarks")
+
+
+@dataclass(frozen=True)
+class Remembered:
+    """Losses over all windows of a draw. The terms of each mask are computed once."""
+
+    loss: Loss
+    known: dict[Mask, tuple[Sequence[float], float]] = field(default_factory=dict)
+
+    @property
+    def whole(self) -> Loss:
+        """The loss over all windows."""
+        return replace(self.loss, terms=self._terms)
+
+    def part(self, start: int, stop: int) -> Loss:
+        """The loss over all windows; nothing asks for a part of them."""
+        assert (start, stop) == (0, self.loss.estimate.count)
+        return self.whole
+
+    def _terms(self, masks: Sequence[Mask]) -> Iterator[tuple[Mask, Sequence[float], float]]:
+        missing = [mask for mask in masks if mask not in self.known]
+        self.known.update({mask: (terms, seconds) for mask, terms, seconds in self.loss.terms(missing)})
+        for mask in masks:
+            yield mask, *self.known[mask]
+
+
+def search(losses: Remembered, space: Space, lazy: float | None) -> tuple[str, float]:
+    """The blocks that greedy search removes, and the number of losses that it asks for."""
+    known = KnownScores(Journal(None, space.n_blocks))
+    solution = solve(Problem(Greedy(lazy=lazy), space, 0, Racing()), losses, known, lambda *_: None)
+    return " ".join(map(str, solution.score.mask.dropped)), solution.paid
+
+
+def draw(model: LanguageModel, spec: Model, k: int, seed: int) -> dict[str, Any]:
+    """Search one draw with and without lazy rounds. Returns its row of results."""
+    samples = Text("pydoc", 2, 64, seed).draw(loader.tokenizer(spec))
+    forward = Forward(model)
+    losses, space = Remembered(Perplexity().bind(forward, samples)), Space(model.info.n_blocks, k)
+    mask, asked = search(losses, space, None)
+    row: dict[str, Any] = {"model": spec.name, "k": k, "seed": seed, "mask": mask, "asked": asked, "lazy": {}}
+    for risk in RISKS:
+        other, fewer = search(losses, space, risk)
+        row["lazy"][str(risk)] = {"mask": other, "asked": fewer}
+    forward.release()
+    return row
+
+
+def summary(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """A line for each model and each risk."""
+    for model in BLOCKS:
+        chosen = [row for row in rows if row["model"] == model]
+        for risk in map(str, RISKS):
+            same = sum(row["mask"] == row["lazy"][risk]["mask"] for row in chosen)
+            fewer = sum(row["asked"] for row in chosen) / max(
+                1, sum(row["lazy"][risk]["asked"] for row in chosen)
+            )
+            yield f"{model:12s} risk {risk:4s}  same mask {same} of {len(chosen)}  {fewer:.2f}x fewer losses"
+
+
+def main() -> None:
+    """Run the draws that are missing, and print a line for each model and each risk."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    keep_pages()
+    draws = int(sys.argv[1]) if len(sys.argv) > 1 else 50
+    rows = atomic_files.read_json(RESULTS) if RESULTS.exists() else []
+    done = {(row["model"], row["seed"]) for row in rows}
+    for name, k in BLOCKS.items():
+        spec = Model(name, "packaged", name)
+        todo = [seed for seed in range(FIRST, FIRST + draws) if (name, seed) not in done]
+        model = loader.load(spec) if todo else None
+        for seed in todo:
+            assert model is not None
+            rows.append(draw(model, spec, k, seed))
+            log.info("%s", rows[-1])
+            atomic_files.write_json(RESULTS, rows)
+    log.info("%s", "\n".join(summary(rows)))
+
+
+if __name__ == "__main__":
+    main()
