@@ -65,8 +65,10 @@ small: $(VENV)/installed
 
 # PARTS=study runs one part. DATA has wikitext2.txt, lambada.jsonl and python.txt; items for the evaluation (.jsonl), see
 # TASKS (python and commonsense: the held-out parts of the embedded data); for the margin arc_easy_train.jsonl, labels.json.
-PARTS ?= study study_margin study_all study_seeds study_sizes study_items study_labels study_units study_healing
+PARTS ?= study study_margin study_gemma study_gemma_margin study_all study_seeds study_sizes study_items study_labels \
+	study_units study_healing
 ITEMS_study_margin = calibration.path=$(DATA)/arc_easy_train.jsonl
+ITEMS_study_gemma_margin = $(ITEMS_study_margin)
 ITEMS_study_items = $(ITEMS_study_margin)
 ITEMS_study_labels = calibration.path=$(DATA)/labels.json
 TASKS := arc_easy arc_challenge piqa boolq openbookqa commonsense
