@@ -6,6 +6,7 @@ The checks are:
 - the device, its free memory, and the speed of its matrix products;
 - the engine's losses equal those of one masked forward pass per mask, in float32 and in bfloat16;
 - equal batches give losses that are equal to the last bit;
+- losses of merged branches (`forward.merge=true`) do not depend on the other masks, and how much faster they are;
 - the factors of float32 products are not rounded to TF32;
 - if there are several GPUs, a model that is split over all of them gives the same losses as on one GPU;
 - a small benchmark of the engine against plain passes;
@@ -75,6 +76,7 @@ def checks(where: torch.device, model: str | None) -> Iterator[tuple[str, Callab
         yield f"speed of products, {name}", lambda dtype=dtype: speed(where, dtype)  # type: ignore[misc]
         yield f"engine equals plain passes, {name}", lambda dtype=dtype: equal(where, dtype)  # type: ignore[misc]
         yield f"equal batches, equal losses, {name}", lambda dtype=dtype: repeats(where, dtype)  # type: ignore[misc]
+        yield f"merged branches, {name}", lambda dtype=dtype: merged(where, dtype)  # type: ignore[misc]
     yield "float32 stays float32", lambda: exactness(where)
     if where.type == "cuda" and torch.cuda.device_count() > 1:
         yield "a model spread over GPUs", spread
@@ -141,6 +143,27 @@ def repeats(where: torch.device, dtype: torch.dtype) -> str:
     if not np.array_equal(first, alone):
         raise Failure(f"a mask's losses depend on the other masks, by {np.max(np.abs(first - alone)):.1e}")
     return f"{first.size} log-likelihoods, bit by bit"
+
+
+def merged(where: torch.device, dtype: torch.dtype) -> str:
+    """Score masks with merged branches, together and one by one, and compare the time with that of separate ones."""
+    model, samples = llama(where, dtype, 576 if where.type == "cuda" else 64), windows(1, 64)
+    singles = [Mask(BLOCKS, (block,)) for block in range(BLOCKS)]
+    forward, apart = Forward(model, merge=True), Forward(model, merge=False)
+    budget = forward.memory_budget
+    if (branches := budget.merged(budget.batches(samples.rows)[0])) == 1:
+        return "not merged: the kernels do not treat all branches alike"
+    together = losses(forward, samples, singles)
+    alone = np.concatenate([losses(forward.fresh(), samples, [mask]) for mask in singles])
+    exact = dtype != torch.float32 or where.type == "cuda"
+    if exact and not np.array_equal(together, alone):
+        raise Failure(f"a mask's losses depend on the other masks, by {np.max(np.abs(together - alone)):.1e}")
+    losses(apart, samples, singles)  # warm up
+    slow, fast = (
+        seconds(where, lambda passes=passes: losses(passes, samples, singles))  # type: ignore[misc]
+        for passes in (apart.fresh(), forward.fresh())
+    )
+    return f"{branches} branches of 64 tokens, {slow / fast:.1f}x"
 
 
 def exactness(where: torch.device) -> str:

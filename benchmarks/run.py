@@ -88,7 +88,8 @@ _ran: dict[str, Ran] = {}  # works with the same baseline, or the same engine se
 def run(work: Work, plain: bool) -> Ran:
     """Run the searches of a work with the baseline or with the engine."""
     searches = (work.plain_searches if plain else None) or work.searches
-    how: tuple[object, ...] = (work.batch_tokens, work.shared, work.racing, work.compile, work.bounds)
+    how: tuple[object, ...] = (work.batch_tokens, work.shared, work.racing)
+    how += (work.compile, work.bounds, work.merge)
     if plain:
         how = (work.baseline, work.baseline_tokens, work.part)
     key = repr((work.model, work.objective, work.samples, searches, work.unit, how))
@@ -99,7 +100,13 @@ def run(work: Work, plain: bool) -> Ran:
         forward = (
             work.baseline(model, work.baseline_tokens)
             if plain
-            else Forward(model, work.batch_tokens, compile=work.compile, bounds=work.bounds)
+            else Forward(
+                model,
+                work.batch_tokens,
+                merge=work.merge or None,
+                compile=work.compile,
+                bounds=work.bounds,
+            )
         )
         products = native_products(model.module) if plain else nullcontext()
         with tempfile.TemporaryDirectory() as scratch, products:

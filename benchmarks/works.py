@@ -75,6 +75,7 @@ class Work:
     unit: str = "block"
     compile: bool = False
     bounds: bool = False
+    merge: bool = False
     part: int = 1
 
 
@@ -142,6 +143,8 @@ SUBLAYERS = greedy(
     unit="sublayer",
 )
 
+SHORT = greedy("greedy k=6, SmolLM2, 2 x 64 tokens, perplexity", 3.0, samples=partial(text, 2, 64))
+
 PAIRS = Work(
     "all 435 pairs of 30, SmolLM2",
     target=3.2,
@@ -191,6 +194,9 @@ WORKS = (
     greedy("the same with lazy rounds", 4.5, **LAZY),
     greedy("the same with lazy rounds, compiled", 4.5, **LAZY, compile=True),
     greedy("the same with lazy rounds, with bounds, compiled", 4.5, **LAZY, **FASTEST),
+    SHORT,
+    replace(SHORT, name=f"{SHORT.name}, merged", merge=True),
+    replace(SHORT, name=f"{SHORT.name}, merged, with bounds, compiled", merge=True, **FASTEST),
     greedy(f"{RACE}, racing", 7.0, **RACING),
     greedy(f"{RACE}, racing, compiled", 7.0, **RACING, compile=True),
     SUBLAYERS,

@@ -27,7 +27,7 @@ from pruning.engine.logprobs import (
     read_out,
 )
 from pruning.engine.memory_budget import MemoryBudget
-from pruning.engine.prefix_tree import Branch, concatenated, run_masks
+from pruning.engine.prefix_tree import Branch, concatenated, filled, run_masks
 
 if TYPE_CHECKING:
     from pruning.models.loader import LanguageModel
@@ -102,9 +102,10 @@ class BatchReader:
         projection, targets = self.projection, batch.targets
         if readout.part is not None:
             projection, targets = readout.part.of(projection), readout.part.places(targets)
-        flat, targets = concatenated(list(states)), targets.repeat(len(states))
+        full = self.memory_budget.merged(batch) if self.memory_budget.filled(batch) else len(states)
+        flat, targets = concatenated(filled(states, full)), targets.repeat(full)
         values: np.ndarray[Any, Any] = read_out(readout, projection, flat, None, targets).numpy()
-        return values.reshape(len(states), -1)
+        return values.reshape(full, -1)[: len(states)]
 
     def _compared(
         self, batch: Batch, masks: Sequence[Mask], readout: Readout, share: float, wanted: Wanted
@@ -160,7 +161,8 @@ class BatchReader:
             self.cost.block_forwards += run * share * shares[index]
 
         merged, notes = self.memory_budget.merged(batch), Notes(self.beginnings.of(batch, unit), wanted)
-        branches = run_masks(self.model, batch, masks, merged, count, self.scales, notes)
+        fill = self.memory_budget.filled(batch)
+        branches = run_masks(self.model, batch, masks, merged, count, self.scales, notes, fill)
         if wanted is not NOTHING:
             notes.end(masks[-1])
         return branches

@@ -36,6 +36,7 @@ from pruning.engine.beginnings import NOTHING, Beginnings, Wanted, edges, forks
 from pruning.engine.cost import Cost
 from pruning.engine.device import peak_memory
 from pruning.engine.ends import Ends
+from pruning.engine.equal_shapes import treats_branches_alike
 from pruning.engine.logprobs import LIKELIHOOD, Readout
 from pruning.engine.memory_budget import MemoryBudget, out_of_memory
 from pruning.engine.pace import Pace
@@ -64,7 +65,7 @@ class Forward:
     use besides the weights (None: measured on the device). To keep within this limit, fewer masks are walked at a
     time, so fewer masks share computation. If `memory` is given, batches can also become smaller. If the process is
     killed, about `patience` seconds of work are lost. `merge` says whether branches may run as one batch (None: only
-    if merging changes no loss, or if weights are on disk). If `scales` is given, a dropped unit i multiplies the
+    in full precision on a CPU, or if weights are on disk). If `scales` is given, a dropped unit i multiplies the
     hidden state by `scales[i]`. `compile` runs blocks and sums over the vocabulary through
     torch.compile; sub-layers run uncompiled. With `bounds`, searches may rule masks out by bounds (`bounds.py`).
     """
@@ -101,6 +102,7 @@ class Forward:
             self.memory,
             self.merge,
             lambda rows: packing.lines(module, rows, self._dense),
+            self._alike,
         )
 
     def with_scales(self, scales: tuple[float, ...] | None) -> Forward:
@@ -291,6 +293,12 @@ class Forward:
         self.cost.block_forwards_alone += alone if masks[0].unit == "block" else round(alone, 3)
         self.cost.forward_seconds += seconds
         self.cost.peak_memory = max(self.cost.peak_memory, peak_memory(self.model.module))
+
+    @torch.inference_mode()
+    def _alike(self, batch: Batch, copies: int) -> bool:
+        """Whether a number of branches of a batch can be merged so that no branch depends on the others."""
+        with self._compiled("block"), for_any_rows():
+            return treats_branches_alike(self.model, batch, copies, self.reader.projection)
 
     @torch.inference_mode()
     def _dense(self, rows: Sequence[Row], lines: Sequence[TokenLine]) -> np.ndarray[Any, Any]:

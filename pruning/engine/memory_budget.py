@@ -36,13 +36,16 @@ log = logging.getLogger(__name__)
 # reading the weights takes longer than computing with them.
 MERGE_OPERATIONS = {"cpu": 1e8, "cuda": 1e11}
 MERGE_TOKENS = 32
+# Tokens that are merged on request in half precision on a CPU: with more, products become no faster.
+FULL_TOKENS = 512
 
 
 @dataclass
 class MemoryBudget:
     """How much `Forward` computes at a time on one model.
 
-    `batch_tokens`, `memory` and `merge` are as in `Forward`. `lines` makes token lines from rows.
+    `batch_tokens`, `memory` and `merge` are as in `Forward`. `lines` makes token lines from rows. `alike` says
+    whether a number of branches of a batch can be merged so that no branch depends on the others.
     """
 
     model: LanguageModel
@@ -50,9 +53,11 @@ class MemoryBudget:
     memory: int | None
     merge: bool | None
     lines: Callable[[tuple[Row, ...]], Sequence[TokenLine]]
+    alike: Callable[[Batch, int], bool]
     _state_limit: float = math.inf  # limit on the bytes of hidden states; lowered after running out of memory
     _batches: dict[tuple[Row, ...], list[Batch]] = field(default_factory=dict)
     _overheads: dict[tuple[tuple[Row, ...], Readout], float] = field(default_factory=dict)
+    _alike: dict[tuple[int, ...], bool] = field(default_factory=dict)
 
     def batches(self, rows: tuple[Row, ...]) -> list[Batch]:
         """The batches of some rows, cached."""
@@ -65,18 +70,54 @@ class MemoryBudget:
 
         With merging, the weights are read once for all branches, which also saves time if they are on disk.
         """
-        tokens, block = batch.ids.numel(), find_blocks(self.model.module).modules[0]
-        operations = 2 * tokens * sum(p.numel() for p in block.parameters())
-        offloaded = any(p.device.type == "meta" for p in self.model.module.parameters())
-        # In half precision, and on a GPU, the last bit of a matrix product depends on the number of its rows. So
-        # merging would make a mask's loss depend on the other masks in its batch, and a search that is interrupted
-        # and continued could end differently.
-        wide, device = self.model.module.dtype in (torch.float32, torch.float64), self.model.device.type
-        exact = wide and device == "cpu"
-        if self.merge is False or (self.merge is None and not exact and not offloaded):
+        tokens = batch.ids.numel()
+        if self.filled(batch):
+            copies = self._copies(tokens)
+            return copies if copies > 1 and self._treats_alike(batch, copies) else 1
+        if self.merge is False or not (self._exact or self._offloaded):
             return 1
-        small = tokens < MERGE_TOKENS or operations < MERGE_OPERATIONS.get(device, 1e8)
-        return max(1, self.batch_tokens // tokens) if small or offloaded else 1
+        return max(1, self.batch_tokens // tokens) if self._small(tokens) or self._offloaded else 1
+
+    def filled(self, batch: Batch) -> bool:
+        """Whether merged passes are filled up to one shape (`equal_shapes.py`).
+
+        In half precision, and on a GPU, the last bit of a matrix product depends on the number of its rows. A mask's
+        loss would depend on the other masks, and a search that is interrupted and continued could end differently.
+        """
+        return bool(self.merge) and not self._exact and not self._offloaded and batch.ids.numel() > 0
+
+    def _copies(self, tokens: int) -> int:
+        if self.model.device.type == "cpu":
+            return min(self.batch_tokens, FULL_TOKENS) // tokens
+        return self.batch_tokens // tokens if self._small(tokens) else 1
+
+    def _treats_alike(self, batch: Batch, copies: int) -> bool:
+        shape = (*batch.ids.shape, copies)
+        if shape not in self._alike:
+            self._alike[shape] = self.alike(batch, copies)
+            if not self._alike[shape]:
+                log.warning(
+                    "forward.merge: %d branches of %d tokens run one at a time, because their kernels do not treat "
+                    "all branches alike",
+                    copies,
+                    batch.ids.numel(),
+                )
+        return self._alike[shape]
+
+    def _small(self, tokens: int) -> bool:
+        """Whether a batch with this many tokens would leave the device idle."""
+        block = find_blocks(self.model.module).modules[0]
+        operations = 2 * tokens * sum(p.numel() for p in block.parameters())
+        return tokens < MERGE_TOKENS or operations < MERGE_OPERATIONS.get(self.model.device.type, 1e8)
+
+    @property
+    def _exact(self) -> bool:
+        wide = self.model.module.dtype in (torch.float32, torch.float64)
+        return wide and self.model.device.type == "cpu"
+
+    @property
+    def _offloaded(self) -> bool:
+        return any(p.device.type == "meta" for p in self.model.module.parameters())
 
     def sizes(self, rows: tuple[Row, ...], readout: Readout, mask: Mask, held: int) -> Sizes:
         """The room for hidden states, and the size of a state; equal on all ranks.

@@ -35,12 +35,14 @@ def run_masks(
     count: Callable[[int, int], None],
     scales: Sequence[float] | None = None,
     notes: Notes | None = None,
+    fill: bool = False,
 ) -> list[Branch]:
     """The states after the last unit: one branch for each distinct mask. All masks are over the same units.
 
-    A unit runs on its branches in batches of at most `merged` branches. For each batch, `count` is called with the
-    number of the unit and of the branches. A dropped unit i multiplies the state by `scales[i]`. Masks start at the
-    deepest state in `notes`, and the walk adds the states that `notes` wants.
+    A unit runs on its branches in batches of at most `merged` branches, or if `fill`, of just as many. For each
+    batch,     `count` is called with the number of the unit and of the branches. A dropped unit i multiplies the
+    state by `scales[i]`. Masks start at the     deepest state in `notes`, and the walk adds the states that `notes`
+    wants.
     """
     chain, notes = find_chain(model.module, masks[0].unit), notes or Notes()
     entry = model_entry(model, batch, 1, {})
@@ -56,16 +58,26 @@ def run_masks(
         while keeping:  # after the unit has run on a group, the group's old states are freed
             group, keeping[:merged] = keeping[:merged], []
             count(index, len(group))
-            branches += _run_unit(chain, index, group, model_entry(model, batch, len(group), entries))
+            rows = merged if fill else len(group)
+            branches += _run_unit(chain, index, group, model_entry(model, batch, rows, entries), rows)
             del group
     return branches
 
 
-def _run_unit(chain: Chain, index: int, group: Sequence[Branch], entry: BlockInputs) -> list[Branch]:
-    """Run a group of branches through a unit as one batch. Returns the branches after the unit."""
-    outputs = chain.run(index, concatenated([hidden for hidden, _ in group]), entry)
-    split = outputs.tensor_split(len(group)) if len(group) > 1 else (outputs,)
+def _run_unit(
+    chain: Chain, index: int, group: Sequence[Branch], entry: BlockInputs, rows: int
+) -> list[Branch]:
+    """Run a group of branches through a unit as one batch of `rows` branches. Returns the branches after the unit."""
+    outputs = chain.run(index, concatenated(filled([hidden for hidden, _ in group], rows)), entry)
+    split = outputs.tensor_split(rows) if rows > 1 else (outputs,)
+    if rows > len(group):  # copies free the memory of what fills the batch
+        split = tuple(hidden.clone() for hidden in split[: len(group)])
     return [(hidden, numbers) for hidden, (_, numbers) in zip(split, group, strict=True)]
+
+
+def filled(states: Sequence[Tensor], count: int) -> list[Tensor]:
+    """The states, and the last one again until there are `count`."""
+    return [*states, *[states[-1]] * (count - len(states))]
 
 
 def _skip_unit(branches: list[Branch], scale: float) -> None:

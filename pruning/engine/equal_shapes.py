@@ -1,0 +1,80 @@
+"""Merged passes of one shape, in which the rounding of a branch does not depend on its company.
+
+In half precision and on a GPU, the kernel of a matrix product, and so its order of additions, depends on the number
+of rows. If each merged pass is filled up to the same number of branches, the kernel is always the same. It must
+also treat all rows alike, wherever they stand and whatever the others are. Most kernels do, but none promises it,
+so this is checked once for each shape. He et al. (2025, "Defeating Nondeterminism in LLM Inference") describe the
+kernels that do not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from pruning.engine.logprobs import LIKELIHOOD, Projection, read_out
+from pruning.engine.prefix_tree import model_entry
+from pruning.models.units import find_chain
+
+if TYPE_CHECKING:
+    from pruning.engine.batching import Batch
+    from pruning.models.blocks import BlockInputs
+    from pruning.models.loader import LanguageModel
+
+
+def treats_branches_alike(model: LanguageModel, batch: Batch, copies: int, projection: Projection) -> bool:
+    """Whether a branch gets the same bits wherever it stands among `copies` branches, whatever the others are.
+
+    The first and the last block, and the head, are run on four arrangements of states of one batch. Experts never do:
+    how many rows an expert gets depends on the other branches.
+    """
+    if _has_experts(model):
+        return False
+    chain = find_chain(model.module, "block")
+    cache: dict[int, BlockInputs] = {}
+    states = _different(model_entry(model, batch, 1, cache).hidden, copies)
+    entry = model_entry(model, batch, copies, cache)
+
+    def read(merged: Tensor) -> Tensor:
+        at = torch.cat(
+            [state.flatten(0, 1)[batch.indices.to(state.device)] for state in merged.tensor_split(copies)]
+        )
+        return read_out(LIKELIHOOD, projection, at, None, batch.targets.repeat(copies))
+
+    passes: list[Callable[[Tensor], Tensor]] = [
+        lambda merged: chain.run(0, merged, entry),
+        lambda merged: chain.run(len(chain) - 1, merged, entry),
+        read,
+    ]
+    return all(_alike(run, states) for run in passes)
+
+
+def _has_experts(model: LanguageModel) -> bool:
+    config = model.module.config.get_text_config(decoder=True).to_dict()
+    return any("experts" in name and value for name, value in config.items())
+
+
+def _different(hidden: Tensor, copies: int) -> list[Tensor]:
+    """A state, and others of its size that differ from it."""
+    noise = torch.Generator().manual_seed(0)
+    others = [torch.randn(hidden.shape, generator=noise).to(hidden) * hidden.std() for _ in range(copies - 1)]
+    return [hidden, *others]
+
+
+def _alike(run: Callable[[Tensor], Tensor], states: Sequence[Tensor]) -> bool:
+    """Whether a state gets the same result in its place, one place further, in reverse, and among its like."""
+    count = len(states)
+
+    def results(order: Sequence[int]) -> list[Tensor]:
+        return list(run(torch.cat([states[number] for number in order])).tensor_split(count))
+
+    straight = results(range(count))
+    for order in ([*range(1, count), 0], [*reversed(range(count))], [0] * count):
+        if not all(
+            torch.equal(straight[number], got) for number, got in zip(order, results(order), strict=True)
+        ):
+            return False
+    return True
