@@ -1,4 +1,4 @@
-"""Measure what racing saves, and how often a search with racing chooses another mask than one without.
+"""Measure what racing and lazy rounds save, and how often a search with them chooses another mask than one without.
 
 python -m benchmarks.racing [SEEDS]
 
@@ -100,21 +100,24 @@ def block_forwards(masks: Sequence[Mask]) -> int:
     return len(prefixes)
 
 
-def search(pool: Pool, windows: np.ndarray[Any, Any], racing: Racing) -> tuple[Mask, Drawn]:
+def search(
+    pool: Pool, windows: np.ndarray[Any, Any], racing: Racing, lazy: float | None
+) -> tuple[Mask, Drawn]:
     """Run one search on some windows. Returns the chosen mask and the windows with the search's cost."""
     losses = Drawn(pool, windows)
     known = KnownScores(Journal(None, SPACE.n_blocks))
-    solution = solve(Problem(Greedy(), SPACE, 0, racing), losses, known, lambda *_: None)
+    solution = solve(Problem(Greedy(lazy=lazy), SPACE, 0, racing), losses, known, lambda *_: None)
     return solution.score.mask, losses
 
 
-def measure(pool: Pool, samples: int, seeds: int, racing: Racing) -> dict[str, Any]:
-    """Search with and without racing for each seed. Returns a row of results."""
+def measure(pool: Pool, samples: int, seeds: int, racing: Racing, lazy: float | None) -> dict[str, Any]:
+    """Search each seed's windows without both, and with racing and perhaps lazy rounds. Returns a row of results."""
     equal, rows = 0, []
     for seed in range(seeds):
         first = samples * (seed % (POOL // samples))
         windows = first + np.random.default_rng(seed).permutation(samples)
-        (plain, full), (raced, part) = (search(pool, windows, r) for r in (Racing(), racing))
+        plain, full = search(pool, windows, Racing(), None)
+        raced, part = search(pool, windows, racing, lazy)
         equal += plain == raced
         rows.append((part.heads / full.heads, full.blocks / part.blocks, _work(full) / _work(part)))
     paid, blocks, work = np.mean(rows, axis=0)
@@ -122,6 +125,7 @@ def measure(pool: Pool, samples: int, seeds: int, racing: Racing) -> dict[str, A
         "samples": samples,
         "seeds": seeds,
         "delta": racing.delta,
+        "lazy": lazy,
         "masks_equal": equal / seeds,
         "evaluations_paid": round(float(paid), 3),
         "block_forwards_ratio": round(float(blocks), 2),
@@ -134,7 +138,7 @@ def _work(cost: Drawn) -> float:
 
 
 def main() -> None:
-    """Measure and print a row for each number of samples and each risk."""
+    """Measure and print a row for each number of samples and each risk, with and without lazy rounds."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     seeds = int(sys.argv[1]) if len(sys.argv) > 1 else 20
     folder = Path("results") / "benchmarks"
@@ -142,8 +146,8 @@ def main() -> None:
     names = [folder / f"racing_{quarter}.jsonl" for quarter in range(POOL // QUARTER)]
     pool = Pool([Journal.open(name, SPACE.n_blocks) for name in names])
     rows = []
-    for samples, delta in product((128, 64, 32), (0.01, 0.05)):
-        rows.append(measure(pool, samples, seeds, Racing(delta)))
+    for samples, delta, lazy in product((128, 64, 32), (0.01, 0.05), (None, 0.05)):
+        rows.append(measure(pool, samples, seeds, Racing(delta), lazy))
         log.info("%s", rows[-1])
         atomic_files.write_json(RESULTS, rows)
 

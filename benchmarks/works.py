@@ -199,13 +199,21 @@ WORKS = (
     replace(SHORT, name=f"{SHORT.name}, merged, with bounds, compiled", merge=True, **FASTEST),
     greedy(f"{RACE}, racing", 7.0, **RACING),
     greedy(f"{RACE}, racing, compiled", 7.0, **RACING, compile=True),
+    greedy(f"{RACE}, lazy rounds and racing", 7.0, **RACING, **LAZY),
+    greedy(f"{RACE}, lazy rounds and racing, compiled", 7.0, **RACING, **LAZY, compile=True),
     SUBLAYERS,
     replace(SUBLAYERS, name=f"{SUBLAYERS.name}, with bounds", bounds=True),
     greedy("as SLEB's published code does it, exact", 3.5, baseline=Published),
     greedy(
         "as SLEB's published code does it, exact, with bounds, compiled", 3.5, baseline=Published, **FASTEST
     ),
-    greedy("as SLEB's published code does it, 128 x 64 tokens, racing", 8.0, baseline=Published, **RACING),
+    greedy(
+        "as SLEB's published code does it, 128 x 64 tokens, lazy rounds and racing",
+        8.0,
+        baseline=Published,
+        **RACING,
+        **LAZY,
+    ),
     DIVERGENCES,
     replace(DIVERGENCES, name=f"{DIVERGENCES.name}, compiled", compile=True),
     bounded(DIVERGENCES),
