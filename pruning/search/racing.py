@@ -8,9 +8,8 @@ looks before the last sample, c is ruled out if
     mean(d)  >  q * se(d)        q: the 1 - delta / (r * (m - best)) quantile of Student's t
 
 The aim is to compare the candidates on all S samples, not on an infinite population. The samples are in random order
-(`Samples.shuffled`). So the standard error se includes the finite-population correction sqrt(1 - n / S). After few
-samples, each error is known badly, so the candidates' errors moderate each other (`moderated_errors.py`). A truly
-best candidate is lost only through a false alarm. There are at most r * (m - best) comparisons, so by Bonferroni's
+(`Samples.shuffled`). So the standard error se includes the finite-population correction sqrt(1 - n / S). A truly best
+candidate is lost only through a false alarm. There are at most r * (m - best) comparisons, so by Bonferroni's
 inequality the probability of a false alarm is at most about delta per batch. The bound is only "about" delta because
 the terms are not normally distributed. For the same reason, no look is taken before `first` samples.
 
@@ -27,7 +26,6 @@ from pruning.core.errors import InputError
 from pruning.core.estimate import Estimate
 from pruning.core.mask import Mask
 from pruning.core.score import Score
-from pruning.search.moderated_errors import moderated
 
 # scorer(masks, n): the scores of the masks, in their order, over the first n samples.
 Scorer = Callable[[Sequence[Mask], int], Sequence[Score]]
@@ -96,15 +94,12 @@ class Racing:
 
         assert self.delta is not None
         ranked = sorted(scores, key=lambda score: score.loss)
-        last, rest = ranked[best - 1], ranked[best:]
-        terms = [estimate.differences(score.samples, last.samples) for score in rest]
-        errors = moderated(
-            [estimate.error(each, whole=estimate.count) for each in terms],
-            [estimate.freedom(each) for each in terms],
-        )
-        left = {score.mask for score in ranked[:best]}
-        for score, each, (error, freedom) in zip(rest, terms, errors, strict=True):
+        last, kept = ranked[best - 1], ranked[:best]
+        for score in ranked[best:]:
+            terms = estimate.differences(score.samples, last.samples)
+            error, freedom = estimate.error(terms, whole=estimate.count), estimate.freedom(terms)
             # With 0 degrees of freedom, the error is unknown and nothing is ruled out.
-            if freedom == 0 or estimate.mean(each) <= error * t.isf(self.delta / (looks * others), freedom):
-                left.add(score.mask)
+            if freedom == 0 or estimate.mean(terms) <= error * t.isf(self.delta / (looks * others), freedom):
+                kept.append(score)
+        left = {score.mask for score in kept}
         return [score.mask for score in scores if score.mask in left]
