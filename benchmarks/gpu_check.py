@@ -150,18 +150,19 @@ def merged(where: torch.device, dtype: torch.dtype) -> str:
     model, samples = llama(where, dtype, 576 if where.type == "cuda" else 64), windows(1, 64)
     singles = [Mask(BLOCKS, (block,)) for block in range(BLOCKS)]
     forward, apart = Forward(model, merge=True), Forward(model, merge=False)
-    budget = forward.memory_budget
-    if (branches := budget.merged(budget.batches(samples.rows)[0])) == 1:
+    together, budget = losses(forward, samples, singles), forward.memory_budget
+    if (branches := budget.merged(budget.batches(samples.rows)[0], "block")) == 1:
         return "not merged: the kernels do not treat all branches alike"
-    together = losses(forward, samples, singles)
     alone = np.concatenate([losses(forward.fresh(), samples, [mask]) for mask in singles])
     exact = dtype != torch.float32 or where.type == "cuda"
     if exact and not np.array_equal(together, alone):
         raise Failure(f"a mask's losses depend on the other masks, by {np.max(np.abs(together - alone)):.1e}")
     losses(apart, samples, singles)  # warm up
+    for passes in (apart, forward):
+        passes.release()  # forgets states, but not that the kernels are checked
     slow, fast = (
         seconds(where, lambda passes=passes: losses(passes, samples, singles))  # type: ignore[misc]
-        for passes in (apart.fresh(), forward.fresh())
+        for passes in (apart, forward)
     )
     return f"{branches} branches of 64 tokens, {slow / fast:.1f}x"
 

@@ -74,14 +74,14 @@ class BatchReader:
         if readout.compares:
             yield from self._compared(batch, masks, readout, share, wanted)
             return
-        merged = self.memory_budget.merged(batch)
+        merged = self._read_at_once(batch, masks[0].unit, readout)
         branches = self._walk(batch, masks, share, wanted)
         for start in range(0, len(branches), merged):
             group = branches[start : start + merged]
             states = [_at(batch, hidden) for hidden, _ in group]
             for state, (_, (number,)) in zip(states, group, strict=True):
                 self.ends.note(batch, masks[number], state)
-            values = self._read_out(batch, states, readout)
+            values = self._read_out(batch, states, readout, merged)
             yield from zip((number for _, (number,) in group), values, strict=True)
 
     def read_ends(
@@ -93,16 +93,29 @@ class BatchReader:
             dense = self._dense_state(batch, masks[0].n_blocks, share)
             yield from self._comparisons(batch, dense, [state.__getitem__ for state in states], readout)
             return
-        merged = self.memory_budget.merged(batch)
+        merged = self._read_at_once(batch, masks[0].unit, readout)
         for start in range(0, len(masks), merged):
-            yield from enumerate(self._read_out(batch, states[start : start + merged], readout), start)
+            yield from enumerate(
+                self._read_out(batch, states[start : start + merged], readout, merged), start
+            )
 
-    def _read_out(self, batch: Batch, states: Sequence[Tensor], readout: Readout) -> np.ndarray[Any, Any]:
-        """The readout's values (masks, n) at the n targets of a batch, from the states (n, D) of each mask."""
+    def _read_at_once(self, batch: Batch, unit: str, readout: Readout) -> int:
+        """How many masks the head reads at once. A part of the head is not checked for rows that it treats unlike."""
+        if readout.part is not None and self.memory_budget.filled:
+            return 1
+        return self.memory_budget.merged(batch, unit)
+
+    def _read_out(
+        self, batch: Batch, states: Sequence[Tensor], readout: Readout, merged: int
+    ) -> np.ndarray[Any, Any]:
+        """The readout's values (masks, n) at the n targets of a batch, from the states (n, D) of each mask.
+
+        The head reads `merged` masks at once if passes are filled up to one shape.
+        """
         projection, targets = self.projection, batch.targets
         if readout.part is not None:
             projection, targets = readout.part.of(projection), readout.part.places(targets)
-        full = self.memory_budget.merged(batch) if self.memory_budget.filled(batch) else len(states)
+        full = merged if self.memory_budget.filled else len(states)
         flat, targets = concatenated(filled(states, full)), targets.repeat(full)
         values: np.ndarray[Any, Any] = read_out(readout, projection, flat, None, targets).numpy()
         return values.reshape(full, -1)[: len(states)]
@@ -160,8 +173,8 @@ class BatchReader:
             self.cost.block_tokens += round(run * batch.ids.numel() * shares[index])
             self.cost.block_forwards += run * share * shares[index]
 
-        merged, notes = self.memory_budget.merged(batch), Notes(self.beginnings.of(batch, unit), wanted)
-        fill = self.memory_budget.filled(batch)
+        merged, notes = self.memory_budget.merged(batch, unit), Notes(self.beginnings.of(batch, unit), wanted)
+        fill = self.memory_budget.filled
         branches = run_masks(self.model, batch, masks, merged, count, self.scales, notes, fill)
         if wanted is not NOTHING:
             notes.end(masks[-1])

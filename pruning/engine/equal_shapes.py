@@ -9,52 +9,63 @@ kernels that do not.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from pruning.engine.logprobs import LIKELIHOOD, Projection, read_out
 from pruning.engine.prefix_tree import model_entry
+from pruning.models.block_probe import find_blocks
+from pruning.models.blocks import BlockInputs
 from pruning.models.units import find_chain
 
 if TYPE_CHECKING:
     from pruning.engine.batching import Batch
-    from pruning.models.blocks import BlockInputs
     from pruning.models.loader import LanguageModel
 
 
-def treats_branches_alike(model: LanguageModel, batch: Batch, copies: int, projection: Projection) -> bool:
+def treats_branches_alike(
+    model: LanguageModel, batch: Batch, unit: str, copies: int, projection: Projection
+) -> bool:
     """Whether a branch gets the same bits wherever it stands among `copies` branches, whatever the others are.
 
-    The first and the last block, and the head, are run on four arrangements of states of one batch. Experts never do:
-    how many rows an expert gets depends on the other branches.
+    One unit of each kind, and the head, are run on four arrangements of states of one batch. Experts never do: how
+    many rows an expert gets depends on the other branches.
     """
-    if _has_experts(model):
+    if _has_experts(model.module.config.to_dict()):
         return False
-    chain = find_chain(model.module, "block")
-    cache: dict[int, BlockInputs] = {}
+    chain, cache = find_chain(model.module, unit), dict[int, BlockInputs]()
     states = _different(model_entry(model, batch, 1, cache).hidden, copies)
     entry = model_entry(model, batch, copies, cache)
 
     def read(merged: Tensor) -> Tensor:
-        at = torch.cat(
-            [state.flatten(0, 1)[batch.indices.to(state.device)] for state in merged.tensor_split(copies)]
-        )
-        return read_out(LIKELIHOOD, projection, at, None, batch.targets.repeat(copies))
+        flat = [state.flatten(0, 1)[batch.indices.to(state.device)] for state in merged.tensor_split(copies)]
+        return read_out(LIKELIHOOD, projection, torch.cat(flat), None, batch.targets.repeat(copies))
 
-    passes: list[Callable[[Tensor], Tensor]] = [
-        lambda merged: chain.run(0, merged, entry),
-        lambda merged: chain.run(len(chain) - 1, merged, entry),
-        read,
-    ]
-    return all(_alike(run, states) for run in passes)
+    units = [partial(chain.run, index, entry=entry) for index in _kinds(model, unit)]
+    return all(_alike(run, states) for run in units) and _alike(read, states)
 
 
-def _has_experts(model: LanguageModel) -> bool:
-    config = model.module.config.get_text_config(decoder=True).to_dict()
-    return any("experts" in name and value for name, value in config.items())
+def _kinds(model: LanguageModel, unit: str) -> list[int]:
+    """The first unit of each kind: the class of its block, the shapes of its weights, and the kind of attention."""
+    blocks, chain = find_blocks(model.module).modules, find_chain(model.module, unit)
+    layers = getattr(model.module.config.get_text_config(decoder=True), "layer_types", None) or []
+    kinds: dict[object, int] = {}
+    for index in range(len(chain)):
+        block = chain.sublayers[index].block if chain.sublayers else index
+        shapes = tuple(weight.shape for weight in chain.weights(index))
+        kinds.setdefault((type(blocks[block]), shapes, *layers[block : block + 1]), index)
+    return list(kinds.values())
+
+
+def _has_experts(config: Mapping[Any, Any]) -> bool:
+    return any(
+        _has_experts(value) if isinstance(value, dict) else bool("expert" in str(name) and value)
+        for name, value in config.items()
+    )
 
 
 def _different(hidden: Tensor, copies: int) -> list[Tensor]:

@@ -188,6 +188,7 @@ class Forward:
 
     def _plan(self, rows: tuple[Row, ...], masks: Sequence[Mask], readout: Readout) -> Plan:
         """Decide how many masks are walked at a time; keep only those states that can be used again."""
+        self.memory_budget.check(rows, masks[0].unit)
         sizes = self.memory_budget.sizes(rows, readout, masks[0], self.beginnings.nbytes())
         sizes = replace(sizes, room=max(0.0, sizes.room - self.ends.reserved))
         batches = collectives.share_of(self.memory_budget.batches(rows))
@@ -295,10 +296,10 @@ class Forward:
         self.cost.peak_memory = max(self.cost.peak_memory, peak_memory(self.model.module))
 
     @torch.inference_mode()
-    def _alike(self, batch: Batch, copies: int) -> bool:
+    def _alike(self, batch: Batch, unit: str, copies: int) -> bool:
         """Whether a number of branches of a batch can be merged so that no branch depends on the others."""
-        with self._compiled("block"), for_any_rows():
-            return treats_branches_alike(self.model, batch, copies, self.reader.projection)
+        with self._compiled(unit), for_any_rows():
+            return treats_branches_alike(self.model, batch, unit, copies, self.reader.projection)
 
     @torch.inference_mode()
     def _dense(self, rows: Sequence[Row], lines: Sequence[TokenLine]) -> np.ndarray[Any, Any]:

@@ -45,7 +45,7 @@ class MemoryBudget:
     """How much `Forward` computes at a time on one model.
 
     `batch_tokens`, `memory` and `merge` are as in `Forward`. `lines` makes token lines from rows. `alike` says
-    whether a number of branches of a batch can be merged so that no branch depends on the others.
+    whether a number of branches of a batch of units can be merged so that no branch depends on the others.
     """
 
     model: LanguageModel
@@ -53,11 +53,11 @@ class MemoryBudget:
     memory: int | None
     merge: bool | None
     lines: Callable[[tuple[Row, ...]], Sequence[TokenLine]]
-    alike: Callable[[Batch, int], bool]
+    alike: Callable[[Batch, str, int], bool]
     _state_limit: float = math.inf  # limit on the bytes of hidden states; lowered after running out of memory
     _batches: dict[tuple[Row, ...], list[Batch]] = field(default_factory=dict)
     _overheads: dict[tuple[tuple[Row, ...], Readout], float] = field(default_factory=dict)
-    _alike: dict[tuple[int, ...], bool] = field(default_factory=dict)
+    _alike: dict[tuple[object, ...], bool] = field(default_factory=dict)
 
     def batches(self, rows: tuple[Row, ...]) -> list[Batch]:
         """The batches of some rows, cached."""
@@ -65,44 +65,60 @@ class MemoryBudget:
             self._batches[rows] = make_batches(self.lines(rows), self.batch_tokens)
         return self._batches[rows]
 
-    def merged(self, batch: Batch) -> int:
+    def merged(self, batch: Batch, unit: str) -> int:
         """How many branches run as one batch: several if one branch alone would leave the device idle.
 
         With merging, the weights are read once for all branches, which also saves time if they are on disk.
         """
         tokens = batch.ids.numel()
-        if self.filled(batch):
-            copies = self._copies(tokens)
-            return copies if copies > 1 and self._treats_alike(batch, copies) else 1
+        if self.filled:
+            return self._copies(tokens) if self._alike.get(self._shape(batch, unit)) else 1
         if self.merge is False or not (self._exact or self._offloaded):
             return 1
         return max(1, self.batch_tokens // tokens) if self._small(tokens) or self._offloaded else 1
 
-    def filled(self, batch: Batch) -> bool:
+    def check(self, rows: tuple[Row, ...], unit: str) -> None:
+        """Check which batches of some rows can be merged. All ranks must call it; they agree on the result."""
+        for batch in self.batches(rows) if self.filled else ():
+            copies, shape = self._copies(batch.ids.numel()), self._shape(batch, unit)
+            if copies < 2 or shape in self._alike:
+                continue
+            self._alike[shape] = not collectives.all_max(float(not self._fits(batch, unit, copies)))
+            if not self._alike[shape]:
+                log.warning(
+                    "forward.merge: batches of %d tokens are not merged, because not all branches are treated alike",
+                    batch.ids.numel(),
+                )
+
+    def _fits(self, batch: Batch, unit: str, copies: int) -> bool:
+        try:
+            return self.alike(batch, unit, copies)
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+            return False
+
+    def _shape(self, batch: Batch, unit: str) -> tuple[object, ...]:
+        """All that the kernels of a merged pass can depend on."""
+        attention = None if batch.attention is None else batch.attention.dim()
+        return (
+            unit, *batch.ids.shape, len(batch.targets), attention, batch.positions is None,
+            self._copies(batch.ids.numel()),
+        )  # fmt: skip
+
+    @property
+    def filled(self) -> bool:
         """Whether merged passes are filled up to one shape (`equal_shapes.py`).
 
         In half precision, and on a GPU, the last bit of a matrix product depends on the number of its rows. A mask's
         loss would depend on the other masks, and a search that is interrupted and continued could end differently.
         """
-        return bool(self.merge) and not self._exact and not self._offloaded and batch.ids.numel() > 0
+        return bool(self.merge) and not self._exact and not self._offloaded
 
     def _copies(self, tokens: int) -> int:
         if self.model.device.type == "cpu":
-            return min(self.batch_tokens, FULL_TOKENS) // tokens
-        return self.batch_tokens // tokens if self._small(tokens) else 1
-
-    def _treats_alike(self, batch: Batch, copies: int) -> bool:
-        shape = (*batch.ids.shape, copies)
-        if shape not in self._alike:
-            self._alike[shape] = self.alike(batch, copies)
-            if not self._alike[shape]:
-                log.warning(
-                    "forward.merge: %d branches of %d tokens run one at a time, because their kernels do not treat "
-                    "all branches alike",
-                    copies,
-                    batch.ids.numel(),
-                )
-        return self._alike[shape]
+            return max(1, min(self.batch_tokens, FULL_TOKENS) // tokens)
+        return max(1, self.batch_tokens // tokens) if self._small(tokens) else 1
 
     def _small(self, tokens: int) -> bool:
         """Whether a batch with this many tokens would leave the device idle."""
@@ -128,7 +144,7 @@ class MemoryBudget:
         memory = self.memory if self.memory is not None else (free_memory(self.model.module) + held) // 4
         memory = int(-collectives.all_max(-memory))  # the least over all ranks
         # States count twice after a merged pass, since a branch's state can keep other branches' states in memory.
-        walked = (b.ids.numel() * (2 if self.merged(b) > 1 else 1) for b in self.batches(rows))
+        walked = (b.ids.numel() * (2 if self.merged(b, mask.unit) > 1 else 1) for b in self.batches(rows))
         state = self._state_bytes(max(walked))
         if (self.memory is not None or overhead == math.inf) and overhead + state > memory and self._halve():
             log.warning("forward.memory: continuing with %d tokens at a time", self.batch_tokens)
@@ -175,15 +191,15 @@ class MemoryBudget:
         if (rows, readout) not in self._overheads:
             batches = self.batches(rows)
             widest = max(batches, key=lambda b: b.ids.numel()), max(batches, key=lambda b: b.ids.shape[1])
-            fullest = max(batches, key=lambda b: len(b.targets) * self.merged(b))
-            most = max(self.merged(b) * b.ids.numel() for b in batches)
+            fullest = max(batches, key=lambda b: len(b.targets) * self.merged(b, mask.unit))
+            most = max(self.merged(b, mask.unit) * b.ids.numel() for b in batches)
             try:
                 walks = [
                     memory_probe.blocks_bytes(self.model, b, mask, -(-most // b.ids.numel()))
                     for b in {*widest}
                 ]
                 last = memory_probe.head_bytes(
-                    self.model, fullest, readout, self.projection, self.merged(fullest)
+                    self.model, fullest, readout, self.projection, self.merged(fullest, mask.unit)
                 )
                 self._overheads[rows, readout] = max(*walks, 0, last)
             except RuntimeError as error:
@@ -194,7 +210,7 @@ class MemoryBudget:
 
     def _halve(self) -> bool:
         """Halve the tokens of a pass. Returns False if every pass already runs a single line of a single branch."""
-        passes = [(b, self.merged(b)) for batches in self._batches.values() for b in batches]
+        passes = [(b, self.merged(b, "block")) for batches in self._batches.values() for b in batches]
         if self.batch_tokens == 1 or all(len(b.ids) == merged == 1 for b, merged in passes):
             return False
         most = min(self.batch_tokens, max(b.ids.numel() * merged for b, merged in passes))

@@ -40,9 +40,9 @@ def run_masks(
     """The states after the last unit: one branch for each distinct mask. All masks are over the same units.
 
     A unit runs on its branches in batches of at most `merged` branches, or if `fill`, of just as many. For each
-    batch,     `count` is called with the number of the unit and of the branches. A dropped unit i multiplies the
-    state by `scales[i]`. Masks start at the     deepest state in `notes`, and the walk adds the states that `notes`
-    wants.
+    batch, `count` is called with the number of the unit and of the branches that it ran on. A dropped unit i
+    multiplies the state by `scales[i]`. Masks start at the deepest state in `notes`, and the walk adds the states
+    that `notes` wants.
     """
     chain, notes = find_chain(model.module, masks[0].unit), notes or Notes()
     entry = model_entry(model, batch, 1, {})
@@ -57,8 +57,8 @@ def run_masks(
         _skip_unit(branches, 1.0 if scales is None else scales[index])
         while keeping:  # after the unit has run on a group, the group's old states are freed
             group, keeping[:merged] = keeping[:merged], []
-            count(index, len(group))
             rows = merged if fill else len(group)
+            count(index, rows)
             branches += _run_unit(chain, index, group, model_entry(model, batch, rows, entries), rows)
             del group
     return branches

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
+import pruning.engine.forward
 import pruning.models.units
-from pruning.calibration.samples import Row
+from pruning.algo.greedy import Greedy
+from pruning.calibration.samples import Row, Samples
 from pruning.core.mask import Mask
+from pruning.core.space import Space
 from pruning.engine.forward import Forward
+from pruning.engine.logprobs import LIKELIHOOD
 from pruning.engine.memory_budget import FULL_TOKENS
+from pruning.objective import Calibrated
+from pruning.objective.divergence import Divergence
+from pruning.objective.perplexity import Perplexity
+from pruning.search.driver import Problem, solve
+from pruning.search.journal import Journal, KnownScores
+from pruning.search.racing import Racing
 from tests.helpers.architectures import ARCHITECTURES, N_BLOCKS, build
 from tests.helpers.rows import item_rows, language_model, text_rows
 
@@ -28,21 +39,61 @@ def losses(forward: Forward, rows: tuple[Row, ...], masks: list[Mask]) -> dict[M
     return {mask: sums for mask, sums, _ in forward.loglikelihoods(rows, masks)}
 
 
-def branches(forward: Forward, rows: tuple[Row, ...]) -> list[int]:
+def branches(forward: Forward, rows: tuple[Row, ...], unit: str = "block") -> list[int]:
     budget = forward.memory_budget
-    return [budget.merged(batch) for batch in budget.batches(rows)]
+    budget.check(rows, unit)
+    return [budget.merged(batch, unit) for batch in budget.batches(rows)]
+
+
+@pytest.fixture(params=[False, True], ids=["kernels", "shapes"])
+def shapes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """With `shapes`, the result of each product also depends on its number of rows."""
+    original = torch.nn.Linear.forward
+
+    def forward(layer: torch.nn.Linear, x: torch.Tensor) -> torch.Tensor:
+        rows = x.numel() // x.shape[-1]
+        return original(layer, x) * (1 + rows % 1000 / 2000)
+
+    if request.param:
+        monkeypatch.setattr(torch.nn.Linear, "forward", forward)
+    return bool(request.param)
+
+
+def alone_equals_together(module: Any, rows: tuple[Row, ...], masks: list[Mask], **settings: Any) -> None:
+    forward = replace(merging(module), **settings)
+    assert max(branches(forward, rows, masks[0].unit)) > 1
+    together = losses(forward, rows, masks)
+    for mask in masks:
+        assert losses(forward.fresh(), rows, [mask])[mask] == together[mask], "alone"
+    some = losses(forward.fresh(), rows, masks[2:7])
+    assert some == {mask: together[mask] for mask in masks[2:7]}, "with fewer others"
 
 
 @pytest.mark.parametrize("kind", ROWS)
 @pytest.mark.parametrize("name", [name for name in ARCHITECTURES if name not in EXPERTS])
+@pytest.mark.usefixtures("shapes")
 def test_a_loss_does_not_depend_on_the_other_masks(name: str, kind: str) -> None:
-    module, rows = build(name).bfloat16(), ROWS[kind]
-    assert max(branches(merging(module), rows)) > 1
-    together = losses(merging(module), rows, MASKS)
-    for mask in MASKS:
-        assert losses(merging(module), rows, [mask])[mask] == together[mask], "alone"
-    some = losses(merging(module), rows, MASKS[2:7])
-    assert some == {mask: together[mask] for mask in MASKS[2:7]}, "with fewer others"
+    alone_equals_together(build(name).bfloat16(), ROWS[kind], MASKS)
+
+
+@pytest.mark.usefixtures("shapes")
+def test_a_loss_of_a_sublayer_mask_does_not_depend_on_the_other_masks() -> None:
+    masks = [Mask(N_BLOCKS, (i,), "sublayer") for i in range(2 * N_BLOCKS)]
+    alone_equals_together(build("qwen3").bfloat16(), ROWS["text"], masks)
+
+
+@pytest.mark.usefixtures("shapes")
+@pytest.mark.parametrize("objective", [Perplexity(), Divergence()], ids=["perplexity", "divergence"])
+def test_a_search_with_bounds_finds_the_mask_that_it_finds_without(objective: Any) -> None:
+    module, samples = build("llama").bfloat16(), Samples("text", "random", ROWS["text"], 0)
+    found = []
+    for bounds in (False, True):
+        forward = replace(merging(module), bounds=bounds)
+        known = KnownScores(Journal(None, N_BLOCKS))
+        losses_of = Calibrated(objective, forward, samples)
+        problem = Problem(Greedy(), Space(N_BLOCKS, 2), 0, Racing())
+        found.append(solve(problem, losses_of, known, lambda *_: None).score)
+    assert (found[0].mask, found[0].loss) == (found[1].mask, found[1].loss)
 
 
 def test_merged_losses_are_those_of_separate_branches_but_for_rounding() -> None:
@@ -65,16 +116,10 @@ def test_units_run_on_equally_many_branches(monkeypatch: pytest.MonkeyPatch) -> 
         return original(blocks, index, hidden, *rest)
 
     monkeypatch.setattr(pruning.models.units, "apply", noting)
-    forward.memory_budget.sizes(rows, _likelihood(), MASKS[0], 0)  # this measures memory on one branch
+    forward.memory_budget.sizes(rows, LIKELIHOOD, MASKS[0], 0)  # this measures memory on one branch
     sizes.clear()
     losses(forward, rows, MASKS)
     assert set(sizes) == {4}
-
-
-def _likelihood() -> Any:
-    from pruning.engine.logprobs import LIKELIHOOD
-
-    return LIKELIHOOD
 
 
 def test_half_precision_is_merged_only_on_request_and_only_while_it_is_faster() -> None:
@@ -90,10 +135,10 @@ def test_experts_are_not_merged(name: str) -> None:
     assert set(branches(merging(build(name).bfloat16()), ROWS["text"])) == {1}
 
 
-@pytest.mark.parametrize("index", [0, N_BLOCKS - 1], ids=["first", "last"])
+@pytest.mark.parametrize(("name", "index"), [("llama", 0), ("gemma3", 0), ("gemma3", 1)])
 @pytest.mark.parametrize("depends", ["place", "company"])
-def test_kernels_that_do_not_treat_branches_alike_are_noticed(
-    depends: str, index: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_units_that_do_not_treat_branches_alike_are_noticed(
+    depends: str, name: str, index: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     original = pruning.models.units.apply
 
@@ -106,8 +151,36 @@ def test_kernels_that_do_not_treat_branches_alike_are_noticed(
         return output
 
     monkeypatch.setattr(pruning.models.units, "apply", uneven)
-    assert branches(merging(build("llama").bfloat16()), (Row(tuple(range(3, 13)), (1, 10)),)) == [1]
-    assert "do not treat all branches alike" in caplog.text
+    assert branches(merging(build(name).bfloat16()), (Row(tuple(range(3, 13)), (1, 10)),)) == [1]
+    assert "not all branches are treated alike" in caplog.text
+
+
+def test_a_verdict_holds_for_batches_with_equally_many_targets_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def alike(model: Any, batch: Any, *_: Any) -> bool:
+        asked.append(len(batch.targets))
+        return len(batch.targets) == 9
+
+    monkeypatch.setattr(pruning.engine.forward, "treats_branches_alike", alike)
+    forward, ids = merging(build("llama").bfloat16()), tuple(range(3, 13))
+    assert branches(forward, (Row(ids, (1, 10)),)) == [FULL_TOKENS // 10]
+    assert branches(forward, (Row(ids, (4, 10)),)) == [1]
+    assert branches(forward, (Row(ids, (1, 10)),)) == [FULL_TOKENS // 10]
+    assert asked == [9, 6]
+
+
+def test_running_out_of_memory_in_the_check_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def out(*_: Any) -> bool:
+        raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr(pruning.engine.forward, "treats_branches_alike", out)
+    assert branches(merging(build("llama").bfloat16()), ROWS["text"])[0] == 1
+
+
+def test_all_ranks_merge_only_if_all_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pruning.distributed.collectives.all_max", lambda _: 1.0)  # another rank cannot
+    assert set(branches(merging(build("llama").bfloat16()), ROWS["text"])) == {1}
 
 
 def test_a_head_that_does_not_treat_branches_alike_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

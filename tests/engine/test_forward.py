@@ -130,11 +130,12 @@ def test_branches_are_merged_on_a_gpu_only_on_request(monkeypatch: pytest.Monkey
     """The kernels of a GPU, and their order of addition, depend on the number of rows, even in float32."""
     module, rows = build("llama"), (Row(tuple(range(3, 13)), (1, 10)),)
     default, merging = Forward(language_model(module)), Forward(language_model(module), merge=True)
-    assert default.memory_budget.merged(default.memory_budget.batches(rows)[0]) > 1
+    assert default.memory_budget.merged(default.memory_budget.batches(rows)[0], "block") > 1
     monkeypatch.setattr(pruning.engine.forward, "treats_branches_alike", lambda *_: True)
     monkeypatch.setattr(LanguageModel, "device", torch.device("cuda"))
-    assert default.memory_budget.merged(default.memory_budget.batches(rows)[0]) == 1
-    assert merging.memory_budget.merged(merging.memory_budget.batches(rows)[0]) > 1
+    for forward, merged in ((default, False), (merging, True)):
+        forward.memory_budget.check(rows, "block")
+        assert (forward.memory_budget.merged(forward.memory_budget.batches(rows)[0], "block") > 1) == merged
 
 
 def test_a_block_that_no_mask_keeps_is_never_run(monkeypatch: pytest.MonkeyPatch) -> None:
