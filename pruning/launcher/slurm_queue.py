@@ -64,7 +64,7 @@ def _accounted(jobs: Iterable[str]) -> dict[str, Info]:
         listed = call("sacct", *words, f"--jobs={','.join(numbers)}")
     except InputError:
         return {}
-    infos = {}
+    infos: dict[str, Info] = {}
     for line in listed.splitlines():
         name, state, code = line.split("|")
         info = _info(state, f"exit code {code.partition(':')[0]}, signal {code.partition(':')[2]}", 0.0)
