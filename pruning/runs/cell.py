@@ -52,11 +52,11 @@ class ForwardSettings:
 
     `batch_tokens` is the number of tokens that a block processes at once. `memory` is the number of bytes that can
     be used besides the weights (None: a quarter of the free memory). If the process is killed, about `patience`
-    seconds of work are lost. `merge` says whether several masks can run as one batch (None: only in full
-    precision on a CPU, or if weights are on disk). `tf32` lets a GPU round the factors of float32 products to 10
-    bits. Because this     changes losses, `tf32` is part of the cell's key if it is on. `compile` runs whole blocks
-    through torch.compile.     With `bounds`, a search for perplexity or divergence does not compute losses that a
-    bound shows to be too high.
+    seconds of work are lost. `merge` says whether several masks can run as one batch (None: only in full precision
+    on a CPU, or if weights are on disk). `tf32` lets a GPU round the factors of float32 products to 10 bits.
+    Because this changes losses, `tf32` is part of the cell's key if it is on. `compile` runs whole blocks through
+    torch.compile. With `bounds`, a search for perplexity or divergence does not compute losses that a bound shows
+    to be too high.
     """
 
     batch_tokens: int = 2048
