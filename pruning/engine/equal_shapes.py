@@ -50,13 +50,13 @@ def treats_branches_alike(
 
 
 def _kinds(model: LanguageModel, unit: str) -> list[int]:
-    """The first unit of each kind: the class of its block, the shapes of its weights, and the kind of attention."""
+    """The first unit of each kind: its block's class, its weights' shapes and places, and its kind of attention."""
     blocks, chain = find_blocks(model.module).modules, find_chain(model.module, unit)
     layers = getattr(model.module.config.get_text_config(decoder=True), "layer_types", None) or []
     kinds: dict[object, int] = {}
     for index in range(len(chain)):
         block = chain.sublayers[index].block if chain.sublayers else index
-        shapes = tuple(weight.shape for weight in chain.weights(index))
+        shapes = tuple((weight.shape, weight.dtype, weight.device) for weight in chain.weights(index))
         kinds.setdefault((type(blocks[block]), shapes, *layers[block : block + 1]), index)
     return list(kinds.values())
 

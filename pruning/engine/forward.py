@@ -188,7 +188,6 @@ class Forward:
 
     def _plan(self, rows: tuple[Row, ...], masks: Sequence[Mask], readout: Readout) -> Plan:
         """Decide how many masks are walked at a time; keep only those states that can be used again."""
-        self.memory_budget.check(rows, masks[0].unit)
         sizes = self.memory_budget.sizes(rows, readout, masks[0], self.beginnings.nbytes())
         sizes = replace(sizes, room=max(0.0, sizes.room - self.ends.reserved))
         batches = collectives.share_of(self.memory_budget.batches(rows))

@@ -56,7 +56,7 @@ class MemoryBudget:
     alike: Callable[[Batch, str, int], bool]
     _state_limit: float = math.inf  # limit on the bytes of hidden states; lowered after running out of memory
     _batches: dict[tuple[Row, ...], list[Batch]] = field(default_factory=dict)
-    _overheads: dict[tuple[tuple[Row, ...], Readout], float] = field(default_factory=dict)
+    _overheads: dict[tuple[object, ...], float] = field(default_factory=dict)
     _alike: dict[tuple[object, ...], bool] = field(default_factory=dict)
 
     def batches(self, rows: tuple[Row, ...]) -> list[Batch]:
@@ -86,7 +86,8 @@ class MemoryBudget:
             self._alike[shape] = not collectives.all_max(float(not self._fits(batch, unit, copies)))
             if not self._alike[shape]:
                 log.warning(
-                    "forward.merge: batches of %d tokens are not merged, because not all branches are treated alike",
+                    "forward.merge: batches of %d tokens are not merged, because not all branches are treated alike, "
+                    "or memory ran out in the check",
                     batch.ids.numel(),
                 )
 
@@ -140,6 +141,9 @@ class MemoryBudget:
 
         `held` is the size in bytes of states that exist already and may be replaced.
         """
+        # The dense model, with which a readout may compare, is a mask of blocks.
+        for unit in (mask.unit, "block") if readout.compares else (mask.unit,):
+            self.check(rows, unit)
         overhead = collectives.all_max(self._overhead(rows, readout, mask))
         memory = self.memory if self.memory is not None else (free_memory(self.model.module) + held) // 4
         memory = int(-collectives.all_max(-memory))  # the least over all ranks
@@ -162,7 +166,11 @@ class MemoryBudget:
             raise error
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        if masks > 1:
+        # A pass that is filled up to one shape is as large for few masks as for many.
+        filled = self.filled and any(
+            self._widest(b) > 1 for batches in self._batches.values() for b in batches
+        )
+        if masks > 1 and not filled:
             largest = max(batch.ids.numel() for batches in self._batches.values() for batch in batches)
             self._state_limit = (masks // 2) * self._state_bytes(largest)
             log.warning("out of memory: continuing with %d masks at a time", masks // 2)
@@ -188,8 +196,9 @@ class MemoryBudget:
 
     def _overhead(self, rows: tuple[Row, ...], readout: Readout, mask: Mask) -> float:
         """Bytes a pass needs besides the states of masks, measured once; infinite if measuring runs out of memory."""
-        if (rows, readout) not in self._overheads:
-            batches = self.batches(rows)
+        batches = self.batches(rows)
+        key = (rows, readout, mask.unit, *(self.merged(b, mask.unit) for b in batches))
+        if key not in self._overheads:
             widest = max(batches, key=lambda b: b.ids.numel()), max(batches, key=lambda b: b.ids.shape[1])
             fullest = max(batches, key=lambda b: len(b.targets) * self.merged(b, mask.unit))
             most = max(self.merged(b, mask.unit) * b.ids.numel() for b in batches)
@@ -201,16 +210,19 @@ class MemoryBudget:
                 last = memory_probe.head_bytes(
                     self.model, fullest, readout, self.projection, self.merged(fullest, mask.unit)
                 )
-                self._overheads[rows, readout] = max(*walks, 0, last)
+                self._overheads[key] = max(*walks, 0, last)
             except RuntimeError as error:
                 if not out_of_memory(error):
                     raise
-                self._overheads[rows, readout] = math.inf
-        return self._overheads[rows, readout]
+                self._overheads[key] = math.inf
+        return self._overheads[key]
+
+    def _widest(self, batch: Batch) -> int:
+        return max(self.merged(batch, unit) for unit in ("block", "sublayer"))
 
     def _halve(self) -> bool:
         """Halve the tokens of a pass. Returns False if every pass already runs a single line of a single branch."""
-        passes = [(b, self.merged(b, "block")) for batches in self._batches.values() for b in batches]
+        passes = [(b, self._widest(b)) for batches in self._batches.values() for b in batches]
         if self.batch_tokens == 1 or all(len(b.ids) == merged == 1 for b, merged in passes):
             return False
         most = min(self.batch_tokens, max(b.ids.numel() * merged for b, merged in passes))

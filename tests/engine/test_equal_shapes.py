@@ -83,15 +83,16 @@ def test_a_loss_of_a_sublayer_mask_does_not_depend_on_the_other_masks() -> None:
 
 
 @pytest.mark.usefixtures("shapes")
+@pytest.mark.parametrize("unit", ["block", "sublayer"])
 @pytest.mark.parametrize("objective", [Perplexity(), Divergence()], ids=["perplexity", "divergence"])
-def test_a_search_with_bounds_finds_the_mask_that_it_finds_without(objective: Any) -> None:
+def test_a_search_with_bounds_finds_the_mask_that_it_finds_without(objective: Any, unit: str) -> None:
     module, samples = build("llama").bfloat16(), Samples("text", "random", ROWS["text"], 0)
     found = []
     for bounds in (False, True):
         forward = replace(merging(module), bounds=bounds)
-        known = KnownScores(Journal(None, N_BLOCKS))
+        known = KnownScores(Journal(None, N_BLOCKS, unit))
         losses_of = Calibrated(objective, forward, samples)
-        problem = Problem(Greedy(), Space(N_BLOCKS, 2), 0, Racing())
+        problem = Problem(Greedy(), Space(N_BLOCKS, 2, unit=unit), 0, Racing())
         found.append(solve(problem, losses_of, known, lambda *_: None).score)
     assert (found[0].mask, found[0].loss) == (found[1].mask, found[1].loss)
 
@@ -176,6 +177,24 @@ def test_running_out_of_memory_in_the_check_ends_nothing(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(pruning.engine.forward, "treats_branches_alike", out)
     assert branches(merging(build("llama").bfloat16()), ROWS["text"])[0] == 1
+
+
+@pytest.mark.parametrize("unit", ["block", "sublayer"])
+def test_with_little_memory_the_first_request_is_merged_as_later_ones(unit: str) -> None:
+    module, masks = build("llama").bfloat16(), [Mask(N_BLOCKS, (i,), unit) for i in range(N_BLOCKS)]
+    forward = replace(merging(module), memory=300_000)
+    first, again = (losses(forward, ROWS["text"], masks) for _ in range(2))
+    assert first == again
+    assert forward.memory_budget.batch_tokens < 4000
+    assert max(branches(forward, ROWS["text"], unit)) > 1
+
+
+@pytest.mark.parametrize("unit", ["block", "sublayer"])
+def test_after_an_error_of_memory_a_filled_pass_gets_smaller(unit: str) -> None:
+    forward, rows = merging(build("llama").bfloat16()), (Row(tuple(range(3, 13)), (1, 10)),)
+    assert branches(forward, rows, unit) == [FULL_TOKENS // 10]
+    forward.memory_budget.shrink(torch.OutOfMemoryError("out of memory"), 32)
+    assert branches(forward, rows, unit) == [FULL_TOKENS // 2 // 10]
 
 
 def test_all_ranks_merge_only_if_all_can(monkeypatch: pytest.MonkeyPatch) -> None:
