@@ -2,8 +2,8 @@
 
 python -m benchmarks.lazy [DRAWS]
 
-Greedy search by perplexity, on 2 windows of 64 tokens; each draw takes other windows. The terms of a mask are
-computed once for all searches on a draw. Draws that are in benchmarks/lazy.json are not run again.
+Greedy search by perplexity, on 2 windows of 64 tokens; each draw takes other windows. The searches on a
+draw use each other's scores. Draws that are in benchmarks/lazy.json are not run again.
 """
 
 from __future__ import annotations
@@ -11,21 +11,19 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from pruning.algo.greedy import Greedy
 from pruning.calibration.text import Text
 from pruning.core import atomic_files
-from pruning.core.mask import Mask
 from pruning.core.pages import keep_pages
 from pruning.core.space import Space
 from pruning.engine.forward import Forward
 from pruning.models import loader
 from pruning.models.loader import LanguageModel
 from pruning.models.spec import Model
-from pruning.objective import Loss
+from pruning.objective import Calibrated
 from pruning.objective.perplexity import Perplexity
 from pruning.search.driver import Problem, solve
 from pruning.search.journal import Journal, KnownScores
@@ -38,46 +36,22 @@ RESULTS = Path(__file__).parent / "lazy.json"
 log = logging.getLogger("benchmarks")
 
 
-@dataclass(frozen=True)
-class Remembered:
-    """Losses over all windows of a draw. The terms of each mask are computed once."""
-
-    loss: Loss
-    known: dict[Mask, tuple[Sequence[float], float]] = field(default_factory=dict)
-
-    @property
-    def whole(self) -> Loss:
-        """The loss over all windows."""
-        return replace(self.loss, terms=self._terms)
-
-    def part(self, start: int, stop: int) -> Loss:
-        """The loss over all windows; nothing asks for a part of them."""
-        assert (start, stop) == (0, self.loss.estimate.count)
-        return self.whole
-
-    def _terms(self, masks: Sequence[Mask]) -> Iterator[tuple[Mask, Sequence[float], float]]:
-        missing = [mask for mask in masks if mask not in self.known]
-        self.known.update({mask: (terms, seconds) for mask, terms, seconds in self.loss.terms(missing)})
-        for mask in masks:
-            yield mask, *self.known[mask]
-
-
-def search(losses: Remembered, space: Space, lazy: float | None) -> tuple[str, float]:
+def search(losses: Calibrated, known: KnownScores, space: Space, lazy: float | None) -> tuple[str, float]:
     """The blocks that greedy search removes, and the number of losses that it asks for."""
-    known = KnownScores(Journal(None, space.n_blocks))
     solution = solve(Problem(Greedy(lazy=lazy), space, 0, Racing()), losses, known, lambda *_: None)
-    return " ".join(map(str, solution.score.mask.dropped)), solution.paid
+    return " ".join(map(str, solution.score.mask.dropped)), solution.asked
 
 
 def draw(model: LanguageModel, spec: Model, k: int, seed: int) -> dict[str, Any]:
     """Search one draw with and without lazy rounds. Returns its row of results."""
     samples = Text("pydoc", 2, 64, seed).draw(loader.tokenizer(spec))
     forward = Forward(model)
-    losses, space = Remembered(Perplexity().bind(forward, samples)), Space(model.info.n_blocks, k)
-    mask, asked = search(losses, space, None)
+    losses, space = Calibrated(Perplexity(), forward, samples), Space(model.info.n_blocks, k)
+    known = KnownScores(Journal(None, space.n_blocks))  # the searches use each other's scores
+    mask, asked = search(losses, known, space, None)
     row: dict[str, Any] = {"model": spec.name, "k": k, "seed": seed, "mask": mask, "asked": asked, "lazy": {}}
     for risk in RISKS:
-        other, fewer = search(losses, space, risk)
+        other, fewer = search(losses, known, space, risk)
         row["lazy"][str(risk)] = {"mask": other, "asked": fewer}
     forward.release()
     return row

@@ -73,7 +73,7 @@ def _accounted(jobs: Iterable[str]) -> dict[str, Info]:
 
 
 def array_tasks(name: str) -> list[str]:
-    """The jobs of one row of sacct: tasks of an array that ended before they began share one: `7_[0-2,6-9%4]`."""
+    """The jobs of a row of sacct. Tasks of an array that ended before they began share a row: `7_[0-2,6-9%4]`."""
     array, bracket, tasks = name.partition("_[")
     if not bracket:
         return [name]

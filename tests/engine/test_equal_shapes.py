@@ -46,7 +46,7 @@ def branches(forward: Forward, rows: tuple[Row, ...], unit: str = "block") -> li
 
 
 @pytest.fixture(params=[False, True], ids=["kernels", "shapes"])
-def shapes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+def shapes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """With `shapes`, the result of each product also depends on its number of rows."""
     original = torch.nn.Linear.forward
 
@@ -56,11 +56,10 @@ def shapes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> b
 
     if request.param:
         monkeypatch.setattr(torch.nn.Linear, "forward", forward)
-    return bool(request.param)
 
 
-def alone_equals_together(module: Any, rows: tuple[Row, ...], masks: list[Mask], **settings: Any) -> None:
-    forward = replace(merging(module), **settings)
+def alone_equals_together(module: Any, rows: tuple[Row, ...], masks: list[Mask]) -> None:
+    forward = merging(module)
     assert max(branches(forward, rows, masks[0].unit)) > 1
     together = losses(forward, rows, masks)
     for mask in masks:
