@@ -25,7 +25,7 @@ from matplotlib.figure import Figure
 from ..data.load import done
 from ..data.metrics import choose
 from ..data.study import AskedStudy
-from ..stats import crossed
+from ..stats import regret
 from ..stats.crossed import Trace
 from ..stats.frames import strata_of
 from ..stats.grid import STRATUM
@@ -41,7 +41,7 @@ NAMES = 1.35  # inches: the names of objectives and searches
 def measure(frame: pd.DataFrame, traces: Mapping[str, Trace]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The crossed matrix, and every cell with its regret."""
     cells = done(frame)
-    return matrix_of(cells), crossed.best_known(cells, traces)
+    return matrix_of(cells), regret.best_known(cells, traces)
 
 
 def draw(frame: pd.DataFrame, matrix: pd.DataFrame, regrets: pd.DataFrame, title: str) -> Figure:

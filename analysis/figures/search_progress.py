@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from ..data.load import done
-from ..stats import crossed, search_cost
+from ..stats import crossed, regret, search_cost
 from ..stats.crossed import Trace
 from ..stats.draw_means import CellDraws, over_draws
 from ..stats.frames import each, groups
@@ -24,13 +24,14 @@ GROUP = ["objective", *STRATUM]
 def measure(frame: pd.DataFrame, traces: Mapping[str, Trace]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Mean curves (one row per step of a search) and ends (one row per search), for each objective, model and k."""
     cells = done(frame)
-    known = crossed.best_known(cells, traces)
+    known = regret.best_known(cells, traces)
     known = known.join(search_cost.alone(known, traces))
     costs = search_cost.shared_costs(known, traces)
-    steps = {}
+    losses, steps = regret.mask_losses(known, traces), {}
     for row, budget in zip(each(known), budgets(known), strict=True):
         cost = costs[str(row.cell)]
-        curve = crossed.anytime(traces[str(row.cell)], int(float(str(row.k))), cost.masks, budget)
+        trace, k = traces[str(row.cell)], int(float(str(row.k)))
+        curve = crossed.anytime(trace, k, cost.masks, budget, losses[str(row.cell)])
         excess = {"excess": curve["best"] - row.best, "seconds": curve["seconds"] + cost.start}
         steps[str(row.cell)] = curve.assign(**excess)
     curves, ends = [], []

@@ -19,7 +19,7 @@ from ..data.metrics import Metric, choose, measured
 from ..data.routing import read_routing
 from ..data.study import AskedStudy
 from ..figures import fig8_stability, mask_overlaps, outcome_matrix, rank_agreement, variance_shares
-from ..stats import crossed, one_shot
+from ..stats import crossed, one_shot, regret
 from ..stats.by_construction import exact_by_construction
 from ..stats.estimates import Shares
 from ..stats.noise_alone import NoiseAlone
@@ -103,7 +103,7 @@ class StudyData:
     @cached_property
     def regrets(self) -> pd.DataFrame:
         """Every finished cell with its regret. Regret is the cell's loss minus the loss of the best known mask."""
-        return crossed.best_known(self.cells, self.traces)
+        return regret.best_known(self.cells, self.traces)
 
     @cached_property
     def agreements(self) -> pd.DataFrame:

@@ -18,9 +18,9 @@ from scipy import stats
 
 from pruning.core.complete_masks import is_complete
 
-from .crossed import PROBLEM
 from .frames import groups
 from .grid import DRAW, labels
+from .regret import PROBLEM
 from .removal import budgets
 from .window_pairs import paired
 

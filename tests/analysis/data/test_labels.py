@@ -10,8 +10,8 @@ import pytest
 
 from analysis.data.load import describe, journals, load
 from analysis.stats import overlap_pairs
-from analysis.stats.crossed import PROBLEM
 from analysis.stats.frames import strata_of
+from analysis.stats.regret import PROBLEM
 from pruning.core.mask import Mask
 from tests.helpers import analysis_grid, sublayer_grid
 from tests.helpers.sublayer_grid import SublayerStudy

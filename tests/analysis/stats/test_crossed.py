@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import itertools
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,10 +7,7 @@ import pytest
 from analysis.figures import fig6_crossed
 from analysis.stats import crossed, stability
 from tests.helpers.analysis_grid import frame
-
-
-def score(dropped: list[int], losses: list[float], seconds: float = 1.0) -> dict[str, object]:
-    return {"dropped": dropped, "loss": float(np.mean(losses)), "samples": losses, "seconds": seconds}
+from tests.helpers.traces import BUDGET, score
 
 
 def test_crossed_matrix_has_the_best_objective_at_zero_cost() -> None:
@@ -37,67 +32,13 @@ def test_perplexities_have_geometric_means_that_one_broken_model_does_not_decide
     assert table["sd"].loc["ppl"].to_dict() == pytest.approx({"o0": 1.0, "o1": 10 ** (2**0.5)})  # a factor
 
 
-def test_regret_is_over_all_that_any_cell_of_the_problem_scored() -> None:
-    cells = frame(objectives=1, data=1, draws=2, algos=2, ks=(2,))
-    cells = cells.assign(cell=list("abcd"), loss=[2.0, 1.5, 9.0, 8.0], dense_loss=1.0, standard_error=0.5)
-    traces = {"a": [score([], [1.0]), score([1], [0.1]), score([1, 2], [1.25])]}
-    regrets = crossed.best_known(cells, traces)
-    assert list(regrets["best"]) == [1.25, 1.25, 8.0, 8.0]  # a mask of another size does not count
-    assert list(regrets["relative_regret"]) == pytest.approx([3.0, 1.0, 1 / 7, 0.0])
-    assert list(regrets["regret_se"]) == pytest.approx([1.5, 0.5, 2.0, 0.0])
-    assert not regrets["exact"].any()
-
-
-def test_regret_is_exact_only_if_every_mask_was_scored() -> None:
-    cells = frame(objectives=1, data=1, draws=2, algos=2, ks=(2,)).assign(algo="exhaustive", n_blocks=4)
-    cells = cells.assign(cell=list("abcd"), loss=2.0, dense_loss=1.0, standard_error=0.5)
-    every = [score(list(mask), [2.0]) for mask in itertools.combinations(range(4), 2)]
-    regrets = crossed.best_known(cells, {"a": [score([], [1.0]), *every, every[0]], "c": every[:-1]})
-    assert list(regrets["exact"]) == [True, True, False, False]
-    fewer = crossed.best_known(cells.assign(protect_first=1), {"a": [], "c": every[3:]})  # without block 0
-    assert list(fewer["exact"]) == [False, False, True, True]
-
-
-BUDGET = {"cost": "parameters", "asked": 0.5, "removed": 0.5, "costs": [1, 3, 1, 3], "least": 4, "most": 4}
-
-
-def test_regret_with_a_budget_is_over_masks_of_that_cost() -> None:
-    cells = frame(objectives=1, data=1, draws=1, algos=2, ks=(1,))
-    cells = cells.assign(cell=list("ab"), loss=[2.5, 3.0], dense_loss=1.0, standard_error=0.5)
-    cells = cells.assign(n_blocks=2, unit="sublayer", budget=[BUDGET, BUDGET])
-    every = [score(list(mask), [5.0 - sum(mask)]) for mask in itertools.combinations(range(4), 2)]
-    traces = {"a": [score([], [1.0]), score([3], [0.1]), *every[1:5]]}
-    regrets = crossed.best_known(cells, traces)
-    assert list(regrets["best"]) == [2.0, 2.0]  # of units 0 and 3; 1 and 3 cost too much
-    assert not regrets["exact"].any()
-    whole = crossed.best_known(cells, {"b": every})
-    assert whole["exact"].all()
-
-
-@pytest.mark.parametrize(("unit", "exact"), [("attention", True), ("sublayer", False)])
-def test_regret_with_a_budget_is_exact_if_all_masks_of_the_unit_were_scored(unit: str, exact: bool) -> None:
-    cells = frame(objectives=1, data=1, draws=1, algos=1, ks=(1,))
-    cells = cells.assign(cell="a", loss=2.0, dense_loss=1.0, standard_error=0.5, n_blocks=2, unit=unit)
-    cells = cells.assign(budget=[BUDGET | {"least": 2, "most": 3}])
-    regrets = crossed.best_known(
-        cells, {"a": [score([0, 2], [2.0])]}
-    )  # of sub-layers, also 1 alone and 3 alone
-    assert list(regrets["exact"]) == [exact]
-
-
-def test_regret_relative_to_no_damage_is_nan() -> None:
-    cells = frame(objectives=1, data=1, draws=1, algos=2)
-    cells = cells.assign(cell=list("ab"), loss=[0.5, 0.6], dense_loss=1.0, standard_error=0.1)
-    regrets = crossed.best_known(cells, {})
-    assert regrets["relative_regret"].isna().all()
-    assert list(regrets["regret"]) == pytest.approx([0.0, 0.1])
-
-
 def test_anytime_charges_every_mask_even_if_its_score_was_reused() -> None:
     trace = [score([], [1.0]), score([1], [2.0], 0.0), score([1, 2], [3.0], 2.0), score([2, 3], [2.5], 0.0)]
     paid = crossed.seconds([trace, [score([1], [2.0], 4.0), score([2, 3], [2.5], 8.0)]])
     curve = crossed.anytime(trace, 2, paid)
     assert curve.to_dict("list") == {"scores": [2, 3], "seconds": [6.0, 14.0], "best": [3.0, 2.5]}
+    other = crossed.anytime(trace, 2, paid, losses={(1, 2): 3.1, (2, 3): 2.6})
+    assert list(other["best"]) == [3.1, 2.6]
 
 
 def test_anytime_with_a_budget_counts_masks_of_any_size() -> None:
