@@ -10,7 +10,7 @@
 # make fig10   masks before and after repair and healing; STUDY=heal, after `make heal-study` or from its archive
 # make heal-study   does the choice of the mask matter after healing? a small model, hours on two CPU cores
 # make study   the larger study of docs/results.md: many hours on two CPU cores; DATA=DIR, a folder of texts and items;
-#              continues from the archives analysis/study/study.tar.xz, and study_units and study_healing beside it
+#              continues from the archives analysis/study*/study*.tar.xz
 # make test-slow   the tests that `make test` leaves out, because each takes more than twenty seconds
 # make test-slurm   the launchers on a real SLURM of two nodes, installed from Debian's packages; as root
 # make test-gguf   cut GGUF files run by a real llama.cpp, which is built from its source package: ten minutes
@@ -77,17 +77,22 @@ named = {$(subst $() $(),$(comma),$(strip $(1)))}
 HELDOUT = eval=local eval.scorer=engine eval.window=128 eval.limit=200 \
 	'eval.texts=$(call named,wikitext2:$(DATA)/wikitext2.txt lambada:$(DATA)/lambada.jsonl python:$(DATA)/python.txt)' \
 	'eval.items=$(call named,$(foreach task,$(TASKS),$(task):$(DATA)/$(task).jsonl))'
+# Parts that a reader compares with each other share a study, so that each report is about one comparison. STUDIES names
+# all of them; each has an archive in analysis, once it has been run.
+STUDIES := study study_all study_seeds study_sizes study_labels study_units study_healing
 study: $(VENV)/installed
 	@test -d "$(DATA)" || { echo "make study needs DATA=DIR, a folder of texts and items: the Makefile names its files."; exit 2; }
-	@for name in study study_units study_healing; do archive=analysis/$$name/$$name.tar.xz; \
+	@for name in $(STUDIES); do archive=analysis/$$name/$$name.tar.xz; \
 	  test ! -e $$archive || $(BIN)/python -m analysis.archive unpack $$archive $(RESULTS) || exit; done
 	@failed=0; \
 	$(foreach part,$(PARTS),$(LAUNCH) experiment=$(part) $(HELDOUT) $(ITEMS_$(part)) || failed=1;) \
 	$(if $(filter study_healing,$(PARTS)), \
 	  $(LAUNCH) experiment=study_healing $(HELDOUT) $(HEALING) heal.tokens=16384 || failed=1; \
-	  $(MAKE) fig10 report STUDY=study_healing || failed=1;) \
-	$(if $(filter study_units,$(PARTS)),$(MAKE) fig9 report STUDY=study_units || failed=1;) \
-	$(MAKE) figures report STUDY=study && exit $$failed
+	  $(MAKE) fig10 STUDY=study_healing || failed=1;) \
+	$(if $(filter study_units,$(PARTS)),$(MAKE) fig9 STUDY=study_units || failed=1;) \
+	for name in $(STUDIES); do \
+	  test ! -e $(RESULTS)/studies/$$name.json || $(MAKE) report STUDY=$$name || failed=1; done; \
+	$(MAKE) figures STUDY=study && exit $$failed
 
 # Masks are searched and repaired first; then all are healed on one budget after the other, which share their
 # beginning. BUDGETS="4096" HEAL_SEEDS=0 runs a part; the same command continues.
