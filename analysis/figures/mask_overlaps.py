@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ..data.load import done
 from ..stats import overlap, overlap_pairs, pairing
-from ..stats.draw_means import CellDraws, over_pairs
+from ..stats.draw_means import CellDraws
 from ..stats.frames import groups
 from ..stats.grid import COMPARISONS, STRATUM, Labels
 from .style import ordered
@@ -87,8 +87,7 @@ def means(pairs: pd.DataFrame) -> pd.DataFrame:
     """For each comparison and model: the mean overlaps, and the interval of `corrected` over calibration draws."""
     rows = []
     for (comparison, model), part in groups(pairs, ["comparison", "model"]):
-        ends = [CellDraws(part[f"draw_{end}"].to_numpy(), part[f"data_{end}"].to_numpy()) for end in "ab"]
-        mean = over_pairs(part["corrected"], *ends)
+        mean = overlap_pairs.mean(part)
         numbers = [part["jaccard"].mean(), mean.mean, mean.low, mean.high, mean.draws]
         rows.append([comparison, model, len(part), *numbers])
     columns = ["comparison", "model", "pairs", "jaccard", "corrected", "low", "high", "draws"]

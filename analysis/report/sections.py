@@ -28,7 +28,7 @@ SECTIONS: Sequence[tuple[str, str, Sequence[str], Sequence[str]]] = (
         ("fig1_masks", "fig4_overlap", "fig2_ranks"),
         ("overlap", "agreement"),
     ),
-    ("certainty", "How certain a mask is", ("fig8_stability",), ("stability",)),
+    ("certainty", "How certain a mask is", ("fig8_stability",), ("sizes", "stability")),
     ("routing", routing.HEADING, (), ("routing",)),  # only in a study of tasks
     ("paper", "The paper's statements", (), ()),
 )
@@ -69,5 +69,5 @@ def _section(
         said[heading][:lead],
         said[heading][lead:],
         [drawn[name] for name in figures if name in drawn],
-        [named[name] for name in tables],
+        [named[name] for name in tables if name in named],
     )

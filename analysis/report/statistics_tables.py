@@ -12,7 +12,9 @@ from .study_data import StudyData
 from .table_cells import Built, Column, Value, built, numeric, of
 
 
-def _columns(names: list[str], whole: tuple[str, ...] = ("k", "pairs", "cells", "df")) -> list[Column]:
+def _columns(
+    names: list[str], whole: tuple[str, ...] = ("k", "pairs", "cells", "df", "samples", "draws")
+) -> list[Column]:
     """Columns of whole numbers for the names in `whole`, and columns of text for the other names."""
     return [(name, name in whole, of(name, "{:,.0f}")) for name in names]
 
@@ -57,7 +59,7 @@ def across(m: StudyData) -> Built:
 def overlap(m: StudyData) -> Built:
     """Mean overlap of pairs of masks, by model and by the factor in which they differ."""
     rows = mask_overlaps.means(m.overlaps).rename(columns={"comparison": "differ"})
-    names = _columns(["differ", "model", "pairs", "draws"], ("pairs", "draws"))
+    names = _columns(["differ", "model", "pairs", "draws"])
     return built(rows, [*names, *_numbers(["jaccard", "corrected", "low", "high"], 2)])
 
 
@@ -73,10 +75,10 @@ def stability(m: StudyData) -> Built:
 
     The mean number of samples needed is over the cells in which this number is known.
     """
-    where = ["objective", *STRATUM, "algo"]
+    where = ["objective", *STRATUM, "samples", "algo"]
     measured = ["other_mask", "overlap", "enough_pair"]
     rows = m.stability[0].astype(dict.fromkeys(measured, float))
-    by = rows.groupby(where)
+    by = rows.groupby(where, dropna=False)
     means = by[measured].mean().assign(cells=by["other_mask"].count(), enough_in=by["enough_pair"].count())
     columns = [*_columns([*where, "cells"]), *_numbers(["other_mask", "overlap"], 2)]
     columns += [
@@ -84,3 +86,13 @@ def stability(m: StudyData) -> Built:
         ("cells with this number", True, of("enough_in", "{:.0f}")),
     ]
     return built(pd.DataFrame(means).reset_index(), columns)
+
+
+def sizes(m: StudyData) -> Built:
+    """Overlap of two draws and mean outcomes at each number of samples."""
+    names = ["objective", *STRATUM, "calibration", "samples", "cells", "draws"]
+    columns = [*_columns(names), *_numbers(["corrected", "low", "high"], 2)]
+    digits = {"ppl": 2, "acc": 1}
+    for kind, metric in m.metrics.items():
+        columns.append((metric.label, True, of(kind, f"{{:,.{digits[kind]}f}}")))
+    return built(m.sizes, columns)

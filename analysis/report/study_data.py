@@ -19,7 +19,7 @@ from ..data.metrics import Metric, choose, measured
 from ..data.routing import read_routing
 from ..data.study import AskedStudy
 from ..figures import fig8_stability, mask_overlaps, outcome_matrix, rank_agreement, variance_shares
-from ..stats import crossed, one_shot, regret
+from ..stats import crossed, one_shot, regret, sample_sizes
 from ..stats.by_construction import exact_by_construction
 from ..stats.estimates import Shares
 from ..stats.noise_alone import NoiseAlone
@@ -94,6 +94,12 @@ class StudyData:
         """
         signed = {kind: m.of(self.cells) * (-1 if kind == "acc" else 1) for kind, m in self.metrics.items()}
         return crossed.matrix(self.cells, signed, ["ppl"])
+
+    @cached_property
+    def sizes(self) -> pd.DataFrame:
+        """How masks and outcomes change with the number of samples; empty if the study has one number."""
+        outcomes = {kind: metric.of(self.cells) for kind, metric in self.metrics.items()}
+        return sample_sizes.by_size(self.cells, outcomes, ["ppl"])
 
     @cached_property
     def crossed(self) -> Frames:

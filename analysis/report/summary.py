@@ -14,6 +14,7 @@ import pandas as pd
 from ..data.errors import NothingToRead
 from ..data.metrics import WORDS, standard_error
 from ..figures.style import number, ordered
+from ..stats import sample_sizes
 from ..stats.frames import each, groups
 from ..stats.grid import SETTING, STRATUM
 from ..stats.removal import bare, removed_of
@@ -164,6 +165,7 @@ def certainty(m: StudyData) -> Iterator[str]:
         )
     else:
         yield "No result has margins, so ties are unknown."
+    yield from _sizes(m)
     rows = m.stability[0].dropna(subset="other_mask")
     if rows.empty:
         return
@@ -175,6 +177,19 @@ def certainty(m: StudyData) -> Iterator[str]:
             f"choose the same mask at least nine times out of ten",
         ]
     )
+
+
+def _sizes(m: StudyData) -> Iterator[str]:
+    """How the overlap of two draws changes with the number of samples."""
+    for (objective, model, k, data, _), rows in groups(m.sizes, sample_sizes.FAMILY):
+        alike = m.cells[(m.cells["model"] == model) & (m.cells["k"] == k)]
+        overlaps = [f"{number(row.corrected)} with {row.samples:,.0f}" for row in each(rows)]
+        yield sentence(
+            [
+                f"for {bare(str(model))} with {removed_of(alike.iloc[0])} for {objective} on {data}, masks of two "
+                f"draws overlap, corrected for chance, by {listed(overlaps)} samples"
+            ]
+        )
 
 
 def refusals(m: StudyData) -> Iterator[str]:

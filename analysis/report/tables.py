@@ -21,7 +21,9 @@ from .table_cells import LAST, Built, Column, Table, Value, built, numeric, of, 
 
 def tables(m: StudyData) -> Iterator[Table]:
     """All tables except the table of cells. If the study lacks the data for a table, the table says so."""
-    for name, (caption, build) in (TABLES | (ROUTING if m.routing else {})).items():
+    for name, (caption, build) in (
+        TABLES | (SIZES if len(m.sizes) else {}) | (ROUTING if m.routing else {})
+    ).items():
         try:
             headings, rows = build(m)
             yield Table(name, caption, headings, rows)
@@ -149,6 +151,13 @@ TABLES: dict[str, tuple[str, Callable[[StudyData], Built]]] = {
         "How often other samples would choose another mask: means over cells, and the number of samples needed",
         statistics_tables.stability,
     ),
+}
+SIZES: dict[str, tuple[str, Callable[[StudyData], Built]]] = {
+    "sizes": (
+        "Fewer and more calibration samples, for the same searches and draws: corrected overlap of the masks of two "
+        "draws with its 95 percent interval, and mean outcomes (geometric for perplexity)",
+        statistics_tables.sizes,
+    )
 }
 ROUTING: dict[str, tuple[str, Callable[[StudyData], Built]]] = {
     "routing": (

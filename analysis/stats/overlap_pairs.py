@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from . import pairing
-from .draw_means import CellDraws
+from .draw_means import CellDraws, DrawMean, over_pairs
 from .grid import CELL, COMPARISONS, Labels, labels
 from .overlap import MaskSet
 
@@ -35,6 +35,12 @@ def pairs(frame: pd.DataFrame, comparison: str) -> pd.DataFrame:
     return pd.DataFrame(
         shown | {"jaccard": overlaps.jaccard, "corrected": overlaps.corrected, "p": overlaps.p}
     )
+
+
+def mean(pairs: pd.DataFrame) -> DrawMean:
+    """The mean corrected overlap of pairs, with its interval over calibration draws."""
+    ends = [CellDraws(pairs[f"draw_{end}"].to_numpy(), pairs[f"data_{end}"].to_numpy()) for end in "ab"]
+    return over_pairs(pairs["corrected"], *ends)
 
 
 def note(frame: pd.DataFrame) -> str:

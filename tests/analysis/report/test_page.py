@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -319,3 +320,22 @@ def test_the_finding_comes_first_and_every_section_is_in_the_contents(text: str,
     contents = text[text.index("<nav") : text.index("</nav>")]
     headings = re.findall(r'<section id="([^"]+)"', text)
     assert headings == [target for target in re.findall(r'href="#([^"]+)"', contents) if target != "finding"]
+
+
+def test_a_study_of_several_numbers_of_samples_says_what_more_of_them_change(tmp_path: Path) -> None:
+    few = Study(
+        models=("smollm2",), ratios=(0.1,), objectives=("divergence",), algos=("greedy",), lost=0, broken=0
+    )
+    for samples in (4, 64):
+        write(tmp_path, replace(few, samples=samples))
+    study = StudyData(tmp_path, None)
+    said = " ".join(_summary(tmp_path, None)["How certain a mask is"])
+    for row in study.sizes.query("calibration == 'pydoc'").itertuples():
+        assert f"{row.corrected:.2f} with {row.samples}" in said
+    assert (
+        "For smollm2 with 3 of 30 blocks removed for divergence on pydoc, masks of two draws overlap" in said
+    )
+    (table,) = [table for table in tables_of(study) if table.name == "sizes"]
+    assert len(table.rows) == 4  # two texts, two numbers
+    one = StudyData(tmp_path, "small")
+    assert "sizes" not in [table.name for table in tables_of(one)]
