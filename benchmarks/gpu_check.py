@@ -9,11 +9,13 @@ The checks are:
 - losses of merged branches (`forward.merge=true`) do not depend on the other masks, and how much faster they are;
 - the factors of float32 products are not rounded to TF32;
 - if there are several GPUs, a model that is split over all of them gives the same losses as on one GPU;
-- a small benchmark of the engine against plain passes;
 - if this machine holds the weights of a model of about 1B parameters: several of its blocks are removed, one at a
   time. The perplexity of the dense model is finite, and so is the lowest perplexity with one block removed.
 
-python -m benchmarks.gpu_check [--device cuda|cpu] [--model DIR]
+Last, a GPU prints the table of `make bench`, which takes some minutes. `--works tiny pairs` chooses the works whose
+names contain one of these words, on a CPU too; `--works none` leaves the table out.
+
+python -m benchmarks.gpu_check [--device cuda|cpu] [--model DIR] [--works WORD ...]
 """
 
 from __future__ import annotations
@@ -21,14 +23,15 @@ from __future__ import annotations
 import argparse
 import logging
 import time
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
 
+from benchmarks.clock import device_name, matmul_peak, seconds
 from benchmarks.gpu_material import BLOCKS, items, llama, losses, masks, text, weights, windows
 from benchmarks.plain import Plain
+from benchmarks.run import table
 from pruning.core.errors import PruningError
 from pruning.core.mask import Mask
 from pruning.engine import device
@@ -54,6 +57,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_check")
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
     parser.add_argument("--model", help="directory of a model of about 1B parameters, for the last check")
+    parser.add_argument("--works", nargs="+", help="words in the names of the works to time; or none")
     asked = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     if asked.device == "cuda" and not torch.cuda.is_available():
@@ -63,13 +67,17 @@ def main() -> None:
         raise SystemExit(2)
     device.exact()
     failed = [
-        name for name, check in checks(torch.device(asked.device), asked.model) if not passes(name, check)
+        name
+        for name, check in checks(torch.device(asked.device), asked.model, asked.works)
+        if not passes(name, check)
     ]
     log.info("%s", f"FAILED: {', '.join(failed)}" if failed else "all checks passed")
     raise SystemExit(1 if failed else 0)
 
 
-def checks(where: torch.device, model: str | None) -> Iterator[tuple[str, Callable[[], str]]]:
+def checks(
+    where: torch.device, model: str | None, works: Sequence[str] | None = None
+) -> Iterator[tuple[str, Callable[[], str]]]:
     """Yield the name and action of every check that this machine can run."""
     for dtype in (torch.float32, torch.bfloat16):
         name = str(dtype).removeprefix("torch.")
@@ -80,8 +88,9 @@ def checks(where: torch.device, model: str | None) -> Iterator[tuple[str, Callab
     yield "float32 stays float32", lambda: exactness(where)
     if where.type == "cuda" and torch.cuda.device_count() > 1:
         yield "a model spread over GPUs", spread
-    yield "engine against plain passes", lambda: bench(where)
     yield "a model of about 1B parameters", lambda: smoke(where, model)
+    if works != ["none"] if works else where.type == "cuda":
+        yield "the works of make bench", lambda: bench(where, works or ())
 
 
 def passes(name: str, check: Callable[[], str]) -> bool:
@@ -100,24 +109,11 @@ def passes(name: str, check: Callable[[], str]) -> bool:
     return good
 
 
-def speed(where: torch.device, dtype: torch.dtype, width: int = 0) -> str:
+def speed(where: torch.device, dtype: torch.dtype) -> str:
     """The operations per second of a device in one large matrix product, and its free memory."""
-    width = width or (8192 if where.type == "cuda" else 1024)
-    a, b = (torch.randn(width, width, device=where).to(dtype) for _ in range(2))
-    a @ b
-    best = min(seconds(where, lambda: a @ b) for _ in range(5))
-    name = torch.cuda.get_device_name(where) if where.type == "cuda" else "CPU"
+    peak = matmul_peak(where, dtype) / 1e3
     memory = device.free_memory(torch.nn.Linear(1, 1).to(where)) / 1e9
-    return f"{2 * width**3 / best / 1e12:.1f} TFLOP/s, {memory:.0f} GB free, {name}"
-
-
-def seconds(where: torch.device, action: Callable[[], Any]) -> float:
-    """The seconds that a device takes for an action."""
-    device.synchronize([where])
-    started = time.perf_counter()
-    action()
-    device.synchronize([where])
-    return time.perf_counter() - started
+    return f"{peak:.1f} TFLOP/s, {memory:.0f} GB free, {device_name(where)}"
 
 
 def equal(where: torch.device, dtype: torch.dtype) -> str:
@@ -190,20 +186,10 @@ def spread() -> str:
     return f"{count} GPUs, the same losses as on one"
 
 
-def bench(where: torch.device) -> str:
-    """Time the engine and plain passes on single removals, in bfloat16. On a GPU, the model is as wide as SmolLM2."""
-    model = llama(where, torch.bfloat16, 576 if where.type == "cuda" else 64)
-    samples, singles = windows(16, 128), [Mask(BLOCKS, (block,)) for block in range(BLOCKS)]
-    for make in (Plain, Forward):  # warm up, because a GPU loads its kernels on first use
-        losses(make(model, 4096), samples, singles[:1])
-    plain, engine = (
-        seconds(where, lambda forward=forward: losses(forward, samples, singles))  # type: ignore[misc]
-        for forward in (Plain(model, 4096), Forward(model, 4096))
-    )
-    tokens = len(singles) * sum(len(row.input_ids) for row in samples.rows)
-    return (
-        f"plain {plain:.2f} s, engine {engine:.2f} s, {plain / engine:.1f}x; {tokens / engine:,.0f} tokens/s"
-    )
+def bench(where: torch.device, works: Sequence[str]) -> str:
+    """Print the table of `make bench` for this device. Masks can differ: half precision rounds both ways of work."""
+    rows = list(table(works, where))
+    return f"{len(rows)} measured; masks differ in {sum(row['masks_equal'] is False for row in rows)}"
 
 
 def smoke(where: torch.device, given: str | None) -> str:

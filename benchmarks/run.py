@@ -14,10 +14,9 @@ as other programs do, and the engine in float32 where that is faster (`pruning/m
 from __future__ import annotations
 
 import logging
-import platform
 import sys
 import tempfile
-import time
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from typing import Any
 
 import torch
 
+from benchmarks import clock
 from benchmarks.works import WORKS, Work
 from pruning.algo import Algo
 from pruning.calibration.samples import Samples
@@ -47,11 +47,12 @@ log = logging.getLogger("benchmarks")
 
 @dataclass
 class Side:
-    """One of the two methods: its engine, the folder of its scores, and the CPU seconds that its searches used."""
+    """One of the two methods: its engine, the folder of its scores, and the seconds that its searches used."""
 
     forward: Forward
     folder: Path
     share: bool
+    where: torch.device
     seconds: float = 0.0
     cells: int = 0
     scored: float = 0.0  # masks, counted by the part of the samples
@@ -66,9 +67,9 @@ class Side:
         store.claim()
         own = [Journal.open(self.folder / name / file, space.n_blocks, unit=space.unit) for file in FILES]
         known = KnownScores(own[0], store, own[1], store.of(trace.BOUNDS))
-        started = time.process_time()
+        started = clock.spent(self.where)
         solution = solve(Problem(algo, space, 0, racing), losses, known, lambda *_: None)
-        self.seconds += time.process_time() - started
+        self.seconds += clock.spent(self.where) - started
         self.scored += solution.paid + 1  # and the dense model
         self.bounded += sum(score.seconds > 0 for score in own[1].scores.values())
         return solution.score.mask
@@ -85,16 +86,17 @@ class Ran:
 _ran: dict[str, Ran] = {}  # works with the same baseline, or the same engine settings, run it once
 
 
-def run(work: Work, plain: bool) -> Ran:
+def run(work: Work, plain: bool, where: torch.device) -> Ran:
     """Run the searches of a work with the baseline or with the engine."""
     searches = (work.plain_searches if plain else None) or work.searches
     how: tuple[object, ...] = (work.batch_tokens, work.shared, work.racing)
     how += (work.compile, work.bounds, work.merge)
     if plain:
         how = (work.baseline, work.baseline_tokens, work.part)
-    key = repr((work.model, work.objective, work.samples, searches, work.unit, how))
+    key = repr((where, work.model, work.objective, work.samples, searches, work.unit, how))
     if key not in _ran:
         model, samples = work.model(), work.samples()
+        model.module.to(where)
         if plain:
             samples = samples.part(0, samples.count // work.part)
         forward = (
@@ -110,7 +112,7 @@ def run(work: Work, plain: bool) -> Ran:
         )
         products = native_products(model.module) if plain else nullcontext()
         with tempfile.TemporaryDirectory() as scratch, products:
-            side = Side(forward, Path(scratch), share=work.shared and not plain)
+            side = Side(forward, Path(scratch), work.shared and not plain, where)
             losses = Calibrated(work.objective, forward, samples)
             if forward.compile:
                 next(iter(losses.whole.terms([Mask(model.info.n_blocks)])))  # compiles
@@ -124,9 +126,9 @@ def run(work: Work, plain: bool) -> Ran:
     return _ran[key]
 
 
-def measure(work: Work, peaks: dict[torch.dtype, float]) -> dict[str, Any]:
+def measure(work: Work, peaks: dict[torch.dtype, float], where: torch.device) -> dict[str, Any]:
     """Run each search of a work with both methods. Returns the work's row of results."""
-    both = [run(work, plain) for plain in (True, False)]
+    both = [run(work, plain, where) for plain in (True, False)]
     plain, engine = (ran.side for ran in both)
     peak = peaks[_precision(engine.forward.model.module)]
     equal = both[0].masks == both[1].masks if work.part == 1 else None
@@ -163,55 +165,38 @@ def _at_peak(side: Side, samples: Samples, peak: float) -> float:
     return 2 * float(forward.cost.block_tokens * block + head) / peak / 1e9
 
 
-def matmul_peak(dtype: torch.dtype, rows: int = 2048, width: int = 2048) -> float:
-    """The GFLOP/s of this machine in one large matrix product; a multiply-add counts as two operations."""
-    a, b = torch.randn(rows, width).to(dtype), torch.randn(width, width).to(dtype)
-    best = float("inf")
-    for _ in range(8):
-        started = time.perf_counter()
-        a @ b
-        best = min(best, time.perf_counter() - started)
-    return 2 * rows * width * width / best / 1e9
+def table(words: Sequence[str], where: torch.device) -> Iterator[dict[str, Any]]:
+    """Run the works whose names contain one of the words, or all if there are none. Logs and yields a row for each.
 
-
-def cpu_name() -> str:
-    """The name of the processor."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor())
+    On a GPU, the seconds are those until it has finished.
+    """
+    peaks = {dtype: clock.matmul_peak(where, dtype) for dtype in (torch.float32, torch.bfloat16)}
+    shown = ", ".join(f"{str(dtype)[6:]} {peak:,.0f}" for dtype, peak in peaks.items())
+    log.info("%s, largest product in GFLOP/s: %s", clock.device_name(where), shown)
+    log.info(
+        "%9s %9s %7s %7s %9s %8s  %s", "plain s", "engine s", "ratio", "target", "tokens", "at peak", "work"
+    )
+    columns = ("baseline_cpu_seconds", "cpu_seconds", "ratio", "target", "tokens_ratio", "at_peak", "work")
+    for work in WORKS:
+        if words and not any(word in work.name for word in words):
+            continue
+        row = measure(work, peaks, where)
+        log.info("%9.1f %9.1f %6.2fx %6.1fx %8.2fx %7.2fx  %s", *(row[column] for column in columns))
+        if row["masks_equal"] is False:
+            log.warning("the masks differ: %s", work.name)
+        yield row
 
 
 def main() -> None:
-    """Run the chosen works and print a line for each."""
+    """Run the chosen works on the CPU, print a line for each and write its row."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     words = sys.argv[1:]
     keep_pages()
     torch.set_num_threads(1)
-    peaks = {dtype: matmul_peak(dtype) for dtype in (torch.float32, torch.bfloat16)}
-    shown = ", ".join(f"{str(dtype)[6:]} {peak:.0f}" for dtype, peak in peaks.items())
-    log.info("%s, one thread, largest product in GFLOP/s: %s", cpu_name(), shown)
-    log.info(
-        "%9s %9s %7s %7s %9s %8s  %s", "plain s", "engine s", "ratio", "target", "tokens", "at peak", "work"
-    )
     rows: list[dict[str, Any]] = atomic_files.read_json(RESULTS) if words and RESULTS.exists() else []
-    for work in WORKS:
-        if words and not any(word in work.name for word in words):
-            continue
-        row = measure(work, peaks)
-        columns = (
-            "baseline_cpu_seconds",
-            "cpu_seconds",
-            "ratio",
-            "target",
-            "tokens_ratio",
-            "at_peak",
-            "work",
-        )
-        log.info("%9.1f %9.1f %6.2fx %6.1fx %8.2fx %7.2fx  %s", *(row[column] for column in columns))
-        if row["masks_equal"] is False:
-            log.warning("the masks differ: %s", work.name)
-        rows = [*(old for old in rows if old["work"] != work.name), row]
-        order = [work.name for work in WORKS]
+    order = [work.name for work in WORKS]
+    for row in table(words, torch.device("cpu")):
+        rows = [*(old for old in rows if old["work"] != row["work"]), row]
         rows = sorted((row for row in rows if row["work"] in order), key=lambda row: order.index(row["work"]))
         atomic_files.write_json(RESULTS, rows)
 

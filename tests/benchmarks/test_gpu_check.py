@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import logging
+import re
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
 from benchmarks import gpu_check
+from benchmarks import run as benchmark
+from benchmarks.works import TRIPLES, tiny_llama
 
 
 def run(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, *words: str) -> tuple[int, str]:
@@ -22,8 +27,15 @@ def run(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, *word
 def test_all_checks_pass_on_the_cpu(
     model_folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    status, text = run(monkeypatch, caplog, "--device", "cpu", "--model", str(model_folder))
+    monkeypatch.setattr(
+        benchmark, "WORKS", [replace(TRIPLES, name="pairs of six", model=partial(tiny_llama, 6))]
+    )
+    status, text = run(
+        monkeypatch, caplog, "--device", "cpu", "--model", str(model_folder), "--works", "of six"
+    )
     assert status == 0, text
+    assert re.search(r"\d+\.\d+x .* pairs of six$", text, re.MULTILINE), "no row of the table"
+    assert "1 measured; masks differ in 0" in text
     assert "all checks passed" in text
     assert f"{model_folder}: perplexity" in text
 
