@@ -77,8 +77,9 @@ named = {$(subst $() $(),$(comma),$(strip $(1)))}
 HELDOUT = eval=local eval.scorer=engine eval.window=128 eval.limit=200 \
 	'eval.texts=$(call named,wikitext2:$(DATA)/wikitext2.txt lambada:$(DATA)/lambada.jsonl python:$(DATA)/python.txt)' \
 	'eval.items=$(call named,$(foreach task,$(TASKS),$(task):$(DATA)/$(task).jsonl))'
-# Parts that a reader compares with each other share a study, so that each report is about one comparison. STUDIES names
-# all of them; each has an archive in analysis, once it has been run.
+# Parts that a reader compares with each other share a study, so that each report is about one comparison: that of `study`
+# is figures/report.html in RESULTS, that of another one figures/NAME/report.html. Each has an archive in analysis, once it
+# has been run. study_labels compares labels with the items of study_margin, whose cells it shares.
 STUDIES := study study_all study_seeds study_sizes study_labels study_units study_healing
 study: $(VENV)/installed
 	@test -d "$(DATA)" || { echo "make study needs DATA=DIR, a folder of texts and items: the Makefile names its files."; exit 2; }
@@ -90,9 +91,11 @@ study: $(VENV)/installed
 	  $(LAUNCH) experiment=study_healing $(HELDOUT) $(HEALING) heal.tokens=16384 || failed=1; \
 	  $(MAKE) fig10 STUDY=study_healing || failed=1;) \
 	$(if $(filter study_units,$(PARTS)),$(MAKE) fig9 STUDY=study_units || failed=1;) \
-	for name in $(STUDIES); do \
-	  test ! -e $(RESULTS)/studies/$$name.json || $(MAKE) report STUDY=$$name || failed=1; done; \
-	$(MAKE) figures STUDY=study && exit $$failed
+	$(if $(filter study_labels,$(PARTS)), \
+	  $(LAUNCH) experiment=study_margin study=study_labels algo=one_shot,greedy,beam $(HELDOUT) $(ITEMS_study_margin) || failed=1;) \
+	for name in $(filter-out study,$(STUDIES)); do test ! -e $(RESULTS)/studies/$$name.json || \
+	  $(MAKE) report STUDY=$$name FLAGS="$(FLAGS) --out $(RESULTS)/figures/$$name" || failed=1; done; \
+	$(MAKE) figures report STUDY=study && exit $$failed
 
 # Masks are searched and repaired first; then all are healed on one budget after the other, which share their
 # beginning. BUDGETS="4096" HEAL_SEEDS=0 runs a part; the same command continues.

@@ -12,8 +12,8 @@ The checks are:
 - if this machine holds the weights of a model of about 1B parameters: several of its blocks are removed, one at a
   time. The perplexity of the dense model is finite, and so is the lowest perplexity with one block removed.
 
-Last, a GPU prints the table of `make bench`, which takes some minutes. `--works tiny pairs` chooses the works whose
-names contain one of these words, on a CPU too; `--works none` leaves the table out.
+Last, a GPU prints the table of `make bench`. `--works tiny pairs` chooses the works whose names contain one of these
+words, on a CPU too; `--works none` leaves the table out.
 
 python -m benchmarks.gpu_check [--device cuda|cpu] [--model DIR] [--works WORD ...]
 """
@@ -24,6 +24,7 @@ import argparse
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,7 +32,7 @@ import torch
 from benchmarks.clock import device_name, matmul_peak, seconds
 from benchmarks.gpu_material import BLOCKS, items, llama, losses, masks, text, weights, windows
 from benchmarks.plain import Plain
-from benchmarks.run import table
+from benchmarks.run import chosen, heading, line
 from pruning.core.errors import PruningError
 from pruning.core.mask import Mask
 from pruning.engine import device
@@ -186,10 +187,25 @@ def spread() -> str:
     return f"{count} GPUs, the same losses as on one"
 
 
-def bench(where: torch.device, works: Sequence[str]) -> str:
-    """Print the table of `make bench` for this device. Masks can differ: half precision rounds both ways of work."""
-    rows = list(table(works, where))
-    return f"{len(rows)} measured; masks differ in {sum(row['masks_equal'] is False for row in rows)}"
+def bench(where: torch.device, words: Sequence[str]) -> str:
+    """Print the table of `make bench` for this device. Masks can differ: half precision rounds both ways of work.
+
+    A work that cannot be measured, for example compiled ones without a compiler, is named with the reason.
+    """
+    rows: list[dict[str, Any]] = []
+    works = chosen(words)
+    peaks = heading(where)
+    for work in works:
+        try:
+            rows.append(line(work, peaks, where))
+        except Exception as error:
+            log.warning(
+                "not measured: %s (%s: %s)", work.name, type(error).__name__, str(error).partition("\n")[0]
+            )
+    if not rows:
+        raise Failure(f"none of {len(works)} works could be measured")
+    different = sum(row["masks_equal"] is False for row in rows)
+    return f"{len(rows)} of {len(works)} measured; masks differ in {different}"
 
 
 def smoke(where: torch.device, given: str | None) -> str:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import logging
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +40,7 @@ from pruning.search.driver import Problem, solve
 from pruning.search.journal import Journal, KnownScores, Store
 from pruning.search.racing import Racing
 
+Peaks = Mapping[torch.dtype, float]  # GFLOP/s in one large product
 FILES = (trace.NAME, trace.BOUNDS)
 RESULTS = Path(__file__).parent / "results.json"
 log = logging.getLogger("benchmarks")
@@ -95,8 +96,7 @@ def run(work: Work, plain: bool, where: torch.device) -> Ran:
         how = (work.baseline, work.baseline_tokens, work.part)
     key = repr((where, work.model, work.objective, work.samples, searches, work.unit, how))
     if key not in _ran:
-        model, samples = work.model(), work.samples()
-        model.module.to(where)
+        model, samples = work.model(where), work.samples()
         if plain:
             samples = samples.part(0, samples.count // work.part)
         forward = (
@@ -114,8 +114,9 @@ def run(work: Work, plain: bool, where: torch.device) -> Ran:
         with tempfile.TemporaryDirectory() as scratch, products:
             side = Side(forward, Path(scratch), work.shared and not plain, where)
             losses = Calibrated(work.objective, forward, samples)
-            if forward.compile:
-                next(iter(losses.whole.terms([Mask(model.info.n_blocks)])))  # compiles
+            if forward.compile or where.type != "cpu":  # compiles; a GPU loads its kernels on first use
+                next(iter(losses.whole.terms([Mask(model.info.n_blocks)])))
+                forward.release()
             spaces = [Space(model.info.n_blocks, k, unit=work.unit) for _, k in searches]
             racing = Racing() if plain else work.racing
             masks = [
@@ -126,7 +127,7 @@ def run(work: Work, plain: bool, where: torch.device) -> Ran:
     return _ran[key]
 
 
-def measure(work: Work, peaks: dict[torch.dtype, float], where: torch.device) -> dict[str, Any]:
+def measure(work: Work, peaks: Peaks, where: torch.device) -> dict[str, Any]:
     """Run each search of a work with both methods. Returns the work's row of results."""
     both = [run(work, plain, where) for plain in (True, False)]
     plain, engine = (ran.side for ran in both)
@@ -165,38 +166,46 @@ def _at_peak(side: Side, samples: Samples, peak: float) -> float:
     return 2 * float(forward.cost.block_tokens * block + head) / peak / 1e9
 
 
-def table(words: Sequence[str], where: torch.device) -> Iterator[dict[str, Any]]:
-    """Run the works whose names contain one of the words, or all if there are none. Logs and yields a row for each.
+def chosen(words: Sequence[str]) -> list[Work]:
+    """The works whose names contain one of the words; all works if there are none."""
+    return [work for work in WORKS if not words or any(word in work.name for word in words)]
 
-    On a GPU, the seconds are those until it has finished.
-    """
+
+def heading(where: torch.device) -> Peaks:
+    """Print the device and the heading of the table. Returns its GFLOP/s. A CPU uses one thread from now on."""
+    if where.type == "cpu":
+        torch.set_num_threads(1)
     peaks = {dtype: clock.matmul_peak(where, dtype) for dtype in (torch.float32, torch.bfloat16)}
     shown = ", ".join(f"{str(dtype)[6:]} {peak:,.0f}" for dtype, peak in peaks.items())
-    log.info("%s, largest product in GFLOP/s: %s", clock.device_name(where), shown)
-    log.info(
-        "%9s %9s %7s %7s %9s %8s  %s", "plain s", "engine s", "ratio", "target", "tokens", "at peak", "work"
-    )
-    columns = ("baseline_cpu_seconds", "cpu_seconds", "ratio", "target", "tokens_ratio", "at_peak", "work")
-    for work in WORKS:
-        if words and not any(word in work.name for word in words):
-            continue
-        row = measure(work, peaks, where)
-        log.info("%9.1f %9.1f %6.2fx %6.1fx %8.2fx %7.2fx  %s", *(row[column] for column in columns))
-        if row["masks_equal"] is False:
-            log.warning("the masks differ: %s", work.name)
-        yield row
+    threads = ", one thread" if where.type == "cpu" else ""
+    log.info("%s%s, largest product in GFLOP/s: %s", clock.device_name(where), threads, shown)
+    names = ("plain s", "engine s", "ratio", "tokens", "at peak", "target", "work")
+    log.info("%9s %9s %7s %9s %8s %7s  %s", *names)
+    return peaks
+
+
+def line(work: Work, peaks: Peaks, where: torch.device) -> dict[str, Any]:
+    """Measure a work and print a line of the table. The targets are for a CPU. Returns the work's row of results."""
+    row = measure(work, peaks, where)
+    columns = ("baseline_cpu_seconds", "cpu_seconds", "ratio", "tokens_ratio", "at_peak")
+    target = f"{work.target:.1f}x" if where.type == "cpu" else "-"
+    log.info("%9.1f %9.1f %6.2fx %8.2fx %7.2fx %7s  %s", *(row[name] for name in columns), target, work.name)
+    if row["masks_equal"] is False:
+        log.warning("the masks differ: %s", work.name)
+    return row
 
 
 def main() -> None:
     """Run the chosen works on the CPU, print a line for each and write its row."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    words = sys.argv[1:]
+    words, where = sys.argv[1:], torch.device("cpu")
     keep_pages()
-    torch.set_num_threads(1)
+    peaks = heading(where)
     rows: list[dict[str, Any]] = atomic_files.read_json(RESULTS) if words and RESULTS.exists() else []
     order = [work.name for work in WORKS]
-    for row in table(words, torch.device("cpu")):
-        rows = [*(old for old in rows if old["work"] != row["work"]), row]
+    for work in chosen(words):
+        row = line(work, peaks, where)
+        rows = [*(old for old in rows if old["work"] != work.name), row]
         rows = sorted((row for row in rows if row["work"] in order), key=lambda row: order.index(row["work"]))
         atomic_files.write_json(RESULTS, rows)
 

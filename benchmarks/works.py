@@ -62,7 +62,7 @@ class Work:
 
     name: str
     target: float
-    model: Callable[[], LanguageModel]
+    model: Callable[[torch.device], LanguageModel]
     objective: Objective
     samples: Callable[[], Samples]
     searches: Sequence[tuple[Algo, int]]
@@ -82,19 +82,22 @@ class Work:
 SMOLLM2 = Model("smollm2", "packaged", "smollm2")
 
 
-def smollm2() -> LanguageModel:
-    """The embedded model, loaded with the default settings."""
-    return loader.load(SMOLLM2)
+CPU = torch.device("cpu")
 
 
-def tiny_llama(n_blocks: int) -> LanguageModel:
-    """A random Llama of width 64."""
+def smollm2(where: torch.device = CPU) -> LanguageModel:
+    """The embedded model on a device, loaded with the default settings."""
+    return loader.load(replace(SMOLLM2, device_map="cpu" if where.type == "cpu" else "auto"))
+
+
+def tiny_llama(n_blocks: int, where: torch.device = CPU) -> LanguageModel:
+    """A random Llama of width 64 on a device."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
     sizes = {"hidden_size": 64, "intermediate_size": 172, "num_attention_heads": 4, "num_key_value_heads": 4}
     config = LlamaConfig(vocab_size=512, num_hidden_layers=n_blocks, initializer_range=0.2, **sizes)
-    module = LlamaForCausalLM(config).eval()
+    module = LlamaForCausalLM(config).to(where).eval()
     return LanguageModel(module, ModelInfo("tiny", "random", "0", n_blocks, "float32", 0))
 
 

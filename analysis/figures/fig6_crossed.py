@@ -5,8 +5,9 @@ python -m analysis.fig6_crossed --results results --study small
 The paper has no such figure; it evaluates each mask only on tasks that match its objective. The upper part shows, for
 each objective, the mean of each outcome over algorithms and draws (the geometric mean for perplexities). Its shades
 say how many standard errors of the difference an objective is worse than the best one. The lower part shows the
-regret of each cell. Regret is the cell's calibration loss minus that of the best mask of the same size that any cell
-of the same problem scored. The unit of regret is the standard error of the loss over the calibration samples.
+regret of each cell. Regret is the calibration loss of the cell's mask minus that of the best mask of the same size
+that any cell of the same problem scored. The unit of regret is the standard error of the loss over the calibration
+samples.
 """
 
 from __future__ import annotations
@@ -128,7 +129,18 @@ def _write(given: argparse.Namespace, study: AskedStudy) -> list[Path]:
     frame, title = study.frame, study.title
     choose(frame, "ppl")
     matrix, regrets = measure(frame, study.traces)
-    columns = ["cell", *STRATUM, "objective", "calibration", "draw", "algo", "loss", "best", "exact"]
+    columns = [
+        "cell",
+        *STRATUM,
+        "objective",
+        "calibration",
+        "draw",
+        "algo",
+        "loss",
+        "mask_loss",
+        "best",
+        "exact",
+    ]
     drawn = regrets[[*columns, "regret", "regret_se", "relative_regret"]]
     return save(
         draw(frame, matrix, regrets, title), matrix, given.out, "fig6_crossed", {"fig6_crossed_regret": drawn}

@@ -81,6 +81,8 @@ def draw(frame: pd.DataFrame, rows: pd.DataFrame, curves: pd.DataFrame, title: s
     note = "means over cells, 95 % intervals over calibration draws; left: bootstrapped calibration samples; "
     note += f"right: two disjoint subsets of one draw, grey line: {LEVEL} %; "
     note += "overlap: Jaccard, 100 % if the masks are equal"
+    if (rows.groupby("objective")["samples"].nunique() > 1).any():
+        note += "; cells with different numbers of samples are pooled"
     keys = [line_key("95 % interval", lw=1.2), line_key("missing", marker="x", ls="", ms=3.5, mew=0.7)]
     legend(figure, look, note, keys)
     return figure

@@ -13,7 +13,7 @@ from .table_cells import Built, Column, Value, built, numeric, of
 
 
 def _columns(
-    names: list[str], whole: tuple[str, ...] = ("k", "pairs", "cells", "df", "samples", "draws")
+    names: list[str], whole: tuple[str, ...] = ("k", "pairs", "cells", "df", "samples", "length", "draws")
 ) -> list[Column]:
     """Columns of whole numbers for the names in `whole`, and columns of text for the other names."""
     return [(name, name in whole, of(name, "{:,.0f}")) for name in names]
@@ -90,7 +90,7 @@ def stability(m: StudyData) -> Built:
 
 def sizes(m: StudyData) -> Built:
     """Overlap of two draws and mean outcomes at each number of samples."""
-    names = ["objective", *STRATUM, "calibration", "samples", "cells", "draws"]
+    names = ["objective", *STRATUM, "calibration", "length", "samples", "cells", "draws"]
     columns = [*_columns(names), *_numbers(["corrected", "low", "high"], 2)]
     digits = {"ppl": 2, "acc": 1}
     for kind, metric in m.metrics.items():

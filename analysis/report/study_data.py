@@ -108,7 +108,7 @@ class StudyData:
 
     @cached_property
     def regrets(self) -> pd.DataFrame:
-        """Every finished cell with its regret. Regret is the cell's loss minus the loss of the best known mask."""
+        """Every finished cell with its regret. Regret is the loss of its mask minus that of the best known mask."""
         return regret.best_known(self.cells, self.traces)
 
     @cached_property

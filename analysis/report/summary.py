@@ -167,27 +167,28 @@ def certainty(m: StudyData) -> Iterator[str]:
         yield "No result has margins, so ties are unknown."
     yield from _sizes(m)
     rows = m.stability[0].dropna(subset="other_mask")
-    if rows.empty:
-        return
-    yield sentence(
-        [
-            f"with resampled calibration data, the last decision of a search gives another mask in "
-            f"{percent(rows['other_mask'].mean())} percent of resamples (mean over {count(len(rows), 'cell')})",
-            f"in {int(rows['enough_pair'].notna().sum())} of these cells, two disjoint halves of the samples "
-            f"choose the same mask at least nine times out of ten",
-        ]
-    )
+    for samples, part in groups(rows, "samples"):
+        yield sentence(
+            [
+                f"if {samples:,.0f} calibration samples are resampled, the last decision of a search gives another "
+                f"mask in {percent(part['other_mask'].mean())} percent of resamples (mean over "
+                f"{count(len(part), 'cell')})",
+                f"in {int(part['enough_pair'].notna().sum())} of these cells, two disjoint halves of the samples "
+                f"choose the same mask at least nine times out of ten",
+            ]
+        )
 
 
 def _sizes(m: StudyData) -> Iterator[str]:
     """How the overlap of two draws changes with the number of samples."""
-    for (objective, model, k, data, _), rows in groups(m.sizes, sample_sizes.FAMILY):
+    for (objective, model, k, data, length, *_), rows in groups(m.sizes, sample_sizes.FAMILY):
         alike = m.cells[(m.cells["model"] == model) & (m.cells["k"] == k)]
         overlaps = [f"{number(row.corrected)} with {row.samples:,.0f}" for row in each(rows)]
+        of = "items" if pd.isna(length) else f"windows of {length:,.0f} tokens"
         yield sentence(
             [
                 f"for {bare(str(model))} with {removed_of(alike.iloc[0])} for {objective} on {data}, masks of two "
-                f"draws overlap, corrected for chance, by {listed(overlaps)} samples"
+                f"draws overlap, corrected for chance, by {listed(overlaps)} {of}"
             ]
         )
 

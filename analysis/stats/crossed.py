@@ -63,16 +63,17 @@ def anytime(
     """After each scored complete mask: the number of scores, the seconds, and the lowest loss of such a mask so far.
 
     The seconds of every mask's evaluation are counted, even if another cell computed the score. The evaluation of
-    the dense model is not counted. `losses` replaces the losses of the trace.
+    the dense model is not counted. `losses`, if given, replace the loss of the mask that is best by the search's own.
     """
-    rows, spent, number, best = [], 0.0, 0, float("inf")
+    rows, spent, number, lowest, best = [], 0.0, 0, float("inf"), float("inf")
     for score in trace:
         if not score["dropped"]:
             continue
         number += 1
         spent += paid.get(tuple(score["dropped"]), float(score["seconds"]))
         if is_complete(score["dropped"], k, budget):
-            best = min(best, losses[tuple(score["dropped"])] if losses else float(score["loss"]))
+            if (own := float(score["loss"])) < lowest:
+                lowest, best = own, losses[tuple(score["dropped"])] if losses else own
             rows.append([number, spent, best])
     return pd.DataFrame(rows, columns=["scores", "seconds", "best"])
 

@@ -51,14 +51,20 @@ def gains(cells: pd.DataFrame, traces: Mapping[str, Trace]) -> pd.DataFrame:
 
 
 def _losses(problem: pd.DataFrame, traces: Mapping[str, Trace]) -> dict[tuple[int, ...], NDArray[np.float64]]:
-    """The losses (samples,) of every complete mask that a search of the problem has scored on all samples."""
-    known = {}
+    """The losses (samples,) of every complete mask that a search of the problem has scored on all samples.
+
+    If several cells have scored a mask, its losses are means over these cells, as in `regret.mask_losses`.
+    """
+    known: dict[tuple[int, ...], list[NDArray[np.float64]]] = {}
+    plain = True
     for cell, k, budget in zip(problem["cell"], problem["k"], problem["budget_record"], strict=True):
-        for score in traces.get(cell, ()):
-            if is_complete(score["dropped"], int(k), budget):
-                known[tuple(score["dropped"])] = np.array(score["samples"], float), float(score["loss"])
-    plain = all(abs(samples.mean() - loss) <= 1e-6 + 1e-3 * abs(loss) for samples, loss in known.values())
-    return {mask: samples for mask, (samples, _) in known.items()} if plain else {}
+        own = {tuple(score["dropped"]): score for score in traces.get(cell, ())}
+        for mask, score in own.items():
+            if is_complete(mask, int(k), budget):
+                samples, loss = np.array(score["samples"], float), float(score["loss"])
+                plain &= bool(abs(samples.mean() - loss) <= 1e-6 + 1e-3 * abs(loss))
+                known.setdefault(mask, []).append(samples)
+    return {mask: np.mean(losses, axis=0) for mask, losses in known.items()} if plain else {}
 
 
 def _gain(row: pd.Series[Any], known: Mapping[tuple[int, ...], NDArray[np.float64]]) -> list[float] | None:

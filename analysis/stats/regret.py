@@ -48,7 +48,7 @@ def best_known(frame: pd.DataFrame, traces: Mapping[str, Trace]) -> pd.DataFrame
     """Add `best` to each cell: the lowest loss of all complete masks that were scored in cells of the same problem.
 
     `exact` is true if some cell of the problem scored every mask; an exhaustive search with a budget can score fewer.
-    `regret` is the loss of the cell's mask minus `best`, both from `mask_losses`, so it is never negative.
+    `mask_loss` is the loss of the cell's mask in `mask_losses`. `regret` is `mask_loss` minus `best`.
     `relative_regret` is regret / (`best` - dense loss). It is NaN if this divisor is not positive (pruning can
     improve a margin). `regret_se` is the regret divided by the standard error of the cell's loss over the
     calibration samples.
@@ -56,7 +56,8 @@ def best_known(frame: pd.DataFrame, traces: Mapping[str, Trace]) -> pd.DataFrame
     scored, known = frame.copy(), mask_losses(frame, traces)
     cells = list(zip(frame["cell"].astype(str), frame["dropped"], strict=True))
     scored["best"] = [min(known[cell].values()) for cell, _ in cells]
-    scored["regret"] = [known[cell][mask] for cell, mask in cells] - scored["best"]
+    scored["mask_loss"] = [known[cell][mask] for cell, mask in cells]
+    scored["regret"] = scored["mask_loss"] - scored["best"]
     scored["whole"] = list(_enumerated(frame, traces))
     scored["exact"] = scored.groupby(PROBLEM, dropna=False)["whole"].transform("any").astype(bool)
     damage = scored["best"] - scored["dense_loss"]

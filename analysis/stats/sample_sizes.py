@@ -13,7 +13,8 @@ from .frames import groups
 from .grid import STRATUM
 
 # Cells with equal values in these columns can differ in the number of samples.
-FAMILY = ["objective", *STRATUM, "calibration", "length"]
+FAMILY = ["objective", *STRATUM, "calibration", "length", "protect_first", "protect_last"]
+SEARCH = ["algo", "draw", "seed"]
 
 
 def by_size(
@@ -21,10 +22,11 @@ def by_size(
 ) -> pd.DataFrame:
     """One row for each number of samples in a family of cells that has several.
 
-    Only searches and draws with a cell at every number of samples count, so that rows differ in nothing else.
+    Only searches and draws with a cell at every number of samples count, so that rows differ in nothing else. A
+    number of samples is left out if it has fewer than two draws in common with the larger part of the family.
     `corrected` is the mean chance-corrected overlap of the masks of two draws, with its 95 percent interval over
     draws (`low`, `high`). Each of the `outcomes`, one value per cell, has a column with its mean; those in
-    `geometric` (perplexities) have the geometric mean.
+    `geometric` (perplexities) have the geometric mean. A mean is NaN if a cell lacks the outcome.
     """
     rows = []
     for where, family in groups(cells, FAMILY):
@@ -46,12 +48,19 @@ def by_size(
 
 
 def _at_every_size(family: pd.DataFrame) -> pd.DataFrame:
-    """The cells of searches and draws that have a cell at every number of samples; none if there is one number."""
-    numbers = family["samples"].nunique()
-    own = family.groupby(["algo", "draw", "seed"], dropna=False)["samples"].transform("nunique")
-    return family[(own == numbers) & (numbers > 1)]
+    """The cells of searches and draws that have a cell at every number of samples; none if there is one number.
+
+    Numbers of samples are taken from the one with most cells to the one with fewest.
+    """
+    keys = pd.Series(list(zip(*(family[name] for name in SEARCH), strict=True)), family.index)
+    sizes, shared = list[float](), set(keys)
+    for samples in family["samples"].value_counts().index:
+        common = shared & set(keys[family["samples"] == samples])
+        if len({draw for _, draw, _ in common}) > 1:
+            sizes, shared = [*sizes, samples], common
+    return family[family["samples"].isin(sizes) & keys.isin(shared) & (len(sizes) > 1)]
 
 
 def _mean(values: pd.Series[Any], geometric: bool) -> float:
-    numbers = values.astype(float)
+    numbers = values.to_numpy(float)
     return float(np.exp(np.log(numbers).mean()) if geometric else numbers.mean())

@@ -15,7 +15,7 @@ def rivals(cells: pd.DataFrame) -> pd.DataFrame:
 
     If only the exhaustive search was run, all cells are returned.
 
-    The exhaustive search gives the best mask (`crossed.best_known`). This search is run in few settings only. If
+    The exhaustive search gives the best mask (`regret.best_known`). This search is run in few settings only. If
     it were compared with the others, all means would be restricted to those settings.
     """
     competing = cells[cells["algo"] != REFERENCE]

@@ -337,5 +337,10 @@ def test_a_study_of_several_numbers_of_samples_says_what_more_of_them_change(tmp
     )
     (table,) = [table for table in tables_of(study) if table.name == "sizes"]
     assert len(table.rows) == 4  # two texts, two numbers
+    assert "with 64 windows of 128 tokens" in said
+    assert "If 4 calibration samples are resampled" in said
+    assert "If 64 calibration samples are resampled" in said
+    (stability,) = [table for table in tables_of(study) if table.name == "stability"]
+    assert [row[3].text for row in stability.rows] == ["4", "64"]
     one = StudyData(tmp_path, "small")
     assert "sizes" not in [table.name for table in tables_of(one)]

@@ -39,6 +39,8 @@ def test_anytime_charges_every_mask_even_if_its_score_was_reused() -> None:
     assert curve.to_dict("list") == {"scores": [2, 3], "seconds": [6.0, 14.0], "best": [3.0, 2.5]}
     other = crossed.anytime(trace, 2, paid, losses={(1, 2): 3.1, (2, 3): 2.6})
     assert list(other["best"]) == [3.1, 2.6]
+    chosen = crossed.anytime(trace, 2, paid, losses={(1, 2): 2.4, (2, 3): 2.6})
+    assert list(chosen["best"]) == [2.4, 2.6]  # the search prefers (2, 3) by its own losses
 
 
 def test_anytime_with_a_budget_counts_masks_of_any_size() -> None:

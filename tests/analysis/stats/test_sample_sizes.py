@@ -35,6 +35,22 @@ def test_only_searches_and_draws_with_every_size_count() -> None:
     table = by_size(pd.concat([grid, lone], ignore_index=True), {})
     assert list(table["cells"]) == [6, 6]
     assert table["corrected"].iloc[1] == pytest.approx(1.0)
+    incomplete = grid[(grid["samples"] == 8) | (grid["draw"] > 0) | (grid["algo"] == "algo0")]
+    assert list(by_size(incomplete, {})["cells"]) == [5, 5]
+
+
+def test_a_number_with_one_draw_does_not_take_the_draws_of_the_others_away() -> None:
+    grid = cells()
+    first = grid[(grid["samples"] == 64) & (grid["draw"] == 0)].assign(samples=256)
+    table = by_size(pd.concat([grid, first], ignore_index=True), {})
+    assert list(table["samples"]) == [8, 64]
+    assert list(table["cells"]) == [6, 6]
+
+
+def test_cells_with_protected_blocks_are_compared_among_themselves() -> None:
+    grid = cells()
+    apart = grid.assign(protect_first=(grid["samples"] == 8).astype(int))
+    assert by_size(apart, {}).empty
 
 
 def test_outcomes_are_means_and_perplexities_are_geometric_means() -> None:
@@ -43,6 +59,8 @@ def test_outcomes_are_means_and_perplexities_are_geometric_means() -> None:
     table = by_size(grid, {"ppl": values, "acc": values}, ["ppl"])
     assert table["ppl"].tolist() == pytest.approx([10 ** (4 / 3)] * 2)
     assert table["acc"].tolist() == pytest.approx([40.0] * 2)
+    lacking = values.where(grid["samples"] == 64)
+    assert by_size(grid, {"acc": lacking})["acc"].isna().tolist() == [True, False]
 
 
 def test_a_study_of_one_size_has_no_rows() -> None:
