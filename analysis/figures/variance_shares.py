@@ -22,6 +22,7 @@ from ..stats.noise_alone import NoiseAlone, noise_alone
 from ..stats.search_means import rivals
 from .style import number
 
+NO_SHARE = 1e9  # a share is 0 if another one is so many times as large
 LOSS = "calibration loss"
 MASKS = "masks"
 UNKNOWN = ItemAnswers(note="the answers to single items were not asked for")
@@ -146,7 +147,12 @@ def _totals(shares: Shares) -> pd.DataFrame:
 
 
 def ratio_text(ratio: IntervalEstimate) -> str:
-    """A ratio with its interval. Without an upper end, only the lower end is shown; no ratio is infinite."""
+    """A ratio with its interval. Without an upper end, only the lower end is shown; no ratio is infinite.
+
+    If the second share is 0 in all resamples, up to the rounding of numbers, the ratio is `1 : 0`.
+    """
+    if ratio.low > NO_SHARE or (np.isnan(ratio.low) and ratio.value > NO_SHARE):
+        return "1 : 0"
     if np.isnan(ratio.low):
         return number(ratio.value)
     if np.isinf(ratio.high):

@@ -17,7 +17,7 @@ from pruning.core.mask import unit_noun
 
 from ..data.errors import NothingToRead
 from ..figures.style import number, ordered
-from ..figures.variance_shares import MASKS, ratio_text
+from ..figures.variance_shares import MASKS, NO_SHARE, ratio_text
 from ..stats.estimates import IntervalEstimate, Shares
 from ..stats.frames import at, groups
 from ..stats.grid import STRATUM
@@ -145,6 +145,8 @@ def _ratio(m: StudyData) -> Number | None:
     if math.isnan(ratio.low):
         return None
     label = "calibration to search: ratio of their shares in the variance of masks, interaction on both sides"
+    if ratio.low > NO_SHARE:
+        return Number(ratio_text(ratio), label, "all searches find the same masks")
     if math.isinf(ratio.high):
         return Number(ratio_text(ratio), label, "lower end of the 95 percent interval")
     interval = f"95 percent interval {number(ratio.low)} to {number(ratio.high)}"

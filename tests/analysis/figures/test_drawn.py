@@ -31,6 +31,7 @@ from analysis.figures import (
     search_ranks,
     search_spread,
     table3_search,
+    variance_shares,
 )
 from analysis.stats.draw_means import CellDraws, over_draws
 from analysis.stats.estimates import IntervalEstimate, Shares
@@ -289,6 +290,8 @@ def test_the_marker_says_whether_a_source_was_tested() -> None:
 def test_no_ratio_is_infinite() -> None:
     title = drawn_shares().axes[0].get_title(loc="left")
     assert title.splitlines()[-2:] == ["cal : search above 45.6", "obj : search 2.50 (2.00 to 3.50)"]
+    for low in (np.inf, 8.8e44):  # all searches find the same masks; the second is a rounded share
+        assert variance_shares.ratio_text(IntervalEstimate(float("nan"), low, np.inf)) == "1 : 0"
 
 
 # -- figure 6 ----------------------------------------------------------------------------------------------
