@@ -132,26 +132,31 @@ def trace(results: Path | str, cell: str) -> list[TraceLine]:
 
 @dataclass(frozen=True)
 class Journals:
-    """The scored masks of each finished cell, and what is wrong with the files that are not whole."""
+    """The scored masks of each finished cell, and what is wrong with the files that are not whole.
+
+    `traces` has the scores over all samples. `lines` also has the partial scores of races, which only costs need.
+    """
 
     traces: dict[str, list[TraceLine]]
+    lines: dict[str, list[TraceLine]]
     damages: list[str]
 
 
 def journals(results: Path | str, finished: pd.DataFrame) -> Journals:
     """Read the journals of finished cells. Of a damaged journal, the scores that can be read are kept."""
-    traces, damages = dict[str, list[TraceLine]](), []
+    traces, lines, damages = dict[str, list[TraceLine]](), dict[str, list[TraceLine]](), []
     for cell, dropped in zip(finished["cell"], finished["dropped"], strict=True):
         path = folder(results) / str(cell) / TRACE
         try:
             entries = list(read_trace(path))
             traces[cell] = _scores(entries)
+            lines[cell] = [entry.line for entry in entries if entry.line is not None]
             reason = _lacking(path, entries, traces[cell], dropped)
         except OSError as error:
-            traces[cell], reason = [], f"cannot be read ({error.strerror})"
+            traces[cell], lines[cell], reason = [], [], f"cannot be read ({error.strerror})"
         if reason:
             damages.append(f"{cell}/{TRACE} {reason}")
-    return Journals(traces, damages)
+    return Journals(traces, lines, damages)
 
 
 def _scores(entries: Iterable[TraceEntry]) -> list[TraceLine]:

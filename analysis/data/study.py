@@ -45,6 +45,11 @@ class AskedStudy:
         """The scored masks of each finished cell."""
         return self.journals.traces
 
+    @property
+    def lines(self) -> dict[str, list[TraceLine]]:
+        """As `traces`, with the partial scores of races."""
+        return self.journals.lines
+
     def answers(self, tasks: Sequence[str]) -> ItemAnswers:
         """The answers of the finished cells to the items of tasks (`acc/<task>`)."""
         return of_frame(folder(self.results), done(self.frame), tasks)

@@ -114,7 +114,7 @@ def _apart(shown: pd.DataFrame, cost: str) -> list[float]:
 
 def _write(given: argparse.Namespace, study: AskedStudy) -> list[Path]:
     frame, title = study.frame, study.title
-    curves, ends = measure(frame, study.traces)
+    curves, ends = measure(frame, study.traces, study.lines)
     return save(
         draw(curves, ends, title, given.cost), ends, given.out, "fig7_cost", {"fig7_cost_curves": curves}
     )

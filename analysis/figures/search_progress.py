@@ -21,16 +21,21 @@ COSTS = {"scores": "masks scored", "seconds": "seconds of a search alone", "forw
 GROUP = ["objective", *STRATUM]
 
 
-def measure(frame: pd.DataFrame, traces: Mapping[str, Trace]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Mean curves (one row per step of a search) and ends (one row per search), for each objective, model and k."""
+def measure(
+    frame: pd.DataFrame, traces: Mapping[str, Trace], lines: Mapping[str, Trace]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Mean curves (one row per step of a search) and ends (one row per search), for each objective, model and k.
+
+    `lines` are the `traces` with the partial scores of races, which also cost time.
+    """
     cells = done(frame)
     known = regret.best_known(cells, traces)
-    known = known.join(search_cost.alone(known, traces))
-    costs = search_cost.shared_costs(known, traces)
+    known = known.join(search_cost.alone(known, lines))
+    costs = search_cost.shared_costs(known, lines)
     losses, steps = regret.mask_losses(known, traces), {}
     for row, budget in zip(each(known), budgets(known), strict=True):
         cost = costs[str(row.cell)]
-        trace, k = traces[str(row.cell)], int(float(str(row.k)))
+        trace, k = lines[str(row.cell)], int(float(str(row.k)))
         curve = crossed.anytime(trace, k, cost.masks, budget, losses[str(row.cell)])
         excess = {"excess": curve["best"] - row.best, "seconds": curve["seconds"] + cost.start}
         steps[str(row.cell)] = curve.assign(**excess)

@@ -41,14 +41,14 @@ ALONE = ("asked", "seconds_alone", "forwards_alone")
 GROUP = [*STRATUM, "algo"]
 
 
-def aggregate(frame: pd.DataFrame, traces: Mapping[str, Trace]) -> pd.DataFrame:
+def aggregate(frame: pd.DataFrame, lines: Mapping[str, Trace]) -> pd.DataFrame:
     """One row for each model, k and algorithm: mean cost, number of cells, and the paper's seconds.
 
     `seconds` and `block_forwards` are as recorded, so they depend on the order in which the cells ran.
     """
     measured = ["asked", "paid", "shared", "seconds", "block_forwards", "block_forwards_alone", "peak_memory"]
     finished = done(frame)
-    finished = finished.join(search_cost.alone(finished, traces))
+    finished = finished.join(search_cost.alone(finished, lines))
     measured += ["seconds_alone", "forwards_alone"]
     by = finished.astype(dict.fromkeys(measured, float)).groupby(GROUP)
     rows = by[measured].mean().assign(cells=by.size())
@@ -91,7 +91,7 @@ def _paper(seconds: float) -> str:
 
 def _write(given: argparse.Namespace, study: AskedStudy) -> list[Path]:
     frame, title = study.frame, study.title
-    rows = aggregate(frame, study.traces)
+    rows = aggregate(frame, study.lines)
     return save(typeset(rows, title), rows, given.out, "table3_search")
 
 

@@ -95,7 +95,7 @@ def _entry(m: StudyData, row: pd.Series[Any]) -> CellEntry:
         error = record["error"]
         return CellEntry(**common, error=f"{error['type']}: {error['message']}", log=log)
     mask = mask_of(row)
-    steps, last = _steps(m.traces[cell], int(row["k"]), record["search"].get("budget"))
+    steps, last = _steps(m.lines[cell], int(row["k"]), record["search"].get("budget"))
     return CellEntry(
         **common,
         short=_short(m, row),

@@ -71,7 +71,7 @@ def _crossed(m: StudyData) -> Figure:
 
 
 def _cost(m: StudyData) -> Figure:
-    curves, ends = search_progress.measure(m.frame, m.traces)
+    curves, ends = search_progress.measure(m.frame, m.traces, m.lines)
     return fig7_cost.draw(curves, ends, m.title, "scores")
 
 

@@ -76,6 +76,11 @@ class StudyData:
         return self.asked.traces
 
     @property
+    def lines(self) -> dict[str, list[TraceLine]]:
+        """As `traces`, with the partial scores of races."""
+        return self.asked.lines
+
+    @property
     def damages(self) -> list[str]:
         """A text for each damaged file of the study."""
         _ = self.traces  # the journals count only after they have been read

@@ -100,7 +100,7 @@ def _outcome(m: StudyData, kind: str, paper: str, objective: str) -> Built:
 
 
 def _search(m: StudyData) -> Built:
-    rows = table3_search.aggregate(m.frame, m.traces)
+    rows = table3_search.aggregate(m.frame, m.lines)
     plain = [("model", "model"), ("k", "k"), ("algo", "search"), ("cells", "cells")]
     columns = [(text, name in ("k", "cells"), of(name, "{:.0f}")) for name, text in plain]
     alone = dict.fromkeys(("seconds_alone", "forwards_alone"), " alone")

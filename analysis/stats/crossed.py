@@ -44,12 +44,16 @@ def matrix(
 
 
 def seconds(traces: Iterable[Trace]) -> dict[tuple[int, ...], float]:
-    """Seconds to score each mask of a problem. A reused score has 0 seconds, so take the maximum over traces."""
+    """Seconds per sample to score each mask of a problem.
+
+    A reused score has 0 seconds, so the maximum over traces is taken. In a race, a mask has several lines; each has
+    the seconds of all its samples.
+    """
     paid: dict[tuple[int, ...], float] = {}
     for trace in traces:
         for score in trace:
             mask = tuple(score["dropped"])
-            paid[mask] = max(paid.get(mask, 0.0), float(score["seconds"]))
+            paid[mask] = max(paid.get(mask, 0.0), float(score["seconds"]) / len(score["samples"]))
     return paid
 
 
@@ -60,22 +64,28 @@ def anytime(
     budget: BudgetRecord | None = None,
     losses: Mapping[tuple[int, ...], float] | None = None,
 ) -> pd.DataFrame:
-    """After each scored complete mask: the number of scores, the seconds, and the lowest loss of such a mask so far.
+    """One row whenever a complete mask was scored: the number of masks, the seconds, and the lowest loss so far.
 
-    The seconds of every mask's evaluation are counted, even if another cell computed the score. The evaluation of
-    the dense model is not counted. `losses`, if given, replace the loss of the mask that is best by the search's own.
+    `paid` are seconds per sample (see `seconds`), which are counted even if another cell computed the score. The
+    evaluation of the dense model is not counted. Partial scores of a race count as masks and cost their share, but
+    cannot be the lowest. Of several rows with one number of masks, the last is kept. `losses`, if given, replace the
+    loss of the mask that is best by the search's own.
     """
-    rows, spent, number, lowest, best = [], 0.0, 0, float("inf"), float("inf")
+    rows, spent, lowest, best = [], 0.0, float("inf"), float("inf")
+    scored: dict[tuple[int, ...], int] = {}
     for score in trace:
-        if not score["dropped"]:
+        if not (mask := tuple(score["dropped"])):
             continue
-        number += 1
-        spent += paid.get(tuple(score["dropped"]), float(score["seconds"]))
-        if is_complete(score["dropped"], k, budget):
+        samples = len(score["samples"])
+        rate = paid.get(mask, float(score["seconds"]) / samples)
+        spent += rate * max(0, samples - scored.get(mask, 0))
+        scored[mask] = samples
+        if "of" not in score and is_complete(mask, k, budget):
             if (own := float(score["loss"])) < lowest:
-                lowest, best = own, losses[tuple(score["dropped"])] if losses else own
-            rows.append([number, spent, best])
-    return pd.DataFrame(rows, columns=["scores", "seconds", "best"])
+                lowest, best = own, losses[mask] if losses else own
+            rows.append([len(scored), spent, best])
+    curve = pd.DataFrame(rows, columns=["scores", "seconds", "best"])
+    return curve.drop_duplicates("scores", keep="last", ignore_index=True)
 
 
 def pareto(cost: Sequence[float], quality: Sequence[float]) -> list[bool]:

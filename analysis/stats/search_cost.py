@@ -25,7 +25,7 @@ SHARING = ["whole_model", "n_units", *SETTING]
 
 @dataclass(frozen=True)
 class SharedCosts:
-    """Seconds to score each mask, and seconds before the first score.
+    """Seconds per sample to score each mask, and seconds before the first score.
 
     A criterion needs one pass of the dense model, after which every score is free: `start` is this pass, and the
     masks cost nothing. For other objectives `start` is 0.
@@ -35,8 +35,17 @@ class SharedCosts:
     start: float = 0.0
 
     def of(self, trace: Trace) -> float:
-        """The seconds of all evaluations that a search asked for, each mask once."""
-        return self.start + sum(self.masks[mask] for mask in {tuple(score["dropped"]) for score in trace})
+        """The seconds of all evaluations that a search asked for, each mask and sample once."""
+        return self.start + sum(self.masks[mask] * samples for mask, samples in scored(trace).items())
+
+
+def scored(trace: Trace) -> dict[tuple[int, ...], int]:
+    """On how many samples a search scored each mask. In a race, many masks are scored on a part of the samples."""
+    samples: dict[tuple[int, ...], int] = {}
+    for score in trace:
+        mask = tuple(score["dropped"])
+        samples[mask] = max(samples.get(mask, 0), len(score["samples"]))
+    return samples
 
 
 def shared_costs(cells: pd.DataFrame, traces: Mapping[str, Trace]) -> dict[str, SharedCosts]:
@@ -59,7 +68,7 @@ def _criterion(cells: pd.DataFrame, traces: Mapping[str, Trace]) -> SharedCosts 
 
 
 def _masks(traces: Sequence[Trace]) -> MaskSeconds:
-    """Seconds to score each mask. A mask that only other studies computed has the mean of the others."""
+    """Seconds per sample of each mask. A mask that only other studies computed has the mean of the others."""
     paid = seconds(traces)
     known = [value for value in paid.values() if value > 0]
     mean = float(np.mean(known)) if known else 0.0
@@ -67,13 +76,19 @@ def _masks(traces: Sequence[Trace]) -> MaskSeconds:
 
 
 def _spent(trace: Trace) -> float:
-    return sum(float(score["seconds"]) for score in trace)
+    """The seconds that a cell spent on scores. In a race, a line has the seconds of all its mask's samples so far."""
+    spent: dict[tuple[int, ...], float] = {}
+    for score in trace:
+        mask = tuple(score["dropped"])
+        spent[mask] = max(spent.get(mask, 0.0), float(score["seconds"]))
+    return sum(spent.values())
 
 
 def alone(cells: pd.DataFrame, traces: Mapping[str, Trace]) -> pd.DataFrame:
     """Columns for finished cells: `seconds_alone`, and `forwards_alone`, block forwards if nothing is shared at all.
 
-    A mask that keeps K blocks needs K block forwards, a sub-layer is half a block. A criterion needs one dense pass.
+    A mask that keeps K blocks needs K block forwards, a sub-layer is half a block; a mask that was scored on a part
+    of the samples needs that part of them. A criterion needs one dense pass. `traces` have partial scores, too.
     """
     costs = shared_costs(cells, traces)
     rows = []
@@ -81,7 +96,8 @@ def alone(cells: pd.DataFrame, traces: Mapping[str, Trace]) -> pd.DataFrame:
     for cell, recorded, n_blocks, n_units in whole:
         trace, cost = traces[str(cell)], costs[str(cell)]
         own = max(0.0, float(recorded) - _spent(trace))
-        masks = {tuple(score["dropped"]) for score in trace}
-        kept = sum(n_units - len(mask) for mask in masks) * n_blocks / n_units
+        samples = scored(trace)
+        whole_count = max(samples.values(), default=1)
+        kept = sum((n_units - len(m)) * n / whole_count for m, n in samples.items()) * n_blocks / n_units
         rows.append([cost.of(trace) + own, float(n_blocks) if cost.start else kept])
     return pd.DataFrame(rows, cells.index, columns=["seconds_alone", "forwards_alone"])

@@ -323,7 +323,7 @@ def test_the_matrix_prints_the_number_of_draws_and_names_its_shades(study: Asked
 
 
 def test_ends_of_searches_have_units_intervals_and_keys(study: AskedStudy) -> None:
-    curves, ends = search_progress.measure(study.frame, study.traces)
+    curves, ends = search_progress.measure(study.frame, study.traces, study.lines)
     figure = fig7_cost.draw(curves, ends, "t", "scores")
     assert figure.axes[0].get_ylabel() == "pruned for divergence\nexcess loss, nats per token"
     chosen = ends[(ends["objective"] == "divergence") & (ends["k"] == ends["k"].min())]
@@ -333,7 +333,7 @@ def test_ends_of_searches_have_units_intervals_and_keys(study: AskedStudy) -> No
 
 
 def test_an_objective_without_excess_is_not_drawn(study: AskedStudy) -> None:
-    curves, ends = search_progress.measure(study.frame, study.traces)
+    curves, ends = search_progress.measure(study.frame, study.traces, study.lines)
     ends.loc[ends["objective"] == "margin", "excess"] = 0.0
     figure = fig7_cost.draw(curves, ends, "t", "scores")
     assert len(figure.axes) == 4
@@ -341,8 +341,8 @@ def test_an_objective_without_excess_is_not_drawn(study: AskedStudy) -> None:
 
 
 def test_costs_of_figure_7_are_those_of_table_3(study: AskedStudy) -> None:
-    _, ends = search_progress.measure(study.frame, study.traces)
-    costs = table3_search.aggregate(study.frame, study.traces).set_index(["k", "algo"])
+    _, ends = search_progress.measure(study.frame, study.traces, study.lines)
+    costs = table3_search.aggregate(study.frame, study.lines).set_index(["k", "algo"])
     for (k, algo), rows in ends.groupby(["k", "algo"]):
         for cost, column in (
             ("seconds", "seconds_alone"),
@@ -388,7 +388,7 @@ def test_table_2_has_geometric_means_with_a_factor(study: AskedStudy) -> None:
 def test_table_3_prints_what_a_search_costs_alone(tmp_path: Path) -> None:
     write(tmp_path, STUDY)
     study = AskedStudy(tmp_path, "small")
-    rows = table3_search.aggregate(study.frame, study.traces)
+    rows = table3_search.aggregate(study.frame, study.lines)
     row = rows[rows["algo"] == "greedy"].iloc[0]
     assert row["seconds_alone"] > 0
     shown = texts(table3_search.typeset(rows, "t"))

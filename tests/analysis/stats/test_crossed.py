@@ -43,6 +43,17 @@ def test_anytime_charges_every_mask_even_if_its_score_was_reused() -> None:
     assert list(chosen["best"]) == [2.4, 2.6]  # the search prefers (2, 3) by its own losses
 
 
+def test_partial_scores_of_a_race_count_as_masks_and_cost_their_share() -> None:
+    part = score([1], [2.0, 2.0], 1.0) | {"of": 4}
+    better = score([2, 3], [0.5, 0.5], 2.0) | {"of": 4}  # easy samples; the mask is never scored in full
+    trace = [part, score([1], [2.0] * 4, 3.0), better, score([1, 2], [3.0] * 4, 4.0)]
+    curve = crossed.anytime(trace, 2, crossed.seconds([trace]))
+    assert curve.to_dict("list") == {"scores": [3], "seconds": [3.0 + 2.0 + 4.0], "best": [3.0]}
+    trace.append(score([2, 3], [2.5] * 4, 6.0))  # the race goes on: no new mask
+    curve = crossed.anytime(trace, 2, crossed.seconds([trace]))
+    assert curve.to_dict("list") == {"scores": [3], "seconds": [3.0 + 6.0 + 4.0], "best": [2.5]}
+
+
 def test_anytime_with_a_budget_counts_masks_of_any_size() -> None:
     trace = [
         score([], [1.0]),

@@ -21,7 +21,8 @@ def ran(order: Sequence[str], own: float = 0.25) -> tuple[pd.DataFrame, dict[str
     for cell in order:
         trace = []
         for mask in ASKED[cell]:
-            trace.append({"dropped": list(mask), "seconds": 0.0 if mask in known else SECONDS[mask]})
+            paid = 0.0 if mask in known else SECONDS[mask]
+            trace.append({"dropped": list(mask), "samples": [1.0, 1.0], "seconds": paid})
             known.add(mask)
         traces[cell] = trace
         spent = sum(score["seconds"] for score in trace)
@@ -50,7 +51,7 @@ def test_scores_of_other_draws_are_not_shared() -> None:
 def test_a_score_that_another_study_computed_costs_the_mean_of_the_others() -> None:
     cells, traces = ran(["first"])
     traces["first"][1]["seconds"] = 0.0
-    assert search_cost.shared_costs(cells, traces)["first"].masks[0,] == pytest.approx((4 + 3) / 2)
+    assert search_cost.shared_costs(cells, traces)["first"].masks[0,] == pytest.approx((4 + 3) / 2 / 2)
 
 
 def test_a_criterion_costs_one_pass_however_many_masks_are_asked_for() -> None:
@@ -69,3 +70,18 @@ def test_a_sub_layer_is_half_a_block() -> None:
     cells, traces = ran(["first"])
     cells = cells.assign(n_units=8)
     assert list(search_cost.alone(cells, traces)["forwards_alone"]) == [4 + 3.5 + 3.5]
+
+
+def test_a_mask_that_a_race_scored_on_a_part_of_the_samples_costs_that_part() -> None:
+    cells, traces = ran(["second"])
+    race = traces["second"]
+    part = {"dropped": [1], "samples": [1.0], "seconds": 1.5, "of": 2}
+    race[2] = part  # and not the 3 seconds of both samples
+    race[5:] = [
+        part | {"dropped": [0, 2], "seconds": 0.75},
+        race[4],
+    ]  # a mask that both rounds score, once to the end
+    cells = cells.assign(seconds=4 + 2 + 1.5 + 1 + 1.5 + 0.25)
+    alone = search_cost.alone(cells, traces)
+    assert list(alone["seconds_alone"]) == pytest.approx([4 + 2 + 1.5 + 1 + 1.5 + 0.25])
+    assert list(alone["forwards_alone"]) == pytest.approx([4 + 3 + 3 / 2 + 2 + 2])
