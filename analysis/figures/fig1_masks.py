@@ -46,11 +46,14 @@ def draw(frame: pd.DataFrame, title: str) -> Figure:
     rows = list(dict.fromkeys(zip(known["model"], known["objective"], strict=True)))
     ks = {model: sorted(known.loc[known["model"] == model, "k"].unique()) for model, _ in rows}
     columns = max(len(values) for values in ks.values())
-    heights = [_height(known[(known["model"] == m) & (known["objective"] == o)]) for m, o in rows]
+    labels = max(
+        len(line) for _, panel in groups(known, ["model", "objective", "k"]) for line in bands(panel)
+    )
+    heights = [_height(known[(known["model"] == m) & (known["objective"] == o)], labels) for m, o in rows]
     figure = Figure(figsize=(WIDTH * columns, 0.45 + sum(heights)), layout="constrained")
     head(figure, title, figure.get_figwidth())
     grid = figure.subplots(len(rows), columns, squeeze=False, height_ratios=heights)
-    colours = looks(list(dict.fromkeys(known["objective"])))
+    colours = looks(sorted({*known["objective"]}))  # as in figure 6
     metrics = list(measured(frame).values())
     for i, (model, objective) in enumerate(rows):
         for j in range(columns):
@@ -62,30 +65,32 @@ def draw(frame: pd.DataFrame, title: str) -> Figure:
             if cells.empty:  # another objective of the model has cells of this size
                 grid[i, j].set_axis_off()
             else:
-                _panel(grid[i, j], cells, metrics, colours[objective][0])
+                _panel(grid[i, j], cells, metrics, colours[objective][0], labels)
     grid[-1, 0].set_xlabel("block", fontsize=SMALL, labelpad=1)
     keys = [shade_key(name, colour) for name, colour in key(shaded(most_cells(known))).items()]
     legend(figure, {}, _foot(done(frame), metrics), keys)
     return figure
 
 
-def _height(cells: pd.DataFrame) -> float:
+def _height(cells: pd.DataFrame, labels: int) -> float:
     """The height of a row of panels in inches."""
     lines = max(len(bands(panel)) for _, panel in groups(cells, "k"))
     row = (BAND if most_cells(cells) > 1 else ROW) * (TALL if has_sublayers(cells) else 1)
-    return HEAD + 0.13 * _heading(cells).count("\n") + row * lines
+    return HEAD + 0.13 * _heading(cells, labels).count("\n") + row * lines
 
 
-def _heading(cells: pd.DataFrame) -> str:
-    """Model, objective, what is removed, and how many draws; in two lines if a panel is too narrow for one."""
+def _heading(cells: pd.DataFrame, labels: int) -> str:
+    """Model, objective, what is removed, and how many draws; in two lines if a panel is too narrow for one.
+
+    All panels begin at the end of the longest label of a line, which has `labels` characters.
+    """
     row = cells.iloc[0]
     first, second = f"{bare(row['model'])} · {row['objective']}", f"{removed(row)} · {counted(cells)}"
-    labels = max(map(len, cells["algo"]))  # panels of a column are aligned, so also if they share a band
     return f"{first}{chr(10) if len(first + second) + labels > LONGEST else ' · '}{second}"
 
 
-def _panel(axes: Axes, cells: pd.DataFrame, metrics: Sequence[Metric], colour: str) -> None:
-    axes.set_title(_heading(cells), loc="left", fontsize=TITLE - 0.5, pad=13)
+def _panel(axes: Axes, cells: pd.DataFrame, metrics: Sequence[Metric], colour: str, labels: int) -> None:
+    axes.set_title(_heading(cells, labels), loc="left", fontsize=TITLE - 0.5, pad=13)
     finished = done(cells)
     if finished.empty:
         empty(axes, f"none of {len(cells)} cells is finished")

@@ -33,7 +33,7 @@ from ..stats.grid import STRATUM
 from ..stats.removal import heading
 from .cli import arguments, run
 from .legends import legend, line_key
-from .outcome_matrix import draw_matrix, keys, matrix_of
+from .outcome_matrix import column_width, draw_matrix, keys, matrix_of
 from .style import GREY, LABEL, PAGE, SMALL, TITLE, empty, head, looks, ordered, save
 
 NAMES = 1.35  # inches: the names of objectives and searches
@@ -51,7 +51,7 @@ def draw(frame: pd.DataFrame, matrix: pd.DataFrame, regrets: pd.DataFrame, title
     shown = list(dict.fromkeys(matrix["outcome"]))
     objectives = sorted(matrix["objective"].unique())
     algos = ordered(regrets["algo"])
-    panel = max(2.2, 0.2 + 0.5 * (len(shown) + 0.6))
+    panel = max(2.2, 0.2 + column_width(shown) * (len(shown) + 0.6))
     columns = min(len(strata), max(1, int((PAGE - NAMES) / panel)))
     rows = math.ceil(len(strata) / columns)
     heights = [0.95 + 0.24 * len(objectives), 0.55 + (0.1 + 0.075 * len(objectives)) * len(algos)]

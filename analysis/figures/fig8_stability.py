@@ -32,7 +32,7 @@ from .legends import legend, line_key
 from .style import COLOURS, LABEL, MARKERS, SMALL, TITLE, empty, looks, ordered, panels, save
 
 WHERE = ["cell", *STRATUM, "objective", "calibration", "samples", "length", "draw", "algo"]
-CURVES = {"pair": "two subsets, same mask, %", "pair_overlap": "two subsets, overlap, %"}
+CURVES = {"pair": "two subsets,\nsame mask, %", "pair_overlap": "two subsets,\noverlap, %"}
 LEVEL = 90  # percent: agreement that is called enough (see `stability.enough`)
 
 

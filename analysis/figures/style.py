@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -75,9 +76,9 @@ def head(figure: Figure, title: str, width: float) -> None:
 
 
 def wrapped(text: str, limit: int, mark: str = " · ") -> str:
-    """Wrap text at `mark` into lines of at most `limit` characters. A part between marks is never split."""
+    """Wrap text at `mark` into lines of at most `limit` characters. Only a longer part is wrapped at its spaces."""
     lines: list[str] = []
-    for part in text.split(mark):
+    for part in (line for long in text.split(mark) for line in textwrap.wrap(long, limit)):
         if lines and len(lines[-1]) + len(mark) + len(part) <= limit:
             lines[-1] += mark + part
         else:
