@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
 from scipy.stats import gmean
@@ -30,6 +31,7 @@ from analysis.figures import (
     search_progress,
     search_ranks,
     search_spread,
+    style,
     table3_search,
     variance_shares,
 )
@@ -294,7 +296,23 @@ def test_no_ratio_is_infinite() -> None:
         assert variance_shares.ratio_text(IntervalEstimate(float("nan"), low, np.inf)) == "1 : 0"
 
 
+# -- titles ------------------------------------------------------------------------------------------------
+
+
+def test_a_long_part_of_a_title_is_wrapped_at_its_spaces() -> None:
+    assert style.wrapped("study s · commits aaa, bbb, ccc · x", 14) == "study s\ncommits aaa,\nbbb, ccc · x"
+
+
 # -- figure 6 ----------------------------------------------------------------------------------------------
+
+
+def test_names_of_columns_do_not_touch() -> None:
+    names = ["ppl/wikitext2", "acc/commonsense", "acc/arc_challenge"]
+    figure = Figure(dpi=100)
+    FigureCanvasAgg(figure)
+    for word in ("wikitext2", "commonsense", "challenge"):
+        drawn = figure.text(0, 0, word, fontsize=style.SMALL).get_window_extent().width / 100
+        assert drawn < outcome_matrix.column_width(names)
 
 
 def test_shades_of_the_matrix_are_steps_in_standard_errors(study: AskedStudy) -> None:
