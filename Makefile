@@ -172,13 +172,14 @@ gpu-check: $(VENV)/installed
 serve-check: $(VENV)/installed
 	$(BIN)/python -m benchmarks.serve_check $(FLAGS)
 
-# What pages show of the code: the picture of the packages, the tables of the results folder, the notebook's outputs.
+# What pages show of the code and of the archives: the picture of the packages, tables, the notebook's outputs.
 wings: $(VENV)/installed-dev
 	$(BIN)/python -m docs.draw_wings
 
 describe: $(VENV)/installed-dev
 	$(BIN)/python -m docs.describe_files
 	$(BIN)/python -m docs.describe_published
+	$(BIN)/python -m docs.describe_results
 
 tour: $(VENV)/installed-dev
 	$(BIN)/python -m docs.run_tour

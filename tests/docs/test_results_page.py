@@ -1,28 +1,24 @@
-"""docs/results.md is short, and its numbers are those of the archived study in analysis/small."""
+"""docs/results.md is short, its tables are computed from the archives, and its sentences repeat computed numbers."""
 
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import pytest
 
-from analysis.data.load import done
-from analysis.data.mlflow_store import folder
-from analysis.figures.mask_overlaps import comparisons, means
-from analysis.figures.variance_shares import ratio_text
-from analysis.report.phrasing import percent
-from analysis.report.study_data import StudyData
-from tests.docs.test_small_study_page import OUTCOMES, ROOT, WRITTEN
+from analysis.report.paper_verdicts import claims
+from docs import describe_results
+from docs.describe_results import ALL, MAIN, PAGE, ROOT, study
 
-PAGE = (ROOT / "docs/results.md").read_text(encoding="utf-8")
-FINDINGS = re.split(r"^## ", PAGE, flags=re.MULTILINE)[1:6]
-NUMBER = re.compile(r"[\d.,]*\d")
+TEXT = PAGE.read_text(encoding="utf-8")
+FINDINGS = re.split(r"^## ", TEXT, flags=re.MULTILINE)[1:6]
+ESTIMATE = re.compile(r"([\d.,]+)(?: percent)? \(([\d.]+) to ([\d.]+)\)")
 
 
 @pytest.fixture(scope="module")
-def study() -> StudyData:
-    return StudyData(folder(ROOT / "analysis/small/small.tar.xz"), "small")
+def said() -> str:
+    """The computed verdicts on the paper's statements."""
+    return " ".join(claims(study("study", MAIN)))
 
 
 def rows(finding: str) -> list[list[str]]:
@@ -32,7 +28,8 @@ def rows(finding: str) -> list[list[str]]:
 
 
 def test_the_page_is_short_and_each_finding_has_a_sentence_a_table_and_a_picture() -> None:
-    assert len(PAGE.split()) < 1200
+    words = [word for word in re.sub("<!--.*?-->", "", TEXT).split() if re.search(r"\w", word)]
+    assert len(words) < 1200
     for number, finding in enumerate(FINDINGS, start=1):
         assert finding.startswith(f"{number}. ")
         assert re.search(r"\n\n\*\*.*?\d.*?\.\*\*", finding, re.DOTALL), "no finding with a number in bold"
@@ -41,39 +38,40 @@ def test_the_page_is_short_and_each_finding_has_a_sentence_a_table_and_a_picture
         assert (ROOT / "docs" / picture).is_file()
 
 
-def test_the_shares_are_the_computed_ones(study: StudyData) -> None:
-    expected = []
-    for outcome, shares in zip(OUTCOMES, study.shares[0].values(), strict=True):
-        parts = [shares.parts[name] for name in ("calibration", "search")]
-        shown = [f"{percent(e.value)} ({percent(e.low)} to {percent(e.high)})" for e in parts]
-        expected.append([outcome, *shown, ratio_text(shares.total_ratio)])
-    assert rows(FINDINGS[0]) == expected
+def test_the_tables_are_those_of_the_archives() -> None:
+    assert describe_results.filled(TEXT) == TEXT, "run make describe"
+    assert all(f"<!-- {name}: written" in TEXT for name in describe_results.TABLES)
 
 
-def test_the_overlaps_are_those_of_figure_4(study: StudyData) -> None:
-    computed = means(comparisons(done(study.frame))).set_index(["comparison", "model"])
-    for comparison, *shown in rows(FINDINGS[1]):
-        for model, cell in zip(("smollm2", "gemma3_270m"), shown, strict=True):
-            row = computed.loc[(comparison, model)]
-            assert cell == f"{row['corrected']:.2f} ({row['low']:.2f} to {row['high']:.2f})"
-
-
-@pytest.mark.parametrize("finding", FINDINGS[2:], ids=lambda finding: finding[:1])
-def test_the_other_tables_are_parts_of_those_of_the_small_study(finding: str) -> None:
-    lines = [line for line in small_study().splitlines() if line.startswith("|")]
-    for name, *shown in rows(finding):
-        numbers = [number for cell in shown for number in NUMBER.findall(cell)]
-        assert any(set(numbers) <= set(NUMBER.findall(line)) for line in lines), name
-
-
-def test_bold_sentences_repeat_the_small_study() -> None:
+def test_estimates_in_sentences_are_in_the_table_of_their_finding_or_in_a_verdict(said: str) -> None:
     for finding in FINDINGS:
-        bold = " ".join(re.findall(r"\*\*(.*?)\*\*", finding, re.DOTALL))
-        for estimate in re.findall(r"([\d.]+)(?: percent)? \(([\d.]+) to ([\d.]+)\)", bold):
-            value, low, high = map(re.escape, estimate)
-            assert re.search(rf"{value}(?: percent)? \({low} to {high}\)", WRITTEN), estimate
+        prose = " ".join(line for line in finding.splitlines() if not line.startswith("|"))
+        table = " ".join(cell for row in rows(finding) for cell in row)
+        for value, low, high in ESTIMATE.findall(prose):
+            known = rf"{re.escape(value)}(?: percent)? \({re.escape(low)} to {re.escape(high)}\)"
+            assert re.search(known, table + said), f"{value} ({low} to {high})"
 
 
-def small_study() -> str:
-    """The page with every table."""
-    return Path(ROOT / "docs/small_study.md").read_text(encoding="utf-8")
+def test_counts_in_sentences_are_those_of_the_archive() -> None:
+    cells = study("study", ALL).cells
+    assert f"{len(cells)} cells" in TEXT
+    found = cells[cells["objective"].isin(("perplexity", "divergence"))]
+    middle = found["dropped"].map(lambda mask: mask == (13, 14, 15, 16, 17, 18)).groupby(found["algo"]).sum()
+    assert (middle["beam"], middle["bayesian"], middle["greedy"]) == (12, 12, 11)
+    margin = cells[cells["objective"] == "margin"]
+    better = int((margin["loss"] < margin["dense_loss"]).sum())
+    assert f"{better} of {len(margin)} models beat the whole one" in " ".join(TEXT.split())
+    least, most = -margin["dense_loss"].max(), -margin["dense_loss"].min()
+    assert f"by {least:.2f} to {most:.2f} nats in all six draws" in " ".join(TEXT.split())
+    costs = study("study", ALL).costs.query("outcome == 'ppl'").set_index("objective")["mean"]
+    times = costs["margin"] / costs["divergence"]
+    assert f"at {times:.0f} times the perplexity that divergence leaves" in " ".join(TEXT.split())
+    overlaps = study("study", describe_results.TEXT).overlaps.query("comparison == 'objectives'")
+    assert f"corrected overlap {overlaps['corrected'].mean():.2f}" in " ".join(TEXT.split())
+    dense = {kind: metric.of(cells, "dense").iloc[0] for kind, metric in study("study", ALL).metrics.items()}
+    assert f"nothing removed: {dense['ppl']:.1f} and {dense['acc']:.1f} percent" in " ".join(TEXT.split())
+
+
+def test_nothing_of_the_first_part_is_missing() -> None:
+    frame = study("study", ALL).frame
+    assert set(frame["status"]) == {"done"}
