@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from analysis.data.mlflow_store import folder
 from analysis.figures.style import number, ordered
@@ -34,10 +35,11 @@ OUTCOMES = ("masks (Jaccard distance)", "calibration loss", "held-out perplexity
 STRONG = ("greedy", "beam", "genetic", "bayesian", "cbo")
 # Cells that are compared: in words, their objectives and searches (all if empty), and the outcomes that are shown.
 COMPARED = (
-    ("all three objectives", MAIN, (), OUTCOMES),
-    ("the paper's two", PAPER, (), OUTCOMES[:1]),
-    ("without the margin", TEXT, (), OUTCOMES[::2]),
-    ("the same, without one_shot and fast_block_select", TEXT, STRONG, OUTCOMES[:1]),
+    ("perplexity, divergence, margin", MAIN, (), OUTCOMES),
+    ("perplexity, margin", PAPER, (), OUTCOMES[:1]),
+    ("perplexity, divergence, block_influence", (*TEXT, "block_influence"), (), OUTCOMES[:1]),
+    ("perplexity, divergence", TEXT, (), OUTCOMES[:1]),
+    ("the same without one_shot, fast_block_select", TEXT, STRONG, OUTCOMES[:1]),
 )
 
 
@@ -56,9 +58,10 @@ def shares() -> str:
         for outcome in outcomes:
             own = found[outcome]
             parts = [_share(own.parts[name]) for name in ("calibration", "search")]
-            rows.append([words, outcome, *parts, ratio_text(own.total_ratio), ratio_text(own.objective_draw)])
+            named = words if outcome == outcomes[0] else ""
+            rows.append([named, outcome, *parts, ratio_text(own.total_ratio), ratio_text(own.objective_draw)])
     heads = ["calibration", "search", "calibration : search", "objective : draw"]
-    return _table(["cells", "outcome", *heads], rows)
+    return _table(["objectives", "outcome", *heads], rows)
 
 
 def _share(estimate: IntervalEstimate) -> str:
@@ -78,62 +81,72 @@ def searches() -> str:
 
 def _regret(cells: pd.DataFrame) -> str:
     best = int((cells["regret"] <= 1e-9).sum())
-    return f"{best} of {len(cells)}, {number(float(cells['regret_se'].mean()))}"
+    return f"{best} of {len(cells)}, {cells['regret'].mean():.3f}"
 
 
 def gains() -> str:
-    """What beam search is worth in held-out outcomes against one-shot, paired on the same draws."""
-    rows = []
-    for objective in MAIN:
-        own = study("study", (objective,))
-        means, differences = [], []
-        for kind in ("ppl", "acc"):
-            values = own.metrics[kind].of(own.cells).astype(float)
-            shown = values.map(np.log) if kind == "ppl" else values
-            one, beam = (shown[own.cells["algo"] == algo].tolist() for algo in ("one_shot", "beam"))
-            found = paired(np.array(beam), np.array(one))
-            ends = [found.mean, found.low, found.high]
-            if kind == "ppl":
-                means += [number(float(np.exp(np.mean(side)))) for side in (one, beam)]
-                differences.append("{:.2f} ({:.2f} to {:.2f})".format(*np.exp(ends)))
-            else:
-                differences.append("{:+.1f} ({:+.1f} to {:+.1f})".format(*ends))
-        rows.append([objective, *means, *differences])
-    heads = ["perplexity, one_shot", "beam", "beam : one_shot", "accuracy, points"]
-    return _table(["pruned for", *heads], rows)
+    """Held-out perplexity of each search relative to one-shot, paired by draw."""
+    searches = [algo for algo in ordered(study("study", MAIN).cells["algo"]) if algo != "one_shot"]
+    rows = [[algo, *(_gain(log_perplexity(objective), algo) for objective in MAIN)] for algo in searches]
+    return _table(["search", *MAIN], rows)
+
+
+def log_perplexity(objective: str) -> pd.DataFrame:
+    """The logarithm of held-out perplexity, one row for each draw and one column for each search."""
+    own = study("study", (objective,))
+    cells = own.cells.assign(log=np.log(own.metrics["ppl"].of(own.cells).astype(float)))
+    return cells.pivot(index="draw", columns="algo", values="log")
+
+
+def _gain(logs: pd.DataFrame, algo: str) -> str:
+    both = logs[[algo, "one_shot"]].dropna()
+    found = paired(both[algo].to_numpy(), both["one_shot"].to_numpy())
+    return ratio([found.mean, found.low, found.high])
+
+
+def ratio(logs: Sequence[float]) -> str:
+    """A ratio with its interval, from logarithms."""
+    value, low, high = (number(float(np.exp(log))) for log in logs)
+    return f"{value} ({low} to {high})"
 
 
 def outcomes() -> str:
-    """Held-out perplexity and accuracy by objective."""
+    """Held-out perplexity, also relative to that of divergence, and accuracy, by objective."""
     costs = study("study", ALL).costs.set_index(["outcome", "objective"])
     rows = []
     for objective in ALL:
-        perplexity, factor = (at(costs, ("ppl", objective), column) for column in ("mean", "sd"))
-        accuracy, sd = (at(costs, ("acc", objective), column) for column in ("mean", "sd"))
-        spread = f"{number(perplexity)} \N{MULTIPLICATION SIGN}\N{DIVISION SIGN} {factor:.2f}"
-        rows.append([objective, spread, f"{-accuracy:.1f} ± {sd:.1f}"])
-    return _table(["pruned for", "perplexity", "accuracy, percent"], rows)
+        perplexity, accuracy = (at(costs, (kind, objective), "mean") for kind in ("ppl", "acc"))
+        relative = "1" if objective == "divergence" else ratio(against_divergence(objective))
+        rows.append([objective, number(perplexity), relative, f"{-accuracy:.1f}"])
+    return _table(["pruned for", "perplexity", "relative to divergence", "accuracy, percent"], rows)
+
+
+def against_divergence(objective: str) -> list[float]:
+    """The difference of mean log perplexities from those of divergence, with its interval over draws.
+
+    Means are over searches. Objectives on text have the same draws and are paired; the margin has others (Welch).
+    """
+    own, base = (log_perplexity(name).mean(axis=1).to_numpy() for name in (objective, "divergence"))
+    if objective == "margin":
+        ends = stats.ttest_ind(own, base, equal_var=False).confidence_interval()
+        return [float(own.mean() - base.mean()), float(ends.low), float(ends.high)]
+    found = paired(own, base)
+    return [found.mean, found.low, found.high]
 
 
 def draws() -> str:
-    """The overlap of the masks of two draws, and how often halves of the samples agree, in both studies."""
+    """The overlap of the masks of two draws in both studies, if 6 blocks are removed."""
     rows = []
     for objective in ALL:
         row = [objective]
         for name in ("small", "study"):
-            own = study(name, (objective,))
-            mean = overlap_pairs.mean(overlap_pairs.pairs(own.cells, "draws"))
-            stable = own.stability[0].dropna(subset="other_mask")
+            cells = study(name, (objective,)).cells
+            mean = overlap_pairs.mean(
+                overlap_pairs.pairs(cells[cells["k"] == 6].reset_index(drop=True), "draws")
+            )
             row.append(f"{mean.mean:.2f} ({mean.low:.2f} to {min(1.0, mean.high):.2f})")
-            row.append(f"{percent(float(stable['enough_pair'].notna().mean()))}")
         rows.append(row)
-    heads = [
-        "small: overlap",
-        "small: halves agree, percent",
-        "larger: overlap",
-        "larger: halves agree, percent",
-    ]
-    return _table(["objective", *heads], rows)
+    return _table(["objective", "small study", "this study"], rows)
 
 
 TABLES: dict[str, Callable[[], str]] = {

@@ -95,7 +95,7 @@ def _columns(axes: Axes, shown: Sequence[str]) -> None:
 def column_width(shown: Sequence[str]) -> float:
     """The width of a column in inches, so that no name touches the next."""
     words = [word for name in shown for word in name.partition("/")[2].split("_")]
-    return max(0.5, 0.068 * max(map(len, words)))
+    return max(0.5, 0.068 * max(map(len, words), default=0))
 
 
 def _write(axes: Axes, x: float, y: float, text: str, **style: Any) -> None:

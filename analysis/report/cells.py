@@ -131,7 +131,7 @@ def _steps(
     """The improvements of the best loss as (masks scored, loss), and the total number of masks scored."""
     progress = crossed.anytime(trace, k, {}, budget)
     better = progress[progress["best"] < progress["best"].shift(fill_value=math.inf)]
-    scored = sum(bool(score["dropped"]) for score in trace)
+    scored = len({tuple(score["dropped"]) for score in trace if score["dropped"]})
     return list(zip(better["scores"].astype(int), better["best"].astype(float), strict=True)), scored
 
 

@@ -46,15 +46,16 @@ def matrix(
 def seconds(traces: Iterable[Trace]) -> dict[tuple[int, ...], float]:
     """Seconds per sample to score each mask of a problem.
 
-    A reused score has 0 seconds, so the maximum over traces is taken. In a race, a mask has several lines; each has
-    the seconds of all its samples.
+    A reused score has 0 seconds, so the line with most seconds counts. In a race, a mask has several lines; each has
+    the seconds of all its samples, and the first ones are noisy.
     """
-    paid: dict[tuple[int, ...], float] = {}
+    longest: dict[tuple[int, ...], tuple[float, int]] = {}
     for trace in traces:
         for score in trace:
             mask = tuple(score["dropped"])
-            paid[mask] = max(paid.get(mask, 0.0), float(score["seconds"]) / len(score["samples"]))
-    return paid
+            line = (float(score["seconds"]), len(score["samples"]))
+            longest[mask] = max(longest.get(mask, line), line)
+    return {mask: spent / samples for mask, (spent, samples) in longest.items()}
 
 
 def anytime(
@@ -79,7 +80,7 @@ def anytime(
         samples = len(score["samples"])
         rate = paid.get(mask, float(score["seconds"]) / samples)
         spent += rate * max(0, samples - scored.get(mask, 0))
-        scored[mask] = samples
+        scored[mask] = max(samples, scored.get(mask, 0))
         if "of" not in score and is_complete(mask, k, budget):
             if (own := float(score["loss"])) < lowest:
                 lowest, best = own, losses[mask] if losses else own

@@ -301,6 +301,7 @@ def test_no_ratio_is_infinite() -> None:
 
 def test_a_long_part_of_a_title_is_wrapped_at_its_spaces() -> None:
     assert style.wrapped("study s · commits aaa, bbb, ccc · x", 14) == "study s\ncommits aaa,\nbbb, ccc · x"
+    assert style.wrapped("a · model/very-long-name", 8) == "a\nmodel/very-long-name"
 
 
 # -- figure 6 ----------------------------------------------------------------------------------------------
