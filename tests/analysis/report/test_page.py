@@ -14,7 +14,7 @@ import pytest
 
 from analysis.data.errors import NothingToRead
 from analysis.data.load import load
-from analysis.report import finding, summary, table_cells, variance_sentences
+from analysis.report import cells, finding, summary, table_cells, variance_sentences
 from analysis.report import page as report_page
 from analysis.report.phrasing import count, listed, percents, reasons, sentence
 from analysis.report.study_data import StudyData
@@ -22,6 +22,7 @@ from analysis.report.summary import parts
 from analysis.report.tables import tables as tables_of
 from analysis.stats.estimates import IntervalEstimate, Shares
 from tests.helpers.analysis_grid import ONE, Study, write
+from tests.helpers.traces import score
 
 SMALL = Study(
     models=("smollm2",),
@@ -344,3 +345,9 @@ def test_a_study_of_several_numbers_of_samples_says_what_more_of_them_change(tmp
     assert [row[3].text for row in stability.rows] == ["4", "64"]
     one = StudyData(tmp_path, "small")
     assert "sizes" not in [table.name for table in tables_of(one)]
+
+
+def test_an_entry_counts_masks_and_not_the_lines_of_a_race() -> None:
+    part = score([1], [2.0], 1.0) | {"of": 2}
+    race = [score([], [1.0] * 2), part, score([2], [3.0], 1.0) | {"of": 2}, score([1], [2.5] * 2, 2.0)]
+    assert cells._steps(race, 1, None) == ([(2, 2.5)], 2)  # type: ignore[arg-type]
