@@ -77,9 +77,9 @@ named = {$(subst $() $(),$(comma),$(strip $(1)))}
 HELDOUT = eval=local eval.scorer=engine eval.window=128 eval.limit=200 \
 	'eval.texts=$(call named,wikitext2:$(DATA)/wikitext2.txt lambada:$(DATA)/lambada.jsonl python:$(DATA)/python.txt)' \
 	'eval.items=$(call named,$(foreach task,$(TASKS),$(task):$(DATA)/$(task).jsonl))'
-# Parts that a reader compares with each other share a study, so that each report is about one comparison: that of `study`
-# is figures/report.html in RESULTS, that of another one figures/NAME/report.html. Each has an archive in analysis, once it
-# has been run. study_labels compares labels with the items of study_margin, whose cells it shares.
+# Parts that a reader compares with each other share a study, so that each report is about one comparison. The report of
+# `study` is RESULTS/figures/report.html, those of the other studies are RESULTS/figures/NAME/report.html. A study that has
+# been run has an archive in analysis. study_labels compares labels with the items of study_margin and uses its cells.
 STUDIES := study study_all study_seeds study_sizes study_labels study_units study_healing
 study: $(VENV)/installed
 	@test -d "$(DATA)" || { echo "make study needs DATA=DIR, a folder of texts and items: the Makefile names its files."; exit 2; }

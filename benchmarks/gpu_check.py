@@ -90,7 +90,8 @@ def checks(
     if where.type == "cuda" and torch.cuda.device_count() > 1:
         yield "a model spread over GPUs", spread
     yield "a model of about 1B parameters", lambda: smoke(where, model)
-    if works != ["none"] if works else where.type == "cuda":
+    timed = where.type == "cuda" if works is None else list(works) != ["none"]
+    if timed:
         yield "the works of make bench", lambda: bench(where, works or ())
 
 

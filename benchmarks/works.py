@@ -80,8 +80,6 @@ class Work:
 
 
 SMOLLM2 = Model("smollm2", "packaged", "smollm2")
-
-
 CPU = torch.device("cpu")
 
 

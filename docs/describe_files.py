@@ -5,11 +5,11 @@ python -m docs.describe_files       `make describe` runs it; a test fails if the
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, NotRequired, get_args, get_origin, get_type_hints
 
+from docs import marked_tables
 from pruning.core.result import DoneResult, FailedResult
 from pruning.core.trace import TraceLine
 from pruning.healing.curve import Point
@@ -24,7 +24,6 @@ FILES = {
     "submission.json": SubmissionRecord,
     "jobs.json": JobsRecord,
 }
-BLOCK = re.compile(r"<!-- (?P<file>[^>]+): written by make describe -->\n.*?<!-- end -->", re.DOTALL)
 
 
 def table(record: Any) -> str:
@@ -54,10 +53,7 @@ def _records(kind: Any) -> Iterator[Any]:
 
 def filled(page: str) -> str:
     """The page with every table rewritten from the types. If a table names an unknown file, raises KeyError."""
-    return BLOCK.sub(
-        lambda m: f"<!-- {m['file']}: written by make describe -->\n{table(FILES[m['file']])}\n<!-- end -->",
-        page,
-    )
+    return marked_tables.filled(page, lambda file: table(FILES[file]))
 
 
 def main() -> None:

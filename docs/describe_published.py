@@ -5,18 +5,17 @@ python -m docs.describe_published       `make describe` runs it; a test fails if
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from docs import marked_tables
 from pruning.published.library import entries
 from pruning.published.records import Entry
 
 PAGE = Path(__file__).parent / "published.md"
-BLOCK = re.compile(r"<!-- entries: written by make describe -->\n.*?<!-- end -->", re.DOTALL)
 
 
 def table() -> str:
@@ -61,7 +60,7 @@ def _sources(paper: str, part: list[Entry]) -> str:
 
 def filled(page: str) -> str:
     """The page with its table rewritten from the files."""
-    return BLOCK.sub(lambda _: f"<!-- entries: written by make describe -->\n{table()}\n<!-- end -->", page)
+    return marked_tables.filled(page, lambda _: table())
 
 
 def main() -> None:

@@ -5,7 +5,6 @@ python -m docs.describe_results       `make describe` runs it; a test fails if t
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
@@ -23,10 +22,10 @@ from analysis.stats import overlap_pairs
 from analysis.stats.estimates import IntervalEstimate
 from analysis.stats.frames import at
 from analysis.stats.window_pairs import paired
+from docs import marked_tables
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "results.md"
-BLOCK = r"<!-- {name}: written by make describe -->\n.*?<!-- end -->"
 TEXT = ("divergence", "perplexity")
 MAIN = (*TEXT, "margin")
 ALL = ("block_influence", *MAIN)
@@ -51,7 +50,7 @@ def study(name: str, objectives: tuple[str, ...], searches: tuple[str, ...] = ()
 
 
 def shares() -> str:
-    """Shares of variance, and their ratios: of the main comparison, and without the margin."""
+    """Shares of variance and their ratios, for the cells of each comparison."""
     rows = []
     for words, objectives, algos, outcomes in COMPARED:
         found = dict(zip(OUTCOMES, study("study", objectives, algos).shares[0].values(), strict=True))
@@ -87,7 +86,8 @@ def _regret(cells: pd.DataFrame) -> str:
 def gains() -> str:
     """Held-out perplexity of each search relative to one-shot, paired by draw."""
     searches = [algo for algo in ordered(study("study", MAIN).cells["algo"]) if algo != "one_shot"]
-    rows = [[algo, *(_gain(log_perplexity(objective), algo) for objective in MAIN)] for algo in searches]
+    logs = [log_perplexity(objective) for objective in MAIN]
+    rows = [[algo, *(_gain(own, algo) for own in logs)] for algo in searches]
     return _table(["search", *MAIN], rows)
 
 
@@ -163,11 +163,8 @@ def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def filled(page: str) -> str:
-    """The page with its tables computed again."""
-    for name, table in TABLES.items():
-        text = f"<!-- {name}: written by make describe -->\n{table()}\n<!-- end -->"
-        page = re.sub(BLOCK.format(name=name), lambda _, text=text: text, page, flags=re.DOTALL)  # type: ignore[misc]
-    return page
+    """The page with its tables computed again. If a mark names an unknown table, raises KeyError."""
+    return marked_tables.filled(page, lambda name: TABLES[name]())
 
 
 def main() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -127,40 +128,47 @@ def done(frame: pd.DataFrame) -> pd.DataFrame:
 
 def trace(results: Path | str, cell: str) -> list[TraceLine]:
     """The scored masks of a cell in order: dropped, loss, samples, seconds. Partial scores are omitted."""
-    return _scores(read_trace(folder(results) / cell / TRACE))
+    return _whole(_lines(read_trace(folder(results) / cell / TRACE)))
 
 
 @dataclass(frozen=True)
 class Journals:
     """The scored masks of each finished cell, and what is wrong with the files that are not whole.
 
-    `traces` has the scores over all samples. `lines` also has the partial scores of races, which only costs need.
+    `lines` also has the partial scores of races, which only costs need.
     """
 
-    traces: dict[str, list[TraceLine]]
     lines: dict[str, list[TraceLine]]
     damages: list[str]
+
+    @cached_property
+    def traces(self) -> dict[str, list[TraceLine]]:
+        """The scores over all samples."""
+        return {cell: _whole(lines) for cell, lines in self.lines.items()}
 
 
 def journals(results: Path | str, finished: pd.DataFrame) -> Journals:
     """Read the journals of finished cells. Of a damaged journal, the scores that can be read are kept."""
-    traces, lines, damages = dict[str, list[TraceLine]](), dict[str, list[TraceLine]](), []
+    lines, damages = dict[str, list[TraceLine]](), []
     for cell, dropped in zip(finished["cell"], finished["dropped"], strict=True):
         path = folder(results) / str(cell) / TRACE
         try:
             entries = list(read_trace(path))
-            traces[cell] = _scores(entries)
-            lines[cell] = [entry.line for entry in entries if entry.line is not None]
-            reason = _lacking(path, entries, traces[cell], dropped)
+            lines[cell] = _lines(entries)
+            reason = _lacking(path, entries, _whole(lines[cell]), dropped)
         except OSError as error:
-            traces[cell], lines[cell], reason = [], [], f"cannot be read ({error.strerror})"
+            lines[cell], reason = [], f"cannot be read ({error.strerror})"
         if reason:
             damages.append(f"{cell}/{TRACE} {reason}")
-    return Journals(traces, lines, damages)
+    return Journals(lines, damages)
 
 
-def _scores(entries: Iterable[TraceEntry]) -> list[TraceLine]:
-    return [entry.line for entry in entries if entry.line is not None and "of" not in entry.line]
+def _lines(entries: Iterable[TraceEntry]) -> list[TraceLine]:
+    return [entry.line for entry in entries if entry.line is not None]
+
+
+def _whole(lines: Iterable[TraceLine]) -> list[TraceLine]:
+    return [line for line in lines if "of" not in line]
 
 
 def _lacking(path: Path, entries: list[TraceEntry], scores: list[TraceLine], dropped: tuple[int, ...]) -> str:

@@ -129,19 +129,9 @@ def _write(given: argparse.Namespace, study: AskedStudy) -> list[Path]:
     frame, title = study.frame, study.title
     choose(frame, "ppl")
     matrix, regrets = measure(frame, study.traces)
-    columns = [
-        "cell",
-        *STRATUM,
-        "objective",
-        "calibration",
-        "draw",
-        "algo",
-        "loss",
-        "mask_loss",
-        "best",
-        "exact",
-    ]
-    drawn = regrets[[*columns, "regret", "regret_se", "relative_regret"]]
+    where = ["cell", *STRATUM, "objective", "calibration", "draw", "algo"]
+    losses = ["loss", "mask_loss", "best", "exact"]
+    drawn = regrets[[*where, *losses, "regret", "regret_se", "relative_regret"]]
     return save(
         draw(frame, matrix, regrets, title), matrix, given.out, "fig6_crossed", {"fig6_crossed_regret": drawn}
     )

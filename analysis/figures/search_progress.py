@@ -29,10 +29,11 @@ def measure(
     `lines` are the `traces` with the partial scores of races, which also cost time.
     """
     cells = done(frame)
-    known = regret.best_known(cells, traces)
+    losses = regret.mask_losses(cells, traces)
+    known = regret.best_known(cells, traces, losses)
     known = known.join(search_cost.alone(known, lines))
     costs = search_cost.shared_costs(known, lines)
-    losses, steps = regret.mask_losses(known, traces), {}
+    steps = {}
     for row, budget in zip(each(known), budgets(known), strict=True):
         cost = costs[str(row.cell)]
         trace, k = lines[str(row.cell)], int(float(str(row.k)))

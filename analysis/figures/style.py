@@ -78,16 +78,13 @@ def head(figure: Figure, title: str, width: float) -> None:
 def wrapped(text: str, limit: int, mark: str = " · ") -> str:
     """Wrap text at `mark` into lines of at most `limit` characters. Only a longer part is wrapped at its spaces."""
     lines: list[str] = []
-    for part in (line for long in text.split(mark) for line in _spaced(long, limit)):
+    wrapper = textwrap.TextWrapper(limit, break_long_words=False, break_on_hyphens=False)
+    for part in (line for long in text.split(mark) for line in wrapper.wrap(long)):
         if lines and len(lines[-1]) + len(mark) + len(part) <= limit:
             lines[-1] += mark + part
         else:
             lines.append(part)
     return "\n".join(lines)
-
-
-def _spaced(text: str, limit: int) -> list[str]:
-    return textwrap.wrap(text, limit, break_long_words=False, break_on_hyphens=False)
 
 
 def empty(axes: Axes, text: str) -> None:

@@ -43,6 +43,14 @@ def matrix(
     return pd.DataFrame(rows, columns=columns)
 
 
+def complete_scores(
+    trace: Trace, k: int, budget: BudgetRecord | None
+) -> dict[tuple[int, ...], Mapping[str, Any]]:
+    """The scores of the masks in a trace that remove k units, or what the budget asks for; the last of each mask."""
+    masks = {tuple(score["dropped"]): score for score in trace}
+    return {mask: score for mask, score in masks.items() if is_complete(mask, k, budget)}
+
+
 def seconds(traces: Iterable[Trace]) -> dict[tuple[int, ...], float]:
     """Seconds per sample to score each mask of a problem.
 
@@ -69,8 +77,8 @@ def anytime(
 
     `paid` are seconds per sample (see `seconds`), which are counted even if another cell computed the score. The
     evaluation of the dense model is not counted. Partial scores of a race count as masks and cost their share, but
-    cannot be the lowest. Of several rows with one number of masks, the last is kept. `losses`, if given, replace the
-    loss of the mask that is best by the search's own.
+    cannot be the lowest. If several rows have the same number of masks, the last is kept. The losses of the trace say
+    which mask is the best; its loss is then read from `losses`, if given.
     """
     rows, spent, lowest, best = [], 0.0, float("inf"), float("inf")
     scored: dict[tuple[int, ...], int] = {}

@@ -16,8 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from pruning.core.complete_masks import is_complete
-
+from .crossed import complete_scores
 from .frames import groups
 from .grid import DRAW, labels
 from .regret import PROBLEM
@@ -58,12 +57,10 @@ def _losses(problem: pd.DataFrame, traces: Mapping[str, Trace]) -> dict[tuple[in
     known: dict[tuple[int, ...], list[NDArray[np.float64]]] = {}
     plain = True
     for cell, k, budget in zip(problem["cell"], problem["k"], problem["budget_record"], strict=True):
-        own = {tuple(score["dropped"]): score for score in traces.get(cell, ())}
-        for mask, score in own.items():
-            if is_complete(mask, int(k), budget):
-                samples, loss = np.array(score["samples"], float), float(score["loss"])
-                plain &= bool(abs(samples.mean() - loss) <= 1e-6 + 1e-3 * abs(loss))
-                known.setdefault(mask, []).append(samples)
+        for mask, score in complete_scores(traces.get(cell, ()), int(k), budget).items():
+            samples, loss = np.array(score["samples"], float), float(score["loss"])
+            plain &= bool(abs(samples.mean() - loss) <= 1e-6 + 1e-3 * abs(loss))
+            known.setdefault(mask, []).append(samples)
     return {mask: np.mean(losses, axis=0) for mask, losses in known.items()} if plain else {}
 
 

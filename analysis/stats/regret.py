@@ -10,9 +10,8 @@ import numpy as np
 import pandas as pd
 
 from pruning.core import complete_masks
-from pruning.core.complete_masks import is_complete
 
-from .crossed import Trace
+from .crossed import Trace, complete_scores
 from .frames import groups
 from .grid import SETTING, STRATUM
 from .removal import budgets, column, free, n_open
@@ -35,8 +34,8 @@ def mask_losses(frame: pd.DataFrame, traces: Mapping[str, Trace]) -> dict[str, M
         losses: dict[tuple[int, ...], list[float]] = {}
         columns = ("cell", "k", "budget_record", "dropped", "loss")
         for cell, k, budget, dropped, loss in zip(*(problem[name] for name in columns), strict=True):
-            own = {tuple(s["dropped"]): float(s["loss"]) for s in traces.get(cell, ())}
-            own = {mask: value for mask, value in own.items() if is_complete(mask, int(k), budget)}
+            scores = complete_scores(traces.get(cell, ()), int(k), budget)
+            own = {mask: float(score["loss"]) for mask, score in scores.items()}
             for mask, value in {dropped: float(loss), **own}.items():
                 losses.setdefault(mask, []).append(value)
         means = {mask: math.fsum(values) / len(values) for mask, values in losses.items()}
@@ -44,16 +43,18 @@ def mask_losses(frame: pd.DataFrame, traces: Mapping[str, Trace]) -> dict[str, M
     return known
 
 
-def best_known(frame: pd.DataFrame, traces: Mapping[str, Trace]) -> pd.DataFrame:
+def best_known(
+    frame: pd.DataFrame, traces: Mapping[str, Trace], losses: Mapping[str, MaskLosses] | None = None
+) -> pd.DataFrame:
     """Add `best` to each cell: the lowest loss of all complete masks that were scored in cells of the same problem.
 
     `exact` is true if some cell of the problem scored every mask; an exhaustive search with a budget can score fewer.
     `mask_loss` is the loss of the cell's mask in `mask_losses`. `regret` is `mask_loss` minus `best`.
     `relative_regret` is regret / (`best` - dense loss). It is NaN if this divisor is not positive (pruning can
     improve a margin). `regret_se` is the regret divided by the standard error of the cell's loss over the
-    calibration samples.
+    calibration samples. `losses` are those of `mask_losses`, if they are known already.
     """
-    scored, known = frame.copy(), mask_losses(frame, traces)
+    scored, known = frame.copy(), losses or mask_losses(frame, traces)
     cells = list(zip(frame["cell"].astype(str), frame["dropped"], strict=True))
     scored["best"] = [min(known[cell].values()) for cell, _ in cells]
     scored["mask_loss"] = [known[cell][mask] for cell, mask in cells]
@@ -71,8 +72,7 @@ def _enumerated(frame: pd.DataFrame, traces: Mapping[str, Trace]) -> Iterator[bo
     """Whether each cell scored every complete mask."""
     columns = (frame["cell"], frame["k"], budgets(frame), _spaces(frame))
     for cell, k, budget, size in zip(*columns, strict=True):
-        masks = {tuple(score["dropped"]) for score in traces.get(cell, ())}
-        yield sum(is_complete(mask, int(k), budget) for mask in masks) == size
+        yield len(complete_scores(traces.get(cell, ()), int(k), budget)) == size
 
 
 def _spaces(frame: pd.DataFrame) -> Iterator[int]:

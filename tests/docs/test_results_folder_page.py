@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from docs.describe_files import BLOCK, FILES, PAGE, filled, keys
+from docs.describe_files import FILES, PAGE, filled, keys
+from docs.marked_tables import BLOCK
 from pruning.core.result import DoneResult
 
 
 def test_the_tables_are_those_of_the_types() -> None:
     page = PAGE.read_text(encoding="utf-8")
-    assert {match["file"] for match in BLOCK.finditer(page)} == set(FILES)
+    assert {match["name"] for match in BLOCK.finditer(page)} == set(FILES)
     assert filled(page) == page, "the page is out of date: run `make describe`"
 
 

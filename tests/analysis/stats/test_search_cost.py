@@ -77,10 +77,8 @@ def test_a_mask_that_a_race_scored_on_a_part_of_the_samples_costs_that_part() ->
     race = traces["second"]
     part = {"dropped": [1], "samples": [1.0], "seconds": 1.5, "of": 2}
     race[2] = part  # and not the 3 seconds of both samples
-    race[5:] = [
-        part | {"dropped": [0, 2], "seconds": 0.75},
-        race[4],
-    ]  # a mask that both rounds score, once to the end
+    # Two lines of one mask: a part, then all samples with the seconds of both.
+    race[5:] = [part | {"dropped": [0, 2], "seconds": 0.75}, race[4]]
     cells = cells.assign(seconds=4 + 2 + 1.5 + 1 + 1.5 + 0.25)
     alone = search_cost.alone(cells, traces)
     assert list(alone["seconds_alone"]) == pytest.approx([4 + 2 + 1.5 + 1 + 1.5 + 0.25])

@@ -1,0 +1,15 @@
+"""Write again what stands between two marks of a page; `make describe` does so for every page with marks."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+BLOCK = re.compile(r"<!-- (?P<name>[^>]+): written by make describe -->\n.*?<!-- end -->", re.DOTALL)
+
+
+def filled(page: str, table: Callable[[str], str]) -> str:
+    """The page with every marked table written again: `table` gets the name in the mark."""
+    return BLOCK.sub(
+        lambda m: f"<!-- {m['name']}: written by make describe -->\n{table(m['name'])}\n<!-- end -->", page
+    )
