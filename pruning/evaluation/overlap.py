@@ -131,6 +131,6 @@ def check_disjoint(calibration: Samples, data: Mapping[str, Data]) -> None:
         raise InputError(
             f"the calibration data ({calibration.source}, {calibration.sha256[:12]}) and the data of {metric} "
             f"({evaluated.source}, {evaluated.sha256[:12]}) share {shared} {unit}: a mask must not be chosen "
-            "on the data that it is judged by. Choose other calibration data, or allow the overlap with "
-            "eval.allow_overlap=true."
+            "on the data that it is judged by. Choose another calibration.seed or other calibration data, or "
+            "allow the overlap with eval.allow_overlap=true."
         )
