@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from pruning.core.mask import Mask
-from pruning.core.result import BudgetRecord, DoneResult
+from pruning.core.result import DoneResult
+from pruning.core.search_record import BudgetRecord
 from pruning.runs.removal import KINDS, Removal
 
 

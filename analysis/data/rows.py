@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from pruning.core.errors import DamagedError, InputError, first_line
+from pruning.core.margins_record import MarginsRecord
 from pruning.core.mask import Mask
-from pruning.core.result import NAME, DoneResult, MarginsRecord, Result, read_result
+from pruning.core.result import NAME, DoneResult, Result, read_result
 
 from .budgets import budget_of, removal_of
 

@@ -11,9 +11,11 @@ import pandas as pd
 from markupsafe import Markup
 
 from pruning.core.estimate import plus_minus
+from pruning.core.margins_record import MarginsRecord
 from pruning.core.mask import Mask
 from pruning.core.metric_names import LABELS, error_of, metrics_among
-from pruning.core.result import LOG, BudgetRecord, DoneResult, MarginsRecord
+from pruning.core.result import LOG, DoneResult
+from pruning.core.search_record import BudgetRecord
 from pruning.core.trace import TraceLine
 from pruning.core.units import bytes_text
 

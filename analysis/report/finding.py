@@ -6,7 +6,7 @@ The sentence claims no more than its interval shows. If a study lacks the data f
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -15,30 +15,21 @@ from markupsafe import Markup
 
 from pruning.core.mask import unit_noun
 
-from ..data.errors import NothingToRead
 from ..figures.style import number, ordered
-from ..figures.variance_shares import MASKS, NO_SHARE, ratio_text
+from ..figures.variance_shares import MASKS
 from ..stats.estimates import IntervalEstimate, Shares
 from ..stats.frames import at, groups
 from ..stats.grid import STRATUM
 from ..stats.removal import bare, mask_of, noun, removed, removed_of
 from ..stats.sources import DRAWN
-from .phrasing import count, listed, percents, sentence
+from .finding_numbers import Number, accuracy, known_numbers, perplexity, tried
+from .phrasing import count, percents, sentence
 from .study_data import StudyData
 from .svg import strip
 from .verdicts import FAILS, HOLDS, OPEN, judged
 
 T = TypeVar("T")
 LOW, HIGH = 0.0, 1.0  # the ends of the picture's axis
-
-
-@dataclass(frozen=True)
-class Number:
-    """A number, what it is, and how sure it is or what it is taken over."""
-
-    value: str
-    label: str
-    note: str
 
 
 @dataclass(frozen=True)
@@ -68,20 +59,13 @@ class Finding:
 
 def finding(m: StudyData) -> Finding:
     """The top of the page for a study."""
-    numbers = [found for measure in NUMBERS if (found := _tried(measure, m)) is not None][:3]
-    bars = _tried(_bars, m) or []
+    numbers = known_numbers(m)[:3]
+    bars = tried(_bars, m) or []
     for say in (_variance, _objectives, _damage):
-        if said := _tried(say, m):
+        if said := tried(say, m):
             return Finding(*said, numbers, bars) if bars else _with_strips(m, *said, numbers)
     done = f"{len(m.cells):,} of {count(len(m.frame), 'cell')} are finished"
     return _with_strips(m, done, "The study has no held-out measurements.", numbers)
-
-
-def _tried(measure: Callable[[StudyData], T | None], m: StudyData) -> T | None:
-    try:
-        return measure(m)
-    except NothingToRead:
-        return None
 
 
 def _variance(m: StudyData) -> tuple[str, str] | None:
@@ -132,84 +116,12 @@ def _objectives(m: StudyData) -> tuple[str, str] | None:
 def _damage(m: StudyData) -> tuple[str, str] | None:
     """What removing blocks does to perplexity or to accuracy."""
     which = sorted({removed_of(row).replace(" removed", "") for _, row in m.cells.iterrows()})
-    found = _perplexity(m) or _accuracy(m)
+    found = perplexity(m) or accuracy(m)
     if found is None:
         return None
     what = "multiplies perplexity by" if "ppl" in m.metrics else "changes accuracy by"
     value = found.value.removeprefix("× ")  # noqa: RUF001
     return f"Removing {which[0] if len(which) == 1 else noun(m.cells)} {what} {value}", sentence([found.note])
-
-
-def _ratio(m: StudyData) -> Number | None:
-    ratio = m.shares[0][MASKS].total_ratio
-    if math.isnan(ratio.low):
-        return None
-    label = "calibration to search: ratio of their shares in the variance of masks, interaction on both sides"
-    if ratio.low > NO_SHARE:
-        return Number(ratio_text(ratio), label, "all searches find the same masks")
-    if math.isinf(ratio.high):
-        return Number(ratio_text(ratio), label, "lower end of the 95 percent interval")
-    interval = f"95 percent interval {number(ratio.low)} to {number(ratio.high)}"
-    return Number(f"{number(ratio.value)} : 1", label, interval)
-
-
-def _cost(m: StudyData) -> Number | None:
-    """The perplexity of the worst objective divided by that of the best one."""
-    costs = m.costs[m.costs["outcome"] == "ppl"].dropna(subset="mean")
-    by = costs.groupby(STRATUM)["mean"]
-    ratios = (by.max() / by.min())[by.count() > 1]
-    if ratios.empty:
-        return None
-    where = f"median over {count(len(ratios), 'combination')} of model and size"
-    spread = f"; range {number(ratios.min())} to {number(ratios.max())}" if len(ratios) > 1 else ""
-    label = "perplexity if pruned for the worst objective instead of the best"
-    return Number(f"× {number(float(ratios.median()))}", label, where + spread)  # noqa: RUF001
-
-
-def _one_shot(m: StudyData) -> Number | None:
-    """In how many problems the best known mask is clearly better than one-shot's, on the same samples."""
-    if m.gains.empty:
-        return None
-    clear = int((m.gains["low"] > 0).sum())
-    label = "problems in which the best known mask is clearly better than one-shot's"
-    left = f"; without {listed(sorted(m.by_construction))}" if m.by_construction else ""
-    return Number(f"{clear} of {len(m.gains)}", label, f"paired on the calibration samples{left}")
-
-
-def _perplexity(m: StudyData) -> Number | None:
-    if "ppl" not in m.metrics:
-        return None
-    metric = m.metrics["ppl"]
-    ratios = (metric.of(m.cells) / metric.of(m.cells, "dense")).dropna()
-    return _over(ratios, f"× {number(float(ratios.median()))}", metric.label) if len(ratios) else None  # noqa: RUF001
-
-
-def _accuracy(m: StudyData) -> Number | None:
-    if "acc" not in m.metrics:
-        return None
-    metric = m.metrics["acc"]
-    change = (metric.of(m.cells) - metric.of(m.cells, "dense")).dropna()
-    value = f"{float(change.median()):+.1f} points".replace("-", "−")  # noqa: RUF001
-    return _over(change, value, metric.label) if len(change) else None
-
-
-def _over(known: pd.Series[float], value: str, label: str) -> Number:
-    note = f"one cell, on {label}"
-    if len(known) > 1:
-        note = (
-            f"median over {count(len(known), 'cell')}; range {number(known.min())} to {number(known.max())}"
-        )
-    return Number(value, f"{label}, pruned against dense", note)
-
-
-def _finished(m: StudyData) -> Number:
-    note = "nothing is missing" if len(m.cells) == len(m.frame) else "the others are in the list of cells"
-    return Number(f"{len(m.cells):,} of {len(m.frame):,}", "cells are finished", note)
-
-
-NUMBERS: tuple[Callable[[StudyData], Number | None], ...] = (
-    _ratio, _cost, _one_shot, _perplexity, _accuracy, _finished,
-)  # fmt: skip
 
 
 def _bars(m: StudyData) -> list[tuple[str, list[Bar]]]:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from pruning.core.complete_masks import is_complete
-from pruning.core.result import BudgetRecord
+from pruning.core.search_record import BudgetRecord
 
 from .frames import groups
 from .grid import STRATUM

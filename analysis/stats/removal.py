@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from pruning.core.mask import Mask
-from pruning.core.result import BudgetRecord
+from pruning.core.search_record import BudgetRecord
 from pruning.runs.removal import KINDS
 
 UNKNOWN = "unknown unit"  # of an unfinished cell, in a study with several units

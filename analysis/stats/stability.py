@@ -18,7 +18,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pruning.core.complete_masks import is_complete
-from pruning.core.result import BudgetRecord
+from pruning.core.search_record import BudgetRecord
 
 Losses = NDArray[np.float64]
 Chosen = NDArray[np.bool_]

@@ -19,8 +19,8 @@ from pruning.routing.router import fit_router as fitted
 from pruning.routing.scores import score_items
 from pruning.routing.settings import RouterSettings
 from pruning.routing.task_data import prompts
-from pruning.runs.cell import ForwardSettings
 from pruning.runs.cell_model import forward_with
+from pruning.runs.cell_settings import ForwardSettings
 
 
 def fit_router(

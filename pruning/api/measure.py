@@ -18,8 +18,8 @@ from pruning.evaluation.corpus import strided
 from pruning.evaluation.heldout import item_accuracy
 from pruning.evaluation.text import perplexity
 from pruning.models.loader import context_length_of
-from pruning.runs.cell import ForwardSettings
 from pruning.runs.cell_model import forward_with
+from pruning.runs.cell_settings import ForwardSettings
 from pruning.runs.check_data import Reader, check_evaluation
 
 TextSets: TypeAlias = Sequence[str] | Mapping[str, Sequence[str]]

@@ -13,8 +13,8 @@ from pruning.core.mask import Mask
 from pruning.engine.map_settings import Linear
 from pruning.models.loader import context_length_of
 from pruning.objective.perplexity import Perplexity
-from pruning.runs.cell import ForwardSettings
 from pruning.runs.cell_model import forward_with
+from pruning.runs.cell_settings import ForwardSettings
 from pruning.runs.check_data import Reader, check_calibration
 
 

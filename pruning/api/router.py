@@ -20,8 +20,8 @@ from pruning.routing import files
 from pruning.routing.encoders import Encoder, encoder_of
 from pruning.routing.router import FittedRouter, routes
 from pruning.routing.settings import RouterSettings
-from pruning.runs.cell import ForwardSettings
 from pruning.runs.cell_model import forward_with
+from pruning.runs.cell_settings import ForwardSettings
 
 PREDICTED = {"loglikelihood": "log-likelihood per token", "margin": "lead of the right answer per token"}
 

@@ -14,8 +14,8 @@ from pruning.calibration.samples import Samples
 from pruning.core.errors import InputError, unknown
 from pruning.models.loader import context_length_of
 from pruning.objective import Calibrated, Objective
-from pruning.runs.cell import ForwardSettings
 from pruning.runs.cell_model import forward_with
+from pruning.runs.cell_settings import ForwardSettings
 from pruning.runs.check_data import Reader, check_calibration
 from pruning.runs.progress import Progress
 from pruning.runs.removal import Removal

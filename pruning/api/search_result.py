@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from pruning.api.model import PrunableModel
 from pruning.calibration.samples import Samples
 from pruning.core.estimate import plus_minus
+from pruning.core.margins_record import MarginsRecord
 from pruning.core.mask import Mask
-from pruning.core.result import MarginsRecord
 from pruning.core.score import Score
 from pruning.evaluation.overlap import check_disjoint
 

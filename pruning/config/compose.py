@@ -21,7 +21,8 @@ from pruning.core.errors import InputError, PruningError, first_line, unknown
 from pruning.core.recorded import CLASS, OPTION, TARGET, recorded
 from pruning.healing.settings import SELECTING
 from pruning.models.spec import Model
-from pruning.runs.cell import Cell, Choices, ForwardSettings, Protect
+from pruning.runs.cell import Cell, Choices
+from pruning.runs.cell_settings import ForwardSettings, Protect
 from pruning.runs.removal import Latency
 from pruning.search.near_ties import NearTies
 from pruning.search.racing import Racing

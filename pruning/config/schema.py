@@ -12,7 +12,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from pruning.routing.settings import RouterSettings, TaskStudy
-from pruning.runs.cell import ForwardSettings, Protect
+from pruning.runs.cell_settings import ForwardSettings, Protect
 from pruning.runs.removal import Latency
 from pruning.search.near_ties import NearTies
 from pruning.search.racing import Racing

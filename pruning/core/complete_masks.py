@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from pruning.core import unit_costs
-from pruning.core.result import BudgetRecord
+from pruning.core.search_record import BudgetRecord
 from pruning.core.unit_costs import Budget
 
 

@@ -1,7 +1,7 @@
-"""`result.json`: this module defines each of its keys and holds its only reader and its only writer.
+"""`result.json`: this module and the `..._record` modules define its keys; its only reader and writer are here.
 
-`docs/results_folder.md` prints the sentence that is beside each key here. A test checks that document and module
-agree. Keys marked `NotRequired` are absent from results of older versions and of cells to which they do not apply.
+`docs/results_folder.md` prints the sentence that is beside each key. A test checks that document and modules agree.
+Keys marked `NotRequired` are absent from results of older versions and of cells to which they do not apply.
 """
 
 from __future__ import annotations
@@ -13,9 +13,13 @@ from typing import Annotated, Any, Literal, NotRequired, TypedDict, cast
 from pruning.core import atomic_files
 from pruning.core.errors import DamagedError
 from pruning.core.heal_record import HealRecord
+from pruning.core.margins_record import MarginsRecord
 from pruning.core.mask import MaskRecord
 from pruning.core.provenance import EnvironmentRecord
 from pruning.core.recorded import recorded
+from pruning.core.repair_record import RepairRecord
+from pruning.core.search_record import SearchRecord
+from pruning.core.speed_record import SpeedRecord
 
 NAME = "result.json"
 LOG = "launch.log"  # the log of a cell, beside its result
@@ -63,142 +67,6 @@ class CalibrationRecord(TypedDict):
     perplexity: NotRequired[Annotated[float, "The exponential of the loss; only for `objective=perplexity`."]]
 
 
-class BudgetRecord(TypedDict):
-    """What had to be removed, in parts of the cost of all units."""
-
-    cost: Annotated[str, "What a unit costs: `parameters`, or `latency` as measured on this device."]
-    asked: Annotated[float, "The fraction that was asked for."]
-    removed: Annotated[float, "The fraction that is removed."]
-    costs: Annotated[list[int], "The cost of each unit, in ten-thousandths of all."]
-    least: Annotated[int, "The least that a mask may remove, in the same parts."]
-    most: Annotated[int, "The most that it may remove."]
-
-
-class SearchRecord(TypedDict):
-    """What the search did and what it cost."""
-
-    algo: Annotated[str, "The option of `algo`."]
-    k: Annotated[int, "Number of units removed: blocks or sub-layers."]
-    ratio: Annotated[float, "Fraction of the units removed."]
-    budget: NotRequired[Annotated[BudgetRecord, "Only if units have costs, as sub-layers have."]]
-    stopped: Annotated[str, "Why the search ended."]
-    evaluations_asked: Annotated[
-        float, "Losses that the search asked for; a loss over half of the samples counts as 0.5."
-    ]
-    evaluations_paid: Annotated[float, "Of these, the ones that this cell computed itself."]
-    evaluations_shared: NotRequired[Annotated[float, "Of these, the ones that other cells had computed."]]
-    seconds: Annotated[float, "Wall time of the search, all its runs together."]
-    block_forwards: NotRequired[Annotated[float, "Forward passes of one block over all samples."]]
-    block_forwards_alone: NotRequired[
-        Annotated[float, "Block forwards if each mask had been evaluated by itself, without shared prefixes."]
-    ]
-    block_tokens: NotRequired[Annotated[int, "Tokens that went through a block, summed over blocks."]]
-    forward_seconds: NotRequired[Annotated[float, "Seconds spent in forward passes."]]
-    peak_memory: NotRequired[Annotated[int, "The most memory in use, in bytes."]]
-
-
-class ComparisonRecord(TypedDict):
-    """A mask compared with a better one (of lower loss), by paired differences over samples."""
-
-    dropped: Annotated[list[int] | list[str], "What this mask removes."]
-    difference: Annotated[float, "Mean difference of the two losses; positive if this mask is worse."]
-    standard_error: Annotated[
-        float | None, "Standard error of that mean; null for one sample, or one of a kind."
-    ]
-    samples: Annotated[int, "Number of samples that both masks were scored on."]
-    p_corrected: NotRequired[
-        Annotated[float, "One-sided p-value by Student's t, corrected by Holm for the number compared."]
-    ]
-
-
-class DecisionRecord(TypedDict):
-    """One intermediate choice of the search, such as the choice of one round of greedy."""
-
-    best: Annotated[int, "How many masks were kept."]
-    of: Annotated[int, "How many masks there were to choose from."]
-    chosen: Annotated[list[int] | list[str], "The last mask that was kept."]
-    skipped: NotRequired[
-        Annotated[int, "How many more masks there were, which a lazy search or a bound left unscored."]
-    ]
-    next: Annotated[ComparisonRecord, "The best mask that was not kept, compared with `chosen`."]
-
-
-class NearTiesRecord(TypedDict):
-    """Choices between masks whose losses differ by less than the rounding of the model's precision."""
-
-    settled: Annotated[int, "How many choices were made by losses in float32."]
-    changed: Annotated[int, "How many of them would have been different without float32."]
-    open: Annotated[
-        int, "How many choices float32 could not settle, so that another processor may choose otherwise."
-    ]
-    rounding: Annotated[float | None, "How far rounding moves a loss, as measured; null without float32."]
-
-
-class MarginsRecord(TypedDict):
-    """How sure the choice of the mask is."""
-
-    compared: Annotated[int, "How many other masks of the same size the search scored."]
-    runner_up: Annotated[ComparisonRecord | None, "The best of them; null if there is none."]
-    tied: Annotated[int, "How many of them are not significantly worse at 0.05."]
-    ties: Annotated[list[list[int] | list[str]], "What is removed by up to 100 of these."]
-    decisions: NotRequired[Annotated[list[DecisionRecord], "The last 32 choices on the way."]]
-    near_ties: NotRequired[Annotated[NearTiesRecord, "Only for a model in half precision."]]
-
-
-class SpreadRecord(TypedDict):
-    """A median over repeats with its quartiles."""
-
-    median: Annotated[float, "The median over repeats."]
-    low: Annotated[float, "The lower quartile."]
-    high: Annotated[float, "The upper quartile."]
-
-
-class TimingRecord(TypedDict):
-    """How fast one model generated."""
-
-    prefill_per_second: Annotated[SpreadRecord, "Tokens of the prompt per second."]
-    decode_per_second: Annotated[SpreadRecord, "Tokens per second after the first new one."]
-    first_token_seconds: Annotated[SpreadRecord, "Seconds to the first new token."]
-    peak_memory: Annotated[int | None, "The most memory in use, in bytes; null if it cannot be measured."]
-
-
-class RatioRecord(TypedDict):
-    """How many times faster the pruned model is than the dense model; above 1 means faster."""
-
-    prefill: Annotated[float, "Ratio of the medians of `prefill_per_second`."]
-    decode: Annotated[float, "Ratio of the medians of `decode_per_second`."]
-    first_token: Annotated[float, "Ratio of the medians of `first_token_seconds`, dense to pruned."]
-
-
-class SpeedRun(TypedDict):
-    """The speed of both models for one shape of input."""
-
-    batch: Annotated[int, "Number of sequences."]
-    prompt: Annotated[int, "Tokens of each prompt."]
-    new_tokens: Annotated[int, "Tokens that were generated for each."]
-    dense: Annotated[TimingRecord, "The dense model."]
-    pruned: Annotated[TimingRecord, "The pruned model."]
-    ratio: Annotated[RatioRecord, "How many times better the pruned model is."]
-
-
-class SizeRecord(TypedDict):
-    """How large a model is."""
-
-    parameters: Annotated[int, "Number of parameters."]
-    bytes: Annotated[int, "Bytes of the weights."]
-
-
-class SpeedRecord(TypedDict):
-    """What `eval=speed` measures."""
-
-    device: Annotated[str, "The processor or the GPUs."]
-    repeats: Annotated[int, "Measured repeats of each shape."]
-    warmup: Annotated[int, "Repeats before them that are not measured."]
-    dtype: Annotated[str, "The precision."]
-    sizes: Annotated[dict[str, SizeRecord], "Size of the `dense` and of the `pruned` model."]
-    runs: Annotated[list[SpeedRun], "One entry per batch size and prompt length."]
-
-
 class EvaluationRecord(TypedDict, total=False):
     """What every evaluation so far has measured on the pruned and on the dense model; most keys are metrics."""
 
@@ -241,35 +109,6 @@ class FailedResult(TypedDict):
     error: Annotated[ErrorRecord, "What went wrong."]
     config: Annotated[dict[str, Any], "The configuration, with options and classes by name."]
     environment: Annotated[EnvironmentRecord, "Versions, commit, device and times."]
-
-
-class RepairRun(TypedDict):
-    """A run of removed units, and the map that stands in for it."""
-
-    removed: Annotated[list[str], "The removed sub-layers, in the notation of `mask.dropped`."]
-    folded: Annotated[
-        str | None, "The sub-layer into whose weights the map is folded; null if nothing comes before."
-    ]
-    form: NotRequired[Annotated[str, "`linear` for a matrix, `diagonal` for one factor per dimension."]]
-    reason: NotRequired[Annotated[str, "Why a diagonal map was folded although a linear one was asked for."]]
-    ridge: NotRequired[Annotated[float, "The ridge that was best on the samples that were held out."]]
-    error_before: NotRequired[
-        Annotated[
-            float, "Squared error without a map on the held-out samples, as a share of what the map predicts."
-        ]
-    ]
-    error_after: NotRequired[Annotated[float, "The same with a map that was fitted on the other samples."]]
-
-
-class RepairRecord(TypedDict):
-    """How removed runs were repaired; only with `compensation=linear` and `compensation=diagonal`."""
-
-    form: Annotated[str, "What was asked for: `linear` or `diagonal`."]
-    samples: Annotated[int, "Number of calibration samples."]
-    tokens: Annotated[int, "Their tokens."]
-    sequential: Annotated[bool, "Whether each map was measured on the model that is repaired before it."]
-    runs: Annotated[list[RepairRun], "The removed runs, in order."]
-    sha256: Annotated[str, "Digest of the maps in `repair.safetensors`."]
 
 
 class DoneResult(TypedDict):

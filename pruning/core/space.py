@@ -14,7 +14,7 @@ from itertools import combinations
 from pruning.core import unit_costs
 from pruning.core.errors import InputError
 from pruning.core.mask import Mask, unit_noun
-from pruning.core.result import SearchRecord
+from pruning.core.search_record import SearchRecord
 from pruning.core.unit_costs import Budget
 
 

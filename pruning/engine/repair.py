@@ -23,7 +23,7 @@ from torch import Tensor
 
 from pruning.core.errors import InputError
 from pruning.core.mask import Mask, unit_names
-from pruning.core.result import RepairRecord, RepairRun
+from pruning.core.repair_record import RepairRecord, RepairRun
 from pruning.distributed import collectives
 from pruning.engine.least_squares import Sums
 from pruning.engine.map_settings import TOWARD

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from pruning.core.errors import InputError
 from pruning.core.hashing import text_sha256
-from pruning.core.result import SpeedRecord, SpreadRecord
+from pruning.core.speed_record import SpeedRecord, SpreadRecord
 from pruning.distributed import collectives
 from pruning.evaluation import Data, Measured
 from pruning.evaluation.stopwatch import Contexts, Rounds, alternating

@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 from pruning.core.metric_names import error_of, kind_of, main_of, metrics_among
 from pruning.core.nested import leaves
-from pruning.core.result import DoneResult, SpeedRecord, SpreadRecord
+from pruning.core.result import DoneResult
+from pruning.core.speed_record import SpeedRecord, SpreadRecord
 from pruning.core.units import bytes_text
 from pruning.export.portable import code, escaped, portable
 

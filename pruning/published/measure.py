@@ -21,8 +21,9 @@ from pruning.models.spec import Model
 from pruning.published.plan import Request
 from pruning.published.protocol import Protocol
 from pruning.published.records import ModelFacts
-from pruning.runs.cell import FORMAT, ForwardSettings
+from pruning.runs.cell_identity import FORMAT
 from pruning.runs.cell_model import forward_with
+from pruning.runs.cell_settings import ForwardSettings
 from pruning.runs.check_data import Reader, check_evaluation
 from pruning.runs.measurements import Evaluator
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,76 +11,20 @@ from typing import Any
 
 from pruning.algo import Algo
 from pruning.calibration import Calibration
-from pruning.core.errors import ForeignError, InputError, PruningError
-from pruning.core.hashing import digest, file_sha256
-from pruning.core.nested import leaves
-from pruning.core.recorded import OPTION, recorded
+from pruning.core.errors import ForeignError, PruningError
+from pruning.core.hashing import digest
 from pruning.core.result import NAME, Result, read_result
 from pruning.engine.compensation import Compensation, NoCompensation
 from pruning.evaluation import Evaluation
 from pruning.healing.settings import NoHealing
-from pruning.models.spec import PLACING, Model, same_attention
+from pruning.models.spec import Model
 from pruning.objective import Objective
+from pruning.runs.cell_identity import FORMAT, calibration_record, difference, settings_record, without_new
 from pruning.runs.cell_key import key_in
+from pruning.runs.cell_settings import ForwardSettings, Protect
 from pruning.runs.removal import Latency, Removal
 from pruning.search.near_ties import NearTies
 from pruning.search.racing import Racing
-
-LOCATING = ("path", "gguf_file", "name")  # settings that a cell's key represents by contents, or not at all
-NEW = {
-    "disjoint": False,
-    "lazy": None,
-    "rank": "cost",
-    "within": "any",
-    "blocks": True,
-}  # settings of calibrations and searches that came later, and their defaults
-FORMAT = 1  # version of a cell's files and of its losses; increase it if old results must not be reused
-
-
-@dataclass(unsafe_hash=True)  # not frozen, because OmegaConf makes frozen dataclasses read-only
-class Protect:
-    """The first `first` blocks and the last `last` blocks of the model must not be removed."""
-
-    first: int = 0
-    last: int = 0
-
-
-@dataclass
-class ForwardSettings:
-    """How forward passes are run. Apart from `tf32`, no setting changes more than the rounding of losses.
-
-    `batch_tokens` is the number of tokens that a block processes at once. `memory` is the number of bytes that can
-    be used besides the weights (None: a quarter of the free memory). If the process is killed, about `patience`
-    seconds of work are lost. `merge` says whether several masks can run as one batch (None: only in full precision
-    on a CPU, or if weights are on disk). `tf32` lets a GPU round the factors of float32 products to 10 bits.
-    Because this changes losses, `tf32` is part of the cell's key if it is on. `compile` runs whole blocks through
-    torch.compile. With `bounds`, a search for perplexity or divergence does not compute losses that a bound shows
-    to be too high.
-    """
-
-    batch_tokens: int = 2048
-    memory: int | None = None
-    patience: float = 20.0
-    merge: bool | None = None
-    tf32: bool = False
-    compile: bool = False
-    bounds: bool = False
-
-    def check(self) -> None:
-        """Raise InputError if a number is out of range.
-
-        This is a separate method because OmegaConf does not call __init__.
-        """
-        for name, least in (("batch_tokens", 1), ("memory", 1)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise InputError(f"forward.{name}={value} is too small: choose {least} or more.")
-        if not 0 < self.patience < math.inf:
-            raise InputError(f"forward.patience={self.patience:g} is out of range: choose seconds above 0.")
-        if self.compile:
-            from pruning.models.compiled import check_compiler
-
-            check_compiler()
 
 
 @dataclass(frozen=True)
@@ -179,8 +122,8 @@ class Cell:
                 "format": FORMAT,
                 "model": self.weights(),
                 "objective": settings_record(self.objective),
-                "calibration": _data(self.calibration),
-                "algo": _without_new(settings_record(self.algo)),
+                "calibration": calibration_record(self.calibration),
+                "algo": without_new(settings_record(self.algo)),
                 "compensation": None
                 if self.compensation == NoCompensation()
                 else settings_record(self.compensation),
@@ -216,61 +159,10 @@ class Cell:
         """The recorded result, or None. Raises ForeignError if the folder holds a result of another configuration."""
         if (result := read_result(self.folder)) is None:
             return None
-        other = "cell" if result["cell"] != self.key else _difference(result["config"], self.config)
+        other = "cell" if result["cell"] != self.key else difference(result["config"], self.config)
         if other:
             raise ForeignError(
                 f"{self.folder / NAME} is the result of another configuration ({other} differs): move the folder "
                 f"{self.folder} away, or choose another with paths.results=DIR."
             )
         return result
-
-
-def _difference(recorded: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | None:
-    """The first setting that affects the result of a search and differs between two configurations, or None.
-
-    Settings that only locate files are ignored.
-    """
-    a, b = (dict(_deciding(config)) for config in (recorded, wanted))
-    return next((key for key in sorted(a.keys() | b.keys()) if a.get(key) != b.get(key)), None)
-
-
-def _deciding(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    for group in ("objective", "algo", "compensation", "protect", "calibration", "model"):
-        for name, value in leaves(recorded(config.get(group, {})), f"{group}."):
-            last = name.rpartition(".")[2]
-            if group in ("algo", "calibration") and (last, value) in NEW.items():
-                continue  # results of earlier versions do not have it
-            if last not in (OPTION, *LOCATING) and name.split(".")[1] not in PLACING:
-                yield name, same_attention(value) if name == "model.attention" else value
-    for name in ("ratio", "k", "seed", "racing"):
-        yield name, config.get(name)
-    yield from (("unit", config.get("unit", "block")), ("budget", config.get("budget", "parameters")))
-
-
-def _data(calibration: Any) -> dict[str, Any]:
-    """The settings of a calibration and of its parts. Files are represented by their digests."""
-    record = _without_new(settings_record(calibration))
-    for item in dataclasses.fields(calibration):
-        if hasattr(part := getattr(calibration, item.name), "draw"):
-            record[item.name] = _data(part)
-    if (file := calibration.file()) is not None:
-        record["path"] = _file_digest(file)
-    return record
-
-
-def settings_record(settings: Any) -> dict[str, Any]:
-    """The type and the fields of a frozen dataclass of settings."""
-    return {"type": type(settings).__name__, **dataclasses.asdict(settings)}
-
-
-def _without_new(record: dict[str, Any]) -> dict[str, Any]:
-    """The record of settings without settings that earlier versions did not have, if these have their defaults."""
-    return {name: value for name, value in record.items() if (name, value) not in NEW.items()}
-
-
-def _file_digest(path: str) -> str:
-    file = Path(path).expanduser()
-    try:
-        return file_sha256(file)
-    except OSError:
-        return path  # a file that is missing or cannot be read is reported when the cell is checked

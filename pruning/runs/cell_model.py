@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from pruning.core.errors import InputError
 from pruning.models.loader import LanguageModel, load
-from pruning.runs.cell import Cell, ForwardSettings
+from pruning.runs.cell import Cell
+from pruning.runs.cell_settings import ForwardSettings
 
 if TYPE_CHECKING:
     from pruning.engine.forward import Forward

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pruning.core.mask import Mask
-from pruning.core.result import DoneResult, RepairRecord
+from pruning.core.repair_record import RepairRecord
+from pruning.core.result import DoneResult
 from pruning.distributed import collectives
 from pruning.engine.map_settings import Linear
 from pruning.runs.cell import Cell

@@ -12,7 +12,7 @@ from pruning.core.mask import Mask
 from pruning.core.result import EvaluationRecord
 from pruning.evaluation import digests_of
 from pruning.evaluation.overlap import overlaps
-from pruning.runs.cell import FORMAT
+from pruning.runs.cell_identity import FORMAT
 from pruning.runs.measurements import Evaluator, MaskMetrics, digests, measurement_path
 from pruning.runs.prepare import Prepared
 

@@ -22,7 +22,8 @@ from pruning.healing.apart import apart
 from pruning.healing.guard import check_text
 from pruning.healing.text import HealingText, draw_text
 from pruning.models import loader, preflight, spec
-from pruning.runs.cell import Cell, settings_record
+from pruning.runs.cell import Cell
+from pruning.runs.cell_identity import settings_record
 from pruning.runs.check_data import Reader, check_calibration, check_evaluation
 from pruning.search import budget
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pruning.core import space as spaces
 from pruning.core.errors import InputError, unknown
 from pruning.core.mask import Mask
-from pruning.core.result import BudgetRecord
+from pruning.core.search_record import BudgetRecord
 from pruning.core.space import Space
 
 # What `unit` can be, and the kinds of sub-layers that can then be removed: attention, MLP, or both.

@@ -9,7 +9,8 @@ from typing import cast
 
 from pruning.core.os_errors import sentence
 from pruning.core.provenance import now, provenance
-from pruning.core.result import LOG, CalibrationRecord, FailedResult, ModelRecord, SearchRecord
+from pruning.core.result import LOG, CalibrationRecord, FailedResult, ModelRecord
+from pruning.core.search_record import SearchRecord
 from pruning.core.space import Space
 from pruning.distributed import collectives
 from pruning.engine.cost import Cost

@@ -16,8 +16,9 @@ from pruning.engine.cost import Cost
 from pruning.models.spec import ModelInfo
 from pruning.objective import Calibrated
 from pruning.runs import result_record
-from pruning.runs.cell import FORMAT, Cell, settings_record
+from pruning.runs.cell import Cell
 from pruning.runs.cell_files import save_config, save_mask, save_result
+from pruning.runs.cell_identity import FORMAT, settings_record
 from pruning.runs.cell_lock import cell_lock
 from pruning.runs.cell_model import forward_of, model_of
 from pruning.runs.cell_repair import check_repair, new_repair

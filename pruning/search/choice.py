@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 
 from pruning.algo import Ask
 from pruning.core.estimate import Estimate
+from pruning.core.margins_record import DecisionRecord
 from pruning.core.mask import Mask
-from pruning.core.result import DecisionRecord
 from pruning.core.score import Score
 from pruning.search.bounding import SLACK, bounded, lower_bounds, mean_gap
 from pruning.search.near_ties import Settler

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from pruning.algo import Algo, Ask, Found
+from pruning.core.margins_record import MarginsRecord
 from pruning.core.mask import Mask
-from pruning.core.result import MarginsRecord
 from pruning.core.score import Score
 from pruning.core.space import Space
 from pruning.search import budget, gates

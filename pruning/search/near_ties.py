@@ -24,8 +24,8 @@ from functools import cached_property
 
 from pruning.core.errors import InputError
 from pruning.core.estimate import Estimate
+from pruning.core.margins_record import NearTiesRecord
 from pruning.core.mask import Mask
-from pruning.core.result import NearTiesRecord
 from pruning.core.score import Score
 from pruning.objective import Loss
 from pruning.search.journal import Journal

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pruning.core.estimate import Estimate
-from pruning.core.result import ComparisonRecord, DecisionRecord, MarginsRecord
+from pruning.core.margins_record import ComparisonRecord, DecisionRecord, MarginsRecord
 from pruning.core.score import Score
 
 # Significance level: a mask that is not significantly worse than the winner at this level is a tie.

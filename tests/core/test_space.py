@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pruning.core.errors import InputError
 from pruning.core.mask import Mask
-from pruning.core.result import SearchRecord
+from pruning.core.search_record import SearchRecord
 from pruning.core.space import Space, block_count, check_size, space, space_of, sublayer_space
 from pruning.core.unit_costs import Budget
 

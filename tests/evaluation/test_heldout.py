@@ -228,7 +228,9 @@ def test_calibration_on_the_evaluation_data_is_refused(tokenizer: Any, kind: str
     else:
         calibration = Items("commonsense", 60, 1, part="heldout").draw(tokenizer)
         metric, shared = "acc/heldout", f"{calibration.shared(data['acc/heldout'])} items"
-    with pytest.raises(InputError, match=r"Choose another calibration\.seed or other calibration data") as caught:
+    with pytest.raises(
+        InputError, match=r"Choose another calibration\.seed or other calibration data"
+    ) as caught:
         check_disjoint(calibration, data)
     other = data[metric]
     for samples in (calibration, other):

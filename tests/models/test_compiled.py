@@ -17,7 +17,7 @@ from pruning.models.block_probe import find_blocks
 from pruning.models.compiled import check_compiler, compiled
 from pruning.models.float32_products import use_faster_products
 from pruning.models.swap import swapped
-from pruning.runs.cell import ForwardSettings
+from pruning.runs.cell_settings import ForwardSettings
 from tests.helpers.architectures import N_BLOCKS, build
 from tests.helpers.rows import language_model, plain, text_rows
 

@@ -13,7 +13,7 @@ from pruning.published import check, forecast, plan
 from pruning.published.measure import Referee
 from pruning.published.protocol import Protocol
 from pruning.published.records import Entry, ModelFacts, Source
-from pruning.runs.cell import ForwardSettings
+from pruning.runs.cell_settings import ForwardSettings
 from tests.conftest import N_BLOCKS
 
 SOURCE = Source("https://x", "table", "read")
