@@ -152,7 +152,7 @@ def merged(where: torch.device, dtype: torch.dtype) -> str:
     if (branches := budget.merged(budget.batches(samples.rows)[0], "block")) == 1:
         return "not merged: the kernels do not treat all branches alike"
     alone = np.concatenate([losses(forward.fresh(), samples, [mask]) for mask in singles])
-    if budget.filled and not np.array_equal(together, alone):
+    if budget.merging.filled and not np.array_equal(together, alone):
         raise Failure(f"a mask's losses depend on the other masks, by {np.max(np.abs(together - alone)):.1e}")
     losses(apart, samples, singles)  # warm up
     for passes in (apart, forward):

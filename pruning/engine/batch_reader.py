@@ -101,7 +101,7 @@ class BatchReader:
 
     def _read_at_once(self, batch: Batch, unit: str, readout: Readout) -> int:
         """How many masks the head reads at once. A part of the head is not checked for rows that it treats unlike."""
-        if readout.part is not None and self.memory_budget.filled:
+        if readout.part is not None and self.memory_budget.merging.filled:
             return 1
         return self.memory_budget.merged(batch, unit)
 
@@ -115,7 +115,7 @@ class BatchReader:
         projection, targets = self.projection, batch.targets
         if readout.part is not None:
             projection, targets = readout.part.of(projection), readout.part.places(targets)
-        full = merged if self.memory_budget.filled else len(states)
+        full = merged if self.memory_budget.merging.filled else len(states)
         flat, targets = concatenated(filled(states, full)), targets.repeat(full)
         values: np.ndarray[Any, Any] = read_out(readout, projection, flat, None, targets).numpy()
         return values.reshape(full, -1)[: len(states)]
@@ -174,7 +174,7 @@ class BatchReader:
             self.cost.block_forwards += run * share * shares[index]
 
         merged, notes = self.memory_budget.merged(batch, unit), Notes(self.beginnings.of(batch, unit), wanted)
-        fill = self.memory_budget.filled
+        fill = self.memory_budget.merging.filled
         branches = run_masks(self.model, batch, masks, merged, count, self.scales, notes, fill)
         if wanted is not NOTHING:
             notes.end(masks[-1])

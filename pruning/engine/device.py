@@ -69,3 +69,8 @@ def synchronize(used: Iterable[torch.device]) -> None:
     for device in used:
         if device.type == "cuda":
             torch.cuda.synchronize(device)
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether an error reports that memory ran out, on a device or the CPU."""
+    return "memory" in str(error).lower()

@@ -34,11 +34,11 @@ from pruning.engine.batch_reader import BatchReader
 from pruning.engine.batching import Batch, TokenLine, make_batches
 from pruning.engine.beginnings import NOTHING, Beginnings, Wanted, edges, forks
 from pruning.engine.cost import Cost
-from pruning.engine.device import peak_memory
+from pruning.engine.device import out_of_memory, peak_memory
 from pruning.engine.ends import Ends
 from pruning.engine.equal_shapes import treats_branches_alike
 from pruning.engine.logprobs import LIKELIHOOD, Readout
-from pruning.engine.memory_budget import MemoryBudget, out_of_memory
+from pruning.engine.memory_budget import MemoryBudget
 from pruning.engine.pace import Pace
 from pruning.engine.partial_head import Parts
 from pruning.engine.walk_plan import Plan, make_plan

@@ -10,7 +10,7 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,10 +19,10 @@ from pruning.core.mask import Mask
 from pruning.distributed import collectives
 from pruning.engine import memory_probe
 from pruning.engine.batching import Batch, TokenLine, make_batches
-from pruning.engine.device import free_memory
+from pruning.engine.device import free_memory, out_of_memory
 from pruning.engine.logprobs import Projection, Readout
+from pruning.engine.merging import Merging
 from pruning.engine.walk_plan import Sizes
-from pruning.models.block_probe import find_blocks
 from pruning.models.blocks import head
 
 if TYPE_CHECKING:
@@ -30,14 +30,6 @@ if TYPE_CHECKING:
     from pruning.models.loader import LanguageModel
 
 log = logging.getLogger(__name__)
-
-# Branches run as one batch if a single branch would leave the device idle. With fewer than MERGE_OPERATIONS
-# operations per block, starting kernels takes longer than running them. With fewer than MERGE_TOKENS tokens,
-# reading the weights takes longer than computing with them.
-MERGE_OPERATIONS = {"cpu": 1e8, "cuda": 1e11}
-MERGE_TOKENS = 32
-# Tokens that are merged on request in half precision on a CPU: with more, products become no faster.
-FULL_TOKENS = 512
 
 
 @dataclass
@@ -57,7 +49,6 @@ class MemoryBudget:
     _state_limit: float = math.inf  # limit on the bytes of hidden states; lowered after running out of memory
     _batches: dict[tuple[Row, ...], list[Batch]] = field(default_factory=dict)
     _overheads: dict[tuple[object, ...], float] = field(default_factory=dict)
-    _alike: dict[tuple[object, ...], bool] = field(default_factory=dict)
 
     def batches(self, rows: tuple[Row, ...]) -> list[Batch]:
         """The batches of some rows, cached."""
@@ -65,76 +56,18 @@ class MemoryBudget:
             self._batches[rows] = make_batches(self.lines(rows), self.batch_tokens)
         return self._batches[rows]
 
-    def merged(self, batch: Batch, unit: str) -> int:
-        """How many branches run as one batch: several if one branch alone would leave the device idle.
+    @cached_property
+    def merging(self) -> Merging:
+        """Which branches run as one batch."""
+        return Merging(self.model, self.merge, self.alike)
 
-        With merging, the weights are read once for all branches, which also saves time if they are on disk.
-        """
-        tokens = batch.ids.numel()
-        if self.filled:
-            return self._copies(tokens) if self._alike.get(self._shape(batch, unit)) else 1
-        if self.merge is False or not (self._exact or self._offloaded):
-            return 1
-        return max(1, self.batch_tokens // tokens) if self._small(tokens) or self._offloaded else 1
+    def merged(self, batch: Batch, unit: str) -> int:
+        """How many branches run as one batch; 1 if branches run one at a time."""
+        return self.merging.branches(batch, unit, self.batch_tokens)
 
     def check(self, rows: tuple[Row, ...], unit: str) -> None:
         """Check which batches of some rows can be merged. All ranks must call it; they agree on the result."""
-        for batch in self.batches(rows) if self.filled else ():
-            copies, shape = self._copies(batch.ids.numel()), self._shape(batch, unit)
-            if copies < 2 or shape in self._alike:
-                continue
-            self._alike[shape] = not collectives.all_max(float(not self._fits(batch, unit, copies)))
-            if not self._alike[shape]:
-                log.warning(
-                    "forward.merge: batches of %d tokens are not merged, because not all branches are treated alike, "
-                    "or memory ran out in the check",
-                    batch.ids.numel(),
-                )
-
-    def _fits(self, batch: Batch, unit: str, copies: int) -> bool:
-        try:
-            return self.alike(batch, unit, copies)
-        except RuntimeError as error:
-            if not out_of_memory(error):
-                raise
-            return False
-
-    def _shape(self, batch: Batch, unit: str) -> tuple[object, ...]:
-        """All that the kernels of a merged pass can depend on."""
-        attention = None if batch.attention is None else batch.attention.dim()
-        return (
-            unit, *batch.ids.shape, len(batch.targets), attention, batch.positions is None,
-            self._copies(batch.ids.numel()),
-        )  # fmt: skip
-
-    @property
-    def filled(self) -> bool:
-        """Whether merged passes are filled up to one shape (`equal_shapes.py`).
-
-        In half precision, and on a GPU, the last bit of a matrix product depends on the number of its rows. A mask's
-        loss would depend on the other masks, and a search that is interrupted and continued could end differently.
-        """
-        return bool(self.merge) and not self._exact and not self._offloaded
-
-    def _copies(self, tokens: int) -> int:
-        if self.model.device.type == "cpu":
-            return max(1, min(self.batch_tokens, FULL_TOKENS) // tokens)
-        return max(1, self.batch_tokens // tokens) if self._small(tokens) else 1
-
-    def _small(self, tokens: int) -> bool:
-        """Whether a batch with this many tokens would leave the device idle."""
-        block = find_blocks(self.model.module).modules[0]
-        operations = 2 * tokens * sum(p.numel() for p in block.parameters())
-        return tokens < MERGE_TOKENS or operations < MERGE_OPERATIONS.get(self.model.device.type, 1e8)
-
-    @property
-    def _exact(self) -> bool:
-        wide = self.model.module.dtype in (torch.float32, torch.float64)
-        return wide and self.model.device.type == "cpu"
-
-    @property
-    def _offloaded(self) -> bool:
-        return any(p.device.type == "meta" for p in self.model.module.parameters())
+        self.merging.check(self.batches(rows), unit, self.batch_tokens)
 
     def sizes(self, rows: tuple[Row, ...], readout: Readout, mask: Mask, held: int) -> Sizes:
         """The room for hidden states, and the size of a state; equal on all ranks.
@@ -167,7 +100,7 @@ class MemoryBudget:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         # A pass that is filled up to one shape is as large for few masks as for many.
-        filled = self.filled and any(
+        filled = self.merging.filled and any(
             self._widest(b) > 1 for batches in self._batches.values() for b in batches
         )
         if masks > 1 and not filled:
@@ -230,8 +163,3 @@ class MemoryBudget:
         self._batches.clear()
         self._overheads.clear()
         return True
-
-
-def out_of_memory(error: Exception) -> bool:
-    """Whether an error reports that memory ran out, on a device or the CPU."""
-    return "memory" in str(error).lower()

@@ -17,8 +17,8 @@ def check_peft() -> None:
     """Raise InputError if the package for LoRA is not installed."""
     if find_spec("peft") is None:
         raise InputError(
-            "healing with LoRA needs the package peft, which is not installed: run `pip install peft` (or "
-            "`pip install depth-pruning[heal]`), or train all weights with heal=full."
+            "healing with LoRA needs the package peft, which is not installed: run `pip install peft`, or "
+            "train all weights with heal=full."
         )
 
 

@@ -16,7 +16,7 @@ from pruning.core.mask import Mask
 from pruning.core.space import Space
 from pruning.engine.forward import Forward
 from pruning.engine.logprobs import LIKELIHOOD
-from pruning.engine.memory_budget import FULL_TOKENS
+from pruning.engine.merging import FULL_TOKENS
 from pruning.objective import Calibrated
 from pruning.objective.divergence import Divergence
 from pruning.objective.perplexity import Perplexity

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pruning.engine.forward
-import pruning.engine.memory_budget
+import pruning.engine.merging
 import pruning.models.units
 from pruning.calibration.samples import Row
 from pruning.core.mask import Mask
@@ -166,8 +166,8 @@ def test_branches_are_merged_only_if_a_batch_is_small(monkeypatch: pytest.Monkey
     losses(Forward(language_model(module), batch_tokens=30), rows, masks)
     assert max(widths) == 3, "three lines of ten tokens fit into thirty"
     widths.clear()
-    monkeypatch.setitem(pruning.engine.memory_budget.MERGE_OPERATIONS, "cpu", 10)
-    monkeypatch.setattr(pruning.engine.memory_budget, "MERGE_TOKENS", 10)
+    monkeypatch.setitem(pruning.engine.merging.MERGE_OPERATIONS, "cpu", 10)
+    monkeypatch.setattr(pruning.engine.merging, "MERGE_TOKENS", 10)
     losses(Forward(language_model(module), batch_tokens=30), rows, masks)
     assert set(widths) == {1}
 
