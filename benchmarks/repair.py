@@ -98,8 +98,8 @@ def measured(case: Case) -> Iterator[dict[str, object]]:
         for how, its in {"none": forward, **repaired}.items():
             after = pruned if its is forward else _losses(its, samples, mask)
             one, state = HealedMask(mask, dense=dense), State(kind=how)
-            one.add(PRUNED, pruned)
-            one.add(state, after)
+            one.add(PRUNED, pruned, calibration.sha256)
+            one.add(state, after, calibration.sha256)
             yield {
                 "model": case.model,
                 "mask": case.mask,

@@ -88,15 +88,16 @@ def _files(results: Path, cells: list[str]) -> Iterator[Path]:
     """The files of all cells. Those of unfinished cells are included, so that their scores are not computed again."""
     for cell in cells:
         yield from (path for name in CELL if (path := results / cell / name).exists())
-        yield from (results / cell / "healed").glob("*/*.json*")
+        yield from (results / cell / "healed").rglob("*.json*")
 
 
 def _shared(results: Path, study: str) -> Iterator[Path]:
-    """The files that cells share: the study's list of cells, scores, measurements and samples."""
+    """The files that cells share: the study's list of cells, scores, measurements, samples, records of routing."""
     yield study_list.path_of(results, study)
     yield from (path for path in (results / "scores").rglob("*") if path.is_file())
     yield from (results / "evaluation").rglob("*.json")
     yield from (results / "calibration").rglob("*.jsonl")
+    yield from (results / "routing").glob("*/routing.json")
 
 
 def _plain(name: str, size: int) -> tarfile.TarInfo:

@@ -22,7 +22,8 @@ PRIVATE = ".lm_eval.json"  # lm-eval's own record; it can hold paths of the mach
 
 # The folders of a results folder that are not cells.
 _FOLDERS = {
-    "calibration", "code", "evaluation", "figures", "jobs", "mlflow-artifacts", "multirun", "scores", "studies",
+    "calibration", "code", "evaluation", "figures", "jobs", "mlflow-artifacts", "multirun", "routing", "scores",
+    "studies",
 }  # fmt: skip
 _PART = re.compile(r"[\w.+-]+")
 
@@ -43,8 +44,14 @@ def is_data(name: str) -> bool:
             return file.endswith(".json") and not file.endswith(PRIVATE)
         case (cell, file):
             return cell not in _FOLDERS and file in CELL
+        case ("routing", _, file):
+            return file == "routing.json"
+        case (cell, "healed", file):
+            return cell not in _FOLDERS and file.startswith("trials-") and file.endswith(".jsonl")
         case (cell, "healed", _, file):
             return cell not in _FOLDERS and file in HEALED
+        case (cell, "healed", candidate, _, file):
+            return cell not in _FOLDERS and candidate.startswith("mask-") and file in HEALED
     return False
 
 

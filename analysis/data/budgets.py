@@ -1,4 +1,4 @@
-"""What a result says about the unit and the budget of its cell."""
+"""What a result says about the unit, the budget and the compensation of its cell."""
 
 from __future__ import annotations
 
@@ -9,6 +9,10 @@ from pruning.core.mask import Mask
 from pruning.core.result import DoneResult
 from pruning.core.search_record import BudgetRecord
 from pruning.runs.removal import KINDS, Removal
+
+from ..stats.removal import NO_COMPENSATION
+
+NONE = "NoCompensation"  # a class of pruning.engine.compensation; the analysis must not import torch
 
 
 def removal_of(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -21,6 +25,12 @@ def removal_of(config: Mapping[str, Any]) -> dict[str, Any]:
     if removal.unit not in KINDS:
         raise ValueError(f"its unit is {removal.unit!r}")
     return {"unit": removal.unit, "cost": None if removal.counted else removal.budget}
+
+
+def compensation_of(config: Mapping[str, Any]) -> str:
+    """What stands in for removed units: none, magnitude, linear or diagonal."""
+    name = str((config.get("compensation") or {}).get("class", NONE))
+    return NO_COMPENSATION if name == NONE else name.lower()
 
 
 def budget_of(result: DoneResult, mask: Mask) -> BudgetRecord | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import pandas as pd
 
@@ -18,6 +18,7 @@ COLUMNS = (
     "k",
     "ratio",
     "unit",
+    "compensation",
     "seed",
 )
 Only = Mapping[str, Sequence[str]]
@@ -33,6 +34,14 @@ def column(text: str) -> tuple[str, list[str]]:
             f"'{text}' is not a filter: give COLUMN=VALUE,VALUE; the columns are {known}"
         )
     return name, kept
+
+
+def merged(filters: Iterable[tuple[str, Sequence[str]]]) -> dict[str, list[str]]:
+    """The filters of a command. Values that are given for one column several times are put together."""
+    only: dict[str, list[str]] = {}
+    for name, kept in filters:
+        only[name] = [*dict.fromkeys([*only.get(name, ()), *kept])]
+    return only
 
 
 def select(frame: pd.DataFrame, only: Only) -> pd.DataFrame:

@@ -1,6 +1,7 @@
-"""Labels of models: they keep cells of different units and budgets apart, because nothing compares such cells.
+"""Labels of models: they keep cells apart that nothing compares, those of other units, budgets or compensations.
 
-From `smollm2`, whole blocks are removed; from `smollm2 (sublayer)`, a share of the parameters, in sub-layers.
+From `smollm2`, whole blocks are removed; from `smollm2 (sublayer)`, a share of the parameters, in sub-layers; in
+`smollm2 (linear)`, linear maps stand in for the removed blocks.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from ..stats.frames import groups
-from ..stats.removal import UNKNOWN, budgets, column, label
+from ..stats.removal import NO_COMPENSATION, UNKNOWN, UNKNOWN_COMPENSATION, budgets, column, label
 
 Kind = tuple[str, str | None]  # the unit, and what a ratio is a share of; None if units are counted
 BLOCKS: Kind = ("block", None)
@@ -41,12 +42,21 @@ def _likely(known: set[Kind], counted: bool) -> Kind:
     return fitting.pop() if len(fitting) == 1 else (UNKNOWN, None)
 
 
+def with_compensation(frame: pd.DataFrame) -> pd.DataFrame:
+    """Fill in the compensation of cells without a readable result, if all others have the same."""
+    known = set(frame["compensation"].dropna())
+    likely = known.pop() if len(known) == 1 else UNKNOWN_COMPENSATION
+    return frame.assign(compensation=frame["compensation"].fillna(likely))
+
+
 def labelled(frame: pd.DataFrame) -> pd.DataFrame:
     """The frame with labels as models. Budgets that share a label and a size are distinguished in the label."""
     models, units, of = list(frame["model"]), list(frame["unit"]), column(frame, "cost", None)
+    compensations = column(frame, "compensation", NO_COMPENSATION)
 
     def name(i: int, more: tuple[str, ...] = ()) -> Any:
-        return label(models[i], units[i], of[i], more) if isinstance(models[i], str) else models[i]
+        own = () if compensations[i] == NO_COMPENSATION else (compensations[i],)
+        return label(models[i], units[i], of[i], (*own, *more)) if isinstance(models[i], str) else models[i]
 
     names = [name(i) for i in range(len(frame))]
     if names == models:

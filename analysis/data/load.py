@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,10 +18,10 @@ from pruning.core.result import NAME
 from pruning.core.trace import NAME as TRACE
 from pruning.core.trace import TraceEntry, TraceLine, read_trace
 
-from ..stats.removal import bare, column
+from ..stats.removal import NO_COMPENSATION, bare, column
 from .cell_filter import Only, select, words
 from .errors import NothingToRead
-from .labels import labelled, with_units
+from .labels import labelled, with_compensation, with_units
 from .mlflow_store import folder
 from .rows import row_of
 
@@ -41,6 +42,7 @@ COLUMNS = (
     "ratio",
     "cost",  # what a ratio is a share of; None if units are counted
     "budget",
+    "compensation",  # what stands in for removed units: none, magnitude, linear or diagonal
     "seed",
     "protect_first",
     "protect_last",
@@ -76,8 +78,9 @@ def load(results: Path | str, study: str | None = None, only: Only = MappingProx
 
     The columns are those of COLUMNS and, for every metric of the evaluation, `dense/<metric>` and
     `pruned/<metric>`. `draw` is the seed of the calibration draw. If a cell has no result, its row is filled
-    from the cell's name. `dropped` are unit numbers, as in `Mask`. `model` names the unit and the budget, unless k
-    whole blocks are removed (see `labels`). `only` selects cells by the values of columns (see `cell_filter`).
+    from the cell's name. `dropped` are unit numbers, as in `Mask`. `model` names the unit, the budget and
+    the compensation, unless k whole blocks are removed without any (see `labels`). `only` selects cells by the values
+    of columns (see `cell_filter`).
     Raises NothingToRead if the study does not exist or no cell is done.
     """
     results = folder(results)
@@ -85,7 +88,7 @@ def load(results: Path | str, study: str | None = None, only: Only = MappingProx
     frame = _distinct_names(pd.DataFrame([row_of(results / key) for key in keys]))
     if frame.empty or not (frame["status"] == "done").any():
         raise NothingToRead(f"no finished cell in {results}: {_cure(frame)}.")
-    frame = _sized(with_units(frame.reindex(columns=[*COLUMNS, *(c for c in frame if c not in COLUMNS)])))
+    frame = _sized(_filled(frame))
     try:
         frame = select(frame, only)
     except ValueError as error:
@@ -156,6 +159,7 @@ def journals(results: Path | str, finished: pd.DataFrame) -> Journals:
             entries = list(read_trace(path))
             lines[cell] = _lines(entries)
             reason = _lacking(path, entries, _whole(lines[cell]), dropped)
+            lines[cell] = _of_usual_length(lines[cell])
         except OSError as error:
             lines[cell], reason = [], f"cannot be read ({error.strerror})"
         if reason:
@@ -171,6 +175,13 @@ def _whole(lines: Iterable[TraceLine]) -> list[TraceLine]:
     return [line for line in lines if "of" not in line]
 
 
+def _of_usual_length(lines: list[TraceLine]) -> list[TraceLine]:
+    """The lines without whole scores that have another number of samples than most of the cell's."""
+    counts = Counter(len(line["samples"]) for line in _whole(lines))
+    usual = counts.most_common(1)[0][0] if counts else 0
+    return [line for line in lines if "of" in line or len(line["samples"]) == usual]
+
+
 def _lacking(path: Path, entries: list[TraceEntry], scores: list[TraceLine], dropped: tuple[int, ...]) -> str:
     """What is wrong with the journal of a finished cell; empty if nothing is."""
     if not path.exists():
@@ -184,6 +195,12 @@ def _lacking(path: Path, entries: list[TraceEntry], scores: list[TraceLine], dro
     if len({len(score["samples"]) for score in scores}) > 1:
         return "is damaged: its scores have different numbers of samples"
     return ""
+
+
+def _filled(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame with all of COLUMNS, and with units and compensation of cells without a readable result."""
+    frame = frame.reindex(columns=[*COLUMNS, *(c for c in frame if c not in COLUMNS)])
+    return with_compensation(with_units(frame))
 
 
 def _distinct_names(frame: pd.DataFrame) -> pd.DataFrame:
@@ -214,6 +231,8 @@ def describe(frame: pd.DataFrame, study: str | None, only: Only = MappingProxyTy
     ]
     if set(units := column(finished, "unit", "block")) != {"block"}:
         parts.insert(-1, _listed("unit", pd.Series(units)))
+    if set(found := column(finished, "compensation", NO_COMPENSATION)) != {NO_COMPENSATION}:
+        parts.insert(-1, _listed("compensation", pd.Series(found)))
     parts.append(_listed("commit", finished["commit"].fillna("unknown")))
     if lacking := len(frame) - len(finished):
         names = "missing, failed or damaged" if (frame["status"] == "damaged").any() else "missing or failed"

@@ -16,6 +16,7 @@ from pruning.core.metric_names import LABELS, error_of, metrics_among
 from .errors import NothingToRead
 
 COMMON = 0.9  # a metric enters the mean if at least this share of the measured cells has it
+HELDOUT = "ppl/heldout"  # the held-out part of the embedded text
 WORDS = {kind: LABELS[kind] for kind in ("ppl", "acc")}
 
 
@@ -81,6 +82,15 @@ def choose(frame: pd.DataFrame, kind: str, name: str | None = None) -> Metric:
     if full not in known:
         raise NothingToRead(f"no {WORDS[kind]} '{name}' in this study. Measured: {', '.join(known)}.")
     return Metric(kind, (full,))
+
+
+def of_windows(frame: pd.DataFrame, name: str | None = None) -> str:
+    """The perplexity whose windows masks are compared on: `name`, or by default `ppl/heldout` if it was measured.
+
+    Raises NothingToRead if it was not measured.
+    """
+    chosen = choose(frame, "ppl", name).names
+    return HELDOUT if name is None and HELDOUT in chosen else chosen[0]
 
 
 def standard_error(metric: Metric, frame: pd.DataFrame) -> float | None:

@@ -12,7 +12,7 @@ from pruning.core.margins_record import MarginsRecord
 from pruning.core.mask import Mask
 from pruning.core.result import NAME, DoneResult, Result, read_result
 
-from .budgets import budget_of, removal_of
+from .budgets import budget_of, compensation_of, removal_of
 
 NUMBERS = ("n_blocks", "k", "loss", "dense_loss", "standard_error", "asked", "paid", "seconds")
 COST = ("block_forwards", "block_forwards_alone", "block_tokens", "forward_seconds", "peak_memory")
@@ -77,11 +77,11 @@ def _row(result: Result, named: Mapping[str, Any]) -> dict[str, Any]:
     config = result["config"]
     row = {"cell": result["cell"], "status": result["status"], **named, "seed": config["seed"]}
     row |= {f"protect_{end}": config.get("protect", {}).get(end, 0) for end in ("first", "last")}
-    row |= removal_of(config)
+    row |= removal_of(config) | {"compensation": compensation_of(config)}
     drawn = config.get("calibration", {})
     row |= {
         "calibration": _data(drawn),
-        "path": drawn.get("path"),
+        "path": _paths(drawn),
         "samples": drawn.get("samples"),
         "draw": drawn.get("seed"),
     }
@@ -93,12 +93,23 @@ def _row(result: Result, named: Mapping[str, Any]) -> dict[str, Any]:
 
 def _data(drawn: Mapping[str, Any]) -> str | None:
     """A short name of calibration data: the name of its source, of its file, or of its data set on the hub."""
-    if "text" in drawn and "items" in drawn:
-        return f"{_data(drawn['text'])} + {_data(drawn['items'])}"
+    if parts := _parts(drawn):
+        return " + ".join(str(_data(part)) for part in parts)
     if drawn.get("source") in ("file", "hub") and drawn.get("path"):
         path = Path(drawn["path"])
         return path.stem if drawn["source"] == "file" else path.name
     return drawn.get("source")
+
+
+def _parts(drawn: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The parts of a calibration that is made of several."""
+    return [part for part in drawn.values() if isinstance(part, Mapping) and "source" in part]
+
+
+def _paths(drawn: Mapping[str, Any]) -> str | None:
+    """The paths of a calibration and of its parts; None if it has none."""
+    paths = [str(part["path"]) for part in (drawn, *_parts(drawn)) if part.get("path")]
+    return " + ".join(paths) or None
 
 
 def _named(key: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
-from ..data.cell_filter import column, subfolder
+from ..data.cell_filter import column, merged, subfolder
 from ..data.errors import NothingToRead
 from ..data.mlflow_store import is_store
 from ..data.study import AskedStudy
@@ -40,7 +40,7 @@ def arguments(description: str, metrics: bool = False, cost: Sequence[str] = ())
         action="append",
         default=[],
         metavar="COLUMN=VALUE,VALUE",
-        help="use only cells that have one of these values; may be repeated",
+        help="use only cells that have one of these values; may be repeated, also with one column",
     )
     parser.add_argument(
         "--out",
@@ -54,7 +54,7 @@ def arguments(description: str, metrics: bool = False, cost: Sequence[str] = ())
     if cost:
         parser.add_argument("--cost", choices=cost, default=cost[0], help="the unit of cost")
     given = parser.parse_args()
-    given.only = dict(given.only)
+    given.only = merged(given.only)
     home = Path() if is_store(given.results) else Path(given.results)
     given.out = given.out or home / "figures" / subfolder(given.only)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")

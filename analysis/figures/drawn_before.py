@@ -60,6 +60,7 @@ def _study(results: str, study: str | None) -> Iterator[str]:
     yield str(study)
     if study is not None:
         yield _line(study_list.path_of(root, study), root)
+    yield from (_line(path, root) for path in sorted((root / "routing").glob("*/routing.json")))
     for key in keys:
         yield from (_line(root / key / name, root) for name in (NAME, TRACE, LOG))
         yield from (_line(path, root) for path in sorted((root / key / "healed").glob("*/evaluation.json")))

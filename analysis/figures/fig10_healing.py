@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 
 from ..data.errors import NothingToRead
 from ..data.load import done
+from ..data.metrics import of_windows
 from ..data.mlflow_store import folder
 from ..data.study import AskedStudy
 from ..stats.after_healing import StateStatistics, lost, near_best, regained, statistics
@@ -30,6 +31,7 @@ from .legends import legend
 from .style import empty, looks, panels, plain_log, save, signed
 
 KINDS = ("search", "single scores", "sub-layers", "random")
+LINEAR = 0.1  # nats; with masks that are better than the dense model, losses below this are drawn linearly
 Masks = dict[tuple[str, float], list[HealedMask]]
 
 
@@ -73,7 +75,7 @@ def table(masks: Masks) -> pd.DataFrame:
                         "kind": kind(one),
                         "state": state.label,
                         "tokens": state.tokens,
-                        "seeds": len(one.states[state]),
+                        "runs": len(one.states[state]),
                         "windows": len(one.dense),
                         "loss": float(one.losses(state).mean()),
                         "ppl": float(np.exp(one.losses(state).mean())),
@@ -134,10 +136,16 @@ def _curves(axes: Axes, masks: Sequence[HealedMask], look: dict[str, tuple[str, 
         axes.plot([place[state] for state in own], values, marker=marker, color=colour, lw=0.9, ms=3.5, mew=0)
         if REPAIRED in one.states:
             axes.plot(-0.3, lost(one, REPAIRED), "x", color=colour, ms=4.5, mew=1.1)
-    axes.set_yscale("log")
+    above = [lost(one, state) for one in masks for state in one.states]
+    if min(above) > 0:
+        axes.set_yscale("log")
+    else:  # a healed mask can be better than the dense model
+        axes.set_yscale("symlog", linthresh=LINEAR)
+        axes.axhline(0, color="0.7", lw=0.8, zorder=0)
     axes.set_xlim(-0.6, len(states) - 0.5)
     axes.set_ylim(*axes.get_ylim())
-    plain_log(axes.yaxis)
+    if axes.get_yscale() == "log":
+        plain_log(axes.yaxis)
     axes.set_xticks(range(len(states)), [_short(state) for state in states], fontsize=7.5)
     axes.set_ylabel("held-out loss above the dense\nmodel's (nats per token)", fontsize=8)
     axes.set_xlabel("tokens of healing", fontsize=8)
@@ -185,7 +193,7 @@ def _short(state: State) -> str:
 
 
 def _write(given: argparse.Namespace, study: AskedStudy) -> list[Path]:
-    metric = f"ppl/{(given.perplexity or 'heldout').removeprefix('ppl/')}"
+    metric = of_windows(study.frame, given.perplexity)
     masks = healed(folder(given.results), study.frame, metric)
     others = {"fig10_healing_summary": summary(masks)}
     return save(draw(masks, study.title, metric), table(masks), given.out, "fig10_healing", others)

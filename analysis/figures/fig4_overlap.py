@@ -154,7 +154,11 @@ def _strips(axes: Axes, rows: pd.DataFrame, models: list[str]) -> None:
 def _write(given: argparse.Namespace, study: AskedStudy) -> list[Path]:
     frame, title = study.frame, study.title
     heats, pairs = heat(frame), comparisons(frame)
-    numbers = {"fig4_overlap_pairs": pairs.drop(columns=["draw_a", "data_a", "draw_b", "data_b"])}
+    numbers = {
+        "fig4_overlap_pairs": pairs.drop(
+            columns=[f"{name}_{end}" for name in overlap_pairs.OF_DRAWS for end in "ab"]
+        )
+    }
     numbers |= {
         "fig4_overlap_means": means(pairs),
         "fig4_overlap_groups": overlap_groups.groups_of(done(frame)),

@@ -21,14 +21,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..data.load import done
-from ..data.metrics import choose
+from ..data.metrics import choose, names
 from ..data.study import AskedStudy
 from ..stats.estimates import Shares
 from ..stats.sources import CALIBRATION, RESIDUAL, SOURCES
 from .cli import arguments, run
 from .legends import legend, line_key
 from .style import COLOURS, GREY, SMALL, TITLE, panels, save, wrapped
-from .variance_shares import LOSS, across, measure, outcomes, ratio_text
+from .variance_shares import LOSS, UNKNOWN, across, measure, outcomes, ratio_text
 
 PARTS = {"calibration": COLOURS[0], "search": COLOURS[1], "interaction": COLOURS[2]}
 LEVEL = 0.05  # of q
@@ -136,7 +136,8 @@ def _colour(name: str) -> str:
 def _write(given: argparse.Namespace, study: AskedStudy) -> list[Path]:
     frame, title = study.frame, study.title
     finished = done(frame)
-    answers = study.answers(choose(finished, "acc", given.accuracy).names)
+    known = given.accuracy or names(finished, "acc")
+    answers = study.answers(choose(finished, "acc", given.accuracy).names) if known else UNKNOWN
     by_outcome, table = measure(finished, outcomes(finished, given.perplexity, given.accuracy), answers)
     return save(
         draw(by_outcome, table, title),

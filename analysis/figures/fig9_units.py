@@ -25,24 +25,30 @@ from pruning.core.result import read_done
 
 from ..data.errors import NothingToRead
 from ..data.load import done
+from ..data.metrics import of_windows
 from ..data.mlflow_store import folder
 from ..data.study import AskedStudy
 from ..stats.frames import groups
-from ..stats.removal import bare
+from ..stats.removal import bare, compensated
 from ..stats.window_pairs import paired, window_losses
 from .cli import arguments, run
 from .legends import legend, line_key
 from .style import GREY, LABEL, SMALL, TITLE, empty, looks, panels, save
 
-SAME = ["bare", "objective", "calibration", "samples", "length", "draw", "algo", "ratio"]
+SAME = [
+    *("bare", "objective", "calibration", "samples", "length", "draw", "algo", "ratio"),
+    *("compensation", "seed", "protect_first", "protect_last"),
+]
+LINE = ["algo", "ratio", "compensation"]
 UNITS = ("sublayer", "attention", "mlp")
 TIMES = "\N{MULTIPLICATION SIGN}"
 SIGN = {"sublayer": "attention and MLP apart", "attention": "attention only", "mlp": "MLP only"}
 
 
 def compared(results: Path, frame: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """One row for each cell over sub-layers that has a partner over blocks: both masks and the paired difference.
+    """One row for each cell over sub-layers that has one partner over blocks: both masks and the paired difference.
 
+    Partners have the same search, objective, samples, seed and compensation, and were measured on the same windows.
     Raises NothingToRead if there is no such pair with the losses of windows.
     """
     rows = list(_rows(results, done(frame).assign(bare=done(frame)["model"].map(bare)), metric))
@@ -60,13 +66,15 @@ def _rows(results: Path, frame: pd.DataFrame, metric: str) -> Iterator[dict[str,
         for _, cell in cells[cells["unit"] != "block"].iterrows() if len(blocks) == 1 else ():
             both = [read_done(results / str(key)) for key in (cell["cell"], blocks["cell"].iloc[0])]
             first, second = (window_losses(results, result, metric) for result in both)
-            if first is None or second is None or len(first) != len(second):
+            data = {result["evaluation"].get("data", {}).get(metric) for result in both}
+            if first is None or second is None or len(data) > 1:
                 continue
             names = [" ".join(Mask.from_json(result["mask"]).names()) for result in both]
             difference = paired(first, second)
             yield {
                 **dict(zip(["model", *SAME[1:]], same, strict=True)),
                 "unit": cell["unit"],
+                "cost": cell["cost"],
                 "difference": difference.mean,
                 "low": difference.low,
                 "high": difference.high,
@@ -85,7 +93,7 @@ def draw(rows: pd.DataFrame, title: str, metric: str) -> Figure:
     strata = list(dict.fromkeys(zip(rows["model"], rows["objective"], strict=True)))
     models = list(dict.fromkeys(model for model, _ in strata))
     objectives = list(dict.fromkeys(objective for _, objective in strata))
-    lines = list(dict.fromkeys(zip(rows["algo"], rows["ratio"], strict=True)))
+    lines = list(dict.fromkeys(zip(*(rows[column] for column in LINE), strict=True)))
     look = looks([SIGN[unit] for unit in UNITS if unit in set(rows["unit"])])
     height = 1.15 + (0.16 + 0.13 * len(look)) * len(lines)
     figure, grid = panels(len(models), len(objectives), min(4.2, 8.4 / len(objectives)), height, title)
@@ -111,7 +119,7 @@ def draw(rows: pd.DataFrame, title: str, metric: str) -> Figure:
 def _panel(
     axes: Axes,
     rows: pd.DataFrame,
-    lines: list[tuple[str, float]],
+    lines: list[tuple[str, float, str]],
     look: dict[str, tuple[str, str]],
     limits: tuple[float, float],
     named: bool,
@@ -119,8 +127,8 @@ def _panel(
     if rows.empty:
         empty(axes, "not run")
         return
-    for y, (algo, ratio) in enumerate(lines):
-        for _, row in rows[(rows["algo"] == algo) & (rows["ratio"] == ratio)].iterrows():
+    for y, line in enumerate(lines):
+        for _, row in rows[(rows[LINE] == list(line)).all(axis=1)].iterrows():
             names = list(look)
             colour, marker = look[SIGN[str(row["unit"])]]
             height = y + 0.22 * (names.index(SIGN[str(row["unit"])]) - (len(names) - 1) / 2)
@@ -128,7 +136,7 @@ def _panel(
             axes.plot(row["difference"], height, marker, color=colour, ms=5, mec="white", mew=0.6)
     axes.axvline(0, color="0.6", lw=0.8, zorder=0)
     axes.set(ylim=(len(lines) - 0.5, -0.5), xlim=limits)
-    removed = [f"{algo}, {100 * ratio:g} % removed" for algo, ratio in lines]
+    removed = [f"{algo}, {100 * ratio:g} % removed{compensated(how)}" for algo, ratio, how in lines]
     axes.set_yticks(range(len(lines)), removed if named else [""] * len(lines), fontsize=SMALL + 0.5)
     axes.tick_params(axis="y", length=0)
     _factors(axes)
@@ -146,7 +154,7 @@ def _factors(axes: Axes) -> None:
 
 
 def _write(given: argparse.Namespace, study: AskedStudy) -> list[Path]:
-    metric = f"ppl/{(given.perplexity or 'heldout').removeprefix('ppl/')}"
+    metric = of_windows(study.frame, given.perplexity)
     rows = compared(folder(given.results), study.frame, metric)
     return save(draw(rows, study.title, metric), rows, given.out, "fig9_units")
 

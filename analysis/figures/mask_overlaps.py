@@ -52,7 +52,7 @@ class _Search:
 
     @classmethod
     def of(cls, cells: pd.DataFrame, drawn: CellDraws, rows: Labels) -> _Search:
-        return cls(overlap.MaskSet.of(cells), CellDraws(drawn.draw[rows], drawn.data[rows]))
+        return cls(overlap.MaskSet.of(cells), drawn.take(rows))
 
 
 def _between(first: _Search | None, second: _Search | None) -> tuple[NDArray[np.float64], str]:

@@ -27,8 +27,8 @@ GROUP = ["objective", *STRATUM, "algo"]
 def aggregate(frame: pd.DataFrame, metric: Metric, paper: str, objective: str) -> pd.DataFrame:
     """One row for each objective, model, k and algorithm of the study, even if no cell of the row is finished.
 
-    `asked` counts all cells of a row, and `cells` counts the finished ones. `mean` and `sd` (ddof 1) are over
-    finished cells; so are `geometric` and `factor`, the exponentials of the mean and the sd of the logarithms (for
+    `asked` counts all cells of a row, and `cells` the finished ones that have the metric. `mean` and `sd` (ddof 1)
+    are over these; so are `geometric` and `factor`, the exponentials of the mean and the sd of the logarithms (for
     perplexities). `paper` is the published average. The paper has this average only for the objective `objective`.
     """
     finished = done(frame)
@@ -36,7 +36,7 @@ def aggregate(frame: pd.DataFrame, metric: Metric, paper: str, objective: str) -
     values = finished.assign(value=metric.of(finished), dense=metric.of(finished, "dense"))
     asked = frame.groupby(GROUP).size().rename("asked")
     by = values.groupby(GROUP)
-    rows = pd.DataFrame({"cells": by.size(), "mean": by["value"].mean(), "sd": by["value"].std()})
+    rows = pd.DataFrame({"cells": by["value"].count(), "mean": by["value"].mean(), "sd": by["value"].std()})
     rows = rows.assign(dense=by["dense"].mean(), loss=by["loss"].mean())
     if metric.kind == "ppl":
         logs = values.assign(log=np.log(values["value"].astype(float))).groupby(GROUP)["log"]

@@ -39,7 +39,7 @@ def spread(frame: pd.DataFrame, metrics: Mapping[str, Metric]) -> pd.DataFrame:
 
 def _of_panel(panel: pd.DataFrame, outcome: str, where: Mapping[str, Any]) -> pd.DataFrame:
     searches = means(panel, [outcome]).rename(columns={outcome: "value"})
-    whole, logs = compared(panel)[0], outcome == "perplexity"
+    whole, logs = compared(panel, [outcome])[0], outcome == "perplexity"
     values = np.log(whole[outcome]) if logs else whole[outcome]
     # In the order of `means`.
     drawn = [over_draws(values[algo.index], CellDraws.of(algo)) for _, algo in groups(whole, "algo")]

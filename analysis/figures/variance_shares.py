@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ..data.errors import NothingToRead
 from ..data.item_answers import ItemAnswers
-from ..data.metrics import choose
+from ..data.metrics import choose, names
 from ..stats import components, variance
 from ..stats.agreement import controlled
 from ..stats.between import between
@@ -30,14 +30,21 @@ WITHIN = {MASKS: ("model",), LOSS: ("objective",)}
 
 
 def outcomes(frame: pd.DataFrame, perplexity: str | None, accuracy: str | None) -> dict[str, Any]:
-    """For each outcome label: one value per cell (None if the outcome is the mask), and the columns of its strata."""
-    ppl, acc = choose(frame, "ppl", perplexity), choose(frame, "acc", accuracy)
-    return {
+    """For each outcome label: one value per cell (None if the outcome is the mask), and the columns of its strata.
+
+    Perplexity and accuracy are outcomes only if they were measured. Raises NothingToRead if a named one was not.
+    """
+    known: dict[str, Any] = {
         MASKS: (None, STRATUM),
         LOSS: (frame["loss"] - frame["dense_loss"], [*STRATUM, "objective"]),
-        f"log {ppl.label}": (np.log(ppl.of(frame)), STRATUM),
-        acc.label: (acc.of(frame), STRATUM),
     }
+    if perplexity or names(frame, "ppl"):
+        ppl = choose(frame, "ppl", perplexity)
+        known[f"log {ppl.label}"] = (np.log(ppl.of(frame)), STRATUM)
+    if accuracy or names(frame, "acc"):
+        acc = choose(frame, "acc", accuracy)
+        known[acc.label] = (acc.of(frame), STRATUM)
+    return known
 
 
 def measure(

@@ -12,7 +12,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from ..data.errors import NothingToRead
-from ..data.metrics import choose
+from ..data.metrics import choose, of_windows
 from ..figures import (
     fig1_masks,
     fig2_ranks,
@@ -76,7 +76,7 @@ def _cost(m: StudyData) -> Figure:
 
 
 def _healing(m: StudyData) -> Figure:
-    metric = choose(m.frame, "ppl").names[0]
+    metric = of_windows(m.frame)
     return fig10_healing.draw(fig10_healing.healed(m.results, m.frame, metric), m.title, metric)
 
 

@@ -103,7 +103,8 @@ def _inside(shares: Shares) -> str:
 def _objectives(m: StudyData) -> tuple[str, str] | None:
     """Which objective gives the lowest perplexity."""
     costs = m.costs[m.costs["outcome"] == "ppl"].dropna(subset="mean")
-    if costs["objective"].nunique() < 2:
+    costs = costs[costs.groupby(STRATUM)["objective"].transform("nunique") > 1]
+    if costs.empty:
         return None
     best = {str(part.sort_values("mean")["objective"].iloc[0]) for _, part in groups(costs, STRATUM)}
     strata = count(costs.groupby(STRATUM).ngroups, "combination")

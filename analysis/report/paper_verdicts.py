@@ -67,7 +67,9 @@ def _larger(shares: Shares) -> tuple[str, list[str]]:
 
 def _accuracy(m: StudyData) -> tuple[str, list[str]]:
     """The data can refute "comparably" but not prove it: if the interval contains 1, the verdict is OPEN."""
-    label = next(label for label in m.shares[0] if accuracy(label))
+    label = next((label for label in m.shares[0] if accuracy(label)), None)
+    if label is None:
+        return OPEN, ["no accuracy was measured"]
     verdict, numbers = _larger(m.shares[0][label])
     if verdict == OPEN:
         return OPEN, [*numbers, *([m.answers.note] if m.answers.note else [])]
@@ -79,7 +81,7 @@ def _accuracy(m: StudyData) -> tuple[str, list[str]]:
 def _objectives(m: StudyData) -> tuple[str, list[str]]:
     found = m.overlap_difference("objectives", "draws")
     if found is None or math.isnan(found.low):
-        return OPEN, ["at least two objectives and three draws are needed"]
+        return OPEN, ["at least two objectives and three draws of one size are needed"]
     words = f"corrected overlap {found.first:.2f} between objectives, {found.second:.2f} between draws of one"
     apart = _difference(found.first - found.second, found.low, found.high)
     return judged(-found.high, -found.low, 0.0), [f"{words} objective (difference {apart})", *_left_out(m)]
@@ -95,7 +97,7 @@ def _searches(m: StudyData) -> tuple[str, list[str]]:
             apart = _difference(found.first - found.second, found.low, found.high)
             words.append(f"{objective} {found.first:.2f} and {found.second:.2f} (difference {apart})")
     if not verdicts:
-        return OPEN, ["at least two searches and three draws are needed", *_left_out(m)]
+        return OPEN, ["at least two searches and three draws of one size are needed", *_left_out(m)]
     return _together(verdicts), [
         f"corrected overlap between searches and between draws: {', '.join(words)}",
         *_left_out(m),

@@ -53,7 +53,8 @@ def statistics(masks: Sequence[HealedMask], resamples: int = RESAMPLES) -> list[
 def near_best(masks: Sequence[HealedMask]) -> list[HealedMask]:
     """The masks that cost at most twice the loss that the cheapest mask costs, before any repair or healing."""
     least = min(lost(one, PRUNED) for one in masks)
-    return [one for one in masks if lost(one, PRUNED) <= NEAR * least]
+    most = least + (NEAR - 1) * abs(least)  # a mask can be better than the dense model
+    return [one for one in masks if lost(one, PRUNED) <= most]
 
 
 def lost(one: HealedMask, state: State) -> float:

@@ -22,7 +22,7 @@ from scipy import sparse
 
 from .borrowing import borrowed
 from .coordinates import Coordinates, Matrix
-from .grid import CONFIGURATION, DRAW, STRATUM, Labels, labels
+from .grid import CONFIGURATION, DRAW, STRATUM, Labels, labels, several_sizes
 from .sources import strata
 from .span import Addition, Span, spanned
 
@@ -162,4 +162,6 @@ def refusal(frame: pd.DataFrame) -> str:
         return "no interval: most configurations were drawn once, so the noise of a draw is unknown"
     if (draws := count(frame)) < CLUSTERS:
         return f"no interval: {draws} draws; at least {CLUSTERS} are needed"
+    if several_sizes(frame):
+        return "no interval: draws of several sizes contain each other; choose one with --only samples=N"
     return ""

@@ -23,7 +23,10 @@ DATA = [column for column in DRAW if column != "draw"]
 
 @dataclass(frozen=True)
 class DrawMean:
-    """A mean over cells or pairs, its standard error and interval over draws (NaN without two draws of each data)."""
+    """A mean over cells or pairs, its standard error and interval over draws.
+
+    Both are NaN without two draws of each data, or if draws of several sizes from the same data contain each other.
+    """
 
     mean: float
     error: float
@@ -34,15 +37,23 @@ class DrawMean:
 
 @dataclass(frozen=True)
 class CellDraws:
-    """For each cell, the number of its draw and of its data (cells,). Objectives can share draws."""
+    """For each cell, the number of its draw, of its data, and of their source (cells,). Objectives can share draws.
+
+    Data of one source differ in the number or the length of their samples. Without `source`, each has its own.
+    """
 
     draw: Labels
     data: Labels
+    source: Labels | None = None
 
     @classmethod
     def of(cls, frame: pd.DataFrame) -> CellDraws:
         """The draws of the cells of a frame."""
-        return cls(labels(frame, DRAW), labels(frame, DATA))
+        return cls(*(labels(frame, columns) for columns in (DRAW, DATA, ["calibration"])))
+
+    def take(self, rows: Any) -> CellDraws:
+        """The draws of some cells."""
+        return CellDraws(self.draw[rows], self.data[rows], None if self.source is None else self.source[rows])
 
 
 def over_draws(values: ArrayLike, drawn: CellDraws) -> DrawMean:
@@ -54,21 +65,30 @@ def over_pairs(values: ArrayLike, first: CellDraws, second: CellDraws) -> DrawMe
     """The mean of one value per pair of cells (pairs,). A draw is left out with every pair that it is in."""
     numbers = np.asarray(values, float)
     known = ~np.isnan(numbers)
-    numbers, a, b = numbers[known], first.draw[known], second.draw[known]
+    first, second = first.take(known), second.take(known)
+    numbers, a, b = numbers[known], first.draw, second.draw
     if not len(numbers):
         return DrawMean(NAN, NAN, NAN, NAN, 0)
     draws, positions = np.unique(np.concatenate([a, b]), return_inverse=True)
     a, b = positions[: len(a)], positions[len(a) :]
     sums, counts = (_in_draw(weights, a, b, len(draws)) for weights in (numbers, np.ones(len(numbers))))
     data = np.zeros(len(draws), dtype=np.int64)
-    data[a], data[b] = first.data[known], second.data[known]
+    data[a], data[b] = first.data, second.data
     mean = float(numbers.mean())
     rest = len(numbers) - counts
-    if (np.unique(data, return_counts=True)[1] < 2).any() or (rest == 0).any():
+    if (np.unique(data, return_counts=True)[1] < 2).any() or (rest == 0).any() or _nested(first, second):
         return DrawMean(mean, NAN, NAN, NAN, len(draws))
     error, freedom = _jackknife((numbers.sum() - sums) / rest, data)
     half = float(stats.t.ppf(0.975, freedom)) * error
     return DrawMean(mean, error, mean - half, mean + half, len(draws))
+
+
+def _nested(first: CellDraws, second: CellDraws) -> bool:
+    """Whether the draws are of several sizes from the same data, so that they contain each other."""
+    if first.source is None or second.source is None:
+        return False
+    pairs = {*zip(first.source, first.data, strict=True), *zip(second.source, second.data, strict=True)}
+    return len(pairs) > len({source for source, _ in pairs})
 
 
 def _in_draw(weights: NDArray[Any], a: Labels, b: Labels, draws: int) -> NDArray[np.float64]:

@@ -37,6 +37,12 @@ COMPARISONS = {
 CELL = [*STRATUM, *SETTING, "algo"]
 
 
+def several_sizes(frame: pd.DataFrame) -> bool:
+    """Whether draws of different sizes were taken from the same data. Such draws contain each other."""
+    sizes = frame[["calibration", "samples", "length"]].drop_duplicates()
+    return bool(sizes["calibration"].duplicated().any())
+
+
 def labels(frame: pd.DataFrame, columns: Sequence[str]) -> Labels:
     """Integers (n,). Rows have the same integer if their values in `columns` are equal.
 

@@ -1,8 +1,8 @@
 """The masks of a study before and after repair and healing, with the loss of each held-out window.
 
 A state of a mask is what was done to it: nothing, a repair, or a healing on a number of tokens. A mask that several
-cells found counts once, and so does its healing on a number of tokens with a seed. If a budget was healed with
-several seeds, the losses of the seeds are averaged.
+cells found counts once. Repairs and healings differ with the draw of the calibration: maps are fitted to its samples,
+and healing leaves them out. So the losses of several draws or seeds are averaged.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ import pandas as pd
 from pruning.core import atomic_files
 from pruning.core.mask import Mask
 from pruning.core.result import read_done
+from pruning.healing.settings import RUNNING
 
 from .removal import bare
 from .window_pairs import Losses, losses_of, window_losses
 
-VARIED = ("tokens", "seed")  # settings of a healing that may differ within a comparison
+VARIED = ("tokens", "seed", *RUNNING)  # settings of a healing that may differ within a comparison
 
 
 @dataclass(frozen=True, order=True)
@@ -47,23 +48,24 @@ PRUNED, REPAIRED = State(), State(kind="repaired")
 class HealedMask:
     """A mask, where it comes from, and the losses (windows,) of the dense model and of each state.
 
-    `states` has one array for each seed of a healing, and `seeds` the seeds that were added.
+    `states` has one array for each run of a state, and `runs` what was added: state, digest of the samples, and seed.
     """
 
     mask: Mask
     found_by: list[str] = field(default_factory=list)
     dense: Losses | None = None
     states: dict[State, list[Losses]] = field(default_factory=lambda: defaultdict(list))
-    seeds: set[tuple[State, int]] = field(default_factory=set)
+    runs: set[tuple[State, str, int]] = field(default_factory=set)
 
-    def add(self, state: State, losses: Losses | None, seed: int = 0) -> None:
-        """Add losses to a state. Several cells with this mask have the same losses, so only one of them counts."""
-        if losses is not None and (state, seed) not in self.seeds:
-            self.seeds.add((state, seed))
+    def add(self, state: State, losses: Losses | None, samples: str, seed: int = 0) -> None:
+        """Add losses to a state. Cells with this mask and these calibration samples have the same, so one counts."""
+        run = (state, "" if state == PRUNED else samples, seed)
+        if losses is not None and run not in self.runs:
+            self.runs.add(run)
             self.states[state].append(losses)
 
     def losses(self, state: State) -> Losses:
-        """The losses (windows,) of a state, averaged over seeds."""
+        """The losses (windows,) of a state, averaged over its runs."""
         return np.asarray(np.mean(self.states[state], axis=0), float)
 
 
@@ -84,17 +86,17 @@ def healed_masks(
         one = found[bare(str(row["model"])), float(row["ratio"])].setdefault(mask, HealedMask(mask))
         one.found_by.append(f"{row['objective']} {row['algo']}" if row["algo"] != "random" else "random")
         one.dense = window_losses(results, result, metric, "dense") if one.dense is None else one.dense
-        linear = "repair" in result
+        samples, linear = str(result["calibration"]["sha256"]), "repair" in result
         for state, which in (
             ((REPAIRED, "pruned"), (PRUNED, "uncompensated")) if linear else ((PRUNED, "pruned"),)
         ):
-            one.add(state, window_losses(results, result, metric, which))
+            one.add(state, window_losses(results, result, metric, which), samples)
         if not linear:  # healings of repaired masks are another question
             for settings, path in _healings(folder):
                 if _comparable(settings) == chosen:
                     kept = _read(path / "evaluation.json").get("records", {}).get(metric)
                     state = State(settings["tokens"], "healed")
-                    one.add(state, kept and losses_of(results / kept), settings["seed"])
+                    one.add(state, kept and losses_of(results / kept), samples, settings["seed"])
     return {
         stratum: [one for one in masks.values() if one.dense is not None and PRUNED in one.states]
         for stratum, masks in found.items()

@@ -18,7 +18,7 @@ from pruning.core.metric_names import error_of
 
 from .draw_means import CellDraws, over_draws
 from .frames import groups
-from .grid import STRATUM
+from .grid import STRATUM, several_sizes
 
 
 def differences(
@@ -28,7 +28,7 @@ def differences(
 
     `outcomes` maps a metric to one value per finished cell, lower is better; those in `geometric` are compared by
     their logarithms. `errors` is the standard error of the difference from the best objective; it is NaN for the best
-    one, and if there are fewer than two draws of each data.
+    one, if there are fewer than two draws of each data, and if draws of several sizes contain each other.
     """
     rows = []
     drawn = CellDraws.of(cells)
@@ -84,6 +84,8 @@ def _ratio(difference: float, error: float) -> float:
 
 def _over_draws(pair: pd.DataFrame, outcome: pd.Series[Any], name: str, best: str) -> float:
     """The standard error over draws of the mean of `name` minus that of `best`; NaN if it cannot be computed."""
+    if several_sizes(pair):
+        return float("nan")
     values = pair.assign(value=outcome[pair.index])
     by_draw = values.pivot_table(index=["draw_number", "data_number"], columns="objective", values="value")
     if by_draw.notna().all(axis=None):

@@ -9,10 +9,9 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from . import pairing
-from .grid import COMPARISONS, DRAW, Labels, labels
+from .grid import DRAW, Labels, labels, several_sizes
 from .overlap import MaskSet
-from .overlap_pairs import panels
+from .overlap_pairs import compared
 
 NAN = float("nan")
 
@@ -32,7 +31,8 @@ def difference(frame: pd.DataFrame, first: str, second: str) -> OverlapDifferenc
     """Compare the overlap of cells that differ only in `first` with that of cells that differ only in `second`.
 
     Both are keys of COMPARISONS. None if there are no pairs of one kind. Pairs share masks, and masks share draws. So
-    the interval comes from the jackknife: each draw is left out in turn, with all pairs of its masks.
+    the interval comes from the jackknife: each draw is left out in turn, with all pairs of its masks. If draws are of
+    several sizes from the same data, there is no interval, because these draws contain each other.
     """
     draw = labels(frame, DRAW)
     both = [_Overlaps.of(frame, name, draw) for name in (first, second)]
@@ -42,7 +42,7 @@ def difference(frame: pd.DataFrame, first: str, second: str) -> OverlapDifferenc
     left = np.array([[each.without(d).mean() for each in both] for d in np.unique(draw)])
     left = left[~np.isnan(left).any(axis=1)]
     n = len(left)
-    if n < 3:
+    if n < 3 or several_sizes(frame):
         return OverlapDifference(first_mean, second_mean)
     apart = left[:, 0] - left[:, 1]
     error = np.sqrt((n - 1) / n * ((apart - apart.mean()) ** 2).sum())
@@ -61,7 +61,7 @@ class _Overlaps:
 
     @classmethod
     def of(cls, frame: pd.DataFrame, comparison: str, draw: Labels) -> _Overlaps:
-        i, j = pairing.within(panels(frame, comparison), labels(frame, [COMPARISONS[comparison][0]]))
+        i, j = compared(frame, comparison)
         corrected = MaskSet.of(frame).pairs(i, j).corrected
         known = ~np.isnan(corrected)
         return cls(corrected[known], draw[i][known], draw[j][known])

@@ -6,9 +6,23 @@ import numpy as np
 import pandas as pd
 
 from . import pairing
-from .draw_means import CellDraws, DrawMean, over_pairs
+from .draw_means import DATA, CellDraws, DrawMean, over_pairs
 from .grid import CELL, COMPARISONS, Labels, labels
 from .overlap import MaskSet
+
+OF_DRAWS = ("draw", "data", "source")  # the fields of CellDraws
+
+
+def compared(frame: pd.DataFrame, comparison: str) -> tuple[Labels, Labels]:
+    """The rows (pairs,) and (pairs,) of the pairs of a comparison.
+
+    Objectives can need different data, but not different numbers of samples from the same data: such pairs, which
+    differ in more than the objective, are left out.
+    """
+    i, j = pairing.within(panels(frame, comparison), labels(frame, [COMPARISONS[comparison][0]]))
+    source, data = labels(frame, ["calibration"]), labels(frame, DATA)
+    alike = (source[i] != source[j]) | (data[i] == data[j])
+    return i[alike], j[alike]
 
 
 def panels(frame: pd.DataFrame, comparison: str) -> Labels:
@@ -21,17 +35,17 @@ def pairs(frame: pd.DataFrame, comparison: str) -> pd.DataFrame:
     """Overlap, corrected overlap and p of pairs of cells that differ only in the columns COMPARISONS[comparison].
 
     Pairs with different protected blocks are omitted, because both masks need the same open blocks in the null model.
-    All other pairs are compared, except in very large groups (see `pairing`). `draw_a` and `data_a` number the
-    calibration draw of the first cell and its data, `draw_b` and `data_b` those of the second.
+    All other pairs are compared, except in very large groups (see `pairing`). `draw_a`, `data_a` and `source_a` are
+    those of the first cell (see `CellDraws`), `draw_b`, `data_b` and `source_b` those of the second.
     """
     name = COMPARISONS[comparison][0]
-    i, j = pairing.within(panels(frame, comparison), labels(frame, [name]))
+    i, j = compared(frame, comparison)
     overlaps, drawn = MaskSet.of(frame).pairs(i, j), CellDraws.of(frame)
     columns = {column: frame[column].to_numpy() for column in ("model", "k", "objective", "algo")}
     shown = {c: v[i] if c != name else np.full(len(i), "", dtype=object) for c, v in columns.items()}
     shown |= {"a": frame[name].to_numpy()[i], "b": frame[name].to_numpy()[j]}
     for end, rows in (("a", i), ("b", j)):
-        shown |= {f"draw_{end}": drawn.draw[rows], f"data_{end}": drawn.data[rows]}
+        shown |= {f"{name}_{end}": getattr(drawn, name)[rows] for name in OF_DRAWS}
     return pd.DataFrame(
         shown | {"jaccard": overlaps.jaccard, "corrected": overlaps.corrected, "p": overlaps.p}
     )
@@ -39,7 +53,7 @@ def pairs(frame: pd.DataFrame, comparison: str) -> pd.DataFrame:
 
 def mean(pairs: pd.DataFrame) -> DrawMean:
     """The mean corrected overlap of pairs, with its interval over calibration draws."""
-    ends = [CellDraws(pairs[f"draw_{end}"].to_numpy(), pairs[f"data_{end}"].to_numpy()) for end in "ab"]
+    ends = [CellDraws(*(pairs[f"{name}_{end}"].to_numpy() for name in OF_DRAWS)) for end in "ab"]
     return over_pairs(pairs["corrected"], *ends)
 
 

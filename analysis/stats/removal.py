@@ -1,7 +1,8 @@
 """What a cell removes, in words, and as masks and sets of units.
 
-Blocks and sub-layers are not comparable, nor are k units and a share of the parameters. So the `model` of the frame
-also names what is removed, unless it is k whole blocks. Strata, comparisons, rankings and titles use this label.
+Blocks and sub-layers are not comparable, nor are k units and a share of the parameters, nor a mask with and without
+repair. So the `model` of the frame also names what is removed and what stands in for it, unless k whole blocks are
+removed without compensation. Strata, comparisons, rankings and titles use this label.
 """
 
 from __future__ import annotations
@@ -22,9 +23,13 @@ WORDS = {
     "attention": "attention sub-layer",
     "mlp": "MLP sub-layer",
 }
-_LABEL = re.compile(
-    r" \(((?P<unit>sublayer|attention|mlp|unknown unit)(?P<by>, counted|, latency)?|latency)"
-    r"(, [\d.]+ %|, costs \d+)*\)$"
+NO_COMPENSATION = "none"
+UNKNOWN_COMPENSATION = "unknown compensation"  # of an unfinished cell, in a study with several compensations
+COUNTED, LATENCY = "counted", "latency"
+_SHARE = {"sublayer", "attention", "mlp", LATENCY}  # with one of these in its label, a size is a share
+_PART = re.compile(
+    rf"{UNKNOWN}|sublayer|attention|mlp|{COUNTED}|{LATENCY}|"
+    rf"magnitude|linear|diagonal|{UNKNOWN_COMPENSATION}|[\d.]+ %|costs \d+"
 )
 
 
@@ -32,20 +37,27 @@ def label(model: str, unit: str, cost: str | None, more: tuple[str, ...] = ()) -
     """The model and what is removed from it. `cost` is what a ratio is a share of; None if units are counted."""
     parts = [unit] if unit != "block" else []
     if unit not in ("block", UNKNOWN) and cost is None:
-        parts.append("counted")
-    parts += [cost] if cost == "latency" else []
+        parts.append(COUNTED)
+    parts += [cost] if cost == LATENCY else []
     return f"{model} ({', '.join([*parts, *more])})" if parts or more else model
 
 
 def bare(model: str) -> str:
     """The model of a label, without what is removed from it."""
-    return _LABEL.sub("", model)
+    return model.rpartition(" (")[0] if _parts(model) else model
+
+
+def _parts(model: str) -> list[str]:
+    """What a label says in parentheses; nothing if a model's own name ends in parentheses."""
+    name, _, rest = model.rpartition(" (")
+    parts = rest.removesuffix(")").split(", ")
+    return parts if name and rest.endswith(")") and all(map(_PART.fullmatch, parts)) else []
 
 
 def size(model: str, k: float) -> str:
     """The size of a stratum: `k = 3`, or `≈ 3 blocks` if the removed share is that of 3 blocks."""
-    named = _LABEL.search(model)
-    if named is None or named["unit"] == UNKNOWN or named["by"] == ", counted":
+    parts = _parts(model)
+    if COUNTED in parts or not _SHARE & {*parts}:
         return f"k = {int(k)}"
     return f"≈ {int(k)} block{'' if int(k) == 1 else 's'}"
 
@@ -61,9 +73,19 @@ def removed(row: pd.Series[Any]) -> str:
     """What a cell of this stratum removes: `3 blocks removed`, or `10 % of the parameters removed`."""
     unit, cost, k = _value(row, "unit", "block"), _value(row, "cost", None), row["k"]
     if cost is None:
-        return "" if pd.isna(k) else f"{int(k):,} {WORDS.get(unit, 'unit')}{'' if k == 1 else 's'} removed"
+        counted = "" if pd.isna(k) else f"{int(k):,} {WORDS.get(unit, 'unit')}{'' if k == 1 else 's'} removed"
+        return counted + _compensated(row)
     only = {"attention": ", only attention", "mlp": ", only MLPs"}.get(unit, "")
-    return f"{100 * row['ratio']:g} % of the {cost} removed{only}"
+    return f"{100 * row['ratio']:g} % of the {cost} removed{only}{_compensated(row)}"
+
+
+def _compensated(row: pd.Series[Any]) -> str:
+    return compensated(_value(row, "compensation", NO_COMPENSATION))
+
+
+def compensated(found: str) -> str:
+    """What follows a mask in words: `, compensation=linear`, or nothing."""
+    return "" if found == NO_COMPENSATION else f", compensation={found}"
 
 
 def removed_of(row: pd.Series[Any]) -> str:
@@ -71,7 +93,8 @@ def removed_of(row: pd.Series[Any]) -> str:
     unit = _value(row, "unit", "block")
     if _value(row, "cost", None) is not None:
         return removed(row)
-    return f"{int(row['k'])} of {int(row['n_blocks']) * (len(KINDS[unit]) or 1)} {WORDS[unit]}s removed"
+    among = int(row["n_blocks"]) * (len(KINDS[unit]) or 1)
+    return f"{int(row['k'])} of {among} {WORDS[unit]}s removed{_compensated(row)}"
 
 
 def noun(frame: pd.DataFrame) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pandas as pd
 
 from .frames import groups
@@ -22,18 +24,19 @@ def rivals(cells: pd.DataFrame) -> pd.DataFrame:
     return competing if len(competing) else cells
 
 
-def compared(panel: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+def compared(panel: pd.DataFrame, outcomes: Sequence[str] = ()) -> tuple[pd.DataFrame, str]:
     """The cells of settings that every search of the panel finished, and a note if some settings are omitted.
 
-    Means over different draws are not comparable, so a missing cell removes its whole setting from the means. If
+    Means over different draws are not comparable, so a cell that is missing or lacks one of the `outcomes` removes
+    its whole setting from the means. Outcomes that no cell has do not count. If
     no setting is complete, all cells are used, and the note says that the means are over different draws.
     """
     panel = rivals(panel)
     setting = labels(panel, SETTING)
-    searches = panel["algo"].nunique()
-    counted = panel.groupby(setting)["algo"].transform("nunique")
-    whole = panel[counted == searches]
-    total = len(set(setting))
+    searches, total = panel["algo"].nunique(), len(set(setting))
+    having = panel[[outcome for outcome in outcomes if panel[outcome].notna().any()]].notna().all(axis=1)
+    counted = panel["algo"].where(having).groupby(setting).transform("nunique")
+    whole = panel[having & (counted == searches)]
     if whole.empty:
         return panel, "unequal draws"
     kept = int(pd.Series(setting, index=panel.index)[whole.index].nunique())
@@ -42,7 +45,7 @@ def compared(panel: pd.DataFrame) -> tuple[pd.DataFrame, str]:
 
 def means(panel: pd.DataFrame, outcomes: list[str]) -> pd.DataFrame:
     """One row for each search: number of cells, means of the outcomes, and the found `masks`, sorted by draw."""
-    cells, note = compared(panel)
+    cells, note = compared(panel, outcomes)
     rows = []
     for algo, searched in groups(cells, "algo"):
         order = searched.sort_values(["calibration", "draw"])

@@ -30,7 +30,8 @@ def distinct_cells(configs: Sequence[Composed]) -> list[Cell]:
     distinct: dict[str, Cell] = {}
     for cell in cells:
         same = distinct.setdefault(cell.key, cell)
-        if other := [n for n in cell.config if not same_settings(cell.config[n], same.config[n])]:
+        names = dict.fromkeys([*cell.config, *same.config])  # a group whose option is `none` can be absent
+        if other := [n for n in names if not same_settings(cell.config.get(n), same.config.get(n))]:
             raise InputError(
                 f"two configurations of cell {cell.key} differ only in {', '.join(other)}, which is not part of a "
                 "cell's key. Run a separate command for each value."

@@ -144,6 +144,16 @@ def test_a_damaged_journal_is_named_and_the_others_are_read(case: str, results: 
     assert sum(bool(scores) for scores in read.traces.values()) >= 2
 
 
+def test_a_journal_with_a_short_score_is_drawn_without_it(results: Path) -> None:
+    damage, _ = JOURNALS["another number of samples"]
+    path = cell_of(results) / "trace.jsonl"
+    before = journals(results, done(load(results, "small"))).lines
+    damage(path)
+    assert journals(results, done(load(results, "small"))).lines == before
+    text = page.write(results, "small", results / "figures").read_text(encoding="utf-8")
+    assert "different numbers of samples" in text
+
+
 def test_a_figure_draws_the_rest_names_the_file_and_fails_also_if_unchanged(
     results: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
 from pruning.launcher import slurm_queue
-from pruning.launcher.cell_state import CellState, State, cell_states
+from pruning.launcher.cell_state import CellState, State, _has, cell_states
 from pruning.launcher.local_process import process_name
 from pruning.launcher.slurm_queue import Info
 from tests.helpers.launchers import result, submission, task
@@ -95,3 +96,12 @@ def test_a_damaged_result_is_a_failure_and_stops_nothing(tmp_path: Path, slurm: 
     assert state_of(tmp_path).state is State.FAILED
     assert "is damaged" in state_of(tmp_path).reason
     assert state_of(tmp_path, "b").state is State.DONE
+
+
+@pytest.mark.parametrize("healed", [True, False])
+def test_a_healed_model_that_is_not_measured_is_not_done_although_speed_is(healed: bool) -> None:
+    asked = {"eval": {"class": "LocalFiles"}, "heal": {"class": "Lora"}}
+    records = {"ppl/new": {"dense": "a", "pruned": "b"} | ({"healed": "c"} if healed else {})}
+    settings = {"ppl/new": asked["eval"], "speed": asked["eval"]}
+    evaluation = {"speed": {}, "settings": settings, "records": records}
+    assert _has(cast(Any, {"config": asked, "heal": {}, "evaluation": evaluation}), asked) == healed

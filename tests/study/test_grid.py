@@ -13,6 +13,7 @@ import pytest
 from pruning.core import atomic_files
 from pruning.runs.cell import Cell
 from pruning.study.grid import note_study
+from tests.conftest import Command
 
 
 def cell(results: Path, key: str, study: str = "test") -> Cell:
@@ -56,3 +57,10 @@ def test_what_is_noted_already_needs_no_lock(tmp_path: Path, monkeypatch: pytest
 
 def test_nothing_is_noted_of_no_cell() -> None:
     note_study([])
+
+
+@pytest.mark.parametrize("values", ["none,lora", "lora,none"])
+def test_a_sweep_over_healing_and_none_is_refused(values: str, launch: Command) -> None:
+    ended = launch("-m", f"heal={values}", "k=1")
+    assert ended.status == 2
+    assert "differ only in heal, which is not part of a cell's key" in ended.err

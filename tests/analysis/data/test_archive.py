@@ -87,3 +87,19 @@ def test_nothing_is_written_outside_the_folder(name: str, tmp_path: Path) -> Non
 def test_a_missing_archive_is_named() -> None:
     with pytest.raises(NothingToRead, match=r"there is no archive gone\.tar\.xz"):
         load("gone.tar.xz")
+
+
+def test_records_of_routing_and_of_tried_candidates_are_packed(results: Path, tmp_path: Path) -> None:
+    (cell,) = [path.parent for path in results.glob("*/result.json")][:1]
+    wanted = [
+        *("routing/one/routing.json", f"{cell.name}/healed/trials-0a.jsonl"),
+        f"{cell.name}/healed/mask-0a/key/heal.json",
+    ]
+    left = ["routing/one/router.npz", f"{cell.name}/healed/mask-0a/key/weights.safetensors"]
+    for name in (*wanted, *left):
+        (results / name).parent.mkdir(parents=True, exist_ok=True)
+        (results / name).write_text("{}")
+    archive.pack(results, "small", tmp_path / "more.tar.xz")
+    archive.unpack(tmp_path / "more.tar.xz", tmp_path / "again")
+    assert all((tmp_path / "again" / name).exists() for name in wanted)
+    assert not any((tmp_path / "again" / name).exists() for name in left)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -126,3 +127,39 @@ def test_a_result_whose_units_do_not_fit_is_damaged(
     row = load(tmp_path).set_index("cell").loc[keys[0]]
     assert row["status"] == "damaged"
     assert reason in row["damage"]
+
+
+def compensated(results: Path, name: str | None) -> list[str]:
+    """Write the cells of BLOCKS with a compensation, or without this setting as early versions did."""
+    keys = analysis_grid.write(results, BLOCKS)
+    for key in keys if name else ():
+        path = results / key / "result.json"
+        result = json.loads(path.read_text())
+        result["config"]["compensation"] = {"option": name.lower(), "class": name}
+        new = f"{key[:-8]}{hashlib.sha256(f'{key} {name}'.encode()).hexdigest()[:8]}"
+        (results / key).rename(results / new)
+        (results / new / "result.json").write_text(json.dumps(result | {"cell": new}))
+    return keys
+
+
+def test_masks_with_and_without_repair_are_never_pooled(tmp_path: Path) -> None:
+    for name in ("NoCompensation", "Linear", "Magnitude", None):
+        compensated(tmp_path, name)
+    frame = load(tmp_path)
+    labels = ["smollm2", "smollm2 (linear)", "smollm2 (magnitude)"]
+    assert strata_of(frame) == [(label, 3) for label in labels]
+    assert set(frame.loc[frame["model"] == "smollm2", "compensation"]) == {"none"}
+    assert set(load(tmp_path, only={"compensation": ["linear"]})["model"]) == {"smollm2 (linear)"}
+    assert "compensations linear, magnitude, none" in describe(frame, "mine")
+
+
+def test_a_missing_cell_has_the_compensation_of_all_others(tmp_path: Path) -> None:
+    compensated(tmp_path, "Linear")
+    (gone,) = [path for path in tmp_path.iterdir() if "greedy" in path.name and "wiki" not in path.name][:1]
+    keys = [path.name for path in tmp_path.iterdir() if path.name.startswith("smollm2")]
+    (gone / "result.json").unlink()
+    listed(tmp_path, keys)
+    assert set(load(tmp_path, "mine")["model"]) == {"smollm2 (linear)"}
+    keys += compensated(tmp_path, None)
+    listed(tmp_path, keys)
+    assert load(tmp_path, "mine").set_index("cell")["model"][gone.name] == "smollm2 (unknown compensation)"

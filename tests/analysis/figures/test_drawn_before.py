@@ -61,3 +61,12 @@ def test_flags_and_code_are_inputs(results: Path, monkeypatch: pytest.MonkeyPatc
     assert drawings(monkeypatch, results) == 1
     monkeypatch.setattr(drawn_before, "_code", lambda: iter(["other code"]))
     assert drawings(monkeypatch, results) == 1
+
+
+def test_a_new_record_of_routing_is_seen(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [drawings(monkeypatch, results) for _ in range(2)] == [1, 0]
+    record = results / "routing" / "one" / "routing.json"
+    for text in ("{}", "{} "):
+        record.parent.mkdir(parents=True, exist_ok=True)
+        record.write_text(text)
+        assert [drawings(monkeypatch, results) for _ in range(2)] == [1, 0]

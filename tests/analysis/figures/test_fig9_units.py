@@ -10,6 +10,7 @@ import pytest
 
 from analysis.data.errors import NothingToRead
 from analysis.data.load import load
+from analysis.data.metrics import of_windows
 from analysis.figures.fig9_units import compared, draw
 from analysis.stats.window_pairs import paired, window_losses
 from pruning.core.result import read_done
@@ -39,6 +40,23 @@ def test_a_pair_is_compared_on_the_same_windows(launch: Command) -> None:
     assert [axes.get_title(loc="left") for axes in figure.axes] == [f"{row['model']} · pruned for perplexity"]
 
 
+def test_repaired_masks_are_compared_with_repaired_ones(launch: Command) -> None:
+    words = ("unit=block,sublayer", "ratio=0.34", "eval.samples=2", "study=units")
+    ended = launch("-m", *words, "compensation=none,linear")
+    assert ended.status == 0, ended.err
+    frame = load(ended.results, "units")
+    rows = compared(ended.results, frame, of_windows(frame)).set_index("compensation")
+    assert sorted(rows.index) == ["linear", "none"]
+    for how in ("none", "linear"):
+        cells = frame[frame["compensation"] == how].set_index("unit")
+        assert rows.loc[how, "ppl"] == pytest.approx(cells.loc["sublayer", f"pruned/{METRIC}"])
+        assert rows.loc[how, "ppl_block"] == pytest.approx(cells.loc["block", f"pruned/{METRIC}"])
+    figure = draw(rows.reset_index(), "a study", METRIC)
+    lines = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert lines[0].endswith("removed, compensation=linear")
+    assert lines[1].endswith("removed")
+
+
 def test_without_a_partner_over_blocks_it_says_what_to_run(launch: Command) -> None:
     ended = launch("unit=sublayer", "ratio=0.34", "study=units")
     with pytest.raises(NothingToRead, match="unit=block,sublayer at the same ratio"):
@@ -54,7 +72,8 @@ def test_results_without_the_losses_of_windows_are_left_out(launch: Command, tmp
 
 
 def test_the_upper_axis_shows_factors_of_the_perplexity() -> None:
-    known = {"model": "m", "objective": "o", "algo": "greedy", "ratio": 0.1, "unit": "sublayer", "windows": 8}
+    known = {"model": "m", "objective": "o", "algo": "greedy", "ratio": 0.1, "unit": "sublayer", "windows": 8,
+             "compensation": "none"}  # fmt: skip
     rows = pd.DataFrame([known | {"difference": -0.1, "low": -0.3, "high": 0.2}])
     figure = draw(rows, "a study", METRIC)
     figure.draw_without_rendering()

@@ -14,7 +14,7 @@ import pytest
 
 from analysis.data.errors import NothingToRead
 from analysis.data.load import load
-from analysis.report import cells, finding, summary, table_cells, variance_sentences
+from analysis.report import cells, finding, paper_verdicts, summary, table_cells, variance_sentences
 from analysis.report import page as report_page
 from analysis.report.phrasing import count, listed, percents, reasons, sentence
 from analysis.report.study_data import StudyData
@@ -351,3 +351,29 @@ def test_an_entry_counts_masks_and_not_the_lines_of_a_race() -> None:
     part = score([1], [2.0], 1.0) | {"of": 2}
     race = [score([], [1.0] * 2), part, score([2], [3.0], 1.0) | {"of": 2}, score([1], [2.5] * 2, 2.0)]
     assert cells._steps(race, 1, None) == ([(2, 2.5)], 2)  # type: ignore[arg-type]
+
+
+def test_an_objective_that_is_alone_is_not_the_best(tmp_path: Path) -> None:
+    one = Study(models=("smollm2",), ratios=(0.1,), algos=("greedy",), seeds=(0,), lost=0, broken=0)
+    write(tmp_path, replace(one, objectives=("perplexity",)))
+    write(tmp_path, replace(one, ratios=(0.2,), objectives=("margin", "divergence")))
+    material = StudyData(tmp_path, None)
+    found = finding._objectives(material)
+    assert found is not None
+    costs = material.costs[(material.costs["outcome"] == "ppl") & (material.costs["k"] == 6)]
+    best = costs.sort_values("mean")["objective"].iloc[0]
+    assert found[0] == f"Masks that were pruned for {best} have the lowest perplexity"
+    assert "1 combination of model and size" in found[1]
+
+
+@pytest.mark.parametrize("kind", ["ppl", "acc"])
+def test_shares_of_masks_need_no_measurement(kind: str, tmp_path: Path) -> None:
+    metrics = tuple(name for name in Study().metrics if not name.startswith(kind))
+    write(tmp_path, Study(models=("smollm2",), ratios=(0.1,), lost=0, broken=0, metrics=metrics))
+    material = StudyData(tmp_path, "small")
+    assert list(material.shares[0])[:2] == ["masks", "calibration loss"]
+    assert len(material.shares[0]) == 3
+    said = list(paper_verdicts.claims(material))
+    assert "corrected" not in said[0]
+    assert "measured" not in said[0]
+    assert ("no accuracy was measured" in said[2]) == (kind == "acc")

@@ -25,11 +25,23 @@ def masks(before: list[float], after: list[float]) -> list[HealedMask]:
 
 def test_a_healing_that_two_cells_have_counts_once() -> None:
     one = HealedMask(Mask(30, (1,)))
-    for seed, loss in ((0, 1.0), (0, 1.0), (1, 4.0)):
-        one.add(AFTER, loss + WINDOWS, seed)
-    one.add(AFTER, None, 2)
-    assert len(one.states[AFTER]) == 2
-    assert one.losses(AFTER) == pytest.approx(2.5 + WINDOWS)
+    for samples, seed, loss in (("a", 0, 1.0), ("a", 0, 1.0), ("a", 1, 4.0), ("b", 1, 7.0)):
+        one.add(AFTER, loss + WINDOWS, samples, seed)
+    one.add(AFTER, None, "a", 2)
+    assert len(one.states[AFTER]) == 3
+    assert one.losses(AFTER) == pytest.approx(4.0 + WINDOWS)
+
+
+def test_a_pruned_mask_is_the_same_for_all_calibration_samples() -> None:
+    one = HealedMask(Mask(30, (1,)))
+    for samples in "ab":
+        one.add(PRUNED, WINDOWS, samples)
+    assert len(one.states[PRUNED]) == 1
+
+
+def test_masks_that_are_better_than_the_dense_model_have_neighbours() -> None:
+    near = near_best(masks([1.98, 1.99, 2.01, 2.5], [2.0] * 4))
+    assert [lost(one, PRUNED) for one in near] == pytest.approx([-0.02, -0.01])
 
 
 def test_masks_that_keep_their_order_have_a_correlation_of_one_and_no_regret() -> None:

@@ -83,3 +83,30 @@ def test_a_finished_cell_says_of_how_many() -> None:
 def test_the_noun_is_what_all_masks_are_over() -> None:
     frames = [pd.DataFrame({"unit": units}) for units in (["block"], ["mlp", "sublayer"], ["block", "mlp"])]
     assert [removal.noun(frame) for frame in frames] == ["blocks", "sub-layers", "units"]
+
+
+@pytest.mark.parametrize(
+    ("unit", "cost", "more", "label", "size"),
+    [
+        ("block", None, ("linear",), "m (linear)", "k = 2"),
+        ("sublayer", "parameters", ("linear", "10 %"), "m (sublayer, linear, 10 %)", "≈ 2 blocks"),
+        ("block", None, (removal.UNKNOWN_COMPENSATION,), "m (unknown compensation)", "k = 2"),
+    ],
+)
+def test_labels_with_a_compensation(
+    unit: str, cost: str | None, more: tuple[str, ...], label: str, size: str
+) -> None:
+    assert removal.label("m", unit, cost, more) == label
+    assert removal.bare(label) == "m"
+    assert removal.size(label, 2) == size
+
+
+def test_a_models_own_parentheses_are_no_label() -> None:
+    assert removal.bare("m (my linear one)") == "m (my linear one)"
+    assert removal.bare("m (v2) (linear)") == "m (v2)"
+
+
+def test_words_name_the_compensation() -> None:
+    row = pd.Series(CELL | {"unit": "block", "compensation": "linear"})
+    assert removal.removed(row) == "2 blocks removed, compensation=linear"
+    assert removal.removed_of(row) == "2 of 6 blocks removed, compensation=linear"

@@ -1,0 +1,26 @@
+"""Which metric a figure shows if none is named."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+
+from analysis.data.errors import NothingToRead
+from analysis.data.metrics import of_windows
+
+
+def frame(*names: str) -> pd.DataFrame:
+    return pd.DataFrame({f"pruned/{name}": [1.0, 2.0] for name in names})
+
+
+def test_windows_are_those_of_the_embedded_text_or_of_what_was_measured() -> None:
+    assert of_windows(frame("ppl/a", "ppl/heldout")) == "ppl/heldout"
+    assert of_windows(frame("ppl/wikitext2", "ppl/lambada", "acc/a")) == "ppl/lambada"
+    assert of_windows(frame("ppl/wikitext2", "ppl/lambada"), "wikitext2") == "ppl/wikitext2"
+
+
+def test_a_metric_that_was_not_measured_is_named() -> None:
+    with pytest.raises(NothingToRead, match="heldout"):
+        of_windows(frame("ppl/wikitext2"), "heldout")
+    with pytest.raises(NothingToRead, match="was measured"):
+        of_windows(frame("acc/a"))

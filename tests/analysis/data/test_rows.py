@@ -1,0 +1,50 @@
+"""The row of a cell names its calibration data, also if they have several parts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from analysis.data.load import load
+from tests.helpers.analysis_grid import ONE, write
+
+PYDOC = {"class": "Text", "source": "pydoc", "path": None, "samples": 16, "length": 128, "seed": 0}
+
+
+def hub(path: str) -> dict[str, Any]:
+    return PYDOC | {"source": "hub", "path": path}
+
+
+@pytest.mark.parametrize(
+    ("parts", "name"),
+    [
+        ({"first": PYDOC, "second": hub("allenai/c4")}, "pydoc + c4"),
+        ({"first": hub("a/books"), "second": PYDOC}, "books + pydoc"),
+        ({"text": PYDOC, "items": {"source": "commonsense", "samples": 4}}, "pydoc + commonsense"),
+        (PYDOC, "pydoc"),
+    ],
+)
+def test_data_of_several_parts_are_named_by_their_parts(
+    parts: dict[str, Any], name: str, tmp_path: Path
+) -> None:
+    (key,) = write(tmp_path, ONE)
+    path = tmp_path / key / "result.json"
+    result = json.loads(path.read_text())
+    result["config"]["calibration"] = {"option": "mixed", "samples": 32, "length": 128, "seed": 0} | parts
+    path.write_text(json.dumps(result))
+    assert load(tmp_path)["calibration"].item() == name
+
+
+def test_parts_of_one_name_are_told_apart_by_their_paths(tmp_path: Path) -> None:
+    (key,) = write(tmp_path, ONE)
+    for number, path in enumerate(("a/books", "b/books")):
+        result = json.loads((tmp_path / key / "result.json").read_text())
+        result["config"]["calibration"] |= {"first": PYDOC, "second": hub(path)}
+        cell = f"{key[:-1]}{number}"
+        (tmp_path / cell).mkdir(exist_ok=True)
+        (tmp_path / cell / "result.json").write_text(json.dumps(result | {"cell": cell}))
+    names = {*load(tmp_path, None)["calibration"]}
+    assert {"a/books", "b/books"} <= names
