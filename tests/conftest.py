@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,6 +15,9 @@ os.environ["OMP_NUM_THREADS"] = "1"  # workers share the cores, and tiny tensors
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 
 import pytest
+
+# Each collection of the oldest generation takes half a second, because of all the modules that tests import.
+gc.set_threshold(50_000, 20, 10)
 
 N_BLOCKS = 6
 

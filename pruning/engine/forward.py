@@ -14,8 +14,8 @@ pairs of blocks costs N^3 / 6 instead of N^3 / 2.
 from __future__ import annotations
 
 import copy
-import gc
 import time
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -86,6 +86,7 @@ class Forward:
     _dense_states: WeakKeyDictionary[Batch, Tensor] = field(default_factory=WeakKeyDictionary)
     _dense_totals: WeakKeyDictionary[Batch, Tensor] = field(default_factory=WeakKeyDictionary)
     _shares_of: dict[str, Sequence[float]] = field(default_factory=dict)
+    _made_from: Forward | None = field(default=None, repr=False)
 
     @cached_property
     def pace(self) -> Pace:
@@ -95,20 +96,22 @@ class Forward:
     @cached_property
     def memory_budget(self) -> MemoryBudget:
         """The limits on how much is computed at a time."""
-        module = self.model.module
+        # A reference to itself would keep the memory of unused passes until Python's garbage collector runs.
+        module, own = self.model.module, weakref.proxy(self)
         return MemoryBudget(
             self.model,
             self.batch_tokens,
             self.memory,
             self.merge,
-            lambda rows: packing.lines(module, rows, self._dense),
-            self._alike,
+            lambda rows: packing.lines(module, rows, own._dense),
+            lambda *passed: own._alike(*passed),
         )
 
     def with_scales(self, scales: tuple[float, ...] | None) -> Forward:
         """The same forward passes with other factors for dropped blocks. Batches, caches and the cost are shared."""
         _ = self.memory_budget, self.pace  # made before the copy, so that the copy shares them
         view = copy.copy(self)
+        view._made_from = self  # whose memory budget they share
         if scales != self.scales:
             view.scales, view.beginnings, view.ends = scales, Beginnings(), Ends()
         return view
@@ -128,15 +131,10 @@ class Forward:
         )
 
     def release(self) -> None:
-        """Free the memory of states and weights that are kept for a search.
-
-        A float32 copy that no one uses any more (`single_precision.py`) is freed, too. Passes refer to themselves, so
-        Python's garbage collector would find it only late.
-        """
+        """Free the memory of states and weights that are kept for a search."""
         self.beginnings.clear()
         self.ends.drop()
         self.parts.release()
-        gc.collect()
 
     def watched(self, watch: Callable[[int, int], None]) -> Forward:
         """The same forward passes, which call `watch` after each batch."""

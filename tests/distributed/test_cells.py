@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,16 @@ CELLS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 
 
+CELLS["lm_eval"] = ("objective=margin", "algo=one_shot", "k=1")
+FEW = ("divergence", "margin", "racing", "sublayers", "repair")  # the others are for `make test-slow`
+PARTS = {"few": FEW, "others": tuple(name for name in CELLS if name not in FEW)}
+CASES = [
+    pytest.param(part, name, marks=() if part == "few" else pytest.mark.slow)
+    for part, names in PARTS.items()
+    for name in names
+]
+
+
 def worker(rank: int, size: int, port: int, jobs: list[Job]) -> None:
     meet(rank, size, port)
     writes: list[str] = []
@@ -63,31 +74,39 @@ def _record_writes(name: str, writes: list[str]) -> None:
     setattr(atomic_files, name, recording)
 
 
+Both = tuple[Path, Path, dict[str, str]]
+
+
 @pytest.fixture(scope="module")
-def both(
-    model_folder: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[Path, Path, dict[str, str]]]:
-    """The results folders of one process and of two ranks, and the keys of the cells."""
-    folder, here = tmp_path_factory.mktemp("ranks"), Path.cwd()
+def run_part(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Both]]:
+    """Runs the cells of one of PARTS once: returns the results folders of one process and two ranks, and the keys."""
+    root = tmp_path_factory.mktemp("ranks")
+    yield cache(lambda part: _run_part(part, model_folder, root / part))
+    shutil.rmtree(root)
+
+
+def _run_part(part: str, model_folder: Path, folder: Path) -> Both:
+    here = Path.cwd()
+    for name in ("one", "two"):
+        (folder / name).mkdir(parents=True)
     items = items_file(folder / "items.jsonl", 7)
     measured = ("eval=local", f"eval.items={{q:{items}}}", "eval.samples=", "eval.length=")
-    cells = CELLS | {"lm_eval": ("objective=margin", "algo=one_shot", "k=1", *measured)}
-    (folder / "one").mkdir()
-    (folder / "two").mkdir()
+    cells = {name: CELLS[name] for name in PARTS[part]}
+    if "lm_eval" in cells:
+        cells["lm_eval"] += measured
     many = {name: job(model_folder, folder / "two" / "results", *words) for name, words in cells.items()}
     started(worker, 2, list(many.values()))
     for words in cells.values():
         job(model_folder, folder / "one" / "results", *words)()
     os.chdir(here)
-    yield folder / "one" / "results", folder / "two" / "results", {name: j.key for name, j in many.items()}
-    shutil.rmtree(folder)
+    return folder / "one" / "results", folder / "two" / "results", {name: j.key for name, j in many.items()}
 
 
-@pytest.mark.parametrize("name", [*CELLS, "lm_eval"])
+@pytest.mark.parametrize(("part", "name"), CASES)
 def test_two_ranks_give_the_losses_the_mask_and_the_measurements_of_one_process(
-    both: tuple[Path, Path, dict[str, str]], name: str
+    run_part: Callable[[str], Both], part: str, name: str
 ) -> None:
-    one, two, keys = both
+    one, two, keys = run_part(part)
     expected, lines = (journal(results, keys[name]) for results in (one, two))
     assert [line["dropped"] for line in lines] == [line["dropped"] for line in expected]
     for a, b in zip(lines, expected, strict=True):

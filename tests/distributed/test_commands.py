@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[2]
 CELL = ("algo=greedy", "k=2", "forward.batch_tokens=48", "scores.share=false")
 
 
+@pytest.mark.slow
 def test_torchrun_runs_a_command_on_several_ranks_and_only_the_first_prints(
     launch: Command, model_folder: Path, tmp_path: Path
 ) -> None:
@@ -39,6 +40,7 @@ def test_torchrun_runs_a_command_on_several_ranks_and_only_the_first_prints(
     _assert_same(journal(plain.results, key), journal(tmp_path / "ranks", key))
 
 
+@pytest.mark.slow
 def test_a_job_with_two_tasks_is_one_cell(launch: Command, tmp_path: Path) -> None:
     plain = launch(*CELL)
     (key,) = [result["cell"] for result in plain.all()]

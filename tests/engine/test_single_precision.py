@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import gc
+import weakref
 
 import numpy as np
 import pytest
@@ -44,3 +46,22 @@ def test_a_model_in_full_precision_has_no_copy() -> None:
 def test_without_memory_for_the_copy_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(single_precision, "free_memory", lambda _: 1000)
     assert in_float32(half()) is None
+
+
+def test_a_copy_that_no_one_uses_is_freed_without_the_garbage_collector() -> None:
+    single = in_float32(half())
+    assert single is not None
+    gc.disable()
+    try:
+        list(single.loglikelihoods(ROWS, MASKS))
+        copied = weakref.ref(single.model.module)
+        view = single.with_scales(None)
+        del single
+        list(
+            view.loglikelihoods(ROWS, MASKS)
+        )  # a view shares the memory budget of the passes that it comes from
+        assert copied() is not None
+        del view
+        assert copied() is None
+    finally:
+        gc.enable()

@@ -133,6 +133,7 @@ write_healed(folder / settings.key(text(settings).sha256), found, text(settings)
 """
 
 
+@pytest.mark.slow
 def test_a_killed_process_continues_with_the_same_result(tmp_path: Path) -> None:
     settings = full(tokens=64 * 60)
     folder, key = tmp_path / "killed", settings.key(text(settings).sha256)

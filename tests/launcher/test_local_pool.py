@@ -30,6 +30,7 @@ def journals(results: Path) -> dict[str, list[Any]]:
     }
 
 
+@pytest.mark.slow
 def test_a_grid_in_processes_equals_one_in_this_process(launch: Command, tmp_path: Path) -> None:
     plain = launch(*GRID, f"paths.results={tmp_path / 'plain'}")
     assert plain.status == 0

@@ -157,6 +157,7 @@ def test_the_panel_is_run_by_its_name(launch: Command) -> None:
     assert all(len(result["mask"]["dropped"]) == 3 for result in ended.all())
 
 
+@pytest.mark.slow
 def test_a_glob_runs_every_search_that_can(launch: Command) -> None:
     ended = launch("-m", "algo=glob(*)", "k=3")
     assert ended.status == 0

@@ -107,6 +107,7 @@ def test_wrong_settings_are_refused(launch: Command, words: tuple[str, ...], mes
     assert message in ended.err
 
 
+@pytest.mark.slow
 def test_real_masks_run_on_a_stand_in_and_a_second_run_loads_nothing(
     launch: Command, deep_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

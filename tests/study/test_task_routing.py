@@ -44,6 +44,7 @@ def check_record(folder: Path, record: dict[str, Any], results: list[dict[str, A
             assert entry["accuracy_to_own"]["error"] == pytest.approx(gaps.std(ddof=1) / np.sqrt(12))
 
 
+@pytest.mark.slow
 def test_a_folder_of_tasks_gives_sets_a_cross_table_and_a_router(
     launch: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -24,6 +24,7 @@ HEAL = (
 )
 
 
+@pytest.mark.slow
 def test_masks_have_the_losses_that_the_results_record(launch: Command, tmp_path: Path) -> None:
     assert launch(*STUDY, "compensation=none,linear").status == 0
     for more in ("heal.tokens=256", "heal.tokens=512", "heal.tokens=512"):
