@@ -39,7 +39,7 @@ def test_the_page_has_each_mask_with_its_perplexities(results: Path) -> None:
     for dropped, states in masks:
         ppl = states.set_index("state")["ppl"]
         assert f"| {dropped} | {' | '.join(map(shown, ppl))} |" in page
-    assert set(rows.loc[rows["tokens"] > 0, "seeds"]) == {3}
+    assert set(rows.loc[rows["tokens"] > 0, "runs"]) == {3}
     assert "Healings are means of\nthree seeds." in page
 
 
