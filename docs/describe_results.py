@@ -135,18 +135,25 @@ def against_divergence(objective: str) -> list[float]:
 
 
 def draws() -> str:
-    """The overlap of the masks of two draws in both studies, if 6 blocks are removed."""
+    """The overlap of the masks of two draws by number of samples, and in both studies, if 6 blocks are removed."""
     rows = []
     for objective in ALL:
-        row = [objective]
-        for name in ("small", "study"):
-            cells = study(name, (objective,)).cells
-            mean = overlap_pairs.mean(
-                overlap_pairs.pairs(cells[cells["k"] == 6].reset_index(drop=True), "draws")
-            )
-            row.append(f"{mean.mean:.2f} ({mean.low:.2f} to {min(1.0, mean.high):.2f})")
-        rows.append(row)
-    return _table(["objective", "small study", "this study"], rows)
+        known = [f"{overlap:.2f}" for overlap in by_size(objective)] or ["–"] * 3
+        rows.append([objective, *known, *(_overlap(name, objective) for name in ("study", "small"))])
+    sizes = ["8 windows, 16 items", "32, 64", "128, 256"]
+    return _table(["objective", *sizes, "32, 64, all searches", "small study"], rows)
+
+
+def by_size(objective: str) -> list[float]:
+    """The overlap of the masks of two draws for each number of samples; empty if it was not run."""
+    sizes = study("study_sizes", MAIN).sizes
+    return [float(overlap) for overlap in sizes.loc[sizes["objective"] == objective, "corrected"]]
+
+
+def _overlap(name: str, objective: str) -> str:
+    cells = study(name, (objective,)).cells
+    mean = overlap_pairs.mean(overlap_pairs.pairs(cells[cells["k"] == 6].reset_index(drop=True), "draws"))
+    return f"{mean.mean:.2f} ({mean.low:.2f} to {min(1.0, mean.high):.2f})"
 
 
 TABLES: dict[str, Callable[[], str]] = {

@@ -84,6 +84,14 @@ def test_sentences_on_the_margin_are_those_of_the_archive() -> None:
     assert f"unpruned: perplexity {dense['ppl']:.1f}, accuracy {dense['acc']:.1f} percent" in written
 
 
+def test_sentences_on_sizes_are_those_of_the_archive() -> None:
+    written = " ".join(TEXT.split())
+    few, middle, many = describe_results.by_size("perplexity")
+    assert f"by {few:.2f} for 8 windows, {middle:.2f} for 32 and {many:.2f} for 128" in written
+    assert f"Even 256 items leave the margin at {describe_results.by_size('margin')[-1]:.2f}" in written
+
+
 def test_nothing_of_the_first_part_is_missing() -> None:
-    frame = study("study", ALL).frame
-    assert set(frame["status"]) == {"done"}
+    for name, objectives in (("study", ALL), ("study_sizes", MAIN)):
+        frame = study(name, objectives).frame
+        assert set(frame["status"]) == {"done"}
