@@ -138,7 +138,7 @@ def draws() -> str:
     """The overlap of the masks of two draws by number of samples, and in both studies, if 6 blocks are removed."""
     rows = []
     for objective in ALL:
-        known = [f"{overlap:.2f}" for overlap in by_size(objective)] or ["–"] * 3
+        known = [f"{overlap:.2f}" for overlap in by_size(objective)] or ["\N{EN DASH}"] * 3
         rows.append([objective, *known, *(_overlap(name, objective) for name in ("study", "small"))])
     sizes = ["8 windows, 16 items", "32, 64", "128, 256"]
     return _table(["objective", *sizes, "32, 64, all searches", "small study"], rows)

@@ -136,7 +136,10 @@ def _panel(
             axes.plot(row["difference"], height, marker, color=colour, ms=5, mec="white", mew=0.6)
     axes.axvline(0, color="0.6", lw=0.8, zorder=0)
     axes.set(ylim=(len(lines) - 0.5, -0.5), xlim=limits)
-    removed = [f"{algo}, {100 * ratio:g} % removed{compensated(how)}" for algo, ratio, how in lines]
+    removed = [
+        f"{algo}, {100 * ratio:g} % removed{compensated(how).replace(' ', chr(10))}"
+        for algo, ratio, how in lines
+    ]
     axes.set_yticks(range(len(lines)), removed if named else [""] * len(lines), fontsize=SMALL + 0.5)
     axes.tick_params(axis="y", length=0)
     _factors(axes)

@@ -53,7 +53,7 @@ def test_repaired_masks_are_compared_with_repaired_ones(launch: Command) -> None
         assert rows.loc[how, "ppl_block"] == pytest.approx(cells.loc["block", f"pruned/{METRIC}"])
     figure = draw(rows.reset_index(), "a study", METRIC)
     lines = [label.get_text() for label in figure.axes[0].get_yticklabels()]
-    assert lines[0].endswith("removed, compensation=linear")
+    assert lines[0].endswith("removed,\ncompensation=linear")
     assert lines[1].endswith("removed")
 
 
