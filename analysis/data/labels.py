@@ -43,10 +43,12 @@ def _likely(known: set[Kind], counted: bool) -> Kind:
 
 
 def with_compensation(frame: pd.DataFrame) -> pd.DataFrame:
-    """Fill in the compensation of cells without a readable result, if all others have the same."""
-    known = set(frame["compensation"].dropna())
-    likely = known.pop() if len(known) == 1 else UNKNOWN_COMPENSATION
-    return frame.assign(compensation=frame["compensation"].fillna(likely))
+    """Fill in the compensation of cells without a readable result, if all others of the model have the same."""
+    given = frame["compensation"]
+    known = {str(model): {*cells.dropna()} for model, cells in given.groupby(frame["model"])}
+    likely = [known.get(str(model)) or {*given.dropna()} for model in frame["model"]]
+    filled = [next(iter(names)) if len(names) == 1 else UNKNOWN_COMPENSATION for names in likely]
+    return frame.assign(compensation=given.fillna(pd.Series(filled, frame.index)))
 
 
 def labelled(frame: pd.DataFrame) -> pd.DataFrame:

@@ -81,7 +81,7 @@ def _row(result: Result, named: Mapping[str, Any]) -> dict[str, Any]:
     drawn = config.get("calibration", {})
     row |= {
         "calibration": _data(drawn),
-        "path": _paths(drawn),
+        "path": _long_name(drawn),
         "samples": drawn.get("samples"),
         "draw": drawn.get("seed"),
     }
@@ -102,14 +102,18 @@ def _data(drawn: Mapping[str, Any]) -> str | None:
 
 
 def _parts(drawn: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The parts of a calibration that is made of several."""
-    return [part for part in drawn.values() if isinstance(part, Mapping) and "source" in part]
+    """The parts of a calibration that is made of several; a part can have parts, too."""
+    nested = (part for part in drawn.values() if isinstance(part, Mapping))
+    return [part for part in nested if "source" in part or _parts(part)]
 
 
-def _paths(drawn: Mapping[str, Any]) -> str | None:
-    """The paths of a calibration and of its parts; None if it has none."""
-    paths = [str(part["path"]) for part in (drawn, *_parts(drawn)) if part.get("path")]
-    return " + ".join(paths) or None
+def _long_name(drawn: Mapping[str, Any]) -> str | None:
+    """As `_data`, with paths instead of short names; None if the data have no path."""
+    if parts := _parts(drawn):
+        names = [_long_name(part) for part in parts]
+        known = zip(names, parts, strict=True)
+        return " + ".join(name or str(_data(part)) for name, part in known) if any(names) else None
+    return drawn.get("path")
 
 
 def _named(key: str) -> dict[str, Any]:

@@ -67,7 +67,7 @@ def _rows(results: Path, frame: pd.DataFrame, metric: str) -> Iterator[dict[str,
             both = [read_done(results / str(key)) for key in (cell["cell"], blocks["cell"].iloc[0])]
             first, second = (window_losses(results, result, metric) for result in both)
             data = {result["evaluation"].get("data", {}).get(metric) for result in both}
-            if first is None or second is None or len(data) > 1:
+            if first is None or second is None or len(data) > 1 or len(first) != len(second):
                 continue
             names = [" ".join(Mask.from_json(result["mask"]).names()) for result in both]
             difference = paired(first, second)

@@ -6,6 +6,7 @@ The sentence claims no more than its interval shows. If a study lacks the data f
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -116,13 +117,19 @@ def _objectives(m: StudyData) -> tuple[str, str] | None:
 
 def _damage(m: StudyData) -> tuple[str, str] | None:
     """What removing blocks does to perplexity or to accuracy."""
-    which = sorted({removed_of(row).replace(" removed", "") for _, row in m.cells.iterrows()})
+    which = sorted(
+        {re.sub(r" removed(, (.*))?", _in_parentheses, removed_of(row)) for _, row in m.cells.iterrows()}
+    )
     found = perplexity(m) or accuracy(m)
     if found is None:
         return None
     what = "multiplies perplexity by" if "ppl" in m.metrics else "changes accuracy by"
     value = found.value.removeprefix("× ")  # noqa: RUF001
     return f"Removing {which[0] if len(which) == 1 else noun(m.cells)} {what} {value}", sentence([found.note])
+
+
+def _in_parentheses(found: re.Match[str]) -> str:
+    return f" ({found[2]})" if found[2] else ""
 
 
 def _bars(m: StudyData) -> list[tuple[str, list[Bar]]]:

@@ -44,7 +44,7 @@ def spans(
     table = frame.assign(accuracy=accuracy, row=np.arange(len(frame)))
     found = []
     for _, panel in groups(table, PANEL):
-        kept, _ = compared(panel)
+        kept, _ = compared(panel, ["accuracy"])
         if kept["algo"].nunique() < 2:
             continue
         means = kept.groupby("algo")["accuracy"].mean()

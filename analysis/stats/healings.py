@@ -22,9 +22,10 @@ from pruning.core.mask import Mask
 from pruning.core.result import read_done
 from pruning.healing.settings import RUNNING
 
-from .removal import bare
+from .removal import NO_COMPENSATION, bare
 from .window_pairs import Losses, losses_of, window_losses
 
+REPAIRS = ("linear", "diagonal")
 VARIED = ("tokens", "seed", *RUNNING)  # settings of a healing that may differ within a comparison
 
 
@@ -74,10 +75,10 @@ def healed_masks(
 ) -> dict[tuple[str, float], list[HealedMask]]:
     """The distinct masks of each model and ratio, with the losses on the windows of a metric.
 
-    Only healings with the most frequent settings are used, so that masks differ in nothing else. Masks without the
-    losses of windows are left out.
+    Only the most frequent repair, and healings with the most frequent settings, are used, so that masks differ in
+    nothing else. Masks without the losses of windows are left out.
     """
-    chosen = _settings(results, cells)
+    chosen, repair = _settings(results, cells), _repair(cells)
     found: dict[tuple[str, float], dict[Mask, HealedMask]] = defaultdict(dict)
     for row in cells.to_dict("records"):
         folder = results / str(row["cell"])
@@ -86,12 +87,14 @@ def healed_masks(
         one = found[bare(str(row["model"])), float(row["ratio"])].setdefault(mask, HealedMask(mask))
         one.found_by.append(f"{row['objective']} {row['algo']}" if row["algo"] != "random" else "random")
         one.dense = window_losses(results, result, metric, "dense") if one.dense is None else one.dense
-        samples, linear = str(result["calibration"]["sha256"]), "repair" in result
-        for state, which in (
-            ((REPAIRED, "pruned"), (PRUNED, "uncompensated")) if linear else ((PRUNED, "pruned"),)
-        ):
-            one.add(state, window_losses(results, result, metric, which), samples)
-        if not linear:  # healings of repaired masks are another question
+        samples, compensation = str(result["calibration"]["sha256"]), row["compensation"]
+        plain = compensation == NO_COMPENSATION
+        one.add(
+            PRUNED, window_losses(results, result, metric, "pruned" if plain else "uncompensated"), samples
+        )
+        if compensation == repair:
+            one.add(REPAIRED, window_losses(results, result, metric), samples)
+        if plain:  # healings of repaired masks are another question
             for settings, path in _healings(folder):
                 if _comparable(settings) == chosen:
                     kept = _read(path / "evaluation.json").get("records", {}).get(metric)
@@ -101,6 +104,12 @@ def healed_masks(
         stratum: [one for one in masks.values() if one.dense is not None and PRUNED in one.states]
         for stratum, masks in found.items()
     }
+
+
+def _repair(cells: pd.DataFrame) -> str | None:
+    """The most frequent repair by maps; None if no cell is repaired."""
+    counts = Counter(cells.loc[cells["compensation"].isin(REPAIRS), "compensation"])
+    return max(sorted(counts), key=lambda name: counts[name]) if counts else None
 
 
 def _healings(cell: Path) -> Iterator[tuple[dict[str, Any], Path]]:

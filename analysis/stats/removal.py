@@ -73,8 +73,9 @@ def removed(row: pd.Series[Any]) -> str:
     """What a cell of this stratum removes: `3 blocks removed`, or `10 % of the parameters removed`."""
     unit, cost, k = _value(row, "unit", "block"), _value(row, "cost", None), row["k"]
     if cost is None:
-        counted = "" if pd.isna(k) else f"{int(k):,} {WORDS.get(unit, 'unit')}{'' if k == 1 else 's'} removed"
-        return counted + _compensated(row)
+        if pd.isna(k):
+            return ""
+        return f"{int(k):,} {WORDS.get(unit, 'unit')}{'' if k == 1 else 's'} removed{_compensated(row)}"
     only = {"attention": ", only attention", "mlp": ", only MLPs"}.get(unit, "")
     return f"{100 * row['ratio']:g} % of the {cost} removed{only}{_compensated(row)}"
 
@@ -85,7 +86,9 @@ def _compensated(row: pd.Series[Any]) -> str:
 
 def compensated(found: str) -> str:
     """What follows a mask in words: `, compensation=linear`, or nothing."""
-    return "" if found == NO_COMPENSATION else f", compensation={found}"
+    if found in (NO_COMPENSATION, UNKNOWN_COMPENSATION):
+        return "" if found == NO_COMPENSATION else f", {found}"
+    return f", compensation={found}"
 
 
 def removed_of(row: pd.Series[Any]) -> str:

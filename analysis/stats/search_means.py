@@ -28,13 +28,16 @@ def compared(panel: pd.DataFrame, outcomes: Sequence[str] = ()) -> tuple[pd.Data
     """The cells of settings that every search of the panel finished, and a note if some settings are omitted.
 
     Means over different draws are not comparable, so a cell that is missing or lacks one of the `outcomes` removes
-    its whole setting from the means. Outcomes that no cell has do not count. If
-    no setting is complete, all cells are used, and the note says that the means are over different draws.
+    its whole setting from the means. An outcome that a search has in no cell does not count for this search. If no
+    setting is complete, all cells are used, and the note says that the means are over different draws.
     """
     panel = rivals(panel)
     setting = labels(panel, SETTING)
     searches, total = panel["algo"].nunique(), len(set(setting))
-    having = panel[[outcome for outcome in outcomes if panel[outcome].notna().any()]].notna().all(axis=1)
+    having = pd.Series(True, panel.index)
+    for outcome in outcomes:
+        known = panel[outcome].notna()
+        having &= known | ~known.groupby(panel["algo"]).transform("any")
     counted = panel["algo"].where(having).groupby(setting).transform("nunique")
     whole = panel[having & (counted == searches)]
     if whole.empty:

@@ -47,7 +47,7 @@ def files_are_as_they_were(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
         (tmp_path / path).parent.mkdir()
         (tmp_path / path).write_text("[]")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("pruning.runs.cell._file_digest", lambda path: ITEMS.get(path, path))
+    monkeypatch.setattr("pruning.runs.cell_identity._file_digest", lambda path: ITEMS.get(path, path))
 
 
 def folders(study: Path) -> list[Path]:

@@ -13,6 +13,8 @@ from tests.helpers.analysis_grid import ONE, write
 
 PYDOC = {"class": "Text", "source": "pydoc", "path": None, "samples": 16, "length": 128, "seed": 0}
 
+ITEMS = {"class": "Items", "source": "commonsense", "samples": 4}
+
 
 def hub(path: str) -> dict[str, Any]:
     return PYDOC | {"source": "hub", "path": path}
@@ -23,7 +25,8 @@ def hub(path: str) -> dict[str, Any]:
     [
         ({"first": PYDOC, "second": hub("allenai/c4")}, "pydoc + c4"),
         ({"first": hub("a/books"), "second": PYDOC}, "books + pydoc"),
-        ({"text": PYDOC, "items": {"source": "commonsense", "samples": 4}}, "pydoc + commonsense"),
+        ({"text": PYDOC, "items": ITEMS}, "pydoc + commonsense"),
+        ({"text": {"first": PYDOC, "second": hub("allenai/c4")}, "items": ITEMS}, "pydoc + c4 + commonsense"),
         (PYDOC, "pydoc"),
     ],
 )
@@ -40,11 +43,12 @@ def test_data_of_several_parts_are_named_by_their_parts(
 
 def test_parts_of_one_name_are_told_apart_by_their_paths(tmp_path: Path) -> None:
     (key,) = write(tmp_path, ONE)
-    for number, path in enumerate(("a/books", "b/books")):
-        result = json.loads((tmp_path / key / "result.json").read_text())
-        result["config"]["calibration"] |= {"first": PYDOC, "second": hub(path)}
-        cell = f"{key[:-1]}{number}"
-        (tmp_path / cell).mkdir(exist_ok=True)
+    result = json.loads((tmp_path / key / "result.json").read_text())
+    mixed = [{"option": "mixed", "first": PYDOC, "second": hub(path)} for path in ("a/books", "b/books")]
+    for number, drawn in enumerate([*mixed, hub("a/books"), hub("b/books")]):
+        result["config"]["calibration"] = drawn | {"samples": 4, "length": 128, "seed": 0}
+        cell = f"{key[:-8]}{number:08x}"
+        (tmp_path / cell).mkdir()
         (tmp_path / cell / "result.json").write_text(json.dumps(result | {"cell": cell}))
-    names = {*load(tmp_path, None)["calibration"]}
-    assert {"a/books", "b/books"} <= names
+    (tmp_path / key / "result.json").unlink()
+    assert list(load(tmp_path)["calibration"]) == ["pydoc + a/books", "pydoc + b/books", "a/books", "b/books"]

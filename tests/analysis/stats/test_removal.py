@@ -110,3 +110,8 @@ def test_words_name_the_compensation() -> None:
     row = pd.Series(CELL | {"unit": "block", "compensation": "linear"})
     assert removal.removed(row) == "2 blocks removed, compensation=linear"
     assert removal.removed_of(row) == "2 of 6 blocks removed, compensation=linear"
+    unknown = row.copy()
+    unknown["compensation"] = removal.UNKNOWN_COMPENSATION
+    assert removal.removed(unknown) == "2 blocks removed, unknown compensation"
+    unknown["k"] = float("nan")
+    assert removal.removed(unknown) == ""

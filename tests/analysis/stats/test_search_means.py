@@ -26,6 +26,16 @@ def test_a_cell_without_the_outcome_removes_its_draw() -> None:
     assert set(found["draws_note"]) == {"3 of 4 draws"}
 
 
+def test_a_search_that_was_never_measured_leaves_the_others_as_they_are() -> None:
+    cells = panel()
+    cells.loc[cells["algo"] == "algo1", "a"] = np.nan
+    cells = cells[~((cells["algo"] == "algo2") & (cells["draw"] == 3))]
+    found = means(cells, ["a"]).set_index("algo")
+    assert list(found.loc[["algo0", "algo2"], "a"]) == [10.0, 10.0]
+    assert np.isnan(found.loc["algo1", "a"])
+    assert set(found["draws_note"]) == {"3 of 4 draws"}
+
+
 def test_an_outcome_that_no_cell_has_removes_nothing() -> None:
     assert len(compared(panel(), ["a", "b"])[0]) == 12
     assert set(means(panel(), ["a", "b"])["draws_note"]) == {""}
