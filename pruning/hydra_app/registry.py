@@ -7,6 +7,7 @@ on the command line or in a file, fails while the configuration is composed.
 from __future__ import annotations
 
 import dataclasses
+from functools import cache
 from typing import Any, get_type_hints
 
 from hydra.core.config_store import ConfigStore
@@ -38,6 +39,7 @@ def register() -> None:
     OmegaConf.register_new_resolver("options", lambda group: ", ".join(options(group)), replace=True)
 
 
+@cache
 def schema(cls: type) -> type:
     """A dataclass with the fields of `cls`, and with a `_target_` so that Hydra builds a `cls`."""
     hints = get_type_hints(cls)

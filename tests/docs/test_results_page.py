@@ -43,6 +43,7 @@ def test_the_page_is_short_and_each_finding_has_a_sentence_a_table_and_a_picture
         assert (ROOT / "docs" / picture).is_file()
 
 
+@pytest.mark.slow
 def test_the_tables_are_those_of_the_archives() -> None:
     assert describe_results.filled(TEXT) == TEXT, "run make describe"
     assert all(f"<!-- {name}: written" in TEXT for name in describe_results.TABLES)

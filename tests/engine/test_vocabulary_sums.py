@@ -32,6 +32,7 @@ def logits(seed: int, dtype: torch.dtype, vocabulary: int = VOCABULARY) -> Tenso
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.slow
 def test_likelihoods_are_exact_and_the_same_alone(dtype: torch.dtype) -> None:
     drawn, targets = logits(0, dtype), torch.arange(20)
     projection = Projection(lambda states: states, VOCABULARY, fuse=True)

@@ -159,6 +159,7 @@ def test_settings_that_make_no_sense_are_refused(changes: dict[str, Any], messag
     assert message in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_measurement_has_all_documented_values(model_folder: Path) -> None:
     (name, data), *rest = SMALL.data(None).items()
     assert (name, rest) == ("speed", [])
@@ -197,6 +198,7 @@ def test_a_model_without_some_sub_layers_is_timed(model_folder: Path) -> None:
     assert sizes["pruned"]["bytes"] == sizes["dense"]["bytes"] - 4 * missing
 
 
+@pytest.mark.slow
 def test_speed_goes_to_result_mlflow_table_and_card(launch: Command, tmp_path: Path) -> None:
     from mlflow import MlflowClient
 

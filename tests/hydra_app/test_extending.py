@@ -92,6 +92,7 @@ def test_the_objective_of_the_page_passes_the_contract(project: Path) -> None:
     assert int(passed[1]) > 5, "the contract tests did not run on the new option"
 
 
+@pytest.mark.slow
 def test_a_mistake_in_the_objective_would_be_noticed(project: Path) -> None:
     right = "(pruned.logits.argmax(-1) != dense.logits.argmax(-1)).double()"
     wrong = "pruned.logits.argmax(-1) != dense.logits.argmax()"
@@ -125,6 +126,7 @@ def test_a_copy_of_an_objective_must_have_another_name(project: Path) -> None:
         ("yield Ask(masks, best=1)", "yield masks"),
     ],
 )
+@pytest.mark.slow
 def test_a_mistake_on_the_page_would_be_noticed(project: Path, right: str, wrong: str) -> None:
     assert PAGE.count(right) == 1
     assert contract(project, follow(PAGE.replace(right, wrong), project)).returncode == 1

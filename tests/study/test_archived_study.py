@@ -153,6 +153,7 @@ def test_figures_are_the_same_bytes_from_either_form(
     assert old == new
 
 
+@pytest.mark.slow
 def test_numbers_are_those_that_were_drawn_before(
     study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -101,6 +101,7 @@ def test_the_table_has_every_model_with_what_was_measured(compressed: Command, t
         assert place.exists()
 
 
+@pytest.mark.slow
 def test_the_forecast_comes_before_the_work_and_not_once_it_is_done(compressed: Command) -> None:
     ended = compressed("tracker=none")
     told = re.search(r"takes +about (.+) on .+: (.+)\nmemory +about .+ of .+\nwrites +(.+)\n", ended.out)
