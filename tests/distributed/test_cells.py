@@ -36,10 +36,8 @@ CELLS: dict[str, tuple[str, ...]] = {
     "sublayers": ("unit=sublayer", "ratio=0.34", "calibration.length=24", "algo=greedy", "compensation=magnitude"),
     "repair": ("objective=perplexity", "calibration.length=24", "calibration.samples=8", "algo=greedy", "k=2",
                "compensation=linear"),
+    "lm_eval": ("objective=margin", "algo=one_shot", "k=1"),
 }  # fmt: skip
-
-
-CELLS["lm_eval"] = ("objective=margin", "algo=one_shot", "k=1")
 FEW = ("divergence", "margin", "racing", "sublayers", "repair")  # the others are for `make test-slow`
 PARTS = {"few": FEW, "others": tuple(name for name in CELLS if name not in FEW)}
 CASES = [

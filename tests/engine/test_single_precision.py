@@ -57,9 +57,8 @@ def test_a_copy_that_no_one_uses_is_freed_without_the_garbage_collector() -> Non
         copied = weakref.ref(single.model.module)
         view = single.with_scales(None)
         del single
-        list(
-            view.loglikelihoods(ROWS, MASKS)
-        )  # a view shares the memory budget of the passes that it comes from
+        # A view shares the memory budget of the passes that it comes from.
+        list(view.loglikelihoods(ROWS, MASKS))
         assert copied() is not None
         del view
         assert copied() is None
