@@ -18,8 +18,9 @@ from pruning.config.schema import Config
 from pruning.core.errors import InputError
 
 
+@cache
 def register() -> None:
-    """Register schemas and resolvers; call this before Hydra reads the configuration.
+    """Register schemas and resolvers, once in a process; call this before Hydra reads the configuration.
 
     Raises InputError if two classes of a group have the same name: class names identify cells and scores, so two
     objectives with the same name would use each other's losses.

@@ -24,6 +24,7 @@ def run(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, *word
     return end.value.code, caplog.text
 
 
+@pytest.mark.slow
 def test_all_checks_pass_on_the_cpu(
     model_folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -49,6 +49,7 @@ def test_the_tables_are_those_of_the_archives() -> None:
     assert all(f"<!-- {name}: written" in TEXT for name in describe_results.TABLES)
 
 
+@pytest.mark.slow
 def test_estimates_in_sentences_are_in_the_table_of_their_finding_or_in_a_verdict(said: str) -> None:
     for finding in FINDINGS:
         prose = " ".join(line for line in finding.splitlines() if not line.startswith("|"))
@@ -58,6 +59,7 @@ def test_estimates_in_sentences_are_in_the_table_of_their_finding_or_in_a_verdic
             assert re.search(known, table + said), f"{value} ({low} to {high})"
 
 
+@pytest.mark.slow
 def test_counts_in_sentences_are_those_of_the_archive() -> None:
     written = " ".join(TEXT.split())
     cells = study("study", ALL).cells
@@ -71,6 +73,7 @@ def test_counts_in_sentences_are_those_of_the_archive() -> None:
     assert f"corrected overlap {overlaps['corrected'].mean():.2f}" in written
 
 
+@pytest.mark.slow
 def test_sentences_on_the_margin_are_those_of_the_archive() -> None:
     written, own = " ".join(TEXT.split()), study("study", ("margin",))
     cells = own.cells.assign(log=np.log(own.metrics["ppl"].of(own.cells).astype(float)))
@@ -85,6 +88,7 @@ def test_sentences_on_the_margin_are_those_of_the_archive() -> None:
     assert f"unpruned: perplexity {dense['ppl']:.1f}, accuracy {dense['acc']:.1f} percent" in written
 
 
+@pytest.mark.slow
 def test_sentences_on_sizes_are_those_of_the_archive() -> None:
     written = " ".join(TEXT.split())
     few, middle, many = describe_results.by_size("perplexity")
@@ -92,6 +96,7 @@ def test_sentences_on_sizes_are_those_of_the_archive() -> None:
     assert f"Even 256 items leave the margin at {describe_results.by_size('margin')[-1]:.2f}" in written
 
 
+@pytest.mark.slow
 def test_nothing_of_the_first_part_is_missing() -> None:
     for name, objectives in (("study", ALL), ("study_sizes", MAIN)):
         frame = study(name, objectives).frame

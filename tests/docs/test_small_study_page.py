@@ -29,6 +29,7 @@ def test_the_page_has_every_computed_verdict(study: StudyData) -> None:
         assert sentence in WRITTEN
 
 
+@pytest.mark.slow
 def test_the_table_of_shares_is_the_computed_one(study: StudyData) -> None:
     def share(e: IntervalEstimate) -> str:
         return f"{percent(e.value)} ({percent(e.low)} to {percent(e.high)})"

@@ -54,7 +54,7 @@ def test_a_round_of_greedy_starts_where_masks_of_the_round_before_have_been() ->
     assert actual == values(Forward(MODELS["llama"], 60), round_of_greedy(3))
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=15)
 @given(st.data())
 def test_losses_do_not_depend_on_earlier_requests(data: st.DataObject) -> None:
     model = MODELS[data.draw(st.sampled_from(sorted(MODELS)))]

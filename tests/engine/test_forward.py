@@ -59,7 +59,7 @@ def test_in_float64_they_agree_to_twelve_digits(name: str, kind: str) -> None:
         assert actual[mask] == pytest.approx(plain(module, mask.dropped, rows), rel=1e-12)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=12)
 @given(st.data())
 def test_the_loss_of_a_mask_does_not_depend_on_the_other_masks(data: st.DataObject) -> None:
     """The loss is the same to the last bit for any set of masks that are evaluated together."""
@@ -89,7 +89,7 @@ def module_of(name: str) -> Any:
     return build(name) if name in ("mixtral", "qwen3_moe") else build(name).double()
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=20)
 @given(st.data())
 def test_random_batches_on_any_architecture_equal_plain_passes(data: st.DataObject) -> None:
     name, kind = data.draw(st.sampled_from(sorted(ARCHITECTURES))), data.draw(st.sampled_from(sorted(ROWS)))

@@ -83,6 +83,7 @@ def test_the_algorithm_of_the_page_passes_the_contract(project: Path) -> None:
     assert int(passed[1]) > 40, "the contract tests did not run on the new option"
 
 
+@pytest.mark.slow
 def test_the_objective_of_the_page_passes_the_contract(project: Path) -> None:
     name = follow(PAGE, project, "objective")
     ran = contract(project, name, "objective")

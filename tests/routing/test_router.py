@@ -10,6 +10,7 @@ import pytest
 from pruning.core.errors import DamagedError, InputError
 from pruning.core.mask import Mask
 from pruning.routing import files
+from pruning.routing import head as heads
 from pruning.routing.head import fit_head
 from pruning.routing.router import FittedRouter, explained, fit_router, routes
 from pruning.routing.scores import Floats
@@ -25,6 +26,13 @@ def planted(seed: int, count: int, sets: int = 3, noise: float = 0.05) -> tuple[
     return features, targets.T
 
 
+@pytest.fixture
+def few_decays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two candidates instead of seven, each of which is fitted to every fold."""
+    monkeypatch.setattr(heads, "DECAYS", heads.DECAYS[2:4])
+
+
+@pytest.mark.usefixtures("few_decays")
 @pytest.mark.parametrize(("head", "least"), [("ridge", 0.99), ("mlp", 0.9)])
 def test_a_linear_relation_is_found_on_new_prompts(head: str, least: float) -> None:
     features, targets = planted(1, 400)
@@ -53,6 +61,7 @@ def test_with_one_set_every_prompt_gets_it() -> None:
     assert explained(predicted, targets)["relative"] == 0.0
 
 
+@pytest.mark.usefixtures("few_decays")
 @pytest.mark.parametrize("head", ["ridge", "mlp"])
 def test_a_router_is_the_same_after_it_was_saved(tmp_path: Path, head: str) -> None:
     features, targets = planted(1, 40)

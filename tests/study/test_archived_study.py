@@ -79,6 +79,7 @@ def test_results_hold_import_paths_of_modules_that_are_gone(study: Path) -> None
     }
 
 
+@pytest.mark.slow
 def test_every_cell_keeps_its_key_and_is_found_done(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cells = folders(study)
     assert len(cells) == CELLS

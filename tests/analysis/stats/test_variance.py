@@ -354,6 +354,7 @@ def test_every_outcome_is_compared_across_models_and_ratios_if_it_has_a_distance
     assert not math.isnan(rows.loc[(MASKS, "ratio x algorithm"), "p"])
 
 
+@pytest.mark.slow
 def test_intervals_of_models_and_ratios_cover_what_they_should() -> None:
     """Coverage over 60 studies of the same panel with new draws. The mean share is taken as the truth."""
     panel = np.random.default_rng(5)
