@@ -11,7 +11,7 @@
 # make heal-study   does the choice of the mask matter after healing? a small model, hours on two CPU cores
 # make study   the larger study of docs/results.md: many hours on two CPU cores; DATA=DIR, a folder of texts and items;
 #              continues from the archives analysis/study*/study*.tar.xz
-# make test-slow   the tests that `make test` leaves out, because each takes more than ten seconds
+# make test-slow   the tests that `make test` leaves out, because each takes more than six seconds
 # make test-slurm   the launchers on a real SLURM of two nodes, installed from Debian's packages; as root
 # make test-gguf   cut GGUF files run by a real llama.cpp, which is built from its source package: ten minutes
 # make gpu-check   check a GPU node once: the engine's losses, a 1B model, the table of `make bench`; FLAGS="--model DIR"

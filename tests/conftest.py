@@ -91,11 +91,13 @@ def launch(
     capfd: pytest.CaptureFixture[str],
 ) -> Iterator[Command]:
     """`launch.py` in this process on the tiny model, small samples, without a tracker, as a function."""
+    from hydra._internal.hydra import Hydra
     from hydra.core.global_hydra import GlobalHydra
 
     import launch as program
 
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Hydra, "get_mode", _mode(Hydra.get_mode))
     small = [
         "model=local",
         f"model.path={model_folder}",
@@ -131,6 +133,16 @@ def launch(
 
     yield command
     GlobalHydra.instance().clear()
+
+
+def _mode(asked: Callable[..., Any]) -> Callable[..., Any]:
+    """Hydra composes each configuration a first time only for its mode, which the flags say if no file sets it."""
+
+    def mode(self: Any, config_name: str | None, overrides: list[str]) -> Any:
+        set_elsewhere = any(word.lstrip("+").startswith(("experiment=", "hydra")) for word in overrides)
+        return asked(self, config_name, overrides) if set_elsewhere else None
+
+    return mode
 
 
 def _items(arguments: tuple[str, ...]) -> bool:

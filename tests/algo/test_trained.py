@@ -76,6 +76,7 @@ def algos() -> Iterator[dict[str, Algo]]:
         yield found | {"bayesian": replace(found["bayesian"], trials=56)}
 
 
+@pytest.mark.slow
 def test_no_search_beats_exhaustive_and_regrets_are_printed(
     algos: dict[str, Algo], losses: Calibrated, tmp_path: Path
 ) -> None:

@@ -37,33 +37,46 @@ def losses(forward: Forward, rows: tuple[Row, ...], masks: list[Mask]) -> dict[M
     return values
 
 
+@cache
+def module_of(name: str, dtype: torch.dtype) -> Any:
+    return build(name).to(dtype)
+
+
+@cache
+def expected_of(name: str, dtype: torch.dtype, kind: str, mask: Mask) -> list[float]:
+    return plain(module_of(name, dtype), mask.dropped, ROWS[kind])
+
+
+def precision(name: str) -> torch.dtype:
+    """Mixtures of experts have no float64 kernel."""
+    return torch.float32 if name in ("mixtral", "qwen3_moe") else torch.float64
+
+
 @pytest.mark.parametrize("kind", ROWS)
 @pytest.mark.parametrize("name", ARCHITECTURES)
 @pytest.mark.parametrize("batch_tokens", [30, 4000], ids=["apart", "merged"])
 def test_shared_prefixes_equal_one_forward_pass_per_mask(name: str, kind: str, batch_tokens: int) -> None:
-    module, rows = build(name), ROWS[kind]
-    actual = losses(Forward(language_model(module), batch_tokens), rows, SOME_MASKS)
-    expected = {mask: plain(module, mask.dropped, rows) for mask in SOME_MASKS}
+    forward = Forward(language_model(module_of(name, torch.float32)), batch_tokens)
+    actual = losses(forward, ROWS[kind], SOME_MASKS)
+    expected = {mask: expected_of(name, torch.float32, kind, mask) for mask in SOME_MASKS}
     for mask in SOME_MASKS:
         assert actual[mask] == pytest.approx(expected[mask], rel=1e-6, abs=2e-5)
     assert min(actual, key=lambda m: -sum(actual[m])) == min(expected, key=lambda m: -sum(expected[m]))
 
 
 @pytest.mark.parametrize("kind", ROWS)
-@pytest.mark.parametrize("name", [name for name in ARCHITECTURES if name not in ("mixtral", "qwen3_moe")])
+@pytest.mark.parametrize("name", [name for name in ARCHITECTURES if precision(name) == torch.float64])
 def test_in_float64_they_agree_to_twelve_digits(name: str, kind: str) -> None:
-    """Mixtures of experts have no float64 kernel."""
-    module, rows = build(name).double(), ROWS[kind]
-    actual = losses(Forward(language_model(module)), rows, SOME_MASKS)
+    actual = losses(Forward(language_model(module_of(name, torch.float64))), ROWS[kind], SOME_MASKS)
     for mask in SOME_MASKS:
-        assert actual[mask] == pytest.approx(plain(module, mask.dropped, rows), rel=1e-12)
+        assert actual[mask] == pytest.approx(expected_of(name, torch.float64, kind, mask), rel=1e-12)
 
 
 @settings(deadline=None, max_examples=12)
 @given(st.data())
 def test_the_loss_of_a_mask_does_not_depend_on_the_other_masks(data: st.DataObject) -> None:
     """The loss is the same to the last bit for any set of masks that are evaluated together."""
-    module = MODULES.setdefault("llama", build("llama"))
+    module = module_of("llama", torch.float32)
     masks = data.draw(st.lists(st.sampled_from(ALL_MASKS), min_size=1, max_size=12, unique=True))
     kind = data.draw(st.sampled_from(sorted(ROWS)))
     memory = data.draw(st.sampled_from([None, 1, 5000]))
@@ -75,35 +88,19 @@ def test_the_loss_of_a_mask_does_not_depend_on_the_other_masks(data: st.DataObje
     assert together == alone
 
 
-MODULES: dict[str, Any] = {}
-
-
-@cache
-def expected_of(name: str, kind: str, mask: Mask) -> list[float]:
-    return plain(module_of(name), mask.dropped, ROWS[kind])
-
-
-@cache
-def module_of(name: str) -> Any:
-    """In float64, except mixtures of experts, which have no float64 kernel."""
-    return build(name) if name in ("mixtral", "qwen3_moe") else build(name).double()
-
-
 @settings(deadline=None, max_examples=20)
 @given(st.data())
 def test_random_batches_on_any_architecture_equal_plain_passes(data: st.DataObject) -> None:
     name, kind = data.draw(st.sampled_from(sorted(ARCHITECTURES))), data.draw(st.sampled_from(sorted(ROWS)))
     masks = data.draw(st.lists(st.sampled_from(ALL_MASKS), min_size=1, max_size=6, unique=True))
-    module, memory = module_of(name), data.draw(st.sampled_from([None, 1, 5000]))
+    module, memory = module_of(name, dtype := precision(name)), data.draw(st.sampled_from([None, 1, 5000]))
     forward = Forward(language_model(module), data.draw(st.sampled_from([20, 60, 4000])), memory)
     actual = losses(forward, ROWS[kind], masks)
-    exact = module.dtype == torch.float64
+    expected = {mask: expected_of(name, dtype, kind, mask) for mask in masks}
     for mask in masks:
-        tolerance = {"rel": 1e-12} if exact else {"rel": 1e-6, "abs": 2e-5}
-        assert actual[mask] == pytest.approx(expected_of(name, kind, mask), **tolerance)
-    assert min(masks, key=lambda m: -sum(actual[m])) == min(
-        masks, key=lambda m: -sum(expected_of(name, kind, m))
-    )
+        tolerance = {"rel": 1e-12} if dtype == torch.float64 else {"rel": 1e-6, "abs": 2e-5}
+        assert actual[mask] == pytest.approx(expected[mask], **tolerance)
+    assert min(masks, key=lambda m: -sum(actual[m])) == min(masks, key=lambda m: -sum(expected[m]))
 
 
 def test_prefixes_are_computed_once() -> None:

@@ -51,7 +51,7 @@ def test_masks_of_whole_blocks_have_the_losses_of_masks_over_blocks(dtype: torch
     assert all(over_parts[mask.as_sublayers()] == over_blocks[mask] for mask in blocks), "to the last bit"
 
 
-@settings(deadline=None, max_examples=8)
+@settings(deadline=None, max_examples=5)
 @given(st.data())
 def test_the_loss_of_a_mask_does_not_depend_on_its_company(data: st.DataObject) -> None:
     module = module_of("gemma3")

@@ -138,6 +138,7 @@ def test_the_dense_model_continues_once_for_all_cells(
     assert len(digests) == 1
 
 
+@pytest.mark.slow
 def test_a_hub_that_cannot_be_reached_stops_the_command_before_the_search(launch: Command) -> None:
     ended = launch("k=2", "algo=one_shot", "eval=reasoning")
     assert ended.status != 0

@@ -134,7 +134,7 @@ def test_nothing_runs_before_the_forecast(compressed: Command, monkeypatch: pyte
 @pytest.mark.parametrize(
     ("words", "models"),
     [
-        (("heal=none", "compensation=none"), ["dense", "pruned"]),
+        pytest.param(("heal=none", "compensation=none"), ["dense", "pruned"], marks=pytest.mark.slow),
         (
             ("unit=sublayer", "algo=greedy", "heal=lora", "heal.source=embedded"),
             ["dense", "pruned", "repaired", "healed"],
@@ -174,6 +174,7 @@ def test_what_cannot_be_guided_is_refused(compressed: Command) -> None:
     assert not list(several.results.glob("*/result.json"))
 
 
+@pytest.mark.slow
 def test_without_a_network_it_says_which_text_needs_none(
     compressed: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -94,6 +94,7 @@ def test_variance_components_of_a_balanced_grid_are_the_textbook_ones() -> None:
     assert by_source["draw x algorithm, rest"] == pytest.approx(error)
 
 
+@pytest.mark.slow
 def test_components_are_unbiased_where_cells_are_missing() -> None:
     values = []
     for seed in range(100):
