@@ -44,7 +44,7 @@ def draw(heats: pd.DataFrame, pairs: pd.DataFrame, title: str, note: str = "") -
     ks = {model: sorted(heats.loc[heats["model"] == model, "k"].unique()) for model in models}
     columns = max(len(v) for v in ks.values())
     side = max(1.9, SIDE * _size(heats))
-    above, below = 0.35 + NAMES, 0.75 + (0.2 + 0.16 * len(models)) * len(COMPARISONS)
+    above, below = 0.35 + NAMES, 0.75 + (0.2 + 0.16 * len(models)) * len(_names(pairs))
     width = max(6.0, NAMES + (side + 0.15) * columns + 0.75)
     figure = Figure(figsize=(width, 0.6 + (side + above) * len(models) + below), layout="constrained")
     head(figure, title, width)
@@ -122,9 +122,14 @@ def _label(axes: Axes, keys: Sequence[tuple[str, str]], named: bool) -> None:
         side.set_visible(False)
 
 
+def _names(rows: pd.DataFrame) -> list[str]:
+    """The comparisons that are shown. Few studies have several seeds of a search; the others have no line for them."""
+    return [name for name in COMPARISONS if name != "seeds" or name in set(rows["comparison"])]
+
+
 def _strips(axes: Axes, rows: pd.DataFrame, models: list[str]) -> None:
     """For each comparison and model, draw the mean overlap and its interval, with the number of pairs and draws."""
-    names = list(COMPARISONS)
+    names = _names(rows)
     step = 0.72 / len(models)
     at = rows.set_index(["comparison", "model"])
     for i, model in enumerate(models):

@@ -33,6 +33,7 @@ COMPARISONS = {
     "calibration data": ["calibration", "samples", "length"],
     "objectives": ["objective", "calibration", "samples", "length"],
     "ratios": ["k"],
+    "seeds": ["seed"],  # of the search, on the same samples
 }
 CELL = [*STRATUM, *SETTING, "algo"]
 

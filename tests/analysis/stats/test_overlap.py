@@ -75,7 +75,10 @@ def test_pairs_differ_in_one_thing_only() -> None:
         "calibration data": 48,
         "objectives": 24 * 4,  # both data sets of one with both of the other
         "ratios": 48,
+        "seeds": 0,
     }
+    two = pd.concat([cells, cells.assign(seed=9)], ignore_index=True)
+    assert len(overlap_pairs.pairs(two, "seeds")) == len(cells)
 
 
 def test_pairs_with_other_protected_blocks_are_left_out() -> None:
@@ -111,14 +114,14 @@ def random_study(seed: int) -> pd.DataFrame:
     """Cells of several sizes, models wider than a word, protected blocks, and some cells missing."""
     rng = np.random.default_rng(seed)
     cells = frame(objectives=2, data=2, draws=4, algos=3, models=("a", "b"), ks=(1, 4, 30))
-    cells = cells[rng.random(len(cells)) > 0.2].reset_index(drop=True)
+    cells = pd.concat([cells, cells])[rng.random(2 * len(cells)) > 0.4].reset_index(drop=True)
     cells = cells.assign(n_blocks=np.where(cells["model"] == "b", 130, 30))
     cells = cells.assign(protect_first=rng.integers(0, 2, len(cells)))
     dropped = [
         tuple(sorted(map(int, rng.choice(n, min(k, n), replace=False))))
         for n, k in zip(cells["n_blocks"], cells["k"], strict=True)
     ]
-    return cells.assign(dropped=dropped)
+    return cells.assign(dropped=dropped, seed=rng.integers(0, 2, len(cells)))
 
 
 def plain_pairs(cells: pd.DataFrame, comparison: str) -> pd.DataFrame:
