@@ -123,7 +123,7 @@ def _label(axes: Axes, keys: Sequence[tuple[str, str]], named: bool) -> None:
 
 
 def _names(rows: pd.DataFrame) -> list[str]:
-    """The comparisons that are shown. Few studies have several seeds of a search; the others have no line for them."""
+    """The comparisons that are shown. Only a study of several seeds has a line for them."""
     return [name for name in COMPARISONS if name != "seeds" or name in set(rows["comparison"])]
 
 
