@@ -58,8 +58,9 @@ def shares() -> str:
             own = found[outcome]
             parts = [_share(own.parts[name]) for name in ("calibration", "search")]
             named = words if outcome == outcomes[0] else ""
-            rows.append([named, outcome, *parts, ratio_text(own.total_ratio), ratio_text(own.objective_draw)])
-    heads = ["calibration", "search", "calibration : search", "objective : draw"]
+            ratios = [ratio_text(r) for r in (own.total_ratio, own.objective_ratio, own.objective_draw)]
+            rows.append([named, outcome, *parts, *ratios])
+    heads = ["calibration", "search", "calibration : search", "objective : search", "objective : draw"]
     return _table(["objectives", "outcome", *heads], rows)
 
 
@@ -135,13 +136,12 @@ def against_divergence(objective: str) -> list[float]:
 
 
 def draws() -> str:
-    """The overlap of the masks of two draws by number of samples, and in both studies, if 6 blocks are removed."""
+    """The overlap of the masks of two draws by number of samples."""
     rows = []
     for objective in ALL:
         known = [f"{overlap:.2f}" for overlap in by_size(objective)] or ["\N{EN DASH}"] * 3
-        rows.append([objective, *known, *(_overlap(name, objective) for name in ("study", "small"))])
-    sizes = ["8 windows, 16 items", "32, 64", "128, 256"]
-    return _table(["objective", *sizes, "32, 64, all searches", "small study"], rows)
+        rows.append([objective, *known, _overlap(objective)])
+    return _table(["objective", "8 windows, 16 items", "32, 64", "128, 256", "32, 64, all searches"], rows)
 
 
 def by_size(objective: str) -> list[float]:
@@ -150,9 +150,8 @@ def by_size(objective: str) -> list[float]:
     return [float(overlap) for overlap in sizes.loc[sizes["objective"] == objective, "corrected"]]
 
 
-def _overlap(name: str, objective: str) -> str:
-    cells = study(name, (objective,)).cells
-    mean = overlap_pairs.mean(overlap_pairs.pairs(cells[cells["k"] == 6].reset_index(drop=True), "draws"))
+def _overlap(objective: str) -> str:
+    mean = overlap_pairs.mean(overlap_pairs.pairs(study("study", (objective,)).cells, "draws"))
     return f"{mean.mean:.2f} ({mean.low:.2f} to {min(1.0, mean.high):.2f})"
 
 
