@@ -27,13 +27,23 @@ HELDOUT_SHARE = 0.25  # fraction of an embedded text's documents in the part `he
 
 
 def check_source(settings: Source, kind: str, known: Iterable[str]) -> None:
-    """Raise InputError if the source or part is unknown, or if a hub source names no data set."""
+    """Raise InputError if the source or part is unknown, and as `check_path` does."""
     if settings.source not in known:
         raise unknown(f"source of {kind}", settings.source, known)
     if settings.part not in PARTS:
         raise unknown("calibration.part", settings.part, PARTS)
-    if settings.source == "hub" and not settings.path:
-        raise InputError("calibration.path is not set: give the name of a data set, calibration.path=NAME.")
+    check_path(settings.source, settings.path, "calibration")
+
+
+def check_path(source: str, path: str | None, prefix: str) -> None:
+    """Raise InputError if a hub source names no data set, or if a path is given that the source does not read."""
+    if source == "hub" and not path:
+        raise InputError(f"{prefix}.path is not set: give the name of a data set, {prefix}.path=NAME.")
+    if path and source in (*EMBEDDED, "commonsense"):
+        raise InputError(
+            f"{prefix}.path={path} is not read with {prefix}.source={source}: give {prefix}.source=file as well, or "
+            "leave the path out."
+        )
 
 
 def documents(text: TextSource, prefix: str = "calibration") -> Iterator[str]:

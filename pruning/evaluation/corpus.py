@@ -57,8 +57,7 @@ class Corpus:
         """Raise InputError if a setting is invalid. In the message, `where` is put before the setting's name."""
         if self.source not in sources.TEXTS:
             raise unknown(f"{where}.source", self.source, sources.TEXTS)
-        if self.source == "hub" and not self.path:
-            raise InputError(f"{where}.path is not set: give the name of a data set.")
+        sources.check_path(self.source, self.path, where)
         if self.window < SHORTEST:
             raise InputError(f"{where}.window={self.window} is too short: give at least {SHORTEST} tokens.")
         for name in LIMITS:

@@ -94,7 +94,7 @@ def heal(
     for weight in smaller.model.module.parameters():
         weight.requires_grad_(False)
     state, count = trainer.state, sum(master.numel() for master in trainer.state.weights)
-    return Healed(smaller, tensors, state.curve, state.best_step, trainer.stopped, count, epochs)
+    return Healed(smaller, tensors, state.curve, state.best_step, trainer.stopped_early, count, epochs)
 
 
 def _train(trainer: Trainer, settings: Training, trunk: Path | None, own: Path | None) -> None:

@@ -77,6 +77,11 @@ class Trainer:
         """Whether the held-out loss has not fallen for too long."""
         return 0 < self.settings.patience <= self.state.worse
 
+    @property
+    def stopped_early(self) -> bool:
+        """Whether training ended for this reason, before its last step."""
+        return self.stopped and self.state.step < self.settings.steps
+
     def resume(self, saved: State) -> None:
         """Continue from a checkpoint."""
         self._masters.load(saved.weights, saved.optimizer)

@@ -132,25 +132,28 @@ def _watch(note: Note) -> Any:
 def _extended(
     prepared: Prepared, done: DoneResult, record: HealRecord, measure: Evaluator, whole: Mask
 ) -> DoneResult:
-    """The result with the healing and the metrics of the healed model; an earlier healing is replaced."""
+    """The result with the healing and the metrics of the healed model, which replace those of other weights."""
     from pruning.healing.files import write_evaluation
 
-    evaluation: dict[str, Any] = {name: part for name, part in done["evaluation"].items() if name != "healed"}
-    kept = {
-        metric: {which: path for which, path in paths.items() if which != "healed"}
-        for metric, paths in evaluation.get("records", {}).items()
-    }
+    evaluation: dict[str, Any] = dict(done["evaluation"])
+    kept = evaluation.get("records", {})
+    if done.get("heal", {}).get("weights_sha256") != record["weights_sha256"]:
+        evaluation.pop("healed", None)
+        kept = {m: {which: p for which, p in paths.items() if which != "healed"} for m, paths in kept.items()}
     cell = prepared.cell
     if not cell.evaluation.compares:
         paths = {
             name: measure.path(name, whole).relative_to(cell.results).as_posix() for name in prepared.data
         }
-        evaluation["healed"] = measure(whole).metrics
-        write_evaluation(cell.folder / record["folder"], evaluation["healed"], paths)
+        measured = measure(whole).metrics
+        evaluation["healed"] = {**evaluation.get("healed", {}), **measured}
+        write_evaluation(cell.folder / record["folder"], measured, paths)
         kept = {
             metric: one | ({"healed": paths[metric]} if metric in paths else {})
             for metric, one in kept.items()
         }
+    elif not evaluation.get("healed"):
+        log.warning("the healed model is not measured by this evaluation: run the command again with another eval=")
     evaluation["records"] = kept
     config = {**done["config"], "heal": cell.config["heal"]}
     return {**done, "heal": record, "evaluation": cast(EvaluationRecord, evaluation), "config": config}

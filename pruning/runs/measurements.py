@@ -21,7 +21,7 @@ from pruning.core import atomic_files
 from pruning.core.errors import LossError
 from pruning.core.hashing import text_sha256
 from pruning.core.mask import Mask
-from pruning.core.metric_names import error_of, kind_of, metrics_among, without_error
+from pruning.core.metric_names import error_of, kind_of, main_of, metrics_among, without_error
 from pruning.core.result import EvaluationRecord
 from pruning.distributed import collectives
 from pruning.evaluation import Data, DataBesideDense, Evaluation, Measured
@@ -143,15 +143,16 @@ def averaged(metrics: Mapping[str, float]) -> dict[str, float]:
 
 
 def mean_of(evaluation: EvaluationRecord, names: Collection[str]) -> dict[str, Any]:
-    """For each model of a result, the mean of the accuracies among the metrics `names`.
+    """For each model of a result, the mean of the accuracies among the metrics `names`, if all were measured.
 
     This mean replaces the mean of an earlier evaluation.
     """
     accuracies = [name for name in names if name.startswith("acc/")]
     means = {}
     for which in MEASURED & evaluation.keys():
-        known = cast(Mapping[str, Any], evaluation)[which].items()
-        means[which] = averaged({key: v for key, v in known if without_error(key) in accuracies})
+        known = cast(Mapping[str, Any], evaluation)[which]
+        if known.keys() >= set(accuracies):
+            means[which] = averaged({k: v for k, v in known.items() if without_error(k) in accuracies})
     return {**means, "how": {"acc/mean": {"of": accuracies}}} if any(means.values()) else {}
 
 
@@ -161,16 +162,38 @@ def digests(data: Mapping[str, Data]) -> dict[str, str]:
 
 
 def merged(earlier: EvaluationRecord, new: Mapping[str, Any]) -> EvaluationRecord:
-    """Add a new evaluation to the `evaluation` of a result. If both contain a metric, the new value is kept."""
-    old: Mapping[str, Any] = cast(Mapping[str, Any], earlier)
+    """Add a new evaluation to the `evaluation` of a result. If both contain a metric, the new value is kept.
+
+    A new evaluation is of the dense and the pruned model. What was measured of a healed model is kept, except on data
+    that have changed.
+    """
+    old = _without_stale(cast(Mapping[str, Any], earlier), new.get("data", {}))
     both = {**old, **new}
     for part in GROWING:
         if part in both:
             both[part] = {**old.get(part, {}), **new.get(part, {})}
+    for metric, paths in old.get("records", {}).items():
+        if "healed" in paths:
+            both["records"][metric] = {"healed": paths["healed"], **both["records"][metric]}
     clean = new.get("data", {}).keys() - new.get("overlap", {}).keys()
     if "overlap" in both and not (both := both | {"overlap": _without(both["overlap"], clean)})["overlap"]:
         del both["overlap"]
     return cast(EvaluationRecord, both)
+
+
+def _without_stale(old: Mapping[str, Any], data: Mapping[str, str]) -> Mapping[str, Any]:
+    """An evaluation without the healed model's metrics on data that have another digest in `data`."""
+    stale = {metric for metric, sha256 in data.items() if old.get("data", {}).get(metric, sha256) != sha256}
+    if not stale or "healed" not in old:
+        return old
+    if any(kind_of(metric) == "acc" for metric in stale):
+        stale.add("acc/mean")
+    gone = {name for name in old["healed"] if main_of(without_error(name)) in stale}
+    records = {
+        metric: _without(paths, {"healed"} if metric in stale else set())
+        for metric, paths in old.get("records", {}).items()
+    }
+    return {**old, "healed": _without(old["healed"], gone), "records": records}
 
 
 def _without(values: Mapping[str, Any], names: Set[str]) -> dict[str, Any]:

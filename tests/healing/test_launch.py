@@ -59,6 +59,33 @@ def test_a_healed_cell_is_done_and_a_second_evaluation_measures_it_too(
     assert more.result()["heal"] == first["heal"]
 
 
+def test_numbers_of_a_healed_model_on_other_data_are_not_kept_beside_new_ones(launch: Command) -> None:
+    launch(*SEARCH, "heal=full", *SHORT)
+    other = ("eval.samples=3", "eval.length=48")
+    plain = launch(*SEARCH, *other).result()["evaluation"]
+    assert not any(name.startswith("ppl/heldout") for name in plain["healed"])
+    assert "healed" not in plain["records"]["ppl/heldout"]
+    assert "acc/heldout" in plain["healed"], "its items are the same"
+    healed = launch(*SEARCH, "heal=full", *SHORT, *other).result()["evaluation"]
+    assert healed["healed"]["ppl/heldout"] < healed["pruned"]["ppl/heldout"]
+
+
+def test_a_second_evaluation_keeps_what_the_healed_model_reached_on_the_first(launch: Command) -> None:
+    heal = (*SEARCH, "heal=full", *SHORT)
+    first = launch(*heal).result()["evaluation"]
+    written = ("eval=generation", "eval.prompts=4", "eval.prompt_tokens=16", "eval.continuation_tokens=8")
+    both = launch(*heal, *written).result()["evaluation"]
+    assert both["healed"].items() >= first["healed"].items()
+    assert "self_ppl/continuations" in both["healed"]
+    for metric in first["healed"].keys() & first["data"].keys():
+        assert both["records"][metric]["healed"] == first["records"][metric]["healed"]
+    quick = ("eval=speed", "eval.batch_sizes=[1]", "eval.prompts=[8]", "eval.new_tokens=2", "eval.repeats=1")
+    assert launch(*heal, *quick).result()["evaluation"]["healed"] == both["healed"]
+    ended = launch(*heal, "heal.seed=1", *quick)
+    assert "healed" not in ended.result()["evaluation"], "these weights are others"
+    assert "the healed model is not measured by this evaluation" in ended.err
+
+
 def test_an_earlier_healing_that_was_measured_needs_no_weights(launch: Command) -> None:
     first = launch(*SEARCH, "heal=full", *SHORT).result()
     folder = launch(*SEARCH, "heal=full", *SHORT, "heal.seed=1").results / first["cell"]
