@@ -85,5 +85,7 @@ class Annealing:
 
 
 def accepts(worse: float, temperature: float) -> float:
-    """The probability of accepting a set whose loss is greater by `worse`."""
-    return 1.0 if worse <= 0 else math.exp(-worse / temperature)
+    """The probability of accepting a set whose loss is greater by `worse`; after many steps the temperature is 0."""
+    if worse <= 0:
+        return 1.0
+    return math.exp(-worse / temperature) if temperature > 0 else 0.0

@@ -10,7 +10,7 @@ from pruning.api.model import PrunableModel
 from pruning.api.router import Router, encoder_for
 from pruning.api.samples import ItemList
 from pruning.calibration.item_records import read_item
-from pruning.calibration.items import TEMPLATE, ItemDraw
+from pruning.calibration.items import TEMPLATE, ItemDraw, check_fields, check_template
 from pruning.calibration.records import Item
 from pruning.core.errors import InputError, unknown
 from pruning.core.mask import Mask
@@ -38,6 +38,8 @@ def fit_router(
     an item, a mask or a setting is wrong.
     """
     chosen = _settings(settings)
+    check_template("template", template)
+    check_fields("template", template)
     _check_sets(model, sets)
     pools = [_items(items, f"{name}, item") for name, items in tasks.items()]
     every = [item for pool in pools for item in pool]
@@ -64,10 +66,7 @@ def _check_sets(model: PrunableModel, sets: Mapping[str, Mask]) -> None:
     if not sets:
         raise InputError("sets is empty: give a mask for each set, {NAME: MASK}.")
     for name, mask in sets.items():
-        if mask.n_blocks != model.n_blocks:
-            raise InputError(
-                f"the set {name} is for {mask.n_blocks} blocks, and {model.name} has {model.n_blocks}."
-            )
+        model.check_mask(mask, f"the set {name}")
     if len({mask.unit for mask in sets.values()}) > 1:
         raise InputError(
             "some sets are of blocks and others of sub-layers: use `mask.as_sublayers()` for all."

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import nn
+
 from pruning.api.model import PrunableModel, wrap_model
 from pruning.calibration.text import start_tokens, token_ids
 from pruning.core.errors import InputError, unknown
+from pruning.core.hashing import digest
 from pruning.core.mask import Mask
+from pruning.healing.guard import check_length
 from pruning.healing.settings import Training
+from pruning.models.loader import context_length_of
 
 
 def heal_mask(
@@ -30,24 +37,35 @@ def heal_mask(
     Run, measure or export the copy with the same mask: the units that the mask removes are not healed. `how` is an
     option of `heal`, `lora`, `full` or `distill`, and `settings` are its settings, such as `lr=1e-4`. Without texts,
     the embedded text is used (`source="pydoc"`). With a folder, a call that was stopped continues when it is
-    repeated. The model itself is not changed. Raises InputError if a setting is wrong or the texts are too short, and
-    LossError if a loss is not finite.
+    repeated; other masks and other weights can use the same folder. The model itself is not changed. Raises
+    InputError if the mask or a setting is wrong or the texts are too short, and LossError if a loss is not finite.
     """
     from pruning.healing.heal import heal
     from pruning.healing.text import draw_text, packed
 
     chosen = _settings(how, {"tokens": tokens, **settings})
+    model.check_mask(mask)
+    check_length(chosen.length, context_length_of(model.module.config), model.name)
     if texts is None:
         text = draw_text(chosen, model.tokenizer)
     else:
         text = packed(token_ids(texts, model.tokenizer, None), start_tokens(model.tokenizer), chosen, "texts")
-    place = None if folder is None else Path(folder)
+    place = None if folder is None else Path(folder) / digest([mask.to_json(), _weights_sha256(model.module)])
     healed = heal(model.language_model, mask, text, chosen, place)
     module = copy.deepcopy(model.module)
     weights = dict(module.named_parameters())
     for name, tensor in healed.tensors.items():
         weights[name].data.copy_(tensor)
     return wrap_model(module, model.tokenizer, model.name)
+
+
+def _weights_sha256(module: nn.Module) -> str:
+    """The SHA-256 of all weights, with their names."""
+    found = hashlib.sha256()
+    for name, weight in module.named_parameters():
+        found.update(name.encode())
+        found.update(weight.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
 
 
 def _settings(how: str, settings: dict[str, Any]) -> Training:

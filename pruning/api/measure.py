@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 from pruning.api.model import PrunableModel
 from pruning.api.samples import Draw, ItemList, item_rows
 from pruning.calibration.samples import Row, Samples
-from pruning.calibration.text import start_tokens
+from pruning.calibration.text import SHORTEST, start_tokens
 from pruning.core.errors import InputError
 from pruning.core.mask import Mask
 from pruning.core.metric_names import error_of, metrics_among
@@ -67,6 +67,7 @@ def measure_mask(
 
 def measured(model: PrunableModel, mask: Mask, data: Mapping[str, Samples]) -> Measurements:
     """The metrics of a mask and of the dense model on data that `draw_data` has drawn."""
+    model.check_mask(mask)
     forward = forward_with(ForwardSettings(), model.language_model)
     dense: dict[str, float] = {}
     pruned: dict[str, float] = {}
@@ -85,6 +86,10 @@ def draw_data(
     limit: int | None = None,
 ) -> dict[str, Samples]:
     """The samples of each metric. Raises InputError if there is nothing to measure, or a set is malformed."""
+    if window < SHORTEST:
+        raise InputError(f"window={window} is too short: give at least {SHORTEST} tokens.")
+    if limit is not None and limit < 1:
+        raise InputError(f"limit={limit}: give at least 1, or leave it out.")
     if not texts and not items:
         raise InputError("there is nothing to measure on: give texts=[...], items=[...], or both.")
     data: dict[str, Samples] = {}

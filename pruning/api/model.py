@@ -43,6 +43,11 @@ class PrunableModel:
         """Number of transformer blocks."""
         return self.language_model.info.n_blocks
 
+    def check_mask(self, mask: Mask, what: str = "the mask") -> None:
+        """Raise InputError if a mask is for another number of blocks."""
+        if mask.n_blocks != self.n_blocks:
+            raise InputError(f"{what} is for {mask.n_blocks} blocks, and {self.name} has {self.n_blocks}.")
+
     @contextmanager
     def masked(self, mask: Mask) -> Iterator[Any]:
         """Within this context, `module` runs without the dropped blocks; yields `module`.

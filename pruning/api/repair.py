@@ -41,6 +41,7 @@ def repair_mask(
     from pruning.models.repaired_weights import folded_weights
 
     fit = _settings(how, settings)
+    model.check_mask(mask)
     if not mask.dropped:
         raise InputError(
             "the mask removes nothing, so there is nothing to repair: give one that removes some."

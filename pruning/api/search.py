@@ -112,7 +112,8 @@ def _search(problem: Problem, losses: Calibrated, journal: Journal, shown: bool)
     most = budget.evaluations(problem.algo, problem.space)
     title = f"{losses.forward.model.info.name} {type(problem.algo).__name__}"
     with Progress(title, most, hidden=not shown, unit=problem.space.unit) as progress:
-        single = FloatLoss(losses.in_float32, Journal(None, problem.space.n_blocks, problem.space.unit))
+        empty = Journal(None, problem.space.n_blocks, problem.space.unit)
+        single = FloatLoss(losses.in_float32, empty) if losses.in_half else None
         return solve(problem, losses, KnownScores(journal), progress.update, single)
 
 

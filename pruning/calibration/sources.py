@@ -27,18 +27,25 @@ HELDOUT_SHARE = 0.25  # fraction of an embedded text's documents in the part `he
 
 
 def check_source(settings: Source, kind: str, known: Iterable[str]) -> None:
-    """Raise InputError if the source or part is unknown, and as `check_path` does."""
+    """Raise InputError if the source or part is unknown, or if a hub source names no data set."""
     if settings.source not in known:
         raise unknown(f"source of {kind}", settings.source, known)
     if settings.part not in PARTS:
         raise unknown("calibration.part", settings.part, PARTS)
-    check_path(settings.source, settings.path, "calibration")
+    check_named(settings.source, settings.path, "calibration")
+
+
+def check_named(source: str, path: str | None, prefix: str) -> None:
+    """Raise InputError if a hub source names no data set."""
+    if source == "hub" and not path:
+        raise InputError(f"{prefix}.path is not set: give the name of a data set, {prefix}.path=NAME.")
 
 
 def check_path(source: str, path: str | None, prefix: str) -> None:
-    """Raise InputError if a hub source names no data set, or if a path is given that the source does not read."""
-    if source == "hub" and not path:
-        raise InputError(f"{prefix}.path is not set: give the name of a data set, {prefix}.path=NAME.")
+    """Raise InputError if a path is given that the source does not read.
+
+    This is checked when samples are drawn, so that a recorded configuration with such a path can still be read.
+    """
     if path and source in (*EMBEDDED, "commonsense"):
         raise InputError(
             f"{prefix}.path={path} is not read with {prefix}.source={source}: give {prefix}.source=file as well, or "
@@ -52,6 +59,7 @@ def documents(text: TextSource, prefix: str = "calibration") -> Iterator[str]:
     Error messages put `prefix`, the settings group, before a setting's name.
     Raises InputError if the source is malformed, UnreachableError if a data set cannot be reached.
     """
+    check_path(text.source, text.path, prefix)
     if text.source == "embedded":
         return chain.from_iterable(embedded_text(name, text.part) for name in PARTED)
     if text.source in PARTED:
@@ -63,6 +71,7 @@ def documents(text: TextSource, prefix: str = "calibration") -> Iterator[str]:
 
 def items(settings: Source, prefix: str = "calibration") -> list[Item]:
     """All items of a source. Raises InputError, which names the line, if an item is malformed."""
+    check_path(settings.source, settings.path, prefix)
     if settings.source == "commonsense":
         return embedded_items(settings.part)
     if settings.source == "file":

@@ -57,6 +57,7 @@ class Corpus:
         """Raise InputError if a setting is invalid. In the message, `where` is put before the setting's name."""
         if self.source not in sources.TEXTS:
             raise unknown(f"{where}.source", self.source, sources.TEXTS)
+        sources.check_named(self.source, self.path, where)
         sources.check_path(self.source, self.path, where)
         if self.window < SHORTEST:
             raise InputError(f"{where}.window={self.window} is too short: give at least {SHORTEST} tokens.")

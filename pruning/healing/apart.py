@@ -10,16 +10,26 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from pruning.calibration.samples import Row, Samples, shared_length
+from pruning.core.errors import InputError
 from pruning.evaluation import Data
 from pruning.evaluation.overlap import windows_of
 from pruning.healing.text import HealingText
 
 
-def apart(text: HealingText, data: Mapping[str, Data]) -> HealingText:
-    """The text without the windows that share a run of tokens with windows of an evaluation."""
+def apart(text: HealingText, data: Mapping[str, Data], step: int) -> HealingText:
+    """The text without the windows that share a run of tokens with windows of an evaluation.
+
+    Raises InputError if no held-out window is left, or fewer windows than a step takes.
+    """
     for one in data.values():
         if (windows := windows_of(one)) is not None:
             text = replace(text, windows=_kept(text.windows, windows), heldout=_kept(text.heldout, windows))
+    if not text.heldout or len(text.windows) < step:
+        raise InputError(
+            f"the healing text ({text.source}) shares passages with the evaluation's data in so many windows that "
+            f"{len(text.heldout)} held-out windows and {len(text.windows)} others are left: raise heal.heldout, "
+            "choose another heal.seed, or other text with heal.source."
+        )
     return text
 
 

@@ -1,4 +1,4 @@
-"""A model must not be trained on the data that it is judged by: the guard that calibration data have, for healing."""
+"""What is refused before a model is trained: windows beyond its context, and the data that it is judged by."""
 
 from __future__ import annotations
 
@@ -9,6 +9,12 @@ from pruning.core.errors import InputError
 from pruning.evaluation import Data
 from pruning.evaluation.overlap import overlaps
 from pruning.healing.text import HealingText
+
+
+def check_length(length: int, limit: int | None, model: str) -> None:
+    """Raise InputError if windows of `length` tokens are longer than the model reads (None: no limit)."""
+    if limit is not None and length > limit:
+        raise InputError(f"heal.length={length} is too long: {model} reads at most {limit} tokens.")
 
 
 def check_text(text: HealingText, data: Mapping[str, Data]) -> None:

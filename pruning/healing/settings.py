@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pruning.calibration.sources import TEXTS, check_path
+from pruning.calibration.sources import TEXTS, check_named, check_path
 from pruning.core.errors import InputError, unknown
 from pruning.core.hashing import digest, file_sha256
 from pruning.healing.settings_check import check_numbers, check_peft, check_rounds
@@ -80,6 +80,7 @@ class Training:
             raise unknown("source of text", self.source, TEXTS)
         if self.schedule not in SCHEDULES:
             raise unknown("heal.schedule", self.schedule, SCHEDULES)
+        check_named(self.source, self.path, "heal")
         check_path(self.source, self.path, "heal")
         if (file := self.file()) is not None:
             from pruning.calibration.records import existing

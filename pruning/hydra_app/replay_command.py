@@ -16,7 +16,8 @@ from pruning.core.recorded import CLASS, OPTION, TARGET, recorded, same_settings
 from pruning.hydra_app.registry import register
 
 GROUPS = ("model", "objective", "calibration", "algo", "compensation", "heal", "eval")
-OTHERS = ("ratio", "k", "unit", "budget", "protect", "racing", "near_ties", "seed")
+OTHERS = ("ratio", "k", "unit", "budget", "latency", "protect", "racing", "near_ties", "seed", "forward")
+DECIDING = ("tf32", "compile", "bounds")  # settings of `forward` that can change a mask or its losses
 RESOURCES = "model.resources."  # left out: these settings only affect where a cell runs
 
 
@@ -39,6 +40,7 @@ def launch_words(config: Mapping[str, Any]) -> list[str]:
     else:
         base = _plain(words)
     wanted = {name: without_option(config[name]) for name in (*GROUPS, *OTHERS) if name in config}
+    wanted["forward"] = {k: v for k, v in wanted.get("forward", {}).items() if k in DECIDING}
     if wanted.get("k") is not None:
         wanted.pop("ratio", None)  # the ratio follows from k
     return [*words, *(w for w in _changes(wanted, base) if not w.startswith(RESOURCES))]

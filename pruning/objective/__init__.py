@@ -65,6 +65,13 @@ class Calibrated:
             self._parts[start, stop] = self.objective.bind(self.forward, self.samples.part(start, stop))
         return self._parts[start, stop]
 
+    @property
+    def in_half(self) -> bool:
+        """Whether the model is in half precision, so that rounding can decide between two masks."""
+        from pruning.engine.single_precision import HALVES
+
+        return self.forward.model.module.dtype in HALVES
+
     def in_float32(self) -> Loss | None:
         """The loss over all samples in float32, or None; see `engine.single_precision.in_float32`."""
         from pruning.engine.single_precision import in_float32

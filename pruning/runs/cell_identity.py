@@ -40,8 +40,10 @@ def _deciding(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
                 continue  # results of earlier versions do not have it
             if last not in (OPTION, *LOCATING) and name.split(".")[1] not in PLACING:
                 yield name, same_attention(value) if name == "model.attention" else value
-    for name in ("ratio", "k", "seed", "racing"):
+    for name in ("ratio", "k", "seed"):
         yield name, config.get(name)
+    racing = config.get("racing") or {}
+    yield "racing", racing if racing.get("delta") is not None else None
     yield from (("unit", config.get("unit", "block")), ("budget", config.get("budget", "parameters")))
 
 

@@ -153,7 +153,9 @@ def _extended(
             for metric, one in kept.items()
         }
     elif not evaluation.get("healed"):
-        log.warning("the healed model is not measured by this evaluation: run the command again with another eval=")
+        log.warning(
+            "the healed model is not measured by this evaluation: run the command again with another eval="
+        )
     evaluation["records"] = kept
     config = {**done["config"], "heal": cell.config["heal"]}
     return {**done, "heal": record, "evaluation": cast(EvaluationRecord, evaluation), "config": config}

@@ -167,7 +167,7 @@ def merged(earlier: EvaluationRecord, new: Mapping[str, Any]) -> EvaluationRecor
     A new evaluation is of the dense and the pruned model. What was measured of a healed model is kept, except on data
     that have changed.
     """
-    old = _without_stale(cast(Mapping[str, Any], earlier), new.get("data", {}))
+    old = _without_stale(cast(Mapping[str, Any], earlier), new)
     both = {**old, **new}
     for part in GROWING:
         if part in both:
@@ -181,9 +181,12 @@ def merged(earlier: EvaluationRecord, new: Mapping[str, Any]) -> EvaluationRecor
     return cast(EvaluationRecord, both)
 
 
-def _without_stale(old: Mapping[str, Any], data: Mapping[str, str]) -> Mapping[str, Any]:
-    """An evaluation without the healed model's metrics on data that have another digest in `data`."""
-    stale = {metric for metric, sha256 in data.items() if old.get("data", {}).get(metric, sha256) != sha256}
+def _without_stale(old: Mapping[str, Any], new: Mapping[str, Any]) -> Mapping[str, Any]:
+    """An evaluation without the healed model's metrics on data that differ in a new one, and without such a mean."""
+    data, how = old.get("data", {}), old.get("how", {})
+    stale = {metric for metric, sha256 in new.get("data", {}).items() if data.get(metric, sha256) != sha256}
+    if (mean := new.get("how", {}).get("acc/mean")) is not None and mean != how.get("acc/mean"):
+        stale.add("acc/mean")
     if not stale or "healed" not in old:
         return old
     if any(kind_of(metric) == "acc" for metric in stale):

@@ -19,7 +19,7 @@ from pruning.engine.compensation import NoCompensation
 from pruning.evaluation import Data, Evaluation, digests_of
 from pruning.evaluation.overlap import check_disjoint
 from pruning.healing.apart import apart
-from pruning.healing.guard import check_text
+from pruning.healing.guard import check_length, check_text
 from pruning.healing.text import HealingText, draw_text
 from pruning.models import loader, preflight, spec
 from pruning.runs.cell import Cell
@@ -91,7 +91,7 @@ def prepare(cell: Cell) -> Prepared:
     if cell.heal.trains:
         text = _healing_text(cell, samples)
         if cell.heal.source in EMBEDDED:
-            text = apart(text, data)
+            text = apart(text, data, cell.heal.windows)
         drawn["the healing text"] = Samples("text", text.source, (*text.windows, *text.heldout), text.seed)
     preflight.check_vocabulary(cell.model, {label: _largest_id(rows) for label, rows in drawn.items()})
     if not cell.evaluation.allow_overlap:
@@ -117,11 +117,7 @@ def _draw(calibration: Hashable, model: spec.Model) -> Samples:
 
 def _healing_text(cell: Cell, samples: Samples) -> HealingText:
     """The text of a healing, drawn once for all cells with the same settings and samples."""
-    limit = loader.context_length(cell.model)
-    if limit is not None and cell.heal.length > limit:
-        raise InputError(
-            f"heal.length={cell.heal.length} is too long: {cell.model.name} reads at most {limit} tokens."
-        )
+    check_length(cell.heal.length, loader.context_length(cell.model), cell.model.name)
     key = (digest([cell.heal.identity(), samples.sha256]), cell.model)
     if key not in _texts:
         _texts.clear()

@@ -141,8 +141,10 @@ def _search(
             ledger.save()
 
         problem = Problem(cell.algo, space, cell.seed, cell.racing, cell.near_ties)
-        path, estimate = cell.folder / trace.FLOAT32, losses.whole.estimate
-        single = FloatLoss(losses.in_float32, Journal.open(path, space.n_blocks, estimate, space.unit))
+        single = None
+        if losses.in_half:
+            path, estimate = cell.folder / trace.FLOAT32, losses.whole.estimate
+            single = FloatLoss(losses.in_float32, Journal.open(path, space.n_blocks, estimate, space.unit))
         solution = solve(problem, losses, known, watch, single)
         return solution, ledger.total(), ledger
 

@@ -121,6 +121,9 @@ class Store:
     def _claim(self) -> None:
         for other in (self.results / "scores").glob(f"*/{self.cell}"):
             if other.parent.name != self.key:
+                if not (self.results / self.cell / self.name).exists():
+                    other.unlink()  # the folder has been moved away
+                    continue
                 raise ForeignError(
                     f"{self.results / self.cell} holds a journal of other calibration samples or another "
                     "revision of the model: move the folder away, or choose another with paths.results=DIR."

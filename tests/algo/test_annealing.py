@@ -42,6 +42,9 @@ def test_worse_sets_are_accepted_less_often_as_it_cools() -> None:
     assert accepts(-1.0, 0.1) == accepts(0.0, 0.1) == 1.0
     assert accepts(0.2, 0.1) == pytest.approx(math.exp(-2))
     assert accepts(0.2, 0.01) < accepts(0.2, 0.1)
+    assert (accepts(0.2, 0.0), accepts(0.0, 0.0)) == (0.0, 1.0), (
+        "a power of the cooling becomes 0 after many steps"
+    )
 
 
 def test_a_small_space_is_exhausted_and_the_reason_is_reported() -> None:

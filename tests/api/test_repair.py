@@ -67,6 +67,45 @@ def test_a_repaired_mask_can_be_healed(model: pruning.PrunableModel) -> None:
     assert values[1] < values[0]
 
 
+def test_masks_and_weights_of_one_folder_do_not_continue_each_other(
+    model: pruning.PrunableModel, tmp_path: Path
+) -> None:
+    short = {"length": 32, "batch_tokens": 256, "heldout": 4, "lr": 0.003, "tokens": 1024, "how": "full"}
+    first, second = pruning.Mask.parse(6, "3,5"), pruning.Mask.parse(6, "0,1")
+    alone = pruning.heal_mask(model, second, texts=TEXTS, **short)
+    once = pruning.heal_mask(model, first, texts=TEXTS, folder=tmp_path, **short)
+    after = pruning.heal_mask(model, second, texts=TEXTS, folder=tmp_path, **short)
+    more = pruning.heal_mask(once, first, texts=TEXTS, folder=tmp_path, **short)
+    assert equal(alone, after)
+    assert not equal(once, more), "other weights begin anew"
+    assert equal(once, pruning.heal_mask(model, first, texts=TEXTS, folder=tmp_path, **short))
+
+
+def equal(one: pruning.PrunableModel, other: pruning.PrunableModel) -> bool:
+    pairs = zip(one.module.parameters(), other.module.parameters(), strict=True)
+    return all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_a_mask_of_another_size_and_windows_beyond_the_context_are_refused(
+    model: pruning.PrunableModel,
+) -> None:
+    other = pruning.Mask.parse(4, "1")
+    for call in (pruning.measure_mask, pruning.repair_mask, pruning.heal_mask):
+        with pytest.raises(pruning.InputError, match=r"the mask is for 4 blocks, and .* has 6"):
+            call(model, other, texts=HELDOUT) if call is not pruning.repair_mask else call(
+                model, other, TEXTS
+            )
+    limit = model.module.config.max_position_embeddings
+    with pytest.raises(pruning.InputError, match=f"reads at most {limit} tokens"):
+        pruning.heal_mask(model, pruning.Mask(6, (1,)), texts=TEXTS, how="full", length=limit + 1)
+    for settings, said in (
+        ({"window": 0}, "window=0 is too short"),
+        ({"limit": -1}, "limit=-1: give at least 1"),
+    ):
+        with pytest.raises(pruning.InputError, match=said):
+            pruning.measure_mask(model, pruning.Mask(6, (1,)), texts=HELDOUT, **settings)
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [

@@ -89,3 +89,11 @@ def test_wrong_text_settings_are_named(settings: dict[str, Any], message: str) -
 def test_only_a_file_is_part_of_a_text_cells_identity() -> None:
     assert Text("file", 1, 8, 0, path="a.txt").file() == "a.txt"
     assert Text("hub", 1, 8, 0, path="allenai/c4").file() is None
+
+
+def test_a_path_that_the_source_does_not_read_is_refused(tokenizer: Any) -> None:
+    stray = Text("pydoc", 2, 32, 0, path="notes.txt")  # as an older result may record it
+    with pytest.raises(
+        InputError, match=r"calibration\.path=notes\.txt is not read with calibration\.source=pydoc"
+    ):
+        stray.draw(tokenizer)

@@ -160,6 +160,7 @@ def test_windows_begin_as_the_tokenizer_begins_texts(tokenizer: Any, tmp_path: P
     [
         ({"source": "hubb"}, "unknown eval.corpora.x.source 'hubb'. Did you mean hub?"),
         ({"path": None}, "eval.corpora.x.path is not set: give the name of a data set"),
+        ({"source": "pydoc"}, "is not read with eval.corpora.x.source=pydoc"),
         ({"window": 7}, "eval.corpora.x.window=7 is too short"),
         ({"stride": 0}, "eval.corpora.x.stride=0: give at least 1, or null"),
         ({"stride": 2049}, "eval.corpora.x.stride=2049 is more than the window of 2048 tokens"),

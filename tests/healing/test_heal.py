@@ -194,6 +194,10 @@ def test_it_stops_early_if_the_held_out_loss_rises_and_keeps_the_best_weights() 
     weights = list(found.smaller.block_weights().values())
     trainer = Trainer(found.smaller.model.module, weights, text(settings), settings, Weights())
     assert trainer.heldout_loss() == pytest.approx(best["heldout_loss"], rel=1e-6)
+    last = healed(full(tokens=64 * judged[-1]["step"], lr=0.3, patience=2, clip=100.0))
+    assert (last.curve[-1]["step"], last.stopped_early) == (judged[-1]["step"], False), (
+        "nothing was left to train"
+    )
     patient = healed(full(tokens=64 * 40, lr=0.3, patience=0, clip=100.0))
     assert patient.curve[-1]["step"] == settings.steps
 

@@ -21,6 +21,10 @@ from pruning.healing.settings import Distill, Full, Lora
         (Full(source="novel"), "unknown source of text 'novel'"),
         (Full(source="hub"), r"heal\.path is not set: give the name of a data set"),
         (Full(source="file"), r"heal\.path is not set: give heal\.path=FILE"),
+        (
+            Full(path="notes.txt"),
+            r"heal\.path=notes\.txt is not read with heal\.source=pydoc",
+        ),
         (Full(schedule="step"), r"unknown heal\.schedule 'step'"),
         (Lora(rank=0), r"heal\.rank=0 is too small"),
         (Distill(weights="some"), r"unknown heal\.weights 'some'"),

@@ -123,11 +123,14 @@ def test_windows_that_repeat_a_passage_of_the_evaluation_are_left_out() -> None:
     text = HealingText("t", tuple(row(64 * i) for i in range(8)), (row(1000), row(2000)), 0)
     windows = Samples("text", "e", (row(100), row(2050)), 0)
     items = Samples("items", "i", (Row((1, 2), (1, 2), 0, 0, True),), 0)
-    kept = apart(text, {"ppl/heldout": windows, "acc/heldout": items})
+    kept = apart(text, {"ppl/heldout": windows, "acc/heldout": items}, 1)
     runs = windows.runs(32)
     shared = [bool(runs & Samples("text", "", (one,), 0).runs(32)) for one in text.windows]
     assert any(shared)
     assert kept.windows == tuple(one for one, meets in zip(text.windows, shared, strict=True) if not meets)
     assert kept.heldout == text.heldout, "14 tokens in common are no passage"
-    assert apart(text, {"acc/heldout": items}) == text
+    assert apart(text, {"acc/heldout": items}, 1) == text
+    every = Samples("text", "e", (row(1000), row(2000)), 0)
+    with pytest.raises(InputError, match="0 held-out windows and 8 others are left"):
+        apart(text, {"ppl/heldout": every}, 1)
     assert all(piece.shared(windows) == 0 for piece in kept.pieces())

@@ -175,9 +175,20 @@ def test_a_damaged_line_of_another_cell_is_skipped_with_a_warning(
 
 
 def test_a_cell_cannot_be_claimed_under_another_key(tmp_path: Path) -> None:
-    cell(tmp_path, "a", key="one")
+    journal, _ = cell(tmp_path, "a", key="one")
+    journal.add(score(1))
     cell(tmp_path, "a", key="one")
     cell(tmp_path, "b", key="two")
     with pytest.raises(ForeignError, match=r"other calibration samples.*paths\.results=DIR") as caught:
         cell(tmp_path, "a", key="two")
     assert str(tmp_path / "a") in str(caught.value)
+
+
+def test_a_cell_whose_folder_has_been_moved_away_is_claimed_anew(tmp_path: Path) -> None:
+    journal, _ = cell(tmp_path, "a", key="one")
+    journal.add(score(1))
+    with pytest.raises(ForeignError):
+        cell(tmp_path, "a", key="two")
+    (tmp_path / "a").rename(tmp_path / "aside")
+    cell(tmp_path, "a", key="two")
+    assert [path.parent.name for path in (tmp_path / "scores").glob("*/a")] == ["two"]

@@ -295,6 +295,18 @@ def test_a_result_of_another_configuration_in_the_folder_is_an_error(launch: Com
     assert again.status == 2
 
 
+def test_settings_of_a_race_do_not_matter_without_one(launch: Command) -> None:
+    launch("k=1")
+    again = launch("k=1", "racing.first=4")
+    assert (again.status, "every cell was done" in again.err) == (0, True), again.err
+
+
+def test_near_ties_are_looked_for_in_half_precision_only(launch: Command) -> None:
+    ended = launch("k=1", "near_ties.most=8")
+    assert "near_ties" not in ended.result()["margins"]
+    assert "near ties unknown" not in ended.out
+
+
 def test_a_damaged_result_is_named(launch: Command) -> None:
     ended = launch("k=1")
     path = ended.results / ended.result()["cell"] / "result.json"
