@@ -8,12 +8,15 @@ from typing import Any
 
 from pruning.core.errors import InputError
 from pruning.core.temporary import sweep
+from pruning.engine.map_settings import Linear
 from pruning.export.output_dir import check_writable
 from pruning.gguf.container import open_gguf
+from pruning.gguf.floats import DTYPES
 from pruning.gguf.metadata import record_of
 from pruning.runs.cell import Cell
 
 ENDING = ".gguf"
+FOLDED = ("attn_output.weight", "ffn_down.weight")  # tensors into which a repair can fold its maps
 SAME = ("mask", "source_sha256")  # what an earlier file must share with a new one to be replaced
 
 
@@ -74,10 +77,20 @@ def check_before_search(cell: Cell) -> None:
     """Raise InputError if a cell's search would end without the GGUF file that it asks for."""
     from pruning.export.gguf_source import find_gguf
     from pruning.gguf.architectures import check_known
+    from pruning.gguf.floats import dtype_of
 
     assert cell.export is not None
+    if cell.heal.trains:
+        raise InputError(
+            f"healing changes all weights, which cannot be written into the tensors of {cell.export}: choose "
+            "heal=none, or export a directory (export=DIR) and convert it (docs/gguf.md)."
+        )
     check_gguf_target(cell.export, None, force=False)
-    check_known(open_gguf(find_gguf(cell.model).path))
+    check_known(file := open_gguf(find_gguf(cell.model).path))
+    if isinstance(cell.compensation, Linear):
+        last = [tensor for tensor in file.tensors if tensor.name.endswith(FOLDED)]
+        if last and all(tensor.kind not in DTYPES for tensor in last):
+            dtype_of(last[0])  # raises InputError: maps are folded into these weights
 
 
 def _record(out: Path) -> Mapping[str, Any] | None:

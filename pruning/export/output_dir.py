@@ -16,6 +16,7 @@ from pruning.core.mask import Mask
 from pruning.core.publish import staged
 from pruning.core.temporary import sweep
 from pruning.core.units import bytes_text
+from pruning.engine.compensation import Magnitude
 from pruning.export.manifest import EarlierExport, earlier_export, stamps
 from pruning.runs.cell import Cell
 
@@ -85,6 +86,11 @@ def check_before_search(cell: Cell) -> None:
     if cell.results.is_relative_to(out):
         raise InputError(
             f"export={out} contains the results folder {cell.results}: choose another directory."
+        )
+    if isinstance(cell.compensation, Magnitude) and cell.removal.mask_unit != "block":
+        raise InputError(
+            "compensation=magnitude of sub-layers cannot be exported, because its factors would have to be folded "
+            "into every later sub-layer: choose compensation=none or linear, or unit=block."
         )
     earlier = check_target(out)
     if earlier is not None and earlier.record.get("cell") != cell.key:

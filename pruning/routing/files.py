@@ -51,6 +51,11 @@ def read_scores(path: Path) -> ItemScores:
         ) from error
 
 
+def studies_of(record: Mapping[str, Any]) -> list[str]:
+    """The studies whose router a record in RECORD describes; older records name the first one only."""
+    return list(record.get("studies") or ([record["study"]] if "study" in record else []))
+
+
 def save_router(folder: Path, router: FittedRouter, model: Mapping[str, Any]) -> None:
     """Write `router.npz` and then `router.json`, with what is known about the model."""
     save_arrays(folder / HEAD, router.head.arrays())

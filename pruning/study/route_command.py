@@ -79,7 +79,7 @@ def folder_of(where: str, results: Path) -> Path:
     if (folder / files.ROUTER).is_file():
         return folder
     records = sorted((results / files.FOLDER).glob(f"*/{files.RECORD}"))
-    found = [path.parent for path in records if atomic_files.read_json(path)["study"] == where]
+    found = [path.parent for path in records if where in files.studies_of(atomic_files.read_json(path))]
     if not found:
         raise InputError(
             f"{where} is no folder with a {files.ROUTER}, and {results} holds no router of a study '{where}': give "

@@ -55,7 +55,7 @@ def _run_jobs(cells: Sequence[Cell], pending: Sequence[Cell], launcher: Launcher
     with submit.submission_lock(results):
         submitted = cell_states(results, [cell.key for cell in pending])
         flying = {key: cell for key, cell in submitted.items() if cell.state.in_flight}
-        prepared = _prepare([cell for cell in pending if cell.key not in flying], outcome)
+        prepared = _prepare([cell for cell in pending if cell.key not in flying], outcome, bool(flying))
         note_study([cell for cell in cells if cell.key not in outcome.left_out])
         counts = (len(cells), len(outcome.done), len(flying), len(prepared))
         log.info("cells: %d asked for, %d done, %d in flight, %d to submit", *counts)
@@ -66,11 +66,18 @@ def _run_jobs(cells: Sequence[Cell], pending: Sequence[Cell], launcher: Launcher
     if not launcher.wait:
         outcome.in_flight = cell_states(results, keys)
         return
+    asked, again = {cell.key: cell for cell in pending}, []
     for key, ended in submit.settle(launcher, results, keys).items():
-        if ended.state is State.DONE:
-            outcome.done[key] = read_done(results / key)
-        else:
+        if ended.state is not State.DONE:
             outcome.failed[key] = submit.failure(ended)
+        elif key not in flying:
+            outcome.done[key] = read_done(results / key)
+        elif not _is_done(asked[key], outcome):
+            again.append(
+                asked[key]
+            )  # it was submitted by another command, with another evaluation or healing
+    if again:
+        _run_jobs(cells, again, launcher, outcome)
 
 
 def _run_here(prepared: Sequence[Any], outcome: Outcome) -> None:
@@ -103,12 +110,12 @@ def _is_done(cell: Cell, outcome: Outcome) -> bool:
     return True
 
 
-def _prepare(cells: Sequence[Cell], outcome: Outcome) -> list[Any]:
+def _prepare(cells: Sequence[Cell], outcome: Outcome, in_flight: bool = False) -> list[Any]:
     """Draw and check the samples of all cells before the first search starts.
 
     Raises one InputError for all bad input. If a model or data set cannot be reached, only the cells that use it
-    fail. A cell whose search would need too many evaluations is left out; if no other cell remains, raises
-    InputError.
+    fail. A cell whose search would need too many evaluations is left out; if no other cell remains, and none is in
+    flight, raises InputError.
     """
     from pruning.runs.prepare import prepare
     from pruning.runs.run_cell import record_failure
@@ -123,7 +130,7 @@ def _prepare(cells: Sequence[Cell], outcome: Outcome) -> list[Any]:
             errors.append(error)
         except UnreachableError as error:
             outcome.failed[cell.key] = record_failure(cell, error)
-    if not (ready or errors or outcome.done or outcome.failed):
+    if not (ready or errors or outcome.done or outcome.failed or in_flight):
         errors += outcome.left_out.values()
     if errors:
         raise merged_error(errors)

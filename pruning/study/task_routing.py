@@ -47,8 +47,12 @@ def route_group(
     """The record of a group of finished cells, which is also in `routing.json`; computed unless it is there."""
     group = Group(cells, results, data_of(cells, settings), settings)
     path, request = group.folder / files.RECORD, digest(dataclasses.asdict(settings.router))
-    if path.is_file() and (record := atomic_files.read_json(path)).get("request") == request:
-        return cast(dict[str, Any], record) | {"folder": str(group.folder)}
+    earlier = atomic_files.read_json(path) if path.is_file() else {}
+    studies = sorted({*files.studies_of(earlier), cells[0].study})
+    if earlier.get("request") == request:
+        if studies != files.studies_of(earlier):
+            atomic_files.write_json(path, earlier := {**earlier, "studies": studies})
+        return cast(dict[str, Any], earlier) | {"folder": str(group.folder)}
     started = now()
     model = model_of(cells[0])
     forward = forward_of(cells[0], model)
@@ -56,9 +60,10 @@ def route_group(
     names = [task.name for task in group.tasks]
     measured = Measured(scores["calibration"], scores["heldout"], {name: i for i, name in enumerate(names)})
     router, encoder, predicted = _router(group, forward, scores["calibration"])
+    path.unlink(missing_ok=True)  # it describes the router that is now replaced
     files.save_router(group.folder, router, model_record(cells[0], model.info))
     numbers = summary(measured, scores.get("reworded"), predicted, names, settings.router.target)
-    record = {"request": request, "study": cells[0].study, **described(group), **numbers}
+    record = {"request": request, "study": cells[0].study, "studies": studies, **described(group), **numbers}
     record["router"] |= _fitted(router)
     record["prefill"] = _timed(group, model.module, router, encoder)
     record["environment"] = provenance(started, str(model.device))

@@ -158,6 +158,25 @@ def test_an_impossible_file_is_refused_before_the_search(launch: Command, tmp_pa
         assert ended.all() == []
 
 
+def test_weights_that_a_file_cannot_take_are_refused_before_the_search(
+    launch: Command, tmp_path: Path
+) -> None:
+    path = gguf_models.write(tmp_path / "models" / "tiny.gguf", "llama", "Q8_0")
+    file = (f"model.path={path}", "export=smaller.gguf")
+    for words, message in (
+        ((*file, "heal=full"), "healing changes all weights"),
+        (
+            (*file, "compensation=linear", "protect.first=1"),
+            "is quantised (Q8_0), so nothing can be folded into it",
+        ),
+        (("export=smaller", "unit=sublayer", "compensation=magnitude"), "of sub-layers cannot be exported"),
+    ):
+        ended = launch("k=1", *words)
+        assert ended.status == 2
+        assert message in " ".join(ended.err.split())
+        assert ended.all() == []
+
+
 def test_python_writes_a_file_too(tmp_path: Path) -> None:
     path = gguf_models.write(tmp_path / "tiny.gguf")
     model = pruning.load_model(path)

@@ -111,7 +111,7 @@ def test_a_sweep_over_files_of_items_gives_a_set_for_each(launch: Command, tmp_p
     assert not (ended.results / files.FOLDER).exists()
 
 
-def test_sublayers_have_sets_too(launch: Command, tmp_path: Path) -> None:
+def test_sublayers_have_sets_too(launch: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = (
         *SMALL,
         "unit=sublayer",
@@ -120,10 +120,20 @@ def test_sublayers_have_sets_too(launch: Command, tmp_path: Path) -> None:
     )
     ended = launch(*words, calibrated=False)
     assert ended.status == 0, ended.err
-    _, record = record_of(ended)
+    folder, record = record_of(ended)
     assert {mask["unit"] for mask in record["sets"].values()} == {"sublayer"}
     assert "oracle" not in record
     assert "second wording" not in ended.out
+
+    assert launch(*words, "study=second", calibrated=False).status == 0
+    for study in ("tasks", "second"):
+        assert route_command.folder_of(study, ended.results) == folder
+    with monkeypatch.context() as killed, pytest.raises(TypeError):
+        killed.setattr("pruning.study.task_routing.prefill", None)
+        launch(*words, "router.target=margin", calibrated=False)
+    assert not (folder / files.RECORD).exists(), "it described another router"
+    assert launch(*words, calibrated=False).status == 0
+    assert files.read_router(folder)[0].settings.target == "loglikelihood"
 
 
 def shared_items(folder: Path) -> Path:
