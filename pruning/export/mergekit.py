@@ -28,6 +28,10 @@ def mergekit(facts: Facts) -> str:
         )
     if facts.scales is not None or facts.repair is not None:
         notes.append("# This file does not contain the compensation of this export.")
+    if facts.healed is not None:
+        notes.append(
+            "# The blocks of this export were trained after the cut; this file copies them untrained."
+        )
     body = {"slices": slices, "merge_method": "passthrough", "dtype": facts.dtype}
     return "\n".join(notes) + "\n" + yaml.safe_dump(body, sort_keys=False, default_flow_style=None)
 

@@ -48,15 +48,15 @@ def unmeasured(result: DoneResult | None) -> str:
     return "the mask does not come from a cell" if result is None else "its cell was evaluated for speed only"
 
 
-def measured_section(result: DoneResult | None) -> Iterator[str]:
-    """Paragraphs of the model card's section on the metrics."""
+def measured_section(result: DoneResult | None, own: bool = False) -> Iterator[str]:
+    """Paragraphs of the model card's section on the metrics; `own`: the pruned model has a mask of its own."""
     rows = list(metrics(result))
     if result is None or not rows:
         yield f"Nothing: {unmeasured(result)}."
         return
     evaluation = result["evaluation"]
     plain = evaluation.get("uncompensated")  # metrics of the same mask without compensation
-    lines = ["| metric | dense | pruned |", "|---|---|---|"]
+    lines = [f"| metric | dense | {'pruned as searched' if own else 'pruned'} |", "|---|---|---|"]
     healed = evaluation.get("healed")  # after training
     extra = [("without compensation", plain), ("healed", healed)]
     shown = [(title, values) for title, values in extra if values is not None]

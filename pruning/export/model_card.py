@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pruning.core.heal_record import HealRecord
+from pruning.core.heal_record import HealRecord, SelectionRecord
 from pruning.core.mask import Mask
 from pruning.core.metric_names import label_of
 from pruning.core.result import DoneResult
@@ -118,13 +118,19 @@ def _sections(facts: Facts) -> Iterator[str]:
     if not whole:
         yield parts_text.ZEROS
     yield facts.use or USE
-    yield from _chosen(facts.result, "blocks" if whole else "parts")
-    yield from _measured(facts.result)
+    yield from _chosen(facts, "blocks" if whole else "parts")
+    yield from _measured(facts)
     yield f"## How it was checked\n\n{facts.proof[0].upper()}{facts.proof[1:]}."
     yield "## How to make it again\n\n" + code_block("\n".join(facts.commands))
     if not facts.base.count("/"):
         yield "Paths are shortened to their last part: give those of your machine."
     yield f"Source of the weights: {facts.source}."
+
+
+def reselected(healed: HealRecord | None) -> SelectionRecord | None:
+    """How healing selected another mask than the search; None if it kept the search's mask."""
+    selection = None if healed is None else healed.get("selection")
+    return selection if selection is not None and selection["changed"] else None
 
 
 def _trained(healed: HealRecord | None, units: str) -> str:
@@ -167,7 +173,8 @@ def _compensation(facts: Facts) -> str:
     )
 
 
-def _chosen(result: DoneResult | None, units: str) -> Iterator[str]:
+def _chosen(facts: Facts, units: str) -> Iterator[str]:
+    result = facts.result
     yield f"## How the {units} were chosen"
     if result is None:
         yield "The mask was given to the export, so this card does not know how it was found."
@@ -181,6 +188,15 @@ def _chosen(result: DoneResult | None, units: str) -> Iterator[str]:
         + f" of {_source(calibration['source'])}, seed {calibration['seed']}, "
         f"SHA-256 `{calibration['sha256'][:16]}`. Cell {code(result['cell'])}."
     )
+    if (selection := reselected(facts.healed)) is not None:
+        own = Mask.from_json(result["mask"])
+        trials = selection["rounds"][0]
+        place = [trial["dropped"] for trial in trials].index(Mask.from_json(selection["mask"]).listed())
+        yield (
+            f"The search's own choice is {' '.join(own.names())}. Healing trained {len(trials)} of the best masks "
+            "for a short time and kept the one whose loss on held-out text was then lowest, which is this model's. "
+            f"Its loss in the search was {selection['losses'][place]:.4f}."
+        )
 
 
 def _source(name: str) -> str:
@@ -188,9 +204,12 @@ def _source(name: str) -> str:
     return escaped(" + ".join(map(portable, name.split(" + "))))
 
 
-def _measured(result: DoneResult | None) -> Iterator[str]:
+def _measured(facts: Facts) -> Iterator[str]:
+    result = facts.result
     yield "## What was measured"
-    yield from metric_text.measured_section(result)
+    if (other := reselected(facts.healed)) is not None:
+        yield "Everything but \"healed\" was measured of the search's own choice, not of this model's mask."
+    yield from metric_text.measured_section(result, own=other is not None)
     if result is not None and (speed := result["evaluation"].get("speed")) is not None:
         yield "## What was gained"
         yield from metric_text.speed_section(speed)

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+from filelock import FileLock
+
 from pruning.core import atomic_files
 from pruning.core.hashing import digest
 from pruning.core.space import Space
@@ -45,12 +47,15 @@ def _times(cell: Cell, model: LanguageModel) -> list[float]:
         what = {"model": cell.weights(), "unit": cell.removal.mask_unit, "device": machine()}
         what |= {"latency": asdict(shape), "revision": model.info.revision}
         path = cell.results / "latency" / f"{digest(what)}.json"
-        if not path.exists():
-            with native_products(model.module):  # as in the programs that will run the pruned model
-                seconds = unit_times(
-                    model, cell.removal.mask_unit, (shape.batch, shape.tokens), shape.repeats
-                )
-            atomic_files.write_json(path, what | {"seconds": seconds})
+        lock = path.parent / ".locks" / path.name
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(lock):  # cells that start together use one measurement
+            if not path.exists():
+                with native_products(model.module):  # as in the programs that will run the pruned model
+                    seconds = unit_times(
+                        model, cell.removal.mask_unit, (shape.batch, shape.tokens), shape.repeats
+                    )
+                atomic_files.write_json(path, what | {"seconds": seconds})
         return list(map(float, atomic_files.read_json(path)["seconds"]))
 
     return collectives.on_first(table)

@@ -102,6 +102,12 @@ def test_another_mask_can_win_and_is_exported(launch: Command, monkeypatch: pyte
     assert selection["mask"]["dropped"] == selection["rounds"][0][-1]["dropped"] != result["mask"]["dropped"]
     assert selection["mask"] == json.loads(Path("smaller/depth_pruning.json").read_text())["mask"]
     assert result["evaluation"]["healed"]["ppl/heldout"] > 0
+    card = Path("smaller/README.md").read_text()
+    own = " ".join(Mask.from_json(result["mask"]).names())
+    assert f"The search's own choice is {own}. Healing trained 4 of the best masks" in card
+    assert f"Its loss in the search was {selection['losses'][-1]:.4f}." in card
+    assert "| metric | dense | pruned as searched | healed |" in card
+    assert "copies them untrained" in Path("smaller/mergekit.yaml").read_text()
 
 
 def test_a_search_without_other_masks_and_a_compensation_are_refused(launch: Command) -> None:

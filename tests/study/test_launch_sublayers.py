@@ -54,7 +54,7 @@ def test_latency_is_measured_once_and_kept(launch: Command, monkeypatch: pytest.
     words = ("unit=sublayer", f"ratio={ROOM}", "budget=latency", "latency.tokens=16", "latency.repeats=3")
     first = launch("-m", *words, "algo=one_shot,greedy")
     assert first.status == 0, first.err
-    (table,) = (first.results / "latency").iterdir()
+    (table,) = (first.results / "latency").glob("*.json")
     seconds = json.loads(table.read_text())["seconds"]
     assert (seconds, len(measured)) == ([0.010, 0.014] * N_BLOCKS, 1)
     for result in first.all():

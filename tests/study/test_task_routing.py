@@ -128,9 +128,10 @@ def test_sublayers_have_sets_too(launch: Command, tmp_path: Path, monkeypatch: p
     assert launch(*words, "study=second", calibrated=False).status == 0
     for study in ("tasks", "second"):
         assert route_command.folder_of(study, ended.results) == folder
-    with monkeypatch.context() as killed, pytest.raises(TypeError):
+    with monkeypatch.context() as killed:
         killed.setattr("pruning.study.task_routing.prefill", None)
-        launch(*words, "router.target=margin", calibrated=False)
+        with pytest.raises(TypeError):
+            launch(*words, "router.target=margin", calibrated=False)
     assert not (folder / files.RECORD).exists(), "it described another router"
     assert launch(*words, calibrated=False).status == 0
     assert files.read_router(folder)[0].settings.target == "loglikelihood"
