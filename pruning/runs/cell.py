@@ -100,6 +100,14 @@ class Cell:
         """The model settings that a loss depends on: weights, precision, attention kernel, and TF32 if it is on."""
         return self._with_tf32(self.model_identity)
 
+    def arithmetic(self) -> dict[str, Any]:
+        """What losses and measurements are computed with: `weights`, and whether blocks are compiled.
+
+        Compiling only changes the rounding, so it is not part of a cell's key. But losses that are compared with each
+        other must be rounded alike.
+        """
+        return self.weights() | ({"compile": True} if self.forward.compile else {})
+
     def _with_tf32(self, model: dict[str, Any]) -> dict[str, Any]:
         return model | ({"tf32": True} if self.forward.tf32 else {})
 

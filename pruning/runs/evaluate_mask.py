@@ -91,7 +91,7 @@ def evaluation_key(
 
     These are format, model, revision, exact data, factors, and the digest of the maps of a repair.
     """
-    data = [FORMAT, prepared.cell.weights(), info.revision, metric, prepared.data[metric].sha256]
+    data = [FORMAT, prepared.cell.arithmetic(), info.revision, metric, prepared.data[metric].sha256]
     data += [scales] if scales is not None else []
     data += [{"repair": repair}] if repair is not None else []
     return f"{metric.replace('/', '-')}-{digest(data)}"

@@ -72,12 +72,18 @@ def record_failure(cell: Cell, error: BaseException) -> FailedResult:
 
 
 def score_key(prepared: Prepared, info: ModelInfo, unit: str = "block") -> str:
-    """A digest of everything that a loss depends on: format, model, revision, precision, objective, exact samples.
+    """A digest of everything that a loss depends on: format, model, revision, arithmetic, objective, exact samples.
 
     `unit` is what the masks are over, because journals number units.
     """
     cell = prepared.cell
-    data = [FORMAT, cell.weights(), info.revision, settings_record(cell.objective), prepared.samples.sha256]
+    data = [
+        FORMAT,
+        cell.arithmetic(),
+        info.revision,
+        settings_record(cell.objective),
+        prepared.samples.sha256,
+    ]
     data += [settings_record(cell.compensation)] if cell.compensation.search else []
     return digest([*data, unit] if unit != "block" else data)
 

@@ -125,8 +125,9 @@ class Store:
                     other.unlink()  # the folder has been moved away
                     continue
                 raise ForeignError(
-                    f"{self.results / self.cell} holds a journal of other calibration samples or another "
-                    "revision of the model: move the folder away, or choose another with paths.results=DIR."
+                    f"{self.results / self.cell} holds a journal of other calibration samples, of another revision "
+                    "of the model or with another forward.compile: set that as before, move the folder away, or "
+                    "choose another with paths.results=DIR."
                 )
         pointer = self.results / "scores" / self.key / self.cell
         pointer.parent.mkdir(parents=True, exist_ok=True)

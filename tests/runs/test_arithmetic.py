@@ -1,0 +1,29 @@
+"""Compiled and uncompiled losses are not compared with each other."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from pruning.config.compose import recorded_cell
+from pruning.models import loader
+from pruning.runs.cell_settings import ForwardSettings
+from pruning.runs.evaluate_mask import evaluation_key
+from pruning.runs.prepare import prepare
+from pruning.runs.run_cell import score_key
+from tests.helpers.jobs import job
+
+
+def test_compiling_keeps_scores_and_measurements_apart_but_not_cells(
+    model_folder: Path, tmp_path: Path
+) -> None:
+    asked = job(model_folder, tmp_path, "k=1", "calibration.length=24")
+    plain = prepare(recorded_cell(asked.config, asked.choices))
+    compiled = replace(plain, cell=replace(plain.cell, forward=ForwardSettings(compile=True)))
+    info = loader.load(plain.cell.model).info
+    assert compiled.cell.key == plain.cell.key
+    assert score_key(compiled, info) != score_key(plain, info)
+    for metric in plain.data:
+        assert evaluation_key(compiled, info, metric) != evaluation_key(plain, info, metric)
+    other = replace(plain, cell=replace(plain.cell, forward=ForwardSettings(batch_tokens=8, patience=1.0)))
+    assert score_key(other, info) == score_key(plain, info)
