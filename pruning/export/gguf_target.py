@@ -11,7 +11,7 @@ from pruning.core.temporary import sweep
 from pruning.engine.map_settings import Linear
 from pruning.export.output_dir import check_writable
 from pruning.gguf.container import open_gguf
-from pruning.gguf.floats import DTYPES
+from pruning.gguf.floats import DTYPES, dtype_of
 from pruning.gguf.metadata import record_of
 from pruning.runs.cell import Cell
 
@@ -77,7 +77,6 @@ def check_before_search(cell: Cell) -> None:
     """Raise InputError if a cell's search would end without the GGUF file that it asks for."""
     from pruning.export.gguf_source import find_gguf
     from pruning.gguf.architectures import check_known
-    from pruning.gguf.floats import dtype_of
 
     assert cell.export is not None
     if cell.heal.trains:

@@ -89,7 +89,7 @@ def evaluation_key(
 ) -> str:
     """The metric and a digest of what its measurement depends on.
 
-    These are format, model, revision, exact data, factors, and the digest of the maps of a repair.
+    These are format, model and arithmetic, revision, exact data, factors, and the digest of the maps of a repair.
     """
     data = [FORMAT, prepared.cell.arithmetic(), info.revision, metric, prepared.data[metric].sha256]
     data += [scales] if scales is not None else []

@@ -154,7 +154,7 @@ def _extended(
         }
     elif not evaluation.get("healed"):
         log.warning(
-            "the healed model is not measured by this evaluation: run the command again with another eval="
+            "the healed model is not measured by this evaluation: run it again, such as with eval=heldout"
         )
     evaluation["records"] = kept
     config = {**done["config"], "heal": cell.config["heal"]}

@@ -73,9 +73,8 @@ def _run_jobs(cells: Sequence[Cell], pending: Sequence[Cell], launcher: Launcher
         elif key not in flying:
             outcome.done[key] = read_done(results / key)
         elif not _is_done(asked[key], outcome):
-            again.append(
-                asked[key]
-            )  # it was submitted by another command, with another evaluation or healing
+            # Another command has submitted it, with another evaluation or healing.
+            again.append(asked[key])
     if again:
         _run_jobs(cells, again, launcher, outcome)
 

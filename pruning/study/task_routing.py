@@ -48,9 +48,10 @@ def route_group(
     group = Group(cells, results, data_of(cells, settings), settings)
     path, request = group.folder / files.RECORD, digest(dataclasses.asdict(settings.router))
     earlier = atomic_files.read_json(path) if path.is_file() else {}
-    studies = sorted({*files.studies_of(earlier), cells[0].study})
+    known = files.studies_of(earlier)
+    studies = sorted({*known, cells[0].study})
     if earlier.get("request") == request:
-        if studies != files.studies_of(earlier):
+        if studies != known:
             atomic_files.write_json(path, earlier := {**earlier, "studies": studies})
         return cast(dict[str, Any], earlier) | {"folder": str(group.folder)}
     started = now()
