@@ -182,8 +182,8 @@ def test_without_a_network_it_says_which_text_needs_none(
         raise UnreachableError("gensim==4.4.0 could not be fetched by pip (no network).")
 
     monkeypatch.setattr(wikipedia, "extract", unreachable)
-    ended = compressed()
-    assert ended.status == 2
+    ended = compressed("calibration.seed=7")  # samples that no other test of this process has drawn
+    assert ended.status == 2, ended.out
     remedy = re.search("calibration=pydoc heal.source=pydoc eval=heldout", ended.err)
     assert remedy
     assert not list(ended.results.glob("*/result.json"))
