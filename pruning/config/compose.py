@@ -7,17 +7,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import ChoiceSweep, Glob, QuotedString
-from hydra.errors import HydraException, InstantiationException
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from pruning.calibration import kinds_for
-from pruning.config.groups import BUILT, GROUPS, calibrations, class_named, options
+from pruning.config.groups import BUILT, calibrations, class_named
 from pruning.config.settings_check import check_settings
-from pruning.core.errors import InputError, PruningError, first_line, unknown
+from pruning.core.errors import InputError, PruningError, first_line
 from pruning.core.recorded import CLASS, OPTION, TARGET, recorded
 from pruning.healing.settings import SELECTING
 from pruning.models.spec import Model
@@ -30,32 +28,6 @@ from pruning.search.racing import Racing
 COMMAND = ("launcher", "guide", "published", "tasks", "router")  # settings of the command, not of its cells
 PARTS = tuple(group for group in BUILT if group != "launcher")  # the groups that a cell is made of
 ADDED = {"heal": {CLASS: "NoHealing"}}  # groups that older results lack, and results that do not use them
-
-
-def check_choices(arguments: Sequence[str]) -> None:
-    """Raise InputError, which gives similar names, if the command line names an unknown option of a group."""
-    if any(argument.startswith(("--config-", "-cd", "-cn", "-cp")) for argument in arguments):
-        return  # another configuration folder can have more options; Hydra itself checks them
-    overrides = [a for a in arguments if "=" in a and not a.startswith("-")]
-    errors: list[PruningError] = []
-    try:
-        parsed = OverridesParser.create().parse_overrides(overrides)
-    except HydraException:
-        return  # Hydra reports the error, with its position
-    for override in parsed:
-        value = override.value()
-        names = value.list if isinstance(value, ChoiceSweep) else [value]
-        for name in names if override.key_or_group in GROUPS else ():
-            text = name.text if isinstance(name, QuotedString) else name
-            if override.is_delete() or isinstance(text, Glob):
-                continue  # a glob names only options that exist
-            if override.key_or_group == "experiment" and not isinstance(text, str):
-                continue  # none, or a list of experiments
-            if text not in options(override.key_or_group):
-                shown = "null" if text is None else str(text)
-                errors.append(unknown(override.key_or_group, shown, options(override.key_or_group)))
-    if errors:
-        raise InputError("\n".join(map(str, errors)))
 
 
 def cell_of(config: DictConfig, choices: Mapping[str, Any]) -> Cell:

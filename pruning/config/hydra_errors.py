@@ -71,7 +71,7 @@ def _refused_key(path: str, cause: BaseException, words: Sequence[str]) -> Input
     parent = getattr(cause, "parent_node", None)
     if full != path and full.startswith(f"{path}."):  # a new entry of a dictionary, given as a whole
         entry = full[len(path) + 1 :]
-        return InputError(f"{path} has no entry '{entry}': add it with '+{full}={{...}}'.")
+        return InputError(f"{path} has no entry '{entry}': add it with '+{full}=...'.")
     known = list(map(str, parent.keys())) if isinstance(parent, DictConfig) else []
     return unknown_setting(path, known, _option(path.partition(".")[0], words))
 

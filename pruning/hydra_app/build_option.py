@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from pruning.config.compose import check_choices
+from pruning.config.choices import check_choices
 from pruning.config.groups import options
 from pruning.config.hydra_errors import explained
 from pruning.config.settings_check import check_settings

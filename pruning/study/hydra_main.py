@@ -11,7 +11,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from pruning.config.compose import check_choices
+from pruning.config.choices import check_choices
 from pruning.config.groups import CONF
 from pruning.config.hydra_errors import explained
 from pruning.config.words import check_words, ordered

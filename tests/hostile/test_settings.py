@@ -37,6 +37,9 @@ CASES: dict[str, tuple[str, list[str], str]] = {
     "null": ("", ["algo=null"], "unknown algo 'null'. Available: annealing"),
     "number": ("", ["algo=1"], "unknown algo '1'. Available: annealing"),
     "list": ("", ["algo=[greedy,beam]"], "unknown algo '['greedy', 'beam']'"),
+    "removed": ("", ["~forward"], "~forward would remove settings that every cell has: leave it out."),
+    "protect": ("", ["protect=null"], "protect takes two numbers of blocks: give protect.first=N and"),
+    "no protect": ("", ["~protect"], "~protect would remove settings that every cell has"),
     "missing": ("", ["~algo"], "algo is missing: give algo=..."),
     "comma": ("", ["model.path=a,b"], "model.path=a,b holds a comma. Add -m to run one cell for each value"),
     "folder": (
