@@ -42,9 +42,8 @@ def search_mask(
     `objective` and `algo` are names of options, classes, or instances of classes. Settings: `ratio`, `unit` ("block",
     "sublayer" for attention and MLP apart, "attention" or "mlp"; a ratio is then one of parameters), `samples` and
     `length` (how much of the data is drawn), `seed`, `protect_first` and `protect_last` (how many of the first and of
-    the last blocks are never removed), `racing` (a `Racing`), `near_ties` (a
-    `NearTies`), `forward` (a `ForwardSettings`), `progress` (False
-    hides the bar).
+    the last blocks are never removed), `racing` (a `Racing`), `near_ties` (a `NearTies`), `forward` (a
+    `ForwardSettings`), `progress` (False hides the bar).
 
     If a value is wrong, raises InputError before anything is computed. Raises OutOfReachError if the search would
     need far too many evaluations, and LossError if a loss is NaN or infinite.

@@ -38,7 +38,9 @@ def forward_of(cell: Cell, model: LanguageModel) -> Forward:
 
 def forward_with(settings: ForwardSettings, model: LanguageModel) -> Forward:
     """Forward passes of a model with given settings."""
+    from pruning.engine.device import exact
     from pruning.engine.forward import Forward
 
+    exact(settings.tf32)
     limits = (settings.batch_tokens, settings.memory, settings.patience)
     return Forward(model, *limits, settings.merge, compile=settings.compile, bounds=settings.bounds)

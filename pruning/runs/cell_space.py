@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
@@ -18,6 +19,9 @@ from pruning.models.units import find_chain
 if TYPE_CHECKING:
     from pruning.models.loader import LanguageModel
     from pruning.runs.cell import Cell
+
+NAME = "latency.json"  # in the folder of a cell: a search that resumes on another device keeps its costs
+log = logging.getLogger(__name__)
 
 
 def cell_space(cell: Cell, model: LanguageModel) -> Space:
@@ -37,25 +41,39 @@ def cell_space(cell: Cell, model: LanguageModel) -> Space:
 
 
 def _times(cell: Cell, model: LanguageModel) -> list[float]:
-    """The seconds of each unit on this device, from `latency/` in the results folder, or measured and kept there."""
+    """The seconds of each unit: those that this cell began with, or else those of this device."""
+
+    def table() -> list[float]:
+        begun = cell.folder / NAME
+        if not begun.exists():
+            atomic_files.write_json(begun, _measured(cell, model))
+        kept = atomic_files.read_json(begun)
+        if kept["device"] != machine():
+            log.warning(
+                "%s began on %s, and this is %s: it goes on with the times of its units there.",
+                cell.key,
+                kept["device"],
+                machine(),
+            )
+        return list(map(float, kept["seconds"]))
+
+    return collectives.on_first(table)
+
+
+def _measured(cell: Cell, model: LanguageModel) -> dict[str, Any]:
+    """The times of the units on this device, from `latency/` in the results folder, or measured and kept there."""
     from pruning.engine.unit_times import unit_times
     from pruning.models.float32_products import native_products
 
-    shape = cell.latency
-
-    def table() -> list[float]:
-        what = {"model": cell.weights(), "unit": cell.removal.mask_unit, "device": machine()}
-        what |= {"latency": asdict(shape), "revision": model.info.revision}
-        path = cell.results / "latency" / f"{digest(what)}.json"
-        lock = path.parent / ".locks" / path.name
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(lock):  # cells that start together use one measurement
-            if not path.exists():
-                with native_products(model.module):  # as in the programs that will run the pruned model
-                    seconds = unit_times(
-                        model, cell.removal.mask_unit, (shape.batch, shape.tokens), shape.repeats
-                    )
-                atomic_files.write_json(path, what | {"seconds": seconds})
-        return list(map(float, atomic_files.read_json(path)["seconds"]))
-
-    return collectives.on_first(table)
+    shape, unit = cell.latency, cell.removal.mask_unit
+    what = {"model": cell.weights(), "unit": unit, "device": machine()}
+    what |= {"latency": asdict(shape), "revision": model.info.revision}
+    path = cell.results / "latency" / f"{digest(what)}.json"
+    lock = path.parent / ".locks" / path.name
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(lock):  # cells that start together use one measurement
+        if not path.exists():
+            with native_products(model.module):  # as in the programs that will run the pruned model
+                seconds = unit_times(model, unit, (shape.batch, shape.tokens), shape.repeats)
+            atomic_files.write_json(path, what | {"seconds": seconds})
+    return dict(atomic_files.read_json(path))

@@ -14,6 +14,7 @@ import pruning
 from pruning.algo.beam import Beam
 from pruning.calibration.sources import embedded_items, pydoc
 from pruning.objective.margin import Margin
+from pruning.runs.cell_settings import ForwardSettings
 from tests.conftest import N_BLOCKS, Command
 
 TEXTS = list(pydoc("calibration"))[:40]
@@ -124,6 +125,15 @@ def test_both_kinds_of_samples_follow_the_seed_as_on_the_command_line(
 def test_an_instance_of_an_objective_gets_data_that_it_reads(model: pruning.PrunableModel) -> None:
     found = pruning.search_mask(model, k=1, algo="one_shot", objective=Margin, samples=5, **QUIET)
     assert found.samples.kind == "items"
+
+
+def test_tf32_is_on_for_the_search_that_asks_for_it(model: pruning.PrunableModel) -> None:
+    for tf32 in (True, False):
+        settings = ForwardSettings(tf32=tf32)
+        pruning.search_mask(
+            model, TEXTS, k=1, algo="one_shot", samples=2, length=16, forward=settings, **QUIET
+        )
+        assert torch.backends.cuda.matmul.allow_tf32 == tf32
 
 
 def test_what_a_search_shows(model: pruning.PrunableModel) -> None:

@@ -62,6 +62,14 @@ def test_latency_is_measured_once_and_kept(launch: Command, monkeypatch: pytest.
         assert budget["cost"] == "latency"
         assert budget["costs"] == [max(1, round(10_000 * s / sum(seconds))) for s in seconds]
         assert budget["least"] <= sum(budget["costs"][i] for i in Mask.from_json(result["mask"]).dropped)
+    cell = first.results / first.result("greedy")["cell"]
+    costs = first.result("greedy")["search"]["budget"]["costs"]
+    (cell / "result.json").unlink()
+    monkeypatch.setattr("pruning.engine.unit_times.unit_times", lambda *_: [0.014, 0.010] * N_BLOCKS)
+    monkeypatch.setattr("pruning.runs.cell_space.machine", lambda: "another device")
+    resumed = launch(*words, "algo=greedy")
+    assert "and this is another device: it goes on with the times of its units there" in resumed.err
+    assert resumed.result("greedy")["search"]["budget"]["costs"] == costs
 
 
 def test_a_cell_of_blocks_keeps_its_key(launch: Command) -> None:
