@@ -14,12 +14,11 @@ pairs of blocks costs N^3 / 6 instead of N^3 / 2.
 from __future__ import annotations
 
 import copy
-import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -28,20 +27,18 @@ import torch
 from torch import Tensor
 
 from pruning.core.mask import Mask
-from pruning.distributed import collectives
 from pruning.engine import packing
 from pruning.engine.batch_reader import BatchReader
 from pruning.engine.batching import Batch, TokenLine, make_batches
-from pruning.engine.beginnings import NOTHING, Beginnings, Wanted, edges, forks
+from pruning.engine.beginnings import Beginnings
 from pruning.engine.cost import Cost
-from pruning.engine.device import out_of_memory, peak_memory
 from pruning.engine.ends import Ends
 from pruning.engine.equal_shapes import treats_branches_alike
 from pruning.engine.logprobs import LIKELIHOOD, Readout
 from pruning.engine.memory_budget import MemoryBudget
 from pruning.engine.pace import Pace
 from pruning.engine.partial_head import Parts
-from pruning.engine.walk_plan import Plan, make_plan
+from pruning.engine.request import Request
 from pruning.models.block_probe import find_blocks
 from pruning.models.compiled import compiled
 from pruning.models.float32_products import for_any_rows
@@ -50,11 +47,6 @@ from pruning.models.units import find_chain
 if TYPE_CHECKING:
     from pruning.calibration.samples import Row
     from pruning.models.loader import LanguageModel
-
-
-# read(batch, share=...): the number of each mask and its values at the targets of a batch with this share of the
-# samples.
-Read = Callable[..., Iterator[tuple[int, np.ndarray[Any, Any]]]]
 
 
 @dataclass
@@ -155,98 +147,8 @@ class Forward:
         self, rows: Sequence[Row], masks: Iterable[Mask], readout: Readout
     ) -> Iterator[tuple[Mask, list[float], float]]:
         """Like `loglikelihoods`, but for any readout, whose values are summed over each row's scored positions."""
-        rows, masks = tuple(rows), list(masks)
-        if self.ends.masks and readout.part is None:
-            given = list(self._from_ends(rows, masks, readout))
-            yield from given
-            masks = [mask for mask in masks if mask not in {done for done, *_ in given}]
-        # In this order, masks with a long common prefix are neighbours, and masks that drop early blocks come first.
-        todo = sorted(masks, key=lambda mask: [i not in mask.dropped for i in range(mask.n_units)])
-        # A single mask, such as the dense model, comes between requests of a search: it changes nothing that is kept.
-        plan, alone = None, len(todo) == 1
-        while todo:
-            plan = plan or self._plan(rows, todo, readout)
-            chunk = todo[: plan.size(self.pace)]
-            edge = edges(forks(todo[len(chunk) - 1 :])) if plan.continues else []
-            wanted = NOTHING if alone else Wanted(plan.depths, edge)
-            sums, seconds, failed = self._tried(
-                rows, chunk, partial(self.reader.read, masks=chunk, readout=readout, wanted=wanted)
-            )
-            # If a rank runs out of memory, all ranks retry; otherwise their next chunks would differ.
-            if failed is not None:
-                self.beginnings.clear()
-                self.ends.drop()
-                self.memory_budget.shrink(failed, len(chunk))
-                plan = None
-                continue
-            todo = todo[len(chunk) :]
-            self._note(chunk, seconds)
-            for mask, values in zip(chunk, sums, strict=True):
-                yield mask, values.tolist(), seconds / len(chunk)
-
-    def _plan(self, rows: tuple[Row, ...], masks: Sequence[Mask], readout: Readout) -> Plan:
-        """Decide how many masks are walked at a time; keep only those states that can be used again."""
-        sizes = self.memory_budget.sizes(rows, readout, masks[0], self.beginnings.nbytes())
-        sizes = replace(sizes, room=max(0.0, sizes.room - self.ends.reserved))
-        batches = collectives.share_of(self.memory_budget.batches(rows))
-        others = collectives.all_max(self.beginnings.nbytes() - self.beginnings.nbytes(batches))
-        leaving = forks(masks)
-        plan = make_plan(leaving, masks[0].n_units, replace(sizes, room=max(0.0, sizes.room - others)))
-        whole = make_plan(leaving, masks[0].n_units, sizes)
-        if (plan.depths, plan.continues) != (whole.depths, whole.continues):
-            self.beginnings.clear(but=batches)
-            plan = whole
-        if len(masks) > 1:
-            self.beginnings.trim(batches, masks, plan.depths)
-        return plan
-
-    def _from_ends(
-        self, rows: tuple[Row, ...], masks: Sequence[Mask], readout: Readout
-    ) -> Iterator[tuple[Mask, list[float], float]]:
-        """Like `sums`, of those masks whose states after the last unit are kept; nothing if memory runs out."""
-        known = self.ends.known(rows, self.memory_budget.batches(rows), masks)
-        if not known:
-            return
-        read = partial(self.reader.read_ends, masks=known, readout=readout)
-        sums, seconds, failed = self._tried(rows, known, read)
-        if failed is not None:
-            self.ends.drop()
-            if not out_of_memory(failed):
-                raise failed
-            return
-        self.cost.forward_seconds += seconds
-        for mask, values in zip(known, sums, strict=True):
-            yield mask, values.tolist(), seconds / len(known)
-
-    def _tried(
-        self, rows: tuple[Row, ...], masks: Sequence[Mask], read: Read
-    ) -> tuple[np.ndarray[Any, Any], float, Exception | None]:
-        """The sums (masks, rows) over all batches, the seconds that they took, and the error of a rank, if any."""
-        started = time.perf_counter()
-        sums, failure = np.zeros((len(masks), len(rows))), None
-        try:
-            self._add(sums, rows, masks, read)
-        except RuntimeError as error:  # the traceback would keep the failed pass's tensors in memory
-            failure = error.with_traceback(None) if out_of_memory(error) else error
-        if (failed := collectives.any_failure(failure)) is not None:
-            return sums, 0.0, failed
-        sums = collectives.all_sum(sums)
-        return sums, collectives.all_max(time.perf_counter() - started), None
-
-    @torch.inference_mode()
-    def _add(
-        self, sums: np.ndarray[Any, Any], rows: tuple[Row, ...], masks: Sequence[Mask], read: Read
-    ) -> None:
-        """Add the values of this rank's batches to `sums` (masks, rows), in float64."""
-        batches = self.memory_budget.batches(rows)
-        tokens = sum(batch.ids.numel() for batch in batches)
-        mine = collectives.share_of(batches)
-        with self._compiled(masks[0].unit), for_any_rows():
-            for done, batch in enumerate(mine, start=1):
-                for number, values in read(batch, share=batch.ids.numel() / tokens):
-                    np.add.at(sums[number], batch.rows.numpy(), values)
-                if self.watch is not None:
-                    self.watch(done, len(mine))
+        request = Request(tuple(rows), readout, self.reader, self.pace, self._compiled, self.watch)
+        return request.run(masks)
 
     def _compiled(self, unit: str) -> AbstractContextManager[None]:
         if not self.compile or unit != "block":
@@ -283,14 +185,6 @@ class Forward:
         if unit not in self._shares_of:
             self._shares_of[unit] = find_chain(self.model.module, unit).block_shares()
         return self._shares_of[unit]
-
-    def _note(self, masks: Sequence[Mask], seconds: float) -> None:
-        self.pace.note(len(masks), seconds)
-        shares = self._shares(masks[0].unit)
-        alone = sum(shares[i] for mask in masks for i in mask.kept)
-        self.cost.block_forwards_alone += alone if masks[0].unit == "block" else round(alone, 3)
-        self.cost.forward_seconds += seconds
-        self.cost.peak_memory = max(self.cost.peak_memory, peak_memory(self.model.module))
 
     @torch.inference_mode()
     def _alike(self, batch: Batch, unit: str, copies: int) -> bool:
