@@ -18,7 +18,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -58,7 +57,7 @@ def draw(frame: pd.DataFrame, matrix: pd.DataFrame, regrets: pd.DataFrame, title
     figure = Figure(figsize=(NAMES + panel * columns, 0.4 + rows * sum(heights)), layout="constrained")
     head(figure, title, figure.get_figwidth())
     grid = figure.subplots(2 * rows, columns, squeeze=False, height_ratios=heights * rows)
-    top = float(np.nanmax(regrets["regret_se"], initial=1.0))
+    top = float(max([1.0, *regrets["regret_se"].dropna()]))
     for i, (model, k) in enumerate(strata):
         above, below = grid[2 * (i // columns)][i % columns], grid[2 * (i // columns) + 1][i % columns]
         stratum = matrix[(matrix["model"] == model) & (matrix["k"] == k)]
@@ -73,6 +72,7 @@ def draw(frame: pd.DataFrame, matrix: pd.DataFrame, regrets: pd.DataFrame, title
     note = "above: mean outcome of the masks pruned for each objective (perplexities: geometric mean); bold: best; "
     note += "shade: worse than the best by; SE: standard error of the difference from the best, "
     note += "over draws and over held-out windows or items; "
+    note += "".join(f"{text}; " for text in sorted(set(matrix["note"])) if text)
     note += "below: calibration loss above that of the best known mask, in standard errors of the loss"
     marks = [
         line_key("mean", marker="o", ls="", ms=4.8),
@@ -93,7 +93,7 @@ def _regrets(
 ) -> None:
     """Draw the regrets of finished cells. If a search has no finished cell for an objective, draw a cross."""
     if cells["regret_se"].notna().sum() == 0:
-        empty(axes, "no finished cell")
+        empty(axes, "no finished cell" if cells.empty else "no standard error of the loss")
         return
     for y, algo in enumerate(algos):
         wanted = set(asked.loc[asked["algo"] == algo, "objective"])

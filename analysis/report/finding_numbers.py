@@ -12,6 +12,7 @@ import pandas as pd
 from ..data.errors import NothingToRead
 from ..figures.style import number
 from ..figures.variance_shares import MASKS, NO_SHARE, ratio_text
+from ..stats.common_searches import DIFFERENT
 from ..stats.grid import STRATUM
 from .phrasing import count, listed
 from .study_data import StudyData
@@ -56,7 +57,8 @@ def _ratio(m: StudyData) -> Number | None:
 
 def _cost(m: StudyData) -> Number | None:
     """The perplexity of the worst objective divided by that of the best one."""
-    costs = m.costs[m.costs["outcome"] == "ppl"].dropna(subset="mean")
+    fair = (m.costs["outcome"] == "ppl") & (m.costs["note"] != DIFFERENT)
+    costs = m.costs[fair].dropna(subset="mean")
     by = costs.groupby(STRATUM)["mean"]
     ratios = (by.max() / by.min())[by.count() > 1]
     if ratios.empty:

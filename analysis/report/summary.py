@@ -107,6 +107,8 @@ def _cost(where: str, kind: str, rows: pd.DataFrame, cells: pd.DataFrame, m: Stu
     ]
     others = [_other(row, kind, sign, float(best["mean"])) for row in each(known.iloc[1:])]
     text = parts[0] + (f". Pruning for {listed(others)}" if others else "")
+    if others and (note := str(known.iloc[0]["note"])):
+        text += f". These are means {note}"
     error = standard_error(metric, cells)
     worst = float(known["cost"].iloc[-1])
     if others and error is not None:

@@ -11,6 +11,7 @@ import pandas as pd
 from pruning.core.complete_masks import is_complete
 from pruning.core.search_record import BudgetRecord
 
+from . import common_searches
 from .frames import groups
 from .grid import STRATUM
 
@@ -22,13 +23,15 @@ def matrix(
 ) -> pd.DataFrame:
     """One row for each model, k, objective and outcome: mean over cells, standard deviation, and cost.
 
+    Objectives are compared over the searches that all have (`common_searches`); `note` says what that leaves out.
     `outcomes` maps a label to one value per cell; lower is better. `cost` is the mean minus the lowest mean
     that any objective has on this outcome. An objective has cost 0 on its own outcome if no other is
     better. Outcomes in `geometric` (perplexities) get the geometric mean, so that one broken mask does not
     dominate it. Their `sd` is the factor exp(sd of the logarithm), and the column `geometric` is true.
     """
     rows = []
-    for (model, k), cells in groups(frame, STRATUM):
+    for (model, k), stratum in groups(frame, STRATUM):
+        cells, note = common_searches.compared(stratum)
         for label, values in outcomes.items():
             outcome, logs = values.loc[cells.index].astype(float), label in geometric
             outcome = outcome.map(np.log) if logs else outcome
@@ -37,9 +40,9 @@ def matrix(
                 by_objective[["mean", "std"]] = np.exp(by_objective[["mean", "std"]])
             by_objective["cost"] = by_objective["mean"] - by_objective["mean"].min()
             for objective, row in by_objective.iterrows():
-                spread = [*row[["mean", "std"]], logs, int(row["count"]), row["cost"]]
+                spread = [*row[["mean", "std"]], logs, int(row["count"]), row["cost"], note]
                 rows.append([model, k, objective, label, *spread])
-    columns = ["model", "k", "objective", "outcome", "mean", "sd", "geometric", "cells", "cost"]
+    columns = ["model", "k", "objective", "outcome", "mean", "sd", "geometric", "cells", "cost", "note"]
     return pd.DataFrame(rows, columns=columns)
 
 

@@ -25,7 +25,8 @@ DATA = [column for column in DRAW if column != "draw"]
 class DrawMean:
     """A mean over cells or pairs, its standard error and interval over draws.
 
-    Both are NaN without two draws of each data, or if draws of several sizes from the same data contain each other.
+    Both are NaN if some data would have no value without one of its draws: with a single draw, or with two if the
+    values are of pairs of draws. They are also NaN if draws of several sizes from the same data contain each other.
     """
 
     mean: float
@@ -71,14 +72,14 @@ def over_pairs(values: ArrayLike, first: CellDraws, second: CellDraws) -> DrawMe
         return DrawMean(NAN, NAN, NAN, NAN, 0)
     draws, positions = np.unique(np.concatenate([a, b]), return_inverse=True)
     a, b = positions[: len(a)], positions[len(a) :]
-    sums, counts = (_in_draw(weights, a, b, len(draws)) for weights in (numbers, np.ones(len(numbers))))
+    sums, counts = (_in_group(weights, a, b, len(draws)) for weights in (numbers, np.ones(len(numbers))))
     data = np.zeros(len(draws), dtype=np.int64)
     data[a], data[b] = first.data, second.data
     mean = float(numbers.mean())
-    rest = len(numbers) - counts
-    if (np.unique(data, return_counts=True)[1] < 2).any() or (rest == 0).any() or _nested(first, second):
+    of_data = _in_group(np.ones(len(numbers)), first.data, second.data, int(data.max()) + 1)
+    if (counts == of_data[data]).any() or _nested(first, second):
         return DrawMean(mean, NAN, NAN, NAN, len(draws))
-    error, freedom = _jackknife((numbers.sum() - sums) / rest, data)
+    error, freedom = _jackknife((numbers.sum() - sums) / (len(numbers) - counts), data)
     half = float(stats.t.ppf(0.975, freedom)) * error
     return DrawMean(mean, error, mean - half, mean + half, len(draws))
 
@@ -91,10 +92,10 @@ def _nested(first: CellDraws, second: CellDraws) -> bool:
     return len(pairs) > len({source for source, _ in pairs})
 
 
-def _in_draw(weights: NDArray[Any], a: Labels, b: Labels, draws: int) -> NDArray[np.float64]:
-    """For each draw, the sum of the weights of the pairs that it is in. A pair within one draw counts once."""
-    both = np.bincount(a, weights, draws) + np.bincount(b, weights, draws)
-    return np.asarray(both - np.bincount(a[a == b], weights[a == b], draws))
+def _in_group(weights: NDArray[Any], a: Labels, b: Labels, groups: int) -> NDArray[np.float64]:
+    """For each draw, or data, the sum of the weights of the pairs that it is in. A pair within one counts once."""
+    both = np.bincount(a, weights, groups) + np.bincount(b, weights, groups)
+    return np.asarray(both - np.bincount(a[a == b], weights[a == b], groups))
 
 
 def _jackknife(without: NDArray[np.float64], data: Labels) -> tuple[float, int]:

@@ -16,6 +16,7 @@ import pandas as pd
 
 from pruning.core.metric_names import error_of
 
+from . import common_searches
 from .draw_means import CellDraws, over_draws
 from .frames import groups
 from .grid import STRATUM, several_sizes
@@ -28,20 +29,22 @@ def differences(
 
     `outcomes` maps a metric to one value per finished cell, lower is better; those in `geometric` are compared by
     their logarithms. `errors` is the standard error of the difference from the best objective; it is NaN for the best
-    one, if there are fewer than two draws of each data, and if draws of several sizes contain each other.
+    one, if there are fewer than two draws of each data, if draws of several sizes contain each other, and if the
+    objectives have no search in common (`common_searches`).
     """
     rows = []
     drawn = CellDraws.of(cells)
     numbered = cells.assign(draw_number=drawn.draw, data_number=drawn.data)
-    for (model, k), stratum in groups(numbered, STRATUM):
+    for (model, k), cells_of in groups(numbered, STRATUM):
+        stratum, note = common_searches.compared(cells_of)
         for name, values in outcomes.items():
             logs = name in geometric
             outcome = values.loc[stratum.index].astype(float)
             outcome = outcome.map(np.log) if logs else outcome
-            rows += [
-                [model, k, name, *row]
-                for row in _against_best(stratum, outcome, _held_out(cells, name, logs))
-            ]
+            found = _against_best(stratum, outcome, _held_out(cells, name, logs))
+            if note == common_searches.DIFFERENT:
+                found = [[objective, np.nan, np.nan, draws] for objective, _, _, draws in found]
+            rows += [[model, k, name, *row] for row in found]
     return pd.DataFrame(rows, columns=["model", "k", "outcome", "objective", "errors", "worse", "draws"])
 
 

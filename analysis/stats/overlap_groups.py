@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -65,13 +65,14 @@ def _mean_jaccard(words: bits.Words, sizes: tuple[int, ...]) -> NDArray[np.float
 def groups_of(frame: pd.DataFrame) -> pd.DataFrame:
     """Groups of masks that differ only in the algorithm, or only in the draw, compared with groups of random masks.
 
-    One row per group: its mean corrected overlap; p, the probability that random masks overlap at least as much;
-    and q, which is p adjusted for the false discovery rate over all groups.
+    One row per group, and per seed if searches of several seeds read the same samples: its mean corrected overlap; p,
+    the probability that random masks overlap at least as much; and q, which is p adjusted for the false discovery
+    rate over all groups.
     """
     rows = []
     for comparison in ("algorithms", "draws"):
         fixed = [c for c in CELL if c not in COMPARISONS[comparison]]
-        for _, cells in groups(frame, [*fixed, "protect_first", "protect_last"]):
+        for cells in _panels(frame, fixed, COMPARISONS[comparison]):
             if len(cells) > 1:
                 group, free = masks(cells), int(n_open(cells).iloc[0])
                 where = [cells[c].iloc[0] if c in fixed else "" for c in CELL]
@@ -79,3 +80,15 @@ def groups_of(frame: pd.DataFrame) -> pd.DataFrame:
                 rows.append([comparison, *where, len(cells), *tested])
     table = pd.DataFrame(rows, columns=["differ", *CELL, "masks", "corrected", "p"])
     return table.assign(q=controlled(list(table["p"])))
+
+
+def _panels(frame: pd.DataFrame, fixed: list[str], differing: list[str]) -> Iterator[pd.DataFrame]:
+    """Cells that are equal in `fixed`; those of one seed of the search, if seeds are crossed with what differs.
+
+    Masks of several seeds on the same samples are alike because of the samples, which random masks are not.
+    """
+    for _, cells in groups(frame, [*fixed, "protect_first", "protect_last"]):
+        if cells[differing].duplicated().any():
+            yield from (part for _, part in groups(cells, "seed"))
+        else:
+            yield cells

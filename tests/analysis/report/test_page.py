@@ -20,6 +20,7 @@ from analysis.report.phrasing import count, listed, percents, reasons, sentence
 from analysis.report.study_data import StudyData
 from analysis.report.summary import parts
 from analysis.report.tables import tables as tables_of
+from analysis.stats.common_searches import compared
 from analysis.stats.estimates import IntervalEstimate, Shares
 from tests.helpers.analysis_grid import ONE, Study, write
 from tests.helpers.traces import score
@@ -133,7 +134,7 @@ def test_sentences_follow_the_numbers(
 ) -> None:
     """If the perplexity of the margin's masks is made ten times as large, the sentence on its cost changes."""
     before = load(results, "small").query("status == 'done'")
-    expected = before.groupby("objective")["pruned/ppl/heldout"].mean()
+    expected = compared(before)[0].groupby("objective")["pruned/ppl/heldout"].mean()
     costs = " ".join(summary_of_study["What pruning for one objective costs in other outcomes"])
     assert f"({expected['perplexity']:.1f}; nothing removed" in costs
     assert f"margin gives {expected['margin']:.1f} (" in costs

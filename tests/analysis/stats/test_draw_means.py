@@ -62,6 +62,19 @@ def test_the_interval_covers_the_mean_of_all_draws_but_not_the_differences_of_da
     assert 0.92 <= covered / 400 <= 0.98
 
 
+def test_pairs_of_two_draws_have_no_interval() -> None:
+    """All pairs of one of the data are of the same two draws, so leaving out either says nothing about that data."""
+    cells = frame(objectives=1, data=2, draws=3, algos=3)
+    cells = cells[(cells["calibration"] == cells["calibration"].iloc[0]) | (cells["draw"] < 2)]
+    drawn = CellDraws.of(cells)
+    i, j = np.nonzero((drawn.data[:, None] == drawn.data) & (drawn.draw[:, None] < drawn.draw))
+    values = np.random.default_rng(0).normal(size=len(i))
+    assert np.isnan(over_pairs(values, drawn.take(i), drawn.take(j)).error)
+    three = drawn.data[i] == drawn.data[0]
+    assert over_pairs(values[three], drawn.take(i[three]), drawn.take(j[three])).error > 0
+    assert over_draws(np.arange(len(cells)), drawn).error > 0, "means over cells have one"
+
+
 def test_without_two_draws_of_each_data_there_is_no_interval() -> None:
     cells = frame(objectives=1, data=2, draws=1, algos=3)
     found = over_draws(np.ones(len(cells)), CellDraws.of(cells))

@@ -107,6 +107,18 @@ def test_groups_are_tested_as_a_whole_and_controlled_together() -> None:
     assert overlap_groups.groups_of(cells.head(1).assign(dropped=[(1, 2, 3)])).empty
 
 
+def test_seeds_on_the_same_samples_make_groups_of_their_own() -> None:
+    cells = with_masks(
+        frame(objectives=1, data=1, draws=3, algos=3), np.random.default_rng(0).random((9, 30))
+    )
+    both = pd.concat([cells.assign(seed=0), cells.assign(seed=1)], ignore_index=True)
+    once, twice = overlap_groups.groups_of(cells.assign(seed=0)), overlap_groups.groups_of(both)
+    assert (twice["masks"] == 3).all()
+    assert sorted(twice["p"]) == sorted([*once["p"], *once["p"]]), "equal masks of two seeds prove nothing"
+    nested = overlap_groups.groups_of(cells.assign(seed=cells["draw"]))
+    pd.testing.assert_frame_equal(nested, once)
+
+
 # -- many pairs at once, against one pair after another --------------------------------------------------------
 
 
