@@ -24,6 +24,7 @@ from .errors import NothingToRead
 from .labels import labelled, with_compensation, with_units
 from .mlflow_store import folder
 from .rows import row_of
+from .same_data import OTHER, on_same_data
 
 COLUMNS = (
     "cell",
@@ -78,7 +79,8 @@ def load(results: Path | str, study: str | None = None, only: Only = MappingProx
 
     The columns are those of COLUMNS and, for every metric of the evaluation, `dense/<metric>` and
     `pruned/<metric>`. `draw` is the seed of the calibration draw. If a cell has no result, its row is filled
-    from the cell's name. `dropped` are unit numbers, as in `Mask`. `model` names the unit, the budget and
+    from the cell's name. Values on other held-out data than those of most cells are left out (see `same_data`).
+    `dropped` are unit numbers, as in `Mask`. `model` names the unit, the budget and
     the compensation, unless k whole blocks are removed without any (see `labels`). `only` selects cells by the values
     of columns (see `cell_filter`).
     Raises NothingToRead if the study does not exist or no cell is done.
@@ -95,7 +97,7 @@ def load(results: Path | str, study: str | None = None, only: Only = MappingProx
         raise NothingToRead(f"--only: {error}.") from error
     if not (frame["status"] == "done").any():
         raise NothingToRead(f"no finished cell of {'; '.join(words(only))} in {results}.")
-    return labelled(frame)
+    return labelled(on_same_data(frame))
 
 
 def _cure(frame: pd.DataFrame) -> str:
@@ -237,6 +239,8 @@ def describe(frame: pd.DataFrame, study: str | None, only: Only = MappingProxyTy
     if lacking := len(frame) - len(finished):
         names = "missing, failed or damaged" if (frame["status"] == "damaged").any() else "missing or failed"
         parts.append(f"{lacking} of {len(frame)} cells {names}")
+    if others := sum(text != "" for text in column(finished, OTHER, "")):
+        parts.append(f"{others} of {len(finished)} cells measured on other held-out data, which is left out")
     return " · ".join(parts)
 
 

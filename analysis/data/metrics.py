@@ -68,15 +68,19 @@ def choose(frame: pd.DataFrame, kind: str, name: str | None = None) -> Metric:
 
     This mean is over the metrics that nearly every cell has. Thus the means of most cells stay the same if a few
     cells were measured on more or fewer corpora or tasks. Cells without any metric of the kind are not counted. If no
-    metric reaches the share COMMON, the mean is over all metrics.
+    metric reaches the share COMMON, the mean is over all metrics. If no cell has all metrics of the mean, the metric
+    that most cells have is chosen.
     Raises NothingToRead if the metric was not measured.
     """
     known = names(frame, kind)
     if not known:
         raise NothingToRead(f"no {WORDS[kind]} was measured in this study.")
     if name is None:
-        having = frame[[f"pruned/{n}" for n in known]].dropna(how="all").notna().mean()
-        common = tuple(n for n in known if having[f"pruned/{n}"] >= COMMON) or known
+        has = frame[[f"pruned/{n}" for n in known]].dropna(how="all").notna().set_axis(known, axis="columns")
+        shares = dict(zip(known, has.mean(), strict=True))
+        common = tuple(n for n in known if shares[n] >= COMMON) or known
+        if not has[[*common]].all(axis="columns").any():
+            common = (max(known, key=lambda n: shares[n]),)
         return Metric(kind, common, tuple(n for n in known if n not in common))
     full = name if name.startswith(f"{kind}/") else f"{kind}/{name}"
     if full not in known:

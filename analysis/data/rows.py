@@ -159,6 +159,7 @@ def _measured(result: DoneResult) -> dict[str, Any]:
         "seconds": search["seconds"],
         **{name: search.get(name) for name in COST},
         "commit": result["environment"]["commit"],
+        "data": result["evaluation"].get("data"),
         **metrics,
     }
 

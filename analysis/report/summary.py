@@ -13,6 +13,7 @@ import pandas as pd
 
 from ..data.errors import NothingToRead
 from ..data.metrics import WORDS, standard_error
+from ..data.same_data import OTHER
 from ..figures.style import number, ordered
 from ..stats import sample_sizes
 from ..stats.frames import each, groups
@@ -202,6 +203,9 @@ def refusals(m: StudyData) -> Iterator[str]:
     for name in (name for metric in m.metrics.values() for name in metric.others):
         having = int(m.cells[f"pruned/{name}"].notna().sum())
         reasons_given.append(sentence([f"means do not include {name}: only {having:,} of {every} have it"]))
+    for name, cells in groups(m.cells.dropna(subset=OTHER), OTHER):
+        left = f"{name} of {count(len(cells), 'cell')} was measured on other data than that of most cells: left out"
+        reasons_given.append(sentence([left]))
     notes = m.stability[0]["note"].fillna("")
     if reason := reasons(notes):
         reasons_given.append(sentence([f"stability: {reason}"]))

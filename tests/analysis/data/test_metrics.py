@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from analysis.data.errors import NothingToRead
-from analysis.data.metrics import of_windows
+from analysis.data.metrics import choose, of_windows
 
 
 def frame(*names: str) -> pd.DataFrame:
@@ -24,3 +24,14 @@ def test_a_metric_that_was_not_measured_is_named() -> None:
         of_windows(frame("ppl/wikitext2"), "heldout")
     with pytest.raises(NothingToRead, match="was measured"):
         of_windows(frame("acc/a"))
+
+
+def test_cells_that_were_measured_on_different_texts_are_not_averaged_over_nothing() -> None:
+    cells = pd.DataFrame(
+        {"pruned/ppl/a": [1.0, 2.0, 3.0, None, None], "pruned/ppl/b": [None, None, None, 4.0, 5.0]}
+    )
+    chosen = choose(cells, "ppl")
+    assert (chosen.names, chosen.others) == (("ppl/a",), ("ppl/b",))
+    both = cells.fillna({"pruned/ppl/b": 1.0})
+    assert choose(both, "ppl").names == ("ppl/b",)
+    assert choose(both.iloc[[0, 3]].assign(**{"pruned/ppl/a": 1.0}), "ppl").names == ("ppl/a", "ppl/b")
