@@ -15,6 +15,7 @@ from .cell_filter import Only
 from .item_answers import ItemAnswers, of_frame
 from .load import Journals, describe, done, journals, load
 from .mlflow_store import folder
+from .side_files import damaged
 
 
 @dataclass(frozen=True)
@@ -58,4 +59,5 @@ class AskedStudy:
     def damages(self) -> list[str]:
         """A text for each damaged file. Journals are included only if they have been read."""
         results = [str(text) for text in self.frame["damage"].dropna()]
-        return results + (self.journals.damages if "journals" in self.__dict__ else [])
+        read = self.journals.damages if "journals" in self.__dict__ else []
+        return [*results, *read, *damaged(folder(self.results), done(self.frame)["cell"])]

@@ -22,6 +22,7 @@ from pruning.core.trace import NAME as TRACE
 
 from ..data.load import cells_of
 from ..data.mlflow_store import folder, is_archive
+from ..data.side_files import ROUTING, side_files
 
 FOLDER = ".drawn"
 LIBRARIES = ("jinja2", "matplotlib", "numpy", "pandas", "scipy")
@@ -60,10 +61,12 @@ def _study(results: str, study: str | None) -> Iterator[str]:
     yield str(study)
     if study is not None:
         yield _line(study_list.path_of(root, study), root)
-    yield from (_line(path, root) for path in sorted((root / "routing").glob("*/routing.json")))
+    yield from (_line(path, root) for path in sorted(root.glob(ROUTING)))
+    beside = set()
     for key in keys:
         yield from (_line(root / key / name, root) for name in (NAME, TRACE, LOG))
-        yield from (_line(path, root) for path in sorted((root / key / "healed").glob("*/evaluation.json")))
+        beside |= {*side_files(root, key)}
+    yield from (_line(path, root) for path in sorted(beside))
 
 
 def _line(path: Path, root: Path) -> str:

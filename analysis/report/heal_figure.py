@@ -42,8 +42,11 @@ def healing(points: Sequence[Point]) -> Markup:
 
 
 def figure(cell: Path, record: HealRecord) -> Markup:
-    """The drawing of a cell's healing; empty if its curve is missing."""
-    return healing(read(cell / record["folder"] / NAME))
+    """The drawing of a cell's healing; empty if its curve is missing or damaged."""
+    try:
+        return healing(read(cell / record["folder"] / NAME))
+    except ValueError:  # a line that is no JSON; the command names the file at its end
+        return Markup()
 
 
 def facts(record: Any) -> Iterator[tuple[str, str]]:

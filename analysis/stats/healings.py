@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import numpy as np
 import pandas as pd
 
 from pruning.core import atomic_files
+from pruning.core.errors import DamagedError
 from pruning.core.mask import Mask
 from pruning.core.result import read_done
 from pruning.healing.settings import RUNNING
@@ -78,6 +80,8 @@ def healed_masks(
     Only the most frequent repair, and healings with the most frequent settings, are used, so that masks differ in
     nothing else. Masks without the losses of windows are left out.
     """
+    if (values := f"pruned/{metric}") in cells:
+        cells = cells[cells[values].notna()]  # without cells that were measured on other windows than most
     chosen, repair = _settings(results, cells), _repair(cells)
     found: dict[tuple[str, float], dict[Mask, HealedMask]] = defaultdict(dict)
     for row in cells.to_dict("records"):
@@ -97,13 +101,20 @@ def healed_masks(
         if plain:  # healings of repaired masks are another question
             for settings, path in _healings(folder):
                 if _comparable(settings) == chosen:
-                    kept = _read(path / "evaluation.json").get("records", {}).get(metric)
-                    state = State(settings["tokens"], "healed")
-                    one.add(state, kept and losses_of(results / kept), samples, settings["seed"])
+                    losses = _healed_losses(results, path, result, metric)
+                    one.add(State(settings["tokens"], "healed"), losses, samples, settings["seed"])
     return {
         stratum: [one for one in masks.values() if one.dense is not None and PRUNED in one.states]
         for stratum, masks in found.items()
     }
+
+
+def _healed_losses(results: Path, healing: Path, result: Any, metric: str) -> Losses | None:
+    """The losses of a healed mask; None if they are not of the same windows as those of the mask itself."""
+    kept = _read(healing / "evaluation.json").get("records", {}).get(metric)
+    of_mask = Path(result["evaluation"].get("records", {}).get(metric, {}).get("pruned", ""))
+    same = kept is not None and Path(kept).parent.name.startswith(f"{of_mask.parent.name}-healed-")
+    return losses_of(results / kept) if same else None
 
 
 def _repair(cells: pd.DataFrame) -> str | None:
@@ -115,7 +126,8 @@ def _repair(cells: pd.DataFrame) -> str | None:
 def _healings(cell: Path) -> Iterator[tuple[dict[str, Any], Path]]:
     """The settings and the folder of each finished healing of a cell's own mask."""
     for path in sorted((cell / "healed").glob("*/heal.json")):
-        yield _read(path)["settings"], path.parent
+        if "settings" in (record := _read(path)):
+            yield record["settings"], path.parent
 
 
 def _settings(results: Path, cells: pd.DataFrame) -> str | None:
@@ -130,4 +142,7 @@ def _comparable(settings: dict[str, Any]) -> str:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    return dict(atomic_files.read_json(path)) if path.exists() else {}
+    """The record in a file; empty if there is none, or if it is damaged: the command names such files at its end."""
+    with suppress(FileNotFoundError, DamagedError):
+        return dict(atomic_files.read_json(path))
+    return {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -10,13 +9,15 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from pruning.core.atomic_files import read_json
+from pruning.core.errors import DamagedError
 from pruning.core.result import TERMS, DoneResult
 
 
 def kept_terms(
     results: Path, result: DoneResult, metric: str, which: str = "pruned"
 ) -> Mapping[str, Any] | None:
-    """The terms of a cell's mask, or of the dense model; None if they were not kept, as in older versions."""
+    """The terms of a cell's mask, or of the dense model; None if they were not kept, or are damaged."""
     records = cast(Mapping[str, Any], result["evaluation"]).get("records", {})
     if (path := records.get(metric, {}).get(which)) is None:
         return None
@@ -24,11 +25,14 @@ def kept_terms(
 
 
 def terms_beside(measured: Path) -> Mapping[str, Any] | None:
-    """The terms that were kept beside the file of a measurement; None if there are none."""
+    """The terms that were kept beside the file of a measurement; None if there are none, or if it is damaged."""
     kept = measured.with_name(f"{measured.stem}.{TERMS}")
     if not kept.exists():
         return None
-    return cast(Mapping[str, Any], json.loads(kept.read_text(encoding="utf-8")))
+    try:
+        return cast(Mapping[str, Any], read_json(kept))
+    except DamagedError:  # the command names the file at its end (`data.side_files`)
+        return None
 
 
 def hits(terms: Mapping[str, Any]) -> NDArray[np.float64] | None:
