@@ -141,7 +141,7 @@ def _foot(finished: pd.DataFrame, metrics: Sequence[Metric]) -> str:
     parts = ["a block is two squares: attention above, MLP below"] if has_sublayers(finished) else []
     if (several := most_cells(finished)) > 1:
         one = "shade: share of the draws that remove a block"
-        many = "each thin line is one calibration draw, in the order of data and seeds"
+        many = "each thin line is one cell, in the order of data, draws and seeds"
         parts.append(one if shaded(several) else many)
     if metrics:
         parts.append("right of the squares: " + " and ".join(metric.label for metric in metrics))

@@ -112,9 +112,10 @@ def _panel(axes: Axes, chosen: pd.DataFrame, look: dict[str, tuple[str, str]], m
 
 def _words(row: pd.Series[Any]) -> str:
     """The panel's correlation, with how many searches, distinct masks and draws it is computed from."""
-    masks, draws = int(row["distinct_masks"]), int(row["cells"])
+    masks, cells, draws = int(row["distinct_masks"]), int(row["cells"]), int(row["draws"])
     counts = f"n = {row['searches']} searches, {row['distinct']} distinct\n"
-    counts += str(row["draws_note"]) or f"{draws} draw{'s' * (draws != 1)}"
+    of_draws = f"{cells} cells of " * (cells > draws) + f"{draws} draw{'s' * (draws != 1)}"
+    counts += str(row["draws_note"]) or of_draws
     counts += f", {masks} distinct mask{'s' * (masks != 1)}"
     if row["note"]:
         return f"{wrapped(str(row['note']), 34, ' ')}\n{counts}"

@@ -115,9 +115,9 @@ def _label(axes: Axes, keys: Sequence[tuple[str, str]], named: bool) -> None:
     axes.set_yticks(places, searches if named else [""] * len(keys), fontsize=SMALL - 0.5)
     axes.tick_params(length=0, pad=2)
     for middle, name in zip((starts[1:] + starts[:-1]) / 2, objectives, strict=True):
-        text: dict[str, Any] = {"fontsize": SMALL, "ha": "center", "color": GREY}
-        axes.text(middle, -0.4, name, va="bottom", **text)
-        axes.text(len(keys) + 0.4, middle, name, va="center", rotation=270, **(text | {"ha": "left"}))
+        text: dict[str, Any] = {"fontsize": SMALL, "color": GREY, "textcoords": "offset points"}
+        axes.annotate(name, (middle, 0), (0, 2), ha="center", va="bottom", **text)
+        axes.annotate(name, (len(keys), middle), (3, 0), ha="left", va="center", rotation=270, **text)
     for side in axes.spines.values():
         side.set_visible(False)
 

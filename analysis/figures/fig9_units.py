@@ -29,7 +29,7 @@ from ..data.metrics import of_windows
 from ..data.mlflow_store import folder
 from ..data.study import AskedStudy
 from ..stats.frames import groups
-from ..stats.removal import bare, compensated
+from ..stats.removal import LATENCY, bare, compensated
 from ..stats.window_pairs import paired, window_losses
 from .cli import arguments, run
 from .legends import legend, line_key
@@ -39,7 +39,7 @@ SAME = [
     *("bare", "objective", "calibration", "samples", "length", "draw", "algo", "ratio"),
     *("compensation", "seed", "protect_first", "protect_last"),
 ]
-LINE = ["algo", "ratio", "compensation"]
+LINE = ["algo", "ratio", "cost", "compensation"]
 UNITS = ("sublayer", "attention", "mlp")
 TIMES = "\N{MULTIPLICATION SIGN}"
 SIGN = {"sublayer": "attention and MLP apart", "attention": "attention only", "mlp": "MLP only"}
@@ -119,7 +119,7 @@ def draw(rows: pd.DataFrame, title: str, metric: str) -> Figure:
 def _panel(
     axes: Axes,
     rows: pd.DataFrame,
-    lines: list[tuple[str, float, str]],
+    lines: list[tuple[str, float, str, str]],
     look: dict[str, tuple[str, str]],
     limits: tuple[float, float],
     named: bool,
@@ -136,9 +136,10 @@ def _panel(
             axes.plot(row["difference"], height, marker, color=colour, ms=5, mec="white", mew=0.6)
     axes.axvline(0, color="0.6", lw=0.8, zorder=0)
     axes.set(ylim=(len(lines) - 0.5, -0.5), xlim=limits)
+    of_time = ("", " of the time")
     removed = [
-        f"{algo}, {100 * ratio:g} % removed{compensated(how).replace(' ', chr(10))}"
-        for algo, ratio, how in lines
+        f"{algo}, {100 * ratio:g} %{of_time[cost == LATENCY]} removed{compensated(how).replace(' ', chr(10))}"
+        for algo, ratio, cost, how in lines
     ]
     axes.set_yticks(range(len(lines)), removed if named else [""] * len(lines), fontsize=SMALL + 0.5)
     axes.tick_params(axis="y", length=0)

@@ -13,7 +13,7 @@ from ..data.load import done
 from ..stats import overlap, overlap_pairs, pairing
 from ..stats.draw_means import CellDraws
 from ..stats.frames import groups
-from ..stats.grid import COMPARISONS, STRATUM, Labels
+from ..stats.grid import COMPARISONS, STRATUM, Labels, labels
 from .style import ordered
 
 SAME, APART, BETWEEN = "same samples", "no common samples", "other draws"
@@ -28,10 +28,10 @@ def heat(frame: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     for (model, k), cells in groups(done(frame), STRATUM):
-        drawn = CellDraws.of(cells)
+        drawn, protected = CellDraws.of(cells), labels(cells, ["protect_first", "protect_last"])
         place = pd.Series(np.arange(len(cells)), cells.index)
         searches = {
-            name: _Search.of(part, drawn, place[part.index].to_numpy())
+            name: _Search.of(part, drawn, protected, place[part.index].to_numpy())
             for name, part in groups(cells, ["objective", "algo"])
         }
         keys = [(o, a) for o in sorted(cells["objective"].unique()) for a in ordered(cells["algo"])]
@@ -45,18 +45,22 @@ def heat(frame: pd.DataFrame) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class _Search:
-    """The masks of one search, and the draw and the data of each."""
+    """The masks of one search, the draw and the data of each, and a number for its protected blocks."""
 
     masks: overlap.MaskSet
     drawn: CellDraws
+    protected: Labels
 
     @classmethod
-    def of(cls, cells: pd.DataFrame, drawn: CellDraws, rows: Labels) -> _Search:
-        return cls(overlap.MaskSet.of(cells), drawn.take(rows))
+    def of(cls, cells: pd.DataFrame, drawn: CellDraws, protected: Labels, rows: Labels) -> _Search:
+        return cls(overlap.MaskSet.of(cells), drawn.take(rows), protected[rows])
 
 
 def _between(first: _Search | None, second: _Search | None) -> tuple[NDArray[np.float64], str]:
-    """Corrected overlaps of the compared masks of two searches, and how they are paired."""
+    """Corrected overlaps of the compared masks of two searches, and how they are paired.
+
+    Masks with different protected blocks are not compared, because both need the same open blocks in the null model.
+    """
     if first is None or second is None:
         return np.zeros(0), ""
     if first is second:
@@ -66,6 +70,8 @@ def _between(first: _Search | None, second: _Search | None) -> tuple[NDArray[np.
         how = SAME
         if not len(i):
             i, j, how = *_all(len(first.drawn.draw), len(second.drawn.draw)), APART
+    alike = first.protected[i] == second.protected[j]
+    i, j = i[alike], j[alike]
     return first.masks.pairs(i, j, second.masks).corrected, how
 
 

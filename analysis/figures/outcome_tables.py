@@ -88,10 +88,10 @@ def typeset(rows: pd.DataFrame, metric: Metric, title: str, which: int) -> Figur
 
 
 def counted(rows: pd.DataFrame) -> str:
-    """What the means of a table are over: `n = 6 cells (calibration data and draws)`."""
+    """What the means of a table are over: `n = 6 cells (calibration data, draws and seeds)`."""
     known = sorted({int(n) for n in rows["asked"].dropna()})
     n = f"{known[0]}" if len(known) == 1 else f"{known[0]} to {known[-1]}"
-    return f"n = {n} cell{'s' * (known != [1])} (calibration data and draws)"
+    return f"n = {n} cell{'s' * (known != [1])} (calibration data, draws and seeds)"
 
 
 def _width(strata: Sequence[tuple[str, int]]) -> float:

@@ -67,7 +67,12 @@ def _end(cells: pd.DataFrame) -> dict[str, Any]:
     named = {"scores": "asked", "seconds": "seconds_alone", "forwards": "forwards_alone"}
     costs = {cost: float(cells[column].astype(float).mean()) for cost, column in named.items()}
     excess = over_draws(cells["regret"], CellDraws.of(cells))
-    ends = {"excess": excess.mean, "low": max(0.0, excess.low), "high": excess.high, "draws": excess.draws}
+    ends = {
+        "excess": excess.mean,
+        "low": float(np.maximum(0.0, excess.low)),
+        "high": excess.high,
+        "draws": excess.draws,
+    }
     return {"cells": len(cells), **costs, **ends}
 
 

@@ -19,6 +19,7 @@ from ..stats.estimates import IntervalEstimate, Shares
 from ..stats.grid import STRATUM
 from ..stats.item_noise import item_noise
 from ..stats.noise_alone import NoiseAlone, noise_alone
+from ..stats.removal import bare
 from ..stats.search_means import rivals
 from .style import number
 
@@ -123,13 +124,17 @@ def across(frame: pd.DataFrame, named: dict[str, Any]) -> pd.DataFrame:
 
     q controls the false discovery rate over all tests. Masks of different models are not compared,
     because no distance between such masks is defined. For the same reason, losses of different objectives are not
-    compared.
+    compared. Cells with other units, budgets or compensations are never compared: each kind counts by itself.
     """
+    kinds = frame["model"].map(bare)
+    frame = frame.assign(
+        model=kinds, removal=[m.removeprefix(k) for m, k in zip(frame["model"], kinds, strict=True)]
+    )
     parts = []
     for label, (values, _) in named.items():
         use, known, _ = _used(frame, values)
         within = WITHIN.get(label, ())
-        sources = between(use, known, within)
+        sources = between(use, known, (*within, "removal"))
         undefined = sources["source"].map(lambda name, w=within: any(column in name for column in w))
         sources.loc[undefined, "note"] = f"not defined: compared within one {' and '.join(within)} only"
         parts.append(sources.assign(outcome=label))

@@ -143,8 +143,9 @@ FIGURES = (
     FigureEntry(
         "fig10_healing",
         "Do masks still differ after repair and healing?",
-        "Left: held-out perplexity of each mask, pruned and after each budget of healing; crosses are repaired. "
-        "Middle: rank correlation with the pruned masks. Right: share of the lost loss that each mask regains.",
+        "Left: held-out loss of each mask above the dense model's, pruned and after each budget of healing; crosses "
+        "are repaired. Middle: rank correlation with the pruned masks. Right: share of the lost loss that each mask "
+        "regains.",
         _healing,
         lambda m: any({"heal", "repair"} & {*record} for record in m.records.values()),
     ),

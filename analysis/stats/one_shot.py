@@ -8,15 +8,14 @@ samples, so the gain is flattering to the better search.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy import stats
 
 from .crossed import complete_scores
+from .draw_means import DATA, CellDraws, DrawMean, over_draws
 from .frames import groups
 from .grid import DRAW, labels
 from .regret import PROBLEM
@@ -24,7 +23,7 @@ from .removal import budgets
 from .window_pairs import paired
 
 REFERENCE = "one_shot"
-COLUMNS = ["model", "k", "objective", "draw_number", "gain", "low", "high", "relative"]
+COLUMNS = ["model", "k", "objective", "drawn", "gain", "low", "high", "relative"]
 Trace = Sequence[Mapping[str, Any]]
 
 
@@ -32,20 +31,20 @@ def gains(cells: pd.DataFrame, traces: Mapping[str, Trace]) -> pd.DataFrame:
     """One row per problem that one-shot solved: the gain of the best known mask, with its 95 percent interval.
 
     The gain is the mean paired difference of losses. `relative` is the gain divided by the rise of one-shot's loss
-    above the dense model's, NaN if one-shot's mask lowers the loss. `draw_number` numbers the calibration samples.
-    Problems whose losses are not plain means over samples, or that one search alone has scored, are left out.
+    above the dense model's, NaN if one-shot's mask lowers the loss. `drawn` numbers the draw, the data and its
+    source. Problems whose losses are not plain means over samples, or that one search alone has scored, are left out.
     """
     rows = []
-    numbered = cells.assign(
-        draw_number=labels(cells, DRAW), budget_record=pd.Series(budgets(cells), cells.index)
-    )
+    numbers = list(zip(*(labels(cells, columns) for columns in (DRAW, DATA, ["calibration"])), strict=True))
+    drawn, removed = (pd.Series(values, cells.index) for values in (numbers, budgets(cells)))
+    numbered = cells.assign(drawn=drawn, budget_record=removed)
     for _, problem in groups(numbered, PROBLEM):
         own = problem[problem["algo"] == REFERENCE]
         if len(own) and problem["algo"].nunique() > 1:
             row = own.iloc[0]
             known = _losses(problem, traces)
             if (found := _gain(row, known)) is not None:
-                rows.append([row["model"], row["k"], row["objective"], row["draw_number"], *found])
+                rows.append([row["model"], row["k"], row["objective"], row["drawn"], *found])
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
@@ -74,21 +73,8 @@ def _gain(row: pd.Series[Any], known: Mapping[tuple[int, ...], NDArray[np.float6
     return [found.mean, found.low, found.high, found.mean / damage if damage > 0 else float("nan")]
 
 
-@dataclass(frozen=True)
-class MeanGain:
-    """The mean relative gain over problems, with its 95 percent interval over draws."""
-
-    mean: float
-    low: float
-    high: float
-    draws: int
-
-
-def mean_gain(problems: pd.DataFrame) -> MeanGain:
-    """The mean of `relative`, from the means of single draws: problems that share samples are not independent."""
-    by_draw = problems.dropna(subset="relative").groupby("draw_number")["relative"].mean()
-    n, mean = len(by_draw), float(by_draw.mean())
-    if n < 2:
-        return MeanGain(mean, float("nan"), float("nan"), n)
-    half = float(stats.t.ppf(0.975, n - 1) * by_draw.std(ddof=1) / np.sqrt(n))
-    return MeanGain(mean, mean - half, mean + half, n)
+def mean_gain(problems: pd.DataFrame) -> DrawMean:
+    """The mean of `relative` over problems, with its interval over draws. Problems can share a draw."""
+    known = problems.dropna(subset="relative")
+    numbers = np.array(known["drawn"].to_list(), dtype=np.int64).reshape(-1, 3)
+    return over_draws(known["relative"], CellDraws(*numbers.T))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 
@@ -52,9 +54,10 @@ def pairs(frame: pd.DataFrame, comparison: str) -> pd.DataFrame:
 
 
 def mean(pairs: pd.DataFrame) -> DrawMean:
-    """The mean corrected overlap of pairs, with its interval over calibration draws."""
+    """The mean corrected overlap of pairs, with its interval over calibration draws, which ends at 1."""
     ends = [CellDraws(*(pairs[f"{name}_{end}"].to_numpy() for name in OF_DRAWS)) for end in "ab"]
-    return over_pairs(pairs["corrected"], *ends)
+    mean = over_pairs(pairs["corrected"], *ends)
+    return replace(mean, high=float(np.minimum(1.0, mean.high)))
 
 
 def note(frame: pd.DataFrame) -> str:

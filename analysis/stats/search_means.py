@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from .frames import groups
-from .grid import SETTING, labels
+from .grid import DRAW, SETTING, labels
 
 REFERENCE = "exhaustive"
 
@@ -47,11 +47,14 @@ def compared(panel: pd.DataFrame, outcomes: Sequence[str] = ()) -> tuple[pd.Data
 
 
 def means(panel: pd.DataFrame, outcomes: list[str]) -> pd.DataFrame:
-    """One row for each search: number of cells, means of the outcomes, and the found `masks`, sorted by draw."""
+    """One row for each search: its cells and draws, means of the outcomes, and the found `masks`, sorted by draw."""
     cells, note = compared(panel, outcomes)
     rows = []
     for algo, searched in groups(cells, "algo"):
         order = searched.sort_values(["calibration", "draw"])
         masks = tuple(zip(order["calibration"], order["draw"], order["dropped"], strict=True))
-        rows.append([algo, len(searched), *(searched[outcome].mean() for outcome in outcomes), masks, note])
-    return pd.DataFrame(rows, columns=["algo", "cells", *outcomes, "masks", "draws_note"])
+        draws = len(set(labels(searched, DRAW)))
+        rows.append(
+            [algo, len(searched), draws, *(searched[outcome].mean() for outcome in outcomes), masks, note]
+        )
+    return pd.DataFrame(rows, columns=["algo", "cells", "draws", *outcomes, "masks", "draws_note"])

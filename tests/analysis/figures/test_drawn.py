@@ -100,7 +100,14 @@ def assert_equal(drawn: list[tuple[float, float]], rows: pd.DataFrame) -> None:
 
 def panel(rows: list[tuple[str, float, float]], objective: str) -> pd.DataFrame:
     table = pd.DataFrame(rows, columns=["algo", "perplexity_rank", "accuracy_rank"])
-    known: dict[str, Any] = {"objective": objective, "model": "m", "k": 3, "cells": 4, "searches": len(rows)}
+    known: dict[str, Any] = {
+        "objective": objective,
+        "model": "m",
+        "k": 3,
+        "cells": 4,
+        "draws": 4,
+        "searches": len(rows),
+    }
     known |= {"distinct": 3, "distinct_masks": 9, "note": "", "draws_note": "", "spearman": 0.5, "q": 0.2}
     return table.assign(**known, low=-0.1, high=0.9)
 

@@ -73,7 +73,7 @@ def test_results_without_the_losses_of_windows_are_left_out(launch: Command, tmp
 
 def test_the_upper_axis_shows_factors_of_the_perplexity() -> None:
     known = {"model": "m", "objective": "o", "algo": "greedy", "ratio": 0.1, "unit": "sublayer", "windows": 8,
-             "compensation": "none"}  # fmt: skip
+             "compensation": "none", "cost": "parameters"}  # fmt: skip
     rows = pd.DataFrame([known | {"difference": -0.1, "low": -0.3, "high": 0.2}])
     figure = draw(rows, "a study", METRIC)
     figure.draw_without_rendering()

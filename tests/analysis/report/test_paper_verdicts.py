@@ -55,7 +55,8 @@ def study(overlaps: Any = None, **replaced: Any) -> Any:
             "pruned/acc/a/stderr": 0.001,
         }
     )
-    gains = pd.DataFrame({"objective": "perplexity", "draw_number": [0, 1, 2, 3], "low": [-0.1, 0.1, 0.2, 0.1],
+    drawn = [(n, 0, 0) for n in range(4)]
+    gains = pd.DataFrame({"objective": "perplexity", "drawn": drawn, "low": [-0.1, 0.1, 0.2, 0.1],
                           "relative": [0.3, 0.35, 0.4, 0.3]})  # fmt: skip
     agreements = pd.DataFrame(
         {"statistic": "spearman", "masks": "all", "value": [-0.9, 0.3, np.nan], "q": [0.01, 0.5, np.nan]}

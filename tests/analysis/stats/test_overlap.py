@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from analysis.figures import mask_overlaps
 from analysis.stats import overlap, overlap_groups, overlap_pairs, pairing
 from analysis.stats.grid import CELL, COMPARISONS
 from pruning.core.mask import Mask
@@ -85,6 +86,16 @@ def test_pairs_with_other_protected_blocks_are_left_out() -> None:
     cells = frame(objectives=1, data=1, draws=1, algos=3)
     cells = with_masks(cells, np.random.default_rng(0).random((3, 30))).assign(protect_first=[0, 0, 1])
     assert len(overlap_pairs.pairs(cells, "algorithms")) == 1
+    heats = mask_overlaps.heat(cells)
+    assert heats["pairs"].sum() == 1, "the same holds in the heat map"
+
+
+def test_an_interval_ends_at_the_largest_overlap_that_there_can_be() -> None:
+    pairs = pd.DataFrame({"corrected": [1.0, 1.0, 0.7, 1.0, 1.0, 1.0]})
+    for end, draws in (("a", [0, 0, 0, 1, 1, 2]), ("b", [1, 2, 3, 2, 3, 3])):
+        pairs = pairs.assign(**{f"draw_{end}": draws, f"data_{end}": 0, f"source_{end}": 0})
+    found = overlap_pairs.mean(pairs)
+    assert found.mean + (found.mean - found.low) > found.high == 1.0
 
 
 def test_overlaps_distinguish_objectives_from_chance() -> None:

@@ -355,6 +355,21 @@ def test_every_outcome_is_compared_across_models_and_ratios_if_it_has_a_distance
     assert not math.isnan(rows.loc[(MASKS, "ratio x algorithm"), "p"])
 
 
+def test_units_and_compensations_of_one_model_are_no_models() -> None:
+    from analysis.figures.variance_shares import across
+
+    cells = frame(models=("a", "a (sublayer)", "b", "b (sublayer)"), objectives=1, data=1, draws=3, algos=3)
+    noise = np.random.default_rng(0).normal(0, 0.01, len(cells))
+    units = 9.0 * cells["model"].str.contains("sublayer") + noise
+    found = across(cells, {"accuracy": (units, STRATUM)}).set_index("source")
+    assert found.loc["model", "df"] == 2, "a against b, within each kind of units"
+    assert found.loc["model", "ss"] < 1, "the difference of units is none of the models"
+    one = across(cells[cells["model"].str.startswith("a")], {"accuracy": (units, STRATUM)}).set_index(
+        "source"
+    )
+    assert one.loc["model", "df"] == 0
+
+
 @pytest.mark.slow
 def test_intervals_of_models_and_ratios_cover_what_they_should() -> None:
     """Coverage over 60 studies of the same panel with new draws. The mean share is taken as the truth."""

@@ -66,11 +66,14 @@ def test_gains_are_paired_on_the_same_samples() -> None:
 
 
 def test_a_gain_over_draws_is_that_of_their_means() -> None:
-    problems = pd.DataFrame({"draw_number": [0, 0, 1, 2], "relative": [0.1, 0.3, 0.4, 0.6]})
+    drawn = [(n, 0, 0) for n in (0, 0, 1, 1, 2, 2)]
+    problems = pd.DataFrame({"drawn": drawn, "relative": [0.1, 0.3, 0.3, 0.5, 0.5, 0.7]})
     found = mean_gain(problems)
     expected = stats.ttest_1samp([0.2, 0.4, 0.6], 0).confidence_interval(0.95)
     assert (found.mean, found.low, found.high) == pytest.approx((0.4, expected.low, expected.high))
     assert np.isnan(mean_gain(problems.iloc[:2]).low)
+    apart = problems.assign(drawn=[(n, n, n) for n, *_ in drawn])
+    assert np.isnan(mean_gain(apart).low), "each of the data was drawn once"
 
 
 def masks(by_draw: float, by_algo: float, seed: int) -> pd.DataFrame:
