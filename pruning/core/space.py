@@ -161,8 +161,12 @@ def space_of(mask: Mask, search: SearchRecord) -> Space:
 def check_size(ratio: float | None, k: int | None) -> None:
     """Raise InputError unless exactly one of `ratio` and `k` is given and its value is possible for some model."""
     if (ratio is None) == (k is None):
-        given = "neither is given" if k is None else f"both are given (ratio={ratio}, k={k})"
-        raise InputError(f"give either ratio or k, not both: {given}.")
+        if k is None:
+            raise InputError("give either ratio or k, not both: neither is given.")
+        raise InputError(
+            f"give either ratio or k, not both: both are given (ratio={ratio}, k={k}). If an experiment sets the "
+            "ratio, ratio=null removes it."
+        )
     if ratio is not None and not 0 < ratio < 1:
         raise InputError(f"ratio={ratio:g} is not a fraction of the blocks: choose one above 0 and below 1.")
     if k is not None and k < 1:
@@ -172,7 +176,7 @@ def check_size(ratio: float | None, k: int | None) -> None:
 def block_count(n_blocks: int, ratio: float | None, k: int | None) -> int:
     """Number of blocks to remove: `k` itself, or round(ratio * n_blocks).
 
-    Raises InputError if `check_size` does, and if `ratio` is so small that round(ratio * n_blocks) is 0.
+    Raises InputError if `check_size` does, and if round(ratio * n_blocks) is 0 or all blocks of several.
     """
     check_size(ratio, k)
     if ratio is None:
@@ -183,6 +187,11 @@ def block_count(n_blocks: int, ratio: float | None, k: int | None) -> int:
         raise InputError(
             f"ratio={ratio:g} of {n_blocks} blocks rounds to no block: "
             f"choose at least {1 / n_blocks:.3f}, or give k=1."
+        )
+    if rounded == n_blocks > 1:
+        raise InputError(
+            f"ratio={ratio:g} of {n_blocks} blocks rounds to all of them: choose at most "
+            f"{(n_blocks - 1) / n_blocks:.3f}, or give k={n_blocks - 1}."
         )
     return rounded
 

@@ -29,17 +29,21 @@ class Budget:
 def budget(values: Sequence[float], ratio: float, free: Sequence[int]) -> Budget:
     """A budget of `ratio` of all `values`; the sum of removed units may differ by half of the smallest free unit.
 
+    At least one unit stays.
     Raises InputError if no set of the units `free` reaches it.
     """
     total = sum(values)
     costs = tuple(max(1, round(SCALE * value / total)) for value in values)
     target, half = ratio * SCALE, min((costs[i] for i in free), default=0) / 2
-    made = Budget(costs, max(1, -int(-(target - half) // 1)), int(target + half))
+    most = min(int(target + half), sum(costs) - min(costs))
+    made = Budget(costs, max(1, -int(-(target - half) // 1)), most)
     if not fitting(made, 0, free):
-        most = sum(costs[i] for i in free) / SCALE
+        open_share = sum(costs[i] for i in free) / SCALE
         reason = (
-            f"the units that can be removed are only {most:.3g} of them"
-            if most < ratio
+            f"the units that can be removed are only {open_share:.3g} of them"
+            if open_share < ratio
+            else "nothing would be left of the model"
+            if made.least > most
             else f"no set of units comes as close as {half / SCALE:.2g} to it"
         )
         raise InputError(

@@ -154,7 +154,10 @@ def test_a_ratio_is_rounded_to_the_nearest_number_of_blocks(n_blocks: int, ratio
 @given(st.integers(1, 200), st.floats(0.001, 0.999))
 def test_a_ratio_means_round_of_ratio_times_blocks_or_an_error(n_blocks: int, ratio: float) -> None:
     expected = round(ratio * n_blocks)
-    if expected:
+    if expected == n_blocks > 1:
+        with pytest.raises(InputError, match=f"of {n_blocks} blocks rounds to all of them"):
+            block_count(n_blocks, ratio, None)
+    elif expected:
         assert block_count(n_blocks, ratio, None) == expected
     else:
         with pytest.raises(InputError, match=f"of {n_blocks} blocks rounds to no block: .*k=1"):
@@ -192,6 +195,14 @@ def test_the_smallest_ratio_that_the_message_offers_is_accepted() -> None:
     with pytest.raises(InputError, match=r"ratio=0\.01 of 12 .* at least 0\.083"):
         block_count(12, 0.01, None)
     assert block_count(12, 0.083, None) == 1
+
+
+@pytest.mark.parametrize("n_blocks", [2, 3, 6, 7, 126])
+def test_the_largest_ratio_that_the_message_offers_is_accepted(n_blocks: int) -> None:
+    with pytest.raises(InputError, match="rounds to all of them: choose at most") as refused:
+        block_count(n_blocks, 0.999, None)
+    offered = float(str(refused.value).partition("at most ")[2].partition(",")[0])
+    assert block_count(n_blocks, offered, None) == n_blocks - 1
 
 
 def test_space_protects_both_ends() -> None:
