@@ -31,6 +31,7 @@ def export_model(
     If `out` ends in `.gguf`, the blocks are cut out of the model's GGUF file (docs/gguf.md), and the path of the new
     file is returned. The model must have been loaded from such a file.
     """
+    model.check_mask(mask)
     target = directory(out)
     with ExitStack() as stack:
         settings, in_memory = model.settings, None

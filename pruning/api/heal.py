@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from pruning.api.arguments import check_types, list_of_texts
 from pruning.api.model import PrunableModel, wrap_model
 from pruning.calibration.text import start_tokens, token_ids
 from pruning.core.errors import InputError, unknown
@@ -49,7 +50,8 @@ def heal_mask(
     if texts is None:
         text = draw_text(chosen, model.tokenizer)
     else:
-        text = packed(token_ids(texts, model.tokenizer, None), start_tokens(model.tokenizer), chosen, "texts")
+        given = list_of_texts(texts, "texts")
+        text = packed(token_ids(given, model.tokenizer, None), start_tokens(model.tokenizer), chosen, "texts")
     place = None if folder is None else Path(folder) / digest([mask.to_json(), _weights_sha256(model.module)])
     healed = heal(model.language_model, mask, text, chosen, place)
     module = copy.deepcopy(model.module)
@@ -80,6 +82,7 @@ def _settings(how: str, settings: dict[str, Any]) -> Training:
         if name not in known:
             raise unknown("setting of a healing", name, known)
     chosen = dataclasses.replace(option, **settings)
+    check_types(chosen)
     chosen.check()
     if chosen.candidates != 1:
         raise InputError(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, TypeAlias
 
+from pruning.api.arguments import check_ids, check_type, list_of_texts
 from pruning.api.model import PrunableModel
 from pruning.api.samples import Draw, ItemList, item_rows
 from pruning.calibration.samples import Row, Samples
@@ -86,6 +87,8 @@ def draw_data(
     limit: int | None = None,
 ) -> dict[str, Samples]:
     """The samples of each metric. Raises InputError if there is nothing to measure, or a set is malformed."""
+    check_type("window", window, int)
+    check_type("limit", limit, int | None)
     if window < SHORTEST:
         raise InputError(f"window={window} is too short: give at least {SHORTEST} tokens.")
     if limit is not None and limit < 1:
@@ -94,24 +97,22 @@ def draw_data(
         raise InputError("there is nothing to measure on: give texts=[...], items=[...], or both.")
     data: dict[str, Samples] = {}
     for name, members in _named(texts or {}, "texts").items():
-        rows = tuple(islice(_windows(members, model.tokenizer, window), limit))
+        given = list_of_texts(members, "texts" if name == "texts" else f"texts['{name}']")
+        rows = tuple(islice(_windows(given, model.tokenizer, window), limit))
         if not rows:
             raise InputError(f"the texts of '{name}' hold nothing to predict: give at least two tokens.")
         data[f"ppl/{name}"] = Samples("text", name, rows, 0)
     for name, pool in _named(items or {}, "items").items():
-        chosen = pool[:limit]
+        chosen = list(pool)[:limit]
         data[f"acc/{name}"] = item_rows(model, chosen, Draw(len(chosen), None, 0))
+    check_ids(model, data)
     check_evaluation(data, Reader(model.name, context_length_of(model.module.config), model.tokenizer))
     return data
 
 
 def _named(sets: Any, name: str) -> dict[str, Any]:
     """Sets by name; a plain list gets the name of its argument."""
-    return (
-        {str(key): list(value) for key, value in sets.items()}
-        if isinstance(sets, Mapping)
-        else {name: list(sets)}
-    )
+    return {str(key): value for key, value in sets.items()} if isinstance(sets, Mapping) else {name: sets}
 
 
 def _windows(texts: Sequence[str], tokenizer: Any, window: int) -> Iterator[Row]:

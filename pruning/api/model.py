@@ -44,7 +44,11 @@ class PrunableModel:
         return self.language_model.info.n_blocks
 
     def check_mask(self, mask: Mask, what: str = "the mask") -> None:
-        """Raise InputError if a mask is for another number of blocks."""
+        """Raise InputError if a mask is none, or for another number of blocks."""
+        if not isinstance(mask, Mask):
+            raise InputError(
+                f"{what} is {mask!r}: give a mask, such as pruning.Mask({self.n_blocks}, (2, 3))."
+            )
         if mask.n_blocks != self.n_blocks:
             raise InputError(f"{what} is for {mask.n_blocks} blocks, and {self.name} has {self.n_blocks}.")
 
@@ -57,6 +61,7 @@ class PrunableModel:
         """
         from pruning.models.units import masked
 
+        self.check_mask(mask)
         with masked(self.module, mask):
             yield self.module
 

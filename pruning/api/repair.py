@@ -6,6 +6,7 @@ import copy
 import dataclasses
 from typing import Any
 
+from pruning.api.arguments import check_types
 from pruning.api.model import PrunableModel, wrap_model
 from pruning.api.samples import Calibration, Draw, draw_samples
 from pruning.core.errors import InputError, unknown
@@ -68,4 +69,6 @@ def _settings(how: str, settings: dict[str, Any]) -> Linear:
     for name in settings:
         if name not in known:
             raise unknown("setting of a repair", name, known)
-    return dataclasses.replace(option, **settings)
+    chosen = dataclasses.replace(option, **settings)
+    check_types(chosen)
+    return chosen

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias, cast
 
+from pruning.api.arguments import check_ids, check_types
 from pruning.api.model import PrunableModel
 from pruning.calibration.item_records import read_item
 from pruning.calibration.items import ItemDraw
@@ -39,18 +40,35 @@ class Draw:
 
 def draw_samples(model: PrunableModel, data: Calibration, draw: Draw, objective: Any) -> Samples:
     """Samples in random order, as a cell draws them. Raises InputError if the data are too few or malformed."""
+    check_types(draw, ("samples", "length", "seed"))
+    drawn = _drawn(model, data, draw, objective)
+    check_ids(model, {"calibration": drawn})
+    return drawn
+
+
+def _drawn(model: PrunableModel, data: Calibration, draw: Draw, objective: Any) -> Samples:
     if isinstance(data, Samples):
+        _refuse(draw, ("samples", "length"), "these samples were drawn already")
         return data
     if data is None or isinstance(data, str):
         drawn: Samples = _option(data, draw, objective).draw(model.tokenizer)
         return drawn.shuffled()
-    if not data:
+    given = list(data)
+    if not given:
         raise InputError(
             "calibration is an empty list: give texts (str) or items (question, choices, answer)."
         )
-    if all(isinstance(one, str) for one in data):
-        return text_windows(model, cast(Texts, data), draw).shuffled()
-    return item_rows(model, cast(ItemList, data), draw).shuffled()
+    if all(isinstance(one, str) for one in given):
+        return text_windows(model, cast(Texts, given), draw).shuffled()
+    _refuse(draw, ("length",), "items have the length that they have")
+    return item_rows(model, cast(ItemList, given), draw).shuffled()
+
+
+def _refuse(draw: Draw, names: Sequence[str], why: str) -> None:
+    """Raise InputError if a size is given that would change nothing."""
+    for name in names:
+        if (value := getattr(draw, name)) is not None:
+            raise InputError(f"{draw.prefix} got {name}={value}, but {why}: leave it out.")
 
 
 def text_windows(model: PrunableModel, texts: Texts, draw: Draw) -> Samples:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pruning.algo import Algo
+from pruning.api.arguments import check_type, check_types
 from pruning.api.model import PrunableModel
 from pruning.api.samples import Calibration, Draw, draw_samples
 from pruning.api.search_result import SearchResult
@@ -49,6 +50,9 @@ def search_mask(
     need far too many evaluations, and LossError if a loss is NaN or infinite.
     """
     options = Settings(**_checked(settings))
+    for part in (options, options.forward, options.racing, options.near_ties):
+        check_types(part)
+    check_type("k", k, int | None)
     chosen_objective, chosen_algo = _built("objective", objective), _built("algo", algo)
     budget.check_budget(chosen_algo)
     options.forward.check()

@@ -204,6 +204,14 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "too many": ({"k": N_BLOCKS}, "cannot be removed"),
     "too short": ({"samples": 10_000_000}, "lower search_mask.samples"),
     "kind": ({"objective": "margin"}, "needs items"),
+    "k": ({"k": 2.0}, r"k=2\.0 has the wrong type: give a whole number or None"),
+    "k as text": ({"k": "2"}, "k='2' has the wrong type"),
+    "ratio": ({"k": None, "ratio": "0.2"}, "ratio='0.2' has the wrong type: give a number or None"),
+    "samples": ({"samples": "4"}, "samples='4' has the wrong type"),
+    "seed": ({"seed": 1.5}, r"seed=1\.5 has the wrong type: give a whole number"),
+    "truth": ({"seed": True}, "seed=True has the wrong type"),
+    "racing": ({"racing": 0.01}, r"racing=0\.01 has the wrong type: give a Racing"),
+    "forward": ({"forward": ForwardSettings(batch_tokens="many")}, "batch_tokens='many' has the wrong type"),  # type: ignore[arg-type]
 }
 
 
@@ -214,6 +222,58 @@ def test_bad_input_is_refused_before_anything_is_computed(
     monkeypatch.setattr("pruning.api.search.solve", lambda *_: pytest.fail("the search was started"))
     with pytest.raises(pruning.InputError, match=text):
         pruning.search_mask(model, TEXTS, **({"k": 2} | settings | QUIET))
+
+
+def test_one_text_is_no_list_of_texts(model: pruning.PrunableModel) -> None:
+    mask = pruning.Mask(N_BLOCKS, (1,))
+    for texts in (TEXTS[0], {"a": TEXTS[0]}):
+        with pytest.raises(pruning.InputError, match="is one text: give a list of texts"):
+            pruning.measure_mask(model, mask, texts=texts)  # type: ignore[arg-type]
+    with pytest.raises(pruning.InputError, match="texts is one text"):
+        pruning.heal_mask(model, mask, texts=TEXTS[0])
+    with pytest.raises(pruning.InputError, match=r"texts\[1\] is 3: give texts"):
+        pruning.measure_mask(model, mask, texts=["a text", 3])  # type: ignore[list-item]
+
+
+def test_texts_and_items_can_be_any_iterable(model: pruning.PrunableModel) -> None:
+    mask = pruning.Mask(N_BLOCKS, (1,))
+    given: dict[str, Any] = {"texts": TEXTS[:5], "items": ITEMS[:4]}
+    once: dict[str, Any] = {name: iter(values) for name, values in given.items()}
+    assert pruning.measure_mask(model, mask, **once) == pruning.measure_mask(model, mask, **given)
+    found = pruning.search_mask(model, iter(TEXTS), k=1, algo="one_shot", samples=2, length=16, **QUIET)  # type: ignore[arg-type]
+    assert found.samples.count == 2
+
+
+def test_what_is_no_mask_is_refused(model: pruning.PrunableModel, tmp_path: Path) -> None:
+    for use in (
+        lambda: pruning.measure_mask(model, [2, 3], texts=TEXTS[:2]),  # type: ignore[arg-type]
+        lambda: pruning.export_model(model, [2, 3], tmp_path / "out"),  # type: ignore[arg-type]
+        lambda: model.masked([2, 3]).__enter__(),  # type: ignore[arg-type]
+    ):
+        with pytest.raises(
+            pruning.InputError, match=r"the mask is \[2, 3\]: give a mask, such as pruning.Mask"
+        ):
+            use()
+
+
+def test_sizes_that_would_change_nothing_are_refused(model: pruning.PrunableModel) -> None:
+    found = pruning.search_mask(model, TEXTS, k=1, algo="one_shot", samples=2, length=16, **QUIET)
+    with pytest.raises(pruning.InputError, match="samples=1, but these samples were drawn already"):
+        pruning.search_mask(model, found.samples, k=1, samples=1, **QUIET)
+    with pytest.raises(pruning.InputError, match="repair_mask got length=8, but these samples"):
+        pruning.repair_mask(model, found.mask, found.samples, length=8)
+    with pytest.raises(pruning.InputError, match="length=8, but items have the length that they have"):
+        pruning.search_mask(model, ITEMS, k=1, objective="margin", length=8, **QUIET)
+
+
+def test_a_tokenizer_of_another_model_is_refused(wrapped: pruning.PrunableModel, model_folder: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(model_folder)
+    tokenizer.add_tokens(["garden"])
+    other = pruning.wrap_model(wrapped.module, tokenizer)
+    with pytest.raises(pruning.InputError, match="ppl/texts has the token id 512, and the model's"):
+        pruning.measure_mask(other, pruning.Mask(N_BLOCKS, (1,)), texts=["a garden"])
+    with pytest.raises(pruning.InputError, match="calibration has the token id 512"):
+        pruning.search_mask(other, ["a garden " * 50], k=1, samples=1, length=16, **QUIET)
 
 
 @pytest.mark.parametrize("data", [[], [" ", "\n"], [{"question": "?", "choices": ["a"], "answer": 0}]])
