@@ -13,16 +13,12 @@ from typing import Any
 
 import numpy as np
 
+from pruning.calibration.shared_runs import shared_runs
 from pruning.core import atomic_files
 from pruning.core.estimate import Estimate
 from pruning.core.hashing import file_sha256, text_sha256
 
 log = logging.getLogger(__name__)
-
-OVERLAP = 32  # two sets of windows share text if both contain the same run of this many tokens
-# If either set has windows of fewer than 64 tokens, a shared run of half the shorter window is enough. The run must
-# have at least this many tokens, or be the whole window if the window is shorter.
-SHORTEST = 20
 
 
 @dataclass(frozen=True)
@@ -161,8 +157,7 @@ class Samples:
             return 0
         if self.kind == "items":
             return len(self.keys & other.keys)
-        length = shared_length(self.length, other.length)
-        return len(self.runs(length) & other.runs(length))
+        return len({run for _, run in shared_runs(self.rows, other.rows)})
 
     def per_unit(self, values: Sequence[float]) -> list[list[float]]:
         """Group the values of all rows by sample."""
@@ -171,19 +166,8 @@ class Samples:
         remaining = iter(values)
         return [[next(remaining) for _ in unit] for unit in self.units]
 
-    def runs(self, length: int) -> set[tuple[int, ...]]:
-        """All runs of `length` adjacent tokens in the rows."""
-        ids = (row.input_ids for row in self.rows)
-        return {row[i : i + length] for row in ids for i in range(len(row) - length + 1)}
-
     def _text(self) -> str:
         return "".join(json.dumps(row.to_json()) + "\n" for row in self.rows)
-
-
-def shared_length(first: int, second: int) -> int:
-    """How many tokens a run must have to count as shared by two sets whose longest rows have these lengths."""
-    shortest = min(first, second)
-    return min(OVERLAP, shortest, max(SHORTEST, shortest // 2))
 
 
 def _window_key(number: int, row: Row) -> tuple[int, ...]:

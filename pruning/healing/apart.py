@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from pruning.calibration.samples import Row, Samples, shared_length
+from pruning.calibration import shared_runs
 from pruning.core.errors import InputError
 from pruning.evaluation import Data
 from pruning.evaluation.overlap import windows_of
@@ -23,7 +23,8 @@ def apart(text: HealingText, data: Mapping[str, Data], step: int) -> HealingText
     """
     for one in data.values():
         if (windows := windows_of(one)) is not None:
-            text = replace(text, windows=_kept(text.windows, windows), heldout=_kept(text.heldout, windows))
+            train, watch = (shared_runs.apart(rows, windows.rows) for rows in (text.windows, text.heldout))
+            text = replace(text, windows=train, heldout=watch)
     if not text.heldout or len(text.windows) < step:
         raise InputError(
             f"the healing text ({text.source}) shares passages with the evaluation's data in so many windows that "
@@ -31,11 +32,3 @@ def apart(text: HealingText, data: Mapping[str, Data], step: int) -> HealingText
             "choose another heal.seed, or other text with heal.source."
         )
     return text
-
-
-def _kept(rows: tuple[Row, ...], other: Samples) -> tuple[Row, ...]:
-    if not rows:
-        return rows
-    length = shared_length(max(len(row.input_ids) for row in rows), other.length)
-    known = other.runs(length)
-    return tuple(row for row in rows if known.isdisjoint(Samples("text", "", (row,), 0).runs(length)))

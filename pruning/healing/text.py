@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from pruning.calibration import sources
-from pruning.calibration.samples import Row, Samples, shared_length
+from pruning.calibration.samples import Row, Samples
+from pruning.calibration.shared_runs import apart
 from pruning.calibration.text import start_tokens, token_ids
 from pruning.core.errors import InputError
 from pruning.core.hashing import text_sha256
@@ -105,11 +106,11 @@ def packed(
     if not settings.stream:
         order = np.random.default_rng([settings.seed, 7]).permutation(len(cuts))
         cuts = [cuts[i] for i in order]
-    rows = [Row((*first, *cut), (1, settings.length)) for cut in cuts]
+    rows = tuple(Row((*first, *cut), (1, settings.length)) for cut in cuts)
     if calibration is not None:
-        rows = _apart(rows, calibration.only("text").rows)
+        rows = apart(rows, calibration.only("text").rows)
     heldout = rows[: settings.heldout]
-    windows = _apart(rows[settings.heldout :], heldout)
+    windows = apart(rows[settings.heldout :], heldout)
     needed = settings.steps * settings.windows
     endless = settings.stream and len(windows) >= needed
     if endless:
@@ -120,16 +121,7 @@ def packed(
             f"{settings.heldout} are held out and {settings.windows} are needed for a step. Lower heal.length, "
             "heal.heldout or heal.batch_tokens, or give more text."
         )
-    return HealingText(name, tuple(windows), tuple(heldout), settings.seed, endless)
-
-
-def _apart(rows: Sequence[Row], others: Sequence[Row]) -> list[Row]:
-    """The rows that share no run of tokens with other rows."""
-    if not rows or not others:
-        return list(rows)
-    length = shared_length(*(max(len(row.input_ids) for row in some) for some in (rows, others)))
-    known = Samples("text", "", tuple(others), 0).runs(length)
-    return [row for row in rows if known.isdisjoint(Samples("text", "", (row,), 0).runs(length))]
+    return HealingText(name, windows, heldout, settings.seed, endless)
 
 
 def warn_about_epochs(text: HealingText, settings: Training) -> float:
