@@ -18,7 +18,6 @@ from pruning.core.metric_names import error_of, metrics_among
 from pruning.evaluation.corpus import strided
 from pruning.evaluation.heldout import item_accuracy
 from pruning.evaluation.text import perplexity
-from pruning.models.loader import context_length_of
 from pruning.runs.cell_model import forward_with
 from pruning.runs.cell_settings import ForwardSettings
 from pruning.runs.check_data import Reader, check_evaluation
@@ -106,7 +105,7 @@ def draw_data(
         chosen = list(pool)[:limit]
         data[f"acc/{name}"] = item_rows(model, chosen, Draw(len(chosen), None, 0))
     check_ids(model, data)
-    check_evaluation(data, Reader(model.name, context_length_of(model.module.config), model.tokenizer))
+    check_evaluation(data, Reader.of(model.name, model.module.config, model.tokenizer))
     return data
 
 

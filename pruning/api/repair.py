@@ -12,7 +12,6 @@ from pruning.api.samples import Calibration, Draw, draw_samples
 from pruning.core.errors import InputError, unknown
 from pruning.core.mask import Mask
 from pruning.engine.map_settings import Linear
-from pruning.models.loader import context_length_of
 from pruning.objective.perplexity import Perplexity
 from pruning.runs.cell_model import forward_with
 from pruning.runs.cell_settings import ForwardSettings
@@ -48,7 +47,7 @@ def repair_mask(
             "the mask removes nothing, so there is nothing to repair: give one that removes some."
         )
     drawn = draw_samples(model, calibration, Draw(samples, length, seed, "repair_mask"), Perplexity())
-    reader = Reader(model.name, context_length_of(model.module.config), model.tokenizer)
+    reader = Reader.of(model.name, model.module.config, model.tokenizer)
     check_calibration(drawn, reader, "repair_mask")
     repair, _ = measure(forward_with(ForwardSettings(), model.language_model), drawn, mask, fit)
     weights = folded_weights(model.module, repair)

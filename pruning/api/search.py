@@ -13,7 +13,6 @@ from pruning.api.search_result import SearchResult
 from pruning.calibration import kinds_for
 from pruning.calibration.samples import Samples
 from pruning.core.errors import InputError, unknown
-from pruning.models.loader import context_length_of
 from pruning.objective import Calibrated, Objective
 from pruning.runs.cell_model import forward_with
 from pruning.runs.cell_settings import ForwardSettings
@@ -67,8 +66,7 @@ def search_mask(
         model, calibration, draw, objective if isinstance(objective, str) else chosen_objective
     )
     _check_kind(chosen_objective, samples)
-    most = context_length_of(model.module.config)
-    check_calibration(samples, Reader(model.name, most, model.tokenizer), "search_mask")
+    check_calibration(samples, Reader.of(model.name, model.module.config, model.tokenizer), "search_mask")
     losses = Calibrated(chosen_objective, forward_with(options.forward, model.language_model), samples)
     journal = Journal(None, space.n_blocks, space.unit)
     problem = Problem(chosen_algo, space, options.seed, options.racing, options.near_ties)

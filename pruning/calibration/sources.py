@@ -13,7 +13,7 @@ from itertools import chain
 from pathlib import Path
 
 from pruning.calibration.item_records import comparable_items, read_items
-from pruning.calibration.records import Item, existing, json_lines, read_text, text_field
+from pruning.calibration.records import Item, existing, json_records, read_text, text_field
 from pruning.calibration.source_settings import Source, TextSource, hub_errors
 from pruning.core.errors import InputError, UnreachableError, first_line, unknown
 from pruning.core.hub import use_hub
@@ -122,10 +122,11 @@ def _part(named: Iterable[tuple[str, str]], part: str) -> Iterator[str]:
 
 
 def _file_documents(path: Path, column: str, setting: str) -> Iterator[str]:
-    if path.suffix == ".jsonl":
-        for where, record in json_lines(path):
+    kind = path.suffix.lower()
+    if kind in (".json", ".jsonl"):
+        for where, record in json_records(path):
             yield text_field(record, column, where)
-    elif path.suffix == ".parquet":
+    elif kind == ".parquet":
         import pandas
 
         try:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pruning.core.errors import InputError
 from pruning.distributed import collectives
@@ -144,8 +144,8 @@ def _run_backward(forward: Forward, batch: Batch, share: float, weights: bool, u
         shares = chain.block_shares()
         gradient = _output_gradient(forward, batch, hidden[-1])
     for index in reversed(range(len(chain))):
-        chosen = [p for p in chain.weights(index) if weights and p.requires_grad]
-        with torch.enable_grad(), _timed(forward):
+        chosen = [weight for weight in chain.weights(index) if weights and weight.is_floating_point()]
+        with _differentiable(chosen), torch.enable_grad(), _timed(forward):
             before = hidden.pop(index).detach().requires_grad_()
             after = chain.run(index, before, entry)
             grads = torch.autograd.grad(after, [before, *chosen], gradient, allow_unused=True)
@@ -153,6 +153,19 @@ def _run_backward(forward: Forward, batch: Batch, share: float, weights: bool, u
         pairs = ((w, g) for w, g in zip(chosen, grads[1:], strict=True) if g is not None)
         yield Step(index, before.detach().to(after.device), after.detach(), gradient, tuple(pairs))
         gradient = grads[0]
+
+
+@contextmanager
+def _differentiable(weights: Sequence[nn.Parameter]) -> Iterator[None]:
+    """Within this context, weights have gradients, also those that their owner has frozen."""
+    before = [weight.requires_grad for weight in weights]
+    try:
+        for weight in weights:
+            weight.requires_grad_(True)
+        yield
+    finally:
+        for weight, wanted in zip(weights, before, strict=True):
+            weight.requires_grad_(wanted)
 
 
 def _output_gradient(forward: Forward, batch: Batch, hidden: Tensor) -> Tensor:

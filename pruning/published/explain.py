@@ -91,12 +91,12 @@ def _verdict(row: Row, one: float | None, own: float | None, tolerance: float) -
 
 
 def _value(row: Row, values: Values, which: str) -> float | None:
+    """What was measured under a protocol of a row; None if it has no such protocol, or that failed."""
     protocol = getattr(row, which)
     if protocol is None:
         return None
     value = values[Request(row.entry.model, row.corpus, protocol, row.entry.mask)]
-    assert isinstance(value, float)
-    return value
+    return value if isinstance(value, float) else None
 
 
 def _steps(row: Row, values: Values) -> list[Step]:
@@ -141,8 +141,9 @@ def _doubts(row: Row, rows: Sequence[Row], values: Values, tolerance: float) -> 
     dense = _dense(row, rows)
     if dense is not None and dense.number is not None and row.entry.mask.dropped:
         value = _value(dense, values, "own")
-        assert value is not None
-        if agrees(dense.number, value, tolerance):
+        if value is None:
+            doubts.append("the dense model could not be measured")
+        elif agrees(dense.number, value, tolerance):
             doubts.append("the dense model agrees, so the mask is in doubt, not the protocol")
         else:
             doubts.append(f"the dense model differs, too, by {_percent(value / dense.number.value)}")

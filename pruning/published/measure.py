@@ -105,7 +105,7 @@ class Referee:
         if key not in self._drawn:
             tokenizer = loader.tokenizer(settings)
             drawn = text.samples(tokenizer, f"the protocol of {request.corpus}", self.limit)
-            reader = Reader(request.model.name, loader.context_length(settings), tokenizer)
+            reader = Reader.of(request.model.name, loader.config(settings), tokenizer)
             check_evaluation({f"ppl/{request.corpus}": drawn}, reader)
             self._drawn[key] = drawn
         return self._drawn[key]

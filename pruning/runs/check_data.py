@@ -27,6 +27,7 @@ from pruning.evaluation.continuations import Prompts
 from pruning.evaluation.generation_task import GenerationTask
 from pruning.evaluation.task_group import TaskGroup
 from pruning.evaluation.tasks import EvalTask
+from pruning.models.loader import context_length_of, rope_change_of
 
 log = logging.getLogger(__name__)
 
@@ -36,11 +37,20 @@ _said: set[str] = set()  # warnings are printed once, although many cells use th
 
 @dataclass(frozen=True)
 class Reader:
-    """The model that reads the data: its name, its limit in tokens (None: unknown), and its tokenizer."""
+    """The model that reads the data: its name, its limit in tokens (None: unknown), and its tokenizer.
+
+    `change` is the length above which it embeds the positions of a whole batch in another way (None: never).
+    """
 
     name: str
     most: int | None
     tokenizer: Any
+    change: int | None = None
+
+    @classmethod
+    def of(cls, name: str, config: Any, tokenizer: Any) -> Reader:
+        """A model with this configuration."""
+        return cls(name, context_length_of(config), tokenizer, rope_change_of(config))
 
 
 def check_calibration(samples: Samples, reader: Reader, prefix: str = "calibration") -> None:
@@ -79,6 +89,16 @@ def check_samples(label: str, samples: Samples, reader: Reader, setting: str) ->
             f"remove the items that are longer ({long} of {samples.count})" if items else f"lower {setting}"
         )
         raise _too_long(label, samples.length, reader, remedy)
+    if (
+        reader.change is not None
+        and min(len(r.input_ids) for r in samples.rows) <= reader.change < samples.length
+    ):
+        raise InputError(
+            f"{label} have rows of up to {samples.length} tokens and shorter ones, and above {reader.change} tokens "
+            f"{reader.name} embeds positions in another way (LongRoPE), for all rows of a batch: the loss of a row "
+            f"would depend on its neighbours. {'Remove the longer items' if items else f'Lower {setting}'}, so that "
+            f"all rows have at most {reader.change} tokens."
+        )
     if not items:
         _check_blank(label, samples, reader.tokenizer)
     pieces = [tuple((row.input_ids, row.span) for row in unit) for unit in samples.units]

@@ -142,7 +142,7 @@ def _evaluation_data(evaluation: Evaluation, model: spec.Model) -> Mapping[str, 
 
 
 def _reader(model: spec.Model) -> Reader:
-    return Reader(model.name, loader.context_length(model), loader.tokenizer(model))
+    return Reader.of(model.name, loader.config(model), loader.tokenizer(model))
 
 
 def _check_candidates(cell: Cell) -> None:

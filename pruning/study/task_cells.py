@@ -78,7 +78,7 @@ def check(cells: Sequence[Cell], launcher: Any, settings: TaskSettings) -> None:
         tasks = data_of(group, settings)
         check_apart(tasks)
         model = group[0].model
-        reader = Reader(model.name, loader.context_length(model), loader.tokenizer(model))
+        reader = Reader.of(model.name, loader.config(model), loader.tokenizer(model))
         for task in tasks:
             for part, samples in task.parts().items():
                 check_samples(f"the {part} items of {task.name}", samples, reader, "calibration.length")

@@ -85,6 +85,13 @@ def test_a_jsonl_file_has_one_document_per_line(tmp_path: Path) -> None:
     assert read(written(tmp_path, "b.jsonl", {"body": "three"}), column="body") == ["three"]
 
 
+def test_json_is_read_whatever_the_case_of_its_ending_and_may_be_an_array(tmp_path: Path) -> None:
+    assert read(written(tmp_path, "a.JSONL", {"text": "one"}, {"text": "two"})) == ["one", "two"]
+    array = tmp_path / "b.json"
+    array.write_text(json.dumps([{"text": "one"}, {"text": "two"}], indent=1), encoding="utf-8")
+    assert read(array) == ["one", "two"]
+
+
 def test_a_line_of_jsonl_ends_at_a_newline_only(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     text = "one\u2028still one\x85and on"  # JSON allows these characters unescaped, but str.splitlines splits at them

@@ -9,6 +9,7 @@ from typing import Any
 import lm_eval
 import pytest
 import torch
+from transformers import MptConfig, Phi3Config
 
 from pruning.calibration.item_records import FORMAT, read_items
 from pruning.calibration.items import Items
@@ -309,6 +310,26 @@ def test_calibration_items_that_give_wrong_losses_are_refused(
     with pytest.raises(InputError) as caught:
         check_calibration(samples, Reader("tiny", 2048, tokenizer))
     assert message in str(caught.value)
+
+
+def test_rows_on_both_sides_of_a_change_of_longrope_are_refused(folder: Path) -> None:
+    """The loss of a row would depend on the other rows of its batch."""
+    factors = {"rope_theta": 10_000.0, "short_factor": [1.0] * 4, "long_factor": [4.0] * 4}
+    rope = {"rope_type": "longrope", **factors}
+    lengths = {"max_position_embeddings": 128, "original_max_position_embeddings": 16}
+    config = Phi3Config(hidden_size=32, num_attention_heads=4, rope_parameters=rope, **lengths)
+    reader = Reader.of("phi", config, tokenizer_of(folder))
+    assert (reader.most, reader.change) == (128, 16)
+
+    def windows(*lengths: int) -> Samples:
+        rows = (Row(tuple(range(60 + i, 60 + i + n)), (1, n)) for i, n in enumerate(lengths))
+        return Samples("text", "t", tuple(rows), 0)
+
+    assert Reader.of("mpt", MptConfig(max_seq_len=64), reader.tokenizer).most == 64
+    for alike in ((12, 16), (17, 40)):
+        check_calibration(windows(*alike), reader)
+    with pytest.raises(InputError, match=r"above 16 tokens phi embeds .* Lower calibration\.length"):
+        check_calibration(windows(16, 17), reader)
 
 
 def test_repeated_items_are_recorded_and_one_item_has_no_standard_error(folder: Path, tmp_path: Path) -> None:

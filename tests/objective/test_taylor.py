@@ -46,6 +46,17 @@ def test_terms_add_up_what_each_weight_would_change(name: str) -> None:
     assert all(p.grad is None for p in module.parameters()), "no gradients remain"
 
 
+def test_frozen_weights_count_as_others_do_and_stay_frozen() -> None:
+    data = samples("text", 2)
+    trainable = scores(bound(Taylor(), model("llama"), data), SINGLES)
+    frozen = model("llama").requires_grad_(False)
+    frozen.get_output_embeddings().weight.requires_grad_(True)
+    found = scores(bound(Taylor(), frozen, data), SINGLES)
+    assert [found[mask].loss for mask in SINGLES] == [trainable[mask].loss for mask in SINGLES]
+    block = find_blocks(frozen).modules[0]
+    assert not any(weight.requires_grad for weight in block.parameters())
+
+
 def test_a_mixture_of_experts_counts_the_experts_that_were_used() -> None:
     module = model("mixtral", torch.float32)
     data = samples("text", 2)

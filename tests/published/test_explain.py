@@ -126,3 +126,12 @@ def test_a_failed_measurement_is_a_verdict() -> None:
     given[next(r for r in given if r.protocol == OWN)] = LossError("not finite")
     (found,) = explained(made, given, 0.01)
     assert (found.verdict, found.text, found.one) == ("failed", "not finite", None)
+
+
+def test_a_dense_model_that_could_not_be_measured_leaves_the_rest_of_the_table() -> None:
+    made = rows([entry(10.0), entry(5.0, ())], {"wikitext2": ONE})
+    given: dict[Request, float | PruningError] = dict(values(made, {(OWN, 2): 20.0}))
+    given |= {r: LossError("not finite") for r in given if not r.mask.dropped}
+    mask, dense = explained(made, given, 0.01)
+    assert (mask.verdict, dense.verdict) == ("unexplained", "failed")
+    assert "the dense model could not be measured" in mask.text
