@@ -25,6 +25,8 @@ from pruning.evaluation import Data, Measured
 from pruning.evaluation.stopwatch import Contexts, Rounds, alternating
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from pruning.calibration.samples import Samples
     from pruning.core.mask import Mask
     from pruning.engine.forward import Forward
@@ -90,11 +92,11 @@ class Speed:
         length = max(self.prompts) + self.new_tokens
         return {"speed": Machine(device, text_sha256(text), length)}
 
-    def measure(self, forward: Forward, name: str, data: Data, mask: Mask) -> Measured:
+    def measure(self, forward: Forward, name: str, data: Data, mask: Mask) -> Measured:  # noqa: ARG002
         """Sizes and speeds of both models, under `speed`. If there are several ranks, only the first measures."""
-        return collectives.on_first(lambda: self._measured(forward, name, data, mask))
+        return collectives.on_first(lambda: self._measured(forward, name, mask))
 
-    def _measured(self, forward: Forward, name: str, data: Data, mask: Mask) -> Measured:
+    def _measured(self, forward: Forward, name: str, mask: Mask) -> Measured:
         from pruning.evaluation.memory import weight
         from pruning.models.float32_products import native_products
         from pruning.models.physical_removal import blocks_removed, smaller_config
@@ -116,17 +118,26 @@ class Speed:
                 for batch, prompt in shapes
             ]
         settings = {"repeats": self.repeats, "warmup": self.warmup, "dtype": forward.model.info.dtype}
-        return Measured({name: {"device": data.source, **settings, "sizes": sizes, "runs": runs}}, settings)
+        return Measured(
+            {name: {"device": device_name(model), **settings, "sizes": sizes, "runs": runs}}, settings
+        )
 
 
-def machine() -> str:
-    """The names of all GPUs or, if there are none, the processor's name and the number of threads.
+def device_name(module: nn.Module) -> str:
+    """The device that runs a model, as `machine` names it: a model can be on the CPU of a machine with GPUs."""
+    from pruning.engine.device import devices
+
+    return machine(gpus=any(device.type == "cuda" for device in devices(module)))
+
+
+def machine(gpus: bool = True) -> str:
+    """The names of all GPUs or, if there are none or without `gpus`, the processor's name and the number of threads.
 
     No model is loaded for this.
     """
     import torch
 
-    if torch.cuda.is_available():
+    if gpus and torch.cuda.is_available():
         names = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
         return " + ".join(names)
     threads = torch.get_num_threads()

@@ -113,6 +113,16 @@ class Model:
             data |= {"path": directory.model_digest(self.path, self.gguf_file), "gguf_file": None}
         return data
 
+    def placement(self) -> dict[str, Any]:
+        """The settings that decide where weights are, if they are not the defaults. Times depend on them."""
+        placed = {
+            "device_map": self.device_map,
+            "max_memory": self.max_memory,
+            "offload": self.offload is not None,
+        }
+        usual = {"device_map": AUTO, "max_memory": None, "offload": False}
+        return {name: value for name, value in placed.items() if value != usual[name]}
+
     def earlier_identity(self) -> dict[str, Any]:
         """The identity in the results of earlier versions, which read both ends of each file of a directory."""
         data = self._deciding()

@@ -13,7 +13,7 @@ from pruning.core import atomic_files
 from pruning.core.hashing import digest
 from pruning.core.space import Space
 from pruning.distributed import collectives
-from pruning.evaluation.speed import machine
+from pruning.evaluation.speed import device_name
 from pruning.models.units import find_chain
 
 if TYPE_CHECKING:
@@ -48,12 +48,12 @@ def _times(cell: Cell, model: LanguageModel) -> list[float]:
         if not begun.exists():
             atomic_files.write_json(begun, _measured(cell, model))
         kept = atomic_files.read_json(begun)
-        if kept["device"] != machine():
+        if kept["device"] != (here := device_name(model.module)):
             log.warning(
                 "%s began on %s, and this is %s: it goes on with the times of its units there.",
                 cell.key,
                 kept["device"],
-                machine(),
+                here,
             )
         return list(map(float, kept["seconds"]))
 
@@ -66,7 +66,8 @@ def _measured(cell: Cell, model: LanguageModel) -> dict[str, Any]:
     from pruning.models.float32_products import native_products
 
     shape, unit = cell.latency, cell.removal.mask_unit
-    what = {"model": cell.weights(), "unit": unit, "device": machine()}
+    what = {"model": cell.weights(), "unit": unit, "device": device_name(model.module)}
+    what |= cell.model.placement()
     what |= {"latency": asdict(shape), "revision": model.info.revision}
     path = cell.results / "latency" / f"{digest(what)}.json"
     lock = path.parent / ".locks" / path.name

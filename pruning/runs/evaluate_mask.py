@@ -89,9 +89,11 @@ def evaluation_key(
 ) -> str:
     """The metric and a digest of what its measurement depends on.
 
-    These are format, model and arithmetic, revision, exact data, factors, and the digest of the maps of a repair.
+    These are format, model and arithmetic, revision, exact data, factors, and the digest of the maps of a repair; of
+    speed, also where the weights are.
     """
     data = [FORMAT, prepared.cell.arithmetic(), info.revision, metric, prepared.data[metric].sha256]
     data += [scales] if scales is not None else []
     data += [{"repair": repair}] if repair is not None else []
+    data += [placed] if metric == "speed" and (placed := prepared.cell.model.placement()) else []
     return f"{metric.replace('/', '-')}-{digest(data)}"

@@ -14,6 +14,19 @@ from pruning.runs.run_cell import score_key
 from tests.helpers.jobs import job
 
 
+def test_times_are_of_where_the_weights_are(model_folder: Path, tmp_path: Path) -> None:
+    words = ("k=1", "calibration.length=24", "eval=speed", "eval.samples=", "eval.length=", "eval.items=")
+    asked = job(model_folder, tmp_path, *words)
+    usual = prepare(recorded_cell(asked.config, asked.choices))
+    info = loader.load(usual.cell.model).info
+    keys = {evaluation_key(usual, info, "speed")}
+    for placed in ({"device_map": "cpu"}, {"max_memory": {"cpu": "1GB"}}, {"offload": str(tmp_path)}):
+        other = replace(usual, cell=replace(usual.cell, model=replace(usual.cell.model, **placed)))
+        keys.add(evaluation_key(other, info, "speed"))
+    assert len(keys) == 4
+    assert usual.cell.model.placement() == {}
+
+
 def test_compiling_keeps_scores_and_measurements_apart_but_not_cells(
     model_folder: Path, tmp_path: Path
 ) -> None:
