@@ -82,6 +82,8 @@ class Evolution:
         """Ask for single removals, then for the initial sets and for each generation, with one batch per stage."""
         known, partial = Known(), Partial()
         losses = yield from singles(space, known)
+        if scored_all(space, known):
+            return Found(known.best(space), "every mask of the space was scored")
         initial: list[Mask] = []
         while len(initial) < min(self.initial, space.size):
             initial.append(fresh(draw(space, rng), initial, space, rng))

@@ -2,10 +2,10 @@
 
 Source: MI-PRUN (arXiv 2601.07212, algorithm 1). The paper's search (7) uses the paper's loss in place of mutual
 information; here the loss of the objective is used. The set P starts as the one-shot set. The runs of neighbours in P
-compete with other runs of the same length. The other runs are ranked by the sum of their blocks' single-removal
-losses. The loss of removing a whole run is measured for the runs of P and for the first few others. Measured runs are
-called groups. The next P consists of groups that do not conflict. The steps are repeated until P is unchanged or
-equals an earlier P.
+compete with other runs of the same length. All runs are ranked by the sum of their blocks' single-removal losses. The
+loss of removing a whole run is measured for the runs of P and for the first few of all runs. Measured runs are called
+groups. The next P consists of groups that do not conflict. The steps are repeated until P is unchanged or equals an
+earlier P.
 
 No code is public, and the text leaves three points open: how many runs are measured (here: `candidates` per length),
 what a conflict is (here: a block in common), and which groups are chosen (here: the groups with the least sum of

@@ -42,6 +42,10 @@ def check_model(settings: Model) -> None:
     Raises InputError if it cannot be pruned or loaded as configured, UnreachableError if its configuration cannot be
     fetched.
     """
+    if settings.source == "local" and settings.revision is not None:
+        raise InputError(
+            f"model.revision={settings.revision} means nothing for the directory {settings.path}: leave it out."
+        )
     config, where = loader.config(settings), checkpoint.locate(settings)[1]
     gguf = "gguf_file" in where
     try:

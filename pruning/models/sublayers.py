@@ -112,10 +112,20 @@ class _Probe:
             elif best is None or _preferred((first, second), best):
                 best = first, second
         if best is None:
-            raise UnskippableError(_reason(index, self.block, parallel))
+            raise UnskippableError(_reason(index, self.block, parallel, self._silent(calls)))
         return [
             Sublayer(index, main, self._others(other, zeros[other], calls, alone[other]))
             for main, other in (best, best[::-1])
+        ]
+
+    def _silent(self, calls: Mapping[nn.Module, Any]) -> list[str]:
+        """The names of the child modules with weights that return zeros, such as an MLP that an export removed."""
+        children = ((name, child) for name, child in self.block.named_children() if child in calls)
+        weighted = ((name, child) for name, child in children if any(True for _ in child.parameters()))
+        return [
+            name
+            for name, child in weighted
+            if (found := _tensor(calls[child])) is not None and not found.any()
         ]
 
     def _traced(self) -> tuple[Tensor, dict[nn.Module, Any]]:
@@ -206,12 +216,12 @@ def _preferred(pair: Sequence[nn.Module], other: Sequence[nn.Module]) -> bool:
     return all(2 * mine >= theirs for mine, theirs in zip(*sizes, strict=True))
 
 
-def _reason(index: int, block: nn.Module, parallel: bool) -> str:
-    what = (
-        "adds attention and MLP to the same state, so neither comes after the other"
-        if parallel
-        else "has no two parts that are added to the state one after the other"
-    )
+def _reason(index: int, block: nn.Module, parallel: bool, silent: Sequence[str]) -> str:
+    what = "has no two parts that are added to the state one after the other"
+    if parallel:
+        what = "adds attention and MLP to the same state, so neither comes after the other"
+    elif silent:
+        what = f"adds nothing with its {' and '.join(silent)}, as after an export that removed this sub-layer"
     return (
         f"block {index} ({type(block).__name__}) cannot be split into attention and MLP: it {what}. "
         "Remove whole blocks with unit=block."

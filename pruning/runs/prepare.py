@@ -80,6 +80,7 @@ def prepare(cell: Cell) -> Prepared:
     preflight.check_model(cell.model)
     preflight.check_renumbering(cell.model, exported=cell.export is not None and not cell.finished)
     _warn_about_lazy(cell)
+    _check_latency(cell)
     space = cell.removal.space(loader.n_blocks(cell.model)) if cell.removal.counted else None
     if space is not None:
         cell.algo.evaluations(space)  # raises OutOfReachError if the search needs too many evaluations
@@ -151,6 +152,15 @@ def _check_candidates(cell: Cell) -> None:
         raise InputError(
             f"heal.candidates={cell.heal.candidates} cannot be used with a compensation, which is measured for the "
             "search's mask only: choose compensation=none or heal.candidates=1."
+        )
+
+
+def _check_latency(cell: Cell) -> None:
+    """Raise InputError if units are to be timed on more tokens than the model reads."""
+    most, tokens = loader.context_length(cell.model), cell.latency.tokens
+    if cell.removal.budget == "latency" and most is not None and tokens > most:
+        raise InputError(
+            f"latency.tokens={tokens} is more than the {most} tokens that {cell.model.name} reads: lower it."
         )
 
 

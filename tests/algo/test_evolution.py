@@ -83,6 +83,12 @@ def test_a_small_space_is_exhausted_and_the_reason_is_reported() -> None:
     assert drive(algo, Space(6, 2), pairwise(6, 0)).why == "every mask of the space was scored"
 
 
+def test_a_space_of_single_units_is_scored_once() -> None:
+    space = Space(6, 1)
+    run = drive(Evolution(), space, pairwise(6, 0))
+    assert (run.why, len(run.asked)) == ("every mask of the space was scored", 6)
+
+
 def test_within_a_kind_the_number_of_attentions_and_mlps_is_kept() -> None:
     space, loss = Space(6, 4, frozenset(), "sublayer"), pairwise(12, 2, 2.0)
     run = drive(Evolution(within="kind", initial=1, generations=6), space, loss, seed=3)

@@ -255,6 +255,13 @@ def test_rwkv_is_exported_without_its_rescaling(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "out" / "config.json").read_text())["rescale_every"] == 0
 
 
+def test_a_revision_of_a_directory_is_refused(model_folder: Path) -> None:
+    with pytest.raises(
+        InputError, match=r"model\.revision=abc means nothing for the directory .*: leave it out"
+    ):
+        check_model(Model("tiny", "local", str(model_folder), revision="abc"))
+
+
 def test_auto_is_sdpa_and_has_its_key(model_folder: Path) -> None:
     auto, sdpa = (Model("tiny", "local", str(model_folder), attention=name) for name in ("auto", "sdpa"))
     assert loader.load_uncached(auto).info.attention == "sdpa"

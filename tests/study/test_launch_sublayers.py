@@ -85,6 +85,10 @@ def test_a_cell_of_blocks_keeps_its_key(launch: Command) -> None:
         (("unit=attention", "ratio=0.9"), "units that can be removed are only"),
         (("unit=sublayer", "k=40"), "k = 40 sub-layers cannot be removed from a model of 12"),
         (("unit=sublayer", "budget=latency", "k=2"), "contradict each other"),
+        (
+            ("budget=latency", "ratio=0.34", "latency.tokens=4096"),
+            "latency.tokens=4096 is more than the 2048 tokens that tiny reads: lower it.",
+        ),
     ],
 )
 def test_what_is_impossible_is_refused(launch: Command, words: tuple[str, ...], message: str) -> None:
