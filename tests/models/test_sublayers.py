@@ -158,5 +158,5 @@ def test_a_model_whose_blocks_have_one_part_is_refused() -> None:
 def test_a_sub_layer_that_an_export_removed_is_named_in_the_refusal() -> None:
     module = build("llama")
     torch.nn.init.zeros_(find_blocks(module).modules[3].mlp.down_proj.weight)
-    with pytest.raises(UnskippableError, match="block 3 .* adds nothing with its mlp, as after an export"):
+    with pytest.raises(UnskippableError, match=r"block 3 .* adds nothing with its mlp, as after an export"):
         find_sublayers(module)
