@@ -17,8 +17,9 @@ SHORTEST = 8  # the least number of tokens of a window
 
 @dataclass(frozen=True)
 class WindowDraw:
-    """Draws `samples` windows of `length` tokens with `seed`. `prefix` is the settings group in error messages.
+    """Draws `samples` windows of `length` tokens with `seed`.
 
+    In error messages, `prefix` is the settings group, and `names` are the settings of `samples` and `length` in it.
     If `disjoint`, draws with different seeds have no window in common.
     """
 
@@ -27,15 +28,15 @@ class WindowDraw:
     seed: int
     prefix: str = "calibration"
     disjoint: bool = False
+    names: tuple[str, str] = ("samples", "length")
 
     def check(self) -> None:
         """Raise InputError if a number is out of range."""
+        samples, length = self._settings
         if self.samples < 1:
-            raise InputError(f"{self.prefix}.samples={self.samples} is too few: give at least 1 window.")
+            raise InputError(f"{samples}={self.samples} is too few: give at least 1 window.")
         if self.length < SHORTEST:
-            raise InputError(
-                f"{self.prefix}.length={self.length} is too short: give at least {SHORTEST} tokens."
-            )
+            raise InputError(f"{length}={self.length} is too short: give at least {SHORTEST} tokens.")
         check_seed(self.seed, self.prefix)
 
     def windows(self, documents: Iterable[str], tokenizer: Any, source: str, stream: bool = False) -> Samples:
@@ -51,12 +52,17 @@ class WindowDraw:
         if available < self.samples:
             raise InputError(
                 f"{source} is too short: it has {len(tokens)} tokens, but {self.samples} windows of "
-                f"{self.length} need {needed}: lower {self.prefix}.samples or {self.prefix}.length."
+                f"{self.length} need {needed}: lower {' or '.join(self._settings)}."
             )
         chosen = self._drawn.of(available, f"{source} has {available} windows of {self.length} tokens")
         cuts = (tokens[i * payload : (i + 1) * payload] for i in chosen)
         rows = tuple(Row((*first, *cut), (1, self.length)) for cut in cuts)
         return Samples("text", source, rows, self.seed)
+
+    @property
+    def _settings(self) -> tuple[str, str]:
+        samples, length = self.names
+        return f"{self.prefix}.{samples}", f"{self.prefix}.{length}"
 
     @property
     def _drawn(self) -> Drawn:

@@ -63,5 +63,6 @@ class PromptDraw:
             existing(self.path, "eval.path")
         label = str(Path(self.path)) if self.path else self.source
         documents = sources.documents(self, "eval")
-        draw = WindowDraw(self.prompts, self.length, self.seed, "eval")
+        names = ("prompts", "prompt_tokens")
+        draw = WindowDraw(self.prompts, self.length, self.seed, "eval", names=names)
         return Prompts(draw.windows(documents, tokenizer, label), self.new_tokens, tokenizer)

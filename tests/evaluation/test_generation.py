@@ -308,6 +308,12 @@ def test_settings_that_make_no_sense_are_refused(options: dict[str, Any], messag
     assert message in str(caught.value)
 
 
+def test_too_many_prompts_are_refused_by_the_names_of_their_own_settings(folder: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        Generation(prompts=1_000_000).data(tokenizer_of(folder))
+    assert "lower eval.prompts or eval.prompt_tokens" in str(caught.value)
+
+
 def test_files_that_cannot_be_asked_are_refused(folder: Path, tmp_path: Path) -> None:
     own, path = tokenizer_of(folder), questions_file(tmp_path / "q.jsonl", 3)
     with pytest.raises(InputError, match=r"eval.generate.mine=nowhere.jsonl: there is no such file"):
