@@ -91,8 +91,9 @@ def load_tasks(
 ) -> list[Any]:
     """A task of lm-eval with its documents or, with `groups`, all tasks of a group.
 
-    Raises InputError if the name is unknown, or names a group and `groups` is false. Raises UnreachableError if the
-    documents cannot be loaded; `instead` says which local file can be used instead.
+    Raises InputError if the name is unknown, names a group and `groups` is false, or needs a package that is not
+    installed. Raises UnreachableError if the documents cannot be loaded; `instead` says which local file can be used
+    instead.
     """
     tasks = manager()
     if name not in tasks.all_tasks:
@@ -111,6 +112,19 @@ def load_tasks(
             f"the data of task {name} cannot be read ({first_line(error)}): check the network, or evaluate on a file "
             f"{instead}."
         ) from error
+    except ImportError as error:
+        raise _lacking(name, error) from error
+
+
+def _lacking(name: str, error: ImportError) -> InputError:
+    """The error for a task whose code in lm-eval needs a package that is not installed."""
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        package = error.name.partition(".")[0]
+        return InputError(f"eval.tasks: '{name}' needs the package {package}: pip install {package}")
+    # Some tasks raise an error of their own that says what to install.
+    return InputError(
+        f"eval.tasks: '{name}' cannot be loaded ({first_line(error)}): install the packages that it needs."
+    )
 
 
 def source_of(loaded: Any) -> str:

@@ -267,6 +267,33 @@ def test_a_task_whose_data_cannot_be_reached_is_reported_in_one_line() -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        (
+            "import absent_package.parts",
+            "'needy' needs the package absent_package: pip install absent_package",
+        ),
+        (
+            "raise ImportError('sums need `a`:\\npip install a[sums]')",
+            "'needy' cannot be loaded (sums need `a`: pip install a[sums]): install the packages",
+        ),
+    ],
+)
+def test_a_task_that_needs_an_absent_package_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, message: str
+) -> None:
+    (tmp_path / "needs.py").write_text(f"{code}\n\n\ndef texts(data):\n    return data\n")
+    (tmp_path / "needy.yaml").write_text(
+        "task: needy\ndataset_path: json\ntest_split: test\nprocess_docs: !function needs.texts\n"
+    )
+    own = TaskManager(include_path=str(tmp_path), include_defaults=False)
+    monkeypatch.setattr("pruning.evaluation.zeroshot.manager", lambda: own)
+    with pytest.raises(InputError) as caught:
+        Zeroshot(["needy"]).data(None)
+    assert message in str(caught.value)
+
+
 def test_the_paper_s_tasks_are_the_default_and_lm_eval_has_them() -> None:
     text = (Path(__file__).parents[2] / "conf" / "eval" / "zeroshot.yaml").read_text()
     names = yaml.safe_load(text)["tasks"]
