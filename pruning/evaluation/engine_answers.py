@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pruning.calibration.items import encode_pair
 from pruning.calibration.samples import Row
 from pruning.core.errors import InputError, unknown
+from pruning.evaluation.request_lengths import prefix_token
 
 if TYPE_CHECKING:
     from pruning.core.mask import Mask
@@ -37,17 +38,29 @@ def check_countable(task: Any, source: str) -> None:
 
 
 def rows_of(requests: Sequence[Any], tokenizer: Any) -> tuple[Row, ...]:
-    """The token rows of each document's requests; spaces at the end of a context belong to the answer, as in lm-eval.
+    """The token rows of each document's requests, as lm-eval makes them.
 
     Raises InputError if an answer has no tokens of its own.
     """
-    rows = []
-    for number, request in enumerate(requests):
-        for choice, (context, answer) in enumerate(request["asked"]):
-            prompt = context.rstrip()
-            pair = encode_pair(tokenizer, prompt, context[len(prompt) :] + answer)
-            rows.append(Row(*pair, number, choice, choice == request["target"]))
-    return tuple(rows)
+    return tuple(
+        Row(*_encoded(tokenizer, *asked), number, choice, choice == request["target"])
+        for number, request in enumerate(requests)
+        for choice, asked in enumerate(request["asked"])
+    )
+
+
+def _encoded(tokenizer: Any, context: str, answer: str) -> tuple[tuple[int, ...], tuple[int, int]]:
+    """The token ids of a request, and the span of its answer; spaces at the end of a context belong to the answer."""
+    if context:
+        prompt = context.rstrip()
+        return encode_pair(tokenizer, prompt, context[len(prompt) :] + answer)
+    ids = tokenizer(answer, add_special_tokens=False).input_ids
+    first = prefix_token(tokenizer)
+    if ids[:1] != [first]:
+        ids = [first, *ids]
+    if len(ids) < 2:
+        raise InputError(f"the answer {answer!r} has no tokens of its own after an empty prompt.")
+    return tuple(ids), (1, len(ids))
 
 
 def answers(forward: Forward, mask: Mask, rows: Sequence[Row]) -> list[tuple[float, bool]]:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from pruning.distributed import collectives
 from pruning.evaluation.lm_eval_quiet import quiet, without_git
+from pruning.evaluation.request_lengths import prefix_token
 from pruning.evaluation.tasks import check_equal
 
 if TYPE_CHECKING:
@@ -162,7 +163,7 @@ def complete(tokenizer: Any) -> Any:
     """
     copied = copy.deepcopy(tokenizer)
     if copied.bos_token_id is None and copied.eos_token_id is None:
-        copied.eos_token = copied.convert_ids_to_tokens(0)
+        copied.eos_token = copied.convert_ids_to_tokens(prefix_token(copied))
     return copied
 
 

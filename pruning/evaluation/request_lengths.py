@@ -13,13 +13,23 @@ Pair = Sequence[str]  # a context and a continuation
 def token_counts(pairs: Sequence[Pair], tokenizer: Any) -> list[tuple[int, int]]:
     """For each pair, the number of tokens of its context, and of context and continuation together.
 
-    As in lm-eval, spaces at the end of a context belong to the continuation.
+    As in lm-eval, spaces at the end of a context belong to the continuation, and an empty context is one token.
     """
     contexts = [pair[0].rstrip() for pair in pairs]
     counts = _counts([*contexts, *(pair[0] + pair[1] for pair in pairs)], tokenizer)
-    return [
-        (counts[context], counts[pair[0] + pair[1]]) for context, pair in zip(contexts, pairs, strict=True)
-    ]
+    found = []
+    for context, pair in zip(contexts, pairs, strict=True):
+        added = int(
+            not pair[0] and counts[""] == 0
+        )  # a tokenizer that puts a token before every text adds it itself
+        found.append((counts[context] + added, counts[pair[0] + pair[1]] + added))
+    return found
+
+
+def prefix_token(tokenizer: Any) -> int:
+    """The token that lm-eval puts before an empty context: beginning of text, end of text, or else token 0."""
+    known = (tokenizer.bos_token_id, tokenizer.eos_token_id)
+    return next((int(token) for token in known if token is not None), 0)
 
 
 def might_exceed(pair: Pair, most: int) -> bool:

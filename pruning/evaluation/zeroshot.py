@@ -63,12 +63,21 @@ class Zeroshot:
         task = EvalTask(loaded, source_of(loaded), tokenizer, self.limit, scorer=self.scorer)
         if self.scorer == "engine":
             check_countable(loaded, name)
+            _check_rows(name, task)
         if task.metric is None:
             raise InputError(
                 f"eval.tasks: '{name}' has no accuracy, only {', '.join(loaded.aggregation())}: choose a task that "
                 f"has {' or '.join(METRICS)}."
             )
         return task
+
+
+def _check_rows(name: str, task: EvalTask) -> None:
+    """Make the rows that the engine scores. Raises InputError if an answer has no tokens of its own."""
+    try:
+        _ = task.rows
+    except InputError as error:
+        raise InputError(f"eval.tasks: '{name}': {error} Choose another task.") from error
 
 
 def check_batch_size(batch_size: int) -> None:

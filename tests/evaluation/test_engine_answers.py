@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from lm_eval.tasks import TaskManager
 
 from pruning.core.errors import InputError
 from pruning.core.mask import Mask
@@ -87,6 +90,60 @@ def test_tasks_that_need_more_than_log_likelihoods_are_refused(
         InputError, match=r"scorer=engine scores.*other.*brier_score: set eval\.scorer=lm_eval"
     ):
         Zeroshot(["other"], scorer="engine").data(tokenizer_of(folder))
+
+
+def promptless(folder: Path, choices: list[list[str]]) -> Any:
+    """An index with a task without prompts, as BLiMP has them: only whole sentences are compared."""
+    path = folder / "sentences.jsonl"
+    path.write_text("".join(json.dumps({"choices": pair, "answer": 0}) + "\n" for pair in choices))
+    task = {
+        "task": "promptless",
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": str(path)}},
+        "test_split": "test",
+        "output_type": "multiple_choice",
+        "doc_to_text": "",
+        "target_delimiter": "",
+        "doc_to_choice": "choices",
+        "doc_to_target": "answer",
+        "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
+    }
+    (folder / "promptless.yaml").write_text(yaml.safe_dump(task))
+    return TaskManager(include_path=str(folder), include_defaults=False)
+
+
+@pytest.mark.parametrize("special", ["none", "end", "bos"])
+def test_both_scorers_agree_if_there_are_no_prompts(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, special: str
+) -> None:
+    """Before an empty prompt, lm-eval puts the tokenizer's beginning or end of text, or token 0 (here `!`)."""
+    index = promptless(tmp_path, [["The cat sees.", "The cat see."], ["!Go.", "!Goes."], ["a b", "b"]])
+    monkeypatch.setattr("pruning.evaluation.zeroshot.manager", lambda: index)
+    tokenizer, found = copy.deepcopy(tokenizer_of(folder)), {}
+    if special != "none":
+        setattr(
+            tokenizer, f"{'eos' if special == 'end' else 'bos'}_token", tokenizer.convert_ids_to_tokens(7)
+        )
+    for scorer in ("lm_eval", "engine"):
+        evaluation, forward = Zeroshot(["promptless"], scorer=scorer), forward_of(folder)
+        (task,) = evaluation.data(tokenizer).values()
+        measured = evaluation.measure(forward, "acc/promptless", task, Mask(forward.n_blocks, (1,)))
+        found[scorer] = [float(x[0]) for one in samples_of(measured.files) for x in one["filtered_resps"]]
+    assert found["engine"] == pytest.approx(found["lm_eval"], abs=1e-4)
+    assert len(set(found["engine"])) == 6
+    lengths = [len(row.input_ids) for row in task.rows]
+    longest = max(lengths)
+    assert task.too_long(longest - 1) == []
+    assert task.too_long(longest - 2) == [lengths.index(longest) // 2]
+
+
+def test_an_answer_that_cannot_be_scored_is_refused_with_the_task(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = promptless(tmp_path, [["The cat sees.", "The cat see."], ["It is.", ""]])
+    monkeypatch.setattr("pruning.evaluation.zeroshot.manager", lambda: index)
+    with pytest.raises(InputError, match="'promptless': the answer '' has no tokens"):
+        Zeroshot(["promptless"], scorer="engine").data(tokenizer_of(folder))
 
 
 def test_an_unknown_scorer_is_refused() -> None:
