@@ -77,26 +77,38 @@ def _batch(
 
     ids = torch.tensor([list(prompt) for prompt in prompts], device=input_device(module))
     ends = end_tokens(module)
-    # Every setting that changes probabilities is given, since a model's own settings take the place of missing ones.
-    sampling = {} if seed is None else {"temperature": 1.0, "top_k": 0, "top_p": 1.0}
     settings = GenerationConfig(
         max_new_tokens=new_tokens,
         do_sample=seed is not None,
-        **sampling,
-        num_beams=1,
-        repetition_penalty=1.0,
-        no_repeat_ngram_size=0,
+        top_k=None if seed is None else 0,  # without a value, transformers takes 50
         eos_token_id=list(ends) or None,
         pad_token_id=ends[0] if ends else 0,
-        use_cache=True,
     )
-    with torch.random.fork_rng([ids.device] if ids.device.type == "cuda" else []):
+    devices = [ids.device] if ids.device.type == "cuda" else []
+    with torch.random.fork_rng(devices), _without_own_settings(module):
         if seed is not None:
             torch.manual_seed(seed)
         output = module.generate(
             input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=settings
         )
     return [until_end(row, ends) for row in output[:, ids.shape[1] :].tolist()]
+
+
+@contextmanager
+def _without_own_settings(module: Any) -> Iterator[None]:
+    """Within this context, the model has no generation settings of its own.
+
+    transformers uses a model's own settings in place of missing ones, and many of them change probabilities, such as
+    `min_p`, `suppress_tokens` and `sequence_bias`.
+    """
+    from transformers import GenerationConfig
+
+    own = module.generation_config
+    module.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        module.generation_config = own
 
 
 def end_tokens(module: Any) -> tuple[int, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,47 @@ def test_samples_are_drawn_from_the_whole_distribution_of_the_model(model_folder
     entropy = -(logs.exp() * logs).sum()
     assert len(set(drawn.tolist())) > 20
     assert abs(surprise.mean() - entropy) < 4 * surprise.std() / count**0.5
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        {"min_p": 0.9},
+        {"typical_p": 0.1},
+        {"epsilon_cutoff": 0.02},
+        {"eta_cutoff": 0.5},
+        {"top_h": 0.1},
+        {"suppress_tokens": [*range(0, 512, 2)]},
+        {"begin_suppress_tokens": [*range(0, 512, 2)]},
+        {"bad_words_ids": [[token] for token in range(1, 512, 2)]},
+        {"sequence_bias": [[[9], 20.0]]},
+        {"encoder_repetition_penalty": 5.0},
+        {"repetition_penalty": 9.0},
+        {"no_repeat_ngram_size": 1},
+        {"exponential_decay_length_penalty": (1, 9.0)},
+        {"forced_eos_token_id": 3},
+        {"guidance_scale": 3.0},
+        {"penalty_alpha": 0.6, "top_k": 4},
+        {"num_beams": 3},
+        {"min_new_tokens": 5},
+        {"renormalize_logits": True, "temperature": 0.1},
+        {"return_dict_in_generate": True},
+    ],
+    ids=lambda own: next(iter(own)),
+)
+def test_no_setting_of_the_model_changes_what_it_writes(model_folder: Path, own: dict[str, Any]) -> None:
+    module = forward_of(model_folder).model.module
+    kept = module.generation_config
+    wanted = [continued(module, PROMPTS, 8, batch_size=3, seed=seed) for seed in (None, 5)]
+    module.generation_config = changed = copy.deepcopy(kept)
+    changed.update(**own)
+    before = changed.to_dict()
+    try:
+        assert [continued(module, PROMPTS, 8, batch_size=3, seed=seed) for seed in (None, 5)] == wanted
+        assert module.generation_config is changed
+        assert changed.to_dict() == before
+    finally:
+        module.generation_config = kept
 
 
 def test_the_seed_decides_the_samples_and_others_random_numbers_stay(model_folder: Path) -> None:
