@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from pruning.core.errors import UnreachableError, first_line
-from pruning.core.hub import use_hub
 from pruning.models.loader import context_length_of
+from pruning.routing.encoder_files import load_part
 from pruning.routing.prompts import prompt_rows
 from pruning.routing.scores import Floats
 from pruning.routing.settings import RouterSettings
@@ -64,21 +64,10 @@ class HubEncoder:
     @classmethod
     def load(cls, path: str) -> HubEncoder:
         """Load the encoder. Raises UnreachableError if it cannot be reached."""
-        import transformers
-
-        from pruning.models.quiet import quiet
-
-        use_hub()
-        try:
-            with quiet():
-                tokenizer = transformers.AutoTokenizer.from_pretrained(path)
-                module = transformers.AutoModel.from_pretrained(path, use_safetensors=True)
-        except (OSError, ValueError) as error:
-            raise UnreachableError(
-                f"router.path={path} cannot be loaded ({first_line(error)}): check the name and the network, give a "
-                "directory, or use router.encoder=states."
-            ) from error
-        return cls(module.eval(), tokenizer)
+        tokenizer = load_part("AutoTokenizer", path)
+        if tokenizer.pad_token_id is None:  # any token will do, because the attention mask leaves padding out
+            tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
+        return cls(load_part("AutoModel", path, use_safetensors=True).eval(), tokenizer)
 
     def encode(self, prompts: Sequence[str]) -> Floats:
         """Features (prompts, 2 D), in float64. A prompt that is too long for the encoder is cut at its end."""
@@ -88,12 +77,29 @@ class HubEncoder:
     def _batch(self, prompts: Sequence[str]) -> Floats:
         import torch
 
-        inputs = self.tokenizer(list(prompts), return_tensors="pt", padding=True, truncation=True)
+        inputs = self.tokenizer(
+            list(prompts),
+            return_tensors="pt",
+            return_attention_mask=True,
+            padding=True,
+            padding_side="right",  # the first state below must be that of the first token
+            truncation=True,
+            max_length=min(self.tokenizer.model_max_length, _longest(self.module)),
+        )
         with torch.inference_mode():
             hidden = self.module(**inputs).last_hidden_state.double()
         weights = inputs["attention_mask"][:, :, None].double()
         mean = (hidden * weights).sum(1) / weights.sum(1)
         return np.asarray(torch.cat([mean, hidden[:, 0]], dim=1).numpy())
+
+
+def _longest(module: Any) -> int:
+    """The longest input, in tokens, for which an encoder has positions."""
+    positions = context_length_of(module.config) or sys.maxsize
+    table = getattr(getattr(module, "embeddings", None), "position_embeddings", None)
+    padding = getattr(table, "padding_idx", None)
+    # RoBERTa and its descendants number the positions from the one after that of padding.
+    return positions if padding is None else positions - padding - 1
 
 
 def encoder_of(settings: RouterSettings, forward: Forward, tokenizer: Any, blocks: int) -> Encoder:

@@ -16,6 +16,7 @@ from pruning.distributed import collectives
 from pruning.engine.compensation import NoCompensation
 from pruning.launcher.local import InProcess
 from pruning.models import loader
+from pruning.routing.encoder_files import check_encoder
 from pruning.routing.settings import RouterSettings, TaskStudy
 from pruning.routing.task_data import TaskData, check_apart, task_data
 from pruning.runs.cell import Cell
@@ -66,7 +67,10 @@ def groups(cells: Sequence[Cell]) -> list[list[Cell]]:
 
 
 def check(cells: Sequence[Cell], launcher: Any, settings: TaskSettings) -> None:
-    """Raise InputError if the cells cannot be crossed, or if tasks share items; nothing is computed."""
+    """Raise InputError if the cells cannot be crossed, or if tasks share items; nothing is computed.
+
+    Raises UnreachableError if the encoder of the router cannot be loaded.
+    """
     if not isinstance(launcher, InProcess) or collectives.world_size() > 1:
         raise InputError(
             "a study of tasks needs launcher=local and one process: it ends by scoring all tasks under all sets here."
@@ -78,6 +82,7 @@ def check(cells: Sequence[Cell], launcher: Any, settings: TaskSettings) -> None:
         tasks = data_of(group, settings)
         check_apart(tasks)
         model = group[0].model
+        check_encoder(settings.router, loader.n_blocks(model))
         reader = Reader.of(model.name, loader.config(model), loader.tokenizer(model))
         for task in tasks:
             for part, samples in task.parts().items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 
 import pruning
 from pruning.core.errors import ForeignError, InputError
+from tests.helpers.encoders import encoder_folder
 from tests.helpers.task_files import items_of
 
 SETS = {"first": pruning.Mask(6, (2, 4)), "second": pruning.Mask(6, (3, 5))}
@@ -81,19 +83,11 @@ def test_another_model_is_refused(
 
 
 def test_an_encoder_of_a_hub_reads_prompts(
-    model: pruning.PrunableModel, model_folder: Path, tmp_path: Path, tokenizer: Any
+    model: pruning.PrunableModel, tmp_path: Path, tokenizer: Any
 ) -> None:
-    import copy
-
-    import torch
-    from transformers import BertConfig, BertModel
-
-    torch.manual_seed(0)
     padding = copy.deepcopy(tokenizer)
     padding.pad_token = padding.convert_ids_to_tokens(0)
-    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
-    BertModel(BertConfig(vocab_size=512, **sizes)).save_pretrained(tmp_path)
-    padding.save_pretrained(tmp_path)
+    encoder_folder(tmp_path, padding)
     router = pruning.fit_router(model, TASKS, SETS, encoder="hub", path=str(tmp_path))
     assert router.encoder.encode([PROMPT, "Why?"]).shape == (2, 32)
     alone, both = router.encoder.encode(["Why?"]), router.encoder.encode([PROMPT, "Why?"])

@@ -156,6 +156,11 @@ def shared_items(folder: Path) -> Path:
         (["tasks.folder={two}", "compensation=magnitude"], "use compensation=none"),
         (["tasks.folder={two}", "launcher=processes"], "needs launcher=local"),
         (["tasks.folder={two}", "router.head=tree"], "unknown router.head 'tree'"),
+        (["tasks.folder={two}", "router.blocks=99"], "router.blocks=99: the model has 6 blocks"),
+        (
+            ["tasks.folder={two}", "router.encoder=hub", "router.path=/nothing"],
+            "router.path=/nothing cannot be loaded",
+        ),
         (["tasks.folder={two}", "calibration.samples=13"], "has 24 distinct items"),
         ([], "tasks.folder is not set"),
     ],
