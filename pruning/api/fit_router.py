@@ -50,9 +50,9 @@ def fit_router(
     samples = ItemDraw(len(every), 0, template).rows(every, model.tokenizer, "items")
     scores = score_items(forward_with(ForwardSettings(), model.language_model), samples, list(sets.values()))
     features = encoder.encode(prompts(template, every))
-    return Router(
-        model, fitted(sets, features, scores.target(chosen.target), (blocks, template), chosen), encoder
-    )
+    made = (blocks, template)
+    router = fitted(sets, features, scores.target(chosen.target), made, chosen, encoder.revision)
+    return Router(model, router, encoder)
 
 
 def _items(items: ItemList, where: str) -> list[Item]:

@@ -62,7 +62,7 @@ class Router:
         """The router that a study of tasks or `save` wrote to a folder; its model is loaded unless it is given.
 
         Raises InputError if the folder holds no router or if its model is not recorded, and ForeignError if the model
-        is another one than the router was fitted to.
+        or the encoder is another one than the router was fitted to.
         """
         router, record = files.read_router(Path(folder).expanduser())
         if model is None:
@@ -74,7 +74,9 @@ class Router:
                 f"{record['revision']}) than those of {info.name} ({info.n_blocks} blocks, revision "
                 f"{info.revision}): give the model that it was fitted to, or fit a new router."
             )
-        return cls(model, router, encoder_for(model, router.settings, router.blocks))
+        encoder = encoder_for(model, router.settings, router.blocks)
+        _check_encoder(router, encoder, folder)
+        return cls(model, router, encoder)
 
     def save(self, folder: str | Path) -> Path:
         """Write `router.json` and `router.npz` to a folder, without the weights of the model. Returns the folder."""
@@ -139,6 +141,16 @@ def encoder_for(model: PrunableModel, settings: RouterSettings, blocks: int) -> 
     return encoder_of(
         settings, forward_with(ForwardSettings(), model.language_model), model.tokenizer, blocks
     )
+
+
+def _check_encoder(router: FittedRouter, encoder: Encoder, folder: str | Path) -> None:
+    """Raise ForeignError if the files of a hub encoder have changed. Routers of earlier versions do not name them."""
+    fitted = router.encoder_revision
+    if fitted is not None and encoder.revision != fitted:
+        raise ForeignError(
+            f"the router in {folder} was fitted to another encoder (revision {fitted}) than router.path="
+            f"{router.settings.path} (revision {encoder.revision}): restore the encoder, or fit a new router."
+        )
 
 
 def _recorded_model(record: Mapping[str, Any], folder: str | Path) -> PrunableModel:

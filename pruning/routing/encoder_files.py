@@ -1,4 +1,4 @@
-"""The files of a hub encoder: loaded, and checked before a search."""
+"""The files of a hub encoder: loaded, identified, and checked before a search."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 from pruning.core.errors import InputError, UnreachableError, first_line
 from pruning.core.hub import use_hub
+from pruning.models.directory import model_digest
 from pruning.models.weight_files import INDEX, SINGLE, weight_files
 from pruning.routing.settings import RouterSettings
 
@@ -31,6 +32,16 @@ def check_encoder(settings: RouterSettings, n_blocks: int) -> None:
             f"router.path={settings.path} holds neither {SINGLE} nor {INDEX}: give a directory that save_pretrained "
             "wrote."
         )
+
+
+def encoder_revision(path: str) -> str | None:
+    """The digest of an encoder's directory, or its commit on the hub; no weights are loaded.
+
+    Raises InputError or UnreachableError if the encoder cannot be read.
+    """
+    if Path(path).is_dir():
+        return model_digest(path)
+    return getattr(load_part("AutoConfig", path), "_commit_hash", None)
 
 
 def load_part(kind: str, path: str, **options: Any) -> Any:

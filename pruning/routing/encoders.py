@@ -5,12 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 
 from pruning.models.loader import context_length_of
-from pruning.routing.encoder_files import load_part
+from pruning.routing.encoder_files import encoder_revision, load_part
 from pruning.routing.prompts import prompt_rows
 from pruning.routing.scores import Floats
 from pruning.routing.settings import RouterSettings
@@ -23,6 +23,11 @@ BATCH = 16  # prompts that a hub encoder reads at once
 
 class Encoder(Protocol):
     """The interface of an encoder."""
+
+    @property
+    def revision(self) -> str | None:
+        """What identifies the files of a hub encoder; None for other encoders."""
+        ...
 
     def encode(self, prompts: Sequence[str]) -> Floats:
         """One row of features per prompt (prompts, features)."""
@@ -40,6 +45,8 @@ class StateEncoder:
     tokenizer: Any
     blocks: int
     most: int | None = None  # tokens that the model reads
+
+    revision: ClassVar[str | None] = None  # a router's model is identified apart
 
     def encode(self, prompts: Sequence[str]) -> Floats:
         """Features (prompts, 2 D), in float64. Raises InputError as `prompt_rows` does."""
@@ -60,6 +67,7 @@ class HubEncoder:
 
     module: Any
     tokenizer: Any
+    revision: str | None
 
     @classmethod
     def load(cls, path: str) -> HubEncoder:
@@ -67,7 +75,8 @@ class HubEncoder:
         tokenizer = load_part("AutoTokenizer", path)
         if tokenizer.pad_token_id is None:  # any token will do, because the attention mask leaves padding out
             tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
-        return cls(load_part("AutoModel", path, use_safetensors=True).eval(), tokenizer)
+        module = load_part("AutoModel", path, use_safetensors=True).eval()
+        return cls(module, tokenizer, encoder_revision(path))
 
     def encode(self, prompts: Sequence[str]) -> Floats:
         """Features (prompts, 2 D), in float64. A prompt that is too long for the encoder is cut at its end."""

@@ -19,13 +19,17 @@ from pruning.routing.settings import RouterSettings
 
 @dataclass(frozen=True)
 class FittedRouter:
-    """`sets` maps the name of each set, that of its task, to its mask. `blocks` is what the encoder runs."""
+    """`sets` maps the name of each set, that of its task, to its mask. `blocks` is what the encoder runs.
+
+    `encoder_revision` identifies the files of a hub encoder; see `encoder_files`.
+    """
 
     sets: Mapping[str, Mask]
     head: Head
     blocks: int
     template: str  # the wording of the prompts that it was trained on
     settings: RouterSettings
+    encoder_revision: str | None = None
 
     def predict(self, encoder: Encoder, prompts: Sequence[str]) -> Floats:
         """The predicted log-likelihoods per token of the right answers (sets, prompts)."""
@@ -38,6 +42,7 @@ class FittedRouter:
             "blocks": self.blocks,
             "template": self.template,
             "settings": asdict(self.settings),
+            "encoder_revision": self.encoder_revision,
         }
 
     @classmethod
@@ -46,7 +51,8 @@ class FittedRouter:
         try:
             sets = {name: Mask.from_json(mask) for name, mask in record["sets"].items()}
             settings = RouterSettings(**record["settings"])
-            return cls(sets, Head.of(arrays), record["blocks"], record["template"], settings)
+            made = (record["blocks"], record["template"], settings, record.get("encoder_revision"))
+            return cls(sets, Head.of(arrays), *made)
         except (KeyError, TypeError) as error:
             raise DamagedError(f"the router's files are damaged ({error!r} is missing or wrong).") from error
 
@@ -57,12 +63,13 @@ def fit_router(
     targets: Floats,
     made: tuple[int, str],
     settings: RouterSettings,
+    encoder_revision: str | None = None,
 ) -> FittedRouter:
     """Fit a router to features (prompts, F) and right answers' log-likelihoods (sets, prompts).
 
     `made` is how the features were made: the number of blocks and the wording of the prompts.
     """
-    return FittedRouter(sets, fit_head(features, targets.T, settings), *made, settings)
+    return FittedRouter(sets, fit_head(features, targets.T, settings), *made, settings, encoder_revision)
 
 
 def explained(predicted: Floats, true: Floats) -> dict[str, float]:

@@ -20,11 +20,13 @@ from pruning.core.provenance import now, provenance
 from pruning.core.result import DoneResult
 from pruning.models import loader
 from pruning.routing import files
+from pruning.routing.encoder_files import encoder_revision
 from pruning.routing.encoders import Encoder, encoder_of
 from pruning.routing.policies import Measured
 from pruning.routing.prompts import first_blocks
 from pruning.routing.router import FittedRouter, fit_router
 from pruning.routing.scores import Floats, ItemScores, score_items
+from pruning.routing.settings import RouterSettings
 from pruning.routing.summary import summary
 from pruning.routing.timing import Reader, prefill
 from pruning.runs.cell import Cell
@@ -46,7 +48,7 @@ def route_group(
 ) -> dict[str, Any]:
     """The record of a group of finished cells, which is also in `routing.json`; computed unless it is there."""
     group = Group(cells, results, data_of(cells, settings), settings)
-    path, request = group.folder / files.RECORD, digest(dataclasses.asdict(settings.router))
+    path, request = group.folder / files.RECORD, _request(settings.router)
     earlier = atomic_files.read_json(path) if path.is_file() else {}
     known = files.studies_of(earlier)
     studies = sorted({*known, cells[0].study})
@@ -70,6 +72,12 @@ def route_group(
     record["environment"] = provenance(started, str(model.device))
     atomic_files.write_json(path, record)
     return record | {"folder": str(group.folder)}
+
+
+def _request(settings: RouterSettings) -> str:
+    """The digest of the router's settings and of the files of a hub encoder."""
+    plain = dataclasses.asdict(settings)
+    return digest([plain, encoder_revision(settings.path)] if settings.encoder == "hub" else plain)
 
 
 def _scores(group: Group, forward: Forward, part: str) -> dict[str, ItemScores]:
@@ -103,14 +111,16 @@ def _router(
     states = _states(group, encoder, blocks, prompts)
     targets = np.hstack([scores[task.name].target(group.settings.router.target)[1:] for task in group.tasks])
     template = cast(TaskItems, cell.calibration).template
-    router = fit_router(sets, states["calibration"], targets, (blocks, template), group.settings.router)
+    made, chosen = (blocks, template), group.settings.router
+    router = fit_router(sets, states["calibration"], targets, made, chosen, encoder.revision)
     return router, encoder, {task.name: router.head.predict(states[task.name]).T for task in group.tasks}
 
 
 def _states(group: Group, encoder: Encoder, blocks: int, prompts: dict[str, list[str]]) -> dict[str, Floats]:
     """The features of prompts, by name; kept in a file for each encoder."""
     settings = group.settings.router
-    key = digest([settings.encoder, settings.path if settings.encoder == "hub" else blocks])
+    read = [settings.path, encoder.revision] if settings.encoder == "hub" else [blocks]
+    key = digest([settings.encoder, *read])
     path = group.folder / f"states-{key}.npz"
     if not path.is_file():
         log.info("reading %d prompts for the router", sum(map(len, prompts.values())))

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import pruning
+from pruning.core.atomic_files import read_json, write_json
 from pruning.core.errors import ForeignError, InputError
 from tests.helpers.encoders import encoder_folder
 from tests.helpers.task_files import items_of
@@ -92,6 +93,20 @@ def test_an_encoder_of_a_hub_reads_prompts(
     assert router.encoder.encode([PROMPT, "Why?"]).shape == (2, 32)
     alone, both = router.encoder.encode(["Why?"]), router.encoder.encode([PROMPT, "Why?"])
     assert alone[0] == pytest.approx(both[1], abs=1e-5), "padding changes nothing"
+
+
+def test_a_changed_encoder_is_refused(model: pruning.PrunableModel, tmp_path: Path, tokenizer: Any) -> None:
+    place = encoder_folder(tmp_path / "encoder", tokenizer)
+    router = pruning.fit_router(model, TASKS, SETS, encoder="hub", path=str(place))
+    folder, wanted = router.save(tmp_path / "router"), router.route(PROMPT).predicted
+    assert pruning.Router.load(folder, model).route(PROMPT).predicted == wanted
+    encoder_folder(place, tokenizer, seed=1)
+    with pytest.raises(ForeignError, match=rf"was fitted to another encoder .* than router\.path={place}"):
+        pruning.Router.load(folder, model)
+    record = read_json(folder / "router.json")
+    del record["encoder_revision"]
+    write_json(folder / "router.json", record)
+    assert pruning.Router.load(folder, model), "earlier versions recorded no revision"
 
 
 @pytest.mark.parametrize(

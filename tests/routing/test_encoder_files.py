@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from pruning.core.errors import InputError, PruningError, UnreachableError
-from pruning.routing.encoder_files import check_encoder
+from pruning.routing.encoder_files import check_encoder, encoder_revision
 from pruning.routing.settings import RouterSettings
 from tests.helpers.encoders import encoder_folder
 
@@ -32,3 +33,18 @@ def test_a_part_that_is_missing_is_found(tmp_path: Path, tokenizer: Any, removed
 def test_more_blocks_than_the_model_has_are_refused(encoder: str) -> None:
     with pytest.raises(InputError, match=r"router\.blocks=99: the model has 6 blocks"):
         check_encoder(RouterSettings(encoder=encoder, path="/nothing", blocks=99), 6)
+
+
+def test_the_revision_of_a_directory_changes_with_its_weights(tmp_path: Path, tokenizer: Any) -> None:
+    first, same, other = (
+        encoder_revision(str(encoder_folder(tmp_path / name, tokenizer, seed=seed)))
+        for name, seed in (("first", 0), ("same", 0), ("other", 1))
+    )
+    assert first == same
+    assert first != other
+
+
+def test_the_revision_of_a_name_is_its_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = SimpleNamespace(_commit_hash="abc")
+    monkeypatch.setattr("transformers.AutoConfig.from_pretrained", lambda *_, **__: found)
+    assert encoder_revision("some/encoder") == "abc"

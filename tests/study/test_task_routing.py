@@ -16,6 +16,7 @@ from pruning.routing import files
 from pruning.routing.policies import POLICIES
 from pruning.study import route_command
 from tests.conftest import Command, Ended
+from tests.helpers.encoders import encoder_folder
 from tests.helpers.task_files import items_of, task_folder
 
 SMALL = ("experiment=tasks", "k=2", "calibration.samples=8", "calibration.heldout=12", "tasks.embedded=false")
@@ -135,6 +136,24 @@ def test_sublayers_have_sets_too(launch: Command, tmp_path: Path, monkeypatch: p
     assert not (folder / files.RECORD).exists(), "it described another router"
     assert launch(*words, calibrated=False).status == 0
     assert files.read_router(folder)[0].settings.target == "loglikelihood"
+
+
+def test_a_changed_encoder_is_read_again(launch: Command, tmp_path: Path, tokenizer: Any) -> None:
+    encoder = encoder_folder(tmp_path / "encoder", tokenizer)
+    words = (*SMALL, "tasks.rewording=null", f"tasks.folder={task_folder(tmp_path / 'tasks')}")
+    words = (*words, "router.encoder=hub", f"router.path={encoder}")
+    first = launch(*words, calibrated=False)
+    assert first.status == 0, first.err
+    folder, record = record_of(first)
+    before = read_json(folder / files.ROUTER)["encoder_revision"]
+    assert "prompts for the router" not in launch(*words, calibrated=False).err, "nothing is computed again"
+    encoder_folder(encoder, tokenizer, seed=1)
+    again = launch(*words, calibrated=False)
+    assert again.status == 0, again.err
+    assert "prompts for the router" in again.err
+    assert "calibration items under" not in again.err, "another encoder needs no new scores"
+    assert record_of(again)[1]["request"] != record["request"]
+    assert read_json(folder / files.ROUTER)["encoder_revision"] != before
 
 
 def shared_items(folder: Path) -> Path:
