@@ -19,9 +19,8 @@ def token_counts(pairs: Sequence[Pair], tokenizer: Any) -> list[tuple[int, int]]
     counts = _counts([*contexts, *(pair[0] + pair[1] for pair in pairs)], tokenizer)
     found = []
     for context, pair in zip(contexts, pairs, strict=True):
-        added = int(
-            not pair[0] and counts[""] == 0
-        )  # a tokenizer that puts a token before every text adds it itself
+        # A tokenizer that puts a token before every text adds it itself.
+        added = int(not pair[0] and counts[""] == 0)
         found.append((counts[context] + added, counts[pair[0] + pair[1]] + added))
     return found
 
