@@ -6,8 +6,12 @@ import contextlib
 import socket
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from pruning.launcher.slurm_queue import Info
+
+if TYPE_CHECKING:
+    import psutil
 
 
 def process_name(pid: int) -> str:
@@ -19,32 +23,54 @@ def process_name(pid: int) -> str:
 
 def process(name: str) -> Info:
     """The state of a process, by its name; a process on another machine is assumed to run."""
-    import psutil
-
-    host, pid, born = name.removeprefix("process-").rsplit("-", 2)
-    if host != socket.gethostname():
+    host, _, born = _parts(name)
+    if not is_here(name):
         return Info(True, False, f"on {host}", 0.0)
-    try:
-        candidate = psutil.Process(int(pid))
-        alive = int(candidate.create_time()) == int(born) and candidate.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        alive = False
-    return Info(alive, False, "", time.time() - int(born) if alive else 0.0)
+    alive = _living(name) is not None
+    return Info(alive, False, "", time.time() - born if alive else 0.0)
+
+
+def is_here(name: str) -> bool:
+    """Whether a process belongs to this machine, by its name."""
+    return _parts(name)[0] == socket.gethostname()
 
 
 def end(name: str) -> None:
     """Stop a process of this machine and all its descendants."""
     import psutil
 
-    if not process(name).active or f"-{socket.gethostname()}-" not in name:
+    if (first := _living(name)) is None:
         return
-    first = psutil.Process(int(name.rsplit("-", 2)[1]))
     family = [first, *first.children(recursive=True)]
     for member in family:
         _signal(member.terminate)
     _, left = psutil.wait_procs(family, timeout=3)
     for member in left:
         _signal(member.kill)
+
+
+def _parts(name: str) -> tuple[str, int, int]:
+    """The host, the number and the start time in a name; a host can contain dashes."""
+    host, pid, born = name.removeprefix("process-").rsplit("-", 2)
+    return host, int(pid), int(born)
+
+
+def _living(name: str) -> psutil.Process | None:
+    """The process of this machine with this name; None if it has ended.
+
+    psutil refuses to signal it if its number belongs to another process by then.
+    """
+    import psutil
+
+    _, pid, born = _parts(name)
+    if not is_here(name):
+        return None
+    try:
+        found = psutil.Process(pid)
+        alive = int(found.create_time()) == born and found.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return None
+    return found if alive else None
 
 
 def _signal(action: Callable[[], None]) -> None:

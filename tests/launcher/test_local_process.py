@@ -1,0 +1,48 @@
+"""Processes by name: only the process that a name describes is ended."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+
+from pruning.launcher import local_process
+from pruning.launcher.local_process import end, is_here, process, process_name
+
+
+@pytest.fixture
+def sleeper() -> Iterator[subprocess.Popen[bytes]]:
+    started = subprocess.Popen(["sleep", "60"])
+    yield started
+    started.kill()
+    started.wait()
+
+
+@pytest.mark.parametrize("host", ["node-2", "a-node-2", "nodes"])
+def test_a_process_of_a_machine_with_a_similar_name_is_not_ended(
+    host: str, sleeper: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local_process.socket, "gethostname", lambda: "node")
+    born = process_name(sleeper.pid).rpartition("-")[2]
+    name = f"process-{host}-{sleeper.pid}-{born}"  # that machine has a process with the same number
+    assert process(name).active, "it is assumed to run"
+    assert not is_here(name)
+    end(name)
+    assert sleeper.poll() is None
+
+
+def test_a_process_that_has_taken_over_a_number_is_not_ended(sleeper: subprocess.Popen[bytes]) -> None:
+    name = f"process-{socket.gethostname()}-{sleeper.pid}-12"
+    assert not process(name).active
+    end(name)
+    assert sleeper.poll() is None
+
+
+def test_a_process_of_this_machine_is_ended(sleeper: subprocess.Popen[bytes]) -> None:
+    name = process_name(sleeper.pid)
+    assert is_here(name)
+    end(name)
+    sleeper.wait(10)
+    assert not process(name).active
