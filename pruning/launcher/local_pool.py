@@ -8,8 +8,8 @@ from __future__ import annotations
 import os
 import shlex
 import subprocess
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ from pruning.core.errors import InputError, unknown
 from pruning.distributed.rendezvous import visible
 from pruning.launcher.code_snapshot import snapshot
 from pruning.launcher.job import Job
-from pruning.launcher.local_process import process, process_name
+from pruning.launcher.local_process import is_here, process, process_name
 from pruning.launcher.script_text import check_folder, check_text
 from pruning.launcher.slurm import job_environment, launcher_record
 from pruning.launcher.submission_order import ORDERS
@@ -33,15 +33,23 @@ EXIT_SECONDS = 30
 LONGEST = 365 * 24 * 60  # minutes; in effect no time limit
 
 
+@contextmanager
+def starting_lock(results: Path) -> Iterator[None]:
+    """Let one command at a time see which slots are free and start cells there."""
+    from filelock import FileLock
+
+    with FileLock(results / "jobs" / ".starting"):
+        yield
+
+
 @dataclass
 class _Pool:
-    """The waiting cells, the running processes, and the GPUs of each process."""
+    """The waiting cells, and the processes that this command has started."""
 
     record: Submission | None = None
     code: Path | None = None
     waiting: list[QueuedCell] = field(default_factory=list)
-    gpus: dict[str, list[str]] = field(default_factory=dict)  # the GPUs of each running process, by its name
-    started: dict[str, Any] = field(default_factory=dict)  # handles of this command's processes, by name
+    started: dict[str, Any] = field(default_factory=dict)  # handles of the processes, by name
 
 
 @dataclass(frozen=True)
@@ -96,26 +104,29 @@ class LocalPool:
         pool.code = snapshot(results)
         pool.record = Submission.begin(results, self._settings(), tasks, pool.code, where)
         pool.waiting = list(tasks)
-        for record in submissions(results):  # running processes of earlier commands keep their slots
-            for job, gpus in record.devices.items():
-                if process(job).active:
-                    pool.gpus[job] = gpus
 
     def step(self) -> bool:
         """Start waiting cells while a slot is free; returns whether any still wait."""
-        pool = self._pool
-        for job in [job for job in pool.gpus if not process(job).active]:
-            if job in pool.started:
-                pool.started.pop(job).poll()
-            del pool.gpus[job]
-        if pool.record is not None and pool.record.cancelled.exists():
-            pool.waiting.clear()
-        while pool.waiting and (chosen := self._free_gpus(pool.waiting[0].resources)) is not None:
-            self._start(pool.waiting.pop(0), chosen)
-        if pool.record is not None and not pool.waiting and not pool.record.complete:
-            pool.record.complete = True
-            pool.record.save()
+        pool, started = self._pool, self._pool.started
+        for name in [name for name in started if not process(name).active]:
+            started.pop(name).poll()
+        if pool.record is not None and not pool.record.complete:
+            results = pool.record.folder.parents[1]
+            with starting_lock(results):
+                self._fill(pool.record, results)
         return bool(pool.waiting)
+
+    def _fill(self, record: Submission, results: Path) -> None:
+        """Start waiting cells in the slots that no command uses; none if they were cancelled."""
+        waiting = self._pool.waiting
+        if record.cancelled.exists():
+            waiting.clear()
+        used = _used(results) if waiting else {}
+        while waiting and (chosen := self._free_gpus(waiting[0].resources, used)) is not None:
+            used[self._start(record, waiting.pop(0), chosen)] = chosen
+        if not waiting:
+            record.complete = True
+            record.save()
 
     def finish(self) -> None:
         """Wait for the last processes to exit; their results are already written."""
@@ -123,19 +134,22 @@ class LocalPool:
             with suppress(subprocess.TimeoutExpired):
                 running.wait(EXIT_SECONDS)
 
-    def _free_gpus(self, wanted: Resources) -> list[str] | None:
-        """GPUs for one more cell ([] if the machine has none), or None if no slot is free or too few GPUs are."""
-        installed, used = visible(os.environ), self._pool.gpus
+    def _free_gpus(self, wanted: Resources, used: Mapping[str, Sequence[str]]) -> list[str] | None:
+        """GPUs for one more cell ([] if the machine has none), or None if no slot is free or too few GPUs are.
+
+        `used` holds the GPUs of each running process, by its name.
+        """
+        installed = visible(os.environ)
         free = [gpu for gpu in installed if all(gpu not in gpus for gpus in used.values())]
         most = self.parallel or (max(1, len(installed) // max(1, wanted.gpus)) if installed else 2)
         needed = wanted.gpus if installed else 0
         return free[:needed] if len(used) < most and len(free) >= needed else None
 
-    def _start(self, task: QueuedCell, gpus: Sequence[str]) -> None:
+    def _start(self, record: Submission, task: QueuedCell, gpus: Sequence[str]) -> str:
+        """Start a cell on GPUs; returns the name of its process."""
         import submitit
 
-        record, code = self._pool.record, self._pool.code
-        assert record is not None
+        code = self._pool.code
         assert code is not None
         executor = submitit.LocalExecutor(record.folder)
         # submitit sets CUDA_VISIBLE_DEVICES to numbers; this later line of the job's shell restores the GPU names.
@@ -149,9 +163,19 @@ class LocalPool:
         name = process_name(int(job.job_id))
         record.jobs[task.key], record.devices[name] = name, list(gpus)
         record.save()
-        self._pool.gpus[name], self._pool.started[name] = list(gpus), job._process
+        self._pool.started[name] = job._process
+        return name
 
     def _settings(self) -> dict[str, Any]:
         data = launcher_record(self)
         del data["_pool"]
         return data
+
+
+def _used(results: Path) -> dict[str, list[str]]:
+    """The GPUs of each running process of this machine, by its name, whichever command started it.
+
+    Processes of other machines use other GPUs, and nothing shows here when they end.
+    """
+    devices = [item for record in submissions(results) for item in record.devices.items()]
+    return {name: gpus for name, gpus in devices if is_here(name) and process(name).active}

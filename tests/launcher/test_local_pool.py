@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 import os
 import socket
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from filelock import FileLock, Timeout
 
 from pruning.core.errors import InputError
 from pruning.launcher.local_pool import LocalPool
-from pruning.launcher.local_process import process_name
+from pruning.launcher.local_process import process, process_name
 from pruning.launcher.submissions import submissions
 from pruning.models.resources import Resources
 from tests.conftest import Command
@@ -72,27 +76,22 @@ def gpus(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_each_cell_gets_separate_gpus(gpus: None) -> None:
     launcher, two = LocalPool(), Resources(ranks=2, gpus_per_rank=1)
-    assert launcher._free_gpus(two) == ["GPU-a", "GPU-b"]
-    launcher._pool.gpus["one"] = ["GPU-a", "GPU-b"]
-    assert launcher._free_gpus(two) is None
-    assert launcher._free_gpus(Resources()) == ["GPU-c"]
-    launcher._pool.gpus["two"] = ["GPU-c"]
-    assert launcher._free_gpus(Resources()) is None
-    assert LocalPool(parallel=5)._free_gpus(Resources()) == ["GPU-a"]
+    assert launcher._free_gpus(two, {}) == ["GPU-a", "GPU-b"]
+    used = {"one": ["GPU-a", "GPU-b"]}
+    assert launcher._free_gpus(two, used) is None
+    assert launcher._free_gpus(Resources(), used) == ["GPU-c"]
+    assert launcher._free_gpus(Resources(), {**used, "two": ["GPU-c"]}) is None
+    assert LocalPool(parallel=5)._free_gpus(Resources(), {}) == ["GPU-a"]
 
 
 def test_the_bound_holds_if_gpus_are_left(gpus: None) -> None:
-    launcher = LocalPool(parallel=1)
-    launcher._pool.gpus["one"] = ["GPU-a"]
-    assert launcher._free_gpus(Resources()) is None
+    assert LocalPool(parallel=1)._free_gpus(Resources(), {"one": ["GPU-a"]}) is None
 
 
 def test_a_machine_without_gpus_runs_two(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    launcher = LocalPool()
-    assert launcher._free_gpus(Resources()) == []
-    launcher._pool.gpus.update({"one": [], "two": []})
-    assert launcher._free_gpus(Resources()) is None
+    assert LocalPool()._free_gpus(Resources(), {}) == []
+    assert LocalPool()._free_gpus(Resources(), {"one": [], "two": []}) is None
 
 
 @pytest.mark.parametrize(
@@ -112,15 +111,70 @@ def test_what_this_machine_cannot_do_is_refused(
         launcher.check({"tiny": asked})
 
 
-def test_running_cells_of_an_earlier_command_keep_their_slots(gpus: None, tmp_path: Path) -> None:
-    record = submission(tmp_path, task("a"), task("b"))
-    running, gone = process_name(os.getpid()), f"process-{socket.gethostname()}-1-7"
-    record.devices = {running: ["GPU-a"], gone: ["GPU-b"]}
+@pytest.fixture
+def sleepers(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """The processes that launchers start; each sleeps. One command at a time may start them."""
+    import submitit
+
+    started: list[subprocess.Popen[bytes]] = []
+
+    class Executor(submitit.LocalExecutor):
+        def submit(self, *_: Any) -> Any:
+            with pytest.raises(Timeout):
+                FileLock(self.folder.parent / ".starting").acquire(timeout=0)
+            started.append(subprocess.Popen(["sleep", "60"]))
+            return SimpleNamespace(job_id=str(started[-1].pid), _process=started[-1])
+
+    monkeypatch.setattr(submitit, "LocalExecutor", Executor)
+    yield started
+    stop(started)
+
+
+def stop(processes: list[subprocess.Popen[bytes]]) -> None:
+    for one in processes:
+        one.kill()
+        one.wait()
+
+
+def used(results: Path) -> list[str]:
+    """The GPUs of all running processes, each as often as it is used."""
+    records = submissions(results)
+    return sorted(
+        g for r in records for name, gpus in r.devices.items() if process(name).active for g in gpus
+    )
+
+
+def test_running_cells_of_an_earlier_command_keep_their_slots(
+    gpus: None, sleepers: list[subprocess.Popen[bytes]], tmp_path: Path
+) -> None:
+    record = submission(tmp_path, task("a"), task("b"), task("c"))
+    host = socket.gethostname()
+    running, gone = process_name(os.getpid()), f"process-{host}-1-7"
+    other = f"process-{host}-2-1-7"  # of another machine, which has GPUs of its own
+    record.devices = {running: ["GPU-a"], gone: ["GPU-b"], other: ["GPU-c"]}
     record.save()
     launcher = LocalPool()
-    launcher.submit(tmp_path, [task("c")], str(tmp_path))
-    assert launcher._pool.gpus == {running: ["GPU-a"]}
-    assert launcher._free_gpus(Resources()) == ["GPU-b"]
+    launcher.submit(tmp_path, [task("d"), task("e"), task("f")], str(tmp_path))
+    assert launcher.step(), "two GPUs are free"
+    assert list(launcher._pool.record.devices.values()) == [["GPU-b"], ["GPU-c"]]  # type: ignore[union-attr]
+
+
+def test_two_commands_share_the_slots_of_a_machine(
+    gpus: None, sleepers: list[subprocess.Popen[bytes]], tmp_path: Path
+) -> None:
+    first, second = LocalPool(), LocalPool()
+    first.submit(tmp_path, [task(f"a{number}") for number in range(5)], str(tmp_path))
+    assert first.step()
+    second.submit(tmp_path, [task("b0"), task("b1")], str(tmp_path))
+    assert second.step()
+    assert used(tmp_path) == ["GPU-a", "GPU-b", "GPU-c"]
+    stop(sleepers[:2])
+    assert not first.step(), "its last cells have started in the two slots"
+    assert second.step(), "no slot is left for the second command"
+    assert used(tmp_path) == ["GPU-a", "GPU-b", "GPU-c"]
+    stop(sleepers[2:])
+    assert not second.step()
+    assert used(tmp_path) == ["GPU-a", "GPU-b"]
 
 
 def test_what_was_cancelled_does_not_start(tmp_path: Path) -> None:
