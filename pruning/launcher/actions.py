@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 from pruning.config.compose import recorded_launcher
 from pruning.launcher import slurm_queue, submit
 from pruning.launcher.cell_state import State, cell_states
+from pruning.launcher.local_pool import starting_lock
 from pruning.launcher.local_process import end
 from pruning.launcher.submission_order import ordered
-from pruning.launcher.submissions import QueuedCell, Submission, latest
+from pruning.launcher.submissions import QueuedCell, Submission, latest, submissions
 
 if TYPE_CHECKING:
     from pruning.launcher import Launcher
@@ -24,7 +25,11 @@ def cancel(results: Path) -> int:
     Raises InputError if SLURM does not answer.
     """
     with submit.submission_lock(results):
-        flying = {key: cell for key, cell in cell_states(results).items() if cell.state.in_flight}
+        with starting_lock(results):  # else a command could start a cell after its state was read
+            for record in submissions(results):
+                if not record.complete:
+                    record.cancelled.touch()
+            flying = {key: cell for key, cell in cell_states(results).items() if cell.state.in_flight}
         records = latest(results)
         for record in {records[key].name: records[key] for key in flying}.values():
             record.cancelled.touch()

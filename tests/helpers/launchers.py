@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import subprocess
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from filelock import FileLock, Timeout
 
 from pruning.core import atomic_files
 from pruning.launcher.submissions import QueuedCell, Submission
@@ -33,6 +36,30 @@ def result(results: Path, key: str, **changes: Any) -> None:
     """A cell's result as far as launchers read it."""
     done = {"cell": key, "status": "done", "config": {"eval": {"items": 2}}, "error": None, "environment": {}}
     atomic_files.write_json(results / key / "result.json", done | changes)
+
+
+def sleeping_cells(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen[bytes]]:
+    """Let launcher=processes start `sleep` for each cell; returns the list to which each process is added."""
+    import submitit
+
+    started: list[subprocess.Popen[bytes]] = []
+
+    class Executor(submitit.LocalExecutor):
+        def submit(self, *_: Any) -> Any:
+            with pytest.raises(Timeout):  # no other command can start a cell now
+                FileLock(self.folder.parent / ".starting").acquire(timeout=0)
+            started.append(subprocess.Popen(["sleep", "60"]))
+            return SimpleNamespace(job_id=str(started[-1].pid), _process=started[-1])
+
+    monkeypatch.setattr(submitit, "LocalExecutor", Executor)
+    return started
+
+
+def stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Kill processes of this test and wait for their end."""
+    for one in processes:
+        one.kill()
+        one.wait()
 
 
 def commands(folder: Path, monkeypatch: pytest.MonkeyPatch, scripts: Mapping[str, str]) -> Path:

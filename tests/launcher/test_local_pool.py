@@ -8,11 +8,9 @@ import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from filelock import FileLock, Timeout
 
 from pruning.core.errors import InputError
 from pruning.launcher.local_pool import LocalPool
@@ -20,7 +18,7 @@ from pruning.launcher.local_process import process, process_name
 from pruning.launcher.submissions import submissions
 from pruning.models.resources import Resources
 from tests.conftest import Command
-from tests.helpers.launchers import submission, task
+from tests.helpers.launchers import sleeping_cells, stop, submission, task
 
 GRID = ("-m", "algo=one_shot,greedy", "k=2", "scores.share=false")
 
@@ -113,27 +111,10 @@ def test_what_this_machine_cannot_do_is_refused(
 
 @pytest.fixture
 def sleepers(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[subprocess.Popen[bytes]]]:
-    """The processes that launchers start; each sleeps. One command at a time may start them."""
-    import submitit
-
-    started: list[subprocess.Popen[bytes]] = []
-
-    class Executor(submitit.LocalExecutor):
-        def submit(self, *_: Any) -> Any:
-            with pytest.raises(Timeout):
-                FileLock(self.folder.parent / ".starting").acquire(timeout=0)
-            started.append(subprocess.Popen(["sleep", "60"]))
-            return SimpleNamespace(job_id=str(started[-1].pid), _process=started[-1])
-
-    monkeypatch.setattr(submitit, "LocalExecutor", Executor)
+    """The processes that launchers start."""
+    started = sleeping_cells(monkeypatch)
     yield started
     stop(started)
-
-
-def stop(processes: list[subprocess.Popen[bytes]]) -> None:
-    for one in processes:
-        one.kill()
-        one.wait()
 
 
 def used(results: Path) -> list[str]:
