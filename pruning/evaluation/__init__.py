@@ -7,7 +7,7 @@ even if the next one fails. torch, lm-eval and other large libraries are importe
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
@@ -89,9 +89,12 @@ class Evaluation(Protocol):
         ...
 
 
-def digests_of(paths: Sequence[str]) -> dict[str, str | None]:
-    """Map each path, exactly as given, to the SHA-256 of its file, or to None if the file cannot be read."""
-    return {path: _digest(Path(path).expanduser()) for path in paths}
+def digests_of(paths: Iterable[str], folder: Path = Path()) -> dict[str, str | None]:
+    """Map each path, exactly as given, to the SHA-256 of its file, or to None if the file cannot be read.
+
+    Relative paths start in `folder`.
+    """
+    return {path: _digest(folder / Path(path).expanduser()) for path in paths}
 
 
 def _digest(file: Path) -> str | None:

@@ -61,8 +61,7 @@ def finished(cell: Cell) -> DoneResult | None:
         return None
     if not _has(result, cell.config):
         return None
-    local = digests_of(cell.evaluation.files())
-    return result if local.items() <= result["evaluation"].get("files", {}).items() else None
+    return result if _read(result, digests_of(cell.evaluation.files())) else None
 
 
 def cell_states(results: Path, keys: Iterable[str] | None = None) -> dict[str, CellState]:
@@ -96,7 +95,16 @@ def _is_done(folder: Path, record: Submission, key: str) -> bool:
         return False
     if result is None or result["status"] != "done":
         return False
-    return _has(result, record.task(key).config)
+    task = record.task(key)
+    if not _has(result, task.config):
+        return False
+    # A job reads its files when it runs, so a file that has changed since the submission is right, too.
+    return _read(result, task.files) or _read(result, digests_of(task.files, Path(record.where)))
+
+
+def _read(result: DoneResult, files: Mapping[str, str | None]) -> bool:
+    """Whether the evaluation of a result has read files with these digests."""
+    return files.items() <= result["evaluation"].get("files", {}).items()
 
 
 def _has(result: DoneResult, config: Mapping[str, Any]) -> bool:

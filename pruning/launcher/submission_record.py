@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, TypedDict, cast
+from typing import Annotated, Any, NotRequired, TypedDict, cast
 
 from pruning.core import atomic_files
 from pruning.core.errors import DamagedError
@@ -24,6 +24,9 @@ class TaskRecord(TypedDict):
     resources: Annotated[dict[str, Any], "The resources that its job requests: `model.resources`."]
     evaluations: Annotated[int, "The most losses that its search will ask for."]
     group: Annotated[str, "A digest; cells with equal digests share scores."]
+    files: NotRequired[
+        Annotated[dict[str, str | None], "Digest of each local file that its evaluation reads."]
+    ]
 
 
 class SubmissionRecord(TypedDict):

@@ -40,6 +40,8 @@ class QueuedCell:
     resources: Resources
     evaluations: int
     group: str  # cells with the same group share scores
+    # digests of the files that its evaluation reads; none in records of older versions
+    files: Mapping[str, str | None] = field(default_factory=dict)
 
 
 @dataclass

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from pruning.core.errors import InputError
 from pruning.core.result import Failure
+from pruning.evaluation import digests_of
 from pruning.launcher import slurm_queue
 from pruning.launcher.cell_state import SLOT, CellState, State, cell_states
 from pruning.launcher.local_process import process
@@ -61,7 +62,8 @@ def _task(ready: Prepared) -> QueuedCell:
     cell, identity = ready.cell, ready.cell.identity()
     group = digest({name: identity[name] for name in ("model", "objective", "calibration", "seed")})
     config, choices = specification(cell)
-    return QueuedCell(cell.key, config, choices, cell.model.resources, ready.evaluations, group)
+    files = digests_of(cell.evaluation.files())
+    return QueuedCell(cell.key, config, choices, cell.model.resources, ready.evaluations, group, files)
 
 
 def settle(launcher: Launcher, results: Path, keys: Sequence[str]) -> dict[str, CellState]:

@@ -24,9 +24,9 @@ def task(key: str, group: str = "a", evaluations: int = 10, resources: Resources
     return QueuedCell(key, config, {"algo": "greedy"}, resources or Resources(), evaluations, group)
 
 
-def submission(results: Path, *tasks: QueuedCell, **jobs: str) -> Submission:
+def submission(results: Path, *tasks: QueuedCell, where: str = "/somewhere", **jobs: str) -> Submission:
     """A record, complete if it names jobs."""
-    record = Submission.begin(results, LAUNCHER, tasks, results / "code" / "c0de", "/somewhere")
+    record = Submission.begin(results, LAUNCHER, tasks, results / "code" / "c0de", where)
     record.jobs, record.complete = dict(jobs), bool(jobs)
     record.save()
     return record
@@ -35,7 +35,7 @@ def submission(results: Path, *tasks: QueuedCell, **jobs: str) -> Submission:
 def result(results: Path, key: str, **changes: Any) -> None:
     """A cell's result as far as launchers read it."""
     done = {"cell": key, "status": "done", "config": {"eval": {"items": 2}}, "error": None, "environment": {}}
-    atomic_files.write_json(results / key / "result.json", done | changes)
+    atomic_files.write_json(results / key / "result.json", done | {"evaluation": {}} | changes)
 
 
 def sleeping_cells(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen[bytes]]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
+from pruning.core.hashing import file_sha256
 from pruning.launcher import slurm_queue
 from pruning.launcher.cell_state import CellState, State, _has, cell_states
 from pruning.launcher.local_process import process_name
@@ -43,6 +45,33 @@ def test_a_result_of_another_evaluation_is_not_what_was_asked_for(
     slurm["7_0"] = Info(active=True, waiting=True, reason="Priority", seconds=0.0)
     result(tmp_path, "a", config={"eval": {"items": 3}})
     assert (state_of(tmp_path).state, state_of(tmp_path).reason) == (State.PENDING, "Priority")
+
+
+def test_a_result_on_an_earlier_state_of_a_file_is_not_what_was_asked_for(
+    tmp_path: Path, slurm: dict[str, Info]
+) -> None:
+    text = tmp_path / "text"
+    text.write_text("the new one")
+    now, before = file_sha256(text), "0" * 64
+    submission(tmp_path, replace(task("a"), files={str(text): now}), a="7_0")
+    slurm["7_0"] = Info(active=True, waiting=True, reason="Priority", seconds=0.0)
+    result(tmp_path, "a", evaluation={"files": {str(text): before}})
+    assert state_of(tmp_path).state is State.PENDING
+    result(tmp_path, "a", evaluation={"files": {str(text): now}})
+    assert state_of(tmp_path).state is State.DONE
+
+
+def test_a_result_on_a_file_that_changed_while_its_job_waited_is_what_was_asked_for(
+    tmp_path: Path, slurm: dict[str, Info]
+) -> None:
+    where = tmp_path / "where"
+    where.mkdir()
+    (where / "text").write_text("what the job read")
+    submission(tmp_path, replace(task("a"), files={"text": "0" * 64}), a="7_0", where=str(where))
+    result(tmp_path, "a", evaluation={"files": {"text": file_sha256(where / "text")}})
+    assert state_of(tmp_path).state is State.DONE
+    (where / "text").unlink()
+    assert state_of(tmp_path).state is State.LOST
 
 
 def test_a_running_cell_has_its_running_time(tmp_path: Path, slurm: dict[str, Info]) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from pruning.core.atomic_files import read_json, write_json
 from pruning.core.errors import DamagedError
 from pruning.launcher.submissions import Submission, latest, submissions
 from pruning.models.resources import Resources
@@ -21,6 +22,15 @@ def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert read.task("a").resources.gpus == 4
     assert read.jobs == {"a": "7_0", "b": "7_1"}
     assert read.where == "/somewhere"
+
+
+def test_a_record_of_an_older_version_is_read(tmp_path: Path) -> None:
+    path = submission(tmp_path, task("a")).folder / "submission.json"
+    record = read_json(path)
+    for written in record["tasks"]:
+        del written["files"]
+    write_json(path, record)
+    assert latest(tmp_path)["a"].task("a") == task("a")
 
 
 def test_a_record_is_on_disk_before_any_job_has_a_name(tmp_path: Path) -> None:

@@ -7,10 +7,13 @@ from pathlib import Path
 import pytest
 
 from pruning.core.errors import InputError
+from pruning.core.hashing import file_sha256
 from pruning.launcher import slurm_queue, submit
 from pruning.launcher.cell_state import CellState, State
 from pruning.launcher.slurm import Slurm
 from pruning.launcher.slurm_queue import Info
+from pruning.launcher.submissions import submissions
+from tests.conftest import Command
 from tests.helpers.launchers import result, submission, task
 
 
@@ -70,6 +73,18 @@ def test_a_job_that_is_gone_for_a_moment_is_not_given_up(
     monkeypatch.setattr(submit.time, "sleep", lambda _: len(slurm) > 1 or result(tmp_path, "a"))
     slurm += [RUNS, {}, DIED, RUNS, {}]
     assert submit.settle(Slurm(), tmp_path, ["a"])["a"].state is State.DONE
+
+
+def test_a_task_holds_the_digests_of_the_files_that_it_reads(
+    launch: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(submit, "settle", lambda *_: {})
+    text = tmp_path / "text"
+    text.write_text(" ".join(f"word{number}" for number in range(500)))
+    evaluation = ("eval=local", f"eval.texts={{mine: {text}}}", "eval.window=32")
+    ended = launch("algo=one_shot", "k=1", *evaluation, "launcher=processes")
+    (record,) = submissions(ended.results)
+    assert [task.files for task in record.tasks] == [{str(text): file_sha256(text)}]
 
 
 def test_two_commands_do_not_submit_at_once(tmp_path: Path) -> None:
