@@ -48,6 +48,11 @@ class HealRecord(TypedDict):
     settings: Annotated[dict[str, Any], "The settings of `heal`."]
     source: Annotated[str, "Where the text comes from."]
     text_sha256: Annotated[str, "SHA-256 of the windows that were trained on or held out."]
+    file_sha256: NotRequired[
+        Annotated[
+            str, "SHA-256 of the file `heal.path`; only with `heal.source=file`, not in older versions."
+        ]
+    ]
     tokens: Annotated[int, "Tokens that were trained on."]
     steps: Annotated[int, "Steps of the optimizer."]
     epochs: Annotated[float, "How often the budget reads the text; above 1, text was repeated."]

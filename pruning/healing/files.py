@@ -90,7 +90,7 @@ def read_weights(folder: Path, record: Mapping[str, object]) -> dict[str, Tensor
 
 def _record(folder: Path, name: str, healed: Healed, text: HealingText, settings: Training) -> HealRecord:
     last = healed.curve[-1]
-    return {
+    record: HealRecord = {
         "folder": name,
         "settings": settings.recorded(),
         "source": text.source,
@@ -105,3 +105,6 @@ def _record(folder: Path, name: str, healed: Healed, text: HealingText, settings
         "curve": healed.summary(),
         "weights_sha256": file_sha256(folder / WEIGHTS),
     }
+    if text.file_sha256 is not None:
+        record["file_sha256"] = text.file_sha256
+    return record

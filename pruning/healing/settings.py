@@ -30,6 +30,10 @@ class NoHealing:
     def check(self) -> None:
         """Nothing to check."""
 
+    def files(self) -> tuple[str, ...]:
+        """No file is read."""
+        return ()
+
 
 @dataclass(frozen=True)
 class Training:
@@ -108,6 +112,10 @@ class Training:
     def file(self) -> str | None:
         """The local file that is read, if any."""
         return (self.path or "") if self.source == "file" else None
+
+    def files(self) -> tuple[str, ...]:
+        """The local file that is read, or none."""
+        return () if (file := self.file()) is None else (file,)
 
     def identity(self) -> dict[str, Any]:
         """The settings that the healed weights depend on. A file is represented by its digest."""

@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from pruning.calibration.samples import Row, Samples
 from pruning.calibration.shared_runs import apart
 from pruning.calibration.text import start_tokens, token_ids
 from pruning.core.errors import InputError
-from pruning.core.hashing import text_sha256
+from pruning.core.hashing import file_sha256, text_sha256
 from pruning.healing.settings import Training
 
 log = logging.getLogger(__name__)
@@ -37,6 +38,7 @@ class HealingText:
     heldout: tuple[Row, ...]
     seed: int
     endless: bool = False  # a stream that is longer than the budget
+    file_sha256: str | None = None  # of the local file that the windows come from, if any
 
     @cached_property
     def sha256(self) -> str:
@@ -86,11 +88,12 @@ def draw_text(settings: Training, tokenizer: Any, calibration: Samples | None = 
     are shuffled; so the first windows do not depend on the budget. Raises InputError if the text is too short.
     """
     name = settings.path or settings.source
+    sha256 = None if (file := settings.file()) is None else file_sha256(Path(file).expanduser())
     documents = sources.documents(settings, "heal")
     first = start_tokens(tokenizer)
     needed = (settings.steps * settings.windows + settings.heldout) * settings.length
     ids = token_ids(documents, tokenizer, 2 * needed if settings.stream else None)
-    return packed(ids, first, settings, name, calibration)
+    return replace(packed(ids, first, settings, name, calibration), file_sha256=sha256)
 
 
 def packed(

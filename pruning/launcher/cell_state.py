@@ -52,7 +52,7 @@ class CellState:
 
 
 def finished(cell: Cell) -> DoneResult | None:
-    """The result of a cell; None unless the cell is done and has the requested evaluation on the current files.
+    """The result of a cell; None unless the cell is done, evaluated and healed as requested on the current files.
 
     The scheduler is not asked.
     """
@@ -61,7 +61,8 @@ def finished(cell: Cell) -> DoneResult | None:
         return None
     if not _has(result, cell.config):
         return None
-    return result if _read(result, digests_of(cell.evaluation.files())) else None
+    files = (digests_of(cell.evaluation.files()), digests_of(cell.heal.files()))
+    return result if _read(result, *files) else None
 
 
 def cell_states(results: Path, keys: Iterable[str] | None = None) -> dict[str, CellState]:
@@ -99,12 +100,18 @@ def _is_done(folder: Path, record: Submission, key: str) -> bool:
     if not _has(result, task.config):
         return False
     # A job reads its files when it runs, so a file that has changed since the submission is right, too.
-    return _read(result, task.files) or _read(result, digests_of(task.files, Path(record.where)))
+    files = (task.files, task.heal_files)
+    return _read(result, *files) or _read(result, *(digests_of(some, Path(record.where)) for some in files))
 
 
-def _read(result: DoneResult, files: Mapping[str, str | None]) -> bool:
-    """Whether the evaluation of a result has read files with these digests."""
-    return files.items() <= result["evaluation"].get("files", {}).items()
+def _read(result: DoneResult, files: Mapping[str, str | None], heal_files: Mapping[str, str | None]) -> bool:
+    """Whether the evaluation and the healing of a result have read files with these digests.
+
+    Healings of older versions have no digest of their file; they stay valid.
+    """
+    heal: Mapping[str, Any] = result.get("heal", {})
+    healed = all(heal.get("file_sha256", sha256) == sha256 for sha256 in heal_files.values())
+    return healed and files.items() <= result["evaluation"].get("files", {}).items()
 
 
 def _has(result: DoneResult, config: Mapping[str, Any]) -> bool:

@@ -27,6 +27,9 @@ class TaskRecord(TypedDict):
     files: NotRequired[
         Annotated[dict[str, str | None], "Digest of each local file that its evaluation reads."]
     ]
+    heal_files: NotRequired[
+        Annotated[dict[str, str | None], "Digest of the local file that its healing reads."]
+    ]
 
 
 class SubmissionRecord(TypedDict):

@@ -40,8 +40,9 @@ class QueuedCell:
     resources: Resources
     evaluations: int
     group: str  # cells with the same group share scores
-    # digests of the files that its evaluation reads; none in records of older versions
+    # digests of the files that its evaluation and its healing read; none in records of older versions
     files: Mapping[str, str | None] = field(default_factory=dict)
+    heal_files: Mapping[str, str | None] = field(default_factory=dict)
 
 
 @dataclass

@@ -62,8 +62,8 @@ def _task(ready: Prepared) -> QueuedCell:
     cell, identity = ready.cell, ready.cell.identity()
     group = digest({name: identity[name] for name in ("model", "objective", "calibration", "seed")})
     config, choices = specification(cell)
-    files = digests_of(cell.evaluation.files())
-    return QueuedCell(cell.key, config, choices, cell.model.resources, ready.evaluations, group, files)
+    files = (digests_of(cell.evaluation.files()), digests_of(cell.heal.files()))
+    return QueuedCell(cell.key, config, choices, cell.model.resources, ready.evaluations, group, *files)
 
 
 def settle(launcher: Launcher, results: Path, keys: Sequence[str]) -> dict[str, CellState]:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from pruning.core.atomic_files import read_json
+from pruning.core.atomic_files import read_json, write_json
 from pruning.core.errors import InputError
+from pruning.core.hashing import file_sha256
 from pruning.healing import curve
 from pruning.study.heal_command import cell_of, heal_folder
 from tests.conftest import Command
@@ -57,6 +58,26 @@ def test_a_healed_cell_is_done_and_a_second_evaluation_measures_it_too(
     assert more.status == 0, more.err
     assert more.result()["evaluation"]["healed"] != first["evaluation"]["healed"]
     assert more.result()["heal"] == first["heal"]
+
+
+def test_a_changed_text_is_healed_on_again_unless_the_record_is_older(
+    launch: Command, tmp_path: Path
+) -> None:
+    text = tmp_path / "text"
+    heal = (*SEARCH, "heal=full", *SHORT, "heal.source=file", f"heal.path={text}")
+    text.write_text(" ".join(f"word{i} and{i * 7}" for i in range(2000)))
+    first = launch(*heal).result()
+    assert first["heal"]["file_sha256"] == file_sha256(text)
+    assert "every cell was done" in launch(*heal).err
+    text.write_text(" ".join(f"more{i} or{i * 3}" for i in range(2000)))
+    ended = launch(*heal)
+    second = ended.result()
+    assert second["heal"]["file_sha256"] == file_sha256(text)
+    assert second["heal"]["weights_sha256"] != first["heal"]["weights_sha256"]
+    del second["heal"]["file_sha256"]
+    write_json(ended.results / second["cell"] / "result.json", second)
+    text.write_text("one more text")
+    assert "every cell was done" in launch(*heal).err
 
 
 def test_numbers_of_a_healed_model_on_other_data_are_not_kept_beside_new_ones(launch: Command) -> None:

@@ -127,6 +127,23 @@ def test_a_damaged_result_is_a_failure_and_stops_nothing(tmp_path: Path, slurm: 
     assert state_of(tmp_path, "b").state is State.DONE
 
 
+@pytest.mark.parametrize(
+    ("recorded", "state"), [("0" * 64, State.PENDING), (None, State.DONE)], ids=["earlier text", "old record"]
+)
+def test_a_healing_on_an_earlier_text_is_not_what_was_asked_for(
+    recorded: str | None, state: State, tmp_path: Path, slurm: dict[str, Info]
+) -> None:
+    text = tmp_path / "text"
+    text.write_text("the new one")
+    asked = {"eval": {"items": 2}, "heal": {"class": "Full", "source": "file", "path": str(text)}}
+    submission(tmp_path, replace(task("a"), config=asked, heal_files={str(text): file_sha256(text)}), a="7_0")
+    slurm["7_0"] = Info(active=True, waiting=True, reason="Priority", seconds=0.0)
+    result(tmp_path, "a", config=asked, heal={} if recorded is None else {"file_sha256": recorded})
+    assert state_of(tmp_path).state is state
+    result(tmp_path, "a", config=asked, heal={"file_sha256": file_sha256(text)})
+    assert state_of(tmp_path).state is State.DONE
+
+
 @pytest.mark.parametrize("healed", [True, False])
 def test_a_healed_model_that_is_not_measured_is_not_done_although_speed_is(healed: bool) -> None:
     asked = {"eval": {"class": "LocalFiles"}, "heal": {"class": "Lora"}}

@@ -81,10 +81,14 @@ def test_a_task_holds_the_digests_of_the_files_that_it_reads(
     monkeypatch.setattr(submit, "settle", lambda *_: {})
     text = tmp_path / "text"
     text.write_text(" ".join(f"word{number}" for number in range(500)))
+    lessons = tmp_path / "lessons"
+    lessons.write_text(" ".join(f"lesson{number}" for number in range(9000, 9999)))
     evaluation = ("eval=local", f"eval.texts={{mine: {text}}}", "eval.window=32")
-    ended = launch("algo=one_shot", "k=1", *evaluation, "launcher=processes")
+    heal = ("heal=full", "heal.source=file", f"heal.path={lessons}", "heal.length=32", "heal.batch_tokens=64")
+    ended = launch("algo=one_shot", "k=1", *evaluation, *heal, "launcher=processes")
     (record,) = submissions(ended.results)
     assert [task.files for task in record.tasks] == [{str(text): file_sha256(text)}]
+    assert [task.heal_files for task in record.tasks] == [{str(lessons): file_sha256(lessons)}]
 
 
 def test_two_commands_do_not_submit_at_once(tmp_path: Path) -> None:
