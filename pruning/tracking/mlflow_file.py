@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from pruning.core import study_tags
 from pruning.core.result import NAME
@@ -70,15 +70,18 @@ class MLflow:
             return
         with plain_errors(self._store(results)):
             client, experiment = self._open(results)
-            failures = record_runs(client, experiment, folders)
-            study_tags.record_studies(client, experiment, results)
-            show_as_training_runs(client, experiment)
+            with self._writing(results):
+                failures = record_runs(client, experiment, folders)
+                study_tags.record_studies(client, experiment, results)
+                show_as_training_runs(client, experiment)
         raise_failures(failures)
 
     def table(self, results: Path, folder: Path) -> None:
         """Record the table of published masks as one run."""
         with plain_errors(self._store(results)):
-            record_table(*self._open(results), folder)
+            client, experiment = self._open(results)
+            with self._writing(results):
+                record_table(client, experiment, folder)
 
     def _has_all(self, results: Path, folders: Sequence[Path]) -> bool:
         """Whether the SQLite file beside the results already holds these cells; only that file is read."""
@@ -90,6 +93,10 @@ class MLflow:
     def _store(self, results: Path) -> str:
         return self.uri or str(results / DATABASE)
 
+    def _writing(self, results: Path) -> AbstractContextManager[object]:
+        """A lock for writing runs; only the file beside the results has one."""
+        return nullcontext() if self.uri else _writing_lock(results)
+
     def _open(self, results: Path) -> tuple[Any, str]:
         with FileLock(results / "mlflow.lock", timeout=PATIENCE):
             damaged = self.uri is None and put_aside_if_damaged(results / DATABASE)
@@ -98,7 +105,9 @@ class MLflow:
             client = connect(self.uri or f"sqlite:///{results / DATABASE}", create=True)
             experiment = self._experiment(client, results)
         if damaged:
-            for failure in record_runs(client, experiment, _done(results)):
+            with self._writing(results):
+                failures = record_runs(client, experiment, _done(results))
+            for failure in failures:
                 log.warning(failure)
         return client, experiment
 
@@ -113,6 +122,24 @@ class MLflow:
             client.rename_experiment(known.experiment_id, f"{self.experiment} {known.artifact_location}")
             client.delete_experiment(known.experiment_id)
         return str(client.create_experiment(self.experiment, artifact_location=location))
+
+
+@contextmanager
+def _writing_lock(results: Path) -> Iterator[None]:
+    """Let one command at a time write runs: two that record one cell would delete each other's unfinished run.
+
+    Recording many cells takes minutes, so this is another lock than that of a command that only opens the store.
+    """
+    lock = FileLock(results / "mlflow-writing.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        log.info("another command writes to %s: waiting for it", DATABASE)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _artifacts(results: Path) -> str:
