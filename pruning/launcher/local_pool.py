@@ -38,7 +38,7 @@ def starting_lock(results: Path) -> Iterator[None]:
     """Let one command at a time see which slots are free and start cells there."""
     from filelock import FileLock
 
-    with FileLock(results / "jobs" / ".starting"):
+    with FileLock(results / "jobs" / ".starting.lock"):
         yield
 
 

@@ -47,7 +47,7 @@ def sleeping_cells(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen[byt
     class Executor(submitit.LocalExecutor):
         def submit(self, *_: Any) -> Any:
             with pytest.raises(Timeout):  # no other command can start a cell now
-                FileLock(self.folder.parent / ".starting").acquire(timeout=0)
+                FileLock(self.folder.parent / ".starting.lock").acquire(timeout=0)
             started.append(subprocess.Popen(["sleep", "60"]))
             return SimpleNamespace(job_id=str(started[-1].pid), _process=started[-1])
 
