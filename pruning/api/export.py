@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 from pathlib import Path
 
+from pruning.api.arguments import check_model
 from pruning.api.model import PrunableModel
 from pruning.core.errors import InputError
 from pruning.core.mask import Mask
@@ -31,6 +32,7 @@ def export_model(
     If `out` ends in `.gguf`, the blocks are cut out of the model's GGUF file (docs/gguf.md), and the path of the new
     file is returned. The model must have been loaded from such a file.
     """
+    check_model(model)
     model.check_mask(mask)
     target = directory(out)
     with ExitStack() as stack:

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from pruning.api.arguments import check_model
 from pruning.api.model import PrunableModel
 from pruning.api.router import Router, encoder_for
 from pruning.api.samples import ItemList
@@ -37,6 +38,7 @@ def fit_router(
     the same names. `settings` are those of `router` on the command line, such as `head="mlp"`. Raises InputError if
     an item, a mask or a setting is wrong.
     """
+    check_model(model)
     chosen = _settings(settings)
     check_template("template", template)
     check_fields("template", template)

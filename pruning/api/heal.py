@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from pruning.api.arguments import check_types, list_of_texts
+from pruning.api.arguments import check_model, check_types, list_of_texts
 from pruning.api.model import PrunableModel, wrap_model
 from pruning.calibration.text import start_tokens, token_ids
 from pruning.core.errors import InputError, unknown
@@ -44,6 +44,7 @@ def heal_mask(
     from pruning.healing.heal import heal
     from pruning.healing.text import draw_text, packed
 
+    check_model(model)
     chosen = _settings(how, {"tokens": tokens, **settings})
     model.check_mask(mask)
     check_length(chosen.length, context_length_of(model.module.config), model.name)

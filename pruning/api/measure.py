@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, TypeAlias
 
-from pruning.api.arguments import check_ids, check_type, list_of_texts
+from pruning.api.arguments import check_ids, check_model, check_type, list_of_texts
 from pruning.api.model import PrunableModel
 from pruning.api.samples import Draw, ItemList, item_rows
 from pruning.calibration.samples import Row, Samples
@@ -86,6 +86,7 @@ def draw_data(
     limit: int | None = None,
 ) -> dict[str, Samples]:
     """The samples of each metric. Raises InputError if there is nothing to measure, or a set is malformed."""
+    check_model(model)
     check_type("window", window, int)
     check_type("limit", limit, int | None)
     if window < SHORTEST:

@@ -6,7 +6,7 @@ import copy
 import dataclasses
 from typing import Any
 
-from pruning.api.arguments import check_types
+from pruning.api.arguments import check_model, check_types
 from pruning.api.model import PrunableModel, wrap_model
 from pruning.api.samples import Calibration, Draw, draw_samples
 from pruning.core.errors import InputError, unknown
@@ -40,6 +40,7 @@ def repair_mask(
     from pruning.engine.repair import measure
     from pruning.models.repaired_weights import folded_weights
 
+    check_model(model)
     fit = _settings(how, settings)
     model.check_mask(mask)
     if not mask.dropped:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pruning.algo import Algo
-from pruning.api.arguments import check_type, check_types
+from pruning.api.arguments import check_model, check_type, check_types
 from pruning.api.model import PrunableModel
 from pruning.api.samples import Calibration, Draw, draw_samples
 from pruning.api.search_result import SearchResult
@@ -48,6 +48,7 @@ def search_mask(
     If a value is wrong, raises InputError before anything is computed. Raises OutOfReachError if the search would
     need far too many evaluations, and LossError if a loss is NaN or infinite.
     """
+    check_model(model)
     options = Settings(**_checked(settings))
     for part in (options, options.forward, options.racing, options.near_ties):
         check_types(part)

@@ -34,7 +34,7 @@ class Mask:
     """Which of a model's units are removed: blocks, or the sub-layers of blocks.
 
     `dropped` is sorted and has no duplicates, so equal sets give equal masks with equal hashes.
-    Raises InputError for an index outside 0..n_units-1.
+    Raises InputError for what is no number, and for one outside 0..n_units-1.
     """
 
     n_blocks: int
@@ -42,7 +42,13 @@ class Mask:
     unit: str = "block"
 
     def __post_init__(self) -> None:
-        dropped = tuple(sorted({int(i) for i in self.dropped}))
+        try:
+            dropped = tuple(sorted({int(i) for i in self.dropped}))
+        except ValueError as error:
+            raise InputError(
+                f"{self.dropped} are not numbers of {unit_noun(self.unit)}s: for names, write "
+                f"Mask.parse({self.n_blocks}, 'a3,m7,b12')."
+            ) from error
         wrong = [i for i in dropped if not 0 <= i < self.n_units]
         if wrong:
             what = f"{unit_noun(self.unit)}s"

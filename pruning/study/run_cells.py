@@ -79,10 +79,22 @@ def _run_jobs(cells: Sequence[Cell], pending: Sequence[Cell], launcher: Launcher
         _run_jobs(cells, again, launcher, outcome)
 
 
+def _warn_about_ranks(cells: Sequence[Cell]) -> None:
+    """Log a warning if a model asks for ranks that nobody has started."""
+    ranks = max((cell.model.resources.ranks for cell in cells), default=1)
+    if ranks > 1 and collectives.world_size() == 1:
+        log.warning(
+            "model.resources.ranks=%d is a request to launcher=processes and launcher=slurm: with launcher=local, "
+            "this is one process, unless torchrun starts more",
+            ranks,
+        )
+
+
 def _run_here(prepared: Sequence[Any], outcome: Outcome) -> None:
     """Run prepared cells in this process, one after the other."""
     from pruning.runs.run_cell import run
 
+    _warn_about_ranks([ready.cell for ready in prepared])
     for number, ready in enumerate(prepared, start=1):
         log.info("cell %d of %d: %s", number, len(prepared), ready.cell.key)
         try:

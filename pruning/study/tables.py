@@ -14,6 +14,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from pruning.core.mask import Mask
 from pruning.core.metric_names import LABELS, kind_of, label_of, metrics_among
 from pruning.core.result import DoneResult, Failure
 
@@ -118,7 +119,15 @@ def _change(metric: str, result: DoneResult) -> str:
         return ""
     text = " -> ".join(f"{value:.{decimals}f}" for value in values)
     healed = evaluation.get("healed", {}).get(metric)
-    return text if healed is None else f"{text}, healed {healed:.{decimals}f}"
+    return text if healed is None else f"{text}, healed {healed:.{decimals}f}{_selected(result)}"
+
+
+def _selected(result: DoneResult) -> str:
+    """The mask of the healed model, if healing selected another one than the search's."""
+    selection = result["heal"].get("selection") if "heal" in result else None
+    if selection is None or not selection["changed"]:
+        return ""
+    return f" (without {' '.join(Mask.from_json(selection['mask']).names())})"
 
 
 def _speed(result: DoneResult) -> str:

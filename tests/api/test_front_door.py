@@ -244,6 +244,21 @@ def test_texts_and_items_can_be_any_iterable(model: pruning.PrunableModel) -> No
     assert found.samples.count == 2
 
 
+def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
+    mask: Any = pruning.Mask(N_BLOCKS, (1,))
+    name: Any = "smollm2"
+    for use in (
+        lambda: pruning.search_mask(name, TEXTS, k=1),
+        lambda: pruning.measure_mask(name, mask, texts=TEXTS),
+        lambda: pruning.heal_mask(name, mask),
+        lambda: pruning.repair_mask(name, mask),
+        lambda: pruning.export_model(name, mask, tmp_path / "out"),
+        lambda: pruning.fit_router(name, {"a": ITEMS}, {"a": mask}),
+    ):
+        with pytest.raises(pruning.InputError, match=r"model is 'smollm2': give what pruning\.load_model"):
+            use()
+
+
 def test_what_is_no_mask_is_refused(model: pruning.PrunableModel, tmp_path: Path) -> None:
     for use in (
         lambda: pruning.measure_mask(model, [2, 3], texts=TEXTS[:2]),  # type: ignore[arg-type]

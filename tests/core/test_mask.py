@@ -104,6 +104,8 @@ def test_a_mask_over_sublayers_has_two_units_per_block() -> None:
 
 
 def test_a_sublayer_that_does_not_exist_is_named() -> None:
+    with pytest.raises(InputError, match=r"not numbers of sub-layers: for names, write Mask\.parse\(4, 'a3"):
+        Mask(4, ("a3", "m4"), "sublayer")  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"sub-layers \[8\] do not exist: the model has sub-layers 0 to 7"):
         sublayers(3, 8)
 

@@ -102,6 +102,8 @@ def test_another_mask_can_win_and_is_exported(launch: Command, monkeypatch: pyte
     assert selection["mask"]["dropped"] == selection["rounds"][0][-1]["dropped"] != result["mask"]["dropped"]
     assert selection["mask"] == json.loads(Path("smaller/depth_pruning.json").read_text())["mask"]
     assert result["evaluation"]["healed"]["ppl/heldout"] > 0
+    chosen = " ".join(Mask.from_json(selection["mask"]).names())
+    assert f"(without {chosen})" in ended.out, "the table says which mask was healed"
     card = Path("smaller/README.md").read_text()
     own = " ".join(Mask.from_json(result["mask"]).names())
     assert f"The search's own choice is {own}. Healing trained 4 of the best masks" in card

@@ -528,3 +528,10 @@ def test_a_lazy_search_has_a_key_of_its_own_and_warns_on_items(launch: Command) 
     items = launch("k=1", "objective=margin", "algo.lazy=0.05")
     warned = ["algo.lazy is meant for losses on text" in ended.err + ended.out for ended in (text, items)]
     assert warned == [False, True]
+
+
+def test_ranks_that_nobody_starts_are_named(launch: Command) -> None:
+    ended = launch("k=1", "algo=one_shot", "model.resources.ranks=2")
+    assert ended.status == 0
+    assert "model.resources.ranks=2 is a request to launcher=processes and launcher=slurm" in ended.err
+    assert "is a request to" not in launch("k=1", "algo=one_shot", "seed=1").err
