@@ -73,7 +73,9 @@ class EvaluationRecord(TypedDict, total=False):
     dense: Annotated[dict[str, float], "Metrics of the dense model; `NAME/stderr` is a standard error."]
     pruned: Annotated[dict[str, float], "Metrics of the pruned model, compensated if the cell asks for that."]
     uncompensated: Annotated[dict[str, float], "Metrics of the same mask without compensation."]
-    healed: Annotated[dict[str, float], "Metrics of the pruned model after healing."]
+    healed: Annotated[
+        dict[str, float], "Metrics after healing; of `heal.selection.mask`, if candidates were healed."
+    ]
     data: Annotated[dict[str, str], "Digest of the data of each metric."]
     how: Annotated[dict[str, dict[str, Any]], "How each metric was measured."]
     records: Annotated[
