@@ -152,7 +152,7 @@ def by_size(objective: str) -> list[float]:
 
 def _overlap(objective: str) -> str:
     mean = overlap_pairs.mean(overlap_pairs.pairs(study("study", (objective,)).cells, "draws"))
-    return f"{mean.mean:.2f} ({mean.low:.2f} to {min(1.0, mean.high):.2f})"
+    return f"{mean.mean:.2f} ({mean.low:.2f} to {mean.high:.2f})"
 
 
 TABLES: dict[str, Callable[[], str]] = {

@@ -9,17 +9,26 @@ its short ones share.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, TypeAlias
-
-if TYPE_CHECKING:
-    from pruning.calibration.samples import Row
+from typing import Protocol, TypeAlias, TypeVar
 
 OVERLAP, SHORTEST = 32, 20
 
 Run: TypeAlias = tuple[int, ...]
 
 
-def shared_runs(rows: Sequence[Row], others: Sequence[Row]) -> Iterator[tuple[int, Run]]:
+class Window(Protocol):
+    """A row of tokens."""
+
+    @property
+    def input_ids(self) -> tuple[int, ...]:
+        """The tokens."""
+        ...
+
+
+W = TypeVar("W", bound=Window)
+
+
+def shared_runs(rows: Sequence[Window], others: Sequence[Window]) -> Iterator[tuple[int, Run]]:
     """Yield the number of each row that shares a run of tokens with one of the others, with each such run."""
     needs = [_needed(row) for row in rows]
     for length in sorted({*needs, *map(_needed, others)}):
@@ -33,18 +42,18 @@ def shared_runs(rows: Sequence[Row], others: Sequence[Row]) -> Iterator[tuple[in
                 yield from ((number, run) for run in found)
 
 
-def apart(rows: Sequence[Row], others: Sequence[Row]) -> tuple[Row, ...]:
+def apart(rows: Sequence[W], others: Sequence[Window]) -> tuple[W, ...]:
     """The rows that share no run of tokens with the others."""
     shared = {number for number, _ in shared_runs(rows, others)}
     return tuple(row for number, row in enumerate(rows) if number not in shared)
 
 
-def _needed(row: Row) -> int:
+def _needed(row: Window) -> int:
     """How many tokens a run must have to count as shared with a row that is at least as long."""
     length = len(row.input_ids)
     return min(OVERLAP, length, max(SHORTEST, length // 2))
 
 
-def _runs(rows: Iterable[Row], length: int) -> set[Run]:
+def _runs(rows: Iterable[Window], length: int) -> set[Run]:
     ids = (row.input_ids for row in rows)
     return {row[i : i + length] for row in ids for i in range(len(row) - length + 1)}
