@@ -19,6 +19,8 @@ RECORD = "depth_pruning.record"
 COUNTS = ("leading_dense_block_count",)
 # Lists whose length has nothing to do with the number of blocks.
 NOT_PER_BLOCK = ("rope.dimension_sections", "classifier.output_labels")
+# Keys of the blocks that llama.cpp names without the architecture: the activation function of Apertus.
+BARE = ("xielu.",)
 STALE = ("general.size_label", "general.parameter_count")  # they describe the size of the original model
 UINT32, BOOL, STRING, ARRAY = 4, 7, 8, 9
 FORMATS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
@@ -42,7 +44,7 @@ def mended(
             yield _scalar(file, entry, len(mask.kept))
         elif own in COUNTS:
             yield _scalar(file, entry, sum(block < int(file.value(name)) for block in mask.kept))
-        elif own is not None and per_block(entry, own, mask.n_blocks):
+        elif per_block(entry, own, mask.n_blocks):
             yield _filtered(file, entry, mask)
         else:
             yield entry.raw
@@ -52,9 +54,10 @@ def mended(
     yield _key(file, RECORD, STRING) + struct.pack(f"{file.order}Q", len(text)) + text
 
 
-def per_block(entry: Entry, own: str, n_blocks: int) -> bool:
-    """Whether a key of the architecture, named without it, is a list with one entry for each block."""
-    return entry.kind == ARRAY and entry.length == n_blocks and own not in NOT_PER_BLOCK
+def per_block(entry: Entry, own: str | None, n_blocks: int) -> bool:
+    """Whether a key is a list with one entry for each block; `own` is its name without the architecture, or None."""
+    described = own is not None or entry.name.startswith(BARE)
+    return described and entry.kind == ARRAY and entry.length == n_blocks and own not in NOT_PER_BLOCK
 
 
 def record_of(file: GgufFile) -> dict[str, Any] | None:

@@ -32,7 +32,7 @@ def per_block(writer: Any) -> None:
     writer.add_array("llama.feed_forward_length", [96, 1, 97, 98, 2, 99])
     writer.add_array("llama.expert_used_count", [1, 2, 3, 4, 5, 6])
     writer.add_array("llama.attention.sliding_window_pattern", [True, False, True, False, True, False])
-    writer.add_array("llama.xielu.alpha_n", [0.5, 1.5, 2.5, 3.5, 4.5, 5.5])
+    writer.add_array("xielu.alpha_n", [0.5, 1.5, 2.5, 3.5, 4.5, 5.5])
     writer.add_key_value(
         "llama.wide", [2**40 + i for i in range(6)], gguf.GGUFValueType.ARRAY, gguf.GGUFValueType.INT64
     )
@@ -68,19 +68,35 @@ def test_lists_per_block_are_cut(lists: Path) -> None:
     assert after.own("feed_forward_length") == [96, 97, 98, 99]
     assert after.own("expert_used_count") == [1, 3, 4, 6]
     assert after.own("attention.sliding_window_pattern") == [True, True, False, False]
-    assert after.own("xielu.alpha_n") == [0.5, 2.5, 3.5, 5.5]
+    assert after.value("xielu.alpha_n") == [0.5, 2.5, 3.5, 5.5]
     assert after.own("wide") == [2**40 + i for i in (0, 2, 3, 5)]
     assert after.own("leading_dense_block_count") == 1, "of blocks 0 and 1, block 0 is left"
     assert after.value("general.size_label") is None, "it describes the original model"
+
+
+def test_the_lists_of_apertus_are_cut_although_their_keys_do_not_name_it(tmp_path: Path) -> None:
+    def activations(writer: Any) -> None:
+        for add in (
+            writer.add_xielu_alpha_p,
+            writer.add_xielu_alpha_n,
+            writer.add_xielu_beta,
+            writer.add_xielu_eps,
+        ):
+            add([0.5 + block for block in range(6)])
+
+    after = cut(gguf_models.write(tmp_path / "a.gguf", extra=activations))
+    lists = {name: after.value(name) for name in after.entries if "xielu" in name}
+    assert len(lists) == 4
+    assert all(values == [0.5, 2.5, 3.5, 5.5] for values in lists.values()), "llama.cpp checks their length"
 
 
 def test_everything_else_keeps_its_bytes(lists: Path) -> None:
     before, after = open_gguf(lists), cut(lists)
     changed = {name for name, entry in before.entries.items() if after.entries.get(name) != entry}
     heads = ("attention.head_count", "attention.head_count_kv", "attention.sliding_window_pattern")
-    own = ("block_count", "feed_forward_length", "expert_used_count", "xielu.alpha_n", "wide")
+    own = ("block_count", "feed_forward_length", "expert_used_count", "wide")
     expected = {f"llama.{name}" for name in (*heads, *own, "leading_dense_block_count")}
-    assert changed == expected | {"general.size_label"}
+    assert changed == expected | {"xielu.alpha_n", "general.size_label"}
     assert set(after.entries) - set(before.entries) == {"depth_pruning.record"}
     assert [name for name in after.entries if name in before.entries] == [
         n for n in before.entries if n in after.entries
