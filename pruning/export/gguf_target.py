@@ -8,15 +8,11 @@ from typing import Any
 
 from pruning.core.errors import InputError
 from pruning.core.temporary import sweep
-from pruning.engine.map_settings import Linear
 from pruning.export.output_dir import check_writable
 from pruning.gguf.container import open_gguf
-from pruning.gguf.floats import DTYPES, dtype_of
 from pruning.gguf.metadata import record_of
-from pruning.runs.cell import Cell
 
 ENDING = ".gguf"
-FOLDED = ("attn_output.weight", "ffn_down.weight")  # tensors into which a repair can fold its maps
 SAME = ("mask", "source_sha256")  # what an earlier file must share with a new one to be replaced
 
 
@@ -30,12 +26,11 @@ def card_of(out: Path) -> Path:
     return out.with_name(f"{out.name}.md")
 
 
-def check_gguf_target(out: Path, record: Mapping[str, Any] | None, force: bool) -> None:
+def check_gguf_target(out: Path, record: Mapping[str, Any], force: bool) -> None:
     """Raise InputError unless a GGUF file can be written to `out`.
 
     An existing file is replaced only if its record shows that it was cut from the same file (`source_sha256`) with
-    the same `mask`, and has the same compensation, which `force` may change. `record` is None if it is not known yet:
-    then any file that was cut may stand there.
+    the same `mask`, and has the same compensation, which `force` may change. `record` holds what is known of these.
     """
     try:
         sweep(out.parent)
@@ -58,8 +53,6 @@ def check_gguf_target(out: Path, record: Mapping[str, Any] | None, force: bool) 
             f"{out} exists, and is no GGUF file that this command wrote: move it away, or choose another file "
             "(force=true does not replace it)."
         )
-    if record is None:
-        return
     other = [name for name, value in record.items() if earlier.get(name) != value]
     if foreign := [name for name in other if name in SAME]:
         raise InputError(
@@ -71,25 +64,6 @@ def check_gguf_target(out: Path, record: Mapping[str, Any] | None, force: bool) 
             f"{out} holds a cut of this model and mask with another {' and another '.join(other)}: choose another "
             "file, or replace it with force=true."
         )
-
-
-def check_before_search(cell: Cell) -> None:
-    """Raise InputError if a cell's search would end without the GGUF file that it asks for."""
-    from pruning.export.gguf_source import find_gguf
-    from pruning.gguf.architectures import check_known
-
-    assert cell.export is not None
-    if cell.heal.trains:
-        raise InputError(
-            f"healing changes all weights, which cannot be written into the tensors of {cell.export}: choose "
-            "heal=none, or export a directory (export=DIR) and convert it (docs/gguf.md)."
-        )
-    check_gguf_target(cell.export, None, force=False)
-    check_known(file := open_gguf(find_gguf(cell.model).path))
-    if isinstance(cell.compensation, Linear):
-        last = [tensor for tensor in file.tensors if tensor.name.endswith(FOLDED)]
-        if last and all(tensor.kind not in DTYPES for tensor in last):
-            dtype_of(last[0])  # raises InputError: maps are folded into these weights
 
 
 def _record(out: Path) -> Mapping[str, Any] | None:

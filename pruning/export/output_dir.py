@@ -12,13 +12,10 @@ from typing import Any
 
 from pruning.core import publish
 from pruning.core.errors import InputError, unwritable
-from pruning.core.mask import Mask
 from pruning.core.publish import staged
 from pruning.core.temporary import sweep
 from pruning.core.units import bytes_text
-from pruning.engine.compensation import Magnitude
 from pruning.export.manifest import EarlierExport, earlier_export, stamps
-from pruning.runs.cell import Cell
 
 
 def directory(out: str | Path) -> Path:
@@ -73,34 +70,6 @@ def check_same(out: Path, earlier: EarlierExport | None, wanted: Mapping[str, An
             f"{out} holds an export of this model and mask with another {' and another '.join(other)}: choose "
             "another directory, or let `python -m pruning.export` replace it, with force=true."
         )
-
-
-def check_before_search(cell: Cell) -> None:
-    """Raise InputError if the smaller model of a cell cannot be written to the directory that the cell names.
-
-    Before the search the mask is unknown, so an earlier export may be replaced only if the same cell made it, or if
-    the cell is finished and has the mask of the export.
-    """
-    out = cell.export
-    assert out is not None
-    if cell.results.is_relative_to(out):
-        raise InputError(
-            f"export={out} contains the results folder {cell.results}: choose another directory."
-        )
-    if isinstance(cell.compensation, Magnitude) and cell.removal.mask_unit != "block":
-        raise InputError(
-            "compensation=magnitude of sub-layers cannot be exported, because its factors would have to be folded "
-            "into every later sub-layer: choose compensation=none or linear, or unit=block."
-        )
-    earlier = check_target(out)
-    if earlier is not None and earlier.record.get("cell") != cell.key:
-        result = cell.result()
-        mask: object = "not known yet"
-        if result is not None and result["status"] == "done":
-            healed = result.get("heal", {}).get("selection", result) if cell.heal.trains else result
-            found = Mask.from_json(healed["mask"])
-            mask = (found.as_blocks() or found).to_json()  # as an export records it
-        check_same(out, earlier, {"mask": mask}, force=False)
 
 
 def check_writable(out: Path) -> None:

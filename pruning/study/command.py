@@ -125,12 +125,9 @@ def _check_export(cells: Sequence[Cell]) -> None:
             f"export=DIR is for one cell, and this command asks for {len(cells)}: export finished cells one by one "
             "with `python -m pruning.export CELL out=DIR`."
         )
-    from pruning.export import gguf_target, output_dir
+    from pruning.export.launch_check import check_export
 
-    out = cells[0].export
-    assert out is not None
-    check = gguf_target.check_before_search if gguf_target.is_gguf(out) else output_dir.check_before_search
-    collectives.on_first(lambda: check(cells[0]))
+    collectives.on_first(lambda: check_export(cells[0]))
 
 
 def _export(cells: Sequence[Cell], outcome: Outcome) -> None:

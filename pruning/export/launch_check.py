@@ -1,0 +1,75 @@
+"""Check before the search of a launch that the export at its end is possible."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pruning.core.errors import InputError
+from pruning.core.mask import Mask
+from pruning.engine.compensation import Magnitude
+from pruning.engine.map_settings import Linear
+from pruning.export.gguf_target import check_gguf_target, is_gguf
+from pruning.export.output_dir import check_same, check_target
+from pruning.gguf.container import open_gguf
+from pruning.gguf.floats import DTYPES, dtype_of
+from pruning.runs.cell import Cell
+
+FOLDED = ("attn_output.weight", "ffn_down.weight")  # tensors into which a repair can fold its maps
+
+
+def check_export(cell: Cell) -> None:
+    """Raise InputError if a cell's search would end without the directory or the GGUF file that it asks for.
+
+    Before the search the mask is unknown, so an earlier export may be replaced only if the cell is finished and has
+    the mask of the export, or, for a directory, which names its cell, if the same cell made it.
+    """
+    assert cell.export is not None
+    if isinstance(cell.compensation, Magnitude) and cell.removal.mask_unit != "block":
+        raise InputError(
+            "compensation=magnitude of sub-layers cannot be exported, because its factors would have to be folded "
+            "into every later sub-layer: choose compensation=none or linear, or unit=block."
+        )
+    check = _check_file if is_gguf(cell.export) else _check_directory
+    check(cell, cell.export, _known_mask(cell))
+
+
+def _known_mask(cell: Cell) -> Mask | None:
+    """The mask that a finished cell exports, over blocks if it removes whole blocks; None before the search."""
+    result = cell.result()
+    if result is None or result["status"] != "done":
+        return None
+    healed = result.get("heal", {}).get("selection", result) if cell.heal.trains else result
+    found = Mask.from_json(healed["mask"])
+    return found.as_blocks() or found
+
+
+def _recorded(mask: Mask | None) -> object:
+    """A mask as an export records it; before the search, a value that no export has."""
+    return "not known yet" if mask is None else mask.to_json()
+
+
+def _check_directory(cell: Cell, out: Path, mask: Mask | None) -> None:
+    if cell.results.is_relative_to(out):
+        raise InputError(
+            f"export={out} contains the results folder {cell.results}: choose another directory."
+        )
+    earlier = check_target(out)
+    if earlier is not None and earlier.record.get("cell") != cell.key:
+        check_same(out, earlier, {"mask": _recorded(mask)}, force=False)
+
+
+def _check_file(cell: Cell, out: Path, mask: Mask | None) -> None:
+    from pruning.export.gguf_source import find_gguf
+    from pruning.gguf.architectures import check_known
+
+    if cell.heal.trains:
+        raise InputError(
+            f"healing changes all weights, which cannot be written into the tensors of {out}: choose "
+            "heal=none, or export a directory (export=DIR) and convert it (docs/gguf.md)."
+        )
+    check_gguf_target(out, {"mask": _recorded(mask)}, force=False)
+    check_known(file := open_gguf(find_gguf(cell.model).path))
+    if isinstance(cell.compensation, Linear):
+        last = [tensor for tensor in file.tensors if tensor.name.endswith(FOLDED)]
+        if last and all(tensor.kind not in DTYPES for tensor in last):
+            dtype_of(last[0])  # raises InputError: maps are folded into these weights
