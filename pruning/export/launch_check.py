@@ -10,8 +10,10 @@ from pruning.engine.compensation import Magnitude
 from pruning.engine.map_settings import Linear
 from pruning.export.gguf_target import check_gguf_target, is_gguf
 from pruning.export.output_dir import check_same, check_target
+from pruning.export.plan import check_fold
 from pruning.gguf.container import open_gguf
 from pruning.gguf.floats import DTYPES, dtype_of
+from pruning.models import loader
 from pruning.runs.cell import Cell
 
 FOLDED = ("attn_output.weight", "ffn_down.weight")  # tensors into which a repair can fold its maps
@@ -29,8 +31,10 @@ def check_export(cell: Cell) -> None:
             "compensation=magnitude of sub-layers cannot be exported, because its factors would have to be folded "
             "into every later sub-layer: choose compensation=none or linear, or unit=block."
         )
-    check = _check_file if is_gguf(cell.export) else _check_directory
-    check(cell, cell.export, _known_mask(cell))
+    check, mask = _check_file if is_gguf(cell.export) else _check_directory, _known_mask(cell)
+    check(cell, cell.export, mask)
+    if isinstance(cell.compensation, Magnitude):
+        check_fold(cell.model, mask or _earliest(cell))
 
 
 def _known_mask(cell: Cell) -> Mask | None:
@@ -41,6 +45,12 @@ def _known_mask(cell: Cell) -> Mask | None:
     healed = result.get("heal", {}).get("selection", result) if cell.heal.trains else result
     found = Mask.from_json(healed["mask"])
     return found.as_blocks() or found
+
+
+def _earliest(cell: Cell) -> Mask:
+    """The mask that drops the first block that may be removed: no other block has as many blocks after it."""
+    count = loader.n_blocks(cell.model)
+    return Mask(count, (min(cell.protect.first, count - 1),))
 
 
 def _recorded(mask: Mask | None) -> object:

@@ -19,7 +19,7 @@ from pruning.export.parts_text import noun
 from pruning.export.request import Request
 from pruning.export.shard_writer import Plan, block_prefix
 from pruning.export.tensor_reader import Checkpoint, Loaded
-from pruning.models import pruned_config
+from pruning.models import pruned_config, spec
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,19 @@ def plan_cut(wanted: Request) -> Cut:
         _kept_precise(dense, wanted.model.dtype),
     )
     if wanted.scales is not None:
-        plan = replace(plan, change=_fold(source.config, names, plan, wanted))
+        plan = replace(plan, change=_fold(source.config, names, plan, wanted.scales))
     return Cut(source, config, plan, tensors, _sizes(plan, shapes, dense, smaller))
+
+
+def check_fold(settings: spec.Model, mask: Mask) -> None:
+    """Raise InputError if a model does not allow to fold factors of the removed blocks; no weights are read."""
+    source = source_model.find_source(settings)
+    dense = pruned_config.skeleton(source.config)
+    path, _ = pruned_config.blocks_of(dense, mask.n_blocks)
+    tensors = Loaded(dense) if source.folder is None else Checkpoint(source.folder)
+    names = list(tensors.shapes())
+    plan = Plan(mask, block_prefix(names, path, mask.n_blocks), getattr(torch, settings.dtype))
+    _fold(source.config, names, plan, [2.0] * mask.n_blocks)  # any factor but 1 changes weights
 
 
 def _check_request(wanted: Request, source: source_model.SourceModel) -> None:
@@ -108,12 +119,11 @@ def _kept_precise(model: Any, dtype: str) -> tuple[str, ...]:
     return tuple(sorted(strict | (set(model._keep_in_fp32_modules or ()) if dtype == "float16" else set())))
 
 
-def _fold(config: Any, names: Sequence[str], plan: Plan, wanted: Request) -> Fold:
-    assert wanted.scales is not None
+def _fold(config: Any, names: Sequence[str], plan: Plan, scales: Sequence[float]) -> Fold:
     parts = [plan.block_and_tail(name) for name in names]
     others = [name for name, part in zip(names, parts, strict=True) if part is None]
     in_blocks = [part for part in parts if part is not None]
-    return plan_fold(config, in_blocks, others, wanted.mask, wanted.scales)
+    return plan_fold(config, in_blocks, others, plan.mask, scales)
 
 
 def _sizes(plan: Plan, shapes: Mapping[str, Tensor], dense: Any, smaller: Any) -> Sizes:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
+
+import transformers
 
 from pruning.core.mask import Mask
 from pruning.export.gguf_pipeline import export_gguf
@@ -12,11 +15,11 @@ from pruning.models import spec
 from tests.conftest import Command
 from tests.helpers import gguf_models
 
-SMALL = ("k=1", "algo=one_shot", "eval=heldout", "eval.samples=2", "eval.length=16", "eval.items=2")
+SMALL = ("algo=one_shot", "eval=heldout", "eval.samples=2", "eval.length=16", "eval.items=2")
 
 
 def refused(launch: Command, message: str, *words: str) -> None:
-    ended = launch("k=1", *words)
+    ended = launch(*words)
     assert ended.status == 2, ended.err
     assert message in " ".join(ended.err.split())
     assert ended.all() == []
@@ -27,7 +30,7 @@ def test_a_cut_file_is_replaced_only_if_the_finished_cell_has_its_mask(
 ) -> None:
     path = gguf_models.write(tmp_path / "models" / "tiny.gguf", "llama", "Q8_0")
     out, model = tmp_path / "smaller.gguf", spec.Model("tiny", "local", str(path))
-    words = (*SMALL, f"model.path={path}", "export=smaller.gguf")
+    words = (*SMALL, "k=1", f"model.path={path}", "export=smaller.gguf")
     export_gguf(Request(model, Mask(6, (1, 4)), out, verify=False))
     refused(launch, "smaller.gguf holds another cut (of another mask)", *words)
     out.unlink()
@@ -36,3 +39,23 @@ def test_a_cut_file_is_replaced_only_if_the_finished_cell_has_its_mask(
         ended = launch(*words)
         assert ended.status == 0, ended.err
     assert "every cell was done" in ended.err
+
+
+def test_factors_that_an_architecture_does_not_allow_are_refused_before_the_search(
+    launch: Command, tmp_path: Path, tokenizer: Any
+) -> None:
+    width = {"hidden_size": 32, "num_hidden_layers": 6, "num_attention_heads": 4, "vocab_size": 512}
+    config = transformers.Olmo2Config(**width, intermediate_size=48, pad_token_id=0)
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "olmo2")
+    tokenizer.save_pretrained(tmp_path / "olmo2")
+    words = (*SMALL, "k=1", "model.path=olmo2", "compensation=magnitude", "export=out")
+    refused(launch, "the compensation cannot be folded into a olmo2 model: no norm at the input", *words)
+    refused(launch, "no norm at the input of block 3 is recognised", *words, "protect.first=2")
+
+
+def test_factors_are_exported_at_the_end_of_a_launch(launch: Command, tmp_path: Path) -> None:
+    words = (*SMALL, "k=2", "compensation=magnitude", "export=out")
+    for _ in range(2):
+        ended = launch(*words)
+        assert ended.status == 0, ended.err
+    assert (tmp_path / "out" / "model.safetensors").exists()
