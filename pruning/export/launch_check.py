@@ -8,15 +8,19 @@ from pruning.core.errors import InputError
 from pruning.core.mask import Mask
 from pruning.engine.compensation import Magnitude
 from pruning.engine.map_settings import Linear
+from pruning.export.fold_scales import SANDWICHED
 from pruning.export.gguf_target import check_gguf_target, is_gguf
 from pruning.export.output_dir import check_same, check_target
 from pruning.export.plan import check_fold
-from pruning.gguf.container import open_gguf
+from pruning.gguf.container import GgufFile, open_gguf
 from pruning.gguf.floats import DTYPES, dtype_of
 from pruning.models import loader
 from pruning.runs.cell import Cell
 
-FOLDED = ("attn_output.weight", "ffn_down.weight")  # tensors into which a repair can fold its maps
+# Endings of the tensors of a GGUF file into which a compensation is folded. Gemma has norms after the sub-layers,
+# which are F32 in quantised files too.
+OUTPUTS = ("attn_output.weight", "ffn_down.weight")
+NORMS = ("post_attention_norm.weight", "post_ffw_norm.weight")
 
 
 def check_export(cell: Cell) -> None:
@@ -80,6 +84,10 @@ def _check_file(cell: Cell, out: Path, mask: Mask | None) -> None:
     check_gguf_target(out, {"mask": _recorded(mask)}, force=False)
     check_known(file := open_gguf(find_gguf(cell.model).path))
     if isinstance(cell.compensation, Linear):
-        last = [tensor for tensor in file.tensors if tensor.name.endswith(FOLDED)]
+        last = [tensor for tensor in file.tensors if tensor.name.endswith(_folded(file))]
         if last and all(tensor.kind not in DTYPES for tensor in last):
             dtype_of(last[0])  # raises InputError: maps are folded into these weights
+
+
+def _folded(file: GgufFile) -> tuple[str, ...]:
+    return NORMS if file.architecture in SANDWICHED else OUTPUTS

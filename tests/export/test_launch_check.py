@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
 import transformers
 
 from pruning.core.mask import Mask
 from pruning.export.gguf_pipeline import export_gguf
 from pruning.export.gguf_target import card_of
 from pruning.export.request import Request
+from pruning.gguf.container import open_gguf
 from pruning.models import spec
 from tests.conftest import Command
 from tests.helpers import gguf_models
@@ -59,3 +61,14 @@ def test_factors_are_exported_at_the_end_of_a_launch(launch: Command, tmp_path: 
         ended = launch(*words)
         assert ended.status == 0, ended.err
     assert (tmp_path / "out" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize("compensation", ["linear", "diagonal", "magnitude"])
+def test_a_quantised_gemma_is_compensated_because_its_norms_are_not_quantised(
+    launch: Command, tmp_path: Path, compensation: str
+) -> None:
+    path = gguf_models.write(tmp_path / "models" / "tiny.gguf", "gemma2", "Q8_0")
+    file = (f"model.path={path}", "export=smaller.gguf")
+    ended = launch(*SMALL, *file, "k=1", "protect.first=2", f"compensation={compensation}")
+    assert ended.status == 0, ended.err
+    assert open_gguf(tmp_path / "smaller.gguf").n_blocks == 5
