@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from pruning.core.errors import InputError
@@ -12,14 +13,14 @@ from pruning.export.fold_scales import SANDWICHED
 from pruning.export.gguf_target import check_gguf_target, is_gguf
 from pruning.export.output_dir import check_same, check_target
 from pruning.export.plan import check_fold
-from pruning.gguf.container import GgufFile, open_gguf
+from pruning.gguf.container import Stored, open_gguf
 from pruning.gguf.floats import DTYPES, dtype_of
 from pruning.models import loader
 from pruning.runs.cell import Cell
 
 # Endings of the tensors of a GGUF file into which a compensation is folded. Gemma has norms after the sub-layers,
 # which are F32 in quantised files too.
-OUTPUTS = ("attn_output.weight", "ffn_down.weight")
+OUTPUTS = ("attn_output.weight", "ffn_down.weight", "ffn_down_exps.weight", "ffn_down_shexp.weight")
 NORMS = ("post_attention_norm.weight", "post_ffw_norm.weight")
 
 
@@ -83,11 +84,21 @@ def _check_file(cell: Cell, out: Path, mask: Mask | None) -> None:
         )
     check_gguf_target(out, {"mask": _recorded(mask)}, force=False)
     check_known(file := open_gguf(find_gguf(cell.model).path))
-    if isinstance(cell.compensation, Linear):
-        last = [tensor for tensor in file.tensors if tensor.name.endswith(_folded(file))]
-        if last and all(tensor.kind not in DTYPES for tensor in last):
-            dtype_of(last[0])  # raises InputError: maps are folded into these weights
+    names = NORMS if file.architecture in SANDWICHED else OUTPUTS
+    _check_types(cell, [tensor for tensor in file.tensors if tensor.name.endswith(names)], mask)
 
 
-def _folded(file: GgufFile) -> tuple[str, ...]:
-    return NORMS if file.architecture in SANDWICHED else OUTPUTS
+def _check_types(cell: Cell, last: Sequence[Stored], mask: Mask | None) -> None:
+    """Raise InputError if a compensation would change quantised tensors; `last` are those that it may change."""
+    quantised = [tensor for tensor in last if tensor.kind not in DTYPES]
+    if isinstance(cell.compensation, Magnitude):
+        # All kept blocks after the first removed one get a factor.
+        dropped = (mask or _earliest(cell)).dropped
+        refused = [
+            t for t in quantised if min(dropped, default=0) < (t.block or 0) and t.block not in dropped
+        ]
+    else:
+        # Which blocks get a map depends on the mask, so a file is refused only if no block can take one.
+        refused = quantised if isinstance(cell.compensation, Linear) and len(quantised) == len(last) else []
+    if refused:
+        dtype_of(refused[0])  # raises InputError

@@ -63,6 +63,23 @@ def test_factors_are_exported_at_the_end_of_a_launch(launch: Command, tmp_path: 
     assert (tmp_path / "out" / "model.safetensors").exists()
 
 
+@pytest.mark.parametrize("kind", ["llama", "qwen3moe"])
+def test_factors_for_quantised_tensors_are_refused_before_the_search(
+    launch: Command, tmp_path: Path, kind: str
+) -> None:
+    path = gguf_models.write(tmp_path / "models" / "tiny.gguf", kind, "Q8_0")
+    words = (*SMALL, "k=1", f"model.path={path}", "export=smaller.gguf", "compensation=magnitude")
+    refused(launch, "blk.1.attn_output.weight is quantised (Q8_0), so nothing can be folded into it", *words)
+    refused(launch, "blk.3.attn_output.weight is quantised (Q8_0)", *words, "protect.first=2")
+
+
+def test_factors_are_folded_into_a_file_of_floating_point_tensors(launch: Command, tmp_path: Path) -> None:
+    path = gguf_models.write(tmp_path / "models" / "tiny.gguf", "llama", "F16")
+    ended = launch(*SMALL, "k=1", f"model.path={path}", "export=smaller.gguf", "compensation=magnitude")
+    assert ended.status == 0, ended.err
+    assert open_gguf(tmp_path / "smaller.gguf").n_blocks == 5
+
+
 @pytest.mark.parametrize("compensation", ["linear", "diagonal", "magnitude"])
 def test_a_quantised_gemma_is_compensated_because_its_norms_are_not_quantised(
     launch: Command, tmp_path: Path, compensation: str
