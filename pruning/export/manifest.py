@@ -15,6 +15,9 @@ from pruning.core.hashing import file_sha256, text_sha256
 
 RECORD = "depth_pruning.json"
 FORMAT = 2  # format 1 had no digests
+TEMPLATES = (
+    "additional_chat_templates"  # the one folder in an export: transformers keeps further templates there
+)
 OWN = "sha256"  # the key of the record's own digest
 CURE = "Move these files away, or choose another directory (force=true does not replace them)."
 
@@ -31,7 +34,8 @@ class EarlierExport:
 
 def write_record(folder: Path, record: Mapping[str, Any], known: Mapping[str, str]) -> None:
     """Write the record of an export, with the digests of all other files in `folder`; `known` holds some of them."""
-    files = {path.name: known.get(path.name) or file_sha256(path) for path in sorted(folder.iterdir())}
+    names = [str(path.relative_to(folder)) for path in sorted(folder.rglob("*")) if path.is_file()]
+    files = {name: known.get(name) or file_sha256(folder / name) for name in names}
     whole = {"format": FORMAT, **record, "files": files}
     atomic_files.write_json(folder / RECORD, whole | {OWN: _own_digest(whole)})
 
@@ -51,9 +55,7 @@ def earlier_export(out: Path) -> EarlierExport | None:
             "Move the directory away, or choose another (force=true does not replace it)."
         )
     files: Mapping[str, str] = record["files"]
-    if foreign := [
-        name for name, stamp in before.items() if name not in (*files, RECORD) or not _plain(stamp)
-    ]:
+    if foreign := [name for name, stamp in before.items() if not _written(name, stamp, files)]:
         raise InputError(f"{out} holds {_names(foreign)}, which the export there did not write. {CURE}")
     if changed := [name for name in files if name in before and file_sha256(out / name) != files[name]]:
         raise InputError(f"{out}: {_names(changed)} changed after the export there was written. {CURE}")
@@ -61,8 +63,15 @@ def earlier_export(out: Path) -> EarlierExport | None:
 
 
 def stamps(folder: Path) -> Stamps:
-    """For each entry of a directory: mode, size, time of the last change in ns, and inode. Links are not followed."""
-    return {path.name: _stamp(path) for path in sorted(folder.iterdir())}
+    """For each entry of a directory: mode, size, time of the last change in ns, and inode. Links are not followed.
+
+    The entries of the folder for chat templates are listed too, of other folders not, because they can be large.
+    """
+    paths = sorted(folder.iterdir())
+    templates = folder / TEMPLATES
+    if templates.is_dir() and not templates.is_symlink():
+        paths += sorted(templates.iterdir())
+    return {str(path.relative_to(folder)): _stamp(path) for path in paths}
 
 
 def _stamp(path: Path) -> tuple[int, int, int, int]:
@@ -70,8 +79,11 @@ def _stamp(path: Path) -> tuple[int, int, int, int]:
     return status.st_mode, status.st_size, status.st_mtime_ns, status.st_ino
 
 
-def _plain(stamp: tuple[int, int, int, int]) -> bool:
-    return stat.S_ISREG(stamp[0])
+def _written(name: str, stamp: tuple[int, int, int, int], files: Iterable[str]) -> bool:
+    """Whether an entry of a directory is a file of an export, or its folder for chat templates."""
+    if stat.S_ISDIR(stamp[0]):
+        return name == TEMPLATES and any(file.startswith(f"{TEMPLATES}/") for file in files)
+    return stat.S_ISREG(stamp[0]) and name in (*files, RECORD)
 
 
 def _record(out: Path) -> Mapping[str, Any] | None:

@@ -8,22 +8,27 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pruning.core import atomic_files
 from pruning.core.errors import UnreachableError, first_line
+from pruning.export.manifest import TEMPLATES
 from pruning.models import checkpoint, loader, preflight, quiet, spec
 
+GENERATION = "generation_config.json"
 WEIGHTS = ("model*.safetensors", "model.safetensors.index.json")
 # Files that a user of the weights needs too; licences are copied with the weights that they cover.
 BESIDE = (
     "tokenizer*",
     "*.model",
     "*.tiktoken",
+    "tekken.json",  # the tokenizer of Mistral's own tools
     "vocab*",
     "merges.txt",
     "special_tokens_map.json",
     "added_tokens.json",
     "chat_template*",
+    f"{TEMPLATES}/*.jinja",
     "*processor_config.json",
-    "generation_config.json",
+    GENERATION,
     "LICENSE*",
     "NOTICE*",
     "USE_POLICY*",
@@ -41,19 +46,36 @@ class SourceModel:
     config: Any
     folder: Path | None
 
-    def beside(self) -> Iterator[Path]:
-        """Yield the files that are copied unchanged."""
-        if self.folder is not None:
-            for pattern in BESIDE:
-                yield from (path for path in sorted(self.folder.glob(pattern)) if path.is_file())
-
     def copy_beside(self, target: Path, model: Any) -> None:
         """Copy tokenizer, generation settings and licences; if there is no folder, licences are left out."""
-        for path in self.beside():
-            shutil.copyfile(path, target / path.name)
         if self.folder is None:
             loader.tokenizer(self.settings).save_pretrained(target)
             model.generation_config.save_pretrained(target)
+            return
+        for path in _beside(self.folder):
+            copy = target / path.relative_to(self.folder)
+            copy.parent.mkdir(exist_ok=True)
+            shutil.copyfile(path, copy)
+        if not (target / GENERATION).exists():
+            _write_generation(self.folder, target)
+
+
+def _beside(folder: Path) -> Iterator[Path]:
+    """Yield the files of a model that are copied unchanged."""
+    for pattern in BESIDE:
+        yield from (path for path in sorted(folder.glob(pattern)) if path.is_file())
+
+
+def _write_generation(folder: Path, target: Path) -> None:
+    """Write the generation settings that transformers reads from config.json if the model has no file for them.
+
+    They are read from the file, because a configuration that transformers has read or written does not hold them.
+    """
+    from transformers import GenerationConfig
+
+    found = GenerationConfig.from_model_config(atomic_files.read_json(folder / "config.json"))
+    # `save_pretrained` would refuse what loading accepts, such as a temperature without sampling.
+    found.to_json_file(target / GENERATION)
 
 
 def find_source(settings: spec.Model) -> SourceModel:

@@ -154,6 +154,34 @@ def test_files_beside_the_weights_come_along(model_folder: Path, tmp_path: Path)
     )
 
 
+def test_further_chat_templates_come_along(model_folder: Path, tmp_path: Path) -> None:
+    dense = shutil.copytree(model_folder, tmp_path / "dense")
+    tokenizer, templates = AutoTokenizer.from_pretrained(dense), {"default": "{{ 1 }}", "tool_use": "{{ 2 }}"}
+    tokenizer.chat_template = templates
+    tokenizer.save_pretrained(dense)
+    (dense / "tekken.json").write_text("{}")
+    for _ in range(2):  # an export with a folder in it is replaced, too
+        export(request(dense, 2, verify=False))
+        assert AutoTokenizer.from_pretrained(tmp_path / "out").chat_template == templates
+        assert (tmp_path / "out" / "tekken.json").exists()
+    files = json.loads((tmp_path / "out" / "depth_pruning.json").read_text())["files"]
+    assert "additional_chat_templates/tool_use.jinja" in files
+
+
+@pytest.mark.parametrize("more", [{"do_sample": True, "temperature": 0.3}, {"temperature": 0.3}])
+def test_generation_settings_in_the_configuration_are_kept(
+    model_folder: Path, tmp_path: Path, more: dict[str, Any]
+) -> None:
+    dense = shutil.copytree(model_folder, tmp_path / "dense")
+    (dense / "generation_config.json").unlink()
+    config = json.loads((dense / "config.json").read_text())
+    (dense / "config.json").write_text(json.dumps(config | {"eos_token_id": [1, 2], "max_length": 77} | more))
+    export(request(dense, 2, verify=False))
+    before, after = (load(folder).generation_config for folder in (dense, tmp_path / "out"))
+    assert (after.max_length, after.temperature) == (77, 0.3)
+    assert after == before
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float64"])
 def test_the_precision_is_that_of_the_setting(model_folder: Path, tmp_path: Path, dtype: str) -> None:
     shutil.copytree(model_folder, tmp_path / "dense")

@@ -179,6 +179,41 @@ def test_of_two_exports_at_once_the_second_replaces_only_its_own(
     assert {path.name for path in tmp_path.iterdir()} == {"dense", "out"}
 
 
+def new_template(folder: Path) -> str:
+    (folder / "mine.jinja").write_text("mine")
+    return r"holds additional_chat_templates/mine\.jinja, which the export there did not write"
+
+
+def changed_template(folder: Path) -> str:
+    (folder / "tool_use.jinja").write_text("mine")
+    return r"additional_chat_templates/tool_use\.jinja changed after the export there was written"
+
+
+def nested_folder(folder: Path) -> str:
+    (folder / "mine").mkdir()
+    return r"holds additional_chat_templates/mine, which"
+
+
+def linked_folder(folder: Path) -> str:
+    folder.rename(folder.parent.parent / "elsewhere")
+    folder.symlink_to("../elsewhere")
+    return r"holds additional_chat_templates, which"
+
+
+@pytest.mark.parametrize("change", [new_template, changed_template, nested_folder, linked_folder])
+def test_changes_in_the_folder_of_chat_templates_are_seen(
+    change: Callable[[Path], str], dense: Path, tmp_path: Path
+) -> None:
+    (dense / "additional_chat_templates").mkdir()
+    (dense / "additional_chat_templates" / "tool_use.jinja").write_text("{{ 2 }}")
+    export(request(dense, out := tmp_path / "out"))
+    message = change(out / "additional_chat_templates")
+    before = tree(out)
+    with pytest.raises(InputError, match=message):
+        export(request(dense, out, force=True))
+    assert tree(out) == before
+
+
 def test_an_empty_directory_and_a_link_to_one_are_used(dense: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "link").symlink_to("empty")
