@@ -13,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from pruning.core.errors import DamagedError, InputError
+from pruning.core.errors import DamagedError, InputError, os_error
 from pruning.core.temporary import sweep, temporary_file
 from pruning.core.units import MEBIBYTE
 
@@ -57,12 +57,19 @@ def read_json(path: Path) -> Any:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Put the name of the file into each OSError that is raised within: errors of a write itself name no file."""
+    """Put the name of the file into each OSError that is raised within: errors of a write itself name no file.
+
+    If a library raises an exception that only names an error of the operating system, raises that error instead.
+    """
     try:
         yield
-    except OSError as error:
-        error.filename, error.filename2 = str(path), None
-        raise
+    except Exception as error:
+        if (found := os_error(error)) is None:
+            raise
+        found.filename, found.filename2 = str(path), None
+        if found is error:
+            raise
+        raise found from error
 
 
 def append_line(path: Path, data: Any) -> None:

@@ -67,18 +67,23 @@ UNWRITABLE = (
 )
 
 
-def unwritable(error: BaseException) -> str | None:
-    """Why a file could not be written, such as `No space left on device`; None if the error has another cause.
+def os_error(error: BaseException) -> OSError | None:
+    """The error of the operating system that an exception is, or that it names; None if there is none.
 
     Libraries written in Rust (safetensors, tokenizers) raise exceptions of their own, which name the error's number.
     """
-    if isinstance(error, PruningError):
+    if isinstance(error, OSError):
+        return error
+    match = None if isinstance(error, PruningError) else re.search(r"\(os error (\d+)\)", str(error))
+    return OSError(int(match[1]), os.strerror(int(match[1]))) if match else None
+
+
+def unwritable(error: BaseException) -> str | None:
+    """Why a file could not be written, such as `No space left on device`; None if the error has another cause."""
+    found = os_error(error)
+    if found is None or found.errno is None or errno.errorcode.get(found.errno) not in UNWRITABLE:
         return None
-    match = re.search(r"\(os error (\d+)\)", str(error))
-    number = error.errno if isinstance(error, OSError) else int(match[1]) if match else None
-    if number is None or errno.errorcode.get(number) not in UNWRITABLE:
-        return None
-    return os.strerror(number)
+    return os.strerror(found.errno)
 
 
 def first_line(error: object) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch import Tensor
@@ -56,7 +56,7 @@ def save(path: Path, state: State) -> None:
         data = {**vars(state), "curve": json.dumps(state.curve)}
         data["weights"] = [weight.detach() for weight in state.weights]
         with naming(path), temporary_file(path) as (stream, temporary):
-            torch.save(data, stream)
+            _write(data, stream)
             stream.flush()
             os.fsync(stream.fileno())
             temporary.chmod(0o644)
@@ -66,6 +66,16 @@ def save(path: Path, state: State) -> None:
                 older.unlink(missing_ok=True)
 
     collectives.on_first(write)
+
+
+def _write(data: Any, stream: IO[bytes]) -> None:
+    """Write data with `torch.save`; if a write fails, raise its error, which torch hides behind one of its own."""
+    try:
+        torch.save(data, stream)
+    except RuntimeError as error:
+        if isinstance(cause := error.__context__, OSError):
+            raise cause from error
+        raise
 
 
 def load(path: Path) -> State:

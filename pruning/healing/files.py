@@ -35,8 +35,9 @@ def write_healed(
         from safetensors.torch import save_file
 
         folder.mkdir(parents=True, exist_ok=True)
-        with temporary_file(folder / WEIGHTS) as (_, temporary):
-            save_file({name: tensor.cpu().contiguous() for name, tensor in healed.tensors.items()}, temporary)
+        tensors = {name: tensor.cpu().contiguous() for name, tensor in healed.tensors.items()}
+        with atomic_files.naming(folder / WEIGHTS), temporary_file(folder / WEIGHTS) as (_, temporary):
+            save_file(tensors, temporary)
             temporary.chmod(0o644)
             temporary.replace(folder / WEIGHTS)
         record = _record(folder, f"{inside}/{folder.name}", healed, text, settings)

@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from pruning.core.errors import DamagedError, LossError
+from pruning.core.os_errors import is_disk_full, sentence
 from pruning.healing import adapters, checkpoint, curve
 from pruning.healing.files import WEIGHTS, read_weights, write_healed
 from pruning.healing.heal import Healed, heal
@@ -240,3 +242,17 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "step-00000002.pt").write_bytes(b"no checkpoint")
     with pytest.raises(DamagedError, match=r"step-00000002\.pt is damaged"):
         checkpoint.load(tmp_path / "step-00000002.pt")
+
+
+def test_a_full_disk_is_an_error_of_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_space(*_: object) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    settings = lora()
+    found = healed(settings)
+    monkeypatch.setattr("safetensors.torch.save_file", no_space)
+    with pytest.raises(OSError, match="No space left on device") as error:
+        write_healed(tmp_path / "key", found, text(settings), settings)
+    assert is_disk_full(error.value)
+    assert sentence(error.value).startswith(f"{tmp_path / 'key' / WEIGHTS} cannot be written")
+    assert list((tmp_path / "key").iterdir()) == []
