@@ -9,9 +9,10 @@ from pruning.core.errors import InputError
 from pruning.core.mask import Mask
 from pruning.engine.compensation import Magnitude
 from pruning.engine.map_settings import Linear
+from pruning.export.expected_record import expected_record
 from pruning.export.fold_scales import SANDWICHED
 from pruning.export.gguf_target import check_gguf_target, is_gguf
-from pruning.export.output_dir import check_same, check_target
+from pruning.export.output_dir import check_same, check_target, written_by
 from pruning.export.plan import check_fold
 from pruning.gguf.container import Stored, open_gguf
 from pruning.gguf.floats import DTYPES, dtype_of
@@ -27,8 +28,8 @@ NORMS = ("post_attention_norm.weight", "post_ffw_norm.weight")
 def check_export(cell: Cell) -> None:
     """Raise InputError if a cell's search would end without the directory or the GGUF file that it asks for.
 
-    Before the search the mask is unknown, so an earlier export may be replaced only if the cell is finished and has
-    the mask of the export, or, for a directory, which names its cell, if the same cell made it.
+    Before the search the mask is unknown, so an earlier file may be replaced only if the cell is finished and has its
+    mask, and an earlier directory, which names its cell, only if the same cell made it as well.
     """
     assert cell.export is not None
     if isinstance(cell.compensation, Magnitude) and cell.removal.mask_unit != "block":
@@ -36,8 +37,11 @@ def check_export(cell: Cell) -> None:
             "compensation=magnitude of sub-layers cannot be exported, because its factors would have to be folded "
             "into every later sub-layer: choose compensation=none or linear, or unit=block."
         )
-    check, mask = _check_file if is_gguf(cell.export) else _check_directory, _known_mask(cell)
-    check(cell, cell.export, mask)
+    mask = _known_mask(cell)
+    if is_gguf(cell.export):
+        _check_file(cell, cell.export, mask)
+    else:
+        _check_directory(cell, cell.export)
     if isinstance(cell.compensation, Magnitude):
         check_fold(cell.model, mask or _earliest(cell))
 
@@ -63,14 +67,15 @@ def _recorded(mask: Mask | None) -> object:
     return "not known yet" if mask is None else mask.to_json()
 
 
-def _check_directory(cell: Cell, out: Path, mask: Mask | None) -> None:
+def _check_directory(cell: Cell, out: Path) -> None:
+    """An earlier export must agree with all that is known of the new one: a refusal after the training wastes it."""
     if cell.results.is_relative_to(out):
         raise InputError(
             f"export={out} contains the results folder {cell.results}: choose another directory."
         )
-    earlier = check_target(out)
-    if earlier is not None and earlier.record.get("cell") != cell.key:
-        check_same(out, earlier, {"mask": _recorded(mask)}, force=False)
+    if (earlier := check_target(out)) is not None:
+        known = expected_record(cell, own=written_by(earlier, cell.key))
+        check_same(out, earlier, known, force=False, launched=cell.key)
 
 
 def _check_file(cell: Cell, out: Path, mask: Mask | None) -> None:

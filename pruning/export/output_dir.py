@@ -17,6 +17,8 @@ from pruning.core.temporary import sweep
 from pruning.core.units import bytes_text
 from pruning.export.manifest import EarlierExport, earlier_export, stamps
 
+CHANGED_BY_LAUNCH = ("healed", "compensation")  # what a launch of the same cell can change in its record
+
 
 def directory(out: str | Path) -> Path:
     """The absolute path of an output directory; links are followed. Raises InputError if there is no such path."""
@@ -51,25 +53,39 @@ def check_target(out: Path) -> EarlierExport | None:
         ) from error
 
 
-def check_same(out: Path, earlier: EarlierExport | None, wanted: Mapping[str, Any], force: bool) -> None:
+def check_same(
+    out: Path,
+    earlier: EarlierExport | None,
+    wanted: Mapping[str, Any],
+    force: bool,
+    launched: str | None = None,
+) -> None:
     """Raise InputError if an earlier export is not one of the same model and mask.
 
     `wanted` is what this export would record. With `force`, an export of the same model and mask may differ in form:
-    its precision and its compensation.
+    its precision, its compensation and its healing. `launched` is the key of the cell whose launch exports. If this
+    cell wrote the earlier export, it may differ in what a launch changes: in its healing and its repair.
     """
     if earlier is None:
         return
+    changing = CHANGED_BY_LAUNCH if written_by(earlier, launched) else ()
     other = [name for name, value in wanted.items() if earlier.record.get(name) != value]
     if model_or_mask := [name for name in other if name in ("model", "mask")]:
         raise InputError(
             f"{out} holds another export (of another {' and another '.join(model_or_mask)}): choose another "
             "directory, or remove this one."
         )
-    if other and not force:
+    if (fixed := [name for name in other if name not in changing]) and not force:
+        named = " and another ".join("healing" if name == "healed" else name for name in fixed)
         raise InputError(
-            f"{out} holds an export of this model and mask with another {' and another '.join(other)}: choose "
+            f"{out} holds an export of this model and mask with another {named}: choose "
             "another directory, or let `python -m pruning.export` replace it, with force=true."
         )
+
+
+def written_by(earlier: EarlierExport, cell: str | None) -> bool:
+    """Whether this cell wrote an earlier export; False if `cell` is None."""
+    return cell is not None and earlier.record.get("cell") == cell
 
 
 def check_writable(out: Path) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -67,7 +68,9 @@ def export(wanted: Request) -> Facts:
     earlier = check_target(wanted.out)
     cut = plan_cut(wanted)
     identity = _identity(wanted, cut)
-    check_same(wanted.out, earlier, identity, wanted.force)
+    launched = wanted.cell if wanted.launched else None
+    check = partial(check_same, wanted.out, wanted=identity, force=wanted.force, launched=launched)
+    check(earlier)
     check_space(wanted.out, cut.sizes.bytes)
     wanted = dataclasses.replace(wanted, model=cut.source.settings)
     model, proof = None, UNPROVEN
@@ -89,22 +92,20 @@ def export(wanted: Request) -> Facts:
     del weights, folded
     if cut.tensors is not None:
         model = None  # not needed any more
-    with staging_directory(wanted.out) as partial:
+    with staging_directory(wanted.out) as staged:
         log.info("writing %s", bytes_text(cut.sizes.bytes))
-        digests = write_shards(tensors, cut.plan, partial, wanted.max_shard_size)
-        cut.source.copy_beside(partial, model)
-        write_config(cut.config, partial)
+        digests = write_shards(tensors, cut.plan, staged, wanted.max_shard_size)
+        cut.source.copy_beside(staged, model)
+        write_config(cut.config, staged)
         del tensors, model
         if goal is not None:
             log.info("reloading and comparing")
             of = request.reference(wanted)
-            proof = str(verify.compare_export(partial, goal, wanted.model, wanted.scales is None, of))
+            proof = str(verify.compare_export(staged, goal, wanted.model, wanted.scales is None, of))
         found = _facts(wanted, cut, proof)
-        _write_texts(found, partial)
-        write_record(partial, {**_record(wanted, found), **identity}, digests)
-        put_in_place(
-            partial, wanted.out, earlier, lambda now: check_same(wanted.out, now, identity, wanted.force)
-        )
+        _write_texts(found, staged)
+        write_record(staged, {**_record(wanted, found), **identity}, digests)
+        put_in_place(staged, wanted.out, earlier, check)
     return found
 
 
@@ -194,8 +195,11 @@ def summary(found: Facts, out: Path) -> str:
 
 
 def export_cell(folder: Path, out: Path, healed: bool = False) -> str:
-    """Export a finished cell, or its healed model; returns the three lines of `summary`. Raises as `export` does."""
-    wanted = request.of_cell(folder, output_directory(out))
+    """Export a finished cell, or its healed model, as a launch does; returns the three lines of `summary`.
+
+    Raises as `export` does.
+    """
+    wanted = dataclasses.replace(request.of_cell(folder, output_directory(out)), launched=True)
     if healed:
         wanted = request.of_healed(folder, wanted)
     return summary(written(wanted), wanted.out)

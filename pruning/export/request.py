@@ -60,6 +60,7 @@ class Request:
     max_shard_size: str = "5GB"
     form: str | None = None
     healed: Path | None = None  # the folder of the cell whose healed weights are written
+    launched: bool = False  # a launch may replace what its own cell exported with another healing
     in_memory: str | None = None  # the name of a model whose files exist for this export only
 
     @property

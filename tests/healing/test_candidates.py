@@ -110,6 +110,11 @@ def test_another_mask_can_win_and_is_exported(launch: Command, monkeypatch: pyte
     assert f"Its loss in the search was {selection['losses'][-1]:.4f}." in card
     assert "| metric | dense | pruned as searched | healed |" in card
     assert "copies them untrained" in Path("smaller/mergekit.yaml").read_text()
+    own_mask = launch(*SEARCH, *SHORT, "export=smaller")
+    assert "smaller holds another export (of another mask)" in " ".join(own_mask.err.split())
+    assert own_mask.result() == result, "refused before the training"
+    longer = launch(*SEARCH, *SHORT, *ROUNDS, "heal.tokens=2048", "export=smaller")
+    assert longer.status == 0, longer.err
 
 
 def test_a_search_without_other_masks_and_a_compensation_are_refused(launch: Command) -> None:

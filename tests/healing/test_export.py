@@ -13,6 +13,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 import pruning
+from pruning.core.atomic_files import read_json
 from pruning.core.errors import InputError
 from pruning.core.hashing import file_sha256
 from pruning.core.mask import Mask
@@ -75,6 +76,38 @@ def test_a_launch_with_both_exports_the_healed_model(launch: Command, tmp_path: 
     assert "with LoRA, whose adapters are merged" in (tmp_path / "out" / "README.md").read_text()
     healed = ended.result()["evaluation"]["healed"]["ppl/heldout"]
     assert f"-> {healed:,.2f}" in ended.out
+
+
+def test_a_launch_replaces_what_its_cell_exported_with_another_healing(
+    launch: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    heal = (*SEARCH, "heal=full", *SHORT)
+    assert launch(*heal, f"export={out}").status == 0
+    longer = launch(*heal, "heal.tokens=4096", f"export={out}")
+    assert longer.status == 0, longer.err
+    assert "4,096 tokens of pydoc" in (out / "README.md").read_text()
+    record = read_json(out / "depth_pruning.json")
+    assert record["healed"] == longer.result()["heal"]["weights_sha256"]
+    (out / "README.md").write_text("mine")
+    monkeypatch.setattr("pruning.healing.heal.heal", None)  # training would fail
+    refused = launch(*heal, "heal.tokens=3072", f"export={out}")
+    assert "README.md changed after the export there was written" in refused.err
+    assert longer.result()["heal"]["tokens"] == 4096
+
+
+def test_an_export_of_another_cell_is_refused_before_the_training(
+    launch: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = (*SEARCH, "near_ties.most=0")
+    first = launch(*SEARCH, f"export={tmp_path / 'out'}").result()
+    (second,) = (one for one in launch(*words).all() if one["cell"] != first["cell"])
+    assert second["mask"] == first["mask"]
+    monkeypatch.setattr("pruning.healing.heal.heal", None)  # training would fail
+    ended = launch(*words, "heal=full", *SHORT, f"export={tmp_path / 'out'}")
+    assert "holds an export of this model and mask with another healing" in " ".join(ended.err.split())
+    plain = launch(*words, f"export={tmp_path / 'out'}")
+    assert plain.status == 0, plain.err
 
 
 def test_a_compensation_is_part_of_the_healed_model(launch: Command, tmp_path: Path) -> None:
