@@ -137,14 +137,29 @@ def _trained(healed: HealRecord | None, units: str) -> str:
     """What was done to the units that are left."""
     if healed is None:
         return f"{units} are unchanged and nothing was trained afterwards."
-    settings, curve = healed["settings"], healed["curve"]
+    settings = healed["settings"]
     how = {"Lora": "with LoRA, whose adapters are merged", "Full": "with all their weights"}
     what = how.get(settings["class"], "by distillation from the dense model")
     return (
         f"{units} were trained afterwards {what}: {healed['tokens']:,} tokens of {_source(healed['source'])}, "
         f"{healed['steps']} steps at a learning rate of {settings['lr']:g}, "
-        f"{healed['seconds']:.0f} s. The loss on held-out text went from {curve['heldout_before']:.4f} to "
-        f"{curve['heldout_after']:.4f} nats per token."
+        f"{healed['seconds']:.0f} s. {_kept(healed)}"
+    )
+
+
+def _kept(healed: HealRecord) -> str:
+    """Which weights of a training are kept, and their loss: an earlier step's if the loss rose after it."""
+    curve, step = healed["curve"], healed["best_step"]
+    if step == 0:
+        return (
+            f"No step lowered the loss on held-out text ({curve['heldout_before']:.4f} nats per token), so the "
+            "weights from before this training are kept: it changed nothing."
+        )
+    tokens = step * healed["tokens"] // healed["steps"]
+    earlier = f" The weights are those of step {step}, after {tokens:,} tokens: the loss was lowest there."
+    return (
+        f"The loss on held-out text went from {curve['heldout_before']:.4f} to {curve['heldout_after']:.4f} nats per "
+        f"token.{'' if step == healed['steps'] else earlier}"
     )
 
 

@@ -86,6 +86,35 @@ def test_the_card_has_all_required_parts() -> None:
         assert part in text
 
 
+HEALED: Any = {
+    "settings": {"class": "Full", "lr": 1e-4},
+    "source": "pydoc",
+    "tokens": 2048,
+    "steps": 8,
+    "seconds": 3.0,
+    "best_step": 8,
+    "curve": {"heldout_before": 3.5, "heldout_after": 3.25},
+}
+
+
+@pytest.mark.parametrize(
+    ("step", "said"),
+    [
+        (8, "went from 3.5000 to 3.2500 nats per token.\n"),
+        (4, "3.2500 nats per token. The weights are those of step 4, after 1,024 tokens"),
+        (0, "No step lowered the loss on held-out text (3.5000 nats per token), so the weights from before"),
+    ],
+)
+def test_the_card_says_which_step_of_the_training_was_kept(step: int, said: str) -> None:
+    evaluation = RESULT["evaluation"] | {"healed": {"ppl/heldout": 30.0}}
+    card = model_card(
+        replace(FACTS, healed=HEALED | {"best_step": step}, result=RESULT | {"evaluation": evaluation})
+    )
+    assert "with all their weights: 2,048 tokens of pydoc, 8 steps" in card
+    assert said in card
+    assert ("it changed nothing" in card) == (step == 0)
+
+
 def test_a_mask_without_a_cell_has_no_measurements() -> None:
     text = model_card(replace(FACTS, result=None))
     assert "The mask was given to the export" in text
