@@ -119,10 +119,10 @@ def _change(metric: str, result: DoneResult) -> str:
         return ""
     text = " -> ".join(f"{value:.{decimals}f}" for value in values)
     healed = evaluation.get("healed", {}).get(metric)
-    return text if healed is None else f"{text}, healed {healed:.{decimals}f}{_selected(result)}"
+    return text if healed is None else f"{text}, healed {healed:.{decimals}f}{selected(result)}"
 
 
-def _selected(result: DoneResult) -> str:
+def selected(result: DoneResult) -> str:
     """The mask of the healed model, if healing selected another one than the search's."""
     selection = result["heal"].get("selection") if "heal" in result else None
     if selection is None or not selection["changed"]:
