@@ -104,6 +104,11 @@ def latest(folder: Path, most: int) -> Path | None:
     return collectives.on_first(find)
 
 
+def step_of(path: Path) -> int:
+    """The number of steps after which a checkpoint was written."""
+    return int(path.stem.rpartition("-")[2])
+
+
 def _files(folder: Path) -> Iterator[tuple[str, int, Path]]:
     for path in sorted(folder.glob("*.pt")):
         if match := NAME.fullmatch(path.name):

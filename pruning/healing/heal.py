@@ -19,7 +19,7 @@ from pruning.core.mask import Mask
 from pruning.healing import adapters, checkpoint, curve
 from pruning.healing.curve import Point
 from pruning.healing.readout_loss import Weights
-from pruning.healing.schedule import schedule_of
+from pruning.healing.schedule import Schedule, schedule_of
 from pruning.healing.settings import Distill, Training
 from pruning.healing.smaller import SmallerModel, smaller_model
 from pruning.healing.text import HealingText, warn_about_epochs
@@ -88,8 +88,7 @@ def heal(
         None if own is None else own / curve.NAME,
         watch,
     )
-    trunk = None if folder is None else folder / f"trunk-{settings.line(text.beginning)}"
-    _train(trainer, settings, trunk, own)
+    _train(trainer, settings, folder)
     tensors = adapters.merge_adapters(smaller) if settings.adapter else _detached(trained)
     for weight in smaller.model.module.parameters():
         weight.requires_grad_(False)
@@ -97,19 +96,36 @@ def heal(
     return Healed(smaller, tensors, state.curve, state.best_step, trainer.stopped_early, count, epochs)
 
 
-def _train(trainer: Trainer, settings: Training, trunk: Path | None, own: Path | None) -> None:
+def latest_checkpoint(settings: Training, text: HealingText, folder: Path) -> Path | None:
+    """The checkpoint in a folder of healings from which a training continues; None if there is none."""
+    schedule = _schedule(settings)
+    own = checkpoint.latest(_ending(settings, text, folder), schedule.steps)
+    return own or checkpoint.latest(_trunk(settings, text, folder), schedule.stable)
+
+
+def _train(trainer: Trainer, settings: Training, folder: Path | None) -> None:
     """Train to the end: first what larger budgets have in common with this one, then the rest."""
-    schedule = schedule_of(settings.schedule, settings.steps, settings.warmup, settings.decay)
-    ending = None if own is None else own / CHECKPOINTS
-    saved = None if ending is None else checkpoint.latest(ending, schedule.steps)
-    if saved is None and trunk is not None:
-        saved = checkpoint.latest(trunk, schedule.stable)
-    if saved is not None:
+    schedule, text = _schedule(settings), trainer.text
+    trunk = None if folder is None else _trunk(settings, text, folder)
+    ending = None if folder is None else _ending(settings, text, folder)
+    if folder is not None and (saved := latest_checkpoint(settings, text, folder)) is not None:
         trainer.resume(checkpoint.load(saved))
     if trainer.state.step < schedule.stable:
         trainer.run(schedule, schedule.stable, trunk, kept=True)
     trainer.run(schedule, schedule.steps, ending)
     trainer.finish()
+
+
+def _schedule(settings: Training) -> Schedule:
+    return schedule_of(settings.schedule, settings.steps, settings.warmup, settings.decay)
+
+
+def _trunk(settings: Training, text: HealingText, folder: Path) -> Path:
+    return folder / f"trunk-{settings.line(text.beginning)}"
+
+
+def _ending(settings: Training, text: HealingText, folder: Path) -> Path:
+    return folder / settings.key(text.sha256) / CHECKPOINTS
 
 
 def _trained(smaller: SmallerModel, settings: Training) -> dict[str, Any]:

@@ -6,11 +6,10 @@ Masks of a search share the beginnings of their passes, so of their block forwar
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
@@ -18,13 +17,13 @@ from torch import nn
 
 from pruning.calibration.samples import Samples
 from pruning.core import trace
-from pruning.core.errors import PruningError
 from pruning.core.result import DoneResult
 from pruning.core.space import Space
 from pruning.engine.device import free_memory
 from pruning.engine.map_settings import Linear
-from pruning.healing import curve
-from pruning.healing.files import FOLDER
+from pruning.healing import checkpoint
+from pruning.healing.files import FOLDER, read_record
+from pruning.healing.heal import latest_checkpoint
 from pruning.models.block_probe import find_blocks
 from pruning.objective import Calibrated
 from pruning.runs.cell_model import forward_of, model_of
@@ -111,25 +110,35 @@ def _parts(work: _Work) -> Iterator[tuple[str, float]]:
         count = round(work.removed * work.space.n_units)
         yield "repair", repairs * MAPS * count * tokens * rates.blocks
     measured = 0 if done is not None else 3 if repairs else 2
-    if cell.heal.trains and (done is None or "heal" not in done):
+    if cell.heal.trains and not _healed(work):
         yield "healing", _healing(work)
         measured += 1
     rows = [row for data in work.prepared.data.values() if isinstance(data, Samples) for row in data.rows]
     yield "evaluation", measured * rates.dense * sum(len(row.input_ids) for row in rows)
 
 
+def _healed(work: _Work) -> bool:
+    """Whether the cell's folder has the finished healing that is asked for, and not only another one."""
+    cell, text = work.prepared.cell, work.prepared.text
+    assert text is not None
+    place = FOLDER
+    if cell.heal.candidates > 1:
+        if work.done is None or "selection" not in work.done.get("heal", {}):
+            return False  # which candidate is healed is not known yet
+        place = str(Path(work.done["heal"]["folder"]).parent)
+    return read_record(cell.folder / place / cell.heal.key(text.sha256)) is not None
+
+
 def _healing(work: _Work) -> float:
-    """Seconds of training, less what a killed training has done, and of the losses on held-out windows."""
+    """Seconds of the steps that no checkpoint has, and of the losses on held-out windows."""
     heal: Training = work.prepared.cell.heal
     text, rates = work.prepared.text, work.rates
     assert text is not None
-    known = work.prepared.cell.folder / FOLDER / heal.key(text.sha256) / curve.NAME
-    done = 0
-    with suppress(PruningError, json.JSONDecodeError):
-        done = max((point["tokens"] for point in curve.read(known)), default=0)
-    judged = heal.heldout * heal.length * (1 + heal.steps // heal.eval_every)
+    saved = latest_checkpoint(heal, text, work.prepared.cell.folder / FOLDER)
+    left = heal.steps if saved is None else max(0, heal.steps - checkpoint.step_of(saved))
+    judged = heal.heldout * (1 + left // heal.eval_every)
     kept = 1 - work.removed
-    return kept * (max(0, heal.tokens - done) * rates.train + judged * rates.dense)
+    return kept * heal.length * (left * heal.windows * rates.train + judged * rates.dense)
 
 
 def _lines(work: _Work) -> int:

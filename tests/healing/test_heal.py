@@ -19,7 +19,7 @@ from pruning.core.errors import DamagedError, LossError
 from pruning.core.os_errors import is_disk_full, sentence
 from pruning.healing import adapters, checkpoint, curve
 from pruning.healing.files import WEIGHTS, read_weights, write_healed
-from pruning.healing.heal import Healed, heal
+from pruning.healing.heal import Healed, heal, latest_checkpoint
 from pruning.healing.readout_loss import Weights
 from pruning.healing.smaller import smaller_model
 from pruning.healing.trainer import Trainer
@@ -163,6 +163,9 @@ def test_a_killed_process_continues_with_the_same_result(tmp_path: Path) -> None
 def test_budgets_share_their_beginning(tmp_path: Path) -> None:
     small, large = lora(tokens=640), lora(tokens=1280)
     healed(small, tmp_path)
+    saved = latest_checkpoint(large, text(large), tmp_path)
+    assert saved is not None
+    assert checkpoint.step_of(saved) == 8
     steps: list[int] = []
     shared = heal(tiny(), MASK, text(large), large, tmp_path, watch=lambda point: steps.append(point["step"]))
     assert min(steps) == 9, "the smaller budget's rate falls after step 8 of 10"
