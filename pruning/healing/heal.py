@@ -34,23 +34,25 @@ CHECKPOINTS = "checkpoints"  # the folder of what is needed only until a healing
 class Healed:
     """A healed model, its changed weights by their names in the dense model, and how it was healed.
 
-    `trained` is the number of trained parameters, and `epochs` how often the budget reads the text.
+    `heldout_after` is the held-out loss of these weights, `trained` is the number of trained parameters, and `epochs`
+    is how often the budget reads the text.
     """
 
     smaller: SmallerModel
     tensors: dict[str, Tensor]
     curve: list[Point]
+    heldout_after: float
     best_step: int
     stopped_early: bool
     trained: int
     epochs: float
 
     def summary(self) -> CurveRecord:
-        """The curve in four numbers."""
-        judged, losses = curve.heldout(self.curve), [point["loss"] for point in self.curve if "loss" in point]
+        """The training in four numbers."""
+        losses = [point["loss"] for point in self.curve if "loss" in point]
         return {
-            "heldout_before": judged[0]["heldout_loss"],
-            "heldout_after": min(point["heldout_loss"] for point in judged),
+            "heldout_before": curve.heldout(self.curve)[0]["heldout_loss"],
+            "heldout_after": self.heldout_after,
             "first_loss": losses[0],
             "last_loss": losses[-1],
         }
@@ -93,7 +95,9 @@ def heal(
     for weight in smaller.model.module.parameters():
         weight.requires_grad_(False)
     state, count = trainer.state, sum(master.numel() for master in trainer.state.weights)
-    return Healed(smaller, tensors, state.curve, state.best_step, trainer.stopped_early, count, epochs)
+    # Merging adapters rounds the weights, so the loss of the merged weights is not that on the curve.
+    after = trainer.heldout_loss() if settings.adapter else state.best_loss
+    return Healed(smaller, tensors, state.curve, after, state.best_step, trainer.stopped_early, count, epochs)
 
 
 def latest_checkpoint(settings: Training, text: HealingText, folder: Path) -> Path | None:

@@ -235,6 +235,18 @@ def test_adapters_in_half_precision_gain_what_they_gain_in_float32() -> None:
     assert {tensor.dtype for tensor in found[0].tensors.values()} == {torch.bfloat16}
 
 
+def test_the_loss_of_adapters_is_that_of_the_merged_weights() -> None:
+    settings, model = lora(tokens=2048), tiny()
+    model.module.to(torch.bfloat16)
+    found = heal(model, MASK, text(settings), settings)
+    rebuilt = smaller_model(model, MASK)
+    rebuilt.apply(found.tensors)
+    weights = list(rebuilt.block_weights().values())
+    merged = Trainer(rebuilt.model.module, weights, text(settings), settings, Weights()).heldout_loss()
+    on_curve = min(point["heldout_loss"] for point in curve.heldout(found.curve))
+    assert found.summary()["heldout_after"] == merged != on_curve
+
+
 def test_damaged_files_are_named(tmp_path: Path) -> None:
     settings = lora()
     record = write_healed(tmp_path / "key", healed(settings), text(settings), settings)
