@@ -53,6 +53,16 @@ class HealRecord(TypedDict):
             str, "SHA-256 of the file `heal.path`; only with `heal.source=file`, not in older versions."
         ]
     ]
+    left_out: NotRequired[
+        Annotated[
+            list[int],
+            "Numbers of the drawn windows, the held-out ones first, that repeat a phrase of the evaluation; only of "
+            "embedded text, not in older versions.",
+        ]
+    ]
+    evaluation: NotRequired[
+        Annotated[dict[str, Any], "The settings of that evaluation; only with `left_out`."]
+    ]
     tokens: Annotated[int, "Tokens that were trained on."]
     steps: Annotated[int, "Steps of the optimizer."]
     epochs: Annotated[float, "How often the budget reads the text; above 1, text was repeated."]

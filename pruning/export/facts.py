@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from pruning.calibration.sources import EMBEDDED
 from pruning.core.heal_record import HealRecord
 from pruning.core.recorded import CLASS
 from pruning.core.result import DoneResult
@@ -61,7 +62,8 @@ def _commands(wanted: Request) -> Iterator[str]:
     out = "DIR" if wanted.out.suffix.lower() != ".gguf" else "FILE.gguf"
     if wanted.result is not None:
         launches = [
-            ["python", "launch.py", *launch_words(portable(one))] for one in _evaluated(wanted.result)
+            ["python", "launch.py", *launch_words(portable(one))]
+            for one in launched(wanted.result, wanted.healed is not None)
         ]
         if wanted.healed is not None:
             yield from map(shlex.join, launches)
@@ -75,9 +77,36 @@ def _commands(wanted: Request) -> Iterator[str]:
         yield shlex.join(["python", "-m", "pruning.export", *words])
 
 
-def _evaluated(result: DoneResult) -> list[Mapping[str, Any]]:
-    """For each evaluation that added metrics, the result's configuration with that evaluation; the latest is last."""
+def launched(result: DoneResult, healed: bool) -> Iterator[Mapping[str, Any]]:
+    """The configurations whose launches give a result, in order: one for each evaluation, the latest last.
+
+    The first one that heals has the evaluation for whose sake windows of the healing's text were left out. The later
+    ones find the healing finished. Evaluations that measured no healed model heal nothing.
+    """
     config = result["config"]
-    settings = [*result["evaluation"].get("settings", {}).values(), config["eval"]]
+    plain = {name: value for name, value in config.items() if name != "heal"}
+    *earlier, latest = _evaluations(result)
+    measured = [one for one in earlier if healed and _measured_healed(result, one)]
+    first = [result["heal"]["evaluation"]] if healed and "evaluation" in result["heal"] else []
+    if first == [latest] and not measured:
+        first = []  # the last launch heals
+    yield from ({**plain, "eval": one} for one in earlier if one not in (*first, *measured))
+    again = [one for one in measured if one not in first]
+    yield from ({**config, "eval": one} for one in (*first, *again))
+    yield {**(config if healed else plain), "eval": latest}
+
+
+def _evaluations(result: DoneResult) -> list[Any]:
+    """The settings of each evaluation that added metrics; the latest is last."""
+    settings = [*result["evaluation"].get("settings", {}).values(), result["config"]["eval"]]
     distinct = {json.dumps(evaluation, sort_keys=True): evaluation for evaluation in reversed(settings)}
-    return [{**config, "eval": evaluation} for evaluation in reversed(distinct.values())]
+    return list(reversed(distinct.values()))
+
+
+def _measured_healed(result: DoneResult, evaluation: Any) -> bool:
+    """Whether an evaluation measured the healed model, and a healing with this evaluation would be the same."""
+    heal, records = result["heal"], result["evaluation"].get("records", {})
+    if heal["settings"]["source"] in EMBEDDED and "evaluation" not in heal:
+        return False  # of an older version, so it is not known for which evaluation windows were left out
+    settings = result["evaluation"].get("settings", {})
+    return any(one == evaluation and "healed" in records.get(metric, {}) for metric, one in settings.items())

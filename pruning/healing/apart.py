@@ -7,9 +7,8 @@ user that shares passages with the evaluation is a mistake, and `guard.py` refus
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
-from pruning.calibration import shared_runs
+from pruning.calibration.shared_runs import shared_runs
 from pruning.core.errors import InputError
 from pruning.evaluation import Data
 from pruning.evaluation.overlap import windows_of
@@ -21,10 +20,7 @@ def apart(text: HealingText, data: Mapping[str, Data], step: int) -> HealingText
 
     Raises InputError if no held-out window is left, or fewer windows than a step takes.
     """
-    for one in data.values():
-        if (windows := windows_of(one)) is not None:
-            train, watch = (shared_runs.apart(rows, windows.rows) for rows in (text.windows, text.heldout))
-            text = replace(text, windows=train, heldout=watch)
+    text = text.without(repeated(text, data))
     if not text.heldout or len(text.windows) < step:
         raise InputError(
             f"the healing text ({text.source}) shares passages with the evaluation's data in so many windows that "
@@ -32,3 +28,10 @@ def apart(text: HealingText, data: Mapping[str, Data], step: int) -> HealingText
             "choose another heal.seed, or other text with heal.source."
         )
     return text
+
+
+def repeated(text: HealingText, data: Mapping[str, Data]) -> frozenset[int]:
+    """The numbers of the windows that share a run of tokens with windows of an evaluation, as `without` counts."""
+    rows = (*text.heldout, *text.windows)
+    others = [windows for one in data.values() if (windows := windows_of(one)) is not None]
+    return frozenset(number for other in others for number, _ in shared_runs(rows, other.rows))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from torch import Tensor
 
@@ -24,11 +24,17 @@ EVALUATION = "evaluation.json"  # of the healed model: a cell's result has only 
 
 
 def write_healed(
-    folder: Path, healed: Healed, text: HealingText, settings: Training, inside: str = FOLDER
+    folder: Path,
+    healed: Healed,
+    text: HealingText,
+    settings: Training,
+    inside: str = FOLDER,
+    evaluation: Mapping[str, Any] | None = None,
 ) -> HealRecord:
     """Write the changed weights and the record, and remove checkpoints. The first rank does this.
 
-    `inside` is the path in the cell's folder of the folder that this folder is in.
+    `inside` is the path in the cell's folder of the folder that this folder is in. `evaluation` are the settings of
+    the evaluation for whose sake windows were left out.
     """
 
     def write() -> HealRecord:
@@ -41,6 +47,8 @@ def write_healed(
             temporary.chmod(0o644)
             temporary.replace(folder / WEIGHTS)
         record = _record(folder, f"{inside}/{folder.name}", healed, text, settings)
+        if evaluation is not None and text.left_out is not None:
+            record["evaluation"] = dict(evaluation)
         atomic_files.write_json(folder / RECORD, record)
         shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
         return record
@@ -108,4 +116,6 @@ def _record(folder: Path, name: str, healed: Healed, text: HealingText, settings
     }
     if text.file_sha256 is not None:
         record["file_sha256"] = text.file_sha256
+    if text.left_out is not None:
+        record["left_out"] = list(text.left_out)
     return record

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -39,6 +39,7 @@ class HealingText:
     seed: int
     endless: bool = False  # a stream that is longer than the budget
     file_sha256: str | None = None  # of the local file that the windows come from, if any
+    left_out: tuple[int, ...] | None = None  # which drawn windows are missing, as `without` numbers them
 
     @cached_property
     def sha256(self) -> str:
@@ -49,6 +50,14 @@ class HealingText:
     def beginning(self) -> str:
         """A digest that budgets share if the windows of the smaller one are the first windows of the larger one."""
         return _sha256(self.heldout) if self.endless else self.sha256
+
+    def without(self, numbers: Collection[int]) -> HealingText:
+        """The text without some windows, which are numbered from 0: the held-out ones first."""
+        left = [
+            tuple(row for number, row in enumerate(rows, first) if number not in numbers)
+            for first, rows in ((0, self.heldout), (len(self.heldout), self.windows))
+        ]
+        return replace(self, heldout=left[0], windows=left[1], left_out=tuple(sorted(numbers)))
 
     def pieces(self) -> Iterator[Samples]:
         """All windows as samples, in pieces, to compare them with other data."""

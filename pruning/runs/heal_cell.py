@@ -103,7 +103,8 @@ def _trained(
     log.info("healing %s on %d tokens of %s", choice.mask, settings.tokens, text.source)
     with cell.tracker.live(cell) if collectives.is_first() else silent() as note:
         healed = heal(model, choice.mask, text, settings, folder, scales, _watch(note), repair)
-    record = write_healed(folder / settings.key(text.sha256), healed, text, settings, choice.place)
+    place = folder / settings.key(text.sha256)
+    record = write_healed(place, healed, text, settings, choice.place, cell.config["eval"])
     curve = record["curve"]
     log.info(
         "healed on %d tokens in %.0f s: held-out loss %.4f -> %.4f",

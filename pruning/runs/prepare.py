@@ -25,6 +25,7 @@ from pruning.models import loader, preflight, spec
 from pruning.runs.cell import Cell
 from pruning.runs.cell_identity import settings_record
 from pruning.runs.check_data import Reader, check_calibration, check_evaluation
+from pruning.runs.trained_text import trained_text
 from pruning.search import budget
 
 log = logging.getLogger(__name__)
@@ -92,7 +93,7 @@ def prepare(cell: Cell) -> Prepared:
     if cell.heal.trains:
         text = _healing_text(cell, samples)
         if cell.heal.source in EMBEDDED:
-            text = apart(text, data, cell.heal.windows)
+            text = trained_text(cell, text, data) or apart(text, data, cell.heal.windows)
         drawn["the healing text"] = Samples("text", text.source, (*text.windows, *text.heldout), text.seed)
     preflight.check_vocabulary(cell.model, {label: _largest_id(rows) for label, rows in drawn.items()})
     if not cell.evaluation.allow_overlap:

@@ -113,7 +113,7 @@ def _warn(cell: Cell, found: Forecast) -> None:
 def _speed_cell(cell: Cell) -> Cell:
     """The same cell with an evaluation of its speed, for a prompt that the model can read.
 
-    It asks for no healing: the text of one leaves out what the evaluation's text repeats, so it would be another one.
+    It asks for no healing: training changes weights and not their number, so the speed does not depend on it.
     """
     from omegaconf import OmegaConf
 

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from pruning.calibration import sources
 from pruning.core.atomic_files import read_json, write_json
 from pruning.core.errors import InputError
 from pruning.core.hashing import file_sha256
 from pruning.healing import curve
+from pruning.healing.settings import Full
 from pruning.study.heal_command import cell_of, heal_folder
 from tests.conftest import Command
 
@@ -105,6 +107,47 @@ def test_a_second_evaluation_keeps_what_the_healed_model_reached_on_the_first(la
     ended = launch(*heal, "heal.seed=1", *quick)
     assert "healed" not in ended.result()["evaluation"], "these weights are others"
     assert "the healed model is not measured by this evaluation" in ended.err
+
+
+def passage(folder: Path, number: int) -> tuple[str, ...]:
+    """An evaluation on a passage of the text that is healed on; its windows are left out of the healing."""
+    documents = list(sources.documents(Full(), "heal"))
+    file = folder / f"passage{number}.txt"
+    file.write_text(documents[number][1000:1600])
+    return ("eval=local", f"eval.texts={{prose: {file}}}", "eval.window=32")
+
+
+def test_a_second_evaluation_heals_again_only_if_it_shares_text_with_the_training(
+    launch: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heal = (*SEARCH, "heal=full", *SHORT)
+    ended = launch(*heal, *passage(tmp_path, 2))
+    assert ended.status == 0, ended.err
+    first = ended.result()
+    assert first["heal"]["left_out"]
+    assert first["heal"]["evaluation"] == first["config"]["eval"]
+    quick = ("eval=speed", "eval.batch_sizes=[1]", "eval.prompts=[8]", "eval.new_tokens=2", "eval.repeats=1")
+    with monkeypatch.context() as patch:
+        patch.setattr("pruning.healing.heal.heal", None)  # training again would fail
+        for other in (quick, ("eval.samples=2", "eval.length=32")):
+            ended = launch(*heal, *other)
+            assert ended.status == 0, ended.err
+            assert ended.result()["heal"] == first["heal"]
+    both = ended.result()["evaluation"]["healed"]
+    assert both.items() > first["evaluation"]["healed"].items()
+    second = launch(*heal, *passage(tmp_path, 4)).result()
+    assert second["heal"]["left_out"] != first["heal"]["left_out"]
+    assert second["heal"]["weights_sha256"] != first["heal"]["weights_sha256"]
+
+
+def test_a_healing_whose_text_is_not_known_is_repeated(launch: Command, tmp_path: Path) -> None:
+    heal = (*SEARCH, "heal=full", *SHORT)
+    ended = launch(*heal, *passage(tmp_path, 2))
+    first = ended.result()
+    file = ended.results / first["cell"] / first["heal"]["folder"] / "heal.json"
+    write_json(file, {name: value for name, value in read_json(file).items() if name != "left_out"})
+    again = launch(*heal, "eval.samples=2", "eval.length=32").result()
+    assert again["heal"]["text_sha256"] != first["heal"]["text_sha256"]
 
 
 def test_an_earlier_healing_that_was_measured_needs_no_weights(launch: Command) -> None:

@@ -128,8 +128,9 @@ def test_windows_that_repeat_a_passage_of_the_evaluation_are_left_out() -> None:
     shared = [any(len({*one.input_ids} & other) >= 32 for other in ranges) for one in text.windows]
     assert any(shared)
     assert kept.windows == tuple(one for one, meets in zip(text.windows, shared, strict=True) if not meets)
+    assert kept.left_out == tuple(2 + number for number, meets in enumerate(shared) if meets)
     assert kept.heldout == text.heldout, "14 tokens in common are no passage"
-    assert apart(text, {"acc/heldout": items}, 1) == text
+    assert apart(text, {"acc/heldout": items}, 1) == text.without(())
     every = Samples("text", "e", (row(1000), row(2000)), 0)
     with pytest.raises(InputError, match="0 held-out windows and 8 others are left"):
         apart(text, {"ppl/heldout": every}, 1)

@@ -22,7 +22,6 @@ def _hydra() -> Iterator[None]:
 
 
 def test_the_measurement_of_the_speed_heals_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its evaluation has no text, so no window of the healing's text is left out: that would be another healing."""
     monkeypatch.setattr("pruning.models.loader.context_length", lambda _: 2048)
     asked = cell("experiment=compress", f"paths.results={tmp_path}")
     timed = guide._speed_cell(asked)
