@@ -121,6 +121,15 @@ def test_the_forecast_comes_before_the_work_and_not_once_it_is_done(compressed: 
     assert rows(again.out) == rows(ended.out)
 
 
+def test_a_longer_training_replaces_the_model_of_the_shorter_one(compressed: Command) -> None:
+    first = compressed(*OFFLINE).result()
+    longer = compressed(*OFFLINE, "heal.tokens=4096")
+    assert longer.status == 0, longer.err
+    result = longer.result()
+    record = read_json(longer.results / result["cell"] / "smaller" / "depth_pruning.json")
+    assert record["healed"] == result["heal"]["weights_sha256"] != first["heal"]["weights_sha256"]
+
+
 def test_nothing_runs_before_the_forecast(compressed: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     def stop(*_: object, **__: object) -> None:
         raise InputError("no forecast")
