@@ -9,6 +9,7 @@ import pytest
 from scipy import stats
 
 from analysis.report.paper_verdicts import claims
+from analysis.stats import overlap_pairs
 from docs import describe_results
 from docs.describe_results import ALL, MAIN, PAGE, ROOT, study
 
@@ -97,7 +98,18 @@ def test_sentences_on_sizes_are_those_of_the_archive() -> None:
 
 
 @pytest.mark.slow
+def test_sentences_on_seeds_are_those_of_the_archive() -> None:
+    cells = study("study_seeds", describe_results.TEXT).cells
+    seeds, draws = (
+        overlap_pairs.pairs(cells, name).groupby("algo")["corrected"].mean() for name in ("seeds", "draws")
+    )
+    expected = f"nearly as another draw does ({seeds['genetic']:.2f} and {draws['genetic']:.2f}), but none of"
+    assert expected in " ".join(TEXT.split())
+    assert seeds["bayesian"] == 1.0
+
+
+@pytest.mark.slow
 def test_nothing_of_the_first_part_is_missing() -> None:
-    for name, objectives in (("study", ALL), ("study_sizes", MAIN)):
+    for name, objectives in (("study", ALL), ("study_sizes", MAIN), ("study_seeds", describe_results.TEXT)):
         frame = study(name, objectives).frame
         assert set(frame["status"]) == {"done"}
