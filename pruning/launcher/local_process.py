@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from pruning.launcher.slurm_queue import Info
@@ -41,7 +41,13 @@ def end(name: str) -> None:
 
     if (first := _living(name)) is None:
         return
-    family = [first, *first.children(recursive=True)]
+    with contextlib.suppress(psutil.NoSuchProcess):  # it has ended meanwhile
+        _end_family([first, *first.children(recursive=True)])
+
+
+def _end_family(family: Sequence[psutil.Process]) -> None:
+    import psutil
+
     for member in family:
         _signal(member.terminate)
     _, left = psutil.wait_procs(family, timeout=3)
