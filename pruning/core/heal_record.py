@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, NotRequired, TypedDict
 
+FOLDER, RECORD = (
+    "healed",
+    "heal.json",
+)  # in a cell's folder, the folder of healings; in a healing's, its record
+
 
 class CurveRecord(TypedDict):
     """The curve of a healing in four numbers."""

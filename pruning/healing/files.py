@@ -12,14 +12,14 @@ from torch import Tensor
 from pruning.core import atomic_files
 from pruning.core.errors import DamagedError, first_line
 from pruning.core.hashing import file_sha256
-from pruning.core.heal_record import HealRecord
+from pruning.core.heal_record import FOLDER, RECORD, HealRecord
 from pruning.core.temporary import temporary_file
 from pruning.distributed import collectives
 from pruning.healing.heal import CHECKPOINTS, Healed
 from pruning.healing.settings import Training
 from pruning.healing.text import HealingText
 
-FOLDER, WEIGHTS, RECORD = "healed", "weights.safetensors", "heal.json"
+WEIGHTS = "weights.safetensors"
 EVALUATION = "evaluation.json"  # of the healed model: a cell's result has only that of the last healing
 
 

@@ -17,12 +17,13 @@ from torch import nn
 
 from pruning.calibration.samples import Samples
 from pruning.core import trace
+from pruning.core.heal_record import FOLDER
 from pruning.core.result import DoneResult
 from pruning.core.space import Space
 from pruning.engine.device import free_memory
 from pruning.engine.map_settings import Linear
 from pruning.healing import checkpoint
-from pruning.healing.files import FOLDER, read_record
+from pruning.healing.files import read_record
 from pruning.healing.heal import latest_checkpoint
 from pruning.models.block_probe import find_blocks
 from pruning.objective import Calibrated

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from pruning.core import atomic_files
 from pruning.core.hashing import digest, text_sha256
+from pruning.core.heal_record import RECORD
 from pruning.core.mask import Mask
 from pruning.core.result import DoneResult
 from pruning.distributed import collectives
@@ -91,7 +92,6 @@ class Trials:
 
     def _write(self, found: Trial, folder: Path) -> None:
         """Keep a trial, and remove the state at its end, which no later round needs."""
-        from pruning.healing.files import RECORD
         from pruning.healing.heal import CHECKPOINTS
 
         line = found._asdict() | {"mask": found.mask.to_json()}

@@ -9,11 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from pruning.core import atomic_files
-from pruning.core.heal_record import HealRecord
+from pruning.core.heal_record import FOLDER, RECORD, HealRecord
 from pruning.distributed import collectives
 from pruning.evaluation import Data
 from pruning.healing.apart import repeated
-from pruning.healing.files import FOLDER, RECORD
 from pruning.healing.text import HealingText
 from pruning.runs.cell import Cell
 
