@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated, Any, NotRequired, TypedDict
 
-FOLDER, RECORD = (
-    "healed",
-    "heal.json",
-)  # in a cell's folder, the folder of healings; in a healing's, its record
+FOLDER = "healed"  # in a cell's folder: one folder for each healing
+RECORD = "heal.json"  # in a healing's folder: its record
 
 
 class CurveRecord(TypedDict):

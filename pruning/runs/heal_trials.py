@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from pruning.core import atomic_files
 from pruning.core.hashing import digest, text_sha256
-from pruning.core.heal_record import RECORD
+from pruning.core.heal_record import FOLDER, RECORD
 from pruning.core.mask import Mask
 from pruning.core.result import DoneResult
 from pruning.distributed import collectives
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from pruning.models.loader import LanguageModel
 
 log = logging.getLogger(__name__)
-FOLDER = "healed"
 
 
 def place_of(mask: Mask, own: Mask) -> str:
