@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 from pruning.core import trace
 from pruning.core.complete_masks import is_complete
 from pruning.core.errors import InputError
-from pruning.core.heal_record import SelectionRecord
+from pruning.core.heal_record import FOLDER, SelectionRecord
 from pruning.core.mask import Mask
 from pruning.core.result import DoneResult
 from pruning.distributed import collectives
 from pruning.healing.halving import Selection, Trial, halve
 from pruning.runs.cell import Cell
-from pruning.runs.heal_trials import FOLDER, Trials, place_of
+from pruning.runs.heal_trials import Trials, place_of
 
 if TYPE_CHECKING:
     from pruning.healing.text import HealingText
