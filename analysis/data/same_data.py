@@ -9,9 +9,8 @@ import pandas as pd
 
 from pruning.core.metric_names import main_of, without_error
 
-OTHER = (
-    "other_data"  # the column with the metrics of a cell that were measured on other data than most cells'
-)
+# The column with the metrics of a cell that were measured on other data than those of most cells.
+OTHER = "other_data"
 
 
 def on_same_data(frame: pd.DataFrame) -> pd.DataFrame:

@@ -60,4 +60,8 @@ class AskedStudy:
         """A text for each damaged file. Journals are included only if they have been read."""
         results = [str(text) for text in self.frame["damage"].dropna()]
         read = self.journals.damages if "journals" in self.__dict__ else []
-        return [*results, *read, *damaged(folder(self.results), done(self.frame)["cell"])]
+        return [*results, *read, *self._damaged_beside]
+
+    @cached_property
+    def _damaged_beside(self) -> list[str]:
+        return damaged(folder(self.results), done(self.frame)["cell"])

@@ -27,6 +27,7 @@ from ..stats.grid import STRATUM
 from ..stats.removal import heading
 from .cli import arguments, run
 from .legends import legend
+from .mask_bands import of_draws
 from .rank_agreement import table
 from .search_ranks import ranks
 from .style import (
@@ -114,8 +115,7 @@ def _words(row: pd.Series[Any]) -> str:
     """The panel's correlation, with how many searches, distinct masks and draws it is computed from."""
     masks, cells, draws = int(row["distinct_masks"]), int(row["cells"]), int(row["draws"])
     counts = f"n = {row['searches']} searches, {row['distinct']} distinct\n"
-    of_draws = f"{cells} cells of " * (cells > draws) + f"{draws} draw{'s' * (draws != 1)}"
-    counts += str(row["draws_note"]) or of_draws
+    counts += str(row["draws_note"]) or of_draws(cells, draws)
     counts += f", {masks} distinct mask{'s' * (masks != 1)}"
     if row["note"]:
         return f"{wrapped(str(row['note']), 34, ' ')}\n{counts}"

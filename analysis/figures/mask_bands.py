@@ -50,6 +50,10 @@ def counted(cells: pd.DataFrame) -> str:
     draws = (
         max(len(set(labels(part, DRAW))) for _, part in finished.groupby("algo")) if len(finished) else most
     )
-    words = f"{draws} draw{'s' * (draws != 1)}"
     complete = (finished.groupby("algo").size() == most).any() if len(finished) else False
-    return f"{most} cells of {words}" if complete and most > draws else words
+    return of_draws(most if complete else draws, draws)
+
+
+def of_draws(cells: int, draws: int) -> str:
+    """How many draws cells have: `6 draws`, or `12 cells of 6 draws` if there are more cells than draws."""
+    return f"{cells} cells of " * (cells > draws) + f"{draws} draw{'s' * (draws != 1)}"

@@ -20,6 +20,7 @@ import pandas as pd
 
 from pruning.core import atomic_files
 from pruning.core.errors import DamagedError
+from pruning.core.heal_record import EVALUATION, FOLDER, RECORD
 from pruning.core.mask import Mask
 from pruning.core.result import read_done
 from pruning.healing.settings import RUNNING
@@ -111,7 +112,7 @@ def healed_masks(
 
 def _healed_losses(results: Path, healing: Path, result: Any, metric: str) -> Losses | None:
     """The losses of a healed mask; None if they are not of the same windows as those of the mask itself."""
-    kept = _read(healing / "evaluation.json").get("records", {}).get(metric)
+    kept = _read(healing / EVALUATION).get("records", {}).get(metric)
     of_mask = Path(result["evaluation"].get("records", {}).get(metric, {}).get("pruned", ""))
     same = kept is not None and Path(kept).parent.name.startswith(f"{of_mask.parent.name}-healed-")
     return losses_of(results / kept) if same else None
@@ -125,7 +126,7 @@ def _repair(cells: pd.DataFrame) -> str | None:
 
 def _healings(cell: Path) -> Iterator[tuple[dict[str, Any], Path]]:
     """The settings and the folder of each finished healing of a cell's own mask."""
-    for path in sorted((cell / "healed").glob("*/heal.json")):
+    for path in sorted((cell / FOLDER).glob(f"*/{RECORD}")):
         if "settings" in (record := _read(path)):
             yield record["settings"], path.parent
 

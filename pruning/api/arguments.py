@@ -12,6 +12,7 @@ from typing import Any
 from pruning.api.model import PrunableModel
 from pruning.calibration.samples import Samples
 from pruning.core.errors import InputError
+from pruning.models import preflight
 
 # What fits a type, and its name in an error. A numpy number is a number, and True is none.
 FITS: dict[Any, tuple[Any, str]] = {
@@ -70,10 +71,4 @@ def list_of_texts(texts: Any, name: str) -> list[str]:
 def check_ids(model: PrunableModel, data: Mapping[str, Samples]) -> None:
     """Raise InputError if a token of some data has no embedding: the tokenizer then belongs to another model."""
     rows = model.module.get_input_embeddings().num_embeddings
-    for name, samples in data.items():
-        largest = max(max(row.input_ids) for row in samples.rows)
-        if largest >= rows:
-            raise InputError(
-                f"{name} has the token id {largest}, and the model's vocabulary has {rows} tokens (0 to {rows - 1}): "
-                "use the tokenizer that belongs to the model."
-            )
+    preflight.check_ids(rows, {name: samples.largest_id for name, samples in data.items()})

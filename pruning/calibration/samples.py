@@ -123,6 +123,11 @@ class Samples:
         """The number of tokens of the longest row."""
         return max(len(row.input_ids) for row in self.rows)
 
+    @property
+    def largest_id(self) -> int:
+        """The largest token id."""
+        return max(max(row.input_ids) for row in self.rows)
+
     def save(self, folder: Path) -> Path:
         """Write the rows to `<sha256>.jsonl`, so that any loss can be recomputed.
 

@@ -6,6 +6,9 @@ from typing import Annotated, Any, NotRequired, TypedDict
 
 FOLDER = "healed"  # in a cell's folder: one folder for each healing
 RECORD = "heal.json"  # in a healing's folder: its record
+EVALUATION = (
+    "evaluation.json"  # there, of the healed model: a cell's result has only that of the last healing
+)
 
 
 class CurveRecord(TypedDict):

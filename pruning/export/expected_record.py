@@ -19,14 +19,25 @@ def expected_record(cell: Cell, own: bool) -> dict[str, Any]:
     `own` says whether the earlier export is one of this cell. Searching the cell again gives its mask again, so
     without a result the mask is left out.
     """
-    found = cell.result()
-    result = found if found is not None and found["status"] == "done" else None
+    result = finished(cell)
     known: dict[str, Any] = {"precision": cell.model.dtype, "healed": _healed(cell, result)}
     if cell.model.source != "hub":  # the commit of a hub model is known only when it is loaded
         known["model"] = {"source": cell.model.source, "revision": checkpoint.revision(cell.model, None)}
     if result is not None or not own:
         known["mask"] = UNKNOWN if result is None else _mask(cell, result)
     return known
+
+
+def finished(cell: Cell) -> DoneResult | None:
+    """The result of a cell whose search is finished."""
+    result = cell.result()
+    return result if result is not None and result["status"] == "done" else None
+
+
+def exported(record: Any) -> Mask:
+    """A recorded mask as an export records it: over blocks, if it removes whole blocks."""
+    mask = Mask.from_json(record)
+    return mask.as_blocks() or mask
 
 
 def _mask(cell: Cell, result: DoneResult) -> Any:
@@ -38,8 +49,7 @@ def _mask(cell: Cell, result: DoneResult) -> Any:
         if selected is None or not _same_healing(cell, result, tokens=None):
             return UNKNOWN
         found = selected["mask"]
-    mask = Mask.from_json(found)
-    return (mask.as_blocks() or mask).to_json()
+    return exported(found).to_json()
 
 
 def _healed(cell: Cell, result: DoneResult | None) -> str | None:

@@ -9,7 +9,7 @@ from pruning.core.errors import InputError
 from pruning.core.mask import Mask
 from pruning.engine.compensation import Magnitude
 from pruning.engine.map_settings import Linear
-from pruning.export.expected_record import expected_record
+from pruning.export.expected_record import UNKNOWN, expected_record, exported, finished
 from pruning.export.fold_scales import SANDWICHED
 from pruning.export.gguf_target import check_gguf_target, is_gguf
 from pruning.export.output_dir import check_same, check_target, written_by
@@ -37,7 +37,8 @@ def check_export(cell: Cell) -> None:
             "compensation=magnitude of sub-layers cannot be exported, because its factors would have to be folded "
             "into every later sub-layer: choose compensation=none or linear, or unit=block."
         )
-    mask = _known_mask(cell)
+    result = finished(cell)
+    mask = None if result is None else exported(result["mask"])
     if is_gguf(cell.export):
         _check_file(cell, cell.export, mask)
     else:
@@ -46,25 +47,10 @@ def check_export(cell: Cell) -> None:
         check_fold(cell.model, mask or _earliest(cell))
 
 
-def _known_mask(cell: Cell) -> Mask | None:
-    """The mask that a finished cell exports, over blocks if it removes whole blocks; None before the search."""
-    result = cell.result()
-    if result is None or result["status"] != "done":
-        return None
-    healed = result.get("heal", {}).get("selection", result) if cell.heal.trains else result
-    found = Mask.from_json(healed["mask"])
-    return found.as_blocks() or found
-
-
 def _earliest(cell: Cell) -> Mask:
     """The mask that drops the first block that may be removed: no other block has as many blocks after it."""
     count = loader.n_blocks(cell.model)
     return Mask(count, (min(cell.protect.first, count - 1),))
-
-
-def _recorded(mask: Mask | None) -> object:
-    """A mask as an export records it; before the search, a value that no export has."""
-    return "not known yet" if mask is None else mask.to_json()
 
 
 def _check_directory(cell: Cell, out: Path) -> None:
@@ -87,7 +73,7 @@ def _check_file(cell: Cell, out: Path, mask: Mask | None) -> None:
             f"healing changes all weights, which cannot be written into the tensors of {out}: choose "
             "heal=none, or export a directory (export=DIR) and convert it (docs/gguf.md)."
         )
-    check_gguf_target(out, {"mask": _recorded(mask)}, force=False)
+    check_gguf_target(out, {"mask": UNKNOWN if mask is None else mask.to_json()}, force=False)
     check_known(file := open_gguf(find_gguf(cell.model).path))
     names = NORMS if file.architecture in SANDWICHED else OUTPUTS
     _check_types(cell, [tensor for tensor in file.tensors if tensor.name.endswith(names)], mask)

@@ -15,9 +15,8 @@ from pruning.core.hashing import file_sha256, text_sha256
 
 RECORD = "depth_pruning.json"
 FORMAT = 2  # format 1 had no digests
-TEMPLATES = (
-    "additional_chat_templates"  # the one folder in an export: transformers keeps further templates there
-)
+# The one folder in an export: transformers keeps further templates there.
+TEMPLATES = "additional_chat_templates"
 OWN = "sha256"  # the key of the record's own digest
 CURE = "Move these files away, or choose another directory (force=true does not replace them)."
 

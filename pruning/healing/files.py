@@ -12,7 +12,7 @@ from torch import Tensor
 from pruning.core import atomic_files
 from pruning.core.errors import DamagedError, first_line
 from pruning.core.hashing import file_sha256
-from pruning.core.heal_record import FOLDER, RECORD, HealRecord
+from pruning.core.heal_record import EVALUATION, FOLDER, RECORD, HealRecord
 from pruning.core.temporary import temporary_file
 from pruning.distributed import collectives
 from pruning.healing.heal import CHECKPOINTS, Healed
@@ -20,7 +20,6 @@ from pruning.healing.settings import Training
 from pruning.healing.text import HealingText
 
 WEIGHTS = "weights.safetensors"
-EVALUATION = "evaluation.json"  # of the healed model: a cell's result has only that of the last healing
 
 
 def write_healed(

@@ -156,23 +156,18 @@ def context_length(settings: Model) -> int | None:
 def context_length_of(config: Any) -> int | None:
     """The longest input, in tokens, of a model with this configuration; None if the configuration sets no limit."""
     text = config.get_text_config(decoder=True)
-    lengths = (
-        getattr(text, name, None) for name in ("max_position_embeddings", "max_seq_len")
-    )  # MPT has the second
+    names = ("max_position_embeddings", "max_seq_len")  # MPT has the second
+    lengths = (getattr(text, name, None) for name in names)
     return next((length for length in lengths if isinstance(length, int) and length > 0), None)
 
 
 def rope_change_of(config: Any) -> int | None:
     """The length above which LongRoPE embeds the positions of a whole batch in another way; None for other models."""
     ropes = getattr(config.get_text_config(decoder=True), "rope_parameters", None) or {}
-    kinds = [
-        ropes,
-        *(kind for kind in ropes.values() if isinstance(kind, Mapping)),
-    ]  # one, or one for each layer type
-    lengths = [
-        kind["original_max_position_embeddings"] for kind in kinds if kind.get("rope_type") == "longrope"
-    ]
-    return min(lengths, default=None)
+    # The settings are those of all layers, or one mapping for each type of layer.
+    kinds = [ropes, *(kind for kind in ropes.values() if isinstance(kind, Mapping))]
+    long = [kind for kind in kinds if kind.get("rope_type") == "longrope"]
+    return min((kind["original_max_position_embeddings"] for kind in long), default=None)
 
 
 def _device_options(settings: Model) -> dict[str, Any]:

@@ -104,6 +104,11 @@ def check_vocabulary(settings: Model, ids: Mapping[str, int]) -> None:
         if not getattr(added.get(number), "special", False)
     ]
     largest = {f"the tokenizer of {settings.name}": max(plain, default=0)} | dict(ids)
+    check_ids(rows, largest)
+
+
+def check_ids(rows: int, largest: Mapping[str, int]) -> None:
+    """Raise InputError if the largest token id of some data has none of the `rows` embeddings of a model."""
     for what, number in largest.items():
         if number >= rows:
             raise InputError(

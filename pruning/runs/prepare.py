@@ -106,7 +106,7 @@ def prepare(cell: Cell) -> Prepared:
 def _largest_id(drawn: Any) -> int:
     """The largest token id of samples or prompts; 0 for other data, such as the documents of lm-eval."""
     rows = getattr(drawn, "windows", drawn)
-    return max(max(row.input_ids) for row in rows.rows) if isinstance(rows, Samples) else 0
+    return rows.largest_id if isinstance(rows, Samples) else 0
 
 
 @lru_cache(maxsize=16)

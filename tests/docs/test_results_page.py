@@ -103,7 +103,9 @@ def test_sentences_on_seeds_are_those_of_the_archive() -> None:
     seeds, draws = (
         overlap_pairs.pairs(cells, name).groupby("algo")["corrected"].mean() for name in ("seeds", "draws")
     )
-    expected = f"nearly as another draw does ({seeds['genetic']:.2f} and {draws['genetic']:.2f}), but none of"
+    expected = (
+        f"nearly as another draw does (overlaps {seeds['genetic']:.2f}, {draws['genetic']:.2f}), but none of"
+    )
     assert expected in " ".join(TEXT.split())
     assert seeds["bayesian"] == 1.0
 
