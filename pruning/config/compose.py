@@ -35,23 +35,7 @@ def cell_of(config: DictConfig, choices: Mapping[str, Any]) -> Cell:
 
     Raises InputError if a value is missing or out of range.
     """
-    try:
-        plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-        assert isinstance(plain, dict)
-        check_settings({str(name): value for name, value in plain.items()}, choices)
-        built = {group: instantiate(config[group], _convert_="all") for group in PARTS}
-    except MissingMandatoryValue as error:
-        key = str(error.full_key)
-        option = key.partition(".")[0]
-        if option not in choices:
-            raise InputError(f"{key} is missing: give {key}=...") from error
-        raise InputError(f"{option}={choices[option]} needs a value: give {key}=...") from error
-    except OmegaConfBaseException as error:
-        raise InputError(f"{first_line(error)}.") from error
-    except InstantiationException as error:
-        if isinstance(cause := error.__cause__, PruningError):  # a constructor raised this error
-            raise cause from None
-        raise InputError(f"{first_line(error)}.") from error
+    plain, built = _built(config, choices)
     _check_top(plain)
     cell = Cell(
         choices=Choices(**{name: str(choices[name]) for name in ("objective", "calibration", "algo")}),
@@ -81,6 +65,28 @@ def cell_of(config: DictConfig, choices: Mapping[str, Any]) -> Cell:
     )
     _check_calibration(cell)
     return cell
+
+
+def _built(config: DictConfig, choices: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The configuration without interpolations, and the object of each group. Raises InputError as `cell_of` does."""
+    try:
+        container = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        assert isinstance(container, dict)
+        plain = {str(name): value for name, value in container.items()}
+        check_settings(plain, choices)
+        return plain, {group: instantiate(config[group], _convert_="all") for group in PARTS}
+    except MissingMandatoryValue as error:
+        key = str(error.full_key)
+        option = key.partition(".")[0]
+        if option not in choices:
+            raise InputError(f"{key} is missing: give {key}=...") from error
+        raise InputError(f"{option}={choices[option]} needs a value: give {key}=...") from error
+    except OmegaConfBaseException as error:
+        raise InputError(f"{first_line(error)}.") from error
+    except InstantiationException as error:
+        if isinstance(cause := error.__cause__, PruningError):  # a constructor raised this error
+            raise cause from None
+        raise InputError(f"{first_line(error)}.") from error
 
 
 def recorded_cell(config: Mapping[str, Any], choices: Mapping[str, str]) -> Cell:

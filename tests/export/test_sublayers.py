@@ -17,7 +17,8 @@ from pruning.core.errors import InputError, MismatchError, UnskippableError
 from pruning.core.mask import Mask
 from pruning.evaluation import memory
 from pruning.export import stored_weights, zeroed_parts
-from pruning.export.pipeline import export, summary
+from pruning.export.account import summary
+from pruning.export.pipeline import export
 from pruning.export.request import Request
 from pruning.models import spec
 from pruning.models.physical_removal import blocks_removed, smaller_config

@@ -141,15 +141,15 @@ def test_a_lost_file_of_an_export_does_not_stop_its_replacement(dense: Path, mad
 def test_what_appears_during_an_export_is_kept(
     dense: Path, made: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pruning.export import pipeline
+    from pruning.export import account
 
-    write = pipeline._write_texts
+    write = account.write_texts
 
     def late(*given: Any) -> None:
         write(*given)
         (made / "NOTES.md").write_text("precious")
 
-    monkeypatch.setattr(pipeline, "_write_texts", late)
+    monkeypatch.setattr(account, "write_texts", late)
     with pytest.raises(InputError, match=r"holds NOTES\.md"):
         export(request(dense, made, force=True))
     assert (made / "NOTES.md").read_text() == "precious"
@@ -160,16 +160,16 @@ def test_what_appears_during_an_export_is_kept(
 def test_of_two_exports_at_once_the_second_replaces_only_its_own(
     second: tuple[int, ...], wins: bool, dense: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pruning.export import pipeline
+    from pruning.export import account
 
-    out, write = tmp_path / "out", pipeline._write_texts
+    out, write = tmp_path / "out", account.write_texts
 
     def meanwhile(*given: Any) -> None:
-        monkeypatch.setattr(pipeline, "_write_texts", write)
+        monkeypatch.setattr(account, "write_texts", write)
         export(request(dense, out, 2))
         write(*given)
 
-    monkeypatch.setattr(pipeline, "_write_texts", meanwhile)
+    monkeypatch.setattr(account, "write_texts", meanwhile)
     if wins:
         export(request(dense, out, *second))
     else:
