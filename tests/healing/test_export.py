@@ -17,7 +17,7 @@ from pruning.core.atomic_files import read_json
 from pruning.core.errors import InputError
 from pruning.core.hashing import file_sha256
 from pruning.core.mask import Mask
-from pruning.export import facts, pipeline, request
+from pruning.export import account, facts, request
 from pruning.export.pipeline import export
 from pruning.export.request import Request
 from pruning.healing.files import WEIGHTS
@@ -136,7 +136,7 @@ def test_experts_that_are_stored_one_by_one_are_found(tmp_path: Path) -> None:
     result: Any = {"cell": "cell", "heal": record, "evaluation": {"dense": {}, "pruned": {}}}
     wanted = Request(settings, mask, tmp_path / "out", result, healed=tmp_path / "cell")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "_write_texts", lambda *_: None)
+        patch.setattr(account, "write_texts", lambda *_: None)
         patch.setattr(facts, "_commands", lambda *_: [])
         found = export(wanted)
     assert "equal bit for bit" in found.proof
