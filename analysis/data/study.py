@@ -13,9 +13,11 @@ from pruning.core.trace import TraceLine
 
 from .cell_filter import Only
 from .item_answers import ItemAnswers, of_frame
-from .load import Journals, describe, done, journals, load
+from .journals import Journals, journals
+from .load import done, load
 from .mlflow_store import folder
 from .side_files import damaged
+from .title import describe
 
 
 @dataclass(frozen=True)

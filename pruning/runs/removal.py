@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pruning.core import space as spaces
+from pruning.core import spaces
 from pruning.core.errors import InputError, unknown
 from pruning.core.mask import Mask
 from pruning.core.search_record import BudgetRecord

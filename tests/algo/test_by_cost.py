@@ -8,7 +8,8 @@ from pruning.algo._by_cost import evaluations_by_blocks, fitting_blocks, single_
 from pruning.algo.greedy import Greedy
 from pruning.algo.local_search import LocalSearch
 from pruning.core.mask import Mask
-from pruning.core.space import Space, cost_space, sublayer_space
+from pruning.core.space import Space
+from pruning.core.spaces import cost_space, sublayer_space
 from tests.algo.test_contract import Loss, drive, pairwise
 
 N = 6

@@ -20,7 +20,8 @@ from hydra.utils import instantiate
 from pruning.algo import Algo, Ask, Gates
 from pruning.config.groups import CONF, options
 from pruning.core.mask import Mask
-from pruning.core.space import Space, sublayer_space
+from pruning.core.space import Space
+from pruning.core.spaces import sublayer_space
 from pruning.hydra_app.registry import register
 from pruning.search import budget
 

@@ -12,7 +12,8 @@ from pruning.algo._minima import annealed, descended, energies, enumerated, mini
 from pruning.algo._quadratic import Array
 from pruning.algo.cbo import Cbo
 from pruning.core.mask import Mask
-from pruning.core.space import Space, sublayer_space
+from pruning.core.space import Space
+from pruning.core.spaces import sublayer_space
 from tests.algo.test_budgets import losses, optimum
 from tests.algo.test_contract import drive
 

@@ -4,7 +4,8 @@ import itertools
 
 from pruning.core import complete_masks
 from pruning.core.complete_masks import is_complete
-from pruning.core.space import Space, sublayer_space
+from pruning.core.space import Space
+from pruning.core.spaces import sublayer_space
 from pruning.runs.removal import Removal
 
 RATIO = 0.5

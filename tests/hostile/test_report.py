@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from analysis.data.errors import NothingToRead
-from analysis.data.load import done, journals, load
+from analysis.data.journals import journals
+from analysis.data.load import done, load
 from analysis.report import page
 from tests.helpers.analysis_grid import ONE, write
 

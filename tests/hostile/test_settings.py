@@ -11,7 +11,7 @@ import pytest
 from pruning.config.settings_check import check_settings
 from pruning.config.words import check_words, ordered
 from pruning.core.errors import InputError, first_line
-from pruning.core.space import space
+from pruning.core.spaces import space
 from pruning.launcher.slurm import Slurm
 from pruning.models.resources import Resources
 from tests.conftest import Command

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from pruning.config import groups
 from pruning.config.compose import cell_of
-from pruning.core.space import block_count
+from pruning.core.spaces import block_count
 from pruning.hydra_app import registry
 from pruning.runs.cell import Cell
 from pruning.runs.prepare import check_cell

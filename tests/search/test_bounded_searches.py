@@ -16,7 +16,8 @@ from pruning.algo.local_search import LocalSearch
 from pruning.core import trace
 from pruning.core.estimate import Estimate
 from pruning.core.mask import Mask
-from pruning.core.space import Space, sublayer_space
+from pruning.core.space import Space
+from pruning.core.spaces import sublayer_space
 from pruning.objective import Loss
 from pruning.search.driver import Problem, Solution, solve
 from pruning.search.journal import Journal, KnownScores, Store

@@ -16,7 +16,8 @@ from pruning.core.errors import LossError
 from pruning.core.estimate import Estimate
 from pruning.core.mask import Mask
 from pruning.core.score import Score
-from pruning.core.space import Space, sublayer_space
+from pruning.core.space import Space
+from pruning.core.spaces import sublayer_space
 from pruning.objective import Loss
 from pruning.search.driver import Problem, Solution, _checked, best_so_far, solve
 from pruning.search.journal import Journal, KnownScores, Store

@@ -14,7 +14,7 @@ from pruning.algo.greedy import Greedy
 from pruning.core.estimate import Estimate
 from pruning.core.mask import Mask
 from pruning.core.score import Score
-from pruning.core.space import sublayer_space
+from pruning.core.spaces import sublayer_space
 from pruning.objective import Loss
 from pruning.search.choice import Choice
 from pruning.search.driver import Problem, Solution, solve

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
-from analysis.data.load import describe, journals, load
+from analysis.data.journals import journals
+from analysis.data.load import load
+from analysis.data.title import describe
 from analysis.stats import overlap_pairs
 from analysis.stats.frames import strata_of
 from analysis.stats.regret import PROBLEM

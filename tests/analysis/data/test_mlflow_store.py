@@ -13,7 +13,8 @@ import pytest
 
 from analysis.data import mlflow_store
 from analysis.data.errors import NothingToRead
-from analysis.data.load import done, load, trace
+from analysis.data.journals import trace
+from analysis.data.load import done, load
 from pruning.core import study_tags
 from pruning.tracking.mlflow_file import MLflow
 from tests.helpers.analysis_grid import Study, write

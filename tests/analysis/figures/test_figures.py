@@ -12,7 +12,9 @@ import pytest
 
 from analysis.data import metrics
 from analysis.data.errors import NothingToRead
-from analysis.data.load import describe, load, trace
+from analysis.data.journals import trace
+from analysis.data.load import load
+from analysis.data.title import describe
 from analysis.figures import (
     fig1_masks,
     fig4_overlap,
