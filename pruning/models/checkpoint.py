@@ -100,6 +100,8 @@ def from_pretrained(kind: Any, settings: Model, name_or_path: str, options: dict
                 f"model {settings.name} ({name_or_path}): stored tensors have other shapes than config.json asks "
                 "for: use the configuration and the weights of one model."
             ) from error
+        if "backend tokenizer" in str(error):
+            raise no_tokenizer(settings, name_or_path) from error
         known = isinstance(error, (OSError, ValueError)) or type(error).__name__ in LIBRARY_ERRORS
         if not known:
             raise
@@ -110,3 +112,11 @@ def from_pretrained(kind: Any, settings: Model, name_or_path: str, options: dict
                 "terms on the hub and log in with `hf auth login`. Without a network, use model=local model.path=DIR."
             ) from error
         raise InputError(f"model.path={settings.path} cannot be loaded ({first}).") from error
+
+
+def no_tokenizer(settings: Model, name_or_path: str) -> InputError:
+    """The error of a model without a tokenizer that can be read."""
+    return InputError(
+        f"model {settings.name} ({name_or_path}) has no tokenizer that transformers can read: add its "
+        "tokenizer.json. A tokenizer.model alone is read only with the package sentencepiece."
+    )

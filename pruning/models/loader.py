@@ -134,11 +134,18 @@ def _described(module: Any, name: str, source: str, revision: str, dtype: str) -
 
 @_kept
 def tokenizer(settings: Model) -> Any:
-    """The model's tokenizer."""
+    """The model's tokenizer. Raises InputError if the model comes without one, and as `from_pretrained` does.
+
+    From a directory without files of a tokenizer, transformers makes one that knows special tokens only. It would
+    turn every text into nothing, or into unknown tokens.
+    """
     import transformers
 
     name_or_path, options = checkpoint.locate(settings)
-    return checkpoint.from_pretrained(transformers.AutoTokenizer, settings, name_or_path, options)
+    found = checkpoint.from_pretrained(transformers.AutoTokenizer, settings, name_or_path, options)
+    if len(found.get_vocab()) <= len(found.get_added_vocab()):
+        raise checkpoint.no_tokenizer(settings, name_or_path)
+    return found
 
 
 @_kept

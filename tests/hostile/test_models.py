@@ -147,6 +147,19 @@ def test_a_damaged_model_is_refused_before_it_is_loaded(
         check_model(Model("bad", "local", str(folder)))
 
 
+# For the last two, transformers makes an empty tokenizer.
+@pytest.mark.parametrize("kind", ["llama", "qwen3", "gemma3_text"])
+def test_a_directory_without_a_tokenizer_is_refused(kind: str, model_folder: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(model_folder, tmp_path / "bare")
+    for file in folder.glob("*token*"):
+        file.unlink()
+    edit_config(folder, model_type=kind)
+    with pytest.raises(
+        InputError, match=r"has no tokenizer that transformers can read: add its tokenizer\.json"
+    ):
+        loader.tokenizer(Model("bare", "local", str(folder)))
+
+
 def test_unreadable_weights_are_named(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.access", lambda path, _: Path(path).suffix != ".safetensors")
     with pytest.raises(InputError, match=r"model\.safetensors cannot be read \(permission denied\)"):
