@@ -17,17 +17,17 @@ LISTED = 12  # more values than these are not listed
 def describe(frame: pd.DataFrame, study: str | None, only: Only = MappingProxyType({})) -> str:
     """The title line of every figure: study, models, seeds, commits, and how many cells are missing or failed."""
     finished = frame[frame["status"] == "done"]
-    parts = [
-        f"study {study or 'all'}",
-        *words(only),
-        _listed("model", finished["model"].map(bare)),
-        _listed("seed", finished["seed"]),
-    ]
-    if set(units := column(finished, "unit", "block")) != {"block"}:
-        parts.insert(-1, _listed("unit", pd.Series(units)))
-    if set(found := column(finished, "compensation", NO_COMPENSATION)) != {NO_COMPENSATION}:
-        parts.insert(-1, _listed("compensation", pd.Series(found)))
-    parts.append(_listed("commit", finished["commit"].fillna("unknown")))
+    named: dict[str, pd.Series[Any]] = {
+        "model": finished["model"].map(bare),
+        "unit": pd.Series(column(finished, "unit", "block")),
+        "compensation": pd.Series(column(finished, "compensation", NO_COMPENSATION)),
+        "seed": finished["seed"],
+        "commit": finished["commit"].fillna("unknown"),
+    }
+    told = {name: values for name, values in named.items() if name not in only}
+    usual = {"unit": {"block"}, "compensation": {NO_COMPENSATION}}
+    listed = [_listed(name, values) for name, values in told.items() if set(values) != usual.get(name)]
+    parts = [f"study {study or 'all'}", *words(only), *listed]
     if lacking := len(frame) - len(finished):
         names = "missing, failed or damaged" if (frame["status"] == "damaged").any() else "missing or failed"
         parts.append(f"{lacking} of {len(frame)} cells {names}")

@@ -68,6 +68,7 @@ def test_cells_of_different_units_are_never_compared(tmp_path: Path) -> None:
     pairs = overlap_pairs.pairs(frame, "algorithms")
     assert set(pairs["model"]) == {f"smollm2{kind}" for kind in kinds}
     assert "model smollm2 · units attention, block, sublayer · seed 0" in describe(frame, "mine")
+    assert "only model smollm2 · units attention" in describe(frame, "mine", {"model": ("smollm2",)})
 
 
 def test_budgets_of_one_size_that_differ_are_kept_apart(tmp_path: Path) -> None:
