@@ -102,8 +102,9 @@ def summary(masks: Masks) -> pd.DataFrame:
 
 
 def _both(masks: Sequence[HealedMask]) -> list[tuple[str, StateStatistics]]:
-    """The statistics of each state: of all masks, then of those near the best one."""
-    sets = ("all", masks), ("near the best", near_best(masks))
+    """The statistics of each state: of all masks, then of those near the best one if these are fewer."""
+    near = near_best(masks)
+    sets = [("all", masks), *([("near the best", near)] if len(near) < len(masks) else [])]
     found = [(which, one) for which, some in sets for one in statistics(some)]
     return sorted(found, key=lambda pair: pair[1].state)
 
@@ -121,7 +122,9 @@ def draw(masks: Masks, title: str, metric: str) -> Figure:
         axes[0].set_title(f"{model} · {100 * ratio:g} % removed", fontsize=8.5, loc="left")
     windows = max(len(one.losses(PRUNED)) for some in masks.values() for one in some)
     name = metric.partition("/")[2]
-    note = "a line is a mask, a cross the repaired mask; open circles: masks that cost at most twice the best one"
+    note = "a line is a mask, a cross the repaired mask"
+    if any(len(near_best(some)) < len(some) for some in masks.values()):
+        note += "; open circles: masks that cost at most twice the best one"
     legend(figure, look, f"{note}; {windows} windows of {name}; intervals: 95 %")
     return figure
 

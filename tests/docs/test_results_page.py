@@ -1,8 +1,12 @@
-"""docs/results.md is short, its tables are computed from the archives, and its sentences repeat computed numbers."""
+"""docs/results.md is short, its tables are computed from the archives, and its sentences repeat computed numbers.
+
+So are the tables of docs/study_tables.md.
+"""
 
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,8 +14,10 @@ from scipy import stats
 
 from analysis.report.paper_verdicts import claims
 from analysis.stats import overlap_pairs
-from docs import describe_results
-from docs.describe_results import ALL, MAIN, PAGE, ROOT, study
+from docs import describe_results, study_tables
+from docs.describe_results import PAGE, PAGES
+from docs.study_archives import ALL, MAIN, ROOT, study
+from docs.study_archives import TEXT as OF_TEXT
 
 TEXT = PAGE.read_text(encoding="utf-8")
 FINDINGS = re.split(r"^## ", TEXT, flags=re.MULTILINE)[1:6]
@@ -45,19 +51,22 @@ def test_the_page_is_short_and_each_finding_has_a_sentence_a_table_and_a_picture
 
 
 @pytest.mark.slow
-def test_the_tables_are_those_of_the_archives() -> None:
-    assert describe_results.filled(TEXT) == TEXT, "run make describe"
-    assert all(f"<!-- {name}: written" in TEXT for name in describe_results.TABLES)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_tables_are_those_of_the_archives(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert describe_results.filled(page) == text, "run make describe"
+    assert all(f"<!-- {name}: written" in text for name in PAGES[page])
 
 
 @pytest.mark.slow
-def test_estimates_in_sentences_are_in_the_table_of_their_finding_or_in_a_verdict(said: str) -> None:
+def test_estimates_in_sentences_are_in_a_table_or_in_a_verdict(said: str) -> None:
+    further = study_tables.PAGE.read_text(encoding="utf-8")
     for finding in FINDINGS:
         prose = " ".join(line for line in finding.splitlines() if not line.startswith("|"))
         table = " ".join(cell for row in rows(finding) for cell in row)
         for value, low, high in ESTIMATE.findall(prose):
             known = rf"(?<![\d.]){re.escape(value)}(?: percent)? \({re.escape(low)} to {re.escape(high)}\)"
-            assert re.search(known, table + said), f"{value} ({low} to {high})"
+            assert re.search(known, table + further + said), f"{value} ({low} to {high})"
 
 
 @pytest.mark.slow
@@ -65,12 +74,12 @@ def test_counts_in_sentences_are_those_of_the_archive() -> None:
     written = " ".join(TEXT.split())
     cells = study("study", ALL).cells
     assert f"{len(cells)} cells" in written
-    found = cells[cells["objective"].isin(describe_results.TEXT)]
+    found = cells[cells["objective"].isin(OF_TEXT)]
     middle = found["dropped"].map(lambda mask: mask == (13, 14, 15, 16, 17, 18)).groupby(found["algo"]).sum()
     assert (middle["beam"], middle["bayesian"], middle["greedy"]) == (12, 12, 11)
     assert "Beam and bayesian search remove blocks 13 to 18, counted from 0, in all twelve cells" in written
     assert "Greedy does so in eleven." in written
-    overlaps = study("study", describe_results.TEXT).overlaps.query("comparison == 'objectives'")
+    overlaps = study("study", OF_TEXT).overlaps.query("comparison == 'objectives'")
     assert f"corrected overlap {overlaps['corrected'].mean():.2f}" in written
 
 
@@ -84,7 +93,13 @@ def test_sentences_on_the_margin_are_those_of_the_archive() -> None:
     least, most = -cells["dense_loss"].max(), -cells["dense_loss"].min()
     assert f"prefers right answers by {least:.2f} to {most:.2f} nats" in written
     ranks = [stats.spearmanr(draw["loss"], draw["log"]).statistic for _, draw in cells.groupby("draw")]
-    assert f"between {min(ranks):.2f} and {max(ranks):.2f}" in written
+    further = " ".join(study_tables.PAGE.read_text(encoding="utf-8").split())
+    assert f"the rank correlation over searches is between {min(ranks):.2f} and {max(ranks):.2f}" in further
+    chance = -study("study_labels", ("margin",), calibration="commonsense170k").cells["dense_loss"]
+    assert (
+        f"labels, where the unpruned model is at chance ({chance.min():.2f} to {chance.max():.2f} nats)"
+        in written
+    )
     dense = {kind: metric.of(cells, "dense").iloc[0] for kind, metric in own.metrics.items()}
     assert f"unpruned: perplexity {dense['ppl']:.1f}, accuracy {dense['acc']:.1f} percent" in written
 
@@ -99,7 +114,7 @@ def test_sentences_on_sizes_are_those_of_the_archive() -> None:
 
 @pytest.mark.slow
 def test_sentences_on_seeds_are_those_of_the_archive() -> None:
-    cells = study("study_seeds", describe_results.TEXT).cells
+    cells = study("study_seeds", OF_TEXT).cells
     seeds, draws = (
         overlap_pairs.pairs(cells, name).groupby("algo")["corrected"].mean() for name in ("seeds", "draws")
     )
@@ -111,7 +126,25 @@ def test_sentences_on_seeds_are_those_of_the_archive() -> None:
 
 
 @pytest.mark.slow
+def test_sentences_on_healing_are_those_of_the_archive() -> None:
+    means = [
+        study_tables.log_states(objective, algo).mean()
+        for objective in study_tables.HEALED
+        for algo in ("one_shot", "greedy")
+    ]
+    repaired, healed = (
+        [100 * (1 - np.exp(one[state] - one["pruned"])) for one in means] for state in study_tables.STATES[1:]
+    )
+    expected = (
+        f"Repair by linear maps lowers perplexity by {min(repaired):.0f} to {max(repaired):.0f} percent, "
+        f"healing by {min(healed):.0f} to {max(healed):.0f} percent."
+    )
+    assert expected in " ".join(TEXT.split())
+
+
+@pytest.mark.slow
 def test_nothing_of_the_first_part_is_missing() -> None:
-    for name, objectives in (("study", ALL), ("study_sizes", MAIN), ("study_seeds", describe_results.TEXT)):
+    parts = {"study": ALL, "study_sizes": MAIN, "study_seeds": OF_TEXT, "study_labels": ("margin",)}
+    for name, objectives in (parts | {"study_healing": study_tables.HEALED}).items():
         frame = study(name, objectives).frame
         assert set(frame["status"]) == {"done"}

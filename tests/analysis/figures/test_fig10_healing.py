@@ -12,7 +12,8 @@ from analysis.data.errors import NothingToRead
 from analysis.data.load import load
 from analysis.data.mlflow_store import folder
 from analysis.figures.fig10_healing import draw, healed, summary, table
-from analysis.stats.healings import PRUNED, REPAIRED, State, healed_masks
+from analysis.stats.healings import PRUNED, REPAIRED, HealedMask, State, healed_masks
+from pruning.core.mask import Mask
 from pruning.core.result import read_done
 from tests.conftest import Command
 
@@ -73,3 +74,18 @@ def test_too_few_masks_give_no_correlation_and_no_healing_says_what_to_run(launc
         healed(ended.results, load(ended.results, "heal"), METRIC)
     masks = healed_masks(ended.results, load(ended.results, "heal"), METRIC)
     assert summary(masks).empty
+
+
+@pytest.mark.parametrize(("worst", "kinds"), [(2.9, {"all"}), (9.0, {"all", "near the best"})])
+def test_masks_near_the_best_one_are_told_apart_only_if_others_are_worse(
+    worst: float, kinds: set[str]
+) -> None:
+    masks = []
+    for number, loss in enumerate([2.5, 2.6, 2.7, 2.8, worst]):
+        one = HealedMask(Mask(30, (number,)), ["random"], np.full(20, 2.0))
+        one.states[PRUNED], one.states[State(1000, "healed")] = (
+            [np.full(20, loss)],
+            [np.full(20, 2 + loss / 9)],
+        )
+        masks.append(one)
+    assert set(summary({("tiny", 0.2): masks})["of"]) == kinds
