@@ -77,19 +77,6 @@ def seeds() -> str:
     return table(["search", "two seeds", "two draws"], rows)
 
 
-def units() -> str:
-    """Held-out perplexity of masks over sub-layers relative to masks over blocks, paired by draw."""
-    own = study("study_units", TEXT)
-    rows = []
-    for objective, cells in own.cells.groupby("objective"):
-        logs = cells.assign(log=np.log(own.metrics["ppl"].of(cells).astype(float)))
-        pairs = logs.pivot(index="draw", columns="unit", values="log")
-        accuracy = own.metrics["acc"].of(cells).groupby(cells["unit"]).mean()
-        row = [f"{np.exp(pairs[unit].mean()):.1f}, {accuracy[unit]:.1f}" for unit in ("block", "sublayer")]
-        rows.append([str(objective), *row, factor(pairs["sublayer"], pairs["block"])])
-    return table(["pruned for", "blocks", "sub-layers", "perplexity of sub-layers : blocks"], rows)
-
-
 def healed() -> str:
     """Held-out perplexity and accuracy of masks: pruned, repaired, and healed."""
     rows = []

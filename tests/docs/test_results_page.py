@@ -69,6 +69,11 @@ def test_estimates_in_sentences_are_in_a_table_or_in_a_verdict(said: str) -> Non
             assert re.search(known, table + further + said), f"{value} ({low} to {high})"
 
 
+def halved(sublayers: tuple[int, ...]) -> tuple[int, ...]:
+    """The blocks that the removed sub-layers are the halves of."""
+    return tuple(unit // 2 for unit in sublayers if {unit, unit ^ 1} <= set(sublayers) and unit % 2 == 0)
+
+
 @pytest.mark.slow
 def test_counts_in_sentences_are_those_of_the_archive() -> None:
     written = " ".join(TEXT.split())
@@ -78,7 +83,11 @@ def test_counts_in_sentences_are_those_of_the_archive() -> None:
     middle = found["dropped"].map(lambda mask: mask == (13, 14, 15, 16, 17, 18)).groupby(found["algo"]).sum()
     assert (middle["beam"], middle["bayesian"], middle["greedy"]) == (12, 12, 11)
     assert "Beam and bayesian search remove blocks 13 to 18, counted from 0, in all twelve cells" in written
-    assert "Greedy does so in eleven." in written
+    assert "Greedy does so in eleven; over sub-layers (three draws), it ends with the same masks." in written
+    units = study("study_units", OF_TEXT).cells
+    blocks = units["dropped"].where(units["unit"] == "block", units["dropped"].map(halved))
+    assert (blocks.groupby([units["objective"], units["draw"]]).nunique() == 1).all()
+    assert len(units) == 12
     overlaps = study("study", OF_TEXT).overlaps.query("comparison == 'objectives'")
     assert f"corrected overlap {overlaps['corrected'].mean():.2f}" in written
 
@@ -144,7 +153,13 @@ def test_sentences_on_healing_are_those_of_the_archive() -> None:
 
 @pytest.mark.slow
 def test_nothing_of_the_first_part_is_missing() -> None:
-    parts = {"study": ALL, "study_sizes": MAIN, "study_seeds": OF_TEXT, "study_labels": ("margin",)}
+    parts = {
+        "study": ALL,
+        "study_sizes": MAIN,
+        "study_seeds": OF_TEXT,
+        "study_labels": ("margin",),
+        "study_units": OF_TEXT,
+    }
     for name, objectives in (parts | {"study_healing": study_tables.HEALED}).items():
         frame = study(name, objectives).frame
         assert set(frame["status"]) == {"done"}
