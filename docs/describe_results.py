@@ -8,14 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from analysis.figures.style import number
+import pandas as pd
+
+from analysis.figures.style import number, ordered
 from analysis.stats.frames import at
-from docs import marked_tables, study_shares, study_tables
+from docs import marked_tables, study_healing, study_shares, study_tables
 from docs.study_archives import (
     ALL,
     MAIN,
     ROOT,
-    TEXT,
     factor,
     factor_of_other_draws,
     log_perplexity,
@@ -28,8 +29,19 @@ PAGE = ROOT / "docs" / "results.md"
 
 
 def searches() -> str:
-    """In how many draws each search found the best known mask, its mean regret, and its cost."""
-    return study_tables.found_best(study("study", MAIN), MAIN)
+    """In how many draws each search found the best known mask, its mean regret in nats, and its cost."""
+    regrets = study("study", MAIN).regrets
+    rows = []
+    for algo in ordered(regrets["algo"]):
+        cells = regrets[regrets["algo"] == algo]
+        found = [_regret(cells[cells["objective"] == objective]) for objective in MAIN]
+        rows.append([algo, *found, f"{cells['asked'].astype(float).mean():,.0f}"])
+    return table(["search", *MAIN, "losses asked for"], rows)
+
+
+def _regret(cells: pd.DataFrame) -> str:
+    best = int((cells["regret"] <= 1e-9).sum())
+    return f"{best} of {len(cells)}, {cells['regret'].mean():.3f}"
 
 
 def outcomes() -> str:
@@ -66,20 +78,7 @@ def draws() -> str:
 def by_size(objective: str) -> list[float]:
     """The overlap of the masks of two draws for each number of samples; empty if it was not run."""
     sizes = study("study_sizes", MAIN).sizes
-    return [float(overlap) for overlap in sizes.loc[sizes["objective"] == objective, "corrected"]]
-
-
-def after_healing() -> str:
-    """The perplexity of some masks relative to others, as they are, repaired, and healed. Paired by draw."""
-    compared = [
-        *((f"greedy : one_shot, {name}", (name, "greedy"), (name, "one_shot")) for name in TEXT),
-        ("block_influence : divergence", ("block_influence",), ("divergence",)),
-    ]
-    rows = []
-    for words, *both in compared:
-        first, second = (study_tables.log_states(*one) for one in both)
-        rows.append([words, *(factor(first[state], second[state]) for state in study_tables.STATES)])
-    return table(["perplexity of", *study_tables.STATES], rows)
+    return [float(mean) for mean in sizes.loc[sizes["objective"] == objective, "corrected"]]
 
 
 TABLES: dict[str, Callable[[], str]] = {
@@ -87,7 +86,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "searches": searches,
     "outcomes": outcomes,
     "draws": draws,
-    "after healing": after_healing,
+    "after healing": study_healing.after_healing,
 }
 PAGES: Mapping[Path, Mapping[str, Callable[[], str]]] = {PAGE: TABLES, study_tables.PAGE: study_tables.TABLES}
 

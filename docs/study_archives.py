@@ -18,7 +18,6 @@ from analysis.stats import overlap_pairs
 from analysis.stats.window_pairs import Losses, paired
 
 ROOT = Path(__file__).parents[1]
-SMOLLM2, GEMMA = "smollm2", "gemma3_270m"
 TEXT = ("divergence", "perplexity")
 MAIN = (*TEXT, "margin")
 ALL = ("block_influence", *MAIN)
@@ -29,11 +28,10 @@ def study(
     name: str,
     objectives: tuple[str, ...],
     searches: tuple[str, ...] = (),
-    model: str = SMOLLM2,
     calibration: str | None = None,
 ) -> StudyData:
-    """The cells of a model in an archived study that have one of some objectives and searches (any if empty)."""
-    only = {"objective": objectives, "model": (model,)} | ({"algo": searches} if searches else {})
+    """The cells of SmolLM2 in an archived study that have one of some objectives and searches (any if empty)."""
+    only = {"objective": objectives, "model": ("smollm2",)} | ({"algo": searches} if searches else {})
     only |= {"calibration": (calibration,)} if calibration else {}
     return StudyData(folder(ROOT / f"analysis/{name}/{name}.tar.xz"), name, only)
 

@@ -14,7 +14,7 @@ from scipy import stats
 
 from analysis.report.paper_verdicts import claims
 from analysis.stats import overlap_pairs
-from docs import describe_results, study_tables
+from docs import describe_results, study_healing, study_tables
 from docs.describe_results import PAGE, PAGES
 from docs.study_archives import ALL, MAIN, ROOT, study
 from docs.study_archives import TEXT as OF_TEXT
@@ -137,12 +137,13 @@ def test_sentences_on_seeds_are_those_of_the_archive() -> None:
 @pytest.mark.slow
 def test_sentences_on_healing_are_those_of_the_archive() -> None:
     means = [
-        study_tables.log_states(objective, algo).mean()
-        for objective in study_tables.HEALED
+        study_healing.log_states(objective, algo).mean()
+        for objective in study_healing.OBJECTIVES
         for algo in ("one_shot", "greedy")
     ]
     repaired, healed = (
-        [100 * (1 - np.exp(one[state] - one["pruned"])) for one in means] for state in study_tables.STATES[1:]
+        [100 * (1 - np.exp(one[state] - one["pruned"])) for one in means]
+        for state in study_healing.STATES[1:]
     )
     expected = (
         f"Repair by linear maps lowers perplexity by {min(repaired):.0f} to {max(repaired):.0f} percent, "
@@ -160,6 +161,6 @@ def test_nothing_of_the_first_part_is_missing() -> None:
         "study_labels": ("margin",),
         "study_units": OF_TEXT,
     }
-    for name, objectives in (parts | {"study_healing": study_tables.HEALED}).items():
+    for name, objectives in (parts | {"study_healing": study_healing.OBJECTIVES}).items():
         frame = study(name, objectives).frame
         assert set(frame["status"]) == {"done"}
