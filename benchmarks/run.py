@@ -1,14 +1,15 @@
 """Compare the time of the engine with that of one forward pass per mask; `make bench` runs it.
 
 Both methods run in one process. This benchmark compares their masks and their CPU seconds, and writes
-benchmarks/results.json.
+benchmarks/results.json; `make describe` copies the table to docs/engine.md.
 
 python -m benchmarks.run [WORD ...]       only the works whose names contain one of the words
 
 "At peak" is the engine's time, divided by the time of its matrix products at the speed of one large product. No exact
 method avoids these products, so it says how far the engine is from the best that is possible on this machine. Memory
 of freed tensors is kept for both methods (`pruning/core/pages.py`). The baseline multiplies in the model's precision,
-as other programs do, and the engine in float32 where that is faster (`pruning/models/float32_products.py`).
+as other programs do, and the engine in float32 where that is faster (`pruning/models/float32_products.py`). Their
+losses are rounded differently, so both settle near ties in float32; the seconds for this are counted for neither.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from __future__ import annotations
 import logging
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,11 +34,13 @@ from pruning.core.mask import Mask
 from pruning.core.pages import keep_pages
 from pruning.core.space import Space
 from pruning.engine.forward import Forward
+from pruning.engine.single_precision import in_float32
 from pruning.models.block_probe import find_blocks
 from pruning.models.float32_products import Float32Linear, native_products
-from pruning.objective import Calibrated
+from pruning.objective import Calibrated, Loss
 from pruning.search.driver import Problem, solve
 from pruning.search.journal import Journal, KnownScores, Store
+from pruning.search.near_ties import FloatLoss, NearTies
 from pruning.search.racing import Racing
 
 Peaks = Mapping[torch.dtype, float]  # GFLOP/s in one large product
@@ -48,18 +51,22 @@ log = logging.getLogger("benchmarks")
 
 @dataclass
 class Side:
-    """One of the two methods: its engine, the folder of its scores, and the seconds that its searches used."""
+    """One of the two methods: its engine, the folder of its scores, and the seconds that its searches used.
+
+    `settling` is the part of the seconds in which near ties are settled.
+    """
 
     forward: Forward
     folder: Path
     share: bool
     where: torch.device
     seconds: float = 0.0
+    settling: float = 0.0
     cells: int = 0
     scored: float = 0.0  # masks, counted by the part of the samples
     bounded: int = 0  # masks
 
-    def search(self, algo: Algo, space: Space, losses: Any, racing: Racing) -> Mask:
+    def search(self, algo: Algo, space: Space, losses: Calibrated, racing: Racing) -> Mask:
         """Run one search as a separate cell."""
         self.cells += 1
         name = f"cell{self.cells}"
@@ -68,12 +75,34 @@ class Side:
         store.claim()
         own = [Journal.open(self.folder / name / file, space.n_blocks, unit=space.unit) for file in FILES]
         known = KnownScores(own[0], store, own[1], store.of(trace.BOUNDS))
-        started = clock.spent(self.where)
-        solution = solve(Problem(algo, space, 0, racing), losses, known, lambda *_: None)
-        self.seconds += clock.spent(self.where) - started
+        single = None
+        if losses.in_half:
+            single = FloatLoss(
+                lambda: self._in_float32(losses), Journal(None, space.n_blocks, unit=space.unit)
+            )
+        problem = Problem(algo, space, 0, racing, NearTies())
+        started, settling = clock.spent(self.where), self.settling
+        solution = solve(problem, losses, known, lambda *_: None, single)
+        self.seconds += clock.spent(self.where) - started - (self.settling - settling)
         self.scored += solution.paid + 1  # and the dense model
         self.bounded += sum(score.seconds > 0 for score in own[1].scores.values())
         return solution.score.mask
+
+    def _in_float32(self, losses: Calibrated) -> Loss | None:
+        """The loss in float32, whose seconds are added to `settling`. Both methods compute it with the engine."""
+        started = clock.spent(self.where)
+        single = in_float32(Forward(self.forward.model, self.forward.batch_tokens))
+        loss = None if single is None else losses.objective.bind(single, losses.samples)
+        self.settling += clock.spent(self.where) - started
+
+        def terms(masks: Sequence[Mask]) -> Iterator[tuple[Mask, Sequence[float], float]]:
+            assert loss is not None
+            started = clock.spent(self.where)
+            found = list(loss.terms(masks))
+            self.settling += clock.spent(self.where) - started
+            yield from found
+
+        return None if loss is None else Loss(loss.estimate, terms)
 
 
 @dataclass(frozen=True)
@@ -93,12 +122,10 @@ def run(work: Work, plain: bool, where: torch.device) -> Ran:
     how: tuple[object, ...] = (work.batch_tokens, work.shared, work.racing)
     how += (work.compile, work.bounds, work.merge)
     if plain:
-        how = (work.baseline, work.baseline_tokens, work.part)
+        how = (work.baseline, work.baseline_tokens)
     key = repr((where, work.model, work.objective, work.samples, searches, work.unit, how))
     if key not in _ran:
         model, samples = work.model(where), work.samples()
-        if plain:
-            samples = samples.part(0, samples.count // work.part)
         forward = (
             work.baseline(model, work.baseline_tokens)
             if plain
@@ -132,19 +159,18 @@ def measure(work: Work, peaks: Peaks, where: torch.device) -> dict[str, Any]:
     both = [run(work, plain, where) for plain in (True, False)]
     plain, engine = (ran.side for ran in both)
     peak = peaks[_precision(engine.forward.model.module)]
-    equal = both[0].masks == both[1].masks if work.part == 1 else None
-    samples, plain_seconds = work.samples(), plain.seconds * work.part
+    samples = work.samples()
     return {
         "work": work.name,
-        "baseline_cpu_seconds": round(plain_seconds, 2),
+        "baseline_cpu_seconds": round(plain.seconds, 2),
         "cpu_seconds": round(engine.seconds, 2),
-        "ratio": round(plain_seconds / engine.seconds, 2),
-        "tokens_ratio": round(
-            work.part * plain.forward.cost.block_tokens / engine.forward.cost.block_tokens, 2
-        ),
-        "masks_equal": equal,
+        "ratio": round(plain.seconds / engine.seconds, 2),
+        "tokens_ratio": round(plain.forward.cost.block_tokens / engine.forward.cost.block_tokens, 2),
+        "masks_equal": both[0].masks == both[1].masks,
         "at_peak": round(engine.seconds / _at_peak(engine, samples, peak), 2),
         "target": work.target,
+        "device": clock.device_name(where),
+        "peak_gflops": {str(dtype)[6:]: round(speed) for dtype, speed in peaks.items()},
     }
 
 
@@ -190,7 +216,7 @@ def line(work: Work, peaks: Peaks, where: torch.device) -> dict[str, Any]:
     columns = ("baseline_cpu_seconds", "cpu_seconds", "ratio", "tokens_ratio", "at_peak")
     target = f"{work.target:.1f}x" if where.type == "cpu" else "-"
     log.info("%9.1f %9.1f %6.2fx %8.2fx %7.2fx %7s  %s", *(row[name] for name in columns), target, work.name)
-    if row["masks_equal"] is False:
+    if not row["masks_equal"]:
         log.warning("the masks differ: %s", work.name)
     return row
 

@@ -56,8 +56,7 @@ class Work:
 
     If `shared`, the engine's searches use each other's scores. The baseline never does, never races, and runs
     `plain_searches` (None: the same searches). `unit` is what they remove. With `compile`, the engine runs compiled;
-    the time for compiling is not counted. The baseline can be timed on the first 1 / `part` of the samples, since its
-    time is proportional to them; then its masks are not comparable.
+    the time for compiling is not counted.
     """
 
     name: str
@@ -76,7 +75,6 @@ class Work:
     compile: bool = False
     bounds: bool = False
     merge: bool = False
-    part: int = 1
 
 
 SMOLLM2 = Model("smollm2", "packaged", "smollm2")
@@ -136,7 +134,7 @@ def greedy(name: str, target: float, **settings: Any) -> Work:
 
 
 RACE = "greedy k=6, 128 x 64 tokens"
-RACING: dict[str, Any] = {"samples": partial(text, 128, 64), "racing": Racing(0.05), "part": 8}
+RACING: dict[str, Any] = {"samples": partial(text, 128, 64), "racing": Racing(0.05)}
 SUBLAYERS = greedy(
     "greedy k=6 of 60 sub-layers, SmolLM2, 4 x 128 tokens, perplexity",
     3.0,
@@ -163,7 +161,7 @@ TRIPLES = Work(
     searches=[(Every(), 3)],
 )
 PANEL_WORK = Work(
-    "one_shot + greedy + beam at k=3 and k=6 with the score store, SmolLM2",
+    "one_shot, greedy and beam at k=3 and k=6 with shared scores, SmolLM2",
     target=5.0,
     model=smollm2,
     objective=Perplexity(),
@@ -178,6 +176,14 @@ DIVERGENCES = Work(
     Divergence(),
     partial(text, 4, 128),
     [(Greedy(), 6)],
+)
+MARGINS = Work(
+    "greedy k=6, SmolLM2, margin on 32 four-choice items",
+    target=5.5,
+    model=smollm2,
+    objective=Margin(),
+    samples=partial(four_choice_items, 32),
+    searches=[(Greedy(), 6)],
 )
 FASTEST: dict[str, Any] = {"bounds": True, "compile": True}
 
@@ -218,14 +224,8 @@ WORKS = (
     DIVERGENCES,
     replace(DIVERGENCES, name=f"{DIVERGENCES.name}, compiled", compile=True),
     bounded(DIVERGENCES),
-    Work(
-        "greedy k=6, SmolLM2, margin on 32 four-choice items",
-        target=5.5,
-        model=smollm2,
-        objective=Margin(),
-        samples=partial(four_choice_items, 32),
-        searches=[(Greedy(), 6)],
-    ),
+    MARGINS,
+    replace(MARGINS, name=f"{MARGINS.name}, compiled", compile=True),
     Work(
         "greedy k=8 of 32, tiny Llama (hidden 64), batch 1",
         target=6.0,

@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[1]
 TEXT = ("divergence", "perplexity")
 MAIN = (*TEXT, "margin")
 ALL = ("block_influence", *MAIN)
+SMOLLM2, GEMMA = "smollm2", "gemma3_270m"
 
 
 @cache
@@ -29,9 +30,10 @@ def study(
     objectives: tuple[str, ...],
     searches: tuple[str, ...] = (),
     calibration: str | None = None,
+    model: str = SMOLLM2,
 ) -> StudyData:
-    """The cells of SmolLM2 in an archived study that have one of some objectives and searches (any if empty)."""
-    only = {"objective": objectives, "model": ("smollm2",)} | ({"algo": searches} if searches else {})
+    """The cells of a model in an archived study that have one of some objectives and searches (any if empty)."""
+    only = {"objective": objectives, "model": (model,)} | ({"algo": searches} if searches else {})
     only |= {"calibration": (calibration,)} if calibration else {}
     return StudyData(folder(ROOT / f"analysis/{name}/{name}.tar.xz"), name, only)
 

@@ -3,28 +3,53 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from analysis.figures.variance_shares import ratio_text
 from analysis.report.phrasing import percent
 from analysis.stats.estimates import IntervalEstimate
-from docs.study_archives import ALL, MAIN, TEXT, study, table
+from docs.study_archives import ALL, GEMMA, MAIN, SMOLLM2, TEXT, study, table
 
-PAPER = ("perplexity", "margin")
 OUTCOMES = ("masks (Jaccard distance)", "calibration loss", "held-out perplexity (log)", "accuracy")
+MASKS = OUTCOMES[:1]
+HELDOUT = (OUTCOMES[0], *OUTCOMES[2:])
+PAPER = ("perplexity", "margin")
+CRITERION = (*TEXT, "block_influence")
 STRONG = ("greedy", "beam", "genetic", "bayesian", "cbo")
-Comparison = tuple[str, tuple[str, ...], tuple[str, ...], tuple[str, ...]]
-# Cells that are compared: in words, their objectives and searches (all if empty), and the outcomes that are shown.
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Cells that are compared: in words, their objectives, the outcomes that are shown, their model and searches.
+
+    Without searches, all searches of the model are compared.
+    """
+
+    words: str
+    objectives: tuple[str, ...]
+    outcomes: tuple[str, ...] = OUTCOMES
+    model: str = SMOLLM2
+    searches: tuple[str, ...] = ()
+
+
 COMPARED = (
-    ("perplexity, divergence, margin", MAIN, (), OUTCOMES),
-    ("perplexity, margin", PAPER, (), OUTCOMES[:1]),
-    ("perplexity, divergence", TEXT, (), OUTCOMES[:1]),
-    ("the same without one_shot, fast_block_select", TEXT, STRONG, OUTCOMES[:1]),
+    Comparison("SmolLM2: perplexity, divergence, margin", MAIN, HELDOUT),
+    Comparison("perplexity, divergence", TEXT, MASKS),
+    Comparison("Gemma 3: perplexity, divergence, margin", MAIN, HELDOUT, GEMMA),
+    Comparison("perplexity, divergence", TEXT, MASKS, GEMMA),
 )
 FURTHER = (
-    ("perplexity, margin", PAPER, (), OUTCOMES),
-    ("perplexity, divergence, block_influence", (*TEXT, "block_influence"), (), OUTCOMES),
-    ("all four", ALL, (), OUTCOMES),
-    ("perplexity, divergence", TEXT, (), OUTCOMES),
+    Comparison("SmolLM2: perplexity, divergence, margin", MAIN),
+    Comparison("perplexity, margin", PAPER),
+    Comparison("perplexity, divergence, block_influence", CRITERION),
+    Comparison("all four", ALL),
+    Comparison("perplexity, divergence", TEXT),
+    Comparison("the same without one_shot, fast_block_select", TEXT, searches=STRONG),
+    Comparison("Gemma 3: perplexity, divergence, margin", MAIN, model=GEMMA),
+    Comparison("perplexity, margin", PAPER, model=GEMMA),
+    Comparison("perplexity, divergence, block_influence", CRITERION, model=GEMMA),
+    Comparison("all four", ALL, model=GEMMA),
+    Comparison("perplexity, divergence", TEXT, model=GEMMA),
 )
 
 
@@ -40,13 +65,14 @@ def further() -> str:
 
 def _shares(compared: Sequence[Comparison]) -> str:
     rows = []
-    for words, objectives, algos, outcomes in compared:
-        found = dict(zip(OUTCOMES, study("study", objectives, algos).shares[0].values(), strict=True))
-        for outcome in outcomes:
-            own = found[outcome]
-            parts = [_share(own.parts[name]) for name in ("calibration", "search")]
-            named = words if outcome == outcomes[0] else ""
-            ratios = [ratio_text(r) for r in (own.total_ratio, own.objective_ratio, own.objective_draw)]
+    for one in compared:
+        own = study("study", one.objectives, one.searches, model=one.model)
+        found = dict(zip(OUTCOMES, own.shares[0].values(), strict=True))
+        for outcome in one.outcomes:
+            shown = found[outcome]
+            parts = [_share(shown.parts[name]) for name in ("calibration", "search")]
+            named = one.words if outcome == one.outcomes[0] else ""
+            ratios = [ratio_text(r) for r in (shown.total_ratio, shown.objective_ratio, shown.objective_draw)]
             rows.append([named, outcome, *parts, *ratios])
     heads = ["calibration", "search", "calibration : search", "objective : search", "objective : draw"]
     return table(["objectives", "outcome", *heads], rows)

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from analysis.figures.style import ordered
-from docs import study_healing, study_shares
+from docs import study_healing, study_outcomes, study_shares
 from docs.study_archives import (
-    MAIN,
     ROOT,
     TEXT,
-    factor,
     factor_of_other_draws,
     log_perplexity,
     overlap,
@@ -21,14 +18,6 @@ from docs.study_archives import (
 DATA = {"items of ARC-Easy": "arc_easy_train", "labels of Commonsense 170k": "commonsense170k"}
 SEEDED = ("genetic", "bayesian")  # those of study_seeds
 PAGE = ROOT / "docs" / "study_tables.md"
-
-
-def gains() -> str:
-    """Held-out perplexity of each search relative to one-shot, paired by draw."""
-    logs = [log_perplexity(study("study", (objective,))) for objective in MAIN]
-    algos = [algo for algo in ordered(logs[0].columns) if algo != "one_shot"]
-    rows = [[algo, *(factor(own[algo], own["one_shot"]) for own in logs)] for algo in algos]
-    return table(["search", *MAIN], rows)
 
 
 def labels() -> str:
@@ -56,7 +45,11 @@ def seeds() -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "more shares": study_shares.further,
-    "gains": gains,
+    "gains": study_outcomes.gains,
+    "searches on Gemma": study_outcomes.searches_of_gemma,
+    "outcomes on Gemma": study_outcomes.outcomes_of_gemma,
+    "gains on Gemma": study_outcomes.gains_of_gemma,
+    "optimum": study_outcomes.optimum,
     "labels": labels,
     "seeds": seeds,
     "healed": study_healing.healed,

@@ -1,0 +1,108 @@
+"""What masks of each objective and each search are worth, in the archived studies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from analysis.figures.style import number, ordered
+from analysis.report.study_data import StudyData
+from analysis.stats.frames import at
+from docs.study_archives import (
+    ALL,
+    GEMMA,
+    MAIN,
+    SMOLLM2,
+    TEXT,
+    factor,
+    factor_of_other_draws,
+    log_perplexity,
+    overlap,
+    study,
+    table,
+)
+
+OUTCOMES = ("pruned for", "perplexity", "relative to divergence", "accuracy, percent")
+
+
+def searches() -> str:
+    """How each search did on SmolLM2, against the best mask that any search scored."""
+    return _searches(study("study", MAIN), MAIN)
+
+
+def searches_of_gemma() -> str:
+    """How each search did on Gemma 3, against the best mask that any search scored."""
+    return _searches(study("study", MAIN, model=GEMMA), MAIN)
+
+
+def optimum() -> str:
+    """How each search did on Gemma 3 where all pairs of blocks were scored, so that the best mask is the optimum."""
+    return _searches(study("study_all", TEXT, model=GEMMA), TEXT)
+
+
+def _searches(own: StudyData, objectives: Sequence[str]) -> str:
+    """In how many draws each search found the best known mask, its mean regret in nats, and its cost."""
+    regrets = own.regrets
+    rows = []
+    for algo in ordered(regrets["algo"]):
+        cells = regrets[regrets["algo"] == algo]
+        found = [_regret(cells[cells["objective"] == objective]) for objective in objectives]
+        rows.append([algo, *found, f"{cells['asked'].astype(float).mean():,.0f}"])
+    return table(["search", *objectives, "losses asked for"], rows)
+
+
+def _regret(cells: pd.DataFrame) -> str:
+    best = int((cells["regret"] <= 1e-9).sum())
+    return f"{best} of {len(cells)}, {cells['regret'].mean():.3f}"
+
+
+def outcomes() -> str:
+    """Held-out perplexity, also relative to that of divergence, and accuracy, by objective, on SmolLM2."""
+    return table(OUTCOMES, _outcomes(SMOLLM2))
+
+
+def outcomes_of_gemma() -> str:
+    """As `outcomes`, on Gemma 3, with the overlap of the masks of two draws."""
+    overlaps = [overlap(study("study", (objective,), model=GEMMA)) for objective in ALL]
+    rows = [[*row, own] for row, own in zip(_outcomes(GEMMA), overlaps, strict=True)]
+    return table([*OUTCOMES, "overlap of two draws"], rows)
+
+
+def _outcomes(model: str) -> list[list[str]]:
+    costs = study("study", ALL, model=model).costs.set_index(["outcome", "objective"])
+    rows = []
+    for objective in ALL:
+        perplexity, accuracy = (at(costs, (kind, objective), "mean") for kind in ("ppl", "acc"))
+        relative = "1" if objective == "divergence" else _against_divergence(objective, model)
+        rows.append([objective, number(perplexity), relative, f"{-accuracy:.1f}"])
+    return rows
+
+
+def _against_divergence(objective: str, model: str) -> str:
+    """Perplexity relative to that of divergence, from means over searches.
+
+    Objectives on text have the same draws and are paired; the margin has others.
+    """
+    logs = (
+        log_perplexity(study("study", (one,), model=model)).mean(axis=1).to_numpy()
+        for one in (objective, "divergence")
+    )
+    return (factor_of_other_draws if objective == "margin" else factor)(*logs)
+
+
+def gains() -> str:
+    """Held-out perplexity of each search relative to one-shot, paired by draw, on SmolLM2."""
+    return _gains(SMOLLM2)
+
+
+def gains_of_gemma() -> str:
+    """As `gains`, on Gemma 3."""
+    return _gains(GEMMA)
+
+
+def _gains(model: str) -> str:
+    logs = [log_perplexity(study("study", (objective,), model=model)) for objective in MAIN]
+    algos = [algo for algo in ordered(logs[0].columns) if algo != "one_shot"]
+    rows = [[algo, *(factor(own[algo], own["one_shot"]) for own in logs)] for algo in algos]
+    return table(["search", *MAIN], rows)
