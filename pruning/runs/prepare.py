@@ -166,8 +166,8 @@ def _check_latency(cell: Cell) -> None:
 
 
 def _warn_about_lazy(cell: Cell) -> None:
-    """Log a warning if a lazy search is asked for with an objective on items, where it often loses the mask."""
-    if getattr(cell.algo, "lazy", None) is not None and cell.objective.needs == "items":
+    """Log a warning if a lazy search is asked for on items, where it often loses the mask."""
+    if getattr(cell.algo, "lazy", None) is not None and cell.calibration.kind != "text":
         log.warning(
             "algo.lazy is meant for losses on text: on items, increments change much from round to round, so the "
             "search is likely to lose the mask that it would find with algo.lazy=null."

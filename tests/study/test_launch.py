@@ -525,9 +525,10 @@ def test_a_lazy_search_has_a_key_of_its_own_and_warns_on_items(launch: Command) 
     (lazy,) = [result for result in text.all() if result["cell"] != plain["cell"]]
     assert lazy["config"]["algo"]["lazy"] == 0.05
     assert lazy["search"]["evaluations_asked"] <= plain["search"]["evaluations_asked"]
-    items = launch("k=1", "objective=margin", "algo.lazy=0.05")
-    warned = ["algo.lazy is meant for losses on text" in ended.err + ended.out for ended in (text, items)]
-    assert warned == [False, True]
+    margin = launch("k=1", "objective=margin", "algo.lazy=0.05")
+    items = launch("k=1", "objective=divergence", "calibration=commonsense", "algo.lazy=0.05")
+    for ended, warned in ((text, False), (margin, True), (items, True)):
+        assert ("algo.lazy is meant for losses on text" in ended.err + ended.out) is warned
 
 
 def test_ranks_that_nobody_starts_are_named(launch: Command) -> None:
