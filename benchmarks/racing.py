@@ -2,20 +2,21 @@
 
 python -m benchmarks.racing [SEEDS]
 
-The search is greedy with k = 4 on SmolLM2; the objective is perplexity. The search runs on a quarter, a half or the
-whole of a pool of 128 windows of 64 tokens. Each seed takes one quarter or half (or the whole), and shuffles its
-windows. The loss terms of a mask are computed once and kept in files, one file per quarter. The searches with and
-without racing read these files, so more seeds cost little. The cost of a search is the work that the engine would do.
-For each sample, this work is one block forward for each distinct prefix of the batch's masks that ends in a kept
-block, and one projection to the vocabulary for each mask.
-Writes benchmarks/racing.json.
+The search is greedy on SmolLM2; the objective is perplexity, on windows of 64 tokens. With k = 4, it runs on a
+quarter, a half or the whole of 128 windows: each seed takes one quarter or half (or the whole), and shuffles its
+windows. With k = 6, as in `make bench`, each seed draws half of 256 windows. The loss terms of a mask are computed
+once and kept in files, one file for each 32 windows. The searches with and without racing read these files, so more
+seeds cost little. The cost of a search is the work that the engine would do. For each sample, this work is one block
+forward for each distinct prefix of the batch's masks that ends in a kept block, and one projection to the vocabulary
+for each mask.
+Writes benchmarks/racing.json. Rows that it has with at least as many seeds are not run again.
 """
 
 from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -38,33 +39,56 @@ from pruning.search.driver import Problem, solve
 from pruning.search.journal import Journal, KnownScores
 from pruning.search.racing import Racing
 
-POOL, QUARTER, LENGTH, SPACE = 128, 32, 64, Space(30, 4)
+POOL, PART, LENGTH = 256, 32, 64  # windows of the pool, and of a file; tokens of a window
 HEAD = 8.0  # SmolLM2's projection to its vocabulary has as many weights as 8 blocks
 RESULTS = Path(__file__).parent / "racing.json"
 log = logging.getLogger("benchmarks")
 
 
+Windows = np.ndarray[Any, Any]  # their numbers in the pool
+
+
+def shuffled(samples: int, seed: int) -> Windows:
+    """A quarter, a half or the whole of the first 128 windows, in random order."""
+    first = samples * (seed % (128 // samples))
+    return first + np.random.default_rng(seed).permutation(samples)
+
+
+def drawn(samples: int, seed: int) -> Windows:
+    """Random windows of the whole pool."""
+    return np.random.default_rng(seed).permutation(POOL)[:samples]
+
+
+# The number of samples, how they are chosen, and k
+DESIGNS: tuple[tuple[int, Callable[[int, int], Windows], int], ...] = (
+    (128, shuffled, 4),
+    (64, shuffled, 4),
+    (32, shuffled, 4),
+    (128, drawn, 6),
+)
+
+
 @dataclass
 class Pool:
-    """The loss terms of masks on windows. The terms on a quarter are computed on first use and kept in a file."""
+    """The loss terms of masks on windows, computed on first use and kept in a file for each part of the pool."""
 
-    quarters: Sequence[Journal]
+    parts: Sequence[Journal]
 
-    def terms(self, masks: Sequence[Mask], windows: np.ndarray[Any, Any]) -> list[list[float]]:
+    def terms(self, masks: Sequence[Mask], windows: Windows) -> list[list[float]]:
         """The loss terms of each mask on some windows."""
-        for quarter in np.unique(windows // QUARTER):
-            self._complete(int(quarter), masks)
-        slots = [(self.quarters[w // QUARTER], w % QUARTER) for w in windows.tolist()]
+        for part in np.unique(windows // PART):
+            self._complete(int(part), masks)
+        slots = [(self.parts[w // PART], w % PART) for w in windows.tolist()]
         return [[journal.scores[mask].samples[index] for journal, index in slots] for mask in masks]
 
-    def _complete(self, quarter: int, masks: Sequence[Mask]) -> None:
-        journal = self.quarters[quarter]
+    def _complete(self, number: int, masks: Sequence[Mask]) -> None:
+        journal = self.parts[number]
         if missing := [mask for mask in masks if mask not in journal.scores]:
             samples = Text("pydoc", POOL, LENGTH, 0).draw(loader.tokenizer(SMOLLM2))
-            part = samples.part(quarter * QUARTER, (quarter + 1) * QUARTER)
+            part = samples.part(number * PART, (number + 1) * PART)
             for score in Perplexity().bind(Forward(smollm2()), part)(missing):
                 journal.add(score)
-                log.info("pool, quarter %d: %d masks", quarter, len(journal.scores))
+                log.info("part %d of the pool: %d masks", number, len(journal.scores))
 
 
 @dataclass
@@ -72,7 +96,7 @@ class Drawn:
     """The windows of one seed, and the cost of a search on them so far."""
 
     pool: Pool
-    windows: np.ndarray[Any, Any]
+    windows: Windows
     blocks: float = 0.0
     heads: float = 0.0
     _parts: dict[tuple[int, int], Loss] = field(default_factory=dict)
@@ -101,32 +125,28 @@ def block_forwards(masks: Sequence[Mask]) -> int:
 
 
 def search(
-    pool: Pool, windows: np.ndarray[Any, Any], racing: Racing, lazy: float | None
+    pool: Pool, space: Space, windows: Windows, racing: Racing, lazy: float | None
 ) -> tuple[Mask, Drawn]:
     """Run one search on some windows. Returns the chosen mask and the windows with the search's cost."""
     losses = Drawn(pool, windows)
-    known = KnownScores(Journal(None, SPACE.n_blocks))
-    solution = solve(Problem(Greedy(lazy=lazy), SPACE, 0, racing), losses, known, lambda *_: None)
+    known = KnownScores(Journal(None, space.n_blocks))
+    solution = solve(Problem(Greedy(lazy=lazy), space, 0, racing), losses, known, lambda *_: None)
     return solution.score.mask, losses
 
 
-def measure(pool: Pool, samples: int, seeds: int, racing: Racing, lazy: float | None) -> dict[str, Any]:
-    """Search each seed's windows without both, and with racing and perhaps lazy rounds. Returns a row of results."""
+def measure(pool: Pool, row: dict[str, Any], choose: Callable[[int, int], Windows]) -> dict[str, Any]:
+    """Search each seed's windows without both, and as a row of results says. Returns the row with its results."""
     equal, rows = 0, []
-    for seed in range(seeds):
-        first = samples * (seed % (POOL // samples))
-        windows = first + np.random.default_rng(seed).permutation(samples)
-        plain, full = search(pool, windows, Racing(), None)
-        raced, part = search(pool, windows, racing, lazy)
+    space, racing = Space(30, row["k"]), Racing(row["delta"])
+    for seed in range(row["seeds"]):
+        windows = choose(row["samples"], seed)
+        plain, full = search(pool, space, windows, Racing(), None)
+        raced, part = search(pool, space, windows, racing, row["lazy"])
         equal += plain == raced
         rows.append((part.heads / full.heads, full.blocks / part.blocks, _work(full) / _work(part)))
     paid, blocks, work = np.mean(rows, axis=0)
-    return {
-        "samples": samples,
-        "seeds": seeds,
-        "delta": racing.delta,
-        "lazy": lazy,
-        "masks_equal": equal / seeds,
+    return row | {
+        "masks_equal": equal / row["seeds"],
         "evaluations_paid": round(float(paid), 3),
         "block_forwards_ratio": round(float(blocks), 2),
         "work_ratio": round(float(work), 2),
@@ -143,11 +163,16 @@ def main() -> None:
     seeds = int(sys.argv[1]) if len(sys.argv) > 1 else 20
     folder = Path("results") / "benchmarks"
     folder.mkdir(parents=True, exist_ok=True)
-    names = [folder / f"racing_{quarter}.jsonl" for quarter in range(POOL // QUARTER)]
-    pool = Pool([Journal.open(name, SPACE.n_blocks) for name in names])
-    rows = []
-    for samples, delta, lazy in product((128, 64, 32), (0.01, 0.05), (None, 0.05)):
-        rows.append(measure(pool, samples, seeds, Racing(delta), lazy))
+    names = [folder / f"racing_{number}.jsonl" for number in range(POOL // PART)]
+    pool = Pool([Journal.open(name, 30) for name in names])
+    rows = atomic_files.read_json(RESULTS) if RESULTS.exists() else []
+    for (samples, choose, k), delta, lazy in product(DESIGNS, (0.01, 0.05), (None, 0.05)):
+        row: dict[str, Any] = {"samples": samples, "windows": choose.__name__, "k": k}
+        row |= {"delta": delta, "lazy": lazy}
+        if any(row.items() <= old.items() and old["seeds"] >= seeds for old in rows):
+            continue
+        rows = [old for old in rows if not row.items() <= old.items()]
+        rows.append(measure(pool, row | {"seeds": seeds}, choose))
         log.info("%s", rows[-1])
         atomic_files.write_json(RESULTS, rows)
 

@@ -146,5 +146,10 @@ def _mode(asked: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _items(arguments: tuple[str, ...]) -> bool:
-    words = ("objective=margin", "calibration=items_file", "calibration=commonsense", "objective=perplexity,margin")
+    words = (
+        "objective=margin",
+        "calibration=items_file",
+        "calibration=commonsense",
+        "objective=perplexity,margin",
+    )
     return any(argument in words for argument in arguments)
