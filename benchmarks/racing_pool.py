@@ -1,4 +1,4 @@
-"""The windows that `benchmarks.racing` searches on; their loss terms are computed once, and every search reads them."""
+"""The windows that `benchmarks.racing` searches on. Their loss terms are computed once; every search reads them."""
 
 from __future__ import annotations
 

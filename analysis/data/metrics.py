@@ -42,6 +42,11 @@ class Metric:
             return f"{WORDS[self.kind]} ({self.names[0].partition('/')[2]}{only})"
         return f"mean {WORDS[self.kind]} ({len(self.names)}{of_all} {sets})"
 
+    @property
+    def sets(self) -> str:
+        """The corpora or tasks, for notes."""
+        return ", ".join(name.partition("/")[2] for name in self.names)
+
     def of(self, frame: pd.DataFrame, which: str = "pruned") -> pd.Series[Any]:
         """Values (cells,) of the pruned models, or of the dense ones if `which` is `dense`.
 
@@ -88,13 +93,13 @@ def choose(frame: pd.DataFrame, kind: str, name: str | None = None) -> Metric:
     return Metric(kind, (full,))
 
 
-def of_windows(frame: pd.DataFrame, name: str | None = None) -> str:
-    """The perplexity whose windows masks are compared on: `name`, or by default `ppl/heldout` if it was measured.
+def of_windows(frame: pd.DataFrame, name: str | None = None) -> Metric:
+    """The perplexity whose windows masks are compared on: `name`, or by default `ppl/heldout`, or the default metric.
 
     Raises NothingToRead if it was not measured.
     """
-    chosen = choose(frame, "ppl", name).names
-    return HELDOUT if name is None and HELDOUT in chosen else chosen[0]
+    chosen = choose(frame, "ppl", name)
+    return Metric("ppl", (HELDOUT,)) if name is None and HELDOUT in chosen.names else chosen
 
 
 def standard_error(metric: Metric, frame: pd.DataFrame) -> float | None:

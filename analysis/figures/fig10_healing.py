@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 
 from ..data.errors import NothingToRead
 from ..data.load import done
-from ..data.metrics import of_windows
+from ..data.metrics import Metric, of_windows
 from ..data.mlflow_store import folder
 from ..data.study import AskedStudy
 from ..stats.after_healing import StateStatistics, lost, near_best, regained, statistics
@@ -35,14 +35,14 @@ LINEAR = 0.1  # nats; with masks that are better than the dense model, losses be
 Masks = dict[tuple[str, float], list[HealedMask]]
 
 
-def healed(results: Path, frame: pd.DataFrame, metric: str) -> Masks:
+def healed(results: Path, frame: pd.DataFrame, metric: Metric) -> Masks:
     """The masks of each model and ratio. Raises NothingToRead if none was healed or repaired."""
-    found = healed_masks(results, done(frame), metric)
+    found = healed_masks(results, done(frame), metric.names)
     found = {stratum: masks for stratum, masks in found.items() if any(len(one.states) > 1 for one in masks)}
     if not found:
         raise NothingToRead(
-            f"no cell was repaired or healed and has {metric} of each window: run experiment=heal, or give heal=lora "
-            "or compensation=linear to a launch."
+            f"no cell was repaired or healed and has {metric.label} of each window: run experiment=heal, or give "
+            "heal=lora or compensation=linear to a launch."
         )
     return found
 
@@ -59,7 +59,10 @@ def kind(one: HealedMask) -> str:
 
 
 def table(masks: Masks) -> pd.DataFrame:
-    """One row for each mask and state: the loss, its perplexity, and the share of the lost loss that is regained."""
+    """One row for each mask and state: the loss, its perplexity, and the share of the lost loss that is regained.
+
+    With windows of several corpora, the perplexity is the geometric mean over windows.
+    """
     rows = []
     for (model, ratio), some in masks.items():
         for one in sorted(some, key=lambda one: float(one.losses(PRUNED).mean())):
@@ -109,7 +112,7 @@ def _both(masks: Sequence[HealedMask]) -> list[tuple[str, StateStatistics]]:
     return sorted(found, key=lambda pair: pair[1].state)
 
 
-def draw(masks: Masks, title: str, metric: str) -> Figure:
+def draw(masks: Masks, title: str, metric: Metric) -> Figure:
     """A row of three panels for each model and ratio."""
     figure, grid = panels(len(masks), 3, 2.9, 2.7, title)
     present = {kind(one) for some in masks.values() for one in some}
@@ -121,11 +124,10 @@ def draw(masks: Masks, title: str, metric: str) -> Figure:
         _shares(axes[2], some, look)
         axes[0].set_title(f"{model} · {100 * ratio:g} % removed", fontsize=8.5, loc="left")
     windows = max(len(one.losses(PRUNED)) for some in masks.values() for one in some)
-    name = metric.partition("/")[2]
     note = "a line is a mask, a cross the repaired mask"
     if any(len(near_best(some)) < len(some) for some in masks.values()):
         note += "; open circles: masks that cost at most twice the best one"
-    legend(figure, look, f"{note}; {windows} windows of {name}; intervals: 95 %")
+    legend(figure, look, f"{note}; {windows} windows of {metric.sets}; intervals: 95 %")
     return figure
 
 

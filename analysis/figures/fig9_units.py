@@ -21,11 +21,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from pruning.core.mask import Mask
-from pruning.core.result import read_done
+from pruning.core.result import DoneResult, read_done
 
 from ..data.errors import NothingToRead
 from ..data.load import done
-from ..data.metrics import of_windows
+from ..data.metrics import Metric, of_windows
 from ..data.mlflow_store import folder
 from ..data.study import AskedStudy
 from ..stats.frames import groups
@@ -45,7 +45,7 @@ TIMES = "\N{MULTIPLICATION SIGN}"
 SIGN = {"sublayer": "attention and MLP apart", "attention": "attention only", "mlp": "MLP only"}
 
 
-def compared(results: Path, frame: pd.DataFrame, metric: str) -> pd.DataFrame:
+def compared(results: Path, frame: pd.DataFrame, metric: Metric) -> pd.DataFrame:
     """One row for each cell over sub-layers that has one partner over blocks: both masks and the paired difference.
 
     Partners have the same search, objective, samples, seed and compensation, and were measured on the same windows.
@@ -54,19 +54,19 @@ def compared(results: Path, frame: pd.DataFrame, metric: str) -> pd.DataFrame:
     rows = list(_rows(results, done(frame).assign(bare=done(frame)["model"].map(bare)), metric))
     if not rows:
         raise NothingToRead(
-            f"no cell over sub-layers has a partner over blocks with {metric} of each window: "
+            f"no cell over sub-layers has a partner over blocks with {metric.label} of each window: "
             "run unit=block,sublayer at the same ratio, or evaluate the cells again."
         )
     return pd.DataFrame(rows).sort_values(["model", "objective", "algo", "ratio", "unit"], ignore_index=True)
 
 
-def _rows(results: Path, frame: pd.DataFrame, metric: str) -> Iterator[dict[str, Any]]:
+def _rows(results: Path, frame: pd.DataFrame, metric: Metric) -> Iterator[dict[str, Any]]:
     for same, cells in groups(frame, SAME):
         blocks = cells[cells["unit"] == "block"]
         for _, cell in cells[cells["unit"] != "block"].iterrows() if len(blocks) == 1 else ():
             both = [read_done(results / str(key)) for key in (cell["cell"], blocks["cell"].iloc[0])]
-            first, second = (window_losses(results, result, metric) for result in both)
-            data = {result["evaluation"].get("data", {}).get(metric) for result in both}
+            first, second = (window_losses(results, result, metric.names) for result in both)
+            data = {_texts(result, metric) for result in both}
             if first is None or second is None or len(data) > 1 or len(first) != len(second):
                 continue
             names = [" ".join(Mask.from_json(result["mask"]).names()) for result in both]
@@ -88,7 +88,13 @@ def _rows(results: Path, frame: pd.DataFrame, metric: str) -> Iterator[dict[str,
             }
 
 
-def draw(rows: pd.DataFrame, title: str, metric: str) -> Figure:
+def _texts(result: DoneResult, metric: Metric) -> tuple[str | None, ...]:
+    """The digests of the texts that a cell was evaluated on."""
+    known = result["evaluation"].get("data", {})
+    return tuple(known.get(name) for name in metric.names)
+
+
+def draw(rows: pd.DataFrame, title: str, metric: Metric) -> Figure:
     """A panel for each model and objective; a line for each search and ratio, with a point for each unit."""
     strata = list(dict.fromkeys(zip(rows["model"], rows["objective"], strict=True)))
     models = list(dict.fromkeys(model for model, _ in strata))
@@ -108,10 +114,9 @@ def draw(rows: pd.DataFrame, title: str, metric: str) -> Figure:
             axes.set_title(f"{model} · pruned for {objective}", fontsize=TITLE, loc="left")
     for axes in grid[-1]:
         axes.set_xlabel("held-out loss, this unit minus blocks, nats per token", fontsize=LABEL)
-    name = metric.partition("/")[2]
     n = int(rows["windows"].max())
     note = "left of 0: better than whole blocks; upper axis: the same as a factor of the perplexity; "
-    note += f"means over n = {n} windows of {name}, paired by window; one mask per point"
+    note += f"means over n = {n} windows of {metric.sets}, paired by window; one mask per point"
     legend(figure, look, note, [line_key("95 % interval over windows", lw=1.4)])
     return figure
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +26,7 @@ from pruning.core.result import read_done
 from pruning.healing.settings import RUNNING
 
 from .removal import NO_COMPENSATION, bare
-from .window_pairs import Losses, losses_of, window_losses
+from .window_pairs import Losses, joined, losses_of, window_losses
 
 REPAIRS = ("linear", "diagonal")
 VARIED = ("tokens", "seed", *RUNNING)  # settings of a healing that may differ within a comparison
@@ -74,15 +74,15 @@ class HealedMask:
 
 
 def healed_masks(
-    results: Path, cells: pd.DataFrame, metric: str
+    results: Path, cells: pd.DataFrame, metrics: Sequence[str]
 ) -> dict[tuple[str, float], list[HealedMask]]:
-    """The distinct masks of each model and ratio, with the losses on the windows of a metric.
+    """The distinct masks of each model and ratio, with the losses on the windows of some metrics.
 
     Only the most frequent repair, and healings with the most frequent settings, are used, so that masks differ in
     nothing else. Masks without the losses of windows are left out.
     """
-    if (values := f"pruned/{metric}") in cells:
-        cells = cells[cells[values].notna()]  # without cells that were measured on other windows than most
+    values = [f"pruned/{metric}" for metric in metrics if f"pruned/{metric}" in cells]
+    cells = cells.dropna(subset=values)  # without cells that were measured on other windows than most
     chosen, repair = _settings(results, cells), _repair(cells)
     found: dict[tuple[str, float], dict[Mask, HealedMask]] = defaultdict(dict)
     for row in cells.to_dict("records"):
@@ -91,18 +91,18 @@ def healed_masks(
         mask = Mask.from_json(result["mask"])
         one = found[bare(str(row["model"])), float(row["ratio"])].setdefault(mask, HealedMask(mask))
         one.found_by.append(f"{row['objective']} {row['algo']}" if row["algo"] != "random" else "random")
-        one.dense = window_losses(results, result, metric, "dense") if one.dense is None else one.dense
+        one.dense = window_losses(results, result, metrics, "dense") if one.dense is None else one.dense
         samples, compensation = str(result["calibration"]["sha256"]), row["compensation"]
         plain = compensation == NO_COMPENSATION
         one.add(
-            PRUNED, window_losses(results, result, metric, "pruned" if plain else "uncompensated"), samples
+            PRUNED, window_losses(results, result, metrics, "pruned" if plain else "uncompensated"), samples
         )
         if compensation == repair:
-            one.add(REPAIRED, window_losses(results, result, metric), samples)
+            one.add(REPAIRED, window_losses(results, result, metrics), samples)
         if plain:  # healings of repaired masks are another question
             for settings, path in _healings(folder):
                 if _comparable(settings) == chosen:
-                    losses = _healed_losses(results, path, result, metric)
+                    losses = joined([_healed_losses(results, path, result, metric) for metric in metrics])
                     one.add(State(settings["tokens"], "healed"), losses, samples, settings["seed"])
     return {
         stratum: [one for one in masks.values() if one.dense is not None and PRUNED in one.states]

@@ -6,7 +6,7 @@ one mask is hard for the other. Measurements keep the loss of each window, so di
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,9 +42,17 @@ def paired(first: Losses, second: Losses) -> PairedDifference:
     return PairedDifference(mean, mean - half, mean + half, n)
 
 
-def window_losses(results: Path, result: DoneResult, metric: str, which: str = "pruned") -> Losses | None:
-    """The losses of a cell's mask on the windows of a metric; None if older versions did not keep them."""
-    return _losses(kept_terms(results, result, metric, which))
+def window_losses(
+    results: Path, result: DoneResult, metrics: Sequence[str], which: str = "pruned"
+) -> Losses | None:
+    """The losses of a cell's mask on the windows of all metrics; None if older versions did not keep them."""
+    return joined([_losses(kept_terms(results, result, metric, which)) for metric in metrics])
+
+
+def joined(parts: Sequence[Losses | None]) -> Losses | None:
+    """The losses of several metrics, one after the other; None if some are not known."""
+    known = [part for part in parts if part is not None]
+    return np.concatenate(known) if known and len(known) == len(parts) else None
 
 
 def losses_of(measured: Path) -> Losses | None:

@@ -14,9 +14,9 @@ def frame(*names: str) -> pd.DataFrame:
 
 
 def test_windows_are_those_of_the_embedded_text_or_of_what_was_measured() -> None:
-    assert of_windows(frame("ppl/a", "ppl/heldout")) == "ppl/heldout"
-    assert of_windows(frame("ppl/wikitext2", "ppl/lambada", "acc/a")) == "ppl/lambada"
-    assert of_windows(frame("ppl/wikitext2", "ppl/lambada"), "wikitext2") == "ppl/wikitext2"
+    assert of_windows(frame("ppl/a", "ppl/heldout")).names == ("ppl/heldout",)
+    assert of_windows(frame("ppl/wikitext2", "ppl/lambada", "acc/a")).sets == "lambada, wikitext2"
+    assert of_windows(frame("ppl/wikitext2", "ppl/lambada"), "wikitext2").names == ("ppl/wikitext2",)
 
 
 def test_a_metric_that_was_not_measured_is_named() -> None:

@@ -10,6 +10,7 @@ import pytest
 from analysis.data.archive import pack
 from analysis.data.errors import NothingToRead
 from analysis.data.load import load
+from analysis.data.metrics import Metric
 from analysis.data.mlflow_store import folder
 from analysis.figures.fig10_healing import draw, healed, summary, table
 from analysis.stats.healings import PRUNED, REPAIRED, HealedMask, State, healed_masks
@@ -18,6 +19,7 @@ from pruning.core.result import read_done
 from tests.conftest import Command
 
 METRIC = "ppl/heldout"
+HELDOUT = Metric("ppl", (METRIC,))
 STUDY = ("-m", "study=heal", "objective=perplexity,block_influence", "algo=one_shot", "k=2", "eval.samples=4")
 HEAL = (
     *("compensation=none", "heal=full", "heal.length=32", "heal.batch_tokens=128", "heal.heldout=2"),
@@ -33,7 +35,7 @@ def test_masks_have_the_losses_that_the_results_record(launch: Command, tmp_path
         assert ended.status == 0, ended.err
     last = launch(*STUDY, *HEAL, "heal.tokens=256", "heal.seed=1")
     frame = load(last.results, "heal")
-    ((stratum, masks),) = healed(last.results, frame, METRIC).items()
+    ((stratum, masks),) = healed(last.results, frame, HELDOUT).items()
     assert stratum == ("tiny", pytest.approx(1 / 3))
     assert sorted({state for one in masks for state in one.states}) == [
         PRUNED,
@@ -60,19 +62,19 @@ def test_masks_have_the_losses_that_the_results_record(launch: Command, tmp_path
     rows = table({stratum: masks})
     assert set(rows["state"]) == {"pruned", "repaired", "256 tokens", "512 tokens"}
     assert (rows.loc[rows["state"] == "pruned", "regained"] == 0).all()
-    figure = draw({stratum: masks}, "a study", METRIC)
+    figure = draw({stratum: masks}, "a study", HELDOUT)
     assert len(figure.axes) == 3
     archive = tmp_path / "heal.tar.xz"
     pack(last.results, "heal", archive)
-    again = healed_masks(folder(str(archive)), load(str(archive), "heal"), METRIC)
+    again = healed_masks(folder(str(archive)), load(str(archive), "heal"), HELDOUT.names)
     assert table(again).equals(rows), "an archive holds all that the figure needs"
 
 
 def test_too_few_masks_give_no_correlation_and_no_healing_says_what_to_run(launch: Command) -> None:
     ended = launch(*STUDY)
     with pytest.raises(NothingToRead, match="run experiment=heal"):
-        healed(ended.results, load(ended.results, "heal"), METRIC)
-    masks = healed_masks(ended.results, load(ended.results, "heal"), METRIC)
+        healed(ended.results, load(ended.results, "heal"), HELDOUT)
+    masks = healed_masks(ended.results, load(ended.results, "heal"), HELDOUT.names)
     assert summary(masks).empty
 
 

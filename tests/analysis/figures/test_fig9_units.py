@@ -10,22 +10,23 @@ import pytest
 
 from analysis.data.errors import NothingToRead
 from analysis.data.load import load
-from analysis.data.metrics import of_windows
+from analysis.data.metrics import Metric, of_windows
 from analysis.figures.fig9_units import compared, draw
 from analysis.stats.window_pairs import paired, window_losses
 from pruning.core.result import read_done
 from tests.conftest import Command
 
 METRIC = "ppl/heldout"
+HELDOUT = Metric("ppl", (METRIC,))
 
 
 def test_a_pair_is_compared_on_the_same_windows(launch: Command) -> None:
     ended = launch("-m", "unit=block,sublayer,attention", "ratio=0.34", "eval.samples=4", "study=units")
     assert ended.status == 0, ended.err
-    rows = compared(ended.results, load(ended.results, "units"), METRIC)
+    rows = compared(ended.results, load(ended.results, "units"), HELDOUT)
     assert sorted(rows["unit"]) == ["attention", "sublayer"]
     both = {
-        unit: window_losses(ended.results, read_done(folder.parent), METRIC)
+        unit: window_losses(ended.results, read_done(folder.parent), [METRIC])
         for folder in ended.results.glob("*/result.json")
         for unit in [read_done(folder.parent)["config"]["unit"]]
     }
@@ -36,7 +37,7 @@ def test_a_pair_is_compared_on_the_same_windows(launch: Command) -> None:
     assert (row["difference"], row["low"], row["high"]) == (expected.mean, expected.low, expected.high)
     assert row["windows"] == 4
     assert row["ppl_block"] == pytest.approx(float(np.exp(both["block"].mean())))
-    figure = draw(rows, "a study", METRIC)
+    figure = draw(rows, "a study", HELDOUT)
     assert [axes.get_title(loc="left") for axes in figure.axes] == [f"{row['model']} · pruned for perplexity"]
 
 
@@ -51,7 +52,7 @@ def test_repaired_masks_are_compared_with_repaired_ones(launch: Command) -> None
         cells = frame[frame["compensation"] == how].set_index("unit")
         assert rows.loc[how, "ppl"] == pytest.approx(cells.loc["sublayer", f"pruned/{METRIC}"])
         assert rows.loc[how, "ppl_block"] == pytest.approx(cells.loc["block", f"pruned/{METRIC}"])
-    figure = draw(rows.reset_index(), "a study", METRIC)
+    figure = draw(rows.reset_index(), "a study", HELDOUT)
     lines = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert lines[0].endswith("removed,\ncompensation=linear")
     assert lines[1].endswith("removed")
@@ -60,7 +61,7 @@ def test_repaired_masks_are_compared_with_repaired_ones(launch: Command) -> None
 def test_without_a_partner_over_blocks_it_says_what_to_run(launch: Command) -> None:
     ended = launch("unit=sublayer", "ratio=0.34", "study=units")
     with pytest.raises(NothingToRead, match="unit=block,sublayer at the same ratio"):
-        compared(ended.results, load(ended.results, "units"), METRIC)
+        compared(ended.results, load(ended.results, "units"), HELDOUT)
 
 
 def test_results_without_the_losses_of_windows_are_left_out(launch: Command, tmp_path: Path) -> None:
@@ -68,14 +69,14 @@ def test_results_without_the_losses_of_windows_are_left_out(launch: Command, tmp
     for path in (ended.results / "evaluation").rglob("*.terms.json"):
         path.unlink()
     with pytest.raises(NothingToRead, match="evaluate the cells again"):
-        compared(ended.results, load(ended.results, "units"), METRIC)
+        compared(ended.results, load(ended.results, "units"), HELDOUT)
 
 
 def test_the_upper_axis_shows_factors_of_the_perplexity() -> None:
     known = {"model": "m", "objective": "o", "algo": "greedy", "ratio": 0.1, "unit": "sublayer", "windows": 8,
              "compensation": "none", "cost": "parameters"}  # fmt: skip
     rows = pd.DataFrame([known | {"difference": -0.1, "low": -0.3, "high": 0.2}])
-    figure = draw(rows, "a study", METRIC)
+    figure = draw(rows, "a study", HELDOUT)
     figure.draw_without_rendering()
     (axes,) = figure.axes
     (above,) = axes.child_axes

@@ -28,7 +28,7 @@ def cells(monkeypatch: pytest.MonkeyPatch) -> pd.DataFrame:
     def read(folder: Path) -> Any:
         return {"mask": {"n_blocks": 30, "dropped": [1]}, "calibration": {"sha256": folder.name}}
 
-    def losses(results: Path, result: Any, metric: str, which: str = "pruned") -> Any:
+    def losses(results: Path, result: Any, metrics: Any, which: str = "pruned") -> Any:
         known = {"dense": 1.0} | LOSSES[result["calibration"]["sha256"]][1]
         return known[which] + WINDOWS
 
@@ -40,12 +40,12 @@ def cells(monkeypatch: pytest.MonkeyPatch) -> pd.DataFrame:
 
 @pytest.mark.parametrize("order", [[0, 1, 2, 3, 4], [4, 3, 2, 1, 0]])
 def test_the_most_frequent_repair_is_averaged_over_draws(order: list[int], cells: pd.DataFrame) -> None:
-    ((one,),) = healed_masks(Path("results"), cells.iloc[order], "ppl/heldout").values()
+    ((one,),) = healed_masks(Path("results"), cells.iloc[order], ["ppl/heldout"]).values()
     assert one.losses(PRUNED) == pytest.approx(3.0 + WINDOWS)
     assert one.losses(REPAIRED) == pytest.approx(2.1 + WINDOWS)
     assert len(one.states[REPAIRED]) == 2
 
 
 def test_without_a_repair_there_is_no_such_state(cells: pd.DataFrame) -> None:
-    ((one,),) = healed_masks(Path("results"), cells.iloc[:2], "ppl/heldout").values()
+    ((one,),) = healed_masks(Path("results"), cells.iloc[:2], ["ppl/heldout"]).values()
     assert set(one.states) == {PRUNED}
