@@ -57,6 +57,7 @@ COLUMNS = (
     "forward_seconds",
     "peak_memory",
     "commit",
+    "healing",  # the settings of the last healing of the cell's mask; None without one
     "damage",  # what is wrong with the cell's result.json, if anything is
 )
 
@@ -67,9 +68,9 @@ def load(results: Path | str, study: str | None = None, only: Only = MappingProx
     `results` is a results folder or the URI of an MLflow store (`sqlite:///...`, `http://...`).
 
     The columns are those of COLUMNS and, for every metric of the evaluation, `dense/<metric>` and
-    `pruned/<metric>`. `draw` is the seed of the calibration draw. If a cell has no result, its row is filled
-    from the cell's name. Values on other held-out data than those of most cells are left out (see `same_data`).
-    `dropped` are unit numbers, as in `Mask`. `model` names the unit, the budget and
+    `pruned/<metric>`; if a cell was healed, also `healed/<metric>`. `draw` is the seed of the calibration draw. If a
+    cell has no result, its row is filled from the cell's name. Values on other held-out data than those of most cells
+    are left out (see `same_data`). `dropped` are unit numbers, as in `Mask`. `model` names the unit, the budget and
     the compensation, unless k whole blocks are removed without any (see `labels`). `only` selects cells by the values
     of columns (see `cell_filter`).
     Raises NothingToRead if the study does not exist or no cell is done.

@@ -48,11 +48,11 @@ class Metric:
         return ", ".join(name.partition("/")[2] for name in self.names)
 
     def of(self, frame: pd.DataFrame, which: str = "pruned") -> pd.Series[Any]:
-        """Values (cells,) of the pruned models, or of the dense ones if `which` is `dense`.
+        """Values (cells,) of the pruned models; of the dense or healed ones if `which` is `dense` or `healed`.
 
         Accuracies are in percent.
         """
-        columns = frame[[f"{which}/{name}" for name in self.names]].astype(float)
+        columns = frame.reindex(columns=[f"{which}/{name}" for name in self.names]).astype(float)
         return columns.mean(axis=1, skipna=False) * (100 if self.kind == "acc" else 1)
 
 

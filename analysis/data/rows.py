@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pruning.core.errors import DamagedError, InputError, first_line
 from pruning.core.margins_record import MarginsRecord
@@ -15,6 +15,7 @@ from pruning.core.result import NAME, DoneResult, Result, read_result
 from .budgets import budget_of, compensation_of, removal_of
 
 NUMBERS = ("n_blocks", "k", "loss", "dense_loss", "standard_error", "asked", "paid", "seconds")
+MEASURED: tuple[Literal["dense", "pruned", "healed"], ...] = ("dense", "pruned", "healed")
 COST = ("block_forwards", "block_forwards_alone", "block_tokens", "forward_seconds", "peak_memory")
 
 # The form of the folder names that pruning.runs.cell gives. If a cell left no result, only its name is known.
@@ -133,8 +134,8 @@ def _measured(result: DoneResult) -> dict[str, Any]:
     ratio, budget = result["config"].get("ratio") or search["ratio"], budget_of(result, mask)
     metrics = {
         f"{which}/{name}": value
-        for which in ("dense", "pruned")
-        for name, value in result["evaluation"][which].items()
+        for which in MEASURED
+        for name, value in result["evaluation"].get(which, {}).items()
     }
     return {
         "model": result["model"]["name"],
@@ -160,8 +161,15 @@ def _measured(result: DoneResult) -> dict[str, Any]:
         **{name: search.get(name) for name in COST},
         "commit": result["environment"]["commit"],
         "data": result["evaluation"].get("data"),
+        "healing": _healing(result),
         **metrics,
     }
+
+
+def _healing(result: DoneResult) -> dict[str, Any] | None:
+    """The settings of a healing of the search's mask. A healing may select another mask, which is not that cell's."""
+    heal = result.get("heal")
+    return None if heal is None or heal.get("selection", {}).get("changed") else heal["settings"]
 
 
 def _margins(margins: MarginsRecord | None) -> dict[str, Any]:

@@ -21,7 +21,7 @@ def on_same_data(frame: pd.DataFrame) -> pd.DataFrame:
     """
     values = [(str(c), main_of(without_error(str(c).partition("/")[2]))) for c in frame if "/" in str(c)]
     left: dict[Hashable, list[str]] = {}
-    kept = frame.drop(columns="data").astype({name: float for name, _ in values})
+    kept = frame.drop(columns="data").astype({name: float for name, _ in values}).copy()
     for _, cells in frame.dropna(subset="data").groupby("model"):
         for metric in sorted({metric for data in cells["data"] for metric in data}):
             digests = {row: data[metric] for row, data in cells["data"].items() if metric in data}

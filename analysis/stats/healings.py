@@ -101,7 +101,7 @@ def healed_masks(
             one.add(REPAIRED, window_losses(results, result, metrics), samples)
         if plain:  # healings of repaired masks are another question
             for settings, path in _healings(folder):
-                if _comparable(settings) == chosen:
+                if comparable(settings) == chosen:
                     losses = joined([_healed_losses(results, path, result, metric) for metric in metrics])
                     one.add(State(settings["tokens"], "healed"), losses, samples, settings["seed"])
     return {
@@ -134,11 +134,12 @@ def _healings(cell: Path) -> Iterator[tuple[dict[str, Any], Path]]:
 def _settings(results: Path, cells: pd.DataFrame) -> str | None:
     """The most frequent settings of the healings of a study, apart from tokens and seed."""
     folders = [results / str(cell) for cell in cells["cell"]]
-    counts = Counter(_comparable(settings) for folder in folders for settings, _ in _healings(folder))
+    counts = Counter(comparable(settings) for folder in folders for settings, _ in _healings(folder))
     return max(counts, key=lambda text: (counts[text], text)) if counts else None
 
 
-def _comparable(settings: dict[str, Any]) -> str:
+def comparable(settings: dict[str, Any]) -> str:
+    """The settings that two healings must share to be compared: all but tokens, seed and how it ran."""
     return json.dumps({k: v for k, v in settings.items() if k not in VARIED}, sort_keys=True)
 
 

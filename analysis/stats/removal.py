@@ -25,11 +25,12 @@ WORDS = {
 }
 NO_COMPENSATION = "none"
 UNKNOWN_COMPENSATION = "unknown compensation"  # of an unfinished cell, in a study with several compensations
+COMPENSATIONS = ("magnitude", "linear", "diagonal", UNKNOWN_COMPENSATION)
 COUNTED, LATENCY = "counted", "latency"
 _SHARE = {"sublayer", "attention", "mlp", LATENCY}  # with one of these in its label, a size is a share
 _PART = re.compile(
     rf"{UNKNOWN}|sublayer|attention|mlp|{COUNTED}|{LATENCY}|"
-    rf"magnitude|linear|diagonal|{UNKNOWN_COMPENSATION}|[\d.]+ %|costs \d+"
+    rf"{'|'.join(COMPENSATIONS)}|[\d.]+ %|costs \d+"
 )
 
 
@@ -45,6 +46,12 @@ def label(model: str, unit: str, cost: str | None, more: tuple[str, ...] = ()) -
 def bare(model: str) -> str:
     """The model of a label, without what is removed from it."""
     return model.rpartition(" (")[0] if _parts(model) else model
+
+
+def uncompensated(model: str) -> str:
+    """A label without the compensation: the model of the same masks before their repair."""
+    name, parts = bare(model), [part for part in _parts(model) if part not in COMPENSATIONS]
+    return f"{name} ({', '.join(parts)})" if parts else name
 
 
 def _parts(model: str) -> list[str]:
