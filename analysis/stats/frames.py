@@ -13,9 +13,14 @@ def each(frame: pd.DataFrame) -> Iterator[Any]:
     return iter(frame.itertuples(index=False))
 
 
-def groups(frame: pd.DataFrame, by: str | Sequence[str]) -> Iterator[tuple[Any, pd.DataFrame]]:
-    """Each combination of values in the columns `by`, with its rows. Missing values form groups too."""
-    return iter(frame.groupby(by if isinstance(by, str) else list(by), dropna=False))
+def groups(
+    frame: pd.DataFrame, by: str | Sequence[str], sort: bool = True
+) -> Iterator[tuple[Any, pd.DataFrame]]:
+    """Each combination of values in the columns `by`, with its rows. Missing values form groups too.
+
+    Combinations are sorted, or in the order in which they appear.
+    """
+    return iter(frame.groupby(by if isinstance(by, str) else list(by), dropna=False, sort=sort))
 
 
 def at(frame: pd.DataFrame, row: Any, column: str) -> float:
