@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations_with_replacement
 
@@ -89,12 +90,11 @@ def comparisons(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(nonempty, ignore_index=True) if nonempty else parts[0]
 
 
-def means(pairs: pd.DataFrame) -> pd.DataFrame:
-    """For each comparison and model: the mean overlaps, and the interval of `corrected` over calibration draws."""
+def means(pairs: pd.DataFrame, by: Sequence[str] = ("comparison", "model")) -> pd.DataFrame:
+    """For each combination of values in `by`: the mean overlaps, and the interval of `corrected` over draws."""
     rows = []
-    for (comparison, model), part in groups(pairs, ["comparison", "model"]):
+    for where, part in groups(pairs, by):
         mean = overlap_pairs.mean(part)
         numbers = [part["jaccard"].mean(), mean.mean, mean.low, mean.high, mean.draws]
-        rows.append([comparison, model, len(part), *numbers])
-    columns = ["comparison", "model", "pairs", "jaccard", "corrected", "low", "high", "draws"]
-    return pd.DataFrame(rows, columns=columns)
+        rows.append([*where, len(part), *numbers])
+    return pd.DataFrame(rows, columns=[*by, "pairs", "jaccard", "corrected", "low", "high", "draws"])

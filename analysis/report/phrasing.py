@@ -6,6 +6,8 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+from ..figures.style import number
+
 
 def count(n: int, noun: str) -> str:
     """A number and its noun, as in `1 cell` or `1,200 cells`."""
@@ -27,6 +29,12 @@ def percents(value: float, low: float, high: float) -> str:
     """A share with its interval: `62 percent (50 to 70)`, or `62 percent` if there is no interval."""
     interval = "" if math.isnan(low) else f" ({percent(low)} to {percent(high)})"
     return f"{percent(value)} percent{interval}"
+
+
+def with_interval(value: float, low: float, high: float) -> str:
+    """A number with its interval: `8.96 (3.16 to 25.4)`, or `8.96 (no interval)`."""
+    interval = "no interval" if math.isnan(low) else f"{number(low)} to {number(high)}"
+    return f"{number(value)} ({interval})"
 
 
 def reasons(notes: Iterable[str]) -> str:

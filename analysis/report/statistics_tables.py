@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from ..figures import mask_overlaps
-from ..stats.grid import STRATUM
+from ..stats.grid import COMPARISONS, STRATUM
 from .study_data import StudyData
 from .table_cells import Built, Column, Value, built, numeric, of
 
@@ -61,6 +61,18 @@ def overlap(m: StudyData) -> Built:
     rows = mask_overlaps.means(m.overlaps).rename(columns={"comparison": "differ"})
     names = _columns(["differ", "model", "pairs", "draws"])
     return built(rows, [*names, *_numbers(["jaccard", "corrected", "low", "high"], 2)])
+
+
+def overlap_by_objective(m: StudyData) -> Built:
+    """As `overlap`, for each model, k and objective. Pairs that differ in one of these are left out."""
+    within = [name for name, columns in COMPARISONS.items() if not {"objective", "k"} & {*columns}]
+    pairs = m.overlaps[m.overlaps["comparison"].isin(within)]
+    rows = mask_overlaps.means(pairs, ["comparison", *STRATUM, "objective"])
+    names = _columns(["differ", *STRATUM, "objective", "pairs", "draws"])
+    return built(
+        rows.rename(columns={"comparison": "differ"}),
+        [*names, *_numbers(["jaccard", "corrected", "low", "high"], 2)],
+    )
 
 
 def agreement(m: StudyData) -> Built:

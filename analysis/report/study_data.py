@@ -15,15 +15,17 @@ from pruning.core.trace import TraceLine
 from ..data.cell_filter import Only
 from ..data.item_answers import ItemAnswers
 from ..data.load import done
+from ..data.mask_states import by_state
 from ..data.metrics import Metric, choose, measured
 from ..data.routing import read_routing
 from ..data.study import AskedStudy
 from ..figures import fig8_stability, mask_overlaps, outcome_matrix, rank_agreement, variance_shares
-from ..stats import crossed, one_shot, regret, sample_sizes
+from ..stats import crossed, one_shot, perplexity_comparisons, regret, sample_sizes
 from ..stats.by_construction import exact_by_construction
 from ..stats.estimates import Shares
 from ..stats.noise_alone import NoiseAlone
 from ..stats.overlap_difference import OverlapDifference, difference
+from ..stats.perplexity_comparisons import Comparisons
 from . import shown_cells
 
 Frames = tuple[pd.DataFrame, pd.DataFrame]
@@ -99,6 +101,16 @@ class StudyData:
         """
         signed = {kind: m.of(self.cells) * (-1 if kind == "acc" else 1) for kind, m in self.metrics.items()}
         return crossed.matrix(self.cells, signed, ["ppl"])
+
+    @cached_property
+    def states(self) -> pd.DataFrame:
+        """The finished cells with their mean metrics, one row for each state of a mask (see `mask_states`)."""
+        return by_state(self.cells, self.metrics)
+
+    @cached_property
+    def relative(self) -> Comparisons:
+        """Held-out perplexity of objectives, searches and states relative to others. Every frame can be empty."""
+        return perplexity_comparisons.measure(self.states)
 
     @cached_property
     def sizes(self) -> pd.DataFrame:

@@ -19,7 +19,7 @@ from ..stats import sample_sizes
 from ..stats.frames import each, groups
 from ..stats.grid import SETTING, STRATUM
 from ..stats.removal import bare, removed_of
-from . import paper_verdicts, routing, variance_sentences
+from . import paper_verdicts, perplexity_comparisons, routing, variance_sentences
 from .phrasing import count, listed, percent, reasons, sentence
 from .study_data import StudyData
 
@@ -44,6 +44,8 @@ def parts(m: StudyData) -> list[Part]:
         "How certain a mask is": certainty,
         "What could not be computed, and why": refusals,
     }
+    if perplexity_comparisons.compared(m):
+        every[perplexity_comparisons.HEADING] = perplexity_comparisons.sentences
     if m.routing:
         every[routing.HEADING] = routing.sentences
     return [Part(heading, _sentences(say, m)) for heading, say in every.items()]
@@ -106,7 +108,7 @@ def _cost(where: str, kind: str, rows: pd.DataFrame, cells: pd.DataFrame, m: Stu
         f"{where}: {metric.label} is {'highest' if kind == 'acc' else 'lowest'} when pruned for "
         f"{best['objective']} ({number(sign * best['mean'])}{unit}; nothing removed {number(dense)}{unit})"
     ]
-    others = [_other(row, kind, sign, float(best["mean"])) for row in each(known.iloc[1:])]
+    others = [_other(row, kind, sign) for row in each(known.iloc[1:])]
     text = parts[0] + (f". Pruning for {listed(others)}" if others else "")
     if others and (note := str(known.iloc[0]["note"])):
         text += f". These are means {note}"
@@ -118,15 +120,10 @@ def _cost(where: str, kind: str, rows: pd.DataFrame, cells: pd.DataFrame, m: Stu
     return sentence([text])
 
 
-def _other(row: object, kind: str, sign: int, best: float) -> str:
-    cost, mean = float(row.cost), float(row.mean)  # type: ignore[attr-defined]
-    if kind == "acc":
-        words = f"{number(cost)} points less"
-    elif cost < best:
-        words = f"{number(cost)} or {percent(cost / best)} percent more"
-    else:
-        words = f"{number(sign * mean / best)} times as much"
-    return f"{row.objective} gives {number(sign * mean)} ({words})"  # type: ignore[attr-defined]
+def _other(row: object, kind: str, sign: int) -> str:
+    """The mean of an objective. Ratios of perplexities have intervals and a section of their own."""
+    words = f" ({number(row.cost)} points less)" if kind == "acc" else ""  # type: ignore[attr-defined]
+    return f"{row.objective} gives {number(sign * row.mean)}{words}"  # type: ignore[attr-defined]
 
 
 def searches(m: StudyData) -> Iterator[str]:

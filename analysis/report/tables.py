@@ -12,7 +12,7 @@ from ..data.errors import NothingToRead
 from ..figures import table3_search
 from ..figures.outcome_tables import aggregate, shown_value
 from ..stats.removal import mask_of, noun
-from . import routing, statistics_tables
+from . import perplexity_comparisons, routing, statistics_tables
 from .cells import anchor
 from .study_data import StudyData
 from .svg import strip
@@ -29,6 +29,7 @@ def tables(m: StudyData) -> Iterator[Table]:
             yield Table(name, caption, headings, rows)
         except NothingToRead as nothing:
             yield Table(name, caption, reason=str(nothing))
+    yield from perplexity_comparisons.tables(m)
 
 
 def cells(m: StudyData) -> Table:
@@ -142,6 +143,10 @@ TABLES: dict[str, tuple[str, Callable[[StudyData], Built]]] = {
     "overlap": (
         "Overlap of masks that differ in one factor only: means over pairs; corrected: 0 is chance, 1 the maximum",
         statistics_tables.overlap,
+    ),
+    "overlap_by_objective": (
+        "The same overlaps for each objective, with 95 percent intervals over calibration draws",
+        statistics_tables.overlap_by_objective,
     ),
     "agreement": (
         "Agreement of rankings of the searches, by panel and statistic",

@@ -67,6 +67,7 @@ BLOCKS = {"smollm2": 30, "gemma3_270m": 18, "llama3": 32}
 NEEDS = {
     "perplexity": ("pydoc", "wikipedia_sample"),
     "divergence": ("pydoc", "wikipedia_sample"),
+    "block_influence": ("pydoc", "wikipedia_sample"),
     "margin": ("commonsense",),
 }
 
