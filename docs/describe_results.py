@@ -8,8 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import pandas as pd
+
+from analysis.figures.style import DASH
+from analysis.stats.frames import each
 from docs import marked_tables, study_healing, study_outcomes, study_shares, study_tables
-from docs.study_archives import ALL, MAIN, ROOT, overlap, study, table
+from docs.study_archives import ALL, MAIN, ROOT, corrected, overlap, study, table
 
 PAGE = ROOT / "docs" / "results.md"
 
@@ -18,15 +22,19 @@ def draws() -> str:
     """The overlap of the masks of two draws by number of samples."""
     rows = []
     for objective in ALL:
-        known = [f"{mean:.2f}" for mean in by_size(objective)] or ["\N{EN DASH}"] * 3
+        known = [corrected(row) for row in each(_sizes(objective))] or [DASH] * 3
         rows.append([objective, *known, overlap(study("study", (objective,)))])
     return table(["objective", "8 windows, 16 items", "32, 64", "128, 256", "32, 64, all searches"], rows)
 
 
 def by_size(objective: str) -> list[float]:
     """The overlap of the masks of two draws for each number of samples; empty if it was not run."""
+    return list(_sizes(objective)["corrected"])
+
+
+def _sizes(objective: str) -> pd.DataFrame:
     sizes = study("study_sizes", MAIN).sizes
-    return [float(mean) for mean in sizes.loc[sizes["objective"] == objective, "corrected"]]
+    return sizes[sizes["objective"] == objective]
 
 
 TABLES: dict[str, Callable[[], str]] = {

@@ -6,16 +6,14 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike
-from scipy import stats
 
 from analysis.data.mlflow_store import folder
-from analysis.figures.style import number
+from analysis.figures.mask_overlaps import means
+from analysis.figures.style import DASH
+from analysis.report.phrasing import with_interval
 from analysis.report.study_data import StudyData
-from analysis.stats import overlap_pairs
-from analysis.stats.window_pairs import Losses, paired
+from analysis.stats.frames import each
 
 ROOT = Path(__file__).parents[1]
 TEXT = ("divergence", "perplexity")
@@ -38,34 +36,27 @@ def study(
     return StudyData(folder(ROOT / f"analysis/{name}/{name}.tar.xz"), name, only)
 
 
-def log_perplexity(own: StudyData) -> pd.DataFrame:
-    """The logarithm of held-out perplexity, one row for each draw and one column for each search."""
-    cells = own.cells.assign(log=np.log(own.metrics["ppl"].of(own.cells).astype(float)))
-    return cells.pivot(index="draw", columns="algo", values="log")
+def ratio(compared: pd.DataFrame, state: str = "pruned", **chosen: str) -> str:
+    """One ratio of perplexities with its interval: that of a state and of some columns; a dash if there is none.
 
-
-def factor(first: ArrayLike, second: ArrayLike) -> str:
-    """The ratio of two perplexities with its interval, from their logarithms (draws,), paired by draw."""
-    found = paired(np.asarray(first, float), np.asarray(second, float))
-    return as_ratio(found.mean, found.low, found.high)
-
-
-def factor_of_other_draws(first: Losses, second: Losses) -> str:
-    """As `factor`, for logarithms of perplexities that have no draws in common (Welch)."""
-    ends = stats.ttest_ind(first, second, equal_var=False).confidence_interval()
-    return as_ratio(float(first.mean() - second.mean()), float(ends.low), float(ends.high))
-
-
-def as_ratio(*logs: float) -> str:
-    """A ratio with its interval, from the logarithms of the value and of both ends."""
-    value, low, high = (number(float(np.exp(log))) for log in logs)
-    return f"{value} ({low} to {high})"
+    A state is known by its first word.
+    """
+    rows = compared[compared["state"].str.startswith(state)]
+    for column, value in chosen.items():
+        rows = rows[rows[column] == value]
+    return "".join(with_interval(row.value, row.low, row.high) for row in each(rows)) or DASH
 
 
 def overlap(own: StudyData, comparison: str = "draws") -> str:
     """The mean corrected overlap of masks that differ only in the draw (or another factor), with its interval."""
-    mean = overlap_pairs.mean(overlap_pairs.pairs(own.cells, comparison))
-    return f"{mean.mean:.2f} ({mean.low:.2f} to {mean.high:.2f})"
+    rows = own.overlaps[own.overlaps["comparison"] == comparison]
+    return "".join(corrected(row) for row in each(means(rows, ["comparison"])))
+
+
+def corrected(row: object) -> str:
+    """The corrected overlap in a row with its interval."""
+    mean, low, high = (getattr(row, name) for name in ("corrected", "low", "high"))
+    return f"{mean:.2f} ({low:.2f} to {high:.2f})"
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

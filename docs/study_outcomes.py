@@ -9,19 +9,7 @@ import pandas as pd
 from analysis.figures.style import number, ordered
 from analysis.report.study_data import StudyData
 from analysis.stats.frames import at
-from docs.study_archives import (
-    ALL,
-    GEMMA,
-    MAIN,
-    SMOLLM2,
-    TEXT,
-    factor,
-    factor_of_other_draws,
-    log_perplexity,
-    overlap,
-    study,
-    table,
-)
+from docs.study_archives import ALL, GEMMA, MAIN, SMOLLM2, TEXT, overlap, ratio, study, table
 
 OUTCOMES = ("pruned for", "perplexity", "relative to divergence", "accuracy, percent")
 
@@ -70,25 +58,14 @@ def outcomes_of_gemma() -> str:
 
 
 def _outcomes(model: str) -> list[list[str]]:
-    costs = study("study", ALL, model=model).costs.set_index(["outcome", "objective"])
+    own = study("study", ALL, model=model)
+    costs = own.costs.set_index(["outcome", "objective"])
     rows = []
     for objective in ALL:
         perplexity, accuracy = (at(costs, (kind, objective), "mean") for kind in ("ppl", "acc"))
-        relative = "1" if objective == "divergence" else _against_divergence(objective, model)
-        rows.append([objective, number(perplexity), relative, f"{-accuracy:.1f}"])
+        compared = "1" if objective == "divergence" else ratio(own.relative.objectives, objective=objective)
+        rows.append([objective, number(perplexity), compared, f"{-accuracy:.1f}"])
     return rows
-
-
-def _against_divergence(objective: str, model: str) -> str:
-    """Perplexity relative to that of divergence, from means over searches.
-
-    Objectives on text have the same draws and are paired; the margin has others.
-    """
-    logs = (
-        log_perplexity(study("study", (one,), model=model)).mean(axis=1).to_numpy()
-        for one in (objective, "divergence")
-    )
-    return (factor_of_other_draws if objective == "margin" else factor)(*logs)
 
 
 def gains() -> str:
@@ -102,7 +79,9 @@ def gains_of_gemma() -> str:
 
 
 def _gains(model: str) -> str:
-    logs = [log_perplexity(study("study", (objective,), model=model)) for objective in MAIN]
-    algos = [algo for algo in ordered(logs[0].columns) if algo != "one_shot"]
-    rows = [[algo, *(factor(own[algo], own["one_shot"]) for own in logs)] for algo in algos]
+    compared = study("study", MAIN, model=model).relative.searches
+    rows = [
+        [algo, *(ratio(compared, objective=objective, algo=algo) for objective in MAIN)]
+        for algo in ordered(compared["algo"])
+    ]
     return table(["search", *MAIN], rows)

@@ -4,16 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from analysis.report.phrasing import with_interval
+from analysis.stats.relative_perplexity import relative
 from docs import study_healing, study_outcomes, study_shares
-from docs.study_archives import (
-    ROOT,
-    TEXT,
-    factor_of_other_draws,
-    log_perplexity,
-    overlap,
-    study,
-    table,
-)
+from docs.study_archives import ROOT, TEXT, overlap, study, table
 
 DATA = {"items of ARC-Easy": "arc_easy_train", "labels of Commonsense 170k": "commonsense170k"}
 SEEDED = ("genetic", "bayesian")  # those of study_seeds
@@ -29,9 +23,14 @@ def labels() -> str:
 def _margin(data: str) -> list[str]:
     own = study("study_labels", ("margin",), calibration=data)
     base = study("study", ("divergence",), tuple(own.cells["algo"].unique()))
-    relative = factor_of_other_draws(*(log_perplexity(one).mean(axis=1).to_numpy() for one in (own, base)))
+    found = relative(own.states.query("state == 'pruned'"), base.states.query("state == 'pruned'"))
     losses = [f"{-own.cells[column].mean():.2f}" for column in ("dense_loss", "loss")]
-    return [*losses, relative, f"{own.metrics['acc'].of(own.cells).mean():.1f}", overlap(own)]
+    return [
+        *losses,
+        with_interval(found.value, found.low, found.high),
+        f"{own.metrics['acc'].of(own.cells).mean():.1f}",
+        overlap(own),
+    ]
 
 
 def seeds() -> str:

@@ -136,15 +136,12 @@ def test_sentences_on_seeds_are_those_of_the_archive() -> None:
 
 @pytest.mark.slow
 def test_sentences_on_healing_are_those_of_the_archive() -> None:
-    means = [
-        study_healing.log_states(objective, algo).mean()
-        for objective in study_healing.OBJECTIVES
-        for algo in ("one_shot", "greedy")
-    ]
+    ratios = study("study_healing", study_healing.OBJECTIVES).relative.states
     repaired, healed = (
-        [100 * (1 - np.exp(one[state] - one["pruned"])) for one in means]
+        100 * (1 - ratios.loc[ratios["state"].str.startswith(state), "value"])
         for state in study_healing.STATES[1:]
     )
+    assert len(repaired) == len(healed) == 6
     expected = (
         f"Repair by linear maps lowers perplexity by {min(repaired):.0f} to {max(repaired):.0f} percent, "
         f"healing by {min(healed):.0f} to {max(healed):.0f} percent."
