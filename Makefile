@@ -16,7 +16,8 @@
 # make test-gguf   cut GGUF files run by a real llama.cpp, which is built from its source package: ten minutes
 # make gpu-check   check a GPU node once: the engine's losses, a 1B model, the table of `make bench`; FLAGS="--model DIR"
 # make serve-check   on a GPU node: an export computes the same in vLLM or SGLang; FLAGS="--model DIR"
-# make report  one HTML page of a study: summary, figures, tables, every cell; STUDY=small RESULTS=results
+# make report  one HTML page of a study: summary, figures, tables, every cell; STUDY=small RESULTS=results; with STUDY= of
+#              all cells in RESULTS
 
 PYTHON ?= python3
 VENV := .venv
@@ -27,6 +28,7 @@ RESULTS ?= results
 STUDY ?= $(if $(or $(findstring ://,$(RESULTS)),$(wildcard $(RESULTS)/studies/demo.json)),demo,small)
 packed = analysis/$(1)/$(1).tar.xz
 HAS_RESULTS := $(or $(findstring ://,$(RESULTS)),$(wildcard $(RESULTS)/studies/$(STUDY).json),$(if $(wildcard $(call packed,$(STUDY))),,none))
+OF_STUDY = $(if $(STUDY),--study $(STUDY))
 SHOWN := $(if $(HAS_RESULTS),$(RESULTS),$(call packed,$(STUDY)))
 export MLFLOW_DISABLE_TELEMETRY = true
 
@@ -146,14 +148,14 @@ ui: $(VENV)/installed
 # One file per figure: `make fig2` runs analysis/figures/fig2_ranks.py. FLAGS="--accuracy piqa" chooses a metric,
 # FLAGS="--only objective=perplexity,divergence" chooses some of the cells.
 $(FIGURES) fig9 fig10: $(VENV)/installed
-	@$(BIN)/python -m analysis.$(basename $(notdir $(wildcard analysis/$@_*.py))) --results $(SHOWN) --study $(STUDY) $(FLAGS)
+	@$(BIN)/python -m analysis.$(basename $(notdir $(wildcard analysis/$@_*.py))) --results $(SHOWN) $(OF_STUDY) $(FLAGS)
 
 # If one figure fails, the others are drawn all the same, and then make ends with an error.
 figures: $(VENV)/installed
 	@$(MAKE) --no-print-directory -k $(FIGURES)
 
 report: $(VENV)/installed
-	@$(BIN)/python -m analysis.report --results $(SHOWN) --study $(STUDY) $(FLAGS)
+	@$(BIN)/python -m analysis.report --results $(SHOWN) $(OF_STUDY) $(FLAGS)
 
 paper-check: $(VENV)/installed
 	@$(BIN)/python -m analysis.paper_check
