@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from docs import marked_tables
+from docs.marked_tables import table
 from pruning.core.atomic_files import read_json
 
 ROOT = Path(__file__).parents[1]
@@ -26,10 +27,15 @@ HEADS = (
 def works() -> str:
     """The rows of benchmarks/results.json, and which machine measured them."""
     rows = _measured("results")
-    lines = [_line(HEADS), _line(["---"] * len(HEADS)), *(_line(_work(row)) for row in rows)]
     devices = sorted({row["device"] for row in rows})
     speeds = (f"{_range(rows, name)} GFLOP/s in one large {name} product" for name in ("bfloat16", "float32"))
-    return "\n".join([f"One thread of {', '.join(devices)}: {', '.join(speeds)}.", "", *lines])
+    return "\n".join(
+        [
+            f"One thread of {', '.join(devices)}: {', '.join(speeds)}.",
+            "",
+            table(HEADS, [_work(row) for row in rows]),
+        ]
+    )
 
 
 def _work(row: Mapping[str, Any]) -> list[str]:
@@ -48,8 +54,7 @@ def _range(rows: Sequence[Mapping[str, Any]], name: str) -> str:
 def races() -> str:
     """The rows of benchmarks/racing.json."""
     heads = ["windows", "k", "`racing.delta`", "`algo.lazy`", "same mask", "evaluations paid", "work saved"]
-    lines = [_line(heads), _line(["---"] * len(heads))]
-    return "\n".join([*lines, *(_line(_race(row)) for row in _measured("racing"))])
+    return table(heads, [_race(row) for row in _measured("racing")])
 
 
 def _race(row: Mapping[str, Any]) -> list[str]:
@@ -63,10 +68,6 @@ def _race(row: Mapping[str, Any]) -> list[str]:
 def _measured(name: str) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = read_json(ROOT / "benchmarks" / f"{name}.json")
     return rows
-
-
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
 
 
 PAGES: Mapping[Path, Mapping[str, Callable[[], str]]] = {

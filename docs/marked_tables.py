@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 BLOCK = re.compile(r"<!-- (?P<name>[^>]+): written by make describe -->\n.*?<!-- end -->", re.DOTALL)
 
@@ -13,3 +13,8 @@ def filled(page: str, table: Callable[[str], str]) -> str:
     return BLOCK.sub(
         lambda m: f"<!-- {m['name']}: written by make describe -->\n{table(m['name'])}\n<!-- end -->", page
     )
+
+
+def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    return "\n".join(f"| {' | '.join(row)} |" for row in (headings, ["---"] * len(headings), *rows))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -20,6 +19,10 @@ TEXT = ("divergence", "perplexity")
 MAIN = (*TEXT, "margin")
 ALL = ("block_influence", *MAIN)
 SMOLLM2, GEMMA = "smollm2", "gemma3_270m"
+SEARCHES = {
+    SMOLLM2: (),
+    GEMMA: ("one_shot", "greedy", "beam"),
+}  # in `study`; () is all, others are unfinished
 
 
 @cache
@@ -57,8 +60,3 @@ def corrected(row: object) -> str:
     """The corrected overlap in a row with its interval."""
     mean, low, high = (getattr(row, name) for name in ("corrected", "low", "high"))
     return f"{mean:.2f} ({low:.2f} to {high:.2f})"
-
-
-def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown."""
-    return "\n".join(f"| {' | '.join(row)} |" for row in (headings, ["---"] * len(headings), *rows))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from docs.study_archives import TEXT, ratio, study, table
+from docs.marked_tables import table
+from docs.study_archives import TEXT, ratio, study
 
 OBJECTIVES = ("block_influence", *TEXT)
 STATES = ("pruned", "repaired", "healed")

@@ -9,8 +9,10 @@ import pandas as pd
 from analysis.figures.style import number, ordered
 from analysis.report.study_data import StudyData
 from analysis.stats.frames import at
-from docs.study_archives import ALL, GEMMA, MAIN, SMOLLM2, TEXT, overlap, ratio, study, table
+from docs.marked_tables import table
+from docs.study_archives import ALL, GEMMA, MAIN, SEARCHES, SMOLLM2, overlap, ratio, study
 
+ENUMERATED = ("perplexity",)  # that all pairs of blocks were scored for
 OUTCOMES = ("pruned for", "perplexity", "relative to divergence", "accuracy, percent")
 
 
@@ -21,12 +23,12 @@ def searches() -> str:
 
 def searches_of_gemma() -> str:
     """How each search did on Gemma 3, against the best mask that any search scored."""
-    return _searches(study("study", MAIN, model=GEMMA), MAIN)
+    return _searches(study("study", MAIN, SEARCHES[GEMMA], model=GEMMA), MAIN)
 
 
 def optimum() -> str:
     """How each search did on Gemma 3 where all pairs of blocks were scored, so that the best mask is the optimum."""
-    return _searches(study("study_all", TEXT, model=GEMMA), TEXT)
+    return _searches(study("study_all", ENUMERATED, model=GEMMA), ENUMERATED)
 
 
 def _searches(own: StudyData, objectives: Sequence[str]) -> str:
@@ -52,13 +54,13 @@ def outcomes() -> str:
 
 def outcomes_of_gemma() -> str:
     """As `outcomes`, on Gemma 3, with the overlap of the masks of two draws."""
-    overlaps = [overlap(study("study", (objective,), model=GEMMA)) for objective in ALL]
+    overlaps = [overlap(study("study", (objective,), SEARCHES[GEMMA], model=GEMMA)) for objective in ALL]
     rows = [[*row, own] for row, own in zip(_outcomes(GEMMA), overlaps, strict=True)]
     return table([*OUTCOMES, "overlap of two draws"], rows)
 
 
 def _outcomes(model: str) -> list[list[str]]:
-    own = study("study", ALL, model=model)
+    own = study("study", ALL, SEARCHES[model], model=model)
     costs = own.costs.set_index(["outcome", "objective"])
     rows = []
     for objective in ALL:
@@ -79,7 +81,7 @@ def gains_of_gemma() -> str:
 
 
 def _gains(model: str) -> str:
-    compared = study("study", MAIN, model=model).relative.searches
+    compared = study("study", MAIN, SEARCHES[model], model=model).relative.searches
     rows = [
         [algo, *(ratio(compared, objective=objective, algo=algo) for objective in MAIN)]
         for algo in ordered(compared["algo"])

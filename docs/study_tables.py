@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 from analysis.report.phrasing import with_interval
 from analysis.stats.relative_perplexity import relative
-from docs import study_healing, study_outcomes, study_shares
-from docs.study_archives import ROOT, TEXT, overlap, study, table
+from docs import study_healing, study_outcomes, study_shares, study_stability
+from docs.marked_tables import table
+from docs.study_archives import ROOT, overlap, study
 
 DATA = {"items of ARC-Easy": "arc_easy_train", "labels of Commonsense 170k": "commonsense170k"}
-SEEDED = ("genetic", "bayesian")  # those of study_seeds
 PAGE = ROOT / "docs" / "study_tables.md"
 
 
@@ -33,15 +33,6 @@ def _margin(data: str) -> list[str]:
     ]
 
 
-def seeds() -> str:
-    """The overlap of masks of two seeds, and of two draws."""
-    rows = []
-    for algo in SEEDED:
-        own = study("study_seeds", TEXT, (algo,))
-        rows.append([algo, overlap(own, "seeds"), overlap(own, "draws")])
-    return table(["search", "two seeds", "two draws"], rows)
-
-
 TABLES: dict[str, Callable[[], str]] = {
     "more shares": study_shares.further,
     "gains": study_outcomes.gains,
@@ -50,6 +41,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "gains on Gemma": study_outcomes.gains_of_gemma,
     "optimum": study_outcomes.optimum,
     "labels": labels,
-    "seeds": seeds,
+    "sizes": study_stability.sizes,
+    "seeds": study_stability.seeds,
     "healed": study_healing.healed,
 }
