@@ -6,8 +6,8 @@ The paper has no such figure; it evaluates each mask only on tasks that match it
 each objective, the mean of each outcome over algorithms and draws (the geometric mean for perplexities). Its shades
 say how many standard errors of the difference an objective is worse than the best one. The lower part shows the
 regret of each cell. Regret is the calibration loss of the cell's mask minus that of the best mask of the same size
-that any cell of the same problem scored. The unit of regret is the standard error of the loss over the calibration
-samples.
+that any cell of the same problem scored. Its unit is the standard error of the paired difference between these two
+masks on the same calibration samples.
 """
 
 from __future__ import annotations
@@ -73,7 +73,10 @@ def draw(frame: pd.DataFrame, matrix: pd.DataFrame, regrets: pd.DataFrame, title
     note += "shade: worse than the best by; SE: standard error of the difference from the best, "
     note += "over draws and over held-out windows or items; "
     note += "".join(f"{text}; " for text in sorted(set(matrix["note"])) if text)
-    note += "below: calibration loss above that of the best known mask, in standard errors of the loss"
+    note += (
+        "below: calibration loss above that of the best known mask, in standard errors of this difference, "
+    )
+    note += "paired on the samples on which that mask was chosen"
     marks = [
         line_key("mean", marker="o", ls="", ms=4.8),
         line_key("one cell", marker="o", ls="", ms=2.2, alpha=0.5),
@@ -93,7 +96,7 @@ def _regrets(
 ) -> None:
     """Draw the regrets of finished cells. If a search has no finished cell for an objective, draw a cross."""
     if cells["regret_se"].notna().sum() == 0:
-        empty(axes, "no finished cell" if cells.empty else "no standard error of the loss")
+        empty(axes, "no finished cell" if cells.empty else "no losses that can be paired")
         return
     for y, algo in enumerate(algos):
         wanted = set(asked.loc[asked["algo"] == algo, "objective"])
@@ -115,7 +118,7 @@ def _regrets(
             axes.plot(values, [height] * len(chosen), marker, **small)
             axes.plot(values.mean(), height, marker, color=colour, ms=4.8, mec="white", mew=0.5)
     axes.set(ylim=(len(algos) - 0.5, -0.5))
-    axes.set_xlabel(f"regret, standard errors of the loss ({_known(cells['exact'])})", fontsize=LABEL - 0.5)
+    axes.set_xlabel(f"regret, SE of the paired difference ({_known(cells['exact'])})", fontsize=LABEL - 0.5)
     axes.set_yticks(range(len(algos)), algos if named else [""] * len(algos), fontsize=SMALL + 0.5)
     axes.tick_params(axis="y", length=0)
 

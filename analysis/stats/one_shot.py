@@ -7,24 +7,23 @@ samples, so the gain is flattering to the better search.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from .crossed import complete_scores
+from .crossed import Trace
 from .draw_means import DATA, CellDraws, DrawMean, over_draws
 from .frames import groups
 from .grid import DRAW, labels
 from .regret import PROBLEM
-from .removal import budgets
+from .sample_losses import sample_losses
 from .window_pairs import paired
 
 REFERENCE = "one_shot"
 COLUMNS = ["model", "k", "objective", "drawn", "gain", "low", "high", "relative"]
-Trace = Sequence[Mapping[str, Any]]
 
 
 def gains(cells: pd.DataFrame, traces: Mapping[str, Trace]) -> pd.DataFrame:
@@ -36,31 +35,13 @@ def gains(cells: pd.DataFrame, traces: Mapping[str, Trace]) -> pd.DataFrame:
     """
     rows = []
     numbers = list(zip(*(labels(cells, columns) for columns in (DRAW, DATA, ["calibration"])), strict=True))
-    drawn, removed = (pd.Series(values, cells.index) for values in (numbers, budgets(cells)))
-    numbered = cells.assign(drawn=drawn, budget_record=removed)
-    for _, problem in groups(numbered, PROBLEM):
+    for _, problem in groups(cells.assign(drawn=pd.Series(numbers, cells.index)), PROBLEM):
         own = problem[problem["algo"] == REFERENCE]
         if len(own) and problem["algo"].nunique() > 1:
             row = own.iloc[0]
-            known = _losses(problem, traces)
-            if (found := _gain(row, known)) is not None:
+            if (found := _gain(row, sample_losses(problem, traces))) is not None:
                 rows.append([row["model"], row["k"], row["objective"], row["drawn"], *found])
     return pd.DataFrame(rows, columns=COLUMNS)
-
-
-def _losses(problem: pd.DataFrame, traces: Mapping[str, Trace]) -> dict[tuple[int, ...], NDArray[np.float64]]:
-    """The losses (samples,) of every complete mask that a search of the problem has scored on all samples.
-
-    If several cells have scored a mask, its losses are means over these cells, as in `regret.mask_losses`.
-    """
-    known: dict[tuple[int, ...], list[NDArray[np.float64]]] = {}
-    plain = True
-    for cell, k, budget in zip(problem["cell"], problem["k"], problem["budget_record"], strict=True):
-        for mask, score in complete_scores(traces.get(cell, ()), int(k), budget).items():
-            samples, loss = np.array(score["samples"], float), float(score["loss"])
-            plain &= bool(abs(samples.mean() - loss) <= 1e-6 + 1e-3 * abs(loss))
-            known.setdefault(mask, []).append(samples)
-    return {mask: np.mean(losses, axis=0) for mask, losses in known.items()} if plain else {}
 
 
 def _gain(row: pd.Series[Any], known: Mapping[tuple[int, ...], NDArray[np.float64]]) -> list[float] | None:

@@ -15,6 +15,8 @@ from .crossed import Trace, complete_scores
 from .frames import groups
 from .grid import SETTING, STRATUM
 from .removal import budgets, column, free, n_open
+from .sample_losses import sample_losses
+from .window_pairs import paired
 
 # Cells with equal values in these columns minimise the same loss.
 PROBLEM = [*STRATUM, *SETTING, "protect_first", "protect_last"]
@@ -51,8 +53,8 @@ def best_known(
     `exact` is true if some cell of the problem scored every mask; an exhaustive search with a budget can score fewer.
     `mask_loss` is the loss of the cell's mask in `mask_losses`. `regret` is `mask_loss` minus `best`.
     `relative_regret` is regret / (`best` - dense loss). It is NaN if this divisor is not positive (pruning can
-    improve a margin). `regret_se` is the regret divided by the standard error of the cell's loss over the
-    calibration samples. `losses` are those of `mask_losses`, if they are known already.
+    improve a margin). `regret_se` is the regret in standard errors (`in_errors`). `losses` are those of
+    `mask_losses`, if they are known already.
     """
     scored, known = frame.copy(), losses or mask_losses(frame, traces)
     cells = list(zip(frame["cell"].astype(str), frame["dropped"], strict=True))
@@ -63,9 +65,28 @@ def best_known(
     scored["exact"] = scored.groupby(PROBLEM, dropna=False)["whole"].transform("any").astype(bool)
     damage = scored["best"] - scored["dense_loss"]
     scored["relative_regret"] = np.where(damage > 0, scored["regret"] / damage.where(damage > 0), np.nan)
-    error = scored["standard_error"].astype(float)
-    scored["regret_se"] = np.where(error > 0, scored["regret"] / error.where(error > 0), np.nan)
+    scored["regret_se"] = in_errors(scored, traces, known)
     return scored.drop(columns="whole")
+
+
+def in_errors(
+    scored: pd.DataFrame, traces: Mapping[str, Trace], losses: Mapping[str, MaskLosses]
+) -> pd.Series[float]:
+    """The regret of each cell in standard errors of the paired difference between its mask and the best known mask.
+
+    Both masks are compared on the same calibration samples. It is 0 if a cell has no regret, and NaN if samples
+    cannot be paired (`sample_losses`) or if there is only one.
+    """
+    found = pd.Series(np.where(scored["regret"] > 0, np.nan, 0.0), scored.index)
+    for _, problem in groups(scored, PROBLEM):
+        means = losses[str(problem["cell"].iloc[0])]
+        best = min(means, key=lambda mask: means[mask])
+        of = sample_losses(problem, traces, {best, *problem["dropped"]})
+        for row, mask, regret in zip(problem.index, problem["dropped"], problem["regret"], strict=True):
+            if regret > 0 and best in of and mask in of:
+                error = paired(of[mask], of[best]).error
+                found[row] = regret / error if error > 0 else np.nan
+    return found
 
 
 def _enumerated(frame: pd.DataFrame, traces: Mapping[str, Trace]) -> Iterator[bool]:

@@ -24,22 +24,24 @@ Losses = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """The mean of first minus second (nats per token), with the ends of its 95 % interval, over `windows` windows."""
+    """The mean of first minus second (nats per token), its 95 % interval, and its standard error, over `windows`."""
 
     mean: float
     low: float
     high: float
     windows: int
+    error: float
 
 
 def paired(first: Losses, second: Losses) -> PairedDifference:
-    """The mean difference over windows (windows,), with a Student interval. NaN ends if there is one window only."""
+    """The mean difference over windows (windows,), with a Student interval. With one window, there is no error."""
     differences = np.asarray(first, float) - np.asarray(second, float)
     n, mean = len(differences), float(differences.mean())
     if n < 2:
-        return PairedDifference(mean, float("nan"), float("nan"), n)
-    half = float(stats.t.ppf(0.975, n - 1) * differences.std(ddof=1) / np.sqrt(n))
-    return PairedDifference(mean, mean - half, mean + half, n)
+        return PairedDifference(mean, float("nan"), float("nan"), n, float("nan"))
+    error = float(differences.std(ddof=1) / np.sqrt(n))
+    half = float(stats.t.ppf(0.975, n - 1)) * error
+    return PairedDifference(mean, mean - half, mean + half, n, error)
 
 
 def window_losses(

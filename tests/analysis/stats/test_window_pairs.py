@@ -21,6 +21,7 @@ def test_the_interval_is_that_of_a_paired_t_test() -> None:
     assert found.mean == pytest.approx(float((first - second).mean()))
     assert found.low > 0, "the small difference is certain, although single losses vary by 1"
     assert found.windows == 40
+    assert found.mean / found.error == pytest.approx(stats.ttest_rel(first, second).statistic)
 
 
 def test_one_window_has_no_interval() -> None:
