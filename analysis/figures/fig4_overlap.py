@@ -5,7 +5,8 @@ python -m analysis.fig4_overlap --results results --study small
 The paper has no such figure; it compares masks by eye. The upper part has a heat map for each model and k.
 It shows the mean corrected Jaccard overlap of the masks that two searches found on the same samples. Its diagonal
 compares different draws of one search. The lower part shows the overlap of masks whose cells differ in one factor
-only, with intervals over calibration draws.
+only, with intervals over calibration draws. Objectives are compared on the same samples; a note names those that have
+none in common with another one.
 """
 
 from __future__ import annotations

@@ -25,13 +25,13 @@ DRAW = [
 ]  # identifies the samples, which several objectives can share
 SETTING = [*CONFIGURATION, "draw"]  # a calibration with the draw of its samples; the search is not included
 
-# For each comparison, the columns in which its two masks may differ. All other columns of CELL are equal. Objectives
-# need different kinds of data (texts, items), so the data may differ when objectives are compared.
+# For each comparison, the columns in which its two masks may differ. All other columns of CELL are equal. So
+# objectives are compared on the same samples only: on others, masks would differ because of the samples, too.
 COMPARISONS = {
     "algorithms": ["algo"],
     "draws": ["draw"],
     "calibration data": ["calibration", "samples", "length"],
-    "objectives": ["objective", "calibration", "samples", "length"],
+    "objectives": ["objective"],
     "ratios": ["k"],
     "seeds": ["seed"],  # of the search, on the same samples
 }

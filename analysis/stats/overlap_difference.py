@@ -11,7 +11,7 @@ from scipy import stats
 
 from .grid import DRAW, Labels, labels, several_sizes
 from .overlap import MaskSet
-from .overlap_pairs import compared
+from .overlap_pairs import compared, on_common_samples
 
 NAN = float("nan")
 
@@ -30,10 +30,12 @@ class OverlapDifference:
 def difference(frame: pd.DataFrame, first: str, second: str) -> OverlapDifference | None:
     """Compare the overlap of cells that differ only in `first` with that of cells that differ only in `second`.
 
-    Both are keys of COMPARISONS. None if there are no pairs of one kind. Pairs share masks, and masks share draws. So
+    Both are keys of COMPARISONS. None if there are no pairs of one kind. If one is "objectives", both means are over
+    the cells whose samples several objectives have read. Pairs share masks, and masks share draws. So
     the interval comes from the jackknife: each draw is left out in turn, with all pairs of its masks. If draws are of
     several sizes from the same data, there is no interval, because these draws contain each other.
     """
+    frame = on_common_samples(frame) if "objectives" in (first, second) else frame
     draw = labels(frame, DRAW)
     both = [_Overlaps.of(frame, name, draw) for name in (first, second)]
     if any(not len(each.corrected) for each in both):

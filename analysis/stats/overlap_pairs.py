@@ -8,23 +8,16 @@ import numpy as np
 import pandas as pd
 
 from . import pairing
-from .draw_means import DATA, CellDraws, DrawMean, over_pairs
-from .grid import CELL, COMPARISONS, Labels, labels
+from .draw_means import CellDraws, DrawMean, over_pairs
+from .grid import CELL, COMPARISONS, DRAW, STRATUM, Labels, labels
 from .overlap import MaskSet
 
 OF_DRAWS = ("draw", "data", "source")  # the fields of CellDraws
 
 
 def compared(frame: pd.DataFrame, comparison: str) -> tuple[Labels, Labels]:
-    """The rows (pairs,) and (pairs,) of the pairs of a comparison.
-
-    Objectives can need different data, but not different numbers of samples from the same data: such pairs, which
-    differ in more than the objective, are left out.
-    """
-    i, j = pairing.within(panels(frame, comparison), labels(frame, [COMPARISONS[comparison][0]]))
-    source, data = labels(frame, ["calibration"]), labels(frame, DATA)
-    alike = (source[i] != source[j]) | (data[i] == data[j])
-    return i[alike], j[alike]
+    """The rows (pairs,) and (pairs,) of the pairs of a comparison."""
+    return pairing.within(panels(frame, comparison), labels(frame, [COMPARISONS[comparison][0]]))
 
 
 def panels(frame: pd.DataFrame, comparison: str) -> Labels:
@@ -53,6 +46,25 @@ def pairs(frame: pd.DataFrame, comparison: str) -> pd.DataFrame:
     )
 
 
+def on_common_samples(frame: pd.DataFrame) -> pd.DataFrame:
+    """The cells whose samples, for the same model and size, several objectives have read."""
+    samples = labels(frame, [*STRATUM, *DRAW, "protect_first", "protect_last"])
+    return frame[frame["objective"].groupby(samples).transform("nunique").to_numpy() > 1]
+
+
+def apart(frame: pd.DataFrame) -> str:
+    """Which objectives have no samples in common with another one, as a clause; empty if there are none.
+
+    They are compared with no other. For example, a margin needs items, and a perplexity needs text.
+    """
+    every = set(frame["objective"])
+    names = sorted(every - set(on_common_samples(frame)["objective"]))
+    if not names or len(every) == 1:
+        return ""
+    have = "has" if len(names) == 1 else "have"
+    return f"without {' and '.join(names)}, which {have} no samples in common with another objective"
+
+
 def mean(pairs: pd.DataFrame) -> DrawMean:
     """The mean corrected overlap of pairs, with its interval over calibration draws, which ends at 1."""
     ends = [CellDraws(*(pairs[f"{name}_{end}"].to_numpy() for name in OF_DRAWS)) for end in "ab"]
@@ -64,4 +76,6 @@ def note(frame: pd.DataFrame) -> str:
     """What is left out of the pairs of a study; empty if every pair is compared."""
     groups = [panels(frame, comparison) for comparison in COMPARISONS]
     groups.append(labels(frame, ["model", "k", "objective", "algo"]))  # the diagonal of figure 4
-    return pairing.SAMPLED if any(pairing.sampled(group) for group in groups) else ""
+    parts = [pairing.SAMPLED] if any(pairing.sampled(group) for group in groups) else []
+    parts += [f"pairs of objectives are on the same samples, {left}"] if (left := apart(frame)) else []
+    return "; ".join(parts)

@@ -74,12 +74,28 @@ def test_pairs_differ_in_one_thing_only() -> None:
         "algorithms": 24 * 6,  # 2 k x 2 objectives x 2 data x 3 draws
         "draws": 32 * 3,
         "calibration data": 48,
-        "objectives": 24 * 4,  # both data sets of one with both of the other
+        "objectives": 48,  # on the same samples: 2 k x 2 data x 3 draws x 4 algorithms
         "ratios": 48,
         "seeds": 0,
     }
     two = pd.concat([cells, cells.assign(seed=9)], ignore_index=True)
     assert len(overlap_pairs.pairs(two, "seeds")) == len(cells)
+
+
+def test_objectives_are_compared_on_the_same_samples_and_others_are_named() -> None:
+    cells = frame(objectives=3, data=2, draws=3, algos=2)
+    cells = with_masks(cells, np.random.default_rng(0).random((len(cells), 30)))
+    items = cells["objective"] == "o2"  # reads other data, with draws of the same numbers
+    cells = cells.assign(calibration=cells["calibration"].where(~items, "items_" + cells["calibration"]))
+    pairs = overlap_pairs.pairs(cells, "objectives")
+    assert {*pairs["a"], *pairs["b"]} == {"o0", "o1"}
+    assert len(pairs) == 2 * 3 * 2
+    assert overlap_pairs.apart(cells) == "without o2, which has no samples in common with another objective"
+    assert "without o2" in overlap_pairs.note(cells)
+    assert set(overlap_pairs.on_common_samples(cells)["objective"]) == {"o0", "o1"}
+    fewer = cells[(cells["objective"] != "o1") | (cells["calibration"] == "text0")]
+    assert set(overlap_pairs.on_common_samples(fewer)["calibration"]) == {"text0"}
+    assert overlap_pairs.apart(cells[items]) == "", "one objective alone lacks nothing"
 
 
 def test_pairs_with_other_protected_blocks_are_left_out() -> None:
