@@ -67,7 +67,8 @@ def draw(frame: pd.DataFrame, title: str) -> Figure:
             else:
                 _panel(grid[i, j], cells, metrics, colours[objective][0], labels)
     grid[-1, 0].set_xlabel("block", fontsize=SMALL, labelpad=1)
-    keys = [shade_key(name, colour) for name, colour in key(shaded(most_cells(known))).items()]
+    drawn = [colour for colour, _ in colours.values()]
+    keys = [shade_key(name, *shades) for name, shades in key(shaded(most_cells(known)), drawn).items()]
     legend(figure, {}, _foot(done(frame), metrics), keys)
     return figure
 
@@ -139,6 +140,7 @@ def _mean(cells: pd.DataFrame, metric: Metric, which: str = "pruned") -> str:
 def _foot(finished: pd.DataFrame, metrics: Sequence[Metric]) -> str:
     """How to read the figure, and the metrics of the unpruned models."""
     parts = ["a block is two squares: attention above, MLP below"] if has_sublayers(finished) else []
+    parts += ["each objective has its own colour"] if finished["objective"].nunique() > 1 else []
     if (several := most_cells(finished)) > 1:
         one = "shade: share of the draws that remove a block"
         many = "each thin line is one cell, in the order of data, draws and seeds"

@@ -24,7 +24,7 @@ from ..data.study import AskedStudy
 from ..stats import stability
 from ..stats.crossed import Trace
 from ..stats.draw_means import CellDraws, over_draws
-from ..stats.frames import strata_of
+from ..stats.frames import groups, strata_of
 from ..stats.grid import STRATUM
 from ..stats.removal import budgets, size
 from .cli import arguments, run
@@ -44,7 +44,7 @@ def measure(frame: pd.DataFrame, traces: Mapping[str, Trace]) -> tuple[pd.DataFr
         decision = stability.last_decision(traces[str(cell["cell"])], int(cell["k"]), budget)
         where = dict(cell[WHERE])
         if decision is None:
-            rows.append(where | {"note": "no last decision over equally weighted samples in the trace"})
+            rows.append(where | {"note": stability.refusal(traces[str(cell["cell"])])})
             continue
         other, overlap = stability.resampled(decision)
         curve = stability.curve(decision)
@@ -81,6 +81,7 @@ def draw(frame: pd.DataFrame, rows: pd.DataFrame, curves: pd.DataFrame, title: s
     note = "means over cells, 95 % intervals over calibration draws; left: bootstrapped calibration samples; "
     note += f"right: two disjoint subsets of one draw, grey line: {LEVEL} %; "
     note += "overlap: Jaccard, 100 % if the masks are equal"
+    note += "".join(f"; left out: {text}" for text in _left_out(rows))
     if (rows.groupby("objective")["samples"].nunique() > 1).any():
         note += "; cells with different numbers of samples are pooled"
     keys = [line_key("95 % interval", lw=1.2), line_key("missing", marker="x", ls="", ms=3.5, mew=0.7)]
@@ -89,10 +90,20 @@ def draw(frame: pd.DataFrame, rows: pd.DataFrame, curves: pd.DataFrame, title: s
 
 
 def _counted(cells: pd.DataFrame) -> str:
-    """How many cells and draws the means of a row of panels are over."""
+    """How many cells and draws the means of a row of panels are over: `38 of 42 cells, 6 draws`."""
     known = cells[cells["other_mask"].notna()]
     draws = len(set(CellDraws.of(known).draw)) if len(known) else 0
-    return f"{len(known)} cell{'s' * (len(known) != 1)}, {draws} draw{'s' * (draws != 1)}"
+    among = f" of {len(cells)}" if len(known) < len(cells) else ""
+    return f"{len(known)}{among} cell{'s' * (len(cells) != 1)}, {draws} draw{'s' * (draws != 1)}"
+
+
+def _left_out(rows: pd.DataFrame) -> list[str]:
+    """How many cells of each objective have no numbers, and why."""
+    lacking = rows[rows["other_mask"].isna()]
+    return [
+        f"{len(cells)} cell{'s' * (len(cells) != 1)} of {objective}, where {note}"
+        for (objective, note), cells in groups(lacking, ["objective", "note"])
+    ]
 
 
 def _percent(values: pd.Series[float], cells: pd.DataFrame) -> tuple[float, float, float]:

@@ -8,8 +8,10 @@ from typing import Any
 
 from matplotlib.artist import Artist
 from matplotlib.figure import Figure
+from matplotlib.legend import Legend
+from matplotlib.legend_handler import HandlerBase
 from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
+from matplotlib.patches import Patch, Rectangle
 
 from .style import GREY, SMALL, wrapped
 
@@ -36,6 +38,7 @@ def legend(
         title_fontproperties={"size": SMALL},
         handletextpad=0.4,
         columnspacing=1.4,
+        handler_map={_Shades: _ShadesHandler()},
     )
     shown.get_title().set_color(GREY)
 
@@ -59,6 +62,34 @@ def line_key(label: str, **style: Any) -> Artist:
     return Line2D([], [], label=label, **{"color": GREY, **style})
 
 
-def shade_key(label: str, colour: Any) -> Artist:
-    """A legend entry for a shade."""
-    return Patch(facecolor=colour, edgecolor="0.7", linewidth=0.5, label=label)
+def shade_key(label: str, *colours: Any) -> Artist:
+    """A legend entry for a shade; with several colours, for the same shade of each, side by side."""
+    return _Shades(colours, label)
+
+
+class _Shades(Patch):
+    """A legend entry with one rectangle for each colour."""
+
+    def __init__(self, colours: Sequence[Any], label: str) -> None:
+        super().__init__(label=label)
+        self.colours = colours
+
+
+class _ShadesHandler(HandlerBase):
+    def create_artists(
+        self,
+        legend: Legend,  # noqa: ARG002 (matplotlib passes it)
+        orig_handle: Any,
+        xdescent: float,
+        ydescent: float,
+        width: float,
+        height: float,
+        fontsize: float,  # noqa: ARG002
+        trans: Any,
+    ) -> list[Artist]:
+        part = width / len(orig_handle.colours)
+        look: dict[str, Any] = {"edgecolor": "0.7", "linewidth": 0.5, "transform": trans}
+        return [
+            Rectangle((i * part - xdescent, -ydescent), part, height, facecolor=colour, **look)
+            for i, colour in enumerate(orig_handle.colours)
+        ]

@@ -51,12 +51,16 @@ def shaded(cells: int) -> bool:
     return cells > LINES
 
 
-def key(shades: bool) -> dict[str, str]:
-    """The names and colours of the key: of shares if there are shades, else of removed and kept."""
-    ramp = _shades("#262626")
-    if shades:
-        return {f"{100 * share:.0f} %": to_hex(ramp(share)) for share in SHARES}
-    return {"removed": to_hex(ramp(1.0)), "kept": BACK}
+def key(shades: bool, colours: Sequence[str]) -> dict[str, list[str]]:
+    """The names of the key, of shares if there are shades, else of removed and kept; and how each looks.
+
+    `colours` are those of the objectives. A name has one shade for each of them, or one for all if they are equal.
+    """
+    named = {f"{100 * share:.0f} %": share for share in SHARES} if shades else {"removed": 1.0, "kept": 0.0}
+    return {
+        name: list(dict.fromkeys(to_hex(_shades(colour)(share)) for colour in colours))
+        for name, share in named.items()
+    }
 
 
 def _shades(colour: str) -> LinearSegmentedColormap:

@@ -76,6 +76,15 @@ def last_decision(
     return None
 
 
+def refusal(trace: Sequence[Mapping[str, Any]]) -> str:
+    """Why a trace has no last decision (see `last_decision`)."""
+    if not trace:
+        return "the trace is missing"
+    if not _plain_means(trace):
+        return "the loss is not a plain mean over samples"
+    return "no rival of the chosen mask was scored on all samples (a race can rule out all of them early)"
+
+
 def _chosen_singles(singles: Sequence[Mapping[str, Any]], budget: BudgetRecord) -> int | None:
     """How many single units meet the budget; None if they have different costs."""
     costs = {budget["costs"][unit] for score in singles for unit in score["dropped"]}

@@ -8,6 +8,7 @@ import pytest
 from matplotlib.collections import QuadMesh
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from analysis.figures import fig1_masks, mask_bands, mask_squares
 from tests.helpers.analysis_grid import frame
@@ -84,9 +85,28 @@ def test_searches_with_equal_masks_share_a_band() -> None:
 
 
 def test_colours_of_the_key_are_those_of_the_squares() -> None:
-    shown = mask_squares.key(shades=False)
-    assert shown["kept"] == mask_squares.BACK
-    assert shown["removed"] == mask_squares.key(shades=True)["100 %"]
+    shown = mask_squares.key(False, ["#0072B2", "#D55E00"])
+    assert [name.upper() for name in shown["kept"]] == [mask_squares.BACK]
+    assert [name.upper() for name in shown["removed"]] == ["#0072B2", "#D55E00"]
+    shares = mask_squares.key(True, ["#0072B2", "#D55E00"])
+    assert shares["100 %"] == shown["removed"]
+    assert len(shares["25 %"]) == 2
+
+
+def test_the_key_shows_the_colour_of_every_objective() -> None:
+    grid = cells(draws=2)
+    figure = fig1_masks.draw(pd.concat([grid, grid.assign(objective="o1")], ignore_index=True), "t")
+    drawn = {
+        to_hex(axes.collections[0].get_cmap()(1.0))
+        for axes in figure.axes
+        if isinstance(axes.collections[0], QuadMesh)
+    }
+    figure.draw_without_rendering()
+    (legend,) = figure.legends
+    boxes = {to_hex(box.get_facecolor()) for box in legend.findobj(Rectangle)}
+    assert len(drawn) == 2
+    assert drawn <= boxes
+    assert "each objective has its own colour" in legend.get_title().get_text()
 
 
 def test_an_objective_without_cells_of_a_size_leaves_its_place_empty() -> None:

@@ -117,6 +117,11 @@ def test_one_shot_is_decided_by_single_blocks() -> None:
     assert decision.size == 2
     assert np.flatnonzero(decision.chosen).tolist() == [1, 2]
     assert stability.last_decision(trace[:2], 2) is None
+    assert "no rival" in stability.refusal(trace[:2])
+    assert "missing" in stability.refusal([])
+    weighted = [{**line, "loss": 9.0 * n} for n, line in enumerate(trace)]
+    assert stability.last_decision(weighted, 2) is None
+    assert "not a plain mean" in stability.refusal(weighted)
 
 
 def test_resampling_agrees_with_the_normal_theory() -> None:
