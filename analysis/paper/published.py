@@ -9,6 +9,8 @@ import pandas as pd
 FOLDER = Path(__file__).parent
 TASKS = ("hellaswag", "winogrande", "arc_easy", "arc_challenge", "piqa", "boolq")
 CORPORA = ("wikitext2", "c4", "lambada")
+# Items of the whole test sets. Each accuracy in the paper's table 1 is a whole number of these items.
+ITEMS = dict(zip(TASKS, (10_042, 1_267, 2_376, 1_172, 1_838, 3_270), strict=True))
 # The paper's models: name in this project -> name in the paper's tables.
 MODELS = {"llama3": "llama3", "llama3_1": "llama3.1", "qwen3": "qwen3"}
 

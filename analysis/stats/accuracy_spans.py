@@ -26,6 +26,17 @@ class Span:
     span: float
     noise: float
 
+    def between(self, low: float, high: float) -> bool | None:
+        """Whether the true span is between `low` and `high` points; None if noise hides it.
+
+        Noise can change a span by at most the span of the noise. So in 95 percent of cases, the true span differs
+        from the measured one by at most `noise`.
+        """
+        least, most = self.span - self.noise, self.span + self.noise
+        if most < low or least > high:
+            return False
+        return True if low <= least and most <= high else None
+
 
 def spans(
     frame: pd.DataFrame,
