@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import pandas as pd
 from pruning.core.trace import TraceLine
 
 from .cell_filter import Only
+from .errors import NothingToRead
 from .item_answers import ItemAnswers, of_frame
 from .journals import Journals, journals
 from .load import done, load
@@ -52,6 +53,18 @@ class AskedStudy:
     def lines(self) -> dict[str, list[TraceLine]]:
         """As `traces`, with the partial scores of races."""
         return self.journals.lines
+
+    def without(self, objectives: Collection[str]) -> AskedStudy:
+        """The same study without the cells of some objectives. No file is read again.
+
+        Raises NothingToRead if no finished cell is left.
+        """
+        frame = self.frame[~self.frame["objective"].isin(objectives)].reset_index(drop=True)
+        if done(frame).empty:
+            raise NothingToRead(f"there are no finished cells but those of {', '.join(sorted(objectives))}.")
+        kept = replace(self)
+        vars(kept).update(frame=frame, journals=self.journals)
+        return kept
 
     def answers(self, tasks: Sequence[str]) -> ItemAnswers:
         """The answers of the finished cells to the items of tasks (`acc/<task>`)."""

@@ -23,14 +23,16 @@ from matplotlib.figure import Figure
 from ..data.load import done
 from ..data.metrics import choose, names
 from ..data.study import AskedStudy
-from ..stats.estimates import Shares
+from ..stats.estimates import IntervalEstimate, Shares
 from ..stats.sources import CALIBRATION, RESIDUAL, SOURCES
 from .cli import arguments, run
 from .legends import legend, line_key
+from .ratio_words import percent_text, upper_ends
 from .style import COLOURS, GREY, SMALL, TITLE, panels, save, wrapped
 from .variance_shares import LOSS, UNKNOWN, across, measure, outcomes, ratio_text
 
 PARTS = {"calibration": COLOURS[0], "search": COLOURS[1], "interaction": COLOURS[2]}
+RATIOS = {"cal : search": "total_ratio", "obj : search": "objective_ratio", "obj : draw": "objective_draw"}
 LEVEL = 0.05  # of q
 
 
@@ -73,12 +75,12 @@ def _rows(table: pd.DataFrame) -> list[str]:
 def _heading(label: str, shares: Shares) -> str:
     first, *rest = wrapped(label, 22, " (").split("\n")
     name = "\n".join([first, *(f"({line}" for line in rest)]) if rest else f"{first}\n"
-    ratios = {"cal : search": shares.total_ratio, "obj : search": shares.objective_ratio}
-    ratios["obj : draw"] = shares.objective_draw
-    known = {
-        pair: ratio for pair, ratio in ratios.items() if not np.isnan(ratio.low) or not np.isnan(ratio.value)
-    }
-    return "\n".join([name, *(f"{pair} {ratio_text(ratio)}" for pair, ratio in known.items())])
+    ratios: dict[str, IntervalEstimate] = {pair: getattr(shares, name) for pair, name in RATIOS.items()}
+    known = [pair for pair, ratio in ratios.items() if not np.isnan([ratio.low, ratio.value]).all()]
+    lines = [f"{pair} {ratio_text(ratios[pair])}" for pair in known]
+    ends = {part: end for pair in known for part, end in upper_ends(shares, RATIOS[pair]).items()}
+    bounds = [f"{part} at most {percent_text(end)} %" for part, end in ends.items()]
+    return "\n".join([name, *lines, *bounds])
 
 
 def _panel(axes: Axes, names: list[str], rows: pd.DataFrame, note: str, loss: bool) -> None:

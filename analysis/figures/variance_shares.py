@@ -158,15 +158,21 @@ def _totals(shares: Shares) -> pd.DataFrame:
     )
 
 
-def ratio_text(ratio: IntervalEstimate) -> str:
-    """A ratio with its interval. Without an upper end, only the lower end is shown; no ratio is infinite.
+def unbounded(ratio: IntervalEstimate) -> bool:
+    """Whether the interval of a ratio has no upper end, up to the rounding of a share that is 0."""
+    return ratio.high > NO_SHARE
 
-    If the second share is 0 in all resamples, up to the rounding of numbers, the ratio is `1 : 0`.
+
+def ratio_text(ratio: IntervalEstimate) -> str:
+    """A ratio with its interval, for a table in which the shares are beside it (in a sentence: `ratio_words`).
+
+    Without an upper end, only the lower end is shown; no ratio is infinite. If the second share is 0 in all
+    resamples, up to the rounding of numbers, there is no ratio.
     """
     if ratio.low > NO_SHARE or (np.isnan(ratio.low) and ratio.value > NO_SHARE):
-        return "1 : 0"
+        return "no ratio"
     if np.isnan(ratio.low):
         return number(ratio.value)
-    if np.isinf(ratio.high):
+    if unbounded(ratio):
         return f"above {number(ratio.low)}" if ratio.low > 0 else "not determined"
     return f"{number(ratio.value)} ({number(ratio.low)} to {number(ratio.high)})"

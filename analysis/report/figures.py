@@ -99,8 +99,8 @@ FIGURES = (
         "fig6_crossed",
         "What pruning for one objective costs in other outcomes, and regret",
         "Top: mean outcomes by objective (perplexities: geometric means), darker if worse than the best by more "
-        "standard errors of the difference. Bottom: how far each search ends "
-        "above the best known mask, in standard errors of the calibration loss.",
+        "standard errors of the difference. Bottom: how far each search ends above the best known mask, in standard "
+        "errors of the difference between both masks on the same calibration samples.",
         _crossed,
     ),
     FigureEntry(

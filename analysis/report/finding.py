@@ -71,7 +71,7 @@ def finding(m: StudyData) -> Finding:
 
 def _variance(m: StudyData) -> tuple[str, str] | None:
     """Whether calibration or search decides the mask, if the symmetric ratio of their variances has an interval."""
-    shares = m.shares[0][MASKS]
+    shares = m.judged.shares[0][MASKS]
     ratio, calibration, search = shares.total_ratio, shares.parts["calibration"], shares.parts["search"]
     if math.isnan(ratio.low):
         return None
@@ -86,7 +86,8 @@ def _variance(m: StudyData) -> tuple[str, str] | None:
         "Calibration means the objective, its data and the draw of the samples. Within one model and size, it "
         f"explains {parts[0]} of the variance of masks, and the search algorithm explains {parts[1]}."
     )
-    return text, detail + _inside(shares)
+    left = f" Shares are cut off at 0; they are {m.left_out}." if m.left_out else " Shares are cut off at 0."
+    return text, detail + _inside(shares) + left
 
 
 def _inside(shares: Shares) -> str:
@@ -136,7 +137,7 @@ def _bars(m: StudyData) -> list[tuple[str, list[Bar]]]:
     """For each outcome, the shares of calibration and of search."""
     return [
         (label, [_bar(name, shares.parts[name]) for name in ("calibration", "search")])
-        for label, shares in m.shares[0].items()
+        for label, shares in m.judged.shares[0].items()
         if not math.isnan(shares.parts["search"].value)
     ]
 

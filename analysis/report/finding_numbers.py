@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import pandas as pd
 
 from ..data.errors import NothingToRead
+from ..figures.ratio_words import ratio_words
 from ..figures.style import number
-from ..figures.variance_shares import MASKS, NO_SHARE, ratio_text
+from ..figures.variance_shares import MASKS, NO_SHARE, unbounded
 from ..stats.common_searches import DIFFERENT
+from ..stats.estimates import IntervalEstimate, Shares
 from ..stats.grid import STRATUM
 from .phrasing import count, listed
 from .study_data import StudyData
@@ -42,17 +44,44 @@ def tried(measure: Callable[[StudyData], T | None], m: StudyData) -> T | None:
         return None
 
 
-def _ratio(m: StudyData) -> Number | None:
-    ratio = m.shares[0][MASKS].total_ratio
+def _calibration(m: StudyData) -> Number | None:
+    """Calibration against the search, in masks."""
+    return _against_search(m, "total_ratio", "calibration")
+
+
+def _objective(m: StudyData) -> Number | None:
+    """The objective alone against the search, and against the draw of the samples, in masks."""
+    found = _against_search(m, "objective_ratio", "objective")
+    if found is None:
+        return None
+    return replace(found, note=f"{found.note}; objective : draw {ratio_words(_masks(m), 'objective_draw')}")
+
+
+def _masks(m: StudyData) -> Shares:
+    return m.judged.shares[0][MASKS]
+
+
+def _against_search(m: StudyData, name: str, first: str) -> Number | None:
+    """A ratio with the search on its second side, if it has an interval, over the cells that verdicts are about."""
+    shares = _masks(m)
+    ratio: IntervalEstimate = getattr(shares, name)
     if math.isnan(ratio.low):
         return None
-    label = "calibration to search: ratio of their shares in the variance of masks, interaction on both sides"
+    label = f"{first} to search: ratio of their shares in the variance of masks, interaction on both sides"
+    value, note = (
+        f"{number(ratio.value)} : 1",
+        f"95 percent interval {number(ratio.low)} to {number(ratio.high)}",
+    )
     if ratio.low > NO_SHARE:
-        return Number(ratio_text(ratio), label, "all searches find the same masks")
-    if math.isinf(ratio.high):
-        return Number(ratio_text(ratio), label, "lower end of the 95 percent interval")
-    interval = f"95 percent interval {number(ratio.low)} to {number(ratio.high)}"
-    return Number(f"{number(ratio.value)} : 1", label, interval)
+        value, note = "no ratio", "all searches find the same masks"
+    elif unbounded(ratio):
+        value, _, bounds = ratio_words(shares, name).partition(" (")
+        note = f"lower end of the 95 percent interval; {bounds.removesuffix(')')}"
+    return Number(value, label, note + _without(m))
+
+
+def _without(m: StudyData) -> str:
+    return f"; without {listed(sorted(m.by_construction))}" if m.by_construction else ""
 
 
 def _cost(m: StudyData) -> Number | None:
@@ -71,12 +100,12 @@ def _cost(m: StudyData) -> Number | None:
 
 def _one_shot(m: StudyData) -> Number | None:
     """In how many problems the best known mask is clearly better than one-shot's, on the same samples."""
-    if m.gains.empty:
+    gains = m.judged.gains
+    if gains.empty:
         return None
-    clear = int((m.gains["low"] > 0).sum())
+    clear = int((gains["low"] > 0).sum())
     label = "problems in which the best known mask is clearly better than one-shot's"
-    left = f"; without {listed(sorted(m.by_construction))}" if m.by_construction else ""
-    return Number(f"{clear} of {len(m.gains)}", label, f"paired on the calibration samples{left}")
+    return Number(f"{clear} of {len(gains)}", label, f"paired on the calibration samples{_without(m)}")
 
 
 def perplexity(m: StudyData) -> Number | None:
@@ -113,5 +142,5 @@ def _finished(m: StudyData) -> Number:
 
 
 NUMBERS: tuple[Callable[[StudyData], Number | None], ...] = (
-    _ratio, _cost, _one_shot, perplexity, accuracy, _finished,
+    _calibration, _objective, _cost, _one_shot, perplexity, accuracy, _finished,
 )  # fmt: skip

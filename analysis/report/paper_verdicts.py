@@ -1,8 +1,9 @@
 """Test the paper's statements on a study. The verdict is that a statement holds, does not hold, or is inconclusive.
 
 Statements are worded as in arXiv 2604.24938, v1 and v3. `paper/claims.py` tests statements of v1 with the numbers in
-its own tables. A verdict needs an interval or a test, and leaves out what holds by construction. The paper gives no
-thresholds for words such as "marginal"; those below are ours, and each sentence names them so.
+its own tables, by the same rules (`stats.rules`). A verdict needs an interval or a test, and leaves out what holds by
+construction. The paper gives no thresholds for words such as "marginal"; those below are ours, and each sentence
+names them so.
 """
 
 from __future__ import annotations
@@ -11,20 +12,29 @@ import math
 from collections.abc import Iterator
 
 from ..data.errors import NothingToRead
-from ..figures.variance_shares import MASKS, accuracy, ratio_text
+from ..figures.ratio_words import ratio_words
+from ..figures.variance_shares import MASKS, accuracy
+from ..stats import overlap_pairs
 from ..stats.estimates import Shares
 from ..stats.one_shot import mean_gain
-from .phrasing import count, listed, percent, sentence
+from ..stats.rules import LEVEL, all_negative, most
+from .finding_numbers import tried
+from .phrasing import count, percent, sentence
 from .points import points
 from .study_data import StudyData
 from .variance_sentences import noise, spearman
-from .verdicts import FAILS, HOLDS, OPEN, judged
+from .verdicts import FAILS, HOLDS, OPEN, judged, of
 
 MARGINAL = 0.1  # ours: an improvement is marginal if it is at most this share of what one-shot's mask costs
 
 
 def claims(m: StudyData) -> Iterator[str]:
-    """One sentence per statement: the verdict, then its numbers. If the study lacks numbers, the verdict is OPEN."""
+    """One sentence per statement: the verdict, then its numbers. If the study lacks numbers, the verdict is OPEN.
+
+    If verdicts leave out an objective because of what holds by construction, a sentence before them says so.
+    """
+    if left := tried(lambda study: study.left_out, m):
+        yield sentence([f"all verdicts are {left}"])
     for statement, judge in (
         ("'substantially larger role than the choice of search algorithm' in masks (v3)", _masks),
         ("the same in calibration perplexity (v3)", _calibration_perplexity),
@@ -37,7 +47,7 @@ def claims(m: StudyData) -> Iterator[str]:
         ("an objective measures what pruning costs (implied)", _damage),
     ):
         try:
-            verdict, numbers = judge(m)
+            verdict, numbers = judge(m.judged)
         except NothingToRead as nothing:
             verdict, numbers = OPEN, [str(nothing).rstrip(".")]
         yield sentence([f"{statement}: {verdict}", *numbers])
@@ -58,10 +68,12 @@ def _larger(shares: Shares) -> tuple[str, list[str]]:
     ratio = shares.total_ratio
     if math.isnan(ratio.low):
         return OPEN, [shares.note or "the ratio has no interval"]
-    words = [f"calibration : search {ratio_text(ratio)}, with their interaction on both sides"]
+    words = [
+        f"calibration : search {ratio_words(shares, 'total_ratio')}, with their interaction on both sides"
+    ]
     if not math.isnan(shares.objective_ratio.low):
-        words.append(f"objective : search {ratio_text(shares.objective_ratio)}")
-        words.append(f"objective : draw {ratio_text(shares.objective_draw)}")
+        words.append(f"objective : search {ratio_words(shares, 'objective_ratio')}")
+        words.append(f"objective : draw {ratio_words(shares, 'objective_draw')}")
     return judged(ratio.low, ratio.high, 1.0), words
 
 
@@ -79,29 +91,33 @@ def _accuracy(m: StudyData) -> tuple[str, list[str]]:
 
 
 def _objectives(m: StudyData) -> tuple[str, list[str]]:
-    found = m.overlap_difference("objectives", "draws")
+    """Whether masks of two objectives on the same samples are less similar than masks of two draws of one."""
+    found, without = m.overlap_difference("objectives", "draws"), overlap_pairs.apart(m.cells)
     if found is None or math.isnan(found.low):
-        return OPEN, ["at least two objectives and three draws of one size are needed"]
-    words = f"corrected overlap {found.first:.2f} between objectives, {found.second:.2f} between draws of one"
+        return OPEN, [
+            "at least two objectives on the same samples, and three draws of one size, are needed",
+            without,
+        ]
+    words = f"corrected overlap {found.first:.2f} between objectives on the same samples, {found.second:.2f} between"
     apart = _difference(found.first - found.second, found.low, found.high)
-    return judged(-found.high, -found.low, 0.0), [f"{words} objective (difference {apart})", *_left_out(m)]
+    return judged(-found.high, -found.low, 0.0), [
+        f"{words} draws of one objective (difference {apart})",
+        without,
+    ]
 
 
 def _searches(m: StudyData) -> tuple[str, list[str]]:
     """Whether masks of two searches are more similar than masks of two draws of one search, for each objective."""
     verdicts, words = [], []
-    for objective in sorted(set(m.cells["objective"]) - m.by_construction):
+    for objective in sorted(set(m.cells["objective"])):
         found = m.overlap_difference("algorithms", "draws", objective)
         if found is not None and not math.isnan(found.low):
             verdicts.append(judged(found.low, found.high, 0.0))
             apart = _difference(found.first - found.second, found.low, found.high)
             words.append(f"{objective} {found.first:.2f} and {found.second:.2f} (difference {apart})")
     if not verdicts:
-        return OPEN, ["at least two searches and three draws of one size are needed", *_left_out(m)]
-    return _together(verdicts), [
-        f"corrected overlap between searches and between draws: {', '.join(words)}",
-        *_left_out(m),
-    ]
+        return OPEN, ["at least two searches and three draws of one size are needed"]
+    return _together(verdicts), [f"corrected overlap between searches and between draws: {', '.join(words)}"]
 
 
 def _together(verdicts: list[str]) -> str:
@@ -115,7 +131,7 @@ def _one_shot(m: StudyData) -> tuple[str, list[str]]:
     """How much of what one-shot's mask costs the best known mask saves, on the same samples."""
     gains = m.gains
     if gains.empty:
-        return OPEN, ["needed are one_shot, another search, and an objective for which one-shot is not exact"]
+        return OPEN, ["needed are one_shot and another search"]
     verdicts, words = [], []
     for objective, problems in gains.groupby("objective"):
         clear = f"clearly better in {int((problems['low'] > 0).sum())} of {count(len(problems), 'problem')}"
@@ -128,13 +144,7 @@ def _one_shot(m: StudyData) -> tuple[str, list[str]]:
         words.append(f"{objective} {percent(mean.mean)} percent{interval}, {clear}")
     first = "share of the rise of one-shot's loss that the best known mask avoids, on the same samples"
     limit = f"our threshold for 'marginal' is {percent(MARGINAL)} percent"
-    return _together(verdicts) if verdicts else OPEN, [f"{first}: {'; '.join(words)}", limit, *_left_out(m)]
-
-
-def _left_out(m: StudyData) -> list[str]:
-    """Which objectives a verdict leaves out because one-shot is exact for them by construction."""
-    names = sorted(m.by_construction)
-    return [f"without {listed(names)}, for which one-shot is exact by construction"] if names else []
+    return _together(verdicts) if verdicts else OPEN, [f"{first}: {'; '.join(words)}", limit]
 
 
 def _difference(value: float, low: float, high: float) -> str:
@@ -145,26 +155,27 @@ def _ranks(m: StudyData) -> tuple[str, list[str]]:
     correlations = spearman(m).dropna(subset="value")
     if correlations.empty:
         return OPEN, ["no panel has a correlation"]
-    negative, sure = int((correlations["value"] < 0).sum()), correlations[correlations["q"] <= 0.05]
-    words = (
-        f"{negative} of {count(len(correlations), 'correlation')} are negative, {len(sure)} are significant"
-    )
-    if sure.empty:
-        return OPEN, [words]
-    signs = set(sure["value"] < 0)
-    return HOLDS if signs == {True} else FAILS if signs == {False} else OPEN, [words]
+    below, sure = int((correlations["value"] < 0).sum()), int((correlations["q"] <= LEVEL).sum())
+    words = f"{below} of {count(len(correlations), 'correlation')} are negative, {sure} are significant"
+    level = f"our level is {LEVEL}, with the false discovery rate controlled"
+    return of(all_negative(list(correlations["value"]), list(correlations["q"]))), [words, level]
 
 
 def _damage(m: StudyData) -> tuple[str, list[str]]:
-    """How often an objective rates the pruned model better than the dense model.
+    """Whether each objective rates most pruned models clearly worse than the whole one.
 
-    If this happens in most cells of an objective, the objective does not measure the damage done by pruning.
+    If an objective rates most of them clearly better, it does not measure the damage done by pruning.
     """
-    cells = m.cells.dropna(subset=["loss", "dense_loss"])
-    better = cells.assign(better=cells["loss"] < cells["dense_loss"]).groupby("objective")["better"]
-    counts = [f"{objective} {int(flags.sum())} of {len(flags)}" for objective, flags in better]
-    verdict = FAILS if (better.mean() > 0.5).any() else HOLDS
-    return verdict, [
-        f"cells in which the objective rates the pruned model better than the whole one: {', '.join(counts)}",
-        "our reading: an objective fails if it does so in most cells",
+    verdicts, words = [], []
+    for objective, cells in m.against_dense.groupby("objective"):
+        sides = list(cells["worse"])
+        verdicts.append(of(most(sides)))
+        numbers = [sides.count(True), sides.count(False), int(cells["lower"].sum())]
+        words.append(f"{objective} {', '.join(map(str, numbers))} of {len(cells)}")
+    return FAILS if FAILS in verdicts else _together(verdicts), [
+        "cells in which the pruned model's loss is clearly above the whole model's, clearly below, and below at all: "
+        + "; ".join(words),
+        f"a difference is clear if a paired test on the same samples is significant at our level of {LEVEL}; for "
+        "lower losses, the test is corrected for the number of scores that the search chose from",
+        "our reading: most cells decide",
     ]

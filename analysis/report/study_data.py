@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,13 @@ from ..data.study import AskedStudy
 from ..figures import fig8_stability, mask_overlaps, outcome_matrix, rank_agreement, variance_shares
 from ..stats import crossed, one_shot, perplexity_comparisons, regret, sample_sizes
 from ..stats.by_construction import exact_by_construction
+from ..stats.damage import damages
 from ..stats.estimates import Shares
 from ..stats.noise_alone import NoiseAlone
 from ..stats.overlap_difference import OverlapDifference, difference
 from ..stats.perplexity_comparisons import Comparisons
 from . import shown_cells
+from .phrasing import count, listed
 
 Frames = tuple[pd.DataFrame, pd.DataFrame]
 
@@ -160,25 +162,37 @@ class StudyData:
         return exact_by_construction(self.cells, self.traces)
 
     @cached_property
-    def gains(self) -> pd.DataFrame:
-        """For each problem, how much better than one-shot's mask the best known mask is, on the same samples.
+    def judged(self) -> StudyData:
+        """The cells that verdicts are about: those of objectives for which one-shot is not exact by construction."""
+        if not self.by_construction:
+            return self
+        return replace(self, files=self.asked.without(self.by_construction))
 
-        Objectives for which one-shot is exact by construction are left out.
-        """
-        cells = self.cells[~self.cells["objective"].isin(self.by_construction)]
-        return one_shot.gains(cells, self.traces)
+    @cached_property
+    def left_out(self) -> str:
+        """What `judged` leaves out, as a clause; empty if nothing."""
+        if not self.by_construction:
+            return ""
+        cells = int(self.cells["objective"].isin(self.by_construction).sum())
+        names = f"{listed(sorted(self.by_construction))} ({cells:,} of {count(len(self.cells), 'cell')})"
+        return f"without {names}, for which one-shot is exact by construction"
+
+    @cached_property
+    def gains(self) -> pd.DataFrame:
+        """For each problem, how much better than one-shot's mask the best known mask is, on the same samples."""
+        return one_shot.gains(self.cells, self.traces)
+
+    @cached_property
+    def against_dense(self) -> pd.DataFrame:
+        """Whether each cell's objective rates its mask clearly worse than the whole model, on the same samples."""
+        return damages(self.cells, self.traces)
 
     def overlap_difference(
         self, first: str, second: str, objective: str | None = None
     ) -> OverlapDifference | None:
-        """Compare the overlap of masks that differ in one factor with that of masks that differ in another.
-
-        Objectives for which one-shot is exact by construction are left out.
-        """
-        cells = self.cells[~self.cells["objective"].isin(self.by_construction)]
-        return difference(
-            cells if objective is None else cells[cells["objective"] == objective], first, second
-        )
+        """Compare the overlap of masks that differ in one factor with that of masks that differ in another."""
+        cells = self.cells if objective is None else self.cells[self.cells["objective"] == objective]
+        return difference(cells, first, second)
 
     @cached_property
     def across(self) -> pd.DataFrame:

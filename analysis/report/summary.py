@@ -127,17 +127,24 @@ def _other(row: object, kind: str, sign: int) -> str:
 
 
 def searches(m: StudyData) -> Iterator[str]:
-    """How near each algorithm came to the loss of the best known mask, and how many scores it asked for."""
-    cells = m.regrets
-    problems = cells.groupby([*STRATUM, *SETTING], dropna=False)["exact"].any()
-    if cells["algo"].nunique() < 2:
+    """How near each algorithm came to the loss of the best known mask, and how many scores it asked for.
+
+    Objectives for which one-shot is exact by construction are left out: there, every search finds the best mask.
+    """
+    if m.cells["algo"].nunique() < 2:
         yield "Only one search algorithm was studied, so there is nothing to compare."
         return
+    if m.left_out:
+        yield sentence([f"searches are compared {m.left_out}"])
+    cells = m.judged.regrets
+    problems = cells.groupby([*STRATUM, *SETTING], dropna=False)["exact"].any()
     yield sentence(
         [
             f"enumeration gives the exact best mask in {int(problems.sum())} of "
             f"{count(len(problems), 'problem')}",
             "in the others it is the best mask that any search scored, so regret is a lower bound",
+            "a standard error is that of the paired difference from the best known mask on the same samples, on "
+            "which that mask was chosen",
         ]
     )
     for algo in ordered(cells["algo"]):
@@ -206,9 +213,7 @@ def refusals(m: StudyData) -> Iterator[str]:
     notes = m.stability[0]["note"].fillna("")
     if reason := reasons(notes):
         reasons_given.append(sentence([f"stability: {reason}"]))
-    for name, column in (("regret in standard errors", "regret_se"),):
-        if lacking := int(m.regrets[column].isna().sum()):
-            reasons_given.append(
-                sentence([f"{name}: {count(lacking, 'cell')} without a standard error of the loss"])
-            )
+    if lacking := int(m.regrets["regret_se"].isna().sum()):
+        without = f"{count(lacking, 'cell')} without losses that can be paired"
+        reasons_given.append(sentence([f"regret in standard errors: {without}"]))
     yield from reasons_given or ["Nothing: every statistic of the figures could be computed."]

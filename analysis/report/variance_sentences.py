@@ -9,14 +9,16 @@ import numpy as np
 import pandas as pd
 
 from ..data.errors import NothingToRead
+from ..figures.ratio_words import ratio_words
 from ..figures.style import signed
-from ..figures.variance_shares import accuracy, ratio_text
+from ..figures.variance_shares import accuracy
 from ..stats import overlap_pairs
 from ..stats.estimates import Shares
+from ..stats.estimates import refused as refused_shares
 from ..stats.frames import each, groups
 from ..stats.grid import COMPARISONS
 from ..stats.sources import SOURCES
-from .phrasing import count, listed, percent, percents, reasons, sentence
+from .phrasing import count, listed, percents, reasons, sentence
 from .study_data import StudyData
 from .verdicts import HOLDS, OPEN, judged
 
@@ -27,19 +29,23 @@ NAMES = {
     "kendall_w": "Kendall's W",
 }
 TESTED = [source.name for source in SOURCES]
+CUT = "shares and their intervals are cut off at 0, so shares can add up to more than 100 percent"
 
 
 def against(m: StudyData) -> Iterator[str]:
     """For each outcome, the shares of calibration and search, with intervals and tests.
 
-    After all outcomes, the shares of model and pruning ratio in each outcome's sum of squares.
+    Shares are over all cells, as in figure 5; what they say is judged without objectives for which one-shot is exact
+    by construction. After all outcomes, the shares of model and pruning ratio in each outcome's sum of squares.
     """
     by_outcome, table = m.shares
+    if not all(math.isnan(shares.parts["search"].value) for shares in by_outcome.values()):
+        yield sentence([CUT, f"what they say is judged {m.left_out}" if m.left_out else ""])
     for label, shares in by_outcome.items():
         if math.isnan(shares.parts["search"].value):
             yield sentence([f"{label}: no shares; {shares.note}"])
             continue
-        yield sentence([_parts(label, shares), *_verdict(shares, noise(m) if doubtful(m, label) else "")])
+        yield sentence([_parts(label, shares), *_verdict(shares, *_judged(m, label))])
         yield _objective(label, shares)
         yield _tested(label, table[table["outcome"] == label])
     for label, rows in groups(m.across.dropna(subset="share"), "outcome"):
@@ -86,23 +92,37 @@ def noise(m: StudyData) -> str:
     return f"{text}; {subtracted}"
 
 
-def _verdict(shares: Shares, doubt: str) -> list[str]:
-    """Whether calibration or search explains more variance, judged by the interval of the symmetric ratio.
+def _judged(m: StudyData, label: str) -> tuple[Shares, str, str]:
+    """The shares by which an outcome is judged, which objectives they leave out, and the doubt (see `_verdict`)."""
+    without = listed(sorted(m.by_construction))
+    try:
+        judge = m.judged.shares[0][label]
+    except (NothingToRead, KeyError):
+        return refused_shares(0, 0, "no other cell has this outcome"), without, ""
+    return judge, without, noise(m.judged) if doubtful(m.judged, label) else ""
 
-    `doubt` says that noise alone would lead to a verdict too often; empty if it would not.
+
+def _verdict(shares: Shares, judge: Shares, without: str, doubt: str) -> list[str]:
+    """Whether calibration or search explains more variance, judged by the interval of the symmetric ratio of `judge`.
+
+    `without` names the objectives that `judge` leaves out, if any. `doubt` says that noise alone would lead to a
+    verdict too often; empty if it would not.
     """
-    ratio = shares.total_ratio
-    if math.isnan(ratio.value) and math.isnan(ratio.low):
+    if math.isnan(shares.total_ratio.value) and math.isnan(shares.total_ratio.low):
         return ["neither calibration nor search is above zero, so there is no ratio"]
-    text = f"calibration : search {ratio_text(ratio)}, with their interaction on both sides"
+    said = [
+        f"calibration : search {ratio_words(shares, 'total_ratio')}, with their interaction on both sides"
+    ]
+    ratio = judge.total_ratio
+    said += [f"without {without}, it is {ratio_words(judge, 'total_ratio')}"] if without else []
     if math.isnan(ratio.low):
-        return [text, shares.note or "it has no interval, so it is no evidence"]
+        return [*said, judge.note or "it has no interval, so it is no evidence"]
     verdict = judged(ratio.low, ratio.high, 1.0)
     if verdict == OPEN:
-        return [text, "the interval contains 1, so it is inconclusive which explains more"]
+        return [*said, "the interval contains 1, so it is inconclusive which explains more"]
     if doubt:
-        return [text, f"inconclusive: {doubt}"]
-    return [text, f"so {'calibration' if verdict == HOLDS else 'the search'} explains more here"]
+        return [*said, f"inconclusive: {doubt}"]
+    return [*said, f"so {'calibration' if verdict == HOLDS else 'the search'} explains more here"]
 
 
 def _objective(label: str, shares: Shares) -> str:
@@ -110,12 +130,10 @@ def _objective(label: str, shares: Shares) -> str:
     parts = []
     if not math.isnan(shares.objective_ratio.low):
         parts = [
-            f"objective : search {ratio_text(shares.objective_ratio)}, with the interaction on both sides",
-            f"objective : draw {ratio_text(shares.objective_draw)}",
+            f"objective : search {ratio_words(shares, 'objective_ratio')}, with the interaction on both sides",
+            f"objective : draw {ratio_words(shares, 'objective_draw')}",
         ]
-    plain = f"without the interaction, calibration : search is {ratio_text(shares.ratio)}"
-    if math.isinf(shares.ratio.high):
-        plain += f", because the search alone explains at most {percent(shares.parts['search'].high)} percent"
+    plain = f"without the interaction, calibration : search is {ratio_words(shares, 'ratio')}"
     return sentence([f"{label}: {'; '.join([*parts, plain])}"])
 
 

@@ -14,7 +14,10 @@ import pandas as pd
 
 from .frames import groups
 
-EXACT = 1e-4  # relative to the largest rise: losses are kept with few digits, and sums round
+# The largest error of a sum, relative to the largest rise. Cells compute the states of the model in bfloat16, each
+# with its own rounding: in the archived studies, sums of `block_influence` are off by up to 3.8e-4. No cell of an
+# objective that does not add up is below 3.8e-3 there. This threshold is between the two.
+EXACT = 1e-3
 Trace = Sequence[Mapping[str, Any]]
 
 

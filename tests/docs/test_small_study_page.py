@@ -40,6 +40,19 @@ def test_the_table_of_shares_is_the_computed_one(study: StudyData) -> None:
         assert f"| {' | '.join([outcome, *parts, *ratios])} |" in WRITTEN
 
 
+@pytest.mark.slow
+def test_the_tables_of_regret_are_the_computed_ones(study: StudyData) -> None:
+    regrets = study.regrets
+    judged = regrets[regrets["objective"] != "block_influence"]
+    for algo, cells in judged.groupby("algo"):
+        found = f"{(cells['regret'] == 0).sum()} of {len(cells)}"
+        errors, asked = cells["regret_se"], cells["asked"].astype(float).mean()
+        assert f"| {algo} | {found} | {errors.mean():.2f} | {errors.max():.1f} | {asked:.0f} |" in WRITTEN
+    for algo in ("one_shot", "greedy", "beam", "fast_block_select"):
+        means = regrets[regrets["algo"] == algo].groupby("objective")["regret_se"].mean()
+        assert f"| {algo} | {' | '.join(f'{mean:.2f}' for mean in means)} |" in WRITTEN
+
+
 def test_nothing_is_missing_from_the_study(study: StudyData) -> None:
     assert set(study.frame["status"]) == {"done"}
     assert f"{len(study.frame):,} cells" in WRITTEN

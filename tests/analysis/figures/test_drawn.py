@@ -37,6 +37,7 @@ from analysis.figures import (
 )
 from analysis.stats.draw_means import CellDraws, over_draws
 from analysis.stats.estimates import IntervalEstimate, Shares
+from analysis.stats.frames import at
 from analysis.stats.search_means import means
 from tests.helpers.analysis_grid import Study, frame, write
 
@@ -257,7 +258,11 @@ def shares_table() -> pd.DataFrame:
 
 
 def drawn_shares() -> Figure:
-    parts = {name: IntervalEstimate(0.5) for name in ("calibration", "search", "interaction")}
+    table = shares_table().set_index("source")
+    parts = {
+        name: IntervalEstimate(*(at(table, name, column) for column in ("share", "low", "high")))
+        for name in ("calibration", "search", "interaction")
+    }
     plain, both = IntervalEstimate(9.0), IntervalEstimate(float("nan"), 45.6, np.inf)
     objective = IntervalEstimate(2.5, 2.0, 3.5)
     shares = Shares(pd.DataFrame(), parts, plain, both, cells=9, draws=6, objective_ratio=objective)
@@ -306,9 +311,16 @@ def test_the_marker_says_whether_a_source_was_tested() -> None:
 
 def test_no_ratio_is_infinite() -> None:
     title = drawn_shares().axes[0].get_title(loc="left")
-    assert title.splitlines()[-2:] == ["cal : search above 45.6", "obj : search 2.50 (2.00 to 3.50)"]
+    assert title.splitlines()[-4:] == [
+        "cal : search above 45.6",
+        "obj : search 2.50 (2.00 to 3.50)",
+        "search at most 2 %",
+        "interaction at most 20 %",
+    ]
     for low in (np.inf, 8.8e44):  # all searches find the same masks; the second is a rounded share
-        assert variance_shares.ratio_text(IntervalEstimate(float("nan"), low, np.inf)) == "1 : 0"
+        assert variance_shares.ratio_text(IntervalEstimate(float("nan"), low, np.inf)) == "no ratio"
+    rounded = IntervalEstimate(1e14, 45.0, 1e16)  # the upper end is a share of 0, rounded
+    assert variance_shares.ratio_text(rounded) == "above 45.0"
 
 
 # -- titles ------------------------------------------------------------------------------------------------
@@ -343,6 +355,17 @@ def test_shades_of_the_matrix_are_steps_in_standard_errors(study: AskedStudy) ->
     assert len(set(steps.ravel())) > 1
     bold = {text.get_position() for text in axes.texts if text.get_weight() == "bold"}
     assert bold == {(j + 0.5, i + 0.5) for i, j in np.argwhere(worse == 0)}
+
+
+def test_regret_is_drawn_in_errors_of_the_paired_difference(study: AskedStudy) -> None:
+    matrix, regrets = fig6_crossed.measure(study.frame, study.traces)
+    figure = fig6_crossed.draw(study.frame, matrix, regrets, "t")
+    labels = [axes.get_xlabel() for axes in figure.axes if axes.get_xlabel()]
+    assert all(label.startswith("regret, SE of the paired difference (") for label in labels)
+    note = figure.legends[0].get_title().get_text().replace("\n", " ")
+    assert (
+        "in standard errors of this difference, paired on the samples on which that mask was chosen" in note
+    )
 
 
 def test_the_matrix_prints_the_number_of_draws_and_names_its_shades(study: AskedStudy) -> None:
@@ -400,6 +423,23 @@ def test_figure_8_is_in_percent_with_intervals_and_counts(study: AskedStudy) -> 
     assert left.get_title(loc="left") == f"pruned for divergence · n = {len(cells)} cells, 6 draws"
     assert [axes.get_ylabel()[-1] for axes in (same, overlap)] == ["%", "%"]
     assert "95 % interval" in keys(figure)
+
+
+def test_figure_8_says_which_cells_it_leaves_out_and_why(study: AskedStudy) -> None:
+    chosen = study.frame.query("objective == 'divergence' and algo == 'greedy' and status == 'done'")
+    traces = dict(study.traces)
+    for cell in chosen["cell"]:  # as after a race: only the masks that were chosen have all their samples
+        traces[cell] = [traces[cell][0], traces[cell][-1]]
+    rows, curves = fig8_stability.measure(study.frame, traces)
+    figure = fig8_stability.draw(study.frame, rows, curves, "t")
+    n = int((rows["objective"] == "divergence").sum())
+    title = figure.axes[0].get_title(loc="left")
+    assert title == f"pruned for divergence · n = {n - len(chosen)} of {n} cells, 6 draws"
+    note = figure.legends[0].get_title().get_text().replace("\n", " ")
+    assert (
+        f"left out: {len(chosen)} cells of divergence, where no rival of the chosen mask was scored on all"
+        in note
+    )
 
 
 # -- tables ------------------------------------------------------------------------------------------------

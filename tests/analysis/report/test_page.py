@@ -15,7 +15,15 @@ import pytest
 
 from analysis.data.errors import NothingToRead
 from analysis.data.load import load
-from analysis.report import cells, finding, paper_verdicts, summary, table_cells, variance_sentences
+from analysis.report import (
+    cells,
+    finding,
+    finding_numbers,
+    paper_verdicts,
+    summary,
+    table_cells,
+    variance_sentences,
+)
 from analysis.report import page as report_page
 from analysis.report.phrasing import count, listed, percents, reasons, sentence
 from analysis.report.study_data import StudyData
@@ -214,12 +222,56 @@ NOT = float("nan")
 )
 def test_a_verdict_says_no_more_than_its_interval(ratio: IntervalEstimate, words: str) -> None:
     note = "3 draws are too few" if ratio.low != ratio.low else ""
-    shares: Any = Shares(None, {}, ratio, ratio, 10, 3, note)  # type: ignore[arg-type]
-    said = "; ".join(variance_sentences._verdict(shares, ""))
+    parts = dict.fromkeys(("search", "interaction"), IntervalEstimate(0.01, 0.0, 0.02))
+    shares: Any = Shares(None, parts, ratio, ratio, 10, 3, note)  # type: ignore[arg-type]
+    said = "; ".join(variance_sentences._verdict(shares, shares, "", ""))
     assert words in said
     assert "inf" not in said.replace("inconclusive", "")
-    doubted = "; ".join(variance_sentences._verdict(shares, "noise would do the same"))
+    assert ("the search explains at most 2 percent" in said) == (ratio.high == float("inf"))
+    doubted = "; ".join(variance_sentences._verdict(shares, shares, "", "noise would do the same"))
     assert ("explains more here" in said) == ("inconclusive: noise would do the same" in doubted)
+
+
+def test_what_shares_say_is_judged_without_what_holds_by_construction() -> None:
+    every, others = (
+        Shares(None, {}, ratio, ratio, 10, 9)  # type: ignore[arg-type]
+        for ratio in (IntervalEstimate(4.0, 2.0, 9.0), IntervalEstimate(1.5, 0.8, 3.0))
+    )
+    said = variance_sentences._verdict(every, others, "block_influence", "")
+    assert said[0].startswith("calibration : search 4.00 (2.00 to 9.00)")
+    assert said[1] == "without block_influence, it is 1.50 (0.80 to 3.00)"
+    assert "inconclusive which explains more" in said[2]
+
+
+def test_verdicts_finding_and_searches_leave_out_what_holds_by_construction(results: Path) -> None:
+    """If one-shot were exact for the margin, all of these would be over the cells of the other objective."""
+    other = StudyData(results, "small", {"objective": ("perplexity",)})
+    material = StudyData(results, "small")
+    material.__dict__["by_construction"] = frozenset({"margin"})
+    cells = material.cells
+    margin = int((cells["objective"] == "margin").sum())
+    left = f"without margin ({margin} of {len(cells)} cells), for which one-shot is exact by construction"
+    said, expected = list(paper_verdicts.claims(material)), list(paper_verdicts.claims(other))
+    assert said == [f"All verdicts are {left}.", *expected]
+    searches = list(summary.searches(material))
+    assert searches == [f"Searches are compared {left}.", *summary.searches(other)]
+    assert any(f"{left}." in text for text in variance_sentences.against(material))
+    assert material.shares[0]["masks"].cells > material.judged.shares[0]["masks"].cells
+    top, alone = finding.finding(material), finding.finding(other)
+    assert top.headline == alone.headline
+    assert top.bars == alone.bars
+    assert left in top.detail
+
+
+def test_nothing_is_judged_if_all_holds_by_construction(results: Path) -> None:
+    material = StudyData(results, "small")
+    material.__dict__["by_construction"] = frozenset({"margin", "perplexity"})
+    with pytest.raises(NothingToRead, match="no finished cells but those of margin, perplexity"):
+        _ = material.judged
+    said = list(paper_verdicts.claims(material))
+    assert all(": inconclusive; there are no finished cells but" in text for text in said[1:])
+    assert finding.finding(material).numbers
+    assert not any("explains more here" in text for text in variance_sentences.against(material))
 
 
 def test_words() -> None:
@@ -313,7 +365,41 @@ def test_the_headline_says_no_more_than_the_interval(words: str, results: Path) 
     top = finding.finding(material)
     assert words in top.headline
     assert len(top.numbers) == 3
+    assert ("Shares are cut off at 0." in top.detail) == (not words.startswith("Masks"))
     assert [bar.text for bar in top.bars[0][1]] == ["50 percent (40 to 60)"] * 2
+
+
+def test_objective_against_search_and_draw_stands_beside_calibration_against_search(results: Path) -> None:
+    both, objective, draw = (
+        IntervalEstimate(*of) for of in ((4.0, 2.0, 9.0), (3.0, 1.5, 7.0), (0.7, 0.2, 3.0))
+    )
+    material = StudyData(results, "small")
+    shares = Shares(None, {}, both, both, 10, 9, "", objective, draw)  # type: ignore[arg-type]
+    material.__dict__["shares"] = ({"masks": shares}, None)
+    first, second = finding_numbers.known_numbers(material)[:2]
+    assert (first.value, second.value) == ("4.00 : 1", "3.00 : 1")
+    assert first.label.startswith("calibration to search")
+    assert second.label.startswith("objective to search")
+    assert first.note == "95 percent interval 2.00 to 9.00"
+    assert second.note == "95 percent interval 1.50 to 7.00; objective : draw 0.70 (0.20 to 3.00)"
+
+
+@pytest.mark.parametrize(
+    ("low", "value"), [(45.0, "above 45.0"), (0.0, "not determined"), (8.8e44, "no ratio")]
+)
+def test_the_top_number_is_never_infinite_and_says_how_small_the_search_is(
+    low: float, value: str, results: Path
+) -> None:
+    ratio = IntervalEstimate(NOT, low, float("inf"))
+    parts = {"search": IntervalEstimate(0.0, 0.0, 0.01), "interaction": IntervalEstimate(0.0, 0.0, 0.02)}
+    material = StudyData(results, "small")
+    material.__dict__["shares"] = ({"masks": Shares(None, parts, ratio, ratio, 10, 9)}, None)  # type: ignore[arg-type]
+    number = finding_numbers.known_numbers(material)[0]
+    assert number.value == value
+    if low < 1e9:
+        assert number.note.endswith("the search explains at most 1 percent, the interaction at most 2")
+    else:
+        assert number.note == "all searches find the same masks"
 
 
 def test_the_finding_comes_first_and_every_section_is_in_the_contents(text: str, page: Page) -> None:

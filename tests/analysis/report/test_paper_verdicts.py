@@ -49,6 +49,8 @@ def study(overlaps: Any = None, **replaced: Any) -> Any:
             "draw": 0,
             "algo": ["one_shot", "greedy", "beam", "genetic"] * 2,
             "dropped": [(1,), (2,), (3,), (4,)] * 2,
+            "protect_first": 0,
+            "protect_last": 0,
             "loss": [0.1, 0.1, 0.1, 0.9, 2.0, 2.0, 2.0, 2.0],
             "dense_loss": [0.5] * 4 + [1.0] * 4,
             "pruned/acc/a": [0.50, 0.52, 0.51, 0.50, 0.50, 0.60, 0.55, 0.50],
@@ -69,7 +71,15 @@ def study(overlaps: Any = None, **replaced: Any) -> Any:
         ),
         "calibration_perplexity": shares(0.2, 0.1, 0.8),
         "overlap_difference": lambda first, _, objective=None: known.get((first, objective)),
-        "by_construction": frozenset(),
+        "left_out": "",
+        "against_dense": pd.DataFrame(
+            {
+                "objective": np.repeat(["margin", "perplexity"], 4),
+                "lower": [True, True, True, False] + [False] * 4,
+                "worse": [False, False, False, None] + [True] * 4,
+            },
+            dtype=object,
+        ),
         "noise_alone": NoiseAlone(1, 60),
         "answers": ItemAnswers(note="the answers to single items were not kept"),
         "cells": cells,
@@ -77,7 +87,9 @@ def study(overlaps: Any = None, **replaced: Any) -> Any:
         "agreements": agreements,
         "metrics": {"acc": Metric("acc", ("acc/a",))},
     }  # fmt: skip
-    return SimpleNamespace(**(of | replaced))
+    found = SimpleNamespace(**(of | replaced))
+    found.judged = replaced.get("judged", found)
+    return found
 
 
 def verdicts(**replaced: Any) -> list[str]:
@@ -138,7 +150,14 @@ def test_searches_converge_if_they_are_more_alike_than_draws() -> None:
     text = verdict("converging")
     assert "(v3): inconclusive" in text, "one objective says so, another the opposite"
     assert "draws: margin 0.20 and 0.40 (difference \N{MINUS SIGN}0.20, \N{MINUS SIGN}0.30 to " in text
-    assert "(v1): holds here; corrected overlap 0.10 between objectives, 0.45" in verdict("different masks")
+    different = verdict("different masks")
+    assert (
+        "(v1): holds here; corrected overlap 0.10 between objectives on the same samples, 0.45" in different
+    )
+    assert "without" not in different
+    apart = study().cells.assign(calibration=np.repeat(["items", "text"], 4))
+    left = "without margin and perplexity, which have no samples in common with another objective"
+    assert left in verdict("different masks", cells=apart)
     assert "inconclusive" in verdict("converging", overlaps={})
     doubtful = OVERLAPS | {("algorithms", "margin"): OverlapDifference(0.3, 0.35, -0.2, 0.1, 6)}
     assert "holds for some objectives" in verdict("converging", overlaps=doubtful)
@@ -146,11 +165,12 @@ def test_searches_converge_if_they_are_more_alike_than_draws() -> None:
     assert "(v1): inconclusive" in verdict("different masks", overlaps=unsure)
 
 
-def test_what_holds_by_construction_is_left_out() -> None:
-    for statement in ("converging", "simple one-shot", "different masks"):
-        text = verdict(statement, by_construction=frozenset({"margin"}))
-        assert text.endswith("without margin, for which one-shot is exact by construction.")
-    assert "holds here" in verdict("converging", by_construction=frozenset({"margin"}))
+def test_verdicts_are_about_the_cells_that_do_not_hold_by_construction() -> None:
+    other = study(shares=({MASKS: shares(0.2, 0.1, 0.5), ACC: shares(2, 0.5, 9)}, 0))
+    said = verdicts(left_out="without margin (4 of 8 cells), for which one-shot is exact", judged=other)
+    assert said[0] == "All verdicts are without margin (4 of 8 cells), for which one-shot is exact."
+    assert "in masks (v3): does not hold here; calibration : search 0.20 (0.10 to 0.50)" in said[1]
+    assert len(said) == 1 + len(verdicts())
 
 
 def test_one_shot_is_compared_with_the_best_known_mask_on_the_same_samples() -> None:
@@ -166,19 +186,24 @@ def test_one_shot_is_compared_with_the_best_known_mask_on_the_same_samples() -> 
 
 
 def test_points_between_searches_are_judged_only_if_noise_is_smaller() -> None:
+    """Highest minus lowest is 2 points in one panel and 10 in the other; standard errors are 0.1 points, then 2."""
     text = verdict("percentage points")
-    words = (
-        "highest minus lowest is between 1 and 3 in 1 of 2 panels; the median is 6.0 points, the maximum 10.0"
-    )
-    assert f"does not hold here; {words}" in text
-    noisy = verdict("percentage points", cells=study().cells.assign(**{"pruned/acc/a/stderr": 0.04}))
-    assert f"inconclusive; {words}" in noisy
+    assert "inconclusive; highest minus lowest is 2.0 to 10.0 points in 2 panels, median 6.0; noise" in text
+    assert "whatever the noise, it is between 1 and 3 in 1 and outside in 1; our reading: most" in text
+    cells = study().cells
+    one = verdict("percentage points", cells=cells[cells["objective"] == "margin"])
+    assert "holds here; highest minus lowest is 2.0 to 2.0 points in 1 panel" in one
+    other = verdict("percentage points", cells=cells[cells["objective"] == "perplexity"])
+    assert "does not hold here; highest minus lowest is 10.0" in other
+    noisy = verdict("percentage points", cells=cells.assign(**{"pruned/acc/a/stderr": 0.02}))
+    assert "inconclusive; highest" in noisy
+    assert "between 1 and 3 in 0 and outside in 0" in noisy
     assert "no accuracy was measured" in verdict("percentage points", metrics={})
 
 
 def test_signs_of_correlations_count_only_if_they_are_significant() -> None:
     text = verdict("five of six")
-    assert "holds here; 1 of 2 correlations are negative, 1 are significant" in text
+    assert "holds here; 1 of 2 correlations are negative, 1 are significant; our level is 0.05" in text
     unsure = study().agreements.assign(q=0.5)
     assert "inconclusive" in verdict("five of six", agreements=unsure)
     both = study().agreements.assign(q=0.01)
@@ -188,7 +213,28 @@ def test_signs_of_correlations_count_only_if_they_are_significant() -> None:
 def test_an_objective_that_prefers_pruned_models_measures_something_else() -> None:
     text = verdict("what pruning costs")
     assert "does not hold here" in text
-    assert "margin 3 of 4, perplexity 0 of 4; our reading" in text
+    assert "margin 0, 3, 3 of 4; perplexity 4, 0, 0 of 4; a difference is clear" in text
+    assert "our reading" in text
+    doubtful = study().against_dense.assign(worse=[False, None, None, None] + [True] * 4)
+    assert "holds for some objectives" in verdict("what pruning costs", against_dense=doubtful)
+    unsure = doubtful.assign(worse=[False, None, None, None, True, True, None, None])
+    assert "inconclusive" in verdict("what pruning costs", against_dense=unsure)
+
+
+def test_a_ratio_without_an_upper_end_says_how_small_the_search_is() -> None:
+    found = shares(NOT, 45, np.inf)
+    parts = {"search": IntervalEstimate(0.0, 0.0, 0.004), "interaction": IntervalEstimate(0.1, 0.0, 0.02)}
+    sources = pd.DataFrame({"source": ["draw (seed)"], "high": [0.07]})
+    above = Shares(sources, parts, found.ratio, found.total_ratio, 10, 9, "",
+                   IntervalEstimate(NOT, 0.0, np.inf), IntervalEstimate(NOT, 5.0, np.inf))  # fmt: skip
+    text = verdict("in masks", shares=({MASKS: above, ACC: shares(2, 0.5, 9)}, 0))
+    small = "(the search explains at most 0.4 percent, the interaction at most 2)"
+    assert f"calibration : search above 45.0 {small}" in text
+    assert f"objective : search not determined {small}" in text
+    assert "objective : draw above 5.00 (the draw explains at most 7 percent)" in text
+    never = Shares(sources, parts, found.ratio, IntervalEstimate(NOT, np.inf, np.inf), 10, 9)
+    said = verdict("in masks", shares=({MASKS: never, ACC: above}, 0))
+    assert f"calibration : search no ratio {small}" in said
 
 
 def test_without_data_every_verdict_is_open_and_gives_the_reason() -> None:

@@ -36,7 +36,9 @@ def test_objectives_are_compared_on_the_same_samples_only() -> None:
 def test_objectives_that_need_other_data_are_not_compared() -> None:
     both = cells(8, 32)
     both.loc[both["objective"] == "o1", "calibration"] = "items"
-    assert overlap_pairs.pairs(both, "objectives").empty, "draws of two data sets share no more than their number"
+    assert overlap_pairs.pairs(both, "objectives").empty, (
+        "draws of two data sets share no more than their number"
+    )
     assert difference(both, "objectives", "draws") is None
 
 

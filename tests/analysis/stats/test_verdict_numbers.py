@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,10 +10,14 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from analysis.stats.accuracy_spans import spans
-from analysis.stats.by_construction import additive, exact_by_construction
+from analysis.data.mlflow_store import folder
+from analysis.data.study import AskedStudy
+from analysis.stats.accuracy_spans import Span, spans
+from analysis.stats.by_construction import EXACT, additive, exact_by_construction
+from analysis.stats.damage import damages
 from analysis.stats.one_shot import gains, mean_gain
 from analysis.stats.overlap_difference import difference
+from analysis.stats.rules import all_negative, most
 from tests.helpers.analysis_grid import frame, with_masks
 
 
@@ -29,10 +34,33 @@ def test_losses_that_add_up_make_one_shot_exact() -> None:
     singles = [score((), [1.0]), *(score((i,), [1.0 + i]) for i in range(4))]
     assert additive([[*singles, score((1, 2), [4.0])]])
     assert not additive([[*singles, score((1, 2), [4.1])]])
+    assert additive([[*singles, score((1, 2), [4.001])]]), "bfloat16 rounds"
     assert additive([singles]) is None, "nothing to compare"
     cells = pd.DataFrame({"cell": ["a", "b"], "objective": ["sum", "other"]})
     traces = {"a": [*singles, score((1, 2), [4.0])], "b": [*singles, score((1, 2), [9.0])]}
     assert exact_by_construction(cells, traces) == {"sum"}
+
+
+ARCHIVES = Path(__file__).parents[3] / "analysis"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["study", "small", "study_healing"])
+def test_additive_losses_are_recognised_in_the_archived_studies(name: str) -> None:
+    study = AskedStudy(folder(ARCHIVES / f"{name}/{name}.tar.xz"), name)
+    cells = study.frame[study.frame["status"] == "done"]
+    errors: dict[str, list[float]] = {}
+    for cell, objective in zip(cells["cell"], cells["objective"], strict=True):
+        losses = {tuple(line["dropped"]): line["loss"] for line in study.traces[cell]}
+        rises = {mask: loss - losses[()] for mask, loss in losses.items()}
+        larger = [mask for mask in rises if len(mask) > 1 and all((unit,) in rises for unit in mask)]
+        if larger:
+            off = max(abs(rises[mask] - sum(rises[unit,] for unit in mask)) for mask in larger)
+            errors.setdefault(objective, []).append(off / max(abs(rises[mask]) for mask in larger))
+    others = [error for objective, of in errors.items() if objective != "block_influence" for error in of]
+    assert max(errors["block_influence"]) < EXACT / 2
+    assert min(others) > 3 * EXACT, "no cell alone would be taken for one that adds up"
+    assert exact_by_construction(cells, study.traces) == {"block_influence"}
 
 
 def problem() -> tuple[pd.DataFrame, dict[str, Any]]:
@@ -107,3 +135,78 @@ def test_noise_makes_spans_of_accuracies() -> None:
         assert each.noise == pytest.approx(alone, rel=0.1)
     exact = spans(cells, accuracy, 4.0, {"acc/a": np.ones((len(cells), 50))})
     assert all(each.noise == 0 for each in exact), "all answers agree"
+
+
+@pytest.mark.parametrize(
+    ("span", "noise", "expected"),
+    [
+        (2.0, 0.5, True),
+        (1.3, 1.7, None),  # less than its noise
+        (1.8, 1.7, None),
+        (3.2, 0.5, None),
+        (4.0, 0.5, False),
+        (0.2, 0.1, False),
+    ],
+)
+def test_a_span_is_placed_only_if_noise_cannot_move_it(
+    span: float, noise: float, expected: bool | None
+) -> None:
+    assert Span(span, noise).between(1.0, 3.0) is expected
+
+
+def test_noise_moves_a_span_by_more_than_stated_in_five_percent_of_cases_at_most() -> None:
+    rng = np.random.default_rng(0)
+    alone = stats.studentized_range.ppf(0.95, 5, np.inf)
+    for truth in (np.zeros(5), np.linspace(0, 2, 5), np.array([0.0, 0.0, 0.0, 0.0, 6.0])):
+        measured = np.ptp(truth + rng.normal(size=(4000, 5)), axis=1)
+        assert np.mean(np.abs(measured - np.ptp(truth)) <= alone) >= 0.945
+
+
+@pytest.mark.parametrize(
+    ("sides", "expected"),
+    [
+        ([True, True, None], True),
+        ([False, False, False, True], False),
+        ([True, True, False, False], None),
+        ([False, None, None], None),
+        ([], None),
+    ],
+)
+def test_most_of_all_decide_and_not_most_of_those_that_are_clear(
+    sides: list[bool | None], expected: bool | None
+) -> None:
+    assert most(sides) is expected
+
+
+def test_signs_decide_only_if_all_significant_ones_agree() -> None:
+    assert all_negative([-0.9, 0.8, -0.7], [0.01, 0.3, 0.05]) is True
+    assert all_negative([0.9, -0.8], [0.01, 0.3]) is False
+    assert all_negative([0.9, -0.8], [0.01, 0.01]) is None
+    assert all_negative([-0.9, -0.8], [0.06, 0.3]) is None
+
+
+def test_a_pruned_model_is_clearly_worse_or_better_only_beyond_the_noise_of_the_samples() -> None:
+    rng = np.random.default_rng(0)
+    dense = rng.normal(3.0, 1.0, 30)  # samples differ much more than models
+    noise = rng.normal(0, 0.1, 30)
+    noise -= noise.mean()
+    error = noise.std(ddof=1) / np.sqrt(30)
+    steps = {"worse": 3 * error, "better": -3 * error, "equal": 0.5 * error}
+    traces = {name: [score((), dense), score((1,), dense + noise + step)] for name, step in steps.items()}
+    traces["alone"] = [score((1,), dense)]
+    cells = pd.DataFrame(
+        {
+            "cell": list(traces),
+            "objective": "o",
+            "dropped": [(1,)] * 4,
+            "asked": 1,
+            "loss": 2.9,
+            "dense_loss": 3.0,
+        }
+    )
+    assert list(damages(cells, traces)["worse"]) == [True, False, None, None]
+    assert list(damages(cells, traces)["lower"]) == [True] * 4
+    p = stats.t.cdf(-3, 29)
+    for asked, expected in ((int(0.05 / p), False), (int(0.05 / p) + 1, None)):
+        chosen = damages(cells.assign(asked=asked), traces)["worse"]
+        assert list(chosen) == [True, expected, None, None], "the best of many masks is better by chance"
