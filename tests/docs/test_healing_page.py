@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 
 from analysis.data.load import load
+from analysis.data.metrics import Metric
 from analysis.data.mlflow_store import folder
 from analysis.figures.fig10_healing import healed, summary, table
 
 ROOT = Path(__file__).parents[2]
 MINUS = "\N{MINUS SIGN}"
+HELDOUT = Metric("ppl", ("ppl/heldout",))
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +23,7 @@ def results() -> Path:
 
 def test_the_page_has_the_computed_statistics_of_every_state(results: Path) -> None:
     page = (ROOT / "docs/healing.md").read_text(encoding="utf-8")
-    rows = summary(healed(results, load(results, "heal"), "ppl/heldout"))
+    rows = summary(healed(results, load(results, "heal"), HELDOUT))
     assert len(rows) >= 4
     for row in rows.to_dict("records"):
         numbers = [
@@ -33,7 +35,7 @@ def test_the_page_has_the_computed_statistics_of_every_state(results: Path) -> N
 
 def test_the_page_has_each_mask_with_its_perplexities(results: Path) -> None:
     page = (ROOT / "docs/healing.md").read_text(encoding="utf-8")
-    rows = table(healed(results, load(results, "heal"), "ppl/heldout"))
+    rows = table(healed(results, load(results, "heal"), HELDOUT))
     masks = list(rows.groupby("dropped", sort=False))
     assert len(masks) >= 12
     for dropped, states in masks:

@@ -16,12 +16,12 @@ from analysis.report.paper_verdicts import claims
 from analysis.stats import overlap_pairs
 from docs import describe_results, study_healing, study_tables
 from docs.describe_results import PAGE, PAGES
-from docs.study_archives import ALL, MAIN, ROOT, study
+from docs.study_archives import ALL, GEMMA, MAIN, ROOT, SEARCHES, SMOLLM2, study
 from docs.study_archives import TEXT as OF_TEXT
 
 TEXT = PAGE.read_text(encoding="utf-8")
 FINDINGS = re.split(r"^## ", TEXT, flags=re.MULTILINE)[1:6]
-ESTIMATE = re.compile(r"(?<![\d.])([\d.,]+)(?: percent)? \(([\d.]+) to ([\d.]+)\)")
+ESTIMATE = re.compile(r"(?<![\d.])([\d.,]+)(?: percent)? \(([\d.]+) to ([\d.,]+)\)")
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,8 @@ def halved(sublayers: tuple[int, ...]) -> tuple[int, ...]:
 def test_counts_in_sentences_are_those_of_the_archive() -> None:
     written = " ".join(TEXT.split())
     cells = study("study", ALL).cells
-    assert f"{len(cells)} cells" in written
+    gemma = study("study", ALL, SEARCHES[GEMMA], model=GEMMA).cells
+    assert f"{len(cells) + len(gemma)} cells" in written
     found = cells[cells["objective"].isin(OF_TEXT)]
     middle = found["dropped"].map(lambda mask: mask == (13, 14, 15, 16, 17, 18)).groupby(found["algo"]).sum()
     assert (middle["beam"], middle["bayesian"], middle["greedy"]) == (12, 12, 11)
@@ -88,8 +89,14 @@ def test_counts_in_sentences_are_those_of_the_archive() -> None:
     blocks = units["dropped"].where(units["unit"] == "block", units["dropped"].map(halved))
     assert (blocks.groupby([units["objective"], units["draw"]]).nunique() == 1).all()
     assert len(units) == 12
-    overlaps = study("study", OF_TEXT).overlaps.query("comparison == 'objectives'")
-    assert f"corrected overlap {overlaps['corrected'].mean():.2f}" in written
+    same, other = (
+        study("study", OF_TEXT, SEARCHES[model], model=model)
+        .overlaps.query("comparison == 'objectives'")["corrected"]
+        .mean()
+        for model in (SMOLLM2, GEMMA)
+    )
+    assert f"(overlap {same:.2f}), but" in written
+    assert f"where they do not ({other:.2f})" in written
 
 
 @pytest.mark.slow
@@ -114,11 +121,32 @@ def test_sentences_on_the_margin_are_those_of_the_archive() -> None:
 
 
 @pytest.mark.slow
-def test_sentences_on_sizes_are_those_of_the_archive() -> None:
+def test_sentences_on_gemma_are_those_of_the_archive() -> None:
     written = " ".join(TEXT.split())
-    few, middle, many = describe_results.by_size("perplexity")
-    assert f"by {few:.2f} for 8 windows, {middle:.2f} for 32 and {many:.2f} for 128" in written
-    assert f"Even 256 items leave the margin at {describe_results.by_size('margin')[-1]:.2f}" in written
+    cells = study("study_all", ("perplexity",), model=GEMMA).cells
+    best = cells[cells["algo"] == "exhaustive"].set_index("draw")["dropped"]
+    found = (cells["dropped"] == cells["draw"].map(best)).groupby(cells["algo"]).sum()
+    assert len(best) == 3
+    assert list(found[found == 3].index) == ["bayesian", "beam", "cbo", "exhaustive", "genetic"]
+    assert (
+        "beam, genetic, bayesian and cbo search find the best for perplexity in three of three draws"
+        in written
+    )
+    assert found["greedy"] == 0
+    assert "greedy in none" in written
+    accuracies = []
+    for objective in ("margin", "divergence"):
+        own = study("study", (objective,), SEARCHES[GEMMA], model=GEMMA)
+        accuracies.append(f"{own.metrics['acc'].of(own.cells).mean():.1f}")
+    assert f"Gemma's is {accuracies[0]} percent for the margin, {accuracies[1]} for divergence" in written
+    dense = [
+        study("study", ("margin",), model=model).cells["dense/acc/arc_easy"] for model in (SMOLLM2, GEMMA)
+    ]
+    small, large = (100 * values.iloc[0] for values in dense)
+    assert f"SmolLM2 answers {small:.0f} percent, Gemma {large:.0f}" in written
+    further = " ".join(study_tables.PAGE.read_text(encoding="utf-8").split())
+    unpruned = {kind: one.of(own.cells, "dense").iloc[0] for kind, one in own.metrics.items()}
+    assert f"unpruned: perplexity {unpruned['ppl']:.1f}, accuracy {unpruned['acc']:.1f} percent" in further
 
 
 @pytest.mark.slow
@@ -127,9 +155,7 @@ def test_sentences_on_seeds_are_those_of_the_archive() -> None:
     seeds, draws = (
         overlap_pairs.pairs(cells, name).groupby("algo")["corrected"].mean() for name in ("seeds", "draws")
     )
-    expected = (
-        f"nearly as another draw does (overlaps {seeds['genetic']:.2f}, {draws['genetic']:.2f}), but none of"
-    )
+    expected = f"nearly as another draw does ({seeds['genetic']:.2f}, {draws['genetic']:.2f}), but none of"
     assert expected in " ".join(TEXT.split())
     assert seeds["bayesian"] == 1.0
 
@@ -161,3 +187,9 @@ def test_nothing_of_the_first_part_is_missing() -> None:
     for name, objectives in (parts | {"study_healing": study_healing.OBJECTIVES}).items():
         frame = study(name, objectives).frame
         assert set(frame["status"]) == {"done"}
+    assert set(study("study", ALL, SEARCHES[GEMMA], model=GEMMA).frame["status"]) == {"done"}
+
+
+def test_the_archives_of_the_study_are_small() -> None:
+    archives = (ROOT / "analysis").glob("study*/study*.tar.xz")
+    assert sum(archive.stat().st_size for archive in archives) < 40e6

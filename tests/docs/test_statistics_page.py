@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from docs.study_archives import log_perplexity, study
+from docs.study_archives import study
 
 WRITTEN = " ".join((Path(__file__).parents[2] / "docs/statistics.md").read_text(encoding="utf-8").split())
 
@@ -21,7 +21,8 @@ def test_a_regret_below_one_error_of_the_loss_is_no_reason_to_call_a_mask_as_goo
         in WRITTEN
     )
     assert f"their paired difference is {cells['regret_se'].mean():.1f} errors" in WRITTEN
-    logs = log_perplexity(own)
+    perplexity = own.cells.assign(ppl=own.metrics["ppl"].of(own.cells))
+    logs = perplexity.pivot(index="draw", columns="algo", values="ppl")
     assert (own.regrets.query("algo == 'beam'")["regret"] == 0).all()
     assert (logs["fast_block_select"] > logs["beam"]).sum() == 6
     assert "and have a higher held-out perplexity in all six draws" in WRITTEN
