@@ -29,6 +29,10 @@ class IntervalEstimate:
     low: float = NAN
     high: float = NAN
 
+    def leaves_out(self, value: float) -> bool:
+        """Whether the interval does not contain the value; False if there is no interval."""
+        return self.low > value or self.high < value
+
 
 @dataclass(frozen=True)
 class Shares:

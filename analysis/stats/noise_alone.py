@@ -17,7 +17,6 @@ from scipy import stats
 
 from .components import Design
 from .coordinates import Matrix, of_values
-from .estimates import IntervalEstimate
 from .grid import labels
 from .item_noise import item_noise
 
@@ -56,14 +55,10 @@ def noise_alone(
         y = rng.normal(size=mask.max() + 1)[mask] if noise is None else _accuracy(noise)
         items = None if noise is None else item_noise(noise)
         found = design.shares([of_values(y[rows]) for rows in design.rows], RESAMPLES, number, items)
-        decided += _decides(found.total_ratio)
+        decided += found.total_ratio.leaves_out(1)
         if stats.binomtest(decided, number).proportion_ci(0.98).low > MOST and decided >= 4:
             return NoiseAlone(decided, number)
     return NoiseAlone(decided, STUDIES)
-
-
-def _decides(ratio: IntervalEstimate) -> bool:
-    return ratio.low > 1 or ratio.high < 1
 
 
 def _redrawn(

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from functools import cache
 
 import numpy as np
 import pytest
 
 from analysis.stats import plausible
-from analysis.stats.components import Design
-from analysis.stats.coordinates import of_values
-from tests.helpers.known_shares import SCENARIOS, Coverage, Scenario, coverage
+from tests.helpers.known_shares import MASKS, NULL_OBJECTIVE, SCENARIOS, Coverage, coverage, scenario
 
 STUDIES = 200
 LEAST = 0.92
@@ -48,13 +45,7 @@ def test_a_search_without_effect_is_said_to_have_none() -> None:
 
 def test_intervals_are_narrow_enough_to_decide() -> None:
     """With six draws of every data set, a ratio of 2.9 is told from 1 in nearly every study."""
-    scenario = dataclasses.replace(SCENARIOS["masks"], draws=6)
-    design = Design(scenario.cells)
-    found = [
-        design.shares([of_values(y[rows]) for rows in design.rows], 199, seed).total_ratio
-        for seed in range(20)
-        for y in [scenario.study(seed)]
-    ]
+    found = [scenario(MASKS, draws=6).shares(seed, 199).total_ratio for seed in range(20)]
     assert np.mean([ratio.low > 1 for ratio in found]) >= 0.9
 
 
@@ -65,16 +56,14 @@ def test_without_the_widening_intervals_are_too_short(monkeypatch: pytest.Monkey
     assert found["draw"].covered < LEAST
 
 
-NO_OBJECTIVE = Scenario({"draw": 0.5, "search": 0.1, "objective x search": 0.05, "rest": 0.35}, shared=False)
+NO_OBJECTIVE = scenario(NULL_OBJECTIVE, shared=False)
 
 
 def test_the_noise_of_draws_is_not_taken_for_an_effect_of_the_objective() -> None:
     """The component is unbiased; with the draws' noise in it, its mean would be 0.5 / 6."""
-    design = Design(NO_OBJECTIVE.cells)
     components, lows = [], []
     for seed in range(60):
-        y = NO_OBJECTIVE.study(seed)
-        sources = design.shares([of_values(y[rows]) for rows in design.rows], 99, seed).sources
+        sources = NO_OBJECTIVE.shares(seed, 99).sources
         objective = sources.set_index("source").loc["objective"]
         components.append(objective["component"])
         lows.append(objective["low"])

@@ -15,7 +15,7 @@ from analysis.stats.grid import SETTING, labels
 from analysis.stats.item_noise import compressed, item_noise
 from analysis.stats.kept_terms import hits
 from analysis.stats.noise_alone import noise_alone
-from tests.helpers.known_shares import SCENARIOS
+from tests.helpers.known_shares import archived_design
 
 ITEMS = 100
 
@@ -26,7 +26,7 @@ def cells() -> pd.DataFrame:
     Under objective o0, each data set has one mask; under o1, each setting; under o2, each setting has two; under o3,
     every search finds another mask.
     """
-    frame = SCENARIOS["masks"].cells
+    frame = archived_design().frame
     number = int(frame["algo"].nunique())
     algo, draw = frame["algo"].str[-1].astype(int), frame["draw"].astype(int)
     own = frame["objective"].map({"o0": 1, "o1": 1, "o2": 2, "o3": number})
