@@ -157,11 +157,18 @@ def count(frame: pd.DataFrame) -> int:
 
 def refusal(frame: pd.DataFrame) -> str:
     """The reason why no interval can be computed; empty if an interval can be computed."""
-    repeats = frame.groupby(PANEL, dropna=False)["draw"].nunique()
-    if float((repeats > 1).mean()) < 0.5:
-        return "no interval: most configurations were drawn once, so the noise of a draw is unknown"
+    if reason := unknown_noise(frame):
+        return f"no interval: {reason}"
     if (draws := count(frame)) < CLUSTERS:
         return f"no interval: {draws} draws; at least {CLUSTERS} are needed"
+    return ""
+
+
+def unknown_noise(frame: pd.DataFrame) -> str:
+    """The reason why the noise of a draw cannot be estimated; empty if it can be estimated."""
+    repeats = frame.groupby(PANEL, dropna=False)["draw"].nunique()
+    if float((repeats > 1).mean()) < 0.5:
+        return "most configurations were drawn once, so the noise of a draw is unknown"
     if several_sizes(frame):
-        return "no interval: draws of several sizes contain each other; choose one with --only samples=N"
+        return "draws of several sizes contain each other; choose one with --only samples=N"
     return ""
