@@ -1,7 +1,7 @@
 # make demo    the main job on the embedded model          make test    the tests
 # make ui      browse the runs in MLflow                   make check   lint, types, layers
 # make fig1    draw figure 1 again                         make track   rebuild the MLflow store from the files
-# make bench   time the engine against one forward pass per mask
+# make bench   time the engine against one forward pass per mask, and the whole command against a script; hours
 # make bench-growth   how costs grow with the cells and scores of a study
 # make small   the paper's question on two small models: hours on two CPU cores; skips finished cells, then draws
 # make paper   the paper's grid, three 8B models: needs GPUs and a hub account
@@ -162,6 +162,7 @@ paper-check: $(VENV)/installed
 
 bench: $(VENV)/installed
 	$(BIN)/python -m benchmarks.run
+	$(BIN)/python -m benchmarks.whole
 
 # Both halves of a study: launching and storing, then figures and report.
 bench-growth: $(VENV)/installed
@@ -181,6 +182,7 @@ wings: $(VENV)/installed-dev
 describe: $(VENV)/installed-dev
 	$(BIN)/python -m docs.describe_files
 	$(BIN)/python -m docs.describe_published
+	$(BIN)/python -m docs.describe_racing
 	$(BIN)/python -m docs.describe_results
 
 tour: $(VENV)/installed-dev
