@@ -95,8 +95,8 @@ def test_counts_in_sentences_are_those_of_the_archive() -> None:
         .mean()
         for model in (SMOLLM2, GEMMA)
     )
-    assert f"(overlap {same:.2f}), but" in written
-    assert f"where they do not ({other:.2f})" in written
+    assert f"(overlap {same:.2f}), and" in written
+    assert f"where they agree less ({other:.2f})" in written
 
 
 @pytest.mark.slow
