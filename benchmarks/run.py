@@ -19,7 +19,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,6 @@ from pruning.core.mask import Mask
 from pruning.core.pages import keep_pages
 from pruning.core.space import Space
 from pruning.engine.forward import Forward
-from pruning.engine.single_precision import in_float32
 from pruning.models.block_probe import find_blocks
 from pruning.models.float32_products import Float32Linear, native_products
 from pruning.objective import Calibrated, Loss
@@ -91,8 +90,8 @@ class Side:
     def _in_float32(self, losses: Calibrated) -> Loss | None:
         """The loss in float32, whose seconds are added to `settling`. Both methods compute it with the engine."""
         started = clock.spent(self.where)
-        single = in_float32(Forward(self.forward.model, self.forward.batch_tokens))
-        loss = None if single is None else losses.objective.bind(single, losses.samples)
+        own = Forward(self.forward.model, self.forward.batch_tokens)  # with a cost of its own
+        loss = replace(losses, forward=own).in_float32()
         self.settling += clock.spent(self.where) - started
 
         def terms(masks: Sequence[Mask]) -> Iterator[tuple[Mask, Sequence[float], float]]:

@@ -45,7 +45,7 @@ def filled(page: str) -> str:
 
 def main() -> None:
     """Write the page."""
-    PAGE.write_text(filled(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    marked_tables.write(PAGE, lambda _: table())
 
 
 if __name__ == "__main__":

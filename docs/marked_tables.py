@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 BLOCK = re.compile(r"<!-- (?P<name>[^>]+): written by make describe -->\n.*?<!-- end -->", re.DOTALL)
 
@@ -13,6 +14,11 @@ def filled(page: str, table: Callable[[str], str]) -> str:
     return BLOCK.sub(
         lambda m: f"<!-- {m['name']}: written by make describe -->\n{table(m['name'])}\n<!-- end -->", page
     )
+
+
+def write(page: Path, table: Callable[[str], str]) -> None:
+    """Write every marked table of a page again, in place."""
+    page.write_text(filled(page.read_text(encoding="utf-8"), table), encoding="utf-8")
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
