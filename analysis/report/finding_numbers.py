@@ -13,9 +13,7 @@ from ..data.errors import NothingToRead
 from ..figures.ratio_words import ratio_words
 from ..figures.style import number
 from ..figures.variance_shares import MASKS, NO_SHARE, unbounded
-from ..stats.common_searches import DIFFERENT
 from ..stats.estimates import IntervalEstimate, Shares
-from ..stats.grid import STRATUM
 from .phrasing import count, listed
 from .study_data import StudyData
 
@@ -86,16 +84,20 @@ def _without(m: StudyData) -> str:
 
 def _cost(m: StudyData) -> Number | None:
     """The perplexity of the worst objective divided by that of the best one."""
-    fair = (m.costs["outcome"] == "ppl") & (m.costs["note"] != DIFFERENT)
-    costs = m.costs[fair].dropna(subset="mean")
-    by = costs.groupby(STRATUM)["mean"]
-    ratios = (by.max() / by.min())[by.count() > 1]
-    if ratios.empty:
+    found = m.relative.extremes
+    if found.empty:
         return None
-    where = f"median over {count(len(ratios), 'combination')} of model and size"
-    spread = f"; range {number(ratios.min())} to {number(ratios.max())}" if len(ratios) > 1 else ""
+    values, first = found["value"], found.iloc[0]
+    if len(found) > 1:
+        where = f"median over {count(len(found), 'combination')} of model and size"
+        note = f"{where}; range {number(values.min())} to {number(values.max())}"
+    elif math.isnan(first["low"]):
+        note = f"{first['worst']} instead of {first['best']}; no interval"
+    else:
+        interval = f"95 percent interval {number(first['low'])} to {number(first['high'])}"
+        note = f"{first['worst']} instead of {first['best']}; {interval}"
     label = "perplexity if pruned for the worst objective instead of the best"
-    return Number(f"× {number(float(ratios.median()))}", label, where + spread)  # noqa: RUF001
+    return Number(f"× {number(float(values.median()))}", label, note)  # noqa: RUF001
 
 
 def _one_shot(m: StudyData) -> Number | None:

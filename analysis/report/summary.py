@@ -20,7 +20,7 @@ from ..stats.frames import each, groups
 from ..stats.grid import SETTING, STRATUM
 from ..stats.removal import bare, removed_of
 from . import paper_verdicts, perplexity_comparisons, routing, variance_sentences
-from .phrasing import count, listed, percent, reasons, sentence
+from .phrasing import count, listed, percent, reasons, sentence, with_interval
 from .study_data import StudyData
 
 
@@ -190,7 +190,9 @@ def _sizes(m: StudyData) -> Iterator[str]:
     """How the overlap of two draws changes with the number of samples."""
     for (objective, model, k, data, length, *_), rows in groups(m.sizes, sample_sizes.FAMILY):
         alike = m.cells[(m.cells["model"] == model) & (m.cells["k"] == k)]
-        overlaps = [f"{number(row.corrected)} with {row.samples:,.0f}" for row in each(rows)]
+        overlaps = [
+            f"{with_interval(row.corrected, row.low, row.high)} with {row.samples:,.0f}" for row in each(rows)
+        ]
         of = "items" if pd.isna(length) else f"windows of {length:,.0f} tokens"
         yield sentence(
             [

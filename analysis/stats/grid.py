@@ -27,10 +27,11 @@ SETTING = [*CONFIGURATION, "draw"]  # a calibration with the draw of its samples
 
 # For each comparison, the columns in which its two masks may differ. All other columns of CELL are equal. So
 # objectives are compared on the same samples only: on others, masks would differ because of the samples, too.
+# Draws of different data have nothing in common but their number, so each is compared with each.
 COMPARISONS = {
     "algorithms": ["algo"],
     "draws": ["draw"],
-    "calibration data": ["calibration", "samples", "length"],
+    "calibration data": DRAW,
     "objectives": ["objective"],
     "ratios": ["k"],
     "seeds": ["seed"],  # of the search, on the same samples

@@ -9,7 +9,7 @@ number of shared blocks is hypergeometric, which gives the expected overlap and 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
@@ -100,6 +100,11 @@ class Pairs:
         with np.errstate(invalid="ignore", divide="ignore"):
             room = small / large - chance
             return np.where(room > 1e-12, (self.jaccard - chance) / room, np.nan)
+
+    @property
+    def lowest(self) -> NDArray[np.float64]:
+        """The lowest possible `corrected`: the masks share as few blocks as there must be in both."""
+        return replace(self, shared=np.maximum(0, self.a + self.b - self.open)).corrected
 
     @property
     def p(self) -> NDArray[np.float64]:

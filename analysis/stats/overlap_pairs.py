@@ -29,6 +29,8 @@ def panels(frame: pd.DataFrame, comparison: str) -> Labels:
 def pairs(frame: pd.DataFrame, comparison: str) -> pd.DataFrame:
     """Overlap, corrected overlap and p of pairs of cells that differ only in the columns COMPARISONS[comparison].
 
+    `lowest` is the lowest corrected overlap that masks of these sizes can have.
+
     Pairs with different protected blocks are omitted, because both masks need the same open blocks in the null model.
     All other pairs are compared, except in very large groups (see `pairing`). `draw_a`, `data_a` and `source_a` are
     those of the first cell (see `CellDraws`), `draw_b`, `data_b` and `source_b` those of the second.
@@ -41,9 +43,8 @@ def pairs(frame: pd.DataFrame, comparison: str) -> pd.DataFrame:
     shown |= {"a": frame[name].to_numpy()[i], "b": frame[name].to_numpy()[j]}
     for end, rows in (("a", i), ("b", j)):
         shown |= {f"{name}_{end}": getattr(drawn, name)[rows] for name in OF_DRAWS}
-    return pd.DataFrame(
-        shown | {"jaccard": overlaps.jaccard, "corrected": overlaps.corrected, "p": overlaps.p}
-    )
+    shown |= {name: getattr(overlaps, name) for name in ("jaccard", "corrected", "lowest", "p")}
+    return pd.DataFrame(shown)
 
 
 def on_common_samples(frame: pd.DataFrame) -> pd.DataFrame:
@@ -66,10 +67,14 @@ def apart(frame: pd.DataFrame) -> str:
 
 
 def mean(pairs: pd.DataFrame) -> DrawMean:
-    """The mean corrected overlap of pairs, with its interval over calibration draws, which ends at 1."""
+    """The mean corrected overlap of pairs, with its interval over calibration draws.
+
+    The interval is cut to what overlaps of such masks can be: from the mean of `lowest` to 1.
+    """
     ends = [CellDraws(*(pairs[f"{name}_{end}"].to_numpy() for name in OF_DRAWS)) for end in "ab"]
     mean = over_pairs(pairs["corrected"], *ends)
-    return replace(mean, high=float(np.minimum(1.0, mean.high)))
+    low = float(np.maximum(pairs["lowest"].mean(), mean.low))
+    return replace(mean, low=low, high=float(np.minimum(1.0, mean.high)))
 
 
 def note(frame: pd.DataFrame) -> str:

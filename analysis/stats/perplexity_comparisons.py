@@ -29,10 +29,12 @@ class Comparisons:
     """Frames whose rows have a model, k, what is compared there, and the fields of RelativePerplexity.
 
     `objectives` are relative to `reference`, `searches` to one-shot for the same objective, and `states` to the
-    pruned masks of the same objective and search.
+    pruned masks of the same objective and search. `extremes` are the worst objective relative to the best, of pruned
+    masks; they are chosen by the same perplexities, so the ratio is rather too high.
     """
 
     objectives: pd.DataFrame
+    extremes: pd.DataFrame
     searches: pd.DataFrame
     states: pd.DataFrame
 
@@ -42,6 +44,7 @@ def measure(cells: pd.DataFrame) -> Comparisons:
     known = cells.dropna(subset="ppl") if "ppl" in cells else cells.head(0)
     return Comparisons(
         _objectives(known),
+        _extremes(known),
         _pairs(known, ["state", "objective"], "algo", SEARCH),
         _pairs(known, ["objective", "algo"], "state", PRUNED.label),
     )
@@ -65,9 +68,26 @@ def _objectives(cells: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*STRATUM, "state", "objective", "reference", "ppl", *FIELDS])
 
 
+def _extremes(cells: pd.DataFrame) -> pd.DataFrame:
+    """The worst objective relative to the best one, over the searches that all objectives have."""
+    rows: list[Row] = []
+    for stratum, part in groups(cells[cells["state"] == PRUNED.label], STRATUM):
+        fair, note = common_searches.compared(part)
+        names = list(_means(fair).sort_values().index)
+        if note != common_searches.DIFFERENT and len(names) > 1:
+            best, worst = (fair[fair["objective"] == names[end]] for end in (0, -1))
+            rows.append([*stratum, names[0], names[-1], *vars(relative(worst, best)).values()])
+    return pd.DataFrame(rows, columns=[*STRATUM, "best", "worst", *FIELDS])
+
+
 def _reference(cells: pd.DataFrame) -> str:
-    means = pd.Series(logs(cells)).groupby(cells["objective"].to_numpy()).mean()
+    means = _means(cells)
     return OBJECTIVE if OBJECTIVE in means else str(means.idxmin())
+
+
+def _means(cells: pd.DataFrame) -> pd.Series[float]:
+    """The mean logarithm of the perplexity of each objective."""
+    return pd.Series(logs(cells)).groupby(cells["objective"].to_numpy()).mean()
 
 
 def _against(cells: pd.DataFrame, reference: str) -> list[Row]:

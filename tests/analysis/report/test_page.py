@@ -25,7 +25,7 @@ from analysis.report import (
     variance_sentences,
 )
 from analysis.report import page as report_page
-from analysis.report.phrasing import count, listed, percents, reasons, sentence
+from analysis.report.phrasing import count, listed, percents, reasons, sentence, with_interval
 from analysis.report.study_data import StudyData
 from analysis.report.summary import parts
 from analysis.report.tables import tables as tables_of
@@ -421,7 +421,7 @@ def test_a_study_of_several_numbers_of_samples_says_what_more_of_them_change(tmp
     study = StudyData(tmp_path, None)
     said = " ".join(_summary(tmp_path, None)["How certain a mask is"])
     for row in study.sizes.query("calibration == 'pydoc'").itertuples():
-        assert f"{row.corrected:.2f} with {row.samples}" in said
+        assert f"{with_interval(row.corrected, row.low, row.high)} with {row.samples}" in said
     assert (
         "For smollm2 with 3 of 30 blocks removed for divergence on pydoc, masks of two draws overlap" in said
     )

@@ -73,7 +73,7 @@ def test_pairs_differ_in_one_thing_only() -> None:
     assert counts == {
         "algorithms": 24 * 6,  # 2 k x 2 objectives x 2 data x 3 draws
         "draws": 32 * 3,
-        "calibration data": 48,
+        "calibration data": 2 * 2 * 4 * 9,  # each of 3 draws of one data with each of the other
         "objectives": 48,  # on the same samples: 2 k x 2 data x 3 draws x 4 algorithms
         "ratios": 48,
         "seeds": 0,
@@ -107,11 +107,32 @@ def test_pairs_with_other_protected_blocks_are_left_out() -> None:
 
 
 def test_an_interval_ends_at_the_largest_overlap_that_there_can_be() -> None:
-    pairs = pd.DataFrame({"corrected": [1.0, 1.0, 0.7, 1.0, 1.0, 1.0]})
+    found = overlap_pairs.mean(of_four_draws([1.0, 1.0, 0.7, 1.0, 1.0, 1.0]))
+    assert found.mean + (found.mean - found.low) > found.high == 1.0
+
+
+def test_an_interval_starts_at_the_smallest_overlap_that_there_can_be() -> None:
+    found = overlap_pairs.mean(of_four_draws([-0.2, -0.2, 0.3, -0.2, -0.2, -0.2]))
+    assert found.low == pytest.approx(-0.2)
+    assert found.mean - (found.high - found.mean) < found.low
+
+
+def of_four_draws(overlaps: list[float]) -> pd.DataFrame:
+    """The pairs of four draws, whose overlaps cannot be below -0.2."""
+    pairs = pd.DataFrame({"corrected": overlaps, "lowest": -0.2})
     for end, draws in (("a", [0, 0, 0, 1, 1, 2]), ("b", [1, 2, 3, 2, 3, 3])):
         pairs = pairs.assign(**{f"draw_{end}": draws, f"data_{end}": 0, f"source_{end}": 0})
-    found = overlap_pairs.mean(pairs)
-    assert found.mean + (found.mean - found.low) > found.high == 1.0
+    return pairs
+
+
+def test_the_lowest_overlap_is_that_of_the_masks_that_share_least() -> None:
+    cells = frame(objectives=1, data=1, draws=1, algos=2).assign(n_blocks=7, n_units=7)
+    for a, b in ((2, 3), (4, 5), (7, 3)):
+        first, second = tuple(range(a)), [tuple(c) for c in itertools.combinations(range(7), b)]
+        both = [cells.assign(dropped=[first, other], k=a) for other in second]
+        found = [overlap_pairs.pairs(pair, "algorithms").iloc[0] for pair in both]
+        lowest = min(row["corrected"] for row in found)
+        np.testing.assert_allclose([row["lowest"] for row in found], lowest)
 
 
 def test_overlaps_distinguish_objectives_from_chance() -> None:
