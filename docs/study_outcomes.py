@@ -10,9 +10,8 @@ from analysis.figures.style import number, ordered
 from analysis.report.study_data import StudyData
 from analysis.stats.frames import at
 from docs.marked_tables import table
-from docs.study_archives import ALL, GEMMA, MAIN, SEARCHES, SMOLLM2, overlap, ratio, study
+from docs.study_archives import ALL, GEMMA, MAIN, SEARCHES, SMOLLM2, TEXT, overlap, ratio, study
 
-ENUMERATED = ("perplexity",)  # that all pairs of blocks were scored for
 OUTCOMES = ("pruned for", "perplexity", "relative to divergence", "accuracy, percent")
 
 
@@ -28,7 +27,7 @@ def searches_of_gemma() -> str:
 
 def optimum() -> str:
     """How each search did on Gemma 3 where all pairs of blocks were scored, so that the best mask is the optimum."""
-    return _searches(study("study_all", ENUMERATED, model=GEMMA), ENUMERATED)
+    return _searches(study("study_all", TEXT, model=GEMMA), TEXT)
 
 
 def _searches(own: StudyData, objectives: Sequence[str]) -> str:
