@@ -5,8 +5,8 @@ python -m analysis.fig5_variance_shares --results results --study small
 The four outcomes are the mask (Jaccard distance), the calibration loss minus that of the dense model, the logarithm
 of held-out perplexity, and accuracy. Variance components are computed within one model and one k. For the loss, they
 are also computed within one objective, because losses of different objectives have no common unit. Bars are
-95 percent intervals over calibration draws. Shares are percent and drawn from 0 to 100; the CSV has the estimates,
-which can be outside. Sources that the study did not vary have no row.
+95 percent intervals over calibration draws. Shares are in percent, cut off at 0 and 100; the CSV also has the
+components, which can be negative. Sources that the study did not vary have no row.
 """
 
 from __future__ import annotations
@@ -53,10 +53,8 @@ def draw(by_outcome: dict[str, Shares], table: pd.DataFrame, title: str) -> Figu
         line_key("not tested", marker="|", ls="", ms=8, mew=1.8),
         line_key("95 % interval", lw=1.3),
     ]
-    note = "share of the variance within model and k; intervals over calibration draws; shares are at least 0 and at "
-    note += (
-        "most 100 %, an arrow: the interval goes on; q: permutation test, false discovery rate controlled; "
-    )
+    note = "share of the variance within model and k; intervals over calibration draws; shares are cut off at 0 and "
+    note += "100 %; q: permutation test, false discovery rate controlled; "
     legend(
         figure,
         {},
@@ -107,11 +105,8 @@ def _point(axes: Axes, y: int, name: str, row: Any) -> None:
     colour = PARTS.get(name, _colour(name))
     share, low, high = (100 * row[column] for column in ("share", "low", "high"))
     if not np.isnan(low):
-        ends = np.clip([low, high], 0, 100)
-        axes.plot(ends, [y, y], color=colour, lw=2.2 if name in PARTS else 1.3, alpha=0.6)
-        if high > 100:
-            axes.plot(103, y, ">", color=colour, ms=3.5, alpha=0.6, mec="none")
-    axes.plot(np.clip(share, 0, 100), y, color=colour, ls="", clip_on=False, **_marker(name, row))
+        axes.plot([low, high], [y, y], color=colour, lw=2.2 if name in PARTS else 1.3, alpha=0.6)
+    axes.plot(share, y, color=colour, ls="", clip_on=False, **_marker(name, row))
 
 
 def _marker(name: str, row: Any) -> dict[str, Any]:

@@ -174,5 +174,7 @@ def ratio_text(ratio: IntervalEstimate) -> str:
     if np.isnan(ratio.low):
         return number(ratio.value)
     if unbounded(ratio):
+        if ratio.low == 1:  # neither side may explain anything, so only the interaction is left on both
+            return "at least 1"
         return f"above {number(ratio.low)}" if ratio.low > 0 else "not determined"
     return f"{number(ratio.value)} ({number(ratio.low)} to {number(ratio.high)})"

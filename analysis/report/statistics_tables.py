@@ -26,12 +26,11 @@ def _numbers(names: list[str], digits: int) -> list[Column]:
 def crossed(m: StudyData) -> Built:
     """The mean of each outcome for each objective; accuracies are in percent."""
     matrix = m.crossed[0]
-    matrix = matrix.assign(
-        mean=matrix["mean"].abs()
-    )  # accuracies are negative in the matrix and positive in the table
-    names = ["outcome", *STRATUM, "objective", "cells"]
+    ends = matrix[["low", "high"]].abs()  # accuracies are negative in the matrix and positive in the table
+    matrix = matrix.assign(mean=matrix["mean"].abs(), low=ends.min(axis=1), high=ends.max(axis=1))
+    names, means = ["outcome", *STRATUM, "objective", "cells"], ["mean", "low", "high"]
     return built(
-        matrix, [*_columns(names), *_numbers(["mean"], 2), ("sd", True, _spread), *_numbers(["cost"], 2)]
+        matrix, [*_columns(names), *_numbers(means, 2), ("sd", True, _spread), *_numbers(["cost"], 2)]
     )
 
 

@@ -5,8 +5,9 @@ A verdict claims no more than its interval or test shows. If there is no interva
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -106,10 +107,11 @@ def _cost(where: str, kind: str, rows: pd.DataFrame, cells: pd.DataFrame, m: Stu
     dense, best = float(metric.of(cells, "dense").mean()), known.iloc[0]
     parts = [
         f"{where}: {metric.label} is {'highest' if kind == 'acc' else 'lowest'} when pruned for "
-        f"{best['objective']} ({number(sign * best['mean'])}{unit}; nothing removed {number(dense)}{unit})"
+        f"{best['objective']}, {_mean(best, sign)}{unit}",
+        f"if nothing is removed, it is {number(dense)}{unit}",
     ]
     others = [_other(row, kind, sign) for row in each(known.iloc[1:])]
-    text = parts[0] + (f". Pruning for {listed(others)}" if others else "")
+    text = "; ".join(parts) + (f". Pruning for {listed(others)}" if others else "")
     if others and (note := str(known.iloc[0]["note"])):
         text += f". These are means {note}"
     error = standard_error(metric, cells)
@@ -121,9 +123,16 @@ def _cost(where: str, kind: str, rows: pd.DataFrame, cells: pd.DataFrame, m: Stu
 
 
 def _other(row: object, kind: str, sign: int) -> str:
-    """The mean of an objective. Ratios of perplexities have intervals and a section of their own."""
-    words = f" ({number(row.cost)} points less)" if kind == "acc" else ""  # type: ignore[attr-defined]
-    return f"{row.objective} gives {number(sign * row.mean)}{words}"  # type: ignore[attr-defined]
+    """The mean of an objective. Ratios of perplexities have a section of their own."""
+    words = f", {number(row.cost)} points less" if kind == "acc" else ""  # type: ignore[attr-defined]
+    return f"{row.objective} gives {_mean(row._asdict(), sign)}{words}"  # type: ignore[attr-defined]
+
+
+def _mean(row: Mapping[str, Any] | pd.Series[Any], sign: int) -> str:
+    """A mean with its interval over draws, if there is one. Accuracies have the sign -1."""
+    low, high = sorted((sign * float(row["low"]), sign * float(row["high"])))
+    mean = sign * float(row["mean"])
+    return number(mean) if np.isnan(low) else with_interval(mean, low, high)
 
 
 def searches(m: StudyData) -> Iterator[str]:

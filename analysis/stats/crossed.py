@@ -12,6 +12,7 @@ from pruning.core.complete_masks import is_complete
 from pruning.core.search_record import BudgetRecord
 
 from . import common_searches
+from .draw_means import CellDraws, over_draws
 from .frames import groups
 from .grid import STRATUM
 
@@ -21,13 +22,14 @@ Trace = Sequence[Mapping[str, Any]]
 def matrix(
     frame: pd.DataFrame, outcomes: Mapping[str, pd.Series[Any]], geometric: Collection[str] = ()
 ) -> pd.DataFrame:
-    """One row for each model, k, objective and outcome: mean over cells, standard deviation, and cost.
+    """One row for each model, k, objective and outcome: mean over cells, its interval, standard deviation, and cost.
 
     Objectives are compared over the searches that all have (`common_searches`); `note` says what that leaves out.
     `outcomes` maps a label to one value per cell; lower is better. `cost` is the mean minus the lowest mean
     that any objective has on this outcome. An objective has cost 0 on its own outcome if no other is
     better. Outcomes in `geometric` (perplexities) get the geometric mean, so that one broken mask does not
-    dominate it. Their `sd` is the factor exp(sd of the logarithm), and the column `geometric` is true.
+    dominate it. Their `sd` is the factor exp(sd of the logarithm), and the column `geometric` is true. `low` and
+    `high` are the ends of the 95 percent interval of the mean over calibration draws (`draw_means.py`).
     """
     rows = []
     for (model, k), stratum in groups(frame, STRATUM):
@@ -36,14 +38,24 @@ def matrix(
             outcome, logs = values.loc[cells.index].astype(float), label in geometric
             outcome = outcome.map(np.log) if logs else outcome
             by_objective = outcome.groupby(cells["objective"]).agg(["mean", "std", "count"])
+            by_objective[["low", "high"]] = [
+                _ends(outcome[part.index], part) for _, part in groups(cells, "objective")
+            ]
             if logs:
-                by_objective[["mean", "std"]] = np.exp(by_objective[["mean", "std"]])
+                columns = ["mean", "std", "low", "high"]
+                by_objective[columns] = np.exp(by_objective[columns])
             by_objective["cost"] = by_objective["mean"] - by_objective["mean"].min()
             for objective, row in by_objective.iterrows():
-                spread = [*row[["mean", "std"]], logs, int(row["count"]), row["cost"], note]
+                spread = [*row[["mean", "low", "high", "std"]], logs, int(row["count"]), row["cost"], note]
                 rows.append([model, k, objective, label, *spread])
-    columns = ["model", "k", "objective", "outcome", "mean", "sd", "geometric", "cells", "cost", "note"]
-    return pd.DataFrame(rows, columns=columns)
+    names = ["model", "k", "objective", "outcome", "mean", "low", "high", "sd", "geometric", "cells", "cost"]
+    return pd.DataFrame(rows, columns=[*names, "note"])
+
+
+def _ends(values: pd.Series[Any], cells: pd.DataFrame) -> tuple[float, float]:
+    """The interval of a mean over calibration draws."""
+    found = over_draws(values, CellDraws.of(cells))
+    return found.low, found.high
 
 
 def complete_scores(

@@ -86,11 +86,12 @@ def report(
     sources = pd.DataFrame(rows, columns=["source", "df", "component", "share", "low", "high"])
     groups = {"calibration": CALIBRATION, "search": SEARCH, "interaction": INTERACTION}
     parts = {name: found.share(members) for name, members in groups.items()}
-    plain, both = (found.ratio((*CALIBRATION, *more), (*SEARCH, *more)) for more in ((), INTERACTION))
+    plain = found.ratio([CALIBRATION], [SEARCH])
+    both = found.ratio([CALIBRATION, INTERACTION], [SEARCH, INTERACTION])
     if not df["objective"]:
         return Shares(sources, parts, plain, both, cells, draws, note)
-    objective = found.ratio((*OBJECTIVE, *INTERACTION), (*SEARCH, *INTERACTION))
-    against_draw = found.ratio(OBJECTIVE, [DRAWN])
+    objective = found.ratio([OBJECTIVE, INTERACTION], [SEARCH, INTERACTION])
+    against_draw = found.ratio([OBJECTIVE], [[DRAWN]])
     return Shares(sources, parts, plain, both, cells, draws, note, objective, against_draw)
 
 
@@ -120,11 +121,15 @@ class _Likely:
         """The share of some sources together, cut off at 0 and 1."""
         return self._interval(lambda shares: np.clip(_sum(shares, names), 0.0, 1.0))
 
-    def ratio(self, above: Sequence[str], below: Sequence[str]) -> IntervalEstimate:
-        """The share of some sources divided by that of others. 0 / 0 widens the interval on both sides."""
+    def ratio(self, above: Sequence[Sequence[str]], below: Sequence[Sequence[str]]) -> IntervalEstimate:
+        """The shares of some parts divided by those of others. 0 / 0 widens the interval on both sides.
+
+        A part is several sources together. It is cut off at 0 before parts are added: otherwise the interaction could
+        make up for a negative share of the search, and calibration : search could be above 1 without a calibration.
+        """
 
         def divided(shares: Matrix) -> Matrix:
-            both = [np.maximum(_sum(shares, names), 0.0) for names in (above, below)]
+            both = [sum(np.maximum(_sum(shares, names), 0.0) for names in parts) for parts in (above, below)]
             with np.errstate(divide="ignore", invalid="ignore"):
                 return np.asarray(both[0] / both[1])
 

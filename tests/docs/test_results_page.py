@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from analysis.data.metrics import of_windows
+from analysis.figures import fig10_healing
 from analysis.report.paper_verdicts import claims
-from analysis.stats import overlap_pairs
-from docs import describe_results, study_healing, study_tables
+from docs import describe_results, study_healing, study_outcomes, study_tables
 from docs.describe_results import PAGE, PAGES
-from docs.study_archives import ALL, GEMMA, MAIN, ROOT, SEARCHES, SMOLLM2, study
+from docs.study_archives import ALL, GEMMA, MAIN, ROOT, SMOLLM2, overlap, study
 from docs.study_archives import TEXT as OF_TEXT
 
 TEXT = PAGE.read_text(encoding="utf-8")
@@ -78,7 +79,7 @@ def halved(sublayers: tuple[int, ...]) -> tuple[int, ...]:
 def test_counts_in_sentences_are_those_of_the_archive() -> None:
     written = " ".join(TEXT.split())
     cells = study("study", ALL).cells
-    gemma = study("study", ALL, SEARCHES[GEMMA], model=GEMMA).cells
+    gemma = study("study", ALL, model=GEMMA).cells
     assert f"{len(cells) + len(gemma)} cells" in written
     found = cells[cells["objective"].isin(OF_TEXT)]
     middle = found["dropped"].map(lambda mask: mask == (13, 14, 15, 16, 17, 18)).groupby(found["algo"]).sum()
@@ -89,14 +90,9 @@ def test_counts_in_sentences_are_those_of_the_archive() -> None:
     blocks = units["dropped"].where(units["unit"] == "block", units["dropped"].map(halved))
     assert (blocks.groupby([units["objective"], units["draw"]]).nunique() == 1).all()
     assert len(units) == 12
-    same, other = (
-        study("study", OF_TEXT, SEARCHES[model], model=model)
-        .overlaps.query("comparison == 'objectives'")["corrected"]
-        .mean()
-        for model in (SMOLLM2, GEMMA)
-    )
-    assert f"(overlap {same:.2f}), and" in written
-    assert f"where they agree less ({other:.2f})" in written
+    same, other = (overlap(study("study", OF_TEXT, model=model), "objectives") for model in (SMOLLM2, GEMMA))
+    assert f"whose masks overlap by {same}, it has" in written
+    assert f"on Gemma, where they overlap by {other}, " in written
 
 
 @pytest.mark.slow
@@ -107,15 +103,12 @@ def test_sentences_on_the_margin_are_those_of_the_archive() -> None:
     assert len(better) == (better["loss"] < better["dense_loss"]).sum() == 24
     assert "all 24 masks of greedy, beam, genetic and bayesian search have a lower margin loss" in written
     least, most = -cells["dense_loss"].max(), -cells["dense_loss"].min()
-    assert f"prefers right answers by {least:.2f} to {most:.2f} nats" in written
+    assert f"prefers right answers by {least:.2f} to {most:.2f} nats per token" in written
     ranks = [stats.spearmanr(draw["loss"], draw["log"]).statistic for _, draw in cells.groupby("draw")]
     further = " ".join(study_tables.PAGE.read_text(encoding="utf-8").split())
     assert f"the rank correlation over searches is between {min(ranks):.2f} and {max(ranks):.2f}" in further
     chance = -study("study_labels", ("margin",), calibration="commonsense170k").cells["dense_loss"]
-    assert (
-        f"labels, where the unpruned model is at chance ({chance.min():.2f} to {chance.max():.2f} nats)"
-        in written
-    )
+    assert f"it prefers the right one by {chance.min():.2f} to {chance.max():.2f}, by draw" in further
     dense = {kind: metric.of(cells, "dense").iloc[0] for kind, metric in own.metrics.items()}
     assert f"unpruned: perplexity {dense['ppl']:.1f}, accuracy {dense['acc']:.1f} percent" in written
 
@@ -130,16 +123,20 @@ def test_sentences_on_gemma_are_those_of_the_archive() -> None:
     counts = (cells["dropped"] == cells["best"]).groupby(cells["algo"]).sum()
     assert len(best) == 6
     assert list(counts[counts == 6].index) == ["bayesian", "beam", "cbo", "exhaustive", "genetic"]
+    scored = study_outcomes.pairs_scored(optima)
+    assert [name for name in ("bayesian", "beam", "cbo", "genetic") if scored[name] != "153"] == [
+        "beam",
+        "genetic",
+    ]
+    assert all(int(scored[name].split()[-1]) < 153 / 2 for name in ("beam", "genetic"))
     assert (
-        "beam, genetic, bayesian and cbo search find the best in three of three draws for both objectives, "
-        "greedy in none" in written
+        "beam and genetic search find the best in three of three draws for both objectives, and score less "
+        "than half of them; greedy never does" in written
     )
     assert counts["greedy"] == 0
-    accuracies = []
-    for objective in ("margin", "divergence"):
-        own = study("study", (objective,), SEARCHES[GEMMA], model=GEMMA)
-        accuracies.append(f"{own.metrics['acc'].of(own.cells).mean():.1f}")
-    assert f"Gemma's is {accuracies[0]} percent for the margin, {accuracies[1]} for divergence" in written
+    own = study("study", ALL, model=GEMMA)
+    margin, divergence = (study_outcomes.accuracy(own, name) for name in ("margin", "divergence"))
+    assert f"{margin} percent for the margin, {divergence.split(',')[0]} for divergence" in written
     dense = [
         study("study", ("margin",), model=model).cells["dense/acc/arc_easy"] for model in (SMOLLM2, GEMMA)
     ]
@@ -152,18 +149,17 @@ def test_sentences_on_gemma_are_those_of_the_archive() -> None:
 
 @pytest.mark.slow
 def test_sentences_on_seeds_are_those_of_the_archive() -> None:
-    cells = study("study_seeds", OF_TEXT).cells
-    seeds, draws = (
-        overlap_pairs.pairs(cells, name).groupby("algo")["corrected"].mean() for name in ("seeds", "draws")
-    )
-    expected = f"nearly as another draw does ({seeds['genetic']:.2f}, {draws['genetic']:.2f}), but none of"
+    own = study("study_seeds", OF_TEXT, ("genetic",))
+    seeds, draws = (overlap(own, name) for name in ("seeds", "draws"))
+    expected = f"with an overlap of {seeds}, about as another draw does, with {draws}, and none of `bayesian`"
     assert expected in " ".join(TEXT.split())
-    assert seeds["bayesian"] == 1.0
+    assert overlap(study("study_seeds", OF_TEXT, ("bayesian",)), "seeds") == "1.00, all equal"
 
 
 @pytest.mark.slow
 def test_sentences_on_healing_are_those_of_the_archive() -> None:
-    ratios = study("study_healing", study_healing.OBJECTIVES).relative.states
+    own = study("study_healing", study_healing.OBJECTIVES)
+    ratios = own.relative.states
     repaired, healed = (
         100 * (1 - ratios.loc[ratios["state"].str.startswith(state), "value"])
         for state in study_healing.STATES[1:]
@@ -173,7 +169,16 @@ def test_sentences_on_healing_are_those_of_the_archive() -> None:
         f"Repair by linear maps lowers perplexity by {min(repaired):.0f} to {max(repaired):.0f} percent, "
         f"healing by {min(healed):.0f} to {max(healed):.0f} percent."
     )
-    assert expected in " ".join(TEXT.split())
+    written = " ".join(TEXT.split())
+    assert expected in written
+    masks = own.cells.groupby("objective")["dropped"].nunique()
+    assert (masks["block_influence"], own.cells["dropped"].nunique()) == (1, 5)
+    assert "The mask for block_influence" in written
+    assert "the order of the five masks survives is open" in written
+    found = fig10_healing.summary(fig10_healing.healed(own.results, own.frame, of_windows(own.frame)))
+    ranks = found[found["state"] == "16,384 tokens"].iloc[0]
+    ends = " to ".join(f"{ranks[f'correlation_{end}']:.2f}" for end in ("low", "high"))
+    assert f"the rank correlation is {ranks['correlation']:.2f} ({ends})" in written
 
 
 @pytest.mark.slow
@@ -188,7 +193,7 @@ def test_nothing_of_the_first_part_is_missing() -> None:
     for name, objectives in (parts | {"study_healing": study_healing.OBJECTIVES}).items():
         frame = study(name, objectives).frame
         assert set(frame["status"]) == {"done"}
-    assert set(study("study", ALL, SEARCHES[GEMMA], model=GEMMA).frame["status"]) == {"done"}
+    assert set(study("study", ALL, model=GEMMA).frame["status"]) == {"done"}
 
 
 def test_the_archives_of_the_study_are_small() -> None:

@@ -122,4 +122,5 @@ SCENARIOS = {
     "one objective 100 times noisier": scenario({**MASKS, SEARCH: 0.05, RESIDUAL: 0.26}, noisy=100.0),
     "null search": scenario({"objective": 0.37, DATA: 0.05, DRAWN: 0.24, RESIDUAL: 0.34}),
     "null objective": scenario(NULL_OBJECTIVE),
+    "large interaction": scenario({"objective": 0.02, DRAWN: 0.03, SEARCH: 0.05, BOTH: 0.05, RESIDUAL: 0.85}),
 }

@@ -321,6 +321,10 @@ def test_no_ratio_is_infinite() -> None:
         assert variance_shares.ratio_text(IntervalEstimate(float("nan"), low, np.inf)) == "no ratio"
     rounded = IntervalEstimate(1e14, 45.0, 1e16)  # the upper end is a share of 0, rounded
     assert variance_shares.ratio_text(rounded) == "above 45.0"
+    noise = IntervalEstimate(37.0, 1.0, np.inf)
+    assert variance_shares.ratio_text(noise) == "at least 1", (
+        "an interval that ends at 1 does not leave it out"
+    )
 
 
 # -- titles ------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from analysis.figures import fig6_crossed
 from analysis.stats import crossed, stability
@@ -30,6 +31,23 @@ def test_perplexities_have_geometric_means_that_one_broken_model_does_not_decide
     assert table["mean"].loc["same"].to_dict() == pytest.approx({"o0": 20.0, "o1": 505.0})
     assert table["cost"].loc["ppl"].to_dict() == pytest.approx({"o0": 0.0, "o1": 80.0})
     assert table["sd"].loc["ppl"].to_dict() == pytest.approx({"o0": 1.0, "o1": 10 ** (2**0.5)})  # a factor
+
+
+def test_means_have_intervals_over_draws() -> None:
+    cells = frame(objectives=2, data=1, draws=4, algos=2)
+    values = pd.Series(np.exp(np.random.default_rng(0).normal(3, 0.2, len(cells))), cells.index)
+    table = crossed.matrix(cells, {"ppl": values, "same": values}, ["ppl"]).set_index(
+        ["outcome", "objective"]
+    )
+    for objective, own in cells.groupby("objective"):
+        by_draw = values[own.index].groupby(own["draw"]).mean()
+        half = stats.t.ppf(0.975, 3) * by_draw.std() / 2
+        ends = table.loc[("same", objective), ["low", "high"]]
+        assert list(ends) == pytest.approx([by_draw.mean() - half, by_draw.mean() + half])
+        logs = np.log(values[own.index]).groupby(own["draw"]).mean()
+        half = stats.t.ppf(0.975, 3) * logs.std() / 2
+        ends = table.loc[("ppl", objective), ["low", "high"]]
+        assert list(ends) == pytest.approx(np.exp([logs.mean() - half, logs.mean() + half]).tolist())
 
 
 def test_anytime_charges_every_mask_even_if_its_score_was_reused() -> None:

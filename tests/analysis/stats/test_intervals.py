@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 
 from analysis.stats import plausible
+from analysis.stats.estimates import report
+from analysis.stats.solver import EVERY
+from analysis.stats.sources import RESIDUAL
 from tests.helpers.known_shares import MASKS, NULL_OBJECTIVE, SCENARIOS, Coverage, coverage, scenario
 
 STUDIES = 200
@@ -20,7 +23,14 @@ def covered(name: str) -> dict[str, Coverage]:
 
 
 @pytest.mark.parametrize(
-    "name", ["loss", "search equals calibration", "one objective 100 times noisier", "null search"]
+    "name",
+    [
+        "loss",
+        "search equals calibration",
+        "one objective 100 times noisier",
+        "null search",
+        "large interaction",
+    ],
 )
 def test_intervals_cover_the_known_truth(name: str) -> None:
     for quantity, found in covered(name).items():
@@ -54,6 +64,15 @@ def test_without_the_widening_intervals_are_too_short(monkeypatch: pytest.Monkey
     monkeypatch.setattr(plausible, "widened", lambda observed, drawn: observed - (drawn - drawn.mean(axis=0)))
     found = coverage(SCENARIOS["one objective 100 times noisier"], STUDIES, 199)
     assert found["draw"].covered < LEAST
+
+
+@pytest.mark.parametrize(("search", "expected"), [(-0.3, 1.0), (0.2, 1.0 / 1.2)])
+def test_a_ratio_needs_a_calibration_to_be_above_one(search: float, expected: float) -> None:
+    """The interaction must not make up for a negative component: with -0.1 + 1 above -0.3 + 1, it would be 1.29."""
+    component = {"objective": -0.1, "algorithm": search, RESIDUAL: 1.0}
+    estimate = np.array([[component.get(name, 0.0) for name in EVERY]])
+    shares = report(estimate, None, dict.fromkeys(EVERY, 3), 40, 6, "no interval")
+    assert shares.total_ratio.value == shares.objective_ratio.value == pytest.approx(expected)
 
 
 NO_OBJECTIVE = scenario(NULL_OBJECTIVE, shared=False)
