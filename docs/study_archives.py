@@ -19,10 +19,6 @@ TEXT = ("divergence", "perplexity")
 MAIN = (*TEXT, "margin")
 ALL = ("block_influence", *MAIN)
 SMOLLM2, GEMMA = "smollm2", "gemma3_270m"
-SEARCHES = {
-    SMOLLM2: (),
-    GEMMA: ("one_shot", "greedy", "beam"),
-}  # in `study`; () is all, others are unfinished
 
 
 @cache
@@ -34,8 +30,8 @@ def study(
     model: str = SMOLLM2,
 ) -> StudyData:
     """The cells of a model in an archived study that have one of some objectives and searches (any if empty)."""
-    only = {"objective": objectives, "model": (model,)} | ({"algo": searches} if searches else {})
-    only |= {"calibration": (calibration,)} if calibration else {}
+    chosen = {"objective": objectives, "algo": searches, "calibration": (calibration,) if calibration else ()}
+    only = {"model": (model,)} | {column: values for column, values in chosen.items() if values}
     return StudyData(folder(ROOT / f"analysis/{name}/{name}.tar.xz"), name, only)
 
 
@@ -47,7 +43,12 @@ def ratio(compared: pd.DataFrame, state: str = "pruned", **chosen: str) -> str:
     rows = compared[compared["state"].str.startswith(state)]
     for column, value in chosen.items():
         rows = rows[rows[column] == value]
-    return "".join(with_interval(row.value, row.low, row.high) for row in each(rows)) or DASH
+    return "".join(_relative(row.value, row.low, row.high) for row in each(rows)) or DASH
+
+
+def _relative(value: float, low: float, high: float) -> str:
+    """A ratio with its interval. Equal masks show no spread, so they have no interval."""
+    return "1, the same masks" if value == low == high == 1 else with_interval(value, low, high)
 
 
 def overlap(own: StudyData, comparison: str = "draws") -> str:
@@ -57,6 +58,6 @@ def overlap(own: StudyData, comparison: str = "draws") -> str:
 
 
 def corrected(row: object) -> str:
-    """The corrected overlap in a row with its interval."""
+    """The corrected overlap in a row with its interval. Equal masks show no spread, so they have none."""
     mean, low, high = (getattr(row, name) for name in ("corrected", "low", "high"))
-    return f"{mean:.2f} ({low:.2f} to {high:.2f})"
+    return f"{mean:.2f}, all equal" if low == high else f"{mean:.2f} ({low:.2f} to {high:.2f})"

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+import numpy as np
 import pandas as pd
 
 from analysis.figures.style import number, ordered
 from analysis.report.study_data import StudyData
 from analysis.stats.frames import at
 from docs.marked_tables import table
-from docs.study_archives import ALL, GEMMA, MAIN, SEARCHES, SMOLLM2, TEXT, overlap, ratio, study
+from docs.study_archives import ALL, GEMMA, MAIN, SMOLLM2, TEXT, overlap, ratio, study
 
 OUTCOMES = ("pruned for", "perplexity", "relative to divergence", "accuracy, percent")
 
@@ -22,23 +23,42 @@ def searches() -> str:
 
 def searches_of_gemma() -> str:
     """How each search did on Gemma 3, against the best mask that any search scored."""
-    return _searches(study("study", MAIN, SEARCHES[GEMMA], model=GEMMA), MAIN)
+    return _searches(study("study", MAIN, model=GEMMA), MAIN)
 
 
 def optimum() -> str:
     """How each search did on Gemma 3 where all pairs of blocks were scored, so that the best mask is the optimum."""
-    return _searches(study("study_all", TEXT, model=GEMMA), TEXT)
+    own = study("study_all", TEXT, model=GEMMA)
+    return _searches(own, TEXT, {"pairs scored": pairs_scored(own)})
 
 
-def _searches(own: StudyData, objectives: Sequence[str]) -> str:
-    """In how many draws each search found the best known mask, its mean regret in nats, and its cost."""
+def pairs_scored(own: StudyData) -> dict[str, str]:
+    """For each search, the fewest and the most complete masks that a cell of it scored."""
+    cells = own.cells[["cell", "algo", "k"]]
+    counts = [
+        len({tuple(line["dropped"]) for line in own.traces[cell] if len(line["dropped"]) == k})
+        for cell, _, k in cells.itertuples(index=False)
+    ]
+    by = pd.Series(counts).groupby(cells["algo"].to_numpy())
+    ends = zip(by.min().items(), by.max(), strict=True)
+    return {str(algo): str(low) if low == high else f"{low} to {high}" for (algo, low), high in ends}
+
+
+def _searches(
+    own: StudyData, objectives: Sequence[str], further: Mapping[str, Mapping[str, str]] | None = None
+) -> str:
+    """In how many draws each search found the best known mask, its mean regret in nats per token, and its cost.
+
+    `further` maps the heading of each further column to its text for each search.
+    """
     regrets = own.regrets
     rows = []
     for algo in ordered(regrets["algo"]):
         cells = regrets[regrets["algo"] == algo]
         found = [_regret(cells[cells["objective"] == objective]) for objective in objectives]
-        rows.append([algo, *found, f"{cells['asked'].astype(float).mean():,.0f}"])
-    return table(["search", *objectives, "losses asked for"], rows)
+        more = [texts[str(algo)] for texts in (further or {}).values()]
+        rows.append([algo, *found, f"{cells['asked'].astype(float).mean():,.0f}", *more])
+    return table(["search", *objectives, "losses asked for", *(further or {})], rows)
 
 
 def _regret(cells: pd.DataFrame) -> str:
@@ -53,20 +73,30 @@ def outcomes() -> str:
 
 def outcomes_of_gemma() -> str:
     """As `outcomes`, on Gemma 3, with the overlap of the masks of two draws."""
-    overlaps = [overlap(study("study", (objective,), SEARCHES[GEMMA], model=GEMMA)) for objective in ALL]
+    overlaps = [overlap(study("study", (objective,), model=GEMMA)) for objective in ALL]
     rows = [[*row, own] for row, own in zip(_outcomes(GEMMA), overlaps, strict=True)]
     return table([*OUTCOMES, "overlap of two draws"], rows)
 
 
 def _outcomes(model: str) -> list[list[str]]:
-    own = study("study", ALL, SEARCHES[model], model=model)
+    own = study("study", ALL, model=model)
     costs = own.costs.set_index(["outcome", "objective"])
     rows = []
     for objective in ALL:
-        perplexity, accuracy = (at(costs, (kind, objective), "mean") for kind in ("ppl", "acc"))
+        perplexity = at(costs, ("ppl", objective), "mean")
         compared = "1" if objective == "divergence" else ratio(own.relative.objectives, objective=objective)
-        rows.append([objective, number(perplexity), compared, f"{-accuracy:.1f}"])
+        rows.append([objective, number(perplexity), compared, accuracy(own, objective)])
     return rows
+
+
+def accuracy(own: StudyData, objective: str) -> str:
+    """The mean accuracy in percent of the masks for an objective, with its interval over draws.
+
+    Equal masks show no spread, so they have no interval.
+    """
+    costs = own.costs.set_index(["outcome", "objective"])
+    mean, high, low = (-at(costs, ("acc", objective), column) for column in ("mean", "low", "high"))
+    return f"{mean:.1f}, all equal" if np.isclose(low, high) else f"{mean:.1f} ({low:.1f} to {high:.1f})"
 
 
 def gains() -> str:
@@ -80,7 +110,7 @@ def gains_of_gemma() -> str:
 
 
 def _gains(model: str) -> str:
-    compared = study("study", MAIN, SEARCHES[model], model=model).relative.searches
+    compared = study("study", MAIN, model=model).relative.searches
     rows = [
         [algo, *(ratio(compared, objective=objective, algo=algo) for objective in MAIN)]
         for algo in ordered(compared["algo"])

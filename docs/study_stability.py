@@ -6,7 +6,7 @@ import pandas as pd
 
 from analysis.stats.frames import each
 from docs.marked_tables import table
-from docs.study_archives import ALL, MAIN, SEARCHES, TEXT, corrected, overlap, study
+from docs.study_archives import ALL, MAIN, TEXT, corrected, overlap, study
 
 NAMES = {"smollm2": "SmolLM2", "gemma3_270m": "Gemma 3"}
 SEEDED = ("genetic", "bayesian")  # those of study_seeds
@@ -14,11 +14,15 @@ SEEDED = ("genetic", "bayesian")  # those of study_seeds
 
 def draws() -> str:
     """The overlap of the masks of two draws for each objective and model."""
-    own = [
-        [overlap(study("study", (objective,), SEARCHES[model], model=model)) for model in NAMES]
-        for objective in ALL
-    ]
+    own = [[overlap(study("study", (objective,), model=model)) for model in NAMES] for objective in ALL]
     return table(["objective", *NAMES.values()], [[name, *row] for name, row in zip(ALL, own, strict=True)])
+
+
+def objectives() -> str:
+    """The overlap of masks for perplexity and for divergence on the same draw, for each model."""
+    own = {model: study("study", TEXT, model=model) for model in NAMES}
+    rows = [[NAMES[model], overlap(cells, "objectives"), overlap(cells)] for model, cells in own.items()]
+    return table(["model", "two objectives", "two draws"], rows)
 
 
 def sizes() -> str:

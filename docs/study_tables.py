@@ -8,9 +8,19 @@ from analysis.report.phrasing import with_interval
 from analysis.stats.relative_perplexity import relative
 from docs import study_healing, study_outcomes, study_shares, study_stability
 from docs.marked_tables import table
-from docs.study_archives import ROOT, overlap, study
+from docs.study_archives import GEMMA, ROOT, SMOLLM2, overlap, study
 
 DATA = {"items of ARC-Easy": "arc_easy_train", "labels of Commonsense 170k": "commonsense170k"}
+MODELS = {SMOLLM2: "SmolLM2", GEMMA: "Gemma 3"}
+PARTS = {
+    "study": "main comparison",
+    "study_all": "all pairs",
+    "study_sizes": "sizes",
+    "study_seeds": "seeds",
+    "study_labels": "labels",
+    "study_units": "sub-layers",
+    "study_healing": "repair and healing",
+}
 PAGE = ROOT / "docs" / "study_tables.md"
 
 
@@ -33,6 +43,16 @@ def _margin(data: str) -> list[str]:
     ]
 
 
+def compute() -> str:
+    """The cells of each part of the study and the hours of their searches, for each model."""
+    rows = []
+    for name, words in PARTS.items():
+        for model in (SMOLLM2, GEMMA) if name == "study" else (GEMMA if name == "study_all" else SMOLLM2,):
+            cells = study(name, (), model=model).cells
+            rows.append([words, MODELS[model], str(len(cells)), f"{cells['seconds'].sum() / 3600:.1f}"])
+    return table(["part", "model", "cells", "hours of search"], rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "more shares": study_shares.further,
     "gains": study_outcomes.gains,
@@ -43,5 +63,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "labels": labels,
     "sizes": study_stability.sizes,
     "seeds": study_stability.seeds,
+    "objectives": study_stability.objectives,
     "healed": study_healing.healed,
+    "compute": compute,
 }
