@@ -89,7 +89,7 @@ def test_five_of_six_is_right_and_not_evidence() -> None:
 
 
 def test_six_searches_and_their_duplicates() -> None:
-    assert "in 6 of 6 cells" in statement("seven searches").facts[0]
+    assert "in 6 of 6 cells" in statement("seven distinct results").facts[1]
     assert statement("duplicate masks").verdict == DISAGREES
 
 
