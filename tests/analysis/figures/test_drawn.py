@@ -288,7 +288,9 @@ def test_shares_are_percent_and_sources_that_were_not_varied_have_no_row() -> No
 def test_every_share_has_its_interval_in_percent() -> None:
     rows = shares_table().dropna(subset="share")[["low", "high"]] * 100
     drawn = bars(drawn_shares().axes[0], vertical=False)
-    assert_equal([ends for ends in drawn if ends != (0.0, 1.0)], rows)  # the line below the sums has other units
+    assert_equal(
+        [ends for ends in drawn if ends != (0.0, 1.0)], rows
+    )  # the line below the sums has other units
 
 
 def test_the_marker_says_whether_a_source_was_tested() -> None:
