@@ -183,6 +183,7 @@ describe: $(VENV)/installed-dev
 	$(BIN)/python -m docs.describe_files
 	$(BIN)/python -m docs.describe_published
 	$(BIN)/python -m docs.describe_racing
+	$(BIN)/python -m docs.describe_engine
 	$(BIN)/python -m docs.describe_results
 
 tour: $(VENV)/installed-dev

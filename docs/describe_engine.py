@@ -1,0 +1,91 @@
+"""Write the measured tables of docs/engine.md from the files of the benchmarks.
+
+python -m docs.describe_engine       `make describe` runs it; a test fails if the page is out of date
+"""
+
+from __future__ import annotations
+
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from analysis.figures.style import DASH
+from benchmarks.whole import PUBLISHED
+from docs import marked_tables
+from pruning.core.atomic_files import read_json
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "engine.md"
+BENCHMARKS = ROOT / "benchmarks"
+SAME = {True: "yes", False: "no", None: DASH}
+
+
+def engine() -> str:
+    """For each machine that ran `make bench`, what the engine saves on it, and a table with one row for each work."""
+    return written(read_json(BENCHMARKS / "results.json"))
+
+
+def written(rows: list[dict[str, Any]]) -> str:
+    """The text of `engine` for rows of results."""
+    ordered = sorted(rows, key=lambda row: str(row["device"]))
+    machines = [list(part) for _, part in groupby(ordered, key=lambda row: row["device"])]
+    return "\n\n".join(f"{_machine(part)}\n\n{_works(part)}" for part in machines)
+
+
+def _machine(rows: list[dict[str, Any]]) -> str:
+    published = [row["ratio"] for row in rows if row["work"].startswith(PUBLISHED)]
+    plain = [row["ratio"] for row in rows if not row["work"].startswith(PUBLISHED)]
+    saved = f"{min(plain):.1f} to {max(plain):.1f} times less CPU time than one masked forward pass per mask"
+    if published:
+        saved += f", and {min(published):.1f} to {max(published):.1f} times less than SLEB's way of scoring"
+    speeds = [_speed(rows, precision) for precision in ("bfloat16", "float32")]
+    device = f"On one thread of an {rows[0]['device']} ({', '.join(speeds)} in one large product)"
+    return f"{device}, the engine uses {saved}:"
+
+
+def _speed(rows: list[dict[str, Any]], precision: str) -> str:
+    measured = [row["peak_gflops"][precision] for row in rows if "peak_gflops" in row]
+    low, high = min(measured), max(measured)
+    return f"{low:,}{f' to {high:,}' if high > low else ''} GFLOP/s in {precision}"
+
+
+def _works(rows: list[dict[str, Any]]) -> str:
+    heads = ["work", "plain, CPU s", "engine, CPU s", "ratio", "tokens through blocks"]
+    heads += ["engine : its products at peak", "same mask"]
+    return marked_tables.table(heads, [_work(row) for row in rows])
+
+
+def _work(row: dict[str, Any]) -> list[str]:
+    seconds = [f"{row[name]:,.1f}" for name in ("baseline_cpu_seconds", "cpu_seconds")]
+    fewer, same = f"{row['tokens_ratio']:.2f}x fewer", SAME[row["masks_equal"]]
+    work = (
+        row["work"] if "peak_gflops" in row else f"{row['work']} *"
+    )  # rows of an older benchmark do not have it
+    return [work, *seconds, f"{row['ratio']:.2f}x", fewer, f"{row['at_peak']:.2f}", same]
+
+
+def whole() -> str:
+    """The CPU seconds of the whole command, one row for each way."""
+    rows: list[dict[str, Any]] = read_json(BENCHMARKS / "whole.json")
+    shown = [
+        [row["way"], f"{row['cpu_seconds']:.1f}", f"{row['ratio']:.2f}x", " ".join(map(str, row["mask"]))]
+        for row in rows
+    ]
+    return marked_tables.table(["", "CPU s", "ratio", "blocks removed"], shown)
+
+
+TABLES = {"engine": engine, "whole": whole}
+
+
+def filled(page: str) -> str:
+    """The page with its tables written again."""
+    return marked_tables.filled(page, lambda name: TABLES[name]())
+
+
+def main() -> None:
+    """Write the page."""
+    marked_tables.write(PAGE, lambda name: TABLES[name]())
+
+
+if __name__ == "__main__":
+    main()
