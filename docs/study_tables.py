@@ -11,16 +11,16 @@ from docs.marked_tables import table
 from docs.study_archives import GEMMA, ROOT, SMOLLM2, overlap, study
 
 DATA = {"items of ARC-Easy": "arc_easy_train", "labels of Commonsense 170k": "commonsense170k"}
-MODELS = {SMOLLM2: "SmolLM2", GEMMA: "Gemma 3"}
-PARTS = {
-    "study": "main comparison",
-    "study_all": "all pairs",
-    "study_sizes": "sizes",
-    "study_seeds": "seeds",
-    "study_labels": "labels",
-    "study_units": "sub-layers",
-    "study_healing": "repair and healing",
-}
+PARTS = (
+    ("study", "main comparison", SMOLLM2),
+    ("study", "main comparison", GEMMA),
+    ("study_all", "all pairs", GEMMA),
+    ("study_sizes", "sizes", SMOLLM2),
+    ("study_seeds", "seeds", SMOLLM2),
+    ("study_labels", "labels", SMOLLM2),
+    ("study_units", "sub-layers", SMOLLM2),
+    ("study_healing", "repair and healing", SMOLLM2),
+)  # archive, in words, model
 PAGE = ROOT / "docs" / "study_tables.md"
 
 
@@ -46,10 +46,10 @@ def _margin(data: str) -> list[str]:
 def compute() -> str:
     """The cells of each part of the study and the hours of their searches, for each model."""
     rows = []
-    for name, words in PARTS.items():
-        for model in (SMOLLM2, GEMMA) if name == "study" else (GEMMA if name == "study_all" else SMOLLM2,):
-            cells = study(name, (), model=model).cells
-            rows.append([words, MODELS[model], str(len(cells)), f"{cells['seconds'].sum() / 3600:.1f}"])
+    for name, words, model in PARTS:
+        cells = study(name, (), model=model).cells
+        hours = cells["seconds"].sum() / 3600
+        rows.append([words, study_stability.NAMES[model], str(len(cells)), f"{hours:.1f}"])
     return table(["part", "model", "cells", "hours of search"], rows)
 
 

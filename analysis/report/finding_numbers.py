@@ -91,10 +91,9 @@ def _cost(m: StudyData) -> Number | None:
     if len(found) > 1:
         where = f"median over {count(len(found), 'combination')} of model and size"
         note = f"{where}; range {number(values.min())} to {number(values.max())}"
-    elif math.isnan(first["low"]):
-        note = f"{first['worst']} instead of {first['best']}; no interval"
     else:
-        interval = f"95 percent interval {number(first['low'])} to {number(first['high'])}"
+        ends = f"95 percent interval {number(first['low'])} to {number(first['high'])}"
+        interval = "no interval" if math.isnan(first["low"]) else ends
         note = f"{first['worst']} instead of {first['best']}; {interval}"
     label = "perplexity if pruned for the worst objective instead of the best"
     return Number(f"× {number(float(values.median()))}", label, note)  # noqa: RUF001
