@@ -180,11 +180,7 @@ wings: $(VENV)/installed-dev
 	$(BIN)/python -m docs.draw_wings
 
 describe: $(VENV)/installed-dev
-	$(BIN)/python -m docs.describe_files
-	$(BIN)/python -m docs.describe_published
-	$(BIN)/python -m docs.describe_racing
-	$(BIN)/python -m docs.describe_engine
-	$(BIN)/python -m docs.describe_results
+	$(BIN)/python -m docs.describe
 
 tour: $(VENV)/installed-dev
 	$(BIN)/python -m docs.run_tour

@@ -2,11 +2,12 @@
 
 python -m benchmarks.growth_analysis [CELLS...]        default: 500 1000 2000 5000. Writes growth_analysis.json
 
-A study grows by draws, which is the hard way: the groups that are compared, and the strata whose variance is divided,
-grow with it. Each command runs in a fresh process. CPU seconds are those of the process, so that other work on the
-machine matters little. The exponent is the slope of log CPU seconds over log cells, by least squares, after the CPU
-seconds of the command's start (its `--help`) are subtracted: 1 is linear, 2 quadratic. Much of the work of a small
-study does not depend on its size (drawing, 999 permutations), so the table also has the slope of the last step alone.
+A study grows by draws, which is the hard way: the groups that are compared, and the strata whose variance is
+divided, grow with it. Figures of sub-layers and of healing read copies of archived cells (`growth_copies.py`). Each
+command runs in a fresh process. CPU seconds are those of the process, so that other work on the machine matters
+little. The exponent is the slope of log CPU seconds over log cells, by least squares, after the CPU seconds of the
+command's start (its `--help`) are subtracted: 1 is linear, 2 quadratic. Much of the work of a small study does not
+depend on its size (drawing, 999 permutations), so the table also has the slope of the last step alone.
 """
 
 from __future__ import annotations
@@ -21,13 +22,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
+from benchmarks import growth_copies
+from benchmarks.clock import device_name
 from pruning.core import atomic_files
 from tests.helpers.analysis_grid import Study, write
 
 RESULTS = Path(__file__).parent / "growth_analysis.json"
 ROOT = Path(__file__).parents[1]
 SIZES = (500, 1000, 2000, 5000)
+COPIED = {"fig9_units": "study_units", "fig10_healing": "study_healing"}  # the archive whose cells are copied
 COMMANDS = (*sorted(p.stem for p in (ROOT / "analysis").glob("[ft]*_*.py")), "report")
 log = logging.getLogger("benchmarks")
 
@@ -62,8 +67,10 @@ def measure(cells: int, folder: Path) -> list[Run]:
     written = len(write(folder / "study", Study(seeds=tuple(range(seeds)))))
     runs = []
     for command in COMMANDS:
-        out = folder / "out" / command
-        cpu, wall, peak = timed(command, ["--results", f"{folder / 'study'}", "--out", f"{out}"])
+        out, results = folder / "out" / command, folder / COPIED.get(command, "study")
+        if command in COPIED:
+            growth_copies.write(results, COPIED[command], written)
+        cpu, wall, peak = timed(command, ["--results", f"{results}", "--out", f"{out}"])
         size = sum(path.stat().st_size for path in out.glob("*.*")) / 1e6
         runs.append(Run(command, written, round(cpu, 1), round(wall, 1), round(peak), round(size, 1)))
         log.info("%-22s %5d cells  %6.1f CPU s  %6.1f s", command, written, cpu, wall)
@@ -110,7 +117,11 @@ def main() -> None:
     starts = {command: round(timed(command, ["--help"])[0], 1) for command in COMMANDS}
     for line in rows(runs, starts):
         log.info("%s", line)
-    record = {"cores": os.cpu_count(), "starts": starts, "runs": [asdict(run) for run in runs]}
+    record = {
+        "device": device_name(torch.device("cpu")),
+        "starts": starts,
+        "runs": [asdict(run) for run in runs],
+    }
     atomic_files.write_json(RESULTS, record)
 
 

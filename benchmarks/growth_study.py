@@ -2,6 +2,7 @@
 
 Prints a row for each kind of work: CPU seconds (or MB) at several sizes, and the exponent of growth, which is 1 if
 twice the size costs twice as much. It compares the two largest sizes, because constant costs dominate small ones.
+Writes benchmarks/growth_study.json; `make describe` copies the table to docs/engine.md.
 
 python -m benchmarks.growth_study [WORD ...]       only the works whose names contain one of the words
 """
@@ -16,10 +17,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from benchmarks import synthetic_study
+from pruning.core import atomic_files
 from pruning.core.estimate import Estimate
 from pruning.core.mask import Mask
 from pruning.core.result import read_done
@@ -31,6 +33,7 @@ from pruning.study import tables
 CELLS = (248, 504, 1000, 2000)
 SCORES = (1_000, 10_000, 100_000)
 JOURNALS = (100, 250, 500, 1000)
+RESULTS = Path(__file__).parent / "growth_study.json"
 log = logging.getLogger("benchmarks")
 
 
@@ -92,9 +95,12 @@ WORKS: tuple[tuple[str, tuple[int, ...], Callable[[Path, int], float]], ...] = (
 )
 
 
-def exponent(sizes: tuple[int, ...], costs: list[float]) -> float:
-    """The exponent of growth from the last size but one to the last."""
-    return math.log(costs[-1] / costs[-2]) / math.log(sizes[-1] / sizes[-2])
+def row(name: str, costs: Mapping[str, float]) -> list[str]:
+    """The work, its cost at each size, and the exponent of growth from the last size but one to the last."""
+    sizes, spent = [int(size) for size in costs], list(costs.values())
+    shown = ", ".join(f"{size:,}: {cost:.3g}" for size, cost in zip(sizes, spent, strict=True))
+    exponent = math.log(spent[-1] / spent[-2]) / math.log(sizes[-1] / sizes[-2])
+    return [name, shown, f"{exponent:.2f}"]
 
 
 def main() -> None:
@@ -104,15 +110,25 @@ def main() -> None:
         return
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     log.info("| work | cost by size | exponent |\n|---|---|---|")
+    found: dict[str, dict[str, float]] = atomic_files.read_json(RESULTS)["works"] if RESULTS.exists() else {}
     for name, sizes, measure in WORKS:
         if sys.argv[1:] and not any(word in name for word in sys.argv[1:]):
             continue
-        costs = []
+        found[name] = {}
         for size in sizes:
             with tempfile.TemporaryDirectory() as folder:
-                costs.append(measure(Path(folder), size))
-        shown = ", ".join(f"{size:,}: {cost:.3g}" for size, cost in zip(sizes, costs, strict=True))
-        log.info("| %s | %s | %.2f |", name, shown, exponent(sizes, costs))
+                found[name][str(size)] = round(measure(Path(folder), size), 4)
+        log.info("| %s |", " | ".join(row(name, found[name])))
+    works = {name: found[name] for name, *_ in WORKS if name in found}
+    atomic_files.write_json(RESULTS, {"device": _device(), "works": works})
+
+
+def _device() -> str:
+    import torch  # not above: it would count as memory of a start
+
+    from benchmarks.clock import device_name
+
+    return device_name(torch.device("cpu"))
 
 
 def _store(folder: Path) -> Store:

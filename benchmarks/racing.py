@@ -4,11 +4,11 @@ python -m benchmarks.racing [SEEDS]
 
 The search is greedy on SmolLM2; the objective is perplexity, on windows of 64 tokens. With k = 4, it runs on a
 quarter, a half or the whole of 128 windows: each seed takes one quarter or half (or the whole), and shuffles its
-windows. With k = 6, as in `make bench`, each seed draws half of 256 windows. The loss terms of a mask are computed
-once and kept in files, one file for each 32 windows. The searches with and without racing read these files, so more
-seeds cost little. The cost of a search is the work that the engine would do. For each sample, this work is one block
-forward for each distinct prefix of the batch's masks that ends in a kept block, and one projection to the vocabulary
-for each mask.
+windows. With k = 6, as in `make bench`, each seed draws half of the 128 windows. The loss terms of a mask are
+computed once and kept in files, one file for each 32 windows. The searches with and without racing read these
+files, so more seeds cost little. The cost of a search is the work that the engine would do. For each sample, this
+work is one block forward for each distinct prefix of the batch's masks that ends in a kept block, and one
+projection to the vocabulary for each mask.
 Writes benchmarks/racing.json. Rows that it has with at least as many seeds are not run again.
 """
 
@@ -38,8 +38,8 @@ log = logging.getLogger("benchmarks")
 
 
 def shuffled(samples: int, seed: int) -> Windows:
-    """A quarter, a half or the whole of the first 128 windows, in random order."""
-    first = samples * (seed % (128 // samples))
+    """A quarter, a half or the whole of the pool, in random order."""
+    first = samples * (seed % (POOL // samples))
     return first + np.random.default_rng(seed).permutation(samples)
 
 
@@ -53,7 +53,7 @@ DESIGNS: tuple[tuple[int, Callable[[int, int], Windows], int], ...] = (
     (128, shuffled, 4),
     (64, shuffled, 4),
     (32, shuffled, 4),
-    (128, drawn, 6),
+    (64, drawn, 6),
 )
 
 

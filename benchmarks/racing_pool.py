@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from pruning.objective import Loss
 from pruning.objective.perplexity import Perplexity
 from pruning.search.journal import Journal
 
-POOL, PART, LENGTH = 256, 32, 64  # windows of the pool, and of a file; tokens of a window
+POOL, PART, LENGTH = 128, 32, 64  # windows of the pool, and of a file; tokens of a window
 Windows = np.ndarray[Any, Any]  # their numbers in the pool
 log = logging.getLogger("benchmarks")
 
@@ -42,9 +43,14 @@ class Pool:
         if missing := [mask for mask in masks if mask not in journal.scores]:
             samples = Text("pydoc", POOL, LENGTH, 0).draw(loader.tokenizer(SMOLLM2))
             part = samples.part(number * PART, (number + 1) * PART)
-            for score in Perplexity().bind(Forward(smollm2()), part)(missing):
+            for score in Perplexity().bind(_engine(), part)(missing):
                 journal.add(score)
                 log.info("part %d of the pool: %d masks", number, len(journal.scores))
+
+
+@cache
+def _engine() -> Forward:
+    return Forward(smollm2(), compile=True)
 
 
 @dataclass

@@ -1,7 +1,8 @@
 """Compare the time of the engine with that of one forward pass per mask; `make bench` runs it.
 
 Both methods run in one process. This benchmark compares their masks and their CPU seconds, and writes
-benchmarks/results.json; `make describe` copies the table to docs/engine.md.
+benchmarks/results.json, which keeps the rows of other processors; `make describe` copies the tables to
+docs/engine.md.
 
 python -m benchmarks.run [WORD ...]       only the works whose names contain one of the words
 
@@ -220,18 +221,28 @@ def line(work: Work, peaks: Peaks, where: torch.device) -> dict[str, Any]:
     return row
 
 
+def replaced(rows: Sequence[dict[str, Any]], new: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows with a new one in place of that of the same work and device, by device and in the order of `WORKS`.
+
+    Rows of works that are no more are left out.
+    """
+    order = [work.name for work in WORKS]
+    others = [row for row in rows if any(row[name] != new[name] for name in ("work", "device"))]
+    kept = [row for row in (*others, new) if row["work"] in order]
+    return sorted(kept, key=lambda row: (row["device"], order.index(row["work"])))
+
+
 def main() -> None:
     """Run the chosen works on the CPU, print a line for each and write its row."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     words, where = sys.argv[1:], torch.device("cpu")
     keep_pages()
     peaks = heading(where)
-    rows: list[dict[str, Any]] = atomic_files.read_json(RESULTS) if words and RESULTS.exists() else []
-    order = [work.name for work in WORKS]
+    rows: list[dict[str, Any]] = atomic_files.read_json(RESULTS) if RESULTS.exists() else []
+    if not words:
+        rows = [row for row in rows if row["device"] != clock.device_name(where)]
     for work in chosen(words):
-        row = line(work, peaks, where)
-        rows = [*(old for old in rows if old["work"] != work.name), row]
-        rows = sorted((row for row in rows if row["work"] in order), key=lambda row: order.index(row["work"]))
+        rows = replaced(rows, line(work, peaks, where))
         atomic_files.write_json(RESULTS, rows)
 
 

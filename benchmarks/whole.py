@@ -1,6 +1,6 @@
 """Compare the CPU seconds of the whole command with those of a script that works as SLEB's published code does.
 
-python -m benchmarks.whole       writes benchmarks/whole.json
+python -m benchmarks.whole       writes benchmarks/whole.json, which keeps the rows of other processors
 
 Both start in a new process, load SmolLM2 and search greedily for six blocks on 8 windows of 128 tokens. Then they
 measure the held-out perplexity and accuracy of the dense and the pruned model. The command also keeps every loss and
@@ -110,7 +110,9 @@ def main() -> None:
     for name, settings in WAYS.items():
         taken, found = command(settings)
         rows.append(row(name, taken, seconds, found))
-    atomic_files.write_json(RESULTS, rows)
+    old: list[dict[str, Any]] = atomic_files.read_json(RESULTS) if RESULTS.exists() else []
+    others = [other for other in old if other["device"] != rows[0]["device"]]
+    atomic_files.write_json(RESULTS, [*others, *rows])
 
 
 if __name__ == "__main__":

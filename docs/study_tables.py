@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from analysis.report.phrasing import with_interval
 from analysis.stats.relative_perplexity import relative
 from docs import study_healing, study_outcomes, study_shares, study_stability
-from docs.marked_tables import table
-from docs.study_archives import GEMMA, ROOT, SMOLLM2, overlap, study
+from docs.marked_tables import Tables, table
+from docs.study_archives import GEMMA, SMOLLM2, overlap, study
 
 DATA = {"items of ARC-Easy": "arc_easy_train", "labels of Commonsense 170k": "commonsense170k"}
 PARTS = (
@@ -21,7 +19,6 @@ PARTS = (
     ("study_units", "sub-layers", SMOLLM2),
     ("study_healing", "repair and healing", SMOLLM2),
 )  # archive, in words, model
-PAGE = ROOT / "docs" / "study_tables.md"
 
 
 def labels() -> str:
@@ -53,7 +50,7 @@ def compute() -> str:
     return table(["part", "model", "cells", "hours of search"], rows)
 
 
-TABLES: dict[str, Callable[[], str]] = {
+TABLES: Tables = {
     "more shares": study_shares.further,
     "gains": study_outcomes.gains,
     "searches on Gemma": study_outcomes.searches_of_gemma,

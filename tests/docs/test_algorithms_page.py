@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from docs import describe_racing
 from pruning.config.groups import options
 from pruning.core.errors import OutOfReachError
 from pruning.core.space import Space
@@ -15,11 +14,6 @@ from tests.algo.test_contract import configured
 
 DOCS = Path(__file__).parents[2] / "docs"
 ROW = re.compile(r"^\| `(?P<name>\w+)` \|[^|]*\| (?P<most>[\d,]+)", re.MULTILINE)
-
-
-def test_the_table_of_races_is_that_of_the_file() -> None:
-    page = describe_racing.PAGE.read_text(encoding="utf-8")
-    assert describe_racing.filled(page) == page, "the page is out of date: run `make describe`"
 
 
 def test_the_page_states_the_bounds_of_the_searches() -> None:

@@ -1,16 +1,9 @@
-"""The page on the results folder has every key of every file, with the sentence that the types have."""
+"""The tables of the page on the results folder have every key, with the sentence that the types have."""
 
 from __future__ import annotations
 
-from docs.describe_files import FILES, PAGE, filled, keys
-from docs.marked_tables import BLOCK
+from docs.file_tables import keys
 from pruning.core.result import DoneResult
-
-
-def test_the_tables_are_those_of_the_types() -> None:
-    page = PAGE.read_text(encoding="utf-8")
-    assert {match["name"] for match in BLOCK.finditer(page)} == set(FILES)
-    assert filled(page) == page, "the page is out of date: run `make describe`"
 
 
 def test_nested_keys_and_optional_ones_are_described() -> None:

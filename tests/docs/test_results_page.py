@@ -1,12 +1,8 @@
-"""docs/results.md is short, its tables are computed from the archives, and its sentences repeat computed numbers.
-
-So are the tables of docs/study_tables.md.
-"""
+"""docs/results.md is short, and its sentences repeat numbers of its tables and of docs/study_tables.md."""
 
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,12 +11,12 @@ from scipy import stats
 from analysis.data.metrics import of_windows
 from analysis.figures import fig10_healing
 from analysis.report.paper_verdicts import claims
-from docs import describe_results, study_healing, study_outcomes, study_tables
-from docs.describe_results import PAGE, PAGES
+from docs import study_healing, study_outcomes
+from docs.describe import path
 from docs.study_archives import ALL, GEMMA, MAIN, ROOT, SMOLLM2, overlap, study
 from docs.study_archives import TEXT as OF_TEXT
 
-TEXT = PAGE.read_text(encoding="utf-8")
+TEXT = path("results.md").read_text(encoding="utf-8")
 FINDINGS = re.split(r"^## ", TEXT, flags=re.MULTILINE)[1:6]
 ESTIMATE = re.compile(r"(?<![\d.])([\d.,]+)(?: percent)? \(([\d.]+) to ([\d.,]+)\)")
 
@@ -52,16 +48,8 @@ def test_the_page_is_short_and_each_finding_has_a_sentence_a_table_and_a_picture
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_the_tables_are_those_of_the_archives(page: Path) -> None:
-    text = page.read_text(encoding="utf-8")
-    assert describe_results.filled(page) == text, "run make describe"
-    assert all(f"<!-- {name}: written" in text for name in PAGES[page])
-
-
-@pytest.mark.slow
 def test_estimates_in_sentences_are_in_a_table_or_in_a_verdict(said: str) -> None:
-    further = study_tables.PAGE.read_text(encoding="utf-8")
+    further = path("study_tables.md").read_text(encoding="utf-8")
     for finding in FINDINGS:
         prose = " ".join(line for line in finding.splitlines() if not line.startswith("|"))
         table = " ".join(cell for row in rows(finding) for cell in row)
@@ -105,7 +93,7 @@ def test_sentences_on_the_margin_are_those_of_the_archive() -> None:
     least, most = -cells["dense_loss"].max(), -cells["dense_loss"].min()
     assert f"prefers right answers by {least:.2f} to {most:.2f} nats per token" in written
     ranks = [stats.spearmanr(draw["loss"], draw["log"]).statistic for _, draw in cells.groupby("draw")]
-    further = " ".join(study_tables.PAGE.read_text(encoding="utf-8").split())
+    further = " ".join(path("study_tables.md").read_text(encoding="utf-8").split())
     assert f"the rank correlation over searches is between {min(ranks):.2f} and {max(ranks):.2f}" in further
     chance = -study("study_labels", ("margin",), calibration="commonsense170k").cells["dense_loss"]
     assert f"it prefers the right one by {chance.min():.2f} to {chance.max():.2f}, by draw" in further
@@ -142,7 +130,7 @@ def test_sentences_on_gemma_are_those_of_the_archive() -> None:
     ]
     small, large = (100 * values.iloc[0] for values in dense)
     assert f"SmolLM2 answers {small:.0f} percent, Gemma {large:.0f}" in written
-    further = " ".join(study_tables.PAGE.read_text(encoding="utf-8").split())
+    further = " ".join(path("study_tables.md").read_text(encoding="utf-8").split())
     unpruned = {kind: one.of(own.cells, "dense").iloc[0] for kind, one in own.metrics.items()}
     assert f"unpruned: perplexity {unpruned['ppl']:.1f}, accuracy {unpruned['acc']:.1f} percent" in further
 

@@ -1,22 +1,18 @@
-"""Write the table of races in docs/algorithms.md from benchmarks/racing.json.
-
-python -m docs.describe_racing       `make describe` runs it; a test fails if the page is out of date
-"""
+"""The table of races in docs/algorithms.md, from benchmarks/racing.json."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from docs import marked_tables
+from docs.marked_tables import Tables, table
 from pruning.core.atomic_files import read_json
 
 ROOT = Path(__file__).parents[1]
-PAGE = ROOT / "docs" / "algorithms.md"
 CHOSEN = {"shuffled": "orders", "drawn": "draws"}  # by the name of the function that chooses a seed's windows
 
 
-def table() -> str:
+def races() -> str:
     """One row for each number of samples and k, each risk, with and without lazy rounds."""
     heads = [
         "windows",
@@ -28,7 +24,7 @@ def table() -> str:
         "work saved",
     ]
     rows: list[dict[str, Any]] = read_json(ROOT / "benchmarks" / "racing.json")
-    return marked_tables.table(heads, [_row(row) for row in rows])
+    return table(heads, [_row(row) for row in rows])
 
 
 def _row(row: dict[str, Any]) -> list[str]:
@@ -38,15 +34,4 @@ def _row(row: dict[str, Any]) -> list[str]:
     return [str(row["samples"]), str(row["k"]), str(row["delta"]), lazy, same, paid, saved]
 
 
-def filled(page: str) -> str:
-    """The page with its table written again."""
-    return marked_tables.filled(page, lambda _: table())
-
-
-def main() -> None:
-    """Write the page."""
-    marked_tables.write(PAGE, lambda _: table())
-
-
-if __name__ == "__main__":
-    main()
+TABLES: Tables = {"races": races}

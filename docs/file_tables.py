@@ -1,21 +1,17 @@
-"""Write the tables of keys in docs/results_folder.md from the types that describe the files.
-
-python -m docs.describe_files       `make describe` runs it; a test fails if the page is out of date
-"""
+"""The tables of keys in docs/results_folder.md, from the types that describe the files."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
+from functools import partial
 from typing import Annotated, Any, NotRequired, get_args, get_origin, get_type_hints
 
-from docs import marked_tables
+from docs.marked_tables import Tables
 from pruning.core.result import DoneResult, FailedResult
 from pruning.core.trace import TraceLine
 from pruning.healing.curve import Point
 from pruning.launcher.submission_record import JobsRecord, SubmissionRecord
 
-PAGE = Path(__file__).parent / "results_folder.md"
 FILES = {
     "result.json of a finished cell": DoneResult,
     "result.json of a failed cell": FailedResult,
@@ -51,15 +47,4 @@ def _records(kind: Any) -> Iterator[Any]:
         yield from _records(part)
 
 
-def filled(page: str) -> str:
-    """The page with every table rewritten from the types. If a table names an unknown file, raises KeyError."""
-    return marked_tables.filled(page, lambda file: table(FILES[file]))
-
-
-def main() -> None:
-    """Write the page."""
-    PAGE.write_text(filled(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()
+TABLES: Tables = {file: partial(table, record) for file, record in FILES.items()}

@@ -1,24 +1,18 @@
-"""Write the table of entries in docs/published.md from the files of published masks.
-
-python -m docs.describe_published       `make describe` runs it; a test fails if the page is out of date
-"""
+"""The table of entries in docs/published.md, from the files of published masks."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
-from docs import marked_tables
+from docs.marked_tables import Tables
 from pruning.published.library import entries
 from pruning.published.records import Entry
 
-PAGE = Path(__file__).parent / "published.md"
 
-
-def table() -> str:
+def listed() -> str:
     """One row for each paper and model, and below the table the sources of each paper."""
     head = ["| file | model | methods | masks | blocks removed | numbers |", "|" + "---|" * 6]
     groups = groupby(entries(), key=lambda entry: (entry.paper, entry.model.name))
@@ -58,15 +52,4 @@ def _sources(paper: str, part: list[Entry]) -> str:
     return f"- `{paper}`: {places}"
 
 
-def filled(page: str) -> str:
-    """The page with its table rewritten from the files."""
-    return marked_tables.filled(page, lambda _: table())
-
-
-def main() -> None:
-    """Write the page."""
-    marked_tables.write(PAGE, lambda _: table())
-
-
-if __name__ == "__main__":
-    main()
+TABLES: Tables = {"entries": listed}

@@ -1,7 +1,4 @@
-"""Write the measured tables of docs/engine.md from the files of the benchmarks.
-
-python -m docs.describe_engine       `make describe` runs it; a test fails if the page is out of date
-"""
+"""The measured tables of docs/engine.md, from the files of the benchmarks."""
 
 from __future__ import annotations
 
@@ -10,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from analysis.figures.style import DASH
+from benchmarks import growth_study
 from benchmarks.whole import PUBLISHED
-from docs import marked_tables
+from docs.marked_tables import Tables, table
 from pruning.core.atomic_files import read_json
 
 ROOT = Path(__file__).parents[1]
-PAGE = ROOT / "docs" / "engine.md"
 BENCHMARKS = ROOT / "benchmarks"
+SLOWEST = 4  # figures that have a row of their own in the table of growth
 SAME = {True: "yes", False: "no", None: DASH}
 
 
@@ -52,7 +50,7 @@ def _speed(rows: list[dict[str, Any]], precision: str) -> str:
 def _works(rows: list[dict[str, Any]]) -> str:
     heads = ["work", "plain, CPU s", "engine, CPU s", "ratio", "tokens through blocks"]
     heads += ["engine : its products at peak", "same mask"]
-    return marked_tables.table(heads, [_work(row) for row in rows])
+    return table(heads, [_work(row) for row in rows])
 
 
 def _work(row: dict[str, Any]) -> list[str]:
@@ -65,27 +63,35 @@ def _work(row: dict[str, Any]) -> list[str]:
 
 
 def whole() -> str:
-    """The CPU seconds of the whole command, one row for each way."""
+    """For each machine, the CPU seconds of the whole command, one row for each way."""
     rows: list[dict[str, Any]] = read_json(BENCHMARKS / "whole.json")
-    shown = [
-        [row["way"], f"{row['cpu_seconds']:.1f}", f"{row['ratio']:.2f}x", " ".join(map(str, row["mask"]))]
-        for row in rows
-    ]
-    return marked_tables.table(["", "CPU s", "ratio", "blocks removed"], shown)
+    heads = ["", "CPU s", "ratio", "blocks removed", "loss"]
+    parts = groupby(rows, key=lambda row: str(row["device"]))
+    return "\n\n".join(f"{device}:\n\n{table(heads, map(_way, part))}" for device, part in parts)
 
 
-TABLES = {"engine": engine, "whole": whole}
+def _way(row: dict[str, Any]) -> list[str]:
+    loss = f"{row['loss']:.4f}" if "loss" in row else DASH  # older results do not have it
+    blocks = " ".join(map(str, row["mask"]))
+    return [row["way"], f"{row['cpu_seconds']:.1f}", f"{row['ratio']:.2f}x", blocks, loss]
 
 
-def filled(page: str) -> str:
-    """The page with its tables written again."""
-    return marked_tables.filled(page, lambda name: TABLES[name]())
+def growth() -> str:
+    """The costs of a study by its size: of launching and storing it, then of its figures and its report."""
+    study, analysis = (read_json(BENCHMARKS / f"growth_{half}.json") for half in ("study", "analysis"))
+    costs: dict[str, dict[str, float]] = {}
+    for run in analysis["runs"]:
+        costs.setdefault(run["command"], {})[str(run["cells"])] = run["cpu"]
+    report = costs.pop("report")
+    slowest = sorted(costs, key=lambda name: -list(costs[name].values())[-1])[:SLOWEST]
+    others = [costs[name] for name in costs if name not in slowest]
+    rows = [growth_study.row(name, spent) for name, spent in study["works"].items()]
+    rows += [growth_study.row(f"`{name}` by cells, s", costs[name]) for name in slowest]
+    most = {size: max(spent[size] for spent in others) for size in report}
+    rows += [growth_study.row("every other figure or table by cells, s, at most", most)]
+    rows += [growth_study.row("report by cells, s", report)]
+    devices = " and ".join(sorted({study["device"], analysis["device"]}))
+    return f"{devices}:\n\n{table(['work', 'cost by size', 'exponent'], rows)}"
 
 
-def main() -> None:
-    """Write the page."""
-    marked_tables.write(PAGE, lambda name: TABLES[name]())
-
-
-if __name__ == "__main__":
-    main()
+TABLES: Tables = {"engine": engine, "whole": whole, "growth": growth}
