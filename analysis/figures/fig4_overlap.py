@@ -124,8 +124,9 @@ def _label(axes: Axes, keys: Sequence[tuple[str, str]], named: bool) -> None:
 
 
 def _names(rows: pd.DataFrame) -> list[str]:
-    """The comparisons that are shown. Only a study of several seeds has a line for them."""
-    return [name for name in COMPARISONS if name != "seeds" or name in set(rows["comparison"])]
+    """The comparisons that some model has pairs for; if there are none, all but that of seeds."""
+    found = [name for name in COMPARISONS if name in set(rows["comparison"])]
+    return found or [name for name in COMPARISONS if name != "seeds"]
 
 
 def _strips(axes: Axes, rows: pd.DataFrame, models: list[str]) -> None:

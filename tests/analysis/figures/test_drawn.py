@@ -233,12 +233,19 @@ def test_bars_of_the_comparisons_are_intervals_over_draws() -> None:
     assert f"{rows.loc['draws', 'pairs']} pairs, 12 draws" in texts(axes)
 
 
-def test_only_a_study_of_several_seeds_has_a_line_for_them() -> None:
-    once = overlapping()
-    for cells, shown in ((once, False), (pd.concat([once, once.assign(seed=9)], ignore_index=True), True)):
-        figure = fig4_overlap.draw(mask_overlaps.heat(cells), mask_overlaps.comparisons(cells), "t")
+def test_only_comparisons_with_pairs_have_a_line() -> None:
+    cells = overlapping()
+    seeds = pd.concat([cells, cells.assign(seed=9)], ignore_index=True)
+    one = cells[cells["objective"] == "o0"]
+    always = {"draws differ", "algorithms differ"}
+    for shown, more in (
+        (cells, {"objectives differ", "calibration data differ"}),
+        (seeds, {"objectives differ", "calibration data differ", "seeds differ"}),
+        (one[one["calibration"] == one["calibration"].iloc[0]], set()),
+    ):
+        figure = fig4_overlap.draw(mask_overlaps.heat(shown), mask_overlaps.comparisons(shown), "t")
         axes = next(a for a in figure.axes if a.get_xlabel().startswith("corrected overlap"))
-        assert ("seeds differ" in [label.get_text() for label in axes.get_yticklabels()]) == shown
+        assert {label.get_text() for label in axes.get_yticklabels()} == always | more
 
 
 # -- figure 5 ----------------------------------------------------------------------------------------------
