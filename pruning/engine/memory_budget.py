@@ -88,7 +88,10 @@ class MemoryBudget:
             return self.sizes(rows, readout, mask, held)
         mine = sum(batch.ids.numel() for batch in collectives.share_of(self.batches(rows)))
         kept = int(collectives.all_max(self._state_bytes(mine)))
-        return Sizes(min(max(0.0, memory - overhead), self._state_limit), state, kept)
+        room, filled = min(max(0.0, memory - overhead), self._state_limit), 1
+        if self.merging.filled:
+            filled = max(self.merged(batch, mask.unit) for batch in self.batches(rows))
+        return Sizes(room, state, kept, filled)
 
     def shrink(self, error: Exception, masks: int) -> None:
         """Halve the number of masks or of tokens per pass, after memory ran out.

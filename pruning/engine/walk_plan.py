@@ -9,17 +9,22 @@ from pruning.engine.beginnings import affordable_depths, count_states, most_edge
 from pruning.engine.pace import Pace
 
 ALONE = 32  # masks per walk if no states can be kept between walks
+FILLS = 16  # masks per walk for each branch of a filled pass: at each unit, at most one pass is not full
 # A request for more masks than this for each unit, such as all pairs, is seldom followed by a related one.
 LARGE = 8
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """Bytes: `room` for all states, `walked` for one mask's state in a walk, `kept` for a state on all batches."""
+    """Bytes: `room` for all states, `walked` for one mask's state in a walk, `kept` for a state on all batches.
+
+    `filled` is the number of branches that passes are filled up to; 1 if they are not.
+    """
 
     room: float
     walked: int
     kept: int
+    filled: int = 1
 
 
 @dataclass(frozen=True)
@@ -27,18 +32,21 @@ class Plan:
     """At most `capacity` masks per walk. States at `depths` are kept for the next request.
 
     If `continues` is true, a walk starts at states of the one before. The number of masks per walk then changes no
-    cost.
+    cost, unless passes are `filled` up to several branches.
     """
 
     capacity: int
     depths: range
     continues: bool
+    filled: int = 1
 
     def size(self, pace: Pace) -> int:
         """The number of masks in the next walk.
 
-        Without states from the walk before, it does not depend on the clock, so that block forwards do not, either.
+        If it changes the cost, it does not depend on the clock, so that block forwards do not, either.
         """
+        if self.filled > 1:
+            return min(self.capacity, FILLS * self.filled)
         return min(self.capacity, pace.size() if self.continues else ALONE)
 
 
@@ -50,4 +58,5 @@ def make_plan(leaving: Sequence[int], n_units: int, sizes: Sizes) -> Plan:
     if continues and 0 < len(leaving) < LARGE * n_units:
         depths = affordable_depths(leaving, n_units, sizes.kept, sizes.room / 2 - edge)
     held = (edge if continues else 0) + sizes.kept * count_states(leaving, depths)
-    return Plan(max(1, int(max(0.0, sizes.room - held) // sizes.walked)), depths, continues)
+    capacity = max(1, int(max(0.0, sizes.room - held) // sizes.walked))
+    return Plan(capacity, depths, continues, sizes.filled)

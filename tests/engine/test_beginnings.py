@@ -9,10 +9,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pruning.calibration.samples import Row
 from pruning.core.mask import Mask
 from pruning.engine.beginnings import Beginnings, affordable_depths, beginning, edges, forks, most_edges
 from pruning.engine.forward import Forward
 from pruning.engine.pace import Pace
+from pruning.models.loader import LanguageModel
 from tests.helpers.architectures import N_BLOCKS, build
 from tests.helpers.rows import item_rows, language_model, text_rows
 
@@ -40,6 +42,27 @@ def test_the_number_of_masks_per_walk_changes_neither_cost_nor_losses(
     monkeypatch.setattr(Pace, "size", lambda _: size)
     assert values(parts, MASKS, kind) == expected
     assert parts.cost.block_forwards == pytest.approx(whole.cost.block_forwards)
+
+
+@pytest.mark.parametrize("size", [1, 5])
+def test_the_clock_does_not_change_what_filled_passes_cost(
+    size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = language_model(build("llama").bfloat16())
+    whole, parts = (Forward(model, 4000, merge=True) for _ in range(2))
+    rows = text_rows(3)
+    expected = list(whole.loglikelihoods(rows, MASKS))
+    monkeypatch.setattr(Pace, "size", lambda _: size)
+    found = list(parts.loglikelihoods(rows, MASKS))
+    assert [score[:2] for score in found] == [score[:2] for score in expected]
+    assert parts.cost.block_forwards == pytest.approx(whole.cost.block_forwards)
+    assert whole.cost.block_forwards > 1.05 * plain_forwards(model, rows), "passes are filled up"
+
+
+def plain_forwards(model: LanguageModel, rows: tuple[Row, ...]) -> float:
+    forward = Forward(model, 4000, merge=False)
+    list(forward.loglikelihoods(rows, MASKS))
+    return forward.cost.block_forwards
 
 
 def test_a_round_of_greedy_starts_where_masks_of_the_round_before_have_been() -> None:

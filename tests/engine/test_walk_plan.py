@@ -7,7 +7,7 @@ import pytest
 from pruning.core.mask import Mask
 from pruning.engine.beginnings import forks
 from pruning.engine.pace import Pace
-from pruning.engine.walk_plan import ALONE, Sizes, make_plan
+from pruning.engine.walk_plan import ALONE, FILLS, Sizes, make_plan
 
 SINGLES = forks([Mask(6, (block,)) for block in range(6)])
 
@@ -28,6 +28,15 @@ def test_without_room_the_size_of_a_walk_does_not_follow_the_clock() -> None:
     alone, going_on = (make_plan(SINGLES, 6, Sizes(room, 1, 1000)) for room in (900, 10_000))
     assert alone.size(slow) == alone.size(fast) == ALONE
     assert going_on.size(slow) == 1 < going_on.size(fast)
+
+
+def test_walks_of_filled_passes_do_not_follow_the_clock() -> None:
+    slow, fast = Pace(1.0), Pace(1.0)
+    slow.note(4, 100.0)
+    fast.note(4, 0.0001)
+    filled, small = (make_plan(SINGLES, 6, Sizes(room, 1, 1, filled=4)) for room in (10_000, 50))
+    assert filled.size(slow) == filled.size(fast) == FILLS * 4
+    assert small.size(slow) == small.size(fast) == small.capacity < FILLS * 4
 
 
 def test_states_of_a_large_request_are_not_kept_for_the_next_one() -> None:
