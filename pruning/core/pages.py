@@ -15,7 +15,7 @@ from pruning.core.threads import let_threads_wait
 
 # The numbers of glibc's settings, from its header malloc.h.
 TRIM_THRESHOLD, MMAP_MAX = -1, -4
-NEVER = 2**31 - 1  # bytes at the end of the heap from which on glibc returns them
+NEVER = -1  # as a threshold for returning memory
 
 DECIDED = (
     "MALLOC_TRIM_THRESHOLD_",
