@@ -18,6 +18,7 @@ If masks are compared by the rise of the loss per cost, both sides of the inequa
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,6 +30,16 @@ from pruning.core.mask import Mask
 
 FIRST = 6  # candidates that are scored before any can be skipped
 MORE = 3  # candidates that are scored at a time from then on
+log = logging.getLogger(__name__)
+
+
+def warn_on(kind: str, algo: object) -> None:
+    """Log a warning if a search is lazy on this kind of samples, and often loses its mask there."""
+    if getattr(algo, "lazy", None) is not None and kind != "text":
+        log.warning(
+            "algo.lazy is meant for losses on text: on items, increments change much from round to round, so the "
+            "search is likely to lose the mask that it would find with algo.lazy=null."
+        )
 
 
 @dataclass

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from pruning.algo import Algo
+from pruning.algo import Algo, lazy
 from pruning.api.arguments import check_model, check_type, check_types
 from pruning.api.model import PrunableModel
 from pruning.api.samples import Calibration, Draw, draw_samples
@@ -67,6 +67,7 @@ def search_mask(
         model, calibration, draw, objective if isinstance(objective, str) else chosen_objective
     )
     _check_kind(chosen_objective, samples)
+    lazy.warn_on(samples.kind, chosen_algo)
     check_calibration(samples, Reader.of(model.name, model.module.config, model.tokenizer), "search_mask")
     losses = Calibrated(chosen_objective, forward_with(options.forward, model.language_model), samples)
     journal = Journal(None, space.n_blocks, space.unit)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, cast
 
+from pruning.algo import lazy
 from pruning.calibration import Calibration
 from pruning.calibration.records import existing
 from pruning.calibration.samples import Samples
@@ -27,8 +27,6 @@ from pruning.runs.cell_identity import settings_record
 from pruning.runs.check_data import Reader, check_calibration, check_evaluation
 from pruning.runs.trained_text import trained_text
 from pruning.search import budget
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -80,7 +78,7 @@ def prepare(cell: Cell) -> Prepared:
     """
     preflight.check_model(cell.model)
     preflight.check_renumbering(cell.model, exported=cell.export is not None and not cell.finished)
-    _warn_about_lazy(cell)
+    lazy.warn_on(cell.calibration.kind, cell.algo)
     _check_latency(cell)
     space = cell.removal.space(loader.n_blocks(cell.model)) if cell.removal.counted else None
     if space is not None:
@@ -162,13 +160,4 @@ def _check_latency(cell: Cell) -> None:
     if cell.removal.budget == "latency" and most is not None and tokens > most:
         raise InputError(
             f"latency.tokens={tokens} is more than the {most} tokens that {cell.model.name} reads: lower it."
-        )
-
-
-def _warn_about_lazy(cell: Cell) -> None:
-    """Log a warning if a lazy search is asked for on items, where it often loses the mask."""
-    if getattr(cell.algo, "lazy", None) is not None and cell.calibration.kind != "text":
-        log.warning(
-            "algo.lazy is meant for losses on text: on items, increments change much from round to round, so the "
-            "search is likely to lose the mask that it would find with algo.lazy=null."
         )

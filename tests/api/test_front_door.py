@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import pruning
 from pruning.algo.beam import Beam
+from pruning.algo.greedy import Greedy
 from pruning.calibration.sources import embedded_items, pydoc
 from pruning.objective.margin import Margin
 from pruning.runs.cell_settings import ForwardSettings
@@ -39,6 +40,18 @@ def wrapped(model_folder: Path) -> pruning.PrunableModel:
 def lines(path: Path, records: list[Any]) -> Path:
     path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
     return path
+
+
+def test_a_lazy_search_warns_on_items_only(
+    wrapped: pruning.PrunableModel, caplog: pytest.LogCaptureFixture
+) -> None:
+    for data, objective, warned in ((TEXTS, "perplexity", False), (ITEMS, "margin", True)):
+        caplog.clear()
+        found = pruning.search_mask(
+            wrapped, data, k=2, objective=objective, algo=Greedy(lazy=0.05), samples=3, **QUIET
+        )
+        assert len(found.mask.dropped) == 2
+        assert ("algo.lazy is meant for losses on text" in caplog.text) is warned
 
 
 def test_sub_layers_are_those_of_the_command_line(
