@@ -66,11 +66,17 @@ class ScoreBook:
         return [self.first(self.journal.scores[mask], wanted) for mask in masks]
 
     def look_up(self, masks: Sequence[Mask], wanted: int) -> None:
-        """Note the scores over `wanted` samples that other cells have computed."""
+        """Note the scores over `wanted` samples that other cells have computed.
+
+        A search that scores whole masks takes no score that a race of another cell has put together from parts: it is
+        rounded differently, and the search would depend on which cell ran first.
+        """
         unknown = [mask for mask in masks if self._samples_known(mask) < wanted]
         # Files can grow while ranks read them, so all ranks use what the first rank has read.
         for score in collectives.on_first(lambda: self.known.find(unknown)):
-            self._note(self._given(score))
+            at_once = score.of is None and score.parts == 1
+            if at_once or wanted < self.samples or score.mask in self.journal.scores:
+                self._note(self._given(score))
 
     def whole(self, mask: Mask) -> Score:
         """The full score of a mask, scored again if a race has put it together from parts.

@@ -69,13 +69,19 @@ class Losses:
 
 
 class Stages:
-    """A search in stages: six masks on 4 samples, the best three on 16, the best of these on all."""
+    """A search in stages: six masks on 4 samples, the best three on 16, the best of these on all.
+
+    `stages` are other samples, and how many masks each keeps.
+    """
 
     max_evaluations = None
 
+    def __init__(self, stages: Sequence[tuple[int, int]] = ((4, 3), (16, 1))) -> None:
+        self.stages = stages
+
     def propose(self, space: Space, rng: np.random.Generator) -> Proposals:  # noqa: ARG002
         masks = [space.drop(0, 1, i) for i in range(2, space.n_blocks)]
-        for samples, kept in ((4, 3), (16, 1)):
+        for samples, kept in self.stages:
             losses = yield Ask(masks, samples=samples)
             masks = [masks[i] for i in np.argsort(losses, kind="stable")[:kept]]
         self.received = yield Ask(masks)
@@ -148,8 +154,8 @@ def test_a_partial_score_is_marked_in_the_journal_and_never_taken_for_a_full_one
     again = Losses()
     greedy, _ = search(tmp_path, again, Greedy(), "other")
     assert greedy.score.samples == tuple(again.table[greedy.score.mask].tolist())
-    assert all(start in (0, 4, 16) for _, start, _ in again.computed), (
-        "it continues from the samples that the other cell has scored"
+    assert all((start, stop) == (0, SAMPLES) for _, start, stop in again.computed), (
+        "it does not put its scores together from parts, as the other cell has"
     )
 
 
@@ -161,11 +167,12 @@ def paid_in(losses: Losses) -> float:
 @pytest.mark.parametrize("resumed", [False, True])
 def test_if_two_cells_score_parts_of_a_mask_each_pays_for_its_part(tmp_path: Path, resumed: bool) -> None:
     search(tmp_path, Losses(), Stages(), "first")
-    losses = Losses()
-    solution, _ = search(tmp_path, losses, Everything(), "second")
+    losses, one_stage = Losses(), Stages([(8, 6)])
+    solution, _ = search(tmp_path, losses, one_stage, "second")
     if resumed:
-        solution, _ = search(tmp_path, Losses(), Everything(), "second")
-    assert solution.asked == 6
+        solution, _ = search(tmp_path, Losses(), one_stage, "second")
+    assert {start for _, start, _ in losses.computed} == {4, 8, 16}, "it goes on where the first cell ended"
+    assert solution.asked == 6 * 8 / 32 + 6
     assert solution.paid == pytest.approx(paid_in(losses))
     assert solution.shared == pytest.approx(6 - paid_in(losses))
     assert solution.shared > 1
@@ -213,12 +220,15 @@ def test_the_loss_of_a_result_is_that_of_whole_batches_with_a_race_too(tmp_path:
     solution, journal = search(tmp_path, Rounded(), Greedy(), "raced", 0.05)
     if resumed:
         solution, journal = search(tmp_path, Rounded(), Greedy(), "raced", 0.05)
-    whole, _ = search(tmp_path / "other", Rounded(), Greedy(), "whole")
+    whole, alone = search(tmp_path / "other", Rounded(), Greedy(), "whole")
     assert solution.score.mask == whole.score.mask
     assert solution.score.loss == whole.score.loss
     assert journal.scores[solution.score.mask].parts > 1, "the race has put the score together"
     assert journal.scores[solution.score.mask].loss != whole.score.loss
     assert solution.paid < whole.paid, "it is not counted"
+    _, beside = search(tmp_path, Rounded(), Greedy(), "plain")
+    losses = [{mask: score.loss for mask, score in journal.scores.items()} for journal in (beside, alone)]
+    assert losses[0] == losses[1], "a cell without a race takes no score that a race has put together"
 
 
 @pytest.mark.parametrize("algo", [Greedy(), Stages()], ids=["race", "stages"])
