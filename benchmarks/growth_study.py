@@ -95,11 +95,14 @@ WORKS: tuple[tuple[str, tuple[int, ...], Callable[[Path, int], float]], ...] = (
 )
 
 
-def row(name: str, costs: Mapping[str, float]) -> list[str]:
-    """The work, its cost at each size, and the exponent of growth from the last size but one to the last."""
+def row(name: str, costs: Mapping[str, float], start: float = 0.0) -> list[str]:
+    """The work, its cost at each size, and the exponent of growth from the last size but one to the last.
+
+    The exponent is that of the cost without `start`, which does not depend on the size.
+    """
     sizes, spent = [int(size) for size in costs], list(costs.values())
     shown = ", ".join(f"{size:,}: {cost:.3g}" for size, cost in zip(sizes, spent, strict=True))
-    exponent = math.log(spent[-1] / spent[-2]) / math.log(sizes[-1] / sizes[-2])
+    exponent = math.log((spent[-1] - start) / (spent[-2] - start)) / math.log(sizes[-1] / sizes[-2])
     return [name, shown, f"{exponent:.2f}"]
 
 

@@ -239,8 +239,6 @@ def main() -> None:
     keep_pages()
     peaks = heading(where)
     rows: list[dict[str, Any]] = atomic_files.read_json(RESULTS) if RESULTS.exists() else []
-    if not words:
-        rows = [row for row in rows if row["device"] != clock.device_name(where)]
     for work in chosen(words):
         rows = replaced(rows, line(work, peaks, where))
         atomic_files.write_json(RESULTS, rows)

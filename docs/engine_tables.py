@@ -84,12 +84,14 @@ def growth() -> str:
         costs.setdefault(run["command"], {})[str(run["cells"])] = run["cpu"]
     report = costs.pop("report")
     slowest = sorted(costs, key=lambda name: -list(costs[name].values())[-1])[:SLOWEST]
-    others = [costs[name] for name in costs if name not in slowest]
     rows = [growth_study.row(name, spent) for name, spent in study["works"].items()]
-    rows += [growth_study.row(f"`{name}` by cells, s", costs[name]) for name in slowest]
-    most = {size: max(spent[size] for spent in others) for size in report}
-    rows += [growth_study.row("every other figure or table by cells, s, at most", most)]
-    rows += [growth_study.row("report by cells, s", report)]
+    starts = analysis["starts"]
+    rows += [growth_study.row(f"`{name}` by cells, s", costs[name], starts[name]) for name in slowest]
+    others = {size: max(costs[name][size] for name in costs if name not in slowest) for size in report}
+    rows += [
+        growth_study.row("every other figure or table by cells, s, at most", others, min(starts.values()))
+    ]
+    rows += [growth_study.row("report by cells, s", report, starts["report"])]
     devices = " and ".join(sorted({study["device"], analysis["device"]}))
     return f"{devices}:\n\n{table(['work', 'cost by size', 'exponent'], rows)}"
 
