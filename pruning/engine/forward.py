@@ -77,13 +77,16 @@ class Forward:
     parts: Parts = field(default_factory=Parts)
     _dense_states: WeakKeyDictionary[Batch, Tensor] = field(default_factory=WeakKeyDictionary)
     _dense_totals: WeakKeyDictionary[Batch, Tensor] = field(default_factory=WeakKeyDictionary)
+    _paces: dict[tuple[int, bool], Pace] = field(default_factory=dict)
     _shares_of: dict[str, Sequence[float]] = field(default_factory=dict)
     _made_from: Forward | None = field(default=None, repr=False)
 
-    @cached_property
-    def pace(self) -> Pace:
-        """How many masks are walked at a time, so that a kill costs little."""
-        return Pace(self.patience)
+    def pace(self, rows: int, readout: Readout) -> Pace:
+        """How many masks are walked at a time, so that a kill costs little.
+
+        It follows the times of requests of as many rows that read as much of the head.
+        """
+        return self._paces.setdefault((rows, readout.part is None), Pace(self.patience))
 
     @cached_property
     def memory_budget(self) -> MemoryBudget:
@@ -101,7 +104,7 @@ class Forward:
 
     def with_scales(self, scales: tuple[float, ...] | None) -> Forward:
         """The same forward passes with other factors for dropped blocks. Batches, caches and the cost are shared."""
-        _ = self.memory_budget, self.pace  # made before the copy, so that the copy shares them
+        _ = self.memory_budget  # made before the copy, so that the copy shares it
         view = copy.copy(self)
         view._made_from = self  # whose memory budget they share
         if scales != self.scales:
@@ -147,8 +150,8 @@ class Forward:
         self, rows: Sequence[Row], masks: Iterable[Mask], readout: Readout
     ) -> Iterator[tuple[Mask, list[float], float]]:
         """Like `loglikelihoods`, but for any readout, whose values are summed over each row's scored positions."""
-        request = Request(tuple(rows), readout, self.reader, self.pace, self._compiled, self.watch)
-        return request.run(masks)
+        pace = self.pace(len(rows), readout)
+        return Request(tuple(rows), readout, self.reader, pace, self._compiled, self.watch).run(masks)
 
     def _compiled(self, unit: str) -> AbstractContextManager[None]:
         if not self.compile or unit != "block":

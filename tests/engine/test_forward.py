@@ -19,8 +19,9 @@ from pruning.calibration.samples import Row
 from pruning.core.mask import Mask
 from pruning.engine.batch_reader import BatchReader
 from pruning.engine.forward import Forward
+from pruning.engine.logprobs import LIKELIHOOD
 from pruning.engine.memory_probe import Tally
-from pruning.engine.pace import Pace
+from pruning.engine.pace import FIRST, Pace
 from pruning.models.block_probe import find_blocks
 from pruning.models.loader import LanguageModel
 from tests.helpers.architectures import ARCHITECTURES, N_BLOCKS, build
@@ -290,3 +291,10 @@ def test_other_errors_are_not_treated_as_out_of_memory(monkeypatch: pytest.Monke
     monkeypatch.setattr(BatchReader, "_walk", broken)
     with pytest.raises(RuntimeError, match="shapes do not match"):
         losses(Forward(language_model(build("llama"))), ROWS["text"], SOME_MASKS)
+
+
+def test_requests_of_other_sizes_have_a_pace_of_their_own() -> None:
+    forward = Forward(language_model(build("llama")), patience=10.0)
+    forward.pace(8, LIKELIHOOD).note(100, 1.0)
+    assert forward.with_scales(None).pace(8, LIKELIHOOD).size() == 1000
+    assert forward.pace(64, LIKELIHOOD).size() == FIRST, "64 rows take longer: their time is not known yet"
