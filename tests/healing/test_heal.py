@@ -220,6 +220,8 @@ def test_a_loss_that_is_not_a_number_is_an_error_with_a_remedy(monkeypatch: pyte
 def test_steps_below_the_spacing_of_half_precision_add_up() -> None:
     settings, model = full(lr=1e-4), tiny()
     model.module.to(torch.bfloat16)
+    found = heal(model, MASK, text(settings), settings)
+    assert {tensor.dtype for tensor in found.tensors.values()} == {torch.bfloat16}
     student = smaller_model(model, MASK)
     weights = list(student.block_weights().values())
     before = torch.cat([weight.detach().flatten() for weight in weights])
