@@ -41,7 +41,8 @@ def heal_mask(
     repeated; other masks and other weights can use the same folder. The model itself is not changed. Raises
     InputError if the mask or a setting is wrong or the texts are too short, and LossError if a loss is not finite.
     """
-    from pruning.healing.heal import heal
+    from pruning.healing.heal import Healed, heal
+    from pruning.healing.rate import with_rate
     from pruning.healing.text import draw_text, packed
 
     check_model(model)
@@ -54,7 +55,11 @@ def heal_mask(
         given = list_of_texts(texts, "texts")
         text = packed(token_ids(given, model.tokenizer, None), start_tokens(model.tokenizer), chosen, "texts")
     place = None if folder is None else Path(folder) / digest([mask.to_json(), _weights_sha256(model.module)])
-    healed = heal(model.language_model, mask, text, chosen, place)
+
+    def healing(settings: Training) -> Healed:
+        return heal(model.language_model, mask, text, settings, place)
+
+    healed = healing(with_rate(chosen, text, place, lambda trial: healing(trial).curve)[0])
     module = copy.deepcopy(model.module)
     weights = dict(module.named_parameters())
     for name, tensor in healed.tensors.items():

@@ -22,6 +22,16 @@ class CurveRecord(TypedDict):
     last_loss: Annotated[float, "The loss of the last step."]
 
 
+class RateTrial(TypedDict):
+    """One learning rate that was tried; only with `heal.lr=null`."""
+
+    lr: Annotated[float, "The learning rate."]
+    tokens: Annotated[int, "Tokens of the trial."]
+    heldout_before: Annotated[float | None, "The loss on the held-out text before it; null if it diverged."]
+    heldout_loss: Annotated[float | None, "The loss after it, in nats per token; null if it was not finite."]
+    seconds: Annotated[float, "Seconds of training."]
+
+
 class TrialRecord(TypedDict):
     """One candidate in one round of the selection."""
 
@@ -80,4 +90,7 @@ class HealRecord(TypedDict):
     stopped_early: Annotated[bool, "Whether training ended because the held-out loss no longer fell."]
     curve: Annotated[CurveRecord, "The curve in four numbers."]
     weights_sha256: Annotated[str, "Digest of `weights.safetensors`: the weights that have changed."]
+    rates: NotRequired[
+        Annotated[list[RateTrial], "The trials that chose the learning rate; only with `heal.lr=null`."]
+    ]
     selection: NotRequired[Annotated[SelectionRecord, "Only with `heal.candidates` above 1."]]

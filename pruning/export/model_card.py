@@ -142,9 +142,17 @@ def _trained(healed: HealRecord | None, units: str) -> str:
     what = how.get(settings["class"], "by distillation from the dense model")
     return (
         f"{units} were trained afterwards {what}: {healed['tokens']:,} tokens of {_source(healed['source'])}, "
-        f"{healed['steps']} steps at a learning rate of {settings['lr']:g}, "
+        f"{healed['steps']} steps at a learning rate of {settings['lr']:g}{_tried(healed)}, "
         f"{healed['seconds']:.0f} s. {_kept(healed)}"
     )
+
+
+def _tried(healed: HealRecord) -> str:
+    """The learning rates that were tried, in brackets, if short trials chose one."""
+    if (trials := healed.get("rates")) is None:
+        return ""
+    rates = ", ".join(f"{trial['lr']:g}" for trial in trials)
+    return f" (the best of {rates} in trials of {trials[0]['tokens']:,} tokens)"
 
 
 def _kept(healed: HealRecord) -> str:

@@ -28,7 +28,7 @@ class Masters:
         groups: list[dict[str, Any]] = [{"params": matrices}, {"params": others, "weight_decay": 0.0}]
         self.optimizer = torch.optim.AdamW(
             [group for group in groups if group["params"]],
-            lr=settings.lr,
+            lr=settings.rate,
             betas=BETAS,
             weight_decay=settings.weight_decay,
         )

@@ -17,6 +17,11 @@ SCHEDULES = ("wsd", "cosine")
 WEIGHTS = ("lora", "full")
 # These settings change no more than the rounding of a result, so a healing keeps its folder if they change.
 RUNNING = ("micro_tokens", "gradient_checkpointing", "checkpoint_every")
+# The rates that `lr=None` chooses among, largest first. All weights need a smaller one than adapters, and how small
+# depends on the model: 1e-4 heals SmolLM2 135M and ruins Qwen2.5-Coder 0.5B.
+ADAPTER_RATES = (5e-4, 1.5e-4, 5e-5)
+WEIGHT_RATES = (1e-4, 3e-5, 1e-5)
+TRIAL_STEPS = 8  # the steps of a trial of a rate
 # These settings choose the mask that is healed; how it is healed does not depend on them.
 SELECTING = ("candidates", "round_tokens")
 
@@ -44,6 +49,8 @@ class Training:
     `decay` is the share of the steps at the end in which the rate falls. `heldout` windows of the text are kept for
     the held-out loss. If this loss has not fallen in `patience` evaluations, training stops (0: never).
 
+    If `lr` is None, short trials choose the learning rate among `rates` (`pruning/healing/rate.py`).
+
     With `candidates` above 1, that many masks of the search are healed in rounds of successive halving, on
     `round_tokens` tokens in the first round, and the one that heals best is healed on the whole budget.
     """
@@ -51,7 +58,7 @@ class Training:
     tokens: int = 200_000
     length: int = 256
     batch_tokens: int = 2048
-    lr: float = 5e-4
+    lr: float | None = None
     schedule: str = "wsd"
     warmup: int = 5
     decay: float = 0.2
@@ -98,6 +105,22 @@ class Training:
     def adapter(self) -> bool:
         """Whether LoRA adapters are trained, not the weights themselves."""
         return False
+
+    @property
+    def rates(self) -> tuple[float, ...]:
+        """The learning rates to choose among, largest first: only `lr` if it is given."""
+        return (ADAPTER_RATES if self.adapter else WEIGHT_RATES) if self.lr is None else (self.lr,)
+
+    @property
+    def rate(self) -> float:
+        """The learning rate, which must have been chosen."""
+        assert self.lr is not None, "a trial chooses the rate before anything is trained"
+        return self.lr
+
+    @property
+    def trial_tokens(self) -> int:
+        """The tokens of a trial of a rate: `TRIAL_STEPS` steps, or the whole budget if it is smaller."""
+        return min(TRIAL_STEPS, self.steps) * self.windows * self.length
 
     @property
     def windows(self) -> int:
@@ -161,8 +184,6 @@ class Lora(Training):
 @dataclass(frozen=True)
 class Full(Training):
     """All weights of the blocks are trained."""
-
-    lr: float = 1e-4
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ def check_numbers(settings: Any) -> None:
         if (value := getattr(settings, name)) < least:
             raise InputError(f"heal.{name}={value} is too small: choose {least} or more.")
     for name in ("lr", "clip"):
-        if not 0 < (value := getattr(settings, name)) < math.inf:
+        if (value := getattr(settings, name)) is not None and not 0 < value < math.inf:
             raise InputError(f"heal.{name}={value:g} is out of range: choose a number above 0.")
     for name, most in (("decay", 1.0), ("weight_decay", math.inf)):
         if not 0 <= (value := getattr(settings, name)) <= most:

@@ -125,12 +125,12 @@ class Trainer:
     def _step(self, schedule: Schedule) -> None:
         """One step of the optimizer."""
         started, state, size = time.perf_counter(), self.state, self.settings.windows
-        rate = self.settings.lr * schedule.factor(state.step)
+        rate = self.settings.rate * schedule.factor(state.step)
         loss = self._gradients(self.text.batch(state.step, size))
         if not math.isfinite(loss):
             raise LossError(
                 f"the loss of healing is {loss} at step {state.step + 1} of {schedule.steps}: lower heal.lr "
-                f"({self.settings.lr:g}), or try model.dtype=float32."
+                f"({self.settings.rate:g}), or try model.dtype=float32."
             )
         self._masters.step(rate, self._loop)
         state.step += 1

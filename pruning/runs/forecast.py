@@ -25,6 +25,7 @@ from pruning.engine.map_settings import Linear
 from pruning.healing import checkpoint
 from pruning.healing.files import read_record
 from pruning.healing.heal import latest_checkpoint
+from pruning.healing.rate import known, settled
 from pruning.models.block_probe import find_blocks
 from pruning.objective import Calibrated
 from pruning.runs.cell_model import forward_of, model_of
@@ -122,22 +123,31 @@ def _healed(work: _Work) -> bool:
     """Whether the cell's folder has the finished healing that is asked for, and not only another one."""
     cell, text = work.prepared.cell, work.prepared.text
     assert text is not None
+    heal = settled(cell.heal, known(cell.heal, text, cell.folder / FOLDER))
+    if heal is None:
+        return False
     place = FOLDER
     if cell.heal.candidates > 1:
         if work.done is None or "selection" not in work.done.get("heal", {}):
             return False  # which candidate is healed is not known yet
         place = str(Path(work.done["heal"]["folder"]).parent)
-    return read_record(cell.folder / place / cell.heal.key(text.sha256)) is not None
+    return read_record(cell.folder / place / heal.key(text.sha256)) is not None
 
 
 def _healing(work: _Work) -> float:
     """Seconds of the steps that no checkpoint has, and of the losses on held-out windows."""
-    heal: Training = work.prepared.cell.heal
-    text, rates = work.prepared.text, work.rates
+    asked: Training = work.prepared.cell.heal
+    text, rates, folder = work.prepared.text, work.rates, work.prepared.cell.folder / FOLDER
     assert text is not None
-    saved = latest_checkpoint(heal, text, work.prepared.cell.folder / FOLDER)
+    tried = known(asked, text, folder)
+    heal = settled(asked, tried)
+    # Trials that are still to come: all rates, of which the best one's steps are those of the healing itself.
+    trials = 0 if heal is not None else len(asked.rates) - 1 - len(tried)
+    heal = asked if heal is None else heal
+    saved = None if heal.lr is None else latest_checkpoint(heal, text, folder)
     left = heal.steps if saved is None else max(0, heal.steps - checkpoint.step_of(saved))
-    judged = heal.heldout * (1 + left // heal.eval_every)
+    judged = heal.heldout * (1 + left // heal.eval_every + 2 * trials)
+    left += max(0, trials) * (heal.trial_tokens // (heal.windows * heal.length))
     kept = 1 - work.removed
     return kept * heal.length * (left * heal.windows * rates.train + judged * rates.dense)
 

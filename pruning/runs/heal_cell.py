@@ -6,10 +6,11 @@ import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
-from pruning.core.heal_record import HealRecord
+from pruning.core.heal_record import FOLDER, HealRecord, RateTrial
 from pruning.core.mask import Mask
 from pruning.core.result import DoneResult, EvaluationRecord
 from pruning.distributed import collectives
+from pruning.healing.rate import with_rate
 from pruning.models.spec import ModelInfo
 from pruning.runs.cell_files import save_config, save_result
 from pruning.runs.cell_model import forward_of
@@ -24,9 +25,12 @@ from pruning.runs.tracker import silent
 if TYPE_CHECKING:
     from pruning.engine.forward import Forward
     from pruning.healing.curve import Point
+    from pruning.healing.settings import Training
     from pruning.healing.smaller import SmallerModel
+    from pruning.healing.text import HealingText
     from pruning.models.loader import LanguageModel
     from pruning.models.repaired_weights import Repair
+    from pruning.runs.cell import Cell
     from pruning.runs.tracker import Note
 
 log = logging.getLogger(__name__)
@@ -43,23 +47,41 @@ def healed_cell(prepared: Prepared, done: DoneResult) -> DoneResult:
         return done
     from pruning.healing.files import read_record
 
+    settings, rates = _with_rate(cell, done, text)
+    prepared = replace(prepared, cell=(cell := replace(cell, heal=settings)))
     choice = choose(cell, done, text)
     record = read_record(cell.folder / choice.place / cell.heal.key(text.sha256))
-    if record is not None and _complete(prepared, done, _with_selection(record, choice)):
+    if record is not None and _complete(prepared, done, _completed(record, choice, rates)):
         return done
     known = None if record is None else _evaluator(prepared, done, record)
     if record is None or known is None or not known.has(_whole(choice.mask)):
         smaller, record = _smaller(prepared, done, choice, record)
         known = _evaluator(prepared, done, record, forward_of(cell, smaller.model))
-    result = _extended(prepared, done, _with_selection(record, choice), known, _whole(choice.mask))
+    result = _extended(prepared, done, _completed(record, choice, rates), known, _whole(choice.mask))
     save_config(cell, result["config"])
     save_result(cell, result)
     return result
 
 
-def _with_selection(record: HealRecord, choice: Choice) -> HealRecord:
-    """A record of a healing with how its mask was selected; as it is if there was no selection."""
-    return record if choice.selection is None else {**record, "selection": choice.selection}
+def _with_rate(cell: Cell, done: DoneResult, text: HealingText) -> tuple[Training, list[RateTrial]]:
+    """The settings of the healing with a learning rate, and the trials that chose it, on the search's mask."""
+
+    def curve(trial: Training) -> list[Point]:
+        from pruning.healing.heal import heal
+
+        model, mask = recorded_model(cell, done), Mask.from_json(done["mask"])
+        repair = recorded_repair(cell, done)
+        return heal(
+            model, mask, text, trial, cell.folder / FOLDER, recorded_scales(done), repair=repair
+        ).curve
+
+    return with_rate(cell.heal, text, cell.folder / FOLDER, curve)
+
+
+def _completed(record: HealRecord, choice: Choice, rates: list[RateTrial]) -> HealRecord:
+    """A record of a healing with how its mask and its learning rate were chosen, if they were."""
+    found = record if choice.selection is None else {**record, "selection": choice.selection}
+    return {**found, "rates": rates} if rates else found
 
 
 def _complete(prepared: Prepared, done: DoneResult, record: HealRecord) -> bool:
@@ -110,6 +132,13 @@ def _trained(
         "healed on %d tokens in %.0f s: held-out loss %.4f -> %.4f",
         *(record["tokens"], record["seconds"], curve["heldout_before"], curve["heldout_after"]),
     )
+    if record["best_step"] == 0:
+        log.warning(
+            "training did not lower the held-out loss, so the weights from before it are kept (learning rate %g): "
+            "try another heal.source, a larger heal.batch_tokens, or %s",
+            settings.rate,
+            "a smaller heal.lr" if settings.adapter else "adapters (heal=lora)",
+        )
     return healed.smaller, record
 
 

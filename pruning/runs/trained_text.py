@@ -13,6 +13,7 @@ from pruning.core.heal_record import FOLDER, RECORD, HealRecord
 from pruning.distributed import collectives
 from pruning.evaluation import Data
 from pruning.healing.apart import repeated
+from pruning.healing.rate import known, settled
 from pruning.healing.text import HealingText
 from pruning.runs.cell import Cell
 
@@ -24,10 +25,12 @@ def trained_text(cell: Cell, drawn: HealingText, data: Mapping[str, Data]) -> He
     its text is not known: older versions did not record what was left out.
     """
     for record in _finished(cell):
-        if record["folder"].rpartition("/")[2] == cell.heal.key(record["text_sha256"]):
-            text = drawn.without(record.get("left_out", ()))
-            if text.sha256 == record["text_sha256"] and not repeated(text, data):
-                return text
+        text = drawn.without(record.get("left_out", ()))
+        heal = settled(cell.heal, known(cell.heal, text, cell.folder / FOLDER))
+        if heal is None or record["folder"].rpartition("/")[2] != heal.key(record["text_sha256"]):
+            continue
+        if text.sha256 == record["text_sha256"] and not repeated(text, data):
+            return text
     return None
 
 

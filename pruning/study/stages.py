@@ -9,7 +9,7 @@ from pruning.core.metric_names import kind_of, metrics_among
 from pruning.core.result import DoneResult
 from pruning.core.units import bytes_text
 from pruning.export.metric_text import number
-from pruning.study.tables import render, selected, title
+from pruning.study.tables import about_healing, render, title
 
 SPEED = {"prefill_per_second": "prompt tokens/s", "decode_per_second": "new tokens/s"}
 
@@ -30,8 +30,9 @@ def stages(result: DoneResult) -> Iterator[tuple[str, Mapping[str, Any]]]:
 def table(result: DoneResult) -> str:
     """One row per model: every metric with its standard error, tokens per second, and size.
 
-    If healing selected another mask than the search's, the row of the healed model names it. A repair and a healing
-    change weights and not their number, so all smaller models have the speed and the size of the pruned one.
+    The row of the healed model names its mask if it is not the search's, and says if training did not help. A repair
+    and a healing change weights and not their number, so all smaller models have the speed and the size of the pruned
+    one.
     """
     found = list(stages(result))
     names = [name for name in metrics_among(found[0][1]) if isinstance(found[0][1][name], int | float)]
@@ -48,7 +49,7 @@ def table(result: DoneResult) -> str:
 
 
 def _named(result: DoneResult, which: str) -> str:
-    return which + (selected(result) if which == "healed" else "")
+    return which + (about_healing(result) if which == "healed" else "")
 
 
 def _timed(which: str) -> str:

@@ -119,15 +119,17 @@ def _change(metric: str, result: DoneResult) -> str:
         return ""
     text = " -> ".join(f"{value:.{decimals}f}" for value in values)
     healed = evaluation.get("healed", {}).get(metric)
-    return text if healed is None else f"{text}, healed {healed:.{decimals}f}{selected(result)}"
+    return text if healed is None else f"{text}, healed {healed:.{decimals}f}{about_healing(result)}"
 
 
-def selected(result: DoneResult) -> str:
-    """The mask of the healed model, if healing selected another one than the search's."""
-    selection = result["heal"].get("selection") if "heal" in result else None
-    if selection is None or not selection["changed"]:
+def about_healing(result: DoneResult) -> str:
+    """The mask of the healed model, if it is not the search's, and whether training left the weights as they were."""
+    if "heal" not in result:
         return ""
-    return f" (without {' '.join(Mask.from_json(selection['mask']).names())})"
+    selection = result["heal"].get("selection")
+    changed = selection is not None and selection["changed"]
+    other = f" (without {' '.join(Mask.from_json(selection['mask']).names())})" if changed else ""
+    return other + (" (training did not help)" if result["heal"]["best_step"] == 0 else "")
 
 
 def _speed(result: DoneResult) -> str:

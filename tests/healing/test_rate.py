@@ -1,0 +1,155 @@
+"""The learning rate is chosen by short trials, and a training that does not help ends with them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pruning.core.errors import LossError
+from pruning.healing import rate, settings
+from pruning.healing.curve import Point
+from pruning.healing.heal import Healed, heal
+from pruning.healing.rate import known, with_rate
+from pruning.study.stages import table
+from tests.conftest import Command
+from tests.healing.worlds import MASK, full, lora, text, tiny
+
+RATES = (100.0, 3e-3, 1e-9)
+AUTO = full(lr=None, tokens=64 * 20)
+
+
+@pytest.fixture(autouse=True)
+def rates(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settings, "WEIGHT_RATES", RATES)
+
+
+def curve(one: Any, folder: Path | None = None) -> list[Point]:
+    return healed(one, folder).curve
+
+
+def healed(one: Any, folder: Path | None) -> Healed:
+    return heal(tiny(), MASK, text(one), one, folder)
+
+
+def test_the_best_rate_is_taken_and_its_trial_is_the_beginning_of_the_healing(tmp_path: Path) -> None:
+    chosen, trials = with_rate(AUTO, text(AUTO), tmp_path, lambda trial: curve(trial, tmp_path))
+    assert (chosen.lr, chosen.tokens) == (3e-3, AUTO.tokens)
+    assert [trial["lr"] for trial in trials] == list(RATES)
+    assert all(trial["tokens"] == 64 * settings.TRIAL_STEPS for trial in trials)
+    losses = [trial["heldout_loss"] for trial in trials]
+    assert min(losses) == losses[1] < trials[1]["heldout_before"]  # type: ignore[type-var]
+    assert [path.name for path in tmp_path.glob("trunk-*")] == [f"trunk-{chosen.line(text(AUTO).beginning)}"]
+    seen: list[int] = []
+    found = heal(tiny(), MASK, text(chosen), chosen, tmp_path, watch=lambda point: seen.append(point["step"]))
+    assert min(seen) > 1, "the healing begins anew"
+    plain = healed(full(lr=3e-3, tokens=AUTO.tokens), None)
+    assert all(torch.equal(found.tensors[name], plain.tensors[name]) for name in plain.tensors)
+
+
+def test_no_smaller_rate_is_tried_if_one_is_no_better(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settings, "WEIGHT_RATES", (3e-3, 1e-9, 1e-10))
+    chosen, trials = with_rate(AUTO, text(AUTO), None, curve)
+    assert chosen.lr == 3e-3
+    assert [trial["lr"] for trial in trials] == [3e-3, 1e-9]
+
+
+def test_a_training_that_does_not_help_ends_with_the_trials(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settings, "WEIGHT_RATES", (100.0, 90.0))
+    asked = full(lr=None, tokens=64 * 20, eval_every=99)
+    chosen, trials = with_rate(asked, text(asked), tmp_path, lambda trial: curve(trial, tmp_path))
+    assert chosen.tokens == asked.trial_tokens < asked.tokens
+    assert not rate.helped(trials)
+    found = healed(chosen, tmp_path)
+    assert found.best_step == 0
+    summary = found.summary()
+    assert summary["heldout_after"] == summary["heldout_before"]
+
+
+def test_a_stopped_choice_repeats_no_trial(tmp_path: Path) -> None:
+    def stopped(trial: Any) -> list[Point]:
+        if trial.lr != RATES[0]:
+            raise KeyboardInterrupt
+        return curve(trial, tmp_path)
+
+    with pytest.raises(KeyboardInterrupt):
+        with_rate(AUTO, text(AUTO), tmp_path, stopped)
+    tried: list[float] = []
+
+    def counted(trial: Any) -> list[Point]:
+        tried.append(trial.lr)
+        return curve(trial, tmp_path)
+
+    first = with_rate(AUTO, text(AUTO), tmp_path, counted)
+    assert tried == list(RATES[1:])
+    assert with_rate(AUTO, text(AUTO), tmp_path, counted) == first
+    assert tried == list(RATES[1:]), "a finished choice is read"
+    assert known(AUTO, text(AUTO), tmp_path) == first[1]
+    assert known(lora(lr=None), text(AUTO), tmp_path) == [], "other settings have trials of their own"
+
+
+def test_a_rate_that_diverges_is_never_taken() -> None:
+    def diverging(trial: Any) -> list[Point]:
+        if trial.lr == RATES[0]:
+            raise LossError("the loss is nan")
+        return curve(trial)
+
+    chosen, trials = with_rate(AUTO, text(AUTO), None, diverging)
+    assert (chosen.lr, trials[0]["heldout_loss"]) == (3e-3, None)
+    json.dumps(trials, allow_nan=False)
+
+    def never(trial: Any) -> list[Point]:
+        raise LossError("the loss is nan")
+
+    with pytest.raises(LossError, match=r"100, 0\.003, 1e-09.*heal\.lr"):
+        with_rate(AUTO, text(AUTO), None, never)
+
+
+def test_a_given_rate_is_not_tried() -> None:
+    given = full()
+    assert with_rate(given, text(given), None, None) == (given, [])  # type: ignore[arg-type]
+
+
+SEARCH = ("algo=one_shot", "k=2", "heal=full", "heal.length=32", "heal.batch_tokens=256", "heal.heldout=4")
+SEARCH = (*SEARCH, "heal.tokens=4096", "heal.checkpoint_every=2", "heal.eval_every=4")
+
+
+def test_a_launch_records_its_trials_and_is_done_the_second_time(
+    launch: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settings, "WEIGHT_RATES", (3e-3, 1e-9, 1e-10))
+    ended = launch(*SEARCH)
+    assert ended.status == 0, ended.err
+    record = ended.result()["heal"]
+    assert record["settings"]["lr"] == 3e-3
+    assert [trial["lr"] for trial in record["rates"]] == [3e-3, 1e-9]
+    assert record["tokens"] == 4096
+    assert ended.result()["config"]["heal"]["lr"] is None
+    again = launch(*SEARCH)
+    assert again.status == 0
+    assert again.result() == ended.result()
+    monkeypatch.setattr("pruning.healing.heal.heal", None)  # training again would fail
+    more = launch(*SEARCH, "eval.samples=3")
+    assert more.status == 0, more.err
+    assert more.result()["heal"] == record
+
+
+def test_screen_table_and_record_say_that_training_did_not_help(
+    launch: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settings, "WEIGHT_RATES", (1e-30, 1e-31))  # too small to change a weight
+    ended = launch(*SEARCH)
+    assert ended.status == 0, ended.err
+    result = ended.result()
+    assert result["heal"]["best_step"] == 0
+    assert result["heal"]["tokens"] == 256 * settings.TRIAL_STEPS
+    assert "heal=lora" in ended.err
+    rows = [line for line in table(result).splitlines() if "healed" in line]
+    assert len(rows) == 1
+    assert "did not help" in rows[0]
+    assert "did not help" in ended.out
