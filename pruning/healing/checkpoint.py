@@ -1,4 +1,8 @@
-"""The state of a training run, and its files. A file is written atomically, so a kill leaves the last one whole."""
+"""The state of a training run, and its files.
+
+A file is written atomically, so a kill leaves the last one whole. Its name ends with a part of its SHA-256, so a byte
+that has changed since is found.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +20,12 @@ from torch import Tensor
 
 from pruning.core.atomic_files import naming
 from pruning.core.errors import DamagedError, first_line
+from pruning.core.hashing import file_sha256
 from pruning.core.temporary import sweep, temporary_file
 from pruning.distributed import collectives
 from pruning.healing.curve import Point
 
-NAME = re.compile(r"(step|decay)-(\d{8})\.pt")
+NAME = re.compile(r"(step|decay)-(\d{8})-([0-9a-f]{16})\.pt")
 
 
 @dataclass
@@ -47,22 +52,27 @@ class State:
         return [weight.detach().clone() for weight in self.weights]
 
 
-def save(path: Path, state: State) -> None:
-    """Write a checkpoint, and remove older ones beside it that no other budget needs. The first rank does this."""
+def save(folder: Path, state: State, kept: bool = False) -> None:
+    """Write a checkpoint, and remove older ones beside it that no other budget needs. The first rank does this.
+
+    A kept one is where the rate of some budget begins to fall.
+    """
 
     def write() -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        sweep(path.parent)
+        folder.mkdir(parents=True, exist_ok=True)
+        sweep(folder)
         data = {**vars(state), "curve": json.dumps(state.curve)}
         data["weights"] = [weight.detach() for weight in state.weights]
-        with naming(path), temporary_file(path) as (stream, temporary):
+        stem = f"{'decay' if kept else 'step'}-{state.step:08d}"
+        with naming(folder / f"{stem}.pt"), temporary_file(folder / f"{stem}.pt") as (stream, temporary):
             _write(data, stream)
             stream.flush()
             os.fsync(stream.fileno())
             temporary.chmod(0o644)
+            path = folder / f"{stem}-{file_sha256(temporary)[:16]}.pt"
             temporary.replace(path)
-        for kind, _, older in _files(path.parent):
-            if kind == "step" and older != path:
+        for kind, step, older in _files(folder):
+            if older != path and (kind == "step" or step == state.step):
                 older.unlink(missing_ok=True)
 
     collectives.on_first(write)
@@ -79,19 +89,16 @@ def _write(data: Any, stream: IO[bytes]) -> None:
 
 
 def load(path: Path) -> State:
-    """Read a checkpoint into CPU memory. Raises DamagedError if the file is not one."""
+    """Read a checkpoint into CPU memory. Raises DamagedError if the file is not the one that was written."""
     try:
+        if path.stem.rpartition("-")[2] != file_sha256(path)[:16]:
+            raise ValueError("its contents do not have the digest in its name")
         data = torch.load(path, map_location="cpu", weights_only=True)
         return State(**{**data, "curve": json.loads(data["curve"])})
     except (RuntimeError, EOFError, UnpicklingError, KeyError, TypeError, ValueError, OSError) as error:
         raise DamagedError(
             f"{path} is damaged ({first_line(error)}): remove it, and healing starts from an earlier state."
         ) from error
-
-
-def path_of(folder: Path, step: int, kept: bool = False) -> Path:
-    """The file of a checkpoint. A kept one is where the rate of some budget begins to fall."""
-    return folder / f"{'decay' if kept else 'step'}-{step:08d}.pt"
 
 
 def latest(folder: Path, most: int) -> Path | None:
@@ -106,7 +113,7 @@ def latest(folder: Path, most: int) -> Path | None:
 
 def step_of(path: Path) -> int:
     """The number of steps after which a checkpoint was written."""
-    return int(path.stem.rpartition("-")[2])
+    return int(path.stem.split("-")[1])
 
 
 def _files(folder: Path) -> Iterator[tuple[str, int, Path]]:

@@ -101,9 +101,9 @@ class Trainer:
         while self.state.step < stop and not self.stopped:
             self._step(schedule)
             if folder is not None and self.state.step % every == 0 and self.state.step < stop:
-                self._save(checkpoint.path_of(folder, self.state.step))
+                self._save(folder)
         if folder is not None and kept:
-            self._save(checkpoint.path_of(folder, self.state.step, kept=not self.stopped))
+            self._save(folder, kept=not self.stopped)
 
     def finish(self) -> None:
         """Give the model the weights with the lowest held-out loss."""
@@ -184,9 +184,9 @@ class Trainer:
         else:
             state.worse += 1
 
-    def _save(self, path: Path) -> None:
+    def _save(self, folder: Path, kept: bool = False) -> None:
         self.state.optimizer = self._masters.optimizer.state_dict()
-        checkpoint.save(path, self.state)
+        checkpoint.save(folder, self.state, kept)
 
     @staticmethod
     def _sum(value: float) -> float:

@@ -41,12 +41,13 @@ def test_a_full_disk_is_an_error_of_the_disk(
         yield Full(room), tmp_path / "never"
 
     monkeypatch.setattr(checkpoint, "temporary_file", full)
-    path = checkpoint.path_of(tmp_path, 3)
-    state = checkpoint.State([torch.zeros(3_000), torch.zeros(20_000)], {})
+    state = checkpoint.State([torch.zeros(3_000), torch.zeros(20_000)], {}, step=3)
     with pytest.raises(OSError, match="No space left on device") as error:
-        checkpoint.save(path, state)
+        checkpoint.save(tmp_path, state)
     assert is_disk_full(error.value), "so the command ends, and does not go on with the next cell"
-    assert sentence(error.value).startswith(f"{path} cannot be written, because the disk is full")
+    assert sentence(error.value).startswith(
+        f"{tmp_path / 'step-00000003.pt'} cannot be written, because the disk is full"
+    )
 
 
 def test_another_error_of_torch_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,5 +56,5 @@ def test_another_error_of_torch_stays(tmp_path: Path, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(torch, "save", broken)
     with pytest.raises(RuntimeError, match="no such luck"):
-        checkpoint.save(checkpoint.path_of(tmp_path, 3), checkpoint.State([], {}))
+        checkpoint.save(tmp_path, checkpoint.State([], {}, step=3))
     assert list(tmp_path.iterdir()) == []
