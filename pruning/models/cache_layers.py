@@ -52,6 +52,12 @@ def cache_layers(config: Any, mask: Mask) -> CacheLayers:
     first = next((i for i, kind in enumerate(kinds) if has[i] and kind in ATTENDING), None)
     if all(has):
         return CacheLayers(tuple(kinds), tuple(range(len(kept))), bool(listed))
+    if first is None and "hybrid" in kinds:
+        raise InputError(
+            f"a {config.model_type} model cannot be built without the attention of some blocks: attention and "
+            "Mamba of a block are one part, and its cache needs both. Remove MLPs (unit=mlp) or whole blocks "
+            "(unit=block)."
+        )
     if first is None:
         raise InputError(
             f"no attention with keys and values would be left (of {mask.n_blocks} blocks): a {config.model_type} "

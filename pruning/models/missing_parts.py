@@ -75,7 +75,8 @@ def _numbers(config: Any, mask: Mask, sublayers: tuple[Sublayer, ...]) -> dict[n
         module: layer
         for block, layer in zip(kept, layers, strict=True)
         if layer is not None
-        for module in sublayers[2 * block].main.modules()
+        for child in sublayers[2 * block].children
+        for module in child.modules()
     }
 
 

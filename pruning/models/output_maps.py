@@ -75,8 +75,10 @@ def _found(model: nn.Module, unit: int) -> Fold:
         names = output_weights(model, [unit])[unit]
     except UnskippableError as error:
         raise InputError(f"{str(error).removesuffix(WRONG_ADVICE)} {ADVICE}") from error
-    probe, main = _Probe(model, chain, unit), chain.sublayers[unit].main
-    if (factor := probe.factor(main, diagonal=False)) is not None:
+    probe, (main, *others) = _Probe(model, chain, unit), chain.sublayers[unit].mains
+    if others:
+        why = f"{1 + len(others)} modules compute it"
+    elif (factor := probe.factor(main, diagonal=False)) is not None:
         path = f"{chain.blocks.path}.{unit // 2}."
         if (axes := output_axes(model, main, names, path)) is not None:
             return Fold(unit, "linear", main, factor, probe.width, axes)
@@ -157,8 +159,8 @@ class _Probe:
         finally:
             for handle in handles:
                 handle.remove()
-        main = self.chain.sublayers[self.unit].main
-        yield from ran[ran.index(main) + 1 :]
+        last = self.chain.sublayers[self.unit].children[-1]
+        yield from ran[ran.index(last) + 1 :]
 
 
 def random_map(width: int, diagonal: bool, generator: torch.Generator) -> Tensor:

@@ -32,19 +32,19 @@ def output_weights(model: nn.Module, units: Sequence[int]) -> dict[int, tuple[st
     weights do not make a sub-layer's main module return zeros.
     """
     blocks, sublayers = find_blocks(model).modules, find_sublayers(model)
-    mains = {unit: sublayers[unit].main for unit in units}
-    inputs = module_inputs(model, list(mains.values()))
-    found = {}
-    for unit, main in mains.items():
-        names = _last(main, *inputs[main])
-        if not names:
-            kind = "attention" if unit % 2 == 0 else "MLP"
-            raise UnskippableError(
-                f"the {kind} of block {unit // 2} ({type(main).__name__}) does not return zeros if all its weights "
-                "are zeros, so it cannot be switched off by weights. Remove whole blocks with unit=block."
-            )
-        prefix = next(name for name, module in blocks[unit // 2].named_modules() if module is main)
-        found[unit] = tuple(f"{prefix}.{name}" for name in names)
+    inputs = module_inputs(model, [main for unit in units for main in sublayers[unit].mains])
+    found: dict[int, tuple[str, ...]] = {}
+    for unit in units:
+        for main in sublayers[unit].mains:
+            names = _last(main, *inputs[main])
+            if not names:
+                kind = "attention" if unit % 2 == 0 else "MLP"
+                raise UnskippableError(
+                    f"the {kind} of block {unit // 2} ({type(main).__name__}) does not return zeros if all its "
+                    "weights are zeros, so it cannot be switched off by weights. Remove whole blocks with unit=block."
+                )
+            prefix = next(name for name, module in blocks[unit // 2].named_modules() if module is main)
+            found[unit] = (*found.get(unit, ()), *(f"{prefix}.{name}" for name in names))
     return found
 
 

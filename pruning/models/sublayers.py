@@ -1,16 +1,18 @@
 """Find the two sub-layers of each block, attention and MLP, by its structure.
 
-A block with two sub-layers computes h1 = h + A(h), and then h1 + M(h1). A and M include their norms. Each has one
-module whose output is added to the hidden state, at once or through a norm: if that module returns zeros, the
-sub-layer adds nothing. A block can be split if two of its child modules, one called before the other, pass this test
-on the block's input for four tokens:
+A block with two sub-layers computes h1 = h + A(h), and then h1 + M(h1). A and M include their norms. A child module
+of the block can be switched off in two ways. If the block adds what the child returns, at once or through a norm, the
+child returns zeros. If the child itself adds the state (Bloom, the MLP of MPT), it returns the state that it gets. A
+block can be split if two children, one called before the other, pass this test on the block's input for four tokens:
 
-- if both return zeros, the block returns its input;
-- if only one of them does, the block computes something else than its input, and something else than before;
+- if both are off, the block returns its input;
+- if only one of them is, the block computes something else than its input, and something else than before;
 - the first sub-layer, followed by the second, returns what the whole block returns, to the last bit.
 
-A block that adds attention and MLP to the same state (GPT-NeoX, Falcon, Phi, Cohere) fails the last part. A mixer
-such as Mamba takes the place of attention, and the experts of a block are one MLP. Names are not used.
+If no two children pass, or if a child with weights is left over, pairs of children are tried as one sub-layer, such
+as attention beside Mamba (Falcon H1). A block that adds attention and MLP to the same state (GPT-NeoX, most of
+Falcon, Phi, Cohere) fails the last part. A mixer such as Mamba takes the place of attention, and the experts of a
+block are one MLP. Names are not used.
 """
 
 from __future__ import annotations
@@ -32,18 +34,21 @@ from pruning.models.causality import IDS
 from pruning.models.swap import swapped
 
 Forward = Callable[..., Any]
+ZEROS = "zeros"  # the name of a method that returns zeros
 
 
 @dataclass(frozen=True)
 class Sublayer:
     """One sub-layer of a block, and how the block is run so that only this sub-layer adds to the state.
 
-    `main` is the module whose output the sub-layer adds. `others` are the replaced methods of the block's modules
-    that belong to the other sub-layer.
+    `children` are the children of the block that compute what is added, and `mains` the modules whose outputs are
+    added: the children themselves, or the last module in a child that adds the state itself. `others` are the
+    replaced methods of the block's modules that belong to the other sub-layer.
     """
 
     block: int
-    main: nn.Module
+    children: tuple[nn.Module, ...]
+    mains: tuple[nn.Module, ...]
     others: tuple[tuple[nn.Module, Forward], ...]
 
     def parameters(self, block: nn.Module) -> list[nn.Parameter]:
@@ -84,6 +89,37 @@ def find_sublayers(model: nn.Module) -> tuple[Sublayer, ...]:
     return _cache[model]
 
 
+@dataclass(frozen=True)
+class _Call:
+    """How a block calls one of its children."""
+
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    output: Any
+
+    def states(self) -> Iterator[int | str]:
+        """The places of further arguments that could be the state that the child adds its result to."""
+        found = _tensor(self.output)
+        further: dict[int | str, Any] = dict(enumerate(self.args)) | dict(self.kwargs)
+        for place, value in further.items():
+            if place in (0, "hidden_states"):
+                continue
+            if (state := _tensor(value)) is not None and found is not None and state.shape == found.shape:
+                yield place
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """Children that may be a sub-layer, and the methods that switch them off."""
+
+    off: Mapping[nn.Module, Forward]
+
+    @property
+    def size(self) -> int:
+        """The number of weights."""
+        return sum(p.numel() for module in self.off for p in module.parameters())
+
+
 @dataclass
 class _Probe:
     """Runs one block on one hidden state with some of its child modules replaced."""
@@ -95,54 +131,106 @@ class _Probe:
     def sublayers(self, index: int) -> list[Sublayer]:
         """The block's two sub-layers. Raises UnskippableError if there are not exactly two, one after the other."""
         whole, calls = self._traced()
-        zeros = {child: _zeros(output) for child, output in calls.items()}
-        alone = {child: self._with({child: zeros[child]}, self.hidden) for child in calls}
-        adding = [c for c, out in alone.items() if out is not None and not _equal(out, whole)]
+        parts = [_Part({child: _zeros(call.output)}) for child, call in calls.items()]
+        parts += [
+            _Part({child: _given(place, call.output)})
+            for child, call in calls.items()
+            for place in call.states()
+        ]
+        order = {child: number for number, child in enumerate(calls)}
+        parts.sort(key=lambda part: order[next(iter(part.off))])
+        best, parallel = self._pair(parts, whole)
+        if not parallel and (best is None or self._left_over(best, calls)):
+            groups = [
+                _Part({**a.off, **b.off})
+                for a, b in combinations(parts, 2)
+                if not a.off.keys() & b.off.keys()
+            ]
+            best = self._pair([*groups, *parts], whole)[0] or best
+        if best is None:
+            raise UnskippableError(_reason(index, self.block, parallel, self._silent(calls)))
+        return [
+            Sublayer(index, tuple(part.off), self._mains(part), self._others(other, calls))
+            for part, other in (best, best[::-1])
+        ]
+
+    def _left_over(self, pair: Sequence[_Part], calls: Mapping[nn.Module, _Call]) -> bool:
+        """Whether a child with weights belongs to neither part."""
+        used = {module for part in pair for module, _ in self._others(part, calls)}
+        return any(_weighted(child) for child in calls.keys() - used)
+
+    def _pair(self, parts: Sequence[_Part], whole: Tensor) -> tuple[tuple[_Part, _Part] | None, bool]:
+        """The best two parts that are added one after the other, and whether two are added to the same state."""
+        alone = {part: self._with(part.off, self.hidden) for part in parts}
+        adding = [part for part, out in alone.items() if out is not None and not _equal(out, whole)]
+        best: tuple[_Part, _Part] | None = None
         parallel = False
-        best: tuple[nn.Module, nn.Module] | None = None
         for first, second in combinations(adding, 2):
-            both = self._with({first: zeros[first], second: zeros[second]}, self.hidden)
+            if first.off.keys() & second.off.keys():
+                continue
+            both = self._with({**first.off, **second.off}, self.hidden)
             if both is None or not _equal(both, self.hidden):
                 continue
             if _equal(alone[first], self.hidden) or _equal(alone[second], self.hidden):
                 continue
-            after = self._with({first: zeros[first]}, alone[second])
+            after = self._with(first.off, alone[second])
             if after is None or not _equal(after, whole):
                 parallel = True
             elif best is None or _preferred((first, second), best):
                 best = first, second
-        if best is None:
-            raise UnskippableError(_reason(index, self.block, parallel, self._silent(calls)))
-        return [
-            Sublayer(index, main, self._others(other, zeros[other], calls, alone[other]))
-            for main, other in (best, best[::-1])
-        ]
+        return best, parallel
 
-    def _silent(self, calls: Mapping[nn.Module, Any]) -> list[str]:
+    def _mains(self, part: _Part) -> tuple[nn.Module, ...]:
+        """The modules whose outputs a part adds: its children, or the last module in a child that adds the state."""
+        off = self._with(part.off, self.hidden)
+        return tuple(
+            child if _is_zeros(forward) else self._writer(child, part, off)
+            for child, forward in part.off.items()
+        )
+
+    def _writer(self, child: nn.Module, part: _Part, off: Tensor | None) -> nn.Module:
+        """The last module in a child that, if it returns zeros, switches a part off; the child if there is none."""
+        outputs: dict[nn.Module, Any] = {}
+        inside = [module for module in child.modules() if module is not child and _weighted(module)]
+        handles = [m.register_forward_hook(lambda m, _, output: outputs.update({m: output})) for m in inside]
+        try:
+            self.run(self.hidden)
+        finally:
+            for handle in handles:
+                handle.remove()
+        rest = {module: forward for module, forward in part.off.items() if module is not child}
+        for module, output in reversed(outputs.items()):
+            if _tensor(output) is not None and _equal(
+                self._with({**rest, module: _zeros(output)}, self.hidden), off
+            ):
+                return module
+        return child
+
+    def _silent(self, calls: Mapping[nn.Module, _Call]) -> list[str]:
         """The names of the child modules with weights that return zeros, such as an MLP that an export removed."""
         children = ((name, child) for name, child in self.block.named_children() if child in calls)
-        weighted = ((name, child) for name, child in children if any(True for _ in child.parameters()))
+        weighted = ((name, child) for name, child in children if _weighted(child))
         return [
             name
             for name, child in weighted
-            if (found := _tensor(calls[child])) is not None and not found.any()
+            if (found := _tensor(calls[child].output)) is not None and not found.any()
         ]
 
-    def _traced(self) -> tuple[Tensor, dict[nn.Module, Any]]:
-        """The block's output, and the outputs of those children that are called once, in the order of the calls."""
-        outputs: dict[nn.Module, list[Any]] = {}
+    def _traced(self) -> tuple[Tensor, dict[nn.Module, _Call]]:
+        """The block's output, and its calls of those children that it calls once, in their order."""
+        seen: dict[nn.Module, list[_Call]] = {}
 
-        def note(module: nn.Module, _args: Any, output: Any) -> None:
-            outputs.setdefault(module, []).append(output)
+        def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+            seen.setdefault(module, []).append(_Call(args, dict(kwargs), output))
 
-        handles = [child.register_forward_hook(note) for child in self.block.children()]
+        handles = [child.register_forward_hook(note, with_kwargs=True) for child in self.block.children()]
         try:
             whole = self.run(self.hidden)
         finally:
             for handle in handles:
                 handle.remove()
-        once = {child: seen[0] for child, seen in outputs.items() if len(seen) == 1}
-        return whole, {child: output for child, output in once.items() if _tensor(output) is not None}
+        once = {child: calls[0] for child, calls in seen.items() if len(calls) == 1}
+        return whole, {child: call for child, call in once.items() if _tensor(call.output) is not None}
 
     def _with(self, forwards: Mapping[nn.Module, Forward], state: Tensor | None) -> Tensor | None:
         """The block's output with some methods replaced; None if the block cannot be run that way."""
@@ -157,19 +245,16 @@ class _Probe:
             return None
 
     def _others(
-        self, other: nn.Module, zero: Forward, calls: Mapping[nn.Module, Any], wanted: Tensor | None
+        self, other: _Part, calls: Mapping[nn.Module, _Call]
     ) -> tuple[tuple[nn.Module, Forward], ...]:
-        """The replaced methods that switch off a sub-layer: zeros for its main module, and no work for its norms."""
-        chosen = {other: zero}
-        for child in calls:
-            if child is not other and any(True for _ in child.parameters()):
-                trial = self._with(chosen | {child: _first}, self.hidden)
-                if trial is not None and wanted is not None and _equal(trial, wanted):
-                    chosen[child] = _first
-        small = _zeros(calls[other], scalar=True)
-        trial = self._with(chosen | {other: small}, self.hidden)
-        if trial is not None and wanted is not None and _equal(trial, wanted):
-            chosen[other] = small
+        """The replaced methods that switch off a part: its own, and for its norms a method without work."""
+        chosen, wanted = dict(other.off), self._with(other.off, self.hidden)
+        idle = [child for child in calls if child not in chosen and _weighted(child)]
+        cheaper: list[tuple[nn.Module, Forward]] = [(child, _first) for child in idle]
+        cheaper += [(m, _zeros(calls[m].output, scalar=True)) for m, f in other.off.items() if _is_zeros(f)]
+        for module, forward in cheaper:
+            if _equal(self._with(chosen | {module: forward}, self.hidden), wanted):
+                chosen[module] = forward
         return tuple(chosen.items())
 
 
@@ -183,13 +268,27 @@ def _zeros(output: Any, scalar: bool = False) -> Forward:
         given = hidden_state(args, kwargs)
         if given is None:
             given = next(v for v in (*args, *kwargs.values()) if isinstance(v, Tensor))
-        shape = () if scalar else (*given.shape[: 1 - len(tail)], *tail) if tail else given.shape
-        zeros = given.new_zeros(shape)
+        zeros = given.new_zeros(() if scalar else (*given.shape[:-1], width))
         return zeros if not isinstance(output, tuple) else (zeros, *[None] * extra)
 
     found = _tensor(output)
     assert found is not None
-    tail, extra = tuple(found.shape[-1:]), len(output) - 1 if isinstance(output, tuple) else 0
+    width, extra = found.shape[-1], len(output) - 1 if isinstance(output, tuple) else 0
+    forward.__name__ = ZEROS
+    return forward
+
+
+def _is_zeros(forward: Forward) -> bool:
+    return forward.__name__ == ZEROS
+
+
+def _given(place: int | str, output: Any) -> Forward:
+    """A method that returns one of its arguments, such as the state that a module would add its result to."""
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        state = args[place] if isinstance(place, int) else kwargs[place]
+        return state if not isinstance(output, tuple) else (state, *[None] * (len(output) - 1))
+
     return forward
 
 
@@ -203,17 +302,20 @@ def _tensor(output: Any) -> Tensor | None:
     return first if isinstance(first, Tensor) and first.is_floating_point() and first.dim() else None
 
 
+def _weighted(module: nn.Module) -> bool:
+    return next(module.parameters(), None) is not None
+
+
 def _equal(a: Tensor | None, b: Tensor | None) -> bool:
     return a is not None and b is not None and torch.equal(a, b.to(a.device))
 
 
-def _preferred(pair: Sequence[nn.Module], other: Sequence[nn.Module]) -> bool:
-    """Whether a pair of modules does more of the work, or as much and later.
+def _preferred(pair: Sequence[_Part], other: Sequence[_Part]) -> bool:
+    """Whether two parts do more of the work, or as much and later.
 
     A norm before or behind a sub-layer can pass the test, too, but has far fewer weights.
     """
-    sizes = [[sum(p.numel() for p in module.parameters()) for module in modules] for modules in (pair, other)]
-    return all(2 * mine >= theirs for mine, theirs in zip(*sizes, strict=True))
+    return all(2 * mine.size >= theirs.size for mine, theirs in zip(pair, other, strict=True))
 
 
 def _reason(index: int, block: nn.Module, parallel: bool, silent: Sequence[str]) -> str:

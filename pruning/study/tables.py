@@ -127,8 +127,9 @@ def about_healing(result: DoneResult) -> str:
     if "heal" not in result:
         return ""
     selection = result["heal"].get("selection")
-    changed = selection is not None and selection["changed"]
-    other = f" (without {' '.join(Mask.from_json(selection['mask']).names())})" if changed else ""
+    other = ""
+    if selection is not None and selection["changed"]:
+        other = f" (without {' '.join(Mask.from_json(selection['mask']).names())})"
     return other + (" (training did not help)" if result["heal"]["best_step"] == 0 else "")
 
 

@@ -17,10 +17,9 @@ from pruning.engine.forward import Forward
 from pruning.models.blocks import enter
 from pruning.models.units import find_chain, masked
 from tests.engine.test_forward import ROWS, losses
-from tests.helpers.architectures import ARCHITECTURES, N_BLOCKS, PARALLEL, build, zeroed
+from tests.helpers.architectures import N_BLOCKS, SEQUENTIAL, WIDE, build, zeroed
 from tests.helpers.rows import language_model, loglik, plain
 
-SEQUENTIAL = [name for name in ARCHITECTURES if name not in PARALLEL]
 UNITS = range(2 * N_BLOCKS)
 MASKS = [Mask(N_BLOCKS, d, "sublayer") for k in (0, 1, 2) for d in itertools.combinations(UNITS, k)]
 SOME = [*MASKS[:13], *MASKS[13::7], Mask(N_BLOCKS, (0, 2, 3, 5, 6, 7, 11), "sublayer")]
@@ -28,7 +27,7 @@ SOME = [*MASKS[:13], *MASKS[13::7], Mask(N_BLOCKS, (0, 2, 3, 5, 6, 7, 11), "subl
 
 @cache
 def module_of(name: str) -> Any:
-    return build(name) if name in ("mixtral", "qwen3_moe") else build(name).double()
+    return build(name) if name in WIDE else build(name).double()
 
 
 @pytest.mark.parametrize("kind", ROWS)

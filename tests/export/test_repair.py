@@ -22,10 +22,9 @@ from pruning.models.output_maps import find_fold
 from pruning.models.repaired_weights import Repair, repaired
 from pruning.models.units import masked
 from tests.helpers import gguf_file
-from tests.helpers.architectures import ARCHITECTURES, N_BLOCKS, PARALLEL, build
+from tests.helpers.architectures import GROUPED, N_BLOCKS, SEQUENTIAL, build
 
 IDS = torch.tensor([[3, 14, 15, 9, 26, 5, 35, 8, 9, 79]])
-SEQUENTIAL = [name for name in ARCHITECTURES if name not in PARALLEL]
 BLOCKS, PARTS = Mask(N_BLOCKS, (1, 2, 4)), Mask.parse(N_BLOCKS, "a1 b3 m4")
 
 
@@ -57,7 +56,7 @@ def logits(model: Any) -> Any:
 
 
 @pytest.mark.parametrize("mask", [BLOCKS, PARTS], ids=["blocks", "parts"])
-@pytest.mark.parametrize("name", SEQUENTIAL)
+@pytest.mark.parametrize("name", [name for name in SEQUENTIAL if name not in GROUPED])
 def test_an_export_is_the_masked_and_repaired_model(name: str, mask: Mask, tmp_path: Path) -> None:
     model, wanted = request(name, tmp_path, mask)
     facts = export(wanted)

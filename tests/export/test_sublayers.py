@@ -24,11 +24,10 @@ from pruning.models import spec
 from pruning.models.physical_removal import blocks_removed, smaller_config
 from pruning.models.units import masked
 from tests.helpers import gguf_file
-from tests.helpers.architectures import ARCHITECTURES, N_BLOCKS, PARALLEL, build, without, zeroed
+from tests.helpers.architectures import GROUPED, N_BLOCKS, PARALLEL, SEQUENTIAL, build, without, zeroed
 
 IDS = torch.tensor([[3, 14, 15, 9, 26, 5, 35, 8, 9, 79]])
 MASK = Mask.parse(N_BLOCKS, "a0 m1 b2 a5")
-SEQUENTIAL = [name for name in ARCHITECTURES if name not in PARALLEL]
 
 
 def request(folder: Path, mask: Mask = MASK, **settings: Any) -> Request:
@@ -47,7 +46,7 @@ def logits(model: Any) -> Any:
         return model(input_ids=IDS, use_cache=False).logits
 
 
-@pytest.mark.parametrize("name", SEQUENTIAL)
+@pytest.mark.parametrize("name", [name for name in SEQUENTIAL if name not in GROUPED])
 def test_an_export_is_the_model_without_the_parts(name: str, tmp_path: Path) -> None:
     model = saved(name, tmp_path)
     facts = export(request(tmp_path / "dense"))
@@ -68,6 +67,19 @@ def test_an_export_is_the_model_without_the_parts(name: str, tmp_path: Path) -> 
     assert facts.sizes.parameters == sum(p.numel() for p in loaded.parameters())
     with blocks_removed(model, MASK, smaller_config(model, MASK)):
         assert facts.sizes.parameters - facts.idle == memory.weight(model)[0]
+
+
+def test_attention_beside_mamba_can_be_zeroed_but_not_taken_out(tmp_path: Path) -> None:
+    model = saved("falcon_h1", tmp_path)
+    assert "equal bit for bit" in export(request(tmp_path / "dense")).proof
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
+    with masked(model, MASK):
+        assert torch.equal(logits(loaded), logits(model))
+    with pytest.raises(InputError, match=r"falcon_h1.*unit=mlp"):
+        smaller_config(model, MASK)
+    mlps = Mask(N_BLOCKS, (3, 7), "sublayer")
+    with blocks_removed(model, mlps, smaller_config(model, mlps)):
+        pass
 
 
 @pytest.mark.parametrize("name", PARALLEL)

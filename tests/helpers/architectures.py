@@ -36,11 +36,23 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
 }
 
+# Models whose blocks are divided in other ways: the parts add the state themselves, or two modules are one part.
+DIVIDED: dict[str, tuple[str, dict[str, Any]]] = {
+    "bloom": ("BloomConfig", {"hidden_size": 32, "n_layer": N_BLOCKS, "n_head": 4, "vocab_size": 97}),
+    "mpt": ("MptConfig", {"d_model": 32, "n_layers": N_BLOCKS, "n_heads": 4, "vocab_size": 97}),
+    "falcon": ("FalconConfig", _WIDTH | {"parallel_attn": False, "bias": True}),
+    "falcon_h1": (
+        "FalconH1Config",
+        _LLAMA | {"head_dim": 8, "mamba_d_ssm": 32, "mamba_n_heads": 4, "mamba_d_head": 8}
+        | {"mamba_d_state": 8, "mamba_n_groups": 1},
+    ),
+}  # fmt: skip
+
 
 def build(name: str) -> Any:
     """A random model in evaluation mode, its weights large enough that every block matters."""
     torch.manual_seed(0)
-    kind, settings = ARCHITECTURES[name]
+    kind, settings = (ARCHITECTURES | DIVIDED)[name]
     tokens = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
     config = getattr(transformers, kind)(**settings, **tokens, initializer_range=0.2)
     return transformers.AutoModelForCausalLM.from_config(config).eval()
@@ -50,7 +62,7 @@ def without(model: Any, dropped: tuple[int, ...]) -> Any:
     """A new, smaller model built from a filtered configuration and a renumbered copy of the weights."""
     config = copy.deepcopy(model.config)
     kept = [i for i in range(config.num_hidden_layers) if i not in dropped]
-    layer_types = getattr(config, "layer_types", None)
+    layer_types = vars(config).get("layer_types")
     config.num_hidden_layers = len(kept)
     if layer_types is not None:
         config.layer_types = [layer_types[i] for i in kept]
@@ -60,10 +72,16 @@ def without(model: Any, dropped: tuple[int, ...]) -> Any:
 
 
 PARALLEL = ("gpt_neox", "phi")  # attention and MLP are added to the same state, so they are no chain
+SEQUENTIAL = [*(name for name in ARCHITECTURES if name not in PARALLEL), *DIVIDED]
+GROUPED = (
+    "falcon_h1",
+)  # attention and Mamba are one sub-layer, whose weights take no map and no place in a cache
+WIDE = ("mixtral", "qwen3_moe", "falcon_h1", "mpt")  # they compute in float32 even if the model is in float64
 # The last weights of attention and of the MLP, whose output is added to the hidden state; biases are meant, too.
 LAST = {
-    "attention": r"(o_proj|self_attn\.out_proj|attn\.c_proj)\.(weight|bias)$",
-    "mlp": r"(down_proj|fc2|mlp\.c_proj)(\.weight|\.bias)?$",
+    "attention": r"(o_proj|self_attn\.out_proj|attn\.c_proj|self_attention\.dense|attn\.out_proj|mamba\.out_proj)"
+    r"\.(weight|bias)$",
+    "mlp": r"(down_proj|fc2|mlp\.c_proj|dense_4h_to_h)(\.weight|\.bias)?$",
 }
 
 
@@ -73,7 +91,7 @@ def zeroed(model: Any, units: tuple[int, ...]) -> Any:
     found = set()
     with torch.no_grad():
         for name, tensor in changed.state_dict().items():
-            block = re.match(r".*?\.(?:layers|h)\.(\d+)\.", name)
+            block = re.match(r".*?\.(?:layers|h|blocks)\.(\d+)\.", name)
             for kind, pattern in enumerate(LAST.values()):
                 if block and (unit := 2 * int(block[1]) + kind) in units and re.search(pattern, name):
                     tensor.zero_()
@@ -84,7 +102,7 @@ def zeroed(model: Any, units: tuple[int, ...]) -> Any:
 
 def _renumbered(weights: dict[str, Any], kept: list[int]) -> Any:
     for name, tensor in weights.items():
-        found = re.match(r"(.*?\.(?:layers|h)\.)(\d+)(\..*)", name)
+        found = re.match(r"(.*?\.(?:layers|h|blocks)\.)(\d+)(\..*)", name)
         if not found:
             yield name, tensor
         elif int(found[2]) in kept:

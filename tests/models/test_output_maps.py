@@ -14,14 +14,13 @@ from pruning.models.blocks import enter
 from pruning.models.output_maps import find_fold
 from pruning.models.repaired_weights import Repair, read_repair, repaired
 from pruning.models.units import find_chain
-from tests.helpers.architectures import ARCHITECTURES, PARALLEL, build
+from tests.helpers.architectures import ARCHITECTURES, GROUPED, PARALLEL, SEQUENTIAL, WIDE, build
 
 IDS = torch.tensor([[3, 14, 15, 9, 26, 5, 35, 8, 9, 79], [2, 71, 82, 81, 82, 84, 5, 9, 4, 5]])
-SEQUENTIAL = [name for name in ARCHITECTURES if name not in PARALLEL]
 UNITS = (2, 3, 8, 11)
 
 
-@pytest.fixture(scope="module", params=SEQUENTIAL)
+@pytest.fixture(scope="module", params=[name for name in SEQUENTIAL if name not in GROUPED])
 def model(request: pytest.FixtureRequest) -> Any:
     return prepared(build(request.param))
 
@@ -32,11 +31,7 @@ def prepared(module: Any) -> Any:
     for name, parameter in module.named_parameters():
         if parameter.dim() == 1:
             nn.init.normal_(parameter, std=0.1, mean=0.0 if name.endswith("bias") else 0.7)
-    return (
-        module
-        if "moe" in module.config.model_type or module.config.model_type == "mixtral"
-        else module.double()
-    )
+    return module if module.config.model_type in WIDE else module.double()
 
 
 def added(model: Any, unit: int) -> torch.Tensor:
@@ -94,6 +89,14 @@ def test_a_factor_of_what_is_added_is_found() -> None:
 def test_the_same_weights_are_found_in_every_precision(name: str, dtype: torch.dtype) -> None:
     expected, found = (find_fold(build(name).to(one), 3, "linear") for one in (torch.float64, dtype))
     assert (found.form, found.factor, found.axes) == (expected.form, expected.factor, expected.axes)
+
+
+def test_a_sub_layer_of_two_modules_takes_no_map() -> None:
+    with pytest.raises(
+        InputError, match=r"attention of block 1 \(FalconH1Mixer\): 2 modules.*compensation=none"
+    ):
+        find_fold(build("falcon_h1"), 2, "linear")
+    assert find_fold(build("falcon_h1"), 3, "linear").form == "linear"
 
 
 @pytest.mark.parametrize("name", PARALLEL)

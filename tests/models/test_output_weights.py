@@ -12,9 +12,7 @@ from torch import Tensor, nn
 from pruning.core.errors import UnskippableError
 from pruning.models import output_weights as module
 from pruning.models.output_weights import output_weights
-from tests.helpers.architectures import ARCHITECTURES, LAST, PARALLEL, build
-
-SEQUENTIAL = [name for name in ARCHITECTURES if name not in PARALLEL]
+from tests.helpers.architectures import LAST, SEQUENTIAL, build
 
 
 @pytest.mark.parametrize("name", SEQUENTIAL)
@@ -23,7 +21,7 @@ def test_the_output_projections_are_found(name: str) -> None:
     before = {key: value.clone() for key, value in model.state_dict().items()}
     found = output_weights(model, [2, 3])
     for unit, pattern in zip((2, 3), LAST.values(), strict=True):
-        block = next(b for path, b in model.named_modules() if re.search(r"\.(layers|h)\.1$", path))
+        block = next(b for path, b in model.named_modules() if re.search(r"\.(layers|h|blocks)\.1$", path))
         wanted = {key for key, _ in block.named_parameters() if re.search(pattern, f".{key}")}
         assert set(found[unit]) == wanted
         assert wanted

@@ -15,17 +15,16 @@ from pruning.models.block_probe import find_blocks
 from pruning.models.blocks import apply, enter
 from pruning.models.sublayers import find_sublayers
 from pruning.models.units import find_chain, masked
-from tests.helpers.architectures import ARCHITECTURES, N_BLOCKS, PARALLEL, build, without, zeroed
+from tests.helpers.architectures import N_BLOCKS, PARALLEL, SEQUENTIAL, WIDE, build, without, zeroed
 
 IDS = torch.tensor([[3, 14, 15, 9, 26, 5, 35, 8, 9, 79], [2, 71, 82, 81, 82, 84, 5, 9, 4, 5]])
 MASKS = [(2,), (3,), (0, 1), (0, 3, 4, 5, 11), (1, 3, 5, 7, 9, 11)]
-SEQUENTIAL = [name for name in ARCHITECTURES if name not in PARALLEL]
 
 
 @pytest.fixture(scope="module", params=SEQUENTIAL)
 def model(request: pytest.FixtureRequest) -> Any:
     module = with_biases(build(request.param))
-    return module if request.param in ("mixtral", "qwen3_moe") else module.double()
+    return module if request.param in WIDE else module.double()
 
 
 def with_biases(module: Any) -> Any:
@@ -88,7 +87,10 @@ def test_the_weights_of_a_block_are_divided_without_remainder(model: Any) -> Non
 def test_a_skipped_sub_layer_is_not_run(model: Any) -> None:
     ran: list[nn.Module] = []
     found = find_sublayers(model)
-    leaves = {unit: list(found[unit].main.modules())[1:] for unit in (2, 5, 6)}  # all modules inside
+    leaves = {  # all modules inside
+        unit: [module for child in found[unit].children for module in list(child.modules())[1:]]
+        for unit in (2, 5, 6)
+    }
     inside = [leaf for members in leaves.values() for leaf in members]
     handles = [leaf.register_forward_hook(lambda m, *_: ran.append(m)) for leaf in inside]
     with masked(model, sublayers((2, 5))):
@@ -142,9 +144,28 @@ def test_a_mixer_takes_the_place_of_attention() -> None:
     )  # fmt: skip
     module = transformers.AutoModelForCausalLM.from_config(config).eval()
     names = {child: name.rpartition(".")[2] for name, child in module.named_modules()}
-    mains = [names[part.main] for part in find_sublayers(module)]
+    mains = [names[part.mains[0]] for part in find_sublayers(module)]
     assert mains[::2] == ["mamba", "self_attn", "mamba", "mamba"]
     assert mains[1::2] == ["feed_forward"] * 4
+
+
+@pytest.mark.parametrize(
+    ("name", "attention", "mlp"),
+    [
+        ("bloom", ["self_attention.dense"], ["mlp.dense_4h_to_h"]),
+        ("mpt", ["attn"], ["ffn.down_proj"]),
+        ("falcon", ["self_attention"], ["mlp"]),
+        ("falcon_h1", ["mamba", "self_attn"], ["feed_forward"]),
+    ],
+)
+@pytest.mark.parametrize("biases", [False, True])
+def test_the_modules_that_add_to_the_state(
+    name: str, attention: list[str], mlp: list[str], biases: bool
+) -> None:
+    module = with_biases(build(name)) if biases else build(name)
+    names = {child: name for name, child in find_blocks(module).modules[1].named_modules()}
+    parts = [part for part in find_sublayers(module) if part.block == 1]
+    assert [[names[main] for main in part.mains] for part in parts] == [attention, mlp]
 
 
 def test_a_model_whose_blocks_have_one_part_is_refused() -> None:
