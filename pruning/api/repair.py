@@ -31,13 +31,14 @@ def repair_mask(
 ) -> PrunableModel:
     """Let linear maps stand in for the removed runs of a mask (ReplaceMe, arXiv 2505.02819).
 
-    Returns a copy of the dense model in which the maps are folded into its weights. Run, measure, heal or export the
+    Returns a copy of the dense model in which the maps are folded into its weights. A map that does not help on
+    samples that were held out is left out, and the log says so. Run, measure, heal or export the
     copy with the same mask. `calibration`, `samples`, `length` and `seed` are as in `search_mask`, and
     `found.samples` are the samples of a search. `how` is `linear` or `diagonal`, and `settings` are the settings of
     this option of `compensation`, such as `sequential=False`. The model itself is not changed. Raises InputError if a
     setting is wrong, or if the model takes no maps.
     """
-    from pruning.engine.repair import measure
+    from pruning.engine.repair import check, measure
     from pruning.models.repaired_weights import folded_weights
 
     check_model(model)
@@ -50,6 +51,7 @@ def repair_mask(
     drawn = draw_samples(model, calibration, Draw(samples, length, seed, "repair_mask"), Perplexity())
     reader = Reader.of(model.name, model.module.config, model.tokenizer)
     check_calibration(drawn, reader, "repair_mask")
+    check(model.module, fit.form, mask.unit, drawn)
     repair, _ = measure(forward_with(ForwardSettings(), model.language_model), drawn, mask, fit)
     weights = folded_weights(model.module, repair)
     module = copy.deepcopy(model.module)

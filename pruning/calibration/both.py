@@ -36,8 +36,8 @@ class Both:
 
     def draw(self, tokenizer: Any, prefix: str = "calibration") -> Samples:
         """Draw the samples of both parts. Raises InputError if either part does."""
-        text: Samples = self.text.draw(tokenizer, f"{prefix}.text")
-        items: Samples = self.items.draw(tokenizer, f"{prefix}.items")
+        text: Samples = self.text.draw(tokenizer, f"{prefix}.text").labelled()
+        items: Samples = self.items.draw(tokenizer, f"{prefix}.items").labelled()
         rows = tuple(row for unit in interleaved(text.units, items.units) for row in unit)
         return Samples("both", f"{text.source} + {items.source}", rows, text.seed, items.keys)
 

@@ -49,9 +49,9 @@ class Mixed:
     def draw(self, tokenizer: Any, prefix: str = "calibration") -> Samples:
         """Draw the windows. Raises InputError if a text is too short, or if both are the same text."""
         first, second = (
-            replace(part, samples=count, length=self.length, seed=self.seed, disjoint=self.disjoint).draw(
-                tokenizer, prefix
-            )
+            replace(part, samples=count, length=self.length, seed=self.seed, disjoint=self.disjoint)
+            .draw(tokenizer, prefix)
+            .labelled()
             for part, count in ((self.first, -(-self.samples // 2)), (self.second, self.samples // 2))
         )
         if shared := first.shared(second):

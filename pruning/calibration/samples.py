@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
@@ -26,6 +26,8 @@ class Row:
     """Token ids, and the span [start, stop) of positions whose log-likelihood is scored; start >= 1.
 
     A row of a multiple-choice item also holds the numbers of its item and choice, and whether the choice is right.
+    `source` names the text or the items that the row comes from if samples have several sources. It is a note: rows
+    of two sources can be equal.
     """
 
     input_ids: tuple[int, ...]
@@ -33,6 +35,7 @@ class Row:
     item: int | None = None
     choice: int | None = None
     right: bool | None = None
+    source: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
         start, stop = self.span
@@ -117,6 +120,10 @@ class Samples:
         ]
         parts = [int(len(shares) > 1 and unit[0].item is not None) for unit in self.units]
         return Estimate(tuple(weights), tuple(parts), shares)
+
+    def labelled(self) -> Samples:
+        """The same samples, whose rows name their source."""
+        return replace(self, rows=tuple(replace(row, source=row.source or self.source) for row in self.rows))
 
     @property
     def length(self) -> int:

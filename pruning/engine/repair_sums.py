@@ -138,10 +138,18 @@ class _Added(ExitStack):
 
 
 def heldout_rows(samples: Samples, every: int) -> set[int]:
-    """The numbers of the rows of every so many samples, at least of one."""
-    every, rows, row = min(every, samples.count), set[int](), 0
-    for number, unit in enumerate(samples.units, start=1):
-        if number % every == 0:
+    """The numbers of the rows of every so many samples of each source, at least of one.
+
+    A source with a single sample keeps it for the fit, unless all sources have a single one.
+    """
+    sources = [unit[0].source for unit in samples.units]
+    counts = {source: sources.count(source) for source in sources}
+    if max(counts.values()) < 2:
+        sources, counts = [""] * len(sources), {"": len(sources)}
+    rows, row, seen = set[int](), 0, dict.fromkeys(counts, 0)
+    for source, unit in zip(sources, samples.units, strict=True):
+        seen[source] += 1
+        if counts[source] > 1 and seen[source] % min(every, counts[source]) == 0:
             rows |= set(range(row, row + len(unit)))
         row += len(unit)
     return rows

@@ -15,6 +15,7 @@ from pruning.core import atomic_files
 from pruning.core.errors import DamagedError, InputError, unknown
 from pruning.core.mask import Mask
 from pruning.core.recorded import CLASS, OPTION
+from pruning.core.repair_record import is_repaired
 from pruning.core.result import NAME, DoneResult, read_result
 from pruning.export import output_dir
 from pruning.gguf.container import open_gguf
@@ -171,7 +172,7 @@ def of_cell(folder: Path, out: Path, settings: Mapping[str, str] | None = None) 
     if changed.in_directory:
         recorded_weights.check_same_weights(changed, revision, result.get("environment", {}).get("started"))
     repair = None
-    if (record := result.get("repair")) is not None:
+    if (record := result.get("repair")) is not None and is_repaired(record):
         from pruning.models.repaired_weights import read_repair
 
         repair = read_repair(folder, record["sha256"])

@@ -17,6 +17,7 @@ from tests.conftest import Command
 TEXTS = list(pydoc("calibration"))[:40]
 HELDOUT = list(pydoc("heldout"))[:4]
 FIT = {"samples": 6, "length": 32}
+pytestmark = pytest.mark.usefixtures("every_map_is_kept")
 
 
 @pytest.fixture(scope="module")

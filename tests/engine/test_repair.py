@@ -23,6 +23,7 @@ from tests.helpers.rows import item_rows, language_model, text_rows
 
 RIDGE = 1e-6
 FIT = Linear(ridge=[RIDGE], sequential=False)
+pytestmark = pytest.mark.usefixtures("every_map_is_kept")
 
 
 def measured(module: Any, mask: Mask, fit: Linear = FIT, data: Samples | None = None, **settings: Any) -> Any:
@@ -201,7 +202,7 @@ def test_the_choices_of_an_item_are_held_out_together() -> None:
     assert len(held) == sum(len(unit) for number, unit in enumerate(data.units) if number in (3, 7))
     assert heldout_rows(samples("text", 2), 4) == {1}
     with pytest.raises(InputError, match="maps need 2 calibration samples or more"):
-        measured(model(), Mask(N_BLOCKS, (2,)), data=samples("text", 1))
+        repairs.check(model(), "linear", "block", samples("text", 1))
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,9 @@ OFFLINE = ("calibration=pydoc", "heal.source=pydoc", "eval.texts=null")
 
 
 @pytest.fixture
-def compressed(launch: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
+def compressed(
+    launch: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every_map_is_kept: None
+) -> Command:
     """`launch.py experiment=compress` on the tiny model and on a Wikipedia that needs no network."""
     use_dump(monkeypatch, tmp_path)
     monkeypatch.setattr(guide, "SPEED", QUICK)

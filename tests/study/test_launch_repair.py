@@ -16,6 +16,7 @@ from pruning.models.repaired_weights import NAME, read_repair
 from tests.conftest import Command
 
 WORDS = ("k=2", "compensation=linear", "calibration.samples=8")
+pytestmark = pytest.mark.usefixtures("every_map_is_kept")
 
 
 def repaired_cell(launch: Command, *words: str) -> tuple[Any, Any]:
