@@ -63,8 +63,12 @@ class FloatLoss:
 
     @cached_property
     def loss(self) -> Loss | None:
-        """The loss, made on first use."""
+        """The loss, made on first use; it holds a float32 copy of the model until `free`."""
         return self.make()
+
+    def free(self) -> None:
+        """Free the float32 copy of the model; the loss is made again when it is needed."""
+        self.__dict__.pop("loss", None)
 
     def scores(self, masks: Sequence[Mask]) -> list[Score] | None:
         """Full scores of the masks, or None if some are not in the journal and cannot be computed."""
@@ -98,6 +102,7 @@ class Settler:
             self.single = None
         elif (resumed and not self.single.journal.scores) or self.single.scores([dense]) is None:
             self.single, self.unmeasured = None, True
+        self._free()
 
     def losses(self, scores: Sequence[Score], best: int, rising: Rising | None = None) -> dict[Mask, float]:
         """The losses by which a search chooses the `best` masks of lowest loss among fully scored masks.
@@ -106,6 +111,12 @@ class Settler:
         losses. Equal ones are in the order of `scores`. If `rising` is given, `scores` are its views, and losses are
         rises per cost.
         """
+        try:
+            return self._losses(scores, best, rising)
+        finally:
+            self._free()
+
+    def _losses(self, scores: Sequence[Score], best: int, rising: Rising | None) -> dict[Mask, float]:
         losses = {score.mask: score.loss for score in scores}
         ranked = sorted(scores, key=lambda score: score.loss)
         if not 0 < best < len(ranked) or self._measure([ranked[best - 1]], rising) is None:
@@ -136,6 +147,12 @@ class Settler:
         single = self._measure(compared)
         if single is None or len(near) >= self.settings.most or min(single) < single[0]:
             self.counts["open"] += 1
+        self._free()
+
+    def _free(self) -> None:
+        """Free the float32 copy of the model: no near tie is open any more."""
+        if self.single is not None:
+            self.single.free()
 
     def record(self) -> NearTiesRecord | None:
         """What a result records; None if near ties were not looked for."""
