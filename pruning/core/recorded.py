@@ -10,6 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from pruning.core.errors import InputError
+from pruning.core.nested import texts
+
 TARGET, CLASS, OPTION = "_target_", "class", "option"
 
 # Classes that were renamed: the import path in older results, and the name today.
@@ -39,6 +42,19 @@ def _item(key: str, value: Any) -> tuple[str, Any]:
     if key == TARGET and isinstance(value, str):
         return CLASS, RENAMED.get(value, value.rpartition(".")[2])
     return key, recorded(value)
+
+
+def check_literal(settings: Any, where: str = "") -> None:
+    """Raise InputError if a text holds `${`, with which OmegaConf begins an expression; the error starts with `where`.
+
+    So a value means the same in every reader of a record, whoever wrote it: an expression can call functions.
+    """
+    for name, text in texts(settings):
+        if "${" in text:
+            raise InputError(
+                f"{where}{name}={text} holds '${{', and recorded settings are literal: give the value itself, or "
+                "rename the file or folder."
+            )
 
 
 def without_option(settings: Any) -> Any:

@@ -9,8 +9,8 @@ from typing import Any
 
 import yaml
 
-from pruning.config.compose import ADDED, restored
-from pruning.config.groups import CONF, members, options
+from pruning.config.compose import ADDED
+from pruning.config.groups import CONF, class_named, members, options
 from pruning.core.nested import leaves
 from pruning.core.recorded import CLASS, OPTION, TARGET, recorded, same_settings, without_option
 from pruning.hydra_app.registry import register
@@ -102,7 +102,8 @@ def _changes(wanted: Mapping[str, Any], base: Mapping[str, Any], path: str = "")
     for key, value in wanted.items():
         if key == CLASS:
             if base.get(CLASS) != value:
-                yield f"{path}{TARGET}={restored(path.partition('.')[0], {CLASS: value})[TARGET]}"
+                cls = class_named(path.partition(".")[0], str(value))
+                yield f"{path}{TARGET}={cls.__module__}.{cls.__qualname__}"
         elif key not in base:
             yield f"+{path}{key}={_hydra(value)}"
         elif isinstance(value, Mapping) and isinstance(base[key], Mapping):

@@ -45,6 +45,8 @@ def cell_of(words: Sequence[str]) -> Cell:
 
     Raises InputError if the folder holds no finished cell, or if a setting is wrong.
     """
+    from omegaconf import OmegaConf
+
     from pruning.config.compose import recorded_cell
     from pruning.hydra_app.replay_command import composed
 
@@ -62,7 +64,8 @@ def cell_of(words: Sequence[str]) -> Cell:
         raise InputError(f"{folder} holds no finished {NAME}: run the cell first.")
     option = next((word.partition("=")[2] for word in settings if word.startswith("heal=")), "lora")
     _check(option, [f"heal={option}", *settings])
-    chosen = {OPTION: option, **recorded(dict(composed([f"heal={option}", *settings]).heal))}
+    heal = OmegaConf.to_container(composed([f"heal={option}", *settings]).heal, resolve=True)
+    chosen = {OPTION: option, **recorded(heal)}
     config = {**result["config"], "heal": chosen, "export": None}
     config["paths"] = {**config.get("paths", {}), "results": str(folder.parent)}
     cell = recorded_cell(config, {})
