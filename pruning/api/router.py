@@ -12,8 +12,10 @@ from typing import Any
 
 from pruning.api.model import PrunableModel
 from pruning.calibration.records import FIELD
+from pruning.config.compose import build
 from pruning.core.errors import ForeignError, InputError
 from pruning.core.mask import Mask
+from pruning.core.recorded import CLASS
 from pruning.models import loader
 from pruning.models.spec import Model
 from pruning.routing import files
@@ -160,7 +162,7 @@ def _recorded_model(record: Mapping[str, Any], folder: str | Path) -> PrunableMo
         )
     from pruning.models import preflight
 
-    settings = Model(**record["settings"])
+    settings: Model = build("model", {CLASS: Model.__name__, **record["settings"], "offload": None})
     preflight.check_model(settings)
     return PrunableModel(loader.load_uncached(settings), loader.tokenizer(settings), settings)
 

@@ -14,7 +14,7 @@ from pruning.calibration import kinds_for
 from pruning.config.groups import BUILT, calibrations, class_named
 from pruning.config.settings_check import check_settings
 from pruning.core.errors import InputError, PruningError, first_line
-from pruning.core.recorded import CLASS, OPTION, recorded, without_option
+from pruning.core.recorded import CLASS, OPTION, check_literal, recorded, without_option
 from pruning.healing.settings import SELECTING
 from pruning.models.spec import Model
 from pruning.runs.cell import Cell, Choices
@@ -83,6 +83,7 @@ def _cell(plain: Mapping[str, Any], choices: Mapping[str, Any]) -> Cell:
 
 def recorded_cell(config: Mapping[str, Any], choices: Mapping[str, str]) -> Cell:
     """The cell of a recorded configuration, from a job or an old result. Raises InputError as `cell_of` does."""
+    check_literal(config)
     whole, names = {**config, "launcher": None}, dict(choices)
     for group in PARTS:
         settings = recorded(config[group] if group in config else ADDED.get(group))
@@ -120,7 +121,9 @@ def _built(group: str, settings: Any) -> Any:
     except PruningError:
         raise
     except Exception as error:  # whatever a constructor makes of a value of a wrong type
-        raise InputError(f"the settings of {group} do not fit {cls.__name__}: {first_line(error)}.") from error
+        raise InputError(
+            f"the settings of {group} do not fit {cls.__name__}: {first_line(error)}."
+        ) from error
 
 
 def launcher_of(configs: Sequence[DictConfig]) -> Any:
@@ -136,7 +139,7 @@ def recorded_launcher(settings: Mapping[str, Any]) -> Any:
     return build("launcher", recorded(settings))
 
 
-def _record(plain: dict[Any, Any], choices: Mapping[str, Any], model: Model) -> dict[str, Any]:
+def _record(plain: Mapping[str, Any], choices: Mapping[str, Any], model: Model) -> dict[str, Any]:
     """The recorded form of a configuration: options and classes by name, without what no cell has."""
     config: dict[str, Any] = {str(key): recorded(value) for key, value in plain.items() if key not in COMMAND}
     for group in PARTS:
@@ -173,7 +176,7 @@ def _folder(setting: str, path: str) -> Path:
         raise InputError(f"{setting}={path} is no folder ({error}): give another.") from error
 
 
-def _check_top(plain: dict[Any, Any]) -> None:
+def _check_top(plain: Mapping[str, Any]) -> None:
     """Raise InputError for invalid values of the right type at the top level."""
     if not re.fullmatch(r"[\w.+-]+", plain["study"]) or set(plain["study"]) <= {"."}:
         raise InputError(

@@ -18,11 +18,11 @@ HIGHEST = 2**63 - 1  # the largest whole number that torch, numpy and SLURM acce
 
 
 def check_settings(plain: Mapping[str, Any], choices: Mapping[str, Any]) -> None:
-    """Raise one InputError for all settings that do not exist, numbers that are NaN or too large, and texts with `${`.
+    """Raise InputError for settings that do not exist, numbers that are NaN or too large, and texts that hold `${`.
 
-    `plain` is in the recorded form. Only classes of the groups are looked up; nothing that a record names is imported.
+    `plain` is in the recorded form. Classes are looked up in their groups; nothing that a record names is imported.
     """
-    # The shell lines of a launcher are no values of a record that anything but a shell interprets.
+    # Shell lines of a launcher may hold `${HOME}`: no cell records them.
     check_literal({name: value for name, value in plain.items() if name != "launcher"})
     errors: list[PruningError] = [*_numbers(plain), *_names(plain, Config, "", choices)]
     if errors:

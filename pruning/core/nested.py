@@ -16,7 +16,7 @@ def leaves(data: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]
 
 
 def texts(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
-    """Yield (name, text) for each text at any depth, in lists too; a mapping's keys are texts with the mapping's name."""
+    """Yield (name, text) for each text at any depth, in lists too. The keys of a mapping are texts with its name."""
     if isinstance(value, str):
         yield name, value
     elif isinstance(value, Mapping):

@@ -12,7 +12,15 @@ import yaml
 from pruning.config.compose import ADDED
 from pruning.config.groups import CONF, class_named, members, options
 from pruning.core.nested import leaves
-from pruning.core.recorded import CLASS, OPTION, TARGET, recorded, same_settings, without_option
+from pruning.core.recorded import (
+    CLASS,
+    OPTION,
+    TARGET,
+    check_literal,
+    recorded,
+    same_settings,
+    without_option,
+)
 from pruning.hydra_app.registry import register
 
 GROUPS = ("model", "objective", "calibration", "algo", "compensation", "heal", "eval")
@@ -24,8 +32,10 @@ RESOURCES = "model.resources."  # left out: these settings only affect where a c
 def launch_words(config: Mapping[str, Any]) -> list[str]:
     """The arguments of `python launch.py` for a recorded configuration, or for some of its groups.
 
-    Settings that do not affect the outcome of a cell are left out: folders, trackers, batch sizes.
+    Settings that do not affect the outcome of a cell are left out: folders, trackers, batch sizes. Raises InputError
+    if a setting is not literal: Hydra would interpret it.
     """
+    check_literal(config)
     config = recorded(config)
     if config.get("heal", {}).get(CLASS) == ADDED["heal"][CLASS]:
         config = {name: value for name, value in config.items() if name != "heal"}  # as results leave it out

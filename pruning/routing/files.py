@@ -69,4 +69,10 @@ def read_router(folder: Path) -> tuple[FittedRouter, dict[str, Any]]:
             f"{folder} holds no {ROUTER}: `python launch.py experiment=tasks tasks.folder=DIR` makes one."
         )
     record = atomic_files.read_json(folder / ROUTER)
-    return FittedRouter.of(record, read_arrays(folder / HEAD)), dict(record.get("model", {}))
+    model: Any = record.get("model") if isinstance(record, dict) else None
+    known = isinstance(model, dict) and {"settings", "revision", "n_blocks"} <= model.keys()
+    if not known or not isinstance(model["settings"], dict | None):
+        raise DamagedError(
+            f"{folder / ROUTER} is damaged (it describes no router and its model): move it away."
+        )
+    return FittedRouter.of(record, read_arrays(folder / HEAD)), model
