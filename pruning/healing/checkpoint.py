@@ -59,7 +59,6 @@ def save(path: Path, state: State) -> None:
             _write(data, stream)
             stream.flush()
             os.fsync(stream.fileno())
-            temporary.chmod(0o644)
             temporary.replace(path)
         for kind, _, older in _files(path.parent):
             if kind == "step" and older != path:

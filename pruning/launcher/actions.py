@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pruning.config.compose import recorded_launcher
 from pruning.config.groups import class_named
+from pruning.core.atomic_files import touch
 from pruning.core.errors import InputError
 from pruning.core.recorded import CLASS, outward
 from pruning.launcher import slurm_queue, submit
@@ -33,11 +34,11 @@ def cancel(results: Path) -> int:
         with starting_lock(results):  # else a command could start a cell after its state was read
             for record in submissions(results):
                 if not record.complete:
-                    record.cancelled.touch()
+                    touch(record.cancelled)
             flying = {key: cell for key, cell in cell_states(results).items() if cell.state.in_flight}
         records = latest(results)
         for record in {records[key].name: records[key] for key in flying}.values():
-            record.cancelled.touch()
+            touch(record.cancelled)
             if record.on_slurm:
                 slurm_queue.cancel_named(record.name)
         for cell in flying.values():

@@ -19,7 +19,7 @@ from filelock import FileLock
 
 from pruning.core import atomic_files
 from pruning.core.command import guarded, run_command
-from pruning.core.errors import InputError
+from pruning.core.errors import InputError, PruningError
 from pruning.core.os_errors import sentence
 from pruning.study import tables
 from tests.conftest import Command
@@ -282,3 +282,62 @@ def test_progress_names_the_size_of_its_masks_and_a_measurement_shows_its_batche
     assert {title.partition(" ")[0] for title in batches} == {"ppl/heldout", "acc/heldout"}
     assert len(batches) == 4
     assert all(steps[-1][0] == steps[-1][1] for steps in batches.values())
+
+
+def test_the_files_of_a_cell_have_the_permissions_that_the_umask_leaves(launch: Command) -> None:
+    before = os.umask(0o077)
+    try:
+        ended = launch("algo=one_shot", "k=1", tracker="mlflow")
+    finally:
+        os.umask(before)
+    assert ended.status == 0, ended.err
+    open_ = [path for path in ended.results.rglob("*") if path.stat().st_mode & 0o077]
+    assert not open_
+
+
+@pytest.mark.parametrize("name", ["launch.log", "trace.jsonl", ""])
+def test_a_copied_cell_with_a_link_writes_nothing_through_it(
+    launch: Command, tmp_path: Path, name: str
+) -> None:
+    ended = launch("algo=one_shot", "k=1")
+    (cell,) = [path.parent for path in ended.results.glob("*/result.json")]
+    (cell / "result.json").unlink()
+    victim = tmp_path / "victim"
+    if name:
+        victim.write_text("precious\nlast")
+        (cell / name).unlink()
+        (cell / name).symlink_to(victim)
+    else:
+        cell.rename(victim)
+        cell.symlink_to(victim)
+    files = {path: path.read_bytes() for path in [victim, *victim.glob("*")] if path.is_file()}
+    ended = launch("algo=one_shot", "k=1")
+    assert ended.status != 0
+    assert str(cell / name) in ended.err + (cell / "launch.log").read_text()
+    assert {path: path.read_bytes() for path in files} == files
+    assert name or not (victim / "result.json").exists()
+
+
+def test_a_database_that_is_a_link_is_not_written(launch: Command, tmp_path: Path) -> None:
+    from pruning.tracking.mlflow_file import MLflow
+
+    ended = launch("algo=one_shot", "k=1")
+    (ended.results / "mlflow.db").symlink_to(tmp_path / "other.db")
+    with pytest.raises(PruningError, match=r"mlflow\.db"):
+        MLflow().record(ended.results, [path.parent for path in ended.results.glob("*/result.json")])
+    assert not (tmp_path / "other.db").exists()
+
+
+def test_a_figure_replaces_a_link(tmp_path: Path) -> None:
+    from matplotlib.figure import Figure
+    from pandas import DataFrame
+
+    from analysis.figures import style
+
+    names = [f"fig1.{ending}" for ending in ("png", "pdf", "csv")]
+    (tmp_path / "victim").write_text("precious")
+    for name in names:
+        (tmp_path / name).symlink_to(tmp_path / "victim")
+    style.save(Figure(), DataFrame({"a": [1]}), tmp_path, "fig1")
+    assert (tmp_path / "victim").read_text() == "precious"
+    assert not any((tmp_path / name).is_symlink() for name in names)
