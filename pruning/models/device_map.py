@@ -80,7 +80,7 @@ def _empty(settings: Model, config: Any) -> Any:
     try:
         with init_empty_weights(include_buffers=False):
             kind, dtype = transformers.AutoModelForCausalLM, getattr(torch, settings.dtype)
-            return kind.from_config(copy.deepcopy(config), dtype=dtype)
+            return kind.from_config(copy.deepcopy(config), dtype=dtype, trust_remote_code=False)
     except (ValueError, KeyError, AttributeError):
         return None
 

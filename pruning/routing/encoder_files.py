@@ -53,7 +53,7 @@ def load_part(kind: str, path: str, **options: Any) -> Any:
     use_hub()
     try:
         with quiet():
-            return getattr(transformers, kind).from_pretrained(path, **options)
+            return getattr(transformers, kind).from_pretrained(path, trust_remote_code=False, **options)
     except (OSError, ValueError) as error:
         raise UnreachableError(
             f"router.path={path} cannot be loaded ({first_line(error)}): check the name and the network, give a "
