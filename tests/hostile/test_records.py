@@ -7,6 +7,7 @@ import json
 import shlex
 import sys
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,7 @@ def edits(data: Any, whole: Any = None, path: tuple[Any, ...] = ()) -> Iterator[
     elif isinstance(data, list) and data:
         for number, value in enumerate(data):
             yield from edits(value, whole, (*path, number))
-    for text in TEXTS if path else ():
+    for text in TEXTS[:2] if path else ():
         yield f"{path}", changed(whole, path, text), True
     for mapping in MAPPINGS if path else ():
         yield f"{path}", changed(whole, path, mapping), False
@@ -141,7 +142,7 @@ def test_results_and_their_configurations(config: dict[str, Any], tmp_path: Path
         assert result is not None
         return recorded_cell(result["config"], {}), of_cell(tmp_path / "a", tmp_path / "out")
 
-    for place, edited, literal in edits(config):
+    for place, edited, literal in islice(edits(config), None, None, 3):
         refused(lambda edited=edited: read(edited), place, literal)
 
 
@@ -234,11 +235,20 @@ def test_routers_and_healings(tmp_path: Path) -> None:
         refused(lambda: read_record(tmp_path), place, False)
 
 
-def test_published_masks(tmp_path: Path) -> None:
-    data = yaml.safe_load((library.FOLDER / "papers" / "sleb.yaml").read_text())
+def test_published_masks(monkeypatch: pytest.MonkeyPatch) -> None:
+    path, models = library.FOLDER / "papers" / "sleb.yaml", library.models()
+    data = library._read(path)
     data["entries"] = data["entries"][:1]
+    monkeypatch.setattr(library, "models", lambda: models)
     for place, edited, _ in edits(data):
-        refused(lambda edited=edited: list(library._paper(write(tmp_path / "p.yaml", edited))), place, False)
+        monkeypatch.setattr(library, "_read", lambda _, edited=edited: edited)
+        refused(lambda: library._paper(path), place, False)
+
+
+def test_a_file_of_published_masks_makes_no_object_and_runs_nothing(tmp_path: Path) -> None:
+    (tmp_path / "p.yaml").write_text("title: !!python/object/apply:planted.run [ran]\n")
+    with pytest.raises(InputError, match=r"^p\.yaml"):
+        library._paper(tmp_path / "p.yaml")
 
 
 @pytest.mark.parametrize("name", ["a${seed}", "${oc.env:PLANTED_SECRET}"])
