@@ -13,7 +13,7 @@ from typing import Any
 from pruning.api.model import PrunableModel
 from pruning.calibration.records import FIELD
 from pruning.config.compose import build
-from pruning.core.errors import ForeignError, InputError
+from pruning.core.errors import DamagedError, ForeignError, InputError
 from pruning.core.mask import Mask
 from pruning.core.recorded import CLASS
 from pruning.models import loader
@@ -63,10 +63,13 @@ class Router:
     def load(cls, folder: str | Path, model: PrunableModel | None = None) -> Router:
         """The router that a study of tasks or `save` wrote to a folder; its model is loaded unless it is given.
 
-        Raises InputError if the folder holds no router or if its model is not recorded, and ForeignError if the model
-        or the encoder is another one than the router was fitted to.
+        Raises InputError if the folder holds no router or if its model is not recorded, DamagedError if a file cannot
+        be read, and ForeignError if the model or the encoder is another one than the router was fitted to.
         """
         router, record = files.read_router(Path(folder).expanduser())
+        named = {"settings", "revision", "n_blocks"} <= record.keys()
+        if not named or not isinstance(record["settings"], dict | None):
+            raise DamagedError(f"the router in {folder} does not say what its model is: fit a new router.")
         if model is None:
             model = _recorded_model(record, folder)
         info, revisions = model.language_model.info, {model.language_model.info.revision, record["revision"]}

@@ -70,8 +70,7 @@ def read_router(folder: Path) -> tuple[FittedRouter, dict[str, Any]]:
         )
     record = atomic_files.read_json(folder / ROUTER)
     model: Any = record.get("model") if isinstance(record, dict) else None
-    known = isinstance(model, dict) and {"settings", "revision", "n_blocks"} <= model.keys()
-    if not known or not isinstance(model["settings"], dict | None):
+    if not isinstance(model, dict):
         raise DamagedError(
             f"{folder / ROUTER} is damaged (it describes no router and its model): move it away."
         )

@@ -27,6 +27,7 @@ from rich.console import Console
 from rich.live import Live
 
 from pruning.config.words import is_setting
+from pruning.core.command import is_terminal
 from pruning.core.errors import InputError, PruningError, unknown
 from pruning.launcher import actions, submit
 from pruning.launcher.cell_state import CellState, State, cell_states
@@ -94,7 +95,7 @@ def _show(results: Path) -> int:
         raise InputError(
             f"no cell in {results} was submitted as a job: launcher=slurm and launcher=processes submit jobs."
         )
-    if not sys.stdout.isatty():
+    if not is_terminal(sys.stdout):
         Console(width=WIDE).print(status_table(results, cells))
         return _status(cells)
     with Live(status_table(results, cells, _rows()), auto_refresh=False) as live:

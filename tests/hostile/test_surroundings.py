@@ -287,7 +287,7 @@ def test_progress_names_the_size_of_its_masks_and_a_measurement_shows_its_batche
 def test_the_files_of_a_cell_have_the_permissions_that_the_umask_leaves(launch: Command) -> None:
     before = os.umask(0o077)
     try:
-        ended = launch("algo=one_shot", "k=1", tracker="mlflow")
+        ended = launch("algo=one_shot", "k=1")
     finally:
         os.umask(before)
     assert ended.status == 0, ended.err
@@ -341,3 +341,87 @@ def test_a_figure_replaces_a_link(tmp_path: Path) -> None:
     style.save(Figure(), DataFrame({"a": [1]}), tmp_path, "fig1")
     assert (tmp_path / "victim").read_text() == "precious"
     assert not any((tmp_path / name).is_symlink() for name in names)
+
+
+@pytest.mark.parametrize("closing", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_stop_no_work(closing: str, tmp_path: Path) -> None:
+    """The first file that a command opens would get the number of the closed stream, and all that is printed."""
+    code = (
+        f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
+        "from pruning.core.command import guarded, is_terminal\n"
+        "from rich.console import Console\n"
+        "import logging, os\n"
+        "with guarded():\n"
+        "    with open('result', 'w') as file:\n"
+        "        os.write(1, b'noise'), os.write(2, b'noise')\n"
+        "        print('a table'), print('a warning', file=sys.stderr), Console().print('a table')\n"
+        "        logging.warning('text'), is_terminal(sys.stdout), sys.stdout.isatty(), sys.stderr.isatty()\n"
+        "        file.write('whole')\n"
+    )
+    (tmp_path / "work.py").write_text(code)
+    ran = subprocess.run(
+        ["sh", "-c", f"exec {sys.executable} work.py {closing}"],
+        cwd=tmp_path,
+        capture_output=True,
+        check=False,
+    )
+    assert (tmp_path / "result").read_text() == "whole"
+    assert ran.returncode == 0
+    assert b"Traceback" not in ran.stderr
+
+
+def test_an_export_is_made_although_standard_output_is_closed(
+    launch: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    ended = launch("algo=one_shot", "k=1", f"export={tmp_path / 'smaller'}")
+    assert ended.status == 0, ended.err
+    assert (tmp_path / "smaller" / "config.json").exists()
+
+
+@pytest.mark.parametrize("name", ["stdout", "stderr"])
+def test_output_on_a_full_disk_stops_no_work_and_is_reported(
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    done = []
+    with open("/dev/full", "w") as full:  # noqa: PTH123
+        monkeypatch.setattr(sys, name, full)
+        try:
+            with guarded():
+                print("row", file=getattr(sys, name), flush=True)
+                print("more", file=getattr(sys, name), flush=True)
+                done.append("work")
+            status: Any = 0
+        except SystemExit as end:
+            status = end.code
+        monkeypatch.undo()
+    assert done == ["work"]
+    assert status == (1 if name == "stdout" else 0)
+
+
+@pytest.mark.parametrize("name", ["stdout", "stderr"])
+def test_a_stream_that_the_program_has_closed_or_that_knows_few_letters_stops_no_work(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Narrow(io.StringIO):
+        def write(self, text: str) -> int:
+            text.encode("ascii")
+            return super().write(text)
+
+    closed, narrow = io.StringIO(), Narrow()
+    closed.close()
+    for stream in (closed, narrow):
+        monkeypatch.setattr(sys, name, stream)
+        with guarded():
+            print("a · b é", file=getattr(sys, name))
+            print("more", file=getattr(sys, name), flush=True)
+    assert narrow.getvalue() == "a - b ?\nmore\n"
+
+
+def test_the_python_interface_needs_no_standard_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    from pruning.runs.progress import Progress, batches_shown
+
+    monkeypatch.setattr(sys, "stderr", None)
+    with Progress("search", 3) as bar, batches_shown("measure") as show:
+        bar.update(1, 0.5, 1)
+        show(1, 2)
