@@ -51,6 +51,8 @@ def _cell(plain: Mapping[str, Any], choices: Mapping[str, Any]) -> Cell:
     check_settings(plain, choices)
     built = {group: build(group, plain[group]) for group in PARTS}
     _check_top(plain)
+    results = _folder("paths.results", plain["paths"]["results"])
+    check_literal({"paths": {"results": str(results)}})  # a later healing records it
     cell = Cell(
         choices=Choices(**{name: str(choices[name]) for name in ("objective", "calibration", "algo")}),
         model=built["model"],
@@ -65,7 +67,7 @@ def _cell(plain: Mapping[str, Any], choices: Mapping[str, Any]) -> Cell:
         protect=Protect(**plain["protect"]),
         seed=plain["seed"],
         study=plain["study"],
-        results=_folder("paths.results", plain["paths"]["results"]),
+        results=results,
         export=None if plain["export"] is None else _folder("export", plain["export"]),
         forward=ForwardSettings(**plain["forward"]),
         share=plain["scores"]["share"],

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pruning.config.words import names_folder
 from pruning.core.errors import InputError
 from pruning.core.pages import prepare_process
 from pruning.core.recorded import OPTION, outward, recorded
@@ -53,8 +54,8 @@ def cell_of(words: Sequence[str]) -> Cell:
     from pruning.config.compose import recorded_cell
     from pruning.hydra_app.replay_command import composed
 
-    folders = [word for word in words if "=" not in word]
-    settings = [word for word in words if "=" in word]
+    folders = [word for word in words if names_folder(word)]
+    settings = [word for word in words if not names_folder(word)]
     if len(folders) != 1:
         raise InputError(f"{len(folders)} folders are given: give the folder of one finished cell. {USAGE}")
     allowed = ("heal", "tracker", "model.offload")

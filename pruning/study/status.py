@@ -26,7 +26,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.live import Live
 
-from pruning.config.words import is_setting
+from pruning.config.words import names_folder
 from pruning.core.command import is_terminal
 from pruning.core.errors import InputError, PruningError, unknown
 from pruning.launcher import actions, submit
@@ -62,8 +62,8 @@ def _run(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("words", nargs="*", help=argparse.SUPPRESS)
     words = parser.parse_args(arguments).words
-    action, results = _parsed([word for word in words if not is_setting(word)])
-    settings = [word for word in words if is_setting(word)]
+    action, results = _parsed([word for word in words if names_folder(word)])
+    settings = [word for word in words if not names_folder(word)]
     if action == "retry":
         return _retry(results, settings)
     if action == "collect":

@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from pruning.config.words import is_setting
+from pruning.config.words import names_folder
 from pruning.core.errors import DamagedError, InputError, PruningError, first_line, merged_error
 from pruning.core.recorded import CLASS, outward, recorded, without_option
 from pruning.core.result import NAME
@@ -138,12 +138,12 @@ def main() -> None:
     )
     parser.add_argument("words", nargs="*", help=argparse.SUPPRESS)
     words = parser.parse_args().words
-    folders = [word for word in words if not is_setting(word)]
+    folders = [word for word in words if names_folder(word)]
     if len(folders) > 1:
         raise InputError(f"{len(folders)} folders are given ({', '.join(folders)}): give one.")
-    uri = asked_store([word for word in words if is_setting(word)])
+    uri = asked_store([word for word in words if not names_folder(word)])
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    results = Path(folders[0] if folders else "results").resolve()
+    results = Path(folders[0] if folders else "results").expanduser().resolve()
     cells = sorted(path.parent for path in results.glob("*/config.yaml"))
     table = results / TABLES
     if not cells and not (table / FILES[0]).exists():

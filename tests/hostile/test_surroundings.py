@@ -425,3 +425,51 @@ def test_the_python_interface_needs_no_standard_error(monkeypatch: pytest.Monkey
     with Progress("search", 3) as bar, batches_shown("measure") as show:
         bar.update(1, 0.5, 1)
         show(1, 2)
+
+
+def test_a_home_folder_in_quotes_is_expanded_everywhere(
+    launch: Command, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from analysis.data import archive, mlflow_store
+    from pruning.routing.encoder_files import encoder_revision, load_part
+    from pruning.tracking import rebuild
+    from pruning.tracking.store_uri import check_uri
+
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "model").symlink_to(model_folder)
+    (home / "text.txt").write_text("Some words of a text. " * 900)
+    monkeypatch.setenv("HOME", str(home))
+    text = ["calibration=text_file", "calibration.path='~/text.txt'"]
+    ended = launch(
+        "algo=one_shot", "k=1", "paths.results='~/out'", "model.path='~/model'", "export='~/less'", *text
+    )
+    assert ended.status == 0, ended.err
+    assert len(list((home / "out").glob("*/result.json"))) == 1
+    assert (home / "less" / "config.json").exists()
+    assert load_part("AutoConfig", "~/model").vocab_size == 512
+    assert encoder_revision("~/model") == encoder_revision(str(model_folder))
+    assert mlflow_store.folder(mlflow_store.expanded("~/out")) == home / "out"
+    monkeypatch.setattr("sys.argv", ["archive", "unpack", "~/none.tar.xz", "~/new"])
+    with pytest.raises(Exception, match=str(home)):
+        archive.main()
+    monkeypatch.setattr("sys.argv", ["track", "~/nothing"])
+    with pytest.raises(InputError, match=str(home)):
+        rebuild.main()
+    with pytest.raises(InputError, match=f"sqlite:///{home}"):
+        check_uri("sqlite:///~/runs.db")
+    assert not list(tmp_path.rglob("~*"))
+
+
+def test_a_results_folder_that_no_record_could_name_is_refused_before_a_cell_starts(
+    launch: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "${HOME}").mkdir()
+    ended = launch("algo=one_shot", "k=1", "paths.results='\\${HOME}/results'")
+    assert ended.status == 2
+    assert "paths.results=" in ended.err
+    monkeypatch.chdir(tmp_path / "${HOME}")
+    ended = launch("algo=one_shot", "k=1", "paths.results=results")
+    assert ended.status == 2
+    assert f"paths.results={tmp_path}" in ended.err
+    assert not list(tmp_path.rglob("result.json"))
