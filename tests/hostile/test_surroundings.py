@@ -318,6 +318,16 @@ def test_a_copied_cell_with_a_link_writes_nothing_through_it(
     assert name or not (victim / "result.json").exists()
 
 
+def test_the_copy_of_a_grids_settings_replaces_a_link(launch: Command, tmp_path: Path) -> None:
+    (tmp_path / "victim").write_text("precious")
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "multirun.yaml").symlink_to(tmp_path / "victim")
+    ended = launch("-m", "algo=one_shot", "k=1,2")
+    assert ended.status == 0, ended.err
+    assert (tmp_path / "victim").read_text() == "precious"
+    assert not (ended.results / "multirun.yaml").is_symlink()
+
+
 def test_a_database_that_is_a_link_is_not_written(launch: Command, tmp_path: Path) -> None:
     from pruning.tracking.mlflow_file import MLflow
 
