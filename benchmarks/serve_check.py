@@ -49,7 +49,13 @@ def vllm(model: str, dtype: str, rows: Rows) -> list[list[float]]:
     """The log-probability of each token but the first, by vLLM."""
     from vllm import LLM, SamplingParams
 
-    engine = LLM(model=model, dtype=dtype, enforce_eager=True, max_model_len=max(map(len, rows)) + 1)
+    engine = LLM(
+        model=model,
+        dtype=dtype,
+        enforce_eager=True,
+        max_model_len=max(map(len, rows)) + 1,
+        trust_remote_code=False,
+    )
     wanted = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0)
     outputs = engine.generate([{"prompt_token_ids": list(row)} for row in rows], wanted)
     return [
@@ -62,7 +68,7 @@ def sglang(model: str, dtype: str, rows: Rows) -> list[list[float]]:
     """The log-probability of each token but the first, by SGLang."""
     import sglang as program
 
-    engine = program.Engine(model_path=model, dtype=dtype, disable_cuda_graph=True)
+    engine = program.Engine(model_path=model, dtype=dtype, disable_cuda_graph=True, trust_remote_code=False)
     try:
         outputs = engine.generate(
             input_ids=[list(row) for row in rows],
@@ -84,7 +90,8 @@ def transformers(model: str, dtype: str, rows: Rows) -> list[list[float]]:
     from transformers import AutoModelForCausalLM
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    module = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, dtype)).to(device).eval()
+    module = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, dtype), trust_remote_code=False)
+    module = module.to(device).eval()
     found = []
     for row in rows:
         ids = torch.tensor([list(row)], device=device)
@@ -111,7 +118,7 @@ def token_rows(model: str) -> list[list[int]]:
 
     from pruning.calibration.sources import pydoc
 
-    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
     text = "\n\n".join(islice(pydoc("evaluation"), 200))
     ids = tokenizer(text).input_ids[: TEXTS * LENGTH]
     return [ids[start : start + LENGTH] for start in range(0, len(ids), LENGTH)]

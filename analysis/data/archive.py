@@ -107,6 +107,10 @@ def _plain(name: str, size: int) -> tarfile.TarInfo:
     return member
 
 
+def _path(text: str) -> Path:
+    return Path(text).expanduser()
+
+
 def main() -> None:
     """Pack or unpack, and log the number of finished cells or of new files; on an error, print one sentence."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -117,11 +121,11 @@ def main() -> None:
     )
     actions = parser.add_subparsers(dest="action", required=True)
     packing = actions.add_parser("pack", help="write the files of a study into one archive")
-    for name, kind in (("results", Path), ("study", str), ("archive", Path)):
+    for name, kind in (("results", _path), ("study", str), ("archive", _path)):
         packing.add_argument(name, type=kind)
     unpacking = actions.add_parser("unpack", help="write the files of an archive into a results folder")
     for name in ("archive", "results"):
-        unpacking.add_argument(name, type=Path)
+        unpacking.add_argument(name, type=_path)
     asked = parser.parse_args()
     if asked.action == "pack":
         done = pack(asked.results, asked.study, asked.archive)

@@ -42,6 +42,11 @@ def is_store(results: Path | str) -> bool:
     return is_archive(results) or _URI.match(str(results)) is not None
 
 
+def expanded(results: str) -> str:
+    """A path with the home folder in place of `~`; addresses of stores are unchanged."""
+    return str(Path(results).expanduser()) if results.startswith("~") else results
+
+
 def is_archive(results: Path | str) -> bool:
     """Whether the name has the suffix of the archives that `analysis.archive` packs."""
     return str(results).endswith(archive.SUFFIX)

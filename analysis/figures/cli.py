@@ -14,7 +14,7 @@ from typing import TypeAlias
 
 from ..data.cell_filter import column, merged, subfolder
 from ..data.errors import NothingToRead
-from ..data.mlflow_store import is_store
+from ..data.mlflow_store import expanded, is_store
 from ..data.study import AskedStudy
 from . import drawn_before
 from .style import use_style
@@ -32,7 +32,7 @@ def arguments(description: str, metrics: bool = False, cost: Sequence[str] = ())
     """
     parser = argparse.ArgumentParser(description=description)
     where = "a results folder, an archive (*.tar.xz), or an MLflow store: sqlite:///FILE, http://HOST:PORT"
-    parser.add_argument("--results", default="results", help=where)
+    parser.add_argument("--results", default="results", type=expanded, help=where)
     parser.add_argument("--study", default=None, help="use the cells of this study only; default: all cells")
     parser.add_argument(
         "--only",
@@ -44,7 +44,7 @@ def arguments(description: str, metrics: bool = False, cost: Sequence[str] = ())
     )
     parser.add_argument(
         "--out",
-        type=Path,
+        type=lambda text: Path(text).expanduser(),
         help="the folder to write to; default: RESULTS/figures, or figures for a store or archive",
     )
     if metrics:

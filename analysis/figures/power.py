@@ -18,6 +18,7 @@ from ..data.cell_filter import column, merged
 from ..data.errors import NothingToRead
 from ..data.load import done
 from ..data.metrics import choose, names
+from ..data.mlflow_store import expanded
 from ..data.study import AskedStudy
 from ..stats import power, variance
 from ..stats.power import RATIOS, Decided, Pilot
@@ -119,7 +120,7 @@ def _arguments() -> argparse.Namespace:
         prog="python -m analysis.power", description="How many draws are needed?"
     )
     where = "a results folder, an archive (*.tar.xz), or an MLflow store: sqlite:///FILE, http://HOST:PORT"
-    parser.add_argument("--results", default="results", help=where)
+    parser.add_argument("--results", default="results", type=expanded, help=where)
     parser.add_argument("--study", default=None, help="use the cells of this study only; default: all cells")
     kept = "use only cells that have one of these values; may be repeated"
     parser.add_argument(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,6 +15,8 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from pruning.core.atomic_files import write_bytes, write_text
 
 # Okabe and Ito's colours. Readers with any kind of colour blindness can distinguish them.
 # If there are more than seven names, colours repeat and markers distinguish the names.
@@ -149,8 +152,10 @@ def save(
     for ending in ("pdf", "png"):
         # The file gets no date, so that the same results give the same bytes.
         metadata = {"CreationDate": None} if ending == "pdf" else {"Software": None}
-        figure.savefig(out / f"{name}.{ending}", metadata=metadata)
+        stream = io.BytesIO()
+        figure.savefig(stream, format=ending, metadata=metadata)
+        write_bytes(out / f"{name}.{ending}", stream.getvalue())
     tables = {name: drawn, **(others or {})}
     for title, table in tables.items():
-        table.to_csv(out / f"{title}.csv", index=False)
+        write_text(out / f"{title}.csv", table.to_csv(index=False))
     return [out / f"{name}.png", out / f"{name}.pdf", *(out / f"{title}.csv" for title in tables)]

@@ -6,6 +6,8 @@ launcher composes all jobs before it runs any, so it finds the same errors.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper, BasicSweeperConf
 from hydra.core.config_store import ConfigStore
@@ -23,6 +25,14 @@ ConfigStore.instance().store(group="hydra/sweeper", name="grid", node=GridSweepe
 
 class GridSweeper(BasicSweeper):
     """Split the arguments into jobs, as Hydra's sweeper does, and pass them to the launcher."""
+
+    def sweep(self, arguments: list[str]) -> Any:
+        """Run all jobs; replace a link in place of Hydra's copy of the settings, which Hydra would follow."""
+        assert self.config is not None
+        copy = Path(self.config.hydra.sweep.dir) / "multirun.yaml"
+        if copy.is_symlink():
+            copy.unlink()
+        return super().sweep(arguments)
 
     def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
         """Nothing to do: the launcher composes every job first."""

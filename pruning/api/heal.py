@@ -54,7 +54,11 @@ def heal_mask(
     else:
         given = list_of_texts(texts, "texts")
         text = packed(token_ids(given, model.tokenizer, None), start_tokens(model.tokenizer), chosen, "texts")
-    place = None if folder is None else Path(folder) / digest([mask.to_json(), _weights_sha256(model.module)])
+    place = (
+        None
+        if folder is None
+        else Path(folder).expanduser() / digest([mask.to_json(), _weights_sha256(model.module)])
+    )
 
     def healing(settings: Training) -> Healed:
         return heal(model.language_model, mask, text, settings, place)

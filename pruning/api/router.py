@@ -12,8 +12,10 @@ from typing import Any
 
 from pruning.api.model import PrunableModel
 from pruning.calibration.records import FIELD
-from pruning.core.errors import ForeignError, InputError
+from pruning.config.compose import build
+from pruning.core.errors import DamagedError, ForeignError, InputError
 from pruning.core.mask import Mask
+from pruning.core.recorded import CLASS
 from pruning.models import loader
 from pruning.models.spec import Model
 from pruning.routing import files
@@ -61,10 +63,13 @@ class Router:
     def load(cls, folder: str | Path, model: PrunableModel | None = None) -> Router:
         """The router that a study of tasks or `save` wrote to a folder; its model is loaded unless it is given.
 
-        Raises InputError if the folder holds no router or if its model is not recorded, and ForeignError if the model
-        or the encoder is another one than the router was fitted to.
+        Raises InputError if the folder holds no router or if its model is not recorded, DamagedError if a file cannot
+        be read, and ForeignError if the model or the encoder is another one than the router was fitted to.
         """
         router, record = files.read_router(Path(folder).expanduser())
+        named = {"settings", "revision", "n_blocks"} <= record.keys()
+        if not named or not isinstance(record["settings"], dict | None):
+            raise DamagedError(f"the router in {folder} does not say what its model is: fit a new router.")
         if model is None:
             model = _recorded_model(record, folder)
         info, revisions = model.language_model.info, {model.language_model.info.revision, record["revision"]}
@@ -160,7 +165,7 @@ def _recorded_model(record: Mapping[str, Any], folder: str | Path) -> PrunableMo
         )
     from pruning.models import preflight
 
-    settings = Model(**record["settings"])
+    settings: Model = build("model", {CLASS: Model.__name__, **record["settings"], "offload": None})
     preflight.check_model(settings)
     return PrunableModel(loader.load_uncached(settings), loader.tokenizer(settings), settings)
 

@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra.errors import InstantiationException
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
@@ -16,7 +14,7 @@ from pruning.calibration import kinds_for
 from pruning.config.groups import BUILT, calibrations, class_named
 from pruning.config.settings_check import check_settings
 from pruning.core.errors import InputError, PruningError, first_line
-from pruning.core.recorded import CLASS, OPTION, TARGET, recorded
+from pruning.core.recorded import CLASS, OPTION, check_literal, recorded, without_option
 from pruning.healing.settings import SELECTING
 from pruning.models.spec import Model
 from pruning.runs.cell import Cell, Choices
@@ -35,8 +33,26 @@ def cell_of(config: DictConfig, choices: Mapping[str, Any]) -> Cell:
 
     Raises InputError if a value is missing or out of range.
     """
-    plain, built = _built(config, choices)
+    try:
+        container = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except MissingMandatoryValue as error:
+        key = str(error.full_key)
+        option = key.partition(".")[0]
+        if option not in choices:
+            raise InputError(f"{key} is missing: give {key}=...") from error
+        raise InputError(f"{option}={choices[option]} needs a value: give {key}=...") from error
+    except OmegaConfBaseException as error:
+        raise InputError(f"{first_line(error)}.") from error
+    return _cell(recorded(container), choices)
+
+
+def _cell(plain: Mapping[str, Any], choices: Mapping[str, Any]) -> Cell:
+    """The cell of a configuration in the recorded form, without the names of options."""
+    check_settings(plain, choices)
+    built = {group: build(group, plain[group]) for group in PARTS}
     _check_top(plain)
+    results = _folder("paths.results", plain["paths"]["results"])
+    check_literal({"paths": {"results": str(results)}})  # a later healing records it
     cell = Cell(
         choices=Choices(**{name: str(choices[name]) for name in ("objective", "calibration", "algo")}),
         model=built["model"],
@@ -46,15 +62,15 @@ def cell_of(config: DictConfig, choices: Mapping[str, Any]) -> Cell:
         compensation=built["compensation"],
         evaluation=built["eval"],
         tracker=built["tracker"],
-        ratio=config.ratio,
-        k=config.k,
+        ratio=plain["ratio"],
+        k=plain["k"],
         protect=Protect(**plain["protect"]),
-        seed=config.seed,
-        study=config.study,
-        results=_folder("paths.results", config.paths.results),
-        export=None if config.export is None else _folder("export", config.export),
+        seed=plain["seed"],
+        study=plain["study"],
+        results=results,
+        export=None if plain["export"] is None else _folder("export", plain["export"]),
         forward=ForwardSettings(**plain["forward"]),
-        share=config.scores.share,
+        share=plain["scores"]["share"],
         racing=Racing(**plain["racing"]),
         near_ties=NearTies(**plain.get("near_ties", {})),
         config=_record(plain, choices, built["model"]),
@@ -67,48 +83,49 @@ def cell_of(config: DictConfig, choices: Mapping[str, Any]) -> Cell:
     return cell
 
 
-def _built(config: DictConfig, choices: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The configuration without interpolations, and the object of each group. Raises InputError as `cell_of` does."""
-    try:
-        container = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-        assert isinstance(container, dict)
-        plain = {str(name): value for name, value in container.items()}
-        check_settings(plain, choices)
-        return plain, {group: instantiate(config[group], _convert_="all") for group in PARTS}
-    except MissingMandatoryValue as error:
-        key = str(error.full_key)
-        option = key.partition(".")[0]
-        if option not in choices:
-            raise InputError(f"{key} is missing: give {key}=...") from error
-        raise InputError(f"{option}={choices[option]} needs a value: give {key}=...") from error
-    except OmegaConfBaseException as error:
-        raise InputError(f"{first_line(error)}.") from error
-    except InstantiationException as error:
-        if isinstance(cause := error.__cause__, PruningError):  # a constructor raised this error
-            raise cause from None
-        raise InputError(f"{first_line(error)}.") from error
-
-
 def recorded_cell(config: Mapping[str, Any], choices: Mapping[str, str]) -> Cell:
     """The cell of a recorded configuration, from a job or an old result. Raises InputError as `cell_of` does."""
+    check_literal(config)
     whole, names = {**config, "launcher": None}, dict(choices)
     for group in PARTS:
-        settings = recorded(config[group] if group in config else ADDED[group])
-        whole[group] = restored(group, settings)
+        settings = recorded(config[group] if group in config else ADDED.get(group))
+        whole[group] = without_option(settings)
         if isinstance(settings, Mapping) and OPTION in settings:  # results of older versions name no options
             names.setdefault(group, settings[OPTION])
-    return cell_of(OmegaConf.create(whole), names)
+    try:
+        return _cell(whole, names)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"the recorded configuration is damaged ({error!r}): run the cell again.") from error
 
 
-def restored(group: str, settings: Any) -> Any:
-    """Recorded settings of a group in Hydra's form: at any depth, a class's name becomes a `_target_`."""
+def build(group: str, settings: Any) -> Any:
+    """The object of a group's settings in the recorded form; settings within it that name a class become objects.
+
+    Only classes of the group are built, and no value is interpreted, so that a record from elsewhere can be read.
+    Raises InputError if there is no such class or it refuses the settings.
+    """
+    if not isinstance(settings, Mapping) or CLASS not in settings:
+        raise InputError(f"{group}={settings} names no class: choose an option, {group}=NAME.")
+    return _built(group, settings)
+
+
+def _built(group: str, settings: Any) -> Any:
+    if isinstance(settings, list | tuple):
+        return [_built(group, item) for item in settings]
     if not isinstance(settings, Mapping):
         return settings
-    values = {key: restored(group, value) for key, value in settings.items() if key not in (CLASS, OPTION)}
-    if (name := settings.get(CLASS)) is None:
+    values = {key: _built(group, value) for key, value in settings.items() if key != CLASS}
+    if CLASS not in settings:
         return values
-    cls = class_named(group, name)
-    return {TARGET: f"{cls.__module__}.{cls.__qualname__}", **values}
+    cls = class_named(group, str(settings[CLASS]))
+    try:
+        return cls(**values)
+    except PruningError:
+        raise
+    except Exception as error:  # whatever a constructor makes of a value of a wrong type
+        raise InputError(
+            f"the settings of {group} do not fit {cls.__name__}: {first_line(error)}."
+        ) from error
 
 
 def launcher_of(configs: Sequence[DictConfig]) -> Any:
@@ -116,15 +133,15 @@ def launcher_of(configs: Sequence[DictConfig]) -> Any:
     first = OmegaConf.to_container(configs[0].launcher, resolve=True)
     if any(OmegaConf.to_container(config.launcher, resolve=True) != first for config in configs):
         raise InputError("launcher differs between cells: use a separate command for each launcher.")
-    return instantiate(first, _convert_="all")
+    return build("launcher", recorded(first))
 
 
 def recorded_launcher(settings: Mapping[str, Any]) -> Any:
     """The launcher with the settings that a submission recorded."""
-    return instantiate(restored("launcher", recorded(settings)), _convert_="all")
+    return build("launcher", recorded(settings))
 
 
-def _record(plain: dict[Any, Any], choices: Mapping[str, Any], model: Model) -> dict[str, Any]:
+def _record(plain: Mapping[str, Any], choices: Mapping[str, Any], model: Model) -> dict[str, Any]:
     """The recorded form of a configuration: options and classes by name, without what no cell has."""
     config: dict[str, Any] = {str(key): recorded(value) for key, value in plain.items() if key not in COMMAND}
     for group in PARTS:
@@ -161,7 +178,7 @@ def _folder(setting: str, path: str) -> Path:
         raise InputError(f"{setting}={path} is no folder ({error}): give another.") from error
 
 
-def _check_top(plain: dict[Any, Any]) -> None:
+def _check_top(plain: Mapping[str, Any]) -> None:
     """Raise InputError for invalid values of the right type at the top level."""
     if not re.fullmatch(r"[\w.+-]+", plain["study"]) or set(plain["study"]) <= {"."}:
         raise InputError(

@@ -5,21 +5,25 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator, Mapping
-from pkgutil import resolve_name
 from typing import Any, get_type_hints
 
-from pruning.config.groups import class_settings
+from pruning.config.groups import class_named, class_settings
 from pruning.config.hydra_errors import unknown_setting
 from pruning.config.schema import Config
 from pruning.core.errors import InputError, PruningError, merged_error
 from pruning.core.nested import leaves
-from pruning.core.recorded import TARGET
+from pruning.core.recorded import CLASS, check_literal
 
 HIGHEST = 2**63 - 1  # the largest whole number that torch, numpy and SLURM accept
 
 
 def check_settings(plain: Mapping[str, Any], choices: Mapping[str, Any]) -> None:
-    """Raise one InputError for all settings that do not exist, and for all numbers that are NaN or too large."""
+    """Raise InputError for settings that do not exist, numbers that are NaN or too large, and texts that hold `${`.
+
+    `plain` is in the recorded form. Classes are looked up in their groups; nothing that a record names is imported.
+    """
+    # Shell lines of a launcher may hold `${HOME}`: no cell records them.
+    check_literal({name: value for name, value in plain.items() if name != "launcher"})
     errors: list[PruningError] = [*_numbers(plain), *_names(plain, Config, "", choices)]
     if errors:
         raise merged_error(errors)
@@ -38,8 +42,8 @@ def _names(settings: Any, cls: Any, path: str, choices: Mapping[str, Any]) -> It
     """Errors for the names that a class of settings does not have, at any depth."""
     if not isinstance(settings, Mapping):
         return
-    if TARGET in settings:
-        cls = resolve_name(settings[TARGET])
+    if CLASS in settings:
+        cls = class_named(path.partition(".")[0], str(settings[CLASS]))
     if not dataclasses.is_dataclass(cls):
         return
     known = class_settings(cls)
@@ -48,6 +52,6 @@ def _names(settings: Any, cls: Any, path: str, choices: Mapping[str, Any]) -> It
         here = f"{path}{name}"
         if name in known:
             yield from _names(value, hints.get(name), f"{here}.", choices)
-        elif name != TARGET:
+        elif name != CLASS:
             group = here.partition(".")[0]
             yield unknown_setting(here, known, choices.get(group))

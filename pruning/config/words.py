@@ -28,6 +28,11 @@ def is_setting(word: str) -> bool:
     return word.startswith("~") or ("=" in word and not word.startswith("-"))
 
 
+def names_folder(word: str) -> bool:
+    """Whether a word of a command that takes folders and settings is a folder: `results`, `~/results`, `./k=1`."""
+    return "=" not in word or word.startswith(("/", "~", "."))
+
+
 def check_words(words: Sequence[str]) -> None:
     """Raise InputError, which shows the quoted word, for each setting that Hydra's grammar cannot read."""
     errors = [

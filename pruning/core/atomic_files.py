@@ -6,12 +6,13 @@ import errno
 import json
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from pruning.core.errors import DamagedError, InputError, os_error
 from pruning.core.temporary import sweep, temporary_file
@@ -32,7 +33,6 @@ def write_bytes(path: Path, content: bytes) -> None:
             stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
-            temporary.chmod(0o644)
             temporary.replace(path)
 
 
@@ -82,8 +82,31 @@ def append_line(path: Path, data: Any) -> None:
         _append(path, line)
 
 
+def opened(path: Path, flags: int) -> int:
+    """A descriptor of a file that is written in place; a new file gets the permissions that the umask leaves.
+
+    Raises OSError if it is a symbolic link or no ordinary file: in a copied folder, a link could lead the writer to
+    any file of this machine. Files that are written as a whole replace a link.
+    """
+    descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
+    return descriptor
+
+
+def appending(path: Path) -> IO[str]:
+    """A text stream that appends to a file. Raises OSError as `opened` does."""
+    return os.fdopen(opened(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), "a", encoding="utf-8")
+
+
+def touch(path: Path) -> None:
+    """Create an empty file unless the file exists. Raises OSError as `opened` does."""
+    os.close(opened(path, os.O_WRONLY | os.O_CREAT))
+
+
 def _append(path: Path, line: bytes) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    descriptor = opened(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     try:
         if os.write(descriptor, line) < len(line):
             raise OSError(errno.ENOSPC, "the disk is full, or a quota is used up", str(path))
@@ -98,7 +121,7 @@ def mend(path: Path) -> None:
     data = path.read_bytes()
     end = data.rfind(b"\n") + 1
     if end < len(data):
-        with path.open("r+b") as stream:
+        with naming(path), os.fdopen(opened(path, os.O_RDWR), "r+b") as stream:
             stream.truncate(end)
 
 

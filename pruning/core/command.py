@@ -30,6 +30,14 @@ PLAIN = {
 }
 
 
+def is_terminal(stream: Any) -> bool:
+    """Whether a stream is shown on a terminal; False if it is closed."""
+    try:
+        return stream is not None and bool(stream.isatty())
+    except ValueError:
+        return False
+
+
 def run_command(path: str) -> None:
     """Import `module:function` and call it, guarded; the import is guarded too, because it can take seconds."""
     with guarded():
@@ -40,15 +48,21 @@ def run_command(path: str) -> None:
 
 @contextmanager
 def guarded() -> Iterator[None]:
-    """Within this context, turn ordinary faults into one line and an exit status, and tolerate a closed pipe.
+    """Within this context, turn ordinary faults into one line and an exit status; text never stops the work.
 
-    Bad input gives status 2, a failure 1, Ctrl-C 130. Any other exception is a defect and keeps its traceback.
+    Bad input gives status 2, a failure 1, Ctrl-C 130. Any other exception is a defect and keeps its traceback. If
+    output is closed, or cannot be written, the work goes on without it. If it could not be written although somebody
+    waits for it, as on a full disk, the status is 1 in the end.
     """
+    _occupy_descriptors()
     streams = sys.stdout, sys.stderr
     try:
         sys.stdout, sys.stderr = (_tolerant(stream) for stream in streams)
         _silence_broken_logs()
         yield
+        sys.stdout.flush()
+        if (lost := getattr(sys.stdout, "lost", None)) is not None:
+            raise lost
     except KeyboardInterrupt:
         _end(STOPPED, INTERRUPTED)
     except Exception as error:
@@ -84,16 +98,45 @@ def _end(text: str, status: int) -> None:
     raise SystemExit(status) from None
 
 
+def _occupy_descriptors() -> None:
+    """Open nothing under the numbers of closed standard streams: else the next file would get what is printed."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            if nowhere != number:
+                os.dup2(nowhere, number)
+                os.close(nowhere)
+
+
+class _Nowhere(io.StringIO):
+    """A text stream that keeps nothing, in place of one that was closed before the program began."""
+
+    def write(self, text: str) -> int:
+        """Returns how many characters were given."""
+        return len(text)
+
+
 class _Tolerant:
-    """A text stream whose reader may go away: what is written afterwards is discarded."""
+    """A text stream that may fail, or whose reader may go away: what is written afterwards is discarded.
+
+    `lost` is the error, unless the reader has gone.
+    """
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
+        self.lost: OSError | None = None
 
     def write(self, text: str) -> int:
         """Write text; returns how many characters were given."""
         with self._tolerated():
-            self._stream.write(text)
+            try:
+                self._stream.write(text)
+            except UnicodeEncodeError:  # a stream whose error handler cannot be set
+                self._stream.write(
+                    "".join(PLAIN.get(letter, letter) for letter in text).encode("ascii", "replace").decode()
+                )
         return len(text)
 
     def flush(self) -> None:
@@ -105,11 +148,16 @@ class _Tolerant:
     def _tolerated(self) -> Iterator[None]:
         try:
             yield
-        except BrokenPipeError:
-            _discard(self._stream)
+        except (BrokenPipeError, ValueError):  # the reader has gone, or the program has closed the stream
+            self._give_up()
         except OSError as error:
             error.filename = error.filename or "the output"
-            raise
+            self.lost = self.lost or error
+            self._give_up()
+
+    def _give_up(self) -> None:
+        _discard(self._stream)
+        self._stream = _Nowhere()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
@@ -117,7 +165,9 @@ class _Tolerant:
 
 def _tolerant(stream: Any) -> Any:
     """The stream, made tolerant of a closed pipe and of characters that its encoding lacks."""
-    if stream is None or isinstance(stream, _Tolerant):
+    if stream is None:  # closed before the program began
+        return _Nowhere()
+    if isinstance(stream, _Tolerant):
         return stream
     if isinstance(stream, io.TextIOWrapper):
         codecs.register_error("plain", _plain)

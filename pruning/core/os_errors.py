@@ -15,6 +15,8 @@ REASONS = {
     errno.ENOTDIR: "a part of the path is a file, not a folder: check the path",
     errno.EISDIR: "it is a folder, and a file is needed: give the path of a file",
     errno.ENAMETOOLONG: "the path is too long: choose a shorter one",
+    errno.ELOOP: "it is a symbolic link or no ordinary file: remove it",
+    errno.ENXIO: "it is a symbolic link or no ordinary file: remove it",
     errno.EMFILE: "too many files are open: raise the limit with `ulimit -n`",
     errno.ESTALE: "the network file system has lost the file: run the same command again",
     errno.EIO: "the disk reports a fault: check it, or use another disk",

@@ -7,8 +7,12 @@ configuration. So results hold `class: Greedy` and the name of the option, `opti
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
+
+from pruning.core.errors import InputError
+from pruning.core.nested import texts
 
 TARGET, CLASS, OPTION = "_target_", "class", "option"
 
@@ -39,6 +43,34 @@ def _item(key: str, value: Any) -> tuple[str, Any]:
     if key == TARGET and isinstance(value, str):
         return CLASS, RENAMED.get(value, value.rpartition(".")[2])
     return key, recorded(value)
+
+
+def check_literal(settings: Any, where: str = "") -> None:
+    """Raise InputError, which starts with `where`, if a text holds `${`, because OmegaConf would evaluate it.
+
+    An expression can call functions and read the environment, and a record can come from somebody else.
+    """
+    for name, text in texts(settings):
+        if "${" in text:
+            raise InputError(
+                f"{where}{name}={text} holds '${{', and recorded settings are literal: give the value itself, or "
+                "rename the file or folder."
+            )
+
+
+def outward(config: Mapping[str, Any]) -> dict[str, str]:
+    """The recorded settings, by name, that decide where this machine would write or send something.
+
+    A results folder can come from somebody else, so a command uses these settings only if its words, or the
+    environment variable MLFLOW_TRACKING_URI, give them too.
+    """
+    places = {"export": config.get("export")}
+    for group, name in (("tracker", "uri"), ("model", "offload")):
+        settings = config.get(group)
+        places[f"{group}.{name}"] = settings.get(name) if isinstance(settings, Mapping) else None
+    if places["tracker.uri"] == os.environ.get("MLFLOW_TRACKING_URI"):
+        del places["tracker.uri"]
+    return {name: str(value) for name, value in places.items() if value is not None}
 
 
 def without_option(settings: Any) -> Any:

@@ -16,7 +16,7 @@ from pruning.core.heal_record import HealRecord
 from pruning.core.margins_record import MarginsRecord
 from pruning.core.mask import MaskRecord
 from pruning.core.provenance import EnvironmentRecord
-from pruning.core.recorded import recorded
+from pruning.core.recorded import check_literal, recorded
 from pruning.core.repair_record import RepairRecord
 from pruning.core.search_record import SearchRecord
 from pruning.core.speed_record import SpeedRecord
@@ -140,7 +140,7 @@ Result = DoneResult | FailedResult
 def read_result(folder: Path) -> Result | None:
     """The result in a cell's folder; None if there is none. Results of older versions are converted to today's form.
 
-    Raises DamagedError if the file does not hold a result.
+    Raises DamagedError if the file does not hold a result, InputError if its configuration is not literal.
     """
     path = folder / NAME
     try:
@@ -150,6 +150,7 @@ def read_result(folder: Path) -> Result | None:
     if not isinstance(data, dict) or not {"cell", "status", "config"} <= data.keys():
         raise DamagedError(f"{path} is damaged: it holds no result. Move it away and run the cell again.")
     data["config"] = recorded(data["config"])
+    check_literal(data["config"], f"{path} is not to be trusted: ")
     settings = data.get("evaluation", {}).get("settings")
     if settings is not None:
         data["evaluation"]["settings"] = recorded(settings)

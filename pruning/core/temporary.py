@@ -48,7 +48,6 @@ def temporary_folder(target: Path) -> Iterator[Path]:
         folder = lock.with_name(lock.name.removesuffix(LOCK))
         try:
             folder.mkdir()
-            folder.chmod(0o755)
             yield folder
         finally:
             if not _beside(
@@ -77,7 +76,7 @@ def _claim(target: Path, ending: str = "") -> tuple[int, Path]:
     stem = os.fsencode(target.name)[:LONGEST].decode(errors="ignore")
     while True:
         path = target.with_name(f".{stem}.part-{_machine()}-{secrets.token_hex(4)}{ending}")
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
         if _locked(descriptor) and path.exists():
             return descriptor, path
         os.close(descriptor)  # another process took the file for an abandoned one before it was locked

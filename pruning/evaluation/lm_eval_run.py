@@ -97,7 +97,12 @@ def ask(
     from lm_eval.models.huggingface import HFLM
 
     with quiet(), without_git():
-        model = HFLM(pretrained=module, tokenizer=complete(task.tokenizer), batch_size=batch_size)
+        model = HFLM(
+            pretrained=module,
+            tokenizer=complete(task.tokenizer),
+            batch_size=batch_size,
+            trust_remote_code=False,
+        )
         # If the first weights are on disk, lm-eval chooses the wrong device.
         model._device = forward.model.device
         shortened = len(task.too_long(model.max_length))

@@ -43,7 +43,7 @@ def prove(
 
     mask = wanted.mask
     config = pruned_config.pruned_config(loader.config(settings), Mask(mask.n_blocks, mask.gone))
-    own = AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
+    own = AutoConfig.from_pretrained(path.parent, gguf_file=path.name, trust_remote_code=False)
     moved = _kinds(own) != _kinds(config)
     of = reference(wanted)
     model, lacking = _load(path, settings, config if moved else own)
@@ -67,6 +67,7 @@ def _load(path: Path, settings: spec.Model, config: Any) -> tuple[Any, list[str]
             dtype=torch.float32,
             attn_implementation=attention_kernel(settings, config),
             output_loading_info=True,
+            trust_remote_code=False,
             **device_map.device_options(
                 settings, config
             ),  # the same device as the whole file, for equal bits

@@ -138,10 +138,12 @@ def write_config(config: Any, folder: Path) -> None:
     from transformers import AutoConfig
 
     config.save_pretrained(folder)
-    if list(_lost(config.to_dict(), AutoConfig.from_pretrained(folder).to_dict())):
+    if list(_lost(config.to_dict(), AutoConfig.from_pretrained(folder, trust_remote_code=False).to_dict())):
         # `save_pretrained` omits settings equal to a default, but a default can depend on another setting.
         config.to_json_file(folder / "config.json", use_diff=False)
-    if lost := list(_lost(config.to_dict(), AutoConfig.from_pretrained(folder).to_dict())):
+    if lost := list(
+        _lost(config.to_dict(), AutoConfig.from_pretrained(folder, trust_remote_code=False).to_dict())
+    ):
         raise InputError(
             f"a {config.model_type} configuration loses {', '.join(lost)} when it is saved, so it cannot be exported."
         )

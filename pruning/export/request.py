@@ -161,7 +161,9 @@ def of_cell(folder: Path, out: Path, settings: Mapping[str, str] | None = None) 
         raise InputError(f"cell {folder} is not done ({result['status']}): run it again first.")
     try:
         settings_of_model = result["config"]["model"].items()
-        recorded = {name: value for name, value in settings_of_model if name not in (CLASS, OPTION)}
+        # The command gives the folder for offloaded weights: a record can come from somebody else.
+        left_out = (CLASS, OPTION, "offload")
+        recorded = {name: value for name, value in settings_of_model if name not in left_out}
         model, revision = spec.Model(**recorded), str(result["model"]["revision"])
         mask, factors = Mask.from_json(result["mask"]), result.get("compensation") or {}
         scales = [float(factors.get(str(unit), 1.0)) for unit in range(mask.n_units)] if factors else None

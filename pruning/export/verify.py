@@ -151,7 +151,7 @@ def _reload(folder: Path, settings: spec.Model) -> tuple[Any, list[str]]:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     compared = replace(settings, dtype=comparison_dtype(settings.dtype))
-    config = AutoConfig.from_pretrained(folder)
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     options = device_map.device_options(compared, config)
     with quiet.quiet():
         model, info = AutoModelForCausalLM.from_pretrained(
@@ -159,6 +159,7 @@ def _reload(folder: Path, settings: spec.Model) -> tuple[Any, list[str]]:
             dtype=getattr(torch, compared.dtype),
             attn_implementation=attention_kernel(settings, config),
             output_loading_info=True,
+            trust_remote_code=False,
             **options,
         )
     lacking = sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]]))

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pruning.core.errors import InputError, first_line
+from pruning.core.gguf_header import check_header
 
 BLOCK = re.compile(r"blk\.(\d+)\.(.+)")
 SPLIT = "split.count"
@@ -111,6 +112,7 @@ def open_gguf(path: Path) -> GgufFile:
     import gguf
 
     try:
+        check_header(path)
         reader = gguf.GGUFReader(path)
         entries = {name: _entry(reader, field) for name, field in reader.fields.items() if field.parts[2:]}
         tensors = tuple(_stored(reader, tensor) for tensor in reader.tensors)

@@ -68,7 +68,6 @@ def save(folder: Path, state: State, kept: bool = False) -> None:
             _write(data, stream)
             stream.flush()
             os.fsync(stream.fileno())
-            temporary.chmod(0o644)
             path = folder / f"{stem}-{file_sha256(temporary)[:16]}.pt"
             temporary.replace(path)
         for kind, step, older in _files(folder):

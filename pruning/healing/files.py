@@ -42,8 +42,9 @@ def write_healed(
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {name: tensor.cpu().contiguous() for name, tensor in healed.tensors.items()}
         with atomic_files.naming(folder / WEIGHTS), temporary_file(folder / WEIGHTS) as (_, temporary):
+            mode = temporary.stat().st_mode
             save_file(tensors, temporary)
-            temporary.chmod(0o644)
+            temporary.chmod(mode)  # safetensors makes files that only their owner can read
             temporary.replace(folder / WEIGHTS)
         record = _record(folder, f"{inside}/{folder.name}", healed, text, settings)
         if evaluation is not None and text.left_out is not None:

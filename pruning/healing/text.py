@@ -128,12 +128,32 @@ def packed(
     if endless:
         windows = windows[:needed]
     if len(heldout) < settings.heldout or len(windows) < settings.windows:
-        raise InputError(
-            f"{name} is too short to heal on: it gives {len(rows)} windows of {settings.length} tokens, and "
-            f"{settings.heldout} are held out and {settings.windows} are needed for a step. Lower heal.length, "
-            "heal.heldout or heal.batch_tokens, or give more text."
-        )
+        lost = (len(cuts) - len(rows), len(rows) - len(heldout) - len(windows))
+        raise _too_little(name, settings, len(cuts), lost)
     return HealingText(name, windows, heldout, settings.seed, endless)
+
+
+def _too_little(name: str, settings: Training, count: int, lost: tuple[int, int]) -> InputError:
+    """The error for a text of `count` windows; `lost` share text with the calibration, and with held-out windows."""
+    shared, repeated = lost
+    needed = settings.heldout + settings.windows
+    gives = f"it gives {count} windows of {settings.length} tokens"
+    asks = f"{settings.heldout} are held out and {settings.windows} are needed for a step"
+    if count < needed:
+        return InputError(
+            f"{name} is too short to heal on: {gives}, and {asks}. Lower heal.length, heal.heldout or "
+            "heal.batch_tokens, or give more text."
+        )
+    why = [f"{shared} share text with the calibration samples"] if shared else []
+    why += [f"{repeated} repeat text of the held-out windows"] if repeated else []
+    advice = (
+        "a text that repeats itself less"
+        if repeated > shared
+        else "another text than that of the calibration"
+    )
+    return InputError(
+        f"{name} cannot be healed on: {gives}, of which {' and '.join(why)}, and {asks}. Give {advice}."
+    )
 
 
 def warn_about_epochs(text: HealingText, settings: Training) -> float:

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from pruning.config.choices import check_choices
+from pruning.config.compose import build
 from pruning.config.groups import options
 from pruning.config.hydra_errors import explained
 from pruning.config.settings_check import check_settings
 from pruning.config.words import check_words
-from pruning.core.errors import InputError, PruningError, unknown
+from pruning.core.errors import InputError, unknown
+from pruning.core.recorded import recorded
 from pruning.hydra_app.replay_command import composed
 
 
@@ -31,7 +33,6 @@ def build_option(group: str, words: Sequence[str]) -> Any:
     value.
     """
     from hydra.errors import HydraException
-    from hydra.utils import instantiate
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
@@ -42,11 +43,9 @@ def build_option(group: str, words: Sequence[str]) -> Any:
         if missing := [name for name in chosen if str(chosen._get_node(name)) == "???"]:
             option = next((word.partition("=")[2] for word in words if word.startswith(f"{group}=")), None)
             raise InputError(f"{group}={option} needs a value: give {group}.{missing[0]}=...")
-        plain = OmegaConf.to_container(chosen, resolve=True)
+        plain = recorded(OmegaConf.to_container(chosen, resolve=True))
         names = dict(word.split("=", 1) for word in words if word.startswith(f"{group}="))
-        check_settings({group: plain}, names)
-        return instantiate(chosen, _convert_="all")
     except (HydraException, OmegaConfBaseException) as error:
-        if isinstance(cause := error.__cause__, PruningError):  # what the constructor raised
-            raise cause from None
         raise explained(error, words) from error
+    check_settings({group: plain}, names)
+    return build(group, plain)

@@ -9,10 +9,18 @@ from typing import Any
 
 import yaml
 
-from pruning.config.compose import ADDED, restored
-from pruning.config.groups import CONF, members, options
+from pruning.config.compose import ADDED
+from pruning.config.groups import CONF, class_named, members, options
 from pruning.core.nested import leaves
-from pruning.core.recorded import CLASS, OPTION, TARGET, recorded, same_settings, without_option
+from pruning.core.recorded import (
+    CLASS,
+    OPTION,
+    TARGET,
+    check_literal,
+    recorded,
+    same_settings,
+    without_option,
+)
 from pruning.hydra_app.registry import register
 
 GROUPS = ("model", "objective", "calibration", "algo", "compensation", "heal", "eval")
@@ -24,8 +32,10 @@ RESOURCES = "model.resources."  # left out: these settings only affect where a c
 def launch_words(config: Mapping[str, Any]) -> list[str]:
     """The arguments of `python launch.py` for a recorded configuration, or for some of its groups.
 
-    Settings that do not affect the outcome of a cell are left out: folders, trackers, batch sizes.
+    Settings that do not affect the outcome of a cell are left out: folders, trackers, batch sizes. Raises InputError
+    if a setting is not literal: Hydra would interpret it.
     """
+    check_literal(config)
     config = recorded(config)
     if config.get("heal", {}).get(CLASS) == ADDED["heal"][CLASS]:
         config = {name: value for name, value in config.items() if name != "heal"}  # as results leave it out
@@ -102,7 +112,8 @@ def _changes(wanted: Mapping[str, Any], base: Mapping[str, Any], path: str = "")
     for key, value in wanted.items():
         if key == CLASS:
             if base.get(CLASS) != value:
-                yield f"{path}{TARGET}={restored(path.partition('.')[0], {CLASS: value})[TARGET]}"
+                cls = class_named(path.partition(".")[0], str(value))
+                yield f"{path}{TARGET}={cls.__module__}.{cls.__qualname__}"
         elif key not in base:
             yield f"+{path}{key}={_hydra(value)}"
         elif isinstance(value, Mapping) and isinstance(base[key], Mapping):

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Mapping
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pruning.config.compose import recorded_launcher
+from pruning.config.groups import class_named
+from pruning.core.atomic_files import touch
+from pruning.core.errors import InputError
+from pruning.core.recorded import CLASS, outward
 from pruning.launcher import slurm_queue, submit
 from pruning.launcher.cell_state import State, cell_states
 from pruning.launcher.local_pool import starting_lock
@@ -28,11 +34,11 @@ def cancel(results: Path) -> int:
         with starting_lock(results):  # else a command could start a cell after its state was read
             for record in submissions(results):
                 if not record.complete:
-                    record.cancelled.touch()
+                    touch(record.cancelled)
             flying = {key: cell for key, cell in cell_states(results).items() if cell.state.in_flight}
         records = latest(results)
         for record in {records[key].name: records[key] for key in flying}.values():
-            record.cancelled.touch()
+            touch(record.cancelled)
             if record.on_slurm:
                 slurm_queue.cancel_named(record.name)
         for cell in flying.values():
@@ -41,19 +47,62 @@ def cancel(results: Path) -> int:
     return len(flying)
 
 
-def retry(results: Path) -> list[tuple[Launcher, list[str]]]:
+def retry(results: Path, words: Sequence[str] = ()) -> list[tuple[Launcher, list[str]]]:
     """Submit failed and lost cells again with the current code; returns each launcher with its cells' keys.
 
-    Raises InputError if a scheduler refuses or does not answer.
+    `words` repeat the recorded settings that run commands or write outside of the folder. Raises InputError if one is
+    missing, or if a scheduler refuses or does not answer.
     """
     submitted = []
     with submit.submission_lock(results):
+        records = latest(results)
         bad = [key for key, cell in cell_states(results).items() if cell.state in (State.FAILED, State.LOST)]
-        for (settings, where), tasks in _grouped(latest(results), bad).items():
+        _check_confirmed(results, [(records[key], records[key].task(key)) for key in bad], words)
+        for (settings, where), tasks in _grouped(records, bad).items():
             launcher: Launcher = recorded_launcher(json.loads(settings))
-            launcher.submit(results, ordered(tasks, launcher.order), where)
+            here = [_into(results, task, where) for task in tasks]
+            launcher.submit(results, ordered(here, launcher.order), where)
             submitted.append((launcher, [task.key for task in tasks]))
     return submitted
+
+
+def _check_confirmed(
+    results: Path, cells: Sequence[tuple[Submission, QueuedCell]], words: Sequence[str]
+) -> None:
+    """Raise InputError unless `words` are the settings that `_confirmed` lists for these cells."""
+    found = (word for record, task in cells for word in _confirmed(record.launcher, task.config))
+    needed = list(dict.fromkeys(found))
+    if strange := [word for word in words if word not in needed]:
+        raise InputError(
+            f"{strange[0]} is not a recorded setting of the failed and lost cells: a retry changes no setting. "
+            f"Give {shlex.join(needed) or 'no setting'}, or repeat the launch with other settings."
+        )
+    if missing := [word for word in needed if word not in words]:
+        command = ["python", "-m", "pruning.status", "retry", str(results), *needed]
+        raise InputError(
+            f"{', '.join(missing)}: recorded settings that run commands or write outside of {results} are used only "
+            f"if the command gives them too, because the folder can come from somebody else. If they are right:\n"
+            f"{shlex.join(command)}"
+        )
+
+
+def _confirmed(launcher: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the words that a retry must give: texts in the launcher's settings, and places outside of the folder."""
+    cls = class_named("launcher", str(launcher[CLASS]))
+    usual = dataclasses.asdict(cls())
+    for name, value in launcher.items():
+        texts = isinstance(value, str | list | dict) and name not in (CLASS, "order")
+        if texts and value != usual.get(name):
+            yield f"launcher.{name}={value if isinstance(value, str) else json.dumps(value)}"
+    yield from (f"{name}={value}" for name, value in outward(config).items())
+
+
+def _into(results: Path, task: QueuedCell, where: str) -> QueuedCell:
+    """A task whose result goes into this results folder, even if the folder was moved or copied."""
+    paths = task.config.get("paths")
+    if paths is None or (Path(where) / Path(paths["results"]).expanduser()).resolve() == results.resolve():
+        return task
+    return dataclasses.replace(task, config={**task.config, "paths": {**paths, "results": str(results)}})
 
 
 def _grouped(records: Mapping[str, Submission], keys: list[str]) -> dict[tuple[str, str], list[QueuedCell]]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from pruning.core.errors import InputError
+from pruning.core.nested import texts
 
 
 def check_text(launcher: Any) -> None:
@@ -27,22 +27,9 @@ def check_folder(results: Path) -> None:
 
 
 def _check(name: str, value: Any) -> None:
-    for where, text in _texts(name, value):
+    for where, text in texts(value, name):
         if found := [character for character in text if unicodedata.category(character) == "Cc"]:
             raise InputError(
                 f"{where}={text!r} holds the control character {found[0]!r}, which would break a line of the job's "
                 "script: remove it. In launcher.setup, give each line as an item of its own."
             )
-
-
-def _texts(name: str, value: Any) -> Iterator[tuple[str, str]]:
-    """Each text in a setting, at any depth, with the name of the setting; the keys of mappings are texts too."""
-    if isinstance(value, str):
-        yield name, value
-    elif isinstance(value, Mapping):
-        for key, item in value.items():
-            yield name, str(key)
-            yield from _texts(f"{name}.{key}", item)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _texts(name, item)

@@ -10,7 +10,7 @@ from typing import Annotated, Any, NotRequired, TypedDict, cast
 
 from pruning.core import atomic_files
 from pruning.core.errors import DamagedError
-from pruning.core.recorded import recorded
+from pruning.core.recorded import check_literal, recorded
 
 NAME, JOBS = "submission.json", "jobs.json"
 
@@ -52,10 +52,14 @@ class JobsRecord(TypedDict):
 
 
 def read_submission(path: Path) -> tuple[SubmissionRecord, JobsRecord]:
-    """A submission and its jobs; older forms are converted. Raises DamagedError if the file is not a submission."""
+    """A submission and its jobs; older forms are converted.
+
+    Raises DamagedError if the file is not a submission, InputError if a configuration in it is not literal.
+    """
     data = atomic_files.read_json(path)
     if not isinstance(data, dict) or not SubmissionRecord.__required_keys__ <= data.keys():
         raise DamagedError(f"{path} is damaged (it is not a record of jobs): move it away.")
+    check_literal({"tasks": data["tasks"]}, f"{path} is not to be trusted: ")
     jobs_path = path.with_name(JOBS)
     empty: JobsRecord = {"jobs": {}, "complete": False, "devices": {}}
     jobs = atomic_files.read_json(jobs_path) if jobs_path.exists() else {}

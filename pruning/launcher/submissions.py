@@ -131,13 +131,15 @@ class Submission:
 
 
 def _task(record: TaskRecord) -> QueuedCell:
+    if not all(type(number) in (int, float) for number in record["resources"].values()):
+        raise TypeError("resources are numbers")  # they become options of sbatch
     fields: dict[str, Any] = {**record, "resources": resources(record["resources"])}
     return QueuedCell(**fields)
 
 
 def submissions(results: Path) -> Iterator[Submission]:
     """All records of a results folder, the oldest first."""
-    for path in sorted((results / "jobs").glob(f"*/{NAME}")):
+    for path in sorted((results / "jobs").glob(f"cells-*/{NAME}")):
         yield Submission.load(path)
 
 

@@ -103,8 +103,8 @@ def _merge(folder: Path, scratch: Path) -> Path:
     for file in base.iterdir():
         if file.suffix != ".safetensors" and not (merged / file.name).exists() and _wanted(file.name):
             shutil.copyfile(file, merged / file.name)
-    for file in merged.iterdir():
-        file.chmod(0o644)  # safetensors makes files that only their owner can read
+    for file in merged.glob("*.safetensors"):  # safetensors makes files that only their owner can read
+        shutil.copymode(merged / "config.json", file)
     return merged
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pruning.core.errors import InputError, UnreachableError, first_line
+from pruning.core.gguf_header import check_header
 from pruning.core.hub import use_hub
 from pruning.models import adapter
 from pruning.models.directory import gguf_of, model_digest, model_directory
@@ -35,7 +36,7 @@ def locate(settings: Model) -> tuple[str, dict[str, Any]]:
 
     Raises InputError if the directory of a model holds no model, or an adapter that cannot be merged.
     """
-    options: dict[str, Any] = {"trust_remote_code": False}
+    options: dict[str, Any] = {}
     if settings.gguf_file:
         options["gguf_file"] = settings.gguf_file
     if settings.source == "packaged":
@@ -93,7 +94,12 @@ def state(settings: Model) -> str | None:
 def from_pretrained(kind: Any, settings: Model, name_or_path: str, options: dict[str, Any]) -> Any:
     """Call `kind.from_pretrained`. Raises UnreachableError or InputError, with a short text, if the call fails."""
     try:
-        return kind.from_pretrained(name_or_path, **options)
+        if "gguf_file" in options and settings.source == "hub" and not settings.in_directory:
+            from huggingface_hub import hf_hub_download
+
+            file = hf_hub_download(name_or_path, options["gguf_file"], revision=settings.revision)
+            check_header(Path(file))
+        return kind.from_pretrained(name_or_path, trust_remote_code=False, **options)
     except Exception as error:
         if "ignore_mismatched_sizes" in str(error):
             raise InputError(

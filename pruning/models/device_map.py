@@ -13,6 +13,7 @@ import logging
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pruning.core.errors import InputError
@@ -62,7 +63,9 @@ def device_options(settings: Model, config: Any) -> dict[str, Any]:
         raise _too_large(settings, needs, available)
     _log_plan(settings, needs, chosen)
     options: dict[str, Any] = {"device_map": chosen}
-    return options if settings.offload is None else options | {"offload_folder": settings.offload}
+    if settings.offload is None:
+        return options
+    return options | {"offload_folder": str(Path(settings.offload).expanduser())}
 
 
 def _gpus() -> list[int]:
@@ -80,7 +83,7 @@ def _empty(settings: Model, config: Any) -> Any:
     try:
         with init_empty_weights(include_buffers=False):
             kind, dtype = transformers.AutoModelForCausalLM, getattr(torch, settings.dtype)
-            return kind.from_config(copy.deepcopy(config), dtype=dtype)
+            return kind.from_config(copy.deepcopy(config), dtype=dtype, trust_remote_code=False)
     except (ValueError, KeyError, AttributeError):
         return None
 

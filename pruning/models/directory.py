@@ -6,6 +6,7 @@ import hashlib
 from pathlib import Path
 
 from pruning.core.errors import InputError
+from pruning.core.gguf_header import check_header
 from pruning.core.hashing import text_sha256
 from pruning.models.file_digests import file_digests
 from pruning.models.weight_files import check_files, weight_files
@@ -47,7 +48,7 @@ def model_files(path: str, gguf_file: str | None = None) -> list[Path]:
 
 
 def gguf_of(path: str, gguf_file: str | None = None) -> Path | None:
-    """The GGUF file that a model is read from, or None. Raises InputError if it is absent or if there are several."""
+    """The GGUF file that a model is read from, or None. Raises InputError if it is absent, damaged or ambiguous."""
     folder = model_directory(path)
     stored = any(folder.glob("*.safetensors")) or weight_files(folder)
     if gguf_file is None and (folder / "config.json").exists() and stored:
@@ -55,6 +56,7 @@ def gguf_of(path: str, gguf_file: str | None = None) -> Path | None:
     file = folder / (gguf_file or only_gguf(folder))
     if not file.is_file():
         raise InputError(f"model.gguf_file={gguf_file}: there is no such file in {folder}.")
+    check_header(file)
     return file
 
 
@@ -87,9 +89,11 @@ def model_directory(path: str) -> Path:
         )
     if not folder.is_dir():
         raise InputError(f"model.path={path}: there is no such directory.")
-    if not any(folder.glob("*.safetensors")) and not weight_files(folder) and not any(folder.glob("*.gguf")):
-        raise InputError(f"model.path={path}: no weights there; only .safetensors and .gguf files are read.")
-    if not (folder / "config.json").exists() and not any(folder.glob("*.gguf")):
+    if not any(folder.glob("*.safetensors")) and not weight_files(folder) and not gguf_files(folder):
+        lost = [file.name for file in folder.glob("*.gguf") if file.is_symlink()]
+        why = f"{lost[0]} is a link to a file that does not exist" if lost else "no weights there"
+        raise InputError(f"model.path={path}: {why}; only .safetensors and .gguf files are read.")
+    if not (folder / "config.json").exists() and not gguf_files(folder):
         raise InputError(
             f"model.path={path}: no config.json there; give a directory that save_pretrained wrote."
         )
@@ -97,9 +101,14 @@ def model_directory(path: str) -> Path:
     return folder
 
 
+def gguf_files(folder: Path) -> list[Path]:
+    """The GGUF files of a directory, sorted; without hidden files, and without links to files that do not exist."""
+    return sorted(file for file in folder.glob("*.gguf") if file.is_file() and not file.name.startswith("."))
+
+
 def only_gguf(folder: Path) -> str:
     """The GGUF file of a directory. Raises InputError if there are several."""
-    files = sorted(path.name for path in folder.glob("*.gguf"))
+    files = [file.name for file in gguf_files(folder)]
     if len(files) > 1:
         raise InputError(
             f"{folder} holds {len(files)} GGUF files: choose one, e.g. model.path={folder / files[0]}."

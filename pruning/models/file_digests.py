@@ -19,6 +19,7 @@ from filelock import FileLock
 from tqdm import tqdm
 
 from pruning.core import atomic_files
+from pruning.core.command import is_terminal
 from pruning.core.errors import DamagedError, InputError
 from pruning.core.hashing import SETTLED, State, file_state, text_sha256
 from pruning.core.units import MEBIBYTE, bytes_text
@@ -155,10 +156,10 @@ def _cannot_keep(entry: Path, error: Exception) -> None:
 @contextmanager
 def _bar(total: int) -> Iterator[Callable[[int], object]]:
     """A function that counts bytes; for large files, a progress bar shows them."""
-    if total < LARGE:
+    if total < LARGE or sys.stderr is None:
         yield lambda _: None
         return
-    interval = 0.2 if sys.stderr.isatty() else 20.0  # a log file gets a new line every 20 seconds at most
+    interval = 0.2 if is_terminal(sys.stderr) else 20.0  # a log file gets a new line every 20 seconds at most
     with tqdm(
         desc="weights", total=total, unit="B", unit_scale=True, unit_divisor=1024, mininterval=interval
     ) as bar:

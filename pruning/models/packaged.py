@@ -101,9 +101,9 @@ def _convert(gguf: Path, target: Path) -> Path:
 
     # stderr is redirected, since the progress bar of the dequantiser ignores the settings of transformers.
     with quiet(), contextlib.redirect_stderr(io.StringIO()):
-        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, trust_remote_code=False)
         model: Any = AutoModelForCausalLM.from_pretrained(
-            gguf.parent, gguf_file=gguf.name, dtype=torch.float32
+            gguf.parent, gguf_file=gguf.name, dtype=torch.float32, trust_remote_code=False
         )
         # The weights are no longer quantised, but without these two edits transformers refuses to save the model.
         model.hf_quantizer = None

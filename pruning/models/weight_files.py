@@ -18,6 +18,9 @@ from pruning.core.errors import InputError, first_line
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+CONFIG = "config.json"
+BLOCK_COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+FEW = 1000  # blocks that are built within seconds, whatever the weights are
 LARGEST_HEADER = 100_000_000  # bytes; safetensors itself refuses a larger header
 
 Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
@@ -27,6 +30,8 @@ def check_files(folder: Path) -> None:
     """Raise InputError if a file of a model directory cannot be read, or if weights are missing or truncated."""
     for file in sorted(path for path in folder.iterdir() if not path.name.startswith(".")):
         if file.is_symlink() and not file.exists():
+            if file.suffix.lower() == ".gguf":  # another of the folder's models: this one may be whole
+                continue
             raise InputError(f"{file} is a link to a file that does not exist: fetch the model again.")
         if file.is_file():
             _check_readable(file)
@@ -34,7 +39,22 @@ def check_files(folder: Path) -> None:
         weight_files(folder).values()
     ):  # an index can also name hidden files, and files in folders
         _check_readable(file)
-    stored_shapes(folder)
+    _check_block_counts(folder, len(stored_shapes(folder)))
+
+
+def _check_block_counts(folder: Path, tensors: int) -> None:
+    """Raise InputError if config.json asks for more blocks than the weights can fill, which would all be built."""
+    try:
+        config = _json_object((folder / CONFIG).read_bytes(), folder / CONFIG)
+    except (OSError, InputError):  # whoever needs the file says so
+        return
+    for part in (config, *(value for value in config.values() if isinstance(value, dict))):
+        for name in BLOCK_COUNTS:
+            if isinstance(count := part.get(name), int) and count > max(tensors, FEW):
+                raise InputError(
+                    f"{folder / CONFIG} asks for {name}={count:,}, and the weights are {tensors} tensors: use the "
+                    "configuration and the weights of one model."
+                )
 
 
 def stored_shapes(folder: Path) -> Shapes:

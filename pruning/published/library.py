@@ -6,21 +6,28 @@ file is an InputError that names the file and the entry.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import yaml
 
-from pruning.core.errors import InputError, PruningError, unknown
+from pruning.calibration.sources import TEXTS
+from pruning.calibration.text import SHORTEST
+from pruning.core.errors import InputError, first_line, unknown
 from pruning.core.mask import Mask
+from pruning.evaluation.corpus import STARTS
+from pruning.models.spec import DTYPES, SOURCES
 from pruning.published.protocol import Protocol
 from pruning.published.records import PAIRINGS, Entry, ModelFacts, Number, Source, Theirs
 
 FOLDER = Path(__file__).parent
 OURS = "ours"  # the file of this project's own masks
 NOTES = ("corpus", "stated", "not_reproduced", "from")  # keys of a protocol that are not settings
+HIGHEST = 2**53
+Check: TypeAlias = Callable[[str, Any], Any]  # returns the value, or raises InputError; the text is its place
+
 COMPARED = ("documents", "windows")  # `all` in a file means no limit; null means that the source does not say
 
 
@@ -28,10 +35,14 @@ COMPARED = ("documents", "windows")  # `all` in a file means no limit; null mean
 def entries() -> tuple[Entry, ...]:
     """All published masks, in the order of the files. Raises InputError if a file is wrong."""
     found = [entry for path in sorted((FOLDER / "papers").glob("*.yaml")) for entry in _paper(path)]
+    _check_names(found, "")
+    return tuple(found)
+
+
+def _check_names(found: Sequence[Entry], where: str) -> None:
     names = [entry.name for entry in found]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise InputError(f"two published masks have the name {twice[0]}: give each its own.")
-    return tuple(found)
+        raise InputError(f"{where}two published masks have the name {twice[0]}: give each its own.")
 
 
 def chosen(only: Sequence[str] | None) -> tuple[Entry, ...]:
@@ -59,59 +70,107 @@ def _names(entry: Entry) -> tuple[str, ...]:
 
 @cache
 def models() -> Mapping[str, ModelFacts]:
-    """The models of published masks, by their names."""
-    data = _read(FOLDER / "models.yaml")
-    return {
-        name: ModelFacts(name, m["source"], m["path"], int(m["blocks"]), float(m["parameters"]))
-        for name, m in data.items()
-    }
+    """The models of published masks, by their names. Raises InputError if the file is wrong."""
+    file = FOLDER / "models.yaml"
+    data = _record(_read(file), f"{file.name}, ")
+    return {name: ModelFacts(name, **_fields(m, f"{file.name}, {name}: ", MODEL)) for name, m in data.items()}
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads YAML, and refuses a mapping that has a key twice: the first value would be lost."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        """The mapping of a node."""
+        keys = [key.value for key, _ in node.value]
+        if twice := sorted({key for key in map(str, keys) if keys.count(key) > 1}):
+            raise InputError(f"the key {twice[0]} is given twice: leave one out.")
+        return super().construct_mapping(node, deep)
 
 
 def _read(path: Path) -> Any:
-    return yaml.safe_load(path.read_text(encoding="utf-8"))
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except (yaml.YAMLError, UnicodeDecodeError, ValueError, InputError) as error:
+        raise InputError(f"{path.name}: {first_line(error)}.") from error
 
 
-def _paper(path: Path) -> Iterator[Entry]:
-    data = _read(path)
-    sources = {name: Source(**settings) for name, settings in data["sources"].items()}
-    protocols = {name: theirs(settings) for name, settings in data["protocols"].items()}
+def _paper(path: Path) -> list[Entry]:
+    data = _fields(_read(path), f"{path.name}, ", PAPER, ("title", "arxiv", "numbering"))
+    sources = {
+        name: Source(**_fields(raw, f"{path.name}, sources.{name}: ", SOURCE))
+        for name, raw in data["sources"].items()
+    }
+    protocols = {
+        name: theirs(raw, f"{path.name}, protocols.{name}: ") for name, raw in data["protocols"].items()
+    }
+    found = []
     for raw in data["entries"]:
-        try:
-            yield _entry(path.stem, raw, sources, protocols)
-        except (PruningError, KeyError, TypeError) as error:
-            raise InputError(f"{path.name}, {raw.get('name', raw)}: {error}") from error
+        name = raw.get("name", raw) if isinstance(raw, dict) else raw
+        found.append(_entry(path.stem, raw, f"{path.name}, {name}: ", sources, protocols))
+    _check_names(found, f"{path.name}, entries: ")
+    return found
 
 
 def _entry(
-    paper: str, raw: Mapping[str, Any], sources: Mapping[str, Source], protocols: Mapping[str, Theirs]
+    paper: str, raw: Any, where: str, sources: Mapping[str, Source], protocols: Mapping[str, Theirs]
 ) -> Entry:
-    model = models()[raw["model"]]
-    removed = raw["removed"]
-    text = removed if isinstance(removed, str) else " ".join(map(str, removed))
+    known = {**ENTRY, "model": _one_of(models()), "mask": _one_of(sources)}
+    data = _fields(raw, where, known, ("stated", "numbers", "note"))
+    model = models()[data["model"]]
+    numbers = [
+        _number(number, f"{where}numbers[{place}].", sources, protocols)
+        for place, number in enumerate(data.get("numbers", ()))
+    ]
+    for number in numbers:
+        if numbers.count(number) > 1:
+            raise InputError(
+                f"{where}numbers has {number.value} twice for one protocol and source: leave one out."
+            )
     return Entry(
-        name=raw["name"],
+        name=data["name"],
         paper=paper,
         model=model,
-        method=raw["method"],
-        mask=Mask.parse(model.blocks, text),
-        mask_source=sources[raw["mask"]],
-        stated=raw.get("stated", {}).get("blocks"),
-        numbers=tuple(_number(number, sources, protocols) for number in raw.get("numbers", ())),
-        note=raw.get("note"),
+        method=data["method"],
+        mask=_mask(model.blocks, data["removed"], f"{where}removed"),
+        mask_source=sources[data["mask"]],
+        stated=data.get("stated", {}).get("blocks"),
+        numbers=tuple(numbers),
+        note=data.get("note"),
     )
 
 
-def _number(raw: Mapping[str, Any], sources: Mapping[str, Source], protocols: Mapping[str, Theirs]) -> Number:
-    protocol = protocols[raw["protocol"]]
-    if raw["corpus"] != protocol.corpus:
-        raise InputError(f"a number on {raw['corpus']} has a protocol for {protocol.corpus}.")
-    if raw["pairing"] not in PAIRINGS:
-        raise unknown("pairing", raw["pairing"], PAIRINGS)
-    return Number(float(raw["value"]), protocol, sources[raw["source"]], raw["pairing"])
+def _mask(blocks: int, removed: Any, where: str) -> Mask:
+    if not isinstance(removed, str | list):
+        raise _wrong(where, removed, "a list of blocks, or a text such as a3 m7 b12")
+    if removed == "":
+        raise _wrong(where, removed, "[] for the dense model")
+    words = removed.split() if isinstance(removed, str) else [str(unit) for unit in removed]
+    try:
+        mask = Mask.parse(blocks, " ".join(words))
+    except InputError as error:
+        raise InputError(f"{where}={removed}: {error}") from error
+    units = [2 if mask.unit == "sublayer" and word[0] not in "am" else 1 for word in words]
+    if len(mask.dropped) != sum(units):
+        raise _wrong(where, removed, "without repetitions")
+    return mask
 
 
-def theirs(raw: Mapping[str, Any]) -> Theirs:
-    """A protocol from a file. A setting that is null there is unknown, and has the default of `Protocol`."""
+def _number(raw: Any, where: str, sources: Mapping[str, Source], protocols: Mapping[str, Theirs]) -> Number:
+    data = _fields(raw, where, {**NUMBER, "protocol": _one_of(protocols), "source": _one_of(sources)})
+    protocol = protocols[data["protocol"]]
+    if data["corpus"] != protocol.corpus:
+        raise InputError(
+            f"{where}corpus={data['corpus']}: its protocol is for {protocol.corpus}: give one of both."
+        )
+    return Number(float(data["value"]), protocol, sources[data["source"]], data["pairing"])
+
+
+def theirs(raw: Any, where: str = "") -> Theirs:
+    """A protocol from a file. A setting that is null there is unknown, and has the default of `Protocol`.
+
+    Raises InputError, which begins with `where`, if a setting is wrong.
+    """
+    raw = _fields(raw, where, PROTOCOL, PROTOCOL.keys() - {"corpus"})
     settings = {name: value for name, value in raw.items() if name not in NOTES}
     missing = tuple(
         name for name, value in settings.items() if value is None and name not in ("join", "name")
@@ -120,4 +179,131 @@ def theirs(raw: Mapping[str, Any]) -> Theirs:
     if "from" in raw:
         known["source"] = raw["from"]
     kept: dict[str, Any] = {name: value for name, value in known.items() if name not in missing}
-    return Theirs(raw["corpus"], Protocol(**kept), missing, raw.get("not_reproduced"))
+    protocol = Protocol(**kept)
+    if protocol.stride is not None and protocol.stride > protocol.window:
+        raise InputError(
+            f"{where}stride={protocol.stride} is more than the window of {protocol.window}: give less."
+        )
+    return Theirs(raw["corpus"], protocol, missing, raw.get("not_reproduced"))
+
+
+def _wrong(where: str, value: Any, wanted: str) -> InputError:
+    return InputError(f"{where}={value!r} is not valid: give {wanted}.")
+
+
+def _fields(
+    raw: Any, where: str, checks: Mapping[str, Check], optional: Collection[str] = ()
+) -> dict[str, Any]:
+    """The fields of a record, each checked. Raises InputError, which begins with `where`, if one is wrong.
+
+    All fields but those in `optional` are needed, and there are no others.
+    """
+    data = _record(raw, where)
+    for name in data:
+        if name not in checks:
+            raise InputError(f"{where}{unknown('key', name, checks)}")
+    if lacking := [name for name in checks if name not in data and name not in optional]:
+        raise InputError(f"{where}{lacking[0]} is missing: give it.")
+    return {name: checks[name](f"{where}{name}", value) for name, value in data.items()}
+
+
+def _record(raw: Any, where: str) -> dict[str, Any]:
+    """A mapping whose keys are texts. Raises InputError for anything else."""
+    if not isinstance(raw, dict) or not all(isinstance(name, str) for name in raw):
+        raise InputError(f"{where}{raw!r} is not a mapping of names: write NAME: VALUE.")
+    return raw
+
+
+def _text(where: str, value: Any) -> Any:
+    if not isinstance(value, str) or not value.strip():
+        raise _wrong(where, value, "a text")
+    return value
+
+
+def _any_text(where: str, value: Any) -> Any:
+    if not isinstance(value, str):
+        raise _wrong(where, value, "a text")
+    return value
+
+
+def _truth(where: str, value: Any) -> Any:
+    if not isinstance(value, bool):
+        raise _wrong(where, value, "true or false")
+    return value
+
+
+def _whole(least: int) -> Check:
+    def check(where: str, value: Any) -> Any:
+        if type(value) is not int or not least <= value <= HIGHEST:
+            raise _wrong(where, value, f"a whole number from {least} on")
+        return value
+
+    return check
+
+
+def _real(where: str, value: Any) -> Any:
+    if type(value) not in (int, float) or not 1 <= value <= HIGHEST:
+        raise _wrong(where, value, "a number, 1 or more")
+    return value
+
+
+def _one_of(names: Collection[str]) -> Check:
+    def check(where: str, value: Any) -> Any:
+        if not isinstance(value, str) or value not in names:
+            raise InputError(f"{where}={value!r}: {unknown('name', str(value), names)}")
+        return value
+
+    return check
+
+
+def _or_null(check: Check) -> Check:
+    return lambda where, value: None if value is None else check(where, value)
+
+
+def _all_or(check: Check) -> Check:
+    return lambda where, value: value if value == "all" else check(where, value)
+
+
+def _named(where: str, value: Any) -> Any:
+    return _record(value, f"{where}: ")
+
+
+def _listed(where: str, value: Any) -> Any:
+    if not isinstance(value, list):
+        raise _wrong(where, value, "a list")
+    return value
+
+
+def _stated(where: str, value: Any) -> Any:
+    return _fields(value, f"{where}.", {"blocks": _whole(0)})
+
+
+def _as_it_is(_where: str, value: Any) -> Any:
+    return value
+
+
+# The keys of each record in the files, and what checks their values; `_mask` checks `removed`.
+PAPER: dict[str, Check] = {
+    **{"title": _text, "arxiv": _or_null(_text), "numbering": _text},
+    **{"sources": _named, "protocols": _named, "entries": _listed},
+}
+SOURCE: dict[str, Check] = {"address": _text, "place": _text, "read": _text}
+MODEL: dict[str, Check] = {
+    **{"source": _one_of(SOURCES), "path": _text},
+    **{"blocks": _whole(1), "parameters": _real},
+}
+ENTRY: dict[str, Check] = {
+    **{"name": _text, "model": _text, "method": _text, "removed": _as_it_is, "mask": _text},
+    **{"stated": _stated, "numbers": _listed, "note": _text},
+}
+NUMBER: dict[str, Check] = {
+    **{"corpus": _text, "value": _real, "protocol": _text, "source": _text, "pairing": _one_of(PAIRINGS)}
+}
+PROTOCOL: dict[str, Check] = {
+    **dict.fromkeys(("path", "name", "split", "column", "revision", "harness"), _or_null(_text)),
+    **{"source": _or_null(_one_of(TEXTS)), "from": _one_of(TEXTS), "join": _or_null(_any_text)},
+    **dict.fromkeys(("documents", "windows"), _or_null(_all_or(_whole(1)))),
+    **{"window": _or_null(_whole(SHORTEST)), "stride": _or_null(_whole(1)), "drawn": _or_null(_whole(1))},
+    **{"stream": _or_null(_truth), "tail": _or_null(_truth), "start": _or_null(_one_of(STARTS))},
+    **{"dtype": _or_null(_one_of(DTYPES)), "corpus": _text, "stated": _text, "not_reproduced": _text},
+}

@@ -27,7 +27,7 @@ def check_encoder(settings: RouterSettings, n_blocks: int) -> None:
         return
     for kind in ("AutoConfig", "AutoTokenizer"):
         load_part(kind, settings.path)
-    if (folder := Path(settings.path)).is_dir() and not weight_files(folder):
+    if (folder := Path(settings.path).expanduser()).is_dir() and not weight_files(folder):
         raise InputError(
             f"router.path={settings.path} holds neither {SINGLE} nor {INDEX}: give a directory that save_pretrained "
             "wrote."
@@ -39,7 +39,7 @@ def encoder_revision(path: str) -> str | None:
 
     Raises InputError or UnreachableError if the encoder cannot be read.
     """
-    if Path(path).is_dir():
+    if Path(path).expanduser().is_dir():
         return model_digest(path)
     return getattr(load_part("AutoConfig", path), "_commit_hash", None)
 
@@ -51,9 +51,11 @@ def load_part(kind: str, path: str, **options: Any) -> Any:
     from pruning.models.quiet import quiet
 
     use_hub()
+    folder = Path(path).expanduser()
+    place = str(folder) if folder.is_dir() else path
     try:
         with quiet():
-            return getattr(transformers, kind).from_pretrained(path, **options)
+            return getattr(transformers, kind).from_pretrained(place, trust_remote_code=False, **options)
     except (OSError, ValueError) as error:
         raise UnreachableError(
             f"router.path={path} cannot be loaded ({first_line(error)}): check the name and the network, give a "

@@ -69,4 +69,9 @@ def read_router(folder: Path) -> tuple[FittedRouter, dict[str, Any]]:
             f"{folder} holds no {ROUTER}: `python launch.py experiment=tasks tasks.folder=DIR` makes one."
         )
     record = atomic_files.read_json(folder / ROUTER)
-    return FittedRouter.of(record, read_arrays(folder / HEAD)), dict(record.get("model", {}))
+    model: Any = record.get("model") if isinstance(record, dict) else None
+    if not isinstance(model, dict):
+        raise DamagedError(
+            f"{folder / ROUTER} is damaged (it describes no router and its model): move it away."
+        )
+    return FittedRouter.of(record, read_arrays(folder / HEAD)), model

@@ -51,9 +51,10 @@ class FittedRouter:
         try:
             sets = {name: Mask.from_json(mask) for name, mask in record["sets"].items()}
             settings = RouterSettings(**record["settings"])
+            settings.check()
             made = (record["blocks"], record["template"], settings, record.get("encoder_revision"))
             return cls(sets, Head.of(arrays), *made)
-        except (KeyError, TypeError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise DamagedError(f"the router's files are damaged ({error!r} is missing or wrong).") from error
 
 

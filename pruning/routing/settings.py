@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pruning.calibration.items import check_fields, check_template
 from pruning.core.errors import InputError, unknown
+from pruning.core.hashing import file_sha256
 
 ENCODERS = ("states", "hub")
 HEADS = ("ridge", "mlp")
@@ -44,13 +45,17 @@ class TaskStudy:
             check_fields("tasks.rewording", self.rewording)
 
     def files(self) -> list[Path]:
-        """The files of the tasks, sorted. Raises InputError unless there are two tasks or more with own names."""
+        """The files of the tasks, sorted, without hidden ones, which macOS writes beside each file.
+
+        Raises InputError unless there are two tasks or more with own names and own contents.
+        """
         if self.folder is None:
             raise InputError(f"tasks.folder is not set, and at least two tasks are needed: {NEEDED}.")
         folder = Path(self.folder).expanduser()
         if not folder.is_dir():
             raise InputError(f"tasks.folder={self.folder}: there is no such folder; {NEEDED}.")
-        files = sorted(path for path in folder.iterdir() if path.suffix in ENDINGS and path.is_file())
+        shown = (path for path in folder.iterdir() if not path.name.startswith("."))
+        files = sorted(path for path in shown if path.suffix in ENDINGS and path.is_file())
         if not files:
             raise InputError(f"tasks.folder={self.folder} holds no .jsonl or .json file: {NEEDED}.")
         if len(files) + self.embedded < 2:
@@ -59,7 +64,17 @@ class TaskStudy:
                 "file, or give tasks.embedded=true."
             )
         _check_names([path.stem for path in files], self.embedded)
+        self._check_contents(files)
         return files
+
+    def _check_contents(self, files: Sequence[Path]) -> None:
+        """Raise InputError, which names both, if two files are equal: they would be one cell."""
+        known: dict[str, Path] = {}
+        for path in files:
+            if (other := known.setdefault(file_sha256(path), path)) != path:
+                raise InputError(
+                    f"tasks.folder={self.folder}: {other.name} and {path.name} have the same items: remove one."
+                )
 
 
 def _check_names(names: Sequence[str], embedded: bool) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import permutations
+from itertools import combinations, permutations
 from typing import Any
 
 from pruning.calibration.records import FIELD, Item
@@ -49,7 +49,12 @@ def prompts(template: str, items: Sequence[Item]) -> tuple[str, ...]:
 
 
 def check_apart(tasks: Sequence[TaskData]) -> None:
-    """Raise InputError if items that a task's set or the router is chosen on are held-out items of another task."""
+    """Raise InputError if two tasks have the same items, or if one is chosen on items that another one holds out."""
+    for one, other in combinations(tasks, 2):
+        if (one.calibration.keys, one.heldout.keys) == (other.calibration.keys, other.heldout.keys):
+            raise InputError(
+                f"the tasks {one.name} and {other.name} have the same items: remove one of their files."
+            )
     for one, other in permutations(tasks, 2):
         if shared := len(one.calibration.keys & other.heldout.keys):
             raise InputError(

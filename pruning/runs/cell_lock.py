@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
+from pruning.core.atomic_files import appending
 from pruning.core.errors import BusyError
 from pruning.core.result import LOG
 from pruning.distributed import collectives
@@ -24,6 +27,7 @@ def cell_lock(cell: Cell) -> Iterator[None]:
     lock = FileLock(cell.folder / ".lock", timeout=0)
 
     def take() -> None:
+        check_folder(cell)
         cell.folder.mkdir(parents=True, exist_ok=True)
         try:
             lock.acquire()
@@ -38,13 +42,20 @@ def cell_lock(cell: Cell) -> Iterator[None]:
         lock.release()
 
 
+def check_folder(cell: Cell) -> None:
+    """Raise OSError if the cell's folder is a symbolic link: whatever it leads to has files of the same names."""
+    if cell.folder.is_symlink():
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(cell.folder))
+
+
 @contextmanager
 def _logged(path: Path) -> Iterator[None]:
     """Within this context, the first rank's log messages are also written to the cell's log file."""
     if not collectives.is_first():
         yield
         return
-    handler = logging.FileHandler(path, encoding="utf-8")
+    stream = appending(path)
+    handler = logging.StreamHandler(stream)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root = logging.getLogger()
     root.addHandler(handler)
@@ -53,3 +64,4 @@ def _logged(path: Path) -> Iterator[None]:
     finally:
         root.removeHandler(handler)
         handler.close()
+        stream.close()

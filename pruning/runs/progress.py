@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 from tqdm import tqdm
 
+from pruning.core.command import is_terminal
 from pruning.core.mask import unit_noun
 from pruning.distributed import collectives
 
@@ -34,10 +35,10 @@ class Progress:
             total=total if total <= OPEN else None,
             initial=min(known, total),
             unit="eval",
-            file=io.StringIO() if hidden or not collectives.is_first() else None,
+            file=io.StringIO() if hidden or _silent() else None,
             dynamic_ncols=True,
             # On a terminal, the bar moves. A log file gets a new line every 20 seconds at most.
-            mininterval=0.2 if sys.stderr.isatty() else 20.0,
+            mininterval=0.2 if is_terminal(sys.stderr) else 20.0,
             bar_format=BAR if total <= OPEN else COUNT,
         )
 
@@ -60,6 +61,11 @@ class Progress:
         self.bar.update(min(evaluations, self.total) - self.bar.n)
 
 
+def _silent() -> bool:
+    """Whether nothing is shown: another rank shows it, or there is no stream for it."""
+    return sys.stderr is None or not collectives.is_first()
+
+
 PART = "{desc} {percentage:3.0f}%|{bar:20}| {n_fmt}/{total_fmt} batches [{elapsed}<{remaining}]"
 
 
@@ -71,11 +77,11 @@ def batches_shown(title: str) -> Iterator[Callable[[int, int], None]]:
     """
     with tqdm(
         desc=title,
-        file=None if collectives.is_first() else io.StringIO(),
+        file=io.StringIO() if _silent() else None,
         dynamic_ncols=True,
         leave=False,
         delay=1.0,
-        mininterval=0.2 if sys.stderr.isatty() else 20.0,
+        mininterval=0.2 if is_terminal(sys.stderr) else 20.0,
         bar_format=PART,
     ) as bar:
 

@@ -7,6 +7,7 @@ import traceback
 from dataclasses import asdict
 from typing import cast
 
+from pruning.core.atomic_files import appending
 from pruning.core.os_errors import sentence
 from pruning.core.provenance import now, provenance
 from pruning.core.result import LOG, CalibrationRecord, FailedResult, ModelRecord
@@ -70,7 +71,7 @@ def failed_result(cell: Cell, error: BaseException) -> FailedResult:
     message = sentence(error) if isinstance(error, OSError) else str(error)
     cell.folder.mkdir(parents=True, exist_ok=True)
     if collectives.is_first():
-        with log_path.open("a", encoding="utf-8") as stream:
+        with appending(log_path) as stream:
             traceback.print_exception(error, file=stream)
     return {
         "cell": cell.key,

@@ -19,7 +19,7 @@ from pruning.runs import result_record
 from pruning.runs.cell import Cell
 from pruning.runs.cell_files import save_config, save_mask, save_result
 from pruning.runs.cell_identity import FORMAT, settings_record
-from pruning.runs.cell_lock import cell_lock
+from pruning.runs.cell_lock import cell_lock, check_folder
 from pruning.runs.cell_model import forward_of, model_of
 from pruning.runs.cell_repair import check_repair, new_repair
 from pruning.runs.cell_space import cell_space
@@ -63,6 +63,7 @@ def record_failure(cell: Cell, error: BaseException) -> FailedResult:
 
     If an earlier run has finished the cell, the earlier result is kept, and the failure is only logged and returned.
     """
+    check_folder(cell)
     result = result_record.failed_result(cell, error)
     if not cell.finished:
         save_result(cell, result)

@@ -131,7 +131,7 @@ class Store:
                 )
         pointer = self.results / "scores" / self.key / self.cell
         pointer.parent.mkdir(parents=True, exist_ok=True)
-        pointer.touch()
+        atomic_files.touch(pointer)
 
     def find(self, masks: Sequence[Mask]) -> list[Score]:
         """Other cells' scores of these masks: for each mask, the score over the most samples, if any.

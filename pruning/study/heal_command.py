@@ -3,6 +3,8 @@
 python -m pruning.heal CELL heal=lora heal.tokens=200000
 
 CELL is the folder of a finished cell. Settings are those of `heal` in a launch (conf/heal); the default is heal=lora.
+Settings of `tracker`, and model.offload, are taken from the command if it gives them. Because a folder can come from
+somebody else, it has to give them if the cell's own would write outside of the folder.
 A command that was stopped continues if it is given again. Several budgets of one cell share their beginning.
 """
 
@@ -10,12 +12,14 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from pruning.config.words import names_folder
 from pruning.core.errors import InputError
 from pruning.core.pages import prepare_process
-from pruning.core.recorded import OPTION, recorded
+from pruning.core.recorded import OPTION, outward, recorded
 from pruning.core.result import NAME, read_result
 from pruning.distributed import collectives
 from pruning.runs.cell import Cell
@@ -45,14 +49,19 @@ def cell_of(words: Sequence[str]) -> Cell:
 
     Raises InputError if the folder holds no finished cell, or if a setting is wrong.
     """
+    from omegaconf import OmegaConf
+
     from pruning.config.compose import recorded_cell
     from pruning.hydra_app.replay_command import composed
 
-    folders = [word for word in words if "=" not in word]
-    settings = [word for word in words if "=" in word]
+    folders = [word for word in words if names_folder(word)]
+    settings = [word for word in words if not names_folder(word)]
     if len(folders) != 1:
         raise InputError(f"{len(folders)} folders are given: give the folder of one finished cell. {USAGE}")
-    if other := [word for word in settings if word.partition("=")[0].partition(".")[0] != "heal"]:
+    allowed = ("heal", "tracker", "model.offload")
+    if other := [
+        word for word in settings if not word.startswith(tuple(f"{a}{end}" for a in allowed for end in "=."))
+    ]:
         raise InputError(
             f"{other[0]} is no setting of a healing: give heal=OPTION or heal.SETTING=VALUE. {USAGE}"
         )
@@ -62,8 +71,13 @@ def cell_of(words: Sequence[str]) -> Cell:
         raise InputError(f"{folder} holds no finished {NAME}: run the cell first.")
     option = next((word.partition("=")[2] for word in settings if word.startswith("heal=")), "lora")
     _check(option, [f"heal={option}", *settings])
-    chosen = {OPTION: option, **recorded(dict(composed([f"heal={option}", *settings]).heal))}
-    config = {**result["config"], "heal": chosen, "export": None}
+    made = recorded(OmegaConf.to_container(composed([f"heal={option}", *settings]), resolve=True))
+    config = {**result["config"], "heal": {OPTION: option, **made["heal"]}, "export": None}
+    if any(word.startswith("tracker") for word in settings):
+        config["tracker"] = made["tracker"]
+    if any(word.startswith("model.offload") for word in settings):
+        config["model"] = {**config["model"], "offload": made["model"]["offload"]}
+    _check_places(folder, config, settings)
     config["paths"] = {**config.get("paths", {}), "results": str(folder.parent)}
     cell = recorded_cell(config, {})
     if cell.key != folder.name:
@@ -86,6 +100,18 @@ def heal_folder(cell: Cell) -> None:
     say(tables.results([result]))
     if (record := result.get("heal")) is not None:
         say(f"\nhealed   {cell.folder / record['folder']}")
+
+
+def _check_places(folder: Path, config: Mapping[str, Any], words: Sequence[str]) -> None:
+    """Raise InputError if the cell, and not the command, decides that something is written outside of its folder."""
+    for name, value in outward(config).items():
+        group = "tracker" if name == "tracker.uri" else name
+        if not any(word.startswith(group) for word in words):
+            others = " or tracker=none" if group == "tracker" else ""
+            raise InputError(
+                f"{folder / NAME} has {name}={value}, which is used only if the command gives it too, because the "
+                f"folder can come from somebody else: give {name}={value}{others}."
+            )
 
 
 def _check(option: str, words: Sequence[str]) -> None:

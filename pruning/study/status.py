@@ -3,7 +3,10 @@
 python -m pruning.status [RESULTS]           a table; on a terminal it is live until all cells have ended
 python -m pruning.status cancel [RESULTS]    cancel waiting cells, stop running ones
 python -m pruning.status retry [RESULTS]     submit failed and lost cells again with the current code
-python -m pruning.status collect [RESULTS]   record finished cells in MLflow
+python -m pruning.status collect [RESULTS]   record finished cells in MLflow; tracker.uri=URI for another store
+
+Because a folder can come from somebody else, retry asks for recorded settings that run commands or write outside of
+it: it prints the command that gives them.
 
 RESULTS is the folder that the cells were submitted with; the default is `results`. The exit status is 1 if a cell has
 failed or is lost.
@@ -23,11 +26,13 @@ from pathlib import Path
 from rich.console import Console
 from rich.live import Live
 
+from pruning.config.words import names_folder
+from pruning.core.command import is_terminal
 from pruning.core.errors import InputError, PruningError, unknown
 from pruning.launcher import actions, submit
 from pruning.launcher.cell_state import CellState, State, cell_states
 from pruning.launcher.status_table import status_table
-from pruning.tracking.rebuild import record_all
+from pruning.tracking.rebuild import asked_store, record_all
 
 ACTIONS = ("cancel", "retry", "collect")
 PAUSE = 5.0  # seconds between two updates of the table
@@ -51,15 +56,21 @@ def main() -> None:
 def _run(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m pruning.status",
-        usage="%(prog)s [cancel | retry | collect] [RESULTS]",
+        usage="%(prog)s [cancel | retry | collect] [RESULTS] [SETTING=VALUE ...]",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("words", nargs="*", help=argparse.SUPPRESS)
-    action, results = _parsed(parser.parse_args(arguments).words)
-    if action is None:
-        return _show(results)
-    return {"cancel": _cancel, "retry": _retry, "collect": _collect}[action](results)
+    words = parser.parse_args(arguments).words
+    action, results = _parsed([word for word in words if names_folder(word)])
+    settings = [word for word in words if not names_folder(word)]
+    if action == "retry":
+        return _retry(results, settings)
+    if action == "collect":
+        return _collect(results, settings)
+    if settings:
+        raise InputError(f"{settings[0]}: only retry and collect take settings: leave it out.")
+    return _show(results) if action is None else _cancel(results)
 
 
 def _parsed(words: Sequence[str]) -> tuple[str | None, Path]:
@@ -84,7 +95,7 @@ def _show(results: Path) -> int:
         raise InputError(
             f"no cell in {results} was submitted as a job: launcher=slurm and launcher=processes submit jobs."
         )
-    if not sys.stdout.isatty():
+    if not is_terminal(sys.stdout):
         Console(width=WIDE).print(status_table(results, cells))
         return _status(cells)
     with Live(status_table(results, cells, _rows()), auto_refresh=False) as live:
@@ -112,12 +123,12 @@ def _cancel(results: Path) -> int:
     return 0
 
 
-def _retry(results: Path) -> int:
+def _retry(results: Path, settings: Sequence[str]) -> int:
     """Submit failed and lost cells again. If they run as processes on this machine, wait until all have ended.
 
     The wait is needed because only this command can start the cells that wait for a free slot.
     """
-    submitted = actions.retry(results)
+    submitted = actions.retry(results, settings)
     _say(f"{sum(len(keys) for _, keys in submitted)} cells are submitted again.")
     for launcher, keys in submitted:
         if launcher.waits:
@@ -126,8 +137,8 @@ def _retry(results: Path) -> int:
     return _status(cell_states(results, keys))
 
 
-def _collect(results: Path) -> int:
-    _say(f"{record_all(results)} cells with a result are recorded.")
+def _collect(results: Path, settings: Sequence[str]) -> int:
+    _say(f"{record_all(results, asked_store(settings))} cells with a result are recorded.")
     return 0
 
 

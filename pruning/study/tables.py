@@ -14,6 +14,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from pruning.core.command import is_terminal
 from pruning.core.mask import Mask
 from pruning.core.metric_names import LABELS, kind_of, label_of, metrics_among
 from pruning.core.result import DoneResult, Failure
@@ -144,7 +145,7 @@ def _speed(result: DoneResult) -> str:
 def _fitted(columns: Sequence[str], rows: Iterable[Sequence[str]], table: str) -> str:
     """The table; if the terminal is too narrow for it, one entry per line instead. A pipe gets the whole table."""
     width = shutil.get_terminal_size().columns
-    if not sys.stdout.isatty() or max(map(len, table.splitlines()), default=0) <= width:
+    if not is_terminal(sys.stdout) or max(map(len, table.splitlines()), default=0) <= width:
         return table
     label = max(map(len, columns[1:])) + 2
     lines: list[str] = []
@@ -174,7 +175,7 @@ def render(
     for row in rows:
         table.add_row(*row)
     # Rows are never cut here: `_fitted` arranges them for a narrow terminal. Only long messages are folded.
-    width = shutil.get_terminal_size().columns if wrap and sys.stdout.isatty() else 4000
+    width = shutil.get_terminal_size().columns if wrap and is_terminal(sys.stdout) else 4000
     console = Console(file=io.StringIO(), width=width)
     console.print(table)
     stream = console.file

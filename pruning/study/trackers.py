@@ -39,5 +39,8 @@ def _guarded(step: str, action: Callable[[], None]) -> None:
         action()
     except Exception as error:
         log.warning(
-            "the tracker could not %s (%s): results are safe; run `make track` to try again", step, error
+            "the tracker could not %s (%s): results are safe; run `python -m pruning.track RESULTS`, with "
+            "tracker.uri=URI if you set it, to try again",
+            step,
+            error,
         )

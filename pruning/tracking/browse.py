@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("results", nargs="?", default="results", help="the folder of the cells")
     parser.add_argument("--port", type=int, default=5000)
     asked = parser.parse_args()
-    results = Path(asked.results).resolve()
+    results = Path(asked.results).expanduser().resolve()
     shown = page(results, asked.port)
     print(f"When MLflow has started, the runs are at\n  {shown}", flush=True)  # noqa: T201 - the command's output
     os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"

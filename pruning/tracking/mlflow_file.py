@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 from pruning.core import study_tags
+from pruning.core.errors import InputError
 from pruning.core.result import NAME
 from pruning.runs.tracker import Note, silent
 from pruning.tracking.client import connect
@@ -98,6 +99,11 @@ class MLflow:
         return nullcontext() if self.uri else _writing_lock(results)
 
     def _open(self, results: Path) -> tuple[Any, str]:
+        if self.uri is None and (database := results / DATABASE).is_symlink():
+            raise InputError(
+                f"{database} is a symbolic link, and nothing is written through one: remove it, or give the store "
+                f"itself, tracker.uri=sqlite:///{database.resolve()}"
+            )
         with FileLock(results / "mlflow.lock", timeout=PATIENCE):
             damaged = self.uri is None and put_aside_if_damaged(results / DATABASE)
             if self.uri is None:

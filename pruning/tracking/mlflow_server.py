@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+LATER = "python -m pruning.track RESULTS tracker.uri=URI"
+
 
 @dataclass(frozen=True)
 class Server:
@@ -111,12 +113,10 @@ def _patiently(action: Callable[[], None], seconds: float, cell: str) -> None:
         try:
             action()
         except Exception as error:
-            log.warning(
-                "%s is not recorded yet (%s): run `python -m pruning.track` later", cell, reason(error)
-            )
+            log.warning("%s is not recorded yet (%s): run `%s` later", cell, reason(error), LATER)
 
     thread = threading.Thread(target=guarded, name="tracker", daemon=True)
     thread.start()
     thread.join(seconds)
     if thread.is_alive():
-        log.warning("%s is not recorded yet (the server is slow): run `python -m pruning.track` later", cell)
+        log.warning("%s is not recorded yet (the server is slow): run `%s` later", cell, LATER)

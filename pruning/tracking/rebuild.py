@@ -1,24 +1,25 @@
 """Record every cell of a results folder in MLflow again, from its files.
 
-python -m pruning.track [RESULTS] [--uri URI]
+python -m pruning.track [RESULTS] [tracker.uri=URI]
 
-Each cell is recorded at its recorded tracker.uri; cells without one go to the SQLite file beside the results. For
-tracker=server, runs of dead jobs are closed. The table of published masks is recorded, too. With --uri, all go to
-that store. `make track` does the same.
+Cells go to the SQLite file in RESULTS, or to the store URI. A recorded tracker.uri is used only if the command or
+MLFLOW_TRACKING_URI names it too, because RESULTS can come from somebody else. For tracker=server, runs of dead jobs
+are closed. The table of published masks is recorded, too. `make track` does the same.
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from pruning.config.words import names_folder
 from pruning.core.errors import DamagedError, InputError, PruningError, first_line, merged_error
-from pruning.core.recorded import CLASS, OPTION, recorded
+from pruning.core.recorded import CLASS, outward, recorded, without_option
 from pruning.core.result import NAME
 from pruning.runs.tracker import Tracker
 from pruning.tracking.mlflow_file import DATABASE, MLflow
@@ -31,30 +32,42 @@ log = logging.getLogger(__name__)
 Grouped = list[tuple[Tracker, list[Path]]]
 
 
-def trackers(results: Path) -> tuple[Grouped, list[PruningError]]:
-    """Each tracker that cells of a results folder use, with the folders of those cells that have a result.
+def trackers(results: Path, uri: str | None = None) -> tuple[Grouped, list[PruningError]]:
+    """Each tracker for cells of a results folder, with the folders of those cells that have a result.
 
-    Cells whose configuration cannot be read are left out; the second list has an error for each.
+    `uri` is the store that the command names. Cells whose configuration cannot be read are left out; the second list
+    has an error for each.
     """
     grouped: dict[Tracker, list[Path]] = {}
     errors: list[PruningError] = []
+    elsewhere: dict[str, None] = {}
     for path in sorted(results.glob("*/config.yaml")):
         try:
-            tracker = _tracker(_settings(path))
+            settings = _settings(path)
+            tracker = _tracker(settings, uri)
         except PruningError as error:
             errors.append(PruningError(f"{path.parent.name} is not recorded: {error}"))
             continue
         done = (path.parent / NAME).exists()
         grouped.setdefault(tracker, []).extend([path.parent] if done else [])
+        if uri is None:
+            elsewhere |= dict.fromkeys(outward({"tracker": settings}).values())
+    for store in elsewhere:
+        log.warning(
+            "cells name the store %s, which is used only if the command names it too: tracker.uri=%s",
+            store,
+            store,
+        )
     return list(grouped.items()), errors
 
 
-def record_all(results: Path) -> int:
-    """Record each cell that has a result, with its tracker; returns the number of these cells.
+def record_all(results: Path, uri: str | None = None) -> int:
+    """Record each cell that has a result; returns the number of these cells.
 
-    Raises PruningError, after all other cells are recorded, if a store or a cell caused an error.
+    `uri` is the store that the command names. Raises PruningError, after all other cells are recorded, if a store or
+    a cell caused an error.
     """
-    return _record(results, *trackers(results))
+    return _record(results, *trackers(results, uri))
 
 
 def _record(results: Path, grouped: Grouped, errors: list[PruningError]) -> int:
@@ -84,35 +97,59 @@ def _settings(path: Path) -> Mapping[str, Any]:
     return settings
 
 
-def _tracker(settings: Mapping[str, Any]) -> Tracker:
-    """The tracker in a cell's recorded settings; if there is none, the one that writes to the SQLite file."""
-    from pruning.tracking.mlflow_server import Server
+def _tracker(settings: Mapping[str, Any], uri: str | None) -> Tracker:
+    """The tracker in a cell's recorded settings, if it writes where this command may write; else the command's own.
 
-    plain = recorded(settings)
-    kind = plain.get(CLASS)
-    arguments = {name: value for name, value in plain.items() if name not in (CLASS, OPTION)}
-    if kind == "Server":
-        return Server(**arguments)
-    return MLflow(**arguments) if kind == "MLflow" else MLflow()
+    That one writes to `uri`, or to the SQLite file in the results folder.
+    """
+    from pruning.config.compose import build
+
+    plain = without_option(recorded(settings))
+    if not isinstance(plain.get("experiment", ""), str):
+        raise DamagedError(f"tracker.experiment={plain['experiment']} is no text.")
+    usable = plain.get("uri") == uri or (uri is None and not outward({"tracker": plain}))
+    if plain.get(CLASS) not in ("MLflow", "Server") or not usable:
+        return MLflow(uri)
+    tracker: Tracker = build("tracker", plain)
+    return tracker
+
+
+def asked_store(words: Sequence[str]) -> str | None:
+    """The store that the words of a command name with `tracker.uri=URI`; None if there are no words.
+
+    Raises InputError for another word, or if the address cannot be that of a store.
+    """
+    if not words:
+        return None
+    name, _, uri = words[0].partition("=")
+    if len(words) > 1 or name != "tracker.uri":
+        raise InputError(f"{' '.join(words)}: this command takes one setting, tracker.uri=URI.")
+    check_uri(uri)
+    return uri
 
 
 def main() -> None:
     """The command `python -m pruning.track`."""
-    parser = argparse.ArgumentParser(prog="python -m pruning.track", description=__doc__)
-    parser.add_argument("results", nargs="?", default="results", help="the folder of the cells")
-    parser.add_argument("--uri", help="an MLflow store: sqlite:///FILE, http://HOST:PORT")
-    asked = parser.parse_args()
+    parser = argparse.ArgumentParser(
+        prog="python -m pruning.track",
+        usage="%(prog)s [RESULTS] [tracker.uri=URI]",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("words", nargs="*", help=argparse.SUPPRESS)
+    words = parser.parse_args().words
+    folders = [word for word in words if names_folder(word)]
+    if len(folders) > 1:
+        raise InputError(f"{len(folders)} folders are given ({', '.join(folders)}): give one.")
+    uri = asked_store([word for word in words if not names_folder(word)])
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    results = Path(asked.results).resolve()
+    results = Path(folders[0] if folders else "results").expanduser().resolve()
     cells = sorted(path.parent for path in results.glob("*/config.yaml"))
     table = results / TABLES
     if not cells and not (table / FILES[0]).exists():
         raise InputError(f"no cell found in {results}: give the folder that `paths.results` named.")
-    done = [folder for folder in cells if (folder / NAME).exists()]
-    if asked.uri:
-        check_uri(asked.uri, "--uri")
-    grouped, errors = ([(MLflow(asked.uri), done)], []) if asked.uri else trackers(results)
+    grouped, errors = trackers(results, uri)
     if (table / FILES[0]).exists():
-        (grouped[0][0] if grouped else MLflow()).table(results, table)
+        (grouped[0][0] if grouped else MLflow(uri)).table(results, table)
         log.info("the table of published masks is recorded")
     _record(results, grouped, errors)

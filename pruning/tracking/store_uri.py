@@ -98,6 +98,10 @@ def _check_file(uri: str, named: str) -> None:
         raise InputError(
             f"{named} names no file: give sqlite:///FILE with three slashes, or four for an absolute path."
         )
+    if name.startswith("~"):
+        raise InputError(
+            f"{named}: ~ is not expanded in an address: give {SQLITE}:///{Path(name).expanduser()}"
+        )
     file = Path(name).absolute()
     if not file.parent.parent.is_dir():
         raise InputError(f"{named}: there is no folder {file.parent}. Create it or correct the path.")

@@ -8,9 +8,9 @@ import pytest
 from omegaconf import OmegaConf
 
 from pruning.config import groups
-from pruning.config.compose import cell_of, recorded_cell, recorded_launcher, restored
+from pruning.config.compose import build, cell_of, recorded_cell, recorded_launcher
 from pruning.core.errors import InputError
-from pruning.core.recorded import CLASS, OPTION, TARGET
+from pruning.core.recorded import CLASS, OPTION, TARGET, recorded
 from pruning.hydra_app.replay_command import composed
 from pruning.launcher.local import InProcess
 from pruning.launcher.local_pool import LocalPool
@@ -75,18 +75,18 @@ def test_launchers_of_any_age_are_built(settings: dict[str, Any], kind: type) ->
     assert isinstance(recorded_launcher(settings), kind)
 
 
-def test_classes_within_classes_are_restored() -> None:
-    recorded = {CLASS: "Both", "text": {CLASS: "Text", "samples": 2}, "items": {CLASS: "Items"}}
-    assert restored("calibration", recorded) == {
-        TARGET: "pruning.calibration.both.Both",
-        "text": {TARGET: "pruning.calibration.text.Text", "samples": 2},
-        "items": {TARGET: "pruning.calibration.items.Items"},
-    }
+def test_classes_within_classes_are_built() -> None:
+    config = composed(["calibration=mixed", "calibration.first.source=pydoc"]).calibration
+    settings = recorded(OmegaConf.to_container(config, resolve=True))
+    made = build("calibration", settings)
+    assert type(made).__name__ == settings[CLASS] == "Mixed"
+    assert type(made.first).__name__ == settings["first"][CLASS]
+    assert made.first.source == "pydoc"
 
 
 def test_an_unknown_class_is_an_input_error() -> None:
     with pytest.raises(InputError, match=r"unknown class of algo 'Greedi'\. Did you mean Greedy"):
-        restored("algo", {CLASS: "Greedi"})
+        build("algo", {CLASS: "Greedi"})
 
 
 def test_a_calibration_that_the_objective_cannot_read_is_refused() -> None:

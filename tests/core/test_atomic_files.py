@@ -4,6 +4,7 @@ import json
 import math
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,14 +13,18 @@ import pytest
 from pruning.core.atomic_files import (
     MEBIBYTE,
     append_line,
+    appending,
     check_writable,
     mend,
     read_json,
     read_lines,
+    touch,
     write_json,
     write_text,
 )
 from pruning.core.errors import DamagedError, InputError
+from pruning.core.os_errors import sentence
+from pruning.core.publish import publish, staged
 
 
 def names(folder: Path) -> list[str]:
@@ -34,9 +39,46 @@ def test_write_text_makes_folders_and_replaces_what_was_there(tmp_path: Path) ->
     assert names(path.parent) == ["mask.json"]
 
 
-def test_a_written_file_is_readable_by_others(tmp_path: Path) -> None:
-    write_text(tmp_path / "result.json", "x")
-    assert (tmp_path / "result.json").stat().st_mode & 0o777 == 0o644
+@pytest.mark.parametrize(("umask", "file", "folder"), [(0o077, 0o600, 0o700), (0o002, 0o664, 0o775)])
+def test_all_that_is_written_has_the_permissions_that_the_umask_leaves(
+    tmp_path: Path, umask: int, file: int, folder: int
+) -> None:
+    before = os.umask(umask)
+    try:
+        write_text(tmp_path / "result.json", "x")
+        append_line(tmp_path / "trace.jsonl", {})
+        touch(tmp_path / "cancelled")
+        with appending(tmp_path / "launch.log") as log:
+            log.write("x")
+        with staged(tmp_path / "out") as partial:
+            publish(partial, tmp_path / "out")
+    finally:
+        os.umask(before)
+    found = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+    assert found.pop("out") == folder
+    assert found == dict.fromkeys(("result.json", "trace.jsonl", "cancelled", "launch.log"), file)
+
+
+@pytest.mark.parametrize("kind", ["link", "dangling", "fifo"])
+def test_nothing_is_written_through_a_link_or_a_pipe(tmp_path: Path, kind: str) -> None:
+    target, path = tmp_path / "target", tmp_path / "file"
+    if kind == "fifo":
+        os.mkfifo(path)
+    else:
+        path.symlink_to(target)
+    if kind == "link":
+        target.write_text("whole\ntorn")
+    content = target.read_text() if target.exists() else None
+    writers: list[Callable[[Path], object]] = [lambda path: append_line(path, {}), appending, touch]
+    for write in [*writers, mend] if kind == "link" else writers:
+        with pytest.raises(OSError, match=r"file") as error:
+            write(path)
+        assert "symbolic link" in sentence(error.value)
+    assert (target.read_text() if target.exists() else None) == content
+    write_text(path, "new")
+    assert path.read_text() == "new"
+    assert not path.is_symlink()
+    assert (target.read_text() if target.exists() else None) == content
 
 
 @pytest.mark.parametrize("step", ["fsync", "replace", "encode"])

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import os
+import re
+import shutil
+import struct
+import time
 from pathlib import Path
 
 import gguf
 import pytest
 
 from pruning.core.errors import InputError
+from pruning.core.gguf_header import check_header
 from pruning.gguf.container import open_gguf
+from pruning.models.directory import gguf_of, model_digest
 from tests.helpers import gguf_models
 
 
@@ -54,3 +63,103 @@ def test_a_file_without_a_language_model_is_refused(tmp_path: Path) -> None:
     writer.close()
     with pytest.raises(InputError, match=r"holds no language model \(general.architecture is 'clip'"):
         open_gguf(tmp_path / "a.gguf")
+
+
+def numbers(*values: tuple[str, int]) -> bytes:
+    return b"".join(struct.pack(f"<{form}", value) for form, value in values)
+
+
+def text(name: str) -> bytes:
+    return numbers(("Q", len(name))) + name.encode()
+
+
+HEAD = b"GGUF" + numbers(("I", 3))
+LIST, TEXT, BYTE = 9, 8, 0
+BLOCKS = text("general.architecture") + numbers(("I", TEXT)) + text("llama") + text("llama.block_count")
+PLANTED = {
+    "tensors": HEAD + numbers(("Q", 2**40), ("Q", 0)),
+    "keys": HEAD + numbers(("Q", 0), ("Q", 2**40)),
+    "a key's name": HEAD + numbers(("Q", 0), ("Q", 1), ("Q", 2**62)),
+    "list": HEAD
+    + numbers(("Q", 0), ("Q", 1))
+    + text("list")
+    + numbers(("I", LIST), ("I", BYTE), ("Q", 2**33)),
+    "texts": HEAD
+    + numbers(("Q", 0), ("Q", 1))
+    + text("texts")
+    + numbers(("I", LIST), ("I", TEXT), ("Q", 2**33)),
+    "long": HEAD + numbers(("Q", 0), ("Q", 1)) + text("long") + numbers(("I", TEXT), ("Q", 2**63)),
+    "lists": HEAD
+    + numbers(("Q", 0), ("Q", 1))
+    + text("lists")
+    + numbers(("I", LIST), *[("I", LIST), ("Q", 1)] * 9, ("I", BYTE), ("Q", 0)),
+    "a.weight": HEAD
+    + numbers(("Q", 1), ("Q", 0))
+    + text("a.weight")
+    + numbers(("I", 2**30), *[("Q", 1)] * 4),
+    "b.weight": HEAD
+    + numbers(("Q", 1), ("Q", 0))
+    + text("b.weight")
+    + numbers(("I", 2), ("Q", 2**40), ("Q", 2**40), ("I", 0), ("Q", 0)),
+    "block_count": HEAD + numbers(("Q", 0), ("Q", 2)) + BLOCKS + numbers(("I", 4), ("I", 2**31)),
+}
+
+
+@pytest.mark.parametrize("what", PLANTED)
+def test_a_number_that_asks_for_more_than_the_file_holds_is_named(what: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.gguf"
+    path.write_bytes(PLANTED[what] + bytes(64))
+    for read in (
+        lambda: open_gguf(path),
+        lambda: gguf_of(str(path.parent)),
+        lambda: model_digest(str(tmp_path)),
+    ):
+        with pytest.raises(InputError, match=re.escape(str(path))) as error:
+            read()
+        assert what in str(error.value)
+
+
+def test_a_file_with_holes_asks_for_no_endless_walk(tmp_path: Path) -> None:
+    """A file of 2^40 zeros needs no space, so its size alone does not bound what a header announces."""
+    for planted in PLANTED.values():
+        (tmp_path / "a.gguf").write_bytes(planted)
+        os.truncate(tmp_path / "a.gguf", 2**40)
+        with pytest.raises(InputError):
+            open_gguf(tmp_path / "a.gguf")
+
+
+def test_each_number_of_a_header_may_be_any_number(tmp_path: Path) -> None:
+    """Whatever eight bytes a header holds, it is read or refused within a second."""
+    path = gguf_models.write(tmp_path / "a.gguf")
+    whole = path.read_bytes()
+    header = whole.index(b"blk.1.")
+    started = time.monotonic()
+    for place in range(4, header, 61):
+        for planted in (2**31, 2**33, 2**63 + 1):
+            path.write_bytes(whole[:place] + struct.pack("<Q", planted) + whole[place + 8 :])
+            with contextlib.suppress(InputError):
+                check_header(path)
+    assert time.monotonic() - started < 20
+
+
+def test_block_counts_of_a_configuration_are_compared_with_the_weights(
+    model_folder: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(model_folder, tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    for settings in ({"num_hidden_layers": 2**31}, {"text_config": {"num_hidden_layers": 2**31}}):
+        (folder / "config.json").write_text(json.dumps(config | settings))
+        with pytest.raises(InputError, match=r"num_hidden_layers=2,147,483,648"):
+            model_digest(str(folder))
+
+
+def test_a_link_to_no_file_blocks_no_other_model(tmp_path: Path) -> None:
+    (tmp_path / "x.gguf").symlink_to(tmp_path / "gone.gguf")
+    with pytest.raises(InputError, match=r"x\.gguf"):
+        gguf_of(str(tmp_path))
+    whole = gguf_models.write(tmp_path / "whole.gguf")
+    (tmp_path / "._whole.gguf").write_bytes(b"a shadow that macOS makes")
+    assert gguf_of(str(tmp_path)) == whole.resolve()
+    assert gguf_of(str(tmp_path), "whole.gguf") == whole.resolve()
+    with pytest.raises(InputError, match=r"model\.gguf_file=x\.gguf"):
+        gguf_of(str(tmp_path), "x.gguf")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -98,6 +99,25 @@ def test_a_text_that_is_read_again_is_named_with_the_number_of_epochs(
 def test_a_short_text_is_refused() -> None:
     with pytest.raises(InputError, match="numbers is too short to heal on: it gives 5 windows of 16 tokens"):
         packed(range(80), (), full(), "numbers")
+
+
+@pytest.mark.parametrize(
+    ("ids", "calibration", "cause"),
+    [
+        ([*range(16)] * 40, (), "36 repeat text of the held-out windows"),
+        (range(640), range(640), "40 share text with the calibration samples"),
+        ([*range(320), *[*range(900, 916)] * 20], range(320), "20 share text with the calibration"),
+    ],
+)
+def test_a_long_text_that_repeats_itself_or_the_calibration_is_not_called_short(
+    ids: Sequence[int], calibration: Sequence[int], cause: str
+) -> None:
+    rows = tuple(Row(tuple(calibration[i : i + 16]), (1, 16)) for i in range(0, len(calibration), 16))
+    known = Samples("text", "known", rows, 0) if rows else None
+    with pytest.raises(InputError, match=cause) as error:
+        packed(ids, (), full(), "numbers", known)
+    assert "it gives 40 windows of 16 tokens" in str(error.value)
+    assert "too short" not in str(error.value)
 
 
 def test_a_larger_budget_of_a_stream_begins_with_the_same_windows(tokenizer: Any) -> None:

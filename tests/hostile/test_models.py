@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -372,3 +373,53 @@ def test_an_unreachable_hub_is_tried_once(
     assert caplog.text.count("cannot be reached (no route)") == 1
     assert constants.HF_HUB_OFFLINE
     hub.use_hub.cache_clear()
+
+
+LOADERS = {"from_pretrained", "from_config", "pipeline", "SentenceTransformer", "HFLM", "LLM", "Engine"}
+# What takes no such argument, or is called by another name: peft reads an adapter's numbers only.
+WITHOUT_CODE = {"PeftModel.from_pretrained", "checkpoint.from_pretrained"}
+
+
+def calls(tree: ast.AST) -> Iterator[ast.Call]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            name = ast.unparse(node.func)
+            if name.rpartition(".")[2] in LOADERS and not name.endswith(tuple(WITHOUT_CODE)):
+                yield node
+
+
+def refuses_code(call: ast.Call) -> bool:
+    given = {word.arg: ast.unparse(word.value) for word in call.keywords}
+    return given.get("trust_remote_code") == "False"
+
+
+def test_each_call_that_loads_a_model_refuses_its_code() -> None:
+    """A model's repository can hold code, and transformers asks for leave to run it unless it is refused."""
+    root = Path(__file__).parents[2]
+    files = [
+        path
+        for part in ("pruning", "analysis", "benchmarks", "docs")
+        for path in root.glob(f"{part}/**/*.py")
+    ]
+    found = [(path.name, call) for path in files for call in calls(ast.parse(path.read_text("utf-8")))]
+    assert len(found) > 12
+    assert [(name, call.lineno) for name, call in found if not refuses_code(call)] == []
+    (call,) = calls(ast.parse("AutoModel.from_pretrained(path, **options)"))
+    assert not refuses_code(call), "what a caller passes on does not count"
+
+
+def test_a_router_whose_encoder_brings_code_does_not_run_it(
+    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pruning.routing.encoder_files import load_part
+
+    folder = shutil.copytree(model_folder, tmp_path / "encoder")
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"model_type": "planted", "auto_map": {"AutoConfig": "planted.Config"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "planted.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Config: pass\n")
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    for kind in ("AutoConfig", "AutoModel"):
+        with pytest.raises(PruningError):
+            load_part(kind, str(folder))
+    assert not (tmp_path / "ran").exists()

@@ -19,7 +19,7 @@ from filelock import FileLock
 
 from pruning.core import atomic_files
 from pruning.core.command import guarded, run_command
-from pruning.core.errors import InputError
+from pruning.core.errors import InputError, PruningError
 from pruning.core.os_errors import sentence
 from pruning.study import tables
 from tests.conftest import Command
@@ -282,3 +282,204 @@ def test_progress_names_the_size_of_its_masks_and_a_measurement_shows_its_batche
     assert {title.partition(" ")[0] for title in batches} == {"ppl/heldout", "acc/heldout"}
     assert len(batches) == 4
     assert all(steps[-1][0] == steps[-1][1] for steps in batches.values())
+
+
+def test_the_files_of_a_cell_have_the_permissions_that_the_umask_leaves(launch: Command) -> None:
+    before = os.umask(0o077)
+    try:
+        ended = launch("algo=one_shot", "k=1")
+    finally:
+        os.umask(before)
+    assert ended.status == 0, ended.err
+    open_ = [path for path in ended.results.rglob("*") if path.stat().st_mode & 0o077]
+    assert not open_
+
+
+@pytest.mark.parametrize("name", ["launch.log", "trace.jsonl", ""])
+def test_a_copied_cell_with_a_link_writes_nothing_through_it(
+    launch: Command, tmp_path: Path, name: str
+) -> None:
+    ended = launch("algo=one_shot", "k=1")
+    (cell,) = [path.parent for path in ended.results.glob("*/result.json")]
+    (cell / "result.json").unlink()
+    victim = tmp_path / "victim"
+    if name:
+        victim.write_text("precious\nlast")
+        (cell / name).unlink()
+        (cell / name).symlink_to(victim)
+    else:
+        cell.rename(victim)
+        cell.symlink_to(victim)
+    files = {path: path.read_bytes() for path in [victim, *victim.glob("*")] if path.is_file()}
+    ended = launch("algo=one_shot", "k=1")
+    assert ended.status != 0
+    assert str(cell / name) in ended.err + (cell / "launch.log").read_text()
+    assert {path: path.read_bytes() for path in files} == files
+    assert name or not (victim / "result.json").exists()
+
+
+def test_the_copy_of_a_grids_settings_replaces_a_link(launch: Command, tmp_path: Path) -> None:
+    (tmp_path / "victim").write_text("precious")
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "multirun.yaml").symlink_to(tmp_path / "victim")
+    ended = launch("-m", "algo=one_shot", "k=1,2")
+    assert ended.status == 0, ended.err
+    assert (tmp_path / "victim").read_text() == "precious"
+    assert not (ended.results / "multirun.yaml").is_symlink()
+
+
+def test_a_database_that_is_a_link_is_not_written(launch: Command, tmp_path: Path) -> None:
+    from pruning.tracking.mlflow_file import MLflow
+
+    ended = launch("algo=one_shot", "k=1")
+    (ended.results / "mlflow.db").symlink_to(tmp_path / "other.db")
+    with pytest.raises(PruningError, match=r"mlflow\.db"):
+        MLflow().record(ended.results, [path.parent for path in ended.results.glob("*/result.json")])
+    assert not (tmp_path / "other.db").exists()
+
+
+def test_a_figure_replaces_a_link(tmp_path: Path) -> None:
+    from matplotlib.figure import Figure
+    from pandas import DataFrame
+
+    from analysis.figures import style
+
+    names = [f"fig1.{ending}" for ending in ("png", "pdf", "csv")]
+    (tmp_path / "victim").write_text("precious")
+    for name in names:
+        (tmp_path / name).symlink_to(tmp_path / "victim")
+    style.save(Figure(), DataFrame({"a": [1]}), tmp_path, "fig1")
+    assert (tmp_path / "victim").read_text() == "precious"
+    assert not any((tmp_path / name).is_symlink() for name in names)
+
+
+@pytest.mark.parametrize("closing", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_stop_no_work(closing: str, tmp_path: Path) -> None:
+    """The first file that a command opens would get the number of the closed stream, and all that is printed."""
+    code = (
+        f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
+        "from pruning.core.command import guarded, is_terminal\n"
+        "from rich.console import Console\n"
+        "import logging, os\n"
+        "with guarded():\n"
+        "    with open('result', 'w') as file:\n"
+        "        os.write(1, b'noise'), os.write(2, b'noise')\n"
+        "        print('a table'), print('a warning', file=sys.stderr), Console().print('a table')\n"
+        "        logging.warning('text'), is_terminal(sys.stdout), sys.stdout.isatty(), sys.stderr.isatty()\n"
+        "        file.write('whole')\n"
+    )
+    (tmp_path / "work.py").write_text(code)
+    ran = subprocess.run(
+        ["sh", "-c", f"exec {sys.executable} work.py {closing}"],
+        cwd=tmp_path,
+        capture_output=True,
+        check=False,
+    )
+    assert (tmp_path / "result").read_text() == "whole"
+    assert ran.returncode == 0
+    assert b"Traceback" not in ran.stderr
+
+
+def test_an_export_is_made_although_standard_output_is_closed(
+    launch: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    ended = launch("algo=one_shot", "k=1", f"export={tmp_path / 'smaller'}")
+    assert ended.status == 0, ended.err
+    assert (tmp_path / "smaller" / "config.json").exists()
+
+
+@pytest.mark.parametrize("name", ["stdout", "stderr"])
+def test_output_on_a_full_disk_stops_no_work_and_is_reported(
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    done = []
+    with open("/dev/full", "w") as full:  # noqa: PTH123
+        monkeypatch.setattr(sys, name, full)
+        try:
+            with guarded():
+                print("row", file=getattr(sys, name), flush=True)
+                print("more", file=getattr(sys, name), flush=True)
+                done.append("work")
+            status: Any = 0
+        except SystemExit as end:
+            status = end.code
+        monkeypatch.undo()
+    assert done == ["work"]
+    assert status == (1 if name == "stdout" else 0)
+
+
+@pytest.mark.parametrize("name", ["stdout", "stderr"])
+def test_a_stream_that_the_program_has_closed_or_that_knows_few_letters_stops_no_work(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Narrow(io.StringIO):
+        def write(self, text: str) -> int:
+            text.encode("ascii")
+            return super().write(text)
+
+    closed, narrow = io.StringIO(), Narrow()
+    closed.close()
+    for stream in (closed, narrow):
+        monkeypatch.setattr(sys, name, stream)
+        with guarded():
+            print("a · b é", file=getattr(sys, name))
+            print("more", file=getattr(sys, name), flush=True)
+    assert narrow.getvalue() == "a - b ?\nmore\n"
+
+
+def test_the_python_interface_needs_no_standard_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    from pruning.runs.progress import Progress, batches_shown
+
+    monkeypatch.setattr(sys, "stderr", None)
+    with Progress("search", 3) as bar, batches_shown("measure") as show:
+        bar.update(1, 0.5, 1)
+        show(1, 2)
+
+
+def test_a_home_folder_in_quotes_is_expanded_everywhere(
+    launch: Command, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from analysis.data import archive, mlflow_store
+    from pruning.routing.encoder_files import encoder_revision, load_part
+    from pruning.tracking import rebuild
+    from pruning.tracking.store_uri import check_uri
+
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "model").symlink_to(model_folder)
+    (home / "text.txt").write_text("Some words of a text. " * 900)
+    monkeypatch.setenv("HOME", str(home))
+    text = ["calibration=text_file", "calibration.path='~/text.txt'"]
+    ended = launch(
+        "algo=one_shot", "k=1", "paths.results='~/out'", "model.path='~/model'", "export='~/less'", *text
+    )
+    assert ended.status == 0, ended.err
+    assert len(list((home / "out").glob("*/result.json"))) == 1
+    assert (home / "less" / "config.json").exists()
+    assert load_part("AutoConfig", "~/model").vocab_size == 512
+    assert encoder_revision("~/model") == encoder_revision(str(model_folder))
+    assert mlflow_store.folder(mlflow_store.expanded("~/out")) == home / "out"
+    monkeypatch.setattr("sys.argv", ["archive", "unpack", "~/none.tar.xz", "~/new"])
+    with pytest.raises(Exception, match=str(home)):
+        archive.main()
+    monkeypatch.setattr("sys.argv", ["track", "~/nothing"])
+    with pytest.raises(InputError, match=str(home)):
+        rebuild.main()
+    with pytest.raises(InputError, match=f"sqlite:///{home}"):
+        check_uri("sqlite:///~/runs.db")
+    assert not list(tmp_path.rglob("~*"))
+
+
+def test_a_results_folder_that_no_record_could_name_is_refused_before_a_cell_starts(
+    launch: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "${HOME}").mkdir()
+    ended = launch("algo=one_shot", "k=1", "paths.results='\\${HOME}/results'")
+    assert ended.status == 2
+    assert "paths.results=" in ended.err
+    monkeypatch.chdir(tmp_path / "${HOME}")
+    ended = launch("algo=one_shot", "k=1", "paths.results=results")
+    assert ended.status == 2
+    assert f"paths.results={tmp_path}" in ended.err
+    assert not list(tmp_path.rglob("result.json"))

@@ -187,7 +187,7 @@ def test_an_unwritable_store_is_one_sentence(folder: Path) -> None:
 def test_a_server_that_is_absent_is_one_line(
     folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("sys.argv", ["track", str(folder), "--uri", "http://127.0.0.1:9"])
+    monkeypatch.setattr("sys.argv", ["track", str(folder), "tracker.uri=http://127.0.0.1:9"])
     with caplog.at_level(logging.INFO), pytest.raises(PruningError) as ended:
         rebuild.main()
     assert str(ended.value) == ("the MLflow store http://127.0.0.1:9 cannot be used: no server answers there")

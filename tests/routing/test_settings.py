@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,20 @@ def test_two_tasks_of_one_name_are_refused(tmp_path: Path) -> None:
     folder = task_folder(tmp_path / "tasks")
     (folder / "animals.json").write_text("[]")
     with pytest.raises(InputError, match="two tasks are named 'animals'"):
+        TaskStudy(folder=str(folder)).files()
+
+
+def test_hidden_files_are_no_tasks(tmp_path: Path) -> None:
+    folder = task_folder(tmp_path / "tasks")
+    for name in (".a.jsonl", "._animals.jsonl", "._tools.jsonl"):
+        (folder / name).write_bytes(b"\0\5\x16\7 no items")
+    assert [path.name for path in TaskStudy(folder=str(folder)).files()] == ["animals.jsonl", "tools.jsonl"]
+
+
+def test_two_files_with_equal_items_are_named(tmp_path: Path) -> None:
+    folder = task_folder(tmp_path / "tasks")
+    shutil.copy(folder / "tools.jsonl", folder / "utensils.jsonl")
+    with pytest.raises(InputError, match=r"tools\.jsonl and utensils\.jsonl"):
         TaskStudy(folder=str(folder)).files()
 
 

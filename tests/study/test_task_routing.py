@@ -171,6 +171,7 @@ def shared_items(folder: Path) -> Path:
         (["tasks.folder={one}"], "holds one task"),
         (["tasks.folder={lacking}"], "the field 'question' must be text"),
         (["tasks.folder={shared}"], "are held-out items of the task"),
+        (["tasks.folder={listed}", "tasks.embedded=false"], "the tasks animals and list have the same items"),
         (["tasks.folder={two}", "calibration=commonsense"], "needs calibration=task_items"),
         (["tasks.folder={two}", "compensation=magnitude"], "use compensation=none"),
         (["tasks.folder={two}", "launcher=processes"], "needs launcher=local"),
@@ -193,6 +194,8 @@ def test_what_cannot_be_crossed_is_refused_before_a_search(
         "lacking": task_folder(tmp_path / "lacking"),
     }
     places["shared"] = shared_items(tmp_path / "shared")
+    places["listed"] = task_folder(tmp_path / "listed", tasks=("animals",))
+    (places["listed"] / "list.json").write_text(json.dumps(items_of("animals", 24)))
     (places["lacking"] / "third.jsonl").write_text('{"choices": ["a", "b"], "answer": 0}\n')
     given = [word.format(**places) for word in words]
     chosen = {word.partition("=")[0] for word in given}

@@ -125,7 +125,7 @@ def test_runs_that_a_server_missed_while_it_was_down_are_sent_later(
     assert "python -m pruning.track" in ended.err
     (cell,) = [result["cell"] for result in ended.all()]
     assert cell not in runs(server)
-    monkeypatch.setattr("sys.argv", ["track", str(ended.results), "--uri", server])
+    monkeypatch.setattr("sys.argv", ["track", str(ended.results), f"tracker.uri={server}"])
     rebuild.main()
     assert runs(server)[cell].info.status == "FINISHED"
 
@@ -165,7 +165,10 @@ def test_an_address_of_no_server_is_refused(uri: str | None) -> None:
         Server(uri)
 
 
-def test_each_cell_is_recorded_where_its_configuration_says(tmp_path: Path) -> None:
+def test_each_cell_is_recorded_where_its_configuration_says_if_the_command_agrees(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     uri = "http://login01:5000"
     server = {"_target_": "pruning.track_server.Server", "uri": uri, "experiment": "depth-pruning",
               "every": 10.0, "patience": 30.0}  # fmt: skip
@@ -186,14 +189,17 @@ def test_each_cell_is_recorded_where_its_configuration_says(tmp_path: Path) -> N
         (tmp_path / name / "config.yaml").write_text(json.dumps({"tracker": tracker}))
         if done:
             (tmp_path / name / "result.json").write_text("{}")
-    names = {
-        tracker: [folder.name for folder in folders] for tracker, folders in rebuild.trackers(tmp_path)[0]
-    }
-    assert names == {
-        Server(uri): ["a"],
-        mlflow_file.MLflow(): ["c", "d"],
-        mlflow_file.MLflow(uri, "ours"): ["e"],
-    }
+
+    def names(given: str | None = None) -> dict[Any, list[str]]:
+        grouped, errors = rebuild.trackers(tmp_path, given)
+        assert not errors
+        return {tracker: [folder.name for folder in folders] for tracker, folders in grouped if folders}
+
+    assert names() == {mlflow_file.MLflow(): list("acde")}, "the folder may be a copy of somebody else's"
+    everywhere = {Server(uri): ["a"], mlflow_file.MLflow(uri, "ours"): ["e"]}
+    assert names(uri) == {**everywhere, mlflow_file.MLflow(uri): ["c", "d"]}
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    assert names() == {**everywhere, mlflow_file.MLflow(): ["c", "d"]}
 
 
 class Cell:

@@ -1,0 +1,360 @@
+"""Files that a stranger recorded: no reader of them runs, resolves or imports what a value names."""
+
+from __future__ import annotations
+
+import copy
+import json
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from analysis.data import archive
+from pruning.config.compose import cell_of, recorded_cell, recorded_launcher
+from pruning.core.errors import InputError, PruningError
+from pruning.core.result import read_result
+from pruning.export.request import of_cell
+from pruning.healing.files import read_record
+from pruning.hydra_app.build_option import build_option
+from pruning.hydra_app.replay_command import composed, launch_words
+from pruning.launcher import actions
+from pruning.launcher.job import Job
+from pruning.launcher.submissions import Submission
+from pruning.published import library
+from pruning.routing.files import read_router
+from pruning.study import heal_command, status
+from pruning.tracking.rebuild import trackers
+from tests.conftest import Command
+from tests.helpers.launchers import commands, submission, task
+
+QUEUE = {"squeue": "", "sacct": "", "scancel": ""}  # a scheduler that knows no job
+SECRET = "a secret of this machine"
+NAMES = {"objective": "perplexity", "calibration": "mixed", "algo": "beam"}
+TEXTS = (
+    "${oc.create:{_target_: planted.run, word: ran}}",
+    "before ${oc.env:PLANTED_SECRET}",
+    "${seed}",
+)
+MAPPINGS: tuple[dict[str, Any], ...] = (
+    {"_target_": "planted.run", "word": "ran"},
+    {"_target_": "planted.run", "_partial_": True},
+    {"_target_": "planted.run", "_args_": ["ran"]},
+    {"class": "run", "word": "ran"},
+)
+
+
+@pytest.fixture(autouse=True)
+def planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A module that nothing may import, and a secret that nothing may read."""
+    (tmp_path / "modules").mkdir()
+    (tmp_path / "modules" / "planted.py").write_text(
+        "from pathlib import Path\n"
+        "Path(__file__).with_suffix('.imported').touch()\n"
+        "def run(*words, **named): Path(__file__).with_suffix('.ran').touch(); return 'ran'\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path / "modules")
+    monkeypatch.setenv("PLANTED_SECRET", SECRET)
+    yield
+    assert [path.name for path in (tmp_path / "modules").glob("planted.*")] == ["planted.py"]
+    assert "planted" not in sys.modules
+
+
+def edits(data: Any, whole: Any = None, path: tuple[Any, ...] = ()) -> Iterator[tuple[str, Any, bool]]:
+    """Yield (place, edited copy, whether it holds `${`) for each hostile value at each place of a record."""
+    whole = data if whole is None else whole
+    if isinstance(data, dict):
+        for extra in ({"_target_": "planted.run"}, {"_args_": ["ran"]}, {"_partial_": True}):
+            yield f"{path}", changed(whole, path, {**data, **extra}), False
+        yield f"{path}", changed(whole, path, {**data, TEXTS[0]: 1}), True
+        for name, value in data.items():
+            yield from edits(value, whole, (*path, name))
+    elif isinstance(data, list) and data:
+        for number, value in enumerate(data):
+            yield from edits(value, whole, (*path, number))
+    for text in TEXTS[:2] if path else ():
+        yield f"{path}", changed(whole, path, text), True
+    for mapping in MAPPINGS if path else ():
+        yield f"{path}", changed(whole, path, mapping), False
+
+
+def changed(whole: Any, path: tuple[Any, ...], value: Any) -> Any:
+    if not path:
+        return value
+    copied = copy.deepcopy(whole)
+    inner = copied
+    for step in path[:-1]:
+        inner = inner[step]
+    inner[path[-1]] = value
+    return copied
+
+
+def refused(read: Callable[[], Any], place: str, literal: bool) -> None:
+    """Read a record: an expression is refused, and anything else may be read but not acted upon."""
+    try:
+        said, kept = repr(read()), True
+    except PruningError as error:
+        said, kept = str(error), False
+    assert SECRET not in said, place
+    assert not (literal and kept), place
+
+
+@pytest.fixture(scope="module")
+def config() -> dict[str, Any]:
+    """The recorded configuration of a cell with classes within classes."""
+    words = ["algo=beam", "k=2", "calibration=mixed", "tracker=none", "heal=distill"]
+    return dict(cell_of(composed(words), {**NAMES, "model": "smollm2"}).config)
+
+
+def result_of(config: Any) -> dict[str, Any]:
+    mask = {"n_blocks": 30, "dropped": [1, 2]}
+    return {
+        "cell": "a",
+        "status": "done",
+        "config": config,
+        "error": None,
+        "mask": mask,
+        "environment": {},
+    } | {"model": {"revision": "0"}}
+
+
+def write(path: Path, data: Any) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(yaml.safe_dump(data) if path.suffix == ".yaml" else json.dumps(data))
+    return path
+
+
+def test_cells_of_recorded_configurations(config: dict[str, Any]) -> None:
+    assert recorded_cell(config, {}).config["algo"] == config["algo"]
+    for place, edited, literal in edits(config):
+        refused(lambda edited=edited: recorded_cell(edited, NAMES), place, literal)
+
+
+def test_results_and_their_configurations(config: dict[str, Any], tmp_path: Path) -> None:
+    def read(edited: Any) -> Any:
+        write(tmp_path / "a" / "result.json", result_of(edited))
+        result = read_result(tmp_path / "a")
+        assert result is not None
+        return recorded_cell(result["config"], {}), of_cell(tmp_path / "a", tmp_path / "out")
+
+    for place, edited, literal in islice(edits(config), None, None, 3):
+        refused(lambda edited=edited: read(edited), place, literal)
+
+
+# A few places at all depths, for readers that take long or that only pass a configuration on.
+def some(config: dict[str, Any]) -> Iterator[tuple[str, Any, bool]]:
+    for path in (("seed",), ("model", "revision"), ("calibration", "first", "path"), ("eval", "texts")):
+        for value in (*TEXTS, *MAPPINGS):
+            yield f"{path}", changed(config, path, value), isinstance(value, str)
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_healing_a_cell_and_the_command_of_its_card(
+    config: dict[str, Any], text: str, tmp_path: Path, launch: Command
+) -> None:
+    edited = changed(config, ("calibration", "first", "source"), text)
+    write(tmp_path / "a" / "result.json", result_of(edited))
+    with pytest.raises(InputError, match=r"calibration\.first\.source"):
+        heal_command.cell_of([str(tmp_path / "a"), "heal=full"])
+    with pytest.raises(InputError, match=r"calibration\.first\.source"):
+        launch_words(edited)
+
+
+def test_archives_bring_nothing_that_a_reader_interprets(config: dict[str, Any], tmp_path: Path) -> None:
+    edited = changed(config, ("calibration", "first", "source"), TEXTS[0])
+    source = tmp_path / "source"
+    write(source / "studies" / "small.json", {"study": "small", "cells": ["a"]})
+    write(source / "a" / "result.json", result_of(edited))
+    write(source / "a" / "config.yaml", edited)
+    archive.pack(source, "small", tmp_path / "small.tar.xz")
+    archive.unpack(tmp_path / "small.tar.xz", tmp_path / "new")
+    with pytest.raises(InputError, match=r"calibration\.first\.source"):
+        heal_command.cell_of([str(tmp_path / "new" / "a"), "heal=full"])
+
+
+def test_submissions_and_their_jobs(
+    config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = {"key": "a", "config": config, "choices": NAMES, "resources": {}, "evaluations": 1, "group": "g"}
+    names = {"submitted": "2026", "code": "c", "where": str(tmp_path), "driver": "process-a-1-1"}
+    record = {"launcher": {"class": "Slurm", "setup": ["echo $HOME"]}, "tasks": [task], **names}
+    places = [
+        ("launcher",),
+        ("launcher", "setup"),
+        ("launcher", "options"),
+        ("tasks", 0, "resources"),
+        ("tasks",),
+    ]
+    hostile = [(f"{p}", changed(record, p, value)) for p in places for value in (*TEXTS, *MAPPINGS)]
+    hostile += [(place, changed(record, ("tasks", 0, "config"), one)) for place, one, _ in some(config)]
+
+    def read(edited: Any) -> Any:
+        loaded = Submission.load(write(tmp_path / "jobs" / "cells-1" / "submission.json", edited))
+        made = [Job(one.key, one.config, one.choices, loaded.where) for one in loaded.tasks]
+        return recorded_launcher(loaded.launcher), [recorded_cell(job.config, job.choices) for job in made]
+
+    read(record)
+    for place, edited in hostile:
+        refused(lambda edited=edited: read(edited), place, False)
+    monkeypatch.chdir(tmp_path)
+    for _, edited, literal in some(config):
+        if literal:
+            with pytest.raises(PruningError):
+                Job("a", edited, NAMES, str(tmp_path))()
+
+
+def test_trackers_of_configurations(config: dict[str, Any], tmp_path: Path) -> None:
+    tracker = {"class": "MLflow", "option": "mlflow", "uri": None, "experiment": "depth-pruning"}
+    for _, edited, _ in edits(tracker):
+        write(tmp_path / "results" / "a" / "config.yaml", {**config, "tracker": edited})
+        assert SECRET not in repr(trackers(tmp_path / "results"))
+
+
+def test_routers_and_healings(tmp_path: Path) -> None:
+    settings = {"encoder": "states", "path": "p", "blocks": None, "head": "ridge", "hidden": 4, "seed": 0}
+    record = {
+        "sets": {"a": {"n_blocks": 4, "dropped": [1]}, "b": {"n_blocks": 4, "dropped": [2]}},
+        **{"blocks": 2, "template": "{question}", "settings": settings, "encoder_revision": None},
+        "model": {"settings": None, "revision": "0", "n_blocks": 4},
+    }
+    layer = {"center": np.zeros(2), "scale": np.ones(2), "strength": np.array(1.0)}
+    layer |= {"weight0": np.zeros((2, 2)), "bias0": np.zeros(2)}
+    arrays = {f"{part}_{name}": value for part in ("common", "relative") for name, value in layer.items()}
+    np.savez(tmp_path / "router.npz", **arrays)
+    write(tmp_path / "router.json", record)
+    assert read_router(tmp_path)[0].template == "{question}"
+    for place, edited, _ in edits(record):
+        write(tmp_path / "router.json", edited)
+        refused(lambda: read_router(tmp_path), place, False)
+        write(tmp_path / "heal.json", edited)
+        refused(lambda: read_record(tmp_path), place, False)
+
+
+def test_published_masks(monkeypatch: pytest.MonkeyPatch) -> None:
+    path, models = library.FOLDER / "papers" / "sleb.yaml", library.models()
+    data = library._read(path)
+    data["entries"] = data["entries"][:1]
+    monkeypatch.setattr(library, "models", lambda: models)
+    for place, edited, _ in edits(data):
+        monkeypatch.setattr(library, "_read", lambda _, edited=edited: edited)
+        refused(lambda: library._paper(path), place, False)
+
+
+def test_a_file_of_published_masks_makes_no_object_and_runs_nothing(tmp_path: Path) -> None:
+    (tmp_path / "p.yaml").write_text("title: !!python/object/apply:planted.run [ran]\n")
+    with pytest.raises(InputError, match=r"^p\.yaml"):
+        library._paper(tmp_path / "p.yaml")
+
+
+@pytest.mark.parametrize("name", ["a${seed}", "${oc.env:PLANTED_SECRET}"])
+def test_a_path_that_a_record_could_not_hold_is_refused_before_a_cell_starts(
+    name: str, tmp_path: Path, launch: Command
+) -> None:
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "text.txt").write_text("some words. " * 900)
+    path = str(tmp_path / name).replace("${", "\\${")
+    ended = launch("calibration=text_file", f"calibration.path='{path}/text.txt'", "algo=one_shot", "k=1")
+    assert ended.status == 2
+    assert f"calibration.path={tmp_path / name}" in ended.err
+    assert not list(ended.results.glob("*/config.yaml"))
+    with pytest.raises(InputError, match=r"model\.path="):
+        build_option("model", ["model=local", f"model.path='{path}'"])
+
+
+def lost(results: Path, launcher: dict[str, Any], **config: Any) -> None:
+    """A cell that was submitted, and that no scheduler knows any more."""
+    record = submission(results, task("a"), a="7_0")
+    path = record.folder / "submission.json"
+    data = json.loads(path.read_text())
+    data["launcher"] |= launcher
+    data["tasks"][0]["config"] |= config
+    path.write_text(json.dumps(data))
+
+
+@pytest.mark.parametrize(
+    ("launcher", "config", "word"),
+    [
+        ({"setup": ["touch /tmp/planted"]}, {}, 'launcher.setup=["touch /tmp/planted"]'),
+        ({"python": "/planted/python"}, {}, "launcher.python=/planted/python"),
+        ({"options": {"output": "/x"}}, {}, 'launcher.options={"output": "/x"}'),
+        ({"srun": []}, {}, "launcher.srun=[]"),
+        ({"parallel": "9 --output=/x"}, {}, "launcher.parallel=9 --output=/x"),
+        ({}, {"export": "/home/me"}, "export=/home/me"),
+        ({}, {"tracker": {"class": "MLflow", "uri": "http://far:1"}}, "tracker.uri=http://far:1"),
+        ({}, {"model": {"offload": "/home/me"}}, "model.offload=/home/me"),
+    ],
+)
+def test_a_retry_of_a_copied_folder_runs_and_writes_what_the_command_names(
+    launcher: dict[str, Any],
+    config: dict[str, Any],
+    word: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr("pruning.launcher.slurm.Slurm.submit", lambda *given: asked.append(given))
+    commands(tmp_path, monkeypatch, QUEUE)
+    lost(tmp_path, launcher, **config)
+
+    def run(*words: str) -> int:
+        monkeypatch.setattr("sys.argv", ["status", "retry", str(tmp_path), *words])
+        with pytest.raises(SystemExit) as end:
+            status.main()
+        return int(str(end.value.code))
+
+    assert run() == 2
+    said = capsys.readouterr().err
+    assert word in shlex.split(said.splitlines()[-1]), "the command that would retry can be pasted"
+    assert run("launcher.setup=[]") == 2
+    assert not asked
+    assert run(word) in (0, 1)
+    assert len(asked) == 1
+
+
+def test_a_retried_cell_of_a_copied_folder_writes_into_that_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr("pruning.launcher.slurm.Slurm.submit", lambda *given: asked.append(given))
+    commands(tmp_path, monkeypatch, QUEUE)
+    lost(tmp_path, {}, paths={"results": "/home/me"})
+    actions.retry(tmp_path)
+    ((_, _, (one,), _),) = asked
+    assert one.config["paths"]["results"] == str(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "enough"),
+    [
+        (("tracker",), {"class": "MLflow", "uri": "http://far:1"}, ["tracker=none"]),
+        (("tracker",), {"class": "MLflow", "uri": "http://far:1"}, ["tracker.uri=http://far:1"]),
+        (("model", "offload"), "/home/me", ["model.offload=null"]),
+    ],
+)
+def test_healing_a_copied_cell_writes_what_the_command_names(
+    place: tuple[str, ...],
+    value: Any,
+    enough: list[str],
+    config: dict[str, Any],
+    tmp_path: Path,
+    launch: Command,
+) -> None:
+    folder = tmp_path / recorded_cell(config, {}).key
+    write(folder / "result.json", result_of(changed(config, place, value)))
+    with pytest.raises(InputError, match=r"(tracker\.uri|model\.offload)="):
+        heal_command.cell_of([str(folder), "heal=full"])
+    heal_command.cell_of([str(folder), "heal=full", *enough])
+
+
+def test_resources_of_a_record_are_numbers(tmp_path: Path) -> None:
+    lost(tmp_path, {})
+    (path,) = (tmp_path / "jobs").glob("*/submission.json")
+    path.write_text(path.read_text().replace('"nodes": 1', '"nodes": "1 --wrap=planted"'))
+    with pytest.raises(PruningError):
+        Submission.load(path)
