@@ -47,12 +47,6 @@ def check_type(name: str, value: Any, wanted: Any) -> None:
         )
 
 
-def check_model(model: Any) -> None:
-    """Raise InputError if `model` is none that `load_model` or `wrap_model` has returned."""
-    if not isinstance(model, PrunableModel):
-        raise InputError(f"model is {model!r}: give what pruning.load_model or pruning.wrap_model returns.")
-
-
 def list_of_texts(texts: Any, name: str) -> list[str]:
     """The texts as a list. Raises InputError if they are one text, or if one of them is no text.
 

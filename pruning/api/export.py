@@ -5,8 +5,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 from pathlib import Path
 
-from pruning.api.arguments import check_model
-from pruning.api.model import PrunableModel
+from pruning.api.model import PrunableModel, exclusive
 from pruning.core.errors import InputError
 from pruning.core.mask import Mask
 from pruning.export.gguf_source import CONVERT
@@ -17,6 +16,7 @@ from pruning.export.request import Request
 from pruning.models.spec import Model
 
 
+@exclusive
 def export_model(
     model: PrunableModel, mask: Mask, out: str | Path, *, force: bool = False, verify: bool = True
 ) -> Path:
@@ -32,7 +32,6 @@ def export_model(
     If `out` ends in `.gguf`, the blocks are cut out of the model's GGUF file (docs/gguf.md), and the path of the new
     file is returned. The model must have been loaded from such a file.
     """
-    check_model(model)
     model.check_mask(mask)
     target = directory(out)
     with ExitStack() as stack:

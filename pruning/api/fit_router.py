@@ -6,8 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from pruning.api.arguments import check_model
-from pruning.api.model import PrunableModel
+from pruning.api.model import PrunableModel, exclusive
 from pruning.api.router import Router, encoder_for
 from pruning.api.samples import ItemList
 from pruning.calibration.item_records import read_item
@@ -24,6 +23,7 @@ from pruning.runs.cell_model import forward_with
 from pruning.runs.cell_settings import ForwardSettings
 
 
+@exclusive
 def fit_router(
     model: PrunableModel,
     tasks: Mapping[str, ItemList],
@@ -38,7 +38,6 @@ def fit_router(
     the same names. `settings` are those of `router` on the command line, such as `head="mlp"`. Raises InputError if
     an item, a mask or a setting is wrong.
     """
-    check_model(model)
     chosen = _settings(settings)
     check_template("template", template)
     check_fields("template", template)

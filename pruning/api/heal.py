@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
-
-from pruning.api.arguments import check_model, check_types, list_of_texts
-from pruning.api.model import PrunableModel, wrap_model
+from pruning.api.arguments import check_types, list_of_texts
+from pruning.api.model import PrunableModel, exclusive, wrap_model
 from pruning.calibration.text import start_tokens, token_ids
 from pruning.core.errors import InputError, unknown
 from pruning.core.hashing import digest
@@ -23,6 +19,7 @@ from pruning.healing.settings import Training
 from pruning.models.loader import context_length_of
 
 
+@exclusive
 def heal_mask(
     model: PrunableModel,
     mask: Mask,
@@ -44,7 +41,6 @@ def heal_mask(
     from pruning.healing.heal import heal
     from pruning.healing.text import draw_text, packed
 
-    check_model(model)
     chosen = _settings(how, {"tokens": tokens, **settings})
     model.check_mask(mask)
     check_length(chosen.length, context_length_of(model.module.config), model.name)
@@ -53,22 +49,17 @@ def heal_mask(
     else:
         given = list_of_texts(texts, "texts")
         text = packed(token_ids(given, model.tokenizer, None), start_tokens(model.tokenizer), chosen, "texts")
-    place = None if folder is None else Path(folder) / digest([mask.to_json(), _weights_sha256(model.module)])
+    place = (
+        None
+        if folder is None
+        else Path(folder) / digest([mask.to_json(), model.language_model.weights_sha256()])
+    )
     healed = heal(model.language_model, mask, text, chosen, place)
     module = copy.deepcopy(model.module)
     weights = dict(module.named_parameters())
     for name, tensor in healed.tensors.items():
         weights[name].data.copy_(tensor)
     return wrap_model(module, model.tokenizer, model.name)
-
-
-def _weights_sha256(module: nn.Module) -> str:
-    """The SHA-256 of all weights, with their names."""
-    found = hashlib.sha256()
-    for name, weight in module.named_parameters():
-        found.update(name.encode())
-        found.update(weight.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
-    return found.hexdigest()
 
 
 def _settings(how: str, settings: dict[str, Any]) -> Training:

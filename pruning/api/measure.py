@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, TypeAlias
 
-from pruning.api.arguments import check_ids, check_model, check_type, list_of_texts
-from pruning.api.model import PrunableModel
+from pruning.api.arguments import check_ids, check_type, list_of_texts
+from pruning.api.model import PrunableModel, exclusive
 from pruning.api.samples import Draw, ItemList, item_rows
 from pruning.calibration.samples import Row, Samples
 from pruning.calibration.text import SHORTEST, start_tokens
@@ -44,6 +44,7 @@ class Measurements:
         return "\n".join(rows)
 
 
+@exclusive
 def measure_mask(
     model: PrunableModel,
     mask: Mask,
@@ -86,7 +87,6 @@ def draw_data(
     limit: int | None = None,
 ) -> dict[str, Samples]:
     """The samples of each metric. Raises InputError if there is nothing to measure, or a set is malformed."""
-    check_model(model)
     check_type("window", window, int)
     check_type("limit", limit, int | None)
     if window < SHORTEST:

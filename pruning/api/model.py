@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from threading import Lock
+from typing import Any, TypeVar, cast
+from weakref import WeakKeyDictionary
 
 from pruning.core.errors import InputError
 from pruning.core.mask import Mask
@@ -15,6 +18,52 @@ from pruning.core.threads import let_threads_wait
 from pruning.models import loader, preflight
 from pruning.models.loader import LanguageModel
 from pruning.models.spec import Model
+
+Call = TypeVar("Call", bound=Callable[..., Any])
+
+# The call that uses each transformers model at this moment. While a model is used, its methods can be replaced.
+_in_use: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
+_guard = Lock()
+
+
+@contextmanager
+def used_by(call: str, module: Any, name: str) -> Iterator[None]:
+    """Within this context, only `call` uses a transformers model.
+
+    Raises InputError at once if another call uses it, in this thread or in another one: both would replace methods of
+    its blocks, each would compute with the other's, and the model would not be restored.
+    """
+    with _guard:
+        if (other := _in_use.get(module)) is not None:
+            raise InputError(
+                f"{call} cannot use model '{name}' while {other} uses it: wait until {other} has ended, or leave its "
+                "`with` block. To use a model in several threads, give each thread a copy of its own "
+                "(pruning.wrap_model(copy.deepcopy(model.module), model.tokenizer))."
+            )
+        _in_use[module] = call
+    try:
+        yield
+    finally:
+        with _guard:
+            del _in_use[module]
+
+
+def exclusive(call: Call) -> Call:
+    """The same function of a model; meanwhile no other call can use the model, and it is in evaluation mode."""
+
+    @wraps(call)
+    def alone(model: PrunableModel, *args: Any, **settings: Any) -> Any:
+        check_model(model)
+        with model.evaluated_by(call.__name__):
+            return call(model, *args, **settings)
+
+    return cast(Call, alone)
+
+
+def check_model(model: Any) -> None:
+    """Raise InputError if `model` is none that `load_model` or `wrap_model` has returned."""
+    if not isinstance(model, PrunableModel):
+        raise InputError(f"model is {model!r}: give what pruning.load_model or pruning.wrap_model returns.")
 
 
 @dataclass(frozen=True)
@@ -57,13 +106,22 @@ class PrunableModel:
         """Within this context, `module` runs without the dropped blocks; yields `module`.
 
         The key-value cache is off in this context, so `generate` works but is slow. To generate fast, export the
-        model.
+        model. Raises InputError if another call uses the model, and lets no other call use it. A forward pass that is
+        given a cache raises InputError too.
         """
         from pruning.models.units import masked
 
         self.check_mask(mask)
-        with masked(self.module, mask):
+        with used_by("masked", self.module, self.name), masked(self.module, mask):
             yield self.module
+
+    @contextmanager
+    def evaluated_by(self, call: str) -> Iterator[None]:
+        """Within this context, only `call` uses the model, and it is in evaluation mode. Raises as `used_by` does."""
+        from pruning.models.block_probe import evaluating
+
+        with used_by(call, self.module, self.name), evaluating(self.module):
+            yield
 
     def __repr__(self) -> str:
         info = self.language_model.info
@@ -89,12 +147,14 @@ def load_model(name: str | Path, **settings: Any) -> PrunableModel:
 def wrap_model(module: Any, tokenizer: Any, name: str = "model") -> PrunableModel:
     """Use a transformers model and its tokenizer from memory. The model is put into evaluation mode.
 
-    Raises UnskippableError if the model's blocks cannot be removed one by one.
+    Raises UnskippableError if the model's blocks cannot be removed one by one, and InputError if another call uses
+    the model.
     """
     from pruning.engine.device import exact
 
     exact()
-    return PrunableModel(loader.wrapped(module, name), tokenizer)
+    with used_by("wrap_model", module, name):
+        return PrunableModel(loader.wrapped(module, name), tokenizer)
 
 
 def _settings(name: str, settings: dict[str, Any]) -> Model:

@@ -6,8 +6,8 @@ import copy
 import dataclasses
 from typing import Any
 
-from pruning.api.arguments import check_model, check_types
-from pruning.api.model import PrunableModel, wrap_model
+from pruning.api.arguments import check_types
+from pruning.api.model import PrunableModel, exclusive, wrap_model
 from pruning.api.samples import Calibration, Draw, draw_samples
 from pruning.core.errors import InputError, unknown
 from pruning.core.mask import Mask
@@ -18,6 +18,7 @@ from pruning.runs.cell_settings import ForwardSettings
 from pruning.runs.check_data import Reader, check_calibration
 
 
+@exclusive
 def repair_mask(
     model: PrunableModel,
     mask: Mask,
@@ -40,7 +41,6 @@ def repair_mask(
     from pruning.engine.repair import measure
     from pruning.models.repaired_weights import folded_weights
 
-    check_model(model)
     fit = _settings(how, settings)
     model.check_mask(mask)
     if not mask.dropped:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pruning.api.model import PrunableModel
+from pruning.api.model import PrunableModel, used_by
 from pruning.calibration.records import FIELD
 from pruning.core.errors import ForeignError, InputError
 from pruning.core.mask import Mask
@@ -99,7 +99,8 @@ class Router:
         InputError if the prompt is too short or too long.
         """
         started = time.perf_counter()
-        predicted = self.fitted.predict(self.encoder, [self.wording(prompt) if question else prompt])
+        with self.model.evaluated_by("route"):
+            predicted = self.fitted.predict(self.encoder, [self.wording(prompt) if question else prompt])
         (number,) = routes(predicted)
         names = list(self.fitted.sets)
         return Route(
@@ -121,9 +122,11 @@ class Router:
 
         `settings` are those of `generate` in transformers; without any, the likeliest token is taken each time.
         """
+        from pruning.models.block_probe import evaluating
+
         chosen = self.route(prompt, question=question)
         asked = self.wording(prompt) if question else prompt
-        with self.without(chosen.mask) as module:
+        with self.without(chosen.mask) as module, evaluating(module):
             return _continued(module, self.model.tokenizer, asked, max_new_tokens, settings)
 
     @contextmanager
@@ -132,7 +135,11 @@ class Router:
         from pruning.models.physical_removal import blocks_removed, smaller_config
 
         module = self.model.module
-        with blocks_removed(module, mask, smaller_config(module, mask)):
+        self.model.check_mask(mask)
+        with (
+            used_by("without", module, self.model.name),
+            blocks_removed(module, mask, smaller_config(module, mask)),
+        ):
             yield module
 
 

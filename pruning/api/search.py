@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pruning.algo import Algo, lazy
-from pruning.api.arguments import check_model, check_type, check_types
-from pruning.api.model import PrunableModel
+from pruning.api.arguments import check_type, check_types
+from pruning.api.model import PrunableModel, exclusive
 from pruning.api.samples import Calibration, Draw, draw_samples
 from pruning.api.search_result import SearchResult
 from pruning.calibration import kinds_for
@@ -26,6 +26,7 @@ from pruning.search.near_ties import FloatLoss, NearTies
 from pruning.search.racing import Racing
 
 
+@exclusive
 def search_mask(
     model: PrunableModel,
     calibration: Calibration = None,
@@ -45,10 +46,9 @@ def search_mask(
     the last blocks are never removed), `racing` (a `Racing`), `near_ties` (a `NearTies`), `forward` (a
     `ForwardSettings`), `progress` (False hides the bar).
 
-    If a value is wrong, raises InputError before anything is computed. Raises OutOfReachError if the search would
-    need far too many evaluations, and LossError if a loss is NaN or infinite.
+    If a value is wrong, or if another call uses the model, raises InputError before anything is computed. Raises
+    OutOfReachError if the search would need far too many evaluations, and LossError if a loss is NaN or infinite.
     """
-    check_model(model)
     options = Settings(**_checked(settings))
     for part in (options, options.forward, options.racing, options.near_ties):
         check_types(part)

@@ -93,7 +93,7 @@ def _probe(model: nn.Module, count: int) -> Blocks:
     }
     if not lists:
         raise UnskippableError(f"no list of {count} blocks found in {type(model).__name__}.")
-    with _evaluating(model):
+    with evaluating(model):
         return _checked(model, lists)
 
 
@@ -130,13 +130,15 @@ def _run(model: nn.Module, modules: tuple[nn.Module, ...]) -> _Trace:
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    training = model.training
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Within this context, a model is in evaluation mode; on exit, each of its modules gets its own mode back."""
+    before = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
         yield
     finally:
-        model.train(training)
+        for module, training in before:
+            module.training = training
 
 
 def _why_not(modules: tuple[nn.Module, ...], calls: list[_Call]) -> str | None:
