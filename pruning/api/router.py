@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,7 +11,7 @@ from typing import Any
 
 from pruning.api.model import PrunableModel, used_by
 from pruning.calibration.records import FIELD
-from pruning.core.errors import ForeignError, InputError
+from pruning.core.errors import DamagedError, ForeignError, InputError
 from pruning.core.mask import Mask
 from pruning.models import loader
 from pruning.models.spec import Model
@@ -67,29 +66,18 @@ class Router:
         router, record = files.read_router(Path(folder).expanduser())
         if model is None:
             model = _recorded_model(record, folder)
-        info, revisions = model.language_model.info, {model.language_model.info.revision, record["revision"]}
-        if info.n_blocks != record["n_blocks"] or (len(revisions) > 1 and "memory" not in revisions):
-            raise ForeignError(
-                f"the router in {folder} was fitted to other weights ({record['n_blocks']} blocks, revision "
-                f"{record['revision']}) than those of {info.name} ({info.n_blocks} blocks, revision "
-                f"{info.revision}): give the model that it was fitted to, or fit a new router."
-            )
+        _check_weights(record, model, folder)
         encoder = encoder_for(model, router.settings, router.blocks)
+        _check_width(router, model, folder)
         _check_encoder(router, encoder, folder)
         return cls(model, router, encoder)
 
     def save(self, folder: str | Path) -> Path:
         """Write `router.json` and `router.npz` to a folder, without the weights of the model. Returns the folder."""
-        target, info, settings = (
-            Path(folder).expanduser(),
-            self.model.language_model.info,
-            self.model.settings,
+        target = Path(folder).expanduser()
+        files.save_router(
+            target, self.fitted, files.model_record(self.model.language_model, self.model.settings)
         )
-        plain = None if settings is None else dataclasses.asdict(settings)
-        if plain is not None:
-            plain.pop("resources")
-        record = {"settings": plain, "revision": info.revision, "n_blocks": info.n_blocks}
-        files.save_router(target, self.fitted, record)
         return target
 
     def route(self, prompt: str, *, question: bool = False) -> Route:
@@ -150,13 +138,44 @@ def encoder_for(model: PrunableModel, settings: RouterSettings, blocks: int) -> 
     )
 
 
-def _check_encoder(router: FittedRouter, encoder: Encoder, folder: str | Path) -> None:
-    """Raise ForeignError if the files of a hub encoder have changed. Routers of earlier versions do not name them."""
-    fitted = router.encoder_revision
-    if fitted is not None and encoder.revision != fitted:
+def _check_weights(record: Mapping[str, Any], model: PrunableModel, folder: str | Path) -> None:
+    """Raise ForeignError unless a router was fitted to the weights of a model.
+
+    Models from files must come from the same files. In equal precision, all weights in memory are compared as well;
+    in another precision they cannot be, so a model that was in memory is refused.
+    """
+    info, revisions = model.language_model.info, {model.language_model.info.revision, record["revision"]}
+    same = record["n_blocks"] == info.n_blocks and (len(revisions) == 1 or "memory" in revisions)
+    if same and record["dtype"] == info.dtype:
+        digests = {record["weights_sha256"], model.language_model.weights_sha256()}
+        same = len(digests) == 1 or None in digests
+    elif same:
+        same = "memory" not in revisions
+    if not same:
         raise ForeignError(
-            f"the router in {folder} was fitted to another encoder (revision {fitted}) than router.path="
-            f"{router.settings.path} (revision {encoder.revision}): restore the encoder, or fit a new router."
+            f"the router in {folder} was fitted to other weights ({record['n_blocks']} blocks, {record['dtype']}, "
+            f"revision {record['revision']}) than those of {info.name} ({info.n_blocks} blocks, {info.dtype}, "
+            f"revision {info.revision}): give the model that it was fitted to, or fit a new router."
+        )
+
+
+def _check_width(router: FittedRouter, model: PrunableModel, folder: str | Path) -> None:
+    """Raise DamagedError if a router reads features of another width than those of the model's states."""
+    width = 2 * model.module.get_input_embeddings().embedding_dim
+    if router.settings.encoder == "states" and router.head.width != width:
+        raise DamagedError(
+            f"{Path(folder) / files.HEAD} reads {router.head.width} features, and {model.name} gives {width}: "
+            "restore the file, or fit a new router."
+        )
+
+
+def _check_encoder(router: FittedRouter, encoder: Encoder, folder: str | Path) -> None:
+    """Raise ForeignError if the files of a hub encoder have changed."""
+    if encoder.revision != router.encoder_revision:
+        raise ForeignError(
+            f"the router in {folder} was fitted to another encoder (revision {router.encoder_revision}) than "
+            f"router.path={router.settings.path} (revision {encoder.revision}): restore the encoder, or fit a new "
+            "router."
         )
 
 
@@ -167,7 +186,13 @@ def _recorded_model(record: Mapping[str, Any], folder: str | Path) -> PrunableMo
         )
     from pruning.models import preflight
 
-    settings = Model(**record["settings"])
+    try:
+        settings = Model(**record["settings"])
+    except TypeError as error:
+        raise DamagedError(
+            f"the router in {folder} does not describe its model ({error}): restore {files.ROUTER}, or give the "
+            "model."
+        ) from error
     preflight.check_model(settings)
     return PrunableModel(loader.load_uncached(settings), loader.tokenizer(settings), settings)
 

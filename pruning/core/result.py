@@ -22,6 +22,7 @@ from pruning.core.search_record import SearchRecord
 from pruning.core.speed_record import SpeedRecord
 
 NAME = "result.json"
+MASK = "mask.json"
 LOG = "launch.log"  # the log of a cell, beside its result
 TERMS = "terms.json"  # ending of the file with a measurement's terms, one for each window or item
 

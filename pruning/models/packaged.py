@@ -97,7 +97,7 @@ def _convert(gguf: Path, target: Path) -> Path:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from pruning.models.checkpoint import in_gguf
+    from pruning.models.checkpoint import in_gguf, savable
     from pruning.models.quiet import quiet
 
     where, options = in_gguf(gguf, {})
@@ -105,11 +105,8 @@ def _convert(gguf: Path, target: Path) -> Path:
     with quiet(), contextlib.redirect_stderr(io.StringIO()):
         tokenizer = AutoTokenizer.from_pretrained(where, **options)
         model: Any = AutoModelForCausalLM.from_pretrained(where, **options, dtype=torch.float32)
-        # The weights are no longer quantised, but without these two edits transformers refuses to save the model.
-        model.hf_quantizer = None
-        if hasattr(model.config, "quantization_config"):
-            del model.config.quantization_config
-        model.save_pretrained(target)
+        with savable(model):
+            model.save_pretrained(target)
         tokenizer.save_pretrained(target)
     shutil.copymode(target / "config.json", target / "model.safetensors")
     return target

@@ -9,12 +9,19 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 import pruning
 from pruning.calibration.sources import pydoc
-from pruning.core.errors import InputError
+from pruning.core.atomic_files import read_json, write_json
+from pruning.core.errors import DamagedError, ForeignError, InputError
+from pruning.export import request
+from pruning.routing import files
+from tests.conftest import Command
+from tests.helpers import gguf_file
 from tests.helpers.task_files import items_of
 
 TEXTS = list(pydoc("calibration"))[:6]
@@ -189,3 +196,167 @@ def test_a_masked_model_refuses_a_cache(loaded: pruning.PrunableModel, dropped: 
         assert text.shape[1] <= IDS.shape[1] + 3
     cache = loaded.module(IDS[:, :8], use_cache=True).past_key_values
     assert cache is not None, "afterwards the model has its cache again"
+
+
+def test_weights_that_changed_since_they_were_loaded_are_not_exported(
+    model_folder: Path, tmp_path: Path
+) -> None:
+    model = pruning.load_model(model_folder, dtype="bfloat16")
+    pruning.export_model(model, MASK, tmp_path / "before")
+    name, weight = next(iter(model.module.model.layers[1].named_parameters()))
+    with torch.no_grad():
+        weight.view(-1)[-1] += 1
+    for verify in (True, False):
+        with pytest.raises(InputError, match=rf"layers\.1\.{name}"):
+            pruning.export_model(model, MASK, tmp_path / "after", verify=verify)
+    assert not (tmp_path / "after").exists()
+    wrapped = pruning.wrap_model(model.module, model.tokenizer, "changed")
+    out = pruning.load_model(pruning.export_model(wrapped, MASK, tmp_path / "after"), dtype="bfloat16")
+    assert torch.equal(out.module.model.layers[1].get_parameter(name), weight)
+
+
+def test_weights_that_changed_are_not_those_of_a_gguf_file(tmp_path: Path) -> None:
+    gguf_file.write(tmp_path / "tiny.gguf")
+    model = pruning.load_model(tmp_path / "tiny.gguf", dtype="float32")
+    assert pruning.export_model(model, MASK, tmp_path / "out.gguf").is_file()
+    model.module.lm_head.weight.data.mul_(2)
+    with pytest.raises(InputError, match=r"embed_tokens|lm_head"):
+        pruning.export_model(model, OTHER, tmp_path / "other.gguf")
+    wrapped = pruning.wrap_model(model.module, model.tokenizer)
+    out = AutoModelForCausalLM.from_pretrained(pruning.export_model(wrapped, OTHER, tmp_path / "folder"))
+    assert torch.equal(out.lm_head.weight, model.module.lm_head.weight)
+    assert model.module.config.quantization_config.quant_method == "gguf", "the model itself is not changed"
+
+
+def test_a_router_is_for_the_weights_that_it_was_fitted_to(
+    router: pruning.Router, model: pruning.PrunableModel, model_folder: Path, tmp_path: Path
+) -> None:
+    folder = router.save(tmp_path / "router")
+    assert pruning.Router.load(folder, model).route("Why?").predicted == router.route("Why?").predicted
+    half = pruning.load_model(model_folder, dtype="bfloat16")
+    assert pruning.Router.load(folder, half), "the same files in another precision"
+    wrapped = pruning.wrap_model(half.module, half.tokenizer)
+    with pytest.raises(ForeignError, match="bfloat16"):
+        pruning.Router.load(folder, wrapped)
+    model.module.model.layers[5].mlp.up_proj.weight.data[0, 0] += 1
+    with pytest.raises(ForeignError, match="mine"):
+        pruning.Router.load(folder, model)
+
+
+def _record(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
+    def edit(folder: Path) -> None:
+        record = read_json(folder / files.ROUTER)
+        change(record)
+        write_json(folder / files.ROUTER, record)
+
+    return edit
+
+
+def _arrays(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
+    def edit(folder: Path) -> None:
+        arrays = files.read_arrays(folder / files.HEAD)
+        change(arrays)
+        files.save_arrays(folder / files.HEAD, arrays)
+
+    return edit
+
+
+def _narrow(arrays: dict[str, Any]) -> None:
+    for part in ("common", "relative"):
+        for name in ("center", "scale", "weight0"):
+            arrays[f"{part}_{name}"] = arrays[f"{part}_{name}"][:-1]
+
+
+EDITS: dict[str, Callable[[Path], None]] = {
+    "nan": _arrays(lambda arrays: arrays["common_weight0"].__setitem__((0, 0), np.nan)),
+    "inf": _arrays(lambda arrays: arrays["relative_strength"].__setitem__((), np.inf)),
+    "scale": _arrays(lambda arrays: arrays["common_scale"].__setitem__(0, 0.0)),
+    "integers": _arrays(lambda arrays: arrays.update(common_bias0=np.array([1]))),
+    "texts": _arrays(lambda arrays: arrays.update(common_bias0=np.array(["a"]))),
+    "width": _arrays(_narrow),
+    "shape": _arrays(lambda arrays: arrays.update(common_center=arrays["common_center"][:-1])),
+    "outputs": _arrays(lambda arrays: arrays.update(relative_bias0=arrays["relative_bias0"][:-1])),
+    "missing": _arrays(lambda arrays: arrays.pop("common_scale")),
+    "empty": _arrays(dict.clear),
+    "torn": lambda folder: (
+        (folder / files.HEAD).write_bytes((folder / files.HEAD).read_bytes()[:-40]) and None
+    ),
+    "no file": lambda folder: (folder / files.HEAD).unlink(),
+    "a list": lambda folder: write_json(folder / files.ROUTER, []),
+    "blocks above": _record(lambda record: record.update(blocks=99)),
+    "blocks below": _record(lambda record: record.update(blocks=-1)),
+    "blocks in part": _record(lambda record: record.update(blocks=0.5)),
+    "template": _record(lambda record: record.update(template="Answer:")),
+    "no template": _record(lambda record: record.update(template=None)),
+    "sets": _record(lambda record: record.update(sets={})),
+    "a list of sets": _record(lambda record: record.update(sets=[1])),
+    "another number of sets": _record(lambda record: record["sets"].pop("first")),
+    "mask": _record(lambda record: record["sets"].update(first={"n_blocks": 7, "dropped": [6]})),
+    "masks": _record(
+        lambda record: record.update(
+            sets={name: {"n_blocks": 7, "dropped": [6]} for name in ("first", "second")}
+        )
+    ),
+    "no mask": _record(lambda record: record["sets"].update(first=3)),
+    "settings": _record(lambda record: record["settings"].update(head="forest")),
+    "model": _record(lambda record: record.pop("model")),
+    "empty model": _record(lambda record: record.update(model={})),
+}
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_an_edited_router_is_refused(router: pruning.Router, tmp_path: Path, edit: str) -> None:
+    folder = router.save(tmp_path / "router")
+    EDITS[edit](folder)
+    with pytest.raises(DamagedError, match=str(folder)):
+        pruning.Router.load(folder, router.model)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *(
+            (5, (1.7,)),
+            (5, ("1",)),
+            (5, (True,)),
+            (5, "12"),
+            (5, 3),
+            (5, None),
+            (5, (float("nan"),)),
+            (5, (5,)),
+        ),
+        *((-1, ()), (0, ()), (2.0, ()), ("5", ()), (None, ()), (True, ()), (5, (), "head"), (5, (), None)),
+    ],
+)
+def test_what_is_no_mask_cannot_be_made(wrong: tuple[Any, ...]) -> None:
+    with pytest.raises(InputError):
+        pruning.Mask(*wrong)
+    if isinstance(wrong[1], tuple):
+        record = dict(
+            zip(("n_blocks", "dropped", "unit"), (wrong[0], list(wrong[1]), *wrong[2:]), strict=False)
+        )
+        with pytest.raises(InputError):
+            pruning.Mask.from_json(record)
+    assert pruning.Mask(np.int64(5), np.array([3, 1])) == pruning.Mask(5, {1, 3})  # type: ignore[arg-type]
+
+
+def test_an_edited_mask_of_a_cell_is_not_ignored(launch: Command, tmp_path: Path) -> None:
+    assert not launch("k=2", "algo=one_shot").status
+    (folder,) = (path.parent for path in (tmp_path / "results").glob("*/result.json"))
+    found, own = pruning.Mask.from_json(read_json(folder / "mask.json")), folder / "mine.json"
+    out = f"out={tmp_path / 'out'}"
+    assert (
+        request.parse([str(folder), out]).mask
+        == request.parse([str(folder / "mask.json"), out]).mask
+        == found
+    )
+    edited = found.drop(next(iter(found.kept)))
+    write_json(own, edited.to_json())
+    with pytest.raises(InputError, match=r"mine\.json"):
+        request.parse([str(own), out])
+    write_json(folder / "mask.json", edited.to_json())
+    for path in (folder, folder / "mask.json"):
+        with pytest.raises(InputError, match=r"mask\.json"):
+            request.parse([str(path), out])
+    settings = ("model=local", f"model.path={read_json(folder / 'result.json')['config']['model']['path']}")
+    assert request.parse([str(folder / "mask.json"), out, *settings]).mask == edited
