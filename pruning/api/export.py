@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from pruning.api.arguments import path_of
 from pruning.api.model import PrunableModel, exclusive
 from pruning.core.errors import InputError
 from pruning.core.mask import Mask
@@ -18,7 +19,7 @@ from pruning.export.output_dir import check_target, directory, staging_directory
 from pruning.export.pipeline import written
 from pruning.export.request import Request
 from pruning.models import loader
-from pruning.models.checkpoint import savable
+from pruning.models.directory import savable
 from pruning.models.spec import Model
 
 
@@ -40,7 +41,7 @@ def export_model(
     file is returned. The model must have been loaded from such a file.
     """
     model.check_mask(mask)
-    target = directory(out)
+    target = directory(path_of("out", out))
     with ExitStack() as stack:
         settings, in_memory = model.settings, None
         if settings is None and is_gguf(target):

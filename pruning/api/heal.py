@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pruning.api.arguments import check_types, list_of_texts
+from pruning.api.arguments import check_settings, list_of_texts, path_of
 from pruning.api.model import PrunableModel, exclusive, wrap_model
 from pruning.calibration.text import start_tokens, token_ids
-from pruning.core.errors import InputError, unknown
+from pruning.core.errors import InputError
 from pruning.core.hashing import digest
 from pruning.core.mask import Mask
 from pruning.healing.guard import check_length
@@ -43,17 +43,14 @@ def heal_mask(
 
     chosen = _settings(how, {"tokens": tokens, **settings})
     model.check_mask(mask)
+    home = None if folder is None else path_of("folder", folder)
     check_length(chosen.length, context_length_of(model.module.config), model.name)
     if texts is None:
         text = draw_text(chosen, model.tokenizer)
     else:
         given = list_of_texts(texts, "texts")
         text = packed(token_ids(given, model.tokenizer, None), start_tokens(model.tokenizer), chosen, "texts")
-    place = (
-        None
-        if folder is None
-        else Path(folder) / digest([mask.to_json(), model.language_model.weights_sha256()])
-    )
+    place = None if home is None else home / digest([mask.to_json(), model.language_model.weights_sha256()])
     healed = heal(model.language_model, mask, text, chosen, place)
     module = copy.deepcopy(model.module)
     weights = dict(module.named_parameters())
@@ -69,12 +66,8 @@ def _settings(how: str, settings: dict[str, Any]) -> Training:
     option: Training = build_named("heal", how)
     if not option.trains:
         raise InputError(f"how={how!r} does not train: choose lora, full or distill.")
-    known = [field.name for field in dataclasses.fields(option)]
-    for name in settings:
-        if name not in known:
-            raise unknown("setting of a healing", name, known)
+    check_settings(type(option), settings, "setting of a healing")
     chosen = dataclasses.replace(option, **settings)
-    check_types(chosen)
     chosen.check()
     if chosen.candidates != 1:
         raise InputError(

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
 from threading import Lock
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 from weakref import WeakKeyDictionary
 
-from pruning.core.errors import InputError
+from pruning.api.arguments import Call, check_settings, check_type, checked, path_of
+from pruning.core.errors import InputError, shown
 from pruning.core.mask import Mask
 from pruning.core.threads import let_threads_wait
 from pruning.models import loader, preflight
 from pruning.models.loader import LanguageModel
-from pruning.models.spec import Model
-
-Call = TypeVar("Call", bound=Callable[..., Any])
+from pruning.models.spec import Model, check_name
 
 # The call that uses each transformers model at this moment. While a model is used, its methods can be replaced.
 _in_use: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
@@ -49,13 +48,17 @@ def used_by(call: str, module: Any, name: str) -> Iterator[None]:
 
 
 def exclusive(call: Call) -> Call:
-    """The same function of a model; meanwhile no other call can use the model, and it is in evaluation mode."""
+    """The same function of a model, with its arguments checked.
+
+    Meanwhile no other call can use the model, and the model is in evaluation mode.
+    """
+    plain = checked(call)
 
     @wraps(call)
     def alone(model: PrunableModel, *args: Any, **settings: Any) -> Any:
         check_model(model)
         with model.evaluated_by(call.__name__):
-            return call(model, *args, **settings)
+            return plain(model, *args, **settings)
 
     return cast(Call, alone)
 
@@ -63,7 +66,9 @@ def exclusive(call: Call) -> Call:
 def check_model(model: Any) -> None:
     """Raise InputError if `model` is none that `load_model` or `wrap_model` has returned."""
     if not isinstance(model, PrunableModel):
-        raise InputError(f"model is {model!r}: give what pruning.load_model or pruning.wrap_model returns.")
+        raise InputError(
+            f"model is {shown(model)}: give what pruning.load_model or pruning.wrap_model returns."
+        )
 
 
 @dataclass(frozen=True)
@@ -96,7 +101,7 @@ class PrunableModel:
         """Raise InputError if a mask is none, or for another number of blocks."""
         if not isinstance(mask, Mask):
             raise InputError(
-                f"{what} is {mask!r}: give a mask, such as pruning.Mask({self.n_blocks}, (2, 3))."
+                f"{what} is {shown(mask)}: give a mask, such as pruning.Mask({self.n_blocks}, (2, 3))."
             )
         if mask.n_blocks != self.n_blocks:
             raise InputError(f"{what} is for {mask.n_blocks} blocks, and {self.name} has {self.n_blocks}.")
@@ -138,6 +143,8 @@ def load_model(name: str | Path, **settings: Any) -> PrunableModel:
     let_threads_wait()
     from pruning.engine.device import exact
 
+    path_of("name", name)
+    check_settings(Model, settings, "setting of a model")
     exact()
     chosen = _settings(str(name), settings)
     preflight.check_model(chosen)
@@ -152,9 +159,37 @@ def wrap_model(module: Any, tokenizer: Any, name: str = "model") -> PrunableMode
     """
     from pruning.engine.device import exact
 
+    _check_parts(module, tokenizer)
+    check_type("name", name, str)
+    check_name("name", name)
     exact()
     with used_by("wrap_model", module, name):
         return PrunableModel(loader.wrapped(module, name), tokenizer)
+
+
+def _check_parts(module: Any, tokenizer: Any) -> None:
+    """Raise InputError unless these are a model of transformers whose weights can be read, and its tokenizer."""
+    from torch import nn
+    from transformers import PreTrainedTokenizerBase
+
+    parts = ("config", "get_input_embeddings")
+    if not isinstance(module, nn.Module) or not all(hasattr(module, part) for part in parts):
+        raise InputError(
+            f"module is {shown(module)}: give a causal language model of transformers, such as "
+            "AutoModelForCausalLM.from_pretrained returns."
+        )
+    for name, part in module.named_modules():
+        # accelerate reads the weights of a module with this attribute from a disk when the module runs.
+        if not hasattr(part, "_hf_hook") and any(p.is_meta for p in part.parameters(recurse=False)):
+            raise InputError(
+                f"module has no weights in {name or type(part).__name__}: they are on the device 'meta'. Load the "
+                "model with from_pretrained."
+            )
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        raise InputError(
+            f"tokenizer is {shown(tokenizer)}: give the model's tokenizer, such as AutoTokenizer.from_pretrained "
+            "returns."
+        )
 
 
 def _settings(name: str, settings: dict[str, Any]) -> Model:
@@ -162,10 +197,6 @@ def _settings(name: str, settings: dict[str, Any]) -> Model:
     from pruning.config.groups import options
     from pruning.hydra_app.build_option import build_option
 
-    known = [field.name for field in dataclasses.fields(Model)]
-    for key in settings:
-        if key not in known:
-            raise InputError(f"{key} is no setting of a model: choose from {', '.join(known)}.")
     if name in options("model") and name != "local":
         model: Model = build_option("model", [f"model={name}"])
     elif Path(name).expanduser().is_dir() or name.lower().endswith(".gguf"):

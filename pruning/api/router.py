@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pruning.api.model import PrunableModel, used_by
+from pruning.api.arguments import check_text, check_type, path_of
+from pruning.api.model import PrunableModel, check_model, used_by
 from pruning.calibration.records import FIELD
 from pruning.core.errors import DamagedError, ForeignError, InputError
 from pruning.core.mask import Mask
@@ -63,7 +64,9 @@ class Router:
         Raises InputError if the folder holds no router or if its model is not recorded, and ForeignError if the model
         or the encoder is another one than the router was fitted to.
         """
-        router, record = files.read_router(Path(folder).expanduser())
+        if model is not None:
+            check_model(model)
+        router, record = files.read_router(path_of("folder", folder))
         if model is None:
             model = _recorded_model(record, folder)
         _check_weights(record, model, folder)
@@ -74,7 +77,7 @@ class Router:
 
     def save(self, folder: str | Path) -> Path:
         """Write `router.json` and `router.npz` to a folder, without the weights of the model. Returns the folder."""
-        target = Path(folder).expanduser()
+        target = path_of("folder", folder)
         files.save_router(
             target, self.fitted, files.model_record(self.model.language_model, self.model.settings)
         )
@@ -86,6 +89,8 @@ class Router:
         With `question`, the prompt is a question, and is put into the wording that the router was fitted to. Raises
         InputError if the prompt is too short or too long.
         """
+        check_text(prompt, "prompt")
+        check_type("question", question, bool)
         started = time.perf_counter()
         with self.model.evaluated_by("route"):
             predicted = self.fitted.predict(self.encoder, [self.wording(prompt) if question else prompt])
@@ -101,6 +106,7 @@ class Router:
 
     def wording(self, question: str) -> str:
         """A question in the wording that the router was fitted to."""
+        check_text(question, "question")
         return self.fitted.template.replace(FIELD, question)
 
     def generate(
@@ -112,6 +118,9 @@ class Router:
         """
         from pruning.models.block_probe import evaluating
 
+        check_type("max_new_tokens", max_new_tokens, int)
+        if max_new_tokens < 1:
+            raise InputError(f"max_new_tokens={max_new_tokens} is too few: give at least 1.")
         chosen = self.route(prompt, question=question)
         asked = self.wording(prompt) if question else prompt
         with self.without(chosen.mask) as module, evaluating(module):

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, NotRequired, TypedDict
 
-from pruning.core.errors import InputError
+from pruning.core.errors import InputError, shown
 
 UNITS = ("block", "sublayer")  # what the indices of a mask count
 NAME = re.compile(r"([abm]?)(\d+)")
@@ -52,15 +52,15 @@ class Mask:
             n_blocks = 0
         if n_blocks < 1:
             raise InputError(
-                f"n_blocks={self.n_blocks!r} of a mask: give the number of blocks of the model, a whole number of at "
-                "least 1."
+                f"n_blocks={shown(self.n_blocks)} of a mask: give the number of blocks of the model, a whole number "
+                "of at least 1."
             )
         object.__setattr__(self, "n_blocks", n_blocks)
         try:
             dropped = tuple(sorted(set(whole_numbers(self.dropped))))
         except TypeError as error:
             raise InputError(
-                f"{self.dropped!r} are not numbers of {unit_noun(self.unit)}s: for names, write "
+                f"{shown(self.dropped)} are not numbers of {unit_noun(self.unit)}s: for names, write "
                 f"Mask.parse({n_blocks}, 'a3,m7,b12'); else give whole numbers, such as (2, 3)."
             ) from error
         wrong = [i for i in dropped if not 0 <= i < self.n_units]
@@ -147,7 +147,7 @@ class Mask:
             (count,) = whole_numbers((data["n_blocks"],))
             dropped, unit = tuple(data["dropped"]), data.get("unit", "block")
             return cls(count, tuple(_units(dropped)) if unit == "sublayer" else dropped, unit)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
             if isinstance(error, InputError):
                 raise
             raise InputError(f"not a mask: {data!r} (expected n_blocks and dropped).") from error
@@ -158,6 +158,10 @@ class Mask:
 
         Raises InputError for any other text.
         """
+        if not isinstance(text, str):
+            raise InputError(
+                f"{shown(text)} is no text: write blocks as in Mask.parse({n_blocks}, '3,7,12')."
+            )
         words = text.replace(",", " ").split()
         if not all(NAME.fullmatch(word) for word in words):
             raise InputError(

@@ -13,7 +13,7 @@ from pruning.export import verify
 from pruning.export.request import Request, reference
 from pruning.models import device_map, loader, pruned_config, quiet, spec
 from pruning.models.attention import attention_kernel
-from pruning.models.checkpoint import in_gguf
+from pruning.models.directory import in_gguf
 
 UNSUPPORTED = (
     "With verify=false the file is cut without a comparison; a mask.json is then needed, because transformers cannot "

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pruning.core.errors import InputError, UnreachableError, first_line
 from pruning.core.hub import use_hub
 from pruning.models import adapter, quiet
-from pruning.models.directory import gguf_of, model_digest, model_directory
-from pruning.models.swap import swapped
+from pruning.models.directory import gguf_of, in_gguf, model_digest, model_directory
 from pruning.models.weight_files import INDEX, SINGLE
 
 if TYPE_CHECKING:
@@ -52,34 +49,6 @@ def locate(settings: Model) -> tuple[str, dict[str, Any]]:
         return in_gguf(hub_gguf(settings), options)
     use_hub()
     return settings.path, options | {"revision": settings.revision}
-
-
-def in_gguf(file: Path, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """The arguments for `from_pretrained` that read a GGUF file.
-
-    The file's path is absolute: transformers looks for a relative `gguf_file` in the current folder first, so another
-    file of that name there would be read instead.
-    """
-    place = file.absolute()
-    return str(place.parent), options | {"gguf_file": str(place)}
-
-
-@contextmanager
-def savable(module: Any) -> Iterator[None]:
-    """Within this context, `save_pretrained` writes a model that was read from a GGUF file.
-
-    Its weights are no longer quantised, but transformers takes it for a quantised model, which it refuses to save.
-    """
-    quantised = getattr(module.config, "quantization_config", None)
-    if getattr(quantised, "quant_method", None) != "gguf":
-        yield
-        return
-    with swapped(module, "hf_quantizer", None):
-        del module.config.quantization_config
-        try:
-            yield
-        finally:
-            module.config.quantization_config = quantised
 
 
 def hub_gguf(settings: Model) -> Path:

@@ -97,7 +97,7 @@ def _convert(gguf: Path, target: Path) -> Path:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from pruning.models.checkpoint import in_gguf, savable
+    from pruning.models.directory import in_gguf, savable
     from pruning.models.quiet import quiet
 
     where, options = in_gguf(gguf, {})

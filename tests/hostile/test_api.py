@@ -360,3 +360,104 @@ def test_an_edited_mask_of_a_cell_is_not_ignored(launch: Command, tmp_path: Path
             request.parse([str(path), out])
     settings = ("model=local", f"model.path={read_json(folder / 'result.json')['config']['model']['path']}")
     assert request.parse([str(folder / "mask.json"), out, *settings]).mask == edited
+
+
+SURROGATE = "a \ud800 b"
+NEVER: Any = object()
+# The call and its argument -> wrong values; each refusal names the argument.
+WRONG: dict[tuple[str, str], list[Any]] = {
+    ("wrap_model", "module"): [None, "gpt2", torch.nn.Linear(2, 2), "meta"],
+    ("wrap_model", "tokenizer"): [None, "gpt2", NEVER],
+    ("wrap_model", "name"): [None, 3, "", "a/b", "a\0", "x" * 200],
+    ("load_model", "name"): [None, 3, b"x", "", "a\0b", SURROGATE],
+    ("load_model", "attention"): [3, None, "flash_attention_2", "fast"],
+    ("load_model", "dtype"): [torch.float32, None, "int8"],
+    ("load_model", "path"): [3, "a\0b", SURROGATE, ""],
+    ("load_model", "gguf_file"): [3, ""],
+    ("load_model", "device_map"): [None, {"": 0}],
+    ("load_model", "max_memory"): [3, "2GiB"],
+    ("load_model", "offload"): [3, [1]],
+    ("load_model", "resources"): [3, {"nodes": 2}],
+    ("search_mask", "calibration"): [3, b"x", {"a": 1}, [SURROGATE] * 3, Path("x")],
+    ("search_mask", "algo"): [None, 3, NEVER],
+    ("search_mask", "objective"): [None, 3, NEVER],
+    ("search_mask", "progress"): ["no", 0, None],
+    ("search_mask", "ratio"): ["0.2", True, [0.2]],
+    ("measure_mask", "texts"): [3, "one", b"x", [SURROGATE], [None], torch.ones(2)],
+    ("measure_mask", "items"): [3, "one", {"a": 3}, [3], torch.ones(2), [pruning.Item(None, ("a", "b"), 0)]],  # type: ignore[arg-type]
+    ("measure_mask", "window"): ["8", 8.5, True, None],
+    ("measure_mask", "limit"): ["8", 8.5, True, 0],
+    ("heal_mask", "how"): [None, 3, []],
+    ("heal_mask", "folder"): [3, b"x", "", "a\0b", SURROGATE],
+    ("heal_mask", "tokens"): ["9", 9.5, None],
+    ("heal_mask", "texts"): [3, "one", [SURROGATE]],
+    ("heal_mask", "lr"): ["1e-4", None, float("nan")],
+    ("repair_mask", "ridge"): [0.1, None, ["a"], [], [-1.0], "0.1"],
+    ("repair_mask", "heldout"): [None, "4", 1],
+    ("repair_mask", "toward"): [None, [], "one"],
+    ("repair_mask", "sequential"): ["no", 0],
+    ("repair_mask", "how"): [None, 3],
+    ("export_model", "out"): [None, 3, b"x", "", ".", "/", "a\0b", SURROGATE],
+    ("export_model", "force"): ["no", 0, None],
+    ("export_model", "verify"): ["no", 1, None],
+    ("fit_router", "tasks"): [[1], None, "animals", {"a": 3}, {"a": "x"}],
+    ("fit_router", "sets"): [[MASK], None],
+    ("fit_router", "template"): [None, 3, "Answer:", SURROGATE],
+    ("fit_router", "head"): [None, 3, []],
+    ("fit_router", "hidden"): [None, 1.5, "64", True],
+    ("fit_router", "blocks"): [1.5, True, "1"],
+    ("fit_router", "path"): [None, 3],
+    ("load", "folder"): [None, 3, "", "a\0b"],
+    ("load", "model"): [3, "smollm2"],
+    ("save", "folder"): [None, 3, "", "a\0b", SURROGATE],
+    ("route", "prompt"): [None, 3, ["Why?"], SURROGATE],
+    ("route", "question"): ["no", 0, None],
+    ("generate", "prompt"): [None, SURROGATE],
+    ("generate", "question"): ["no"],
+    ("generate", "max_new_tokens"): [None, 0, -1, "4", 1.5],
+    ("wording", "question"): [None, 3, SURROGATE],
+    ("parse", "text"): [None, 3, ["3"]],
+}
+
+
+@pytest.mark.parametrize(("name", "argument"), WRONG, ids=[" ".join(key) for key in WRONG])
+def test_each_wrong_argument_is_named_before_anything_is_computed(
+    loaded: pruning.PrunableModel,
+    router: pruning.Router,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    argument: str,
+) -> None:
+    usual: dict[str, dict[str, Any]] = {
+        "wrap_model": {"module": loaded.module, "tokenizer": loaded.tokenizer},
+        "load_model": {"name": loaded.settings.path if loaded.settings else ""},
+        "search_mask": {"model": loaded, "calibration": TEXTS, "k": 1, "progress": False, **FEW},
+        "measure_mask": {"model": loaded, "mask": MASK},
+        "heal_mask": {"model": loaded, "mask": MASK, **HEAL},
+        "repair_mask": {"model": loaded, "mask": MASK, "calibration": TEXTS, **FEW},
+        "export_model": {"model": loaded, "mask": MASK, "out": tmp_path / "out"},
+        "fit_router": {"model": loaded, "tasks": TASKS, "sets": SETS},
+        "load": {"folder": router.save(tmp_path / "router"), "model": loaded},
+        "save": {},
+        "route": {"prompt": "Why is it?"},
+        "generate": {"prompt": "Why is it?"},
+        "wording": {},
+        "parse": {"n_blocks": 6},
+    }
+    owner: Any = {"load": pruning.Router, "parse": pruning.Mask}.get(name, pruning)
+    call = getattr(router if name in ("save", "route", "generate", "wording") else owner, name)
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    for value in WRONG[name, argument]:
+        given = copy.deepcopy(loaded.module).to("meta") if value == "meta" else value
+        with pytest.raises(InputError) as refused:
+            call(**usual[name] | {argument: given})
+        text = str(refused.value)
+        named = {"items": "item", "tasks": "a", "name": "", "text": "", "out": ""}.get(argument, argument)
+        assert named in text, text
+        assert 20 < len(text) < 700
+        assert "\n" not in text
+        assert "0x" not in text or value is NEVER
+    assert sorted(tmp_path.rglob("*")) == before
+    assert not replaced(loaded.module)
