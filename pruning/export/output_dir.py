@@ -14,6 +14,7 @@ from pruning.core import atomic_files, publish
 from pruning.core.errors import DamagedError, InputError, unwritable
 from pruning.core.publish import staged
 from pruning.core.result import NAME as RESULT
+from pruning.core.result import SMALLER
 from pruning.core.temporary import sweep
 from pruning.core.units import bytes_text
 from pruning.export.manifest import EarlierExport, earlier_export, stamps
@@ -40,28 +41,37 @@ def directory(out: str | Path) -> Path:
 def check_place(out: Path, model: Model, results: Path | None = None) -> None:
     """Raise InputError if `out` is inside the folder of the model that is cut, or inside a results folder.
 
-    `results` is a results folder that need not hold a cell yet. `out` is a path without links. A GGUF file that is
-    given by its path has no folder of its own.
+    In a results folder, only the directory SMALLER of a cell is allowed. `results` is a results folder that need not
+    hold a cell yet. `out` is a path without links. A GGUF file that is given by its path has no folder of its own.
     """
     own = [Path(model.path).expanduser().resolve()] if model.in_directory and model.gguf_file is None else []
     named = [] if results is None else [results.resolve()]
+    usual = out.name == SMALLER and (out.parent.parent in named or _is_cell(out.parent))
     for folder in (out, *out.parents):
         if folder in own:
             raise InputError(
                 f"out={out} is inside {folder}, the folder of the model itself: choose a directory elsewhere."
             )
-        if folder in named or _holds_cells(folder):
+        if usual:
+            continue
+        if folder in named or _is_cell(folder) or any(map(_is_cell, _cells(folder))):
             raise InputError(
-                f"out={out} is inside {folder}, which holds results of searches: choose a directory elsewhere."
+                f"out={out} is inside {folder}, which holds results of searches: choose a directory elsewhere, or "
+                f"{SMALLER} in the folder of a cell."
             )
 
 
-def _holds_cells(folder: Path) -> bool:
-    """Whether a folder is a cell or a results folder; the name of a cell's folder is its key."""
-    for path in (folder / RESULT, *folder.glob(f"*/{RESULT}")):
-        with suppress(OSError, DamagedError):
-            if path.is_file() and atomic_files.read_json(path)["cell"] == path.parent.name:
-                return True
+def _cells(folder: Path) -> Iterator[Path]:
+    """Yield the folders in a folder that can be cells."""
+    with suppress(OSError):
+        yield from (path.parent for path in folder.glob(f"*/{RESULT}"))
+
+
+def _is_cell(folder: Path) -> bool:
+    """Whether a folder is that of a cell, whose name is the cell's key."""
+    with suppress(OSError, DamagedError):
+        record = atomic_files.read_json(folder / RESULT) if (folder / RESULT).is_file() else None
+        return isinstance(record, dict) and record.get("cell") == folder.name
     return False
 
 

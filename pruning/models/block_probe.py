@@ -8,7 +8,7 @@ used.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -139,6 +139,17 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in before:
             module.training = training
+
+
+@contextmanager
+def gradients_kept(weights: Iterable[nn.Parameter]) -> Iterator[None]:
+    """Within this context, weights can be frozen or trained; on exit, each has or has no gradient as before."""
+    before = [(weight, weight.requires_grad) for weight in weights]
+    try:
+        yield
+    finally:
+        for weight, wanted in before:
+            weight.requires_grad_(wanted)
 
 
 def _why_not(modules: tuple[nn.Module, ...], calls: list[_Call]) -> str | None:

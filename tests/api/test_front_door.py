@@ -313,7 +313,7 @@ def test_bad_calibration_data_are_refused(model: pruning.PrunableModel, data: li
 def test_an_unknown_model_or_setting_is_refused(model_folder: Path) -> None:
     with pytest.raises(pruning.InputError, match=r"no model 'smolm'.*smollm2"):
         pruning.load_model("smolm")
-    with pytest.raises(pruning.InputError, match="dtpye.* Did you mean dtype"):
+    with pytest.raises(pruning.InputError, match=r"dtpye.* Did you mean dtype"):
         pruning.load_model(model_folder, dtpye="float32")
 
 

@@ -159,8 +159,11 @@ def test_a_model_in_training_is_used_without_dropout_and_stays_in_training(
     model.module.train()
     model.module.model.layers[3].eval()
     modes = [module.training for module in model.module.modules()]
+    model.module.lm_head.requires_grad_(False)
+    gradients = [weight.requires_grad for weight in model.module.parameters()]
     found = USES[use](model, tmp_path / "b")
     assert [module.training for module in model.module.modules()] == modes
+    assert [weight.requires_grad for weight in model.module.parameters()] == gradients
     if use == "search_mask":
         assert (found.mask, found.loss, found.dense_loss) == (wanted.mask, wanted.loss, wanted.dense_loss)
     elif use == "measure_mask":

@@ -399,6 +399,9 @@ def test_an_export_into_the_folder_of_its_model_or_into_results_is_refused(
     loaded = pruning.load_model(model, dtype="float32")
     with pytest.raises(InputError, match="results"):
         pruning.export_model(loaded, Mask(N, (2,)), links["to_results"] / "out")
+    usual = cell / "smaller"
+    written(request(model, usual, 2))
+    shutil.rmtree(usual)
     ended = launch("k=2", f"export={tmp_path / 'new' / 'out'}", f"paths.results={tmp_path / 'new'}")
     assert (ended.status, (tmp_path / "new" / "out").exists()) == (2, False)
     with pytest.raises(InputError, match="out=/"):
