@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from pruning.api.arguments import check_model
-from pruning.api.model import PrunableModel
+from pruning.api.arguments import check_settings, check_text
+from pruning.api.model import PrunableModel, exclusive
 from pruning.api.router import Router, encoder_for
-from pruning.api.samples import ItemList
-from pruning.calibration.item_records import read_item
+from pruning.api.samples import ItemList, item_list
 from pruning.calibration.items import TEMPLATE, ItemDraw, check_fields, check_template
 from pruning.calibration.records import Item
-from pruning.core.errors import InputError, unknown
+from pruning.core.errors import InputError, shown
 from pruning.core.mask import Mask
 from pruning.routing.prompts import first_blocks
 from pruning.routing.router import fit_router as fitted
@@ -24,6 +22,7 @@ from pruning.runs.cell_model import forward_with
 from pruning.runs.cell_settings import ForwardSettings
 
 
+@exclusive
 def fit_router(
     model: PrunableModel,
     tasks: Mapping[str, ItemList],
@@ -38,12 +37,15 @@ def fit_router(
     the same names. `settings` are those of `router` on the command line, such as `head="mlp"`. Raises InputError if
     an item, a mask or a setting is wrong.
     """
-    check_model(model)
     chosen = _settings(settings)
+    for name, given in (("tasks", tasks), ("sets", sets)):
+        if not isinstance(given, Mapping):
+            raise InputError(f"{name} is {shown(given)}: give a mapping, {{NAME: ...}}.")
+    check_text(template, "template")
     check_template("template", template)
     check_fields("template", template)
     _check_sets(model, sets)
-    pools = [_items(items, f"{name}, item") for name, items in tasks.items()]
+    pools = [_items(items, str(name)) for name, items in tasks.items()]
     every = [item for pool in pools for item in pool]
     if len(every) < 2:
         raise InputError(f"{len(every)} items are given: give two or more.")
@@ -57,10 +59,10 @@ def fit_router(
     return Router(model, router, encoder)
 
 
-def _items(items: ItemList, where: str) -> list[Item]:
-    found = [one if isinstance(one, Item) else read_item(one, f"{where} {i}") for i, one in enumerate(items)]
+def _items(items: ItemList, name: str) -> list[Item]:
+    found = item_list(items, name, f"{name}, item")
     if any(item.continuation is not None for item in found):
-        raise InputError(f"{where}: an item without a question has no prompt: give items with a question.")
+        raise InputError(f"{name}: an item without a question has no prompt: give items with a question.")
     return found
 
 
@@ -76,10 +78,7 @@ def _check_sets(model: PrunableModel, sets: Mapping[str, Mask]) -> None:
 
 
 def _settings(settings: dict[str, Any]) -> RouterSettings:
-    known = [one.name for one in dataclasses.fields(RouterSettings)]
-    for name in settings:
-        if name not in known:
-            raise unknown("setting of a router", name, known)
+    check_settings(RouterSettings, settings, "setting of a router")
     chosen = RouterSettings(**settings)
     chosen.check()
     return chosen

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
-
-from pruning.api.arguments import check_model, check_types, list_of_texts
-from pruning.api.model import PrunableModel, wrap_model
+from pruning.api.arguments import check_settings, list_of_texts, path_of
+from pruning.api.model import PrunableModel, exclusive, wrap_model
 from pruning.calibration.text import start_tokens, token_ids
-from pruning.core.errors import InputError, unknown
+from pruning.core.errors import InputError
 from pruning.core.hashing import digest
 from pruning.core.mask import Mask
 from pruning.healing.guard import check_length
@@ -23,6 +19,7 @@ from pruning.healing.settings import Training
 from pruning.models.loader import context_length_of
 
 
+@exclusive
 def heal_mask(
     model: PrunableModel,
     mask: Mask,
@@ -45,20 +42,16 @@ def heal_mask(
     from pruning.healing.rate import with_rate
     from pruning.healing.text import draw_text, packed
 
-    check_model(model)
     chosen = _settings(how, {"tokens": tokens, **settings})
     model.check_mask(mask)
+    home = None if folder is None else path_of("folder", folder)
     check_length(chosen.length, context_length_of(model.module.config), model.name)
     if texts is None:
         text = draw_text(chosen, model.tokenizer)
     else:
         given = list_of_texts(texts, "texts")
         text = packed(token_ids(given, model.tokenizer, None), start_tokens(model.tokenizer), chosen, "texts")
-    place = (
-        None
-        if folder is None
-        else Path(folder).expanduser() / digest([mask.to_json(), _weights_sha256(model.module)])
-    )
+    place = None if home is None else home / digest([mask.to_json(), model.language_model.weights_sha256()])
 
     def healing(settings: Training) -> Healed:
         return heal(model.language_model, mask, text, settings, place)
@@ -71,15 +64,6 @@ def heal_mask(
     return wrap_model(module, model.tokenizer, model.name)
 
 
-def _weights_sha256(module: nn.Module) -> str:
-    """The SHA-256 of all weights, with their names."""
-    found = hashlib.sha256()
-    for name, weight in module.named_parameters():
-        found.update(name.encode())
-        found.update(weight.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
-    return found.hexdigest()
-
-
 def _settings(how: str, settings: dict[str, Any]) -> Training:
     """The settings of an option of `heal`. Raises InputError if the option or a setting does not exist."""
     from pruning.hydra_app.build_option import build_named
@@ -87,12 +71,8 @@ def _settings(how: str, settings: dict[str, Any]) -> Training:
     option: Training = build_named("heal", how)
     if not option.trains:
         raise InputError(f"how={how!r} does not train: choose lora, full or distill.")
-    known = [field.name for field in dataclasses.fields(option)]
-    for name in settings:
-        if name not in known:
-            raise unknown("setting of a healing", name, known)
+    check_settings(type(option), settings, "setting of a healing")
     chosen = dataclasses.replace(option, **settings)
-    check_types(chosen)
     chosen.check()
     if chosen.candidates != 1:
         raise InputError(

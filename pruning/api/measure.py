@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, TypeAlias
 
-from pruning.api.arguments import check_ids, check_model, check_type, list_of_texts
-from pruning.api.model import PrunableModel
-from pruning.api.samples import Draw, ItemList, item_rows
+from pruning.api.arguments import check_type, list_of_texts, listed
+from pruning.api.model import PrunableModel, exclusive
+from pruning.api.samples import Draw, ItemList, check_ids, item_rows
 from pruning.calibration.samples import Row, Samples
 from pruning.calibration.text import SHORTEST, start_tokens
 from pruning.core.errors import InputError
@@ -44,6 +45,7 @@ class Measurements:
         return "\n".join(rows)
 
 
+@exclusive
 def measure_mask(
     model: PrunableModel,
     mask: Mask,
@@ -86,24 +88,25 @@ def draw_data(
     limit: int | None = None,
 ) -> dict[str, Samples]:
     """The samples of each metric. Raises InputError if there is nothing to measure, or a set is malformed."""
-    check_model(model)
     check_type("window", window, int)
     check_type("limit", limit, int | None)
     if window < SHORTEST:
         raise InputError(f"window={window} is too short: give at least {SHORTEST} tokens.")
     if limit is not None and limit < 1:
         raise InputError(f"limit={limit}: give at least 1, or leave it out.")
-    if not texts and not items:
+    named_texts, named_items = _named(texts, "texts"), _named(items, "items")
+    if not named_texts and not named_items:
         raise InputError("there is nothing to measure on: give texts=[...], items=[...], or both.")
     data: dict[str, Samples] = {}
-    for name, members in _named(texts or {}, "texts").items():
+    most = None if limit is None else min(limit, sys.maxsize)  # of `islice`
+    for name, members in named_texts.items():
         given = list_of_texts(members, "texts" if name == "texts" else f"texts['{name}']")
-        rows = tuple(islice(_windows(given, model.tokenizer, window), limit))
+        rows = tuple(islice(_windows(given, model.tokenizer, window), most))
         if not rows:
             raise InputError(f"the texts of '{name}' hold nothing to predict: give at least two tokens.")
         data[f"ppl/{name}"] = Samples("text", name, rows, 0)
-    for name, pool in _named(items or {}, "items").items():
-        chosen = list(pool)[:limit]
+    for name, pool in named_items.items():
+        chosen = listed(pool, "items" if name == "items" else f"items['{name}']", "items")[:limit]
         data[f"acc/{name}"] = item_rows(model, chosen, Draw(len(chosen), None, 0))
     check_ids(model, data)
     check_evaluation(data, Reader.of(model.name, model.module.config, model.tokenizer))
@@ -111,7 +114,9 @@ def draw_data(
 
 
 def _named(sets: Any, name: str) -> dict[str, Any]:
-    """Sets by name; a plain list gets the name of its argument."""
+    """Sets by name; a plain list gets the name of its argument, and there are none in an empty list."""
+    if sets is None or (isinstance(sets, Sized) and not len(sets)):
+        return {}
     return {str(key): value for key, value in sets.items()} if isinstance(sets, Mapping) else {name: sets}
 
 

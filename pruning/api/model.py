@@ -6,15 +6,69 @@ import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from threading import Lock
+from typing import Any, cast
+from weakref import WeakKeyDictionary
 
-from pruning.core.errors import InputError
+from pruning.api.arguments import Call, check_settings, check_type, checked, path_of
+from pruning.core.errors import InputError, shown
 from pruning.core.mask import Mask
 from pruning.core.threads import let_threads_wait
 from pruning.models import loader, preflight
 from pruning.models.loader import LanguageModel
-from pruning.models.spec import Model
+from pruning.models.spec import Model, check_name
+
+# The call that uses each transformers model at this moment. While a model is used, its methods can be replaced.
+_in_use: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
+_guard = Lock()
+
+
+@contextmanager
+def used_by(call: str, module: Any, name: str) -> Iterator[None]:
+    """Within this context, only `call` uses a transformers model.
+
+    Raises InputError at once if another call uses it, in this thread or in another one: both would replace methods of
+    its blocks, each would compute with the other's, and the model would not be restored.
+    """
+    with _guard:
+        if (other := _in_use.get(module)) is not None:
+            raise InputError(
+                f"{call} cannot use model '{name}' while {other} uses it: wait until {other} has ended, or leave its "
+                "`with` block. To use a model in several threads, give each thread a copy of its own "
+                "(pruning.wrap_model(copy.deepcopy(model.module), model.tokenizer))."
+            )
+        _in_use[module] = call
+    try:
+        yield
+    finally:
+        with _guard:
+            del _in_use[module]
+
+
+def exclusive(call: Call) -> Call:
+    """The same function of a model, with its arguments checked.
+
+    Meanwhile no other call can use the model, and the model is in evaluation mode.
+    """
+    plain = checked(call)
+
+    @wraps(call)
+    def alone(model: PrunableModel, *args: Any, **settings: Any) -> Any:
+        check_model(model)
+        with model.evaluated_by(call.__name__):
+            return plain(model, *args, **settings)
+
+    return cast(Call, alone)
+
+
+def check_model(model: Any) -> None:
+    """Raise InputError if `model` is none that `load_model` or `wrap_model` has returned."""
+    if not isinstance(model, PrunableModel):
+        raise InputError(
+            f"model is {shown(model)}: give what pruning.load_model or pruning.wrap_model returns."
+        )
 
 
 @dataclass(frozen=True)
@@ -47,7 +101,7 @@ class PrunableModel:
         """Raise InputError if a mask is none, or for another number of blocks."""
         if not isinstance(mask, Mask):
             raise InputError(
-                f"{what} is {mask!r}: give a mask, such as pruning.Mask({self.n_blocks}, (2, 3))."
+                f"{what} is {shown(mask)}: give a mask, such as pruning.Mask({self.n_blocks}, (2, 3))."
             )
         if mask.n_blocks != self.n_blocks:
             raise InputError(f"{what} is for {mask.n_blocks} blocks, and {self.name} has {self.n_blocks}.")
@@ -57,13 +111,22 @@ class PrunableModel:
         """Within this context, `module` runs without the dropped blocks; yields `module`.
 
         The key-value cache is off in this context, so `generate` works but is slow. To generate fast, export the
-        model.
+        model. Raises InputError if another call uses the model, and lets no other call use it. A forward pass that is
+        given a cache raises InputError too.
         """
         from pruning.models.units import masked
 
         self.check_mask(mask)
-        with masked(self.module, mask):
+        with used_by("masked", self.module, self.name), masked(self.module, mask):
             yield self.module
+
+    @contextmanager
+    def evaluated_by(self, call: str) -> Iterator[None]:
+        """Within this context, only `call` uses the model, and it is in evaluation mode. Raises as `used_by` does."""
+        from pruning.models.block_probe import evaluating
+
+        with used_by(call, self.module, self.name), evaluating(self.module):
+            yield
 
     def __repr__(self) -> str:
         info = self.language_model.info
@@ -80,6 +143,8 @@ def load_model(name: str | Path, **settings: Any) -> PrunableModel:
     let_threads_wait()
     from pruning.engine.device import exact
 
+    path_of("name", name)
+    check_settings(Model, settings, "setting of a model")
     exact()
     chosen = _settings(str(name), settings)
     preflight.check_model(chosen)
@@ -89,12 +154,42 @@ def load_model(name: str | Path, **settings: Any) -> PrunableModel:
 def wrap_model(module: Any, tokenizer: Any, name: str = "model") -> PrunableModel:
     """Use a transformers model and its tokenizer from memory. The model is put into evaluation mode.
 
-    Raises UnskippableError if the model's blocks cannot be removed one by one.
+    Raises UnskippableError if the model's blocks cannot be removed one by one, and InputError if another call uses
+    the model.
     """
     from pruning.engine.device import exact
 
+    _check_parts(module, tokenizer)
+    check_type("name", name, str)
+    check_name("name", name)
     exact()
-    return PrunableModel(loader.wrapped(module, name), tokenizer)
+    with used_by("wrap_model", module, name):
+        return PrunableModel(loader.wrapped(module, name), tokenizer)
+
+
+def _check_parts(module: Any, tokenizer: Any) -> None:
+    """Raise InputError unless these are a model of transformers whose weights can be read, and its tokenizer."""
+    from torch import nn
+    from transformers import PreTrainedTokenizerBase
+
+    parts = ("config", "get_input_embeddings")
+    if not isinstance(module, nn.Module) or not all(hasattr(module, part) for part in parts):
+        raise InputError(
+            f"module is {shown(module)}: give a causal language model of transformers, such as "
+            "AutoModelForCausalLM.from_pretrained returns."
+        )
+    for name, part in module.named_modules():
+        # accelerate reads the weights of a module with this attribute from a disk when the module runs.
+        if not hasattr(part, "_hf_hook") and any(p.is_meta for p in part.parameters(recurse=False)):
+            raise InputError(
+                f"module has no weights in {name or type(part).__name__}: they are on the device 'meta'. Load the "
+                "model with from_pretrained."
+            )
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        raise InputError(
+            f"tokenizer is {shown(tokenizer)}: give the model's tokenizer, such as AutoTokenizer.from_pretrained "
+            "returns."
+        )
 
 
 def _settings(name: str, settings: dict[str, Any]) -> Model:
@@ -102,10 +197,6 @@ def _settings(name: str, settings: dict[str, Any]) -> Model:
     from pruning.config.groups import options
     from pruning.hydra_app.build_option import build_option
 
-    known = [field.name for field in dataclasses.fields(Model)]
-    for key in settings:
-        if key not in known:
-            raise InputError(f"{key} is no setting of a model: choose from {', '.join(known)}.")
     if name in options("model") and name != "local":
         model: Model = build_option("model", [f"model={name}"])
     elif Path(name).expanduser().is_dir() or name.lower().endswith(".gguf"):

@@ -6,10 +6,10 @@ import copy
 import dataclasses
 from typing import Any
 
-from pruning.api.arguments import check_model, check_types
-from pruning.api.model import PrunableModel, wrap_model
+from pruning.api.arguments import check_settings
+from pruning.api.model import PrunableModel, exclusive, wrap_model
 from pruning.api.samples import Calibration, Draw, draw_samples
-from pruning.core.errors import InputError, unknown
+from pruning.core.errors import InputError
 from pruning.core.mask import Mask
 from pruning.engine.map_settings import Linear
 from pruning.objective.perplexity import Perplexity
@@ -18,6 +18,7 @@ from pruning.runs.cell_settings import ForwardSettings
 from pruning.runs.check_data import Reader, check_calibration
 
 
+@exclusive
 def repair_mask(
     model: PrunableModel,
     mask: Mask,
@@ -41,7 +42,6 @@ def repair_mask(
     from pruning.engine.repair import check, measure
     from pruning.models.repaired_weights import folded_weights
 
-    check_model(model)
     fit = _settings(how, settings)
     model.check_mask(mask)
     if not mask.dropped:
@@ -67,10 +67,5 @@ def _settings(how: str, settings: dict[str, Any]) -> Linear:
     option = build_named("compensation", how)
     if not isinstance(option, Linear):
         raise InputError(f"how={how!r} measures no maps: choose linear or diagonal.")
-    known = [field.name for field in dataclasses.fields(option)]
-    for name in settings:
-        if name not in known:
-            raise unknown("setting of a repair", name, known)
-    chosen = dataclasses.replace(option, **settings)
-    check_types(chosen)
-    return chosen
+    check_settings(type(option), settings, "setting of a repair")
+    return dataclasses.replace(option, **settings)

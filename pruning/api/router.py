@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -10,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pruning.api.model import PrunableModel
+from pruning.api.arguments import check_text, check_type, path_of
+from pruning.api.model import PrunableModel, check_model, used_by
 from pruning.calibration.records import FIELD
 from pruning.config.compose import build
 from pruning.core.errors import DamagedError, ForeignError, InputError
@@ -66,35 +66,23 @@ class Router:
         Raises InputError if the folder holds no router or if its model is not recorded, DamagedError if a file cannot
         be read, and ForeignError if the model or the encoder is another one than the router was fitted to.
         """
-        router, record = files.read_router(Path(folder).expanduser())
-        named = {"settings", "revision", "n_blocks"} <= record.keys()
-        if not named or not isinstance(record["settings"], dict | None):
-            raise DamagedError(f"the router in {folder} does not say what its model is: fit a new router.")
+        if model is not None:
+            check_model(model)
+        router, record = files.read_router(path_of("folder", folder))
         if model is None:
             model = _recorded_model(record, folder)
-        info, revisions = model.language_model.info, {model.language_model.info.revision, record["revision"]}
-        if info.n_blocks != record["n_blocks"] or (len(revisions) > 1 and "memory" not in revisions):
-            raise ForeignError(
-                f"the router in {folder} was fitted to other weights ({record['n_blocks']} blocks, revision "
-                f"{record['revision']}) than those of {info.name} ({info.n_blocks} blocks, revision "
-                f"{info.revision}): give the model that it was fitted to, or fit a new router."
-            )
+        _check_weights(record, model, folder)
         encoder = encoder_for(model, router.settings, router.blocks)
+        _check_width(router, model, folder)
         _check_encoder(router, encoder, folder)
         return cls(model, router, encoder)
 
     def save(self, folder: str | Path) -> Path:
         """Write `router.json` and `router.npz` to a folder, without the weights of the model. Returns the folder."""
-        target, info, settings = (
-            Path(folder).expanduser(),
-            self.model.language_model.info,
-            self.model.settings,
+        target = path_of("folder", folder)
+        files.save_router(
+            target, self.fitted, files.model_record(self.model.language_model, self.model.settings)
         )
-        plain = None if settings is None else dataclasses.asdict(settings)
-        if plain is not None:
-            plain.pop("resources")
-        record = {"settings": plain, "revision": info.revision, "n_blocks": info.n_blocks}
-        files.save_router(target, self.fitted, record)
         return target
 
     def route(self, prompt: str, *, question: bool = False) -> Route:
@@ -103,8 +91,11 @@ class Router:
         With `question`, the prompt is a question, and is put into the wording that the router was fitted to. Raises
         InputError if the prompt is too short or too long.
         """
+        check_text(prompt, "prompt")
+        check_type("question", question, bool)
         started = time.perf_counter()
-        predicted = self.fitted.predict(self.encoder, [self.wording(prompt) if question else prompt])
+        with self.model.evaluated_by("route"):
+            predicted = self.fitted.predict(self.encoder, [self.wording(prompt) if question else prompt])
         (number,) = routes(predicted)
         names = list(self.fitted.sets)
         return Route(
@@ -117,6 +108,7 @@ class Router:
 
     def wording(self, question: str) -> str:
         """A question in the wording that the router was fitted to."""
+        check_text(question, "question")
         return self.fitted.template.replace(FIELD, question)
 
     def generate(
@@ -126,9 +118,14 @@ class Router:
 
         `settings` are those of `generate` in transformers; without any, the likeliest token is taken each time.
         """
+        from pruning.models.block_probe import evaluating
+
+        check_type("max_new_tokens", max_new_tokens, int)
+        if max_new_tokens < 1:
+            raise InputError(f"max_new_tokens={max_new_tokens} is too few: give at least 1.")
         chosen = self.route(prompt, question=question)
         asked = self.wording(prompt) if question else prompt
-        with self.without(chosen.mask) as module:
+        with self.without(chosen.mask) as module, evaluating(module):
             return _continued(module, self.model.tokenizer, asked, max_new_tokens, settings)
 
     @contextmanager
@@ -137,7 +134,11 @@ class Router:
         from pruning.models.physical_removal import blocks_removed, smaller_config
 
         module = self.model.module
-        with blocks_removed(module, mask, smaller_config(module, mask)):
+        self.model.check_mask(mask)
+        with (
+            used_by("without", module, self.model.name),
+            blocks_removed(module, mask, smaller_config(module, mask)),
+        ):
             yield module
 
 
@@ -148,13 +149,44 @@ def encoder_for(model: PrunableModel, settings: RouterSettings, blocks: int) -> 
     )
 
 
-def _check_encoder(router: FittedRouter, encoder: Encoder, folder: str | Path) -> None:
-    """Raise ForeignError if the files of a hub encoder have changed. Routers of earlier versions do not name them."""
-    fitted = router.encoder_revision
-    if fitted is not None and encoder.revision != fitted:
+def _check_weights(record: Mapping[str, Any], model: PrunableModel, folder: str | Path) -> None:
+    """Raise ForeignError unless a router was fitted to the weights of a model.
+
+    Models from files must come from the same files. In equal precision, all weights in memory are compared as well;
+    in another precision they cannot be, so a model that was in memory is refused.
+    """
+    info, revisions = model.language_model.info, {model.language_model.info.revision, record["revision"]}
+    same = record["n_blocks"] == info.n_blocks and (len(revisions) == 1 or "memory" in revisions)
+    if same and record["dtype"] == info.dtype:
+        digests = {record["weights_sha256"], model.language_model.weights_sha256()}
+        same = len(digests) == 1 or None in digests
+    elif same:
+        same = "memory" not in revisions
+    if not same:
         raise ForeignError(
-            f"the router in {folder} was fitted to another encoder (revision {fitted}) than router.path="
-            f"{router.settings.path} (revision {encoder.revision}): restore the encoder, or fit a new router."
+            f"the router in {folder} was fitted to other weights ({record['n_blocks']} blocks, {record['dtype']}, "
+            f"revision {record['revision']}) than those of {info.name} ({info.n_blocks} blocks, {info.dtype}, "
+            f"revision {info.revision}): give the model that it was fitted to, or fit a new router."
+        )
+
+
+def _check_width(router: FittedRouter, model: PrunableModel, folder: str | Path) -> None:
+    """Raise DamagedError if a router reads features of another width than those of the model's states."""
+    width = 2 * model.module.get_input_embeddings().embedding_dim
+    if router.settings.encoder == "states" and router.head.width != width:
+        raise DamagedError(
+            f"{Path(folder) / files.HEAD} reads {router.head.width} features, and {model.name} gives {width}: "
+            "restore the file, or fit a new router."
+        )
+
+
+def _check_encoder(router: FittedRouter, encoder: Encoder, folder: str | Path) -> None:
+    """Raise ForeignError if the files of a hub encoder have changed."""
+    if encoder.revision != router.encoder_revision:
+        raise ForeignError(
+            f"the router in {folder} was fitted to another encoder (revision {router.encoder_revision}) than "
+            f"router.path={router.settings.path} (revision {encoder.revision}): restore the encoder, or fit a new "
+            "router."
         )
 
 
@@ -165,7 +197,13 @@ def _recorded_model(record: Mapping[str, Any], folder: str | Path) -> PrunableMo
         )
     from pruning.models import preflight
 
-    settings: Model = build("model", {CLASS: Model.__name__, **record["settings"], "offload": None})
+    try:
+        settings: Model = build("model", {CLASS: Model.__name__, **record["settings"], "offload": None})
+    except (InputError, TypeError) as error:
+        raise DamagedError(
+            f"the router in {folder} does not describe its model ({error}): restore {files.ROUTER}, or give the "
+            "model."
+        ) from error
     preflight.check_model(settings)
     return PrunableModel(loader.load_uncached(settings), loader.tokenizer(settings), settings)
 

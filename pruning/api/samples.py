@@ -6,14 +6,15 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias, cast
 
-from pruning.api.arguments import check_ids, check_types
+from pruning.api.arguments import check_text, check_types, listed
 from pruning.api.model import PrunableModel
-from pruning.calibration.item_records import read_item
+from pruning.calibration.item_records import checked_item, read_item
 from pruning.calibration.items import ItemDraw
 from pruning.calibration.records import Item
 from pruning.calibration.samples import Samples
 from pruning.calibration.text import WindowDraw
 from pruning.core.errors import InputError
+from pruning.models import preflight
 
 Texts: TypeAlias = Sequence[str]
 ItemList: TypeAlias = Sequence[Item | Mapping[str, Any]]
@@ -53,12 +54,14 @@ def _drawn(model: PrunableModel, data: Calibration, draw: Draw, objective: Any) 
     if data is None or isinstance(data, str):
         drawn: Samples = _option(data, draw, objective).draw(model.tokenizer)
         return drawn.shuffled()
-    given = list(data)
+    given = listed(data, "calibration", "texts or items")
     if not given:
         raise InputError(
             "calibration is an empty list: give texts (str) or items (question, choices, answer)."
         )
     if all(isinstance(one, str) for one in given):
+        for number, text in enumerate(given):
+            check_text(text, f"calibration[{number}]")
         return text_windows(model, cast(Texts, given), draw).shuffled()
     _refuse(draw, ("length",), "items have the length that they have")
     return item_rows(model, cast(ItemList, given), draw).shuffled()
@@ -82,10 +85,22 @@ def text_windows(model: PrunableModel, texts: Texts, draw: Draw) -> Samples:
 
 def item_rows(model: PrunableModel, items: ItemList, draw: Draw) -> Samples:
     """Rows of multiple-choice items, in the order of the list; an item is an `Item` or a mapping of its fields."""
-    pool = [one if isinstance(one, Item) else read_item(one, f"item {i}") for i, one in enumerate(items)]
+    pool = item_list(items, "items", "item")
     rows = ItemDraw(_given(draw.samples, min(ITEMS, len(pool))), draw.seed, setting=f"{draw.prefix}.samples")
     rows.check()
     return rows.rows(pool, model.tokenizer, "items")
+
+
+def item_list(items: Any, name: str, where: str) -> list[Item]:
+    """Items from a list of `Item`s and mappings. Raises InputError, which begins with `where`, if one is wrong."""
+    given = enumerate(listed(items, name, "items"))
+    return [(checked_item if isinstance(one, Item) else read_item)(one, f"{where} {i}") for i, one in given]
+
+
+def check_ids(model: PrunableModel, data: Mapping[str, Samples]) -> None:
+    """Raise InputError if a token of some data has no embedding: the tokenizer then belongs to another model."""
+    rows = model.module.get_input_embeddings().num_embeddings
+    preflight.check_ids(rows, {name: samples.largest_id for name, samples in data.items()})
 
 
 def _given(value: int | None, default: int) -> int:
@@ -100,7 +115,8 @@ def _option(name: str | None, draw: Draw, objective: Any) -> Any:
     if name is None and isinstance(objective, str):
         calibration = build_option("calibration", [f"objective={objective}", seed])
     else:
-        calibration = build_named("calibration", name or DEFAULTS[objective.needs], seed)
+        chosen = DEFAULTS[objective.needs] if name is None else name
+        calibration = build_named("calibration", chosen, seed)
     fields = {field.name for field in dataclasses.fields(calibration)}
     sizes = {"samples": draw.samples, "length": draw.length}
     wanted = {key: value for key, value in sizes.items() if value is not None}

@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pruning.algo import Algo, lazy
-from pruning.api.arguments import check_model, check_type, check_types
-from pruning.api.model import PrunableModel
+from pruning.api.arguments import check_settings, check_types
+from pruning.api.model import PrunableModel, exclusive
 from pruning.api.samples import Calibration, Draw, draw_samples
 from pruning.api.search_result import SearchResult
 from pruning.calibration import kinds_for
 from pruning.calibration.samples import Samples
-from pruning.core.errors import InputError, unknown
+from pruning.core.errors import InputError, shown
 from pruning.objective import Calibrated, Objective
 from pruning.runs.cell_model import forward_with
 from pruning.runs.cell_settings import ForwardSettings
@@ -26,6 +26,7 @@ from pruning.search.near_ties import FloatLoss, NearTies
 from pruning.search.racing import Racing
 
 
+@exclusive
 def search_mask(
     model: PrunableModel,
     calibration: Calibration = None,
@@ -45,14 +46,13 @@ def search_mask(
     the last blocks are never removed), `racing` (a `Racing`), `near_ties` (a `NearTies`), `forward` (a
     `ForwardSettings`), `progress` (False hides the bar).
 
-    If a value is wrong, raises InputError before anything is computed. Raises OutOfReachError if the search would
-    need far too many evaluations, and LossError if a loss is NaN or infinite.
+    If a value is wrong, or if another call uses the model, raises InputError before anything is computed. Raises
+    OutOfReachError if the search would need far too many evaluations, and LossError if a loss is NaN or infinite.
     """
-    check_model(model)
-    options = Settings(**_checked(settings))
+    check_settings(Settings, settings, "setting of search_mask")
+    options = Settings(**settings)
     for part in (options, options.forward, options.racing, options.near_ties):
         check_types(part)
-    check_type("k", k, int | None)
     chosen_objective, chosen_algo = _built("objective", objective), _built("algo", algo)
     budget.check_budget(chosen_algo)
     options.forward.check()
@@ -103,13 +103,6 @@ def _sizes(model: PrunableModel, unit: str) -> list[int]:
     return find_chain(model.module, unit).sizes()
 
 
-def _checked(settings: dict[str, Any]) -> dict[str, Any]:
-    for name in settings:
-        if name not in Settings.__dataclass_fields__:
-            raise unknown("setting of search_mask", name, Settings.__dataclass_fields__)
-    return settings
-
-
 def _search(problem: Problem, losses: Calibrated, journal: Journal, shown: bool) -> Solution:
     """Run the search, with a progress bar if `shown` is true."""
     most = budget.evaluations(problem.algo, problem.space)
@@ -147,7 +140,7 @@ def _built(group: str, chosen: Any) -> Any:
     if isinstance(chosen, type):
         chosen = chosen()
     if not hasattr(chosen, PACKAGES[group][1]):
-        raise InputError(f"{group}={chosen!r}: give the name of an option, or an instance of its class.")
+        raise InputError(f"{group}={shown(chosen)}: give the name of an option, or an instance of its class.")
     return chosen
 
 

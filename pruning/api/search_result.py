@@ -64,9 +64,10 @@ class SearchResult:
         """
         from pruning.api.measure import draw_data, measured
 
-        data = draw_data(self.model, **settings)
-        check_disjoint(self.samples, data)
-        return measured(self.model, self.mask, data)
+        with self.model.evaluated_by("measure"):
+            data = draw_data(self.model, **settings)
+            check_disjoint(self.samples, data)
+            return measured(self.model, self.mask, data)
 
     def __str__(self) -> str:
         runner_up = self.margins["runner_up"]

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from pruning.calibration.commonsense170k import labelled_item
-from pruning.calibration.records import Item, json_records
-from pruning.core.errors import InputError
+from pruning.calibration.records import Item, check_encodable, json_records
+from pruning.core.errors import InputError, shown
 
 log = logging.getLogger(__name__)
 _said: set[Path] = set()  # what is left out of a file is reported once, although many cells read it
@@ -82,13 +82,21 @@ def read_item(record: Any, where: str, *, equal_choices: bool = False) -> Item:
     accepts them, but an objective cannot compare them.
     """
     if not isinstance(record, Mapping):
-        raise InputError(f"{where}: an item must be a JSON object, not {_shown(record)}. {FORMAT}")
+        raise InputError(f"{where}: an item must be a JSON object, not {shown(record)}. {FORMAT}")
     if "instruction" in record and "choices" not in record:
         return labelled_item(record, where)
     try:
         return _item(record, equal_choices)
     except ValueError as error:
         raise InputError(f"{where}: {error} {FORMAT}") from error
+
+
+def checked_item(item: Item, where: str) -> Item:
+    """An item that was made in Python. Raises InputError as `read_item` does."""
+    choices = list(item.choices) if isinstance(item.choices, list | tuple) else item.choices
+    named = "choices" if item.continuation is None else "context_options"
+    record = {"question": item.question, named: choices, "answer": item.answer}
+    return read_item(record | {"continuation": item.continuation}, where, equal_choices=True)
 
 
 def _item(record: Mapping[str, Any], equal_choices: bool) -> Item:
@@ -106,21 +114,11 @@ def _text(record: Mapping[str, Any], names: Sequence[str]) -> str:
     """The text in the first of these fields. A blank text asks nothing, so it is refused."""
     value = next((record[name] for name in names if name in record), None)
     if not isinstance(value, str):
-        raise ValueError(f"the field '{names[0]}' must be text, not {_shown(value)}.")
+        raise ValueError(f"the field '{names[0]}' must be text, not {shown(value)}.")
     if not value.strip():
         raise ValueError(f"the field '{names[0]}' holds nothing but white space.")
-    _check_encodable(value, names[0])
+    check_encodable(value, names[0])
     return value
-
-
-def _check_encodable(text: str, name: str) -> None:
-    """Raise ValueError if a text holds half of a surrogate pair, which JSON can write and no tokenizer can read."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(
-            f"'{name}' holds the character {text[error.start]!r}, which is no Unicode text."
-        ) from error
 
 
 def _choices(
@@ -133,11 +131,11 @@ def _choices(
         labels = tuple(map(str, value.get("label") or ()))
         value = value.get("text")
     if not isinstance(value, list) or len(value) < 2 or not all(isinstance(one, str) for one in value):
-        raise ValueError(f"'{name}' must list at least two texts, not {_shown(record.get(name))}.")
+        raise ValueError(f"'{name}' must list at least two texts, not {shown(record.get(name))}.")
     if not all(map(str.strip, value)):
         raise ValueError(f"'{name}' must list at least two texts, none of them empty.")
     for one in value:
-        _check_encodable(one, name)
+        check_encodable(one, name)
     if not equal_choices and len(set(map(str.strip, value))) < len(value):
         raise ValueError(f"'{name}' must differ from each other.")
     if labels and len(labels) != len(value):
@@ -158,11 +156,6 @@ def _answer(record: Mapping[str, Any], choices: Sequence[str], labels: Sequence[
         if len(found := texts | letters) == 1:
             return found.pop()
     raise ValueError(
-        f"'{name}' must be an index from 0 to {len(choices) - 1}, not {_shown(value)}; the letter or the exact text "
+        f"'{name}' must be an index from 0 to {len(choices) - 1}, not {shown(value)}; the letter or the exact text "
         "of one choice is read as well."
     )
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -115,8 +115,22 @@ def _parsed(text: str, where: str) -> Any:
         raise InputError(f"{where}: this is not JSON ({reason}).") from error
 
 
+def check_encodable(text: str, name: str) -> None:
+    """Raise ValueError if a text holds half of a surrogate pair, which JSON can write and no tokenizer can read."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"'{name}' holds the character {text[error.start]!r}, which is no Unicode text."
+        ) from error
+
+
 def text_field(record: Any, name: str, where: str) -> str:
-    """The text in a field of a record. Raises InputError if the field is missing or not text."""
+    """The text in a field of a record. Raises InputError if the field is missing or no Unicode text."""
     if not isinstance(record, dict) or not isinstance(record.get(name), str):
         raise InputError(f"{where}: the field '{name}' must be text.")
+    try:
+        check_encodable(record[name], name)
+    except ValueError as error:
+        raise InputError(f"{where}: {error}") from error
     return str(record[name])

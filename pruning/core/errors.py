@@ -97,11 +97,17 @@ def first_line(error: object) -> str:
     return lines[0].rstrip(".,;:") if lines else type(error).__name__
 
 
-def unknown(what: str, name: str, known: Iterable[str]) -> InputError:
+def shown(value: object) -> str:
+    """The `repr` of a value on one line of at most 60 characters, to quote in a message."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def unknown(what: str, name: object, known: Iterable[str]) -> InputError:
     """An InputError for an unknown name; its text gives similar names first, then all known names."""
     names = sorted(known)
     return InputError(
-        f"unknown {what} '{name}'.{near_names(name, names)} Available: {', '.join(names) or 'none'}."
+        f"unknown {what} '{name}'.{near_names(str(name), names)} Available: {', '.join(names) or 'none'}."
     )
 
 

@@ -6,12 +6,13 @@ order in which they run: unit 2i is the attention of block i, and unit 2i + 1 is
 
 from __future__ import annotations
 
+import operator
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, NotRequired, TypedDict
 
-from pruning.core.errors import InputError
+from pruning.core.errors import InputError, shown
 
 UNITS = ("block", "sublayer")  # what the indices of a mask count
 NAME = re.compile(r"([abm]?)(\d+)")
@@ -34,7 +35,8 @@ class Mask:
     """Which of a model's units are removed: blocks, or the sub-layers of blocks.
 
     `dropped` is sorted and has no duplicates, so equal sets give equal masks with equal hashes.
-    Raises InputError for what is no number, and for one outside 0..n_units-1.
+    Raises InputError unless `n_blocks` is a whole number of at least 1, `unit` is one of UNITS, and `dropped` holds
+    whole numbers from 0 to n_units-1.
     """
 
     n_blocks: int
@@ -42,12 +44,24 @@ class Mask:
     unit: str = "block"
 
     def __post_init__(self) -> None:
+        if self.unit not in UNITS:
+            raise InputError(f"unit={self.unit!r} of a mask is unknown: choose from {', '.join(UNITS)}.")
         try:
-            dropped = tuple(sorted({int(i) for i in self.dropped}))
-        except ValueError as error:
+            (n_blocks,) = whole_numbers((self.n_blocks,))
+        except TypeError:
+            n_blocks = 0
+        if n_blocks < 1:
             raise InputError(
-                f"{self.dropped} are not numbers of {unit_noun(self.unit)}s: for names, write "
-                f"Mask.parse({self.n_blocks}, 'a3,m7,b12')."
+                f"n_blocks={shown(self.n_blocks)} of a mask: give the number of blocks of the model, a whole number "
+                "of at least 1."
+            )
+        object.__setattr__(self, "n_blocks", n_blocks)
+        try:
+            dropped = tuple(sorted(set(whole_numbers(self.dropped))))
+        except TypeError as error:
+            raise InputError(
+                f"{shown(self.dropped)} are not numbers of {unit_noun(self.unit)}s: for names, write "
+                f"Mask.parse({n_blocks}, 'a3,m7,b12'); else give whole numbers, such as (2, 3)."
             ) from error
         wrong = [i for i in dropped if not 0 <= i < self.n_units]
         if wrong:
@@ -130,11 +144,10 @@ class Mask:
     def from_json(cls, data: Mapping[str, Any]) -> Mask:
         """The inverse of `to_json`. Raises InputError if `data` is not a mask."""
         try:
-            count, dropped, unit = int(data["n_blocks"]), tuple(data["dropped"]), data.get("unit", "block")
-            if unit not in UNITS:
-                raise InputError(f"unit={unit!r} of a mask is unknown: choose from {', '.join(UNITS)}.")
-            return cls(count, dropped if unit == "block" else tuple(_units(dropped)), unit)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            (count,) = whole_numbers((data["n_blocks"],))
+            dropped, unit = tuple(data["dropped"]), data.get("unit", "block")
+            return cls(count, tuple(_units(dropped)) if unit == "sublayer" else dropped, unit)
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
             if isinstance(error, InputError):
                 raise
             raise InputError(f"not a mask: {data!r} (expected n_blocks and dropped).") from error
@@ -145,6 +158,10 @@ class Mask:
 
         Raises InputError for any other text.
         """
+        if not isinstance(text, str):
+            raise InputError(
+                f"{shown(text)} is no text: write blocks as in Mask.parse({n_blocks}, '3,7,12')."
+            )
         words = text.replace(",", " ").split()
         if not all(NAME.fullmatch(word) for word in words):
             raise InputError(
@@ -154,6 +171,14 @@ class Mask:
         if any(word[0] in "am" for word in words):
             return cls(n_blocks, tuple(_units(words)), "sublayer")
         return cls(n_blocks, tuple(int(word.removeprefix("b")) for word in words))
+
+
+def whole_numbers(values: Iterable[Any]) -> tuple[int, ...]:
+    """The values as numbers of Python. Raises TypeError if one is no whole number, as 1.7, '1' and True are none."""
+    given = tuple(values)
+    if any(isinstance(value, bool) for value in given):
+        raise TypeError("True and False are no numbers here")
+    return tuple(map(operator.index, given))
 
 
 def unit_noun(unit: str) -> str:

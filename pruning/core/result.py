@@ -22,6 +22,8 @@ from pruning.core.search_record import SearchRecord
 from pruning.core.speed_record import SpeedRecord
 
 NAME = "result.json"
+MASK = "mask.json"
+SMALLER = "smaller"  # the directory in a cell's folder for its export, if a guided run names no other
 LOG = "launch.log"  # the log of a cell, beside its result
 TERMS = "terms.json"  # ending of the file with a measurement's terms, one for each window or item
 

@@ -16,6 +16,7 @@ from pruning.core.errors import InputError
 from pruning.distributed import collectives
 from pruning.engine.batching import Batch, make_batches, single
 from pruning.engine.prefix_tree import model_entry
+from pruning.models.block_probe import gradients_kept
 from pruning.models.blocks import BlockInputs, head
 from pruning.models.units import Chain, find_chain
 
@@ -158,14 +159,10 @@ def _run_backward(forward: Forward, batch: Batch, share: float, weights: bool, u
 @contextmanager
 def _differentiable(weights: Sequence[nn.Parameter]) -> Iterator[None]:
     """Within this context, weights have gradients, also those that their owner has frozen."""
-    before = [weight.requires_grad for weight in weights]
-    try:
+    with gradients_kept(weights):
         for weight in weights:
             weight.requires_grad_(True)
         yield
-    finally:
-        for weight, wanted in zip(weights, before, strict=True):
-            weight.requires_grad_(wanted)
 
 
 def _output_gradient(forward: Forward, batch: Batch, hidden: Tensor) -> Tensor:

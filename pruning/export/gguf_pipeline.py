@@ -23,9 +23,9 @@ from pruning.core.mask import Mask
 from pruning.core.units import bytes_text
 from pruning.export import facts, gguf_card
 from pruning.export.gguf_source import CONVERT, find_gguf
-from pruning.export.gguf_target import card_of, check_gguf_target
+from pruning.export.gguf_target import card_of, check_gguf_target, sealed
 from pruning.export.model_card import Facts, Sizes, model_card
-from pruning.export.output_dir import check_space, staging_directory
+from pruning.export.output_dir import check_place, check_space, staging_directory
 from pruning.export.parts_text import noun
 from pruning.export.request import Request
 from pruning.export.settle import settled
@@ -51,6 +51,7 @@ def export_gguf(wanted: Request) -> Facts:
     """
     wanted = settled(wanted)
     _check_request(wanted)
+    check_place(wanted.out, wanted.model)
     source = find_gguf(wanted.model)
     cut = _planned(wanted, source.path)
     changes, goal = _computed(wanted, cut, source.settings)
@@ -65,7 +66,7 @@ def export_gguf(wanted: Request) -> Facts:
         written.replace(wanted.out)
     found = _facts(wanted, cut, changes, proof)
     card = model_card(gguf_card.with_use(found, wanted.out, digest, cut, moved))
-    atomic_files.write_text(card_of(wanted.out), card)
+    atomic_files.write_text(card_of(wanted.out), sealed(card, digest))
     return found
 
 

@@ -13,6 +13,7 @@ from pruning.export import verify
 from pruning.export.request import Request, reference
 from pruning.models import device_map, loader, pruned_config, quiet, spec
 from pruning.models.attention import attention_kernel
+from pruning.models.directory import in_gguf
 
 UNSUPPORTED = (
     "With verify=false the file is cut without a comparison; a mask.json is then needed, because transformers cannot "
@@ -43,7 +44,8 @@ def prove(
 
     mask = wanted.mask
     config = pruned_config.pruned_config(loader.config(settings), Mask(mask.n_blocks, mask.gone))
-    own = AutoConfig.from_pretrained(path.parent, gguf_file=path.name, trust_remote_code=False)
+    where, options = in_gguf(path, {})
+    own = AutoConfig.from_pretrained(where, **options, trust_remote_code=False)
     moved = _kinds(own) != _kinds(config)
     of = reference(wanted)
     model, lacking = _load(path, settings, config if moved else own)
@@ -59,10 +61,11 @@ def _load(path: Path, settings: spec.Model, config: Any) -> tuple[Any, list[str]
     import torch
     from transformers import AutoModelForCausalLM
 
+    where, options = in_gguf(path, {})
     with quiet.quiet(), contextlib.redirect_stderr(io.StringIO()):
         model, info = AutoModelForCausalLM.from_pretrained(
-            path.parent,
-            gguf_file=path.name,
+            where,
+            **options,
             config=config,
             dtype=torch.float32,
             attn_implementation=attention_kernel(settings, config),

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pruning.core.errors import InputError, UnreachableError, first_line
-from pruning.core.hub import use_hub
-from pruning.models import quiet
+from pruning.core.errors import InputError
+from pruning.models.checkpoint import hub_gguf
 from pruning.models.directory import gguf_of
 from pruning.models.packaged import gguf_of_package
 from pruning.models.spec import Model
@@ -40,26 +39,10 @@ def find_gguf(settings: Model) -> GgufSource:
             raise InputError(f"model {settings.name} ({settings.path}) is stored as safetensors: {CONVERT}.")
         path = found
     elif settings.gguf_file:
-        path = _from_hub(settings)
+        path = hub_gguf(settings)
     else:
         raise InputError(f"model {settings.name} ({settings.path}) is stored as safetensors: {CONVERT}.")
     local = replace(
         settings, source="local", path=str(path.parent), gguf_file=path.name, revision=None, dtype="float32"
     )
     return GgufSource(path, local)
-
-
-def _from_hub(settings: Model) -> Path:
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    use_hub()
-    assert settings.gguf_file is not None
-    try:
-        with quiet.quiet():
-            return Path(hf_hub_download(settings.path, settings.gguf_file, revision=settings.revision))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise UnreachableError(
-            f"{settings.gguf_file} of {settings.path} cannot be fetched ({first_line(error)}): download it, and give "
-            "model=local model.path=FILE.gguf."
-        ) from error

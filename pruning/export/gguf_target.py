@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pruning.core.errors import InputError
+from pruning.core.hashing import file_sha256, text_sha256
 from pruning.core.temporary import sweep
 from pruning.export.output_dir import check_writable
 from pruning.gguf.container import open_gguf
@@ -14,6 +16,10 @@ from pruning.gguf.metadata import record_of
 
 ENDING = ".gguf"
 SAME = ("mask", "source_sha256")  # what an earlier file must share with a new one to be replaced
+# A card and its last line, which `sealed` adds.
+SEALED = re.compile(
+    r"(.*)\n<!-- SHA-256 of the file ([0-9a-f]{64}), of the text above ([0-9a-f]{64}) -->\n", re.DOTALL
+)
 
 
 def is_gguf(out: Path) -> bool:
@@ -26,11 +32,17 @@ def card_of(out: Path) -> Path:
     return out.with_name(f"{out.name}.md")
 
 
+def sealed(card: str, sha256: str) -> str:
+    """The text of a card, with the digests of the GGUF file and of the text itself in a comment that nobody sees."""
+    return f"{card}\n<!-- SHA-256 of the file {sha256}, of the text above {text_sha256(card)} -->\n"
+
+
 def check_gguf_target(out: Path, record: Mapping[str, Any], force: bool) -> None:
     """Raise InputError unless a GGUF file can be written to `out`.
 
     An existing file is replaced only if its record shows that it was cut from the same file (`source_sha256`) with
-    the same `mask`, and has the same compensation, which `force` may change. `record` holds what is known of these.
+    the same `mask`, and has the same compensation. `record` holds what is known of these. The file and its card must
+    be as they were written. With `force`, the compensation may differ, and the file and its card may have changed.
     """
     try:
         sweep(out.parent)
@@ -64,6 +76,27 @@ def check_gguf_target(out: Path, record: Mapping[str, Any], force: bool) -> None
             f"{out} holds a cut of this model and mask with another {' and another '.join(other)}: choose another "
             "file, or replace it with force=true."
         )
+    if (changed := _changed(out)) and not force:
+        raise InputError(
+            f"{' and '.join(map(str, changed))} changed after the cut was written: move the files away, choose "
+            "another file, or replace them with force=true."
+        )
+
+
+def _changed(out: Path) -> list[Path]:
+    """The file and its card, as far as they are not as they were written; the card if it has no digests at its end.
+
+    The whole file is read.
+    """
+    card = card_of(out)
+    try:
+        match = SEALED.fullmatch(card.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError):
+        match = None
+    if match is None:
+        return [card]
+    now = {out: (file_sha256(out), match[2]), card: (text_sha256(match[1]), match[3])}
+    return [path for path, (found, written) in now.items() if found != written]
 
 
 def _record(out: Path) -> Mapping[str, Any] | None:

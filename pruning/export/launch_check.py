@@ -12,7 +12,7 @@ from pruning.engine.map_settings import Linear
 from pruning.export.expected_record import UNKNOWN, expected_record, exported, finished
 from pruning.export.fold_scales import SANDWICHED
 from pruning.export.gguf_target import check_gguf_target, is_gguf
-from pruning.export.output_dir import check_same, check_target, written_by
+from pruning.export.output_dir import check_place, check_same, check_target, written_by
 from pruning.export.plan import check_fold
 from pruning.gguf.container import Stored, open_gguf
 from pruning.gguf.floats import DTYPES, dtype_of
@@ -37,6 +37,7 @@ def check_export(cell: Cell) -> None:
             "compensation=magnitude of sub-layers cannot be exported, because its factors would have to be folded "
             "into every later sub-layer: choose compensation=none or linear, or unit=block."
         )
+    check_place(cell.export, cell.model, cell.results)
     result = finished(cell)
     mask = None if result is None else exported(result["mask"])
     if is_gguf(cell.export):

@@ -10,7 +10,7 @@ from pruning.core.metric_names import error_of, kind_of, main_of, metrics_among
 from pruning.core.nested import leaves
 from pruning.core.result import DoneResult
 from pruning.core.speed_record import SpeedRecord, SpreadRecord
-from pruning.core.units import bytes_text
+from pruning.core.units import bytes_text, rate_text
 from pruning.export.portable import code, escaped, portable
 
 Timed = Literal["prefill_per_second", "decode_per_second", "first_token_seconds"]
@@ -128,5 +128,5 @@ def speedup_text(result: DoneResult | None) -> str:
 
 
 def _spread(value: SpreadRecord, factor: float) -> str:
-    median, low, high = (f"{n * factor:,.1f}" for n in (value["median"], value["low"], value["high"]))
+    median, low, high = (rate_text(n * factor) for n in (value["median"], value["low"], value["high"]))
     return f"{median} ({low} to {high})"

@@ -6,16 +6,19 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from pruning.core import publish
-from pruning.core.errors import InputError, unwritable
+from pruning.core import atomic_files, publish
+from pruning.core.errors import DamagedError, InputError, unwritable
 from pruning.core.publish import staged
+from pruning.core.result import NAME as RESULT
+from pruning.core.result import SMALLER
 from pruning.core.temporary import sweep
 from pruning.core.units import bytes_text
 from pruning.export.manifest import EarlierExport, earlier_export, stamps
+from pruning.models.spec import Model
 
 CHANGED_BY_LAUNCH = ("healed", "compensation")  # what a launch of the same cell can change in its record
 
@@ -27,9 +30,49 @@ def directory(out: str | Path) -> Path:
             f"the directory for the smaller model is '{out}': give a new directory, such as smaller."
         )
     try:
-        return Path(out).expanduser().resolve()
+        found = Path(out).expanduser().resolve()
     except (OSError, RuntimeError, ValueError) as error:
         raise InputError(f"{out} is no directory ({error}): choose another directory.") from error
+    if found == found.parent:
+        raise InputError(f"out={out} is the root of the file system: give a new directory, such as smaller.")
+    return found
+
+
+def check_place(out: Path, model: Model, results: Path | None = None) -> None:
+    """Raise InputError if `out` is inside the folder of the model that is cut, or inside a results folder.
+
+    In a results folder, only the directory SMALLER of a cell is allowed. `results` is a results folder that need not
+    hold a cell yet. `out` is a path without links. A GGUF file that is given by its path has no folder of its own.
+    """
+    own = [Path(model.path).expanduser().resolve()] if model.in_directory and model.gguf_file is None else []
+    named = [] if results is None else [results.resolve()]
+    usual = out.name == SMALLER and (out.parent.parent in named or _is_cell(out.parent))
+    for folder in (out, *out.parents):
+        if folder in own:
+            raise InputError(
+                f"out={out} is inside {folder}, the folder of the model itself: choose a directory elsewhere."
+            )
+        if usual:
+            continue
+        if folder in named or _is_cell(folder) or any(map(_is_cell, _cells(folder))):
+            raise InputError(
+                f"out={out} is inside {folder}, which holds results of searches: choose a directory elsewhere, or "
+                f"{SMALLER} in the folder of a cell."
+            )
+
+
+def _cells(folder: Path) -> Iterator[Path]:
+    """Yield the folders in a folder that can be cells."""
+    with suppress(OSError):
+        yield from (path.parent for path in folder.glob(f"*/{RESULT}"))
+
+
+def _is_cell(folder: Path) -> bool:
+    """Whether a folder is that of a cell, whose name is the cell's key."""
+    with suppress(OSError, DamagedError):
+        record = atomic_files.read_json(folder / RESULT) if (folder / RESULT).is_file() else None
+        return isinstance(record, dict) and record.get("cell") == folder.name
+    return False
 
 
 def check_target(out: Path) -> EarlierExport | None:

@@ -23,6 +23,7 @@ from pruning.export.gguf_target import is_gguf
 from pruning.export.manifest import write_record
 from pruning.export.model_card import Facts
 from pruning.export.output_dir import (
+    check_place,
     check_same,
     check_space,
     check_target,
@@ -55,6 +56,7 @@ def export(wanted: Request) -> Facts:
     from pruning.export.plan import plan_cut
 
     wanted = settled(wanted)
+    check_place(wanted.out, wanted.model)
     earlier = check_target(wanted.out)
     cut = plan_cut(wanted)
     identity = account.identity(wanted, cut)

@@ -16,7 +16,7 @@ from pruning.core.errors import DamagedError, InputError, unknown
 from pruning.core.mask import Mask
 from pruning.core.recorded import CLASS, OPTION
 from pruning.core.repair_record import is_repaired
-from pruning.core.result import NAME, DoneResult, read_result
+from pruning.core.result import MASK, NAME, DoneResult, read_result
 from pruning.export import output_dir
 from pruning.gguf.container import open_gguf
 from pruning.hydra_app.build_option import build_option
@@ -145,15 +145,17 @@ def _recorded(path: Path, settings: Mapping[str, str], out: Path) -> Request:
     if not path.is_file():
         raise InputError(f"{path} does not exist: give a cell folder or a mask file.")
     if (path.parent / NAME).is_file() and "model" not in settings:
-        return of_cell(path.parent, out, settings)
+        return of_cell(path.parent, out, settings, path)
     return Request(_model(settings), Mask.from_json(_json(path)), out)
 
 
-def of_cell(folder: Path, out: Path, settings: Mapping[str, str] | None = None) -> Request:
+def of_cell(
+    folder: Path, out: Path, settings: Mapping[str, str] | None = None, mask_file: Path | None = None
+) -> Request:
     """The request for the folder of a finished cell; `settings` may give a new `model.path` if the model has moved.
 
-    Raises InputError if the cell is not done or was run on another model, and DamagedError if the cell's result is
-    damaged.
+    Raises InputError if the cell is not done, was run on another model, or has found another mask than `mask_file`
+    (by default its own `mask.json`) holds. Raises DamagedError if the cell's result is damaged.
     """
     if (result := read_result(folder)) is None:
         raise InputError(f"{folder} holds no {NAME}: it is not a cell, or the cell has not ended.")
@@ -169,6 +171,7 @@ def of_cell(folder: Path, out: Path, settings: Mapping[str, str] | None = None) 
         scales = [float(factors.get(str(unit), 1.0)) for unit in range(mask.n_units)] if factors else None
     except (KeyError, TypeError, AttributeError) as error:
         raise DamagedError(f"{folder / NAME} is damaged (it is not a result): run the cell again.") from error
+    _check_mask_file(folder / MASK if mask_file is None else mask_file, mask)
     names = (model.name, result["config"]["model"].get(OPTION))
     changed = _changed(model, revision, names, settings or {})
     if changed.in_directory:
@@ -179,6 +182,15 @@ def of_cell(folder: Path, out: Path, settings: Mapping[str, str] | None = None) 
 
         repair = read_repair(folder, record["sha256"])
     return Request(changed, mask, out, result, scales, repair)
+
+
+def _check_mask_file(path: Path, found: Mask) -> None:
+    """Raise InputError if a file beside a result holds another mask than the result: it would be ignored."""
+    if path.is_file() and (given := Mask.from_json(_json(path))) != found:
+        raise InputError(
+            f"{path} removes {given.described()}, and the cell found {found.described()} ({NAME}): restore the file, "
+            "or give it with its model (model=NAME) to export what it says."
+        )
 
 
 def _changed(

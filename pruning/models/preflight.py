@@ -46,6 +46,11 @@ def check_model(settings: Model) -> None:
         raise InputError(
             f"model.revision={settings.revision} means nothing for the directory {settings.path}: leave it out."
         )
+    if settings.source == "packaged" and settings.gguf_file is not None:
+        raise InputError(
+            f"model.gguf_file={settings.gguf_file} means nothing for the packaged model {settings.path}: leave it "
+            "out, or give model=local model.path=FILE.gguf."
+        )
     config, where = loader.config(settings), checkpoint.locate(settings)[1]
     gguf = "gguf_file" in where
     try:

@@ -60,11 +60,7 @@ class Model:
         self._take_gguf_file()
         if not self.name and self.source == "local":
             object.__setattr__(self, "name", model_name.directory_name(self.location))
-        if not re.fullmatch(r"[\w.+-]+", self.name) or len(self.name.encode()) > LONGEST_NAME:
-            raise InputError(
-                f"model.name={self.name!r} cannot name a folder: use only letters, digits, '.', '_', '+' or '-', and "
-                f"at most {LONGEST_NAME} bytes."
-            )
+        check_name("model.name", self.name)
         if self.dtype not in DTYPES:
             raise unknown("model.dtype", self.dtype, DTYPES)
         if self.attention not in ATTENTIONS:
@@ -133,6 +129,15 @@ class Model:
             name: value for name, value in asdict(self).items() if name not in ("name", "resources", *PLACING)
         }
         return data | {"attention": same_attention(self.attention)}
+
+
+def check_name(setting: str, name: str) -> None:
+    """Raise InputError if the name of a model cannot be a part of a folder's name."""
+    if not re.fullmatch(r"[\w.+-]+", name) or len(name.encode()) > LONGEST_NAME:
+        raise InputError(
+            f"{setting}={name!r} cannot name a folder: use only letters, digits, '.', '_', '+' or '-', and at most "
+            f"{LONGEST_NAME} bytes."
+        )
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from pruning.core.errors import UnskippableError
+from pruning.core.errors import InputError, UnskippableError
 from pruning.core.mask import Mask
 from pruning.models.block_probe import Blocks, find_blocks, hidden_state
 from pruning.models.blocks import BlockInputs, apply, identity
 from pruning.models.sublayers import Sublayer, find_sublayers
 from pruning.models.swap import swapped
+
+CACHES = ("past_key_values", "cache", "cache_params", "state")  # arguments of models that hold a cache
 
 
 @dataclass(frozen=True)
@@ -73,8 +75,9 @@ def masked(model: nn.Module, mask: Mask, scales: Sequence[float] | None = None) 
 
     If `scales` is given (one factor per unit), dropped unit i multiplies the hidden state by `scales[i]`.
     Caching is off within the context: if block 0 were skipped while a cache is used, the model would count the
-    positions of new tokens from 0 again. On exit everything is restored, including the device hooks of accelerate,
-    which also replace `forward`. Contexts can be nested. Raises UnskippableError as `find_chain` does.
+    positions of new tokens from 0 again. So a forward pass that is given a cache raises InputError. On exit
+    everything is restored, including the device hooks of accelerate, which also replace `forward`. Contexts can be
+    nested. Raises UnskippableError as `find_chain` does.
     """
     chain = find_chain(model, mask.unit)
     if mask.n_units != len(chain):
@@ -85,6 +88,8 @@ def masked(model: nn.Module, mask: Mask, scales: Sequence[float] | None = None) 
         for config in (model.config, getattr(model, "generation_config", None)):
             if config is not None:
                 stack.enter_context(swapped(config, "use_cache", False))
+        for module in {model, getattr(model, "base_model", model)}:
+            stack.callback(module.register_forward_pre_hook(_without_cache, with_kwargs=True).remove)
         for block in mask.gone:
             factor = 1.0 if scales is None else _factor(mask, block, scales)
             skip = identity(chain.blocks.extra, factor)
@@ -94,6 +99,21 @@ def masked(model: nn.Module, mask: Mask, scales: Sequence[float] | None = None) 
                 factor = 1.0 if scales is None else scales[unit]
                 stack.enter_context(_part_skipped(chain, unit, factor))
         yield
+
+
+def _without_cache(
+    _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of a forward pass that keeps no cache. Raises InputError if it is given one."""
+    from transformers import Cache
+
+    named = [name for name in CACHES if kwargs.get(name) is not None]
+    if named or any(isinstance(value, Cache) for value in args):
+        raise InputError(
+            f"{named[0] if named else 'a cache'} was given to a masked model, which cannot use a cache: leave it and "
+            "use_cache=True out, or export the mask and use the exported model."
+        )
+    return args, kwargs | {"use_cache": False} if kwargs.get("use_cache") else kwargs
 
 
 def _factor(mask: Mask, block: int, scales: Sequence[float]) -> float:

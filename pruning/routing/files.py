@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import io
 import zipfile
+import zlib
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pruning.core import atomic_files
-from pruning.core.errors import DamagedError, InputError
+from pruning.core.errors import DamagedError, InputError, first_line
 from pruning.routing.router import FittedRouter
 from pruning.routing.scores import ItemScores
 
+if TYPE_CHECKING:
+    from pruning.models.loader import LanguageModel
+    from pruning.models.spec import Model
+
 FOLDER = "routing"  # in the results folder: a folder for each model, search and size
 RECORD, ROUTER, HEAD = "routing.json", "router.json", "router.npz"
+FACTS = ("settings", "revision", "n_blocks", "dtype", "weights_sha256")  # of the router's model
+UNREADABLE = (OSError, ValueError, EOFError, KeyError, NotImplementedError, zipfile.BadZipFile, zlib.error)
 
 
 def save_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
@@ -30,9 +38,9 @@ def save_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
 def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
     """The arrays of a `.npz` file. Raises DamagedError if it cannot be read."""
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as stored:
             return {name: stored[name] for name in stored.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except UNREADABLE as error:
         raise DamagedError(f"{path} is damaged ({error}): move it away and run again.") from error
 
 
@@ -56,6 +64,19 @@ def studies_of(record: Mapping[str, Any]) -> list[str]:
     return list(record.get("studies") or ([record["study"]] if "study" in record else []))
 
 
+def model_record(model: LanguageModel, settings: Model | None) -> dict[str, Any]:
+    """What is needed to load the router's model again, and to check that it is the same.
+
+    `settings` are None for a model in memory.
+    """
+    plain = None if settings is None else asdict(settings)
+    if plain is not None:
+        plain.pop("resources")
+    info, digest = model.info, model.weights_sha256()
+    facts = {"revision": info.revision, "n_blocks": info.n_blocks, "dtype": info.dtype}
+    return {"settings": plain, **facts, "weights_sha256": digest}
+
+
 def save_router(folder: Path, router: FittedRouter, model: Mapping[str, Any]) -> None:
     """Write `router.npz` and then `router.json`, with what is known about the model."""
     save_arrays(folder / HEAD, router.head.arrays())
@@ -63,15 +84,23 @@ def save_router(folder: Path, router: FittedRouter, model: Mapping[str, Any]) ->
 
 
 def read_router(folder: Path) -> tuple[FittedRouter, dict[str, Any]]:
-    """The router of a folder, and what is known about its model. Raises InputError if there is none."""
+    """The router of a folder, and what is known about its model.
+
+    Raises InputError if there is none, and DamagedError, which names the folder, if a file has another content than
+    `save_router` writes.
+    """
     if not (folder / ROUTER).is_file():
         raise InputError(
             f"{folder} holds no {ROUTER}: `python launch.py experiment=tasks tasks.folder=DIR` makes one."
         )
-    record = atomic_files.read_json(folder / ROUTER)
-    model: Any = record.get("model") if isinstance(record, dict) else None
-    if not isinstance(model, dict):
+    record, arrays = atomic_files.read_json(folder / ROUTER), read_arrays(folder / HEAD)
+    try:
+        router, model = FittedRouter.of(record, arrays), record["model"]
+        lacking = [name for name in FACTS if name not in model]
+        if lacking or any(mask.n_blocks != model["n_blocks"] for mask in router.sets.values()):
+            raise DamagedError(f"model={model!r} does not describe the model of the sets.")
+    except (DamagedError, KeyError, TypeError) as error:
         raise DamagedError(
-            f"{folder / ROUTER} is damaged (it describes no router and its model): move it away."
-        )
-    return FittedRouter.of(record, read_arrays(folder / HEAD)), model
+            f"the router in {folder} is damaged ({first_line(error)}): restore {ROUTER} and {HEAD}, or fit it again."
+        ) from error
+    return router, model

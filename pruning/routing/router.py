@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pruning.core.errors import DamagedError
-from pruning.core.mask import Mask
+from pruning.calibration.items import check_template
+from pruning.core.errors import DamagedError, InputError, first_line
+from pruning.core.mask import Mask, whole_numbers
 from pruning.routing.encoders import Encoder
 from pruning.routing.head import Head, fit_head
+from pruning.routing.prompts import first_blocks
 from pruning.routing.scores import Floats, Numbers
 from pruning.routing.settings import RouterSettings
 
@@ -47,15 +49,26 @@ class FittedRouter:
 
     @classmethod
     def of(cls, record: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> FittedRouter:
-        """The router of a record and of the arrays of its head. Raises DamagedError if something is missing."""
+        """The router of a record and of the arrays of its head.
+
+        Raises DamagedError if something is missing, or is not as `record` and `Head.arrays` give it.
+        """
         try:
             sets = {name: Mask.from_json(mask) for name, mask in record["sets"].items()}
             settings = RouterSettings(**record["settings"])
             settings.check()
-            made = (record["blocks"], record["template"], settings, record.get("encoder_revision"))
-            return cls(sets, Head.of(arrays), *made)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise DamagedError(f"the router's files are damaged ({error!r} is missing or wrong).") from error
+            check_template("template", record["template"])
+            if len({(mask.n_blocks, mask.unit) for mask in sets.values()}) != 1:
+                raise ValueError(f"sets={list(sets)} are not masks over the same units")
+            (blocks,) = whole_numbers([record["blocks"]])
+            if blocks < 0:
+                raise ValueError(f"blocks={blocks} is below 0")
+            first_blocks(list(sets.values()), blocks)
+            made = (blocks, record["template"], settings, record["encoder_revision"])
+            return cls(sets, Head.of(arrays, len(sets)), *made)
+        except (KeyError, TypeError, ValueError, AttributeError, InputError) as error:
+            what = f"{error} is missing" if isinstance(error, KeyError) else first_line(error)
+            raise DamagedError(f"the router's files are damaged: {what}.") from error
 
 
 def fit_router(

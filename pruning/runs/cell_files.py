@@ -9,7 +9,7 @@ import yaml
 
 from pruning.core import atomic_files
 from pruning.core.mask import Mask
-from pruning.core.result import Result, write_result
+from pruning.core.result import MASK, Result, write_result
 from pruning.distributed import collectives
 from pruning.runs.cell import Cell
 
@@ -23,7 +23,7 @@ def save_config(cell: Cell, config: Mapping[str, Any]) -> None:
 def save_mask(cell: Cell, mask: Mask) -> None:
     """Write `mask.json`."""
     if collectives.is_first():
-        atomic_files.write_json(cell.folder / "mask.json", mask.to_json())
+        atomic_files.write_json(cell.folder / MASK, mask.to_json())
 
 
 def save_result(cell: Cell, result: Result) -> None:

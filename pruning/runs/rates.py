@@ -16,7 +16,7 @@ from pruning.engine.memory_probe import Tally
 from pruning.engine.unit_times import unit_times
 from pruning.healing.losses import summed_loss
 from pruning.healing.readout_loss import Weights
-from pruning.models.block_probe import find_blocks, input_device
+from pruning.models.block_probe import find_blocks, gradients_kept, input_device
 from pruning.models.float32_products import native_products
 from pruning.objective import Calibrated
 
@@ -117,13 +117,9 @@ def _training(module: Any, rows: Sequence[Row], heal: Training) -> tuple[float, 
 @contextmanager
 def _trainable(module: Any, adapter: bool) -> Iterator[None]:
     """Within this context, gradients are computed: of all blocks or, for adapters, only back to the first block."""
-    before = [(parameter, parameter.requires_grad) for parameter in module.parameters()]
     blocks = find_blocks(module).modules
     trained = {id(weight) for block in (blocks[:1] if adapter else blocks) for weight in block.parameters()}
-    try:
-        for parameter, _ in before:
+    with gradients_kept(module.parameters()):
+        for parameter in module.parameters():
             parameter.requires_grad_(id(parameter) in trained and parameter.is_floating_point())
         yield
-    finally:
-        for parameter, wanted in before:
-            parameter.requires_grad_(wanted)

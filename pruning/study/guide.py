@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from pruning.core.errors import InputError, UnreachableError
 from pruning.core.recorded import OPTION, recorded
-from pruning.core.result import DoneResult
+from pruning.core.result import SMALLER, DoneResult
 from pruning.core.units import bytes_text, duration_text
 from pruning.launcher.local import InProcess
 from pruning.runs.cell import Cell
@@ -42,7 +42,7 @@ def check_guided(cells: Sequence[Cell], launcher: Any) -> Cell:
     if not isinstance(launcher, InProcess):
         raise InputError("guide=true needs launcher=local: it measures the machine that it runs on.")
     (cell,) = cells
-    return cell if cell.export is not None else dataclasses.replace(cell, export=cell.folder / "smaller")
+    return cell if cell.export is not None else dataclasses.replace(cell, export=cell.folder / SMALLER)
 
 
 def run_guided(cell: Cell, launcher: Any, outcome: Outcome) -> None:

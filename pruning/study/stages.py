@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from pruning.core.metric_names import kind_of, metrics_among
 from pruning.core.result import DoneResult
-from pruning.core.units import bytes_text
+from pruning.core.units import bytes_text, rate_text
 from pruning.export.metric_text import number
 from pruning.study.tables import about_healing, render, title
 
@@ -59,6 +59,6 @@ def _timed(which: str) -> str:
 def _gained(speed: Mapping[str, Any], which: str) -> Iterator[str]:
     """Tokens per second with the first shape of input, parameters, and bytes of a model, as text."""
     for name in SPEED:
-        yield f"{speed['runs'][0][which][name]['median']:,.0f}"
+        yield rate_text(speed["runs"][0][which][name]["median"])
     yield f"{speed['sizes'][which]['parameters']:,}"
     yield bytes_text(speed["sizes"][which]["bytes"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,10 +65,3 @@ def described(group: Group) -> dict[str, Any]:
             for task in group.tasks
         },
     }
-
-
-def model_record(cell: Cell, info: Any) -> dict[str, Any]:
-    """What is needed to load the router's model again, and to check that it is the same."""
-    settings = dataclasses.asdict(cell.model)
-    settings.pop("resources")
-    return {"settings": settings, "revision": info.revision, "n_blocks": info.n_blocks}

@@ -33,7 +33,7 @@ from pruning.runs.cell import Cell
 from pruning.runs.cell_model import forward_of, model_of
 from pruning.runs.progress import batches_shown
 from pruning.study.task_cells import TaskSettings, data_of
-from pruning.study.task_group import Group, described, model_record
+from pruning.study.task_group import Group, described
 
 if TYPE_CHECKING:
     from pruning.engine.forward import Forward
@@ -64,7 +64,7 @@ def route_group(
     measured = Measured(scores["calibration"], scores["heldout"], {name: i for i, name in enumerate(names)})
     router, encoder, predicted = _router(group, forward, scores["calibration"])
     path.unlink(missing_ok=True)  # it describes the router that is now replaced
-    files.save_router(group.folder, router, model_record(cells[0], model.info))
+    files.save_router(group.folder, router, files.model_record(model, cells[0].model))
     numbers = summary(measured, scores.get("reworded"), predicted, names, settings.router.target)
     record = {"request": request, "study": cells[0].study, "studies": studies, **described(group), **numbers}
     record["router"] |= _fitted(router)

@@ -12,7 +12,7 @@ from pruning.core import study_list, trace
 from pruning.core.errors import DamagedError, PruningError
 from pruning.core.mask import Mask
 from pruning.core.nested import leaves
-from pruning.core.result import LOG, MODELS, NAME, DoneResult, Result, read_result
+from pruning.core.result import LOG, MASK, MODELS, NAME, DoneResult, Result, read_result
 from pruning.core.space import space_of
 from pruning.evaluation.speed import flat
 from pruning.healing import curve
@@ -165,7 +165,7 @@ def _healing(result: DoneResult, folder: Path) -> Iterator[tuple[str, float, int
 
 
 def _artifacts(client: Any, run: str, folder: Path, result: Result) -> None:
-    names: tuple[str, ...] = (NAME, "mask.json", "config.yaml", trace.NAME, LOG)
+    names: tuple[str, ...] = (NAME, MASK, "config.yaml", trace.NAME, LOG)
     if result["status"] == "done" and "heal" in result:
         names = (*names, f"{result['heal']['folder']}/{curve.NAME}")
     for name in names:

@@ -186,3 +186,10 @@ def test_items_with_equal_choices_are_left_out_of_a_calibration(tmp_path: Path) 
     assert [item.question for item in read_items(path)] == [GOOD["question"]]
     with pytest.raises(InputError, match="every item has equal choices"):
         read_items(written(tmp_path, "b.jsonl", GOOD | {"choices": ["a", "a "]}))
+
+
+def test_half_of_a_surrogate_pair_is_no_text(tmp_path: Path) -> None:
+    path = tmp_path / "texts.jsonl"
+    path.write_text('{"text": "right"}\n{"text": "a \\ud800 b"}\n')
+    with pytest.raises(InputError, match=r"texts\.jsonl, line 2: 'text' .*ud800"):
+        read(path)

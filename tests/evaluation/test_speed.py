@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from pruning.core.errors import InputError
 from pruning.core.mask import Mask
+from pruning.core.units import rate_text
 from pruning.evaluation import memory, speed, stopwatch
 from pruning.evaluation.speed import Speed, flat
 from pruning.export.metric_text import speed_section, speedup_text
@@ -224,10 +225,8 @@ def test_speed_goes_to_result_mlflow_table_and_card(launch: Command, tmp_path: P
     assert "## What was gained" in card
     for paragraph in speed_section(record):
         assert paragraph in card
-    assert (
-        f"| 1, 16 | prefill, tokens/s | {record['runs'][0]['dense']['prefill_per_second']['median']:,.1f} ("
-        in card
-    )
+    median = rate_text(record["runs"][0]["dense"]["prefill_per_second"]["median"])
+    assert f"| 1, 16 | prefill, tokens/s | {median} (" in card
     launches = [line for line in card.splitlines() if line.startswith("python launch.py ")]
     assert ["eval=speed" in line for line in launches] == [False, True], "one command for each evaluation"
     assert ["export=DIR" in line for line in launches] == [False, True]

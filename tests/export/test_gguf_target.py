@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,29 @@ def test_only_a_cut_of_the_same_file_and_mask_is_replaced(tmp_path: Path) -> Non
     assert out.read_bytes() == first
     export_gguf(Request(model, Mask(6, (1,)), out, verify=False, scales=[2.0] * 6, force=True))
     assert out.read_bytes() != first
+
+
+def test_a_cut_or_a_card_that_has_changed_is_replaced_with_force_only(tmp_path: Path) -> None:
+    path, out = gguf_models.write(tmp_path / "tiny.gguf"), tmp_path / "out.gguf"
+    given = Request(spec.Model("tiny", "local", str(path)), Mask(6, (1,)), out, verify=False)
+    export_gguf(given)
+    first, card = out.read_bytes(), card_of(out).read_text()
+    changes = {
+        "bytes": (out, first[:-1] + bytes([first[-1] ^ 1])),
+        "card": (card_of(out), card.replace("#", "# My", 1).encode()),
+        "seal": (card_of(out), card.rpartition("<!--")[0].encode()),
+        "no card": (card_of(out), None),
+    }
+    for changed, data in changes.values():
+        changed.unlink() if data is None else changed.write_bytes(data)
+        with pytest.raises(InputError, match=rf"{changed.name} .*force"):
+            export_gguf(given)
+        assert changed.exists() == (data is not None)
+        assert data is None or changed.read_bytes() == data
+        export_gguf(dataclasses.replace(given, force=True))
+        assert out.read_bytes() == first
+        assert card_of(out).read_text() == card
+    export_gguf(given)
 
 
 def test_foreign_files_stay(tmp_path: Path) -> None:

@@ -309,7 +309,7 @@ def test_the_model_that_is_cut_is_never_replaced(model_folder: Path, tmp_path: P
         export(replace(inner, force=True))
     export(replace(inner, out=tmp_path / "again", verify=False))
     smaller = spec.Model("t", "local", str(tmp_path / "again"))
-    with pytest.raises(InputError, match="contains the model that is to be cut"):
+    with pytest.raises(InputError, match=r"again is inside .*again"):
         export(Request(smaller, Mask(5, (1,)), tmp_path / "again", force=True))
 
 

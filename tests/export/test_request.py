@@ -238,6 +238,7 @@ def test_a_cell_over_sub_layers_is_exported(cell: tuple[Path, dict[str, Any]], t
     mask = Mask.parse(6, "a1 m4 b3")
     changed = result | {"mask": mask.to_json(), "compensation": {str(unit): 1.0 for unit in mask.dropped}}
     (folder / "result.json").write_text(json.dumps(changed))
+    (folder / "mask.json").write_text(json.dumps(mask.to_json()))
     text = export_cell(folder, tmp_path / "out")
     assert "gained  4 of 12 sub-layers removed (a1 b3 m4), " in text
     assert "equal bit for bit" in text

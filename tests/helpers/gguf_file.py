@@ -21,7 +21,7 @@ MATRICES = {
 }
 
 
-def write(path: Path) -> None:
+def write(path: Path, seed: int = 0) -> None:
     """Write the file: random weights in Q8_0, norms in float32."""
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_block_count(N_BLOCKS)
@@ -34,7 +34,7 @@ def write(path: Path) -> None:
     writer.add_rope_dimension_count(WIDTH // HEADS)
     writer.add_vocab_size(VOCABULARY)
     _tokenizer(writer)
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     _matrix(writer, "token_embd.weight", rng.normal(size=(VOCABULARY, WIDTH)))
     for block in range(N_BLOCKS):
         for name, shape in MATRICES.items():

@@ -16,13 +16,14 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+import pruning
 from pruning.core.errors import InputError
 from pruning.core.mask import Mask
 from pruning.export import safetensors_file
 from pruning.export.mergekit import mergekit
 from pruning.export.model_card import model_card
 from pruning.export.output_dir import check_target, directory
-from pruning.export.pipeline import export
+from pruning.export.pipeline import export, written
 from pruning.export.portable import code, code_block, escaped, portable
 from pruning.export.request import Request
 from pruning.models import spec
@@ -367,3 +368,42 @@ def test_the_written_tensors_are_those_of_the_library(tmp_path: Path) -> None:
     for name, tensor in tensors.items():
         assert (read[name].dtype, read[name].shape) == (tensor.dtype, tensor.shape)
         assert torch.equal(read[name].double(), tensor.double())
+
+
+def test_an_export_into_the_folder_of_its_model_or_into_results_is_refused(
+    model_folder: Path, launch: Command, tmp_path: Path
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(model_folder, model)
+    assert launch("k=1", "algo=one_shot").status == 0
+    (cell,) = (path.parent for path in (tmp_path / "results").glob("*/result.json"))
+    links = {name: tmp_path / name for name in ("to_model", "to_results")}
+    links["to_model"].symlink_to(model)
+    links["to_results"].symlink_to(tmp_path / "results")
+    before = sorted(tmp_path.rglob("*"))
+    for place in (
+        model / "out",
+        links["to_model"] / "a" / "out",
+        cell,
+        cell / "out",
+        links["to_results"] / "out",
+    ):
+        for name in ("", ".gguf"):
+            out = directory(f"{place}{name}")
+            with pytest.raises(InputError, match=r"out=\S+ is inside"):
+                written(request(model, out, 2))
+            if not out.is_relative_to(model):
+                ended = launch("k=2", "algo=one_shot", f"export={out}")
+                assert (ended.status, len(ended.all())) == (2, 1)
+                assert str(tmp_path / "results") in " ".join(ended.err.split())
+    loaded = pruning.load_model(model, dtype="float32")
+    with pytest.raises(InputError, match="results"):
+        pruning.export_model(loaded, Mask(N, (2,)), links["to_results"] / "out")
+    usual = cell / "smaller"
+    written(request(model, usual, 2))
+    shutil.rmtree(usual)
+    ended = launch("k=2", f"export={tmp_path / 'new' / 'out'}", f"paths.results={tmp_path / 'new'}")
+    assert (ended.status, (tmp_path / "new" / "out").exists()) == (2, False)
+    with pytest.raises(InputError, match="out=/"):
+        directory("/")
+    assert sorted(path for path in tmp_path.rglob("*") if "new" not in path.parts) == before

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import logging
 import os
@@ -18,11 +20,12 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
 from pruning.core.errors import InputError
 from pruning.export import pipeline, request
 from pruning.hydra_app.build_option import build_option
-from pruning.models import adapter, directory, file_digests, loader, recorded_weights
+from pruning.models import adapter, directory, file_digests, loader, packaged, quiet, recorded_weights
 from pruning.models.model_name import directory_name, distinct_names
 from pruning.models.spec import Model
 from tests.conftest import Command
@@ -532,6 +535,61 @@ def test_a_gguf_file_is_exported(gguf: Path, tmp_path: Path) -> None:
     facts = pipeline.export(request.parse(words))
     assert "equal bit for bit" in facts.proof
     assert facts.name.startswith("one-4-of-6")
+
+
+def weights(model: Any) -> Any:
+    return model.get_input_embeddings().weight.detach()
+
+
+@pytest.fixture
+def decoy(gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The weights of `gguf`; the current folder holds another file of its name, which transformers would prefer."""
+    with quiet.quiet(), contextlib.redirect_stderr(io.StringIO()):
+        right = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=str(gguf), dtype=torch.float32)
+    (tmp_path / "elsewhere").mkdir()
+    for name in (gguf.name, "out.gguf"):
+        gguf_file.write(tmp_path / "elsewhere" / name, seed=1)
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    return weights(right)
+
+
+def test_a_gguf_file_of_that_name_in_the_current_folder_is_not_read(gguf: Path, decoy: Any) -> None:
+    for given in (gguf, Path("..") / gguf.parent.name / gguf.name):
+        model = Model("x", "local", str(given), dtype="float32")
+        assert torch.equal(weights(loader.load_uncached(model).module), decoy)
+
+
+def test_nor_is_it_in_place_of_a_file_on_a_hub(
+    gguf: Path, decoy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit, cache = "a" * 40, tmp_path / "hub" / "models--owner--name"
+    (cache / "snapshots" / commit).mkdir(parents=True)
+    (cache / "refs").mkdir()
+    (cache / "refs" / "main").write_text(commit)
+    shutil.copyfile(gguf, cache / "snapshots" / commit / gguf.name)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache.parent))
+    model = Model("x", "hub", "owner/name", gguf_file=gguf.name, dtype="float32")
+    loaded = loader.load_uncached(model)
+    assert torch.equal(weights(loaded.module), decoy)
+    assert loaded.info.revision == commit
+    assert loader.tokenizer(model).get_vocab()["AB"] == gguf_file.VOCABULARY - 1
+
+
+def test_nor_is_it_when_a_packaged_file_is_converted(gguf: Path, decoy: Any, tmp_path: Path) -> None:
+    folder = packaged._convert(gguf, tmp_path / "converted")
+    assert torch.equal(weights(AutoModelForCausalLM.from_pretrained(folder)), decoy)
+    assert all(str(tmp_path).encode() not in path.read_bytes() for path in folder.iterdir())
+
+
+def test_nor_is_it_by_the_proof_of_a_cut_file(gguf: Path, decoy: Any, tmp_path: Path) -> None:
+    words = ["--drop", "1,4", f"out={tmp_path / 'out.gguf'}", "model=local", f"model.path={gguf}"]
+    assert "equal bit for bit" in pipeline.written(request.parse(words)).proof
+
+
+def test_an_export_of_a_gguf_file_names_no_folder_of_the_machine(gguf: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    pipeline.export(request.parse(["--drop", "1,4", f"out={out}", "model=local", f"model.path={gguf}"]))
+    assert all(str(tmp_path).encode() not in path.read_bytes() for path in out.iterdir())
 
 
 BAD_PATHS = {

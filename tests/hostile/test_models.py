@@ -202,10 +202,10 @@ def test_what_a_configuration_shows_is_refused_from_it(
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("kind", ["BertConfig", "RobertaConfig"])
-def test_a_bidirectional_model_in_memory_is_refused(kind: str, dtype: torch.dtype) -> None:
+def test_a_bidirectional_model_in_memory_is_refused(kind: str, dtype: torch.dtype, tokenizer: Any) -> None:
     model = random_model(kind, **WIDTH | TOKENS, intermediate_size=48).to(dtype)
     with pytest.raises(UnskippableError, match="is not a causal language model"):
-        pruning.wrap_model(model, None)
+        pruning.wrap_model(model, tokenizer)
 
 
 def test_a_bidirectional_directory_is_refused(tmp_path: Path) -> None:

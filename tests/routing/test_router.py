@@ -16,6 +16,14 @@ from pruning.routing.router import FittedRouter, explained, fit_router, routes
 from pruning.routing.scores import Floats
 from pruning.routing.settings import RouterSettings
 
+MODEL = {
+    "settings": None,
+    "revision": "memory",
+    "n_blocks": 6,
+    "dtype": "float32",
+    "weights_sha256": "a" * 64,
+}
+
 
 def planted(seed: int, count: int, sets: int = 3, noise: float = 0.05) -> tuple[Floats, Floats]:
     """Features (count, 6), and log-likelihoods (sets, count) that are linear in them but for noise."""
@@ -65,11 +73,11 @@ def test_with_one_set_every_prompt_gets_it() -> None:
 @pytest.mark.parametrize("head", ["ridge", "mlp"])
 def test_a_router_is_the_same_after_it_was_saved(tmp_path: Path, head: str) -> None:
     features, targets = planted(1, 40)
-    sets = {"a": Mask(6, (1,)), "b": Mask(6, (2, 3)), "c": Mask(6, (1, 7), "sublayer")}
+    sets = {"a": Mask(6, (1,)), "b": Mask(6, (2, 3)), "c": Mask(6, (1, 4))}
     router = fit_router(sets, features, targets, (1, "Q: {question}"), RouterSettings(head=head, hidden=4))
-    files.save_router(tmp_path, router, {"n_blocks": 6})
+    files.save_router(tmp_path, router, MODEL)
     again, model = files.read_router(tmp_path)
-    assert model == {"n_blocks": 6}
+    assert model == MODEL
     assert (again.sets, again.blocks, again.template, again.settings) == (
         *(router.sets, router.blocks, router.template, router.settings),
     )
@@ -81,7 +89,7 @@ def test_a_folder_without_a_router_and_damaged_files_are_named(tmp_path: Path) -
         files.read_router(tmp_path)
     features, targets = planted(1, 20)
     router = fit_router({"a": Mask(6, (1,))}, features, targets[:1], (1, "{question}"), RouterSettings())
-    files.save_router(tmp_path, router, {})
+    files.save_router(tmp_path, router, MODEL)
     (tmp_path / files.HEAD).write_bytes(b"torn")
     with pytest.raises(DamagedError, match=r"router\.npz is damaged"):
         files.read_router(tmp_path)
