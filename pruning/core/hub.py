@@ -1,4 +1,4 @@
-"""Whether the model hub can be reached, found out once and fast.
+"""Whether the model hub can be reached, found out once and fast, and the commits of what came from it.
 
 Without a network, huggingface_hub tries each request six times, for half a minute, and prints two lines for each
 try. So one connection is tried first. If it fails, the libraries are switched to their offline mode, in which they
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from functools import lru_cache
+from pathlib import Path
 
 from pruning.core.errors import first_line
 
@@ -39,6 +40,20 @@ def use_hub() -> None:
         )
         constants.HF_HUB_OFFLINE = True
         _datasets_offline()
+
+
+def commit_of(name: str, revision: str | None = None, file: str = "config.json") -> str | None:
+    """The commit of a repository of the hub whose file is in the cache; None if it is not.
+
+    The models of transformers no longer say from which commit they were loaded.
+    """
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(name, file, revision=revision)
+    if not isinstance(found, str):
+        return None
+    parts = Path(found).parts
+    return parts[parts.index("snapshots") + 1] if "snapshots" in parts else None
 
 
 def _datasets_offline() -> None:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def identity(wanted: Request, cut: Cut) -> dict[str, Any]:
     """What an earlier export must share with this one to be replaced: model and mask, and unless forced the rest."""
     settings = cut.source.settings
-    revision = checkpoint.revision(settings, cut.source)  # the source's configuration names the commit
+    revision = checkpoint.revision(settings)
     weights = {"source": settings.source, "revision": revision}
     if settings.source == "hub":
         weights["path"] = settings.path

@@ -22,7 +22,7 @@ def expected_record(cell: Cell, own: bool) -> dict[str, Any]:
     result = finished(cell)
     known: dict[str, Any] = {"precision": cell.model.dtype, "healed": _healed(cell, result)}
     if cell.model.source != "hub":  # the commit of a hub model is known only when it is loaded
-        known["model"] = {"source": cell.model.source, "revision": checkpoint.revision(cell.model, None)}
+        known["model"] = {"source": cell.model.source, "revision": checkpoint.revision(cell.model)}
     if result is not None or not own:
         known["mask"] = UNKNOWN if result is None else _mask(cell, result)
     return known

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pruning.core.errors import InputError, UnreachableError, first_line
 from pruning.core.gguf_header import check_header
-from pruning.core.hub import use_hub
+from pruning.core.hub import commit_of, use_hub
 from pruning.models import adapter, quiet
 from pruning.models.directory import gguf_of, in_gguf, model_digest, model_directory
 from pruning.models.weight_files import INDEX, SINGLE
@@ -93,21 +93,16 @@ def stored_folder(settings: Model) -> Path | None:
     return None
 
 
-def revision(settings: Model, module: Any) -> str:
-    """The commit of a hub model, the digest of a directory, or the digest of a packaged file."""
+def revision(settings: Model) -> str:
+    """The commit of a hub model that has been loaded, the digest of a directory, or the digest of a packaged file."""
     if settings.source == "packaged":
         from pruning.models.packaged import PACKAGED
 
         return PACKAGED[settings.path].sha256
     if settings.in_directory:
         return model_digest(settings.path, settings.gguf_file)
-    if settings.gguf_file:
-        from transformers.utils.hub import extract_commit_hash
-
-        commit = extract_commit_hash(str(hub_gguf(settings)), None)
-    else:
-        commit = getattr(module.config, "_commit_hash", None)
-    return str(commit or settings.revision or "main")
+    commit = commit_of(settings.path, settings.revision, settings.gguf_file or "config.json")
+    return commit or settings.revision or "main"
 
 
 def state(settings: Model) -> str | None:

@@ -114,7 +114,7 @@ def load_uncached(settings: Model) -> LanguageModel:
             "use a complete checkpoint."
         )
     without_rescaling(module.config)
-    revision = checkpoint.revision(settings, module)
+    revision = checkpoint.revision(settings)
     try:
         record = (settings.name, checkpoint.source(settings), revision, settings.dtype)
         loaded = _described(module, *record)

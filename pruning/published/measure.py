@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pruning.core import atomic_files
 from pruning.core.errors import InputError, PruningError
 from pruning.core.hashing import digest
+from pruning.core.hub import commit_of
 from pruning.core.mask import Mask
 from pruning.evaluation import Data, Measured
 from pruning.evaluation.perplexity import corpus_perplexity
@@ -158,7 +159,7 @@ class Referee:
     def _evaluator(self, request: Request, forward: Any) -> Evaluator:
         name, samples = self._metric(request), self.samples(request)
         settings = self.settings(request.model, request.protocol.dtype)
-        revision = getattr(loader.config(settings), "_commit_hash", None)
+        revision = commit_of(settings.path, settings.revision) if settings.source == "hub" else None
         key = digest([FORMAT, settings.identity(), revision, samples.sha256])
         folder = self.results / FOLDER / request.model.name / f"{name.replace('/', '-')}-{key}"
         return Evaluator(Perplexity(request.protocol, self.limit), {name: samples}, forward, {name: folder})

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pruning.core.errors import InputError, UnreachableError, first_line
-from pruning.core.hub import use_hub
+from pruning.core.hub import commit_of, use_hub
 from pruning.models.directory import model_digest
 from pruning.models.weight_files import INDEX, SINGLE, weight_files
 from pruning.routing.settings import RouterSettings
@@ -41,7 +41,8 @@ def encoder_revision(path: str) -> str | None:
     """
     if Path(path).expanduser().is_dir():
         return model_digest(path)
-    return getattr(load_part("AutoConfig", path), "_commit_hash", None)
+    load_part("AutoConfig", path)
+    return commit_of(path)
 
 
 def load_part(kind: str, path: str, **options: Any) -> Any:

@@ -30,6 +30,7 @@ from pruning.models.model_name import directory_name, distinct_names
 from pruning.models.spec import Model
 from tests.conftest import Command
 from tests.helpers import gguf_file
+from tests.helpers.hub_cache import cached
 
 MIB = 1 << 20
 
@@ -562,17 +563,23 @@ def test_a_gguf_file_of_that_name_in_the_current_folder_is_not_read(gguf: Path, 
 def test_nor_is_it_in_place_of_a_file_on_a_hub(
     gguf: Path, decoy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    commit, cache = "a" * 40, tmp_path / "hub" / "models--owner--name"
-    (cache / "snapshots" / commit).mkdir(parents=True)
-    (cache / "refs").mkdir()
-    (cache / "refs" / "main").write_text(commit)
-    shutil.copyfile(gguf, cache / "snapshots" / commit / gguf.name)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache.parent))
+    commit = "a" * 40
+    cached(tmp_path, monkeypatch, "owner/name", {gguf.name: gguf.read_bytes()}, commit)
     model = Model("x", "hub", "owner/name", gguf_file=gguf.name, dtype="float32")
     loaded = loader.load_uncached(model)
     assert torch.equal(weights(loaded.module), decoy)
     assert loaded.info.revision == commit
     assert loader.tokenizer(model).get_vocab()["AB"] == gguf_file.VOCABULARY - 1
+
+
+def test_a_hub_model_is_identified_by_its_commit(
+    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = {path.name: path.read_bytes() for path in model_folder.iterdir()}
+    cached(tmp_path, monkeypatch, "owner/name", files, commit := "c" * 40)
+    for revision in (None, "main", commit):
+        model = Model("x", "hub", "owner/name", revision=revision, dtype="float32")
+        assert loader.load_uncached(model).info.revision == commit
 
 
 def test_nor_is_it_when_a_packaged_file_is_converted(gguf: Path, decoy: Any, tmp_path: Path) -> None:

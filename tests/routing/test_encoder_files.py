@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +11,7 @@ from pruning.core.errors import InputError, PruningError, UnreachableError
 from pruning.routing.encoder_files import check_encoder, encoder_revision
 from pruning.routing.settings import RouterSettings
 from tests.helpers.encoders import encoder_folder
+from tests.helpers.hub_cache import cached
 
 
 def test_an_encoder_that_can_be_read_is_accepted(tmp_path: Path, tokenizer: Any) -> None:
@@ -44,7 +44,7 @@ def test_the_revision_of_a_directory_changes_with_its_weights(tmp_path: Path, to
     assert first != other
 
 
-def test_the_revision_of_a_name_is_its_commit(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = SimpleNamespace(_commit_hash="abc")
-    monkeypatch.setattr("transformers.AutoConfig.from_pretrained", lambda *_, **__: found)
-    assert encoder_revision("some/encoder") == "abc"
+def test_the_revision_of_a_name_is_its_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cached(tmp_path, monkeypatch, "some/encoder", {"config.json": b"{}"}, commit := "b" * 40)
+    monkeypatch.setattr("transformers.AutoConfig.from_pretrained", lambda *_, **__: None)
+    assert encoder_revision("some/encoder") == commit
