@@ -55,16 +55,18 @@ def measured_section(result: DoneResult | None, own: bool = False) -> Iterator[s
         yield f"Nothing: {unmeasured(result)}."
         return
     evaluation = result["evaluation"]
-    plain = evaluation.get("uncompensated")  # metrics of the same mask without compensation
-    lines = [f"| metric | dense | {'pruned as searched' if own else 'pruned'} |", "|---|---|---|"]
-    healed = evaluation.get("healed")  # after training
-    extra = [("without compensation", plain), ("healed", healed)]
-    shown = [(title, values) for title, values in extra if values is not None]
-    lines = [lines[0] + "".join(f" {title} |" for title, _ in shown), lines[1] + "---|" * len(shown)]
-    more = ["".join(f" {number(name, values)} |" for _, values in shown) for name, _, _ in rows]
-    lines += [
-        f"| {escaped(name)} | {a} | {b} |{extra}" for (name, a, b), extra in zip(rows, more, strict=True)
-    ]
+    plain, first = evaluation.get("uncompensated"), "pruned as searched" if own else "pruned"
+    models: list[tuple[str, Mapping[str, Any]]] = [("dense", evaluation["dense"])]
+    if plain is None:
+        models.append((first, evaluation["pruned"]))
+    else:
+        changed = "repaired" if "repair" in result else "compensated"
+        models += [(first, plain), (changed, evaluation["pruned"])]
+    if (healed := evaluation.get("healed")) is not None:
+        models.append(("healed", healed))
+    lines = [f"| metric | {' | '.join(title for title, _ in models)} |", "|---" * (1 + len(models)) + "|"]
+    for name, _, _ in rows:
+        lines.append(f"| {escaped(name)} | {' | '.join(number(name, values) for _, values in models)} |")
     yield "\n".join(lines)
     yield (
         "Values with their standard errors over samples, if they have any. Both models were measured in "

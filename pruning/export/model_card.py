@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pruning.core.heal_record import HealRecord, SelectionRecord
 from pruning.core.mask import Mask
 from pruning.core.metric_names import label_of
+from pruning.core.repair_record import is_repaired
 from pruning.core.result import DoneResult
 from pruning.core.units import bytes_text
 from pruning.export import metric_text, parts_text
@@ -181,7 +182,18 @@ def _rest(facts: Facts) -> str:
     if facts.repair:
         trained = None if facts.healed is None else f"The remaining {_trained(facts.healed, kept)}"
         return parts_text.repaired(facts.repair, kept, trained)
-    return f"The remaining {_trained(facts.healed, kept)}" + _compensation(facts)
+    return f"The remaining {_trained(facts.healed, kept)}" + _compensation(facts) + _unrepaired(facts)
+
+
+def _unrepaired(facts: Facts) -> str:
+    """That a repair was tried and left out, if it was."""
+    record = None if facts.result is None else facts.result.get("repair")
+    if record is None or is_repaired(record):
+        return ""
+    return (
+        " A repair by linear maps was tried and left out, because each map raised the loss on text that it was not "
+        "fitted on."
+    )
 
 
 def _compensation(facts: Facts) -> str:

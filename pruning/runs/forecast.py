@@ -22,6 +22,7 @@ from pruning.core.result import DoneResult
 from pruning.core.space import Space
 from pruning.engine.device import free_memory
 from pruning.engine.map_settings import Linear
+from pruning.engine.single_precision import HALVES
 from pruning.healing import checkpoint
 from pruning.healing.files import read_record
 from pruning.healing.heal import latest_checkpoint
@@ -49,11 +50,15 @@ TRAINED = 20  # bytes of each trained parameter: copy, gradient, two moments, be
 
 @dataclass(frozen=True)
 class Forecast:
-    """Seconds by part of the work; bytes of memory that the process needs, and that it can have."""
+    """Seconds by part of the work; bytes of memory that the process needs, and that it can have.
+
+    `single` are the bytes of the float32 copy of the model that settles near ties.
+    """
 
     parts: Mapping[str, float]
     memory: int
     available: int
+    single: int = 0
 
     @property
     def seconds(self) -> float:
@@ -96,7 +101,8 @@ def forecast(prepared: Prepared, speed: Speed | None, export: bool) -> Forecast:
         parts["speed"] = 2 * (speed.repeats + speed.warmup) * once
     if export:
         parts["export"] = LOADS * loading
-    return Forecast(parts, used + _extra_memory(work, model), used + free)
+    single = _single_bytes(work, model)
+    return Forecast(parts, used + _extra_memory(work, model, single), used + free, single)
 
 
 def _parts(work: _Work) -> Iterator[tuple[str, float]]:
@@ -157,13 +163,20 @@ def _lines(work: _Work) -> int:
     return sum(1 for _ in trace.read_trace(work.prepared.cell.folder / trace.NAME))
 
 
-def _extra_memory(work: _Work, model: LanguageModel) -> int:
+def _single_bytes(work: _Work, model: LanguageModel) -> int:
+    """The bytes of the float32 copy of the model with which a search settles near ties; 0 if it needs none."""
+    if work.done is not None or not work.prepared.cell.near_ties.most or model.module.dtype not in HALVES:
+        return 0
+    return sum(4 * weight.numel() for weight in model.module.parameters())
+
+
+def _extra_memory(work: _Work, model: LanguageModel, single: int) -> int:
     """The most bytes besides the loaded model: of the search's states, of the training, or of the export."""
     module: nn.Module = model.module
     heal = work.prepared.cell.heal
     width = int(model.module.config.get_text_config(decoder=True).hidden_size)
     tokens = sum(len(row.input_ids) for row in work.prepared.samples.rows)
-    states = model.info.n_blocks * tokens * width * int(model.module.dtype.itemsize)
+    states = single + model.info.n_blocks * tokens * width * int(model.module.dtype.itemsize)
     weights = sum(weight.numel() * weight.itemsize for weight in module.parameters())
     if not heal.trains:
         return max(states, 2 * weights)

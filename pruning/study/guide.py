@@ -76,9 +76,10 @@ def say_forecast(cell: Cell, timed: Cell) -> None:
     log.info("measuring this machine")
     found = forecast(prepared, cast("Speed", timed.evaluation), export=True)
     parts = ", ".join(f"{name} {duration_text(seconds)}" for name, seconds in found.parts.items())
+    copy = f", {bytes_text(found.single)} of it for a float32 copy (near ties)" if found.single else ""
     say(
         f"takes    about {duration_text(found.seconds)} on {machine()}: {parts}\n"
-        f"memory   about {bytes_text(found.memory)} of {bytes_text(found.available)}\n"
+        f"memory   about {bytes_text(found.memory)} of {bytes_text(found.available)}{copy}\n"
         f"writes   {cell.export}\n"
         "It can be stopped at any moment; the same command continues."
     )

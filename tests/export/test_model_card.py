@@ -115,6 +115,13 @@ def test_the_card_says_which_step_of_the_training_was_kept(step: int, said: str)
     assert ("it changed nothing" in card) == (step == 0)
 
 
+@pytest.mark.parametrize(("folded", "said"), [(None, True), ("m0", False)])
+def test_the_card_says_that_no_repair_helped(folded: str | None, said: bool) -> None:
+    repair = {"runs": [{"removed": ["b1"], "folded": folded}]}
+    card = model_card(replace(FACTS, result=RESULT | {"repair": repair}))
+    assert ("repair by linear maps was tried" in card) == said
+
+
 def test_a_mask_without_a_cell_has_no_measurements() -> None:
     text = model_card(replace(FACTS, result=None))
     assert "The mask was given to the export" in text
@@ -150,7 +157,8 @@ def test_the_card_describes_a_compensation() -> None:
     assert "a factor on the residual stream (0: 1.25, 3: 1.5)" in text
     evaluation = RESULT["evaluation"] | {"uncompensated": {"ppl/heldout": 99.0}}
     text = model_card(replace(FACTS, result=RESULT | {"evaluation": evaluation}))
-    assert "| ppl/heldout | 16.90 ± 0.50 | 40.38 ± 1.25 | 99.00 |" in text
+    assert "| metric | dense | pruned | compensated |" in text
+    assert "| ppl/heldout | 16.90 ± 0.50 | 99.00 | 40.38 ± 1.25 |" in text
 
 
 @pytest.mark.parametrize(

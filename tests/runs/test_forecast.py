@@ -30,3 +30,16 @@ def test_the_training_counts_unless_it_is_the_one_that_is_done(
     assert parts(done) == {"speed", "export"}
     longer = launch(*heal, "heal.tokens=4096", "guide=true")
     assert parts(longer) == {"healing", "evaluation", "export"}
+
+
+@pytest.mark.parametrize(
+    ("words", "copied"),
+    [(("model.dtype=bfloat16",), True), (("model.dtype=bfloat16", "near_ties.most=0"), False), ((), False)],
+)
+def test_memory_names_the_float32_copy_of_near_ties(
+    launch: Command, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], copied: bool
+) -> None:
+    monkeypatch.setattr(guide, "run_cells", lambda *_: None)
+    ended = launch(*SEARCH, *words, "guide=true")
+    (line,) = [line for line in ended.out.splitlines() if line.startswith("memory ")]
+    assert ("float32 copy" in line) == copied

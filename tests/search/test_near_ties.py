@@ -61,6 +61,23 @@ def test_a_clear_decision_costs_one_mask_and_changes_nothing() -> None:
     }
 
 
+def test_the_float32_loss_is_freed_after_each_choice() -> None:
+    setting, made = Setting({0: 1.0, 1: 1.01, 2: 3.0}, {0: 1.02, 1: 1.0}, 0.02), list[Loss]()
+
+    def make() -> Loss:
+        made.append(Loss(ESTIMATE, setting.terms))
+        return made[-1]
+
+    floats = FloatLoss(make, Journal(None, 6))
+    settler = Settler(NearTies(), floats, ESTIMATE)
+    settler.begin(DENSE, resumed=False)
+    assert (len(made), "loss" in vars(floats)) == (1, False)
+    settler.losses(setting.scores, 1)
+    assert (len(made), "loss" in vars(floats)) == (2, False), "one copy serves all near masks of a choice"
+    settler.end(setting.scores[1], setting.scores)
+    assert "loss" not in vars(floats)
+
+
 def test_near_masks_are_put_in_the_order_of_their_float32_losses() -> None:
     setting = Setting({0: 1.0, 1: 1.01, 2: 3.0}, {0: 1.02, 1: 1.0}, 0.02)
     settler = setting.settler()
