@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -17,6 +18,8 @@ from typing import IO, Any
 from pruning.core.errors import DamagedError, InputError, os_error
 from pruning.core.temporary import sweep, temporary_file
 from pruning.core.units import MEBIBYTE
+
+SEAL = "seal"  # the entry of a JSON object that holds the digest of the others
 
 
 def write_text(path: Path, text: str) -> None:
@@ -47,12 +50,41 @@ def write_json(path: Path, data: Any) -> None:
     write_text(path, json.dumps(data, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
 
 
+def write_record(path: Path, data: Mapping[str, Any]) -> None:
+    """Write a JSON object atomically with a seal, so that `read_json` finds a value that was changed by hand."""
+    write_json(path, sealed(data))
+
+
+def sealed(data: Mapping[str, Any]) -> dict[str, Any]:
+    """A JSON object with its seal: the beginning of the SHA-256 of its other entries."""
+    return {**data, SEAL: _seal(data)}
+
+
+def _seal(data: Mapping[str, Any]) -> str:
+    text = json.dumps({name: value for name, value in data.items() if name != SEAL}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
 def read_json(path: Path) -> Any:
-    """Read a JSON file. If the content is not JSON, raises DamagedError, which names the file."""
+    """Read a JSON file. An object that has a seal is returned without it.
+
+    Raises DamagedError, which names the file, if the content is not JSON or does not have the digest of its seal.
+    """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise DamagedError(f"{path} is damaged ({error}): move it away and run again.") from error
+    return unsealed(data, path) if isinstance(data, dict) else data
+
+
+def unsealed(data: dict[str, Any], path: Path) -> dict[str, Any]:
+    """A JSON object of a file without its seal. Raises DamagedError if it has a seal of other contents."""
+    if data.get(SEAL, own := _seal(data)) != own:
+        raise DamagedError(
+            f"{path} was changed after it was written: its contents do not have the digest in its entry '{SEAL}'. "
+            "Restore it, or move it away and run again."
+        )
+    return {name: value for name, value in data.items() if name != SEAL}
 
 
 @contextmanager

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import time
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -12,7 +14,9 @@ SMALL = 1 << 16  # bytes; smaller files are read each time
 # A file that has changed within this time can change again without a new time stamp, so its digest is not kept.
 SETTLED = 2_000_000_000  # nanoseconds
 
-State: TypeAlias = list[int]  # size, inode, and the times of modification and of change in nanoseconds
+State: TypeAlias = list[
+    int
+]  # size, inode, the times of modification and of change in nanoseconds, and device
 _memory: dict[Path, tuple[State, str]] = {}
 
 
@@ -27,15 +31,40 @@ def file_sha256(path: Path) -> str:
         return known[1]
     with path.open("rb") as stream:
         sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
-    if state[0] >= SMALL and started - state[3] > SETTLED and file_state(path) == state:
+    if state[0] >= SMALL and settled(state, started) and file_state(path) == state:
         _memory[place] = (state, sha256)
     return sha256
+
+
+def settled(state: State, now: int) -> bool:
+    """Whether a digest may be kept until the state changes; `now` is the time before the file was read."""
+    return now - state[3] > SETTLED and is_stamped(state)
 
 
 def file_state(path: Path) -> State:
     """What changes if a file changes. A program can set the time of modification back, but not the time of change."""
     stat = path.stat()
-    return [stat.st_size, stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns]
+    return [stat.st_size, stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_dev]
+
+
+def is_stamped(state: State) -> bool:
+    """Whether each write changes the times of a file. In memory (tmpfs), a write through a mapping does not."""
+    return _file_systems().get(state[4]) not in ("tmpfs", "ramfs", "hugetlbfs")
+
+
+@lru_cache(maxsize=1)
+def _file_systems() -> dict[int, str]:
+    """The kind of the file system of each device, as far as Linux names it."""
+    found: dict[int, str] = {}
+    try:
+        lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return found
+    for line in lines:  # such as `36 35 0:25 / /dev/shm rw,nosuid - tmpfs tmpfs rw`
+        before, _, after = line.partition(" - ")
+        major, _, minor = before.split()[2].partition(":")
+        found[os.makedev(int(major), int(minor))] = after.split()[0]
+    return found
 
 
 def text_sha256(text: str) -> str:

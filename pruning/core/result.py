@@ -169,4 +169,4 @@ def read_done(folder: Path) -> DoneResult:
 
 def write_result(folder: Path, result: Result) -> None:
     """Write a result into a cell's folder atomically. Raises ValueError for NaN and infinity."""
-    atomic_files.write_json(folder / NAME, cast(Mapping[str, Any], result))
+    atomic_files.write_record(folder / NAME, cast(Mapping[str, Any], result))

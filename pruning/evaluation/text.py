@@ -6,6 +6,7 @@ import json
 import math
 from typing import TYPE_CHECKING, Any
 
+from pruning.core import atomic_files
 from pruning.core.metric_names import with_error
 from pruning.core.result import TERMS
 from pruning.evaluation import Measured
@@ -38,7 +39,7 @@ def perplexity(name: str, forward: Forward, samples: Samples, mask: Mask) -> Mea
 
 def terms_file(terms: dict[str, Any]) -> dict[str, bytes]:
     """The file with what was measured on each sample, by its ending; see `Measured.files`."""
-    return {TERMS: json.dumps(terms).encode()}
+    return {TERMS: json.dumps(atomic_files.sealed(terms)).encode()}
 
 
 def short(loss: float) -> float:

@@ -49,7 +49,7 @@ def write_healed(
         record = _record(folder, f"{inside}/{folder.name}", healed, text, settings)
         if evaluation is not None and text.left_out is not None:
             record["evaluation"] = dict(evaluation)
-        atomic_files.write_json(folder / RECORD, record)
+        atomic_files.write_record(folder / RECORD, record)
         shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
         return record
 
@@ -74,7 +74,7 @@ def write_evaluation(folder: Path, metrics: Mapping[str, float], records: Mappin
         old = atomic_files.read_json(path) if path.exists() else {"metrics": {}, "records": {}}
         new = {"metrics": {**old["metrics"], **metrics}, "records": {**old["records"], **records}}
         if new != old:
-            atomic_files.write_json(path, new)
+            atomic_files.write_record(path, new)
 
     collectives.on_first(write)
 

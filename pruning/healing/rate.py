@@ -47,7 +47,7 @@ def with_rate(
         trials.append(_tried(trial, curve))
         if folder is not None:
             path = _path(settings, text, folder)
-            collectives.on_first(partial(atomic_files.append_line, path, trials[-1]))
+            collectives.on_first(partial(atomic_files.append_line, path, atomic_files.sealed(trials[-1])))
     if trials and folder is not None:
         for one in trials:
             spent = replace(settings, lr=one["lr"], tokens=one["tokens"], candidates=1)
@@ -62,7 +62,8 @@ def known(settings: Training, text: HealingText, folder: Path | None) -> list[Ra
         if settings.lr is not None or folder is None or not (path := _path(settings, text, folder)).exists():
             return []
         atomic_files.mend(path)
-        lines = [cast(RateTrial, json.loads(line)) for _, line in atomic_files.read_lines(path)]
+        found = (json.loads(line) for _, line in atomic_files.read_lines(path))
+        lines = [cast(RateTrial, atomic_files.unsealed(line, path)) for line in found]
         by_rate = {line["lr"]: line for line in lines if line["tokens"] == settings.trial_tokens}
         return [by_rate[rate] for rate in settings.rates if rate in by_rate]
 

@@ -1,8 +1,8 @@
 """SHA-256 digests of large files, computed once: a cache keeps them until a file changes.
 
-An entry is valid for one path, size, inode, time of modification and time of change. Each entry is a file of its own
-in the user's cache folder. Processes that need the same digest wait for the one that computes it. A damaged entry is
-computed again.
+An entry is valid for one path, size, inode, device, time of modification and time of change. Files in memory (tmpfs)
+have no entry. Each entry is a file of its own in the user's cache folder. Processes that need the same digest wait
+for the one that computes it. A damaged entry is computed again.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tqdm import tqdm
 from pruning.core import atomic_files
 from pruning.core.command import is_terminal
 from pruning.core.errors import DamagedError, InputError
-from pruning.core.hashing import SETTLED, State, file_state, text_sha256
+from pruning.core.hashing import State, file_state, settled, text_sha256
 from pruning.core.units import MEBIBYTE, bytes_text
 from pruning.core.wheel_assets import cache_folder
 
@@ -60,7 +60,7 @@ def _digest(file: Path, advance: Callable[[int], object]) -> str:
             return kept
         started = time.time_ns()
         digest = _read(file, state, advance)
-        if started - state[3] > SETTLED:
+        if settled(state, started):
             _memory[file] = (state, digest)
             if entry is not None:
                 _keep(entry, {"path": str(file), "state": state, "sha256": digest})

@@ -20,6 +20,7 @@ INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 CONFIG = "config.json"
 BLOCK_COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+OTHER_WEIGHTS = "transformers_weights"
 FEW = 1000  # blocks that are built within seconds, whatever the weights are
 LARGEST_HEADER = 100_000_000  # bytes; safetensors itself refuses a larger header
 
@@ -39,16 +40,25 @@ def check_files(folder: Path) -> None:
         weight_files(folder).values()
     ):  # an index can also name hidden files, and files in folders
         _check_readable(file)
-    _check_block_counts(folder, len(stored_shapes(folder)))
+    _check_config(folder, len(stored_shapes(folder)))
 
 
-def _check_block_counts(folder: Path, tensors: int) -> None:
-    """Raise InputError if config.json asks for more blocks than the weights can fill, which would all be built."""
+def _check_config(folder: Path, tensors: int) -> None:
+    """Raise InputError if config.json asks for more blocks than the weights can fill, which would all be built.
+
+    Weights of another name, which transformers would read if `transformers_weights` names them, are refused, too: the
+    model's digest does not cover them.
+    """
     try:
         config = _json_object((folder / CONFIG).read_bytes(), folder / CONFIG)
     except (OSError, InputError):  # whoever needs the file says so
         return
     for part in (config, *(value for value in config.values() if isinstance(value, dict))):
+        if part.get(OTHER_WEIGHTS) is not None:
+            raise InputError(
+                f"{folder / CONFIG} has {OTHER_WEIGHTS}={part[OTHER_WEIGHTS]!r}: only {SINGLE}, or the files that "
+                f"{INDEX} names, are read. Give the weights this name, and remove the entry."
+            )
         for name in BLOCK_COUNTS:
             if isinstance(count := part.get(name), int) and count > max(tensors, FEW):
                 raise InputError(

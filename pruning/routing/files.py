@@ -80,7 +80,7 @@ def model_record(model: LanguageModel, settings: Model | None) -> dict[str, Any]
 def save_router(folder: Path, router: FittedRouter, model: Mapping[str, Any]) -> None:
     """Write `router.npz` and then `router.json`, with what is known about the model."""
     save_arrays(folder / HEAD, router.head.arrays())
-    atomic_files.write_json(folder / ROUTER, {**router.record(), "model": dict(model)})
+    atomic_files.write_record(folder / ROUTER, {**router.record(), "model": dict(model)})
 
 
 def read_router(folder: Path) -> tuple[FittedRouter, dict[str, Any]]:

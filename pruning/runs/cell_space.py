@@ -46,7 +46,7 @@ def _times(cell: Cell, model: LanguageModel) -> list[float]:
     def table() -> list[float]:
         begun = cell.folder / NAME
         if not begun.exists():
-            atomic_files.write_json(begun, _measured(cell, model))
+            atomic_files.write_record(begun, _measured(cell, model))
         kept = atomic_files.read_json(begun)
         if kept["device"] != (here := device_name(model.module)):
             log.warning(
@@ -76,5 +76,5 @@ def _measured(cell: Cell, model: LanguageModel) -> dict[str, Any]:
         if not path.exists():
             with native_products(model.module):  # as in the programs that will run the pruned model
                 seconds = unit_times(model, unit, (shape.batch, shape.tokens), shape.repeats)
-            atomic_files.write_json(path, what | {"seconds": seconds})
+            atomic_files.write_record(path, what | {"seconds": seconds})
     return dict(atomic_files.read_json(path))

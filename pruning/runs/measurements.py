@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, cast
 from filelock import FileLock
 
 from pruning.core import atomic_files
-from pruning.core.errors import LossError
+from pruning.core.errors import DamagedError, LossError, PruningError, first_line
 from pruning.core.hashing import text_sha256
 from pruning.core.mask import Mask
 from pruning.core.metric_names import error_of, kind_of, main_of, metrics_among, without_error
@@ -96,8 +96,8 @@ class Evaluator:
         """Read a mask's measurement from its file. If there is no file, measure it while other processes wait."""
         path = self.path(name, mask)
         with _alone(path):
-            known = collectives.broadcast(atomic_files.read_json(path) if path.exists() else None)
-            return self._measured(name, mask) if known is None else Measured(known["metrics"], known["how"])
+            known = collectives.on_first(lambda: _read(path, mask) if path.exists() else None)
+            return self._measured(name, mask) if known is None else known
 
     def _measured(self, name: str, mask: Mask) -> Measured:
         data = self.data[name]
@@ -116,7 +116,7 @@ class Evaluator:
         if collectives.is_first():
             for ending, content in measured.files.items():
                 atomic_files.write_bytes(path.with_name(f"{path.stem}.{ending}"), content)
-            atomic_files.write_json(
+            atomic_files.write_record(
                 path, {"mask": mask.to_json(), "metrics": measured.metrics, "how": measured.how}
             )
         return measured
@@ -125,6 +125,26 @@ class Evaluator:
 def measurement_path(folder: Path, mask: Mask) -> Path:
     """The JSON file of a mask's measurement in the folder of a metric."""
     return folder / f"{text_sha256(json.dumps(mask.to_json()))[:16]}.json"
+
+
+def _read(path: Path, mask: Mask) -> Measured:
+    """The measurement in a file. Raises DamagedError unless it is one of this mask with finite values."""
+    known = atomic_files.read_json(path)
+    try:
+        found = Measured(dict(known["metrics"]), dict(known["how"]))
+        if Mask.from_json(known["mask"]) != mask:
+            raise ValueError(f"it is of mask={known['mask']}")
+        if wrong := [
+            name
+            for name, value in found.metrics.items()
+            if isinstance(value, float) and not math.isfinite(value)
+        ]:
+            raise ValueError(f"{wrong[0]}={found.metrics[wrong[0]]}")
+    except (KeyError, TypeError, ValueError, PruningError) as error:
+        raise DamagedError(
+            f"{path} is not the measurement of {mask.described()} ({first_line(error)}): move it away and run again."
+        ) from error
+    return found
 
 
 def averaged(metrics: Mapping[str, float]) -> dict[str, float]:

@@ -9,6 +9,7 @@ import logging
 import os
 import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,12 +17,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+from pruning.core import hashing
 from pruning.core.errors import InputError
 from pruning.export import pipeline, request
 from pruning.hydra_app.build_option import build_option
@@ -204,7 +207,7 @@ def test_a_file_is_read_once_until_it_changes(large: Path, monkeypatch: pytest.M
         return honest(file, *rest)
 
     monkeypatch.setattr(file_digests, "_read", counting)
-    monkeypatch.setattr(file_digests, "SETTLED", -1)
+    monkeypatch.setattr(hashing, "SETTLED", -1)
     weights = large / "model.safetensors"
 
     def reads(fresh_process: bool = True) -> int:
@@ -246,7 +249,7 @@ def test_of_several_who_need_a_digest_only_one_reads_the_file(
         return honest(file, *rest)
 
     monkeypatch.setattr(file_digests, "_read", slow)
-    monkeypatch.setattr(file_digests, "SETTLED", -1)
+    monkeypatch.setattr(hashing, "SETTLED", -1)
     weights = large / "model.safetensors"
     with ThreadPoolExecutor(4) as pool:
         answers = list(pool.map(lambda _: file_digests.file_digests([weights])[weights], range(4)))
@@ -570,6 +573,39 @@ def test_nor_is_it_in_place_of_a_file_on_a_hub(
     assert torch.equal(weights(loaded.module), decoy)
     assert loaded.info.revision == commit
     assert loader.tokenizer(model).get_vocab()["AB"] == gguf_file.VOCABULARY - 1
+
+
+def test_weights_of_another_name_are_refused(model_folder: Path, tmp_path: Path) -> None:
+    """transformers reads them if the configuration names them, and the model's digest is of the usual files."""
+    shutil.copytree(model_folder, folder := tmp_path / "model")
+    shutil.copyfile(folder / "model.safetensors", folder / ".other.safetensors")
+    config = json.loads((folder / "config.json").read_text())
+    for changed in (
+        {"transformers_weights": ".other.safetensors"},
+        {"text_config": {"transformers_weights": "x"}},
+    ):
+        (folder / "config.json").write_text(json.dumps(config | changed))
+        with pytest.raises(InputError, match=r"transformers_weights='(\.other\.safetensors|x)'"):
+            loader.load_uncached(Model("x", "local", str(folder), dtype="float32"))
+
+
+@pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="there is no file system in memory")
+def test_a_file_in_memory_that_is_changed_through_a_mapping_has_another_digest() -> None:
+    with tempfile.NamedTemporaryFile(dir="/dev/shm") as stream:
+        path = Path(stream.name)
+        path.write_bytes(bytes(2 << 20))
+        mapped = np.memmap(path, dtype="u1", mode="r+")
+        mapped[:] = 0
+        time.sleep(0.01)
+        digests = []
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(hashing, "SETTLED", -1)
+            for value in (1, 2):
+                mapped[1000] = value
+                mapped.flush()
+                digests.append((file_digests.file_digests([path])[path], hashing.file_sha256(path)))
+    assert digests[0] != digests[1]
+    assert all(first == second for first, second in digests)
 
 
 def test_a_hub_model_is_identified_by_its_commit(

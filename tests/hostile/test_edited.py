@@ -1,0 +1,102 @@
+"""Records that were changed by hand are named and not believed: results, measurements, terms, healings, trials."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pruning.core import atomic_files
+from pruning.core.errors import DamagedError
+from pruning.core.mask import Mask
+from pruning.runs import measurements
+from tests.conftest import Command
+
+SEARCH = ("k=2", "algo=greedy")
+HEAL = (
+    *("heal=full", "heal.tokens=2048", "heal.length=32", "heal.batch_tokens=256", "heal.heldout=4"),
+    *("heal.eval_every=4", "heal.checkpoint_every=8"),
+)
+
+
+def edit(path: Path, change: Callable[[Any], object]) -> None:
+    """Change a JSON file as a person would, and leave the rest as it is."""
+    data = json.loads(path.read_text())
+    change(data)
+    path.write_text(json.dumps(data))
+
+
+def refused(launch: Command, path: Path, *words: str) -> None:
+    ended = launch(*words)
+    assert ended.status != 0, ended.out
+    assert str(path.name) in ended.out + ended.err
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda data: data["mask"].update(dropped=[0, 1]),
+        lambda data: data["calibration"].update(loss=1.5),
+        lambda data: data["evaluation"]["pruned"].update({"ppl/heldout": 3.25}),
+        lambda data: data["search"].update(evaluations_paid=1),
+    ],
+)
+def test_an_edited_result_is_not_shown(launch: Command, change: Callable[[Any], object]) -> None:
+    ended = launch(*SEARCH)
+    edit(path := ended.results / ended.result()["cell"] / "result.json", change)
+    refused(launch, path, *SEARCH)
+
+
+@pytest.mark.parametrize("what", ["metrics", "mask", "terms"])
+def test_an_edited_measurement_is_not_taken_by_another_cell(launch: Command, what: str) -> None:
+    ended = launch(*SEARCH)
+    pruned = ended.result()["evaluation"]["records"]["ppl/heldout"]["pruned"]
+    path = ended.results / pruned
+    if what == "metrics":
+        edit(path, lambda data: data["metrics"].update({"ppl/heldout": 2.5}))
+    elif what == "mask":
+        data = json.loads(path.read_text())
+        del data[atomic_files.SEAL]
+        data["mask"]["dropped"] = [0, 1]
+        atomic_files.write_record(path, data)
+    else:
+        path = path.with_name(f"{path.stem}.terms.json")
+        edit(path, lambda data: data["losses"].__setitem__(0, 0.5))
+        with pytest.raises(DamagedError, match=path.name):
+            atomic_files.read_json(path)
+        return
+    refused(launch, path, "k=2", "algo=beam")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_measurement_that_is_not_a_number_is_not_read(value: float, tmp_path: Path) -> None:
+    path = tmp_path / "0.json"
+    path.write_text(json.dumps({"mask": Mask(6, (1,)).to_json(), "metrics": {"ppl/x": value}, "how": {}}))
+    with pytest.raises(DamagedError, match=r"0\.json.*ppl/x"):
+        measurements._read(path, Mask(6, (1,)))
+
+
+def test_an_edited_healing_or_trial_is_not_continued(launch: Command) -> None:
+    ended = launch(*SEARCH, *HEAL)
+    assert ended.status == 0, ended.err
+    folder = ended.results / ended.result()["cell"]
+    (trials,) = folder.glob("healed/rates-*.jsonl")
+    lines = [json.loads(line) for line in trials.read_text().splitlines()]
+    lines[-1]["heldout_loss"] = 0.1
+    kept = trials.read_text()
+    trials.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    refused(launch, trials, *SEARCH, *HEAL, "eval.samples=3")
+    trials.write_text(kept)
+    record = folder / ended.result()["heal"]["folder"] / "heal.json"
+    edit(record, lambda data: data["curve"].update(heldout_after=0.1))
+    refused(launch, record, *SEARCH, *HEAL, "eval.samples=3")
+
+
+def test_a_record_without_a_seal_is_read(tmp_path: Path) -> None:
+    atomic_files.write_json(path := tmp_path / "plain.json", {"a": 1})
+    assert atomic_files.read_json(path) == {"a": 1}
+    atomic_files.write_record(path, {"b": 0.1, "ä": [1e-300, None]})
+    assert atomic_files.read_json(path) == {"b": 0.1, "ä": [1e-300, None]}
