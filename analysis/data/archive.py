@@ -72,6 +72,15 @@ def _check(results: Path, study: str, archive: Path) -> None:
 
 
 def _write(results: Path, paths: list[Path], archive: Path) -> None:
+    for path in paths:
+        inside = [
+            place for place in (path, *path.parents) if place != results and place.is_relative_to(results)
+        ]
+        if linked := next((place for place in inside if place.is_symlink()), None):
+            raise InputError(
+                f"{linked} is a symbolic link, and an archive holds only files of the results folder: replace the "
+                "link by what it leads to, or remove it."
+            )
     digests = {}
     with tarfile.open(archive, "w:xz", preset=9) as tar:
         for path in sorted({path for path in paths if is_data(path.relative_to(results).as_posix())}):

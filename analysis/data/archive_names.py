@@ -47,7 +47,7 @@ def is_data(name: str) -> bool:
         case ("routing", _, file):
             return file == "routing.json"
         case (cell, "healed", file):
-            return cell not in _FOLDERS and file.startswith("trials-") and file.endswith(".jsonl")
+            return cell not in _FOLDERS and file.startswith(("rates-", "trials-")) and file.endswith(".jsonl")
         case (cell, "healed", _, file):
             return cell not in _FOLDERS and file in HEALED
         case (cell, "healed", candidate, _, file):

@@ -94,10 +94,11 @@ def healed_masks(
         one.dense = window_losses(results, result, metrics, "dense") if one.dense is None else one.dense
         samples, compensation = str(result["calibration"]["sha256"]), row["compensation"]
         plain = compensation == NO_COMPENSATION
+        changed = "uncompensated" in result["evaluation"]  # not if each map of a repair was rejected
         one.add(
-            PRUNED, window_losses(results, result, metrics, "pruned" if plain else "uncompensated"), samples
+            PRUNED, window_losses(results, result, metrics, "uncompensated" if changed else "pruned"), samples
         )
-        if compensation == repair:
+        if compensation == repair and changed:
             one.add(REPAIRED, window_losses(results, result, metrics), samples)
         if plain:  # healings of repaired masks are another question
             for settings, path in _healings(folder):

@@ -131,4 +131,4 @@ def path_of(name: str, value: str | Path) -> Path:
             raise ValueError("it is empty or holds a null byte")
         return Path(value).expanduser()
     except (ValueError, RuntimeError) as error:
-        raise InputError(f"{name}={shown(value)} is no path ({error}): give another one.") from error
+        raise InputError(f"{name}={shown(value)} is not a path ({error}): give another one.") from error

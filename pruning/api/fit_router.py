@@ -13,6 +13,7 @@ from pruning.calibration.items import TEMPLATE, ItemDraw, check_fields, check_te
 from pruning.calibration.records import Item
 from pruning.core.errors import InputError, shown
 from pruning.core.mask import Mask
+from pruning.routing.files import model_record
 from pruning.routing.prompts import first_blocks
 from pruning.routing.router import fit_router as fitted
 from pruning.routing.scores import score_items
@@ -56,7 +57,7 @@ def fit_router(
     features = encoder.encode(prompts(template, every))
     made = (blocks, template)
     router = fitted(sets, features, scores.target(chosen.target), made, chosen, encoder.revision)
-    return Router(model, router, encoder)
+    return Router(model, router, encoder, model_record(model.language_model, model.settings))
 
 
 def _items(items: ItemList, name: str) -> list[Item]:

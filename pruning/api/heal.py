@@ -33,13 +33,14 @@ def heal_mask(
     """Train the model without the units of a mask. Returns a copy of the dense model with the healed weights.
 
     Run, measure or export the copy with the same mask: the units that the mask removes are not healed. `how` is an
-    option of `heal`, `lora`, `full` or `distill`, and `settings` are its settings, such as `lr=1e-4`. Without texts,
+    option of `heal`, `lora`, `full` or `distill`, and `settings` are its settings, such as `lr=1e-4`. If no
+    `lr` is given, short trials choose it. If training does not help, the log says so. Without texts,
     the embedded text is used (`source="pydoc"`). With a folder, a call that was stopped continues when it is
     repeated; other masks and other weights can use the same folder. The model itself is not changed. Raises
     InputError if the mask or a setting is wrong or the texts are too short, and LossError if a loss is not finite.
     """
     from pruning.healing.heal import Healed, heal
-    from pruning.healing.rate import with_rate
+    from pruning.healing.rate import warn_if_useless, with_rate
     from pruning.healing.text import draw_text, packed
 
     chosen = _settings(how, {"tokens": tokens, **settings})
@@ -56,7 +57,9 @@ def heal_mask(
     def healing(settings: Training) -> Healed:
         return heal(model.language_model, mask, text, settings, place)
 
-    healed = healing(with_rate(chosen, text, place, lambda trial: healing(trial).curve)[0])
+    chosen, _ = with_rate(chosen, text, place, lambda trial: healing(trial).curve)
+    healed = healing(chosen)
+    warn_if_useless(healed.best_step, chosen)
     module = copy.deepcopy(model.module)
     weights = dict(module.named_parameters())
     for name, tensor in healed.tensors.items():

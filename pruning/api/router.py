@@ -53,11 +53,15 @@ class Route:
 
 @dataclass(frozen=True)
 class Router:
-    """A model, and a fitted router over sets of its units. Make one with `fit_router`, or load one from a folder."""
+    """A model, and a fitted router over sets of its units. Make one with `fit_router`, or load one from a folder.
+
+    `facts` say which model it was fitted to, with the digest of its weights at that time.
+    """
 
     model: PrunableModel
     fitted: FittedRouter
     encoder: Encoder = field(repr=False)
+    facts: Mapping[str, Any] = field(repr=False)
 
     @classmethod
     def load(cls, folder: str | Path, model: PrunableModel | None = None) -> Router:
@@ -75,14 +79,12 @@ class Router:
         encoder = encoder_for(model, router.settings, router.blocks)
         _check_width(router, model, folder)
         _check_encoder(router, encoder, folder)
-        return cls(model, router, encoder)
+        return cls(model, router, encoder, record)
 
     def save(self, folder: str | Path) -> Path:
         """Write `router.json` and `router.npz` to a folder, without the weights of the model. Returns the folder."""
         target = path_of("folder", folder)
-        files.save_router(
-            target, self.fitted, files.model_record(self.model.language_model, self.model.settings)
-        )
+        files.save_router(target, self.fitted, self.facts)
         return target
 
     def route(self, prompt: str, *, question: bool = False) -> Route:

@@ -168,8 +168,34 @@ def read_lines(path: Path, start: int = 0) -> Iterator[tuple[int, bytes]]:
             yield start, line
 
 
+# The folders of a results folder that its cells share.
+SHARED = (
+    *("calibration", "evaluation", "jobs", "latency", "mlflow-artifacts"),
+    *("published", "routing", "scores", "studies"),
+)
+
+
+def check_links(results: Path, *cells: Path) -> None:
+    """Raise InputError if a folder in a results folder, or in one of its cells, is a symbolic link.
+
+    A results folder can come from somebody else, and its links could lead anywhere. The results folder itself may be
+    reached through a link.
+    """
+    inside = (Path(place) / name for cell in cells for place, names, _ in os.walk(cell) for name in names)
+    for folder in (*(results / name for name in SHARED), *cells, *inside):
+        if folder.is_symlink():
+            raise InputError(
+                f"{folder} is a symbolic link to {folder.readlink()}: a results folder holds its folders itself. "
+                "Move the whole results folder to the other place."
+            )
+
+
 def check_writable(folder: Path, needed: int = 64 * MEBIBYTE) -> None:
-    """Raise InputError if `folder` cannot be created or written, or if its disk has less than `needed` bytes free."""
+    """Raise InputError if `folder` cannot be created or written, or if its disk has less than `needed` bytes free.
+
+    Raises it also if a folder in it is a link (`check_links`).
+    """
+    check_links(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):

@@ -108,6 +108,7 @@ def _occupy_descriptors() -> None:
             if nowhere != number:
                 os.dup2(nowhere, number)
                 os.close(nowhere)
+            os.set_inheritable(number, True)  # the files of child processes must not get this number, either
 
 
 class _Nowhere(io.StringIO):

@@ -160,7 +160,7 @@ class Mask:
         """
         if not isinstance(text, str):
             raise InputError(
-                f"{shown(text)} is no text: write blocks as in Mask.parse({n_blocks}, '3,7,12')."
+                f"{shown(text)} is not text: write blocks as in Mask.parse({n_blocks}, '3,7,12')."
             )
         words = text.replace(",", " ").split()
         if not all(NAME.fullmatch(word) for word in words):
@@ -174,7 +174,7 @@ class Mask:
 
 
 def whole_numbers(values: Iterable[Any]) -> tuple[int, ...]:
-    """The values as numbers of Python. Raises TypeError if one is no whole number, as 1.7, '1' and True are none."""
+    """The values as numbers of Python. Raises TypeError unless all are whole numbers: 1.7, '1' and True are not."""
     given = tuple(values)
     if any(isinstance(value, bool) for value in given):
         raise TypeError("True and False are no numbers here")

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import PurePosixPath
 from typing import Any
 
-from pruning.core.errors import InputError
+from pruning.core.errors import DamagedError, InputError
 from pruning.core.nested import texts
 
 TARGET, CLASS, OPTION = "_target_", "class", "option"
@@ -56,6 +57,13 @@ def check_literal(settings: Any, where: str = "") -> None:
                 f"{where}{name}={text} holds '${{', and recorded settings are literal: give the value itself, or "
                 "rename the file or folder."
             )
+
+
+def check_inside(path: Any, where: str) -> None:
+    """Raise DamagedError, which starts with `where`, unless a recorded path leads into the folder of its record."""
+    inside = isinstance(path, str) and not PurePosixPath(path).is_absolute()
+    if not inside or ".." in PurePosixPath(path).parts or not PurePosixPath(path).parts:
+        raise DamagedError(f"{where} names the path {path!r}, which leads out of the results folder.")
 
 
 def outward(config: Mapping[str, Any]) -> dict[str, str]:

@@ -16,7 +16,7 @@ from pruning.core.heal_record import HealRecord
 from pruning.core.margins_record import MarginsRecord
 from pruning.core.mask import MaskRecord
 from pruning.core.provenance import EnvironmentRecord
-from pruning.core.recorded import check_literal, recorded
+from pruning.core.recorded import check_inside, check_literal, recorded
 from pruning.core.repair_record import RepairRecord
 from pruning.core.search_record import SearchRecord
 from pruning.core.speed_record import SpeedRecord
@@ -153,7 +153,16 @@ def read_result(folder: Path) -> Result | None:
         raise DamagedError(f"{path} is damaged: it holds no result. Move it away and run the cell again.")
     data["config"] = recorded(data["config"])
     check_literal(data["config"], f"{path} is not to be trusted: ")
-    settings = data.get("evaluation", {}).get("settings")
+    try:
+        measured = [
+            p for paths in data.get("evaluation", {}).get("records", {}).values() for p in paths.values()
+        ]
+        healings = [data["heal"]["folder"]] if "heal" in data else []
+        settings = data.get("evaluation", {}).get("settings")
+    except (AttributeError, KeyError, TypeError) as error:
+        raise DamagedError(f"{path} is damaged ({error!r}): move it away and run the cell again.") from error
+    for named in (*measured, *healings):
+        check_inside(named, f"{path} is not to be trusted: it")
     if settings is not None:
         data["evaluation"]["settings"] = recorded(settings)
     return cast(Result, data)

@@ -59,7 +59,7 @@ def check(module: Any, form: str, unit: str, samples: Samples) -> None:
     tokens = sum(len(row.input_ids) for row in samples.rows)
     if fold.form == "linear" and tokens < fold.width:
         log.warning(
-            "a linear map of %d dimensions is fitted to only %d tokens, so it may learn them by heart: raise "
+            "a linear map of %d dimensions is fitted to only %d tokens, so the map may overfit: raise "
             "calibration.samples or calibration.length",
             *(fold.width, tokens),
         )
@@ -118,7 +118,9 @@ class _Judge:
     def record(self, run: Run, fold: Fold, fitted: Sums, heldout: Sums) -> tuple[RepairRun, float | None]:
         """The record of a run, and the ridge of its map; None if no map helps."""
         toward = TOWARD[self.fit.toward]
-        errors = {ridge: heldout.error(fitted.solve(ridge, toward)) for ridge in self.fit.ridge}
+        errors = collectives.on_first(
+            lambda: {ridge: heldout.error(fitted.solve(ridge, toward)) for ridge in self.fit.ridge}
+        )
         best = min(errors, key=lambda one: errors[one])
         weaker = sorted(ridge for ridge in errors if ridge > best) if toward == 1.0 else []
         record: RepairRun = {"removed": run.names(), "folded": None, "error_before": heldout.error(1.0)}
@@ -130,7 +132,7 @@ class _Judge:
                 break
         else:
             log.warning(
-                "no map stands in for %s: on held-out text of %s, the loss would rise from %.4f to %.4f. "
+                "no map was kept for %s: on held-out text of %s, the loss would rise from %.4f to %.4f. "
                 "More calibration.samples may help",
                 *(" ".join(run.names()), worse[0], self.losses[worse[0]], losses[worse[0]]),
             )

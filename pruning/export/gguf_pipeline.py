@@ -62,11 +62,12 @@ def export_gguf(wanted: Request) -> Facts:
         _write(cut, written)
         proof, moved = _proven(written, goal, source.settings, wanted, changes.tolerance)
         check_gguf_target(wanted.out, cut.record, wanted.force)  # it can have changed meanwhile
-        digest = file_sha256(written)
+        digest, replaced = file_sha256(written), file_sha256(wanted.out) if wanted.out.exists() else None
+        found = _facts(wanted, cut, changes, proof)
+        card = model_card(gguf_card.with_use(found, wanted.out, digest, cut, moved))
+        # The card names both files, so a kill between the two steps does not look like a change by hand.
+        atomic_files.write_text(card_of(wanted.out), sealed(card, digest, replaced))
         written.replace(wanted.out)
-    found = _facts(wanted, cut, changes, proof)
-    card = model_card(gguf_card.with_use(found, wanted.out, digest, cut, moved))
-    atomic_files.write_text(card_of(wanted.out), sealed(card, digest))
     return found
 
 

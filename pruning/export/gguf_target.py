@@ -18,7 +18,9 @@ ENDING = ".gguf"
 SAME = ("mask", "source_sha256")  # what an earlier file must share with a new one to be replaced
 # A card and its last line, which `sealed` adds.
 SEALED = re.compile(
-    r"(.*)\n<!-- SHA-256 of the file ([0-9a-f]{64}), of the text above ([0-9a-f]{64}) -->\n", re.DOTALL
+    r"(.*)\n<!-- SHA-256 of the file ([0-9a-f]{64})(?:, of the file before ([0-9a-f]{64}))?, "
+    r"of the text above ([0-9a-f]{64}) -->\n",
+    re.DOTALL,
 )
 
 
@@ -32,9 +34,13 @@ def card_of(out: Path) -> Path:
     return out.with_name(f"{out.name}.md")
 
 
-def sealed(card: str, sha256: str) -> str:
-    """The text of a card, with the digests of the GGUF file and of the text itself in a comment that nobody sees."""
-    return f"{card}\n<!-- SHA-256 of the file {sha256}, of the text above {text_sha256(card)} -->\n"
+def sealed(card: str, sha256: str, replaced: str | None = None) -> str:
+    """The text of a card, with the digests of the GGUF file and of the text itself in a comment that nobody sees.
+
+    `replaced` is the digest of the file whose place the GGUF file takes.
+    """
+    before = "" if replaced is None else f", of the file before {replaced}"
+    return f"{card}\n<!-- SHA-256 of the file {sha256}{before}, of the text above {text_sha256(card)} -->\n"
 
 
 def check_gguf_target(out: Path, record: Mapping[str, Any], force: bool) -> None:
@@ -54,7 +60,7 @@ def check_gguf_target(out: Path, record: Mapping[str, Any], force: bool) -> None
     except OSError as error:
         raise InputError(f"{out} cannot be written ({error.strerror}): choose another file.") from error
     if not out.exists():
-        if card_of(out).exists():
+        if card_of(out).exists() and card_of(out) in _changed(out):
             raise InputError(
                 f"{card_of(out)}, where the card goes, exists: move it away, or choose another file."
             )
@@ -95,8 +101,9 @@ def _changed(out: Path) -> list[Path]:
         match = None
     if match is None:
         return [card]
-    now = {out: (file_sha256(out), match[2]), card: (text_sha256(match[1]), match[3])}
-    return [path for path, (found, written) in now.items() if found != written]
+    text, *digests, of_text = match.groups()
+    changed = [out] if out.exists() and file_sha256(out) not in digests else []
+    return [*changed, *([] if text_sha256(text) == of_text else [card])]
 
 
 def _record(out: Path) -> Mapping[str, Any] | None:

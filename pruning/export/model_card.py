@@ -15,6 +15,7 @@ from pruning.core.result import DoneResult
 from pruning.core.units import bytes_text
 from pruning.export import metric_text, parts_text
 from pruning.export.portable import code, code_block, escaped, portable
+from pruning.healing.rate import advice
 
 # Hub names and licences of the models that Python packages contain as GGUF files.
 PACKAGED = {
@@ -162,7 +163,8 @@ def _kept(healed: HealRecord) -> str:
     if step == 0:
         return (
             f"No step lowered the loss on held-out text ({curve['heldout_before']:.4f} nats per token), so the "
-            "weights from before this training are kept: it changed nothing."
+            "weights from before this training are kept: it changed nothing. Try "
+            f"{advice(healed['settings']['class'] == 'Lora' or healed['settings'].get('weights') == 'lora')}."
         )
     tokens = step * healed["tokens"] // healed["steps"]
     earlier = f" The weights are those of step {step}, after {tokens:,} tokens: the loss was lowest there."

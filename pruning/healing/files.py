@@ -13,6 +13,7 @@ from pruning.core import atomic_files
 from pruning.core.errors import DamagedError, first_line
 from pruning.core.hashing import file_sha256
 from pruning.core.heal_record import EVALUATION, FOLDER, RECORD, HealRecord
+from pruning.core.recorded import check_inside
 from pruning.core.temporary import temporary_file
 from pruning.distributed import collectives
 from pruning.healing.heal import CHECKPOINTS, Healed
@@ -61,7 +62,15 @@ def read_record(folder: Path) -> HealRecord | None:
 
     def read() -> HealRecord | None:
         path = folder / RECORD
-        return cast(HealRecord, atomic_files.read_json(path)) if path.exists() else None
+        if not path.exists():
+            return None
+        record = atomic_files.read_json(path)
+        if not isinstance(record, dict) or Path(str(record.get("folder"))).name != folder.name:
+            raise DamagedError(
+                f"{path} is damaged (it is not of this folder): remove {folder} and heal again."
+            )
+        check_inside(record["folder"], f"{path}")
+        return cast(HealRecord, record)
 
     return collectives.on_first(read)
 

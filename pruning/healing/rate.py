@@ -1,12 +1,13 @@
-"""Choose the learning rate of a healing by short trials, before the budget is spent: `heal.lr=null`.
+"""Choose the learning rate for healing by short trials, before the budget is spent: `heal.lr=null`.
 
 No rate is right for all models. A trial heals the same mask on the same text for a few steps (`TRIAL_STEPS`), with
 warm-up and decay, and is judged by its loss on held-out windows. Rates are tried from the largest to the smallest,
 and trials end if a rate is no better than the one before it. If no trial lowers the held-out loss, the budget is not
-spent: the healing ends after the steps of a trial, and the weights from before it are kept.
+spent: the healing ends after the steps of a trial, no candidates are healed, and the weights from before are kept.
 
-A trial is an ordinary healing with a small budget, so the healing continues from the state of the best trial. Trials
-are kept as lines of `rates-KEY.jsonl` in the folder of the healings, and a killed command continues after them.
+A trial is an ordinary healing with a small budget, so with the schedule `wsd` the healing continues from the state in
+which the best trial's rate began to fall. Trials are kept as lines of `rates-KEY.jsonl` in the folder of the
+healings, and a killed command continues after them.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from pathlib import Path
 from typing import cast
 
 from pruning.core import atomic_files
-from pruning.core.errors import LossError
-from pruning.core.heal_record import RECORD, RateTrial
+from pruning.core.errors import DamagedError, LossError, first_line
+from pruning.core.heal_record import RateTrial
 from pruning.distributed import collectives
 from pruning.healing.curve import Point, heldout
 from pruning.healing.settings import Training
@@ -41,17 +42,21 @@ def with_rate(
     the budget of the returned settings is that of a trial. Raises LossError if no rate has a finite loss.
     """
     trials = known(settings, text, folder)
+    made: list[
+        tuple[Training, frozenset[Path]]
+    ] = []  # the trials of this call, and which folders were there before
     while (chosen := settled(settings, trials)) is None:
         trial = replace(settings, lr=settings.rates[len(trials)], tokens=settings.trial_tokens, candidates=1)
         log.info("trying the learning rate %g on %d tokens", trial.rate, trial.tokens)
+        if folder is not None:
+            made.append((trial, collectives.on_first(partial(_there, folder, trial, text))))
         trials.append(_tried(trial, curve))
         if folder is not None:
             path = _path(settings, text, folder)
             collectives.on_first(partial(atomic_files.append_line, path, atomic_files.sealed(trials[-1])))
-    if trials and folder is not None:
-        for one in trials:
-            spent = replace(settings, lr=one["lr"], tokens=one["tokens"], candidates=1)
-            collectives.on_first(partial(_clear, folder, spent, chosen, text))
+    for trial, before in made:
+        assert folder is not None
+        collectives.on_first(partial(_clear, folder, trial, before, chosen, text))
     return chosen, trials
 
 
@@ -62,12 +67,26 @@ def known(settings: Training, text: HealingText, folder: Path | None) -> list[Ra
         if settings.lr is not None or folder is None or not (path := _path(settings, text, folder)).exists():
             return []
         atomic_files.mend(path)
-        found = (json.loads(line) for _, line in atomic_files.read_lines(path))
-        lines = [cast(RateTrial, atomic_files.unsealed(line, path)) for line in found]
+        lines = [_read(line, path) for _, line in atomic_files.read_lines(path)]
         by_rate = {line["lr"]: line for line in lines if line["tokens"] == settings.trial_tokens}
         return [by_rate[rate] for rate in settings.rates if rate in by_rate]
 
     return collectives.on_first(read)
+
+
+def _read(line: bytes, path: Path) -> RateTrial:
+    """A trial in a line of a file. Raises DamagedError if it is not one."""
+    try:
+        trial = atomic_files.unsealed(json.loads(line), path)
+        numbers = [trial["lr"], trial["tokens"], trial["seconds"]]
+        numbers += [one for one in (trial["heldout_before"], trial["heldout_loss"]) if one is not None]
+        if not all(math.isfinite(number) for number in numbers):
+            raise ValueError(f"{numbers} are not all finite")
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise DamagedError(
+            f"{path} is damaged ({first_line(error)}): remove it, and rates are tried again."
+        ) from error
+    return cast(RateTrial, trial)
 
 
 def settled(settings: Training, trials: Sequence[RateTrial]) -> Training | None:
@@ -88,7 +107,24 @@ def settled(settings: Training, trials: Sequence[RateTrial]) -> Training | None:
             "heal.lr, or try model.dtype=float32."
         )
     chosen = replace(settings, lr=trials[best]["lr"])
-    return chosen if helped(trials) else replace(chosen, tokens=settings.trial_tokens)
+    return chosen if helped(trials) else replace(chosen, tokens=settings.trial_tokens, candidates=1)
+
+
+def warn_if_useless(best_step: int, settings: Training) -> None:
+    """Log a warning if training has not lowered the held-out loss, with what to try."""
+    if best_step == 0:
+        log.warning(
+            "training did not lower the held-out loss, so the weights from before it are kept (learning rate %g): "
+            "try %s",
+            settings.rate,
+            advice(settings.adapter),
+        )
+
+
+def advice(adapter: bool) -> str:
+    """What to try if training adapters, or all weights, did not help."""
+    other = "a smaller learning rate" if adapter else "adapters (heal=lora)"
+    return f"another text, more tokens in a step, or {other}"
 
 
 def helped(trials: Sequence[RateTrial]) -> bool:
@@ -98,11 +134,11 @@ def helped(trials: Sequence[RateTrial]) -> bool:
 
 
 def _tried(trial: Training, curve: Callable[[Training], list[Point]]) -> RateTrial:
-    """Heal for a trial. If the loss is not finite, the trial has no loss."""
+    """Heal for a trial; its loss is the lowest after any step. If the loss is not finite, the trial has none."""
     seen: list[Point] = []
     try:
         seen = heldout(curve(trial))
-        loss: float | None = seen[-1]["heldout_loss"]
+        loss: float | None = min(point["heldout_loss"] for point in seen[1:])
     except LossError as error:
         log.warning("the learning rate %g is too large: %s", trial.rate, error)
         loss = None
@@ -117,13 +153,23 @@ def _tried(trial: Training, curve: Callable[[Training], list[Point]]) -> RateTri
     }
 
 
-def _clear(folder: Path, spent: Training, chosen: Training, text: HealingText) -> None:
-    """Remove the states of a trial that the chosen healing does not continue from."""
-    if spent.line(text.beginning) != chosen.line(text.beginning):
-        shutil.rmtree(folder / f"trunk-{spent.line(text.beginning)}", ignore_errors=True)
-    own = folder / spent.key(text.sha256)
-    if spent.key(text.sha256) != chosen.key(text.sha256) and not (own / RECORD).exists():
-        shutil.rmtree(own, ignore_errors=True)
+def _places(folder: Path, trial: Training, text: HealingText) -> tuple[Path, Path]:
+    """The folder of a trial, and that of the state at which its rate begins to fall."""
+    return folder / trial.key(text.sha256), folder / f"trunk-{trial.line(text.beginning)}"
+
+
+def _there(folder: Path, trial: Training, text: HealingText) -> frozenset[Path]:
+    return frozenset(place for place in _places(folder, trial, text) if place.exists())
+
+
+def _clear(
+    folder: Path, trial: Training, before: frozenset[Path], chosen: Training, text: HealingText
+) -> None:
+    """Remove what a trial left and the chosen healing does not continue from; never what was there `before`."""
+    needed = {*_places(folder, chosen, text), *before}
+    for place in _places(folder, trial, text):
+        if place not in needed:
+            shutil.rmtree(place, ignore_errors=True)
 
 
 def _path(settings: Training, text: HealingText, folder: Path) -> Path:

@@ -119,7 +119,7 @@ def model_directory(path: str) -> Path:
         folder.exists()  # raises an error for a name that no file can have
     except (OSError, RuntimeError, ValueError) as error:
         raise InputError(
-            f"model.path={path!r} is no path ({error}): give a directory or a GGUF file."
+            f"model.path={path!r} is not a path ({error}): give a directory or a GGUF file."
         ) from error
     if folder.is_file():
         raise InputError(

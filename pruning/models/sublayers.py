@@ -34,7 +34,6 @@ from pruning.models.causality import IDS
 from pruning.models.swap import swapped
 
 Forward = Callable[..., Any]
-ZEROS = "zeros"  # the name of a method that returns zeros
 
 
 @dataclass(frozen=True)
@@ -131,7 +130,7 @@ class _Probe:
     def sublayers(self, index: int) -> list[Sublayer]:
         """The block's two sub-layers. Raises UnskippableError if there are not exactly two, one after the other."""
         whole, calls = self._traced()
-        parts = [_Part({child: _zeros(call.output)}) for child, call in calls.items()]
+        parts = [_Part({child: _Zeros(call.output)}) for child, call in calls.items()]
         parts += [
             _Part({child: _given(place, call.output)})
             for child, call in calls.items()
@@ -184,7 +183,7 @@ class _Probe:
         """The modules whose outputs a part adds: its children, or the last module in a child that adds the state."""
         off = self._with(part.off, self.hidden)
         return tuple(
-            child if _is_zeros(forward) else self._writer(child, part, off)
+            child if isinstance(forward, _Zeros) else self._writer(child, part, off)
             for child, forward in part.off.items()
         )
 
@@ -201,7 +200,7 @@ class _Probe:
         rest = {module: forward for module, forward in part.off.items() if module is not child}
         for module, output in reversed(outputs.items()):
             if _tensor(output) is not None and _equal(
-                self._with({**rest, module: _zeros(output)}, self.hidden), off
+                self._with({**rest, module: _Zeros(output)}, self.hidden), off
             ):
                 return module
         return child
@@ -251,35 +250,33 @@ class _Probe:
         chosen, wanted = dict(other.off), self._with(other.off, self.hidden)
         idle = [child for child in calls if child not in chosen and _weighted(child)]
         cheaper: list[tuple[nn.Module, Forward]] = [(child, _first) for child in idle]
-        cheaper += [(m, _zeros(calls[m].output, scalar=True)) for m, f in other.off.items() if _is_zeros(f)]
+        cheaper += [
+            (m, _Zeros(calls[m].output, scalar=True)) for m, f in other.off.items() if isinstance(f, _Zeros)
+        ]
         for module, forward in cheaper:
             if _equal(self._with(chosen | {module: forward}, self.hidden), wanted):
                 chosen[module] = forward
         return tuple(chosen.items())
 
 
-def _zeros(output: Any, scalar: bool = False) -> Forward:
+class _Zeros:
     """A method that returns zeros in the place of the hidden state; everything else that it returns is None.
 
     A scalar zero is added to a state as zeros are, but costs nothing.
     """
 
-    def forward(*args: Any, **kwargs: Any) -> Any:
+    def __init__(self, output: Any, scalar: bool = False) -> None:
+        found = _tensor(output)
+        assert found is not None
+        self.width, self.scalar = found.shape[-1], scalar
+        self.extra = len(output) - 1 if isinstance(output, tuple) else None
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         given = hidden_state(args, kwargs)
         if given is None:
             given = next(v for v in (*args, *kwargs.values()) if isinstance(v, Tensor))
-        zeros = given.new_zeros(() if scalar else (*given.shape[:-1], width))
-        return zeros if not isinstance(output, tuple) else (zeros, *[None] * extra)
-
-    found = _tensor(output)
-    assert found is not None
-    width, extra = found.shape[-1], len(output) - 1 if isinstance(output, tuple) else 0
-    forward.__name__ = ZEROS
-    return forward
-
-
-def _is_zeros(forward: Forward) -> bool:
-    return forward.__name__ == ZEROS
+        zeros = given.new_zeros(() if self.scalar else (*given.shape[:-1], self.width))
+        return zeros if self.extra is None else (zeros, *[None] * self.extra)
 
 
 def _given(place: int | str, output: Any) -> Forward:

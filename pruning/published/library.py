@@ -160,7 +160,7 @@ def _number(raw: Any, where: str, sources: Mapping[str, Source], protocols: Mapp
     protocol = protocols[data["protocol"]]
     if data["corpus"] != protocol.corpus:
         raise InputError(
-            f"{where}corpus={data['corpus']}: its protocol is for {protocol.corpus}: give one of both."
+            f"{where}corpus={data['corpus']}: its protocol is for {protocol.corpus}: give the same corpus in both."
         )
     return Number(float(data["value"]), protocol, sources[data["source"]], data["pairing"])
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import logging
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
-from pruning.core.atomic_files import appending
+from pruning.core.atomic_files import appending, check_links
 from pruning.core.errors import BusyError
 from pruning.core.result import LOG
 from pruning.distributed import collectives
@@ -43,9 +41,8 @@ def cell_lock(cell: Cell) -> Iterator[None]:
 
 
 def check_folder(cell: Cell) -> None:
-    """Raise OSError if the cell's folder is a symbolic link: whatever it leads to has files of the same names."""
-    if cell.folder.is_symlink():
-        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(cell.folder))
+    """Raise InputError if a folder that the cell writes to is a symbolic link: what it leads to may be somebody's."""
+    check_links(cell.results, cell.folder)
 
 
 @contextmanager

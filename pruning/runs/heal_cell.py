@@ -10,7 +10,7 @@ from pruning.core.heal_record import FOLDER, HealRecord, RateTrial
 from pruning.core.mask import Mask
 from pruning.core.result import DoneResult, EvaluationRecord
 from pruning.distributed import collectives
-from pruning.healing.rate import with_rate
+from pruning.healing.rate import warn_if_useless, with_rate
 from pruning.models.spec import ModelInfo
 from pruning.runs.cell_files import save_config, save_result
 from pruning.runs.cell_model import forward_of
@@ -132,13 +132,7 @@ def _trained(
         "healed on %d tokens in %.0f s: held-out loss %.4f -> %.4f",
         *(record["tokens"], record["seconds"], curve["heldout_before"], curve["heldout_after"]),
     )
-    if record["best_step"] == 0:
-        log.warning(
-            "training did not lower the held-out loss, so the weights from before it are kept (learning rate %g): "
-            "try another heal.source, a larger heal.batch_tokens, or %s",
-            settings.rate,
-            "a smaller heal.lr" if settings.adapter else "adapters (heal=lora)",
-        )
+    warn_if_useless(record["best_step"], settings)
     return healed.smaller, record
 
 

@@ -26,6 +26,8 @@ def page(results: Path, port: int) -> str:
     Raises PruningError if there is no database, or if it cannot be used.
     """
     database = results / DATABASE
+    if database.is_symlink():
+        raise PruningError(f"{database} is a symbolic link: give the folder that it leads to.")
     with plain_errors(database):
         client = connect(f"sqlite:///{database}")
         experiment = client.get_experiment_by_name(MLflow.experiment)

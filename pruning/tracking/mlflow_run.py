@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
@@ -59,7 +60,10 @@ def record_run(client: Any, experiment: str, folder: Path, studies: Sequence[str
         return
     version = version_of(folder, studies)
     same = client.search_runs([experiment], f"tags.cell = '{result['cell']}'")
-    if any(run.data.tags.get(VERSION) == version for run in same):
+    known = {name: float(value) for name, value, _ in _numbers(result)}
+    if any(
+        run.data.tags.get(VERSION) == version and known.items() <= run.data.metrics.items() for run in same
+    ):
         return
     for run in same:
         client.delete_run(run.info.run_id)
@@ -127,6 +131,18 @@ def _listed(results: Path, study: str) -> list[str]:
 
 def _metrics(result: Result, folder: Path) -> Iterator[tuple[str, float, int]]:
     """Yield (name, value, step) for each number of a result, and for the best loss after each evaluation."""
+    yield from _numbers(result)
+    if result["status"] != "done":
+        return
+    yield from _healing(result, folder)
+    mask = Mask.from_json(result["mask"])
+    scores = list(Journal.open(folder / trace.NAME, mask.n_blocks, unit=mask.unit).scores.values())
+    for step, best in best_so_far(scores, space_of(mask, result["search"]).complete):
+        yield "search/best_loss", best, step
+
+
+def _numbers(result: Result) -> Iterator[tuple[str, float, int]]:
+    """Yield (name, value, step) for each number in a result itself."""
     if result["status"] != "done":
         return
     calibration, search = result["calibration"], result["search"]
@@ -145,11 +161,6 @@ def _metrics(result: Result, folder: Path) -> Iterator[tuple[str, float, int]]:
             yield f"{which}/{name}", value, 0
     if (speed := result["evaluation"].get("speed")) is not None:
         yield from ((name, value, 0) for name, value in flat(speed))
-    yield from _healing(result, folder)
-    mask = Mask.from_json(result["mask"])
-    scores = list(Journal.open(folder / trace.NAME, mask.n_blocks, unit=mask.unit).scores.values())
-    for step, best in best_so_far(scores, space_of(mask, search).complete):
-        yield "search/best_loss", best, step
 
 
 def _healing(result: DoneResult, folder: Path) -> Iterator[tuple[str, float, int]]:
@@ -169,7 +180,7 @@ def _artifacts(client: Any, run: str, folder: Path, result: Result) -> None:
     if result["status"] == "done" and "heal" in result:
         names = (*names, f"{result['heal']['folder']}/{curve.NAME}")
     for name in names:
-        if (folder / name).exists():
+        if _is_own(folder / name):
             client.log_artifact(run, str(folder / name))
     if result["status"] == "done":
         picture = mask_picture(Mask.from_json(result["mask"]), _name(result))
@@ -189,7 +200,13 @@ def _measurements(results: Path, result: DoneResult) -> Iterator[tuple[str, Path
             if which in paths:
                 place = f"evaluation/{metric.replace('/', '-')}" + ("/healed" if which == "healed" else "")
                 record = results / paths[which]
-                yield from ((place, path) for path in sorted(record.parent.glob(f"{record.stem}.*")))
+                beside = sorted(record.parent.glob(f"{glob.escape(record.stem)}.*"))
+                yield from ((place, path) for path in beside if _is_own(path))
+
+
+def _is_own(path: Path) -> bool:
+    """Whether a path is a file and no link: a link in a copied folder can lead to a private file."""
+    return path.is_file() and not path.is_symlink()
 
 
 def _milliseconds(time: str) -> int:

@@ -106,7 +106,7 @@ def _tracker(settings: Mapping[str, Any], uri: str | None) -> Tracker:
 
     plain = without_option(recorded(settings))
     if not isinstance(plain.get("experiment", ""), str):
-        raise DamagedError(f"tracker.experiment={plain['experiment']} is no text.")
+        raise DamagedError(f"tracker.experiment={plain['experiment']} is not text.")
     usable = plain.get("uri") == uri or (uri is None and not outward({"tracker": plain}))
     if plain.get(CLASS) not in ("MLflow", "Server") or not usable:
         return MLflow(uri)

@@ -15,6 +15,10 @@ SQLITE = "sqlite"
 SERVERS = ("http", "https")
 DATABASES = ("postgresql", "mysql", "mssql")
 FORMS = "sqlite:///FILE, http://HOST:PORT or postgresql://USER@HOST/NAME"
+# What could change numbers while they are written or read. MLflow's own trigger protects its table of secrets.
+FOREIGN = (
+    "select type, name from sqlite_master where type = 'view' or (type = 'trigger' and tbl_name != 'secrets')"
+)
 HEADER = b"SQLite format 3\0"  # the first bytes of each SQLite database
 
 
@@ -72,11 +76,17 @@ def check_exists(uri: str) -> None:
 
 
 def damage(file: Path) -> str | None:
-    """What is wrong with an SQLite file; None if it is whole, empty, or in use and therefore not checked."""
+    """What is wrong with an SQLite file; None if it is whole, empty, or in use and therefore not checked.
+
+    A trigger or a view that is not MLflow's counts as damage.
+    """
     try:
         with closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True, timeout=5)) as database:
             (first,) = database.execute("pragma quick_check(1)").fetchone()
-            return None if first == "ok" else str(first).replace("\n", " ")
+            if first != "ok":
+                return str(first).replace("\n", " ")
+            foreign = database.execute(FOREIGN).fetchone()
+            return None if foreign is None else f"it has the {foreign[0]} {foreign[1]}, which is not MLflow's"
     except sqlite3.OperationalError:  # locked, or not permitted: the connection that writes reports it
         return None
     except sqlite3.DatabaseError as error:

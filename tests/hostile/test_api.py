@@ -394,7 +394,7 @@ WRONG: dict[tuple[str, str], list[Any]] = {
     ("heal_mask", "folder"): [3, b"x", "", "a\0b", SURROGATE],
     ("heal_mask", "tokens"): ["9", 9.5, None],
     ("heal_mask", "texts"): [3, "one", [SURROGATE]],
-    ("heal_mask", "lr"): ["1e-4", None, float("nan")],
+    ("heal_mask", "lr"): ["1e-4", True, float("nan")],
     ("repair_mask", "ridge"): [0.1, None, ["a"], [], [-1.0], "0.1"],
     ("repair_mask", "heldout"): [None, "4", 1],
     ("repair_mask", "toward"): [None, [], "one"],

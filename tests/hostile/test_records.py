@@ -220,7 +220,13 @@ def test_routers_and_healings(tmp_path: Path) -> None:
     record = {
         "sets": {"a": {"n_blocks": 4, "dropped": [1]}, "b": {"n_blocks": 4, "dropped": [2]}},
         **{"blocks": 2, "template": "{question}", "settings": settings, "encoder_revision": None},
-        "model": {"settings": None, "revision": "0", "n_blocks": 4},
+        "model": {
+            "settings": None,
+            "revision": "0",
+            "n_blocks": 4,
+            "dtype": "float32",
+            "weights_sha256": "0",
+        },
     }
     layer = {"center": np.zeros(2), "scale": np.ones(2), "strength": np.array(1.0)}
     layer |= {"weight0": np.zeros((2, 2)), "bias0": np.zeros(2)}
