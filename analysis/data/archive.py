@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pruning.core import study_list
+from pruning.core.atomic_files import SEAL, read_json, sealed
 from pruning.core.errors import DamagedError, InputError, unknown
 from pruning.core.publish import staged
 from pruning.core.result import NAME
@@ -84,13 +85,25 @@ def _write(results: Path, paths: list[Path], archive: Path) -> None:
     digests = {}
     with tarfile.open(archive, "w:xz", preset=9) as tar:
         for path in sorted({path for path in paths if is_data(path.relative_to(results).as_posix())}):
-            # Files can contain the absolute path of the results folder. This path is private, so it is replaced.
-            content = path.read_bytes().replace(bytes(results.resolve()), b"results")
+            content = _portable(path, results)
             name = path.relative_to(results).as_posix()
             digests[name] = hashlib.sha256(content).hexdigest()
             tar.addfile(_plain(name, len(content)), io.BytesIO(content))
         content = json.dumps({"sha256": digests}, indent=0).encode()
         tar.addfile(_plain(MANIFEST, len(content)), io.BytesIO(content))
+
+
+def _portable(path: Path, results: Path) -> bytes:
+    """The content of a file, in which the absolute path of the results folder, which is private, is replaced.
+
+    A record gets a new seal. Raises DamagedError if its own does not fit.
+    """
+    content = path.read_bytes()
+    changed = content.replace(bytes(results.resolve()), b"results")
+    if changed == content or path.suffix != ".json" or SEAL.encode() not in content:
+        return changed
+    read_json(path)
+    return json.dumps(sealed(json.loads(changed)), indent=2, ensure_ascii=False).encode() + b"\n"
 
 
 def _files(results: Path, cells: list[str]) -> Iterator[Path]:

@@ -72,7 +72,7 @@ def read_json(path: Path) -> Any:
     """
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # such as a number of 5,000 digits, or too many brackets
         raise DamagedError(f"{path} is damaged ({error}): move it away and run again.") from error
     return unsealed(data, path) if isinstance(data, dict) else data
 

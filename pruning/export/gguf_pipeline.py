@@ -65,9 +65,11 @@ def export_gguf(wanted: Request) -> Facts:
         digest, replaced = file_sha256(written), file_sha256(wanted.out) if wanted.out.exists() else None
         found = _facts(wanted, cut, changes, proof)
         card = model_card(gguf_card.with_use(found, wanted.out, digest, cut, moved))
-        # The card names both files, so a kill between the two steps does not look like a change by hand.
+        # The card names both files for a moment, so a kill between the steps does not look like a change by hand.
         atomic_files.write_text(card_of(wanted.out), sealed(card, digest, replaced))
         written.replace(wanted.out)
+        if replaced is not None:
+            atomic_files.write_text(card_of(wanted.out), sealed(card, digest))
     return found
 
 

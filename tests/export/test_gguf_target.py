@@ -67,6 +67,30 @@ def test_a_cut_or_a_card_that_has_changed_is_replaced_with_force_only(tmp_path: 
     export_gguf(given)
 
 
+def test_an_export_that_was_killed_between_the_card_and_the_file_continues(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, out = gguf_models.write(tmp_path / "tiny.gguf"), tmp_path / "out.gguf"
+    given = Request(spec.Model("tiny", "local", str(path)), Mask(6, (1,)), out, verify=False)
+    scaled = dataclasses.replace(given, scales=[2.0] * 6, force=True)
+    replace = Path.replace
+
+    def killed(source: Path, target: Path) -> Path:
+        if Path(target) == out:
+            raise KeyboardInterrupt
+        return replace(source, target)
+
+    for request in (given, scaled):  # the first file, and one in the place of another
+        monkeypatch.setattr(Path, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            export_gguf(request)
+        monkeypatch.setattr(Path, "replace", replace)
+        assert card_of(out).exists()
+        export_gguf(dataclasses.replace(request, force=request is scaled))
+        assert out.exists()
+    export_gguf(dataclasses.replace(scaled, force=False))
+
+
 def test_foreign_files_stay(tmp_path: Path) -> None:
     path = gguf_models.write(tmp_path / "tiny.gguf")
     (tmp_path / "text.gguf").write_text("mine")

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from pruning.core.errors import LossError
+from pruning.core.errors import DamagedError, LossError
 from pruning.healing import rate, settings
 from pruning.healing.curve import Point
 from pruning.healing.heal import Healed, heal
 from pruning.healing.rate import known, with_rate
+from pruning.healing.rate import settled as rate_of
 from pruning.study.stages import table
 from tests.conftest import Command
 from tests.healing.worlds import MASK, full, lora, text, tiny
@@ -108,6 +109,57 @@ def test_a_rate_that_diverges_is_never_taken() -> None:
 
     with pytest.raises(LossError, match=r"100, 0\.003, 1e-09.*heal\.lr"):
         with_rate(AUTO, text(AUTO), None, never)
+
+
+def test_what_other_healings_have_left_stays(tmp_path: Path) -> None:
+    other = full(lr=RATES[2], tokens=64 * 30)
+    trunk = tmp_path / f"trunk-{other.line(text(other).beginning)}"
+    healed(other, tmp_path)
+    kept = sorted(path.name for path in trunk.iterdir())
+    assert kept
+    for _ in range(2):
+        chosen, _ = with_rate(AUTO, text(AUTO), tmp_path, lambda trial: curve(trial, tmp_path))
+        assert chosen.lr != RATES[2]
+        assert {path.name for path in trunk.iterdir()} >= set(kept)
+
+
+def test_a_trial_is_judged_as_a_healing_by_its_lowest_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    losses = {RATES[0]: (3.5, 3.3, 3.6), RATES[1]: (3.5, 3.4, 3.4)}
+
+    def made(trial: Any) -> list[Point]:
+        points = enumerate(losses[trial.lr])
+        return [{"step": 4 * n, "tokens": n, "seconds": 0.0, "heldout_loss": loss} for n, loss in points]
+
+    chosen, trials = with_rate(AUTO, text(AUTO), None, made)
+    assert [trial["heldout_loss"] for trial in trials] == [3.3, 3.4]
+    assert (chosen.lr, chosen.tokens) == (RATES[0], AUTO.tokens)
+
+
+def test_candidates_are_not_healed_if_no_rate_helps() -> None:
+    asked = full(lr=None, tokens=64 * 64, candidates=4, round_tokens=64 * 16)
+    trial = {"tokens": asked.trial_tokens, "heldout_before": 3.0, "heldout_loss": 3.5, "seconds": 1.0}
+    trials: Any = [{"lr": rate, **trial} for rate in RATES]
+    chosen = rate_of(asked, trials)
+    assert chosen is not None
+    assert (chosen.tokens, chosen.candidates) == (asked.trial_tokens, 1)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "no JSON",
+        "[1]",
+        '"text"',
+        '{"lr": 1}',
+        '{"lr": "x", "tokens": 1, "seconds": 1, "heldout_before": 1, "heldout_loss": 1}',
+    ],
+)
+def test_a_damaged_file_of_trials_is_named(line: str, tmp_path: Path) -> None:
+    path = rate._path(AUTO, text(AUTO), tmp_path)
+    for content in (line, '{"lr": 1.0, "tokens": 1, "seconds": 1, "heldout_before": 1, "heldout_loss": NaN}'):
+        path.write_text(content + "\n")
+        with pytest.raises(DamagedError, match=path.name):
+            known(AUTO, text(AUTO), tmp_path)
 
 
 def test_a_given_rate_is_not_tried() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -12,7 +13,8 @@ import pytest
 from analysis.data import archive
 from analysis.data.errors import NothingToRead
 from analysis.data.load import load
-from pruning.core.errors import InputError
+from pruning.core.atomic_files import read_json, write_record
+from pruning.core.errors import DamagedError, InputError
 from tests.helpers.analysis_grid import Study, write
 
 SMALL = Study(
@@ -92,7 +94,11 @@ def test_a_missing_archive_is_named() -> None:
 def test_records_of_routing_and_of_tried_candidates_are_packed(results: Path, tmp_path: Path) -> None:
     (cell,) = [path.parent for path in results.glob("*/result.json")][:1]
     wanted = [
-        *("routing/one/routing.json", f"{cell.name}/healed/trials-0a.jsonl"),
+        *(
+            "routing/one/routing.json",
+            f"{cell.name}/healed/trials-0a.jsonl",
+            f"{cell.name}/healed/rates-0a.jsonl",
+        ),
         f"{cell.name}/healed/mask-0a/key/heal.json",
     ]
     left = ["routing/one/router.npz", f"{cell.name}/healed/mask-0a/key/weights.safetensors"]
@@ -103,3 +109,33 @@ def test_records_of_routing_and_of_tried_candidates_are_packed(results: Path, tm
     archive.unpack(tmp_path / "more.tar.xz", tmp_path / "again")
     assert all((tmp_path / "again" / name).exists() for name in wanted)
     assert not any((tmp_path / "again" / name).exists() for name in left)
+
+
+def test_a_record_has_a_seal_of_its_own_after_the_path_is_replaced(results: Path, tmp_path: Path) -> None:
+    (cell,) = [path.parent for path in results.glob("*/result.json")][:1]
+    data = read_json(cell / "result.json")
+    data["config"]["paths"] = {"results": str(results.resolve())}
+    write_record(cell / "result.json", data)
+    archive.pack(results, "small", tmp_path / "more.tar.xz")
+    archive.unpack(tmp_path / "more.tar.xz", tmp_path / "again")
+    again = tmp_path / "again" / cell.name / "result.json"
+    assert read_json(again)["config"]["paths"] == {"results": "results"}
+    assert "seal" in again.read_text()
+    edited = (cell / "result.json").read_text().replace('"status": "done"', '"status": "gone"')
+    (cell / "result.json").write_text(edited)
+    with pytest.raises(DamagedError, match=r"result\.json"):
+        archive.pack(results, "small", tmp_path / "edited.tar.xz")
+
+
+@pytest.mark.parametrize("where", ["calibration/x.jsonl", "evaluation/z/a.json", "scores"])
+def test_what_links_lead_to_is_not_packed(where: str, results: Path, tmp_path: Path) -> None:
+    (private := tmp_path / "private").mkdir()
+    (private / "a.json").write_text("secret")
+    link = results / where
+    if link.is_dir():
+        shutil.rmtree(link)
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(private if "." not in link.name else private / "a.json")
+    (private / "a.jsonl").write_text("secret")
+    with pytest.raises(InputError, match=f"{link.name} is a symbolic link"):
+        archive.pack(results, "small", tmp_path / "more.tar.xz")
