@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from types import MappingProxyType
 
@@ -17,6 +18,8 @@ from .labels import labelled, with_compensation, with_units
 from .mlflow_store import folder
 from .rows import row_of
 from .same_data import on_same_data
+
+log = logging.getLogger(__name__)
 
 COLUMNS = (
     "cell",
@@ -128,7 +131,18 @@ def _filled(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _distinct_names(frame: pd.DataFrame) -> pd.DataFrame:
-    """Name data by their paths if different paths share a short name. The column `path` is dropped."""
+    """Name data by their paths, and models by their weights, if different ones share a short name.
+
+    The columns `path` and `revision` are dropped.
+    """
+    if "revision" in frame:
+        several = frame.groupby("model")["revision"].transform("nunique") > 1
+        if shared := sorted(frame.loc[several, "model"].unique()):
+            log.warning(
+                "models of other weights have one name (%s): names show the digests", ", ".join(shared)
+            )
+        named = frame["model"] + "@" + frame["revision"].map(lambda one: str(one)[:6])
+        frame = frame.assign(model=frame["model"].mask(several, named)).drop(columns="revision")
     if "path" not in frame:
         return frame
     paths = frame.groupby("calibration")["path"].transform("nunique")

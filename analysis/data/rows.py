@@ -77,6 +77,7 @@ def _check(result: Result) -> None:
 def _row(result: Result, named: Mapping[str, Any]) -> dict[str, Any]:
     config = result["config"]
     row = {"cell": result["cell"], "status": result["status"], **named, "seed": config["seed"]}
+    row["revision"] = result["model"].get("revision") if result["status"] == "done" else None
     row |= {f"protect_{end}": config.get("protect", {}).get(end, 0) for end in ("first", "last")}
     row |= removal_of(config) | {"compensation": compensation_of(config)}
     drawn = config.get("calibration", {})

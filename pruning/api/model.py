@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -122,10 +123,22 @@ class PrunableModel:
 
     @contextmanager
     def evaluated_by(self, call: str) -> Iterator[None]:
-        """Within this context, only `call` uses the model, and it is in evaluation mode. Raises as `used_by` does."""
+        """Within this context, only `call` uses the model, in evaluation mode and in its own precision.
+
+        Raises InputError as `used_by` does, or if the precision has changed since the model was given.
+        """
+        import torch
+
         from pruning.models.block_probe import evaluating
 
-        with used_by(call, self.module, self.name), evaluating(self.module):
+        info, now = self.language_model.info, str(self.module.dtype).removeprefix("torch.")
+        if now != info.dtype:
+            raise InputError(
+                f"model '{self.name}' is in {now} now and was in {info.dtype} before: load it with dtype='{now}', or "
+                "wrap the module again (pruning.wrap_model)."
+            )
+        plain = torch.autocast(self.language_model.device.type, enabled=False)
+        with used_by(call, self.module, self.name), evaluating(self.module), plain:
             yield
 
     def __repr__(self) -> str:
@@ -148,7 +161,10 @@ def load_model(name: str | Path, **settings: Any) -> PrunableModel:
     exact()
     chosen = _settings(str(name), settings)
     preflight.check_model(chosen)
-    return PrunableModel(loader.load_uncached(chosen), loader.tokenizer(chosen), chosen)
+    tokenizer = copy.deepcopy(
+        loader.tokenizer(chosen)
+    )  # a change to it must not reach models that are loaded later
+    return PrunableModel(loader.load_uncached(chosen), tokenizer, chosen)
 
 
 def wrap_model(module: Any, tokenizer: Any, name: str = "model") -> PrunableModel:

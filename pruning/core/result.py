@@ -157,7 +157,7 @@ def read_result(folder: Path) -> Result | None:
         measured = [
             p for paths in data.get("evaluation", {}).get("records", {}).values() for p in paths.values()
         ]
-        healings = [data["heal"]["folder"]] if "heal" in data else []
+        healings = [data["heal"]["folder"]] if "folder" in data.get("heal", {}) else []
         settings = data.get("evaluation", {}).get("settings")
     except (AttributeError, KeyError, TypeError) as error:
         raise DamagedError(f"{path} is damaged ({error!r}): move it away and run the cell again.") from error

@@ -20,6 +20,7 @@ from pruning.models.cached_model import cached_model
 
 log = logging.getLogger(__name__)
 
+KNOWN = (OSError, ValueError, RuntimeError, KeyError, AttributeError, TypeError)
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 # Kinds of adapters that extend the input. They cannot be merged into weights.
 UNMERGEABLE = {
@@ -96,7 +97,9 @@ def _merge(folder: Path, scratch: Path) -> Path:
             peft.PeftModel.from_pretrained(model, str(folder)).merge_and_unload(
                 safe_merge=True
             ).save_pretrained(merged)
-    except (OSError, ValueError, RuntimeError, KeyError, AttributeError, TypeError) as error:
+    except Exception as error:
+        if not isinstance(error, KNOWN) and type(error).__name__ != "SafetensorError":
+            raise
         raise InputError(
             f"the adapter in model.path={folder} cannot be merged by peft ({first_line(error)}): {MERGE}."
         ) from error

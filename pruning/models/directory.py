@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+import json
+import tempfile
+from collections.abc import Iterator, Set
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,7 @@ FINGERPRINTED = 1 << 20  # bytes at each end of a file that earlier versions rea
 GGUF = ".gguf"
 # Endings of files that decide no loss: text for people, and weights in formats that are never read.
 UNUSED = {".md", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".onnx", ".ot", ".pkl", GGUF}
+TOKENIZERS = "fast_tokenizer_files"
 # Files without an ending that decide no loss.
 TEXTS = ("LICENSE", "LICENCE", "NOTICE", "README", "USE_POLICY")
 
@@ -48,7 +52,21 @@ def model_files(path: str, gguf_file: str | None = None) -> list[Path]:
         for file in folder.iterdir()
         if file.suffix.lower() not in UNUSED and not file.name.startswith((".", *TEXTS)) and file.is_file()
     }
+    _check_tokenizer_files(folder, {file.name for file in used})
     return sorted(used | {*weight_files(folder).values()})  # an index can name any file
+
+
+def _check_tokenizer_files(folder: Path, used: Set[str]) -> None:
+    """Raise InputError if `tokenizer_config.json` names a tokenizer that is not among the files of the digest."""
+    try:
+        named = json.loads((folder / "tokenizer_config.json").read_bytes()).get(TOKENIZERS, [])
+    except (OSError, ValueError, AttributeError):  # whoever needs the file says so
+        return
+    if other := [name for name in (named if isinstance(named, list) else [named]) if name not in used]:
+        raise InputError(
+            f"{folder / 'tokenizer_config.json'} has {TOKENIZERS}={named!r}, and {other[0]!r} is not the name of a "
+            "file of the model: remove the entry, and name the tokenizer tokenizer.json."
+        )
 
 
 def gguf_of(path: str, gguf_file: str | None = None) -> Path | None:
@@ -68,10 +86,15 @@ def in_gguf(file: Path, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     """The arguments for `from_pretrained` that read a GGUF file.
 
     The file's path is absolute: transformers looks for a relative `gguf_file` in the current folder first, so another
-    file of that name there would be read instead.
+    file of that name there would be read instead. The folder is empty: it would read a tokenizer or settings that are
+    beside the file before those in the file, and the digest is of the file alone.
     """
-    place = file.absolute()
-    return str(place.parent), options | {"gguf_file": str(place)}
+    return _empty_folder().name, options | {"gguf_file": str(file.absolute())}
+
+
+@lru_cache(maxsize=1)
+def _empty_folder() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="depth-pruning-")
 
 
 @contextmanager

@@ -94,6 +94,8 @@ def weight_files(folder: Path) -> dict[str, Path]:
     where = _json_object((folder / INDEX).read_bytes(), folder / INDEX).get("weight_map")
     if not isinstance(where, dict) or not all(isinstance(name, str) for name in where.values()):
         raise InputError(f"{folder / INDEX} holds no `weight_map`: fetch the model again.")
+    if outside := [name for name in where.values() if Path(name).is_absolute() or ".." in Path(name).parts]:
+        raise InputError(f"{folder / INDEX} names the file {outside[0]}, which is not in the folder.")
     if lacking := sorted({name for name in where.values() if not (folder / name).is_file()}):
         count = f"{len(lacking)} of {len(set(where.values()))} weight files are missing"
         raise InputError(f"model.path={folder}: {count}, for example {lacking[0]}: fetch the model again.")

@@ -119,7 +119,16 @@ class Store:
         collectives.on_first(self._claim)
 
     def _claim(self) -> None:
-        for other in (self.results / "scores").glob(f"*/{self.cell}"):
+        own, registered = (
+            self.results / self.cell / self.name,
+            [*(self.results / "scores").glob(f"*/{self.cell}")],
+        )
+        if not registered and own.exists() and own.stat().st_size:
+            raise ForeignError(
+                f"{own} is not registered in {self.results / 'scores'}, so its model and samples are not known: copy "
+                "the whole results folder, or move the cell's folder away."
+            )
+        for other in registered:
             if other.parent.name != self.key:
                 if not (self.results / self.cell / self.name).exists():
                     other.unlink()  # the folder has been moved away

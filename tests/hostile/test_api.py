@@ -201,6 +201,26 @@ def test_a_masked_model_refuses_a_cache(loaded: pruning.PrunableModel, dropped: 
     assert cache is not None, "afterwards the model has its cache again"
 
 
+def test_a_changed_tokenizer_is_not_that_of_a_later_load(model_folder: Path) -> None:
+    first = pruning.load_model(model_folder, dtype="float32")
+    plain = first.tokenizer("Hello World").input_ids
+    first.tokenizer.add_tokens(["Hello World"])
+    assert first.tokenizer("Hello World").input_ids != plain
+    assert pruning.load_model(model_folder, dtype="float32").tokenizer("Hello World").input_ids == plain
+
+
+def test_a_model_whose_precision_changed_is_refused(model: pruning.PrunableModel) -> None:
+    model.module.to(torch.bfloat16)
+    with pytest.raises(InputError, match=r"bfloat16 now .*dtype='bfloat16'"):
+        search(model)
+
+
+def test_autocast_changes_no_loss(loaded: pruning.PrunableModel) -> None:
+    plain = search(loaded)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert search(loaded).loss == plain.loss
+
+
 def test_weights_that_changed_since_they_were_loaded_are_not_exported(
     model_folder: Path, tmp_path: Path
 ) -> None:

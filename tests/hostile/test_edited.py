@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,8 @@ import pytest
 from pruning.core import atomic_files
 from pruning.core.errors import DamagedError
 from pruning.core.mask import Mask
+from pruning.core.result import read_result
+from pruning.healing.files import read_record
 from pruning.runs import measurements
 from tests.conftest import Command
 
@@ -100,3 +104,55 @@ def test_a_record_without_a_seal_is_read(tmp_path: Path) -> None:
     assert atomic_files.read_json(path) == {"a": 1}
     atomic_files.write_record(path, {"b": 0.1, "ä": [1e-300, None]})
     assert atomic_files.read_json(path) == {"b": 0.1, "ä": [1e-300, None]}
+
+
+def test_a_journal_of_nobody_knows_whom_is_not_continued(launch: Command) -> None:
+    ended = launch(*SEARCH)
+    folder = ended.results / ended.result()["cell"]
+    (folder / "result.json").unlink()
+    shutil.rmtree(ended.results / "scores")
+    refused(launch, folder / "trace.jsonl", *SEARCH)
+
+
+@pytest.mark.parametrize("where", ["/etc/passwd", "../outside.json", "evaluation/../../outside.json", 3, ""])
+@pytest.mark.parametrize("what", ["records", "heal"])
+def test_a_recorded_path_stays_in_the_folder(launch: Command, what: str, where: Any) -> None:
+    ended = launch(*SEARCH)
+    path = ended.results / ended.result()["cell"] / "result.json"
+    data = atomic_files.read_json(path)
+    if what == "records":
+        data["evaluation"]["records"]["ppl/heldout"]["pruned"] = where
+    else:
+        data["heal"] = {"folder": where}
+    atomic_files.write_record(path, data)
+    with pytest.raises(DamagedError, match=re.escape(repr(where))):
+        read_result(path.parent)
+
+
+def test_a_record_of_healing_names_its_own_folder(tmp_path: Path) -> None:
+    for folder in ("../../outside", "healed/other", "/healed/key", "healed/../key"):
+        (tmp_path / "key").mkdir(exist_ok=True)
+        atomic_files.write_record(tmp_path / "key" / "heal.json", {"folder": folder})
+        with pytest.raises(DamagedError, match=r"heal\.json"):
+            read_record(tmp_path / "key")
+
+
+@pytest.mark.parametrize("name", ["evaluation", "calibration", "studies", "scores", "CELL", "CELL/healed"])
+def test_folders_that_are_links_are_not_written_to(launch: Command, tmp_path: Path, name: str) -> None:
+    ended = launch(*SEARCH)
+    (outside := tmp_path / "outside").mkdir()
+    link = ended.results / name.replace("CELL", ended.result()["cell"])
+    if link.is_dir():
+        shutil.move(link, tmp_path / "moved")
+    link.symlink_to(outside)
+    again = launch(*SEARCH, "eval.samples=3")
+    assert again.status != 0
+    assert link.name in again.out + again.err
+    assert list(outside.iterdir()) == []
+
+
+def test_numbers_of_odd_files_are_damage(tmp_path: Path) -> None:
+    for content in ("[" * 100_000, "9" * 5_000, "\ud800", "{"):
+        (tmp_path / "odd.json").write_text(content, encoding="utf-8", errors="surrogatepass")
+        with pytest.raises(DamagedError, match=r"odd\.json"):
+            atomic_files.read_json(tmp_path / "odd.json")

@@ -7,6 +7,7 @@ import io
 import json
 import logging
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -25,6 +26,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from pruning.core import hashing
+from pruning.core.atomic_files import read_json
 from pruning.core.errors import InputError
 from pruning.export import pipeline, request
 from pruning.hydra_app.build_option import build_option
@@ -99,7 +101,7 @@ def as_earlier_version(results: Path, folder: Path, name: str = "local") -> Path
     from pruning.config.compose import recorded_cell
 
     (path,) = results.glob("*/result.json")
-    result = json.loads(path.read_text())
+    result = read_json(path)  # without its seal
     cell = recorded_cell(
         result["config"], {"objective": "perplexity", "calibration": "pydoc", "algo": "one_shot"}
     )
@@ -573,6 +575,37 @@ def test_nor_is_it_in_place_of_a_file_on_a_hub(
     assert torch.equal(weights(loaded.module), decoy)
     assert loaded.info.revision == commit
     assert loader.tokenizer(model).get_vocab()["AB"] == gguf_file.VOCABULARY - 1
+
+
+def test_a_tokenizer_beside_a_gguf_file_is_not_read(gguf: Path, model_folder: Path) -> None:
+    model = Model("x", "local", str(gguf), dtype="float32")
+    read = loader.tokenizer.__wrapped__  # type: ignore[attr-defined] - without what it keeps
+    alone = read(model).get_vocab()
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copyfile(model_folder / name, gguf.parent / name)
+    (gguf.parent / "generation_config.json").write_text('{"repetition_penalty": 5.0}')
+    assert read(model).get_vocab() == alone
+    assert loader.load_uncached(model).module.generation_config.repetition_penalty != 5.0
+
+
+@pytest.mark.parametrize(
+    "name", ["sub/tokenizer.4.0.0.json", ".tokenizer.4.0.0.json", "../tokenizer.4.0.0.json"]
+)
+def test_a_tokenizer_of_another_name_is_refused(name: str, model_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(model_folder, folder := tmp_path / "model")
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps(config | {"fast_tokenizer_files": [name]}))
+    with pytest.raises(InputError, match=re.escape(f"fast_tokenizer_files=['{name}']")):
+        directory.model_digest(str(folder))
+
+
+@pytest.mark.parametrize("name", ["/outside.safetensors", "../outside.safetensors"])
+def test_an_index_names_files_of_its_folder(name: str, model_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(model_folder, folder := tmp_path / "model")
+    (folder / "model.safetensors").replace(tmp_path / "outside.safetensors")
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": name}}))
+    with pytest.raises(InputError, match=re.escape(name)):
+        directory.model_digest(str(folder))
 
 
 def test_weights_of_another_name_are_refused(model_folder: Path, tmp_path: Path) -> None:

@@ -483,3 +483,20 @@ def test_a_results_folder_that_no_record_could_name_is_refused_before_a_cell_sta
     assert ended.status == 2
     assert f"paths.results={tmp_path}" in ended.err
     assert not list(tmp_path.rglob("result.json"))
+
+
+@pytest.mark.parametrize("door", ["pruning.status", "analysis.report"])
+def test_a_command_imports_nothing_of_the_current_folder(door: str, tmp_path: Path) -> None:
+    for name in ("yaml", "numpy", "filelock", "pandas", "submitit"):
+        (tmp_path / f"{name}.py").write_text("open('ran', 'w').close()")
+    command = [sys.executable, "-m", door, "--help"]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_script_still_imports_what_is_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("VALUE = 7")
+    (tmp_path / "script.py").write_text("import pruning, mine; print(mine.VALUE)")
+    command = [sys.executable, "script.py"]
+    done = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "7"

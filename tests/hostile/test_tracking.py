@@ -240,3 +240,51 @@ def test_the_picture_of_a_mask_can_be_read(results: Path) -> None:
 
 def _cells(folder: Path) -> list[Path]:
     return sorted(path.parent for path in folder.glob("*/result.json"))
+
+
+def test_a_trigger_of_somebody_else_changes_no_number(folder: Path) -> None:
+    with closing(sqlite3.connect(folder / "mlflow.db")) as store:
+        store.execute(
+            "create trigger planted after insert on latest_metrics begin "
+            "update latest_metrics set value = 1.25 where key = new.key; end"
+        )
+        store.commit()
+    with pytest.raises(InputError, match=r"trigger planted"):
+        connect(f"sqlite:///{folder / 'mlflow.db'}")
+    rebuild.record_all(folder)
+    values = {run.data.metrics["calibration/loss"] for run in runs(f"sqlite:///{folder / 'mlflow.db'}")}
+    assert 1.25 not in values
+    assert len(values) > 1
+
+
+def test_metrics_that_were_edited_in_the_store_are_recorded_again(folder: Path) -> None:
+    before = sorted(run.data.metrics["calibration/loss"] for run in runs(f"sqlite:///{folder / 'mlflow.db'}"))
+    with closing(sqlite3.connect(folder / "mlflow.db")) as store:
+        store.execute("update latest_metrics set value = 0.5 where key = 'calibration/loss'")
+        store.commit()
+    rebuild.record_all(folder)
+    assert (
+        sorted(run.data.metrics["calibration/loss"] for run in runs(f"sqlite:///{folder / 'mlflow.db'}"))
+        == before
+    )
+
+
+def test_files_that_links_lead_to_are_not_recorded(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    private = tmp_path_factory.mktemp("private") / "secret.json"
+    private.write_text("secret")
+    (cell, _) = _cells(folder)
+    (cell / "launch.log").unlink(missing_ok=True)
+    (cell / "launch.log").symlink_to(private)
+    data = json.loads((cell / "result.json").read_text())
+    data["evaluation"]["records"] = {"ppl/x": {"pruned": "evaluation/x/*.json"}}
+    (cell / "result.json").write_text(json.dumps(data))
+    (folder / "evaluation" / "x").mkdir(parents=True)
+    (folder / "evaluation" / "x" / "a.json").symlink_to(private)
+    (folder / "evaluation" / "x" / "b.json").write_text("{}")
+    rebuild.record_all(folder)
+    stored = [path for path in folder.glob("mlflow-artifacts/**/*") if path.is_file()]
+    assert stored
+    assert not any(b"secret" in path.read_bytes() for path in stored)
+    assert not any(path.name in ("a.json", "b.json") for path in stored), "a star names no file"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,3 +53,17 @@ def test_parts_of_one_name_are_told_apart_by_their_paths(tmp_path: Path) -> None
         (tmp_path / cell / "result.json").write_text(json.dumps(result | {"cell": cell}))
     (tmp_path / key / "result.json").unlink()
     assert list(load(tmp_path)["calibration"]) == ["pydoc + a/books", "pydoc + b/books", "a/books", "b/books"]
+
+
+def test_models_of_one_name_with_other_weights_are_not_pooled(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    keys = write(tmp_path, replace(ONE, seeds=(0, 1), cells=[]))
+    for key, revision in zip(keys, ("aaaaaaaa", "bbbbbbbb"), strict=False):
+        path = tmp_path / key / "result.json"
+        result = json.loads(path.read_text())
+        result["model"]["revision"] = revision
+        path.write_text(json.dumps(result))
+    name = ONE.models[0]
+    assert set(load(tmp_path)["model"]) >= {f"{name}@aaaaaa", f"{name}@bbbbbb"}
+    assert name in caplog.text
