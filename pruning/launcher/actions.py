@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pruning.config.compose import recorded_launcher
 from pruning.config.groups import class_named
 from pruning.core.atomic_files import touch
-from pruning.core.errors import InputError
+from pruning.core.errors import DamagedError, InputError
 from pruning.core.recorded import CLASS, outward
 from pruning.launcher import slurm_queue, submit
 from pruning.launcher.cell_state import State, cell_states
@@ -60,6 +60,11 @@ def retry(results: Path, words: Sequence[str] = ()) -> list[tuple[Launcher, list
         _check_confirmed(results, [(records[key], records[key].task(key)) for key in bad], words)
         for (settings, where), tasks in _grouped(records, bad).items():
             launcher: Launcher = recorded_launcher(json.loads(settings))
+            if not hasattr(launcher, "submit"):
+                raise DamagedError(
+                    f"a submission in {results / 'jobs'} names launcher.class={type(launcher).__name__}, which "
+                    "submits nothing: move it away."
+                )
             here = [_into(results, task, where) for task in tasks]
             launcher.submit(results, ordered(here, launcher.order), where)
             submitted.append((launcher, [task.key for task in tasks]))

@@ -60,6 +60,11 @@ def read_submission(path: Path) -> tuple[SubmissionRecord, JobsRecord]:
     if not isinstance(data, dict) or not SubmissionRecord.__required_keys__ <= data.keys():
         raise DamagedError(f"{path} is damaged (it is not a record of jobs): move it away.")
     check_literal({"tasks": data["tasks"]}, f"{path} is not to be trusted: ")
+    tasks = data["tasks"] if isinstance(data["tasks"], list) else []
+    for task in tasks:
+        paths = task.get("config", {}).get("paths") if isinstance(task, dict) else None
+        if paths is not None and not (isinstance(paths, dict) and isinstance(paths.get("results"), str)):
+            raise DamagedError(f"{path} is damaged (paths={paths!r} in a task): move it away.")
     jobs_path = path.with_name(JOBS)
     empty: JobsRecord = {"jobs": {}, "complete": False, "devices": {}}
     jobs = atomic_files.read_json(jobs_path) if jobs_path.exists() else {}

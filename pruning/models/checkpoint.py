@@ -123,7 +123,7 @@ def from_pretrained(kind: Any, settings: Model, name_or_path: str, options: dict
         if "backend tokenizer" in str(error):
             raise no_tokenizer(settings, name_or_path) from error
         known = isinstance(error, (OSError, ValueError)) or type(error).__name__ in LIBRARY_ERRORS
-        if not known:
+        if not known and "gguf_file" not in options:  # the reader of GGUF files checks nothing itself
             raise
         first = first_line(error)
         if settings.source == "hub":

@@ -84,7 +84,7 @@ def _empty(settings: Model, config: Any) -> Any:
         with init_empty_weights(include_buffers=False):
             kind, dtype = transformers.AutoModelForCausalLM, getattr(torch, settings.dtype)
             return kind.from_config(copy.deepcopy(config), dtype=dtype, trust_remote_code=False)
-    except (ValueError, KeyError, AttributeError):
+    except (ValueError, KeyError, AttributeError, RuntimeError, ArithmeticError, TypeError):
         return None
 
 

@@ -62,12 +62,12 @@ class MLflow:
     def finished(self, folder: Path) -> None:
         """Does nothing: `record` records the cell."""
 
-    def record(self, results: Path, folders: Sequence[Path]) -> None:
-        """Record each cell unless the store already has its current result.
+    def record(self, results: Path, folders: Sequence[Path], again: bool = False) -> None:
+        """Record each cell unless the store already has its current result; `again` also compares the numbers.
 
         Raises PruningError if the store cannot be used, or after the others are recorded if a cell cannot be.
         """
-        if self._has_all(results, folders):
+        if not again and self._has_all(results, folders):
             return
         with plain_errors(self._store(results)):
             client, experiment = self._open(results)

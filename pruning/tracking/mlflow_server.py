@@ -79,7 +79,7 @@ class Server:
         if (folder / NAME).exists():
             _patiently(send, self.patience, folder.name)
 
-    def record(self, results: Path, folders: Sequence[Path]) -> None:
+    def record(self, results: Path, folders: Sequence[Path], again: bool = False) -> None:  # noqa: ARG002 - always compared
         """Record each cell unless the server already has its current result; close runs whose jobs have ended."""
         with plain_errors(self.uri):
             client, experiment = self.open()

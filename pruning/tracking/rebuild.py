@@ -73,7 +73,7 @@ def record_all(results: Path, uri: str | None = None) -> int:
 def _record(results: Path, grouped: Grouped, errors: list[PruningError]) -> int:
     for tracker, folders in grouped:
         try:
-            tracker.record(results, folders)
+            tracker.record(results, folders, again=True)
         except PruningError as error:
             errors.append(error)
             continue
@@ -83,11 +83,21 @@ def _record(results: Path, grouped: Grouped, errors: list[PruningError]) -> int:
     return sum(len(folders) for _, folders in grouped)
 
 
+class _Plain(yaml.SafeLoader):
+    """Reads YAML without aliases, which let a short file stand for a text without end; no configuration has them."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        """The next node. Raises YAMLError for an alias."""
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("it has an alias")
+        return super().compose_node(parent, index)
+
+
 def _settings(path: Path) -> Mapping[str, Any]:
     """The tracker's settings in a cell's configuration. Raises DamagedError if the file cannot be read."""
     try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        config = yaml.load(path.read_text(encoding="utf-8"), _Plain)
+    except (OSError, UnicodeDecodeError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise DamagedError(
             f"{path} is damaged ({first_line(error)}): move the cell's folder away."
         ) from error

@@ -400,12 +400,12 @@ def test_a_journal_line_that_contradicts_itself_is_damaged(
 ) -> None:
     path = tmp_path / "cell" / "trace.jsonl"
     path.parent.mkdir()
+    Store(tmp_path, "key", "cell", N_BLOCKS).claim()
     path.write_text(json.dumps(line.to_line()) + "\n")
     with pytest.raises(DamagedError) as caught:
         Journal.open(path, N_BLOCKS, TWO)
     assert message in str(caught.value)
     store = Store(tmp_path, "key", "other", N_BLOCKS, estimate=TWO)
-    Store(tmp_path, "key", "cell", N_BLOCKS).claim()
     assert store.find([line.mask]) == []
     assert "skipped a damaged line" in caplog.text
 

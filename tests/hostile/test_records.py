@@ -17,7 +17,7 @@ import yaml
 
 from analysis.data import archive
 from pruning.config.compose import cell_of, recorded_cell, recorded_launcher
-from pruning.core.errors import InputError, PruningError
+from pruning.core.errors import DamagedError, InputError, PruningError
 from pruning.core.result import read_result
 from pruning.export.request import of_cell
 from pruning.healing.files import read_record
@@ -25,6 +25,7 @@ from pruning.hydra_app.build_option import build_option
 from pruning.hydra_app.replay_command import composed, launch_words
 from pruning.launcher import actions
 from pruning.launcher.job import Job
+from pruning.launcher.submission_record import SubmissionRecord, read_submission
 from pruning.launcher.submissions import Submission
 from pruning.published import library
 from pruning.routing.files import read_router
@@ -219,7 +220,7 @@ def test_routers_and_healings(tmp_path: Path) -> None:
     settings = {"encoder": "states", "path": "p", "blocks": None, "head": "ridge", "hidden": 4, "seed": 0}
     record = {
         "sets": {"a": {"n_blocks": 4, "dropped": [1]}, "b": {"n_blocks": 4, "dropped": [2]}},
-        **{"blocks": 2, "template": "{question}", "settings": settings, "encoder_revision": None},
+        **{"blocks": 1, "template": "{question}", "settings": settings, "encoder_revision": None},
         "model": {
             "settings": None,
             "revision": "0",
@@ -230,7 +231,9 @@ def test_routers_and_healings(tmp_path: Path) -> None:
     }
     layer = {"center": np.zeros(2), "scale": np.ones(2), "strength": np.array(1.0)}
     layer |= {"weight0": np.zeros((2, 2)), "bias0": np.zeros(2)}
-    arrays = {f"{part}_{name}": value for part in ("common", "relative") for name, value in layer.items()}
+    one = layer | {"weight0": np.zeros((2, 1)), "bias0": np.zeros(1)}  # the level that all sets share
+    parts = {"common": one, "relative": layer}
+    arrays = {f"{part}_{name}": value for part, layers in parts.items() for name, value in layers.items()}
     np.savez(tmp_path / "router.npz", **arrays)
     write(tmp_path / "router.json", record)
     assert read_router(tmp_path)[0].template == "{question}"
@@ -364,3 +367,28 @@ def test_resources_of_a_record_are_numbers(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace('"nodes": 1', '"nodes": "1 --wrap=planted"'))
     with pytest.raises(PruningError):
         Submission.load(path)
+
+
+@pytest.mark.parametrize("paths", [{}, {"results": None}, "results", [1]])
+def test_paths_of_a_submission_that_are_none(paths: Any, config: dict[str, Any], tmp_path: Path) -> None:
+    task = {"key": "a", "config": {**config, "paths": paths}, "choices": NAMES, "resources": {}}
+    record = {"kind": "slurm", "launcher": {}, "code": "c", "where": "/", "driver": "d", "tasks": [task]}
+    record |= dict.fromkeys(SubmissionRecord.__required_keys__ - record.keys(), "x")
+    path = write(tmp_path / "jobs" / "cells-1" / "submission.json", record)
+    with pytest.raises(DamagedError, match=r"submission\.json"):
+        read_submission(path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: &a [x, x]\nb: &b [*a, *a]\ntracker: {class: MLflow}",
+        "tracker: &t {class: MLflow, experiment: *t}",
+    ],
+)
+def test_aliases_in_a_configuration_are_not_followed(text: str, tmp_path: Path) -> None:
+    (tmp_path / "results" / "a").mkdir(parents=True)
+    (tmp_path / "results" / "a" / "config.yaml").write_text(text)
+    found, errors = trackers(tmp_path / "results")
+    assert found == []
+    assert "alias" in str(errors[0])
