@@ -43,7 +43,7 @@ def cancel(results: Path) -> int:
                 slurm_queue.cancel_named(record.name)
         for cell in flying.values():
             if cell.job.startswith("process-"):
-                end(cell.job)
+                end(cell.job, results)
     return len(flying)
 
 

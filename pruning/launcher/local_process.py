@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import socket
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pruning.launcher.slurm_queue import Info
 
 if TYPE_CHECKING:
     import psutil
+
+log = logging.getLogger(__name__)
 
 
 def process_name(pid: int) -> str:
@@ -35,12 +39,20 @@ def is_here(name: str) -> bool:
     return _parts(name)[0] == socket.gethostname()
 
 
-def end(name: str) -> None:
-    """Stop a process of this machine and all its descendants."""
+def end(name: str, results: Path) -> None:
+    """Stop a process of this machine and all its descendants.
+
+    A process whose command line names no file in the results folder stays: a folder from somebody else can name any.
+    """
     import psutil
 
     if (first := _living(name)) is None:
         return
+    places = {str(results), str(results.resolve())}
+    with contextlib.suppress(psutil.Error):
+        if not any(place in word for word in first.cmdline() for place in places):
+            log.warning("process %d is not a job of %s, and is not stopped", first.pid, results)
+            return
     with contextlib.suppress(psutil.NoSuchProcess):  # it has ended meanwhile
         _end_family([first, *first.children(recursive=True)])
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from pruning.core import atomic_files
 from pruning.core.errors import DamagedError, InputError, first_line
+from pruning.core.hashing import file_sha256
 from pruning.routing.router import FittedRouter
 from pruning.routing.scores import ItemScores
 
@@ -25,7 +26,16 @@ if TYPE_CHECKING:
 FOLDER = "routing"  # in the results folder: a folder for each model, search and size
 RECORD, ROUTER, HEAD = "routing.json", "router.json", "router.npz"
 FACTS = ("settings", "revision", "n_blocks", "dtype", "weights_sha256")  # of the router's model
-UNREADABLE = (OSError, ValueError, EOFError, KeyError, NotImplementedError, zipfile.BadZipFile, zlib.error)
+UNREADABLE = (
+    OSError,
+    TypeError,
+    ValueError,
+    EOFError,
+    KeyError,
+    NotImplementedError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 def save_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
@@ -80,7 +90,9 @@ def model_record(model: LanguageModel, settings: Model | None) -> dict[str, Any]
 def save_router(folder: Path, router: FittedRouter, model: Mapping[str, Any]) -> None:
     """Write `router.npz` and then `router.json`, with what is known about the model."""
     save_arrays(folder / HEAD, router.head.arrays())
-    atomic_files.write_record(folder / ROUTER, {**router.record(), "model": dict(model)})
+    # JSON objects have no order, and the head predicts for the sets in theirs.
+    bound = {"order": list(router.sets), "head_sha256": file_sha256(folder / HEAD)}
+    atomic_files.write_record(folder / ROUTER, {**router.record(), "model": dict(model), **bound})
 
 
 def read_router(folder: Path) -> tuple[FittedRouter, dict[str, Any]]:
@@ -95,7 +107,12 @@ def read_router(folder: Path) -> tuple[FittedRouter, dict[str, Any]]:
         )
     record, arrays = atomic_files.read_json(folder / ROUTER), read_arrays(folder / HEAD)
     try:
-        router, model = FittedRouter.of(record, arrays), record["model"]
+        if record["head_sha256"] != file_sha256(folder / HEAD):
+            raise DamagedError(f"{HEAD} is of another router.")
+        sets = {name: record["sets"][name] for name in record["order"]}
+        if len(sets) != len(record["sets"]):
+            raise DamagedError(f"order={record['order']} does not name the sets.")
+        router, model = FittedRouter.of({**record, "sets": sets}, arrays), record["model"]
         lacking = [name for name in FACTS if name not in model]
         if lacking or any(mask.n_blocks != model["n_blocks"] for mask in router.sets.values()):
             raise DamagedError(f"model={model!r} does not describe the model of the sets.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock
 
 from pruning.core import atomic_files
+from pruning.core.errors import DamagedError
 from pruning.core.hashing import digest
 from pruning.core.space import Space
 from pruning.distributed import collectives
@@ -42,6 +44,7 @@ def cell_space(cell: Cell, model: LanguageModel) -> Space:
 
 def _times(cell: Cell, model: LanguageModel) -> list[float]:
     """The seconds of each unit: those that this cell began with, or else those of this device."""
+    unit = cell.removal.mask_unit
 
     def table() -> list[float]:
         begun = cell.folder / NAME
@@ -55,7 +58,12 @@ def _times(cell: Cell, model: LanguageModel) -> list[float]:
                 kept["device"],
                 here,
             )
-        return list(map(float, kept["seconds"]))
+        seconds = list(map(float, kept["seconds"]))
+        if not all(0 < one < math.inf for one in seconds) or len(seconds) != len(
+            find_chain(model.module, unit)
+        ):
+            raise DamagedError(f"{begun} is damaged (seconds={seconds}): move it away and run again.")
+        return seconds
 
     return collectives.on_first(table)
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pruning.core import atomic_files
-from pruning.core.errors import LossError
+from pruning.core.errors import DamagedError, LossError, first_line
 from pruning.core.space import Space
 from pruning.distributed import collectives
 from pruning.objective import Gradient
@@ -27,14 +28,29 @@ def answer(space: Space, book: ScoreBook) -> np.ndarray[Any, Any]:
     if book.journal.path is None:
         return _finite(gradient, space.unit)
     path = book.journal.path.with_name(NAME)
-    known: list[list[float]] | None = collectives.on_first(
-        lambda: atomic_files.read_json(path) if path.exists() else None
+    shape = book.samples, space.n_units
+    known: np.ndarray[Any, Any] | None = collectives.on_first(
+        lambda: _read(path, shape) if path.exists() else None
     )
     if known is None:
-        known = _finite(gradient, space.unit).tolist()
+        known = _finite(gradient, space.unit)
         if collectives.is_first():
-            atomic_files.write_json(path, known)
-    return np.array(known)
+            atomic_files.write_json(path, known.tolist())
+    return known
+
+
+def _read(path: Path, shape: tuple[int, int]) -> np.ndarray[Any, Any]:
+    """The gradients in a file. Raises DamagedError unless they are finite numbers of this shape."""
+    try:
+        known = np.array(atomic_files.read_json(path), dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise DamagedError(f"{path} is damaged ({first_line(error)}): move it away and run again.") from error
+    if known.shape != shape or not np.isfinite(known).all():
+        raise DamagedError(
+            f"{path} is damaged (it holds {known.shape} values, and {shape} finite ones are needed): move it away "
+            "and run again."
+        )
+    return known
 
 
 def _finite(gradient: Gradient, unit: str) -> np.ndarray[Any, Any]:

@@ -18,6 +18,7 @@ import yaml
 from analysis.data import archive
 from pruning.config.compose import cell_of, recorded_cell, recorded_launcher
 from pruning.core.errors import DamagedError, InputError, PruningError
+from pruning.core.hashing import file_sha256
 from pruning.core.result import read_result
 from pruning.export.request import of_cell
 from pruning.healing.files import read_record
@@ -235,6 +236,7 @@ def test_routers_and_healings(tmp_path: Path) -> None:
     parts = {"common": one, "relative": layer}
     arrays = {f"{part}_{name}": value for part, layers in parts.items() for name, value in layers.items()}
     np.savez(tmp_path / "router.npz", **arrays)
+    record |= {"order": ["a", "b"], "head_sha256": file_sha256(tmp_path / "router.npz")}
     write(tmp_path / "router.json", record)
     assert read_router(tmp_path)[0].template == "{question}"
     for place, edited, _ in edits(record):

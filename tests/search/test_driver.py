@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from itertools import combinations
 from pathlib import Path
@@ -132,7 +133,8 @@ def test_resuming_from_any_part_of_the_journal_ends_the_same_and_pays_the_rest(
     data = journal.path.read_bytes()
     for length in range(len(data) + 1):
         folder = tmp_path / f"cut{length}"
-        (folder / "cell").mkdir(parents=True)
+        shutil.copytree(tmp_path / "scores", folder / "scores")
+        (folder / "cell").mkdir()
         (folder / "cell" / "trace.jsonl").write_bytes(data[:length])
         losses = Losses()
         resumed, again = search(folder, losses, algo)

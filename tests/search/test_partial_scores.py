@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import combinations
@@ -238,7 +239,8 @@ def test_a_journal_that_is_cut_anywhere_is_completed_to_the_same_bytes(tmp_path:
     ends = [i for i, byte in enumerate(data) if byte == ord("\n")]
     for length in {0, *(end + 1 for end in ends), *(end - 3 for end in ends)}:
         folder = tmp_path / f"cut{length}"
-        (folder / "cell").mkdir(parents=True)
+        shutil.copytree(tmp_path / "scores", folder / "scores")
+        (folder / "cell").mkdir()
         (folder / "cell" / "trace.jsonl").write_bytes(data[:length])
         losses = Losses()
         resumed, again = search(folder, losses, algo, delta=0.01)
