@@ -17,7 +17,7 @@ from pruning.calibration import records
 from pruning.calibration.records import Item
 from pruning.calibration.source_settings import Source, hub_errors, is_local
 from pruning.core.errors import InputError, UnreachableError, first_line
-from pruning.core.hub import use_hub
+from pruning.core.hub import check_no_folder, use_hub
 
 FORMAT = re.compile(r"answer format:\s*(?P<labels>\S+)\s*$", re.IGNORECASE)
 
@@ -60,6 +60,7 @@ def labelled_item(record: Any, where: str) -> Item:
 def _hub(settings: Source, prefix: str) -> Any:
     import datasets
 
+    check_no_folder(str(settings.path), f"{prefix}.path")
     use_hub()
     try:
         return datasets.load_dataset(settings.path, split=settings.split, revision=settings.revision)

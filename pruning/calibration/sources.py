@@ -16,7 +16,7 @@ from pruning.calibration.item_records import comparable_items, read_items
 from pruning.calibration.records import Item, existing, json_records, read_text, text_field
 from pruning.calibration.source_settings import Source, TextSource, hub_errors
 from pruning.core.errors import InputError, UnreachableError, first_line, unknown
-from pruning.core.hub import use_hub
+from pruning.core.hub import check_no_folder, use_hub
 
 PARTED = ("pydoc", "wikipedia_sample")  # embedded texts; `embedded` is all of them together
 EMBEDDED = (*PARTED, "embedded")
@@ -145,6 +145,7 @@ def _file_documents(path: Path, column: str, setting: str) -> Iterator[str]:
 def _hub_documents(text: TextSource, prefix: str) -> Iterator[str]:
     import datasets
 
+    check_no_folder(str(text.path), f"{prefix}.path")
     use_hub()
     name = f"{text.path}{'/' + text.name if text.name else ''}"
     try:

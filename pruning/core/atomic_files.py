@@ -71,10 +71,19 @@ def read_json(path: Path) -> Any:
     Raises DamagedError, which names the file, if the content is not JSON or does not have the digest of its seal.
     """
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_without_twins)
     except (ValueError, RecursionError) as error:  # such as a number of 5,000 digits, or too many brackets
         raise DamagedError(f"{path} is damaged ({error}): move it away and run again.") from error
     return unsealed(data, path) if isinstance(data, dict) else data
+
+
+def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of some entries. Raises ValueError if two have one name: the first would be lost."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"it has {next(name for name in names if names.count(name) > 1)!r} twice")
+    return found
 
 
 def unsealed(data: dict[str, Any], path: Path) -> dict[str, Any]:

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 SMALL = 1 << 16  # bytes; smaller files are read each time
-# A file that has changed within this time can change again without a new time stamp, so its digest is not kept.
-SETTLED = 2_000_000_000  # nanoseconds
+# A file that has changed within this time can change again without a new time stamp, so its digest is not kept: a
+# program that has mapped a file gives it no new stamp until the system has written the page back, after 30 seconds.
+WRITTEN_BACK = 35_000_000_000  # nanoseconds
 
-State: TypeAlias = list[
-    int
-]  # size, inode, the times of modification and of change in nanoseconds, and device
+# Size, inode, the times of modification and of change in nanoseconds, and device.
+State: TypeAlias = list[int]
 _memory: dict[Path, tuple[State, str]] = {}
 
 
@@ -38,7 +38,7 @@ def file_sha256(path: Path) -> str:
 
 def settled(state: State, now: int) -> bool:
     """Whether a digest may be kept until the state changes; `now` is the time before the file was read."""
-    return now - state[3] > SETTLED and is_stamped(state)
+    return now - state[3] > WRITTEN_BACK and is_stamped(state)
 
 
 def file_state(path: Path) -> State:

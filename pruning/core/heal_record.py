@@ -90,6 +90,7 @@ class HealRecord(TypedDict):
     stopped_early: Annotated[bool, "Whether training ended because the held-out loss no longer fell."]
     curve: Annotated[CurveRecord, "The curve in four numbers."]
     weights_sha256: Annotated[str, "Digest of `weights.safetensors`: the weights that have changed."]
+    tensors: NotRequired[Annotated[int, "How many they are; not in older versions."]]
     rates: NotRequired[
         Annotated[list[RateTrial], "The trials that chose the learning rate; only with `heal.lr=null`."]
     ]

@@ -8,10 +8,11 @@ read their cache and fail at once.
 from __future__ import annotations
 
 import logging
+import re
 from functools import lru_cache
 from pathlib import Path
 
-from pruning.core.errors import first_line
+from pruning.core.errors import InputError, first_line
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +41,18 @@ def use_hub() -> None:
         )
         constants.HF_HUB_OFFLINE = True
         _datasets_offline()
+
+
+def check_no_folder(name: str, setting: str) -> None:
+    """Raise InputError if the current folder has a folder with the name of a hub repository, which would be read.
+
+    Names such as ./DIR and /DIR are places and no names of repositories.
+    """
+    if re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name) and Path(name).is_dir():
+        raise InputError(
+            f"{setting}={name} is a name on the hub, and the current folder has a folder of this name, which would "
+            f"be read instead: write ./{name} if you mean the folder, else start from another folder."
+        )
 
 
 def commit_of(name: str, revision: str | None = None, file: str = "config.json") -> str | None:

@@ -12,7 +12,7 @@ from pruning.calibration.samples import Row, Samples
 from pruning.calibration.source_settings import hub_errors
 from pruning.calibration.text import SHORTEST, start_tokens
 from pruning.core.errors import InputError, UnreachableError, first_line, unknown
-from pruning.core.hub import use_hub
+from pruning.core.hub import check_no_folder, use_hub
 
 LIMITS = ("documents", "windows", "stride")
 STARTS = ("window", "text", "none")
@@ -110,6 +110,7 @@ class Corpus:
         """
         import datasets
 
+        check_no_folder(str(self.path), f"{where}.path")
         use_hub()
         try:
             data = datasets.load_dataset(

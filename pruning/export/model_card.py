@@ -223,7 +223,7 @@ def _chosen(facts: Facts, units: str) -> Iterator[str]:
         f"{calibration['samples']} samples"
         + (f" of {calibration['length']} tokens" if calibration.get("length") else "")
         + f" of {_source(calibration['source'])}, seed {calibration['seed']}, "
-        f"SHA-256 `{calibration['sha256'][:16]}`. Cell {code(result['cell'])}."
+        f"SHA-256 {code(calibration['sha256'][:16])}. Cell {code(result['cell'])}."
     )
     if (selection := reselected(facts.healed)) is not None:
         own = Mask.from_json(result["mask"])

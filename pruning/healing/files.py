@@ -99,8 +99,13 @@ def read_weights(folder: Path, record: Mapping[str, object]) -> dict[str, Tensor
     path = folder / WEIGHTS
     try:
         if file_sha256(path) == record["weights_sha256"]:
-            return dict(load_file(path))
-        reason = "its contents do not have the digest that heal.json names"
+            tensors = dict(load_file(path))
+            plain = all(tensor.is_floating_point() for tensor in tensors.values())
+            if plain and len(tensors) == record.get("tensors", len(tensors)):
+                return tensors
+            reason = "it does not hold as many floating-point weights as heal.json says"
+        else:
+            reason = "its contents do not have the digest that heal.json names"
     except (OSError, SafetensorError) as error:
         reason = first_line(error)
     raise DamagedError(f"{path} is damaged ({reason}): remove the folder {folder} and heal again.")
@@ -122,6 +127,7 @@ def _record(folder: Path, name: str, healed: Healed, text: HealingText, settings
         "stopped_early": healed.stopped_early,
         "curve": healed.summary(),
         "weights_sha256": file_sha256(folder / WEIGHTS),
+        "tensors": len(healed.tensors),
     }
     if text.file_sha256 is not None:
         record["file_sha256"] = text.file_sha256

@@ -27,6 +27,12 @@ def check_stored(config: Any) -> None:
     masked language model, which the transformers library would load as a decoder.
     """
     check_config(config)
+    for part in (config, config.get_text_config(decoder=True)):
+        if "/" in str(kernel := getattr(part, "_attn_implementation", None)):
+            raise UnskippableError(
+                f"its configuration names the attention kernel {kernel} of a hub, whose code would be fetched and "
+                "run: remove attn_implementation from config.json, and choose one with model.attention."
+            )
     if (method := quantisation(config)) is not None:
         raise UnskippableError(
             f"its weights are quantised ({method}): only full-precision checkpoints and GGUF files can be pruned. "

@@ -83,7 +83,11 @@ def _empty(settings: Model, config: Any) -> Any:
     try:
         with init_empty_weights(include_buffers=False):
             kind, dtype = transformers.AutoModelForCausalLM, getattr(torch, settings.dtype)
-            return kind.from_config(copy.deepcopy(config), dtype=dtype, trust_remote_code=False)
+            plain = {
+                "attn_implementation": "eager",
+                "trust_remote_code": False,
+            }  # no kernel that a file names
+            return kind.from_config(copy.deepcopy(config), dtype=dtype, **plain)
     except (ValueError, KeyError, AttributeError, RuntimeError, ArithmeticError, TypeError):
         return None
 

@@ -107,7 +107,9 @@ def skeleton(config: Any) -> Any:
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(copy.deepcopy(config), trust_remote_code=False)
+        return AutoModelForCausalLM.from_config(
+            copy.deepcopy(config), attn_implementation="eager", trust_remote_code=False
+        )
 
 
 def blocks_of(model: Any, count: int) -> tuple[str, nn.ModuleList]:

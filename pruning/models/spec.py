@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pruning.core.errors import InputError, unknown
+from pruning.core.hub import check_no_folder
 from pruning.models import directory, model_name
 from pruning.models.resources import Resources, resources
 
@@ -58,6 +59,8 @@ class Model:
         if self.source not in SOURCES:
             raise unknown("model.source", self.source, SOURCES)
         self._take_gguf_file()
+        if self.source == "hub":
+            check_no_folder(self.path, "model.path")
         if not self.name and self.source == "local":
             object.__setattr__(self, "name", model_name.directory_name(self.location))
         check_name("model.name", self.name)

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pruning.core.hashing import SETTLED
 from pruning.core.trace import NAME, TraceLine, read_line, read_masks
 
 # A journal that has not changed for some time is looked at again after this fraction of that time, at most LONGEST.
@@ -15,6 +14,9 @@ SHARE = 0.02
 LONGEST = 60.0  # seconds
 
 Blocks = tuple[int, ...]
+
+# Within this time, a folder can change again without a new time stamp.
+SETTLED = 2_000_000_000  # nanoseconds
 
 
 @dataclass

@@ -33,7 +33,7 @@ def plain(path: Path) -> str:
 def test_a_file_that_has_long_been_unchanged_is_read_once(
     tmp_path: Path, reads: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hashing, "SETTLED", -1)
+    monkeypatch.setattr(hashing, "WRITTEN_BACK", -1)
     path = tmp_path / "text"
     path.write_bytes(b"a" * SIZE)
     assert [hashing.file_sha256(path) for _ in range(3)] == [plain(path)] * 3
@@ -44,7 +44,7 @@ def test_a_file_that_has_long_been_unchanged_is_read_once(
 def test_a_changed_file_is_read_again(
     tmp_path: Path, reads: list[str], change: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hashing, "SETTLED", -1)
+    monkeypatch.setattr(hashing, "WRITTEN_BACK", -1)
     path = tmp_path / "text"
     path.write_bytes(b"a" * SIZE)
     os.utime(path, ns=(1, 1))

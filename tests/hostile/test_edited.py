@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from pruning.core import atomic_files
 from pruning.core.errors import DamagedError
+from pruning.core.hashing import file_sha256
 from pruning.core.mask import Mask
 from pruning.core.result import read_result
-from pruning.healing.files import read_record
+from pruning.healing.files import read_record, read_weights
 from pruning.runs import measurements
 from tests.conftest import Command
 
@@ -151,8 +153,21 @@ def test_folders_that_are_links_are_not_written_to(launch: Command, tmp_path: Pa
     assert list(outside.iterdir()) == []
 
 
+def test_healed_weights_are_all_there_and_are_numbers(launch: Command) -> None:
+    ended = launch(*SEARCH, *HEAL)
+    record = ended.result()["heal"]
+    folder = ended.results / ended.result()["cell"] / record["folder"]
+    whole = load_file(folder / "weights.safetensors")
+    some = dict(list(whole.items())[::2])
+    for tensors in (some, {name: tensor.int() for name, tensor in whole.items()}):
+        save_file(tensors, folder / "weights.safetensors")
+        now = {**record, "weights_sha256": file_sha256(folder / "weights.safetensors")}
+        with pytest.raises(DamagedError, match=r"weights\.safetensors"):
+            read_weights(folder, now)
+
+
 def test_numbers_of_odd_files_are_damage(tmp_path: Path) -> None:
-    for content in ("[" * 100_000, "9" * 5_000, "\ud800", "{"):
+    for content in ("[" * 100_000, "9" * 5_000, "\ud800", "{", '{"a": 1, "a": 2}'):
         (tmp_path / "odd.json").write_text(content, encoding="utf-8", errors="surrogatepass")
         with pytest.raises(DamagedError, match=r"odd\.json"):
             atomic_files.read_json(tmp_path / "odd.json")

@@ -25,12 +25,23 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+from pruning.calibration import sources
+from pruning.calibration.text import Text
 from pruning.core import hashing
 from pruning.core.atomic_files import read_json
-from pruning.core.errors import InputError
+from pruning.core.errors import InputError, UnskippableError
 from pruning.export import pipeline, request
 from pruning.hydra_app.build_option import build_option
-from pruning.models import adapter, directory, file_digests, loader, packaged, quiet, recorded_weights
+from pruning.models import (
+    adapter,
+    config_check,
+    directory,
+    file_digests,
+    loader,
+    packaged,
+    quiet,
+    recorded_weights,
+)
 from pruning.models.model_name import directory_name, distinct_names
 from pruning.models.spec import Model
 from tests.conftest import Command
@@ -209,7 +220,7 @@ def test_a_file_is_read_once_until_it_changes(large: Path, monkeypatch: pytest.M
         return honest(file, *rest)
 
     monkeypatch.setattr(file_digests, "_read", counting)
-    monkeypatch.setattr(hashing, "SETTLED", -1)
+    monkeypatch.setattr(hashing, "WRITTEN_BACK", -1)
     weights = large / "model.safetensors"
 
     def reads(fresh_process: bool = True) -> int:
@@ -251,7 +262,7 @@ def test_of_several_who_need_a_digest_only_one_reads_the_file(
         return honest(file, *rest)
 
     monkeypatch.setattr(file_digests, "_read", slow)
-    monkeypatch.setattr(hashing, "SETTLED", -1)
+    monkeypatch.setattr(hashing, "WRITTEN_BACK", -1)
     weights = large / "model.safetensors"
     with ThreadPoolExecutor(4) as pool:
         answers = list(pool.map(lambda _: file_digests.file_digests([weights])[weights], range(4)))
@@ -307,6 +318,36 @@ def test_the_identity_is_that_of_the_files_that_are_read(large: Path, name: str)
     content[len(content) // 2 : len(content) // 2 + 1] = b"#"
     file.write_bytes(bytes(content))
     assert (directory.model_digest(str(large)) != before) == COUNTED[name]
+
+
+def test_a_folder_with_the_name_of_a_hub_model_is_not_taken_for_it(
+    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(model_folder, tmp_path / "Qwen" / "Qwen3-8B")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"model\.path=Qwen/Qwen3-8B .*\./Qwen/Qwen3-8B"):
+        build_option("model", ["model=qwen3"])
+    assert Model("mine", "local", "./Qwen/Qwen3-8B", dtype="float32").in_directory
+    monkeypatch.chdir(model_folder)
+    assert build_option("model", ["model=qwen3"]).path == "Qwen/Qwen3-8B"
+
+
+def test_nor_a_folder_with_the_name_of_a_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "Salesforce" / "wikitext").mkdir(parents=True)
+    (tmp_path / "Salesforce" / "wikitext" / "train.jsonl").write_text('{"text": "decoy"}')
+    monkeypatch.chdir(tmp_path)
+    text = Text("hub", 2, 16, 0, path="Salesforce/wikitext", name=None)
+    with pytest.raises(InputError, match=r"calibration\.path=Salesforce/wikitext "):
+        next(sources.documents(text))
+
+
+def test_a_kernel_that_a_configuration_names_is_not_fetched(model_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(model_folder, folder := tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"attn_implementation": "evil/kernel"}))
+    model = Model("x", "local", str(folder), dtype="float32")
+    with pytest.raises(UnskippableError, match=r"evil/kernel .*model\.attention"):
+        config_check.check_stored(loader.config.__wrapped__(model))  # type: ignore[attr-defined]
 
 
 def test_a_directory_given_as_a_hub_id_is_identified_by_its_contents(large: Path) -> None:
@@ -632,7 +673,7 @@ def test_a_file_in_memory_that_is_changed_through_a_mapping_has_another_digest()
         time.sleep(0.01)
         digests = []
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(hashing, "SETTLED", -1)
+            patch.setattr(hashing, "WRITTEN_BACK", -1)
             for value in (1, 2):
                 mapped[1000] = value
                 mapped.flush()
