@@ -54,11 +54,11 @@ def heal_mask(
         text = packed(token_ids(given, model.tokenizer, None), start_tokens(model.tokenizer), chosen, "texts")
     place = None if home is None else home / digest([mask.to_json(), model.language_model.weights_sha256()])
 
-    def healing(settings: Training) -> Healed:
+    def healing(settings: Training, place: Path | None) -> Healed:
         return heal(model.language_model, mask, text, settings, place)
 
-    chosen, _ = with_rate(chosen, text, place, lambda trial: healing(trial).curve)
-    healed = healing(chosen)
+    chosen, _ = with_rate(chosen, text, place, lambda trial, scratch: healing(trial, scratch).curve)
+    healed = healing(chosen, place)
     warn_if_useless(healed.best_step, chosen)
     module = copy.deepcopy(model.module)
     weights = dict(module.named_parameters())

@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import TypeAlias, cast
 
 from pruning.core import atomic_files
 from pruning.core.errors import DamagedError, LossError, first_line
@@ -33,31 +33,39 @@ from pruning.healing.text import HealingText
 log = logging.getLogger(__name__)
 
 
+Curve: TypeAlias = Callable[[Training, Path | None], list[Point]]
+
+
 def with_rate(
-    settings: Training, text: HealingText, folder: Path | None, curve: Callable[[Training], list[Point]]
+    settings: Training, text: HealingText, folder: Path | None, curve: Curve
 ) -> tuple[Training, list[RateTrial]]:
     """The settings with a learning rate, and the trials that chose it; there are none if the settings have a rate.
 
-    `curve(settings)` heals with some settings and returns the curve. A folder keeps the trials. If no trial helped,
-    the budget of the returned settings is that of a trial. Raises LossError if no rate has a finite loss.
+    `curve(settings, place)` heals with some settings, keeps its states in a folder, and returns the curve. `folder`
+    keeps the trials. If no trial helped, the budget of the returned settings is that of a trial. Raises LossError if
+    no rate has a finite loss.
     """
+    path = None if folder is None else _path(settings, text, folder)
+    scratch = None if path is None else path.with_suffix("")  # the states of the trials
     trials = known(settings, text, folder)
-    made: list[
-        tuple[Training, frozenset[Path]]
-    ] = []  # the trials of this call, and which folders were there before
     while (chosen := settled(settings, trials)) is None:
         trial = replace(settings, lr=settings.rates[len(trials)], tokens=settings.trial_tokens, candidates=1)
         log.info("trying the learning rate %g on %d tokens", trial.rate, trial.tokens)
-        if folder is not None:
-            made.append((trial, collectives.on_first(partial(_there, folder, trial, text))))
-        trials.append(_tried(trial, curve))
-        if folder is not None:
-            path = _path(settings, text, folder)
+        trials.append(_tried(trial, scratch, curve))
+        if path is not None:
             collectives.on_first(partial(atomic_files.append_line, path, atomic_files.sealed(trials[-1])))
-    for trial, before in made:
-        assert folder is not None
-        collectives.on_first(partial(_clear, folder, trial, before, chosen, text))
+    if folder is not None and scratch is not None:
+        collectives.on_first(partial(_keep, scratch, folder, f"trunk-{chosen.line(text.beginning)}"))
     return chosen, trials
+
+
+def _keep(scratch: Path, folder: Path, trunk: str) -> None:
+    """Keep the state from which the chosen healing continues, and remove those of the other trials."""
+    if not scratch.is_dir():
+        return
+    if (scratch / trunk).is_dir() and not (folder / trunk).exists():
+        (scratch / trunk).rename(folder / trunk)
+    shutil.rmtree(scratch)
 
 
 def known(settings: Training, text: HealingText, folder: Path | None) -> list[RateTrial]:
@@ -133,11 +141,11 @@ def helped(trials: Sequence[RateTrial]) -> bool:
     return any(before is not None and after is not None and after < before for before, after in pairs)
 
 
-def _tried(trial: Training, curve: Callable[[Training], list[Point]]) -> RateTrial:
+def _tried(trial: Training, place: Path | None, curve: Curve) -> RateTrial:
     """Heal for a trial; its loss is the lowest after any step. If the loss is not finite, the trial has none."""
     seen: list[Point] = []
     try:
-        seen = heldout(curve(trial))
+        seen = heldout(curve(trial, place))
         loss: float | None = min(point["heldout_loss"] for point in seen[1:])
     except LossError as error:
         log.warning("the learning rate %g is too large: %s", trial.rate, error)
@@ -151,25 +159,6 @@ def _tried(trial: Training, curve: Callable[[Training], list[Point]]) -> RateTri
         "heldout_loss": loss,
         "seconds": seen[-1]["seconds"] if seen else 0.0,
     }
-
-
-def _places(folder: Path, trial: Training, text: HealingText) -> tuple[Path, Path]:
-    """The folder of a trial, and that of the state at which its rate begins to fall."""
-    return folder / trial.key(text.sha256), folder / f"trunk-{trial.line(text.beginning)}"
-
-
-def _there(folder: Path, trial: Training, text: HealingText) -> frozenset[Path]:
-    return frozenset(place for place in _places(folder, trial, text) if place.exists())
-
-
-def _clear(
-    folder: Path, trial: Training, before: frozenset[Path], chosen: Training, text: HealingText
-) -> None:
-    """Remove what a trial left and the chosen healing does not continue from; never what was there `before`."""
-    needed = {*_places(folder, chosen, text), *before}
-    for place in _places(folder, trial, text):
-        if place not in needed:
-            shutil.rmtree(place, ignore_errors=True)
 
 
 def _path(settings: Training, text: HealingText, folder: Path) -> Path:

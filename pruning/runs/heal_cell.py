@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from pruning.core.heal_record import FOLDER, HealRecord, RateTrial
@@ -66,14 +67,12 @@ def healed_cell(prepared: Prepared, done: DoneResult) -> DoneResult:
 def _with_rate(cell: Cell, done: DoneResult, text: HealingText) -> tuple[Training, list[RateTrial]]:
     """The settings of the healing with a learning rate, and the trials that chose it, on the search's mask."""
 
-    def curve(trial: Training) -> list[Point]:
+    def curve(trial: Training, place: Path | None) -> list[Point]:
         from pruning.healing.heal import heal
 
         model, mask = recorded_model(cell, done), Mask.from_json(done["mask"])
         repair = recorded_repair(cell, done)
-        return heal(
-            model, mask, text, trial, cell.folder / FOLDER, recorded_scales(done), repair=repair
-        ).curve
+        return heal(model, mask, text, trial, place, recorded_scales(done), repair=repair).curve
 
     return with_rate(cell.heal, text, cell.folder / FOLDER, curve)
 

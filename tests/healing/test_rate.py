@@ -37,7 +37,7 @@ def healed(one: Any, folder: Path | None) -> Healed:
 
 
 def test_the_best_rate_is_taken_and_its_trial_is_the_beginning_of_the_healing(tmp_path: Path) -> None:
-    chosen, trials = with_rate(AUTO, text(AUTO), tmp_path, lambda trial: curve(trial, tmp_path))
+    chosen, trials = with_rate(AUTO, text(AUTO), tmp_path, curve)
     assert (chosen.lr, chosen.tokens) == (3e-3, AUTO.tokens)
     assert [trial["lr"] for trial in trials] == list(RATES)
     assert all(trial["tokens"] == 64 * settings.TRIAL_STEPS for trial in trials)
@@ -63,7 +63,7 @@ def test_a_training_that_does_not_help_ends_with_the_trials(
 ) -> None:
     monkeypatch.setattr(settings, "WEIGHT_RATES", (100.0, 90.0))
     asked = full(lr=None, tokens=64 * 20, eval_every=99)
-    chosen, trials = with_rate(asked, text(asked), tmp_path, lambda trial: curve(trial, tmp_path))
+    chosen, trials = with_rate(asked, text(asked), tmp_path, curve)
     assert chosen.tokens == asked.trial_tokens < asked.tokens
     assert not rate.helped(trials)
     found = healed(chosen, tmp_path)
@@ -73,18 +73,18 @@ def test_a_training_that_does_not_help_ends_with_the_trials(
 
 
 def test_a_stopped_choice_repeats_no_trial(tmp_path: Path) -> None:
-    def stopped(trial: Any) -> list[Point]:
+    def stopped(trial: Any, place: Path | None) -> list[Point]:
         if trial.lr != RATES[0]:
             raise KeyboardInterrupt
-        return curve(trial, tmp_path)
+        return curve(trial, place)
 
     with pytest.raises(KeyboardInterrupt):
         with_rate(AUTO, text(AUTO), tmp_path, stopped)
     tried: list[float] = []
 
-    def counted(trial: Any) -> list[Point]:
+    def counted(trial: Any, place: Path | None) -> list[Point]:
         tried.append(trial.lr)
-        return curve(trial, tmp_path)
+        return curve(trial, place)
 
     first = with_rate(AUTO, text(AUTO), tmp_path, counted)
     assert tried == list(RATES[1:])
@@ -95,16 +95,16 @@ def test_a_stopped_choice_repeats_no_trial(tmp_path: Path) -> None:
 
 
 def test_a_rate_that_diverges_is_never_taken() -> None:
-    def diverging(trial: Any) -> list[Point]:
+    def diverging(trial: Any, place: Path | None) -> list[Point]:
         if trial.lr == RATES[0]:
             raise LossError("the loss is nan")
-        return curve(trial)
+        return curve(trial, place)
 
     chosen, trials = with_rate(AUTO, text(AUTO), None, diverging)
     assert (chosen.lr, trials[0]["heldout_loss"]) == (3e-3, None)
     json.dumps(trials, allow_nan=False)
 
-    def never(trial: Any) -> list[Point]:
+    def never(trial: Any, place: Path | None) -> list[Point]:
         raise LossError("the loss is nan")
 
     with pytest.raises(LossError, match=r"100, 0\.003, 1e-09.*heal\.lr"):
@@ -118,7 +118,7 @@ def test_what_other_healings_have_left_stays(tmp_path: Path) -> None:
     kept = sorted(path.name for path in trunk.iterdir())
     assert kept
     for _ in range(2):
-        chosen, _ = with_rate(AUTO, text(AUTO), tmp_path, lambda trial: curve(trial, tmp_path))
+        chosen, _ = with_rate(AUTO, text(AUTO), tmp_path, curve)
         assert chosen.lr != RATES[2]
         assert {path.name for path in trunk.iterdir()} >= set(kept)
 
@@ -126,7 +126,7 @@ def test_what_other_healings_have_left_stays(tmp_path: Path) -> None:
 def test_a_trial_is_judged_as_a_healing_by_its_lowest_loss(monkeypatch: pytest.MonkeyPatch) -> None:
     losses = {RATES[0]: (3.5, 3.3, 3.6), RATES[1]: (3.5, 3.4, 3.4)}
 
-    def made(trial: Any) -> list[Point]:
+    def made(trial: Any, place: Path | None) -> list[Point]:
         points = enumerate(losses[trial.lr])
         return [{"step": 4 * n, "tokens": n, "seconds": 0.0, "heldout_loss": loss} for n, loss in points]
 

@@ -15,6 +15,7 @@ MODULES = (
     "launch", "torch", "transformers.models.llama.modeling_llama", "transformers.models.auto.tokenization_auto",
     "pruning.study.command", "pruning.study.run_cells", "pruning.runs.run_cell", "pruning.models.packaged",
     "pruning.export.pipeline", "pruning.export.plan", "pruning.export.verify", "pruning.export.shard_writer",
+    "pruning.healing.heal", "pruning.runs.heal_cell", "pruning.export.gguf_pipeline",
     "pruning.tracking.rebuild", "mlflow", "mlflow.store.tracking.sqlalchemy_store", "gguf", "analysis.data.archive",
 )  # fmt: skip
 SMALL = (
@@ -23,7 +24,8 @@ SMALL = (
     "k=3",
 )  # fmt: skip
 
-RUN = re.compile(r"\b[0-9a-f]{32}\b")  # MLflow's name of a run
+# What differs between two runs: MLflow's name of a run, and the digest of a checkpoint, which holds seconds.
+RUN = re.compile(r"\b[0-9a-f]{32}\b|(?<=-)[0-9a-f]{16}(?=\.pt\b)")
 
 
 def search(folder: str, items: str = "eval.items=6") -> None:
@@ -39,6 +41,35 @@ def search(folder: str, items: str = "eval.items=6") -> None:
 def evaluation(folder: str) -> None:
     """Measure the finished masks on other items."""
     search(folder, "eval.items=8")
+
+
+def healing(folder: str) -> None:
+    """Heal the finished masks; short trials choose the learning rate first."""
+    import launch
+
+    os.chdir(folder)
+    heal = ("heal=full", "heal.tokens=4096", "heal.length=32", "heal.batch_tokens=256", "heal.heldout=2")
+    words = (*SMALL, *heal, "heal.checkpoint_every=2", "model.path=../../model", "paths.results=results")
+    sys.argv = ["launch.py", "algo=greedy", *words, "eval.items=6"]
+    launch.main()
+
+
+def cutting(folder: str) -> None:
+    """Cut blocks out of a GGUF file."""
+    from pruning.core.mask import Mask
+    from pruning.export.gguf_pipeline import export_gguf
+    from pruning.export.request import Request
+    from pruning.models.spec import Model
+
+    model = Model("tiny", "local", str(Path(folder) / "soak_gguf" / "tiny.gguf"), dtype="float32")
+    export_gguf(Request(model, Mask(6, (1, 4)), Path(folder) / "cut" / "out.gguf"))
+
+
+def packing(folder: str) -> None:
+    """Pack the finished cells into an archive."""
+    from analysis.data.archive import pack
+
+    pack(Path(folder) / "results", "default", Path(folder) / "packed" / "default.tar.xz")
 
 
 def tracking(folder: str) -> None:
@@ -93,6 +124,17 @@ def cells(folder: Path) -> dict[str, Any]:
         loss = result["calibration"]["loss"]
         measured = {name: result["evaluation"][name] for name in ("dense", "pruned", "data", "records")}
         found[path.parent.name] = (result["status"], result["mask"], loss, losses, paid, measured)
+    return found
+
+
+def healings(folder: Path) -> dict[str, Any]:
+    """What the healing of each cell recorded, without times, and what the healed models measure."""
+    found: dict[str, Any] = {}
+    for path in sorted(folder.glob("results/*/result.json")):
+        if (heal := (result := json.loads(path.read_text())).get("heal")) is not None:
+            rates = [{k: v for k, v in trial.items() if k != "seconds"} for trial in heal["rates"]]
+            plain = {name: value for name, value in heal.items() if name not in ("seconds", "rates")}
+            found[path.parent.name] = plain, rates, result["evaluation"]["healed"]
     return found
 
 

@@ -1,7 +1,7 @@
 """Commands that are killed at random moments: the same command then ends as if nothing had happened.
 
-`make soak` does it 100 times. `make test-slow` does it 5 times and leaves out the tracking, because a new store takes
-seconds to make. SOAK_SEED chooses the moments, and a failure names the seed that repeats it.
+`make soak` does it 100 times. `make test-slow` kills each operation once, without tracking and healing, which take
+seconds. SOAK_SEED chooses the moments, and a failure names the seed that repeats it.
 SOAK_ONLY=export,unpacking chooses operations.
 """
 
@@ -21,7 +21,7 @@ import pytest
 
 from analysis.data import archive
 from tests.helpers import gguf_file, soak_operations
-from tests.helpers.soak_operations import cells, digests, leftovers, runs
+from tests.helpers.soak_operations import cells, digests, healings, leftovers, runs
 from tests.helpers.warm_process import Warm
 
 KILLS = int(os.environ.get("TEST_SOAK", "5"))  # in all
@@ -52,10 +52,14 @@ OPERATIONS = (
     Operation("evaluation", "search", cells),
     Operation("tracking", "search", runs),
     Operation("export", "search", lambda folder: digests(folder / "out"), "out"),
+    Operation("healing", "search", healings),
+    Operation("packing", "search", lambda folder: digests(folder / "packed"), "packed"),
+    Operation("cutting", None, lambda folder: digests(folder / "cut")),
     Operation("conversion", None, lambda folder: digests(folder / "cache" / "models"), "cache/models"),
     Operation("unpacking", None, lambda folder: digests(folder / "unpacked"), "unpacked"),
 )
-USUAL = [item.name for item in OPERATIONS if "TEST_SOAK" in os.environ or item.name != "tracking"]
+LONG = ("tracking", "healing")  # a new store takes seconds to make, and a healing many steps
+USUAL = [item.name for item in OPERATIONS if "TEST_SOAK" in os.environ or item.name not in LONG]
 CHOSEN = os.environ.get("SOAK_ONLY", ",".join(USUAL)).split(",")
 EACH = -(-KILLS // len(USUAL))  # kills of each operation
 
