@@ -168,3 +168,25 @@ def test_a_model_with_parallel_parts_is_refused_before_the_search(launch: Comman
     assert ended.status != 0
     assert "Choose compensation=magnitude or compensation=none." in ended.err + ended.out
     assert not list(ended.results.glob("parallel*/trace.jsonl"))
+
+
+def test_a_cell_whose_maps_all_harm_is_a_pruned_cell(
+    launch: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The evaluation, the export, its card and a second evaluation know no repair."""
+    monkeypatch.setattr("pruning.engine.repair._Judge._losses", lambda _, maps: {"text": float(len(maps))})
+    plain, ended = repaired_cell(launch, f"export={tmp_path / 'out'}")
+    result = only(ended)
+    assert [run["folded"] for run in result["repair"]["runs"]] == [None] * len(result["repair"]["runs"])
+    assert "no map was kept" in ended.err
+    assert "uncompensated" not in result["evaluation"]
+    assert result["evaluation"]["pruned"] == plain["evaluation"]["pruned"]
+    assert not (ended.results / result["cell"] / NAME).exists()
+    assert "repaired" not in ended.out.partition("exported")[0]
+    assert "repair by linear maps was tried" in (tmp_path / "out" / "README.md").read_text()
+    again = launch(*WORDS, "eval.samples=3")
+    assert again.status == 0, again.err
+    healed = launch(*WORDS, "heal=full", "heal.lr=0.003", "heal.tokens=512", "heal.length=32", "heal.heldout=2",
+                    "heal.batch_tokens=256")  # fmt: skip
+    assert healed.status == 0, healed.err
+    assert "healed" in only(healed)["evaluation"]
