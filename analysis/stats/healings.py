@@ -22,6 +22,7 @@ from pruning.core import atomic_files
 from pruning.core.errors import DamagedError
 from pruning.core.heal_record import EVALUATION, FOLDER, RECORD
 from pruning.core.mask import Mask
+from pruning.core.repair_record import is_repaired
 from pruning.core.result import read_done
 from pruning.healing.settings import RUNNING
 
@@ -94,7 +95,8 @@ def healed_masks(
         one.dense = window_losses(results, result, metrics, "dense") if one.dense is None else one.dense
         samples, compensation = str(result["calibration"]["sha256"]), row["compensation"]
         plain = compensation == NO_COMPENSATION
-        changed = "uncompensated" in result["evaluation"]  # not if each map of a repair was rejected
+        rejected = "repair" in result and not is_repaired(result["repair"])  # no map helped
+        changed = not plain and not rejected
         one.add(
             PRUNED, window_losses(results, result, metrics, "uncompensated" if changed else "pruned"), samples
         )

@@ -83,11 +83,10 @@ def _empty(settings: Model, config: Any) -> Any:
     try:
         with init_empty_weights(include_buffers=False):
             kind, dtype = transformers.AutoModelForCausalLM, getattr(torch, settings.dtype)
-            plain = {
-                "attn_implementation": "eager",
-                "trust_remote_code": False,
-            }  # no kernel that a file names
-            return kind.from_config(copy.deepcopy(config), dtype=dtype, **plain)
+            # A kernel that the configuration names is not fetched.
+            return kind.from_config(
+                copy.deepcopy(config), dtype=dtype, attn_implementation="eager", trust_remote_code=False
+            )
     except (ValueError, KeyError, AttributeError, RuntimeError, ArithmeticError, TypeError):
         return None
 

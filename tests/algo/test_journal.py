@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,8 @@ def test_a_truncated_journal_is_completed_to_the_same_bytes(
     data = journal.path.read_bytes()
     for part in (0, 0.21, 0.5, 0.83, 0.99):
         size, folder = int(part * len(data)), tmp_path / f"cut{part}"
-        (folder / "cell").mkdir(parents=True)
+        shutil.copytree(tmp_path / "scores", folder / "scores")
+        (folder / "cell").mkdir()
         (folder / "cell" / "trace.jsonl").write_bytes(data[:size])
         losses = Losses()
         resumed, again = search(folder, losses, algos[name], delta=delta)

@@ -77,7 +77,7 @@ def test_another_model_is_refused(
     with pytest.raises(ForeignError, match="fitted to other weights"):
         pruning.Router.load(folder, other)
     wrapped = pruning.wrap_model(model.module, model.tokenizer)
-    place = dataclasses.replace(router, model=wrapped).save(tmp_path / "memory")
+    place = pruning.fit_router(wrapped, TASKS, SETS).save(tmp_path / "memory")
     with pytest.raises(InputError, match="was in memory"):
         pruning.Router.load(place)
 

@@ -136,7 +136,7 @@ def test_exact_answers_and_patterns_are_counted(folder: Path, tmp_path: Path) ->
     hits = [1.0] * 4 + [0.0] * 4
     assert measured.metrics["exact/mine"] == 0.5
     assert measured.metrics["exact/mine/stderr"] == pytest.approx(np.std(hits, ddof=1) / 8**0.5)
-    assert json.loads(measured.files["terms.json"]) == {"hits": hits}
+    assert json.loads(measured.files["terms.json"])["hits"] == hits
     assert [sample["exact_match"] for sample in samples_of(measured.files)] == hits
     how = {"items": 8, "of": 8, "metric": "exact_match, none", "source": str(tmp_path / "changed.jsonl")}
     assert measured.how == measured.how | how

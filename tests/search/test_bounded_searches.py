@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -160,7 +161,8 @@ def test_a_search_that_was_killed_ends_in_the_same_way(algo: Algo, tmp_path: Pat
     scores, bounds = (file.read_text().splitlines(keepends=True) for file in files)
     for part in (0.25, 0.5, 0.75):
         cell = tmp_path / f"cut-{part}" / "cell"
-        cell.mkdir(parents=True)
+        shutil.copytree(tmp_path / "whole" / "scores", cell.parent / "scores")
+        cell.mkdir()
         (cell / NAMES[0]).write_text("".join(scores[: int(len(scores) * part)]))
         (cell / NAMES[1]).write_text("".join(bounds[: int(len(bounds) * part)]))
         losses = Losses(3)

@@ -17,6 +17,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from pruning.core.atomic_files import read_json
 from pruning.core.mask import Mask
 from pruning.engine.logprobs import Readout
 from pruning.models.units import masked
@@ -289,7 +290,7 @@ def test_calibration_data_that_is_evaluated_on_is_an_error(launch: Command, tmp_
 def test_a_result_of_another_configuration_in_the_folder_is_an_error(launch: Command) -> None:
     ended = launch("k=1")
     path = ended.results / ended.result()["cell"] / "result.json"
-    path.write_text(path.read_text().replace('"seed": 0', '"seed": 7'))
+    path.write_text(json.dumps(read_json(path)).replace('"seed": 0', '"seed": 7'))  # without its seal
     again = launch("k=1")
     assert f"{path} is the result of another configuration" in again.err
     assert again.status == 2
@@ -510,7 +511,7 @@ def test_results_from_before_a_setting_of_a_search_was_there_are_found(launch: C
     ended = launch("k=1")
     first = ended.result()
     path = ended.results / first["cell"] / "result.json"
-    record = json.loads(path.read_text())
+    record = read_json(path)  # without its seal
     assert record["config"]["algo"].pop("rank") == "cost"
     path.write_text(json.dumps(record))
     again = launch("k=1")

@@ -109,7 +109,7 @@ def test_cancelling_asks_once_for_each_submission_that_has_cells_in_flight(
 
 
 def test_processes_are_ended_with_what_they_started(tmp_path: Path) -> None:
-    running = subprocess.Popen(["sh", "-c", "trap '' INT; sleep 60 & wait"])
+    running = subprocess.Popen(["sh", "-c", "trap '' INT; sleep 60 & wait", str(tmp_path / "job.sh")])
     name = process_name(running.pid)
     record = submission(tmp_path, task("a"), a=name)
     path = record.folder / "submission.json"
@@ -141,7 +141,7 @@ def test_collecting_records_each_cell_that_has_a_result(
     from pruning.tracking.mlflow_file import MLflow
 
     seen: list[str] = []
-    monkeypatch.setattr(MLflow, "record", lambda *given: seen.extend(folder.name for folder in given[2]))
+    monkeypatch.setattr(MLflow, "record", lambda *given, **_: seen.extend(one.name for one in given[2]))
     for key in "abc":
         result(tmp_path, key)
         (tmp_path / key / "config.yaml").write_text("tracker: {_target_: pruning.track.MLflow}\n")
