@@ -12,13 +12,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from threading import Lock
 from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
-
-from pruning.models.swap import swapped
 
 HALVES = (torch.bfloat16, torch.float16)
 # Converting the weights takes about as long as the two kinds of products of 50 to 100 rows differ by.
@@ -27,6 +26,9 @@ FEWEST_ROWS = 128
 OUTPUTS = 8192
 # float32 must be this many times as fast: near 1, measurements of one machine could differ.
 FASTER = 1.25
+
+
+_guard, _within = Lock(), 0  # how many contexts of `for_any_rows` there are, in all threads
 
 
 class Float32Linear(nn.Linear):
@@ -102,8 +104,17 @@ def for_any_rows() -> Iterator[None]:
     A race scores parts of the samples, and some parts have few tokens to score. Their losses must be those that the
     samples have in a whole.
     """
-    with swapped(Float32Linear, "fewest", 0):
+    global _within
+    with _guard:
+        _within += 1
+        Float32Linear.fewest = 0
+    try:
         yield
+    finally:
+        with _guard:  # the last of several threads restores it
+            _within -= 1
+            if not _within:
+                Float32Linear.fewest = FEWEST_ROWS
 
 
 def use_faster_products(module: nn.Module) -> bool:

@@ -231,3 +231,13 @@ def test_the_measurement_leaves_the_number_of_threads(monkeypatch: pytest.Monkey
     finally:
         float32_is_faster.cache_clear()
     assert torch.get_num_threads() == threads
+
+
+def test_contexts_that_overlap_in_threads_leave_nothing_behind() -> None:
+    first, second = for_any_rows(), for_any_rows()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert Float32Linear.fewest == 0
+    second.__exit__(None, None, None)
+    assert Float32Linear.fewest == FEWEST_ROWS
