@@ -85,6 +85,7 @@ def test_a_measurement_that_is_not_a_number_is_not_read(value: float, tmp_path: 
         measurements._read(path, Mask(6, (1,)))
 
 
+@pytest.mark.slow
 def test_an_edited_healing_or_trial_is_not_continued(launch: Command) -> None:
     ended = launch(*SEARCH, *HEAL)
     assert ended.status == 0, ended.err
@@ -139,7 +140,7 @@ def test_a_record_of_healing_names_its_own_folder(tmp_path: Path) -> None:
             read_record(tmp_path / "key")
 
 
-@pytest.mark.parametrize("name", ["evaluation", "calibration", "studies", "scores", "CELL", "CELL/healed"])
+@pytest.mark.parametrize("name", ["evaluation", "studies", "CELL", "CELL/healed"])
 def test_folders_that_are_links_are_not_written_to(launch: Command, tmp_path: Path, name: str) -> None:
     ended = launch(*SEARCH)
     (outside := tmp_path / "outside").mkdir()
@@ -153,6 +154,7 @@ def test_folders_that_are_links_are_not_written_to(launch: Command, tmp_path: Pa
     assert list(outside.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_healed_weights_are_all_there_and_are_numbers(launch: Command) -> None:
     ended = launch(*SEARCH, *HEAL)
     record = ended.result()["heal"]

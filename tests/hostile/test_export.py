@@ -370,6 +370,7 @@ def test_the_written_tensors_are_those_of_the_library(tmp_path: Path) -> None:
         assert torch.equal(read[name].double(), tensor.double())
 
 
+@pytest.mark.slow
 def test_an_export_into_the_folder_of_its_model_or_into_results_is_refused(
     model_folder: Path, launch: Command, tmp_path: Path
 ) -> None:

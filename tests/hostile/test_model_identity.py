@@ -136,6 +136,7 @@ def aged(folder: Path, seconds: int = 3600) -> None:
 # --- item 1: the weights changed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("restore", [False, True], ids=["new time", "old time"])
 def test_changed_weights_are_another_cell_and_no_old_number_is_reused(
     launch: Command, large: Path, restore: bool
@@ -171,6 +172,7 @@ def test_weights_that_change_while_a_command_runs_fail_the_cell(
     assert "have changed since this command started" in ended.result()["error"]["message"]
 
 
+@pytest.mark.slow
 def test_a_result_of_an_earlier_version_is_found_done_and_said_to_be_unverified(
     launch: Command, large: Path, tmp_path: Path
 ) -> None:
@@ -449,6 +451,7 @@ class FakePeft:
             return model
 
 
+@pytest.mark.slow
 def test_an_adapter_is_merged_searched_and_exported(
     launch: Command, adapted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -489,6 +492,7 @@ def test_peft_itself_merges(adapted: Path) -> None:
     assert not adapter.has_adapter(folder)
 
 
+@pytest.mark.slow
 def test_an_earlier_result_of_a_directory_with_an_adapter_is_not_used(
     launch: Command, adapted: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -538,6 +542,7 @@ def test_names_tell_paths_apart() -> None:
     assert distinct_names([Path("/a/b c"), Path("/a/b=c")]) == ["b_c-1", "b_c-2"]
 
 
+@pytest.mark.slow
 def test_two_directories_of_one_name_are_told_apart_in_one_grid(
     launch: Command, model_folder: Path, tmp_path: Path
 ) -> None:

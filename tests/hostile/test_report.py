@@ -72,6 +72,7 @@ def changed(*keys: str, to: object) -> Callable[[Path], None]:
     return change
 
 
+@pytest.mark.slow
 def test_a_single_sample_has_an_unknown_error_on_the_page(results: Path) -> None:
     changed("calibration", "standard_error", to=None)(cell_of(results) / "result.json")
     assert "± unknown" in page.write(results, "small", results / "figures").read_text(encoding="utf-8")
@@ -145,6 +146,7 @@ def test_a_damaged_journal_is_named_and_the_others_are_read(case: str, results: 
     assert sum(bool(scores) for scores in read.traces.values()) >= 2
 
 
+@pytest.mark.slow
 def test_a_journal_with_a_short_score_is_drawn_without_it(results: Path) -> None:
     damage, _ = JOURNALS["another number of samples"]
     path = cell_of(results) / "trace.jsonl"
@@ -169,6 +171,7 @@ def test_a_figure_draws_the_rest_names_the_file_and_fails_also_if_unchanged(
     assert (results / "figures" / "table3_search.csv").exists()
 
 
+@pytest.mark.slow
 def test_the_page_says_which_files_are_damaged_and_shows_the_rest(results: Path) -> None:
     half(cell_of(results) / "result.json")
     journal = next(results.glob("*-beam-*")) / "trace.jsonl"

@@ -45,6 +45,7 @@ def full_after(lines: int, torn: bool) -> Callable[[int, bytes], int]:
     return write
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("torn", [False, True])
 def test_a_full_disk_stops_a_search_and_the_same_command_continues(
     launch: Command, monkeypatch: pytest.MonkeyPatch, torn: bool
@@ -380,6 +381,7 @@ def test_closed_streams_stop_no_work(closing: str, tmp_path: Path) -> None:
     assert b"Traceback" not in ran.stderr
 
 
+@pytest.mark.slow
 def test_an_export_is_made_although_standard_output_is_closed(
     launch: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -437,6 +439,7 @@ def test_the_python_interface_needs_no_standard_error(monkeypatch: pytest.Monkey
         show(1, 2)
 
 
+@pytest.mark.slow
 def test_a_home_folder_in_quotes_is_expanded_everywhere(
     launch: Command, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

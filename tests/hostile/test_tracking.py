@@ -154,6 +154,7 @@ def test_a_damaged_study_keeps_no_cell_out(folder: Path, caplog: pytest.LogCaptu
     assert "the study 'small' is not recorded" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_damaged_database_is_put_aside_and_built_again(
     results: Path, folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -247,6 +248,7 @@ def losses(folder: Path) -> list[float]:
     return sorted(run.data.metrics["calibration/loss"] for run in stored)
 
 
+@pytest.mark.slow
 def test_a_trigger_of_somebody_else_changes_no_number(folder: Path) -> None:
     with closing(sqlite3.connect(folder / "mlflow.db")) as store:
         store.execute(
