@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 
@@ -37,7 +38,10 @@ def test_cells_are_shown_cancelled_and_submitted_again(grid: Grid) -> None:
         grid.cluster.ends(grid.job(part), "CANCELLED")
     assert "cancelled" in status(grid).stdout
     grid.go()
-    again = status(grid, "retry")
+    refused = status(grid, "retry")
+    assert "launcher.python" in refused.stderr, "a recorded command runs only if this command gives it, too"
+    needed = shlex.split(refused.stderr.strip().splitlines()[-1])
+    again = status(grid, "retry", *(word for word in needed if word.startswith("launcher.")))
     assert "3 cells are submitted again" in again.stdout, again.stderr
     assert len(list(submissions(grid.results))) == 2
     ended = grid.run(*GRID)
