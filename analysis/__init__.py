@@ -1,5 +1,5 @@
 """Figures and tables from the files of a results folder. This package imports neither torch nor mlflow."""
 
-from pruning.core.threads import use_one_blas_thread
+from pruning.core.terminal import use_one_blas_thread
 
 use_one_blas_thread()

@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pruning.core import atomic_files
+from pruning.core import storage
 from pruning.launcher.cell_state import State, cell_states
-from pruning.launcher.submissions import submissions
+from pruning.launcher.submission import submissions
 
 ROOT, INSTANT = Path(__file__).parents[1], Path(__file__).with_name("instant.py")
 TINY = [
@@ -125,7 +125,7 @@ def main() -> None:
         raise SystemExit(__doc__)
     folder, cells = Path(words[0]).resolve(), int(words[1]) if len(words) > 1 else 500
     costs = measure(folder, cells, "--real" in sys.argv)
-    atomic_files.write_json(folder / "measured.json", costs)
+    storage.write_json(folder / "measured.json", costs)
     log.info("%s", json.dumps(costs))
 
 

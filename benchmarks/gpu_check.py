@@ -22,23 +22,24 @@ from __future__ import annotations
 
 import argparse
 import logging
+import random
 import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from benchmarks.clock import device_name, matmul_peak, seconds
-from benchmarks.gpu_material import BLOCKS, items, llama, losses, masks, text, weights, windows
-from benchmarks.plain import Plain
-from benchmarks.run import chosen, heading, line
+from benchmarks.run import Plain, chosen, device_name, heading, line, matmul_peak, seconds
+from pruning.calibration.samples import Row, Samples
 from pruning.core.errors import PruningError
 from pruning.core.mask import Mask
-from pruning.engine import device
+from pruning.engine import batching
 from pruning.engine.forward import Forward
 from pruning.models import loader
 from pruning.models.loader import LanguageModel
+from pruning.models.spec import Model, ModelInfo
 
 log = logging.getLogger("gpu_check")
 
@@ -66,7 +67,7 @@ def main() -> None:
         why = f"PyTorch {torch.__version__}, {built}"
         log.error(NO_GPU.format(why=why))
         raise SystemExit(2)
-    device.exact()
+    batching.exact()
     failed = [
         name
         for name, check in checks(torch.device(asked.device), asked.model, asked.works)
@@ -114,7 +115,7 @@ def passes(name: str, check: Callable[[], str]) -> bool:
 def speed(where: torch.device, dtype: torch.dtype) -> str:
     """The operations per second of a device in one large matrix product, and its free memory."""
     peak = matmul_peak(where, dtype) / 1e3
-    memory = device.free_memory(torch.nn.Linear(1, 1).to(where)) / 1e9
+    memory = batching.free_memory(torch.nn.Linear(1, 1).to(where)) / 1e9
     return f"{peak:.1f} TFLOP/s, {memory:.0f} GB free, {device_name(where)}"
 
 
@@ -211,7 +212,7 @@ def bench(where: torch.device, words: Sequence[str]) -> str:
 
 def smoke(where: torch.device, given: str | None) -> str:
     """Score single removals of blocks from a real model, and evaluate the mask with the best score."""
-    from pruning.evaluation.text import perplexity
+    from pruning.evaluation.corpora import perplexity
 
     if (spec := weights(given, where)) is None:
         return "skipped: no weights here. Download some (hf download Qwen/Qwen3-0.6B), or give --model DIR"
@@ -223,7 +224,7 @@ def smoke(where: torch.device, given: str | None) -> str:
     dense, pruned = (
         perplexity("ppl", forward, samples, mask).metrics["ppl"] for mask in (Mask(best.n_blocks), best)
     )
-    peak = device.peak_memory(model.module) / 1e9
+    peak = batching.peak_memory(model.module) / 1e9
     if not np.isfinite([dense, pruned]).all():
         raise Failure(f"{spec.path}: perplexities {dense} and {pruned}")
     lost = f"perplexity {dense:.2f}, {pruned:.2f} without block {best.dropped[0]}"
@@ -235,3 +236,83 @@ if __name__ == "__main__":
         main()
     except PruningError as problem:
         raise SystemExit(str(problem)) from None
+
+
+# Models and samples for `gpu_check`. Random ones need no files; a real model is used only if it is found.
+
+ONE_BILLION = ("meta-llama/Llama-3.2-1B", "Qwen/Qwen3-1.7B", "Qwen/Qwen3-0.6B")  # tried in this order
+BLOCKS, VOCABULARY = 12, 4096
+
+
+def llama(where: torch.device, dtype: torch.dtype, width: int = 64) -> LanguageModel:
+    """A random Llama on the device `where`, in the precision `dtype`. Every call returns the same weights."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=width,
+        intermediate_size=width * 8 // 3,
+        num_hidden_layers=BLOCKS,
+        num_attention_heads=width // 16,
+        num_key_value_heads=width // 32,
+        initializer_range=0.02 * (1024 / width) ** 0.5,
+    )
+    module = LlamaForCausalLM(config).to(where, dtype).eval()
+    return LanguageModel(module, ModelInfo("random", "random", "0", BLOCKS, str(dtype)[6:], 0))
+
+
+def windows(count: int, length: int) -> Samples:
+    """Windows of random tokens. Their lengths differ slightly."""
+    rng = random.Random(count)
+    rows = (Row(_tokens(rng, length - n % 4), (1, length - n % 4)) for n in range(count))
+    return Samples("text", "random", tuple(rows), 0)
+
+
+def items(count: int) -> Samples:
+    """Random questions with four answers each. The engine packs the answers of a question after its prompt."""
+    rng, rows = random.Random(count), []
+    for item in range(count):
+        prompt = _tokens(rng, 20)
+        for choice in range(4):
+            ids = prompt + _tokens(rng, 3 + choice)
+            rows.append(Row(ids, (len(prompt), len(ids)), item, choice, choice == 0))
+    return Samples("items", "random", tuple(rows), 0)
+
+
+def text(model: Model) -> Samples:
+    """Windows of the embedded text."""
+    from pruning.calibration.text import Text
+
+    return Text("pydoc", 8, 256, 0).draw(loader.tokenizer(model))
+
+
+def masks() -> list[Mask]:
+    """Masks that share prefixes of various lengths, and the mask of the dense model."""
+    last = BLOCKS - 1
+    dropped = [(), (0,), (last,), (3, 4), (0, last), (2, 5, 7), (2, 5, 8), (last - 1, last)]
+    return [Mask(BLOCKS, chosen) for chosen in dropped]
+
+
+def losses(forward: Forward, samples: Samples, chosen: Sequence[Mask]) -> np.ndarray[Any, Any]:
+    """Log-likelihoods, of shape (masks, rows)."""
+    rows = {mask: values for mask, values, _ in forward.loglikelihoods(samples.rows, chosen)}
+    return np.array([rows[mask] for mask in chosen])
+
+
+def weights(given: str | None, where: torch.device) -> Model | None:
+    """The model in a given directory, or the first of ONE_BILLION in the hub's cache. Nothing is downloaded."""
+    device_map = "auto" if where.type == "cuda" else "cpu"
+    if given is not None:
+        return Model("given", "local", given, device_map=device_map)
+    from huggingface_hub import try_to_load_from_cache
+
+    for name in ONE_BILLION:
+        config = try_to_load_from_cache(name, "config.json")
+        if isinstance(config, str) and any(Path(config).parent.glob("*.safetensors")):
+            return Model("cached", "local", str(Path(config).parent), device_map=device_map)
+    return None
+
+
+def _tokens(rng: random.Random, count: int) -> tuple[int, ...]:
+    return tuple(rng.randrange(3, VOCABULARY) for _ in range(count))

@@ -16,8 +16,8 @@ import torch
 
 from pruning.core.mask import Mask
 from pruning.engine.forward import Forward
-from pruning.engine.logprobs import LIKELIHOOD, Readout
-from pruning.models.units import masked
+from pruning.engine.head import LIKELIHOOD, Readout
+from pruning.models.sublayers import masked
 
 if TYPE_CHECKING:
     from pruning.calibration.samples import Row

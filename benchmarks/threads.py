@@ -19,8 +19,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pruning.core import atomic_files
-from pruning.core.result import read_done
+from pruning.core import storage
+from pruning.core.records import read_done
 
 RESULTS = Path(__file__).parent / "threads.json"
 SPIN = "GOMP_SPINCOUNT"
@@ -70,7 +70,7 @@ def main() -> None:
             beside = seconds(settings)
         rows.append({"threads": name, "alone": round(alone, 1), f"beside {count} busy": round(beside, 1)})
         log.info("%s", json.dumps(rows[-1]))
-    atomic_files.write_json(RESULTS, {"cores": os.cpu_count(), "rows": rows})
+    storage.write_json(RESULTS, {"cores": os.cpu_count(), "rows": rows})
 
 
 if __name__ == "__main__":

@@ -24,9 +24,9 @@ from typing import Any
 
 import torch
 
-from benchmarks.clock import device_name
-from pruning.core import atomic_files
-from pruning.core.result import read_done
+from benchmarks.run import device_name
+from pruning.core import storage
+from pruning.core.records import read_done
 
 RESULTS = Path(__file__).parent / "whole.json"
 K, SAMPLES, LENGTH = 6, 8, 128
@@ -47,7 +47,7 @@ def published() -> dict[str, Any]:
     Returns the removed blocks, their calibration loss in nats per token, and the held-out metrics.
     """
     from benchmarks.published import Published
-    from benchmarks.works import SMOLLM2, text
+    from benchmarks.run import SMOLLM2, text
     from pruning.core.mask import Mask
     from pruning.evaluation.heldout import Heldout
     from pruning.models import loader
@@ -110,9 +110,9 @@ def main() -> None:
     for name, settings in WAYS.items():
         taken, found = command(settings)
         rows.append(row(name, taken, seconds, found))
-    old: list[dict[str, Any]] = atomic_files.read_json(RESULTS) if RESULTS.exists() else []
+    old: list[dict[str, Any]] = storage.read_json(RESULTS) if RESULTS.exists() else []
     others = [other for other in old if other["device"] != rows[0]["device"]]
-    atomic_files.write_json(RESULTS, [*others, *rows])
+    storage.write_json(RESULTS, [*others, *rows])
 
 
 if __name__ == "__main__":

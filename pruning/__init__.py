@@ -19,44 +19,44 @@ if (
     del sys.path[0]
 
 if TYPE_CHECKING:
-    from pruning.api.export import export_model as export_model
-    from pruning.api.fit_router import fit_router as fit_router
-    from pruning.api.heal import heal_mask as heal_mask
-    from pruning.api.measure import Measurements as Measurements
-    from pruning.api.measure import measure_mask as measure_mask
+    from pruning.api.changes import Measurements as Measurements
+    from pruning.api.changes import export_model as export_model
+    from pruning.api.changes import heal_mask as heal_mask
+    from pruning.api.changes import measure_mask as measure_mask
+    from pruning.api.changes import repair_mask as repair_mask
     from pruning.api.model import PrunableModel as PrunableModel
     from pruning.api.model import load_model as load_model
     from pruning.api.model import wrap_model as wrap_model
-    from pruning.api.repair import repair_mask as repair_mask
     from pruning.api.router import Router as Router
+    from pruning.api.router import fit_router as fit_router
+    from pruning.api.search import SearchResult as SearchResult
     from pruning.api.search import search_mask as search_mask
-    from pruning.api.search_result import SearchResult as SearchResult
-    from pruning.calibration.records import Item as Item
+    from pruning.calibration.item_files import Item as Item
     from pruning.core.errors import InputError as InputError
     from pruning.core.errors import PruningError as PruningError
     from pruning.core.mask import Mask as Mask
-    from pruning.core.space import Space as Space
+    from pruning.core.mask import Space as Space
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "export_model": "pruning.api.export",
-    "heal_mask": "pruning.api.heal",
-    "Measurements": "pruning.api.measure",
-    "measure_mask": "pruning.api.measure",
+    "export_model": "pruning.api.changes",
+    "heal_mask": "pruning.api.changes",
+    "Measurements": "pruning.api.changes",
+    "measure_mask": "pruning.api.changes",
     "PrunableModel": "pruning.api.model",
     "load_model": "pruning.api.model",
     "wrap_model": "pruning.api.model",
-    "repair_mask": "pruning.api.repair",
+    "repair_mask": "pruning.api.changes",
     "Router": "pruning.api.router",
-    "fit_router": "pruning.api.fit_router",
-    "SearchResult": "pruning.api.search_result",
+    "fit_router": "pruning.api.router",
+    "SearchResult": "pruning.api.search",
     "search_mask": "pruning.api.search",
-    "Item": "pruning.calibration.records",
+    "Item": "pruning.calibration.item_files",
     "InputError": "pruning.core.errors",
     "PruningError": "pruning.core.errors",
     "Mask": "pruning.core.mask",
-    "Space": "pruning.core.space",
+    "Space": "pruning.core.mask",
 }
 __all__ = ["__version__", *_HOMES]
 

@@ -1,6 +1,6 @@
-"""The command `python -m pruning.packaged`; see `pruning/models/packaged.py`."""
+"""The command `python -m pruning.packaged`; see `pruning/models/directory.py`."""
 
-from pruning.core.command import run_command
+from pruning.core.terminal import run_command
 
 if __name__ == "__main__":
-    run_command("pruning.models.packaged:main")
+    run_command("pruning.models.directory:main")

@@ -1,6 +1,6 @@
-"""The command `python -m pruning.ui`; see `pruning/tracking/browse.py`."""
+"""The command `python -m pruning.ui`; see `pruning/tracking/rebuild.py`."""
 
-from pruning.core.command import run_command
+from pruning.core.terminal import run_command
 
 if __name__ == "__main__":
-    run_command("pruning.tracking.browse:main")
+    run_command("pruning.tracking.rebuild:main")

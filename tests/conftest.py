@@ -75,7 +75,7 @@ class Ended:
 
     def all(self) -> list[dict[str, Any]]:
         """All results in the folder."""
-        from pruning.core.atomic_files import read_json
+        from pruning.core.storage import read_json
 
         return [read_json(path) for path in sorted(self.results.glob("*/result.json"))]
 

@@ -1,7 +1,7 @@
 """Pack the files of a study into one archive. Figures can be drawn from it, and another machine can resume from it.
 
-python -m analysis.archive pack results small small.tar.xz       pack the files of cells, searches and measurements
-python -m analysis.archive unpack small.tar.xz results           unpack; existing files are not overwritten
+python -m analysis archive pack results small small.tar.xz       pack the files of cells, searches and measurements
+python -m analysis archive unpack small.tar.xz results           unpack; existing files are not overwritten
 
 The analysis commands accept `--results small.tar.xz` in place of a results folder. The archive omits logs, the
 tracker's store, figures, healed weights and lm-eval's own files. It keeps the exact samples, so that every loss of a
@@ -15,18 +15,23 @@ import hashlib
 import io
 import json
 import logging
+import lzma
+import os
+import re
 import tarfile
-from collections.abc import Iterator
-from pathlib import Path
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from functools import cache
+from pathlib import Path, PurePosixPath
+from typing import IO, Any
 
-from pruning.core import study_list
-from pruning.core.atomic_files import SEAL, read_json, sealed
-from pruning.core.errors import DamagedError, InputError, unknown
-from pruning.core.publish import staged
-from pruning.core.result import NAME
-
-from .archive_names import CELL, MANIFEST, is_data
-from .unpack import unpack
+from pruning.core import records, scoring
+from pruning.core.errors import DamagedError, InputError, PruningError, unknown
+from pruning.core.records import NAME
+from pruning.core.storage import SEAL, read_json, sealed, staged
+from pruning.core.units import MEBIBYTE
+from pruning.tracking.client import connect, reason
 
 SUFFIX = ".tar.xz"
 
@@ -40,10 +45,10 @@ def pack(results: Path, study: str, archive: Path) -> int:
     is complete. Raises InputError if there is no such study, or if a file cannot be read or the archive not written.
     """
     _check(results, study, archive)
-    listed = study_list.read_study(results, study)
+    listed = records.read_study(results, study)
     if strange := [cell for cell in listed if not is_data(f"{cell}/{NAME}")]:
         raise DamagedError(
-            f"{study_list.path_of(results, study)} is damaged ({strange[0]!r} is no cell's key): move it away, and "
+            f"{records.path_of(results, study)} is damaged ({strange[0]!r} is no cell's key): move it away, and "
             "run the study's command again."
         )
     try:
@@ -62,7 +67,7 @@ def _check(results: Path, study: str, archive: Path) -> None:
     """Raise InputError if there is nothing to pack, or if the archive's name is unusable."""
     if not results.is_dir():
         raise InputError(f"there is no results folder {results}: give the folder of paths.results.")
-    if study not in (known := study_list.names(results)):
+    if study not in (known := records.names(results)):
         raise unknown(f"study in {results}:", study, known)
     if not archive.name.endswith(SUFFIX):
         raise InputError(
@@ -115,7 +120,7 @@ def _files(results: Path, cells: list[str]) -> Iterator[Path]:
 
 def _shared(results: Path, study: str) -> Iterator[Path]:
     """The files that cells share: the study's list of cells, scores, measurements, samples, records of routing."""
-    yield study_list.path_of(results, study)
+    yield records.path_of(results, study)
     yield from (path for path in (results / "scores").rglob("*") if path.is_file())
     yield from (results / "evaluation").rglob("*.json")
     yield from (results / "calibration").rglob("*.jsonl")
@@ -137,7 +142,7 @@ def main() -> None:
     """Pack or unpack, and log the number of finished cells or of new files; on an error, print one sentence."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     parser = argparse.ArgumentParser(
-        prog="python -m analysis.archive",
+        prog="python -m analysis archive",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -154,3 +159,320 @@ def main() -> None:
         log.info("%s: %d finished cells, %.1f MB", asked.archive, done, asked.archive.stat().st_size / 1e6)
     else:
         log.info("%s: %d files were new", asked.results, unpack(asked.archive, asked.results))
+
+
+# The names that an archive may hold: the files of a results folder that are data.
+#
+# Everything else is refused, above all `code/` (jobs run it) and `jobs/` (it holds pickles, which can run anything).
+
+CELL = (NAME, "config.yaml", "mask.json", scoring.NAME, scoring.FLOAT32, scoring.BOUNDS, "gates.json")
+HEALED = (
+    "heal.json",
+    "heal.jsonl",
+    "evaluation.json",
+)  # of a healing; its weights are too large for an archive
+MANIFEST = "manifest.json"  # the digests of an archive's files; it is its last entry and is not unpacked
+PRIVATE = ".lm_eval.json"  # lm-eval's own record; it can hold paths of the machine
+
+# The folders of a results folder that are not cells.
+_FOLDERS = {
+    "calibration", "code", "evaluation", "figures", "jobs", "mlflow-artifacts", "multirun", "routing", "scores",
+    "studies",
+}  # fmt: skip
+_PART = re.compile(r"[\w.+-]+")
+
+
+def is_data(name: str) -> bool:
+    """Whether a path relative to a results folder is that of a data file of a study."""
+    parts = PurePosixPath(name).parts
+    if "/".join(parts) != name or not all(_PART.fullmatch(part) and set(part) != {"."} for part in parts):
+        return False
+    match parts:
+        case ("studies", file):
+            return file.endswith(".json")
+        case ("calibration", file):
+            return file.endswith(".jsonl")
+        case ("scores", _, _):
+            return True
+        case ("evaluation", _, file):
+            return file.endswith(".json") and not file.endswith(PRIVATE)
+        case (cell, file):
+            return cell not in _FOLDERS and file in CELL
+        case ("routing", _, file):
+            return file == "routing.json"
+        case (cell, "healed", file):
+            return cell not in _FOLDERS and file.startswith(("rates-", "trials-")) and file.endswith(".jsonl")
+        case (cell, "healed", _, file):
+            return cell not in _FOLDERS and file in HEALED
+        case (cell, "healed", candidate, _, file):
+            return cell not in _FOLDERS and candidate.startswith("mask-") and file in HEALED
+    return False
+
+
+def written_last(name: str) -> tuple[int, str]:
+    """A sort key that puts results after the other files, and studies after results.
+
+    A result says that its cell is finished, so the cell's other files must be there before it.
+    """
+    return (2 if name.startswith("studies/") else int(name.endswith(f"/{NAME}"))), name
+
+
+# Turn an MLflow store or an archive into a temporary results folder, so that figures can be drawn from it.
+#
+# python -m analysis fig1 --results sqlite:////data/results/mlflow.db --study demo
+# python -m analysis report --results http://tracking.example.org:5000 --study demo
+# python -m analysis report --results small.tar.xz --study small
+#
+# The tracker records each cell's files as artifacts (`pruning.tracking`). These files are downloaded into a
+# temporary folder, which is read like any other results folder. If a study lists a cell that has no run, the status
+# of the cell is missing. The calibration samples are not in MLflow.
+
+FILES = ("result.json", "mask.json", "trace.jsonl", "launch.log")
+EXPERIMENT = "depth-pruning"
+
+_URI = re.compile(r"[a-z][a-z0-9+]+://")  # at least two letters, so that no Windows drive matches
+_folders: list[tempfile.TemporaryDirectory[str]] = []  # deleted when the program ends
+
+
+def is_store(results: Path | str) -> bool:
+    """Whether `results` is a tracking server, a database or an archive, and not a folder."""
+    return is_archive(results) or _URI.match(str(results)) is not None
+
+
+def expanded(results: str) -> str:
+    """A path with the home folder in place of `~`; addresses of stores are unchanged."""
+    return str(Path(results).expanduser()) if results.startswith("~") else results
+
+
+def is_archive(results: Path | str) -> bool:
+    """Whether the name has the suffix of the archives that `analysis archive` packs."""
+    return str(results).endswith(SUFFIX)
+
+
+@cache
+def folder(results: Path | str) -> Path:
+    """The results folder itself, or a temporary folder with the contents of an MLflow store or an archive.
+
+    Raises NothingToRead if the store or the archive cannot be read.
+    """
+    if not is_store(results):
+        return Path(results)
+    _folders.append(tempfile.TemporaryDirectory(prefix="depth-pruning-"))
+    target = Path(_folders[-1].name)
+    if is_archive(results):
+        _lay_out(Path(results), target)
+    else:
+        copy(str(results), target)
+    return target
+
+
+def _lay_out(packed: Path, target: Path) -> None:
+    try:
+        unpack(packed, target)
+    except InputError as error:
+        raise NothingToRead(str(error)) from error
+
+
+def copy(uri: str, target: Path, experiment: str = EXPERIMENT) -> None:
+    """Copy the runs of an experiment into a results folder.
+
+    Raises NothingToRead if the store cannot be read or has no run of the experiment.
+    """
+    try:
+        client = connect(uri)
+        recorded = client.get_experiment_by_name(experiment)
+        studies = {} if recorded is None else records.read_studies(recorded.tags)
+        for run in () if recorded is None else _runs(client, recorded.experiment_id):
+            cell = run.data.tags["cell"]
+            for study in filter(None, run.data.tags.get("sweep", "").split(", ")):
+                studies.setdefault(study, []).append(cell)
+            _download(client, run.info.run_id, target / cell)
+    except PruningError as error:
+        raise NothingToRead(str(error)) from error
+    except Exception as error:  # a client can raise any exception
+        raise NothingToRead(f"cannot read the MLflow store {uri}: {reason(error)}") from error
+    if not studies:
+        raise NothingToRead(f"no run of an experiment '{experiment}' in the MLflow store {uri}.")
+    for study, cells in studies.items():
+        records.write_study(target, study, cells)
+
+
+def _runs(client: Any, experiment: str) -> Iterator[Any]:
+    """Each run that records a cell, oldest first."""
+    token: Any = ""
+    while token is not None:
+        order = ["attributes.start_time ASC"]
+        page = client.search_runs([experiment], "tags.cell != ''", order_by=order, page_token=token or None)
+        yield from page
+        token = page.token or None
+
+
+def _download(client: Any, run: str, target: Path) -> None:
+    """Download the files of a cell. If its run has no result.json, warn: the cell will count as missing."""
+    target.mkdir(parents=True, exist_ok=True)
+    artifacts = {artifact.path for artifact in client.list_artifacts(run)}
+    for name in FILES:
+        if name in artifacts:
+            client.download_artifacts(run, name, str(target))
+    if "result.json" not in artifacts:
+        log.warning("%s: its run in MLflow has no result.json; the cell is shown as missing", target.name)
+
+
+# Unpack an archive into a results folder: all of it is checked before the first file is put in place.
+#
+# The files are unpacked into a hidden folder inside the results folder, which is on the same disk, and compared with
+# the digests that the archive holds. Then each file is linked to its place in one step. So a kill leaves whole files
+# only, and unpacking again adds the rest.
+
+SHOWN = 5  # how many names a message lists
+
+
+def unpack(archive: Path, results: Path) -> int:
+    """Unpack an archive into a results folder and return the number of new files.
+
+    Existing files are kept; a warning names those whose content differs from the archive. Raises InputError if the
+    archive cannot be read, is damaged or holds anything but data of a study, if a link in the results folder is in
+    the way, or if the folder cannot be written.
+    """
+    new = not results.exists()
+    try:
+        with _opened(archive) as tar, staged(results / "unpacked") as scratch:
+            digests = _extract(archive, tar, scratch)
+            _check_folders(results, digests)
+            return _put(scratch, results, digests)
+    except (tarfile.TarError, lzma.LZMAError, EOFError) as error:
+        raise InputError(
+            f"{archive} is damaged, or `python -m analysis archive pack` did not write it: copy or pack it again. "
+            "Nothing was unpacked."
+        ) from error
+    except OSError as error:
+        raise InputError(
+            f"{results} cannot be written ({error.strerror or error}): choose another folder, or free some space."
+        ) from error
+    finally:
+        if new:
+            with suppress(OSError):  # the folder is removed only if it is still empty
+                results.rmdir()
+
+
+@contextmanager
+def _opened(archive: Path) -> Iterator[tarfile.TarFile]:
+    """The archive, open for reading. Raises InputError if there is no such file or it cannot be read."""
+    if not archive.exists():
+        raise InputError(f"there is no archive {archive}: check its path.")
+    if not archive.is_file():
+        raise InputError(
+            f"{archive} is not a file: give an archive that `python -m analysis archive pack` wrote."
+        )
+    try:
+        stream = archive.open("rb")
+    except OSError as error:
+        raise InputError(f"{archive} cannot be read ({error.strerror}): change its permissions.") from error
+    with stream, tarfile.open(fileobj=stream, mode="r:xz") as tar:
+        yield tar
+
+
+def _extract(archive: Path, tar: tarfile.TarFile, scratch: Path) -> dict[str, str]:
+    """Write the files of an archive into `scratch`; returns their SHA-256 by name, without the manifest."""
+    digests: dict[str, str] = {}
+    manifest: bytes | None = None
+    for member in tar:
+        source = tar.extractfile(member) if member.type in (tarfile.REGTYPE, tarfile.AREGTYPE) else None
+        if source is None or member.name in digests or not (is_data(member.name) or member.name == MANIFEST):
+            raise InputError(
+                f"{archive} holds {member.name!r}, which is no data of a study, so `pack` did not "
+                "write it. Nothing was unpacked: do not use this archive."
+            )
+        if member.name == MANIFEST:
+            manifest = source.read()
+        else:
+            digests[member.name] = _copy(source, scratch / member.name, member.size)
+    while tar.fileobj is not None and tar.fileobj.read(MEBIBYTE):
+        pass  # the checksum of the compressed data is verified at its end
+    if manifest is not None and _recorded(manifest) != digests:
+        raise tarfile.ReadError("files and digests differ")
+    return digests
+
+
+def _copy(source: IO[bytes], target: Path, size: int) -> str:
+    """Copy a stream of `size` bytes into a new file; returns the SHA-256. Raises ReadError if bytes are missing."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    digest, written = hashlib.sha256(), 0
+    with target.open("xb") as stream:
+        while piece := source.read(MEBIBYTE):
+            digest.update(piece)
+            written += stream.write(piece)
+    if written != size:
+        raise tarfile.ReadError("a file is shorter than its entry says")
+    return digest.hexdigest()
+
+
+def _recorded(manifest: bytes) -> dict[str, str]:
+    """The digests in a manifest. Raises ReadError if it is not a manifest."""
+    try:
+        digests: dict[str, str] = json.loads(manifest)["sha256"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise tarfile.ReadError("the manifest is damaged") from error
+    return digests
+
+
+def _check_folders(results: Path, names: Mapping[str, str]) -> None:
+    """Raise InputError if a folder that files are to be put in is a link or a file."""
+    for name in names:
+        folder = results
+        for part in Path(name).parent.parts:
+            folder /= part
+            if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+                what = "a symbolic link" if folder.is_symlink() else "a file"
+                raise InputError(
+                    f"{folder} is {what}, and files are unpacked into real folders only: move it away, or unpack "
+                    "into another folder. Nothing was unpacked."
+                )
+
+
+def _put(scratch: Path, results: Path, digests: Mapping[str, str]) -> int:
+    """Put each file in its place unless there is one already; returns the number of new files."""
+    new, kept = 0, []
+    for name in sorted(digests, key=written_last):
+        target = results / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if _link(scratch / name, target):
+            new += 1
+        elif not _continues(target, scratch / name, digests[name]):
+            kept.append(name)
+    if kept:
+        log.warning(
+            "%s: %d files differ from the archive and were kept: %s%s. To take the archive's, remove them and unpack "
+            "again.", results, len(kept), ", ".join(kept[:SHOWN]), ", ..." if len(kept) > SHOWN else "",
+        )  # fmt: skip
+    return new
+
+
+def _link(source: Path, target: Path) -> bool:
+    """Give a file the name `target` in one step unless something has that name; returns whether it was given."""
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        return False
+    except OSError:  # a disk without hard links
+        if os.path.lexists(target):
+            return False
+        source.rename(target)
+    return True
+
+
+def _continues(existing: Path, packed: Path, digest: str) -> bool:
+    """Whether an existing file begins with all bytes of the packed one: it is equal, or a journal that grew."""
+    if existing.is_symlink() or not existing.is_file():
+        return False
+    size = packed.stat().st_size
+    grown = existing.suffix == ".jsonl" or existing.stat().st_size == size
+    with existing.open("rb") as stream:
+        return grown and hashlib.sha256(stream.read(size)).hexdigest() == digest
+
+
+# The error that ends an analysis command with a one-sentence message.
+
+
+class NothingToRead(SystemExit):
+    """The requested cells or measurements do not exist or cannot be read. The message says why and what to do."""

@@ -1,6 +1,6 @@
 """Figure 10: whether masks still differ after repair and after healing.
 
-python -m analysis.fig10_healing --results results --study heal
+python -m analysis fig10 --results results --study heal
 
 Left: how far the held-out loss of each mask is above the dense model's: pruned, and after each budget of healing; a
 cross is the repaired mask. Middle: the rank correlation of the held-out losses before and after, of all masks and of
@@ -19,16 +19,23 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..data.errors import NothingToRead
-from ..data.load import done
-from ..data.metrics import Metric, of_windows
-from ..data.mlflow_store import folder
+from ..data.archive import NothingToRead, folder
+from ..data.load import Metric, done, of_windows
 from ..data.study import AskedStudy
-from ..stats.after_healing import StateStatistics, lost, near_best, regained, statistics
-from ..stats.healings import PRUNED, REPAIRED, HealedMask, State, healed_masks
+from ..stats.healed import (
+    PRUNED,
+    REPAIRED,
+    HealedMask,
+    State,
+    StateStatistics,
+    healed_masks,
+    lost,
+    near_best,
+    regained,
+    statistics,
+)
 from .cli import arguments, run
-from .legends import legend
-from .style import empty, looks, panels, plain_log, save, signed
+from .style import empty, legend, looks, panels, plain_log, save, signed
 
 KINDS = ("search", "single scores", "sub-layers", "random")
 LINEAR = 0.1  # nats; with masks that are better than the dense model, losses below this are drawn linearly

@@ -1,6 +1,6 @@
 """Figure 1: which blocks each search removed. One panel for each model, objective and k.
 
-python -m analysis.fig1_masks --results results --study demo
+python -m analysis fig1 --results results --study demo
 
 Source: figure 1 of arXiv 2604.24938. In addition, each row shows the held-out metrics of its masks. If a search has
 several cells (from several draws or data sets), each is a thin line; if it has very many, the shade of a block is the
@@ -18,19 +18,30 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap, to_hex
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 from scipy.stats import gmean
 
-from ..data.load import done
-from ..data.metrics import Metric, measured
+from ..data.load import Metric, done, measured
 from ..data.study import AskedStudy
-from ..stats.frames import groups
-from ..stats.removal import bare, masks, removed
+from ..stats.grid import DRAW, SETTING, bare, column, groups, labels, masks, removed
 from .cli import arguments, run
-from .legends import legend, shade_key
-from .mask_bands import bands, counted, most_cells
-from .mask_squares import has_sublayers, key, shaded, squares
-from .style import DASH, GREY, PAGE, SMALL, TITLE, empty, head, looks, number, save
+from .style import (
+    DASH,
+    GREY,
+    PAGE,
+    SMALL,
+    TITLE,
+    empty,
+    head,
+    legend,
+    looks,
+    number,
+    ordered,
+    save,
+    shade_key,
+)
 
 # These are, in inches: height of a line, of a line that shows several cells, of a panel without its lines.
 ROW, BAND, HEAD = 0.17, 0.21, 0.58
@@ -173,3 +184,126 @@ def _write(given: argparse.Namespace, study: AskedStudy) -> list[Path]:
 def main() -> None:
     """Draw the figure for a results folder."""
     run("fig1_masks", arguments("Which blocks each search removed."), _write)
+
+
+# The bands of figure 1: their labels, the searches that each stands for, and how many draws it shows, in words.
+
+MERGED = 3  # the fewest searches that share a band
+
+
+def bands(cells: pd.DataFrame) -> dict[str, list[str]]:
+    """The searches of a panel by the label of their band, in order.
+
+    If all searches found the same masks in the same cells, they share one band: `all 7 searches`. A search that is
+    not finished has `5 of 6` after its name.
+    """
+    searches = ordered(cells["algo"])
+    if len(searches) >= MERGED and (cells["status"] == "done").all() and _equal(cells):
+        return {f"all {len(searches)} searches": searches}
+    return {_label(cells[cells["algo"] == algo], algo): [algo] for algo in searches}
+
+
+def _equal(cells: pd.DataFrame) -> bool:
+    """Whether every search found the same masks in the same cells."""
+    setting = labels(cells, [*SETTING, "seed"])
+    found = cells.assign(setting=setting).sort_values(["setting"], kind="stable")
+    return (
+        len({tuple(zip(part["setting"], part["dropped"], strict=True)) for _, part in found.groupby("algo")})
+        == 1
+    )
+
+
+def _label(cells: pd.DataFrame, algo: str) -> str:
+    finished = int((cells["status"] == "done").sum())
+    return algo if finished == len(cells) else f"{algo} ({finished} of {len(cells)})"
+
+
+def most_cells(cells: pd.DataFrame) -> int:
+    """The largest number of cells that a search has in one panel."""
+    return int(cells.groupby(["model", "objective", "k", "algo"]).size().max())
+
+
+def counted(cells: pd.DataFrame) -> str:
+    """How many draws a search of a panel has: `6 draws`, or `12 cells of 6 draws` if it has more cells than draws."""
+    finished = done(cells)
+    most = most_cells(cells)
+    draws = (
+        max(len(set(labels(part, DRAW))) for _, part in finished.groupby("algo")) if len(finished) else most
+    )
+    complete = (finished.groupby("algo").size() == most).any() if len(finished) else False
+    return of_draws(most if complete else draws, draws)
+
+
+def of_draws(cells: int, draws: int) -> str:
+    """How many draws cells have: `6 draws`, or `12 cells of 6 draws` if there are more cells than draws."""
+    return f"{cells} cells of " * (cells > draws) + f"{draws} draw{'s' * (draws != 1)}"
+
+
+# The squares of figure 1: which units each search removed in each of its cells.
+#
+# A search is a band of thin lines, one for each of its cells. If there are more than LINES, the band is one line,
+# and its shade is the share of the cells that remove the unit.
+
+BACK, CLOSED = "#EFEFEF", "#FBFBFB"  # units that stay, and units that cannot be removed
+LINES = 12  # thinner lines could not be seen
+SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the key
+MASK_SQUARES_BAND = 0.08  # white above and below each band, in lines of the panel
+
+
+def squares(axes: Axes, finished: pd.DataFrame, bands: Mapping[str, Sequence[str]], colour: str) -> None:
+    """Draw one band for each label of `bands`, from the cells of the searches that it stands for."""
+    n_blocks, split = int(finished["n_blocks"].iloc[0]), has_sublayers(finished)
+    shades = _shades(colour).with_extremes(bad=CLOSED)
+    for line, searches in enumerate(bands.values()):
+        cells = finished[finished["algo"] == searches[0]]  # searches of one band found the same masks
+        if cells.empty:
+            continue
+        rows = _rows(cells, n_blocks * (2 if split else 1))
+        drawn = _halves(rows, finished["unit"].iloc[0], n_blocks) if split else rows
+        edges = line + np.linspace(MASK_SQUARES_BAND, 1 - MASK_SQUARES_BAND, len(drawn) + 1)
+        data = np.ma.masked_invalid(drawn)
+        axes.pcolormesh(np.arange(n_blocks + 1), edges, data, cmap=shades, vmin=0, vmax=1)
+        if split:
+            axes.axhline(line + 0.5, color="white", lw=0.8)
+    axes.vlines(np.arange(n_blocks + 1), 0, len(bands), color="white", lw=0.9)
+
+
+def has_sublayers(cells: pd.DataFrame) -> bool:
+    """Whether the masks of a panel are over sub-layers."""
+    return bool({*column(cells, "unit", "block")} & {"sublayer", "attention", "mlp"})
+
+
+def shaded(cells: int) -> bool:
+    """Whether the bands of a search with so many cells are shades and not lines."""
+    return cells > LINES
+
+
+def key(shades: bool, colours: Sequence[str]) -> dict[str, list[str]]:
+    """The names of the key, of shares if there are shades, else of removed and kept; and how each looks.
+
+    `colours` are those of the objectives. A name has one shade for each of them, or one for all if they are equal.
+    """
+    named = {f"{100 * share:.0f} %": share for share in SHARES} if shades else {"removed": 1.0, "kept": 0.0}
+    return {
+        name: list(dict.fromkeys(to_hex(_shades(colour)(share)) for colour in colours))
+        for name, share in named.items()
+    }
+
+
+def _shades(colour: str) -> LinearSegmentedColormap:
+    return LinearSegmentedColormap.from_list("removed", [BACK, colour])
+
+
+def _rows(cells: pd.DataFrame, n_units: int) -> NDArray[np.float64]:
+    """The lines of a search (lines, units): 1 if a cell removes the unit, or the share of the cells that do."""
+    in_order = cells.sort_values([c for c in [*SETTING, "seed"] if c in cells], kind="stable")
+    removed = np.array([np.isin(np.arange(n_units), mask) for mask in in_order["dropped"]], dtype=float)
+    return removed.mean(axis=0, keepdims=True) if shaded(len(removed)) else removed
+
+
+def _halves(rows: NDArray[np.float64], unit: str, n_blocks: int) -> NDArray[np.float64]:
+    """The lines of attention above those of MLPs (2 lines, blocks); NaN where a kind cannot be removed."""
+    by_kind = rows.reshape(len(rows), n_blocks, 2)  # units 2i and 2i + 1 are attention and MLP of block i
+    open_kinds = {"attention": [0], "mlp": [1]}.get(unit, [0, 1])
+    kinds = [by_kind[:, :, kind] if kind in open_kinds else by_kind[:, :, kind] * np.nan for kind in (0, 1)]
+    return np.concatenate(kinds)

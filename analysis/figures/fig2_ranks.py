@@ -1,6 +1,6 @@
 """Figure 2: rank by perplexity against rank by accuracy, one panel for each objective, model and k.
 
-python -m analysis.fig2_ranks --results results --study small
+python -m analysis fig2 --results results --study small
 
 Source: figure 2 of arXiv 2604.24938, which has only the objective perplexity. Each point is an algorithm. For
 each metric, algorithms are ranked by their means over calibration data and draws. Rank 1 is best; tied algorithms get
@@ -11,6 +11,7 @@ their rank. Panels in which one of the rankings is constant are not drawn, and t
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,22 +20,20 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..data.metrics import choose
+from ..data.load import Metric, choose, done
 from ..data.study import AskedStudy
-from ..paper.published import MODELS, read
-from ..stats.frames import strata_of
-from ..stats.grid import STRATUM
-from ..stats.removal import heading
+from ..paper.check import MODELS, read
+from ..stats.agreement import STATISTICS, agree, concordance, controlled
+from ..stats.grid import SETTING, STRATUM, groups, heading, labels, strata_of
+from ..stats.means import compared, means
 from .cli import arguments, run
-from .legends import legend
-from .mask_bands import of_draws
-from .rank_agreement import table
-from .search_ranks import ranks
+from .fig1_masks import of_draws
 from .style import (
     LABEL,
     SMALL,
     TITLE,
     empty,
+    legend,
     looks,
     ordered,
     panels,
@@ -141,3 +140,106 @@ def _write(given: argparse.Namespace, study: AskedStudy) -> list[Path]:
 def main() -> None:
     """Draw the figure for a results folder."""
     run("fig2_ranks", arguments("Rank by perplexity against rank by accuracy.", metrics=True), _write)
+
+
+# The table that accompanies figure 2, with several statistics of rank agreement.
+#
+# For each objective, model and k, the table has three correlations of perplexity and accuracy over searches:
+# Spearman's rho, Kendall's tau and weighted tau. A search is ranked by its mean over draws, geometric for
+# perplexities; rank 1 is best. Each correlation is computed twice: over all searches, and with searches that found
+# the same masks counted as one. Kendall's W measures whether different draws rank the searches alike.
+
+OUTCOMES = ("loss", "perplexity", "accuracy")
+
+
+def table(frame: pd.DataFrame, perplexity: Metric, accuracy: Metric) -> pd.DataFrame:
+    """One row per statistic and panel. q controls the false discovery rate over panels."""
+    cells = done(frame)
+    cells = cells.assign(perplexity=np.log(perplexity.of(cells)), accuracy=-accuracy.of(cells))
+    rows = []
+    for where, panel in groups(cells, ["objective", *STRATUM]):
+        panel_keys = dict(zip(("objective", *STRATUM), where, strict=True))
+        rows += [panel_keys | row for row in _correlations(panel)]
+        rows += [panel_keys | row for row in _concordances(panel)]
+    agreements = pd.DataFrame(rows)
+    for _, same in groups(agreements, ["statistic", "of", "masks"]):
+        agreements.loc[same.index, "q"] = controlled(list(same["p"]))
+    return agreements
+
+
+def _correlations(panel: pd.DataFrame) -> list[dict[str, object]]:
+    rows = []
+    every = means(panel, ["perplexity", "accuracy"])
+    for masks, searches in (("all", every), ("distinct", every.drop_duplicates("masks"))):
+        # Weighted tau ranks high values first. Here low values are best, so all values change sign.
+        a, b = (-searches[outcome].round(9) for outcome in ("perplexity", "accuracy"))
+        for name in STATISTICS:
+            agreement = asdict(agree(a, b, name))
+            value = agreement.pop("statistic")
+            rows.append(
+                {"statistic": name, "of": "perplexity, accuracy", "masks": masks, "value": value} | agreement
+            )
+    return rows
+
+
+def _concordances(panel: pd.DataFrame) -> list[dict[str, object]]:
+    """Kendall's W for each outcome. The draws are the raters, and the searches are the items."""
+    cells, _ = compared(panel)
+    rows = []
+    for outcome in OUTCOMES:
+        rated = cells.assign(setting=labels(cells, SETTING), value=cells[outcome].round(9))
+        ratings = rated.pivot_table(index="setting", columns="algo", values="value").to_numpy()
+        agreement = concordance(ratings if ratings.size else np.empty((0, 0)))
+        rows.append(
+            {"statistic": "kendall_w", "of": outcome, "masks": "all", "value": agreement.w, "p": agreement.p}
+            | {"n": agreement.items, "raters": agreement.raters, "exact": False, "note": agreement.note}
+        )
+    return rows
+
+
+# The numbers of figure 2: ranks of the searches by perplexity and by accuracy, and how far they agree.
+
+
+def ranks(frame: pd.DataFrame, perplexity: Metric, accuracy: Metric) -> pd.DataFrame:
+    """One row per algorithm and panel: means, ranks, and the panel's Spearman correlation (p, q, interval, note).
+
+    The mean of a perplexity is geometric: in an arithmetic mean, one broken mask would outweigh all other draws.
+    `searches` counts the algorithms of the panel, and `distinct_masks` the masks that they found in all draws. If
+    several algorithms found the same masks in all draws, `distinct` and `distinct_spearman` count these as one.
+    """
+    cells = done(frame)
+    cells = cells.assign(perplexity=perplexity.of(cells), accuracy=accuracy.of(cells))
+    parts, correlations, once = [], [], []
+    for (objective, model, k), panel in groups(cells, ["objective", *STRATUM]):
+        ranked = _ranked(panel)
+        correlations.append(agree(ranked["perplexity_rank"], ranked["accuracy_rank"]))
+        distinct = ranked.drop_duplicates("masks")
+        once.append(agree(distinct["perplexity_rank"], distinct["accuracy_rank"]).statistic)
+        sizes = {"searches": len(ranked), "distinct": len(distinct)}
+        sizes["distinct_masks"] = len({dropped for found in ranked["masks"] for *_, dropped in found})
+        where = {"objective": objective, "model": model, "k": int(k)}
+        parts.append(ranked.drop(columns="masks").assign(**where, **sizes))
+    adjusted = controlled([a.p for a in correlations])
+    for part, a, q, rho in zip(parts, correlations, adjusted, once, strict=True):
+        part[["spearman", "p", "q", "low", "high", "distinct_spearman"]] = (
+            a.statistic,
+            a.p,
+            q,
+            a.low,
+            a.high,
+            rho,
+        )
+        part["note"] = a.note
+    table = pd.concat(parts, ignore_index=True)
+    first = ["objective", *STRATUM, "algo"]
+    return table[[*first, *(c for c in table if c not in first)]]
+
+
+def _ranked(panel: pd.DataFrame) -> pd.DataFrame:
+    """Means and ranks of the searches of a panel."""
+    searches = means(panel.assign(perplexity=np.log(panel["perplexity"])), ["perplexity", "accuracy"])
+    # Searches with equal masks must tie. Sums in different orders differ in the last digits, so values are rounded.
+    searches["perplexity_rank"] = searches["perplexity"].round(9).rank()
+    searches["perplexity"] = np.exp(searches["perplexity"])
+    searches["accuracy_rank"] = (-searches["accuracy"]).round(9).rank()
+    return searches

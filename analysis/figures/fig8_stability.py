@@ -1,6 +1,6 @@
 """Figure 8: how often other calibration samples would lead to another mask, and how many samples are enough.
 
-python -m analysis.fig8_stability --results results --study small
+python -m analysis fig8 --results results --study small
 
 The figure is computed from the per-sample losses in the traces; no model is run. The left panel shows how often the
 final decision of a search gives another mask if the calibration data are bootstrapped. The others show how often two
@@ -23,13 +23,23 @@ from ..data.load import done
 from ..data.study import AskedStudy
 from ..stats import stability
 from ..stats.crossed import Trace
-from ..stats.draw_means import CellDraws, over_draws
-from ..stats.frames import groups, strata_of
-from ..stats.grid import STRATUM
-from ..stats.removal import budgets, size
+from ..stats.grid import STRATUM, budgets, groups, size, strata_of
+from ..stats.means import CellDraws, over_draws
 from .cli import arguments, run
-from .legends import legend, line_key
-from .style import COLOURS, LABEL, MARKERS, SMALL, TITLE, empty, looks, ordered, panels, save
+from .style import (
+    COLOURS,
+    LABEL,
+    MARKERS,
+    SMALL,
+    TITLE,
+    empty,
+    legend,
+    line_key,
+    looks,
+    ordered,
+    panels,
+    save,
+)
 
 WHERE = ["cell", *STRATUM, "objective", "calibration", "samples", "length", "draw", "algo"]
 CURVES = {"pair": "two subsets,\nsame mask, %", "pair_overlap": "two subsets,\noverlap, %"}

@@ -1,6 +1,6 @@
 """Figure 9: what is gained by removing sub-layers instead of whole blocks, at the same share of the parameters.
 
-python -m analysis.fig9_units --results results --study units
+python -m analysis fig9 --results results --study units
 
 Each point is the mean difference of the held-out loss between the mask over sub-layers (or attentions, or MLPs) and
 the mask over blocks of the same search, objective and samples, over the same windows; the line is its 95 % interval.
@@ -21,19 +21,15 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from pruning.core.mask import Mask
-from pruning.core.result import DoneResult, read_done
+from pruning.core.records import DoneResult, read_done
 
-from ..data.errors import NothingToRead
-from ..data.load import done
-from ..data.metrics import Metric, of_windows
-from ..data.mlflow_store import folder
+from ..data.archive import NothingToRead, folder
+from ..data.load import Metric, done, of_windows
 from ..data.study import AskedStudy
-from ..stats.frames import groups
-from ..stats.removal import LATENCY, bare, compensated
-from ..stats.window_pairs import paired, window_losses
+from ..stats.grid import LATENCY, bare, compensated, groups
+from ..stats.stability import paired, window_losses
 from .cli import arguments, run
-from .legends import legend, line_key
-from .style import GREY, LABEL, SMALL, TITLE, empty, looks, panels, save
+from .style import GREY, LABEL, SMALL, TITLE, empty, legend, line_key, looks, panels, save
 
 SAME = [
     *("bare", "objective", "calibration", "samples", "length", "draw", "algo", "ratio"),

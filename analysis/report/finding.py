@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import pandas as pd
@@ -16,18 +16,13 @@ from markupsafe import Markup
 
 from pruning.core.mask import unit_noun
 
+from ..data.archive import NothingToRead
+from ..figures.fig5_variance_shares import MASKS, NO_SHARE, ratio_words, unbounded
 from ..figures.style import number, ordered
-from ..figures.variance_shares import MASKS
-from ..stats.estimates import IntervalEstimate, Shares
-from ..stats.frames import at, groups
-from ..stats.grid import STRATUM
-from ..stats.removal import bare, mask_of, noun, removed, removed_of
-from ..stats.sources import DRAWN
-from .finding_numbers import Number, accuracy, known_numbers, perplexity, tried
-from .phrasing import count, percents, sentence
-from .study_data import StudyData
-from .svg import strip
-from .verdicts import FAILS, HOLDS, OPEN, judged
+from ..stats.components import DRAWN, IntervalEstimate, Shares
+from ..stats.grid import STRATUM, at, bare, groups, mask_of, noun, removed, removed_of
+from .cells import strip
+from .study_data import FAILS, HOLDS, OPEN, StudyData, count, judged, listed, percents, sentence
 
 T = TypeVar("T")
 LOW, HIGH = 0.0, 1.0  # the ends of the picture's axis
@@ -168,3 +163,135 @@ def _rows(m: StudyData, cells: pd.DataFrame) -> Iterator[tuple[str, Markup, str]
         row = cells.loc[[algo]]
         values = [f"{metric.label} {number(float(metric.of(row).iloc[0]))}" for metric in m.metrics.values()]
         yield algo, strip(mask_of(row.iloc[0])), ", ".join(values)
+
+
+# The numbers beside the finding at the top of the page.
+
+Known = TypeVar("Known")
+
+
+@dataclass(frozen=True)
+class Number:
+    """A number, what it is, and how sure it is or what it is taken over."""
+
+    value: str
+    label: str
+    note: str
+
+
+def known_numbers(m: StudyData) -> list[Number]:
+    """The numbers that the study has the data for, the most telling first."""
+    return [found for measure in NUMBERS if (found := tried(measure, m)) is not None]
+
+
+def tried(measure: Callable[[StudyData], Known | None], m: StudyData) -> Known | None:
+    """What `measure` finds; None if the study lacks the data for it."""
+    try:
+        return measure(m)
+    except NothingToRead:
+        return None
+
+
+def _calibration(m: StudyData) -> Number | None:
+    """Calibration against the search, in masks."""
+    return _against_search(m, "total_ratio", "calibration")
+
+
+def _objective(m: StudyData) -> Number | None:
+    """The objective alone against the search, and against the draw of the samples, in masks."""
+    found = _against_search(m, "objective_ratio", "objective")
+    if found is None:
+        return None
+    return replace(found, note=f"{found.note}; objective : draw {ratio_words(_masks(m), 'objective_draw')}")
+
+
+def _masks(m: StudyData) -> Shares:
+    return m.judged.shares[0][MASKS]
+
+
+def _against_search(m: StudyData, name: str, first: str) -> Number | None:
+    """A ratio with the search on its second side, if it has an interval, over the cells that verdicts are about."""
+    shares = _masks(m)
+    ratio: IntervalEstimate = getattr(shares, name)
+    if math.isnan(ratio.low):
+        return None
+    label = f"{first} to search: ratio of their shares in the variance of masks, interaction on both sides"
+    value, note = (
+        f"{number(ratio.value)} : 1",
+        f"95 percent interval {number(ratio.low)} to {number(ratio.high)}",
+    )
+    if ratio.low > NO_SHARE:
+        value, note = "no ratio", "all searches find the same masks"
+    elif unbounded(ratio):
+        value, _, bounds = ratio_words(shares, name).partition(" (")
+        note = f"lower end of the 95 percent interval; {bounds.removesuffix(')')}"
+    return Number(value, label, note + _without(m))
+
+
+def _without(m: StudyData) -> str:
+    return f"; without {listed(sorted(m.by_construction))}" if m.by_construction else ""
+
+
+def _cost(m: StudyData) -> Number | None:
+    """The perplexity of the worst objective divided by that of the best one."""
+    found = m.relative.extremes
+    if found.empty:
+        return None
+    values, first = found["value"], found.iloc[0]
+    if len(found) > 1:
+        where = f"median over {count(len(found), 'combination')} of model and size"
+        note = f"{where}; range {number(values.min())} to {number(values.max())}"
+    else:
+        ends = f"95 percent interval {number(first['low'])} to {number(first['high'])}"
+        interval = "no interval" if math.isnan(first["low"]) else ends
+        note = f"{first['worst']} instead of {first['best']}; {interval}"
+    label = "perplexity if pruned for the worst objective instead of the best"
+    return Number(f"× {number(float(values.median()))}", label, note)  # noqa: RUF001
+
+
+def _one_shot(m: StudyData) -> Number | None:
+    """In how many problems the best known mask is clearly better than one-shot's, on the same samples."""
+    gains = m.judged.gains
+    if gains.empty:
+        return None
+    clear = int((gains["low"] > 0).sum())
+    label = "problems in which the best known mask is clearly better than one-shot's"
+    return Number(f"{clear} of {len(gains)}", label, f"paired on the calibration samples{_without(m)}")
+
+
+def perplexity(m: StudyData) -> Number | None:
+    """How many times higher the perplexity of the pruned models is than that of the dense ones."""
+    if "ppl" not in m.metrics:
+        return None
+    metric = m.metrics["ppl"]
+    ratios = (metric.of(m.cells) / metric.of(m.cells, "dense")).dropna()
+    return _over(ratios, f"× {number(float(ratios.median()))}", metric.label) if len(ratios) else None  # noqa: RUF001
+
+
+def accuracy(m: StudyData) -> Number | None:
+    """By how many points the accuracy of the pruned models differs from that of the dense ones."""
+    if "acc" not in m.metrics:
+        return None
+    metric = m.metrics["acc"]
+    change = (metric.of(m.cells) - metric.of(m.cells, "dense")).dropna()
+    value = f"{float(change.median()):+.1f} points".replace("-", "−")  # noqa: RUF001
+    return _over(change, value, metric.label) if len(change) else None
+
+
+def _over(known: pd.Series[float], value: str, label: str) -> Number:
+    note = f"one cell, on {label}"
+    if len(known) > 1:
+        note = (
+            f"median over {count(len(known), 'cell')}; range {number(known.min())} to {number(known.max())}"
+        )
+    return Number(value, f"{label}, pruned against dense", note)
+
+
+def _finished(m: StudyData) -> Number:
+    note = "nothing is missing" if len(m.cells) == len(m.frame) else "the others are in the list of cells"
+    return Number(f"{len(m.cells):,} of {len(m.frame):,}", "cells are finished", note)
+
+
+NUMBERS: tuple[Callable[[StudyData], Number | None], ...] = (
+    _calibration, _objective, _cost, _one_shot, perplexity, accuracy, _finished,
+)  # fmt: skip

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -9,26 +12,20 @@ from typing import Any
 
 import pandas as pd
 
-from pruning.core.result import Result, read_result
-from pruning.core.trace import TraceLine
+from pruning.core.records import Result, read_result
+from pruning.core.scoring import TraceLine
 
-from ..data.cell_filter import Only
-from ..data.item_answers import ItemAnswers
-from ..data.load import done
-from ..data.mask_states import by_state
-from ..data.metrics import Metric, choose, measured
-from ..data.routing import read_routing
-from ..data.study import AskedStudy
-from ..figures import fig8_stability, mask_overlaps, outcome_matrix, rank_agreement, variance_shares
-from ..stats import crossed, one_shot, perplexity_comparisons, regret, sample_sizes
-from ..stats.by_construction import exact_by_construction
-from ..stats.damage import damages
-from ..stats.estimates import Shares
-from ..stats.noise_alone import NoiseAlone
-from ..stats.overlap_difference import OverlapDifference, difference
+from ..data.load import Metric, Only, choose, done, measured
+from ..data.study import AskedStudy, ItemAnswers, by_state, read_routing
+from ..figures import fig2_ranks, fig4_overlap, fig5_variance_shares, fig6_crossed, fig8_stability
+from ..figures.style import number
+from ..stats import crossed, perplexity_comparisons, regret
+from ..stats import stability as stability_module
+from ..stats.components import NoiseAlone, Shares
+from ..stats.grid import CONFIGURATION, STRATUM, exact_by_construction
+from ..stats.mask_overlap import OverlapDifference, difference
 from ..stats.perplexity_comparisons import Comparisons
-from . import shown_cells
-from .phrasing import count, listed
+from ..stats.stability import damages
 
 Frames = tuple[pd.DataFrame, pd.DataFrame]
 
@@ -72,7 +69,7 @@ class StudyData:
     @cached_property
     def shown(self) -> frozenset[str]:
         """The cells that have an entry of their own, in which everything about them is shown."""
-        return shown_cells.shown(self.frame)
+        return shown_cells(self.frame)
 
     @property
     def traces(self) -> dict[str, list[TraceLine]]:
@@ -118,12 +115,12 @@ class StudyData:
     def sizes(self) -> pd.DataFrame:
         """How masks and outcomes change with the number of samples; empty if the study has one number."""
         outcomes = {kind: metric.of(self.cells) for kind, metric in self.metrics.items()}
-        return sample_sizes.by_size(self.cells, outcomes, ["ppl"])
+        return stability_module.by_size(self.cells, outcomes, ["ppl"])
 
     @cached_property
     def crossed(self) -> Frames:
         """The matrix of objectives and outcomes, and every cell with its regret."""
-        return outcome_matrix.matrix_of(self.cells), self.regrets
+        return fig6_crossed.matrix_of(self.cells), self.regrets
 
     @cached_property
     def regrets(self) -> pd.DataFrame:
@@ -133,7 +130,7 @@ class StudyData:
     @cached_property
     def agreements(self) -> pd.DataFrame:
         """Rank agreement of perplexity and accuracy, for every statistic."""
-        return rank_agreement.table(self.frame, choose(self.frame, "ppl"), choose(self.frame, "acc"))
+        return fig2_ranks.table(self.frame, choose(self.frame, "ppl"), choose(self.frame, "acc"))
 
     @cached_property
     def answers(self) -> ItemAnswers:
@@ -143,18 +140,18 @@ class StudyData:
     @cached_property
     def shares(self) -> tuple[dict[str, Shares], pd.DataFrame]:
         """Shares of variance for each outcome, and the same shares in one table."""
-        named = variance_shares.outcomes(self.cells, None, None)
-        return variance_shares.measure(self.cells, named, self.answers)
+        named = fig5_variance_shares.outcomes(self.cells, None, None)
+        return fig5_variance_shares.measure(self.cells, named, self.answers)
 
     @cached_property
     def noise_alone(self) -> NoiseAlone:
         """How often noise alone would decide between calibration and search in accuracy."""
-        return variance_shares.alone(self.cells, choose(self.frame, "acc").of(self.cells), self.answers)
+        return fig5_variance_shares.alone(self.cells, choose(self.frame, "acc").of(self.cells), self.answers)
 
     @cached_property
     def calibration_perplexity(self) -> Shares:
         """Shares of the rise of calibration perplexity, in the cells that minimise it."""
-        return variance_shares.calibration_perplexity(self.cells)
+        return fig5_variance_shares.calibration_perplexity(self.cells)
 
     @cached_property
     def by_construction(self) -> frozenset[str]:
@@ -180,7 +177,7 @@ class StudyData:
     @cached_property
     def gains(self) -> pd.DataFrame:
         """For each problem, how much better than one-shot's mask the best known mask is, on the same samples."""
-        return one_shot.gains(self.cells, self.traces)
+        return regret.gains(self.cells, self.traces)
 
     @cached_property
     def against_dense(self) -> pd.DataFrame:
@@ -197,12 +194,12 @@ class StudyData:
     @cached_property
     def across(self) -> pd.DataFrame:
         """For each outcome, the shares of model, ratio and their interactions in the sum of squares."""
-        return variance_shares.across(self.cells, variance_shares.outcomes(self.cells, None, None))
+        return fig5_variance_shares.across(self.cells, fig5_variance_shares.outcomes(self.cells, None, None))
 
     @cached_property
     def overlaps(self) -> pd.DataFrame:
         """The overlap of all pairs of masks whose cells differ in one factor."""
-        return mask_overlaps.comparisons(self.frame)
+        return fig4_overlap.comparisons(self.frame)
 
     @cached_property
     def routing(self) -> list[dict[str, Any]]:
@@ -213,3 +210,85 @@ class StudyData:
     def stability(self) -> Frames:
         """How often other samples would give another mask, and the agreement of masks for each number of samples."""
         return fig8_stability.measure(self.frame, self.traces)
+
+
+# Which cells the page shows in full. The table has every cell, but a browser bears only so many whole entries.
+
+MOST = 1000  # entries of a page: about 10 MB
+
+
+def shown_cells(frame: pd.DataFrame) -> frozenset[str]:
+    """The names of at most MOST cells: first those that are not finished, then the first draws of every search."""
+    number = frame.groupby([*STRATUM, *CONFIGURATION, "algo"], dropna=False).cumcount()
+    order = frame.assign(finished=frame["status"] == "done", number=number)
+    chosen = order.sort_values(["finished", "number"], kind="stable").head(MOST)
+    return frozenset(map(str, chosen["cell"]))
+
+
+def left_out(frame: pd.DataFrame) -> str:
+    """What the page leaves out; empty if it shows every cell in full."""
+    if len(frame) <= MOST:
+        return ""
+    return (
+        f"Below, {MOST:,} of the {len(frame):,} cells are shown in full: first those that are not finished, then the "
+        "first draws of every search. For a page of fewer cells, which shows all of them, add --only to the command, "
+        "as in --only seed=0,1."
+    )
+
+
+# Functions that write the numbers and lists in the report's sentences.
+
+
+def count(n: int, noun: str) -> str:
+    """A number and its noun, as in `1 cell` or `1,200 cells`."""
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"
+
+
+def listed(words: Iterable[str]) -> str:
+    """Join words: `a`, `a and b`, `a, b and c`."""
+    every = list(words)
+    return " and ".join([", ".join(every[:-1]), every[-1]]) if len(every) > 1 else "".join(every)
+
+
+def percent(share: float) -> str:
+    """A share in whole percent, with a minus sign if it is negative."""
+    return "–" if math.isnan(share) else f"{100 * share:.0f}".replace("-0", "0").replace("-", "−")  # noqa: RUF001
+
+
+def percents(value: float, low: float, high: float) -> str:
+    """A share with its interval: `62 percent (50 to 70)`, or `62 percent` if there is no interval."""
+    interval = "" if math.isnan(low) else f" ({percent(low)} to {percent(high)})"
+    return f"{percent(value)} percent{interval}"
+
+
+def with_interval(value: float, low: float, high: float) -> str:
+    """A number with its interval: `8.96 (3.16 to 25.4)`, or `8.96 (no interval)`."""
+    interval = "no interval" if math.isnan(low) else f"{number(low)} to {number(high)}"
+    return f"{number(value)} ({interval})"
+
+
+def reasons(notes: Iterable[str]) -> str:
+    """Distinct reasons with their counts, the most frequent first."""
+    counts = Counter(note for note in notes if note)
+    return "; ".join(f"{note} ({n} times)" if n > 1 else note for note, n in counts.most_common())
+
+
+def sentence(parts: Sequence[str]) -> str:
+    """Clauses joined by semicolons, with a capital letter and a full stop."""
+    text = "; ".join(part for part in parts if part)
+    return text[:1].upper() + text[1:] + "."
+
+
+# The three verdicts on a statement, and when an interval decides between them.
+
+HOLDS, FAILS, OPEN = "holds here", "does not hold here", "inconclusive"
+
+
+def of(decided: bool | None) -> str:
+    """The verdict of a rule in `stats.rules`."""
+    return OPEN if decided is None else HOLDS if decided else FAILS
+
+
+def judged(low: float, high: float, limit: float) -> str:
+    """Whether a quantity is above `limit`, given the ends of its interval. If the interval contains it: OPEN."""
+    return HOLDS if low > limit else FAILS if high < limit else OPEN

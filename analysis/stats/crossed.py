@@ -8,13 +8,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pruning.core.complete_masks import is_complete
-from pruning.core.search_record import BudgetRecord
+from pruning.core.mask import BudgetRecord, is_complete
 
-from . import common_searches
-from .draw_means import CellDraws, over_draws
-from .frames import groups
-from .grid import STRATUM
+from . import grid
+from .grid import STRATUM, groups
+from .means import CellDraws, over_draws
 
 Trace = Sequence[Mapping[str, Any]]
 
@@ -33,7 +31,7 @@ def matrix(
     """
     rows = []
     for (model, k), stratum in groups(frame, STRATUM):
-        cells, note = common_searches.compared(stratum)
+        cells, note = grid.compared(stratum)
         for label, values in outcomes.items():
             outcome, logs = values.loc[cells.index].astype(float), label in geometric
             outcome = outcome.map(np.log) if logs else outcome

@@ -14,8 +14,7 @@ from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
-from pruning.core.mask import Mask
-from pruning.core.space import Space
+from pruning.core.mask import Mask, Space
 
 
 @dataclass(frozen=True)

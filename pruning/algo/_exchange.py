@@ -12,8 +12,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from pruning.core.mask import Mask
-from pruning.core.space import Space
+from pruning.core.mask import Mask, Space
 
 STEPS = 200  # exchanges of a random walk, after which a new mask is taken from the list of all masks
 

@@ -8,12 +8,14 @@ budget closest for this rise. `rank=cost` divides the rise by the unit's cost, a
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Callable, Generator, Iterable
+from typing import Any
 
-from pruning.algo import Rise
+from pruning.algo import Known, Request, Rise
+from pruning.algo.lazy import Lazy
 from pruning.core.errors import InputError
-from pruning.core.mask import Mask, unit_noun
-from pruning.core.space import Space
+from pruning.core.mask import Mask, Space, unit_noun
 
 RANKS = ("cost", "loss")
 
@@ -39,3 +41,75 @@ def done(space: Space) -> str:
     if space.budget is not None:
         return "the budget was met"
     return f"k {unit_noun(space.unit)}s were removed"
+
+
+# Greedy on a budget: each round takes the step with the least rise of the loss per cost.
+#
+# A step removes one unit. Greedy over sub-layers can pass by a mask of whole blocks that is better than all it
+# finds, because removing one part of a block can cost much where removing both costs little. So a second path
+# removes whole blocks while they fit, and then single units; it is never worse than greedy over blocks at the same
+# budget.
+
+Steps = Callable[[Space, Mask], list[Mask]]
+
+
+def single_units(space: Space, mask: Mask) -> list[Mask]:
+    """The masks that remove one unit more and can be extended to a mask of the space."""
+    return [mask.drop(i) for i in space.fitting(mask.dropped)]
+
+
+def whole_blocks(space: Space, mask: Mask) -> list[Mask]:
+    """The same for both parts of a block; single units if no whole block fits."""
+    return fitting_blocks(space, mask) or single_units(space, mask)
+
+
+def fitting_blocks(space: Space, mask: Mask) -> list[Mask]:
+    """The masks that remove both parts of one block more and can be extended to a mask of the space."""
+    if space.unit != "sublayer":
+        return []
+    free = set(space.free(mask.dropped))
+    pairs = [(2 * block, 2 * block + 1) for block in range(space.n_blocks)]
+    larger = [mask.drop(*pair) for pair in pairs if free.issuperset(pair)]
+    return [candidate for candidate in larger if space.extendable(candidate)]
+
+
+def both_paths(
+    space: Space, known: Known, rounds: Lazy | None = None, blocks: bool = True
+) -> Generator[Request, Any, list[Mask]]:
+    """The mask that single units lead to and, with `blocks`, the one that whole blocks lead to, if any fits."""
+    found = [(yield from by_cost(space, known, rounds))]
+    if blocks and fitting_blocks(space, space.dense):
+        found.append((yield from by_cost(space, known, steps=whole_blocks)))
+    return found
+
+
+def by_cost(
+    space: Space, known: Known, rounds: Lazy | None = None, steps: Steps = single_units
+) -> Generator[Request, Any, Mask]:
+    """The mask of the space that `steps` lead to if each round takes the one of least rise of the loss per cost."""
+    best = space.dense
+    (before,) = yield from known.ask([best])
+    if rounds is not None:
+        rounds.know(best, before)
+    while not space.complete(best):
+        masks = steps(space, best)
+        rise = rise_since(best, masks, space)
+        if rounds is None:
+            losses = dict(zip(masks, (yield from known.ask(masks, 1, rise)), strict=True))
+        else:
+            losses = yield from rounds.scored(dict.fromkeys(masks, best), 1, rise)
+        rates = {mask: rise.rate(mask, losses.get(mask, math.inf), before) for mask in masks}
+        best = min(masks, key=rates.__getitem__)
+        before = known.losses[best] = losses[best]
+    return best
+
+
+def evaluations_by_blocks(space: Space) -> int:
+    """The most losses that the path of whole blocks asks for."""
+    first = fitting_blocks(space, space.dense)
+    if not first:
+        return 0
+    pairs = [space.cost(*mask.dropped) for mask in first]
+    least = min(space.cost(unit) for unit in space.fitting())
+    rounds, last = space.k // 2, math.ceil(max(pairs) / least)
+    return sum(len(first) - done for done in range(rounds)) + last * len(space.fitting())

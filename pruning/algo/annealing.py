@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pruning.algo import Found, Known, Proposals
-from pruning.algo._prior import (
+from pruning.algo._surrogate import (
     draw,
     fresh,
     log_weights,
@@ -30,7 +30,7 @@ from pruning.algo._prior import (
     swapped,
 )
 from pruning.core.errors import InputError
-from pruning.core.space import Space
+from pruning.core.mask import Space
 
 
 @dataclass(frozen=True)

@@ -20,22 +20,22 @@ from dataclasses import dataclass
 import numpy as np
 
 from pruning.algo import Found, Known, Proposals
-from pruning.algo._prior import (
-    Array,
+from pruning.algo._surrogate import (
+    PriorArray,
+    Surrogate,
     draw,
     fresh,
     log_weights,
     n_singles,
     neighbours,
     one_shot,
+    promising,
     rates,
     scored_all,
     singles,
 )
-from pruning.algo._surrogate import Surrogate, promising
 from pruning.core.errors import InputError
-from pruning.core.mask import Mask
-from pruning.core.space import Space
+from pruning.core.mask import Mask, Space
 
 MOST = 4_000  # candidates among sub-layers; more are thinned at random, because their covariance would be too large
 
@@ -84,7 +84,12 @@ class Bayesian:
         return Found(known.best(space), why)
 
     def _candidates(
-        self, trials: list[Mask], scores: list[float], weights: Array, space: Space, rng: np.random.Generator
+        self,
+        trials: list[Mask],
+        scores: list[float],
+        weights: PriorArray,
+        space: Space,
+        rng: np.random.Generator,
     ) -> list[Mask]:
         """New masks: the neighbours of the best trials, and random masks from the prior."""
         best = [trials[r] for r in np.argsort(scores, kind="stable")[: self.elite]]
@@ -96,7 +101,13 @@ class Bayesian:
         return new or [fresh(best[0], trials, space, rng)]
 
     def _chosen(
-        self, trials: list[Mask], y: Array, candidates: list[Mask], count: int, losses: Array, space: Space
+        self,
+        trials: list[Mask],
+        y: PriorArray,
+        candidates: list[Mask],
+        count: int,
+        losses: PriorArray,
+        space: Space,
     ) -> list[Mask]:
         """The candidates that form the next batch, chosen by a surrogate that is fitted to all trials."""
         alone = np.zeros(space.n_units)
@@ -111,7 +122,7 @@ class Bayesian:
         return n_singles(space) + min(self.trials, space.size)
 
 
-def indicators(masks: list[Mask]) -> Array:
+def indicators(masks: list[Mask]) -> PriorArray:
     """Masks as rows of 0 and 1 (masks, n_units)."""
     rows = np.zeros((len(masks), masks[0].n_units))
     for row, mask in zip(rows, masks, strict=True):

@@ -21,8 +21,7 @@ from pruning.algo import Found, Known, Proposals, Request
 from pruning.algo._rank import check_rank, done, per_cost, rise_since
 from pruning.algo.lazy import Lazy, check_risk
 from pruning.core.errors import InputError
-from pruning.core.mask import Mask
-from pruning.core.space import Space
+from pruning.core.mask import Mask, Space
 
 
 @dataclass(frozen=True)

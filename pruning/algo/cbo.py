@@ -23,10 +23,10 @@ from itertools import combinations
 import numpy as np
 
 from pruning.algo import Found, Known, Proposals
-from pruning.algo._minima import minima
-from pruning.algo._prior import n_singles, one_shot
+from pruning.algo._quadratic import minima
+from pruning.algo._surrogate import n_singles, one_shot
 from pruning.core.errors import InputError
-from pruning.core.space import Space
+from pruning.core.mask import Space
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from pruning.algo import Ask, Found, Gates, Proposals
-from pruning.algo._minima import minima
+from pruning.algo._quadratic import minima
 from pruning.core.errors import InputError
-from pruning.core.space import Space
+from pruning.core.mask import Space
 
 
 @dataclass(frozen=True)

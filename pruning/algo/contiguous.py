@@ -17,8 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pruning.algo import Ask, Found, Proposals
-from pruning.core.mask import Mask
-from pruning.core.space import Space
+from pruning.core.mask import Mask, Space
 
 
 @dataclass(frozen=True)

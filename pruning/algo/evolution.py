@@ -28,10 +28,9 @@ import numpy as np
 
 from pruning.algo import Ask, Found, Known, Proposals, Request
 from pruning.algo._exchange import within_kind
-from pruning.algo._prior import draw, fresh, n_singles, one_shot, scored_all, singles, swapped
+from pruning.algo._surrogate import draw, fresh, n_singles, one_shot, scored_all, singles, swapped
 from pruning.core.errors import InputError
-from pruning.core.mask import Mask
-from pruning.core.space import Space
+from pruning.core.mask import Mask, Space
 
 TRIES = 20  # mutations tried per offspring if the number of different ones is not known
 

@@ -15,8 +15,7 @@ import numpy as np
 
 from pruning.algo import Ask, Found, Proposals
 from pruning.core.errors import InputError, OutOfReachError
-from pruning.core.mask import Mask
-from pruning.core.space import Space
+from pruning.core.mask import Mask, Space
 
 
 @dataclass(frozen=True)

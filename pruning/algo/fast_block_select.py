@@ -24,10 +24,9 @@ from typing import TypeVar
 import numpy as np
 
 from pruning.algo import Found, Known, Proposals
-from pruning.algo._prior import one_shot, singles
+from pruning.algo._surrogate import one_shot, singles
 from pruning.core.errors import InputError
-from pruning.core.mask import Mask
-from pruning.core.space import Space
+from pruning.core.mask import Mask, Space
 
 Run = tuple[int, ...]
 Size = tuple[int, int]  # the number of units of a run, and their cost

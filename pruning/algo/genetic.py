@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pruning.algo import Found, Known, Proposals
-from pruning.algo._prior import (
+from pruning.algo._surrogate import (
     draw,
     fresh,
     log_weights,
@@ -30,8 +30,7 @@ from pruning.algo._prior import (
     swapped,
 )
 from pruning.core.errors import InputError
-from pruning.core.mask import Mask
-from pruning.core.space import Space
+from pruning.core.mask import Mask, Space
 
 
 @dataclass(frozen=True)

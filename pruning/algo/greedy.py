@@ -15,11 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from pruning.algo import Ask, Found, Known, Proposals
-from pruning.algo._by_cost import both_paths, evaluations_by_blocks
-from pruning.algo._rank import check_rank, done, per_cost
+from pruning.algo._rank import both_paths, check_rank, done, evaluations_by_blocks, per_cost
 from pruning.algo.lazy import Lazy, check_risk
-from pruning.core.mask import Mask
-from pruning.core.space import Space
+from pruning.core.mask import Mask, Space
 
 
 @dataclass(frozen=True)

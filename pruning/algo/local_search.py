@@ -15,10 +15,9 @@ from typing import Any
 import numpy as np
 
 from pruning.algo import Found, Known, Proposals, Request
-from pruning.algo._by_cost import both_paths, evaluations_by_blocks
-from pruning.algo._prior import neighbours, one_shot, singles
-from pruning.core.mask import Mask
-from pruning.core.space import Space
+from pruning.algo._rank import both_paths, evaluations_by_blocks
+from pruning.algo._surrogate import neighbours, one_shot, singles
+from pruning.core.mask import Mask, Space
 
 
 @dataclass(frozen=True)

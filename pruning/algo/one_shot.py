@@ -12,10 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from pruning.algo import Ask, Found, Known, Proposals
-from pruning.algo._prior import ranked, rates, singles
 from pruning.algo._rank import check_rank, per_cost
-from pruning.core.mask import unit_noun
-from pruning.core.space import Space
+from pruning.algo._surrogate import ranked, rates, singles
+from pruning.core.mask import Space, unit_noun
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from pruning.algo import Ask, Found, Proposals
-from pruning.algo._prior import draw, fresh
+from pruning.algo._surrogate import draw, fresh
 from pruning.core.errors import InputError
-from pruning.core.mask import Mask
-from pruning.core.space import Space
+from pruning.core.mask import Mask, Space
 
 
 @dataclass(frozen=True)

@@ -9,21 +9,35 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pruning.api.arguments import check_text, check_type, path_of
-from pruning.api.model import PrunableModel, check_model, used_by
-from pruning.calibration.records import FIELD
+from pruning.api.model import (
+    ItemList,
+    PrunableModel,
+    check_model,
+    check_settings,
+    check_text,
+    check_type,
+    exclusive,
+    item_list,
+    path_of,
+    used_by,
+)
+from pruning.calibration.item_files import FIELD, Item
+from pruning.calibration.items import TEMPLATE, ItemDraw, check_fields, check_template
 from pruning.config.compose import build
-from pruning.core.errors import DamagedError, ForeignError, InputError
+from pruning.core.errors import DamagedError, ForeignError, InputError, shown
 from pruning.core.mask import Mask
-from pruning.core.recorded import CLASS
+from pruning.core.records import CLASS
 from pruning.models import loader
 from pruning.models.spec import Model
-from pruning.routing import files
+from pruning.routing import router_files
 from pruning.routing.encoders import Encoder, encoder_of
-from pruning.routing.router import FittedRouter, routes
-from pruning.routing.settings import RouterSettings
-from pruning.runs.cell_model import forward_with
-from pruning.runs.cell_settings import ForwardSettings
+from pruning.routing.fitted_router import FittedRouter, routes
+from pruning.routing.fitted_router import fit_router as fitted
+from pruning.routing.router_files import model_record
+from pruning.routing.router_settings import RouterSettings
+from pruning.routing.set_scores import first_blocks, prompts, score_items
+from pruning.runs.cell import ForwardSettings
+from pruning.runs.loaded_cell import forward_with
 
 PREDICTED = {"loglikelihood": "log-likelihood per token", "margin": "lead of the right answer per token"}
 
@@ -72,7 +86,7 @@ class Router:
         """
         if model is not None:
             check_model(model)
-        router, record = files.read_router(path_of("folder", folder))
+        router, record = router_files.read_router(path_of("folder", folder))
         if model is None:
             model = _recorded_model(record, folder)
         _check_weights(record, model, folder)
@@ -84,7 +98,7 @@ class Router:
     def save(self, folder: str | Path) -> Path:
         """Write `router.json` and `router.npz` to a folder, without the weights of the model. Returns the folder."""
         target = path_of("folder", folder)
-        files.save_router(target, self.fitted, self.facts)
+        router_files.save_router(target, self.fitted, self.facts)
         return target
 
     def route(self, prompt: str, *, question: bool = False) -> Route:
@@ -120,7 +134,7 @@ class Router:
 
         `settings` are those of `generate` in transformers; without any, the likeliest token is taken each time.
         """
-        from pruning.models.block_probe import evaluating
+        from pruning.models.blocks import evaluating
 
         check_type("max_new_tokens", max_new_tokens, int)
         if max_new_tokens < 1:
@@ -133,7 +147,7 @@ class Router:
     @contextmanager
     def without(self, mask: Mask) -> Iterator[Any]:
         """Within this context, the transformers model has only the units that a mask keeps; it can use its cache."""
-        from pruning.models.physical_removal import blocks_removed, smaller_config
+        from pruning.models.removal import blocks_removed, smaller_config
 
         module = self.model.module
         self.model.check_mask(mask)
@@ -177,7 +191,7 @@ def _check_width(router: FittedRouter, model: PrunableModel, folder: str | Path)
     width = 2 * model.module.get_input_embeddings().embedding_dim
     if router.settings.encoder == "states" and router.head.width != width:
         raise DamagedError(
-            f"{Path(folder) / files.HEAD} reads {router.head.width} features, and {model.name} gives {width}: "
+            f"{Path(folder) / router_files.HEAD} reads {router.head.width} features, and {model.name} gives {width}: "
             "restore the file, or fit a new router."
         )
 
@@ -203,8 +217,8 @@ def _recorded_model(record: Mapping[str, Any], folder: str | Path) -> PrunableMo
         settings: Model = build("model", {CLASS: Model.__name__, **record["settings"], "offload": None})
     except (InputError, TypeError) as error:
         raise DamagedError(
-            f"the router in {folder} does not describe its model ({error}): restore {files.ROUTER}, or give the "
-            "model."
+            f"the router in {folder} does not describe its model ({error}): restore {router_files.ROUTER}, or "
+            "give the model."
         ) from error
     preflight.check_model(settings)
     return PrunableModel(loader.load_uncached(settings), loader.tokenizer(settings), settings)
@@ -212,8 +226,8 @@ def _recorded_model(record: Mapping[str, Any], folder: str | Path) -> PrunableMo
 
 def _continued(module: Any, tokenizer: Any, prompt: str, most: int, settings: Mapping[str, Any]) -> str:
     """The text that a model writes after a prompt."""
-    from pruning.models.block_probe import input_device
-    from pruning.models.quiet import quiet
+    from pruning.models.blocks import input_device
+    from pruning.models.directory import quiet
 
     inputs = tokenizer(prompt, return_tensors="pt").to(input_device(module))
     inputs.pop("token_type_ids", None)
@@ -221,3 +235,68 @@ def _continued(module: Any, tokenizer: Any, prompt: str, most: int, settings: Ma
     with quiet():
         ids = module.generate(**inputs, **options)
     return str(tokenizer.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))
+
+
+# Fit a router between sets of units to the items of tasks, without a study.
+
+
+@exclusive
+def fit_router(
+    model: PrunableModel,
+    tasks: Mapping[str, ItemList],
+    sets: Mapping[str, Mask],
+    *,
+    template: str = TEMPLATE,
+    **settings: Any,
+) -> Router:
+    """Fit a router to the items of tasks: it predicts the right answer's log-likelihood under each set.
+
+    `tasks` maps names to lists of items (question, choices, answer), and `sets` names to masks; the two need not have
+    the same names. `settings` are those of `router` on the command line, such as `head="mlp"`. Raises InputError if
+    an item, a mask or a setting is wrong.
+    """
+    chosen = _settings(settings)
+    for name, given in (("tasks", tasks), ("sets", sets)):
+        if not isinstance(given, Mapping):
+            raise InputError(f"{name} is {shown(given)}: give a mapping, {{NAME: ...}}.")
+    check_text(template, "template")
+    check_template("template", template)
+    check_fields("template", template)
+    _check_sets(model, sets)
+    pools = [_items(items, str(name)) for name, items in tasks.items()]
+    every = [item for pool in pools for item in pool]
+    if len(every) < 2:
+        raise InputError(f"{len(every)} items are given: give two or more.")
+    blocks = first_blocks(list(sets.values()), chosen.blocks)
+    encoder = encoder_for(model, chosen, blocks)
+    samples = ItemDraw(len(every), 0, template).rows(every, model.tokenizer, "items")
+    scores = score_items(forward_with(ForwardSettings(), model.language_model), samples, list(sets.values()))
+    features = encoder.encode(prompts(template, every))
+    made = (blocks, template)
+    router = fitted(sets, features, scores.target(chosen.target), made, chosen, encoder.revision)
+    return Router(model, router, encoder, model_record(model.language_model, model.settings))
+
+
+def _items(items: ItemList, name: str) -> list[Item]:
+    found = item_list(items, name, f"{name}, item")
+    if any(item.continuation is not None for item in found):
+        raise InputError(f"{name}: an item without a question has no prompt: give items with a question.")
+    return found
+
+
+def _check_sets(model: PrunableModel, sets: Mapping[str, Mask]) -> None:
+    if not sets:
+        raise InputError("sets is empty: give a mask for each set, {NAME: MASK}.")
+    for name, mask in sets.items():
+        model.check_mask(mask, f"the set {name}")
+    if len({mask.unit for mask in sets.values()}) > 1:
+        raise InputError(
+            "some sets are of blocks and others of sub-layers: use `mask.as_sublayers()` for all."
+        )
+
+
+def _settings(settings: dict[str, Any]) -> RouterSettings:
+    check_settings(RouterSettings, settings, "setting of a router")
+    chosen = RouterSettings(**settings)
+    chosen.check()
+    return chosen

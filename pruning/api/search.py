@@ -2,28 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pruning.algo import Algo, lazy
-from pruning.api.arguments import check_settings, check_types
-from pruning.api.model import PrunableModel, exclusive
-from pruning.api.samples import Calibration, Draw, draw_samples
-from pruning.api.search_result import SearchResult
+from pruning.api.model import (
+    Calibration,
+    Draw,
+    PrunableModel,
+    check_settings,
+    check_types,
+    draw_samples,
+    exclusive,
+)
 from pruning.calibration import kinds_for
 from pruning.calibration.samples import Samples
 from pruning.core.errors import InputError, shown
+from pruning.core.mask import Mask, Removal
+from pruning.core.records import MarginsRecord
+from pruning.core.scoring import Score, plus_minus
+from pruning.evaluation.text_overlap import check_disjoint
 from pruning.objective import Calibrated, Objective
-from pruning.runs.cell_model import forward_with
-from pruning.runs.cell_settings import ForwardSettings
-from pruning.runs.check_data import Reader, check_calibration
-from pruning.runs.progress import Progress
-from pruning.runs.removal import Removal
-from pruning.search import budget
+from pruning.runs.cell import ForwardSettings
+from pruning.runs.loaded_cell import forward_with
+from pruning.runs.measurements import Progress
+from pruning.runs.prepare import Reader, check_calibration
+from pruning.search import driver
+from pruning.search.choice import FloatLoss, NearTies, Racing
 from pruning.search.driver import Problem, Solution, solve
 from pruning.search.journal import Journal, KnownScores
-from pruning.search.near_ties import FloatLoss, NearTies
-from pruning.search.racing import Racing
+
+if TYPE_CHECKING:
+    from pruning.api.changes import Measurements
 
 
 @exclusive
@@ -54,7 +66,7 @@ def search_mask(
     for part in (options, options.forward, options.racing, options.near_ties):
         check_types(part)
     chosen_objective, chosen_algo = _built("objective", objective), _built("algo", algo)
-    budget.check_budget(chosen_algo)
+    driver.check_budget(chosen_algo)
     options.forward.check()
     options.racing.check()
     options.near_ties.check()
@@ -98,14 +110,14 @@ class Settings:
 
 def _sizes(model: PrunableModel, unit: str) -> list[int]:
     """The number of parameters of each unit."""
-    from pruning.models.units import find_chain
+    from pruning.models.sublayers import find_chain
 
     return find_chain(model.module, unit).sizes()
 
 
 def _search(problem: Problem, losses: Calibrated, journal: Journal, shown: bool) -> Solution:
     """Run the search, with a progress bar if `shown` is true."""
-    most = budget.evaluations(problem.algo, problem.space)
+    most = driver.evaluations(problem.algo, problem.space)
     title = f"{losses.forward.model.info.name} {type(problem.algo).__name__}"
     with Progress(title, most, hidden=not shown, unit=problem.space.unit) as progress:
         empty = Journal(None, problem.space.n_blocks, problem.space.unit)
@@ -132,8 +144,8 @@ def _result(model: PrunableModel, solution: Solution, losses: Calibrated, journa
 
 def _built(group: str, chosen: Any) -> Any:
     """The object for a config group: built from an option's name or from a class, or the instance that was given."""
+    from pruning.config.app import build_named
     from pruning.config.groups import PACKAGES
-    from pruning.hydra_app.build_option import build_named
 
     if isinstance(chosen, str):
         return build_named(group, chosen)
@@ -150,4 +162,71 @@ def _check_kind(objective: Objective, samples: Samples) -> None:
         raise InputError(
             f"the objective {type(objective).__name__} needs {needs}, and the calibration gives {samples.kind}: "
             "give a list of texts for text, a list of items for items, or calibration='both' for both."
+        )
+
+
+# What a search found, and what can be done with it.
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What a search found: the mask, its loss, the dense model's loss, and how certain the choice is.
+
+    `margins` has the runner-up and the ties, in the form of `result.json`; `scores` lists all scores in the order in
+    which they were computed; `samples` are the calibration samples. Losses are in the unit of the objective;
+    a lower loss is better. `standard_error` is None if there is one sample only.
+    """
+
+    model: PrunableModel
+    mask: Mask
+    loss: float
+    dense_loss: float
+    standard_error: float | None
+    stopped: str
+    evaluations: float
+    seconds: float
+    margins: MarginsRecord
+    scores: list[Score] = field(repr=False)
+    samples: Samples = field(repr=False)
+
+    @property
+    def dropped(self) -> tuple[int, ...]:
+        """The removed units, counted from 0: blocks, or sub-layers (`mask.names()` names them)."""
+        return self.mask.dropped
+
+    @property
+    def ties(self) -> list[Mask]:
+        """Masks that drop as much as `mask` and are not significantly worse at level 0.05; at most 100."""
+        record = self.mask.to_json()
+        return [Mask.from_json({**record, "dropped": listed}) for listed in self.margins["ties"]]
+
+    @contextmanager
+    def masked(self) -> Iterator[Any]:
+        """Within this context, the model runs without the dropped blocks; yields the transformers model."""
+        with self.model.masked(self.mask) as module:
+            yield module
+
+    def measure(self, **settings: Any) -> Measurements:
+        """Measure the mask and the dense model; `settings` are those of `measure_mask`.
+
+        Raises InputError if the data share text or items with the calibration samples.
+        """
+        from pruning.api.changes import draw_data, measured
+
+        with self.model.evaluated_by("measure"):
+            data = draw_data(self.model, **settings)
+            check_disjoint(self.samples, data)
+            return measured(self.model, self.mask, data)
+
+    def __str__(self) -> str:
+        runner_up = self.margins["runner_up"]
+        nearest = (
+            "no other mask of this size was scored"
+            if runner_up is None
+            else f"runner-up {runner_up['dropped']} at {runner_up['difference']:+.4f} "
+            f"{plus_minus(runner_up['standard_error'])}, {self.margins['tied']} of {self.margins['compared']} tied"
+        )
+        return (
+            f"{self.mask} removed: {' '.join(self.mask.names())}\n"
+            f"loss {self.dense_loss:.4f} -> {self.loss:.4f} {plus_minus(self.standard_error)}; {nearest}"
         )

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 
-from pruning.calibration.shared_runs import shared_runs
-from pruning.core import atomic_files
-from pruning.core.estimate import Estimate
-from pruning.core.hashing import file_sha256, text_sha256
+from pruning.core import storage
+from pruning.core.errors import InputError
+from pruning.core.scoring import Estimate
+from pruning.core.storage import file_sha256, text_sha256
 
 log = logging.getLogger(__name__)
 
@@ -148,7 +148,7 @@ class Samples:
             log.warning(
                 "%s was damaged: its contents do not have the digest in its name. It is written again", path
             )
-        atomic_files.write_text(path, self._text())
+        storage.write_text(path, self._text())
         return path
 
     def answers(self, logliks: Sequence[float]) -> Iterator[tuple[list[float], int]]:
@@ -185,3 +185,100 @@ class Samples:
 def _window_key(number: int, row: Row) -> tuple[int, ...]:
     """A key that makes each window its own group: (number,) for a window, () for a row of an item."""
     return (number,) if row.item is None else ()
+
+
+# Which windows or items of a pool a seed draws.
+
+ORDER = 0  # the seed of the order in which disjoint draws take the pool
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Draws `samples` of a pool with `seed`. `prefix` is the settings group in error messages.
+
+    If `disjoint`, a fixed random order of the pool is cut into groups of `samples`, and the seed is the number of a
+    group: draws with different seeds have nothing in common.
+    """
+
+    samples: int
+    seed: int
+    disjoint: bool = False
+    prefix: str = "calibration"
+
+    def of(self, size: int, pool: str) -> list[int]:
+        """The chosen indices of a pool of at least `samples`, in order.
+
+        Raises InputError, which quotes the description `pool`, if the pool has no group of this number.
+        """
+        if not self.disjoint:
+            rng = np.random.default_rng(self.seed)
+            return sorted(rng.choice(size, size=self.samples, replace=False).tolist())
+        if self.seed >= (groups := size // self.samples):
+            raise InputError(
+                f"{self.prefix}.seed={self.seed} is too high for {self.prefix}.disjoint=true: {pool}, enough for "
+                f"{groups} disjoint draws of {self.samples}, whose seeds are 0 to {groups - 1}. Choose one of these, "
+                f"lower {self.prefix}.samples, or set {self.prefix}.disjoint=false."
+            )
+        order = np.random.default_rng(ORDER).permutation(size)
+        return sorted(order[self.seed * self.samples :][: self.samples].tolist())
+
+
+def check_seed(seed: int, prefix: str = "calibration") -> None:
+    """Raise InputError if the seed is negative, because numpy's random generator accepts no negative seed."""
+    if seed < 0:
+        raise InputError(f"{prefix}.seed={seed} is negative: choose 0 or more.")
+
+
+# Find the runs of tokens that two sets of windows share.
+#
+# Two windows share text if both contain the same run of `OVERLAP` tokens. If one of them has fewer than twice as
+# many, half of the shorter one is enough. Such a run has at least `SHORTEST` tokens, or is the whole window if that
+# is shorter. How long a run must be is decided for each pair of windows, so that long windows of a set do not hide
+# what its short ones share.
+
+OVERLAP, SHORTEST = 32, 20
+
+Run: TypeAlias = tuple[int, ...]
+
+
+class Window(Protocol):
+    """A row of tokens."""
+
+    @property
+    def input_ids(self) -> tuple[int, ...]:
+        """The tokens."""
+        ...
+
+
+W = TypeVar("W", bound=Window)
+
+
+def shared_runs(rows: Sequence[Window], others: Sequence[Window]) -> Iterator[tuple[int, Run]]:
+    """Yield the number of each row that shares a run of tokens with one of the others, with each such run."""
+    needs = [_needed(row) for row in rows]
+    for length in sorted({*needs, *map(_needed, others)}):
+        # The shorter need of a pair counts: rows with this need meet all longer ones, on both sides.
+        exact = _runs((row for row in others if _needed(row) == length), length)
+        longer = _runs((row for row in others if _needed(row) > length), length)
+        for number, (row, need) in enumerate(zip(rows, needs, strict=True)):
+            if need >= length:
+                own = _runs([row], length)
+                found = own & exact if need > length else own & (exact | longer)
+                yield from ((number, run) for run in found)
+
+
+def apart(rows: Sequence[W], others: Sequence[Window]) -> tuple[W, ...]:
+    """The rows that share no run of tokens with the others."""
+    shared = {number for number, _ in shared_runs(rows, others)}
+    return tuple(row for number, row in enumerate(rows) if number not in shared)
+
+
+def _needed(row: Window) -> int:
+    """How many tokens a run must have to count as shared with a row that is at least as long."""
+    length = len(row.input_ids)
+    return min(OVERLAP, length, max(SHORTEST, length // 2))
+
+
+def _runs(rows: Iterable[Window], length: int) -> set[Run]:
+    ids = (row.input_ids for row in rows)
+    return {row[i : i + length] for row in ids for i in range(len(row) - length + 1)}

@@ -5,18 +5,30 @@ Embedded sources have two parts, `calibration` and `heldout`. No document is in 
 
 from __future__ import annotations
 
+import bz2
 import hashlib
+import html
 import re
 from collections.abc import Iterable, Iterator
 from importlib import resources
 from itertools import chain
 from pathlib import Path
+from xml.etree import ElementTree
 
-from pruning.calibration.item_records import comparable_items, read_items
-from pruning.calibration.records import Item, existing, json_records, read_text, text_field
-from pruning.calibration.source_settings import Source, TextSource, hub_errors
+from pruning.calibration.item_files import (
+    Item,
+    Source,
+    TextSource,
+    comparable_items,
+    existing,
+    hub_errors,
+    json_records,
+    read_items,
+    read_text,
+    text_field,
+)
 from pruning.core.errors import InputError, UnreachableError, first_line, unknown
-from pruning.core.hub import check_no_folder, use_hub
+from pruning.core.wheels import Wheel, check_no_folder, extract, use_hub
 
 PARTED = ("pydoc", "wikipedia_sample")  # embedded texts; `embedded` is all of them together
 EMBEDDED = (*PARTED, "embedded")
@@ -76,7 +88,7 @@ def items(settings: Source, prefix: str = "calibration") -> list[Item]:
         return embedded_items(settings.part)
     if settings.source == "file":
         return comparable_items(existing(settings.path, f"{prefix}.path"))
-    from pruning.calibration.commonsense170k import load
+    from pruning.calibration.item_files import load
 
     return load(settings, prefix)
 
@@ -85,7 +97,6 @@ def embedded_text(name: str, part: str) -> Iterator[str]:
     """The documents of one part of an embedded text. Raises UnreachableError if it cannot be fetched."""
     if name == "pydoc":
         return pydoc(part)
-    from pruning.calibration.wikipedia import articles
 
     return _part(articles(), part)
 
@@ -166,3 +177,57 @@ def _hub_documents(text: TextSource, prefix: str) -> Iterator[str]:
         raise InputError(
             f"the data set {name} has no column '{text.column}': set {prefix}.column."
         ) from error
+
+
+# A sample of the English Wikipedia from the gensim wheel: 206 pages, 97 of them prose (CC BY-SA).
+#
+# The wheel is downloaded and unzipped on first use. gensim itself is never installed or imported.
+
+WHEEL = Wheel(
+    requirement="gensim==4.4.0",
+    member="gensim/test/test_data/enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2",
+)
+SHA256 = "a53f4648dec40467ebdcbc7a1307eddb51fe6e28e9309f6ebde81ba0d04bea2d"
+MINIMUM = 1000  # a page with fewer characters of prose is a redirect, a list or a stub
+
+
+def articles() -> Iterator[tuple[str, str]]:
+    """Yield the title and prose of each article, in the order of the dump."""
+    path = extract([WHEEL], "wikipedia_sample.xml.bz2", SHA256)
+    with bz2.open(path) as stream:
+        title = ""
+        for _, element in ElementTree.iterparse(stream):
+            tag = element.tag.rpartition("}")[2]
+            if tag == "title":
+                title = element.text or ""
+            elif tag == "text" and ":" not in title:
+                prose = clean(element.text or "")
+                if len(prose) >= MINIMUM:
+                    yield title, prose
+
+
+def clean(wikitext: str) -> str:
+    """Convert wiki markup to paragraphs: keep link texts; drop templates, tables, references, headings and lists."""
+    text = re.sub(r"<!--.*?-->", "", wikitext, flags=re.S)
+    text = re.sub(r"<ref[^>]*/>|<(ref|math|gallery|timeline|source)\b.*?</\1>", "", text, flags=re.S | re.I)
+    for opening, closing in (("{{", "}}"), ("{|", "|}")):
+        text = _without_nested(text, opening, closing)
+    text = re.sub(r"\[\[(?:File|Image|Category|[a-z-]{2,12}):(?:[^\[\]]|\[\[[^\[\]]*\]\])*\]\]", "", text)
+    text = re.sub(r"\[\[(?:[^|\[\]]*\|)?([^\[\]]*)\]\]", r"\1", text)
+    text = re.sub(r"\[https?://\S+ ?([^\]]*)\]", r"\1", text)
+    text = re.sub(r"<[^>]+>|'{2,}", "", text)
+    text = html.unescape(text)
+    lines = (line.strip() for line in text.splitlines())
+    return "\n\n".join(line for line in lines if len(line) > 60 and line[0] not in "*#:;=|!{}")
+
+
+def _without_nested(text: str, opening: str, closing: str) -> str:
+    depth, kept = 0, []
+    for piece in re.split(f"({re.escape(opening)}|{re.escape(closing)})", text):
+        if piece == opening:
+            depth += 1
+        elif piece == closing:
+            depth = max(0, depth - 1)
+        elif depth == 0:
+            kept.append(piece)
+    return "".join(kept)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, ClassVar
 
 from pruning.calibration import sources
-from pruning.calibration.drawn import Drawn, check_seed
-from pruning.calibration.samples import Row, Samples
+from pruning.calibration.samples import Drawn, Row, Samples, check_seed
 from pruning.core.errors import InputError
 
 SHORTEST = 8  # the least number of tokens of a window
@@ -139,3 +138,99 @@ def _batches(documents: Iterable[str], size: int) -> Iterator[list[str]]:
     iterator = iter(documents)
     while batch := list(islice(iterator, size)):
         yield batch
+
+
+# Text windows together with multiple-choice items, for mixed objectives: `calibration=both`.
+
+Unit = tuple[Row, ...]
+
+
+@dataclass(frozen=True)
+class Both:
+    """The samples of a text calibration and of an items calibration, interleaved.
+
+    Windows and items alternate in proportion to their numbers, beginning with one of each. So if n >= 2, the first n
+    samples contain both kinds. A search or race that uses a part of the samples therefore uses both kinds.
+    """
+
+    text: Any
+    items: Any
+
+    kind: ClassVar[str] = "both"
+
+    def __post_init__(self) -> None:
+        for name in ("text", "items"):
+            if (kind := getattr(self, name).kind) != name:
+                raise InputError(f"calibration.{name} is a calibration of {kind}: choose one of {name}.")
+
+    def file(self) -> str | None:
+        """None; the methods `file` of `text` and `items` return the files that are read."""
+        return None
+
+    def draw(self, tokenizer: Any, prefix: str = "calibration") -> Samples:
+        """Draw the samples of both parts. Raises InputError if either part does."""
+        text: Samples = self.text.draw(tokenizer, f"{prefix}.text").labelled()
+        items: Samples = self.items.draw(tokenizer, f"{prefix}.items").labelled()
+        rows = tuple(row for unit in interleaved(text.units, items.units) for row in unit)
+        return Samples("both", f"{text.source} + {items.source}", rows, text.seed, items.keys)
+
+
+def interleaved(text: Sequence[Unit], items: Sequence[Unit]) -> list[Unit]:
+    """Both kinds of samples in one list, evenly spread and beginning with one of each."""
+    ranked = [(n / len(text), 0, unit) for n, unit in enumerate(text)]
+    ranked += [(n / len(items), 1, unit) for n, unit in enumerate(items)]
+    return [unit for *_, unit in sorted(ranked, key=lambda entry: entry[:2])]
+
+
+# Half of the windows from each of two texts: `calibration=mixed`.
+#
+# A linear map that repairs a mask learns the text that it is fitted on. With half of each text it serves both
+# nearly as well as a map for one of them does (`docs/objectives.md`).
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """`samples` windows of `length` tokens, half of them from each of two texts; an odd one is from the first text.
+
+    `first` and `second` are calibrations of text. Only what locates their text is used: `samples`, `length` and
+    `seed` here, and `disjoint`, replace theirs. Windows of the two texts alternate.
+    """
+
+    first: Any
+    second: Any
+    samples: int
+    length: int
+    seed: int
+    disjoint: bool = False
+
+    kind: ClassVar[str] = "text"
+
+    def __post_init__(self) -> None:
+        for name in ("first", "second"):
+            if (kind := getattr(self, name).kind) != "text":
+                raise InputError(f"calibration.{name} is a calibration of {kind}: choose one of text.")
+        WindowDraw(self.samples, self.length, self.seed).check()
+        if self.samples < 2:
+            raise InputError(
+                f"calibration.samples={self.samples} is too few: give at least 2, one for each text."
+            )
+
+    def file(self) -> str | None:
+        """None; the methods `file` of `first` and `second` return the files that are read."""
+        return None
+
+    def draw(self, tokenizer: Any, prefix: str = "calibration") -> Samples:
+        """Draw the windows. Raises InputError if a text is too short, or if both are the same text."""
+        first, second = (
+            replace(part, samples=count, length=self.length, seed=self.seed, disjoint=self.disjoint)
+            .draw(tokenizer, prefix)
+            .labelled()
+            for part, count in ((self.first, -(-self.samples // 2)), (self.second, self.samples // 2))
+        )
+        if shared := first.shared(second):
+            raise InputError(
+                f"{prefix}.first ({first.source}) and {prefix}.second ({second.source}) share {shared} runs of "
+                "tokens: choose two different texts, or a calibration of one text."
+            )
+        rows = tuple(row for unit in interleaved(first.units, second.units) for row in unit)
+        return Samples("text", f"{first.source} + {second.source}", rows, self.seed)

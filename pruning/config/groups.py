@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 
+from omegaconf import MISSING
+
 from pruning.calibration import kinds_for
-from pruning.core.discovery import settings_classes
 from pruning.core.errors import unknown
+from pruning.core.mask import Latency
+from pruning.core.terminal import settings_classes
+from pruning.routing.router_settings import RouterSettings, TaskStudy
+from pruning.runs.cell import ForwardSettings, Protect
+from pruning.search.choice import NearTies, Racing
 
 GROUPS = (
     "model",
@@ -40,23 +47,23 @@ NAMED = {
     "compensation": {
         "none": "pruning.engine.compensation:NoCompensation",
         "magnitude": "pruning.engine.compensation:Magnitude",
-        "linear": "pruning.engine.map_settings:Linear",
-        "diagonal": "pruning.engine.map_settings:Diagonal",
+        "linear": "pruning.engine.compensation:Linear",
+        "diagonal": "pruning.engine.compensation:Diagonal",
     },
     "heal": {
-        "none": "pruning.healing.settings:NoHealing",
-        "lora": "pruning.healing.settings:Lora",
-        "full": "pruning.healing.settings:Full",
-        "distill": "pruning.healing.settings:Distill",
+        "none": "pruning.healing.heal_settings:NoHealing",
+        "lora": "pruning.healing.heal_settings:Lora",
+        "full": "pruning.healing.heal_settings:Full",
+        "distill": "pruning.healing.heal_settings:Distill",
     },
     "launcher": {
         "local": "pruning.launcher.local:InProcess",
-        "processes": "pruning.launcher.local_pool:LocalPool",
+        "processes": "pruning.launcher.local:LocalPool",
         "slurm": "pruning.launcher.slurm:Slurm",
     },
     "tracker": {
-        "none": "pruning.runs.tracker:NoTracker",
-        "mlflow": "pruning.tracking.mlflow_file:MLflow",
+        "none": "pruning.runs.cell:NoTracker",
+        "mlflow": "pruning.tracking.store:MLflow",
         "server": "pruning.tracking.mlflow_server:Server",
     },
 }
@@ -79,9 +86,13 @@ def options(group: str) -> list[str]:
 
 
 def members(group: str) -> Iterator[tuple[str, Any]]:
-    """Yield (schema name, class) for every class that an option of the group can configure."""
+    """Yield (schema name, class) for every class that an option of the group can configure.
+
+    In a group with packages, the schema has the name of the class: `OneShot` is /schema/algo/one_shot.
+    """
     if group in PACKAGES:
-        yield from settings_classes(*PACKAGES[group])
+        for _, cls in settings_classes(*PACKAGES[group]):
+            yield re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower(), cls
     for name, path in NAMED.get(group, {}).items():
         yield name, resolve_name(path)
 
@@ -110,3 +121,76 @@ def calibrations(kind: str) -> list[str]:
     ]
     texts = {name: (CONF / "calibration" / f"{name}.yaml").read_text() for name in options("calibration")}
     return [name for name, text in texts.items() if any(schema in text for schema in schemas)]
+
+
+# The types of the top level of a configuration.
+#
+# The dataclass of an algorithm, objective, calibration, ... is the schema of its YAML files, so a misspelt key fails
+# while the configuration is composed. This module has the types of everything else.
+
+
+@dataclasses.dataclass
+class Paths:
+    """Where results go; a relative path starts from the current folder."""
+
+    results: str = "results"
+
+
+@dataclasses.dataclass
+class ScoreSettings:
+    """Give `share=false` to time an algorithm: the cell then uses no losses that other cells computed."""
+
+    share: bool = True
+
+
+@dataclasses.dataclass
+class PublishedSettings:
+    """Score the masks that papers print (`experiment=published`); docs/published.md.
+
+    `only` names papers, models or masks. `models` maps models to directories, and `texts` texts to files. `standin`
+    is a directory or a packaged model that stands in for every model with its number of blocks, on the text
+    `standin_text`. `tolerance` is the relative difference up to which two perplexities agree.
+    """
+
+    run: bool = False
+    only: Any = None
+    dry_run: bool = False
+    steps: bool = True
+    tolerance: float = 0.01
+    models: Any = None
+    texts: Any = None
+    standin: str | None = None
+    standin_text: str = "pydoc"
+
+
+@dataclasses.dataclass
+class Config:
+    """The top level of a configuration. Each group is checked by the schema of its option."""
+
+    model: Any = MISSING
+    objective: Any = MISSING
+    calibration: Any = MISSING
+    algo: Any = MISSING
+    compensation: Any = MISSING
+    heal: Any = MISSING
+    eval: Any = MISSING
+    tracker: Any = MISSING
+    launcher: Any = MISSING
+    ratio: float | None = None
+    k: int | None = None
+    unit: str = "block"
+    budget: str = "parameters"
+    seed: int = 0
+    protect: Protect = dataclasses.field(default_factory=Protect)
+    export: str | None = None
+    guide: bool = False
+    study: str = "default"
+    paths: Paths = dataclasses.field(default_factory=Paths)
+    latency: Latency = dataclasses.field(default_factory=Latency)
+    forward: ForwardSettings = dataclasses.field(default_factory=ForwardSettings)
+    racing: Racing = dataclasses.field(default_factory=Racing)
+    near_ties: NearTies = dataclasses.field(default_factory=NearTies)
+    published: PublishedSettings = dataclasses.field(default_factory=PublishedSettings)
+    scores: ScoreSettings = dataclasses.field(default_factory=ScoreSettings)
+    tasks: TaskStudy = dataclasses.field(default_factory=TaskStudy)
+    router: RouterSettings = dataclasses.field(default_factory=RouterSettings)

@@ -6,13 +6,18 @@ order in which they run: unit 2i is the attention of block i, and unit 2i + 1 is
 
 from __future__ import annotations
 
+import math
 import operator
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import combinations
 from typing import Annotated, Any, NotRequired, TypedDict
 
-from pruning.core.errors import InputError, shown
+import numpy as np
+
+from pruning.core.errors import InputError, shown, unknown
 
 UNITS = ("block", "sublayer")  # what the indices of a mask count
 NAME = re.compile(r"([abm]?)(\d+)")
@@ -204,3 +209,504 @@ def _units(names: Iterable[Any]) -> Iterator[int]:
             raise InputError(f"'{name}' names no sub-layer: write a3, m3 or b3.")
         block = int(match[2])
         yield from [2 * block, 2 * block + 1] if match[1] in ("", "b") else [2 * block + "am".index(match[1])]
+
+
+# What `result.json` says about the search: what it cost, and what had to be removed.
+
+
+class BudgetRecord(TypedDict):
+    """What had to be removed, in parts of the cost of all units."""
+
+    cost: Annotated[str, "What a unit costs: `parameters`, or `latency` as measured on this device."]
+    asked: Annotated[float, "The fraction that was asked for."]
+    removed: Annotated[float, "The fraction that is removed."]
+    costs: Annotated[list[int], "The cost of each unit, in ten-thousandths of all."]
+    least: Annotated[int, "The least that a mask may remove, in the same parts."]
+    most: Annotated[int, "The most that it may remove."]
+
+
+class SearchRecord(TypedDict):
+    """What the search did and what it cost."""
+
+    algo: Annotated[str, "The option of `algo`."]
+    k: Annotated[int, "Number of units removed: blocks or sub-layers."]
+    ratio: Annotated[float, "Fraction of the units removed."]
+    budget: NotRequired[Annotated[BudgetRecord, "Only if units have costs, as sub-layers have."]]
+    stopped: Annotated[str, "Why the search ended."]
+    evaluations_asked: Annotated[
+        float, "Losses that the search asked for; a loss over half of the samples counts as 0.5."
+    ]
+    evaluations_paid: Annotated[float, "Of these, the ones that this cell computed itself."]
+    evaluations_shared: NotRequired[Annotated[float, "Of these, the ones that other cells had computed."]]
+    seconds: Annotated[float, "Wall time of the search, all its runs together."]
+    block_forwards: NotRequired[Annotated[float, "Forward passes of one block over all samples."]]
+    block_forwards_alone: NotRequired[
+        Annotated[float, "Block forwards if each mask had been evaluated by itself, without shared prefixes."]
+    ]
+    block_tokens: NotRequired[Annotated[int, "Tokens that went through a block, summed over blocks."]]
+    forward_seconds: NotRequired[Annotated[float, "Seconds spent in forward passes."]]
+    peak_memory: NotRequired[Annotated[int, "The most memory in use, in bytes."]]
+
+
+# The space of masks that a search may return. This module does not use torch.
+#
+# A space holds the masks that remove exactly k units, or, with a budget, the masks whose removed units together cost
+# what the budget asks for (`unit_costs.py`).
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """All masks that remove exactly `k` units, or what `budget` asks for, and none of the `protected` units.
+
+    With a budget, `k` is the largest number of units that any mask of the space removes.
+    """
+
+    n_blocks: int
+    k: int
+    protected: frozenset[int] = frozenset()
+    unit: str = "block"
+    budget: Budget | None = None
+
+    def __post_init__(self) -> None:
+        Mask(self.n_blocks, tuple(self.protected), self.unit)  # raises InputError if a unit does not exist
+        if self.budget is None:
+            self._check_count()
+
+    def _check_count(self) -> None:
+        noun = unit_noun(self.unit)
+        open_units = self.n_units - len(self.protected)
+        most = min(self.n_units - 1, open_units)
+        if most < 1:
+            raise InputError(
+                f"no {noun} can be removed: the model has {self.n_units}, {len(self.protected)} of them "
+                "protected, and at least one must stay. Protect fewer blocks (protect.first, protect.last), or "
+                "choose a model of more blocks."
+            )
+        if not 1 <= self.k < self.n_units:
+            raise InputError(
+                f"k = {self.k} {noun}s cannot be removed from a model of {self.n_units}: "
+                f"choose {f'k from 1 to {most}' if most > 1 else 'k=1'}."
+            )
+        if self.k > open_units:
+            raise InputError(
+                f"k = {self.k} is more than the {open_units} unprotected {noun}s of {self.n_units}: "
+                "lower k or ratio, or protect fewer blocks (protect.first, protect.last)."
+            )
+
+    @property
+    def n_units(self) -> int:
+        """The number of units of the model."""
+        return self.dense.n_units
+
+    @property
+    def size(self) -> int:
+        """Number of masks in the space; without a budget, (n_units - protected) choose k."""
+        if self.budget is None:
+            return math.comb(self.n_units - len(self.protected), self.k)
+        return count(self.budget, tuple(self.free()))
+
+    def masks(self) -> Iterator[Mask]:
+        """All masks of the space, in lexicographic order."""
+        free = self.free()
+        chosen = combinations(free, self.k) if self.budget is None else sets(self.budget, free)
+        return (self.drop(*units) for units in chosen)
+
+    @property
+    def dense(self) -> Mask:
+        """The mask that removes nothing."""
+        return Mask(self.n_blocks, (), self.unit)
+
+    def free(self, dropped: Iterable[int] = ()) -> list[int]:
+        """The unprotected units outside `dropped`, in order."""
+        closed = self.protected | set(dropped)
+        return [i for i in range(self.n_units) if i not in closed]
+
+    def drop(self, *indices: int) -> Mask:
+        """The mask that removes the units `indices`; it need not be in the space."""
+        return Mask(self.n_blocks, indices, self.unit)
+
+    def cost(self, *indices: int) -> int:
+        """What units cost together; without a budget, their number."""
+        return len(indices) if self.budget is None else sum(self.budget.costs[i] for i in indices)
+
+    def complete(self, mask: Mask) -> bool:
+        """Whether a mask removes as much as the space asks for."""
+        if self.budget is None:
+            return len(mask.dropped) == self.k
+        return self.budget.least <= self.cost(*mask.dropped) <= self.budget.most
+
+    def __contains__(self, mask: Mask) -> bool:
+        return (mask.n_blocks, mask.unit) == (self.n_blocks, self.unit) and (
+            self.complete(mask) and not self.protected & set(mask.dropped)
+        )
+
+    def fitting(self, dropped: Iterable[int] = ()) -> list[int]:
+        """The units that can be removed as well, so that the result is in the space or can be extended to it.
+
+        Without `dropped`, these are the units that some mask of the space removes.
+        """
+        removed = set(dropped)
+        others = self.free(removed)
+        if self.budget is None:
+            return others if len(removed) < self.k else []
+        return fitting_masks(self.budget, self.cost(*removed), others)
+
+    def extendable(self, mask: Mask) -> bool:
+        """Whether a mask is in the space or can be extended to a mask of the space."""
+        inside = not self.protected & set(mask.dropped)
+        return inside and (self.complete(mask) or bool(self.fitting(mask.dropped)))
+
+    def filled(self, dropped: Iterable[int], order: Iterable[int]) -> Mask:
+        """The units `dropped` and, in this order, the first units that fit, until the mask is in the space.
+
+        A unit that does not fit never fits later. So the result is in the space if `dropped` can be extended to a
+        mask of the space and `order` has all other units.
+        """
+        mask = self.drop(*dropped)
+        if self.budget is None:  # the same, faster
+            closed, left = self.protected | set(mask.dropped), max(0, self.k - len(mask.dropped))
+            return mask.drop(*[unit for unit in dict.fromkeys(order) if unit not in closed][:left])
+        fits: set[int] | None = None  # None: not known yet
+        for unit in order:
+            if self.complete(mask):
+                break
+            fits = set(self.fitting(mask.dropped)) if fits is None else fits
+            if unit in fits:
+                mask, fits = mask.drop(unit), None
+        return mask
+
+    def kind(self, unit: int) -> str:
+        """What a unit is: `block`, or of a sub-layer `attention` or `mlp`."""
+        return "block" if self.unit == "block" else ("attention", "mlp")[unit % 2]
+
+    def per_cost(self, rise: float, unit: int) -> float:
+        """A rise of the loss, divided by the cost of the unit that caused it; without a budget, the rise itself."""
+        return rise if self.budget is None else rise / self.budget.costs[unit]
+
+
+def space_of(mask: Mask, search: SearchRecord) -> Space:
+    """The space of a finished search, from its final mask and its record. No units are protected in it."""
+    if (record := search.get("budget")) is None:
+        return Space(mask.n_blocks, len(mask.dropped), unit=mask.unit)
+    budget = Budget(tuple(record["costs"]), record["least"], record["most"])
+    return Space(mask.n_blocks, most_units(budget, range(mask.n_units)), frozenset(), mask.unit, budget)
+
+
+# Build the space of masks that a ratio or a number of units asks for. This module does not use torch.
+
+
+def check_size(ratio: float | None, k: int | None) -> None:
+    """Raise InputError unless exactly one of `ratio` and `k` is given and its value is possible for some model."""
+    if (ratio is None) == (k is None):
+        if k is None:
+            raise InputError("give either ratio or k, not both: neither is given.")
+        raise InputError(
+            f"give either ratio or k, not both: both are given (ratio={ratio}, k={k}). If an experiment sets the "
+            "ratio, ratio=null removes it."
+        )
+    if ratio is not None and not 0 < ratio < 1:
+        raise InputError(f"ratio={ratio:g} is not a fraction of the blocks: choose one above 0 and below 1.")
+    if k is not None and k < 1:
+        raise InputError(f"k={k} removes no block: choose 1 or more.")
+
+
+def block_count(n_blocks: int, ratio: float | None, k: int | None) -> int:
+    """Number of blocks to remove: `k` itself, or round(ratio * n_blocks).
+
+    Raises InputError if `check_size` does, and if round(ratio * n_blocks) is 0 or all blocks of several.
+    """
+    check_size(ratio, k)
+    if ratio is None:
+        assert k is not None
+        return k
+    rounded = round(ratio * n_blocks)
+    if rounded == 0:
+        raise InputError(
+            f"ratio={ratio:g} of {n_blocks} blocks rounds to no block: "
+            f"choose at least {1 / n_blocks:.3f}, or give k=1."
+        )
+    if rounded == n_blocks > 1:
+        raise InputError(
+            f"ratio={ratio:g} of {n_blocks} blocks rounds to all of them: choose at most "
+            f"{(n_blocks - 1) / n_blocks:.3f}, or give k={n_blocks - 1}."
+        )
+    return rounded
+
+
+def space_for(n_blocks: int, ratio: float | None, k: int | None, first: int = 0, last: int = 0) -> Space:
+    """The space of whole blocks; `first` blocks at the start and `last` blocks at the end are protected."""
+    return Space(n_blocks, block_count(n_blocks, ratio, k), protected_blocks(n_blocks, first, last))
+
+
+def sublayer_space(
+    n_blocks: int,
+    ratio: float | None,
+    k: int | None,
+    costs: Sequence[float],
+    kinds: str = "am",
+    first: int = 0,
+    last: int = 0,
+) -> Space:
+    """The space of sub-layers of some `kinds`: `a` for attention, `m` for MLPs, `am` for both.
+
+    With a `ratio`, the removed sub-layers have this share of the `costs` of all 2N sub-layers, as close as the costs
+    allow. With `k`, k of them are removed, whatever they cost.
+
+    Raises InputError if the ratio or k cannot be reached.
+    """
+    check_size(ratio, k)
+    blocks = protected_blocks(n_blocks, first, last)
+    protected = frozenset(u for u in range(2 * n_blocks) if u // 2 in blocks or "am"[u % 2] not in kinds)
+    if ratio is None:
+        assert k is not None
+        return Space(n_blocks, k, protected, "sublayer")
+    return cost_space(n_blocks, ratio, costs, protected, "sublayer")
+
+
+def cost_space(
+    n_blocks: int, ratio: float, costs: Sequence[float], protected: frozenset[int], unit: str
+) -> Space:
+    """The space of units with a share `ratio` of the `costs` of all; there is a cost for each unit of the model.
+
+    Raises InputError if the unprotected units cannot reach the ratio.
+    """
+    free = [i for i in range(len(costs)) if i not in protected]
+    budget = total_budget(costs, ratio, free)
+    return Space(n_blocks, most_units(budget, free), protected, unit, budget)
+
+
+def protected_blocks(n_blocks: int, first: int, last: int) -> frozenset[int]:
+    """The first and the last blocks that are kept. Raises InputError if these numbers are impossible."""
+    if first < 0 or last < 0:
+        raise InputError(f"protect.first={first} and protect.last={last}: neither may be negative.")
+    if first + last >= n_blocks > 0:
+        raise InputError(
+            f"protect.first={first} and protect.last={last} protect all of {n_blocks} blocks: "
+            f"choose numbers with a sum below {n_blocks}."
+        )
+    return frozenset(range(first)) | frozenset(range(n_blocks - last, n_blocks))
+
+
+# Budgets: what units cost, and which sets of them cost what a budget asks for.
+#
+# Costs are parameters or milliseconds, as whole parts of SCALE of the sum over all units. So all sums up to a budget
+# fit into one integer, whose bit s says whether some set of units costs exactly s.
+
+SCALE = 10_000
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The cost of every unit, and the least and the most that removed units may cost together."""
+
+    costs: tuple[int, ...]
+    least: int
+    most: int
+
+
+def total_budget(values: Sequence[float], ratio: float, free: Sequence[int]) -> Budget:
+    """A budget of `ratio` of all `values`; the sum of removed units may differ by half of the smallest free unit.
+
+    At least one unit stays.
+    Raises InputError if no set of the units `free` reaches it.
+    """
+    total = sum(values)
+    costs = tuple(max(1, round(SCALE * value / total)) for value in values)
+    target, half = ratio * SCALE, min((costs[i] for i in free), default=0) / 2
+    most = min(int(target + half), sum(costs) - min(costs))
+    made = Budget(costs, max(1, -int(-(target - half) // 1)), most)
+    if not fitting_masks(made, 0, free):
+        open_share = sum(costs[i] for i in free) / SCALE
+        reason = (
+            f"the units that can be removed are only {open_share:.3g} of them"
+            if open_share < ratio
+            else "nothing would be left of the model"
+            if made.least > most
+            else f"no set of units comes as close as {half / SCALE:.2g} to it"
+        )
+        raise InputError(
+            f"ratio={ratio:g} of the blocks' costs cannot be removed: {reason}. Choose another ratio, give k, or "
+            "protect fewer blocks (protect.first, protect.last)."
+        )
+    return made
+
+
+def fitting_masks(budget: Budget, spent: int, others: Sequence[int]) -> list[int]:
+    """Those of the units `others` that can be removed so that the budget can still be met by some of the rest."""
+    costs = tuple(sorted(budget.costs[i] for i in others))
+    allowed = {cost for cost in set(costs) if _can_follow(budget, spent + cost, costs, cost)}
+    return [i for i in others if budget.costs[i] in allowed]
+
+
+@lru_cache(maxsize=256)
+def count(budget: Budget, free: tuple[int, ...]) -> int:
+    """The number of sets of the units `free` that meet the budget."""
+    ways = np.zeros(budget.most + 1, dtype=object)
+    ways[0] = 1
+    for cost in (budget.costs[i] for i in free):
+        if cost <= budget.most:
+            ways[cost:] = ways[cost:] + ways[: len(ways) - cost]
+    return int(ways[budget.least :].sum())
+
+
+def sets(budget: Budget, free: Sequence[int]) -> Iterator[tuple[int, ...]]:
+    """All sets of the units `free` that meet the budget, in lexicographic order."""
+    costs, reachable = [budget.costs[i] for i in free], [1]
+    for cost in reversed(costs):  # bit s of reachable[i]: some of the units from number i on cost s
+        reachable.append(_plus(reachable[-1], cost, budget.most))
+    reachable.reverse()
+
+    def extended(chosen: tuple[int, ...], spent: int, start: int) -> Iterator[tuple[int, ...]]:
+        if spent >= budget.least:
+            yield chosen
+        for i in range(start, len(free)):
+            if _meets(budget, reachable[i + 1], spent + costs[i]):
+                yield from extended((*chosen, free[i]), spent + costs[i], i + 1)
+
+    return extended((), 0, 0)
+
+
+def most_units(budget: Budget, free: Sequence[int]) -> int:
+    """The largest number of the units `free` that together meet the budget; -1 if none do."""
+    units = np.full(
+        budget.most + 1, -len(budget.costs) - 1
+    )  # the most units that cost s; negative if none do
+    units[0] = 0
+    for cost in (budget.costs[i] for i in free):
+        if cost <= budget.most:
+            units[cost:] = np.maximum(units[cost:], units[: len(units) - cost] + 1)
+    return max(-1, int(units[budget.least :].max()))
+
+
+@lru_cache(maxsize=65_536)
+def _can_follow(budget: Budget, spent: int, costs: tuple[int, ...], used: int) -> bool:
+    """Whether some of the `costs`, except one of `used`, bring the sum from `spent` into the budget."""
+    rest = list(costs)
+    rest.remove(used)
+    sums = 1
+    for cost in rest:
+        sums = _plus(sums, cost, budget.most)
+    return _meets(budget, sums, spent)
+
+
+def _plus(sums: int, cost: int, most: int) -> int:
+    """The sums, as bits, that a set and perhaps one more unit reach; sums above `most` are left out."""
+    return (sums | sums << cost) & ((1 << (most + 1)) - 1)
+
+
+def _meets(budget: Budget, sums: int, spent: int) -> bool:
+    """Whether `spent` and one of the sums together meet the budget."""
+    if spent > budget.most:
+        return False
+    allowed = sums & ((1 << (budget.most - spent + 1)) - 1)
+    return allowed >> max(0, budget.least - spent) != 0
+
+
+# Which masks of a finished cell are complete: they remove as much as the cell had to remove.
+
+
+def is_complete(dropped: Collection[int], k: int, budget: BudgetRecord | None) -> bool:
+    """Whether `dropped` are k units or, with a budget, units whose costs sum to `least`..`most`.
+
+    A trace also holds masks that a search scored on the way, and they are not complete.
+    """
+    if budget is None:
+        return len(dropped) == k
+    return budget["least"] <= sum(budget["costs"][unit] for unit in dropped) <= budget["most"]
+
+
+def count_masks(budget: BudgetRecord, free: Sequence[int]) -> int:
+    """The number of complete masks over the units `free`."""
+    return count(Budget(tuple(budget["costs"]), budget["least"], budget["most"]), tuple(free))
+
+
+# What a cell removes: which units, how many of them, and what they cost.
+#
+# Whole blocks are counted. Sub-layers differ in size, so a ratio of them is a fraction of the parameters of all
+# blocks, or of the time that they take on this device. Which weights belong to a sub-layer is found by running the
+# model, so the space of such a cell is known only when the model is loaded.
+
+# What `unit` can be, and the kinds of sub-layers that can then be removed: attention, MLP, or both.
+KINDS = {"block": "", "sublayer": "am", "attention": "a", "mlp": "m"}
+COSTS = ("parameters", "latency")
+
+
+@dataclass(unsafe_hash=True)  # not frozen, because OmegaConf makes frozen dataclasses read-only
+class Latency:
+    """The input for which units are timed: `batch` sequences of `tokens` tokens, `repeats` times each."""
+
+    batch: int = 1
+    tokens: int = 512
+    repeats: int = 9
+
+    def check(self) -> None:
+        """Raise InputError if a number is below 1."""
+        for name in ("batch", "tokens", "repeats"):
+            if getattr(self, name) < 1:
+                raise InputError(f"latency.{name}={getattr(self, name)} is too small: choose at least 1.")
+
+
+@dataclass(frozen=True)
+class Removal:
+    """`k` units or the fraction `ratio` of their costs, but nothing of the `first` and the `last` blocks."""
+
+    ratio: float | None
+    k: int | None
+    unit: str = "block"
+    budget: str = "parameters"
+    first: int = 0
+    last: int = 0
+
+    def check(self) -> None:
+        """Raise InputError if a value is impossible for every model."""
+        if self.unit not in KINDS:
+            raise unknown("unit", self.unit, KINDS)
+        if self.budget not in COSTS:
+            raise unknown("budget", self.budget, COSTS)
+        check_size(self.ratio, self.k)
+        if self.k is not None and self.budget != "parameters":
+            raise InputError(
+                f"budget={self.budget} and k={self.k} contradict each other, because k counts units whatever they "
+                "cost: give ratio instead of k."
+            )
+
+    @property
+    def mask_unit(self) -> str:
+        """What masks are over: "block" or "sublayer"."""
+        return "block" if self.unit == "block" else "sublayer"
+
+    @property
+    def counted(self) -> bool:
+        """Whether units are counted, so that the space does not depend on what they cost."""
+        return self.k is not None or (self.unit, self.budget) == ("block", "parameters")
+
+    def space(self, n_blocks: int, costs: Sequence[float] | None = None) -> Space:
+        """The space for a model; `costs` has a number for each unit, unless units are `counted`.
+
+        Raises InputError if the model has no such masks.
+        """
+        if self.unit != "block":
+            kinds = KINDS[self.unit]
+            return sublayer_space(n_blocks, self.ratio, self.k, costs or (), kinds, self.first, self.last)
+        if self.counted:
+            return space_for(n_blocks, self.ratio, self.k, self.first, self.last)
+        assert costs is not None
+        assert self.ratio is not None
+        protected = protected_blocks(n_blocks, self.first, self.last)
+        return cost_space(n_blocks, self.ratio, costs, protected, "block")
+
+    def record(self, space: Space, mask: Mask) -> BudgetRecord | None:
+        """How much of the costs a mask removes; None if units are counted."""
+        if self.counted or self.ratio is None:
+            return None
+        budget = space.budget
+        assert budget is not None
+        removed = space.cost(*mask.dropped) / space.cost(*range(space.n_units))
+        return {
+            "cost": self.budget,
+            "asked": self.ratio,
+            "removed": round(removed, 4),
+            "costs": list(budget.costs),
+            "least": budget.least,
+            "most": budget.most,
+        }

@@ -11,13 +11,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pruning.core.mask import Mask
-from pruning.engine.ends import SHARE
-from pruning.engine.partial_head import PartialHead, partial_head
+from pruning.engine.head import PartialHead, partial_head
+from pruning.engine.prefix_tree import SHARE
 
 if TYPE_CHECKING:
     from pruning.calibration.samples import Row
     from pruning.engine.forward import Forward
-    from pruning.engine.logprobs import Readout
+    from pruning.engine.head import Readout
 
 
 def bounds(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import statistics
 import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,16 +15,17 @@ import torch
 from torch import Tensor, nn
 
 from pruning.core.errors import InputError
-from pruning.distributed import collectives
-from pruning.engine.batching import Batch, make_batches, single
+from pruning.engine import collectives
+from pruning.engine.batching import Batch, devices, free_memory, make_batches, single
+from pruning.engine.forward import Forward
 from pruning.engine.prefix_tree import model_entry
-from pruning.models.block_probe import gradients_kept
-from pruning.models.blocks import BlockInputs, head
-from pruning.models.units import Chain, find_chain
+from pruning.models.blocks import BlockInputs, enter, gradients_kept, head, input_device
+from pruning.models.loader import LanguageModel
+from pruning.models.sublayers import Chain, find_chain
 
 if TYPE_CHECKING:
     from pruning.calibration.samples import Row
-    from pruning.engine.forward import Forward
+
 
 # A backward step costs as much as this many block forwards: one to run the block again, about two for its gradient.
 BACKWARD = 3
@@ -196,3 +199,76 @@ def _timed(forward: Forward) -> Iterator[None]:
     started = time.perf_counter()
     yield
     forward.cost.forward_seconds += time.perf_counter() - started
+
+
+# Forward passes in float32 with the weights of a model in half precision.
+
+HALVES = (torch.bfloat16, torch.float16)
+BYTES = 6  # free bytes that are needed per weight: 4 for the copy, and 2 for the passes through it
+
+
+def in_float32(forward: Forward) -> Forward | None:
+    """The same forward passes through a float32 copy of the model; they add to the same cost.
+
+    The copy has the rounded weights of the model, so only the rounding of products and sums differs. Returns None if
+    the model is not in half precision, or if some rank has no memory for a copy on the model's device.
+    """
+    model = forward.model
+    if model.module.dtype not in HALVES or collectives.all_max(float(not _fits(model))):
+        return None
+    module = copy.deepcopy(model.module).float()
+    single = LanguageModel(module, replace(model.info, dtype="float32"))
+    return Forward(
+        single,
+        forward.batch_tokens,
+        forward.memory,
+        forward.patience,
+        forward.merge,
+        forward.scales,
+        forward.cost,
+    )
+
+
+def _fits(model: LanguageModel) -> bool:
+    parameters = list(model.module.parameters())
+    if any(p.device.type == "meta" for p in parameters) or len(devices(model.module)) > 1:
+        return False
+    # Ranks of one machine copy the model at the same time.
+    copies = collectives.world_size() if model.device.type == "cpu" else 1
+    return bool(free_memory(model.module) > copies * BYTES * sum(p.numel() for p in parameters))
+
+
+# Measure how long each unit of a model takes on this device, as the costs of a budget.
+#
+# Source: Puzzle (arXiv 2411.19146) measures each sub-block once on the target hardware, in the target scenario, and
+# adds the times up to the time of a model.
+
+
+@torch.inference_mode()
+def unit_times(model: LanguageModel, unit: str, shape: tuple[int, int], repeats: int) -> list[float]:
+    """The median seconds of each unit, on random tokens of a shape (sequences, tokens).
+
+    All units are timed in turn, and then again, so that a slowdown of the machine affects all of them.
+    """
+    chain = find_chain(model.module, unit)
+    vocabulary = int(model.module.config.get_text_config(decoder=True).vocab_size)
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(3, vocabulary, shape, generator=generator).to(input_device(model.module))
+    entry = enter(model.module, input_ids=ids)
+    taken: list[list[float]] = [[] for _ in range(len(chain))]
+    for turn in range(repeats + 1):
+        hidden = entry.hidden
+        for index, seconds in enumerate(taken):
+            _wait()
+            started = time.perf_counter()
+            hidden = chain.run(index, hidden, entry)
+            _wait()
+            if turn:  # the first turn only warms up
+                seconds.append(time.perf_counter() - started)
+    return [statistics.median(seconds) for seconds in taken]
+
+
+def _wait() -> None:
+    """Wait until a GPU has done its work."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()

@@ -18,26 +18,37 @@ pass.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from pruning.core.errors import InputError
 from pruning.core.mask import Mask, unit_names
-from pruning.core.repair_record import RepairRecord, RepairRun
-from pruning.distributed import collectives
-from pruning.engine.least_squares import Sums
-from pruning.engine.map_settings import TOWARD
-from pruning.engine.repair_sums import Run, heldout_rows, run_sums, runs_of
-from pruning.models.output_maps import Fold, find_fold
-from pruning.models.repaired_weights import Repair, check_in_memory, repaired
+from pruning.core.records import RepairRecord, RepairRun
+from pruning.engine import collectives
+from pruning.engine.compensation import TOWARD
+from pruning.engine.dense_pass import RowInBatch, states
+from pruning.models.output_maps import (
+    Fold,
+    Repair,
+    check_in_memory,
+    find_fold,
+    folded_weights,
+    repaired,
+    replaced,
+)
 
 if TYPE_CHECKING:
     from pruning.calibration.samples import Samples
+    from pruning.engine.compensation import Linear
     from pruning.engine.forward import Forward
-    from pruning.engine.map_settings import Linear
+
 
 log = logging.getLogger(__name__)
 
@@ -172,3 +183,223 @@ def _map(sums: Sums, ridge: float, fit: Linear) -> Tensor:
 
 def _name(unit: int) -> str:
     return unit_names("sublayer", [unit])[0]
+
+
+# Least squares from sums over tokens: the map T, near the identity or near 0, that brings M T closest to R.
+#
+# With rows m_t of M and r_t of R, one row per token, T minimises
+#
+#     sum over t of w_t |m_t T - r_t|^2  +  a mean(diag G) |T - P|^2        G = M' W M,  C = M' W R
+#
+# so T = P + (G + a mean(diag G) I)^-1 (C - G P), in which P is the identity or 0. Only G and C are kept, in float64.
+# They take 16 D^2 bytes (D = 4096: 270 MB), or 16 D bytes for a diagonal T, however many tokens there are.
+
+
+@dataclass
+class Sums:
+    """G (D, D) and C (D, D), or their diagonals (D,), the weighted sum of |r_t|^2, and the number of tokens."""
+
+    gram: Tensor
+    cross: Tensor
+    square: float = 0.0
+    tokens: int = 0
+
+    @classmethod
+    def empty(cls, width: int, diagonal: bool) -> Sums:
+        """Sums over no tokens."""
+        shape = (width,) if diagonal else (width, width)
+        return cls(torch.zeros(shape, dtype=torch.float64), torch.zeros(shape, dtype=torch.float64))
+
+    def add(self, inputs: Tensor, targets: Tensor) -> None:
+        """Add the rows (n, D) of M and R, in float64."""
+        self.gram, self.cross = self.gram.to(inputs.device), self.cross.to(inputs.device)
+        if self.gram.dim() == 1:
+            self.gram += (inputs * inputs).sum(0)
+            self.cross += (inputs * targets).sum(0)
+        else:
+            self.gram.addmm_(inputs.T, inputs)
+            self.cross.addmm_(inputs.T, targets)
+        self.square += float((targets * targets).sum())
+        self.tokens += len(inputs)
+
+    def over_ranks(self) -> Sums:
+        """The sums over the tokens of all ranks, on the CPU."""
+        gram, cross = (
+            torch.from_numpy(collectives.all_sum(x.cpu().numpy())) for x in (self.gram, self.cross)
+        )
+        square, tokens = collectives.all_sum(np.array([self.square, float(self.tokens)])).tolist()
+        return Sums(gram, cross, square, int(tokens))
+
+    def __add__(self, other: Sums) -> Sums:
+        return Sums(
+            self.gram + other.gram,
+            self.cross + other.cross,
+            self.square + other.square,
+            self.tokens + other.tokens,
+        )
+
+    def solve(self, ridge: float, toward: float) -> Tensor:
+        """The map T in float64; `ridge` is a, and P is `toward` times the identity."""
+        if self.gram.dim() == 1:
+            penalty = ridge * self.gram.mean()
+            rest = self.gram + penalty
+            change: Tensor = (self.cross - toward * self.gram) / torch.where(rest > 0, rest, 1.0)
+            return toward + change
+        penalty = ridge * self.gram.diagonal().mean()
+        system = self.gram + penalty * torch.eye(len(self.gram), dtype=torch.float64)
+        factor = torch.linalg.cholesky(system)
+        solved = torch.cholesky_solve(self.cross - toward * self.gram, factor)
+        solved.diagonal().add_(toward)
+        return solved
+
+    def error(self, change: Tensor | float) -> float:
+        """The sum of w_t |m_t T - r_t|^2, divided by the sum of w_t |r_t|^2; T is a map, or a factor for all."""
+        if isinstance(change, float):
+            gram, cross = self._traces()
+            loss = self.square - 2 * change * cross + change * change * gram
+        elif self.gram.dim() == 1:
+            loss = self.square - float((change * (2 * self.cross - change * self.gram)).sum())
+        else:
+            loss = self.square - float((change * (2 * self.cross - self.gram @ change)).sum())
+        return max(0.0, loss) / self.square if self.square else 0.0
+
+    def _traces(self) -> tuple[float, float]:
+        if self.gram.dim() == 1:
+            return float(self.gram.sum()), float(self.cross.sum())
+        return float(self.gram.trace()), float(self.cross.trace())
+
+
+# Passes over calibration samples that sum up what the maps of removed runs are fitted to; see `repair.py`.
+
+
+@dataclass(frozen=True)
+class Run:
+    """Removed sub-layers `first` to `last`, between kept ones."""
+
+    first: int
+    last: int
+
+    @property
+    def writer(self) -> int:
+        """The sub-layer before the run, into which its map is folded; -1 if there is none."""
+        return self.first - 1
+
+    def names(self) -> list[str]:
+        """The short notation of the removed units."""
+        return list(unit_names("sublayer", range(self.first, self.last + 1)))
+
+
+def runs_of(mask: Mask) -> list[Run]:
+    """The maximal runs of removed sub-layers, in order."""
+    runs: list[Run] = []
+    for unit in mask.as_sublayers().dropped:
+        if runs and runs[-1].last == unit - 1:
+            runs[-1] = Run(runs[-1].first, unit)
+        else:
+            runs.append(Run(unit, unit))
+    return runs
+
+
+def run_sums(
+    forward: Forward,
+    samples: Samples,
+    folds: Mapping[Run, Fold],
+    runs: Sequence[Run],
+    before: Repair,
+    fit: Linear,
+) -> dict[Run, tuple[Sums, Sums]]:
+    """The sums of some runs: over the samples that maps are fitted on, and over those that are held out.
+
+    With `fit.sequential`, M and Y are those of the model without the earlier of all `runs`, repaired by `before`.
+    """
+    sums = {run: (_empty(fold), _empty(fold)) for run, fold in folds.items()}
+    held = heldout_rows(samples, fit.heldout)
+    with torch.inference_mode():
+        for lines, dense, current, added in _passes(forward, samples, folds, runs, before, fit.sequential):
+            for run in folds:
+                start, target = current[run.writer], dense[run.last + 1]
+                for line in lines:
+                    part = line.index, slice(line.length)
+                    wanted = target[part].double()
+                    inputs, rest = added[run][part].double(), wanted - start[part].double()
+                    sums[run][line.row in held].add(inputs, rest)
+    return {run: (a.over_ranks(), b.over_ranks()) for run, (a, b) in sums.items()}
+
+
+def _empty(fold: Fold) -> Sums:
+    return Sums.empty(fold.width, fold.form == "diagonal")
+
+
+def _passes(
+    forward: Forward,
+    samples: Samples,
+    folds: Mapping[Run, Fold],
+    runs: Sequence[Run],
+    before: Repair,
+    sequential: bool,
+) -> Iterator[tuple[list[RowInBatch], list[Tensor], list[Tensor], dict[Run, Tensor]]]:
+    """Yield each batch: its lines, the dense model's states, the current model's, and what units add to these."""
+    first = min((run.first for run in folds), default=0)
+    dropped = [u for run in runs if run.first < first for u in range(run.first, run.last + 1)]
+    last = max((run.last for run in folds), default=-1)
+    dense = states(forward, samples.rows, "sublayer", stop=last + 1)
+    if not sequential or not dropped:
+        with _Added(folds) as added:
+            for lines, hidden in dense:
+                yield lines, hidden, hidden, added.of(hidden[0])
+        return
+    pruned = states(forward, samples.rows, "sublayer", dropped, stop=first)
+    weights = folded_weights(forward.model.module, before)
+    for lines, hidden in dense:
+        with replaced(forward.model.module, weights), _Added(folds) as added:
+            _, current = next(pruned)
+        yield lines, hidden, current, added.of(hidden[0])
+
+
+class _Added(ExitStack):
+    """Within this context, notes what the sub-layers before some runs add to the state."""
+
+    def __init__(self, folds: Mapping[Run, Fold]) -> None:
+        super().__init__()
+        self.folds = folds
+        self.outputs: dict[Run, Tensor] = {}
+        for run, fold in folds.items():
+            self.callback(fold.adder.register_forward_hook(self._noting(run)).remove)
+
+    def _noting(self, run: Run) -> Any:
+        # Both parts of a block are run one after the other, and the part that is not run returns something, too.
+        first = run.writer % 2 == 0
+
+        def hook(_module: Any, _args: Any, output: Any) -> None:
+            if not first or run not in self.outputs:
+                self.outputs[run] = output[0] if isinstance(output, tuple) else output
+
+        return hook
+
+    def of(self, like: Tensor) -> dict[Run, Tensor]:
+        """What each sub-layer has added in the last pass, (B, T, D) as the states."""
+        found = {}
+        for run, output in self.outputs.items():
+            factor = self.folds[run].factor
+            values = output.to(like.device).view_as(like)
+            found[run] = values if factor == 1.0 else values.double() * factor
+        self.outputs.clear()
+        return found
+
+
+def heldout_rows(samples: Samples, every: int) -> set[int]:
+    """The numbers of the rows of every so many samples of each source, at least of one.
+
+    A source with a single sample keeps it for the fit, unless all sources have a single one.
+    """
+    sources = [unit[0].source for unit in samples.units]
+    counts = {source: sources.count(source) for source in sources}
+    if max(counts.values()) < 2:
+        sources, counts = [""] * len(sources), {"": len(sources)}
+    rows, row, seen = set[int](), 0, dict.fromkeys(counts, 0)
+    for source, unit in zip(sources, samples.units, strict=True):
+        seen[source] += 1
+        if counts[source] > 1 and seen[source] % min(every, counts[source]) == 0:
+            rows |= set(range(row, row + len(unit)))
+        row += len(unit)
+    return rows

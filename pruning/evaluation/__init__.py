@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
-from pruning.core.hashing import file_sha256
+from pruning.core.storage import file_sha256
 
 if TYPE_CHECKING:
     from pruning.calibration.samples import Samples

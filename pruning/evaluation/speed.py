@@ -8,28 +8,33 @@ the two models differ only in the removed units.
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import json
 import logging
 import statistics
-from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, cast
 
 from pruning.core.errors import InputError
-from pruning.core.hashing import text_sha256
-from pruning.core.speed_record import SpeedRecord, SpreadRecord
-from pruning.distributed import collectives
+from pruning.core.records import SpeedRecord, SpreadRecord
+from pruning.core.storage import text_sha256
+from pruning.engine import collectives
 from pruning.evaluation import Data, Measured
-from pruning.evaluation.stopwatch import Contexts, Rounds, alternating
+from pruning.models import directory
 
 if TYPE_CHECKING:
-    from torch import nn
+    import torch
+    from torch import Tensor, nn
 
     from pruning.calibration.samples import Samples
     from pruning.core.mask import Mask
     from pruning.engine.forward import Forward
+
 
 log = logging.getLogger(__name__)
 
@@ -97,9 +102,8 @@ class Speed:
         return collectives.on_first(lambda: self._measured(forward, name, mask))
 
     def _measured(self, forward: Forward, name: str, mask: Mask) -> Measured:
-        from pruning.evaluation.memory import weight
-        from pruning.models.float32_products import native_products
-        from pruning.models.physical_removal import blocks_removed, smaller_config
+        from pruning.models.products import native_products
+        from pruning.models.removal import blocks_removed, smaller_config
 
         log.info("timing the pruned model against the dense one")
         model = forward.model.module
@@ -125,7 +129,7 @@ class Speed:
 
 def device_name(module: nn.Module) -> str:
     """The device that runs a model, as `machine` names it: a model can be on the CPU of a machine with GPUs."""
-    from pruning.engine.device import devices
+    from pruning.engine.batching import devices
 
     return machine(gpus=any(device.type == "cuda" for device in devices(module)))
 
@@ -195,3 +199,162 @@ def flat(record: SpeedRecord) -> Iterator[tuple[str, float]]:
             for name, value in cast(Mapping[str, Any], timing).items():
                 if value is not None:
                     yield f"{shape}/{name}/{which}", value["median"] if isinstance(value, Mapping) else value
+
+
+# Measure the size of a model, and the extra memory that it needs to run.
+
+
+def weight(model: Any) -> tuple[int, int]:
+    """The number of parameters, and the bytes of all tensors in the state dict. Tied weights count once."""
+    parameters = sum(p.numel() for p in model.parameters())
+    return parameters, sum(
+        t.numel() * t.itemsize for t in _distinct(model.state_dict(keep_vars=True).values())
+    )
+
+
+def _distinct(tensors: Iterable[Tensor]) -> list[Tensor]:
+    return list({id(tensor): tensor for tensor in tensors}.values())
+
+
+class Peak:
+    """Measures extra memory: the peak memory use after `start`, minus the use at `start`."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.cuda = device.type == "cuda"
+
+    def start(self) -> None:
+        """Start measuring."""
+        import torch
+
+        if self.cuda:
+            for number in range(torch.cuda.device_count()):
+                torch.cuda.reset_peak_memory_stats(number)
+        else:
+            _release_freed_memory()
+            _reset_peak()
+        self.before = self._now("memory_allocated", "VmRSS")
+
+    def extra(self) -> int | None:
+        """The peak above the use at `start`, in bytes; None if it is unknown.
+
+        With GPUs, memory is summed over all GPUs. Without GPUs, the peak is that of the process, known only on Linux.
+        """
+        peak = self._now("max_memory_allocated", "VmHWM")
+        return None if peak is None or self.before is None else max(0, peak - self.before)
+
+    def _now(self, of_cuda: str, of_process: str) -> int | None:
+        import torch
+
+        if self.cuda:
+            devices = range(torch.cuda.device_count())
+            return int(sum(getattr(torch.cuda, of_cuda)(number) for number in devices))
+        return _status(of_process)
+
+
+def _release_freed_memory() -> None:
+    """Return freed memory to the system. If the process kept this memory, using it again would not count as extra."""
+    gc.collect()
+    with suppress(OSError, AttributeError, TypeError):  # no glibc, or not Linux
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def _reset_peak() -> None:
+    """Reset Linux's record of the process's peak memory."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:  # not Linux, or a container that forbids the write
+        return
+
+
+def _status(field: str) -> int | None:
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return None
+    matches = [line.split() for line in lines if line.startswith(f"{field}:")]
+    return int(matches[0][1]) * 1024 if matches else None
+
+
+# Time the generation of text: the time until the first new token, and the time for all later tokens.
+
+Values = dict[str, list[float]]
+Contexts: TypeAlias = Mapping[str, Callable[[], AbstractContextManager[None]]]
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """First, `warmup` rounds are not measured; then, `repeats` rounds are. Each generates `new_tokens` tokens."""
+
+    new_tokens: int
+    repeats: int
+    warmup: int
+
+
+def alternating(model: Any, contexts: Contexts, batch: int, prompt: int, rounds: Rounds) -> dict[str, Values]:
+    """The measured values by context and name, one per repeat. The contexts take turns."""
+    import torch
+
+    from pruning.models.blocks import input_device
+
+    vocabulary = model.get_input_embeddings().weight.shape[0]
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(3, vocabulary, (batch, prompt), generator=generator).to(input_device(model))
+    measured: dict[str, Values] = {which: {} for which in contexts}
+    for repeat in range(rounds.warmup + rounds.repeats):
+        for which in list(contexts)[:: 1 if repeat % 2 == 0 else -1]:
+            with contexts[which](), directory.quiet():
+                values = _timed(model, ids, rounds.new_tokens)
+            if repeat >= rounds.warmup:
+                for name, value in values.items():
+                    measured[which].setdefault(name, []).append(value)
+    return measured
+
+
+def _timed(model: Any, ids: Tensor, new_tokens: int) -> dict[str, float]:
+    """Time one generation.
+
+    Returns prompt tokens per second, new tokens per second after the first new token, the seconds until that token,
+    and the bytes of extra memory if they are known.
+    """
+    import torch
+    from transformers import GenerationConfig, StoppingCriteriaList
+
+    times: list[float] = []
+
+    def note(sequences: Tensor, *_: Any, **__: Any) -> Tensor:
+        _wait(ids.device)
+        times.append(time.perf_counter())
+        return torch.zeros(len(sequences), dtype=torch.bool, device=sequences.device)
+
+    settings = {
+        "max_new_tokens": new_tokens,
+        "min_new_tokens": new_tokens,
+        "do_sample": False,
+        "pad_token_id": 0,
+    }
+    peak = Peak(ids.device)
+    peak.start()
+    _wait(ids.device)
+    begun = time.perf_counter()
+    model.generate(
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids),
+        generation_config=GenerationConfig(use_cache=True, **settings),
+        stopping_criteria=StoppingCriteriaList([note]),
+    )
+    extra = peak.extra()
+    first, rest = times[0] - begun, times[-1] - times[0]
+    return {
+        "prefill_per_second": ids.numel() / first,
+        "decode_per_second": len(ids) * (len(times) - 1) / rest,
+        "first_token_seconds": first,
+        **({} if extra is None else {"extra_memory": extra}),
+    }
+
+
+def _wait(device: torch.device) -> None:
+    """Wait until the device has finished its work."""
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.synchronize()

@@ -7,16 +7,13 @@ from pathlib import Path
 
 from pruning.core.errors import InputError
 from pruning.core.mask import Mask
-from pruning.engine.compensation import Magnitude
-from pruning.engine.map_settings import Linear
-from pruning.export.expected_record import UNKNOWN, expected_record, exported, finished
-from pruning.export.fold_scales import SANDWICHED
-from pruning.export.gguf_target import check_gguf_target, is_gguf
+from pruning.engine.compensation import Linear, Magnitude
+from pruning.export.gguf_export import check_gguf_target, is_gguf
 from pruning.export.output_dir import check_place, check_same, check_target, written_by
-from pruning.export.plan import check_fold
-from pruning.gguf.container import Stored, open_gguf
-from pruning.gguf.floats import DTYPES, dtype_of
+from pruning.export.plan import SANDWICHED, check_fold
+from pruning.export.request import UNKNOWN, expected_record, exported, finished
 from pruning.models import loader
+from pruning.models.gguf import DTYPES, Stored, dtype_of, open_gguf
 from pruning.runs.cell import Cell
 
 # Endings of the tensors of a GGUF file into which a compensation is folded. Gemma has norms after the sub-layers,
@@ -66,8 +63,8 @@ def _check_directory(cell: Cell, out: Path) -> None:
 
 
 def _check_file(cell: Cell, out: Path, mask: Mask | None) -> None:
-    from pruning.export.gguf_source import find_gguf
-    from pruning.gguf.architectures import check_known
+    from pruning.export.gguf_export import find_gguf
+    from pruning.models.gguf import check_known
 
     if cell.heal.trains:
         raise InputError(

@@ -14,13 +14,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pruning.core.command import guarded
-from pruning.core.pages import prepare_process
+from pruning.core.terminal import guarded, prepare_process
 from pruning.core.units import bytes_text
-from pruning.export import account, request
-from pruning.export.account import summary
-from pruning.export.gguf_target import is_gguf
-from pruning.export.manifest import write_record
+from pruning.export import changed_model, request
+from pruning.export.changed_model import summary
+from pruning.export.gguf_export import is_gguf
 from pruning.export.model_card import Facts
 from pruning.export.output_dir import (
     check_place,
@@ -29,12 +27,10 @@ from pruning.export.output_dir import (
     check_target,
     put_in_place,
     staging_directory,
+    write_record,
 )
-from pruning.export.output_dir import (
-    directory as output_directory,
-)
-from pruning.export.request import Request
-from pruning.export.settle import settled
+from pruning.export.output_dir import directory as output_directory
+from pruning.export.request import Request, settled
 
 if TYPE_CHECKING:
     from pruning.export.changed_model import Changed
@@ -59,7 +55,7 @@ def export(wanted: Request) -> Facts:
     check_place(wanted.out, wanted.model)
     earlier = check_target(wanted.out)
     cut = plan_cut(wanted)
-    identity = account.identity(wanted, cut)
+    identity = changed_model.identity(wanted, cut)
     launched = wanted.cell if wanted.launched else None
     check = partial(check_same, wanted.out, wanted=identity, force=wanted.force, launched=launched)
     check(earlier)
@@ -72,17 +68,16 @@ def export(wanted: Request) -> Facts:
         cut, goal = new.cut, new.goal
         del new
         proof = UNPROVEN if goal is None else _proof(wanted, staged, goal)
-        found = account.facts_of(wanted, cut, proof)
-        account.write_texts(found, staged)
-        write_record(staged, {**account.record(wanted, found), **identity}, digests)
+        found = changed_model.facts_of(wanted, cut, proof)
+        changed_model.write_texts(found, staged)
+        write_record(staged, {**changed_model.record(wanted, found), **identity}, digests)
         put_in_place(staged, wanted.out, earlier, check)
     return found
 
 
 def _write_model(new: Changed, wanted: Request, folder: Path) -> dict[str, str]:
     """Write weights, tokenizer and configuration; the digest of each file of weights."""
-    from pruning.export.plan import write_config
-    from pruning.export.shard_writer import write_shards
+    from pruning.export.plan import write_config, write_shards
 
     log.info("writing %s", bytes_text(new.cut.sizes.bytes))
     digests = write_shards(new.tensors, new.cut.plan, folder, wanted.max_shard_size)
@@ -114,7 +109,7 @@ def export_cell(folder: Path, out: Path, healed: bool = False) -> str:
 def written(wanted: Request) -> Facts:
     """Write what is asked for, a directory or a GGUF file; raises as `export` and `export_gguf` do."""
     if is_gguf(wanted.out):
-        from pruning.export.gguf_pipeline import export_gguf
+        from pruning.export.gguf_export import export_gguf
 
         return export_gguf(wanted)
     return export(wanted)

@@ -11,20 +11,29 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from pruning.core import atomic_files
+from pruning.config.app import build_option
+from pruning.core import storage
 from pruning.core.errors import DamagedError, InputError, unknown
-from pruning.core.mask import Mask
-from pruning.core.recorded import CLASS, OPTION
-from pruning.core.repair_record import is_repaired
-from pruning.core.result import MASK, NAME, DoneResult, read_result
+from pruning.core.mask import Mask, unit_names
+from pruning.core.records import (
+    CLASS,
+    MASK,
+    NAME,
+    OPTION,
+    DoneResult,
+    is_repaired,
+    read_result,
+    same_settings,
+)
 from pruning.export import output_dir
-from pruning.gguf.container import open_gguf
-from pruning.hydra_app.build_option import build_option
-from pruning.models import loader, recorded_weights, spec
+from pruning.models import loader, spec
 from pruning.models.directory import gguf_of
+from pruning.models.gguf import open_gguf
+from pruning.runs.cell import Cell
 
 if TYPE_CHECKING:
-    from pruning.models.repaired_weights import Repair
+    from pruning.models.output_maps import Repair
+
 
 SETTINGS = ("out", "force", "verify", "max_shard_size", "form", "healed", "model")
 USAGE = """python -m pruning.export CELL_OR_MASK out=DIR [model=NAME] [model.SETTING=VALUE ...]
@@ -175,10 +184,10 @@ def of_cell(
     names = (model.name, result["config"]["model"].get(OPTION))
     changed = _changed(model, revision, names, settings or {})
     if changed.in_directory:
-        recorded_weights.check_same_weights(changed, revision, result.get("environment", {}).get("started"))
+        spec.check_same_weights(changed, revision, result.get("environment", {}).get("started"))
     repair = None
     if (record := result.get("repair")) is not None and is_repaired(record):
-        from pruning.models.repaired_weights import read_repair
+        from pruning.models.output_maps import read_repair
 
         repair = read_repair(folder, record["sha256"])
     return Request(changed, mask, out, result, scales, repair)
@@ -245,7 +254,104 @@ def _truth(name: str, settings: Mapping[str, str], default: bool) -> bool:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    data = atomic_files.read_json(path)
+    data = storage.read_json(path)
     if not isinstance(data, dict):
         raise InputError(f"{path} holds no JSON object, so it is neither a mask nor a result.")
     return data
+
+
+# What the export of a cell will record, as far as it is known before the cell is searched and trained.
+
+UNKNOWN = "not known yet"  # differs from every recorded value
+
+
+def expected_record(cell: Cell, own: bool) -> dict[str, Any]:
+    """The known entries of the record, and `UNKNOWN` for a mask or a healing that can still become another one.
+
+    `own` says whether the earlier export is one of this cell. Searching the cell again gives its mask again, so
+    without a result the mask is left out.
+    """
+    result = finished(cell)
+    known: dict[str, Any] = {"precision": cell.model.dtype, "healed": _healed(cell, result)}
+    if cell.model.source != "hub":  # the commit of a hub model is known only when it is loaded
+        known["model"] = {"source": cell.model.source, "revision": loader.checkpoint_revision(cell.model)}
+    if result is not None or not own:
+        known["mask"] = UNKNOWN if result is None else _mask(cell, result)
+    return known
+
+
+def finished(cell: Cell) -> DoneResult | None:
+    """The result of a cell whose search is finished."""
+    result = cell.result()
+    return result if result is not None and result["status"] == "done" else None
+
+
+def exported(record: Any) -> Mask:
+    """A recorded mask as an export records it: over blocks, if it removes whole blocks."""
+    mask = Mask.from_json(record)
+    return mask.as_blocks() or mask
+
+
+def _mask(cell: Cell, result: DoneResult) -> Any:
+    """The mask in the form of an export's record."""
+    found: Any = result["mask"]
+    if getattr(cell.heal, "candidates", 1) > 1:
+        # The selection does not depend on the budget of the healing that follows it.
+        selected = result["heal"].get("selection") if "heal" in result else None
+        if selected is None or not _same_healing(cell, result, tokens=None):
+            return UNKNOWN
+        found = selected["mask"]
+    return exported(found).to_json()
+
+
+def _healed(cell: Cell, result: DoneResult | None) -> str | None:
+    """The digest of the healed weights; None without a healing."""
+    if not cell.heal.trains:
+        return None
+    if result is None or "heal" not in result or not _same_healing(cell, result):
+        return UNKNOWN
+    return result["heal"]["weights_sha256"]
+
+
+def _same_healing(cell: Cell, result: DoneResult, **ignored: None) -> bool:
+    """Whether a result was healed with the settings of the cell, apart from those that are `ignored`."""
+    before, wanted = ({**config.get("heal", {}), **ignored} for config in (result["config"], cell.config))
+    return same_settings(before, wanted)
+
+
+# Settle the form of an export: whole blocks are cut out, and single sub-layers become zeros.
+
+FORMS = ("smaller", "zeros")
+
+
+def settled(wanted: Request) -> Request:
+    """The same request with a mask over blocks if it removes whole blocks only, and with the form of the output.
+
+    Raises InputError if the form does not suit the mask, or if a compensation cannot be exported with it.
+    """
+    scales, blocks = wanted.scales, wanted.mask.as_blocks()
+    if wanted.form is not None and wanted.form not in FORMS:
+        raise InputError(f"form={wanted.form} is unknown: choose from {', '.join(FORMS)}, or leave it out.")
+    if wanted.mask.unit == "sublayer" and scales is not None:
+        _check_scales(wanted.mask, scales)
+        scales = None
+    if blocks is None:
+        if wanted.form == "smaller":
+            raise InputError(
+                f"form=smaller is not possible for {' '.join(wanted.mask.names())}: no architecture of transformers "
+                "has blocks without attention or without MLP. Leave form out (form=zeros), or remove whole blocks."
+            )
+        return dataclasses.replace(wanted, scales=scales, form="zeros")
+    if wanted.form == "zeros":
+        raise InputError("form=zeros is for masks that remove a part of a block: whole blocks are cut out.")
+    return dataclasses.replace(wanted, mask=blocks, scales=scales, form="smaller")
+
+
+def _check_scales(mask: Mask, scales: Sequence[float]) -> None:
+    if wrong := [unit for unit in mask.dropped if scales[unit] != 1.0]:
+        factors = ", ".join(f"{unit_names(mask.unit, [unit])[0]}: {scales[unit]:.4g}" for unit in wrong)
+        raise InputError(
+            f"the compensation of sub-layers cannot be exported ({factors}): it would have to be folded into the "
+            "output weights of every later sub-layer, which is done for whole blocks only. Search with "
+            "compensation=none, or with unit=block."
+        )

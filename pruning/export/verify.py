@@ -18,10 +18,10 @@ from torch import Tensor
 
 from pruning.core.errors import InputError, MismatchError, first_line
 from pruning.core.mask import Mask
-from pruning.models import device_map, loader, quiet, spec
-from pruning.models.attention import attention_kernel
-from pruning.models.block_probe import find_blocks, input_device
-from pruning.models.units import masked
+from pruning.models import directory, loader, spec
+from pruning.models.blocks import find_blocks, input_device
+from pruning.models.spec import attention_kernel
+from pruning.models.sublayers import masked
 
 UNFIT = (
     "the model does not fit into memory, so the export cannot be compared: give verify=false to skip the "
@@ -152,8 +152,8 @@ def _reload(folder: Path, settings: spec.Model) -> tuple[Any, list[str]]:
 
     compared = replace(settings, dtype=comparison_dtype(settings.dtype))
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    options = device_map.device_options(compared, config)
-    with quiet.quiet():
+    options = loader.device_options(compared, config)
+    with directory.quiet():
         model, info = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=getattr(torch, compared.dtype),
@@ -199,7 +199,7 @@ def _generate(model: Any, ids: Tensor, use_cache: bool) -> list[int]:
         use_cache=use_cache,
         pad_token_id=0,
     )
-    with quiet.quiet():
+    with directory.quiet():
         row = model.generate(
             input_ids=prompt, attention_mask=torch.ones_like(prompt), generation_config=config
         )

@@ -22,13 +22,12 @@ from functools import partial
 from pathlib import Path
 from typing import TypeAlias, cast
 
-from pruning.core import atomic_files
+from pruning.core import storage
 from pruning.core.errors import DamagedError, LossError, first_line
-from pruning.core.heal_record import RateTrial
-from pruning.distributed import collectives
-from pruning.healing.curve import Point, heldout
-from pruning.healing.settings import Training
-from pruning.healing.text import HealingText
+from pruning.core.records import Point, RateTrial, heldout
+from pruning.engine import collectives
+from pruning.healing.heal_settings import Training
+from pruning.healing.training_text import HealingText
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +52,7 @@ def with_rate(
         log.info("trying the learning rate %g on %d tokens", trial.rate, trial.tokens)
         trials.append(_tried(trial, scratch, curve))
         if path is not None:
-            collectives.on_first(partial(atomic_files.append_line, path, atomic_files.sealed(trials[-1])))
+            collectives.on_first(partial(storage.append_line, path, storage.sealed(trials[-1])))
     if folder is not None and scratch is not None:
         collectives.on_first(partial(_keep, scratch, folder, f"trunk-{chosen.line(text.beginning)}"))
     return chosen, trials
@@ -74,8 +73,8 @@ def known(settings: Training, text: HealingText, folder: Path | None) -> list[Ra
     def read() -> list[RateTrial]:
         if settings.lr is not None or folder is None or not (path := _path(settings, text, folder)).exists():
             return []
-        atomic_files.mend(path)
-        lines = [_read(line, path) for _, line in atomic_files.read_lines(path)]
+        storage.mend(path)
+        lines = [_read(line, path) for _, line in storage.read_lines(path)]
         by_rate = {line["lr"]: line for line in lines if line["tokens"] == settings.trial_tokens}
         return [by_rate[rate] for rate in settings.rates if rate in by_rate]
 
@@ -85,7 +84,7 @@ def known(settings: Training, text: HealingText, folder: Path | None) -> list[Ra
 def _read(line: bytes, path: Path) -> RateTrial:
     """A trial in a line of a file. Raises DamagedError if it is not one."""
     try:
-        trial = atomic_files.unsealed(json.loads(line), path)
+        trial = storage.unsealed(json.loads(line), path)
         numbers = [trial["lr"], trial["tokens"], trial["seconds"]]
         numbers += [one for one in (trial["heldout_before"], trial["heldout_loss"]) if one is not None]
         if not all(math.isfinite(number) for number in numbers):

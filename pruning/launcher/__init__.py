@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from pruning.launcher.submissions import QueuedCell
+    from pruning.launcher.submission import QueuedCell
 
 
 class Launcher(Protocol):

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import enum
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pruning.core.errors import PruningError
-from pruning.core.recorded import same_settings
-from pruning.core.result import LOG, DoneResult, read_result
+from rich import box
+from rich.table import Table
+
+from pruning.core.errors import PruningError, first_line
+from pruning.core.records import LOG, DoneResult, read_result, same_settings
+from pruning.core.scoring import NAME, read_trace
 from pruning.evaluation import digests_of
-from pruning.launcher import slurm_queue
-from pruning.launcher.local_process import process
-from pruning.launcher.submissions import Submission, latest
+from pruning.launcher import submission
+from pruning.launcher.submission import Submission, latest, process
 
 if TYPE_CHECKING:
     from pruning.runs.cell import Cell
@@ -78,12 +81,12 @@ def cell_states(results: Path, keys: Iterable[str] | None = None) -> dict[str, C
     return {key: _state(results, key, record, infos.get(key)) for key, record in chosen.items()}
 
 
-def _jobs(chosen: Mapping[str, Submission]) -> dict[str, slurm_queue.Info]:
+def _jobs(chosen: Mapping[str, Submission]) -> dict[str, submission.Info]:
     names = {key: record.jobs[key] for key, record in chosen.items() if key in record.jobs}
     slurm = {key: job for key, job in names.items() if not job.startswith("process-")}
     infos = {key: process(job) for key, job in names.items() if key not in slurm}
     if slurm:
-        queued = slurm_queue.ask({chosen[key].name for key in slurm}, set(slurm.values()))
+        queued = submission.ask({chosen[key].name for key in slurm}, set(slurm.values()))
         infos |= {key: queued[job] for key, job in slurm.items() if job in queued}
     return infos
 
@@ -128,7 +131,7 @@ def _has(result: DoneResult, config: Mapping[str, Any]) -> bool:
     return "heal" in result and same_settings(known.get("heal"), config["heal"]) and measured
 
 
-def _state(results: Path, key: str, record: Submission, info: slurm_queue.Info | None) -> CellState:
+def _state(results: Path, key: str, record: Submission, info: submission.Info | None) -> CellState:
     total = record.task(key).evaluations
     job, log = record.jobs.get(key, ""), str(record.log(key) or "")
     if _is_done(results / key, record, key):
@@ -159,3 +162,66 @@ def _failure(folder: Path, record: Submission) -> str | None:
     if result is None or result["status"] == "done" or result["environment"]["ended"] < record.submitted:
         return None
     return f"{result['error']['type']}: {result['error']['message']}"
+
+
+# The table of `python -m pruning.status`: one row per cell; failed, lost and running cells come first.
+
+ORDER = (State.FAILED, State.LOST, State.RUNNING, State.PENDING, State.DONE)
+COLOURS = {State.FAILED: "red", State.LOST: "red", State.RUNNING: "cyan", State.DONE: "green"}
+
+
+@dataclass(frozen=True)
+class Advance:
+    """The progress of a search: masks scored, and the estimated seconds left, or None if there is no estimate."""
+
+    scored: int
+    left: float | None
+
+
+def advance(folder: Path, total: int) -> Advance:
+    """Read the progress of a cell from its journal; its search asks for `total` masks at most.
+
+    The time left is the mean time of the evaluations that the cell computed itself, times the number of masks left.
+    This estimate is too long if other cells compute some of these masks.
+    """
+    lines = [entry.line for entry in read_trace(folder / NAME) if entry.line is not None]
+    masks, seconds = {tuple(line["dropped"]) for line in lines}, [line["seconds"] for line in lines]
+    scored = min(len(masks - {()}), total)
+    paid = [time for time in seconds if time > 0]
+    return Advance(scored, (total - scored) * sum(paid) / len(paid) if paid else None)
+
+
+def status_table(results: Path, cells: Mapping[str, CellState], rows: int | None = None) -> Table:
+    """The table of some cells; if `rows` is given, only the first `rows` cells and the number of the others."""
+    counts = Counter(cell.state for cell in cells.values())
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("cell", "state", "scored", "left", "job"):
+        table.add_column(name, no_wrap=True, justify="right" if name in ("scored", "left") else "left")
+    table.add_column("reason, log", overflow="fold")
+    ranked = sorted(cells.values(), key=lambda cell: ORDER.index(cell.state))
+    for cell in ranked[:rows]:
+        table.add_row(*_row(results, cell), style=COLOURS.get(cell.state))
+    hidden = len(ranked) - len(ranked[:rows])
+    summary = ", ".join(f"{counts[state]} {state}" for state in State if counts[state])
+    table.caption = f"{len(cells)} cells: {summary}" + (f"; {hidden} not shown" if hidden else "")
+    table.caption_justify = "left"
+    return table
+
+
+def _row(results: Path, cell: CellState) -> tuple[str, ...]:
+    scored = left = ""
+    if cell.state is State.RUNNING:
+        progress = advance(results / cell.key, cell.total)
+        scored = f"{progress.scored}/{cell.total}"
+        left = "" if progress.left is None else duration(progress.left)
+    reason = first_line(Exception(cell.reason)) if cell.reason else ""
+    if cell.state in (State.FAILED, State.LOST) and cell.log:
+        reason += f": {cell.log}"
+    return cell.key, cell.state.value, scored, left, cell.job.removeprefix("process-"), reason
+
+
+def duration(seconds: float) -> str:
+    """Seconds as `3:07` or `12:03:07`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

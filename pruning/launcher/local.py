@@ -2,9 +2,191 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+import shlex
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from pruning.core.errors import InputError, unknown
+from pruning.engine.collectives import visible
+from pruning.launcher.job import Job, snapshot
+from pruning.launcher.slurm import check_folder, check_text, job_environment, launcher_record
+from pruning.launcher.submission import (
+    ORDERS,
+    QueuedCell,
+    Submission,
+    is_here,
+    process,
+    process_name,
+    submissions,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pruning.models.spec import Resources
 
 
 @dataclass(frozen=True)
 class InProcess:
     """The launcher that runs cells in this process; it has no settings."""
+
+
+# Run cells as processes on this machine: a bounded number at once, each with separate GPUs.
+#
+# The processes outlive the command, which is needed only to start the next process when a slot is free.
+
+OUTLIVE = "trap '' INT HUP"  # Ctrl-C or a closed terminal ends the command but not its processes
+EXIT_SECONDS = 30
+LONGEST = 365 * 24 * 60  # minutes; in effect no time limit
+
+
+@contextmanager
+def starting_lock(results: Path) -> Iterator[None]:
+    """Let one command at a time see which slots are free and start cells there."""
+    from filelock import FileLock
+
+    with FileLock(results / "jobs" / ".starting.lock"):
+        yield
+
+
+@dataclass
+class _Pool:
+    """The waiting cells, and the processes that this command has started."""
+
+    record: Submission | None = None
+    code: Path | None = None
+    waiting: list[QueuedCell] = field(default_factory=list)
+    started: dict[str, Any] = field(default_factory=dict)  # handles of the processes, by name
+
+
+@dataclass(frozen=True)
+class LocalPool:
+    """Runs `parallel` cells at once.
+
+    If `parallel` is null, runs as many cells as the GPUs allow, or two cells if the machine has no GPUs.
+    """
+
+    wait: bool = True
+    parallel: int | None = None
+    order: str = "sharing"
+    setup: list[str] = field(default_factory=list)
+    _pool: _Pool = field(default_factory=_Pool, init=False, repr=False, compare=False)
+
+    @property
+    def waits(self) -> bool:
+        """True: the command has to keep running to start the next cell."""
+        return True
+
+    def check(self, asked: Mapping[str, Resources]) -> None:
+        """Raise InputError if this machine cannot meet the settings or has too few GPUs."""
+        if self.order not in ORDERS:
+            raise unknown("launcher.order", self.order, ORDERS)
+        check_text(self)
+        if not self.wait:
+            raise InputError(
+                "launcher.wait=false needs launcher=slurm: with launcher=processes, a command starts each next cell."
+            )
+        if self.parallel is not None and self.parallel < 1:
+            raise InputError(f"launcher.parallel={self.parallel} runs nothing: choose 1 or more.")
+        gpus = visible(os.environ)
+        for model, resources in asked.items():
+            resources.check(model)
+            if resources.nodes > 1:
+                raise InputError(f"model.resources.nodes={resources.nodes} of {model} needs launcher=slurm.")
+            if gpus and resources.gpus > len(gpus):
+                raise InputError(
+                    f"{model} asks for {resources.gpus} GPUs (model.resources: ranks x gpus_per_rank), and "
+                    f"{len(gpus)} are visible: ask for fewer."
+                )
+
+    def submit(self, results: Path, tasks: Sequence[QueuedCell], where: str) -> None:
+        """Record tasks and put them into the queue; `step` starts them.
+
+        Raises InputError if a line break in a setting or in the path of the results folder would add a line to the
+        script, or if the copy of the code is not what its name says.
+        """
+        check_text(self)  # again: a retry takes the settings from a record
+        check_folder(results)
+        pool = self._pool
+        pool.code = snapshot(results)
+        pool.record = Submission.begin(results, self._settings(), tasks, pool.code, where)
+        pool.waiting = list(tasks)
+
+    def step(self) -> bool:
+        """Start waiting cells while a slot is free; returns whether any still wait."""
+        pool, started = self._pool, self._pool.started
+        for name in [name for name in started if not process(name).active]:
+            started.pop(name).poll()
+        if pool.record is not None and not pool.record.complete:
+            results = pool.record.folder.parents[1]
+            with starting_lock(results):
+                self._fill(pool.record, results)
+        return bool(pool.waiting)
+
+    def _fill(self, record: Submission, results: Path) -> None:
+        """Start waiting cells in the slots that no command uses; none if they were cancelled."""
+        waiting = self._pool.waiting
+        if record.cancelled.exists():
+            waiting.clear()
+        used = _used(results) if waiting else {}
+        while waiting and (chosen := self._free_gpus(waiting[0].resources, used)) is not None:
+            used[self._start(record, waiting.pop(0), chosen)] = chosen
+        if not waiting:
+            record.complete = True
+            record.save()
+
+    def finish(self) -> None:
+        """Wait for the last processes to exit; their results are already written."""
+        for running in self._pool.started.values():
+            with suppress(subprocess.TimeoutExpired):
+                running.wait(EXIT_SECONDS)
+
+    def _free_gpus(self, wanted: Resources, used: Mapping[str, Sequence[str]]) -> list[str] | None:
+        """GPUs for one more cell ([] if the machine has none), or None if no slot is free or too few GPUs are.
+
+        `used` holds the GPUs of each running process, by its name.
+        """
+        installed = visible(os.environ)
+        free = [gpu for gpu in installed if all(gpu not in gpus for gpus in used.values())]
+        most = self.parallel or (max(1, len(installed) // max(1, wanted.gpus)) if installed else 2)
+        needed = wanted.gpus if installed else 0
+        return free[:needed] if len(used) < most and len(free) >= needed else None
+
+    def _start(self, record: Submission, task: QueuedCell, gpus: Sequence[str]) -> str:
+        """Start a cell on GPUs; returns the name of its process."""
+        import submitit
+
+        code = self._pool.code
+        assert code is not None
+        executor = submitit.LocalExecutor(record.folder)
+        # submitit sets CUDA_VISIBLE_DEVICES to numbers; this later line of the job's shell restores the GPU names.
+        chosen = f"export CUDA_VISIBLE_DEVICES={shlex.quote(','.join(gpus))}"
+        executor.update_parameters(
+            tasks_per_node=task.resources.ranks,
+            timeout_min=LONGEST,
+            setup=[OUTLIVE, chosen, *job_environment(code), *self.setup],
+        )
+        job = executor.submit(Job(task.key, task.config, task.choices, record.where))
+        name = process_name(int(job.job_id))
+        record.jobs[task.key], record.devices[name] = name, list(gpus)
+        record.save()
+        self._pool.started[name] = job._process
+        return name
+
+    def _settings(self) -> dict[str, Any]:
+        data = launcher_record(self)
+        del data["_pool"]
+        return data
+
+
+def _used(results: Path) -> dict[str, list[str]]:
+    """The GPUs of each running process of this machine, by its name, whichever command started it.
+
+    Processes of other machines use other GPUs, and nothing shows here when they end.
+    """
+    devices = [item for record in submissions(results) for item in record.devices.items()]
+    return {name: gpus for name, gpus in devices if is_here(name) and process(name).active}

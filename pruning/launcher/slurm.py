@@ -5,23 +5,21 @@ At most `parallel` cells run at once in all arrays of a command together.
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pruning.core.errors import InputError, first_line, unknown
-from pruning.core.recorded import CLASS
-from pruning.launcher import slurm_queue
-from pruning.launcher.code_snapshot import snapshot
-from pruning.launcher.job import Job
-from pruning.launcher.script_text import check_folder, check_text
-from pruning.launcher.submission_order import ORDERS
-from pruning.launcher.submissions import QueuedCell, Submission
+from pruning.core.records import CLASS, texts
+from pruning.launcher import submission
+from pruning.launcher.job import Job, snapshot
+from pruning.launcher.submission import ORDERS, QueuedCell, Submission
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from pruning.models.spec import Resources
 
-    from pruning.models.resources import Resources
 
 LEAST = {"parallel": 1, "warning_seconds": 1, "requeues": 0}
 
@@ -64,7 +62,7 @@ class Slurm:
                     f"model.resources.minutes={resources.minutes} of {model} is no longer than "
                     f"launcher.warning_seconds={self.warning_seconds}: choose more minutes or fewer seconds."
                 )
-        slurm_queue.largest_array()
+        submission.largest_array()
 
     def submit(self, results: Path, tasks: Sequence[QueuedCell], where: str) -> None:
         """Submit tasks with equal resources as one array, or as several if the cluster limits the size of arrays.
@@ -74,7 +72,7 @@ class Slurm:
         """
         check_text(self)  # again: a retry takes the settings from a record
         check_folder(results)
-        parts = job_arrays(tasks, slurm_queue.largest_array())
+        parts = job_arrays(tasks, submission.largest_array())
         shares, code = array_shares([len(part) for part in parts], self.parallel), snapshot(results)
         earlier: list[str] = []
         for number, (part, share) in enumerate(zip(parts, shares, strict=True)):
@@ -175,3 +173,30 @@ def refusal(error: Exception) -> str:
     """The error message of sbatch, in one line."""
     lines = [line for line in str(error).splitlines() if "error:" in line]
     return lines[0].partition("error:")[2].strip().rstrip(".") if lines else first_line(error)
+
+
+# Refuse text that would change the lines of a job's script.
+
+
+def check_text(launcher: Any) -> None:
+    """Raise InputError if a setting of a launcher holds a control character, such as a line break.
+
+    Settings become lines of a shell script, so a line break in one of them would add a line of its own: another
+    option of sbatch, or a command.
+    """
+    settings = {item.name: getattr(launcher, item.name) for item in fields(launcher) if item.init}
+    _check("launcher", settings)
+
+
+def check_folder(results: Path) -> None:
+    """Raise InputError if the path of the results folder, which is in each script, holds a control character."""
+    _check("paths.results", str(results))
+
+
+def _check(name: str, value: Any) -> None:
+    for where, text in texts(value, name):
+        if found := [character for character in text if unicodedata.category(character) == "Cc"]:
+            raise InputError(
+                f"{where}={text!r} holds the control character {found[0]!r}, which would break a line of the job's "
+                "script: remove it. In launcher.setup, give each line as an item of its own."
+            )

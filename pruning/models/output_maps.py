@@ -12,21 +12,25 @@ with random values, and not by names:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import copy
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import product
+from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
-from pruning.core.errors import InputError, UnskippableError
-from pruning.models.block_probe import input_device
-from pruning.models.blocks import BlockInputs, enter
-from pruning.models.causality import IDS
-from pruning.models.output_axes import Axes, norm_axes, output_axes
-from pruning.models.output_weights import output_weights
-from pruning.models.units import Chain, find_chain
+from pruning.core import storage
+from pruning.core.errors import DamagedError, InputError, UnskippableError
+from pruning.core.mask import unit_names
+from pruning.models.blocks import IDS, BlockInputs, enter, find_blocks, hidden_state, input_device
+from pruning.models.sublayers import Chain, find_chain, find_sublayers
 
 FORMS = ("linear", "diagonal")
 # Largest relative difference that is still rounding; any other structure gives differences of about 1.
@@ -179,3 +183,375 @@ def mapped_by(values: Tensor, change: Tensor) -> Tensor:
 def close(actual: Tensor, expected: Tensor, tolerance: float) -> bool:
     """Whether the norm of a difference is at most `tolerance` times the norm of what is expected."""
     return bool((actual - expected).norm() <= tolerance * expected.norm())
+
+
+# Find the axis of a weight along which a linear map of a module's output is folded in, by probes with random values.
+#
+# The last weights of a sub-layer can be stored as (out, in), as (in, out), or as one tensor of all experts, and
+# biases have one axis. Which axis holds the outputs cannot be read off a square matrix. So each choice is tried on
+# a copy of the module with random weights: with the right one, the output is multiplied by the map.
+
+# Largest relative difference that is still rounding, by the bytes of a number.
+AXES_ROUNDING = {8: 1e-6, 4: 1e-3, 2: 0.05}
+
+
+@dataclass(frozen=True)
+class Axes:
+    """Weights by their names in the model: the axis of the outputs, and an offset.
+
+    A map multiplies (offset + weight) along the axis. The offset is 1 for a norm that multiplies by 1 + weight, and 0
+    for everything else.
+    """
+
+    axes: tuple[tuple[str, int, float], ...]
+
+    def names(self) -> tuple[str, ...]:
+        """The names of the weights."""
+        return tuple(name for name, _, _ in self.axes)
+
+
+def folded(weight: Tensor, axis: int, offset: float, change: Tensor) -> Tensor:
+    """A weight whose outputs, along an axis, are multiplied by a matrix (D, D) or a diagonal (D,); in float64."""
+    last = weight.double().movedim(axis, -1) + offset
+    change = change.double().to(last.device)
+    mapped = last * change if change.dim() == 1 else last @ change
+    return (mapped - offset).movedim(-1, axis)
+
+
+def output_axes(model: nn.Module, main: nn.Module, names: Sequence[str], path: str) -> Axes | None:
+    """The axes of the last weights of a main module; None if its output is not linear in them.
+
+    `names` are their names in the block, and `path` is the name of the block with a dot.
+    """
+    own = _name_of(model, main)
+    inside = [f"{path}{name}".removeprefix(f"{own}.") for name in names]
+    twin = _Twin(model, main)
+    groups = [group for group in weight_groups(twin.module, inside, twin.args, twin.kwargs) if group]
+    return _first_fitting(own, twin, groups, (0.0,))
+
+
+def norm_axes(model: nn.Module, norm: nn.Module) -> Axes | None:
+    """The weights of a norm, if its output is linear in all of them or in 1 + weight; None otherwise.
+
+    Norms take diagonal maps only.
+    """
+    twin = _Twin(model, norm, diagonal=True)
+    groups = [[name] for name, _ in twin.module.named_parameters()]
+    return _first_fitting(_name_of(model, norm), twin, groups, (0.0, 1.0))
+
+
+class _Twin:
+    """A copy of a module with random weights, its random input, and a random map of its output."""
+
+    def __init__(self, model: nn.Module, module: nn.Module, diagonal: bool = False) -> None:
+        generator = torch.Generator().manual_seed(0)
+        self.args, self.kwargs = random_state(*module_inputs(model, [module])[module], generator)
+        self.module = copy.deepcopy(module)
+        _randomise(self.module, generator)
+        plain = self.output()
+        width = plain.shape[-1]
+        if diagonal:
+            self.change = torch.rand(width, generator=generator, dtype=torch.float64) + 0.5
+        else:
+            self.change = torch.randn(width, width, generator=generator, dtype=torch.float64) / width**0.5
+        self.expected = plain * self.change if diagonal else plain @ self.change
+        self.weights = dict(self.module.named_parameters())
+        self.saved = {name: weight.detach().clone() for name, weight in self.weights.items()}
+
+    def output(self) -> Tensor:
+        """The module's output, in float64."""
+        with torch.no_grad():
+            output = self.module(*self.args, **self.kwargs)
+        state: Tensor = output[0] if isinstance(output, tuple) else output
+        return state.double().cpu()
+
+    def fits(self, axes: Sequence[tuple[str, int, float]]) -> bool:
+        """Whether the output is multiplied by the map if these weights are, along these axes."""
+        with torch.no_grad():
+            for name, axis, offset in axes:
+                self.weights[name].copy_(folded(self.saved[name], axis, offset, self.change))
+        tolerance = AXES_ROUNDING[hidden_of(self.args, self.kwargs).element_size()]
+        return bool((self.output() - self.expected).norm() <= tolerance * self.expected.norm())
+
+
+def _first_fitting(
+    own: str, twin: _Twin, groups: Sequence[Sequence[str]], offsets: Sequence[float]
+) -> Axes | None:
+    """The first choice of axes and offsets that fits; the weights of a group have the same."""
+    width = len(twin.change)
+    possible = [
+        [(axis, offset) for axis, size in enumerate(twin.weights[group[0]].shape) for offset in offsets
+         if size == width]
+        for group in groups
+    ]  # fmt: skip
+    for chosen in product(*possible) if groups else ():
+        pairs = zip(groups, chosen, strict=True)
+        axes = [(name, axis, offset) for group, (axis, offset) in pairs for name in group]
+        if twin.fits(axes):
+            return Axes(tuple((f"{own}.{name}", axis, offset) for name, axis, offset in axes))
+    return None
+
+
+def _name_of(model: nn.Module, wanted: nn.Module) -> str:
+    name: str = next(name for name, module in model.named_modules() if module is wanted)
+    return name
+
+
+def _randomise(module: nn.Module, generator: torch.Generator) -> None:
+    with torch.no_grad():
+        for weight in module.parameters():
+            if weight.is_floating_point():
+                weight.copy_((torch.randn(weight.shape, generator=generator) * STD).to(weight))
+
+
+# Find the weights through which a sub-layer writes: if they are zeros, the sub-layer adds exactly nothing.
+#
+# These are the output projection of attention, or the last projection of an MLP or of all its experts, with biases.
+# They are found by structure. The sub-layer's main module is copied and gets random weights and a random state, so
+# that nothing is zero by accident. With all weights zero, it must return zeros. Then weights get their random
+# values back, one by one in the order in which modules return; if the output is no longer zero, they become zeros
+# again. What stays zero is a smallest set of weights, the last that are used. The weights of the experts in a list
+# go together, because not every expert sees one of the few tokens.
+
+STD = 0.5  # of the random weights
+
+
+def output_weights(model: nn.Module, units: Sequence[int]) -> dict[int, tuple[str, ...]]:
+    """For each sub-layer of `units`, the names of its output weights in its block, such as `mlp.down_proj.weight`.
+
+    The model is run once on four tokens. Raises UnskippableError if the blocks have no two sub-layers, or if zero
+    weights do not make a sub-layer's main module return zeros.
+    """
+    blocks, sublayers = find_blocks(model).modules, find_sublayers(model)
+    inputs = module_inputs(model, [main for unit in units for main in sublayers[unit].mains])
+    found: dict[int, tuple[str, ...]] = {}
+    for unit in units:
+        for main in sublayers[unit].mains:
+            names = _last(main, *inputs[main])
+            if not names:
+                kind = "attention" if unit % 2 == 0 else "MLP"
+                raise UnskippableError(
+                    f"the {kind} of block {unit // 2} ({type(main).__name__}) does not return zeros if all its "
+                    "weights are zeros, so it cannot be switched off by weights. Remove whole blocks with unit=block."
+                )
+            prefix = next(name for name, module in blocks[unit // 2].named_modules() if module is main)
+            found[unit] = (*found.get(unit, ()), *(f"{prefix}.{name}" for name in names))
+    return found
+
+
+def module_inputs(
+    model: nn.Module, mains: Sequence[nn.Module]
+) -> dict[nn.Module, tuple[tuple[Any, ...], dict[str, Any]]]:
+    """The arguments with which the model calls some of its modules, for four tokens."""
+    inputs: dict[nn.Module, tuple[tuple[Any, ...], dict[str, Any]]] = {}
+
+    def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        inputs[module] = args, kwargs
+
+    handles = [main.register_forward_pre_hook(note, with_kwargs=True) for main in mains]
+    try:
+        with torch.no_grad():
+            model(input_ids=torch.tensor(IDS, device=input_device(model)), use_cache=False)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return inputs
+
+
+def _last(main: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[str]:
+    """The names of a smallest set of weights that decide whether a module returns zeros; empty if there is none."""
+    twin = copy.deepcopy(main)
+    generator = torch.Generator().manual_seed(0)
+    args, kwargs = random_state(args, kwargs, generator)
+    weights = {name: weight for name, weight in twin.named_parameters() if weight.is_floating_point()}
+    values = {
+        name: (torch.randn(weight.shape, generator=generator) * STD).to(weight)
+        for name, weight in weights.items()
+    }
+
+    def zero(names: Sequence[str], back: bool = False) -> bool:
+        """Make weights zeros, or give them their values back; whether the module then returns zeros."""
+        with torch.no_grad():
+            for name in names:
+                weights[name].copy_(values[name] if back else torch.zeros_like(values[name]))
+            output = twin(*args, **kwargs)
+        state: Tensor = output[0] if isinstance(output, tuple) else output
+        return not state.any()
+
+    with torch.no_grad():
+        for name, weight in weights.items():
+            weight.copy_(values[name])
+    groups = weight_groups(twin, list(weights), args, kwargs)
+    if not zero(list(weights)):
+        return []
+    last = []
+    for names in groups:
+        if not zero(names, back=True):
+            zero(names)
+            last += names
+    return last
+
+
+def hidden_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    """The first tensor among the arguments of a module; for a block's part, its hidden state."""
+    return next(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
+
+
+def random_state(
+    args: tuple[Any, ...], kwargs: dict[str, Any], generator: torch.Generator
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Arguments of a module with a random hidden state of the same shape."""
+    state = hidden_state(args, kwargs)
+    if state is None:
+        return args, kwargs
+    noise = torch.randn(state.shape, generator=generator).to(state)
+    return ((noise, *args[1:]), kwargs) if args else (args, kwargs | {"hidden_states": noise})
+
+
+def weight_groups(
+    module: nn.Module, names: Sequence[str], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> list[list[str]]:
+    """Names of weights, in the order in which their modules return; those of the members of a list go together."""
+    returned: list[nn.Module] = []
+    handles = [m.register_forward_hook(lambda m, *_: returned.append(m)) for m in module.modules()]
+    try:
+        with torch.no_grad():
+            module(*args, **kwargs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    order = {id(one): number for number, one in enumerate(returned)}
+    groups: dict[str, list[str]] = {}
+    latest: dict[str, int] = {}
+    for name in names:
+        pattern = _pattern(module, name)
+        owner = module.get_submodule(name.rpartition(".")[0])
+        groups.setdefault(pattern, []).append(name)
+        latest[pattern] = max(latest.get(pattern, -1), order.get(id(owner), -1))
+    return [groups[pattern] for pattern in sorted(groups, key=lambda one: latest[one])]
+
+
+def _pattern(module: nn.Module, name: str) -> str:
+    """The name of a weight without its numbers in lists of modules."""
+    parts = name.split(".")
+    owners = [module.get_submodule(".".join(parts[:depth])) for depth in range(len(parts))]
+    in_list = [isinstance(owner, nn.ModuleList | nn.ParameterList) for owner in owners]
+    return ".".join("*" if listed else part for part, listed in zip(parts, in_list, strict=True))
+
+
+# Repairs: linear maps that stand in for removed units, folded into the weights of the units before them.
+#
+# A repair holds a map T for some sub-layers: what the sub-layer adds to the hidden state is multiplied by T. The
+# file `repair.safetensors` holds one float32 tensor for each, (D, D) or, for a diagonal, (D,), named by its sub-
+# layer, such as `m3`. The folded weights are not stored, because they follow from the maps and the dense model.
+
+NAME = "repair.safetensors"
+Precision = Callable[[str, torch.dtype], torch.dtype]
+
+
+@dataclass(frozen=True)
+class Repair:
+    """The map (D, D) or (D,), in float32, of each repaired sub-layer: unit 2i is attention of block i, 2i + 1 MLP."""
+
+    maps: Mapping[int, Tensor]
+
+    @cached_property
+    def sha256(self) -> str:
+        """A digest of all maps: equal digests mean equal repairs."""
+        digest = hashlib.sha256()
+        for unit, values in sorted(self.maps.items()):
+            digest.update(f"{unit} {tuple(values.shape)} ".encode())
+            digest.update(values.contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    def names(self) -> tuple[str, ...]:
+        """The repaired sub-layers in short notation, such as `m3`."""
+        return tuple(unit_names("sublayer", [unit])[0] for unit in sorted(self.maps))
+
+    def save(self, folder: Path) -> None:
+        """Write `repair.safetensors` atomically."""
+        from safetensors.torch import save
+
+        tensors = {
+            name: self.maps[unit].contiguous()
+            for name, unit in zip(self.names(), sorted(self.maps), strict=True)
+        }
+        storage.write_bytes(folder / NAME, save(tensors))
+
+
+def read_repair(folder: Path, sha256: str) -> Repair:
+    """The repair in a folder. Raises DamagedError if it is missing, cannot be read, or has another digest."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    path = folder / NAME
+    try:
+        tensors = load(path.read_bytes())
+        repair = Repair({2 * int(name[1:]) + "am".index(name[0]): value for name, value in tensors.items()})
+    except (OSError, SafetensorError, ValueError) as error:
+        raise DamagedError(
+            f"{path}, the maps of the repaired cell, cannot be read: move the folder away and run the cell again."
+        ) from error
+    if repair.sha256 != sha256:
+        raise DamagedError(
+            f"{path} holds other maps than the result says: run the cell again in a new folder."
+        )
+    return repair
+
+
+def folded_weights(model: Any, repair: Repair, precision: Precision | None = None) -> dict[str, Tensor]:
+    """The weights into which maps are folded, by their names in the model.
+
+    Products are computed in float64 and rounded once, to the dtype that `precision` gives for a weight's name and
+    dtype (None: the weight's own). Raises InputError if a map cannot be folded, or if a weight is not in memory.
+    """
+    found = {}
+    for unit, change in sorted(repair.maps.items()):
+        fold = find_fold(model, unit, "diagonal" if change.dim() == 1 else "linear")
+        if fold.form == "diagonal" and change.dim() == 2:
+            raise InputError(f"the map of {unit_names('sublayer', [unit])[0]} cannot be folded: {fold.why}.")
+        for name, axis, offset in fold.axes.axes:
+            weight = model.get_parameter(name)
+            check_in_memory(weight)
+            values = folded(weight.detach(), axis, offset, change)
+            rounded = values.to(weight.dtype if precision is None else precision(name, weight.dtype))
+            found[name] = rounded.to(weight.dtype).contiguous()
+    return found
+
+
+def check_in_memory(weight: Tensor) -> None:
+    """Raise InputError if a weight is on disk, where it cannot be replaced."""
+    if weight.device.type == "meta":
+        raise InputError(
+            "maps cannot be folded into weights that are offloaded: use a larger machine, a smaller model.dtype, or "
+            "compensation=magnitude."
+        )
+
+
+@contextmanager
+def replaced(model: Any, weights: Mapping[str, Tensor]) -> Iterator[None]:
+    """Within this context the model has other values for some weights; on exit the old ones are back, bit for bit.
+
+    A state that was computed outside must not be used inside: use a new `Forward`.
+    """
+    with ExitStack() as stack:
+        for name, values in weights.items():
+            stack.enter_context(_replaced(model.get_parameter(name), values))
+        yield
+
+
+@contextmanager
+def repaired(model: Any, repair: Repair | None) -> Iterator[None]:
+    """Within this context the model has the folded weights of a repair, if there is one; see `replaced`."""
+    with replaced(model, {} if repair is None else folded_weights(model, repair)):
+        yield
+
+
+@contextmanager
+def _replaced(parameter: Any, values: Tensor) -> Iterator[None]:
+    saved = parameter.data
+    parameter.data = values
+    try:
+        yield
+    finally:
+        parameter.data = saved

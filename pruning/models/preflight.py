@@ -12,11 +12,10 @@ from typing import Any
 
 from pruning.core.errors import InputError, PruningError, UnskippableError, first_line
 from pruning.core.mask import Mask
-from pruning.models import checkpoint, config_check, loader, pruned_config
-from pruning.models.attention import attention_kernel
-from pruning.models.spec import Model
-from pruning.models.stored_tensors import check_stored_tensors
-from pruning.models.weight_files import INDEX, SINGLE, stored_shapes
+from pruning.models import loader, pruned_config, spec
+from pruning.models.directory import INDEX, SINGLE, stored_shapes
+from pruning.models.loader import check_stored_tensors
+from pruning.models.spec import Model, attention_kernel
 
 log = logging.getLogger(__name__)
 
@@ -51,16 +50,16 @@ def check_model(settings: Model) -> None:
             f"model.gguf_file={settings.gguf_file} means nothing for the packaged model {settings.path}: leave it "
             "out, or give model=local model.path=FILE.gguf."
         )
-    config, where = loader.config(settings), checkpoint.locate(settings)[1]
+    config, where = loader.config(settings), loader.locate(settings)[1]
     gguf = "gguf_file" in where
     try:
-        (config_check.check_config if gguf else config_check.check_stored)(config)
+        (spec.check_config if gguf else spec.check_stored)(config)
     except UnskippableError as error:
         raise InputError(f"model {settings.name} ({settings.path}): {error}") from error
     attention_kernel(settings, config)
     if (empty := _skeleton(settings, config)) is None or gguf:
         return
-    if (folder := checkpoint.stored_folder(settings)) is None:
+    if (folder := loader.stored_folder(settings)) is None:
         return
     if not (stored := stored_shapes(folder)):
         raise InputError(

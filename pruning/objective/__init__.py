@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
 
-from pruning.core.estimate import Estimate
 from pruning.core.mask import Mask
-from pruning.core.score import Score
+from pruning.core.scoring import Estimate, Score
 
 if TYPE_CHECKING:
     from pruning.calibration.samples import Samples
@@ -68,13 +67,13 @@ class Calibrated:
     @property
     def in_half(self) -> bool:
         """Whether the model is in half precision, so that rounding can decide between two masks."""
-        from pruning.engine.single_precision import HALVES
+        from pruning.engine.dense_pass import HALVES
 
         return self.forward.model.module.dtype in HALVES
 
     def in_float32(self) -> Loss | None:
         """The loss over all samples in float32, or None; see `engine.single_precision.in_float32`."""
-        from pruning.engine.single_precision import in_float32
+        from pruning.engine.dense_pass import in_float32
 
         single = in_float32(self.forward)
         return None if single is None else self.objective.bind(single, self.samples)

@@ -94,7 +94,7 @@ def _loss(samples: Samples, value: Callable[[Mask], Array]) -> Loss:
 
 def _distances(forward: Forward, samples: Samples, distance: Distance, by: str, unit: str) -> Array:
     """Distances between depths i < j, (rows, N + 1, N + 1). If `by` is "block", only j = i + 1 is filled."""
-    from pruning.distributed import collectives
+    from pruning.engine import collectives
     from pruning.engine.dense_pass import states
 
     depths = forward.n_units(unit) + 1

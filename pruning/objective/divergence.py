@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from pruning.calibration.samples import Samples
     from pruning.engine.forward import Forward
-    from pruning.engine.logprobs import Distributions
+    from pruning.engine.head import Distributions
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def between_distributions(
     `bounded`, `value` is the divergence, and the loss has bounds (`engine/partial_head.py`).
     """
     from pruning.engine.bounds import bounds
-    from pruning.engine.logprobs import Readout
+    from pruning.engine.head import Readout
 
     readout = Readout(lambda pruned, dense, _: value(pruned, dense), compares=True)
     tokens = [sum(row.span[1] - row.span[0] for row in unit) for unit in samples.units]
@@ -83,6 +83,6 @@ def _divergence(pruned: Distributions, dense: Distributions) -> Tensor:
 
 def _term(pruned: Tensor, dense: Tensor) -> Tensor:
     """The term p (ln p - ln q) of each token (m, V), from the logarithms of q and p."""
-    from pruning.engine.vocabulary_sums import NEGLIGIBLE
+    from pruning.engine.head import NEGLIGIBLE
 
     return dense.clamp(min=NEGLIGIBLE).exp() * (dense - pruned)

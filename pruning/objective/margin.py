@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from pruning.core.estimate import mean
 from pruning.core.mask import Mask
+from pruning.core.scoring import mean
 from pruning.objective import Loss
 
 if TYPE_CHECKING:

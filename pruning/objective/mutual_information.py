@@ -75,7 +75,7 @@ class MutualInformation:
         """For each row, the projected states at all depths, (N + 1, tokens, projections)."""
         import torch
 
-        from pruning.distributed import collectives
+        from pruning.engine import collectives
         from pruning.engine.dense_pass import states
 
         shape = len(samples.rows), forward.n_units(unit) + 1, self.tokens, self.projections

@@ -37,7 +37,7 @@ class Perplexity:
     def bind(self, forward: Forward, samples: Samples) -> Loss:
         """The loss over text windows, with one term per window."""
         from pruning.engine.bounds import bounds
-        from pruning.engine.logprobs import LIKELIHOOD
+        from pruning.engine.head import LIKELIHOOD
 
         tokens = np.array([row.span[1] - row.span[0] for row in samples.rows])
 

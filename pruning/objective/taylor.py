@@ -45,7 +45,7 @@ def _saliences(forward: Forward, samples: Samples, unit: str) -> np.ndarray[Any,
     """The score of each unit from the gradient of each sample, (samples, N)."""
     import torch
 
-    from pruning.distributed import collectives
+    from pruning.engine import collectives
     from pruning.engine.dense_pass import backward
 
     rows = [row for unit in samples.units for row in unit if row.right is not False]  # one per sample

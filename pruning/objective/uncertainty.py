@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from pruning.calibration.samples import Samples
     from pruning.engine.forward import Forward
-    from pruning.engine.logprobs import Distributions
+    from pruning.engine.head import Distributions
 
 
 @dataclass(frozen=True)

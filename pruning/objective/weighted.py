@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from pruning.core.discovery import settings_classes
 from pruning.core.errors import InputError, unknown
 from pruning.core.mask import Mask
+from pruning.core.terminal import settings_classes
 from pruning.objective import Gradient, Loss, Objective, Terms
 
 if TYPE_CHECKING:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import csv
+import dataclasses
+import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
+from pruning.core import storage
 from pruning.core.errors import PruningError
-from pruning.published.plan import Request, Row
-from pruning.published.records import PAIRINGS, Number
+from pruning.published.library import PAIRINGS, Number
+from pruning.published.measure import FOLDER, Request, Row
 
 VERDICTS = {
     "none": "the number is found in both protocols",
@@ -166,3 +172,83 @@ def _dense(row: Row, rows: Sequence[Row]) -> Row | None:
 def _percent(factor: float) -> str:
     """A factor as a change: `+3.2 %`; a large one as a factor: `x 40`."""
     return f"x {factor:,.3g}" if factor >= 2 else f"{100 * (factor - 1):+.2f} %"
+
+
+# The table "published, ours in one protocol, ours in their protocol, what explains the gap", as rows and files.
+
+COLUMNS = (
+    "mask",
+    "model",
+    "removed",
+    "text",
+    "published",
+    "ours, one protocol",
+    "ours, theirs",
+    "verdict",
+    "why",
+)
+CSV, JSON = "table.csv", "table.json"
+
+
+def shown(found: Sequence[Explained]) -> list[tuple[str, ...]]:
+    """The rows of the table, as text."""
+    return [_shown(one) for one in found]
+
+
+def _shown(one: Explained) -> tuple[str, ...]:
+    row = one.row
+    return (
+        row.entry.name,
+        row.entry.model.name,
+        " ".join(row.entry.mask.names()) or "nothing",
+        row.corpus,
+        "-" if row.number is None else _table_value(row.number.value),
+        _table_value(one.one),
+        _table_value(one.own),
+        one.verdict,
+        one.text,
+    )
+
+
+def _table_value(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.2f}"
+
+
+def record(one: Explained) -> dict[str, Any]:
+    """A row with everything that it was made from: sources, protocols, measurements, steps."""
+    row, number = one.row, one.row.number
+    return {
+        "mask": row.entry.name,
+        "paper": row.entry.paper,
+        "method": row.entry.method,
+        "model": row.entry.model.name,
+        "removed": row.entry.mask.listed(),
+        "mask_source": dataclasses.asdict(row.entry.mask_source),
+        "text": row.corpus,
+        "published": None if number is None else number.value,
+        "number_source": None if number is None else dataclasses.asdict(number.source),
+        "pairing": None if number is None else number.pairing,
+        "not_stated": [] if number is None else list(number.theirs.unknown),
+        "one": one.one,
+        "one_protocol": None if row.one is None else dataclasses.asdict(row.one),
+        "own": one.own,
+        "own_protocol": None if row.own is None else dataclasses.asdict(row.own),
+        "steps": [dataclasses.asdict(step) for step in one.steps],
+        "verdict": one.verdict,
+        "why": one.text,
+        "note": row.entry.note,
+    }
+
+
+def write(results: Path, found: Sequence[Explained], tolerance: float) -> Path:
+    """Write table.json and table.csv; returns the folder."""
+    folder = results / FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    records = [record(one) for one in found]
+    storage.write_json(folder / JSON, {"tolerance": tolerance, "rows": records})
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    writer.writerows(shown(found))
+    storage.write_bytes(folder / CSV, text.getvalue().encode())
+    return folder

@@ -6,21 +6,98 @@ file is an InputError that names the file and the entry.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import yaml
 
-from pruning.calibration.sources import TEXTS
-from pruning.calibration.text import SHORTEST
+from pruning.calibration.samples import Samples
+from pruning.calibration.sources import TEXTS, embedded_text
+from pruning.calibration.text import SHORTEST, WindowDraw
 from pruning.core.errors import InputError, first_line, unknown
 from pruning.core.mask import Mask
-from pruning.evaluation.corpus import STARTS
+from pruning.evaluation.corpora import STARTS, Corpus
 from pruning.models.spec import DTYPES, SOURCES
-from pruning.published.protocol import Protocol
-from pruning.published.records import PAIRINGS, Entry, ModelFacts, Number, Source, Theirs
+
+# The types of what is read from the files of published masks.
+
+PAIRINGS = {
+    "printed_together": "one paper prints the mask and the number",
+    "same_authors": "the authors' repository has the mask, their paper the number",
+    "inferred": "the mask and the number are from different sources",
+}
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where something is printed: an address, the place in it, and what was read to find it there."""
+
+    address: str
+    place: str
+    read: str
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """A model of published masks: where it is, its number of blocks, and its approximate number of parameters."""
+
+    name: str
+    source: str
+    path: str
+    blocks: int
+    parameters: float
+
+
+@dataclass(frozen=True)
+class Theirs:
+    """The protocol of a published number. `unknown` are the settings that its source does not state.
+
+    If `not_reproduced` is not None, it says why the protocol cannot be followed here.
+    """
+
+    corpus: str
+    protocol: Protocol
+    unknown: tuple[str, ...] = ()
+    not_reproduced: str | None = None
+
+
+@dataclass(frozen=True)
+class Number:
+    """A published perplexity with its protocol, its source, and how sure it is that it belongs to the mask."""
+
+    value: float
+    theirs: Theirs
+    source: Source
+    pairing: str
+
+    @property
+    def rounding(self) -> float:
+        """Half a unit of the last printed digit."""
+        digits = f"{self.value!r}".partition(".")[2]
+        return 0.5 * 10.0 ** -max(len(digits), 2)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A published mask of a model, and its published numbers; `paper` is the name of its file.
+
+    `stated` is the number of removed blocks that the source states; None if it states none.
+    """
+
+    name: str
+    paper: str
+    model: ModelFacts
+    method: str
+    mask: Mask
+    mask_source: Source
+    stated: int | None
+    numbers: tuple[Number, ...]
+    note: str | None = None
+
 
 FOLDER = Path(__file__).parent
 OURS = "ours"  # the file of this project's own masks
@@ -307,3 +384,113 @@ PROTOCOL: dict[str, Check] = {
     **{"stream": _or_null(_truth), "tail": _or_null(_truth), "start": _or_null(_one_of(STARTS))},
     **{"dtype": _or_null(_one_of(DTYPES)), "corpus": _text, "stated": _text, "not_reproduced": _text},
 }
+
+
+# A protocol: everything about a perplexity that can change its value, except the model and the mask.
+#
+# Two protocols are compared aspect by aspect. A path from one protocol to another changes one aspect after the
+# other. Measurements along the path say what each aspect brings.
+
+# The aspects in the order in which a path changes them: the precision last, because it needs the model again.
+ASPECTS = {
+    "text": ("source", "path", "name", "split", "column", "revision", "stream", "join", "documents"),
+    "windows": ("window", "stride"),
+    "number of windows": ("windows", "drawn"),
+    "start token": ("start",),
+    "last window": ("tail",),
+    "precision": ("dtype",),
+}
+UNITS = {"window": " tokens", "stride": " apart", "drawn": " drawn with seed 0"}
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """The text and its windows, as in `Corpus`, and the precision of the model's weights.
+
+    `drawn` is a number of windows that are drawn from all, as `eval=heldout` draws them; None if the windows are
+    taken in order. `harness` names the program that measured, for people to read.
+    """
+
+    source: str = "hub"
+    path: str | None = None
+    name: str | None = None
+    split: str = "test"
+    column: str = "text"
+    revision: str | None = None
+    stream: bool = False
+    join: str | None = "\n\n"
+    documents: int | None = None
+    window: int = 2048
+    stride: int | None = None
+    windows: int | None = None
+    start: str = "window"
+    tail: bool = True
+    drawn: int | None = None
+    dtype: str = "bfloat16"
+    harness: str | None = field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        """Give settings that change nothing their defaults, so that equal protocols compare equal."""
+        if self.drawn is not None:
+            plain: dict[str, Any] = {"stride": None, "windows": None, "start": "window", "tail": True}
+        else:
+            plain = {"stride": None} if self.stride == self.window else {}
+        for name, value in plain.items():
+            object.__setattr__(self, name, value)
+
+    @classmethod
+    def of(cls, corpus: Corpus, dtype: str, harness: str | None = None) -> Protocol:
+        """The protocol of a corpus of `eval=perplexity`, for weights of the type `dtype`."""
+        values = {
+            name: getattr(corpus, name)
+            for names in ASPECTS.values()
+            for name in names
+            if hasattr(corpus, name)
+        }
+        return cls(**values, dtype=dtype, harness=harness)
+
+    @property
+    def corpus(self) -> Corpus:
+        """The settings of the text and its windows."""
+        names = [name for names in ASPECTS.values() for name in names if name not in ("drawn", "dtype")]
+        return Corpus(**{name: getattr(self, name) for name in names})
+
+    def samples(self, tokenizer: Any, where: str, limit: int | None = None) -> Samples:
+        """The windows; at most `limit` if it is given. Raises the errors of `Corpus.draw`."""
+        if self.drawn is None:
+            self.corpus.check(where)
+            return self.corpus.draw(tokenizer, where, limit)
+        draw = WindowDraw(min(self.drawn, limit or self.drawn), self.window, 0, where)
+        draw.check()
+        return draw.windows(embedded_text(self.source, "heldout"), tokenizer, self.source)
+
+    def on(self, text: Protocol) -> Protocol:
+        """The same protocol on the text of another one."""
+        return _with(self, text, "text")
+
+    def path_to(self, other: Protocol) -> Iterator[tuple[str, Protocol]]:
+        """Yield (aspect, protocol): one aspect after the other becomes that of `other`, until it is `other`."""
+        here = self
+        for aspect in ASPECTS:
+            if (changed := _with(here, other, aspect)) != here:
+                here = changed
+                yield aspect, here
+
+    def described(self, aspect: str) -> str:
+        """The values of an aspect, in a few words."""
+        if aspect == "text":
+            whole = self.path or self.source
+            return f"{whole} {self.split}" if self.source == "hub" else whole
+        values = [(name, getattr(self, name)) for name in ASPECTS[aspect]]
+        known = [f"{value}{UNITS.get(name, '')}" for name, value in values if value is not None]
+        return ", ".join(known) or "all"
+
+
+def _with(protocol: Protocol, other: Protocol, aspect: str) -> Protocol:
+    """A protocol with one aspect of another."""
+    return replace(protocol, **{name: getattr(other, name) for name in ASPECTS[aspect]})
+
+
+def first_documents(protocol: Protocol, where: str, count: int = 1) -> list[str]:
+    """The first documents of a protocol's text. Raises InputError or UnreachableError if it cannot be read."""
+    return list(islice(protocol.corpus.documents_of(where), count))

@@ -3,28 +3,45 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import logging
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from glob import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
+
+import yaml
+from filelock import FileLock, Timeout
 
 from pruning.algo import Algo
 from pruning.calibration import Calibration
-from pruning.core.errors import ForeignError, PruningError
-from pruning.core.hashing import digest
-from pruning.core.result import NAME, Result, read_result
+from pruning.core import storage
+from pruning.core.errors import BusyError, ForeignError, InputError, PruningError
+from pruning.core.mask import Latency, Mask, Removal
+from pruning.core.records import (
+    LOG,
+    MASK,
+    NAME,
+    OPTION,
+    DoneResult,
+    Result,
+    leaves,
+    read_result,
+    recorded,
+    write_result,
+)
+from pruning.core.storage import appending, check_links, digest, file_sha256
+from pruning.engine import collectives
 from pruning.engine.compensation import Compensation, NoCompensation
 from pruning.evaluation import Evaluation
-from pruning.healing.settings import NoHealing
-from pruning.models.spec import Model
+from pruning.healing.heal_settings import NoHealing
+from pruning.models import directory, spec
+from pruning.models.spec import PLACING, Model, same_attention
 from pruning.objective import Objective
-from pruning.runs.cell_identity import FORMAT, calibration_record, difference, settings_record, without_new
-from pruning.runs.cell_key import key_in
-from pruning.runs.cell_settings import ForwardSettings, Protect
-from pruning.runs.removal import Latency, Removal
-from pruning.search.near_ties import NearTies
-from pruning.search.racing import Racing
+from pruning.search.choice import NearTies, Racing
 
 
 @dataclass(frozen=True)
@@ -174,3 +191,305 @@ class Cell:
                 f"{self.folder} away, or choose another with paths.results=DIR."
             )
         return result
+
+
+# The settings that decide a cell's result: they make its key, and they tell two configurations apart.
+
+LOCATING = ("path", "gguf_file", "name")  # settings that a cell's key represents by contents, or not at all
+NEW = {
+    "disjoint": False,
+    "lazy": None,
+    "rank": "cost",
+    "within": "any",
+    "blocks": True,
+}  # settings of calibrations and searches that came later, and their defaults
+FORMAT = 1  # version of a cell's files and of its losses; increase it if old results must not be reused
+
+
+def difference(known: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | None:
+    """The first setting that affects the result of a search and differs between two configurations, or None.
+
+    Settings that only locate files are ignored.
+    """
+    a, b = (dict(_deciding(config)) for config in (known, wanted))
+    return next((key for key in sorted(a.keys() | b.keys()) if a.get(key) != b.get(key)), None)
+
+
+def _deciding(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for group in ("objective", "algo", "compensation", "protect", "calibration", "model"):
+        for name, value in leaves(recorded(config.get(group, {})), f"{group}."):
+            last = name.rpartition(".")[2]
+            if group in ("algo", "calibration") and (last, value) in NEW.items():
+                continue  # results of earlier versions do not have it
+            if last not in (OPTION, *LOCATING) and name.split(".")[1] not in PLACING:
+                yield name, same_attention(value) if name == "model.attention" else value
+    for name in ("ratio", "k", "seed"):
+        yield name, config.get(name)
+    racing = config.get("racing") or {}
+    yield "racing", racing if racing.get("delta") is not None else None
+    yield from (("unit", config.get("unit", "block")), ("budget", config.get("budget", "parameters")))
+
+
+def calibration_record(calibration: Any) -> dict[str, Any]:
+    """The settings of a calibration and of its parts. Files are represented by their digests."""
+    record = without_new(settings_record(calibration))
+    for item in dataclasses.fields(calibration):
+        if hasattr(part := getattr(calibration, item.name), "draw"):
+            record[item.name] = calibration_record(part)
+    if (file := calibration.file()) is not None:
+        record["path"] = _file_digest(file)
+    return record
+
+
+def settings_record(settings: Any) -> dict[str, Any]:
+    """The type and the fields of a frozen dataclass of settings."""
+    return {"type": type(settings).__name__, **dataclasses.asdict(settings)}
+
+
+def without_new(record: dict[str, Any]) -> dict[str, Any]:
+    """The record of settings without settings that earlier versions did not have, if these have their defaults."""
+    return {name: value for name, value in record.items() if (name, value) not in NEW.items()}
+
+
+def _file_digest(path: str) -> str:
+    file = Path(path).expanduser()
+    try:
+        return file_sha256(file)
+    except OSError:
+        return path  # a file that is missing or cannot be read is reported when the cell is checked
+
+
+# The key of a cell whose model is in a directory: the key of its existing folder, if there is one.
+#
+# A key begins with the model's name. The name is not part of the cell's identity: the directory can have moved, and
+# earlier versions named each such model "local". So a folder with the same digest is the cell's folder, whatever
+# its name. Earlier versions computed the digest from both ends of each file. If a cell has a finished result under
+# such a key, that result is used.
+
+log = logging.getLogger(__name__)
+
+
+def key_in(results: Path, model: Model, stem: str, digest: str, earlier_digest: Callable[[], str]) -> str:
+    """The key of a cell: `NAME-STEM-DIGEST`.
+
+    NAME is the model's name, unless the results folder holds the cell under another name. `earlier_digest` computes
+    the digest as earlier versions did. Raises DamagedError if the result of an earlier version is damaged.
+    """
+    own = f"{model.name}-{stem}-{digest}"
+    if (results / own).exists():
+        return own
+    folders = sorted(results.glob(f"*-{escape(stem)}-????????"))
+    if same := [folder.name for folder in folders if folder.name.endswith(f"-{digest}")]:
+        return same[0]
+    if not folders:
+        return own
+    ending = f"-{earlier_digest()}"
+    for folder in folders:
+        result = read_result(folder) if folder.name.endswith(ending) else None
+        if result is not None and result["status"] == "done" and _usable(model, result, folder):
+            return folder.name
+    return own
+
+
+def _usable(model: Model, result: DoneResult, folder: Path) -> bool:
+    """Whether a finished result of an earlier version is used. A warning says what cannot be verified."""
+    if directory.has_adapter(Path(model.path).expanduser()):
+        log.warning(
+            "%s is not used: it was recorded by a version that may have ignored the adapter in %s",
+            folder,
+            model.path,
+        )
+        return False
+    if spec.earlier(model, result["model"]["revision"]):
+        reason = spec.doubt(model, result["environment"].get("started"))
+        spec.warn_unverified(model.path, reason)
+        return reason is None
+    return False
+
+
+# Settings of a cell that are the same for every model and search: protected blocks, and how forward passes run.
+
+
+@dataclass(unsafe_hash=True)  # not frozen, because OmegaConf makes frozen dataclasses read-only
+class Protect:
+    """The first `first` blocks and the last `last` blocks of the model must not be removed."""
+
+    first: int = 0
+    last: int = 0
+
+
+@dataclass
+class ForwardSettings:
+    """How forward passes are run. Apart from `tf32`, no setting changes more than the rounding of losses.
+
+    `batch_tokens` is the number of tokens that a block processes at once. `memory` is the number of bytes that can
+    be used besides the weights (None: a quarter of the free memory). If the process is killed, about `patience`
+    seconds of work are lost. `merge` says whether several masks can run as one batch (None: only in full precision
+    on a CPU, or if weights are on disk). `tf32` lets a GPU round the factors of float32 products to 10 bits.
+    Because this changes losses, `tf32` is part of the cell's key if it is on. `compile` runs whole blocks through
+    torch.compile. With `bounds`, a search for perplexity or divergence does not compute losses that a bound shows
+    to be too high.
+    """
+
+    batch_tokens: int = 2048
+    memory: int | None = None
+    patience: float = 20.0
+    merge: bool | None = None
+    tf32: bool = False
+    compile: bool = False
+    bounds: bool = False
+
+    def check(self) -> None:
+        """Raise InputError if a number is out of range.
+
+        This is a separate method because OmegaConf does not call __init__.
+        """
+        for name, least in (("batch_tokens", 1), ("memory", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise InputError(f"forward.{name}={value} is too small: choose {least} or more.")
+        if not 0 < self.patience < math.inf:
+            raise InputError(f"forward.patience={self.patience:g} is out of range: choose seconds above 0.")
+        if self.compile:
+            from pruning.models.products import check_compiler
+
+            check_compiler()
+
+
+# Write the files in a cell's folder. If there are several ranks, only the first rank writes.
+
+
+def save_config(cell: Cell, config: Mapping[str, Any]) -> None:
+    """Write `config.yaml`: the configuration, in which options and classes are names."""
+    if collectives.is_first():
+        storage.write_text(cell.folder / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False))
+
+
+def save_mask(cell: Cell, mask: Mask) -> None:
+    """Write `mask.json`."""
+    if collectives.is_first():
+        storage.write_json(cell.folder / MASK, mask.to_json())
+
+
+def save_result(cell: Cell, result: Result) -> None:
+    """Write `result.json`, which records that the cell has ended."""
+    if collectives.is_first():
+        write_result(cell.folder, result)
+
+
+# Lock a cell while it runs, and meanwhile copy log messages into the cell's folder.
+
+
+@contextmanager
+def cell_lock(cell: Cell) -> Iterator[None]:
+    """Lock a cell; the first rank does this for all ranks. Raises BusyError if another process has the lock."""
+    lock = FileLock(cell.folder / ".lock", timeout=0)
+
+    def take() -> None:
+        check_folder(cell)
+        cell.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise BusyError(f"{cell.key} is being run by another process.") from None
+
+    collectives.on_first(take)
+    try:
+        with _logged(cell.folder / LOG):
+            yield
+    finally:
+        lock.release()
+
+
+def check_folder(cell: Cell) -> None:
+    """Raise InputError if a folder that the cell writes to is a symbolic link: what it leads to may be somebody's."""
+    check_links(cell.results, cell.folder)
+
+
+@contextmanager
+def _logged(path: Path) -> Iterator[None]:
+    """Within this context, the first rank's log messages are also written to the cell's log file."""
+    if not collectives.is_first():
+        yield
+        return
+    stream = appending(path)
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    root = logging.getLogger()
+    root.addHandler(handler)
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+        handler.close()
+        stream.close()
+
+
+# The interface of trackers, and a tracker that does nothing. Trackers only copy what the result files contain.
+
+BEST = "search/best_so_far"
+
+
+class Note(Protocol):
+    """Called during a search with the number of masks scored so far and the lowest loss.
+
+    In a healing, it is called with the number of tokens, a loss, and the name of the loss.
+    """
+
+    def __call__(self, step: int, value: float, name: str = BEST, /) -> None:
+        """Send one number."""
+        ...
+
+
+class Tracker(Protocol):
+    """The interface of trackers. If `start` or `record` raises, the caller only warns. Other methods never raise."""
+
+    def start(self, results: Path) -> None:
+        """Prepare the tracker; called once, before any cell runs."""
+        ...
+
+    def live(self, cell: Cell) -> AbstractContextManager[Note]:
+        """A context for the run of a cell. The context yields a function; the search calls it after each score."""
+        ...
+
+    def finished(self, folder: Path) -> None:
+        """Called after each run of a cell. Its folder then contains a result or a failure."""
+        ...
+
+    def record(self, results: Path, folders: Sequence[Path], again: bool = False) -> None:
+        """Record the cells in these folders. A cell that is already recorded is not recorded again.
+
+        With `again`, it is if the store has other numbers than its result.
+        """
+        ...
+
+    def table(self, results: Path, folder: Path) -> None:
+        """Record the table of published masks in `folder`; an earlier record of it is replaced."""
+        ...
+
+
+@contextmanager
+def silent() -> Iterator[Note]:
+    """A context that yields a function that does nothing."""
+    yield lambda *_: None
+
+
+@dataclass(frozen=True)
+class NoTracker:
+    """The tracker that does nothing."""
+
+    def start(self, results: Path) -> None:
+        """Nothing to do."""
+
+    def live(self, cell: Cell) -> AbstractContextManager[Note]:  # noqa: ARG002
+        """Nothing to do."""
+        return silent()
+
+    def finished(self, folder: Path) -> None:
+        """Nothing to do."""
+
+    def record(self, results: Path, folders: Sequence[Path], again: bool = False) -> None:
+        """Nothing to do."""
+
+    def table(self, results: Path, folder: Path) -> None:
+        """Nothing to do."""

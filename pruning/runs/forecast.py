@@ -7,39 +7,44 @@ Masks of a search share the beginnings of their passes, so of their block forwar
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psutil
+import torch
 from torch import nn
 
 from pruning.calibration.samples import Samples
-from pruning.core import trace
-from pruning.core.heal_record import FOLDER
-from pruning.core.result import DoneResult
-from pruning.core.space import Space
-from pruning.engine.device import free_memory
-from pruning.engine.map_settings import Linear
-from pruning.engine.single_precision import HALVES
-from pruning.healing import checkpoint
-from pruning.healing.files import read_record
-from pruning.healing.heal import latest_checkpoint
+from pruning.core import scoring
+from pruning.core.mask import Mask, Space
+from pruning.core.records import FOLDER, DoneResult
+from pruning.engine.batching import devices, free_memory, synchronize
+from pruning.engine.compensation import Linear
+from pruning.engine.dense_pass import HALVES, unit_times
+from pruning.engine.memory import Tally
+from pruning.healing import training as training_module
+from pruning.healing.healed_files import read_record
+from pruning.healing.loop import latest_checkpoint
 from pruning.healing.rate import known, settled
-from pruning.models.block_probe import find_blocks
+from pruning.healing.training import Weights, summed_loss
+from pruning.models.blocks import find_blocks, gradients_kept, input_device
+from pruning.models.products import native_products
 from pruning.objective import Calibrated
-from pruning.runs.cell_model import forward_of, model_of
-from pruning.runs.cell_repair import check_repair
-from pruning.runs.cell_space import cell_space
+from pruning.runs.loaded_cell import cell_space, forward_of, model_of
+from pruning.runs.measurements import check_repair
 from pruning.runs.prepare import Prepared
-from pruning.runs.rates import Rates, measured_rates
-from pruning.search import budget
+from pruning.search import driver
 
 if TYPE_CHECKING:
+    from pruning.calibration.samples import Row
+    from pruning.engine.forward import Forward
     from pruning.evaluation.speed import Speed
-    from pruning.healing.settings import Training
+    from pruning.healing.heal_settings import Training
     from pruning.models.loader import LanguageModel
+
 
 SHARED = 0.4  # the part of a search's block forwards that is left when masks share their beginnings
 RACED = 0.5  # the part of a loss that a race computes on average (benchmarks/racing.json)
@@ -111,7 +116,7 @@ def _parts(work: _Work) -> Iterator[tuple[str, float]]:
     tokens = sum(len(row.input_ids) for row in work.prepared.samples.rows)
     repairs = isinstance(cell.compensation, Linear)
     if done is None:
-        asked = budget.evaluations(cell.algo, work.space)
+        asked = driver.evaluations(cell.algo, work.space)
         left = max(0, asked - _lines(work)) * (rates.loss - rates.blocks + SHARED * rates.blocks)
         raced = 1.0 if cell.racing.delta is None else RACED
         yield "search", tokens * (rates.first + raced * left)
@@ -151,7 +156,7 @@ def _healing(work: _Work) -> float:
     trials = 0 if heal is not None else len(asked.rates) - 1 - len(tried)
     heal = asked if heal is None else heal
     saved = None if heal.lr is None else latest_checkpoint(heal, text, folder)
-    left = heal.steps if saved is None else max(0, heal.steps - checkpoint.step_of(saved))
+    left = heal.steps if saved is None else max(0, heal.steps - training_module.step_of(saved))
     judged = heal.heldout * (1 + left // heal.eval_every + 2 * trials)
     left += max(0, trials) * (heal.trial_tokens // (heal.windows * heal.length))
     kept = 1 - work.removed
@@ -160,7 +165,7 @@ def _healing(work: _Work) -> float:
 
 def _lines(work: _Work) -> int:
     """The number of losses in the journal of a cell that was stopped."""
-    return sum(1 for _ in trace.read_trace(work.prepared.cell.folder / trace.NAME))
+    return sum(1 for _ in scoring.read_trace(work.prepared.cell.folder / scoring.NAME))
 
 
 def _single_bytes(work: _Work, model: LanguageModel) -> int:
@@ -191,3 +196,105 @@ def _extra_memory(work: _Work, model: LanguageModel, single: int) -> int:
     gradients = 0 if heal.adapter else size
     training = kept * (size + TRAINED * trained + gradients + heal.micro_tokens * work.rates.train_bytes)
     return int(max(states, 2 * weights, training))
+
+
+# Measure how fast this machine scores, trains and runs a model, on a few tokens, to forecast what a cell takes.
+
+QUICK = 2.0  # seconds: if one sample takes less, more are timed, because a token is cheaper in a large batch
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Seconds for each token: of the first loss of an objective, of each further loss, and of blocks alone in it.
+
+    `dense` is for a token that an evaluation scores, `generated` for a new token, and `train` for a token that is
+    trained on (0 if nothing is trained). `train_bytes` is the memory of a training pass for each of its tokens.
+    """
+
+    first: float
+    loss: float
+    blocks: float
+    dense: float
+    generated: float
+    train: float
+    train_bytes: float
+
+
+def measured_rates(losses: Calibrated, mask: Mask, heal: Any) -> Rates:
+    """The rates of a cell. `mask` removes an early unit, so that its loss shares no beginning with the dense model.
+
+    `heal` are the settings of a healing, or settings that do not train.
+    """
+    forward, samples = losses.forward, losses.samples
+    count = _count(samples, forward)
+    part, some = losses.part(0, count), samples.part(0, count)
+    tokens = _tokens(some.rows)
+    first = _seconds(lambda: list(part([Mask(forward.n_blocks, unit=mask.unit)]))) / tokens
+    loss = _seconds(lambda: list(part([mask]))) / tokens
+    length = len(some.rows[0].input_ids)
+    warm = forward.fresh()
+    _score(warm, some.rows)  # the first pass also measures the memory that it needs
+    dense = _seconds(lambda: _score(warm, some.rows, mask)) / tokens
+    blocks = sum(unit_times(forward.model, "block", (max(1, tokens // length), length), 1)) / tokens
+    generated = sum(unit_times(forward.model, "block", (1, 1), 3))
+    train, used = _training(forward.model.module, some.rows, heal) if heal.trains else (0.0, 0.0)
+    return Rates(first, loss, min(blocks, loss), dense, generated, train, used)
+
+
+def _count(samples: Samples, forward: Forward) -> int:
+    """How many samples are timed: one if it takes long, else as many as one batch has."""
+    alone = samples.part(0, 1)
+    if _seconds(lambda: _score(forward, alone.rows)) > QUICK:
+        return 1
+    return max(1, min(samples.count, forward.batch_tokens // _tokens(alone.rows)))
+
+
+def _tokens(rows: Sequence[Row]) -> int:
+    return sum(len(row.input_ids) for row in rows)
+
+
+def _score(forward: Forward, rows: Sequence[Row], mask: Mask | None = None) -> None:
+    for _ in forward.loglikelihoods(rows, [Mask(forward.n_blocks) if mask is None else mask]):
+        pass
+
+
+def _seconds(run: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    run()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
+
+
+def _training(module: Any, rows: Sequence[Row], heal: Training) -> tuple[float, float]:
+    """Seconds and bytes for each token of a training pass, forward and backward, of the dense model."""
+    device, tally = input_device(module), Tally()
+    weights = Weights(kl=float(getattr(heal, "kl", 0.0) > 0))
+    length = min(len(row.input_ids) for row in rows)
+
+    def run(count: int) -> None:
+        ids = torch.tensor([row.input_ids[:length] for row in rows[:count]], device=device)
+        teacher = module if weights.teaches else None
+        loss = summed_loss(module, ids, weights, teacher, (), heal.gradient_checkpointing)
+        torch.autograd.backward(loss)
+        for parameter in module.parameters():
+            parameter.grad = None
+        synchronize(devices(module))
+
+    with _trainable(module, heal.adapter), torch.enable_grad():
+        with tally, native_products(module):  # the float32 copies of weights do not grow with the tokens
+            run(1)
+        count = max(1, min(len(rows), heal.micro_tokens // length))
+        seconds = _seconds(lambda: run(count))
+    return seconds / (count * length), tally.most / length
+
+
+@contextmanager
+def _trainable(module: Any, adapter: bool) -> Iterator[None]:
+    """Within this context, gradients are computed: of all blocks or, for adapters, only back to the first block."""
+    blocks = find_blocks(module).modules
+    trained = {id(weight) for block in (blocks[:1] if adapter else blocks) for weight in block.parameters()}
+    with gradients_kept(module.parameters()):
+        for parameter in module.parameters():
+            parameter.requires_grad_(id(parameter) in trained and parameter.is_floating_point())
+        yield

@@ -2,37 +2,54 @@
 
 from __future__ import annotations
 
+import json
 import logging
-from dataclasses import replace
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from pruning.core.heal_record import FOLDER, HealRecord, RateTrial
-from pruning.core.mask import Mask
-from pruning.core.result import DoneResult, EvaluationRecord
-from pruning.distributed import collectives
+from pruning.core import scoring, storage
+from pruning.core.errors import InputError
+from pruning.core.mask import Mask, is_complete
+from pruning.core.records import (
+    FOLDER,
+    RECORD,
+    DoneResult,
+    EvaluationRecord,
+    HealRecord,
+    RateTrial,
+    SelectionRecord,
+)
+from pruning.core.storage import digest, text_sha256
+from pruning.engine import collectives
+from pruning.healing.heal_settings import Selection, Training, Trial, halve
 from pruning.healing.rate import warn_if_useless, with_rate
+from pruning.healing.training import schedule_of
 from pruning.models.spec import ModelInfo
-from pruning.runs.cell_files import save_config, save_result
-from pruning.runs.cell_model import forward_of
-from pruning.runs.cell_repair import recorded_repair
-from pruning.runs.evaluate_mask import dense_files, evaluation_key
-from pruning.runs.heal_choice import Choice, choose
-from pruning.runs.measurements import Evaluator
+from pruning.runs.cell import Cell, save_config, save_result, silent
+from pruning.runs.loaded_cell import forward_of
+from pruning.runs.measurements import (
+    Evaluator,
+    dense_files,
+    evaluation_key,
+    recorded_model,
+    recorded_repair,
+    recorded_scales,
+)
 from pruning.runs.prepare import Prepared
-from pruning.runs.reevaluate import recorded_model, recorded_scales
-from pruning.runs.tracker import silent
 
 if TYPE_CHECKING:
+    from pruning.core.records import Point
     from pruning.engine.forward import Forward
-    from pruning.healing.curve import Point
-    from pruning.healing.settings import Training
-    from pruning.healing.smaller import SmallerModel
-    from pruning.healing.text import HealingText
+    from pruning.healing.loop import SmallerModel
+    from pruning.healing.training_text import HealingText
     from pruning.models.loader import LanguageModel
-    from pruning.models.repaired_weights import Repair
-    from pruning.runs.cell import Cell
-    from pruning.runs.tracker import Note
+    from pruning.models.output_maps import Repair
+    from pruning.runs.cell import Note
+
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +63,7 @@ def healed_cell(prepared: Prepared, done: DoneResult) -> DoneResult:
     cell, text = prepared.cell, prepared.text
     if text is None:
         return done
-    from pruning.healing.files import read_record
+    from pruning.healing.healed_files import read_record
 
     settings, rates = _with_rate(cell, done, text)
     prepared = replace(prepared, cell=(cell := replace(cell, heal=settings)))
@@ -68,7 +85,7 @@ def _with_rate(cell: Cell, done: DoneResult, text: HealingText) -> tuple[Trainin
     """The settings of the healing with a learning rate, and the trials that chose it, on the search's mask."""
 
     def curve(trial: Training, place: Path | None) -> list[Point]:
-        from pruning.healing.heal import heal
+        from pruning.healing.loop import heal
 
         model, mask = recorded_model(cell, done), Mask.from_json(done["mask"])
         repair = recorded_repair(cell, done)
@@ -95,8 +112,8 @@ def _smaller(
     prepared: Prepared, done: DoneResult, choice: Choice, record: HealRecord | None
 ) -> tuple[SmallerModel, HealRecord]:
     """The healed model: trained now, or made of the weights in the folder of a finished healing."""
-    from pruning.healing.files import read_weights
-    from pruning.healing.smaller import smaller_model
+    from pruning.healing.healed_files import read_weights
+    from pruning.healing.loop import smaller_model
 
     cell = prepared.cell
     model, scales = recorded_model(cell, done), recorded_scales(done)
@@ -115,8 +132,8 @@ def _trained(
     scales: tuple[float, ...] | None,
     repair: Repair | None,
 ) -> tuple[SmallerModel, HealRecord]:
-    from pruning.healing.files import write_healed
-    from pruning.healing.heal import heal
+    from pruning.healing.healed_files import write_healed
+    from pruning.healing.loop import heal
 
     cell, text = prepared.cell, prepared.text
     assert text is not None
@@ -156,7 +173,7 @@ def _extended(
     prepared: Prepared, done: DoneResult, record: HealRecord, measure: Evaluator, whole: Mask
 ) -> DoneResult:
     """The result with the healing and the metrics of the healed model, which replace those of other weights."""
-    from pruning.healing.files import write_evaluation
+    from pruning.healing.healed_files import write_evaluation
 
     evaluation: dict[str, Any] = dict(done["evaluation"])
     kept = evaluation.get("records", {})
@@ -202,3 +219,176 @@ def _evaluator(
     }
     dense = dense_files(prepared, info)
     return Evaluator(cell.evaluation, prepared.data, cast(Any, forward), folders, "the healed model", dense)
+
+
+# Which mask of a finished cell is healed: the one that the search chose, or the candidate that heals best.
+#
+# With `heal.candidates=8`, the eight best complete masks that the search scored are healed in rounds of successive
+# halving (`pruning/healing/heal_settings.py`, `pruning/runs/heal_cell.py`).
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The mask to heal, and the folder of its healings, as a path in the cell's folder."""
+
+    mask: Mask
+    place: str
+    selection: SelectionRecord | None = None
+
+
+def choose(cell: Cell, done: DoneResult, text: HealingText) -> Choice:
+    """The mask to heal. With candidates, they are healed now, unless the cell's folder holds their trials.
+
+    Raises InputError if the search scored no other complete mask, and LossError as `heal` does.
+    """
+    own = Mask.from_json(done["mask"])
+    if cell.heal.candidates == 1:
+        return Choice(own, FOLDER)
+    losses = candidates(cell, done)
+    trials, masks = Trials(cell, done, text, own), list(losses)
+    selection = halve(masks, cell.heal.round_tokens, trials.trial, lambda left: trials.clear(masks, left))
+    record = _record(selection, own, list(losses.values()))
+    log.info(
+        "%s heals best of %d candidates, which %s the search's choice: %d tokens, %.0f s",
+        *(selection.winner.described(), len(masks), "changes" if record["changed"] else "is"),
+        *(record["tokens"], record["seconds"]),
+    )
+    return Choice(selection.winner, place_of(selection.winner, own), record)
+
+
+def candidates(cell: Cell, done: DoneResult) -> dict[Mask, float]:
+    """The search's mask and the best other complete masks that it scored, with their losses.
+
+    Raises InputError if there is no other one.
+    """
+    own, budget = Mask.from_json(done["mask"]), done["search"].get("budget")
+    entries = collectives.on_first(lambda: list(scoring.read_trace(cell.folder / scoring.NAME)))
+    scored = {
+        replace(own, dropped=tuple(line["dropped"])): line["loss"]
+        for entry in entries
+        if (line := entry.line) is not None
+        and "of" not in line
+        and is_complete(line["dropped"], done["search"]["k"], budget)
+    }
+    best = sorted((mask for mask in scored if mask != own), key=lambda mask: (scored[mask], mask.dropped))
+    if not best:
+        raise InputError(
+            f"heal.candidates={cell.heal.candidates} needs several masks to choose from, and algo="
+            f"{done['search']['algo']} scored no other complete mask in cell {cell.key}: choose a search that does, "
+            "such as greedy or beam, or heal.candidates=1."
+        )
+    if len(best) + 1 < cell.heal.candidates:
+        log.warning(
+            "the search scored only %d complete masks, so there are no more candidates", len(best) + 1
+        )
+    kept = [own, *best[: cell.heal.candidates - 1]]
+    return {mask: scored.get(mask, done["calibration"]["loss"]) for mask in kept}
+
+
+def _record(selection: Selection, own: Mask, losses: list[float]) -> SelectionRecord:
+    def one(trial: Trial) -> Any:
+        return {"dropped": trial.mask.listed()} | {k: v for k, v in trial._asdict().items() if k != "mask"}
+
+    return {
+        "mask": dict(selection.winner.to_json()),
+        "changed": selection.winner != own,
+        "losses": losses,
+        "rounds": [[one(trial) for trial in trials] for trials in selection.rounds],
+        "tokens": sum(trial.trained for trial in selection.trials),
+        "seconds": round(sum(trial.seconds for trial in selection.trials), 3),
+    }
+
+
+# The short healings of candidates: each is one line of `healed/trials-KEY.jsonl`.
+#
+# A selection that was stopped continues from this file. A trial is an ordinary healing with a small budget, so a
+# trial begins where the same mask's trial of the round before began to lower its rate.
+
+
+def place_of(mask: Mask, own: Mask) -> str:
+    """The folder of a mask's healings: `healed` for the search's mask, and one of its own for any other."""
+    return FOLDER if mask == own else f"{FOLDER}/mask-{text_sha256(json.dumps(mask.to_json()))[:16]}"
+
+
+@dataclass(frozen=True)
+class Trials:
+    """The trials of a cell, kept in one file."""
+
+    cell: Cell
+    done: DoneResult
+    text: HealingText
+    own: Mask
+
+    @property
+    def path(self) -> Path:
+        """The file of the trials. Its name depends on all that a trial depends on, but not on how many there are."""
+        heal: Training = self.cell.heal
+        named = digest({**heal.identity(), "tokens": None, "text": self.text.beginning})
+        return self.cell.folder / FOLDER / f"trials-{named}.jsonl"
+
+    @cached_property
+    def known(self) -> dict[tuple[tuple[int, ...], int], Trial]:
+        """The trials of earlier runs, by removed units and tokens."""
+        return collectives.on_first(self._read)
+
+    def trial(self, mask: Mask, tokens: int, before: int) -> Trial:
+        """Heal a mask on `tokens` tokens, continuing from the round that had `before`; or read what that gave."""
+        return self.known.get((mask.dropped, tokens)) or self._heal(mask, tokens, before)
+
+    def clear(self, masks: Sequence[Mask], left: Sequence[Mask]) -> None:
+        """Remove the states of the candidates that are out; those of the search's mask serve other budgets."""
+        for mask in {*masks} - {*left, self.own}:
+            folder = self.cell.folder / place_of(mask, self.own)
+            collectives.on_first(partial(_remove_states, folder))
+
+    @cached_property
+    def _model(self) -> LanguageModel:
+        return recorded_model(self.cell, self.done)
+
+    def _heal(self, mask: Mask, tokens: int, before: int) -> Trial:
+        from pruning.healing.loop import heal
+
+        settings = replace(self.cell.heal, tokens=tokens, candidates=1)
+        home = self.cell.folder / place_of(mask, self.own)
+        log.info("candidate %s: healing it on %d tokens", mask.described(), tokens)
+        healed = heal(self._model, mask, self.text, settings, home)
+        last = healed.curve[-1]
+        first = healed.curve[min(_shared(settings, before), last["step"])]  # it may have stopped early
+        loss, seconds = healed.summary()["heldout_after"], last["seconds"] - first["seconds"]
+        found = Trial(mask, tokens, loss, last["tokens"] - first["tokens"], round(seconds, 3))
+        log.info("candidate %s: held-out loss %.4f", mask.described(), loss)
+        collectives.on_first(lambda: self._write(found, home / settings.key(self.text.sha256)))
+        return found
+
+    def _write(self, found: Trial, folder: Path) -> None:
+        """Keep a trial, and remove the state at its end, which no later round needs."""
+        from pruning.healing.loop import CHECKPOINTS
+
+        line = found._asdict() | {"mask": found.mask.to_json()}
+        storage.append_line(self.path, line)
+        finished = (folder / RECORD).exists()
+        shutil.rmtree(folder / CHECKPOINTS if finished else folder, ignore_errors=True)
+
+    def _read(self) -> dict[tuple[tuple[int, ...], int], Trial]:
+        if not self.path.exists():
+            return {}
+        storage.mend(self.path)
+        lines = [json.loads(line) for _, line in storage.read_lines(self.path)]
+        trials = [Trial(**{**line, "mask": Mask.from_json(line["mask"])}) for line in lines]
+        return {(trial.mask.dropped, trial.tokens): trial for trial in trials}
+
+
+def _remove_states(folder: Path) -> None:
+    """Remove a candidate's states, and its folder if it holds no finished healing."""
+    for trunk in folder.glob("trunk-*"):
+        shutil.rmtree(trunk, ignore_errors=True)
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
+
+
+def _shared(settings: Training, before: int) -> int:
+    """The step at which a trial continues from the trial of the round before."""
+    earlier = replace(settings, tokens=before)
+    if not before or settings.schedule != "wsd":
+        return 0
+    return schedule_of(settings.schedule, earlier.steps, settings.warmup, settings.decay).stable

@@ -7,28 +7,52 @@ metrics to the metrics of earlier evaluations.
 
 from __future__ import annotations
 
+import io
 import json
 import math
-from collections.abc import Collection, Iterator, Mapping, Set
+import sys
+from collections.abc import Callable, Collection, Iterator, Mapping, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from filelock import FileLock
+from tqdm import tqdm
 
-from pruning.core import atomic_files
-from pruning.core.errors import DamagedError, LossError, PruningError, first_line
-from pruning.core.hashing import text_sha256
-from pruning.core.mask import Mask
-from pruning.core.metric_names import error_of, kind_of, main_of, metrics_among, without_error
-from pruning.core.result import EvaluationRecord
-from pruning.distributed import collectives
-from pruning.evaluation import Data, DataBesideDense, Evaluation, Measured
-from pruning.runs.progress import batches_shown
+from pruning.core import storage
+from pruning.core.errors import DamagedError, InputError, LossError, PruningError, first_line
+from pruning.core.mask import Mask, unit_noun
+from pruning.core.records import (
+    DoneResult,
+    EvaluationRecord,
+    RepairRecord,
+    error_of,
+    is_repaired,
+    kind_of,
+    main_of,
+    metrics_among,
+    now,
+    provenance,
+    without_error,
+)
+from pruning.core.storage import digest, text_sha256
+from pruning.core.terminal import is_terminal
+from pruning.engine import collectives
+from pruning.engine.compensation import Linear
+from pruning.evaluation import Data, DataBesideDense, Evaluation, Measured, digests_of
+from pruning.evaluation.text_overlap import overlaps
+from pruning.models.spec import check_same_weights
+from pruning.runs.cell import FORMAT, Cell, save_config, save_result
+from pruning.runs.loaded_cell import forward_of, model_of
+from pruning.runs.prepare import Prepared
 
 if TYPE_CHECKING:
     from pruning.engine.forward import Forward
+    from pruning.models.loader import LanguageModel
+    from pruning.models.output_maps import Repair
+    from pruning.models.spec import ModelInfo
+
 
 MEASURED = {
     "dense",
@@ -115,8 +139,8 @@ class Evaluator:
         path = self.path(name, mask)
         if collectives.is_first():
             for ending, content in measured.files.items():
-                atomic_files.write_bytes(path.with_name(f"{path.stem}.{ending}"), content)
-            atomic_files.write_record(
+                storage.write_bytes(path.with_name(f"{path.stem}.{ending}"), content)
+            storage.write_record(
                 path, {"mask": mask.to_json(), "metrics": measured.metrics, "how": measured.how}
             )
         return measured
@@ -129,7 +153,7 @@ def measurement_path(folder: Path, mask: Mask) -> Path:
 
 def _read(path: Path, mask: Mask) -> Measured:
     """The measurement in a file. Raises DamagedError unless it is one of this mask with finite values."""
-    known = atomic_files.read_json(path)
+    known = storage.read_json(path)
     try:
         found = Measured(dict(known["metrics"]), dict(known["how"]))
         if Mask.from_json(known["mask"]) != mask:
@@ -236,3 +260,261 @@ def _alone(path: Path) -> Iterator[None]:
     locks.mkdir(parents=True, exist_ok=True)
     with FileLock(locks / f"{path.parent.name}-{path.stem}.lock"):
         yield
+
+
+# Measure the mask of a cell, and the dense model, with the cell's evaluation.
+
+Scales = tuple[float, ...] | None  # a factor for each block of the model
+
+
+def evaluate_mask(
+    prepared: Prepared, mask: Mask, forward: Forward, scales: Scales, repair: Repair | None = None
+) -> EvaluationRecord:
+    """Metrics of the dense and the pruned model; with compensation, also of the pruned model without it."""
+    cell, data = prepared.cell, prepared.data
+    measure = _Measure(prepared, forward, {name: {} for name in data})
+    new: dict[str, Any] = {"dense": {}, "pruned": {}}
+    if not cell.evaluation.compares:
+        new["dense"] = measure("dense", Mask(mask.n_blocks), None).metrics
+    pruned = measure("pruned", mask, scales, repair)
+    new |= pruned.metrics if cell.evaluation.compares else {"pruned": pruned.metrics}
+    if (scales is not None or repair is not None) and not cell.evaluation.compares:
+        new["uncompensated"] = measure("uncompensated", mask, None).metrics
+    new |= {"data": digests(data), "how": pruned.how, "records": measure.records}
+    new["settings"] = dict.fromkeys(data, cell.config["eval"])
+    if local := digests_of(cell.evaluation.files()):
+        new["files"] = local
+    if shared := overlaps(prepared.samples, data):  # only with eval.allow_overlap
+        new["overlap"] = shared
+    return cast(EvaluationRecord, new)
+
+
+@dataclass(frozen=True)
+class _Measure:
+    """Measures masks of a cell. The path of each measurement is added to `records[metric][kind of model]`."""
+
+    prepared: Prepared
+    forward: Forward
+    records: dict[str, dict[str, str]]
+
+    def __call__(self, kind: str, mask: Mask, scales: Scales, repair: Repair | None = None) -> MaskMetrics:
+        from pruning.models.output_maps import repaired
+
+        cell, data = self.prepared.cell, self.prepared.data
+        factors = None if scales is None else [scales[i] for i in mask.dropped]
+        digest_of_maps = None if repair is None else repair.sha256
+        info, plain = self.forward.model.info, self.forward.with_scales(scales)
+        keys = {name: evaluation_key(self.prepared, info, name, factors, digest_of_maps) for name in data}
+        folders = {name: cell.results / "evaluation" / key for name, key in keys.items()}
+        forward = plain if repair is None else plain.fresh()
+        dense = {} if kind == "dense" else dense_files(self.prepared, info)
+        evaluator = Evaluator(cell.evaluation, data, forward, folders, dense=dense)
+        for name in data:
+            self.records[name][kind] = evaluator.path(name, mask).relative_to(cell.results).as_posix()
+        with repaired(self.forward.model.module, repair):
+            return evaluator(mask)
+
+
+def dense_files(prepared: Prepared, info: ModelInfo) -> Mapping[str, Path]:
+    """The file of the dense model's measurement of each metric."""
+    folder, dense = prepared.cell.results / "evaluation", Mask(info.n_blocks)
+    return {
+        name: measurement_path(folder / evaluation_key(prepared, info, name), dense) for name in prepared.data
+    }
+
+
+def evaluation_key(
+    prepared: Prepared,
+    info: ModelInfo,
+    metric: str,
+    scales: list[float] | None = None,
+    repair: str | None = None,
+) -> str:
+    """The metric and a digest of what its measurement depends on.
+
+    These are format, model and arithmetic, revision, exact data, factors, and the digest of the maps of a repair; of
+    speed, also where the weights are.
+    """
+    data = [FORMAT, prepared.cell.arithmetic(), info.revision, metric, prepared.data[metric].sha256]
+    data += [scales] if scales is not None else []
+    data += [{"repair": repair}] if repair is not None else []
+    data += [placed] if metric == "speed" and (placed := prepared.cell.model.placement()) else []
+    return f"{metric.replace('/', '-')}-{digest(data)}"
+
+
+# Measure the mask of a finished cell again, with another evaluation. Nothing is searched again.
+
+
+def reevaluate(prepared: Prepared, done: DoneResult) -> DoneResult:
+    """The result of a finished cell, extended by the evaluation that is now requested.
+
+    Only metrics that are not yet in a file are measured. If the result already contains all metrics, the model is not
+    loaded. Raises InputError if the mask was found for another revision of the model, or for other weights.
+    """
+    if not missing(prepared, done):
+        return _with_evaluation(prepared, done)
+    cell, started = prepared.cell, now()
+    model, mask = recorded_model(cell, done), Mask.from_json(done["mask"])
+    scales, repair = recorded_scales(done), recorded_repair(cell, done)
+    new: dict[str, Any] = dict(evaluate_mask(prepared, mask, forward_of(cell, model), scales, repair))
+    new["environment"] = provenance(started, str(model.device))
+    evaluated = {**done, "evaluation": merged(done["evaluation"], new)}
+    return _with_evaluation(prepared, cast(DoneResult, evaluated), grown=True)
+
+
+def recorded_model(cell: Cell, done: DoneResult) -> LanguageModel:
+    """The model of a finished cell. Raises InputError if it has another revision or other weights than the result."""
+    revision = done["model"]["revision"]
+    if cell.model.in_directory:
+        check_same_weights(cell.model, revision, done["environment"].get("started"))
+    model = model_of(cell)
+    if not cell.model.in_directory and model.info.revision != revision:
+        raise InputError(
+            f"model {cell.model.name} has changed: its revision is {model.info.revision}, not {revision}. "
+            f"A mask is evaluated on the model that it was found for: set model.revision={revision}."
+        )
+    return model
+
+
+def recorded_scales(done: DoneResult) -> tuple[float, ...] | None:
+    """The factors of a result's compensation, one per unit; None without compensation."""
+    mask, factors = Mask.from_json(done["mask"]), done.get("compensation")
+    return tuple(factors.get(str(unit), 1.0) for unit in range(mask.n_units)) if factors else None
+
+
+def missing(prepared: Prepared, result: DoneResult) -> bool:
+    """Whether a finished cell lacks measurements that are now requested."""
+    measured: Mapping[str, str] = result["evaluation"].get("data", {})
+    return not digests(prepared.data).items() <= measured.items()
+
+
+def _with_evaluation(prepared: Prepared, done: DoneResult, grown: bool = False) -> DoneResult:
+    """Put the current evaluation into the configuration of a result; write the result if anything has changed."""
+    cell = prepared.cell
+    result = cast(DoneResult, {**done, "config": {**done["config"], "eval": cell.config["eval"]}})
+    if local := digests_of(cell.evaluation.files()):
+        result["evaluation"] = merged(done["evaluation"], {"files": local})
+    if cell.evaluation.averages and (mean := mean_of(done["evaluation"], prepared.data)):
+        result["evaluation"] = merged(result["evaluation"], mean)
+    if grown or result != done:
+        save_config(cell, result["config"])
+        save_result(cell, result)
+    return result
+
+
+# The maps that repair the mask of a cell: measure them and keep them in the cell's folder, or read them.
+
+
+def check_repair(prepared: Prepared, forward: Forward, unit: str) -> None:
+    """Raise InputError before a search if its mask could not be repaired as the cell asks for."""
+    from pruning.engine.repair import check
+
+    compensation = prepared.cell.compensation
+    if isinstance(compensation, Linear):
+        check(forward.model.module, compensation.form, unit, prepared.samples)
+
+
+def new_repair(prepared: Prepared, forward: Forward, mask: Mask) -> tuple[Repair | None, RepairRecord] | None:
+    """Measure and save the maps of a mask on the cell's samples; None if the cell asks for none.
+
+    If no map helps, there is a record and no repair.
+    """
+    from pruning.engine.repair import measure
+
+    cell = prepared.cell
+    if not isinstance(cell.compensation, Linear):
+        return None
+    repair, record = measure(forward, prepared.samples, mask, cell.compensation)
+    if collectives.is_first() and repair.maps:
+        repair.save(cell.folder)
+    return repair if repair.maps else None, record
+
+
+def recorded_repair(cell: Cell, done: DoneResult) -> Repair | None:
+    """The maps of a finished cell; None if it has none. Raises DamagedError if their file is missing or damaged."""
+    from pruning.models.output_maps import read_repair
+
+    if (record := done.get("repair")) is None or not is_repaired(record):
+        return None
+    return collectives.on_first(lambda: read_repair(cell.folder, record["sha256"]))
+
+
+# Progress bars: of a search (evaluations done, best loss, time left), and of one measurement (batches done).
+
+# If a search can need more evaluations than this, no total is shown: the search continues while it improves.
+OPEN = 100_000
+BAR = "{desc} {percentage:3.0f}%|{bar:20}| {n_fmt}/{total_fmt} evaluations{postfix} [{elapsed}<{remaining}]"
+COUNT = "{desc} {n_fmt} evaluations{postfix} [{elapsed}]"
+
+
+class Progress:
+    """A context manager that shows a progress bar. The search calls `update` after each score.
+
+    `unit` is what masks remove: "block" or "sublayer".
+    """
+
+    def __init__(
+        self, title: str, total: int, known: int = 0, hidden: bool = False, unit: str = "block"
+    ) -> None:
+        self.total = total
+        self.word = unit_noun(unit)
+        self.bar = tqdm(
+            desc=title,
+            total=total if total <= OPEN else None,
+            initial=min(known, total),
+            unit="eval",
+            file=io.StringIO() if hidden or _silent() else None,
+            dynamic_ncols=True,
+            # On a terminal, the bar moves. A log file gets a new line every 20 seconds at most.
+            mininterval=0.2 if is_terminal(sys.stderr) else 20.0,
+            bar_format=BAR if total <= OPEN else COUNT,
+        )
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.close()
+
+    def update(self, evaluations: int, best: float, size: int) -> None:
+        """Show the number of scored masks, and the lowest loss among the masks that remove the most blocks, `size`.
+
+        Losses of masks of different sizes cannot be compared, so the size is shown too.
+        """
+        # `evaluations` also counts the dense model and a final mask that the search did not score. The total does
+        # not count them, so the bar stops at the total.
+        self.bar.set_postfix_str(
+            f"best loss {best:.4f} without {size} {self.word}{'s' * (size != 1)}", refresh=False
+        )
+        self.bar.update(min(evaluations, self.total) - self.bar.n)
+
+
+def _silent() -> bool:
+    """Whether nothing is shown: another rank shows it, or there is no stream for it."""
+    return sys.stderr is None or not collectives.is_first()
+
+
+PART = "{desc} {percentage:3.0f}%|{bar:20}| {n_fmt}/{total_fmt} batches [{elapsed}<{remaining}]"
+
+
+@contextmanager
+def batches_shown(title: str) -> Iterator[Callable[[int, int], None]]:
+    """Yield a function that shows how many batches of a measurement are done, of how many.
+
+    The bar appears after a second, so short measurements show nothing. It disappears at the end.
+    """
+    with tqdm(
+        desc=title,
+        file=io.StringIO() if _silent() else None,
+        dynamic_ncols=True,
+        leave=False,
+        delay=1.0,
+        mininterval=0.2 if is_terminal(sys.stderr) else 20.0,
+        bar_format=PART,
+    ) as bar:
+
+        def show(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield show

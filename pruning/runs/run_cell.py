@@ -2,39 +2,52 @@
 
 from __future__ import annotations
 
+import math
+import traceback
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import cast
 
-from pruning.core import trace
+from pruning.core import scoring, storage
 from pruning.core.errors import RankError
-from pruning.core.estimate import Estimate
-from pruning.core.hashing import digest
-from pruning.core.provenance import now, provenance
-from pruning.core.result import DoneResult, FailedResult
-from pruning.core.space import Space
-from pruning.distributed import collectives
-from pruning.engine.cost import Cost
+from pruning.core.mask import SearchRecord, Space
+from pruning.core.records import (
+    LOG,
+    CalibrationRecord,
+    DoneResult,
+    FailedResult,
+    ModelRecord,
+    now,
+    provenance,
+)
+from pruning.core.scoring import Estimate
+from pruning.core.storage import appending, digest
+from pruning.core.terminal import sentence
+from pruning.engine import collectives
+from pruning.engine.forward import Cost
+from pruning.evaluation.corpora import HIGHEST
 from pruning.models.spec import ModelInfo
 from pruning.objective import Calibrated
-from pruning.runs import result_record
-from pruning.runs.cell import Cell
-from pruning.runs.cell_files import save_config, save_mask, save_result
-from pruning.runs.cell_identity import FORMAT, settings_record
-from pruning.runs.cell_lock import cell_lock, check_folder
-from pruning.runs.cell_model import forward_of, model_of
-from pruning.runs.cell_repair import check_repair, new_repair
-from pruning.runs.cell_space import cell_space
-from pruning.runs.cost_ledger import CostLedger
-from pruning.runs.evaluate_mask import evaluate_mask
+from pruning.runs.cell import (
+    FORMAT,
+    Cell,
+    Note,
+    cell_lock,
+    check_folder,
+    save_config,
+    save_mask,
+    save_result,
+    settings_record,
+    silent,
+)
 from pruning.runs.heal_cell import healed_cell
-from pruning.runs.measurements import digests
+from pruning.runs.loaded_cell import cell_space, forward_of, model_of
+from pruning.runs.measurements import Progress, check_repair, digests, evaluate_mask, new_repair, reevaluate
 from pruning.runs.prepare import Prepared
-from pruning.runs.progress import Progress
-from pruning.runs.reevaluate import reevaluate
-from pruning.runs.tracker import Note, silent
-from pruning.search import budget
+from pruning.search import driver
+from pruning.search.choice import FloatLoss
 from pruning.search.driver import Problem, Solution, solve
 from pruning.search.journal import Journal, KnownScores, Store
-from pruning.search.near_ties import FloatLoss
 
 
 def run(prepared: Prepared) -> DoneResult:
@@ -64,7 +77,7 @@ def record_failure(cell: Cell, error: BaseException) -> FailedResult:
     If an earlier run has finished the cell, the earlier result is kept, and the failure is only logged and returned.
     """
     check_folder(cell)
-    result = result_record.failed_result(cell, error)
+    result = failed_result(cell, error)
     if not cell.finished:
         save_result(cell, result)
     if collectives.is_first():
@@ -114,12 +127,12 @@ def _run(prepared: Prepared, note: Note) -> DoneResult:
         "cell": cell.key,
         "status": "done",
         "error": None,
-        "model": result_record.model_record(model.info),
+        "model": model_record(model.info),
         "mask": mask.to_json(),
-        "calibration": result_record.calibration_record(
+        "calibration": calibration_record(
             prepared, solution, losses.whole.estimate.stated_error(solution.score.samples)
         ),
-        "search": result_record.search_record(cell, space, solution, cost),
+        "search": search_record(cell, space, solution, cost),
         "margins": solution.margins,
         "config": dict(cell.config),
         "evaluation": evaluate_mask(prepared, mask, forward, scales, repair),
@@ -138,7 +151,7 @@ def _search(
     cell: Cell, space: Space, losses: Calibrated, known: KnownScores, note: Note
 ) -> tuple[Solution, Cost, CostLedger]:
     """Run the search with a progress bar. Returns the solution, the cost, and the ledger, which is still open."""
-    most = budget.evaluations(cell.algo, space)
+    most = driver.evaluations(cell.algo, space)
     with Progress(cell.title, most, known=len(known.journal.scores), unit=space.unit) as progress:
         ledger = CostLedger.open(cell.folder / "cost.json", losses.forward.cost)
 
@@ -150,7 +163,7 @@ def _search(
         problem = Problem(cell.algo, space, cell.seed, cell.racing, cell.near_ties)
         single = None
         if losses.in_half:
-            path, estimate = cell.folder / trace.FLOAT32, losses.whole.estimate
+            path, estimate = cell.folder / scoring.FLOAT32, losses.whole.estimate
             single = FloatLoss(losses.in_float32, Journal.open(path, space.n_blocks, estimate, space.unit))
         solution = solve(problem, losses, known, watch, single)
         return solution, ledger.total(), ledger
@@ -167,7 +180,7 @@ def _store(prepared: Prepared, info: ModelInfo, space: Space) -> Store:
 def _known_scores(store: Store, folder: Path, estimate: Estimate) -> KnownScores:
     """The cell's journals and the store. Raises DamagedError if a line of a journal contradicts itself."""
     own, others = [], []
-    for name in (trace.NAME, trace.BOUNDS):
+    for name in (scoring.NAME, scoring.BOUNDS):
         own.append(Journal.open(folder / name, store.n_blocks, estimate, store.unit))
         others.append(store.of(name, estimate))
     return KnownScores(own[0], others[0], own[1], others[1])
@@ -181,3 +194,109 @@ def _check_samples(prepared: Prepared) -> None:
     drawn = [prepared.samples.sha256, digests(prepared.data)]
     if collectives.broadcast(drawn) != drawn:
         raise RankError("ranks have drawn different samples: install the same packages on all nodes.")
+
+
+# The cost of a cell's forward passes, summed over all its runs, including killed ones.
+
+
+@dataclass
+class CostLedger:
+    """The `Cost` of the current run and of the cell's earlier runs. A file keeps their sum until the cell is done."""
+
+    path: Path
+    running: Cost
+    earlier: Cost
+    _saved: Cost
+
+    @classmethod
+    def open(cls, path: Path, running: Cost) -> CostLedger:
+        """Read the cost of earlier runs from the file `path`, if it exists."""
+        earlier = collectives.on_first(lambda: Cost(**storage.read_json(path)) if path.exists() else Cost())
+        return cls(path, running, earlier, replace(running))
+
+    def total(self) -> Cost:
+        """The cost of all runs and ranks together."""
+        return self.earlier.plus(self.running.over_ranks())
+
+    def save(self) -> None:
+        """Write the total if it has changed since the previous call."""
+        spent = self.running.over_ranks()
+        if spent != self._saved and collectives.is_first():
+            storage.write_json(self.path, asdict(self.earlier.plus(spent)))
+        self._saved = spent
+
+    def close(self) -> None:
+        """Delete the file, because the result now contains the cost."""
+        if collectives.is_first():
+            self.path.unlink(missing_ok=True)
+
+
+# Build the records of `result.json` from a search's solution.
+
+
+def model_record(info: ModelInfo) -> ModelRecord:
+    """The record of the model."""
+    return cast(ModelRecord, asdict(info))
+
+
+def calibration_record(
+    prepared: Prepared, solution: Solution, standard_error: float | None
+) -> CalibrationRecord:
+    """The record of the samples and of the loss that was minimised on them."""
+    samples, loss = prepared.samples, solution.score.loss
+    record: CalibrationRecord = {
+        "objective": prepared.cell.choices.objective,
+        "source": samples.source,
+        "samples": samples.count,
+        "length": samples.length,
+        "seed": samples.seed,
+        "sha256": samples.sha256,
+        "loss": loss,
+        "dense_loss": solution.dense.loss,
+        "standard_error": standard_error,
+    }
+    if prepared.cell.choices.objective == "perplexity":
+        record["perplexity"] = math.exp(min(loss, HIGHEST))
+    return record
+
+
+def search_record(cell: Cell, space: Space, solution: Solution, cost: Cost) -> SearchRecord:
+    """The record of the search and of its cost."""
+    record: SearchRecord = {
+        "algo": cell.choices.algo,
+        "k": len(solution.score.mask.dropped),
+        "ratio": solution.score.mask.ratio,
+        "stopped": solution.why,
+        "evaluations_asked": _count(solution.asked),
+        "evaluations_paid": _count(solution.paid),
+        "evaluations_shared": _count(solution.shared),
+        "seconds": round(solution.seconds, 3),
+    }
+    if (spent := cell.removal.record(space, solution.score.mask)) is not None:
+        record["budget"] = spent
+    return cast(SearchRecord, record | asdict(cost))
+
+
+def failed_result(cell: Cell, error: BaseException) -> FailedResult:
+    """Return the result of a cell that failed, and append the error's traceback to the cell's log."""
+    log_path = cell.folder / LOG
+    message = sentence(error) if isinstance(error, OSError) else str(error)
+    cell.folder.mkdir(parents=True, exist_ok=True)
+    if collectives.is_first():
+        with appending(log_path) as stream:
+            traceback.print_exception(error, file=stream)
+    return {
+        "cell": cell.key,
+        "status": "failed",
+        "error": {"type": type(error).__name__, "message": message, "log": str(log_path)},
+        "config": dict(cell.config),
+        "environment": provenance(now(), None),
+    }
+
+
+def _count(evaluations: float) -> float:
+    """A number of evaluations, rounded for a result.
+
+    It can be a fraction, because an evaluation on a fraction of the samples counts as that fraction.
+    """
+    return int(evaluations) if float(evaluations).is_integer() else round(evaluations, 3)

@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pruning.core.estimate import Estimate
-from pruning.core.margins_record import ComparisonRecord, DecisionRecord, MarginsRecord
-from pruning.core.score import Score
+from pruning.core.records import ComparisonRecord, DecisionRecord, MarginsRecord
+from pruning.core.scoring import Estimate, Score
 
 # Significance level: a mask that is not significantly worse than the winner at this level is a tie.
 LEVEL = 0.05

@@ -3,22 +3,40 @@
 from __future__ import annotations
 
 import logging
+import os
+import sys
 from collections.abc import Sequence
 from functools import partial
 
-from pruning.core import atomic_files
-from pruning.core.command import FAILED, INTERRUPTED, guarded
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from pruning.config.app import register
+from pruning.config.compose import check_choices, check_words, explained, ordered
+from pruning.config.groups import CONF
+from pruning.core import storage
 from pruning.core.errors import InputError
-from pruning.distributed import collectives
+from pruning.core.terminal import FAILED, INTERRUPTED, guarded
+from pruning.engine import collectives
 from pruning.launcher import Launcher
 from pruning.launcher.local import InProcess
 from pruning.runs.cell import Cell
 from pruning.study import task_cells
-from pruning.study.grid import Composed, distinct_cells, run_checks
+from pruning.study.grid import (
+    Composed,
+    Outcome,
+    distinct_cells,
+    record_cells,
+    run_cells,
+    run_checks,
+    say,
+    say_how_to_resume,
+    sum_up,
+)
 from pruning.study.guide import check_guided, run_guided, say_result, say_where
-from pruning.study.outcome import Outcome, say, say_how_to_resume, sum_up
-from pruning.study.run_cells import run_cells
-from pruning.study.trackers import record_cells
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +78,7 @@ def run_study(configs: Sequence[Composed]) -> int:
     run_checks([*(partial(_check, cell) for cell in cells), *checks])
     if tasks is not None:
         task_cells.check(cells, launcher, tasks)
-    atomic_files.check_writable(results)
+    storage.check_writable(results)
     _check_export(cells)
     outcome = Outcome()
     try:
@@ -86,8 +104,7 @@ def run_study(configs: Sequence[Composed]) -> int:
 
 def _route(cells: Sequence[Cell], outcome: Outcome, settings: task_cells.TaskSettings) -> None:
     """Cross the tasks of each group of cells with their sets, and print the tables."""
-    from pruning.study.task_routing import route_group
-    from pruning.study.task_tables import routing_text
+    from pruning.study.task_routing import route_group, routing_text
 
     for group in task_cells.groups(cells):
         if waiting := [cell.key for cell in group if cell.key not in outcome.done]:
@@ -137,3 +154,32 @@ def _export(cells: Sequence[Cell], outcome: Outcome) -> None:
             from pruning.export.pipeline import export_cell
 
             say(f"\n{export_cell(cell.folder, cell.export, cell.heal.trains)}")
+
+
+# Start Hydra for a command, and give its errors in this project's words.
+
+RAISE = "HYDRA_FULL_ERROR"  # if this variable is set, Hydra raises its errors instead of printing them
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
+def _launch(composed: DictConfig) -> None:
+
+    execute([(composed, HydraConfig.get().runtime.choices)])
+
+
+def launch() -> None:
+    """Run the command in `sys.argv`. Raises InputError if Hydra cannot read it or a setting does not exist."""
+    sys.argv[1:] = words = ordered(sys.argv[1:])
+    register()
+    check_words(words)
+    check_choices(words)
+    if RAISE in os.environ:  # the user wants Hydra's own words
+        _launch()
+        return
+    os.environ[RAISE] = "1"
+    try:
+        _launch()
+    except (HydraException, OmegaConfBaseException) as error:
+        raise explained(error, words) from error
+    finally:
+        os.environ.pop(RAISE, None)

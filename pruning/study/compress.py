@@ -13,8 +13,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pruning.core.command import guarded
 from pruning.core.errors import InputError
+from pruning.core.terminal import guarded
 
 USAGE = "depth-pruning-compress MODEL [OUT] [ratio=0.2] [NAME=VALUE ...]"
 
@@ -34,7 +34,7 @@ def main() -> None:
 
 def launch_words(words: Sequence[str]) -> list[str]:
     """The words of `launch.py` for words of this command. Raises InputError if the model is missing or unknown."""
-    from pruning.config.words import is_setting
+    from pruning.config.compose import is_setting
 
     places = [word for word in words if not is_setting(word) and not word.startswith("-")]
     rest = [word for word in words if word not in places]

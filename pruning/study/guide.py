@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from pruning.core.errors import InputError, UnreachableError
-from pruning.core.recorded import OPTION, recorded
-from pruning.core.result import SMALLER, DoneResult
-from pruning.core.units import bytes_text, duration_text
+from pruning.core.records import OPTION, SMALLER, DoneResult, kind_of, metrics_among, recorded
+from pruning.core.units import bytes_text, duration_text, rate_text
+from pruning.export.model_card import number
 from pruning.launcher.local import InProcess
 from pruning.runs.cell import Cell
-from pruning.study import stages
-from pruning.study.outcome import Outcome, say
-from pruning.study.run_cells import run_cells
+from pruning.study.grid import Outcome, run_cells, say
+from pruning.study.text_tables import about_healing, render, title
 
 if TYPE_CHECKING:
     from pruning.evaluation.speed import Speed
     from pruning.runs.forecast import Forecast
+
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ def say_forecast(cell: Cell, timed: Cell) -> None:
 def say_result(result: DoneResult) -> None:
     """Print the table of a cell's models, before its export."""
     name = result["model"]["name"]
-    say(f"\n{name} without {' '.join(map(str, result['mask']['dropped']))}\n\n{stages.table(result)}")
+    say(f"\n{name} without {' '.join(map(str, result['mask']['dropped']))}\n\n{table(result)}")
 
 
 def say_where(cell: Cell) -> None:
@@ -118,8 +118,7 @@ def _speed_cell(cell: Cell) -> Cell:
     """
     from omegaconf import OmegaConf
 
-    from pruning.hydra_app.build_option import build_option
-    from pruning.hydra_app.replay_command import composed
+    from pruning.config.app import build_option, composed
     from pruning.models import loader
 
     most = loader.context_length(cell.model) or 2 * PROMPT
@@ -140,3 +139,58 @@ def _speed_cell(cell: Cell) -> Cell:
 def _shown(folder: Path) -> Path:
     """A folder relative to the current one, if it is in it."""
     return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
+
+
+# The table of one cell: its dense, pruned, repaired and healed model side by side.
+
+SPEED_STAGE = {"prefill_per_second": "prompt tokens/s", "decode_per_second": "new tokens/s"}
+
+
+def stages(result: DoneResult) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Each model of a result with its metrics: `dense`, `pruned`, and `repaired` and `healed` if there are such."""
+    evaluation = cast(Mapping[str, Any], result["evaluation"])
+    yield "dense", evaluation["dense"]
+    if "uncompensated" in evaluation:
+        yield "pruned", evaluation["uncompensated"]
+        yield "repaired", evaluation["pruned"]
+    else:
+        yield "pruned", evaluation["pruned"]
+    if "healed" in evaluation:
+        yield "healed", evaluation["healed"]
+
+
+def table(result: DoneResult) -> str:
+    """One row per model: every metric with its standard error, tokens per second, and size.
+
+    The row of the healed model names its mask if it is not the search's, and says if training did not help. A repair
+    and a healing change weights and not their number, so all smaller models have the speed and the size of the pruned
+    one.
+    """
+    found = list(stages(result))
+    names = [name for name in metrics_among(found[0][1]) if isinstance(found[0][1][name], int | float)]
+    names.sort(key=lambda name: kind_of(name).startswith("acc"))
+    speed = result["evaluation"].get("speed")
+    gained = {} if speed is None else {which: list(_gained(speed, which)) for which in ("dense", "pruned")}
+    columns = ["model", *map(title, names), *(SPEED_STAGE.values() if gained else ())]
+    columns += ["parameters", "size"] if gained else []
+    rows = [
+        [_named(result, which), *(number(name, values) for name in names), *gained.get(_timed(which), ())]
+        for which, values in found
+    ]
+    return render(columns, rows, right=columns[1:])
+
+
+def _named(result: DoneResult, which: str) -> str:
+    return which + (about_healing(result) if which == "healed" else "")
+
+
+def _timed(which: str) -> str:
+    return "dense" if which == "dense" else "pruned"
+
+
+def _gained(speed: Mapping[str, Any], which: str) -> Iterator[str]:
+    """Tokens per second with the first shape of input, parameters, and bytes of a model, as text."""
+    for name in SPEED_STAGE:
+        yield rate_text(speed["runs"][0][which][name]["median"])
+    yield f"{speed['sizes'][which]['parameters']:,}"
+    yield bytes_text(speed["sizes"][which]["bytes"])

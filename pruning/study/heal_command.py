@@ -16,16 +16,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pruning.config.words import names_folder
+from pruning.config.compose import names_folder
 from pruning.core.errors import InputError
-from pruning.core.pages import prepare_process
-from pruning.core.recorded import OPTION, outward, recorded
-from pruning.core.result import NAME, read_result
-from pruning.distributed import collectives
+from pruning.core.records import NAME, OPTION, outward, read_result, recorded
+from pruning.core.terminal import prepare_process
+from pruning.engine import collectives
 from pruning.runs.cell import Cell
-from pruning.study import tables
-from pruning.study.outcome import Outcome, say
-from pruning.study.trackers import record_cells, start_tracker
+from pruning.study import text_tables
+from pruning.study.grid import Outcome, record_cells, say, start_tracker
 
 log = logging.getLogger(__name__)
 USAGE = "python -m pruning.heal CELL [heal=lora|full|distill] [heal.SETTING=VALUE ...]"
@@ -51,8 +49,8 @@ def cell_of(words: Sequence[str]) -> Cell:
     """
     from omegaconf import OmegaConf
 
+    from pruning.config.app import composed
     from pruning.config.compose import recorded_cell
-    from pruning.hydra_app.replay_command import composed
 
     folders = [word for word in words if names_folder(word)]
     settings = [word for word in words if not names_folder(word)]
@@ -97,7 +95,7 @@ def heal_folder(cell: Cell) -> None:
     start_tracker([cell])
     result = run(prepare(cell))
     record_cells([cell], Outcome({cell.key: result}))
-    say(tables.results([result]))
+    say(text_tables.results([result]))
     if (record := result.get("heal")) is not None:
         say(f"\nhealed   {cell.folder / record['folder']}")
 
@@ -116,7 +114,7 @@ def _check_places(folder: Path, config: Mapping[str, Any], words: Sequence[str])
 
 def _check(option: str, words: Sequence[str]) -> None:
     """Raise InputError, which names what is allowed, unless the words make a healing that trains."""
-    from pruning.hydra_app.build_option import build_option
+    from pruning.config.app import build_option
 
     if not build_option("heal", list(dict.fromkeys(words))).trains:
         raise InputError(f"heal={option} does not train: choose lora, full or distill.")

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import sys
 
-from pruning.core.command import guarded
-from pruning.core.pages import prepare_process
+from pruning.core.terminal import guarded, prepare_process
 
 # With these flags of Hydra, the command only prints something.
 SHOWING = (
@@ -31,6 +30,6 @@ def main() -> None:
         prepare_process()
         if not any(word.partition("=")[0] in SHOWING for word in sys.argv[1:]):
             print("reading the settings", file=sys.stderr, flush=True)  # noqa: T201
-        from pruning.study.hydra_main import launch
+        from pruning.study.command import launch
 
         launch()

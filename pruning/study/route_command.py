@@ -14,11 +14,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pruning.core import atomic_files
+from pruning.core import storage
 from pruning.core.errors import InputError, unknown
-from pruning.core.pages import prepare_process
-from pruning.routing import files
-from pruning.study.outcome import say
+from pruning.core.terminal import prepare_process
+from pruning.routing import router_files
+from pruning.study.grid import say
 
 USAGE = 'python -m pruning.route WHERE "PROMPT" [question=true] [max_new_tokens=64] [results=results]'
 OPTIONS = ("question", "max_new_tokens", "results")
@@ -76,14 +76,15 @@ def read_words(words: Sequence[str]) -> Asked:
 def folder_of(where: str, results: Path) -> Path:
     """The folder of a router: `where` itself, or the one of the study `where`. Raises InputError if there is none."""
     folder = Path(where).expanduser()
-    if (folder / files.ROUTER).is_file():
+    if (folder / router_files.ROUTER).is_file():
         return folder
-    records = sorted((results / files.FOLDER).glob(f"*/{files.RECORD}"))
-    found = [path.parent for path in records if where in files.studies_of(atomic_files.read_json(path))]
+    records = sorted((results / router_files.FOLDER).glob(f"*/{router_files.RECORD}"))
+    found = [path.parent for path in records if where in router_files.studies_of(storage.read_json(path))]
     if not found:
         raise InputError(
-            f"{where} is no folder with a {files.ROUTER}, and {results} holds no router of a study '{where}': give "
-            "the folder of a router, or results=DIR. `python launch.py experiment=tasks tasks.folder=DIR` makes one."
+            f"{where} is no folder with a {router_files.ROUTER}, and {results} holds no router of that study: "
+            "give the folder of a router, or results=DIR. `python launch.py experiment=tasks tasks.folder=DIR` makes "
+            "one."
         )
     if len(found) > 1:
         listed = "\n".join(map(str, found))

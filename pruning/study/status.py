@@ -26,12 +26,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.live import Live
 
-from pruning.config.words import names_folder
-from pruning.core.command import is_terminal
+from pruning.config.compose import names_folder
 from pruning.core.errors import InputError, PruningError, unknown
-from pruning.launcher import actions, submit
-from pruning.launcher.cell_state import CellState, State, cell_states
-from pruning.launcher.status_table import status_table
+from pruning.core.terminal import is_terminal
+from pruning.launcher import submit
+from pruning.launcher.cell_state import CellState, State, cell_states, status_table
 from pruning.tracking.rebuild import asked_store, record_all
 
 ACTIONS = ("cancel", "retry", "collect")
@@ -118,7 +117,7 @@ def _status(cells: Mapping[str, CellState]) -> int:
 
 def _cancel(results: Path) -> int:
     _say(
-        f"{actions.cancel(results)} cells were in flight and are cancelled; everything computed so far is kept."
+        f"{submit.cancel(results)} cells were in flight and are cancelled; everything computed so far is kept."
     )
     return 0
 
@@ -128,7 +127,7 @@ def _retry(results: Path, settings: Sequence[str]) -> int:
 
     The wait is needed because only this command can start the cells that wait for a free slot.
     """
-    submitted = actions.retry(results, settings)
+    submitted = submit.retry(results, settings)
     _say(f"{sum(len(keys) for _, keys in submitted)} cells are submitted again.")
     for launcher, keys in submitted:
         if launcher.waits:

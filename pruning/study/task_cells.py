@@ -9,18 +9,18 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from pruning.calibration.task_items import EMBEDDED, TaskItems
+from pruning.calibration.items import EMBEDDED, TaskItems
 from pruning.core.errors import InputError
-from pruning.core.hashing import digest
-from pruning.distributed import collectives
+from pruning.core.storage import digest
+from pruning.engine import collectives
 from pruning.engine.compensation import NoCompensation
 from pruning.launcher.local import InProcess
 from pruning.models import loader
-from pruning.routing.encoder_files import check_encoder
-from pruning.routing.settings import RouterSettings, TaskStudy
-from pruning.routing.task_data import TaskData, check_apart, task_data
+from pruning.routing.encoders import check_encoder
+from pruning.routing.router_settings import RouterSettings, TaskStudy
+from pruning.routing.set_scores import TaskData, check_apart, task_data
 from pruning.runs.cell import Cell
-from pruning.runs.check_data import Reader, check_samples
+from pruning.runs.prepare import Reader, check_samples
 from pruning.study.grid import Composed
 
 PATHLESS = ("source", "path")  # what differs between the tasks of a group

@@ -7,36 +7,35 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from pruning.calibration.task_items import TaskItems
-from pruning.core import atomic_files
+from pruning.calibration.items import TaskItems
+from pruning.core import storage
 from pruning.core.errors import PruningError
-from pruning.core.hashing import digest
-from pruning.core.provenance import now, provenance
-from pruning.core.result import DoneResult
+from pruning.core.mask import Mask
+from pruning.core.records import DoneResult, now, provenance
+from pruning.core.storage import digest
 from pruning.models import loader
-from pruning.routing import files
-from pruning.routing.encoder_files import encoder_revision
-from pruning.routing.encoders import Encoder, encoder_of
-from pruning.routing.policies import Measured
-from pruning.routing.prompts import first_blocks
-from pruning.routing.router import FittedRouter, fit_router
-from pruning.routing.scores import Floats, ItemScores, score_items
-from pruning.routing.settings import RouterSettings
-from pruning.routing.summary import summary
-from pruning.routing.timing import Reader, prefill
+from pruning.routing import router_files
+from pruning.routing.encoders import Encoder, encoder_of, encoder_revision
+from pruning.routing.fitted_router import DENSE, POLICIES, FittedRouter, Measured, fit_router
+from pruning.routing.routed import Reader, prefill, summary
+from pruning.routing.router_settings import RouterSettings
+from pruning.routing.set_scores import Floats, Interval, ItemScores, TaskData, first_blocks, score_items
 from pruning.runs.cell import Cell
-from pruning.runs.cell_model import forward_of, model_of
-from pruning.runs.progress import batches_shown
+from pruning.runs.loaded_cell import forward_of, model_of
+from pruning.runs.measurements import batches_shown
 from pruning.study.task_cells import TaskSettings, data_of
-from pruning.study.task_group import Group, described
+from pruning.study.text_tables import render
 
 if TYPE_CHECKING:
     from pruning.engine.forward import Forward
+
 
 log = logging.getLogger(__name__)
 
@@ -48,13 +47,13 @@ def route_group(
 ) -> dict[str, Any]:
     """The record of a group of finished cells, which is also in `routing.json`; computed unless it is there."""
     group = Group(cells, results, data_of(cells, settings), settings)
-    path, request = group.folder / files.RECORD, _request(settings.router)
-    earlier = atomic_files.read_json(path) if path.is_file() else {}
-    known = files.studies_of(earlier)
+    path, request = group.folder / router_files.RECORD, _request(settings.router)
+    earlier = storage.read_json(path) if path.is_file() else {}
+    known = router_files.studies_of(earlier)
     studies = sorted({*known, cells[0].study})
     if earlier.get("request") == request:
         if studies != known:
-            atomic_files.write_json(path, earlier := {**earlier, "studies": studies})
+            storage.write_json(path, earlier := {**earlier, "studies": studies})
         return cast(dict[str, Any], earlier) | {"folder": str(group.folder)}
     started = now()
     model = model_of(cells[0])
@@ -64,13 +63,13 @@ def route_group(
     measured = Measured(scores["calibration"], scores["heldout"], {name: i for i, name in enumerate(names)})
     router, encoder, predicted = _router(group, forward, scores["calibration"])
     path.unlink(missing_ok=True)  # it describes the router that is now replaced
-    files.save_router(group.folder, router, files.model_record(model, cells[0].model))
+    router_files.save_router(group.folder, router, router_files.model_record(model, cells[0].model))
     numbers = summary(measured, scores.get("reworded"), predicted, names, settings.router.target)
     record = {"request": request, "study": cells[0].study, "studies": studies, **described(group), **numbers}
     record["router"] |= _fitted(router)
     record["prefill"] = _timed(group, model.module, router, encoder)
     record["environment"] = provenance(started, str(model.device))
-    atomic_files.write_json(path, record)
+    storage.write_json(path, record)
     return record | {"folder": str(group.folder)}
 
 
@@ -94,8 +93,8 @@ def _scores(group: Group, forward: Forward, part: str) -> dict[str, ItemScores]:
             )
             with batches_shown(f"{task.name} {part}") as show:
                 scored = score_items(forward.watched(show), samples, [masks[0].dense, *masks])
-            files.save_scores(path, scored)
-        found[task.name] = files.read_scores(path)
+            router_files.save_scores(path, scored)
+        found[task.name] = router_files.read_scores(path)
     return found
 
 
@@ -124,8 +123,8 @@ def _states(group: Group, encoder: Encoder, blocks: int, prompts: dict[str, list
     path = group.folder / f"states-{key}.npz"
     if not path.is_file():
         log.info("reading %d prompts for the router", sum(map(len, prompts.values())))
-        files.save_arrays(path, {f"of_{name}": encoder.encode(some) for name, some in prompts.items()})
-    return {name.removeprefix("of_"): value for name, value in files.read_arrays(path).items()}
+        router_files.save_arrays(path, {f"of_{name}": encoder.encode(some) for name, some in prompts.items()})
+    return {name.removeprefix("of_"): value for name, value in router_files.read_arrays(path).items()}
 
 
 def _timed(group: Group, module: Any, router: FittedRouter, encoder: Encoder) -> dict[str, Any] | None:
@@ -144,3 +143,142 @@ def _fitted(router: FittedRouter) -> dict[str, Any]:
     """The settings of a router, the blocks that it runs, and the strengths that cross-validation chose."""
     strengths = {"common": router.head.common.strength, "relative": router.head.relative.strength}
     return {"settings": dataclasses.asdict(router.settings), "blocks": router.blocks, "strengths": strengths}
+
+
+# The cells that belong together in a study of tasks, and what is recorded about them.
+
+
+@dataclass(frozen=True)
+class Group:
+    """The cells of one model and search, one per task, with their results and the items of their tasks."""
+
+    cells: Sequence[Cell]
+    results: Sequence[DoneResult]
+    tasks: Sequence[TaskData]
+    settings: TaskSettings
+
+    @property
+    def sets(self) -> dict[str, Mask]:
+        """The set of each task."""
+        pairs = zip(self.tasks, self.results, strict=True)
+        return {task.name: Mask.from_json(result["mask"]) for task, result in pairs}
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the group's files; its name has a digest of the weights, the sets and the items."""
+        cell = self.cells[0]
+        data = [samples.sha256 for task in self.tasks for samples in task.parts().values()]
+        masks = {name: mask.to_json() for name, mask in self.sets.items()}
+        size = f"k{cell.k}" if cell.ratio is None else f"r{cell.ratio:g}"
+        unit = "" if cell.unit == "block" else f"-{cell.unit}"
+        stem = f"{cell.model.name}-{cell.choices.objective}-{cell.choices.algo}-{size}{unit}-s{cell.seed}"
+        return cell.results / router_files.FOLDER / f"{stem}-{digest([cell.weights(), masks, data])}"
+
+
+def described(group: Group) -> dict[str, Any]:
+    """What was searched, and the items of each task."""
+    cell = group.cells[0]
+    return {
+        "model": cell.model.name,
+        "objective": cell.choices.objective,
+        "algo": cell.choices.algo,
+        "unit": cell.unit,
+        "k": cell.k,
+        "ratio": cell.ratio,
+        "seed": cell.seed,
+        "rewording": group.settings.tasks.rewording,
+        "cells": {task.name: one.key for task, one in zip(group.tasks, group.cells, strict=True)},
+        "sets": {name: mask.to_json() for name, mask in group.sets.items()},
+        "items": {
+            task.name: {
+                part: {"items": samples.count, "sha256": samples.sha256}
+                for part, samples in task.parts().items()
+            }
+            for task in group.tasks
+        },
+    }
+
+
+# The tables that a study of tasks prints: all tasks under all sets, and what each policy gains.
+
+
+def routing_text(record: Mapping[str, Any]) -> str:
+    """Everything about one group of cells, in the order in which it is read."""
+    size = f"k={record['k']}" if record["ratio"] is None else f"{record['ratio']:g}"
+    title = (
+        f"{record['model']} {record['objective']} {record['algo']} {size} {record['unit']}: sets and tasks"
+    )
+    parts = [title, _cross(record, "accuracy"), _cross(record, "margin"), _policies(record), _oracle(record)]
+    parts += [_router_text(record), _prefill(record), f"routing  {record['folder']}"]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _cross(record: Mapping[str, Any], what: str) -> str:
+    """A row per set and a column per task; each set's difference from the task's own set, with its standard error."""
+    cross = record["cross"]
+    rows = []
+    for name in [DENSE, *record["sets"]]:
+        mask = "" if name == DENSE else " ".join(Mask.from_json(record["sets"][name]).names())
+        rows.append([name, mask, *(_entry(cross[task][name], what, name == task) for task in cross)])
+    wanted = "accuracy on held-out items" if what == "accuracy" else "margin (lower is better)"
+    return f"{wanted}; in brackets: minus the task's own set\n" + render(("set", "drops", *cross), rows)
+
+
+def _entry(entry: Mapping[str, Any], what: str, own: bool) -> str:
+    text = f"{entry[what]:.3f}"
+    if own:
+        return f"{text} (own)"
+    gap = entry[f"{what}_to_own"]
+    error = "" if gap["error"] is None else f" ± {gap['error']:.3f}"
+    return f"{text} ({gap['value']:+.3f}{error})"
+
+
+def _policies(record: Mapping[str, Any]) -> str:
+    rows = []
+    for name, policy in record["policies"].items():
+        gain = "" if name == "static" else interval_text(policy["gain"], signed=True)
+        rows.append(
+            [name, POLICIES[name], interval_text(policy["accuracy"]), gain, f"{policy['margin']:.3f}"]
+        )
+    columns = ("policy", "chooses", "accuracy, mean over tasks", "gain over static", "margin")
+    return render(columns, rows)
+
+
+def _oracle(record: Mapping[str, Any]) -> str:
+    if (oracle := record.get("oracle")) is None:
+        return ""
+    gains = {name: interval_text(oracle[name], signed=True) for name in ("apparent", "surviving", "chance")}
+    return (
+        f"oracle   gain over the best static set {gains['apparent']}; after a second wording {gains['surviving']}; "
+        f"that with random labels {gains['chance']}\n         {oracle['verdict']}"
+    )
+
+
+def _router_text(record: Mapping[str, Any]) -> str:
+    router = record["router"]
+    shares = router["explained"]
+    rows = [[task, *counts.values()] for task, counts in router["chosen"].items()]
+    table = render(("prompts of", *record["sets"]), [list(map(str, row)) for row in rows])
+    return (
+        f"router   predicts the {router['settings']['target']}; it explains {shares['common']:.2f} of the variance "
+        f"of its mean over sets, and {shares['relative']:.2f} of that of the differences between sets; it chooses\n"
+        f"{table}"
+    )
+
+
+def _prefill(record: Mapping[str, Any]) -> str:
+    if (times := record["prefill"]) is None:
+        return ""
+    dense, pruned, router = times["dense"], times["pruned"], times["router"]
+    saved = 1 - (pruned + router) / dense
+    return (
+        f"prefill  {1000 * dense:.1f} ms per prompt of {times['tokens']:.0f} tokens dense; "
+        f"{1000 * pruned:.1f} pruned + {1000 * router:.1f} router: {100 * saved:.0f} % saved, "
+        f"{100 * (1 - pruned / dense):.0f} % without the router's time"
+    )
+
+
+def interval_text(found: Interval, signed: bool = False) -> str:
+    """`0.512 [0.498, 0.527]`."""
+    sign = "+" if signed else ""
+    return f"{found['value']:{sign}.3f} [{found['low']:{sign}.3f}, {found['high']:{sign}.3f}]"

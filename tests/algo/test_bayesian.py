@@ -10,8 +10,7 @@ import pytest
 from pruning.algo._surrogate import Surrogate, promising
 from pruning.algo.bayesian import Bayesian, indicators
 from pruning.core.errors import InputError
-from pruning.core.mask import Mask
-from pruning.core.space import Space
+from pruning.core.mask import Mask, Space
 from tests.algo.test_contract import drive, optimum, pairwise
 
 SPACE = Space(12, 4)

@@ -5,7 +5,7 @@ import pytest
 from pruning.algo.beam import Beam
 from pruning.algo.greedy import Greedy
 from pruning.core.errors import InputError
-from pruning.core.space import Space
+from pruning.core.mask import Space
 from tests.algo.test_contract import drive, optimum, pairwise
 
 SPACE = Space(9, 4)

@@ -15,9 +15,7 @@ import pytest
 
 from pruning.algo import Algo, Ask
 from pruning.config.groups import options
-from pruning.core.mask import Mask
-from pruning.core.space import Space
-from pruning.core.spaces import sublayer_space
+from pruning.core.mask import Mask, Space, sublayer_space
 from tests.algo.test_contract import Loss, configured, drive, pairwise
 
 N = 6

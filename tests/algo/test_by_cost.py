@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from pruning.algo._by_cost import evaluations_by_blocks, fitting_blocks, single_units, whole_blocks
+from pruning.algo._rank import evaluations_by_blocks, fitting_blocks, single_units, whole_blocks
 from pruning.algo.greedy import Greedy
 from pruning.algo.local_search import LocalSearch
-from pruning.core.mask import Mask
-from pruning.core.space import Space
-from pruning.core.spaces import cost_space, sublayer_space
+from pruning.core.mask import Mask, Space, cost_space, sublayer_space
 from tests.algo.test_contract import Loss, drive, pairwise
 
 N = 6

@@ -9,8 +9,7 @@ import pytest
 from pruning.algo._quadratic import CHAINS, _cool, annealed, enumerated, least
 from pruning.algo.cbo import Cbo
 from pruning.core.errors import InputError
-from pruning.core.mask import Mask
-from pruning.core.space import Space
+from pruning.core.mask import Mask, Space
 from tests.algo.test_contract import drive, optimum, pairwise
 
 

@@ -9,8 +9,7 @@ import pytest
 from pruning.algo import Ask, Gates
 from pruning.algo.cbo_hessian import CboHessian
 from pruning.core.errors import InputError
-from pruning.core.mask import Mask
-from pruning.core.space import Space
+from pruning.core.mask import Mask, Space
 
 SPACE = Space(9, 4, frozenset({0, 7}))
 

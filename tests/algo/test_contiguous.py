@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from pruning.algo.contiguous import Contiguous
-from pruning.core.space import Space
+from pruning.core.mask import Space
 from tests.algo.test_contract import drive, pairwise
 
 

@@ -18,12 +18,10 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import instantiate
 
 from pruning.algo import Algo, Ask, Gates
+from pruning.config.app import register
 from pruning.config.groups import CONF, options
-from pruning.core.mask import Mask
-from pruning.core.space import Space
-from pruning.core.spaces import sublayer_space
-from pruning.hydra_app.registry import register
-from pruning.search import budget
+from pruning.core.mask import Mask, Space, sublayer_space
+from pruning.search import driver
 
 Loss = Callable[[Mask], float]
 GOLDEN = Path(__file__).parent / "golden" / "masks.json"
@@ -80,7 +78,7 @@ def drive(
 
     Gates are those of `gradient`, by default of the loss. With `racing`, losses that do not matter are infinite.
     """
-    proposals = budget.proposals(algo, space, np.random.default_rng(seed))
+    proposals = driver.counted_proposals(algo, space, np.random.default_rng(seed))
     requests: list[Ask] = []
     losses: list[tuple[float, ...]] = []
     try:

@@ -9,8 +9,7 @@ import pytest
 
 from pruning.algo.evolution import Evolution
 from pruning.core.errors import InputError
-from pruning.core.mask import Mask
-from pruning.core.space import Space
+from pruning.core.mask import Mask, Space
 from tests.algo.test_contract import Run, deviation, drive, pairwise
 
 SPACE = Space(14, 5, frozenset({0, 13}))

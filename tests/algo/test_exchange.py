@@ -8,12 +8,9 @@ import numpy as np
 import pytest
 
 from pruning.algo._exchange import exchanged, neighbours, walked, within_kind
-from pruning.algo._prior import draw, fresh, swapped
+from pruning.algo._surrogate import draw, fresh, swapped
 from pruning.algo.genetic import crossed
-from pruning.core.mask import Mask
-from pruning.core.space import Space
-from pruning.core.spaces import sublayer_space
-from pruning.core.unit_costs import Budget
+from pruning.core.mask import Budget, Mask, Space, sublayer_space
 
 RNG = np.random.default_rng
 SPACES = {

@@ -4,9 +4,8 @@ import pytest
 
 from pruning.algo.exhaustive import Exhaustive
 from pruning.core.errors import InputError
-from pruning.core.mask import Mask
-from pruning.core.space import Space
-from pruning.search import budget
+from pruning.core.mask import Mask, Space
+from pruning.search import driver
 from tests.algo.test_contract import drive, optimum, pairwise
 
 
@@ -37,7 +36,7 @@ def test_a_space_that_is_too_large_is_refused_with_its_count() -> None:
     with pytest.raises(InputError, match=message):
         Exhaustive().evaluations(Space(30, 6))
     with pytest.raises(InputError, match=message):
-        budget.evaluations(Exhaustive(), Space(30, 6))
+        driver.evaluations(Exhaustive(), Space(30, 6))
     with pytest.raises(InputError, match=message):
         drive(Exhaustive(), Space(30, 6), pairwise(30, 0))
     assert Exhaustive(limit=600_000).evaluations(Space(30, 6)) == 593_775

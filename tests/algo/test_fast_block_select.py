@@ -7,8 +7,7 @@ import pytest
 
 from pruning.algo.fast_block_select import FastBlockSelect, Run, disjoint, runs
 from pruning.core.errors import InputError
-from pruning.core.mask import Mask
-from pruning.core.space import Space
+from pruning.core.mask import Mask, Space
 from tests.algo.test_contract import drive, pairwise
 
 

@@ -6,11 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pruning.algo._prior import draw, fresh, log_weights, one_shot, scale, swapped
+from pruning.algo._surrogate import draw, fresh, log_weights, one_shot, scale, swapped
 from pruning.algo.genetic import Genetic, crossed
 from pruning.core.errors import InputError
-from pruning.core.mask import Mask
-from pruning.core.space import Space
+from pruning.core.mask import Mask, Space
 from tests.algo.test_contract import drive, optimum, pairwise
 
 SPACE = Space(14, 5, frozenset({0, 13}))

@@ -12,9 +12,7 @@ from pruning.algo.beam import Beam
 from pruning.algo.greedy import Greedy
 from pruning.algo.lazy import FIRST, Lazy
 from pruning.core.errors import InputError
-from pruning.core.mask import Mask
-from pruning.core.space import Space
-from pruning.core.spaces import sublayer_space
+from pruning.core.mask import Mask, Space, sublayer_space
 from tests.algo.test_contract import Loss, drive, pairwise
 
 SPACE = Space(24, 5)

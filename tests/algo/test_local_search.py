@@ -5,8 +5,7 @@ import pytest
 from pruning.algo.greedy import Greedy
 from pruning.algo.local_search import LocalSearch
 from pruning.algo.one_shot import OneShot
-from pruning.core.mask import Mask
-from pruning.core.space import Space
+from pruning.core.mask import Mask, Space
 from tests.algo.test_contract import drive, pairwise
 
 SPACE = Space(12, 5, frozenset({0}))

@@ -7,13 +7,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pruning.algo import _minima
-from pruning.algo._minima import annealed, descended, energies, enumerated, minima, proposed
-from pruning.algo._quadratic import Array
+from pruning.algo import _quadratic
+from pruning.algo._quadratic import (
+    Array,
+    annealed_minima,
+    descended,
+    energies,
+    enumerated_minima,
+    minima,
+    proposed,
+)
 from pruning.algo.cbo import Cbo
-from pruning.core.mask import Mask
-from pruning.core.space import Space
-from pruning.core.spaces import sublayer_space
+from pruning.core.mask import Mask, Space, sublayer_space
 from tests.algo.test_budgets import losses, optimum
 from tests.algo.test_contract import drive
 
@@ -38,7 +43,7 @@ def energy(q: Array, space: Space, mask: Mask) -> float:
 def test_enumeration_gives_the_least_energies_in_order(
     space: Space, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_minima, "CHUNK", chunk)
+    monkeypatch.setattr(_quadratic, "MINIMA_CHUNK", chunk)
     q = random_q(space, 0)
     best, exact = minima(q, space, 10, 10**9, np.random.default_rng(0))
     assert exact
@@ -47,7 +52,7 @@ def test_enumeration_gives_the_least_energies_in_order(
 
 def test_equal_energies_are_in_lexicographic_order() -> None:
     q = np.zeros_like(random_q(SPACE, 0))
-    assert enumerated(q, SPACE, 5) == list(SPACE.masks())[:5]
+    assert enumerated_minima(q, SPACE, 5) == list(SPACE.masks())[:5]
 
 
 @pytest.mark.parametrize("space", [SPACE, UNEQUAL], ids=["uniform", "unequal"])
@@ -56,7 +61,7 @@ def test_annealing_finds_the_exact_optimum_if_that_is_known(space: Space, seed: 
     q = random_q(space, seed)
     best, exact = minima(q, space, 5, 10, np.random.default_rng(seed))
     assert not exact
-    assert best[0] == enumerated(q, space, 1)[0]
+    assert best[0] == enumerated_minima(q, space, 1)[0]
     assert all(mask in space for mask in best)
     assert len({*best}) == 5
     found = [energy(q, space, mask) for mask in best]
@@ -91,7 +96,7 @@ def test_chains_end_lower_than_they_start_and_descent_ends_in_local_minima() -> 
     q, rng, units = random_q(UNEQUAL, 3), np.random.default_rng(0), UNEQUAL.fitting()
     costs = np.array([UNEQUAL.budget.costs[u] for u in units])
     start = np.array([[u in mask.dropped for u in units] for mask in list(UNEQUAL.masks())[:30]])
-    ends = annealed(q, costs, UNEQUAL.budget, start, rng)
+    ends = annealed_minima(q, costs, UNEQUAL.budget, start, rng)
     assert energies(q, ends).mean() < energies(q, start).mean()
     for row in descended(q, costs, UNEQUAL.budget, start):
         mask = UNEQUAL.drop(*(units[r] for r in np.flatnonzero(row)))

@@ -6,7 +6,7 @@ import pytest
 
 from pruning.algo.random import Random
 from pruning.core.errors import InputError
-from pruning.core.space import Space
+from pruning.core.mask import Space
 from tests.algo.test_contract import drive, optimum, pairwise
 
 SPACE = Space(12, 4)

@@ -6,7 +6,7 @@ from statistics import mean
 
 import pytest
 
-from pruning.core.space import Space
+from pruning.core.mask import Space
 from tests.algo.test_contract import NEVER_WORSE_THAN_ONE_SHOT, OPTIMAL, configured, drive, optimum, pairwise
 
 SPACE, SEEDS, STRENGTH = Space(12, 4), 8, 2.0

@@ -16,16 +16,16 @@ from hydra.utils import instantiate
 
 from pruning.algo import Algo
 from pruning.calibration.samples import Row, Samples
+from pruning.config.app import register
 from pruning.config.groups import CONF, options
-from pruning.core.space import Space
+from pruning.core.mask import Space
 from pruning.engine.forward import Forward
-from pruning.hydra_app.registry import register
 from pruning.models.loader import LanguageModel, ModelInfo
 from pruning.objective import Calibrated
 from pruning.objective.perplexity import Perplexity
+from pruning.search.choice import Racing
 from pruning.search.driver import Problem, Solution, solve
 from pruning.search.journal import Journal, KnownScores, Store
-from pruning.search.racing import Racing
 
 N, TOKENS, LENGTH = 8, 24, 32
 SPACE = Space(N, 3)

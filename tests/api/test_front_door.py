@@ -15,7 +15,7 @@ from pruning.algo.beam import Beam
 from pruning.algo.greedy import Greedy
 from pruning.calibration.sources import embedded_items, pydoc
 from pruning.objective.margin import Margin
-from pruning.runs.cell_settings import ForwardSettings
+from pruning.runs.cell import ForwardSettings
 from tests.conftest import N_BLOCKS, Command
 
 TEXTS = list(pydoc("calibration"))[:40]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.plain import Plain
 from benchmarks.published import Published
+from benchmarks.run import Plain
 from pruning.core.mask import Mask
 from pruning.engine.forward import Forward
-from pruning.engine.logprobs import LIKELIHOOD, Readout
+from pruning.engine.head import LIKELIHOOD, Readout
 from tests.helpers.architectures import N_BLOCKS, build
 from tests.helpers.rows import language_model, text_rows
 

@@ -13,7 +13,7 @@ import torch
 
 from benchmarks import gpu_check
 from benchmarks import run as benchmark
-from benchmarks.works import TRIPLES, tiny_llama
+from benchmarks.run import TRIPLES, tiny_llama
 
 
 def run(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, *words: str) -> tuple[int, str]:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.growth_analysis import COMMANDS, Run, exponent, rows
+from benchmarks.growth import COMMANDS, Run, exponent, rows
 
 START = 2.0
 

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from benchmarks.growth_study import row
+from benchmarks.growth import row
 
 
 def test_the_exponent_compares_the_two_largest_sizes() -> None:

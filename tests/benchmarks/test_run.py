@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.run import replaced
-from benchmarks.works import WORKS
+from benchmarks.run import WORKS, replaced
 
 FIRST, SECOND = (work.name for work in WORKS[:2])
 

@@ -7,9 +7,8 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from pruning.calibration.drawn import Drawn
-from pruning.calibration.mixed import Mixed
-from pruning.calibration.text import Text
+from pruning.calibration.samples import Drawn
+from pruning.calibration.text import Mixed, Text
 from pruning.core.errors import InputError
 
 

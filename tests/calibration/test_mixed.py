@@ -9,12 +9,11 @@ from typing import Any
 import pytest
 
 from pruning.calibration.items import Items
-from pruning.calibration.mixed import Mixed
 from pruning.calibration.sources import PARTED, documents
-from pruning.calibration.text import Text
+from pruning.calibration.text import Mixed, Text
+from pruning.config.app import build_named
 from pruning.core.errors import InputError
 from pruning.evaluation.heldout import Heldout
-from pruning.hydra_app.build_option import build_named
 from tests.conftest import Command
 from tests.helpers.tokens import Numbers, written
 from tests.helpers.wikipedia import use_dump

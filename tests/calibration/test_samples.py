@@ -14,14 +14,13 @@ from hydra.utils import instantiate
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pruning.calibration.both import Both, interleaved
 from pruning.calibration.items import Items
 from pruning.calibration.samples import Row, Samples
-from pruning.calibration.text import Text
+from pruning.calibration.text import Both, Text, interleaved
+from pruning.config.app import register
 from pruning.config.groups import CONF
 from pruning.core.errors import InputError
-from pruning.core.estimate import Estimate
-from pruning.hydra_app.registry import register
+from pruning.core.scoring import Estimate
 
 ITEM_ROWS = (
     Row((1, 2, 3, 4), (2, 4), 0, 0, False),

@@ -5,8 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pruning.calibration.samples import Row
-from pruning.calibration.shared_runs import apart, shared_runs
+from pruning.calibration.samples import Row, apart, shared_runs
 
 WINDOWS = st.lists(st.tuples(st.integers(0, 300), st.integers(2, 90)), min_size=1, max_size=6)
 

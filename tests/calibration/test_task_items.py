@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from pruning.calibration.items import TaskItems
 from pruning.calibration.samples import Samples
-from pruning.calibration.task_items import TaskItems
 from pruning.core.errors import InputError
 from tests.helpers.evaluations import shared_data
 from tests.helpers.task_files import items_of, task_folder

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pruning.calibration import sources, wikipedia
+from pruning.calibration import sources
 from pruning.calibration.sources import documents
 from pruning.calibration.text import Text
 
@@ -30,7 +30,7 @@ The sum is <math>a < b</math> known, <br /> and the paragraph has more than sixt
 
 
 def test_wiki_markup_becomes_plain_paragraphs() -> None:
-    assert wikipedia.clean(WIKITEXT).split("\n\n") == [
+    assert sources.clean(WIKITEXT).split("\n\n") == [
         "Anarchism is a philosophy of authority and of hierarchy, as the site says — sixty characters.",
         "The sum is  known,  and the paragraph has more than sixty characters in it.",
     ]
@@ -44,8 +44,8 @@ def test_articles_are_prose_pages_and_their_parts_are_disjoint(
     pages = "".join(f"<page><title>{t}</title><text>{texts[t]}</text></page>" for t in titles)
     dump = tmp_path / "dump.xml.bz2"
     dump.write_bytes(bz2.compress(f'<mediawiki xmlns="http://x">{pages}</mediawiki>'.encode()))
-    monkeypatch.setattr(wikipedia, "extract", lambda *_: dump)
-    assert [title for title, _ in wikipedia.articles()] == titles[:40]
+    monkeypatch.setattr(sources, "extract", lambda *_: dump)
+    assert [title for title, _ in sources.articles()] == titles[:40]
     parts = [list(documents(Text("wikipedia_sample", 1, 8, 0, part=part))) for part in sources.PARTS]
     assert all(parts)
     assert len(set(parts[0]) | set(parts[1])) == len(parts[0]) + len(parts[1]) == 40

@@ -8,12 +8,11 @@ import pytest
 from omegaconf import OmegaConf
 
 from pruning.config import groups
+from pruning.config.app import composed
 from pruning.config.compose import build, cell_of, recorded_cell, recorded_launcher
 from pruning.core.errors import InputError
-from pruning.core.recorded import CLASS, OPTION, TARGET, recorded
-from pruning.hydra_app.replay_command import composed
-from pruning.launcher.local import InProcess
-from pruning.launcher.local_pool import LocalPool
+from pruning.core.records import CLASS, OPTION, TARGET, recorded
+from pruning.launcher.local import InProcess, LocalPool
 from pruning.launcher.slurm import Slurm
 from pruning.runs.cell import Cell
 

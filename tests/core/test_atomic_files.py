@@ -10,21 +10,22 @@ from types import SimpleNamespace
 
 import pytest
 
-from pruning.core.atomic_files import (
+from pruning.core.errors import DamagedError, InputError
+from pruning.core.storage import (
     MEBIBYTE,
     append_line,
     appending,
     check_writable,
     mend,
+    publish,
     read_json,
     read_lines,
+    staged,
     touch,
     write_json,
     write_text,
 )
-from pruning.core.errors import DamagedError, InputError
-from pruning.core.os_errors import sentence
-from pruning.core.publish import publish, staged
+from pruning.core.terminal import sentence
 
 
 def names(folder: Path) -> list[str]:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from pruning.core.estimate import Estimate, mean, plus_minus, standard_error, weighted_mean
+from pruning.core.scoring import Estimate, mean, plus_minus, standard_error, weighted_mean
 
 TERMS = st.lists(st.floats(-50, 50), min_size=2, max_size=20)
 

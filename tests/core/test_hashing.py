@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from pruning.core import hashing
+from pruning.core import storage
 
-SIZE = hashing.SMALL + 1
+SIZE = storage.SMALL + 1
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(
         hashlib, "file_digest", lambda stream, name: (read.append(stream.name), original(stream, name))[1]
     )
-    monkeypatch.setattr(hashing, "_memory", {})
+    monkeypatch.setattr(storage, "_memory", {})
     return read
 
 
@@ -33,10 +33,10 @@ def plain(path: Path) -> str:
 def test_a_file_that_has_long_been_unchanged_is_read_once(
     tmp_path: Path, reads: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hashing, "WRITTEN_BACK", -1)
+    monkeypatch.setattr(storage, "WRITTEN_BACK", -1)
     path = tmp_path / "text"
     path.write_bytes(b"a" * SIZE)
-    assert [hashing.file_sha256(path) for _ in range(3)] == [plain(path)] * 3
+    assert [storage.file_sha256(path) for _ in range(3)] == [plain(path)] * 3
     assert len(reads) == 1
 
 
@@ -44,11 +44,11 @@ def test_a_file_that_has_long_been_unchanged_is_read_once(
 def test_a_changed_file_is_read_again(
     tmp_path: Path, reads: list[str], change: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hashing, "WRITTEN_BACK", -1)
+    monkeypatch.setattr(storage, "WRITTEN_BACK", -1)
     path = tmp_path / "text"
     path.write_bytes(b"a" * SIZE)
     os.utime(path, ns=(1, 1))
-    hashing.file_sha256(path)
+    storage.file_sha256(path)
     if change == "other file":
         (tmp_path / "new").write_bytes(b"b" * SIZE)
         (tmp_path / "new").replace(path)
@@ -56,7 +56,7 @@ def test_a_changed_file_is_read_again(
         path.write_bytes(b"b" * (SIZE + (change == "size")))
     if change == "content and time":
         os.utime(path, ns=(1, 1))
-    assert hashing.file_sha256(path) == plain(path)
+    assert storage.file_sha256(path) == plain(path)
     assert len(reads) == 2
 
 
@@ -64,11 +64,11 @@ def test_a_file_that_has_just_been_written_is_read_each_time(tmp_path: Path, rea
     path = tmp_path / "text"
     for letter in (b"a", b"b", b"c"):
         path.write_bytes(letter * SIZE)
-        assert hashing.file_sha256(path) == plain(path), "the time stamps can be those of the earlier content"
+        assert storage.file_sha256(path) == plain(path), "the time stamps can be those of the earlier content"
     assert len(reads) == 3
 
 
 def test_a_file_that_cannot_be_read_is_an_os_error(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "absent"):
         with pytest.raises(OSError, match=path.name):
-            hashing.file_sha256(path)
+            storage.file_sha256(path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pruning.core.metric_names import filtered_of, label_of, main_of
+from pruning.core.records import filtered_of, label_of, main_of
 
 
 @pytest.mark.parametrize(

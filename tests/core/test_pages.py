@@ -11,7 +11,7 @@ import pytest
 
 PROGRAM = """
 import resource, sys
-from pruning.core.pages import keep_pages
+from pruning.core.terminal import keep_pages
 kept = keep_pages() if sys.argv[1] == "keep" else False
 import torch
 size = int(sys.argv[2])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pruning.core.publish import publish, replace, staged
+from pruning.core.storage import publish, replace, staged
 
 
 def test_a_published_directory_is_whole_and_leaves_nothing_beside_it(tmp_path: Path) -> None:

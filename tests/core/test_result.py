@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from pruning.core.errors import DamagedError
-from pruning.core.recorded import recorded, same_settings
-from pruning.core.result import NAME, read_done, read_result, write_result
+from pruning.core.records import NAME, read_done, read_result, recorded, same_settings, write_result
 
 FAILED: dict[str, Any] = {
     "cell": "a",

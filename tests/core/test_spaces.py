@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pruning.core.errors import InputError
-from pruning.core.space import Space
-from pruning.core.spaces import block_count, check_size, space, sublayer_space
+from pruning.core.mask import Space, block_count, check_size, space_for, sublayer_space
 
 
 @pytest.mark.parametrize(
@@ -75,15 +74,15 @@ def test_the_largest_ratio_that_the_message_offers_is_accepted(n_blocks: int) ->
 
 
 def test_space_protects_both_ends() -> None:
-    chosen = space(10, None, 4, first=2, last=1)
+    chosen = space_for(10, None, 4, first=2, last=1)
     assert chosen == Space(10, 4, frozenset({0, 1, 9}))
-    assert space(10, 0.4, None) == Space(10, 4)
+    assert space_for(10, 0.4, None) == Space(10, 4)
 
 
 @pytest.mark.parametrize(("first", "last"), [(5, 5), (10, 0), (0, 12)])
 def test_protection_that_leaves_no_block_is_named(first: int, last: int) -> None:
     with pytest.raises(InputError, match=rf"protect\.first={first} and protect\.last={last} .* of 10"):
-        space(10, None, 1, first, last)
+        space_for(10, None, 1, first, last)
 
 
 @pytest.mark.parametrize(("first", "last"), [(-1, 0), (0, -2)])
@@ -91,7 +90,7 @@ def test_negative_protection_is_named(first: int, last: int) -> None:
     with pytest.raises(
         InputError, match=rf"protect\.first={first} and protect\.last={last}: neither may be neg"
     ):
-        space(10, None, 2, first, last)
+        space_for(10, None, 2, first, last)
 
 
 def test_a_ratio_of_costs_is_met_as_closely_as_the_smallest_unit_allows() -> None:

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pruning.core import atomic_files, temporary
-from pruning.core.publish import replace, staged
-from pruning.core.temporary import sweep, temporary_file, temporary_folder
+from pruning.core import storage
+from pruning.core.storage import replace, staged, sweep, temporary_file, temporary_folder
 
 
 def names(folder: Path) -> list[str]:
@@ -34,7 +33,7 @@ def killed(folder: Path, step: str = "staged") -> None:
 def test_what_a_kill_leaves_is_removed_by_the_next_writer(tmp_path: Path) -> None:
     killed(tmp_path)
     assert len(names(tmp_path)) == 3
-    atomic_files.write_text(tmp_path / "other.json", "x")
+    storage.write_text(tmp_path / "other.json", "x")
     assert names(tmp_path) == ["other.json"]
 
 
@@ -58,7 +57,7 @@ def test_a_kill_between_two_renames_loses_no_directory(tmp_path: Path) -> None:
 
 def test_another_machines_files_are_kept_for_a_week(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     killed(tmp_path)
-    monkeypatch.setattr(temporary, "_machine", lambda: "0" * 8)
+    monkeypatch.setattr(storage, "_machine", lambda: "0" * 8)
     sweep(tmp_path)
     assert len(names(tmp_path)) == 3
     for path in tmp_path.rglob("*"):
@@ -81,7 +80,7 @@ def test_a_users_hidden_files_are_kept(tmp_path: Path, name: str) -> None:
 
 def test_long_names_have_temporary_names_too(tmp_path: Path) -> None:
     target = tmp_path / ("ü" * 120)
-    atomic_files.write_text(target, "x")
+    storage.write_text(target, "x")
     assert names(tmp_path) == [target.name]
 
 

@@ -6,12 +6,12 @@ import os
 
 import pytest
 
-from pruning.core.threads import BLAS_THREADS, DECIDED, SPINS, let_threads_wait, use_one_blas_thread
+from pruning.core.terminal import BLAS_THREADS, SPINS, THREADS_DECIDED, let_threads_wait, use_one_blas_thread
 
 
 @pytest.fixture(autouse=True)
 def undecided(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in (*DECIDED, *BLAS_THREADS):
+    for name in (*THREADS_DECIDED, *BLAS_THREADS):
         monkeypatch.setenv(name, "")  # so that what the test sets is undone
         monkeypatch.delenv(name)
 
@@ -21,11 +21,11 @@ def test_the_number_of_spins_is_set_if_nobody_has_set_anything() -> None:
     assert os.environ[SPINS[0]] == SPINS[1]
 
 
-@pytest.mark.parametrize("name", DECIDED)
+@pytest.mark.parametrize("name", THREADS_DECIDED)
 def test_a_setting_of_the_user_stays(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv(name, "7")
     let_threads_wait()
-    assert {other: os.environ[other] for other in DECIDED if other in os.environ} == {name: "7"}
+    assert {other: os.environ[other] for other in THREADS_DECIDED if other in os.environ} == {name: "7"}
 
 
 def test_numpy_gets_one_thread_unless_the_user_has_set_a_number(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pruning.core.trace import NAME, TraceLine, append_trace, read_trace
+from pruning.core.scoring import NAME, TraceLine, append_trace, read_trace
 
 LINE: TraceLine = {"dropped": [1, 4], "loss": 2.5, "samples": [2.0, 3.0], "seconds": 0.5}
 

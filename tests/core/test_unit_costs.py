@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pruning.core.errors import InputError
-from pruning.core.unit_costs import SCALE, Budget, budget, count, fitting, most_units, sets
+from pruning.core.mask import SCALE, Budget, count, fitting_masks, most_units, sets, total_budget
 
 
 @st.composite
@@ -37,7 +37,7 @@ def test_a_unit_fits_if_the_budget_can_be_met_with_it(made: Budget, data: st.Dat
     spent = data.draw(st.integers(0, made.most + 1))
     every = [s for n in range(len(others) + 1) for s in combinations(others, n)]
     met = [s for s in every if made.least <= spent + sum(made.costs[i] for i in s) <= made.most]
-    assert fitting(made, spent, others) == [i for i in others if any(i in s for s in met)]
+    assert fitting_masks(made, spent, others) == [i for i in others if any(i in s for s in met)]
 
 
 @given(budgets())
@@ -52,7 +52,7 @@ def test_a_budget_is_the_ratio_give_or_take_half_of_the_smallest_unit(
 ) -> None:
     free = list(range(len(values)))
     try:
-        made = budget(values, ratio, free)
+        made = total_budget(values, ratio, free)
     except InputError:
         return
     half = min(made.costs) / 2
@@ -62,18 +62,18 @@ def test_a_budget_is_the_ratio_give_or_take_half_of_the_smallest_unit(
     assert made.most < sum(made.costs), "something stays"
     assert made.least == 1 or made.least - 1 < ratio * SCALE - half <= made.least
     assert abs(sum(made.costs) - SCALE) <= len(values)
-    assert fitting(made, 0, free)
+    assert fitting_masks(made, 0, free)
 
 
 def test_the_budget_of_a_fifth_of_30_blocks() -> None:
-    made = budget((83, 250) * 30, 0.2, range(60))
+    made = total_budget((83, 250) * 30, 0.2, range(60))
     assert (made.costs[:2], made.least, made.most) == ((83, 250), 1959, 2041)
 
 
 def test_a_ratio_out_of_reach_is_refused_with_the_reason() -> None:
     with pytest.raises(InputError, match=r"ratio=0\.5 .* only 0\.25 of them"):
-        budget((1, 3, 1, 3), 0.5, [0, 2])
+        total_budget((1, 3, 1, 3), 0.5, [0, 2])
     with pytest.raises(InputError, match=r"ratio=0\.1 .* no set of units comes as close"):
-        budget((1, 1, 1), 0.1, [0, 1, 2])
+        total_budget((1, 1, 1), 0.1, [0, 1, 2])
     with pytest.raises(InputError, match=r"ratio=0\.95 .* nothing would be left of the model"):
-        budget((1, 1, 1, 1), 0.95, range(4))
+        total_budget((1, 1, 1, 1), 0.95, range(4))

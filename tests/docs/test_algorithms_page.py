@@ -9,7 +9,7 @@ import pytest
 
 from pruning.config.groups import options
 from pruning.core.errors import OutOfReachError
-from pruning.core.space import Space
+from pruning.core.mask import Space
 from tests.algo.test_contract import configured
 
 DOCS = Path(__file__).parents[2] / "docs"

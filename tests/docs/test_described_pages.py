@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from docs.describe import PAGES, path
-from docs.marked_tables import BLOCK, filled
+from docs.described import BLOCK, PAGES, filled, path
 
 SLOW = ("results.md", "study_tables.md")  # they are computed from archives
 

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from analysis.data.load import load
-from analysis.data.metrics import Metric
-from analysis.data.mlflow_store import folder
+from analysis.data.archive import folder
+from analysis.data.load import Metric, load
 from analysis.figures.fig10_healing import healed, summary, table
 
 ROOT = Path(__file__).parents[2]

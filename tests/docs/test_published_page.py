@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from docs.describe import path
+from docs.described import path
 from pruning.published import library
 from pruning.published.explain import VERDICTS
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from docs.file_tables import keys
-from pruning.core.result import DoneResult
+from docs.described import keys
+from pruning.core.records import DoneResult
 
 
 def test_nested_keys_and_optional_ones_are_described() -> None:

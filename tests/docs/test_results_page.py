@@ -8,13 +8,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from analysis.data.metrics import of_windows
+from analysis.data.load import of_windows
 from analysis.figures import fig10_healing
-from analysis.report.paper_verdicts import claims
-from docs import study_healing, study_outcomes
-from docs.describe import path
-from docs.study_archives import ALL, GEMMA, MAIN, ROOT, SMOLLM2, overlap, study
-from docs.study_archives import TEXT as OF_TEXT
+from analysis.report.summary import claims
+from docs import described
+from docs.described import ALL, GEMMA, MAIN, SMOLLM2, STUDY_ARCHIVES_ROOT, overlap, path, study
+from docs.described import TEXT as OF_TEXT
 
 TEXT = path("results.md").read_text(encoding="utf-8")
 FINDINGS = re.split(r"^## ", TEXT, flags=re.MULTILINE)[1:6]
@@ -44,7 +43,7 @@ def test_the_page_is_short_and_each_finding_has_a_sentence_a_table_and_a_picture
         assert ESTIMATE.search(" ".join(bold[1].split())), "no finding in bold with its interval"
         assert rows(finding)
         (picture,) = re.findall(r"!\[.+\]\((.+)\)", finding)
-        assert (ROOT / "docs" / picture).is_file()
+        assert (STUDY_ARCHIVES_ROOT / "docs" / picture).is_file()
 
 
 @pytest.mark.slow
@@ -111,7 +110,7 @@ def test_sentences_on_gemma_are_those_of_the_archive() -> None:
     counts = (cells["dropped"] == cells["best"]).groupby(cells["algo"]).sum()
     assert len(best) == 6
     assert list(counts[counts == 6].index) == ["bayesian", "beam", "cbo", "exhaustive", "genetic"]
-    scored = study_outcomes.pairs_scored(optima)
+    scored = described.pairs_scored(optima)
     assert [name for name in ("bayesian", "beam", "cbo", "genetic") if scored[name] != "153"] == [
         "beam",
         "genetic",
@@ -123,7 +122,7 @@ def test_sentences_on_gemma_are_those_of_the_archive() -> None:
     )
     assert counts["greedy"] == 0
     own = study("study", ALL, model=GEMMA)
-    margin, divergence = (study_outcomes.accuracy(own, name) for name in ("margin", "divergence"))
+    margin, divergence = (described.accuracy(own, name) for name in ("margin", "divergence"))
     assert f"{margin} percent for the margin, {divergence.split(',')[0]} for divergence" in written
     dense = [
         study("study", ("margin",), model=model).cells["dense/acc/arc_easy"] for model in (SMOLLM2, GEMMA)
@@ -146,11 +145,11 @@ def test_sentences_on_seeds_are_those_of_the_archive() -> None:
 
 @pytest.mark.slow
 def test_sentences_on_healing_are_those_of_the_archive() -> None:
-    own = study("study_healing", study_healing.OBJECTIVES)
+    own = study("study_healing", described.OBJECTIVES)
     ratios = own.relative.states
     repaired, healed = (
         100 * (1 - ratios.loc[ratios["state"].str.startswith(state), "value"])
-        for state in study_healing.STATES[1:]
+        for state in described.STATES[1:]
     )
     assert len(repaired) == len(healed) == 6
     expected = (
@@ -178,12 +177,12 @@ def test_nothing_of_the_first_part_is_missing() -> None:
         "study_labels": ("margin",),
         "study_units": OF_TEXT,
     }
-    for name, objectives in (parts | {"study_healing": study_healing.OBJECTIVES}).items():
+    for name, objectives in (parts | {"study_healing": described.OBJECTIVES}).items():
         frame = study(name, objectives).frame
         assert set(frame["status"]) == {"done"}
     assert set(study("study", ALL, model=GEMMA).frame["status"]) == {"done"}
 
 
 def test_the_archives_of_the_study_are_small() -> None:
-    archives = (ROOT / "analysis").glob("study*/study*.tar.xz")
+    archives = (STUDY_ARCHIVES_ROOT / "analysis").glob("study*/study*.tar.xz")
     assert sum(archive.stat().st_size for archive in archives) < 40e6

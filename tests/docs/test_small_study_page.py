@@ -6,12 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from analysis.data.mlflow_store import folder
-from analysis.figures.variance_shares import ratio_text
-from analysis.report.paper_verdicts import claims
-from analysis.report.phrasing import percent
-from analysis.report.study_data import StudyData
-from analysis.stats.estimates import IntervalEstimate
+from analysis.data.archive import folder
+from analysis.figures.fig5_variance_shares import ratio_text
+from analysis.report.study_data import StudyData, percent
+from analysis.report.summary import claims
+from analysis.stats.components import IntervalEstimate
 
 ROOT = Path(__file__).parents[2]
 WRITTEN = " ".join((ROOT / "docs/small_study.md").read_text(encoding="utf-8").split())

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from docs.study_archives import study
+from docs.described import study
 
 WRITTEN = " ".join((Path(__file__).parents[2] / "docs/statistics.md").read_text(encoding="utf-8").split())
 

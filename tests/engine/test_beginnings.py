@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from pruning.calibration.samples import Row
 from pruning.core.mask import Mask
-from pruning.engine.beginnings import Beginnings, affordable_depths, beginning, edges, forks, most_edges
+from pruning.engine.batching import Pace
 from pruning.engine.forward import Forward
-from pruning.engine.pace import Pace
+from pruning.engine.prefix_tree import Beginnings, affordable_depths, beginning, edges, forks, most_edges
 from pruning.models.loader import LanguageModel
 from tests.helpers.architectures import N_BLOCKS, build
 from tests.helpers.rows import item_rows, language_model, text_rows
@@ -162,7 +162,7 @@ def test_states_end_with_their_batch() -> None:
 
 
 def test_views_are_copied() -> None:
-    from pruning.engine.beginnings import Notes, Wanted
+    from pruning.engine.prefix_tree import Notes, Wanted
 
     states = torch.arange(12.0).view(2, 2, 3)
     notes = Notes(wanted=Wanted(depths=[1]))

@@ -14,12 +14,10 @@ from torch import Tensor, nn
 from pruning.calibration.samples import Row
 from pruning.core.mask import Mask
 from pruning.engine import bounds as bounds_module
-from pruning.engine import partial_head as part_module
-from pruning.engine.batch_reader import BatchReader
+from pruning.engine import head as part_module
 from pruning.engine.bounds import bounds
-from pruning.engine.forward import Forward
-from pruning.engine.logprobs import LIKELIHOOD, Readout
-from pruning.engine.partial_head import _chosen, partial_head
+from pruning.engine.forward import BatchReader, Forward
+from pruning.engine.head import LIKELIHOOD, Readout, _chosen, partial_head
 from tests.helpers.architectures import ARCHITECTURES, N_BLOCKS, build
 from tests.helpers.objectives import plain_distributions
 from tests.helpers.rows import language_model, text_rows

@@ -14,7 +14,7 @@ from pruning.calibration.samples import Row
 from pruning.core.mask import Mask
 from pruning.engine.compensation import magnitudes
 from pruning.engine.forward import Forward
-from pruning.models.block_probe import find_blocks
+from pruning.models.blocks import find_blocks
 from tests.helpers.architectures import N_BLOCKS
 from tests.helpers.objectives import MASKS, model, plain_states
 from tests.helpers.rows import item_rows, language_model, text_rows

@@ -12,7 +12,7 @@ import torch
 from pruning.calibration.samples import Row
 from pruning.engine.dense_pass import backward, gate_gradients, states
 from pruning.engine.forward import Forward
-from pruning.models.block_probe import find_blocks
+from pruning.models.blocks import find_blocks
 from pruning.objective.margin import Margin
 from pruning.objective.perplexity import Perplexity
 from tests.helpers.architectures import N_BLOCKS

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from pruning.engine import device
+from pruning.engine import batching
 from tests.helpers.jobs import job
 
 
@@ -29,11 +29,11 @@ def flags() -> Iterator[Any]:
 def test_products_are_exact_unless_tf32_is_asked_for(flags: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
     flags.allow_tf32 = flags.allow_bf16_reduced_precision_reduction = True
-    device.exact()
+    batching.exact()
     assert not flags.allow_tf32
     assert not flags.allow_bf16_reduced_precision_reduction
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
-    device.exact(tf32=True)
+    batching.exact(tf32=True)
     assert flags.allow_tf32
 
 
@@ -47,9 +47,9 @@ def test_only_tf32_among_forward_settings_changes_the_cell_key(model_folder: Pat
 
 def test_the_fullest_device_counts_and_disk_is_not_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
     free = {"cpu": 9, "meta": 0}
-    monkeypatch.setattr(device, "_free", lambda device: free[device.type])
+    monkeypatch.setattr(batching, "_free", lambda device: free[device.type])
     module = nn.ModuleList([nn.Linear(2, 2), nn.Linear(2, 2, device="meta")])
-    assert device.devices(module) == [torch.device("cpu")]
-    assert device.devices(nn.Linear(2, 2, device="meta")) == [torch.device("cpu")]
-    assert device.free_memory(module) == 9
-    assert device.peak_memory(module) > 1 << 20
+    assert batching.devices(module) == [torch.device("cpu")]
+    assert batching.devices(nn.Linear(2, 2, device="meta")) == [torch.device("cpu")]
+    assert batching.free_memory(module) == 9
+    assert batching.peak_memory(module) > 1 << 20

@@ -9,20 +9,19 @@ import pytest
 import torch
 
 import pruning.engine.forward
-import pruning.models.units
+import pruning.models.sublayers
 from pruning.algo.greedy import Greedy
 from pruning.calibration.samples import Row, Samples
-from pruning.core.mask import Mask
-from pruning.core.space import Space
+from pruning.core.mask import Mask, Space
+from pruning.engine.batching import FULL_TOKENS
 from pruning.engine.forward import Forward
-from pruning.engine.logprobs import LIKELIHOOD
-from pruning.engine.merging import FULL_TOKENS
+from pruning.engine.head import LIKELIHOOD
 from pruning.objective import Calibrated
 from pruning.objective.divergence import Divergence
 from pruning.objective.perplexity import Perplexity
+from pruning.search.choice import Racing
 from pruning.search.driver import Problem, solve
 from pruning.search.journal import Journal, KnownScores
-from pruning.search.racing import Racing
 from tests.helpers.architectures import ARCHITECTURES, N_BLOCKS, build
 from tests.helpers.rows import item_rows, language_model, text_rows
 
@@ -109,13 +108,13 @@ def test_units_run_on_equally_many_branches(monkeypatch: pytest.MonkeyPatch) -> 
     module, rows, sizes = build("llama").bfloat16(), (Row(tuple(range(3, 13)), (1, 10)),), []
     forward = merging(module, batch_tokens=40)
     assert branches(forward, rows) == [4]
-    original = pruning.models.units.apply
+    original = pruning.models.sublayers.apply
 
     def noting(blocks: Any, index: int, hidden: torch.Tensor, *rest: Any) -> Any:
         sizes.append(len(hidden))
         return original(blocks, index, hidden, *rest)
 
-    monkeypatch.setattr(pruning.models.units, "apply", noting)
+    monkeypatch.setattr(pruning.models.sublayers, "apply", noting)
     forward.memory_budget.sizes(rows, LIKELIHOOD, MASKS[0], 0)  # this measures memory on one branch
     sizes.clear()
     losses(forward, rows, MASKS)
@@ -140,7 +139,7 @@ def test_experts_are_not_merged(name: str) -> None:
 def test_units_that_do_not_treat_branches_alike_are_noticed(
     depends: str, name: str, index: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    original = pruning.models.units.apply
+    original = pruning.models.sublayers.apply
 
     def uneven(blocks: Any, number: int, hidden: torch.Tensor, *rest: Any) -> Any:
         output = original(blocks, number, hidden, *rest).clone()
@@ -150,7 +149,7 @@ def test_units_that_do_not_treat_branches_alike_are_noticed(
             output += hidden.mean() * 10
         return output
 
-    monkeypatch.setattr(pruning.models.units, "apply", uneven)
+    monkeypatch.setattr(pruning.models.sublayers, "apply", uneven)
     assert branches(merging(build(name).bfloat16()), (Row(tuple(range(3, 13)), (1, 10)),)) == [1]
     assert "not all branches are treated alike" in caplog.text
 
@@ -197,7 +196,7 @@ def test_after_an_error_of_memory_a_filled_pass_gets_smaller(unit: str) -> None:
 
 
 def test_all_ranks_merge_only_if_all_can(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pruning.distributed.collectives.all_max", lambda _: 1.0)  # another rank cannot
+    monkeypatch.setattr("pruning.engine.collectives.all_max", lambda _: 1.0)  # another rank cannot
     assert set(branches(merging(build("llama").bfloat16()), ROWS["text"])) == {1}
 
 

@@ -12,17 +12,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import pruning.engine.batching
 import pruning.engine.forward
-import pruning.engine.merging
-import pruning.models.units
+import pruning.models.sublayers
 from pruning.calibration.samples import Row
 from pruning.core.mask import Mask
-from pruning.engine.batch_reader import BatchReader
-from pruning.engine.forward import Forward
-from pruning.engine.logprobs import LIKELIHOOD
-from pruning.engine.memory_probe import Tally
-from pruning.engine.pace import FIRST, Pace
-from pruning.models.block_probe import find_blocks
+from pruning.engine.batching import FIRST, Pace
+from pruning.engine.forward import BatchReader, Forward
+from pruning.engine.head import LIKELIHOOD
+from pruning.engine.memory import Tally
+from pruning.models.blocks import find_blocks
 from pruning.models.loader import LanguageModel
 from tests.helpers.architectures import ARCHITECTURES, N_BLOCKS, build
 from tests.helpers.rows import item_rows, language_model, plain, text_rows
@@ -138,13 +137,13 @@ def test_branches_are_merged_on_a_gpu_only_on_request(monkeypatch: pytest.Monkey
 
 def test_a_block_that_no_mask_keeps_is_never_run(monkeypatch: pytest.MonkeyPatch) -> None:
     ran: set[int] = set()
-    original = pruning.models.units.apply
+    original = pruning.models.sublayers.apply
 
     def noting(blocks: Any, index: int, *rest: Any) -> Any:
         ran.add(index)
         return original(blocks, index, *rest)
 
-    monkeypatch.setattr(pruning.models.units, "apply", noting)
+    monkeypatch.setattr(pruning.models.sublayers, "apply", noting)
     masks = [Mask(N_BLOCKS, (1, 3, i)) for i in (0, 2, 5)]
     losses(Forward(language_model(build("qwen3"))), ROWS["text"], masks)
     assert ran == {0, 2, 4, 5}
@@ -152,20 +151,20 @@ def test_a_block_that_no_mask_keeps_is_never_run(monkeypatch: pytest.MonkeyPatch
 
 def test_branches_are_merged_only_if_a_batch_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
     widths: list[int] = []
-    original = pruning.models.units.apply
+    original = pruning.models.sublayers.apply
 
     def noting(blocks: Any, index: int, hidden: torch.Tensor, *rest: Any) -> Any:
         widths.append(len(hidden))
         return original(blocks, index, hidden, *rest)
 
-    monkeypatch.setattr(pruning.models.units, "apply", noting)
+    monkeypatch.setattr(pruning.models.sublayers, "apply", noting)
     module, rows = build("llama"), (Row(tuple(range(3, 13)), (1, 10)),)
     masks = [Mask(N_BLOCKS, (i,)) for i in range(N_BLOCKS)]
     losses(Forward(language_model(module), batch_tokens=30), rows, masks)
     assert max(widths) == 3, "three lines of ten tokens fit into thirty"
     widths.clear()
-    monkeypatch.setitem(pruning.engine.merging.MERGE_OPERATIONS, "cpu", 10)
-    monkeypatch.setattr(pruning.engine.merging, "MERGE_TOKENS", 10)
+    monkeypatch.setitem(pruning.engine.batching.MERGE_OPERATIONS, "cpu", 10)
+    monkeypatch.setattr(pruning.engine.batching, "MERGE_TOKENS", 10)
     losses(Forward(language_model(module), batch_tokens=30), rows, masks)
     assert set(widths) == {1}
 

@@ -15,7 +15,7 @@ from pruning.core.mask import Mask
 from pruning.engine.compensation import magnitudes
 from pruning.engine.forward import Forward
 from pruning.models.blocks import enter
-from pruning.models.units import find_chain, masked
+from pruning.models.sublayers import find_chain, masked
 from tests.engine.test_forward import ROWS, losses
 from tests.helpers.architectures import N_BLOCKS, SEQUENTIAL, WIDE, build, zeroed
 from tests.helpers.rows import language_model, loglik, plain

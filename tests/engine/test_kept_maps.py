@@ -11,12 +11,12 @@ import torch
 
 from pruning.calibration.samples import Samples
 from pruning.core.mask import Mask
-from pruning.core.repair_record import is_repaired
+from pruning.core.records import is_repaired
 from pruning.engine import repair as repairs
+from pruning.engine.compensation import Diagonal, Linear
 from pruning.engine.forward import Forward
-from pruning.engine.map_settings import Diagonal, Linear
-from pruning.engine.repair_sums import heldout_rows
-from pruning.models.repaired_weights import Repair, folded_weights, replaced
+from pruning.engine.repair import heldout_rows
+from pruning.models.output_maps import Repair, folded_weights, replaced
 from tests.helpers.architectures import N_BLOCKS
 from tests.helpers.objectives import model, samples
 from tests.helpers.rows import language_model, plain

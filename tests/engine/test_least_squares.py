@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pruning.engine.least_squares import Sums
+from pruning.engine.repair import Sums
 
 WIDTH, ROWS = 7, 40
 GENERATOR = torch.Generator().manual_seed(0)

@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from pruning.engine import logprobs
-from pruning.engine.logprobs import LIKELIHOOD, Distributions, Projection, Readout, distributions, read_out
+from pruning.engine import head
+from pruning.engine.head import LIKELIHOOD, Distributions, Projection, Readout, distributions, read_out
 from pruning.objective import divergence, uncertainty
 
 
 @pytest.fixture(autouse=True)
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(logprobs.PROJECTED, "cpu", 4 * 50 * 7)
-    monkeypatch.setitem(logprobs.NORMALISED, "cpu", 4 * 50 * 3)
+    monkeypatch.setitem(head.PROJECTED, "cpu", 4 * 50 * 7)
+    monkeypatch.setitem(head.NORMALISED, "cpu", 4 * 50 * 3)
 
 
 def logits(seed: int, dtype: torch.dtype) -> torch.Tensor:

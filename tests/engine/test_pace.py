@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pruning.engine.pace import FIRST, Pace
+from pruning.engine.batching import FIRST, Pace
 
 
 @pytest.mark.parametrize(

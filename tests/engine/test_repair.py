@@ -12,11 +12,11 @@ from pruning.calibration.samples import Samples
 from pruning.core.errors import InputError
 from pruning.core.mask import Mask
 from pruning.engine import repair as repairs
+from pruning.engine.compensation import Diagonal, Linear
 from pruning.engine.dense_pass import states
 from pruning.engine.forward import Forward
-from pruning.engine.map_settings import Diagonal, Linear
-from pruning.engine.repair_sums import heldout_rows
-from pruning.models.repaired_weights import repaired
+from pruning.engine.repair import heldout_rows
+from pruning.models.output_maps import repaired
 from tests.helpers.architectures import N_BLOCKS
 from tests.helpers.objectives import model, plain_states, samples
 from tests.helpers.rows import item_rows, language_model, text_rows

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from pruning.engine import single_precision
+from pruning.engine import dense_pass
+from pruning.engine.dense_pass import in_float32
 from pruning.engine.forward import Forward
-from pruning.engine.single_precision import in_float32
 from tests.helpers.architectures import build
 from tests.helpers.objectives import MASKS
 from tests.helpers.rows import language_model, text_rows
@@ -44,7 +44,7 @@ def test_a_model_in_full_precision_has_no_copy() -> None:
 
 
 def test_without_memory_for_the_copy_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(single_precision, "free_memory", lambda _: 1000)
+    monkeypatch.setattr(dense_pass, "free_memory", lambda _: 1000)
     assert in_float32(half()) is None
 
 

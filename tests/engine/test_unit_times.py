@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from pruning.engine import unit_times as module
+from pruning.engine import dense_pass as module
 from tests.helpers.architectures import N_BLOCKS, build
 from tests.helpers.rows import language_model
 

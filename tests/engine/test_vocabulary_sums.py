@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from pruning.engine import vocabulary_sums
-from pruning.engine.logprobs import LIKELIHOOD, Distributions, Projection, distributions, read_out
+from pruning.engine import head
+from pruning.engine.head import LIKELIHOOD, Distributions, Projection, distributions, read_out
 from pruning.objective import divergence, uncertainty
 
 # Not ours: torch's own compiler uses parts of torch that it deprecates, when it is first imported.
@@ -22,7 +22,7 @@ pytestmark = [
     ),
 ]
 
-VOCABULARY = 4 * vocabulary_sums.SHORT
+VOCABULARY = 4 * head.SHORT
 Value = Callable[[Distributions, Distributions], Tensor]
 
 

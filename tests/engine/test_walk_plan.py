@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 
 from pruning.core.mask import Mask
-from pruning.engine.beginnings import forks
-from pruning.engine.pace import Pace
-from pruning.engine.walk_plan import ALONE, FILLS, Sizes, make_plan
+from pruning.engine.batching import Pace
+from pruning.engine.prefix_tree import ALONE, FILLS, Sizes, forks, make_plan
 
 SINGLES = forks([Mask(6, (block,)) for block in range(6)])
 

@@ -12,17 +12,22 @@ import numpy as np
 import pytest
 import torch
 
-from pruning.core.continuation_record import METRIC, SHOWN, read_continuations
 from pruning.core.errors import DamagedError, InputError
 from pruning.core.mask import Mask
-from pruning.evaluation.continuation_page import page
-from pruning.evaluation.continuations import Prompts, Written, measure_continuations
-from pruning.evaluation.fluency import repeated, same_start
-from pruning.evaluation.generation import Generation
-from pruning.evaluation.overlap import check_disjoint
-from pruning.models.units import masked
-from pruning.runs.check_data import Reader, check_evaluation
+from pruning.core.records import METRIC, SHOWN, read_continuations
+from pruning.evaluation.generation import (
+    Generation,
+    Prompts,
+    Written,
+    measure_continuations,
+    page,
+    repeated,
+    same_start,
+)
+from pruning.evaluation.text_overlap import check_disjoint
+from pruning.models.sublayers import masked
 from pruning.runs.measurements import Evaluator, measurement_path
+from pruning.runs.prepare import Reader, check_evaluation
 from tests.conftest import N_BLOCKS
 from tests.helpers.evaluations import forward_of, tokenizer_of
 from tests.helpers.tokens import written

@@ -13,8 +13,8 @@ from lm_eval.tasks import TaskManager
 
 from pruning.core.errors import InputError
 from pruning.core.mask import Mask
-from pruning.evaluation.local import LocalFiles
-from pruning.evaluation.zeroshot import Zeroshot
+from pruning.evaluation.heldout import LocalFiles
+from pruning.evaluation.lm_eval_tasks import Zeroshot
 from tests.helpers.evaluations import forward_of, items_file, own_tasks, samples_of, tokenizer_of
 
 pytestmark = pytest.mark.usefixtures("without_environment")
@@ -82,7 +82,7 @@ def test_tasks_that_need_more_than_log_likelihoods_are_refused(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tasks = own_tasks(tmp_path)
-    monkeypatch.setattr("pruning.evaluation.zeroshot.manager", lambda: tasks)
+    monkeypatch.setattr("pruning.evaluation.lm_eval_tasks.manager", lambda: tasks)
     assert Zeroshot(["normed"], scorer="engine").data(tokenizer_of(folder))
     with pytest.raises(InputError, match="'other' has no accuracy"):
         Zeroshot(["other"]).data(tokenizer_of(folder))
@@ -118,7 +118,7 @@ def test_both_scorers_agree_if_there_are_no_prompts(
 ) -> None:
     """Before an empty prompt, lm-eval puts the tokenizer's beginning or end of text, or token 0 (here `!`)."""
     index = promptless(tmp_path, [["The cat sees.", "The cat see."], ["!Go.", "!Goes."], ["a b", "b"]])
-    monkeypatch.setattr("pruning.evaluation.zeroshot.manager", lambda: index)
+    monkeypatch.setattr("pruning.evaluation.lm_eval_tasks.manager", lambda: index)
     tokenizer, found = copy.deepcopy(tokenizer_of(folder)), {}
     if special != "none":
         setattr(
@@ -141,7 +141,7 @@ def test_an_answer_that_cannot_be_scored_is_refused_with_the_task(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     index = promptless(tmp_path, [["The cat sees.", "The cat see."], ["It is.", ""]])
-    monkeypatch.setattr("pruning.evaluation.zeroshot.manager", lambda: index)
+    monkeypatch.setattr("pruning.evaluation.lm_eval_tasks.manager", lambda: index)
     with pytest.raises(InputError, match="'promptless': the answer '' has no tokens"):
         Zeroshot(["promptless"], scorer="engine").data(tokenizer_of(folder))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pruning.evaluation.fluency import repeated, same_start
+from pruning.evaluation.generation import repeated, same_start
 
 
 def test_the_share_of_repeated_runs() -> None:

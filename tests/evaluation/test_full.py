@@ -7,12 +7,10 @@ from typing import Any
 
 import pytest
 
+from pruning.config.app import composed
 from pruning.core.mask import Mask
-from pruning.evaluation.corpus import Corpus
-from pruning.evaluation.full import Full
-from pruning.evaluation.perplexity import CorpusPerplexity
-from pruning.evaluation.zeroshot import Zeroshot
-from pruning.hydra_app.replay_command import composed
+from pruning.evaluation.corpora import Corpus, CorpusPerplexity
+from pruning.evaluation.lm_eval_tasks import Full, Zeroshot
 from tests.conftest import N_BLOCKS
 from tests.helpers.evaluations import forward_of, own_tasks, tokenizer_of, with_end
 from tests.helpers.tokens import written
@@ -55,10 +53,10 @@ def test_every_evaluation_can_be_composed_with_its_defaults(name: str) -> None:
 
 
 def test_both_kinds_of_metrics(model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pruning.evaluation import zeroshot
+    from pruning.evaluation import lm_eval_tasks
 
     index = own_tasks(tmp_path)
-    monkeypatch.setattr(zeroshot, "manager", lambda: index)
+    monkeypatch.setattr(lm_eval_tasks, "manager", lambda: index)
     monkeypatch.setattr("lm_eval.evaluator.add_env_info", lambda results: results.update(lm_eval_version="0"))
     folder = with_end(model_folder, tmp_path / "model")
     corpus = Corpus("file", str(written(tmp_path, "prose.txt", "The quick brown fox. " * 30)), window=32)

@@ -11,8 +11,8 @@ import torch
 
 from pruning.core.mask import Mask
 from pruning.engine.forward import Forward
-from pruning.evaluation.generating import continued, end_tokens, generating, until_end
-from pruning.models.units import masked
+from pruning.evaluation.generation import continued, end_tokens, generating, until_end
+from pruning.models.sublayers import masked
 from tests.healing.worlds import tiny
 from tests.helpers.evaluations import forward_of
 

@@ -15,17 +15,15 @@ from lm_eval.tasks import TaskManager
 from pruning.calibration.samples import Row, Samples
 from pruning.core.errors import InputError, UnreachableError
 from pruning.core.mask import Mask
-from pruning.evaluation import zeroshot
+from pruning.evaluation import lm_eval_tasks
+from pruning.evaluation.choices import EvalTask
 from pruning.evaluation.generation import Generation
-from pruning.evaluation.generation_task import GenerationTask
-from pruning.evaluation.overlap import check_disjoint
-from pruning.evaluation.task_group import TaskGroup
-from pruning.evaluation.tasks import EvalTask
-from pruning.evaluation.zeroshot import Zeroshot
+from pruning.evaluation.lm_eval_tasks import GenerationTask, TaskGroup, Zeroshot
+from pruning.evaluation.text_overlap import check_disjoint
 from pruning.export.pipeline import export
 from pruning.export.request import Request
-from pruning.models.units import masked
-from pruning.runs.check_data import Reader, check_evaluation
+from pruning.models.sublayers import masked
+from pruning.runs.prepare import Reader, check_evaluation
 from tests.conftest import N_BLOCKS
 from tests.evaluation.test_generating import plain
 from tests.helpers.evaluations import (
@@ -45,7 +43,7 @@ MASK = Mask(N_BLOCKS, (1, 4))
 @pytest.fixture
 def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TaskManager:
     manager = written_tasks(tmp_path)
-    monkeypatch.setattr(zeroshot, "manager", lambda: manager)
+    monkeypatch.setattr(lm_eval_tasks, "manager", lambda: manager)
     return manager
 
 

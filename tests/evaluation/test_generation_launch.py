@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from analysis.report import page
-from pruning.core.continuation_record import METRIC, read_continuations
+from pruning.config.app import composed
 from pruning.core.mask import Mask
+from pruning.core.records import METRIC, read_continuations
 from pruning.evaluation.generation import Generation
-from pruning.hydra_app.replay_command import composed
 from tests.conftest import Command
 from tests.helpers.evaluations import questions_file
 

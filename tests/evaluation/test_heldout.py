@@ -17,12 +17,12 @@ from pruning.calibration.items import Items
 from pruning.calibration.samples import Row, Samples
 from pruning.calibration.text import Text
 from pruning.core.errors import InputError, LossError
-from pruning.core.estimate import standard_error
 from pruning.core.mask import Mask
-from pruning.core.result import TERMS
+from pruning.core.records import TERMS
+from pruning.core.scoring import standard_error
 from pruning.engine.forward import Forward
 from pruning.evaluation.heldout import Heldout
-from pruning.evaluation.overlap import check_disjoint
+from pruning.evaluation.text_overlap import check_disjoint
 from pruning.runs.measurements import Evaluator, averaged, digests, merged
 
 N = 4

@@ -8,10 +8,9 @@ from typing import Any
 
 import pytest
 
-from pruning.core.atomic_files import read_json
 from pruning.core.mask import Mask
-from pruning.evaluation.heldout import Heldout
-from pruning.evaluation.local import LocalFiles
+from pruning.core.storage import read_json
+from pruning.evaluation.heldout import Heldout, LocalFiles
 from pruning.runs import run_cell
 from tests.conftest import N_BLOCKS, Command, Ended
 from tests.helpers.evaluations import items_file, samples_of

@@ -12,10 +12,10 @@ import pytest
 from pruning.calibration.items import Items
 from pruning.calibration.samples import Samples
 from pruning.calibration.text import Text
-from pruning.evaluation.corpus import Corpus
-from pruning.evaluation.local import LocalFiles
-from pruning.evaluation.overlap import Document, Haystack, overlaps
-from pruning.evaluation.tasks import EvalTask
+from pruning.evaluation.choices import EvalTask
+from pruning.evaluation.corpora import Corpus
+from pruning.evaluation.heldout import LocalFiles
+from pruning.evaluation.text_overlap import Document, Haystack, overlaps
 from tests.helpers.tokens import written
 
 QUESTION = "Which animal carries its house on its back"

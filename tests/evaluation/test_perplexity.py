@@ -13,11 +13,10 @@ from transformers import AutoModelForCausalLM
 
 from pruning.calibration.samples import Row
 from pruning.core.errors import InputError, UnreachableError
-from pruning.core.estimate import Estimate
 from pruning.core.mask import Mask
-from pruning.evaluation.corpus import Corpus, strided
-from pruning.evaluation.perplexity import CorpusPerplexity
-from pruning.models.units import masked
+from pruning.core.scoring import Estimate
+from pruning.evaluation.corpora import Corpus, CorpusPerplexity, strided
+from pruning.models.sublayers import masked
 from tests.conftest import N_BLOCKS
 from tests.helpers.evaluations import forward_of, shared_data, tokenizer_of
 from tests.helpers.tokens import Numbers, with_bos, written
@@ -92,8 +91,8 @@ def test_every_token_counts_once(length: int, window: int, stride: int, first: t
 def test_where_the_start_token_stands_and_whether_a_short_window_counts(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, start: str, tail: bool, expected: list[tuple[int, ...]]
 ) -> None:
-    monkeypatch.setattr("pruning.evaluation.corpus.SHORTEST", 4)
-    monkeypatch.setattr("pruning.evaluation.corpus.start_tokens", lambda _: (99,))
+    monkeypatch.setattr("pruning.evaluation.corpora.SHORTEST", 4)
+    monkeypatch.setattr("pruning.evaluation.corpora.start_tokens", lambda _: (99,))
     path = written(tmp_path, "numbers.txt", "1 2 3 4 5 6 7 8")
     corpus = Corpus("file", str(path), window=4, start=start, tail=tail)
     corpus.check("here")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pruning.core.errors import InputError
-from pruning.evaluation.questions import Question, read_questions
+from pruning.evaluation.lm_eval_tasks import Question, read_questions
 from tests.helpers.tokens import written
 
 

@@ -15,13 +15,13 @@ from transformers import AutoModelForCausalLM
 from pruning.core.errors import InputError
 from pruning.core.mask import Mask
 from pruning.core.units import rate_text
-from pruning.evaluation import memory, speed, stopwatch
+from pruning.evaluation import speed
 from pruning.evaluation.speed import Speed, flat
-from pruning.export.metric_text import speed_section, speedup_text
+from pruning.export.model_card import speed_section, speedup_text
 from pruning.export.pipeline import export
 from pruning.export.request import Request
-from pruning.models.physical_removal import blocks_removed, smaller_config
-from pruning.models.units import find_chain
+from pruning.models.removal import blocks_removed, smaller_config
+from pruning.models.sublayers import find_chain
 from tests.conftest import N_BLOCKS, Command
 from tests.helpers.architectures import ARCHITECTURES, build, without
 from tests.helpers.evaluations import forward_of, settings
@@ -45,7 +45,7 @@ def test_the_model_that_is_timed_is_the_smaller_one(name: str, dropped: tuple[in
     with blocks_removed(model, mask, smaller_config(model, mask)):
         assert torch.equal(logits(model), logits(expected))
         assert torch.equal(model.generate(**PROMPT), expected.generate(**PROMPT))
-        assert memory.weight(model) == memory.weight(expected)
+        assert speed.weight(model) == speed.weight(expected)
     assert [dict(vars(module)) for module in model.modules()] == before
     assert torch.equal(logits(model), plain)
     assert not torch.equal(plain, logits(expected)), "the blocks made no difference"
@@ -73,7 +73,7 @@ def test_sizes_are_those_of_the_exported_files(tmp_path: Path, tied: bool) -> No
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "dense")
     facts = export(Request(settings(tmp_path / "dense"), mask, tmp_path / "smaller", verify=False))
     with blocks_removed(model, mask, smaller_config(model, mask)):
-        parameters, size = memory.weight(model)
+        parameters, size = speed.weight(model)
     assert parameters == facts.sizes.parameters
     file = tmp_path / "smaller" / "model.safetensors"
     with file.open("rb") as stream:
@@ -95,9 +95,9 @@ def test_models_take_turns_and_the_first_runs_do_not_count(monkeypatch: pytest.M
     def timed(*_: Any) -> dict[str, float]:
         return {"first_token_seconds": float(len(order))}
 
-    monkeypatch.setattr(stopwatch, "_timed", timed)
+    monkeypatch.setattr(speed, "_timed", timed)
     contexts = {which: context(which) for which in ("dense", "pruned")}
-    measured = stopwatch.alternating(build("llama"), contexts, 1, 8, SMALL)
+    measured = speed.alternating(build("llama"), contexts, 1, 8, SMALL)
     assert order == ["dense", "pruned", "pruned", "dense", "dense", "pruned", "pruned", "dense"]
     assert measured == {
         "dense": {"first_token_seconds": [4.0, 5.0, 8.0]},
@@ -108,14 +108,14 @@ def test_models_take_turns_and_the_first_runs_do_not_count(monkeypatch: pytest.M
 def test_times_are_of_the_prompt_and_of_what_follows(monkeypatch: pytest.MonkeyPatch) -> None:
     ticks = iter([10.0, 12.0, 12.5, 13.0, 14.0])
     monkeypatch.setattr("time.perf_counter", lambda: next(ticks))
-    timed = stopwatch._timed(build("llama"), IDS.repeat(2, 1), 4)
+    timed = speed._timed(build("llama"), IDS.repeat(2, 1), 4)
     assert timed["first_token_seconds"] == 2.0
     assert timed["prefill_per_second"] == 20 / 2
     assert timed["decode_per_second"] == 2 * 3 / 2  # three more tokens for each of two rows in two seconds
 
 
 def test_the_peak_counts_only_the_extra_memory() -> None:
-    peak = memory.Peak(torch.device("cpu"))
+    peak = speed.Peak(torch.device("cpu"))
     peak.start()
     if peak.extra() is None:
         pytest.skip("this system does not report the peak")

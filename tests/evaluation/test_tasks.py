@@ -15,14 +15,14 @@ from pruning.calibration.items import Items
 from pruning.core.errors import InputError, UnreachableError
 from pruning.core.mask import Mask
 from pruning.engine.forward import Forward
-from pruning.evaluation import tasks, zeroshot
-from pruning.evaluation.local import LocalFiles
-from pruning.evaluation.zeroshot import Zeroshot
+from pruning.evaluation import choices, lm_eval_tasks
+from pruning.evaluation.heldout import LocalFiles
+from pruning.evaluation.lm_eval_tasks import Zeroshot
 from pruning.export.pipeline import export
 from pruning.export.request import Request
 from pruning.models.loader import load, tokenizer
 from pruning.models.spec import Model
-from pruning.models.units import masked
+from pruning.models.sublayers import masked
 from pruning.runs.measurements import Evaluator
 from tests.conftest import N_BLOCKS
 from tests.helpers.evaluations import (
@@ -219,7 +219,7 @@ def test_a_file_that_is_not_there_or_empty_is_named(tmp_path: Path) -> None:
 @pytest.fixture
 def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TaskManager:
     manager = own_tasks(tmp_path)
-    monkeypatch.setattr(zeroshot, "manager", lambda: manager)
+    monkeypatch.setattr(lm_eval_tasks, "manager", lambda: manager)
     return manager
 
 
@@ -288,7 +288,7 @@ def test_a_task_that_needs_an_absent_package_names_it(
         "task: needy\ndataset_path: json\ntest_split: test\nprocess_docs: !function needs.texts\n"
     )
     own = TaskManager(include_path=str(tmp_path), include_defaults=False)
-    monkeypatch.setattr("pruning.evaluation.zeroshot.manager", lambda: own)
+    monkeypatch.setattr("pruning.evaluation.lm_eval_tasks.manager", lambda: own)
     with pytest.raises(InputError) as caught:
         Zeroshot(["needy"]).data(None)
     assert message in str(caught.value)
@@ -331,4 +331,4 @@ def test_lm_eval_leaves_model_tokenizer_and_its_logger_as_they_were(folder: Path
     assert [dict(vars(module)) for module in forward.model.module.modules()] == before
     assert folder_tokenizer.pad_token_id is None
     assert logging.getLogger("lm_eval").level == logging.NOTSET
-    assert tasks.METRICS == ("acc_norm", "acc")
+    assert choices.METRICS == ("acc_norm", "acc")

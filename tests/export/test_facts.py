@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pruning.core.atomic_files import read_json
-from pruning.export.facts import launched
-from pruning.hydra_app.replay_command import launch_words
+from pruning.config.app import launch_words
+from pruning.core.storage import read_json
+from pruning.export.model_card import launched
 from tests.conftest import Command
 from tests.healing.test_launch import SEARCH, SHORT, passage
 

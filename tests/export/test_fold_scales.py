@@ -13,8 +13,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from pruning.core.errors import InputError
 from pruning.core.mask import Mask
 from pruning.export import verify
-from pruning.export.fold_scales import plan_fold
 from pruning.export.pipeline import export
+from pruning.export.plan import plan_fold
 from pruning.export.request import Request
 from pruning.models import spec
 from tests.helpers.architectures import ARCHITECTURES, N_BLOCKS, build

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from pruning.core.mask import Mask
-from pruning.export.gguf_pipeline import export_gguf
-from pruning.export.gguf_target import card_of
+from pruning.export.gguf_export import card_of, export_gguf
 from pruning.export.request import Request
 from pruning.models import spec
 from tests.helpers import gguf_models

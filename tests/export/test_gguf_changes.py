@@ -10,12 +10,12 @@ import torch
 
 from pruning.core.errors import InputError
 from pruning.core.mask import Mask
-from pruning.export import gguf_changes
-from pruning.export.gguf_pipeline import export_gguf
+from pruning.export import gguf_export
+from pruning.export.gguf_export import export_gguf
 from pruning.export.request import Request
-from pruning.gguf.container import open_gguf
 from pruning.models import spec
-from pruning.models.repaired_weights import Repair
+from pruning.models.gguf import open_gguf
+from pruning.models.output_maps import Repair
 from tests.helpers import gguf_models
 
 PARTS = Mask.parse(6, "a0 m1 b2 a5")
@@ -76,7 +76,7 @@ def test_gemma_folds_factors_into_norms_also_if_it_is_quantised(tmp_path: Path) 
 
 def test_a_factor_that_is_not_folded_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = gguf_models.write(tmp_path / "tiny.gguf")
-    monkeypatch.setattr(gguf_changes, "_times", lambda *_: lambda data: data)
+    monkeypatch.setattr(gguf_export, "_times", lambda *_: lambda data: data)
     with pytest.raises(Exception, match="its logits differ from those of the masked model"):
         export_gguf(wanted(path, Mask(6, (1,)), scales=[2.0] * 6))
 

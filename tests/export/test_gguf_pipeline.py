@@ -14,14 +14,13 @@ from transformers import AutoModelForCausalLM
 import pruning
 from pruning.core.errors import InputError, MismatchError
 from pruning.core.mask import Mask
-from pruning.export import gguf_pipeline, gguf_source, pipeline, request
-from pruning.export.gguf_pipeline import export_gguf
-from pruning.export.gguf_target import card_of
+from pruning.export import gguf_export, pipeline, request
+from pruning.export.gguf_export import card_of, export_gguf
 from pruning.export.request import Request
-from pruning.gguf import cut as cutting
-from pruning.gguf.container import open_gguf
-from pruning.models import packaged, spec
-from pruning.models.units import masked
+from pruning.models import directory, spec
+from pruning.models import gguf as cutting
+from pruning.models.gguf import open_gguf
+from pruning.models.sublayers import masked
 from tests.conftest import Command
 from tests.helpers import gguf_models
 
@@ -86,7 +85,7 @@ def test_kinds_that_do_not_follow_the_rule_are_listed_and_said(tmp_path: Path, k
 
 def test_a_wrong_list_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = gguf_models.write(tmp_path / "tiny.gguf", "gemma2")
-    monkeypatch.setattr("pruning.export.gguf_proof._kinds", lambda _: None)
+    monkeypatch.setattr("pruning.export.gguf_export._kinds", lambda _: None)
     with pytest.raises(MismatchError, match="its logits differ from those of the masked model"):
         export_gguf(wanted(path, 0, 5))
     assert not (tmp_path / "out.gguf").exists()
@@ -95,9 +94,7 @@ def test_a_wrong_list_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_a_wrong_block_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = gguf_models.write(tmp_path / "tiny.gguf")
     plan = cutting.plan_gguf
-    monkeypatch.setattr(
-        gguf_pipeline, "plan_gguf", lambda file, _, record: plan(file, Mask(6, (1, 3)), record)
-    )
+    monkeypatch.setattr(gguf_export, "plan_gguf", lambda file, _, record: plan(file, Mask(6, (1, 3)), record))
     with pytest.raises(MismatchError, match="its logits differ from those of the masked model"):
         export_gguf(wanted(path, 1, 4))
     assert {p.name for p in tmp_path.iterdir()} == {"tiny.gguf"}
@@ -210,12 +207,12 @@ def test_an_architecture_that_transformers_cannot_load_is_cut_unproven(
 
 def test_a_packaged_model_is_cut_from_its_gguf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = gguf_models.write(tmp_path / "wheel" / "tiny.gguf", "llama", "Q4_0")
-    monkeypatch.setattr(packaged, "extract", lambda *_: path)
+    monkeypatch.setattr(directory, "extract", lambda *_: path)
     settings = spec.Model("smollm2", "packaged", "smollm2", dtype="bfloat16")
     found = export_gguf(Request(settings, Mask(6, (1,)), tmp_path / "out.gguf"))
     assert "equal bit for bit" in found.proof
     assert found.base == "HuggingFaceTB/SmolLM2-135M-Instruct"
-    assert gguf_source.find_gguf(settings).settings.dtype == "float32"
+    assert gguf_export.find_gguf(settings).settings.dtype == "float32"
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
@@ -255,7 +252,7 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.M
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(gguf_pipeline, "write_gguf", full)
+    monkeypatch.setattr(gguf_export, "write_gguf", full)
     with pytest.raises(InputError, match="No space left on device"):
         export_gguf(wanted(path, 1))
     assert {p.name for p in tmp_path.iterdir()} == {"tiny.gguf"}

@@ -9,8 +9,7 @@ import pytest
 
 from pruning.core.errors import InputError
 from pruning.core.mask import Mask
-from pruning.export.gguf_pipeline import export_gguf
-from pruning.export.gguf_target import card_of, check_gguf_target, is_gguf
+from pruning.export.gguf_export import card_of, check_gguf_target, export_gguf, is_gguf
 from pruning.export.request import Request
 from pruning.models import spec
 from tests.helpers import gguf_models

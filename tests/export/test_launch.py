@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pruning.core.mask import Mask
-from pruning.models.units import masked
+from pruning.models.sublayers import masked
 from tests.conftest import Command
 
 IDS = torch.tensor([[3, 14, 15, 9, 26, 5, 35, 8, 9, 79]])

@@ -9,11 +9,10 @@ import pytest
 import transformers
 
 from pruning.core.mask import Mask
-from pruning.export.gguf_pipeline import export_gguf
-from pruning.export.gguf_target import card_of
+from pruning.export.gguf_export import card_of, export_gguf
 from pruning.export.request import Request
-from pruning.gguf.container import open_gguf
 from pruning.models import spec
+from pruning.models.gguf import open_gguf
 from tests.conftest import Command
 from tests.helpers import gguf_models
 

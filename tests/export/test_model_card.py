@@ -10,10 +10,8 @@ from huggingface_hub import ModelCard
 
 from pruning.core.mask import Mask
 from pruning.core.units import bytes_text
-from pruning.export.account import summary
-from pruning.export.mergekit import mergekit, ranges
-from pruning.export.metric_text import metrics
-from pruning.export.model_card import Facts, Sizes, model_card
+from pruning.export.changed_model import summary
+from pruning.export.model_card import Facts, Sizes, mergekit, metrics, model_card, ranges
 
 RESULT: dict[str, Any] = {
     "cell": "tiny-perplexity-greedy-k2-s0-12345678",

@@ -230,7 +230,7 @@ def test_a_failed_check_leaves_everything_as_it_was(
     export(request(tmp_path / "dense", 2))
     before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
     rename = program_rename()
-    monkeypatch.setattr("pruning.export.shard_writer.Plan.rename", rename)
+    monkeypatch.setattr("pruning.export.plan.Plan.rename", rename)
     with pytest.raises(
         verify.MismatchError, match=r"its logits differ .* by [\d.]+ at most, first at token 0 of 64"
     ):
@@ -241,7 +241,7 @@ def test_a_failed_check_leaves_everything_as_it_was(
 
 def program_rename() -> Any:
     """A cut that removes the wrong block: 3 instead of 2."""
-    from pruning.export.shard_writer import Plan
+    from pruning.export.plan import Plan
 
     original = Plan.rename
 
@@ -376,7 +376,7 @@ def test_ctrl_c_leaves_nothing_behind(
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pruning.export.source_model.SourceModel.copy_beside", interrupt)
+    monkeypatch.setattr("pruning.export.plan.SourceModel.copy_beside", interrupt)
     with pytest.raises(KeyboardInterrupt):
         export(request(tmp_path / "dense", 2))
     assert {path.name for path in tmp_path.iterdir()} == {"dense"}

@@ -14,13 +14,12 @@ from transformers import AutoModelForCausalLM
 
 from pruning.core.errors import InputError, MismatchError
 from pruning.core.mask import Mask
-from pruning.export import repaired_parts
+from pruning.export import changed_model
 from pruning.export.pipeline import export
 from pruning.export.request import Request
 from pruning.models import spec
-from pruning.models.output_maps import find_fold
-from pruning.models.repaired_weights import Repair, repaired
-from pruning.models.units import masked
+from pruning.models.output_maps import Repair, find_fold, repaired
+from pruning.models.sublayers import masked
 from tests.helpers import gguf_file
 from tests.helpers.architectures import GROUPED, N_BLOCKS, SEQUENTIAL, build
 
@@ -117,7 +116,7 @@ def test_a_gguf_file(tmp_path: Path, verified: bool) -> None:
 
 
 def test_a_wrong_value_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(repaired_parts.NewValues, "__call__", lambda _self, _block, _tail, tensor: tensor)
+    monkeypatch.setattr(changed_model.NewValues, "__call__", lambda _self, _block, _tail, tensor: tensor)
     with pytest.raises(MismatchError, match="its logits differ from those of the masked and repaired model"):
         export(request("llama", tmp_path)[1])
     assert not (tmp_path / "out").exists()

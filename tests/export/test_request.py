@@ -15,14 +15,13 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from pruning.config import groups
+from pruning.config import app, groups
+from pruning.config.app import launch_words
 from pruning.core.errors import DamagedError, InputError, PruningError
 from pruning.core.mask import Mask
 from pruning.export import pipeline as program
 from pruning.export.pipeline import export, export_cell
 from pruning.export.request import of_cell, parse
-from pruning.hydra_app import registry
-from pruning.hydra_app.replay_command import launch_words
 from pruning.models import loader, spec
 from tests.conftest import Command
 
@@ -270,7 +269,7 @@ def test_a_hub_cell_pins_the_commit_it_was_run_on(tmp_path: Path) -> None:
 
 
 def test_a_configuration_is_composed_within_a_launch_too() -> None:
-    registry.register()
+    app.register()
     with initialize_config_dir(str(groups.CONF), version_base="1.3"):
         running = GlobalHydra.instance().hydra
         assert (
@@ -318,7 +317,7 @@ def test_the_command_in_a_card_composes_the_same_configuration(words: list[str])
         assert isinstance(plain, dict)
         return {name: plain[name] for name in plain if name not in ("tracker", "study")}
 
-    registry.register()
+    app.register()
     wanted = composed(words)
     replayed = launch_words(wanted)
     assert composed(shlex.split(shlex.join(replayed))) == wanted

@@ -13,10 +13,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pruning.core.errors import InputError, UnskippableError
-from pruning.core.hashing import file_sha256
 from pruning.core.mask import Mask
-from pruning.export.shard_writer import Plan, block_prefix, write_shards
-from pruning.export.tensor_reader import Checkpoint
+from pruning.core.storage import file_sha256
+from pruning.export.plan import Checkpoint, Plan, block_prefix, write_shards
 
 KB = 1000
 

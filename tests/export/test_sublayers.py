@@ -15,14 +15,14 @@ from transformers import AutoModelForCausalLM
 
 from pruning.core.errors import InputError, MismatchError, UnskippableError
 from pruning.core.mask import Mask
-from pruning.evaluation import memory
-from pruning.export import stored_weights, zeroed_parts
-from pruning.export.account import summary
+from pruning.evaluation import speed
+from pruning.export import changed_model, plan
+from pruning.export.changed_model import summary
 from pruning.export.pipeline import export
 from pruning.export.request import Request
 from pruning.models import spec
-from pruning.models.physical_removal import blocks_removed, smaller_config
-from pruning.models.units import masked
+from pruning.models.removal import blocks_removed, smaller_config
+from pruning.models.sublayers import masked
 from tests.helpers import gguf_file
 from tests.helpers.architectures import GROUPED, N_BLOCKS, PARALLEL, SEQUENTIAL, build, without, zeroed
 
@@ -66,7 +66,7 @@ def test_an_export_is_the_model_without_the_parts(name: str, tmp_path: Path) -> 
     assert "equal bit for bit" in facts.proof
     assert facts.sizes.parameters == sum(p.numel() for p in loaded.parameters())
     with blocks_removed(model, MASK, smaller_config(model, MASK)):
-        assert facts.sizes.parameters - facts.idle == memory.weight(model)[0]
+        assert facts.sizes.parameters - facts.idle == speed.weight(model)[0]
 
 
 def test_attention_beside_mamba_can_be_zeroed_but_not_taken_out(tmp_path: Path) -> None:
@@ -160,7 +160,7 @@ def test_at_least_one_part_must_stay(text: str, tmp_path: Path) -> None:
 
 def test_another_weight_that_is_zero_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     saved("mixtral", tmp_path)
-    plain = zeroed_parts.Zeros.__call__
+    plain = changed_model.Zeros.__call__
 
     def wrong(zeros: Any, block: int, tail: str, tensor: Tensor) -> Tensor:
         return (
@@ -169,7 +169,7 @@ def test_another_weight_that_is_zero_is_found(tmp_path: Path, monkeypatch: pytes
             else plain(zeros, block, tail, tensor)
         )
 
-    monkeypatch.setattr(zeroed_parts.Zeros, "__call__", wrong)
+    monkeypatch.setattr(changed_model.Zeros, "__call__", wrong)
     with pytest.raises(MismatchError, match="its logits differ"):
         export(request(tmp_path / "dense"))
 
@@ -192,7 +192,7 @@ def test_a_checkpoint_whose_names_are_unknown_is_refused(
 ) -> None:
     """If a stored tensor does not hold what the model has under this name, it is not made zero."""
     saved("llama", tmp_path)
-    convert = stored_weights.by_tail
+    convert = plan.by_tail
 
     def swapped(path: str, state: Any) -> dict[str, Tensor]:
         found = convert(path, state)
@@ -202,7 +202,7 @@ def test_a_checkpoint_whose_names_are_unknown_is_refused(
         found[last], found[other] = found[other], found[last]
         return found
 
-    monkeypatch.setattr(stored_weights, "by_tail", swapped)
+    monkeypatch.setattr(plan, "by_tail", swapped)
     with pytest.raises(
         InputError, match=r"of block 0 .*are not found .*q_proj.weight holds other values than"
     ):

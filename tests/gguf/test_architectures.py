@@ -9,17 +9,18 @@ import pytest
 
 from pruning.core.errors import InputError
 from pruning.core.mask import Mask
-from pruning.gguf.architectures import (
+from pruning.models.gguf import (
     PLAIN,
     REFUSED,
     SIZES,
     WINDOWS,
+    GgufFile,
     check_architecture,
+    open_gguf,
     pattern,
     window_lists,
     windows,
 )
-from pruning.gguf.container import GgufFile, open_gguf
 from tests.helpers import gguf_models
 
 PATTERN = "attention.sliding_window_pattern"

@@ -15,9 +15,8 @@ import gguf
 import pytest
 
 from pruning.core.errors import InputError
-from pruning.core.gguf_header import check_header
-from pruning.gguf.container import open_gguf
 from pruning.models.directory import gguf_of, model_digest
+from pruning.models.gguf import check_header, open_gguf
 from tests.helpers import gguf_models
 
 

@@ -12,9 +12,8 @@ from gguf import GGUFReader
 
 from pruning.core.errors import InputError
 from pruning.core.mask import Mask
-from pruning.gguf import cut as module
-from pruning.gguf.container import open_gguf
-from pruning.gguf.cut import plan_gguf, size_of, write_gguf
+from pruning.models import gguf as module
+from pruning.models.gguf import open_gguf, plan_gguf, size_of, write_gguf
 from tests.helpers import gguf_models
 
 

@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from pruning.core.errors import InputError
-from pruning.gguf.container import Stored, open_gguf
-from pruning.gguf.floats import decoded, encoded
+from pruning.models.gguf import Stored, decoded, encoded, open_gguf
 from tests.helpers import gguf_models
 
 NAME = "blk.0.attn_k.weight"

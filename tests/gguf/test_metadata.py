@@ -10,9 +10,7 @@ import pytest
 
 from pruning.core.errors import InputError
 from pruning.core.mask import Mask
-from pruning.gguf.container import GgufFile, open_gguf
-from pruning.gguf.cut import plan_gguf, write_gguf
-from pruning.gguf.metadata import record_of
+from pruning.models.gguf import GgufFile, open_gguf, plan_gguf, record_of, write_gguf
 from tests.helpers import gguf_models
 
 MASK = Mask(6, (1, 4))

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from pruning.core.mask import Mask
-from pruning.healing.heal import heal
-from pruning.runs import heal_trials
+from pruning.healing.loop import heal
+from pruning.runs import heal_cell
 from tests.conftest import Command
 
 SEARCH = ("algo=greedy", "k=2")
@@ -43,7 +43,7 @@ def test_trials_are_plain_healings_and_a_killed_selection_continues(
             raise KilledError
         return heal(*arguments, **more)
 
-    monkeypatch.setattr("pruning.healing.heal.heal", counted)
+    monkeypatch.setattr("pruning.healing.loop.heal", counted)
     launch(*SEARCH, *SHORT, *ROUNDS)  # the third candidate is killed
     ended = launch(*SEARCH, *SHORT, *ROUNDS)
     assert ended.status == 0, ended.err
@@ -79,13 +79,13 @@ def _check_files(cell: Path, result: Any) -> None:
     winner = result["heal"]["selection"]["changed"]
     assert (cell / result["heal"]["folder"] / "heal.json").exists()
     assert ("/mask-" in result["heal"]["folder"]) == winner
-    assert len(list((cell / heal_trials.FOLDER).glob("mask-*"))) == int(winner), "others are removed"
-    (trials,) = (cell / heal_trials.FOLDER).glob("trials-*.jsonl")
+    assert len(list((cell / heal_cell.FOLDER).glob("mask-*"))) == int(winner), "others are removed"
+    (trials,) = (cell / heal_cell.FOLDER).glob("trials-*.jsonl")
     assert len([json.loads(line) for line in trials.read_text().splitlines()]) == 6
 
 
 def test_another_mask_can_win_and_is_exported(launch: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pruning.runs.heal_choice import halve
+    from pruning.runs.heal_cell import halve
 
     def last_wins(masks: Any, tokens: int, trial: Any, after: Any) -> Any:
         def turned(mask: Mask, budget: int, before: int) -> Any:
@@ -93,7 +93,7 @@ def test_another_mask_can_win_and_is_exported(launch: Command, monkeypatch: pyte
 
         return halve(masks, tokens, turned, after)
 
-    monkeypatch.setattr("pruning.runs.heal_choice.halve", last_wins)
+    monkeypatch.setattr("pruning.runs.heal_cell.halve", last_wins)
     ended = launch(*SEARCH, *SHORT, *ROUNDS, "export=smaller")
     assert ended.status == 0, ended.err
     result = ended.result()

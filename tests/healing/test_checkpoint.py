@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import torch
 
-from pruning.core.os_errors import is_disk_full, sentence
-from pruning.healing import checkpoint
+from pruning.core.terminal import is_disk_full, sentence
+from pruning.healing import training
 
 
 class Full(io.RawIOBase):
@@ -40,10 +40,10 @@ def test_a_full_disk_is_an_error_of_the_disk(
     def full(_: Path) -> Iterator[tuple[Full, Path]]:
         yield Full(room), tmp_path / "never"
 
-    monkeypatch.setattr(checkpoint, "temporary_file", full)
-    state = checkpoint.State([torch.zeros(3_000), torch.zeros(20_000)], {}, step=3)
+    monkeypatch.setattr(training, "temporary_file", full)
+    state = training.State([torch.zeros(3_000), torch.zeros(20_000)], {}, step=3)
     with pytest.raises(OSError, match="No space left on device") as error:
-        checkpoint.save(tmp_path, state)
+        training.save(tmp_path, state)
     assert is_disk_full(error.value), "so the command ends, and does not go on with the next cell"
     assert sentence(error.value).startswith(
         f"{tmp_path / 'step-00000003.pt'} cannot be written, because the disk is full"
@@ -56,5 +56,5 @@ def test_another_error_of_torch_stays(tmp_path: Path, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(torch, "save", broken)
     with pytest.raises(RuntimeError, match="no such luck"):
-        checkpoint.save(tmp_path, checkpoint.State([], {}, step=3))
+        training.save(tmp_path, training.State([], {}, step=3))
     assert list(tmp_path.iterdir()) == []

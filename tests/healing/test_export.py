@@ -13,15 +13,14 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 import pruning
-from pruning.core.atomic_files import read_json
 from pruning.core.errors import InputError
-from pruning.core.hashing import file_sha256
 from pruning.core.mask import Mask
-from pruning.export import account, facts, request
+from pruning.core.storage import file_sha256, read_json
+from pruning.export import changed_model, model_card, request
 from pruning.export.pipeline import export
 from pruning.export.request import Request
-from pruning.healing.files import WEIGHTS
-from pruning.healing.smaller import smaller_model
+from pruning.healing.healed_files import WEIGHTS
+from pruning.healing.loop import smaller_model
 from pruning.models import loader, spec
 from tests.conftest import Command
 from tests.healing.test_launch import SEARCH, SHORT
@@ -90,7 +89,7 @@ def test_a_launch_replaces_what_its_cell_exported_with_another_healing(
     record = read_json(out / "depth_pruning.json")
     assert record["healed"] == longer.result()["heal"]["weights_sha256"]
     (out / "README.md").write_text("mine")
-    monkeypatch.setattr("pruning.healing.heal.heal", None)  # training would fail
+    monkeypatch.setattr("pruning.healing.loop.heal", None)  # training would fail
     refused = launch(*heal, "heal.tokens=3072", f"export={out}")
     assert "README.md changed after the export there was written" in refused.err
     assert longer.result()["heal"]["tokens"] == 4096
@@ -103,7 +102,7 @@ def test_an_export_of_another_cell_is_refused_before_the_training(
     first = launch(*SEARCH, f"export={tmp_path / 'out'}").result()
     (second,) = (one for one in launch(*words).all() if one["cell"] != first["cell"])
     assert second["mask"] == first["mask"]
-    monkeypatch.setattr("pruning.healing.heal.heal", None)  # training would fail
+    monkeypatch.setattr("pruning.healing.loop.heal", None)  # training would fail
     ended = launch(*words, "heal=full", *SHORT, f"export={tmp_path / 'out'}")
     assert "holds an export of this model and mask with another healing" in " ".join(ended.err.split())
     plain = launch(*words, f"export={tmp_path / 'out'}")
@@ -136,8 +135,8 @@ def test_experts_that_are_stored_one_by_one_are_found(tmp_path: Path) -> None:
     result: Any = {"cell": "cell", "heal": record, "evaluation": {"dense": {}, "pruned": {}}}
     wanted = Request(settings, mask, tmp_path / "out", result, healed=tmp_path / "cell")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(account, "write_texts", lambda *_: None)
-        patch.setattr(facts, "_commands", lambda *_: [])
+        patch.setattr(changed_model, "write_texts", lambda *_: None)
+        patch.setattr(model_card, "_commands", lambda *_: [])
         found = export(wanted)
     assert "equal bit for bit" in found.proof
     written = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()

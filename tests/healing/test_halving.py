@@ -6,7 +6,7 @@ import pytest
 
 from pruning.core.errors import InputError
 from pruning.core.mask import Mask
-from pruning.healing.halving import Trial, budgets, halve
+from pruning.healing.heal_settings import Trial, budgets, halve
 from tests.healing.worlds import lora
 
 MASKS = [Mask(9, (i,)) for i in range(8)]

@@ -15,15 +15,13 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from pruning.core import records
 from pruning.core.errors import DamagedError, LossError
-from pruning.core.os_errors import is_disk_full, sentence
-from pruning.healing import adapters, checkpoint, curve
-from pruning.healing.files import WEIGHTS, read_weights, write_healed
-from pruning.healing.heal import Healed, heal, latest_checkpoint
-from pruning.healing.readout_loss import Weights
-from pruning.healing.schedule import schedule_of
-from pruning.healing.smaller import smaller_model
-from pruning.healing.trainer import Trainer
+from pruning.core.terminal import is_disk_full, sentence
+from pruning.healing import loop, training
+from pruning.healing.healed_files import WEIGHTS, read_weights, write_healed
+from pruning.healing.loop import Healed, heal, latest_checkpoint, smaller_model
+from pruning.healing.training import Trainer, Weights, schedule_of
 from tests.healing.worlds import MASK, PARTS, distill, full, lora, text, tiny
 
 IDS = torch.randint(3, 97, (2, 9), generator=torch.Generator().manual_seed(0))
@@ -68,12 +66,12 @@ def test_training_lowers_the_loss_and_the_weights_are_those_of_the_model(setting
 def test_merged_adapters_give_what_the_adapters_gave() -> None:
     smaller = smaller_model(tiny(), MASK)
     module = smaller.model.module
-    added = adapters.add_adapters(smaller, 4, 8.0, seed=0)
+    added = loop.add_adapters(smaller, 4, 8.0, seed=0)
     with torch.no_grad():
         for weight in added:
             weight.normal_(0, 0.1, generator=torch.Generator().manual_seed(1))
         apart = module(input_ids=IDS, use_cache=False).logits
-        changed = adapters.merge_adapters(smaller)
+        changed = loop.merge_adapters(smaller)
         merged = module(input_ids=IDS, use_cache=False).logits
         dense = smaller_model(tiny(), MASK).model.module(input_ids=IDS, use_cache=False).logits
     torch.testing.assert_close(merged, apart, rtol=1e-4, atol=1e-4)
@@ -84,8 +82,8 @@ def test_merged_adapters_give_what_the_adapters_gave() -> None:
 
 def test_gpt2_has_adapters_on_its_transposed_layers() -> None:
     smaller = smaller_model(tiny("gpt2"), MASK)
-    adapters.add_adapters(smaller, 2, 2.0, seed=0)
-    assert len(adapters.merge_adapters(smaller)) == 4 * 4
+    loop.add_adapters(smaller, 2, 2.0, seed=0)
+    assert len(loop.merge_adapters(smaller)) == 4 * 4
 
 
 def test_recomputed_blocks_and_smaller_batches_give_the_same_training() -> None:
@@ -119,15 +117,15 @@ def test_a_stopped_training_continues_with_the_same_result(tmp_path: Path, setti
     assert same(again, whole)
     assert losses(again) == losses(whole)
     assert min(seen) >= at - 2, "it continued from its last checkpoint"
-    path = tmp_path / settings.key(text(settings).sha256) / curve.NAME
-    assert curve.read(path) == again.curve
+    path = tmp_path / settings.key(text(settings).sha256) / records.CURVE
+    assert records.read(path) == again.curve
 
 
 PROGRAM = """
 import sys
 from pathlib import Path
-from pruning.healing.heal import heal
-from pruning.healing.files import write_healed
+from pruning.healing.loop import heal
+from pruning.healing.healed_files import write_healed
 from tests.healing.worlds import MASK, full, text, tiny
 settings = full(tokens=64 * 60)
 folder = Path(sys.argv[1])
@@ -147,7 +145,7 @@ def test_a_killed_process_continues_with_the_same_result(tmp_path: Path) -> None
 
     for least in (5, 25):
         process = start()
-        while len(curve.read(folder / key / curve.NAME)) < least:
+        while len(records.read(folder / key / records.CURVE)) < least:
             assert process.poll() is None, "it ended before it was killed"
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
@@ -166,7 +164,7 @@ def test_budgets_share_their_beginning(tmp_path: Path) -> None:
     healed(small, tmp_path)
     saved = latest_checkpoint(large, text(large), tmp_path)
     assert saved is not None
-    assert checkpoint.step_of(saved) == 8
+    assert training.step_of(saved) == 8
     steps: list[int] = []
     shared = heal(tiny(), MASK, text(large), large, tmp_path, watch=lambda point: steps.append(point["step"]))
     assert min(steps) == 9, "the smaller budget's rate falls after step 8 of 10"
@@ -188,7 +186,7 @@ def test_a_cosine_shares_nothing(tmp_path: Path) -> None:
 def test_it_stops_early_if_the_held_out_loss_rises_and_keeps_the_best_weights() -> None:
     settings = full(tokens=64 * 40, lr=0.3, patience=2, clip=100.0)
     found = healed(settings)
-    judged = curve.heldout(found.curve)
+    judged = records.heldout(found.curve)
     assert found.stopped_early
     assert found.curve[-1]["step"] < settings.steps
     assert [point["heldout_loss"] >= found.summary()["heldout_after"] for point in judged[-2:]] == [
@@ -210,7 +208,7 @@ def test_it_stops_early_if_the_held_out_loss_rises_and_keeps_the_best_weights() 
 
 def test_a_loss_that_is_not_a_number_is_an_error_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "pruning.healing.trainer.summed_loss", lambda *_: torch.tensor(float("nan"), requires_grad=True)
+        "pruning.healing.training.summed_loss", lambda *_: torch.tensor(float("nan"), requires_grad=True)
     )
     monkeypatch.setattr(Trainer, "heldout_loss", lambda _: 1.0)
     with pytest.raises(LossError, match=r"nan at step 1 of 10: lower heal\.lr \(0\.003\)"):
@@ -252,7 +250,7 @@ def test_the_loss_of_adapters_is_that_of_the_merged_weights() -> None:
     rebuilt.apply(found.tensors)
     weights = list(rebuilt.block_weights().values())
     merged = Trainer(rebuilt.model.module, weights, text(settings), settings, Weights()).heldout_loss()
-    on_curve = min(point["heldout_loss"] for point in curve.heldout(found.curve))
+    on_curve = min(point["heldout_loss"] for point in records.heldout(found.curve))
     assert found.summary()["heldout_after"] == merged != on_curve
 
 
@@ -266,14 +264,14 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
     name = f"step-00000002-{'0' * 16}.pt"
     (tmp_path / name).write_bytes(b"no checkpoint")
     with pytest.raises(DamagedError, match=name):
-        checkpoint.load(tmp_path / name)
+        training.load(tmp_path / name)
 
 
 @pytest.mark.parametrize("place", ["*/checkpoints/step-*.pt", "trunk-*/decay-*.pt"])
 def test_a_checkpoint_with_a_flipped_byte_is_not_trained_on(place: str, tmp_path: Path) -> None:
     settings = full(decay=0.5)
 
-    def stopped(point: curve.Point) -> None:
+    def stopped(point: records.Point) -> None:
         if point["step"] == settings.steps:
             raise KeyboardInterrupt
 
@@ -283,10 +281,10 @@ def test_a_checkpoint_with_a_flipped_byte_is_not_trained_on(place: str, tmp_path
     for other in {*tmp_path.glob("**/*.pt")} - {path}:
         other.unlink()
     content = bytearray(path.read_bytes())
-    values = next(iter(checkpoint.load(path).weights)).numpy().tobytes()[:64]
+    values = next(iter(training.load(path).weights)).numpy().tobytes()[:64]
     content[content.index(values) + 3] ^= 0x40  # a weight of another size, in a file that torch still reads
     path.write_bytes(content)
-    assert torch.load(path, weights_only=True)["step"] == checkpoint.step_of(path)
+    assert torch.load(path, weights_only=True)["step"] == training.step_of(path)
     with pytest.raises(DamagedError, match=path.name):
         heal(tiny(), MASK, text(settings), settings, tmp_path)
     path.unlink()

@@ -7,11 +7,10 @@ from pathlib import Path
 import pytest
 
 from pruning.calibration import sources
-from pruning.core.atomic_files import read_json, write_json
+from pruning.core import records
 from pruning.core.errors import InputError
-from pruning.core.hashing import file_sha256
-from pruning.healing import curve
-from pruning.healing.settings import Full
+from pruning.core.storage import file_sha256, read_json, write_json
+from pruning.healing.heal_settings import Full
 from pruning.study.heal_command import cell_of, heal_folder
 from tests.conftest import Command
 
@@ -37,7 +36,7 @@ def test_a_launch_heals_and_measures_the_healed_model(launch: Command) -> None:
     assert result["heal"]["tokens"] == 2048
     assert result["heal"]["steps"] == 8
     folder = ended.results / result["cell"] / result["heal"]["folder"]
-    points = curve.read(folder / curve.NAME)
+    points = records.read(folder / records.CURVE)
     assert [point["step"] for point in points] == list(range(9))
     assert "healed" in ended.out
 
@@ -55,7 +54,7 @@ def test_a_healed_cell_is_done_and_a_second_evaluation_measures_it_too(
     first = launch(*SEARCH, "heal=full", *SHORT).result()
     again = launch(*SEARCH, "heal=full", *SHORT)
     assert "every cell was done" in again.err
-    monkeypatch.setattr("pruning.healing.heal.heal", None)  # training again would fail
+    monkeypatch.setattr("pruning.healing.loop.heal", None)  # training again would fail
     more = launch(*SEARCH, "heal=full", *SHORT, "eval.samples=3")
     assert more.status == 0, more.err
     assert more.result()["evaluation"]["healed"] != first["evaluation"]["healed"]
@@ -128,7 +127,7 @@ def test_a_second_evaluation_heals_again_only_if_it_shares_text_with_the_trainin
     assert first["heal"]["evaluation"] == first["config"]["eval"]
     quick = ("eval=speed", "eval.batch_sizes=[1]", "eval.prompts=[8]", "eval.new_tokens=2", "eval.repeats=1")
     with monkeypatch.context() as patch:
-        patch.setattr("pruning.healing.heal.heal", None)  # training again would fail
+        patch.setattr("pruning.healing.loop.heal", None)  # training again would fail
         for other in (quick, ("eval.samples=2", "eval.length=32")):
             ended = launch(*heal, *other)
             assert ended.status == 0, ended.err
@@ -201,7 +200,7 @@ def test_a_bad_setting_and_a_missing_package_are_named_before_anything_runs(
     launch: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert "heal.length=2 is too small: choose 8 or more" in launch(*SEARCH, "heal=full", "heal.length=2").err
-    monkeypatch.setattr("pruning.healing.settings_check.find_spec", lambda _: None)
+    monkeypatch.setattr("pruning.healing.heal_settings.find_spec", lambda _: None)
     ended = launch(*SEARCH, "heal=lora")
     assert "pip install peft" in ended.err
     assert not list(ended.results.glob("*/result.json"))

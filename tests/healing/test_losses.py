@@ -8,11 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from pruning.healing import readout_loss
-from pruning.healing.losses import block_states, summed_loss
-from pruning.healing.readout_loss import Weights
-from pruning.healing.smaller import smaller_model
-from pruning.models.block_probe import find_blocks
+from pruning.healing import training
+from pruning.healing.loop import smaller_model
+from pruning.healing.training import Weights, block_states, summed_loss
+from pruning.models.blocks import find_blocks
 from tests.healing.worlds import MASK, tiny
 
 IDS = torch.randint(3, 97, (3, 11), generator=torch.Generator().manual_seed(0))
@@ -63,7 +62,7 @@ def _after_blocks(model: Any) -> list[Tensor]:
 def test_loss_and_gradients_are_those_of_the_plain_formula(
     weights: Weights, recompute: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(readout_loss, "positions_at_once", lambda *_: 7)  # pieces that do not fit evenly
+    monkeypatch.setattr(training, "positions_at_once", lambda *_: 7)  # pieces that do not fit evenly
     dense = tiny()
     smaller = smaller_model(dense, MASK)
     student, teacher = smaller.model.module, dense.module
@@ -104,16 +103,16 @@ def test_the_teacher_is_not_run_without_need_and_gets_no_gradients() -> None:
 
 
 def test_logits_are_computed_once_for_a_loss_and_its_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(readout_loss, "positions_at_once", lambda *_: 7)
+    monkeypatch.setattr(training, "positions_at_once", lambda *_: 7)
     smaller = smaller_model(tiny(), MASK)
     rows: list[int] = []
-    head = readout_loss.head
+    head = training.head
 
     def counted(model: Any, hidden: Tensor) -> Tensor:
         rows.append(len(hidden))
         return head(model, hidden)
 
-    monkeypatch.setattr(readout_loss, "head", counted)
+    monkeypatch.setattr(training, "head", counted)
     loss = summed_loss(smaller.model.module, IDS, Weights())
     loss.backward()
     assert rows == [7, 7, 7, 7, 2], "30 predictions, seven at a time, and none of them again"
@@ -124,7 +123,7 @@ def test_in_bfloat16_loss_and_gradient_are_those_of_float32_up_to_rounding(weigh
     student, teacher = torch.randn(2, 40, 97, generator=torch.Generator().manual_seed(1)).bfloat16()
     targets = torch.arange(40)
     (loss, gradient), (exact, wanted) = (
-        readout_loss._part(z, y, targets, weights)
+        training._part(z, y, targets, weights)
         for z, y in ((student, teacher), (student.float(), teacher.float()))
     )
     assert float(loss) == pytest.approx(float(exact), rel=1e-7), "logits are summed in float32"

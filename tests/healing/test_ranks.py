@@ -9,10 +9,10 @@ import torch
 from safetensors.torch import load_file
 
 from pruning.core.errors import InputError
-from pruning.distributed import collectives
-from pruning.healing.files import WEIGHTS, write_healed
-from pruning.healing.heal import heal
-from pruning.healing.trainer import Trainer
+from pruning.engine import collectives
+from pruning.healing.healed_files import WEIGHTS, write_healed
+from pruning.healing.loop import heal
+from pruning.healing.training import Trainer
 from tests.healing.worlds import MASK, distill, full, text, tiny
 from tests.helpers.processes import meet, started
 

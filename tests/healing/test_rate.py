@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from pruning.core.errors import DamagedError, LossError
-from pruning.healing import rate, settings
-from pruning.healing.curve import Point
-from pruning.healing.heal import Healed, heal
+from pruning.core.records import Point
+from pruning.healing import heal_settings, rate
+from pruning.healing.loop import Healed, heal
 from pruning.healing.rate import known, with_rate
 from pruning.healing.rate import settled as rate_of
-from pruning.study.stages import table
+from pruning.study.guide import table
 from tests.conftest import Command
 from tests.healing.worlds import MASK, full, lora, text, tiny
 
@@ -25,7 +25,7 @@ AUTO = full(lr=None, tokens=64 * 20)
 
 @pytest.fixture(autouse=True)
 def rates(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(settings, "WEIGHT_RATES", RATES)
+    monkeypatch.setattr(heal_settings, "WEIGHT_RATES", RATES)
 
 
 def curve(one: Any, folder: Path | None = None) -> list[Point]:
@@ -40,7 +40,7 @@ def test_the_best_rate_is_taken_and_its_trial_is_the_beginning_of_the_healing(tm
     chosen, trials = with_rate(AUTO, text(AUTO), tmp_path, curve)
     assert (chosen.lr, chosen.tokens) == (3e-3, AUTO.tokens)
     assert [trial["lr"] for trial in trials] == list(RATES)
-    assert all(trial["tokens"] == 64 * settings.TRIAL_STEPS for trial in trials)
+    assert all(trial["tokens"] == 64 * heal_settings.TRIAL_STEPS for trial in trials)
     losses = [trial["heldout_loss"] for trial in trials]
     assert min(losses) == losses[1] < trials[1]["heldout_before"]  # type: ignore[type-var]
     assert [path.name for path in tmp_path.glob("trunk-*")] == [f"trunk-{chosen.line(text(AUTO).beginning)}"]
@@ -52,7 +52,7 @@ def test_the_best_rate_is_taken_and_its_trial_is_the_beginning_of_the_healing(tm
 
 
 def test_no_smaller_rate_is_tried_if_one_is_no_better(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(settings, "WEIGHT_RATES", (3e-3, 1e-9, 1e-10))
+    monkeypatch.setattr(heal_settings, "WEIGHT_RATES", (3e-3, 1e-9, 1e-10))
     chosen, trials = with_rate(AUTO, text(AUTO), None, curve)
     assert chosen.lr == 3e-3
     assert [trial["lr"] for trial in trials] == [3e-3, 1e-9]
@@ -61,7 +61,7 @@ def test_no_smaller_rate_is_tried_if_one_is_no_better(monkeypatch: pytest.Monkey
 def test_a_training_that_does_not_help_ends_with_the_trials(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(settings, "WEIGHT_RATES", (100.0, 90.0))
+    monkeypatch.setattr(heal_settings, "WEIGHT_RATES", (100.0, 90.0))
     asked = full(lr=None, tokens=64 * 20, eval_every=99)
     chosen, trials = with_rate(asked, text(asked), tmp_path, curve)
     assert chosen.tokens == asked.trial_tokens < asked.tokens
@@ -174,7 +174,7 @@ SEARCH = (*SEARCH, "heal.tokens=4096", "heal.checkpoint_every=2", "heal.eval_eve
 def test_a_launch_records_its_trials_and_is_done_the_second_time(
     launch: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(settings, "WEIGHT_RATES", (3e-3, 1e-9, 1e-10))
+    monkeypatch.setattr(heal_settings, "WEIGHT_RATES", (3e-3, 1e-9, 1e-10))
     ended = launch(*SEARCH)
     assert ended.status == 0, ended.err
     record = ended.result()["heal"]
@@ -185,7 +185,7 @@ def test_a_launch_records_its_trials_and_is_done_the_second_time(
     again = launch(*SEARCH)
     assert again.status == 0
     assert again.result() == ended.result()
-    monkeypatch.setattr("pruning.healing.heal.heal", None)  # training again would fail
+    monkeypatch.setattr("pruning.healing.loop.heal", None)  # training again would fail
     more = launch(*SEARCH, "eval.samples=3")
     assert more.status == 0, more.err
     assert more.result()["heal"] == record
@@ -194,12 +194,12 @@ def test_a_launch_records_its_trials_and_is_done_the_second_time(
 def test_screen_table_and_record_say_that_training_did_not_help(
     launch: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(settings, "WEIGHT_RATES", (1e-30, 1e-31))  # too small to change a weight
+    monkeypatch.setattr(heal_settings, "WEIGHT_RATES", (1e-30, 1e-31))  # too small to change a weight
     ended = launch(*SEARCH)
     assert ended.status == 0, ended.err
     result = ended.result()
     assert result["heal"]["best_step"] == 0
-    assert result["heal"]["tokens"] == 256 * settings.TRIAL_STEPS
+    assert result["heal"]["tokens"] == 256 * heal_settings.TRIAL_STEPS
     assert "heal=lora" in ended.err
     rows = [line for line in table(result).splitlines() if "healed" in line]
     assert len(rows) == 1

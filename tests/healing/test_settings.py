@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from pruning.core.errors import InputError
-from pruning.healing.schedule import schedule_of
-from pruning.healing.settings import Distill, Full, Lora
+from pruning.healing.heal_settings import Distill, Full, Lora
+from pruning.healing.training import schedule_of
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ def test_bad_values_are_named(settings: Any, said: str) -> None:
 
 
 def test_peft_is_needed_for_adapters_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pruning.healing.settings_check.find_spec", lambda _: None)
+    monkeypatch.setattr("pruning.healing.heal_settings.find_spec", lambda _: None)
     for settings in (Lora(), Distill()):
         with pytest.raises(InputError, match="pip install peft"):
             settings.check()

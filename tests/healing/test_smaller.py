@@ -7,9 +7,9 @@ import torch
 
 from pruning.core.errors import InputError
 from pruning.core.mask import Mask
-from pruning.healing.smaller import smaller_model
-from pruning.models.block_probe import find_blocks
-from pruning.models.units import masked
+from pruning.healing.loop import smaller_model
+from pruning.models.blocks import find_blocks
+from pruning.models.sublayers import masked
 from tests.healing.worlds import MASK, N_BLOCKS, PARTS, tiny
 
 IDS = torch.randint(3, 97, (2, 9), generator=torch.Generator().manual_seed(0))

@@ -11,9 +11,8 @@ from pruning.calibration.samples import Row, Samples
 from pruning.calibration.text import WindowDraw, start_tokens, token_ids
 from pruning.core.errors import InputError
 from pruning.evaluation.heldout import Heldout
-from pruning.healing.guard import check_text
-from pruning.healing.settings import Full
-from pruning.healing.text import HealingText, draw_text, packed, warn_about_epochs
+from pruning.healing.heal_settings import Full
+from pruning.healing.training_text import HealingText, check_text, draw_text, packed, warn_about_epochs
 from tests.healing.worlds import full
 
 
@@ -64,7 +63,7 @@ def pydoc_text() -> Any:
 
 
 def test_text_of_an_evaluation_is_refused_wherever_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pruning.healing.text.PIECE", 3)
+    monkeypatch.setattr("pruning.healing.training_text.PIECE", 3)
     text = packed(range(5000), (), Full(length=50, batch_tokens=50, heldout=2), "numbers")
     last = text.windows[-1]
     for data in (last, text.heldout[0]):
@@ -135,7 +134,7 @@ def test_a_larger_budget_of_a_stream_begins_with_the_same_windows(tokenizer: Any
 
 def test_windows_that_repeat_a_passage_of_the_evaluation_are_left_out() -> None:
     """Each number is its own token, so a window shares a run with the data if and only if their ranges meet."""
-    from pruning.healing.apart import apart
+    from pruning.healing.training_text import text_apart
 
     def row(start: int) -> Row:
         return Row(tuple(range(start, start + 64)), (1, 64))
@@ -143,15 +142,15 @@ def test_windows_that_repeat_a_passage_of_the_evaluation_are_left_out() -> None:
     text = HealingText("t", tuple(row(64 * i) for i in range(8)), (row(1000), row(2000)), 0)
     windows = Samples("text", "e", (row(100), row(2050)), 0)
     items = Samples("items", "i", (Row((1, 2), (1, 2), 0, 0, True),), 0)
-    kept = apart(text, {"ppl/heldout": windows, "acc/heldout": items}, 1)
+    kept = text_apart(text, {"ppl/heldout": windows, "acc/heldout": items}, 1)
     ranges = [{*one.input_ids} for one in windows.rows]
     shared = [any(len({*one.input_ids} & other) >= 32 for other in ranges) for one in text.windows]
     assert any(shared)
     assert kept.windows == tuple(one for one, meets in zip(text.windows, shared, strict=True) if not meets)
     assert kept.left_out == tuple(2 + number for number, meets in enumerate(shared) if meets)
     assert kept.heldout == text.heldout, "14 tokens in common are no passage"
-    assert apart(text, {"acc/heldout": items}, 1) == text.without(())
+    assert text_apart(text, {"acc/heldout": items}, 1) == text.without(())
     every = Samples("text", "e", (row(1000), row(2000)), 0)
     with pytest.raises(InputError, match="0 held-out windows and 8 others are left"):
-        apart(text, {"ppl/heldout": every}, 1)
+        text_apart(text, {"ppl/heldout": every}, 1)
     assert all(piece.shared(windows) == 0 for piece in kept.pieces())

@@ -33,7 +33,7 @@ def test_the_curve_is_recorded_over_tokens(launch: Command) -> None:
 def test_the_curve_is_sent_while_it_runs(launch: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     from contextlib import contextmanager
 
-    from pruning.runs.tracker import NoTracker
+    from pruning.runs.cell import NoTracker
 
     sent: list[tuple[Any, ...]] = []
 

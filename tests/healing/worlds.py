@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from pruning.core.mask import Mask
-from pruning.healing.settings import Distill, Full, Lora
-from pruning.healing.text import HealingText, packed
+from pruning.healing.heal_settings import Distill, Full, Lora
+from pruning.healing.training_text import HealingText, packed
 from pruning.models.loader import LanguageModel, wrapped
 from tests.helpers.architectures import N_BLOCKS, build
 

@@ -9,9 +9,8 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from omegaconf import open_dict
 
-from pruning.config import groups
+from pruning.config import app, groups
 from pruning.config.compose import cell_of
-from pruning.hydra_app import registry
 from pruning.launcher.job import Job, specification
 
 SMALL = (
@@ -30,7 +29,7 @@ SMALL = (
 
 def job(model: Path, results: Path, *words: str) -> Job:
     """The job of one cell; later words win."""
-    registry.register()
+    app.register()
     places = (f"model.path={model}", f"paths.results={results}")
     given = {word.partition("=")[0]: word for word in (*SMALL, *places, *words)}
     chosen = [word for word in given.values() if not word.endswith("=")]  # `name=` leaves a default out

@@ -12,11 +12,8 @@ from functools import cache
 
 import numpy as np
 
-from analysis.stats.components import Design
-from analysis.stats.estimates import IntervalEstimate, Shares
+from analysis.stats.components import DRAWN, RESIDUAL, Design, IntervalEstimate, Scenario, Shares
 from analysis.stats.grid import DRAW, SETTING, STRATUM
-from analysis.stats.simulated import Scenario
-from analysis.stats.sources import DRAWN, RESIDUAL
 from tests.helpers.analysis_grid import frame
 
 DATA, SEARCH, BOTH = "calibration data", "algorithm", "objective x algorithm"

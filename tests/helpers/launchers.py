@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from filelock import FileLock, Timeout
 
-from pruning.core import atomic_files
-from pruning.launcher.submissions import QueuedCell, Submission
-from pruning.models.resources import Resources
+from pruning.core import storage
+from pruning.launcher.submission import QueuedCell, Submission
+from pruning.models.spec import Resources
 
 LAUNCHER = {"class": "Slurm", "order": "sharing"}
 
@@ -35,7 +35,7 @@ def submission(results: Path, *tasks: QueuedCell, where: str = "/somewhere", **j
 def result(results: Path, key: str, **changes: Any) -> None:
     """A cell's result as far as launchers read it."""
     done = {"cell": key, "status": "done", "config": {"eval": {"items": 2}}, "error": None, "environment": {}}
-    atomic_files.write_json(results / key / "result.json", done | {"evaluation": {}} | changes)
+    storage.write_json(results / key / "result.json", done | {"evaluation": {}} | changes)
 
 
 def sleeping_cells(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen[bytes]]:

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from pruning.calibration.both import interleaved
 from pruning.calibration.samples import Row, Samples
+from pruning.calibration.text import interleaved
 from pruning.core.mask import Mask
-from pruning.core.score import Score
+from pruning.core.scoring import Score
 from pruning.engine.forward import Forward
-from pruning.models.block_probe import find_blocks
+from pruning.models.blocks import find_blocks
 from pruning.objective import Loss, Objective
 from tests.helpers.architectures import N_BLOCKS, build, without
 from tests.helpers.rows import item_rows, language_model, text_rows

@@ -9,10 +9,17 @@ import numpy as np
 import pandas as pd
 from scipy import linalg
 
-from analysis.stats import overlap
-from analysis.stats.bootstrap import PANEL, weights
+from analysis.stats import mask_overlap
+from analysis.stats.components import (
+    PANEL,
+    RESIDUAL,
+    SOURCES,
+    Rows,
+    VarianceSource,
+    bootstrap_weights,
+    strata,
+)
 from analysis.stats.grid import DRAW, indicator, labels
-from analysis.stats.sources import RESIDUAL, SOURCES, Rows, VarianceSource, strata
 
 Matrix = Any
 
@@ -21,7 +28,7 @@ def gram(cells: pd.DataFrame, values: Matrix | None) -> Matrix:
     """Gower's centred matrix (n, n) of one stratum, scaled to a mean square of one."""
     n = len(cells)
     if values is None:
-        masks = overlap.masks(cells)
+        masks = mask_overlap.masks(cells)
         squared = np.array([[1.0 - a.jaccard(b) for b in masks] for a in masks]) ** 2
     else:
         squared = (values[:, None] - values) ** 2
@@ -87,7 +94,7 @@ def drawn_weights(frame: pd.DataFrame, count: int, seed: int) -> Matrix:
     """The weights of the resamples, one for each draw and each of its partners."""
     cluster, group = labels(frame, DRAW), labels(frame, [name for name in DRAW if name != "draw"])
     partners = int(pd.Series(cluster).groupby(group).nunique().max())
-    return weights((int(cluster.max()) + 1) * partners, count, seed)
+    return bootstrap_weights((int(cluster.max()) + 1) * partners, count, seed)
 
 
 def explained(part: pd.DataFrame, levels: Rows, source: VarianceSource, g: Matrix) -> float:

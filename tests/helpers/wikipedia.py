@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pruning.calibration import wikipedia
+from pruning.calibration import sources
 
 WORDS = [
     "river",
@@ -42,4 +42,4 @@ def write_dump(folder: Path, articles: int = 40, sentences: int = 40) -> Path:
 def use_dump(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     """Let `wikipedia_sample` read a dump of numbered articles."""
     dump = write_dump(folder)
-    monkeypatch.setattr(wikipedia, "extract", lambda *_: dump)
+    monkeypatch.setattr(sources, "extract", lambda *_: dump)

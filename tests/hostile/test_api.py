@@ -16,10 +16,10 @@ from transformers import AutoModelForCausalLM
 
 import pruning
 from pruning.calibration.sources import pydoc
-from pruning.core.atomic_files import read_json, write_json
 from pruning.core.errors import DamagedError, ForeignError, InputError
+from pruning.core.storage import read_json, write_json
 from pruning.export import request
-from pruning.routing import files
+from pruning.routing import router_files
 from tests.conftest import Command
 from tests.helpers import gguf_file
 from tests.helpers.task_files import items_of
@@ -268,18 +268,18 @@ def test_a_router_is_for_the_weights_that_it_was_fitted_to(
 
 def _record(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
     def edit(folder: Path) -> None:
-        record = read_json(folder / files.ROUTER)
+        record = read_json(folder / router_files.ROUTER)
         change(record)
-        write_json(folder / files.ROUTER, record)
+        write_json(folder / router_files.ROUTER, record)
 
     return edit
 
 
 def _arrays(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
     def edit(folder: Path) -> None:
-        arrays = files.read_arrays(folder / files.HEAD)
+        arrays = router_files.read_arrays(folder / router_files.HEAD)
         change(arrays)
-        files.save_arrays(folder / files.HEAD, arrays)
+        router_files.save_arrays(folder / router_files.HEAD, arrays)
 
     return edit
 
@@ -302,10 +302,10 @@ EDITS: dict[str, Callable[[Path], None]] = {
     "missing": _arrays(lambda arrays: arrays.pop("common_scale")),
     "empty": _arrays(dict.clear),
     "torn": lambda folder: (
-        (folder / files.HEAD).write_bytes((folder / files.HEAD).read_bytes()[:-40]) and None
+        (folder / router_files.HEAD).write_bytes((folder / router_files.HEAD).read_bytes()[:-40]) and None
     ),
-    "no file": lambda folder: (folder / files.HEAD).unlink(),
-    "a list": lambda folder: write_json(folder / files.ROUTER, []),
+    "no file": lambda folder: (folder / router_files.HEAD).unlink(),
+    "a list": lambda folder: write_json(folder / router_files.ROUTER, []),
     "blocks above": _record(lambda record: record.update(blocks=99)),
     "blocks below": _record(lambda record: record.update(blocks=-1)),
     "blocks in part": _record(lambda record: record.update(blocks=0.5)),

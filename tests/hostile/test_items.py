@@ -11,24 +11,21 @@ import pytest
 import torch
 from transformers import MptConfig, Phi3Config
 
-from pruning.calibration.item_records import FORMAT, read_items
+from pruning.calibration.item_files import FORMAT, Item, read_items
 from pruning.calibration.items import Items
-from pruning.calibration.records import Item
 from pruning.calibration.samples import Row, Samples
 from pruning.core.errors import DamagedError, InputError, RequestError
-from pruning.core.estimate import Estimate
 from pruning.core.mask import Mask
-from pruning.core.recorded import same_settings
-from pruning.core.score import Score
+from pruning.core.records import same_settings
+from pruning.core.scoring import Estimate, Score
 from pruning.engine.forward import Forward
-from pruning.evaluation.heldout import item_accuracy
-from pruning.evaluation.local import LocalFiles
-from pruning.evaluation.overlap import overlaps
-from pruning.evaluation.tasks import check_equal
+from pruning.evaluation.choices import check_equal
+from pruning.evaluation.heldout import LocalFiles, item_accuracy
+from pruning.evaluation.text_overlap import overlaps
 from pruning.models.loader import load
 from pruning.models.spec import Model
-from pruning.runs.check_data import Reader, check_calibration, check_evaluation
 from pruning.runs.measurements import averaged
+from pruning.runs.prepare import Reader, check_calibration, check_evaluation
 from pruning.search.journal import Journal, Store
 from tests.conftest import N_BLOCKS, Command
 from tests.helpers.evaluations import forward_of, items_file, samples_of, shared_data, tokenizer_of, with_end
@@ -263,7 +260,7 @@ def test_windows_that_mean_nothing_are_refused(samples: Samples, message: str) -
 def test_windows_that_mean_little_are_reported(
     samples: Samples, message: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pruning.runs.check_data._said", set())
+    monkeypatch.setattr("pruning.runs.prepare._said", set())
     for _ in range(2):
         check_calibration(samples, Reader("tiny", None, Blank()))
     assert caplog.text.count(message) == 1
@@ -461,7 +458,7 @@ def test_every_real_file_of_items_is_read(name: str) -> None:
 
 
 def test_the_error_of_a_single_calibration_sample_is_not_stated(launch: Command) -> None:
-    from analysis.data.rows import row_of
+    from analysis.data.load import row_of
 
     ended = launch("k=1", "algo=one_shot", "calibration.samples=1")
     result = ended.result()

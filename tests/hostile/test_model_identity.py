@@ -27,23 +27,13 @@ from transformers import AutoModelForCausalLM
 
 from pruning.calibration import sources
 from pruning.calibration.text import Text
-from pruning.core import hashing
-from pruning.core.atomic_files import read_json
+from pruning.config.app import build_option
+from pruning.core import storage
 from pruning.core.errors import InputError, UnskippableError
+from pruning.core.storage import read_json
 from pruning.export import pipeline, request
-from pruning.hydra_app.build_option import build_option
-from pruning.models import (
-    adapter,
-    config_check,
-    directory,
-    file_digests,
-    loader,
-    packaged,
-    quiet,
-    recorded_weights,
-)
-from pruning.models.model_name import directory_name, distinct_names
-from pruning.models.spec import Model
+from pruning.models import directory, loader, spec
+from pruning.models.spec import Model, directory_name, distinct_names
 from tests.conftest import Command
 from tests.helpers import gguf_file
 from tests.helpers.hub_cache import cached
@@ -54,8 +44,8 @@ MIB = 1 << 20
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("DEPTH_PRUNING_CACHE", str(tmp_path_factory.mktemp("cache")))
-    file_digests._memory.clear()
-    recorded_weights.warn_unverified.cache_clear()
+    directory._memory.clear()
+    spec.warn_unverified.cache_clear()
     yield
     loader._loaded.clear()
 
@@ -160,13 +150,13 @@ def test_changed_weights_are_another_cell_and_no_old_number_is_reused(
 def test_weights_that_change_while_a_command_runs_fail_the_cell(
     launch: Command, large: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pruning.runs import cell_model
+    from pruning.runs import loaded_cell
 
     def late(settings: Model) -> Any:
         negate(large)
         return loader.load(settings)
 
-    monkeypatch.setattr(cell_model, "load", late)
+    monkeypatch.setattr(loaded_cell, "load", late)
     ended = launch("k=1", f"model.path={large}")
     assert ended.status == 1
     assert "have changed since this command started" in ended.result()["error"]["message"]
@@ -184,11 +174,11 @@ def test_a_result_of_an_earlier_version_is_found_done_and_said_to_be_unverified(
     assert "every cell was done" in again.err
     assert "cannot be verified" in again.err
     assert [path.parent for path in results.glob("*/result.json")] == [folder]
-    recorded_weights.warn_unverified.cache_clear()
+    spec.warn_unverified.cache_clear()
     wanted = request.of_cell(folder, tmp_path / "out")
     assert wanted.model.name == "local"
     negate(large)  # now a file is newer than the result
-    recorded_weights.warn_unverified.cache_clear()
+    spec.warn_unverified.cache_clear()
     again = launch(*words)
     assert "model.safetensors has changed since" in again.err
     assert {path.parent for path in results.glob("*/result.json")} > {folder}, "it is a new cell"
@@ -215,26 +205,26 @@ def test_weights_under_any_name_are_part_of_the_identity(name: str, large: Path)
 
 def test_a_file_is_read_once_until_it_changes(large: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[Path] = []
-    honest = file_digests._read
+    honest = directory._read
 
     def counting(file: Path, *rest: Any) -> str:
         read.append(file)
         return honest(file, *rest)
 
-    monkeypatch.setattr(file_digests, "_read", counting)
-    monkeypatch.setattr(hashing, "WRITTEN_BACK", -1)
+    monkeypatch.setattr(directory, "_read", counting)
+    monkeypatch.setattr(storage, "WRITTEN_BACK", -1)
     weights = large / "model.safetensors"
 
     def reads(fresh_process: bool = True) -> int:
         read.clear()
         if fresh_process:
-            file_digests._memory.clear()
+            directory._memory.clear()
         directory.model_digest(str(large))
         return read.count(weights)
 
     assert [reads(), reads(), reads(fresh_process=False)] == [1, 0, 0]
     (entry,) = [
-        e for e in (file_digests.cache_folder() / "digests").glob("*.json") if "model.s" in e.read_text()
+        e for e in (directory.cache_folder() / "digests").glob("*.json") if "model.s" in e.read_text()
     ]
     kept = json.loads(entry.read_text())
     for damage in (
@@ -255,26 +245,26 @@ def test_of_several_who_need_a_digest_only_one_reads_the_file(
     large: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[Path] = []
-    honest = file_digests._read
+    honest = directory._read
 
     def slow(file: Path, *rest: Any) -> str:
         read.append(file)
-        file_digests._memory.clear()
+        directory._memory.clear()
         time.sleep(0.1)
         return honest(file, *rest)
 
-    monkeypatch.setattr(file_digests, "_read", slow)
-    monkeypatch.setattr(hashing, "WRITTEN_BACK", -1)
+    monkeypatch.setattr(directory, "_read", slow)
+    monkeypatch.setattr(storage, "WRITTEN_BACK", -1)
     weights = large / "model.safetensors"
     with ThreadPoolExecutor(4) as pool:
-        answers = list(pool.map(lambda _: file_digests.file_digests([weights])[weights], range(4)))
+        answers = list(pool.map(lambda _: directory.file_digests([weights])[weights], range(4)))
     assert read == [weights]
     assert len(set(answers)) == 1
 
 
 def test_the_digest_of_a_file_that_has_just_changed_is_not_kept(large: Path) -> None:
     directory.model_digest(str(large))
-    assert not file_digests._memory, "the file could change again within the same time stamp"
+    assert not directory._memory, "the file could change again within the same time stamp"
 
 
 def test_a_cache_that_cannot_be_written_is_said_and_the_digest_is_right(
@@ -291,7 +281,7 @@ def test_a_cache_that_cannot_be_written_is_said_and_the_digest_is_right(
 def test_large_files_show_their_progress(
     large: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(file_digests, "LARGE", MIB)
+    monkeypatch.setattr(directory, "LARGE", MIB)
     with caplog.at_level(logging.INFO):
         directory.model_digest(str(large))
     assert "MB of weights once, to identify the model" in caplog.text
@@ -349,7 +339,7 @@ def test_a_kernel_that_a_configuration_names_is_not_fetched(model_folder: Path, 
     (folder / "config.json").write_text(json.dumps(config | {"attn_implementation": "evil/kernel"}))
     model = Model("x", "local", str(folder), dtype="float32")
     with pytest.raises(UnskippableError, match=r"evil/kernel .*model\.attention"):
-        config_check.check_stored(loader.config.__wrapped__(model))  # type: ignore[attr-defined]
+        spec.check_stored(loader.config.__wrapped__(model))  # type: ignore[attr-defined]
 
 
 def test_a_directory_given_as_a_hub_id_is_identified_by_its_contents(large: Path) -> None:
@@ -368,7 +358,7 @@ def adapted(large: Path) -> Path:
     shapes = {"lora_A": (1, 512), "lora_B": (64, 1)}
     prefix = "base_model.model.model.layers.3.mlp.down_proj"
     weights = {f"{prefix}.{name}.weight": torch.ones(shape) / 8 for name, shape in shapes.items()}
-    save_file(weights, large / adapter.WEIGHTS)
+    save_file(weights, large / directory.WEIGHTS)
     config = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -381,14 +371,14 @@ def adapted(large: Path) -> Path:
         "layers_pattern": "layers",
         "base_model_name_or_path": "OTHER/BASE",
     }
-    (large / adapter.CONFIG).write_text(json.dumps(config))
+    (large / directory.ADAPTER_CONFIG).write_text(json.dumps(config))
     return large
 
 
 def without_peft(monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = adapter.importlib.util.find_spec
+    honest = directory.importlib.util.find_spec
     monkeypatch.setattr(
-        adapter.importlib.util,
+        directory.importlib.util,
         "find_spec",
         lambda name, *rest: None if name == "peft" else honest(name, *rest),
     )
@@ -400,7 +390,7 @@ ADAPTERS: dict[str, tuple[Spoil, str]] = {
         lambda _: None,
         "peft is not installed: install it (pip install peft), or merge the adapter",
     ),
-    "no weights": (lambda folder: (folder / adapter.WEIGHTS).unlink(), "without adapter_model.safetensors"),
+    "no weights": (lambda folder: (folder / directory.WEIGHTS).unlink(), "without adapter_model.safetensors"),
     "no base": (lambda folder: (folder / "model.safetensors").unlink(), "without the model that it adapts"),
 }
 
@@ -427,13 +417,13 @@ def test_an_adapter_that_cannot_be_merged_is_refused(
 def test_a_damaged_adapter_configuration_or_kind_is_refused(
     adapted: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(adapter.importlib.util, "find_spec", lambda *_: True)
-    (adapted / adapter.CONFIG).write_text("{")
+    monkeypatch.setattr(directory.importlib.util, "find_spec", lambda *_: True)
+    (adapted / directory.ADAPTER_CONFIG).write_text("{")
     with pytest.raises(InputError, match=r"adapter_config.json cannot be read"):
-        adapter.check_adapter(adapted, gguf=False)
-    (adapted / adapter.CONFIG).write_text('{"peft_type": "PREFIX_TUNING"}')
+        directory.check_adapter(adapted, gguf=False)
+    (adapted / directory.ADAPTER_CONFIG).write_text('{"peft_type": "PREFIX_TUNING"}')
     with pytest.raises(InputError, match="of the kind PREFIX_TUNING, which cannot be merged"):
-        adapter.check_adapter(adapted, gguf=False)
+        directory.check_adapter(adapted, gguf=False)
 
 
 class FakePeft:
@@ -442,7 +432,7 @@ class FakePeft:
     class PeftModel:
         @staticmethod
         def from_pretrained(model: Any, folder: str) -> Any:
-            lora = load_file(Path(folder) / adapter.WEIGHTS)
+            lora = load_file(Path(folder) / directory.WEIGHTS)
             a, b = (
                 next(value for name, value in lora.items() if part in name) for part in ("lora_A", "lora_B")
             )
@@ -455,9 +445,9 @@ class FakePeft:
 def test_an_adapter_is_merged_searched_and_exported(
     launch: Command, adapted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    honest = adapter.importlib.util.find_spec
+    honest = directory.importlib.util.find_spec
     monkeypatch.setattr(
-        adapter.importlib.util, "find_spec", lambda name, *rest: name == "peft" or honest(name, *rest)
+        directory.importlib.util, "find_spec", lambda name, *rest: name == "peft" or honest(name, *rest)
     )
     monkeypatch.setitem(sys.modules, "peft", FakePeft)
     monkeypatch.setattr("transformers.integrations.peft.is_peft_available", lambda: False)
@@ -474,8 +464,8 @@ def test_an_adapter_is_merged_searched_and_exported(
     if dropped != 3:
         torch.testing.assert_close(written[name(3 - (dropped < 3))], wanted)
     assert "with its adapter merged" in (tmp_path / "out" / "README.md").read_text()
-    (adapted / adapter.CONFIG).unlink()
-    (adapted / adapter.WEIGHTS).unlink()
+    (adapted / directory.ADAPTER_CONFIG).unlink()
+    (adapted / directory.WEIGHTS).unlink()
     (alone,) = [result for result in launch(*words).all() if result["cell"] != with_adapter["cell"]]
     assert with_adapter["model"]["revision"] != alone["model"]["revision"]
     assert with_adapter["calibration"]["dense_loss"] != alone["calibration"]["dense_loss"]
@@ -484,12 +474,12 @@ def test_an_adapter_is_merged_searched_and_exported(
 def test_peft_itself_merges(adapted: Path) -> None:
     pytest.importorskip("peft")
     base = load_file(adapted / "model.safetensors")["model.layers.3.mlp.down_proj.weight"]
-    folder = adapter.merged_folder(adapted, directory.model_digest(str(adapted)))
+    folder = directory.merged_folder(adapted, directory.model_digest(str(adapted)))
     merged = load_file(folder / "model.safetensors")
     torch.testing.assert_close(merged["model.layers.3.mlp.down_proj.weight"], base + 2 / 64)
     assert not any("lora" in name for name in merged)
     assert (folder / "tokenizer.json").exists()
-    assert not adapter.has_adapter(folder)
+    assert not directory.has_adapter(folder)
 
 
 @pytest.mark.slow
@@ -498,7 +488,7 @@ def test_an_earlier_result_of_a_directory_with_an_adapter_is_not_used(
 ) -> None:
     words = ("k=1", "algo=one_shot", f"model.path={adapted}", "model.name=local")
     with monkeypatch.context() as patch:  # as earlier versions did, without peft
-        patch.setattr(adapter, "has_adapter", lambda _: False)
+        patch.setattr(directory, "has_adapter", lambda _: False)
         patch.setattr("transformers.integrations.peft.is_peft_available", lambda: False)
         patch.setattr("transformers.models.auto.auto_factory.is_peft_available", lambda: False)
         as_earlier_version(launch(*words).results, adapted)
@@ -574,7 +564,7 @@ def test_a_gguf_file_is_a_model(gguf: Path) -> None:
     model = build_option("model", ["model=local", f"model.path={gguf}"])
     assert (model.name, model.path, model.gguf_file) == ("one", str(gguf.parent), "one.gguf")
     assert model.identity() == Model("x", "local", str(gguf.parent), gguf_file="one.gguf").identity()
-    assert model.identity()["path"] == file_digests.file_digests([gguf])[gguf]
+    assert model.identity()["path"] == directory.file_digests([gguf])[gguf]
     before = model.identity()
     (gguf.parent / "two.gguf").write_bytes(b"another file")
     (gguf.parent / "notes.json").write_text("{}")
@@ -596,7 +586,7 @@ def weights(model: Any) -> Any:
 @pytest.fixture
 def decoy(gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The weights of `gguf`; the current folder holds another file of its name, which transformers would prefer."""
-    with quiet.quiet(), contextlib.redirect_stderr(io.StringIO()):
+    with directory.quiet(), contextlib.redirect_stderr(io.StringIO()):
         right = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=str(gguf), dtype=torch.float32)
     (tmp_path / "elsewhere").mkdir()
     for name in (gguf.name, "out.gguf"):
@@ -678,11 +668,11 @@ def test_a_file_in_memory_that_is_changed_through_a_mapping_has_another_digest()
         time.sleep(0.01)
         digests = []
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(hashing, "WRITTEN_BACK", -1)
+            patch.setattr(storage, "WRITTEN_BACK", -1)
             for value in (1, 2):
                 mapped[1000] = value
                 mapped.flush()
-                digests.append((file_digests.file_digests([path])[path], hashing.file_sha256(path)))
+                digests.append((directory.file_digests([path])[path], storage.file_sha256(path)))
     assert digests[0] != digests[1]
     assert all(first == second for first, second in digests)
 
@@ -698,7 +688,7 @@ def test_a_hub_model_is_identified_by_its_commit(
 
 
 def test_nor_is_it_when_a_packaged_file_is_converted(gguf: Path, decoy: Any, tmp_path: Path) -> None:
-    folder = packaged._convert(gguf, tmp_path / "converted")
+    folder = directory._convert(gguf, tmp_path / "converted")
     assert torch.equal(weights(AutoModelForCausalLM.from_pretrained(folder)), decoy)
     assert all(str(tmp_path).encode() not in path.read_bytes() for path in folder.iterdir())
 

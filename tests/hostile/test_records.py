@@ -16,20 +16,18 @@ import pytest
 import yaml
 
 from analysis.data import archive
+from pruning.config.app import build_option, composed, launch_words
 from pruning.config.compose import cell_of, recorded_cell, recorded_launcher
 from pruning.core.errors import DamagedError, InputError, PruningError
-from pruning.core.hashing import file_sha256
-from pruning.core.result import read_result
+from pruning.core.records import read_result
+from pruning.core.storage import file_sha256
 from pruning.export.request import of_cell
-from pruning.healing.files import read_record
-from pruning.hydra_app.build_option import build_option
-from pruning.hydra_app.replay_command import composed, launch_words
-from pruning.launcher import actions
+from pruning.healing.healed_files import read_record
+from pruning.launcher import submit
 from pruning.launcher.job import Job
-from pruning.launcher.submission_record import SubmissionRecord, read_submission
-from pruning.launcher.submissions import Submission
+from pruning.launcher.submission import Submission, SubmissionRecord, read_submission
 from pruning.published import library
-from pruning.routing.files import read_router
+from pruning.routing.router_files import read_router
 from pruning.study import heal_command, status
 from pruning.tracking.rebuild import trackers
 from tests.conftest import Command
@@ -335,7 +333,7 @@ def test_a_retried_cell_of_a_copied_folder_writes_into_that_folder(
     monkeypatch.setattr("pruning.launcher.slurm.Slurm.submit", lambda *given: asked.append(given))
     commands(tmp_path, monkeypatch, QUEUE)
     lost(tmp_path, {}, paths={"results": "/home/me"})
-    actions.retry(tmp_path)
+    submit.retry(tmp_path)
     ((_, _, (one,), _),) = asked
     assert one.config["paths"]["results"] == str(tmp_path)
 

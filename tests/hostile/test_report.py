@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import logging
 import shutil
@@ -10,12 +9,14 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from pkgutil import resolve_name
 
 import pytest
 
-from analysis.data.errors import NothingToRead
-from analysis.data.journals import journals
+from analysis.__main__ import COMMANDS
+from analysis.data.archive import NothingToRead
 from analysis.data.load import done, load
+from analysis.data.study import journals
 from analysis.report import page
 from tests.helpers.analysis_grid import ONE, write
 
@@ -40,7 +41,7 @@ def cell_of(results: Path) -> Path:
 
 def run(module: str, monkeypatch: pytest.MonkeyPatch, results: Path, *flags: str) -> None:
     monkeypatch.setattr(sys, "argv", [module, "--results", str(results), "--study", "small", *flags])
-    importlib.import_module(f"analysis.figures.{module}").main()
+    resolve_name(f"analysis.{COMMANDS[module.partition('_')[0]]}")()
 
 
 def half(path: Path) -> None:
@@ -230,7 +231,7 @@ def test_results_that_are_none_are_a_sentence(
 def test_a_bad_out_is_a_sentence_before_anything_is_computed(
     out: str, results: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("analysis.figures.table3_search.aggregate", lambda *_: pytest.fail("computed"))
+    monkeypatch.setattr("analysis.figures.outcome_tables.search_means", lambda *_: pytest.fail("computed"))
     with pytest.raises(NothingToRead, match="choose another with --out DIR"):
         run("table3_search", monkeypatch, results, "--out", str(results / out))
 

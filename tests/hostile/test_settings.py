@@ -8,12 +8,11 @@ from typing import Any
 
 import pytest
 
-from pruning.config.settings_check import check_settings
-from pruning.config.words import check_words, ordered
+from pruning.config.compose import check_settings, check_words, ordered
 from pruning.core.errors import InputError, first_line
-from pruning.core.spaces import space
+from pruning.core.mask import space_for
 from pruning.launcher.slurm import Slurm
-from pruning.models.resources import Resources
+from pruning.models.spec import Resources
 from tests.conftest import Command
 
 CASES: dict[str, tuple[str, list[str], str]] = {
@@ -121,7 +120,7 @@ def test_no_numeric_setting_of_an_option_accepts_nan_or_minus_one(option: str) -
     from hydra.utils import instantiate
     from omegaconf import OmegaConf
 
-    from pruning.hydra_app.replay_command import composed
+    from pruning.config.app import composed
 
     group = option.partition("=")[0]
     plain: Any = OmegaConf.to_container(composed([option])[group], resolve=True)
@@ -138,7 +137,7 @@ def test_no_numeric_setting_of_an_option_accepts_nan_or_minus_one(option: str) -
 @pytest.mark.parametrize(("n_blocks", "first"), [(1, 0), (0, 0), (4, 3)])
 def test_no_message_offers_an_empty_range(n_blocks: int, first: int) -> None:
     with pytest.raises(InputError) as error:
-        space(n_blocks, None, 4 if first else 1, first)
+        space_for(n_blocks, None, 4 if first else 1, first)
     assert "from 1 to 0" not in str(error.value)
     assert "from 1 to 1" not in str(error.value)
 

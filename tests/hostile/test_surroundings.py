@@ -17,11 +17,10 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
-from pruning.core import atomic_files
-from pruning.core.command import guarded, run_command
+from pruning.core import storage
 from pruning.core.errors import InputError, PruningError
-from pruning.core.os_errors import sentence
-from pruning.study import tables
+from pruning.core.terminal import guarded, run_command, sentence
+from pruning.study import text_tables
 from tests.conftest import Command
 
 ROOT = Path(__file__).parents[2]
@@ -51,7 +50,7 @@ def test_a_full_disk_stops_a_search_and_the_same_command_continues(
     launch: Command, monkeypatch: pytest.MonkeyPatch, torn: bool
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(atomic_files.os, "write", full_after(5, torn))
+        patch.setattr(storage.os, "write", full_after(5, torn))
         ended = launch("-m", "k=2", "algo=greedy,one_shot")
     (journal,) = ended.results.glob("*/trace.jsonl")
     assert ended.status == 1
@@ -77,9 +76,9 @@ def test_a_full_disk_names_the_file_that_was_to_be_written(
     def fail(_: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(atomic_files.os, "fsync", fail)
+    monkeypatch.setattr(storage.os, "fsync", fail)
     with pytest.raises(OSError, match="No space") as error:
-        atomic_files.write_text(tmp_path / "result.json", "new")
+        storage.write_text(tmp_path / "result.json", "new")
     assert sentence(error.value).startswith(f"{tmp_path / 'result.json'} cannot be written")
     assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]
 
@@ -151,7 +150,7 @@ def test_an_unwritable_home_names_the_variable_that_replaces_it(
     monkeypatch.setenv("DEPTH_PRUNING_CACHE", str(tmp_path / "home" / "cache"))
     monkeypatch.setattr("sys.argv", ["packaged", "smollm2"])
     with pytest.raises(SystemExit) as end:
-        run_command("pruning.models.packaged:main")
+        run_command("pruning.models.directory:main")
     assert end.value.code == 2
     assert "in the environment variable DEPTH_PRUNING_CACHE" in capsys.readouterr().err
 
@@ -245,7 +244,7 @@ def test_the_table_fits_a_narrow_terminal_and_a_pipe_gets_all_of_it(
 ) -> None:
     monkeypatch.setattr(shutil, "get_terminal_size", lambda *_: os.terminal_size((columns, 24)))
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
-    lines = tables.results([result(0), result(1)]).splitlines()
+    lines = text_tables.results([result(0), result(1)]).splitlines()
     assert max(map(len, lines)) <= columns
     words = " ".join(" ".join(lines).split())
     for part in (
@@ -256,7 +255,7 @@ def test_the_table_fits_a_narrow_terminal_and_a_pipe_gets_all_of_it(
     ):
         assert part in words
     monkeypatch.setattr(sys.stdout, "isatty", lambda: False, raising=False)
-    assert max(map(len, tables.results([result(0)]).splitlines())) > 80
+    assert max(map(len, text_tables.results([result(0)]).splitlines())) > 80
 
 
 def test_progress_names_the_size_of_its_masks_and_a_measurement_shows_its_batches(
@@ -272,7 +271,7 @@ def test_progress_names_the_size_of_its_masks_and_a_measurement_shows_its_batche
     def bar(title: str) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: batches.setdefault(title, []).append((done, total))
 
-    monkeypatch.setattr("pruning.runs.progress.Progress.update", update)
+    monkeypatch.setattr("pruning.runs.measurements.Progress.update", update)
     monkeypatch.setattr("pruning.runs.measurements.batches_shown", bar)
     assert launch("k=2").status == 0
     assert [size for size, _ in shown] == sorted(size for size, _ in shown)
@@ -330,7 +329,7 @@ def test_the_copy_of_a_grids_settings_replaces_a_link(launch: Command, tmp_path:
 
 
 def test_a_database_that_is_a_link_is_not_written(launch: Command, tmp_path: Path) -> None:
-    from pruning.tracking.mlflow_file import MLflow
+    from pruning.tracking.store import MLflow
 
     ended = launch("algo=one_shot", "k=1")
     (ended.results / "mlflow.db").symlink_to(tmp_path / "other.db")
@@ -359,7 +358,7 @@ def test_closed_streams_stop_no_work(closing: str, tmp_path: Path) -> None:
     """The first file that a command opens would get the number of the closed stream, and all that is printed."""
     code = (
         f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
-        "from pruning.core.command import guarded, is_terminal\n"
+        "from pruning.core.terminal import guarded, is_terminal\n"
         "from rich.console import Console\n"
         "import logging, os\n"
         "with guarded():\n"
@@ -431,7 +430,7 @@ def test_a_stream_that_the_program_has_closed_or_that_knows_few_letters_stops_no
 
 
 def test_the_python_interface_needs_no_standard_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    from pruning.runs.progress import Progress, batches_shown
+    from pruning.runs.measurements import Progress, batches_shown
 
     monkeypatch.setattr(sys, "stderr", None)
     with Progress("search", 3) as bar, batches_shown("measure") as show:
@@ -443,10 +442,10 @@ def test_the_python_interface_needs_no_standard_error(monkeypatch: pytest.Monkey
 def test_a_home_folder_in_quotes_is_expanded_everywhere(
     launch: Command, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from analysis.data import archive, mlflow_store
-    from pruning.routing.encoder_files import encoder_revision, load_part
+    from analysis.data import archive
+    from pruning.routing.encoders import encoder_revision, load_part
     from pruning.tracking import rebuild
-    from pruning.tracking.store_uri import check_uri
+    from pruning.tracking.client import check_uri
 
     home = tmp_path / "home"
     home.mkdir()
@@ -462,7 +461,7 @@ def test_a_home_folder_in_quotes_is_expanded_everywhere(
     assert (home / "less" / "config.json").exists()
     assert load_part("AutoConfig", "~/model").vocab_size == 512
     assert encoder_revision("~/model") == encoder_revision(str(model_folder))
-    assert mlflow_store.folder(mlflow_store.expanded("~/out")) == home / "out"
+    assert archive.folder(archive.expanded("~/out")) == home / "out"
     monkeypatch.setattr("sys.argv", ["archive", "unpack", "~/none.tar.xz", "~/new"])
     with pytest.raises(Exception, match=str(home)):
         archive.main()
@@ -488,7 +487,7 @@ def test_a_results_folder_that_no_record_could_name_is_refused_before_a_cell_sta
     assert not list(tmp_path.rglob("result.json"))
 
 
-@pytest.mark.parametrize("door", ["pruning.status", "analysis.report"])
+@pytest.mark.parametrize("door", ["pruning.status", "analysis"])
 def test_a_command_imports_nothing_of_the_current_folder(door: str, tmp_path: Path) -> None:
     for name in ("yaml", "numpy", "filelock", "pandas", "submitit"):
         (tmp_path / f"{name}.py").write_text("open('ran', 'w').close()")

@@ -13,16 +13,15 @@ from typing import Any
 import matplotlib.image
 import pytest
 
-from analysis.data import mlflow_store
-from analysis.data.errors import NothingToRead
+from analysis.data import archive
+from analysis.data.archive import NothingToRead
 from pruning.core.errors import InputError, PruningError
-from pruning.tracking import browse, mlflow_file, rebuild
+from pruning.tracking import rebuild
+from pruning.tracking import store as store_module
 from pruning.tracking.client import connect
-from pruning.tracking.mask_picture import mask_picture
-from pruning.tracking.mlflow_file import MLflow
+from pruning.tracking.mlflow_run import KIND, mask_picture, run_name, show_as_training_runs
 from pruning.tracking.mlflow_server import Server
-from pruning.tracking.run_names import run_name
-from pruning.tracking.runs_view import KIND, show_as_training_runs
+from pruning.tracking.store import MLflow
 from tests.helpers.analysis_grid import ONE, write
 from tests.helpers.mlflow_runs import runs
 
@@ -122,9 +121,9 @@ def test_a_wrong_address_stops_a_command_before_a_cell_is_made(launch: Any) -> N
 def test_commands_that_read_create_no_database(tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path / 'mlflw.db'}"
     with pytest.raises(NothingToRead, match=r"there is no MLflow database .*mlflw\.db"):
-        mlflow_store.copy(uri, tmp_path / "copy")
+        archive.copy(uri, tmp_path / "copy")
     with pytest.raises(InputError, match="there is no MLflow database"):
-        browse.page(tmp_path, 5000)
+        rebuild.page(tmp_path, 5000)
     with closing(sqlite3.connect(tmp_path / "other.db")) as other:
         other.execute("create table cells (name)")
     with pytest.raises(InputError, match="not a database of MLflow"):
@@ -171,7 +170,7 @@ def test_a_damaged_database_is_put_aside_and_built_again(
 def test_a_busy_database_is_one_sentence(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from filelock import FileLock
 
-    monkeypatch.setattr(mlflow_file, "PATIENCE", 0.1)
+    monkeypatch.setattr(store_module, "PATIENCE", 0.1)
     with (
         FileLock(folder / "mlflow.lock"),
         pytest.raises(PruningError, match="another process is writing to it"),
@@ -199,7 +198,7 @@ def test_an_old_experiment_opens_on_its_training_runs(results: Path) -> None:
     client = connect(f"sqlite:///{results / 'mlflow.db'}")
     client.delete_experiment_tag("1", KIND[0])
     client.set_experiment_tag("1", "mlflow.note.content", "mine")
-    shown = browse.page(results, 5001)
+    shown = rebuild.page(results, 5001)
     assert shown == (
         "http://localhost:5001/#/experiments/1/runs?workflowType=machine_learning&viewStateShareKey=cells"
     )

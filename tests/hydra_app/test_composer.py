@@ -13,8 +13,8 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from hydra_plugins.grid_launcher.composer import Composer
+from pruning.config.app import register
 from pruning.config.groups import CONF
-from pruning.hydra_app.registry import register
 
 SEEDS = [["algo=greedy", "objective=margin", "ratio=0.1", f"seed={seed}"] for seed in range(4)]
 JOBS = {

@@ -11,10 +11,9 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from pruning.config import groups
+from pruning.config import app, groups
 from pruning.config.compose import cell_of
-from pruning.core.spaces import block_count
-from pruning.hydra_app import registry
+from pruning.core.mask import block_count
 from pruning.runs.cell import Cell
 from pruning.runs.prepare import check_cell
 from tests.helpers.evaluations import items_file
@@ -52,7 +51,7 @@ GRIDS = {
 
 @pytest.fixture(autouse=True)
 def _hydra() -> Iterator[None]:
-    registry.register()
+    app.register()
     with initialize_config_dir(str(groups.CONF), version_base="1.3"):
         yield
 

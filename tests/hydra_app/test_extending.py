@@ -66,7 +66,7 @@ def contract(project: Path, name: str, group: str = "algo") -> subprocess.Comple
 def compose(project: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
     code = (
         "import sys; from hydra import compose, initialize_config_dir; from hydra.utils import instantiate;"
-        "from pruning.config.groups import CONF; from pruning.hydra_app.registry import register; register();"
+        "from pruning.config.groups import CONF; from pruning.config.app import register; register();"
         "initialize_config_dir(str(CONF), version_base='1.3').__enter__();"
         "print(instantiate(compose('config', sys.argv[1:]).algo))"
     )
@@ -117,7 +117,7 @@ def test_a_copy_of_an_objective_must_have_another_name(project: Path) -> None:
     folder = project / "pruning" / "objective"
     shutil.copy(folder / "margin.py", folder / "mine.py")
     ran = compose(project, "objective=margin")
-    assert "margin.py and mine.py of pruning/objective both define a class Margin: rename one" in ran.stderr
+    assert "pruning.objective.margin and pruning.objective.mine both define a class Margin" in ran.stderr
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from pruning.launcher import actions
-from pruning.launcher.actions import cancel
+from pruning.launcher import submit
 from pruning.launcher.cell_state import State, cell_states
-from pruning.launcher.local_pool import LocalPool
+from pruning.launcher.local import LocalPool
+from pruning.launcher.submit import cancel
 from tests.helpers.launchers import sleeping_cells, stop, task
 
 
@@ -40,7 +40,7 @@ def test_a_cell_that_would_start_during_a_cancel_does_not_run(
         stepping.join(0.5)
         return found
 
-    monkeypatch.setattr(actions, "cell_states", read)
+    monkeypatch.setattr(submit, "cell_states", read)
     assert cancel(tmp_path) == 3
     stepping.join()
     assert not command.step()

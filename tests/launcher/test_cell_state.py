@@ -8,11 +8,10 @@ from typing import Any, cast
 
 import pytest
 
-from pruning.core.hashing import file_sha256
-from pruning.launcher import slurm_queue
+from pruning.core.storage import file_sha256
+from pruning.launcher import submission as submission_module
 from pruning.launcher.cell_state import CellState, State, _has, cell_states
-from pruning.launcher.local_process import process_name
-from pruning.launcher.slurm_queue import Info
+from pruning.launcher.submission import Info, process_name
 from tests.helpers.launchers import result, submission, task
 
 EARLIER, LATER = "2020-01-01T00:00:00+00:00", "2999-01-01T00:00:00+00:00"
@@ -23,7 +22,7 @@ ERROR = {"type": "LossError", "message": "it is NaN", "log": "launch.log"}
 def slurm(monkeypatch: pytest.MonkeyPatch) -> dict[str, Info]:
     """The states that SLURM reports, by job."""
     known: dict[str, Info] = {}
-    monkeypatch.setattr(slurm_queue, "ask", lambda _, jobs: {j: known[j] for j in jobs if j in known})
+    monkeypatch.setattr(submission_module, "ask", lambda _, jobs: {j: known[j] for j in jobs if j in known})
     return known
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pruning.launcher import code_snapshot
+from pruning.launcher import job
 
 
 @pytest.fixture
@@ -17,41 +17,41 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("pruning/__init__.py", "pruning/one.py", "conf/a.yaml"):
         (tmp_path / "project" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "project" / name).write_text(f"# {name}\n")
-    monkeypatch.setattr(code_snapshot, "ROOT", tmp_path / "project")
+    monkeypatch.setattr(job, "ROOT", tmp_path / "project")
     return tmp_path / "project"
 
 
 def test_the_same_code_is_copied_once(root: Path, tmp_path: Path) -> None:
-    first = code_snapshot.snapshot(tmp_path)
+    first = job.snapshot(tmp_path)
     before = {path: path.stat().st_mtime_ns for path in first.rglob("*")}
-    assert code_snapshot.snapshot(tmp_path) == first
+    assert job.snapshot(tmp_path) == first
     assert {path: path.stat().st_mtime_ns for path in first.rglob("*")} == before
     assert [path.name for path in (tmp_path / "code").iterdir()] == [first.name], "no incomplete copy is left"
 
 
 def test_a_change_makes_another_copy_and_leaves_the_first(root: Path, tmp_path: Path) -> None:
-    first = code_snapshot.snapshot(tmp_path)
+    first = job.snapshot(tmp_path)
     (root / "pruning" / "one.py").write_text("raise SystemExit\n")
-    second = code_snapshot.snapshot(tmp_path)
+    second = job.snapshot(tmp_path)
     assert second != first
     assert (first / "pruning" / "one.py").read_text() == "# pruning/one.py\n"
     (root / "pruning" / "one.py").rename(root / "pruning" / "two.py")
-    assert code_snapshot.snapshot(tmp_path) not in (first, second)
+    assert job.snapshot(tmp_path) not in (first, second)
 
 
 def test_a_job_imports_the_copy_though_the_project_is_installed(tmp_path: Path) -> None:
     from pruning.launcher.slurm import job_environment
 
-    folder = code_snapshot.snapshot(tmp_path)
+    folder = job.snapshot(tmp_path)
     lines = [*job_environment(folder), f"{sys.executable} -m pruning.launcher.where"]
     (folder / "pruning" / "launcher" / "where.py").write_text("import pruning\nprint(pruning.__file__)\n")
     done = subprocess.run(
-        ["sh", "-ec", "\n".join(lines)], cwd=code_snapshot.ROOT, capture_output=True, text=True, check=True
+        ["sh", "-ec", "\n".join(lines)], cwd=job.ROOT, capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == str(folder / "pruning" / "__init__.py")
 
 
 def test_a_copy_records_its_commit(tmp_path: Path) -> None:
-    from pruning.core.provenance import commit
+    from pruning.core.records import commit
 
-    assert (code_snapshot.snapshot(tmp_path) / code_snapshot.COMMIT).read_text() == (commit() or "")
+    assert (job.snapshot(tmp_path) / job.COMMIT).read_text() == (commit() or "")

@@ -13,10 +13,9 @@ from typing import Any
 import pytest
 
 from pruning.core.errors import InputError
-from pruning.launcher.local_pool import LocalPool
-from pruning.launcher.local_process import process, process_name
-from pruning.launcher.submissions import submissions
-from pruning.models.resources import Resources
+from pruning.launcher.local import LocalPool
+from pruning.launcher.submission import process, process_name, submissions
+from pruning.models.spec import Resources
 from tests.conftest import Command
 from tests.helpers.launchers import sleeping_cells, stop, submission, task
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from pruning.launcher import local_process
-from pruning.launcher.local_process import end, is_here, process, process_name
+from pruning.launcher import submission
+from pruning.launcher.submission import end, is_here, process, process_name
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def sleeper(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
 def test_a_process_of_a_machine_with_a_similar_name_is_not_ended(
     host: str, sleeper: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(local_process.socket, "gethostname", lambda: "node")
+    monkeypatch.setattr(submission.socket, "gethostname", lambda: "node")
     born = process_name(sleeper.pid).rpartition("-")[2]
     name = f"process-{host}-{sleeper.pid}-{born}"  # that machine has a process with the same number
     assert process(name).active, "it is assumed to run"

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from pruning.core.errors import InputError
-from pruning.launcher import slurm_queue
+from pruning.launcher import submission as submission_module
 from pruning.launcher.slurm import Slurm, array_shares, job_arrays
-from pruning.launcher.submissions import submissions
-from pruning.models.resources import Resources
+from pruning.launcher.submission import submissions
+from pruning.models.spec import Resources
 from tests.helpers.launchers import commands, submission, task
 
 LARGE = Resources(nodes=2, ranks=2, gpus_per_rank=4, cpus_per_rank=6, memory_gb=100, minutes=90)
@@ -155,7 +155,7 @@ def test_squeue_is_asked_first_and_sacct_for_the_rest(
         "sacct": "echo '5_0|CANCELLED by 0|0:15'\necho '5_1|COMPLETED|0:0'",
     }
     seen = commands(tmp_path, monkeypatch, scripts)
-    infos = slurm_queue.ask(["x"], {"7_0", "7_1", "7_2", "7_3", "5_0", "6_0"})
+    infos = submission_module.ask(["x"], {"7_0", "7_1", "7_2", "7_3", "5_0", "6_0"})
     assert (infos["7_0"].active, infos["7_0"].waiting, infos["7_0"].seconds) == (True, False, 93784.0)
     assert (infos["7_1"].waiting, infos["7_1"].reason) == (True, "Resources")
     assert (infos["7_2"].active, infos["7_2"].reason) == (False, "NonZeroExitCode (SLURM: FAILED)")
@@ -171,7 +171,7 @@ def test_tasks_that_were_cancelled_before_they_started_share_one_row_of_sacct(
     row = """test "$SLURM_BITSTR_LEN" = 0 && echo '7_[0-2,6-10:2%4]|CANCELLED by 0|0:0'"""
     commands(tmp_path, monkeypatch, {"squeue": "", "sacct": row})
     asked = {f"7_{number}" for number in range(12)}
-    infos = slurm_queue.ask(["x"], asked)
+    infos = submission_module.ask(["x"], asked)
     assert sorted(infos, key=lambda job: int(job[2:])) == ["7_0", "7_1", "7_2", "7_6", "7_8", "7_10"]
     assert {info.reason for info in infos.values()} == {"cancelled (SLURM: CANCELLED)"}
 
@@ -180,13 +180,13 @@ def test_a_cluster_without_accounting_reports_nothing_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     commands(tmp_path, monkeypatch, {"squeue": "", "sacct": "echo disabled >&2; exit 1"})
-    assert slurm_queue.ask(["x"], {"7_0"}) == {}
+    assert submission_module.ask(["x"], {"7_0"}) == {}
 
 
 def test_a_silent_scheduler_stops_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     commands(tmp_path, monkeypatch, {"squeue": "echo 'Unable to contact slurm controller' >&2; exit 1"})
     with pytest.raises(InputError, match=r"squeue failed \(Unable to contact slurm controller\)"):
-        slurm_queue.ask(["x"], {"7_0"})
+        submission_module.ask(["x"], {"7_0"})
 
 
 def test_what_a_dead_command_left_is_cancelled_before_anything_is_submitted(

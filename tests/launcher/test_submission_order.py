@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pruning.core.errors import InputError
-from pruning.launcher.submission_order import ordered
+from pruning.launcher.submission import ordered
 from tests.helpers.launchers import task
 
 TASKS = [

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from pruning.core.atomic_files import read_json, write_json
 from pruning.core.errors import DamagedError
-from pruning.launcher.submissions import Submission, latest, submissions
-from pruning.models.resources import Resources
+from pruning.core.storage import read_json, write_json
+from pruning.launcher.submission import Submission, latest, submissions
+from pruning.models.spec import Resources
 from tests.helpers.launchers import submission, task
 
 

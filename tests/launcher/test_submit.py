@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from pruning.core.errors import InputError
-from pruning.core.hashing import file_sha256
-from pruning.launcher import slurm_queue, submit
+from pruning.core.storage import file_sha256
+from pruning.launcher import submission as submission_module
+from pruning.launcher import submit
 from pruning.launcher.cell_state import CellState, State
 from pruning.launcher.slurm import Slurm
-from pruning.launcher.slurm_queue import Info
-from pruning.launcher.submissions import submissions
+from pruning.launcher.submission import Info, submissions
 from tests.conftest import Command
 from tests.helpers.launchers import result, submission, task
 
@@ -46,7 +46,7 @@ def slurm(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Info] | InputError]
             raise answer
         return {job: answer[job] for job in jobs if job in answer}
 
-    monkeypatch.setattr(slurm_queue, "ask", ask)
+    monkeypatch.setattr(submission_module, "ask", ask)
     monkeypatch.setattr(submit, "POLL", (0.0, 0.0))
     monkeypatch.setattr(submit, "SETTLED", 0.0)
     return answers

@@ -16,14 +16,13 @@ import pytest
 import torch
 
 from pruning.core.mask import Mask
-from pruning.export import gguf_pipeline
-from pruning.export.gguf_pipeline import export_gguf
-from pruning.export.gguf_source import find_gguf
+from pruning.export import gguf_export
+from pruning.export.gguf_export import export_gguf, find_gguf
 from pruning.export.request import Request
 from pruning.export.verify import expected
-from pruning.gguf import cut as cutting
+from pruning.models import gguf as cutting
 from pruning.models import spec
-from pruning.models.repaired_weights import Repair
+from pruning.models.output_maps import Repair
 from tests.helpers import gguf_models
 
 pytestmark = [
@@ -66,8 +65,8 @@ def log_probabilities(path: Path, ids: list[int]) -> torch.Tensor:
 
 def differences(request: Request) -> tuple[float, float]:
     """Export, and compare llama.cpp with transformers: the new file with the mask, and the whole file without."""
-    from pruning.export.gguf_proof import load_dense
-    from pruning.models.repaired_weights import repaired
+    from pruning.export.gguf_export import load_dense
+    from pruning.models.output_maps import repaired
 
     export_gguf(request)
     source = find_gguf(request.model)
@@ -112,9 +111,7 @@ def test_without_the_list_llama_cpp_computes_something_else(
 
 def test_another_mask_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, plan = gguf_models.write(tmp_path / "tiny.gguf"), cutting.plan_gguf
-    monkeypatch.setattr(
-        gguf_pipeline, "plan_gguf", lambda file, _, record: plan(file, Mask(6, (1, 3)), record)
-    )
+    monkeypatch.setattr(gguf_export, "plan_gguf", lambda file, _, record: plan(file, Mask(6, (1, 3)), record))
     assert differences(wanted(path, Mask(6, (1, 4)), verify=False))[0] > 0.1
 
 
@@ -145,7 +142,7 @@ def test_packaged_models(tmp_path: Path, name: str, dropped: tuple[int, ...]) ->
 @pytest.mark.model
 def test_text_of_a_cut_smollm2_is_fluent(tmp_path: Path) -> None:
     """The whole model finds the continuation of the cut one about as likely as its own."""
-    from pruning.export.gguf_proof import load_dense
+    from pruning.export.gguf_export import load_dense
     from pruning.models import loader
 
     settings = spec.Model("smollm2", "packaged", "smollm2")

@@ -11,13 +11,12 @@ from torch._dynamo.utils import counters
 from pruning.core.errors import InputError
 from pruning.core.mask import Mask
 from pruning.engine.forward import Forward
-from pruning.models import compiled as compiled_module
-from pruning.models import float32_products
-from pruning.models.block_probe import find_blocks
-from pruning.models.compiled import check_compiler, compiled
-from pruning.models.float32_products import use_faster_products
-from pruning.models.swap import swapped
-from pruning.runs.cell_settings import ForwardSettings
+from pruning.models import products
+from pruning.models import products as compiled_module
+from pruning.models.blocks import find_blocks
+from pruning.models.directory import swapped
+from pruning.models.products import check_compiler, compiled, use_faster_products
+from pruning.runs.cell import ForwardSettings
 from tests.helpers.architectures import N_BLOCKS, build
 from tests.helpers.rows import language_model, plain, text_rows
 
@@ -53,7 +52,7 @@ def test_compiled_blocks_give_the_losses_of_plain_passes_and_compile_once_for_al
 @pytest.mark.slow
 @needs_compiler
 def test_compiled_blocks_multiply_in_float32_as_uncompiled_ones_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(float32_products, "float32_is_faster", lambda _: True)
+    monkeypatch.setattr(products, "float32_is_faster", lambda _: True)
     module, rows = build("llama").to(torch.bfloat16), text_rows(40)
     assert use_faster_products(module)
 

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from pruning.core.errors import InputError
 from pruning.core.mask import Mask
 from pruning.engine.forward import Forward
-from pruning.models import float32_products, loader
-from pruning.models.block_probe import find_blocks
-from pruning.models.float32_products import (
+from pruning.models import loader, products
+from pruning.models.blocks import find_blocks
+from pruning.models.products import (
     FEWEST_ROWS,
     HALVES,
     Float32Linear,
@@ -40,20 +40,20 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """How often each way to multiply in float32 was called."""
     calls: Counter[str] = Counter()
     for name in ("product", "_times", "_outer"):
-        whole = getattr(float32_products, name)
+        whole = getattr(products, name)
 
         def call(*given: Any, name: str = name, whole: Any = whole) -> Tensor:
             calls[name] += 1
             result: Tensor = whole(*given)
             return result
 
-        monkeypatch.setattr(float32_products, name, call)
+        monkeypatch.setattr(products, name, call)
     return calls
 
 
 @pytest.fixture
 def faster(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(float32_products, "float32_is_faster", lambda _: True)
+    monkeypatch.setattr(products, "float32_is_faster", lambda _: True)
 
 
 def layer(dtype: torch.dtype, *, bias: bool = True) -> Float32Linear:
@@ -94,7 +94,7 @@ def test_the_outputs_of_a_large_vocabulary_are_computed_in_parts(monkeypatch: py
     whole = all_three()
     assert whole[1].shape == x.shape
     assert whole[2].shape == one.weight.shape
-    monkeypatch.setattr(float32_products, "OUTPUTS", 16)  # 40 outputs: the last part is smaller
+    monkeypatch.setattr(products, "OUTPUTS", 16)  # 40 outputs: the last part is smaller
     for part, together in zip(all_three(), whole, strict=True):
         assert torch.allclose(part, together, rtol=ULP[torch.bfloat16], atol=1e-6)
 
@@ -132,7 +132,7 @@ def test_few_rows_are_multiplied_in_their_own_precision(rows: int, monkeypatch: 
     def called(*_: object) -> Tensor:
         raise AssertionError("converting the weights takes longer than this product")
 
-    monkeypatch.setattr(float32_products, "product", called)
+    monkeypatch.setattr(products, "product", called)
     one, x = layer(torch.bfloat16), inputs(torch.bfloat16, rows)
     assert torch.equal(one(x), nn.functional.linear(x, one.weight, one.bias))
     single = one.float()
@@ -205,12 +205,12 @@ def test_a_model_is_loaded_so_where_float32_is_faster(
     settings = Model("tiny", "local", str(model_folder))
     with caplog.at_level(logging.INFO):
         for answer in (True, False):
-            monkeypatch.setattr(float32_products, "float32_is_faster", lambda _, answer=answer: answer)
+            monkeypatch.setattr(products, "float32_is_faster", lambda _, answer=answer: answer)
             caplog.clear()
             module = loader.load_uncached(settings).module
             assert any(isinstance(one, Float32Linear) for one in module.modules()) is answer
             assert ("products run in float32" in caplog.text) is answer
-        monkeypatch.setattr(float32_products, "float32_is_faster", lambda _: True)
+        monkeypatch.setattr(products, "float32_is_faster", lambda _: True)
         loaded = loader.load(replace(settings, products="native"))
         assert loaded.info.products is None
         assert not any(isinstance(one, Float32Linear) for one in loaded.module.modules())
@@ -223,7 +223,7 @@ def test_a_model_is_loaded_so_where_float32_is_faster(
 def test_the_measurement_leaves_the_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = {torch.bfloat16: 2.0, torch.float16: 1.2, torch.float32: 1.0}
     threads = torch.get_num_threads()
-    monkeypatch.setattr(float32_products, "_seconds", lambda dtype: seconds[dtype])
+    monkeypatch.setattr(products, "_seconds", lambda dtype: seconds[dtype])
     float32_is_faster.cache_clear()
     try:
         assert float32_is_faster(torch.bfloat16)

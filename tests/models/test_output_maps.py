@@ -11,9 +11,8 @@ from torch import nn
 
 from pruning.core.errors import InputError
 from pruning.models.blocks import enter
-from pruning.models.output_maps import find_fold
-from pruning.models.repaired_weights import Repair, read_repair, repaired
-from pruning.models.units import find_chain
+from pruning.models.output_maps import Repair, find_fold, read_repair, repaired
+from pruning.models.sublayers import find_chain
 from tests.helpers.architectures import ARCHITECTURES, GROUPED, PARALLEL, SEQUENTIAL, WIDE, build
 
 IDS = torch.tensor([[3, 14, 15, 9, 26, 5, 35, 8, 9, 79], [2, 71, 82, 81, 82, 84, 5, 9, 4, 5]])

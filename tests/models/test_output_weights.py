@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from pruning.core.errors import UnskippableError
-from pruning.models import output_weights as module
-from pruning.models.output_weights import output_weights
+from pruning.models import output_maps as module
+from pruning.models.output_maps import output_weights
 from tests.helpers.architectures import LAST, SEQUENTIAL, build
 
 

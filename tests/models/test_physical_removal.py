@@ -13,11 +13,11 @@ from torch import nn
 
 from pruning.core.errors import InputError
 from pruning.core.mask import Mask
-from pruning.evaluation import memory
-from pruning.models import missing_parts
-from pruning.models.cache_layers import cache_layers
-from pruning.models.physical_removal import blocks_removed, smaller_config
-from pruning.models.units import find_chain, masked
+from pruning.evaluation import speed
+from pruning.models import removal
+from pruning.models.pruned_config import cache_layers
+from pruning.models.removal import blocks_removed, smaller_config
+from pruning.models.sublayers import find_chain, masked
 from tests.helpers.architectures import ARCHITECTURES, N_BLOCKS, PARALLEL, build
 
 IDS = torch.tensor([[3, 14, 15, 9, 26, 5, 35, 8, 9, 79]])
@@ -71,11 +71,11 @@ def test_every_step_with_the_cache_equals_the_step_without_it(model: Any, text: 
 @pytest.mark.parametrize("text", MASKS)
 def test_weights_of_missing_parts_are_not_counted(model: Any, text: str) -> None:
     mask = Mask.parse(N_BLOCKS, text)
-    parameters, size = memory.weight(model)
+    parameters, size = speed.weight(model)
     missing = sum(find_chain(model, "sublayer").sizes()[unit] for unit in mask.dropped)
     with blocks_removed(model, mask, smaller_config(model, mask)):
-        assert memory.weight(model) == (parameters - missing, size - 4 * missing)
-    assert memory.weight(model) == (parameters, size)
+        assert speed.weight(model) == (parameters - missing, size - 4 * missing)
+    assert speed.weight(model) == (parameters, size)
 
 
 def test_whole_blocks_in_a_mask_of_parts_are_whole_blocks() -> None:
@@ -107,7 +107,7 @@ def test_a_model_without_any_attention_is_refused() -> None:
 
 def test_a_cache_that_counts_wrongly_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without new numbers, the first layer of the cache stays empty."""
-    monkeypatch.setattr(missing_parts, "_numbers", lambda *_: {})
+    monkeypatch.setattr(removal, "_numbers", lambda *_: {})
     with pytest.raises(InputError, match=r"llama model .* its cache counts 0 tokens after 4"):
         smaller_config(build("llama"), Mask.parse(N_BLOCKS, "a0"))
 

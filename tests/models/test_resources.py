@@ -10,13 +10,12 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import instantiate
 
+from pruning.config.app import register
 from pruning.config.compose import launcher_of
 from pruning.config.groups import CONF, options
 from pruning.core.errors import InputError
-from pruning.hydra_app.registry import register
 from pruning.launcher.slurm import Slurm
-from pruning.models.resources import Resources
-from pruning.models.spec import Model
+from pruning.models.spec import Model, Resources
 from tests.conftest import Command
 
 

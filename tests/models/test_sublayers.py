@@ -11,10 +11,8 @@ from torch import nn
 
 from pruning.core.errors import UnskippableError
 from pruning.core.mask import Mask
-from pruning.models.block_probe import find_blocks
-from pruning.models.blocks import apply, enter
-from pruning.models.sublayers import find_sublayers
-from pruning.models.units import find_chain, masked
+from pruning.models.blocks import apply, enter, find_blocks
+from pruning.models.sublayers import find_chain, find_sublayers, masked
 from tests.helpers.architectures import N_BLOCKS, PARALLEL, SEQUENTIAL, WIDE, build, without, zeroed
 
 IDS = torch.tensor([[3, 14, 15, 9, 26, 5, 35, 8, 9, 79], [2, 71, 82, 81, 82, 84, 5, 9, 4, 5]])

@@ -9,8 +9,8 @@ from torch import nn
 
 from pruning.core.errors import UnskippableError
 from pruning.core.mask import Mask
-from pruning.models.block_probe import find_blocks
-from pruning.models.units import masked
+from pruning.models.blocks import find_blocks
+from pruning.models.sublayers import masked
 from tests.helpers.architectures import ARCHITECTURES, N_BLOCKS, build, without
 
 IDS = torch.tensor([[3, 14, 15, 9, 26, 5, 35, 8, 9, 79], [2, 71, 82, 81, 82, 84, 5, 9, 4, 5]])

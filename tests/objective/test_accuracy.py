@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pruning.core.score import Score
+from pruning.core.scoring import Score
 from pruning.objective.accuracy import TIE_BREAK, Accuracy, miss
 from pruning.search.significance import compare
 from tests.helpers.objectives import MASKS, bound, model, samples, scores

@@ -13,10 +13,10 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from pruning.config.app import register
 from pruning.config.groups import CONF, options
 from pruning.core.mask import Mask
-from pruning.core.score import Score
-from pruning.hydra_app.registry import register
+from pruning.core.scoring import Score
 from pruning.objective import Objective
 from tests.helpers.architectures import N_BLOCKS
 from tests.helpers.objectives import DENSE, MASKS, SINGLES, bound, idle, model, samples, scores

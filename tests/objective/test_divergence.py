@@ -39,17 +39,17 @@ def test_it_is_positive_if_anything_changed_and_weights_windows_by_their_tokens(
 
 
 def test_the_dense_model_is_projected_once_for_all_masks_of_a_walk(monkeypatch: pytest.MonkeyPatch) -> None:
-    from pruning.engine import batch_reader
-    from pruning.engine.pace import Pace
+    from pruning.engine import forward
+    from pruning.engine.batching import Pace
 
     counted: list[int] = []
-    original = batch_reader.distributions
+    original = forward.distributions
 
     def counting(projection: Any, hidden: Any) -> Any:
         counted.append(len(hidden))
         return original(projection, hidden)
 
-    monkeypatch.setattr(batch_reader, "distributions", counting)
+    monkeypatch.setattr(forward, "distributions", counting)
     monkeypatch.setattr(Pace, "size", lambda _: len(MASKS))
     data = samples("text")
     scores(bound(Divergence(), model(), data), MASKS)

@@ -10,11 +10,11 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
 from pruning.calibration.samples import Row, Samples
+from pruning.config.app import register
 from pruning.config.groups import CONF
 from pruning.core.errors import InputError
 from pruning.core.mask import Mask
-from pruning.hydra_app.registry import register
-from pruning.models.block_probe import find_blocks
+from pruning.models.blocks import find_blocks
 from pruning.objective.taylor import Taylor
 from tests.helpers.architectures import N_BLOCKS
 from tests.helpers.objectives import SINGLES, bound, model, samples, scores

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from pruning.engine.logprobs import Distributions
+from pruning.engine.head import Distributions
 from pruning.objective.uncertainty import Uncertainty, _change
 from tests.helpers.objectives import MASKS, bound, model, plain_distributions, samples, scores
 

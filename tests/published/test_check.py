@@ -9,11 +9,10 @@ import pytest
 from pruning.core.errors import InputError
 from pruning.core.mask import Mask
 from pruning.models.spec import Model
-from pruning.published import check, forecast, plan
+from pruning.published import measure
+from pruning.published.library import Entry, ModelFacts, Protocol, Source
 from pruning.published.measure import Referee
-from pruning.published.protocol import Protocol
-from pruning.published.records import Entry, ModelFacts, Source
-from pruning.runs.cell_settings import ForwardSettings
+from pruning.runs.cell import ForwardSettings
 from tests.conftest import N_BLOCKS
 
 SOURCE = Source("https://x", "table", "read")
@@ -23,25 +22,25 @@ def referee(tmp_path: Path) -> Referee:
     return Referee(tmp_path, Model("base", "packaged", "smollm2"), ForwardSettings())
 
 
-def row(model: ModelFacts, protocol: Protocol) -> plan.Row:
+def row(model: ModelFacts, protocol: Protocol) -> measure.Row:
     entry = Entry("e", "paper", model, "m", Mask(model.blocks, (1,)), SOURCE, 1, ())
-    return plan.Row(entry, "text", None, protocol, None)
+    return measure.Row(entry, "text", None, protocol, None)
 
 
 def test_models_and_texts_that_are_here_are_found(tmp_path: Path, model_folder: Path) -> None:
     model = ModelFacts("tiny", "local", str(model_folder), N_BLOCKS, 1e4)
     rows = [row(model, Protocol("pydoc")), row(model, Protocol("pydoc", window=64))]
-    found = [*check.models_found(rows, referee(tmp_path)), *check.texts_found(rows)]
+    found = [*measure.models_found(rows, referee(tmp_path)), *measure.texts_found(rows)]
     assert [one.state for one in found] == ["here", "here"], "two protocols on one text are one text"
-    check.check_there(found)
+    measure.check_there(found)
 
 
 def test_everything_that_is_missing_is_named_at_once(tmp_path: Path) -> None:
     model = ModelFacts("big", "hub", "nobody/nothing", 32, 7e9)
     rows = [row(model, Protocol(path="nobody/text")), row(model, Protocol("file", "gone.txt"))]
-    found = [*check.models_found(rows, referee(tmp_path)), *check.texts_found(rows)]
+    found = [*measure.models_found(rows, referee(tmp_path)), *measure.texts_found(rows)]
     with pytest.raises(InputError) as error:
-        check.check_there(found)
+        measure.check_there(found)
     for part in ("nobody/nothing", "nobody/text", "gone.txt", "nothing was measured", "published_ours"):
         assert part in str(error.value)
 
@@ -49,29 +48,29 @@ def test_everything_that_is_missing_is_named_at_once(tmp_path: Path) -> None:
 def test_a_model_with_other_blocks_is_refused(tmp_path: Path, model_folder: Path) -> None:
     model = ModelFacts("tiny", "local", str(model_folder), N_BLOCKS + 1, 1e4)
     with pytest.raises(InputError, match=f"has {N_BLOCKS} blocks, .* are for {N_BLOCKS + 1}"):
-        check.models_found([row(model, Protocol("pydoc"))], referee(tmp_path))
+        measure.models_found([row(model, Protocol("pydoc"))], referee(tmp_path))
 
 
 def test_a_forecast_counts_tokens_weights_and_the_blocks_that_are_kept(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(
-        forecast, "operations_per_second", lambda dtype: {"bfloat16": 1e12, "float32": 5e11}[dtype]
+        measure, "operations_per_second", lambda dtype: {"bfloat16": 1e12, "float32": 5e11}[dtype]
     )
     model = ModelFacts("big", "hub", "o/m", 4, 1e9)
     asked = [
-        plan.Request(model, "wikitext2", Protocol(), Mask(4)),
-        plan.Request(model, "wikitext2", Protocol(dtype="float32"), Mask(4, (0, 1))),
-        plan.Request(model, "c4", Protocol(dtype="float32", windows=10, window=100), Mask(4)),
+        measure.Request(model, "wikitext2", Protocol(), Mask(4)),
+        measure.Request(model, "wikitext2", Protocol(dtype="float32"), Mask(4, (0, 1))),
+        measure.Request(model, "c4", Protocol(dtype="float32", windows=10, window=100), Mask(4)),
     ]
-    half, single = forecast.forecast(asked, lambda request: None if request.corpus == "c4" else 1000)
+    half, single = measure.forecast(asked, lambda request: None if request.corpus == "c4" else 1000)
     assert (half.count, half.tokens, half.memory) == (1, 1000, int(1.15 * 2e9))
-    assert half.seconds - forecast.EACH == pytest.approx(2 * 1e9 * 1000 / (forecast.REACHED * 1e12))
+    assert half.seconds - measure.EACH == pytest.approx(2 * 1e9 * 1000 / (measure.REACHED * 1e12))
     assert (single.count, single.tokens, single.memory) == (2, 2000, int(1.15 * 4e9))
-    assert single.seconds - 2 * forecast.EACH == pytest.approx(
-        2 * 1e9 * (500 + 1000) / (forecast.REACHED * 5e11)
+    assert single.seconds - 2 * measure.EACH == pytest.approx(
+        2 * 1e9 * (500 + 1000) / (measure.REACHED * 5e11)
     )
 
 
 def test_the_rate_of_this_machine_is_measured() -> None:
-    assert 1e8 < forecast.operations_per_second("float32", 0.01) < 1e16
+    assert 1e8 < measure.operations_per_second("float32", 0.01) < 1e16

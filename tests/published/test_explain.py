@@ -10,9 +10,8 @@ import pytest
 from pruning.core.errors import LossError, PruningError
 from pruning.core.mask import Mask
 from pruning.published.explain import VERDICTS, Explained, agrees, explained
-from pruning.published.plan import Request, Row, requests, rows
-from pruning.published.protocol import Protocol
-from pruning.published.records import Entry, ModelFacts, Number, Source, Theirs
+from pruning.published.library import Entry, ModelFacts, Number, Protocol, Source, Theirs
+from pruning.published.measure import Request, Row, requests, rows
 
 MODEL = ModelFacts("m", "hub", "o/m", 8, 1e9)
 SOURCE = Source("https://x", "table 1", "read")

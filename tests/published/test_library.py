@@ -14,7 +14,7 @@ import yaml
 
 from pruning.core.errors import InputError
 from pruning.published import library
-from pruning.published.records import PAIRINGS, Entry
+from pruning.published.library import PAIRINGS, Entry
 
 ENTRIES = library.entries()
 PAPERS = {"evopress", "ours", "pudding", "quark", "shortened_llama", "shortgpt", "sleb"}

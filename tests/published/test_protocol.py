@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from pruning.evaluation.corpus import Corpus
+from pruning.evaluation.corpora import Corpus
 from pruning.published import library
-from pruning.published.protocol import ASPECTS, Protocol
+from pruning.published.library import ASPECTS, Protocol
 from tests.helpers.tokens import with_bos
 
 ONE = Protocol(path="Salesforce/wikitext", name="wikitext-2-raw-v1")

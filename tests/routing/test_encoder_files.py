@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from pruning.core.errors import InputError, PruningError, UnreachableError
-from pruning.routing.encoder_files import check_encoder, encoder_revision
-from pruning.routing.settings import RouterSettings
+from pruning.routing.encoders import check_encoder, encoder_revision
+from pruning.routing.router_settings import RouterSettings
 from tests.helpers.encoders import encoder_folder
 from tests.helpers.hub_cache import cached
 

@@ -5,10 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pruning.routing.estimates import difference, interval
-from pruning.routing.oracle import at, best_sets, best_static, oracle_gain
-from pruning.routing.scores import Floats, ItemScores
-from pruning.routing.summary import verdict
+from pruning.routing.routed import verdict
+from pruning.routing.set_scores import (
+    Floats,
+    ItemScores,
+    at,
+    best_sets,
+    best_static,
+    difference,
+    interval,
+    oracle_gain,
+)
 
 CHOICES = 4
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pruning.routing.policies import POLICIES, Measured, choices, counts, values
-from pruning.routing.scores import ItemScores
-from pruning.routing.summary import summary
+from pruning.routing.fitted_router import POLICIES, Measured, choices, counts, values
+from pruning.routing.routed import summary
+from pruning.routing.set_scores import ItemScores
 from tests.routing.test_oracle import noise
 
 TASKS = ("a", "b")

@@ -9,12 +9,11 @@ import pytest
 
 from pruning.core.errors import DamagedError, InputError
 from pruning.core.mask import Mask
-from pruning.routing import files
-from pruning.routing import head as heads
-from pruning.routing.head import fit_head
-from pruning.routing.router import FittedRouter, explained, fit_router, routes
-from pruning.routing.scores import Floats
-from pruning.routing.settings import RouterSettings
+from pruning.routing import fitted_router as heads
+from pruning.routing import router_files
+from pruning.routing.fitted_router import FittedRouter, explained, fit_head, fit_router, routes
+from pruning.routing.router_settings import RouterSettings
+from pruning.routing.set_scores import Floats
 
 MODEL = {
     "settings": None,
@@ -75,8 +74,8 @@ def test_a_router_is_the_same_after_it_was_saved(tmp_path: Path, head: str) -> N
     features, targets = planted(1, 40)
     sets = {"a": Mask(6, (1,)), "b": Mask(6, (2, 3)), "c": Mask(6, (1, 4))}
     router = fit_router(sets, features, targets, (1, "Q: {question}"), RouterSettings(head=head, hidden=4))
-    files.save_router(tmp_path, router, MODEL)
-    again, model = files.read_router(tmp_path)
+    router_files.save_router(tmp_path, router, MODEL)
+    again, model = router_files.read_router(tmp_path)
     assert model == MODEL
     assert (again.sets, again.blocks, again.template, again.settings) == (
         *(router.sets, router.blocks, router.template, router.settings),
@@ -86,12 +85,12 @@ def test_a_router_is_the_same_after_it_was_saved(tmp_path: Path, head: str) -> N
 
 def test_a_folder_without_a_router_and_damaged_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"holds no router\.json"):
-        files.read_router(tmp_path)
+        router_files.read_router(tmp_path)
     features, targets = planted(1, 20)
     router = fit_router({"a": Mask(6, (1,))}, features, targets[:1], (1, "{question}"), RouterSettings())
-    files.save_router(tmp_path, router, MODEL)
-    (tmp_path / files.HEAD).write_bytes(b"torn")
+    router_files.save_router(tmp_path, router, MODEL)
+    (tmp_path / router_files.HEAD).write_bytes(b"torn")
     with pytest.raises(DamagedError, match=r"router\.npz is damaged"):
-        files.read_router(tmp_path)
+        router_files.read_router(tmp_path)
     with pytest.raises(DamagedError, match="sets"):
         FittedRouter.of({}, {})

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 
 from pruning.api.model import PrunableModel, load_model
-from pruning.calibration.item_records import read_item
+from pruning.calibration.item_files import read_item
 from pruning.calibration.items import ItemDraw
 from pruning.calibration.samples import Samples
 from pruning.core.mask import Mask
 from pruning.evaluation.heldout import item_accuracy
 from pruning.objective.margin import Margin
-from pruning.routing.scores import ItemScores, score_items
-from pruning.runs.cell_model import forward_with
-from pruning.runs.cell_settings import ForwardSettings
+from pruning.routing.set_scores import ItemScores, score_items
+from pruning.runs.cell import ForwardSettings
+from pruning.runs.loaded_cell import forward_with
 from tests.helpers.task_files import items_of
 
 MASKS = [Mask(6), Mask(6, (1, 3)), Mask(6, (4,)), Mask(6, (1, 3))]

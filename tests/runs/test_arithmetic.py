@@ -7,8 +7,8 @@ from pathlib import Path
 
 from pruning.config.compose import recorded_cell
 from pruning.models import loader
-from pruning.runs.cell_settings import ForwardSettings
-from pruning.runs.evaluate_mask import evaluation_key
+from pruning.runs.cell import ForwardSettings
+from pruning.runs.measurements import evaluation_key
 from pruning.runs.prepare import prepare
 from pruning.runs.run_cell import score_key
 from tests.helpers.jobs import job

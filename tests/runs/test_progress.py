@@ -5,12 +5,12 @@ from functools import partial
 import pytest
 from tqdm import tqdm
 
-from pruning.runs.progress import Progress
+from pruning.runs.measurements import Progress
 
 
 @pytest.fixture(autouse=True)
 def bars_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pruning.runs.progress.tqdm", partial(tqdm, disable=False))
+    monkeypatch.setattr("pruning.runs.measurements.tqdm", partial(tqdm, disable=False))
 
 
 def test_a_bar_counts_up_to_its_total_and_no_further(capsys: pytest.CaptureFixture[str]) -> None:

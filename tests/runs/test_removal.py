@@ -5,9 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pruning.core.errors import InputError
-from pruning.core.mask import Mask
-from pruning.core.space import Space
-from pruning.runs.removal import Latency, Removal
+from pruning.core.mask import Latency, Mask, Removal, Space
 
 COSTS = [1.0, 3.0] * 10  # ten blocks; an MLP is three times as large as attention
 

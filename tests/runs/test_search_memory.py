@@ -10,8 +10,8 @@ import pytest
 import pruning
 from pruning.api import search
 from pruning.calibration.sources import pydoc
-from pruning.engine.beginnings import Beginnings
 from pruning.engine.forward import Forward
+from pruning.engine.prefix_tree import Beginnings
 from pruning.runs import run_cell
 from tests.conftest import Command
 

@@ -14,21 +14,18 @@ from pruning.algo import Algo, Ask, Found, Proposals
 from pruning.algo.beam import Beam
 from pruning.algo.greedy import Greedy
 from pruning.algo.local_search import LocalSearch
-from pruning.core import trace
-from pruning.core.estimate import Estimate
-from pruning.core.mask import Mask
-from pruning.core.space import Space
-from pruning.core.spaces import sublayer_space
+from pruning.core import scoring
+from pruning.core.mask import Mask, Space, sublayer_space
+from pruning.core.scoring import Estimate
 from pruning.objective import Loss
+from pruning.search.choice import FloatLoss, NearTies, Racing
 from pruning.search.driver import Problem, Solution, solve
 from pruning.search.journal import Journal, KnownScores, Store
-from pruning.search.near_ties import FloatLoss, NearTies
-from pruning.search.racing import Racing
 
 N, K, S = 10, 4, 64
 SPACE = Space(N, K)
 RACING = Racing(0.01)
-NAMES = (trace.NAME, trace.BOUNDS)
+NAMES = (scoring.NAME, scoring.BOUNDS)
 
 
 class Losses:
@@ -74,7 +71,7 @@ def search(
     store = Store(folder, "key", cell, N, unit=space.unit)
     store.claim()
     scores, bounds = (Journal.open(folder / cell / name, N, unit=space.unit) for name in NAMES)
-    known = KnownScores(scores, store, bounds, store.of(trace.BOUNDS))
+    known = KnownScores(scores, store, bounds, store.of(scoring.BOUNDS))
     return solve(Problem(algo, space, 0, racing), losses, known, lambda *_: None)
 
 

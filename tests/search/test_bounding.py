@@ -15,14 +15,12 @@ from pruning.algo.greedy import Greedy
 from pruning.algo.local_search import LocalSearch
 from pruning.algo.one_shot import OneShot
 from pruning.core.errors import LossError
-from pruning.core.estimate import Estimate
-from pruning.core.mask import Mask
-from pruning.core.space import Space
+from pruning.core.mask import Mask, Space
+from pruning.core.scoring import Estimate
 from pruning.objective import Loss
-from pruning.search.bounding import SLACK
+from pruning.search.choice import SLACK, Racing
 from pruning.search.driver import Problem, Solution, solve
 from pruning.search.journal import Journal, KnownScores, Store
-from pruning.search.racing import Racing
 
 N, K = 12, 4
 

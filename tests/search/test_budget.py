@@ -12,10 +12,8 @@ from pruning.algo.cbo_hessian import CboHessian
 from pruning.algo.greedy import Greedy
 from pruning.algo.one_shot import OneShot
 from pruning.core.errors import InputError
-from pruning.core.mask import Mask
-from pruning.core.space import Space
-from pruning.core.spaces import sublayer_space
-from pruning.search import budget
+from pruning.core.mask import Mask, Space, sublayer_space
+from pruning.search import driver
 from tests.algo.test_contract import drive, pairwise
 
 SPACE = Space(8, 3, frozenset({7}))
@@ -44,40 +42,40 @@ def test_a_greedy_round_that_is_cut_off_ends_with_the_best_mask_scored() -> None
 
 def test_a_search_that_scored_only_single_blocks_takes_the_cheapest() -> None:
     singles = {Mask(8, (i,)): loss for i, loss in enumerate((5.0, 1.0, 4.0, 2.0))}
-    assert budget.completed(SPACE, singles).dropped == (1, 2, 3)
-    assert budget.completed(SPACE, {}).dropped == (0, 1, 2)
+    assert driver.completed(SPACE, singles).dropped == (1, 2, 3)
+    assert driver.completed(SPACE, {}).dropped == (0, 1, 2)
     larger = singles | {Mask(8, (0, 2)): 9.0}
-    assert budget.completed(SPACE, larger).dropped == (0, 1, 2), "the largest mask, and the cheapest block"
+    assert driver.completed(SPACE, larger).dropped == (0, 1, 2), "the largest mask, and the cheapest block"
 
 
 def test_masks_that_a_race_ruled_out_are_no_answer() -> None:
     losses = {Mask(8, (0, 1, 2)): math.inf, Mask(8, (1, 2, 3)): 4.0}
-    assert budget.completed(SPACE, losses).dropped == (1, 2, 3)
+    assert driver.completed(SPACE, losses).dropped == (1, 2, 3)
 
 
 def test_on_a_budget_the_largest_mask_costs_most_and_is_filled_by_rise_per_cost() -> None:
     small, space = (sublayer_space(4, ratio, None, (1, 3) * 4) for ratio in (0.25, 0.5))
     dense, mask = {space.dense: 1.0}, space.drop
     singles = {mask(u): 1 + rise for u, rise in enumerate((0.9, 0.6, 0.3, 0.3, 0.8, 0.9, 0.1, 0.9))}
-    assert budget.completed(small, dense | singles).names() == ("m1", "a3")
-    assert budget.completed(small, singles).names() == ("a0", "a1", "a2", "a3"), (
+    assert driver.completed(small, dense | singles).names() == ("m1", "a3")
+    assert driver.completed(small, singles).names() == ("a0", "a1", "a2", "a3"), (
         "by loss, without the dense loss"
     )
     larger = dense | singles | {mask(1, 7): 9.0, mask(0, 2, 4): 1.1}
-    assert budget.completed(space, larger).names() == ("m0", "a1", "b3"), "6 units of cost are more than 3"
+    assert driver.completed(space, larger).names() == ("m0", "a1", "b3"), "6 units of cost are more than 3"
     done = larger | {mask(0, 1, 2, 7): 8.0, mask(0, 1, 2, 5): 7.0}
-    assert budget.completed(space, done) == mask(0, 1, 2, 5), "the least loss of those that meet the budget"
+    assert driver.completed(space, done) == mask(0, 1, 2, 5), "the least loss of those that meet the budget"
 
 
 @pytest.mark.parametrize("limit", [0, -3])
 def test_a_budget_of_nothing_is_refused(limit: int) -> None:
     with pytest.raises(InputError, match=rf"algo.max_evaluations={limit} allows no evaluation"):
-        budget.check_budget(Greedy(max_evaluations=limit))
+        driver.check_budget(Greedy(max_evaluations=limit))
 
 
 def test_the_bound_of_evaluations_respects_the_budget() -> None:
-    assert budget.evaluations(Greedy(), SPACE) == 18
-    assert budget.evaluations(Greedy(max_evaluations=5), SPACE) == 5
+    assert driver.evaluations(Greedy(), SPACE) == 18
+    assert driver.evaluations(Greedy(max_evaluations=5), SPACE) == 5
 
 
 @pytest.mark.parametrize("limit", [7, 8])

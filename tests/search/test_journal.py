@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pruning.core.atomic_files import append_line
 from pruning.core.errors import DamagedError, ForeignError, LossError
 from pruning.core.mask import Mask
-from pruning.core.score import Score
-from pruning.search import score_index
+from pruning.core.scoring import Score
+from pruning.core.storage import append_line
+from pruning.search import journal as journal_module
 from pruning.search.journal import Journal, Store
 
 N = 8
@@ -141,8 +141,8 @@ def test_many_masks_are_looked_up_with_one_read_of_the_files(
     _, store = cell(tmp_path, "b")
     journal.add(score(1))
     reads: list[Path] = []
-    original = score_index.read_masks
-    monkeypatch.setattr(score_index, "read_masks", lambda p, s: (reads.append(p), original(p, s))[1])
+    original = journal_module.read_masks
+    monkeypatch.setattr(journal_module, "read_masks", lambda p, s: (reads.append(p), original(p, s))[1])
     scores = store.find([Mask(N, (i,)) for i in range(N)])
     assert scores == [score(1, seconds=0.0)]
     assert reads == [journal.path]

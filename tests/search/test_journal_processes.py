@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from pruning.core.mask import Mask
-from pruning.core.score import Score
+from pruning.core.scoring import Score
 from pruning.search.journal import Journal, Store
 
 N_BLOCKS = 40  # three of them can be removed in 9,880 ways, more than the processes can score

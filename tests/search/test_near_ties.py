@@ -6,12 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 import pytest
 
 from pruning.core.errors import InputError
-from pruning.core.estimate import Estimate
 from pruning.core.mask import Mask
-from pruning.core.score import Score
+from pruning.core.scoring import Estimate, Score
 from pruning.objective import Loss
+from pruning.search.choice import NEAR, FloatLoss, NearTies, Settler
 from pruning.search.journal import Journal
-from pruning.search.near_ties import NEAR, FloatLoss, NearTies, Settler
 
 S = 8
 ROUNDING = (1, -1, 1, -1, 1, -1, 1, -1)  # the pattern in which rounding moves the terms of a mask

@@ -16,13 +16,12 @@ from pruning.algo import Algo, Ask, Found, Gates, Proposals
 from pruning.algo.beam import Beam
 from pruning.algo.greedy import Greedy
 from pruning.core.errors import LossError
-from pruning.core.estimate import Estimate
-from pruning.core.mask import Mask
-from pruning.core.space import Space
+from pruning.core.mask import Mask, Space
+from pruning.core.scoring import Estimate
 from pruning.objective import Loss
+from pruning.search.choice import Racing
 from pruning.search.driver import Problem, Solution, Watch, solve
 from pruning.search.journal import Journal, KnownScores, Store
-from pruning.search.racing import Racing
 
 N, SAMPLES = 8, 32
 SPACE = Space(N, 3)

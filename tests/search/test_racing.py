@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 
 from pruning.core.errors import InputError
-from pruning.core.estimate import Estimate
 from pruning.core.mask import Mask
-from pruning.core.score import Score
-from pruning.search.racing import Racing
+from pruning.core.scoring import Estimate, Score
+from pruning.search.choice import Racing
 
 SAMPLES = 64
 EVEN = Estimate((1.0,) * SAMPLES, (0,) * SAMPLES)

@@ -11,18 +11,12 @@ import pytest
 from pruning.algo import Ask, Rise
 from pruning.algo.beam import Beam
 from pruning.algo.greedy import Greedy
-from pruning.core.estimate import Estimate
-from pruning.core.mask import Mask
-from pruning.core.score import Score
-from pruning.core.spaces import sublayer_space
+from pruning.core.mask import Mask, sublayer_space
+from pruning.core.scoring import Estimate, Score
 from pruning.objective import Loss
-from pruning.search.choice import Choice
+from pruning.search.choice import Choice, FloatLoss, NearTies, Racing, Rising, Settler
 from pruning.search.driver import Problem, Solution, solve
-from pruning.search.journal import Journal, KnownScores, Store
-from pruning.search.near_ties import FloatLoss, NearTies, Settler
-from pruning.search.racing import Racing
-from pruning.search.rising import Rising
-from pruning.search.score_book import ScoreBook
+from pruning.search.journal import Journal, KnownScores, ScoreBook, Store
 
 N, S = 8, 64
 COSTS = (1, 3) * N

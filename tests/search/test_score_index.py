@@ -16,9 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pruning.core.mask import Mask
-from pruning.core.score import Score
-from pruning.core.trace import read_masks, read_trace
-from pruning.search import score_index
+from pruning.core.scoring import Score, read_masks, read_trace
+from pruning.search import journal
 from pruning.search.journal import Store
 
 N = 5
@@ -67,7 +66,7 @@ def test_what_is_found_is_what_a_plain_reading_finds(
     first: dict[str, list[str]], later: dict[str, list[str]]
 ) -> None:
     masks = [Mask(N, blocks) for blocks in ((), (0,), (1,), (1, 2), (0, 3), (2, 3, 4))]
-    at_once = mock.patch.object(score_index, "SHARE", 0.0)  # journals are looked at again at once
+    at_once = mock.patch.object(journal, "SHARE", 0.0)  # journals are looked at again at once
     with tempfile.TemporaryDirectory() as folder, at_once:
         results, store = Path(folder), Store(Path(folder), "key", "own", N)
         written(results, first)
@@ -84,8 +83,8 @@ def test_what_is_found_is_what_a_plain_reading_finds(
 def test_only_the_lines_of_wanted_masks_are_parsed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written(tmp_path, {"a": [line([block], COUNT, 1.0) for block in range(N)]})
     read: list[int] = []
-    original = score_index.read_line
-    monkeypatch.setattr(score_index, "read_line", lambda p, o: (read.append(o), original(p, o))[1])
+    original = journal.read_line
+    monkeypatch.setattr(journal, "read_line", lambda p, o: (read.append(o), original(p, o))[1])
     store = Store(tmp_path, "key", "own", N)
     for _ in range(2):
         assert [score.mask.dropped for score in store.find([Mask(N, (3,))])] == [(3,)]
@@ -102,10 +101,10 @@ def test_journals_that_have_long_been_unchanged_are_not_looked_at_for_every_mask
     store.find([Mask(N, (0,))])
     written(tmp_path, {name: [line([block], COUNT, 1.0)] for name, block in (("old", 1), ("new", 2))})
     later = time.time() + 1.0
-    monkeypatch.setattr(score_index.time, "time", lambda: later)
+    monkeypatch.setattr(journal.time, "time", lambda: later)
     assert not store.find([Mask(N, (1,))])
     assert store.find([Mask(N, (2,))]), "a journal that has just changed is looked at"
-    monkeypatch.setattr(score_index.time, "time", lambda: later + score_index.LONGEST)
+    monkeypatch.setattr(journal.time, "time", lambda: later + journal.LONGEST)
     assert store.find([Mask(N, (1,))]), "no journal is left alone for more than a minute"
 
 

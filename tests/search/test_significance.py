@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from pruning.core.estimate import Estimate
 from pruning.core.mask import Mask
-from pruning.core.score import Score
+from pruning.core.scoring import Estimate, Score
 from pruning.search.significance import compare, decision, holm, margins
 
 SAMPLES = 40

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from pruning.launcher.submissions import Submission, latest, submissions
+from pruning.launcher.submission import Submission, latest, submissions
 from tests.conftest import Command, Ended
 
 SCRIPT, FAULTY = Path(__file__).parent / "cluster.sh", Path(__file__).parent / "faulty.py"

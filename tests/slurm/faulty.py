@@ -44,10 +44,10 @@ FAULTS: dict[str, Callable[[], object]] = {
 
 def watch(plan: Path) -> None:
     """Log each computation and each written line, and carry out the planned fault after a line is written."""
-    from pruning.core import atomic_files
-    from pruning.search.score_book import ScoreBook
+    from pruning.core import storage
+    from pruning.search.journal import ScoreBook
 
-    append, join = atomic_files.append_line, ScoreBook._joined
+    append, join = storage.append_line, ScoreBook._joined
 
     def append_line(path: Path, data: Any) -> None:
         append(path, data)
@@ -62,7 +62,7 @@ def watch(plan: Path) -> None:
         with plan.with_name(f"{plan.name}.{path.parent.name}").open("a") as stream:
             stream.write(f"{what} {dropped}\n")
 
-    atomic_files.append_line, ScoreBook._joined = append_line, joined  # type: ignore[method-assign, assignment]
+    storage.append_line, ScoreBook._joined = append_line, joined  # type: ignore[method-assign, assignment]
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pruning.launcher.submissions import submissions
+from pruning.launcher.submission import submissions
 from tests.slurm.conftest import Grid
 
 GRID = ("-m", "algo=one_shot,greedy,beam,contiguous", "k=2", "launcher.parallel=4")

@@ -12,16 +12,16 @@ from pathlib import Path
 
 import pytest
 
-from pruning.launcher import code_snapshot
+from pruning.launcher import job as job_module
 from pruning.launcher.cell_state import State, cell_states
-from pruning.launcher.submissions import submissions
+from pruning.launcher.submission import submissions
 from tests.slurm.conftest import Grid, until
 
 GRID = ("-m", "algo=one_shot,greedy", "k=2")
 
 
 def beside(
-    grid: Grid, words: Sequence[str], root: Path = code_snapshot.ROOT, **env: str
+    grid: Grid, words: Sequence[str], root: Path = job_module.ROOT, **env: str
 ) -> subprocess.Popen[str]:
     """Start the command in a separate process, with the code in `root`."""
     with pytest.MonkeyPatch.context() as patch:
@@ -72,8 +72,8 @@ def test_a_command_killed_between_sbatch_and_its_record_leaves_no_stray_job(grid
 def project(tmp_path: Path) -> Path:
     """A copy of the project, which the test changes."""
     for name in ("pruning", "conf", "hydra_plugins"):
-        shutil.copytree(code_snapshot.ROOT / name, tmp_path / "project" / name)
-    shutil.copy(code_snapshot.ROOT / "launch.py", tmp_path / "project")
+        shutil.copytree(job_module.ROOT / name, tmp_path / "project" / name)
+    shutil.copy(job_module.ROOT / "launch.py", tmp_path / "project")
     return tmp_path / "project"
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from pruning.launcher.code_snapshot import ROOT
-from pruning.launcher.submissions import submissions
+from pruning.launcher.job import ROOT
+from pruning.launcher.submission import submissions
 from tests.conftest import N_BLOCKS, Command
 from tests.slurm.conftest import Cluster, Grid, journals
 

@@ -6,7 +6,7 @@ import shlex
 import subprocess
 import sys
 
-from pruning.launcher.submissions import submissions
+from pruning.launcher.submission import submissions
 from tests.slurm.conftest import Grid
 
 GRID = ("-m", "algo=one_shot,greedy,beam", "k=2", "launcher.parallel=2")

@@ -15,14 +15,13 @@ import pytest
 import yaml
 
 from analysis.data import archive
-from analysis.figures import fig1_masks, fig6_crossed, table1_accuracy, table2_perplexity, table3_search
+from analysis.figures import fig1_masks, fig6_crossed, outcome_tables
+from pruning.config.app import launch_words
 from pruning.config.compose import recorded_cell
-from pruning.core.recorded import CLASS, TARGET
-from pruning.core.result import DoneResult, read_done, write_result
+from pruning.core.records import CLASS, TARGET, DoneResult, read_done, write_result
 from pruning.export.pipeline import export_cell
-from pruning.hydra_app.replay_command import launch_words
 from pruning.launcher.cell_state import State, cell_states, finished
-from pruning.launcher.submissions import Submission
+from pruning.launcher.submission import Submission
 from pruning.runs.cell import Cell
 from pruning.tracking.rebuild import record_all
 from tests.helpers.mlflow_runs import runs
@@ -47,7 +46,7 @@ def files_are_as_they_were(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
         (tmp_path / path).parent.mkdir()
         (tmp_path / path).write_text("[]")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("pruning.runs.cell_identity._file_digest", lambda path: ITEMS.get(path, path))
+    monkeypatch.setattr("pruning.runs.cell._file_digest", lambda path: ITEMS.get(path, path))
 
 
 def folders(study: Path) -> list[Path]:
@@ -118,7 +117,7 @@ def rewritten(study: Path, target: Path) -> Path:
     return target
 
 
-FIGURES = (fig1_masks, fig6_crossed, table1_accuracy, table2_perplexity, table3_search)
+FIGURES = (fig1_masks, fig6_crossed, outcome_tables, outcome_tables, outcome_tables)
 # The CSV files of the whole study as commit 6485913 drew them, when results held import paths and nothing else was
 # read. Figures whose numbers are logarithms or permutations are left out: their last digit depends on the CPU.
 BEFORE = {
@@ -158,7 +157,7 @@ def test_figures_are_the_same_bytes_from_either_form(
 def test_numbers_are_those_that_were_drawn_before(
     study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    modules = (fig1_masks, table1_accuracy, table2_perplexity, table3_search)
+    modules = (fig1_masks, outcome_tables, outcome_tables, outcome_tables)
     drawn = draw(study, tmp_path / "now", monkeypatch, modules, part="")
     assert {name: hashlib.sha256(as_before(drawn[name], name)).hexdigest() for name in BEFORE} == BEFORE
 

@@ -15,11 +15,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, GPTNeoXConfig, GPTNeoXForCausalLM
 
-from pruning.calibration import wikipedia
-from pruning.core.atomic_files import read_json
+from pruning.calibration import sources
 from pruning.core.errors import InputError, UnreachableError
+from pruning.core.storage import read_json
 from pruning.study import compress, guide
-from pruning.study.stages import stages, table
+from pruning.study.guide import stages, table
 from tests.conftest import Command, Ended
 from tests.helpers.wikipedia import use_dump
 
@@ -192,7 +192,7 @@ def test_without_a_network_it_says_which_text_needs_none(
     def unreachable(*_: object) -> Path:
         raise UnreachableError("gensim==4.4.0 could not be fetched by pip (no network).")
 
-    monkeypatch.setattr(wikipedia, "extract", unreachable)
+    monkeypatch.setattr(sources, "extract", unreachable)
     ended = compressed("calibration.seed=7")  # samples that no other test of this process has drawn
     assert ended.status == 2, ended.out
     remedy = re.search("calibration=pydoc heal.source=pydoc eval=heldout", ended.err)

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import pytest
 
-from pruning.core import atomic_files
+from pruning.core import storage
 from pruning.runs.cell import Cell
 from pruning.study.grid import note_study
 from tests.conftest import Command
@@ -23,7 +23,7 @@ def cell(results: Path, key: str, study: str = "test") -> Cell:
 
 def listed(results: Path, study: str = "test") -> list[str]:
     """The keys of a study's cells, read from its file."""
-    return list(atomic_files.read_json(results / "studies" / f"{study}.json")["cells"])
+    return list(storage.read_json(results / "studies" / f"{study}.json")["cells"])
 
 
 def test_a_study_keeps_what_it_asked_for_and_adds_what_is_new(tmp_path: Path) -> None:
@@ -34,7 +34,7 @@ def test_a_study_keeps_what_it_asked_for_and_adds_what_is_new(tmp_path: Path) ->
 
 
 def test_two_commands_of_one_study_lose_no_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    read = atomic_files.read_json
+    read = storage.read_json
 
     def slow(path: Path) -> Any:
         data = read(path)
@@ -42,7 +42,7 @@ def test_two_commands_of_one_study_lose_no_cell(tmp_path: Path, monkeypatch: pyt
         return data
 
     note_study([cell(tmp_path, "first")])
-    monkeypatch.setattr(atomic_files, "read_json", slow)
+    monkeypatch.setattr(storage, "read_json", slow)
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda n: note_study([cell(tmp_path, f"cell-{n}")]), range(12)))
     assert sorted(listed(tmp_path)) == sorted(["first", *(f"cell-{n}" for n in range(12))])

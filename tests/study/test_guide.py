@@ -8,15 +8,14 @@ from pathlib import Path
 import pytest
 from hydra import initialize_config_dir
 
-from pruning.config import groups
-from pruning.hydra_app import registry
+from pruning.config import app, groups
 from pruning.study import guide
 from tests.hydra_app.test_experiments import cell
 
 
 @pytest.fixture(autouse=True)
 def _hydra() -> Iterator[None]:
-    registry.register()
+    app.register()
     with initialize_config_dir(str(groups.CONF), version_base="1.3"):
         yield
 

@@ -11,7 +11,7 @@ SLOW = ("torch", "transformers", "mlflow", "scipy", "pandas")
 
 
 @pytest.mark.parametrize(
-    "module", ["pruning.study.command", "pruning.runs.prepare", "pruning.tracking.mlflow_file"]
+    "module", ["pruning.study.command", "pruning.runs.prepare", "pruning.tracking.store"]
 )
 def test_checking_and_listing_cells_imports_no_large_library(module: str) -> None:
     code = f"import sys, {module}; print([name for name in {SLOW} if name in sys.modules])"

@@ -17,10 +17,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from pruning.core.atomic_files import read_json
 from pruning.core.mask import Mask
-from pruning.engine.logprobs import Readout
-from pruning.models.units import masked
+from pruning.core.storage import read_json
+from pruning.engine.head import Readout
+from pruning.models.sublayers import masked
 from tests.conftest import N_BLOCKS, Command, Ended
 
 ROOT = Path(__file__).parents[2]

@@ -12,15 +12,15 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import instantiate
 
+from pruning.config.app import register
 from pruning.config.groups import CONF, options
-from pruning.core.atomic_files import read_json
-from pruning.core.space import Space
+from pruning.core.mask import Space
+from pruning.core.storage import read_json
 from pruning.engine.forward import Forward
-from pruning.hydra_app.registry import register
 from pruning.objective import Calibrated
+from pruning.search.choice import Racing
 from pruning.search.driver import Problem, solve
 from pruning.search.journal import Journal, KnownScores, Store
-from pruning.search.racing import Racing
 from tests.conftest import Command, Ended
 from tests.helpers.architectures import N_BLOCKS
 from tests.helpers.objectives import model, samples

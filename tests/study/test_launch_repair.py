@@ -12,7 +12,7 @@ import torch
 
 from pruning.core.mask import Mask
 from pruning.export.request import of_cell
-from pruning.models.repaired_weights import NAME, read_repair
+from pruning.models.output_maps import NAME, read_repair
 from tests.conftest import Command
 
 WORDS = ("k=2", "compensation=linear", "calibration.samples=8")

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from pruning.core.mask import Mask
-from pruning.core.trace import read_trace
+from pruning.core.scoring import read_trace
 from tests.conftest import N_BLOCKS, Command
 from tests.study.test_launch import loss_from_files
 
@@ -50,7 +50,7 @@ def test_latency_is_measured_once_and_kept(launch: Command, monkeypatch: pytest.
         measured.append(asked)
         return [0.010, 0.014] * N_BLOCKS
 
-    monkeypatch.setattr("pruning.engine.unit_times.unit_times", times)
+    monkeypatch.setattr("pruning.engine.dense_pass.unit_times", times)
     words = ("unit=sublayer", f"ratio={ROOM}", "budget=latency", "latency.tokens=16", "latency.repeats=3")
     first = launch("-m", *words, "algo=one_shot,greedy")
     assert first.status == 0, first.err
@@ -65,8 +65,8 @@ def test_latency_is_measured_once_and_kept(launch: Command, monkeypatch: pytest.
     cell = first.results / first.result("greedy")["cell"]
     costs = first.result("greedy")["search"]["budget"]["costs"]
     (cell / "result.json").unlink()
-    monkeypatch.setattr("pruning.engine.unit_times.unit_times", lambda *_: [0.014, 0.010] * N_BLOCKS)
-    monkeypatch.setattr("pruning.runs.cell_space.device_name", lambda _: "another device")
+    monkeypatch.setattr("pruning.engine.dense_pass.unit_times", lambda *_: [0.014, 0.010] * N_BLOCKS)
+    monkeypatch.setattr("pruning.runs.loaded_cell.device_name", lambda _: "another device")
     resumed = launch(*words, "algo=greedy")
     assert "and this is another device: it goes on with the times of its units there" in resumed.err
     assert resumed.result("greedy")["search"]["budget"]["costs"] == costs

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pruning.core.atomic_files import read_json
+from pruning.core.storage import read_json
 from pruning.models import loader
 from pruning.published import library
 from tests.conftest import Command, Ended

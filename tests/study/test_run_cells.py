@@ -12,10 +12,9 @@ from pruning.config.compose import recorded_cell
 from pruning.core.errors import OutOfReachError
 from pruning.launcher.cell_state import CellState, State
 from pruning.launcher.job import Job
-from pruning.launcher.submissions import QueuedCell
+from pruning.launcher.submission import QueuedCell
 from pruning.runs.cell import Cell
-from pruning.study.outcome import Outcome
-from pruning.study.run_cells import run_cells
+from pruning.study.grid import Outcome, run_cells
 from tests.helpers.jobs import job
 
 

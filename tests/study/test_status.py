@@ -9,12 +9,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from pruning.launcher import slurm_queue
-from pruning.launcher.actions import cancel, retry
-from pruning.launcher.cell_state import CellState, State, cell_states
-from pruning.launcher.local_process import process, process_name
-from pruning.launcher.status_table import advance, duration, status_table
-from pruning.launcher.submissions import latest
+from pruning.launcher import submission as submission_module
+from pruning.launcher.cell_state import CellState, State, advance, cell_states, duration, status_table
+from pruning.launcher.submission import latest, process, process_name
+from pruning.launcher.submit import cancel, retry
 from pruning.study import status
 from pruning.tracking.rebuild import record_all
 from tests.helpers.launchers import commands, result, submission, task
@@ -138,7 +136,7 @@ def test_only_what_failed_or_is_lost_is_submitted_again_as_it_was(tmp_path: Path
 def test_collecting_records_each_cell_that_has_a_result(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pruning.tracking.mlflow_file import MLflow
+    from pruning.tracking.store import MLflow
 
     seen: list[str] = []
     monkeypatch.setattr(MLflow, "record", lambda *given, **_: seen.extend(one.name for one in given[2]))
@@ -186,4 +184,4 @@ def test_the_exit_status_is_1_if_a_cell_failed(
             status.main()
         assert end.value.code == code
     assert "its node died (SLURM: NODE_FAIL)" in capsys.readouterr().out
-    assert slurm_queue.MEANINGS["NODE_FAIL"] == "its node died"
+    assert submission_module.MEANINGS["NODE_FAIL"] == "its node died"

@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pruning.study import tables
+from pruning.study import text_tables
 
 settings_of = st.dictionaries(
     st.sampled_from(["seed", "dtype", "first", "margin samples"]), st.sampled_from([0, 1, None, "a"])
@@ -25,7 +25,7 @@ def test_the_settings_that_differ_are_those_of_a_comparison_of_all_pairs(rows: l
         "".join(f" {name.rpartition(' ')[2]}={value}" for name, value in row.items() if name in differing)
         for row in rows
     ]
-    assert tables.differing(rows) == expected
+    assert text_tables.differing(rows) == expected
 
 
 def done(dropped: list[Any], **config: Any) -> Any:
@@ -47,7 +47,7 @@ def done(dropped: list[Any], **config: Any) -> Any:
 
 
 def test_the_table_names_units_that_are_no_blocks() -> None:
-    shown = tables.results(
+    shown = text_tables.results(
         [
             done([1, 4]),
             done(["b1", "a3"], unit="sublayer", budget="parameters"),
@@ -65,7 +65,7 @@ def test_the_table_names_units_that_are_no_blocks() -> None:
 
 
 def test_the_table_of_blocks_is_as_before() -> None:
-    shown = tables.results([done([1, 4])])
+    shown = text_tables.results([done([1, 4])])
     header, _, row = [line for line in shown.splitlines() if line.strip()]
     assert header.split() == ["cell", "blocks", "dropped", "loss", "asked", "paid", "s"]
     assert row.split() == [

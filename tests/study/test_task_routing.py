@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from analysis.report.page import write
-from pruning.core.atomic_files import read_json
 from pruning.core.mask import Mask
-from pruning.routing import files
-from pruning.routing.policies import POLICIES
+from pruning.core.storage import read_json
+from pruning.routing import router_files
+from pruning.routing.fitted_router import POLICIES
 from pruning.study import route_command
 from tests.conftest import Command, Ended
 from tests.helpers.encoders import encoder_folder
@@ -24,7 +24,7 @@ SMALL = ("experiment=tasks", "k=2", "calibration.samples=8", "calibration.heldou
 
 def record_of(ended: Ended) -> tuple[Path, dict[str, Any]]:
     """The one routing study of a results folder: its folder and its record."""
-    (path,) = (ended.results / files.FOLDER).glob(f"*/{files.RECORD}")
+    (path,) = (ended.results / router_files.FOLDER).glob(f"*/{router_files.RECORD}")
     return path.parent, read_json(path)
 
 
@@ -33,7 +33,7 @@ def check_record(folder: Path, record: dict[str, Any], results: list[dict[str, A
     found = {Path(result["calibration"]["source"]).stem: result["mask"] for result in results}
     assert record["sets"] == found
     for number, task in enumerate(record["sets"], start=1):
-        scores = files.read_scores(folder / "scores" / f"{task}-heldout.npz")
+        scores = router_files.read_scores(folder / "scores" / f"{task}-heldout.npz")
         cross = record["cross"][task]
         assert list(cross) == ["dense", *record["sets"]]
         assert scores.sums.shape[0] == len(cross)
@@ -65,9 +65,9 @@ def test_a_folder_of_tasks_gives_sets_a_cross_table_and_a_router(
     for shown in ("after a second wording", "gain over static", "prefill"):
         assert shown in ended.out
 
-    written = (folder / files.RECORD).stat().st_mtime_ns
+    written = (folder / router_files.RECORD).stat().st_mtime_ns
     again = launch(*words, calibrated=False)
-    assert (folder / files.RECORD).stat().st_mtime_ns == written, "nothing is computed again"
+    assert (folder / router_files.RECORD).stat().st_mtime_ns == written, "nothing is computed again"
     assert "gain over static" in again.out
     other = launch(*words, "router.head=mlp", "router.hidden=4", calibrated=False)
     assert "timing the prefill" in other.err
@@ -109,7 +109,7 @@ def test_a_sweep_over_files_of_items_gives_a_set_for_each(launch: Command, tmp_p
     ended = launch("-m", "objective=margin", "calibration=items_file", paths, "k=2")
     assert ended.status == 0, ended.err
     assert {Path(result["calibration"]["source"]).stem for result in ended.all()} == {"animals", "tools"}
-    assert not (ended.results / files.FOLDER).exists()
+    assert not (ended.results / router_files.FOLDER).exists()
 
 
 def test_sublayers_have_sets_too(launch: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,9 +133,9 @@ def test_sublayers_have_sets_too(launch: Command, tmp_path: Path, monkeypatch: p
         killed.setattr("pruning.study.task_routing.prefill", None)
         with pytest.raises(TypeError):
             launch(*words, "router.target=margin", calibrated=False)
-    assert not (folder / files.RECORD).exists(), "it described another router"
+    assert not (folder / router_files.RECORD).exists(), "it described another router"
     assert launch(*words, calibrated=False).status == 0
-    assert files.read_router(folder)[0].settings.target == "loglikelihood"
+    assert router_files.read_router(folder)[0].settings.target == "loglikelihood"
 
 
 def test_a_changed_encoder_is_read_again(launch: Command, tmp_path: Path, tokenizer: Any) -> None:
@@ -145,7 +145,7 @@ def test_a_changed_encoder_is_read_again(launch: Command, tmp_path: Path, tokeni
     first = launch(*words, calibrated=False)
     assert first.status == 0, first.err
     folder, record = record_of(first)
-    before = read_json(folder / files.ROUTER)["encoder_revision"]
+    before = read_json(folder / router_files.ROUTER)["encoder_revision"]
     assert "prompts for the router" not in launch(*words, calibrated=False).err, "nothing is computed again"
     encoder_folder(encoder, tokenizer, seed=1)
     again = launch(*words, calibrated=False)
@@ -153,7 +153,7 @@ def test_a_changed_encoder_is_read_again(launch: Command, tmp_path: Path, tokeni
     assert "prompts for the router" in again.err
     assert "calibration items under" not in again.err, "another encoder needs no new scores"
     assert record_of(again)[1]["request"] != record["request"]
-    assert read_json(folder / files.ROUTER)["encoder_revision"] != before
+    assert read_json(folder / router_files.ROUTER)["encoder_revision"] != before
 
 
 def shared_items(folder: Path) -> Path:

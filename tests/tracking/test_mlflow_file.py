@@ -12,7 +12,7 @@ import pytest
 
 from pruning.tracking import mlflow_run
 from pruning.tracking.client import connect
-from pruning.tracking.mlflow_file import DATABASE, MLflow
+from pruning.tracking.store import DATABASE, MLflow
 from tests.tracking.test_recorded_before import KEYS, write
 
 

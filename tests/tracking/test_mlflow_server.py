@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 
 from pruning.core.errors import InputError
-from pruning.launcher.local_process import process_name
-from pruning.tracking import mlflow_file, rebuild
+from pruning.launcher.submission import process_name
+from pruning.tracking import rebuild
+from pruning.tracking import store as store_module
 from pruning.tracking.client import connect
 from pruning.tracking.mlflow_server import Server
 from tests.conftest import Command
@@ -195,11 +196,11 @@ def test_each_cell_is_recorded_where_its_configuration_says_if_the_command_agree
         assert not errors
         return {tracker: [folder.name for folder in folders] for tracker, folders in grouped if folders}
 
-    assert names() == {mlflow_file.MLflow(): list("acde")}, "the folder may be a copy of somebody else's"
-    everywhere = {Server(uri): ["a"], mlflow_file.MLflow(uri, "ours"): ["e"]}
-    assert names(uri) == {**everywhere, mlflow_file.MLflow(uri): ["c", "d"]}
+    assert names() == {store_module.MLflow(): list("acde")}, "the folder may be a copy of somebody else's"
+    everywhere = {Server(uri): ["a"], store_module.MLflow(uri, "ours"): ["e"]}
+    assert names(uri) == {**everywhere, store_module.MLflow(uri): ["c", "d"]}
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    assert names() == {**everywhere, mlflow_file.MLflow(): ["c", "d"]}
+    assert names() == {**everywhere, store_module.MLflow(): ["c", "d"]}
 
 
 class Cell:

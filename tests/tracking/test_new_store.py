@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from pruning.tracking.new_store import create_store
+from pruning.tracking.store import create_store
 
 
 def test_a_store_whose_tables_are_not_all_made_is_not_put_in_place(
@@ -20,7 +20,7 @@ def test_a_store_whose_tables_are_not_all_made_is_not_put_in_place(
         Path(uri.removeprefix("sqlite:///")).write_text("half of the tables")
         return SimpleNamespace(search_experiments=interrupt)
 
-    monkeypatch.setattr("pruning.tracking.new_store.connect", connect)
+    monkeypatch.setattr("pruning.tracking.store.connect", connect)
     with pytest.raises(KeyboardInterrupt):
         create_store(tmp_path / "mlflow.db")
     assert list(tmp_path.iterdir()) == []

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from pruning.core import atomic_files, study_list
+from pruning.core import records, storage
 from pruning.core.mask import Mask
-from pruning.tracking import mlflow_file
-from pruning.tracking.mlflow_file import DATABASE, MLflow
+from pruning.tracking import store
+from pruning.tracking.store import DATABASE, MLflow
 from tests.helpers.mlflow_runs import described, runs
 
 KEYS = ["a", "b"]
@@ -25,7 +25,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("recorded")
     for key in KEYS:
         write(folder, key)
-    study_list.write_study(folder, "mine", KEYS)
+    records.write_study(folder, "mine", KEYS)
     MLflow().record(folder, [folder / key for key in KEYS])
     return folder
 
@@ -59,7 +59,7 @@ def write(results: Path, key: str, loss: float = 1.0) -> None:
             **{"started": "2026-01-01T00:00:00+00:00", "ended": "2026-01-01T00:00:01+00:00"},
         },
     }
-    atomic_files.write_json(results / key / "result.json", result)
+    storage.write_json(results / key / "result.json", result)
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def test_what_is_recorded_is_not_recorded_again(
 ) -> None:
     short = record(results)
     assert not opened
-    monkeypatch.setattr(mlflow_file, "recorded_before", lambda *_: None)
+    monkeypatch.setattr(store, "recorded_before", lambda *_: None)
     assert record(results) == short, "the plain way changes nothing either"
     assert opened == [results]
 
@@ -98,8 +98,8 @@ def execute(results: Path, statement: str) -> None:
 
 CHANGES: dict[str, Callable[[Path], object]] = {
     "a result": lambda results: write(results, "a", loss=2.0),
-    "a study": lambda results: study_list.write_study(results, "other", ["b"]),
-    "a study of no such cell": lambda results: study_list.write_study(results, "third", ["c"]),
+    "a study": lambda results: records.write_study(results, "other", ["b"]),
+    "a study of no such cell": lambda results: records.write_study(results, "third", ["c"]),
     "a deleted run": lambda results: execute(
         results,
         "update runs set lifecycle_stage = 'deleted' where run_uuid in "
@@ -127,7 +127,7 @@ def test_after_a_change_everything_is_recorded_again(
 
 
 def test_a_store_that_is_no_database_is_left_to_the_plain_way(tmp_path: Path) -> None:
-    from pruning.tracking.recorded_before import recorded_before
+    from pruning.tracking.store import recorded_before
 
     database = tmp_path / DATABASE
     assert recorded_before(database, "depth-pruning", "") is None

@@ -9,10 +9,8 @@ from typing import Any
 import pytest
 
 from pruning.core.mask import Mask
-from pruning.core.result import read_done
-from pruning.tracking.mask_picture import mask_picture
-from pruning.tracking.mlflow_run import _metrics, _tags
-from pruning.tracking.run_names import run_name
+from pruning.core.records import read_done
+from pruning.tracking.mlflow_run import _metrics, _tags, mask_picture, run_name
 from tests.helpers import sublayer_grid
 from tests.helpers.sublayer_grid import SublayerStudy
 

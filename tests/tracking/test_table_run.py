@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from pruning.core import atomic_files
+from pruning.core import storage
 from pruning.tracking import rebuild
 from pruning.tracking.client import connect
-from pruning.tracking.mlflow_file import MLflow
+from pruning.tracking.store import MLflow
 
 
 def written(results: Path, own: float) -> Path:
@@ -17,7 +17,7 @@ def written(results: Path, own: float) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     row = {"mask": "sleb-llama2-7", "text": "c4", "published": 12.32, "one": None, "own": own}
     data = {"tolerance": 0.01, "rows": [{**row, "verdict": "unexplained"}]}
-    atomic_files.write_json(folder / "table.json", data)
+    storage.write_json(folder / "table.json", data)
     (folder / "table.csv").write_text("mask\nsleb-llama2-7\n")
     return folder
 

@@ -11,10 +11,10 @@ import pandas as pd
 import pytest
 
 from analysis.data import archive
-from analysis.data.errors import NothingToRead
+from analysis.data.archive import NothingToRead
 from analysis.data.load import load
-from pruning.core.atomic_files import read_json, write_record
 from pruning.core.errors import DamagedError, InputError
+from pruning.core.storage import read_json, write_record
 from tests.helpers.analysis_grid import Study, write
 
 SMALL = Study(

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from analysis.data.item_answers import answers
+from analysis.data.study import answers
 
 TASK = "acc/heldout"
 

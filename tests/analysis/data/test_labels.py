@@ -9,11 +9,10 @@ from typing import Any
 
 import pytest
 
-from analysis.data.journals import journals
 from analysis.data.load import load
-from analysis.data.title import describe
-from analysis.stats import overlap_pairs
-from analysis.stats.frames import strata_of
+from analysis.data.study import describe, journals
+from analysis.stats import mask_overlap
+from analysis.stats.grid import strata_of
 from analysis.stats.regret import PROBLEM
 from pruning.core.mask import Mask
 from tests.helpers import analysis_grid, sublayer_grid
@@ -65,7 +64,7 @@ def test_cells_of_different_units_are_never_compared(tmp_path: Path) -> None:
     for _, problem in frame.groupby(PROBLEM, dropna=False):
         assert problem[["unit"]].nunique().item() == 1
         assert problem["cost"].fillna("none").nunique() == 1
-    pairs = overlap_pairs.pairs(frame, "algorithms")
+    pairs = mask_overlap.pairs(frame, "algorithms")
     assert set(pairs["model"]) == {f"smollm2{kind}" for kind in kinds}
     assert "model smollm2 · units attention, block, sublayer · seed 0" in describe(frame, "mine")
     assert "only model smollm2 · units attention" in describe(frame, "mine", {"model": ("smollm2",)})

@@ -9,9 +9,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from analysis.data.load import done, load
-from analysis.data.mask_states import by_state
-from analysis.data.metrics import measured
+from analysis.data.load import done, load, measured
+from analysis.data.study import by_state
 from tests.helpers.analysis_grid import ONE, write
 
 LORA = {"class": "Lora", "lr": 0.001, "seed": 0}

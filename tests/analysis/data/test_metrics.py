@@ -5,8 +5,8 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from analysis.data.errors import NothingToRead
-from analysis.data.metrics import choose, of_windows
+from analysis.data.archive import NothingToRead
+from analysis.data.load import choose, of_windows
 
 
 def frame(*names: str) -> pd.DataFrame:

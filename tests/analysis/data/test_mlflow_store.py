@@ -11,12 +11,12 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from analysis.data import mlflow_store
-from analysis.data.errors import NothingToRead
-from analysis.data.journals import trace
+from analysis.data import archive
+from analysis.data.archive import NothingToRead
 from analysis.data.load import done, load
-from pruning.core import study_tags
-from pruning.tracking.mlflow_file import MLflow
+from analysis.data.study import trace
+from pruning.core import records
+from pruning.tracking.store import MLflow
 from tests.helpers.analysis_grid import Study, write
 
 SMALL = Study(
@@ -85,7 +85,7 @@ def test_a_run_that_lost_its_result_is_shown_as_missing(
         return [artifact for artifact in artifacts if not (gone and artifact.path == "result.json")]
 
     monkeypatch.setattr(MlflowClient, "list_artifacts", lacking)
-    mlflow_store.copy(uri, tmp_path)
+    archive.copy(uri, tmp_path)
     frame = load(tmp_path, "small")
     before = load(results, "small")
     assert len(frame) == len(before)
@@ -97,20 +97,20 @@ def test_a_run_that_lost_its_result_is_shown_as_missing(
 
 def test_an_unreadable_store_is_an_error_with_a_sentence(tmp_path: Path, uri: str) -> None:
     with pytest.raises(NothingToRead, match="no run of an experiment 'other'"):
-        mlflow_store.copy(uri, tmp_path / "a", "other")
+        archive.copy(uri, tmp_path / "a", "other")
     empty = f"sqlite:///{tmp_path / 'empty.db'}"
     with pytest.raises(NothingToRead, match="there is no MLflow database"):
-        mlflow_store.copy(empty, tmp_path / "b")
+        archive.copy(empty, tmp_path / "b")
     with pytest.raises(NothingToRead, match="unknown scheme 'nosuch'"):
-        mlflow_store.copy("nosuch://host", tmp_path / "c")
+        archive.copy("nosuch://host", tmp_path / "c")
 
 
 def test_which_names_are_stores() -> None:
-    assert mlflow_store.is_store("sqlite:////data/mlflow.db")
-    assert mlflow_store.is_store("http://host:5000")
-    assert not mlflow_store.is_store("results")
-    assert not mlflow_store.is_store("C:/results")
-    assert not mlflow_store.is_store(Path("sqlite:///x"))
+    assert archive.is_store("sqlite:////data/mlflow.db")
+    assert archive.is_store("http://host:5000")
+    assert not archive.is_store("results")
+    assert not archive.is_store("C:/results")
+    assert not archive.is_store(Path("sqlite:///x"))
 
 
 def test_the_analysis_imports_neither_torch_nor_mlflow() -> None:
@@ -146,12 +146,12 @@ def test_a_long_list_of_cells_is_recorded_in_several_tags_and_grows(tmp_path: Pa
     path = tmp_path / "studies" / "a study.of-mine.json"
     path.parent.mkdir()
     path.write_text(json.dumps({"cells": cells[:300]}), encoding="utf-8")
-    study_tags.record_studies(client, "1", tmp_path)
+    records.record_studies(client, "1", tmp_path)
     path.write_text(
         json.dumps({"cells": cells[200:]}), encoding="utf-8"
     )  # another folder lists another part of the cells
-    study_tags.record_studies(client, "1", tmp_path)
-    assert study_tags.read_studies(client.tags | {"mlflow.note": "text", "study": "plain"}) == {
+    records.record_studies(client, "1", tmp_path)
+    assert records.read_studies(client.tags | {"mlflow.note": "text", "study": "plain"}) == {
         "a study.of-mine": cells
     }
     assert len(client.tags) > 5

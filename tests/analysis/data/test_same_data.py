@@ -8,9 +8,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from analysis.data.load import done, load
-from analysis.data.same_data import on_same_data
-from analysis.data.title import describe
+from analysis.data.load import done, load, on_same_data
+from analysis.data.study import describe
 from analysis.report import summary
 from analysis.report.study_data import StudyData
 from tests.helpers.analysis_grid import Study, write

@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from analysis.data.routing import read_routing
-from analysis.data.side_files import damaged, side_files
-from analysis.report import heal_figure
-from analysis.stats.healings import _read
-from analysis.stats.kept_terms import terms_beside
+from analysis.data.study import damaged, read_routing, side_files
+from analysis.report import cells
+from analysis.stats.grid import terms_beside
+from analysis.stats.healed import _read
 
 CELL = "tiny-perplexity-greedy-k1-s0-00000000"
 
@@ -58,4 +57,4 @@ def test_damaged_files_are_named_and_left_out(results: Path) -> None:
     assert terms_beside(terms.with_name("m.json")) is None
     assert _read(heal / "heal.json") == {}
     assert read_routing(results, {CELL}) == []
-    assert heal_figure.figure(results / CELL, {"folder": "healed/h"}) == ""  # type: ignore[arg-type]
+    assert cells.figure(results / CELL, {"folder": "healed/h"}) == ""  # type: ignore[arg-type]

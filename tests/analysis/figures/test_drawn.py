@@ -14,8 +14,7 @@ from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
 from scipy.stats import gmean
 
-from analysis.data.load import done, load
-from analysis.data.metrics import Metric, choose
+from analysis.data.load import Metric, choose, done, load
 from analysis.data.study import AskedStudy
 from analysis.figures import (
     fig2_ranks,
@@ -25,20 +24,12 @@ from analysis.figures import (
     fig6_crossed,
     fig7_cost,
     fig8_stability,
-    mask_overlaps,
-    outcome_matrix,
     outcome_tables,
-    search_progress,
-    search_ranks,
-    search_spread,
     style,
-    table3_search,
-    variance_shares,
 )
-from analysis.stats.draw_means import CellDraws, over_draws
-from analysis.stats.estimates import IntervalEstimate, Shares
-from analysis.stats.frames import at
-from analysis.stats.search_means import means
+from analysis.stats.components import IntervalEstimate, Shares
+from analysis.stats.grid import at
+from analysis.stats.means import CellDraws, means, over_draws
 from tests.helpers.analysis_grid import Study, frame, write
 
 STUDY = Study(
@@ -136,7 +127,7 @@ def test_panels_with_a_constant_ranking_are_not_drawn_and_the_note_names_them() 
 
 def test_the_counts_of_searches_draws_and_distinct_masks_are_printed(study: AskedStudy) -> None:
     both = choose(study.frame, "ppl"), choose(study.frame, "acc")
-    ranked, _ = fig2_ranks._comparable(search_ranks.ranks(study.frame, *both))
+    ranked, _ = fig2_ranks._comparable(fig2_ranks.ranks(study.frame, *both))
     rows = ranked[(ranked["objective"] == ranked["objective"].iloc[0]) & (ranked["k"] == ranked["k"].iloc[0])]
     cells = done(study.frame)
     cells = cells[(cells["objective"] == rows["objective"].iloc[0]) & (cells["k"] == rows["k"].iloc[0])]
@@ -155,14 +146,14 @@ def test_the_counts_of_searches_draws_and_distinct_masks_are_printed(study: Aske
 
 def spread(study: AskedStudy) -> tuple[pd.DataFrame, Figure]:
     metrics = {"perplexity": choose(study.frame, "ppl"), "accuracy": choose(study.frame, "acc")}
-    rows = search_spread.spread(study.frame, metrics)
+    rows = fig3_variance.spread(study.frame, metrics)
     return rows, fig3_variance.draw(study.frame, rows, "t", metrics)
 
 
 def test_panels_of_a_row_have_one_scale_and_every_search_its_interval(study: AskedStudy) -> None:
     rows, figure = spread(study)
     grid = np.array(figure.axes).reshape(2, 3)
-    for line, outcome in zip(grid, search_spread.OUTCOMES, strict=True):
+    for line, outcome in zip(grid, fig3_variance.OUTCOMES, strict=True):
         assert len({axes.get_ylim() for axes in line}) == 1
         low, high = line[0].get_ylim()
         of_row = rows[rows["outcome"] == outcome]
@@ -201,19 +192,19 @@ def overlapping() -> pd.DataFrame:
 
 
 def test_the_heat_map_pairs_masks_of_the_same_samples() -> None:
-    heats = mask_overlaps.heat(overlapping()).set_index(["objective_a", "algo_a", "objective_b", "algo_b"])
+    heats = fig4_overlap.heat(overlapping()).set_index(["objective_a", "algo_a", "objective_b", "algo_b"])
     texts_both = heats.loc["o0", "algo0", "o1", "algo1"]
     # Every mask is that of its samples: equal on the same samples, apart on any others, also of the same seed.
     assert (texts_both["corrected"], texts_both["pairs"]) == (1.0, 6)
     other = heats.loc["o0", "algo0", "o2", "algo0"]
-    assert (other["pairs"], other["paired"]) == (36, mask_overlaps.APART)
+    assert (other["pairs"], other["paired"]) == (36, fig4_overlap.APART)
     diagonal = heats.loc["o0", "algo0", "o0", "algo0"]
-    assert (diagonal["pairs"], diagonal["paired"]) == (6, mask_overlaps.BETWEEN)  # 3 draws of each data
+    assert (diagonal["pairs"], diagonal["paired"]) == (6, fig4_overlap.BETWEEN)  # 3 draws of each data
     assert diagonal["corrected"] < 0
 
 
 def test_columns_and_rows_of_the_heat_map_name_searches_and_objectives() -> None:
-    heats, pairs = mask_overlaps.heat(overlapping()), mask_overlaps.comparisons(overlapping())
+    heats, pairs = fig4_overlap.heat(overlapping()), fig4_overlap.comparisons(overlapping())
     figure = fig4_overlap.draw(heats, pairs, "t")
     axes = figure.axes[0]
     names = ["algo0", "algo1"] * 3
@@ -225,9 +216,9 @@ def test_columns_and_rows_of_the_heat_map_name_searches_and_objectives() -> None
 
 def test_bars_of_the_comparisons_are_intervals_over_draws() -> None:
     cells = overlapping()
-    pairs = mask_overlaps.comparisons(cells)
-    rows = mask_overlaps.means(pairs).set_index("comparison")
-    axes = fig4_overlap.draw(mask_overlaps.heat(cells), pairs, "t").axes[-1]
+    pairs = fig4_overlap.comparisons(cells)
+    rows = fig4_overlap.means(pairs).set_index("comparison")
+    axes = fig4_overlap.draw(fig4_overlap.heat(cells), pairs, "t").axes[-1]
     axes = next(a for a in axes.figure.axes if a.get_xlabel().startswith("corrected overlap"))
     assert_equal(bars(axes, vertical=False), rows)
     assert f"{rows.loc['draws', 'pairs']} pairs, 12 draws" in texts(axes)
@@ -243,7 +234,7 @@ def test_only_comparisons_with_pairs_have_a_line() -> None:
         (seeds, {"objectives differ", "calibration data differ", "seeds differ"}),
         (one[one["calibration"] == one["calibration"].iloc[0]], set()),
     ):
-        figure = fig4_overlap.draw(mask_overlaps.heat(shown), mask_overlaps.comparisons(shown), "t")
+        figure = fig4_overlap.draw(fig4_overlap.heat(shown), fig4_overlap.comparisons(shown), "t")
         axes = next(a for a in figure.axes if a.get_xlabel().startswith("corrected overlap"))
         assert {label.get_text() for label in axes.get_yticklabels()} == always | more
 
@@ -324,11 +315,11 @@ def test_no_ratio_is_infinite() -> None:
         "interaction at most 20 %",
     ]
     for low in (np.inf, 8.8e44):  # all searches find the same masks; the second is a rounded share
-        assert variance_shares.ratio_text(IntervalEstimate(float("nan"), low, np.inf)) == "no ratio"
+        assert fig5_variance_shares.ratio_text(IntervalEstimate(float("nan"), low, np.inf)) == "no ratio"
     rounded = IntervalEstimate(1e14, 45.0, 1e16)  # the upper end is a share of 0, rounded
-    assert variance_shares.ratio_text(rounded) == "above 45.0"
+    assert fig5_variance_shares.ratio_text(rounded) == "above 45.0"
     noise = IntervalEstimate(37.0, 1.0, np.inf)
-    assert variance_shares.ratio_text(noise) == "at least 1", (
+    assert fig5_variance_shares.ratio_text(noise) == "at least 1", (
         "an interval that ends at 1 does not leave it out"
     )
 
@@ -350,7 +341,7 @@ def test_names_of_columns_do_not_touch() -> None:
     FigureCanvasAgg(figure)
     for word in ("wikitext2", "commonsense", "challenge"):
         drawn = figure.text(0, 0, word, fontsize=style.SMALL).get_window_extent().width / 100
-        assert drawn < outcome_matrix.column_width(names)
+        assert drawn < fig6_crossed.column_width(names)
 
 
 def test_shades_of_the_matrix_are_steps_in_standard_errors(study: AskedStudy) -> None:
@@ -383,14 +374,14 @@ def test_the_matrix_prints_the_number_of_draws_and_names_its_shades(study: Asked
     figure = fig6_crossed.draw(study.frame, matrix, regrets, "t")
     shown = [text.get_text() for text in figure.axes[0].texts if text.get_position()[0] > 3]
     assert shown == ["6", "3", "6"]  # divergence, margin (items: one source), perplexity
-    assert set(outcome_matrix.WORDS) <= set(keys(figure))
+    assert set(fig6_crossed.WORDS) <= set(keys(figure))
 
 
 # -- figures 7 and 8 ---------------------------------------------------------------------------------------
 
 
 def test_ends_of_searches_have_units_intervals_and_keys(study: AskedStudy) -> None:
-    curves, ends = search_progress.measure(study.frame, study.traces, study.lines)
+    curves, ends = fig7_cost.measure(study.frame, study.traces, study.lines)
     figure = fig7_cost.draw(curves, ends, "t", "scores")
     assert figure.axes[0].get_ylabel() == "pruned for divergence\nexcess loss, nats per token"
     chosen = ends[(ends["objective"] == "divergence") & (ends["k"] == ends["k"].min())]
@@ -400,7 +391,7 @@ def test_ends_of_searches_have_units_intervals_and_keys(study: AskedStudy) -> No
 
 
 def test_an_objective_without_excess_is_not_drawn(study: AskedStudy) -> None:
-    curves, ends = search_progress.measure(study.frame, study.traces, study.lines)
+    curves, ends = fig7_cost.measure(study.frame, study.traces, study.lines)
     ends.loc[ends["objective"] == "margin", "excess"] = 0.0
     figure = fig7_cost.draw(curves, ends, "t", "scores")
     assert len(figure.axes) == 4
@@ -408,8 +399,8 @@ def test_an_objective_without_excess_is_not_drawn(study: AskedStudy) -> None:
 
 
 def test_costs_of_figure_7_are_those_of_table_3(study: AskedStudy) -> None:
-    _, ends = search_progress.measure(study.frame, study.traces, study.lines)
-    costs = table3_search.aggregate(study.frame, study.lines).set_index(["k", "algo"])
+    _, ends = fig7_cost.measure(study.frame, study.traces, study.lines)
+    costs = outcome_tables.search_means(study.frame, study.lines).set_index(["k", "algo"])
     for (k, algo), rows in ends.groupby(["k", "algo"]):
         for cost, column in (
             ("seconds", "seconds_alone"),
@@ -472,10 +463,10 @@ def test_table_2_has_geometric_means_with_a_factor(study: AskedStudy) -> None:
 def test_table_3_prints_what_a_search_costs_alone(tmp_path: Path) -> None:
     write(tmp_path, STUDY)
     study = AskedStudy(tmp_path, "small")
-    rows = table3_search.aggregate(study.frame, study.lines)
+    rows = outcome_tables.search_means(study.frame, study.lines)
     row = rows[rows["algo"] == "greedy"].iloc[0]
     assert row["seconds_alone"] > 0
-    shown = texts(table3_search.typeset(rows, "t"))
+    shown = texts(outcome_tables.typeset_search(rows, "t"))
     assert {"a search alone", "in this study", "seconds", "scores paid"} <= set(shown)
     assert load(tmp_path, "small")["seconds"].astype(float).mean() != pytest.approx(
         rows["seconds_alone"].mean()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from analysis.figures import drawn_before, table3_search
+from analysis.figures import cli, outcome_tables
 from tests.helpers.analysis_grid import ONE, write
 
 
@@ -21,11 +21,11 @@ def results(tmp_path: Path) -> Path:
 def drawings(monkeypatch: pytest.MonkeyPatch, results: Path, *flags: str) -> int:
     """How often the figure is computed by one run of its command."""
     computed = []
-    aggregate = table3_search.aggregate
+    aggregate = outcome_tables.search_means
     with monkeypatch.context() as patched:
-        patched.setattr(table3_search, "aggregate", lambda *of: computed.append(1) or aggregate(*of))
+        patched.setattr(outcome_tables, "search_means", lambda *of: computed.append(1) or aggregate(*of))
         patched.setattr(sys, "argv", ["figure", "--results", str(results), "--study", "small", *flags])
-        table3_search.main()
+        outcome_tables.table3()
     return len(computed)
 
 
@@ -59,7 +59,7 @@ def test_flags_and_code_are_inputs(results: Path, monkeypatch: pytest.MonkeyPatc
     assert drawings(monkeypatch, results) == 1
     assert drawings(monkeypatch, results, "--only", "k=3", "--out", str(results / "figures")) == 1
     assert drawings(monkeypatch, results) == 1
-    monkeypatch.setattr(drawn_before, "_code", lambda: iter(["other code"]))
+    monkeypatch.setattr(cli, "_code", lambda: iter(["other code"]))
     assert drawings(monkeypatch, results) == 1
 
 

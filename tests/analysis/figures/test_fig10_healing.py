@@ -7,15 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from analysis.data.archive import pack
-from analysis.data.errors import NothingToRead
-from analysis.data.load import load
-from analysis.data.metrics import Metric
-from analysis.data.mlflow_store import folder
+from analysis.data.archive import NothingToRead, folder, pack
+from analysis.data.load import Metric, load
 from analysis.figures.fig10_healing import draw, healed, summary, table
-from analysis.stats.healings import PRUNED, REPAIRED, HealedMask, State, healed_masks
+from analysis.stats.healed import PRUNED, REPAIRED, HealedMask, State, healed_masks
 from pruning.core.mask import Mask
-from pruning.core.result import read_done
+from pruning.core.records import read_done
 from tests.conftest import Command
 
 METRIC = "ppl/heldout"

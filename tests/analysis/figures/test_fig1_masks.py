@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
 from pathlib import Path
+from pkgutil import resolve_name
 
 import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.collections import QuadMesh
 
+from analysis.__main__ import COMMANDS
 from analysis.data.load import load
 from analysis.figures import fig1_masks
 from pruning.core.mask import Mask
@@ -39,7 +40,7 @@ def test_every_figure_can_be_drawn_with_sublayers(
     module: str, results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "argv", [module, "--results", str(results), "--out", str(tmp_path)])
-    importlib.import_module(f"analysis.figures.{module}").main()
+    resolve_name(f"analysis.{COMMANDS[module.partition('_')[0]]}")()
     drawn = pd.read_csv(tmp_path / f"{module}.csv")
     named = drawn.get("model", pd.Series(["smollm2 (sublayer)"]))
     assert {*named} >= {"smollm2 (sublayer)"}

@@ -8,12 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.data.errors import NothingToRead
-from analysis.data.load import load
-from analysis.data.metrics import Metric, of_windows
+from analysis.data.archive import NothingToRead
+from analysis.data.load import Metric, load, of_windows
 from analysis.figures.fig9_units import compared, draw
-from analysis.stats.window_pairs import paired, window_losses
-from pruning.core.result import read_done
+from analysis.stats.stability import paired, window_losses
+from pruning.core.records import read_done
 from tests.conftest import Command
 
 METRIC = "ppl/heldout"

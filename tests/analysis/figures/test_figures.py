@@ -1,32 +1,23 @@
 from __future__ import annotations
 
-import importlib
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from pkgutil import resolve_name
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.data import metrics
-from analysis.data.errors import NothingToRead
-from analysis.data.journals import trace
+from analysis.__main__ import COMMANDS
+from analysis.data import load as load_module
+from analysis.data.archive import NothingToRead
 from analysis.data.load import load
-from analysis.data.title import describe
-from analysis.figures import (
-    fig1_masks,
-    fig4_overlap,
-    legends,
-    mask_overlaps,
-    outcome_tables,
-    search_ranks,
-    search_spread,
-    style,
-    table_figure,
-)
-from analysis.stats import pairing, search_means
+from analysis.data.study import describe, trace
+from analysis.figures import fig1_masks, fig2_ranks, fig3_variance, fig4_overlap, outcome_tables, style
+from analysis.stats import mask_overlap
+from analysis.stats import means as means_module
 from tests.helpers.analysis_grid import ONE, Study, write
 from tests.helpers.analysis_grid import frame as grid
 
@@ -62,7 +53,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def draw(module: str, results: Path, monkeypatch: pytest.MonkeyPatch, *flags: str) -> pd.DataFrame:
     monkeypatch.setattr(sys, "argv", [module, "--results", str(results), "--study", "small", *flags])
-    importlib.import_module(f"analysis.figures.{module}").main()
+    resolve_name(f"analysis.{COMMANDS[module.partition('_')[0]]}")()
     return pd.read_csv(results / "figures" / f"{module}.csv")
 
 
@@ -167,23 +158,23 @@ def test_partial_scores_are_skipped(results: Path) -> None:
 
 def test_metrics_by_name_and_mean(results: Path) -> None:
     frame = load(results)
-    assert metrics.choose(frame, "ppl").names == ("ppl/c4", "ppl/wikitext2")
-    assert metrics.choose(frame, "acc", "piqa") == metrics.choose(frame, "acc", "acc/piqa")
-    assert metrics.choose(frame, "acc").label == "mean accuracy (2 tasks)"
+    assert load_module.choose(frame, "ppl").names == ("ppl/c4", "ppl/wikitext2")
+    assert load_module.choose(frame, "acc", "piqa") == load_module.choose(frame, "acc", "acc/piqa")
+    assert load_module.choose(frame, "acc").label == "mean accuracy (2 tasks)"
     with pytest.raises(NothingToRead, match="Measured: acc/boolq, acc/piqa"):
-        metrics.choose(frame, "acc", "arc_easy")
+        load_module.choose(frame, "acc", "arc_easy")
 
 
 def test_a_recorded_mean_is_no_task_of_its_own(results: Path) -> None:
     frame = load(results, "small").assign(**{"pruned/acc/mean": 0.9, "pruned/acc/mean/stderr": 0.1})
-    assert metrics.choose(frame, "acc").label == "mean accuracy (2 tasks)"
+    assert load_module.choose(frame, "acc").label == "mean accuracy (2 tasks)"
     with pytest.raises(NothingToRead, match="Measured: acc/boolq, acc/piqa"):
-        metrics.choose(frame, "acc", "mean")
+        load_module.choose(frame, "acc", "mean")
 
 
 def test_a_mean_over_fewer_metrics_is_no_mean(results: Path) -> None:
     frame = load(results)
-    metric = metrics.choose(frame, "ppl")
+    metric = load_module.choose(frame, "ppl")
     frame.loc[0, "pruned/ppl/c4"] = np.nan
     assert np.isnan(metric.of(frame)[0])
     assert metric.of(frame)[1:].notna().sum() >= 30
@@ -195,28 +186,28 @@ def test_a_mean_is_over_what_nearly_every_cell_has_and_says_what_it_leaves_out(r
     few, many = done[: len(done) // 20], done[: len(done) // 5]
     assert len(few)
     frame.loc[few, "pruned/ppl/c4"] = np.nan
-    assert metrics.choose(frame, "ppl").names == (
+    assert load_module.choose(frame, "ppl").names == (
         "ppl/c4",
         "ppl/wikitext2",
     )  # the few cells without it have no mean
     frame.loc[many, "pruned/ppl/c4"] = np.nan
-    metric = metrics.choose(frame, "ppl")
+    metric = load_module.choose(frame, "ppl")
     assert (metric.names, metric.others) == (("ppl/wikitext2",), ("ppl/c4",))
     assert metric.label == "perplexity (wikitext2, 1 of 2 corpora)"
     assert metric.of(frame)[many[0]] == frame.loc[many[0], "pruned/ppl/wikitext2"]
     tasks = frame.assign(**{"pruned/acc/arc_easy": frame["pruned/acc/piqa"].where(frame.index == done[0])})
-    assert metrics.choose(tasks, "acc").label == "mean accuracy (2 of 3 tasks)"
+    assert load_module.choose(tasks, "acc").label == "mean accuracy (2 of 3 tasks)"
     frame.loc[many, "pruned/ppl/wikitext2"] = np.nan  # cells without any metric of the kind do not count
-    assert metrics.choose(frame, "ppl").others == ()
+    assert load_module.choose(frame, "ppl").others == ()
     frame["pruned/ppl/lambada"] = np.nan
-    assert "ppl/lambada" not in metrics.names(frame, "ppl")
+    assert "ppl/lambada" not in load_module.names(frame, "ppl")
 
 
 def test_where_no_metric_is_common_the_mean_is_over_all(results: Path) -> None:
     frame = load(results)
     frame["pruned/ppl/c4"] = frame["pruned/ppl/c4"].where(frame.index % 4 != 0)
     frame["pruned/ppl/wikitext2"] = frame["pruned/ppl/wikitext2"].where(frame.index % 4 != 1)
-    assert metrics.choose(frame, "ppl").names == ("ppl/c4", "ppl/wikitext2")
+    assert load_module.choose(frame, "ppl").names == ("ppl/c4", "ppl/wikitext2")
 
 
 def test_searches_are_compared_on_the_draws_that_all_have() -> None:
@@ -233,7 +224,7 @@ def test_searches_are_compared_on_the_draws_that_all_have() -> None:
         }
         for d, a, x in ((0, "a", 1.0), (0, "b", 1.0), (1, "a", 9.0))
     ]
-    means = search_means.means(pd.DataFrame(rows), ["x"])
+    means = means_module.means(pd.DataFrame(rows), ["x"])
     assert list(means["x"]) == [1.0, 1.0]
     assert set(means["draws_note"]) == {"1 of 2 draws"}
     assert means["masks"].nunique() == 1
@@ -243,20 +234,20 @@ def test_an_exhaustive_search_in_some_settings_takes_no_setting_from_the_others(
     cells = grid(objectives=1, data=2, draws=2, algos=3)
     few = cells[(cells["algo"] == "algo0") & (cells["calibration"] == "text0")].assign(algo="exhaustive")
     panel = pd.concat([cells, few], ignore_index=True)
-    whole, note = search_means.compared(panel)
+    whole, note = means_module.compared(panel)
     assert note == ""
     assert len(whole) == len(cells)
-    assert set(search_means.compared(few)[0]["algo"]) == {
+    assert set(means_module.compared(few)[0]["algo"]) == {
         "exhaustive"
     }  # if no other search was run, it is kept
 
 
 def test_too_few_points_are_noted_beside_the_ranks(results: Path) -> None:
     frame = load(results, "small")
-    ranks = search_ranks.ranks(frame, metrics.choose(frame, "ppl"), metrics.choose(frame, "acc"))
+    ranks = fig2_ranks.ranks(frame, load_module.choose(frame, "ppl"), load_module.choose(frame, "acc"))
     assert set(ranks["k"]) == {3}
     few = frame[frame["algo"].isin(["one_shot", "greedy"])]
-    noted = search_ranks.ranks(few, metrics.choose(frame, "ppl"), metrics.choose(frame, "acc"))
+    noted = fig2_ranks.ranks(few, load_module.choose(frame, "ppl"), load_module.choose(frame, "acc"))
     assert noted["note"].str.contains("at least 4").all()
 
 
@@ -270,15 +261,15 @@ def test_one_broken_mask_does_not_decide_a_rank_by_perplexity(results: Path) -> 
         dropped=cells["algo"],
         **{"pruned/ppl/text": perplexity, "pruned/acc/items": np.linspace(0.2, 0.8, len(cells))},
     )
-    ranked = search_ranks.ranks(frame, metrics.choose(frame, "ppl"), metrics.choose(frame, "acc"))
+    ranked = fig2_ranks.ranks(frame, load_module.choose(frame, "ppl"), load_module.choose(frame, "acc"))
     best = ranked.set_index("algo").loc["algo1"]
     assert best["perplexity"] == pytest.approx(np.sqrt(10.0 * 200.0))
     assert best["perplexity_rank"] == 1
 
 
 def test_variance_of_the_paper_is_looked_up() -> None:
-    assert search_spread.published_variance("accuracy", "margin", "llama3_1", 7) == 3.3
-    assert np.isnan(search_spread.published_variance("accuracy", "perplexity", "llama3_1", 7))
+    assert fig3_variance.published_variance("accuracy", "margin", "llama3_1", 7) == 3.3
+    assert np.isnan(fig3_variance.published_variance("accuracy", "perplexity", "llama3_1", 7))
 
 
 def test_tables_count_cells_and_show_the_papers_numbers(tmp_path: Path) -> None:
@@ -288,12 +279,12 @@ def test_tables_count_cells_and_show_the_papers_numbers(tmp_path: Path) -> None:
     write(tmp_path, study)
     frame = load(tmp_path, "small")
     rows = outcome_tables.aggregate(
-        frame, metrics.choose(frame, "acc"), "table1_accuracy", "margin"
+        frame, load_module.choose(frame, "acc"), "table1_accuracy", "margin"
     ).set_index("algo")
     assert rows.loc["greedy", "paper"] == 60.69
     assert rows["cells"].sum() == len(frame) - 1
     assert rows["asked"].sum() == len(frame)
-    lines = outcome_tables.typeset(rows.reset_index(), metrics.choose(frame, "acc"), "title", 1)
+    lines = outcome_tables.typeset(rows.reset_index(), load_module.choose(frame, "acc"), "title", 1)
     texts = [text.get_text() for text in lines.texts]
     assert {"60.69", "74.58"} <= set(texts)  # greedy, and nothing removed
     assert any("paper: its mean over six tasks" in text for text in texts)
@@ -303,14 +294,19 @@ def test_tables_count_cells_and_show_the_papers_numbers(tmp_path: Path) -> None:
 def test_numbers_of_broken_models_are_short() -> None:
     shown = [style.number(value) for value in (0.123, 40.57, 21_622.0, 1.36e8, -2e6, 1e15)]
     assert shown == ["0.12", "40.6", "21,622", "1.4e8", "-2e6", "1e15"]
-    assert table_figure.spread(1.36e8, 2.79e8, 5, 6, 0) == "1.4e8 ± 2.8e8 (5/6)"
-    assert table_figure.times(1.36e8, 1.162, 5, 6).split() == ["1.4e8", table_figure.TIMES, "1.16", "(5/6)"]
-    assert table_figure.spread(53.24, 1.06, 6, 6, 1) == "53.2 ± 1.1"
+    assert outcome_tables.spread(1.36e8, 2.79e8, 5, 6, 0) == "1.4e8 ± 2.8e8 (5/6)"
+    assert outcome_tables.times(1.36e8, 1.162, 5, 6).split() == [
+        "1.4e8",
+        outcome_tables.TIMES,
+        "1.16",
+        "(5/6)",
+    ]
+    assert outcome_tables.spread(53.24, 1.06, 6, 6, 1) == "53.2 ± 1.1"
 
 
 def test_a_legend_has_equally_long_rows() -> None:
     drawn, _ = style.panels(1, 1, 8.0, 1.0, "title")
-    legends.legend(drawn, style.looks(["fast_block_select"] * 6 + list("abcde")))
+    style.legend(drawn, style.looks(["fast_block_select"] * 6 + list("abcde")))
     assert [legend._ncols for legend in drawn.legends] == [3]
 
 
@@ -392,7 +388,7 @@ def test_a_wrong_filter_is_refused(
 def test_the_overlap_figure_says_what_it_leaves_out() -> None:
     cells = grid(draws=2, objectives=1, data=1, algos=2)
     cells = cells.assign(dropped=[(1, 2, i + 3) for i in range(len(cells))])
-    heats, pairs = mask_overlaps.heat(cells), mask_overlaps.comparisons(cells)
-    said = fig4_overlap.draw(heats, pairs, "a title", pairing.SAMPLED).get_supxlabel()
-    assert said.replace("\n", " ").endswith(pairing.SAMPLED)
-    assert pairing.SAMPLED not in fig4_overlap.draw(heats, pairs, "a title").get_supxlabel()
+    heats, pairs = fig4_overlap.heat(cells), fig4_overlap.comparisons(cells)
+    said = fig4_overlap.draw(heats, pairs, "a title", mask_overlap.SAMPLED).get_supxlabel()
+    assert said.replace("\n", " ").endswith(mask_overlap.SAMPLED)
+    assert mask_overlap.SAMPLED not in fig4_overlap.draw(heats, pairs, "a title").get_supxlabel()

@@ -10,7 +10,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from analysis.figures import fig1_masks, mask_bands, mask_squares
+from analysis.figures import fig1_masks
 from tests.helpers.analysis_grid import frame
 
 
@@ -61,34 +61,34 @@ def test_the_number_of_draws_is_in_words() -> None:
     grid = cells(draws=3)
     assert fig1_masks.draw(grid, "t").axes[0].get_title(loc="left").endswith("3 blocks removed · 6 draws")
     twice = pd.concat([grid, grid.assign(seed=9)], ignore_index=True)
-    assert mask_bands.counted(twice) == "12 cells of 6 draws"
-    assert mask_bands.counted(grid[grid["draw"] == 0].query("calibration == 'text0'")) == "1 draw"
+    assert fig1_masks.counted(twice) == "12 cells of 6 draws"
+    assert fig1_masks.counted(grid[grid["draw"] == 0].query("calibration == 'text0'")) == "1 draw"
 
 
 def test_a_search_that_is_not_finished_says_so_in_its_label() -> None:
     grid = cells(draws=3)
     lost = grid.assign(status=["missing", *grid["status"][1:]])
-    assert list(mask_bands.bands(lost)) == ["algo0 (5 of 6)", "algo1"]
+    assert list(fig1_masks.bands(lost)) == ["algo0 (5 of 6)", "algo1"]
 
 
 def test_searches_with_equal_masks_share_a_band() -> None:
     grid = cells(draws=2, algos=3)
     equal = grid.assign(dropped=[(1, 2, int(d)) for d in grid["draw"] + 5])
-    assert mask_bands.bands(equal) == {"all 3 searches": ["algo0", "algo1", "algo2"]}
+    assert fig1_masks.bands(equal) == {"all 3 searches": ["algo0", "algo1", "algo2"]}
     (lines,) = meshes(fig1_masks.draw(equal, "t"))
     assert [tuple(np.flatnonzero(line)) for line in lines] == [(1, 2, 5), (1, 2, 6)] * 2
     other = (equal["draw"] + (equal["algo"] == "algo1")) % 2
     swapped = equal.assign(dropped=[(1, 2, int(d)) for d in other + 5])
-    assert len(mask_bands.bands(swapped)) == 3  # the same masks, but in other draws
+    assert len(fig1_masks.bands(swapped)) == 3  # the same masks, but in other draws
     unfinished = equal.assign(status=["failed", *equal["status"][1:]])
-    assert len(mask_bands.bands(unfinished)) == 3
+    assert len(fig1_masks.bands(unfinished)) == 3
 
 
 def test_colours_of_the_key_are_those_of_the_squares() -> None:
-    shown = mask_squares.key(False, ["#0072B2", "#D55E00"])
-    assert [name.upper() for name in shown["kept"]] == [mask_squares.BACK]
+    shown = fig1_masks.key(False, ["#0072B2", "#D55E00"])
+    assert [name.upper() for name in shown["kept"]] == [fig1_masks.BACK]
     assert [name.upper() for name in shown["removed"]] == ["#0072B2", "#D55E00"]
-    shares = mask_squares.key(True, ["#0072B2", "#D55E00"])
+    shares = fig1_masks.key(True, ["#0072B2", "#D55E00"])
     assert shares["100 %"] == shown["removed"]
     assert len(shares["25 %"]) == 2
 

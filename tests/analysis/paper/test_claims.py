@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.paper import check, claims, objective_claims, published
-from analysis.paper.statement import AGREES, DISAGREES, OPEN, Statement
+from analysis.paper import check
+from analysis.paper.check import AGREES, DISAGREES, OPEN, Statement
 from analysis.stats.agreement import Agreement
 
 
@@ -18,7 +18,7 @@ def test_every_published_number_is_reproduced() -> None:
 
 
 def test_a_wrong_number_is_reported_and_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    read = published.read
+    read = check.read
 
     def changed(name: str) -> pd.DataFrame:
         table = read(name)
@@ -33,7 +33,7 @@ def test_a_wrong_number_is_reported_and_fails(monkeypatch: pytest.MonkeyPatch) -
 
 
 def statement(part: str) -> Statement:
-    (match,) = [s for s in claims.statements() if part in s.claim]
+    (match,) = [s for s in check.statements() if part in s.claim]
     return match
 
 
@@ -52,17 +52,17 @@ def test_ranges_of_accuracy_are_judged_beyond_the_noise_of_the_items() -> None:
 
 
 def test_noise_of_a_range_is_that_of_simulated_answers() -> None:
-    (_, cell) = next(iter(claims.cells(published.pruned("table1_accuracy"))))
+    (_, cell) = next(iter(check.cells(check.pruned("table1_accuracy"))))
     rng, ranges = np.random.default_rng(0), []
     for _ in range(2000):  # every search has the mean accuracy of each task; one of the seven is a duplicate
-        means = [rng.binomial(n, cell[t].mean() / 100, 6) / n for t, n in published.ITEMS.items()]
+        means = [rng.binomial(n, cell[t].mean() / 100, 6) / n for t, n in check.ITEMS.items()]
         ranges.append(100 * np.ptp(np.mean(means, axis=0)))
-    assert claims._span(cell).noise == pytest.approx(np.quantile(ranges, 0.95), rel=0.05)
+    assert check._span(cell).noise == pytest.approx(np.quantile(ranges, 0.95), rel=0.05)
 
 
 def test_accuracies_are_whole_numbers_of_items_of_the_whole_test_sets() -> None:
-    table = published.read("table1_accuracy")
-    for task, n in published.ITEMS.items():
+    table = check.read("table1_accuracy")
+    for task, n in check.ITEMS.items():
         shares = 100 * (table[task] / 100 * n).round() / n
         assert (shares.round(2) - table[task]).abs().max() < 0.0051
         if task != "hellaswag":  # so many items that every number of two digits fits
@@ -105,13 +105,13 @@ def test_the_report_is_the_whole_command(capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_published_values_are_found_by_the_names_of_this_project() -> None:
-    table = published.read("table1_accuracy")
-    assert published.value(table, "average", "llama3_1", 7, "beam") == 58.62
-    assert pd.isna(published.value(table, "average", "smollm2", 7, "beam"))
+    table = check.read("table1_accuracy")
+    assert check.value(table, "average", "llama3_1", 7, "beam") == 58.62
+    assert pd.isna(check.value(table, "average", "smollm2", 7, "beam"))
 
 
 def test_statements_of_v3_are_not_judged_by_the_tables_of_v1() -> None:
-    assert not any("v3" in s.claim for s in claims.statements())
+    assert not any("v3" in s.claim for s in check.statements())
 
 
 def test_thresholds_that_the_paper_does_not_give_are_named_as_ours() -> None:
@@ -121,7 +121,7 @@ def test_thresholds_that_the_paper_does_not_give_are_named_as_ours() -> None:
 
 
 def test_a_level_is_named_as_ours_wherever_it_stands() -> None:
-    for each in claims.statements():
+    for each in check.statements():
         if any("0.05" in fact for fact in each.facts):
             assert any("our level is 0.05" in fact for fact in each.facts)
 
@@ -132,7 +132,7 @@ def test_searches_that_end_worse_count_only_beyond_chance(monkeypatch: pytest.Mo
     assert "margin 7 of 12, C4 perplexity 1 of 12" in found.facts[0]
     at_least_seven = sum(math.comb(12, n) for n in range(7, 13)) / 2**12
     assert f"margin {at_least_seven:.2f}" in found.facts[1]
-    table = published.pruned
+    table = check.pruned
 
     def changed(better: float) -> None:
         def read(name: str) -> pd.DataFrame:
@@ -141,12 +141,12 @@ def test_searches_that_end_worse_count_only_beyond_chance(monkeypatch: pytest.Mo
             column = "margin" if name == "table1_accuracy" else "c4"
             return rows.assign(**{column: rows[column].where(~moved, -better * 1000)})
 
-        monkeypatch.setattr(objective_claims, "pruned", read)
+        monkeypatch.setattr(check, "pruned", read)
 
     changed(1.0)
-    assert objective_claims.elitist().verdict == AGREES
+    assert check.elitist().verdict == AGREES
     changed(-1.0)
-    assert objective_claims.elitist().verdict == DISAGREES
+    assert check.elitist().verdict == DISAGREES
 
 
 def test_a_better_margin_than_the_whole_model_is_counted_but_decides_nothing_without_errors() -> None:
@@ -164,4 +164,4 @@ def test_a_better_margin_than_the_whole_model_is_counted_but_decides_nothing_wit
     ],
 )
 def test_correlations_decide_only_beyond_chance(signs: tuple[float, ...], p: float, verdict: str) -> None:
-    assert objective_claims._of_signs([Agreement(sign, p, -1, 1, 7, True) for sign in signs]) == verdict
+    assert check._of_signs([Agreement(sign, p, -1, 1, 7, True) for sign in signs]) == verdict

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from analysis.stats import overlap
+from analysis.stats import mask_overlap
 from analysis.stats.agreement import agree
 from pruning.core.mask import Mask
 
@@ -69,18 +69,18 @@ def test_other_statistics_of_the_same_orders_equal_scipy(method: str, library: o
 def test_their_first_eight_share_no_more_than_chance() -> None:
     a, b = first(PERPLEXITY), first(TAYLOR)
     assert a.jaccard(b) == 1 / 15  # published as 0.07: block 24 only
-    assert overlap.corrected(a, b, N) < 0
-    assert overlap.p_value(a, b, N) > 0.9
+    assert mask_overlap.corrected(a, b, N) < 0
+    assert mask_overlap.p_value(a, b, N) > 0.9
     chance = 1 - float(stats.hypergeom.cdf(0, N, 8, 8))
-    assert overlap.p_value(a, b, N) == pytest.approx(chance)
+    assert mask_overlap.p_value(a, b, N) == pytest.approx(chance)
 
 
 def test_with_both_ends_kept_taylor_is_shortgpt_and_perplexity_is_not() -> None:
     open_blocks = N - 6
     taylor, shortgpt = first(protected(TAYLOR), 9), first(protected(SHORTGPT), 9)
     assert taylor.jaccard(shortgpt) == 1.0  # blocks 21 to 29; the first eight of each share seven
-    assert overlap.corrected(taylor, shortgpt, open_blocks) == pytest.approx(1.0)
-    assert overlap.p_value(taylor, shortgpt, open_blocks) < 1e-6
+    assert mask_overlap.corrected(taylor, shortgpt, open_blocks) == pytest.approx(1.0)
+    assert mask_overlap.p_value(taylor, shortgpt, open_blocks) < 1e-6
     perplexity = first(protected(PERPLEXITY))
     assert perplexity.jaccard(first(protected(TAYLOR))) == 2 / 14  # published as 0.14
 
@@ -99,5 +99,5 @@ def test_masks_of_different_sizes_are_measured_against_the_most_they_can_share()
     five, eight = Mask(N, EVOPRESS), first(PERPLEXITY)
     assert five.jaccard(eight) == 2 / 11  # blocks 10 and 12; published as 0.18
     most = 5 / 8
-    chance = overlap.expected(N, 5, 8)
-    assert overlap.corrected(five, eight, N) == pytest.approx((2 / 11 - chance) / (most - chance))
+    chance = mask_overlap.expected(N, 5, 8)
+    assert mask_overlap.corrected(five, eight, N) == pytest.approx((2 / 11 - chance) / (most - chance))

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from analysis.report.continuations import ContinuationTable, continuations
-from pruning.core.continuation_record import METRIC, SHOWN
+from analysis.report.cells import ContinuationTable, continuations
+from pruning.core.records import METRIC, SHOWN
 
 
 def kept(results: Path, name: str, count: int = SHOWN + 3) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from analysis.report.heal_figure import facts, figure, healing
-from pruning.healing import curve
+from analysis.report.cells import facts, figure, healing
+from pruning.core import records
 
 POINTS: Any = [
     {"step": 0, "tokens": 0, "seconds": 0.0, "heldout_loss": 4.0},
@@ -27,7 +27,7 @@ def test_a_line_of_held_out_losses_and_a_dot_per_step() -> None:
 def test_it_is_read_from_the_folder_of_the_healing(tmp_path: Path) -> None:
     record: Any = {"folder": "healed/key"}
     assert figure(tmp_path, record) == ""
-    curve.write(tmp_path / "healed" / "key" / curve.NAME, POINTS)
+    records.write(tmp_path / "healed" / "key" / records.CURVE, POINTS)
     assert figure(tmp_path, record) == healing(POINTS)
 
 

@@ -13,24 +13,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from analysis.data.errors import NothingToRead
+from analysis.data.archive import NothingToRead
 from analysis.data.load import load
-from analysis.report import (
-    cells,
-    finding,
-    finding_numbers,
-    paper_verdicts,
-    summary,
-    table_cells,
-    variance_sentences,
-)
+from analysis.report import cells, finding, summary
 from analysis.report import page as report_page
-from analysis.report.phrasing import count, listed, percents, reasons, sentence, with_interval
-from analysis.report.study_data import StudyData
+from analysis.report.page_tables import tables as tables_of
+from analysis.report.study_data import StudyData, count, listed, percents, reasons, sentence, with_interval
 from analysis.report.summary import parts
-from analysis.report.tables import tables as tables_of
-from analysis.stats.common_searches import compared
-from analysis.stats.estimates import IntervalEstimate, Shares
+from analysis.stats.components import IntervalEstimate, Shares
+from analysis.stats.grid import compared
 from tests.helpers.analysis_grid import ONE, Study, write
 from tests.helpers.traces import score
 
@@ -224,11 +215,11 @@ def test_a_verdict_says_no_more_than_its_interval(ratio: IntervalEstimate, words
     note = "3 draws are too few" if ratio.low != ratio.low else ""
     parts = dict.fromkeys(("search", "interaction"), IntervalEstimate(0.01, 0.0, 0.02))
     shares: Any = Shares(None, parts, ratio, ratio, 10, 3, note)  # type: ignore[arg-type]
-    said = "; ".join(variance_sentences._verdict(shares, shares, "", ""))
+    said = "; ".join(summary._verdict(shares, shares, "", ""))
     assert words in said
     assert "inf" not in said.replace("inconclusive", "")
     assert ("the search explains at most 2 percent" in said) == (ratio.high == float("inf"))
-    doubted = "; ".join(variance_sentences._verdict(shares, shares, "", "noise would do the same"))
+    doubted = "; ".join(summary._verdict(shares, shares, "", "noise would do the same"))
     assert ("explains more here" in said) == ("inconclusive: noise would do the same" in doubted)
 
 
@@ -237,7 +228,7 @@ def test_what_shares_say_is_judged_without_what_holds_by_construction() -> None:
         Shares(None, {}, ratio, ratio, 10, 9)  # type: ignore[arg-type]
         for ratio in (IntervalEstimate(4.0, 2.0, 9.0), IntervalEstimate(1.5, 0.8, 3.0))
     )
-    said = variance_sentences._verdict(every, others, "block_influence", "")
+    said = summary._verdict(every, others, "block_influence", "")
     assert said[0].startswith("calibration : search 4.00 (2.00 to 9.00)")
     assert said[1] == "without block_influence, it is 1.50 (0.80 to 3.00)"
     assert "inconclusive which explains more" in said[2]
@@ -251,11 +242,11 @@ def test_verdicts_finding_and_searches_leave_out_what_holds_by_construction(resu
     cells = material.cells
     margin = int((cells["objective"] == "margin").sum())
     left = f"without margin ({margin} of {len(cells)} cells), for which one-shot is exact by construction"
-    said, expected = list(paper_verdicts.claims(material)), list(paper_verdicts.claims(other))
+    said, expected = list(summary.claims(material)), list(summary.claims(other))
     assert said == [f"All verdicts are {left}.", *expected]
     searches = list(summary.searches(material))
     assert searches == [f"Searches are compared {left}.", *summary.searches(other)]
-    assert any(f"{left}." in text for text in variance_sentences.against(material))
+    assert any(f"{left}." in text for text in summary.against(material))
     assert material.shares[0]["masks"].cells > material.judged.shares[0]["masks"].cells
     top, alone = finding.finding(material), finding.finding(other)
     assert top.headline == alone.headline
@@ -268,10 +259,10 @@ def test_nothing_is_judged_if_all_holds_by_construction(results: Path) -> None:
     material.__dict__["by_construction"] = frozenset({"margin", "perplexity"})
     with pytest.raises(NothingToRead, match="no finished cells but those of margin, perplexity"):
         _ = material.judged
-    said = list(paper_verdicts.claims(material))
+    said = list(summary.claims(material))
     assert all(": inconclusive; there are no finished cells but" in text for text in said[1:])
     assert finding.finding(material).numbers
-    assert not any("explains more here" in text for text in variance_sentences.against(material))
+    assert not any("explains more here" in text for text in summary.against(material))
 
 
 def test_words() -> None:
@@ -338,7 +329,7 @@ def test_tables_show_the_numbers_of_the_statistics(results: Path) -> None:
     assert len(tables["stability"].rows) == 2 * 4
 
 
-def _column(table: table_cells.Table, objective: str, heading: str) -> list[str]:
+def _column(table: cells.Table, objective: str, heading: str) -> list[str]:
     """A column of the rows of one objective, for one_shot, greedy and cbo."""
     position = {name: i for i, (name, _) in enumerate(table.headings)}
     rows = {
@@ -376,7 +367,7 @@ def test_objective_against_search_and_draw_stands_beside_calibration_against_sea
     material = StudyData(results, "small")
     shares = Shares(None, {}, both, both, 10, 9, "", objective, draw)  # type: ignore[arg-type]
     material.__dict__["shares"] = ({"masks": shares}, None)
-    first, second = finding_numbers.known_numbers(material)[:2]
+    first, second = finding.known_numbers(material)[:2]
     assert (first.value, second.value) == ("4.00 : 1", "3.00 : 1")
     assert first.label.startswith("calibration to search")
     assert second.label.startswith("objective to search")
@@ -394,7 +385,7 @@ def test_the_top_number_is_never_infinite_and_says_how_small_the_search_is(
     parts = {"search": IntervalEstimate(0.0, 0.0, 0.01), "interaction": IntervalEstimate(0.0, 0.0, 0.02)}
     material = StudyData(results, "small")
     material.__dict__["shares"] = ({"masks": Shares(None, parts, ratio, ratio, 10, 9)}, None)  # type: ignore[arg-type]
-    number = finding_numbers.known_numbers(material)[0]
+    number = finding.known_numbers(material)[0]
     assert number.value == value
     if low < 1e9:
         assert number.note.endswith("the search explains at most 1 percent, the interaction at most 2")
@@ -462,7 +453,7 @@ def test_shares_of_masks_need_no_measurement(kind: str, tmp_path: Path) -> None:
     material = StudyData(tmp_path, "small")
     assert list(material.shares[0])[:2] == ["masks", "calibration loss"]
     assert len(material.shares[0]) == 3
-    said = list(paper_verdicts.claims(material))
+    said = list(summary.claims(material))
     assert material.shares[0]["masks"].note in said[0]
     assert "measured" not in said[0]
     if kind == "acc":

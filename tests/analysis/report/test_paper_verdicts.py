@@ -9,15 +9,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.data.errors import NothingToRead
-from analysis.data.item_answers import ItemAnswers
-from analysis.data.metrics import Metric
-from analysis.figures.variance_shares import LOSS, MASKS
-from analysis.report.paper_verdicts import claims
-from analysis.report.verdicts import FAILS, HOLDS, OPEN, judged
-from analysis.stats.estimates import IntervalEstimate, Shares
-from analysis.stats.noise_alone import NoiseAlone
-from analysis.stats.overlap_difference import OverlapDifference
+from analysis.data.archive import NothingToRead
+from analysis.data.load import Metric
+from analysis.data.study import ItemAnswers
+from analysis.figures.fig5_variance_shares import LOSS, MASKS
+from analysis.report.study_data import FAILS, HOLDS, OPEN, judged
+from analysis.report.summary import claims
+from analysis.stats.components import IntervalEstimate, NoiseAlone, Shares
+from analysis.stats.mask_overlap import OverlapDifference
 
 PPL, ACC = "log mean perplexity (2 corpora)", "mean accuracy (4 tasks)"
 NOT = float("nan")

@@ -12,12 +12,10 @@ import pytest
 from scipy import stats
 
 from analysis.report import page as report_page
-from analysis.report.perplexity_comparisons import HEADING, sentences
-from analysis.report.phrasing import with_interval
-from analysis.report.study_data import StudyData
-from analysis.report.summary import costs, parts
-from analysis.report.table_cells import Table
-from analysis.report.tables import tables
+from analysis.report.cells import Table
+from analysis.report.page_tables import tables
+from analysis.report.study_data import StudyData, with_interval
+from analysis.report.summary import HEADING, costs, parts, sentences
 from tests.helpers.analysis_grid import ONE, Study, write
 
 STUDY = Study(

@@ -6,9 +6,9 @@ import re
 
 import pytest
 
-from analysis.report import cells, finding, summary, tables
+from analysis.report import cells, finding, page_tables, summary
+from analysis.report.cells import strip
 from analysis.report.study_data import StudyData
-from analysis.report.svg import strip
 from pruning.core.mask import Mask
 from tests.helpers import sublayer_grid
 from tests.helpers.sublayer_grid import SublayerStudy
@@ -52,7 +52,7 @@ def test_an_entry_names_the_sublayers_and_their_share(study: StudyData) -> None:
 
 
 def test_the_table_of_cells_counts_the_units_of_each_mask(study: StudyData) -> None:
-    table = tables.cells(study)
+    table = page_tables.cells(study)
     headings = [heading for heading, _ in table.headings]
     assert "sub-layers removed" in headings
     shown = [row[headings.index("k")].text for row in table.rows]

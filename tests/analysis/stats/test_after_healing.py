@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from analysis.stats.after_healing import lost, near_best, regained, spearman, statistics
-from analysis.stats.healings import PRUNED, HealedMask, State
+from analysis.stats.healed import PRUNED, HealedMask, State, lost, near_best, regained, spearman, statistics
 from pruning.core.mask import Mask
 
 AFTER = State(1000, "healed")

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.stats.common_searches import DIFFERENT, compared
 from analysis.stats.crossed import matrix
+from analysis.stats.grid import DIFFERENT, compared
 from analysis.stats.outcome_errors import differences
 from tests.helpers.analysis_grid import frame
 

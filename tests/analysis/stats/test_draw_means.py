@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from analysis.stats.draw_means import CellDraws, over_draws, over_pairs
+from analysis.stats.means import CellDraws, over_draws, over_pairs
 from tests.helpers.analysis_grid import frame
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.stats import healings
-from analysis.stats.healings import PRUNED, REPAIRED, healed_masks
+from analysis.stats import healed
+from analysis.stats.healed import PRUNED, REPAIRED, healed_masks
 
 WINDOWS = np.linspace(-0.1, 0.1, 4)
 # For each cell: its compensation, and the losses of its evaluation.
@@ -32,8 +32,8 @@ def cells(monkeypatch: pytest.MonkeyPatch) -> pd.DataFrame:
         known = {"dense": 1.0} | LOSSES[result["calibration"]["sha256"]][1]
         return known[which] + WINDOWS
 
-    monkeypatch.setattr(healings, "read_done", read)
-    monkeypatch.setattr(healings, "window_losses", losses)
+    monkeypatch.setattr(healed, "read_done", read)
+    monkeypatch.setattr(healed, "window_losses", losses)
     rows = [{"cell": cell, "compensation": how} for cell, (how, _) in LOSSES.items()]
     return pd.DataFrame(rows).assign(model="m", ratio=0.2, objective="perplexity", algo="greedy")
 

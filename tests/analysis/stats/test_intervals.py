@@ -7,10 +7,8 @@ from functools import cache
 import numpy as np
 import pytest
 
-from analysis.stats import plausible
-from analysis.stats.estimates import report
-from analysis.stats.solver import EVERY
-from analysis.stats.sources import RESIDUAL
+from analysis.stats import components as components_module
+from analysis.stats.components import EVERY, RESIDUAL, report
 from tests.helpers.known_shares import MASKS, NULL_OBJECTIVE, SCENARIOS, Coverage, coverage, scenario
 
 STUDIES = 200
@@ -61,7 +59,9 @@ def test_intervals_are_narrow_enough_to_decide() -> None:
 
 def test_without_the_widening_intervals_are_too_short(monkeypatch: pytest.MonkeyPatch) -> None:
     """With symmetric errors instead of the chi-square of so few draws, the test of coverage fails."""
-    monkeypatch.setattr(plausible, "widened", lambda observed, drawn: observed - (drawn - drawn.mean(axis=0)))
+    monkeypatch.setattr(
+        components_module, "widened", lambda observed, drawn: observed - (drawn - drawn.mean(axis=0))
+    )
     found = coverage(SCENARIOS["one objective 100 times noisier"], STUDIES, 199)
     assert found["draw"].covered < LEAST
 

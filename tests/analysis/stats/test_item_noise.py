@@ -8,13 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.stats import noise_alone as simulation
-from analysis.stats.components import Design
-from analysis.stats.coordinates import of_values
-from analysis.stats.grid import SETTING, labels
-from analysis.stats.item_noise import compressed, item_noise
-from analysis.stats.kept_terms import hits
-from analysis.stats.noise_alone import noise_alone
+from analysis.stats import components as simulation
+from analysis.stats.components import Design, compressed, item_noise, noise_alone, of_values
+from analysis.stats.grid import SETTING, hits, labels
 from tests.helpers.known_shares import archived_design
 
 ITEMS = 100

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.figures import mask_overlaps
-from analysis.stats import overlap, overlap_groups, overlap_pairs, pairing
+from analysis.figures import fig4_overlap
+from analysis.stats import mask_overlap
 from analysis.stats.grid import CELL, COMPARISONS
 from pruning.core.mask import Mask
 from tests.helpers.analysis_grid import frame, with_masks
@@ -17,34 +17,36 @@ def test_expected_overlap_by_enumeration() -> None:
     for n, a, b in ((6, 2, 3), (7, 3, 3), (5, 4, 3)):
         first = Mask(n, tuple(range(a)))
         every = [first.jaccard(Mask(n, c)) for c in itertools.combinations(range(n), b)]
-        assert overlap.expected(n, a, b) == pytest.approx(np.mean(every))
+        assert mask_overlap.expected(n, a, b) == pytest.approx(np.mean(every))
 
 
 def test_p_value_by_enumeration() -> None:
     first, second = Mask(8, (0, 1, 2)), Mask(8, (1, 2, 5))
     shared = [len({0, 1, 2} & set(c)) for c in itertools.combinations(range(8), 3)]
-    assert overlap.p_value(first, second, 8) == pytest.approx(np.mean([s >= 2 for s in shared]))
+    assert mask_overlap.p_value(first, second, 8) == pytest.approx(np.mean([s >= 2 for s in shared]))
 
 
 def test_corrected_overlap_is_zero_by_chance_and_one_at_most() -> None:
     every = [Mask(7, c) for c in itertools.combinations(range(7), 3)]
-    assert np.mean([overlap.corrected(every[0], mask, 7) for mask in every]) == pytest.approx(0.0, abs=1e-12)
-    assert overlap.corrected(every[0], every[0], 7) == 1.0
+    assert np.mean([mask_overlap.corrected(every[0], mask, 7) for mask in every]) == pytest.approx(
+        0.0, abs=1e-12
+    )
+    assert mask_overlap.corrected(every[0], every[0], 7) == 1.0
     # A mask that contains another one has the maximal overlap for their sizes.
-    assert overlap.corrected(Mask(30, (1, 2, 3)), Mask(30, (1, 2, 3, 4, 5, 6)), 30) == pytest.approx(1.0)
+    assert mask_overlap.corrected(Mask(30, (1, 2, 3)), Mask(30, (1, 2, 3, 4, 5, 6)), 30) == pytest.approx(1.0)
 
 
 def test_protected_blocks_raise_what_chance_explains() -> None:
     first, second = Mask(10, (3, 4, 5)), Mask(10, (4, 5, 6))
-    assert overlap.corrected(first, second, 5) < overlap.corrected(first, second, 10)
-    assert np.isnan(overlap.corrected(Mask(5, (1, 2, 3)), Mask(5, (1, 2, 3)), 3))
+    assert mask_overlap.corrected(first, second, 5) < mask_overlap.corrected(first, second, 10)
+    assert np.isnan(mask_overlap.corrected(Mask(5, (1, 2, 3)), Mask(5, (1, 2, 3)), 3))
 
 
 def test_overlap_of_two_published_masks() -> None:
     # One-shot by perplexity on Llama-3-8B, first seven: FineWeb-Edu and BookCorpus share six.
     first, second = Mask(32, (10, 8, 9, 11, 26, 25, 12)), Mask(32, (8, 23, 9, 11, 10, 25, 26))
     assert first.jaccard(second) == 6 / 8
-    assert overlap.p_value(first, second, 32) < 1e-4
+    assert mask_overlap.p_value(first, second, 32) < 1e-4
 
 
 def test_a_group_of_random_masks_is_not_significant() -> None:
@@ -52,16 +54,16 @@ def test_a_group_of_random_masks_is_not_significant() -> None:
     p_values = []
     for trial in range(40):
         masks = [Mask(20, tuple(map(int, rng.choice(20, 5, replace=False)))) for _ in range(4)]
-        p_values.append(overlap_groups.group_p(masks, 20, draws=400, seed=trial))
+        p_values.append(mask_overlap.group_p(masks, 20, draws=400, seed=trial))
     assert 0.3 < np.mean(p_values) < 0.7
     alike = [Mask(20, (1, 2, 3, 4, n)) for n in (5, 6, 7)]
-    assert overlap_groups.group_p(alike, 20) < 0.01
+    assert mask_overlap.group_p(alike, 20) < 0.01
 
 
 def test_masks_of_a_group_are_compared_with_random_masks_of_their_own_sizes() -> None:
     first, second = Mask(6, (0, 1), "sublayer"), Mask(6, (0, 1, 2), "sublayer")
     shared = [len({0, 1} & set(c)) for c in itertools.combinations(range(12), 3)]
-    assert overlap_groups.group_p([first, second], 12, draws=20_000) == pytest.approx(
+    assert mask_overlap.group_p([first, second], 12, draws=20_000) == pytest.approx(
         np.mean([s >= 2 for s in shared]), abs=0.006
     )
 
@@ -69,7 +71,7 @@ def test_masks_of_a_group_are_compared_with_random_masks_of_their_own_sizes() ->
 def test_pairs_differ_in_one_thing_only() -> None:
     cells = frame(objectives=2, data=2, draws=3, algos=4, ks=(3, 6))
     cells = with_masks(cells, np.random.default_rng(0).random((len(cells), 30)))
-    counts = {name: len(overlap_pairs.pairs(cells, name)) for name in overlap_pairs.COMPARISONS}
+    counts = {name: len(mask_overlap.pairs(cells, name)) for name in mask_overlap.COMPARISONS}
     assert counts == {
         "algorithms": 24 * 6,  # 2 k x 2 objectives x 2 data x 3 draws
         "draws": 32 * 3,
@@ -79,7 +81,7 @@ def test_pairs_differ_in_one_thing_only() -> None:
         "seeds": 0,
     }
     two = pd.concat([cells, cells.assign(seed=9)], ignore_index=True)
-    assert len(overlap_pairs.pairs(two, "seeds")) == len(cells)
+    assert len(mask_overlap.pairs(two, "seeds")) == len(cells)
 
 
 def test_objectives_are_compared_on_the_same_samples_and_others_are_named() -> None:
@@ -87,32 +89,32 @@ def test_objectives_are_compared_on_the_same_samples_and_others_are_named() -> N
     cells = with_masks(cells, np.random.default_rng(0).random((len(cells), 30)))
     items = cells["objective"] == "o2"  # reads other data, with draws of the same numbers
     cells = cells.assign(calibration=cells["calibration"].where(~items, "items_" + cells["calibration"]))
-    pairs = overlap_pairs.pairs(cells, "objectives")
+    pairs = mask_overlap.pairs(cells, "objectives")
     assert {*pairs["a"], *pairs["b"]} == {"o0", "o1"}
     assert len(pairs) == 2 * 3 * 2
-    assert overlap_pairs.apart(cells) == "without o2, which has no samples in common with another objective"
-    assert "without o2" in overlap_pairs.note(cells)
-    assert set(overlap_pairs.on_common_samples(cells)["objective"]) == {"o0", "o1"}
+    assert mask_overlap.apart(cells) == "without o2, which has no samples in common with another objective"
+    assert "without o2" in mask_overlap.note(cells)
+    assert set(mask_overlap.on_common_samples(cells)["objective"]) == {"o0", "o1"}
     fewer = cells[(cells["objective"] != "o1") | (cells["calibration"] == "text0")]
-    assert set(overlap_pairs.on_common_samples(fewer)["calibration"]) == {"text0"}
-    assert overlap_pairs.apart(cells[items]) == "", "one objective alone lacks nothing"
+    assert set(mask_overlap.on_common_samples(fewer)["calibration"]) == {"text0"}
+    assert mask_overlap.apart(cells[items]) == "", "one objective alone lacks nothing"
 
 
 def test_pairs_with_other_protected_blocks_are_left_out() -> None:
     cells = frame(objectives=1, data=1, draws=1, algos=3)
     cells = with_masks(cells, np.random.default_rng(0).random((3, 30))).assign(protect_first=[0, 0, 1])
-    assert len(overlap_pairs.pairs(cells, "algorithms")) == 1
-    heats = mask_overlaps.heat(cells)
+    assert len(mask_overlap.pairs(cells, "algorithms")) == 1
+    heats = fig4_overlap.heat(cells)
     assert heats["pairs"].sum() == 1, "the same holds in the heat map"
 
 
 def test_an_interval_ends_at_the_largest_overlap_that_there_can_be() -> None:
-    found = overlap_pairs.mean(of_four_draws([1.0, 1.0, 0.7, 1.0, 1.0, 1.0]))
+    found = mask_overlap.mean(of_four_draws([1.0, 1.0, 0.7, 1.0, 1.0, 1.0]))
     assert found.mean + (found.mean - found.low) > found.high == 1.0
 
 
 def test_an_interval_starts_at_the_smallest_overlap_that_there_can_be() -> None:
-    found = overlap_pairs.mean(of_four_draws([-0.2, -0.2, 0.3, -0.2, -0.2, -0.2]))
+    found = mask_overlap.mean(of_four_draws([-0.2, -0.2, 0.3, -0.2, -0.2, -0.2]))
     assert found.low == pytest.approx(-0.2)
     assert found.mean - (found.high - found.mean) < found.low
 
@@ -130,7 +132,7 @@ def test_the_lowest_overlap_is_that_of_the_masks_that_share_least() -> None:
     for a, b in ((2, 3), (4, 5), (7, 3)):
         first, second = tuple(range(a)), [tuple(c) for c in itertools.combinations(range(7), b)]
         both = [cells.assign(dropped=[first, other], k=a) for other in second]
-        found = [overlap_pairs.pairs(pair, "algorithms").iloc[0] for pair in both]
+        found = [mask_overlap.pairs(pair, "algorithms").iloc[0] for pair in both]
         lowest = min(row["corrected"] for row in found)
         np.testing.assert_allclose([row["lowest"] for row in found], lowest)
 
@@ -139,20 +141,20 @@ def test_overlaps_distinguish_objectives_from_chance() -> None:
     cells = frame(objectives=2, data=1, draws=2, algos=3)
     per_objective = {name: np.random.default_rng(i).random(30) for i, name in enumerate(("o0", "o1"))}
     cells = with_masks(cells, np.array([per_objective[o] for o in cells["objective"]]))
-    assert overlap_pairs.pairs(cells, "algorithms")["corrected"].mean() == 1.0
-    assert overlap_pairs.pairs(cells, "objectives")["corrected"].mean() < 0.5
-    assert overlap_pairs.pairs(cells, "ratios").empty
+    assert mask_overlap.pairs(cells, "algorithms")["corrected"].mean() == 1.0
+    assert mask_overlap.pairs(cells, "objectives")["corrected"].mean() < 0.5
+    assert mask_overlap.pairs(cells, "ratios").empty
 
 
 def test_groups_are_tested_as_a_whole_and_controlled_together() -> None:
     cells = frame(objectives=2, data=1, draws=2, algos=3)
     importance = np.random.default_rng(0).random((len(cells), 30))
     importance[cells["objective"] == "o0"] = np.arange(30)
-    table = overlap_groups.groups_of(with_masks(cells, importance))
+    table = mask_overlap.groups_of(with_masks(cells, importance))
     assert len(table) == 4 + 6  # by algorithm: 2 objectives x 2 draws; by draw: 2 objectives x 3 algorithms
     assert (table.loc[table["objective"] == "o0", "q"] < 0.05).all()
     assert (table.loc[table["objective"] == "o1", "q"] > 0.05).all()
-    assert overlap_groups.groups_of(cells.head(1).assign(dropped=[(1, 2, 3)])).empty
+    assert mask_overlap.groups_of(cells.head(1).assign(dropped=[(1, 2, 3)])).empty
 
 
 def test_seeds_on_the_same_samples_make_groups_of_their_own() -> None:
@@ -160,10 +162,10 @@ def test_seeds_on_the_same_samples_make_groups_of_their_own() -> None:
         frame(objectives=1, data=1, draws=3, algos=3), np.random.default_rng(0).random((9, 30))
     )
     both = pd.concat([cells.assign(seed=0), cells.assign(seed=1)], ignore_index=True)
-    once, twice = overlap_groups.groups_of(cells.assign(seed=0)), overlap_groups.groups_of(both)
+    once, twice = mask_overlap.groups_of(cells.assign(seed=0)), mask_overlap.groups_of(both)
     assert (twice["masks"] == 3).all()
     assert sorted(twice["p"]) == sorted([*once["p"], *once["p"]]), "equal masks of two seeds prove nothing"
-    nested = overlap_groups.groups_of(cells.assign(seed=cells["draw"]))
+    nested = mask_overlap.groups_of(cells.assign(seed=cells["draw"]))
     pd.testing.assert_frame_equal(nested, once)
 
 
@@ -188,14 +190,16 @@ def plain_pairs(cells: pd.DataFrame, comparison: str) -> pd.DataFrame:
     """`overlap_pairs.pairs`, pair by pair."""
     varied = COMPARISONS[comparison]
     fixed = [c for c in (*CELL, "protect_first", "protect_last") if c not in varied]
-    every, free = overlap.masks(cells), overlap.n_open(cells)
+    every, free = mask_overlap.masks(cells), mask_overlap.n_open(cells)
     rows = []
     for group in cells.groupby(fixed, dropna=False).indices.values():
         for i, j in itertools.combinations(sorted(group), 2):
             a, b = cells.iloc[i], cells.iloc[j]
             if a[varied[0]] != b[varied[0]]:
                 where = [a[c] if a[c] == b[c] else "" for c in ("model", "k", "objective", "algo")]
-                numbers = [f(every[i], every[j], free[i]) for f in (overlap.corrected, overlap.p_value)]
+                numbers = [
+                    f(every[i], every[j], free[i]) for f in (mask_overlap.corrected, mask_overlap.p_value)
+                ]
                 rows.append([*where, a[varied[0]], b[varied[0]], every[i].jaccard(every[j]), *numbers])
     columns = ["model", "k", "objective", "algo", "a", "b", "jaccard", "corrected", "p"]
     return pd.DataFrame(rows, columns=columns)
@@ -205,7 +209,7 @@ def plain_pairs(cells: pd.DataFrame, comparison: str) -> pd.DataFrame:
 @pytest.mark.parametrize("seed", range(3))
 def test_pairs_at_once_equal_pair_by_pair(comparison: str, seed: int) -> None:
     cells = random_study(seed)
-    at_once, plain = overlap_pairs.pairs(cells, comparison), plain_pairs(cells, comparison)
+    at_once, plain = mask_overlap.pairs(cells, comparison), plain_pairs(cells, comparison)
     at_once = at_once[list(plain)]
     assert len(plain)
     pd.testing.assert_frame_equal(at_once, plain, check_exact=True, check_dtype=False)
@@ -214,7 +218,7 @@ def test_pairs_at_once_equal_pair_by_pair(comparison: str, seed: int) -> None:
 def test_two_empty_masks_are_equal() -> None:
     cells = frame(objectives=1, data=1, draws=1, algos=2).assign(dropped=[(), ()])
     one = np.array([0])
-    assert overlap.MaskSet.of(cells).pairs(one, one + 1).jaccard.tolist() == [Mask(30).jaccard(Mask(30))]
+    assert mask_overlap.MaskSet.of(cells).pairs(one, one + 1).jaccard.tolist() == [Mask(30).jaccard(Mask(30))]
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -229,30 +233,30 @@ def test_a_group_at_once_equals_pair_by_pair(seed: int) -> None:
     ]
     observed = np.mean([a.jaccard(b) for a, b in itertools.combinations(masks, 2)])
     plain = (1 + sum(mean >= observed - 1e-12 for mean in null)) / (draws + 1)
-    assert overlap_groups.group_p(masks, n, draws, seed) == plain
-    by_pair = [overlap.corrected(a, b, n) for a, b in itertools.combinations(masks, 2)]
-    assert overlap_groups.mean_corrected(masks, n) == np.mean(by_pair)
+    assert mask_overlap.group_p(masks, n, draws, seed) == plain
+    by_pair = [mask_overlap.corrected(a, b, n) for a, b in itertools.combinations(masks, 2)]
+    assert mask_overlap.mean_corrected(masks, n) == np.mean(by_pair)
 
 
 def test_random_groups_do_not_depend_on_the_size_of_a_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
     masks = [Mask(20, (1, 2, 3, 4, n)) for n in (9, 12, 15)]
-    at_once = overlap_groups.group_p(masks, 20, draws=101, seed=5)
-    overlap_groups._null.cache_clear()
-    monkeypatch.setattr(overlap_groups, "CHUNK", 7 * 3 * 20)
-    assert overlap_groups.group_p(masks, 20, draws=101, seed=5) == at_once
+    at_once = mask_overlap.group_p(masks, 20, draws=101, seed=5)
+    mask_overlap._null.cache_clear()
+    monkeypatch.setattr(mask_overlap, "CHUNK", 7 * 3 * 20)
+    assert mask_overlap.group_p(masks, 20, draws=101, seed=5) == at_once
 
 
 # -- large groups ----------------------------------------------------------------------------------------------
 
 
 def test_a_group_up_to_the_limit_has_all_pairs_and_a_larger_one_equally_many_for_each_member() -> None:
-    for m in (1, 2, pairing.FULL):
-        assert list(zip(*pairing.positions(m), strict=True)) == list(itertools.combinations(range(m), 2))
-    for m in (pairing.FULL + 1, 500):
-        first, second = pairing.positions(m)
+    for m in (1, 2, mask_overlap.FULL):
+        assert list(zip(*mask_overlap.positions(m), strict=True)) == list(itertools.combinations(range(m), 2))
+    for m in (mask_overlap.FULL + 1, 500):
+        first, second = mask_overlap.positions(m)
         assert (first < second).all()
-        assert len({*zip(first.tolist(), second.tolist(), strict=True)}) == m * pairing.PARTNERS // 2
-        assert (np.bincount(np.concatenate([first, second])) == pairing.PARTNERS).all()
+        assert len({*zip(first.tolist(), second.tolist(), strict=True)}) == m * mask_overlap.PARTNERS // 2
+        assert (np.bincount(np.concatenate([first, second])) == mask_overlap.PARTNERS).all()
 
 
 def test_a_sample_of_pairs_has_the_mean_of_all_pairs_and_is_announced(
@@ -261,13 +265,13 @@ def test_a_sample_of_pairs_has_the_mean_of_all_pairs_and_is_announced(
     cells = frame(objectives=1, data=1, draws=400, algos=1)
     importance = np.arange(30) + np.random.default_rng(0).normal(0, 9, (len(cells), 30))
     cells = with_masks(cells, importance)
-    sampled = overlap_pairs.pairs(cells, "draws")["corrected"]
-    assert overlap_pairs.note(cells) == pairing.SAMPLED
-    assert len(sampled) == 400 * pairing.PARTNERS // 2
-    monkeypatch.setattr(pairing, "FULL", 400)
-    pairing.positions.cache_clear()
-    every = overlap_pairs.pairs(cells, "draws")["corrected"]
-    pairing.positions.cache_clear()
-    assert overlap_pairs.note(cells) == ""
+    sampled = mask_overlap.pairs(cells, "draws")["corrected"]
+    assert mask_overlap.note(cells) == mask_overlap.SAMPLED
+    assert len(sampled) == 400 * mask_overlap.PARTNERS // 2
+    monkeypatch.setattr(mask_overlap, "FULL", 400)
+    mask_overlap.positions.cache_clear()
+    every = mask_overlap.pairs(cells, "draws")["corrected"]
+    mask_overlap.positions.cache_clear()
+    assert mask_overlap.note(cells) == ""
     assert len(every) == 400 * 399 // 2
     assert sampled.mean() == pytest.approx(every.mean(), abs=0.01)

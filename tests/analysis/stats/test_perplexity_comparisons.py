@@ -6,8 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.stats.perplexity_comparisons import measure
-from analysis.stats.relative_perplexity import relative
+from analysis.stats.perplexity_comparisons import measure, relative
 from tests.helpers.analysis_grid import frame
 
 NAMES = {"o0": "margin", "o1": "divergence", "o2": "perplexity"}

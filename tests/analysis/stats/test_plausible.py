@@ -6,11 +6,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from analysis.stats import bootstrap, coordinates
-from analysis.stats.borrowing import borrowed
-from analysis.stats.components import Design
+from analysis.stats import components
+from analysis.stats.components import Design, borrowed, widened
 from analysis.stats.grid import DRAW, labels
-from analysis.stats.plausible import widened
 from tests.helpers.analysis_grid import effect, frame
 
 
@@ -30,11 +28,11 @@ def test_resamples_of_one_data_set_have_the_observed_mean_square_on_average() ->
     cells = frame(objectives=1, data=1, draws=8, algos=3)
     y = effect(cells, ["draw"], 1.0, rng) + rng.normal(size=len(cells))
     design = Design(cells)
-    (moved,) = design.draws.moves([coordinates.of_values(y)])
-    weights = bootstrap.weights(moved.columns, 4000, 0)
+    (moved,) = design.draws.moves([components.of_values(y)])
+    weights = components.bootstrap_weights(moved.columns, 4000, 0)
     for name in ("draw (seed)", "draw x algorithm, rest"):
         added = design.added[0][name]
-        drawn = bootstrap.explained(weights, moved.added_form(added))
+        drawn = components.explained(weights, moved.added_form(added))
         assert drawn.mean() == pytest.approx(added.squares(moved.observed), rel=0.05), name
 
 
@@ -42,8 +40,8 @@ def test_draws_borrow_from_the_same_cell_of_other_draws() -> None:
     rng = np.random.default_rng(2)
     cells = frame(objectives=2, data=2, draws=4, algos=3)
     cells = cells[rng.random(len(cells)) > 0.2].reset_index(drop=True)
-    found, cluster = borrowed(cells, bootstrap.PANEL), labels(cells, DRAW)
-    panel = labels(cells, bootstrap.PANEL)
+    found, cluster = borrowed(cells, components.PANEL), labels(cells, DRAW)
+    panel = labels(cells, components.PANEL)
     np.testing.assert_array_equal(panel[found.row], panel[found.donor])
     for row in range(len(cells)):
         mine = found.row == row
@@ -59,7 +57,7 @@ def test_draws_borrow_from_the_same_cell_of_other_draws() -> None:
 
 def test_many_draws_borrow_from_a_few() -> None:
     cells = frame(objectives=1, data=2, draws=30, algos=2)
-    found = borrowed(cells, bootstrap.PANEL)
+    found = borrowed(cells, components.PANEL)
     assert (np.bincount(found.row) == 8).all()
     assert found.columns == 60 * 8
 
@@ -67,6 +65,6 @@ def test_many_draws_borrow_from_a_few() -> None:
 def test_repeats_of_a_cell_borrow_from_repeats() -> None:
     cells = frame(objectives=1, data=1, draws=3, algos=2)
     twice = cells.loc[cells.index.repeat(2)].reset_index(drop=True)
-    found = borrowed(twice, bootstrap.PANEL)
+    found = borrowed(twice, components.PANEL)
     assert (np.bincount(found.row) == 3).all()
     assert (found.row % 2 == found.donor % 2).all(), "the first from the first, the second from the second"

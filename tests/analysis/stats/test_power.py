@@ -9,13 +9,23 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from analysis.stats.components import Design, shares
-from analysis.stats.coordinates import of_values
-from analysis.stats.estimates import Shares, refused
+from analysis.stats.components import (
+    CALIBRATION,
+    DRAWN,
+    RESIDUAL,
+    Design,
+    Pilot,
+    Scenario,
+    Shares,
+    equalised,
+    of_values,
+    power,
+    power_refusal,
+    ratio,
+    refused,
+    shares,
+)
 from analysis.stats.grid import STRATUM
-from analysis.stats.power import Pilot, equalised, power, ratio, refusal
-from analysis.stats.simulated import Scenario
-from analysis.stats.sources import CALIBRATION, DRAWN, RESIDUAL
 from tests.helpers.analysis_grid import frame
 from tests.helpers.known_shares import BOTH, DATA, MASKS, SEARCH
 
@@ -99,13 +109,13 @@ def test_the_shares_of_simulated_studies_are_those_of_the_pilot() -> None:
 
 def test_studies_that_are_no_pilot_say_why() -> None:
     once = frame(objectives=3, data=1, draws=1, algos=5)
-    assert refusal(once, _shares(once)).startswith("0 degrees of freedom are left for noise")
+    assert power_refusal(once, _shares(once)).startswith("0 degrees of freedom are left for noise")
     mostly = pd.concat(
         [once, frame(objectives=1, data=1, draws=3, algos=5).query("draw > 0")], ignore_index=True
     )
     reason = "most configurations were drawn once, so the noise of a draw is unknown"
-    assert refusal(mostly, _shares(mostly)) == reason
+    assert power_refusal(mostly, _shares(mostly)) == reason
     few = frame(objectives=2, data=1, draws=2, algos=5)
     assert _shares(few).note == "no interval: 2 draws; at least 6 are needed"
-    assert refusal(few, _shares(few)) == "", "a pilot can be smaller than what it plans"
-    assert refusal(few, refused(3, 1, "one algorithm only")) == "one algorithm only"
+    assert power_refusal(few, _shares(few)) == "", "a pilot can be smaller than what it plans"
+    assert power_refusal(few, refused(3, 1, "one algorithm only")) == "one algorithm only"

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from analysis.stats.relative_perplexity import relative
+from analysis.stats.perplexity_comparisons import relative
 from tests.helpers.analysis_grid import frame
 
 

@@ -5,10 +5,9 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from analysis.stats import removal
-from analysis.stats.overlap import MaskSet
-from pruning.core.mask import Mask
-from pruning.runs.removal import KINDS, Removal
+from analysis.stats import grid
+from analysis.stats.mask_overlap import MaskSet
+from pruning.core.mask import KINDS, Mask, Removal
 
 CELL: dict[str, Any] = {
     "n_blocks": 6,
@@ -24,16 +23,16 @@ CELL: dict[str, Any] = {
 def test_open_units_are_those_of_the_space(unit: str) -> None:
     space = Removal(None, 2, unit, first=1).space(6)
     cells = pd.DataFrame([CELL | {"unit": unit}])
-    assert removal.free(6, unit, 1, 0) == space.free()
-    assert list(removal.n_open(cells)) == [len(space.free())]
-    assert removal.masks(cells) == [Mask(6, (2, 5), space.unit)] == [removal.mask_of(cells.iloc[0])]
+    assert grid.free(6, unit, 1, 0) == space.free()
+    assert list(grid.n_open(cells)) == [len(space.free())]
+    assert grid.masks(cells) == [Mask(6, (2, 5), space.unit)] == [grid.mask_of(cells.iloc[0])]
 
 
 def test_a_frame_without_units_is_of_blocks() -> None:
     cells = pd.DataFrame([CELL])
-    assert removal.masks(cells) == [Mask(6, (2, 5))]
-    assert list(removal.n_open(cells)) == [5]
-    assert removal.budgets(cells) == [None]
+    assert grid.masks(cells) == [Mask(6, (2, 5))]
+    assert list(grid.n_open(cells)) == [5]
+    assert grid.budgets(cells) == [None]
 
 
 def test_overlap_counts_units_beyond_the_number_of_blocks() -> None:
@@ -52,29 +51,29 @@ def test_overlap_counts_units_beyond_the_number_of_blocks() -> None:
         ("sublayer", None, "m (sublayer, counted)", "k = 2", "2 sub-layers removed"),
         ("mlp", "latency", "m (mlp, latency)", "≈ 2 blocks", "20 % of the latency removed, only MLPs"),
         ("attention", None, "m (attention, counted)", "k = 2", "2 attention sub-layers removed"),
-        (removal.UNKNOWN, None, "m (unknown unit)", "k = 2", "2 units removed"),
+        (grid.UNKNOWN, None, "m (unknown unit)", "k = 2", "2 units removed"),
     ],
 )
 def test_labels_and_words(unit: str, cost: str | None, label: str, size: str, removed: str) -> None:
-    assert removal.label("m", unit, cost) == label
-    assert removal.bare(label) == "m"
-    assert removal.size(label, 2) == size
-    assert removal.removed(pd.Series(CELL | {"unit": unit, "cost": cost})) == removed
+    assert grid.label("m", unit, cost) == label
+    assert grid.bare(label) == "m"
+    assert grid.size(label, 2) == size
+    assert grid.removed(pd.Series(CELL | {"unit": unit, "cost": cost})) == removed
 
 
 def test_a_label_with_more_is_still_one_and_other_brackets_are_a_name() -> None:
-    label = removal.label("m", "sublayer", "parameters", ("11 %", "costs 2"))
+    label = grid.label("m", "sublayer", "parameters", ("11 %", "costs 2"))
     assert label == "m (sublayer, 11 %, costs 2)"
-    assert removal.bare(label) == "m"
-    assert removal.heading(label, 1) == "m · ≈ 1 block\n(sublayer, 11 %, costs 2)"
+    assert grid.bare(label) == "m"
+    assert grid.heading(label, 1) == "m · ≈ 1 block\n(sublayer, 11 %, costs 2)"
     for name in ("m (mine)", "m (sublayer) x", "m"):
-        assert removal.bare(name) == name
-        assert removal.heading(name, 3) == f"{name} · k = 3"
+        assert grid.bare(name) == name
+        assert grid.heading(name, 3) == f"{name} · k = 3"
 
 
 def test_a_finished_cell_says_of_how_many() -> None:
     said = [
-        removal.removed_of(pd.Series(CELL | {"unit": unit, "cost": None}))
+        grid.removed_of(pd.Series(CELL | {"unit": unit, "cost": None}))
         for unit in ("block", "sublayer", "mlp")
     ]
     assert said == ["2 of 6 blocks removed", "2 of 12 sub-layers removed", "2 of 6 MLP sub-layers removed"]
@@ -82,7 +81,7 @@ def test_a_finished_cell_says_of_how_many() -> None:
 
 def test_the_noun_is_what_all_masks_are_over() -> None:
     frames = [pd.DataFrame({"unit": units}) for units in (["block"], ["mlp", "sublayer"], ["block", "mlp"])]
-    assert [removal.noun(frame) for frame in frames] == ["blocks", "sub-layers", "units"]
+    assert [grid.noun(frame) for frame in frames] == ["blocks", "sub-layers", "units"]
 
 
 @pytest.mark.parametrize(
@@ -90,28 +89,28 @@ def test_the_noun_is_what_all_masks_are_over() -> None:
     [
         ("block", None, ("linear",), "m (linear)", "k = 2"),
         ("sublayer", "parameters", ("linear", "10 %"), "m (sublayer, linear, 10 %)", "≈ 2 blocks"),
-        ("block", None, (removal.UNKNOWN_COMPENSATION,), "m (unknown compensation)", "k = 2"),
+        ("block", None, (grid.UNKNOWN_COMPENSATION,), "m (unknown compensation)", "k = 2"),
     ],
 )
 def test_labels_with_a_compensation(
     unit: str, cost: str | None, more: tuple[str, ...], label: str, size: str
 ) -> None:
-    assert removal.label("m", unit, cost, more) == label
-    assert removal.bare(label) == "m"
-    assert removal.size(label, 2) == size
+    assert grid.label("m", unit, cost, more) == label
+    assert grid.bare(label) == "m"
+    assert grid.size(label, 2) == size
 
 
 def test_a_models_own_parentheses_are_no_label() -> None:
-    assert removal.bare("m (my linear one)") == "m (my linear one)"
-    assert removal.bare("m (v2) (linear)") == "m (v2)"
+    assert grid.bare("m (my linear one)") == "m (my linear one)"
+    assert grid.bare("m (v2) (linear)") == "m (v2)"
 
 
 def test_words_name_the_compensation() -> None:
     row = pd.Series(CELL | {"unit": "block", "compensation": "linear"})
-    assert removal.removed(row) == "2 blocks removed, compensation=linear"
-    assert removal.removed_of(row) == "2 of 6 blocks removed, compensation=linear"
+    assert grid.removed(row) == "2 blocks removed, compensation=linear"
+    assert grid.removed_of(row) == "2 of 6 blocks removed, compensation=linear"
     unknown = row.copy()
-    unknown["compensation"] = removal.UNKNOWN_COMPENSATION
-    assert removal.removed(unknown) == "2 blocks removed, unknown compensation"
+    unknown["compensation"] = grid.UNKNOWN_COMPENSATION
+    assert grid.removed(unknown) == "2 blocks removed, unknown compensation"
     unknown["k"] = float("nan")
-    assert removal.removed(unknown) == ""
+    assert grid.removed(unknown) == ""

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.stats.sample_sizes import by_size
+from analysis.stats.stability import by_size
 from tests.helpers.analysis_grid import frame
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from analysis.stats import search_cost
+from analysis.stats import regret
 
 SECONDS = {(): 4.0, (0,): 2.0, (1,): 3.0, (0, 1): 1.0, (0, 2): 1.5}
 ASKED = {"first": [(), (0,), (1,)], "second": [(), (0,), (1,), (0, 1), (0, 2), (0, 2)]}
@@ -35,7 +35,7 @@ def ran(order: Sequence[str], own: float = 0.25) -> tuple[pd.DataFrame, dict[str
 @pytest.mark.parametrize("order", [("first", "second"), ("second", "first")])
 def test_the_order_of_the_cells_does_not_matter(order: tuple[str, str]) -> None:
     cells, traces = ran(order)
-    alone = search_cost.alone(cells, traces).set_index(cells["cell"])
+    alone = regret.alone(cells, traces).set_index(cells["cell"])
     assert alone["seconds_alone"].to_dict() == pytest.approx({"first": 9.25, "second": 11.75})
     assert alone["forwards_alone"].to_dict() == {"first": 4 + 3 + 3, "second": 4 + 3 + 3 + 2 + 2}
     assert cells.set_index("cell")["seconds"].to_dict() != alone["seconds_alone"].to_dict()
@@ -43,7 +43,7 @@ def test_the_order_of_the_cells_does_not_matter(order: tuple[str, str]) -> None:
 
 def test_scores_of_other_draws_are_not_shared() -> None:
     cells, traces = ran(["first", "second"])
-    costs = search_cost.shared_costs(cells.assign(draw=[0, 1]), traces)
+    costs = regret.shared_costs(cells.assign(draw=[0, 1]), traces)
     assert costs["first"] is not costs["second"]
     assert (0, 1) not in costs["first"].masks
 
@@ -51,7 +51,7 @@ def test_scores_of_other_draws_are_not_shared() -> None:
 def test_a_score_that_another_study_computed_costs_the_mean_of_the_others() -> None:
     cells, traces = ran(["first"])
     traces["first"][1]["seconds"] = 0.0
-    assert search_cost.shared_costs(cells, traces)["first"].masks[0,] == pytest.approx((4 + 3) / 2 / 2)
+    assert regret.shared_costs(cells, traces)["first"].masks[0,] == pytest.approx((4 + 3) / 2 / 2)
 
 
 def test_a_criterion_costs_one_pass_however_many_masks_are_asked_for() -> None:
@@ -61,7 +61,7 @@ def test_a_criterion_costs_one_pass_however_many_masks_are_asked_for() -> None:
             score["seconds"] = 0.0
         trace[0]["seconds"] = 0.5
     cells = cells.assign(block_forwards=[4.0, 4.0], block_forwards_alone=0.0, seconds=[0.6, 0.7])
-    alone = search_cost.alone(cells, traces)
+    alone = regret.alone(cells, traces)
     assert list(alone["seconds_alone"]) == pytest.approx([0.6, 0.7])
     assert list(alone["forwards_alone"]) == [4.0, 4.0]
 
@@ -69,7 +69,7 @@ def test_a_criterion_costs_one_pass_however_many_masks_are_asked_for() -> None:
 def test_a_sub_layer_is_half_a_block() -> None:
     cells, traces = ran(["first"])
     cells = cells.assign(n_units=8)
-    assert list(search_cost.alone(cells, traces)["forwards_alone"]) == [4 + 3.5 + 3.5]
+    assert list(regret.alone(cells, traces)["forwards_alone"]) == [4 + 3.5 + 3.5]
 
 
 def test_a_mask_that_a_race_scored_on_a_part_of_the_samples_costs_that_part() -> None:
@@ -80,6 +80,6 @@ def test_a_mask_that_a_race_scored_on_a_part_of_the_samples_costs_that_part() ->
     # Two lines of one mask: a part, then all samples with the seconds of both.
     race[5:] = [part | {"dropped": [0, 2], "seconds": 0.75}, race[4]]
     cells = cells.assign(seconds=4 + 2 + 1.5 + 1 + 1.5 + 0.25)
-    alone = search_cost.alone(cells, traces)
+    alone = regret.alone(cells, traces)
     assert list(alone["seconds_alone"]) == pytest.approx([4 + 2 + 1.5 + 1 + 1.5 + 0.25])
     assert list(alone["forwards_alone"]) == pytest.approx([4 + 3 + 3 / 2 + 2 + 2])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from analysis.stats.search_means import compared, means
+from analysis.stats.means import compared, means
 from tests.helpers.analysis_grid import frame, with_masks
 
 

@@ -7,12 +7,12 @@ import math
 import numpy as np
 import pandas as pd
 
-from analysis.stats import bootstrap, overlap_pairs
+from analysis.stats import components, mask_overlap
 from analysis.stats.components import shares
-from analysis.stats.draw_means import CellDraws, over_draws
 from analysis.stats.grid import several_sizes
+from analysis.stats.mask_overlap import difference
+from analysis.stats.means import CellDraws, over_draws
 from analysis.stats.outcome_errors import differences
-from analysis.stats.overlap_difference import difference
 from analysis.stats.variance import plain
 from tests.helpers.analysis_grid import frame, with_masks
 
@@ -28,7 +28,7 @@ def cells(*sizes: int, draws: int = 3) -> pd.DataFrame:
 
 
 def test_objectives_are_compared_on_the_same_samples_only() -> None:
-    pairs = overlap_pairs.pairs(cells(8, 32, 128), "objectives")
+    pairs = mask_overlap.pairs(cells(8, 32, 128), "objectives")
     assert len(pairs) == 3 * 3 * 2
     assert (pairs["corrected"] == 1.0).all()
 
@@ -36,7 +36,7 @@ def test_objectives_are_compared_on_the_same_samples_only() -> None:
 def test_objectives_that_need_other_data_are_not_compared() -> None:
     both = cells(8, 32)
     both.loc[both["objective"] == "o1", "calibration"] = "items"
-    assert overlap_pairs.pairs(both, "objectives").empty, (
+    assert mask_overlap.pairs(both, "objectives").empty, (
         "draws of two data sets share no more than their number"
     )
     assert difference(both, "objectives", "draws") is None
@@ -46,8 +46,8 @@ def test_only_draws_of_one_size_give_an_interval() -> None:
     several, one = cells(8, 32, draws=6), cells(8, draws=6)
     assert several_sizes(several)
     assert not several_sizes(one)
-    assert "--only samples=N" in bootstrap.refusal(several)
-    assert bootstrap.refusal(one) == ""
+    assert "--only samples=N" in components.refusal(several)
+    assert components.refusal(one) == ""
     values = np.random.default_rng(1).normal(size=len(several))
     assert math.isnan(over_draws(values, CellDraws.of(several)).low)
     assert not math.isnan(over_draws(values[: len(one)], CellDraws.of(one)).low)
@@ -55,7 +55,7 @@ def test_only_draws_of_one_size_give_an_interval() -> None:
         found = difference(given, "objectives", "draws")
         assert found is not None
         assert math.isnan(found.low) != interval
-        mean = overlap_pairs.mean(overlap_pairs.pairs(given, "draws"))
+        mean = mask_overlap.mean(mask_overlap.pairs(given, "draws"))
         assert math.isnan(mean.low) != interval
 
 

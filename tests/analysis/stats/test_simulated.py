@@ -8,10 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from analysis.stats.components import Design
+from analysis.stats.components import DRAWN, RESIDUAL, Design, Scenario, with_draws
 from analysis.stats.grid import SETTING, STRATUM
-from analysis.stats.simulated import Scenario, with_draws
-from analysis.stats.sources import DRAWN, RESIDUAL
 from tests.helpers.analysis_grid import frame
 from tests.helpers.known_shares import BOTH, DATA, SEARCH
 

@@ -9,13 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.stats import components, coordinates, permute, variance
-from analysis.stats.between import between
-from analysis.stats.components import shares
-from analysis.stats.estimates import Shares
+from analysis.stats import components, variance
+from analysis.stats.components import SOURCES, Shares, Spans, shares
 from analysis.stats.grid import STRATUM, labels
-from analysis.stats.sources import SOURCES
-from analysis.stats.span import Spans
+from analysis.stats.variance import between
 from tests.helpers.analysis_grid import effect, frame, with_masks
 
 # -- the algebra, against published values and a second library ----------------------------------------------
@@ -39,7 +36,7 @@ UNEQUAL = [
 def test_pseudo_f_of_permanova_as_scikit_bio_and_vegan_have_it(
     distances: list[list[float]], groups: str, published: float
 ) -> None:
-    of = coordinates.of_distances(distances)
+    of = components.of_distances(distances)
     cells = pd.DataFrame({"group": list(groups)})
     added = Spans(cells).addition(["group"], ())
     ss, df = added.squares(of), added.df
@@ -70,7 +67,7 @@ def test_sums_of_squares_equal_statsmodels_on_an_unbalanced_grid() -> None:
         fit = ols(f"y ~ {terms}", cells).fit()
         smaller = ols("y ~ C(setting) + C(algo)", cells).fit()
         first = anova_lm(ols("y ~ C(objective)", cells).fit())
-    g = [coordinates.of_values(y)]
+    g = [components.of_values(y)]
     table = variance.table(cells, g, permutations=9).set_index("source")
     assert table.loc["draw x algorithm, rest", "ss"] == pytest.approx(fit.ssr)
     assert table.loc["draw x algorithm, rest", "df"] == fit.df_resid
@@ -86,7 +83,7 @@ def test_variance_components_of_a_balanced_grid_are_the_textbook_ones() -> None:
     table = y.reshape(6, 5)
     rest = table - table.mean(0) - table.mean(1, keepdims=True) + table.mean()
     error = np.sum(rest**2) / 20
-    by_source = shares(cells, [coordinates.of_values(y)], resamples=20).sources.set_index("source")[
+    by_source = shares(cells, [components.of_values(y)], resamples=20).sources.set_index("source")[
         "component"
     ]
     assert by_source["algorithm"] == pytest.approx(np.var(table.mean(0), ddof=1) - error / 6)
@@ -103,9 +100,7 @@ def test_components_are_unbiased_where_cells_are_missing() -> None:
         cells = cells[rng.random(len(cells)) > 0.25].reset_index(drop=True)
         y = effect(cells, ["draw", "calibration"], 2.0, rng) + effect(cells, ["algo"], 1.0, rng)
         y = y + rng.normal(size=len(cells))
-        table = shares(cells, [coordinates.of_values(y)], resamples=2).sources.set_index("source")[
-            "component"
-        ]
+        table = shares(cells, [components.of_values(y)], resamples=2).sources.set_index("source")["component"]
         values.append([table["draw (seed)"], table["algorithm"], table["draw x algorithm, rest"]])
     means, errors = np.mean(values, axis=0), np.std(values, axis=0) / np.sqrt(len(values))
     np.testing.assert_array_less(np.abs(means - [4.0, 1.0, 1.0]), 3 * errors)
@@ -261,10 +256,10 @@ def p_values(effects: Sequence[Sequence[str]], runs: int = 40) -> dict[str, list
         rng = np.random.default_rng(seed)
         cells = frame(objectives=2, data=2, draws=3, algos=3)
         y = sum((effect(cells, columns, 2.0, rng) for columns in effects), rng.normal(size=len(cells)))
-        g = [coordinates.of_values(y)]
+        g = [components.of_values(y)]
         for source in SOURCES:
             if source.name not in ("samples", "length"):
-                results[source.name].append(permute.p_value(cells, g, source, STRATUM, 99, seed)[0])
+                results[source.name].append(variance.p_value(cells, g, source, STRATUM, 99, seed)[0])
     return results
 
 
@@ -292,7 +287,7 @@ def test_draws_are_the_units_of_the_objective() -> None:
 def test_a_test_that_cannot_reject_is_refused() -> None:
     cells = frame(objectives=2, data=1, draws=2, algos=3)
     g = variance.outcome(cells, np.arange(len(cells)))
-    p, note = permute.p_value(cells, g, SOURCES[0], STRATUM)
+    p, note = variance.p_value(cells, g, SOURCES[0], STRATUM)
     assert math.isnan(p)
     assert "3 arrangements" in note  # two draws each: 6 ways, halved because names do not matter
 
@@ -308,7 +303,7 @@ def test_differences_between_models_and_ratios() -> None:
 
 
 def test_the_exhaustive_search_is_no_level_of_the_algorithm() -> None:
-    from analysis.figures.variance_shares import MASKS, across, measure
+    from analysis.figures.fig5_variance_shares import MASKS, across, measure
 
     rng = np.random.default_rng(3)
     cells = frame(objectives=2, data=2, draws=3, algos=3)
@@ -337,7 +332,7 @@ def test_masks_of_one_model_differ_between_ratios() -> None:
 
 
 def test_every_outcome_is_compared_across_models_and_ratios_if_it_has_a_distance() -> None:
-    from analysis.figures.variance_shares import LOSS, MASKS, across
+    from analysis.figures.fig5_variance_shares import LOSS, MASKS, across
 
     rng = np.random.default_rng(2)
     cells = frame(models=("a", "b"), ks=(3, 6), objectives=2, data=1, draws=2, algos=3)
@@ -356,7 +351,7 @@ def test_every_outcome_is_compared_across_models_and_ratios_if_it_has_a_distance
 
 
 def test_units_and_compensations_of_one_model_are_no_models() -> None:
-    from analysis.figures.variance_shares import across
+    from analysis.figures.fig5_variance_shares import across
 
     cells = frame(models=("a", "a (sublayer)", "b", "b (sublayer)"), objectives=1, data=1, draws=3, algos=3)
     noise = pd.Series(np.random.default_rng(0).normal(size=len(cells)))

@@ -9,13 +9,10 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from analysis.stats import bootstrap, coordinates, overlap, permute, variance
-from analysis.stats.between import BETWEEN, between
-from analysis.stats.components import shares
+from analysis.stats import components, mask_overlap, variance
+from analysis.stats.components import RESIDUAL, SOURCES, Spans, adjusted, sequential, shares, strata
 from analysis.stats.grid import STRATUM, labels
-from analysis.stats.shuffle import Shuffle
-from analysis.stats.sources import RESIDUAL, SOURCES, adjusted, sequential, strata
-from analysis.stats.span import Spans
+from analysis.stats.variance import BETWEEN, Shuffle, between
 from tests.helpers import plain_variance
 from tests.helpers.analysis_grid import effect, frame, with_masks
 
@@ -53,8 +50,8 @@ def test_coordinates_are_those_of_all_pairs_of_cells(outcome: tuple[pd.DataFrame
 
 def test_repeated_masks_need_no_more_coordinates() -> None:
     cells, _ = study(0)
-    masks = overlap.masks(cells[cells["k"] == 3].iloc[:8])
-    few, many = coordinates.of_masks(masks), coordinates.of_masks(masks * 50)
+    masks = mask_overlap.masks(cells[cells["k"] == 3].iloc[:8])
+    few, many = components.of_masks(masks), components.of_masks(masks * 50)
     assert many.x.shape[1] == few.x.shape[1] < 8
     assert many.total == pytest.approx(50 * few.total)
 
@@ -94,15 +91,15 @@ def test_a_form_gives_the_sums_of_squares_of_each_resample(outcome: tuple[pd.Dat
     cells, _ = outcome
     weights = plain_variance.drawn_weights(cells, 5, seed=3)
     resampled = plain_variance.resamples(cells, grams(*outcome), STRATUM, weights)
-    moved = bootstrap.Draws(cells, STRATUM).moves(variance.outcome(*outcome))
+    moved = components.Draws(cells, STRATUM).moves(variance.outcome(*outcome))
     for i, rows in enumerate(strata(cells)):
         part = cells.iloc[rows]
         plain = plain_variance.marginal(part)
         for name, added in adjusted(Spans(part)).items():
             form = moved[i].added_form(added)
             expected = [np.sum(plain[name] * each[i]) for each in resampled]
-            assert bootstrap.explained(weights, form) == pytest.approx(expected, **EXACT), name
-            by_coordinates = [added.squares(coordinates.Coordinates(moved[i].resampled(w), moved[i].observed.signs))
+            assert components.explained(weights, form) == pytest.approx(expected, **EXACT), name
+            by_coordinates = [added.squares(components.Coordinates(moved[i].resampled(w), moved[i].observed.signs))
                               for w in weights]  # fmt: skip
             assert by_coordinates == pytest.approx(expected, **EXACT), name
 
@@ -138,7 +135,7 @@ def test_between_models_and_ratios(masks: bool) -> None:
             continue
         plain = [sum(float(np.sum(p * g)) for p, g in zip(added, gs, strict=True)) for gs in every] / total
         assert table.loc[source.name, "share"] == pytest.approx(plain[0], **EXACT)
-        wider = stats.t.ppf(0.975, bootstrap.count(cells) - 1) / stats.norm.ppf(0.975)
+        wider = stats.t.ppf(0.975, components.count(cells) - 1) / stats.norm.ppf(0.975)
         likely = plain[0] - wider * (plain[1:] - plain[1:].mean())
         ends = np.clip(np.quantile(likely, [0.025, 0.975]), 0, 1)
         assert table.loc[source.name, ["low", "high"]].tolist() == pytest.approx(ends.tolist(), **EXACT)
@@ -152,8 +149,8 @@ def test_permuted_labels_explain_what_dense_bases_say(source: Any) -> None:
         of, plain = variance.outcome(cells, values, by), grams(cells, values, by)
         shuffle = Shuffle(cells, source)
         moved = np.vstack([shuffle.values, shuffle.draws(np.random.default_rng(0), 4)])
-        parts = permute.exchanges(cells, of, source, by)
-        fast = sum(permute._explained(shuffle.levels(moved, p.rows), p.given, p.rest) for p in parts)
+        parts = variance.exchanges(cells, of, source, by)
+        fast = sum(variance._explained(shuffle.levels(moved, p.rows), p.given, p.rest) for p in parts)
         slow = [
             sum(plain_variance.explained(cells.iloc[rows], shuffle.levels(moved, rows)[draw], source, g)
                 for rows, g in zip(strata(cells, by), plain, strict=True))
@@ -171,12 +168,12 @@ def test_levels_can_be_fitted_before_or_after_the_given_columns(algos: int) -> N
     y, source = rng.normal(size=len(cells)), next(s for s in SOURCES if s.moved == "draw")
     (a, b), (first, second) = (
         strata(cells),
-        permute.exchanges(cells, variance.outcome(cells, y), source, STRATUM),
+        variance.exchanges(cells, variance.outcome(cells, y), source, STRATUM),
     )
     for rows, part, g in zip((a, b), (first, second), grams(cells, y), strict=True):
         levels = np.array([rng.permutation(cells["draw"].to_numpy()[rows]) for _ in range(6)])
         slow = [plain_variance.explained(cells.iloc[rows], draw, source, g) for draw in levels]
-        assert permute._explained(levels, part.given, part.rest) == pytest.approx(slow, rel=1e-9, abs=1e-9)
+        assert variance._explained(levels, part.given, part.rest) == pytest.approx(slow, rel=1e-9, abs=1e-9)
 
 
 def test_a_draw_is_tested_apart_for_each_configuration_and_an_algorithm_is_not() -> None:

@@ -10,14 +10,14 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from analysis.data.mlflow_store import folder
+from analysis.data.archive import folder
 from analysis.data.study import AskedStudy
-from analysis.stats.accuracy_spans import Span, spans
-from analysis.stats.by_construction import EXACT, additive, exact_by_construction
-from analysis.stats.damage import damages
-from analysis.stats.one_shot import gains, mean_gain
-from analysis.stats.overlap_difference import difference
-from analysis.stats.rules import all_negative, most
+from analysis.stats.agreement import all_negative, most
+from analysis.stats.grid import EXACT, additive, exact_by_construction
+from analysis.stats.mask_overlap import difference
+from analysis.stats.outcome_errors import Span, spans
+from analysis.stats.regret import gains, mean_gain
+from analysis.stats.stability import damages
 from tests.helpers.analysis_grid import frame, with_masks
 
 

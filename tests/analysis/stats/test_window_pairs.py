@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from analysis.stats.window_pairs import joined, paired
+from analysis.stats.stability import joined, paired
 
 
 def test_the_interval_is_that_of_a_paired_t_test() -> None:

@@ -1,0 +1,263 @@
+"""The masks of a study before and after repair and healing, with the loss of each held-out window.
+
+A state of a mask is what was done to it: nothing, a repair, or a healing on a number of tokens. A mask that several
+cells found counts once. Repairs and healings differ with the draw of the calibration: maps are fitted to its samples,
+and healing leaves them out. So the losses of several draws or seeds are averaged.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.stats import rankdata
+
+from pruning.core import storage
+from pruning.core.errors import DamagedError
+from pruning.core.mask import Mask
+from pruning.core.records import EVALUATION, FOLDER, RECORD, is_repaired, read_done
+from pruning.healing.heal_settings import RUNNING
+
+from .components import IntervalEstimate
+from .grid import NO_COMPENSATION, bare
+from .stability import WindowPairsLosses, joined, losses_of, window_losses
+
+REPAIRS = ("linear", "diagonal")
+VARIED = ("tokens", "seed", *RUNNING)  # settings of a healing that may differ within a comparison
+
+
+@dataclass(frozen=True, order=True)
+class State:
+    """What was done to a mask. States are in order: `pruned`, `repaired`, then healings by their tokens."""
+
+    tokens: int = 0
+    kind: str = "pruned"
+
+    @property
+    def label(self) -> str:
+        """The state in words."""
+        return f"{self.tokens:,} tokens" if self.tokens else self.kind
+
+
+PRUNED, REPAIRED = State(), State(kind="repaired")
+
+
+@dataclass
+class HealedMask:
+    """A mask, where it comes from, and the losses (windows,) of the dense model and of each state.
+
+    `states` has one array for each run of a state, and `runs` what was added: state, digest of the samples, and seed.
+    """
+
+    mask: Mask
+    found_by: list[str] = field(default_factory=list)
+    dense: WindowPairsLosses | None = None
+    states: dict[State, list[WindowPairsLosses]] = field(default_factory=lambda: defaultdict(list))
+    runs: set[tuple[State, str, int]] = field(default_factory=set)
+
+    def add(self, state: State, losses: WindowPairsLosses | None, samples: str, seed: int = 0) -> None:
+        """Add losses to a state. Cells with this mask and these calibration samples have the same, so one counts."""
+        run = (state, "" if state == PRUNED else samples, seed)
+        if losses is not None and run not in self.runs:
+            self.runs.add(run)
+            self.states[state].append(losses)
+
+    def losses(self, state: State) -> WindowPairsLosses:
+        """The losses (windows,) of a state, averaged over its runs."""
+        return np.asarray(np.mean(self.states[state], axis=0), float)
+
+
+def healed_masks(
+    results: Path, cells: pd.DataFrame, metrics: Sequence[str]
+) -> dict[tuple[str, float], list[HealedMask]]:
+    """The distinct masks of each model and ratio, with the losses on the windows of some metrics.
+
+    Only the most frequent repair, and healings with the most frequent settings, are used, so that masks differ in
+    nothing else. Masks without the losses of windows are left out.
+    """
+    values = [f"pruned/{metric}" for metric in metrics if f"pruned/{metric}" in cells]
+    cells = cells.dropna(subset=values)  # without cells that were measured on other windows than most
+    chosen, repair = _settings(results, cells), _repair(cells)
+    found: dict[tuple[str, float], dict[Mask, HealedMask]] = defaultdict(dict)
+    for row in cells.to_dict("records"):
+        folder = results / str(row["cell"])
+        result: Any = read_done(folder)
+        mask = Mask.from_json(result["mask"])
+        one = found[bare(str(row["model"])), float(row["ratio"])].setdefault(mask, HealedMask(mask))
+        one.found_by.append(f"{row['objective']} {row['algo']}" if row["algo"] != "random" else "random")
+        one.dense = window_losses(results, result, metrics, "dense") if one.dense is None else one.dense
+        samples, compensation = str(result["calibration"]["sha256"]), row["compensation"]
+        plain = compensation == NO_COMPENSATION
+        rejected = "repair" in result and not is_repaired(result["repair"])  # no map helped
+        changed = not plain and not rejected
+        one.add(
+            PRUNED, window_losses(results, result, metrics, "uncompensated" if changed else "pruned"), samples
+        )
+        if compensation == repair and changed:
+            one.add(REPAIRED, window_losses(results, result, metrics), samples)
+        if plain:  # healings of repaired masks are another question
+            for settings, path in _healings(folder):
+                if comparable(settings) == chosen:
+                    losses = joined([_healed_losses(results, path, result, metric) for metric in metrics])
+                    one.add(State(settings["tokens"], "healed"), losses, samples, settings["seed"])
+    return {
+        stratum: [one for one in masks.values() if one.dense is not None and PRUNED in one.states]
+        for stratum, masks in found.items()
+    }
+
+
+def _healed_losses(results: Path, healing: Path, result: Any, metric: str) -> WindowPairsLosses | None:
+    """The losses of a healed mask; None if they are not of the same windows as those of the mask itself."""
+    kept = _read(healing / EVALUATION).get("records", {}).get(metric)
+    of_mask = Path(result["evaluation"].get("records", {}).get(metric, {}).get("pruned", ""))
+    same = kept is not None and Path(kept).parent.name.startswith(f"{of_mask.parent.name}-healed-")
+    return losses_of(results / kept) if same else None
+
+
+def _repair(cells: pd.DataFrame) -> str | None:
+    """The most frequent repair by maps; None if no cell is repaired."""
+    counts = Counter(cells.loc[cells["compensation"].isin(REPAIRS), "compensation"])
+    return max(sorted(counts), key=lambda name: counts[name]) if counts else None
+
+
+def _healings(cell: Path) -> Iterator[tuple[dict[str, Any], Path]]:
+    """The settings and the folder of each finished healing of a cell's own mask."""
+    for path in sorted((cell / FOLDER).glob(f"*/{RECORD}")):
+        if "settings" in (record := _read(path)):
+            yield record["settings"], path.parent
+
+
+def _settings(results: Path, cells: pd.DataFrame) -> str | None:
+    """The most frequent settings of the healings of a study, apart from tokens and seed."""
+    folders = [results / str(cell) for cell in cells["cell"]]
+    counts = Counter(comparable(settings) for folder in folders for settings, _ in _healings(folder))
+    return max(counts, key=lambda text: (counts[text], text)) if counts else None
+
+
+def comparable(settings: dict[str, Any]) -> str:
+    """The settings that two healings must share to be compared: all but tokens, seed and how it ran."""
+    return json.dumps({k: v for k, v in settings.items() if k not in VARIED}, sort_keys=True)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The record in a file; empty if there is none, or if it is damaged: the command names such files at its end."""
+    with suppress(FileNotFoundError, DamagedError):
+        return dict(storage.read_json(path))
+    return {}
+
+
+# Does the choice of the mask still matter after repair and healing? Statistics with bootstrap intervals.
+#
+# For each state (pruned, repaired, healed on n tokens), over the masks that have it:
+#
+# - the rank correlation (Spearman) of the held-out losses before and in this state,
+# - the spread: the standard deviation of the losses over masks, in nats, and its share of the spread before,
+# - the regret: how far the mask that was best before is above the best one in this state, in nats.
+#
+# Masks and windows are both a sample. A resample draws masks and windows with replacement, the same windows for all
+# masks and states, because a window that is hard for one mask is hard for the others. The interval is from the 2.5
+# to the 97.5 percentile of resamples (Efron and Tibshirani 1993, section 13.3). With a dozen masks it is
+# approximate.
+
+RESAMPLES = 2000
+FEWEST = 4  # masks; fewer give no correlation
+NEAR = 2.0  # masks near the best one cost at most this many times its loss
+
+Matrix = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class StateStatistics:
+    """What a state does to the differences between masks; `masks` have it."""
+
+    state: State
+    masks: int
+    correlation: IntervalEstimate
+    spread_before: IntervalEstimate
+    spread: IntervalEstimate
+    share: IntervalEstimate
+    regret: IntervalEstimate
+
+
+def statistics(masks: Sequence[HealedMask], resamples: int = RESAMPLES) -> list[StateStatistics]:
+    """The statistics of each state but the first that at least four masks have."""
+    states = sorted({state for one in masks for state in one.states if state != PRUNED})
+    return [_of_state(masks, state, resamples) for state in states if _count(masks, state) >= FEWEST]
+
+
+def near_best(masks: Sequence[HealedMask]) -> list[HealedMask]:
+    """The masks that cost at most twice the loss that the cheapest mask costs, before any repair or healing."""
+    least = min(lost(one, PRUNED) for one in masks)
+    most = least + (NEAR - 1) * abs(least)  # a mask can be better than the dense model
+    return [one for one in masks if lost(one, PRUNED) <= most]
+
+
+def lost(one: HealedMask, state: State) -> float:
+    """The held-out loss of a state above that of the dense model, in nats per token."""
+    assert one.dense is not None
+    return float((one.losses(state) - one.dense).mean())
+
+
+def regained(one: HealedMask, state: State, resamples: int = RESAMPLES) -> IntervalEstimate:
+    """The share of the loss that the mask had cost which is regained in a state, with an interval over windows."""
+    assert one.dense is not None
+    rows = np.stack([one.losses(PRUNED), one.losses(state), one.dense])
+
+    def share(means: Matrix) -> Any:
+        return (means[0] - means[1]) / (means[0] - means[2])
+
+    windows = np.random.default_rng(0).integers(0, rows.shape[1], (resamples, rows.shape[1]))
+    drawn = share(rows[:, windows].mean(-1))
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    return IntervalEstimate(float(share(rows.mean(-1))), float(low), float(high))
+
+
+def spearman(first: Matrix, second: Matrix) -> float:
+    """The correlation of the ranks; equal values have the mean of their ranks. NaN if all values of one are equal."""
+    a, b = (rankdata(values) - (len(values) + 1) / 2 for values in (first, second))
+    size = float(np.sqrt((a @ a) * (b @ b)))
+    return float(a @ b) / size if size > 0 else float("nan")
+
+
+def _count(masks: Sequence[HealedMask], state: State) -> int:
+    return sum(state in one.states for one in masks)
+
+
+def _of_state(masks: Sequence[HealedMask], state: State, resamples: int) -> StateStatistics:
+    having = [one for one in masks if state in one.states]
+    before, after = (np.stack([one.losses(which) for one in having]) for which in (PRUNED, state))
+    rng = np.random.default_rng(0)
+    draws = [
+        (rng.integers(0, len(having), len(having)), rng.integers(0, before.shape[1], before.shape[1]))
+        for _ in range(resamples)
+    ]
+
+    def interval(statistic: Callable[[Matrix, Matrix], float]) -> IntervalEstimate:
+        drawn = [
+            statistic(before[rows][:, windows].mean(1), after[rows][:, windows].mean(1))
+            for rows, windows in draws
+        ]
+        low, high = np.nanpercentile(drawn, [2.5, 97.5])
+        return IntervalEstimate(statistic(before.mean(1), after.mean(1)), float(low), float(high))
+
+    return StateStatistics(
+        state,
+        len(having),
+        interval(spearman),
+        interval(lambda first, _: float(first.std(ddof=1))),
+        interval(lambda _, second: float(second.std(ddof=1))),
+        interval(lambda first, second: _ratio(float(second.std(ddof=1)), float(first.std(ddof=1)))),
+        interval(lambda first, second: float(second[first.argmin()] - second.min())),
+    )
+
+
+def _ratio(value: float, whole: float) -> float:
+    return value / whole if whole > 0 else float("nan")

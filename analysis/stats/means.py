@@ -1,0 +1,180 @@
+"""Means with 95 percent intervals over calibration draws, which are the only random part of a study's design.
+
+Searches, objectives and calibration data are fixed; a draw is a random sample of its data. Cells of one draw are not
+independent, so whole draws are left out: a jackknife over draws within data (Efron and Stein 1981; for means over
+pairs of masks, Arvesen 1969). The interval is Student's; its degrees of freedom are the draws minus the data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+
+from .grid import DRAW, SETTING, Labels, groups, labels
+
+NAN = float("nan")
+DATA = [column for column in DRAW if column != "draw"]
+
+
+@dataclass(frozen=True)
+class DrawMean:
+    """A mean over cells or pairs, its standard error and interval over draws.
+
+    Both are NaN if some data would have no value without one of its draws: with a single draw, or with two if the
+    values are of pairs of draws. They are also NaN if draws of several sizes from the same data contain each other.
+    """
+
+    mean: float
+    error: float
+    low: float
+    high: float
+    draws: int
+
+
+@dataclass(frozen=True)
+class CellDraws:
+    """For each cell, the number of its draw, of its data, and of their source (cells,). Objectives can share draws.
+
+    Data of one source differ in the number or the length of their samples. Without `source`, each has its own.
+    """
+
+    draw: Labels
+    data: Labels
+    source: Labels | None = None
+
+    @classmethod
+    def of(cls, frame: pd.DataFrame) -> CellDraws:
+        """The draws of the cells of a frame."""
+        return cls(*(labels(frame, columns) for columns in (DRAW, DATA, ["calibration"])))
+
+    def take(self, rows: Any) -> CellDraws:
+        """The draws of some cells."""
+        return CellDraws(self.draw[rows], self.data[rows], None if self.source is None else self.source[rows])
+
+
+def over_draws(values: ArrayLike, drawn: CellDraws) -> DrawMean:
+    """The mean of one value per cell (cells,). Cells without a value are left out."""
+    return over_pairs(values, drawn, drawn)
+
+
+def over_pairs(values: ArrayLike, first: CellDraws, second: CellDraws) -> DrawMean:
+    """The mean of one value per pair of cells (pairs,). A draw is left out with every pair that it is in."""
+    numbers = np.asarray(values, float)
+    known = ~np.isnan(numbers)
+    first, second = first.take(known), second.take(known)
+    numbers, a, b = numbers[known], first.draw, second.draw
+    if not len(numbers):
+        return DrawMean(NAN, NAN, NAN, NAN, 0)
+    draws, positions = np.unique(np.concatenate([a, b]), return_inverse=True)
+    a, b = positions[: len(a)], positions[len(a) :]
+    data = np.zeros(len(draws), dtype=np.int64)
+    data[a], data[b] = first.data, second.data
+    mean = float(numbers.mean())
+    without = _without(numbers, np.array([a, b]), np.array([first.data, second.data]), len(draws))
+    if np.isnan(without).any() or _nested(first, second):
+        return DrawMean(mean, NAN, NAN, NAN, len(draws))
+    error, freedom = _jackknife(without, data)
+    half = float(stats.t.ppf(0.975, freedom)) * error
+    return DrawMean(mean, error, mean - half, mean + half, len(draws))
+
+
+def _without(values: NDArray[np.float64], draw: Labels, data: Labels, draws: int) -> NDArray[np.float64]:
+    """The means (draws,) without each draw; NaN if some data would have no pair. `draw` and `data` are (2, pairs).
+
+    Data keep their weights, since only their draws are random. If they did not, means without a draw would differ
+    too little: with two data of three draws each, the error would be a fifth too small.
+    """
+    low, high = np.sort(data, axis=0)
+    kind = np.unique(low * (data.max() + 1) + high, return_inverse=True)[1]
+    whole_sums, whole_counts = np.bincount(kind, values), np.bincount(kind)
+    means = np.zeros(draws)
+    for number, count in enumerate(whole_counts):
+        a, b = draw[:, kind == number]
+        own = values[kind == number]
+        sums, counts = (_in_group(weights, a, b, draws) for weights in (own, np.ones(len(own))))
+        left = count - counts
+        means += count * np.divide(whole_sums[number] - sums, left, out=np.full(draws, NAN), where=left > 0)
+    return means / len(values)
+
+
+def _nested(first: CellDraws, second: CellDraws) -> bool:
+    """Whether the draws are of several sizes from the same data, so that they contain each other."""
+    if first.source is None or second.source is None:
+        return False
+    pairs = {*zip(first.source, first.data, strict=True), *zip(second.source, second.data, strict=True)}
+    return len(pairs) > len({source for source, _ in pairs})
+
+
+def _in_group(weights: NDArray[Any], a: Labels, b: Labels, groups: int) -> NDArray[np.float64]:
+    """For each draw, the sum of the weights of the pairs that it is in. A pair within one counts once."""
+    both = np.bincount(a, weights, groups) + np.bincount(b, weights, groups)
+    return np.asarray(both - np.bincount(a[a == b], weights[a == b], groups))
+
+
+def _jackknife(without: NDArray[np.float64], data: Labels) -> tuple[float, int]:
+    """The standard error from the means without each draw, and the degrees of freedom."""
+    variance = 0.0
+    groups = np.unique(data)
+    for group in groups:
+        values = without[data == group]
+        variance += (len(values) - 1) / len(values) * float(((values - values.mean()) ** 2).sum())
+    return float(np.sqrt(variance)), len(without) - len(groups)
+
+
+# Mean outcomes of the searches of one panel, over the same calibration draws.
+
+REFERENCE = "exhaustive"
+
+
+def rivals(cells: pd.DataFrame) -> pd.DataFrame:
+    """The cells of all searches except the exhaustive search, which is the reference.
+
+    If only the exhaustive search was run, all cells are returned.
+
+    The exhaustive search gives the best mask (`regret.best_known`). This search is run in few settings only. If
+    it were compared with the others, all means would be restricted to those settings.
+    """
+    competing = cells[cells["algo"] != REFERENCE]
+    return competing if len(competing) else cells
+
+
+def compared(panel: pd.DataFrame, outcomes: Sequence[str] = ()) -> tuple[pd.DataFrame, str]:
+    """The cells of settings that every search of the panel finished, and a note if some settings are omitted.
+
+    Means over different draws are not comparable, so a cell that is missing or lacks one of the `outcomes` removes
+    its whole setting from the means. An outcome that a search has in no cell does not count for this search. If no
+    setting is complete, all cells are used, and the note says that the means are over different draws.
+    """
+    panel = rivals(panel)
+    setting = labels(panel, SETTING)
+    searches, total = panel["algo"].nunique(), len(set(setting))
+    having = pd.Series(True, panel.index)
+    for outcome in outcomes:
+        known = panel[outcome].notna()
+        having &= known | ~known.groupby(panel["algo"]).transform("any")
+    counted = panel["algo"].where(having).groupby(setting).transform("nunique")
+    whole = panel[having & (counted == searches)]
+    if whole.empty:
+        return panel, "unequal draws"
+    kept = int(pd.Series(setting, index=panel.index)[whole.index].nunique())
+    return whole, "" if kept == total else f"{kept} of {total} draws"
+
+
+def means(panel: pd.DataFrame, outcomes: list[str]) -> pd.DataFrame:
+    """One row for each search: its cells and draws, means of the outcomes, and the found `masks`, sorted by draw."""
+    cells, note = compared(panel, outcomes)
+    rows = []
+    for algo, searched in groups(cells, "algo"):
+        order = searched.sort_values(["calibration", "draw"])
+        masks = tuple(zip(order["calibration"], order["draw"], order["dropped"], strict=True))
+        draws = len(set(labels(searched, DRAW)))
+        rows.append(
+            [algo, len(searched), draws, *(searched[outcome].mean() for outcome in outcomes), masks, note]
+        )
+    return pd.DataFrame(rows, columns=["algo", "cells", "draws", *outcomes, "masks", "draws_note"])

@@ -1,0 +1,251 @@
+"""Register the schema of every option with Hydra.
+
+The dataclass of an algorithm, objective, calibration, ... is the schema of its YAML files: a misspelt key,
+on the command line or in a file, fails while the configuration is composed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import yaml
+from hydra.core.config_store import ConfigStore
+from hydra.experimental.callback import Callback
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+from pruning.config.compose import ADDED, build, check_choices, check_settings, check_words, explained
+from pruning.config.groups import BUILT, CONF, Config, class_named, members, options
+from pruning.core.errors import InputError, unknown
+from pruning.core.records import (
+    CLASS,
+    OPTION,
+    TARGET,
+    check_literal,
+    leaves,
+    recorded,
+    same_settings,
+    without_option,
+)
+
+
+@cache
+def register() -> None:
+    """Register schemas and resolvers, once in a process; call this before Hydra reads the configuration.
+
+    Raises InputError if two classes of a group have the same name: class names identify cells and scores, so two
+    objectives with the same name would use each other's losses.
+    """
+    store = ConfigStore.instance()
+    store.store(name="schema", node=Config)
+    for group in BUILT:
+        modules: dict[str, str] = {}
+        for name, cls in members(group):
+            if (other := modules.setdefault(cls.__name__, cls.__module__)) != cls.__module__:
+                raise InputError(
+                    f"{other} and {cls.__module__} both define a class {cls.__name__}: rename one, "
+                    "because scores and cells are identified by that name."
+                )
+            store.store(group=f"schema/{group}", name=name, node=schema(cls))
+    OmegaConf.register_new_resolver("unless", _unless, replace=True)
+    OmegaConf.register_new_resolver("options", lambda group: ", ".join(options(group)), replace=True)
+
+
+@cache
+def schema(cls: type) -> type:
+    """A dataclass with the fields of `cls`, and with a `_target_` so that Hydra builds a `cls`."""
+    hints = get_type_hints(cls)
+    fields: list[Any] = [("_target_", str, dataclasses.field(default=f"{cls.__module__}.{cls.__qualname__}"))]
+    for item in dataclasses.fields(cls):
+        if item.default_factory is not dataclasses.MISSING:
+            default: Any = dataclasses.field(default_factory=item.default_factory)
+        else:
+            default = dataclasses.field(
+                default=MISSING if item.default is dataclasses.MISSING else item.default
+            )
+        if item.init:
+            fields.append((item.name, hints[item.name], default))
+    return dataclasses.make_dataclass(f"{cls.__name__}Conf", fields)
+
+
+def _unless(value: Any, other: Any) -> Any:
+    """`${unless:${k},0.2}`: 0.2 if k is null, else null."""
+    return other if value is None else None
+
+
+# The callback that Hydra runs before it starts a sweep.
+
+
+class CheckResults(Callback):
+    """Refuse a results folder that cannot be written, before Hydra writes its multirun.yaml there."""
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Exit with a plain message if the folder is unusable; Hydra would only warn of an InputError and go on."""
+        from pruning.core.storage import check_writable
+
+        try:
+            check_writable(Path(config.paths.results).expanduser().resolve())
+        except InputError as error:
+            print(error, file=sys.stderr)  # noqa: T201
+            raise SystemExit(2) from None
+
+
+# Build the object of one option in the way a launch does; exports and the Python interface use this.
+
+
+def build_named(group: str, name: str, *words: str) -> Any:
+    """Build the object of the option `name` of a group, with further words such as `seed=1`.
+
+    Raises InputError if there is no such option, and the errors of `build_option`.
+    """
+    if name not in options(group):
+        raise unknown(group, name, options(group))
+    return build_option(group, [f"{group}={name}", *words])
+
+
+def build_option(group: str, words: Sequence[str]) -> Any:
+    """Build the object of a config group from words such as `model=local model.path=DIR`.
+
+    Raises InputError if an option or a setting does not exist, a value is missing, or the constructor refuses a
+    value.
+    """
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    check_words(words)
+    check_choices(words)
+    try:
+        chosen = composed(words)[group]
+        if missing := [name for name in chosen if str(chosen._get_node(name)) == "???"]:
+            option = next((word.partition("=")[2] for word in words if word.startswith(f"{group}=")), None)
+            raise InputError(f"{group}={option} needs a value: give {group}.{missing[0]}=...")
+        plain = recorded(OmegaConf.to_container(chosen, resolve=True))
+        names = dict(word.split("=", 1) for word in words if word.startswith(f"{group}="))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise explained(error, words) from error
+    check_settings({group: plain}, names)
+    return build(group, plain)
+
+
+# The command that runs a recorded configuration again: its options, and the settings that differ from them.
+
+GROUPS = ("model", "objective", "calibration", "algo", "compensation", "heal", "eval")
+OTHERS = ("ratio", "k", "unit", "budget", "latency", "protect", "racing", "near_ties", "seed", "forward")
+DECIDING = ("tf32", "compile", "bounds")  # settings of `forward` that can change a mask or its losses
+RESOURCES = "model.resources."  # left out: these settings only affect where a cell runs
+
+
+def launch_words(config: Mapping[str, Any]) -> list[str]:
+    """The arguments of `python launch.py` for a recorded configuration, or for some of its groups.
+
+    Settings that do not affect the outcome of a cell are left out: folders, trackers, batch sizes. Raises InputError
+    if a setting is not literal: Hydra would interpret it.
+    """
+    check_literal(config)
+    config = recorded(config)
+    if config.get("heal", {}).get(CLASS) == ADDED["heal"][CLASS]:
+        config = {name: value for name, value in config.items() if name != "heal"}  # as results leave it out
+    words = [f"{group}={_option(group, config[group])}" for group in GROUPS if group in config]
+    if config.get("seed"):
+        words.append(f"seed={config['seed']}")  # `_plain` needs the seed, because other settings refer to it
+    # If `calibration=` is left out, the objective chooses the calibration.
+    shorter = [word for word in words if not word.startswith("calibration=")]
+    base = _plain(shorter)
+    if "calibration" not in config or same_settings(base["calibration"], config["calibration"]):
+        words = shorter
+    else:
+        base = _plain(words)
+    wanted = {name: without_option(config[name]) for name in (*GROUPS, *OTHERS) if name in config}
+    wanted["forward"] = {k: v for k, v in wanted.get("forward", {}).items() if k in DECIDING}
+    if wanted.get("k") is not None:
+        wanted.pop("ratio", None)  # the ratio follows from k
+    return [*words, *(w for w in _changes(wanted, base) if not w.startswith(RESOURCES))]
+
+
+def composed(words: Sequence[str]) -> Any:
+    """The configuration of a launch with these arguments, as an OmegaConf object; works inside a running launch.
+
+    Raises the errors of Hydra and OmegaConf if an argument is invalid.
+    """
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    register()
+    running = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            return compose("config", list(words))
+    finally:
+        GlobalHydra.instance().hydra = running
+
+
+def _plain(words: Sequence[str]) -> dict[str, Any]:
+    from omegaconf import OmegaConf
+
+    plain = OmegaConf.to_container(composed(words), resolve=True)
+    assert isinstance(plain, dict)
+    return {str(name): recorded(value) for name, value in plain.items()}
+
+
+def _option(group: str, settings: Mapping[str, Any]) -> str:
+    """The option that recorded settings come from; if an older result names no option, the most similar one."""
+    if settings.get(OPTION) in options(group):
+        return str(settings[OPTION])
+
+    def distance(name: str) -> tuple[bool, int, int]:
+        """Whether the class differs, how many settings do, and, against ties, how alike nested settings are."""
+        content = yaml.safe_load((CONF / group / f"{name}.yaml").read_text(encoding="utf-8"))
+        defaults = content.pop("defaults", [])
+        given = {key: value for key, value in content.items() if not str(value).startswith(("???", "${"))}
+        wrong = sum(settings.get(key) != value for key, value in given.items())
+        nested, known = list(leaves(given)), dict(leaves(settings))
+        alike = sum(known.get(key) == value for key, value in nested)
+        return _class(group, defaults) != settings.get(CLASS), wrong, len(nested) - 2 * alike
+
+    return min(options(group), key=distance)
+
+
+def _class(group: str, defaults: list[Any]) -> str | None:
+    """The name of the class that an option configures, from the schema in the option's defaults."""
+    names = {name: cls.__name__ for name, cls in members(group)}
+    matches = (re.match(rf"/schema/{group}/(\w+)@", entry) for entry in defaults if isinstance(entry, str))
+    return next((names.get(match[1]) for match in matches if match), None)
+
+
+def _changes(wanted: Mapping[str, Any], base: Mapping[str, Any], path: str = "") -> Iterator[str]:
+    """Yield the arguments that change the settings in `base` to `wanted`."""
+    for key, value in wanted.items():
+        if key == CLASS:
+            if base.get(CLASS) != value:
+                cls = class_named(path.partition(".")[0], str(value))
+                yield f"{path}{TARGET}={cls.__module__}.{cls.__qualname__}"
+        elif key not in base:
+            yield f"+{path}{key}={_hydra(value)}"
+        elif isinstance(value, Mapping) and isinstance(base[key], Mapping):
+            yield from _changes(value, base[key], f"{path}{key}.")
+        elif base[key] != value or (path + key == "ratio" and value is not None):
+            yield f"{path}{key}={_hydra(value)}"
+    if path.startswith("eval."):  # the only group whose entries can be removed
+        yield from (f"~{path}{key}" for key in base.keys() - wanted.keys() if isinstance(base[key], Mapping))
+
+
+def _hydra(value: Any) -> str:
+    """A value in the grammar of Hydra's command line."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}: {_hydra(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, str):
+        plain = re.fullmatch(r"[A-Za-z_/.][\w./:@+-]*", value) and value.lower() not in (
+            "null",
+            "true",
+            "false",
+        )
+        return value if plain else "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    return json.dumps(value)

@@ -1,0 +1,299 @@
+"""The score of a mask: its loss under one objective, with a term for each sample."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, NotRequired, TypedDict, cast
+
+from pruning.core import storage
+from pruning.core.errors import LossError
+from pruning.core.mask import Mask
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """The loss of one mask under one objective, with its per-sample terms; lower is better.
+
+    `seconds` is the time that this cell took to compute the loss; 0 if another cell had computed it. A partial score
+    covers only the first samples; its `of` is the number of all samples. In a full score, `of` is None. `parts` is
+    the number of parts in which the samples were scored; batches of another size are rounded differently.
+    """
+
+    mask: Mask
+    loss: float
+    samples: tuple[float, ...]
+    seconds: float
+    of: int | None = None
+    parts: int = 1
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.loss):
+            if not self.mask.dropped:
+                raise LossError(f"the loss of the whole model is {self.loss}: try model.dtype=float32.")
+            raise LossError(
+                f"the loss is {self.loss} with {self.mask.described()} removed: "
+                "protect those blocks (protect.first, protect.last), or try model.dtype=float32."
+            )
+
+    def to_line(self) -> TraceLine:
+        """This score as a line of `trace.jsonl`."""
+        line: TraceLine = {
+            "dropped": list(self.mask.dropped),
+            "loss": self.loss,
+            "samples": list(self.samples),
+            "seconds": max(round(self.seconds, 6), 1e-6) if self.seconds else 0.0,
+        }
+        if self.of is not None:
+            line["of"] = self.of
+        if self.parts > 1:
+            line["parts"] = self.parts
+        return line
+
+    @classmethod
+    def from_line(cls, line: TraceLine, n_blocks: int, unit: str = "block") -> Score:
+        """The score that a line holds. Raises InputError if the line names units that the model does not have."""
+        mask = Mask(n_blocks, tuple(line["dropped"]), unit)
+        return cls(
+            mask,
+            float(line["loss"]),
+            tuple(map(float, line["samples"])),
+            float(line["seconds"]),
+            line.get("of"),
+            line.get("parts", 1),
+        )
+
+    def exceeds(self, other: Score | None) -> bool:
+        """Whether this score covers more samples than `other`, the mask's earlier score; True if `other` is None."""
+        return other is None or len(self.samples) > len(other.samples)
+
+
+# The loss and its standard error, computed from one term per sample.
+#
+# A loss is a weighted mean over samples. The weight of a text window is the number of its tokens that are scored;
+# items have equal weights. A mixed objective has two kinds of samples, called parts, and each part has a share. With
+# parts p, shares a_p, samples s of part p, weights w_s and terms t_s:
+#
+#     loss = sum over p of  a_p * m_p        m_p = sum over s of w_s t_s / sum over s of w_s
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """The weight and the part of each sample, in order, and the share of each part.
+
+    If there are fewer terms than weights, the terms belong to the first samples. If the terms of
+    two masks differ by `ties` or less, the difference only serves to break ties. Statistical tests must count it
+    as 0.
+    """
+
+    weights: tuple[float, ...]
+    parts: tuple[int, ...]
+    shares: tuple[float, ...] = (1.0,)
+    ties: float = 0.0
+
+    @property
+    def count(self) -> int:
+        """The number of samples."""
+        return len(self.weights)
+
+    @property
+    def least(self) -> int:
+        """The smallest n such that the first n samples include every part with a share above 0."""
+        parts = [part for part, share in enumerate(self.shares) if share]
+        return 1 + max(self.parts.index(part) for part in parts if part in self.parts)
+
+    def mean(self, terms: Sequence[float]) -> float:
+        """The loss.
+
+        Not finite if a term is not finite; NaN if `terms` has no sample of a part with a share above 0.
+        """
+        parts = [
+            share * weighted_mean(values, weights) for share, values, weights in self._by_part(terms) if share
+        ]
+        return math.fsum(parts) if all(map(math.isfinite, parts)) else sum(parts)
+
+    def error(self, terms: Sequence[float], whole: int | None = None) -> float:
+        """The standard error of the loss, by linearisation within each part; a part with one sample adds 0.
+
+        If `whole` is given, the n terms are those of a random subset of `whole` samples, and the loss estimates the
+        loss over all `whole` samples. The error is then multiplied by sqrt(1 - n / whole), so it is 0 if n = whole.
+        """
+        rest = 1.0 if whole is None else max(0.0, 1 - len(terms) / whole)
+        return math.sqrt(
+            rest
+            * math.fsum(
+                share**2 * _variance(values, weights) for share, values, weights in self._by_part(terms)
+            )
+        )
+
+    def stated_error(self, terms: Sequence[float]) -> float | None:
+        """`error` as results state it: None if a part with a share above 0 has one sample, whose error is unknown."""
+        return self.error(terms) if self.freedom(terms) else None
+
+    def differences(self, terms: Sequence[float], others: Sequence[float]) -> list[float]:
+        """For each sample, the term of one mask minus that of another; 0 if the two differ by `ties` or less."""
+        differences = (a - b for a, b in zip(terms, others, strict=True))
+        return [difference if abs(difference) > self.ties else 0.0 for difference in differences]
+
+    def freedom(self, terms: Sequence[float]) -> float:
+        """The degrees of freedom of `error`.
+
+        If a part with a share above 0 has only one sample, the error of that part is unknown, and the result is 0.
+
+        For one part, this is the number of samples minus one. For several parts, whose variances differ, the
+        formula of Welch and Satterthwaite is used: (sum v)^2 / sum (v^2 / (n - 1)), where v is the variance that a
+        part with n samples adds.
+        """
+        parts = [
+            (share**2 * _variance(values, weights), len(values) - 1)
+            for share, values, weights in self._by_part(terms)
+            if share
+        ]
+        least = min(free for _, free in parts)
+        total = math.fsum(variance for variance, _ in parts)
+        if least < 1 or total == 0:
+            return float(max(least, 0))
+        return total**2 / math.fsum(variance**2 / free for variance, free in parts)
+
+    def _by_part(self, terms: Sequence[float]) -> Iterator[tuple[float, list[float], list[float]]]:
+        for part, share in enumerate(self.shares):
+            samples = [s for s in range(len(terms)) if self.parts[s] == part]
+            yield share, [terms[s] for s in samples], [self.weights[s] for s in samples]
+
+
+def weighted_mean(values: Sequence[float], weights: Sequence[float]) -> float:
+    """The weighted mean. Sums are exact, so the order of the values does not matter.
+
+    NaN if there are no values; not finite if a value is not finite.
+    """
+    if not values:
+        return math.nan
+    if not all(map(math.isfinite, values)):
+        return sum(values)
+    return math.fsum(v * w for v, w in zip(values, weights, strict=True)) / math.fsum(weights)
+
+
+def mean(values: Sequence[float]) -> float:
+    """The mean of values with equal weights."""
+    return weighted_mean(values, [1.0] * len(values))
+
+
+def _variance(values: Sequence[float], weights: Sequence[float]) -> float:
+    """Variance of a weighted mean: with equal weights, the sample variance (ddof 1) divided by the count."""
+    count = len(values)
+    if count < 2:
+        return 0.0
+    centre, total = weighted_mean(values, weights), math.fsum(weights)
+    squares = math.fsum((w * (v - centre)) ** 2 for v, w in zip(values, weights, strict=True))
+    return squares / total**2 * count / (count - 1)
+
+
+def plus_minus(error: float | None) -> str:
+    """The words for a standard error after a value; `error` is None if it is unknown."""
+    return "± unknown" if error is None else f"± {error:.4f}"
+
+
+def standard_error(values: Sequence[float]) -> float:
+    """Standard error of a plain mean: sample standard deviation (ddof 1) / sqrt(count); 0 for one value."""
+    return math.sqrt(_variance(values, [1.0] * len(values)))
+
+
+# `trace.jsonl`, the journal of a cell: one line per score, in the order in which the search needed them.
+#
+# This module holds the file's only writer and reader. Each line is written in a single call, so a kill can tear at
+# most the last line. The reader skips a torn last line, because a writer may still be completing it. The caller
+# decides what to do about a line that is complete but damaged.
+
+NAME = "trace.jsonl"
+BEGINNING = b'{"dropped": ['  # of every line that `append_trace` writes
+BOUNDS = "trace_bounds.jsonl"  # lower bounds of scores, with forward.bounds=true
+FLOAT32 = "trace_float32.jsonl"  # float32 scores of masks in near ties
+
+
+class TraceLine(TypedDict):
+    """One line of the journal."""
+
+    dropped: Annotated[
+        list[int],
+        "The removed units by number: blocks, or sub-layers, of which 2i is the attention of block i and 2i + 1 its "
+        "MLP. Empty in the first line, which is the dense model's.",
+    ]
+    loss: Annotated[float, "The loss: the weighted mean of the terms."]
+    samples: Annotated[list[float], "A term for each sample."]
+    seconds: Annotated[float, "What the evaluation took; 0 for a score that another cell had computed."]
+    of: NotRequired[
+        Annotated[int, "Only in a partial score (over the first samples): the number of all samples."]
+    ]
+    parts: NotRequired[
+        Annotated[
+            int,
+            "Only in a full score that a race put together: in how many parts its samples were scored. Rounding "
+            "differs from that of one part, so the final mask is scored again as a whole.",
+        ]
+    ]
+
+
+@dataclass(frozen=True)
+class TraceEntry:
+    """A complete line: its number, counted from 1; the offset after it; and its content, or None if it is damaged."""
+
+    number: int
+    end: int
+    line: TraceLine | None
+
+
+def read_trace(path: Path, start: int = 0) -> Iterator[TraceEntry]:
+    """Yield the complete lines from byte `start` on; nothing if the file does not exist."""
+    if path.exists():
+        for number, (end, line) in enumerate(storage.read_lines(path, start), start=1):
+            yield TraceEntry(number, end, _parsed(line))
+
+
+def read_masks(path: Path, start: int = 0) -> Iterator[tuple[int, int, tuple[int, ...] | None]]:
+    """Yield (offset of the line, offset after it, removed blocks) for each complete line from byte `start` on.
+
+    The rest of a line is not read, so it can be damaged. The blocks are None if they cannot be read either.
+    """
+    known: dict[bytes, tuple[int, ...]] = {}
+    for end, line in storage.read_lines(path, start):
+        text = line[len(BEGINNING) : line.find(b"]")] if line.startswith(BEGINNING) else line
+        if text not in known and (blocks := _blocks(text, line)) is not None:
+            known[text] = blocks
+        yield start, end, known.get(text)
+        start = end
+
+
+def read_line(path: Path, offset: int) -> TraceLine | None:
+    """The line that begins at a byte; None if it is damaged, or gone."""
+    try:
+        entry = next(read_trace(path, offset), None)
+    except OSError:
+        return None
+    return None if entry is None else entry.line
+
+
+def append_trace(path: Path, line: TraceLine) -> None:
+    """Append a line, and return only after it is written."""
+    storage.append_line(path, line)
+
+
+def _blocks(text: bytes, line: bytes) -> tuple[int, ...] | None:
+    """The removed blocks of a line; `text` is what stands between their brackets, or the whole line."""
+    if re.fullmatch(rb"(\d+(, \d+)*)?", text):
+        return tuple(map(int, text.split(b", "))) if text else ()
+    parsed = _parsed(line)
+    return None if parsed is None else tuple(parsed["dropped"])
+
+
+def _parsed(text: bytes) -> TraceLine | None:
+    try:
+        data: Any = json.loads(text)
+        numbers = [data["loss"], data["seconds"], *data["samples"]]
+        valid = all(type(block) is int for block in data["dropped"]) and all(map(math.isfinite, numbers))
+    except (ValueError, KeyError, TypeError):
+        return None
+    return cast(TraceLine, data) if valid else None

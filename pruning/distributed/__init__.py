@@ -1,1 +1,0 @@
-"""Several processes (ranks) that run one cell together: how they find each other and what they exchange."""

@@ -1,0 +1,316 @@
+"""Collective operations of the processes (ranks) that run one cell together; with one process, they do nothing.
+
+Each rank holds the whole model and takes its share of the samples. Ranks exchange only losses: kilobytes of float64
+in CPU memory. So the gloo backend is enough on every machine, with or without GPUs, and no GPU waits for another.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import numpy as np
+
+from pruning.core.errors import InputError, RankError
+
+T = TypeVar("T")
+
+# A rank that dies is noticed at once. PATIENCE is the time limit for a rank that hangs, ARRIVAL for one that never
+# starts.
+PATIENCE, ARRIVAL = timedelta(hours=2), timedelta(minutes=10)
+FAILURE = "failure"  # the key under which a rank that fails stores its error
+
+_store: Any = None
+
+
+@contextmanager
+def joined_ranks() -> Iterator[None]:
+    """Within this context, the ranks that torchrun or submitit started are joined; contexts can be nested.
+
+    Each rank sees its share of the GPUs. Raises RankError if a rank does not arrive, or if a rank ends while
+    another still exchanges data with it. If the error of the rank that ended is known, the RankError quotes it.
+    """
+    rendezvous = find_rendezvous()
+    if rendezvous is None or _world()[1] > 1:
+        yield
+        return
+    rendezvous.take_share()
+    _join(rendezvous)
+    try:
+        yield
+    except BaseException as error:
+        _report_failure(error)
+        raise
+    finally:
+        _leave()
+
+
+def world_size() -> int:
+    """The number of ranks."""
+    return _world()[1]
+
+
+def rank() -> int:
+    """The number of this rank, counted from 0."""
+    return _world()[0]
+
+
+def is_first() -> bool:
+    """Whether this is the first rank, which is the one that writes files."""
+    return _world()[0] == 0
+
+
+def share_of(tasks: Sequence[T]) -> Sequence[T]:
+    """This rank's share of `tasks`: with n ranks, every n-th task."""
+    rank, size = _world()
+    return tasks[rank::size]
+
+
+def gather(results: Sequence[T]) -> list[T]:
+    """Collect, on every rank, the results of all tasks that `share_of` divided, in the order of the tasks."""
+    import torch.distributed as dist
+
+    size = world_size()
+    if size == 1:
+        return list(results)
+    shares: list[Any] = [None] * size
+    _exchange(lambda: dist.all_gather_object(shares, list(results)))
+    return [shares[number % size][number // size] for number in range(sum(map(len, shares)))]
+
+
+def all_sum(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """The sum of `values` over the ranks, in float64, on every rank."""
+    import torch
+    import torch.distributed as dist
+
+    if world_size() == 1:
+        return values
+    tensor = torch.from_numpy(values.copy())
+    _exchange(lambda: dist.all_reduce(tensor))
+    summed: np.ndarray[Any, Any] = tensor.numpy()
+    return summed
+
+
+def all_max(value: float) -> float:
+    """The maximum of `value` over the ranks, on every rank, so that all ranks make the same plan."""
+    import torch
+    import torch.distributed as dist
+
+    if world_size() == 1:
+        return value
+    tensor = torch.tensor(value, dtype=torch.float64)
+    _exchange(lambda: dist.all_reduce(tensor, dist.ReduceOp.MAX))
+    return float(tensor)
+
+
+def broadcast(value: T) -> T:
+    """The `value` of the first rank, on every rank."""
+    import torch.distributed as dist
+
+    if world_size() == 1:
+        return value
+    box = [value]
+    _exchange(lambda: dist.broadcast_object_list(box))
+    return box[0]
+
+
+def on_first(action: Callable[[], T]) -> T:
+    """Run `action` on the first rank; every rank returns the action's result or raises the action's exception."""
+    if world_size() == 1:
+        return action()
+    answer: tuple[Any, BaseException | None] = (None, None)
+    if is_first():
+        try:
+            answer = (action(), None)
+        except Exception as error:
+            answer = (None, error)
+    value, failure = broadcast(answer)
+    if failure is not None:
+        raise failure
+    return value  # type: ignore[no-any-return]
+
+
+def any_failure(error: Exception | None) -> Exception | None:
+    """This rank's error; a RankError if only other ranks have errors; None if no rank has one."""
+    if world_size() == 1:
+        return error
+    texts = gather([None if error is None else f"{type(error).__name__}: {error}"])
+    others = [text for text in texts if text is not None]
+    return (
+        error
+        if error is not None or not others
+        else RankError(f"another rank of this cell failed: {others[0]}")
+    )
+
+
+def _world() -> tuple[int, int]:
+    """This process's rank and the number of ranks."""
+    dist = sys.modules.get("torch.distributed")  # if it is not imported, no ranks are joined
+    if dist is None or not (dist.is_available() and dist.is_initialized()):
+        return 0, 1
+    return dist.get_rank(), dist.get_world_size()
+
+
+def _join(joining: Rendezvous) -> None:
+    global _store
+    import torch.distributed as dist
+    from torch.distributed.distributed_c10d import PrefixStore
+    from torch.distributed.rendezvous import rendezvous
+
+    try:
+        stores = rendezvous(joining.address, joining.rank, joining.size, timeout=ARRIVAL)
+        store, rank, size = next(iter(stores))
+        _store = PrefixStore("pruning", store)
+        dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=PATIENCE)
+    except (RuntimeError, ValueError) as error:
+        rank_text = f"rank {joining.rank} of {joining.size}"
+        raise RankError(
+            f"{rank_text} could not join the other ranks at {joining.address} ({error}): check that all have started."
+        ) from error
+
+
+def _leave() -> None:
+    global _store
+    import torch.distributed as dist
+
+    _store = None
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def _report_failure(error: BaseException) -> None:
+    """Store the error of this rank, so that the other ranks can quote it."""
+    if _store is None or isinstance(error, RankError):
+        return
+    try:
+        _store.set(FAILURE, f"{type(error).__name__}: {error}")
+    except RuntimeError:  # the rank that serves the store has ended
+        return
+
+
+def _exchange(operation: Callable[[], Any]) -> None:
+    """Run a collective operation. If a rank is gone, raises RankError and quotes its stored error, if any."""
+    try:
+        operation()
+    except RuntimeError as error:
+        reason = f" ({text})" if (text := _reported_failure()) else ""
+        raise RankError(
+            f"another rank of this cell ended or did not answer{reason}: see the log of that rank."
+        ) from error
+
+
+def _reported_failure() -> str:
+    """The error that another rank has stored; empty if there is none."""
+    try:
+        known = _store is not None and _store.check([FAILURE])
+        return str(_store.get(FAILURE).decode()) if known else ""
+    except RuntimeError:
+        return ""
+
+
+# Find, in the environment of torchrun or submitit, where a job's ranks meet and which GPUs each rank uses.
+
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+
+
+@dataclass(frozen=True)
+class Rendezvous:
+    """The place of one process among all ranks and among those of its machine, and the address where they meet.
+
+    The process is rank `rank` of `size`; on its machine, it is rank `local_rank` of `local_size`. torch.distributed
+    joins the ranks at `address`.
+    """
+
+    rank: int
+    size: int
+    local_rank: int
+    local_size: int
+    address: str
+
+    def take_share(self) -> None:
+        """Restrict this process to its share of GPUs and cores. Call this before CUDA is first used."""
+        gpus = share(os.environ, visible(os.environ), self.local_rank, self.local_size)
+        if gpus is not None:
+            os.environ[VISIBLE] = gpus
+        _set_threads(self.local_size)
+
+
+def find_rendezvous() -> Rendezvous | None:
+    """This process's rank and where to meet the other ranks; None if there is only one rank."""
+    rendezvous = _of_torchrun(os.environ) or _of_submitit()
+    return rendezvous if rendezvous is not None and rendezvous.size > 1 else None
+
+
+def visible(environment: Mapping[str, str]) -> list[str]:
+    """The names of the GPUs that this process may use: those in CUDA_VISIBLE_DEVICES or, if it is unset, all."""
+    given = environment.get(VISIBLE)
+    if given is not None:
+        return [name.strip() for name in given.split(",") if name.strip()]
+    import torch
+
+    return [str(number) for number in range(torch.cuda.device_count())]
+
+
+def share(environment: Mapping[str, str], gpus: list[str], rank: int, size: int) -> str | None:
+    """The GPUs of local rank `rank`, as a value of CUDA_VISIBLE_DEVICES; None if the variable stays as it is.
+
+    Each rank gets neighbours in `gpus`, because neighbouring GPUs are likely to be well connected. Raises
+    InputError if there are fewer GPUs than ranks on this machine.
+    """
+    if not gpus or _bound(environment):
+        return None
+    if len(gpus) < size:
+        raise InputError(
+            f"{size} ranks on one machine share {len(gpus)} GPUs ({VISIBLE}={','.join(gpus)}), but each needs at "
+            "least one: request more GPUs (model.resources: ranks, gpus_per_rank) or start fewer ranks."
+        )
+    each = len(gpus) // size
+    return ",".join(gpus[rank * each : (rank + 1) * each])
+
+
+def _bound(environment: Mapping[str, str]) -> bool:
+    """Whether SLURM has already given each task separate GPUs. SLURM_TRES_PER_TASK can list only cores."""
+    given = (environment.get(name, "") for name in ("SLURM_GPUS_PER_TASK", "SLURM_GPU_BIND"))
+    return any(value not in ("", "none") for value in given) or "gpu" in environment.get(
+        "SLURM_TRES_PER_TASK", ""
+    )
+
+
+def _of_torchrun(environment: Mapping[str, str]) -> Rendezvous | None:
+    names = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    if any(name not in environment for name in names):
+        return None
+    rank, size = int(environment["RANK"]), int(environment["WORLD_SIZE"])
+    local = int(environment.get("LOCAL_RANK", rank)), int(environment.get("LOCAL_WORLD_SIZE", size))
+    return Rendezvous(rank, size, *local, "env://")
+
+
+def _of_submitit() -> Rendezvous | None:
+    if "SUBMITIT_EXECUTOR" not in os.environ:
+        return None
+    from submitit.helpers import TorchDistributedEnvironment
+
+    # Only read this object: its method `export` would replace the scheduler's CUDA_VISIBLE_DEVICES by the local rank.
+    environment = TorchDistributedEnvironment()
+    one_machine = environment.local_world_size == environment.world_size
+    # A laptop cannot always resolve its own host name.
+    host = "127.0.0.1" if one_machine else environment.master_addr
+    local = environment.local_rank, environment.local_world_size
+    return Rendezvous(
+        environment.rank, environment.world_size, *local, f"tcp://{host}:{environment.master_port}"
+    )
+
+
+def _set_threads(ranks: int) -> None:
+    """Limit the threads to this rank's cores: two ranks that both use all cores are slower than one rank."""
+    import torch
+
+    if "OMP_NUM_THREADS" in os.environ:
+        return
+    cores = os.environ.get("SLURM_CPUS_PER_TASK")
+    torch.set_num_threads(int(cores) if cores else max(1, len(os.sched_getaffinity(0)) // ranks))

@@ -1,1 +1,0 @@
-"""Read a GGUF file, and write it without some of its blocks: no weight is dequantised."""

@@ -1,0 +1,221 @@
+"""The text of a healing: packed windows to train on, and held-out windows to watch.
+
+The text comes from the sources that calibration has, of which only the part `calibration` is read. Windows that share
+text with the calibration samples, or with the held-out windows, are left out.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pruning.calibration import sources
+from pruning.calibration.samples import Row, Samples, apart, shared_runs
+from pruning.calibration.text import start_tokens, token_ids
+from pruning.core.errors import InputError
+from pruning.core.storage import file_sha256, text_sha256
+from pruning.evaluation import Data
+from pruning.evaluation.text_overlap import overlaps, windows_of
+from pruning.healing.heal_settings import Training
+
+log = logging.getLogger(__name__)
+
+PIECE = 512  # windows that are compared with evaluation data at a time, so that memory is bounded
+
+
+@dataclass(frozen=True)
+class HealingText:
+    """Windows of equal length: those to train on, in the order of the first epoch, and the held-out ones."""
+
+    source: str
+    windows: tuple[Row, ...]
+    heldout: tuple[Row, ...]
+    seed: int
+    endless: bool = False  # a stream that is longer than the budget
+    file_sha256: str | None = None  # of the local file that the windows come from, if any
+    left_out: tuple[int, ...] | None = None  # which drawn windows are missing, as `without` numbers them
+
+    @cached_property
+    def sha256(self) -> str:
+        """The digest of the exact windows."""
+        return _sha256(self.windows, self.heldout)
+
+    @cached_property
+    def beginning(self) -> str:
+        """A digest that budgets share if the windows of the smaller one are the first windows of the larger one."""
+        return _sha256(self.heldout) if self.endless else self.sha256
+
+    def without(self, numbers: Collection[int]) -> HealingText:
+        """The text without some windows, which are numbered from 0: the held-out ones first."""
+        left = [
+            tuple(row for number, row in enumerate(rows, first) if number not in numbers)
+            for first, rows in ((0, self.heldout), (len(self.heldout), self.windows))
+        ]
+        return replace(self, heldout=left[0], windows=left[1], left_out=tuple(sorted(numbers)))
+
+    def pieces(self) -> Iterator[Samples]:
+        """All windows as samples, in pieces, to compare them with other data."""
+        rows = (*self.heldout, *self.windows)
+        for start in range(0, len(rows), PIECE):
+            yield Samples("text", self.source, rows[start : start + PIECE], self.seed)
+
+    def batch(self, step: int, size: int) -> list[Row]:
+        """The `size` windows of a step, counted from 0: a function of the seed, so nothing has to be restored."""
+        numbers = range(step * size, (step + 1) * size)
+        return [self.windows[self._order(i // len(self.windows))[i % len(self.windows)]] for i in numbers]
+
+    def epochs(self, windows: int) -> float:
+        """How often the text is read in full if this number of windows is trained on."""
+        return windows / len(self.windows)
+
+    def _order(self, epoch: int) -> Sequence[int]:
+        return _permutation(self.seed, epoch, len(self.windows))
+
+
+def _sha256(*parts: Sequence[Row]) -> str:
+    return text_sha256(json.dumps([[row.input_ids for row in rows] for rows in parts]))
+
+
+@lru_cache(maxsize=4)
+def _permutation(seed: int, epoch: int, count: int) -> Sequence[int]:
+    """The order of windows in an epoch; the first epoch keeps the order in which they were drawn."""
+    if epoch == 0:
+        return range(count)
+    return [int(i) for i in np.random.default_rng([seed, epoch]).permutation(count)]
+
+
+def draw_text(settings: Training, tokenizer: Any, calibration: Samples | None = None) -> HealingText:
+    """The text of a healing, in windows of `settings.length` tokens (with BOS, if the tokenizer puts one first).
+
+    Documents are tokenised and concatenated. The seed shuffles the windows, except those of a stream, whose documents
+    are shuffled; so the first windows do not depend on the budget. Raises InputError if the text is too short.
+    """
+    name = settings.path or settings.source
+    sha256 = None if (file := settings.file()) is None else file_sha256(Path(file).expanduser())
+    documents = sources.documents(settings, "heal")
+    first = start_tokens(tokenizer)
+    needed = (settings.steps * settings.windows + settings.heldout) * settings.length
+    ids = token_ids(documents, tokenizer, 2 * needed if settings.stream else None)
+    return replace(packed(ids, first, settings, name, calibration), file_sha256=sha256)
+
+
+def packed(
+    ids: Sequence[int],
+    first: tuple[int, ...],
+    settings: Training,
+    name: str,
+    calibration: Samples | None = None,
+) -> HealingText:
+    """Cut token ids into windows that begin with the tokens `first`, and set the held-out windows apart."""
+    payload = settings.length - len(first)
+    cuts = [tuple(ids[i : i + payload]) for i in range(0, len(ids) - payload + 1, payload)]
+    if not settings.stream:
+        order = np.random.default_rng([settings.seed, 7]).permutation(len(cuts))
+        cuts = [cuts[i] for i in order]
+    rows = tuple(Row((*first, *cut), (1, settings.length)) for cut in cuts)
+    if calibration is not None:
+        rows = apart(rows, calibration.only("text").rows)
+    heldout = rows[: settings.heldout]
+    windows = apart(rows[settings.heldout :], heldout)
+    needed = settings.steps * settings.windows
+    endless = settings.stream and len(windows) >= needed
+    if endless:
+        windows = windows[:needed]
+    if len(heldout) < settings.heldout or len(windows) < settings.windows:
+        lost = (len(cuts) - len(rows), len(rows) - len(heldout) - len(windows))
+        raise _too_little(name, settings, len(cuts), lost)
+    return HealingText(name, windows, heldout, settings.seed, endless)
+
+
+def _too_little(name: str, settings: Training, count: int, lost: tuple[int, int]) -> InputError:
+    """The error for a text of `count` windows; `lost` share text with the calibration, and with held-out windows."""
+    shared, repeated = lost
+    needed = settings.heldout + settings.windows
+    gives = f"it gives {count} windows of {settings.length} tokens"
+    asks = f"{settings.heldout} are held out and {settings.windows} are needed for a step"
+    if count < needed:
+        return InputError(
+            f"{name} is too short to heal on: {gives}, and {asks}. Lower heal.length, heal.heldout or "
+            "heal.batch_tokens, or give more text."
+        )
+    why = [f"{shared} share text with the calibration samples"] if shared else []
+    why += [f"{repeated} repeat text of the held-out windows"] if repeated else []
+    advice = (
+        "a text that repeats itself less"
+        if repeated > shared
+        else "another text than that of the calibration"
+    )
+    return InputError(
+        f"{name} cannot be healed on: {gives}, of which {' and '.join(why)}, and {asks}. Give {advice}."
+    )
+
+
+def warn_about_epochs(text: HealingText, settings: Training) -> float:
+    """How many epochs the budget takes; logs a warning if the text has to be repeated."""
+    count = settings.steps * settings.windows
+    epochs = text.epochs(count)
+    if epochs > 1:
+        log.warning(
+            "%s has %d tokens to train on and the budget is %d, so the text is read %.2f times (%.2f epochs)",
+            *(text.source, len(text.windows) * settings.length, count * settings.length, epochs, epochs),
+        )
+    return epochs
+
+
+# Leave out what a healing must not see: windows of embedded text that repeat a passage of the evaluation's data.
+#
+# The two parts of an embedded text share no paragraph, but a phrase of a manual can be in two paragraphs. A text of
+# the user that shares passages with the evaluation is a mistake, and `guard.py` refuses it.
+
+
+def text_apart(text: HealingText, data: Mapping[str, Data], step: int) -> HealingText:
+    """The text without the windows that share a run of tokens with windows of an evaluation.
+
+    Raises InputError if no held-out window is left, or fewer windows than a step takes.
+    """
+    text = text.without(repeated(text, data))
+    if not text.heldout or len(text.windows) < step:
+        raise InputError(
+            f"the healing text ({text.source}) shares passages with the evaluation's data in so many windows that "
+            f"{len(text.heldout)} held-out windows and {len(text.windows)} others are left: raise heal.heldout, "
+            "choose another heal.seed, or other text with heal.source."
+        )
+    return text
+
+
+def repeated(text: HealingText, data: Mapping[str, Data]) -> frozenset[int]:
+    """The numbers of the windows that share a run of tokens with windows of an evaluation, as `without` counts."""
+    rows = (*text.heldout, *text.windows)
+    others = [windows for one in data.values() if (windows := windows_of(one)) is not None]
+    return frozenset(number for other in others for number, _ in shared_runs(rows, other.rows))
+
+
+# What is refused before a model is trained: windows beyond its context, and the data that it is judged by.
+
+
+def check_length(length: int, limit: int | None, model: str) -> None:
+    """Raise InputError if windows of `length` tokens are longer than the model reads (None: no limit)."""
+    if limit is not None and length > limit:
+        raise InputError(f"heal.length={length} is too long: {model} reads at most {limit} tokens.")
+
+
+def check_text(text: HealingText, data: Mapping[str, Data]) -> None:
+    """Raise InputError if the text of a healing and the data of an evaluation share passages or items."""
+    counts: Counter[str] = Counter()
+    for piece in text.pieces():
+        counts.update(overlaps(piece, data))
+    for metric, shared in counts.items():
+        raise InputError(
+            f"the text of the healing ({text.source}, {text.sha256[:12]}) and the data of {metric} "
+            f"({data[metric].source}, {data[metric].sha256[:12]}) share {shared} passages or items: a model must not "
+            "be trained on the data that it is judged by. Choose other text with heal.source, or allow the overlap "
+            "with eval.allow_overlap=true."
+        )

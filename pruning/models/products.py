@@ -1,0 +1,230 @@
+"""Matrix products in float32 for models in half precision, on processors that multiply float32 faster.
+
+Few processors multiply bfloat16 fast: those with AMX, and some of AMD's. Others take about twice as long as in
+float32, and eight times if they only have AVX2. On them, linear layers convert their factors to float32, multiply,
+and round the result. That is as precise, because sums of products in half precision are formed in float32 anyway.
+Only the order of the additions differs, as between two kinds of processor (`docs/engine.md`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import cache, partial
+from threading import Lock
+from typing import Any, ClassVar, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+from pruning.core.errors import InputError
+from pruning.models.blocks import Blocks
+from pruning.models.directory import swapped
+
+HALVES = (torch.bfloat16, torch.float16)
+# Converting the weights takes about as long as the two kinds of products of 50 to 100 rows differ by.
+FEWEST_ROWS = 128
+# Weights are converted for this many outputs at a time, so that those of a vocabulary take little memory.
+OUTPUTS = 8192
+# float32 must be this many times as fast: near 1, measurements of one machine could differ.
+FASTER = 1.25
+
+
+_guard, _within = Lock(), 0  # how many contexts of `for_any_rows` there are, in all threads
+
+
+class Float32Linear(nn.Linear):
+    """A linear layer in half precision that multiplies in float32 if it gets `fewest` rows or more."""
+
+    fewest: ClassVar[int] = FEWEST_ROWS
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The layer's outputs (..., out_features) for inputs (..., in_features), in the precision of the inputs."""
+        if x.shape[:-1].numel() < self.fewest or x.dtype not in HALVES or x.device.type != "cpu":
+            return super().forward(x)
+        if torch.is_grad_enabled():
+            return cast("Tensor", _Product.apply(x, self.weight, self.bias))  # type: ignore[no-untyped-call]
+        return product(x, self.weight, self.bias)
+
+
+def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """The product `x W^T + b` (..., outputs), computed in float32 and rounded once, to the precision of `x`."""
+    single, cuts = x.float(), _cuts(weight)
+    biases = [None if bias is None else bias[cut].float() for cut in cuts]
+    if len(cuts) == 1:
+        return linear(single, weight.float(), biases[0]).to(x.dtype)
+    out = x.new_empty(*x.shape[:-1], len(weight))
+    for cut, added in zip(cuts, biases, strict=True):
+        out[..., cut] = linear(single, weight[cut].float(), added)
+    return out
+
+
+class _Product(torch.autograd.Function):
+    """`product` with gradients. Its factors are kept in half precision, not as copies in float32."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        need_x, need_weight, _ = ctx.needs_input_grad
+        ctx.save_for_backward(x if need_weight else None, weight if need_x else None)
+        return product(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        return (
+            None if weight is None else _times(grad, weight),
+            None if x is None else _outer(grad.flatten(0, -2), x.flatten(0, -2)),
+            grad.flatten(0, -2).float().sum(0).to(grad.dtype) if ctx.needs_input_grad[2] else None,
+        )
+
+
+def _times(grad: Tensor, weight: Tensor) -> Tensor:
+    """The gradient `grad W` (..., inputs) of the inputs, summed in float32 over all outputs."""
+    total = grad.new_zeros(*grad.shape[:-1], weight.shape[1], dtype=torch.float32)
+    for cut in _cuts(weight):
+        total += grad[..., cut].float() @ weight[cut].float()
+    return total.to(grad.dtype)
+
+
+def _outer(grad: Tensor, x: Tensor) -> Tensor:
+    """The gradient `grad^T x` (outputs, inputs) of the weights, for rows (rows, outputs) and (rows, inputs)."""
+    single, out = x.float(), x.new_empty(grad.shape[1], x.shape[1])
+    for cut in _cuts(out):
+        out[cut] = grad[:, cut].float().t() @ single
+    return out
+
+
+def _cuts(weight: Tensor) -> list[slice]:
+    """The outputs of a layer, OUTPUTS at a time."""
+    return [slice(start, start + OUTPUTS) for start in range(0, len(weight), OUTPUTS)]
+
+
+@contextmanager
+def for_any_rows() -> Iterator[None]:
+    """Within this context, few rows are multiplied in float32, too.
+
+    A race scores parts of the samples, and some parts have few tokens to score. Their losses must be those that the
+    samples have in a whole.
+    """
+    global _within
+    with _guard:
+        _within += 1
+        Float32Linear.fewest = 0
+    try:
+        yield
+    finally:
+        with _guard:  # the last of several threads restores it
+            _within -= 1
+            if not _within:
+                Float32Linear.fewest = FEWEST_ROWS
+
+
+def use_faster_products(module: nn.Module) -> bool:
+    """Let the linear layers of a model multiply in float32 if that is faster on this processor.
+
+    Layers on other devices, and those whose weights accelerate moves, stay as they are. Weights do not change.
+    Returns whether any layer was changed.
+    """
+    layers = [
+        one
+        for one in module.modules()
+        if type(one) is nn.Linear and one.weight.dtype in HALVES and one.weight.device.type == "cpu"
+        if not hasattr(one, "_hf_hook")
+    ]
+    if not layers or not float32_is_faster(layers[0].weight.dtype):
+        return False
+    for layer in layers:
+        layer.__class__ = Float32Linear
+    return True
+
+
+@contextmanager
+def native_products(module: nn.Module) -> Iterator[None]:
+    """Within this context, all layers multiply in their own precision, as in other programs."""
+    layers: list[nn.Module] = [one for one in module.modules() if type(one) is Float32Linear]
+    for layer in layers:
+        layer.__class__ = nn.Linear
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.__class__ = Float32Linear
+
+
+@cache
+@torch.no_grad()
+def float32_is_faster(dtype: torch.dtype) -> bool:
+    """Whether this processor multiplies float32 clearly faster than `dtype`. Measured once, in about 0.1 s.
+
+    One thread is measured by its CPU time, so that other processes do not change the answer.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        native, single = (_seconds(precision) for precision in (dtype, torch.float32))
+    finally:
+        torch.set_num_threads(threads)
+    return native > FASTER * single
+
+
+def _seconds(dtype: torch.dtype) -> float:
+    """The least CPU seconds of three products. An earlier one sets up the library."""
+    x, weight = torch.ones(512, 1024, dtype=dtype), torch.ones(1024, 1024, dtype=dtype)
+    taken = []
+    for _ in range(4):
+        started = time.thread_time()
+        linear(x, weight)
+        taken.append(time.thread_time() - started)
+    return min(taken[1:])
+
+
+# Run blocks through torch.compile: the operations between their matrix products are fused into a few loops.
+#
+# Compiled blocks round differently from the model's own code, so this is off by default. All shapes run through one
+# compiled form. With a form for each shape, a loss would depend on the order in which shapes came.
+
+# The number of compiled forms of a class of blocks. Blocks that differ, such as those with and without a sliding
+# window, need one each. Beyond this limit, torch would run blocks uncompiled.
+MOST_FORMS = 64
+
+
+@contextmanager
+def compiled(blocks: Blocks) -> Iterator[None]:
+    """Within this context, blocks run compiled. The first use compiles them, which takes about a minute.
+
+    Raises InputError if a block's method `forward` has been replaced, as accelerate does to move weights.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(torch._dynamo.config.patch(recompile_limit=MOST_FORMS))
+        for module in blocks.modules:
+            if "forward" in vars(module):
+                raise InputError(
+                    "forward.compile=true is for models on one device, but this one is spread over several devices, "
+                    "or has weights on disk: set forward.compile=false."
+                )
+            stack.enter_context(
+                swapped(module, "forward", partial(compiled_once(type(module).forward), module))
+            )
+        yield
+
+
+@cache
+def compiled_once(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, compiled at its first use. One form serves all shapes."""
+    return torch.compile(function, dynamic=True)
+
+
+def check_compiler() -> None:
+    """Raise InputError if there is no C++ compiler. torch.compile needs one on a CPU."""
+    from torch._inductor.cpp_builder import get_cpp_compiler
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    try:
+        get_cpp_compiler()
+    except InvalidCxxCompiler as error:
+        raise InputError(
+            "forward.compile=true needs a C++ compiler, but none was found: install g++ or clang++, or set "
+            "forward.compile=false."
+        ) from error

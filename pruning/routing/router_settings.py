@@ -1,0 +1,119 @@
+"""The settings of a study of tasks (`tasks`) and of its router (`router`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pruning.calibration.items import check_fields, check_template
+from pruning.core.errors import InputError, unknown
+from pruning.core.storage import file_sha256
+
+ENCODERS = ("states", "hub")
+HEADS = ("ridge", "mlp")
+TARGETS = ("loglikelihood", "margin")
+ENDINGS = (".jsonl", ".json")
+NEEDED = (
+    "give tasks.folder=DIR, a folder with a file of items for each task: NAME.jsonl with lines such as "
+    '{"question": "...", "choices": ["...", "..."], "answer": 0}'
+)
+
+
+@dataclass  # not frozen, because OmegaConf makes frozen dataclasses read-only
+class TaskStudy:
+    """Whether a command prunes for each task apart, and where the tasks are.
+
+    Each file of items in `folder` is a task; with `embedded`, the items that come with this program are one more.
+    `rewording` is a second wording of the prompts; it shows how much of the oracle's gain is chance (None: not done).
+    """
+
+    cross: bool = False
+    folder: str | None = None
+    embedded: bool = True
+    rewording: str | None = "Q: {question}\nA:"
+
+    @property
+    def asked(self) -> bool:
+        """Whether the command asks for tasks."""
+        return self.cross or self.folder is not None
+
+    def check(self) -> None:
+        """Raise InputError if the rewording asks no question."""
+        if self.rewording is not None:
+            check_template("tasks.rewording", self.rewording)
+            check_fields("tasks.rewording", self.rewording)
+
+    def files(self) -> list[Path]:
+        """The files of the tasks, sorted, without hidden ones, which macOS writes beside each file.
+
+        Raises InputError unless there are two tasks or more with own names and own contents.
+        """
+        if self.folder is None:
+            raise InputError(f"tasks.folder is not set, and at least two tasks are needed: {NEEDED}.")
+        folder = Path(self.folder).expanduser()
+        if not folder.is_dir():
+            raise InputError(f"tasks.folder={self.folder}: there is no such folder; {NEEDED}.")
+        shown = (path for path in folder.iterdir() if not path.name.startswith("."))
+        files = sorted(path for path in shown if path.suffix in ENDINGS and path.is_file())
+        if not files:
+            raise InputError(f"tasks.folder={self.folder} holds no .jsonl or .json file: {NEEDED}.")
+        if len(files) + self.embedded < 2:
+            raise InputError(
+                f"tasks.folder={self.folder} holds one task, {files[0].name}, and at least two are needed: add a "
+                "file, or give tasks.embedded=true."
+            )
+        _check_names([path.stem for path in files], self.embedded)
+        self._check_contents(files)
+        return files
+
+    def _check_contents(self, files: Sequence[Path]) -> None:
+        """Raise InputError, which names both, if two files are equal: they would be one cell."""
+        known: dict[str, Path] = {}
+        for path in files:
+            if (other := known.setdefault(file_sha256(path), path)) != path:
+                raise InputError(
+                    f"tasks.folder={self.folder}: {other.name} and {path.name} have the same items: remove one."
+                )
+
+
+def _check_names(names: Sequence[str], embedded: bool) -> None:
+    from pruning.calibration.items import EMBEDDED
+
+    for name in names:
+        if names.count(name) > 1 or (embedded and name == EMBEDDED):
+            raise InputError(f"two tasks are named '{name}': give their files different names.")
+
+
+@dataclass
+class RouterSettings:
+    """How a router reads a prompt and what predicts.
+
+    `encoder` "states" reads the hidden states of the model itself after its first `blocks` blocks (None: as many as
+    no set drops, at most a quarter of all); "hub" reads those of an encoder such as BERT, at `path`. `head` is
+    "ridge", or "mlp" with one layer of `hidden` units. `target` is what it predicts: the right answer's
+    "loglikelihood", as in PuDDing, or the "margin" (negated, so that higher is better).
+    """
+
+    encoder: str = "states"
+    path: str = "google-bert/bert-base-uncased"
+    blocks: int | None = None
+    head: str = "ridge"
+    target: str = "loglikelihood"
+    hidden: int = 64
+    seed: int = 0
+
+    def check(self) -> None:
+        """Raise InputError if a name is unknown or a number is too small."""
+        named = {"encoder": ENCODERS, "head": HEADS, "target": TARGETS}
+        for name, known in named.items():
+            value = getattr(self, name)
+            if value not in known:
+                raise unknown(f"router.{name}", value, known)
+        for name, number, least in (
+            ("blocks", self.blocks, 0),
+            ("hidden", self.hidden, 1),
+            ("seed", self.seed, 0),
+        ):
+            if number is not None and number < least:
+                raise InputError(f"router.{name}={number} is too small: choose {least} or more.")

@@ -1,0 +1,125 @@
+"""Load the model of a cell and set up its forward passes with the cell's settings."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock
+
+from pruning.core import storage
+from pruning.core.errors import DamagedError, InputError
+from pruning.core.mask import Space
+from pruning.core.storage import digest
+from pruning.engine import collectives
+from pruning.evaluation.speed import device_name
+from pruning.models.loader import LanguageModel, load
+from pruning.models.sublayers import find_chain
+from pruning.runs.cell import Cell, ForwardSettings
+
+if TYPE_CHECKING:
+    from pruning.engine.forward import Forward
+
+
+def model_of(cell: Cell) -> LanguageModel:
+    """The model of a cell, loaded once for consecutive cells with this model.
+
+    Raises the same errors as `models.loader.load`, and InputError if a model in a directory is no longer the one that
+    the cell's key was computed from.
+    """
+    from pruning.engine.batching import exact
+
+    exact(cell.forward.tf32)
+    model = load(cell.model)
+    if cell.model.in_directory and model.info.revision != cell.model_identity["path"]:
+        raise InputError(
+            f"the files in model.path={cell.model.path} have changed since this command started: run the command "
+            "again when they no longer change."
+        )
+    return model
+
+
+def forward_of(cell: Cell, model: LanguageModel) -> Forward:
+    """Forward passes of a model with a cell's settings."""
+    return forward_with(cell.forward, model)
+
+
+def forward_with(settings: ForwardSettings, model: LanguageModel) -> Forward:
+    """Forward passes of a model with given settings."""
+    from pruning.engine.batching import exact
+    from pruning.engine.forward import Forward
+
+    exact(settings.tf32)
+    limits = (settings.batch_tokens, settings.memory, settings.patience)
+    return Forward(model, *limits, settings.merge, compile=settings.compile, bounds=settings.bounds)
+
+
+# What the units of a model cost: their parameters, or the time that they take, which is measured once.
+
+NAME = "latency.json"  # in the folder of a cell: a search that resumes on another device keeps its costs
+log = logging.getLogger(__name__)
+
+
+def cell_space(cell: Cell, model: LanguageModel) -> Space:
+    """The space of a cell on a loaded model.
+
+    Raises UnskippableError if its blocks cannot be divided into the cell's units, InputError if the ratio cannot be
+    reached, and OutOfReachError if the search would need too many losses.
+    """
+    removal = cell.removal
+    chain = find_chain(model.module, removal.mask_unit)
+    costs: Sequence[float] | None = None
+    if not removal.counted:
+        costs = chain.sizes() if removal.budget == "parameters" else _times(cell, model)
+    space = removal.space(model.info.n_blocks, costs)
+    cell.algo.evaluations(space)  # raises OutOfReachError
+    return space
+
+
+def _times(cell: Cell, model: LanguageModel) -> list[float]:
+    """The seconds of each unit: those that this cell began with, or else those of this device."""
+    unit = cell.removal.mask_unit
+
+    def table() -> list[float]:
+        begun = cell.folder / NAME
+        if not begun.exists():
+            storage.write_record(begun, _measured(cell, model))
+        kept = storage.read_json(begun)
+        if kept["device"] != (here := device_name(model.module)):
+            log.warning(
+                "%s began on %s, and this is %s: it goes on with the times of its units there.",
+                cell.key,
+                kept["device"],
+                here,
+            )
+        seconds = list(map(float, kept["seconds"]))
+        if not all(0 < one < math.inf for one in seconds) or len(seconds) != len(
+            find_chain(model.module, unit)
+        ):
+            raise DamagedError(f"{begun} is damaged (seconds={seconds}): move it away and run again.")
+        return seconds
+
+    return collectives.on_first(table)
+
+
+def _measured(cell: Cell, model: LanguageModel) -> dict[str, Any]:
+    """The times of the units on this device, from `latency/` in the results folder, or measured and kept there."""
+    from pruning.engine.dense_pass import unit_times
+    from pruning.models.products import native_products
+
+    shape, unit = cell.latency, cell.removal.mask_unit
+    what = {"model": cell.weights(), "unit": unit, "device": device_name(model.module)}
+    what |= cell.model.placement()
+    what |= {"latency": asdict(shape), "revision": model.info.revision}
+    path = cell.results / "latency" / f"{digest(what)}.json"
+    lock = path.parent / ".locks" / path.name
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(lock):  # cells that start together use one measurement
+        if not path.exists():
+            with native_products(model.module):  # as in the programs that will run the pruned model
+                seconds = unit_times(model, unit, (shape.batch, shape.tokens), shape.repeats)
+            storage.write_record(path, what | {"seconds": seconds})
+    return dict(storage.read_json(path))
