@@ -37,9 +37,7 @@ from pruning.core.errors import PruningError
 from pruning.core.mask import Mask
 from pruning.engine import batching
 from pruning.engine.forward import Forward
-from pruning.models import loader
-from pruning.models.loader import LanguageModel
-from pruning.models.spec import Model, ModelInfo
+from pruning.models.model import LanguageModel, Model, ModelInfo
 
 log = logging.getLogger("gpu_check")
 
@@ -216,7 +214,7 @@ def smoke(where: torch.device, given: str | None) -> str:
 
     if (spec := weights(given, where)) is None:
         return "skipped: no weights here. Download some (hf download Qwen/Qwen3-0.6B), or give --model DIR"
-    model = loader.load(spec)
+    model = spec.load()
     samples = text(spec)
     singles = [Mask(model.info.n_blocks, (block,)) for block in range(0, model.info.n_blocks, 4)]
     forward = Forward(model, 4096)
@@ -284,7 +282,7 @@ def text(model: Model) -> Samples:
     """Windows of the embedded text."""
     from pruning.calibration.text import Text
 
-    return Text("pydoc", 8, 256, 0).draw(loader.tokenizer(model))
+    return Text("pydoc", 8, 256, 0).draw(model.tokenizer)
 
 
 def masks() -> list[Mask]:

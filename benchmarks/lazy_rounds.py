@@ -20,9 +20,7 @@ from pruning.core import storage
 from pruning.core.mask import Space
 from pruning.core.terminal import keep_pages
 from pruning.engine.forward import Forward
-from pruning.models import loader
-from pruning.models.loader import LanguageModel
-from pruning.models.spec import Model
+from pruning.models.model import LanguageModel, Model
 from pruning.objective import Calibrated
 from pruning.objective.perplexity import Perplexity
 from pruning.search.choice import Racing
@@ -44,7 +42,7 @@ def search(losses: Calibrated, known: KnownScores, space: Space, lazy: float | N
 
 def draw(model: LanguageModel, spec: Model, k: int, seed: int) -> dict[str, Any]:
     """Search one draw with and without lazy rounds. Returns its row of results."""
-    samples = Text("pydoc", 2, 64, seed).draw(loader.tokenizer(spec))
+    samples = Text("pydoc", 2, 64, seed).draw(spec.tokenizer)
     forward = Forward(model)
     losses, space = Calibrated(Perplexity(), forward, samples), Space(model.info.n_blocks, k)
     known = KnownScores(Journal(None, space.n_blocks))  # the searches use each other's scores
@@ -79,7 +77,7 @@ def main() -> None:
     for name, k in BLOCKS.items():
         spec = Model(name, "packaged", name)
         todo = [seed for seed in range(FIRST, FIRST + draws) if (name, seed) not in done]
-        model = loader.load(spec) if todo else None
+        model = spec.load() if todo else None
         for seed in todo:
             assert model is not None
             rows.append(draw(model, spec, k, seed))

@@ -32,7 +32,6 @@ from pruning.core import storage
 from pruning.core.mask import Mask, Space
 from pruning.core.scoring import Estimate
 from pruning.engine.forward import Forward
-from pruning.models import loader
 from pruning.objective import Loss
 from pruning.objective.perplexity import Perplexity
 from pruning.search.choice import Racing
@@ -143,7 +142,7 @@ class Pool:
     def _complete(self, number: int, masks: Sequence[Mask]) -> None:
         journal = self.parts[number]
         if missing := [mask for mask in masks if mask not in journal.scores]:
-            samples = Text("pydoc", POOL, LENGTH, 0).draw(loader.tokenizer(SMOLLM2))
+            samples = Text("pydoc", POOL, LENGTH, 0).draw(SMOLLM2.tokenizer)
             part = samples.part(number * PART, (number + 1) * PART)
             for score in Perplexity().bind(_engine(), part)(missing):
                 journal.add(score)

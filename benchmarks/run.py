@@ -9,7 +9,7 @@ python -m benchmarks.run [WORD ...]       only the works whose names contain one
 "At peak" is the engine's time, divided by the time of its matrix products at the speed of one large product. No exact
 method avoids these products, so it says how far the engine is from the best that is possible on this machine. Memory
 of freed tensors is kept for both methods (`pruning/core/terminal.py`). The baseline multiplies in the model's
-precision, as other programs do, and the engine in float32 where that is faster (`pruning/models/loader.py`). Their
+precision, as other programs do, and the engine in float32 where that is faster (`pruning/models/products.py`). Their
 losses are rounded differently, so both settle near ties in float32; the seconds for this are counted for neither.
 """
 
@@ -48,11 +48,9 @@ from pruning.engine import batching
 from pruning.engine.batching import Batch, make_batches, single
 from pruning.engine.forward import Forward
 from pruning.engine.head import LIKELIHOOD, Distributions, Readout
-from pruning.models import loader
 from pruning.models.blocks import find_blocks
-from pruning.models.loader import LanguageModel
+from pruning.models.model import LanguageModel, Model, ModelInfo
 from pruning.models.products import Float32Linear, native_products
-from pruning.models.spec import Model, ModelInfo
 from pruning.models.sublayers import find_chain, masked
 from pruning.objective import Calibrated, Loss, Objective
 from pruning.objective.divergence import Divergence
@@ -409,7 +407,7 @@ CPU = torch.device("cpu")
 
 def smollm2(where: torch.device = CPU) -> LanguageModel:
     """The embedded model on a device, loaded with the default settings."""
-    return loader.load(replace(SMOLLM2, device_map="cpu" if where.type == "cpu" else "auto"))
+    return replace(SMOLLM2, device_map="cpu" if where.type == "cpu" else "auto").load()
 
 
 def tiny_llama(n_blocks: int, where: torch.device = CPU) -> LanguageModel:
@@ -425,14 +423,12 @@ def tiny_llama(n_blocks: int, where: torch.device = CPU) -> LanguageModel:
 
 def text(samples: int, length: int) -> Samples:
     """Windows of the embedded text."""
-    return Text("pydoc", samples, length, 0).draw(loader.tokenizer(SMOLLM2))
+    return Text("pydoc", samples, length, 0).draw(SMOLLM2.tokenizer)
 
 
 def four_choice_items(count: int) -> Samples:
     """The first embedded calibration items that have four choices, in the order of the draw with seed 0."""
-    drawn = Items("commonsense", len(sources.embedded_items("calibration")), 0).draw(
-        loader.tokenizer(SMOLLM2)
-    )
+    drawn = Items("commonsense", len(sources.embedded_items("calibration")), 0).draw(SMOLLM2.tokenizer)
     sizes = {item: sum(row.item == item for row in drawn.rows) for item in {row.item for row in drawn.rows}}
     chosen = [item for item, size in sorted(sizes.items(), key=lambda pair: pair[0] or 0) if size == 4][
         :count

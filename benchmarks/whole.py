@@ -50,10 +50,9 @@ def published() -> dict[str, Any]:
     from benchmarks.run import SMOLLM2, text
     from pruning.core.mask import Mask
     from pruning.evaluation.heldout import Heldout
-    from pruning.models import loader
 
     torch.set_num_threads(1)
-    model, windows = loader.load(replace(SMOLLM2, products="native")), text(SAMPLES, LENGTH)
+    model, windows = replace(SMOLLM2, products="native").load(), text(SAMPLES, LENGTH)
     forward, best = Published(model), Mask(model.info.n_blocks)
     tokens = sum(row.span[1] - row.span[0] for row in windows.rows)
     losses: dict[Mask, float] = {}
@@ -63,7 +62,7 @@ def published() -> dict[str, Any]:
         losses = {mask: -sum(rows) / tokens for mask, rows, _ in scored}
         best = min(losses, key=losses.__getitem__)
     evaluation, metrics = Heldout(), {}
-    for name, data in evaluation.data(loader.tokenizer(SMOLLM2)).items():
+    for name, data in evaluation.data(SMOLLM2.tokenizer).items():
         for mask in (Mask(model.info.n_blocks), best):
             metrics[f"{name} without {len(mask.dropped)}"] = evaluation.measure(
                 forward, name, data, mask

@@ -46,14 +46,13 @@ from pruning.export.pipeline import written
 from pruning.export.request import Request
 from pruning.healing.heal_settings import Training
 from pruning.healing.training_text import check_length
-from pruning.models import loader
-from pruning.models.directory import savable
-from pruning.models.loader import context_length_of
-from pruning.models.spec import Model
+from pruning.models.architecture import context_length_of
+from pruning.models.kept_models import savable
+from pruning.models.model import Model
 from pruning.objective.perplexity import Perplexity
 from pruning.runs.cell import ForwardSettings
+from pruning.runs.check_data import Reader, check_calibration, check_evaluation
 from pruning.runs.loaded_cell import forward_with
-from pruning.runs.prepare import Reader, check_calibration, check_evaluation
 
 
 @exclusive
@@ -167,7 +166,7 @@ def _check_unchanged(model: PrunableModel, settings: Model) -> None:
     """
     offloaded = any(weight.device.type == "meta" for weight in model.module.parameters())
     placed = settings if offloaded else dataclasses.replace(settings, device_map="cpu", max_memory=None)
-    stored = loader.load_uncached(dataclasses.replace(placed, products="native")).module.state_dict()
+    stored = dataclasses.replace(placed, products="native").load_anew().module.state_dict()
     now = {name: weight for name, weight in model.module.state_dict().items() if weight.device.type != "meta"}
     names = now.keys() if offloaded else now.keys() | stored.keys()
     changed = sorted(name for name in names if not _same(now.get(name), stored.get(name)))

@@ -25,9 +25,8 @@ from pruning.calibration.text import WindowDraw
 from pruning.core.errors import InputError, shown, unknown
 from pruning.core.mask import Mask
 from pruning.core.terminal import let_threads_wait
-from pruning.models import loader, preflight
-from pruning.models.loader import LanguageModel
-from pruning.models.spec import Model, check_name
+from pruning.models import preflight
+from pruning.models.model import LanguageModel, Model, check_name, wrapped
 
 # The call that uses each transformers model at this moment. While a model is used, its methods can be replaced.
 _in_use: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
@@ -169,10 +168,8 @@ def load_model(name: str | Path, **settings: Any) -> PrunableModel:
     exact()
     chosen = _settings(str(name), settings)
     preflight.check_model(chosen)
-    tokenizer = copy.deepcopy(
-        loader.tokenizer(chosen)
-    )  # a change to it must not reach models that are loaded later
-    return PrunableModel(loader.load_uncached(chosen), tokenizer, chosen)
+    tokenizer = copy.deepcopy(chosen.tokenizer)  # a change to it must not reach models that are loaded later
+    return PrunableModel(chosen.load_anew(), tokenizer, chosen)
 
 
 def wrap_model(module: Any, tokenizer: Any, name: str = "model") -> PrunableModel:
@@ -188,7 +185,7 @@ def wrap_model(module: Any, tokenizer: Any, name: str = "model") -> PrunableMode
     check_name("name", name)
     exact()
     with used_by("wrap_model", module, name):
-        return PrunableModel(loader.wrapped(module, name), tokenizer)
+        return PrunableModel(wrapped(module, name), tokenizer)
 
 
 def _check_parts(module: Any, tokenizer: Any) -> None:

@@ -27,8 +27,7 @@ from pruning.config.compose import build
 from pruning.core.errors import DamagedError, ForeignError, InputError, shown
 from pruning.core.mask import Mask
 from pruning.core.records import CLASS
-from pruning.models import loader
-from pruning.models.spec import Model
+from pruning.models.model import Model
 from pruning.routing import router_files
 from pruning.routing.encoders import Encoder, encoder_of
 from pruning.routing.fitted_router import FittedRouter, routes
@@ -221,13 +220,13 @@ def _recorded_model(record: Mapping[str, Any], folder: str | Path) -> PrunableMo
             "give the model."
         ) from error
     preflight.check_model(settings)
-    return PrunableModel(loader.load_uncached(settings), loader.tokenizer(settings), settings)
+    return PrunableModel(settings.load_anew(), settings.tokenizer, settings)
 
 
 def _continued(module: Any, tokenizer: Any, prompt: str, most: int, settings: Mapping[str, Any]) -> str:
     """The text that a model writes after a prompt."""
     from pruning.models.blocks import input_device
-    from pruning.models.directory import quiet
+    from pruning.models.kept_models import quiet
 
     inputs = tokenizer(prompt, return_tensors="pt").to(input_device(module))
     inputs.pop("token_type_ids", None)

@@ -26,9 +26,9 @@ from pruning.core.scoring import Score, plus_minus
 from pruning.evaluation.text_overlap import check_disjoint
 from pruning.objective import Calibrated, Objective
 from pruning.runs.cell import ForwardSettings
+from pruning.runs.check_data import Reader, check_calibration
 from pruning.runs.loaded_cell import forward_with
 from pruning.runs.measurements import Progress
-from pruning.runs.prepare import Reader, check_calibration
 from pruning.search import driver
 from pruning.search.choice import FloatLoss, NearTies, Racing
 from pruning.search.driver import Problem, Solution, solve

@@ -32,7 +32,7 @@ from pruning.core.errors import InputError, PruningError, first_line, merged_err
 from pruning.core.mask import Latency
 from pruning.core.records import CLASS, OPTION, TARGET, check_literal, leaves, recorded, without_option
 from pruning.healing.heal_settings import SELECTING
-from pruning.models.spec import Model
+from pruning.models.model import Model
 from pruning.runs.cell import Cell, Choices, ForwardSettings, Protect
 from pruning.search.choice import NearTies, Racing
 

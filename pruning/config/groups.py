@@ -43,7 +43,7 @@ PACKAGES = {
 }
 # The classes of the other groups. These paths are resolved when a configuration is read, so nothing is imported here.
 NAMED = {
-    "model": {"model": "pruning.models.spec:Model"},
+    "model": {"model": "pruning.models.model:Model"},
     "compensation": {
         "none": "pruning.engine.compensation:NoCompensation",
         "magnitude": "pruning.engine.compensation:Magnitude",

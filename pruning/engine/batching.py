@@ -31,7 +31,7 @@ from pruning.models.blocks import find_blocks
 
 if TYPE_CHECKING:
     from pruning.calibration.samples import Row
-    from pruning.models.loader import LanguageModel
+    from pruning.models.model import LanguageModel
 
 
 @dataclass(frozen=True)

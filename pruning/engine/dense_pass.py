@@ -20,7 +20,7 @@ from pruning.engine.batching import Batch, devices, free_memory, make_batches, s
 from pruning.engine.forward import Forward
 from pruning.engine.prefix_tree import model_entry
 from pruning.models.blocks import BlockInputs, enter, gradients_kept, head, input_device
-from pruning.models.loader import LanguageModel
+from pruning.models.model import LanguageModel
 from pruning.models.sublayers import Chain, find_chain
 
 if TYPE_CHECKING:

@@ -64,7 +64,7 @@ from pruning.models.sublayers import find_chain
 
 if TYPE_CHECKING:
     from pruning.calibration.samples import Row
-    from pruning.models.loader import LanguageModel
+    from pruning.models.model import LanguageModel
 
 
 # What forward passes cost.

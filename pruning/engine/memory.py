@@ -32,7 +32,7 @@ from pruning.engine.head import (
 )
 from pruning.engine.prefix_tree import Sizes, model_entry, run_masks
 from pruning.models.blocks import head
-from pruning.models.loader import LanguageModel
+from pruning.models.model import LanguageModel
 from pruning.models.sublayers import find_chain
 
 if TYPE_CHECKING:

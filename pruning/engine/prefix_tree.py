@@ -23,7 +23,7 @@ from pruning.models.sublayers import Chain, find_chain
 
 if TYPE_CHECKING:
     from pruning.calibration.samples import Row
-    from pruning.models.loader import LanguageModel
+    from pruning.models.model import LanguageModel
 
 
 # A hidden state (B, T, D), and the indices of the masks that share it: those with the same decisions up to here.

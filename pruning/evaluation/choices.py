@@ -182,7 +182,7 @@ def accuracy(name: str, forward: Forward, task: EvalTask, mask: Mask, batch_size
 
     Raises RequestError if lm-eval sends other requests than those of the task's digest.
     """
-    from pruning.models.loader import context_length_of
+    from pruning.models.architecture import context_length_of
     from pruning.models.sublayers import masked
 
     log.info("evaluating %s with %s removed: %d items", name, mask, len(task.requests))

@@ -25,7 +25,7 @@ from pruning.core.records import SpeedRecord, SpreadRecord
 from pruning.core.storage import text_sha256
 from pruning.engine import collectives
 from pruning.evaluation import Data, Measured
-from pruning.models import directory
+from pruning.models.kept_models import quiet
 
 if TYPE_CHECKING:
     import torch
@@ -302,7 +302,7 @@ def alternating(model: Any, contexts: Contexts, batch: int, prompt: int, rounds:
     measured: dict[str, Values] = {which: {} for which in contexts}
     for repeat in range(rounds.warmup + rounds.repeats):
         for which in list(contexts)[:: 1 if repeat % 2 == 0 else -1]:
-            with contexts[which](), directory.quiet():
+            with contexts[which](), quiet():
                 values = _timed(model, ids, rounds.new_tokens)
             if repeat >= rounds.warmup:
                 for name, value in values.items():

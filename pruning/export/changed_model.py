@@ -21,9 +21,9 @@ from pruning.export.plan import Cut, Loaded, Plan, Tensors, by_tail, converted_b
 from pruning.export.request import Request
 from pruning.export.verify import Expected
 from pruning.healing.healed_files import read_weights
-from pruning.models import directory, loader, spec
 from pruning.models.blocks import find_blocks
-from pruning.models.directory import PACKAGED, has_adapter
+from pruning.models.kept_models import PACKAGED
+from pruning.models.model import Model
 from pruning.models.output_maps import folded_weights, output_weights, replaced
 from pruning.models.sublayers import find_chain
 
@@ -213,7 +213,7 @@ def with_zeros(cut: Cut, mask: Mask, model: Any, tensors: Tensors) -> Cut:
 def identity(wanted: Request, cut: Cut) -> dict[str, Any]:
     """What an earlier export must share with this one to be replaced: model and mask, and unless forced the rest."""
     settings = cut.source.settings
-    revision = loader.checkpoint_revision(settings)
+    revision = settings.recorded_revision
     weights = {"source": settings.source, "revision": revision}
     if settings.source == "hub":
         weights["path"] = settings.path
@@ -246,17 +246,18 @@ def facts_of(wanted: Request, cut: Cut, proof: str) -> Facts:
     )
 
 
-def _source(settings: spec.Model) -> str:
+def _source(settings: Model) -> str:
     if settings.in_directory:
-        digest = directory.model_digest(settings.path, settings.gguf_file)
-        merged = ", with its adapter merged" if has_adapter(Path(settings.path).expanduser()) else ""
+        assert settings.files is not None
+        digest = settings.files.digest
+        merged = ", with its adapter merged" if settings.files.has_adapter else ""
         return (
             f"{'a GGUF file' if settings.gguf_file else 'a directory'} of the digest `{digest[:16]}`{merged}"
         )
     quantised = (
         "" if settings.source == "hub" else f", whose GGUF ({PACKAGED[settings.path].file}) is dequantised"
     )
-    return loader.source(settings) + (f" at {settings.revision}" if settings.revision else quantised)
+    return settings.origin + (f" at {settings.revision}" if settings.revision else quantised)
 
 
 def write_texts(found: Facts, folder: Path) -> None:

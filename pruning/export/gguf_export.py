@@ -37,9 +37,9 @@ from pruning.export.output_dir import check_place, check_space, check_writable, 
 from pruning.export.plan import plan_fold
 from pruning.export.request import Request, reference, settled
 from pruning.export.verify import TOLERANCE
-from pruning.models import directory, loader, pruned_config, spec
+from pruning.models import pruned_config
+from pruning.models.architecture import attention_kernel
 from pruning.models.blocks import find_blocks
-from pruning.models.directory import gguf_of, gguf_of_package, in_gguf
 from pruning.models.gguf import (
     PATTERN,
     Change,
@@ -55,9 +55,10 @@ from pruning.models.gguf import (
     size_of,
     write_gguf,
 )
-from pruning.models.loader import hub_gguf
+from pruning.models.kept_models import gguf_of_package, quiet
+from pruning.models.model import Model, directory_name
+from pruning.models.model_files import find_files, in_gguf
 from pruning.models.output_maps import Repair, folded_weights, output_weights
-from pruning.models.spec import Model, attention_kernel, directory_name
 from pruning.models.sublayers import find_chain
 
 if TYPE_CHECKING:
@@ -389,11 +390,11 @@ UNSUPPORTED = (
 )
 
 
-def load_dense(settings: spec.Model) -> Any:
+def load_dense(settings: Model) -> Any:
     """The model of the whole file, dequantised to float32. Raises InputError if transformers cannot load it."""
     try:
         with contextlib.redirect_stderr(io.StringIO()):  # transformers' progress bar ignores its settings
-            return loader.load_uncached(settings).module
+            return settings.load_anew().module
     except InputError as error:
         if "not supported" in str(error):
             raise InputError(f"{error} {UNSUPPORTED}") from error
@@ -401,7 +402,7 @@ def load_dense(settings: spec.Model) -> Any:
 
 
 def prove(
-    path: Path, goal: verify.Expected, settings: spec.Model, wanted: Request, tolerance: float
+    path: Path, goal: verify.Expected, settings: Model, wanted: Request, tolerance: float
 ) -> tuple[str, bool]:
     """How the file was checked, and whether the kinds of its blocks no longer follow from their numbers.
 
@@ -411,8 +412,8 @@ def prove(
     from transformers import AutoConfig
 
     mask = wanted.mask
-    config = pruned_config.pruned_config(loader.config(settings), Mask(mask.n_blocks, mask.gone))
-    where, options = in_gguf(path, {})
+    config = pruned_config.pruned_config(settings.config, Mask(mask.n_blocks, mask.gone))
+    where, options = in_gguf(path)
     own = AutoConfig.from_pretrained(where, **options, trust_remote_code=False)
     moved = _kinds(own) != _kinds(config)
     of = reference(wanted)
@@ -424,22 +425,22 @@ def _kinds(config: Any) -> Any:
     return getattr(config.get_text_config(decoder=True), "layer_types", None)
 
 
-def _load(path: Path, settings: spec.Model, config: Any) -> tuple[Any, list[str]]:
+def _load(path: Path, settings: Model, config: Any) -> tuple[Any, list[str]]:
     """The model of the cut file, and complaints about missing weights."""
     import torch
     from transformers import AutoModelForCausalLM
 
-    where, options = in_gguf(path, {})
-    with directory.quiet(), contextlib.redirect_stderr(io.StringIO()):
+    where, options = in_gguf(path)
+    with quiet(), contextlib.redirect_stderr(io.StringIO()):
         model, info = AutoModelForCausalLM.from_pretrained(
             where,
             **options,
             config=config,
             dtype=torch.float32,
-            attn_implementation=attention_kernel(settings, config),
+            attn_implementation=attention_kernel(settings.attention, config, settings.name),
             output_loading_info=True,
             trust_remote_code=False,
-            **loader.device_options(settings, config),  # the same device as the whole file, for equal bits
+            **settings.device_options,  # the same device as the whole file, for equal bits
         )
     lacking = sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]]))
     return model.eval(), [f"{len(lacking)} weights are missing, for example {lacking[0]}"] if lacking else []
@@ -470,12 +471,12 @@ def find_gguf(settings: Model) -> GgufSource:
     if settings.source == "packaged":
         path = gguf_of_package(settings.path)
     elif settings.in_directory:
-        found = gguf_of(settings.path, settings.gguf_file)
+        found = find_files(settings.path, settings.gguf_file).gguf
         if found is None:
             raise InputError(f"model {settings.name} ({settings.path}) is stored as safetensors: {CONVERT}.")
         path = found
     elif settings.gguf_file:
-        path = hub_gguf(settings)
+        path = settings._hub_gguf()
     else:
         raise InputError(f"model {settings.name} ({settings.path}) is stored as safetensors: {CONVERT}.")
     local = replace(

@@ -12,7 +12,6 @@ from pruning.export.gguf_export import check_gguf_target, is_gguf
 from pruning.export.output_dir import check_place, check_same, check_target, written_by
 from pruning.export.plan import SANDWICHED, check_fold
 from pruning.export.request import UNKNOWN, expected_record, exported, finished
-from pruning.models import loader
 from pruning.models.gguf import DTYPES, Stored, dtype_of, open_gguf
 from pruning.runs.cell import Cell
 
@@ -47,7 +46,7 @@ def check_export(cell: Cell) -> None:
 
 def _earliest(cell: Cell) -> Mask:
     """The mask that drops the first block that may be removed: no other block has as many blocks after it."""
-    count = loader.n_blocks(cell.model)
+    count = cell.model.n_blocks
     return Mask(count, (min(cell.protect.first, count - 1),))
 
 

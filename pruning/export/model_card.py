@@ -35,7 +35,7 @@ from pruning.core.records import (
 from pruning.core.units import bytes_text, rate_text
 from pruning.export.request import Request
 from pruning.healing.rate import advice
-from pruning.models import spec
+from pruning.models.model import directory_name
 
 # Hub names and licences of the models that Python packages contain as GGUF files.
 PACKAGED = {
@@ -320,7 +320,7 @@ def _base(wanted: Request) -> str:
     hub = {"hub": settings.path, "packaged": PACKAGED.get(settings.path, ("",))[0]}.get(settings.source)
     if wanted.in_memory:
         return wanted.in_memory
-    return hub if hub and not settings.in_directory else spec.directory_name(settings.location)
+    return hub if hub and not settings.in_directory else directory_name(settings.location)
 
 
 def _commands(wanted: Request) -> Iterator[str]:

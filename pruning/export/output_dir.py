@@ -19,7 +19,7 @@ from pruning.core.records import NAME as RESULT
 from pruning.core.records import SMALLER
 from pruning.core.storage import file_sha256, staged, sweep, text_sha256
 from pruning.core.units import bytes_text
-from pruning.models.spec import Model
+from pruning.models.model import Model
 
 CHANGED_BY_LAUNCH = ("healed", "compensation")  # what a launch of the same cell can change in its record
 

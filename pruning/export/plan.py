@@ -23,9 +23,11 @@ from pruning.core.mask import Mask
 from pruning.export.model_card import Sizes, noun
 from pruning.export.output_dir import TEMPLATES
 from pruning.export.request import Request
-from pruning.models import directory, loader, preflight, pruned_config, spec
+from pruning.models import preflight, pruned_config
 from pruning.models.blocks import find_blocks
-from pruning.models.directory import INDEX, SINGLE, weight_files
+from pruning.models.kept_models import quiet
+from pruning.models.model import Model
+from pruning.models.model_files import INDEX, SINGLE, weight_files
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ def plan_cut(wanted: Request) -> Cut:
     return Cut(source, config, plan, tensors, _sizes(plan, shapes, dense, smaller))
 
 
-def check_fold(settings: spec.Model, mask: Mask) -> None:
+def check_fold(settings: Model, mask: Mask) -> None:
     """Raise InputError if a model does not allow to fold factors of the removed blocks; no weights are read."""
     source = find_source(settings)
     dense = pruned_config.skeleton(source.config)
@@ -196,14 +198,14 @@ class SourceModel:
     `folder` holds its safetensors files; it is None if only transformers can read the weights (GGUF).
     """
 
-    settings: spec.Model
+    settings: Model
     config: Any
     folder: Path | None
 
     def copy_beside(self, target: Path, model: Any) -> None:
         """Copy tokenizer, generation settings and licences; if there is no folder, licences are left out."""
         if self.folder is None:
-            loader.tokenizer(self.settings).save_pretrained(target)
+            self.settings.tokenizer.save_pretrained(target)
             model.generation_config.save_pretrained(target)
             return
         for path in _beside(self.folder):
@@ -232,7 +234,7 @@ def _write_generation(folder: Path, target: Path) -> None:
     found.to_json_file(target / GENERATION)
 
 
-def find_source(settings: spec.Model) -> SourceModel:
+def find_source(settings: Model) -> SourceModel:
     """Find the files of a model; the files of a hub model are downloaded. No weights are read.
 
     Raises InputError if the model cannot be cut or its files are damaged, and UnreachableError if its files cannot be
@@ -241,8 +243,8 @@ def find_source(settings: spec.Model) -> SourceModel:
     from transformers import AutoConfig
 
     preflight.check_model(settings)
-    where, options = loader.locate_weights(settings)
-    config = loader.call_loader(AutoConfig, settings, where, options)
+    where, options = settings.weights_place
+    config = settings.read_with(AutoConfig, where, options)
     if "gguf_file" in options:
         config.architectures = None  # set later, from the loaded model
         return SourceModel(settings, config, None)
@@ -254,13 +256,13 @@ def find_source(settings: spec.Model) -> SourceModel:
     )  # the folder's name is the commit
 
 
-def _snapshot(settings: spec.Model) -> Path:
+def _snapshot(settings: Model) -> Path:
     """The folder of a hub model's files, which are downloaded unless they are in the cache."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        with directory.quiet():
+        with quiet():
             patterns = [*WEIGHTS, *BESIDE, "config.json"]
             return Path(snapshot_download(settings.path, revision=settings.revision, allow_patterns=patterns))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:

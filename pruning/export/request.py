@@ -26,9 +26,9 @@ from pruning.core.records import (
     same_settings,
 )
 from pruning.export import output_dir
-from pruning.models import loader, spec
-from pruning.models.directory import gguf_of
 from pruning.models.gguf import open_gguf
+from pruning.models.model import Model
+from pruning.models.model_files import find_files
 from pruning.runs.cell import Cell
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class Request:
     or `zeros`; None leaves it to the mask (`settle.py`).
     """
 
-    model: spec.Model
+    model: Model
     mask: Mask
     out: Path
     result: DoneResult | None = None
@@ -118,10 +118,10 @@ def parse(arguments: Sequence[str]) -> Request:
     )
 
 
-def _n_blocks(model: spec.Model) -> int:
+def _n_blocks(model: Model) -> int:
     """The number of blocks; of a GGUF file, from the file itself, because transformers does not know all of them."""
-    file = gguf_of(model.path, model.gguf_file) if model.in_directory else None
-    return loader.n_blocks(model) if file is None else open_gguf(file).n_blocks
+    file = find_files(model.path, model.gguf_file).gguf if model.in_directory else None
+    return model.n_blocks if file is None else open_gguf(file).n_blocks
 
 
 def reference(wanted: Request) -> str:
@@ -175,7 +175,7 @@ def of_cell(
         # The command gives the folder for offloaded weights: a record can come from somebody else.
         left_out = (CLASS, OPTION, "offload")
         recorded = {name: value for name, value in settings_of_model if name not in left_out}
-        model, revision = spec.Model(**recorded), str(result["model"]["revision"])
+        model, revision = Model(**recorded), str(result["model"]["revision"])
         mask, factors = Mask.from_json(result["mask"]), result.get("compensation") or {}
         scales = [float(factors.get(str(unit), 1.0)) for unit in range(mask.n_units)] if factors else None
     except (KeyError, TypeError, AttributeError) as error:
@@ -184,7 +184,7 @@ def of_cell(
     names = (model.name, result["config"]["model"].get(OPTION))
     changed = _changed(model, revision, names, settings or {})
     if changed.in_directory:
-        spec.check_same_weights(changed, revision, result.get("environment", {}).get("started"))
+        changed.check_same_weights(revision)
     repair = None
     if (record := result.get("repair")) is not None and is_repaired(record):
         from pruning.models.output_maps import read_repair
@@ -202,9 +202,7 @@ def _check_mask_file(path: Path, found: Mask) -> None:
         )
 
 
-def _changed(
-    model: spec.Model, revision: str, names: Sequence[str | None], settings: Mapping[str, str]
-) -> spec.Model:
+def _changed(model: Model, revision: str, names: Sequence[str | None], settings: Mapping[str, str]) -> Model:
     """A cell's model, with the settings that a command changes.
 
     `names` are the model's name and the name of its option. Raises InputError if the command names another model.
@@ -228,7 +226,7 @@ def _changed(
 
 def _fields(settings: Mapping[str, str]) -> dict[str, Any]:
     """The values of the words `model.SETTING=VALUE`, by setting. Raises InputError if a setting is unknown."""
-    known = [item.name for item in dataclasses.fields(spec.Model)]
+    known = [item.name for item in dataclasses.fields(Model)]
     fields = {
         name[6:]: yaml.safe_load(value) for name, value in settings.items() if name.startswith("model.")
     }
@@ -238,11 +236,11 @@ def _fields(settings: Mapping[str, str]) -> dict[str, Any]:
     return fields
 
 
-def _model(settings: Mapping[str, str]) -> spec.Model:
+def _model(settings: Mapping[str, str]) -> Model:
     """The model that the words `model=NAME model.SETTING=VALUE` describe, composed as a launch composes it."""
     _fields(settings)
     words = [f"{name}={value}" for name, value in settings.items() if name.partition(".")[0] == "model"]
-    model: spec.Model = build_option("model", words)
+    model: Model = build_option("model", words)
     return model
 
 
@@ -274,7 +272,7 @@ def expected_record(cell: Cell, own: bool) -> dict[str, Any]:
     result = finished(cell)
     known: dict[str, Any] = {"precision": cell.model.dtype, "healed": _healed(cell, result)}
     if cell.model.source != "hub":  # the commit of a hub model is known only when it is loaded
-        known["model"] = {"source": cell.model.source, "revision": loader.checkpoint_revision(cell.model)}
+        known["model"] = {"source": cell.model.source, "revision": cell.model.recorded_revision}
     if result is not None or not own:
         known["mask"] = UNKNOWN if result is None else _mask(cell, result)
     return known

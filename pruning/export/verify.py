@@ -18,9 +18,10 @@ from torch import Tensor
 
 from pruning.core.errors import InputError, MismatchError, first_line
 from pruning.core.mask import Mask
-from pruning.models import directory, loader, spec
+from pruning.models.architecture import attention_kernel
 from pruning.models.blocks import find_blocks, input_device
-from pruning.models.spec import attention_kernel
+from pruning.models.kept_models import quiet
+from pruning.models.model import Model
 from pruning.models.sublayers import masked
 
 UNFIT = (
@@ -76,15 +77,15 @@ def comparison_dtype(dtype: str) -> str:
 
 
 def load_rounded(
-    settings: spec.Model, precision: Callable[[str, torch.dtype], torch.dtype], needed: bool = False
+    settings: Model, precision: Callable[[str, torch.dtype], torch.dtype], needed: bool = False
 ) -> Any:
     """The dense model in the precision of the comparison, with its weights rounded as in the export.
 
     `precision` gives the dtype in which a tensor is written, from its name and stored dtype. `needed` says whether
-    the export needs the model also without a comparison. Raises the errors of `loader.load_uncached`, and InputError
+    the export needs the model also without a comparison. Raises the errors of `Model.load_anew`, and InputError
     if the weights do not fit into memory.
     """
-    module = loader.load_uncached(replace(settings, dtype=comparison_dtype(settings.dtype))).module
+    module = replace(settings, dtype=comparison_dtype(settings.dtype)).load_anew().module
     with torch.no_grad():
         for name, tensor in module.state_dict().items():
             if tensor.device.type == "meta":
@@ -106,9 +107,7 @@ def expected(model: Any, mask: Mask, scales: Sequence[float] | None = None) -> E
         return Expected(ids, _logits(model, ids))
 
 
-def compare_export(
-    folder: Path, wanted: Expected, settings: spec.Model, exact: bool, of: str = MASKED
-) -> Proof:
+def compare_export(folder: Path, wanted: Expected, settings: Model, exact: bool, of: str = MASKED) -> Proof:
     """Load a directory and compare its model with `wanted`; with `exact`, bit for bit. Raises MismatchError.
 
     `of` says in messages what the wanted model is.
@@ -146,18 +145,18 @@ def compare(model: Any, wrong: list[str], wanted: Expected, tolerance: float, of
     return Proof(len(gap), float(gap.max()), relative, len(plain), of)
 
 
-def _reload(folder: Path, settings: spec.Model) -> tuple[Any, list[str]]:
+def _reload(folder: Path, settings: Model) -> tuple[Any, list[str]]:
     """The model of a directory, and complaints about missing weights."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     compared = replace(settings, dtype=comparison_dtype(settings.dtype))
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    options = loader.device_options(compared, config)
-    with directory.quiet():
+    options = compared.device_options
+    with quiet():
         model, info = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=getattr(torch, compared.dtype),
-            attn_implementation=attention_kernel(settings, config),
+            attn_implementation=attention_kernel(settings.attention, config, settings.name),
             output_loading_info=True,
             trust_remote_code=False,
             **options,
@@ -199,7 +198,7 @@ def _generate(model: Any, ids: Tensor, use_cache: bool) -> list[int]:
         use_cache=use_cache,
         pad_token_id=0,
     )
-    with directory.quiet():
+    with quiet():
         row = model.generate(
             input_ids=prompt, attention_mask=torch.ones_like(prompt), generation_config=config
         )

@@ -26,7 +26,7 @@ from pruning.healing.heal_settings import Distill, Training, check_peft
 from pruning.healing.training import Schedule, Trainer, Watch, Weights, schedule_of
 from pruning.healing.training_text import HealingText, warn_about_epochs
 from pruning.models.blocks import add_scales, find_blocks, gradients_kept
-from pruning.models.loader import LanguageModel
+from pruning.models.model import LanguageModel
 from pruning.models.output_maps import Repair, repaired
 from pruning.models.removal import blocks_removed, smaller_config
 

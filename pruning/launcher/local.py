@@ -27,7 +27,7 @@ from pruning.launcher.submission import (
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from pruning.models.spec import Resources
+    from pruning.models.model import Resources
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from pruning.launcher.job import Job, snapshot
 from pruning.launcher.submission import ORDERS, QueuedCell, Submission
 
 if TYPE_CHECKING:
-    from pruning.models.spec import Resources
+    from pruning.models.model import Resources
 
 
 LEAST = {"parallel": 1, "warning_seconds": 1, "requeues": 0}

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NotRequired, TypedDict, cast
 from pruning.core import storage
 from pruning.core.errors import DamagedError, InputError, unknown
 from pruning.core.records import CLASS, check_literal, recorded
-from pruning.models.spec import Resources, resources
+from pruning.models.model import Resources
 
 if TYPE_CHECKING:
     import psutil
@@ -137,7 +137,7 @@ class Submission:
 def _task(record: TaskRecord) -> QueuedCell:
     if not all(type(number) in (int, float) for number in record["resources"].values()):
         raise TypeError("resources are numbers")  # they become options of sbatch
-    fields: dict[str, Any] = {**record, "resources": resources(record["resources"])}
+    fields: dict[str, Any] = {**record, "resources": Resources(**record["resources"])}
     return QueuedCell(**fields)
 
 

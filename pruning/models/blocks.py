@@ -14,8 +14,7 @@ from torch.utils.hooks import RemovableHandle
 
 from pruning.core.errors import UnskippableError
 from pruning.core.mask import Mask
-from pruning.models.directory import swapped
-from pruning.models.spec import check_config
+from pruning.models.architecture import check_config
 
 
 @dataclass(frozen=True)
@@ -384,3 +383,19 @@ def _scaled_output(factor: float) -> Any:
         return (output[0] * factor, *output[1:]) if isinstance(output, tuple) else output * factor
 
     return hook
+
+
+# Replace an attribute for the time of a context.
+
+_MISSING = object()
+
+
+@contextmanager
+def swapped(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """Set an attribute of an object or a class. On exit, restore its old value, or delete it if there was none."""
+    saved = owner.__dict__.get(name, _MISSING)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        delattr(owner, name) if saved is _MISSING else setattr(owner, name, saved)

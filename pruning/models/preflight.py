@@ -7,81 +7,77 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import Any
 
 from pruning.core.errors import InputError, PruningError, UnskippableError, first_line
 from pruning.core.mask import Mask
-from pruning.models import loader, pruned_config, spec
-from pruning.models.directory import INDEX, SINGLE, stored_shapes
-from pruning.models.loader import check_stored_tensors
-from pruning.models.spec import Model, attention_kernel
+from pruning.models import pruned_config
+from pruning.models.architecture import check_config, check_stored
+from pruning.models.model import Model
+from pruning.models.model_files import INDEX, SINGLE
+from pruning.models.stored_tensors import check_stored_tensors
 
 log = logging.getLogger(__name__)
 
-INVALID = (
-    ValueError,
-    TypeError,
-    KeyError,
-    IndexError,
-    ZeroDivisionError,
-)  # raised for impossible configurations
-UNBUILDABLE = (
-    RuntimeError,
-    NotImplementedError,
-    AttributeError,
-    ImportError,
-)  # loading says more about these
+# Raised for impossible configurations, and for models about which loading says more.
+INVALID = (ValueError, TypeError, KeyError, IndexError, ZeroDivisionError)
+UNBUILDABLE = (RuntimeError, NotImplementedError, AttributeError, ImportError)
 
 
-@lru_cache(maxsize=64)
-def check_model(settings: Model) -> None:
+def check_model(model: Model) -> None:
     """Check everything about a model that can be known without its weights.
 
     Raises InputError if it cannot be pruned or loaded as configured, UnreachableError if its configuration cannot be
     fetched.
     """
-    if settings.source == "local" and settings.revision is not None:
+    if model.source == "local" and model.revision is not None:
         raise InputError(
-            f"model.revision={settings.revision} means nothing for the directory {settings.path}: leave it out."
+            f"model.revision={model.revision} means nothing for the directory {model.path}: leave it out."
         )
-    if settings.source == "packaged" and settings.gguf_file is not None:
+    if model.source == "packaged" and model.gguf_file is not None:
         raise InputError(
-            f"model.gguf_file={settings.gguf_file} means nothing for the packaged model {settings.path}: leave it "
-            "out, or give model=local model.path=FILE.gguf."
+            f"model.gguf_file={model.gguf_file} means nothing for the packaged model {model.path}: leave it out, or "
+            "give model=local model.path=FILE.gguf."
         )
-    config, where = loader.config(settings), loader.locate(settings)[1]
-    gguf = "gguf_file" in where
     try:
-        (spec.check_config if gguf else spec.check_stored)(config)
+        (check_config if model.is_gguf else check_stored)(model.config)
     except UnskippableError as error:
-        raise InputError(f"model {settings.name} ({settings.path}): {error}") from error
-    attention_kernel(settings, config)
-    if (empty := _skeleton(settings, config)) is None or gguf:
+        raise InputError(f"model {model.name} ({model.path}): {error}") from error
+    assert model.attention_kernel  # raises InputError if the class does not support it
+    empty, files = _skeleton(model), model.stored_files
+    if empty is None or files is None:
         return
-    if (folder := loader.stored_folder(settings)) is None:
-        return
-    if not (stored := stored_shapes(folder)):
+    if not files.shapes:
         raise InputError(
-            f"{folder} holds neither {SINGLE} nor {INDEX}: give a directory that save_pretrained wrote."
+            f"{files.folder} holds neither {SINGLE} nor {INDEX}: give a directory that save_pretrained wrote."
         )
-    check_stored_tensors(f"model {settings.name} ({folder})", empty, stored)
+    check_stored_tensors(f"model {model.name} ({files.folder})", empty, files.shapes)
 
 
-@lru_cache(maxsize=64)
-def check_renumbering(settings: Model, exported: bool) -> None:
+def _skeleton(model: Model) -> Any:
+    try:
+        return pruned_config.skeleton(model.config)
+    except INVALID as error:
+        raise InputError(
+            f"model {model.name} ({model.path}): transformers cannot build a model from its config.json "
+            f"({first_line(error)}): correct it, or fetch the model again."
+        ) from error
+    except UNBUILDABLE:
+        return None
+
+
+def check_renumbering(model: Model, exported: bool) -> None:
     """Log a warning if some choices of blocks cannot be exported, because a block's number decides what it is.
 
     Before the search, it is not known which blocks will be chosen. So if the model is to be `exported` after it,
     raises InputError instead: most searches would end without an export.
     """
-    config = loader.config(settings)
-    first = Mask(loader.n_blocks(settings), (0,))  # without block 0, all other blocks get new numbers
+    first = Mask(model.n_blocks, (0,))  # without block 0, all other blocks get new numbers
     try:
-        pruned_config.check_same_blocks(config, pruned_config.pruned_config(config, first), first)
+        pruned_config.check_same_blocks(model.config, pruned_config.pruned_config(model.config, first), first)
     except PruningError as error:
         what = (
-            f"model {settings.name}: not every choice of blocks can be exported, or measured with eval=speed or "
+            f"model {model.name}: not every choice of blocks can be exported, or measured with eval=speed or "
             f"eval=generation. For example, without block 0: {error}"
         )
         if exported:
@@ -91,24 +87,19 @@ def check_renumbering(settings: Model, exported: bool) -> None:
         log.warning(what)
 
 
-def check_vocabulary(settings: Model, ids: Mapping[str, int]) -> None:
+def check_vocabulary(model: Model, ids: Mapping[str, int]) -> None:
     """Raise InputError if the tokenizer makes token ids for which the model has no embedding.
 
     `ids` holds the largest token id of each set of data. A tokenizer can have more special tokens than the model has
     embeddings, for example for images or padding. This is an error only if such a token occurs in the data.
     """
-    rows = getattr(loader.config(settings).get_text_config(decoder=True), "vocab_size", None)
+    rows = getattr(model.config.get_text_config(decoder=True), "vocab_size", None)
     if not isinstance(rows, int):
         return
-    tokenizer = loader.tokenizer(settings)
-    added = getattr(tokenizer, "added_tokens_decoder", {})
-    plain = [
-        number
-        for number in tokenizer.get_vocab().values()
-        if not getattr(added.get(number), "special", False)
-    ]
-    largest = {f"the tokenizer of {settings.name}": max(plain, default=0)} | dict(ids)
-    check_ids(rows, largest)
+    added = getattr(model.tokenizer, "added_tokens_decoder", {})
+    numbers = model.tokenizer.get_vocab().values()
+    plain = [number for number in numbers if not getattr(added.get(number), "special", False)]
+    check_ids(rows, {f"the tokenizer of {model.name}": max(plain, default=0)} | dict(ids))
 
 
 def check_ids(rows: int, largest: Mapping[str, int]) -> None:
@@ -119,15 +110,3 @@ def check_ids(rows: int, largest: Mapping[str, int]) -> None:
                 f"{what} has the token id {number}, and the model's vocabulary has {rows} tokens (0 to {rows - 1}): "
                 "use the tokenizer that belongs to the model."
             )
-
-
-def _skeleton(settings: Model, config: Any) -> Any:
-    try:
-        return pruned_config.skeleton(config)
-    except INVALID as error:
-        raise InputError(
-            f"model {settings.name} ({settings.path}): transformers cannot build a model from its config.json "
-            f"({first_line(error)}): correct it, or fetch the model again."
-        ) from error
-    except UNBUILDABLE:
-        return None

@@ -20,8 +20,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from pruning.core.errors import InputError
-from pruning.models.blocks import Blocks
-from pruning.models.directory import swapped
+from pruning.models.blocks import Blocks, swapped
 
 HALVES = (torch.bfloat16, torch.float16)
 # Converting the weights takes about as long as the two kinds of products of 50 to 100 rows differ by.

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 from pruning.core.errors import InputError, UnskippableError, first_line
 from pruning.core.mask import Mask
-from pruning.models.spec import check_attention_left
 
 if TYPE_CHECKING:
     from torch import nn
@@ -177,6 +176,30 @@ def _traits(block: nn.Module) -> Iterator[tuple[str, Any]]:
                 yield f"{path}.{name}".lstrip("."), value
     for name, tensor in block.state_dict().items():
         yield f"{name} shape", tuple(tensor.shape)
+
+
+def check_attention_left(config: Any, smaller: Any) -> None:
+    """Raise InputError if the smaller configuration has only blocks without attention, and the other one has some.
+
+    Such a model cannot generate with a cache: transformers counts the tokens in the cache of an attention block.
+    """
+    before, after = (_kinds(one) for one in (config, smaller))
+    if any(map(_attends, before)) and after and not any(map(_attends, after)):
+        raise InputError(
+            f"no attention block would be left (of {sum(map(_attends, before))}), and a {config.model_type} model "
+            "needs at least one: keep one of them."
+        )
+
+
+def _kinds(config: Any) -> list[str]:
+    """The kind of each block of a hybrid model; empty if the configuration does not list the kinds."""
+    text = config.get_text_config(decoder=True)
+    kinds = getattr(text, "layer_types", None) or getattr(text, "layers_block_type", None) or ()
+    return [str(kind) for kind in kinds]
+
+
+def _attends(kind: str) -> bool:
+    return kind == "hybrid" or ("attention" in kind and "linear" not in kind)
 
 
 # Give every attention that is left a layer of the KV cache, if some blocks have no attention.

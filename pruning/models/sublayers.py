@@ -39,8 +39,8 @@ from pruning.models.blocks import (
     hidden_state,
     identity,
     input_device,
+    swapped,
 )
-from pruning.models.directory import swapped
 
 Forward = Callable[..., Any]
 

@@ -21,7 +21,7 @@ from pruning.calibration.text import SHORTEST, WindowDraw
 from pruning.core.errors import InputError, first_line, unknown
 from pruning.core.mask import Mask
 from pruning.evaluation.corpora import STARTS, Corpus
-from pruning.models.spec import DTYPES, SOURCES
+from pruning.models.model import DTYPES, SOURCES
 
 # The types of what is read from the files of published masks.
 

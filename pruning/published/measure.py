@@ -21,14 +21,14 @@ from pruning.core.storage import digest
 from pruning.core.wheels import commit_of
 from pruning.evaluation import Data, Measured
 from pruning.evaluation.corpora import corpus_perplexity
-from pruning.models import loader, preflight
+from pruning.models import preflight
+from pruning.models.model import Model
 from pruning.models.products import HALVES, float32_is_faster
-from pruning.models.spec import Model
 from pruning.published.library import Entry, ModelFacts, Number, Protocol, first_documents
 from pruning.runs.cell import FORMAT, ForwardSettings
+from pruning.runs.check_data import Reader, check_evaluation
 from pruning.runs.loaded_cell import forward_with
 from pruning.runs.measurements import Evaluator
-from pruning.runs.prepare import Reader, check_evaluation
 
 if TYPE_CHECKING:
     from pruning.calibration.samples import Samples
@@ -93,7 +93,7 @@ class Referee:
     def check_blocks(self, model: ModelFacts) -> None:
         """Raise InputError if the model has another number of blocks than its published masks were made for."""
         settings = self.settings(model, "bfloat16")
-        count = loader.n_blocks(settings)
+        count = settings.n_blocks
         if count != model.blocks:
             raise InputError(
                 f"{settings.path} has {count} blocks, and the published masks of {model.name} "
@@ -107,9 +107,9 @@ class Referee:
         text = dataclasses.replace(request.protocol, dtype="bfloat16")
         key = (str(settings.path), text)
         if key not in self._drawn:
-            tokenizer = loader.tokenizer(settings)
+            tokenizer = settings.tokenizer
             drawn = text.samples(tokenizer, f"the protocol of {request.corpus}", self.limit)
-            reader = Reader.of(request.model.name, loader.config(settings), tokenizer)
+            reader = Reader.of(request.model.name, settings.config, tokenizer)
             check_evaluation({f"ppl/{request.corpus}": drawn}, reader)
             self._drawn[key] = drawn
         return self._drawn[key]
@@ -143,7 +143,7 @@ class Referee:
         exact(self.forward.tf32)
         model = requests[0].model
         try:
-            forward = forward_with(self.forward, loader.load(self.settings(model, dtype)))
+            forward = forward_with(self.forward, self.settings(model, dtype).load())
         except PruningError as error:
             log.error("%s in %s cannot be loaded: %s", model.name, dtype, error)
             yield from ((request, error) for request in requests)
@@ -218,7 +218,7 @@ def _model(model: ModelFacts, referee: Referee) -> Found:
     what = f"model {model.name} ({settings.path})"
     try:
         preflight.check_model(settings)
-        loader.tokenizer(settings)
+        assert settings.tokenizer is not None
     except PruningError as error:
         if isinstance(error, InputError):
             raise
@@ -228,7 +228,7 @@ def _model(model: ModelFacts, referee: Referee) -> Found:
 
 
 def _weights(what: str, settings: Model) -> Found:
-    if settings.source != "hub" or loader.stored_folder(settings) is not None:
+    if settings.source != "hub" or settings.stored_files is not None:
         return Found(what, "here")
     if _offline():
         return Found(what, "missing", "its weights are not in the cache, and the hub cannot be reached")

@@ -12,8 +12,8 @@ import numpy as np
 
 from pruning.core.errors import InputError, UnreachableError, first_line
 from pruning.core.wheels import commit_of, use_hub
-from pruning.models.directory import INDEX, SINGLE, model_digest, weight_files
-from pruning.models.loader import context_length_of
+from pruning.models.architecture import context_length_of
+from pruning.models.model_files import INDEX, SINGLE, model_digest, weight_files
 from pruning.routing.router_settings import RouterSettings
 from pruning.routing.set_scores import Floats, prompt_rows
 
@@ -161,7 +161,7 @@ def load_part(kind: str, path: str, **options: Any) -> Any:
     """What a class of transformers, such as AutoTokenizer, loads. Raises UnreachableError if it cannot."""
     import transformers
 
-    from pruning.models.directory import quiet
+    from pruning.models.kept_models import quiet
 
     use_hub()
     folder = Path(path).expanduser()

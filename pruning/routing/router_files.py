@@ -20,8 +20,7 @@ from pruning.routing.fitted_router import FittedRouter
 from pruning.routing.set_scores import ItemScores
 
 if TYPE_CHECKING:
-    from pruning.models.loader import LanguageModel
-    from pruning.models.spec import Model
+    from pruning.models.model import LanguageModel, Model
 
 FOLDER = "routing"  # in the results folder: a folder for each model, search and size
 RECORD, ROUTER, HEAD = "routing.json", "router.json", "router.npz"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,7 +26,6 @@ from pruning.core.records import (
     MASK,
     NAME,
     OPTION,
-    DoneResult,
     Result,
     leaves,
     read_result,
@@ -38,8 +37,7 @@ from pruning.engine import collectives
 from pruning.engine.compensation import Compensation, NoCompensation
 from pruning.evaluation import Evaluation
 from pruning.healing.heal_settings import NoHealing
-from pruning.models import directory, spec
-from pruning.models.spec import PLACING, Model, same_attention
+from pruning.models.model import PLACING, Model, same_attention
 from pruning.objective import Objective
 from pruning.search.choice import NearTies, Racing
 
@@ -87,35 +85,28 @@ class Cell:
     def key(self) -> str:
         """A readable name, followed by a digest of everything that the result of the search depends on.
 
-        If the model is in a directory and the cell has a folder already, this is the folder's name: see `cell_key`.
+        If the model is in a directory and the cell has a folder already, this is the folder's name.
         These do not change the key: the folders of results and caches, trackers, launchers, batch sizes, device maps,
         and the name of the study. The evaluation does not change it either, because a finished mask can be evaluated
         again.
         """
         size = f"k{self.k}" if self.ratio is None else f"r{self.ratio:g}"
         stem = "-".join((self.choices.objective, self.choices.algo, size, f"s{self.seed}"))
-        own = digest(self.identity())
-        if not self.model.in_directory:
-            return f"{self.model.name}-{stem}-{own}"
-        return key_in(self.results, self.model, stem, own, self._earlier_digest)
-
-    def _earlier_digest(self) -> str:
-        """The digest in the key that earlier versions gave this cell."""
-        return digest(self.identity() | {"model": self._with_tf32(self.model.earlier_identity())})
+        own = f"{self.model.name}-{stem}-{digest(self.identity())}"
+        if not self.model.in_directory or (self.results / own).exists():
+            return own
+        # The name is not part of the identity: the model can have been in a directory of another name.
+        same = sorted(self.results.glob(f"*-{escape(stem)}-{own.rpartition('-')[2]}"))
+        return same[0].name if same else own
 
     @property
     def title(self) -> str:
         """Model, objective and search in a few words, for a progress bar."""
         return f"{self.model.name} {self.choices.objective} {self.choices.algo}"
 
-    @cached_property
-    def model_identity(self) -> dict[str, Any]:
-        """The identity of the model when the cell was first asked for it. A directory can change later."""
-        return self.model.identity()
-
     def weights(self) -> dict[str, Any]:
         """The model settings that a loss depends on: weights, precision, attention kernel, and TF32 if it is on."""
-        return self._with_tf32(self.model_identity)
+        return self._with_tf32(self.model.identity())
 
     def arithmetic(self) -> dict[str, Any]:
         """What losses and measurements are computed with: `weights`, and whether blocks are compiled.
@@ -257,54 +248,6 @@ def _file_digest(path: str) -> str:
         return file_sha256(file)
     except OSError:
         return path  # a file that is missing or cannot be read is reported when the cell is checked
-
-
-# The key of a cell whose model is in a directory: the key of its existing folder, if there is one.
-#
-# A key begins with the model's name. The name is not part of the cell's identity: the directory can have moved, and
-# earlier versions named each such model "local". So a folder with the same digest is the cell's folder, whatever
-# its name. Earlier versions computed the digest from both ends of each file. If a cell has a finished result under
-# such a key, that result is used.
-
-log = logging.getLogger(__name__)
-
-
-def key_in(results: Path, model: Model, stem: str, digest: str, earlier_digest: Callable[[], str]) -> str:
-    """The key of a cell: `NAME-STEM-DIGEST`.
-
-    NAME is the model's name, unless the results folder holds the cell under another name. `earlier_digest` computes
-    the digest as earlier versions did. Raises DamagedError if the result of an earlier version is damaged.
-    """
-    own = f"{model.name}-{stem}-{digest}"
-    if (results / own).exists():
-        return own
-    folders = sorted(results.glob(f"*-{escape(stem)}-????????"))
-    if same := [folder.name for folder in folders if folder.name.endswith(f"-{digest}")]:
-        return same[0]
-    if not folders:
-        return own
-    ending = f"-{earlier_digest()}"
-    for folder in folders:
-        result = read_result(folder) if folder.name.endswith(ending) else None
-        if result is not None and result["status"] == "done" and _usable(model, result, folder):
-            return folder.name
-    return own
-
-
-def _usable(model: Model, result: DoneResult, folder: Path) -> bool:
-    """Whether a finished result of an earlier version is used. A warning says what cannot be verified."""
-    if directory.has_adapter(Path(model.path).expanduser()):
-        log.warning(
-            "%s is not used: it was recorded by a version that may have ignored the adapter in %s",
-            folder,
-            model.path,
-        )
-        return False
-    if spec.earlier(model, result["model"]["revision"]):
-        reason = spec.doubt(model, result["environment"].get("started"))
-        spec.warn_unverified(model.path, reason)
-        return reason is None
-    return False
 
 
 # Settings of a cell that are the same for every model and search: protected blocks, and how forward passes run.

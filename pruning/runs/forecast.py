@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from pruning.engine.forward import Forward
     from pruning.evaluation.speed import Speed
     from pruning.healing.heal_settings import Training
-    from pruning.models.loader import LanguageModel
+    from pruning.models.model import LanguageModel
 
 
 SHARED = 0.4  # the part of a search's block forwards that is left when masks share their beginnings

@@ -28,7 +28,7 @@ from pruning.engine import collectives
 from pruning.healing.heal_settings import Selection, Training, Trial, halve
 from pruning.healing.rate import warn_if_useless, with_rate
 from pruning.healing.training import schedule_of
-from pruning.models.spec import ModelInfo
+from pruning.models.model import ModelInfo
 from pruning.runs.cell import Cell, save_config, save_result, silent
 from pruning.runs.loaded_cell import forward_of
 from pruning.runs.measurements import (
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from pruning.engine.forward import Forward
     from pruning.healing.loop import SmallerModel
     from pruning.healing.training_text import HealingText
-    from pruning.models.loader import LanguageModel
+    from pruning.models.model import LanguageModel
     from pruning.models.output_maps import Repair
     from pruning.runs.cell import Note
 

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock
 
 from pruning.core import storage
-from pruning.core.errors import DamagedError, InputError
+from pruning.core.errors import DamagedError
 from pruning.core.mask import Space
 from pruning.core.storage import digest
 from pruning.engine import collectives
 from pruning.evaluation.speed import device_name
-from pruning.models.loader import LanguageModel, load
+from pruning.models.model import LanguageModel
 from pruning.models.sublayers import find_chain
 from pruning.runs.cell import Cell, ForwardSettings
 
@@ -25,21 +25,11 @@ if TYPE_CHECKING:
 
 
 def model_of(cell: Cell) -> LanguageModel:
-    """The model of a cell, loaded once for consecutive cells with this model.
-
-    Raises the same errors as `models.loader.load`, and InputError if a model in a directory is no longer the one that
-    the cell's key was computed from.
-    """
+    """The model of a cell, loaded once for consecutive cells with this model. Raises as `Model.load` does."""
     from pruning.engine.batching import exact
 
     exact(cell.forward.tf32)
-    model = load(cell.model)
-    if cell.model.in_directory and model.info.revision != cell.model_identity["path"]:
-        raise InputError(
-            f"the files in model.path={cell.model.path} have changed since this command started: run the command "
-            "again when they no longer change."
-        )
-    return model
+    return cell.model.load()
 
 
 def forward_of(cell: Cell, model: LanguageModel) -> Forward:

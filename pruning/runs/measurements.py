@@ -42,16 +42,14 @@ from pruning.engine import collectives
 from pruning.engine.compensation import Linear
 from pruning.evaluation import Data, DataBesideDense, Evaluation, Measured, digests_of
 from pruning.evaluation.text_overlap import overlaps
-from pruning.models.spec import check_same_weights
 from pruning.runs.cell import FORMAT, Cell, save_config, save_result
 from pruning.runs.loaded_cell import forward_of, model_of
 from pruning.runs.prepare import Prepared
 
 if TYPE_CHECKING:
     from pruning.engine.forward import Forward
-    from pruning.models.loader import LanguageModel
+    from pruning.models.model import LanguageModel, ModelInfo
     from pruning.models.output_maps import Repair
-    from pruning.models.spec import ModelInfo
 
 
 MEASURED = {
@@ -366,7 +364,7 @@ def recorded_model(cell: Cell, done: DoneResult) -> LanguageModel:
     """The model of a finished cell. Raises InputError if it has another revision or other weights than the result."""
     revision = done["model"]["revision"]
     if cell.model.in_directory:
-        check_same_weights(cell.model, revision, done["environment"].get("started"))
+        cell.model.check_same_weights(revision)
     model = model_of(cell)
     if not cell.model.in_directory and model.info.revision != revision:
         raise InputError(

@@ -26,7 +26,7 @@ from pruning.core.terminal import sentence
 from pruning.engine import collectives
 from pruning.engine.forward import Cost
 from pruning.evaluation.corpora import HIGHEST
-from pruning.models.spec import ModelInfo
+from pruning.models.model import ModelInfo
 from pruning.objective import Calibrated
 from pruning.runs.cell import (
     FORMAT,

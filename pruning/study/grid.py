@@ -29,7 +29,7 @@ from pruning.engine import collectives
 from pruning.launcher import Launcher
 from pruning.launcher.cell_state import CellState, State, finished
 from pruning.launcher.local import InProcess
-from pruning.models.spec import directory_name, distinct_names
+from pruning.models.model import directory_name, distinct_names, shared
 from pruning.runs.cell import Cell
 from pruning.study import text_tables
 
@@ -43,6 +43,8 @@ def distinct_cells(configs: Sequence[Composed]) -> list[Cell]:
     Raises one InputError that lists everything that is wrong.
     """
     cells = named_apart(run_checks([partial(cell_of, *config) for config in configs]))
+    models = shared(cell.model for cell in cells)
+    cells = [dataclasses.replace(cell, model=model) for cell, model in zip(cells, models, strict=True)]
     if not cells:
         raise InputError("no cell is asked for: a swept setting has no values. Give it at least one.")
     run_checks([partial(getattr, cell, "key") for cell in cells])
@@ -194,13 +196,13 @@ def _prepare(cells: Sequence[Cell], outcome: Outcome, in_flight: bool = False) -
     fail. A cell whose search would need too many evaluations is left out; if no other cell remains, and none is in
     flight, raises InputError.
     """
-    from pruning.runs.prepare import prepare
+    from pruning.runs.prepare import Drawn, prepare
     from pruning.runs.run_cell import record_failure
 
-    ready, errors = [], []
+    drawn, ready, errors = Drawn(), [], []
     for cell in cells:
         try:
-            ready.append(prepare(cell))
+            ready.append(prepare(cell, drawn))
         except OutOfReachError as error:
             outcome.left_out[cell.key] = error
         except InputError as error:

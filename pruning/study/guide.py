@@ -119,9 +119,8 @@ def _speed_cell(cell: Cell) -> Cell:
     from omegaconf import OmegaConf
 
     from pruning.config.app import build_option, composed
-    from pruning.models import loader
 
-    most = loader.context_length(cell.model) or 2 * PROMPT
+    most = cell.model.context_length or 2 * PROMPT
     words = [*SPEED, f"eval.prompts=[{min(PROMPT, most // 2)}]", "heal=none"]
     made = composed(words)
     settings = {

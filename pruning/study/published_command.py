@@ -18,8 +18,7 @@ from pruning.core.terminal import FAILED
 from pruning.core.units import bytes_text, duration_text
 from pruning.evaluation.corpora import CorpusPerplexity
 from pruning.launcher.local import InProcess
-from pruning.models import loader
-from pruning.models.directory import PACKAGED
+from pruning.models.kept_models import PACKAGED
 from pruning.published import explain, library, measure
 from pruning.published.library import Entry, ModelFacts, Protocol
 from pruning.published.measure import Referee, forecast, free_bytes
@@ -151,7 +150,7 @@ def _standin(place: str, cell: Cell) -> ModelFacts:
         )
     where: Mapping[str, Any] = {"name": "standin", "source": source, "path": place}
     model = dataclasses.replace(cell.model, **where, gguf_file=None, revision=None)
-    blocks = loader.n_blocks(model)
+    blocks = model.n_blocks
     return ModelFacts("standin", source, place, blocks, float(parameters(model)))
 
 
@@ -159,7 +158,7 @@ def parameters(model: Any) -> int:
     """The number of parameters of a model, from its configuration alone."""
     from pruning.models.pruned_config import skeleton
 
-    return sum(weight.numel() for weight in skeleton(loader.config(model)).parameters())
+    return sum(weight.numel() for weight in skeleton(model.config).parameters())
 
 
 # What the command for published masks prints: its plan, its dry run, and its table.

@@ -15,12 +15,11 @@ from pruning.core.storage import digest
 from pruning.engine import collectives
 from pruning.engine.compensation import NoCompensation
 from pruning.launcher.local import InProcess
-from pruning.models import loader
 from pruning.routing.encoders import check_encoder
 from pruning.routing.router_settings import RouterSettings, TaskStudy
 from pruning.routing.set_scores import TaskData, check_apart, task_data
 from pruning.runs.cell import Cell
-from pruning.runs.prepare import Reader, check_samples
+from pruning.runs.check_data import Reader, check_samples
 from pruning.study.grid import Composed
 
 PATHLESS = ("source", "path")  # what differs between the tasks of a group
@@ -82,8 +81,8 @@ def check(cells: Sequence[Cell], launcher: Any, settings: TaskSettings) -> None:
         tasks = data_of(group, settings)
         check_apart(tasks)
         model = group[0].model
-        check_encoder(settings.router, loader.n_blocks(model))
-        reader = Reader.of(model.name, loader.config(model), loader.tokenizer(model))
+        check_encoder(settings.router, model.n_blocks)
+        reader = Reader.of(model.name, model.config, model.tokenizer)
         for task in tasks:
             for part, samples in task.parts().items():
                 check_samples(f"the {part} items of {task.name}", samples, reader, "calibration.length")
@@ -91,7 +90,7 @@ def check(cells: Sequence[Cell], launcher: Any, settings: TaskSettings) -> None:
 
 def data_of(group: Sequence[Cell], settings: TaskSettings) -> list[TaskData]:
     """The items of the tasks of a group of cells, in the order of the cells."""
-    tokenizer = loader.tokenizer(group[0].model)
+    tokenizer = group[0].model.tokenizer
     return [task_data(_items(cell), tokenizer, settings.tasks.rewording) for cell in group]
 
 

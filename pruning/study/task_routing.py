@@ -20,7 +20,6 @@ from pruning.core.errors import PruningError
 from pruning.core.mask import Mask
 from pruning.core.records import DoneResult, now, provenance
 from pruning.core.storage import digest
-from pruning.models import loader
 from pruning.routing import router_files
 from pruning.routing.encoders import Encoder, encoder_of, encoder_revision
 from pruning.routing.fitted_router import DENSE, POLICIES, FittedRouter, Measured, fit_router
@@ -104,7 +103,7 @@ def _router(
     """The router, fitted to the calibration items; its encoder; its predictions for held-out items by task."""
     cell, sets = group.cells[0], group.sets
     blocks = first_blocks(list(sets.values()), group.settings.router.blocks)
-    encoder = encoder_of(group.settings.router, forward, loader.tokenizer(cell.model), blocks)
+    encoder = encoder_of(group.settings.router, forward, cell.model.tokenizer, blocks)
     prompts = {"calibration": [p for task in group.tasks for p in task.calibration_prompts]}
     prompts |= {task.name: list(task.heldout_prompts) for task in group.tasks}
     states = _states(group, encoder, blocks, prompts)
@@ -133,7 +132,7 @@ def _timed(group: Group, module: Any, router: FittedRouter, encoder: Encoder) ->
     prompts = [prompt for task in group.tasks for prompt in task.heldout_prompts[:each]]
     log.info("timing the prefill of %d prompts", len(prompts))
     try:
-        return dict(prefill(Reader(module, loader.tokenizer(group.cells[0].model), router, encoder), prompts))
+        return dict(prefill(Reader(module, group.cells[0].model.tokenizer, router, encoder), prompts))
     except PruningError as error:
         log.warning("the prefill is not timed: %s", error)
         return None

@@ -20,7 +20,7 @@ from pruning.config.app import register
 from pruning.config.groups import CONF, options
 from pruning.core.mask import Space
 from pruning.engine.forward import Forward
-from pruning.models.loader import LanguageModel, ModelInfo
+from pruning.models.model import LanguageModel, ModelInfo
 from pruning.objective import Calibrated
 from pruning.objective.perplexity import Perplexity
 from pruning.search.choice import Racing

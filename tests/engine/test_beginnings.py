@@ -14,7 +14,7 @@ from pruning.core.mask import Mask
 from pruning.engine.batching import Pace
 from pruning.engine.forward import Forward
 from pruning.engine.prefix_tree import Beginnings, affordable_depths, beginning, edges, forks, most_edges
-from pruning.models.loader import LanguageModel
+from pruning.models.model import LanguageModel
 from tests.helpers.architectures import N_BLOCKS, build
 from tests.helpers.rows import item_rows, language_model, text_rows
 

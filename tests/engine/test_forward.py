@@ -22,7 +22,7 @@ from pruning.engine.forward import BatchReader, Forward
 from pruning.engine.head import LIKELIHOOD
 from pruning.engine.memory import Tally
 from pruning.models.blocks import find_blocks
-from pruning.models.loader import LanguageModel
+from pruning.models.model import LanguageModel
 from tests.helpers.architectures import ARCHITECTURES, N_BLOCKS, build
 from tests.helpers.rows import item_rows, language_model, plain, text_rows
 

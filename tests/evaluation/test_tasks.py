@@ -20,8 +20,7 @@ from pruning.evaluation.heldout import LocalFiles
 from pruning.evaluation.lm_eval_tasks import Zeroshot
 from pruning.export.pipeline import export
 from pruning.export.request import Request
-from pruning.models.loader import load, tokenizer
-from pruning.models.spec import Model
+from pruning.models.model import Model
 from pruning.models.sublayers import masked
 from pruning.runs.measurements import Evaluator
 from tests.conftest import N_BLOCKS
@@ -310,8 +309,8 @@ def test_answers_on_real_items_are_those_of_lm_eval_on_the_exported_checkpoint(t
     wanted = Model("smollm2", "packaged", "smollm2", dtype="float32")
     mask = Mask(30, (12, 17))
     evaluation = LocalFiles(items={name: str(path) for name, path in paths.items()}, limit=6)
-    data = evaluation.data(tokenizer(wanted))
-    forward = Forward(load(wanted))
+    data = evaluation.data(wanted.tokenizer)
+    forward = Forward(wanted.load())
     measured = {name: evaluation.measure(forward, name, task, mask) for name, task in data.items()}
     export(Request(wanted, mask, tmp_path / "smaller", verify=False))
     for name, path in paths.items():

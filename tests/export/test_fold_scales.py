@@ -16,7 +16,7 @@ from pruning.export import verify
 from pruning.export.pipeline import export
 from pruning.export.plan import plan_fold
 from pruning.export.request import Request
-from pruning.models import spec
+from pruning.models.model import Model
 from tests.helpers.architectures import ARCHITECTURES, N_BLOCKS, build
 
 MASK = Mask(N_BLOCKS, (1, 2, 4))
@@ -25,7 +25,7 @@ SCALES = (9.0, 1.3, 0.8, 9.0, 1.5, 9.0)  # the scales of kept blocks do not coun
 
 def wanted(model: Any, folder: Path, **settings: Any) -> Request:
     model.save_pretrained(folder / "dense")
-    source = spec.Model("tiny", "local", str(folder / "dense"), dtype="float32")
+    source = Model("tiny", "local", str(folder / "dense"), dtype="float32")
     return Request(source, MASK, folder / "out", **{"scales": SCALES, **settings})
 
 
@@ -77,7 +77,7 @@ def test_a_wrong_factor_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_half_precision_rounds_twice(tmp_path: Path, dtype: str) -> None:
     request = wanted(build("llama"), tmp_path)
     request = Request(
-        spec.Model("tiny", "local", request.model.path, dtype=dtype), MASK, request.out, None, SCALES
+        Model("tiny", "local", request.model.path, dtype=dtype), MASK, request.out, None, SCALES
     )
     assert "compensated model's" in export(request).proof
 

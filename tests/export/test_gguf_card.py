@@ -10,7 +10,7 @@ import pytest
 from pruning.core.mask import Mask
 from pruning.export.gguf_export import card_of, export_gguf
 from pruning.export.request import Request
-from pruning.models import spec
+from pruning.models.model import Model
 from tests.helpers import gguf_models
 
 
@@ -18,7 +18,7 @@ def card(folder: Path, kind: str, mask: Mask) -> str:
     path = gguf_models.write(
         folder / "tiny.gguf", kind, "Q8_0", extra=lambda writer: writer.add_license("apache-2.0")
     )
-    export_gguf(Request(spec.Model("tiny", "local", str(path)), mask, folder / "cut.gguf", verify=False))
+    export_gguf(Request(Model("tiny", "local", str(path)), mask, folder / "cut.gguf", verify=False))
     return card_of(folder / "cut.gguf").read_text()
 
 

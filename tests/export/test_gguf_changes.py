@@ -13,8 +13,8 @@ from pruning.core.mask import Mask
 from pruning.export import gguf_export
 from pruning.export.gguf_export import export_gguf
 from pruning.export.request import Request
-from pruning.models import spec
 from pruning.models.gguf import open_gguf
+from pruning.models.model import Model
 from pruning.models.output_maps import Repair
 from tests.helpers import gguf_models
 
@@ -24,7 +24,7 @@ SOURCES = {old: new for new, old in enumerate([0, 1, 3, 4, 5])}
 
 
 def wanted(path: Path, mask: Mask, **settings: Any) -> Request:
-    return Request(spec.Model("tiny", "local", str(path)), mask, path.with_name("out.gguf"), **settings)
+    return Request(Model("tiny", "local", str(path)), mask, path.with_name("out.gguf"), **settings)
 
 
 def changed(path: Path, mask: Mask) -> set[tuple[int, str]]:

@@ -17,9 +17,10 @@ from pruning.core.mask import Mask
 from pruning.export import gguf_export, pipeline, request
 from pruning.export.gguf_export import card_of, export_gguf
 from pruning.export.request import Request
-from pruning.models import directory, spec
 from pruning.models import gguf as cutting
+from pruning.models import kept_models
 from pruning.models.gguf import open_gguf
+from pruning.models.model import Model
 from pruning.models.sublayers import masked
 from tests.conftest import Command
 from tests.helpers import gguf_models
@@ -28,7 +29,7 @@ IDS = torch.tensor([[3, 14, 15, 9, 26, 5, 35, 8, 9, 7, 31, 2, 44, 3, 18]])  # lo
 
 
 def wanted(path: Path, *dropped: int, **settings: Any) -> Request:
-    model = spec.Model("tiny", "local", str(path))
+    model = Model("tiny", "local", str(path))
     return Request(model, Mask(gguf_models.N_BLOCKS, dropped), path.with_name("out.gguf"), **settings)
 
 
@@ -105,7 +106,7 @@ def test_a_cut_file_can_be_searched_and_cut_again(tmp_path: Path) -> None:
     export_gguf(wanted(path, 1, 4))
     first = (tmp_path / "out.gguf").rename(tmp_path / "first.gguf")
     card_of(tmp_path / "out.gguf").unlink()
-    model = spec.Model("tiny", "local", str(first))
+    model = Model("tiny", "local", str(first))
     export_gguf(Request(model, Mask(4, (0,)), tmp_path / "out.gguf"))
     at_once = gguf_models.write(tmp_path / "two" / "tiny.gguf", "qwen2", "Q4_0")
     export_gguf(wanted(at_once, 0, 1, 4))
@@ -207,8 +208,8 @@ def test_an_architecture_that_transformers_cannot_load_is_cut_unproven(
 
 def test_a_packaged_model_is_cut_from_its_gguf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = gguf_models.write(tmp_path / "wheel" / "tiny.gguf", "llama", "Q4_0")
-    monkeypatch.setattr(directory, "extract", lambda *_: path)
-    settings = spec.Model("smollm2", "packaged", "smollm2", dtype="bfloat16")
+    monkeypatch.setattr(kept_models, "extract", lambda *_: path)
+    settings = Model("smollm2", "packaged", "smollm2", dtype="bfloat16")
     found = export_gguf(Request(settings, Mask(6, (1,)), tmp_path / "out.gguf"))
     assert "equal bit for bit" in found.proof
     assert found.base == "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -228,7 +229,7 @@ def test_what_cannot_be_cut_is_refused_before_anything_is_written(tmp_path: Path
     settings, message = REFUSED[case]
     path = gguf_models.write(tmp_path / "tiny.gguf")
     given = {
-        "model": spec.Model("tiny", "local", str(path)),
+        "model": Model("tiny", "local", str(path)),
         "mask": Mask(6, (1,)),
         "out": tmp_path / "out.gguf",
     }
@@ -240,7 +241,7 @@ def test_what_cannot_be_cut_is_refused_before_anything_is_written(tmp_path: Path
 def test_the_original_is_never_overwritten(tmp_path: Path) -> None:
     path = gguf_models.write(tmp_path / "tiny.gguf")
     before = path.read_bytes()
-    given = Request(spec.Model("tiny", "local", str(path)), Mask(6, (1,)), path, force=True)
+    given = Request(Model("tiny", "local", str(path)), Mask(6, (1,)), path, force=True)
     with pytest.raises(InputError, match="is the file that is to be cut"):
         export_gguf(given)
     assert path.read_bytes() == before

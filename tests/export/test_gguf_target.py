@@ -11,7 +11,7 @@ from pruning.core.errors import InputError
 from pruning.core.mask import Mask
 from pruning.export.gguf_export import card_of, check_gguf_target, export_gguf, is_gguf
 from pruning.export.request import Request
-from pruning.models import spec
+from pruning.models.model import Model
 from tests.helpers import gguf_models
 
 
@@ -24,7 +24,7 @@ def test_the_ending_decides() -> None:
 
 def test_only_a_cut_of_the_same_file_and_mask_is_replaced(tmp_path: Path) -> None:
     path, out = gguf_models.write(tmp_path / "tiny.gguf"), tmp_path / "out.gguf"
-    model = spec.Model("tiny", "local", str(path))
+    model = Model("tiny", "local", str(path))
     given = Request(model, Mask(6, (1,)), out, verify=False)
     export_gguf(given)
     first = out.read_bytes()
@@ -45,7 +45,7 @@ def test_only_a_cut_of_the_same_file_and_mask_is_replaced(tmp_path: Path) -> Non
 
 def test_a_cut_or_a_card_that_has_changed_is_replaced_with_force_only(tmp_path: Path) -> None:
     path, out = gguf_models.write(tmp_path / "tiny.gguf"), tmp_path / "out.gguf"
-    given = Request(spec.Model("tiny", "local", str(path)), Mask(6, (1,)), out, verify=False)
+    given = Request(Model("tiny", "local", str(path)), Mask(6, (1,)), out, verify=False)
     export_gguf(given)
     first, card = out.read_bytes(), card_of(out).read_text()
     changes = {
@@ -70,7 +70,7 @@ def test_an_export_that_was_killed_between_the_card_and_the_file_continues(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, out = gguf_models.write(tmp_path / "tiny.gguf"), tmp_path / "out.gguf"
-    given = Request(spec.Model("tiny", "local", str(path)), Mask(6, (1,)), out, verify=False)
+    given = Request(Model("tiny", "local", str(path)), Mask(6, (1,)), out, verify=False)
     scaled = dataclasses.replace(given, scales=[2.0] * 6, force=True)
     replace = Path.replace
 

@@ -11,8 +11,8 @@ import transformers
 from pruning.core.mask import Mask
 from pruning.export.gguf_export import card_of, export_gguf
 from pruning.export.request import Request
-from pruning.models import spec
 from pruning.models.gguf import open_gguf
+from pruning.models.model import Model
 from tests.conftest import Command
 from tests.helpers import gguf_models
 
@@ -30,7 +30,7 @@ def test_a_cut_file_is_replaced_only_if_the_finished_cell_has_its_mask(
     launch: Command, tmp_path: Path
 ) -> None:
     path = gguf_models.write(tmp_path / "models" / "tiny.gguf", "llama", "Q8_0")
-    out, model = tmp_path / "smaller.gguf", spec.Model("tiny", "local", str(path))
+    out, model = tmp_path / "smaller.gguf", Model("tiny", "local", str(path))
     words = (*SMALL, "k=1", f"model.path={path}", "export=smaller.gguf")
     export_gguf(Request(model, Mask(6, (1, 4)), out, verify=False))
     refused(launch, "smaller.gguf holds another cut (of another mask)", *words)

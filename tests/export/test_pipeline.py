@@ -24,7 +24,7 @@ from pruning.export import pipeline as program
 from pruning.export import verify
 from pruning.export.pipeline import export
 from pruning.export.request import Request
-from pruning.models import loader, spec
+from pruning.models.model import Model
 from tests.helpers import gguf_file
 from tests.helpers.architectures import ARCHITECTURES, N_BLOCKS, build, without
 
@@ -33,7 +33,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def request(folder: Path, *dropped: int, **settings: Any) -> Request:
-    model = spec.Model("tiny", "local", str(folder), dtype=settings.pop("dtype", "float32"))
+    model = Model("tiny", "local", str(folder), dtype=settings.pop("dtype", "float32"))
     return Request(model, Mask(N_BLOCKS, dropped), folder.parent / "out", **settings)
 
 
@@ -216,7 +216,7 @@ def test_without_the_comparison_no_model_is_loaded(
     model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(model_folder, tmp_path / "dense")
-    monkeypatch.setattr(loader, "load_uncached", lambda *_: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(Model, "load_anew", lambda *_: pytest.fail("the model was loaded"))
     facts = export(request(tmp_path / "dense", 2, verify=False))
     assert facts.proof == "not compared with the masked model (verify=false)"
     assert "Not compared with the masked model" in (tmp_path / "out" / "README.md").read_text()
@@ -302,13 +302,11 @@ def test_an_earlier_export_of_the_same_mask_is_replaced(model_folder: Path, tmp_
 def test_the_model_that_is_cut_is_never_replaced(model_folder: Path, tmp_path: Path) -> None:
     shutil.copytree(model_folder, tmp_path / "out" / "dense")
     shutil.copytree(model_folder, tmp_path / "out", dirs_exist_ok=True)
-    inner = Request(
-        spec.Model("tiny", "local", str(tmp_path / "out" / "dense")), Mask(6, (1,)), tmp_path / "out"
-    )
+    inner = Request(Model("tiny", "local", str(tmp_path / "out" / "dense")), Mask(6, (1,)), tmp_path / "out")
     with pytest.raises(InputError, match=r"holds config\.json, dense, .* and no export of this version"):
         export(replace(inner, force=True))
     export(replace(inner, out=tmp_path / "again", verify=False))
-    smaller = spec.Model("t", "local", str(tmp_path / "again"))
+    smaller = Model("t", "local", str(tmp_path / "again"))
     with pytest.raises(InputError, match=r"again is inside .*again"):
         export(Request(smaller, Mask(5, (1,)), tmp_path / "again", force=True))
 
@@ -329,7 +327,7 @@ def test_bad_requests_end_before_a_model_is_loaded(
     case: str, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(model_folder, tmp_path / "dense")
-    monkeypatch.setattr(loader, "load_uncached", lambda *_: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(Model, "load_anew", lambda *_: pytest.fail("the model was loaded"))
     settings, dropped, message = BAD[case]
     with pytest.raises(InputError, match=message):
         export(request(tmp_path / "dense", *dropped, **settings))
@@ -337,7 +335,7 @@ def test_bad_requests_end_before_a_model_is_loaded(
 
 
 def test_a_mask_of_another_model_is_refused(model_folder: Path, tmp_path: Path) -> None:
-    model = spec.Model("tiny", "local", str(model_folder))
+    model = Model("tiny", "local", str(model_folder))
     with pytest.raises(InputError, match="the mask is over 7 blocks and model tiny has 6"):
         export(Request(model, Mask(7, (1,)), tmp_path / "out"))
 
@@ -408,7 +406,7 @@ def test_kill_9_leaves_no_directory_of_that_name(model_folder: Path, tmp_path: P
     ("name", "n_blocks", "dropped"), [("smollm2", 30, (0, 5, 14)), ("gemma3_270m", 18, (2, 5, 9))]
 )
 def test_packaged_models(name: str, n_blocks: int, dropped: tuple[int, ...], tmp_path: Path) -> None:
-    model = spec.Model(name, "packaged", name, dtype="bfloat16")
+    model = Model(name, "packaged", name, dtype="bfloat16")
     facts = export(Request(model, Mask(n_blocks, dropped), tmp_path / "out", max_shard_size="100MB"))
     assert "equal bit for bit" in facts.proof
     smaller = load(tmp_path / "out")

@@ -17,7 +17,7 @@ from pruning.core.mask import Mask
 from pruning.export import changed_model
 from pruning.export.pipeline import export
 from pruning.export.request import Request
-from pruning.models import spec
+from pruning.models.model import Model
 from pruning.models.output_maps import Repair, find_fold, repaired
 from pruning.models.sublayers import masked
 from tests.helpers import gguf_file
@@ -45,7 +45,7 @@ def maps(model: Any, mask: Mask) -> Repair:
 def request(name: str, folder: Path, mask: Mask = BLOCKS, **settings: Any) -> tuple[Any, Request]:
     model = build(name)
     model.save_pretrained(folder / "dense")
-    source = spec.Model("tiny", "local", str(folder / "dense"), dtype=settings.pop("dtype", "float32"))
+    source = Model("tiny", "local", str(folder / "dense"), dtype=settings.pop("dtype", "float32"))
     return model, Request(source, mask, folder / "out", repair=maps(model, mask), **settings)
 
 
@@ -101,7 +101,7 @@ def test_only_the_weights_before_a_run_are_changed(tmp_path: Path) -> None:
 def test_a_gguf_file(tmp_path: Path, verified: bool) -> None:
     (tmp_path / "dense").mkdir()
     gguf_file.write(tmp_path / "dense" / "tiny.gguf")
-    source = spec.Model("tiny", "local", str(tmp_path / "dense" / "tiny.gguf"), dtype="float32")
+    source = Model("tiny", "local", str(tmp_path / "dense" / "tiny.gguf"), dtype="float32")
     wanted = Request(source, Mask(N_BLOCKS, (1, 4)), tmp_path / "out", verify=verified)
     export(wanted)
     before = load_file(tmp_path / "out" / "model.safetensors")

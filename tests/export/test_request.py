@@ -22,7 +22,7 @@ from pruning.core.mask import Mask
 from pruning.export import pipeline as program
 from pruning.export.pipeline import export, export_cell
 from pruning.export.request import of_cell, parse
-from pruning.models import loader, spec
+from pruning.models.model import Model
 from tests.conftest import Command
 
 Run = Callable[..., tuple[int, str, str]]
@@ -49,7 +49,7 @@ def test_words(model_folder: Path, tmp_path: Path) -> None:
     words = [f"out={tmp_path / 'out'}", "verify=false", "max_shard_size=10MB", "model=local"]
     wanted = parse(["--drop", "4,1", *words, f"model.path={model_folder}", "model.dtype=float16"])
     assert wanted.mask.dropped == (1, 4)
-    assert wanted.model == spec.Model(model_folder.name, "local", str(model_folder), dtype="float16")
+    assert wanted.model == Model(model_folder.name, "local", str(model_folder), dtype="float16")
     assert (wanted.out, wanted.force, wanted.verify) == (tmp_path / "out", False, False)
     assert wanted.max_shard_size == "10MB"
 
@@ -112,7 +112,7 @@ BAD: dict[str, tuple[list[str], str]] = {
 def test_a_bad_request_is_reported_in_one_sentence(
     case: str, command: Run, model_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loader, "load_uncached", lambda *_: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(Model, "load_anew", lambda *_: pytest.fail("the model was loaded"))
     words, message = BAD[case]
     local = {"@": ["model=local", f"model.path={model_folder}"], "@folder": [str(model_folder)]}
     status, out, err = command(*(part for word in words for part in local.get(word, [word])))

@@ -20,7 +20,7 @@ from pruning.export import changed_model, plan
 from pruning.export.changed_model import summary
 from pruning.export.pipeline import export
 from pruning.export.request import Request
-from pruning.models import spec
+from pruning.models.model import Model
 from pruning.models.removal import blocks_removed, smaller_config
 from pruning.models.sublayers import masked
 from tests.helpers import gguf_file
@@ -31,7 +31,7 @@ MASK = Mask.parse(N_BLOCKS, "a0 m1 b2 a5")
 
 
 def request(folder: Path, mask: Mask = MASK, **settings: Any) -> Request:
-    model = spec.Model("tiny", "local", str(folder), dtype=settings.pop("dtype", "float32"))
+    model = Model("tiny", "local", str(folder), dtype=settings.pop("dtype", "float32"))
     return Request(model, mask, folder.parent / "out", **settings)
 
 

@@ -14,30 +14,30 @@ from pruning.core.mask import Mask
 from pruning.export import verify
 from pruning.export.pipeline import export
 from pruning.export.request import Request
-from pruning.models import spec
+from pruning.models.model import Model
 from tests.helpers.architectures import N_BLOCKS, build
 
 MASK = Mask(N_BLOCKS, (1, 4))
 
 
 @pytest.fixture
-def exported(tmp_path: Path) -> tuple[spec.Model, Path, verify.Expected]:
+def exported(tmp_path: Path) -> tuple[Model, Path, verify.Expected]:
     """Settings, an export, and its required output."""
     build("qwen3").save_pretrained(tmp_path / "dense")
-    settings = spec.Model("tiny", "local", str(tmp_path / "dense"), dtype="float32")
+    settings = Model("tiny", "local", str(tmp_path / "dense"), dtype="float32")
     export(Request(settings, MASK, tmp_path / "out", verify=False))
     model = verify.load_rounded(settings, lambda _, dtype: dtype)
     return settings, tmp_path / "out", verify.expected(model, MASK)
 
 
-def test_an_export_passes(exported: tuple[spec.Model, Path, verify.Expected]) -> None:
+def test_an_export_passes(exported: tuple[Model, Path, verify.Expected]) -> None:
     settings, folder, goal = exported
     assert verify.compare_export(folder, goal, settings, exact=True) == verify.Proof(
         64, 0.0, 0.0, verify.NEW_TOKENS
     )
 
 
-def test_one_changed_bit_is_found(exported: tuple[spec.Model, Path, verify.Expected]) -> None:
+def test_one_changed_bit_is_found(exported: tuple[Model, Path, verify.Expected]) -> None:
     settings, folder, goal = exported
     tensors = load_file(folder / "model.safetensors")
     weight = tensors["model.layers.3.mlp.down_proj.weight"]
@@ -49,7 +49,7 @@ def test_one_changed_bit_is_found(exported: tuple[spec.Model, Path, verify.Expec
         verify.compare_export(folder, goal, settings, exact=True)
 
 
-def test_missing_weights_are_found(exported: tuple[spec.Model, Path, verify.Expected]) -> None:
+def test_missing_weights_are_found(exported: tuple[Model, Path, verify.Expected]) -> None:
     settings, folder, goal = exported
     tensors = load_file(folder / "model.safetensors")
     del tensors["model.layers.2.mlp.up_proj.weight"]
@@ -61,7 +61,7 @@ def test_missing_weights_are_found(exported: tuple[spec.Model, Path, verify.Expe
 
 
 def test_a_cache_that_changes_the_answer_is_found(
-    exported: tuple[spec.Model, Path, verify.Expected], monkeypatch: pytest.MonkeyPatch
+    exported: tuple[Model, Path, verify.Expected], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings, folder, goal = exported
     generate = verify._generate
@@ -76,7 +76,7 @@ def test_a_cache_that_changes_the_answer_is_found(
 
 def test_weights_are_compared_as_they_are_written(tmp_path: Path) -> None:
     build("qwen3").save_pretrained(tmp_path / "dense")
-    settings = spec.Model("tiny", "local", str(tmp_path / "dense"), dtype="bfloat16")
+    settings = Model("tiny", "local", str(tmp_path / "dense"), dtype="bfloat16")
     model = verify.load_rounded(settings, lambda *_: torch.bfloat16)
     state: dict[str, Any] = model.state_dict()
     assert {tensor.dtype for tensor in state.values()} == {torch.float32}
@@ -94,7 +94,7 @@ def test_ids_are_longer_than_a_sliding_window() -> None:
 
 
 def test_the_record_describes_the_written_files(
-    exported: tuple[spec.Model, Path, verify.Expected],
+    exported: tuple[Model, Path, verify.Expected],
 ) -> None:
     _, folder, _ = exported
     record = json.loads((folder / "depth_pruning.json").read_text())

@@ -15,8 +15,8 @@ import gguf
 import pytest
 
 from pruning.core.errors import InputError
-from pruning.models.directory import gguf_of, model_digest
 from pruning.models.gguf import check_header, open_gguf
+from pruning.models.model_files import find_files, model_digest
 from tests.helpers import gguf_models
 
 
@@ -110,7 +110,7 @@ def test_a_number_that_asks_for_more_than_the_file_holds_is_named(what: str, tmp
     path.write_bytes(PLANTED[what] + bytes(64))
     for read in (
         lambda: open_gguf(path),
-        lambda: gguf_of(str(path.parent)),
+        lambda: find_files(str(path.parent)).gguf,
         lambda: model_digest(str(tmp_path)),
     ):
         with pytest.raises(InputError, match=re.escape(str(path))) as error:
@@ -155,10 +155,10 @@ def test_block_counts_of_a_configuration_are_compared_with_the_weights(
 def test_a_link_to_no_file_blocks_no_other_model(tmp_path: Path) -> None:
     (tmp_path / "x.gguf").symlink_to(tmp_path / "gone.gguf")
     with pytest.raises(InputError, match=r"x\.gguf"):
-        gguf_of(str(tmp_path))
+        find_files(str(tmp_path))
     whole = gguf_models.write(tmp_path / "whole.gguf")
     (tmp_path / "._whole.gguf").write_bytes(b"a shadow that macOS makes")
-    assert gguf_of(str(tmp_path)) == whole.resolve()
-    assert gguf_of(str(tmp_path), "whole.gguf") == whole.resolve()
+    assert find_files(str(tmp_path)).gguf == whole.resolve()
+    assert find_files(str(tmp_path), "whole.gguf").gguf == whole.resolve()
     with pytest.raises(InputError, match=r"model\.gguf_file=x\.gguf"):
-        gguf_of(str(tmp_path), "x.gguf")
+        find_files(str(tmp_path), "x.gguf")

@@ -21,7 +21,7 @@ from pruning.export.pipeline import export
 from pruning.export.request import Request
 from pruning.healing.healed_files import WEIGHTS
 from pruning.healing.loop import smaller_model
-from pruning.models import loader, spec
+from pruning.models.model import Model
 from tests.conftest import Command
 from tests.healing.test_launch import SEARCH, SHORT
 from tests.helpers.architectures import N_BLOCKS, build
@@ -51,7 +51,7 @@ def test_an_export_is_the_healed_smaller_model(
     done = "masked, repaired and healed" if "compensation=linear" in search else "masked and healed"
     assert f"equal bit for bit to those of the {done} model" in facts.proof
     mask = Mask.from_json(result["mask"])
-    smaller = smaller_model(loader.load(wanted.model), mask, repair=wanted.repair)
+    smaller = smaller_model(wanted.model.load(), mask, repair=wanted.repair)
     weights = folder / result["heal"]["folder"] / WEIGHTS
     smaller.apply(load_file(weights))
     written = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
@@ -121,8 +121,8 @@ def test_experts_that_are_stored_one_by_one_are_found(tmp_path: Path) -> None:
     model = build("qwen3_moe")
     model.save_pretrained(tmp_path / "dense")
     mask = Mask(N_BLOCKS, (1,))
-    settings = spec.Model("tiny", "local", str(tmp_path / "dense"), dtype="float32")
-    smaller = smaller_model(loader.load_uncached(settings), mask)
+    settings = Model("tiny", "local", str(tmp_path / "dense"), dtype="float32")
+    smaller = smaller_model(settings.load_anew(), mask)
     generator = torch.Generator().manual_seed(1)
     tensors = {
         name: (weight + 0.1 * torch.randn(weight.shape, generator=generator)).detach().contiguous()

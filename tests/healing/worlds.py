@@ -9,7 +9,7 @@ import numpy as np
 from pruning.core.mask import Mask
 from pruning.healing.heal_settings import Distill, Full, Lora
 from pruning.healing.training_text import HealingText, packed
-from pruning.models.loader import LanguageModel, wrapped
+from pruning.models.model import LanguageModel, wrapped
 from tests.helpers.architectures import N_BLOCKS, build
 
 VOCABULARY = 97

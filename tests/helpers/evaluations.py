@@ -18,14 +18,13 @@ from lm_eval.tasks import TaskManager
 from transformers import AutoTokenizer
 
 from pruning.engine.forward import Forward
-from pruning.models.loader import load, tokenizer
-from pruning.models.spec import Model
+from pruning.models.model import Model
 
 ROOT = Path(__file__).parents[2]
 
 
 def forward_of(folder: Path) -> Forward:
-    return Forward(load(settings(folder)))
+    return Forward(settings(folder).load())
 
 
 def settings(folder: Path) -> Model:
@@ -33,7 +32,7 @@ def settings(folder: Path) -> Model:
 
 
 def tokenizer_of(folder: Path) -> Any:
-    return tokenizer(settings(folder))
+    return settings(folder).tokenizer
 
 
 def items_file(path: Path, count: int = 12, seed: int = 0) -> Path:

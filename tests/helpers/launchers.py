@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 
 from pruning.core import storage
 from pruning.launcher.submission import QueuedCell, Submission
-from pruning.models.spec import Resources
+from pruning.models.model import Resources
 
 LAUNCHER = {"class": "Slurm", "order": "sharing"}
 

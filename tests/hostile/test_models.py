@@ -19,11 +19,13 @@ from pruning.core.errors import InputError, PruningError, UnskippableError
 from pruning.core.mask import Mask
 from pruning.export.pipeline import export
 from pruning.export.request import Request
-from pruning.models import directory, loader, pruned_config, spec
+from pruning.models import kept_models, pruned_config
+from pruning.models.architecture import check_stored
 from pruning.models.blocks import find_blocks, head
-from pruning.models.loader import extra_blocks
+from pruning.models.kept_models import fetch
+from pruning.models.model import Model
 from pruning.models.preflight import check_model, check_renumbering, check_vocabulary
-from pruning.models.spec import Model
+from pruning.models.stored_tensors import extra_blocks
 from tests.conftest import N_BLOCKS, Command
 from tests.helpers.architectures import ARCHITECTURES, build
 
@@ -157,7 +159,7 @@ def test_a_directory_without_a_tokenizer_is_refused(kind: str, model_folder: Pat
     with pytest.raises(
         InputError, match=r"has no tokenizer that transformers can read: add its tokenizer\.json"
     ):
-        loader.tokenizer(Model("bare", "local", str(folder)))
+        assert Model("bare", "local", str(folder)).tokenizer
 
 
 def test_unreadable_weights_are_named(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,7 +198,7 @@ def test_what_a_configuration_shows_is_refused_from_it(
     kind: str, settings: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(UnskippableError, match=message):
-        spec.check_stored(getattr(transformers, kind)(**settings))
+        check_stored(getattr(transformers, kind)(**settings))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -211,7 +213,7 @@ def test_a_bidirectional_directory_is_refused(tmp_path: Path) -> None:
     config = transformers.BertConfig(**WIDTH, intermediate_size=48)
     transformers.BertLMHeadModel(config).save_pretrained(tmp_path)
     with pytest.raises(PruningError, match="is not a causal language model"):
-        loader.load_uncached(Model("bert", "local", str(tmp_path)))
+        Model("bert", "local", str(tmp_path)).load_anew()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -241,7 +243,7 @@ def test_a_class_without_sdpa_uses_eager(kind: str, settings: dict[str, Any], tm
     random_model(kind, **settings).save_pretrained(tmp_path)
     chosen = Model("other", "local", str(tmp_path), dtype="float32")
     check_model(chosen)
-    loaded = loader.load_uncached(chosen)
+    loaded = chosen.load_anew()
     assert loaded.info.attention == "eager"
     assert head(loaded.module, torch.randn(2, 32)).shape == (2, 97)
     with pytest.raises(
@@ -256,7 +258,7 @@ def test_shapes_that_fit_no_model_are_one_sentence_when_they_are_loaded(
     folder = shutil.copytree(model_folder, tmp_path / "model")
     edit_weights(folder, transposed)
     with pytest.raises(InputError, match=r"stored tensors have other shapes than config\.json asks for"):
-        loader.load_uncached(Model("tiny", "local", str(folder)))
+        Model("tiny", "local", str(folder)).load_anew()
 
 
 def test_rwkv_is_exported_without_its_rescaling(tmp_path: Path) -> None:
@@ -277,7 +279,7 @@ def test_a_revision_of_a_directory_is_refused(model_folder: Path) -> None:
 
 def test_auto_is_sdpa_and_has_its_key(model_folder: Path) -> None:
     auto, sdpa = (Model("tiny", "local", str(model_folder), attention=name) for name in ("auto", "sdpa"))
-    assert loader.load_uncached(auto).info.attention == "sdpa"
+    assert auto.load_anew().info.attention == "sdpa"
     assert auto.identity() == sdpa.identity()
 
 
@@ -346,12 +348,12 @@ def test_a_damaged_converted_model_is_made_again(
     damage: str, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DEPTH_PRUNING_CACHE", str(tmp_path))
-    monkeypatch.setattr(directory, "extract", lambda *_: tmp_path / "file.gguf")
-    monkeypatch.setattr(directory, "_convert", lambda _, target: shutil.copytree(model_folder, target))
-    folder = directory.fetch("smollm2")
+    monkeypatch.setattr(kept_models, "extract", lambda *_: tmp_path / "file.gguf")
+    monkeypatch.setattr(kept_models, "_convert", lambda _, target: shutil.copytree(model_folder, target))
+    folder = fetch("smollm2")
     whole = (folder / "model.safetensors").read_bytes()
     DAMAGES[damage](folder)
-    assert directory.fetch("smollm2") == folder
+    assert fetch("smollm2") == folder
     assert (folder / "model.safetensors").read_bytes() == whole
     assert sorted(path.name for path in folder.iterdir()) == sorted(p.name for p in model_folder.iterdir())
 

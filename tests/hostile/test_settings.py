@@ -12,7 +12,7 @@ from pruning.config.compose import check_settings, check_words, ordered
 from pruning.core.errors import InputError, first_line
 from pruning.core.mask import space_for
 from pruning.launcher.slurm import Slurm
-from pruning.models.spec import Resources
+from pruning.models.model import Resources
 from tests.conftest import Command
 
 CASES: dict[str, tuple[str, list[str], str]] = {

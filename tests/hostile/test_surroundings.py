@@ -150,7 +150,7 @@ def test_an_unwritable_home_names_the_variable_that_replaces_it(
     monkeypatch.setenv("DEPTH_PRUNING_CACHE", str(tmp_path / "home" / "cache"))
     monkeypatch.setattr("sys.argv", ["packaged", "smollm2"])
     with pytest.raises(SystemExit) as end:
-        run_command("pruning.models.directory:main")
+        run_command("pruning.models.kept_models:main")
     assert end.value.code == 2
     assert "in the environment variable DEPTH_PRUNING_CACHE" in capsys.readouterr().err
 

@@ -15,7 +15,7 @@ import pytest
 from pruning.core.errors import InputError
 from pruning.launcher.local import LocalPool
 from pruning.launcher.submission import process, process_name, submissions
-from pruning.models.spec import Resources
+from pruning.models.model import Resources
 from tests.conftest import Command
 from tests.helpers.launchers import sleeping_cells, stop, submission, task
 

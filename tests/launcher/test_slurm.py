@@ -11,7 +11,7 @@ from pruning.core.errors import InputError
 from pruning.launcher import submission as submission_module
 from pruning.launcher.slurm import Slurm, array_shares, job_arrays
 from pruning.launcher.submission import submissions
-from pruning.models.spec import Resources
+from pruning.models.model import Resources
 from tests.helpers.launchers import commands, submission, task
 
 LARGE = Resources(nodes=2, ranks=2, gpus_per_rank=4, cpus_per_rank=6, memory_gb=100, minutes=90)

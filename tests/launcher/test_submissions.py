@@ -9,7 +9,7 @@ import pytest
 from pruning.core.errors import DamagedError
 from pruning.core.storage import read_json, write_json
 from pruning.launcher.submission import Submission, latest, submissions
-from pruning.models.spec import Resources
+from pruning.models.model import Resources
 from tests.helpers.launchers import submission, task
 
 

@@ -21,7 +21,7 @@ from pruning.export.gguf_export import export_gguf, find_gguf
 from pruning.export.request import Request
 from pruning.export.verify import expected
 from pruning.models import gguf as cutting
-from pruning.models import spec
+from pruning.models.model import Model
 from pruning.models.output_maps import Repair
 from tests.helpers import gguf_models
 
@@ -90,7 +90,7 @@ def check(request: Request) -> None:
 
 
 def wanted(path: Path, mask: Mask, **settings: Any) -> Request:
-    return Request(spec.Model("tiny", "local", str(path)), mask, path.with_name("out.gguf"), **settings)
+    return Request(Model("tiny", "local", str(path)), mask, path.with_name("out.gguf"), **settings)
 
 
 @pytest.mark.parametrize(("kind", "type_"), CASES)
@@ -134,7 +134,7 @@ def test_llama_cpp_agrees_on_folded_factors_and_maps(tmp_path: Path) -> None:
     ("name", "dropped"), [("smollm2", (5, 14, 25)), ("gemma3_270m", (3, 9))], ids=["smollm2", "gemma3_270m"]
 )
 def test_packaged_models(tmp_path: Path, name: str, dropped: tuple[int, ...]) -> None:
-    settings = spec.Model(name, "packaged", name)
+    settings = Model(name, "packaged", name)
     count = {"smollm2": 30, "gemma3_270m": 18}[name]
     check(Request(settings, Mask(count, dropped), tmp_path / "out.gguf"))
 
@@ -143,12 +143,11 @@ def test_packaged_models(tmp_path: Path, name: str, dropped: tuple[int, ...]) ->
 def test_text_of_a_cut_smollm2_is_fluent(tmp_path: Path) -> None:
     """The whole model finds the continuation of the cut one about as likely as its own."""
     from pruning.export.gguf_export import load_dense
-    from pruning.models import loader
 
-    settings = spec.Model("smollm2", "packaged", "smollm2")
+    settings = Model("smollm2", "packaged", "smollm2")
     export_gguf(Request(settings, Mask(30, (5, 14, 25)), tmp_path / "out.gguf", verify=False))
     source = find_gguf(settings)
-    tokenizer = loader.tokenizer(source.settings)
+    tokenizer = source.settings.tokenizer
     prompt = "The capital of France is Paris. The city is known for"
     losses = []
     dense = load_dense(source.settings)

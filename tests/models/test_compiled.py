@@ -13,8 +13,7 @@ from pruning.core.mask import Mask
 from pruning.engine.forward import Forward
 from pruning.models import products
 from pruning.models import products as compiled_module
-from pruning.models.blocks import find_blocks
-from pruning.models.directory import swapped
+from pruning.models.blocks import find_blocks, swapped
 from pruning.models.products import check_compiler, compiled, use_faster_products
 from pruning.runs.cell import ForwardSettings
 from tests.helpers.architectures import N_BLOCKS, build

@@ -15,9 +15,9 @@ from transformers import AutoConfig, LlamaConfig
 from pruning.core.errors import InputError
 from pruning.core.mask import Mask
 from pruning.engine.forward import Forward
-from pruning.models import loader
+from pruning.models import placement
 from pruning.models.blocks import find_blocks
-from pruning.models.spec import Model
+from pruning.models.model import Model
 from pruning.models.sublayers import masked
 from tests.conftest import N_BLOCKS, Command
 from tests.helpers.evaluations import items_file
@@ -48,7 +48,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def options(settings: Model) -> dict[str, Any]:
-    return loader.device_options(settings, LLAMA3)
+    return placement.device_options(settings.placing, LLAMA3)
 
 
 def test_what_fits_one_gpu_goes_there_whole(machine: Any) -> None:
@@ -121,10 +121,12 @@ def offload(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def spread(model_folder: Path, offload: Path) -> Any:
     """The tiny model with room for a part of it in memory and the rest on disk."""
     whole = Model("tiny", "local", str(model_folder), dtype="float32")
-    size, _ = loader._sizes(loader._empty(whole, AutoConfig.from_pretrained(model_folder)), whole)
+    size, _ = placement._sizes(
+        placement._empty(whole.placing, AutoConfig.from_pretrained(model_folder)), whole.placing
+    )
     half = Model("tiny", "local", str(model_folder), dtype="float32", max_memory={"cpu": str(int(size * 0.75))},
                  offload=str(offload))  # fmt: skip
-    return loader.load_uncached(half), loader.load_uncached(whole)
+    return half.load_anew(), whole.load_anew()
 
 
 @pytest.fixture

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from pruning.core.errors import InputError
 from pruning.core.mask import Mask
 from pruning.engine.forward import Forward
-from pruning.models import loader, products
+from pruning.models import products
 from pruning.models.blocks import find_blocks
+from pruning.models.model import Model
 from pruning.models.products import (
     FEWEST_ROWS,
     HALVES,
@@ -28,7 +29,6 @@ from pruning.models.products import (
     product,
     use_faster_products,
 )
-from pruning.models.spec import Model
 from tests.helpers.architectures import N_BLOCKS, build
 from tests.helpers.rows import language_model, text_rows
 
@@ -207,14 +207,14 @@ def test_a_model_is_loaded_so_where_float32_is_faster(
         for answer in (True, False):
             monkeypatch.setattr(products, "float32_is_faster", lambda _, answer=answer: answer)
             caplog.clear()
-            module = loader.load_uncached(settings).module
+            module = settings.load_anew().module
             assert any(isinstance(one, Float32Linear) for one in module.modules()) is answer
             assert ("products run in float32" in caplog.text) is answer
         monkeypatch.setattr(products, "float32_is_faster", lambda _: True)
-        loaded = loader.load(replace(settings, products="native"))
+        loaded = replace(settings, products="native").load()
         assert loaded.info.products is None
         assert not any(isinstance(one, Float32Linear) for one in loaded.module.modules())
-        assert loader.load(settings).info.products == "float32", "the setting was ignored"
+        assert settings.load().info.products == "float32", "the setting was ignored"
     assert replace(settings, products="native").identity() == settings.identity()
     with pytest.raises(InputError, match=r"model\.products 'single'\. Available: auto, native"):
         replace(settings, products="single")

@@ -8,7 +8,7 @@ import pytest
 
 from pruning.core.errors import InputError
 from pruning.core.mask import Mask
-from pruning.models.spec import Model
+from pruning.models.model import Model
 from pruning.published import measure
 from pruning.published.library import Entry, ModelFacts, Protocol, Source
 from pruning.published.measure import Referee

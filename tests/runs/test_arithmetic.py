@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from pruning.config.compose import recorded_cell
-from pruning.models import loader
 from pruning.runs.cell import ForwardSettings
 from pruning.runs.measurements import evaluation_key
 from pruning.runs.prepare import prepare
@@ -18,7 +17,7 @@ def test_times_are_of_where_the_weights_are(model_folder: Path, tmp_path: Path) 
     words = ("k=1", "calibration.length=24", "eval=speed", "eval.samples=", "eval.length=", "eval.items=")
     asked = job(model_folder, tmp_path, *words)
     usual = prepare(recorded_cell(asked.config, asked.choices))
-    info = loader.load(usual.cell.model).info
+    info = usual.cell.model.load().info
     keys = {evaluation_key(usual, info, "speed")}
     for placed in ({"device_map": "cpu"}, {"max_memory": {"cpu": "1GB"}}, {"offload": str(tmp_path)}):
         other = replace(usual, cell=replace(usual.cell, model=replace(usual.cell.model, **placed)))
@@ -33,7 +32,7 @@ def test_compiling_keeps_scores_and_measurements_apart_but_not_cells(
     asked = job(model_folder, tmp_path, "k=1", "calibration.length=24")
     plain = prepare(recorded_cell(asked.config, asked.choices))
     compiled = replace(plain, cell=replace(plain.cell, forward=ForwardSettings(compile=True)))
-    info = loader.load(plain.cell.model).info
+    info = plain.cell.model.load().info
     assert compiled.cell.key == plain.cell.key
     assert score_key(compiled, info) != score_key(plain, info)
     for metric in plain.data:

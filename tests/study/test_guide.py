@@ -21,7 +21,7 @@ def _hydra() -> Iterator[None]:
 
 
 def test_the_measurement_of_the_speed_heals_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pruning.models.loader.context_length", lambda _: 2048)
+    monkeypatch.setattr("pruning.models.model.Model.context_length", 2048)
     asked = cell("experiment=compress", f"paths.results={tmp_path}")
     timed = guide._speed_cell(asked)
     assert asked.heal.trains

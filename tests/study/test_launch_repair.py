@@ -107,7 +107,7 @@ def test_speed_is_measured_for_a_repaired_cell(launch: Command) -> None:
 
 def test_weights_are_back_if_an_evaluation_fails(launch: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     from pruning.evaluation.heldout import Heldout
-    from pruning.models import loader
+    from pruning.models.model import _loaded
 
     seen: list[dict[str, torch.Tensor]] = []
     plain = Heldout.measure
@@ -121,7 +121,7 @@ def test_weights_are_back_if_an_evaluation_fails(launch: Command, monkeypatch: p
 
     monkeypatch.setattr(Heldout, "measure", failing)
     assert launch(*WORDS).status != 0
-    (model,) = loader._loaded.values()
+    ((_, model),) = _loaded
     dense, repaired = seen[0], seen[-1]
     now = model.module.state_dict()
     assert all(torch.equal(now[name], value) for name, value in dense.items())

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pruning.core.storage import read_json
-from pruning.models import loader
+from pruning.models.model import Model
 from pruning.published import library
 from tests.conftest import Command, Ended
 
@@ -133,7 +133,7 @@ def test_real_masks_run_on_a_stand_in_and_a_second_run_loads_nothing(
     def refuse(*_: Any) -> Any:
         raise AssertionError("every measurement is in a file")
 
-    monkeypatch.setattr(loader, "load", refuse)
+    monkeypatch.setattr(Model, "load", refuse)
     again = standing(launch, deep_folder, f"published.only={MASKS}")
     assert again.status == 0, again.err
     assert rows(again) == list(table.values())

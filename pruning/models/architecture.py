@@ -1,0 +1,140 @@
+"""What the configuration of a model says, before any weights are read: whether its blocks can be removed, its kernel.
+
+`config` is a configuration of transformers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.util import find_spec
+from typing import Any
+
+from pruning.core.errors import InputError, UnskippableError
+
+
+def check_config(config: Any) -> None:
+    """Raise UnskippableError if the configuration shows that a block cannot be removed alone."""
+    if getattr(config, "is_encoder_decoder", False):
+        raise UnskippableError(
+            "it is an encoder-decoder model: only decoder-only language models can be pruned."
+        )
+    shared = getattr(config.get_text_config(decoder=True), "num_kv_shared_layers", 0)
+    if shared:
+        raise UnskippableError(
+            f"its last {shared} blocks reuse keys and values of earlier blocks, so no block can be removed alone."
+        )
+
+
+def check_stored(config: Any) -> None:
+    """Raise UnskippableError if the model that a stored configuration describes cannot be pruned.
+
+    Beyond what `check_config` refuses, these are: quantised weights, a model that is no causal language model, and a
+    masked language model, which the transformers library would load as a decoder.
+    """
+    check_config(config)
+    for part in (config, config.get_text_config(decoder=True)):
+        if "/" in str(kernel := getattr(part, "_attn_implementation", None)):
+            raise UnskippableError(
+                f"its configuration names the attention kernel {kernel} of a hub, whose code would be fetched and "
+                "run: remove attn_implementation from config.json, and choose one with model.attention."
+            )
+    if (method := quantisation(config)) is not None:
+        raise UnskippableError(
+            f"its weights are quantised ({method}): only full-precision checkpoints and GGUF files can be pruned. "
+            "Give the checkpoint that it was quantised from."
+        )
+    if causal_class(config) is None:
+        raise UnskippableError(
+            f"a {config.model_type} model is no causal language model of transformers (its classes: "
+            f"{', '.join(config.architectures or ['unknown'])}): only decoder-only language models can be pruned. "
+            "If it reads images or sound too, save its language model by itself."
+        )
+    if not isinstance(getattr(config.get_text_config(decoder=True), "num_hidden_layers", None), int):
+        raise UnskippableError(
+            f"the configuration of a {config.model_type} model does not give the number of its blocks "
+            "(num_hidden_layers), so they cannot be found."
+        )
+    names = config.architectures or []
+    if any(name.endswith("ForMaskedLM") for name in names) and not getattr(config, "is_decoder", True):
+        raise UnskippableError(
+            f"{names[0]} is a masked language model, not a causal one: its predictions see later tokens. Give a "
+            "model that predicts the next token."
+        )
+
+
+def causal_class(config: Any) -> Any:
+    """The class that transformers loads for this configuration as a causal language model; None if it has none."""
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    return MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+
+
+def quantisation(config: Any) -> str | None:
+    """The method by which the stored weights are quantised, such as `gptq`; None if they are not quantised."""
+    for part in (config, config.get_text_config(decoder=True)):
+        settings = getattr(part, "quantization_config", None) or getattr(part, "compression_config", None)
+        if settings:
+            found = settings if isinstance(settings, dict) else vars(settings)
+            return str(found.get("quant_method") or "of an unnamed method")
+    return None
+
+
+def block_count(config: Any) -> int:
+    """The number of blocks."""
+    return int(config.get_text_config(decoder=True).num_hidden_layers)
+
+
+def context_length_of(config: Any) -> int | None:
+    """The longest input, in tokens, of a model with this configuration; None if the configuration sets no limit."""
+    text = config.get_text_config(decoder=True)
+    names = ("max_position_embeddings", "max_seq_len")  # MPT has the second
+    lengths = (getattr(text, name, None) for name in names)
+    return next((length for length in lengths if isinstance(length, int) and length > 0), None)
+
+
+def rope_change_of(config: Any) -> int | None:
+    """The length above which LongRoPE embeds the positions of a whole batch in another way; None for other models."""
+    ropes = getattr(config.get_text_config(decoder=True), "rope_parameters", None) or {}
+    # The settings are those of all layers, or one mapping for each type of layer.
+    kinds = [ropes, *(kind for kind in ropes.values() if isinstance(kind, Mapping))]
+    long = [kind for kind in kinds if kind.get("rope_type") == "longrope"]
+    return min((kind["original_max_position_embeddings"] for kind in long), default=None)
+
+
+# Choose the attention kernel of a model among those that its class supports.
+
+# For each kernel but "eager", which every class supports: the attribute by which a class of transformers says that it
+# supports the kernel. The first one that a class supports is its default.
+FLAGS = {
+    "sdpa": "_supports_sdpa",
+    "flash_attention_2": "_supports_flash_attn",
+    "flex_attention": "_supports_flex_attn",
+}
+
+AUTO = "auto"
+ATTENTIONS = (AUTO, "sdpa", "eager", "flash_attention_2", "flex_attention")
+FLASH = ("flash_attn", "kernels")  # packages from which transformers takes the kernel of flash_attention_2
+
+
+def attention_kernel(chosen: str, config: Any, model: str) -> str:
+    """The kernel to load a model with: the chosen one, or for `auto` sdpa if the class supports it, else eager.
+
+    `model` is the model's name. Raises InputError, with the kernels that the class supports, if it does not support
+    the chosen one, or if the package of the chosen one is not installed.
+    """
+    if (kind := causal_class(config)) is None:
+        return "eager"  # loading then says what is wrong with the model
+    supported = [name for name, flag in FLAGS.items() if getattr(kind, flag, False)]
+    if chosen == AUTO:
+        return "sdpa" if "sdpa" in supported else "eager"
+    if chosen not in (*supported, "eager"):
+        raise InputError(
+            f"model.attention={chosen} is not supported by {kind.__name__} (model {model}): "
+            f"choose {', '.join([AUTO, *supported])} or eager."
+        )
+    if chosen == "flash_attention_2" and not any(map(find_spec, FLASH)):
+        raise InputError(
+            f"model.attention=flash_attention_2 (model {model}) needs the package {FLASH[0]} or {FLASH[1]}, "
+            "and neither is installed: install one, or choose auto or sdpa."
+        )
+    return chosen

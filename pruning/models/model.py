@@ -1,0 +1,536 @@
+"""A model: its settings, what its files say about it, and its weights in memory.
+
+`Model` is what travels through the program. Each question about the model is answered once, when it is first asked:
+where the files are, their digest, the configuration, the tokenizer. All cells of a command that use a model share one
+`Model` (`shared`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pruning.core.errors import InputError, UnreachableError, UnskippableError, first_line, unknown
+from pruning.core.wheels import check_no_folder, commit_of, use_hub
+from pruning.models import kept_models
+from pruning.models.architecture import (
+    ATTENTIONS,
+    AUTO,
+    attention_kernel,
+    block_count,
+    context_length_of,
+)
+from pruning.models.gguf import check_header
+from pruning.models.kept_models import PACKAGED, quiet
+from pruning.models.model_files import GGUF, INDEX, SINGLE, ModelFiles, find_files, in_gguf
+from pruning.models.placement import Placement, device_options
+from pruning.models.pruned_config import without_rescaling
+
+if TYPE_CHECKING:
+    import torch
+
+log = logging.getLogger(__name__)
+
+SOURCES = ("hub", "local", "packaged")
+DEVICE_MAPS = ("auto", "cpu")
+DTYPES = ("float32", "bfloat16", "float16", "float64")
+PRODUCTS = (AUTO, "native")
+# Settings that decide where weights are stored and how they are multiplied. They change no more of a loss than its
+# rounding.
+PLACING = ("device_map", "max_memory", "offload", "products")
+LEAST = {"gpus_per_rank": 0, "memory_gb": 0.1}
+
+
+@dataclass(unsafe_hash=True)  # not frozen, since OmegaConf makes frozen dataclasses read-only
+class Resources:
+    """What the jobs of a model request from a cluster: `ranks` processes on each of `nodes` machines.
+
+    Each process, called a rank, has `gpus_per_rank` GPUs and `cpus_per_rank` cores. Each rank holds the whole
+    model, on one GPU or spread over several, and evaluates its share of the samples. `memory_gb` is per node.
+    `minutes` is the time limit. If a cell reaches this limit, the next run continues from the cell's files.
+    """
+
+    nodes: int = 1
+    ranks: int = 1
+    gpus_per_rank: int = 1
+    cpus_per_rank: int = 4
+    memory_gb: float = 32
+    minutes: int = 240
+
+    @property
+    def gpus(self) -> int:
+        """The number of GPUs per node."""
+        return self.ranks * self.gpus_per_rank
+
+    def check(self, model: str) -> None:
+        """Raise InputError if a number is below its minimum."""
+        for name, value in asdict(self).items():
+            if value < (least := LEAST.get(name, 1)):
+                raise InputError(
+                    f"model.resources.{name}={value} of {model} is too few: choose {least} or more."
+                )
+
+
+@dataclass(frozen=True)
+class Model:
+    """Which model to load, and how.
+
+    `path` is a hub id, a directory, a GGUF file, or the name of a packaged model. If `name` is empty, a model in a
+    directory is named after the directory. `device_map` is "auto" (use the available GPUs) or "cpu". `attention` is
+    the attention kernel; "auto" is sdpa if the model's class supports it, else eager. `products` is "auto" (linear
+    layers multiply in float32 where that is faster, see `models/products.py`) or "native". `max_memory` limits the
+    bytes of weights on each device, for example {0: 20GiB, cpu: 50GiB}. `offload` is a folder for weights that do not
+    fit in memory. See `models/placement.py` for both. Only safetensors and GGUF weights are read; no code from a
+    model's repository is ever run. `resources` is what the model's jobs request from a cluster.
+
+    A fact raises InputError if the model's files are missing, damaged or contradict each other, and UnreachableError
+    if they cannot be fetched.
+    """
+
+    name: str
+    source: str
+    path: str
+    revision: str | None = None
+    gguf_file: str | None = None
+    dtype: str = "bfloat16"
+    attention: str = AUTO
+    products: str = field(default=AUTO, compare=False)
+    device_map: str = "auto"
+    max_memory: Any = field(default=None, compare=False)  # untyped, so that a key can be a GPU's number
+    offload: str | None = field(default=None, compare=False)
+    resources: Resources = field(default=Resources(), compare=False)
+
+    def __post_init__(self) -> None:
+        given: Any = self.resources
+        if not isinstance(given, Resources):  # a mapping, as in configurations
+            object.__setattr__(self, "resources", Resources(**given))
+        if self.source not in SOURCES:
+            raise unknown("model.source", self.source, SOURCES)
+        self._take_gguf_file()
+        if self.source == "hub":
+            check_no_folder(self.path, "model.path")
+        if not self.name and self.source == "local":
+            object.__setattr__(self, "name", directory_name(self.location))
+        check_name("model.name", self.name)
+        for name, allowed in (
+            ("dtype", DTYPES),
+            ("attention", ATTENTIONS),
+            ("products", PRODUCTS),
+            ("device_map", DEVICE_MAPS),
+        ):
+            if (value := getattr(self, name)) not in allowed:
+                raise unknown(f"model.{name}", value, allowed)
+        object.__setattr__(self, "max_memory", _memory_limits(self.max_memory))
+
+    def _take_gguf_file(self) -> None:
+        """Read `path=DIR/FILE.gguf` as `path=DIR gguf_file=FILE.gguf`."""
+        if self.source != "local" or not self.path.lower().endswith(GGUF):
+            return
+        file = Path(self.path).expanduser()
+        if file.is_dir():
+            return
+        if not file.is_file():
+            raise InputError(f"model.path={self.path}: there is no such file.")
+        if self.gguf_file not in (None, file.name):
+            raise InputError(
+                f"model.path={self.path} and model.gguf_file={self.gguf_file} name two files: leave one out."
+            )
+        object.__setattr__(self, "path", str(file.parent))
+        object.__setattr__(self, "gguf_file", file.name)
+
+    # Where the model is.
+
+    @cached_property
+    def in_directory(self) -> bool:
+        """Whether the weights are in a directory. transformers also reads a directory that is given as a hub id."""
+        return self.source == "local" or (self.source == "hub" and Path(self.path).is_dir())
+
+    @property
+    def location(self) -> Path:
+        """The absolute path of the directory or of the GGUF file. Only for a model in a directory."""
+        folder = Path(self.path).expanduser().resolve()
+        return folder if self.gguf_file is None else folder / self.gguf_file
+
+    @cached_property
+    def files(self) -> ModelFiles | None:
+        """The files of a model in a directory; None for other models."""
+        return find_files(self.path, self.gguf_file) if self.in_directory else None
+
+    @property
+    def origin(self) -> str:
+        """The origin of the weights, as recorded in results: hub id, directory, or pinned package."""
+        if self.source == "packaged":
+            return PACKAGED[self.path].requirement
+        return str(self.location) if self.source == "local" else self.path
+
+    @cached_property
+    def place(self) -> tuple[str, dict[str, Any]]:
+        """The arguments for `from_pretrained`: a name or path, and options. A GGUF file on a hub is downloaded."""
+        if self.source == "packaged":
+            return str(kept_models.fetch(self.path)), {}
+        if self.files is not None:
+            kept_models.check_adapter(self.files)
+            return (str(self.files.folder), {}) if self.files.gguf is None else in_gguf(self.files.gguf)
+        if self.gguf_file:
+            return in_gguf(self._hub_gguf())
+        use_hub()
+        return self.path, {"revision": self.revision}
+
+    @cached_property
+    def weights_place(self) -> tuple[str, dict[str, Any]]:
+        """As `place`, for the weights: if a directory holds an adapter, the directory of the merged model."""
+        place = self.place  # refuses an adapter that cannot be merged
+        if self.files is not None and self.files.has_adapter:
+            return str(kept_models.merged_folder(self.files)), {}
+        return place
+
+    @property
+    def is_gguf(self) -> bool:
+        """Whether the weights are read from a GGUF file."""
+        return "gguf_file" in self.place[1]
+
+    @property
+    def stored_files(self) -> ModelFiles | None:
+        """The files of the weights; None for a hub model whose weights are not in the cache yet, or a GGUF file."""
+        if self.is_gguf:
+            return None
+        if self.files is not None:
+            return self.files
+        if self.source == "packaged":
+            return find_files(self.place[0])
+        from huggingface_hub import try_to_load_from_cache
+
+        for name in (SINGLE, INDEX):
+            if isinstance(file := try_to_load_from_cache(self.path, name, revision=self.revision), str):
+                return find_files(str(Path(file).parent))
+        return None
+
+    def _hub_gguf(self) -> Path:
+        """The GGUF file of a hub model in the cache, downloaded if needed."""
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+        use_hub()
+        assert self.gguf_file is not None
+        try:
+            with quiet():
+                file = Path(hf_hub_download(self.path, self.gguf_file, revision=self.revision))
+        except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+            raise UnreachableError(
+                f"{self.gguf_file} of {self.path} cannot be fetched ({first_line(error)}): download it, and give "
+                "model=local model.path=FILE.gguf."
+            ) from error
+        check_header(file)
+        return file
+
+    # What identifies it.
+
+    def identity(self) -> dict[str, Any]:
+        """The settings that decide whether two models are the same: weights, precision, attention kernel.
+
+        A model in a directory is identified by all bytes of its files, not by its path. The devices of the weights
+        and the resources of the jobs are left out. `attention=auto` counts as sdpa.
+        """
+        left_out = ("name", "resources", *PLACING)
+        data = {name: value for name, value in asdict(self).items() if name not in left_out}
+        data |= {"attention": same_attention(self.attention)}
+        if self.files is not None:
+            data |= {"path": self.files.digest, "gguf_file": None}
+        return data
+
+    @property
+    def recorded_revision(self) -> str:
+        """The commit of a hub model that has been loaded, the digest of a directory, or that of a packaged file."""
+        if self.source == "packaged":
+            return PACKAGED[self.path].sha256
+        if self.files is not None:
+            return self.files.digest
+        commit = commit_of(self.path, self.revision, self.gguf_file or "config.json")
+        return commit or self.revision or "main"
+
+    def check_same_weights(self, revision: str) -> None:
+        """Raise InputError unless a model in a directory is the one that a result records with this `revision`."""
+        if self.files is not None and self.files.digest != revision:
+            raise InputError(
+                f"model.path={self.path} does not hold the model that the cell was run on (its files have the digest "
+                f"{self.files.digest[:12]}, not {revision[:12]}): give the directory of that model, model.path=DIR."
+            )
+
+    # What its configuration and its tokenizer say.
+
+    @cached_property
+    def config(self) -> Any:
+        """The configuration; no weights are read."""
+        import transformers
+
+        return self.read_with(transformers.AutoConfig, *self.place)
+
+    @property
+    def n_blocks(self) -> int:
+        """The number of blocks, from the configuration alone."""
+        return block_count(self.config)
+
+    @property
+    def context_length(self) -> int | None:
+        """The longest input in tokens that the configuration allows; None if it sets no limit."""
+        return context_length_of(self.config)
+
+    @property
+    def attention_kernel(self) -> str:
+        """The attention kernel to load the model with."""
+        return attention_kernel(self.attention, self.config, self.name)
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The tokenizer. Raises InputError if the model comes without one.
+
+        From a directory without files of a tokenizer, transformers makes one that knows special tokens only. It would
+        turn every text into nothing, or into unknown tokens.
+        """
+        import transformers
+
+        found = self.read_with(transformers.AutoTokenizer, *self.place)
+        if len(found.get_vocab()) <= len(found.get_added_vocab()):
+            raise self._no_tokenizer()
+        return found
+
+    def _no_tokenizer(self) -> InputError:
+        return InputError(
+            f"model {self.name} ({self.place[0]}) has no tokenizer that transformers can read: add its "
+            "tokenizer.json. A tokenizer.model alone is read only with the package sentencepiece."
+        )
+
+    def read_with(self, kind: Any, place: str, options: Mapping[str, Any]) -> Any:
+        """What `kind.from_pretrained` reads. If it fails, raises UnreachableError or InputError with a short text."""
+        try:
+            return kind.from_pretrained(place, trust_remote_code=False, **options)
+        except Exception as error:
+            if "ignore_mismatched_sizes" in str(error):
+                raise InputError(
+                    f"model {self.name} ({place}): stored tensors have other shapes than config.json asks for: use "
+                    "the configuration and the weights of one model."
+                ) from error
+            if "backend tokenizer" in str(error):
+                raise self._no_tokenizer() from error
+            known = isinstance(error, (OSError, ValueError)) or type(error).__name__ in LIBRARY_ERRORS
+            if not known and "gguf_file" not in options:  # the reader of GGUF files checks nothing itself
+                raise
+            first = first_line(error)
+            if self.source == "hub":
+                raise UnreachableError(
+                    f"model {self.name} ({place}) cannot be loaded ({first}). If it is gated, accept its terms on "
+                    "the hub and log in with `hf auth login`. Without a network, use model=local model.path=DIR."
+                ) from error
+            raise InputError(f"model.path={self.path} cannot be loaded ({first}).") from error
+
+    # Its weights.
+
+    @property
+    def placing(self) -> Placement:
+        """The settings that decide where the weights go."""
+        return Placement(self.name, self.dtype, self.device_map, self.max_memory, self.offload)
+
+    def placement(self) -> dict[str, Any]:
+        """The settings that decide where weights are, if they are not the defaults. Times depend on them."""
+        placed = {
+            "device_map": self.device_map,
+            "max_memory": self.max_memory,
+            "offload": self.offload is not None,
+        }
+        usual = {"device_map": AUTO, "max_memory": None, "offload": False}
+        return {name: value for name, value in placed.items() if value != usual[name]}
+
+    @property
+    def device_options(self) -> dict[str, Any]:
+        """Device options for `from_pretrained`. Raises InputError if the model does not fit."""
+        options = device_options(self.placing, self.config)
+        if "offload_folder" in options and self.is_gguf:
+            raise InputError(
+                f"model {self.name} does not fit one device, and GGUF weights cannot be offloaded: use safetensors."
+            )
+        return options
+
+    def load(self) -> LanguageModel:
+        """The loaded model. It stays in memory until another model is loaded. Raises as `load_anew` does."""
+        key = (self, str(self.max_memory), self.offload, self.products, self.files and self.files.digest)
+        if not _loaded or _loaded[0][0] != key:
+            _loaded.clear()
+            _loaded.append((key, self.load_anew()))
+        return _loaded[0][1]
+
+    def load_anew(self) -> LanguageModel:
+        """The model, newly loaded and not kept.
+
+        Raises UnreachableError or InputError with a short text. Raises UnskippableError as `find_blocks` does.
+        """
+        import torch
+        import transformers
+
+        from pruning.models.blocks import find_blocks
+        from pruning.models.products import use_faster_products
+        from pruning.models.stored_tensors import check_extra
+
+        place, located = self.weights_place
+        options = located | {
+            "dtype": getattr(torch, self.dtype),
+            "attn_implementation": self.attention_kernel,
+        }
+        options |= self.device_options | {"output_loading_info": True}
+        if not self.is_gguf:
+            options["use_safetensors"] = True
+        if self.files is not None:
+            self.files.check_unchanged()
+        log.info("loading %s (%s) from %s", self.name, self.dtype, place)
+        with quiet():
+            module, loading = self.read_with(transformers.AutoModelForCausalLM, place, options)
+        what = f"model {self.name} ({place})"
+        if getattr(
+            module, "_hf_peft_config_loaded", False
+        ):  # an adapter on a hub; one in a directory is merged
+            raise InputError(f"{what} is an adapter: {kept_models.MERGE} and model=local.")
+        if lacking := sorted(map(str, [*loading["missing_keys"], *loading["mismatched_keys"]])):
+            # transformers fills missing weights with random numbers and raises no error.
+            raise InputError(
+                f"{what} lacks {len(lacking)} weights, for example {lacking[0]}: use a complete checkpoint."
+            )
+        without_rescaling(module.config)
+        try:
+            loaded = _described(module, self.name, self.origin, self.recorded_revision, self.dtype)
+            if self.products == AUTO and use_faster_products(module):
+                log.info(
+                    "products run in float32, which this processor multiplies faster than %s", self.dtype
+                )
+                loaded = replace(loaded, info=replace(loaded.info, products="float32"))
+            check_extra(what, loading["unexpected_keys"], find_blocks(module).path, module)
+        except UnskippableError as error:
+            raise UnskippableError(f"model {self.name} ({self.path}): {error}") from error
+        return loaded
+
+
+_loaded: list[tuple[Any, LanguageModel]] = []  # at most one model: it is freed before another one is loaded
+
+LIBRARY_ERRORS = (
+    "SafetensorError",
+    "StrictDataclassFieldValidationError",
+    "StrictDataclassClassValidationError",
+)
+
+
+def shared(models: Iterable[Model]) -> list[Model]:
+    """The models, in which equal ones are one object, so that each answers its questions once."""
+    first: dict[Any, Model] = {}
+    keys = [(model, str(model.max_memory), model.offload, model.products) for model in models]
+    return [first.setdefault(key, key[0]) for key in keys]
+
+
+def same_attention(attention: str) -> str:
+    """The setting of `model.attention` that has the same key: sdpa for auto."""
+    return "sdpa" if attention == AUTO else attention
+
+
+def _memory_limits(given: Any) -> dict[str, str] | None:
+    """`model.max_memory` as a mapping from device names to sizes."""
+    if given is None:
+        return None
+    if not isinstance(given, Mapping):
+        raise InputError(
+            f"model.max_memory={given} is not a mapping: write model.max_memory={{0: 20GiB, cpu: 50GiB}}."
+        )
+    return {str(device): str(size) for device, size in given.items()}
+
+
+# The name of a model: a legal part of a folder name, which a directory gives by its path.
+
+LONGEST_NAME = 160  # bytes
+# Characters of up to 4 bytes; a cell's key adds about 60, and a folder name has at most 255 bytes.
+LONGEST = 40
+
+
+def check_name(setting: str, name: str) -> None:
+    """Raise InputError if the name of a model cannot be a part of a folder's name."""
+    if not re.fullmatch(r"[\w.+-]+", name) or len(name.encode()) > LONGEST_NAME:
+        raise InputError(
+            f"{setting}={name!r} cannot name a folder: use only letters, digits, '.', '_', '+' or '-', and at most "
+            f"{LONGEST_NAME} bytes."
+        )
+
+
+def directory_name(place: Path, parts: int = 1) -> str:
+    """A name made from the last `parts` parts of a path, for example `base` or `runs-base`."""
+    last = place.with_suffix("") if place.suffix.lower() == GGUF else place
+    text = "-".join(part for part in last.parts[-parts:] if part != last.anchor)
+    return re.sub(r"[^\w.+-]", "_", text).lstrip(".")[-LONGEST:] or "local"
+
+
+def distinct_names(places: Sequence[Path]) -> list[str]:
+    """A different name for each of some different paths: as few of the last parts of all paths as possible."""
+    for parts in range(1, max(len(place.parts) for place in places) + 1):
+        names = [directory_name(place, parts) for place in places]
+        if len(set(names)) == len(names):
+            return names
+    return [f"{directory_name(place)}-{number}" for number, place in enumerate(places, start=1)]
+
+
+# A model in memory.
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What a result records about a model."""
+
+    name: str
+    source: str
+    revision: str
+    n_blocks: int
+    dtype: str
+    parameters: int
+    attention: str | None = None  # the attention kernel that was used
+    products: str | None = None  # float32 if linear layers multiply in float32 instead of in `dtype`
+
+
+@dataclass(frozen=True)
+class LanguageModel:
+    """A loaded model in evaluation mode, and the facts about it that are recorded in results."""
+
+    module: Any  # transformers.PreTrainedModel
+    info: ModelInfo
+
+    @property
+    def device(self) -> torch.device:
+        """The device for token ids."""
+        from pruning.models.blocks import input_device
+
+        return input_device(self.module)
+
+    def weights_sha256(self) -> str | None:
+        """The SHA-256 of all weights and their names as they are in memory; None if some are not in memory."""
+        import torch
+
+        found = hashlib.sha256()
+        for name, weight in self.module.state_dict().items():
+            if weight.device.type == "meta":
+                return None
+            found.update(f"{name}\0{weight.dtype}\0{tuple(weight.shape)}\0".encode())
+            found.update(weight.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+        return found.hexdigest()
+
+
+def wrapped(module: Any, name: str) -> LanguageModel:
+    """Wrap a model that is in memory. Raises UnskippableError if its blocks cannot be removed one by one."""
+    return _described(module, name, "memory", "memory", str(module.dtype).removeprefix("torch."))
+
+
+def _described(module: Any, name: str, source: str, revision: str, dtype: str) -> LanguageModel:
+    """The model in evaluation mode, and what is recorded about it."""
+    from pruning.models.blocks import find_blocks
+
+    n_blocks = len(find_blocks(module.eval()).modules)
+    parameters = sum(p.numel() for p in module.parameters())
+    attention = getattr(module.config, "_attn_implementation", None)
+    return LanguageModel(module, ModelInfo(name, source, revision, n_blocks, dtype, parameters, attention))

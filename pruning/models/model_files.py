@@ -1,0 +1,457 @@
+"""The files of a model in a directory: which are read, whether they are whole, and the digest of what decides losses.
+
+A directory is resolved once, into `ModelFiles`. No weights are read but for the digest, which is kept in the cache.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import struct
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from filelock import FileLock
+from tqdm import tqdm
+
+from pruning.core import storage
+from pruning.core.errors import DamagedError, InputError, first_line
+from pruning.core.storage import State, file_state, settled, text_sha256
+from pruning.core.terminal import is_terminal
+from pruning.core.units import MEBIBYTE, bytes_text
+from pruning.core.wheels import cache_folder
+from pruning.models.gguf import check_header
+
+log = logging.getLogger(__name__)
+
+CONFIG = "config.json"
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+ADAPTER_CONFIG = "adapter_config.json"
+GGUF = ".gguf"
+# Endings of files that decide no loss: text for people, and weights in formats that are never read.
+UNUSED = {".md", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".onnx", ".ot", ".pkl", GGUF}
+TEXTS = (
+    "LICENSE",
+    "LICENCE",
+    "NOTICE",
+    "README",
+    "USE_POLICY",
+)  # files without an ending that decide no loss
+TOKENIZERS, OTHER_WEIGHTS = "fast_tokenizer_files", "transformers_weights"
+BLOCK_COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+FEW = 1000  # blocks that are built within seconds, whatever the weights are
+LARGEST_HEADER = 100_000_000  # bytes; safetensors itself refuses a larger header
+
+Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """The files of a model in a directory.
+
+    `gguf` is the GGUF file that the model is read from, or None. `weights` has the safetensors file of each tensor
+    that an index names; without an index, the only file, under the empty name.
+    """
+
+    folder: Path
+    gguf: Path | None
+    weights: Mapping[str, Path]
+
+    @cached_property
+    def shapes(self) -> Shapes:
+        """The shape of each tensor that transformers would read; empty if there are no safetensors."""
+        return shapes_in(self.folder, self.weights)
+
+    @cached_property
+    def digest(self) -> str:
+        """The identity of the model: the SHA-256 of all bytes that decide its losses, in hex.
+
+        For a GGUF file, that is the digest of this file. For any other model, it is a digest of the names and
+        contents of the files in the directory, without hidden files and without files that are never read. Raises
+        InputError if a file cannot be read.
+        """
+        digests = file_digests(list(self.states))
+        if self.gguf is not None:
+            return digests[self.gguf]
+        lines = [f"{file.relative_to(self.folder).as_posix()}\0{digest}" for file, digest in digests.items()]
+        return text_sha256("\n".join(lines))
+
+    @cached_property
+    def states(self) -> dict[Path, State]:
+        """The files that decide the losses of the model, and what would change if one of them were written."""
+        return {file: _state(file) for file in self.deciding}
+
+    def check_unchanged(self) -> None:
+        """Raise InputError if a file has changed since the digest was computed."""
+        for file, state in self.states.items():
+            if _state(file) != state:
+                raise InputError(
+                    f"{file} has changed since this command started: run the command again when the model's files "
+                    "no longer change."
+                )
+
+    @cached_property
+    def deciding(self) -> list[Path]:
+        """The files that decide the losses of the model, sorted."""
+        if self.gguf is not None:
+            return [self.gguf]
+        used = {
+            file
+            for file in self.folder.iterdir()
+            if file.suffix.lower() not in UNUSED
+            and not file.name.startswith((".", *TEXTS))
+            and file.is_file()
+        }
+        _check_tokenizer_files(self.folder, {file.name for file in used})
+        return sorted(used | {*self.weights.values()})  # an index can name any file
+
+    @property
+    def has_adapter(self) -> bool:
+        """Whether the directory holds an adapter (LoRA)."""
+        return (self.folder / ADAPTER_CONFIG).exists()
+
+
+def find_files(path: str, gguf_file: str | None = None) -> ModelFiles:
+    """The files of the model in a directory.
+
+    Raises InputError unless the directory holds a configuration and complete weights that can be read: a GGUF file,
+    or the safetensors files that an index names. Raises InputError if several GGUF files could be meant.
+    """
+    folder = _folder(path)
+    weights, ggufs = weight_files(folder), gguf_files(folder)
+    stored = any(folder.glob("*.safetensors")) or bool(weights)
+    if not stored and not ggufs:
+        lost = [file.name for file in folder.glob(f"*{GGUF}") if file.is_symlink()]
+        why = f"{lost[0]} is a link to a file that does not exist" if lost else "no weights there"
+        raise InputError(f"model.path={path}: {why}; only .safetensors and .gguf files are read.")
+    if not (folder / CONFIG).exists() and not ggufs:
+        raise InputError(
+            f"model.path={path}: no {CONFIG} there; give a directory that save_pretrained wrote."
+        )
+    _check_readable(folder, weights)
+    _check_config(folder, len(shapes_in(folder, weights)))
+    if gguf_file is None and (folder / CONFIG).exists() and stored:
+        return ModelFiles(folder, None, weights)
+    file = folder / (gguf_file or _only_gguf(folder, ggufs))
+    if not file.is_file():
+        raise InputError(f"model.gguf_file={gguf_file}: there is no such file in {folder}.")
+    check_header(file)
+    return ModelFiles(folder, file, weights)
+
+
+def model_digest(path: str, gguf_file: str | None = None) -> str:
+    """The digest of the model in a directory. Raises as `find_files` does."""
+    return find_files(path, gguf_file).digest
+
+
+def _folder(path: str) -> Path:
+    if not path:
+        raise InputError("model.path is empty: give a directory or a GGUF file, model.path=PATH.")
+    try:
+        folder = Path(path).expanduser().resolve()
+        folder.exists()  # raises an error for a name that no file can have
+    except (OSError, RuntimeError, ValueError) as error:
+        raise InputError(
+            f"model.path={path!r} is not a path ({error}): give a directory or a GGUF file."
+        ) from error
+    if folder.is_file():
+        raise InputError(
+            f"model.path={path} is a file: give the directory that holds it, or a file that ends in .gguf."
+        )
+    if not folder.is_dir():
+        raise InputError(f"model.path={path}: there is no such directory.")
+    return folder
+
+
+def gguf_files(folder: Path) -> list[Path]:
+    """The GGUF files of a directory, sorted; without hidden files, and without links to files that do not exist."""
+    return sorted(
+        file for file in folder.glob(f"*{GGUF}") if file.is_file() and not file.name.startswith(".")
+    )
+
+
+def _only_gguf(folder: Path, files: Sequence[Path]) -> str:
+    if not files:
+        raise InputError(
+            f"{folder} holds no GGUF file: leave model.gguf_file out, or give a file of the folder."
+        )
+    if len(files) > 1:
+        raise InputError(f"{folder} holds {len(files)} GGUF files: choose one, e.g. model.path={files[0]}.")
+    return files[0].name
+
+
+def in_gguf(file: Path) -> tuple[str, dict[str, Any]]:
+    """The arguments for `from_pretrained` that read a GGUF file.
+
+    The file's path is absolute: transformers looks for a relative `gguf_file` in the current folder first, so another
+    file of that name there would be read instead. The folder is empty: it would read a tokenizer or settings that are
+    beside the file before those in the file, and the digest is of the file alone.
+    """
+    return _empty_folder().name, {"gguf_file": str(file.absolute())}
+
+
+@lru_cache(maxsize=1)
+def _empty_folder() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="depth-pruning-")
+
+
+# What is refused: files that cannot be read, a configuration that asks for what the digest does not cover.
+
+
+def _check_tokenizer_files(folder: Path, used: Set[str]) -> None:
+    """Raise InputError if `tokenizer_config.json` names a tokenizer that is not among the files of the digest."""
+    try:
+        named = json.loads((folder / "tokenizer_config.json").read_bytes()).get(TOKENIZERS, [])
+    except (OSError, ValueError, AttributeError):  # whoever needs the file says so
+        return
+    if other := [name for name in (named if isinstance(named, list) else [named]) if name not in used]:
+        raise InputError(
+            f"{folder / 'tokenizer_config.json'} has {TOKENIZERS}={named!r}, and {other[0]!r} is not the name of a "
+            "file of the model: remove the entry, and name the tokenizer tokenizer.json."
+        )
+
+
+def _check_readable(folder: Path, weights: Mapping[str, Path]) -> None:
+    files = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    for file in sorted(
+        {*files, *weights.values()}
+    ):  # an index can also name hidden files, and files in folders
+        if file.is_symlink() and not file.exists():
+            if file.suffix.lower() == GGUF:  # another of the folder's models: this one may be whole
+                continue
+            raise InputError(f"{file} is a link to a file that does not exist: fetch the model again.")
+        if file.is_file() and not os.access(file, os.R_OK):
+            raise InputError(f"{file} cannot be read (permission denied): make it readable for this user.")
+
+
+def _check_config(folder: Path, tensors: int) -> None:
+    """Raise InputError if config.json asks for more blocks than the weights can fill, which would all be built.
+
+    Weights of another name, which transformers would read if `transformers_weights` names them, are refused, too: the
+    model's digest does not cover them.
+    """
+    try:
+        config = _json_object((folder / CONFIG).read_bytes(), folder / CONFIG)
+    except (OSError, InputError):  # whoever needs the file says so
+        return
+    for part in (config, *(value for value in config.values() if isinstance(value, dict))):
+        if part.get(OTHER_WEIGHTS) is not None:
+            raise InputError(
+                f"{folder / CONFIG} has {OTHER_WEIGHTS}={part[OTHER_WEIGHTS]!r}: only {SINGLE}, or the files that "
+                f"{INDEX} names, are read. Give the weights this name, and remove the entry."
+            )
+        for name in BLOCK_COUNTS:
+            if isinstance(count := part.get(name), int) and count > max(tensors, FEW):
+                raise InputError(
+                    f"{folder / CONFIG} asks for {name}={count:,}, and the weights are {tensors} tensors: use the "
+                    "configuration and the weights of one model."
+                )
+
+
+# The index and the headers of safetensors files.
+#
+# A safetensors file starts with the size of its header (8 bytes), then the header, a JSON object that gives the
+# type, the shape and the place of each tensor. So the header says how many bytes the file must have.
+
+
+def weight_files(folder: Path) -> dict[str, Path]:
+    """The file of each tensor that the index names; without an index, the only file, under the empty name.
+
+    Raises InputError if the index is damaged, or if a file that it names is missing.
+    """
+    if (folder / SINGLE).is_file():  # transformers prefers it to an index
+        return {"": folder / SINGLE}
+    if not (folder / INDEX).is_file():
+        return {}
+    where = _json_object((folder / INDEX).read_bytes(), folder / INDEX).get("weight_map")
+    if not isinstance(where, dict) or not all(isinstance(name, str) for name in where.values()):
+        raise InputError(f"{folder / INDEX} holds no `weight_map`: fetch the model again.")
+    if outside := [name for name in where.values() if Path(name).is_absolute() or ".." in Path(name).parts]:
+        raise InputError(f"{folder / INDEX} names the file {outside[0]}, which is not in the folder.")
+    if lacking := sorted({name for name in where.values() if not (folder / name).is_file()}):
+        count = f"{len(lacking)} of {len(set(where.values()))} weight files are missing"
+        raise InputError(f"model.path={folder}: {count}, for example {lacking[0]}: fetch the model again.")
+    return {name: folder / file for name, file in where.items()}
+
+
+def shapes_in(folder: Path, weights: Mapping[str, Path]) -> Shapes:
+    """The shape of each tensor in some safetensors files. Raises InputError if one is truncated or lacks a tensor."""
+    headers = {file: _header(file) for file in dict.fromkeys(weights.values())}
+    if lacking := sorted(name for name, file in weights.items() if name and name not in headers[file]):
+        raise InputError(
+            f"{folder / INDEX} says that {weights[lacking[0]].name} holds {lacking[0]}, which is not there "
+            f"({len(lacking)} such tensors): fetch the model again."
+        )
+    return {name: shape for header in headers.values() for name, shape in header.items()}
+
+
+def _header(file: Path) -> Shapes:
+    """The shape of each tensor of a safetensors file. Raises InputError if the file is damaged or truncated."""
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        start = stream.read(8)
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+        if not 0 < length <= min(LARGEST_HEADER, size - 8):
+            raise _truncated(file, size, "its header is incomplete")
+        header = _json_object(stream.read(length), file)
+    header.pop("__metadata__", None)
+    try:
+        shapes = {name: tuple(int(size) for size in entry["shape"]) for name, entry in header.items()}
+        ends = [int(entry["data_offsets"][1]) for entry in header.values()]
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{file} is damaged (its header is malformed): fetch it again.") from error
+    if size != (needed := 8 + length + max(ends, default=0)):
+        raise _truncated(file, size, f"its tensors need {needed:,}")
+    return shapes
+
+
+def _truncated(file: Path, size: int, why: str) -> InputError:
+    return InputError(
+        f"{file} is truncated or damaged: it has {size:,} bytes, and {why}. Fetch or copy it again."
+    )
+
+
+def _json_object(text: bytes, file: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(text)
+    except ValueError as error:
+        raise InputError(f"{file} is damaged ({first_line(error)}): fetch it again.") from error
+    if not isinstance(data, dict):
+        raise InputError(f"{file} is damaged (it holds no JSON object): fetch it again.")
+    return data
+
+
+# SHA-256 digests of large files, computed once: a cache keeps them until a file changes.
+#
+# An entry is valid for one path, size, inode, device, time of modification and time of change. Files in memory
+# (tmpfs) have no entry. Each entry is a file of its own in the user's cache folder. Processes that need the same
+# digest wait for the one that computes it. A damaged entry is computed again.
+
+SMALL = MEBIBYTE  # smaller files are read each time
+LARGE = 1024 * MEBIBYTE  # from this size on, reading is announced and shown by a bar
+CHUNK = 4 * MEBIBYTE
+
+
+def file_digests(paths: Sequence[Path]) -> dict[Path, str]:
+    """The SHA-256 of each file, in hex; from the cache if the file has not changed.
+
+    Raises InputError if a file cannot be read, or if it changes while it is read.
+    """
+    files = {path: path.resolve() for path in paths}
+    states = {file: _state(file) for file in files.values()}
+    total = sum(state[0] for file, state in states.items() if _kept(_entry_path(file), state) is None)
+    if total >= LARGE:
+        log.info("reading %s of weights once, to identify the model", bytes_text(total))
+    with _bar(total) as advance:
+        return {path: _digest(file, states[file], advance) for path, file in files.items()}
+
+
+def _digest(file: Path, state: State, advance: Callable[[int], object]) -> str:
+    if state[0] < SMALL:
+        return _read(file, state, advance)
+    with _entry(file) as entry:
+        if entry is not None and (kept := _kept(entry, state)) is not None:
+            return kept
+        started = time.time_ns()
+        digest = _read(file, state, advance)
+        if entry is not None and settled(state, started):
+            try:
+                storage.write_json(entry, {"path": str(file), "state": state, "sha256": digest})
+            except OSError as error:
+                _cannot_keep(entry, error)
+        return digest
+
+
+def _state(file: Path) -> State:
+    try:
+        return file_state(file)
+    except OSError as error:
+        raise _unreadable(file, error) from error
+
+
+def _read(file: Path, state: State, advance: Callable[[int], object]) -> str:
+    digest = hashlib.sha256()
+    try:
+        with file.open("rb") as stream:
+            while chunk := stream.read(CHUNK):
+                digest.update(chunk)
+                advance(len(chunk))
+    except OSError as error:
+        raise _unreadable(file, error) from error
+    if _state(file) != state:
+        raise InputError(
+            f"{file} changed while it was read: run the command again when the file is complete."
+        )
+    return digest.hexdigest()
+
+
+def _unreadable(file: Path, error: OSError) -> InputError:
+    return InputError(
+        f"{file} cannot be read ({error.strerror}): correct the path or the file's permissions."
+    )
+
+
+def _entry_path(file: Path) -> Path:
+    return cache_folder() / "digests" / f"{text_sha256(str(file))[:32]}.json"
+
+
+def _kept(entry: Path, state: State) -> str | None:
+    """The digest in an entry; None if the entry is absent, damaged, or of an earlier state of the file."""
+    try:
+        record = storage.read_json(entry)
+    except (OSError, DamagedError):
+        return None
+    if not isinstance(record, Mapping) or record.get("state") != state:
+        return None
+    digest = record.get("sha256")
+    whole = isinstance(digest, str) and len(digest) == 64 and set(digest) <= set("0123456789abcdef")
+    return str(digest) if whole else None
+
+
+@contextmanager
+def _entry(file: Path) -> Iterator[Path | None]:
+    """The path of a file's entry, locked against other processes; None if the cache cannot be written."""
+    entry = _entry_path(file)
+    lock = FileLock(f"{entry}.lock")
+    try:
+        entry.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except (OSError, NotImplementedError) as error:
+        _cannot_keep(entry, error)
+        yield None
+        return
+    try:
+        yield entry
+    finally:
+        lock.release()
+
+
+def _cannot_keep(entry: Path, error: Exception) -> None:
+    log.warning(
+        "%s cannot be written (%s), so large weights are read again by each command: name another folder with "
+        "DEPTH_PRUNING_CACHE=DIR",
+        entry.parent,
+        getattr(error, "strerror", None) or type(error).__name__,
+    )
+
+
+@contextmanager
+def _bar(total: int) -> Iterator[Callable[[int], object]]:
+    """A function that counts bytes; for large files, a progress bar shows them."""
+    if total < LARGE or sys.stderr is None:
+        yield lambda _: None
+        return
+    interval = 0.2 if is_terminal(sys.stderr) else 20.0  # a log file gets a new line every 20 seconds at most
+    with tqdm(
+        desc="weights", total=total, unit="B", unit_scale=True, unit_divisor=1024, mininterval=interval
+    ) as bar:
+        yield bar.update
