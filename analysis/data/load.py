@@ -169,7 +169,7 @@ def _sized(frame: pd.DataFrame) -> pd.DataFrame:
     """Fill in k of unfinished cells from their ratio and from the block count of finished cells of the same model."""
     blocks = frame.dropna(subset="n_blocks").groupby("model")["n_blocks"].first()
     n_blocks = frame["n_blocks"].fillna(frame["model"].map(blocks))
-    # round() as in core.spaces.block_count, so that a missing cell appears in the same panel as finished ones.
+    # round() as in `Removal.space`, so that a missing cell appears in the same panel as finished ones.
     return frame.assign(n_blocks=n_blocks, k=frame["k"].fillna((frame["ratio"] * n_blocks).round()))
 
 

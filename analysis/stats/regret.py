@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pruning.core import mask as mask_module
+from pruning.core.mask import Budget
 
 from .crossed import Trace, complete_scores, seconds
 from .grid import DRAW, SETTING, STRATUM, bare, budgets, column, free, groups, labels, n_open
@@ -110,7 +110,7 @@ def _spaces(frame: pd.DataFrame) -> Iterator[int]:
         key = (tuple(budget["costs"]), budget["least"], budget["most"], unit, *shape)
         if key not in known:
             n_blocks, first, last = shape
-            known[key] = mask_module.count_masks(budget, free(n_blocks, unit, first, last))
+            known[key] = Budget.recorded(budget).count(free(n_blocks, unit, first, last))
         yield known[key]
 
 

@@ -248,10 +248,136 @@ class SearchRecord(TypedDict):
     peak_memory: NotRequired[Annotated[int, "The most memory in use, in bytes."]]
 
 
-# The space of masks that a search may return. This module does not use torch.
+# Budgets: what units cost, and which sets of them cost what a budget asks for.
 #
-# A space holds the masks that remove exactly k units, or, with a budget, the masks whose removed units together cost
-# what the budget asks for (`unit_costs.py`).
+# Costs are parameters or milliseconds, as whole parts of SCALE of the sum over all units. So all sums up to a budget
+# fit into one integer, whose bit s says whether some set of units costs exactly s.
+
+SCALE = 10_000
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The cost of every unit, and the least and the most that removed units may cost together."""
+
+    costs: tuple[int, ...]
+    least: int
+    most: int
+
+    @classmethod
+    def share(cls, values: Sequence[float], ratio: float, free: Sequence[int]) -> Budget:
+        """A budget of `ratio` of all `values`; removed units may miss it by half of the smallest free unit.
+
+        At least one unit stays. Raises InputError if no set of the units `free` reaches it.
+        """
+        total = sum(values)
+        costs = tuple(max(1, round(SCALE * value / total)) for value in values)
+        target, half = ratio * SCALE, min((costs[i] for i in free), default=0) / 2
+        most = min(int(target + half), sum(costs) - min(costs))
+        made = cls(costs, max(1, -int(-(target - half) // 1)), most)
+        if not made.fitting(0, free):
+            open_share = sum(costs[i] for i in free) / SCALE
+            reason = (
+                f"the units that can be removed are only {open_share:.3g} of them"
+                if open_share < ratio
+                else "nothing would be left of the model"
+                if made.least > most
+                else f"no set of units comes as close as {half / SCALE:.2g} to it"
+            )
+            raise InputError(
+                f"ratio={ratio:g} of the blocks' costs cannot be removed: {reason}. Choose another ratio, give k, or "
+                "protect fewer blocks (protect.first, protect.last)."
+            )
+        return made
+
+    @classmethod
+    def recorded(cls, record: BudgetRecord) -> Budget:
+        """The budget of a finished cell."""
+        return cls(tuple(record["costs"]), record["least"], record["most"])
+
+    def met_by(self, units: Iterable[int]) -> bool:
+        """Whether units together cost what the budget asks for."""
+        return self.least <= sum(self.costs[i] for i in units) <= self.most
+
+    def fitting(self, spent: int, others: Sequence[int]) -> list[int]:
+        """Those of the units `others` that can be removed so that some of the rest can still meet the budget."""
+        costs = tuple(sorted(self.costs[i] for i in others))
+        allowed = {cost for cost in set(costs) if _can_follow(self, spent + cost, costs, cost)}
+        return [i for i in others if self.costs[i] in allowed]
+
+    def count(self, free: Sequence[int]) -> int:
+        """The number of sets of the units `free` that meet the budget."""
+        return _count(self, tuple(free))
+
+    def sets(self, free: Sequence[int]) -> Iterator[tuple[int, ...]]:
+        """All sets of the units `free` that meet the budget, in lexicographic order."""
+        costs, reachable = [self.costs[i] for i in free], [1]
+        for cost in reversed(costs):  # bit s of reachable[i]: some of the units from number i on cost s
+            reachable.append(self._plus(reachable[-1], cost))
+        reachable.reverse()
+
+        def extended(chosen: tuple[int, ...], spent: int, start: int) -> Iterator[tuple[int, ...]]:
+            if spent >= self.least:
+                yield chosen
+            for i in range(start, len(free)):
+                if self._meets(reachable[i + 1], spent + costs[i]):
+                    yield from extended((*chosen, free[i]), spent + costs[i], i + 1)
+
+        return extended((), 0, 0)
+
+    def most_units(self, free: Sequence[int]) -> int:
+        """The largest number of the units `free` that together meet the budget; -1 if none do."""
+        # The most units that cost s; negative if none do.
+        units = np.full(self.most + 1, -len(self.costs) - 1)
+        units[0] = 0
+        for cost in (self.costs[i] for i in free):
+            if cost <= self.most:
+                units[cost:] = np.maximum(units[cost:], units[: len(units) - cost] + 1)
+        return max(-1, int(units[self.least :].max()))
+
+    def _plus(self, sums: int, cost: int) -> int:
+        """The sums, as bits, that a set and perhaps one more unit reach; sums above `most` are left out."""
+        return (sums | sums << cost) & ((1 << (self.most + 1)) - 1)
+
+    def _meets(self, sums: int, spent: int) -> bool:
+        """Whether `spent` and one of the sums together meet the budget."""
+        if spent > self.most:
+            return False
+        allowed = sums & ((1 << (self.most - spent + 1)) - 1)
+        return allowed >> max(0, self.least - spent) != 0
+
+
+@lru_cache(maxsize=256)
+def _count(budget: Budget, free: tuple[int, ...]) -> int:
+    ways = np.zeros(budget.most + 1, dtype=object)
+    ways[0] = 1
+    for cost in (budget.costs[i] for i in free):
+        if cost <= budget.most:
+            ways[cost:] = ways[cost:] + ways[: len(ways) - cost]
+    return int(ways[budget.least :].sum())
+
+
+@lru_cache(maxsize=65_536)
+def _can_follow(budget: Budget, spent: int, costs: tuple[int, ...], used: int) -> bool:
+    """Whether some of the `costs`, except one of `used`, bring the sum from `spent` into the budget."""
+    rest = list(costs)
+    rest.remove(used)
+    sums = 1
+    for cost in rest:
+        sums = budget._plus(sums, cost)
+    return budget._meets(sums, spent)
+
+
+def is_complete(dropped: Collection[int], k: int, budget: BudgetRecord | None) -> bool:
+    """Whether a mask of a finished cell removes k units or, with a budget, units that together meet it.
+
+    A trace also holds masks that a search scored on the way, and they are not complete.
+    """
+    return len(dropped) == k if budget is None else Budget.recorded(budget).met_by(dropped)
+
+
+# The space of masks that a search may return: those that remove exactly k units or, with a budget, those whose
+# removed units together cost what the budget asks for.
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,12 +429,12 @@ class Space:
         """Number of masks in the space; without a budget, (n_units - protected) choose k."""
         if self.budget is None:
             return math.comb(self.n_units - len(self.protected), self.k)
-        return count(self.budget, tuple(self.free()))
+        return self.budget.count(tuple(self.free()))
 
     def masks(self) -> Iterator[Mask]:
         """All masks of the space, in lexicographic order."""
         free = self.free()
-        chosen = combinations(free, self.k) if self.budget is None else sets(self.budget, free)
+        chosen = combinations(free, self.k) if self.budget is None else self.budget.sets(free)
         return (self.drop(*units) for units in chosen)
 
     @property
@@ -333,7 +459,7 @@ class Space:
         """Whether a mask removes as much as the space asks for."""
         if self.budget is None:
             return len(mask.dropped) == self.k
-        return self.budget.least <= self.cost(*mask.dropped) <= self.budget.most
+        return self.budget.met_by(mask.dropped)
 
     def __contains__(self, mask: Mask) -> bool:
         return (mask.n_blocks, mask.unit) == (self.n_blocks, self.unit) and (
@@ -349,7 +475,7 @@ class Space:
         others = self.free(removed)
         if self.budget is None:
             return others if len(removed) < self.k else []
-        return fitting_masks(self.budget, self.cost(*removed), others)
+        return self.budget.fitting(self.cost(*removed), others)
 
     def extendable(self, mask: Mask) -> bool:
         """Whether a mask is in the space or can be extended to a mask of the space."""
@@ -388,236 +514,8 @@ def space_of(mask: Mask, search: SearchRecord) -> Space:
     """The space of a finished search, from its final mask and its record. No units are protected in it."""
     if (record := search.get("budget")) is None:
         return Space(mask.n_blocks, len(mask.dropped), unit=mask.unit)
-    budget = Budget(tuple(record["costs"]), record["least"], record["most"])
-    return Space(mask.n_blocks, most_units(budget, range(mask.n_units)), frozenset(), mask.unit, budget)
-
-
-# Build the space of masks that a ratio or a number of units asks for. This module does not use torch.
-
-
-def check_size(ratio: float | None, k: int | None) -> None:
-    """Raise InputError unless exactly one of `ratio` and `k` is given and its value is possible for some model."""
-    if (ratio is None) == (k is None):
-        if k is None:
-            raise InputError("give either ratio or k, not both: neither is given.")
-        raise InputError(
-            f"give either ratio or k, not both: both are given (ratio={ratio}, k={k}). If an experiment sets the "
-            "ratio, ratio=null removes it."
-        )
-    if ratio is not None and not 0 < ratio < 1:
-        raise InputError(f"ratio={ratio:g} is not a fraction of the blocks: choose one above 0 and below 1.")
-    if k is not None and k < 1:
-        raise InputError(f"k={k} removes no block: choose 1 or more.")
-
-
-def block_count(n_blocks: int, ratio: float | None, k: int | None) -> int:
-    """Number of blocks to remove: `k` itself, or round(ratio * n_blocks).
-
-    Raises InputError if `check_size` does, and if round(ratio * n_blocks) is 0 or all blocks of several.
-    """
-    check_size(ratio, k)
-    if ratio is None:
-        assert k is not None
-        return k
-    rounded = round(ratio * n_blocks)
-    if rounded == 0:
-        raise InputError(
-            f"ratio={ratio:g} of {n_blocks} blocks rounds to no block: "
-            f"choose at least {1 / n_blocks:.3f}, or give k=1."
-        )
-    if rounded == n_blocks > 1:
-        raise InputError(
-            f"ratio={ratio:g} of {n_blocks} blocks rounds to all of them: choose at most "
-            f"{(n_blocks - 1) / n_blocks:.3f}, or give k={n_blocks - 1}."
-        )
-    return rounded
-
-
-def space_for(n_blocks: int, ratio: float | None, k: int | None, first: int = 0, last: int = 0) -> Space:
-    """The space of whole blocks; `first` blocks at the start and `last` blocks at the end are protected."""
-    return Space(n_blocks, block_count(n_blocks, ratio, k), protected_blocks(n_blocks, first, last))
-
-
-def sublayer_space(
-    n_blocks: int,
-    ratio: float | None,
-    k: int | None,
-    costs: Sequence[float],
-    kinds: str = "am",
-    first: int = 0,
-    last: int = 0,
-) -> Space:
-    """The space of sub-layers of some `kinds`: `a` for attention, `m` for MLPs, `am` for both.
-
-    With a `ratio`, the removed sub-layers have this share of the `costs` of all 2N sub-layers, as close as the costs
-    allow. With `k`, k of them are removed, whatever they cost.
-
-    Raises InputError if the ratio or k cannot be reached.
-    """
-    check_size(ratio, k)
-    blocks = protected_blocks(n_blocks, first, last)
-    protected = frozenset(u for u in range(2 * n_blocks) if u // 2 in blocks or "am"[u % 2] not in kinds)
-    if ratio is None:
-        assert k is not None
-        return Space(n_blocks, k, protected, "sublayer")
-    return cost_space(n_blocks, ratio, costs, protected, "sublayer")
-
-
-def cost_space(
-    n_blocks: int, ratio: float, costs: Sequence[float], protected: frozenset[int], unit: str
-) -> Space:
-    """The space of units with a share `ratio` of the `costs` of all; there is a cost for each unit of the model.
-
-    Raises InputError if the unprotected units cannot reach the ratio.
-    """
-    free = [i for i in range(len(costs)) if i not in protected]
-    budget = total_budget(costs, ratio, free)
-    return Space(n_blocks, most_units(budget, free), protected, unit, budget)
-
-
-def protected_blocks(n_blocks: int, first: int, last: int) -> frozenset[int]:
-    """The first and the last blocks that are kept. Raises InputError if these numbers are impossible."""
-    if first < 0 or last < 0:
-        raise InputError(f"protect.first={first} and protect.last={last}: neither may be negative.")
-    if first + last >= n_blocks > 0:
-        raise InputError(
-            f"protect.first={first} and protect.last={last} protect all of {n_blocks} blocks: "
-            f"choose numbers with a sum below {n_blocks}."
-        )
-    return frozenset(range(first)) | frozenset(range(n_blocks - last, n_blocks))
-
-
-# Budgets: what units cost, and which sets of them cost what a budget asks for.
-#
-# Costs are parameters or milliseconds, as whole parts of SCALE of the sum over all units. So all sums up to a budget
-# fit into one integer, whose bit s says whether some set of units costs exactly s.
-
-SCALE = 10_000
-
-
-@dataclass(frozen=True)
-class Budget:
-    """The cost of every unit, and the least and the most that removed units may cost together."""
-
-    costs: tuple[int, ...]
-    least: int
-    most: int
-
-
-def total_budget(values: Sequence[float], ratio: float, free: Sequence[int]) -> Budget:
-    """A budget of `ratio` of all `values`; the sum of removed units may differ by half of the smallest free unit.
-
-    At least one unit stays.
-    Raises InputError if no set of the units `free` reaches it.
-    """
-    total = sum(values)
-    costs = tuple(max(1, round(SCALE * value / total)) for value in values)
-    target, half = ratio * SCALE, min((costs[i] for i in free), default=0) / 2
-    most = min(int(target + half), sum(costs) - min(costs))
-    made = Budget(costs, max(1, -int(-(target - half) // 1)), most)
-    if not fitting_masks(made, 0, free):
-        open_share = sum(costs[i] for i in free) / SCALE
-        reason = (
-            f"the units that can be removed are only {open_share:.3g} of them"
-            if open_share < ratio
-            else "nothing would be left of the model"
-            if made.least > most
-            else f"no set of units comes as close as {half / SCALE:.2g} to it"
-        )
-        raise InputError(
-            f"ratio={ratio:g} of the blocks' costs cannot be removed: {reason}. Choose another ratio, give k, or "
-            "protect fewer blocks (protect.first, protect.last)."
-        )
-    return made
-
-
-def fitting_masks(budget: Budget, spent: int, others: Sequence[int]) -> list[int]:
-    """Those of the units `others` that can be removed so that the budget can still be met by some of the rest."""
-    costs = tuple(sorted(budget.costs[i] for i in others))
-    allowed = {cost for cost in set(costs) if _can_follow(budget, spent + cost, costs, cost)}
-    return [i for i in others if budget.costs[i] in allowed]
-
-
-@lru_cache(maxsize=256)
-def count(budget: Budget, free: tuple[int, ...]) -> int:
-    """The number of sets of the units `free` that meet the budget."""
-    ways = np.zeros(budget.most + 1, dtype=object)
-    ways[0] = 1
-    for cost in (budget.costs[i] for i in free):
-        if cost <= budget.most:
-            ways[cost:] = ways[cost:] + ways[: len(ways) - cost]
-    return int(ways[budget.least :].sum())
-
-
-def sets(budget: Budget, free: Sequence[int]) -> Iterator[tuple[int, ...]]:
-    """All sets of the units `free` that meet the budget, in lexicographic order."""
-    costs, reachable = [budget.costs[i] for i in free], [1]
-    for cost in reversed(costs):  # bit s of reachable[i]: some of the units from number i on cost s
-        reachable.append(_plus(reachable[-1], cost, budget.most))
-    reachable.reverse()
-
-    def extended(chosen: tuple[int, ...], spent: int, start: int) -> Iterator[tuple[int, ...]]:
-        if spent >= budget.least:
-            yield chosen
-        for i in range(start, len(free)):
-            if _meets(budget, reachable[i + 1], spent + costs[i]):
-                yield from extended((*chosen, free[i]), spent + costs[i], i + 1)
-
-    return extended((), 0, 0)
-
-
-def most_units(budget: Budget, free: Sequence[int]) -> int:
-    """The largest number of the units `free` that together meet the budget; -1 if none do."""
-    units = np.full(
-        budget.most + 1, -len(budget.costs) - 1
-    )  # the most units that cost s; negative if none do
-    units[0] = 0
-    for cost in (budget.costs[i] for i in free):
-        if cost <= budget.most:
-            units[cost:] = np.maximum(units[cost:], units[: len(units) - cost] + 1)
-    return max(-1, int(units[budget.least :].max()))
-
-
-@lru_cache(maxsize=65_536)
-def _can_follow(budget: Budget, spent: int, costs: tuple[int, ...], used: int) -> bool:
-    """Whether some of the `costs`, except one of `used`, bring the sum from `spent` into the budget."""
-    rest = list(costs)
-    rest.remove(used)
-    sums = 1
-    for cost in rest:
-        sums = _plus(sums, cost, budget.most)
-    return _meets(budget, sums, spent)
-
-
-def _plus(sums: int, cost: int, most: int) -> int:
-    """The sums, as bits, that a set and perhaps one more unit reach; sums above `most` are left out."""
-    return (sums | sums << cost) & ((1 << (most + 1)) - 1)
-
-
-def _meets(budget: Budget, sums: int, spent: int) -> bool:
-    """Whether `spent` and one of the sums together meet the budget."""
-    if spent > budget.most:
-        return False
-    allowed = sums & ((1 << (budget.most - spent + 1)) - 1)
-    return allowed >> max(0, budget.least - spent) != 0
-
-
-# Which masks of a finished cell are complete: they remove as much as the cell had to remove.
-
-
-def is_complete(dropped: Collection[int], k: int, budget: BudgetRecord | None) -> bool:
-    """Whether `dropped` are k units or, with a budget, units whose costs sum to `least`..`most`.
-
-    A trace also holds masks that a search scored on the way, and they are not complete.
-    """
-    if budget is None:
-        return len(dropped) == k
-    return budget["least"] <= sum(budget["costs"][unit] for unit in dropped) <= budget["most"]
-
-
-def count_masks(budget: BudgetRecord, free: Sequence[int]) -> int:
-    """The number of complete masks over the units `free`."""
-    return count(Budget(tuple(budget["costs"]), budget["least"], budget["most"]), tuple(free))
+    budget = Budget.recorded(record)
+    return Space(mask.n_blocks, budget.most_units(range(mask.n_units)), frozenset(), mask.unit, budget)
 
 
 # What a cell removes: which units, how many of them, and what they cost.
@@ -663,7 +561,7 @@ class Removal:
             raise unknown("unit", self.unit, KINDS)
         if self.budget not in COSTS:
             raise unknown("budget", self.budget, COSTS)
-        check_size(self.ratio, self.k)
+        self._check_size()
         if self.k is not None and self.budget != "parameters":
             raise InputError(
                 f"budget={self.budget} and k={self.k} contradict each other, because k counts units whatever they "
@@ -683,17 +581,69 @@ class Removal:
     def space(self, n_blocks: int, costs: Sequence[float] | None = None) -> Space:
         """The space for a model; `costs` has a number for each unit, unless units are `counted`.
 
-        Raises InputError if the model has no such masks.
+        With a ratio of costs, the removed units have this share of the costs of all units, as close as these allow.
+        With k, k units are removed, whatever they cost. Raises InputError if the model has no such masks.
         """
-        if self.unit != "block":
-            kinds = KINDS[self.unit]
-            return sublayer_space(n_blocks, self.ratio, self.k, costs or (), kinds, self.first, self.last)
+        protected, kinds = self._protected_blocks(n_blocks), KINDS[self.unit]
+        if kinds:
+            units = range(2 * n_blocks)
+            protected = frozenset(u for u in units if u // 2 in protected or "am"[u % 2] not in kinds)
         if self.counted:
-            return space_for(n_blocks, self.ratio, self.k, self.first, self.last)
+            return Space(n_blocks, self._count(n_blocks), protected, self.mask_unit)
         assert costs is not None
         assert self.ratio is not None
-        protected = protected_blocks(n_blocks, self.first, self.last)
-        return cost_space(n_blocks, self.ratio, costs, protected, "block")
+        free = [i for i in range(len(costs)) if i not in protected]
+        budget = Budget.share(costs, self.ratio, free)
+        return Space(n_blocks, budget.most_units(free), protected, self.mask_unit, budget)
+
+    def _count(self, n_blocks: int) -> int:
+        """How many units to remove: k, or round(ratio * n_blocks); the latter is neither 0 nor all of several."""
+        self._check_size()
+        if self.k is not None:
+            return self.k
+        assert self.ratio is not None
+        rounded = round(self.ratio * n_blocks)
+        if rounded == 0:
+            raise InputError(
+                f"ratio={self.ratio:g} of {n_blocks} blocks rounds to no block: choose at least {1 / n_blocks:.3f}, "
+                "or give k=1."
+            )
+        if rounded == n_blocks > 1:
+            raise InputError(
+                f"ratio={self.ratio:g} of {n_blocks} blocks rounds to all of them: choose at most "
+                f"{(n_blocks - 1) / n_blocks:.3f}, or give k={n_blocks - 1}."
+            )
+        return rounded
+
+    def _check_size(self) -> None:
+        """Raise InputError unless exactly one of ratio and k is given and its value is possible for some model."""
+        ratio, k = self.ratio, self.k
+        if (ratio is None) == (k is None):
+            given = (
+                "neither is given."
+                if k is None
+                else (
+                    f"both are given (ratio={ratio}, k={k}). If an experiment sets the ratio, ratio=null removes it."
+                )
+            )
+            raise InputError(f"give either ratio or k, not both: {given}")
+        if ratio is not None and not 0 < ratio < 1:
+            raise InputError(
+                f"ratio={ratio:g} is not a fraction of the blocks: choose one above 0 and below 1."
+            )
+        if k is not None and k < 1:
+            raise InputError(f"k={k} removes no block: choose 1 or more.")
+
+    def _protected_blocks(self, n_blocks: int) -> frozenset[int]:
+        first, last = self.first, self.last
+        if first < 0 or last < 0:
+            raise InputError(f"protect.first={first} and protect.last={last}: neither may be negative.")
+        if first + last >= n_blocks > 0:
+            raise InputError(
+                f"protect.first={first} and protect.last={last} protect all of {n_blocks} blocks: "
+                f"choose numbers with a sum below {n_blocks}."
+            )
+        return frozenset(range(first)) | frozenset(range(n_blocks - last, n_blocks))
 
     def record(self, space: Space, mask: Mask) -> BudgetRecord | None:
         """How much of the costs a mask removes; None if units are counted."""

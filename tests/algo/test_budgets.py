@@ -15,8 +15,9 @@ import pytest
 
 from pruning.algo import Algo, Ask
 from pruning.config.groups import options
-from pruning.core.mask import Mask, Space, sublayer_space
+from pruning.core.mask import Mask, Space
 from tests.algo.test_contract import Loss, configured, drive, pairwise
+from tests.helpers.spaces import sublayer_space
 
 N = 6
 COSTS = (1.0, 3.0) * N

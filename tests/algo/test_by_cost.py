@@ -7,8 +7,9 @@ import pytest
 from pruning.algo._rank import evaluations_by_blocks, fitting_blocks, single_units, whole_blocks
 from pruning.algo.greedy import Greedy
 from pruning.algo.local_search import LocalSearch
-from pruning.core.mask import Mask, Space, cost_space, sublayer_space
+from pruning.core.mask import Mask, Removal, Space
 from tests.algo.test_contract import Loss, drive, pairwise
+from tests.helpers.spaces import sublayer_space
 
 N = 6
 COSTS = (1.0, 3.0) * N
@@ -73,7 +74,7 @@ def test_protected_parts_and_other_units_have_no_path_of_blocks() -> None:
         (f"b{b}",) for b in range(1, N - 1)
     ]
     attention = sublayer_space(N, 0.2, None, COSTS, "a")
-    blocks = cost_space(N, 1 / 3, (1.0,) * N, frozenset(), "block")
+    blocks = Removal(1 / 3, None, budget="latency").space(N, (1.0,) * N)
     for space in (attention, blocks):
         assert fitting_blocks(space, space.dense) == []
         assert evaluations_by_blocks(space) == 0

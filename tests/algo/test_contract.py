@@ -20,8 +20,9 @@ from hydra.utils import instantiate
 from pruning.algo import Algo, Ask, Gates
 from pruning.config.app import register
 from pruning.config.groups import CONF, options
-from pruning.core.mask import Mask, Space, sublayer_space
+from pruning.core.mask import Mask, Space
 from pruning.search import driver
+from tests.helpers.spaces import sublayer_space
 
 Loss = Callable[[Mask], float]
 GOLDEN = Path(__file__).parent / "golden" / "masks.json"

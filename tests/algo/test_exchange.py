@@ -10,7 +10,8 @@ import pytest
 from pruning.algo._exchange import exchanged, neighbours, walked, within_kind
 from pruning.algo._surrogate import draw, fresh, swapped
 from pruning.algo.genetic import crossed
-from pruning.core.mask import Budget, Mask, Space, sublayer_space
+from pruning.core.mask import Budget, Mask, Space
+from tests.helpers.spaces import sublayer_space
 
 RNG = np.random.default_rng
 SPACES = {

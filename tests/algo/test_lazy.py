@@ -12,8 +12,9 @@ from pruning.algo.beam import Beam
 from pruning.algo.greedy import Greedy
 from pruning.algo.lazy import FIRST, Lazy
 from pruning.core.errors import InputError
-from pruning.core.mask import Mask, Space, sublayer_space
+from pruning.core.mask import Mask, Space
 from tests.algo.test_contract import Loss, drive, pairwise
+from tests.helpers.spaces import sublayer_space
 
 SPACE = Space(24, 5)
 PLAIN: list[tuple[Algo, Algo]] = [(Greedy(), Greedy(lazy=0.05)), (Beam(3), Beam(3, lazy=0.05))]

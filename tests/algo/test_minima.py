@@ -18,9 +18,10 @@ from pruning.algo._quadratic import (
     proposed,
 )
 from pruning.algo.cbo import Cbo
-from pruning.core.mask import Mask, Space, sublayer_space
+from pruning.core.mask import Mask, Space
 from tests.algo.test_budgets import losses, optimum
 from tests.algo.test_contract import drive
+from tests.helpers.spaces import sublayer_space
 
 SPACE = sublayer_space(6, 0.4, None, (1, 3) * 6, first=1)
 UNEQUAL = sublayer_space(6, 0.3, None, (2, 3, 1, 5, 2, 3, 1.5, 4, 2, 2.5, 3, 7))

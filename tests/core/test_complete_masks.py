@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import itertools
 
-from pruning.core import mask as mask_module
-from pruning.core.mask import Removal, Space, is_complete, sublayer_space
+from pruning.core.mask import Budget, Removal, Space, is_complete
+from tests.helpers.spaces import sublayer_space
 
 RATIO = 0.5
 SPACE = sublayer_space(3, RATIO, None, [1, 3, 1, 3, 1, 3])
@@ -20,7 +20,7 @@ def test_a_mask_is_complete_by_its_record_if_it_is_in_the_space() -> None:
     assert complete == [mask for mask in every(SPACE) if SPACE.drop(*mask) in SPACE]
     assert len({len(mask) for mask in complete}) > 1, "masks of one problem differ in their number of units"
     assert budget is not None
-    assert mask_module.count_masks(budget, SPACE.free()) == len(complete) == SPACE.size
+    assert Budget.recorded(budget).count(SPACE.free()) == len(complete) == SPACE.size
 
 
 def test_without_a_budget_units_are_counted() -> None:

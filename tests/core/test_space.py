@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pruning.core.errors import InputError
-from pruning.core.mask import Budget, Mask, SearchRecord, Space, space_of, sublayer_space
+from pruning.core.mask import Budget, Mask, SearchRecord, Space, space_of
+from tests.helpers.spaces import sublayer_space
 
 UNEQUAL = sublayer_space(4, 0.4, None, (2, 3, 1, 5, 2, 3, 1.5, 4), first=1)
 SPACES = {

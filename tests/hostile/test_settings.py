@@ -10,7 +10,7 @@ import pytest
 
 from pruning.config.compose import check_settings, check_words, ordered
 from pruning.core.errors import InputError, first_line
-from pruning.core.mask import space_for
+from pruning.core.mask import Removal
 from pruning.launcher.slurm import Slurm
 from pruning.models.model import Resources
 from tests.conftest import Command
@@ -137,7 +137,7 @@ def test_no_numeric_setting_of_an_option_accepts_nan_or_minus_one(option: str) -
 @pytest.mark.parametrize(("n_blocks", "first"), [(1, 0), (0, 0), (4, 3)])
 def test_no_message_offers_an_empty_range(n_blocks: int, first: int) -> None:
     with pytest.raises(InputError) as error:
-        space_for(n_blocks, None, 4 if first else 1, first)
+        Removal(None, 4 if first else 1, first=first).space(n_blocks)
     assert "from 1 to 0" not in str(error.value)
     assert "from 1 to 1" not in str(error.value)
 

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from pruning.config import app, groups
 from pruning.config.compose import cell_of
-from pruning.core.mask import block_count
+from pruning.core.mask import Removal
 from pruning.runs.cell import Cell
 from pruning.runs.prepare import check_cell
 from tests.helpers.evaluations import items_file
@@ -105,7 +105,7 @@ def test_small_and_its_margin_are_one_study_with_the_panel() -> None:
     objectives = {*axes("small")["objective"], *axes("small_margin")["objective"]}
     assert objectives == {"perplexity", "margin", "divergence", "block_influence"}
     assert len(axes("small")["calibration"]) == 2
-    assert [block_count(30, ratio=0.1, k=None), block_count(18, ratio=0.2, k=None)] == [3, 4]
+    assert [Removal(0.1, None).space(30).k, Removal(0.2, None).space(18).k] == [3, 4]
 
 
 def test_the_papers_settings() -> None:

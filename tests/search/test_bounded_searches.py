@@ -15,12 +15,13 @@ from pruning.algo.beam import Beam
 from pruning.algo.greedy import Greedy
 from pruning.algo.local_search import LocalSearch
 from pruning.core import scoring
-from pruning.core.mask import Mask, Space, sublayer_space
+from pruning.core.mask import Mask, Space
 from pruning.core.scoring import Estimate
 from pruning.objective import Loss
 from pruning.search.choice import FloatLoss, NearTies, Racing
 from pruning.search.driver import Problem, Solution, solve
 from pruning.search.journal import Journal, KnownScores, Store
+from tests.helpers.spaces import sublayer_space
 
 N, K, S = 10, 4, 64
 SPACE = Space(N, K)

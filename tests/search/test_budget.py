@@ -12,9 +12,10 @@ from pruning.algo.cbo_hessian import CboHessian
 from pruning.algo.greedy import Greedy
 from pruning.algo.one_shot import OneShot
 from pruning.core.errors import InputError
-from pruning.core.mask import Mask, Space, sublayer_space
+from pruning.core.mask import Mask, Space
 from pruning.search import driver
 from tests.algo.test_contract import drive, pairwise
+from tests.helpers.spaces import sublayer_space
 
 SPACE = Space(8, 3, frozenset({7}))
 

@@ -14,12 +14,13 @@ from pruning.algo.exhaustive import Exhaustive
 from pruning.algo.greedy import Greedy
 from pruning.algo.one_shot import OneShot
 from pruning.core.errors import LossError
-from pruning.core.mask import Mask, Space, sublayer_space
+from pruning.core.mask import Mask, Space
 from pruning.core.scoring import Estimate, Score
 from pruning.objective import Loss
 from pruning.search.choice import Racing
 from pruning.search.driver import Problem, Solution, _checked, best_so_far, solve
 from pruning.search.journal import Journal, KnownScores, Store
+from tests.helpers.spaces import sublayer_space
 
 N, K = 6, 3
 SINGLE = (0.9, 0.2, 0.5, 0.25, 0.7, 0.4)

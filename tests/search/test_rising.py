@@ -11,12 +11,13 @@ import pytest
 from pruning.algo import Ask, Rise
 from pruning.algo.beam import Beam
 from pruning.algo.greedy import Greedy
-from pruning.core.mask import Mask, sublayer_space
+from pruning.core.mask import Mask
 from pruning.core.scoring import Estimate, Score
 from pruning.objective import Loss
 from pruning.search.choice import Choice, FloatLoss, NearTies, Racing, Rising, Settler
 from pruning.search.driver import Problem, Solution, solve
 from pruning.search.journal import Journal, KnownScores, ScoreBook, Store
+from tests.helpers.spaces import sublayer_space
 
 N, S = 8, 64
 COSTS = (1, 3) * N
