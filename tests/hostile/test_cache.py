@@ -90,7 +90,7 @@ def test_killed_conversions_are_removed(cache: Path, monkeypatch: pytest.MonkeyP
     machine = "0" * 8
     monkeypatch.setattr("pruning.core.storage._machine", lambda: machine)
     models = cache / "models"
-    for left in (f".{name}.k2_x8ab1", f".{name}.part-{machine}-0123abcd", f".other.part-{machine}-0123abcd"):
+    for left in (f".{name}.part-{machine}-0123abcd", f".other.part-{machine}-0123abcd"):
         (models / left / "converted").mkdir(parents=True)
     (models / ".settings").mkdir()
     converted(models / name)
