@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from pruning.healing import training
+from pruning.healing import losses
+from pruning.healing.heal_settings import LossWeights as Weights
 from pruning.healing.loop import smaller_model
-from pruning.healing.training import Weights, block_states, summed_loss
+from pruning.healing.losses import block_states, summed_loss
 from pruning.models.blocks import find_blocks
 from tests.healing.worlds import MASK, tiny
 
@@ -62,7 +63,7 @@ def _after_blocks(model: Any) -> list[Tensor]:
 def test_loss_and_gradients_are_those_of_the_plain_formula(
     weights: Weights, recompute: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training, "positions_at_once", lambda *_: 7)  # pieces that do not fit evenly
+    monkeypatch.setattr(losses, "positions_at_once", lambda *_: 7)  # pieces that do not fit evenly
     dense = tiny()
     smaller = smaller_model(dense, MASK)
     student, teacher = smaller.model.module, dense.module
@@ -103,16 +104,16 @@ def test_the_teacher_is_not_run_without_need_and_gets_no_gradients() -> None:
 
 
 def test_logits_are_computed_once_for_a_loss_and_its_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "positions_at_once", lambda *_: 7)
+    monkeypatch.setattr(losses, "positions_at_once", lambda *_: 7)
     smaller = smaller_model(tiny(), MASK)
     rows: list[int] = []
-    head = training.head
+    head = losses.head
 
     def counted(model: Any, hidden: Tensor) -> Tensor:
         rows.append(len(hidden))
         return head(model, hidden)
 
-    monkeypatch.setattr(training, "head", counted)
+    monkeypatch.setattr(losses, "head", counted)
     loss = summed_loss(smaller.model.module, IDS, Weights())
     loss.backward()
     assert rows == [7, 7, 7, 7, 2], "30 predictions, seven at a time, and none of them again"
@@ -123,7 +124,7 @@ def test_in_bfloat16_loss_and_gradient_are_those_of_float32_up_to_rounding(weigh
     student, teacher = torch.randn(2, 40, 97, generator=torch.Generator().manual_seed(1)).bfloat16()
     targets = torch.arange(40)
     (loss, gradient), (exact, wanted) = (
-        training._part(z, y, targets, weights)
+        losses.loss_of_logits(z, y, targets, weights)
         for z, y in ((student, teacher), (student.float(), teacher.float()))
     )
     assert float(loss) == pytest.approx(float(exact), rel=1e-7), "logits are summed in float32"

@@ -10,8 +10,8 @@ import pytest
 
 from pruning.core.errors import InputError
 from pruning.core.mask import Mask
+from pruning.routing.encoders import first_blocks, prompt_rows
 from pruning.routing.router_settings import RouterSettings, TaskStudy
-from pruning.routing.set_scores import first_blocks, prompt_rows
 from tests.helpers.task_files import task_folder
 
 

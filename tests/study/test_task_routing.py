@@ -13,7 +13,7 @@ from analysis.report.page import write
 from pruning.core.mask import Mask
 from pruning.core.storage import read_json
 from pruning.routing import router_files
-from pruning.routing.fitted_router import POLICIES
+from pruning.routing.set_scores import POLICIES, ItemScores
 from pruning.study import route_command
 from tests.conftest import Command, Ended
 from tests.helpers.encoders import encoder_folder
@@ -33,7 +33,7 @@ def check_record(folder: Path, record: dict[str, Any], results: list[dict[str, A
     found = {Path(result["calibration"]["source"]).stem: result["mask"] for result in results}
     assert record["sets"] == found
     for number, task in enumerate(record["sets"], start=1):
-        scores = router_files.read_scores(folder / "scores" / f"{task}-heldout.npz")
+        scores = ItemScores(**router_files.read_arrays(folder / "scores" / f"{task}-heldout.npz"))
         cross = record["cross"][task]
         assert list(cross) == ["dense", *record["sets"]]
         assert scores.sums.shape[0] == len(cross)
