@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import numpy as np
 
@@ -29,17 +29,7 @@ BATCH = 16  # prompts that a hub encoder reads at once
 SHARE = 4  # by default, a router runs at most one block in so many
 
 
-class Encoder(Protocol):
-    """The interface of an encoder."""
-
-    @property
-    def revision(self) -> str | None:
-        """What identifies the files of a hub encoder; None for other encoders."""
-        ...
-
-    def encode(self, prompts: Sequence[str]) -> Floats:
-        """One row of features per prompt (prompts, features)."""
-        ...
+Encoder: TypeAlias = "StateEncoder | HubEncoder"
 
 
 def encoder_of(settings: RouterSettings, forward: Forward, tokenizer: Any, blocks: int) -> Encoder:

@@ -30,8 +30,8 @@ FOLDER = "routing"  # in the results folder: a folder for each model, search and
 RECORD, ROUTER, HEAD = "routing.json", "router.json", "router.npz"
 FACTS = ("settings", "revision", "n_blocks", "dtype", "weights_sha256")  # of the router's model
 # What numpy raises for a file that is not what it wrote.
-UNREADABLE = (OSError, TypeError, ValueError, EOFError, KeyError, NotImplementedError)
-UNREADABLE = (*UNREADABLE, zipfile.BadZipFile, zlib.error)
+UNREADABLE: tuple[type[Exception], ...] = (OSError, TypeError, ValueError, EOFError, KeyError)
+UNREADABLE = (*UNREADABLE, NotImplementedError, zipfile.BadZipFile, zlib.error)
 
 
 def save_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -106,23 +106,11 @@ RESAMPLES = 4000
 LEVEL = 0.95
 
 
-class Interval(TypedDict):
-    """A mean over tasks, and its 95 percent interval."""
-
-    value: float
-    low: float
-    high: float
-
-
-class Difference(TypedDict):
-    """A mean difference over the items of one task, and its standard error (None for one item)."""
-
-    value: float
-    error: float | None
+Interval = Mapping[str, float]  # `value`, a mean over tasks, and its 95 percent interval, `low` to `high`
 
 
 def interval(values: Mapping[str, Floats], seed: int = 0) -> Interval:
-    """The mean over tasks of the mean over items; `values` has one number per item for each task.
+    """The mean over tasks of the mean over items, with its interval; `values` has a number per item for each task.
 
     The interval is a percentile bootstrap over items within tasks. If `values` are differences of two policies on
     the same items, it is the paired interval.
@@ -138,8 +126,8 @@ def mean_over_tasks(values: Mapping[str, Floats]) -> float:
     return float(np.mean([of_task.mean() for of_task in values.values()]))
 
 
-def difference(first: Floats, second: Floats) -> Difference:
-    """The paired difference of two policies on the same items of one task."""
+def difference(first: Floats, second: Floats) -> dict[str, float | None]:
+    """The mean paired difference over the items of one task, and its standard error (None for one item)."""
     gaps = first - second
     error = float(gaps.std(ddof=1) / np.sqrt(len(gaps))) if len(gaps) > 1 else None
     return {"value": float(gaps.mean()), "error": error}

@@ -18,15 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from pruning.core import scoring, storage
 from pruning.core.errors import InputError
 from pruning.core.mask import Mask, is_complete
-from pruning.core.records import (
-    FOLDER,
-    RECORD,
-    DoneResult,
-    EvaluationRecord,
-    HealRecord,
-    Point,
-    SelectionRecord,
-)
+from pruning.core.records import FOLDER, RECORD, DoneResult, HealRecord, Point, SelectionRecord
 from pruning.core.storage import digest, text_sha256
 from pruning.engine import collectives
 from pruning.healing import loop
@@ -34,16 +26,10 @@ from pruning.healing.heal_settings import Training, budgets
 from pruning.healing.healed_files import read_record, read_weights, write_evaluation, write_healed
 from pruning.healing.rate import warn_if_useless, with_rate
 from pruning.models.spec import ModelInfo
+from pruning.runs import measurements
 from pruning.runs.cell import Cell, Note, save_config, save_result, silent
 from pruning.runs.loaded_cell import forward_of
-from pruning.runs.measurements import (
-    Evaluator,
-    dense_files,
-    evaluation_key,
-    recorded_model,
-    recorded_repair,
-    recorded_scales,
-)
+from pruning.runs.measurements import Evaluator
 from pruning.runs.prepare import Prepared
 
 if TYPE_CHECKING:
@@ -94,8 +80,8 @@ def healed_cell(prepared: Prepared, done: DoneResult) -> DoneResult:
             warn_if_useless(record["best_step"], settings)
             smaller = healed.smaller
         else:
-            repair = recorded_repair(cell, done)
-            smaller = loop.smaller_model(found.model, mask, recorded_scales(done), repair)
+            repair = measurements.recorded_repair(cell, done)
+            smaller = loop.smaller_model(found.model, mask, measurements.recorded_scales(done), repair)
             smaller.apply(read_weights(folder, record))
         measure = _evaluator(prepared, done, record, forward_of(cell, smaller.model))
     result = _extended(prepared, done, completed(record), measure, whole)
@@ -120,7 +106,7 @@ class Finished:
     @cached_property
     def model(self) -> LanguageModel:
         """The dense model. Raises InputError if it is not the one that was searched."""
-        return recorded_model(self.cell, self.done)
+        return measurements.recorded_model(self.cell, self.done)
 
     def place(self, mask: Mask) -> str:
         """The folder of a mask's healings: `healed` for the search's mask, and one of its own for any other."""
@@ -135,7 +121,10 @@ class Finished:
         watch: Callable[[Point], None] = lambda _: None,
     ) -> loop.Healed:
         """Heal a mask with the cell's compensation or repair, which candidates cannot have."""
-        scales, repair = recorded_scales(self.done), recorded_repair(self.cell, self.done)
+        scales, repair = (
+            measurements.recorded_scales(self.done),
+            measurements.recorded_repair(self.cell, self.done),
+        )
         return loop.heal(self.model, mask, self.text, settings, folder, scales, watch, repair)
 
 
@@ -168,10 +157,10 @@ def _evaluator(
     cell, info = prepared.cell, ModelInfo(**done["model"])
     ending = f"healed-{record['weights_sha256'][:16]}"
     folders = {
-        name: cell.results / "evaluation" / f"{evaluation_key(prepared, info, name)}-{ending}"
+        name: cell.results / "evaluation" / f"{measurements.evaluation_key(prepared, info, name)}-{ending}"
         for name in prepared.data
     }
-    dense = dense_files(prepared, info)
+    dense = measurements.dense_files(prepared, info)
     return Evaluator(cell.evaluation, prepared.data, cast(Any, forward), folders, "the healed model", dense)
 
 
@@ -201,7 +190,7 @@ def _extended(
         )
     evaluation["records"] = kept
     config = {**done["config"], "heal": cell.config["heal"]}
-    return {**done, "heal": record, "evaluation": cast(EvaluationRecord, evaluation), "config": config}
+    return {**done, "heal": record, "evaluation": cast(Any, evaluation), "config": config}
 
 
 # Select the mask among candidates. What a mask is judged by is its loss on held-out text after the training.

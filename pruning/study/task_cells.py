@@ -101,7 +101,7 @@ def check(cells: Sequence[Cell], launcher: Any, settings: TaskSettings) -> None:
         check_encoder(settings.router, loader.n_blocks(model))
         reader = Reader.of(model.name, loader.config(model), loader.tokenizer(model))
         for task in tasks:
-            for part, samples in task.parts().items():
+            for part, samples in task.parts.items():
                 check_samples(f"the {part} items of {task.name}", samples, reader, "calibration.length")
 
 
@@ -110,19 +110,14 @@ def check(cells: Sequence[Cell], launcher: Any, settings: TaskSettings) -> None:
 
 @dataclass(frozen=True)
 class TaskData:
-    """One task: its items as token rows, and their prompts. `reworded` are the held-out items in a second wording."""
+    """One task: its items as token rows and as prompts, by the names of its parts, `calibration` and `heldout`.
+
+    `reworded` are the held-out items in a second wording, if it is asked for.
+    """
 
     name: str
-    calibration: Samples
-    heldout: Samples
-    reworded: Samples | None
-    calibration_prompts: tuple[str, ...]
-    heldout_prompts: tuple[str, ...]
-
-    def parts(self) -> dict[str, Samples]:
-        """The samples by the name of their part."""
-        parts = {"calibration": self.calibration, "heldout": self.heldout}
-        return parts if self.reworded is None else {**parts, "reworded": self.reworded}
+    parts: dict[str, Samples]
+    prompts: dict[str, tuple[str, ...]]
 
 
 def data_of(group: Sequence[Cell], settings: TaskSettings) -> list[TaskData]:
@@ -135,23 +130,24 @@ def data_of(group: Sequence[Cell], settings: TaskSettings) -> list[TaskData]:
     for cell in group:
         items = cell.calibration
         assert isinstance(items, TaskItems)  # `expanded` has checked it
-        drawn, heldout = items.parts(tokenizer)
-        reworded = None if rewording is None else items.rows(heldout, tokenizer, rewording)
-        rows = (items.rows(drawn, tokenizer), items.rows(heldout, tokenizer), reworded)
-        asked = (prompts(items.template, drawn), prompts(items.template, heldout))
-        found.append(TaskData(items.task, *rows, *asked))
+        drawn = dict(zip(("calibration", "heldout"), items.parts(tokenizer), strict=True))
+        parts = {name: items.rows(some, tokenizer) for name, some in drawn.items()}
+        if rewording is not None:
+            parts["reworded"] = items.rows(drawn["heldout"], tokenizer, rewording)
+        asked = {name: prompts(items.template, some) for name, some in drawn.items()}
+        found.append(TaskData(items.task, parts, asked))
     return found
 
 
 def check_apart(tasks: Sequence[TaskData]) -> None:
     """Raise InputError if two tasks have the same items, or if one is chosen on items that another one holds out."""
     for one, other in combinations(tasks, 2):
-        if (one.calibration.keys, one.heldout.keys) == (other.calibration.keys, other.heldout.keys):
+        if all(one.parts[name].keys == other.parts[name].keys for name in one.prompts):
             raise InputError(
                 f"the tasks {one.name} and {other.name} have the same items: remove one of their files."
             )
     for one, other in permutations(tasks, 2):
-        if shared := len(one.calibration.keys & other.heldout.keys):
+        if shared := len(one.parts["calibration"].keys & other.parts["heldout"].keys):
             raise InputError(
                 f"{shared} calibration items of the task {one.name} are held-out items of the task {other.name}: "
                 "give files that share no items."

@@ -72,7 +72,7 @@ def route_group(
     started = now()
     model = model_of(cells[0])
     forward = forward_of(cells[0], model)
-    scores = {part: _scores(group, forward, part) for part in group.tasks[0].parts()}
+    scores = {part: _scores(group, forward, part) for part in group.tasks[0].parts}
     names = list(group.sets)
     crossed = Crossed(scores["calibration"], scores["heldout"], {name: i for i, name in enumerate(names)})
 
@@ -123,7 +123,7 @@ class Crossing:
     def folder(self) -> Path:
         """The folder of the group's files; its name has a digest of the weights, the sets and the items."""
         cell = self.cells[0]
-        data = [samples.sha256 for task in self.tasks for samples in task.parts().values()]
+        data = [samples.sha256 for task in self.tasks for samples in task.parts.values()]
         masks = {name: mask.to_json() for name, mask in self.sets.items()}
         size = f"k{cell.k}" if cell.ratio is None else f"r{cell.ratio:g}"
         unit = "" if cell.unit == "block" else f"-{cell.unit}"
@@ -147,7 +147,7 @@ class Crossing:
             "items": {
                 task.name: {
                     part: {"items": samples.count, "sha256": samples.sha256}
-                    for part, samples in task.parts().items()
+                    for part, samples in task.parts.items()
                 }
                 for task in self.tasks
             },
@@ -161,7 +161,7 @@ def _scores(group: Crossing, forward: Forward, part: str) -> dict[str, ItemScore
     for number, task in enumerate(group.tasks, start=1):
         path = group.folder / "scores" / f"{task.name}-{part}.npz"
         if not path.is_file():
-            samples = task.parts()[part]
+            samples = task.parts[part]
             log.info(
                 "task %d of %d, %s: %d %s items under %d sets",
                 *(number, len(group.tasks), task.name, samples.count, part, len(masks)),
@@ -188,8 +188,8 @@ def _states(group: Crossing, encoder: Encoder, blocks: int) -> dict[str, Floats]
     read = [settings.path, encoder.revision] if settings.encoder == "hub" else [blocks]
     path = group.folder / f"states-{digest([settings.encoder, *read])}.npz"
     if not path.is_file():
-        prompts = {"calibration": [p for task in group.tasks for p in task.calibration_prompts]}
-        prompts |= {task.name: list(task.heldout_prompts) for task in group.tasks}
+        prompts = {"calibration": [p for task in group.tasks for p in task.prompts["calibration"]]}
+        prompts |= {task.name: list(task.prompts["heldout"]) for task in group.tasks}
         log.info("reading %d prompts for the router", sum(map(len, prompts.values())))
         router_files.save_arrays(path, {f"of_{name}": encoder.encode(some) for name, some in prompts.items()})
     return {name.removeprefix("of_"): value for name, value in router_files.read_arrays(path).items()}
@@ -201,7 +201,7 @@ def _states(group: Crossing, encoder: Encoder, blocks: int) -> dict[str, Floats]
 def _timed(group: Crossing, module: Any, router: FittedRouter, encoder: Encoder) -> dict[str, Any] | None:
     """The seconds of a prefill; None if a smaller model of this kind cannot be made in memory."""
     each = max(1, TIMED // len(group.tasks))
-    prompts = [prompt for task in group.tasks for prompt in task.heldout_prompts[:each]]
+    prompts = [prompt for task in group.tasks for prompt in task.prompts["heldout"][:each]]
     log.info("timing the prefill of %d prompts", len(prompts))
     try:
         return prefill(module, loader.tokenizer(group.cells[0].model), router, encoder, prompts)

@@ -128,12 +128,12 @@ def test_a_trial_is_judged_as_a_healing_by_its_lowest_loss() -> None:
 
 
 GOOD = {"lr": 1.0, "tokens": 1, "seconds": 1, "heldout_before": 1, "heldout_loss": 1}
+BAD = (("lr", "x"), ("heldout_loss", float("nan")))
 
 
 @pytest.mark.parametrize(
     "line",
-    ["no JSON", "[1]", '"text"', '{"lr": 1}', json.dumps({**GOOD, "lr": "x"})]
-    + [json.dumps({**GOOD, "heldout_loss": float("nan")})],
+    ["no JSON", "[1]", '"text"', '{"lr": 1}', *(json.dumps(GOOD | {name: v}) for name, v in BAD)],
 )
 def test_a_damaged_file_of_trials_is_named(line: str, tmp_path: Path) -> None:
     path = rate.trials_path(AUTO, TEXT, tmp_path)
