@@ -165,12 +165,6 @@ class Training:
         return (ADAPTER_RATES if self.adapter else WEIGHT_RATES) if self.lr is None else (self.lr,)
 
     @property
-    def rate(self) -> float:
-        """The learning rate, which must have been chosen."""
-        assert self.lr is not None, "a trial chooses the rate before anything is trained"
-        return self.lr
-
-    @property
     def trial_tokens(self) -> int:
         """The tokens of a trial of a rate: `TRIAL_STEPS` steps, or the whole budget if it is smaller."""
         return min(TRIAL_STEPS, self.steps) * self.windows * self.length

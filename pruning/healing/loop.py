@@ -171,6 +171,8 @@ class Trainer:
         self.student, self.numbers = smaller.model.module, smaller.numbers
         self.parameters, self.text, self.settings = parameters, text, settings
         self.teacher, self.log, self.watch = teacher, log, watch
+        assert settings.lr is not None, "trials choose the rate before anything is trained"
+        self.rate = settings.lr
         for weight in self.student.parameters():
             weight.requires_grad_(False)
         for weight in parameters:
@@ -182,7 +184,7 @@ class Trainer:
         ]
         self.optimizer = torch.optim.AdamW(
             [group for group in groups if group["params"]],
-            lr=settings.rate,
+            lr=self.rate,
             betas=BETAS,
             weight_decay=settings.weight_decay,
         )
@@ -229,12 +231,12 @@ class Trainer:
     def _step(self) -> None:
         """One step of the optimizer."""
         started, state, settings = time.perf_counter(), self.state, self.settings
-        rate = settings.rate * settings.factor(state.step)
+        rate = self.rate * settings.factor(state.step)
         loss = self._gradients(self.text.batch(state.step, settings.windows))
         if not math.isfinite(loss):
             raise LossError(
                 f"the loss of healing is {loss} at step {state.step + 1} of {settings.steps}: lower heal.lr "
-                f"({settings.rate:g}), or try model.dtype=float32."
+                f"({self.rate:g}), or try model.dtype=float32."
             )
         for group in self.optimizer.param_groups:
             group["lr"] = rate

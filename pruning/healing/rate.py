@@ -49,9 +49,25 @@ def with_rate(
     scratch = None if path is None else path.with_suffix("")  # the states of the trials
     trials = known(settings, text, folder)
     while (chosen := settled(settings, trials)) is None:
-        trial = replace(settings, lr=settings.rates[len(trials)], tokens=settings.trial_tokens)
-        log.info("trying the learning rate %g on %d tokens", trial.rate, trial.tokens)
-        trials.append(_tried(trial, scratch, curve))
+        lr, tokens = settings.rates[len(trials)], settings.trial_tokens
+        log.info("trying the learning rate %g on %d tokens", lr, tokens)
+        seen: list[Point] = []
+        loss = None  # the lowest after any step; a trial whose loss is not finite has none
+        try:
+            seen = heldout(curve(replace(settings, lr=lr, tokens=tokens), scratch))
+            loss = min(point["heldout_loss"] for point in seen[1:])
+            log.info("learning rate %g: held-out loss %.4f -> %.4f", lr, seen[0]["heldout_loss"], loss)
+        except LossError as error:
+            log.warning("the learning rate %g is too large: %s", lr, error)
+        before, seconds = (seen[0]["heldout_loss"], seen[-1]["seconds"]) if seen else (None, 0.0)
+        found = {
+            "lr": lr,
+            "tokens": tokens,
+            "heldout_before": before,
+            "heldout_loss": loss,
+            "seconds": seconds,
+        }
+        trials.append(cast(RateTrial, found))
         if path is not None:
             collectives.on_first(partial(storage.append_line, path, storage.sealed(trials[-1])))
 
@@ -132,25 +148,6 @@ def helped(trials: Sequence[RateTrial]) -> bool:
     return any(before is not None and after is not None and after < before for before, after in pairs)
 
 
-def _tried(trial: Training, place: Path | None, curve: Curve) -> RateTrial:
-    """Heal for a trial; its loss is the lowest after any step. If the loss is not finite, the trial has none."""
-    record: RateTrial = {
-        "lr": trial.rate,
-        "tokens": trial.tokens,
-        "heldout_before": None,
-        "heldout_loss": None,
-        "seconds": 0.0,
-    }
-    try:
-        seen = heldout(curve(trial, place))
-    except LossError as error:
-        log.warning("the learning rate %g is too large: %s", trial.rate, error)
-        return record
-    before, loss = seen[0]["heldout_loss"], min(point["heldout_loss"] for point in seen[1:])
-    log.info("learning rate %g: held-out loss %.4f -> %.4f", trial.rate, before, loss)
-    return {**record, "heldout_before": before, "heldout_loss": loss, "seconds": seen[-1]["seconds"]}
-
-
 def trials_path(settings: Training, text: HealingText, folder: Path) -> Path:
     """The file of the trials of these settings on this text."""
     return folder / f"rates-{settings.line(text.beginning)}.jsonl"
@@ -162,7 +159,7 @@ def warn_if_useless(best_step: int, settings: Training) -> None:
         log.warning(
             "training did not lower the held-out loss, so the weights from before it are kept (learning rate %g): "
             "try %s",
-            settings.rate,
+            settings.lr,
             advice(settings.adapter),
         )
 

@@ -63,8 +63,11 @@ def healed_cell(prepared: Prepared, done: DoneResult) -> DoneResult:
         return {**record, "rates": rates} if rates else record
 
     record = read_record(folder)
-    if record is not None and _complete(prepared, done, completed(record)):
-        return done
+    if record is not None and done.get("heal") == completed(record):
+        measured = done["evaluation"].get("records", {})
+        every = cell.evaluation.compares or all("healed" in measured.get(m, {}) for m in prepared.data)
+        if every and done["config"].get("heal") == cell.config.get("heal"):
+            return done
     measure = None if record is None else _evaluator(prepared, done, record)
     if record is None or measure is None or not measure.has(whole):
         if record is None:
@@ -141,15 +144,6 @@ def _watch(note: Note, point: Point) -> None:
         )
 
 
-def _complete(prepared: Prepared, done: DoneResult, record: HealRecord) -> bool:
-    """Whether a result has this healing, with all metrics that are now requested."""
-    measured = done["evaluation"].get("records", {})
-    same = done.get("heal") == record and done["config"].get("heal") == prepared.cell.config.get("heal")
-    return same and (
-        prepared.cell.evaluation.compares or all("healed" in measured.get(m, {}) for m in prepared.data)
-    )
-
-
 def _evaluator(
     prepared: Prepared, done: DoneResult, record: HealRecord, forward: Forward | None = None
 ) -> Evaluator:
@@ -212,6 +206,11 @@ class Trial(NamedTuple):
     trained: int
     seconds: float
 
+    def record(self) -> Any:
+        """The trial in a result."""
+        named = self._asdict()
+        return {"dropped": named.pop("mask").listed(), **named}
+
 
 def select(found: Finished, settings: Training) -> tuple[Mask, SelectionRecord]:
     """The candidate that heals best, and the trials that say so; those in the cell's folder are not repeated.
@@ -222,7 +221,26 @@ def select(found: Finished, settings: Training) -> tuple[Mask, SelectionRecord]:
     # All that a trial depends on, but not how many there are.
     named = digest({**settings.identity(), "tokens": None, "text": found.text.beginning})
     path = found.cell.folder / FOLDER / f"trials-{named}.jsonl"
-    known = collectives.on_first(partial(_read_trials, path))
+
+    def read() -> dict[tuple[tuple[int, ...], int], Trial]:
+        """The trials of earlier runs, by removed units and tokens."""
+        if not path.exists():
+            return {}
+        storage.mend(path)
+        lines = [json.loads(line) for _, line in storage.read_lines(path)]
+        trials = [Trial(**{**line, "mask": Mask.from_json(line["mask"])}) for line in lines]
+        return {(one.mask.dropped, one.tokens): one for one in trials}
+
+    def clear(left: Sequence[Mask]) -> None:
+        """Remove the states of the masks that are out; those of the search's mask serve other budgets."""
+        for mask in {*losses} - {*left, found.own}:
+            folder = found.cell.folder / found.place(mask)
+            for trunk in folder.glob("trunk-*"):
+                shutil.rmtree(trunk, ignore_errors=True)
+            if folder.is_dir() and not any(folder.iterdir()):  # it holds no finished healing
+                folder.rmdir()
+
+    known = collectives.on_first(read)
 
     def trial(mask: Mask, tokens: int, before: int) -> Trial:
         if (kept := known.get((mask.dropped, tokens))) is not None:
@@ -233,14 +251,13 @@ def select(found: Finished, settings: Training) -> tuple[Mask, SelectionRecord]:
     left = list(losses)
     for trials, left in halve(list(losses), settings.round_tokens, trial):
         rounds.append(trials)
-        for mask in {*losses} - {*left, found.own}:  # the states of the search's mask serve other budgets
-            collectives.on_first(partial(_remove_states, found.cell.folder / found.place(mask)))
+        collectives.on_first(partial(clear, left))
     (winner,) = left
     record: SelectionRecord = {
         "mask": dict(winner.to_json()),
         "changed": winner != found.own,
         "losses": list(losses.values()),
-        "rounds": [[_recorded(one) for one in trials] for trials in rounds],
+        "rounds": [[one.record() for one in trials] for trials in rounds],
         "tokens": sum(one.trained for trials in rounds for one in trials),
         "seconds": round(sum(one.seconds for trials in rounds for one in trials), 3),
     }
@@ -317,25 +334,3 @@ def _tried(found: Finished, settings: Training, mask: Mask, before: int, path: P
 
     collectives.on_first(write)
     return trial
-
-
-def _read_trials(path: Path) -> dict[tuple[tuple[int, ...], int], Trial]:
-    """The trials of earlier runs, by removed units and tokens."""
-    if not path.exists():
-        return {}
-    storage.mend(path)
-    lines = [json.loads(line) for _, line in storage.read_lines(path)]
-    trials = [Trial(**{**line, "mask": Mask.from_json(line["mask"])}) for line in lines]
-    return {(trial.mask.dropped, trial.tokens): trial for trial in trials}
-
-
-def _recorded(trial: Trial) -> Any:
-    return {"dropped": trial.mask.listed()} | {k: v for k, v in trial._asdict().items() if k != "mask"}
-
-
-def _remove_states(folder: Path) -> None:
-    """Remove a candidate's states, and its folder if it holds no finished healing."""
-    for trunk in folder.glob("trunk-*"):
-        shutil.rmtree(trunk, ignore_errors=True)
-    if folder.is_dir() and not any(folder.iterdir()):
-        folder.rmdir()
