@@ -10,11 +10,8 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pruning.core.mask import Mask
 from pruning.routing.encoders import Encoder
@@ -56,19 +53,6 @@ class Head:
         """The predicted mean log-likelihood per token of the right answer (prompts, sets)."""
         return self.common.predict(features) + self.relative.predict(features)
 
-    def arrays(self) -> dict[str, NDArray[Any]]:
-        """What a file holds."""
-        return self.common.arrays("common") | self.relative.arrays("relative")
-
-    @classmethod
-    def of(cls, arrays: Mapping[str, NDArray[Any]], sets: int) -> Head:
-        """The inverse of `arrays`, for a number of sets. Raises as `Layers.of` does."""
-        common, relative = Layers.of(arrays, "common"), Layers.of(arrays, "relative")
-        outputs = common.biases[-1].size, relative.biases[-1].size
-        if outputs != (1, sets) or common.center.size != relative.center.size:
-            raise ValueError(f"the arrays predict for {outputs[1]} sets, and there are {sets}")
-        return cls(common, relative)
-
     @property
     def width(self) -> int:
         """The number of features that it reads."""
@@ -93,34 +77,6 @@ class Layers:
             state = state @ weight + bias
             state = state if number == last else np.maximum(state, 0.0)
         return np.asarray(state)
-
-    def arrays(self, part: str) -> dict[str, NDArray[Any]]:
-        """What a file holds."""
-        layers = {f"{part}_weight{n}": weight for n, weight in enumerate(self.weights)}
-        layers |= {f"{part}_bias{n}": bias for n, bias in enumerate(self.biases)}
-        plain = {"center": self.center, "scale": self.scale, "strength": np.array(self.strength)}
-        return layers | {f"{part}_{name}": value for name, value in plain.items()}
-
-    @classmethod
-    def of(cls, arrays: Mapping[str, NDArray[Any]], part: str) -> Layers:
-        """The inverse of `arrays`. Raises KeyError if something is missing, and ValueError if it does not fit."""
-        count = sum(name.startswith(f"{part}_weight") for name in arrays)
-        for name, values in arrays.items():
-            if not (np.issubdtype(values.dtype, np.floating) and np.isfinite(values).all()):
-                raise ValueError(f"{name} is not made of finite numbers")
-        layers = cls(
-            arrays[f"{part}_center"],
-            arrays[f"{part}_scale"],
-            tuple(arrays[f"{part}_weight{n}"] for n in range(count)),
-            tuple(arrays[f"{part}_bias{n}"] for n in range(count)),
-            float(arrays[f"{part}_strength"]),
-        )
-        widths = [layers.center.size, *(bias.size for bias in layers.biases)]
-        wanted = [(widths[0],), (widths[0],), *((size,) for size in widths[1:]), *pairwise(widths)]
-        found = [one.shape for one in (layers.center, layers.scale, *layers.biases, *layers.weights)]
-        if not count or found != wanted or not layers.scale.all():
-            raise ValueError(f"the arrays of {part} do not fit each other")
-        return layers
 
 
 def fit_head(features: Floats, targets: Floats, settings: RouterSettings) -> Head:

@@ -7,6 +7,7 @@ import zipfile
 import zlib
 from collections.abc import Mapping
 from dataclasses import asdict
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ from pruning.core.errors import DamagedError, InputError, PruningError, first_li
 from pruning.core.mask import Mask, whole_numbers
 from pruning.core.storage import file_sha256
 from pruning.routing.encoders import first_blocks
-from pruning.routing.fitted_router import FittedRouter, Head
+from pruning.routing.fitted_router import FittedRouter, Head, Layers
 from pruning.routing.router_settings import RouterSettings
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 FOLDER = "routing"  # in the results folder: a folder for each model, search and size
 RECORD, ROUTER, HEAD = "routing.json", "router.json", "router.npz"
+PARTS = ("common", "relative")  # of the head
 FACTS = ("settings", "revision", "n_blocks", "dtype", "weights_sha256")  # of the router's model
 # What numpy raises for a file that is not what it wrote.
 UNREADABLE: tuple[type[Exception], ...] = (OSError, TypeError, ValueError, EOFError, KeyError)
@@ -65,7 +67,14 @@ def model_record(model: LanguageModel, settings: Model | None) -> dict[str, Any]
 
 def save_router(folder: Path, router: FittedRouter, model: Mapping[str, Any]) -> None:
     """Write `router.npz` and then `router.json`, with what is known about the model."""
-    save_arrays(folder / HEAD, router.head.arrays())
+    arrays: dict[str, NDArray[Any]] = {}
+    for part in PARTS:
+        layers: Layers = getattr(router.head, part)
+        plain = {"center": layers.center, "scale": layers.scale, "strength": np.array(layers.strength)}
+        plain |= {f"weight{n}": weight for n, weight in enumerate(layers.weights)}
+        plain |= {f"bias{n}": bias for n, bias in enumerate(layers.biases)}
+        arrays |= {f"{part}_{name}": value for name, value in plain.items()}
+    save_arrays(folder / HEAD, arrays)
     record = {
         "sets": {name: mask.to_json() for name, mask in router.sets.items()},
         "blocks": router.blocks,
@@ -120,5 +129,26 @@ def _router(record: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]], sha25
     lacking = [name for name in FACTS if name not in model]
     if lacking or any(mask.n_blocks != model["n_blocks"] for mask in sets.values()):
         raise ValueError(f"model={model!r} does not describe the model of the sets")
-    head = Head.of(arrays, len(sets))
+    common, relative = (_layers(arrays, part) for part in PARTS)
+    outputs = common.biases[-1].size, relative.biases[-1].size
+    if outputs != (1, len(sets)) or common.center.size != relative.center.size:
+        raise ValueError(f"the arrays predict for {outputs[1]} sets, and there are {len(sets)}")
+    head = Head(common, relative)
     return FittedRouter(sets, head, blocks, record["template"], settings, record["encoder_revision"])
+
+
+def _layers(arrays: Mapping[str, NDArray[Any]], part: str) -> Layers:
+    """The layers of one part. Raises KeyError if something is missing, and ValueError if it does not fit."""
+    count = sum(name.startswith(f"{part}_weight") for name in arrays)
+    for name, values in arrays.items():
+        if not (np.issubdtype(values.dtype, np.floating) and np.isfinite(values).all()):
+            raise ValueError(f"{name} is not made of finite numbers")
+    center, scale, strength = (arrays[f"{part}_{name}"] for name in ("center", "scale", "strength"))
+    weights, biases = (
+        tuple(arrays[f"{part}_{name}{n}"] for n in range(count)) for name in ("weight", "bias")
+    )
+    widths = [center.size, *(bias.size for bias in biases)]
+    wanted = [(widths[0],), (widths[0],), *((size,) for size in widths[1:]), *pairwise(widths)]
+    if not count or [one.shape for one in (center, scale, *biases, *weights)] != wanted or not scale.all():
+        raise ValueError(f"the arrays of {part} do not fit each other")
+    return Layers(center, scale, weights, biases, float(strength))

@@ -24,21 +24,10 @@ from pruning.core.mask import Mask
 from pruning.core.records import DoneResult, now, provenance
 from pruning.core.storage import digest
 from pruning.models import loader
-from pruning.routing import router_files
+from pruning.routing import router_files, set_scores
 from pruning.routing.encoders import Encoder, encoder_of, encoder_revision, first_blocks, prompt_rows
 from pruning.routing.fitted_router import FittedRouter, fit_head
-from pruning.routing.router_settings import RouterSettings
-from pruning.routing.set_scores import (
-    DENSE,
-    POLICIES,
-    Crossed,
-    Floats,
-    Interval,
-    ItemScores,
-    routes,
-    score_items,
-    summary,
-)
+from pruning.routing.set_scores import DENSE, POLICIES, Crossed, Floats, Interval, ItemScores
 from pruning.runs.cell import Cell
 from pruning.runs.loaded_cell import forward_of, model_of
 from pruning.runs.measurements import batches_shown
@@ -61,7 +50,9 @@ def route_group(
     """The record of a group of finished cells, which is also in `routing.json`; computed unless it is there."""
     group = Crossing(cells, results, data_of(cells, settings), settings)
     path, chosen = group.folder / router_files.RECORD, settings.router
-    request = _request(chosen)
+    # The digest of the router's settings and of the files of a hub encoder.
+    plain = dataclasses.asdict(chosen)
+    request = digest([plain, encoder_revision(chosen.path)] if chosen.encoder == "hub" else plain)
     earlier: dict[str, Any] = storage.read_json(path) if path.is_file() else {}
     known = earlier.get("studies", [])
     studies = sorted({*known, cells[0].study})
@@ -78,7 +69,8 @@ def route_group(
 
     # The router is fitted to the calibration items, and predicts for the held-out ones.
     blocks = first_blocks(list(group.sets.values()), chosen.blocks)
-    encoder = encoder_of(chosen, forward, loader.tokenizer(cells[0].model), blocks)
+    tokenizer = loader.tokenizer(cells[0].model)
+    encoder = encoder_of(chosen, forward, tokenizer, blocks)
     states = _states(group, encoder, blocks)
     targets = np.hstack([scores["calibration"][name].target(chosen.target)[1:] for name in names])
     head = fit_head(states["calibration"], targets.T, chosen)
@@ -88,20 +80,21 @@ def route_group(
     path.unlink(missing_ok=True)  # it describes the router that is now replaced
     router_files.save_router(group.folder, router, router_files.model_record(model, cells[0].model))
 
-    numbers = summary(crossed, scores.get("reworded"), predicted, names, chosen.target)
+    numbers = set_scores.summary(crossed, scores.get("reworded"), predicted, names, chosen.target)
     record = {"request": request, "study": cells[0].study, "studies": studies, **group.described(), **numbers}
     strengths = {"common": head.common.strength, "relative": head.relative.strength}
-    record["router"] |= {"settings": dataclasses.asdict(chosen), "blocks": blocks, "strengths": strengths}
-    record["prefill"] = _timed(group, model.module, router, encoder)
+    record["router"] |= {"settings": plain, "blocks": blocks, "strengths": strengths}
+    each = max(1, TIMED // len(names))
+    prompts = [prompt for task in group.tasks for prompt in task.prompts["heldout"][:each]]
+    log.info("timing the prefill of %d prompts", len(prompts))
+    try:
+        record["prefill"] = prefill(model.module, tokenizer, router, encoder, prompts)
+    except PruningError as error:  # a smaller model of this kind cannot be made in memory
+        log.warning("the prefill is not timed: %s", error)
+        record["prefill"] = None
     record["environment"] = provenance(started, str(model.device))
     storage.write_json(path, record)
     return record | {"folder": str(group.folder)}
-
-
-def _request(settings: RouterSettings) -> str:
-    """The digest of the router's settings and of the files of a hub encoder."""
-    plain = dataclasses.asdict(settings)
-    return digest([plain, encoder_revision(settings.path)] if settings.encoder == "hub" else plain)
 
 
 @dataclass(frozen=True)
@@ -167,7 +160,7 @@ def _scores(group: Crossing, forward: Forward, part: str) -> dict[str, ItemScore
                 *(number, len(group.tasks), task.name, samples.count, part, len(masks)),
             )
             with batches_shown(f"{task.name} {part}") as show:
-                scored = score_items(forward.watched(show), samples, [masks[0].dense, *masks])
+                scored = set_scores.score_items(forward.watched(show), samples, [masks[0].dense, *masks])
             fields = [field.name for field in dataclasses.fields(scored)]
             router_files.save_arrays(path, {name: getattr(scored, name) for name in fields})
         try:
@@ -198,18 +191,6 @@ def _states(group: Crossing, encoder: Encoder, blocks: int) -> dict[str, Floats]
 # Seconds to read a prompt: the dense model, the model without the routed set, and the router itself.
 
 
-def _timed(group: Crossing, module: Any, router: FittedRouter, encoder: Encoder) -> dict[str, Any] | None:
-    """The seconds of a prefill; None if a smaller model of this kind cannot be made in memory."""
-    each = max(1, TIMED // len(group.tasks))
-    prompts = [prompt for task in group.tasks for prompt in task.prompts["heldout"][:each]]
-    log.info("timing the prefill of %d prompts", len(prompts))
-    try:
-        return prefill(module, loader.tokenizer(group.cells[0].model), router, encoder, prompts)
-    except PruningError as error:
-        log.warning("the prefill is not timed: %s", error)
-        return None
-
-
 def prefill(
     module: Any, tokenizer: Any, router: FittedRouter, encoder: Encoder, prompts: Sequence[str]
 ) -> dict[str, Any]:
@@ -226,7 +207,7 @@ def prefill(
     # A prompt is read as a generation does: with a cache, and logits of the last position only.
     last = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(module.forward).parameters else {}
     masks, rows = list(router.sets.values()), prompt_rows(tokenizer, prompts)
-    chosen = [masks[number] for number in routes(router.predict(encoder, prompts))]
+    chosen = [masks[number] for number in set_scores.routes(router.predict(encoder, prompts))]
     smaller = {mask: smaller_config(module, mask) for mask in set(chosen)}
     times = []
     for prompt, row, mask in zip(prompts, rows, chosen, strict=True):
