@@ -29,12 +29,11 @@ from pruning.core.mask import Mask
 from pruning.core.records import CLASS
 from pruning.models.model import Model
 from pruning.routing import router_files
-from pruning.routing.encoders import Encoder, encoder_of
-from pruning.routing.fitted_router import FittedRouter, routes
-from pruning.routing.fitted_router import fit_router as fitted
+from pruning.routing.encoders import Encoder, encoder_of, first_blocks, prompts
+from pruning.routing.fitted_router import FittedRouter, fit_head
 from pruning.routing.router_files import model_record
 from pruning.routing.router_settings import RouterSettings
-from pruning.routing.set_scores import first_blocks, prompts, score_items
+from pruning.routing.set_scores import routes, score_items
 from pruning.runs.cell import ForwardSettings
 from pruning.runs.loaded_cell import forward_with
 
@@ -271,8 +270,8 @@ def fit_router(
     samples = ItemDraw(len(every), 0, template).rows(every, model.tokenizer, "items")
     scores = score_items(forward_with(ForwardSettings(), model.language_model), samples, list(sets.values()))
     features = encoder.encode(prompts(template, every))
-    made = (blocks, template)
-    router = fitted(sets, features, scores.target(chosen.target), made, chosen, encoder.revision)
+    head = fit_head(features, scores.target(chosen.target).T, chosen)
+    router = FittedRouter(sets, head, blocks, template, chosen, encoder.revision)
     return Router(model, router, encoder, model_record(model.language_model, model.settings))
 
 

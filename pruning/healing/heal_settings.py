@@ -4,28 +4,35 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
+from pruning.calibration.item_files import existing
 from pruning.calibration.sources import TEXTS, check_named, check_path
 from pruning.core.errors import InputError, unknown
-from pruning.core.mask import Mask
 from pruning.core.storage import digest, file_sha256
 
 SCHEDULES = ("wsd", "cosine")
 WEIGHTS = ("lora", "full")
 # These settings change no more than the rounding of a result, so a healing keeps its folder if they change.
 RUNNING = ("micro_tokens", "gradient_checkpointing", "checkpoint_every")
+# These settings choose the mask that is healed; how it is healed does not depend on them.
+SELECTING = ("candidates", "round_tokens")
 # The rates that `lr=None` chooses among, largest first. All weights need a smaller one than adapters, and how small
 # depends on the model: 1e-4 heals SmolLM2 135M and ruins Qwen2.5-Coder 0.5B.
 ADAPTER_RATES = (5e-4, 1.5e-4, 5e-5)
 WEIGHT_RATES = (1e-4, 3e-5, 1e-5)
 TRIAL_STEPS = 8  # the steps of a trial of a rate
-# These settings choose the mask that is healed; how it is healed does not depend on them.
-SELECTING = ("candidates", "round_tokens")
+LEAST = {
+    **dict.fromkeys(
+        ("tokens", "batch_tokens", "micro_tokens", "heldout", "eval_every", "checkpoint_every"), 1
+    ),
+    **dict.fromkeys(("candidates", "round_tokens", "rank"), 1),
+    **dict.fromkeys(("warmup", "patience", "seed"), 0),
+    "length": 8,
+}
 
 
 @dataclass(frozen=True)
@@ -43,6 +50,21 @@ class NoHealing:
 
 
 @dataclass(frozen=True)
+class LossWeights:
+    """What the losses count. The teacher is only run if `kl` or `hidden` is above 0."""
+
+    ce: float = 1.0
+    kl: float = 0.0
+    hidden: float = 0.0
+    temperature: float = 1.0
+
+    @property
+    def teaches(self) -> bool:
+        """Whether a teacher is needed."""
+        return self.kl > 0 or self.hidden > 0
+
+
+@dataclass(frozen=True)
 class Training:
     """What all kinds of healing have in common.
 
@@ -51,10 +73,9 @@ class Training:
     `decay` is the share of the steps at the end in which the rate falls. `heldout` windows of the text are kept for
     the held-out loss. If this loss has not fallen in `patience` evaluations, training stops (0: never).
 
-    If `lr` is None, short trials choose the learning rate among `rates` (`pruning/healing/rate.py`).
-
-    With `candidates` above 1, that many masks of the search are healed in rounds of successive halving, on
-    `round_tokens` tokens in the first round, and the one that heals best is healed on the whole budget.
+    If `lr` is None, short trials choose the learning rate (`rate.py`). With `candidates` above 1, that many masks of
+    the search are healed in rounds of successive halving, on `round_tokens` tokens in the first round, and the one
+    that heals best is healed on the whole budget.
     """
 
     tokens: int = 200_000
@@ -88,20 +109,45 @@ class Training:
 
     def check(self) -> None:
         """Raise InputError if a setting is out of range, or if a package or a file is missing."""
-        check_numbers(self)
+        for name, least in LEAST.items():
+            if (value := getattr(self, name, least)) < least:
+                raise InputError(f"heal.{name}={value} is too small: choose {least} or more.")
+        for name in ("lr", "clip"):
+            if (value := getattr(self, name)) is not None and not 0 < value < math.inf:
+                raise InputError(f"heal.{name}={value:g} is out of range: choose a number above 0.")
+        for name, most in (("decay", 1.0), ("weight_decay", math.inf)):
+            if not 0 <= (value := getattr(self, name)) <= most:
+                raise InputError(f"heal.{name}={value:g} is out of range: choose 0 to {most:g}.")
         if self.source not in TEXTS:
             raise unknown("source of text", self.source, TEXTS)
         if self.schedule not in SCHEDULES:
             raise unknown("heal.schedule", self.schedule, SCHEDULES)
         check_named(self.source, self.path, "heal")
         check_path(self.source, self.path, "heal")
-        if (file := self.file()) is not None:
-            from pruning.calibration.item_files import existing
-
+        for file in self.files():
             existing(file, "heal.path")
-        check_rounds(self)
-        if self.adapter:
-            check_peft()
+        if self.candidates > 1:
+            self._check_rounds()
+        if self.adapter and find_spec("peft") is None:
+            raise InputError(
+                "healing with LoRA needs the package peft, which is not installed: run `pip install peft`, or "
+                "train all weights with heal=full."
+            )
+
+    def _check_rounds(self) -> None:
+        """Raise InputError if candidates would be healed on less than a step, or on more than the whole budget."""
+        step, rounds = self.windows * self.length, budgets(self.candidates, self.round_tokens)
+        if self.round_tokens < step:
+            raise InputError(
+                f"heal.round_tokens={self.round_tokens} is less than the {step} tokens of one step: choose more, or "
+                "lower heal.batch_tokens."
+            )
+        if rounds[-1] > self.tokens:
+            raise InputError(
+                f"heal.candidates={self.candidates} needs {len(rounds)} rounds, and the last one heals on "
+                f"{rounds[-1]} tokens, which is more than heal.tokens={self.tokens}: lower heal.round_tokens, or "
+                "raise heal.tokens."
+            )
 
     @property
     def adapter(self) -> bool:
@@ -109,15 +155,14 @@ class Training:
         return False
 
     @property
+    def losses(self) -> LossWeights:
+        """What the losses count: without a teacher, the cross entropy of the text."""
+        return LossWeights()
+
+    @property
     def rates(self) -> tuple[float, ...]:
         """The learning rates to choose among, largest first: only `lr` if it is given."""
         return (ADAPTER_RATES if self.adapter else WEIGHT_RATES) if self.lr is None else (self.lr,)
-
-    @property
-    def rate(self) -> float:
-        """The learning rate, which must have been chosen."""
-        assert self.lr is not None, "a trial chooses the rate before anything is trained"
-        return self.lr
 
     @property
     def trial_tokens(self) -> int:
@@ -134,24 +179,41 @@ class Training:
         """The number of steps that the budget allows; at least one."""
         return max(1, self.tokens // (self.windows * self.length))
 
-    def file(self) -> str | None:
-        """The local file that is read, if any."""
-        return (self.path or "") if self.source == "file" else None
+    @property
+    def stable(self) -> int:
+        """The number of steps that larger budgets have in common with this one: those before the rate falls."""
+        if self.schedule == "cosine":
+            return 0
+        return self.steps - min(self.steps, math.ceil(self.decay * self.steps))
+
+    def factor(self, step: int) -> float:
+        """The rate of a step, counted from 0, as a part of the full rate; in (0, 1].
+
+        With WSD (warm-up, stable, linear decay; arXiv 2404.06395), the rate before the decay does not depend on the
+        budget. So a larger budget continues from the state in which a smaller one began to decay. A cosine falls
+        over the whole budget.
+        """
+        rising = min(1.0, (step + 1) / max(1, self.warmup))
+        if self.schedule == "cosine":
+            return rising * 0.5 * (1 + math.cos(math.pi * step / self.steps))
+        if step < self.stable:
+            return rising
+        return rising * (self.steps - step) / (self.steps - self.stable + 1)
 
     def files(self) -> tuple[str, ...]:
         """The local file that is read, or none."""
-        return () if (file := self.file()) is None else (file,)
+        return (self.path or "",) if self.source == "file" else ()
 
     def identity(self) -> dict[str, Any]:
         """The settings that the healed weights depend on. A file is represented by its digest."""
         left_out = (*RUNNING, *SELECTING)
         fields = {name: value for name, value in dataclasses.asdict(self).items() if name not in left_out}
-        if (file := self.file()) is not None:
+        for file in self.files():
             fields["path"] = file_sha256(Path(file).expanduser())
         return {"type": type(self).__name__, **fields}
 
     def recorded(self) -> dict[str, Any]:
-        """The settings of a record: as versions without candidates wrote them."""
+        """The settings of a record."""
         fields = dataclasses.asdict(self).items()
         return {"class": type(self).__name__} | {name: v for name, v in fields if name not in SELECTING}
 
@@ -224,125 +286,12 @@ class Distill(Training):
         """Whether adapters are trained."""
         return self.weights == "lora"
 
-
-# Check the numbers in the settings of healing, and that the package for LoRA is installed.
-
-LEAST = {"tokens": 1, "length": 8, "batch_tokens": 1, "micro_tokens": 1, "heldout": 1, "eval_every": 1}
-LEAST |= {"candidates": 1, "round_tokens": 1, "checkpoint_every": 1, "warmup": 0, "patience": 0, "seed": 0}
-
-
-def check_peft() -> None:
-    """Raise InputError if the package for LoRA is not installed."""
-    if find_spec("peft") is None:
-        raise InputError(
-            "healing with LoRA needs the package peft, which is not installed: run `pip install peft`, or "
-            "train all weights with heal=full."
-        )
-
-
-def check_numbers(settings: Any) -> None:
-    """Raise InputError, which names the value, if a number is out of range."""
-    for name, least in LEAST.items():
-        if (value := getattr(settings, name)) < least:
-            raise InputError(f"heal.{name}={value} is too small: choose {least} or more.")
-    for name in ("lr", "clip"):
-        if (value := getattr(settings, name)) is not None and not 0 < value < math.inf:
-            raise InputError(f"heal.{name}={value:g} is out of range: choose a number above 0.")
-    for name, most in (("decay", 1.0), ("weight_decay", math.inf)):
-        if not 0 <= (value := getattr(settings, name)) <= most:
-            raise InputError(f"heal.{name}={value:g} is out of range: choose 0 to {most:g}.")
-    if (rank := getattr(settings, "rank", 1)) < 1:
-        raise InputError(f"heal.rank={rank} is too small: choose 1 or more.")
-
-
-def check_rounds(settings: Any) -> None:
-    """Raise InputError if candidates would be healed on less than a step, or on more than the whole budget."""
-    if settings.candidates == 1:
-        return
-    step, rounds = settings.windows * settings.length, budgets(settings.candidates, settings.round_tokens)
-    if settings.round_tokens < step:
-        raise InputError(
-            f"heal.round_tokens={settings.round_tokens} is less than the {step} tokens of one step: choose more, or "
-            "lower heal.batch_tokens."
-        )
-    if rounds[-1] > settings.tokens:
-        raise InputError(
-            f"heal.candidates={settings.candidates} needs {len(rounds)} rounds, and the last one heals on "
-            f"{rounds[-1]} tokens, which is more than heal.tokens={settings.tokens}: lower heal.round_tokens, or "
-            "raise heal.tokens."
-        )
-
-
-# Successive halving: heal several masks a little, keep the better half, heal these twice as long, and so on.
-#
-# Jamieson and Talwalkar (arXiv 1502.07943, algorithm 1); DarwinLM (arXiv 2502.07780, section 3.2) selects pruned
-# models by short training in the same way. What a mask is judged by is its loss on held-out text after the
-# training.
-
-
-class Trial(NamedTuple):
-    """What one mask gave in one round.
-
-    `heldout_loss` is its held-out loss in nats per token after `tokens` tokens. `trained` tokens of them, and
-    `seconds`, were spent in this round; the beginning had been trained in the round before.
-    """
-
-    mask: Mask
-    tokens: int
-    heldout_loss: float
-    trained: int
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Selection:
-    """The rounds, each with the trials of the masks that took part, in their order."""
-
-    rounds: tuple[tuple[Trial, ...], ...]
-
     @property
-    def winner(self) -> Mask:
-        """The mask with the lowest held-out loss in the last round; of equal ones, the earlier."""
-        return _kept(self.rounds[-1], 1)[0]
-
-    @property
-    def trials(self) -> list[Trial]:
-        """All trials, in the order in which they were made."""
-        return [trial for one in self.rounds for trial in one]
+    def losses(self) -> LossWeights:
+        """The weights of the three losses."""
+        return LossWeights(self.ce, self.kl, self.hidden, self.temperature)
 
 
 def budgets(count: int, tokens: int) -> list[int]:
-    """The tokens of each round for this number of masks; the first round has `tokens`, and each round doubles it."""
-    found: list[int] = []
-    while count > 1:
-        found.append(tokens * 2 ** len(found))
-        count = _half(count)
-    return found
-
-
-def halve(
-    masks: Sequence[Mask],
-    tokens: int,
-    trial: Callable[[Mask, int, int], Trial],
-    after: Callable[[Sequence[Mask]], None],
-) -> Selection:
-    """Select among at least two masks.
-
-    `trial(mask, tokens, before)` heals a mask on `tokens` tokens, of which `before` is the budget of the round before
-    (0 in the first). `after(masks)` is called at the end of a round with those that are left.
-    """
-    left, before, rounds = list(masks), 0, list[tuple[Trial, ...]]()
-    for budget in budgets(len(masks), tokens):
-        rounds.append(tuple(trial(mask, budget, before) for mask in left))
-        left, before = _kept(rounds[-1], _half(len(left))), budget
-        after(left)
-    return Selection(tuple(rounds))
-
-
-def _kept(trials: Sequence[Trial], count: int) -> list[Mask]:
-    """The best masks, best first; of equal ones, the earlier."""
-    return [trial.mask for trial in sorted(trials, key=lambda trial: trial.heldout_loss)[:count]]
-
-
-def _half(count: int) -> int:
-    return (count + 1) // 2
+    """The tokens of each round of successive halving among `count` masks; each round doubles them."""
+    return [tokens * 2**number for number in range((count - 1).bit_length())]

@@ -45,9 +45,29 @@ def write_healed(
             save_file(tensors, temporary)
             temporary.chmod(mode)  # safetensors makes files that only their owner can read
             temporary.replace(folder / WEIGHTS)
-        record = _record(folder, f"{inside}/{folder.name}", healed, text, settings)
-        if evaluation is not None and text.left_out is not None:
-            record["evaluation"] = dict(evaluation)
+        last = healed.curve[-1]
+        record: HealRecord = {
+            "folder": f"{inside}/{folder.name}",
+            "settings": settings.recorded(),
+            "source": text.source,
+            "text_sha256": text.sha256,
+            "tokens": last["tokens"],
+            "steps": last["step"],
+            "epochs": round(healed.epochs, 4),
+            "seconds": last["seconds"],
+            "trained": healed.trained,
+            "best_step": healed.best_step,
+            "stopped_early": healed.stopped_early,
+            "curve": healed.summary(),
+            "weights_sha256": file_sha256(folder / WEIGHTS),
+            "tensors": len(tensors),
+        }
+        if text.file_sha256 is not None:
+            record["file_sha256"] = text.file_sha256
+        if text.left_out is not None:
+            record["left_out"] = list(text.left_out)
+            if evaluation is not None:
+                record["evaluation"] = dict(evaluation)
         storage.write_record(folder / RECORD, record)
         shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
         return record
@@ -73,19 +93,6 @@ def read_record(folder: Path) -> HealRecord | None:
     return collectives.on_first(read)
 
 
-def write_evaluation(folder: Path, metrics: Mapping[str, float], records: Mapping[str, str]) -> None:
-    """Add metrics of the healed model, and the file of each measurement, to those that the folder has."""
-
-    def write() -> None:
-        path = folder / EVALUATION
-        old = storage.read_json(path) if path.exists() else {"metrics": {}, "records": {}}
-        new = {"metrics": {**old["metrics"], **metrics}, "records": {**old["records"], **records}}
-        if new != old:
-            storage.write_record(path, new)
-
-    collectives.on_first(write)
-
-
 def read_weights(folder: Path, record: Mapping[str, object]) -> dict[str, Tensor]:
     """The changed weights of a finished healing, by dense name.
 
@@ -109,26 +116,14 @@ def read_weights(folder: Path, record: Mapping[str, object]) -> dict[str, Tensor
     raise DamagedError(f"{path} is damaged ({reason}): remove the folder {folder} and heal again.")
 
 
-def _record(folder: Path, name: str, healed: Healed, text: HealingText, settings: Training) -> HealRecord:
-    last = healed.curve[-1]
-    record: HealRecord = {
-        "folder": name,
-        "settings": settings.recorded(),
-        "source": text.source,
-        "text_sha256": text.sha256,
-        "tokens": last["tokens"],
-        "steps": last["step"],
-        "epochs": round(healed.epochs, 4),
-        "seconds": last["seconds"],
-        "trained": healed.trained,
-        "best_step": healed.best_step,
-        "stopped_early": healed.stopped_early,
-        "curve": healed.summary(),
-        "weights_sha256": file_sha256(folder / WEIGHTS),
-        "tensors": len(healed.tensors),
-    }
-    if text.file_sha256 is not None:
-        record["file_sha256"] = text.file_sha256
-    if text.left_out is not None:
-        record["left_out"] = list(text.left_out)
-    return record
+def write_evaluation(folder: Path, metrics: Mapping[str, float], records: Mapping[str, str]) -> None:
+    """Add metrics of the healed model, and the file of each measurement, to those that the folder has."""
+
+    def write() -> None:
+        path = folder / EVALUATION
+        old = storage.read_json(path) if path.exists() else {"metrics": {}, "records": {}}
+        new = {"metrics": {**old["metrics"], **metrics}, "records": {**old["records"], **records}}
+        if new != old:
+            storage.write_record(path, new)
+
+    collectives.on_first(write)

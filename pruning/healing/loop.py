@@ -8,29 +8,42 @@ own digest.
 from __future__ import annotations
 
 import copy
+import json
+import math
+import os
+import re
+import time
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pruning.calibration.samples import Row
 from pruning.core import records
-from pruning.core.errors import InputError
+from pruning.core.errors import DamagedError, InputError, LossError, first_line
 from pruning.core.mask import Mask
 from pruning.core.records import CurveRecord, Point
-from pruning.healing import training
-from pruning.healing.heal_settings import Distill, Training, check_peft
-from pruning.healing.training import Schedule, Trainer, Watch, Weights, schedule_of
-from pruning.healing.training_text import HealingText, warn_about_epochs
-from pruning.models.blocks import add_scales, find_blocks, gradients_kept
+from pruning.core.storage import file_sha256, naming, sweep, temporary_file
+from pruning.engine import collectives
+from pruning.healing.heal_settings import Distill, Lora, LossWeights, Training
+from pruning.healing.losses import summed_loss
+from pruning.healing.training_text import HealingText, epochs
+from pruning.models.blocks import add_scales, find_blocks, gradients_kept, input_device
 from pruning.models.model import LanguageModel
 from pruning.models.output_maps import Repair, repaired
 from pruning.models.removal import blocks_removed, smaller_config
 
+Watch = Callable[[Point], None]  # called after each step
+
 CHECKPOINTS = "checkpoints"  # the folder of what is needed only until a healing is finished
+ADAPTER = "heal"
+BETAS = (0.9, 0.95)  # of AdamW
 
 
 @dataclass(frozen=True)
@@ -76,161 +89,312 @@ def heal(
     `scales` are the factors of a compensation, and `repair` its maps. Raises LossError if a loss is not finite, and
     the errors of `smaller_model`.
     """
-    settings.check()
-    epochs = warn_about_epochs(text, settings)
+    read = epochs(text, settings)
     with gradients_kept(model.module.parameters()):  # the smaller model shares some of these weights
-        return _healed(model, mask, text, settings, epochs, folder, scales, watch, repair)
+        smaller = smaller_model(model, mask, scales, repair)
+        weights: dict[str, Any] = {}
+        if settings.adapter:
+            assert isinstance(settings, Lora | Distill)
+            trained: list[Any] = add_adapters(smaller, settings.rank, settings.alpha, settings.seed)
+        else:
+            weights = {n: one for n, one in smaller.block_weights().items() if one.is_floating_point()}
+            trained = list(weights.values())
+        log = None if folder is None else folder / settings.key(text.sha256) / records.CURVE
+        teacher = model.module if settings.losses.teaches else None
+        trainer = Trainer(smaller, trained, text, settings, teacher, log, watch)
+
+        # First what larger budgets have in common with this one, then the rest.
+        trunk, ending = (None, None) if folder is None else _places(settings, text, folder)
+        if folder is not None and (saved := latest_checkpoint(settings, text, folder)) is not None:
+            trainer.resume(saved)
+        if trainer.state.step < settings.stable:
+            trainer.run(settings.stable, trunk, kept=True)
+        trainer.run(settings.steps, ending)
+        trainer.finish()
+
+        state, early = trainer.state, trainer.stopped and trainer.state.step < settings.steps
+        tensors = {name: weight.detach() for name, weight in weights.items()}
+        after = state.best_loss
+        if settings.adapter:  # merging rounds the weights, so the loss is not that on the curve
+            tensors = merge_adapters(smaller)
+            after = trainer.heldout_loss()
+        for weight in smaller.model.module.parameters():
+            weight.requires_grad_(False)
+        count = sum(weight.numel() for weight in trainer.masters)
+        return Healed(smaller, tensors, state.curve, after, state.best_step, early, count, read)
 
 
-def _healed(
-    model: LanguageModel,
-    mask: Mask,
-    text: HealingText,
-    settings: Training,
-    epochs: float,
-    folder: Path | None,
-    scales: Sequence[float] | None,
-    watch: Watch,
-    repair: Repair | None,
-) -> Healed:
-    smaller = smaller_model(model, mask, scales, repair)
-    losses = _losses(settings)
-    trained = _trained(smaller, settings)
-    own = None if folder is None else folder / settings.key(text.sha256)
-    trainer = Trainer(
-        smaller.model.module,
-        list(trained.values()),
-        text,
-        settings,
-        losses,
-        model.module if losses.teaches else None,
-        smaller.numbers,
-        None if own is None else own / records.CURVE,
-        watch,
-    )
-    _train(trainer, settings, folder)
-    tensors = merge_adapters(smaller) if settings.adapter else _detached(trained)
-    for weight in smaller.model.module.parameters():
-        weight.requires_grad_(False)
-    state, count = trainer.state, sum(master.numel() for master in trainer.state.weights)
-    # Merging adapters rounds the weights, so the loss of the merged weights is not that on the curve.
-    after = trainer.heldout_loss() if settings.adapter else state.best_loss
-    return Healed(smaller, tensors, state.curve, after, state.best_step, trainer.stopped_early, count, epochs)
+# The training run.
+
+
+@dataclass
+class TrainingState:
+    """How far a training run is: its curve, and its best weights so far.
+
+    `best` are the weights with the lowest held-out loss; None before the first. `worse` counts the held-out losses
+    since then.
+    """
+
+    step: int = 0
+    seconds: float = 0.0
+    curve: list[Point] = field(default_factory=list)
+    best_step: int = 0
+    best_loss: float = float("inf")
+    best: list[Tensor] | None = None
+    worse: int = 0
+
+
+class Trainer:
+    """Trains `parameters` of a smaller model on a text; dropout is off.
+
+    A step is often smaller than the spacing of bfloat16, so weights in half precision are trained through float32
+    copies: these receive the gradients and the steps of AdamW, and the model gets the rounded copies. Each rank takes
+    its share of a step's windows. `teacher` is the dense model, if the losses need it. `log` is the file of the
+    curve; None keeps the curve in memory only.
+    """
+
+    def __init__(
+        self,
+        smaller: SmallerModel,
+        parameters: Sequence[nn.Parameter],
+        text: HealingText,
+        settings: Training,
+        teacher: Any = None,
+        log: Path | None = None,
+        watch: Watch = lambda _: None,
+    ) -> None:
+        if settings.windows < collectives.world_size():
+            raise InputError(
+                f"a step has {settings.windows} windows, which {collectives.world_size()} ranks cannot share: "
+                "raise heal.batch_tokens, or start fewer ranks."
+            )
+        self.student, self.numbers = smaller.model.module, smaller.numbers
+        self.parameters, self.text, self.settings = parameters, text, settings
+        self.teacher, self.log, self.watch = teacher, log, watch
+        assert settings.lr is not None, "trials choose the rate before anything is trained"
+        self.rate = settings.lr
+        for weight in self.student.parameters():
+            weight.requires_grad_(False)
+        for weight in parameters:
+            weight.requires_grad_(True)
+        self.masters = [nn.Parameter(weight.detach().float().clone()) for weight in parameters]
+        groups: list[dict[str, Any]] = [
+            {"params": [master for master in self.masters if master.dim() > 1]},
+            {"params": [master for master in self.masters if master.dim() <= 1], "weight_decay": 0.0},
+        ]
+        self.optimizer = torch.optim.AdamW(
+            [group for group in groups if group["params"]],
+            lr=self.rate,
+            betas=BETAS,
+            weight_decay=settings.weight_decay,
+        )
+        self.state = TrainingState()
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the held-out loss has not fallen for too long."""
+        return 0 < self.settings.patience <= self.state.worse
+
+    def run(self, stop: int, folder: Path | None, kept: bool = False) -> None:
+        """Train up to step `stop`, with checkpoints in `folder`; `kept` keeps the last one for other budgets.
+
+        Raises LossError if a loss is not finite.
+        """
+        self._write_curve()
+        if not self.state.curve:
+            self._note({"step": 0, "tokens": 0, "seconds": 0.0})
+        every = self.settings.checkpoint_every
+        while self.state.step < stop and not self.stopped:
+            self._step()
+            if folder is not None and self.state.step % every == 0 and self.state.step < stop:
+                self.save(folder)
+        if folder is not None and kept:
+            self.save(folder, kept=not self.stopped)
+
+    def finish(self) -> None:
+        """Give the model the weights with the lowest held-out loss."""
+        last = self.state.curve[-1]
+        if not self.stopped and last.get("heldout_loss") is None:
+            self._judge(last)
+            self._write_curve()
+            self.watch(last)
+        self._write_back(self.masters if self.state.best is None else self.state.best)
+
+    def heldout_loss(self) -> float:
+        """The cross entropy per predicted token on the held-out windows, in nats."""
+        total = 0.0
+        with torch.no_grad():
+            for ids in self._batches(collectives.share_of(self.text.heldout)):
+                total += float(summed_loss(self.student, ids, LossWeights()))
+        return _over_ranks(total) / (len(self.text.heldout) * (self.settings.length - 1))
+
+    def _step(self) -> None:
+        """One step of the optimizer."""
+        started, state, settings = time.perf_counter(), self.state, self.settings
+        rate = self.rate * settings.factor(state.step)
+        loss = self._gradients(self.text.batch(state.step, settings.windows))
+        if not math.isfinite(loss):
+            raise LossError(
+                f"the loss of healing is {loss} at step {state.step + 1} of {settings.steps}: lower heal.lr "
+                f"({self.rate:g}), or try model.dtype=float32."
+            )
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        torch.nn.utils.clip_grad_norm_(self.masters, settings.clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self._write_back(self.masters)
+        state.step += 1
+        tokens = state.step * settings.windows * settings.length
+        state.seconds += time.perf_counter() - started
+        seconds = round(state.seconds, 3)
+        self._note({"step": state.step, "tokens": tokens, "seconds": seconds, "loss": loss, "lr": rate})
+
+    def _gradients(self, rows: Sequence[Row]) -> float:
+        """Put the gradients of a step's mean loss into the copies, summed over ranks; returns the loss."""
+        scale, total = 1.0 / (len(rows) * (self.settings.length - 1)), 0.0
+        gradients = [torch.zeros_like(master) for master in self.masters]
+        losses, recompute = self.settings.losses, self.settings.gradient_checkpointing
+        for ids in self._batches(collectives.share_of(rows)):
+            loss = scale * summed_loss(self.student, ids, losses, self.teacher, self.numbers, recompute)
+            torch.autograd.backward(loss)
+            total += float(loss.detach())
+            for gradient, weight in zip(gradients, self.parameters, strict=True):
+                if weight.grad is not None:
+                    gradient.add_(weight.grad)
+                    weight.grad = None
+        for master, gradient in zip(self.masters, gradients, strict=True):
+            if collectives.world_size() > 1:
+                gradient.copy_(torch.from_numpy(collectives.all_sum(gradient.cpu().numpy())))
+            master.grad = gradient
+        return _over_ranks(total)
+
+    def _batches(self, rows: Sequence[Row]) -> Iterator[Tensor]:
+        """Token ids (B, T) of some windows, at most `micro_tokens` at a time."""
+        size, device = max(1, self.settings.micro_tokens // self.settings.length), input_device(self.student)
+        for start in range(0, len(rows), size):
+            yield torch.tensor([row.input_ids for row in rows[start : start + size]], device=device)
+
+    def _write_back(self, weights: Sequence[Tensor]) -> None:
+        """Give the model these weights, rounded to its precision."""
+        with torch.no_grad():
+            for parameter, weight in zip(self.parameters, weights, strict=True):
+                parameter.copy_(weight)
+
+    def _note(self, point: Point) -> None:
+        """Add a point to the curve; at every `eval_every`-th step, with the held-out loss."""
+        if self.state.step % self.settings.eval_every == 0:
+            self._judge(point)
+        self.state.curve.append(point)
+        if self.log is not None and collectives.is_first():
+            records.append(self.log, point)
+        self.watch(point)
+
+    def _judge(self, point: Point) -> None:
+        """Measure the held-out loss, and remember the weights if it is the lowest."""
+        state, loss = self.state, self.heldout_loss()
+        if not math.isfinite(loss):
+            raise LossError(f"the held-out loss of healing is {loss} at step {state.step}: lower heal.lr.")
+        point["heldout_loss"] = loss
+        if loss < state.best_loss:
+            state.best_loss, state.best_step, state.worse = loss, state.step, 0
+            state.best = [master.detach().clone() for master in self.masters]
+        else:
+            state.worse += 1
+
+    def _write_curve(self) -> None:
+        if (log := self.log) is not None:
+            collectives.on_first(lambda: records.write(log, self.state.curve))
+
+    # Checkpoints. The order of the data and the learning rate are functions of the step, and training uses no random
+    # numbers, so weights, optimizer and state are everything. A file is written atomically, so a kill leaves the
+    # last one whole. Its name ends with a part of its SHA-256, so a byte that has changed since is found.
+
+    def save(self, folder: Path, kept: bool = False) -> None:
+        """Write a checkpoint, and remove older ones beside it that no other budget needs. The first rank does this.
+
+        A kept one is where the rate of some budget begins to fall.
+        """
+        state = self.state
+        weights = [master.detach() for master in self.masters]
+        data = {"weights": weights, "optimizer": self.optimizer.state_dict(), **vars(state)}
+        data["curve"] = json.dumps(state.curve)
+
+        def write() -> None:
+            folder.mkdir(parents=True, exist_ok=True)
+            sweep(folder)
+            stem = f"{'decay' if kept else 'step'}-{state.step:08d}"
+            with naming(folder / f"{stem}.pt"), temporary_file(folder / f"{stem}.pt") as (stream, temporary):
+                try:
+                    torch.save(data, stream)
+                except RuntimeError as error:  # if a write fails, torch hides its error behind one of its own
+                    if isinstance(cause := error.__context__, OSError):
+                        raise cause from error
+                    raise
+                stream.flush()
+                os.fsync(stream.fileno())
+                path = folder / f"{stem}-{file_sha256(temporary)[:16]}.pt"
+                temporary.replace(path)
+            for kind, step, older in _checkpoints(folder):
+                if older != path and (kind == "step" or step == state.step):
+                    older.unlink(missing_ok=True)
+
+        collectives.on_first(write)
+
+    def resume(self, path: Path) -> None:
+        """Continue from a checkpoint. Raises DamagedError if the file is not the one that was written."""
+        try:
+            if path.stem.rpartition("-")[2] != file_sha256(path)[:16]:
+                raise ValueError("its contents do not have the digest in its name")
+            data = torch.load(path, map_location="cpu", weights_only=True)
+            weights, optimizer = data.pop("weights"), data.pop("optimizer")
+            self.state = TrainingState(**{**data, "curve": json.loads(data["curve"])})
+        except (RuntimeError, EOFError, UnpicklingError, KeyError, TypeError, ValueError, OSError) as error:
+            raise DamagedError(
+                f"{path} is damaged ({first_line(error)}): remove it, and healing starts from an earlier state."
+            ) from error
+        for master, weight in zip(self.masters, weights, strict=True):
+            master.data.copy_(weight)
+        self.optimizer.load_state_dict(optimizer)
+        self._write_back(self.masters)
+
+
+# Checkpoints in a folder of healings.
 
 
 def latest_checkpoint(settings: Training, text: HealingText, folder: Path) -> Path | None:
     """The checkpoint in a folder of healings from which a training continues; None if there is none."""
-    schedule = _schedule(settings)
-    own = training.latest(_ending(settings, text, folder), schedule.steps)
-    return own or training.latest(_trunk(settings, text, folder), schedule.stable)
+
+    def find() -> Path | None:
+        trunk, ending = _places(settings, text, folder)
+        for place, most in ((ending, settings.steps), (trunk, settings.stable)):
+            if fitting := [(step, path) for _, step, path in _checkpoints(place) if step <= most]:
+                return max(fitting)[1]
+        return None
+
+    return collectives.on_first(find)
 
 
-def _train(trainer: Trainer, settings: Training, folder: Path | None) -> None:
-    """Train to the end: first what larger budgets have in common with this one, then the rest."""
-    schedule, text = _schedule(settings), trainer.text
-    trunk = None if folder is None else _trunk(settings, text, folder)
-    ending = None if folder is None else _ending(settings, text, folder)
-    if folder is not None and (saved := latest_checkpoint(settings, text, folder)) is not None:
-        trainer.resume(training.load(saved))
-    if trainer.state.step < schedule.stable:
-        trainer.run(schedule, schedule.stable, trunk, kept=True)
-    trainer.run(schedule, schedule.steps, ending)
-    trainer.finish()
+def _places(settings: Training, text: HealingText, folder: Path) -> tuple[Path, Path]:
+    """The folders of the checkpoints that other budgets can use, and of those that only this one can."""
+    trunk = folder / f"trunk-{settings.line(text.beginning)}"
+    return trunk, folder / settings.key(text.sha256) / CHECKPOINTS
 
 
-def _schedule(settings: Training) -> Schedule:
-    return schedule_of(settings.schedule, settings.steps, settings.warmup, settings.decay)
+def step_of(path: Path) -> int:
+    """The number of steps after which a checkpoint was written."""
+    return int(path.stem.split("-")[1])
 
 
-def _trunk(settings: Training, text: HealingText, folder: Path) -> Path:
-    return folder / f"trunk-{settings.line(text.beginning)}"
+def _checkpoints(folder: Path) -> Iterator[tuple[str, int, Path]]:
+    """The kind (`step` or `decay`), the step and the path of each checkpoint."""
+    for path in sorted(folder.glob("*.pt")):
+        if match := re.fullmatch(r"(step|decay)-(\d{8})-[0-9a-f]{16}\.pt", path.name):
+            yield match[1], int(match[2]), path
 
 
-def _ending(settings: Training, text: HealingText, folder: Path) -> Path:
-    return folder / settings.key(text.sha256) / CHECKPOINTS
-
-
-def _trained(smaller: SmallerModel, settings: Training) -> dict[str, Any]:
-    """The weights to train: those of adapters, which are added, or all weights of the blocks by dense name."""
-    if settings.adapter:
-        rank, alpha = getattr(settings, "rank"), getattr(settings, "alpha")  # noqa: B009 - of Lora and Distill
-        return dict(enumerate(add_adapters(smaller, rank, alpha, settings.seed)))  # type: ignore[arg-type]
-    weights = smaller.block_weights()
-    return {name: weight for name, weight in weights.items() if weight.is_floating_point()}
-
-
-def _losses(settings: Training) -> Weights:
-    if isinstance(settings, Distill):
-        return Weights(settings.ce, settings.kl, settings.hidden, settings.temperature)
-    return Weights()
-
-
-def _detached(weights: dict[str, Any]) -> dict[str, Tensor]:
-    return {name: weight.detach() for name, weight in weights.items()}
-
-
-# LoRA adapters on all linear layers of the blocks, made and merged by the package peft.
-
-ADAPTER = "heal"
-
-
-def linear_layers(smaller: SmallerModel) -> list[str]:
-    """The names of all linear layers of the blocks, found by their class: `Linear`, or GPT-2's transposed `Conv1D`.
-
-    Raises InputError if there are none.
-    """
-    from transformers.pytorch_utils import Conv1D
-
-    module = smaller.model.module
-    path = f"{find_blocks(module).path}."
-    names = [
-        name
-        for name, one in module.named_modules()
-        if name.startswith(path) and isinstance(one, nn.Linear | Conv1D)
-    ]
-    if not names:
-        raise InputError(
-            f"the blocks of {type(module).__name__} have no linear layers, so there is nothing for adapters to "
-            "adapt: train all weights with heal=full."
-        )
-    return names
-
-
-def add_adapters(smaller: SmallerModel, rank: int, alpha: float, seed: int) -> list[nn.Parameter]:
-    """Put adapters into a model, in place; returns their weights. At first they change nothing."""
-    check_peft()
-    from peft import LoraConfig, inject_adapter_in_model
-
-    names = linear_layers(smaller)
-    module = smaller.model.module
-    with torch.random.fork_rng(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "fan_in_fan_out is set to False")  # peft sets it for GPT-2's layers
-        torch.manual_seed(seed)
-        config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=names, lora_dropout=0.0, bias="none")
-        inject_adapter_in_model(config, module, ADAPTER)
-    return [
-        weight for name, weight in module.named_parameters() if "lora_" in name.rpartition(f".{ADAPTER}")[0]
-    ]
-
-
-def merge_adapters(smaller: SmallerModel) -> dict[str, Tensor]:
-    """Add each adapter to its layer's weight and take it out, in place; returns the changed weights by dense name."""
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    module = smaller.model.module
-    layers = [(name, one) for name, one in module.named_modules() if isinstance(one, BaseTunerLayer)]
-    changed = {id(_base(layer).weight) for _, layer in layers}
-    for name, layer in layers:
-        layer.merge()
-        owner, _, attribute = name.rpartition(".")
-        setattr(module.get_submodule(owner), attribute, _base(layer))
-    return {
-        name: weight.detach() for name, weight in smaller.block_weights().items() if id(weight) in changed
-    }
-
-
-def _base(layer: Any) -> Any:
-    return layer.get_base_layer()
+def _over_ranks(value: float) -> float:
+    return float(collectives.all_sum(np.array([value]))[0])
 
 
 # The smaller model as a model of its own: its blocks are copies, all other weights are the dense model's.
@@ -241,13 +405,7 @@ class SmallerModel:
     """A model without the units of a mask. `numbers` are its blocks' numbers in the dense model."""
 
     model: LanguageModel
-    mask: Mask
     numbers: tuple[int, ...]
-
-    @property
-    def dense(self) -> Mask:
-        """The mask over the blocks of the smaller model that removes nothing."""
-        return Mask(len(self.numbers))
 
     def block_weights(self) -> dict[str, nn.Parameter]:
         """The weights of the blocks, by their names in the dense model."""
@@ -283,14 +441,60 @@ def smaller_model(
         raise InputError(f"{mask} are removed, so there is nothing to heal: give a mask that removes some.")
     if any(weight.device.type == "meta" for weight in module.parameters()):
         raise InputError("the model does not fit into memory, so it cannot be trained: use a larger machine.")
-    blocks = find_blocks(module)
-    inside = {id(weight) for block in blocks.modules for weight in block.parameters()}
+    inside = {id(weight) for block in find_blocks(module).modules for weight in block.parameters()}
     shared = {id(weight): weight for weight in module.parameters() if id(weight) not in inside}
     with repaired(module, repair), blocks_removed(module, mask, smaller_config(module, mask)):
         smaller = copy.deepcopy(module, dict[int, Any](shared))
-    found = find_blocks(smaller)
     if scales is not None:
-        add_scales(found.modules, mask, scales)
+        add_scales(find_blocks(smaller).modules, mask, scales)
     count = sum(weight.numel() for weight in smaller.parameters())
     info = replace(model.info, n_blocks=len(numbers), parameters=count)
-    return SmallerModel(LanguageModel(smaller, info), mask, numbers)
+    return SmallerModel(LanguageModel(smaller, info), numbers)
+
+
+# LoRA adapters on all linear layers of the blocks, made and merged by the package peft.
+
+
+def add_adapters(smaller: SmallerModel, rank: int, alpha: float, seed: int) -> list[nn.Parameter]:
+    """Put adapters into a model, in place; returns their weights. At first they change nothing.
+
+    Linear layers are found by their class: `Linear`, or GPT-2's transposed `Conv1D`. Raises InputError if there are
+    none.
+    """
+    from peft import LoraConfig, inject_adapter_in_model
+    from transformers.pytorch_utils import Conv1D
+
+    module = smaller.model.module
+    path = f"{find_blocks(module).path}."
+    modules = dict(module.named_modules())
+    layers = [n for n, one in modules.items() if n.startswith(path) and isinstance(one, nn.Linear | Conv1D)]
+    if not layers:
+        raise InputError(
+            f"the blocks of {type(module).__name__} have no linear layers, so there is nothing for adapters to "
+            "adapt: train all weights with heal=full."
+        )
+    with torch.random.fork_rng(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "fan_in_fan_out is set to False")  # peft sets it for GPT-2's layers
+        torch.manual_seed(seed)
+        config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=layers, lora_dropout=0.0, bias="none")
+        inject_adapter_in_model(config, module, ADAPTER)
+    return [
+        weight for name, weight in module.named_parameters() if "lora_" in name.rpartition(f".{ADAPTER}")[0]
+    ]
+
+
+def merge_adapters(smaller: SmallerModel) -> dict[str, Tensor]:
+    """Add each adapter to its layer's weight and take it out, in place; returns the changed weights by dense name."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    module = smaller.model.module
+    changed = set[int]()
+    for name, layer in list(module.named_modules()):
+        if isinstance(layer, BaseTunerLayer):
+            layer.merge()
+            base: Any = layer.get_base_layer()
+            changed.add(id(base.weight))
+            owner, _, attribute = name.rpartition(".")
+            setattr(module.get_submodule(owner), attribute, base)
+    weights = smaller.block_weights().items()
+    return {name: weight.detach() for name, weight in weights if id(weight) in changed}

@@ -31,7 +31,6 @@ from pruning.healing.training_text import HealingText
 
 log = logging.getLogger(__name__)
 
-
 Curve: TypeAlias = Callable[[Training, Path | None], list[Point]]
 
 
@@ -44,56 +43,81 @@ def with_rate(
     keeps the trials. If no trial helped, the budget of the returned settings is that of a trial. Raises LossError if
     no rate has a finite loss.
     """
-    path = None if folder is None else _path(settings, text, folder)
+    if settings.lr is not None:
+        return settings, []
+    path = None if folder is None else trials_path(settings, text, folder)
     scratch = None if path is None else path.with_suffix("")  # the states of the trials
     trials = known(settings, text, folder)
     while (chosen := settled(settings, trials)) is None:
-        trial = replace(settings, lr=settings.rates[len(trials)], tokens=settings.trial_tokens, candidates=1)
-        log.info("trying the learning rate %g on %d tokens", trial.rate, trial.tokens)
-        trials.append(_tried(trial, scratch, curve))
+        lr, tokens = settings.rates[len(trials)], settings.trial_tokens
+        log.info("trying the learning rate %g on %d tokens", lr, tokens)
+        seen: list[Point] = []
+        loss = None  # the lowest after any step; a trial whose loss is not finite has none
+        try:
+            seen = heldout(curve(replace(settings, lr=lr, tokens=tokens), scratch))
+            loss = min(point["heldout_loss"] for point in seen[1:])
+            log.info("learning rate %g: held-out loss %.4f -> %.4f", lr, seen[0]["heldout_loss"], loss)
+        except LossError as error:
+            log.warning("the learning rate %g is too large: %s", lr, error)
+        before, seconds = (seen[0]["heldout_loss"], seen[-1]["seconds"]) if seen else (None, 0.0)
+        found = {
+            "lr": lr,
+            "tokens": tokens,
+            "heldout_before": before,
+            "heldout_loss": loss,
+            "seconds": seconds,
+        }
+        trials.append(cast(RateTrial, found))
         if path is not None:
             collectives.on_first(partial(storage.append_line, path, storage.sealed(trials[-1])))
-    if folder is not None and scratch is not None:
-        collectives.on_first(partial(_keep, scratch, folder, f"trunk-{chosen.line(text.beginning)}"))
+
+    def keep() -> None:
+        """Keep the state from which the chosen healing continues, and remove those of the other trials."""
+        if folder is None or scratch is None or not scratch.is_dir():
+            return
+        trunk = f"trunk-{chosen.line(text.beginning)}"
+        if (scratch / trunk).is_dir() and not (folder / trunk).exists():
+            (scratch / trunk).rename(folder / trunk)
+        shutil.rmtree(scratch)
+
+    collectives.on_first(keep)
     return chosen, trials
 
 
-def _keep(scratch: Path, folder: Path, trunk: str) -> None:
-    """Keep the state from which the chosen healing continues, and remove those of the other trials."""
-    if not scratch.is_dir():
-        return
-    if (scratch / trunk).is_dir() and not (folder / trunk).exists():
-        (scratch / trunk).rename(folder / trunk)
-    shutil.rmtree(scratch)
-
-
 def known(settings: Training, text: HealingText, folder: Path | None) -> list[RateTrial]:
-    """The trials in a folder of healings that these settings and this text would repeat, largest rate first."""
+    """The trials in a folder of healings that these settings and this text would repeat, largest rate first.
+
+    Raises DamagedError if a line of the file is no trial.
+    """
 
     def read() -> list[RateTrial]:
-        if settings.lr is not None or folder is None or not (path := _path(settings, text, folder)).exists():
+        if settings.lr is not None or folder is None:
+            return []
+        if not (path := trials_path(settings, text, folder)).exists():
             return []
         storage.mend(path)
-        lines = [_read(line, path) for _, line in storage.read_lines(path)]
-        by_rate = {line["lr"]: line for line in lines if line["tokens"] == settings.trial_tokens}
+        by_rate: dict[float, RateTrial] = {}
+        try:
+            for _, line in storage.read_lines(path):
+                trial = cast(RateTrial, storage.unsealed(json.loads(line), path))
+                losses = (trial["heldout_before"], trial["heldout_loss"])
+                numbers = [
+                    trial["lr"],
+                    trial["tokens"],
+                    trial["seconds"],
+                    *(x for x in losses if x is not None),
+                ]
+                if not all(map(math.isfinite, numbers)):
+                    raise ValueError(f"{numbers} are not all finite")
+                if trial["tokens"] == settings.trial_tokens:
+                    by_rate[trial["lr"]] = trial
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise DamagedError(
+                f"{path} is damaged ({first_line(error)}): remove it, and rates are tried again."
+            ) from error
         return [by_rate[rate] for rate in settings.rates if rate in by_rate]
 
     return collectives.on_first(read)
-
-
-def _read(line: bytes, path: Path) -> RateTrial:
-    """A trial in a line of a file. Raises DamagedError if it is not one."""
-    try:
-        trial = storage.unsealed(json.loads(line), path)
-        numbers = [trial["lr"], trial["tokens"], trial["seconds"]]
-        numbers += [one for one in (trial["heldout_before"], trial["heldout_loss"]) if one is not None]
-        if not all(math.isfinite(number) for number in numbers):
-            raise ValueError(f"{numbers} are not all finite")
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise DamagedError(
-            f"{path} is damaged ({first_line(error)}): remove it, and rates are tried again."
-        ) from error
-    return cast(RateTrial, trial)
 
 
 def settled(settings: Training, trials: Sequence[RateTrial]) -> Training | None:
@@ -109,29 +133,13 @@ def settled(settings: Training, trials: Sequence[RateTrial]) -> Training | None:
         return None
     best = min(range(len(losses)), key=lambda number: losses[number])
     if losses[best] == math.inf:
+        listed = ", ".join(f"{trial['lr']:g}" for trial in trials)
         raise LossError(
-            f"the loss of healing is not finite with any of the learning rates {_listed(trials)}: choose a smaller "
-            "heal.lr, or try model.dtype=float32."
+            f"the loss of healing is not finite with any of the learning rates {listed}: choose a smaller heal.lr, "
+            "or try model.dtype=float32."
         )
     chosen = replace(settings, lr=trials[best]["lr"])
     return chosen if helped(trials) else replace(chosen, tokens=settings.trial_tokens, candidates=1)
-
-
-def warn_if_useless(best_step: int, settings: Training) -> None:
-    """Log a warning if training has not lowered the held-out loss, with what to try."""
-    if best_step == 0:
-        log.warning(
-            "training did not lower the held-out loss, so the weights from before it are kept (learning rate %g): "
-            "try %s",
-            settings.rate,
-            advice(settings.adapter),
-        )
-
-
-def advice(adapter: bool) -> str:
-    """What to try if training adapters, or all weights, did not help."""
-    other = "a smaller learning rate" if adapter else "adapters (heal=lora)"
-    return f"another text, more tokens in a step, or {other}"
 
 
 def helped(trials: Sequence[RateTrial]) -> bool:
@@ -140,29 +148,23 @@ def helped(trials: Sequence[RateTrial]) -> bool:
     return any(before is not None and after is not None and after < before for before, after in pairs)
 
 
-def _tried(trial: Training, place: Path | None, curve: Curve) -> RateTrial:
-    """Heal for a trial; its loss is the lowest after any step. If the loss is not finite, the trial has none."""
-    seen: list[Point] = []
-    try:
-        seen = heldout(curve(trial, place))
-        loss: float | None = min(point["heldout_loss"] for point in seen[1:])
-    except LossError as error:
-        log.warning("the learning rate %g is too large: %s", trial.rate, error)
-        loss = None
-    if loss is not None:
-        log.info("learning rate %g: held-out loss %.4f -> %.4f", trial.rate, seen[0]["heldout_loss"], loss)
-    return {
-        "lr": trial.rate,
-        "tokens": trial.tokens,
-        "heldout_before": seen[0]["heldout_loss"] if seen else None,
-        "heldout_loss": loss,
-        "seconds": seen[-1]["seconds"] if seen else 0.0,
-    }
+def trials_path(settings: Training, text: HealingText, folder: Path) -> Path:
+    """The file of the trials of these settings on this text."""
+    return folder / f"rates-{settings.line(text.beginning)}.jsonl"
 
 
-def _path(settings: Training, text: HealingText, folder: Path) -> Path:
-    return folder / f"rates-{replace(settings, candidates=1).line(text.beginning)}.jsonl"
+def warn_if_useless(best_step: int, settings: Training) -> None:
+    """Log a warning if training has not lowered the held-out loss, with what to try."""
+    if best_step == 0:
+        log.warning(
+            "training did not lower the held-out loss, so the weights from before it are kept (learning rate %g): "
+            "try %s",
+            settings.lr,
+            advice(settings.adapter),
+        )
 
 
-def _listed(trials: Sequence[RateTrial]) -> str:
-    return ", ".join(f"{trial['lr']:g}" for trial in trials)
+def advice(adapter: bool) -> str:
+    """What to try if training adapters, or all weights, did not help."""
+    other = "a smaller learning rate" if adapter else "adapters (heal=lora)"
+    return f"another text, more tokens in a step, or {other}"

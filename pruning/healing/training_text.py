@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -55,29 +55,17 @@ class HealingText:
 
     def without(self, numbers: Collection[int]) -> HealingText:
         """The text without some windows, which are numbered from 0: the held-out ones first."""
-        left = [
+        heldout, windows = (
             tuple(row for number, row in enumerate(rows, first) if number not in numbers)
             for first, rows in ((0, self.heldout), (len(self.heldout), self.windows))
-        ]
-        return replace(self, heldout=left[0], windows=left[1], left_out=tuple(sorted(numbers)))
-
-    def pieces(self) -> Iterator[Samples]:
-        """All windows as samples, in pieces, to compare them with other data."""
-        rows = (*self.heldout, *self.windows)
-        for start in range(0, len(rows), PIECE):
-            yield Samples("text", self.source, rows[start : start + PIECE], self.seed)
+        )
+        return replace(self, heldout=heldout, windows=windows, left_out=tuple(sorted(numbers)))
 
     def batch(self, step: int, size: int) -> list[Row]:
         """The `size` windows of a step, counted from 0: a function of the seed, so nothing has to be restored."""
-        numbers = range(step * size, (step + 1) * size)
-        return [self.windows[self._order(i // len(self.windows))[i % len(self.windows)]] for i in numbers]
-
-    def epochs(self, windows: int) -> float:
-        """How often the text is read in full if this number of windows is trained on."""
-        return windows / len(self.windows)
-
-    def _order(self, epoch: int) -> Sequence[int]:
-        return _permutation(self.seed, epoch, len(self.windows))
+        count = len(self.windows)
+        places = (divmod(number, count) for number in range(step * size, (step + 1) * size))
+        return [self.windows[_order(self.seed, epoch, count)[place]] for epoch, place in places]
 
 
 def _sha256(*parts: Sequence[Row]) -> str:
@@ -85,7 +73,7 @@ def _sha256(*parts: Sequence[Row]) -> str:
 
 
 @lru_cache(maxsize=4)
-def _permutation(seed: int, epoch: int, count: int) -> Sequence[int]:
+def _order(seed: int, epoch: int, count: int) -> Sequence[int]:
     """The order of windows in an epoch; the first epoch keeps the order in which they were drawn."""
     if epoch == 0:
         return range(count)
@@ -95,16 +83,15 @@ def _permutation(seed: int, epoch: int, count: int) -> Sequence[int]:
 def draw_text(settings: Training, tokenizer: Any, calibration: Samples | None = None) -> HealingText:
     """The text of a healing, in windows of `settings.length` tokens (with BOS, if the tokenizer puts one first).
 
-    Documents are tokenised and concatenated. The seed shuffles the windows, except those of a stream, whose documents
-    are shuffled; so the first windows do not depend on the budget. Raises InputError if the text is too short.
+    Documents are tokenised and concatenated. Raises InputError as `packed` does.
     """
-    name = settings.path or settings.source
-    sha256 = None if (file := settings.file()) is None else file_sha256(Path(file).expanduser())
-    documents = sources.documents(settings, "heal")
-    first = start_tokens(tokenizer)
+    files = [file_sha256(Path(file).expanduser()) for file in settings.files()]
     needed = (settings.steps * settings.windows + settings.heldout) * settings.length
+    documents = sources.documents(settings, "heal")
     ids = token_ids(documents, tokenizer, 2 * needed if settings.stream else None)
-    return replace(packed(ids, first, settings, name, calibration), file_sha256=sha256)
+    name = settings.path or settings.source
+    text = packed(ids, start_tokens(tokenizer), settings, name, calibration)
+    return replace(text, file_sha256=files[0] if files else None)
 
 
 def packed(
@@ -114,7 +101,11 @@ def packed(
     name: str,
     calibration: Samples | None = None,
 ) -> HealingText:
-    """Cut token ids into windows that begin with the tokens `first`, and set the held-out windows apart."""
+    """Cut token ids into windows that begin with the tokens `first`, and set the held-out windows apart.
+
+    The seed shuffles the windows, except those of a stream, whose documents are shuffled; so the first windows do not
+    depend on the budget. Raises InputError if too few windows are left.
+    """
     payload = settings.length - len(first)
     cuts = [tuple(ids[i : i + payload]) for i in range(0, len(ids) - payload + 1, payload)]
     if not settings.stream:
@@ -125,55 +116,33 @@ def packed(
         rows = apart(rows, calibration.only("text").rows)
     heldout = rows[: settings.heldout]
     windows = apart(rows[settings.heldout :], heldout)
+    if len(heldout) < settings.heldout or len(windows) < settings.windows:
+        raise InputError(
+            f"{name} gives {len(cuts)} windows of {settings.length} tokens, of which {len(cuts) - len(rows)} share "
+            f"text with the calibration samples and {len(rows) - len(heldout) - len(windows)} repeat text of the "
+            f"held-out windows; {settings.heldout} are held out and {settings.windows} are needed for a step. Give "
+            "more text, or other text, or lower heal.length, heal.heldout or heal.batch_tokens."
+        )
     needed = settings.steps * settings.windows
     endless = settings.stream and len(windows) >= needed
-    if endless:
-        windows = windows[:needed]
-    if len(heldout) < settings.heldout or len(windows) < settings.windows:
-        lost = (len(cuts) - len(rows), len(rows) - len(heldout) - len(windows))
-        raise _too_little(name, settings, len(cuts), lost)
-    return HealingText(name, windows, heldout, settings.seed, endless)
+    return HealingText(name, windows[:needed] if endless else windows, heldout, settings.seed, endless)
 
 
-def _too_little(name: str, settings: Training, count: int, lost: tuple[int, int]) -> InputError:
-    """The error for a text of `count` windows; `lost` share text with the calibration, and with held-out windows."""
-    shared, repeated = lost
-    needed = settings.heldout + settings.windows
-    gives = f"it gives {count} windows of {settings.length} tokens"
-    asks = f"{settings.heldout} are held out and {settings.windows} are needed for a step"
-    if count < needed:
-        return InputError(
-            f"{name} is too short to heal on: {gives}, and {asks}. Lower heal.length, heal.heldout or "
-            "heal.batch_tokens, or give more text."
-        )
-    why = [f"{shared} share text with the calibration samples"] if shared else []
-    why += [f"{repeated} repeat text of the held-out windows"] if repeated else []
-    advice = (
-        "a text that repeats itself less"
-        if repeated > shared
-        else "another text than that of the calibration"
-    )
-    return InputError(
-        f"{name} cannot be healed on: {gives}, of which {' and '.join(why)}, and {asks}. Give {advice}."
-    )
-
-
-def warn_about_epochs(text: HealingText, settings: Training) -> float:
-    """How many epochs the budget takes; logs a warning if the text has to be repeated."""
+def epochs(text: HealingText, settings: Training) -> float:
+    """How often the budget reads the text; logs a warning if it has to be repeated."""
     count = settings.steps * settings.windows
-    epochs = text.epochs(count)
-    if epochs > 1:
+    found = count / len(text.windows)
+    if found > 1:
         log.warning(
             "%s has %d tokens to train on and the budget is %d, so the text is read %.2f times (%.2f epochs)",
-            *(text.source, len(text.windows) * settings.length, count * settings.length, epochs, epochs),
+            *(text.source, len(text.windows) * settings.length, count * settings.length, found, found),
         )
-    return epochs
+    return found
 
 
-# Leave out what a healing must not see: windows of embedded text that repeat a passage of the evaluation's data.
-#
-# The two parts of an embedded text share no paragraph, but a phrase of a manual can be in two paragraphs. A text of
-# the user that shares passages with the evaluation is a mistake, and `guard.py` refuses it.
+# What a healing must not see: data that the model is judged by. Windows of embedded text that repeat a passage of
+# them are left out (its two parts share no paragraph, but a phrase of a manual can be in two paragraphs). Text of the
+# user that shares passages with them is a mistake, and is refused.
 
 
 def text_apart(text: HealingText, data: Mapping[str, Data], step: int) -> HealingText:
@@ -198,19 +167,12 @@ def repeated(text: HealingText, data: Mapping[str, Data]) -> frozenset[int]:
     return frozenset(number for other in others for number, _ in shared_runs(rows, other.rows))
 
 
-# What is refused before a model is trained: windows beyond its context, and the data that it is judged by.
-
-
-def check_length(length: int, limit: int | None, model: str) -> None:
-    """Raise InputError if windows of `length` tokens are longer than the model reads (None: no limit)."""
-    if limit is not None and length > limit:
-        raise InputError(f"heal.length={length} is too long: {model} reads at most {limit} tokens.")
-
-
 def check_text(text: HealingText, data: Mapping[str, Data]) -> None:
     """Raise InputError if the text of a healing and the data of an evaluation share passages or items."""
     counts: Counter[str] = Counter()
-    for piece in text.pieces():
+    rows = (*text.heldout, *text.windows)
+    for start in range(0, len(rows), PIECE):
+        piece = Samples("text", text.source, rows[start : start + PIECE], text.seed)
         counts.update(overlaps(piece, data))
     for metric, shared in counts.items():
         raise InputError(
@@ -219,3 +181,9 @@ def check_text(text: HealingText, data: Mapping[str, Data]) -> None:
             "be trained on the data that it is judged by. Choose other text with heal.source, or allow the overlap "
             "with eval.allow_overlap=true."
         )
+
+
+def check_length(length: int, limit: int | None, model: str) -> None:
+    """Raise InputError if windows of `length` tokens are longer than the model reads (None: no limit)."""
+    if limit is not None and length > limit:
+        raise InputError(f"heal.length={length} is too long: {model} reads at most {limit} tokens.")

@@ -6,35 +6,37 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import numpy as np
 
+from pruning.calibration.item_files import FIELD, Item
+from pruning.calibration.samples import Row
+from pruning.calibration.text import start_tokens
 from pruning.core.errors import InputError, UnreachableError, first_line
+from pruning.core.mask import Mask
 from pruning.core.wheels import commit_of, use_hub
 from pruning.models.architecture import context_length_of
 from pruning.models.model_files import INDEX, SINGLE, model_digest, weight_files
 from pruning.routing.router_settings import RouterSettings
-from pruning.routing.set_scores import Floats, prompt_rows
+from pruning.routing.set_scores import Floats
 
 if TYPE_CHECKING:
     from pruning.engine.forward import Forward
 
 
 BATCH = 16  # prompts that a hub encoder reads at once
+SHARE = 4  # by default, a router runs at most one block in so many
 
 
-class Encoder(Protocol):
-    """The interface of an encoder."""
+Encoder: TypeAlias = "StateEncoder | HubEncoder"
 
-    @property
-    def revision(self) -> str | None:
-        """What identifies the files of a hub encoder; None for other encoders."""
-        ...
 
-    def encode(self, prompts: Sequence[str]) -> Floats:
-        """One row of features per prompt (prompts, features)."""
-        ...
+def encoder_of(settings: RouterSettings, forward: Forward, tokenizer: Any, blocks: int) -> Encoder:
+    """The encoder that the settings of a router choose. Raises UnreachableError as `HubEncoder.load` does."""
+    if settings.encoder == "hub":
+        return HubEncoder.load(settings.path)
+    return StateEncoder(forward, tokenizer, blocks, context_length_of(forward.model.module.config))
 
 
 @dataclass(frozen=True)
@@ -64,9 +66,51 @@ class StateEncoder:
         return np.array([found[number] for number in range(len(rows))])
 
 
+def prompt_rows(tokenizer: Any, prompts: Sequence[str], most: int | None = None) -> list[Row]:
+    """The rows of prompts. Raises InputError if a prompt has fewer than two tokens, or more than `most`."""
+    first = start_tokens(tokenizer)
+    rows = []
+    for prompt in prompts:
+        ids = (*first, *tokenizer(prompt, add_special_tokens=False, verbose=False).input_ids)
+        if len(ids) < 2:
+            raise InputError(f"the prompt {prompt!r} has fewer than two tokens: give a longer one.")
+        if most is not None and len(ids) > most:
+            raise InputError(
+                f"the prompt {prompt[:40]!r}... has {len(ids)} tokens, and the model reads at most {most}: "
+                "shorten it."
+            )
+        rows.append(Row(ids, (len(ids) - 1, len(ids))))
+    return rows
+
+
+def prompts(template: str, items: Sequence[Item]) -> tuple[str, ...]:
+    """The prompts of items: the template with each question."""
+    return tuple(template.replace(FIELD, item.question) for item in items)
+
+
+def first_blocks(masks: Sequence[Mask], wanted: int | None) -> int:
+    """How many blocks at the beginning a router runs: `wanted`, or as many as no mask drops, up to a quarter of all.
+
+    Raises InputError if a mask drops a part of one of the `wanted` blocks.
+    """
+    n_blocks, per_block = masks[0].n_blocks, masks[0].n_units // masks[0].n_blocks
+    kept = min((mask.dropped[0] // per_block for mask in masks if mask.dropped), default=n_blocks)
+    if wanted is None:
+        return min(kept, n_blocks // SHARE)
+    if wanted > kept:
+        raise InputError(
+            f"router.blocks={wanted}: a set drops block {kept} or a part of it, so at most {kept} blocks can be run "
+            f"for all sets: choose {kept} or fewer."
+        )
+    return wanted
+
+
+# An encoder such as BERT, from a directory or a hub: read, identified, and checked before a search.
+
+
 @dataclass(frozen=True)
 class HubEncoder:
-    """The last states of an encoder such as BERT, from a directory or a hub."""
+    """The last states of an encoder."""
 
     module: Any
     tokenizer: Any
@@ -83,45 +127,34 @@ class HubEncoder:
 
     def encode(self, prompts: Sequence[str]) -> Floats:
         """Features (prompts, 2 D), in float64. A prompt that is too long for the encoder is cut at its end."""
-        parts = [self._batch(prompts[start : start + BATCH]) for start in range(0, len(prompts), BATCH)]
-        return np.concatenate(parts)
-
-    def _batch(self, prompts: Sequence[str]) -> Floats:
         import torch
 
-        inputs = self.tokenizer(
-            list(prompts),
-            return_tensors="pt",
-            return_attention_mask=True,
-            padding=True,
-            padding_side="right",  # the first state below must be that of the first token
-            truncation=True,
-            max_length=min(self.tokenizer.model_max_length, _longest(self.module)),
-        )
-        with torch.inference_mode():
-            hidden = self.module(**inputs).last_hidden_state.double()
-        weights = inputs["attention_mask"][:, :, None].double()
-        mean = (hidden * weights).sum(1) / weights.sum(1)
-        return np.asarray(torch.cat([mean, hidden[:, 0]], dim=1).numpy())
+        parts = []
+        for start in range(0, len(prompts), BATCH):
+            inputs = self.tokenizer(
+                list(prompts[start : start + BATCH]),
+                return_tensors="pt",
+                return_attention_mask=True,
+                padding=True,
+                padding_side="right",  # the first state below must be that of the first token
+                truncation=True,
+                max_length=min(self.tokenizer.model_max_length, self._longest),
+            )
+            with torch.inference_mode():
+                hidden = self.module(**inputs).last_hidden_state.double()
+            weights = inputs["attention_mask"][:, :, None].double()
+            mean = (hidden * weights).sum(1) / weights.sum(1)
+            parts.append(np.asarray(torch.cat([mean, hidden[:, 0]], dim=1).numpy()))
+        return np.concatenate(parts)
 
-
-def _longest(module: Any) -> int:
-    """The longest input, in tokens, for which an encoder has positions."""
-    positions = context_length_of(module.config) or sys.maxsize
-    table = getattr(getattr(module, "embeddings", None), "position_embeddings", None)
-    padding = getattr(table, "padding_idx", None)
-    # RoBERTa and its descendants number the positions from the one after that of padding.
-    return positions if padding is None else positions - padding - 1
-
-
-def encoder_of(settings: RouterSettings, forward: Forward, tokenizer: Any, blocks: int) -> Encoder:
-    """The encoder that the settings of a router choose. Raises UnreachableError as `HubEncoder.load` does."""
-    if settings.encoder == "hub":
-        return HubEncoder.load(settings.path)
-    return StateEncoder(forward, tokenizer, blocks, context_length_of(forward.model.module.config))
-
-
-# The files of a hub encoder: loaded, identified, and checked before a search.
+    @property
+    def _longest(self) -> int:
+        """The longest input, in tokens, for which the encoder has positions."""
+        positions = context_length_of(self.module.config) or sys.maxsize
+        table = getattr(getattr(self.module, "embeddings", None), "position_embeddings", None)
+        padding = getattr(table, "padding_idx", None)
+        # RoBERTa and its descendants number the positions from the one after that of padding.
+        return positions if padding is None else positions - padding - 1
 
 
 def check_encoder(settings: RouterSettings, n_blocks: int) -> None:

@@ -7,34 +7,32 @@ import zipfile
 import zlib
 from collections.abc import Mapping
 from dataclasses import asdict
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pruning.calibration.items import check_template
 from pruning.core import storage
-from pruning.core.errors import DamagedError, InputError, first_line
+from pruning.core.errors import DamagedError, InputError, PruningError, first_line
+from pruning.core.mask import Mask, whole_numbers
 from pruning.core.storage import file_sha256
-from pruning.routing.fitted_router import FittedRouter
-from pruning.routing.set_scores import ItemScores
+from pruning.routing.encoders import first_blocks
+from pruning.routing.fitted_router import FittedRouter, Head, Layers
+from pruning.routing.router_settings import RouterSettings
 
 if TYPE_CHECKING:
     from pruning.models.model import LanguageModel, Model
 
 FOLDER = "routing"  # in the results folder: a folder for each model, search and size
 RECORD, ROUTER, HEAD = "routing.json", "router.json", "router.npz"
+PARTS = ("common", "relative")  # of the head
 FACTS = ("settings", "revision", "n_blocks", "dtype", "weights_sha256")  # of the router's model
-UNREADABLE = (
-    OSError,
-    TypeError,
-    ValueError,
-    EOFError,
-    KeyError,
-    NotImplementedError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
+# What numpy raises for a file that is not what it wrote.
+UNREADABLE: tuple[type[Exception], ...] = (OSError, TypeError, ValueError, EOFError, KeyError)
+UNREADABLE = (*UNREADABLE, NotImplementedError, zipfile.BadZipFile, zlib.error)
 
 
 def save_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
@@ -53,26 +51,6 @@ def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
         raise DamagedError(f"{path} is damaged ({error}): move it away and run again.") from error
 
 
-def save_scores(path: Path, scores: ItemScores) -> None:
-    """Write the log-likelihoods of all choices under all sets."""
-    save_arrays(path, scores.arrays())
-
-
-def read_scores(path: Path) -> ItemScores:
-    """The inverse of `save_scores`."""
-    try:
-        return ItemScores(**read_arrays(path))
-    except TypeError as error:
-        raise DamagedError(
-            f"{path} does not hold the scores of items: move it away and run again."
-        ) from error
-
-
-def studies_of(record: Mapping[str, Any]) -> list[str]:
-    """The studies whose router a record in RECORD describes; older records name the first one only."""
-    return list(record.get("studies") or ([record["study"]] if "study" in record else []))
-
-
 def model_record(model: LanguageModel, settings: Model | None) -> dict[str, Any]:
     """What is needed to load the router's model again, and to check that it is the same.
 
@@ -88,10 +66,27 @@ def model_record(model: LanguageModel, settings: Model | None) -> dict[str, Any]
 
 def save_router(folder: Path, router: FittedRouter, model: Mapping[str, Any]) -> None:
     """Write `router.npz` and then `router.json`, with what is known about the model."""
-    save_arrays(folder / HEAD, router.head.arrays())
-    # JSON objects have no order, and the head predicts for the sets in theirs.
-    bound = {"order": list(router.sets), "head_sha256": file_sha256(folder / HEAD)}
-    storage.write_record(folder / ROUTER, {**router.record(), "model": dict(model), **bound})
+    arrays: dict[str, NDArray[Any]] = {}
+    for part in PARTS:
+        layers: Layers = getattr(router.head, part)
+        plain = {"center": layers.center, "scale": layers.scale, "strength": np.array(layers.strength)}
+        plain |= {f"weight{n}": weight for n, weight in enumerate(layers.weights)}
+        plain |= {f"bias{n}": bias for n, bias in enumerate(layers.biases)}
+        arrays |= {f"{part}_{name}": value for name, value in plain.items()}
+    save_arrays(folder / HEAD, arrays)
+    record = {
+        "sets": {name: mask.to_json() for name, mask in router.sets.items()},
+        "blocks": router.blocks,
+        "template": router.template,
+        "settings": asdict(router.settings),
+        "encoder_revision": router.encoder_revision,
+        "model": dict(model),
+        "order": list(
+            router.sets
+        ),  # JSON objects have no order, and the head predicts for the sets in theirs
+        "head_sha256": file_sha256(folder / HEAD),
+    }
+    storage.write_record(folder / ROUTER, record)
 
 
 def read_router(folder: Path) -> tuple[FittedRouter, dict[str, Any]]:
@@ -106,17 +101,53 @@ def read_router(folder: Path) -> tuple[FittedRouter, dict[str, Any]]:
         )
     record, arrays = storage.read_json(folder / ROUTER), read_arrays(folder / HEAD)
     try:
-        if record["head_sha256"] != file_sha256(folder / HEAD):
-            raise DamagedError(f"{HEAD} is of another router.")
-        sets = {name: record["sets"][name] for name in record["order"]}
-        if len(sets) != len(record["sets"]):
-            raise DamagedError(f"order={record['order']} does not name the sets.")
-        router, model = FittedRouter.of({**record, "sets": sets}, arrays), record["model"]
-        lacking = [name for name in FACTS if name not in model]
-        if lacking or any(mask.n_blocks != model["n_blocks"] for mask in router.sets.values()):
-            raise DamagedError(f"model={model!r} does not describe the model of the sets.")
-    except (DamagedError, KeyError, TypeError) as error:
+        return _router(record, arrays, file_sha256(folder / HEAD)), record["model"]
+    except (PruningError, KeyError, TypeError, ValueError, AttributeError) as error:
+        what = f"{error} is missing" if isinstance(error, KeyError) else first_line(error)
         raise DamagedError(
-            f"the router in {folder} is damaged ({first_line(error)}): restore {ROUTER} and {HEAD}, or fit it again."
+            f"the router in {folder} is damaged ({what}): restore {ROUTER} and {HEAD}, or fit it again."
         ) from error
-    return router, model
+
+
+def _router(record: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]], sha256: str) -> FittedRouter:
+    """The router of a record and of its head's arrays. Raises an error if something is not as it was written."""
+    if record["head_sha256"] != sha256:
+        raise ValueError(f"{HEAD} is of another router")
+    sets = {name: Mask.from_json(record["sets"][name]) for name in record["order"]}
+    if len(sets) != len(record["sets"]):
+        raise ValueError(f"order={record['order']} does not name the sets")
+    if len({(mask.n_blocks, mask.unit) for mask in sets.values()}) != 1:
+        raise ValueError(f"sets={list(sets)} are not masks over the same units")
+    settings, model = RouterSettings(**record["settings"]), record["model"]
+    settings.check()
+    check_template("template", record["template"])
+    (blocks,) = whole_numbers([record["blocks"]])
+    if blocks < 0:
+        raise ValueError(f"blocks={blocks} is below 0")
+    first_blocks(list(sets.values()), blocks)
+    lacking = [name for name in FACTS if name not in model]
+    if lacking or any(mask.n_blocks != model["n_blocks"] for mask in sets.values()):
+        raise ValueError(f"model={model!r} does not describe the model of the sets")
+    common, relative = (_layers(arrays, part) for part in PARTS)
+    outputs = common.biases[-1].size, relative.biases[-1].size
+    if outputs != (1, len(sets)) or common.center.size != relative.center.size:
+        raise ValueError(f"the arrays predict for {outputs[1]} sets, and there are {len(sets)}")
+    head = Head(common, relative)
+    return FittedRouter(sets, head, blocks, record["template"], settings, record["encoder_revision"])
+
+
+def _layers(arrays: Mapping[str, NDArray[Any]], part: str) -> Layers:
+    """The layers of one part. Raises KeyError if something is missing, and ValueError if it does not fit."""
+    count = sum(name.startswith(f"{part}_weight") for name in arrays)
+    for name, values in arrays.items():
+        if not (np.issubdtype(values.dtype, np.floating) and np.isfinite(values).all()):
+            raise ValueError(f"{name} is not made of finite numbers")
+    center, scale, strength = (arrays[f"{part}_{name}"] for name in ("center", "scale", "strength"))
+    weights, biases = (
+        tuple(arrays[f"{part}_{name}{n}"] for n in range(count)) for name in ("weight", "bias")
+    )
+    widths = [center.size, *(bias.size for bias in biases)]
+    wanted = [(widths[0],), (widths[0],), *((size,) for size in widths[1:]), *pairwise(widths)]
+    if not count or [one.shape for one in (center, scale, *biases, *weights)] != wanted or not scale.all():
+        raise ValueError(f"the arrays of {part} do not fit each other")
+    return Layers(center, scale, weights, biases, float(strength))

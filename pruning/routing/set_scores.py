@@ -1,21 +1,20 @@
-"""The log-likelihoods of all choices of items under several sets, and what follows from them per item."""
+"""The log-likelihoods of all choices of items under several sets, and what a study of tasks concludes from them.
+
+First the scores of items, then means with intervals, then the ways to choose a set for a prompt (policies), and the
+numbers of a study: the cross table, the policies with intervals, and the oracle's gain.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import combinations, permutations
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pruning.calibration.item_files import FIELD, Item
-from pruning.calibration.items import TaskItems
-from pruning.calibration.samples import Row, Samples
-from pruning.calibration.text import start_tokens
-from pruning.core.errors import InputError
+from pruning.calibration.samples import Samples
 from pruning.core.mask import Mask
 
 if TYPE_CHECKING:
@@ -70,23 +69,11 @@ class ItemScores:
         """What a router predicts (sets, items), higher being better: "loglikelihood", or "margin" negated."""
         return self.loglikelihood if name == "loglikelihood" else -self.margin
 
-    def take(self, sets: Sequence[int]) -> ItemScores:
-        """The scores under some of the sets."""
-        return ItemScores(self.sums[list(sets)], self.tokens, self.item, self.right)
-
     def random_labels(self, rng: np.random.Generator) -> NDArray[np.bool_]:
         """Labels of which each choice of an item is right with the same probability."""
         right = np.zeros(len(self.item), dtype=bool)
         right[self._starts + rng.integers(0, self._choices)] = True
         return right
-
-    def labelled(self, right: NDArray[np.bool_]) -> ItemScores:
-        """The same answers, judged by other labels."""
-        return ItemScores(self.sums, self.tokens, self.item, right)
-
-    def arrays(self) -> dict[str, NDArray[Any]]:
-        """What a file holds."""
-        return {"sums": self.sums, "tokens": self.tokens, "item": self.item, "right": self.right}
 
     @cached_property
     def _starts(self) -> Numbers:
@@ -98,17 +85,18 @@ class ItemScores:
         return np.diff(np.append(self._starts, len(self.item)))
 
 
+Scores = Mapping[str, ItemScores]  # by task
+
+
 def score_items(forward: Forward, samples: Samples, masks: Sequence[Mask]) -> ItemScores:
     """Score all items under all masks, over the same kind of units, in one walk through the model."""
     distinct = list(dict.fromkeys(masks))
     found = {mask: values for mask, values, _ in forward.loglikelihoods(samples.rows, distinct)}
-    rows = samples.rows
-    numbers = np.repeat(np.arange(samples.count), [len(unit) for unit in samples.units])
     return ItemScores(
         np.array([found[mask] for mask in masks]),
-        np.array([row.span[1] - row.span[0] for row in rows]),
-        numbers,
-        np.array([bool(row.right) for row in rows]),
+        np.array([row.span[1] - row.span[0] for row in samples.rows]),
+        np.repeat(np.arange(samples.count), [len(unit) for unit in samples.units]),
+        np.array([bool(row.right) for row in samples.rows]),
     )
 
 
@@ -118,30 +106,18 @@ RESAMPLES = 4000
 LEVEL = 0.95
 
 
-class Interval(TypedDict):
-    """A mean over tasks, and its 95 percent interval."""
-
-    value: float
-    low: float
-    high: float
-
-
-class Difference(TypedDict):
-    """A mean difference over the items of one task, and its standard error (None for one item)."""
-
-    value: float
-    error: float | None
+Interval = Mapping[str, float]  # `value`, a mean over tasks, and its 95 percent interval, `low` to `high`
 
 
 def interval(values: Mapping[str, Floats], seed: int = 0) -> Interval:
-    """The mean over tasks of the mean over items; `values` has one number per item for each task.
+    """The mean over tasks of the mean over items, with its interval; `values` has a number per item for each task.
 
     The interval is a percentile bootstrap over items within tasks. If `values` are differences of two policies on
     the same items, it is the paired interval.
     """
     rng = np.random.default_rng(seed)
-    means = np.mean([_resampled(rng, of_task) for of_task in values.values()], axis=0)
-    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    resampled = [of[rng.integers(0, len(of), (RESAMPLES, len(of)))].mean(axis=1) for of in values.values()]
+    low, high = np.quantile(np.mean(resampled, axis=0), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return {"value": mean_over_tasks(values), "low": float(low), "high": float(high)}
 
 
@@ -150,35 +126,76 @@ def mean_over_tasks(values: Mapping[str, Floats]) -> float:
     return float(np.mean([of_task.mean() for of_task in values.values()]))
 
 
-def difference(first: Floats, second: Floats) -> Difference:
-    """The paired difference of two policies on the same items of one task."""
+def difference(first: Floats, second: Floats) -> dict[str, float | None]:
+    """The mean paired difference over the items of one task, and its standard error (None for one item)."""
     gaps = first - second
     error = float(gaps.std(ddof=1) / np.sqrt(len(gaps))) if len(gaps) > 1 else None
     return {"value": float(gaps.mean()), "error": error}
 
 
-def _resampled(rng: np.random.Generator, values: Floats) -> Floats:
-    """The means of resamples (RESAMPLES,) of the items of one task."""
-    n = len(values)
-    return np.asarray(values[rng.integers(0, n, (RESAMPLES, n))].mean(axis=1))
+# Ways to choose a set for a prompt, and how right each way answers every held-out item.
 
-
-# The best static set, the oracle, and what of the oracle's gain is more than chance.
-#
-# The oracle sees the answers. For each prompt it takes the set that answers best, so it gains over any one set even
-# if the sets differ by chance only. Two comparisons say how much of this is chance:
-#
-# - The same items are asked in a second wording. The oracle chooses on one wording and is judged on the other, and
-#   the
-#   best static set is treated in the same way. If a set's answers to a prompt are noise, this surviving gain is
-#   about
-#   0, or below it: a set chosen by noise is no better than the average set.
-# - Answers that do not change with the wording can still be mere preferences, such as for long answers. So the
-#   surviving gain is computed again with labels drawn at random, with which no set knows anything.
-
-Scores = Mapping[str, ItemScores]  # by task
+DENSE = "dense"
+# In the order in which tables show them: the name, and what it chooses.
+POLICIES = {
+    DENSE: "no set: the whole model",
+    "static": "the one set that is best on the calibration items",
+    "hindsight": "the one set that is best on the held-out items",
+    "own": "the set of the prompt's task, which must be known",
+    "random": "each set with the same probability",
+    "router": "the set that the router predicts best",
+    "likeliest": "the set under which the right answer is likeliest: a router without error",
+    "oracle": "for each prompt, the set that answers best",
+}
 FIRST = 1e6  # how many nats of margin a right answer outweighs
-DRAWS = 50  # random labels
+
+
+@dataclass(frozen=True)
+class Crossed:
+    """Scores of each task under the dense model (first) and then under each set; `own` is a task's set, from 0."""
+
+    calibration: Scores
+    heldout: Scores
+    own: Mapping[str, int]
+
+
+def of_sets(scores: Scores) -> dict[str, ItemScores]:
+    """Scores under the sets, without the dense model."""
+    return {task: replace(one, sums=one.sums[1:]) for task, one in scores.items()}
+
+
+def choices(crossed: Crossed, routed: Mapping[str, Numbers]) -> dict[str, dict[str, Numbers]]:
+    """The set that each policy chooses for each item (items,), by policy and task; 0 is the dense model.
+
+    `routed` are the router's choices, with sets counted from 0. `random` is left out, because it chooses all.
+    """
+    held = of_sets(crossed.heldout)
+    static, hindsight = best_static(of_sets(crossed.calibration)), best_static(held)
+    found: dict[str, dict[str, Numbers]] = {name: {} for name in POLICIES if name != "random"}
+    for task, scores in held.items():
+        every = np.ones(scores.count, dtype=np.int64)
+        found[DENSE][task] = 0 * every
+        found["static"][task] = (1 + static) * every
+        found["hindsight"][task] = (1 + hindsight) * every
+        found["own"][task] = (1 + crossed.own[task]) * every
+        found["router"][task] = 1 + routed[task]
+        found["likeliest"][task] = 1 + scores.loglikelihood.argmax(axis=0)
+        found["oracle"][task] = 1 + best_sets(scores)
+    return found
+
+
+def values(
+    crossed: Crossed, chosen: Mapping[str, Mapping[str, Numbers]], what: str
+) -> dict[str, dict[str, Floats]]:
+    """The accuracy ("hits") or the margin of every item (items,), by policy and task."""
+    tables: dict[str, Floats] = {task: getattr(scores, what) for task, scores in crossed.heldout.items()}
+    return {
+        name: {
+            task: table[1:].mean(axis=0) if name == "random" else at(table, chosen[name][task])
+            for task, table in tables.items()
+        }
+        for name in POLICIES
+    }
 
 
 def best_static(scores: Scores) -> int:
@@ -193,40 +210,51 @@ def best_sets(scores: ItemScores) -> Numbers:
     return np.asarray((FIRST * scores.hits - scores.margin).argmax(axis=0))
 
 
+def routes(predicted: Floats) -> Numbers:
+    """The set with the highest prediction for each prompt (prompts,), from predictions (sets, prompts)."""
+    return np.asarray(predicted.argmax(axis=0))
+
+
 def at(values: Floats, chosen: Numbers | int) -> Floats:
     """The values (items,) of the chosen sets, from values (sets, items)."""
     n = values.shape[1]
     return np.asarray(values[np.broadcast_to(chosen, n), np.arange(n)])
 
 
-@dataclass(frozen=True)
-class OracleGain:
+# What of the oracle's gain is more than chance. The oracle sees the answers, so it gains over any one set even if the
+# sets differ by chance only. Two comparisons say how much of this is chance:
+#
+# - The same items are asked in a second wording. The oracle chooses on one wording and is judged on the other, and
+#   the best static set is treated in the same way. If a set's answers to a prompt are noise, this surviving gain is
+#   about 0, or below it: a set chosen by noise is no better than the average set.
+# - Answers that do not change with the wording can still be mere preferences, such as for long answers. So the
+#   surviving gain is computed again with labels drawn at random, with which no set knows anything.
+
+DRAWS = 50  # random labels
+
+
+def oracle_gains(scores: Scores, reworded: Scores, seed: int = 0) -> dict[str, dict[str, Floats]]:
     """Gains in accuracy of the oracle over the best static set, per item of each task.
 
     `apparent`: chosen and judged on one wording. `surviving`: chosen on one wording, judged on the other. `chance`:
-    as `surviving`, with random labels; the mean of `DRAWS` draws.
+    as `surviving`, with random labels; the mean of `DRAWS` draws. Both wordings have the same items in the same
+    order.
     """
-
-    apparent: dict[str, Floats]
-    surviving: dict[str, Floats]
-    chance: dict[str, Floats]
-
-
-def oracle_gain(scores: Scores, reworded: Scores, seed: int = 0) -> OracleGain:
-    """The gains of the oracle. Both wordings have the same items in the same order, and take both parts."""
     static, rng = best_static(scores), np.random.default_rng(seed)
-    apparent = {task: at(one.hits, best_sets(one)) - at(one.hits, static) for task, one in scores.items()}
     draws = []
     for _ in range(DRAWS):
         labels = {task: one.random_labels(rng) for task, one in scores.items()}
-        pair = [{task: one.labelled(labels[task]) for task, one in of.items()} for of in (scores, reworded)]
+        pair = [{t: replace(one, right=labels[t]) for t, one in of.items()} for of in (scores, reworded)]
         draws.append(surviving_gain(*pair))
-    chance = {task: np.mean([draw[task] for draw in draws], axis=0) for task in scores}
-    return OracleGain(apparent, surviving_gain(scores, reworded), chance)
+    return {
+        "apparent": {t: at(one.hits, best_sets(one)) - at(one.hits, static) for t, one in scores.items()},
+        "surviving": surviving_gain(scores, reworded),
+        "chance": {task: np.mean([draw[task] for draw in draws], axis=0) for task in scores},
+    }
 
 
 def surviving_gain(scores: Scores, reworded: Scores) -> dict[str, Floats]:
-    """The gain (items,) of choosing on one wording and being judged on the other, by task."""
+    """The gain (items,) of choosing on one wording and being judged on the other, by task; the mean of both ways."""
     static, other = best_static(scores), best_static(reworded)
     found = {}
     for task, first in scores.items():
@@ -237,93 +265,87 @@ def surviving_gain(scores: Scores, reworded: Scores) -> dict[str, Floats]:
     return found
 
 
-# The items of each task of a study: those for the search and for the router, and those that are held out.
+def verdict(surviving: Interval, excess: Interval) -> str:
+    """What the oracle's gain says about the sets."""
+    if surviving["low"] <= 0:
+        return "chance, as far as these items tell: no gain survives a second wording"
+    if excess["low"] <= 0:
+        return "no more than chance: with random labels, as much survives a second wording"
+    return "more than chance: more survives a second wording than with random labels"
 
 
-@dataclass(frozen=True)
-class TaskData:
-    """One task: its items as token rows, and their prompts. `reworded` are the held-out items in a second wording."""
+def summary(
+    crossed: Crossed,
+    reworded: Scores | None,
+    predicted: Mapping[str, Floats],
+    sets: Sequence[str],
+    target: str = "loglikelihood",
+) -> dict[str, Any]:
+    """The numbers of a study. `cross` is by task and then by set, of which `dense` is the first.
 
-    name: str
-    calibration: Samples
-    heldout: Samples
-    reworded: Samples | None
-    calibration_prompts: tuple[str, ...]
-    heldout_prompts: tuple[str, ...]
-
-    def parts(self) -> dict[str, Samples]:
-        """The samples by the name of their part."""
-        parts = {"calibration": self.calibration, "heldout": self.heldout}
-        return parts if self.reworded is None else {**parts, "reworded": self.reworded}
-
-
-def task_data(items: TaskItems, tokenizer: Any, rewording: str | None) -> TaskData:
-    """Draw the items of a task. Raises InputError as `TaskItems.draw` does."""
-    drawn, heldout = items.parts(tokenizer)
-    return TaskData(
-        items.task,
-        items.rows(drawn, tokenizer),
-        items.rows(heldout, tokenizer),
-        None if rewording is None else items.rows(heldout, tokenizer, rewording),
-        prompts(items.template, drawn),
-        prompts(items.template, heldout),
-    )
-
-
-def prompts(template: str, items: Sequence[Item]) -> tuple[str, ...]:
-    """The prompts of items: the template with each question."""
-    return tuple(template.replace(FIELD, item.question) for item in items)
-
-
-def check_apart(tasks: Sequence[TaskData]) -> None:
-    """Raise InputError if two tasks have the same items, or if one is chosen on items that another one holds out."""
-    for one, other in combinations(tasks, 2):
-        if (one.calibration.keys, one.heldout.keys) == (other.calibration.keys, other.heldout.keys):
-            raise InputError(
-                f"the tasks {one.name} and {other.name} have the same items: remove one of their files."
-            )
-    for one, other in permutations(tasks, 2):
-        if shared := len(one.calibration.keys & other.heldout.keys):
-            raise InputError(
-                f"{shared} calibration items of the task {one.name} are held-out items of the task {other.name}: "
-                "give files that share no items."
-            )
-
-
-# Prompts as token rows, and which blocks a router may run: those that every set keeps.
-
-SHARE = 4  # by default, a router runs at most one block in so many
-
-
-def prompt_rows(tokenizer: Any, prompts: Sequence[str], most: int | None = None) -> list[Row]:
-    """The rows of prompts. Raises InputError if a prompt has fewer than two tokens, or more than `most`."""
-    first = start_tokens(tokenizer)
-    rows = []
-    for prompt in prompts:
-        ids = (*first, *tokenizer(prompt, add_special_tokens=False, verbose=False).input_ids)
-        if len(ids) < 2:
-            raise InputError(f"the prompt {prompt!r} has fewer than two tokens: give a longer one.")
-        if most is not None and len(ids) > most:
-            raise InputError(
-                f"the prompt {prompt[:40]!r}... has {len(ids)} tokens, and the model reads at most {most}: "
-                "shorten it."
-            )
-        rows.append(Row(ids, (len(ids) - 1, len(ids))))
-    return rows
-
-
-def first_blocks(masks: Sequence[Mask], wanted: int | None) -> int:
-    """How many blocks at the beginning a router runs: `wanted`, or as many as no mask drops, up to a quarter of all.
-
-    Raises InputError if a mask drops a part of one of the `wanted` blocks.
+    `predicted` are the router's predictions (sets, items) of `target` for held-out items, by task. The oracle's
+    `excess` is its surviving gain minus `chance`.
     """
-    n_blocks, per_block = masks[0].n_blocks, masks[0].n_units // masks[0].n_blocks
-    kept = min((mask.dropped[0] // per_block for mask in masks if mask.dropped), default=n_blocks)
-    if wanted is None:
-        return min(kept, n_blocks // SHARE)
-    if wanted > kept:
-        raise InputError(
-            f"router.blocks={wanted}: a set drops block {kept} or a part of it, so at most {kept} blocks can be run "
-            f"for all sets: choose {kept} or fewer."
-        )
-    return wanted
+    chosen = choices(crossed, {task: routes(of_task) for task, of_task in predicted.items()})
+    first = next(iter(crossed.heldout))
+    hits, margins = values(crossed, chosen, "hits"), values(crossed, chosen, "margin")
+    static = hits["static"]
+    true = [crossed.heldout[task].target(target)[1:] for task in predicted]
+    found: dict[str, Any] = {
+        "cross": {
+            task: _cross(scores, 1 + crossed.own[task], sets) for task, scores in crossed.heldout.items()
+        },
+        "static": sets[int(chosen["static"][first][0]) - 1],
+        "hindsight": sets[int(chosen["hindsight"][first][0]) - 1],
+        "policies": {
+            name: {
+                "accuracy": interval(hits[name]),
+                "gain": interval({task: of_task - static[task] for task, of_task in hits[name].items()}),
+                "margin": mean_over_tasks(margins[name]),
+            }
+            for name in POLICIES
+        },
+        "router": {
+            "explained": explained(np.hstack(list(predicted.values())), np.hstack(true)),
+            "chosen": {
+                task: {name: int((of_task == number).sum()) for number, name in enumerate(sets, start=1)}
+                for task, of_task in chosen["router"].items()
+            },
+        },
+    }
+    if reworded is not None:
+        gains = oracle_gains(of_sets(crossed.heldout), of_sets(reworded))
+        surviving, chance = gains["surviving"], gains["chance"]
+        oracle = {name: interval(gain) for name, gain in gains.items()}
+        oracle["excess"] = interval({task: of_task - chance[task] for task, of_task in surviving.items()})
+        found["oracle"] = {**oracle, "verdict": verdict(oracle["surviving"], oracle["excess"])}
+    return found
+
+
+def _cross(scores: ItemScores, own: int, sets: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """The held-out items of a task under the dense model and each set, with paired differences."""
+    return {
+        name: {
+            "accuracy": float(scores.hits[number].mean()),
+            "margin": float(scores.margin[number].mean()),
+            "accuracy_to_dense": difference(scores.hits[number], scores.hits[0]),
+            "accuracy_to_own": difference(scores.hits[number], scores.hits[own]),
+            "margin_to_own": difference(scores.margin[number], scores.margin[own]),
+        }
+        for number, name in enumerate([DENSE, *sets])
+    }
+
+
+def explained(predicted: Floats, true: Floats) -> dict[str, float]:
+    """The share of the variance (sets, prompts) that predictions explain: of the mean over sets, and of the rest.
+
+    Below 0, the mean of the prompts would predict better. The rest alone decides the route.
+    """
+    parts = {"common": (predicted.mean(0), true.mean(0))}
+    parts["relative"] = (predicted - predicted.mean(0), true - true.mean(0))
+    return {name: _share(*part) for name, part in parts.items()}
+
+
+def _share(predicted: Floats, true: Floats) -> float:
+    spread = float(((true - true.mean(axis=-1, keepdims=True)) ** 2).sum())
+    return 0.0 if spread == 0 else 1 - float(((true - predicted) ** 2).sum()) / spread

@@ -25,11 +25,11 @@ from pruning.engine.batching import devices, free_memory, synchronize
 from pruning.engine.compensation import Linear
 from pruning.engine.dense_pass import HALVES, unit_times
 from pruning.engine.memory import Tally
-from pruning.healing import training as training_module
+from pruning.healing.heal_settings import LossWeights, Training
 from pruning.healing.healed_files import read_record
-from pruning.healing.loop import latest_checkpoint
+from pruning.healing.loop import latest_checkpoint, step_of
+from pruning.healing.losses import summed_loss
 from pruning.healing.rate import known, settled
-from pruning.healing.training import Weights, summed_loss
 from pruning.models.blocks import find_blocks, gradients_kept, input_device
 from pruning.models.products import native_products
 from pruning.objective import Calibrated
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     from pruning.calibration.samples import Row
     from pruning.engine.forward import Forward
     from pruning.evaluation.speed import Speed
-    from pruning.healing.heal_settings import Training
     from pruning.models.model import LanguageModel
 
 
@@ -156,7 +155,7 @@ def _healing(work: _Work) -> float:
     trials = 0 if heal is not None else len(asked.rates) - 1 - len(tried)
     heal = asked if heal is None else heal
     saved = None if heal.lr is None else latest_checkpoint(heal, text, folder)
-    left = heal.steps if saved is None else max(0, heal.steps - training_module.step_of(saved))
+    left = heal.steps if saved is None else max(0, heal.steps - step_of(saved))
     judged = heal.heldout * (1 + left // heal.eval_every + 2 * trials)
     left += max(0, trials) * (heal.trial_tokens // (heal.windows * heal.length))
     kept = 1 - work.removed
@@ -269,7 +268,7 @@ def _seconds(run: Callable[[], object]) -> float:
 def _training(module: Any, rows: Sequence[Row], heal: Training) -> tuple[float, float]:
     """Seconds and bytes for each token of a training pass, forward and backward, of the dense model."""
     device, tally = input_device(module), Tally()
-    weights = Weights(kl=float(getattr(heal, "kl", 0.0) > 0))
+    weights = LossWeights(kl=float(heal.losses.kl > 0))
     length = min(len(row.input_ids) for row in rows)
 
     def run(count: int) -> None:

@@ -12,9 +12,8 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from pruning.config.compose import names_folder
 from pruning.core.errors import InputError
@@ -25,8 +24,8 @@ from pruning.runs.cell import Cell
 from pruning.study import text_tables
 from pruning.study.grid import Outcome, record_cells, say, start_tracker
 
-log = logging.getLogger(__name__)
 USAGE = "python -m pruning.heal CELL [heal=lora|full|distill] [heal.SETTING=VALUE ...]"
+ALLOWED = tuple(f"{name}{end}" for name in ("heal", "tracker", "model.offload") for end in "=.")
 
 
 def main() -> None:
@@ -40,50 +39,6 @@ def main() -> None:
     with collectives.joined_ranks():
         logging.getLogger("pruning").setLevel(logging.INFO if collectives.is_first() else logging.WARNING)
         heal_folder(cell_of(words))
-
-
-def cell_of(words: Sequence[str]) -> Cell:
-    """The cell of a command line, with the healing that it asks for.
-
-    Raises InputError if the folder holds no finished cell, or if a setting is wrong.
-    """
-    from omegaconf import OmegaConf
-
-    from pruning.config.app import composed
-    from pruning.config.compose import recorded_cell
-
-    folders = [word for word in words if names_folder(word)]
-    settings = [word for word in words if not names_folder(word)]
-    if len(folders) != 1:
-        raise InputError(f"{len(folders)} folders are given: give the folder of one finished cell. {USAGE}")
-    allowed = ("heal", "tracker", "model.offload")
-    if other := [
-        word for word in settings if not word.startswith(tuple(f"{a}{end}" for a in allowed for end in "=."))
-    ]:
-        raise InputError(
-            f"{other[0]} is no setting of a healing: give heal=OPTION or heal.SETTING=VALUE. {USAGE}"
-        )
-    folder = Path(folders[0]).expanduser().resolve()
-    result = read_result(folder)
-    if result is None or result["status"] != "done":
-        raise InputError(f"{folder} holds no finished {NAME}: run the cell first.")
-    option = next((word.partition("=")[2] for word in settings if word.startswith("heal=")), "lora")
-    _check(option, [f"heal={option}", *settings])
-    made = recorded(OmegaConf.to_container(composed([f"heal={option}", *settings]), resolve=True))
-    config = {**result["config"], "heal": {OPTION: option, **made["heal"]}, "export": None}
-    if any(word.startswith("tracker") for word in settings):
-        config["tracker"] = made["tracker"]
-    if any(word.startswith("model.offload") for word in settings):
-        config["model"] = {**config["model"], "offload": made["model"]["offload"]}
-    _check_places(folder, config, settings)
-    config["paths"] = {**config.get("paths", {}), "results": str(folder.parent)}
-    cell = recorded_cell(config, {})
-    if cell.key != folder.name:
-        raise InputError(
-            f"{folder} is not the folder of the cell that its {NAME} describes ({cell.key}): the model or a file has "
-            "changed since, or the folder was renamed."
-        )
-    return cell
 
 
 def heal_folder(cell: Cell) -> None:
@@ -100,21 +55,52 @@ def heal_folder(cell: Cell) -> None:
         say(f"\nhealed   {cell.folder / record['folder']}")
 
 
-def _check_places(folder: Path, config: Mapping[str, Any], words: Sequence[str]) -> None:
-    """Raise InputError if the cell, and not the command, decides that something is written outside of its folder."""
+def cell_of(words: Sequence[str]) -> Cell:
+    """The cell of a command line, with the healing that it asks for.
+
+    Raises InputError if the folder holds no finished cell, if a setting is wrong, or if the cell, and not the
+    command, decides that something is written outside of its folder.
+    """
+    from omegaconf import OmegaConf
+
+    from pruning.config.app import build_option, composed
+    from pruning.config.compose import recorded_cell
+
+    folders = [word for word in words if names_folder(word)]
+    settings = [word for word in words if not names_folder(word)]
+    if len(folders) != 1:
+        raise InputError(f"{len(folders)} folders are given: give the folder of one finished cell. {USAGE}")
+    if other := [word for word in settings if not word.startswith(ALLOWED)]:
+        raise InputError(
+            f"{other[0]} is no setting of a healing: give heal=OPTION or heal.SETTING=VALUE. {USAGE}"
+        )
+    folder = Path(folders[0]).expanduser().resolve()
+    result = read_result(folder)
+    if result is None or result["status"] != "done":
+        raise InputError(f"{folder} holds no finished {NAME}: run the cell first.")
+    option = next((word.partition("=")[2] for word in settings if word.startswith("heal=")), "lora")
+    asked = list(dict.fromkeys([f"heal={option}", *settings]))
+    if not build_option("heal", asked).trains:
+        raise InputError(f"heal={option} does not train: choose lora, full or distill.")
+    made = recorded(OmegaConf.to_container(composed(asked), resolve=True))
+    config = {**result["config"], "heal": {OPTION: option, **made["heal"]}, "export": None}
+    if any(word.startswith("tracker") for word in settings):
+        config["tracker"] = made["tracker"]
+    if any(word.startswith("model.offload") for word in settings):
+        config["model"] = {**config["model"], "offload": made["model"]["offload"]}
     for name, value in outward(config).items():
         group = "tracker" if name == "tracker.uri" else name
-        if not any(word.startswith(group) for word in words):
+        if not any(word.startswith(group) for word in settings):
             others = " or tracker=none" if group == "tracker" else ""
             raise InputError(
                 f"{folder / NAME} has {name}={value}, which is used only if the command gives it too, because the "
                 f"folder can come from somebody else: give {name}={value}{others}."
             )
-
-
-def _check(option: str, words: Sequence[str]) -> None:
-    """Raise InputError, which names what is allowed, unless the words make a healing that trains."""
-    from pruning.config.app import build_option
-
-    if not build_option("heal", list(dict.fromkeys(words))).trains:
-        raise InputError(f"heal={option} does not train: choose lora, full or distill.")
+    config["paths"] = {**config.get("paths", {}), "results": str(folder.parent)}
+    cell = recorded_cell(config, {})
+    if cell.key != folder.name:
+        raise InputError(
+            f"{folder} is not the folder of the cell that its {NAME} describes ({cell.key}): the model or a file has "
+            "changed since, or the folder was renamed."
+        )
+    return cell

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from pruning.core import storage
@@ -21,18 +19,7 @@ from pruning.routing import router_files
 from pruning.study.grid import say
 
 USAGE = 'python -m pruning.route WHERE "PROMPT" [question=true] [max_new_tokens=64] [results=results]'
-OPTIONS = ("question", "max_new_tokens", "results")
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What the words of a command line ask for."""
-
-    where: str
-    prompt: str
-    question: bool = False
-    max_new_tokens: int = 64
-    results: Path = Path("results")
+DEFAULTS = {"question": "false", "max_new_tokens": "64", "results": "results"}
 
 
 def main() -> None:
@@ -43,34 +30,29 @@ def main() -> None:
     if not words or {"-h", "--help"} & set(words):
         say(f"usage: {USAGE}\n\n{__doc__}")
         return
-    asked = read_words(words)
-    folder = folder_of(asked.where, asked.results)
-    from pruning.api.router import Router
-
-    router = Router.load(folder)
-    chosen = router.route(asked.prompt, question=asked.question)
-    say(f"{chosen}\nthe router took {1000 * chosen.seconds:.0f} ms")
-    if asked.max_new_tokens:
-        text = router.generate(asked.prompt, question=asked.question, max_new_tokens=asked.max_new_tokens)
-        say(f"\n{text.strip()}")
-
-
-def read_words(words: Sequence[str]) -> Asked:
-    """The request of a command line: two places, then settings. Raises InputError if it cannot be read."""
     if len(words) < 2:
         raise InputError(f"{len(words)} words are given: give a folder or a study, and a prompt. {USAGE}")
     where, prompt, *settings = words
-    given = {word.partition("=")[0]: word.partition("=")[2] for word in settings}
-    for name in given:
-        if name not in OPTIONS:
-            raise unknown("setting of pruning.route", name, OPTIONS)
-    question, most = given.get("question", "false"), given.get("max_new_tokens", "64")
-    if question not in ("true", "false"):
-        raise InputError(f"question={question} is not valid: give true or false.")
-    if not most.isdecimal():
-        raise InputError(f"max_new_tokens={most} is not valid: give a whole number, 0 or more.")
-    results = Path(given.get("results", "results")).expanduser()
-    return Asked(where, prompt, question == "true", int(most), results)
+    given = dict(DEFAULTS)
+    for word in settings:
+        name, _, value = word.partition("=")
+        if name not in DEFAULTS:
+            raise unknown("setting of pruning.route", name, DEFAULTS)
+        given[name] = value
+    if given["question"] not in ("true", "false"):
+        raise InputError(f"question={given['question']} is not valid: give true or false.")
+    if not given["max_new_tokens"].isdecimal():
+        raise InputError(
+            f"max_new_tokens={given['max_new_tokens']} is not valid: give a whole number, 0 or more."
+        )
+    folder = folder_of(where, Path(given["results"]).expanduser())
+    from pruning.api.router import Router
+
+    router, question = Router.load(folder), given["question"] == "true"
+    chosen = router.route(prompt, question=question)
+    say(f"{chosen}\nthe router took {1000 * chosen.seconds:.0f} ms")
+    if most := int(given["max_new_tokens"]):
+        say(f"\n{router.generate(prompt, question=question, max_new_tokens=most).strip()}")
 
 
 def folder_of(where: str, results: Path) -> Path:
@@ -79,7 +61,7 @@ def folder_of(where: str, results: Path) -> Path:
     if (folder / router_files.ROUTER).is_file():
         return folder
     records = sorted((results / router_files.FOLDER).glob(f"*/{router_files.RECORD}"))
-    found = [path.parent for path in records if where in router_files.studies_of(storage.read_json(path))]
+    found = [path.parent for path in records if where in storage.read_json(path).get("studies", ())]
     if not found:
         raise InputError(
             f"{where} is no folder with a {router_files.ROUTER}, and {results} holds no router of that study: "

@@ -5,24 +5,23 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations, permutations
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from pruning.calibration.items import EMBEDDED, TaskItems
+from pruning.calibration.samples import Samples
 from pruning.core.errors import InputError
 from pruning.core.storage import digest
 from pruning.engine import collectives
 from pruning.engine.compensation import NoCompensation
 from pruning.launcher.local import InProcess
-from pruning.routing.encoders import check_encoder
+from pruning.routing.encoders import check_encoder, prompts
 from pruning.routing.router_settings import RouterSettings, TaskStudy
-from pruning.routing.set_scores import TaskData, check_apart, task_data
 from pruning.runs.cell import Cell
 from pruning.runs.check_data import Reader, check_samples
 from pruning.study.grid import Composed
-
-PATHLESS = ("source", "path")  # what differs between the tasks of a group
 
 
 @dataclass(frozen=True)
@@ -38,9 +37,12 @@ def task_settings(configs: Sequence[Composed]) -> TaskSettings | None:
 
     Raises InputError if a value is wrong, or if cells ask for different settings.
     """
-    found = [_settings(config) for config, _ in configs]
-    asked = [one for one in found if one.tasks.asked]
-    if not asked:
+    plain: list[Any] = [OmegaConf.to_container(config, resolve=True) for config, _ in configs]
+    found = [
+        TaskSettings(TaskStudy(**one.get("tasks", {})), RouterSettings(**one.get("router", {})))
+        for one in plain
+    ]
+    if not any(one.tasks.asked for one in found):
         return None
     if any(one != found[0] for one in found):
         raise InputError("tasks or router differs between cells: run a separate command for each value.")
@@ -54,14 +56,28 @@ def expanded(configs: Sequence[Composed], settings: TaskSettings) -> list[Compos
     sources: list[dict[str, Any]] = [{"source": "file", "path": str(path)} for path in settings.tasks.files()]
     if settings.tasks.embedded:
         sources.append({"source": EMBEDDED, "path": None})
-    return [(_with(config, source), choices) for config, choices in configs for source in sources]
+    found: list[Composed] = []
+    for config, choices in configs:
+        if not str(config.calibration.get("_target_", "")).endswith(f".{TaskItems.__name__}"):
+            raise InputError(
+                "a study of tasks needs calibration=task_items: leave calibration out, or give it so."
+            )
+        for source in sources:
+            copied: DictConfig = copy.deepcopy(config)
+            with read_write(copied), open_dict(copied):
+                copied.calibration.update(source)
+            found.append((copied, choices))
+    return found
 
 
 def groups(cells: Sequence[Cell]) -> list[list[Cell]]:
     """The cells that differ only in their task, together."""
     found: dict[str, list[Cell]] = {}
     for cell in cells:
-        found.setdefault(_group(cell), []).append(cell)
+        identity = cell.identity()
+        shared = {name: v for name, v in identity["calibration"].items() if name not in ("source", "path")}
+        key = digest([cell.model.name, identity | {"calibration": shared}])
+        found.setdefault(key, []).append(cell)
     return list(found.values())
 
 
@@ -84,44 +100,54 @@ def check(cells: Sequence[Cell], launcher: Any, settings: TaskSettings) -> None:
         check_encoder(settings.router, model.n_blocks)
         reader = Reader.of(model.name, model.config, model.tokenizer)
         for task in tasks:
-            for part, samples in task.parts().items():
+            for part, samples in task.parts.items():
                 check_samples(f"the {part} items of {task.name}", samples, reader, "calibration.length")
 
 
+# The items of each task of a study: those for the search and for the router, and those that are held out.
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """One task: its items as token rows and as prompts, by the names of its parts, `calibration` and `heldout`.
+
+    `reworded` are the held-out items in a second wording, if it is asked for.
+    """
+
+    name: str
+    parts: dict[str, Samples]
+    prompts: dict[str, tuple[str, ...]]
+
+
 def data_of(group: Sequence[Cell], settings: TaskSettings) -> list[TaskData]:
-    """The items of the tasks of a group of cells, in the order of the cells."""
-    tokenizer = group[0].model.tokenizer
-    return [task_data(_items(cell), tokenizer, settings.tasks.rewording) for cell in group]
+    """The items of the tasks of a group of cells, in the order of the cells.
+
+    Raises InputError as `TaskItems.draw` does.
+    """
+    tokenizer, rewording = group[0].model.tokenizer, settings.tasks.rewording
+    found = []
+    for cell in group:
+        items = cell.calibration
+        assert isinstance(items, TaskItems)  # `expanded` has checked it
+        drawn = dict(zip(("calibration", "heldout"), items.parts(tokenizer), strict=True))
+        parts = {name: items.rows(some, tokenizer) for name, some in drawn.items()}
+        if rewording is not None:
+            parts["reworded"] = items.rows(drawn["heldout"], tokenizer, rewording)
+        asked = {name: prompts(items.template, some) for name, some in drawn.items()}
+        found.append(TaskData(items.task, parts, asked))
+    return found
 
 
-def _items(cell: Cell) -> TaskItems:
-    if not isinstance(cell.calibration, TaskItems):
-        raise InputError(
-            f"a study of tasks needs calibration=task_items, not {cell.choices.calibration}: some items of each task "
-            "must be held out."
-        )
-    return cell.calibration
-
-
-def _group(cell: Cell) -> str:
-    identity = cell.identity()
-    shared = {name: value for name, value in identity["calibration"].items() if name not in PATHLESS}
-    return digest([cell.model.name, identity | {"calibration": shared}])
-
-
-def _settings(config: DictConfig) -> TaskSettings:
-    plain: Any = OmegaConf.to_container(config, resolve=True)
-    return TaskSettings(TaskStudy(**plain.get("tasks", {})), RouterSettings(**plain.get("router", {})))
-
-
-def _with(config: DictConfig, source: dict[str, Any]) -> DictConfig:
-    """A copy of a configuration whose calibration reads this task."""
-    if not str(config.calibration.get("_target_", "")).endswith(f".{TaskItems.__name__}"):
-        raise InputError(
-            "a study of tasks needs calibration=task_items: leave calibration out, or give it so."
-        )
-    copied = copy.deepcopy(config)
-    with read_write(copied), open_dict(copied):
-        for name, value in source.items():
-            copied.calibration[name] = value
-    return copied
+def check_apart(tasks: Sequence[TaskData]) -> None:
+    """Raise InputError if two tasks have the same items, or if one is chosen on items that another one holds out."""
+    for one, other in combinations(tasks, 2):
+        if all(one.parts[name].keys == other.parts[name].keys for name in one.prompts):
+            raise InputError(
+                f"the tasks {one.name} and {other.name} have the same items: remove one of their files."
+            )
+    for one, other in permutations(tasks, 2):
+        if shared := len(one.parts["calibration"].keys & other.parts["heldout"].keys):
+            raise InputError(
+                f"{shared} calibration items of the task {one.name} are held-out items of the task {other.name}: "
+                "give files that share no items."
+            )

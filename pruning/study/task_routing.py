@@ -6,9 +6,12 @@ Scores and states are files of their own. A command that was stopped reads those
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import logging
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -16,20 +19,18 @@ import numpy as np
 
 from pruning.calibration.items import TaskItems
 from pruning.core import storage
-from pruning.core.errors import PruningError
+from pruning.core.errors import DamagedError, PruningError
 from pruning.core.mask import Mask
 from pruning.core.records import DoneResult, now, provenance
 from pruning.core.storage import digest
-from pruning.routing import router_files
-from pruning.routing.encoders import Encoder, encoder_of, encoder_revision
-from pruning.routing.fitted_router import DENSE, POLICIES, FittedRouter, Measured, fit_router
-from pruning.routing.routed import Reader, prefill, summary
-from pruning.routing.router_settings import RouterSettings
-from pruning.routing.set_scores import Floats, Interval, ItemScores, TaskData, first_blocks, score_items
+from pruning.routing import router_files, set_scores
+from pruning.routing.encoders import Encoder, encoder_of, encoder_revision, first_blocks, prompt_rows
+from pruning.routing.fitted_router import FittedRouter, fit_head
+from pruning.routing.set_scores import DENSE, POLICIES, Crossed, Floats, Interval, ItemScores
 from pruning.runs.cell import Cell
 from pruning.runs.loaded_cell import forward_of, model_of
 from pruning.runs.measurements import batches_shown
-from pruning.study.task_cells import TaskSettings, data_of
+from pruning.study.task_cells import TaskData, TaskSettings, data_of
 from pruning.study.text_tables import render
 
 if TYPE_CHECKING:
@@ -39,116 +40,64 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 TIMED = 16  # held-out prompts whose prefill is timed, over all tasks
+REPEATS = 5  # times that each is read
 
 
 def route_group(
     cells: Sequence[Cell], results: Sequence[DoneResult], settings: TaskSettings
 ) -> dict[str, Any]:
     """The record of a group of finished cells, which is also in `routing.json`; computed unless it is there."""
-    group = Group(cells, results, data_of(cells, settings), settings)
-    path, request = group.folder / router_files.RECORD, _request(settings.router)
-    earlier = storage.read_json(path) if path.is_file() else {}
-    known = router_files.studies_of(earlier)
+    group = Crossing(cells, results, data_of(cells, settings), settings)
+    path, chosen = group.folder / router_files.RECORD, settings.router
+    # The digest of the router's settings and of the files of a hub encoder.
+    plain = dataclasses.asdict(chosen)
+    request = digest([plain, encoder_revision(chosen.path)] if chosen.encoder == "hub" else plain)
+    earlier: dict[str, Any] = storage.read_json(path) if path.is_file() else {}
+    known = earlier.get("studies", [])
     studies = sorted({*known, cells[0].study})
     if earlier.get("request") == request:
         if studies != known:
             storage.write_json(path, earlier := {**earlier, "studies": studies})
-        return cast(dict[str, Any], earlier) | {"folder": str(group.folder)}
+        return earlier | {"folder": str(group.folder)}
     started = now()
     model = model_of(cells[0])
     forward = forward_of(cells[0], model)
-    scores = {part: _scores(group, forward, part) for part in group.tasks[0].parts()}
-    names = [task.name for task in group.tasks]
-    measured = Measured(scores["calibration"], scores["heldout"], {name: i for i, name in enumerate(names)})
-    router, encoder, predicted = _router(group, forward, scores["calibration"])
+    scores = {part: _scores(group, forward, part) for part in group.tasks[0].parts}
+    names = list(group.sets)
+    crossed = Crossed(scores["calibration"], scores["heldout"], {name: i for i, name in enumerate(names)})
+
+    # The router is fitted to the calibration items, and predicts for the held-out ones.
+    blocks = first_blocks(list(group.sets.values()), chosen.blocks)
+    tokenizer = cells[0].model.tokenizer
+    encoder = encoder_of(chosen, forward, tokenizer, blocks)
+    states = _states(group, encoder, blocks)
+    targets = np.hstack([scores["calibration"][name].target(chosen.target)[1:] for name in names])
+    head = fit_head(states["calibration"], targets.T, chosen)
+    template = cast(TaskItems, cells[0].calibration).template
+    router = FittedRouter(group.sets, head, blocks, template, chosen, encoder.revision)
+    predicted = {name: head.predict(states[name]).T for name in names}
     path.unlink(missing_ok=True)  # it describes the router that is now replaced
     router_files.save_router(group.folder, router, router_files.model_record(model, cells[0].model))
-    numbers = summary(measured, scores.get("reworded"), predicted, names, settings.router.target)
-    record = {"request": request, "study": cells[0].study, "studies": studies, **described(group), **numbers}
-    record["router"] |= _fitted(router)
-    record["prefill"] = _timed(group, model.module, router, encoder)
+
+    numbers = set_scores.summary(crossed, scores.get("reworded"), predicted, names, chosen.target)
+    record = {"request": request, "study": cells[0].study, "studies": studies, **group.described(), **numbers}
+    strengths = {"common": head.common.strength, "relative": head.relative.strength}
+    record["router"] |= {"settings": plain, "blocks": blocks, "strengths": strengths}
+    each = max(1, TIMED // len(names))
+    prompts = [prompt for task in group.tasks for prompt in task.prompts["heldout"][:each]]
+    log.info("timing the prefill of %d prompts", len(prompts))
+    try:
+        record["prefill"] = prefill(model.module, tokenizer, router, encoder, prompts)
+    except PruningError as error:  # a smaller model of this kind cannot be made in memory
+        log.warning("the prefill is not timed: %s", error)
+        record["prefill"] = None
     record["environment"] = provenance(started, str(model.device))
     storage.write_json(path, record)
     return record | {"folder": str(group.folder)}
 
 
-def _request(settings: RouterSettings) -> str:
-    """The digest of the router's settings and of the files of a hub encoder."""
-    plain = dataclasses.asdict(settings)
-    return digest([plain, encoder_revision(settings.path)] if settings.encoder == "hub" else plain)
-
-
-def _scores(group: Group, forward: Forward, part: str) -> dict[str, ItemScores]:
-    """The scores of a part of each task under the dense model and all sets; each task is a file."""
-    found = {}
-    masks = [*group.sets.values()]
-    for number, task in enumerate(group.tasks, start=1):
-        path = group.folder / "scores" / f"{task.name}-{part}.npz"
-        if not path.is_file():
-            samples = task.parts()[part]
-            log.info(
-                "task %d of %d, %s: %d %s items under %d sets",
-                *(number, len(group.tasks), task.name, samples.count, part, len(masks)),
-            )
-            with batches_shown(f"{task.name} {part}") as show:
-                scored = score_items(forward.watched(show), samples, [masks[0].dense, *masks])
-            router_files.save_scores(path, scored)
-        found[task.name] = router_files.read_scores(path)
-    return found
-
-
-def _router(
-    group: Group, forward: Forward, scores: dict[str, ItemScores]
-) -> tuple[FittedRouter, Encoder, dict[str, Floats]]:
-    """The router, fitted to the calibration items; its encoder; its predictions for held-out items by task."""
-    cell, sets = group.cells[0], group.sets
-    blocks = first_blocks(list(sets.values()), group.settings.router.blocks)
-    encoder = encoder_of(group.settings.router, forward, cell.model.tokenizer, blocks)
-    prompts = {"calibration": [p for task in group.tasks for p in task.calibration_prompts]}
-    prompts |= {task.name: list(task.heldout_prompts) for task in group.tasks}
-    states = _states(group, encoder, blocks, prompts)
-    targets = np.hstack([scores[task.name].target(group.settings.router.target)[1:] for task in group.tasks])
-    template = cast(TaskItems, cell.calibration).template
-    made, chosen = (blocks, template), group.settings.router
-    router = fit_router(sets, states["calibration"], targets, made, chosen, encoder.revision)
-    return router, encoder, {task.name: router.head.predict(states[task.name]).T for task in group.tasks}
-
-
-def _states(group: Group, encoder: Encoder, blocks: int, prompts: dict[str, list[str]]) -> dict[str, Floats]:
-    """The features of prompts, by name; kept in a file for each encoder."""
-    settings = group.settings.router
-    read = [settings.path, encoder.revision] if settings.encoder == "hub" else [blocks]
-    key = digest([settings.encoder, *read])
-    path = group.folder / f"states-{key}.npz"
-    if not path.is_file():
-        log.info("reading %d prompts for the router", sum(map(len, prompts.values())))
-        router_files.save_arrays(path, {f"of_{name}": encoder.encode(some) for name, some in prompts.items()})
-    return {name.removeprefix("of_"): value for name, value in router_files.read_arrays(path).items()}
-
-
-def _timed(group: Group, module: Any, router: FittedRouter, encoder: Encoder) -> dict[str, Any] | None:
-    """The seconds of a prefill; None if a smaller model of this kind cannot be made in memory."""
-    each = max(1, TIMED // len(group.tasks))
-    prompts = [prompt for task in group.tasks for prompt in task.heldout_prompts[:each]]
-    log.info("timing the prefill of %d prompts", len(prompts))
-    try:
-        return dict(prefill(Reader(module, group.cells[0].model.tokenizer, router, encoder), prompts))
-    except PruningError as error:
-        log.warning("the prefill is not timed: %s", error)
-        return None
-
-
-def _fitted(router: FittedRouter) -> dict[str, Any]:
-    """The settings of a router, the blocks that it runs, and the strengths that cross-validation chose."""
-    strengths = {"common": router.head.common.strength, "relative": router.head.relative.strength}
-    return {"settings": dataclasses.asdict(router.settings), "blocks": router.blocks, "strengths": strengths}
-
-
-# The cells that belong together in a study of tasks, and what is recorded about them.
-
-
 @dataclass(frozen=True)
-class Group:
+class Crossing:
     """The cells of one model and search, one per task, with their results and the items of their tasks."""
 
     cells: Sequence[Cell]
@@ -156,46 +105,140 @@ class Group:
     tasks: Sequence[TaskData]
     settings: TaskSettings
 
-    @property
+    @cached_property
     def sets(self) -> dict[str, Mask]:
         """The set of each task."""
         pairs = zip(self.tasks, self.results, strict=True)
         return {task.name: Mask.from_json(result["mask"]) for task, result in pairs}
 
-    @property
+    @cached_property
     def folder(self) -> Path:
         """The folder of the group's files; its name has a digest of the weights, the sets and the items."""
         cell = self.cells[0]
-        data = [samples.sha256 for task in self.tasks for samples in task.parts().values()]
+        data = [samples.sha256 for task in self.tasks for samples in task.parts.values()]
         masks = {name: mask.to_json() for name, mask in self.sets.items()}
         size = f"k{cell.k}" if cell.ratio is None else f"r{cell.ratio:g}"
         unit = "" if cell.unit == "block" else f"-{cell.unit}"
         stem = f"{cell.model.name}-{cell.choices.objective}-{cell.choices.algo}-{size}{unit}-s{cell.seed}"
         return cell.results / router_files.FOLDER / f"{stem}-{digest([cell.weights(), masks, data])}"
 
+    def described(self) -> dict[str, Any]:
+        """What was searched, and the items of each task."""
+        cell = self.cells[0]
+        return {
+            "model": cell.model.name,
+            "objective": cell.choices.objective,
+            "algo": cell.choices.algo,
+            "unit": cell.unit,
+            "k": cell.k,
+            "ratio": cell.ratio,
+            "seed": cell.seed,
+            "rewording": self.settings.tasks.rewording,
+            "cells": {task.name: one.key for task, one in zip(self.tasks, self.cells, strict=True)},
+            "sets": {name: mask.to_json() for name, mask in self.sets.items()},
+            "items": {
+                task.name: {
+                    part: {"items": samples.count, "sha256": samples.sha256}
+                    for part, samples in task.parts.items()
+                }
+                for task in self.tasks
+            },
+        }
 
-def described(group: Group) -> dict[str, Any]:
-    """What was searched, and the items of each task."""
-    cell = group.cells[0]
-    return {
-        "model": cell.model.name,
-        "objective": cell.choices.objective,
-        "algo": cell.choices.algo,
-        "unit": cell.unit,
-        "k": cell.k,
-        "ratio": cell.ratio,
-        "seed": cell.seed,
-        "rewording": group.settings.tasks.rewording,
-        "cells": {task.name: one.key for task, one in zip(group.tasks, group.cells, strict=True)},
-        "sets": {name: mask.to_json() for name, mask in group.sets.items()},
-        "items": {
-            task.name: {
-                part: {"items": samples.count, "sha256": samples.sha256}
-                for part, samples in task.parts().items()
-            }
-            for task in group.tasks
-        },
-    }
+
+def _scores(group: Crossing, forward: Forward, part: str) -> dict[str, ItemScores]:
+    """The scores of a part of each task under the dense model and all sets; each task is a file."""
+    found = {}
+    masks = [*group.sets.values()]
+    for number, task in enumerate(group.tasks, start=1):
+        path = group.folder / "scores" / f"{task.name}-{part}.npz"
+        if not path.is_file():
+            samples = task.parts[part]
+            log.info(
+                "task %d of %d, %s: %d %s items under %d sets",
+                *(number, len(group.tasks), task.name, samples.count, part, len(masks)),
+            )
+            with batches_shown(f"{task.name} {part}") as show:
+                scored = set_scores.score_items(forward.watched(show), samples, [masks[0].dense, *masks])
+            fields = [field.name for field in dataclasses.fields(scored)]
+            router_files.save_arrays(path, {name: getattr(scored, name) for name in fields})
+        try:
+            found[task.name] = ItemScores(**router_files.read_arrays(path))
+        except TypeError as error:
+            raise DamagedError(
+                f"{path} does not hold the scores of items: move it away and run again."
+            ) from error
+    return found
+
+
+def _states(group: Crossing, encoder: Encoder, blocks: int) -> dict[str, Floats]:
+    """The features of the calibration prompts of all tasks, and of each task's held-out ones by its name.
+
+    They are kept in a file for each encoder.
+    """
+    settings = group.settings.router
+    read = [settings.path, encoder.revision] if settings.encoder == "hub" else [blocks]
+    path = group.folder / f"states-{digest([settings.encoder, *read])}.npz"
+    if not path.is_file():
+        prompts = {"calibration": [p for task in group.tasks for p in task.prompts["calibration"]]}
+        prompts |= {task.name: list(task.prompts["heldout"]) for task in group.tasks}
+        log.info("reading %d prompts for the router", sum(map(len, prompts.values())))
+        router_files.save_arrays(path, {f"of_{name}": encoder.encode(some) for name, some in prompts.items()})
+    return {name.removeprefix("of_"): value for name, value in router_files.read_arrays(path).items()}
+
+
+# Seconds to read a prompt: the dense model, the model without the routed set, and the router itself.
+
+
+def prefill(
+    module: Any, tokenizer: Any, router: FittedRouter, encoder: Encoder, prompts: Sequence[str]
+) -> dict[str, Any]:
+    """Mean seconds per prompt, read alone: dense, without the set that the router chooses, and the router's own.
+
+    The three take turns, and the median of the repeats counts. The pruned model is the one that would be exported;
+    the router runs its first blocks apart, so a server that keeps their states would need less.
+    """
+    import torch
+
+    from pruning.models.blocks import input_device
+    from pruning.models.removal import blocks_removed, smaller_config
+
+    # A prompt is read as a generation does: with a cache, and logits of the last position only.
+    last = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(module.forward).parameters else {}
+    masks, rows = list(router.sets.values()), prompt_rows(tokenizer, prompts)
+    chosen = [masks[number] for number in set_scores.routes(router.predict(encoder, prompts))]
+    smaller = {mask: smaller_config(module, mask) for mask in set(chosen)}
+    times = []
+    for prompt, row, mask in zip(prompts, rows, chosen, strict=True):
+        ids = torch.tensor([row.input_ids]).to(input_device(module))
+
+        def read(ids: Any = ids) -> None:
+            with torch.inference_mode():
+                module(input_ids=ids, use_cache=True, **last)
+
+        def route(prompt: str = prompt) -> None:
+            router.predict(encoder, [prompt])
+
+        rounds = []
+        for _ in range(1 + REPEATS):  # the first is not counted
+            dense = _seconds(read)
+            with blocks_removed(module, mask, smaller[mask]):
+                pruned = _seconds(read)
+            rounds.append((dense, pruned, _seconds(route)))
+        times.append(np.median(rounds[1:], axis=0))
+    lengths = [len(row.input_ids) for row in rows]
+    means = dict(zip(("dense", "pruned", "router"), np.mean(times, axis=0).tolist(), strict=True))
+    return {"prompts": len(prompts), "tokens": float(np.mean(lengths)), **means}
+
+
+def _seconds(run: Callable[[], None]) -> float:
+    import torch
+
+    started = time.perf_counter()
+    run()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
 
 
 # The tables that a study of tasks prints: all tasks under all sets, and what each policy gains.
@@ -235,10 +278,8 @@ def _entry(entry: Mapping[str, Any], what: str, own: bool) -> str:
 def _policies(record: Mapping[str, Any]) -> str:
     rows = []
     for name, policy in record["policies"].items():
-        gain = "" if name == "static" else interval_text(policy["gain"], signed=True)
-        rows.append(
-            [name, POLICIES[name], interval_text(policy["accuracy"]), gain, f"{policy['margin']:.3f}"]
-        )
+        gain = "" if name == "static" else _interval(policy["gain"], signed=True)
+        rows.append([name, POLICIES[name], _interval(policy["accuracy"]), gain, f"{policy['margin']:.3f}"])
     columns = ("policy", "chooses", "accuracy, mean over tasks", "gain over static", "margin")
     return render(columns, rows)
 
@@ -246,7 +287,7 @@ def _policies(record: Mapping[str, Any]) -> str:
 def _oracle(record: Mapping[str, Any]) -> str:
     if (oracle := record.get("oracle")) is None:
         return ""
-    gains = {name: interval_text(oracle[name], signed=True) for name in ("apparent", "surviving", "chance")}
+    gains = {name: _interval(oracle[name], signed=True) for name in ("apparent", "surviving", "chance")}
     return (
         f"oracle   gain over the best static set {gains['apparent']}; after a second wording {gains['surviving']}; "
         f"that with random labels {gains['chance']}\n         {oracle['verdict']}"
@@ -256,8 +297,8 @@ def _oracle(record: Mapping[str, Any]) -> str:
 def _router_text(record: Mapping[str, Any]) -> str:
     router = record["router"]
     shares = router["explained"]
-    rows = [[task, *counts.values()] for task, counts in router["chosen"].items()]
-    table = render(("prompts of", *record["sets"]), [list(map(str, row)) for row in rows])
+    rows = [[task, *map(str, counts.values())] for task, counts in router["chosen"].items()]
+    table = render(("prompts of", *record["sets"]), rows)
     return (
         f"router   predicts the {router['settings']['target']}; it explains {shares['common']:.2f} of the variance "
         f"of its mean over sets, and {shares['relative']:.2f} of that of the differences between sets; it chooses\n"
@@ -277,7 +318,7 @@ def _prefill(record: Mapping[str, Any]) -> str:
     )
 
 
-def interval_text(found: Interval, signed: bool = False) -> str:
+def _interval(found: Interval, signed: bool = False) -> str:
     """`0.512 [0.498, 0.527]`."""
     sign = "+" if signed else ""
     return f"{found['value']:{sign}.3f} [{found['low']:{sign}.3f}, {found['high']:{sign}.3f}]"

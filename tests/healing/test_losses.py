@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from pruning.healing import training
+from pruning.healing import losses
+from pruning.healing.heal_settings import LossWeights as Weights
 from pruning.healing.loop import smaller_model
-from pruning.healing.training import Weights, block_states, summed_loss
+from pruning.healing.losses import block_states, summed_loss
 from pruning.models.blocks import find_blocks
 from tests.healing.worlds import MASK, tiny
 
@@ -62,7 +63,7 @@ def _after_blocks(model: Any) -> list[Tensor]:
 def test_loss_and_gradients_are_those_of_the_plain_formula(
     weights: Weights, recompute: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training, "positions_at_once", lambda *_: 7)  # pieces that do not fit evenly
+    monkeypatch.setattr(losses, "positions_at_once", lambda *_: 7)  # pieces that do not fit evenly
     dense = tiny()
     smaller = smaller_model(dense, MASK)
     student, teacher = smaller.model.module, dense.module
@@ -84,35 +85,31 @@ def test_states_are_those_of_the_model(name: str) -> None:
         assert torch.equal(mine, wanted)
 
 
-def test_a_state_of_zeros_gives_no_nan() -> None:
+def test_a_state_of_zeros_gives_no_nan_and_the_teacher_gets_no_gradients() -> None:
     dense = tiny()
     smaller = smaller_model(dense, MASK)
-    loss = summed_loss(smaller.model.module, PADDED, Weights(0.0, 0.0, 1.0), dense.module, smaller.numbers)
-    gradients = torch.autograd.grad(loss, list(smaller.block_weights().values()), allow_unused=True)
+    every = Weights(0.5, 1.0, 1.0)
+    loss = summed_loss(smaller.model.module, PADDED, every, dense.module, smaller.numbers)
+    loss.backward()
+    gradients = [weight.grad for weight in smaller.block_weights().values() if weight.grad is not None]
     assert loss.isfinite()
-    assert all(gradient is None or gradient.isfinite().all() for gradient in gradients)
-
-
-def test_the_teacher_is_not_run_without_need_and_gets_no_gradients() -> None:
-    dense = tiny()
-    smaller = smaller_model(dense, MASK)
-    summed_loss(smaller.model.module, IDS, Weights(), None)  # no teacher
-    summed_loss(smaller.model.module, IDS, Weights(0.5, 1.0, 1.0), dense.module, smaller.numbers).backward()
+    assert gradients
+    assert all(gradient.isfinite().all() for gradient in gradients)
     inside = {id(weight) for block in find_blocks(dense.module).modules for weight in block.parameters()}
     assert all(weight.grad is None for weight in dense.module.parameters() if id(weight) in inside)
 
 
 def test_logits_are_computed_once_for_a_loss_and_its_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "positions_at_once", lambda *_: 7)
+    monkeypatch.setattr(losses, "positions_at_once", lambda *_: 7)
     smaller = smaller_model(tiny(), MASK)
     rows: list[int] = []
-    head = training.head
+    head = losses.head
 
     def counted(model: Any, hidden: Tensor) -> Tensor:
         rows.append(len(hidden))
         return head(model, hidden)
 
-    monkeypatch.setattr(training, "head", counted)
+    monkeypatch.setattr(losses, "head", counted)
     loss = summed_loss(smaller.model.module, IDS, Weights())
     loss.backward()
     assert rows == [7, 7, 7, 7, 2], "30 predictions, seven at a time, and none of them again"
@@ -123,7 +120,7 @@ def test_in_bfloat16_loss_and_gradient_are_those_of_float32_up_to_rounding(weigh
     student, teacher = torch.randn(2, 40, 97, generator=torch.Generator().manual_seed(1)).bfloat16()
     targets = torch.arange(40)
     (loss, gradient), (exact, wanted) = (
-        training._part(z, y, targets, weights)
+        losses.loss_of_logits(z, y, targets, weights)
         for z, y in ((student, teacher), (student.float(), teacher.float()))
     )
     assert float(loss) == pytest.approx(float(exact), rel=1e-7), "logits are summed in float32"

@@ -13,14 +13,14 @@ from pruning.core.errors import DamagedError, LossError
 from pruning.core.records import Point
 from pruning.healing import heal_settings, rate
 from pruning.healing.loop import Healed, heal
-from pruning.healing.rate import known, with_rate
-from pruning.healing.rate import settled as rate_of
+from pruning.healing.rate import known, settled, with_rate
 from pruning.study.guide import table
 from tests.conftest import Command
 from tests.healing.worlds import MASK, full, lora, text, tiny
 
 RATES = (100.0, 3e-3, 1e-9)
 AUTO = full(lr=None, tokens=64 * 20)
+TEXT = text(AUTO)
 
 
 @pytest.fixture(autouse=True)
@@ -28,24 +28,33 @@ def rates(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(heal_settings, "WEIGHT_RATES", RATES)
 
 
-def curve(one: Any, folder: Path | None = None) -> list[Point]:
-    return healed(one, folder).curve
+def healed(one: Any, folder: Path | None, **more: Any) -> Healed:
+    return heal(tiny(), MASK, text(one), one, folder, **more)
 
 
-def healed(one: Any, folder: Path | None) -> Healed:
-    return heal(tiny(), MASK, text(one), one, folder)
+class Curves:
+    """Heals for each trial and remembers its rate; raises the error of a rate that has one."""
+
+    def __init__(self, **errors: BaseException) -> None:
+        self.errors, self.tried = errors, list[float]()
+
+    def __call__(self, trial: Any, place: Path | None) -> list[Point]:
+        if (error := self.errors.get(f"{trial.lr:g}") or self.errors.get("all")) is not None:
+            raise error
+        self.tried.append(trial.lr)
+        return healed(trial, place).curve
 
 
 def test_the_best_rate_is_taken_and_its_trial_is_the_beginning_of_the_healing(tmp_path: Path) -> None:
-    chosen, trials = with_rate(AUTO, text(AUTO), tmp_path, curve)
+    chosen, trials = with_rate(AUTO, TEXT, tmp_path, Curves())
     assert (chosen.lr, chosen.tokens) == (3e-3, AUTO.tokens)
     assert [trial["lr"] for trial in trials] == list(RATES)
     assert all(trial["tokens"] == 64 * heal_settings.TRIAL_STEPS for trial in trials)
-    losses = [trial["heldout_loss"] for trial in trials]
-    assert min(losses) == losses[1] < trials[1]["heldout_before"]  # type: ignore[type-var]
-    assert [path.name for path in tmp_path.glob("trunk-*")] == [f"trunk-{chosen.line(text(AUTO).beginning)}"]
+    losses: list[Any] = [trial["heldout_loss"] for trial in trials]
+    assert min(losses) == losses[1] < trials[1]["heldout_before"]
+    assert [path.name for path in tmp_path.glob("trunk-*")] == [f"trunk-{chosen.line(TEXT.beginning)}"]
     seen: list[int] = []
-    found = heal(tiny(), MASK, text(chosen), chosen, tmp_path, watch=lambda point: seen.append(point["step"]))
+    found = healed(chosen, tmp_path, watch=lambda point: seen.append(point["step"]))
     assert min(seen) > 1, "the healing begins anew"
     plain = healed(full(lr=3e-3, tokens=AUTO.tokens), None)
     assert all(torch.equal(found.tensors[name], plain.tensors[name]) for name in plain.tensors)
@@ -53,7 +62,7 @@ def test_the_best_rate_is_taken_and_its_trial_is_the_beginning_of_the_healing(tm
 
 def test_no_smaller_rate_is_tried_if_one_is_no_better(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(heal_settings, "WEIGHT_RATES", (3e-3, 1e-9, 1e-10))
-    chosen, trials = with_rate(AUTO, text(AUTO), None, curve)
+    chosen, trials = with_rate(AUTO, TEXT, None, Curves())
     assert chosen.lr == 3e-3
     assert [trial["lr"] for trial in trials] == [3e-3, 1e-9]
 
@@ -62,9 +71,10 @@ def test_a_training_that_does_not_help_ends_with_the_trials(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(heal_settings, "WEIGHT_RATES", (100.0, 90.0))
-    asked = full(lr=None, tokens=64 * 20, eval_every=99)
-    chosen, trials = with_rate(asked, text(asked), tmp_path, curve)
+    asked = full(lr=None, tokens=64 * 20, eval_every=99, candidates=2, round_tokens=64)
+    chosen, trials = with_rate(asked, TEXT, tmp_path, Curves())
     assert chosen.tokens == asked.trial_tokens < asked.tokens
+    assert chosen.candidates == 1, "no candidates are healed"
     assert not rate.helped(trials)
     found = healed(chosen, tmp_path)
     assert found.best_step == 0
@@ -73,98 +83,69 @@ def test_a_training_that_does_not_help_ends_with_the_trials(
 
 
 def test_a_stopped_choice_repeats_no_trial(tmp_path: Path) -> None:
-    def stopped(trial: Any, place: Path | None) -> list[Point]:
-        if trial.lr != RATES[0]:
-            raise KeyboardInterrupt
-        return curve(trial, place)
-
     with pytest.raises(KeyboardInterrupt):
-        with_rate(AUTO, text(AUTO), tmp_path, stopped)
-    tried: list[float] = []
-
-    def counted(trial: Any, place: Path | None) -> list[Point]:
-        tried.append(trial.lr)
-        return curve(trial, place)
-
-    first = with_rate(AUTO, text(AUTO), tmp_path, counted)
-    assert tried == list(RATES[1:])
-    assert with_rate(AUTO, text(AUTO), tmp_path, counted) == first
-    assert tried == list(RATES[1:]), "a finished choice is read"
-    assert known(AUTO, text(AUTO), tmp_path) == first[1]
-    assert known(lora(lr=None), text(AUTO), tmp_path) == [], "other settings have trials of their own"
+        with_rate(AUTO, TEXT, tmp_path, Curves(**{"0.003": KeyboardInterrupt()}))
+    curves = Curves()
+    first = with_rate(AUTO, TEXT, tmp_path, curves)
+    assert curves.tried == list(RATES[1:])
+    assert with_rate(AUTO, TEXT, tmp_path, curves) == first
+    assert curves.tried == list(RATES[1:]), "a finished choice is read"
+    assert known(AUTO, TEXT, tmp_path) == first[1]
+    assert known(lora(lr=None), TEXT, tmp_path) == [], "other settings have trials of their own"
 
 
 def test_a_rate_that_diverges_is_never_taken() -> None:
-    def diverging(trial: Any, place: Path | None) -> list[Point]:
-        if trial.lr == RATES[0]:
-            raise LossError("the loss is nan")
-        return curve(trial, place)
-
-    chosen, trials = with_rate(AUTO, text(AUTO), None, diverging)
+    chosen, trials = with_rate(AUTO, TEXT, None, Curves(**{"100": LossError("nan")}))
     assert (chosen.lr, trials[0]["heldout_loss"]) == (3e-3, None)
     json.dumps(trials, allow_nan=False)
-
-    def never(trial: Any, place: Path | None) -> list[Point]:
-        raise LossError("the loss is nan")
-
     with pytest.raises(LossError, match=r"100, 0\.003, 1e-09.*heal\.lr"):
-        with_rate(AUTO, text(AUTO), None, never)
+        with_rate(AUTO, TEXT, None, Curves(all=LossError("nan")))
 
 
 def test_what_other_healings_have_left_stays(tmp_path: Path) -> None:
     other = full(lr=RATES[2], tokens=64 * 30)
     trunk = tmp_path / f"trunk-{other.line(text(other).beginning)}"
     healed(other, tmp_path)
-    kept = sorted(path.name for path in trunk.iterdir())
+    kept = {path.name for path in trunk.iterdir()}
     assert kept
     for _ in range(2):
-        chosen, _ = with_rate(AUTO, text(AUTO), tmp_path, curve)
+        chosen, _ = with_rate(AUTO, TEXT, tmp_path, Curves())
         assert chosen.lr != RATES[2]
-        assert {path.name for path in trunk.iterdir()} >= set(kept)
+        assert {path.name for path in trunk.iterdir()} >= kept
 
 
-def test_a_trial_is_judged_as_a_healing_by_its_lowest_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_trial_is_judged_as_a_healing_by_its_lowest_loss() -> None:
     losses = {RATES[0]: (3.5, 3.3, 3.6), RATES[1]: (3.5, 3.4, 3.4)}
 
-    def made(trial: Any, place: Path | None) -> list[Point]:
+    def made(trial: Any, _: Path | None) -> list[Point]:
         points = enumerate(losses[trial.lr])
         return [{"step": 4 * n, "tokens": n, "seconds": 0.0, "heldout_loss": loss} for n, loss in points]
 
-    chosen, trials = with_rate(AUTO, text(AUTO), None, made)
+    chosen, trials = with_rate(AUTO, TEXT, None, made)
     assert [trial["heldout_loss"] for trial in trials] == [3.3, 3.4]
     assert (chosen.lr, chosen.tokens) == (RATES[0], AUTO.tokens)
+    assert settled(AUTO, trials[:1]) is None, "a second rate has to be tried"
 
 
-def test_candidates_are_not_healed_if_no_rate_helps() -> None:
-    asked = full(lr=None, tokens=64 * 64, candidates=4, round_tokens=64 * 16)
-    trial = {"tokens": asked.trial_tokens, "heldout_before": 3.0, "heldout_loss": 3.5, "seconds": 1.0}
-    trials: Any = [{"lr": rate, **trial} for rate in RATES]
-    chosen = rate_of(asked, trials)
-    assert chosen is not None
-    assert (chosen.tokens, chosen.candidates) == (asked.trial_tokens, 1)
+GOOD = {"lr": 1.0, "tokens": 1, "seconds": 1, "heldout_before": 1, "heldout_loss": 1}
+BAD = (("lr", "x"), ("heldout_loss", float("nan")))
 
 
 @pytest.mark.parametrize(
     "line",
-    [
-        "no JSON",
-        "[1]",
-        '"text"',
-        '{"lr": 1}',
-        '{"lr": "x", "tokens": 1, "seconds": 1, "heldout_before": 1, "heldout_loss": 1}',
-    ],
+    ["no JSON", "[1]", '"text"', '{"lr": 1}', *(json.dumps(GOOD | {name: v}) for name, v in BAD)],
 )
 def test_a_damaged_file_of_trials_is_named(line: str, tmp_path: Path) -> None:
-    path = rate._path(AUTO, text(AUTO), tmp_path)
-    for content in (line, '{"lr": 1.0, "tokens": 1, "seconds": 1, "heldout_before": 1, "heldout_loss": NaN}'):
-        path.write_text(content + "\n")
-        with pytest.raises(DamagedError, match=path.name):
-            known(AUTO, text(AUTO), tmp_path)
+    path = rate.trials_path(AUTO, TEXT, tmp_path)
+    path.write_text(line + "\n")
+    with pytest.raises(DamagedError, match=path.name):
+        known(AUTO, TEXT, tmp_path)
 
 
 def test_a_given_rate_is_not_tried() -> None:
-    given = full()
-    assert with_rate(given, text(given), None, None) == (given, [])  # type: ignore[arg-type]
+    curves = Curves()
+    assert with_rate(full(), TEXT, None, curves) == (full(), [])
+    assert curves.tried == []
 
 
 SEARCH = ("algo=one_shot", "k=2", "heal=full", "heal.length=32", "heal.batch_tokens=256", "heal.heldout=4")
@@ -201,7 +182,6 @@ def test_screen_table_and_record_say_that_training_did_not_help(
     assert result["heal"]["best_step"] == 0
     assert result["heal"]["tokens"] == 256 * heal_settings.TRIAL_STEPS
     assert "heal=lora" in ended.err
-    rows = [line for line in table(result).splitlines() if "healed" in line]
-    assert len(rows) == 1
-    assert "did not help" in rows[0]
+    (row,) = [line for line in table(result).splitlines() if "healed" in line]
+    assert "did not help" in row
     assert "did not help" in ended.out

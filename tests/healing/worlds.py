@@ -8,6 +8,7 @@ import numpy as np
 
 from pruning.core.mask import Mask
 from pruning.healing.heal_settings import Distill, Full, Lora
+from pruning.healing.loop import SmallerModel, Trainer, smaller_model
 from pruning.healing.training_text import HealingText, packed
 from pruning.models.model import LanguageModel, wrapped
 from tests.helpers.architectures import N_BLOCKS, build
@@ -52,3 +53,9 @@ def text(settings: Any, windows: int = 60) -> HealingText:
     for _ in range(windows * settings.length):
         ids.append(int((ids[-1] * 5 + rng.integers(0, 3)) % VOCABULARY))
     return packed(ids, (), settings, "a made-up text")
+
+
+def trainer(settings: Any = None, smaller: SmallerModel | None = None) -> Trainer:
+    """A trainer of all weights of a smaller model."""
+    chosen, student = settings or full(), smaller or smaller_model(tiny(), MASK)
+    return Trainer(student, list(student.block_weights().values()), text(chosen), chosen)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pruning.routing.routed import verdict
 from pruning.routing.set_scores import (
     Floats,
     ItemScores,
@@ -14,7 +13,8 @@ from pruning.routing.set_scores import (
     best_static,
     difference,
     interval,
-    oracle_gain,
+    oracle_gains,
+    verdict,
 )
 
 CHOICES = 4
@@ -57,8 +57,8 @@ def test_of_sets_that_answer_equally_well_the_oracle_takes_the_lowest_margin() -
 
 
 def test_on_noise_the_oracle_gains_but_nothing_survives_a_second_wording() -> None:
-    gain = oracle_gain({"a": noise(0), "b": noise(1)}, {"a": noise(2), "b": noise(3)})
-    apparent, surviving = interval(gain.apparent), interval(gain.surviving)
+    gain = oracle_gains({"a": noise(0), "b": noise(1)}, {"a": noise(2), "b": noise(3)})
+    apparent, surviving = interval(gain["apparent"]), interval(gain["surviving"])
     assert apparent["low"] > 0.3, "with four sets, some set is right on most items"
     assert abs(surviving["value"]) < 0.03
     assert verdict(surviving, surviving).startswith("chance")
@@ -67,18 +67,18 @@ def test_on_noise_the_oracle_gains_but_nothing_survives_a_second_wording() -> No
 def test_fixed_preferences_survive_a_second_wording_but_not_random_labels() -> None:
     """Each set prefers the same answers in both wordings, whatever is right."""
     first = noise(0)
-    gain = oracle_gain({"a": first}, {"a": first})
-    surviving = interval(gain.surviving)
-    excess = interval({"a": gain.surviving["a"] - gain.chance["a"]})
+    gain = oracle_gains({"a": first}, {"a": first})
+    surviving = interval(gain["surviving"])
+    excess = interval({"a": gain["surviving"]["a"] - gain["chance"]["a"]})
     assert surviving["low"] > 0.3
     assert excess["low"] < 0 < excess["high"]
     assert verdict(surviving, excess).startswith("no more than chance")
 
 
 def test_sets_that_know_different_prompts_gain_more_than_chance() -> None:
-    gain = oracle_gain({"a": specialists(0)}, {"a": specialists(1)})
-    surviving = interval(gain.surviving)
-    excess = interval({"a": gain.surviving["a"] - gain.chance["a"]})
+    gain = oracle_gains({"a": specialists(0)}, {"a": specialists(1)})
+    surviving = interval(gain["surviving"])
+    excess = interval({"a": gain["surviving"]["a"] - gain["chance"]["a"]})
     assert surviving["low"] > 0.2
     assert verdict(surviving, excess).startswith("more than chance")
 

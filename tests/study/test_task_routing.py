@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from analysis.report.page import write
+from pruning.core.errors import InputError
 from pruning.core.mask import Mask
 from pruning.core.storage import read_json
 from pruning.routing import router_files
-from pruning.routing.fitted_router import POLICIES
+from pruning.routing.set_scores import POLICIES, ItemScores
 from pruning.study import route_command
 from tests.conftest import Command, Ended
 from tests.helpers.encoders import encoder_folder
@@ -33,7 +34,7 @@ def check_record(folder: Path, record: dict[str, Any], results: list[dict[str, A
     found = {Path(result["calibration"]["source"]).stem: result["mask"] for result in results}
     assert record["sets"] == found
     for number, task in enumerate(record["sets"], start=1):
-        scores = router_files.read_scores(folder / "scores" / f"{task}-heldout.npz")
+        scores = ItemScores(**router_files.read_arrays(folder / "scores" / f"{task}-heldout.npz"))
         cross = record["cross"][task]
         assert list(cross) == ["dense", *record["sets"]]
         assert scores.sums.shape[0] == len(cross)
@@ -156,45 +157,37 @@ def test_a_changed_encoder_is_read_again(launch: Command, tmp_path: Path, tokeni
     assert read_json(folder / router_files.ROUTER)["encoder_revision"] != before
 
 
-def shared_items(folder: Path) -> Path:
-    """Two tasks with the same items, in another order."""
-    task_folder(folder, tasks=("animals",))
-    lines = [json.dumps(item) + "\n" for item in reversed(items_of("animals", 23))]
-    (folder / "again.jsonl").write_text("".join(lines))
-    return folder
-
-
 @pytest.mark.parametrize(
-    ("words", "says"),
+    ("words", "named"),
     [
-        (["tasks.folder={empty}"], "holds no .jsonl or .json file"),
+        (["tasks.folder={empty}"], ".jsonl or .json"),
         (["tasks.folder={one}"], "holds one task"),
-        (["tasks.folder={lacking}"], "the field 'question' must be text"),
-        (["tasks.folder={shared}"], "are held-out items of the task"),
-        (["tasks.folder={listed}", "tasks.embedded=false"], "the tasks animals and list have the same items"),
-        (["tasks.folder={two}", "calibration=commonsense"], "needs calibration=task_items"),
-        (["tasks.folder={two}", "compensation=magnitude"], "use compensation=none"),
-        (["tasks.folder={two}", "launcher=processes"], "needs launcher=local"),
-        (["tasks.folder={two}", "router.head=tree"], "unknown router.head 'tree'"),
-        (["tasks.folder={two}", "router.blocks=99"], "router.blocks=99: the model has 6 blocks"),
-        (
-            ["tasks.folder={two}", "router.encoder=hub", "router.path=/nothing"],
-            "router.path=/nothing cannot be loaded",
-        ),
-        (["tasks.folder={two}", "calibration.samples=13"], "has 24 distinct items"),
+        (["tasks.folder={lacking}"], "'question'"),
+        (["tasks.folder={shared}"], "held-out items of the task"),
+        (["tasks.folder={listed}", "tasks.embedded=false"], "animals and list"),
+        (["tasks.folder={two}", "calibration=commonsense"], "calibration=task_items"),
+        (["tasks.folder={two}", "compensation=magnitude"], "compensation=none"),
+        (["tasks.folder={two}", "launcher=processes"], "launcher=local"),
+        (["tasks.folder={two}", "router.head=tree"], "router.head 'tree'"),
+        (["tasks.folder={two}", "router.blocks=99"], "router.blocks=99"),
+        (["tasks.folder={two}", "router.encoder=hub", "router.path=/nothing"], "router.path=/nothing"),
+        (["tasks.folder={two}", "calibration.samples=13"], "24 distinct items"),
         ([], "tasks.folder is not set"),
     ],
 )
 def test_what_cannot_be_crossed_is_refused_before_a_search(
-    launch: Command, tmp_path: Path, words: list[str], says: str
+    launch: Command, tmp_path: Path, words: list[str], named: str
 ) -> None:
-    places = {"two": task_folder(tmp_path / "two"), "one": task_folder(tmp_path / "one", tasks=("tools",))}
-    places |= {
-        "empty": task_folder(tmp_path / "empty", tasks=()),
-        "lacking": task_folder(tmp_path / "lacking"),
+    made: dict[str, tuple[str, ...]] = {
+        "two": ("animals", "tools"),
+        "one": ("tools",),
+        "empty": (),
+        "lacking": ("animals", "tools"),
     }
-    places["shared"] = shared_items(tmp_path / "shared")
-    places["listed"] = task_folder(tmp_path / "listed", tasks=("animals",))
+    made |= {"shared": ("animals",), "listed": ("animals",)}
+    places = {name: task_folder(tmp_path / name, tasks=tasks) for name, tasks in made.items()}
+    lines = [json.dumps(item) + "\n" for item in reversed(items_of("animals", 23))]
+    (places["shared"] / "again.jsonl").write_text("".join(lines))
     (places["listed"] / "list.json").write_text(json.dumps(items_of("animals", 24)))
     (places["lacking"] / "third.jsonl").write_text('{"choices": ["a", "b"], "answer": 0}\n')
     given = [word.format(**places) for word in words]
@@ -204,25 +197,24 @@ def test_what_cannot_be_crossed_is_refused_before_a_search(
         small.remove("calibration.heldout=12")
     ended = launch(*small, *given, calibrated=False)
     assert ended.status == 2
-    assert says in ended.err
+    assert named in ended.err
     assert not list(ended.results.glob("*/result.json"))
 
 
 @pytest.mark.parametrize(
-    ("words", "says"),
+    ("words", "named"),
     [
-        (["tasks"], "1 words are given"),
-        (["absent", "Why?"], "is no folder with a router.json, and"),
-        (["absent", "Why?", "tokens=3"], "unknown setting of pruning.route 'tokens'"),
-        (["absent", "Why?", "max_new_tokens=many"], "max_new_tokens=many is not valid"),
-        (["absent", "Why?", "question=yes"], "question=yes is not valid"),
+        (["tasks"], "1 words"),
+        (["absent", "Why?"], "absent .* results"),
+        (["absent", "Why?", "tokens=3"], "'tokens'"),
+        (["absent", "Why?", "max_new_tokens=many"], "max_new_tokens=many"),
+        (["absent", "Why?", "question=yes"], "question=yes"),
     ],
 )
 def test_the_command_names_what_is_wrong(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], says: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], named: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["route", *words])
-    with pytest.raises(route_command.InputError) as found:
+    with pytest.raises(InputError, match=named):
         route_command.main()
-    assert says in str(found.value)

@@ -1,0 +1,151 @@
+"""The losses of healing and their gradients, so that logits of all positions are never in memory.
+
+For a window of T tokens, the T - 1 predictions are scored. With student logits z and teacher logits y,
+
+    cross entropy  = -log softmax(z)[next token]
+    KL             = t^2 sum_v p_v (log p_v - log q_v),    p = softmax(y / t), q = softmax(z / t)
+    hidden         = mean over kept blocks of |h - g|^2 / |g|^2
+
+where h and g are the states after a block in the student and in the teacher (Hinton et al., arXiv 1503.02531). All
+are sums over positions here; the trainer divides by the number of positions.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from pruning.engine.head import NORMALISED, Distributions, positions_at_once
+from pruning.healing.heal_settings import LossWeights
+from pruning.models.blocks import apply, enter, find_blocks, head
+
+# The least mean square of a teacher's state. A state is all zeros if a text begins with the padding token, whose
+# embedding is zeros in many models.
+SMALLEST = 1e-6
+
+
+def summed_loss(
+    student: Any,
+    ids: Tensor,
+    weights: LossWeights,
+    teacher: Any = None,
+    numbers: tuple[int, ...] = (),
+    recompute: bool = False,
+) -> Tensor:
+    """The sum of the losses over all predictions of token ids (B, T), in float32.
+
+    `numbers` are the teacher's blocks that the student's blocks correspond to; `recompute` is gradient checkpointing.
+    """
+    states = block_states(student, ids, recompute)
+    known: list[Tensor] = []
+    if weights.teaches:
+        with torch.no_grad():
+            known = block_states(teacher, ids)
+    hidden, targets = states[-1][:, :-1].flatten(0, 1), ids[:, 1:].flatten().to(states[-1].device)
+    goals = known[-1][:, :-1].flatten(0, 1) if weights.kl else None
+    total: Tensor = _Readout.apply(hidden, targets, student, weights, teacher, goals)  # type: ignore[no-untyped-call]
+    if weights.hidden:
+        errors = [
+            _relative_error(state[:, :-1].float(), known[number][:, :-1].float())
+            for state, number in zip(states, numbers, strict=True)
+        ]
+        total = total + weights.hidden * torch.stack([error.to(errors[0].device) for error in errors]).mean()
+    return total
+
+
+def block_states(model: Any, ids: Tensor, recompute: bool = False) -> list[Tensor]:
+    """The states (B, T, D) after each block, for token ids (B, T).
+
+    With `recompute`, what is inside of a block is computed again in the backward pass.
+    """
+    blocks, entry = find_blocks(model), enter(model, input_ids=ids)
+    hidden, states = entry.hidden, []
+    for index in range(len(blocks.modules)):
+        if recompute and torch.is_grad_enabled():
+            hidden = checkpoint(apply, blocks, index, hidden, entry, use_reentrant=False)
+        else:
+            hidden = apply(blocks, index, hidden, entry)
+        states.append(hidden)
+    return states
+
+
+def _relative_error(state: Tensor, wanted: Tensor) -> Tensor:
+    size = wanted.square().mean(-1).clamp(min=SMALLEST)
+    return ((state - wanted).square().mean(-1) / size).sum()
+
+
+# Cross entropy and KL. What follows the last block is not trained, so only the gradient of the states is needed. It
+# is computed together with the loss, for some positions at a time: the gradient in the student logits z is
+#
+#     cross entropy  softmax(z) - onehot(next token)
+#     KL             t (softmax(z / t) - softmax(y / t)),    y: teacher logits, t: temperature
+#
+# and the model's own head carries it on to the state. So logits are computed once, and nothing of them is kept for
+# the backward pass. The same idea as in Liger Kernel (arXiv 2410.10989).
+
+
+class _Readout(torch.autograd.Function):
+    """The loss of states (n, D). The forward pass computes their gradient as well; the backward pass returns it."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        targets: Tensor,
+        student: Any,
+        weights: LossWeights,
+        teacher: Any,
+        goals: Tensor | None,
+    ) -> Tensor:
+        step = positions_at_once(
+            hidden.device.type, int(student.config.get_text_config(decoder=True).vocab_size)
+        )
+        total, gradients = torch.zeros((), dtype=torch.float64, device=hidden.device), []
+        for start in range(0, len(hidden), step):
+            part = slice(start, start + step)
+            dense = None if goals is None else head(teacher, goals[part])
+            with torch.set_grad_enabled(ctx.needs_input_grad[0]):
+                state = hidden[part].detach().requires_grad_(ctx.needs_input_grad[0])
+                logits = head(student, state)
+            loss, gradient = loss_of_logits(logits.detach(), dense, targets[part].to(logits.device), weights)
+            total += loss.to(total.device)
+            if ctx.needs_input_grad[0]:
+                gradients.append(torch.autograd.grad(logits, state, gradient)[0])
+        if gradients:
+            ctx.save_for_backward(torch.cat(gradients))
+        return total.float()
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        return (ctx.saved_tensors[0] * upstream, None, None, None, None, None)
+
+
+def loss_of_logits(
+    logits: Tensor, dense: Tensor | None, targets: Tensor, weights: LossWeights
+) -> tuple[Tensor, Tensor]:
+    """The loss of logits (m, V) and its gradient (m, V), computed for as many positions as fit the cache.
+
+    `dense` are the teacher's logits (m, V); without them there is no KL.
+    """
+    piece = max(1, NORMALISED.get(logits.device.type, 1 << 25) // (4 * logits.shape[-1]))
+    total, gradients = torch.zeros((), dtype=torch.float64, device=logits.device), torch.empty_like(logits)
+    dtype, heat = torch.promote_types(logits.dtype, torch.float32), weights.temperature
+    for start in range(0, len(logits), piece):
+        part = slice(start, start + piece)
+        z, right = logits[part].to(dtype), targets[part]
+        student = Distributions(z)
+        loss = -weights.ce * student.of(right).sum()
+        gradient = student.probabilities * weights.ce
+        gradient[torch.arange(len(z), device=z.device), right] -= weights.ce
+        if dense is not None:
+            y = dense[part].to(logits.device, dtype)
+            p, q = Distributions(y / heat), student if heat == 1 else Distributions(z / heat)
+            kl = (p.probabilities * (p.whole - q.whole)).sum(dtype=torch.float64)
+            loss = loss + weights.kl * heat**2 * kl
+            gradient.add_(q.probabilities - p.probabilities, alpha=weights.kl * heat)
+        gradients[part] = gradient
+        total += loss
+    return total, gradients
