@@ -30,7 +30,7 @@ from benchmarks.whole import PUBLISHED
 from pruning.core.records import DoneResult, FailedResult, Point
 from pruning.core.scoring import TraceLine
 from pruning.core.storage import read_json
-from pruning.launcher.submission import JobsRecord, SubmissionRecord
+from pruning.launcher.submission import JobsRecord, QueuedCell, SubmissionRecord
 from pruning.published.library import Entry, entries
 
 # The measured tables of docs/engine.md, from the files of the benchmarks.
@@ -156,8 +156,8 @@ def keys(record: Any, path: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _records(kind: Any) -> Iterator[Any]:
-    """The TypedDicts in a type: the type itself, or the TypedDicts within a list or an optional type."""
-    if hasattr(kind, "__required_keys__"):
+    """The records in a type: the type itself, or the records within a list or an optional type."""
+    if hasattr(kind, "__required_keys__") or kind is QueuedCell:
         yield kind
     for part in get_args(kind) if get_origin(kind) is not Annotated else ():
         yield from _records(part)

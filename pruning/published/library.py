@@ -1,55 +1,177 @@
 """Read the files of published masks, and choose among their entries.
 
 Each file of `papers/` belongs to one paper: its sources, the protocols of its numbers, and its masks. A mistake in a
-file is an InputError that names the file and the entry.
+file is an InputError that names the file and the field.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
-from itertools import islice
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Annotated, Any, ClassVar, TypeAlias, TypeVar
 
 import yaml
+from pydantic import ConfigDict, Field, Strict, TypeAdapter, ValidationError
 
 from pruning.calibration.samples import Samples
 from pruning.calibration.sources import TEXTS, embedded_text
 from pruning.calibration.text import SHORTEST, WindowDraw
-from pruning.core.errors import InputError, first_line, unknown
+from pruning.core.errors import InputError, first_line, shown, unknown
 from pruning.core.mask import Mask
 from pruning.evaluation.corpora import STARTS, Corpus
 from pruning.models.spec import DTYPES, SOURCES
 
-# The types of what is read from the files of published masks.
-
+FOLDER = Path(__file__).parent
 PAIRINGS = {
     "printed_together": "one paper prints the mask and the number",
     "same_authors": "the authors' repository has the mask, their paper the number",
     "inferred": "the mask and the number are from different sources",
 }
 
+# The types of the fields in the files
+CLOSED = ConfigDict(extra="forbid")  # no other fields
+MOST = 2**53
+Text: TypeAlias = Annotated[str, Strict(), Field(pattern=r"\S")]
+Truth: TypeAlias = Annotated[bool, Strict()]
+Count: TypeAlias = Annotated[int, Strict(), Field(ge=1, le=MOST)]
+Length: TypeAlias = Annotated[int, Strict(), Field(ge=SHORTEST, le=MOST)]
+Real: TypeAlias = Annotated[float, Strict(), Field(ge=1, le=MOST)]
+
+
+def _one_of(names: Collection[str]) -> Any:
+    return Field(pattern=f"^({'|'.join(names)})$")
+
+
+# A protocol: everything about a perplexity that can change its value, except the model and the mask.
+#
+# Two protocols are compared aspect by aspect. A path from one protocol to another changes one aspect after the
+# other. Measurements along the path say what each aspect brings.
+
+# The aspects in the order in which a path changes them: the precision last, because it needs the model again.
+ASPECTS = {
+    "text": ("source", "path", "name", "split", "column", "revision", "stream", "join", "documents"),
+    "windows": ("window", "stride"),
+    "number of windows": ("windows", "drawn"),
+    "start token": ("start",),
+    "last window": ("tail",),
+    "precision": ("dtype",),
+}
+UNITS = {"window": " tokens", "stride": " apart", "drawn": " drawn with seed 0"}
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """The text and its windows, as in `Corpus`, and the precision of the model's weights.
+
+    `drawn` is a number of windows that are drawn from all, as `eval=heldout` draws them; None if the windows are
+    taken in order. `harness` names the program that measured, for people to read.
+    """
+
+    __pydantic_config__: ClassVar = CLOSED
+
+    source: Annotated[Text, _one_of(TEXTS)] = "hub"
+    path: Text | None = None
+    name: Text | None = None
+    split: Text = "test"
+    column: Text = "text"
+    revision: Text | None = None
+    stream: Truth = False
+    join: Annotated[str, Strict()] | None = "\n\n"
+    documents: Count | None = None
+    window: Length = 2048
+    stride: Count | None = None
+    windows: Count | None = None
+    start: Annotated[Text, _one_of(STARTS)] = "window"
+    tail: Truth = True
+    drawn: Count | None = None
+    dtype: Annotated[Text, _one_of(DTYPES)] = "bfloat16"
+    harness: Text | None = field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        """Give settings that change nothing their defaults, so that equal protocols compare equal."""
+        if self.drawn is not None:
+            plain: dict[str, Any] = {"stride": None, "windows": None, "start": "window", "tail": True}
+        else:
+            plain = {"stride": None} if self.stride == self.window else {}
+        for name, value in plain.items():
+            object.__setattr__(self, name, value)
+
+    @classmethod
+    def of(cls, corpus: Corpus, dtype: str, harness: str | None = None) -> Protocol:
+        """The protocol of a corpus of `eval=perplexity`, for weights of the type `dtype`."""
+        return cls(**{name: getattr(corpus, name) for name in CORPUS}, dtype=dtype, harness=harness)
+
+    @property
+    def corpus(self) -> Corpus:
+        """The settings of the text and its windows."""
+        return Corpus(**{name: getattr(self, name) for name in CORPUS})
+
+    def samples(self, tokenizer: Any, where: str, limit: int | None = None) -> Samples:
+        """The windows; at most `limit` if it is given. Raises the errors of `Corpus.draw`."""
+        if self.drawn is None:
+            self.corpus.check(where)
+            return self.corpus.draw(tokenizer, where, limit)
+        draw = WindowDraw(min(self.drawn, limit or self.drawn), self.window, 0, where)
+        draw.check()
+        return draw.windows(embedded_text(self.source, "heldout"), tokenizer, self.source)
+
+    def on(self, text: Protocol) -> Protocol:
+        """The same protocol on the text of another one."""
+        return _with(self, text, "text")
+
+    def path_to(self, other: Protocol) -> Iterator[tuple[str, Protocol]]:
+        """Yield (aspect, protocol): one aspect after the other becomes that of `other`, until it is `other`."""
+        here = self
+        for aspect in ASPECTS:
+            if (changed := _with(here, other, aspect)) != here:
+                here = changed
+                yield aspect, here
+
+    def described(self, aspect: str) -> str:
+        """The values of an aspect, in a few words."""
+        if aspect == "text":
+            whole = self.path or self.source
+            return f"{whole} {self.split}" if self.source == "hub" else whole
+        values = [(name, getattr(self, name)) for name in ASPECTS[aspect]]
+        known = [f"{value}{UNITS.get(name, '')}" for name, value in values if value is not None]
+        return ", ".join(known) or "all"
+
+
+CORPUS = [name for names in ASPECTS.values() for name in names if name not in ("drawn", "dtype")]
+
+
+def _with(protocol: Protocol, other: Protocol, aspect: str) -> Protocol:
+    """A protocol with one aspect of another."""
+    return replace(protocol, **{name: getattr(other, name) for name in ASPECTS[aspect]})
+
+
+# What the files hold
+
 
 @dataclass(frozen=True)
 class Source:
     """Where something is printed: an address, the place in it, and what was read to find it there."""
 
-    address: str
-    place: str
-    read: str
+    __pydantic_config__: ClassVar = CLOSED
+
+    address: Text
+    place: Text
+    read: Text
 
 
 @dataclass(frozen=True)
 class ModelFacts:
     """A model of published masks: where it is, its number of blocks, and its approximate number of parameters."""
 
-    name: str
-    source: str
-    path: str
-    blocks: int
-    parameters: float
+    __pydantic_config__: ClassVar = CLOSED
+
+    name: Text
+    source: Annotated[Text, _one_of(SOURCES)]
+    path: Text
+    blocks: Count
+    parameters: Real
 
 
 @dataclass(frozen=True)
@@ -99,27 +221,10 @@ class Entry:
     note: str | None = None
 
 
-FOLDER = Path(__file__).parent
-OURS = "ours"  # the file of this project's own masks
-NOTES = ("corpus", "stated", "not_reproduced", "from")  # keys of a protocol that are not settings
-HIGHEST = 2**53
-Check: TypeAlias = Callable[[str, Any], Any]  # returns the value, or raises InputError; the text is its place
-
-COMPARED = ("documents", "windows")  # `all` in a file means no limit; null means that the source does not say
-
-
 @cache
 def entries() -> tuple[Entry, ...]:
     """All published masks, in the order of the files. Raises InputError if a file is wrong."""
-    found = [entry for path in sorted((FOLDER / "papers").glob("*.yaml")) for entry in _paper(path)]
-    _check_names(found, "")
-    return tuple(found)
-
-
-def _check_names(found: Sequence[Entry], where: str) -> None:
-    names = [entry.name for entry in found]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise InputError(f"{where}two published masks have the name {twice[0]}: give each its own.")
+    return tuple(entry for path in sorted((FOLDER / "papers").glob("*.yaml")) for entry in _paper(path))
 
 
 def chosen(only: Sequence[str] | None) -> tuple[Entry, ...]:
@@ -129,14 +234,14 @@ def chosen(only: Sequence[str] | None) -> tuple[Entry, ...]:
     """
     if only is None:
         return entries()
-    known = {word for entry in entries() for word in _names(entry)}
+    known = {name for entry in entries() for name in _names(entry)}
     for name in only:
         if name not in known:
+            near = str(unknown("published mask, paper or model", name, known)).partition(" Available:")[0]
             papers = {entry.paper for entry in entries()} | {entry.model.name for entry in entries()}
-            near = unknown("published mask, paper or model", name, known)
             raise InputError(
-                f"published.only: {str(near).partition(' Available:')[0]} Papers and models: "
-                f"{', '.join(sorted(papers))}; each mask has a name, which published.dry_run=true lists."
+                f"--only: {near} Papers and models: {', '.join(sorted(papers))}; each mask has a name, which "
+                "--dry-run lists."
             )
     return tuple(entry for entry in entries() if {*_names(entry)} & {*only})
 
@@ -148,9 +253,157 @@ def _names(entry: Entry) -> tuple[str, ...]:
 @cache
 def models() -> Mapping[str, ModelFacts]:
     """The models of published masks, by their names. Raises InputError if the file is wrong."""
-    file = FOLDER / "models.yaml"
-    data = _record(_read(file), f"{file.name}, ")
-    return {name: ModelFacts(name, **_fields(m, f"{file.name}, {name}: ", MODEL)) for name, m in data.items()}
+    facts = _validated(dict[str, dict[str, Any]], _read(FOLDER / "models.yaml"), "models.yaml, ")
+    return {
+        name: _validated(ModelFacts, {"name": name, **one}, f"models.yaml, {name}.")
+        for name, one in facts.items()
+    }
+
+
+@dataclass(frozen=True)
+class _Terms:
+    """The parts of a protocol in a file that are not settings."""
+
+    corpus: Text
+    stated: Text | None = None
+    not_reproduced: Text | None = None
+
+
+@dataclass(frozen=True)
+class _PrintedNumber:
+    __pydantic_config__: ClassVar = CLOSED
+
+    corpus: Text
+    value: Real
+    protocol: Text
+    source: Text
+    pairing: Annotated[Text, _one_of(PAIRINGS)]
+
+
+@dataclass(frozen=True)
+class _Stated:
+    __pydantic_config__: ClassVar = CLOSED
+
+    blocks: Annotated[int, Strict(), Field(ge=0, le=MOST)]
+
+
+@dataclass(frozen=True)
+class _PrintedMask:
+    __pydantic_config__: ClassVar = CLOSED
+
+    name: Text
+    model: Text
+    method: Text
+    removed: Any  # `_mask` reads it
+    mask: Text
+    stated: _Stated | None = None
+    numbers: list[_PrintedNumber] = field(default_factory=list)
+    note: Text | None = None
+
+
+@dataclass(frozen=True)
+class _Paper:
+    __pydantic_config__: ClassVar = CLOSED
+
+    sources: dict[str, Source]
+    protocols: dict[str, dict[str, Any]]
+    entries: list[_PrintedMask]
+    title: Text | None = None
+    arxiv: Text | None = None
+    numbering: Text | None = None
+
+
+def _paper(path: Path) -> list[Entry]:
+    """The entries of a file. Raises InputError, which begins with the file's name, if something is wrong."""
+    where = f"{path.name}, "
+    paper = _validated(_Paper, _read(path), where)
+    protocols = {name: theirs(raw, f"{where}protocols.{name}.") for name, raw in paper.protocols.items()}
+    found: dict[str, Entry] = {}
+    for printed in paper.entries:
+        here = f"{where}{printed.name}."
+        model = _named(models(), printed.model, f"{here}model")
+        numbers = []
+        for one in printed.numbers:
+            protocol = _named(protocols, one.protocol, f"{here}numbers.protocol")
+            source = _named(paper.sources, one.source, f"{here}numbers.source")
+            numbers.append(Number(float(one.value), protocol, source, one.pairing))
+            if one.corpus != protocol.corpus or numbers.count(numbers[-1]) > 1:
+                raise InputError(
+                    f"{here}numbers: corpus={one.corpus}, value={one.value} is given twice, or its protocol is for "
+                    "another corpus."
+                )
+        if printed.name in found:
+            raise InputError(f"{where}entries: two masks have the name {printed.name}: give each its own.")
+        found[printed.name] = Entry(
+            name=printed.name,
+            paper=path.stem,
+            model=model,
+            method=printed.method,
+            mask=_mask(model.blocks, printed.removed, f"{here}removed"),
+            mask_source=_named(paper.sources, printed.mask, f"{here}mask"),
+            stated=None if printed.stated is None else printed.stated.blocks,
+            numbers=tuple(numbers),
+            note=printed.note,
+        )
+    return list(found.values())
+
+
+def theirs(raw: Mapping[str, Any], where: str = "") -> Theirs:
+    """A protocol from a file. A setting that is null there is unknown, and has the default of `Protocol`.
+
+    `all` means no limit. Raises InputError, which begins with `where`, if a setting is wrong.
+    """
+    notes = {name: raw[name] for name in _Terms.__dataclass_fields__ if name in raw}
+    given = {name: value for name, value in raw.items() if name not in notes}
+    missing = tuple(name for name, value in given.items() if value is None and name not in ("join", "name"))
+    known = {name: value for name, value in given.items() if name not in missing}
+    for name in ("documents", "windows"):
+        if known.get(name) == "all":
+            known[name] = None
+    if "from" in known:
+        known["source"] = known.pop("from")
+    terms, protocol = _validated(_Terms, notes, where), _validated(Protocol, known, where)
+    if protocol.stride is not None and protocol.stride > protocol.window:
+        raise InputError(
+            f"{where}stride={protocol.stride} is more than the window of {protocol.window}: give less."
+        )
+    return Theirs(terms.corpus, protocol, missing, terms.not_reproduced)
+
+
+def _mask(blocks: int, removed: Any, where: str) -> Mask:
+    words = removed.split() if isinstance(removed, str) else removed
+    if not isinstance(words, list) or removed == "":
+        raise InputError(f"{where}={removed!r} is not a list of blocks, nor a text such as a3 m7 b12.")
+    words = [str(word) for word in words]
+    try:
+        mask = Mask.parse(blocks, " ".join(words))
+    except InputError as error:
+        raise InputError(f"{where}={removed}: {error}") from error
+    units = [2 if mask.unit == "sublayer" and word[0] not in "am" else 1 for word in words]
+    if len(mask.dropped) != sum(units):
+        raise InputError(f"{where}={removed!r} repeats a block: leave it out.")
+    return mask
+
+
+_Kind = TypeVar("_Kind")
+_adapter = cache(TypeAdapter)
+
+
+def _named(known: Mapping[str, _Kind], name: str, where: str) -> _Kind:
+    if name not in known:
+        raise InputError(f"{where}={name!r}: {unknown('name', name, known)}")
+    return known[name]
+
+
+def _validated(kind: type[_Kind], raw: Any, where: str) -> _Kind:
+    """The value as an instance of a type. Raises InputError, which begins with `where`, for the first wrong field."""
+    try:
+        value: _Kind = _adapter(kind).validate_python(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "the file"
+        raise InputError(f"{where}{place}={shown(first['input'])} is not valid: {first['msg']}.") from error
+    return value
 
 
 class _Loader(yaml.SafeLoader):
@@ -158,339 +411,14 @@ class _Loader(yaml.SafeLoader):
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         """The mapping of a node."""
-        keys = [key.value for key, _ in node.value]
-        if twice := sorted({key for key in map(str, keys) if keys.count(key) > 1}):
-            raise InputError(f"the key {twice[0]} is given twice: leave one out.")
+        keys = [str(key.value) for key, _ in node.value]
+        if twice := sorted({key for key in keys if keys.count(key) > 1}):
+            raise ValueError(f"the key {twice[0]} is given twice: leave one out")
         return super().construct_mapping(node, deep)
 
 
 def _read(path: Path) -> Any:
     try:
         return yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except (yaml.YAMLError, UnicodeDecodeError, ValueError, InputError) as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise InputError(f"{path.name}: {first_line(error)}.") from error
-
-
-def _paper(path: Path) -> list[Entry]:
-    data = _fields(_read(path), f"{path.name}, ", PAPER, ("title", "arxiv", "numbering"))
-    sources = {
-        name: Source(**_fields(raw, f"{path.name}, sources.{name}: ", SOURCE))
-        for name, raw in data["sources"].items()
-    }
-    protocols = {
-        name: theirs(raw, f"{path.name}, protocols.{name}: ") for name, raw in data["protocols"].items()
-    }
-    found = []
-    for raw in data["entries"]:
-        name = raw.get("name", raw) if isinstance(raw, dict) else raw
-        found.append(_entry(path.stem, raw, f"{path.name}, {name}: ", sources, protocols))
-    _check_names(found, f"{path.name}, entries: ")
-    return found
-
-
-def _entry(
-    paper: str, raw: Any, where: str, sources: Mapping[str, Source], protocols: Mapping[str, Theirs]
-) -> Entry:
-    known = {**ENTRY, "model": _one_of(models()), "mask": _one_of(sources)}
-    data = _fields(raw, where, known, ("stated", "numbers", "note"))
-    model = models()[data["model"]]
-    numbers = [
-        _number(number, f"{where}numbers[{place}].", sources, protocols)
-        for place, number in enumerate(data.get("numbers", ()))
-    ]
-    for number in numbers:
-        if numbers.count(number) > 1:
-            raise InputError(
-                f"{where}numbers has {number.value} twice for one protocol and source: leave one out."
-            )
-    return Entry(
-        name=data["name"],
-        paper=paper,
-        model=model,
-        method=data["method"],
-        mask=_mask(model.blocks, data["removed"], f"{where}removed"),
-        mask_source=sources[data["mask"]],
-        stated=data.get("stated", {}).get("blocks"),
-        numbers=tuple(numbers),
-        note=data.get("note"),
-    )
-
-
-def _mask(blocks: int, removed: Any, where: str) -> Mask:
-    if not isinstance(removed, str | list):
-        raise _wrong(where, removed, "a list of blocks, or a text such as a3 m7 b12")
-    if removed == "":
-        raise _wrong(where, removed, "[] for the dense model")
-    words = removed.split() if isinstance(removed, str) else [str(unit) for unit in removed]
-    try:
-        mask = Mask.parse(blocks, " ".join(words))
-    except InputError as error:
-        raise InputError(f"{where}={removed}: {error}") from error
-    units = [2 if mask.unit == "sublayer" and word[0] not in "am" else 1 for word in words]
-    if len(mask.dropped) != sum(units):
-        raise _wrong(where, removed, "without repetitions")
-    return mask
-
-
-def _number(raw: Any, where: str, sources: Mapping[str, Source], protocols: Mapping[str, Theirs]) -> Number:
-    data = _fields(raw, where, {**NUMBER, "protocol": _one_of(protocols), "source": _one_of(sources)})
-    protocol = protocols[data["protocol"]]
-    if data["corpus"] != protocol.corpus:
-        raise InputError(
-            f"{where}corpus={data['corpus']}: its protocol is for {protocol.corpus}: give the same corpus in both."
-        )
-    return Number(float(data["value"]), protocol, sources[data["source"]], data["pairing"])
-
-
-def theirs(raw: Any, where: str = "") -> Theirs:
-    """A protocol from a file. A setting that is null there is unknown, and has the default of `Protocol`.
-
-    Raises InputError, which begins with `where`, if a setting is wrong.
-    """
-    raw = _fields(raw, where, PROTOCOL, PROTOCOL.keys() - {"corpus"})
-    settings = {name: value for name, value in raw.items() if name not in NOTES}
-    missing = tuple(
-        name for name, value in settings.items() if value is None and name not in ("join", "name")
-    )
-    known = {name: None if value == "all" and name in COMPARED else value for name, value in settings.items()}
-    if "from" in raw:
-        known["source"] = raw["from"]
-    kept: dict[str, Any] = {name: value for name, value in known.items() if name not in missing}
-    protocol = Protocol(**kept)
-    if protocol.stride is not None and protocol.stride > protocol.window:
-        raise InputError(
-            f"{where}stride={protocol.stride} is more than the window of {protocol.window}: give less."
-        )
-    return Theirs(raw["corpus"], protocol, missing, raw.get("not_reproduced"))
-
-
-def _wrong(where: str, value: Any, wanted: str) -> InputError:
-    return InputError(f"{where}={value!r} is not valid: give {wanted}.")
-
-
-def _fields(
-    raw: Any, where: str, checks: Mapping[str, Check], optional: Collection[str] = ()
-) -> dict[str, Any]:
-    """The fields of a record, each checked. Raises InputError, which begins with `where`, if one is wrong.
-
-    All fields but those in `optional` are needed, and there are no others.
-    """
-    data = _record(raw, where)
-    for name in data:
-        if name not in checks:
-            raise InputError(f"{where}{unknown('key', name, checks)}")
-    if lacking := [name for name in checks if name not in data and name not in optional]:
-        raise InputError(f"{where}{lacking[0]} is missing: give it.")
-    return {name: checks[name](f"{where}{name}", value) for name, value in data.items()}
-
-
-def _record(raw: Any, where: str) -> dict[str, Any]:
-    """A mapping whose keys are texts. Raises InputError for anything else."""
-    if not isinstance(raw, dict) or not all(isinstance(name, str) for name in raw):
-        raise InputError(f"{where}{raw!r} is not a mapping of names: write NAME: VALUE.")
-    return raw
-
-
-def _text(where: str, value: Any) -> Any:
-    if not isinstance(value, str) or not value.strip():
-        raise _wrong(where, value, "a text")
-    return value
-
-
-def _any_text(where: str, value: Any) -> Any:
-    if not isinstance(value, str):
-        raise _wrong(where, value, "a text")
-    return value
-
-
-def _truth(where: str, value: Any) -> Any:
-    if not isinstance(value, bool):
-        raise _wrong(where, value, "true or false")
-    return value
-
-
-def _whole(least: int) -> Check:
-    def check(where: str, value: Any) -> Any:
-        if type(value) is not int or not least <= value <= HIGHEST:
-            raise _wrong(where, value, f"a whole number from {least} on")
-        return value
-
-    return check
-
-
-def _real(where: str, value: Any) -> Any:
-    if type(value) not in (int, float) or not 1 <= value <= HIGHEST:
-        raise _wrong(where, value, "a number, 1 or more")
-    return value
-
-
-def _one_of(names: Collection[str]) -> Check:
-    def check(where: str, value: Any) -> Any:
-        if not isinstance(value, str) or value not in names:
-            raise InputError(f"{where}={value!r}: {unknown('name', str(value), names)}")
-        return value
-
-    return check
-
-
-def _or_null(check: Check) -> Check:
-    return lambda where, value: None if value is None else check(where, value)
-
-
-def _all_or(check: Check) -> Check:
-    return lambda where, value: value if value == "all" else check(where, value)
-
-
-def _named(where: str, value: Any) -> Any:
-    return _record(value, f"{where}: ")
-
-
-def _listed(where: str, value: Any) -> Any:
-    if not isinstance(value, list):
-        raise _wrong(where, value, "a list")
-    return value
-
-
-def _stated(where: str, value: Any) -> Any:
-    return _fields(value, f"{where}.", {"blocks": _whole(0)})
-
-
-def _as_it_is(_where: str, value: Any) -> Any:
-    return value
-
-
-# The keys of each record in the files, and what checks their values; `_mask` checks `removed`.
-PAPER: dict[str, Check] = {
-    **{"title": _text, "arxiv": _or_null(_text), "numbering": _text},
-    **{"sources": _named, "protocols": _named, "entries": _listed},
-}
-SOURCE: dict[str, Check] = {"address": _text, "place": _text, "read": _text}
-MODEL: dict[str, Check] = {
-    **{"source": _one_of(SOURCES), "path": _text},
-    **{"blocks": _whole(1), "parameters": _real},
-}
-ENTRY: dict[str, Check] = {
-    **{"name": _text, "model": _text, "method": _text, "removed": _as_it_is, "mask": _text},
-    **{"stated": _stated, "numbers": _listed, "note": _text},
-}
-NUMBER: dict[str, Check] = {
-    **{"corpus": _text, "value": _real, "protocol": _text, "source": _text, "pairing": _one_of(PAIRINGS)}
-}
-PROTOCOL: dict[str, Check] = {
-    **dict.fromkeys(("path", "name", "split", "column", "revision", "harness"), _or_null(_text)),
-    **{"source": _or_null(_one_of(TEXTS)), "from": _one_of(TEXTS), "join": _or_null(_any_text)},
-    **dict.fromkeys(("documents", "windows"), _or_null(_all_or(_whole(1)))),
-    **{"window": _or_null(_whole(SHORTEST)), "stride": _or_null(_whole(1)), "drawn": _or_null(_whole(1))},
-    **{"stream": _or_null(_truth), "tail": _or_null(_truth), "start": _or_null(_one_of(STARTS))},
-    **{"dtype": _or_null(_one_of(DTYPES)), "corpus": _text, "stated": _text, "not_reproduced": _text},
-}
-
-
-# A protocol: everything about a perplexity that can change its value, except the model and the mask.
-#
-# Two protocols are compared aspect by aspect. A path from one protocol to another changes one aspect after the
-# other. Measurements along the path say what each aspect brings.
-
-# The aspects in the order in which a path changes them: the precision last, because it needs the model again.
-ASPECTS = {
-    "text": ("source", "path", "name", "split", "column", "revision", "stream", "join", "documents"),
-    "windows": ("window", "stride"),
-    "number of windows": ("windows", "drawn"),
-    "start token": ("start",),
-    "last window": ("tail",),
-    "precision": ("dtype",),
-}
-UNITS = {"window": " tokens", "stride": " apart", "drawn": " drawn with seed 0"}
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """The text and its windows, as in `Corpus`, and the precision of the model's weights.
-
-    `drawn` is a number of windows that are drawn from all, as `eval=heldout` draws them; None if the windows are
-    taken in order. `harness` names the program that measured, for people to read.
-    """
-
-    source: str = "hub"
-    path: str | None = None
-    name: str | None = None
-    split: str = "test"
-    column: str = "text"
-    revision: str | None = None
-    stream: bool = False
-    join: str | None = "\n\n"
-    documents: int | None = None
-    window: int = 2048
-    stride: int | None = None
-    windows: int | None = None
-    start: str = "window"
-    tail: bool = True
-    drawn: int | None = None
-    dtype: str = "bfloat16"
-    harness: str | None = field(default=None, compare=False)
-
-    def __post_init__(self) -> None:
-        """Give settings that change nothing their defaults, so that equal protocols compare equal."""
-        if self.drawn is not None:
-            plain: dict[str, Any] = {"stride": None, "windows": None, "start": "window", "tail": True}
-        else:
-            plain = {"stride": None} if self.stride == self.window else {}
-        for name, value in plain.items():
-            object.__setattr__(self, name, value)
-
-    @classmethod
-    def of(cls, corpus: Corpus, dtype: str, harness: str | None = None) -> Protocol:
-        """The protocol of a corpus of `eval=perplexity`, for weights of the type `dtype`."""
-        values = {
-            name: getattr(corpus, name)
-            for names in ASPECTS.values()
-            for name in names
-            if hasattr(corpus, name)
-        }
-        return cls(**values, dtype=dtype, harness=harness)
-
-    @property
-    def corpus(self) -> Corpus:
-        """The settings of the text and its windows."""
-        names = [name for names in ASPECTS.values() for name in names if name not in ("drawn", "dtype")]
-        return Corpus(**{name: getattr(self, name) for name in names})
-
-    def samples(self, tokenizer: Any, where: str, limit: int | None = None) -> Samples:
-        """The windows; at most `limit` if it is given. Raises the errors of `Corpus.draw`."""
-        if self.drawn is None:
-            self.corpus.check(where)
-            return self.corpus.draw(tokenizer, where, limit)
-        draw = WindowDraw(min(self.drawn, limit or self.drawn), self.window, 0, where)
-        draw.check()
-        return draw.windows(embedded_text(self.source, "heldout"), tokenizer, self.source)
-
-    def on(self, text: Protocol) -> Protocol:
-        """The same protocol on the text of another one."""
-        return _with(self, text, "text")
-
-    def path_to(self, other: Protocol) -> Iterator[tuple[str, Protocol]]:
-        """Yield (aspect, protocol): one aspect after the other becomes that of `other`, until it is `other`."""
-        here = self
-        for aspect in ASPECTS:
-            if (changed := _with(here, other, aspect)) != here:
-                here = changed
-                yield aspect, here
-
-    def described(self, aspect: str) -> str:
-        """The values of an aspect, in a few words."""
-        if aspect == "text":
-            whole = self.path or self.source
-            return f"{whole} {self.split}" if self.source == "hub" else whole
-        values = [(name, getattr(self, name)) for name in ASPECTS[aspect]]
-        known = [f"{value}{UNITS.get(name, '')}" for name, value in values if value is not None]
-        return ", ".join(known) or "all"
-
-
-def _with(protocol: Protocol, other: Protocol, aspect: str) -> Protocol:
-    """A protocol with one aspect of another."""
-    return replace(protocol, **{name: getattr(other, name) for name in ASPECTS[aspect]})
-
-
-def first_documents(protocol: Protocol, where: str, count: int = 1) -> list[str]:
-    """The first documents of a protocol's text. Raises InputError or UnreachableError if it cannot be read."""
-    return list(islice(protocol.corpus.documents_of(where), count))

@@ -8,25 +8,28 @@ import pytest
 
 from pruning.core.errors import InputError
 from pruning.core.storage import file_sha256
-from pruning.launcher import submission as submission_module
-from pruning.launcher import submit
+from pruning.launcher import scheduler, submit
 from pruning.launcher.cell_state import CellState, State
+from pruning.launcher.scheduler import Info
 from pruning.launcher.slurm import Slurm
-from pruning.launcher.submission import Info, submissions
+from pruning.launcher.submission import submissions
 from tests.conftest import Command
 from tests.helpers.launchers import result, submission, task
 
 
-def test_a_failure_keeps_the_error_of_the_cell_or_the_reason_of_the_scheduler() -> None:
-    failed = submit.failure(CellState("a", State.FAILED, "LossError: it is NaN: 3 of 4", log="launch.log"))
-    assert failed["error"] == {"type": "LossError", "message": "it is NaN: 3 of 4", "log": "launch.log"}
-    killed = submit.failure(CellState("a", State.FAILED, "its node died (SLURM: NODE_FAIL)"))
-    assert (killed["error"]["type"], killed["error"]["message"]) == (
-        "failed",
-        "its node died (SLURM: NODE_FAIL)",
-    )
-    lost = submit.failure(CellState("a", State.LOST, "it was never submitted: its command was stopped"))
-    assert lost["error"]["type"] == "lost"
+@pytest.mark.parametrize(
+    ("state", "reason", "kind", "message"),
+    [
+        (State.FAILED, "LossError: it is NaN: 3 of 4", "LossError", "it is NaN: 3 of 4"),
+        (State.FAILED, "its node died (SLURM: NODE_FAIL)", "failed", "its node died (SLURM: NODE_FAIL)"),
+        (State.LOST, "it was never submitted: so", "lost", "it was never submitted: so"),
+    ],
+)
+def test_a_failure_keeps_the_error_of_the_cell_or_the_reason_of_the_scheduler(
+    state: State, reason: str, kind: str, message: str
+) -> None:
+    error = submit.failure(CellState("a", state, reason, log="launch.log"))["error"]
+    assert error == {"type": kind, "message": message, "log": "launch.log"}
 
 
 def test_only_unusual_reasons_to_wait_are_reported() -> None:
@@ -46,14 +49,14 @@ def slurm(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Info] | InputError]
             raise answer
         return {job: answer[job] for job in jobs if job in answer}
 
-    monkeypatch.setattr(submission_module, "ask", ask)
+    monkeypatch.setattr(scheduler, "ask", ask)
     monkeypatch.setattr(submit, "POLL", (0.0, 0.0))
     monkeypatch.setattr(submit, "SETTLED", 0.0)
     return answers
 
 
-RUNS = {"7_0": Info(active=True, waiting=False, reason="", seconds=1.0)}
-DIED = {"7_0": Info(active=False, waiting=False, reason="it died (SLURM: FAILED)", seconds=1.0)}
+RUNS = {"7_0": Info(active=True)}
+DIED = {"7_0": Info(active=False, reason="it died (SLURM: FAILED)")}
 
 
 def test_waiting_outlives_a_scheduler_that_restarts(
