@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 SLOT = "waits for a free slot"
 
 
-class State(enum.StrEnum):
+class StateName(enum.StrEnum):
     """A failed cell ended for a known reason. A lost cell ended without a result and without a known reason."""
 
     PENDING = "pending"
@@ -33,7 +33,7 @@ class State(enum.StrEnum):
     @property
     def in_flight(self) -> bool:
         """True if the cell waits or runs."""
-        return self in (State.PENDING, State.RUNNING)
+        return self in (StateName.PENDING, StateName.RUNNING)
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class CellState:
     """The state of a cell, the reason why it failed or waits, its job, and the path of its log."""
 
     key: str
-    state: State
+    state: StateName
     reason: str = ""
     job: str = ""
     log: str = ""
@@ -118,22 +118,22 @@ def _state(results: Path, key: str, record: Submission, info: Info | None) -> Ce
     total = record.task(key).evaluations
     job, log = record.jobs.get(key, ""), str(record.log(key) or "")
     if _is_done(results / key, record, key):
-        return CellState(key, State.DONE, "", job, log, total)
+        return CellState(key, StateName.DONE, "", job, log, total)
     if info is not None and info.active:
-        state = State.PENDING if info.waiting else State.RUNNING
+        state = StateName.PENDING if info.waiting else StateName.RUNNING
         return CellState(key, state, info.reason, job, log, total)
     if not (job or record.complete) and process(record.driver).active:
-        return CellState(key, State.PENDING, SLOT, total=total)
+        return CellState(key, StateName.PENDING, SLOT, total=total)
     if (reason := _failure(results / key, record)) is not None:
-        return CellState(key, State.FAILED, reason, job, str(results / key / LOG), total)
+        return CellState(key, StateName.FAILED, reason, job, str(results / key / LOG), total)
     if info is not None and info.reason:
-        return CellState(key, State.FAILED, info.reason, job, log, total)
+        return CellState(key, StateName.FAILED, info.reason, job, log, total)
     if record.cancelled.exists():
-        return CellState(key, State.FAILED, "cancelled", job, log, total)
+        return CellState(key, StateName.FAILED, "cancelled", job, log, total)
     reason = (
         "its job is gone, for no known reason" if job else "it was never submitted: its command was stopped"
     )
-    return CellState(key, State.LOST, reason, job, log, total)
+    return CellState(key, StateName.LOST, reason, job, log, total)
 
 
 def _failure(folder: Path, record: Submission) -> str | None:

@@ -22,7 +22,7 @@ from pruning.core.records import CLASS, Failure, outward
 from pruning.core.storage import digest, touch
 from pruning.evaluation import digests_of
 from pruning.launcher import scheduler
-from pruning.launcher.cell_state import SLOT, CellState, State, cell_states
+from pruning.launcher.cell_state import SLOT, CellState, StateName, cell_states
 from pruning.launcher.job import specification
 from pruning.launcher.local import starting_lock
 from pruning.launcher.scheduler import PROCESS, end, process
@@ -86,7 +86,7 @@ def settle(launcher: Launcher, results: Path, keys: Sequence[str]) -> dict[str, 
         for key, cell in states.items():
             if cell.state.in_flight:
                 doubtful.pop(key, None)
-            elif cell.state is State.DONE or now - doubtful.setdefault(key, now) >= SETTLED:
+            elif cell.state is StateName.DONE or now - doubtful.setdefault(key, now) >= SETTLED:
                 ended[key] = cell
         if (line := summary([*ended.values(), *(s for k, s in states.items() if k not in ended)])) != shown:
             log.info("%s", shown := line)
@@ -99,8 +99,8 @@ def settle(launcher: Launcher, results: Path, keys: Sequence[str]) -> dict[str, 
 def summary(cells: Sequence[CellState]) -> str:
     """The number of cells in each state, and every unusual reason for which cells wait."""
     counts = Counter(cell.state for cell in cells)
-    text = ", ".join(f"{counts[state]} {state}" for state in State if counts[state])
-    unusual = {cell.reason for cell in cells if cell.state is State.PENDING} - USUAL
+    text = ", ".join(f"{counts[state]} {state}" for state in StateName if counts[state])
+    unusual = {cell.reason for cell in cells if cell.state is StateName.PENDING} - USUAL
     return f"cells: {text}" + (f" (some wait: {', '.join(sorted(unusual))})" if unusual else "")
 
 
@@ -143,7 +143,11 @@ def retry(results: Path, words: Sequence[str] = ()) -> list[tuple[Launcher, list
     submitted = []
     with submission_lock(results):
         records = latest(results)
-        bad = [key for key, cell in cell_states(results).items() if cell.state in (State.FAILED, State.LOST)]
+        bad = [
+            key
+            for key, cell in cell_states(results).items()
+            if cell.state in (StateName.FAILED, StateName.LOST)
+        ]
         _check_confirmed(results, [(records[key], records[key].task(key)) for key in bad], words)
         # Cells with the same launcher and the same working directory are submitted together.
         groups: dict[tuple[str, str], list[QueuedCell]] = {}

@@ -11,8 +11,8 @@ from typing import Any
 
 from pruning.core import storage
 from pruning.core.errors import PruningError
-from pruning.published.library import PAIRINGS, Number, Protocol
-from pruning.published.measure import FOLDER, Request, Row
+from pruning.published.library import PAIRINGS, Protocol, PublishedNumber
+from pruning.published.measure import FOLDER, GapRow, Measurement
 
 VERDICTS = {
     "none": "the number is found in both protocols",
@@ -25,7 +25,7 @@ VERDICTS = {
     "stand-in": "the model is a stand-in, so the numbers say nothing about the paper",
 }
 
-Values = Mapping[Request, float | PruningError]
+Values = Mapping[Measurement, float | PruningError]
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class AspectStep:
 class Explained:
     """A row with its measurements and the verdict; `text` says it in words."""
 
-    row: Row
+    row: GapRow
     one: float | None
     own: float | None
     verdict: str
@@ -51,7 +51,7 @@ class Explained:
 
 
 def explained(
-    rows: Sequence[Row], values: Values, tolerance: float, standin: bool = False
+    rows: Sequence[GapRow], values: Values, tolerance: float, standin: bool = False
 ) -> list[Explained]:
     """Each row with its verdict. Two values agree if they differ by at most `tolerance` (relative) or by rounding."""
     # A paper's dense model, by its own protocol: whether it agrees says if the mask or the protocol is in doubt.
@@ -82,14 +82,14 @@ def explained(
     return found
 
 
-def agrees(number: Number, value: float | None, tolerance: float) -> bool:
+def agrees(number: PublishedNumber, value: float | None, tolerance: float) -> bool:
     """Whether a measurement is the published number, within the tolerance or the rounding of its last digit."""
     if value is None:
         return False
     return abs(value - number.value) <= max(tolerance * number.value, number.rounding)
 
 
-def _verdict(row: Row, one: float | None, own: float | None, tolerance: float) -> str:
+def _verdict(row: GapRow, one: float | None, own: float | None, tolerance: float) -> str:
     if row.number is None:
         return "no number"
     if row.own is None:
@@ -101,13 +101,13 @@ def _verdict(row: Row, one: float | None, own: float | None, tolerance: float) -
     return "none" if agrees(row.number, one, tolerance) else "protocol"
 
 
-def _value(row: Row, protocol: Protocol | None, values: Values) -> float | None:
+def _value(row: GapRow, protocol: Protocol | None, values: Values) -> float | None:
     """What was measured in a protocol of a row; None if there is no such protocol, or if that failed."""
     value = None if protocol is None else values[row.request(protocol)]
     return value if isinstance(value, float) else None
 
 
-def _steps(row: Row, values: Values) -> tuple[AspectStep, ...]:
+def _steps(row: GapRow, values: Values) -> tuple[AspectStep, ...]:
     """What each aspect brings, along the path from the one protocol to theirs. The factors multiply to own / one."""
     steps, before = [], row.one
     for aspect, protocol in row.steps:
@@ -121,7 +121,7 @@ def _steps(row: Row, values: Values) -> tuple[AspectStep, ...]:
     return tuple(steps)
 
 
-def _doubts(row: Row, dense: Row | None, values: Values, tolerance: float) -> list[str]:
+def _doubts(row: GapRow, dense: GapRow | None, values: Values, tolerance: float) -> list[str]:
     """What can be at fault: the protocol or the weights if the dense model differs, too; else the mask."""
     assert row.number is not None
     doubts = []

@@ -151,7 +151,7 @@ def _with(protocol: Protocol, other: Protocol, aspect: str) -> Protocol:
 
 
 @dataclass(frozen=True)
-class Source:
+class PrintedSource:
     """Where something is printed: an address, the place in it, and what was read to find it there."""
 
     __pydantic_config__: ClassVar = CLOSED
@@ -188,12 +188,12 @@ class Theirs:
 
 
 @dataclass(frozen=True)
-class Number:
+class PublishedNumber:
     """A published perplexity with its protocol, its source, and how sure it is that it belongs to the mask."""
 
     value: float
     theirs: Theirs
-    source: Source
+    source: PrintedSource
     pairing: str
 
     @property
@@ -204,7 +204,7 @@ class Number:
 
 
 @dataclass(frozen=True)
-class Entry:
+class PublishedMask:
     """A published mask of a model, and its published numbers; `paper` is the name of its file.
 
     `stated` is the number of removed blocks that the source states; None if it states none.
@@ -215,19 +215,19 @@ class Entry:
     model: ModelFacts
     method: str
     mask: Mask
-    mask_source: Source
+    mask_source: PrintedSource
     stated: int | None
-    numbers: tuple[Number, ...]
+    numbers: tuple[PublishedNumber, ...]
     note: str | None = None
 
 
 @cache
-def entries() -> tuple[Entry, ...]:
+def entries() -> tuple[PublishedMask, ...]:
     """All published masks, in the order of the files. Raises InputError if a file is wrong."""
     return tuple(entry for path in sorted((FOLDER / "papers").glob("*.yaml")) for entry in _paper(path))
 
 
-def chosen(only: Sequence[str] | None) -> tuple[Entry, ...]:
+def chosen(only: Sequence[str] | None) -> tuple[PublishedMask, ...]:
     """The entries whose paper, model or own name is in `only`, in the order of the files; None: all.
 
     Raises InputError, with similar names, if a name is unknown.
@@ -246,7 +246,7 @@ def chosen(only: Sequence[str] | None) -> tuple[Entry, ...]:
     return tuple(entry for entry in entries() if {*_names(entry)} & {*only})
 
 
-def _names(entry: Entry) -> tuple[str, ...]:
+def _names(entry: PublishedMask) -> tuple[str, ...]:
     return entry.name, entry.paper, entry.model.name
 
 
@@ -305,7 +305,7 @@ class _PrintedMask:
 class _Paper:
     __pydantic_config__: ClassVar = CLOSED
 
-    sources: dict[str, Source]
+    sources: dict[str, PrintedSource]
     protocols: dict[str, dict[str, Any]]
     entries: list[_PrintedMask]
     title: Text | None = None
@@ -313,12 +313,12 @@ class _Paper:
     numbering: Text | None = None
 
 
-def _paper(path: Path) -> list[Entry]:
+def _paper(path: Path) -> list[PublishedMask]:
     """The entries of a file. Raises InputError, which begins with the file's name, if something is wrong."""
     where = f"{path.name}, "
     paper = _validated(_Paper, _read(path), where)
     protocols = {name: theirs(raw, f"{where}protocols.{name}.") for name, raw in paper.protocols.items()}
-    found: dict[str, Entry] = {}
+    found: dict[str, PublishedMask] = {}
     for printed in paper.entries:
         here = f"{where}{printed.name}."
         model = _named(models(), printed.model, f"{here}model")
@@ -326,7 +326,7 @@ def _paper(path: Path) -> list[Entry]:
         for one in printed.numbers:
             protocol = _named(protocols, one.protocol, f"{here}numbers.protocol")
             source = _named(paper.sources, one.source, f"{here}numbers.source")
-            numbers.append(Number(float(one.value), protocol, source, one.pairing))
+            numbers.append(PublishedNumber(float(one.value), protocol, source, one.pairing))
             if one.corpus != protocol.corpus or numbers.count(numbers[-1]) > 1:
                 raise InputError(
                     f"{here}numbers: corpus={one.corpus}, value={one.value} is given twice, or its protocol is for "
@@ -334,7 +334,7 @@ def _paper(path: Path) -> list[Entry]:
                 )
         if printed.name in found:
             raise InputError(f"{where}entries: two masks have the name {printed.name}: give each its own.")
-        found[printed.name] = Entry(
+        found[printed.name] = PublishedMask(
             name=printed.name,
             paper=path.stem,
             model=model,

@@ -24,7 +24,7 @@ from pruning.evaluation.corpora import corpus_perplexity
 from pruning.models import loader, preflight
 from pruning.models.products import HALVES, float32_is_faster
 from pruning.models.spec import Model
-from pruning.published.library import Entry, ModelFacts, Number, Protocol
+from pruning.published.library import ModelFacts, Protocol, PublishedMask, PublishedNumber
 from pruning.runs.cell import FORMAT, ForwardSettings
 from pruning.runs.loaded_cell import forward_with
 from pruning.runs.measurements import Evaluator
@@ -43,7 +43,7 @@ FOLDER = "published"
 
 
 @dataclass(frozen=True)
-class Request:
+class Measurement:
     """One measurement: a mask of a model in a protocol; `corpus` names the text, for people to read."""
 
     model: ModelFacts
@@ -53,36 +53,36 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Row:
+class GapRow:
     """A published number of a mask, the one protocol, their protocol, and the steps from the one to the other.
 
     `number` is None if no source prints a number; `one` is None if the one protocol does not have the number's text;
     `own` is None if the number's protocol cannot be followed. Each step is the name of an aspect and a protocol.
     """
 
-    entry: Entry
+    entry: PublishedMask
     corpus: str
-    number: Number | None
+    number: PublishedNumber | None
     one: Protocol | None
     own: Protocol | None
     steps: tuple[tuple[str, Protocol], ...] = ()
 
-    def request(self, protocol: Protocol) -> Request:
+    def request(self, protocol: Protocol) -> Measurement:
         """The measurement of this row's mask in a protocol."""
-        return Request(self.entry.model, self.corpus, protocol, self.entry.mask)
+        return Measurement(self.entry.model, self.corpus, protocol, self.entry.mask)
 
-    def requests(self) -> list[Request]:
+    def requests(self) -> list[Measurement]:
         """The distinct measurements of this row."""
         protocols = (self.one, *(protocol for _, protocol in self.steps), self.own)
         return [self.request(protocol) for protocol in dict.fromkeys(protocols) if protocol is not None]
 
-    def changed(self, change: Callable[[Protocol], Protocol]) -> Row:
+    def changed(self, change: Callable[[Protocol], Protocol]) -> GapRow:
         """The row with its protocols changed, and the steps between these."""
         one, own = (None if protocol is None else change(protocol) for protocol in (self.one, self.own))
         return replace(self, one=one, own=own, steps=_path(one, own, bool(self.steps)))
 
 
-def rows(entries: Sequence[Entry], one: Mapping[str, Protocol], steps: bool = True) -> list[Row]:
+def rows(entries: Sequence[PublishedMask], one: Mapping[str, Protocol], steps: bool = True) -> list[GapRow]:
     """The rows of entries; `one` is the one protocol of each text. Without `steps`, no aspect is changed alone.
 
     Settings that a source does not state are those of the one protocol.
@@ -94,10 +94,10 @@ def rows(entries: Sequence[Entry], one: Mapping[str, Protocol], steps: bool = Tr
             own = None if theirs.not_reproduced is not None else theirs.protocol
             if own is not None and ours is not None:
                 own = replace(own, **{name: getattr(ours, name) for name in theirs.unknown})
-            found.append(Row(entry, theirs.corpus, number, ours, own, _path(ours, own, steps)))
+            found.append(GapRow(entry, theirs.corpus, number, ours, own, _path(ours, own, steps)))
         if not entry.numbers and one:
             corpus, protocol = next(iter(one.items()))
-            found.append(Row(entry, corpus, None, protocol, None))
+            found.append(GapRow(entry, corpus, None, protocol, None))
     return found
 
 
@@ -105,7 +105,9 @@ def _path(one: Protocol | None, own: Protocol | None, steps: bool) -> tuple[tupl
     return tuple(one.path_to(own)) if steps and one is not None and own is not None else ()
 
 
-def standing_in(rows: Sequence[Row], model: ModelFacts, text: Protocol) -> tuple[list[Row], list[Entry]]:
+def standing_in(
+    rows: Sequence[GapRow], model: ModelFacts, text: Protocol
+) -> tuple[list[GapRow], list[PublishedMask]]:
     """The rows on a stand-in and on one text for all; and the entries whose models have another number of blocks."""
     fits = [row for row in rows if row.entry.model.blocks == model.blocks]
     others = {row.entry.name: row.entry for row in rows if row.entry.model.blocks != model.blocks}
@@ -113,14 +115,14 @@ def standing_in(rows: Sequence[Row], model: ModelFacts, text: Protocol) -> tuple
     return [replace(row, entry=replace(row.entry, model=model)) for row in moved], list(others.values())
 
 
-def on_file(row: Row, file: str) -> Row:
+def on_file(row: GapRow, file: str) -> GapRow:
     """The row on a local file in place of its text; how documents are joined and cut stays as it is."""
     here: dict[str, Any] = {"source": "file", "path": file, "stream": False}
     here |= {"name": None, "split": "test", "revision": None}
     return row.changed(lambda protocol: replace(protocol, **here))
 
 
-def requests(rows: Sequence[Row]) -> list[Request]:
+def requests(rows: Sequence[GapRow]) -> list[Measurement]:
     """The distinct measurements of all rows; those of one model and precision are adjacent."""
     distinct = dict.fromkeys(request for row in rows for request in row.requests())
     models = {name: i for i, name in enumerate(dict.fromkeys(request.model.name for request in distinct))}
@@ -179,7 +181,7 @@ class Referee:
         where: dict[str, Any] = {"name": model.name, "source": source, "path": path, "dtype": dtype}
         return replace(self.base, **where, revision=None, gguf_file=None)
 
-    def samples(self, request: Request) -> Samples:
+    def samples(self, request: Measurement) -> Samples:
         """The windows of a request. Raises InputError if they are too long for the model, and as `Corpus.draw`."""
         settings = self.settings(request.model, request.protocol.dtype)
         text = replace(request.protocol, dtype="bfloat16")  # precision changes no token
@@ -192,13 +194,13 @@ class Referee:
             self._drawn[key] = drawn
         return self._drawn[key]
 
-    def known(self, request: Request) -> float | None:
+    def known(self, request: Measurement) -> float | None:
         """The perplexity if it is in its file; else None."""
         name = f"ppl/{request.corpus}"
         path = self._evaluator(request, None).path(name, request.mask)
         return float(storage.read_json(path)["metrics"][name]) if path.exists() else None
 
-    def measure(self, requests: Sequence[Request]) -> Iterator[tuple[Request, float | PruningError]]:
+    def measure(self, requests: Sequence[Measurement]) -> Iterator[tuple[Measurement, float | PruningError]]:
         """Yield each request with its perplexity or with the error of its measurement.
 
         A model is loaded only if something is missing, and once for each precision.
@@ -229,7 +231,7 @@ class Referee:
                     yield request, error
             del forward  # the next model needs its memory
 
-    def _evaluator(self, request: Request, forward: Any) -> Evaluator:
+    def _evaluator(self, request: Measurement, forward: Any) -> Evaluator:
         name, samples = f"ppl/{request.corpus}", self.samples(request)
         settings = self.settings(request.model, request.protocol.dtype)
         revision = commit_of(settings.path, settings.revision) if settings.source == "hub" else None
@@ -250,7 +252,7 @@ HELP = (
 
 
 @dataclass(frozen=True)
-class Found:
+class Presence:
     """Whether a model or a text is there: `missing` says what is wrong, or is None; `state` is for people to read."""
 
     what: str
@@ -258,7 +260,7 @@ class Found:
     missing: str | None = None
 
 
-def models_found(rows: Sequence[Row], referee: Referee) -> list[Found]:
+def models_found(rows: Sequence[GapRow], referee: Referee) -> list[Presence]:
     """For each model of the rows, whether its configuration, tokenizer and weights can be had.
 
     Raises InputError if a model has another number of blocks than its masks.
@@ -273,7 +275,7 @@ def models_found(rows: Sequence[Row], referee: Referee) -> list[Found]:
         except InputError:
             raise
         except PruningError as error:
-            found.append(Found(what, "missing", _why(error)))
+            found.append(Presence(what, "missing", _why(error)))
             continue
         if (count := loader.n_blocks(settings)) != model.blocks:
             raise InputError(
@@ -281,16 +283,16 @@ def models_found(rows: Sequence[Row], referee: Referee) -> list[Found]:
                 f"are for {model.blocks}: give the model that they were made for."
             )
         if settings.source != "hub" or loader.stored_folder(settings) is not None:
-            found.append(Found(what, "here"))
+            found.append(Presence(what, "here"))
         elif constants.is_offline_mode():
             why = "its weights are not in the cache, and the hub cannot be reached"
-            found.append(Found(what, "missing", why))
+            found.append(Presence(what, "missing", why))
         else:
-            found.append(Found(what, "to be fetched from the hub"))
+            found.append(Presence(what, "to be fetched from the hub"))
     return found
 
 
-def texts_found(rows: Sequence[Row]) -> list[Found]:
+def texts_found(rows: Sequence[GapRow]) -> list[Presence]:
     """For each text of the rows, whether its first document can be read."""
     texts: dict[Protocol, str] = {}
     for request in (request for row in rows for request in row.requests()):
@@ -301,9 +303,9 @@ def texts_found(rows: Sequence[Row]) -> list[Found]:
         what = f"text {name} ({protocol.described('text')})"
         try:
             next(iter(protocol.corpus.documents_of(f"the text {name}")), None)
-            found.append(Found(what, "here"))
+            found.append(Presence(what, "here"))
         except PruningError as error:
-            found.append(Found(what, "missing", _why(error)))
+            found.append(Presence(what, "missing", _why(error)))
     return found
 
 
@@ -314,7 +316,7 @@ def _why(error: PruningError) -> str:
     return first_line(error)
 
 
-def check_there(found: Iterable[Found]) -> None:
+def check_there(found: Iterable[Presence]) -> None:
     """Raise one InputError for everything that is missing, with what can be done."""
     if missing := [one for one in found if one.missing is not None]:
         lines = [f"  {one.what}: {one.missing}" for one in missing]
@@ -335,7 +337,7 @@ HEAD = 1.15  # weights, plus hidden states and logits of a batch
 
 
 @dataclass(frozen=True)
-class Forecast:
+class CostForecast:
     """Seconds, bytes and tokens of the measurements of one model in one precision."""
 
     model: str
@@ -346,9 +348,11 @@ class Forecast:
     memory: int
 
 
-def forecast(requests: Sequence[Request], tokens_of: Callable[[Request], int | None]) -> list[Forecast]:
+def forecast(
+    requests: Sequence[Measurement], tokens_of: Callable[[Measurement], int | None]
+) -> list[CostForecast]:
     """One forecast for each model and precision. `tokens_of` counts a request's tokens; None if it cannot."""
-    groups: dict[tuple[ModelFacts, str], list[Request]] = {}
+    groups: dict[tuple[ModelFacts, str], list[Measurement]] = {}
     for request in requests:
         groups.setdefault((request.model, request.protocol.dtype), []).append(request)
     rates = {dtype: operations_per_second(dtype) for dtype in {dtype for _, dtype in groups}}
@@ -364,7 +368,7 @@ def forecast(requests: Sequence[Request], tokens_of: Callable[[Request], int | N
             work += 2.0 * model.parameters * kept * tokens
         seconds = EACH * len(part) + work / (REACHED * rates[dtype])
         memory = int(HEAD * model.parameters * SIZES.get(dtype, 2))
-        found.append(Forecast(model.name, dtype, len(part), total, seconds, memory))
+        found.append(CostForecast(model.name, dtype, len(part), total, seconds, memory))
     return found
 
 

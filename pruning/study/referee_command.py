@@ -30,8 +30,8 @@ from pruning.evaluation.corpora import CorpusPerplexity
 from pruning.models import loader
 from pruning.models.directory import PACKAGED
 from pruning.published import explain, library, measure
-from pruning.published.library import Entry, ModelFacts, Protocol
-from pruning.published.measure import Referee, Request, Row, forecast, free_bytes
+from pruning.published.library import ModelFacts, Protocol, PublishedMask
+from pruning.published.measure import GapRow, Measurement, Referee, forecast, free_bytes
 from pruning.runs.cell import Cell
 from pruning.study.grid import record_published, say
 from pruning.study.text_tables import render
@@ -148,7 +148,7 @@ def _cell(words: Sequence[str]) -> Cell:
 
 def _rows(
     cell: Cell, evaluation: CorpusPerplexity, asked: argparse.Namespace
-) -> tuple[list[Row], list[Entry]]:
+) -> tuple[list[GapRow], list[PublishedMask]]:
     """The rows of the command, and the entries that a stand-in leaves out."""
     one = {
         name: Protocol.of(corpus, cell.model.dtype, "this project, one protocol")
@@ -190,7 +190,7 @@ def _standin(place: str, cell: Cell) -> ModelFacts:
 # What the command prints: its plan, its dry run, and its table
 
 
-def _dry_run(rows: Sequence[Row], referee: Referee, left_out: Sequence[Entry]) -> str:
+def _dry_run(rows: Sequence[GapRow], referee: Referee, left_out: Sequence[PublishedMask]) -> str:
     """What the command would do: masks, protocols, what is there and what is missing, time and memory."""
     found = [*measure.models_found(rows, referee), *measure.texts_found(rows)]
     masks = []
@@ -226,14 +226,14 @@ def _result(found: Sequence[explain.Explained], folder: Path) -> str:
     return "\n".join([*lines, f"files    {folder}"])
 
 
-def _counts(rows: Sequence[Row]) -> str:
+def _counts(rows: Sequence[GapRow]) -> str:
     """How many masks, numbers and measurements there are."""
     masks = len({row.entry.name for row in rows})
     numbers = sum(row.number is not None for row in rows)
     return f"{masks} published masks with {numbers} numbers, {len(measure.requests(rows))} measurements"
 
 
-def _left_out(entries: Sequence[Entry]) -> list[str]:
+def _left_out(entries: Sequence[PublishedMask]) -> list[str]:
     if not entries:
         return []
     counts = Counter((entry.model.name, entry.model.blocks) for entry in entries)
@@ -241,16 +241,16 @@ def _left_out(entries: Sequence[Entry]) -> list[str]:
     return [f"left out, because the stand-in has another number of blocks: {', '.join(parts)}"]
 
 
-def _forecast(rows: Sequence[Row], referee: Referee) -> Iterator[str]:
+def _forecast(rows: Sequence[GapRow], referee: Referee) -> Iterator[str]:
     """Lines on time and memory. Measurements whose files are here take no time."""
 
-    def is_known(request: Request) -> bool:
+    def is_known(request: Measurement) -> bool:
         try:
             return referee.known(request) is not None
         except PruningError:  # the model or the text is missing
             return False
 
-    def tokens(request: Request) -> int | None:
+    def tokens(request: Measurement) -> int | None:
         try:
             return sum(len(row.input_ids) for row in referee.samples(request).rows)
         except PruningError:

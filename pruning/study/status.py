@@ -35,7 +35,7 @@ from pruning.core.errors import InputError, PruningError, first_line, unknown
 from pruning.core.scoring import NAME, read_trace
 from pruning.core.terminal import is_terminal
 from pruning.launcher import submit
-from pruning.launcher.cell_state import CellState, State, cell_states
+from pruning.launcher.cell_state import CellState, StateName, cell_states
 from pruning.launcher.scheduler import PROCESS
 from pruning.tracking.rebuild import asked_store, record_all
 
@@ -105,7 +105,7 @@ def _parsed(words: Sequence[str]) -> tuple[str | None, Path]:
 
 
 def _status(cells: Mapping[str, CellState]) -> int:
-    return int(any(cell.state in (State.FAILED, State.LOST) for cell in cells.values()))
+    return int(any(cell.state in (StateName.FAILED, StateName.LOST) for cell in cells.values()))
 
 
 def _say(text: str) -> None:
@@ -115,11 +115,11 @@ def _say(text: str) -> None:
 # The table: one row per cell; failed, lost and running cells come first.
 
 COLOURS = {
-    State.FAILED: "red",
-    State.LOST: "red",
-    State.RUNNING: "cyan",
-    State.PENDING: "",
-    State.DONE: "green",
+    StateName.FAILED: "red",
+    StateName.LOST: "red",
+    StateName.RUNNING: "cyan",
+    StateName.PENDING: "",
+    StateName.DONE: "green",
 }
 
 
@@ -156,18 +156,18 @@ def status_table(results: Path, cells: Mapping[str, CellState], rows: int | None
     ranked = sorted(cells.values(), key=lambda cell: list(COLOURS).index(cell.state))
     for cell in ranked[:rows]:
         scored = left = ""
-        if cell.state is State.RUNNING:
+        if cell.state is StateName.RUNNING:
             progress = advance(results / cell.key, cell.total)
             scored = f"{progress.scored}/{cell.total}"
             left = "" if progress.left is None else duration(progress.left)
         reason = first_line(cell.reason) if cell.reason else ""
-        if cell.state in (State.FAILED, State.LOST) and cell.log:
+        if cell.state in (StateName.FAILED, StateName.LOST) and cell.log:
             reason += f": {cell.log}"
         words = (cell.key, cell.state.value, scored, left, cell.job.removeprefix(PROCESS), reason)
         table.add_row(*words, style=COLOURS[cell.state])
     hidden = len(ranked) - len(ranked[:rows])
     counts = Counter(cell.state for cell in ranked)
-    summary = ", ".join(f"{counts[state]} {state}" for state in State if counts[state])
+    summary = ", ".join(f"{counts[state]} {state}" for state in StateName if counts[state])
     table.caption = f"{len(cells)} cells: {summary}" + (f"; {hidden} not shown" if hidden else "")
     table.caption_justify = "left"
     return table

@@ -10,13 +10,14 @@ import pytest
 
 from pruning.core.storage import file_sha256
 from pruning.launcher import scheduler
-from pruning.launcher.cell_state import State, _has, cell_states
+from pruning.launcher.cell_state import StateName, _has, cell_states
 from pruning.launcher.scheduler import Info, process_name
 from tests.helpers.launchers import result, submission, task
 
 EARLIER, LATER = "2020-01-01T00:00:00+00:00", "2999-01-01T00:00:00+00:00"
 ERROR = {"type": "LossError", "message": "it is NaN", "log": "launch.log"}
 WAITS, RUNS = Info(active=True, waiting=True, reason="Priority"), Info(active=True)
+GONE = (StateName.LOST, "its job is gone, for no known reason")
 DIED = Info(active=False, reason="its node died (SLURM: NODE_FAIL)")
 FAILURE = {"status": "failed", "error": ERROR}
 
@@ -29,7 +30,7 @@ def slurm(monkeypatch: pytest.MonkeyPatch) -> dict[str, Info]:
     return known
 
 
-def state_of(results: Path, key: str = "a") -> tuple[State, str]:
+def state_of(results: Path, key: str = "a") -> tuple[StateName, str]:
     cell = cell_states(results)[key]
     return cell.state, cell.reason
 
@@ -37,20 +38,20 @@ def state_of(results: Path, key: str = "a") -> tuple[State, str]:
 @pytest.mark.parametrize(
     ("written", "queued", "state"),
     [
-        ({}, DIED, (State.DONE, "")),  # a result counts, whatever the queue says
-        ({"config": {"eval": {"items": 3}}}, WAITS, (State.PENDING, "Priority")),  # of another evaluation
-        (None, RUNS, (State.RUNNING, "")),
-        (None, DIED, (State.FAILED, DIED.reason)),
-        (None, None, (State.LOST, "its job is gone, for no known reason")),
-        (FAILURE | {"environment": {"ended": LATER}}, DIED, (State.FAILED, "LossError: it is NaN")),
-        (FAILURE | {"environment": {"ended": EARLIER}}, DIED, (State.FAILED, DIED.reason)),
-        (FAILURE | {"environment": {"ended": EARLIER}}, None, (State.LOST, "its job is gone, for no known reason")),
+        ({}, DIED, (StateName.DONE, "")),  # a result counts, whatever the queue says
+        ({"config": {"eval": {"items": 3}}}, WAITS, (StateName.PENDING, "Priority")),  # of another evaluation
+        (None, RUNS, (StateName.RUNNING, "")),
+        (None, DIED, (StateName.FAILED, DIED.reason)),
+        (None, None, GONE),
+        (FAILURE | {"environment": {"ended": LATER}}, DIED, (StateName.FAILED, "LossError: it is NaN")),
+        (FAILURE | {"environment": {"ended": EARLIER}}, DIED, (StateName.FAILED, DIED.reason)),
+        (FAILURE | {"environment": {"ended": EARLIER}}, None, GONE),
     ],
 )  # fmt: skip
 def test_the_cells_files_count_first_then_its_job(
     written: dict[str, Any] | None,
     queued: Info | None,
-    state: tuple[State, str],
+    state: tuple[StateName, str],
     tmp_path: Path,
     slurm: dict[str, Info],
 ) -> None:
@@ -76,7 +77,7 @@ def test_a_result_on_an_earlier_state_of_a_file_is_not_what_was_asked_for(
     name = "heal_files" if healed else "files"
     submission(tmp_path, replace(task("a"), config=asked, **{name: {str(text): now}}), a="7_0")  # type: ignore[arg-type]
     slurm["7_0"] = WAITS
-    for sha256, state in (("0" * 64, State.PENDING), (now, State.DONE)):
+    for sha256, state in (("0" * 64, StateName.PENDING), (now, StateName.DONE)):
         parts: dict[str, Any] = (
             {"heal": {"file_sha256": sha256}} if healed else {"evaluation": {"files": {str(text): sha256}}}
         )
@@ -92,23 +93,23 @@ def test_a_result_on_a_file_that_changed_while_its_job_waited_is_what_was_asked_
     (where / "text").write_text("what the job read")
     submission(tmp_path, replace(task("a"), files={"text": "0" * 64}), a="7_0", where=str(where))
     result(tmp_path, "a", evaluation={"files": {"text": file_sha256(where / "text")}})
-    assert state_of(tmp_path)[0] is State.DONE
+    assert state_of(tmp_path)[0] is StateName.DONE
     (where / "text").unlink()
-    assert state_of(tmp_path)[0] is State.LOST
+    assert state_of(tmp_path)[0] is StateName.LOST
 
 
 def test_a_cancelled_cell_has_failed(tmp_path: Path, slurm: dict[str, Info]) -> None:
     submission(tmp_path, task("a"), a="7_0").cancelled.touch()
-    assert state_of(tmp_path) == (State.FAILED, "cancelled")
+    assert state_of(tmp_path) == (StateName.FAILED, "cancelled")
 
 
 def test_a_cell_waits_while_its_command_lives_and_is_lost_with_it(tmp_path: Path) -> None:
     record = submission(tmp_path, task("a"))
-    assert state_of(tmp_path)[0] is State.PENDING
+    assert state_of(tmp_path)[0] is StateName.PENDING
     path = record.folder / "submission.json"
     other = f"{process_name(1).rpartition('-')[0]}-12"  # the number now belongs to another process
     path.write_text(path.read_text().replace(record.driver, other))
-    assert state_of(tmp_path) == (State.LOST, "it was never submitted: its command was stopped")
+    assert state_of(tmp_path) == (StateName.LOST, "it was never submitted: its command was stopped")
 
 
 def test_a_damaged_result_is_a_failure_and_stops_nothing(tmp_path: Path, slurm: dict[str, Info]) -> None:
@@ -117,8 +118,8 @@ def test_a_damaged_result_is_a_failure_and_stops_nothing(tmp_path: Path, slurm: 
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "result.json").write_text('{"status": ')
     state, reason = state_of(tmp_path)
-    assert (state, "result.json" in reason) == (State.FAILED, True)
-    assert state_of(tmp_path, "b")[0] is State.DONE
+    assert (state, "result.json" in reason) == (StateName.FAILED, True)
+    assert state_of(tmp_path, "b")[0] is StateName.DONE
 
 
 @pytest.mark.parametrize("healed", [True, False])

@@ -16,7 +16,7 @@ import pytest
 
 from pruning.core.errors import InputError
 from pruning.launcher import scheduler, submit
-from pruning.launcher.cell_state import State, cell_states
+from pruning.launcher.cell_state import StateName, cell_states
 from pruning.launcher.local import LocalPool
 from pruning.launcher.scheduler import end, is_here, process, process_name
 from pruning.launcher.submission import submissions
@@ -196,7 +196,7 @@ def test_a_cell_that_would_start_during_a_cancel_does_not_run(
     assert not command.step()
     assert [one.poll() is None for one in sleepers] == [False]
     ended = {(cell.state, cell.reason) for cell in cell_states(tmp_path).values()}
-    assert ended == {(State.FAILED, "cancelled")}
+    assert ended == {(StateName.FAILED, "cancelled")}
 
 
 @pytest.fixture

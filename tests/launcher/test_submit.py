@@ -9,7 +9,7 @@ import pytest
 from pruning.core.errors import InputError
 from pruning.core.storage import file_sha256
 from pruning.launcher import scheduler, submit
-from pruning.launcher.cell_state import CellState, State
+from pruning.launcher.cell_state import CellState, StateName
 from pruning.launcher.scheduler import Info
 from pruning.launcher.slurm import Slurm
 from pruning.launcher.submission import submissions
@@ -20,22 +20,22 @@ from tests.helpers.launchers import result, submission, task
 @pytest.mark.parametrize(
     ("state", "reason", "kind", "message"),
     [
-        (State.FAILED, "LossError: it is NaN: 3 of 4", "LossError", "it is NaN: 3 of 4"),
-        (State.FAILED, "its node died (SLURM: NODE_FAIL)", "failed", "its node died (SLURM: NODE_FAIL)"),
-        (State.LOST, "it was never submitted: so", "lost", "it was never submitted: so"),
+        (StateName.FAILED, "LossError: it is NaN: 3 of 4", "LossError", "it is NaN: 3 of 4"),
+        (StateName.FAILED, "its node died (SLURM: NODE_FAIL)", "failed", "its node died (SLURM: NODE_FAIL)"),
+        (StateName.LOST, "it was never submitted: so", "lost", "it was never submitted: so"),
     ],
 )
 def test_a_failure_keeps_the_error_of_the_cell_or_the_reason_of_the_scheduler(
-    state: State, reason: str, kind: str, message: str
+    state: StateName, reason: str, kind: str, message: str
 ) -> None:
     error = submit.failure(CellState("a", state, reason, log="launch.log"))["error"]
     assert error == {"type": kind, "message": message, "log": "launch.log"}
 
 
 def test_only_unusual_reasons_to_wait_are_reported() -> None:
-    waiting = [CellState(reason, State.PENDING, reason) for reason in ("Priority", "PartitionTimeLimit")]
+    waiting = [CellState(reason, StateName.PENDING, reason) for reason in ("Priority", "PartitionTimeLimit")]
     assert submit.summary(waiting) == "cells: 2 pending (some wait: PartitionTimeLimit)"
-    assert submit.summary([*waiting[:1], CellState("a", State.DONE)]) == "cells: 1 pending, 1 done"
+    assert submit.summary([*waiting[:1], CellState("a", StateName.DONE)]) == "cells: 1 pending, 1 done"
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def test_a_job_that_is_gone_for_a_moment_is_not_given_up(
     monkeypatch.setattr(submit, "SETTLED", 60.0)
     monkeypatch.setattr(submit.time, "sleep", lambda _: len(slurm) > 1 or result(tmp_path, "a"))
     slurm += [RUNS, {}, DIED, RUNS, {}]
-    assert submit.settle(Slurm(), tmp_path, ["a"])["a"].state is State.DONE
+    assert submit.settle(Slurm(), tmp_path, ["a"])["a"].state is StateName.DONE
 
 
 def test_a_task_holds_the_digests_of_the_files_that_it_reads(

@@ -14,7 +14,7 @@ from pruning.core.errors import InputError
 from pruning.evaluation.corpora import Corpus
 from pruning.evaluation.heldout import Heldout
 from pruning.published import library
-from pruning.published.library import ASPECTS, PAIRINGS, Entry, Protocol
+from pruning.published.library import ASPECTS, PAIRINGS, Protocol, PublishedMask
 from tests.helpers.tokens import with_bos
 
 ENTRIES = library.entries()
@@ -27,7 +27,7 @@ def test_every_paper_has_entries() -> None:
 
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
-def test_an_entry_has_its_sources_and_as_many_blocks_as_they_state(entry: Entry) -> None:
+def test_an_entry_has_its_sources_and_as_many_blocks_as_they_state(entry: PublishedMask) -> None:
     for source in [entry.mask_source, *(number.source for number in entry.numbers)]:
         assert source.address.startswith("https://") or (
             entry.paper == "ours" and source.address.endswith(".md")

@@ -11,7 +11,7 @@ from pruning.core.errors import InputError
 from pruning.core.mask import Mask
 from pruning.models.spec import Model
 from pruning.published import library, measure
-from pruning.published.library import Entry, ModelFacts, Protocol, Source
+from pruning.published.library import ModelFacts, PrintedSource, Protocol, PublishedMask
 from pruning.published.measure import Referee
 from pruning.runs.cell import ForwardSettings
 from tests.conftest import N_BLOCKS
@@ -66,16 +66,16 @@ def test_a_local_file_replaces_the_text_and_nothing_else() -> None:
     assert [aspect for aspect, _ in moved.steps] == [aspect for aspect, _ in row.steps if aspect != "text"]
 
 
-SOURCE = Source("https://x", "table", "read")
+SOURCE = PrintedSource("https://x", "table", "read")
 
 
 def referee(tmp_path: Path) -> Referee:
     return Referee(tmp_path, Model("base", "packaged", "smollm2"), ForwardSettings())
 
 
-def row(model: ModelFacts, protocol: Protocol) -> measure.Row:
-    entry = Entry("e", "paper", model, "m", Mask(model.blocks, (1,)), SOURCE, 1, ())
-    return measure.Row(entry, "text", None, protocol, None)
+def row(model: ModelFacts, protocol: Protocol) -> measure.GapRow:
+    entry = PublishedMask("e", "paper", model, "m", Mask(model.blocks, (1,)), SOURCE, 1, ())
+    return measure.GapRow(entry, "text", None, protocol, None)
 
 
 def test_models_and_texts_that_are_here_are_found(tmp_path: Path, model_folder: Path) -> None:
@@ -110,9 +110,9 @@ def test_a_forecast_counts_tokens_weights_and_the_blocks_that_are_kept(
     )
     model = ModelFacts("big", "hub", "o/m", 4, 1e9)
     asked = [
-        measure.Request(model, "wikitext2", Protocol(), Mask(4)),
-        measure.Request(model, "wikitext2", Protocol(dtype="float32"), Mask(4, (0, 1))),
-        measure.Request(model, "c4", Protocol(dtype="float32", windows=10, window=100), Mask(4)),
+        measure.Measurement(model, "wikitext2", Protocol(), Mask(4)),
+        measure.Measurement(model, "wikitext2", Protocol(dtype="float32"), Mask(4, (0, 1))),
+        measure.Measurement(model, "c4", Protocol(dtype="float32", windows=10, window=100), Mask(4)),
     ]
     half, single = measure.forecast(asked, lambda request: None if request.corpus == "c4" else 1000)
     assert (half.count, half.tokens, half.memory) == (1, 1000, int(1.15 * 2e9))

@@ -20,7 +20,7 @@ from pruning.config.app import launch_words
 from pruning.config.compose import recorded_cell
 from pruning.core.records import CLASS, TARGET, DoneResult, read_done, write_result
 from pruning.export.pipeline import export_cell
-from pruning.launcher.cell_state import State, cell_states, finished
+from pruning.launcher.cell_state import StateName, cell_states, finished
 from pruning.launcher.submission import Submission
 from pruning.runs.cell import Cell
 from pruning.tracking.rebuild import record_all
@@ -197,7 +197,7 @@ def test_the_status_command_reads_a_submission_of_that_time(study: Path) -> None
     try:
         assert Submission.load(folder / "submission.json").on_slurm
         assert {key: cell.state for key, cell in cell_states(study).items()} == dict.fromkeys(
-            keys, State.DONE
+            keys, StateName.DONE
         )
     finally:
         shutil.rmtree(study / "jobs")

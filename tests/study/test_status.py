@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from pruning.launcher.cell_state import CellState, State, cell_states
+from pruning.launcher.cell_state import CellState, StateName, cell_states
 from pruning.launcher.scheduler import process, process_name
 from pruning.launcher.submission import latest
 from pruning.launcher.submit import cancel, retry
@@ -63,10 +63,10 @@ def shown(results: Path, cells: dict[str, CellState], rows: int | None = None) -
 def test_the_table_begins_with_what_went_wrong(tmp_path: Path) -> None:
     journal(tmp_path / "run", ([1], 30.0))
     cells = {
-        "done": CellState("done", State.DONE),
-        "wait": CellState("wait", State.PENDING, "Priority"),
-        "run": CellState("run", State.RUNNING, job="7_1", total=3),
-        "bad": CellState("bad", State.FAILED, "LossError: it is NaN\nand more", log="/logs/bad"),
+        "done": CellState("done", StateName.DONE),
+        "wait": CellState("wait", StateName.PENDING, "Priority"),
+        "run": CellState("run", StateName.RUNNING, job="7_1", total=3),
+        "bad": CellState("bad", StateName.FAILED, "LossError: it is NaN\nand more", log="/logs/bad"),
     }
     lines = [line.strip() for line in shown(tmp_path, cells).strip().splitlines()]
     names = [line.split()[0] for line in lines if line.split() and line.split()[0] in cells]
@@ -113,7 +113,7 @@ def test_processes_are_ended_with_what_they_started(tmp_path: Path) -> None:
     record = submission(tmp_path, task("a"), a=name)
     path = record.folder / "submission.json"
     path.write_text(path.read_text().replace('"Slurm"', '"LocalPool"'))
-    assert cell_states(tmp_path)["a"].state is State.RUNNING
+    assert cell_states(tmp_path)["a"].state is StateName.RUNNING
     assert cancel(tmp_path) == 1
     running.wait(10)
     assert not process(name).active
