@@ -154,19 +154,13 @@ CSV, JSON = "table.csv", "table.json"
 
 def shown(found: Sequence[Explained]) -> list[tuple[str, ...]]:
     """The rows of the table, as text."""
-    return [
-        (
-            *(
-                one.row.entry.name,
-                one.row.entry.model.name,
-                " ".join(one.row.entry.mask.names()) or "nothing",
-            ),
-            one.row.corpus,
-            *map(_number, (one.row.number and one.row.number.value, one.one, one.own)),
-            *(one.verdict, one.text),
-        )
-        for one in found
-    ]
+    lines = []
+    for one in found:
+        entry, number = one.row.entry, one.row.number
+        names = (entry.name, entry.model.name, " ".join(entry.mask.names()) or "nothing", one.row.corpus)
+        values = (None if number is None else number.value, one.one, one.own)
+        lines.append((*names, *map(_number, values), one.verdict, one.text))
+    return lines
 
 
 def _number(value: float | None) -> str:

@@ -6,7 +6,7 @@ file is an InputError that names the file and the field.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -386,7 +386,7 @@ def _mask(blocks: int, removed: Any, where: str) -> Mask:
 
 
 _Kind = TypeVar("_Kind")
-_adapter = cache(TypeAdapter)
+_adapter: Callable[[Any], TypeAdapter[Any]] = cache(TypeAdapter)
 
 
 def _named(known: Mapping[str, _Kind], name: str, where: str) -> _Kind:
