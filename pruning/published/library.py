@@ -1,27 +1,25 @@
 """Read the files of published masks, and choose among their entries.
 
-Each file of `papers/` belongs to one paper: its sources, the protocols of its numbers, and its masks. A mistake in a
-file is an InputError that names the file and the field.
+Each file of `papers/` belongs to one paper: its sources, the protocols of its numbers, and its masks. The files are
+parts of this program, and a test checks each value. A mistake in a file is an InputError that names it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, TypeAlias, TypeVar
+from typing import Any
 
 import yaml
-from pydantic import ConfigDict, Field, Strict, TypeAdapter, ValidationError
 
 from pruning.calibration.samples import Samples
-from pruning.calibration.sources import TEXTS, embedded_text
-from pruning.calibration.text import SHORTEST, WindowDraw
-from pruning.core.errors import InputError, first_line, shown, unknown
+from pruning.calibration.sources import embedded_text
+from pruning.calibration.text import WindowDraw
+from pruning.core.errors import InputError, first_line, unknown
 from pruning.core.mask import Mask
-from pruning.evaluation.corpora import STARTS, Corpus
-from pruning.models.spec import DTYPES, SOURCES
+from pruning.evaluation.corpora import Corpus
 
 FOLDER = Path(__file__).parent
 PAIRINGS = {
@@ -29,20 +27,6 @@ PAIRINGS = {
     "same_authors": "the authors' repository has the mask, their paper the number",
     "inferred": "the mask and the number are from different sources",
 }
-
-# The types of the fields in the files
-CLOSED = ConfigDict(extra="forbid")  # no other fields
-MOST = 2**53
-Text: TypeAlias = Annotated[str, Strict(), Field(pattern=r"\S")]
-Truth: TypeAlias = Annotated[bool, Strict()]
-Count: TypeAlias = Annotated[int, Strict(), Field(ge=1, le=MOST)]
-Length: TypeAlias = Annotated[int, Strict(), Field(ge=SHORTEST, le=MOST)]
-Real: TypeAlias = Annotated[float, Strict(), Field(ge=1, le=MOST)]
-
-
-def _one_of(names: Collection[str]) -> Any:
-    return Field(pattern=f"^({'|'.join(names)})$")
-
 
 # A protocol: everything about a perplexity that can change its value, except the model and the mask.
 #
@@ -69,25 +53,23 @@ class Protocol:
     taken in order. `harness` names the program that measured, for people to read.
     """
 
-    __pydantic_config__: ClassVar = CLOSED
-
-    source: Annotated[Text, _one_of(TEXTS)] = "hub"
-    path: Text | None = None
-    name: Text | None = None
-    split: Text = "test"
-    column: Text = "text"
-    revision: Text | None = None
-    stream: Truth = False
-    join: Annotated[str, Strict()] | None = "\n\n"
-    documents: Count | None = None
-    window: Length = 2048
-    stride: Count | None = None
-    windows: Count | None = None
-    start: Annotated[Text, _one_of(STARTS)] = "window"
-    tail: Truth = True
-    drawn: Count | None = None
-    dtype: Annotated[Text, _one_of(DTYPES)] = "bfloat16"
-    harness: Text | None = field(default=None, compare=False)
+    source: str = "hub"
+    path: str | None = None
+    name: str | None = None
+    split: str = "test"
+    column: str = "text"
+    revision: str | None = None
+    stream: bool = False
+    join: str | None = "\n\n"
+    documents: int | None = None
+    window: int = 2048
+    stride: int | None = None
+    windows: int | None = None
+    start: str = "window"
+    tail: bool = True
+    drawn: int | None = None
+    dtype: str = "bfloat16"
+    harness: str | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         """Give settings that change nothing their defaults, so that equal protocols compare equal."""
@@ -154,24 +136,20 @@ def _with(protocol: Protocol, other: Protocol, aspect: str) -> Protocol:
 class PrintedSource:
     """Where something is printed: an address, the place in it, and what was read to find it there."""
 
-    __pydantic_config__: ClassVar = CLOSED
-
-    address: Text
-    place: Text
-    read: Text
+    address: str
+    place: str
+    read: str
 
 
 @dataclass(frozen=True)
 class ModelFacts:
     """A model of published masks: where it is, its number of blocks, and its approximate number of parameters."""
 
-    __pydantic_config__: ClassVar = CLOSED
-
-    name: Text
-    source: Annotated[Text, _one_of(SOURCES)]
-    path: Text
-    blocks: Count
-    parameters: Real
+    name: str
+    source: str
+    path: str
+    blocks: int
+    parameters: float
 
 
 @dataclass(frozen=True)
@@ -252,158 +230,62 @@ def _names(entry: PublishedMask) -> tuple[str, ...]:
 
 @cache
 def models() -> Mapping[str, ModelFacts]:
-    """The models of published masks, by their names. Raises InputError if the file is wrong."""
-    facts = _validated(dict[str, dict[str, Any]], _read(FOLDER / "models.yaml"), "models.yaml, ")
-    return {
-        name: _validated(ModelFacts, {"name": name, **one}, f"models.yaml, {name}.")
-        for name, one in facts.items()
-    }
-
-
-@dataclass(frozen=True)
-class _Terms:
-    """The parts of a protocol in a file that are not settings."""
-
-    corpus: Text
-    stated: Text | None = None
-    not_reproduced: Text | None = None
-
-
-@dataclass(frozen=True)
-class _PrintedNumber:
-    __pydantic_config__: ClassVar = CLOSED
-
-    corpus: Text
-    value: Real
-    protocol: Text
-    source: Text
-    pairing: Annotated[Text, _one_of(PAIRINGS)]
-
-
-@dataclass(frozen=True)
-class _Stated:
-    __pydantic_config__: ClassVar = CLOSED
-
-    blocks: Annotated[int, Strict(), Field(ge=0, le=MOST)]
-
-
-@dataclass(frozen=True)
-class _PrintedMask:
-    __pydantic_config__: ClassVar = CLOSED
-
-    name: Text
-    model: Text
-    method: Text
-    removed: Any  # `_mask` reads it
-    mask: Text
-    stated: _Stated | None = None
-    numbers: list[_PrintedNumber] = field(default_factory=list)
-    note: Text | None = None
-
-
-@dataclass(frozen=True)
-class _Paper:
-    __pydantic_config__: ClassVar = CLOSED
-
-    sources: dict[str, PrintedSource]
-    protocols: dict[str, dict[str, Any]]
-    entries: list[_PrintedMask]
-    title: Text | None = None
-    arxiv: Text | None = None
-    numbering: Text | None = None
+    """The models of published masks, by their names."""
+    return {name: ModelFacts(name, **facts) for name, facts in _read(FOLDER / "models.yaml").items()}
 
 
 def _paper(path: Path) -> list[PublishedMask]:
     """The entries of a file. Raises InputError, which begins with the file's name, if something is wrong."""
-    where = f"{path.name}, "
-    paper = _validated(_Paper, _read(path), where)
-    protocols = {name: theirs(raw, f"{where}protocols.{name}.") for name, raw in paper.protocols.items()}
+    data, place = _read(path), "the file"
     found: dict[str, PublishedMask] = {}
-    for printed in paper.entries:
-        here = f"{where}{printed.name}."
-        model = _named(models(), printed.model, f"{here}model")
-        numbers = []
-        for one in printed.numbers:
-            protocol = _named(protocols, one.protocol, f"{here}numbers.protocol")
-            source = _named(paper.sources, one.source, f"{here}numbers.source")
-            numbers.append(PublishedNumber(float(one.value), protocol, source, one.pairing))
-            if one.corpus != protocol.corpus or numbers.count(numbers[-1]) > 1:
-                raise InputError(
-                    f"{here}numbers: corpus={one.corpus}, value={one.value} is given twice, or its protocol is for "
-                    "another corpus."
-                )
-        if printed.name in found:
-            raise InputError(f"{where}entries: two masks have the name {printed.name}: give each its own.")
-        found[printed.name] = PublishedMask(
-            name=printed.name,
-            paper=path.stem,
-            model=model,
-            method=printed.method,
-            mask=_mask(model.blocks, printed.removed, f"{here}removed"),
-            mask_source=_named(paper.sources, printed.mask, f"{here}mask"),
-            stated=None if printed.stated is None else printed.stated.blocks,
-            numbers=tuple(numbers),
-            note=printed.note,
-        )
+    try:
+        sources = {name: PrintedSource(**raw) for name, raw in data["sources"].items()}
+        protocols = {name: theirs(**raw) for name, raw in data["protocols"].items()}
+        for raw in data["entries"]:
+            place = f"{raw['name']}"
+            if place in found:
+                raise InputError("another mask has this name.")
+            found[place] = _entry(path.stem, raw, sources, protocols)
+    except (AttributeError, KeyError, TypeError, ValueError, InputError) as error:
+        said = f"unknown or missing name {error}" if isinstance(error, KeyError) else first_line(error)
+        raise InputError(
+            f"{path.name}, {place}: {said}. Correct it, or install the program again."
+        ) from error
     return list(found.values())
 
 
-def theirs(raw: Mapping[str, Any], where: str = "") -> Theirs:
-    """A protocol from a file. A setting that is null there is unknown, and has the default of `Protocol`.
-
-    `all` means no limit. Raises InputError, which begins with `where`, if a setting is wrong.
-    """
-    notes = {name: raw[name] for name in _Terms.__dataclass_fields__ if name in raw}
-    given = {name: value for name, value in raw.items() if name not in notes}
-    missing = tuple(name for name, value in given.items() if value is None and name not in ("join", "name"))
-    known = {name: value for name, value in given.items() if name not in missing}
-    for name in ("documents", "windows"):
-        if known.get(name) == "all":
-            known[name] = None
-    if "from" in known:
-        known["source"] = known.pop("from")
-    terms, protocol = _validated(_Terms, notes, where), _validated(Protocol, known, where)
-    if protocol.stride is not None and protocol.stride > protocol.window:
-        raise InputError(
-            f"{where}stride={protocol.stride} is more than the window of {protocol.window}: give less."
-        )
-    return Theirs(terms.corpus, protocol, missing, terms.not_reproduced)
-
-
-def _mask(blocks: int, removed: Any, where: str) -> Mask:
-    words = removed.split() if isinstance(removed, str) else removed
-    if not isinstance(words, list) or removed == "":
-        raise InputError(f"{where}={removed!r} is not a list of blocks, nor a text such as a3 m7 b12.")
-    words = [str(word) for word in words]
-    try:
-        mask = Mask.parse(blocks, " ".join(words))
-    except InputError as error:
-        raise InputError(f"{where}={removed}: {error}") from error
+def _entry(
+    paper: str, raw: Mapping[str, Any], sources: Mapping[str, PrintedSource], protocols: Mapping[str, Theirs]
+) -> PublishedMask:
+    numbers = []
+    for number in raw.get("numbers", ()):
+        corpus, value, protocol = number["corpus"], number["value"], protocols[number["protocol"]]
+        numbers.append(PublishedNumber(float(value), protocol, sources[number["source"]], number["pairing"]))
+        if corpus != protocol.corpus or numbers.count(numbers[-1]) > 1:
+            raise InputError(f"{value} on {corpus} is given twice, or its protocol is for another corpus.")
+    model, removed = models()[raw["model"]], raw["removed"]
+    words = [str(word) for word in (removed.split() if isinstance(removed, str) else removed)]
+    mask = Mask.parse(model.blocks, " ".join(words))
     units = [2 if mask.unit == "sublayer" and word[0] not in "am" else 1 for word in words]
     if len(mask.dropped) != sum(units):
-        raise InputError(f"{where}={removed!r} repeats a block: leave it out.")
-    return mask
+        raise InputError(f"removed={removed!r} repeats a block.")
+    known = {name: value for name, value in raw.items() if name not in ("removed", "stated")}
+    known |= {"model": model, "mask": mask, "mask_source": sources[raw["mask"]], "numbers": tuple(numbers)}
+    return PublishedMask(paper=paper, stated=raw.get("stated", {}).get("blocks"), **known)
 
 
-_Kind = TypeVar("_Kind")
-_adapter: Callable[[Any], TypeAdapter[Any]] = cache(TypeAdapter)
+def theirs(corpus: str, not_reproduced: str | None = None, **settings: Any) -> Theirs:
+    """A protocol from a file.
 
-
-def _named(known: Mapping[str, _Kind], name: str, where: str) -> _Kind:
-    if name not in known:
-        raise InputError(f"{where}={name!r}: {unknown('name', name, known)}")
-    return known[name]
-
-
-def _validated(kind: type[_Kind], raw: Any, where: str) -> _Kind:
-    """The value as an instance of a type. Raises InputError, which begins with `where`, for the first wrong field."""
-    try:
-        value: _Kind = _adapter(kind).validate_python(raw)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"])) or "the file"
-        raise InputError(f"{where}{place}={shown(first['input'])} is not valid: {first['msg']}.") from error
-    return value
+    A setting that is null there is unknown, and has the default of `Protocol`. `all` means no limit.
+    """
+    settings.pop("stated", None)  # where the source states it, for people to read
+    missing = tuple(
+        name for name, value in settings.items() if value is None and name not in ("join", "name")
+    )
+    known = {name: value for name, value in settings.items() if name not in missing}
+    known |= {name: None for name in ("documents", "windows") if known.get(name) == "all"}
+    return Theirs(corpus, Protocol(**known), missing, not_reproduced)
 
 
 class _Loader(yaml.SafeLoader):
@@ -417,8 +299,11 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _read(path: Path) -> Any:
+def _read(path: Path) -> dict[str, Any]:
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        data = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except (yaml.YAMLError, ValueError) as error:
         raise InputError(f"{path.name}: {first_line(error)}.") from error
+    if not isinstance(data, dict):
+        raise InputError(f"{path.name} is not a mapping.")
+    return data
